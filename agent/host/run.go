@@ -1,0 +1,135 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DefaultPath is the PATH a command gets: handlers and account tools live in
+// sbin directories that a bare service environment does not name (C6).
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// A Cmd describes a process. It is a plain value: build it, log it, compare
+// it. Secrets go to Stdin, never to Args or Env.
+type Cmd struct {
+	Name    string
+	Args    []string
+	Env     []string // added to a minimal PATH and LANG
+	Dir     string
+	Stdin   []byte // never logged
+	Timeout time.Duration
+}
+
+// String is the command line for a log; Stdin is not part of it.
+func (c Cmd) String() string {
+	return strings.Join(append([]string{c.Name}, c.Args...), " ")
+}
+
+// Result is what a process left behind. Output is cut at 1 MiB each.
+type Result struct {
+	Stdout, Stderr []byte
+	Code           int
+}
+
+// A Runner runs a command to its end.
+type Runner interface {
+	// Run returns *ExitError if the command ran and failed, and an error
+	// that wraps exec.ErrNotFound (see NotFound) if it is not installed.
+	Run(ctx context.Context, c Cmd) (Result, error)
+}
+
+// ExitError says that a command ran and failed.
+type ExitError struct {
+	Cmd    string
+	Code   int // -1 when killed by a signal
+	Stderr string
+}
+
+func (e *ExitError) Error() string {
+	msg := strings.TrimSpace(e.Stderr)
+	if i := strings.LastIndexByte(msg, '\n'); i >= 0 {
+		msg = msg[i+1:]
+	}
+	if msg == "" {
+		return fmt.Sprintf("%s: exit %d", e.Cmd, e.Code)
+	}
+	return fmt.Sprintf("%s: exit %d: %s", e.Cmd, e.Code, msg)
+}
+
+// NotFound reports whether the error means that the program is not there.
+func NotFound(err error) bool { return errors.Is(err, exec.ErrNotFound) }
+
+// Exec runs real processes. Only agent/cmd/azguest (and tests inside a
+// sandbox) may name it.
+type Exec struct{}
+
+// outputLimit keeps a chatty tool from filling memory.
+const outputLimit = 1 << 20
+
+// Run implements Runner. The child gets its own process group, which is
+// killed when the context ends or the time is up.
+func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
+	if c.Timeout <= 0 {
+		c.Timeout = time.Minute
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("%s: no end after %v: %w", c.Name, c.Timeout, context.DeadlineExceeded))
+	defer cancel()
+	path, err := lookPath(c.Name)
+	if err != nil {
+		return Result{Code: -1}, err
+	}
+	cmd := exec.CommandContext(ctx, path, c.Args...)
+	cmd.Dir = c.Dir
+	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8"}, c.Env...)
+	cmd.Stdin = bytes.NewReader(c.Stdin)
+	var out, errw capped
+	cmd.Stdout, cmd.Stderr = &out, &errw
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// A grandchild that keeps the pipe must not hold us up (handlers do that).
+	cmd.WaitDelay = 2 * time.Second
+	err = cmd.Run()
+	res := Result{Stdout: out.b, Stderr: errw.b, Code: cmd.ProcessState.ExitCode()}
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		return res, fmt.Errorf("run %s: %w", c.Name, cause)
+	}
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return res, &ExitError{Cmd: c.Name, Code: res.Code, Stderr: string(errw.b)}
+	}
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return res, fmt.Errorf("run %s: %w", c.Name, err)
+	}
+	return res, nil
+}
+
+// lookPath searches DefaultPath, not the agent's own PATH: a service manager
+// may have given us none.
+func lookPath(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for dir := range strings.SplitSeq(DefaultPath, ":") {
+		p := dir + "/" + name
+		if fi, err := os.Stat(p); err == nil && !fi.IsDir() && fi.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("run %s: %w", name, exec.ErrNotFound)
+}
+
+// capped keeps the first outputLimit bytes and counts on nobody needing more.
+type capped struct{ b []byte }
+
+func (w *capped) Write(p []byte) (int, error) {
+	if room := outputLimit - len(w.b); room > 0 {
+		w.b = append(w.b, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
