@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/kardianos/service"
+)
+
+// ServiceName is the name of the unit. The packages add the classic names
+// waagent and walinuxagent as aliases.
+const ServiceName = "azguest"
+
+// unit is the systemd unit, for "azguest install"; the packages ship the
+// same file.
+//
+//go:embed azguest.service
+var unit string
+
+// program adapts a function that runs until its context ends to what the
+// service library wants.
+type program struct {
+	run    func(context.Context) error
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+// Start implements service.Interface; it must not block.
+func (p *program) Start(service.Service) error {
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // the root of the process
+	p.cancel = cancel
+	p.done = make(chan struct{})
+	go func() {
+		defer close(p.done)
+		p.err = p.run(ctx)
+	}()
+	return nil
+}
+
+// Stop implements service.Interface.
+func (p *program) Stop(service.Service) error {
+	p.cancel()
+	<-p.done
+	if errors.Is(p.err, context.Canceled) {
+		return nil
+	}
+	return p.err
+}
+
+func newService(p *program) (service.Service, error) {
+	// The library's own wait ends at a signal only: an agent that dies by
+	// itself would leave a process that does nothing, and the service manager
+	// would call it active.
+	wait := func() {
+		sig := make(chan os.Signal, 1)
+		signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
+		select {
+		case <-sig:
+		case <-p.done:
+		}
+	}
+	return service.New(p, &service.Config{
+		Name:        ServiceName,
+		DisplayName: "Azure guest agent",
+		Description: "Provisions this VM and runs its extensions",
+		Arguments:   []string{"run"},
+		Option: service.KeyValue{
+			// The text goes through a template; the unit has no use for one.
+			"SystemdScript": unit,
+			"RunWait":       wait,
+		},
+	})
+}
+
+// RunService runs until a termination signal arrives or run returns. It
+// works the same under systemd, another service manager, or none.
+func RunService(run func(context.Context) error) error {
+	s, err := newService(&program{run: run})
+	if err != nil {
+		return fmt.Errorf("set up service: %w", err)
+	}
+	return s.Run()
+}
+
+// ControlService does install, uninstall, start, stop, restart or status on
+// the machine's service manager.
+func ControlService(action string) error {
+	s, err := newService(&program{})
+	if err != nil {
+		return fmt.Errorf("set up service: %w", err)
+	}
+	if err := service.Control(s, action); err != nil {
+		return fmt.Errorf("%s service: %w", action, err)
+	}
+	return nil
+}
