@@ -1,0 +1,462 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// maxFile bounds one file. The largest waagent.conf in the wild has 6 KB.
+const maxFile = 1 << 20
+
+// Paths is where the files are. Root stands before every path, for tests.
+type Paths struct {
+	Root string
+	Dist string   // directory of the distribution's drop-ins
+	Main []string // the classic file: the first that exists
+	Dir  string   // directory of the administrator's drop-ins
+	Run  string   // directory of drop-ins that do not survive a boot
+}
+
+// DefaultPaths is the machine's. The second main file is Flatcar's, the third
+// Clear Linux's.
+func DefaultPaths() Paths {
+	return Paths{
+		Dist: "/usr/lib/azguest/waagent.conf.d",
+		Main: []string{"/etc/waagent.conf", "/usr/share/oem/waagent.conf", "/usr/share/defaults/waagent/waagent.conf"},
+		Dir:  "/etc/waagent.conf.d",
+		Run:  "/run/azguest/waagent.conf.d",
+	}
+}
+
+// Origin says where a value came from. The zero Origin is the built-in
+// default.
+type Origin struct {
+	File string `json:"file"` // without Paths.Root
+	Line int    `json:"line"`
+}
+
+func (o Origin) String() string {
+	if o.File == "" {
+		return "default"
+	}
+	return o.File + ":" + strconv.Itoa(o.Line)
+}
+
+// A Warning is something in a file that did not do what its author thought.
+type Warning struct {
+	Origin     Origin `json:"origin"`
+	Key        string `json:"key,omitempty"`
+	Message    string `json:"message"`
+	Suggestion string `json:"suggestion,omitempty"`
+	Note       bool   `json:"note,omitempty"` // harmless: an old key, a missing file
+}
+
+func (w Warning) String() string {
+	var b strings.Builder
+	if w.Origin.File != "" {
+		b.WriteString(w.Origin.File)
+		if w.Origin.Line > 0 {
+			b.WriteString(":" + strconv.Itoa(w.Origin.Line))
+		}
+		b.WriteString(": ")
+	}
+	if w.Key != "" {
+		b.WriteString(w.Key + ": ")
+	}
+	b.WriteString(w.Message)
+	if w.Suggestion != "" {
+		b.WriteString("; " + w.Suggestion)
+	}
+	return b.String()
+}
+
+// A Value is what one file said about one key.
+type Value struct {
+	Text   string
+	Origin Origin
+	None   bool // "None": as if the key were not there
+}
+
+// Default is the configuration of a machine without any file.
+func Default() *Config {
+	c := &Config{}
+	c.apply(nil)
+	return c
+}
+
+// Load reads every layer. The Config is never nil: what could not be read or
+// understood is left at its default and named in a Warning. The error tells of
+// files that exist and could not be read, so that a caller who must not go on
+// with half a configuration can stop.
+func Load(p Paths) (*Config, []Warning, error) {
+	var (
+		all   []line
+		warns []Warning
+		errs  []error
+	)
+	read := func(name string) bool {
+		data, err := readFile(filepath.Join(p.Root, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		if err != nil {
+			err = trimRoot(err, p.Root)
+			errs = append(errs, fmt.Errorf("read configuration: %w", err))
+			warns = append(warns, Warning{Origin: Origin{File: name}, Message: "cannot be read: " + err.Error()})
+			return true
+		}
+		lines, w := parse(name, data)
+		all = append(all, lines...)
+		warns = append(warns, w...)
+		return true
+	}
+	readDir := func(dir string) {
+		names, err := dropIns(filepath.Join(p.Root, dir))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read configuration: %w", trimRoot(err, p.Root)))
+		}
+		for _, n := range names {
+			read(filepath.Join(dir, n))
+		}
+	}
+
+	readDir(p.Dist)
+	if !slices.ContainsFunc(p.Main, read) && len(p.Main) > 0 {
+		warns = append(warns, Warning{Origin: Origin{File: p.Main[0]}, Note: true, Message: "no such file; defaults are used"})
+	}
+	readDir(p.Dir)
+	readDir(p.Run)
+
+	c, w := build(all)
+	return c, append(warns, w...), errors.Join(errs...)
+}
+
+// Parse is Load for the bytes of a single file.
+func Parse(name string, data []byte) (*Config, []Warning) {
+	lines, warns := parse(name, data)
+	c, w := build(lines)
+	return c, append(warns, w...)
+}
+
+func build(lines []line) (*Config, []Warning) {
+	values, warns := collect(lines)
+	c := &Config{}
+	return c, append(warns, c.apply(values)...)
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // read only
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d bytes", maxFile)}
+	}
+	return data, err
+}
+
+// trimRoot takes a test's prefix out of a path error.
+func trimRoot(err error, root string) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok && root != "" {
+		return &fs.PathError{Op: pe.Op, Path: strings.TrimPrefix(pe.Path, root), Err: pe.Err}
+	}
+	return err
+}
+
+// dropIns lists *.conf in a directory, sorted; no directory, no drop-ins.
+// Names with a leading dot are editors' leftovers.
+func dropIns(dir string) ([]string, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if n := e.Name(); strings.HasSuffix(n, ".conf") && !strings.HasPrefix(n, ".") {
+			names = append(names, n)
+		}
+	}
+	return names, nil
+}
+
+// A line is one assignment.
+type line struct {
+	key    string
+	value  string
+	origin Origin
+}
+
+// parse cuts one file into assignments (spec/provisioning §7.1): '#' in the
+// first column is a comment, the key ends at the first '=', the value ends at
+// the first '#', quotes and blanks around it go.
+func parse(name string, data []byte) ([]line, []Warning) {
+	var (
+		lines []line
+		warns []Warning
+	)
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, []Warning{{Origin: Origin{File: name}, Message: "empty file"}}
+	}
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // a byte order mark, from Windows editors
+	n := 0
+	for raw := range strings.SplitSeq(string(data), "\n") {
+		n++
+		at := Origin{File: name, Line: n}
+		if strings.HasPrefix(raw, "#") {
+			continue
+		}
+		key, value, ok := strings.Cut(raw, "=")
+		key = strings.TrimSpace(key)
+		if !ok {
+			// A '#' after blanks is no comment to the classic parser, but
+			// without '=' the line is ignored all the same.
+			if key != "" && !strings.HasPrefix(key, "#") {
+				warns = append(warns, Warning{Origin: at, Message: "line without '=' is ignored", Suggestion: "write Key=value"})
+			}
+			continue
+		}
+		if key == "" {
+			warns = append(warns, Warning{Origin: at, Message: "line without a key is ignored"})
+			continue
+		}
+		cut, rest, comment := strings.Cut(value, "#")
+		if comment && cut != "" && !endsBlank(cut) && !strings.HasPrefix(key, "#") {
+			warns = append(warns, Warning{Origin: at, Key: key, Message: fmt.Sprintf("%q is taken for a comment: a value cannot hold '#'", "#"+strings.TrimSpace(rest))})
+		}
+		lines = append(lines, line{key: key, value: trimValue(cut), origin: at})
+	}
+	return lines, warns
+}
+
+func endsBlank(s string) bool { return strings.TrimRightFunc(s, unicode.IsSpace) != s }
+
+func trimValue(s string) string {
+	return strings.TrimFunc(s, func(r rune) bool { return r == '"' || unicode.IsSpace(r) })
+}
+
+// collect keeps the last value of each key and warns about keys that are
+// unknown, without effect, or set twice in one file.
+func collect(lines []line) (map[string]Value, []Warning) {
+	byName := map[string]Key{}
+	for _, k := range Keys() {
+		byName[k.Name] = k
+	}
+	values := map[string]Value{}
+	var warns []Warning
+	warn := func(l line, note bool, msg, suggestion string) {
+		warns = append(warns, Warning{Origin: l.origin, Key: l.key, Message: msg, Suggestion: suggestion, Note: note})
+	}
+	direct := map[string]bool{} // set under its own name, which beats an alias
+	for _, l := range lines {
+		k, known := byName[l.key]
+		name := l.key
+		switch {
+		case strings.HasPrefix(l.key, "#"):
+			continue // meant as a comment, and works as one
+		case !known:
+			warn(l, false, "unknown key, ignored", suggest(l.key))
+			continue
+		case k.Kind == Ignored:
+			warn(l, true, "has no effect", k.Doc)
+			continue
+		case k.Alias != "":
+			warn(l, true, "is another name for "+k.Alias, "write "+k.Alias)
+			name = k.Alias
+			if direct[name] {
+				continue
+			}
+		default:
+			direct[name] = true
+		}
+		if old, ok := values[name]; ok && old.Origin.File == l.origin.File && old.Text != l.value {
+			warn(l, true, "set twice; line "+strconv.Itoa(old.Origin.Line)+" has no effect", "")
+		}
+		values[name] = Value{Text: l.value, Origin: l.origin, None: l.value == "None"}
+	}
+	return values, warns
+}
+
+// apply fills the fields: defaults, then values, then what follows from other
+// keys.
+func (c *Config) apply(values map[string]Value) []Warning {
+	var warns []Warning
+	c.values = values
+	set := map[string]bool{} // has a usable value
+	for _, k := range Keys() {
+		if k.Kind == Ignored || k.Alias != "" {
+			continue
+		}
+		v, given := values[k.Name]
+		if given && !v.None {
+			text, err := k.check(v.Text)
+			if err != nil {
+				w := Warning{Origin: v.Origin, Key: k.Name, Message: err.Error()}
+				if ce, ok := errors.AsType[*clampedError](err); ok {
+					w.Suggestion = "used: " + ce.used
+				} else {
+					w.Suggestion = "the default is used: " + cmp.Or(k.Default, "None")
+				}
+				warns = append(warns, w)
+			}
+			if text != "" || err == nil {
+				set[k.Name] = true
+				k.store(c, text)
+				continue
+			}
+		}
+		k.store(c, k.Default)
+	}
+	return append(warns, c.derive(set)...)
+}
+
+// derive fills in the keys whose default is another key.
+func (c *Config) derive(set map[string]bool) []Warning {
+	var warns []Warning
+	note := func(key, msg, suggestion string) {
+		warns = append(warns, Warning{Origin: c.values[key].Origin, Key: key, Message: msg, Suggestion: suggestion})
+	}
+	if !set["Extensions.InitialGoalStatePeriod"] {
+		c.Extensions.InitialPeriod = c.Extensions.Period
+	}
+	if !set["Extensions.Mode"] {
+		c.Extensions.Mode = pick(c.Extensions.Enabled, ModeOn, ModeOff)
+	}
+	if !set["Extensions.After"] {
+		wait := set["Extensions.WaitForCloudInit"] && strings.EqualFold(c.values["Extensions.WaitForCloudInit"].Text, "y")
+		c.Extensions.After = pick(wait, AfterFinal, AfterNone)
+	}
+	if !set["AutoUpdate.UpdateToLatestVersion"] {
+		c.Update.ToLatest = c.Update.Enabled
+	}
+	if v, ok := strings.CutPrefix(c.Update.Mode, UpdatePinned+":"); ok {
+		c.Update.Mode, c.Update.Pin = UpdatePinned, v
+	}
+	if !set["AutoUpdate.Mode"] {
+		switch {
+		case !c.Update.ToLatest: // the newer flag rules; without it, it is AutoUpdate.Enabled
+
+			c.Update.Mode = UpdateOff
+		case set["AutoUpdate.Enabled"] || set["AutoUpdate.UpdateToLatestVersion"]:
+			c.Update.Mode = UpdateChannel
+		default:
+			c.Update.Mode = UpdateDistro
+		}
+	}
+	if c.Update.Mode == UpdatePinned && c.Update.Pin == "" {
+		note("AutoUpdate.Mode", "pinned without a version: the agent stays as it is", "set AutoUpdate.Pin")
+	}
+	if !set["Extensions.PolicyMode"] {
+		c.Policy.Mode = pick(c.Policy.Enabled, PolicyEnforce, PolicyOff)
+	}
+	if c.Provisioning.ExecuteCustomData {
+		c.Provisioning.DecodeCustomData = true
+	}
+	if c.Provisioning.Agent == "azguest" {
+		c.Provisioning.Agent = AgentSelf
+	}
+	if c.Logs.File == "off" {
+		c.Logs.File = ""
+	}
+	if c.ResourceDisk.EnableSwap && !c.ResourceDisk.Format {
+		note("ResourceDisk.EnableSwap", "has no effect while ResourceDisk.Format=n", "")
+	}
+	if c.ResourceDisk.EnableSwap && c.ResourceDisk.Format && c.ResourceDisk.SwapSizeMB == 0 {
+		note("ResourceDisk.EnableSwap", "has no effect while ResourceDisk.SwapSizeMB=0", "")
+	}
+	return warns
+}
+
+func pick(ok bool, yes, no string) string {
+	if ok {
+		return yes
+	}
+	return no
+}
+
+// clampedError says that another value than the written one is used.
+type clampedError struct{ msg, used string }
+
+func (e *clampedError) Error() string { return e.msg }
+
+// check returns the text to store. With an error, an empty text means that the
+// default stands.
+func (k Key) check(text string) (string, error) {
+	switch k.Kind {
+	case Switch:
+		switch strings.ToLower(text) {
+		case "y", "n":
+			return strings.ToLower(text), nil
+		}
+		return "", fmt.Errorf("%q is neither y nor n", text)
+	case Int, Seconds:
+		n, err := strconv.ParseInt(text, 10, 64)
+		switch {
+		case errors.Is(err, strconv.ErrRange) || n > maxNumber:
+			return "", fmt.Errorf("%s is too large", text)
+		case err != nil:
+			return "", fmt.Errorf("%q is not a number", text)
+		case n < k.Min:
+			return "", fmt.Errorf("%d is less than %d", n, k.Min)
+		case k.Max > 0 && n > k.Max:
+			used := strconv.FormatInt(k.Max, 10)
+			return used, &clampedError{fmt.Sprintf("%d is more than %d", n, k.Max), used}
+		}
+		return strconv.FormatInt(n, 10), nil
+	case Enum:
+		for _, c := range k.Choices {
+			if strings.EqualFold(c, text) {
+				return c, nil
+			}
+		}
+		if k.Name == "AutoUpdate.Mode" && strings.HasPrefix(strings.ToLower(text), UpdatePinned+":") {
+			return UpdatePinned + text[len(UpdatePinned):], nil
+		}
+		return "", fmt.Errorf("%q is none of %s", text, strings.Join(k.Choices, ", "))
+	case Path:
+		if text != "" && !strings.HasPrefix(text, "/") && !(k.Name == "Logs.File" && text == "off") {
+			return "", fmt.Errorf("%q is not an absolute path", text)
+		}
+		return text, nil
+	case String, Ignored:
+	}
+	return text, nil
+}
+
+// maxNumber keeps seconds well inside a time.Duration.
+const maxNumber = 1 << 32
+
+// store puts a checked text into the field. "" is the zero value.
+func (k Key) store(c *Config, text string) {
+	if k.at == nil {
+		return
+	}
+	n, _ := strconv.ParseInt(text, 10, 64) // checked, or empty
+	switch p := k.at(c).(type) {
+	case *bool:
+		*p = text == "y"
+	case *string:
+		*p = text
+	case *int:
+		*p = int(n)
+	case *int64:
+		*p = n
+	case *time.Duration:
+		*p = time.Duration(n) * time.Second
+	}
+}

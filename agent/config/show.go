@@ -1,0 +1,91 @@
+package config
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Setting is one key as it stands after loading.
+type Setting struct {
+	Key     string `json:"key"`
+	Value   string `json:"value"` // effective, as it would stand in a file
+	Default string `json:"default"`
+	Origin  Origin `json:"origin"` // zero: the default
+	Set     bool   `json:"set"`    // a file set it, even if to None or to nonsense
+	Kind    Kind   `json:"kind"`
+	Doc     string `json:"doc"`
+	Own     bool   `json:"own,omitempty"`
+	Hidden  bool   `json:"hidden,omitempty"`
+}
+
+// Settings lists every key that has an effect, in the order of the table.
+func (c *Config) Settings() []Setting {
+	var out []Setting
+	for _, k := range Keys() {
+		if k.Kind == Ignored || k.Alias != "" {
+			continue
+		}
+		v, set := c.values[k.Name]
+		out = append(out, Setting{
+			Key: k.Name, Value: k.text(c), Default: none(k.Default), Origin: v.Origin, Set: set,
+			Kind: k.Kind, Doc: k.Doc, Own: k.Own, Hidden: k.Hidden,
+		})
+	}
+	return out
+}
+
+// Origin says where a key's value came from.
+func (c *Config) Origin(key string) Origin { return c.values[key].Origin }
+
+// text is the effective value of k.
+func (k Key) text(c *Config) string {
+	if k.at == nil {
+		if v, ok := c.values[k.Name]; ok && !v.None {
+			if t, err := k.check(v.Text); err == nil {
+				return t
+			}
+		}
+		return none(k.Default)
+	}
+	switch p := k.at(c).(type) {
+	case *bool:
+		return pick(*p, "y", "n")
+	case *string:
+		return none(*p)
+	case *int:
+		return strconv.Itoa(*p)
+	case *int64:
+		return strconv.FormatInt(*p, 10)
+	case *time.Duration:
+		return strconv.FormatInt(int64(*p/time.Second), 10)
+	}
+	return ""
+}
+
+func none(s string) string {
+	if s == "" {
+		return "None"
+	}
+	return s
+}
+
+// Classic lists "Key = value" in the manner of the old agent's
+// -show-configuration: sorted, switches as True and False, only the keys it
+// knows, without its hidden ones.
+func (c *Config) Classic() []string {
+	var out []string
+	for _, s := range c.Settings() {
+		if s.Own || s.Hidden {
+			continue
+		}
+		v := s.Value
+		if s.Kind == Switch {
+			v = pick(v == "y", "True", "False")
+		}
+		out = append(out, s.Key+" = "+v)
+	}
+	slices.SortFunc(out, strings.Compare)
+	return out
+}
