@@ -1,0 +1,194 @@
+// Package disk keeps the agent's own files within a budget (asks U05): it
+// measures what the agent uses below its directories, apart from the
+// handlers' own payloads, and a single janitor removes the oldest of what
+// can be made again or is only history.
+package disk
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// young is how long a file is left alone: somebody may be writing it.
+const young = 15 * time.Minute
+
+// A Share is one part of the budget.
+type Share struct {
+	Name  string
+	Path  string // what a person would look at
+	Used  int64  // bytes
+	Files int
+	// CanFree is what the janitor would be allowed to remove.
+	CanFree int64
+}
+
+// Usage is the whole picture. Sizes are bytes.
+type Usage struct {
+	Shares      []Share
+	Used        int64
+	Files       int
+	Free        int64 // of the file system under the library directory
+	Size        int64
+	InodesFree  int64
+	ReadOnly    bool
+	expendables []file
+}
+
+type file struct {
+	name  string
+	size  int64
+	at    time.Time
+	share int
+}
+
+// Dirs are the directories that count.
+type Dirs struct{ Lib, HandlerLogs, AgentLog string }
+
+// rule says which files belong to a share and whether the janitor may take
+// them. The first rule that matches a name wins.
+type rule struct {
+	share   string
+	globs   []string
+	expend  bool // old ones may go
+	shallow bool // only the names themselves, not what is below
+}
+
+func rules(d Dirs) []rule {
+	lib := func(names ...string) []string {
+		for i, n := range names {
+			names[i] = filepath.Join(d.Lib, n)
+		}
+		return names
+	}
+	return []rule{
+		{share: "history", globs: lib("history"), expend: true},
+		{share: "telemetry spool", globs: lib("events"), expend: true},
+		{share: "packages", globs: lib("*.zip"), expend: true, shallow: true},
+		{share: "agent versions", globs: lib("WALinuxAgent-*"), expend: true},
+		{share: "log collector", globs: lib("logcollector"), expend: true},
+		{share: "rotated logs", globs: []string{strings.TrimSuffix(d.AgentLog, ".log") + "-*.log*", d.AgentLog + ".*"}, expend: true},
+		{share: "agent log", globs: []string{d.AgentLog}},
+		{share: "command logs", globs: []string{filepath.Join(d.HandlerLogs, "*", "CommandExecution*.log*")}},
+		{share: "state", globs: lib("*.xml", "*.pem", "*.crt", "*.prv", "*.json", "azguest"), shallow: false},
+	}
+}
+
+// Measure looks at everything the rules name. Files that vanish meanwhile
+// are not an error; what can't be read is named in the error and left out.
+func Measure(root host.Root, d Dirs) (Usage, error) {
+	var u Usage
+	var errs []error
+	var st unix.Statfs_t
+	if err := unix.Statfs(root.Path(d.Lib), &st); err == nil {
+		u.Free = int64(st.Bavail) * st.Bsize
+		u.Size = int64(st.Blocks) * st.Bsize
+		u.InodesFree = int64(st.Ffree)
+		u.ReadOnly = st.Flags&unix.ST_RDONLY != 0
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("look at file system of %s: %w", d.Lib, err))
+	}
+	now := time.Now()
+	for i, r := range rules(d) {
+		s := Share{Name: r.share, Path: r.globs[0]}
+		for _, pattern := range r.globs {
+			names, err := root.Glob(pattern)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			for _, name := range names {
+				err := filepath.WalkDir(root.Path(name), func(path string, e fs.DirEntry, err error) error {
+					if err != nil {
+						if errors.Is(err, fs.ErrNotExist) {
+							return nil
+						}
+						return err
+					}
+					if e.IsDir() {
+						if r.shallow {
+							return fs.SkipDir
+						}
+						return nil
+					}
+					fi, err := e.Info()
+					if err != nil {
+						return nil //nolint:nilerr // it vanished between the listing and the look
+					}
+					size := allocated(fi)
+					s.Used += size
+					s.Files++
+					if r.expend && now.Sub(fi.ModTime()) > young {
+						s.CanFree += size
+						u.expendables = append(u.expendables, file{path, size, fi.ModTime(), i})
+					}
+					return nil
+				})
+				if err != nil {
+					errs = append(errs, fmt.Errorf("measure %s: %w", name, err))
+				}
+			}
+		}
+		u.Shares = append(u.Shares, s)
+		u.Used += s.Used
+		u.Files += s.Files
+	}
+	slices.SortStableFunc(u.expendables, func(a, b file) int { return cmp.Or(a.at.Compare(b.at), strings.Compare(a.name, b.name)) })
+	return u, errors.Join(errs...)
+}
+
+// allocated is what the file takes, not how long it claims to be.
+func allocated(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return fi.Size()
+}
+
+// Plan says which files to remove, oldest first, so that at most budget
+// bytes and maxFiles files are left. It is pure.
+func Plan(u Usage, budget int64, maxFiles int) []string {
+	used, files := u.Used, u.Files
+	var out []string
+	for _, f := range u.expendables {
+		if used <= budget && files <= maxFiles {
+			break
+		}
+		out = append(out, f.name)
+		used -= f.size
+		files--
+	}
+	return out
+}
+
+// Clean carries out a plan and removes directories it emptied. It returns
+// the bytes that were freed.
+func Clean(u Usage, plan []string) (int64, error) {
+	sizes := make(map[string]int64, len(u.expendables))
+	for _, f := range u.expendables {
+		sizes[f.name] = f.size
+	}
+	var freed int64
+	var errs []error
+	for _, name := range plan {
+		if err := unix.Unlink(name); err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
+			}
+			continue
+		}
+		freed += sizes[name]
+		// The parent goes with its last file; rmdir of a filled one fails.
+		_ = unix.Rmdir(filepath.Dir(name))
+	}
+	return freed, errors.Join(errs...)
+}
