@@ -1,0 +1,155 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Lock is held by the one agent of a machine, for as long as it lives: the
+// kernel lets go of it even after SIGKILL.
+type Lock struct{ f *os.File }
+
+// LockedError says that another agent holds the lock.
+type LockedError struct {
+	Path string
+	PID  int // 0: it did not say
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("another agent is running (pid %d holds %s)", e.PID, e.Path)
+}
+
+// Code is for `agentctl explain`.
+func (*LockedError) Code() string { return "AZ-AGENT-TWICE" }
+
+// Acquire takes the lock and writes our process id into the file. It is 0600:
+// flock needs no more than an open file, so with 0644 any user could keep the
+// agent from starting. A root agentctl that looks at the lock holds it for some
+// microseconds; so a lock in the way is tried again for a second.
+func Acquire(ctx context.Context, path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	for try := 0; ; try++ {
+		err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) || try == 20 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close() // nothing was written
+			return nil, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if err == nil {
+		err = f.Chmod(0o600) // an older file may be more open
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		pid := readPID(f)
+		_ = f.Close() // the first error counts
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &LockedError{Path: path, PID: pid}
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &Lock{f}, nil
+}
+
+// Release gives the lock back. The file stays: removing it would let two
+// agents hold two files of one name.
+func (l *Lock) Release() error {
+	return errors.Join(l.f.Truncate(0), l.f.Close())
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func readPID(f *os.File) int {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0) // a short read is the normal case
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	return pid
+}
+
+// Life is what can be known about the agent's process.
+type Life struct {
+	Known   bool   `json:"known"` // false: nothing that we may look at tells
+	Running bool   `json:"running"`
+	PID     int    `json:"pid,omitempty"`
+	How     string `json:"how"` // lock, process, or why it is not known
+}
+
+// Probe finds out whether the agent runs: by the lock, which only root can
+// see, else by the process id and its start time in the snapshot. proc is
+// "/proc".
+func Probe(lockPath, proc string, s Snapshot) Life {
+	f, err := os.Open(lockPath)
+	switch {
+	case err == nil:
+		defer f.Close() // gives a lock back, too
+		err = flock(f, unix.LOCK_SH|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return Life{Known: true, Running: true, PID: readPID(f), How: "lock"}
+		case err == nil:
+			return Life{Known: true, How: "lock"}
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		return Life{Known: true, How: "no lock file"}
+	}
+	if s.Agent.PID == 0 {
+		return Life{How: "the lock is for root, and there is no snapshot with a process id"}
+	}
+	ticks, err := StartTicks(proc, s.Agent.PID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// With hidepid other people's processes look absent, and so does
+		// init; then absence says nothing.
+		if _, err := os.Stat(proc + "/1"); err != nil {
+			return Life{How: "processes of others are hidden; ask as root"}
+		}
+		return Life{Known: true, How: "process"}
+	case err != nil:
+		return Life{How: err.Error()}
+	case s.Agent.StartTicks != 0 && ticks != s.Agent.StartTicks:
+		return Life{Known: true, How: "process"} // another process got the number
+	}
+	return Life{Known: true, Running: true, PID: s.Agent.PID, How: "process"}
+}
+
+// StartTicks is when a process started, in clock ticks since boot: field 22 of
+// /proc/PID/stat. A process id with its start time is unique.
+func StartTicks(proc string, pid int) (uint64, error) {
+	data, err := os.ReadFile(proc + "/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// The name in brackets may hold blanks and brackets: count from the last.
+	_, rest, ok := strings.Cut(string(data[max(0, strings.LastIndexByte(string(data), ')')):]), ")")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return 0, fmt.Errorf("%s/%d/stat: unexpected form", proc, pid)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}

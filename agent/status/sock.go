@@ -1,0 +1,181 @@
+package status
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The control socket: one line of JSON in, one line out, then it is closed.
+// Only root is served.
+
+// Ops of a Request.
+const (
+	OpRetry  = "retry"  // try Extension again now
+	OpCancel = "cancel" // stop what runs for Extension
+	OpHold   = "hold"   // start no extension for ForS seconds
+	OpResume = "resume" // end a hold
+	OpClean  = "clean"  // free what the disk budget does not need
+	OpReport = "report" // fetch the goal state and report status now
+)
+
+// Request asks the agent to do something.
+type Request struct {
+	Op        string  `json:"op"`
+	Extension string  `json:"extension,omitempty"`
+	Config    string  `json:"config,omitempty"` // instance of a multi-config extension
+	ForS      float64 `json:"for_s,omitempty"`
+	Reason    string  `json:"reason,omitempty"`
+	PID       int     `json:"-"` // of the peer, set by Serve, for the audit log
+	UID       int     `json:"-"`
+}
+
+// Response is the answer. OK false carries Error, and a Code where there is one.
+type Response struct {
+	OK      bool   `json:"ok"`
+	Message string `json:"message,omitempty"`
+	Error   string `json:"error,omitempty"`
+	Code    string `json:"code,omitempty"`
+}
+
+const (
+	maxLine    = 64 << 10
+	maxClients = 8
+	// A handler may take a while to stop.
+	sockTimeout = 2 * time.Minute
+)
+
+// Serve answers requests until ctx ends. The caller must hold the agent's
+// lock: a socket left over from a dead agent is removed. handle is called from
+// several goroutines. An error of one client is the client's, not ours.
+func Serve(ctx context.Context, path string, handle func(context.Context, Request) Response) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	// Between Listen and Chmod others could connect; their credentials are
+	// looked at all the same.
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() }) // ends Accept
+	defer stop()
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, maxClients)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			defer c.Close() // the answer is written; nothing to save
+			serveOne(ctx, c, handle)
+		})
+	}
+}
+
+func serveOne(ctx context.Context, c net.Conn, handle func(context.Context, Request) Response) {
+	ctx, cancel := context.WithTimeout(ctx, sockTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // ends the read
+	defer stop()
+	answer := func(r Response) {
+		b, err := json.Marshal(r)
+		if err == nil {
+			_, _ = c.Write(append(b, '\n')) // a client that left does not matter
+		}
+	}
+	cred, err := peer(c)
+	if err != nil || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		answer(Response{Error: "only root may do this", Code: "AZ-CTL-DENIED"})
+		return
+	}
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second)) // a line is there at once, or never
+	line, err := bufio.NewReader(io.LimitReader(c, maxLine)).ReadBytes('\n')
+	var req Request
+	if err == nil {
+		err = json.Unmarshal(line, &req)
+	}
+	if err != nil {
+		answer(Response{Error: "cannot read request: " + err.Error()})
+		return
+	}
+	req.PID, req.UID = int(cred.Pid), int(cred.Uid)
+	answer(handle(ctx, req))
+}
+
+func peer(c net.Conn) (*unix.Ucred, error) {
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("not a unix socket")
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil {
+		return nil, cerr
+	}
+	return cred, err
+}
+
+// Call sends one request and waits for the answer. The error is about the way
+// there and back; what the agent thinks of the request is in the Response.
+func Call(ctx context.Context, path string, req Request) (Response, error) {
+	var (
+		d    net.Dialer
+		resp Response
+	)
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return resp, fmt.Errorf("ask the agent: %w", err)
+	}
+	defer c.Close() // everything is read by then
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	b, err := json.Marshal(req)
+	if err != nil {
+		return resp, fmt.Errorf("ask the agent: %w", err)
+	}
+	if _, err := c.Write(append(b, '\n')); err != nil {
+		return resp, fmt.Errorf("ask the agent: %w", err)
+	}
+	line, err := bufio.NewReader(io.LimitReader(c, maxLine)).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &resp)
+	}
+	if err != nil {
+		return resp, fmt.Errorf("ask the agent: read answer: %w", cmpErr(context.Cause(ctx), err))
+	}
+	return resp, nil
+}
+
+// cmpErr is the first that is not nil: a cancelled context explains a broken read.
+func cmpErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,201 @@
+package status
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Paths are our run-time files.
+type Paths struct {
+	Dir      string
+	Snapshot string // see Save
+	Lock     string // see Acquire
+	Socket   string // see Serve
+}
+
+// DefaultPaths is /run/azguest; prefix stands before it in tests, else "".
+func DefaultPaths(prefix string) Paths {
+	dir := filepath.Join(prefix, "/run/azguest")
+	return Paths{
+		Dir:      dir,
+		Snapshot: filepath.Join(dir, "status.json"),
+		Lock:     filepath.Join(dir, "agent.lock"),
+		Socket:   filepath.Join(dir, "ctl.sock"),
+	}
+}
+
+// maxSnapshot bounds what Load reads.
+const maxSnapshot = 16 << 20
+
+// ErrSchema is wrapped by Load for a snapshot of a newer schema. The Snapshot
+// is returned all the same, with what could be understood.
+var ErrSchema = errors.New("written by a newer agent")
+
+// Save writes the snapshot twice, each atomically: at path for everybody,
+// without output of handlers, and beside it as *.root.json for root. The
+// directory must exist. SchemaVersion is set, WrittenAt when it is zero.
+func Save(path string, s Snapshot) error {
+	s.SchemaVersion = Schema
+	if s.WrittenAt.IsZero() {
+		s.WrittenAt = time.Now().UTC()
+	}
+	if n := len(s.History); n > HistoryMax {
+		s.History = s.History[n-HistoryMax:]
+	}
+	if s.Extensions == nil {
+		s.Extensions = []Extension{}
+	}
+	// The private file first: a reader who may see both never finds the public
+	// one newer for longer than this function runs.
+	if err := writeJSON(rootPath(path), s, 0o600); err != nil {
+		return fmt.Errorf("save status: %w", err)
+	}
+	if err := writeJSON(path, s.Redact(), 0o644); err != nil {
+		return fmt.Errorf("save status: %w", err)
+	}
+	return nil
+}
+
+// Load reads the newest snapshot that the caller may see. The error wraps
+// fs.ErrNotExist when there is none.
+func Load(path string) (Snapshot, error) {
+	full, fullErr := readJSON(rootPath(path))
+	pub, pubErr := readJSON(path)
+	usable := func(err error) bool { return err == nil || errors.Is(err, ErrSchema) }
+	switch {
+	case usable(fullErr) && (!usable(pubErr) || !full.WrittenAt.Before(pub.WrittenAt)):
+		return full, fullErr
+	case errors.Is(pubErr, fs.ErrNotExist) && fullErr != nil && !errors.Is(fullErr, fs.ErrNotExist):
+		return pub, fmt.Errorf("load status: %w", fullErr)
+	case pubErr != nil:
+		return pub, fmt.Errorf("load status: %w", pubErr)
+	}
+	return pub, nil
+}
+
+func rootPath(path string) string {
+	return strings.TrimSuffix(path, ".json") + ".root.json"
+}
+
+func readJSON(path string) (Snapshot, error) {
+	var s Snapshot
+	f, err := os.Open(path)
+	if err != nil {
+		return s, err
+	}
+	defer f.Close() // read only
+	data, err := io.ReadAll(io.LimitReader(f, maxSnapshot))
+	if err != nil {
+		return s, err
+	}
+	err = json.Unmarshal(data, &s)
+	switch {
+	case s.SchemaVersion > Schema: // says more than any decoding error
+		return s, fmt.Errorf("%s: schema %d, this agentctl knows %d: %w", path, s.SchemaVersion, Schema, ErrSchema)
+	case err != nil:
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// writeJSON replaces path: temporary file beside it, fsync, rename.
+func writeJSON(path string, v any, perm fs.FileMode) (err error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // the first error counts
+		}
+	}()
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Chmod(perm) // CreateTemp gives 0600: never too open on the way
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// publicMessage is how much of a handler's words everybody may see, in bytes.
+const publicMessage = 160
+
+// Redact is the view for everybody. Output of handlers goes, and of their
+// messages all but the first line: scripts print secrets. Queries go from
+// URLs: a SAS token is a key.
+func (s Snapshot) Redact() Snapshot {
+	s.Redacted = true
+	exts := make([]Extension, len(s.Extensions))
+	for i, e := range s.Extensions {
+		e.StdoutTail, e.StderrTail = "", ""
+		e.Message = publicText(e.Message)
+		exts[i] = e
+	}
+	s.Extensions = exts
+	eps := make([]Endpoint, len(s.Endpoints))
+	for i, e := range s.Endpoints {
+		e.URL, e.Proxy, e.LastError = scrub(e.URL), scrub(e.Proxy), publicText(e.LastError)
+		eps[i] = e
+	}
+	s.Endpoints = eps
+	steps := make([]Step, len(s.Provisioning.Steps))
+	for i, st := range s.Provisioning.Steps {
+		st.Error = publicText(st.Error)
+		steps[i] = st
+	}
+	s.Provisioning.Steps = steps
+	s.Provisioning.Error = publicText(s.Provisioning.Error)
+	s.Platform.LastReport.Error = publicText(s.Platform.LastReport.Error)
+	s.Platform.LastHealth.Error = publicText(s.Platform.LastHealth.Error)
+	s.Telemetry.Error = publicText(s.Telemetry.Error)
+	s.Agent.Update.LastResult = publicText(s.Agent.Update.LastResult)
+	return s
+}
+
+func publicText(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	for _, mark := range []string{"[stdout]", "[stderr]"} { // CustomScript's
+		s, _, _ = strings.Cut(s, mark)
+	}
+	s = scrub(strings.TrimSpace(s))
+	if len(s) <= publicMessage {
+		return s
+	}
+	n := publicMessage
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
+
+// scrub takes the user and the query out of every URL in s. The expressions
+// are compiled here and not once, since only the agent calls it: agentctl
+// must start at once.
+func scrub(s string) string {
+	if !strings.Contains(s, "://") {
+		return s
+	}
+	s = regexp.MustCompile(`://[^/\s@"']*@`).ReplaceAllString(s, "://…@")
+	return regexp.MustCompile(`(://[^?\s"']*)\?[^\s"']*`).ReplaceAllString(s, "$1?…")
+}
