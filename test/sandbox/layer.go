@@ -1,0 +1,198 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// copyLayer copies a tree into the upper layer. The kernel won't take a
+// folder of the root file system as a layer of an overlay of that file
+// system ("too many levels"), and these trees are small.
+//
+// Where the machine has a symlink to a folder (/lib) and the tree a folder,
+// the files go where the link points, as dpkg would put them.
+func copyLayer(from *os.Root, upper string) error {
+	return fs.WalkDir(from.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		dir, err := filepath.EvalSymlinks(filepath.Join("/", filepath.Dir(name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			dir, err = filepath.Join("/", filepath.Dir(name)), nil
+		}
+		if err != nil {
+			return fmt.Errorf("layer: %w", err)
+		}
+		target := filepath.Join(dir, filepath.Base(name))
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir():
+			return layerDir(upper, target, fi)
+		case d.Type() == fs.ModeSymlink:
+			return layerLink(from, name, upper, target)
+		case d.Type().IsRegular():
+			return layerFile(from, name, upper, target, fi)
+		}
+		return nil
+	})
+}
+
+func layerDir(upper, target string, fi fs.FileInfo) error {
+	if st, err := os.Stat(target); err == nil && st.IsDir() {
+		if real, err := filepath.EvalSymlinks(target); err == nil {
+			target = real
+		}
+		return copyDir(upper, target)
+	}
+	if err := os.MkdirAll(filepath.Join(upper, target), 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(filepath.Join(upper, target), fi.Mode().Perm())
+}
+
+func layerLink(from *os.Root, name, upper, target string) error {
+	if st, err := os.Stat(target); err == nil && st.IsDir() {
+		return nil // /lib and its like: the machine knows better
+	}
+	to, err := from.Readlink(name)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(upper, target)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(to, path)
+}
+
+func layerFile(from *os.Root, name, upper, target string, fi fs.FileInfo) error {
+	src, err := from.Open(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	path := filepath.Join(upper, target)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dst, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(dst, src); err != nil {
+		return errors.Join(err, dst.Close())
+	}
+	if err := dst.Close(); err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		if err := os.Chown(path, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(path, fi.Mode())
+}
+
+// DebianLayer returns a folder with the files of Debian packages, unpacked
+// and never installed, for Options.Layers. Packages that the machine has are
+// left out (the answer is "" if it has them all), dependencies are the
+// caller's to name. What was downloaded is kept under the user's cache folder.
+func DebianLayer(ctx context.Context, packages ...string) (string, error) {
+	packages = missing(ctx, packages)
+	if len(packages) == 0 {
+		return "", nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = "/var/cache"
+	}
+	key := strings.Join(packages, "+")
+	dir := filepath.Join(cache, "azguest", "layers", key)
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", fmt.Errorf("layer %s: %w", key, err)
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".new-*")
+	if err != nil {
+		return "", fmt.Errorf("layer %s: %w", key, err)
+	}
+	defer os.RemoveAll(tmp)
+	debs, tree := filepath.Join(tmp, "debs"), filepath.Join(tmp, "tree")
+	for _, d := range []string{debs, tree} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return "", err
+		}
+	}
+	if err := download(ctx, debs, packages); err != nil {
+		return "", fmt.Errorf("layer %s: %w", key, err)
+	}
+	found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
+	if err != nil {
+		return "", err
+	}
+	slices.Sort(found)
+	for _, deb := range found {
+		if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("layer %s: unpack %s: %w: %s", key, filepath.Base(deb), err, out)
+		}
+	}
+	if err := os.Rename(tree, dir); err != nil {
+		if _, serr := os.Stat(dir); serr == nil {
+			return dir, nil // another process was faster
+		}
+		return "", err
+	}
+	return dir, nil
+}
+
+// missing are the packages that this machine has not got.
+func missing(ctx context.Context, packages []string) []string {
+	var want []string
+	for _, p := range packages {
+		out, err := exec.CommandContext(ctx, "dpkg-query", "-W", "-f=${db:Status-Status}", p).Output()
+		if err != nil || string(out) != "installed" {
+			want = append(want, p)
+		}
+	}
+	return want
+}
+
+func download(ctx context.Context, dir string, packages []string) error {
+	get := func() ([]byte, error) {
+		// As root: apt's own user can't write into a private folder.
+		c := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, packages...)...)
+		c.Dir = dir
+		c.Env = append(os.Environ(), "LC_ALL=C")
+		return c.CombinedOutput()
+	}
+	out, err := get()
+	if err == nil {
+		return nil
+	}
+	if up, uerr := exec.CommandContext(ctx, "apt-get", "-q", "update").CombinedOutput(); uerr != nil {
+		return fmt.Errorf("apt-get update: %w: %s", uerr, lastLine(up))
+	}
+	if out, err = get(); err != nil {
+		return fmt.Errorf("apt-get download %s: %w: %s", strings.Join(packages, " "), err, lastLine(out))
+	}
+	return nil
+}
+
+func lastLine(b []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
+}
