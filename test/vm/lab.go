@@ -1,0 +1,172 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What the network looks like from the guest. Only 168.63.129.16 and
+// 169.254.169.254 are the platform's own; the rest is any virtual network.
+const (
+	gateway      = "10.0.0.1"
+	guestAddress = "10.0.0.4"
+	guestMAC     = "00:0d:3a:00:00:01"
+	endpoint     = "168.63.129.16"
+	metadata     = "169.254.169.254"
+)
+
+// A Lab is a network namespace with the platform's addresses, a bridge for the
+// guest and a DHCP server that says what the platform's says.
+type Lab struct {
+	Dir string // scratch, removed by Close unless Keep
+	// Keep leaves the scratch directory, with the console and all logs.
+	Keep bool
+	Log  func(format string, args ...any)
+
+	ns   string
+	dhcp *process
+}
+
+const netnsDir = "/run/netns"
+
+// NewLab makes the namespace and starts the DHCP server in it.
+func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("a lab needs root: namespaces, taps and images of other users' files")
+	}
+	sweep(ctx)
+	dir, err := os.MkdirTemp("", "azguest-vm-")
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{Dir: dir, Log: log, ns: fmt.Sprintf("azguest-vm-%d", os.Getpid())}
+	if err := l.up(ctx); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("set up the network: %w", err)
+	}
+	return l, nil
+}
+
+func (l *Lab) up(ctx context.Context) error {
+	if out, err := run(ctx, nil, "ip", "netns", "add", l.ns); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	batch := strings.Join([]string{
+		"link set lo up",
+		"address add " + endpoint + "/32 dev lo",
+		"address add " + metadata + "/32 dev lo",
+		"link add br0 type bridge forward_delay 0",
+		"address add " + gateway + "/24 dev br0",
+		"link set br0 up",
+		"tuntap add dev tap0 mode tap",
+		"link set tap0 master br0",
+		"link set tap0 up",
+	}, "\n")
+	if out, err := run(ctx, strings.NewReader(batch), "ip", "-netns", l.ns, "-batch", "-"); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	dhcp, err := l.startInside("dhcp.log", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root",
+		"--log-facility=-", "--log-dhcp", "--port=0", "--pid-file=", "--interface=br0", "--bind-interfaces",
+		"--dhcp-leasefile="+l.path("leases"), "--dhcp-authoritative", "--no-ping",
+		"--dhcp-range="+guestAddress+","+guestAddress+",255.255.255.0,1h",
+		// The guest's DUID changes until it has a machine id; its card does not.
+		"--dhcp-host="+guestMAC+",id:*,"+guestAddress,
+		"--dhcp-option=3,"+gateway, "--dhcp-option=15,fabric.internal",
+		"--dhcp-option=121,0.0.0.0/0,"+gateway+","+endpoint+"/32,"+gateway+","+metadata+"/32,"+gateway,
+		"--dhcp-option-force=245,a8:3f:81:10")
+	l.dhcp = dhcp
+	return err
+}
+
+// Close ends what the lab started and removes what it made.
+func (l *Lab) Close() {
+	if l.dhcp != nil {
+		l.dhcp.stop(syscall.SIGTERM)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := os.Stat(filepath.Join(netnsDir, l.ns)); err == nil {
+		if out, err := run(ctx, nil, "ip", "netns", "delete", l.ns); err != nil {
+			l.Log("remove the network: %v: %s", err, out)
+		}
+	}
+	if l.Keep {
+		l.Log("kept %s", l.Dir)
+		return
+	}
+	_ = os.RemoveAll(l.Dir) // a temporary directory at worst
+}
+
+// sweep removes namespaces of runs that were killed before they could.
+func sweep(ctx context.Context) {
+	found, err := filepath.Glob(filepath.Join(netnsDir, "azguest-vm-*"))
+	if err != nil {
+		return
+	}
+	for _, name := range found {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(name), "azguest-vm-"))
+		if err == nil && pid != os.Getpid() && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_, _ = run(ctx, nil, "ip", "netns", "delete", filepath.Base(name))
+		}
+	}
+}
+
+func (l *Lab) path(name string) string { return filepath.Join(l.Dir, name) }
+
+// inside is the command line that runs args in the lab's network.
+func (l *Lab) inside(args ...string) []string {
+	return append([]string{"nsenter", "--net=" + filepath.Join(netnsDir, l.ns), "--"}, args...)
+}
+
+func (l *Lab) startInside(log string, args ...string) (*process, error) {
+	all := l.inside(args...)
+	return start(l.path(log), all[0], all[1:]...)
+}
+
+func (l *Lab) runInside(ctx context.Context, args ...string) (string, error) {
+	all := l.inside(args...)
+	return run(ctx, nil, all[0], all[1:]...)
+}
+
+// dial connects from within the lab's network: a socket belongs to the
+// namespace it was made in, whoever uses it later.
+func (l *Lab) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	lab, err := os.Open(filepath.Join(netnsDir, l.ns))
+	if err != nil {
+		return nil, err
+	}
+	defer lab.Close()
+	if err := unix.Setns(int(lab.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("enter the lab's network: %w", err)
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, address)
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		panic(back) // going on would send this program's traffic into the lab
+	}
+	return conn, err
+}
+
+// client speaks HTTP from within the lab's network.
+func (l *Lab) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: l.dial}, Timeout: 30 * time.Second}
+}

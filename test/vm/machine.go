@@ -1,0 +1,145 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Machine is one virtual machine: a disk of its own over an image, a medium
+// in its drive, and a processor while it is switched on.
+type Machine struct {
+	lab   *Lab
+	image *Image
+	vmID  string
+	Media string // file in the CD-ROM drive; empty for an empty drive
+
+	Started time.Time // when it was switched on, last
+	qemu    *process
+	key     string // private key for Run
+	user    string
+}
+
+// NewMachine makes a machine, switched off.
+func (l *Lab) NewMachine(ctx context.Context, image *Image, vmID, media string) (*Machine, error) {
+	m := &Machine{lab: l, image: image, vmID: vmID, Media: media}
+	if out, err := run(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.Disk, m.disk()); err != nil {
+		return nil, fmt.Errorf("make a disk: %w: %s", err, out)
+	}
+	return m, nil
+}
+
+func (m *Machine) disk() string    { return m.lab.path("disk.qcow2") }
+func (m *Machine) console() string { return m.lab.path("console.log") }
+
+// On switches the machine on. It shows itself as one of the platform's: asset
+// tag and maker are what guests look for.
+func (m *Machine) On() error {
+	drive := "if=none,id=cd,media=cdrom,readonly=on"
+	if m.Media != "" {
+		drive += ",format=raw,file=" + m.Media
+	}
+	m.Started = time.Now()
+	qemu, err := m.lab.startInside("qemu.log", "qemu-system-x86_64",
+		// KVM is left alone: nested, stock guest kernels hang under it.
+		"-M", "pc", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-hypervisor",
+		"-smp", "2", "-m", "1024", "-nodefaults", "-display", "none",
+		"-chardev", "file,id=console,append=on,path="+m.console(), "-serial", "chardev:console",
+		"-qmp", "unix:"+m.lab.path("qmp")+",server=on,wait=off",
+		"-kernel", m.image.Kernel, "-initrd", m.image.Initrd,
+		"-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=0 mitigations=off",
+		"-smbios", "type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,version=Hyper-V UEFI Release v4.1,uuid="+m.vmID,
+		"-smbios", "type=3,asset=7783-7084-3265-9085-8269-3286-77",
+		"-drive", "if=virtio,format=qcow2,cache=unsafe,file="+m.disk(),
+		"-drive", drive, "-device", "ide-cd,drive=cd",
+		"-netdev", "tap,id=net,ifname=tap0,script=no,downscript=no",
+		"-device", "virtio-net-pci,romfile=,netdev=net,mac="+guestMAC,
+		"-device", "virtio-rng-pci")
+	m.qemu = qemu
+	return err
+}
+
+// Cut takes the power away.
+func (m *Machine) Cut() {
+	if m.qemu != nil {
+		m.qemu.stop(syscall.SIGKILL)
+		m.qemu = nil
+	}
+}
+
+// Died is an error when QEMU is gone.
+func (m *Machine) Died() error {
+	if m.qemu == nil {
+		return errors.New("the machine is switched off")
+	}
+	return m.qemu.died()
+}
+
+// Console is everything the machine wrote to its serial console.
+func (m *Machine) Console() string {
+	b, _ := os.ReadFile(m.console())
+	return string(b)
+}
+
+// As sets the account and private key for SSH.
+func (m *Machine) As(user, key string) { m.user, m.key = user, key }
+
+func (m *Machine) ssh(args ...string) []string {
+	return m.lab.inside(append([]string{
+		"ssh", "-F", "none", "-i", m.key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=" + m.lab.path("known_hosts"),
+		"-o", "ConnectTimeout=10", "-o", "LogLevel=ERROR", m.user + "@" + guestAddress,
+	}, args...)...)
+}
+
+// Run runs a shell command line as the provisioned user and returns its output.
+// A connection that is refused is an error at once: who is told that the
+// machine is ready may log in.
+func (m *Machine) Run(ctx context.Context, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	all := m.ssh(command)
+	out, err := run(ctx, nil, all[0], all[1:]...)
+	out = strings.TrimRight(out, "\n")
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return out, fmt.Errorf("%q: exit %d: %s", command, exit.ExitCode(), out)
+		}
+		return out, fmt.Errorf("%q: %w", command, err)
+	}
+	return out, nil
+}
+
+// Shell connects the terminal to a login shell on the machine.
+func (m *Machine) Shell() error {
+	all := m.ssh()
+	cmd := exec.Command(all[0], all[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// Reboot restarts the guest from inside and waits until a new kernel answers
+// ssh.
+func (m *Machine) Reboot(ctx context.Context) error {
+	const bootID = "cat /proc/sys/kernel/random/boot_id"
+	before, err := m.Run(ctx, bootID)
+	if err != nil {
+		return err
+	}
+	// The connection may break before the answer is there.
+	_, _ = m.Run(ctx, "sudo systemctl reboot")
+	m.Started = time.Now()
+	return until(ctx, "the machine after its reboot", func() (bool, error) {
+		if err := m.Died(); err != nil {
+			return false, err
+		}
+		now, err := m.Run(ctx, bootID)
+		return err == nil && now != before, ctx.Err()
+	})
+}
