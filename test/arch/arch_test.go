@@ -1,0 +1,341 @@
+// Package arch holds the rules of the architecture as tests: who may import
+// whom, which package owns which library, which names stay in one place.
+//
+// The rule in one sentence: package agent is the roof, agent/host,
+// agent/event, agent/config and agent/secret are the floor, between them
+// arrows only point down, and the emulator stands outside.
+package arch
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/azguest/azguest/"
+
+// may says which packages of ours a package may import, tests aside. A path
+// that ends in "/..." stands for the package and everything below it.
+var may = map[string][]string{
+	"agent": {
+		"agent/config", "agent/disk", "agent/event", "agent/firewall", "agent/host", "agent/secret", "agent/status", "agent/update",
+		"ovf/...", "protocol/...", "provisioning/...", "extensions/...",
+	},
+	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/status", "provisioning/generalize"},
+	"agent/cmd/agentctl": {"agent/ctl"},
+	"agent/ctl":          {"agent/config", "agent/doctor", "agent/secret", "agent/status"},
+	"agent/doctor":       {"agent/config", "agent/secret", "agent/status"},
+
+	"agent/config":        {"agent/host", "agent/secret"},
+	"agent/disk":          {"agent/event", "agent/host"},
+	"agent/event":         {"agent/host", "agent/secret"},
+	"agent/firewall":      {"agent/event", "agent/host"},
+	"agent/host":          {"agent/secret"},
+	"agent/host/hosttest": {"agent/host"},
+	"agent/secret":        {},
+	"agent/status":        {"agent/host", "agent/secret"},
+	"agent/update":        {"agent/event", "agent/host", "agent/secret", "protocol"},
+
+	"ovf":                   {"agent/host", "agent/secret", "ovf/iso9660", "ovf/udf", "ovf/internal/..."},
+	"ovf/iso9660":           {"ovf/internal/..."},
+	"ovf/udf":               {"ovf/internal/..."},
+	"ovf/internal/...":      {},
+	"provisioning":          {"agent/event", "agent/host", "agent/secret", "ovf"},
+	"provisioning/...":      {"agent/event", "agent/host", "agent/secret", "ovf", "provisioning"},
+	"extensions":            {"agent/event", "agent/host", "agent/secret", "protocol"},
+	"protocol":              {"agent/secret"},
+	"protocol/discover":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/hostga":       {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/imds":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/internal/...": {"agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/platform":     {"agent/event", "agent/host", "agent/secret", "protocol/..."},
+	"protocol/transfer":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/wire":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
+
+	"test/arch":    {},
+	"test/bundles": {},
+	"test/fabric":  {}, // if emulator and agent share a struct, they share its bugs
+	"test/sandbox": {},
+	"test/cmd/...": {"test/..."},
+	"test/e2e":     {"test/bundles", "test/fabric", "test/sandbox"},
+	"test/vm":      {"test/bundles", "test/fabric", "test/sandbox"},
+	"test/vm/...":  {"test/bundles", "test/fabric", "test/sandbox", "test/vm"},
+}
+
+// owner says who alone may import a package from outside, tests aside.
+// Programs for tests run processes; the release binaries don't contain them.
+var owner = map[string][]string{
+	"os/exec":                             {"agent/host/...", "test/..."},
+	"net/http":                            {"protocol/...", "test/..."},
+	"github.com/beevik/etree":             {"ovf", "protocol/wire"},
+	"github.com/kardianos/service":        {"agent"},
+	"github.com/go-co-op/gocron/v2":       {"agent"},
+	"github.com/google/nftables":          {"agent/firewall"},
+	"github.com/spf13/cobra":              {"agent/ctl", "agent/cmd/..."},
+	"software.sslmate.com/src/go-pkcs12":  {"protocol/internal/...", "protocol/wire"},
+	"github.com/go-crypt/crypt":           {"provisioning"},
+	"github.com/insomniacslk/dhcp/dhcpv4": {"protocol/discover", "test/..."},
+	"github.com/godbus/dbus/v5":           {"agent/host", "agent"},
+	"gopkg.in/natefinch/lumberjack.v2":    {"agent", "agent/cmd/azguest"},
+	"github.com/rogpeppe/go-internal/...": {"test/..."},
+	"github.com/google/go-cmp/...":        {"test/..."},
+}
+
+// names says which packages alone may mention an exported name of a package
+// of ours, tests aside.
+var names = map[string][]string{
+	"agent/host.Exec": {"agent/cmd/azguest", "test/..."},
+}
+
+// A file is one parsed Go file.
+type file struct {
+	pkg  string // folder, slash-separated, "" for the root
+	name string // path from the root
+	ast  *ast.File
+}
+
+// root is the folder of go.mod.
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if filepath.Dir(dir) == dir {
+			t.Fatal("no go.mod above the test")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// skipped are folders that hold no source of ours.
+func skipped(d fs.DirEntry) bool {
+	n := d.Name()
+	return d.IsDir() && (n == "testdata" || n == "vendor" || len(n) > 1 && n[0] == '.' && n != ".ci")
+}
+
+// sources parses every Go file in this process: a test that asks `go list`
+// goes on passing from the test cache after the rule was broken, this one
+// opens the files, which the cache notices.
+func sources(t *testing.T, tests bool) []file {
+	t.Helper()
+	top := root(t)
+	var out []file
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if skipped(d) && path != top {
+			return fs.SkipDir
+		}
+		if d.IsDir() || filepath.Ext(path) != ".go" || !tests && strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(top, path)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		pkg := filepath.ToSlash(filepath.Dir(rel))
+		if pkg == "." {
+			pkg = ""
+		}
+		out = append(out, file{pkg, rel, parsed})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// matches reports whether pkg is in the list of paths and "/..." patterns.
+func matches(pkg string, list []string) bool {
+	return slices.ContainsFunc(list, func(p string) bool {
+		base, deep := strings.CutSuffix(p, "/...")
+		return pkg == base || deep && strings.HasPrefix(pkg, base+"/")
+	})
+}
+
+// rule finds the line of a table for a key: the exact one, else the longest
+// pattern.
+func rule(table map[string][]string, key string) (list []string, ok bool) {
+	if list, ok = table[key]; ok {
+		return list, true
+	}
+	best := ""
+	for p, l := range table {
+		if strings.HasSuffix(p, "/...") && matches(key, []string{p}) && len(p) > len(best) {
+			best, list, ok = p, l, true
+		}
+	}
+	return list, ok
+}
+
+func imports(f file) []string {
+	var out []string
+	for _, i := range f.ast.Imports {
+		if p, err := strconv.Unquote(i.Path.Value); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func TestImports(t *testing.T) {
+	for _, f := range sources(t, false) {
+		allowed, known := rule(may, f.pkg)
+		if !known {
+			t.Errorf("%s: package %q is not in the table: say in test/arch what it may import", f.name, f.pkg)
+			continue
+		}
+		for _, imp := range imports(f) {
+			if own, ok := strings.CutPrefix(imp, module); ok && !matches(own, allowed) {
+				t.Errorf("%s: %s may not import %s", f.name, f.pkg, own)
+			}
+		}
+	}
+}
+
+func TestOwners(t *testing.T) {
+	for _, f := range sources(t, false) {
+		for _, imp := range imports(f) {
+			if owners, ok := rule(owner, imp); ok && !matches(f.pkg, owners) {
+				t.Errorf("%s: only %s may import %s", f.name, strings.Join(owners, ", "), imp)
+			}
+		}
+	}
+}
+
+// TestFabricImportsNothing holds for its tests too: they must not bend the
+// emulator to the agent.
+func TestFabricImportsNothing(t *testing.T) {
+	for _, f := range sources(t, true) {
+		if f.pkg != "test/fabric" || !strings.HasSuffix(f.name, "_test.go") {
+			continue
+		}
+		for _, imp := range imports(f) {
+			if own, ok := strings.CutPrefix(imp, module); ok && own != "test/fabric" && own != "test/bundles" {
+				t.Errorf("%s imports %s", f.name, own)
+			}
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, f := range sources(t, false) {
+		for name, where := range names {
+			pkg, ident, _ := strings.Cut(name, ".")
+			if f.pkg == pkg || matches(f.pkg, where) {
+				continue
+			}
+			local := ""
+			for _, i := range f.ast.Imports {
+				if i.Path.Value != strconv.Quote(module+pkg) {
+					continue
+				}
+				local = filepath.Base(pkg)
+				if i.Name != nil {
+					local = i.Name.Name
+				}
+			}
+			if local == "" {
+				continue
+			}
+			ast.Inspect(f.ast, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == ident {
+					if x, ok := s.X.(*ast.Ident); ok && x.Name == local {
+						t.Errorf("%s: only %s may say %s.%s", f.name, strings.Join(where, ", "), local, ident)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestNoInit: what happens at start is written in main, not hidden.
+func TestNoInit(t *testing.T) {
+	for _, f := range sources(t, false) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s: has an init function", f.name)
+			}
+		}
+	}
+}
+
+// TestPackagesAreDocumented: every package says what it is for.
+func TestPackagesAreDocumented(t *testing.T) {
+	doc := map[string]bool{}
+	for _, f := range sources(t, true) {
+		doc[f.pkg] = doc[f.pkg] || f.ast.Doc != nil
+	}
+	for pkg, ok := range doc {
+		if !ok {
+			t.Errorf("package %s has no package comment", pkg)
+		}
+	}
+}
+
+// TestNoMachinePaths: the project works in a clean clone on any machine, so no
+// file names a folder of the machine it was written on.
+func TestNoMachinePaths(t *testing.T) {
+	// Written so that this file does not contain them.
+	forbidden := [][]byte{
+		[]byte("/wo" + "rk/"), []byte("/tmp/br" + "ief"), []byte("/root/" + "."), []byte("/home/" + "runner"),
+		[]byte("fixtures/" + "waagent/NOTICE"),
+	}
+	top := root(t)
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if n := d.Name(); n == ".git" || n == ".build" || n == ".cache" || n == "vendor" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, bad := range forbidden {
+			for i, line := range bytes.Split(b, []byte("\n")) {
+				if at := bytes.Index(line, bad); at >= 0 && !(at > 0 && pathByte(line[at-1])) {
+					t.Errorf("%s:%d: names the machine path %s", path[len(top)+1:], i+1, bad)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pathByte reports whether c can stand before a slash inside a longer path.
+func pathByte(c byte) bool {
+	return c == '.' || c == '-' || c == '_' || c == '}' || c == ')' ||
+		'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
