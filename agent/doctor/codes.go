@@ -1,0 +1,132 @@
+package doctor
+
+import (
+	"slices"
+	"strings"
+)
+
+// A Code is what `agentctl explain` prints.
+type Code struct {
+	Code    string `json:"code"`
+	Meaning string `json:"meaning"` // one sentence
+	Cause   string `json:"cause"`
+	Fix     string `json:"fix"`
+}
+
+// Lookup finds a code; case and the leading AZ- do not matter.
+func Lookup(code string) (Code, bool) {
+	code = strings.ToUpper(strings.TrimSpace(code))
+	if !strings.HasPrefix(code, "AZ-") {
+		code = "AZ-" + code
+	}
+	all := Codes()
+	if i := slices.IndexFunc(all, func(c Code) bool { return c.Code == code }); i >= 0 {
+		return all[i], true
+	}
+	return Code{}, false
+}
+
+// Codes is the table, sorted by area as written here.
+func Codes() []Code {
+	return []Code{
+		// The process.
+		{"AZ-AGENT-DOWN", "The agent is not running.", "It was stopped, it crashed, or it was never started.", "systemctl start azguest; journalctl -u azguest -b shows why it ended"},
+		{"AZ-AGENT-HUNG", "The agent's process lives but has not written its status for three minutes.", "A file system that does not answer (NFS, a failing disk), a stopped process, or a defect of ours.", "systemctl restart azguest (extensions go on running); please report it with: agentctl doctor --output json"},
+		{"AZ-AGENT-CRASHLOOP", "The agent was restarted several times since boot.", "It ends by itself soon after each start.", "journalctl -u azguest -b; a package upgrade or AutoUpdate.Mode=off brings back a version that worked"},
+		{"AZ-AGENT-MASKED", "The unit of the agent is masked, so it cannot start.", "Somebody linked azguest.service to /dev/null.", "systemctl unmask azguest && systemctl start azguest"},
+		{"AZ-AGENT-DISABLED", "The agent was told to do nothing on this machine.", "The file disable_agent is in Lib.Dir; cloud-init's documentation and some images make it.", "remove <Lib.Dir>/disable_agent and restart azguest"},
+		{"AZ-AGENT-OLDBINARY", "The running agent is not the one on the disk.", "The package was upgraded and the agent not restarted, or an extension runs and the restart waits for it.", "systemctl restart azguest"},
+		{"AZ-AGENT-OTHER", "Another guest agent runs or is enabled on this machine.", "WALinuxAgent is still installed. Two agents overwrite each other's reports and run extensions twice.", "systemctl disable --now walinuxagent waagent, or remove that package"},
+		{"AZ-AGENT-TWICE", "A second agent was started while one is running.", "The lock file is held by another process.", "use the one that runs; agentctl status shows its process id"},
+		{"AZ-AGENT-SNAPSHOT", "The status file cannot be read.", "It is damaged, belongs to a newer version, or the directory is not readable.", "upgrade agentctl together with azguest; systemctl restart azguest writes the file anew"},
+
+		// Provisioning.
+		{"AZ-PROV-MEDIA", "The provisioning medium was not found or cannot be read.", "No DVD is attached, the kernel knows neither udf nor iso9660 and the reader found no valid file system, or the drive is broken.", "agentctl logs; set Provisioning.Media to the device or a directory; for images without provisioning set Provisioning.Agent=disabled"},
+		{"AZ-PROV-OVF", "The provisioning document is not valid.", "ovf-env.xml is damaged or lacks something it must have.", "agentctl logs names the element; create the machine again"},
+		{"AZ-PROV-USER", "The user could not be created or changed.", "The name is reserved, belongs to a system account, or useradd failed.", "agentctl logs shows the answer of useradd; for system accounts see Provisioning.AllowResetSysUser"},
+		{"AZ-PROV-PASSWORD", "The password could not be set.", "chpasswd or PAM refused it, or /etc/shadow is not writable.", "agentctl logs; use the control plane to reset the password"},
+		{"AZ-PROV-SUDO", "The sudo rule was not accepted.", "visudo found an error in the drop-in, or OS.SudoersDir is not included by /etc/sudoers.", "visudo -c"},
+		{"AZ-PROV-KEYS", "The ssh keys could not be installed.", "A key is not valid, or the home directory is not writable.", "agentctl logs names the key"},
+		{"AZ-PROV-SSHD", "The configuration of sshd was rolled back.", "sshd -t refused it with our change.", "sshd -t; usually the file was broken before"},
+		{"AZ-PROV-HOSTKEYS", "New ssh host keys could not be made.", "ssh-keygen failed or the type in Provisioning.SshHostKeyPairType is not supported here.", "set Provisioning.SshHostKeyPairType=auto"},
+		{"AZ-PROV-HOSTNAME", "The host name could not be set.", "The name is not valid or /etc/hostname is not writable.", "agentctl logs"},
+		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It does not decode, or the script ended with an error.", "look at <Lib.Dir>/CustomData and agentctl logs"},
+		{"AZ-PROV-DISK", "The temporary disk or its swap could not be prepared.", "mkfs or mount failed; ResourceDisk.Filesystem is not supported by the kernel.", "agentctl logs; set ResourceDisk.Filesystem=ext4"},
+		{"AZ-PROV-WAIT", "Provisioning waits for somebody else.", "cloud-init (or another provisioner) is responsible and has not finished.", "cloud-init status --long"},
+		{"AZ-PROV-CLOUDINIT", "cloud-init failed, and it is the one who provisions.", "An error in a module of cloud-init.", "cloud-init status --long; cloud-init collect-logs"},
+		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform waits.", "A step or the medium was slow.", "agentctl status shows how long each step took"},
+		{"AZ-PROV-FAILED", "Provisioning failed.", "At least one step failed; it was reported to the platform.", "agentctl status lists the steps; agentctl logs has the details"},
+		{"AZ-VM-CLONED", "The machine was provisioned under another VM id.", "The disk was copied from another machine without deprovisioning.", "waagent -deprovision+user before taking an image; on this machine the next start provisions again"},
+
+		// The way to the platform.
+		{"AZ-NET-NOROUTE", "There is no route to the platform's address.", "No interface is up, or DHCP gave no default route.", "ip route get 168.63.129.16; networkctl status"},
+		{"AZ-NET-WIRESERVER", "The WireServer (168.63.129.16:80) does not answer.", "A firewall rule on this machine drops the traffic, a proxy catches it, or the host is busy.", "nft list ruleset and iptables -t security -S as root; let root reach 168.63.129.16 on ports 80 and 32526"},
+		{"AZ-NET-HOSTPLUGIN", "The HostGAPlugin (168.63.129.16:32526) does not answer, the WireServer does.", "A firewall rule lets only port 80 through.", "let root reach 168.63.129.16 on port 32526"},
+		{"AZ-NET-IMDS", "The metadata service (169.254.169.254) does not answer.", "A firewall rule or a proxy setting; a route for 169.254.0.0/16 to somewhere else.", "ip route get 169.254.169.254"},
+		{"AZ-NET-STORAGE", "Storage can be reached neither directly nor through the host.", "No outbound connection, and the host channel failed as well.", "agentctl status shows both errors; Download.Order=host needs no outbound connection"},
+		{"AZ-NET-PROXY", "A proxy is set that does not work.", "HttpProxy.Host or the environment names a proxy that refuses or is not there.", "agentctl config show --origin; the platform's own addresses are never sent to a proxy"},
+		{"AZ-NET-TLS", "The certificate of a server is not trusted.", "Something on the way opens TLS connections, or the list of authorities is old.", "install the authority of the proxy, or update ca-certificates"},
+		{"AZ-NET-DNS", "Names cannot be resolved.", "/etc/resolv.conf is empty or the server in it does not answer.", "resolvectl status; the host channel needs no DNS"},
+		{"AZ-NET-ENDPOINT", "The endpoint from DHCP is not a platform.", "Option 245 names a machine that does not speak the protocol.", "the fixed address is tried next; Protocol.EndpointDiscovery=static skips DHCP"},
+
+		// What the platform says.
+		{"AZ-PLAT-REJECTED", "The platform did not accept our status report.", "It answered with a 4xx: the status blob's address is stale or the report is not valid.", "agentctl status shows the answer; it is sent again with the next goal state"},
+		{"AZ-PLAT-GOALSTATE", "The goal state cannot be read.", "The platform sent a document we do not understand, or parts of it are missing.", "agentctl logs names the document; it is fetched again by itself"},
+		{"AZ-PLAT-STALE", "No goal state was received for a long time.", "The platform answers with errors.", "agentctl status"},
+		{"AZ-PLAT-FEATURE", "The platform requires a feature this agent does not have.", "The goal state lists a required feature we do not know; it is answered with error 2001.", "upgrade azguest"},
+		{"AZ-PLAT-VERSION", "The platform does not offer a protocol version we speak.", "An old or foreign fabric.", "agentctl logs shows the versions offered"},
+
+		// Extensions.
+		{"AZ-EXT-DOWNLOAD", "The package of an extension could not be downloaded.", "All addresses in the goal state failed (platform code 1001).", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
+		{"AZ-EXT-PACKAGE", "The package of an extension is not valid.", "It is not a zip, it is too large, or it names files outside its directory.", "tell its publisher; agentctl retry EXTENSION downloads it again"},
+		{"AZ-EXT-MANIFEST", "HandlerManifest.json is missing or not valid.", "A defect of the package (platform codes 1002, 1003).", "tell its publisher"},
+		{"AZ-EXT-EXIT", "A command of the extension ended with an error.", "Its exit code is not zero (platform codes 1007 to 1010).", "agentctl logs EXTENSION"},
+		{"AZ-EXT-TIMEOUT", "A command of the extension did not end in time and was killed.", "Platform code 1011.", "agentctl logs EXTENSION shows the last output; agentctl retry EXTENSION"},
+		{"AZ-EXT-SIGNAL", "A command of the extension was killed by a signal.", "Out of memory (signal 9), or somebody killed it.", "journalctl -k | grep -i oom"},
+		{"AZ-EXT-STATUS", "The extension's status file is not valid.", "It is not JSON or lacks what it must have (platform code 1012).", "tell its publisher; the file is in the extension's status directory"},
+		{"AZ-EXT-LIMBO", "The extension says transitioning, but nobody of it runs any more.", "Its process ended without writing a final status.", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
+		{"AZ-EXT-UNRESPONSIVE", "The extension's heartbeat is old.", "The handler promised a heartbeat and has not written one for ten minutes.", "agentctl logs EXTENSION"},
+		{"AZ-EXT-BLOCKED", "The extension waits for another one that failed.", "It depends on an extension that did not succeed.", "mend the other one first: agentctl status"},
+		{"AZ-EXT-SETTINGS", "The settings of the extension cannot be read.", "The protected settings do not decrypt: the certificate is missing or another one was used.", "agentctl certs; write the extension again through the control plane"},
+		{"AZ-EXT-DISABLED", "Extensions are switched off on this machine.", "Extensions.Enabled=n or Extensions.Mode is off.", "agentctl config show --origin Extensions"},
+		{"AZ-EXT-BROKEN", "The extension is in a state from which it does not go on by itself.", "An update or a crash left it half done.", "agentctl retry EXTENSION"},
+		{"AZ-EXEC-NOEXEC", "Extensions are unpacked on a file system mounted noexec.", "A hardened image mounts /var or /var/lib with noexec.", "set Extensions.ExecDir=/opt/azguest in /etc/waagent.conf.d/exec.conf and restart azguest"},
+		{"AZ-EXEC-INTERPRETER", "A command of the extension needs an interpreter that is not here.", "Exit code 127 or 'bad interpreter': usually python3 or bash is not installed.", "install what agentctl logs EXTENSION names"},
+		{"AZ-EXEC-DENIED", "A command of the extension may not be executed.", "No execute permission, or SELinux or AppArmor denied it.", "ausearch -m avc -ts recent; journalctl -k | grep -i denied"},
+
+		// Policy, certificates, firewall.
+		{"AZ-POL-DENIED", "The policy does not allow an extension.", "It is not in the list of Policy.PolicyFilePath.", "add it to the policy file, or remove the extension through the control plane"},
+		{"AZ-POL-INVALID", "The policy file is not valid; nothing is allowed until it is.", "Not JSON, or of a version we do not know.", "agentctl logs names the line"},
+		{"AZ-POL-SIGNATURE", "A package is not signed as the policy wants.", "No signature, a damaged package, or another signer.", "tell its publisher"},
+		{"AZ-CERT-MISSING", "A certificate that the goal state names was not delivered.", "The platform sent no certificate with this thumbprint.", "agentctl certs; check the Key Vault reference of the machine"},
+		{"AZ-CERT-NOKEY", "A certificate came without its private key.", "The vault holds the certificate only.", "agentctl certs; import it with its key"},
+		{"AZ-CERT-DECRYPT", "The certificates cannot be decrypted.", "They were made for another transport certificate, or with a cipher we do not know.", "systemctl restart azguest makes a new transport certificate"},
+		{"AZ-FW-APPLY", "The firewall rules could not be set.", "The kernel has no nf_tables, or we may not change it (container).", "agentctl status shows the answer; OS.EnableFirewall=n switches it off"},
+		{"AZ-FW-SELFTEST", "Ordinary users can reach the platform's address although the rules are set.", "Another rule comes first.", "nft list ruleset"},
+		{"AZ-FW-DRIFT", "Somebody removed or changed our firewall rules.", "Another firewall manager reloaded its rules; ours are put back.", "nft list table inet azguest"},
+		{"AZ-FW-BLOCKED", "A rule on this machine keeps root from the platform.", "An administrator's rule, or one left by another agent; also drops of INVALID packets.", "iptables -t security -S; nft list ruleset"},
+
+		// The machine.
+		{"AZ-DISK-LOW", "Little room is left on the disk.", "The file system of the agent has less than 5 % or 64 MiB free.", "agentctl disk --free frees what the agent can spare; else make room"},
+		{"AZ-DISK-FULL", "The disk is full.", "No block is free for the agent.", "agentctl disk --free, then make room; status reporting goes on"},
+		{"AZ-DISK-INODES", "The file system has no inodes left.", "Very many small files.", "df -i; remove files"},
+		{"AZ-DISK-READONLY", "The agent's directory is on a read-only file system.", "The kernel remounted it after an error, or the image is immutable.", "dmesg; set Lib.Dir to a writable place on immutable images"},
+		{"AZ-DISK-BUDGET", "The agent's own files are over their budget.", "Active extensions keep large files.", "agentctl disk"},
+		{"AZ-DISK-PERM", "The agent's directory can be changed by others.", "It does not belong to root or is writable for group or world.", "chown root:root DIR && chmod go-w DIR"},
+		{"AZ-CG-MISSING", "There are no control groups; extensions run without limits.", "A container, or a kernel without them.", "nothing to do: limits are a luxury"},
+		{"AZ-CG-THROTTLED", "An extension is slowed down by its limit.", "It uses more than its share of CPU.", "agentctl ext show EXTENSION"},
+		{"AZ-CLOCK-SKEW", "The clock differs from the platform's by more than five minutes.", "No time source; a machine that slept.", "chronyc makestep, or timedatectl set-ntp true"},
+		{"AZ-CLOCK-BACK", "The clock was set back: the status comes from the future.", "A wrong hardware clock, or a restored machine.", "timedatectl"},
+		{"AZ-CONF-UNKNOWN", "The configuration has a key nobody knows, or a line without effect.", "A typing error, or an option of another agent.", "agentctl config check"},
+		{"AZ-CONF-VALUE", "A value in the configuration is not valid; the default is used.", "A typing error.", "agentctl config check"},
+		{"AZ-CONF-READ", "A configuration file cannot be read.", "Permissions, or it is not a file.", "agentctl config check"},
+
+		// The agent about itself.
+		{"AZ-UPD-ROLLBACK", "An update of the agent was rolled back.", "The new version did not report in time.", "nothing to do: it is not tried again before a newer version"},
+		{"AZ-UPD-FAILED", "An update of the agent could not be prepared.", "Download or check failed.", "agentctl status"},
+		{"AZ-UPD-UNSIGNED", "An update of the agent was refused because of its signature.", "The package is not signed by us or was changed.", "please report it"},
+		{"AZ-TEL-DROPPED", "Events were thrown away.", "The platform did not take them and the spool was full.", "nothing to do if the platform answers again"},
+		{"AZ-CTL-DENIED", "Only root may change what the agent does.", "The control socket was used by another user.", "sudo agentctl …"},
+		{"AZ-CTL-UNKNOWN", "The agent does not know this request or this extension.", "agentctl and azguest are of different versions, or the name is wrong.", "agentctl ext list"},
+	}
+}

@@ -1,0 +1,360 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/status"
+)
+
+// Env is the evidence. Everything that is not read from Root is put in by the
+// caller.
+type Env struct {
+	Root      string // stands before every path; "" is the machine
+	Now       time.Time
+	Config    *config.Config
+	Warnings  []config.Warning
+	ConfigErr error
+	Snapshot  status.Snapshot
+	SnapErr   error // of status.Load
+	Life      status.Life
+
+	// Statfs is unix.Statfs, but for tests.
+	Statfs func(path string, st *unix.Statfs_t) error
+}
+
+// A Finding is the result of one check. A finding in State OK says what was
+// looked at, so that silence never has to be interpreted.
+type Finding struct {
+	Check    string       `json:"check"`
+	State    status.State `json:"state"` // OK, Warn, Error, Unknown
+	Code     string       `json:"code,omitempty"`
+	Evidence string       `json:"evidence"`
+	Fix      string       `json:"fix,omitempty"`
+}
+
+// A check looks at one thing. No findings: not applicable here.
+type check struct {
+	name string
+	run  func(Env) []Finding
+}
+
+// checks is everything doctor looks at, in the order of the screen.
+func checks() []check {
+	return []check{
+		{"agent", checkAgent},
+		{"unit", checkUnit},
+		{"binary", checkBinary},
+		{"other agent", checkOther},
+		{"switch", checkSwitch},
+		{"configuration", checkConfig},
+		{"disk", checkDisk},
+		{"mounts", checkMounts},
+		{"permissions", checkPerm},
+		{"clock", checkClock},
+		{"route", checkRoute},
+		{"names", checkDNS},
+		{"cgroups", checkCgroups},
+		{"identity", checkIdentity},
+		{"snapshot", checkSnapshot},
+	}
+}
+
+// Run makes every check, worst findings first, else in the order of checks.
+func Run(ctx context.Context, e Env) []Finding {
+	if e.Statfs == nil {
+		e.Statfs = unix.Statfs
+	}
+	var out []Finding
+	for _, c := range checks() {
+		if ctx.Err() != nil {
+			break
+		}
+		for _, f := range c.run(e) {
+			f.Check = cmp.Or(f.Check, c.name)
+			if known, ok := Lookup(f.Code); ok && f.Code != "" {
+				f.Fix = cmp.Or(f.Fix, known.Fix)
+			}
+			out = append(out, f)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Finding) int { return cmp.Compare(rank(a.State), rank(b.State)) })
+	return out
+}
+
+func rank(s status.State) int {
+	switch s { //nolint:exhaustive // the states of a part
+	case status.Error:
+		return 0
+	case status.Warn:
+		return 1
+	case status.Unknown:
+		return 2
+	}
+	return 3
+}
+
+func ok(format string, a ...any) Finding {
+	return Finding{State: status.OK, Evidence: fmt.Sprintf(format, a...)}
+}
+
+func warn(code, format string, a ...any) Finding {
+	return Finding{State: status.Warn, Code: code, Evidence: fmt.Sprintf(format, a...)}
+}
+
+func bad(code, format string, a ...any) Finding {
+	return Finding{State: status.Error, Code: code, Evidence: fmt.Sprintf(format, a...)}
+}
+
+func unknown(format string, a ...any) Finding {
+	return Finding{State: status.Unknown, Evidence: fmt.Sprintf(format, a...)}
+}
+
+func one(f Finding) []Finding { return []Finding{f} }
+
+func (e Env) path(name string) string { return filepath.Join(e.Root, name) }
+
+func (e Env) read(name string) (string, error) {
+	b, err := os.ReadFile(e.path(name))
+	return strings.TrimSpace(string(b)), err
+}
+
+func checkAgent(e Env) []Finding {
+	age := e.Now.Sub(e.Snapshot.WrittenAt).Round(time.Second)
+	hasSnap := e.SnapErr == nil || errors.Is(e.SnapErr, status.ErrSchema)
+	switch {
+	case !e.Life.Known:
+		return one(unknown("cannot tell whether the agent runs: %s", e.Life.How))
+	case !e.Life.Running && hasSnap:
+		return one(bad("AZ-AGENT-DOWN", "not running; last status is %s old", age))
+	case !e.Life.Running:
+		return one(bad("AZ-AGENT-DOWN", "not running (%s)", e.Life.How))
+	case hasSnap && e.Snapshot.Stale(e.Now):
+		return one(bad("AZ-AGENT-HUNG", "pid %d lives, but its last status is %s old", e.Life.PID, age))
+	case e.Snapshot.Agent.Restarts >= 3:
+		return one(warn("AZ-AGENT-CRASHLOOP", "%d restarts since boot", e.Snapshot.Agent.Restarts))
+	case hasSnap:
+		return one(ok("running, pid %d, last status %s ago", e.Life.PID, age))
+	case errors.Is(e.SnapErr, fs.ErrNotExist):
+		return one(ok("running, pid %d, no status yet", e.Life.PID))
+	}
+	return one(bad("AZ-AGENT-SNAPSHOT", "running, pid %d, but %v", e.Life.PID, e.SnapErr))
+}
+
+// unitDirs is where systemd looks, first hit wins.
+func unitDirs() []string {
+	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+}
+
+func checkUnit(e Env) []Finding {
+	if _, err := os.Stat(e.path("/run/systemd/system")); err != nil {
+		return nil // no systemd here
+	}
+	for _, d := range unitDirs() {
+		name := d + "/azguest.service"
+		fi, err := os.Lstat(e.path(name))
+		if err != nil {
+			continue
+		}
+		if target, err := os.Readlink(e.path(name)); err == nil && target == "/dev/null" || err != nil && fi.Size() == 0 {
+			return one(bad("AZ-AGENT-MASKED", "%s is masked", name))
+		}
+		wants := "/etc/systemd/system/multi-user.target.wants/azguest.service"
+		if _, err := os.Lstat(e.path(wants)); err != nil {
+			f := warn("", "%s is installed but not enabled: the agent does not start at boot", name)
+			f.Fix = "systemctl enable azguest"
+			return one(f)
+		}
+		return one(ok("%s, enabled", name))
+	}
+	return one(unknown("no azguest.service is installed; started in another way?"))
+}
+
+func checkBinary(e Env) []Finding {
+	if !e.Life.Running || e.Life.PID == 0 {
+		return nil
+	}
+	exe, err := os.Readlink(e.path("/proc/" + strconv.Itoa(e.Life.PID) + "/exe"))
+	if err != nil {
+		return nil // not root
+	}
+	if old, gone := strings.CutSuffix(exe, " (deleted)"); gone {
+		return one(warn("AZ-AGENT-OLDBINARY", "%s was replaced while the agent runs", old))
+	}
+	return one(ok("%s", exe))
+}
+
+// checkOther looks for WALinuxAgent: a process that runs its script, or a
+// unit of its that will be started.
+func checkOther(e Env) []Finding {
+	var out []Finding
+	entries, err := os.ReadDir(e.path("/proc"))
+	if err != nil {
+		out = append(out, unknown("cannot look at processes: %v", err))
+	}
+	for _, d := range entries {
+		if pid, err := strconv.Atoi(d.Name()); err != nil || pid == e.Life.PID || pid == os.Getpid() {
+			continue
+		}
+		b, err := os.ReadFile(e.path("/proc/" + d.Name() + "/cmdline"))
+		if err != nil {
+			continue // ended meanwhile, or not ours to see
+		}
+		if isWaagent(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")) {
+			out = append(out, bad("AZ-AGENT-OTHER", "pid %s runs: %s", d.Name(), strings.ReplaceAll(strings.TrimRight(string(b), "\x00"), "\x00", " ")))
+		}
+	}
+	for _, u := range []string{"waagent.service", "walinuxagent.service"} {
+		name := "/etc/systemd/system/multi-user.target.wants/" + u
+		target, err := os.Readlink(e.path(name))
+		// Our own package may answer to the old names.
+		if err == nil && filepath.Base(target) == u && !e.aliasOfOurs(target) {
+			out = append(out, warn("AZ-AGENT-OTHER", "%s is enabled", u))
+		}
+	}
+	if len(out) == 0 {
+		return one(ok("none"))
+	}
+	return out
+}
+
+func (e Env) aliasOfOurs(unit string) bool {
+	target, err := os.Readlink(e.path(unit))
+	return err == nil && filepath.Base(target) == "azguest.service"
+}
+
+// isWaagent: an interpreter or a script called waagent, or the egg of a
+// downloaded agent, with a command that keeps it running.
+func isWaagent(argv []string) bool {
+	service := slices.ContainsFunc(argv, func(a string) bool {
+		a = strings.TrimLeft(a, "-/")
+		return a == "daemon" || a == "run-exthandlers"
+	})
+	return service && slices.ContainsFunc(argv[:min(3, len(argv))], func(a string) bool {
+		b := filepath.Base(a)
+		return b == "waagent" || strings.HasPrefix(b, "WALinuxAgent-") && strings.HasSuffix(b, ".egg")
+	})
+}
+
+func checkSwitch(e Env) []Finding {
+	name := filepath.Join(e.Config.Paths.Lib, "disable_agent")
+	if _, err := os.Lstat(e.path(name)); err == nil {
+		return one(bad("AZ-AGENT-DISABLED", "%s exists", name))
+	}
+	if e.Config.Extensions.Mode == config.ModeOff {
+		return one(warn("AZ-EXT-DISABLED", "extensions are off (%s)", cmp.Or(e.Config.Origin("Extensions.Mode"), e.Config.Origin("Extensions.Enabled"))))
+	}
+	return one(ok("provisioning %s, extensions %s", e.Config.Provisioning.Mode, e.Config.Extensions.Mode))
+}
+
+func checkConfig(e Env) []Finding {
+	var out []Finding
+	if e.ConfigErr != nil {
+		out = append(out, bad("AZ-CONF-READ", "%v", e.ConfigErr))
+	}
+	for _, w := range e.Warnings {
+		switch {
+		case w.Note:
+		case strings.Contains(w.Message, "unknown") || strings.Contains(w.Message, "ignored"):
+			out = append(out, warn("AZ-CONF-UNKNOWN", "%s", w))
+		case strings.HasPrefix(w.Message, "cannot be read"):
+			// said by ConfigErr
+		default:
+			out = append(out, warn("AZ-CONF-VALUE", "%s", w))
+		}
+	}
+	if len(out) == 0 {
+		return one(ok("no faults"))
+	}
+	return out
+}
+
+func checkRoute(e Env) []Finding {
+	data, err := e.read("/proc/net/route")
+	if err != nil {
+		return one(unknown("%v", err))
+	}
+	dev, found := routeTo(data, 0x10813fa8) // 168.63.129.16 as the kernel writes it on little endian
+	if !found {
+		return one(bad("AZ-NET-NOROUTE", "no route to 168.63.129.16"))
+	}
+	return one(ok("168.63.129.16 by %s", dev))
+}
+
+// routeTo finds the device of the most specific route in /proc/net/route that
+// is up. Addresses there are hexadecimal in the order of the machine; every
+// machine we run on is little endian.
+func routeTo(table string, addr uint32) (string, bool) {
+	dev, best := "", int64(-1)
+	for l := range strings.Lines(table) {
+		f := strings.Fields(l)
+		if len(f) < 8 {
+			continue
+		}
+		dst, err1 := strconv.ParseUint(f[1], 16, 32)
+		flags, err2 := strconv.ParseUint(f[3], 16, 32)
+		mask, err3 := strconv.ParseUint(f[7], 16, 32)
+		if errors.Join(err1, err2, err3) != nil || flags&unix.RTF_UP == 0 || flags&unix.RTF_REJECT != 0 {
+			continue
+		}
+		if uint64(addr)&mask == dst && int64(mask) > best {
+			dev, best = f[0], int64(mask)
+		}
+	}
+	return dev, best >= 0
+}
+
+func checkDNS(e Env) []Finding {
+	data, err := e.read("/etc/resolv.conf")
+	if err != nil {
+		return one(warn("AZ-NET-DNS", "/etc/resolv.conf: %v", cmp.Or(errors.Unwrap(err), err)))
+	}
+	for l := range strings.Lines(data) {
+		if f := strings.Fields(l); len(f) >= 2 && f[0] == "nameserver" {
+			return one(ok("nameserver %s", f[1]))
+		}
+	}
+	return one(warn("AZ-NET-DNS", "/etc/resolv.conf names no server"))
+}
+
+func checkCgroups(e Env) []Finding {
+	if _, err := os.Stat(e.path("/sys/fs/cgroup/cgroup.controllers")); err == nil {
+		return one(ok("version 2"))
+	}
+	if entries, err := os.ReadDir(e.path("/sys/fs/cgroup")); err == nil && len(entries) > 0 {
+		return one(ok("version 1"))
+	}
+	return one(warn("AZ-CG-MISSING", "/sys/fs/cgroup is empty"))
+}
+
+// checkSnapshot repeats what the agent itself says is wrong.
+func checkSnapshot(e Env) []Finding {
+	if e.SnapErr != nil && !errors.Is(e.SnapErr, status.ErrSchema) {
+		if errors.Is(e.SnapErr, fs.ErrNotExist) {
+			return one(unknown("there is none"))
+		}
+		return one(bad("AZ-AGENT-SNAPSHOT", "%v", e.SnapErr))
+	}
+	var out []Finding
+	for _, w := range e.Snapshot.Worries() {
+		f := warn(w.Code, "%s", strings.TrimSuffix(w.Message, "\n"))
+		f.Check, f.Fix = w.What, w.Fix
+		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return one(ok("the agent has no complaints"))
+	}
+	return out
+}
