@@ -151,21 +151,26 @@ func readOnly(path string) error {
 	return nil
 }
 
+type node struct {
+	name         string
+	kind         uint32
+	major, minor uint32
+}
+
 // dev fills a minimal /dev.
 func (c bootConfig) dev(dev string) error {
 	unix.Umask(0)
 	defer unix.Umask(0o022)
-	nodes := []struct {
-		name         string
-		kind         uint32
-		major, minor uint32
-	}{
+	nodes := []node{
 		{"null", unix.S_IFCHR | 0o666, 1, 3},
 		{"zero", unix.S_IFCHR | 0o666, 1, 5},
 		{"full", unix.S_IFCHR | 0o666, 1, 7},
 		{"random", unix.S_IFCHR | 0o666, 1, 8},
 		{"urandom", unix.S_IFCHR | 0o666, 1, 9},
 		{"tty", unix.S_IFCHR | 0o666, 5, 0},
+	}
+	if c.Options.Fuse {
+		nodes = append(nodes, node{"fuse", unix.S_IFCHR | 0o666, 10, 229})
 	}
 	for _, n := range nodes {
 		if err := unix.Mknod(filepath.Join(dev, n.name), n.kind, int(unix.Mkdev(n.major, n.minor))); err != nil {

@@ -214,26 +214,32 @@ func (p *Process) Kill() error {
 	return err
 }
 
-// Dial opens a connection inside the sandbox's network. The address must be
-// an IP address with port.
-func (s *Sandbox) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	ch := make(chan result, 1)
+// InNetwork calls fn on a thread that is in the sandbox's network: sockets
+// that fn itself makes (not goroutines it starts) belong to the sandbox, for
+// as long as they live. An emulator inside the test program listens this way.
+func (s *Sandbox) InNetwork(fn func() error) error {
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked, see launch
 		if err := s.enter(false); err != nil {
-			ch <- result{err: err}
+			done <- err
 			return
 		}
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, addr)
-		ch <- result{conn, err}
+		done <- fn()
 	}()
-	r := <-ch
-	return r.conn, r.err
+	return <-done
+}
+
+// Dial opens a connection inside the sandbox's network. The address must be
+// an IP address with port.
+func (s *Sandbox) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var conn net.Conn
+	err := s.InNetwork(func() (err error) {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
 }
 
 // HTTPClient is a client that lives in the sandbox's network.

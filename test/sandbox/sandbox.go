@@ -39,6 +39,9 @@ type Options struct {
 	Addresses []string
 	// Hostname before provisioning; "sandbox" if empty.
 	Hostname string
+	// Fuse makes /dev/fuse, for other agents that must mount the DVD where the
+	// kernel can't.
+	Fuse bool
 	// Hide are further paths of the machine that must not show through. A
 	// directory becomes empty, a file disappears.
 	Hide []string
