@@ -52,3 +52,21 @@ type Discard struct{}
 
 // Emit implements Sink.
 func (Discard) Emit(Event) {}
+
+// Provider is the provider and the event id of a kind on the wire
+// (spec/protocol §8.3).
+func (k Kind) Provider() (provider string, id int) {
+	switch k {
+	case Metric:
+		return agentProvider, 4
+	case Log:
+		return logProvider, 7
+	case Operation:
+	}
+	return agentProvider, 1
+}
+
+const (
+	agentProvider = "69B669B9-4AF8-4C50-BDC4-6006FA76E975"
+	logProvider   = "FFF0196F-EE4C-4EAF-9AA5-776F622DEB4F"
+)

@@ -1,0 +1,570 @@
+package cms
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/des" //nolint:gosec // the platform's PFX uses it, spec/protocol §3.2
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/sha1" //nolint:gosec // thumbprints and the PKCS#12 KDF are SHA-1
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf16"
+
+	pkcs12 "software.sslmate.com/src/go-pkcs12"
+)
+
+const (
+	oidKeyBag      = "1.2.840.113549.1.12.10.1.1"
+	oidShroudedBag = "1.2.840.113549.1.12.10.1.2"
+	oidCertBag     = "1.2.840.113549.1.12.10.1.3"
+	oidNestedBag   = "1.2.840.113549.1.12.10.1.6"
+	oidX509Cert    = "1.2.840.113549.1.9.22.1"
+	oidFriendly    = "1.2.840.113549.1.9.20"
+	oidLocalKey    = "1.2.840.113549.1.9.21"
+	oidPBE3DES     = "1.2.840.113549.1.12.1.3"
+	oidPBE2DES     = "1.2.840.113549.1.12.1.4"
+	oidPBES2       = "1.2.840.113549.1.5.13"
+	oidPBKDF2      = "1.2.840.113549.1.5.12"
+	oidHMACSHA1    = "1.2.840.113549.2.7"
+	oidHMACSHA224  = "1.2.840.113549.2.8"
+	oidHMACSHA256  = "1.2.840.113549.2.9"
+	oidHMACSHA384  = "1.2.840.113549.2.10"
+	oidHMACSHA512  = "1.2.840.113549.2.11"
+
+	maxIterations = 1 << 20
+	maxBags       = 512
+)
+
+// A Pair is a certificate from a PFX, with its key if there was one.
+type Pair struct {
+	Thumbprint string // SHA-1 of the DER, upper-case hex
+	Name       string // friendly name
+	Cert       []byte // DER
+	Key        []byte // PKCS#8 DER, nil without one
+}
+
+// CertPEM is the certificate as PEM.
+func (p Pair) CertPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Cert})
+}
+
+// KeyPEM is the key as PEM, or nil.
+func (p Pair) KeyPEM() []byte {
+	if p.Key == nil {
+		return nil
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p.Key})
+}
+
+// A PFX is what was found in a packet. Notes tell what could not be used;
+// they never keep the rest from being used (spec/protocol Appendix D 4).
+type PFX struct {
+	Pairs []Pair
+	// Verified: there was a MAC and it is right. A MAC that is wrong or of
+	// an unknown kind is a note: the platform's own channel has no better
+	// protection, and some systems may not compute it (FIPS).
+	Verified bool
+	Notes    []string
+}
+
+type bag struct {
+	ID    asn1.ObjectIdentifier
+	Value asn1.RawValue `asn1:"explicit,tag:0"`
+	Attrs []attribute   `asn1:"set,optional"`
+}
+
+type attribute struct {
+	ID    asn1.ObjectIdentifier
+	Value asn1.RawValue
+}
+
+type key struct {
+	der, local []byte
+	pub        crypto.PublicKey // nil if Go can't parse it
+}
+
+type cert struct {
+	der, local []byte
+	name       string
+}
+
+// reader collects what a packet holds.
+type reader struct {
+	passwords [][]byte // spellings, the one that worked first
+	plain     string
+	keys      []key
+	certs     []cert
+	notes     []string
+	bags      int
+}
+
+// ParsePFX opens a PKCS#12 packet. The platform's password is empty, which
+// in the key derivation is two zero bytes (spec/protocol §3.2); no bytes at
+// all is tried too.
+func ParsePFX(in []byte, password string) (*PFX, error) {
+	der, err := normalize(in)
+	if err != nil {
+		return nil, fmt.Errorf("parse pfx: %w", err)
+	}
+	var doc struct {
+		Version int
+		Safe    contentInfo
+		MAC     asn1.RawValue `asn1:"optional"`
+	}
+	if _, err := asn1.Unmarshal(der, &doc); err != nil {
+		return nil, fmt.Errorf("parse pfx: %w", err)
+	}
+	r := &reader{plain: password, passwords: [][]byte{bmp(password)}}
+	if password == "" {
+		r.passwords = append(r.passwords, nil)
+	}
+	var safe []byte
+	if _, err := asn1.Unmarshal(doc.Safe.Content.Bytes, &safe); err != nil {
+		return nil, fmt.Errorf("parse pfx: authenticated safe: %w", err)
+	}
+	out := &PFX{Verified: r.verify(doc.MAC.FullBytes, safe)}
+	if safe, err = normalize(safe); err != nil {
+		return nil, fmt.Errorf("parse pfx: authenticated safe: %w", err)
+	}
+	parts, err := sequence(safe)
+	if err != nil {
+		return nil, fmt.Errorf("parse pfx: authenticated safe: %w", err)
+	}
+	for i, p := range parts {
+		if err := r.safe(p.FullBytes); err != nil {
+			r.note("part %d: %v", i, err)
+		}
+	}
+	if len(r.certs) == 0 && len(r.keys) == 0 {
+		if lib := r.library(der, password); !lib {
+			return nil, fmt.Errorf("parse pfx: nothing readable: %s", strings.Join(r.notes, "; "))
+		}
+	}
+	out.Pairs = r.pairs()
+	out.Notes = r.notes
+	return out, nil
+}
+
+func (r *reader) note(format string, a ...any) {
+	if len(r.notes) < 32 {
+		r.notes = append(r.notes, fmt.Sprintf(format, a...))
+	}
+}
+
+// library asks go-pkcs12, which knows old ciphers that we do not (RC2).
+func (r *reader) library(der []byte, password string) bool {
+	blocks, err := pkcs12.ToPEM(der, password) //nolint:staticcheck // DecodeChain takes one key only
+	if err != nil {
+		r.note("%v", err)
+		return false
+	}
+	for _, b := range blocks {
+		local, _ := hex.DecodeString(b.Headers["localKeyId"])
+		if b.Type == "CERTIFICATE" {
+			r.certs = append(r.certs, cert{der: b.Bytes, local: local, name: b.Headers["friendlyName"]})
+			continue
+		}
+		var priv any
+		if priv, err = x509.ParsePKCS1PrivateKey(b.Bytes); err != nil {
+			if priv, err = x509.ParseECPrivateKey(b.Bytes); err != nil {
+				continue
+			}
+		}
+		if p8, err := x509.MarshalPKCS8PrivateKey(priv); err == nil {
+			r.addKey(p8, local)
+		}
+	}
+	return len(r.certs) > 0
+}
+
+// safe reads one ContentInfo: plain bags or encrypted ones.
+func (r *reader) safe(b []byte) error {
+	var ci contentInfo
+	if _, err := asn1.Unmarshal(b, &ci); err != nil {
+		return err
+	}
+	switch t := ci.Type.String(); t {
+	case oidData:
+		var plain []byte
+		if _, err := asn1.Unmarshal(ci.Content.Bytes, &plain); err != nil {
+			return err
+		}
+		return r.contents(plain, 0)
+	case oidEncryptedData:
+		var ed struct {
+			Version int
+			Enc     encrypted
+		}
+		if _, err := asn1.Unmarshal(ci.Content.Bytes, &ed); err != nil {
+			return err
+		}
+		env := envelope{enc: ed.Enc}
+		text := env.enc.Content.Bytes
+		if env.enc.Content.IsCompound {
+			pieces, err := elements(text)
+			if err != nil {
+				return err
+			}
+			text = nil
+			for _, p := range pieces {
+				text = append(text, p.Bytes...)
+			}
+		}
+		plain, err := r.decrypt(ed.Enc.Alg, text)
+		if err != nil {
+			return err
+		}
+		return r.contents(plain, 0)
+	default:
+		return fmt.Errorf("content type %s is not known", t)
+	}
+}
+
+// contents reads SafeContents; a bag that can't be read is a note.
+func (r *reader) contents(b []byte, depth int) error {
+	if depth > 4 {
+		return errors.New("bags nested too deeply")
+	}
+	b, err := normalize(b)
+	if err != nil {
+		return err
+	}
+	list, err := sequence(b)
+	if err != nil {
+		return err
+	}
+	for i, v := range list {
+		if r.bags++; r.bags > maxBags {
+			return errors.New("too many bags")
+		}
+		var bg bag
+		if _, err := asn1.Unmarshal(v.FullBytes, &bg); err != nil {
+			r.note("bag %d: %v", i, err)
+			continue
+		}
+		if err := r.bag(bg, depth); err != nil {
+			r.note("bag %d: %v", i, err)
+		}
+	}
+	return nil
+}
+
+func (r *reader) bag(b bag, depth int) error {
+	name, local := attributes(b.Attrs)
+	switch id := b.ID.String(); id {
+	case oidKeyBag:
+		r.addKey(b.Value.Bytes, local)
+	case oidShroudedBag:
+		var e struct {
+			Alg  pkix.AlgorithmIdentifier
+			Data []byte
+		}
+		if _, err := asn1.Unmarshal(b.Value.Bytes, &e); err != nil {
+			return err
+		}
+		plain, err := r.decrypt(e.Alg, e.Data)
+		if err != nil {
+			return err
+		}
+		r.addKey(plain, local)
+	case oidCertBag:
+		var c struct {
+			Type asn1.ObjectIdentifier
+			Data []byte `asn1:"explicit,tag:0"`
+		}
+		if _, err := asn1.Unmarshal(b.Value.Bytes, &c); err != nil {
+			return err
+		}
+		if c.Type.String() != oidX509Cert {
+			return fmt.Errorf("certificate type %s is not known", c.Type)
+		}
+		r.certs = append(r.certs, cert{der: c.Data, local: local, name: name})
+	case oidNestedBag:
+		return r.contents(b.Value.Bytes, depth+1)
+	default:
+		return fmt.Errorf("bag type %s is not known", id)
+	}
+	return nil
+}
+
+func (r *reader) addKey(p8, local []byte) {
+	var v asn1.RawValue
+	if rest, err := asn1.Unmarshal(p8, &v); err != nil || v.Tag != asn1.TagSequence {
+		r.note("a key is not PKCS#8")
+		return
+	} else if len(rest) > 0 {
+		p8 = p8[:len(p8)-len(rest)]
+	}
+	k := key{der: p8, local: local}
+	if priv, err := x509.ParsePKCS8PrivateKey(p8); err == nil {
+		if p, ok := priv.(interface{ Public() crypto.PublicKey }); ok {
+			k.pub = p.Public()
+		}
+	}
+	r.keys = append(r.keys, k)
+}
+
+func attributes(attrs []attribute) (name string, local []byte) {
+	for _, a := range attrs {
+		vals, err := elements(a.Value.Bytes)
+		if err != nil || len(vals) == 0 {
+			continue
+		}
+		switch a.ID.String() {
+		case oidFriendly:
+			name = fromBMP(vals[0].Bytes)
+		case oidLocalKey:
+			local = vals[0].Bytes
+		}
+	}
+	return name, local
+}
+
+// pairs joins keys and certificates by public key, and where Go can't read
+// one of them by the packet's own link.
+func (r *reader) pairs() []Pair {
+	used := make([]bool, len(r.keys))
+	var out []Pair
+	for _, c := range r.certs {
+		sum := sha1.Sum(c.der) //nolint:gosec // see import
+		p := Pair{Thumbprint: strings.ToUpper(hex.EncodeToString(sum[:])), Name: c.name, Cert: c.der}
+		x, err := x509.ParseCertificate(c.der)
+		if err != nil {
+			r.note("certificate %s: %v", p.Thumbprint, err)
+		}
+		for i, k := range r.keys {
+			match := false
+			switch {
+			case x != nil && x.PublicKey != nil && k.pub != nil:
+				pub, ok := k.pub.(interface{ Equal(crypto.PublicKey) bool })
+				match = ok && pub.Equal(x.PublicKey)
+			case len(k.local) > 0:
+				match = bytes.Equal(k.local, c.local)
+			}
+			if match {
+				p.Key, used[i] = k.der, true
+				break
+			}
+		}
+		if i := slices.IndexFunc(out, func(o Pair) bool { return o.Thumbprint == p.Thumbprint }); i >= 0 {
+			if out[i].Key == nil {
+				out[i] = p
+			}
+			continue
+		}
+		out = append(out, p)
+	}
+	for i, u := range used {
+		if !u {
+			r.note("key %d belongs to no certificate", i)
+		}
+	}
+	return out
+}
+
+// bmp is the password as the key derivation wants it: UTF-16 with the
+// terminating zero.
+func bmp(s string) []byte {
+	var out []byte
+	for _, u := range utf16.Encode([]rune(s)) {
+		out = append(out, byte(u>>8), byte(u))
+	}
+	return append(out, 0, 0)
+}
+
+func fromBMP(b []byte) string {
+	u := make([]uint16, 0, len(b)/2)
+	for i := 0; i+1 < len(b); i += 2 {
+		u = append(u, uint16(b[i])<<8|uint16(b[i+1]))
+	}
+	return strings.TrimRight(string(utf16.Decode(u)), "\x00")
+}
+
+// verify checks the MAC, and puts the spelling of the password for which it
+// is right first.
+func (r *reader) verify(mac, content []byte) bool {
+	if len(mac) == 0 {
+		return false
+	}
+	var m struct {
+		Digest struct {
+			Alg    pkix.AlgorithmIdentifier
+			Digest []byte
+		}
+		Salt       []byte
+		Iterations int `asn1:"optional,default:1"`
+	}
+	if _, err := asn1.Unmarshal(mac, &m); err != nil {
+		r.note("mac: %v", err)
+		return false
+	}
+	h := digest(m.Digest.Alg.Algorithm)
+	if h == 0 || m.Iterations < 1 || m.Iterations > maxIterations {
+		r.note("mac of kind %s is not checked", m.Digest.Alg.Algorithm)
+		return false
+	}
+	for i, pw := range r.passwords {
+		k := kdf(h, 3, pw, m.Salt, m.Iterations, h.Size())
+		w := hmac.New(h.New, k)
+		w.Write(content)
+		if hmac.Equal(w.Sum(nil), m.Digest.Digest) {
+			r.passwords[0], r.passwords[i] = r.passwords[i], r.passwords[0]
+			return true
+		}
+	}
+	r.note("mac is wrong")
+	return false
+}
+
+// decrypt opens password-based encryption with each spelling of the password.
+func (r *reader) decrypt(alg pkix.AlgorithmIdentifier, text []byte) ([]byte, error) {
+	var last error
+	for _, pw := range r.passwords {
+		out, err := decryptPBE(alg, text, pw, r.plain)
+		if err == nil {
+			// A wrong key passes the padding check once in 256 times.
+			var v asn1.RawValue
+			if _, err = asn1.Unmarshal(out, &v); err == nil {
+				return out, nil
+			}
+		}
+		last = err
+	}
+	return nil, last
+}
+
+func decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte, plain string) ([]byte, error) {
+	id := alg.Algorithm.String()
+	if id == oidPBES2 {
+		return decryptPBES2(alg.Parameters.FullBytes, text, plain)
+	}
+	if id != oidPBE3DES && id != oidPBE2DES {
+		return nil, fmt.Errorf("password-based encryption %s is not known", id)
+	}
+	var p struct {
+		Salt       []byte
+		Iterations int
+	}
+	if _, err := asn1.Unmarshal(alg.Parameters.FullBytes, &p); err != nil {
+		return nil, err
+	}
+	if p.Iterations < 1 || p.Iterations > maxIterations {
+		return nil, fmt.Errorf("%d iterations", p.Iterations)
+	}
+	n := 24
+	if id == oidPBE2DES {
+		n = 16
+	}
+	k := kdf(crypto.SHA1, 1, pw, p.Salt, p.Iterations, n)
+	if n == 16 {
+		k = append(k, k[:8]...)
+	}
+	iv := kdf(crypto.SHA1, 2, pw, p.Salt, p.Iterations, 8)
+	block, err := des.NewTripleDESCipher(k) //nolint:gosec // see import
+	if err != nil {
+		return nil, err
+	}
+	return cbc(block, iv, text)
+}
+
+func decryptPBES2(params, text []byte, password string) ([]byte, error) {
+	var p struct {
+		KDF, Enc pkix.AlgorithmIdentifier
+	}
+	if _, err := asn1.Unmarshal(params, &p); err != nil {
+		return nil, err
+	}
+	if p.KDF.Algorithm.String() != oidPBKDF2 {
+		return nil, fmt.Errorf("key derivation %s is not known", p.KDF.Algorithm)
+	}
+	var k struct {
+		Salt       []byte
+		Iterations int
+		Length     int                      `asn1:"optional"`
+		PRF        pkix.AlgorithmIdentifier `asn1:"optional"`
+	}
+	if _, err := asn1.Unmarshal(p.KDF.Parameters.FullBytes, &k); err != nil {
+		return nil, err
+	}
+	if k.Iterations < 1 || k.Iterations > maxIterations {
+		return nil, fmt.Errorf("%d iterations", k.Iterations)
+	}
+	h := crypto.SHA1
+	if k.PRF.Algorithm != nil {
+		if h = digest(k.PRF.Algorithm); h == 0 {
+			return nil, fmt.Errorf("key derivation with %s is not known", k.PRF.Algorithm)
+		}
+	}
+	var n int
+	switch enc := p.Enc.Algorithm.String(); enc {
+	case oidDES3, oidAES192CBC:
+		n = 24
+	case oidAES128CBC:
+		n = 16
+	case oidAES256CBC:
+		n = 32
+	default:
+		return nil, fmt.Errorf("cipher %s is not known", enc)
+	}
+	dk, err := pbkdf2.Key(h.New, password, k.Salt, k.Iterations, n)
+	if err != nil {
+		return nil, err
+	}
+	return decryptCBC(p.Enc.Algorithm.String(), p.Enc.Parameters.FullBytes, dk, text)
+}
+
+// kdf is the key derivation of RFC 7292 appendix B; id is 1 for a key, 2 for
+// an initialisation vector, 3 for a MAC.
+func kdf(h crypto.Hash, id byte, password, salt []byte, iterations, size int) []byte {
+	v := h.New().BlockSize()
+	fill := func(b []byte) []byte {
+		if len(b) == 0 {
+			return nil
+		}
+		n := (len(b) + v - 1) / v * v
+		out := make([]byte, n)
+		for i := range out {
+			out[i] = b[i%len(b)]
+		}
+		return out
+	}
+	d := bytes.Repeat([]byte{id}, v)
+	in := append(fill(salt), fill(password)...)
+	var out []byte
+	for {
+		w := h.New()
+		w.Write(d)
+		w.Write(in)
+		a := w.Sum(nil)
+		for range iterations - 1 {
+			a = again(h, a)
+		}
+		if out = append(out, a...); len(out) >= size {
+			return out[:size]
+		}
+		// Each block of the input is increased by the hash, repeated, plus 1.
+		b := fill(a)[:v]
+		for j := 0; j < len(in); j += v {
+			carry := 1
+			for k := v - 1; k >= 0; k-- {
+				carry += int(in[j+k]) + int(b[k])
+				in[j+k] = byte(carry)
+				carry >>= 8
+			}
+		}
+	}
+}
+
+func again(h crypto.Hash, a []byte) []byte {
+	w := h.New()
+	w.Write(a)
+	return w.Sum(nil)
+}

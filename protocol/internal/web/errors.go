@@ -1,0 +1,90 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/secret"
+)
+
+// StatusError is an answer that is none.
+type StatusError struct {
+	Status int
+	Body   string // at most 4 KiB
+	after  time.Duration
+}
+
+func (e *StatusError) Error() string {
+	msg := strings.Join(strings.Fields(secret.Redact(e.Body)), " ")
+	if len(msg) > 200 {
+		msg = strings.ToValidUTF8(msg[:200], "") + "…"
+	}
+	if msg == "" {
+		return fmt.Sprintf("status %d", e.Status)
+	}
+	return fmt.Sprintf("status %d: %s", e.Status, msg)
+}
+
+// Gone is 410: the container or configuration name is stale.
+func (e *StatusError) Gone() bool { return e.Status == 410 }
+
+// InvalidContainer is how the HostGAPlugin says the same with a 400.
+func (e *StatusError) InvalidContainer() bool {
+	return e.Status == 400 && strings.Contains(e.Body, "InvalidContainerConfiguration")
+}
+
+// Throttled is an answer that asks to come back later.
+func (e *StatusError) Throttled() bool {
+	return e.Status == 403 || e.Status == 429 || e.Status == 503
+}
+
+// Code is stable.
+func (e *StatusError) Code() string {
+	switch {
+	case e.Gone():
+		return "host-gone"
+	case e.InvalidContainer():
+		return "host-invalid-container"
+	case e.Throttled():
+		return "host-throttled"
+	}
+	return "host-status"
+}
+
+type timeoutError struct{ after time.Duration }
+
+func (e *timeoutError) Error() string { return fmt.Sprintf("%v after %v", errSlow, e.after) }
+func (*timeoutError) Unwrap() error   { return errSlow }
+func (*timeoutError) Code() string    { return "host-timeout" }
+
+// netError is what the network said.
+type netError struct{ err error }
+
+func (e *netError) Error() string { return e.err.Error() }
+func (e *netError) Unwrap() error { return e.err }
+func (*netError) Code() string    { return "host-unreachable" }
+
+// SizeError is a body beyond its limit; it is not asked for again.
+type SizeError struct{ Limit int64 }
+
+func (e *SizeError) Error() string { return fmt.Sprintf("more than %d bytes", e.Limit) }
+
+// Code is stable.
+func (*SizeError) Code() string { return "host-document" }
+
+// addressError is a URL that can't be one.
+type addressError struct{ url string }
+
+func (e *addressError) Error() string { return fmt.Sprintf("not an http address: %q", e.url) }
+func (*addressError) Code() string    { return "host-document" }
+
+// localError is ours, not the network's: a full disk, a closed file.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+func (*localError) Code() string    { return "local-io" }
+
+var errProxy = errors.New("the configured proxy is not an address")

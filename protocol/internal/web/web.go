@@ -1,0 +1,354 @@
+// Package web is the HTTP layer under every platform channel: one Do with
+// the status classes, limits and pace of spec/protocol §1.6. It knows no
+// document.
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Limits that hold unless a Request says otherwise.
+const (
+	DefaultLimit   = 8 << 20
+	DefaultTimeout = 10 * time.Second
+	DefaultTries   = 6
+	// DefaultPatience bounds all attempts of one call together, waiting
+	// included: what six attempts of the reference add up to.
+	DefaultPatience = 31 * time.Second
+)
+
+// Forever as Patience leaves the end to the context.
+const Forever = time.Duration(-1)
+
+// A Client sends requests through one transport with one memory of faults.
+type Client struct {
+	rt     http.RoundTripper
+	agent  string
+	canary Canary
+	gates  gates
+}
+
+// A Canary finds out cheaply whether a machine is back while a failing
+// request has to wait. connect: it could not be reached at all before, so
+// reaching it is enough.
+type Canary func(ctx context.Context, host string, connect bool) error
+
+// New makes a client. canary may be nil.
+func New(rt http.RoundTripper, userAgent string, canary Canary) *Client {
+	return &Client{rt: rt, agent: userAgent, canary: canary}
+}
+
+// A Request describes one call; the zero values are the usual ones.
+type Request struct {
+	Op          string // names the call in errors and paces it
+	Method, URL string // GET if empty
+	Header      http.Header
+	Body        []byte
+	Expect      []int // statuses that are an answer besides 200, 201, 202
+	Limit       int64 // bytes of body
+	Tries       int   // attempts in this call; < 0 is no limit
+	Patience    time.Duration
+	Timeout     time.Duration // one attempt; for a Sink: without progress
+	PerURL      bool          // pace by URL, not by machine
+	Retry400    bool          // spec/protocol §1.6: manifests through the host
+	// Sink takes the body of a 200 or 206 instead of memory. It is called
+	// before each attempt and returns the writer, and headers to add.
+	Sink func(attempt int) (http.Header, func(status int, h http.Header) (io.Writer, error), error)
+}
+
+// A Response is an answer that was read to its end.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+func (r *Request) key() (key, host string) {
+	u := r.URL
+	if i := strings.IndexAny(u, "?#"); i >= 0 {
+		u = u[:i]
+	}
+	hostport := u
+	if _, rest, ok := strings.Cut(u, "://"); ok {
+		hostport, _, _ = strings.Cut(rest, "/")
+	}
+	if r.PerURL {
+		return r.Op + " " + u, hostOf(hostport)
+	}
+	return r.Op + " " + hostport, hostOf(hostport)
+}
+
+// Do makes the call. The error is a *protocol.Fault around a *StatusError or
+// what the network said, or the cause of the context.
+func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
+	if r.Method == "" {
+		r.Method = http.MethodGet
+	}
+	if r.Tries == 0 {
+		r.Tries = DefaultTries
+	}
+	if r.Patience == 0 {
+		r.Patience = DefaultPatience
+	}
+	key, host := r.key()
+	attempt := 0
+	waited := false
+	operation := func() (*Response, error) {
+		waited = false
+		if wait, why := c.gates.wait(key, time.Now()); wait > 0 && !c.sings(ctx, key, host) {
+			waited = true
+			if r.Tries == 1 {
+				why = backoff.Permanent(why)
+			}
+			return nil, why
+		}
+		attempt++
+		resp, err := c.attempt(ctx, &r, attempt)
+		if err == nil {
+			c.gates.worked(key, time.Now())
+			return resp, nil
+		}
+		if ctx.Err() != nil {
+			return nil, backoff.Permanent(context.Cause(ctx))
+		}
+		se, isStatus := errors.AsType[*StatusError](err)
+		soon := isStatus && (se.Gone() || se.InvalidContainer())
+		var after time.Duration
+		if isStatus {
+			after = se.after
+		}
+		c.gates.failed(key, host, time.Now(), err, connectFault(err), soon, after)
+		if !retryable(err, r.Retry400) || (r.Tries > 0 && attempt >= r.Tries) {
+			return nil, backoff.Permanent(err)
+		}
+		return nil, err
+	}
+	opts := []backoff.RetryOption{backoff.WithBackOff(pacer{c, key}), backoff.WithMaxElapsedTime(max(0, r.Patience))}
+	resp, err := backoff.Retry(ctx, operation, opts...)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%s: %w", r.Op, context.Cause(ctx))
+		}
+		return nil, c.gates.fault(key, r.Op, err, time.Now(), waited && attempt == 0)
+	}
+	return resp, nil
+}
+
+// pacer makes backoff.Retry wait as long as the gate says, waking up in
+// between for the canary.
+type pacer struct {
+	c   *Client
+	key string
+}
+
+func (p pacer) NextBackOff() time.Duration {
+	wait, _ := p.c.gates.wait(p.key, time.Now())
+	if p.c.canary != nil {
+		wait = min(wait, canaryEvery)
+	}
+	return max(wait, 0)
+}
+
+func (pacer) Reset() {}
+
+// sings sends the canary if it is due and reports whether it is worth trying
+// now.
+func (c *Client) sings(ctx context.Context, key, host string) bool {
+	if c.canary == nil {
+		return false
+	}
+	conn, due := c.gates.probe(key, time.Now())
+	if !due {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return c.gates.sang(key, c.canary(ctx, host, conn) == nil)
+}
+
+// Reset forgets the faults of all requests whose Op is one of ops: what they
+// ask for has changed, so they may be made at once.
+func (c *Client) Reset(ops ...string) {
+	c.gates.reset(func(key string) bool {
+		op, _, _ := strings.Cut(key, " ")
+		return slices.Contains(ops, op)
+	})
+}
+
+// Close drops idle connections.
+func (c *Client) Close() {
+	if t, ok := c.rt.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+var errSlow = errors.New("no answer in time")
+
+// Once makes a single attempt outside of all pacing.
+func (c *Client) Once(ctx context.Context, r Request) (*Response, error) {
+	if r.Method == "" {
+		r.Method = http.MethodGet
+	}
+	return c.attempt(ctx, &r, 1)
+}
+
+func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, error) {
+	timeout := r.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	actx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.AfterFunc(timeout, func() { cancel(&timeoutError{timeout}) })
+	defer watch.Stop()
+
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, &addressError{secret.NewURL(r.URL).String()}
+	}
+	req, err := http.NewRequestWithContext(actx, r.Method, "http://"+u.Host, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, &addressError{secret.NewURL(r.URL).String()}
+	}
+	req.URL = u // keeps the escapes as they were
+	if len(r.Body) == 0 && r.Method == http.MethodGet {
+		req.Body, req.GetBody = nil, nil
+	}
+	for k, v := range r.Header {
+		req.Header[k] = v
+	}
+	req.Header.Set("User-Agent", c.agent)
+	var open func(int, http.Header) (io.Writer, error)
+	if r.Sink != nil {
+		var extra http.Header
+		if extra, open, err = r.Sink(n); err != nil {
+			return nil, &localError{err}
+		}
+		for k, v := range extra {
+			req.Header[k] = v
+		}
+	}
+	resp, err := c.rt.RoundTrip(req)
+	if err != nil {
+		return nil, neterr(actx, ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if !ok(resp.StatusCode, r.Expect) {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		return nil, &StatusError{Status: resp.StatusCode, Body: string(body), after: retryAfter(resp.Header)}
+	}
+	limit := r.Limit
+	if limit == 0 {
+		limit = DefaultLimit
+	}
+	out := &Response{Status: resp.StatusCode, Header: resp.Header}
+	if open != nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
+		w, err := open(resp.StatusCode, resp.Header)
+		if err != nil {
+			return nil, &localError{err}
+		}
+		return out, stream(actx, ctx, w, resp.Body, limit, func() { watch.Reset(timeout) })
+	}
+	var buf bytes.Buffer
+	if resp.ContentLength > 0 && resp.ContentLength <= limit {
+		buf.Grow(int(min(resp.ContentLength, 1<<20)) + 512)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
+		return nil, neterr(actx, ctx, err)
+	}
+	if int64(buf.Len()) > limit {
+		return nil, &SizeError{limit}
+	}
+	out.Body = buf.Bytes()
+	return out, nil
+}
+
+// stream copies until the end, telling progress for the watchdog.
+func stream(actx, ctx context.Context, w io.Writer, r io.Reader, limit int64, progress func()) error {
+	buf := make([]byte, 64<<10)
+	var n int64
+	for {
+		k, err := r.Read(buf)
+		if k > 0 {
+			progress()
+			if n += int64(k); n > limit {
+				return &SizeError{limit}
+			}
+			if _, werr := w.Write(buf[:k]); werr != nil {
+				return &localError{werr}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return neterr(actx, ctx, err)
+		}
+	}
+}
+
+func ok(status int, expect []int) bool {
+	return status == 200 || status == 201 || status == 202 || slices.Contains(expect, status)
+}
+
+func retryAfter(h http.Header) time.Duration {
+	s, err := strconv.Atoi(strings.TrimSpace(h.Get("Retry-After")))
+	if err != nil || s < 0 {
+		return 0
+	}
+	return time.Duration(min(s, 3600)) * time.Second
+}
+
+// neterr prefers our own reason for ending a request to Go's.
+func neterr(actx, ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if t, ok := errors.AsType[*timeoutError](context.Cause(actx)); ok {
+		return t
+	}
+	if ue, ok := errors.AsType[*url.Error](err); ok { // would print the query
+		err = ue.Err
+	}
+	return &netError{err}
+}
+
+// connectFault reports whether the peer was never reached.
+func connectFault(err error) bool {
+	if oe, ok := errors.AsType[*net.OpError](err); ok {
+		return oe.Op == "dial"
+	}
+	return false
+}
+
+// retryable tells the classes of spec/protocol §1.6 apart.
+func retryable(err error, also400 bool) bool {
+	if se, ok := errors.AsType[*StatusError](err); ok {
+		switch se.Status {
+		case 205, 206, 403, 429, 500, 501, 502, 503, 504, 507:
+			return true
+		case 400:
+			return also400 && !se.InvalidContainer()
+		}
+		return false
+	}
+	if _, ok := errors.AsType[*netError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*timeoutError](err)
+	return ok
+}

@@ -1,0 +1,89 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/azguest/azguest/protocol"
+)
+
+// pfxFormat is the only content we know; an empty format means the same.
+const pfxFormat = "Pkcs7BlobWithPfxContents"
+
+// ParseCertificates returns the CMS EnvelopedData of spec/protocol §3.2 as
+// DER, or nil when there are no certificates or they are in a form that is
+// not for us.
+func ParseCertificates(b []byte) ([]byte, error) {
+	root, err := parse("certificates", b)
+	if err != nil {
+		return nil, err
+	}
+	data := root.below("Data").text()
+	if f := root.below("Format").text(); data == "" || (f != "" && !strings.EqualFold(f, pfxFormat)) {
+		return nil, nil
+	}
+	der, err := decode64(data)
+	if err != nil {
+		return nil, &protocol.DocumentError{Doc: "certificates", Err: err}
+	}
+	return der, nil
+}
+
+// decode64 reads base64 with any white space and with or without padding.
+func decode64(s string) ([]byte, error) {
+	b := bytes.Map(func(r rune) rune {
+		if r == ' ' || r == '\n' || r == '\r' || r == '\t' || r == '=' {
+			return -1
+		}
+		return r
+	}, []byte(s))
+	out, err := base64.RawStdEncoding.DecodeString(string(b))
+	if err != nil {
+		return nil, errors.New("not base64")
+	}
+	return out, nil
+}
+
+// AccessDocument is the remote access document, passwords still encrypted.
+type AccessDocument struct {
+	Incarnation string
+	Users       []AccessUser
+}
+
+// AccessUser is one user of it.
+type AccessUser struct {
+	Name, Expires string
+	Password      []byte // DER of CMS EnvelopedData
+	Err           error
+}
+
+// ParseRemoteAccess reads the document of spec/protocol §9.
+func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
+	root, err := parse("remoteAccess", b)
+	if err != nil {
+		return nil, err
+	}
+	doc := &AccessDocument{Incarnation: root.below("Incarnation").text()}
+	users := root.find("Users")
+	for _, n := range users.all("User") {
+		u := AccessUser{Name: n.child("Name").text(), Expires: n.child("Expiration").text()}
+		if u.Password, err = decode64(n.child("Password").text()); err != nil || len(u.Password) == 0 {
+			u.Err = fmt.Errorf("user %s: the password is %w", u.Name, errors.Join(err, errNoPassword(u.Password)))
+		}
+		if u.Name == "" {
+			u.Err = errors.New("user without a name")
+		}
+		doc.Users = append(doc.Users, u)
+	}
+	return doc, nil
+}
+
+func errNoPassword(b []byte) error {
+	if len(b) == 0 {
+		return errors.New("empty")
+	}
+	return nil
+}

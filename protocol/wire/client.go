@@ -1,0 +1,171 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/web"
+)
+
+// Ciphers for encrypted documents. The name decides the key transport too:
+// AES comes with RSA-OAEP, DES with PKCS#1 v1.5 (spec/protocol §3.2).
+const (
+	AES = "AES128_CBC"
+	DES = "DES_EDE3_CBC"
+)
+
+// A Client talks to the WireServer at one endpoint.
+type Client struct {
+	web      *web.Client
+	endpoint string
+	agent    string
+}
+
+// New makes a client. endpoint is an address, or address:port; agentName is
+// the x-ms-agent-name, "WALinuxAgent" for the reference.
+func New(w *web.Client, endpoint, agentName string) *Client {
+	return &Client{web: w, endpoint: endpoint, agent: agentName}
+}
+
+// do is the one way to the WireServer.
+func (c *Client) do(ctx context.Context, r web.Request) ([]byte, error) {
+	if strings.HasPrefix(r.URL, "/") {
+		r.URL = "http://" + c.endpoint + r.URL
+	}
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	if r.Op != "versions" && r.Op != "healthService" {
+		r.Header.Set("X-Ms-Agent-Name", c.agent)
+		r.Header.Set("X-Ms-Version", Version)
+	}
+	if r.Method == http.MethodPost && r.Header.Get("Content-Type") == "" {
+		r.Header.Set("Content-Type", "text/xml;charset=utf-8")
+	}
+	resp, err := c.web.Do(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// Versions asks for the protocol versions; the only call without an x-ms
+// header. patience < 0 leaves the end to the context.
+func (c *Client) Versions(ctx context.Context, patience time.Duration) (Versions, error) {
+	b, err := c.do(ctx, web.Request{Op: "versions", URL: "/?comp=versions", Tries: -1, Patience: patience})
+	if err != nil {
+		return Versions{}, err
+	}
+	return ParseVersions(b)
+}
+
+// noopTries and noopGap are how an incomplete goal state is waited out
+// (spec/protocol §2.2).
+const (
+	noopTries = 6
+	noopGap   = 500 * time.Millisecond
+)
+
+// GoalState gets the goal state. patience bounds the repetitions after a
+// failure: 0 for one attempt, as in a poll that comes again anyway.
+func (c *Client) GoalState(ctx context.Context, patience time.Duration) (*GoalState, []byte, error) {
+	r := web.Request{Op: "goalstate", URL: "/machine/?comp=goalstate", Tries: -1, Patience: patience}
+	if patience == 0 {
+		r.Tries = 1
+	}
+	for n := 1; ; n++ {
+		b, err := c.do(ctx, r)
+		if err != nil {
+			return nil, nil, err
+		}
+		g, err := ParseGoalState(b)
+		if !errors.Is(err, ErrIncomplete) || n >= noopTries {
+			return g, b, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		case <-time.After(noopGap):
+		}
+	}
+}
+
+// Document gets a sub-document of the goal state by the address in it, which
+// is sent as it is.
+func (c *Client) Document(ctx context.Context, name, uri string) ([]byte, error) {
+	return c.do(ctx, web.Request{Op: name, URL: uri, Tries: 3, Patience: 10 * time.Second, Limit: maxDocument})
+}
+
+// Encrypted gets a document that is encrypted to a certificate (base64 DER).
+func (c *Client) Encrypted(ctx context.Context, name, uri, cert, cipher string) ([]byte, error) {
+	h := http.Header{}
+	h.Set("X-Ms-Guest-Agent-Public-X509-Cert", cert)
+	h.Set("X-Ms-Cipher-Name", cipher)
+	return c.do(ctx, web.Request{Op: name + "." + cipher, URL: uri, Header: h, Tries: 2, Patience: 10 * time.Second, Limit: maxDocument})
+}
+
+// PostHealth sends a health report until it is taken or the context ends.
+func (c *Client) PostHealth(ctx context.Context, g *GoalState, h protocol.Health) error {
+	_, err := c.do(ctx, web.Request{Op: "health", Method: http.MethodPost, URL: "/machine?comp=health", Body: Health(g, h), Tries: -1, Patience: web.Forever})
+	return err
+}
+
+// PostRoleProperties announces the thumbprint of a certificate; the answer
+// has to be 202.
+func (c *Client) PostRoleProperties(ctx context.Context, g *GoalState, thumbprint string) error {
+	resp, err := c.web.Do(ctx, web.Request{
+		Op: "roleProperties", Method: http.MethodPost, URL: "http://" + c.endpoint + "/machine?comp=roleProperties", Body: RoleProperties(g, thumbprint),
+		Header: http.Header{"X-Ms-Agent-Name": {c.agent}, "X-Ms-Version": {Version}, "Content-Type": {"text/xml;charset=utf-8"}},
+	})
+	if err == nil && resp.Status != http.StatusAccepted {
+		return fmt.Errorf("roleProperties: status %d is not 202", resp.Status)
+	}
+	return err
+}
+
+// PostTelemetry sends one batch. Three attempts, then it is lost.
+func (c *Client) PostTelemetry(ctx context.Context, b Batch) error {
+	_, err := c.do(ctx, web.Request{Op: "telemetry", Method: http.MethodPost, URL: "/machine?comp=telemetrydata", Body: b.Body, Tries: 3, Patience: 20 * time.Second})
+	return err
+}
+
+// PostTelemetryAll sends batches below the rate the server takes and returns
+// how many events arrived.
+func (c *Client) PostTelemetryAll(ctx context.Context, batches []Batch) (sent int, err error) {
+	for i, b := range batches {
+		if i > 0 {
+			select {
+			case <-ctx.Done():
+				return sent, context.Cause(ctx)
+			case <-time.After(telemetryGap):
+			}
+		}
+		if perr := c.PostTelemetry(ctx, b); perr != nil {
+			err = errors.Join(err, perr)
+			if _, paused := errors.AsType[*protocol.Fault](perr); paused {
+				return sent, err
+			}
+			continue
+		}
+		sent += b.Events
+	}
+	return sent, err
+}
+
+// PostHealthService reports observations, best effort, one attempt.
+func (c *Client) PostHealthService(ctx context.Context, source string, obs []Observation) error {
+	body, err := HealthService(source, obs)
+	if err != nil {
+		return fmt.Errorf("build health report: %w", err)
+	}
+	_, err = c.do(ctx, web.Request{
+		Op: "healthService", Method: http.MethodPost, URL: "/HealthService", Body: body, Tries: 1,
+		Header: http.Header{"Content-Type": {"application/json"}},
+	})
+	return err
+}

@@ -1,0 +1,9 @@
+// Package wire speaks to the WireServer: one client with one do, and one
+// file for each document, which parses it into the vocabulary of package
+// protocol or builds it from that. It decides nothing.
+//
+// Documents are read as liberally as the platform writes them: names are
+// matched anywhere below a node, without namespace and case, order does not
+// matter, what is missing is empty (spec/protocol §1.7, asks U26). They are
+// bounded in size, depth and number of nodes.
+package wire

@@ -1,0 +1,230 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/settings"
+)
+
+// Extensions is ExtensionsConfig (spec/protocol §4).
+type Extensions struct {
+	CreatedTicks              int64
+	ActivityID, CorrelationID string
+	RequiredFeatures          []string
+	StatusBlob                protocol.StatusBlob
+	ArtifactsProfile          secret.URL
+	Families                  []protocol.AgentFamily
+	Handlers                  []protocol.Handler
+}
+
+// ParseExtensions reads ExtensionsConfig. A mistake in the part of one
+// handler marks that handler Invalid and nothing else (spec/extensions §2.2).
+func ParseExtensions(b []byte) (*Extensions, error) {
+	root, err := parse("extensionsConfig", b)
+	if err != nil {
+		return nil, err
+	}
+	meta := root.below("InVMGoalStateMetaData")
+	x := &Extensions{
+		ActivityID:       meta.attr("activityId"),
+		CorrelationID:    meta.attr("correlationId"),
+		ArtifactsProfile: secret.NewURL(root.below("InVMArtifactsProfileBlob").text()),
+	}
+	// Unparsable is the same as missing: older than everything.
+	x.CreatedTicks, _ = strconv.ParseInt(meta.attr("createdOnTicks"), 10, 64)
+	for _, f := range root.below("RequiredFeatures").all("RequiredFeature") {
+		if name := f.below("Name").text(); name != "" {
+			x.RequiredFeatures = append(x.RequiredFeatures, name)
+		}
+	}
+	if s := root.below("StatusUploadBlob"); s.text() != "" {
+		x.StatusBlob = protocol.StatusBlob{URL: secret.NewURL(s.text()), Page: strings.EqualFold(s.attr("statusBlobType"), "PageBlob")}
+	}
+	for _, f := range root.below("GAFamilies").all("GAFamily") {
+		x.Families = append(x.Families, family(f))
+	}
+	all := root.below("PluginSettings").all("Plugin")
+	for _, p := range root.below("Plugins").all("Plugin") {
+		x.Handlers = append(x.Handlers, handler(p, all))
+	}
+	return x, nil
+}
+
+func family(f node) protocol.AgentFamily {
+	out := protocol.AgentFamily{
+		Name: f.child("Name").text(), Version: f.child("Version").text(), FromVersion: f.child("FromVersion").text(),
+		VersionByRSM: tristate(f.child("IsVersionFromRSM")), RSMEnabled: tristate(f.child("IsVMEnabledForRSMUpgrades")),
+	}
+	for _, u := range f.child("Uris").all("Uri") {
+		if u.text() != "" {
+			out.ManifestURIs = append(out.ManifestURIs, secret.NewURL(u.text()))
+		}
+	}
+	return out
+}
+
+// tristate: absent is nil, else whether the text is "true" in any case.
+func tristate(n node) *bool {
+	if !n.ok() {
+		return nil
+	}
+	v := strings.EqualFold(n.text(), "true")
+	return &v
+}
+
+func handler(p node, all []node) protocol.Handler {
+	h := protocol.Handler{Name: p.attr("name"), Version: p.attr("version"), Signature: p.attr("encodedSignature")}
+	add := func(u string) {
+		if u != "" {
+			h.Manifests = append(h.Manifests, secret.NewURL(u))
+		}
+	}
+	add(p.attr("location"))
+	add(p.attr("failoverlocation"))
+	for _, l := range p.below("additionalLocations").all("additionalLocation") {
+		add(l.text())
+	}
+	state := p.attr("state")
+	var ok bool
+	if h.Want, ok = settings.Want(state); !ok {
+		h.Invalid = fmt.Sprintf("unknown state %q", state)
+		if state == "" {
+			h.Invalid = "received empty state"
+		}
+	}
+	switch {
+	case h.Name == "":
+		h.Invalid = "received empty name"
+	case h.Version == "":
+		h.Invalid = "received empty version"
+	}
+	if h.Invalid != "" {
+		return h
+	}
+	var mine []node
+	for _, s := range all {
+		if strings.EqualFold(s.attr("name"), h.Name) {
+			mine = append(mine, s)
+		}
+	}
+	var others []string
+	for _, s := range mine {
+		if v := s.attr("version"); v != h.Version {
+			others = append(others, v)
+		}
+	}
+	switch {
+	case len(others) > 0:
+		h.Invalid = fmt.Sprintf("Extension PluginSettings Version Mismatch! Expected %s but found %s", h.Version, strings.Join(others, ", "))
+	case len(mine) > 1:
+		h.Invalid = fmt.Sprintf("found %d PluginSettings for one plugin", len(mine))
+	case len(mine) == 1:
+		if err := pluginSettings(&h, mine[0]); err != nil {
+			h.Settings, h.Invalid = nil, err.Error()
+		}
+	}
+	return h
+}
+
+// pluginSettings fills in the settings of one handler.
+func pluginSettings(h *protocol.Handler, p node) error {
+	single, multi := p.all("RuntimeSettings"), p.all("ExtensionRuntimeSettings")
+	depends := p.all("DependsOn")
+	switch {
+	case len(single) > 0 && len(multi) > 0:
+		return fmt.Errorf("both RuntimeSettings and ExtensionRuntimeSettings")
+	case len(single) > 1:
+		return fmt.Errorf("%d RuntimeSettings", len(single))
+	case len(multi) == 0:
+		if len(depends) > 1 {
+			return fmt.Errorf("%d DependsOn for a single-config extension", len(depends))
+		}
+		var d node
+		if len(depends) == 1 {
+			d = depends[0]
+		}
+		h.Level = level(d)
+		if len(single) == 0 {
+			return nil
+		}
+		s, err := one(single[0], h.Name)
+		if err != nil {
+			return err
+		}
+		s.Level, s.After = level(d), after(d)
+		s.Want = protocol.WantEnabled
+		h.Settings = []protocol.Settings{s}
+		return nil
+	}
+	h.MultiConfig = true
+	seen := map[string]bool{}
+	for _, m := range multi {
+		name := m.attr("name")
+		if name == "" {
+			return fmt.Errorf("ExtensionRuntimeSettings without a name")
+		}
+		if seen[name] {
+			return fmt.Errorf("extension %s occurs twice", name)
+		}
+		seen[name] = true
+		s, err := one(m, name)
+		if err != nil {
+			return err
+		}
+		s.Want = settings.InstanceWant(m.attr("state"))
+		for _, d := range depends {
+			if d.attr("name") == name {
+				s.Level, s.After = level(d), after(d)
+			}
+		}
+		h.Settings = append(h.Settings, s)
+	}
+	for _, d := range depends {
+		if n := d.attr("name"); n == "" {
+			return fmt.Errorf("DependsOn without a name for a multi-config extension")
+		}
+	}
+	return nil
+}
+
+// one reads a RuntimeSettings element. Text that is no JSON leaves the
+// settings null, but the extension and its sequence number exist, so that
+// its status can be reported (spec/extensions §2.2).
+func one(n node, name string) (protocol.Settings, error) {
+	s := protocol.Settings{Name: name}
+	seq, err := strconv.Atoi(n.attr("seqNo"))
+	if err != nil || seq < 0 {
+		return s, fmt.Errorf("%s has no usable seqNo: %q", name, n.attr("seqNo"))
+	}
+	s.Seq = seq
+	text := n.text()
+	if text == "" {
+		return s, fmt.Errorf("%s has empty settings", name)
+	}
+	if !json.Valid([]byte(text)) {
+		return s, nil
+	}
+	return s, settings.Runtime([]byte(text), &s)
+}
+
+// level is 0 for what can't be parsed.
+func level(d node) int {
+	n, err := strconv.Atoi(d.attr("dependencyLevel"))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func after(d node) []protocol.Dependency {
+	var out []protocol.Dependency
+	for _, e := range d.all("DependsOnExtension") {
+		out = append(out, protocol.Dependency{Handler: e.attr("handler"), Extension: e.attr("extension")})
+	}
+	return out
+}

@@ -1,0 +1,76 @@
+package wire
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/azguest/azguest/protocol"
+)
+
+// ErrIncomplete is a goal state without a role instance. It occurs for a
+// moment while the platform changes something (spec/protocol §2.2).
+var ErrIncomplete = errors.New("goal state without a role instance")
+
+// GoalState is the document of spec/protocol §2.1: ids, and where the rest
+// is. The addresses are as written, white space trimmed; ask for them
+// unchanged.
+type GoalState struct {
+	Incarnation, ContainerID, InstanceID, ConfigName string
+
+	HostingEnvironmentConfig, SharedConfig, ExtensionsConfig string
+	Certificates, RemoteAccess                               string
+}
+
+// ParseGoalState reads a goal state. With ErrIncomplete the ids that are
+// there are returned too.
+func ParseGoalState(b []byte) (*GoalState, error) {
+	root, err := parse("goalstate", b)
+	if err != nil {
+		return nil, err
+	}
+	container := root.find("Container")
+	if !container.ok() {
+		container = root
+	}
+	role := container.below("RoleInstance")
+	g := &GoalState{
+		Incarnation:              root.below("Incarnation").text(),
+		ContainerID:              container.below("ContainerId").text(),
+		RemoteAccess:             container.below("RemoteAccessInfo").text(),
+		InstanceID:               role.below("InstanceId").text(),
+		ConfigName:               role.below("ConfigName").text(),
+		HostingEnvironmentConfig: role.below("HostingEnvironmentConfig").text(),
+		SharedConfig:             role.below("SharedConfig").text(),
+		ExtensionsConfig:         role.below("ExtensionsConfig").text(),
+		Certificates:             role.below("Certificates").text(),
+	}
+	switch {
+	case g.ContainerID == "" || g.Incarnation == "":
+		return nil, &protocol.DocumentError{Doc: "goalstate", Err: errors.New("no container id or incarnation")}
+	case !role.ok():
+		return g, ErrIncomplete
+	}
+	return g, nil
+}
+
+// DeploymentID is the part of a ConfigName up to the first dot.
+func DeploymentID(configName string) string {
+	id, _, _ := strings.Cut(configName, ".")
+	return id
+}
+
+// Names are what the hosting environment document tells (spec/protocol §2.3).
+type Names struct{ VM, Role, Tenant string }
+
+// ParseHostingEnvironment reads the names; any may be absent.
+func ParseHostingEnvironment(b []byte) (Names, error) {
+	root, err := parse("hostingEnvironmentConfig", b)
+	if err != nil {
+		return Names{}, err
+	}
+	return Names{
+		VM:     root.below("Incarnation").attr("instance"),
+		Role:   root.below("Role").attr("name"),
+		Tenant: root.below("Deployment").attr("name"),
+	}, nil
+}

@@ -1,0 +1,42 @@
+package wire
+
+import (
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+)
+
+// ParseManifest reads a version manifest (spec/protocol §6.1). Internal
+// versions are usable like public ones. A version that occurs twice keeps
+// the addresses of both.
+func ParseManifest(b []byte) (*protocol.Manifest, error) {
+	root, err := parse("manifest", b)
+	if err != nil {
+		return nil, err
+	}
+	m := &protocol.Manifest{}
+	for _, list := range []string{"Plugins", "InternalPlugins"} {
+		for _, p := range root.below(list).all("Plugin") {
+			v := protocol.PackageVersion{Version: p.child("Version").text(), Internal: list == "InternalPlugins"}
+			for _, u := range p.child("Uris").all("Uri") {
+				if u.text() != "" {
+					v.URIs = append(v.URIs, secret.NewURL(u.text()))
+				}
+			}
+			if v.Version == "" {
+				continue
+			}
+			add(m, v)
+		}
+	}
+	return m, nil
+}
+
+func add(m *protocol.Manifest, v protocol.PackageVersion) {
+	for i := range m.Versions {
+		if m.Versions[i].Version == v.Version {
+			m.Versions[i].URIs = append(m.Versions[i].URIs, v.URIs...)
+			return
+		}
+	}
+	m.Versions = append(m.Versions, v)
+}
