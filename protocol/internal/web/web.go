@@ -64,6 +64,7 @@ type Request struct {
 	Patience    time.Duration
 	Timeout     time.Duration // one attempt; for a Sink: without progress
 	PerURL      bool          // pace by URL, not by machine
+	About       string        // pace by this too: what a relay is asked for
 	Retry400    bool          // spec/protocol §1.6: manifests through the host
 	// Sink takes the body of a 200 or 206 instead of memory. It is called
 	// before each attempt and returns the writer, and headers to add.
@@ -86,10 +87,15 @@ func (r *Request) key() (key, host string) {
 	if _, rest, ok := strings.Cut(u, "://"); ok {
 		hostport, _, _ = strings.Cut(rest, "/")
 	}
+	where := hostport
 	if r.PerURL {
-		return r.Op + " " + u, hostOf(hostport)
+		where = u
 	}
-	return r.Op + " " + hostport, hostOf(hostport)
+	about := r.About
+	if i := strings.IndexAny(about, "?#"); i >= 0 {
+		about = about[:i]
+	}
+	return r.Op + " " + where + " " + about, hostOf(hostport)
 }
 
 // Do makes the call. The error is a *protocol.Fault around a *StatusError or

@@ -1,0 +1,311 @@
+package hostga
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/settings"
+)
+
+// minVMSettings is the first plugin whose vmSettings can be used.
+const minVMSettings = "1.0.8.133"
+
+// VMSettings is the document of spec/protocol §5.3.
+type VMSettings struct {
+	Plugin string // its version
+	ETag   string
+	Source string // Fabric, FastTrack, or "" when the document does not say
+
+	CreatedTicks              int64
+	SeqNo                     json.RawMessage
+	ActivityID, CorrelationID string
+	OnHold                    bool
+	StatusBlob                protocol.StatusBlob
+	RequiredFeatures          []string
+	Families                  []protocol.AgentFamily
+	Handlers                  []protocol.Handler
+}
+
+// whole, truth and words take a value in the type it should have or as text,
+// and are zero for anything else: the writer of the document is not
+// consistent (spec/protocol §5.3).
+type (
+	whole struct {
+		set bool
+		n   int64
+	}
+	truth struct{ set, v bool }
+)
+
+func (w *whole) UnmarshalJSON(b []byte) error {
+	n, err := strconv.ParseInt(strings.Trim(string(b), `" `), 10, 64)
+	w.n, w.set = n, err == nil
+	return nil
+}
+
+func (t *truth) UnmarshalJSON(b []byte) error {
+	s := strings.Trim(string(b), `" `)
+	t.set = s != "null" && s != ""
+	t.v = strings.EqualFold(s, "true")
+	return nil
+}
+
+// lenient decodes what fits and leaves the rest zero; only text that is no
+// JSON is an error.
+func lenient(b []byte, v any) error {
+	err := json.Unmarshal(b, v)
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return nil
+	}
+	if se, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("not JSON at byte %d", se.Offset)
+	}
+	return err
+}
+
+// ParseVMSettings reads the document. What is wrong with one handler marks
+// that handler Invalid, where the reference rejects everything.
+func ParseVMSettings(b []byte) (*VMSettings, error) {
+	b = bytes.TrimRight(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), " \r\n\t\x00")
+	var doc struct {
+		HostGAPluginVersion             string
+		ActivityID, CorrelationID       string
+		InSvdSeqNo                      json.RawMessage
+		ExtensionsLastModifiedTickCount whole
+		ExtensionGoalStatesSource       string
+		OnHold                          truth
+		StatusUploadBlob                struct{ StatusBlobType, Value string }
+		RequiredFeatures                []json.RawMessage
+		GAFamilies                      []json.RawMessage
+		ExtensionGoalStates             []json.RawMessage
+	}
+	if len(b) == 0 || b[0] != '{' {
+		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("not a JSON object")}
+	}
+	if err := lenient(b, &doc); err != nil {
+		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: err}
+	}
+	vm := &VMSettings{
+		Plugin: doc.HostGAPluginVersion, Source: doc.ExtensionGoalStatesSource,
+		CreatedTicks: doc.ExtensionsLastModifiedTickCount.n, ActivityID: doc.ActivityID, CorrelationID: doc.CorrelationID,
+		OnHold: doc.OnHold.v,
+	}
+	if s := bytes.TrimSpace(doc.InSvdSeqNo); len(s) > 0 && string(s) != "null" && s[0] != '{' && s[0] != '[' {
+		vm.SeqNo = bytes.Clone(s)
+	}
+	if doc.StatusUploadBlob.Value != "" {
+		vm.StatusBlob = protocol.StatusBlob{
+			URL:  secret.NewURL(doc.StatusUploadBlob.Value),
+			Page: strings.EqualFold(doc.StatusUploadBlob.StatusBlobType, "PageBlob"),
+		}
+	}
+	for _, raw := range doc.RequiredFeatures {
+		var f struct{ Name string }
+		if lenient(raw, &f) == nil && f.Name != "" {
+			vm.RequiredFeatures = append(vm.RequiredFeatures, f.Name)
+		}
+	}
+	for _, raw := range doc.GAFamilies {
+		if f, ok := family(raw); ok {
+			vm.Families = append(vm.Families, f)
+		}
+	}
+	for _, raw := range doc.ExtensionGoalStates {
+		if h, ok := handler(raw); ok {
+			vm.Handlers = append(vm.Handlers, h)
+		}
+	}
+	return vm, nil
+}
+
+func family(raw json.RawMessage) (protocol.AgentFamily, bool) {
+	var f struct {
+		Name, Version, FromVersion                  string
+		IsVersionFromRSM, IsVMEnabledForRSMUpgrades truth
+		URIs                                        []string
+	}
+	if lenient(raw, &f) != nil || f.Name == "" {
+		return protocol.AgentFamily{}, false
+	}
+	out := protocol.AgentFamily{
+		Name: f.Name, Version: f.Version, FromVersion: f.FromVersion,
+		VersionByRSM: f.IsVersionFromRSM.ptr(), RSMEnabled: f.IsVMEnabledForRSMUpgrades.ptr(),
+	}
+	for _, u := range f.URIs {
+		if strings.TrimSpace(u) != "" {
+			out.ManifestURIs = append(out.ManifestURIs, secret.NewURL(u))
+		}
+	}
+	return out, true
+}
+
+func (t truth) ptr() *bool {
+	if !t.set {
+		return nil
+	}
+	return &t.v
+}
+
+type entry struct {
+	settings.Handler
+	SeqNo                         whole
+	ExtensionName, ExtensionState string
+}
+
+type dependency struct {
+	Name               string
+	DependencyLevel    whole
+	DependsOnExtension []struct{ Handler, Extension string }
+}
+
+type extension struct {
+	Name, Version, State, EncodedSignature string
+	Location, FailoverLocation             string
+	AdditionalLocations                    []string
+	SettingsSeqNo                          whole
+	IsMultiConfig                          truth
+	Settings                               []entry
+	DependsOn                              []dependency
+}
+
+// handler reads one entry of extensionGoalStates; false when not even its
+// name can be read.
+func handler(raw json.RawMessage) (protocol.Handler, bool) {
+	var e extension
+	err := json.Unmarshal(raw, &e)
+	if e.Name == "" {
+		return protocol.Handler{}, false
+	}
+	h := protocol.Handler{Name: e.Name, Version: e.Version, Signature: e.EncodedSignature, MultiConfig: e.IsMultiConfig.v}
+	for _, u := range append([]string{e.Location, e.FailoverLocation}, e.AdditionalLocations...) {
+		if strings.TrimSpace(u) != "" {
+			h.Manifests = append(h.Manifests, secret.NewURL(u))
+		}
+	}
+	var ok bool
+	if h.Want, ok = settings.Want(e.State); !ok {
+		h.Invalid = fmt.Sprintf("unknown state %q", e.State)
+		return h, true
+	}
+	if te, isType := errors.AsType[*json.UnmarshalTypeError](err); isType {
+		h.Invalid = fmt.Sprintf("%s is a %s", te.Field, te.Value)
+		return h, true
+	}
+	if e.Version == "" {
+		h.Invalid = "received empty version"
+		return h, true
+	}
+	if h.MultiConfig {
+		err = multi(&h, &e)
+	} else {
+		err = single(&h, &e)
+	}
+	if err != nil {
+		h.Settings, h.Invalid = nil, err.Error()
+	}
+	return h, true
+}
+
+func single(h *protocol.Handler, e *extension) error {
+	if len(e.Settings) > 1 {
+		return fmt.Errorf("%d settings for a single-config extension", len(e.Settings))
+	}
+	if len(e.DependsOn) > 1 {
+		return fmt.Errorf("%d dependsOn for a single-config extension", len(e.DependsOn))
+	}
+	var d dependency
+	if len(e.DependsOn) == 1 {
+		d = e.DependsOn[0]
+		h.Level = int(d.DependencyLevel.n)
+	}
+	if len(e.Settings) == 0 {
+		return nil
+	}
+	if !e.SettingsSeqNo.set || e.SettingsSeqNo.n < 0 {
+		return errors.New("settings without settingsSeqNo")
+	}
+	s := protocol.Settings{Name: h.Name, Seq: int(e.SettingsSeqNo.n), Want: protocol.WantEnabled}
+	if err := fill(&s, &e.Settings[0], d); err != nil {
+		return err
+	}
+	h.Settings = []protocol.Settings{s}
+	return nil
+}
+
+func multi(h *protocol.Handler, e *extension) error {
+	names := map[string]bool{}
+	for i := range e.Settings {
+		m := &e.Settings[i]
+		if m.ExtensionName == "" {
+			return fmt.Errorf("settings %d have no extensionName", i)
+		}
+		if !m.SeqNo.set || m.SeqNo.n < 0 {
+			return fmt.Errorf("%s has no seqNo", m.ExtensionName)
+		}
+		if names[m.ExtensionName] {
+			return fmt.Errorf("extension %s occurs twice", m.ExtensionName)
+		}
+		names[m.ExtensionName] = true
+		s := protocol.Settings{Name: m.ExtensionName, Seq: int(m.SeqNo.n), Want: settings.InstanceWant(m.ExtensionState)}
+		var d dependency
+		for _, c := range e.DependsOn {
+			if c.Name == m.ExtensionName {
+				d = c
+			}
+		}
+		if err := fill(&s, m, d); err != nil {
+			return err
+		}
+		h.Settings = append(h.Settings, s)
+	}
+	for _, d := range e.DependsOn {
+		if !names[d.Name] {
+			return fmt.Errorf("dependsOn names the unknown extension %q", d.Name)
+		}
+	}
+	return nil
+}
+
+func fill(s *protocol.Settings, e *entry, d dependency) error {
+	if err := e.Into(s); err != nil {
+		return err
+	}
+	if s.Protected.Set() && s.Thumbprint == "" {
+		return fmt.Errorf("%s has protected settings without the thumbprint of their certificate", s.Name)
+	}
+	s.Level = int(d.DependencyLevel.n)
+	for _, x := range d.DependsOnExtension {
+		s.After = append(s.After, protocol.Dependency{Handler: x.Handler, Extension: x.Extension})
+	}
+	return nil
+}
+
+// Older compares dotted versions; missing parts are 0, and text that is no
+// version is older than everything.
+func Older(v, than string) bool {
+	a, b := strings.Split(v, "."), strings.Split(than, ".")
+	for i := range max(len(a), len(b)) {
+		x, y := part(a, i), part(b, i)
+		if x != y {
+			return x < y
+		}
+	}
+	return false
+}
+
+func part(s []string, i int) int {
+	if i >= len(s) {
+		return 0
+	}
+	n, err := strconv.Atoi(s[i])
+	if err != nil {
+		return -1
+	}
+	return n
+}

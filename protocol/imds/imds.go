@@ -1,0 +1,176 @@
+// Package imds asks the instance metadata service (spec/protocol §10). It is
+// a second source: nothing that the agent promises depends on it.
+package imds
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/web"
+)
+
+// Address is where the service always is.
+const Address = "169.254.169.254"
+
+// A Client asks the service; every call ends within its patience.
+type Client struct {
+	web      *web.Client
+	patience time.Duration
+}
+
+// New makes a client. patience bounds one call, repetitions included.
+func New(w *web.Client, patience time.Duration) *Client { return &Client{w, patience} }
+
+// Instance is what the service tells about this machine.
+type Instance struct {
+	Compute Compute
+	// MAC and Private are those of the first interface.
+	MAC, Private string
+}
+
+// Compute describes the machine.
+type Compute struct {
+	Name, Location, SubscriptionID, ResourceGroup, VMID, Size, Zone, OSType string
+	Publisher, Offer, SKU, ImageVersion                                     string
+	// Admin, ComputerName and PasswordOff are from osProfile.
+	Admin, ComputerName string
+	PasswordOff         bool
+	Keys                []Key
+	UserData            secret.Secret // decoded; absent when there is none
+}
+
+// Key is a public key that the platform was given for a user.
+type Key struct{ Path, Data string }
+
+// versions are tried in turn while the service says 400 to one.
+var versions = [...]string{"2021-12-13", "2021-01-01", "2019-06-01", "2018-02-01"}
+
+// Instance asks for everything at once.
+func (c *Client) Instance(ctx context.Context) (*Instance, error) {
+	b, err := c.get(ctx, "instance", "")
+	if err != nil {
+		return nil, err
+	}
+	return Parse(b)
+}
+
+// UserData asks for the user data alone; nil, nil when there is none.
+func (c *Client) UserData(ctx context.Context) ([]byte, error) {
+	b, err := c.get(ctx, "instance/compute/userData", "&format=text")
+	if se, ok := errors.AsType[*web.StatusError](err); ok && se.Status == http.StatusNotFound {
+		return nil, nil
+	}
+	if err != nil || len(b) == 0 {
+		return nil, err
+	}
+	out, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil {
+		return nil, &protocol.DocumentError{Doc: "userData", Err: errors.New("not base64")}
+	}
+	return out, nil
+}
+
+func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("metadata service: no answer in %v: %w", c.patience, context.DeadlineExceeded))
+	defer cancel()
+	var err error
+	for _, v := range versions {
+		var resp *web.Response
+		resp, err = c.web.Do(ctx, web.Request{
+			Op: "imds", URL: "http://" + Address + "/metadata/" + path + "?api-version=" + v + query, PerURL: true,
+			Header: http.Header{"Metadata": {"true"}}, Tries: -1, Patience: c.patience, Timeout: min(c.patience, 5*time.Second), Limit: 1 << 20,
+			Expect: []int{http.StatusBadRequest},
+		})
+		if err != nil {
+			return nil, err
+		}
+		if resp.Status != http.StatusBadRequest {
+			return resp.Body, nil
+		}
+		err = &protocol.DocumentError{Doc: "metadata", Err: errors.New("no api version is known to the service")}
+	}
+	return nil, err
+}
+
+// flag is a bool or its text.
+type flag bool
+
+func (f *flag) UnmarshalJSON(b []byte) error {
+	v, _ := strconv.ParseBool(strings.ToLower(strings.Trim(string(b), `"`)))
+	*f = flag(v)
+	return nil
+}
+
+// Parse reads the instance document. What is missing or of another type is
+// empty.
+func Parse(b []byte) (*Instance, error) {
+	var doc struct {
+		Compute struct {
+			Name, Location, SubscriptionID, ResourceGroupName, VMID, VMSize, Zone, OSType string
+			Publisher, Offer, SKU, Version                                                string
+			UserData                                                                      string
+			OSProfile                                                                     struct {
+				AdminUsername, ComputerName   string
+				DisablePasswordAuthentication flag
+			}
+			PublicKeys []struct{ Path, KeyData string }
+		}
+		Network struct {
+			Interface []struct {
+				MACAddress string
+				IPv4       struct {
+					IPAddress []struct{ PrivateIPAddress string }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(b, &doc); err != nil {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
+			return nil, &protocol.DocumentError{Doc: "metadata", Err: errors.New("not JSON")}
+		}
+	}
+	d := doc.Compute
+	out := &Instance{Compute: Compute{
+		Name: d.Name, Location: d.Location, SubscriptionID: d.SubscriptionID, ResourceGroup: d.ResourceGroupName,
+		VMID: d.VMID, Size: d.VMSize, Zone: d.Zone, OSType: d.OSType,
+		Publisher: d.Publisher, Offer: d.Offer, SKU: d.SKU, ImageVersion: d.Version,
+		Admin: d.OSProfile.AdminUsername, ComputerName: d.OSProfile.ComputerName, PasswordOff: bool(d.OSProfile.DisablePasswordAuthentication),
+	}}
+	for _, k := range d.PublicKeys {
+		if k.KeyData != "" {
+			out.Compute.Keys = append(out.Compute.Keys, Key{k.Path, k.KeyData})
+		}
+	}
+	if u, err := base64.StdEncoding.DecodeString(d.UserData); err == nil && len(u) > 0 {
+		out.Compute.UserData = secret.New(string(u))
+	}
+	if len(doc.Network.Interface) > 0 {
+		i := doc.Network.Interface[0]
+		out.MAC = i.MACAddress
+		if len(i.IPv4.IPAddress) > 0 {
+			out.Private = i.IPv4.IPAddress[0].PrivateIPAddress
+		}
+	}
+	return out, nil
+}
+
+// ImageOrigin is what telemetry calls the origin of the image: 1 for one
+// without a publisher, 3 for one from the marketplace, 0 when not known.
+func (i *Instance) ImageOrigin() int {
+	switch {
+	case i == nil:
+		return 0
+	case i.Compute.Publisher == "":
+		return 1
+	}
+	return 3
+}
