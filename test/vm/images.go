@@ -255,3 +255,29 @@ func copyFile(from, to string) error {
 	}
 	return os.WriteFile(to, data, 0o644)
 }
+
+// CacheDir is where images are kept: AZGUEST_CACHE, as in the scripts, or the
+// user's cache.
+func CacheDir() (string, error) {
+	if dir := os.Getenv("AZGUEST_CACHE"); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.UserCacheDir()
+	return filepath.Join(dir, "azguest"), err
+}
+
+// Mirror is the Debian mirror this machine itself is configured to use, so
+// that images can be made where only that one is reachable; empty for the
+// usual one.
+func Mirror(ctx context.Context) string {
+	out, err := run(ctx, nil, "apt-get", "indextargets", "--format", "$(REPO_URI)",
+		"Created-By: Packages", "Origin: Debian", "Component: main", "Codename: bookworm")
+	if err != nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
+	if strings.Contains(first, "//deb.debian.org/") {
+		return "" // mmdebstrap then adds the security archive by itself
+	}
+	return strings.TrimSuffix(first, "/")
+}

@@ -140,29 +140,39 @@ func (l *Lab) runInside(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, nil, all[0], all[1:]...)
 }
 
-// dial connects from within the lab's network: a socket belongs to the
-// namespace it was made in, whoever uses it later.
-func (l *Lab) dial(ctx context.Context, network, address string) (net.Conn, error) {
+// InNetwork calls fn on a thread that is in the lab's network. A socket belongs
+// to the network it was made in, whoever uses it later; so fn makes sockets and
+// returns, and starts no goroutine that makes any.
+func (l *Lab) InNetwork(fn func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer home.Close()
 	lab, err := os.Open(filepath.Join(netnsDir, l.ns))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer lab.Close()
 	if err := unix.Setns(int(lab.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("enter the lab's network: %w", err)
+		return fmt.Errorf("enter the lab's network: %w", err)
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, address)
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		panic(back) // going on would send this program's traffic into the lab
-	}
+	defer func() {
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(err) // going on would send this program's traffic into the lab
+		}
+	}()
+	return fn()
+}
+
+func (l *Lab) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = l.InNetwork(func() (err error) {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, address)
+		return err
+	})
 	return conn, err
 }
 

@@ -107,13 +107,34 @@ func (m *Machine) Run(ctx context.Context, command string) (string, error) {
 	out, err := run(ctx, nil, all[0], all[1:]...)
 	out = strings.TrimRight(out, "\n")
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			return out, fmt.Errorf("%q: exit %d: %s", command, exit.ExitCode(), out)
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			return out, fmt.Errorf("%q: exit %d: %s", command, exit.ExitCode(), tail(out, 5))
 		}
 		return out, fmt.Errorf("%q: %w", command, err)
 	}
 	return out, nil
+}
+
+// RunAll runs several command lines over one connection, each in a subshell,
+// and returns what each printed. A command that fails is not an error.
+func (m *Machine) RunAll(ctx context.Context, commands ...string) ([]string, error) {
+	const mark = "\x1e" // a record separator, which nothing here prints
+	var script strings.Builder
+	for _, c := range commands {
+		fmt.Fprintf(&script, "(\n%s\n) 2>&1; printf '\\036'\n", c)
+	}
+	out, err := m.Run(ctx, script.String())
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.Split(out, mark)
+	if len(parts) != len(commands)+1 {
+		return nil, fmt.Errorf("asked %d things, got %d answers: %q", len(commands), len(parts)-1, out)
+	}
+	for i := range parts {
+		parts[i] = strings.TrimRight(parts[i], "\n ")
+	}
+	return parts[:len(commands)], nil
 }
 
 // Shell connects the terminal to a login shell on the machine.

@@ -41,7 +41,6 @@ type process struct {
 	log  string // file with its output
 	done chan struct{}
 	once sync.Once
-	err  error // valid once done is closed
 }
 
 func start(log, name string, args ...string) (*process, error) {
@@ -58,7 +57,7 @@ func start(log, name string, args ...string) (*process, error) {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
-		p.err = p.cmd.Wait()
+		_ = p.cmd.Wait() // the state says it too
 		close(p.done)
 	}()
 	return p, nil
@@ -69,7 +68,7 @@ func (p *process) died() error {
 	select {
 	case <-p.done:
 		out, _ := os.ReadFile(p.log)
-		return fmt.Errorf("%s ended: %v\n%s", p.name, p.err, tail(string(out), 10))
+		return fmt.Errorf("%s ended: %s\n%s", p.name, p.cmd.ProcessState, tail(string(out), 10))
 	default:
 		return nil
 	}

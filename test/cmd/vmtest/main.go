@@ -1,0 +1,98 @@
+// Command vmtest plays the scenarios of test/vm, or gives a shell on a machine
+// that has been through one. scripts/vm builds what it needs and runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/azguest/azguest/test/vm"
+)
+
+func main() {
+	// A second Ctrl-C ends us at once; children die with us.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	err := realMain(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain(ctx context.Context, args []string) error {
+	var (
+		f     = flag.NewFlagSet("vm", flag.ContinueOnError)
+		shell = f.Bool("shell", false, "afterwards log in to the machine; it ends with the shell")
+		keep  = f.Bool("keep", false, "leave console, journal and logs behind")
+		list  = f.Bool("list", false, "list the scenarios")
+		all   = f.Bool("all", false, "play all scenarios (the default is first-boot)")
+		repo  = f.String("repo", ".", "the checkout")
+	)
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	scenarios := vm.Scenarios()
+	if *list {
+		for _, s := range scenarios {
+			fmt.Printf("%-14s %s\n", s.Name, s.About)
+		}
+		return nil
+	}
+	names := f.Args()
+	if len(names) == 0 && !*all {
+		names = []string{"first-boot"}
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(scenarios, func(s vm.Scenario) bool { return s.Name == n }) {
+			return fmt.Errorf("no scenario %q: see --list", n)
+		}
+	}
+	cache, err := vm.CacheDir()
+	if err != nil {
+		return err
+	}
+	o := vm.Options{Repo: *repo, Cache: cache, Mirror: vm.Mirror(ctx), Out: os.Stdout, Keep: *keep}
+	if *shell {
+		o.Shell = func(m *vm.Machine) error {
+			fmt.Println("logging in; the machine ends with this shell")
+			_ = m.Shell() // the exit status of somebody's last command
+			return nil
+		}
+	}
+	var failed, figures []string
+	for _, s := range scenarios {
+		if !*all && !slices.Contains(names, s.Name) {
+			continue
+		}
+		began := time.Now()
+		r, err := vm.Play(ctx, o, s)
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", s.Name, err)
+			failed = append(failed, s.Name)
+			continue
+		}
+		figures = append(figures, fmt.Sprintf("%-14s power on to Ready %5.1f s, whole scenario %5.1f s",
+			s.Name, r.ToReady.Seconds(), time.Since(began).Seconds()))
+	}
+	fmt.Println(strings.Join(figures, "\n"))
+	if len(failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
+	}
+	fmt.Println("ok")
+	return nil
+}

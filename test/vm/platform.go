@@ -1,0 +1,257 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+const (
+	// Where the platform's services are that have no address of their own.
+	armAddress  = gateway + ":8080"
+	blobAddress = gateway + ":10000"
+
+	armVersion = "?api-version=2024-07-01"
+	vmName     = "vm-01"
+)
+
+// A Platform is the emulator at work in a lab. The control plane is used over
+// HTTP, as customers do; what the guest sent is read from the journal.
+type Platform struct {
+	Fabric *fabric.Fabric
+	VM     *fabric.VM
+	client *http.Client
+}
+
+// startPlatform opens the platform's addresses in the lab, with one machine.
+func (r *Run) startPlatform(vmID string) (*Platform, error) {
+	journal, err := os.Create(r.lab.path("journal.json"))
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(r.lab.path("fabric.log"))
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	f, err := fabric.Open(fabric.Options{
+		BlobURL: "http://" + blobAddress,
+		Journal: journal,
+		Log: func(format string, args ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(log, format+"\n", args...)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &Platform{Fabric: f, client: r.lab.client()}
+	keys, err := r.publicKeys()
+	if err != nil {
+		return p, err
+	}
+	p.VM = f.CreateVM(vmName, fabric.VMID(vmID), fabric.Address(guestAddress), fabric.Provision(fabric.Provisioning{
+		HostName: r.HostName, User: r.User, Password: r.Password, SSHKeys: keys,
+		CustomData: []byte(r.CustomData),
+	}))
+	packages, err := samplePackages()
+	if err != nil {
+		return p, err
+	}
+	for version, zip := range packages {
+		if err := f.AddPackage(sample.Publisher+"."+sample.Type, version, zip); err != nil {
+			return p, err
+		}
+	}
+	return p, r.lab.InNetwork(func() error {
+		var errs error
+		for service, address := range map[fabric.Service]string{
+			fabric.Wire: endpoint + ":80", fabric.HostGA: endpoint + ":32526", fabric.IMDS: metadata + ":80",
+			fabric.Blob: blobAddress, fabric.ARM: armAddress,
+		} {
+			_, err := f.Listen(service, address, nil, false)
+			errs = errors.Join(errs, err)
+		}
+		return errs
+	})
+}
+
+// Ready returns when the guest said that it is ready, oldest first.
+func (p *Platform) Ready() []time.Time {
+	var ready []time.Time
+	for _, e := range p.health() {
+		if strings.Contains(e.Body, "<State>Ready</State>") {
+			ready = append(ready, e.Time)
+		}
+	}
+	return ready
+}
+
+func (p *Platform) health() []fabric.Entry {
+	return p.Fabric.Journal(fabric.Query{Kind: fabric.Health, VM: vmName})
+}
+
+// AwaitReady waits until the guest has said that it is ready n times.
+func (p *Platform) AwaitReady(ctx context.Context, m *Machine, n int) (time.Time, error) {
+	var when time.Time
+	err := until(ctx, "the guest to report Ready", func() (bool, error) {
+		if err := m.Died(); err != nil {
+			return false, err
+		}
+		if h := p.VM.Health(); h.State == "NotReady" && h.SubStatus == "ProvisioningFailed" {
+			return false, fmt.Errorf("the guest reports %s: %s", h.SubStatus, h.Description)
+		}
+		ready := p.Ready()
+		if len(ready) >= n {
+			when = ready[n-1]
+		}
+		return len(ready) >= n, nil
+	})
+	return when, err
+}
+
+// fetched counts the downloads of handler packages.
+func (p *Platform) fetched() int {
+	n := 0
+	for _, kind := range []fabric.Kind{fabric.BlobGet, fabric.Artifact} {
+		for _, e := range p.Fabric.Journal(fabric.Query{Kind: kind, Contains: ".zip"}) {
+			if e.Method == http.MethodGet && e.Code/100 == 2 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func (p *Platform) arm(ctx context.Context, method, path string, body, answer any) (http.Header, error) {
+	var payload io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		payload = bytes.NewReader(b)
+	}
+	if !strings.Contains(path, "://") {
+		path = "http://" + armAddress + path + armVersion
+	}
+	req, err := http.NewRequestWithContext(ctx, method, path, payload)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, got)
+	}
+	if answer != nil {
+		if err := json.Unmarshal(got, answer); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+	}
+	return resp.Header, nil
+}
+
+const vmPath = "/subscriptions/00000000-0000-4000-8000-00000000f00d/resourceGroups/rg" +
+	"/providers/Microsoft.Compute/virtualMachines/" + vmName
+
+// An Extension is what a customer asks for.
+type Extension struct {
+	Name, Publisher, Type, Version string
+	Settings, Protected            map[string]any
+}
+
+// PutExtension asks for an extension as the portal does and waits until the
+// platform says how it went.
+func (p *Platform) PutExtension(ctx context.Context, e Extension) error {
+	properties := map[string]any{
+		"publisher": e.Publisher, "type": e.Type, "typeHandlerVersion": e.Version,
+		"autoUpgradeMinorVersion": true, "settings": e.Settings, "protectedSettings": e.Protected,
+	}
+	header, err := p.arm(ctx, http.MethodPut, vmPath+"/extensions/"+e.Name,
+		map[string]any{"location": "westeurope", "properties": properties}, nil)
+	if err != nil {
+		return err
+	}
+	operation := header.Get("Azure-AsyncOperation")
+	if operation == "" {
+		return errors.New("the control plane names no operation to wait for")
+	}
+	return until(ctx, "extension "+e.Name, func() (bool, error) {
+		var op struct {
+			Status string
+			Error  struct{ Code, Message string }
+		}
+		if _, err := p.arm(ctx, http.MethodGet, operation, nil, &op); err != nil {
+			return false, err
+		}
+		switch op.Status {
+		case "Succeeded":
+			return true, nil
+		case "Failed", "Canceled":
+			return false, fmt.Errorf("%s: %s: %s", op.Status, op.Error.Code, op.Error.Message)
+		}
+		return false, nil
+	})
+}
+
+// InstanceView is the part of the instance view that is looked at.
+type InstanceView struct {
+	VMAgent struct {
+		VMAgentVersion string
+		Statuses       []ViewStatus
+	}
+	Extensions []struct {
+		Name, Type  string
+		Statuses    []ViewStatus
+		Substatuses []ViewStatus
+	}
+}
+
+// ViewStatus is a status in the instance view.
+type ViewStatus struct{ Code, Level, DisplayStatus, Message string }
+
+// View returns the instance view.
+func (p *Platform) View(ctx context.Context) (InstanceView, error) {
+	var v InstanceView
+	_, err := p.arm(ctx, http.MethodGet, vmPath+"/instanceView", nil, &v)
+	return v, err
+}
+
+// repoFile finds a built file in .build of the checkout, newest first.
+func repoFile(repo, pattern string) (string, error) {
+	found, err := filepath.Glob(filepath.Join(repo, ".build", pattern))
+	if err != nil {
+		return "", err
+	}
+	best, age := "", time.Time{}
+	for _, f := range found {
+		if info, err := os.Stat(f); err == nil && info.ModTime().After(age) {
+			best, age = f, info.ModTime()
+		}
+	}
+	if best == "" {
+		return "", fmt.Errorf("no .build/%s: run scripts/vm --prepare", pattern)
+	}
+	return best, nil
+}

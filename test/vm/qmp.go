@@ -1,0 +1,77 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"time"
+)
+
+// qmp asks QEMU's monitor one question.
+func (m *Machine) qmp(ctx context.Context, command string, answer any) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", m.lab.path("qmp"))
+	if err != nil {
+		return fmt.Errorf("monitor: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	lines := bufio.NewReader(conn)
+	ask := func(command string) (json.RawMessage, error) {
+		if command != "" {
+			if _, err := fmt.Fprintf(conn, "{\"execute\": %q}\n", command); err != nil {
+				return nil, err
+			}
+		}
+		for {
+			line, err := lines.ReadBytes('\n')
+			if err != nil {
+				return nil, fmt.Errorf("monitor: %w", err)
+			}
+			var reply struct {
+				QMP, Return json.RawMessage
+				Error       *struct{ Desc string }
+			}
+			if err := json.Unmarshal(line, &reply); err != nil {
+				return nil, fmt.Errorf("monitor: %w", err)
+			}
+			switch {
+			case reply.Error != nil:
+				return nil, fmt.Errorf("monitor: %s: %s", command, reply.Error.Desc)
+			case reply.Return != nil, reply.QMP != nil:
+				return reply.Return, nil
+			} // else an event
+		}
+	}
+	for _, c := range []string{"", "qmp_capabilities"} {
+		if _, err := ask(c); err != nil {
+			return err
+		}
+	}
+	got, err := ask(command)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(got, answer)
+}
+
+// Ejected says whether the guest opened the CD-ROM drive.
+func (m *Machine) Ejected(ctx context.Context) (bool, error) {
+	var drives []struct {
+		Device   string
+		TrayOpen bool `json:"tray_open"`
+	}
+	if err := m.qmp(ctx, "query-block", &drives); err != nil {
+		return false, err
+	}
+	for _, d := range drives {
+		if d.Device == "cd" {
+			return d.TrayOpen, nil
+		}
+	}
+	return false, fmt.Errorf("monitor: no drive cd")
+}

@@ -1,0 +1,175 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// Options say what to try and how.
+type Options struct {
+	Repo   string // checkout with what scripts/vm --prepare built in .build
+	Cache  string // directory for images, survives between runs
+	Mirror string // Debian mirror; empty for the usual one
+	Out    io.Writer
+	Keep   bool // leave the scratch directory behind
+	// Shell, if set, is called when the scenario has been played, while the
+	// machine still runs; also when it failed, if somebody can log in.
+	Shell func(m *Machine) error
+	// Patience with one scenario; default 5 minutes.
+	Patience time.Duration
+}
+
+// A Run is a scenario being played.
+type Run struct {
+	Lab      *Lab
+	Machine  *Machine
+	Platform *Platform
+
+	// What the customer wished for.
+	User, Password, HostName, CustomData string
+
+	ToReady time.Duration // from power on to the report, as the platform received it
+
+	lab    *Lab
+	out    io.Writer
+	before map[string]string
+}
+
+func (r *Run) say(format string, args ...any) {
+	fmt.Fprintf(r.out, strings.TrimRight(format, " ")+"\n", args...)
+}
+
+func (r *Run) keyFile(kind string) string { return r.lab.path("id_" + kind) }
+
+// Play plays one scenario on a new machine.
+func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
+	if o.Patience == 0 {
+		o.Patience = 5 * time.Minute
+	}
+	out := o.Out
+	if out == nil {
+		out = io.Discard
+	}
+	logf := func(format string, args ...any) { fmt.Fprintf(out, "     "+format+"\n", args...) }
+	deb, err := repoFile(o.Repo, "packages/azguest_*_amd64.deb")
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(out, "%s: %s\n", s.Name, s.About)
+
+	images := &Images{Dir: filepath.Join(o.Cache, "vm"), Mirror: o.Mirror, Log: logf}
+	image, err := images.Image(ctx, deb, s.Image)
+	if err != nil {
+		return nil, err
+	}
+	// Building an image for the first time has its own time.
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Patience, fmt.Errorf("no patience left after %s", o.Patience))
+	defer cancel()
+
+	lab, err := NewLab(ctx, logf)
+	if err != nil {
+		return nil, err
+	}
+	lab.Keep = o.Keep
+	defer lab.Close()
+	r = &Run{
+		Lab: lab, lab: lab, out: out,
+		User: "customer", Password: "Az-" + random(8), HostName: "vm-" + random(2),
+		CustomData: "#!/bin/sh\necho " + random(8) + "\n",
+	}
+	defer func() {
+		if err != nil {
+			r.explain(ctx)
+		}
+	}()
+	if err := r.customer(ctx); err != nil {
+		return r, err
+	}
+	vmID := guid()
+	r.Platform, err = r.startPlatform(vmID)
+	if r.Platform != nil {
+		defer func() { _ = r.Platform.Fabric.Close() }()
+	}
+	if err != nil {
+		return r, fmt.Errorf("start the platform: %w", err)
+	}
+	medium := s.Medium
+	if medium == nil {
+		medium = asUDF
+	}
+	dvd, err := medium(ctx, r)
+	if err != nil {
+		return r, fmt.Errorf("make the medium: %w", err)
+	}
+	r.Machine, err = lab.NewMachine(ctx, image, vmID, dvd)
+	if err != nil {
+		return r, err
+	}
+	defer r.Machine.Cut()
+	err = s.Play(ctx, r)
+	if o.Shell != nil && r.Machine.Died() == nil && ctx.Err() == nil {
+		if r.Machine.user == "" {
+			r.Machine.As(r.User, r.keyFile("ed25519"))
+		}
+		err = errors.Join(err, o.Shell(r.Machine))
+	}
+	return r, err
+}
+
+// customer makes the keys the customer logs in with.
+func (r *Run) customer(ctx context.Context) error {
+	for _, kind := range []string{"ed25519", "rsa"} {
+		args := []string{"-q", "-t", kind, "-N", "", "-C", "customer@example", "-f", r.keyFile(kind)}
+		if out, err := run(ctx, nil, "ssh-keygen", args...); err != nil {
+			return fmt.Errorf("make a key: %w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+func (r *Run) publicKeys() ([]string, error) {
+	var keys []string
+	for _, kind := range []string{"ed25519", "rsa"} {
+		b, err := os.ReadFile(r.keyFile(kind) + ".pub")
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, strings.TrimSpace(string(b)))
+	}
+	return keys, nil
+}
+
+// explain shows what one would look at first after a failure.
+func (r *Run) explain(ctx context.Context) {
+	if r.Machine == nil {
+		return
+	}
+	r.say("--- console:\n%s", tail(r.Machine.Console(), 25))
+	if r.Machine.user != "" && ctx.Err() == nil {
+		if out, err := r.Machine.Run(ctx, "sudo journalctl -b -u azguest --no-pager -o cat | tail -n 40; systemctl --failed --no-legend"); err == nil {
+			r.say("--- journal of the agent:\n%s", out)
+		}
+	}
+	for _, e := range r.Platform.health() {
+		r.say("--- health report at %s: %s", e.Time.Format(time.TimeOnly), e.Body)
+	}
+	for _, e := range r.Platform.Fabric.Journal(fabric.Query{Problems: true, Limit: 10}) {
+		r.say("--- objection to %s %s: %v", e.Method, e.URL, e.Problems)
+	}
+	if log, err := os.ReadFile(r.lab.path("fabric.log")); err == nil {
+		r.say("--- log of the emulator:\n%s", tail(string(log), 15))
+	}
+}
+
+func guid() string {
+	h := random(16)
+	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-8" + h[17:20] + "-" + h[20:]
+}

@@ -1,0 +1,394 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// A Scenario is one machine's life, seen from outside.
+type Scenario struct {
+	Name  string
+	About string
+	Image Variant
+	// Medium makes the provisioning DVD, a file; an empty name is an empty
+	// drive. Nil is what the platform attaches: UDF.
+	Medium func(ctx context.Context, r *Run) (string, error)
+	// Play switches the machine on and looks.
+	Play func(ctx context.Context, r *Run) error
+}
+
+// Scenarios is the table of everything that is tried in a virtual machine.
+func Scenarios() []Scenario {
+	return []Scenario{
+		{
+			Name:  "first-boot",
+			About: "blank image: provisioned once, reachable, an extension installed; the same after a reboot",
+			Play:  firstBoot,
+		},
+		{
+			Name:  "no-udf",
+			About: "hardened image: the kernel may mount neither udf nor iso9660",
+			Image: Variant{Name: "no-udf", Files: map[string]string{
+				"/etc/modprobe.d/hardening.conf": "install udf /bin/false\ninstall isofs /bin/false\nblacklist udf\nblacklist isofs\n",
+			}},
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, ready, login, noMedium, system)
+			},
+		},
+		{
+			Name:   "iso9660",
+			About:  "the medium is ISO 9660 with Joliet, as other clouds on this protocol attach",
+			Medium: asISO9660,
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, ready, login, system)
+			},
+		},
+		{
+			Name:  "power-cut",
+			About: "the power fails in the middle of provisioning; the next boot finishes it",
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, powerCut, powerOn, ready, login, system, accounts)
+			},
+		},
+		{
+			Name:  "removal",
+			About: "the package is purged: nothing of it is left, and the machine still works",
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, ready, login, control, purge, reboot, gone)
+			},
+		},
+	}
+}
+
+// A step is something that is done or looked at, and what to say about it.
+type step struct {
+	name string
+	do   func(ctx context.Context, r *Run) (string, error)
+}
+
+// steps does one after the other; later ones rest on earlier ones.
+func steps(ctx context.Context, r *Run, all ...step) error {
+	for _, s := range all {
+		began := time.Now()
+		said, err := s.do(ctx, r)
+		took := time.Since(began).Round(10 * time.Millisecond)
+		if err != nil {
+			r.say("FAIL %-22s %8s  %v", s.name, took, err)
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		r.say("ok   %-22s %8s  %s", s.name, took, said)
+	}
+	return nil
+}
+
+func firstBoot(ctx context.Context, r *Run) error {
+	return steps(ctx, r, powerOn, ready, login, system, medium, accounts, hostKeys, control, agentctl,
+		reboot, alive, system, unchanged)
+}
+
+var (
+	powerOn = step{"power on", func(_ context.Context, r *Run) (string, error) {
+		return "", r.Machine.On()
+	}}
+
+	ready = step{"Ready", func(ctx context.Context, r *Run) (string, error) {
+		when, err := r.Platform.AwaitReady(ctx, r.Machine, 1)
+		if err != nil {
+			return "", err
+		}
+		r.ToReady = when.Sub(r.Machine.Started)
+		return fmt.Sprintf("power on to Ready received: %.1f s", r.ToReady.Seconds()), nil
+	}}
+
+	// login is deliberately without a second attempt: ready means ready.
+	login = step{"ssh", func(ctx context.Context, r *Run) (string, error) {
+		for _, kind := range []string{"rsa", "ed25519"} {
+			r.Machine.As(r.User, r.keyFile(kind))
+			if err := r.same(ctx, check{"id -un; hostname", r.User + "\n" + r.HostName}); err != nil {
+				return "", fmt.Errorf("with the %s key: %w", kind, err)
+			}
+		}
+		return r.User + "@" + r.HostName + " with both keys", nil
+	}}
+
+	// bootDone waits for the end of the boot and says what failed in it.
+	bootDone = check{"systemctl is-system-running --wait || systemctl --failed --no-legend", "running"}
+
+	system = step{"system", func(ctx context.Context, r *Run) (string, error) {
+		return "running, no failed unit; agent active under its classic names too", r.same(ctx,
+			bootDone,
+			check{"systemctl is-active azguest waagent walinuxagent ssh | sort -u", "active"},
+			check{"systemctl show -P Slice azguest", "azure.slice"},
+			check{"stat -c %a /sys/class/dmi/id/product_uuid", "444"},
+		)
+	}}
+
+	medium = step{"medium", func(ctx context.Context, r *Run) (string, error) {
+		if err := r.same(ctx, check{"findmnt -rno SOURCE,TARGET -t udf,iso9660", ""}); err != nil {
+			return "", err
+		}
+		ejected, err := r.Machine.Ejected(ctx)
+		if err != nil {
+			return "", err
+		}
+		if !ejected {
+			return "", errors.New("provisioned, but the medium is still in the drive")
+		}
+		return "unmounted and ejected", nil
+	}}
+
+	noMedium = step{"user space", func(ctx context.Context, r *Run) (string, error) {
+		return "provisioned without a mount", r.same(ctx, check{"lsmod | grep -E '^(udf|isofs) '", ""})
+	}}
+
+	accounts = step{"account", func(ctx context.Context, r *Run) (string, error) {
+		return "sudo, hash, keys, custom data, modes; the password is nowhere in clear", r.same(ctx,
+			check{"sudo -n id -un", "root"},
+			check{"sudo getent shadow " + r.User + " | cut -d: -f2 | cut -c1-3", "$6$"},
+			check{"sudo getent shadow root | cut -d: -f2 | grep -c '^[!*]'", "1"},
+			check{"stat -c '%U %a' ~/.ssh ~/.ssh/authorized_keys", r.User + " 700\n" + r.User + " 600"},
+			check{"grep -c ' customer@example$' ~/.ssh/authorized_keys", "2"},
+			check{"sudo stat -c %a /var/lib/waagent", "700"},
+			check{"sudo base64 -d /var/lib/waagent/CustomData", r.CustomData},
+			check{"sudo sh -c 'grep -rlF -e " + r.Password + " /var/lib/waagent /var/log /run/azguest /etc'", ""},
+		)
+	}}
+
+	hostKeys = step{"host keys", func(ctx context.Context, r *Run) (string, error) {
+		if err := r.remember(ctx); err != nil {
+			return "", err
+		}
+		n := strings.Count(r.before["host keys"], "ssh_host_")
+		if n < 3 {
+			return "", fmt.Errorf("the image had none, now there are %d:\n%s", n, r.before["host keys"])
+		}
+		return fmt.Sprintf("%d made", n), nil
+	}}
+
+	control = step{"extension", func(ctx context.Context, r *Run) (string, error) {
+		if err := r.Platform.PutExtension(ctx, sample); err != nil {
+			return "", err
+		}
+		return r.viewed(ctx)
+	}}
+
+	agentctl = step{"agentctl", func(ctx context.Context, r *Run) (string, error) {
+		out, err := r.Machine.Run(ctx, "sudo agentctl status --output json")
+		if err != nil {
+			return "", err
+		}
+		if !json.Valid([]byte(out)) {
+			return "", fmt.Errorf("not JSON: %s", out)
+		}
+		if !strings.Contains(out, sample.Publisher+"."+sample.Type) {
+			return "", fmt.Errorf("the extension is missing: %s", out)
+		}
+		return fmt.Sprintf("%d bytes of JSON, extension in it", len(out)), nil
+	}}
+
+	reboot = step{"reboot", func(ctx context.Context, r *Run) (string, error) {
+		if err := r.remember(ctx); err != nil {
+			return "", err
+		}
+		return "", r.Machine.Reboot(ctx)
+	}}
+
+	// alive waits for a status that was written after the reboot.
+	alive = step{"status after reboot", func(ctx context.Context, r *Run) (string, error) {
+		err := until(ctx, "a status report of the agent", func() (bool, error) {
+			all := r.Platform.Fabric.Journal(fabric.Query{Kind: fabric.Status, VM: vmName, Limit: 1})
+			return len(all) > 0 && all[0].Time.After(r.Machine.Started), r.Machine.Died()
+		})
+		if err != nil {
+			return "", err
+		}
+		return r.viewed(ctx)
+	}}
+
+	unchanged = step{"nothing done twice", func(ctx context.Context, r *Run) (string, error) {
+		now, err := r.facts(ctx)
+		if err != nil {
+			return "", err
+		}
+		for name, was := range r.before {
+			if now[name] != was {
+				err = errors.Join(err, fmt.Errorf("%s changed:\n%s\n-- before:\n%s", name, now[name], was))
+			}
+		}
+		// spec/protocol §8.1: provisioned with the same instance id, nothing is
+		// reported as health; the status report says that the agent lives.
+		if n := len(r.Platform.Ready()); n != 1 {
+			err = errors.Join(err, fmt.Errorf("received Ready %d times, not once", n))
+		}
+		return "account, host keys, host name and extension as before; Ready received once in all", err
+	}}
+
+	purge = step{"purge", func(ctx context.Context, r *Run) (string, error) {
+		if out, err := r.Machine.Run(ctx, "sudo dpkg --purge azguest 2>&1"); err != nil {
+			return "", fmt.Errorf("%w\n%s", err, out)
+		}
+		return r.leftovers(ctx)
+	}}
+
+	gone = step{"gone", func(ctx context.Context, r *Run) (string, error) {
+		if err := r.same(ctx, bootDone); err != nil {
+			return "", err
+		}
+		return r.leftovers(ctx)
+	}}
+
+	powerCut = step{"power cut", func(ctx context.Context, r *Run) (string, error) {
+		err := until(ctx, "the first health report", func() (bool, error) {
+			return len(r.Platform.health()) > 0, r.Machine.Died()
+		})
+		r.Machine.Cut()
+		h := r.Platform.VM.Health()
+		return fmt.Sprintf("after %s %s", h.State, h.SubStatus), err
+	}}
+)
+
+// sample is our own handler; the emulator serves its package.
+var sample = Extension{
+	Name: "hello", Publisher: "Azguest.Samples", Type: "Hello", Version: "1.0",
+	Settings:  map[string]any{"name": "world"},
+	Protected: map[string]any{"secret": "s3cret"},
+}
+
+// asUDF is the platform's own medium.
+func asUDF(_ context.Context, r *Run) (string, error) {
+	image, err := r.Platform.VM.Medium().Image()
+	if err != nil {
+		return "", err
+	}
+	name := r.lab.path("dvd.iso")
+	return name, os.WriteFile(name, image, 0o600)
+}
+
+// asISO9660 copies the files to a plain ISO 9660 image, made by a tool that is
+// not ours.
+func asISO9660(ctx context.Context, r *Run) (string, error) {
+	files, err := r.Platform.VM.Medium().Files()
+	if err != nil {
+		return "", err
+	}
+	dir, image := r.lab.path("dvd"), r.lab.path("dvd.iso")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return "", err
+		}
+	}
+	if out, err := run(ctx, nil, "genisoimage", "-quiet", "-J", "-V", "rd_rdfe", "-o", image, dir); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return image, nil
+}
+
+// A check is a command and what it must print, blanks at the end aside.
+type check struct{ command, want string }
+
+// same is an error unless every command prints what is wanted.
+func (r *Run) same(ctx context.Context, checks ...check) error {
+	commands := make([]string, len(checks))
+	for i, c := range checks {
+		commands[i] = c.command
+	}
+	got, err := r.Machine.RunAll(ctx, commands...)
+	if err != nil {
+		return err
+	}
+	for i, c := range checks {
+		if got[i] != strings.TrimRight(c.want, "\n ") {
+			err = errors.Join(err, fmt.Errorf("%s\n  printed %q\n  want    %q", c.command, got[i], c.want))
+		}
+	}
+	return err
+}
+
+// facts are what must survive a reboot.
+func (r *Run) facts(ctx context.Context) (map[string]string, error) {
+	ask := []struct{ name, command string }{
+		{"host keys", "sudo sh -c 'sha256sum /etc/ssh/ssh_host_*_key'"},
+		{"account", "sudo getent passwd " + r.User + "; sudo getent shadow " + r.User + "; id " + r.User},
+		{"keys", "sha256sum ~/.ssh/authorized_keys"},
+		{"host name", "hostname; cat /etc/hostname"},
+		{"sudoers", "sudo sh -c 'cd /etc/sudoers.d && sha256sum *'"},
+		{"sshd", "sudo sshd -T | sort"},
+		{"machine id", "cat /etc/machine-id"},
+		{"handlers", "sudo sh -c 'cd /var/lib/waagent && ls -d *.*-[0-9]*'"},
+	}
+	commands := make([]string, len(ask))
+	for i, a := range ask {
+		commands[i] = a.command
+	}
+	said, err := r.Machine.RunAll(ctx, commands...)
+	if err != nil {
+		return nil, err
+	}
+	got := map[string]string{}
+	for i, a := range ask {
+		got[a.name] = said[i]
+	}
+	// A package that is fetched again is a handler that is installed again.
+	got["packages fetched"] = fmt.Sprint(r.Platform.fetched())
+	return got, nil
+}
+
+func (r *Run) remember(ctx context.Context) (err error) {
+	r.before, err = r.facts(ctx)
+	return err
+}
+
+// viewed says what the customer's portal shows of the sample.
+func (r *Run) viewed(ctx context.Context) (string, error) {
+	view, err := r.Platform.View(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range view.Extensions {
+		if !strings.EqualFold(e.Name, sample.Name) {
+			continue
+		}
+		for _, s := range e.Statuses {
+			if strings.HasPrefix(s.Code, "ProvisioningState/succeeded") {
+				return strings.TrimSpace(s.DisplayStatus + " " + s.Message), nil
+			}
+		}
+		return "", fmt.Errorf("the instance view shows %+v", e.Statuses)
+	}
+	return "", fmt.Errorf("the instance view shows no extension: %+v", view)
+}
+
+// leftovers is an error if anything of the package is left on the machine. The
+// customer's account with its sudo rights and keys is not: it is theirs.
+func (r *Run) leftovers(ctx context.Context) (string, error) {
+	err := r.same(ctx,
+		check{"sudo find / -xdev \\( -iname '*azguest*' -o -iname 'azure*.slice*' -o -name 'waagent*' \\) " +
+			"-not -path '/proc/*' -not -path '/etc/sudoers.d/*' -not -path '/etc/ssh/*'", ""},
+		check{"systemctl list-units --all --no-legend 'azguest*' 'azure*' 'wa*agent*'", ""},
+		check{"sudo nft list tables", ""},
+		check{"sudo find /etc/systemd /run/systemd -xtype l | grep -Ei 'az|wa.*agent'", ""},
+	)
+	if err != nil {
+		return "", err
+	}
+	return "no file, unit, slice or firewall table left", nil
+}
+
+func random(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}

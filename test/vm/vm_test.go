@@ -1,0 +1,92 @@
+package vm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestScenarios boots machines; scripts/test --vm prepares what it needs and
+// sets AZGUEST_VM.
+func TestScenarios(t *testing.T) {
+	if os.Getenv("AZGUEST_VM") == "" {
+		t.Skip("AZGUEST_VM is not set; see scripts/test --vm")
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In order, one at a time: each has the whole machine for its figures.
+	for _, s := range Scenarios() {
+		t.Run(s.Name, func(t *testing.T) {
+			r, err := Play(t.Context(), Options{Repo: repo, Cache: cache, Mirror: Mirror(t.Context()), Out: t.Output()}, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("power on to Ready: %.1f s", r.ToReady.Seconds())
+		})
+	}
+}
+
+func TestScenarioNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range Scenarios() {
+		if s.Name == "" || s.About == "" || s.Play == nil || seen[s.Name] {
+			t.Errorf("incomplete or twice: %+v", s)
+		}
+		seen[s.Name] = true
+	}
+}
+
+func TestVariantScript(t *testing.T) {
+	v := Variant{Files: map[string]string{"/b/x": "one\n", "/a/y": "it's $HOME"}, Script: "true\n"}
+	want := "mkdir -p '/a'\ncat >'/a/y' <<'END-OF-FILE'\nit's $HOME\nEND-OF-FILE\n" +
+		"mkdir -p '/b'\ncat >'/b/x' <<'END-OF-FILE'\none\nEND-OF-FILE\ntrue\n"
+	if got := v.script(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestLab makes the network and reaches into it, without a machine.
+func TestLab(t *testing.T) {
+	if os.Geteuid() != 0 || testing.Short() {
+		t.Skip("needs root")
+	}
+	for _, program := range []string{"ip", "dnsmasq", "nsenter"} {
+		if _, err := run(t.Context(), nil, "sh", "-c", "command -v "+program); err != nil {
+			t.Skipf("needs %s", program)
+		}
+	}
+	l, err := NewLab(t.Context(), t.Logf)
+	if err != nil {
+		t.Skipf("no network namespaces here: %v", err)
+	}
+	defer l.Close()
+	out, err := l.runInside(t.Context(), "ip", "-brief", "address")
+	if err != nil || !strings.Contains(out, endpoint) || !strings.Contains(out, metadata) {
+		t.Errorf("addresses: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if conn, err := l.dial(ctx, "tcp", gateway+":1"); err == nil {
+		_ = conn.Close()
+		t.Error("connected to a port nobody listens on")
+	} else if ctx.Err() != nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("dial into the lab: %v, want it refused there", err)
+	}
+	ns := l.ns
+	l.Close()
+	if _, err := os.Stat(filepath.Join(netnsDir, ns)); err == nil {
+		t.Error("the namespace is still there")
+	}
+	if _, err := os.Stat(l.Dir); err == nil {
+		t.Error("the scratch directory is still there")
+	}
+}
