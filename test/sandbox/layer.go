@@ -196,3 +196,20 @@ func lastLine(b []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return lines[len(lines)-1]
 }
+
+// SSHServer are the packages of an SSH server and sudo, for machines without.
+func SSHServer() []string {
+	return []string{"openssh-server", "openssh-sftp-server", "libwrap0", "sudo"}
+}
+
+// PrepareSSHD does what installing openssh-server does and unpacking does
+// not: its account, its configuration and host keys. Nothing is started.
+func (s *Sandbox) PrepareSSHD(ctx context.Context) error {
+	_, err := s.Run(ctx, "sh", "-ec", `
+test -x /usr/sbin/sshd || { echo "no sshd on this machine" >&2; exit 1; }
+getent passwd sshd >/dev/null || useradd --system --no-create-home --home-dir /run/sshd --shell /usr/sbin/nologin sshd
+test -e /etc/ssh/sshd_config || cp /usr/share/openssh/sshd_config /etc/ssh/sshd_config
+mkdir -p /etc/ssh/sshd_config.d /run/sshd
+ssh-keygen -q -A`)
+	return err
+}

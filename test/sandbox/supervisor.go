@@ -143,6 +143,10 @@ func (s *supervisor) prepare() (string, error) {
 	if err := raiseLoopback(s.opt.Addresses); err != nil {
 		return "", err
 	}
+	if err := addCard(); err != nil {
+		// Without veth in the kernel; only agents that insist on a card mind.
+		fmt.Fprintln(os.Stderr, "sandbox: no network card:", err)
+	}
 	sr0 := ""
 	if image != nil && !s.opt.PlainDVD {
 		if s.loop, err = attachLoop(image); err == nil {

@@ -1,0 +1,424 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/sandbox"
+	"github.com/google/go-cmp/cmp"
+)
+
+// conf makes the agent do everything that is off by default, and poll as
+// often as it may, so that tests wait less.
+const conf = `
+Provisioning.DeleteRootPassword=y
+Provisioning.RegenerateSshHostKeyPair=y
+Provisioning.SshHostKeyPairType=auto
+Provisioning.DecodeCustomData=y
+Extensions.GoalStatePeriod=1
+`
+
+const password = "Corr3ct-h0rse: <b&ttery>"
+
+// newAgentCloud is a cloud with the release binaries installed and nothing
+// started.
+func newAgentCloud(t testing.TB, o setup) *cloud {
+	t.Helper()
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+	agent, ctl := binary(t, "azguest"), binary(t, "agentctl")
+	c := newCloud(t, o)
+	for path, name := range map[string]string{agent: "/usr/sbin/azguest", ctl: "/usr/bin/agentctl"} {
+		if err := c.Install(path, name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := conf
+	if !o.telemetry {
+		text += "Telemetry.Enabled=n\n"
+	}
+	if err := c.WriteFile("/etc/waagent.conf", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.prepareSSHD(t)
+	return c
+}
+
+// agent starts the agent as its unit does.
+func (c *cloud) agent(t testing.TB, env ...string) *sandbox.Process {
+	t.Helper()
+	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Env: env, Stderr: &c.log, Stdout: &c.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// blank is a machine with everything asked for, and the DVD the platform
+// would attach.
+func blank() setup {
+	return setup{
+		sandbox:      sandbox.Options{DMI: sandbox.AzureDMI("7b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d")},
+		provisioning: fabric.Provisioning{Password: password, CustomData: []byte("#!/bin/sh\n\x00\xff binary\n")},
+		packages:     map[string][]byte{},
+	}
+}
+
+func TestFirstLight(t *testing.T) {
+	o := blank()
+	o.packages["Azguest.Samples.Hello/1.0.0"] = handler(t, hello)
+	c := newAgentCloud(t, o)
+	c.agent(t)
+	c.ready(t)
+	if got := c.sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.Contains(got, "NOPASSWD: ALL") {
+		t.Errorf("the machine shows %q", got)
+	}
+	if got := c.ssh(t, "azureuser", "id -un; sudo -n id -u; hostname"); got != "azureuser\n0\nfirst-light" {
+		t.Errorf("ssh shows %q", got)
+	}
+	if got := c.follow(t, c.put(t, extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"name": "world"}, protected: map[string]any{"token": "s3cret"}})); got != "" {
+		t.Errorf("extension: %s", got)
+	}
+	if v := c.view(t); !strings.Contains(v, "hello from sequence 0") {
+		t.Errorf("instance view: %s", v)
+	}
+	r, err := c.Run(t.Context(), "agentctl", "status", "--output", "json")
+	if err != nil {
+		t.Error(err)
+	}
+	if !json.Valid([]byte(r.Stdout)) || !strings.Contains(r.Stdout, "Azguest.Samples.Hello") {
+		t.Errorf("agentctl status: %s", r.Stdout)
+	}
+	if n := c.readyReports(); n != 1 {
+		t.Errorf("%d Ready reports, want 1", n)
+	}
+	c.objections(t)
+}
+
+// end is the state in which provisioning leaves the machine, made comparable:
+// a salt and a date may differ, a result may not.
+func (c *cloud) end(t testing.TB) map[string]string {
+	t.Helper()
+	state := map[string]string{}
+	for _, name := range []string{"/etc/passwd", "/etc/group", "/etc/gshadow", "/etc/hostname", "/etc/hosts", "/etc/subuid", "/etc/subgid", "/etc/ssh/sshd_config"} {
+		b, err := c.ReadFile(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		state[name] = string(b)
+	}
+	b, err := c.ReadFile("/etc/shadow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if strings.HasPrefix(f[1], "$") {
+			f[1] = strings.Join(strings.SplitN(f[1], "$", 4)[:2], "$")
+		}
+		lines = append(lines, strings.Join(f, ":"))
+	}
+	state["/etc/shadow"] = strings.Join(lines, "\n")
+	state["sudo"] = c.sh(t, "cd /etc/sudoers.d && for f in *; do stat -c '%n %a %U' $f; cat $f; done; visudo -cq && echo valid")
+	state["sshd"] = c.sh(t, "cd /etc/ssh && find sshd_config.d -type f | sort | while read f; do stat -c '%n %a %U' $f; grep -v '^#' $f || :; done; sshd -t && sshd -T -C user=azureuser,host=a,addr=127.0.0.1 | sort")
+	state["keys"] = c.sh(t, "cd /home/azureuser && stat -c '%n %a %U:%G' . .ssh .ssh/* && cat .ssh/authorized_keys")
+	state["host keys"] = c.sh(t, "cd /etc/ssh && stat -c '%n %a %U' ssh_host_*")
+	state["hostname"] = c.sh(t, "hostname")
+	state["lib"] = c.sh(t, "cd /var/lib/waagent && stat -c '%n %a' . provisioned CustomData ovf-env.xml && cat provisioned && sha256sum CustomData && ! grep -F 'Corr3ct' ovf-env.xml")
+	state["leftovers"] = c.sh(t, "find /etc /home /var/lib/waagent -name '*.azg-*' -o -name '*.lock' -path '/etc/*' -o -name '*.azguest*' -path '/etc/*' | sort")
+	// crypt(3) is somebody else's opinion on the hash.
+	r, err := c.RunCmd(t.Context(), sandbox.Cmd{
+		Args:  []string{"perl", "-e", `$h = (getpwnam "azureuser")[1]; chomp($p = <STDIN>); print crypt($p, $h) eq $h ? "right" : "wrong"`},
+		Stdin: strings.NewReader(password + "\n"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state["password"] = r.Stdout
+	return state
+}
+
+// steps lists the provisioning steps that the agent journaled.
+func (c *cloud) steps(t testing.TB) []string {
+	t.Helper()
+	b, err := c.ReadFile("/var/lib/waagent/azguest/provision.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var journal struct {
+		Steps []struct {
+			ID   string `json:"id"`
+			Name string `json:"name"`
+		} `json:"steps"`
+	}
+	if err := json.Unmarshal(b, &journal); err != nil {
+		t.Fatalf("provision.json: %v: %s", err, b)
+	}
+	var ids []string
+	for _, s := range journal.Steps {
+		if s.ID == "" {
+			s.ID = s.Name
+		}
+		ids = append(ids, s.ID)
+	}
+	if len(ids) < 8 {
+		t.Fatalf("only %d steps in the journal: %s", len(ids), b)
+	}
+	return ids
+}
+
+// TestKilledAfterEachStep: a kill -9 right after any step, the agent started
+// again, in the same boot or after a reboot, ends where an undisturbed run
+// does. The steps are those that the undisturbed run journaled.
+func TestKilledAfterEachStep(t *testing.T) {
+	o := blank()
+	key := newKey(t)
+	o.key = key
+	whole := newAgentCloud(t, o)
+	whole.agent(t)
+	whole.ready(t)
+	want := whole.end(t)
+	if want["password"] != "right" {
+		t.Errorf("crypt(3) says the password is %s", want["password"])
+	}
+	if n := whole.readyReports(); n != 1 {
+		t.Errorf("%d Ready reports, want 1", n)
+	}
+	for _, step := range whole.steps(t) {
+		for _, reboot := range []bool{false, true} {
+			name := step
+			if reboot {
+				name += "+reboot"
+			}
+			t.Run(name, func(t *testing.T) {
+				c := newAgentCloud(t, o)
+				p := c.agent(t, "AZGUEST_TEST_DIE_AFTER="+step)
+				await(t, "the agent to die", func() bool {
+					select {
+					case <-p.Done():
+						return true
+					default:
+						return false
+					}
+				})
+				if code := p.Code(); code != -1 {
+					t.Fatalf("the agent ended with code %d, not by a signal", code)
+				}
+				before := c.readyReports()
+				if reboot {
+					if err := c.Reboot(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c.agent(t)
+				await(t, "Ready", func() bool { return c.readyReports() > 0 })
+				await(t, "the journal to end", func() bool {
+					_, err := c.ReadFile("/var/lib/waagent/provisioned")
+					return err == nil
+				})
+				if diff := cmp.Diff(want, c.end(t)); diff != "" {
+					t.Errorf("end state (-undisturbed +killed):\n%s", diff)
+				}
+				if n := c.readyReports(); n != 1 && before == 0 {
+					t.Errorf("%d Ready reports, want 1", n)
+				}
+			})
+		}
+	}
+}
+
+func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
+	o := blank()
+	o.packages["Azguest.Samples.Slow/1.0.0"] = handler(t, slow)
+	c := newAgentCloud(t, o)
+	p := c.agent(t)
+	c.ready(t)
+	op := c.put(t, extension{name: "slow", publisher: "Azguest.Samples", kind: "Slow", version: "1.0"})
+	var calls []byte
+	await(t, "enable to run", func() bool {
+		calls, _ = c.ReadFile("/var/tmp/handler/calls")
+		return bytes.Contains(calls, []byte("enable"))
+	})
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.agent(t)
+	await(t, "the new agent's status", func() bool { return strings.Contains(c.view(t), "waiting") })
+	c.sh(t, "touch /var/tmp/handler/go")
+	if got := c.follow(t, op); got != "" {
+		t.Errorf("extension: %s", got)
+	}
+	after, err := c.ReadFile("/var/tmp/handler/calls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(calls), string(after)); diff != "" {
+		t.Errorf("commands of the handler (-before +after the restart):\n%s", diff)
+	}
+	f := strings.Fields(string(calls))
+	if !strings.Contains(c.view(t), "waited in process "+f[len(f)-1]) {
+		t.Errorf("another process answered: %s", c.view(t))
+	}
+}
+
+func TestAgentctlWithoutAgent(t *testing.T) {
+	c := newAgentCloud(t, blank())
+	r, _ := c.Run(t.Context(), "agentctl", "status")
+	if r.Code != 3 {
+		t.Errorf("before the first start: exit %d, want 3: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	p := c.agent(t)
+	c.ready(t)
+	if r, err := c.Run(t.Context(), "agentctl", "status", "--wait=ready", "--timeout", "30s"); err != nil {
+		t.Errorf("while it runs: %v %s", err, r.Stdout)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	r, _ = c.Run(t.Context(), "agentctl", "status")
+	if r.Code != 3 || !strings.Contains(r.Stdout+r.Stderr, "ago") || !strings.Contains(r.Stdout, "first-light") {
+		t.Errorf("after its death: exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
+
+func TestTelemetryOff(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		t.Run(fmt.Sprintf("on=%v", on), func(t *testing.T) {
+			o := blank()
+			o.telemetry = on
+			o.packages["Azguest.Samples.Hello/1.0.0"] = handler(t, hello)
+			c := newAgentCloud(t, o)
+			if on {
+				c.sh(t, "echo Telemetry.Period=1 >>/etc/waagent.conf")
+			}
+			p := c.agent(t)
+			c.ready(t)
+			if got := c.follow(t, c.put(t, helloExtension)); got != "" {
+				t.Fatal(got)
+			}
+			if on {
+				await(t, "telemetry", func() bool { return c.vm.Requests(fabric.Telemetry) > 0 })
+				return
+			}
+			if err := p.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			<-p.Done()
+			if n := c.vm.Requests(fabric.Telemetry); n != 0 {
+				t.Errorf("%d telemetry requests although it is off", n)
+			}
+			if got := c.sh(t, "ls /var/lib/waagent/events 2>/dev/null | wc -l"); got != "0" {
+				t.Errorf("%s event files although telemetry is off", got)
+			}
+		})
+	}
+}
+
+func TestMalformedMedium(t *testing.T) {
+	// without writes the document again with something replaced.
+	without := func(old, now string) func(testing.TB, *fabric.Medium) {
+		return func(t testing.TB, m *fabric.Medium) {
+			doc, err := fabric.OVFEnvironment(m.Provisioning, m.Spelling)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Raw = []byte(strings.Replace(string(doc), old, now, 1)); string(m.Raw) == string(doc) {
+				t.Fatalf("nothing to replace: %s", doc)
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(testing.TB, *fabric.Medium)
+		reason string
+	}{
+		"cut":       {func(_ testing.TB, m *fabric.Medium) { m.Malformed = true }, `(?i)ovf-env\.xml`},
+		"empty":     {func(_ testing.TB, m *fabric.Medium) { m.Raw = []byte{} }, `(?i)ovf-env\.xml`},
+		"bad user":  {without("<UserName>azureuser<", "<UserName>../etc<"), `(?i)user`},
+		"root user": {without("<UserName>azureuser<", "<UserName>root<"), `(?i)root`},
+		"DOCTYPE":   {without("<Environment ", "<!DOCTYPE x [<!ENTITY a \"b\">]><Environment "), `(?i)ovf-env\.xml`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := blank()
+			o.medium = func(m *fabric.Medium) { tc.change(t, m) }
+			c := newAgentCloud(t, o)
+			c.agent(t)
+			await(t, "ProvisioningFailed", func() bool {
+				h := c.vm.Health()
+				if h.State == "Ready" {
+					t.Fatalf("a machine with a bad medium is Ready: %s", c.sh(t, "tail -n 3 /etc/passwd"))
+				}
+				return h.State == "NotReady" && h.SubStatus == "ProvisioningFailed"
+			})
+			if h := c.vm.Health(); !regexp.MustCompile(tc.reason).MatchString(h.Description) {
+				t.Errorf("reason %q says nothing about %s", h.Description, tc.reason)
+			}
+			if _, err := c.ReadFile("/var/lib/waagent/provisioned"); err == nil {
+				t.Error("the marker was written")
+			}
+		})
+	}
+}
+
+// TestNoMedium: without a DVD the metadata service has enough for a machine
+// with keys.
+func TestNoMedium(t *testing.T) {
+	o := blank()
+	o.noMedium = true
+	o.provisioning = fabric.Provisioning{}
+	c := newAgentCloud(t, o)
+	c.agent(t)
+	await(t, "an answer to provisioning", func() bool {
+		h := c.vm.Health()
+		return h.State == "Ready" || h.SubStatus == "ProvisioningFailed"
+	})
+	if h := c.vm.Health(); h.State != "Ready" {
+		t.Fatalf("not ready: %s", h.Description)
+	}
+	if got := c.ssh(t, "azureuser", "hostname"); got != "first-light" {
+		t.Errorf("ssh shows %q", got)
+	}
+}
+
+func TestISO9660(t *testing.T) {
+	o := blank()
+	o.sandbox.PlainDVD = true
+	o.medium = func(m *fabric.Medium) { m.FS = fabric.ISO9660 }
+	c := newAgentCloud(t, o)
+	c.agent(t)
+	c.ready(t)
+	if got := c.sh(t, "getent passwd azureuser | cut -d: -f6; hostname"); got != "/home/azureuser\nfirst-light" {
+		t.Errorf("the machine shows %q", got)
+	}
+}
+
+func TestExtensionFails(t *testing.T) {
+	o := blank()
+	o.packages["Azguest.Samples.Crash/1.0.0"] = handler(t, crash)
+	o.packages["Azguest.Samples.Hello/1.0.0"] = handler(t, hello)
+	c := newAgentCloud(t, o)
+	c.agent(t)
+	c.ready(t)
+	if got := c.follow(t, c.put(t, extension{name: "crash", publisher: "Azguest.Samples", kind: "Crash", version: "1.0"})); !strings.Contains(got, "52") || !strings.Contains(got, "disk is full") {
+		t.Errorf("the control plane says %q; want the exit code and the reason", got)
+	}
+	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
+		t.Errorf("another extension suffers: %s", got)
+	}
+	if h := c.vm.Health(); h.State != "Ready" {
+		t.Errorf("the machine is %s", h.State)
+	}
+	r, _ := c.Run(t.Context(), "agentctl", "status")
+	if r.Code != 4 || !strings.Contains(r.Stdout, "Azguest.Samples.Crash") {
+		t.Errorf("agentctl status: exit %d, want 4: %s", r.Code, r.Stdout)
+	}
+}

@@ -1,0 +1,137 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// vmPath is the VM's resource, as the control plane's URLs have it.
+const vmPath = "/subscriptions/00000000-0000-4000-8000-00000000f00d/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm-01"
+
+// An extension is what a customer asks for.
+type extension struct {
+	name, publisher, kind, version string
+	settings, protected            map[string]any
+}
+
+// helloExtension is the sample, asked for.
+var helloExtension = extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0"}
+
+// arm speaks to the control plane as any client does.
+func (c *cloud) arm(t testing.TB, method, path string, body, answer any) http.Header {
+	t.Helper()
+	var payload io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload = bytes.NewReader(b)
+	}
+	if !strings.Contains(path, "://") {
+		path = "http://" + fabric.ManagementHost + path + "?api-version=2024-07-01"
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, path, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.f.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode/100 != 2 {
+		t.Fatalf("%s %s: %s: %s", method, path, resp.Status, b)
+	}
+	if answer != nil {
+		if err := json.Unmarshal(b, answer); err != nil {
+			t.Fatalf("%s %s: %v: %s", method, path, err, b)
+		}
+	}
+	return resp.Header
+}
+
+// put asks for an extension and returns the operation to follow.
+func (c *cloud) put(t testing.TB, e extension) string {
+	t.Helper()
+	properties := map[string]any{
+		"publisher": e.publisher, "type": e.kind, "typeHandlerVersion": e.version,
+		"autoUpgradeMinorVersion": true, "settings": e.settings,
+	}
+	if e.protected != nil {
+		properties["protectedSettings"] = e.protected
+	}
+	h := c.arm(t, http.MethodPut, vmPath+"/extensions/"+e.name, map[string]any{"location": "westeurope", "properties": properties}, nil)
+	op := h.Get("Azure-AsyncOperation")
+	if op == "" {
+		t.Fatal("the control plane names no operation")
+	}
+	return op
+}
+
+// follow waits for the end of an operation: "" if it succeeded, else why not.
+func (c *cloud) follow(t testing.TB, operation string) string {
+	t.Helper()
+	var op struct {
+		Status string
+		Error  struct{ Code, Message string }
+	}
+	await(t, "operation "+operation, func() bool {
+		c.arm(t, http.MethodGet, operation, nil, &op)
+		return op.Status != "InProgress" && op.Status != ""
+	})
+	if op.Status == "Succeeded" {
+		return ""
+	}
+	return fmt.Sprintf("%s: %s: %s", op.Status, op.Error.Code, op.Error.Message)
+}
+
+// view is the instance view as text, for a look.
+func (c *cloud) view(t testing.TB) string {
+	t.Helper()
+	var v json.RawMessage
+	c.arm(t, http.MethodGet, vmPath+"/instanceView", nil, &v)
+	return string(v)
+}
+
+// readyReports counts the Ready reports that the platform received.
+func (c *cloud) readyReports() int {
+	n := 0
+	for _, e := range c.f.Journal(fabric.Query{Kind: fabric.Health, Contains: "<State>Ready</State>"}) {
+		if e.Code/100 == 2 {
+			n++
+		}
+	}
+	return n
+}
+
+// objections are requests that a strict platform would refuse.
+func (c *cloud) objections(t testing.TB) {
+	t.Helper()
+	for _, e := range c.f.Journal(fabric.Query{Problems: true}) {
+		if e.Kind != fabric.Control {
+			t.Errorf("the platform objects to %s %s: %s", e.Method, e.URL, strings.Join(e.Problems, "; "))
+		}
+	}
+}
+
+// at is when the platform received the first request of a kind.
+func (c *cloud) at(kind fabric.Kind, contains string) time.Time {
+	for _, e := range c.f.Journal(fabric.Query{Kind: kind, Contains: contains}) {
+		return e.Time
+	}
+	return time.Time{}
+}

@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"archive/zip"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"testing"
+)
+
+// handler is a package of a handler whose commands are one shell script that
+// is called with the name of the command. What the script may use:
+//
+//	$work          a folder that is there from the first command on
+//	say STATUS CODE MESSAGE   writes the status file of this sequence number
+func handler(t testing.TB, script string) []byte {
+	t.Helper()
+	const manifest = `[{"version": 1.0, "handlerManifest": {
+  "installCommand": "bin/handler install", "enableCommand": "bin/handler enable",
+  "updateCommand": "bin/handler update", "disableCommand": "bin/handler disable",
+  "uninstallCommand": "bin/handler uninstall",
+  "rebootAfterInstall": false, "reportHeartbeat": false}}]`
+	const prelude = `#!/bin/sh
+set -eu
+home=$(cd "$(dirname "$0")/.." && pwd)
+status=$(sed -n 's/.*"statusFolder" *: *"\([^"]*\)".*/\1/p' "$home/HandlerEnvironment.json" | head -n 1)
+seq=${ConfigSequenceNumber:-0}
+work=/var/tmp/handler
+mkdir -p "$work"
+echo "$1 $seq $$" >>"$work/calls"
+say() {
+	cat >"$status/.$seq.new" <<END
+[{"version": "1.0", "timestampUTC": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "status": {"operation": "$op", "status": "$1", "code": $2,
+ "formattedMessage": {"lang": "en-US", "message": "$3"}}}]
+END
+	mv "$status/.$seq.new" "$status/$seq.status"
+}
+op=$1
+`
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, f := range []struct {
+		name, text string
+		mode       fs.FileMode
+	}{
+		{"HandlerManifest.json", manifest, 0o644},
+		{"bin/handler", prelude + script, 0o755},
+	} {
+		h := &zip.FileHeader{Name: f.name, Method: zip.Deflate}
+		h.SetMode(f.mode)
+		out, err := w.CreateHeader(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprint(out, f.text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// hello says who called.
+const hello = `
+case $op in
+enable) say success 0 "hello from sequence $seq" ;;
+esac
+`
+
+// slow waits in enable until it is let go.
+const slow = `
+case $op in
+enable)
+	say transitioning 0 "waiting"
+	while [ ! -e "$work/go" ]; do sleep 0.05; done
+	say success 0 "waited in process $$"
+	;;
+esac
+`
+
+// crash fails to enable with an exit code that is in the report.
+const crash = `
+case $op in
+enable) echo "disk is full" >&2; exit 52 ;;
+esac
+`

@@ -1,0 +1,68 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/sandbox"
+)
+
+// peerPackages is Debian's agent with what it needs; fuseiso mounts the DVD
+// where the kernel knows no file system for it.
+var peerPackages = []string{
+	"waagent", "python3", "python3-minimal", "python3.11", "python3.11-minimal", "libpython3-stdlib",
+	"libpython3.11-stdlib", "libpython3.11-minimal", "python3-distro", "python3-pkg-resources", "media-types",
+	"openssl", "fuseiso", "fuse", "libfuse2", "libzip4", "libglib2.0-0",
+	"openssh-server", "openssh-sftp-server", "libwrap0", "sudo", "iptables", "eject",
+}
+
+// TestPeer proves the emulator, not our agent: Debian's own agent, unmodified,
+// must provision from our medium and run our sample extension.
+func TestPeer(t *testing.T) {
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+	layer, err := sandbox.DebianLayer(t.Context(), peerPackages...)
+	if err != nil {
+		t.Skipf("Debian's agent can't be had: %v", err)
+	}
+	c := newCloud(t, setup{
+		sandbox:      sandbox.Options{Layers: []string{layer}, Fuse: true},
+		provisioning: fabric.Provisioning{Password: password},
+		medium:       func(m *fabric.Medium) { m.FS = fabric.ISO9660 },
+		packages:     map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(t, hello)},
+	})
+	startPeer(t, c)
+	c.ready(t)
+	if got := c.sh(t, "getent passwd azureuser; hostname"); !strings.Contains(got, "first-light") {
+		t.Error(got)
+	}
+	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
+		t.Errorf("extension: %s", got)
+	}
+	if v := c.view(t); !strings.Contains(v, "hello from sequence 0") {
+		t.Errorf("instance view: %s", v)
+	}
+	if n := c.readyReports(); n == 0 {
+		t.Error("no Ready report")
+	}
+}
+
+const mountHelper = "#!/bin/sh\nexec /usr/bin/fuseiso \"$1\" \"$2\"\n"
+
+// startPeer starts Debian's agent in the sandbox, and nowhere else.
+func startPeer(t testing.TB, c *cloud) *sandbox.Process {
+	t.Helper()
+	if err := c.WriteFile("/usr/sbin/mount.iso9660", []byte(mountHelper), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.prepareSSHD(t)
+	// Debian's file leaves provisioning to cloud-init.
+	c.sh(t, "sed -i 's/^Provisioning.Agent=.*/Provisioning.Agent=waagent/; s/^ResourceDisk.Format=.*/ResourceDisk.Format=n/; s/^AutoUpdate.Enabled=.*/AutoUpdate.Enabled=n/' /etc/waagent.conf")
+	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/bin/python3", "-u", "/usr/sbin/waagent", "-daemon"}, Stdout: &c.log, Stderr: &c.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
