@@ -1,0 +1,285 @@
+package host
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnsafe says that a path goes through something an unprivileged user
+// could have planted: a symlink in a directory of theirs, a hard link, a
+// FIFO where a file should be.
+var ErrUnsafe = errors.New("unsafe path")
+
+// A Dir is an open directory that was reached without following a symlink
+// which somebody other than root could have made (asks S9). Everything is
+// done relative to the descriptor, so a rename of the path changes nothing.
+type Dir struct {
+	f    *os.File
+	name string
+}
+
+// Make says how a missing directory is made on the way.
+type Make struct {
+	Perm     fs.FileMode
+	UID, GID int
+}
+
+// OpenDir walks to a directory. make is asked for each missing component,
+// with its full name; nil, or a false answer, is fs.ErrNotExist. Symlinks
+// are followed only where root owns both the link and its directory and
+// nobody else can write there (ostree: /home -> /var/home).
+func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, error) {
+	fd, err := unix.Open(r.Path("/"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open directory /: %w", err)
+	}
+	d := &Dir{f: os.NewFile(uintptr(fd), "/"), name: "/"}
+	todo := split(name)
+	for hops := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		if part == ".." {
+			return nil, errors.Join(fmt.Errorf("open directory %s: %w: contains ..", name, ErrUnsafe), d.Close())
+		}
+		next, err := d.child(part, mk)
+		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+			var target string
+			if target, err = d.trustedLink(part); err == nil {
+				if hops++; hops > 20 {
+					return nil, errors.Join(fmt.Errorf("open directory %s: %w: too many links", name, ErrUnsafe), d.Close())
+				}
+				if !strings.HasPrefix(target, "/") {
+					target = path.Join(d.name, target)
+				}
+				todo = append(split(target), todo...)
+				if err := d.Close(); err != nil {
+					return nil, err
+				}
+				fd, err := unix.Open(r.Path("/"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+				if err != nil {
+					return nil, fmt.Errorf("open directory /: %w", err)
+				}
+				d = &Dir{f: os.NewFile(uintptr(fd), "/"), name: "/"}
+				continue
+			}
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open directory %s: %w", path.Join(d.name, part), err), d.Close())
+		}
+		if err := d.Close(); err != nil {
+			return nil, errors.Join(err, next.Close())
+		}
+		d = next
+	}
+	return d, nil
+}
+
+func split(name string) []string {
+	var out []string
+	for p := range strings.SplitSeq(name, "/") {
+		if p != "" && p != "." {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+func (d *Dir) fd() int { return int(d.f.Fd()) }
+
+func (d *Dir) child(part string, mk func(string) (Make, bool)) (*Dir, error) {
+	full := path.Join(d.name, part)
+	fd, err := unix.Openat(d.fd(), part, dirFlags, 0)
+	if errors.Is(err, unix.ENOENT) && mk != nil {
+		m, ok := mk(full)
+		if !ok {
+			return nil, err
+		}
+		// 0700 until the owner is right, whatever Perm will be.
+		if err := unix.Mkdirat(d.fd(), part, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, err
+		}
+		if fd, err = unix.Openat(d.fd(), part, dirFlags, 0); err != nil {
+			return nil, err
+		}
+		c := &Dir{f: os.NewFile(uintptr(fd), full), name: full}
+		if err := c.SetOwner(m.UID, m.GID, m.Perm); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Dir{f: os.NewFile(uintptr(fd), full), name: full}, nil
+}
+
+// trustedLink returns where a symlink points, if only root can have made it.
+func (d *Dir) trustedLink(part string) (string, error) {
+	var dir, link unix.Stat_t
+	if err := unix.Fstat(d.fd(), &dir); err != nil {
+		return "", err
+	}
+	if err := unix.Fstatat(d.fd(), part, &link, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return "", err
+	}
+	if link.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", unix.ENOTDIR
+	}
+	if link.Uid != 0 || dir.Uid != 0 || dir.Mode&0o022 != 0 {
+		return "", fmt.Errorf("%w: %s is a symlink that root did not make", ErrUnsafe, part)
+	}
+	buf := make([]byte, 4096)
+	n, err := unix.Readlinkat(d.fd(), part, buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// Name is the path of the directory below the root, links resolved.
+func (d *Dir) Name() string { return d.name }
+
+// Close gives the descriptor back.
+func (d *Dir) Close() error { return d.f.Close() }
+
+// Owner returns who owns the directory and its permission bits.
+func (d *Dir) Owner() (uid, gid int, perm fs.FileMode, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd(), &st); err != nil {
+		return 0, 0, 0, fmt.Errorf("stat %s: %w", d.name, err)
+	}
+	return int(st.Uid), int(st.Gid), fs.FileMode(st.Mode & 0o7777), nil
+}
+
+// SetOwner gives the directory owner and mode; what is already so is left
+// alone, so that it also works without the right to change it.
+func (d *Dir) SetOwner(uid, gid int, perm fs.FileMode) error {
+	u, g, p, err := d.Owner()
+	if err != nil {
+		return err
+	}
+	if u != uid || g != gid {
+		if err := unix.Fchown(d.fd(), uid, gid); err != nil {
+			return fmt.Errorf("chown %s: %w", d.name, err)
+		}
+	}
+	if p != perm {
+		if err := unix.Fchmod(d.fd(), uint32(perm.Perm())); err != nil {
+			return fmt.Errorf("chmod %s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// ReadFile reads a regular file of at most limit bytes. It neither follows a
+// symlink nor blocks on a FIFO, and refuses a file that has a second name or
+// belongs to neither uid nor root.
+func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
+	full := path.Join(d.name, name)
+	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("read %s: %w: it is a symlink", full, ErrUnsafe)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", full, err)
+	}
+	f := os.NewFile(uintptr(fd), full)
+	defer func() { _ = f.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("read %s: %w", full, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, fmt.Errorf("read %s: %w: not a regular file", full, ErrUnsafe)
+	case st.Nlink > 1:
+		return nil, fmt.Errorf("read %s: %w: it has %d names", full, ErrUnsafe, st.Nlink)
+	case st.Uid != 0 && int(st.Uid) != uid:
+		return nil, fmt.Errorf("read %s: %w: it belongs to uid %d", full, ErrUnsafe, st.Uid)
+	case st.Size > limit:
+		return nil, fmt.Errorf("read %s: %d bytes, at most %d are read", full, st.Size, limit)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", full, err)
+	}
+	return b, nil
+}
+
+// WriteFile replaces a file atomically. The new file has its owner and mode
+// before it gets its name; a symlink of that name is replaced, not followed.
+func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int) (err error) {
+	full := path.Join(d.name, name)
+	tmp := "." + name + "." + rand.Text()
+	fd, err := unix.Openat(d.fd(), tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", full, err)
+	}
+	f := os.NewFile(uintptr(fd), full)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", full, errors.Join(err, unix.Unlinkat(d.fd(), tmp, 0)))
+		}
+	}()
+	if uid != os.Geteuid() || gid != os.Getegid() {
+		if err := unix.Fchown(fd, uid, gid); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	if err := f.Chmod(perm); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if _, err := io.Copy(f, bytes.NewReader(data)); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Sync(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
+		return err
+	}
+	_ = d.f.Sync() // not every file system can; the file itself is safe
+	return nil
+}
+
+// Stat is lstat of a name in the directory.
+func (d *Dir) Stat(name string) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return st, err
+}
+
+// WriteFileLazy is WriteFile without fsync: all or nothing for whoever reads
+// while the machine runs, but a power cut may bring the old content back, or
+// none. It is for files that are rewritten often and believed only within
+// one boot.
+func (r Root) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
+	full := r.Path(name)
+	f, err := os.CreateTemp(path.Dir(full), "."+path.Base(full)+".azg-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(perm), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), full)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}

@@ -1,0 +1,259 @@
+package provisioning
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+)
+
+// State is how far a step is.
+type State string
+
+const (
+	Planned State = "planned"
+	Doing   State = "doing" // on disk while it runs; survives a crash
+	Done    State = "done"
+	Warned  State = "warned" // done as far as it could be
+	Broken  State = "failed"
+	Skipped State = "skipped" // what it needs has failed
+)
+
+// An Entry is one step in the journal.
+type Entry struct {
+	ID    string        `json:"id"`
+	What  string        `json:"what"`
+	State State         `json:"state"`
+	Code  string        `json:"code,omitempty"`
+	Error string        `json:"error,omitempty"`
+	Since time.Time     `json:"since,omitzero"`
+	Took  time.Duration `json:"took,omitempty"` // nanoseconds
+}
+
+// A Journal is what is known on disk about the provisioning of one VM. It
+// has no secrets. It is not what makes a second run safe, the steps are
+// that by themselves; it says what happened, and saves a run in the same
+// boot from doing things again.
+type Journal struct {
+	VMID     string    `json:"vmId"`
+	Boot     string    `json:"boot"` // boot id of the last attempt
+	Attempts int       `json:"attempts"`
+	Started  time.Time `json:"started"` // of the last attempt
+	Finished time.Time `json:"finished,omitzero"`
+	Steps    []Entry   `json:"steps"`
+
+	root host.Root
+	name string
+}
+
+// OpenJournal reads the journal of this VM, or begins one: another VM's is
+// replaced, one that is damaged as well. The state directories are made
+// (0700) if they do not exist.
+func OpenJournal(r host.Root, o Options, vmID string) (*Journal, error) {
+	o = o.WithDefaults()
+	for _, dir := range []string{o.Lib, o.Dir()} {
+		if err := r.MkdirAll(dir, 0o700); err != nil {
+			return nil, fail(CodeState, "failed to write state", err)
+		}
+	}
+	j := &Journal{}
+	name := path.Join(o.Dir(), "provision.json")
+	b, err := r.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fail(CodeState, "failed to read state", err)
+	}
+	if err != nil || json.Unmarshal(b, j) != nil || !SameVM(j.VMID, vmID) {
+		j = &Journal{VMID: vmID}
+	}
+	if boot := r.BootID(); boot == "" || boot != j.Boot {
+		j.Boot = boot
+		// After another boot nothing is taken for granted: what was done
+		// may have been lost with the power.
+		for i := range j.Steps {
+			if s := &j.Steps[i]; s.State == Done || s.State == Warned {
+				s.State = Planned
+			}
+		}
+	}
+	j.root, j.name = r, name
+	return j, nil
+}
+
+// save replaces the file by rename. It is not synced: a killed process
+// leaves the page cache alone, and after a power cut nothing is believed.
+func (j *Journal) save() error {
+	b, err := json.MarshalIndent(j, "", " ")
+	if err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	if err := j.root.WriteFileLazy(j.name, append(b, '\n'), 0o600); err != nil {
+		return fail(CodeState, "failed to write state", err)
+	}
+	return nil
+}
+
+func (j *Journal) entry(id string) *Entry {
+	i := slices.IndexFunc(j.Steps, func(e Entry) bool { return e.ID == id })
+	if i < 0 {
+		j.Steps = append(j.Steps, Entry{ID: id})
+		i = len(j.Steps) - 1
+	}
+	return &j.Steps[i]
+}
+
+// A Progress is told to the observer at every change of a step's state.
+type Progress struct {
+	Step  Step
+	State State
+	Err   error
+	Took  time.Duration
+}
+
+// An Observer watches Apply. It is called after the state is on disk. A test
+// may end the process in it: Doing is before the step, Planned (the second
+// time) right after it and before the journal knows, Done after that.
+type Observer func(Progress)
+
+// Result is what became of a plan.
+type Result struct {
+	Warnings []*Warning
+	Entries  []Entry
+	Took     time.Duration
+}
+
+// stepTimeout bounds a single step; the whole has the caller's context.
+const stepTimeout = 2 * time.Minute
+
+// Apply does the steps in order. A step that fails does not stop the others,
+// except those that need it; all failures come back as one *Failed. Late
+// steps, applied in a second call, have their own deadlines.
+func Apply(ctx context.Context, sys *System, steps []Step, j *Journal, observe Observer) (Result, error) {
+	start := time.Now()
+	if observe == nil {
+		observe = func(Progress) {}
+	}
+	j.Attempts++
+	j.Started = start.UTC()
+	j.Finished = time.Time{}
+	for _, s := range steps {
+		if e := j.entry(s.ID()); e.What != s.String() || e.State == "" {
+			*e = Entry{ID: s.ID(), What: s.String(), State: Planned}
+		}
+	}
+	startHostKeys(sys, steps)
+	var res Result
+	var failed Failed
+	broken := map[string]bool{}
+	for _, s := range steps {
+		err := context.Cause(ctx)
+		if err == nil {
+			err = applyOne(ctx, sys, s, j, broken, observe)
+		}
+		if w, ok := errors.AsType[*Warning](err); ok {
+			res.Warnings = append(res.Warnings, w)
+			continue
+		}
+		if err == nil {
+			continue
+		}
+		broken[s.ID()], broken["*"] = true, true
+		if errors.Is(err, errSkipped) {
+			continue
+		}
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			e = &Error{ID: CodeInternal, Reason: "unhandled error", Err: fmt.Errorf("%s: %w", s, err)}
+			if errors.Is(err, context.DeadlineExceeded) {
+				e.ID, e.Reason = CodeTimeout, "operation timed out"
+			}
+		}
+		failed.Errors = append(failed.Errors, e)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(failed.Errors) == 0 {
+		j.Finished = time.Now().UTC()
+	}
+	res.Took = time.Since(start)
+	err := j.save()
+	res.Entries = slices.Clone(j.Steps)
+	if len(failed.Errors) > 0 {
+		return res, &failed
+	}
+	return res, err
+}
+
+var errSkipped = errors.New("skipped")
+
+func applyOne(ctx context.Context, sys *System, s Step, j *Journal, broken map[string]bool, observe Observer) error {
+	e := j.entry(s.ID())
+	for _, need := range needs(s.ID()) {
+		if broken[need] {
+			e.State, e.Since = Skipped, time.Now().UTC()
+			observe(Progress{Step: s, State: Skipped})
+			return errSkipped
+		}
+	}
+	if e.State == Done && j.Boot != "" {
+		return nil
+	}
+	begin := time.Now()
+	e.State, e.Since, e.Code, e.Error = Doing, begin.UTC(), "", ""
+	if err := j.save(); err != nil {
+		return err
+	}
+	observe(Progress{Step: s, State: Doing})
+	limit := stepTimeout
+	if Late(s) {
+		limit = 2 * time.Hour
+	}
+	sctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not done after %v: %w", s, limit, context.DeadlineExceeded))
+	err := s.Apply(sctx, sys)
+	cancel()
+	observe(Progress{Step: s, State: Planned})
+	e.Took = time.Since(begin)
+	e.State = Done
+	if err != nil {
+		e.State, e.Code, e.Error = Broken, CodeOf(err), err.Error()
+		if _, ok := errors.AsType[*Warning](err); ok {
+			e.State = Warned
+		}
+	}
+	sys.Events.Emit(event.Event{
+		Kind: event.Operation, Time: begin.UTC(), Op: "Provision", OK: e.State == Done || e.State == Warned,
+		Message: s.String() + errText(err), Duration: e.Took,
+	})
+	if serr := j.save(); serr != nil {
+		return errors.Join(serr, err)
+	}
+	observe(Progress{Step: s, State: e.State, Err: err, Took: e.Took})
+	return err
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ": " + err.Error()
+}
+
+// startHostKeys begins with the slow part before the first step.
+func startHostKeys(sys *System, steps []Step) {
+	if sys.HostKeys != nil {
+		return
+	}
+	for _, s := range steps {
+		if hk, ok := s.(HostKeys); ok && !hk.Late && hk.Regenerate {
+			sys.HostKeys = MakeHostKeys(hk.Types)
+			return
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// System is the machine that steps are applied to. Every field is required,
+// HostKeys excepted.
+type System struct {
+	Root   host.Root
+	Run    host.Runner
+	Kernel host.Kernel
+	Events event.Sink
+	Log    zerolog.Logger
+
+	// HostKeys may hold keys that are already being generated; the boot
+	// starts them first of all because RSA takes longer than everything else.
+	HostKeys *HostKeyMaker
+}
+
+// Facts is what Plan must know of the machine. It is read from files alone:
+// no process is started, no distribution is named.
+type Facts struct {
+	Accounts []host.Account
+	Groups   []host.Group
+	UIDMin   int
+	Shells   []string // existing ones of /etc/shells
+
+	// Names of the programs, empty if absent.
+	Useradd, Adduser, Usermod, Chpasswd string
+	Visudo, Sudo, Doas                  string
+	SSHD                                string
+	Restorecon                          string // only if SELinux is on
+	Systemctl                           string // only if systemd runs
+
+	SudoersDir      bool // exists
+	SudoersIncluded bool // some sudoers file reads it
+
+	SSHDMain         string            // the main configuration file
+	SSHDDropInWorks  bool              // a drop-in of ours would decide
+	SSHDSet          map[string]string // keywords set at top level, lower case
+	SSHDHostKeyTypes []string          // types of the HostKey lines; empty: none given
+	HostKeyTypes     []string          // types of the private host keys on disk
+
+	HostName     string
+	ResolvesSelf bool // nss finds the own host name without /etc/hosts
+	SELinux      bool
+	Systemd      bool
+	FIPS         bool
+	EtcReadOnly  bool
+}
+
+// Gather reads the facts. An error means that the machine cannot even be
+// looked at; what is merely absent is a fact.
+func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
+	o = o.WithDefaults()
+	r := sys.Root
+	var f Facts
+	var err error
+	if f.Accounts, err = r.Accounts(); err != nil {
+		return f, fail(CodeInternal, "failed to read the accounts", err)
+	}
+	if f.Groups, err = r.Groups(); err != nil {
+		return f, fail(CodeInternal, "failed to read the groups", err)
+	}
+	f.UIDMin = 1000
+	if n, err := strconv.Atoi(r.LoginDefs()["UID_MIN"]); err == nil {
+		f.UIDMin = n
+	}
+	f.Shells = shells(r)
+
+	f.Useradd, f.Usermod, f.Chpasswd = which(r, "useradd"), which(r, "usermod"), which(r, "chpasswd")
+	if p := which(r, "adduser"); p != "" {
+		// Debian's adduser is another program with other options.
+		if target, err := os.Readlink(r.Path(p)); err == nil && strings.Contains(path.Base(target), "busybox") {
+			f.Adduser = p
+		}
+	}
+	f.Visudo, f.Sudo, f.Doas = which(r, "visudo"), which(r, "sudo"), which(r, "doas")
+	f.SSHD = which(r, "sshd")
+	f.SELinux = r.Exists("/sys/fs/selinux/enforce")
+	if f.SELinux {
+		f.Restorecon = which(r, "restorecon")
+	}
+	f.Systemd = r.Exists("/run/systemd/system")
+	if f.Systemd {
+		f.Systemctl = which(r, "systemctl")
+	}
+	if b, err := r.ReadFile("/proc/sys/crypto/fips_enabled"); err == nil {
+		f.FIPS = strings.TrimSpace(string(b)) == "1"
+	}
+	f.EtcReadOnly = errors.Is(unix.Access(r.Path("/etc"), unix.W_OK), unix.EROFS)
+
+	f.SudoersDir = r.Exists(o.SudoersDir)
+	f.SudoersIncluded = sudoersIncluded(r, o.SudoersDir)
+
+	gatherSSHD(r, o, &f)
+
+	if sys.Kernel.HostName != nil {
+		if name, err := sys.Kernel.HostName(); err == nil {
+			f.HostName = name
+		}
+	}
+	f.ResolvesSelf = nssMyHostname(r)
+	return f, context.Cause(ctx)
+}
+
+func gatherSSHD(r host.Root, o Options, f *Facts) {
+	for _, name := range []string{path.Join(o.SSHDir, "sshd_config"), "/usr/etc/ssh/sshd_config"} {
+		if r.Exists(name) {
+			f.SSHDMain = name
+			break
+		}
+	}
+	if names, err := r.Glob(path.Join(o.SSHDir, "ssh_host_*_key")); err == nil {
+		for _, n := range names {
+			if t := hostKeyType(n); t != "" {
+				f.HostKeyTypes = append(f.HostKeyTypes, t)
+			}
+		}
+	}
+	if f.SSHDMain == "" {
+		return
+	}
+	conf := readSSHD(r, f.SSHDMain, o.SSHDir, nil)
+	f.SSHDSet = map[string]string{}
+	for _, d := range conf {
+		if d.Match != "" {
+			continue
+		}
+		// A plan must not depend on what it did itself the last time.
+		if _, ok := f.SSHDSet[d.Key]; !ok && !d.Ours {
+			f.SSHDSet[d.Key] = strings.Join(d.Args, " ")
+		}
+		if d.Key == "hostkey" && len(d.Args) > 0 {
+			if t := hostKeyType(d.Args[0]); t != "" && !slices.Contains(f.SSHDHostKeyTypes, t) {
+				f.SSHDHostKeyTypes = append(f.SSHDHostKeyTypes, t)
+			}
+		}
+	}
+	f.SSHDDropInWorks = dropInDecides(r, f.SSHDMain, o.SSHDir)
+}
+
+// hostKeyType is the type in the name ssh_host_<type>_key.
+func hostKeyType(file string) string {
+	t, ok := strings.CutPrefix(path.Base(file), "ssh_host_")
+	if !ok {
+		return ""
+	}
+	t, ok = strings.CutSuffix(t, "_key")
+	if !ok {
+		return ""
+	}
+	return t
+}
+
+// which finds a program where host.Exec will look for it.
+func which(r host.Root, name string) string {
+	for dir := range strings.SplitSeq(host.DefaultPath, ":") {
+		p := dir + "/" + name
+		// Lstat: an absolute link leads out of a test root.
+		if fi, err := os.Lstat(r.Path(p)); err == nil && !fi.IsDir() {
+			return p
+		}
+	}
+	return ""
+}
+
+// shells lists the login shells that exist; without /etc/shells those that
+// everybody has.
+func shells(r host.Root) []string {
+	var names []string
+	for _, file := range []string{"/etc/shells", "/usr/share/defaults/etc/shells", "/usr/etc/shells"} {
+		b, err := r.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, "/") {
+				names = append(names, line)
+			}
+		}
+		break
+	}
+	if names == nil {
+		names = []string{"/bin/bash", "/bin/sh"}
+	}
+	return slices.DeleteFunc(names, func(s string) bool { return !r.Exists(s) })
+}
+
+// nssMyHostname reports whether nss-myhostname answers for the own name.
+func nssMyHostname(r host.Root) bool {
+	for _, file := range []string{"/etc/nsswitch.conf", "/usr/etc/nsswitch.conf"} {
+		b, err := r.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "hosts:"); ok {
+				return slices.Contains(strings.Fields(rest), "myhostname")
+			}
+		}
+		return false
+	}
+	return false
+}

@@ -1,0 +1,171 @@
+package provisioning
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// Input is what the VM is to become, merged from all sources.
+type Input struct {
+	VMID string // normalised, see Identify
+
+	HostName            string
+	UserName            string
+	Password            host.Secret // absent or empty: none
+	PasswordRedacted    bool        // somebody else has set one: leave it alone
+	DisablePasswordAuth *bool       // nil: not said
+
+	Keys     []Key
+	KeyPairs []KeyPair
+
+	CustomData CustomData
+
+	ProvisionGuestAgent *bool // false: the agent switches itself off
+	PPS                 PPSType
+
+	// Copy is the redacted document that may stay on disk; nil if there was
+	// no document.
+	Copy []byte
+
+	// From says where each field came from ("ovf", "imds"), for the log.
+	From map[string]string
+}
+
+// A Key is a public key for the user. Path is as the platform sends it
+// ("$HOME/<user>/.ssh/authorized_keys", where $HOME is the parent of homes);
+// it may be empty. Without Value the key is that of the certificate
+// <Lib>/<Fingerprint>.crt.
+type Key struct{ Path, Fingerprint, Value string }
+
+// A KeyPair is a private key <Lib>/<Fingerprint>.prv that goes to Path.
+type KeyPair struct{ Path, Fingerprint string }
+
+// CustomData is what the user gave the VM: bytes, never text.
+type CustomData struct {
+	Present bool
+	Text    host.Secret // base64 as it stood in the document
+	Data    host.Secret // decoded
+	Err     string      // why it could not be decoded; the VM is provisioned anyway
+}
+
+// Metadata is the part of the instance metadata that concerns provisioning
+// (spec/provisioning §4.5); the caller fills it from protocol/imds.
+type Metadata struct {
+	VMID                string
+	ComputerName        string
+	AdminUserName       string
+	DisablePasswordAuth *bool
+	Keys                []Key // Value and Path
+	UserData            host.Secret
+	PPSType             string
+	HasCustomData       bool
+}
+
+// Fill completes in from the instance metadata: what the document says wins,
+// because it is local and the only one that has the password; what it lacks
+// comes from md. Keys come from md only if the document has none.
+func (in Input) Fill(md *Metadata) Input {
+	if md == nil {
+		return in
+	}
+	in.From = maps.Clone(in.From)
+	if in.From == nil {
+		in.From = map[string]string{}
+	}
+	text := func(name string, have *string, other string) {
+		if *have == "" && strings.TrimSpace(other) != "" {
+			*have = strings.TrimSpace(other)
+			in.From[name] = "imds"
+		}
+	}
+	text("vmId", &in.VMID, NormalID(md.VMID))
+	text("hostName", &in.HostName, md.ComputerName)
+	text("userName", &in.UserName, md.AdminUserName)
+	if in.DisablePasswordAuth == nil && md.DisablePasswordAuth != nil {
+		in.DisablePasswordAuth = md.DisablePasswordAuth
+		in.From["disablePasswordAuth"] = "imds"
+	}
+	if len(in.Keys) == 0 && len(md.Keys) > 0 {
+		in.Keys = slices.Clone(md.Keys)
+		in.From["keys"] = "imds"
+	}
+	if !in.CustomData.Present && !md.UserData.Empty() {
+		in.CustomData = DecodeCustomData(md.UserData.Reveal())
+		in.From["customData"] = "imds"
+	}
+	if in.PPS == "" || in.PPS == PPSNone {
+		in.PPS = ParsePPSType(md.PPSType)
+	}
+	return in
+}
+
+// Complete reports whether nothing would be gained by asking the metadata
+// service, so that the boot need not wait for it.
+func (in Input) Complete() bool {
+	return in.HostName != "" && in.UserName != "" &&
+		(!in.Password.Empty() || in.PasswordRedacted || len(in.Keys) > 0)
+}
+
+// NeedsCertificates lists the fingerprints whose certificates must have been
+// fetched from the goal state before the plan is applied.
+func (in Input) NeedsCertificates() []string {
+	var out []string
+	for _, k := range in.Keys {
+		if strings.TrimSpace(k.Value) == "" && k.Fingerprint != "" {
+			out = append(out, strings.ToUpper(k.Fingerprint))
+		}
+	}
+	for _, p := range in.KeyPairs {
+		if p.Fingerprint != "" {
+			out = append(out, strings.ToUpper(p.Fingerprint))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Options is what the machine's configuration says about provisioning
+// (spec/provisioning §7.2).
+type Options struct {
+	Lib        string // state directory, /var/lib/waagent
+	SSHDir     string // /etc/ssh
+	HomeDir    string // parent of homes
+	Shadow     string // /etc/shadow
+	SudoersDir string // /etc/sudoers.d
+
+	DeleteRootPassword  bool
+	RegenerateHostKeys  bool
+	HostKeyType         string // rsa, ecdsa, ed25519, auto
+	DecodeCustomData    bool
+	ExecuteCustomData   bool
+	AllowResetSysUser   bool
+	PasswordCryptID     string // 5 or 6
+	PasswordSaltLength  int
+	ClientAliveInterval string // seconds; empty: leave alone
+
+	Groups []string // extra groups for the user; none by default (asks S8)
+	Shell  string   // empty: bash if there is one
+}
+
+// WithDefaults fills the paths that are empty.
+func (o Options) WithDefaults() Options {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	def(&o.Lib, "/var/lib/waagent")
+	def(&o.SSHDir, "/etc/ssh")
+	def(&o.HomeDir, "/home")
+	def(&o.Shadow, "/etc/shadow")
+	def(&o.SudoersDir, "/etc/sudoers.d")
+	def(&o.HostKeyType, "rsa")
+	def(&o.PasswordCryptID, "6")
+	return o
+}
+
+// Dir is where the package keeps its own state below Lib.
+func (o Options) Dir() string { return o.WithDefaults().Lib + "/azguest" }

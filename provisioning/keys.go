@@ -1,0 +1,333 @@
+package provisioning
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// An authKey is one line of an authorized_keys file.
+type authKey struct {
+	Options string // as written, quotes included
+	Type    string
+	Blob    string // base64, canonical
+	Comment string
+}
+
+func (k authKey) line() string {
+	var b strings.Builder
+	if k.Options != "" {
+		b.WriteString(k.Options + " ")
+	}
+	b.WriteString(k.Type + " " + k.Blob)
+	if k.Comment != "" {
+		b.WriteString(" " + k.Comment)
+	}
+	return b.String()
+}
+
+// maxKey is far above the largest key that OpenSSH takes (RSA 16384).
+const maxKey = 16 << 10
+
+// ParseKeys reads the public keys in a value as the platform delivers it:
+// OpenSSH lines with or without options, of any type; line breaks inside the
+// base64 body, which portals produce, are taken out; RFC 4716, PEM public
+// keys and X.509 certificates are converted. What is no key is an error; the
+// keys before it are returned all the same.
+func ParseKeys(value string) ([]string, error) {
+	keys, err := parseAuthKeys(value)
+	var out []string
+	for _, k := range keys {
+		out = append(out, k.line())
+	}
+	return out, err
+}
+
+func parseAuthKeys(value string) ([]authKey, error) {
+	value = strings.TrimPrefix(value, "\ufeff")
+	if strings.Contains(value, "-----BEGIN ") {
+		return pemKeys(value)
+	}
+	if strings.Contains(value, "---- BEGIN SSH2 PUBLIC KEY") {
+		return rfc4716Keys(value)
+	}
+	value = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(value)
+	var logical []string
+	for line := range strings.SplitSeq(value, "\n") {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || line[0] == '#':
+		case len(logical) == 0 || startsKey(line):
+			logical = append(logical, line)
+		default:
+			// The rest of a broken line. If what we have ends in the middle
+			// of the base64, nothing goes between; it cannot be told from a
+			// broken comment, where a missing blank does no harm.
+			logical[len(logical)-1] += line
+		}
+	}
+	var out []authKey
+	var errs []error
+	for _, line := range logical {
+		k, err := parseAuthKey(line)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, k)
+	}
+	if len(out) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("no public key in the value"))
+	}
+	return out, errors.Join(errs...)
+}
+
+// startsKey reports whether a line begins a key rather than continuing one.
+func startsKey(line string) bool {
+	first, rest, _ := strings.Cut(line, " ")
+	if keyTypeName(first) {
+		return true
+	}
+	return rest != "" && splitOptions(line) != "" && startsKey(strings.TrimSpace(line[len(splitOptions(line)):]))
+}
+
+// keyTypeName reports whether s looks like the name of a key type. The list
+// of types grows; the blob says itself which it is.
+func keyTypeName(s string) bool {
+	for _, p := range []string{"ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-", "rsa-sha2-", "webauthn-sk-"} {
+		if strings.HasPrefix(s, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// splitOptions returns the option field at the start of a line: up to the
+// first blank outside of quotes.
+func splitOptions(line string) string {
+	quoted := false
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\' && i+1 < len(line) && line[i+1] == '"':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case (c == ' ' || c == '\t') && !quoted:
+			return line[:i]
+		}
+	}
+	return ""
+}
+
+func parseAuthKey(line string) (authKey, error) {
+	var k authKey
+	rest := strings.TrimSpace(line)
+	if first, _, _ := strings.Cut(rest, " "); !keyTypeName(strings.TrimRight(first, "\t")) {
+		opt := splitOptions(rest)
+		if opt == "" {
+			return k, fmt.Errorf("not an OpenSSH public key: %q", printable(firstWord(line)))
+		}
+		k.Options = opt
+		rest = strings.TrimSpace(rest[len(opt):])
+	}
+	f := strings.Fields(rest)
+	if len(f) < 2 || !keyTypeName(f[0]) {
+		return k, fmt.Errorf("not an OpenSSH public key: %q", printable(firstWord(rest)))
+	}
+	k.Type = f[0]
+	body := f[1]
+	blob, err := decodeBlob(body)
+	if err != nil {
+		return k, fmt.Errorf("%s key: %w", k.Type, err)
+	}
+	if i := strings.Index(rest, body); i >= 0 {
+		k.Comment = strings.TrimSpace(rest[i+len(body):])
+	}
+	name, err := blobType(blob)
+	if err != nil {
+		return k, fmt.Errorf("%s key: %w", k.Type, err)
+	}
+	if name != k.Type {
+		return k, fmt.Errorf("%s key: the body says %q", k.Type, printable(name))
+	}
+	// Types that the library knows must be whole; a type it does not know
+	// yet is left to sshd.
+	if knownType(name) {
+		if _, err := ssh.ParsePublicKey(blob); err != nil {
+			return k, fmt.Errorf("%s key: %w", k.Type, err)
+		}
+	}
+	k.Blob = base64.StdEncoding.EncodeToString(blob)
+	return k, nil
+}
+
+func knownType(t string) bool {
+	return slices.Contains([]string{
+		ssh.KeyAlgoRSA, ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256, ssh.KeyAlgoSKED25519,
+	}, t)
+}
+
+func firstWord(s string) string {
+	if f := strings.Fields(s); len(f) > 0 {
+		return f[0]
+	}
+	return s
+}
+
+// decodeBlob is base64 with or without padding.
+func decodeBlob(s string) ([]byte, error) {
+	if len(s) > maxKey {
+		return nil, fmt.Errorf("body of %d characters, at most %d are read", len(s), maxKey)
+	}
+	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
+	if err != nil {
+		return nil, fmt.Errorf("decode the body: %w", err)
+	}
+	return b, nil
+}
+
+func blobType(blob []byte) (string, error) {
+	if len(blob) < 4 {
+		return "", errors.New("the body is cut off")
+	}
+	n := binary.BigEndian.Uint32(blob)
+	if n == 0 || n > 100 || int(n) > len(blob)-4 {
+		return "", errors.New("the body is cut off")
+	}
+	return string(blob[4 : 4+n]), nil
+}
+
+func pemKeys(value string) ([]authKey, error) {
+	var out []authKey
+	var errs []error
+	data := []byte(value)
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		data = rest
+		pub, err := pemPublic(block)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, authKey{Type: pub.Type(), Blob: base64.StdEncoding.EncodeToString(pub.Marshal())})
+	}
+	if len(out) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("no readable PEM block in the value"))
+	}
+	return out, errors.Join(errs...)
+}
+
+func pemPublic(block *pem.Block) (ssh.PublicKey, error) {
+	var pub any
+	var err error
+	switch block.Type {
+	case "CERTIFICATE", "TRUSTED CERTIFICATE", "X509 CERTIFICATE":
+		var cert *x509.Certificate
+		if cert, err = x509.ParseCertificate(block.Bytes); err == nil {
+			pub = cert.PublicKey
+		}
+	case "PUBLIC KEY":
+		pub, err = x509.ParsePKIXPublicKey(block.Bytes)
+	case "RSA PUBLIC KEY":
+		pub, err = x509.ParsePKCS1PublicKey(block.Bytes)
+	default:
+		return nil, fmt.Errorf("PEM block %q is no public key", printable(block.Type))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", strings.ToLower(block.Type), err)
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", strings.ToLower(block.Type), err)
+	}
+	return key, nil
+}
+
+// rfc4716Keys reads the format of RFC 4716: headers, some continued by a
+// backslash, then base64.
+func rfc4716Keys(value string) ([]authKey, error) {
+	var out []authKey
+	var body strings.Builder
+	in, header := false, false
+	for line := range strings.Lines(strings.ReplaceAll(value, "\r", "\n")) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "---- BEGIN SSH2 PUBLIC KEY"):
+			in, header = true, false
+			body.Reset()
+		case strings.HasPrefix(line, "---- END SSH2 PUBLIC KEY") && in:
+			in = false
+			blob, err := decodeBlob(body.String())
+			if err != nil {
+				return out, fmt.Errorf("SSH2 public key: %w", err)
+			}
+			name, err := blobType(blob)
+			if err != nil {
+				return out, fmt.Errorf("SSH2 public key: %w", err)
+			}
+			k, err := parseAuthKey(name + " " + base64.StdEncoding.EncodeToString(blob))
+			if err != nil {
+				return out, err
+			}
+			out = append(out, k)
+		case !in || line == "":
+		case header || strings.Contains(line, ":"):
+			header = strings.HasSuffix(line, `\`)
+		default:
+			body.WriteString(line)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no whole SSH2 public key in the value")
+	}
+	return out, nil
+}
+
+// mergeKeys adds keys to the text of an authorized_keys file: every line
+// that is there stays, a key that is there in any form is not added again.
+func mergeKeys(old []byte, add []authKey) ([]byte, bool) {
+	have := map[string]bool{}
+	for line := range bytes.Lines(old) {
+		text := strings.TrimSpace(string(line))
+		if text == "" || text[0] == '#' {
+			continue
+		}
+		if k, err := parseAuthKey(text); err == nil {
+			have[k.Blob] = true
+		}
+	}
+	out := slices.Clone(old)
+	changed := false
+	for _, k := range add {
+		if have[k.Blob] {
+			continue
+		}
+		have[k.Blob] = true
+		if n := len(out); n > 0 && out[n-1] != '\n' {
+			out = append(out, '\n')
+		}
+		out = append(append(out, k.line()...), '\n')
+		changed = true
+	}
+	return out, changed
+}
+
+// certKey makes an authorized key of a PEM certificate.
+func certKey(b []byte) (authKey, error) {
+	keys, err := pemKeys(string(b))
+	if len(keys) > 0 {
+		return keys[0], nil
+	}
+	return authKey{}, err
+}

@@ -1,0 +1,370 @@
+package provisioning
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// A Step changes one thing. It is a comparable value (go-cmp): what is to be
+// done has been decided, Apply only does it.
+type Step interface {
+	// ID names the step in the journal and in tests; it is unique in a plan.
+	ID() string
+	// String says what it does, for the log; never a secret.
+	String() string
+	// Apply does it. Twice is the same as once. A *Warning does not fail
+	// the machine.
+	Apply(ctx context.Context, s *System) error
+}
+
+// Identifiers of the steps, in the order in which a plan has them.
+const (
+	StepHostName   = "host-name"
+	StepUser       = "user"
+	StepPassword   = "password"
+	StepSudo       = "sudo"
+	StepKeys       = "authorized-keys"
+	StepKeyPairs   = "key-pairs"
+	StepHostKeys   = "host-keys"
+	StepSSHD       = "sshd"
+	StepRoot       = "root-password"
+	StepCustomData = "custom-data"
+	StepCopy       = "document-copy"
+	StepDisable    = "disable-agent"
+	StepMarker     = "marker"
+	// After Ready:
+	StepLateKeys = "late-host-keys"
+	StepRunData  = "run-custom-data"
+)
+
+// needs says which steps are pointless, or dangerous, after another failed
+// (spec/provisioning Appendix A). The marker needs everything.
+func needs(id string) []string {
+	switch id {
+	case StepPassword, StepSudo, StepKeys, StepKeyPairs:
+		return []string{StepUser}
+	case StepRunData:
+		return []string{StepCustomData}
+	case StepMarker:
+		return []string{"*"}
+	}
+	return nil
+}
+
+// Late reports whether a step is for after Ready: it may take long, or
+// nobody waits for it.
+func Late(s Step) bool { return s.ID() == StepLateKeys || s.ID() == StepRunData }
+
+// Split parts a plan into what comes before Ready and what comes after it.
+func Split(steps []Step) (now, later []Step) {
+	for _, s := range steps {
+		if Late(s) {
+			later = append(later, s)
+		} else {
+			now = append(now, s)
+		}
+	}
+	return now, later
+}
+
+// Plan decides what is to be done. It is pure. An error means that the input
+// cannot be provisioned at all; it is an *Error with code and reason.
+func Plan(in Input, f Facts, o Options) ([]Step, error) {
+	o = o.WithDefaults()
+	if f.EtcReadOnly {
+		return nil, fail(CodeReadOnly, "failed to provision: /etc is read-only",
+			fmt.Errorf("set Provisioning.Agent=disabled where another provisioner owns this image"))
+	}
+	acct, err := planUser(in, f, o)
+	if err != nil {
+		return nil, err
+	}
+	var steps []Step
+	add := func(s Step) { steps = append(steps, s) }
+
+	if name := strings.TrimSpace(in.HostName); name != "" {
+		add(SetHostName{Name: name, Old: f.HostName, Hosts: !f.ResolvesSelf, Record: path.Join(o.Lib, "published_hostname"), Restorecon: f.Restorecon})
+	}
+	add(acct)
+	add(planPassword(in, f, o))
+	if s, ok := planSudo(in, f, o); ok {
+		add(s)
+	}
+	if len(in.Keys) > 0 {
+		add(AuthorizeKeys{
+			User: in.UserName, HomeDir: o.HomeDir, Lib: o.Lib, SSHDir: o.SSHDir, SSHDMain: f.SSHDMain,
+			Keys: in.Keys, Required: in.Password.Empty() && !in.PasswordRedacted, Restorecon: f.Restorecon,
+		})
+	}
+	if len(in.KeyPairs) > 0 {
+		add(InstallKeyPairs{User: in.UserName, HomeDir: o.HomeDir, Lib: o.Lib, Pairs: in.KeyPairs, Restorecon: f.Restorecon})
+	}
+	hk, late := planHostKeys(in, f, o)
+	if hk != nil {
+		add(*hk)
+	}
+	if s, ok := planSSHD(in, f, o); ok {
+		add(s)
+	}
+	if o.DeleteRootPassword && in.UserName != "root" {
+		add(LockRoot{Shadow: o.Shadow})
+	}
+	if in.CustomData.Present {
+		add(planCustomData(in, o))
+	}
+	if in.Copy != nil {
+		add(CopyDocument{Path: path.Join(o.Lib, "ovf-env.xml"), Data: string(in.Copy)})
+	}
+	if in.ProvisionGuestAgent != nil && !*in.ProvisionGuestAgent {
+		add(DisableAgent{Path: path.Join(o.Lib, "disable_agent")})
+	}
+	add(WriteMarker{Path: path.Join(o.Lib, "provisioned"), VMID: in.VMID})
+	if late != nil {
+		add(*late)
+	}
+	if o.ExecuteCustomData && in.CustomData.Present && in.CustomData.Err == "" && !in.CustomData.Data.Empty() {
+		add(RunCustomData{File: path.Join(o.Lib, "CustomData"), Dir: o.Dir(), VMID: in.VMID})
+	}
+	return steps, nil
+}
+
+// userName is what shadow-utils and busybox accept, plus capitals and dots,
+// which several distributions allow and portals offer.
+var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
+
+// reserved are names that belong to the system even where they do not exist
+// yet: a package installed later would take over the account. "ALL" is a
+// word of sudoers.
+func reserved(name string) bool {
+	switch name {
+	case "root", "toor", "ALL", "daemon", "bin", "sys", "sync", "adm", "lp", "mail", "news", "uucp", "operator",
+		"man", "proxy", "www-data", "backup", "list", "irc", "gnats", "nobody", "nogroup", "shutdown", "halt",
+		"messagebus", "dbus", "sshd", "polkitd", "tss", "chrony", "ntp", "syslog", "mysql", "postgres", "nginx", "apache":
+		return true
+	}
+	return strings.HasPrefix(name, "systemd-")
+}
+
+// CheckUserName says why a name cannot be provisioned; nil if it can.
+func CheckUserName(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("no user name was given")
+	case len(name) > 32:
+		return fmt.Errorf("%d characters, at most 32 are possible", len(name))
+	case !userName.MatchString(strings.TrimSuffix(name, "$")):
+		return fmt.Errorf("must start with a letter or _ and consist of letters, digits and . _ -")
+	case reserved(name):
+		return fmt.Errorf("the name is reserved for the system")
+	}
+	return nil
+}
+
+func planUser(in Input, f Facts, o Options) (CreateUser, error) {
+	name := in.UserName
+	bad := func(err error) (CreateUser, error) {
+		return CreateUser{}, fail(CodeUserName, "failed to provision user", fmt.Errorf("user name %q: %w", printable(name), err), Pair{"user", printable(name)})
+	}
+	have, exists := find(f.Accounts, name)
+	if exists && isSystem(have, f, o) && !o.AllowResetSysUser {
+		return bad(fmt.Errorf("that is a system account (uid %d)", have.UID))
+	}
+	if !exists || !o.AllowResetSysUser {
+		if err := CheckUserName(name); err != nil {
+			return bad(err)
+		}
+	}
+	s := CreateUser{
+		Name: name, Home: path.Join(o.HomeDir, name), HomeDir: o.HomeDir, Shell: o.Shell,
+		Ledger: path.Join(o.Dir(), "users.json"), VMID: in.VMID, Restorecon: f.Restorecon,
+	}
+	if s.Shell == "" {
+		// useradd's own default is often plain sh.
+		for _, sh := range []string{"/bin/bash", "/usr/bin/bash"} {
+			if slices.Contains(f.Shells, sh) {
+				s.Shell = sh
+				break
+			}
+		}
+	}
+	for _, g := range o.Groups {
+		if slices.ContainsFunc(f.Groups, func(h host.Group) bool { return h.Name == g }) {
+			s.Groups = append(s.Groups, g)
+		}
+	}
+	switch {
+	case f.Useradd != "":
+		s.Tool = "useradd"
+	case f.Adduser != "":
+		s.Tool = "adduser"
+	}
+	if !exists {
+		if i := slices.IndexFunc(f.Groups, func(g host.Group) bool { return g.Name == name }); i >= 0 {
+			// useradd refuses if the user's own group is there already. A
+			// group of the system must not be joined by accident (asks S8).
+			if f.Groups[i].GID >= f.UIDMin {
+				s.Primary = name
+			} else {
+				s.NoOwnGroup = true
+			}
+		}
+	}
+	return s, nil
+}
+
+func find(all []host.Account, name string) (host.Account, bool) {
+	i := slices.IndexFunc(all, func(a host.Account) bool { return a.Name == name })
+	if i < 0 {
+		return host.Account{}, false
+	}
+	return all[i], true
+}
+
+// isSystem reports whether an account belongs to the system: its number is
+// below UID_MIN, unless it is evidently meant for people (Flatcar's core has
+// 500, a home among homes and a shell).
+func isSystem(a host.Account, f Facts, o Options) bool {
+	if a.UID == 0 {
+		return true
+	}
+	if a.UID >= f.UIDMin {
+		return false
+	}
+	forPeople := strings.HasPrefix(a.Home, o.HomeDir+"/") && (slices.Contains(f.Shells, a.Shell) || strings.HasSuffix(a.Shell, "sh"))
+	return !forPeople
+}
+
+func planPassword(in Input, f Facts, o Options) Step {
+	s := SetPassword{User: in.UserName, Shadow: o.Shadow, Chpasswd: f.Chpasswd != ""}
+	switch {
+	case !in.Password.Empty():
+		s.Password = in.Password
+		s.Crypt, s.Salt = "6", 16
+		if o.PasswordCryptID == "5" {
+			s.Crypt = "5"
+		}
+		if n := o.PasswordSaltLength; n >= 8 && n < 16 {
+			s.Salt = n
+		}
+	case in.PasswordRedacted:
+		s.Keep = true
+	}
+	return s
+}
+
+func planSudo(in Input, f Facts, o Options) (Step, bool) {
+	s := Sudo{
+		User: in.UserName, NoPassword: in.Password.Empty() && !in.PasswordRedacted,
+		Dir: o.SudoersDir, Check: f.Visudo, Lib: o.Dir(), Restorecon: f.Restorecon,
+	}
+	switch {
+	case f.Sudo != "" || f.SudoersDir:
+		s.Include = !f.SudoersIncluded && f.Sudo != ""
+		return s, true
+	case f.Doas != "":
+		s.Dir, s.Doas, s.Check = "/etc/doas.d", true, ""
+		return s, true
+	}
+	return nil, false
+}
+
+func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
+	if f.SSHD == "" && f.SSHDMain == "" {
+		return nil, nil
+	}
+	var types []string
+	want := func(t string) {
+		if slices.Contains(HostKeyTypes(f.FIPS), t) && !slices.Contains(types, t) {
+			types = append(types, t)
+		}
+	}
+	// The kinds the image had, and the one the administrator names. "rsa"
+	// is what every shipped file says, so it is nobody's choice.
+	for _, t := range f.HostKeyTypes {
+		want(t)
+	}
+	if t := strings.ToLower(o.HostKeyType); t == "ecdsa" || t == "ed25519" {
+		want(t)
+	} else if len(types) == 0 || t == "auto" || t == "rsa" {
+		for _, t := range HostKeyTypes(f.FIPS) {
+			want(t)
+		}
+	}
+	slices.Sort(types)
+	hk := HostKeys{
+		Dir: o.SSHDir, Types: types, Regenerate: o.RegenerateHostKeys, VMID: in.VMID, Ledger: path.Join(o.Dir(), "hostkeys.json"),
+		Restorecon: f.Restorecon, Systemctl: f.Systemctl, WereMissing: len(f.HostKeyTypes) == 0,
+	}
+	// RSA takes longer than all the rest. sshd starts with one key, so RSA
+	// may come after Ready, unless sshd is told to use nothing else.
+	fast := slices.ContainsFunc(types, func(t string) bool {
+		return t != "rsa" && (len(f.SSHDHostKeyTypes) == 0 || slices.Contains(f.SSHDHostKeyTypes, t))
+	})
+	if !fast || !slices.Contains(types, "rsa") {
+		return &hk, nil
+	}
+	l := hk
+	l.Late, l.WereMissing = true, false
+	hk.MayWait = []string{"rsa"}
+	return &hk, &l
+}
+
+func planSSHD(in Input, f Facts, o Options) (Step, bool) {
+	if f.SSHD == "" || f.SSHDMain == "" {
+		return nil, false
+	}
+	s := ConfigureSSHD{
+		SSHD: f.SSHD, Main: f.SSHDMain, Dir: o.SSHDir, DropIn: f.SSHDDropInWorks, User: in.UserName, Restorecon: f.Restorecon, Systemctl: f.Systemctl,
+	}
+	var pw string
+	switch {
+	case in.DisablePasswordAuth != nil && *in.DisablePasswordAuth:
+		pw = "no"
+	case in.DisablePasswordAuth != nil, !in.Password.Empty():
+		pw = "yes"
+	case !in.PasswordRedacted:
+		pw = "no" // no password was given, so none is to be guessed
+	}
+	if pw != "" {
+		// The second keyword is the old name of the first; every OpenSSH
+		// takes one of them, today's takes both.
+		s.Settings = append(s.Settings, Setting{"PasswordAuthentication", pw},
+			Setting{"KbdInteractiveAuthentication", pw}, Setting{"ChallengeResponseAuthentication", pw})
+	}
+	if v := o.ClientAliveInterval; v != "" && f.SSHDSet["clientaliveinterval"] == "" {
+		if _, err := strconv.ParseUint(v, 10, 31); err == nil {
+			s.Settings = append(s.Settings, Setting{"ClientAliveInterval", v})
+		}
+	}
+	return s, len(s.Settings) > 0
+}
+
+func planCustomData(in Input, o Options) Step {
+	s := SaveCustomData{Path: path.Join(o.Lib, "CustomData"), Problem: in.CustomData.Err, Data: in.CustomData.Text}
+	if (o.DecodeCustomData || o.ExecuteCustomData) && in.CustomData.Err == "" {
+		s.Data = in.CustomData.Data
+	}
+	return s
+}
+
+// printable makes a hostile text fit for a log line.
+func printable(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(s) > 80 {
+		s = strings.ToValidUTF8(s[:80], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,171 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// SaveCustomData stores the custom data as bytes, 0600 (spec/provisioning
+// §2.6). Custom data that cannot be decoded is a warning: it must never keep
+// the user from getting into the VM.
+type SaveCustomData struct {
+	Path    string
+	Data    host.Secret
+	Problem string
+}
+
+// ID implements Step.
+func (SaveCustomData) ID() string { return StepCustomData }
+
+func (s SaveCustomData) String() string {
+	return fmt.Sprintf("save %d bytes of custom data", s.Data.Len())
+}
+
+// Apply implements Step.
+func (s SaveCustomData) Apply(_ context.Context, sys *System) error {
+	if err := put(sys, s.Path, []byte(s.Data.Reveal()), 0o600); err != nil {
+		return warn(CodeCustomData, "save custom data: %w", err)
+	}
+	if s.Problem != "" {
+		return warn(CodeCustomData, "custom data cannot be decoded and is saved as it came: %s", s.Problem)
+	}
+	return nil
+}
+
+// CopyDocument leaves the redacted provisioning document on disk, where
+// deprovision and other software look for it.
+type CopyDocument struct{ Path, Data string }
+
+// ID implements Step.
+func (CopyDocument) ID() string { return StepCopy }
+
+func (s CopyDocument) String() string { return "keep a redacted copy of the document" }
+
+// Apply implements Step.
+func (s CopyDocument) Apply(_ context.Context, sys *System) error {
+	if err := put(sys, s.Path, []byte(s.Data), 0o400); err != nil {
+		return warn(CodeCopy, "keep a redacted copy of the document: %w", err)
+	}
+	return nil
+}
+
+// DisableAgent leaves the file that keeps the agent from doing anything
+// after provisioning (ProvisionGuestAgent=false).
+type DisableAgent struct{ Path string }
+
+// ID implements Step.
+func (DisableAgent) ID() string { return StepDisable }
+
+func (DisableAgent) String() string { return "switch the agent off, as the document asks" }
+
+// Apply implements Step.
+func (s DisableAgent) Apply(_ context.Context, sys *System) error {
+	if err := put(sys, s.Path, nil, 0o600); err != nil {
+		return fail(CodeState, "failed to write state", err)
+	}
+	return nil
+}
+
+// WriteMarker says on disk that this VM is provisioned.
+type WriteMarker struct{ Path, VMID string }
+
+// ID implements Step.
+func (WriteMarker) ID() string { return StepMarker }
+
+func (s WriteMarker) String() string { return "mark VM " + s.VMID + " as provisioned" }
+
+// Apply implements Step.
+func (s WriteMarker) Apply(_ context.Context, sys *System) error {
+	if err := put(sys, s.Path, []byte(s.VMID), 0o600); err != nil {
+		return fail(CodeMarker, "failed to write the provisioned marker", err)
+	}
+	return nil
+}
+
+func put(sys *System, name string, data []byte, perm fs.FileMode) error {
+	if err := sys.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
+		return err
+	}
+	return sys.Root.WriteFile(name, data, perm)
+}
+
+// RunCustomData executes the custom data, after Ready and at most once for a
+// VM id: a script that was cut short is not for us to repeat. Output goes to
+// a file beside the journal.
+type RunCustomData struct {
+	File, Dir, VMID string
+	Timeout         time.Duration // 0: one hour
+}
+
+// ID implements Step.
+func (RunCustomData) ID() string { return StepRunData }
+
+func (RunCustomData) String() string { return "run the custom data" }
+
+// Apply implements Step.
+func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
+	once := path.Join(s.Dir, "custom-data.started")
+	if b, err := sys.Root.ReadFile(once); err == nil && SameVM(string(b), s.VMID) {
+		return nil
+	}
+	data, err := sys.Root.ReadFile(s.File)
+	if err != nil {
+		return warn(CodeCustomData, "run custom data: %w", err)
+	}
+	c, ok := scriptCommand(data, sys.Root.Path(s.File))
+	if !ok {
+		return warn(CodeCustomData, "custom data is not run: it is neither a script with #! nor a program")
+	}
+	if err := put(sys, once, []byte(s.VMID), 0o600); err != nil {
+		return warn(CodeCustomData, "run custom data: %w", err)
+	}
+	if c.Name == sys.Root.Path(s.File) {
+		if err := sys.Root.WriteFile(s.File, data, 0o700); err != nil {
+			return warn(CodeCustomData, "run custom data: %w", err)
+		}
+	}
+	c.Timeout = s.Timeout
+	if c.Timeout <= 0 {
+		c.Timeout = time.Hour
+	}
+	res, runErr := sys.Run.Run(ctx, c)
+	log := fmt.Appendf(nil, "exit %d\n--- stdout\n%s\n--- stderr\n%s\n", res.Code, res.Stdout, res.Stderr)
+	err = put(sys, path.Join(s.Dir, "custom-data.log"), log, 0o600)
+	if runErr != nil {
+		return warn(CodeCustomData, "run custom data: %w", errors.Join(runErr, err))
+	}
+	if err != nil {
+		return warn(CodeCustomData, "keep the output of the custom data: %w", err)
+	}
+	return nil
+}
+
+// scriptCommand says how to run data that lies at file. A script is run by
+// naming its interpreter, so that a noexec mount does not matter (asks U11).
+func scriptCommand(data []byte, file string) (host.Cmd, bool) {
+	switch {
+	case bytes.HasPrefix(data, []byte("\x7fELF")):
+		return host.Cmd{Name: file}, true
+	case bytes.HasPrefix(data, []byte("#!")):
+		line, _, _ := bytes.Cut(data[2:], []byte("\n"))
+		// As the kernel: one interpreter, then at most one argument.
+		name, arg, hasArg := bytes.Cut(bytes.TrimSpace(line), []byte(" "))
+		if len(name) == 0 || name[0] != '/' {
+			return host.Cmd{}, false
+		}
+		c := host.Cmd{Name: string(name)}
+		if arg = bytes.TrimSpace(arg); hasArg && len(arg) > 0 {
+			c.Args = append(c.Args, string(arg))
+		}
+		c.Args = append(c.Args, file)
+		return c, true
+	}
+	return host.Cmd{}, false
+}

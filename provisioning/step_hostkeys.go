@@ -1,0 +1,288 @@
+package provisioning
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+)
+
+// HostKeyTypes are the types that are made, quick ones first. In FIPS mode
+// sshd refuses ed25519.
+func HostKeyTypes(fips bool) []string {
+	if fips {
+		return []string{"ecdsa", "rsa"}
+	}
+	return []string{"ed25519", "ecdsa", "rsa"}
+}
+
+// rsaBits is what ssh-keygen makes.
+const rsaBits = 3072
+
+// A HostKeyMaker generates host keys in the background. RSA takes a sixth of
+// a second and more, so the boot starts it before anything else.
+type HostKeyMaker struct{ made map[string]*hostKey }
+
+type hostKey struct {
+	done chan struct{}
+	priv []byte // OpenSSH format
+	pub  []byte // one line
+	err  error
+}
+
+// MakeHostKeys starts to generate one key of each type. The goroutines end
+// by themselves.
+func MakeHostKeys(types []string) *HostKeyMaker {
+	m := &HostKeyMaker{made: map[string]*hostKey{}}
+	for _, t := range types {
+		k := &hostKey{done: make(chan struct{})}
+		m.made[t] = k
+		go func() {
+			defer close(k.done)
+			if t == "rsa" {
+				// The thread ends with the goroutine because it is never
+				// unlocked; until then it yields to the steps of the boot.
+				runtime.LockOSThread()
+				_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 10)
+			}
+			k.priv, k.pub, k.err = generateHostKey(t)
+		}()
+	}
+	return m
+}
+
+// get waits for a key, or not.
+func (m *HostKeyMaker) get(ctx context.Context, t string, wait bool) (*hostKey, bool, error) {
+	k, ok := m.made[t]
+	if !ok {
+		return nil, false, fmt.Errorf("no key of type %s was ordered", t)
+	}
+	if !wait {
+		select {
+		case <-k.done:
+		default:
+			return nil, false, nil
+		}
+	}
+	select {
+	case <-k.done:
+		return k, true, k.err
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
+	}
+}
+
+func generateHostKey(t string) (priv, pub []byte, err error) {
+	var key crypto.Signer
+	switch t {
+	case "ed25519":
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	case "ecdsa":
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "rsa":
+		key, err = rsa.GenerateKey(rand.Reader, rsaBits)
+	default:
+		err = errors.New("no such type")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("generate %s key: %w", t, err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode %s key: %w", t, err)
+	}
+	p, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode %s key: %w", t, err)
+	}
+	return pem.EncodeToMemory(block), ssh.MarshalAuthorizedKey(p), nil
+}
+
+// HostKeys gives the machine host keys of its own, each replaced by rename
+// so that sshd never finds half of one. A ledger keyed by the VM id makes a
+// second run keep them.
+type HostKeys struct {
+	Dir         string
+	Types       []string
+	MayWait     []string // leave to the late step unless ready
+	Late        bool     // this is the late step: make what is missing
+	Regenerate  bool     // the image's own keys must go
+	WereMissing bool     // sshd cannot have started
+	VMID        string
+	Ledger      string
+	Restorecon  string
+	Systemctl   string
+}
+
+// ID implements Step.
+func (s HostKeys) ID() string {
+	if s.Late {
+		return StepLateKeys
+	}
+	return StepHostKeys
+}
+
+func (s HostKeys) String() string {
+	if s.Late {
+		return "make the remaining ssh host keys"
+	}
+	return "make ssh host keys: " + strings.Join(s.Types, ", ")
+}
+
+// hostKeyLedger says which keys were made for which VM.
+type hostKeyLedger struct {
+	VMID string            `json:"vmId"`
+	Keys map[string]string `json:"keys"` // type → SHA256 fingerprint
+}
+
+// Apply implements Step.
+func (s HostKeys) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodeHostKeys, "failed to generate ssh host keys", err)
+	}
+	led := hostKeyLedger{}
+	if b, err := sys.Root.ReadFile(s.Ledger); err == nil {
+		_ = json.Unmarshal(b, &led) // damaged is as good as none
+	}
+	if !SameVM(led.VMID, s.VMID) || led.Keys == nil {
+		led = hostKeyLedger{VMID: s.VMID, Keys: map[string]string{}}
+	}
+	var missing []string
+	for _, t := range s.Types {
+		fp := s.onDisk(sys.Root, t)
+		// A key of the image stays unless it is to be replaced; one of ours
+		// stays in any case.
+		if fp == "" || (s.Regenerate && led.Keys[t] != fp) {
+			missing = append(missing, t)
+		}
+	}
+	if sys.HostKeys == nil && len(missing) > 0 {
+		sys.HostKeys = MakeHostKeys(missing)
+	}
+	gid, perm := keyGroup(sys.Root)
+	before := maps.Clone(led.Keys)
+	for _, t := range missing {
+		wait := s.Late || !slices.Contains(s.MayWait, t)
+		k, ready, err := sys.HostKeys.get(ctx, t, wait)
+		if err != nil && wait {
+			if _, ordered := sys.HostKeys.made[t]; !ordered {
+				maps.Copy(sys.HostKeys.made, MakeHostKeys([]string{t}).made)
+				k, ready, err = sys.HostKeys.get(ctx, t, true)
+			}
+		}
+		if err != nil && wait {
+			return bad(err)
+		}
+		if !ready {
+			continue
+		}
+		name := path.Join(s.Dir, "ssh_host_"+t+"_key")
+		if err := sys.Root.MkdirAll(s.Dir, 0o755); err != nil {
+			return bad(err)
+		}
+		// The public half first: sshd warns of one that does not match, but
+		// it is the private one that makes us believe that we are done.
+		if err := sys.Root.WriteFileAs(name+".pub", k.pub, 0o644, 0, 0); err != nil {
+			return bad(err)
+		}
+		if err := sys.Root.WriteFileAs(name, k.priv, perm, 0, gid); err != nil {
+			return bad(err)
+		}
+		led.Keys[t] = s.onDisk(sys.Root, t)
+	}
+	if !maps.Equal(before, led.Keys) {
+		b, err := json.Marshal(led)
+		if err != nil {
+			return bad(err)
+		}
+		if err := put(sys, s.Ledger, append(b, '\n'), 0o600); err != nil {
+			return bad(err)
+		}
+		restorecon(ctx, sys, s.Restorecon, "-R", s.Dir)
+	}
+	if s.Regenerate && !s.Late {
+		if err := s.dropOthers(sys.Root); err != nil {
+			return bad(err)
+		}
+	}
+	if !maps.Equal(before, led.Keys) {
+		reloadSSHD(ctx, sys, s.Systemctl)
+		if s.WereMissing {
+			startSSHD(ctx, sys, s.Systemctl)
+		}
+	}
+	return nil
+}
+
+// dropOthers removes host keys of types that are not wanted (dsa, or what
+// the image had): they are the same in every clone.
+func (s HostKeys) dropOthers(r host.Root) error {
+	names, err := r.Glob(path.Join(s.Dir, "ssh_host_*key*"))
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		t := hostKeyType(strings.TrimSuffix(n, ".pub"))
+		if slices.Contains(s.MayWait, t) && !s.mine(r, t) {
+			// The image's RSA key must not answer until the new one is made.
+		} else if slices.Contains(s.Types, t) {
+			continue
+		}
+		if err := r.Remove(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s HostKeys) mine(r host.Root, t string) bool {
+	var led hostKeyLedger
+	b, err := r.ReadFile(s.Ledger)
+	if err != nil || json.Unmarshal(b, &led) != nil {
+		return false
+	}
+	return SameVM(led.VMID, s.VMID) && led.Keys[t] != "" && led.Keys[t] == s.onDisk(r, t)
+}
+
+// onDisk is the fingerprint of a private key that is there and whole.
+func (s HostKeys) onDisk(r host.Root, t string) string {
+	b, err := r.ReadFile(path.Join(s.Dir, "ssh_host_"+t+"_key"))
+	if err != nil {
+		return ""
+	}
+	signer, err := ssh.ParsePrivateKey(b)
+	if err != nil {
+		return ""
+	}
+	return ssh.FingerprintSHA256(signer.PublicKey())
+}
+
+// keyGroup is the group and mode of private host keys: distributions of the
+// Red Hat family let ssh-keysign read them through a group.
+func keyGroup(r host.Root) (gid int, perm fs.FileMode) {
+	groups, err := r.Groups()
+	if err != nil {
+		return 0, 0o600
+	}
+	if i := slices.IndexFunc(groups, func(g host.Group) bool { return g.Name == "ssh_keys" }); i >= 0 {
+		return groups[i].GID, 0o640
+	}
+	return 0, 0o600
+}

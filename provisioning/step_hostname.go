@@ -1,0 +1,139 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// CheckHostName says why a host name cannot be set; nil if it can. Linux
+// takes 64 bytes, DNS 63 for each label; underscores are against RFC 1123
+// but portals let them pass, so do we.
+func CheckHostName(name string) error {
+	if len(name) > 64 {
+		return fmt.Errorf("%d characters, at most 64 are possible", len(name))
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		switch {
+		case label == "":
+			return errors.New("has an empty label")
+		case len(label) > 63:
+			return fmt.Errorf("a label of %d characters, at most 63 are possible", len(label))
+		case strings.HasPrefix(label, "-"), strings.HasSuffix(label, "-"):
+			return errors.New("a label begins or ends with a hyphen")
+		}
+		for _, c := range []byte(label) {
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return fmt.Errorf("contains %q", c)
+			}
+		}
+	}
+	return nil
+}
+
+// SetHostName gives the machine its name: the kernel's, /etc/hostname and,
+// where nothing else resolves it, a line in /etc/hosts so that sudo does not
+// wait for DNS. No interface is touched (asks U14).
+type SetHostName struct {
+	Name, Old  string
+	Hosts      bool
+	Record     string // published_hostname
+	Restorecon string
+}
+
+// ID implements Step.
+func (SetHostName) ID() string { return StepHostName }
+
+func (s SetHostName) String() string { return "set the host name to " + printable(s.Name) }
+
+// Apply implements Step.
+func (s SetHostName) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodeHostName, "failed to provision hostname", err, Pair{"hostname", printable(s.Name)})
+	}
+	// A bad name must not keep the user from being made, so it is an error
+	// of this step and not of the plan.
+	if err := CheckHostName(s.Name); err != nil {
+		return bad(err)
+	}
+	name := strings.TrimSuffix(s.Name, ".")
+	if b, err := sys.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
+		if err := sys.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
+			return bad(err)
+		}
+	}
+	if s.Hosts {
+		if err := s.hosts(sys, name); err != nil {
+			return bad(err)
+		}
+	}
+	if err := sys.Root.MkdirAll(dirOf(s.Record), 0o700); err != nil {
+		return bad(err)
+	}
+	if err := sys.Root.WriteFile(s.Record, []byte(name), 0o644); err != nil {
+		return bad(err)
+	}
+	restorecon(ctx, sys, s.Restorecon, "/etc/hostname", "/etc/hosts")
+	if sys.Kernel.SetHostName == nil {
+		return nil
+	}
+	if now, err := sys.Kernel.HostName(); err == nil && now == name {
+		return nil
+	}
+	if err := sys.Kernel.SetHostName(name); err != nil {
+		return bad(err)
+	}
+	return nil
+}
+
+const hostsMark = "# azguest"
+
+func (s SetHostName) hosts(sys *System, name string) error {
+	old, err := sys.Root.ReadFile("/etc/hosts")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read /etc/hosts: %w", err)
+	}
+	if next := hostsWith(string(old), s.Old, name); next != string(old) {
+		return sys.Root.WriteFile("/etc/hosts", []byte(next), 0o644)
+	}
+	return nil
+}
+
+// hostsWith adds a line for name to the text of /etc/hosts unless it is
+// there. Our own earlier line goes; a line 127.0.1.1 that names the old host
+// name, which Debian's installer writes, is turned into ours.
+func hostsWith(text, old, name string) string {
+	ours := "127.0.1.1\t" + name
+	if short, _, ok := strings.Cut(name, "."); ok {
+		ours += " " + short
+	}
+	ours += " " + hostsMark + "\n"
+	var out strings.Builder
+	done := false
+	for line := range strings.Lines(text) {
+		body, _, _ := strings.Cut(line, "#")
+		f := strings.Fields(body)
+		switch {
+		case strings.HasSuffix(strings.TrimSpace(line), hostsMark),
+			len(f) > 1 && f[0] == "127.0.1.1" && old != "" && old != name && slices.Contains(f[1:], old):
+			if !done {
+				out.WriteString(ours)
+			}
+			done = true
+			continue
+		case len(f) > 1 && slices.Contains(f[1:], name):
+			done = true
+		}
+		out.WriteString(line)
+	}
+	if !done {
+		if t := out.String(); t != "" && !strings.HasSuffix(t, "\n") {
+			out.WriteString("\n")
+		}
+		out.WriteString(ours)
+	}
+	return out.String()
+}

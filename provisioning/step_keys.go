@@ -1,0 +1,336 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/crypto/ssh"
+)
+
+// AuthorizeKeys puts public keys where sshd looks for them. The home belongs
+// to the user, so nothing there is trusted: see host.Dir.
+type AuthorizeKeys struct {
+	User       string
+	HomeDir    string // what $HOME in a Path stands for: the parent of homes
+	Lib        string // where certificates lie
+	SSHDir     string
+	SSHDMain   string // read for AuthorizedKeysFile; may be empty
+	Keys       []Key
+	Required   bool // no other way in: a key that cannot be used is a failure
+	Restorecon string
+}
+
+// ID implements Step.
+func (AuthorizeKeys) ID() string { return StepKeys }
+
+func (s AuthorizeKeys) String() string {
+	return fmt.Sprintf("authorize %d public keys for %s", len(s.Keys), s.User)
+}
+
+// Apply implements Step.
+func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodeKeys, "failed to provision ssh keys", err, Pair{"user", s.User})
+	}
+	accounts, err := sys.Root.Accounts()
+	if err != nil {
+		return bad(err)
+	}
+	acct, ok := find(accounts, s.User)
+	if !ok {
+		return bad(fmt.Errorf("no local account %s", s.User))
+	}
+	var problems []error
+	files := map[string][]authKey{}
+	usable := 0
+	for i, k := range s.Keys {
+		keys, err := s.read(sys, k)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("key %d: %w", i+1, err))
+		}
+		if len(keys) == 0 {
+			continue
+		}
+		usable++
+		name := s.target(accounts, acct, k.Path)
+		files[name] = append(files[name], keys...)
+	}
+	// sshd may look elsewhere than the document says.
+	if main := s.lookedAt(sys.Root, acct, files); main != "" {
+		for _, name := range sortedKeys(files) {
+			if owner(accounts, name, acct).Name == acct.Name {
+				files[main] = append(files[main], files[name]...)
+			}
+		}
+	}
+	for _, name := range sortedKeys(files) {
+		if err := s.write(ctx, sys, owner(accounts, name, acct), name, files[name]); err != nil {
+			problems = append(problems, err)
+			usable = 0
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		if s.Required && usable == 0 {
+			return bad(err)
+		}
+		return &Warning{ID: CodeKeys, Err: err}
+	}
+	return nil
+}
+
+// read returns the keys of one element: by value, else from the certificate.
+func (s AuthorizeKeys) read(sys *System, k Key) ([]authKey, error) {
+	if strings.TrimSpace(k.Value) != "" {
+		return parseAuthKeys(k.Value)
+	}
+	if k.Fingerprint == "" {
+		return nil, errors.New("neither a value nor a fingerprint")
+	}
+	fp, err := fingerprint(k.Fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	b, err := sys.Root.ReadFile(path.Join(s.Lib, fp+".crt"))
+	if err != nil {
+		return nil, fmt.Errorf("the platform has not delivered certificate %s: %w", fp, err)
+	}
+	key, err := certKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("certificate %s: %w", fp, err)
+	}
+	return []authKey{key}, nil
+}
+
+// fingerprint is upper-case hex, so that it can be a file name.
+func fingerprint(s string) (string, error) {
+	s = strings.ToUpper(strings.TrimSpace(s))
+	if s == "" || len(s) > 128 || strings.Trim(s, "0123456789ABCDEF") != "" {
+		return "", fmt.Errorf("%q is no fingerprint", printable(s))
+	}
+	return s, nil
+}
+
+// target is the file that a Path means. A Path outside of any home, or in
+// the home of nobody, becomes the user's own file: a key in a place where
+// sshd does not look leaves the VM unreachable.
+func (s AuthorizeKeys) target(all []host.Account, acct host.Account, p string) string {
+	own := path.Join(acct.Home, ".ssh/authorized_keys")
+	p = expandHome(p, s.HomeDir)
+	if !path.IsAbs(p) {
+		return own
+	}
+	for _, a := range all {
+		if a.Home != "" && a.Home != "/" && strings.HasPrefix(p, a.Home+"/") {
+			return p
+		}
+	}
+	return own
+}
+
+// expandHome replaces $HOME by the parent of homes, and drops a path that
+// tries to be clever.
+func expandHome(p, homes string) string {
+	p = strings.TrimSpace(p)
+	p = strings.ReplaceAll(strings.ReplaceAll(p, "${HOME}", homes), "$HOME", homes)
+	if p == "" || strings.Contains(p, "\x00") || slices.Contains(strings.Split(p, "/"), "..") {
+		return ""
+	}
+	return path.Clean(p)
+}
+
+// owner is the account in whose home a file lies, the longest home winning.
+func owner(all []host.Account, name string, def host.Account) host.Account {
+	best := def
+	length := 0
+	for _, a := range all {
+		if len(a.Home) > length && a.Home != "/" && strings.HasPrefix(name, a.Home+"/") {
+			best, length = a, len(a.Home)
+		}
+	}
+	return best
+}
+
+// lookedAt returns the file that sshd reads for the user if it reads none of
+// the files; empty if it does.
+func (s AuthorizeKeys) lookedAt(r host.Root, a host.Account, files map[string][]authKey) string {
+	if s.SSHDMain == "" {
+		return ""
+	}
+	d, ok := effective(readSSHD(r, s.SSHDMain, s.SSHDir, nil), "authorizedkeysfile")
+	if !ok || len(d.Args) == 0 || strings.EqualFold(d.Args[0], "none") {
+		return ""
+	}
+	var names []string
+	for _, pattern := range d.Args {
+		n := strings.NewReplacer("%%", "%", "%h", a.Home, "%u", a.Name, "%U", fmt.Sprint(a.UID)).Replace(pattern)
+		if !path.IsAbs(n) {
+			n = path.Join(a.Home, n)
+		}
+		n = path.Clean(n)
+		if _, ok := files[n]; ok {
+			return ""
+		}
+		names = append(names, n)
+	}
+	return names[0]
+}
+
+const maxAuthorizedKeys = 1 << 20
+
+func (s AuthorizeKeys) write(ctx context.Context, sys *System, a host.Account, name string, keys []authKey) error {
+	inHome := strings.HasPrefix(name, a.Home+"/")
+	dirPerm, filePerm, uid, gid := fs.FileMode(0o700), fs.FileMode(0o600), a.UID, a.GID
+	if !inHome {
+		// sshd reads it as the user, StrictModes wants root or the user.
+		dirPerm, filePerm, uid, gid = 0o755, 0o644, 0, 0
+	}
+	d, err := sys.Root.OpenDir(path.Dir(name), func(dir string) (host.Make, bool) {
+		if inHome && !strings.HasPrefix(dir, a.Home) && !strings.HasPrefix(a.Home, dir) && !underResolved(sys.Root, a.Home, dir) {
+			return host.Make{}, false
+		}
+		return host.Make{Perm: dirPerm, UID: uid, GID: gid}, true
+	})
+	if err != nil {
+		return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
+	}
+	defer func() { _ = d.Close() }()
+	if inHome && path.Dir(name) != a.Home {
+		if err := d.SetOwner(uid, gid, 0o700); err != nil {
+			return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
+		}
+	}
+	base := path.Base(name)
+	old, err := d.ReadFile(base, a.UID, maxAuthorizedKeys)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, host.ErrUnsafe):
+		// Replaced below, not followed and not read.
+		sys.Log.Warn().Str("file", name).Err(err).Msg("existing file replaced")
+		old = nil
+	case err != nil:
+		return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
+	}
+	next, changed := mergeKeys(old, keys)
+	if !changed && err == nil {
+		if st, serr := d.Stat(base); serr == nil && int(st.Uid) == uid && fs.FileMode(st.Mode&0o777) == filePerm {
+			return nil
+		}
+	}
+	if err := d.WriteFile(base, next, filePerm, uid, gid); err != nil {
+		return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
+	}
+	restorecon(ctx, sys, s.Restorecon, "-R", path.Dir(name))
+	return nil
+}
+
+// underResolved is for homes behind a link of root's (/home -> /var/home).
+func underResolved(r host.Root, home, dir string) bool {
+	d, err := r.OpenDir(home, nil)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = d.Close() }()
+	return strings.HasPrefix(dir, d.Name())
+}
+
+func sortedKeys(m map[string][]authKey) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// InstallKeyPairs puts private keys from the platform, and their public
+// halves, where the document says.
+type InstallKeyPairs struct {
+	User, HomeDir, Lib string
+	Pairs              []KeyPair
+	Restorecon         string
+}
+
+// ID implements Step.
+func (InstallKeyPairs) ID() string { return StepKeyPairs }
+
+func (s InstallKeyPairs) String() string {
+	return fmt.Sprintf("install %d key pairs for %s", len(s.Pairs), s.User)
+}
+
+// Apply implements Step.
+func (s InstallKeyPairs) Apply(ctx context.Context, sys *System) error {
+	accounts, err := sys.Root.Accounts()
+	if err != nil {
+		return fail(CodeKeyPair, "failed to provision ssh keys", err)
+	}
+	acct, ok := find(accounts, s.User)
+	if !ok {
+		return fail(CodeKeyPair, "failed to provision ssh keys", fmt.Errorf("no local account %s", s.User))
+	}
+	var problems []error
+	for i, p := range s.Pairs {
+		if err := s.install(ctx, sys, accounts, acct, p); err != nil {
+			problems = append(problems, fmt.Errorf("key pair %d: %w", i+1, err))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return &Warning{ID: CodeKeyPair, Err: err}
+	}
+	return nil
+}
+
+func (s InstallKeyPairs) install(ctx context.Context, sys *System, all []host.Account, acct host.Account, p KeyPair) error {
+	fp, err := fingerprint(p.Fingerprint)
+	if err != nil {
+		return err
+	}
+	key, err := sys.Root.ReadFile(path.Join(s.Lib, fp+".prv"))
+	if err != nil {
+		return fmt.Errorf("the platform has not delivered key %s: %w", fp, err)
+	}
+	pub, err := publicHalf(key)
+	if err != nil {
+		return fmt.Errorf("key %s: %w", fp, err)
+	}
+	name := expandHome(p.Path, s.HomeDir)
+	a := owner(all, name, acct)
+	if !path.IsAbs(name) || !strings.HasPrefix(name, a.Home+"/") {
+		return fmt.Errorf("the path %q is in nobody's home", printable(p.Path))
+	}
+	d, err := sys.Root.OpenDir(path.Dir(name), func(string) (host.Make, bool) {
+		return host.Make{Perm: 0o700, UID: a.UID, GID: a.GID}, true
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	if err := d.WriteFile(path.Base(name), key, 0o600, a.UID, a.GID); err != nil {
+		return err
+	}
+	if err := d.WriteFile(path.Base(name)+".pub", pub, 0o644, a.UID, a.GID); err != nil {
+		return err
+	}
+	restorecon(ctx, sys, s.Restorecon, "-R", path.Dir(name))
+	return nil
+}
+
+// publicHalf is the OpenSSH line of a PEM private key.
+func publicHalf(key []byte) ([]byte, error) {
+	block, _ := pem.Decode(key)
+	if block == nil {
+		return nil, errors.New("no PEM block")
+	}
+	signer, err := ssh.ParsePrivateKey(pem.EncodeToMemory(block))
+	if err != nil {
+		return nil, fmt.Errorf("read private key: %w", err)
+	}
+	return append(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())), '\n'), nil
+}

@@ -1,0 +1,149 @@
+package provisioning
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/go-crypt/crypt/algorithm/shacrypt"
+)
+
+// SetPassword sets the user's password, byte for byte as it was given. With
+// no password it makes sure that the account is not "locked": the field is
+// "*", which no password matches and every sshd lets keys in with.
+type SetPassword struct {
+	User     string
+	Password host.Secret
+	Keep     bool   // a redacted document: somebody else has set it
+	Crypt    string // "5" or "6", the method id of crypt(5)
+	Salt     int    // characters
+	Chpasswd bool
+	Shadow   string
+}
+
+// ID implements Step.
+func (SetPassword) ID() string { return StepPassword }
+
+func (s SetPassword) String() string {
+	switch {
+	case s.Keep:
+		return "keep the password of " + s.User
+	case s.Password.Empty():
+		return "leave " + s.User + " without a password"
+	}
+	return "set the password of " + s.User
+}
+
+// Apply implements Step.
+func (s SetPassword) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodePassword, "failed to provision password", err, Pair{"user", s.User})
+	}
+	if s.Keep {
+		return nil
+	}
+	have, found, err := sys.Root.PasswordField(s.Shadow, s.User)
+	if err != nil {
+		return bad(err)
+	}
+	if s.Password.Empty() {
+		if found && strings.Trim(have, "!") != "" {
+			return nil // "*", or a password of the image's own
+		}
+		return s.put(ctx, sys, "*", bad)
+	}
+	if strings.ContainsAny(s.Password.Reveal(), "\x00") {
+		return bad(errors.New("the password contains a NUL byte"))
+	}
+	if found && matches(have, s.Password) {
+		return nil
+	}
+	hash, err := s.hash()
+	if err != nil {
+		return bad(err)
+	}
+	return s.put(ctx, sys, hash, bad)
+}
+
+// put hands the field over to chpasswd, or writes it if there is none or if
+// chpasswd did not do it (no PAM, a read-only helper, an account half made).
+func (s SetPassword) put(ctx context.Context, sys *System, field string, bad func(error) error) error {
+	var toolErr error
+	if s.Chpasswd {
+		_, toolErr = sys.Run.Run(ctx, host.Cmd{Name: "chpasswd", Args: []string{"-e"}, Stdin: []byte(s.User + ":" + field + "\n"), Timeout: toolTimeout})
+		if now, _, err := sys.Root.PasswordField(s.Shadow, s.User); err == nil && now == field {
+			return nil
+		}
+	}
+	if _, local, err := sys.Root.Account(s.User); err != nil || !local {
+		if toolErr == nil {
+			return nil // an account of NSS that chpasswd took
+		}
+		return bad(errors.Join(toolErr, err))
+	}
+	if err := sys.Root.EditPasswordField(ctx, s.Shadow, s.User, true, func(string, bool) string { return field }); err != nil {
+		return bad(errors.Join(toolErr, err))
+	}
+	return nil
+}
+
+// saltAlphabet has 64 characters, so that a byte maps onto it evenly.
+const saltAlphabet = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// hash is SHA-crypt with the default of 5000 rounds, which every crypt(3)
+// reads and which takes a few milliseconds of the boot.
+func (s SetPassword) hash() (string, error) {
+	salt := make([]byte, s.Salt)
+	if _, err := rand.Read(salt); err != nil {
+		return "", fmt.Errorf("make a salt: %w", err)
+	}
+	for i := range salt {
+		salt[i] = saltAlphabet[salt[i]&63]
+	}
+	h, err := shacrypt.New(shacrypt.WithVariantName(s.Crypt), shacrypt.WithIterations(shacrypt.IterationsDefaultOmitted))
+	if err != nil {
+		return "", fmt.Errorf("hash the password: %w", err)
+	}
+	d, err := h.HashWithSalt(s.Password.Reveal(), salt)
+	if err != nil {
+		return "", fmt.Errorf("hash the password: %w", err)
+	}
+	return d.Encode(), nil
+}
+
+func matches(field string, password host.Secret) bool {
+	if !strings.HasPrefix(field, "$5$") && !strings.HasPrefix(field, "$6$") {
+		return false
+	}
+	d, err := shacrypt.Decode(field)
+	if err != nil {
+		return false
+	}
+	return d.Match(password.Reveal())
+}
+
+// LockRoot makes root's password one that nothing matches; ageing stays.
+type LockRoot struct{ Shadow string }
+
+// ID implements Step.
+func (LockRoot) ID() string { return StepRoot }
+
+func (LockRoot) String() string { return "lock the password of root" }
+
+// Apply implements Step.
+func (s LockRoot) Apply(ctx context.Context, sys *System) error {
+	have, found, err := sys.Root.PasswordField(s.Shadow, "root")
+	if err != nil {
+		return fail(CodeRoot, "failed to lock the root password", err)
+	}
+	if found && (strings.HasPrefix(have, "*") || strings.HasPrefix(have, "!")) {
+		return nil
+	}
+	if err := sys.Root.EditPasswordField(ctx, s.Shadow, "root", false, func(string, bool) string { return "*" }); err != nil {
+		return fail(CodeRoot, "failed to lock the root password", err)
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// ConfigureSSHD makes keywords of sshd's configuration count: by a drop-in
+// that is read before anything else, or by a block at the very top of the
+// main file, where no Include and no Match comes before it. sshd itself is
+// asked what it makes of that; if it does not like it, everything is put
+// back as it was (asks U17).
+type ConfigureSSHD struct {
+	SSHD       string
+	Main, Dir  string
+	DropIn     bool
+	User       string
+	Settings   []Setting
+	Restorecon string
+	Systemctl  string
+}
+
+// ID implements Step.
+func (ConfigureSSHD) ID() string { return StepSSHD }
+
+func (s ConfigureSSHD) String() string {
+	var b strings.Builder
+	b.WriteString("configure sshd:")
+	for _, set := range s.Settings {
+		b.WriteString(" " + set.Key + "=" + set.Value)
+	}
+	return b.String()
+}
+
+// A verdict is what sshd said.
+type verdict struct {
+	err   error  // it refuses the configuration
+	wrong string // the keyword that has another value
+	unrun bool   // sshd could not be asked
+}
+
+// Apply implements Step.
+func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodeSSHD, "failed to update sshd config", err)
+	}
+	set := s.Settings
+	var last verdict
+	for _, w := range s.ways(sys.Root) {
+		undo, changed, err := w(set)
+		if err != nil {
+			last.err = err
+			continue
+		}
+		v := s.ask(ctx, sys, set)
+		if v.err != nil && strings.Contains(strings.ToLower(v.err.Error()), "challengeresponse") {
+			// A future sshd that has forgotten the old name.
+			if err := undo(); err != nil {
+				return bad(err)
+			}
+			set = set[:len(set):len(set)]
+			set = withoutSetting(set, "ChallengeResponseAuthentication")
+			if undo, changed, err = w(set); err != nil {
+				last.err = err
+				continue
+			}
+			v = s.ask(ctx, sys, set)
+		}
+		if v.err == nil && v.wrong == "" {
+			if changed {
+				restorecon(ctx, sys, s.Restorecon, "-R", s.Dir)
+				reloadSSHD(ctx, sys, s.Systemctl)
+			}
+			if v.unrun {
+				return warn(CodeSSHD, "sshd could not be asked whether it accepts its configuration")
+			}
+			return nil
+		}
+		last = v
+		if v.wrong != "" && inMatch(readSSHD(sys.Root, s.Main, s.Dir, nil), strings.ToLower(v.wrong)) {
+			reloadSSHD(ctx, sys, s.Systemctl)
+			return warn(CodeSSHD, "%s has another value for %s in a Match block of this image", v.wrong, s.User)
+		}
+		if err := undo(); err != nil {
+			return bad(err)
+		}
+		if v.err != nil {
+			if base := s.ask(ctx, sys, nil); base.err != nil {
+				// It refused before we came. Our lines are not the reason,
+				// and without them the document is not obeyed.
+				if _, _, err := w(set); err != nil {
+					return bad(err)
+				}
+				return warn(CodeSSHD, "sshd refuses the configuration of this image: %w", base.err)
+			}
+		}
+	}
+	if last.err == nil {
+		last.err = fmt.Errorf("sshd still has another value for %s", last.wrong)
+	}
+	return bad(last.err)
+}
+
+func withoutSetting(set []Setting, key string) []Setting {
+	var out []Setting
+	for _, x := range set {
+		if x.Key != key {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// A way writes the settings and returns how to take them back.
+type way func(set []Setting) (undo func() error, changed bool, err error)
+
+func (s ConfigureSSHD) ways(r host.Root) []way {
+	var out []way
+	if s.DropIn {
+		out = append(out, func(set []Setting) (func() error, bool, error) {
+			if err := r.MkdirAll(path.Join(s.Dir, "sshd_config.d"), 0o755); err != nil {
+				return nil, false, err
+			}
+			text := "# Written by azguest when this VM was provisioned.\n" + renderSettings(set)
+			return swap(r, dropIn(s.Dir), []byte(text), 0o600)
+		})
+	}
+	return append(out, func(set []Setting) (func() error, bool, error) {
+		old, err := r.ReadFile(s.Main)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, false, err
+		}
+		// The vendor's file under /usr is not ours to write; a copy in the
+		// administrator's place goes before it.
+		return swap(r, path.Join(s.Dir, "sshd_config"), withBlock(old, set), 0o600)
+	})
+}
+
+// swap replaces a file and remembers what was there. Where the file is a
+// link into a read-only tree, the link is replaced.
+func swap(r host.Root, name string, next []byte, perm fs.FileMode) (undo func() error, changed bool, err error) {
+	old, err := r.ReadFile(name)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return nil, false, err
+	}
+	if !missing && string(old) == string(next) {
+		return func() error { return nil }, false, nil
+	}
+	if fi, err := os.Stat(r.Path(name)); err == nil {
+		perm = fi.Mode().Perm()
+	}
+	link, _ := os.Readlink(r.Path(name))
+	err = r.WriteFile(name, next, perm)
+	if errors.Is(err, unix.EROFS) && link != "" {
+		if err = r.Remove(name); err == nil {
+			err = r.WriteFile(name, next, perm)
+		}
+		return func() error {
+			return errors.Join(r.Remove(name), os.Symlink(link, r.Path(name)))
+		}, true, err
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return func() error {
+		if missing {
+			return r.Remove(name)
+		}
+		return r.WriteFile(name, old, perm)
+	}, true, nil
+}
+
+// ask lets sshd read its configuration as it would for the user, and
+// compares what counts. sshd -T checks everything that sshd -t does and
+// prints the effective values, so one process is enough.
+func (s ConfigureSSHD) ask(ctx context.Context, sys *System, set []Setting) verdict {
+	main := path.Join(s.Dir, "sshd_config")
+	if !sys.Root.Exists(main) {
+		main = s.Main
+	}
+	c := host.Cmd{Name: s.SSHD, Args: []string{"-T", "-f", sys.Root.Path(main), "-C", "user=" + s.User + ",host=localhost,addr=127.0.0.1"}, Timeout: toolTimeout}
+	// Without a host key sshd does not even look at the rest; the ones it
+	// is configured for may still be on their way.
+	if keys, err := sys.Root.Glob(path.Join(s.Dir, "ssh_host_*_key")); err == nil && len(keys) > 0 {
+		c.Args = append(c.Args, "-h", sys.Root.Path(keys[0]))
+	}
+	res, err := sys.Run.Run(ctx, c)
+	if ex, ok := errors.AsType[*host.ExitError](err); ok {
+		// Early in the boot the directory that the unit makes is missing.
+		if _, dir, ok := strings.Cut(ex.Stderr, "Missing privilege separation directory:"); ok {
+			dir, _, _ = strings.Cut(strings.TrimSpace(dir), "\n")
+			if err := sys.Root.MkdirAll(strings.TrimSpace(dir), 0o755); err == nil {
+				res, err = sys.Run.Run(ctx, c)
+				if err == nil {
+					return judge(res.Stdout, set)
+				}
+			}
+		}
+	}
+	switch {
+	case host.NotFound(err):
+		return verdict{unrun: true}
+	case err != nil:
+		return verdict{err: err}
+	}
+	return judge(res.Stdout, set)
+}
+
+func judge(out []byte, set []Setting) verdict {
+	have := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			if _, dup := have[k]; !dup {
+				have[strings.ToLower(k)] = v
+			}
+		}
+	}
+	for _, x := range set {
+		v, ok := have[strings.ToLower(x.Key)]
+		// A keyword that is not printed is another one's old name.
+		if ok && v != x.Value {
+			return verdict{wrong: x.Key}
+		}
+	}
+	return verdict{}
+}
+
+// reloadSSHD tells a running sshd to read its configuration and host keys
+// again. Most often there is none yet. The signal is what every unit's
+// reload does, without asking systemd in the middle of a boot.
+func reloadSSHD(ctx context.Context, sys *System, systemctl string) {
+	for _, name := range []string{"/run/sshd.pid", "/var/run/sshd.pid"} {
+		b, err := sys.Root.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || pid <= 1 {
+			continue
+		}
+		// sshd writes the file after it can take the signal, but a file of
+		// an earlier life may name anybody.
+		comm, err := sys.Root.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+		if err != nil || !strings.HasPrefix(string(comm), "sshd") {
+			continue
+		}
+		if sys.Kernel.Signal != nil {
+			if err := sys.Kernel.Signal(pid, unix.SIGHUP); err == nil {
+				return
+			}
+		}
+	}
+	if systemctl == "" {
+		return
+	}
+	for _, unit := range []string{"ssh.service", "sshd.service"} {
+		if b, err := sys.Root.ReadFile("/sys/fs/cgroup/system.slice/" + unit + "/cgroup.procs"); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+			sshdUnit(ctx, sys, systemctl, "reload", unit)
+			return
+		}
+	}
+}
+
+// startSSHD starts the enabled unit: in an image without host keys it has
+// failed before we made some, and a reload does not start it.
+func startSSHD(ctx context.Context, sys *System, systemctl string) {
+	if systemctl == "" {
+		return
+	}
+	for _, unit := range []string{"ssh.service", "sshd.service"} {
+		for _, dir := range []string{"/etc/systemd/system/multi-user.target.wants/", "/usr/lib/systemd/system/multi-user.target.wants/"} {
+			if sys.Root.Exists(dir + unit) {
+				sshdUnit(ctx, sys, systemctl, "reset-failed", unit)
+				sshdUnit(ctx, sys, systemctl, "start", unit)
+				return
+			}
+		}
+	}
+}
+
+func sshdUnit(ctx context.Context, sys *System, systemctl, verb, unit string) {
+	// --no-block: the unit may be ordered after ourselves.
+	if _, err := sys.Run.Run(ctx, host.Cmd{Name: systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
+		sys.Log.Debug().Err(err).Str("unit", unit).Msg("sshd not told")
+	}
+}

@@ -1,0 +1,182 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// Sudo lets the user become root: with a password if there is one, without
+// if there is none. The file is the classic <SudoersDir>/waagent, because
+// VMAccess adds users there and removes them from there; lines of others in
+// it are kept.
+type Sudo struct {
+	User       string
+	NoPassword bool
+	Dir        string
+	Include    bool   // no sudoers file reads Dir yet
+	Doas       bool   // the machine has doas instead of sudo
+	Check      string // visudo
+	Lib        string
+	Restorecon string
+}
+
+// ID implements Step.
+func (Sudo) ID() string { return StepSudo }
+
+func (s Sudo) String() string {
+	if s.NoPassword {
+		return "let " + s.User + " use sudo without a password"
+	}
+	return "let " + s.User + " use sudo"
+}
+
+// Apply implements Step.
+func (s Sudo) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodeSudo, "failed to provision sudoers", err, Pair{"user", s.User})
+	}
+	if s.Doas {
+		return s.doas(sys, bad)
+	}
+	if err := sys.Root.MkdirAll(s.Dir, 0o750); err != nil {
+		return bad(err)
+	}
+	name := path.Join(s.Dir, "waagent")
+	old, err := sys.Root.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return bad(err)
+	}
+	next := sudoersWith(string(old), s.User, s.NoPassword)
+	if err := s.replace(ctx, sys, name, string(old), next, 0o440); err != nil {
+		return bad(err)
+	}
+	if s.Include {
+		const main = "/etc/sudoers"
+		old, err := sys.Root.ReadFile(main)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return bad(err)
+		}
+		if !sudoersIncluded(sys.Root, s.Dir) {
+			text := string(old)
+			if text != "" && !strings.HasSuffix(text, "\n") {
+				text += "\n"
+			}
+			// The old spelling is the one every sudo knows.
+			if err := s.replace(ctx, sys, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440); err != nil {
+				return bad(err)
+			}
+		}
+	}
+	restorecon(ctx, sys, s.Restorecon, s.Dir+"/waagent")
+	return nil
+}
+
+// replace checks the text with visudo before it becomes the file: sudo
+// refuses to work at all with a file it cannot parse.
+func (s Sudo) replace(ctx context.Context, sys *System, name, old, next string, perm fs.FileMode) error {
+	if old == next {
+		return nil
+	}
+	if s.Check != "" {
+		if err := sys.Root.MkdirAll(s.Lib, 0o700); err != nil {
+			return err
+		}
+		tmp := path.Join(s.Lib, "sudoers.check")
+		if err := sys.Root.WriteFile(tmp, []byte(next), perm); err != nil {
+			return err
+		}
+		_, err := sys.Run.Run(ctx, host.Cmd{Name: s.Check, Args: []string{"-cf", sys.Root.Path(tmp)}, Timeout: toolTimeout})
+		if rm := sys.Root.Remove(tmp); rm != nil {
+			return rm
+		}
+		if err != nil && !host.NotFound(err) {
+			return fmt.Errorf("visudo refuses %s: %w", name, err)
+		}
+	}
+	return sys.Root.WriteFile(name, []byte(next), perm)
+}
+
+// sudoersWith returns the text with exactly one rule for the user. A line is
+// the user's only if its first word is exactly that name.
+func sudoersWith(text, user string, noPassword bool) string {
+	spec := "ALL"
+	if noPassword {
+		spec = "NOPASSWD: ALL"
+	}
+	rule := sudoersName(user) + " ALL=(ALL) " + spec + "\n"
+	var out strings.Builder
+	done := false
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL") {
+			if !done {
+				out.WriteString(rule)
+			}
+			done = true
+			continue
+		}
+		out.WriteString(line)
+	}
+	if !done {
+		if t := out.String(); t != "" && !strings.HasSuffix(t, "\n") {
+			out.WriteString("\n")
+		}
+		out.WriteString(rule)
+	}
+	return out.String()
+}
+
+// sudoersName writes a user name as sudoers(5) reads one. A name in capitals
+// would be an alias, so it is quoted; the other special characters get a
+// backslash.
+func sudoersName(user string) string {
+	if user != "" && strings.Trim(user, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == "" && user[0] >= 'A' && user[0] <= 'Z' {
+		return `"` + user + `"`
+	}
+	var b strings.Builder
+	for _, c := range []byte(user) {
+		if strings.IndexByte(`@!=:,()\ "#%+`, c) >= 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// sudoersIncluded reports whether a sudoers file reads the directory.
+func sudoersIncluded(r host.Root, dir string) bool {
+	for _, file := range []string{"/etc/sudoers", "/usr/etc/sudoers"} {
+		b, err := r.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) > 1 && (f[0] == "#includedir" || f[0] == "@includedir") && path.Clean(strings.Trim(f[1], `"`)) == path.Clean(dir) {
+				return true
+			}
+		}
+		return false // /usr/etc is read only where /etc has none
+	}
+	return false
+}
+
+func (s Sudo) doas(sys *System, bad func(error) error) error {
+	if err := sys.Root.MkdirAll(s.Dir, 0o755); err != nil {
+		return bad(err)
+	}
+	rule := "permit " + s.User + "\n"
+	if s.NoPassword {
+		rule = "permit nopass " + s.User + "\n"
+	}
+	if err := sys.Root.WriteFile(path.Join(s.Dir, "azguest.conf"), []byte(rule), 0o600); err != nil {
+		return bad(err)
+	}
+	return nil
+}

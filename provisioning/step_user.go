@@ -1,0 +1,279 @@
+package provisioning
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+const toolTimeout = 60 * time.Second
+
+// CreateUser makes the account. One that exists is kept as it is, only
+// groups are added. A ledger remembers the accounts that are ours, so that
+// a home which a power cut left half made can be told from somebody's own.
+type CreateUser struct {
+	Name, Home, HomeDir, Shell string
+	Groups                     []string
+	Primary                    string // existing group to use
+	NoOwnGroup                 bool   // take the distribution's default group
+	Tool                       string // useradd, adduser (busybox), or none
+	Ledger                     string
+	VMID                       string
+	Restorecon                 string
+}
+
+// ID implements Step.
+func (CreateUser) ID() string { return StepUser }
+
+func (s CreateUser) String() string { return "create the user " + s.Name }
+
+// Apply implements Step.
+func (s CreateUser) Apply(ctx context.Context, sys *System) error {
+	bad := func(err error) error {
+		return fail(CodeUser, "failed to provision user", err, Pair{"user", s.Name})
+	}
+	sys.Root.BreakStaleAccountLocks()
+	acct, have, err := sys.Root.Account(s.Name)
+	if err != nil {
+		return bad(err)
+	}
+	ours, err := readLedger(sys.Root, s.Ledger)
+	if err != nil {
+		return bad(err)
+	}
+	if !have {
+		ours.Users = append(slices.DeleteFunc(ours.Users, func(n string) bool { return n == s.Name }), s.Name)
+		ours.VMID = s.VMID
+		if err := writeLedger(sys.Root, s.Ledger, ours); err != nil {
+			return bad(err)
+		}
+		if err := s.create(ctx, sys); err != nil {
+			return bad(err)
+		}
+		if acct, have, err = sys.Root.Account(s.Name); err != nil {
+			return bad(err)
+		}
+	}
+	if !have {
+		// useradd says "exists" but the file does not: LDAP, userdb. The
+		// account is somebody else's to keep; its home is not ours to make.
+		return s.groups(ctx, sys, bad)
+	}
+	if slices.Contains(ours.Users, s.Name) {
+		if err := mendHome(sys.Root, acct, s.HomeDir); err != nil {
+			return bad(err)
+		}
+	}
+	restorecon(ctx, sys, s.Restorecon, "-R", acct.Home)
+	return s.groups(ctx, sys, bad)
+}
+
+func (s CreateUser) create(ctx context.Context, sys *System) error {
+	var c host.Cmd
+	switch s.Tool {
+	case "useradd":
+		// "*" rather than the "!" that useradd would take: sshd without PAM
+		// treats "!" as a locked account and refuses keys.
+		c = host.Cmd{Name: "useradd", Args: []string{"-m", "-p", "*"}}
+		if s.HomeDir != "/home" {
+			c.Args = append(c.Args, "-d", s.Home)
+		}
+		if s.Shell != "" {
+			c.Args = append(c.Args, "-s", s.Shell)
+		}
+		if s.Primary != "" {
+			c.Args = append(c.Args, "-g", s.Primary)
+		} else if s.NoOwnGroup {
+			c.Args = append(c.Args, "-N")
+		}
+	case "adduser":
+		c = host.Cmd{Name: "adduser", Args: []string{"-D", "-h", s.Home}}
+		if s.Shell != "" {
+			c.Args = append(c.Args, "-s", s.Shell)
+		}
+		if s.Primary != "" {
+			c.Args = append(c.Args, "-G", s.Primary)
+		} else if s.NoOwnGroup {
+			c.Args = append(c.Args, "-G", "users")
+		}
+	default:
+		return errors.New("neither useradd nor busybox adduser is installed")
+	}
+	c.Timeout = toolTimeout
+	if err := sys.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
+		return err
+	}
+	with := func(first ...string) error {
+		d := c
+		d.Args = append(append(slices.Clone(first), c.Args...), s.Name)
+		_, err := sys.Run.Run(ctx, d)
+		return err
+	}
+	err := with()
+	if ex, ok := errors.AsType[*host.ExitError](err); ok && s.Tool == "useradd" {
+		switch ex.Code {
+		case 9: // exists, see Apply
+			return nil
+		case 3: // "invalid user name": stricter than we are about capitals and dots
+			err = with("--badname")
+		}
+	}
+	return err
+}
+
+func (s CreateUser) groups(ctx context.Context, sys *System, bad func(error) error) error {
+	if len(s.Groups) == 0 {
+		return nil
+	}
+	have, err := sys.Root.Groups()
+	if err != nil {
+		return bad(err)
+	}
+	for _, g := range s.Groups {
+		i := slices.IndexFunc(have, func(h host.Group) bool { return h.Name == g })
+		if i < 0 || slices.Contains(have[i].Members, s.Name) {
+			continue
+		}
+		c := host.Cmd{Name: "usermod", Args: []string{"-aG", g, s.Name}, Timeout: toolTimeout}
+		if s.Tool == "adduser" {
+			c = host.Cmd{Name: "adduser", Args: []string{s.Name, g}, Timeout: toolTimeout}
+		}
+		if _, err := sys.Run.Run(ctx, c); err != nil {
+			return bad(fmt.Errorf("add to group %s: %w", g, err))
+		}
+	}
+	return nil
+}
+
+// mendHome completes a home that was interrupted half way: useradd makes the
+// directory, hands it over and copies the skeleton, in this order, long
+// after the account exists.
+func mendHome(r host.Root, a host.Account, homes string) error {
+	if a.Home == "" || a.Home == "/" || !strings.HasPrefix(a.Home, homes+"/") {
+		return nil
+	}
+	d, err := r.OpenDir(a.Home, func(name string) (host.Make, bool) {
+		if path.Base(name) == path.Base(a.Home) {
+			return host.Make{Perm: 0o700, UID: 0, GID: 0}, true
+		}
+		return host.Make{Perm: 0o755}, true
+	})
+	if err != nil {
+		return fmt.Errorf("open home: %w", err)
+	}
+	defer func() { _ = d.Close() }()
+	uid, _, perm, err := d.Owner()
+	if err != nil {
+		return err
+	}
+	if uid == a.UID {
+		return nil // the hand-over is the last thing useradd does but the copy
+	}
+	if uid != 0 {
+		return fmt.Errorf("home %s belongs to uid %d", a.Home, uid)
+	}
+	if err := copySkeleton(r, d, a); err != nil {
+		return err
+	}
+	if perm&0o700 != 0o700 || perm&0o022 != 0 {
+		perm = 0o700
+	}
+	return d.SetOwner(a.UID, a.GID, perm)
+}
+
+// copySkeleton copies the files of /etc/skel that are missing. Directories
+// in it are rare and left to the user's own programs.
+func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
+	entries, err := os.ReadDir(r.Path("/etc/skel"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read skeleton: %w", err)
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || info.Size() > 1<<20 {
+			continue
+		}
+		if st, err := d.Stat(e.Name()); err == nil && int(st.Uid) == a.UID && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			continue
+		}
+		b, err := r.ReadFile(filepath.Join("/etc/skel", e.Name()))
+		if err != nil {
+			return fmt.Errorf("copy skeleton: %w", err)
+		}
+		if err := d.WriteFile(e.Name(), b, info.Mode().Perm(), a.UID, a.GID); err != nil {
+			return fmt.Errorf("copy skeleton: %w", err)
+		}
+	}
+	return nil
+}
+
+// ledger is the accounts this agent made, for repair and for generalize.
+type ledger struct {
+	VMID  string   `json:"vmId"`
+	Users []string `json:"users"`
+}
+
+func readLedger(r host.Root, name string) (ledger, error) {
+	var l ledger
+	b, err := r.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return l, fmt.Errorf("read %s: %w", name, err)
+	}
+	if err := json.Unmarshal(b, &l); err != nil {
+		return ledger{}, nil //nolint:nilerr // half a file of a power cut: as good as none
+	}
+	return l, nil
+}
+
+func writeLedger(r host.Root, name string, l ledger) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	if err := r.MkdirAll(path.Dir(name), 0o700); err != nil {
+		return err
+	}
+	return r.WriteFile(name, append(b, '\n'), 0o600)
+}
+
+// OwnUsers lists the accounts that provisioning made on this machine.
+func OwnUsers(r host.Root, o Options) []string {
+	l, err := readLedger(r, path.Join(o.Dir(), "users.json"))
+	if err != nil {
+		return nil
+	}
+	return l.Users
+}
+
+func dirOf(name string) string { return path.Dir(name) }
+
+// restorecon gives files the SELinux labels of the policy. It is best
+// effort: a policy that does not know the tool is not our failure.
+func restorecon(ctx context.Context, sys *System, tool string, args ...string) {
+	if tool == "" {
+		return
+	}
+	if _, err := sys.Run.Run(ctx, host.Cmd{Name: tool, Args: append([]string{"-F"}, args...), Timeout: toolTimeout}); err != nil {
+		sys.Log.Debug().Err(err).Strs("files", args).Msg("no SELinux labels set")
+	}
+}
