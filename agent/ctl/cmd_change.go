@@ -1,0 +1,108 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+// Commands that change something. They ask the agent, which writes down who
+// asked.
+
+func (a *app) call(ctx context.Context, r status.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	resp, err := status.Call(ctx, a.paths().Socket, r)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return exitWith(ExitUnknown, errors.New("only root may do this (AZ-CTL-DENIED)"))
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return exitWith(ExitDown, errors.New("the agent is not running (AZ-AGENT-DOWN)"))
+	case err != nil:
+		return exitWith(ExitUnknown, err)
+	}
+	if a.output == "json" {
+		a.json(resp)
+	} else if resp.OK && resp.Message != "" {
+		a.text("%s\n", clean(resp.Message))
+	}
+	if !resp.OK {
+		msg := resp.Error
+		if resp.Code != "" {
+			msg += " (" + resp.Code + ")"
+		}
+		return exitWith(ExitDegraded, errors.New(msg))
+	}
+	return nil
+}
+
+// extCall makes a command about one extension.
+func (a *app) extCall(use, short, op string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeExt,
+		RunE: func(c *cobra.Command, args []string) error {
+			r := status.Request{Op: op, Extension: args[0]}
+			// The agent knows full names only; the snapshot helps with short ones.
+			if s, _, err := a.load(); err == nil {
+				found, err := findExt(s, args[0])
+				if err != nil {
+					return err
+				}
+				r.Extension = found[0].Name
+				if len(found) == 1 {
+					r.Config = found[0].Config
+				}
+			}
+			return a.call(c.Context(), r)
+		},
+	}
+}
+
+func (a *app) retryCmd() *cobra.Command {
+	return a.extCall("retry EXTENSION", "Try an extension again now (root)", status.OpRetry)
+}
+
+func (a *app) cancelCmd() *cobra.Command {
+	return a.extCall("cancel EXTENSION", "Stop what an extension is doing (root)", status.OpCancel)
+}
+
+func (a *app) holdCmd() *cobra.Command {
+	var (
+		d   time.Duration
+		why string
+	)
+	c := &cobra.Command{
+		Use: "hold", Aliases: []string{"disable-extensions"}, Args: cobra.NoArgs,
+		Short: "Start no extension for some time (root)",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if d <= 0 || d > 7*24*time.Hour {
+				return usage("--for is between 1s and 168h, not %s", d)
+			}
+			return a.call(c.Context(), status.Request{Op: status.OpHold, ForS: d.Seconds(), Reason: why})
+		},
+	}
+	c.Flags().DurationVar(&d, "for", time.Hour, "how long")
+	c.Flags().StringVar(&why, "reason", "", "for the log and the platform")
+	return c
+}
+
+func (a *app) resumeCmd() *cobra.Command {
+	return a.plainCall("resume", "End a hold (root)", status.OpResume)
+}
+
+func (a *app) reportCmd() *cobra.Command {
+	return a.plainCall("report", "Fetch the goal state and report now (root)", status.OpReport)
+}
+
+func (a *app) plainCall(use, short, op string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.call(c.Context(), status.Request{Op: op}) },
+	}
+}

@@ -1,0 +1,185 @@
+package ctl
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/config"
+)
+
+// CompatVersion is the version of the classic agent whose behaviour ours
+// matches. Certification tests and scripts read it from `waagent -version` and
+// ask for at least some number; our own number would fail them for no reason.
+const CompatVersion = "2.15.0.1"
+
+// compatUsage is what `waagent -help` prints.
+const compatUsage = `usage: waagent [-verbose] [-force] [-configuration-path:<path>] COMMAND
+
+  -help                    this text (also -usage, -?)
+  -version                 versions
+  -show-configuration      the configuration that holds
+  -deprovision             prepare the machine for an image
+  -deprovision+user        the same, and remove the provisioned user
+  -register-service        make the service start at boot, and start it
+  -start, -daemon          run the agent
+  -run-exthandlers         accepted; the agent runs extensions itself
+  -collect-logs [-full]    write an archive of logs for support
+  -setup-firewall=<IPv4>   set the firewall rules once
+
+Words may be written with any number of - or / before them. This is azguest;
+see also: agentctl --help
+`
+
+// compat is a classic command line, understood.
+type compat struct {
+	command  string // canonical, without dashes
+	confPath string
+	flags    []string // -force and the like, in classic spelling
+}
+
+// parseCompat reads a command line of the classic agent (spec/provisioning
+// §8.1): any number of '-' or '/', then the word, case-sensitive; flags
+// anywhere; the last command wins. Unlike the classic agent it takes whole
+// words only: -deprovisionnow is refused, not half understood.
+func parseCompat(args []string) (compat, error) {
+	c := compat{command: "help"}
+	commands := map[string]string{
+		"help": "help", "usage": "help", "?": "help", "serialconsole": "help",
+		"version": "version", "show-configuration": "show-configuration",
+		"deprovision": "deprovision", "deprovision+user": "deprovision+user",
+		"register-service": "register-service", "start": "start", "daemon": "daemon",
+		"run-exthandlers": "run-exthandlers", "collect-logs": "collect-logs", "provision": "provision",
+	}
+	ip := regexp.MustCompile(`^[0-9.]{7,15}$`)
+	path := regexp.MustCompile(`^[\w/.\-]+$`)
+	for _, arg := range args {
+		if arg == "" {
+			continue
+		}
+		word := strings.TrimLeft(arg, "-/")
+		switch {
+		case commands[word] != "":
+			c.command = commands[word]
+		case word == "verbose" || word == "force" || word == "debug" || word == "full":
+			c.flags = append(c.flags, "-"+word)
+		case strings.HasPrefix(word, "configuration-path:"):
+			p := strings.TrimPrefix(word, "configuration-path:")
+			if !path.MatchString(p) {
+				return c, fmt.Errorf("not a path: %q", p)
+			}
+			c.confPath = p
+		case strings.HasPrefix(word, "setup-firewall="):
+			if !ip.MatchString(strings.TrimPrefix(word, "setup-firewall=")) {
+				return c, fmt.Errorf("not an IPv4 address: %q", arg)
+			}
+			c.command = word
+		default:
+			return c, fmt.Errorf("unknown argument %q", arg)
+		}
+	}
+	return c, nil
+}
+
+// argv is the classic spelling of c, each word once and in one order.
+func (c compat) argv() []string {
+	out := []string{"-" + c.command}
+	if c.confPath != "" {
+		out = append(out, "-configuration-path:"+c.confPath)
+	}
+	return append(out, c.flags...)
+}
+
+// compatCmd is what /usr/sbin/waagent calls. What shows something is done
+// here; what does something is the business of azguest, which takes the same
+// words: azguest waagent -deprovision+user -force.
+func (a *app) compatCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "waagent-compat [ARGUMENT...]", Short: "Understand the command line of the classic agent",
+		Hidden: true, DisableFlagParsing: true,
+		// The words here are not cobra's: -output would be a classic argument.
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, err := parseCompat(args)
+			if err != nil {
+				fmt.Fprintf(a.Stderr, "%s", compatUsage)
+				return exitWith(ExitFailed, err)
+			}
+			if c.confPath != "" {
+				if _, err := os.Stat(filepath.Join(a.Root, c.confPath)); err != nil {
+					fmt.Fprintf(a.Stderr, "%s", compatUsage)
+					return exitWith(1, err)
+				}
+			}
+			switch c.command {
+			case "help":
+				a.text("%s", compatUsage)
+				return nil
+			case "version":
+				a.compatVersion()
+				return nil
+			case "show-configuration":
+				return a.compatConfig(c.confPath)
+			}
+			return a.toAgent(c)
+		},
+	}
+}
+
+// compatVersion prints three lines that scripts cut up: the first and the
+// third keep the classic form to the letter.
+func (a *app) compatVersion() {
+	name, version := osRelease(filepath.Join(a.Root, "/etc/os-release"))
+	a.text("WALinuxAgent-%s running on %s %s\n", CompatVersion, name, version)
+	a.text("Python: not needed (azguest %s)\n", a.Version)
+	a.text("Goal state agent: %s\n", CompatVersion)
+}
+
+// osRelease reads ID and VERSION_ID.
+func osRelease(file string) (name, version string) {
+	data, _ := os.ReadFile(file) // without it the words below stand
+	for l := range strings.Lines(string(data)) {
+		k, v, _ := strings.Cut(strings.TrimSpace(l), "=")
+		v = strings.Trim(v, `"'`)
+		switch k {
+		case "ID":
+			name = v
+		case "VERSION_ID":
+			version = v
+		}
+	}
+	return cmp.Or(name, "linux"), cmp.Or(version, "unknown")
+}
+
+func (a *app) compatConfig(path string) error {
+	p := config.DefaultPaths()
+	p.Root = a.Root
+	if path != "" {
+		p.Main = []string{path}
+	}
+	conf, _, err := config.Load(p)
+	if err != nil {
+		return exitWith(1, err)
+	}
+	for _, l := range conf.Classic() {
+		a.text("%s\n", clean(l))
+	}
+	return nil
+}
+
+// toAgent becomes azguest.
+func (a *app) toAgent(c compat) error {
+	for _, p := range []string{"/usr/bin/azguest", "/usr/sbin/azguest", "/usr/local/bin/azguest"} {
+		err := a.Exec(filepath.Join(a.Root, p), append([]string{"azguest", "waagent"}, c.argv()...))
+		if !errors.Is(err, os.ErrNotExist) {
+			return err // nil only in tests: a process that became another does not return
+		}
+	}
+	return exitWith(1, errors.New("azguest is not installed"))
+}

@@ -1,0 +1,144 @@
+package ctl
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/config"
+)
+
+func (a *app) configCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "config", Short: "waagent.conf: what holds, where it comes from, what is wrong with it", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.configShowCmd(), a.configCheckCmd(), a.configKeysCmd())
+	return c
+}
+
+func (a *app) configShowCmd() *cobra.Command {
+	var effective, origin bool
+	c := &cobra.Command{
+		Use: "show [PREFIX]", Short: "The settings that files make; with --effective, all", Args: cobra.MaximumNArgs(1),
+		Long: `show prints the settings in the form of waagent.conf: those that a file sets,
+or with --effective every one that holds. --origin adds the file and line.
+PREFIX, such as Extensions, picks some.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			conf, _, err := a.config()
+			list := []config.Setting{}
+			for _, s := range conf.Settings() {
+				if len(args) == 1 && !strings.HasPrefix(strings.ToLower(s.Key), strings.ToLower(args[0])) {
+					continue
+				}
+				if effective || s.Set {
+					list = append(list, s)
+				}
+			}
+			if a.output == "json" {
+				a.json(list)
+			} else {
+				for _, s := range list {
+					a.text("%s=%s", s.Key, clean(s.Value))
+					if origin {
+						a.text("  # %s", clean(s.Origin.String()))
+					}
+					a.text("\n")
+				}
+			}
+			if err != nil {
+				return exitWith(ExitUnknown, err)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVarP(&effective, "effective", "e", false, "every setting, defaults as well")
+	c.Flags().BoolVar(&origin, "origin", false, "where each comes from")
+	return c
+}
+
+func (a *app) configCheckCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "check [FILE]", Short: "Look for errors in the configuration, or in one file", Args: cobra.MaximumNArgs(1),
+		Long: `check reads the configuration as the agent does and names everything that does
+not do what its author thought. FILE may be - for standard input.
+Exit code 0: nothing, or notes only; 1: faults; 4: a file cannot be read.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			var (
+				warns []config.Warning
+				err   error
+			)
+			if len(args) == 1 {
+				var data []byte
+				if args[0] == "-" {
+					data, err = io.ReadAll(c.InOrStdin())
+				} else {
+					data, err = os.ReadFile(args[0])
+				}
+				if err != nil {
+					return exitWith(ExitUnknown, err)
+				}
+				_, warns = config.Parse(args[0], data)
+			} else {
+				_, warns, err = a.config()
+			}
+			faults := 0
+			for _, w := range warns {
+				if !w.Note {
+					faults++
+				}
+			}
+			if a.output == "json" {
+				a.json(map[string]any{"warnings": append([]config.Warning{}, warns...), "faults": faults})
+			} else {
+				for _, w := range warns {
+					kind := "warning"
+					if w.Note {
+						kind = "note"
+					}
+					a.text("%s: %s\n", kind, clean(w.String()))
+				}
+				if faults == 0 {
+					a.text("no faults\n")
+				}
+			}
+			switch {
+			case err != nil:
+				return exitWith(ExitUnknown, errors.Join(err))
+			case faults > 0:
+				return exit(ExitDegraded)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) configKeysCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "keys [PREFIX]", Short: "Every key: type, default and meaning", Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			rows := [][]string{{"KEY", "TYPE", "DEFAULT", "MEANING"}}
+			var list []config.Key
+			for _, k := range config.Keys() {
+				if len(args) == 1 && !strings.HasPrefix(strings.ToLower(k.Name), strings.ToLower(args[0])) {
+					continue
+				}
+				list = append(list, k)
+				def := k.Default
+				if def == "" {
+					def = "None"
+				}
+				rows = append(rows, []string{k.Name, string(k.Kind), def, k.Doc})
+			}
+			if a.output == "json" {
+				a.json(list)
+				return nil
+			}
+			table(a.Stdout, rows)
+			return nil
+		},
+	}
+}

@@ -1,0 +1,295 @@
+package ctl
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/doctor"
+	"github.com/azguest/azguest/agent/status"
+)
+
+// table prints columns; every cell is made harmless.
+func table(w io.Writer, rows [][]string) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		for i, c := range r {
+			r[i] = strings.Join(strings.Fields(clean(c)), " ")
+			if r[i] == "" {
+				r[i] = "-"
+			}
+		}
+		fmt.Fprintln(tw, strings.Join(r, "\t"))
+	}
+	_ = tw.Flush() // nobody is left to tell
+}
+
+// show makes a command that prints one part of the snapshot, as JSON or as
+// text prints it.
+func (a *app) show(use, short string, part func(status.Snapshot) any, text func(status.Snapshot)) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.snapshot()
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				a.json(part(s))
+				return nil
+			}
+			text(s)
+			return nil
+		},
+	}
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Versions of agentctl and of the running agent", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			s, _, err := a.load()
+			agent := s.Agent.Version
+			if err != nil && agent == "" {
+				agent = "unknown (no status)"
+			}
+			if a.output == "json" {
+				a.json(map[string]string{"agentctl": a.Version, "agent": agent, "commit": s.Agent.Commit, "go": runtime.Version()})
+				return nil
+			}
+			a.text("agentctl %s (%s)\nazguest  %s\n", a.Version, runtime.Version(), agent)
+			return nil
+		},
+	}
+}
+
+func (a *app) explainCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "explain [CODE]", Short: "What a code means, why it happens and what to do; without CODE, the list", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			var out []string
+			for _, c := range doctor.Codes() {
+				out = append(out, c.Code)
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			codes := doctor.Codes()
+			if len(args) == 1 {
+				c, ok := doctor.Lookup(args[0])
+				if !ok {
+					return usage("there is no code %s; 'agentctl explain' lists them", args[0])
+				}
+				codes = []doctor.Code{c}
+			}
+			switch {
+			case a.output == "json" && len(args) == 1:
+				a.json(codes[0])
+			case a.output == "json":
+				a.json(codes)
+			case len(args) == 1:
+				a.text("%s\n\n%s\n\nCause: %s\nFix:   %s\n", codes[0].Code, codes[0].Meaning, codes[0].Cause, codes[0].Fix)
+			default:
+				var rows [][]string
+				for _, c := range codes {
+					rows = append(rows, []string{c.Code, c.Meaning})
+				}
+				table(a.Stdout, rows)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) doctorCmd() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use: "doctor", Short: "Look for what is wrong on this machine, without the agent", Args: cobra.NoArgs,
+		Long: `doctor looks at files, mounts, processes, the configuration and the last
+status. It changes nothing, opens no connection, and works while the agent is
+dead. Exit code 0: nothing found; 1: warnings; 2: errors.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, life, snapErr := a.load()
+			conf, warns, confErr := a.config()
+			found := doctor.Run(c.Context(), doctor.Env{
+				Root: a.Root, Now: a.Now(), Config: conf, Warnings: warns, ConfigErr: confErr,
+				Snapshot: s, SnapErr: snapErr, Life: life,
+			})
+			code := 0
+			for _, f := range found {
+				switch f.State { //nolint:exhaustive // the rest is no reason
+				case status.Error:
+					code = ExitFailed
+				case status.Warn:
+					code = max(code, ExitDegraded)
+				}
+			}
+			if a.output == "json" {
+				a.json(map[string]any{"findings": found, "exit_code": code})
+				return exit(code)
+			}
+			p := painter(a.view().color)
+			for _, f := range found {
+				if f.State == status.OK && code != 0 && !all {
+					continue // what is well is shown when all is well, or when asked for
+				}
+				word, rank := strings.ToUpper(string(f.State)), 0
+				switch f.State { //nolint:exhaustive // error is 0
+				case status.OK:
+					word, rank = "ok", 3
+				case status.Warn, status.Unknown:
+					rank = 1
+				}
+				a.text("%s %-14s %s\n", p.word(fmt.Sprintf("%-8s", word), rank), clean(f.Check), clean(cmp.Or(f.Evidence, meaning(f.Code))))
+				if f.Code != "" {
+					a.text("%9s%s: %s\n", "", p.code(f.Code), meaning(f.Code))
+				}
+				if f.Fix != "" {
+					a.text("%9sfix: %s\n", "", clean(f.Fix))
+				}
+			}
+			return exit(code)
+		},
+	}
+	c.Flags().BoolVarP(&all, "all", "a", false, "also show what is well")
+	return c
+}
+
+func (a *app) certsCmd() *cobra.Command {
+	return a.show("certs", "Certificates the platform sent, and those that are missing",
+		func(s status.Snapshot) any { return s.Certs },
+		func(s status.Snapshot) {
+			rows := [][]string{{"THUMBPRINT", "STATE", "KEY", "EXPIRES", "USED BY", "PROBLEM"}}
+			for _, c := range s.Certs {
+				key := "no"
+				if c.HasKey {
+					key = cmp.Or(c.KeyType, "yes")
+				}
+				rows = append(rows, []string{c.Thumbprint, string(c.State), key, date(c.NotAfter), strings.Join(c.UsedBy, ","), strings.TrimSpace(c.Code + " " + c.Message)})
+			}
+			table(a.Stdout, rows)
+		})
+}
+
+func date(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.DateOnly)
+}
+
+func (a *app) endpointsCmd() *cobra.Command {
+	return a.show("endpoints", "What the agent talks to, how and why",
+		func(s status.Snapshot) any { return s.Endpoints },
+		func(s status.Snapshot) {
+			rows := [][]string{{"NAME", "STATE", "VIA", "PROXY", "URL", "WHY", "LAST ERROR"}}
+			for _, e := range s.Endpoints {
+				rows = append(rows, []string{e.Name, string(e.State), e.Via, e.Proxy, e.URL, e.Why, e.LastError})
+			}
+			table(a.Stdout, rows)
+		})
+}
+
+func (a *app) diskCmd() *cobra.Command {
+	var free bool
+	c := a.show("disk", "What the agent keeps on the disk, and what it could free",
+		func(s status.Snapshot) any { return s.Disk },
+		func(s status.Snapshot) {
+			d := s.Disk
+			a.text("%s: %s of %s, %d files of %d; file system: %s free (%.0f%%), %d inodes free\n\n",
+				d.LibDir, size(d.Used), size(d.Budget), d.Files, d.FilesBudget, size(d.Free), d.FreePercent, d.InodesFree)
+			rows := [][]string{{"WHAT", "USED", "FILES", "CAN BE FREED", "WHERE"}}
+			for _, p := range d.Parts {
+				rows = append(rows, []string{p.Name, size(p.Used), fmt.Sprint(p.Files), size(p.CanFree), p.Path})
+			}
+			table(a.Stdout, rows)
+		})
+	c.Flags().BoolVar(&free, "free", false, "free now what the agent can spare (root)")
+	plain := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if free {
+			return a.call(c.Context(), status.Request{Op: status.OpClean})
+		}
+		return plain(c, args)
+	}
+	return c
+}
+
+func (a *app) inventoryCmd() *cobra.Command {
+	type item struct {
+		Name      string    `json:"name"`
+		Version   string    `json:"version"`
+		Digest    string    `json:"digest,omitempty"`
+		Signer    string    `json:"signer,omitempty"`
+		Installed time.Time `json:"installed,omitzero"`
+		Requester string    `json:"requester,omitempty"`
+		State     string    `json:"state"`
+	}
+	list := func(s status.Snapshot) []item {
+		out := []item{{Name: "azguest", Version: s.Agent.Version, State: string(s.Overall.State)}}
+		for _, e := range s.Extensions {
+			out = append(out, item{e.Name, e.Version, e.Digest, e.Signer, e.Installed, e.Requester, e.Actual})
+		}
+		// Instances of one handler are one piece of software.
+		return slices.CompactFunc(out, func(x, y item) bool { return x.Name == y.Name && x.Version == y.Version })
+	}
+	return a.show("inventory", "The agent and every extension: version, digest, signer, since when, for whom",
+		func(s status.Snapshot) any { return list(s) },
+		func(s status.Snapshot) {
+			rows := [][]string{{"NAME", "VERSION", "STATE", "INSTALLED", "SIGNER", "REQUESTER", "SHA256"}}
+			for _, i := range list(s) {
+				rows = append(rows, []string{i.Name, i.Version, i.State, date(i.Installed), i.Signer, i.Requester, i.Digest})
+			}
+			table(a.Stdout, rows)
+		})
+}
+
+func (a *app) diffCmd() *cobra.Command {
+	type delta struct {
+		Name    string `json:"name"`
+		Desired string `json:"desired"`
+		Actual  string `json:"actual"`
+		Why     string `json:"why,omitempty"`
+	}
+	list := func(s status.Snapshot) []delta {
+		out := []delta{}
+		for _, e := range s.Extensions {
+			same := e.Phase == "" && !e.Bad() && (e.Desired == "" ||
+				e.Desired == status.WantEnabled && e.Actual == status.ActualEnabled ||
+				e.Desired == status.WantDisabled && (e.Actual == status.ActualDisabled || e.Actual == status.ActualInstalled) ||
+				e.Desired == status.WantUninstall && e.Actual == status.ActualAbsent)
+			if !same {
+				why := e.Message
+				switch {
+				case e.Phase != "":
+					why = e.Phase + " runs"
+				case e.BlockedBy != "":
+					why = "waits for " + e.BlockedBy
+				}
+				out = append(out, delta{e.Title(), e.Desired, e.Actual, why})
+			}
+		}
+		return out
+	}
+	return a.show("diff", "Extensions that are not what the platform wants",
+		func(s status.Snapshot) any { return list(s) },
+		func(s status.Snapshot) {
+			d := list(s)
+			if len(d) == 0 {
+				a.text("nothing: everything is as the platform wants it\n")
+				return
+			}
+			rows := [][]string{{"EXTENSION", "DESIRED", "ACTUAL", "WHY"}}
+			for _, x := range d {
+				rows = append(rows, []string{x.Name, x.Desired, x.Actual, x.Why})
+			}
+			table(a.Stdout, rows)
+		})
+}

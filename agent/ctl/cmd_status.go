@@ -1,0 +1,168 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	var (
+		wait    string
+		timeout time.Duration
+	)
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "One screen: is it well, and if not, why and what to do",
+		Long: `status shows the state of the agent, what is not well first.
+
+With --wait it waits until the machine is ready (provisioned, and the platform
+has accepted a report of it) or converged (ready, and the newest goal state is
+applied: no extension runs or will be tried again). It gives up after --timeout,
+or at once when provisioning has failed.
+
+Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
+4 cannot tell, 64 wrong usage.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if wait != "" && wait != "ready" && wait != "converged" {
+				return usage("--wait is ready or converged, not %q", wait)
+			}
+			if wait == "" {
+				return exit(a.showStatus())
+			}
+			ctx := c.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not %s after %s", wait, timeout))
+				defer cancel()
+			}
+			err := a.wait(ctx, wait)
+			code := a.showStatus()
+			if err != nil {
+				// Out of time is never 0, however well things look.
+				return exitWith(max(code, ExitDegraded), err)
+			}
+			return exit(code)
+		},
+	}
+	c.Flags().StringVar(&wait, "wait", "", "wait until ready or converged")
+	c.Flags().Lookup("wait").NoOptDefVal = "ready"
+	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait; 0: for ever")
+	_ = c.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"ready", "converged"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (a *app) view() view {
+	s, life, err := a.load()
+	return view{
+		snap: s, snapErr: err, life: life, now: a.Now(), width: a.Width,
+		color: a.color == "always" || a.color == "auto" && a.TTY && !a.NoColor,
+	}
+}
+
+// observed is what agentctl adds to the snapshot.
+type observed struct {
+	At      time.Time   `json:"at"`
+	AgeS    float64     `json:"age_s"` // of the snapshot
+	Life    status.Life `json:"life"`
+	Verdict verdict     `json:"verdict"`
+}
+
+// showStatus prints the status and returns the exit code.
+func (a *app) showStatus() int {
+	v := a.view()
+	ver := v.verdict()
+	switch a.output {
+	case "json":
+		o := observed{At: v.now.UTC(), Life: v.life, Verdict: ver}
+		have := v.snapErr == nil || errors.Is(v.snapErr, status.ErrSchema)
+		if !have {
+			a.json(struct {
+				SchemaVersion int      `json:"schema_version"`
+				Observed      observed `json:"observed"`
+			}{status.Schema, o})
+			break
+		}
+		o.AgeS = max(0, v.now.Sub(v.snap.WrittenAt).Seconds())
+		a.json(struct {
+			status.Snapshot
+			Observed observed `json:"observed"`
+		}{v.snap, o})
+	case "prometheus":
+		v.prometheus(a.Stdout)
+	default:
+		v.render(a.Stdout)
+	}
+	return ver.ExitCode
+}
+
+func (a *app) json(v any) {
+	e := json.NewEncoder(a.Stdout)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // nobody is left to tell
+}
+
+// wait returns when the goal is reached. It looks again whenever something in
+// the run directory changes, and never by the clock.
+func (a *app) wait(ctx context.Context, goal string) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("wait: %w", err)
+	}
+	defer w.Close() // read only
+	dir := a.paths().Dir
+	for {
+		// The directory comes and goes with the agent's unit, so its parents
+		// are watched as well. Before looking: nothing is missed in between.
+		for d := dir; ; d = filepath.Dir(d) {
+			if err := w.Add(d); err == nil && d != dir || d == filepath.Dir(d) {
+				break
+			} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("wait: watch %s: %w", d, err)
+			}
+		}
+		s, life, err := a.load()
+		if err == nil && life.Running {
+			switch {
+			case goal == "ready" && s.Ready(), goal == "converged" && s.Converged():
+				return nil
+			case s.Provisioning.State == status.ProvFailed:
+				return errors.New("provisioning has failed")
+			}
+		}
+		if err := next(ctx, w, a.paths().Snapshot, dir); err != nil {
+			return err
+		}
+	}
+}
+
+// next waits for an event worth looking at.
+func next(ctx context.Context, w *fsnotify.Watcher, file, dir string) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case ev := <-w.Events:
+			if filepath.Dir(ev.Name) == filepath.Dir(file) && ev.Name != dir && ev.Name != file && !ev.Has(fsnotify.Remove) {
+				continue // a temporary file, the lock, the socket
+			}
+			return nil
+		case err := <-w.Errors:
+			if errors.Is(err, fsnotify.ErrEventOverflow) {
+				return nil // something was missed: look again
+			}
+			return fmt.Errorf("wait: %w", err)
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package ctl
+
+import (
+	"cmp"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+func (a *app) telemetryCmd() *cobra.Command {
+	c := a.show("telemetry", "What is sent about the agent",
+		func(s status.Snapshot) any { return s.Telemetry },
+		func(s status.Snapshot) { a.telemetryLine(s.Telemetry) })
+	c.AddCommand(&cobra.Command{
+		Use: "show", Short: "The very events that wait to be sent (root)", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.snapshot()
+			if err != nil {
+				return err
+			}
+			conf, _, _ := a.config()
+			dir := filepath.Join(a.Root, cmp.Or(s.Telemetry.SpoolDir, filepath.Join(conf.Paths.Lib, "events")))
+			a.telemetryLine(s.Telemetry)
+			entries, err := os.ReadDir(dir)
+			if os.IsNotExist(err) {
+				return nil // nothing was ever queued
+			}
+			if err != nil {
+				return exitWith(ExitUnknown, err)
+			}
+			for _, e := range entries {
+				if !e.Type().IsRegular() {
+					continue
+				}
+				b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+				if err != nil {
+					return exitWith(ExitUnknown, err)
+				}
+				a.text("%s\n", clean(string(b)))
+			}
+			return nil
+		},
+	})
+	return c
+}
+
+func (a *app) telemetryLine(t status.Telemetry) {
+	if a.output == "json" {
+		return // show prints the events and nothing else
+	}
+	if !t.Enabled {
+		a.text("telemetry is off: nothing is collected and nothing is sent\n")
+		return
+	}
+	last := "never"
+	if !t.LastAt.IsZero() {
+		last = span(a.Now().Sub(t.LastAt)) + " ago"
+	}
+	a.text("telemetry is on (Telemetry.Enabled=n switches it off): %d waiting, %d sent (%s), %d thrown away, last sent %s\n",
+		t.Queued, t.Sent, size(t.Bytes), t.Dropped, last)
+	if t.Error != "" {
+		a.text("%s\n", clean(t.Error))
+	}
+}
+
+func modTime(name string) time.Time {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return time.Time{} // gone: sorts first and prints nothing
+	}
+	return fi.ModTime()
+}

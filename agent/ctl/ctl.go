@@ -1,0 +1,227 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/status"
+)
+
+// Exit codes, see the package comment.
+const (
+	ExitHealthy  = 0
+	ExitDegraded = 1
+	ExitFailed   = 2
+	ExitDown     = 3
+	ExitUnknown  = 4
+	ExitUsage    = 64
+)
+
+// Env is everything agentctl takes from outside.
+type Env struct {
+	Version string
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Root    string // stands before every path; "" is the machine
+	Now     func() time.Time
+	TTY     bool // Stdout is a terminal
+	NoColor bool
+	Width   int                                    // columns of the terminal; 0: unknown
+	Exec    func(path string, argv []string) error // replaces this process
+}
+
+// System is the machine as it is. getenv is os.Getenv.
+func System(version string, getenv func(string) string) Env {
+	fd := int(os.Stdout.Fd())
+	e := Env{
+		Version: version, Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now,
+		TTY:     term.IsTerminal(fd),
+		NoColor: getenv("NO_COLOR") != "" || getenv("TERM") == "dumb",
+		Exec:    func(path string, argv []string) error { return unix.Exec(path, argv, os.Environ()) },
+	}
+	if e.TTY {
+		e.Width, _, _ = term.GetSize(fd) // 0 is fine
+	}
+	return e
+}
+
+// exitError ends the program with a code; without an err nothing more is said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func exit(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &exitError{code: code}
+}
+
+func exitWith(code int, err error) error { return &exitError{code, err} }
+
+func usage(format string, a ...any) error {
+	return &exitError{ExitUsage, fmt.Errorf(format, a...)}
+}
+
+// Main runs one command and returns the exit code.
+func Main(ctx context.Context, args []string, env Env) int {
+	a := &app{Env: env}
+	root := a.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	ee, ours := errors.AsType[*exitError](err)
+	if !ours {
+		ee = &exitError{ExitUsage, err} // everything else comes from cobra
+	}
+	if msg := ee.Error(); msg != "" {
+		fmt.Fprintf(env.Stderr, "agentctl: %s\n", clean(msg))
+		if ee.code == ExitUsage {
+			fmt.Fprintln(env.Stderr, "See 'agentctl --help'.")
+		}
+	}
+	return ee.code
+}
+
+// app is one run of agentctl.
+type app struct {
+	Env
+	output string // text, json, prometheus
+	format string // another name for output
+	asJSON bool
+	color  string
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "agentctl",
+		Short: "Show what the guest agent does, and why",
+		Long: `agentctl shows what the guest agent of this machine does, and why.
+It reads files only and works while the agent is stopped; it says then how old
+its knowledge is. As root it shows more: the last output of each extension.
+
+Exit codes of status: 0 healthy, 1 degraded or starting, 2 failed, 3 not
+running, 4 cannot tell, 64 wrong usage.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.format != "" {
+				a.output = a.format
+			}
+			if a.asJSON {
+				a.output = "json"
+			}
+			switch a.output {
+			case "text", "json", "prometheus":
+			default:
+				return usage("--output is text or json, not %q", a.output)
+			}
+			switch a.color {
+			case "auto", "always", "never":
+			default:
+				return usage("--color is auto, always or never, not %q", a.color)
+			}
+			return nil
+		},
+	}
+	f := root.PersistentFlags()
+	f.StringVarP(&a.output, "output", "o", "text", "text or json")
+	f.StringVar(&a.format, "format", "", "the same as --output")
+	f.BoolVar(&a.asJSON, "json", false, "the same as --output json")
+	f.StringVar(&a.color, "color", "auto", "auto, always or never")
+	f.StringVar(&a.Root, "root", a.Root, "look at the machine under this directory")
+	for _, hidden := range []string{"format", "root"} {
+		if err := f.MarkHidden(hidden); err != nil {
+			panic(err) // a name misspelt two lines above
+		}
+	}
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(ExitUsage, err) })
+	root.AddCommand(
+		a.statusCmd(), a.versionCmd(), a.doctorCmd(), a.explainCmd(),
+		a.extCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(),
+		a.certsCmd(), a.diskCmd(), a.endpointsCmd(), a.telemetryCmd(), a.configCmd(),
+		a.retryCmd(), a.cancelCmd(), a.holdCmd(), a.resumeCmd(), a.reportCmd(),
+		a.manCmd(), a.compatCmd(),
+	)
+	return root
+}
+
+func (a *app) paths() status.Paths { return status.DefaultPaths(a.Root) }
+
+// text writes to standard output. Errors of writing are not looked at: there
+// is nobody left to tell.
+func (a *app) text(format string, args ...any) { fmt.Fprintf(a.Stdout, format, args...) }
+
+func (a *app) load() (status.Snapshot, status.Life, error) {
+	s, err := status.Load(a.paths().Snapshot)
+	return s, status.Probe(a.paths().Lock, a.Root+"/proc", s), err
+}
+
+// snapshot is load for commands that need one. A snapshot of a newer agent
+// serves as far as it goes.
+func (a *app) snapshot() (status.Snapshot, error) {
+	s, life, err := a.load()
+	switch {
+	case errors.Is(err, status.ErrSchema):
+		fmt.Fprintf(a.Stderr, "agentctl: %v; some things may be missing\n", err)
+	case err != nil:
+		return s, exitWith(ExitUnknown, noSnapshot(life, err))
+	}
+	if a.output == "text" && life.Known && !life.Running {
+		fmt.Fprintf(a.Stderr, "agentctl: the agent is not running; this is from %s ago\n", span(a.Now().Sub(s.WrittenAt)))
+	}
+	return s, nil
+}
+
+func noSnapshot(life status.Life, err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		if life.Running {
+			return errors.New("the agent is running, but has written no status yet")
+		}
+		return errors.New("no status: the agent has not run since the machine started")
+	}
+	return err
+}
+
+func (a *app) config() (*config.Config, []config.Warning, error) {
+	p := config.DefaultPaths()
+	p.Root = a.Root
+	return config.Load(p)
+}
+
+// clean makes text from others harmless for a terminal: control characters
+// other than newline and tab become '?'.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && (r < 0x20 || r >= 0x7f && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
