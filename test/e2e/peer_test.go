@@ -58,6 +58,14 @@ func startPeer(t testing.TB, c *cloud) *sandbox.Process {
 		t.Fatal(err)
 	}
 	c.prepareSSHD(t)
+	// It insists on ifupdown, which would have nothing to do here either.
+	for _, name := range []string{"/usr/sbin/ifdown", "/usr/sbin/ifup"} {
+		if _, err := c.ReadFile(name); err != nil {
+			if err := c.WriteFile(name, []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	// Debian's file leaves provisioning to cloud-init.
 	c.sh(t, "sed -i 's/^Provisioning.Agent=.*/Provisioning.Agent=waagent/; s/^ResourceDisk.Format=.*/ResourceDisk.Format=n/; s/^AutoUpdate.Enabled=.*/AutoUpdate.Enabled=n/' /etc/waagent.conf")
 	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/bin/python3", "-u", "/usr/sbin/waagent", "-daemon"}, Stdout: &c.log, Stderr: &c.log})
