@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	vmID    = "e05e4d0c-1de2-4a2a-a2e1-0b6c0b1b7a2f"
-	ed25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl user@host"
-	passwd  = " p:w'\"<&\\ é$1 "
+	vmID   = "e05e4d0c-1de2-4a2a-a2e1-0b6c0b1b7a2f"
+	edKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl user@host"
+	passwd = " p:w'\"<&\\ é$1 "
 )
 
 func input() provisioning.Input {
 	no := false
 	return provisioning.Input{
 		VMID: vmID, HostName: "vm-01", UserName: "azureuser", Password: host.NewSecret(passwd), DisablePasswordAuth: &no,
-		Keys:       []provisioning.Key{{Path: "$HOME/azureuser/.ssh/authorized_keys", Value: ed25519}},
-		CustomData: provisioning.DecodeCustomData(base64.StdEncoding.EncodeToString([]byte("#!/bin/sh\necho hi\n\x00\xff"))),
+		Keys:       []provisioning.Key{{Path: "$HOME/azureuser/.ssh/authorized_keys", Value: edKey}},
+		CustomData: provisioning.DecodeCustomData(base64.StdEncoding.EncodeToString([]byte("#!/bin/sh\necho hi\nexit 0\n\x00\xff"))),
 		Copy:       []byte("<Environment/>"),
 	}
 }
@@ -68,7 +68,7 @@ func TestAFreshMachineOfEachLayoutIsProvisioned(t *testing.T) {
 			if m.name != "vm-01" || m.read("/etc/hostname") != "vm-01\n" {
 				t.Errorf("host name %q, file %q", m.name, m.read("/etc/hostname"))
 			}
-			if got, want := m.read("/home/azureuser/.ssh/authorized_keys"), ed25519+"\n"; got != want {
+			if got, want := m.read("/home/azureuser/.ssh/authorized_keys"), edKey+"\n"; got != want {
 				t.Errorf("authorized_keys %q, want %q", got, want)
 			}
 			if sh := m.read("/etc/shadow"); !strings.Contains(sh, "azureuser:$6$") || !strings.Contains(sh, "root:*:19000:0:99999:7:::") {

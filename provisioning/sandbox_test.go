@@ -1,0 +1,296 @@
+package provisioning_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
+	"github.com/azguest/azguest/test/sandbox"
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	"golang.org/x/crypto/ssh"
+)
+
+// insideEnv makes the test binary provision the machine it runs on, which is
+// a sandbox. Its value is "", or "step:state" at which to kill itself.
+const (
+	insideEnv = "PROVISIONING_TEST_INSIDE"
+	keyEnv    = "PROVISIONING_TEST_KEY"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Main()
+	if at, ok := os.LookupEnv(insideEnv); ok {
+		if err := inside(at, os.Getenv(keyEnv)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func sandboxInput(key string) provisioning.Input {
+	in := input()
+	in.Keys[0].Value = key
+	return in
+}
+
+func inside(at, key string) error {
+	ctx := context.Background()
+	start := time.Now()
+	sys := &provisioning.System{
+		Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.New(os.Stdout),
+		HostKeys: provisioning.MakeHostKeys(provisioning.HostKeyTypes(false)),
+	}
+	o := options()
+	o.ExecuteCustomData = true
+	f, err := provisioning.Gather(ctx, sys, o)
+	if err != nil {
+		return err
+	}
+	steps, err := provisioning.Plan(sandboxInput(key), f, o)
+	if err != nil {
+		return err
+	}
+	if at == "list" {
+		for _, s := range steps {
+			fmt.Println(s.ID())
+		}
+		return nil
+	}
+	j, err := provisioning.OpenJournal(sys.Root, o, vmID)
+	if err != nil {
+		return err
+	}
+	observe := func(p provisioning.Progress) {
+		if p.Step.ID()+":"+string(p.State) == at {
+			_ = sys.Kernel.Signal(os.Getpid(), 9)
+			select {}
+		}
+		if p.Took > 0 {
+			fmt.Printf("%-16s %-8s %v %v\n", p.Step.ID(), p.State, p.Took.Round(time.Microsecond), p.Err)
+		}
+	}
+	now, later := provisioning.Split(steps)
+	res, err := provisioning.Apply(ctx, sys, now, j, observe)
+	fmt.Println("ready after", time.Since(start).Round(time.Millisecond), res.Warnings)
+	if err != nil {
+		return err
+	}
+	res, err = provisioning.Apply(ctx, sys, later, j, observe)
+	fmt.Println("all after", time.Since(start).Round(time.Millisecond), res.Warnings)
+	return err
+}
+
+type box struct {
+	*sandbox.Sandbox
+	t      *testing.T
+	key    string
+	signer ssh.Signer
+}
+
+func newBox(t *testing.T, o sandbox.Options) *box {
+	t.Helper()
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+	s, err := sandbox.New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Install(exe, "/usr/local/bin/provisioning.test", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &box{Sandbox: s, t: t, key: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))), signer: signer}
+}
+
+// provision runs the test binary inside and returns what it printed and its
+// exit code, which is negative when it was killed.
+func (b *box) provision(at string) (string, int) {
+	b.t.Helper()
+	res, err := b.RunCmd(b.t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{insideEnv + "=" + at, keyEnv + "=" + b.key}})
+	if err != nil && res.Code >= 0 && at == "" {
+		b.t.Errorf("provision: %v\n%s%s", err, res.Stdout, res.Stderr)
+	}
+	return res.Stdout, res.Code
+}
+
+func (b *box) sh(script string) string {
+	b.t.Helper()
+	res, err := b.Run(b.t.Context(), "sh", "-c", script)
+	if err != nil {
+		b.t.Fatalf("%s: %v", script, err)
+	}
+	return strings.TrimSpace(res.Stdout)
+}
+
+// state is everything about the machine that provisioning decides, with what
+// is random taken out, as the machine's own tools tell it.
+func (b *box) state() string {
+	b.t.Helper()
+	return b.sh(`
+getent passwd azureuser; id azureuser; hostname; cat /etc/hostname /etc/hosts
+getent shadow | sed 's/\$6\$[^:]*/HASH/; s/:[0-9]*:/:DAY:/' | grep -v '^_' | sort
+sudo -l -U azureuser
+cd /; find /home/azureuser /etc/ssh /etc/sudoers.d /var/lib/waagent -printf '%M %u %g %p %l\n' | grep -v azguest/ | sort
+cat /home/azureuser/.ssh/authorized_keys /etc/ssh/sshd_config.d/00-azguest.conf /etc/sudoers.d/waagent /var/lib/waagent/provisioned
+for k in /etc/ssh/ssh_host_*_key; do ssh-keygen -lf $k | awk '{print $1, $4}'; ssh-keygen -y -f $k | cut -d' ' -f1,2 > /tmp/a; cut -d' ' -f1,2 $k.pub | cmp - /tmp/a; done
+ls /etc/*.lock /etc/.*.azg* 2>/dev/null; true`)
+}
+
+func TestARealMachineIsProvisioned(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, sandbox.Options{})
+	b.sh("rm -f /etc/ssh/ssh_host_*")
+	out, _ := b.provision("")
+	t.Logf("\n%s", out)
+
+	hash := strings.Split(b.sh("getent shadow azureuser"), ":")[1]
+	salt := strings.Split(hash, "$")[2]
+	if len(salt) != 16 {
+		t.Errorf("salt of %d characters", len(salt))
+	}
+	res, err := b.RunCmd(t.Context(), sandbox.Cmd{Args: []string{"openssl", "passwd", "-6", "-salt", salt, "-stdin"}, Stdin: strings.NewReader(passwd + "\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(res.Stdout); got != hash {
+		t.Errorf("openssl hashes the password to %s, the machine has %s", got, hash)
+	}
+	for _, tc := range []struct{ script, want string }{
+		{"hostname", "vm-01"},
+		{"stat -c '%a %U' /home/azureuser/.ssh /home/azureuser/.ssh/authorized_keys", "700 azureuser\n600 azureuser"},
+		{"stat -c %a /etc/sudoers.d/waagent /var/lib/waagent /var/lib/waagent/provisioned /var/lib/waagent/CustomData", "440\n700\n600\n600"},
+		{"visudo -c >/dev/null && echo fine", "fine"},
+		{"sshd -T -C user=azureuser,host=x,addr=1.1.1.1 | grep -E '^(passwordauthentication|kbdinter|clientalivei)' | sort", "clientaliveinterval 180\nkbdinteractiveauthentication yes\npasswordauthentication yes"},
+		{"grep -c ^ssh- /home/azureuser/.ssh/authorized_keys", "1"},
+		{"passwd -S root | cut -d' ' -f2", "L"},
+		{"cat /var/lib/waagent/azguest/custom-data.log | grep -x hi", "hi"},
+		{"sudo -u azureuser sudo -n true 2>&1 | grep -c 'password is required'", "1"},
+	} {
+		if got := b.sh(tc.script); got != tc.want {
+			t.Errorf("%s\ngot  %q\nwant %q", tc.script, got, tc.want)
+		}
+	}
+	before := b.state()
+	b.provision("")
+	if diff := cmp.Diff(before, b.state()); diff != "" {
+		t.Errorf("a second run changed something (-first +second):\n%s", diff)
+	}
+	b.login()
+}
+
+// login starts the machine's sshd and logs in with the key and the password.
+func (b *box) login() {
+	b.t.Helper()
+	t := b.t
+	if err := b.PrepareSSHD(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.Start(sandbox.Cmd{Args: []string{"/usr/sbin/sshd", "-D", "-e", "-o", "ListenAddress=127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Kill() }()
+	for name, auth := range map[string]ssh.AuthMethod{
+		"key":      ssh.PublicKeys(b.signer),
+		"password": ssh.Password(passwd),
+	} {
+		err := b.ssh(auth)
+		if err != nil {
+			t.Errorf("log in with the %s: %v", name, err)
+		}
+	}
+}
+
+func (b *box) ssh(auth ssh.AuthMethod) error {
+	conn, err := b.dial()
+	if err != nil {
+		return err
+	}
+	c, chans, reqs, err := ssh.NewClientConn(conn, "127.0.0.1:22", &ssh.ClientConfig{
+		User: "azureuser", Auth: []ssh.AuthMethod{auth}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 10 * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	client := ssh.NewClient(c, chans, reqs)
+	defer func() { _ = client.Close() }()
+	sess, err := client.NewSession()
+	if err != nil {
+		return err
+	}
+	out, err := sess.Output("id -un")
+	if err == nil && string(out) != "azureuser\n" {
+		err = fmt.Errorf("logged in as %q", out)
+	}
+	return err
+}
+
+// dial waits for sshd to listen.
+func (b *box) dial() (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		conn, err := b.Dial(ctx, "tcp", "127.0.0.1:22")
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func TestKillNineOnARealMachineConverges(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	ref := newBox(t, sandbox.Options{})
+	list, _ := ref.provision("list")
+	ref.provision("")
+	want := strings.ReplaceAll(ref.state(), ref.key, "KEY")
+	for _, id := range strings.Fields(list) {
+		t.Run(id, func(t *testing.T) {
+			b := newBox(t, sandbox.Options{})
+			// "planned" is right after the step, before the journal knows.
+			out, code := b.provision(id + ":planned")
+			if code >= 0 && id != provisioning.StepLateKeys {
+				t.Fatalf("not killed, exit %d:\n%s", code, out)
+			}
+			if err := b.Reboot(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			b.provision("")
+			if diff := cmp.Diff(want, strings.ReplaceAll(b.state(), b.key, "KEY")); diff != "" {
+				t.Errorf("differs from an undisturbed run (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
