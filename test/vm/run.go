@@ -38,9 +38,10 @@ type Run struct {
 
 	ToReady time.Duration // from power on to the report, as the platform received it
 
-	lab    *Lab
-	out    io.Writer
-	before map[string]string
+	lab     *Lab
+	out     io.Writer
+	readyAt time.Time
+	before  map[string]string // facts, by name
 }
 
 func (r *Run) say(format string, args ...any) {
