@@ -32,8 +32,16 @@ or at once when provisioning has failed.
 
 Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 4 cannot tell, 64 wrong usage.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			// A flag that may stand alone takes its value with '=' only;
+			// people write a blank.
+			if len(args) == 1 {
+				if !c.Flags().Changed("wait") || wait != "ready" {
+					return usage("unexpected argument %q", args[0])
+				}
+				wait = args[0]
+			}
 			if wait != "" && wait != "ready" && wait != "converged" {
 				return usage("--wait is ready or converged, not %q", wait)
 			}
