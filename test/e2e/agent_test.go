@@ -46,8 +46,10 @@ func newAgentCloud(t testing.TB, o setup) *cloud {
 	if !o.telemetry {
 		text += "Telemetry.Enabled=n\n"
 	}
-	if err := c.WriteFile("/etc/waagent.conf", []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+	if !o.defaults {
+		if err := c.WriteFile("/etc/waagent.conf", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.prepareSSHD(t)
 	return c

@@ -11,6 +11,7 @@ import (
 // handler is a package of a handler whose commands are one shell script that
 // is called with the name of the command. What the script may use:
 //
+//	$now           when the command began, in nanoseconds
 //	$work          a folder that is there from the first command on
 //	say STATUS CODE MESSAGE   writes the status file of this sequence number
 func handler(t testing.TB, script string) []byte {
@@ -21,6 +22,7 @@ func handler(t testing.TB, script string) []byte {
   "uninstallCommand": "bin/handler uninstall",
   "rebootAfterInstall": false, "reportHeartbeat": false}}]`
 	const prelude = `#!/bin/sh
+now=$(date +%s%N)
 set -eu
 home=$(cd "$(dirname "$0")/.." && pwd)
 status=$(sed -n 's/.*"statusFolder" *: *"\([^"]*\)".*/\1/p' "$home/HandlerEnvironment.json" | head -n 1)

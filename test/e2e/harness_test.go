@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -90,6 +91,7 @@ type setup struct {
 	config       func(*fabric.Config)
 	packages     map[string][]byte // name/version: zip
 	telemetry    bool
+	defaults     bool // no configuration file
 }
 
 // newCloud starts the platform and boots the machine.
@@ -126,7 +128,7 @@ func newCloud(t testing.TB, o setup) *cloud {
 	c.vm = c.f.CreateVM("vm-01", options...)
 	so := o.sandbox
 	so.Addresses = []string{sandbox.WireServer, sandbox.IMDS, blobAddress}
-	if so.Log == nil {
+	if _, bench := t.(*testing.B); so.Log == nil && !bench {
 		so.Log = logWriter{t}
 	}
 	if !o.noMedium {
@@ -159,6 +161,14 @@ func newCloud(t testing.TB, o setup) *cloud {
 		}
 	})
 	return c
+}
+
+// close ends the machine and the platform before the test does.
+func (c *cloud) close(t testing.TB) {
+	t.Helper()
+	if err := errors.Join(c.Close(), c.f.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // dump shows, after a failure, what the platform saw and the agent logged.

@@ -20,19 +20,7 @@ var peerPackages = []string{
 // TestPeer proves the emulator, not our agent: Debian's own agent, unmodified,
 // must provision from our medium and run our sample extension.
 func TestPeer(t *testing.T) {
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
-	layer, err := sandbox.DebianLayer(t.Context(), peerPackages...)
-	if err != nil {
-		t.Skipf("Debian's agent can't be had: %v", err)
-	}
-	c := newCloud(t, setup{
-		sandbox:      sandbox.Options{Layers: []string{layer}, Fuse: true},
-		provisioning: fabric.Provisioning{Password: password},
-		medium:       func(m *fabric.Medium) { m.FS = fabric.ISO9660 },
-		packages:     map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(t, hello)},
-	})
+	c := newPeerCloud(t, map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(t, hello)})
 	startPeer(t, c)
 	c.ready(t)
 	if got := c.sh(t, "getent passwd azureuser; hostname"); !strings.Contains(got, "first-light") {
@@ -51,9 +39,22 @@ func TestPeer(t *testing.T) {
 
 const mountHelper = "#!/bin/sh\nexec /usr/bin/fuseiso \"$1\" \"$2\"\n"
 
-// startPeer starts Debian's agent in the sandbox, and nowhere else.
-func startPeer(t testing.TB, c *cloud) *sandbox.Process {
+// newPeerCloud is a cloud with Debian's agent installed and nothing started.
+func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 	t.Helper()
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+	layer, err := sandbox.DebianLayer(t.Context(), peerPackages...)
+	if err != nil {
+		t.Skipf("Debian's agent can't be had: %v", err)
+	}
+	c := newCloud(t, setup{
+		sandbox:      sandbox.Options{Layers: []string{layer}, Fuse: true},
+		provisioning: fabric.Provisioning{Password: password},
+		medium:       func(m *fabric.Medium) { m.FS = fabric.ISO9660 },
+		packages:     packages,
+	})
 	if err := c.WriteFile("/usr/sbin/mount.iso9660", []byte(mountHelper), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +69,12 @@ func startPeer(t testing.TB, c *cloud) *sandbox.Process {
 	}
 	// Debian's file leaves provisioning to cloud-init.
 	c.sh(t, "sed -i 's/^Provisioning.Agent=.*/Provisioning.Agent=waagent/; s/^ResourceDisk.Format=.*/ResourceDisk.Format=n/; s/^AutoUpdate.Enabled=.*/AutoUpdate.Enabled=n/' /etc/waagent.conf")
+	return c
+}
+
+// startPeer starts Debian's agent in the sandbox, and nowhere else.
+func startPeer(t testing.TB, c *cloud) *sandbox.Process {
+	t.Helper()
 	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/bin/python3", "-u", "/usr/sbin/waagent", "-daemon"}, Stdout: &c.log, Stderr: &c.log})
 	if err != nil {
 		t.Fatal(err)
