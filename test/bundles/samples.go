@@ -1,0 +1,101 @@
+package bundles
+
+import (
+	"embed"
+	"maps"
+)
+
+//go:embed samples/*.sh
+var scripts embed.FS //nolint:gochecknoglobals // the only form embedding has; never written
+
+// script reads a sample; a missing one is a mistake in this package, and its
+// tests find it.
+func script(name string) string {
+	data, err := scripts.ReadFile("samples/" + name + ".sh")
+	if err != nil {
+		panic("bundles: " + err.Error())
+	}
+	return string(data)
+}
+
+// sample is a handler that is one script with five verbs.
+func sample(name, version, file string, flags map[string]any, odd Oddities) Bundle {
+	command := "bin/handler.sh "
+	return Bundle{
+		Name: "Azguest.Samples." + name, Version: version,
+		Install: command + "install", Enable: command + "enable", Disable: command + "disable",
+		Update: command + "update", Uninstall: command + "uninstall",
+		Flags: flags, Odd: odd,
+		Files: map[string]string{
+			"bin/handler.sh": script(file), "bin/lib.sh": script("lib"), "version": version + "\n",
+			// What the publishing side reads; agents leave it alone.
+			"manifest.xml": `<?xml version="1.0" encoding="utf-8"?>
+<ExtensionImage xmlns="http://schemas.microsoft.com/windowsazure">
+  <ProviderNameSpace>Azguest.Samples</ProviderNameSpace>
+  <Type>` + name + `</Type>
+  <Version>` + version + `</Version>
+  <SupportedOS>Linux</SupportedOS>
+</ExtensionImage>
+`,
+		},
+	}
+}
+
+// Samples are the sample handlers:
+//
+//	Hello       1.0.0, 1.0.1, 1.1.0, 2.0.0: greets with publicSettings.greeting,
+//	            says whether protected settings could be decrypted, and fails
+//	            with publicSettings.exitCode. 2.0.0 updates without install.
+//	Slow        reports progress for publicSettings.seconds
+//	Crash       exits without a status where publicSettings.when says
+//	CrashInstall, CrashUpdate  fail in these commands
+//	Noisy       much output, not all of it text, and a long status
+//	Background  goes on after enable with the output still open
+//	Multi       several instances; the flag is a string, as published ones have it
+//	Heartbeat   reports through the heartbeat file
+//	Events      leaves telemetry
+//	NoSettings  has nothing but an enable command, and no status
+//	Nested      manifest in a sub-folder, with a byte order mark
+func Samples() []Bundle {
+	plain := Oddities{}
+	hello := func(version string, flags map[string]any, odd Oddities) Bundle {
+		return sample("Hello", version, "hello", flags, odd)
+	}
+	crashIn := func(name, command, version string) Bundle {
+		b := sample(name, version, "crash", nil, plain)
+		b.Files = maps.Clone(b.Files)
+		b.Files["crash"] = command + "\n"
+		return b
+	}
+	bare := Bundle{
+		Name: "Azguest.Samples.NoSettings", Version: "1.0.0", Install: "/bin/run.sh install", Enable: "bin/run.sh  enable",
+		Disable: "bin/run.sh disable", Update: "bin/run.sh update", Uninstall: "bin/run.sh uninstall",
+		Files: map[string]string{"bin/run.sh": "#!/bin/sh\necho \"$1\"\n"},
+		Odd:   Oddities{DirEntries: true},
+	}
+	return []Bundle{
+		hello("1.0.0", nil, plain),
+		hello("1.0.1", nil, Oddities{BOM: true, StringVersion: true}),
+		hello("1.1.0", map[string]any{"updateMode": "UpdateWithInstall", "rebootAfterInstall": false}, Oddities{ExecBits: true, DirEntries: true}),
+		hello("2.0.0", map[string]any{"updateMode": "UpdateWithoutInstall", "continueOnUpdateFailure": "true"}, plain),
+		sample("Slow", "1.0.0", "slow", nil, plain),
+		sample("Crash", "1.0.0", "crash", nil, plain),
+		crashIn("CrashInstall", "install", "1.0.0"),
+		sample("CrashUpdate", "1.0.0", "crash", nil, plain).with("crash", "never\n"),
+		crashIn("CrashUpdate", "update", "1.1.0"),
+		sample("Noisy", "1.0.0", "noisy", nil, plain),
+		sample("Background", "1.0.0", "background", nil, plain),
+		sample("Multi", "1.0.0", "multi", map[string]any{"supportsMultipleExtensions": "true"}, plain),
+		sample("Multi", "1.1.0", "multi", map[string]any{"supportsMultipleExtensions": true}, plain),
+		sample("Heartbeat", "1.0.0", "heartbeat", map[string]any{"reportHeartbeat": true}, plain),
+		sample("Events", "1.0.0", "events", nil, plain),
+		sample("Nested", "1.0.0", "hello", nil, Oddities{Nested: "meta", BOM: true}),
+		bare,
+	}
+}
+
+func (b Bundle) with(name, content string) Bundle {
+	b.Files = maps.Clone(b.Files)
+	b.Files[name] = content
+	return b
+}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Background: enable starts a process that outlives it and keeps the output
+# open, as careless handlers do, and reports success only from there.
+HANDLER=Azguest.Samples.Background
+. "$(dirname "$0")/lib.sh"
+log "$1 seq=$seq"
+case "$1" in
+enable)
+	report transitioning 0 "started"
+	nohup sh "$0" work &
+	echo "started $!"
+	;;
+work)
+	trap '' HUP
+	sleep "${SAMPLE_DELAY:-3}"
+	echo "still writing to the output of enable"
+	report success 0 "done in the background"
+	;;
+disable | uninstall)
+	[ -f worker.pid ] && kill "$(cat worker.pid)" 2>/dev/null
+	;;
+esac
+exit 0

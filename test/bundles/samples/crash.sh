@@ -1,0 +1,17 @@
+#!/bin/sh
+# Crash: the command named by publicSettings.when (default enable) exits with
+# publicSettings.code (default 52), without a status. Commands that run before
+# there are settings obey a file named "crash" in the package.
+HANDLER=Azguest.Samples.Crash
+. "$(dirname "$0")/lib.sh"
+when=$(public when)
+code=$(public code)
+[ -f crash ] && when=$(cat crash)
+log "$1 seq=$seq when=${when:-enable}"
+if [ "$1" = "${when:-enable}" ]; then
+	echo "about to fail on purpose" >&2
+	[ "$code" = signal ] && kill -9 $$
+	exit "${code:-52}"
+fi
+[ "$1" = enable ] && report success 0 "did not crash"
+exit 0

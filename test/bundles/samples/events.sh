@@ -1,0 +1,18 @@
+#!/bin/sh
+# Events: leaves a telemetry event in its events folder.
+HANDLER=Azguest.Samples.Events
+. "$(dirname "$0")/lib.sh"
+case "$1" in
+enable)
+	folder=$(environment eventsFolder)
+	if [ -n "$folder" ]; then
+		cat >"$folder/$(date +%s).json" <<END
+{"Version": "1.0.0.0", "Timestamp": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "TaskName": "enable", "EventLevel": "Informational", "Message": "hello telemetry", "EventPid": "$$", "EventTid": "1", "OperationId": "00000000-0000-4000-8000-000000000000"}
+END
+		report success 0 "event written"
+	else
+		report warning 0 "no events folder"
+	fi
+	;;
+esac
+exit 0

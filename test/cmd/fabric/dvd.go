@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/azguest/azguest/test/bundles"
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/spf13/cobra"
+)
+
+// provisionFlags say what the machine shall become.
+type provisionFlags struct {
+	user, password, hostName, pps string
+	keyFiles                      []string
+	customData, userData          string
+	allowPasswords, noAgent       bool
+}
+
+func (p *provisionFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&p.user, "user", "", "administrator")
+	fl.StringVar(&p.password, "password", "", "password of the administrator")
+	fl.StringVar(&p.hostName, "host-name", "", "host name (default: the name of the VM)")
+	fl.StringArrayVar(&p.keyFiles, "ssh-key-file", nil, "file of SSH public keys, one a line; repeatable")
+	fl.StringVar(&p.customData, "custom-data-file", "", "file that becomes custom data")
+	fl.StringVar(&p.userData, "user-data-file", "", "file that becomes user data (IMDS only)")
+	fl.BoolVar(&p.allowPasswords, "allow-passwords", false, "leave ssh password authentication enabled without a password")
+	fl.BoolVar(&p.noAgent, "no-guest-agent", false, "say ProvisionGuestAgent false")
+	fl.StringVar(&p.pps, "pps", "", "pre-provisioning: Running, Savable or PreprovisionedOSDisk")
+}
+
+func (p *provisionFlags) read() (fabric.Provisioning, error) {
+	out := fabric.Provisioning{
+		HostName: p.hostName, User: p.user, Password: p.password, AllowPasswords: p.allowPasswords, NoGuestAgent: p.noAgent, PPSType: p.pps,
+	}
+	for _, name := range p.keyFiles {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return out, fmt.Errorf("read ssh keys: %w", err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				out.SSHKeys = append(out.SSHKeys, line)
+			}
+		}
+	}
+	for name, field := range map[string]*[]byte{p.customData: &out.CustomData, p.userData: &out.UserData} {
+		if name == "" {
+			continue
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return out, fmt.Errorf("read data for the machine: %w", err)
+		}
+		*field = data
+	}
+	return out, nil
+}
+
+func dvdCommand() *cobra.Command {
+	var (
+		p         provisionFlags
+		m         fabric.Medium
+		out, raw  string
+		spell, fs string
+		extra     []string
+	)
+	cmd := &cobra.Command{
+		Use:   "dvd --out FILE",
+		Short: "build the provisioning medium",
+		Long: `Build the DVD that the platform attaches to a new machine: ovf-env.xml, and
+CustomData.bin when there is custom data. The file system is UDF 1.02, as the
+platform's; --fs iso and bridge are what Azure Stack and other clouds attach.
+
+  qemu-system-x86_64 … -drive file=dvd.iso,media=cdrom,readonly=on`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			var err error
+			if m.Provisioning, err = p.read(); err != nil {
+				return err
+			}
+			if m.HostName == "" {
+				m.HostName = "vm-01"
+			}
+			m.Spelling, m.FS = fabric.Spelling(spell), fabric.FileSystem(fs)
+			if raw != "" {
+				if m.Raw, err = os.ReadFile(raw); err != nil {
+					return fmt.Errorf("read document: %w", err)
+				}
+			}
+			m.Extra = map[string][]byte{}
+			for _, name := range extra {
+				data, err := os.ReadFile(name)
+				if err != nil {
+					return fmt.Errorf("read file for the medium: %w", err)
+				}
+				m.Extra[filepath.Base(name)] = data
+			}
+			image, err := m.Image()
+			if err != nil {
+				return err
+			}
+			// The medium holds a password in clear.
+			if err := os.WriteFile(out, image, 0o600); err != nil {
+				return fmt.Errorf("write medium: %w", err)
+			}
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&out, "out", "", "image file to write")
+	p.register(cmd)
+	fl.StringVar(&fs, "fs", "udf", "file system: udf, iso or bridge")
+	fl.StringVar(&spell, "spelling", "dvd", "namespaces of ovf-env.xml: dvd, ns1 (as cloud-init rewrites it) or none")
+	fl.BoolVar(&m.Malformed, "malformed", false, "cut ovf-env.xml in the middle")
+	fl.StringVar(&m.Label, "label", "", "volume label")
+	fl.StringVar(&raw, "ovf", "", "use this file as ovf-env.xml")
+	fl.StringArrayVar(&extra, "file", nil, "further file for the medium; repeatable")
+	_ = cmd.MarkFlagRequired("out") // the flag exists
+	return cmd
+}
+
+func bundlesCommand() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "bundles --out DIR",
+		Short: "write the sample handler packages",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, b := range bundles.Samples() {
+				path, err := b.Write(out)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), path)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "folder to write to")
+	_ = cmd.MarkFlagRequired("out") // the flag exists
+	return cmd
+}
+
+// freePort finds a port for an address that asks for any.
+func freePort(ctx context.Context, addr string) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return "", fmt.Errorf("find a port: %w", err)
+	}
+	got := l.Addr().String()
+	if err := l.Close(); err != nil {
+		return "", fmt.Errorf("find a port: %w", err)
+	}
+	return got, nil
+}

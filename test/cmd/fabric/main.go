@@ -1,0 +1,29 @@
+// Command fabric emulates the platform around a virtual machine: it serves
+// what a guest agent talks to, builds provisioning media and handler packages,
+// and drives the machine through an ARM-shaped control plane.
+//
+// "fabric --help" is the manual.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := root(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		var usage usageError
+		fmt.Fprintln(os.Stderr, "fabric: "+err.Error())
+		if errors.As(err, &usage) {
+			os.Exit(2)
+		}
+		os.Exit(1)
+	}
+}

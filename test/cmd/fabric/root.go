@@ -1,0 +1,75 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/spf13/cobra"
+)
+
+// usageError ends the program with 2.
+type usageError struct{ error }
+
+const defaultAdmin = "127.0.0.1:8170"
+
+func root(in io.Reader, out, errOut io.Writer) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "fabric",
+		Short: "emulate the platform around an Azure-style Linux VM",
+		Long: `fabric plays the host, the storage and the control plane of a cloud, so that a
+guest agent and its extensions can be tried without one.
+
+  # in a network namespace or VM network where the platform's addresses are yours:
+  fabric bundles --out repo
+  fabric serve --repo repo --vm vm-01 &
+  fabric dvd --out dvd.iso --user me --ssh-key-file ~/.ssh/id_ed25519.pub --host-name vm-01
+  # start the guest, then:
+  fabric await ready --timeout 5m
+  fabric put Hello --handler Azguest.Samples.Hello --version 1.0 --settings '{"greeting":"hi"}' --wait
+  fabric get Hello
+  fabric journal --kind status --limit 1
+  fabric fail goalstate --status 503 --times 2
+
+The other commands find a running "fabric serve" through --admin, or FABRIC_ADMIN.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.SetIn(in)
+	cmd.SetOut(out)
+	cmd.SetErr(errOut)
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+
+	r := &remote{}
+	cmd.PersistentFlags().StringVar(&r.admin, "admin", orEnv("FABRIC_ADMIN", defaultAdmin),
+		"address of the admin API and the control plane (FABRIC_ADMIN)")
+	cmd.AddCommand(
+		serveCommand(&r.admin), dvdCommand(), bundlesCommand(),
+		putCommand(r), getCommand(r), deleteCommand(r),
+		awaitCommand(r), journalCommand(r), failCommand(r), mendCommand(r), vmCommand(r),
+	)
+	return cmd
+}
+
+func orEnv(name, otherwise string) string {
+	if s := os.Getenv(name); s != "" {
+		return s
+	}
+	return otherwise
+}
+
+// remote is the running fabric a command speaks to.
+type remote struct{ admin, vm string }
+
+func (r *remote) flags(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().StringVar(&r.vm, "vm", "", "virtual machine (default: the first)")
+	return cmd
+}
+
+func (r *remote) client() fabric.Remote {
+	url := r.admin
+	if len(url) < 4 || url[:4] != "http" {
+		url = "http://" + url
+	}
+	return fabric.Remote{URL: url, VM: r.vm}
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/spf13/cobra"
+)
+
+type serveFlags struct {
+	wire, hostga, blob, imds, admin, arm string
+	blobURL, repo, journal               string
+	vms                                  []string
+	fastTrack, pageBlob, mixedCase, tls  bool
+	retryAfter, budget, idleExit         time.Duration
+	subscription, group, location        string
+	provision                            provisionFlags
+	vmID                                 string
+	caOut                                string
+	agentVersion                         string
+}
+
+func serveCommand(admin *string) *cobra.Command {
+	f := &serveFlags{}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "serve the platform until SIGTERM",
+		Long: `Serve the platform. When every listener is open, one line of JSON goes to
+standard output: {"event":"listening","wire":"168.63.129.16:80",…}.
+
+The default addresses are the platform's own; they must exist in the network
+namespace. Give 127.0.0.1:0 instead to try a client that can be pointed
+elsewhere, or "-" to leave a service out.
+
+The admin address serves two things: the control plane, shaped like ARM
+(PUT /subscriptions/…/virtualMachines/VM/extensions/NAME?api-version=…), and the
+emulator's own interface under /_fabric (journal, faults, await, vms).
+
+Several --vm are told apart by their source address: --vm a=10.0.0.4 --vm b=10.0.0.5.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.admin = *admin
+			return serve(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.wire, "wire", fabric.Endpoint+":80", "address of the WireServer")
+	fl.StringVar(&f.hostga, "hostga", fabric.Endpoint+":32526", "address of the HostGAPlugin")
+	fl.StringVar(&f.blob, "blob", fabric.Endpoint+":10000", "address of blob storage")
+	fl.StringVar(&f.imds, "imds", fabric.IMDSAddress+":80", "address of the instance metadata service")
+	fl.StringVar(&f.arm, "arm", "", "second address of the control plane, with TLS")
+	fl.StringVar(&f.blobURL, "blob-url", "", "how guests reach blob storage; the account is appended, or replaces {account} (default http://<address of --blob>)")
+	fl.BoolVar(&f.tls, "blob-tls", false, "serve blob storage with https; see --ca-out")
+	fl.StringVar(&f.caOut, "ca-out", "", "write the certificate authority of the https listeners here")
+	fl.StringVar(&f.repo, "repo", "", "folder of handler packages, Name__Version.zip")
+	fl.StringArrayVar(&f.vms, "vm", []string{"vm-01"}, "virtual machine, NAME or NAME=ADDRESS; repeatable")
+	fl.StringVar(&f.vmID, "vm-id", "", "id of the first virtual machine, as its SMBIOS has it")
+	fl.StringVar(&f.journal, "journal", "", "append everything received to this file, as JSON lines")
+	fl.BoolVar(&f.fastTrack, "fasttrack", false, "announce changes of extensions through vmSettings")
+	fl.BoolVar(&f.pageBlob, "page-blob", false, "let the status blob be a page blob")
+	fl.BoolVar(&f.mixedCase, "mixed-case", false, "mix the case of the keys of vmSettings")
+	fl.StringVar(&f.agentVersion, "agent-version", "", "agent version to announce in family Prod; packages are WALinuxAgent__VERSION.zip in --repo")
+	fl.DurationVar(&f.retryAfter, "retry-after", time.Second, "between polls of operations")
+	fl.DurationVar(&f.budget, "extension-timeout", 90*time.Minute, "after which an extension operation fails")
+	fl.DurationVar(&f.idleExit, "idle-exit", 0, "end when nothing was asked for so long")
+	fl.StringVar(&f.subscription, "subscription", "", "subscription id")
+	fl.StringVar(&f.group, "resource-group", "rg", "resource group")
+	fl.StringVar(&f.location, "location", "westeurope", "location")
+	f.provision.register(cmd)
+	return cmd
+}
+
+func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error) {
+	o := fabric.Options{
+		Repository: s.repo, FastTrack: s.fastTrack, Subscription: s.subscription, ResourceGroup: s.group, Location: s.location,
+		RetryAfter: s.retryAfter, ExtensionTimeout: s.budget, JournalKeep: 50000,
+		Log: func(format string, args ...any) { fmt.Fprintf(errOut, "fabric: "+format+"\n", args...) },
+	}
+	if s.journal != "" {
+		file, err := os.OpenFile(s.journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return fmt.Errorf("open journal: %w", err)
+		}
+		defer func() {
+			if cerr := file.Close(); err == nil && cerr != nil {
+				err = fmt.Errorf("close journal: %w", cerr)
+			}
+		}()
+		o.Journal = file
+	}
+	scheme := "http"
+	if s.tls {
+		scheme = "https"
+	}
+	// The URL names the port, so a free port must be found before the fabric
+	// knows its own URL.
+	blobAddr := s.blob
+	if s.blobURL == "" && strings.HasSuffix(blobAddr, ":0") {
+		if blobAddr, err = freePort(ctx, blobAddr); err != nil {
+			return err
+		}
+	}
+	o.BlobURL = s.blobURL
+	if o.BlobURL == "" && blobAddr != "-" {
+		o.BlobURL = scheme + "://" + blobAddr
+	}
+	f, err := fabric.Open(o)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+
+	setup, err := s.provision.read()
+	if err != nil {
+		return err
+	}
+	line := map[string]any{"event": "listening", "pid": os.Getpid(), "blobURL": o.BlobURL}
+	var vms []map[string]string
+	for i, spec := range s.vms {
+		name, address, _ := strings.Cut(spec, "=")
+		p := setup
+		if i > 0 || p.HostName == "" {
+			p.HostName = name
+		}
+		options := []fabric.VMOption{fabric.Provision(p), fabric.WithConfig(func(c *fabric.Config) {
+			c.MixedCaseKeys = s.mixedCase
+			if s.pageBlob {
+				c.StatusBlob = "PageBlob"
+			}
+			if s.agentVersion != "" {
+				c.AgentFamilies = []fabric.AgentFamily{{Name: "Prod", Version: s.agentVersion}}
+			}
+		})}
+		if address != "" {
+			options = append(options, fabric.Address(address))
+		}
+		if i == 0 && s.vmID != "" {
+			options = append(options, fabric.VMID(s.vmID))
+		}
+		v := f.CreateVM(name, options...)
+		vms = append(vms, map[string]string{"name": name, "id": v.ID()})
+	}
+	line["vms"] = vms
+
+	for _, l := range []struct {
+		service fabric.Service
+		name    string
+		addr    string
+		https   bool
+	}{
+		{fabric.Wire, "wire", s.wire, false},
+		{fabric.HostGA, "hostga", s.hostga, false},
+		{fabric.Blob, "blob", blobAddr, s.tls},
+		{fabric.IMDS, "imds", s.imds, false},
+		{fabric.ARM, "admin", s.admin, false},
+		{fabric.ARM, "arm", s.arm, true},
+	} {
+		if l.addr == "-" || l.addr == "" {
+			continue
+		}
+		addr, err := f.Listen(l.service, l.addr, nil, l.https)
+		if err != nil {
+			return err
+		}
+		line[l.name] = addr.String()
+	}
+	if s.caOut != "" {
+		ca, err := f.CACertificate()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(s.caOut, ca, 0o644); err != nil {
+			return fmt.Errorf("write authority: %w", err)
+		}
+	}
+	if err := json.NewEncoder(out).Encode(line); err != nil {
+		return fmt.Errorf("say that we listen: %w", err)
+	}
+	for {
+		wait := time.Hour
+		if s.idleExit > 0 {
+			wait = time.Until(f.LastRequest().Add(s.idleExit))
+			if wait <= 0 {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package fabric
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// A Remote speaks to a running fabric program through its admin address.
+type Remote struct {
+	URL  string // http://host:port
+	VM   string // default: the first
+	HTTP *http.Client
+}
+
+// Do calls the admin API or the control plane and returns the body of a 2xx
+// answer with its header.
+func (c Remote) Do(ctx context.Context, method, path string, body any) ([]byte, http.Header, error) {
+	var r io.Reader
+	switch b := body.(type) {
+	case nil:
+	case []byte:
+		r = bytes.NewReader(b)
+	default:
+		data, err := json.Marshal(b)
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode request: %w", err)
+		}
+		r = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.URL, "/")+path, r)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make request: %w", err)
+	}
+	if r != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	client := c.HTTP
+	if client == nil {
+		client = &http.Client{Transport: &http.Transport{Proxy: nil}}
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the fabric: %w", err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the fabric: %w", err)
+	}
+	if resp.StatusCode >= 300 {
+		return data, resp.Header, &RemoteError{Status: resp.StatusCode, Body: strings.TrimSpace(string(data))}
+	}
+	return data, resp.Header, nil
+}
+
+// RemoteError is an answer of the fabric that is not 2xx.
+type RemoteError struct {
+	Status int
+	Body   string
+}
+
+func (e *RemoteError) Error() string { return fmt.Sprintf("the fabric answers %d: %s", e.Status, e.Body) }
+
+// vmPath finds the resource id of the VM.
+func (c Remote) vmPath(ctx context.Context) (string, error) {
+	path := "/_fabric/vms"
+	data, _, err := c.Do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return "", err
+	}
+	var list []struct {
+		Name string `json:"name"`
+		ID   string `json:"resourceId"`
+	}
+	if err := json.Unmarshal(data, &list); err != nil {
+		return "", fmt.Errorf("read list of virtual machines: %w", err)
+	}
+	for _, v := range list {
+		if c.VM == "" || strings.EqualFold(v.Name, c.VM) {
+			return v.ID, nil
+		}
+	}
+	return "", fmt.Errorf("there is no virtual machine %q", c.VM)
+}
+
+const apiVersion = "api-version=2024-07-01"
+
+// PutExtension creates or updates an extension; body is the resource as ARM
+// takes it. With wait it polls the operation, and a failure is an error.
+func (c Remote) PutExtension(ctx context.Context, name string, body []byte, wait bool) ([]byte, error) {
+	return c.change(ctx, http.MethodPut, "extensions/"+url.PathEscape(name), body, wait)
+}
+
+// DeleteExtension removes an extension.
+func (c Remote) DeleteExtension(ctx context.Context, name string, wait bool) error {
+	_, err := c.change(ctx, http.MethodDelete, "extensions/"+url.PathEscape(name), nil, wait)
+	return err
+}
+
+// GetExtension reads an extension with its instance view; an empty name lists.
+func (c Remote) GetExtension(ctx context.Context, name string) ([]byte, error) {
+	vm, err := c.vmPath(ctx)
+	if err != nil {
+		return nil, err
+	}
+	path := vm + "/extensions"
+	if name != "" {
+		path += "/" + url.PathEscape(name)
+	}
+	data, _, err := c.Do(ctx, http.MethodGet, path+"?$expand=instanceView&"+apiVersion, nil)
+	return data, err
+}
+
+func (c Remote) change(ctx context.Context, method, path string, body []byte, wait bool) ([]byte, error) {
+	vm, err := c.vmPath(ctx)
+	if err != nil {
+		return nil, err
+	}
+	target := vm + "/" + path + "?" + apiVersion
+	var in any
+	if body != nil {
+		in = body
+	}
+	data, header, err := c.Do(ctx, method, target, in)
+	operation := header.Get("Azure-AsyncOperation")
+	if err != nil || !wait || operation == "" {
+		return data, err
+	}
+	u, err := url.Parse(operation)
+	if err != nil {
+		return nil, fmt.Errorf("read operation url: %w", err)
+	}
+	for {
+		answer, _, err := c.Do(ctx, http.MethodGet, u.RequestURI(), nil)
+		if err != nil {
+			return nil, err
+		}
+		var op struct {
+			Status string
+			Error  *apiError
+		}
+		if err := json.Unmarshal(answer, &op); err != nil {
+			return nil, fmt.Errorf("read operation: %w", err)
+		}
+		switch op.Status {
+		case stateSucceeded:
+			if method == http.MethodDelete {
+				return nil, nil
+			}
+			data, _, err := c.Do(ctx, http.MethodGet, target+"&$expand=instanceView", nil)
+			return data, err
+		case stateFailed:
+			if op.Error == nil {
+				return nil, errors.New("operation failed without an error")
+			}
+			return nil, fmt.Errorf("operation failed: %s: %s", op.Error.Code, op.Error.Message)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for operation: %w", context.Cause(ctx))
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}

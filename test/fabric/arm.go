@@ -1,0 +1,394 @@
+package fabric
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// apiError is ARM's error; it also goes into failed operations.
+type apiError struct {
+	Code    string      `json:"code"`
+	Message string      `json:"message"`
+	Target  string      `json:"target,omitempty"`
+	Details []*apiError `json:"details,omitempty"`
+	status  int
+}
+
+func refuse(status int, code, format string, args ...any) *apiError {
+	return &apiError{Code: code, Message: fmt.Sprintf(format, args...), status: status}
+}
+
+func (e *apiError) answer() *answer {
+	return replyJSON(e.status, map[string]any{"error": e})
+}
+
+// An operation is a long-running operation that clients poll.
+type operation struct {
+	id         string
+	location   string
+	start, end time.Time
+	state      string // InProgress, Succeeded, Failed
+	failure    *apiError
+	result     func() any // what GET on Location answers when done, nil for nothing
+	vm         *VM
+}
+
+func (o *operation) finish(failure *apiError) {
+	if o.state != "InProgress" {
+		return
+	}
+	o.end, o.failure, o.state = time.Now(), failure, stateSucceeded
+	if failure != nil {
+		o.state = stateFailed
+	}
+}
+
+// armTime is ARM's time format.
+const armTime = "2006-01-02T15:04:05.0000000-07:00"
+
+func (f *Fabric) newOperation(v *VM, result func() any) *operation {
+	o := &operation{id: newGUID(), location: f.opts.Location, start: time.Now(), state: "InProgress", result: result, vm: v}
+	f.ops[o.id] = o
+	return o
+}
+
+// control serves the ARM-shaped control plane (spec/extensions §9).
+func (f *Fabric) control(r *request) *answer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, v := range f.vms {
+		v.decide()
+	}
+	a, err := f.route(r)
+	if err != nil {
+		a = err.answer()
+	}
+	id := newGUID()
+	a.header.Set("x-ms-request-id", id)
+	a.header.Set("x-ms-correlation-request-id", or(r.Header.Get("x-ms-correlation-request-id"), id))
+	a.header.Set("x-ms-ratelimit-remaining-subscription-resource-requests", "11999")
+	a.header.Set("Cache-Control", "no-cache")
+	if a.header.Get("Content-Type") == "" {
+		a.header.Set("Content-Type", "application/json; charset=utf-8")
+	}
+	return a
+}
+
+// armPath is a request path in lower case beside its original.
+type armPath struct{ segments, lower []string }
+
+func splitPath(p string) armPath {
+	var out armPath
+	for s := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
+		out.segments = append(out.segments, s)
+		out.lower = append(out.lower, strings.ToLower(s))
+	}
+	return out
+}
+
+// match compares with a pattern in which * stands for any one segment, and
+// returns what the stars stood for.
+func (p armPath) match(pattern string) ([]string, bool) {
+	want := strings.Split(pattern, "/")
+	if len(want) != len(p.lower) {
+		return nil, false
+	}
+	var values []string
+	for i, w := range want {
+		switch w {
+		case "*":
+			values = append(values, p.segments[i])
+		case p.lower[i]:
+		default:
+			return nil, false
+		}
+	}
+	return values, true
+}
+
+func (f *Fabric) route(r *request) (*answer, *apiError) {
+	p := splitPath(r.URL.Path)
+	if p.lower[0] == "metadata" && len(p.lower) == 2 && p.lower[1] == "endpoints" {
+		return f.cloudMetadata(r), nil
+	}
+	query := lowerQuery(r.URL.Query())
+	if query.Get("api-version") == "" {
+		return nil, refuse(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
+	}
+	const compute = "subscriptions/*/resourcegroups/*/providers/microsoft.compute/virtualmachines"
+	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/locations/*/operations/*"); ok {
+		return f.pollOperation(r, v[2], query.Get("monitor") == "true")
+	}
+	if a, err, ok := f.smallRoutes(r, p); ok {
+		return a, err
+	}
+	if v, ok := p.match(compute); ok && r.Method == http.MethodGet {
+		if err := f.checkGroup(v[0], v[1]); err != nil {
+			return nil, err
+		}
+		list := []any{}
+		for _, vm := range f.vms {
+			list = append(list, vm.resource(query))
+		}
+		return replyJSON(http.StatusOK, object{"value": list}), nil
+	}
+	if len(p.lower) < 8 || strings.Join([]string{p.lower[0], p.lower[2], p.lower[4], p.lower[5], p.lower[6]}, "/") !=
+		"subscriptions/resourcegroups/providers/microsoft.compute/virtualmachines" {
+		return nil, refuse(http.StatusNotFound, "ResourceNotFound", "The Resource '%s' was not found.", r.URL.Path)
+	}
+	if err := f.checkGroup(p.segments[1], p.segments[3]); err != nil {
+		return nil, err
+	}
+	vm := f.vmNamed(p.segments[7])
+	if vm == nil {
+		code := "ResourceNotFound"
+		if len(p.lower) > 8 {
+			code = "ParentResourceNotFound"
+		}
+		return nil, refuse(http.StatusNotFound, code,
+			"The Resource 'Microsoft.Compute/virtualMachines/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix", p.segments[7], p.segments[3])
+	}
+	r.vm = vm
+	return f.vmRoute(r, vm, p, query)
+}
+
+func (f *Fabric) vmRoute(r *request, vm *VM, p armPath, query url.Values) (*answer, *apiError) {
+	rest := strings.Join(p.lower[8:], "/")
+	switch {
+	case rest == "":
+		switch r.Method {
+		case http.MethodGet:
+			return replyJSON(http.StatusOK, vm.resource(query)), nil
+		case http.MethodPatch, http.MethodPut:
+			return vm.patch(r)
+		}
+	case rest == "instanceview" && r.Method == http.MethodGet:
+		return replyJSON(http.StatusOK, vm.instanceView()), nil
+	case r.Method == http.MethodPost && (rest == "reapply" || rest == "restart" || rest == "start" || rest == "deallocate" || rest == "poweroff"):
+		return vm.power(r, rest)
+	case rest == "runcommand" && r.Method == http.MethodPost:
+		return vm.invokeRunCommand(r)
+	case (rest == "extensions" || rest == "runcommands") && r.Method == http.MethodGet:
+		list := []any{}
+		for _, e := range vm.extensions {
+			if e.run == (rest == "runcommands") && !e.transient() {
+				list = append(list, e.resource(query))
+			}
+		}
+		return replyJSON(http.StatusOK, object{"value": list}), nil
+	case len(p.lower) == 10 && (p.lower[8] == "extensions" || p.lower[8] == "runcommands"):
+		return vm.extensionRoute(r, p.segments[9], p.lower[8] == "runcommands", query)
+	}
+	return nil, refuse(http.StatusMethodNotAllowed, "MethodNotAllowed", "The method %s is not supported on %s.", r.Method, r.URL.Path)
+}
+
+func (f *Fabric) checkGroup(subscription, group string) *apiError {
+	if !strings.EqualFold(subscription, f.opts.Subscription) {
+		return refuse(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", subscription)
+	}
+	if _, ok := f.groups[strings.ToLower(group)]; !ok {
+		return refuse(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", group)
+	}
+	return nil
+}
+
+func lowerQuery(q url.Values) url.Values {
+	out := url.Values{}
+	for k, v := range q {
+		out[strings.ToLower(k)] = v
+	}
+	return out
+}
+
+// smallRoutes are what clients ask before they come to the point.
+func (f *Fabric) smallRoutes(r *request, p armPath) (*answer, *apiError, bool) {
+	o := f.opts
+	ok := func(v any) (*answer, *apiError, bool) { return replyJSON(http.StatusOK, v), nil, true }
+	subscription := object{"id": "/subscriptions/" + o.Subscription, "subscriptionId": o.Subscription, "displayName": "fabric", "state": "Enabled", "tenantId": "00000000-0000-4000-8000-000000000001"}
+	group := func(name string) object {
+		return object{"id": "/subscriptions/" + o.Subscription + "/resourceGroups/" + name, "name": name,
+			"type": "Microsoft.Resources/resourceGroups", "location": o.Location, "properties": object{"provisioningState": stateSucceeded}}
+	}
+	provider := object{"namespace": "Microsoft.Compute", "registrationState": "Registered", "resourceTypes": []any{}}
+	if _, is := p.match("subscriptions"); is {
+		return ok(object{"value": []any{subscription}})
+	}
+	if v, is := p.match("subscriptions/*"); is {
+		if !strings.EqualFold(v[0], o.Subscription) {
+			return nil, refuse(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", v[0]), true
+		}
+		return ok(subscription)
+	}
+	if _, is := p.match("subscriptions/*/providers"); is {
+		return ok(object{"value": []any{provider}})
+	}
+	for _, pattern := range []string{"subscriptions/*/providers/*", "subscriptions/*/providers/*/register", "providers/*"} {
+		if _, is := p.match(pattern); is {
+			return ok(provider)
+		}
+	}
+	if _, is := p.match("subscriptions/*/resourcegroups"); is {
+		list := []any{}
+		for _, key := range sortedKeys(f.groups) {
+			list = append(list, group(f.groups[key]))
+		}
+		return ok(object{"value": list})
+	}
+	if v, is := p.match("subscriptions/*/resourcegroups/*"); is {
+		key := strings.ToLower(v[1])
+		name, known := f.groups[key]
+		if r.Method == http.MethodPut {
+			if !known {
+				f.groups[key], name = v[1], v[1]
+			}
+			return ok(group(name))
+		}
+		if !known {
+			return nil, refuse(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", v[1]), true
+		}
+		return ok(group(name))
+	}
+	const types = "subscriptions/*/providers/microsoft.compute/locations/*/publishers/*/artifacttypes/vmextension/types"
+	for _, pattern := range []string{types, types + "/*/versions", types + "/*/versions/*"} {
+		if v, is := p.match(pattern); is {
+			a, err := f.images(v)
+			return a, err, true
+		}
+	}
+	return nil, nil, false
+}
+
+// images lists what is published: types of a publisher, versions of a type.
+func (f *Fabric) images(v []string) (*answer, *apiError) {
+	item := func(publisher, kind, version string) object {
+		name, path := version, "/Types/"+kind+"/Versions/"+version
+		if version == "" {
+			name, path = kind, "/Types/"+kind
+		}
+		return object{"location": f.opts.Location, "name": name, "id": "/Subscriptions/" + f.opts.Subscription +
+			"/Providers/Microsoft.Compute/Locations/" + f.opts.Location + "/Publishers/" + publisher + "/ArtifactTypes/VMExtension" + path}
+	}
+	list := []any{}
+	for _, key := range sortedKeys(f.packages) {
+		h := f.packages[key]
+		publisher, kind := splitHandler(h.name)
+		if !strings.EqualFold(publisher, v[2]) {
+			continue
+		}
+		switch {
+		case len(v) == 3:
+			list = append(list, item(publisher, kind, ""))
+		case strings.EqualFold(kind, v[3]):
+			for _, version := range sortedKeys(h.versions) {
+				if len(v) == 4 {
+					list = append(list, item(publisher, kind, version))
+				} else if version == v[4] {
+					o := item(publisher, kind, version)
+					o["properties"] = object{"operatingSystem": "Linux", "computeRole": "IaaS", "handlerSchema": "{}", "vmScaleSetEnabled": false, "supportsMultipleExtensions": h.versions[version].multi}
+					return replyJSON(http.StatusOK, o), nil
+				}
+			}
+		}
+	}
+	if len(list) == 0 {
+		return nil, refuse(http.StatusNotFound, "NotFound", "Artifact: VMExtension was not found.")
+	}
+	return replyJSON(http.StatusOK, list), nil
+}
+
+// splitHandler takes Publisher.Type apart: the type is the last part.
+func splitHandler(name string) (publisher, kind string) {
+	i := strings.LastIndex(name, ".")
+	if i < 0 {
+		return "", name
+	}
+	return name[:i], name[i+1:]
+}
+
+// pollOperation answers the async URL, and with monitor the Location URL.
+func (f *Fabric) pollOperation(r *request, id string, monitor bool) (*answer, *apiError) {
+	o := f.ops[strings.ToLower(id)]
+	if o == nil {
+		return nil, refuse(http.StatusNotFound, "NotFound", "The entity was not found.")
+	}
+	r.vm = o.vm
+	if monitor {
+		switch o.state {
+		case "InProgress":
+			a := replyJSON(http.StatusAccepted, object{})
+			f.pollHeaders(r, a, o, true)
+			return a, nil
+		case stateFailed:
+			e := *o.failure
+			e.status = http.StatusConflict
+			return nil, &e
+		}
+		if o.result == nil {
+			return reply(http.StatusNoContent, "", nil), nil
+		}
+		return replyJSON(http.StatusOK, o.result()), nil
+	}
+	doc := object{"startTime": o.start.Format(armTime), "status": o.state, "name": o.id}
+	if o.state != "InProgress" {
+		doc["endTime"] = o.end.Format(armTime)
+		if o.failure != nil {
+			doc["error"] = o.failure
+		} else if o.result != nil {
+			doc["properties"] = object{"output": o.result()}
+		}
+	}
+	a := replyJSON(http.StatusOK, doc)
+	if o.state == "InProgress" {
+		a.header.Set("Retry-After", f.retryAfter())
+	}
+	return a, nil
+}
+
+func (f *Fabric) retryAfter() string {
+	return strconv.Itoa(max(1, int((f.opts.RetryAfter+time.Second/2)/time.Second)))
+}
+
+// pollHeaders tells the client where to ask; location is for DELETE and POST.
+func (f *Fabric) pollHeaders(r *request, a *answer, o *operation, location bool) {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	u := fmt.Sprintf("%s://%s/subscriptions/%s/providers/Microsoft.Compute/locations/%s/operations/%s?p=%s&api-version=%s",
+		scheme, r.Host, f.opts.Subscription, f.opts.Location, o.id, newGUID(), or(lowerQuery(r.URL.Query()).Get("api-version"), "2024-07-01"))
+	a.header.Set("Azure-AsyncOperation", u)
+	if location {
+		a.header.Set("Location", u+"&monitor=true")
+	}
+	a.header.Set("Retry-After", f.retryAfter())
+}
+
+// cloudMetadata lets az and Terraform discover a custom cloud.
+func (f *Fabric) cloudMetadata(r *request) *answer {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	here := scheme + "://" + r.Host
+	cloud := object{
+		"name": "fabric", "portal": here, "resourceManager": here, "graph": here, "gallery": here, "batch": here, "media": here,
+		"authentication": object{"loginEndpoint": here, "audiences": []any{here}, "tenant": "common", "identityProvider": "AAD"},
+		"suffixes":       object{"storage": "blob.fabric", "keyVaultDns": "vault.fabric"},
+	}
+	return replyJSON(http.StatusOK, []any{cloud})
+}
+
+// decodeBody reads a JSON request body, numbers kept as they are.
+func decodeBody(r *request, into any) *apiError {
+	d := json.NewDecoder(strings.NewReader(string(r.body)))
+	d.UseNumber()
+	if err := d.Decode(into); err != nil {
+		return refuse(http.StatusBadRequest, "InvalidRequestContent", "The request content was invalid and could not be deserialized: '%v'.", err)
+	}
+	return nil
+}

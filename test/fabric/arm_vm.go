@@ -1,0 +1,175 @@
+package fabric
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// silentAfter is how old a status may be before the platform calls the agent
+// unresponsive.
+const silentAfter = 10 * time.Minute
+
+// resource is the VM as clients see it.
+func (v *VM) resource(query url.Values) object {
+	p := v.setup
+	linux := object{"disablePasswordAuthentication": p.passwordsDisabled(), "provisionVMAgent": !v.cfg.NoAgent}
+	properties := object{
+		"vmId": v.id, "hardwareProfile": object{"vmSize": v.size}, "provisioningState": v.provisioningState(),
+		"osProfile": object{
+			"computerName": p.HostName, "adminUsername": p.User, "linuxConfiguration": linux,
+			"secrets": []any{}, "allowExtensionOperations": !v.cfg.NoAgent,
+		},
+		"storageProfile": object{
+			"imageReference": object{"publisher": "azguest", "offer": "fabric", "sku": "linux", "version": "latest"},
+			"osDisk":         object{"osType": "Linux", "name": v.name + "_OsDisk", "createOption": "FromImage"}, "dataDisks": []any{},
+		},
+		"networkProfile": object{"networkInterfaces": []any{}},
+		"timeCreated":    v.created.UTC().Format(armTime),
+	}
+	if v.budget != "" {
+		properties["extensionsTimeBudget"] = v.budget
+	}
+	if strings.EqualFold(query.Get("$expand"), "instanceView") {
+		properties["instanceView"] = v.instanceView()
+	}
+	o := object{
+		"id": v.resourceID(), "name": v.name, "type": "Microsoft.Compute/virtualMachines",
+		"location": v.f.opts.Location, "properties": properties,
+	}
+	if len(v.tags) > 0 {
+		o["tags"] = v.tags
+	}
+	resources := []any{}
+	for _, e := range v.extensions {
+		if !e.run && !e.transient() {
+			resources = append(resources, e.resource(url.Values{}))
+		}
+	}
+	if len(resources) > 0 {
+		o["resources"] = resources
+	}
+	return o
+}
+
+func (v *VM) provisioningState() string {
+	state := stateSucceeded
+	for _, e := range v.extensions {
+		switch {
+		case e.pending():
+			return stateUpdating
+		case e.state == stateFailed:
+			state = stateFailed
+		}
+	}
+	return state
+}
+
+func (v *VM) patch(r *request) (*answer, *apiError) {
+	var body struct {
+		Tags       map[string]string `json:"tags"`
+		Properties struct {
+			Budget *string `json:"extensionsTimeBudget"`
+			OS     struct {
+				Allow *bool `json:"allowExtensionOperations"`
+			} `json:"osProfile"`
+		} `json:"properties"`
+	}
+	if err := decodeBody(r, &body); err != nil {
+		return nil, err
+	}
+	if b := body.Properties.Budget; b != nil {
+		if d, ok := parsePeriod(*b); !ok || d < 15*time.Minute || d > 2*time.Hour {
+			return nil, refuse(http.StatusBadRequest, "InvalidParameter", "The value of parameter extensionsTimeBudget is invalid.")
+		}
+		v.budget = *b
+	}
+	if allow := body.Properties.OS.Allow; allow != nil {
+		v.cfg.NoAgent = !*allow
+	}
+	if body.Tags != nil {
+		v.tags = body.Tags
+	}
+	a := replyJSON(http.StatusOK, v.resource(url.Values{}))
+	return a, nil
+}
+
+// power handles the actions that concern the goal state. Nothing is started or
+// stopped: the guest belongs to whoever runs it.
+func (v *VM) power(r *request, action string) (*answer, *apiError) {
+	switch action {
+	case "reapply":
+		v.announce(v.cfg.FastTrack)
+	case "restart":
+		v.announce(false)
+	case "start":
+		v.cfg.Stopped = false
+		v.container = newGUID()
+		clear(v.documents)
+		v.announce(false)
+	default:
+		v.cfg.Stopped = true
+	}
+	o := v.f.newOperation(v, nil)
+	o.finish(nil)
+	a := reply(http.StatusAccepted, "", nil)
+	v.f.pollHeaders(r, a, o, true)
+	return a, nil
+}
+
+// instanceView is the VM's, with what the agent said about itself.
+func (v *VM) instanceView() object {
+	agentStatus := func(code, level, display, message string, at time.Time) object {
+		return object{"code": code, "level": level, "displayStatus": display, "message": message, "time": at.UTC().Format(armTime)}
+	}
+	agent := object{"vmAgentVersion": "Unknown"}
+	view := object{"hyperVGeneration": "V2", "vmAgent": agent, "disks": []any{}}
+	extensions := []any{}
+	switch s := v.status; {
+	case s == nil:
+		message := "VM status blob is found but not yet populated."
+		agent["statuses"] = []any{agentStatus("ProvisioningState/Unavailable", "Warning", "Not Ready", message, time.Now())}
+	case time.Since(v.lastStatus) > silentAfter:
+		agent["statuses"] = []any{agentStatus("ProvisioningState/Unavailable", "Warning", "Not Ready", "VM Agent is unresponsive.", time.Now())}
+	default:
+		agent["vmAgentVersion"] = s.Aggregate.Agent.Version
+		agent["statuses"] = []any{agentStatus("ProvisioningState/succeeded", "Info", or(s.Aggregate.Agent.Status, "Ready"), s.Aggregate.Agent.Message.Message, v.lastStatus)}
+		handlers := []any{}
+		seen := map[string]bool{}
+		for _, h := range s.Aggregate.Handlers {
+			if seen[strings.ToLower(h.Name)] {
+				continue
+			}
+			seen[strings.ToLower(h.Name)] = true
+			status := agentStatus("ProvisioningState/succeeded", "Info", "Ready", h.Message.Message, v.lastStatus)
+			delete(status, "time")
+			if !strings.EqualFold(h.Status, "Ready") {
+				status = statusView("error", int(h.Code), h.Message.Message)
+				status["displayStatus"] = "Not Ready"
+			}
+			handlers = append(handlers, object{"type": h.Name, "typeHandlerVersion": h.Version, "status": status})
+		}
+		agent["extensionHandlers"] = handlers
+		view["computerName"], view["osName"], view["osVersion"] = s.OS.Computer, s.OS.Name, s.OS.Version
+	}
+	for _, e := range v.extensions {
+		if !e.run && !e.transient() {
+			extensions = append(extensions, e.instanceView())
+		}
+	}
+	view["extensions"] = extensions
+	own := object{"code": "ProvisioningState/succeeded", "level": "Info", "displayStatus": "Provisioning succeeded", "time": time.Now().UTC().Format(armTime)}
+	switch v.provisioningState() {
+	case stateUpdating:
+		own["code"], own["displayStatus"] = "ProvisioningState/updating", "Updating"
+	case stateFailed:
+		own["code"], own["level"], own["displayStatus"] = "ProvisioningState/failed/VMExtensionProvisioningError", "Error", "Provisioning failed"
+	}
+	power := object{"code": "PowerState/running", "level": "Info", "displayStatus": "VM running"}
+	if v.cfg.Stopped {
+		power["code"], power["displayStatus"] = "PowerState/deallocated", "VM deallocated"
+	}
+	view["statuses"] = []any{own, power}
+	return view
+}

@@ -1,0 +1,201 @@
+package fabric
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Condition is something to wait for.
+type Condition struct {
+	Name  string
+	check func(v *VM) (met bool, now string) // the caller holds f.mu
+}
+
+// HealthIs waits until the guest's last health report is state, or with a
+// slash state and sub-status: "NotReady/ProvisioningFailed".
+func HealthIs(state string) Condition {
+	return Condition{"health=" + state, func(v *VM) (bool, string) {
+		now := v.health.State
+		if v.health.SubStatus != "" {
+			now += "/" + v.health.SubStatus
+		}
+		return strings.EqualFold(now, state) || !strings.Contains(state, "/") && strings.EqualFold(v.health.State, state),
+			"health is " + or(now, "not reported")
+	}}
+}
+
+// Ready waits until the handler (Publisher.Type), or the handler of the
+// extension, with that name is reported Ready, and the extension's operation
+// has ended well.
+func Ready(name string) Condition {
+	return Condition{"handler=" + name, func(v *VM) (bool, string) {
+		handler := name
+		if e := v.extensionNamed(name); e != nil {
+			handler = e.handler()
+		}
+		for _, e := range v.extensions {
+			if (strings.EqualFold(e.name, name) || strings.EqualFold(e.handler(), name)) && e.state != stateSucceeded {
+				return false, fmt.Sprintf("extension %s is %s%s", e.name, e.state, errorText(e.failure))
+			}
+		}
+		return v.handlerIs(handler, "Ready")
+	}}
+}
+
+// HandlerIs waits for a handler status: Ready, NotReady, Unresponsive, or gone.
+func HandlerIs(handler, status string) Condition {
+	return Condition{"handler=" + handler + ":" + status, func(v *VM) (bool, string) { return v.handlerIs(handler, status) }}
+}
+
+func (v *VM) handlerIs(handler, status string) (bool, string) {
+	if v.status == nil {
+		return false, "no status yet"
+	}
+	for _, h := range v.status.Aggregate.Handlers {
+		if strings.EqualFold(h.Name, handler) {
+			return strings.EqualFold(h.Status, status), fmt.Sprintf("handler %s is %s (%d): %s", h.Name, h.Status, h.Code, h.Message.Message)
+		}
+	}
+	return strings.EqualFold(status, "gone"), "handler " + handler + " is not in the status"
+}
+
+// ExtensionIs waits for an extension's provisioningState: Succeeded, Failed,
+// or gone.
+func ExtensionIs(name, state string) Condition {
+	return Condition{"extension=" + name + ":" + state, func(v *VM) (bool, string) {
+		e := v.extensionNamed(name)
+		if e == nil {
+			return strings.EqualFold(state, "gone"), "there is no extension " + name
+		}
+		return strings.EqualFold(e.state, state), fmt.Sprintf("extension %s is %s%s", e.name, e.state, errorText(e.failure))
+	}}
+}
+
+func errorText(e *apiError) string {
+	if e == nil {
+		return ""
+	}
+	return " with " + e.Code + ": " + e.Message
+}
+
+// StatusSays waits for a text in the last status document.
+func StatusSays(text string) Condition {
+	return Condition{"says=" + text, func(v *VM) (bool, string) {
+		if v.status == nil {
+			return false, "no status yet"
+		}
+		return strings.Contains(string(v.status.raw), text), "the status does not say so"
+	}}
+}
+
+// StatusReports waits for n status documents in all.
+func StatusReports(n int) Condition {
+	return Condition{"status=" + strconv.Itoa(n), func(v *VM) (bool, string) {
+		return v.statuses >= n, fmt.Sprintf("%d status documents", v.statuses)
+	}}
+}
+
+// Requested waits for n requests of a kind.
+func Requested(kind Kind, n int) Condition {
+	return Condition{fmt.Sprintf("request=%s:%d", kind, n), func(v *VM) (bool, string) {
+		have := len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
+		return have >= n, fmt.Sprintf("%d requests of %s", have, kind)
+	}}
+}
+
+// Converged waits until the guest says it has processed the current goal state.
+func Converged() Condition {
+	return Condition{"converged", func(v *VM) (bool, string) {
+		if v.status == nil {
+			return false, "no status yet"
+		}
+		n := v.goalOrdinal(v.status)
+		return n == v.ordinal, fmt.Sprintf("goal state %d of %d is processed", n, v.ordinal)
+	}}
+}
+
+// ParseCondition reads the notation of the command line:
+//
+//	ready                     health=Ready
+//	health=NotReady/ProvisioningFailed
+//	extension=NAME[:succeeded|failed|gone]
+//	handler=Publisher.Type[:Ready|NotReady|gone]
+//	says=TEXT                 a text in the last status
+//	status[=N]                so many status documents, default 1
+//	request=KIND[:N]          so many requests, default 1
+//	converged                 the current goal state is processed
+func ParseCondition(s string) (Condition, error) {
+	name, value, _ := strings.Cut(s, "=")
+	number := func(text string) (int, error) {
+		if text == "" {
+			return 1, nil
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return 0, fmt.Errorf("read condition %q: %w", s, err)
+		}
+		return n, nil
+	}
+	first, last := value, ""
+	if i := strings.LastIndex(value, ":"); i >= 0 {
+		first, last = value[:i], value[i+1:]
+	}
+	switch {
+	case name == "ready" && value == "":
+		return HealthIs("Ready"), nil
+	case name == "health" && value != "":
+		return HealthIs(value), nil
+	case name == "extension" && first != "":
+		return ExtensionIs(first, or(last, stateSucceeded)), nil
+	case name == "handler" && first != "":
+		return HandlerIs(first, or(last, "Ready")), nil
+	case name == "says" && value != "":
+		return StatusSays(value), nil
+	case name == "status":
+		n, err := number(value)
+		return StatusReports(n), err
+	case name == "request" && first != "":
+		n, err := number(last)
+		return Requested(Kind(first), n), err
+	case name == "converged":
+		return Converged(), nil
+	}
+	return Condition{}, fmt.Errorf("read condition %q: want ready, health=…, extension=…, handler=…, says=…, status[=n], request=kind[:n] or converged", s)
+}
+
+// recheck bounds how long a condition that depends on the time alone (an
+// operation timing out) goes unnoticed.
+const recheck = 200 * time.Millisecond
+
+// Wait blocks until the condition is met; the error says what was instead.
+func (v *VM) Wait(ctx context.Context, c Condition) error {
+	for {
+		changed := v.f.journal.wait()
+		v.f.mu.Lock()
+		v.decide()
+		met, now := c.check(v)
+		v.f.mu.Unlock()
+		if met {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-time.After(recheck):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s of %s: %s: %w", c.Name, v.name, now, context.Cause(ctx))
+		}
+	}
+}
+
+// Await is Wait for tests: it fails the test after two minutes.
+func (v *VM) Await(t TB, c Condition) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := v.Wait(ctx, c); err != nil {
+		t.Fatalf("%v", err)
+	}
+}

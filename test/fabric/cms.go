@@ -1,0 +1,144 @@
+package fabric
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/des" //nolint:gosec // the platform's documents are encrypted so
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // the platform's documents are identified so
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+)
+
+// Ciphers as a client names them in x-ms-cipher-name, and the one CRP uses for
+// virtual machines opted in to FIPS 140-3 (spec/protocol §3).
+const (
+	CipherAES128 = "AES128_CBC"
+	Cipher3DES   = "DES_EDE3_CBC"
+	CipherAES256 = "AES256_CBC"
+)
+
+type recipientForm int
+
+const (
+	bySubjectKeyID recipientForm = iota // the WireServer's
+	byIssuerSerial                      // CRP's, for protected settings
+)
+
+// envelope encrypts content for cert as CMS EnvelopedData (DER).
+//
+// AES128_CBC brings RSAES-OAEP with empty parameters, everything else PKCS#1
+// v1.5, exactly as the WireServer pairs them (spec/protocol §3.2).
+func envelope(content []byte, cert *x509.Certificate, cipherName string, form recipientForm) ([]byte, error) {
+	pub, ok := cert.PublicKey.(*rsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("encrypt to certificate: public key is %T, only rsa can receive an envelope", cert.PublicKey)
+	}
+
+	var (
+		keyLen    int
+		algorithm []byte
+		block     func([]byte) (cipher.Block, error)
+	)
+	switch cipherName {
+	case CipherAES128:
+		keyLen, algorithm, block = 16, derOID(2, 16, 840, 1, 101, 3, 4, 1, 2), aes.NewCipher
+	case CipherAES256:
+		keyLen, algorithm, block = 32, derOID(2, 16, 840, 1, 101, 3, 4, 1, 42), aes.NewCipher
+	case Cipher3DES:
+		keyLen, algorithm, block = 24, derOID(1, 2, 840, 113549, 3, 7), des.NewTripleDESCipher
+	default:
+		return nil, fmt.Errorf("encrypt to certificate: unknown cipher %q", cipherName)
+	}
+
+	key := make([]byte, keyLen)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("make content key: %w", err)
+	}
+	b, err := block(key)
+	if err != nil {
+		return nil, fmt.Errorf("make content cipher: %w", err)
+	}
+	iv, encrypted, err := encryptCBC(b, content)
+	if err != nil {
+		return nil, err
+	}
+
+	var transport, wrapped []byte
+	if cipherName == CipherAES128 {
+		transport = derSeq(derOID(1, 2, 840, 113549, 1, 1, 7), derSeq())
+		wrapped, err = rsa.EncryptOAEP(sha1.New(), rand.Reader, pub, key, nil)
+	} else {
+		transport = derSeq(derOID(1, 2, 840, 113549, 1, 1, 1), derNull())
+		wrapped, err = rsa.EncryptPKCS1v15(rand.Reader, pub, key) //nolint:staticcheck // what the platform sends
+	}
+	if err != nil {
+		return nil, fmt.Errorf("wrap content key: %w", err)
+	}
+
+	var rid []byte
+	version, recipientVersion := int64(2), int64(2)
+	if form == byIssuerSerial {
+		version, recipientVersion = 0, 0
+		rid = derSeq(cert.RawIssuer, derBig(cert.SerialNumber))
+	} else {
+		id, err := subjectKeyID(cert)
+		if err != nil {
+			return nil, err
+		}
+		rid = tlv(contextTag(0, false), id)
+	}
+
+	enveloped := derSeq(
+		derInt(version),
+		derSet(derSeq(derInt(recipientVersion), rid, transport, derOctets(wrapped))),
+		derSeq(
+			derOID(1, 2, 840, 113549, 1, 7, 1),
+			derSeq(algorithm, derOctets(iv)),
+			tlv(contextTag(0, false), encrypted),
+		),
+	)
+	return derSeq(derOID(1, 2, 840, 113549, 1, 7, 3), tlv(contextTag(0, true), enveloped)), nil
+}
+
+// subjectKeyID is the certificate's extension, or SHA-1 of its public key bits
+// when it has none.
+func subjectKeyID(cert *x509.Certificate) ([]byte, error) {
+	if len(cert.SubjectKeyId) > 0 {
+		return cert.SubjectKeyId, nil
+	}
+	var info struct {
+		Algorithm asn1.RawValue
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(cert.RawSubjectPublicKeyInfo, &info); err != nil {
+		return nil, fmt.Errorf("read public key of certificate: %w", err)
+	}
+	sum := sha1.Sum(info.Key.Bytes)
+	return sum[:], nil
+}
+
+// encryptCBC pads as PKCS#7 does and returns the random vector it used.
+func encryptCBC(b cipher.Block, content []byte) (iv, out []byte, err error) {
+	iv = make([]byte, b.BlockSize())
+	if _, err := rand.Read(iv); err != nil {
+		return nil, nil, fmt.Errorf("make initialization vector: %w", err)
+	}
+	return iv, cbc(b, iv, content), nil
+}
+
+func cbc(b cipher.Block, iv, content []byte) []byte {
+	n := b.BlockSize() - len(content)%b.BlockSize()
+	out := make([]byte, len(content)+n)
+	copy(out, content)
+	for i := len(content); i < len(out); i++ {
+		out[i] = byte(n)
+	}
+	cipher.NewCBCEncrypter(b, iv).CryptBlocks(out, out)
+	return out
+}
+
+var errNoCertificate = errors.New("no certificate in header")

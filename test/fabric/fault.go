@@ -1,0 +1,217 @@
+package fabric
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Fault makes an endpoint misbehave. The zero Fault of a kind resets the
+// connection of every request, which is rarely what is wanted: say at least
+// one of the effects.
+type Fault struct {
+	ID int `json:"id,omitempty"` // given by the fabric
+
+	// Which requests: kind (a path.Match pattern, so "*" is all), VM name, and
+	// text that must occur in the request target or in the artifact location.
+	Kind  Kind   `json:"kind"`
+	VM    string `json:"vm,omitempty"`
+	Match string `json:"match,omitempty"`
+	// Header limits the fault to requests that carry it: "x-ms-cipher-name: AES128_CBC".
+	Header string `json:"header,omitempty"`
+
+	// How often: skip the first requests, then strike so many times, until a
+	// time has passed since the fault was set, with a probability. Zero means
+	// no limit, and for Probability always.
+	Skip        int      `json:"skip,omitempty"`
+	Times       int      `json:"times,omitempty"`
+	For         Duration `json:"for,omitempty"`
+	Probability float64  `json:"probability,omitempty"`
+	Seed        uint64   `json:"seed,omitempty"` // of the dice; the same seed throws the same numbers
+
+	// What happens. Delay comes first and combines with everything.
+	Delay       Duration          `json:"delay,omitempty"`
+	Status      int               `json:"status,omitempty"`
+	Body        *string           `json:"body,omitempty"`
+	ContentType string            `json:"contentType,omitempty"`
+	Set         map[string]string `json:"set,omitempty"`      // response headers to set; "" removes one
+	Truncate    *int              `json:"truncate,omitempty"` // send so many bytes of the body under the full Content-Length, then cut
+	Reset       bool              `json:"reset,omitempty"`    // cut the connection without an answer
+	Rate        int               `json:"rate,omitempty"`     // bytes per second of the body
+	// Apply carries the request out before lying about it: a status that was
+	// stored and answered with 500.
+	Apply bool `json:"apply,omitempty"`
+
+	seen, struck int
+	since        time.Time
+	dice         *rand.Rand
+}
+
+// Duration is a time.Duration that reads and writes as "1.5s" in JSON.
+type Duration time.Duration
+
+// MarshalJSON writes the Go notation.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// UnmarshalJSON reads the Go notation, or a number of seconds.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var seconds float64
+	if json.Unmarshal(b, &seconds) == nil {
+		*d = Duration(seconds * float64(time.Second))
+		return nil
+	}
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("read duration: %w", err)
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("read duration: %w", err)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// String describes the effect for the journal.
+func (f *Fault) String() string {
+	var s []string
+	if f.Delay > 0 {
+		s = append(s, "delay "+time.Duration(f.Delay).String())
+	}
+	if f.Apply {
+		s = append(s, "after the fact")
+	}
+	switch {
+	case f.Reset:
+		s = append(s, "reset")
+	case f.Truncate != nil:
+		s = append(s, fmt.Sprintf("cut after %d bytes", *f.Truncate))
+	}
+	if f.Status != 0 {
+		s = append(s, fmt.Sprint(f.Status))
+	}
+	if f.Body != nil {
+		s = append(s, "other body")
+	}
+	if f.ContentType != "" || len(f.Set) > 0 {
+		s = append(s, "other headers")
+	}
+	if f.Rate > 0 {
+		s = append(s, fmt.Sprintf("%d bytes/s", f.Rate))
+	}
+	return fmt.Sprintf("#%d %s", f.ID, strings.Join(s, ", "))
+}
+
+type faults struct {
+	mu   sync.Mutex // guards the fields below
+	list []*Fault
+	next int
+}
+
+// Fail sets a fault and returns its id for Mend. Faults are tried in the order
+// they were set; the first that applies strikes.
+func (f *Fabric) Fail(fault Fault) (int, error) {
+	if fault.Kind == "" {
+		return 0, errors.New("set fault: no kind")
+	}
+	if _, err := path.Match(string(fault.Kind), ""); err != nil {
+		return 0, fmt.Errorf("set fault: kind %q: %w", fault.Kind, err)
+	}
+	if fault.Probability < 0 || fault.Probability > 1 {
+		return 0, fmt.Errorf("set fault: probability %v is not between 0 and 1", fault.Probability)
+	}
+	if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
+		return 0, fmt.Errorf("set fault: status %d is not between 200 and 599", fault.Status)
+	}
+	if fault.Status == 0 && fault.Body == nil && fault.ContentType == "" && len(fault.Set) == 0 &&
+		fault.Truncate == nil && fault.Rate == 0 && fault.Delay == 0 {
+		fault.Reset = true
+	}
+	s := &f.faults
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next++
+	fault.ID = s.next
+	fault.since = time.Now()
+	fault.seen, fault.struck = 0, 0
+	fault.dice = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // dice, not keys
+	s.list = append(s.list, &fault)
+	return fault.ID, nil
+}
+
+// Mend removes a fault, or all of them when id is 0.
+func (f *Fabric) Mend(id int) {
+	f.faults.mu.Lock()
+	defer f.faults.mu.Unlock()
+	f.faults.list = slices.DeleteFunc(f.faults.list, func(x *Fault) bool { return id == 0 || x.ID == id })
+}
+
+// Faults lists the faults that can still strike.
+func (f *Fabric) Faults() []Fault {
+	f.faults.mu.Lock()
+	defer f.faults.mu.Unlock()
+	out := []Fault{}
+	for _, x := range f.faults.list {
+		if !x.spent() {
+			out = append(out, *x)
+		}
+	}
+	return out
+}
+
+// Fail makes the next times requests of kind from this VM answer status; 0
+// times means until mended, and status 0 a connection reset.
+func (v *VM) Fail(kind Kind, status, times int) int {
+	id, err := v.f.Fail(Fault{Kind: kind, VM: v.name, Status: status, Times: times, Reset: status == 0})
+	if err != nil {
+		panic("fabric: " + err.Error()) // a wrong constant in a test
+	}
+	return id
+}
+
+func (f *Fault) spent() bool {
+	return f.Times > 0 && f.struck >= f.Times || f.For > 0 && time.Since(f.since) >= time.Duration(f.For)
+}
+
+// strike returns the fault to apply to this request, or nil.
+func (s *faults) strike(kind Kind, vm string, r *http.Request) *Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, (*Fault).spent)
+	for _, f := range s.list {
+		if ok, _ := path.Match(string(f.Kind), string(kind)); !ok {
+			continue
+		}
+		if f.VM != "" && !strings.EqualFold(f.VM, vm) {
+			continue
+		}
+		if f.Match != "" && !strings.Contains(r.Host+r.RequestURI, f.Match) &&
+			!strings.Contains(r.Header.Get("x-ms-artifact-location"), f.Match) {
+			continue
+		}
+		if name, value, ok := strings.Cut(f.Header, ":"); f.Header != "" {
+			got := r.Header.Values(strings.TrimSpace(name))
+			if len(got) == 0 || ok && !slices.Contains(got, strings.TrimSpace(value)) {
+				continue
+			}
+		}
+		f.seen++
+		if f.seen <= f.Skip {
+			continue
+		}
+		if f.Probability > 0 && f.dice.Float64() >= f.Probability {
+			continue
+		}
+		f.struck++
+		hit := *f
+		return &hit
+	}
+	return nil
+}

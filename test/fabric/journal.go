@@ -1,0 +1,233 @@
+package fabric
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Kind names what a request was for. The same names select endpoints in faults
+// and entries in the journal.
+type Kind string
+
+// The kinds of request the fabric knows.
+const (
+	Versions           Kind = "versions"                 // GET /?comp=versions
+	GoalState          Kind = "goalstate"                // GET /machine/?comp=goalstate
+	HostingEnvironment Kind = "hostingenvironmentconfig" // GET …type=hostingEnvironmentConfig
+	SharedConfig       Kind = "sharedconfig"
+	ExtensionsConfig   Kind = "extensionsconfig"
+	FullConfig         Kind = "fullconfig"
+	Certificates       Kind = "certificates"
+	RemoteAccess       Kind = "remoteaccess"
+	Health             Kind = "health"         // POST /machine?comp=health
+	RoleProperties     Kind = "roleproperties" // POST /machine?comp=roleProperties
+	Telemetry          Kind = "telemetry"      // POST /machine?comp=telemetrydata
+	HealthService      Kind = "healthservice"  // POST /HealthService
+	ProvisioningHealth Kind = "provisioninghealth"
+
+	PluginVersions     Kind = "hostga.versions"
+	PluginHealth       Kind = "hostga.health"
+	VMSettings         Kind = "vmsettings"
+	Artifact           Kind = "artifact"      // GET /extensionArtifact
+	PluginStatus       Kind = "hostga.status" // PUT /status
+	AgentLog           Kind = "vmagentlog"
+	ImmediateGoalState Kind = "immediategoalstate"
+
+	BlobGet Kind = "blob.get"
+	BlobPut Kind = "blob.put"
+
+	Metadata Kind = "imds"
+	Control  Kind = "arm"
+
+	// Status is not an endpoint: it is a complete status document that arrived
+	// in the status blob, by whichever way.
+	Status Kind = "status"
+	// Change is not an endpoint either: the platform changed its goal state.
+	Change Kind = "change"
+
+	Unknown Kind = "unknown"
+)
+
+// An Entry is one thing the fabric received, with its answer.
+type Entry struct {
+	Seq     int               `json:"seq"`
+	Time    time.Time         `json:"time"`
+	VM      string            `json:"vm,omitempty"`
+	Service string            `json:"service,omitempty"`
+	Kind    Kind              `json:"kind"`
+	From    string            `json:"from,omitempty"`
+	Method  string            `json:"method,omitempty"`
+	URL     string            `json:"url,omitempty"` // byte-exact request target
+	Host    string            `json:"host,omitempty"`
+	Header  map[string]string `json:"header,omitempty"`
+	Body    string            `json:"body,omitempty"`   // text bodies; long ones are cut
+	Binary  int               `json:"binary,omitempty"` // size of a body that is not text
+	Code    int               `json:"code,omitempty"`   // HTTP status of the answer; 0 when the connection was cut
+	Fault   string            `json:"fault,omitempty"`  // what was injected, if anything
+	// Problems lists what a strict platform would object to, although this
+	// request was served.
+	Problems []string       `json:"problems,omitempty"`
+	Detail   map[string]any `json:"detail,omitempty"` // facts read from the body
+}
+
+// maxJournalBody keeps a journal of a long run in memory: bodies are cut to it.
+const maxJournalBody = 256 << 10
+
+type journal struct {
+	mu      sync.Mutex // guards the fields below
+	entries []Entry
+	next    int
+	keep    int
+	changed chan struct{} // closed and replaced at each entry
+	out     io.Writer
+	outErr  error
+}
+
+func newJournal(out io.Writer, keep int) *journal {
+	return &journal{next: 1, keep: keep, changed: make(chan struct{}), out: out}
+}
+
+func (j *journal) add(e Entry) {
+	e.Time = time.Now().UTC()
+	if len(e.Body) > maxJournalBody {
+		e.Body = e.Body[:maxJournalBody]
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e.Seq = j.next
+	j.next++
+	j.entries = append(j.entries, e)
+	if j.keep > 0 && len(j.entries) > j.keep {
+		j.entries = slices.Delete(j.entries, 0, len(j.entries)-j.keep)
+	}
+	if j.out != nil && j.outErr == nil {
+		line, err := json.Marshal(e)
+		if err == nil {
+			_, err = j.out.Write(append(line, '\n'))
+		}
+		j.outErr = err
+	}
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// wake lets waiters look again although nothing was received.
+func (j *journal) wake() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+func (j *journal) wait() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changed
+}
+
+// A Query selects journal entries; a zero field selects all.
+type Query struct {
+	Kind     Kind   // exact, or a prefix when it ends in "*"
+	VM       string // name, any case
+	Since    int    // entries with a larger Seq
+	Contains string // text in URL or body
+	Problems bool   // only entries with problems
+	Limit    int    // the last so many
+}
+
+func (q Query) match(e Entry) bool {
+	if prefix, ok := strings.CutSuffix(string(q.Kind), "*"); ok {
+		if !strings.HasPrefix(string(e.Kind), prefix) {
+			return false
+		}
+	} else if q.Kind != "" && q.Kind != e.Kind {
+		return false
+	}
+	switch {
+	case q.VM != "" && !strings.EqualFold(q.VM, e.VM),
+		e.Seq <= q.Since,
+		q.Contains != "" && !strings.Contains(e.URL, q.Contains) && !strings.Contains(e.Body, q.Contains),
+		q.Problems && len(e.Problems) == 0:
+		return false
+	}
+	return true
+}
+
+func parseQuery(v url.Values) (Query, error) {
+	q := Query{Kind: Kind(v.Get("kind")), VM: v.Get("vm"), Contains: v.Get("contains")}
+	for name, field := range map[string]*int{"since": &q.Since, "limit": &q.Limit} {
+		if s := v.Get(name); s != "" {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				return Query{}, fmt.Errorf("read %s of journal query: %w", name, err)
+			}
+			*field = n
+		}
+	}
+	if s := v.Get("problems"); s != "" {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return Query{}, fmt.Errorf("read problems of journal query: %w", err)
+		}
+		q.Problems = b
+	}
+	return q, nil
+}
+
+func (q Query) values() url.Values {
+	v := url.Values{}
+	for name, s := range map[string]string{"kind": string(q.Kind), "vm": q.VM, "contains": q.Contains} {
+		if s != "" {
+			v.Set(name, s)
+		}
+	}
+	for name, n := range map[string]int{"since": q.Since, "limit": q.Limit} {
+		if n != 0 {
+			v.Set(name, strconv.Itoa(n))
+		}
+	}
+	if q.Problems {
+		v.Set("problems", "true")
+	}
+	return v
+}
+
+func (j *journal) find(q Query) []Entry {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	found := []Entry{}
+	for _, e := range j.entries {
+		if q.match(e) {
+			found = append(found, e)
+		}
+	}
+	if q.Limit > 0 && len(found) > q.Limit {
+		found = found[len(found)-q.Limit:]
+	}
+	return found
+}
+
+// Journal returns what was received, oldest first.
+func (f *Fabric) Journal(q Query) []Entry { return f.journal.find(q) }
+
+// Requests counts what was received for kind, faulty answers included.
+func (v *VM) Requests(kind Kind) int {
+	return len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
+}
+
+// headers flattens a header for the journal; several values are joined.
+func headers(h map[string][]string) map[string]string {
+	out := make(map[string]string, len(h))
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		out[name] = strings.Join(h[name], ", ")
+	}
+	return out
+}

@@ -1,0 +1,456 @@
+package fabric
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A VM is a virtual machine as the platform knows it. Its fields are guarded
+// by the fabric's mutex.
+type VM struct {
+	f    *Fabric
+	name string
+
+	id         string // VM id
+	container  string // changes when the VM moves to another host
+	deployment string // first part of ConfigName
+	configName string
+	address    string // private address; tells VMs apart on a shared listener
+	mac        string
+	size       string
+	setup      Provisioning
+	cfg        Config
+	tags       map[string]string
+	budget     string // extensionsTimeBudget, ISO 8601
+
+	tenant *identity
+	extra  []*identity // further certificates
+
+	incarnation int
+	svdSeq      int // inSvdSeqNo
+	ordinal     int // counts goal states of both kinds
+	etag        string
+	current     *goalState            // newest
+	fabric      *goalState            // newest announced by incarnation
+	documents   map[string]*goalState // by request path; old incarnations stay readable
+	seen        map[string]int        // ordinal by sequence number as reported: "f7", "s12"
+
+	extensions []*extension
+	health     HealthReport
+	status     *statusBlob // last complete status document
+	statuses   int         // how many arrived
+	lastStatus time.Time
+	created    time.Time
+
+	telemetry []time.Time // calls in the last 15 s
+	reprovis  []byte      // body of reprovisiondata, when the VM is claimed
+}
+
+// Provisioning is what the platform wants the machine to become. It fills both
+// the provisioning medium and IMDS.
+type Provisioning struct {
+	HostName   string   `json:"hostName,omitempty"` // default: the VM's name
+	User       string   `json:"user,omitempty"`
+	Password   string   `json:"password,omitempty"`
+	SSHKeys    []string `json:"sshKeys,omitempty"`
+	CustomData []byte   `json:"customData,omitempty"`
+	UserData   []byte   `json:"userData,omitempty"` // IMDS only
+	// AllowPasswords leaves DisableSshPasswordAuthentication false; it is
+	// always false when there is a password.
+	AllowPasswords bool `json:"allowPasswords,omitempty"`
+	// NoGuestAgent writes ProvisionGuestAgent false.
+	NoGuestAgent bool   `json:"noGuestAgent,omitempty"`
+	PPSType      string `json:"ppsType,omitempty"` // None, Running, Savable, PreprovisionedOSDisk
+}
+
+// Config is what can be changed on a VM while it runs. Change it with
+// VM.Configure, which also announces a new goal state.
+type Config struct {
+	// FastTrack announces changes of extensions through vmSettings.
+	FastTrack bool `json:"fastTrack,omitempty"`
+	// NoVMSettings makes /vmSettings answer 404, as old hosts do.
+	NoVMSettings bool `json:"noVMSettings,omitempty"`
+	// HostGAVersion is hostGAPluginVersion; default 1.0.8.175.
+	HostGAVersion string `json:"hostGAVersion,omitempty"`
+	// MixedCaseKeys changes the case of the keys of vmSettings.
+	MixedCaseKeys bool `json:"mixedCaseKeys,omitempty"`
+	// StatusBlob is BlockBlob (default) or PageBlob.
+	StatusBlob string `json:"statusBlob,omitempty"`
+	// NoStatusBlob leaves the status blob out of the goal state.
+	NoStatusBlob     bool     `json:"noStatusBlob,omitempty"`
+	RequiredFeatures []string `json:"requiredFeatures,omitempty"`
+	// AgentFamilies announce versions of the agent; default one family Prod
+	// without a version.
+	AgentFamilies []AgentFamily `json:"agentFamilies,omitempty"`
+	Users         []User        `json:"users,omitempty"` // JIT accounts
+	OnHold        bool          `json:"onHold,omitempty"`
+	// Incomplete serves a goal state without RoleInstanceList.
+	Incomplete bool `json:"incomplete,omitempty"`
+	// NoExtensionsConfig leaves its URL out of the goal state.
+	NoExtensionsConfig bool `json:"noExtensionsConfig,omitempty"`
+	// OldShape serves hosting environment and shared config in the long,
+	// older shape with Deployment and Role.
+	OldShape bool `json:"oldShape,omitempty"`
+	// StaleCode answers requests of the HostGAPlugin that carry an outdated
+	// container or config name: 410 (default), or 400 for
+	// InvalidContainerConfiguration. /vmSettings always answers 410.
+	StaleCode    int               `json:"staleCode,omitempty"`
+	Certificates CertificateConfig `json:"certificates,omitzero"`
+	// SettingsCipher encrypts protected settings: DES_EDE3_CBC (default) or AES256_CBC.
+	SettingsCipher string `json:"settingsCipher,omitempty"`
+	// Immediate are the immediate extension goal states of /immediateGoalState,
+	// as JSON; none answers 404.
+	Immediate []byte `json:"immediate,omitempty"`
+	// NoAgent is provisionVMAgent=false or allowExtensionOperations=false:
+	// extension operations are refused.
+	NoAgent bool `json:"noAgent,omitempty"`
+	// Stopped refuses changes because the VM is not running.
+	Stopped bool `json:"stopped,omitempty"`
+}
+
+// CertificateConfig varies the certificates document.
+type CertificateConfig struct {
+	None    bool   `json:"none,omitempty"`    // no Data element
+	Format  string `json:"format,omitempty"`  // default Pkcs7BlobWithPfxContents; "-" leaves the element out
+	FIPS    bool   `json:"fips,omitempty"`    // PBES2 and a SHA-256 MAC
+	OnlyDES bool   `json:"onlyDES,omitempty"` // AES128_CBC is answered with an error
+	// Absent leaves the URL out of the goal state.
+	Absent bool `json:"absent,omitempty"`
+}
+
+// AgentFamily is a GAFamily of the goal state; nil and empty fields are left out.
+type AgentFamily struct {
+	Name                      string   `json:"name"`
+	Version                   string   `json:"version,omitempty"`
+	FromVersion               string   `json:"fromVersion,omitempty"`
+	IsVersionFromRSM          *bool    `json:"isVersionFromRSM,omitempty"`
+	IsVMEnabledForRSMUpgrades *bool    `json:"isVMEnabledForRSMUpgrades,omitempty"`
+	URIs                      []string `json:"uris,omitempty"` // default: the manifest of package WALinuxAgent
+}
+
+// User is a JIT account of the remote access document.
+type User struct {
+	Name     string    `json:"name"`
+	Password string    `json:"password"`
+	Expires  time.Time `json:"expires,omitzero"`
+	// RawExpiration replaces the formatted time, to be wrong on purpose.
+	RawExpiration string   `json:"rawExpiration,omitempty"`
+	Groups        []string `json:"groups,omitempty"`
+}
+
+// HealthReport is the last word of the guest about itself.
+type HealthReport struct {
+	State       string    `json:"state"` // Ready or NotReady; empty before the first report
+	SubStatus   string    `json:"subStatus,omitempty"`
+	Description string    `json:"description,omitempty"`
+	Time        time.Time `json:"time,omitzero"`
+	Count       int       `json:"count"` // reports so far
+}
+
+// VMOption is a detail of a new VM.
+type VMOption func(*VM)
+
+// Linux names the administrator and, optionally, SSH public keys.
+func Linux(user string, keys ...string) VMOption {
+	return func(v *VM) { v.setup.User, v.setup.SSHKeys = user, keys }
+}
+
+// Provision sets everything the medium and IMDS say.
+func Provision(p Provisioning) VMOption { return func(v *VM) { v.setup = p } }
+
+// Address gives the VM its private address.
+func Address(ip string) VMOption { return func(v *VM) { v.address = ip } }
+
+// WithConfig changes the configuration before the first goal state.
+func WithConfig(change func(*Config)) VMOption { return func(v *VM) { change(&v.cfg) } }
+
+// VMID sets the VM id, for guests whose SMBIOS says one.
+func VMID(id string) VMOption { return func(v *VM) { v.id = strings.ToLower(id) } }
+
+// CreateVM adds a virtual machine and announces its first goal state,
+// incarnation 1.
+func (f *Fabric) CreateVM(name string, options ...VMOption) *VM {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := &VM{
+		f: f, name: name,
+		id: newGUID(), container: newGUID(), deployment: newGUID(),
+		mac: fmt.Sprintf("000D3A%06X", len(f.vms)+1), size: "Standard_B2s",
+		address: fmt.Sprintf("10.0.0.%d", len(f.vms)+4),
+		cfg:     Config{FastTrack: f.opts.FastTrack},
+		tags:    map[string]string{}, documents: map[string]*goalState{}, seen: map[string]int{},
+		created: time.Now(),
+	}
+	for _, o := range options {
+		o(v)
+	}
+	v.setup.HostName = or(v.setup.HostName, name)
+	v.configName = v.newConfigName(1)
+	f.vms = append(f.vms, v)
+	v.announce(false)
+	return v
+}
+
+// VM returns a virtual machine by name, any case, or nil.
+func (f *Fabric) VM(name string) *VM {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.vmNamed(name)
+}
+
+func (f *Fabric) vmNamed(name string) *VM {
+	for _, v := range f.vms {
+		if strings.EqualFold(v.name, name) {
+			return v
+		}
+	}
+	return nil
+}
+
+// VMs returns all virtual machines.
+func (f *Fabric) VMs() []*VM {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.vms)
+}
+
+// Name of the VM.
+func (v *VM) Name() string { return v.name }
+
+// ID is the VM id, which SMBIOS shows with its first three groups swapped.
+func (v *VM) ID() string { return v.id }
+
+// ContainerID is the current container.
+func (v *VM) ContainerID() string {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	return v.container
+}
+
+// ConfigName is the current config name.
+func (v *VM) ConfigName() string {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	return v.configName
+}
+
+// Incarnation is the current incarnation.
+func (v *VM) Incarnation() int {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	return v.incarnation
+}
+
+// ETag is the current one of vmSettings.
+func (v *VM) ETag() string {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	return v.etag
+}
+
+// Health is the last health report.
+func (v *VM) Health() HealthReport {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	return v.health
+}
+
+// StatusDocument is the last complete status blob as received, and how many
+// there were.
+func (v *VM) StatusDocument() (document []byte, count int) {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	if v.status == nil {
+		return nil, 0
+	}
+	return slices.Clone(v.status.raw), v.statuses
+}
+
+// Configure changes the VM and announces the change: with a new incarnation,
+// or through vmSettings where the configuration says FastTrack.
+func (v *VM) Configure(change func(*Config)) {
+	v.f.mu.Lock()
+	change(&v.cfg)
+	v.announce(v.cfg.FastTrack)
+	v.f.mu.Unlock()
+	v.f.journal.wake()
+}
+
+// SetConfig changes the VM without announcing anything.
+func (v *VM) SetConfig(change func(*Config)) {
+	v.f.mu.Lock()
+	change(&v.cfg)
+	v.f.mu.Unlock()
+}
+
+// Announce publishes a new goal state although nothing changed: a new
+// incarnation, or with fastTrack a new vmSettings document.
+func (v *VM) Announce(fastTrack bool) {
+	v.f.mu.Lock()
+	v.announce(fastTrack)
+	v.f.mu.Unlock()
+	v.f.journal.wake()
+}
+
+// Migrate moves the VM to another host: container and config name change, the
+// old ones become stale. With quiet the incarnation stays as it is.
+func (v *VM) Migrate(quiet bool) {
+	v.f.mu.Lock()
+	v.container = newGUID()
+	clear(v.documents)
+	if quiet {
+		v.configName = v.newConfigName(v.incarnation + 1)
+		gs := *v.fabric
+		gs.container, gs.configName, gs.path = v.container, v.configName, v.machinePath()
+		v.fabric = &gs
+		v.documents[documentKey(gs.path, gs.incarnation)] = &gs
+	} else {
+		v.announce(false)
+	}
+	v.f.mu.Unlock()
+	v.f.journal.wake()
+}
+
+// Hibernate resumes the VM elsewhere: the incarnation returns to 1 and the
+// tenant certificate is a new one, with everything encrypted anew
+// (spec/protocol §2.5).
+func (v *VM) Hibernate() error {
+	tenant, err := newTenant()
+	if err != nil {
+		return err
+	}
+	v.f.mu.Lock()
+	v.container = newGUID()
+	v.tenant = tenant
+	v.incarnation = 0
+	clear(v.documents)
+	v.announce(v.cfg.FastTrack)
+	if v.cfg.FastTrack {
+		v.announce(false)
+	}
+	v.f.mu.Unlock()
+	v.f.journal.wake()
+	return nil
+}
+
+// RotateCertificate replaces the tenant certificate under a new incarnation.
+func (v *VM) RotateCertificate() error {
+	tenant, err := newTenant()
+	if err != nil {
+		return err
+	}
+	v.f.mu.Lock()
+	v.tenant = tenant
+	v.announce(false)
+	v.f.mu.Unlock()
+	v.f.journal.wake()
+	return nil
+}
+
+// AddCertificate gives the VM one more certificate, as Key Vault does: text is
+// PEM with a certificate and optionally its key. An empty text makes a new one:
+// "ec" selects the kind of key. It returns the thumbprint.
+func (v *VM) AddCertificate(text string, ec bool) (string, error) {
+	var (
+		id  *identity
+		err error
+	)
+	if text == "" {
+		id, err = newIdentity(subjectCN("keyvault"), "", ec, false)
+	} else {
+		id, err = importIdentity(text)
+	}
+	if err != nil {
+		return "", err
+	}
+	v.f.mu.Lock()
+	v.extra = append(v.extra, id)
+	v.announce(false)
+	v.f.mu.Unlock()
+	v.f.journal.wake()
+	return id.thumbprint(), nil
+}
+
+// Certificate is the VM's tenant certificate, DER, and its key; what protected
+// settings are encrypted to.
+func (v *VM) Certificate() (der []byte, key *rsa.PrivateKey, err error) {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	if err := v.needTenant(); err != nil {
+		return nil, nil, err
+	}
+	key, ok := v.tenant.key.(*rsa.PrivateKey)
+	if !ok {
+		return nil, nil, errors.New("tenant certificate has no rsa key")
+	}
+	return v.tenant.cert, key, nil
+}
+
+func (v *VM) needTenant() error {
+	if v.tenant != nil {
+		return nil
+	}
+	t, err := newTenant()
+	if err != nil {
+		return err
+	}
+	v.tenant = t
+	return nil
+}
+
+// protect encrypts protected settings as CRP does.
+func (v *VM) protect(plain []byte) (text, thumbprint string, err error) {
+	if err := v.needTenant(); err != nil {
+		return "", "", err
+	}
+	der, err := envelope(plain, v.tenant.parsed, or(v.cfg.SettingsCipher, Cipher3DES), byIssuerSerial)
+	if err != nil {
+		return "", "", fmt.Errorf("encrypt protected settings: %w", err)
+	}
+	return base64.StdEncoding.EncodeToString(der), v.tenant.thumbprint(), nil
+}
+
+func (v *VM) newConfigName(n int) string {
+	return fmt.Sprintf("%s.0.%s.0._%s.%d.xml", v.deployment, v.deployment, v.name, n)
+}
+
+func (v *VM) instanceID() string { return v.deployment + "._" + v.name }
+
+// machinePath is the path of the sub-documents, escaped as the platform does:
+// more than needed, and clients must not change it.
+func (v *VM) machinePath() string {
+	var b strings.Builder
+	for _, r := range []byte(v.instanceID()) {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.':
+			b.WriteByte(r)
+		default:
+			fmt.Fprintf(&b, "%%%02X", r)
+		}
+	}
+	return "/machine/" + v.container + "/" + b.String()
+}
+
+func newGUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// newETag looks like HostGAPlugin's: a long number.
+func newETag() string {
+	n, _ := rand.Int(rand.Reader, new(big.Int).SetUint64(1<<63))
+	return n.String()
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
