@@ -32,7 +32,7 @@ version() {
 
 # need_packages installs the Debian packages that are missing, without their
 # recommendations and without starting any service they bring.
-need_packages() {
+need_packages() (
 	missing=
 	for p in "$@"; do
 		case $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null) in
@@ -40,39 +40,35 @@ need_packages() {
 		*) missing="$missing $p" ;;
 		esac
 	done
-	[ -n "$missing" ] || return 0
+	[ -n "$missing" ] || exit 0
 	command -v apt-get >/dev/null || die "install these first:$missing"
 	[ "$(id -u)" = 0 ] || die "not root, and these packages are missing:$missing"
 	echo "installing$missing" >&2
+	log=$(mktemp)
 	policy=
+	trap 'rm -f "$log" $policy' EXIT
+	trap 'exit 1' INT TERM HUP
 	if [ ! -e /usr/sbin/policy-rc.d ]; then
 		policy=/usr/sbin/policy-rc.d
 		printf '#!/bin/sh\nexit 101\n' >"$policy"
 		chmod 755 "$policy"
 	fi
-	ok=0
-	apt_log=$(mktemp)
+	# shellcheck disable=SC2086 # a list of words
+	install() {
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 \
+			install -y --no-install-recommends $missing >>"$log" 2>&1 </dev/null
+	}
 	# A list that was never fetched, or is too old to install from, is fetched
 	# once; a third-party source that fails must not stop us.
-	for attempt in 1 2; do
-		if [ $attempt = 2 ]; then
-			apt-get update -qq >>"$apt_log" 2>&1 || true
-		fi
-		# shellcheck disable=SC2086 # a list of words
-		if DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 \
-			install -y --no-install-recommends $missing >>"$apt_log" 2>&1 </dev/null; then
-			ok=1
-			break
-		fi
-	done
-	[ -z "$policy" ] || rm -f "$policy"
-	if [ $ok = 0 ]; then
-		tail -n 30 "$apt_log" >&2
-		rm -f "$apt_log"
+	if ! install && { apt-get -qq update >>"$log" 2>&1 || true; } && ! install; then
+		tail -n 30 "$log" >&2
 		die "apt-get could not install:$missing"
 	fi
-	rm -f "$apt_log"
-}
+	# Tests want its programs, nobody asked for a server on this machine.
+	case " $missing " in
+	*" openssh-server "*) systemctl --quiet disable ssh.service ssh.socket >/dev/null 2>&1 || true ;;
+	esac
+)
 
 # go_tool NAME MODULE/PATH VERSION prints the path of a Go program built once
 # per version. They stay out of go.mod: together they need a thousand modules.

@@ -225,6 +225,19 @@ var (
 		if err != nil {
 			return "", err
 		}
+		// spec/extensions §3: a reboot calls enable once more, with the same
+		// sequence number, and nothing else.
+		const want = "install\nenable\nenable"
+		err = until(ctx, "the handler to be enabled again", func() (bool, error) {
+			got, err := r.Machine.Run(ctx, "cat /var/lib/azguest-sample-commands")
+			if err == nil && !strings.HasPrefix(want, got) {
+				err = fmt.Errorf("its commands were called in this order: %q", got)
+			}
+			return got == want, err
+		})
+		if err != nil {
+			return "", err
+		}
 		return r.viewed(ctx)
 	}}
 
@@ -269,13 +282,6 @@ var (
 		return fmt.Sprintf("after %s %s", h.State, h.SubStatus), err
 	}}
 )
-
-// sample is our own handler; the emulator serves its package.
-var sample = Extension{
-	Name: "hello", Publisher: "Azguest.Samples", Type: "Hello", Version: "1.0",
-	Settings:  map[string]any{"name": "world"},
-	Protected: map[string]any{"secret": "s3cret"},
-}
 
 // asUDF is the platform's own medium.
 func asUDF(_ context.Context, r *Run) (string, error) {
