@@ -137,6 +137,12 @@ func (m *Machine) RunAll(ctx context.Context, commands ...string) ([]string, err
 	return parts[:len(commands)], nil
 }
 
+// Hint says how to reach the control plane from this host while the machine
+// runs.
+func (m *Machine) Hint() string {
+	return fmt.Sprintf("nsenter --net=%s/%s curl -s 'http://%s%s/instanceView%s'", netnsDir, m.lab.ns, armAddress, vmPath, armVersion)
+}
+
 // Shell connects the terminal to a login shell on the machine.
 func (m *Machine) Shell() error {
 	all := m.ssh()

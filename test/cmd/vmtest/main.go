@@ -66,7 +66,7 @@ func realMain(ctx context.Context, args []string) error {
 	o := vm.Options{Repo: *repo, Cache: cache, Mirror: vm.Mirror(ctx), Out: os.Stdout, Keep: *keep}
 	if *shell {
 		o.Shell = func(m *vm.Machine) error {
-			fmt.Println("logging in; the machine ends with this shell")
+			fmt.Printf("the control plane, from another terminal:\n  %s\nlogging in; the machine ends with this shell\n", m.Hint())
 			_ = m.Shell() // the exit status of somebody's last command
 			return nil
 		}
