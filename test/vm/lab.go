@@ -39,7 +39,11 @@ type Lab struct {
 	dhcp *process
 }
 
-const netnsDir = "/run/netns"
+const (
+	netnsDir  = "/run/netns"
+	labPrefix = "azguest-vm-" // then the process id of who made it
+	keepFile  = "keep"        // marks a scratch directory somebody wants to read
+)
 
 // NewLab makes the namespace and starts the DHCP server in it.
 func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
@@ -47,11 +51,11 @@ func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
 		return nil, errors.New("a lab needs root: namespaces, taps and images of other users' files")
 	}
 	sweep(ctx)
-	dir, err := os.MkdirTemp("", "azguest-vm-")
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", labPrefix, os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir, Log: log, ns: fmt.Sprintf("azguest-vm-%d", os.Getpid())}
+	l := &Lab{Dir: dir, Log: log, ns: fmt.Sprintf("%s%d", labPrefix, os.Getpid())}
 	if err := l.up(ctx); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("set up the network: %w", err)
@@ -103,22 +107,40 @@ func (l *Lab) Close() {
 		}
 	}
 	if l.Keep {
-		l.Log("kept %s", l.Dir)
-		return
+		if err := os.WriteFile(l.path(keepFile), nil, 0o644); err == nil {
+			l.Log("kept %s", l.Dir)
+			return
+		}
 	}
 	_ = os.RemoveAll(l.Dir) // a temporary directory at worst
 }
 
-// sweep removes namespaces of runs that were killed before they could.
+// sweep removes what runs left behind that were killed before they could: their
+// namespaces with every process in them, and their scratch directories.
 func sweep(ctx context.Context) {
-	found, err := filepath.Glob(filepath.Join(netnsDir, "azguest-vm-*"))
-	if err != nil {
-		return
+	stale := func(name string) bool {
+		pid, err := strconv.Atoi(strings.Split(strings.TrimPrefix(filepath.Base(name), labPrefix), "-")[0])
+		return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 	}
-	for _, name := range found {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(name), "azguest-vm-"))
-		if err == nil && pid != os.Getpid() && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			_, _ = run(ctx, nil, "ip", "netns", "delete", filepath.Base(name))
+	spaces, _ := filepath.Glob(filepath.Join(netnsDir, labPrefix+"*")) // the pattern is good
+	for _, name := range spaces {
+		if !stale(name) {
+			continue
+		}
+		pids, err := run(ctx, nil, "ip", "netns", "pids", filepath.Base(name))
+		if err == nil {
+			for line := range strings.FieldsSeq(pids) {
+				if pid, err := strconv.Atoi(line); err == nil {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+		}
+		_, _ = run(ctx, nil, "ip", "netns", "delete", filepath.Base(name)) // the next run tries again
+	}
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), labPrefix+"*"))
+	for _, name := range dirs {
+		if _, err := os.Stat(filepath.Join(name, keepFile)); err != nil && stale(name) {
+			_ = os.RemoveAll(name)
 		}
 	}
 }
