@@ -148,6 +148,9 @@ type Certificate struct {
 type RemoteAccess struct {
 	Incarnation string
 	Users       []RemoteUser
+	// Err: there is a document but it can't be had or read. Accounts that
+	// exist must then be left as they are.
+	Err error
 }
 
 // RemoteUser is one just-in-time account. Err says why it can't be used.

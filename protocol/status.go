@@ -94,3 +94,11 @@ type OSInfo struct{ ComputerName, Name, Version string }
 
 // Feature is one entry of supportedFeatures.
 type Feature struct{ Key, Value string }
+
+// A Receipt says what became of a status document.
+type Receipt struct {
+	Via      string // "host" or "direct"
+	Bytes    int
+	Sent     time.Time // when it left
+	Accepted bool      // the other side confirmed it
+}

@@ -53,7 +53,7 @@ type Client struct {
 	storage *web.Client
 	host    *hostga.Client
 	// observe is told how the host's relay did; may be nil.
-	observe func(ok bool, detail string)
+	observe func(err error)
 
 	mu    sync.Mutex // guards order
 	order []channel
@@ -61,7 +61,7 @@ type Client struct {
 
 // New makes a client. storage goes to blobs, honouring the proxy; host is
 // the relay.
-func New(storage *web.Client, host *hostga.Client, o Order, observe func(ok bool, detail string)) *Client {
+func New(storage *web.Client, host *hostga.Client, o Order, observe func(err error)) *Client {
 	c := &Client{storage: storage, host: host, observe: observe}
 	switch o {
 	case DirectFirst:
@@ -206,8 +206,7 @@ func (c *Client) each(ctx context.Context, w Want, try func(context.Context, cha
 		for _, ch := range c.channels() {
 			err := try(ctx, ch, u)
 			if ch == viaHost && c.observe != nil && ctx.Err() == nil {
-				ok, detail := relayHealth(err)
-				c.observe(ok, detail)
+				c.observe(err)
 			}
 			if err == nil {
 				c.worked(ch)
@@ -227,16 +226,6 @@ func (c *Client) each(ctx context.Context, w Want, try func(context.Context, cha
 // the trouble.
 func local(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO)
-}
-
-// relayHealth: the host failed if it answered 500 and above, except 502,
-// which is storage behind it (spec/protocol §5.1).
-func relayHealth(err error) (bool, string) {
-	se, ok := errors.AsType[*web.StatusError](err)
-	if ok && se.Status >= 500 && se.Status != http.StatusBadGateway {
-		return false, fmt.Sprintf("status %d", se.Status)
-	}
-	return true, ""
 }
 
 type opener = func(attempt int) (http.Header, func(int, http.Header) (io.Writer, error), error)

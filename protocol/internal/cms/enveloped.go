@@ -235,6 +235,12 @@ func KeyID(c *x509.Certificate) []byte {
 	return sum[:]
 }
 
+// PublicKeyID is KeyID for a key that has no certificate yet.
+func PublicKeyID(k *rsa.PublicKey) []byte {
+	sum := sha1.Sum(x509.MarshalPKCS1PublicKey(k)) //nolint:gosec // see import
+	return sum[:]
+}
+
 // unwrap decrypts the content key.
 func unwrap(r recipient, key *rsa.PrivateKey) ([]byte, error) {
 	switch alg := r.Alg.Algorithm.String(); alg {

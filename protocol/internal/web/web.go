@@ -45,7 +45,7 @@ type Client struct {
 // A Canary finds out cheaply whether a machine is back while a failing
 // request has to wait. connect: it could not be reached at all before, so
 // reaching it is enough.
-type Canary func(ctx context.Context, host string, connect bool) error
+type Canary func(ctx context.Context, hostport string, connect bool) error
 
 // New makes a client. canary may be nil.
 func New(rt http.RoundTripper, userAgent string, canary Canary) *Client {
@@ -78,12 +78,12 @@ type Response struct {
 	Body   []byte
 }
 
-func (r *Request) key() (key, host string) {
+func (r *Request) key() (key, hostport string) {
 	u := r.URL
 	if i := strings.IndexAny(u, "?#"); i >= 0 {
 		u = u[:i]
 	}
-	hostport := u
+	hostport = u
 	if _, rest, ok := strings.Cut(u, "://"); ok {
 		hostport, _, _ = strings.Cut(rest, "/")
 	}
@@ -95,7 +95,7 @@ func (r *Request) key() (key, host string) {
 	if i := strings.IndexAny(about, "?#"); i >= 0 {
 		about = about[:i]
 	}
-	return r.Op + " " + where + " " + about, hostOf(hostport)
+	return r.Op + " " + where + " " + about, hostport
 }
 
 // Do makes the call. The error is a *protocol.Fault around a *StatusError or
@@ -110,12 +110,12 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	if r.Patience == 0 {
 		r.Patience = DefaultPatience
 	}
-	key, host := r.key()
+	key, hostport := r.key()
 	attempt := 0
 	waited := false
 	operation := func() (*Response, error) {
 		waited = false
-		if wait, why := c.gates.wait(key, time.Now()); wait > 0 && !c.sings(ctx, key, host) {
+		if wait, why := c.gates.wait(key, time.Now()); wait > 0 && !c.sings(ctx, key, hostport) {
 			waited = true
 			if r.Tries == 1 {
 				why = backoff.Permanent(why)
@@ -137,7 +137,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		if isStatus {
 			after = se.after
 		}
-		c.gates.failed(key, host, time.Now(), err, connectFault(err), soon, after)
+		c.gates.failed(key, hostOf(hostport), time.Now(), err, connectFault(err), soon, after)
 		if !retryable(err, r.Retry400) || (r.Tries > 0 && attempt >= r.Tries) {
 			return nil, backoff.Permanent(err)
 		}
@@ -173,7 +173,7 @@ func (pacer) Reset() {}
 
 // sings sends the canary if it is due and reports whether it is worth trying
 // now.
-func (c *Client) sings(ctx context.Context, key, host string) bool {
+func (c *Client) sings(ctx context.Context, key, hostport string) bool {
 	if c.canary == nil {
 		return false
 	}
@@ -183,7 +183,7 @@ func (c *Client) sings(ctx context.Context, key, host string) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return c.gates.sang(key, c.canary(ctx, host, conn) == nil)
+	return c.gates.sang(key, c.canary(ctx, hostport, conn) == nil)
 }
 
 // Reset forgets the faults of all requests whose Op is one of ops: what they

@@ -1,0 +1,357 @@
+package platform
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/discover"
+	"github.com/azguest/azguest/protocol/hostga"
+	"github.com/azguest/azguest/protocol/imds"
+	"github.com/azguest/azguest/protocol/internal/web"
+	"github.com/azguest/azguest/protocol/transfer"
+	"github.com/azguest/azguest/protocol/wire"
+	"github.com/rs/zerolog"
+)
+
+// Options for New. Root, AgentVersion and Log are required; the zero values
+// of the rest are the usual behaviour.
+type Options struct {
+	Root   host.Root
+	LibDir string // "" is /var/lib/waagent
+
+	// Endpoint overrides discovery: an address, or address:port for tests.
+	// With a port the agent goes on speaking of 168.63.129.16 and only the
+	// connections go elsewhere. HostGA and IMDS do the same for those two;
+	// an empty HostGA follows Endpoint (port 32526).
+	Endpoint, HostGA, IMDS string
+	// DHCP allows an own DHCPDISCOVER when neither the default address nor
+	// any lease leads to a WireServer.
+	DHCP bool
+
+	// Dial replaces the net.Dialer, HTTP the whole transport (tests).
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	HTTP *http.Client
+	// Proxy is for blobs only; see web.Proxy for the rules.
+	Proxy   web.Proxy
+	RootCAs *x509.CertPool
+	Order   transfer.Order
+
+	AgentName    string // x-ms-agent-name; "" is WALinuxAgent
+	AgentVersion string
+	UserAgent    string // "" is WALinuxAgent/<AgentVersion>
+	// VMID ties the transport key to this machine; without it there is a new
+	// key at each start.
+	VMID string
+	// NoFastTrack never asks for vmSettings; NoTelemetry sends no events and
+	// no observations (asks U45).
+	NoFastTrack, NoTelemetry bool
+	// HistoryBytes bounds the archive of goal states; 0 is 8 MiB, < 0 none.
+	HistoryBytes int64
+	Facts        Facts
+	Log          zerolog.Logger
+}
+
+// Facts go into every telemetry event.
+type Facts struct {
+	OSVersion    string // Linux:<distro>-<version>-<codename>:<kernel>
+	Architecture string // x86_64, aarch64
+	RAM          int64  // MB
+	Processors   int
+}
+
+// A Client is the platform.
+type Client struct {
+	o       Options
+	near    *web.Client // host endpoints: never a proxy
+	storage *web.Client
+	blobs   *transfer.Client
+	meta    *imds.Client
+	hga     *hostga.Client
+	key     *transportKey
+
+	mu       sync.Mutex // guards the fields below
+	wire     *wire.Client
+	endpoint string
+	ids      wire.GoalState
+	current  *protocol.GoalState // as given out last
+	sourceFT bool                // current came by FastTrack
+	fast     bool                // the host offers vmSettings
+	instance *imds.Instance
+	asked    time.Time            // of the metadata service
+	sick     map[string]time.Time // since when a host service fails
+	pending  map[string]wire.Observation
+
+	turn  chan struct{} // held by the one GoalState call that runs
+	state state         // guarded by turn
+}
+
+// New makes a client; it touches nothing yet.
+func New(o Options) *Client {
+	o.LibDir = cmp.Or(o.LibDir, "/var/lib/waagent")
+	o.AgentName = cmp.Or(o.AgentName, "WALinuxAgent")
+	o.UserAgent = cmp.Or(o.UserAgent, "WALinuxAgent/"+o.AgentVersion)
+	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
+	dial := o.dialer()
+	var nearRT, farRT http.RoundTripper
+	if o.HTTP != nil && o.HTTP.Transport != nil {
+		nearRT, farRT = o.HTTP.Transport, o.HTTP.Transport
+	} else {
+		nearRT = web.Transport(dial, nil, nil)
+		farRT = web.Transport(dial, &o.Proxy, o.RootCAs)
+	}
+	c.near = web.New(nearRT, o.UserAgent, c.canary(dial))
+	c.storage = web.New(farRT, o.UserAgent, nil)
+	c.meta = imds.New(c.near, 5*time.Second)
+	c.key = &transportKey{root: o.Root, dir: o.LibDir, vmid: o.VMID}
+	c.use(cmp.Or(hostPart(o.Endpoint), discover.Default))
+	return c
+}
+
+// use sets the endpoint.
+func (c *Client) use(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.endpoint == addr {
+		return
+	}
+	c.endpoint = addr
+	c.wire = wire.New(c.near, addr, c.o.AgentName)
+	c.hga = hostga.New(c.near, net.JoinHostPort(addr, hostga.Port), (*hostIDs)(c), c.o.AgentName, c.o.AgentVersion)
+	c.blobs = transfer.New(c.storage, c.hga, c.o.Order, c.relayed)
+}
+
+// hostPart is the endpoint to speak of: an override with a port is only
+// about connections.
+func hostPart(endpoint string) string {
+	if _, _, err := net.SplitHostPort(endpoint); err == nil {
+		return discover.Default
+	}
+	return endpoint
+}
+
+// dialer opens connections, sending those to the platform's addresses
+// elsewhere when there is an override.
+func (o *Options) dialer() web.Dial {
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: web.DefaultTimeout}).DialContext
+	}
+	route := map[string]string{}
+	if h, _, err := net.SplitHostPort(o.Endpoint); err == nil {
+		route[discover.Default+":80"] = o.Endpoint
+		route[net.JoinHostPort(discover.Default, hostga.Port)] = cmp.Or(o.HostGA, net.JoinHostPort(h, hostga.Port))
+	} else if o.HostGA != "" {
+		route[net.JoinHostPort(cmp.Or(o.Endpoint, discover.Default), hostga.Port)] = o.HostGA
+	}
+	if o.IMDS != "" {
+		route[imds.Address+":80"] = o.IMDS
+	}
+	if len(route) == 0 {
+		return dial
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return dial(ctx, network, cmp.Or(route[addr], addr))
+	}
+}
+
+// canary is asked whether a host endpoint is back (asks U19): a connection
+// if it could not be reached, else its cheapest request.
+func (c *Client) canary(dial web.Dial) web.Canary {
+	return func(ctx context.Context, hostport string, connect bool) error {
+		_, port, err := net.SplitHostPort(hostport)
+		if err != nil {
+			hostport, port = net.JoinHostPort(hostport, "80"), "80"
+		}
+		if connect && c.o.HTTP == nil {
+			conn, err := dial(ctx, "tcp", hostport)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		}
+		url := "http://" + hostport + "/?comp=versions"
+		if port == hostga.Port {
+			url = "http://" + hostport + "/health"
+		}
+		_, err = c.near.Once(ctx, web.Request{Op: "canary", URL: url, Limit: 64 << 10, Timeout: 5 * time.Second})
+		return err
+	}
+}
+
+// Connect finds the WireServer and agrees on the version. It ends with the
+// context only: a machine without a platform has nothing better to do than
+// to wait, quietly.
+func (c *Client) Connect(ctx context.Context) error {
+	c.key.start()
+	pause := time.Second
+	for round := 0; ; round++ {
+		cands := c.candidates(ctx, round)
+		for _, cand := range cands {
+			patience := 5 * time.Second
+			if len(cands) == 1 {
+				patience = 30 * time.Second
+			}
+			v, err := wire.New(c.near, cand.Addr, c.o.AgentName).Versions(ctx, patience)
+			switch {
+			case err == nil:
+				if !v.Speaks() {
+					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("the platform does not list our protocol version; trying it")
+				}
+				c.use(cand.Addr)
+				c.o.Log.Debug().Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("connected to the platform")
+				return c.noteEndpoint()
+			case ctx.Err() != nil:
+				return fmt.Errorf("connect to the platform: %w", context.Cause(ctx))
+			case protocol.Loud(err):
+				c.o.Log.Warn().Err(err).Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("platform not reachable yet")
+			}
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return fmt.Errorf("connect to the platform: %w", err)
+		}
+		pause = min(2*pause, 15*time.Second)
+	}
+}
+
+func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate {
+	if c.o.Endpoint != "" {
+		return []discover.Candidate{{Addr: hostPart(c.o.Endpoint), Origin: "configuration"}}
+	}
+	list := discover.Candidates(c.o.Root, c.o.LibDir, time.Now())
+	if c.o.DHCP && round > 0 && round%4 == 1 {
+		a, err := discover.DHCP(ctx)
+		if err != nil {
+			c.o.Log.Debug().Err(err).Msg("asked DHCP for the platform's address")
+		}
+		if a.IsValid() {
+			list = append(list, discover.Candidate{Addr: a.String(), Origin: "dhcp"})
+		}
+	}
+	return list
+}
+
+// Endpoint is the address of the WireServer, as handlers are told it.
+func (c *Client) Endpoint() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.endpoint
+}
+
+// Identity are the names the platform has for this VM.
+type Identity struct{ Incarnation, ContainerID, InstanceID, ConfigName string }
+
+// Identity gets just the goal state document, for an early health report.
+// It repeats until the context ends.
+func (c *Client) Identity(ctx context.Context) (Identity, error) {
+	g, _, err := c.wireClient().GoalState(ctx, web.Forever)
+	if err != nil {
+		return Identity{}, fmt.Errorf("identify: %w", err)
+	}
+	c.setIDs(g)
+	return Identity{g.Incarnation, g.ContainerID, g.InstanceID, g.ConfigName}, nil
+}
+
+func (c *Client) wireClient() *wire.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wire
+}
+
+func (c *Client) hostClient() *hostga.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hga
+}
+
+func (c *Client) transfers() *transfer.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.blobs
+}
+
+// setIDs takes over the names from a goal state; an incomplete one may have
+// only some.
+func (c *Client) setIDs(g *wire.GoalState) {
+	if g == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.ids
+	c.ids = *g
+	c.ids.InstanceID = cmp.Or(g.InstanceID, old.InstanceID)
+	c.ids.ConfigName = cmp.Or(g.ConfigName, old.ConfigName)
+}
+
+func (c *Client) getIDs() wire.GoalState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ids
+}
+
+// hostIDs is the client as the HostGAPlugin's client needs it.
+type hostIDs Client
+
+func (h *hostIDs) IDs() hostga.IDs {
+	g := (*Client)(h).getIDs()
+	return hostga.IDs{ContainerID: g.ContainerID, ConfigName: g.ConfigName}
+}
+
+// Refresh implements hostga.Host.
+func (h *hostIDs) Refresh(ctx context.Context) error {
+	c := (*Client)(h)
+	g, _, err := c.wireClient().GoalState(ctx, 3*time.Second)
+	if err != nil && !errors.Is(err, wire.ErrIncomplete) {
+		return err
+	}
+	c.setIDs(g)
+	return nil
+}
+
+// Close ends idle connections; the client can be used again.
+func (c *Client) Close() {
+	c.near.Close()
+	c.storage.Close()
+}
+
+// noteEndpoint writes the two files that tell others where the platform is.
+func (c *Client) noteEndpoint() error {
+	return errors.Join(
+		c.keep("WireServerEndpoint", []byte(c.Endpoint()), 0o600),
+		c.keep("Protocol", []byte("WireProtocol"), 0o600))
+}
+
+// keep writes a file of the library directory unless it is there already. A
+// disk that can't be written must not keep the agent from working (asks
+// U06): that is logged, and the error is nil.
+func (c *Client) keep(name string, data []byte, perm uint32) error {
+	file := path.Join(c.o.LibDir, name)
+	if have, err := c.o.Root.ReadFile(file); err == nil && string(have) == string(data) {
+		return nil
+	}
+	if err := writeLib(c.o.Root, c.o.LibDir, name, data, perm); err != nil {
+		c.o.Log.Warn().Err(err).Str("file", file).Msg("could not write a file; going on without")
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,361 @@
+package platform
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf16"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/cms"
+	"github.com/azguest/azguest/protocol/transfer"
+	"github.com/azguest/azguest/protocol/wire"
+	"golang.org/x/sync/errgroup"
+)
+
+// documents are the parts of one WireServer goal state.
+type documents struct {
+	goalState, extensions, hosting, sharedConfig, vmSettings []byte
+
+	ext      *wire.Extensions
+	onHold   bool
+	names    wire.Names
+	certs    []protocol.Certificate
+	certsErr error
+	users    *protocol.RemoteAccess
+	access   []byte // as received; passwords are encrypted
+	failed   doc
+}
+
+// doc is a set of documents.
+type doc int
+
+const (
+	extensions doc = 1 << iota
+	hosting
+	shared
+	certificates
+	access
+	everything = extensions | hosting | shared | certificates | access
+)
+
+// docNames are the names under which the documents are asked for.
+var docNames = []string{
+	"extensionsConfig", "hostingEnvironmentConfig", "sharedConfig", "remoteAccess." + wire.AES,
+	"certificates." + wire.AES, "certificates." + wire.DES,
+}
+
+// fetch gets the documents in what, side by side, on top of old ones. Only
+// ExtensionsConfig is indispensable; whatever else fails keeps its old value,
+// is named in failed and asked for again later (asks U26).
+func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, what doc) (documents, error) {
+	d := old
+	d.failed = old.failed &^ what
+	w := c.wireClient()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	var lost [4]doc // one for each goroutine that may fail
+	if what&extensions != 0 {
+		g.Go(func() error { return c.fetchExtensions(gctx, w, gs, &d) })
+	}
+	if what&hosting != 0 && gs.HostingEnvironmentConfig != "" {
+		g.Go(func() error {
+			b, err := w.Document(gctx, "hostingEnvironmentConfig", gs.HostingEnvironmentConfig)
+			if err == nil {
+				var n wire.Names
+				if n, err = wire.ParseHostingEnvironment(b); err == nil {
+					d.names, d.hosting = n, b
+				}
+			}
+			lost[0] = c.lost(gctx, hosting, err)
+			return nil
+		})
+	}
+	if what&shared != 0 && gs.SharedConfig != "" {
+		g.Go(func() error {
+			b, err := w.Document(gctx, "sharedConfig", gs.SharedConfig)
+			if err == nil {
+				d.sharedConfig = b
+			}
+			lost[1] = c.lost(gctx, shared, err)
+			return nil
+		})
+	}
+	if what&certificates != 0 {
+		g.Go(func() error {
+			certs, err := c.fetchCertificates(gctx, w, gs.Certificates)
+			if d.certsErr = err; err == nil {
+				d.certs = certs
+			}
+			lost[2] = c.lost(gctx, certificates, err)
+			return nil
+		})
+	}
+	if what&access != 0 {
+		g.Go(func() error {
+			err := c.fetchAccess(gctx, w, gs.RemoteAccess, &d)
+			lost[3] = c.lost(gctx, access, err)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return old, err
+	}
+	if ctx.Err() != nil {
+		return old, context.Cause(ctx)
+	}
+	for _, l := range lost {
+		d.failed |= l
+	}
+	return d, nil
+}
+
+// lost says what to ask for again, and logs why.
+func (c *Client) lost(ctx context.Context, what doc, err error) doc {
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() == nil && protocol.Loud(err) {
+		c.o.Log.Warn().Err(err).Msg("part of the goal state not available; asking again later")
+	}
+	return what
+}
+
+func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.GoalState, d *documents) error {
+	if gs.ExtensionsConfig == "" {
+		d.ext, d.extensions, d.onHold = &wire.Extensions{}, nil, false
+		return nil
+	}
+	b, err := w.Document(ctx, "extensionsConfig", gs.ExtensionsConfig)
+	if err != nil {
+		return err
+	}
+	x, err := wire.ParseExtensions(b)
+	if err != nil {
+		return err
+	}
+	hold := false
+	if !x.ArtifactsProfile.Empty() {
+		p, _, err := c.transfers().Get(ctx, transfer.Want{
+			Op: "artifactsProfile", URIs: []secret.URL{x.ArtifactsProfile}, Limit: 1 << 20, Budget: 20 * time.Second,
+		})
+		if err == nil {
+			hold, err = onHold(p)
+		}
+		if err != nil { // any trouble: not on hold (spec/protocol §4.3)
+			c.o.Log.Debug().Err(err).Msg("artifacts profile not available")
+		}
+	}
+	d.ext, d.extensions, d.onHold = x, b, hold
+	return nil
+}
+
+// onHold reads the artifacts profile blob.
+func onHold(b []byte) (bool, error) {
+	var p struct{ OnHold any }
+	text := strings.TrimRight(string(wire.TrimBOM(b)), " \r\n\t\x00")
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
+		return false, errors.New("artifacts profile is not JSON")
+	}
+	switch v := p.OnHold.(type) {
+	case bool:
+		return v, nil
+	case string:
+		return strings.EqualFold(v, "true"), nil
+	case nil:
+		return false, nil
+	}
+	return false, errors.New("onHold is neither true nor false")
+}
+
+// fetchCertificates asks with the better cipher first (spec/protocol §3.2).
+func (c *Client) fetchCertificates(ctx context.Context, w *wire.Client, uri string) ([]protocol.Certificate, error) {
+	if uri == "" {
+		return nil, nil
+	}
+	key, head, err := c.key.get()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, cipher := range []string{wire.AES, wire.DES} {
+		out, err := openCertificates(ctx, w, uri, head, cipher, key)
+		if err == nil {
+			return out, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		errs = append(errs, fmt.Errorf("certificates (%s): %w", cipher, err))
+	}
+	return nil, errors.Join(errs...)
+}
+
+func openCertificates(ctx context.Context, w *wire.Client, uri, head, cipher string, key cms.Key) ([]protocol.Certificate, error) {
+	b, err := w.Encrypted(ctx, "certificates", uri, head, cipher)
+	if err != nil {
+		return nil, err
+	}
+	der, err := wire.ParseCertificates(b)
+	if err != nil || der == nil {
+		return nil, err
+	}
+	plain, err := cms.Decrypt(der, key)
+	if err != nil {
+		return nil, &protocol.DocumentError{Doc: "certificates", Err: err}
+	}
+	pfx, err := cms.ParsePFX(plain, "")
+	if err != nil {
+		return nil, &protocol.DocumentError{Doc: "certificates", Err: err}
+	}
+	var out []protocol.Certificate
+	for _, p := range pfx.Pairs {
+		k := protocol.Certificate{Thumbprint: p.Thumbprint, Name: p.Name, CertPEM: p.CertPEM()}
+		if p.Key != nil {
+			k.KeyPEM = secret.New(string(p.KeyPEM()))
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// fetchAccess gets the list of just-in-time users. A document that can't be
+// had is not the same as none: the accounts must stay.
+func (c *Client) fetchAccess(ctx context.Context, w *wire.Client, uri string, d *documents) error {
+	if uri == "" {
+		d.users, d.access = nil, nil
+		return nil
+	}
+	users, raw, err := c.openAccess(ctx, w, uri)
+	if err != nil {
+		d.users = &protocol.RemoteAccess{Err: err}
+		return err
+	}
+	d.users, d.access = users, raw
+	return nil
+}
+
+func (c *Client) openAccess(ctx context.Context, w *wire.Client, uri string) (*protocol.RemoteAccess, []byte, error) {
+	key, head, err := c.key.get()
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := w.Encrypted(ctx, "remoteAccess", uri, head, wire.AES)
+	if err != nil {
+		return nil, nil, err
+	}
+	doc, err := wire.ParseRemoteAccess(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := &protocol.RemoteAccess{Incarnation: doc.Incarnation}
+	for _, u := range doc.Users {
+		r := protocol.RemoteUser{Name: u.Name, Err: u.Err}
+		var terr error
+		if r.Expires, terr = expiry(u.Expires); terr != nil && r.Err == nil {
+			r.Err = fmt.Errorf("user %s: %w", u.Name, terr)
+		}
+		if r.Err == nil {
+			plain, derr := cms.Decrypt(u.Password, key)
+			if derr != nil {
+				r.Err = fmt.Errorf("user %s: password: %w", u.Name, derr)
+			} else {
+				r.Password = secret.New(utf16LE(plain))
+			}
+		}
+		out.Users = append(out.Users, r)
+	}
+	return out, b, nil
+}
+
+// expiry reads "Wed, 01 Jan 2025 10:00:00 UTC"; whatever the zone says, it
+// is UTC (spec/protocol §9).
+func expiry(s string) (time.Time, error) {
+	f := strings.Fields(s)
+	if len(f) >= 5 {
+		if t, err := time.Parse("2 Jan 2006 15:04:05", strings.Join(f[1:5], " ")); err == nil {
+			return t, nil
+		}
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t.UTC(), nil
+	}
+	return time.Time{}, fmt.Errorf("the expiry %q is no time", s)
+}
+
+func utf16LE(b []byte) string {
+	u := make([]uint16, 0, len(b)/2)
+	for i := 0; i+1 < len(b); i += 2 {
+		u = append(u, uint16(b[i])|uint16(b[i+1])<<8)
+	}
+	return strings.TrimPrefix(string(utf16.Decode(u)), "\ufeff")
+}
+
+// writeDocuments leaves the files that other programs read: handlers find
+// certificates by thumbprint two levels above their configuration
+// (spec/protocol §3.3).
+func (c *Client) writeDocuments(d *documents) {
+	for _, k := range d.certs {
+		_ = c.keep(k.Thumbprint+".crt", k.CertPEM, 0o400)
+		if k.KeyPEM.Set() {
+			_ = c.keep(k.Thumbprint+".prv", []byte(k.KeyPEM.Reveal()), 0o400)
+		}
+	}
+	if d.sharedConfig != nil {
+		_ = c.keep("SharedConfig.xml", d.sharedConfig, 0o600)
+	}
+	_ = c.keep("GoalState.1.xml", []byte("<!-- placeholder for programs that look for this file; see history/ -->\n"), 0o600)
+}
+
+// marker of the last FastTrack goal state; it survives restarts.
+type marker struct {
+	Timestamp string `json:"timestamp"`
+}
+
+const (
+	markerFile = "fast_track.json"
+	markerTime = "2006-01-02T15:04:05.000000Z"
+)
+
+// readMarker returns the zero time without a marker, and now for one that
+// can't be read.
+func (c *Client) readMarker() time.Time {
+	b, err := c.o.Root.ReadFile(path.Join(c.o.LibDir, markerFile))
+	if err != nil {
+		if !c.o.Root.Exists(path.Join(c.o.LibDir, markerFile)) {
+			return time.Time{}
+		}
+		return time.Now()
+	}
+	var m marker
+	if json.Unmarshal(b, &m) == nil {
+		for _, layout := range []string{markerTime, time.RFC3339Nano, "2006-01-02T15:04:05.999999"} {
+			if t, err := time.Parse(layout, m.Timestamp); err == nil {
+				return t.UTC()
+			}
+		}
+	}
+	return time.Now()
+}
+
+// writeMarker sets or, with the zero time, removes the marker.
+func (c *Client) writeMarker(t time.Time) {
+	t = t.Truncate(time.Microsecond)
+	if t.Equal(c.state.marker) {
+		return
+	}
+	c.state.marker = t
+	if t.IsZero() {
+		if err := c.o.Root.Remove(path.Join(c.o.LibDir, markerFile)); err != nil {
+			c.o.Log.Warn().Err(err).Msg("could not remove the FastTrack marker")
+		}
+		return
+	}
+	b, _ := json.Marshal(marker{t.Format(markerTime)}) // a string always marshals
+	_ = c.keep(markerFile, b, 0o600)
+}

@@ -1,0 +1,378 @@
+package platform
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/hostga"
+	"github.com/azguest/azguest/protocol/wire"
+)
+
+// state is what GoalState remembers between calls.
+type state struct {
+	inc   string // incarnation whose documents we hold
+	docs  documents
+	force bool // get all documents again, whatever the incarnation says
+
+	vm        *hostga.VMSettings // the last one, for a 304
+	supported bool               // vmSettings answered once
+	probe     time.Time          // next try after "unsupported"
+
+	adopted *adopted
+	// again is when documents that could not be had, or certificates that
+	// are missing, are asked for again; pause grows.
+	again  time.Time
+	pause  time.Duration
+	chased string // id of the goal state whose missing certificates were chased
+	// changed: there is something to give out even if the key is the same.
+	changed bool
+	loaded  bool // the FastTrack marker was read
+	marker  time.Time
+}
+
+// adopted is the extensions goal state that counts.
+type adopted struct {
+	id      string
+	source  protocol.Source
+	ticks   int64
+	vm      *hostga.VMSettings // for FastTrack
+	ext     *wire.Extensions   // for Fabric
+	seq     json.RawMessage
+	onHold  bool
+	inc     string
+	outdate bool
+}
+
+// Times of the goal state logic.
+const (
+	reprobe   = 6 * time.Hour   // vmSettings that a host did not have
+	chaseGap  = 6 * time.Second // second look for missing certificates
+	chaseMax  = 3 * time.Minute // and how often at most
+	tickEpoch = 621355968000000000
+)
+
+// GoalState returns what the platform wants. If that is the goal state with
+// the key known, the error is protocol.ErrNotModified; the same key can be
+// given out again when something in it changed (certificates arrived late).
+// A *protocol.Fault means that the platform could not be asked.
+func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalState, error) {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	s := &c.state
+	if !s.loaded {
+		s.marker, s.loaded = c.readMarker(), true
+		s.supported = !s.marker.IsZero()
+	}
+	gs, raw, err := c.wireClient().GoalState(ctx, 0)
+	c.setIDs(gs) // also from an incomplete one (spec/protocol §2.2)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.advance(ctx, gs, raw)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.current = out
+	c.fast = s.supported && !c.o.NoFastTrack
+	c.sourceFT = out.Source == protocol.FastTrack
+	c.mu.Unlock()
+	if out.Key() == known && !s.changed {
+		return nil, protocol.ErrNotModified
+	}
+	s.changed = false
+	return out, nil
+}
+
+// advance is the algorithm of spec/protocol §5.4.
+func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*protocol.GoalState, error) {
+	s := &c.state
+	wsNew := s.force || s.docs.ext == nil || gs.Incarnation != s.inc
+	vm, vmNew := c.vmSettings(ctx)
+	if !wsNew && !vmNew {
+		if c.due() {
+			c.retry(ctx, gs)
+		}
+		return c.merge(gs), nil
+	}
+	if wsNew {
+		if err := c.fetchAll(ctx, gs, raw); err != nil {
+			return nil, err
+		}
+	}
+	c.adopt(c.choose(gs, vm, vmNew, wsNew))
+	s.changed = true
+	c.chase(ctx, gs, raw)
+	out := c.merge(gs)
+	c.archive(out)
+	return out, nil
+}
+
+// fetchAll gets every document, and commits them and the incarnation only
+// together.
+func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) error {
+	s := &c.state
+	// New documents, new chance for what failed before.
+	c.near.Reset(docNames...)
+	docs, err := c.fetch(ctx, gs, s.docs, everything)
+	if err != nil {
+		return err
+	}
+	docs.goalState = raw
+	s.docs, s.inc, s.force = docs, gs.Incarnation, false
+	c.transfers().Reset()
+	c.near.Reset("manifest", "package", "artifactsProfile")
+	c.schedule(docs.failed != 0, true)
+	c.writeDocuments(&docs)
+	return nil
+}
+
+// vmSettings returns the FastTrack document to consider, and whether it is
+// new. A host that does not have it, or has trouble with it, does not keep
+// the WireServer's goal state from counting (asks U26).
+func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew bool) {
+	s := &c.state
+	if c.o.NoFastTrack || time.Now().Before(s.probe) {
+		return nil, false
+	}
+	etag := ""
+	if s.vm != nil && !s.force {
+		etag = s.vm.ETag
+	}
+	got, raw, err := c.hostClient().VMSettings(ctx, etag)
+	switch {
+	case err == nil:
+		s.vm, s.supported, isNew = got, true, true
+		s.docs.vmSettings = raw
+	case errors.Is(err, protocol.ErrNotModified):
+	case errors.Is(err, hostga.ErrUnsupported):
+		if s.supported {
+			c.o.Log.Info().Msg("the host no longer offers vmSettings")
+		}
+		s.vm, s.supported, s.probe = nil, false, time.Now().Add(reprobe)
+		s.force = s.force || s.adopted != nil && s.adopted.source == protocol.FastTrack
+		return nil, false
+	default:
+		if protocol.Loud(err) && ctx.Err() == nil {
+			c.o.Log.Warn().Err(err).Msg("vmSettings not available; using the WireServer alone")
+		}
+	}
+	if s.vm == nil {
+		return nil, false
+	}
+	if s.vm.Source == string(protocol.Fabric) {
+		// Never used, however new; and it ends FastTrack (spec/protocol §5.2).
+		if isNew {
+			c.writeMarker(time.Time{})
+		}
+		return nil, false
+	}
+	if isNew && s.vm.Source == string(protocol.FastTrack) {
+		c.writeMarker(ticksTime(s.vm.CreatedTicks))
+	}
+	return s.vm, isNew
+}
+
+// FastTrack reports whether the host offers vmSettings, for supportedFeatures.
+func (c *Client) FastTrack() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fast
+}
+
+// choose picks the candidate.
+func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, vmNew, wsNew bool) *adopted {
+	s := &c.state
+	var fast *adopted
+	if vm != nil {
+		fast = &adopted{id: "etag_" + vm.ETag, source: protocol.FastTrack, ticks: vm.CreatedTicks, vm: vm, seq: vm.SeqNo, onHold: vm.OnHold, inc: gs.Incarnation}
+	}
+	if !wsNew {
+		return fast
+	}
+	seq, _ := json.Marshal(gs.Incarnation) // reported as text
+	x := s.docs.ext
+	fabric := &adopted{id: "incarnation_" + gs.Incarnation, source: protocol.Fabric, ticks: x.CreatedTicks, ext: x, seq: seq, onHold: s.docs.onHold, inc: gs.Incarnation}
+	if fast != nil && fast.ticks > fabric.ticks {
+		return fast
+	}
+	// The host stopped FastTrack: what it said last must not be undone by an
+	// older Fabric goal state (spec/protocol Appendix D 10).
+	if vm == nil && !s.marker.IsZero() {
+		if ticksTime(x.CreatedTicks).Before(s.marker) {
+			fabric.outdate = true
+		} else {
+			c.writeMarker(time.Time{})
+		}
+	}
+	return fabric
+}
+
+// adopt takes over a candidate that is not older than the current one. The
+// end of FastTrack is the exception: then the current one has lost its
+// ground, and the older goal state is reported, marked as outdated.
+func (c *Client) adopt(n *adopted) {
+	s := &c.state
+	switch {
+	case n == nil:
+	case s.adopted == nil, n.ticks >= s.adopted.ticks, n.outdate:
+		s.adopted = n
+	}
+}
+
+// missing lists the thumbprints that handlers need and we have no key for.
+func (c *Client) missing() []string {
+	var out []string
+	for _, h := range c.state.adopted.handlers() {
+		if h.Want != protocol.WantEnabled {
+			continue
+		}
+		for _, set := range h.Settings {
+			t := strings.ToUpper(set.Thumbprint)
+			if t == "" || !set.Protected.Set() || set.Want == protocol.WantDisabled {
+				continue
+			}
+			have := slices.ContainsFunc(c.state.docs.certs, func(k protocol.Certificate) bool { return k.Thumbprint == t })
+			if !have && !slices.Contains(out, t) {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
+func (a *adopted) handlers() []protocol.Handler {
+	switch {
+	case a == nil:
+		return nil
+	case a.vm != nil:
+		return a.vm.Handlers
+	}
+	return a.ext.Handlers
+}
+
+// chase gets everything once more, at once, when FastTrack names certificates
+// that the WireServer did not deliver: after hibernation the incarnation
+// repeats with other certificates (spec/protocol Appendix D 6). A second look
+// follows after 6 s, then seldom ones.
+func (c *Client) chase(ctx context.Context, gs *wire.GoalState, raw []byte) {
+	s := &c.state
+	if len(c.missing()) == 0 {
+		return
+	}
+	if s.adopted.source == protocol.FastTrack && s.chased != s.adopted.id {
+		s.chased = s.adopted.id
+		docs, err := c.fetch(ctx, gs, s.docs, everything)
+		if err == nil {
+			docs.goalState, docs.vmSettings = raw, s.docs.vmSettings
+			s.docs = docs
+			c.writeDocuments(&docs)
+		}
+	}
+	c.schedule(len(c.missing()) > 0, true)
+}
+
+// schedule plans the next look for what is missing.
+func (c *Client) schedule(needed, anew bool) {
+	s := &c.state
+	if !needed {
+		s.again, s.pause = time.Time{}, 0
+		return
+	}
+	if anew {
+		s.pause = chaseGap
+	}
+	s.again = time.Now().Add(s.pause)
+	s.pause = min(4*s.pause, chaseMax)
+}
+
+func (c *Client) due() bool {
+	return !c.state.again.IsZero() && !time.Now().Before(c.state.again)
+}
+
+// retry asks again for what failed, and for everything that leads to missing
+// certificates.
+func (c *Client) retry(ctx context.Context, gs *wire.GoalState) {
+	s := &c.state
+	what := s.docs.failed
+	before := len(c.missing())
+	if before > 0 {
+		what |= certificates
+	}
+	docs, err := c.fetch(ctx, gs, s.docs, what)
+	if err != nil {
+		c.schedule(true, false)
+		return
+	}
+	docs.goalState, docs.vmSettings = s.docs.goalState, s.docs.vmSettings
+	better := docs.failed != s.docs.failed || !sameCerts(docs.certs, s.docs.certs)
+	s.docs = docs
+	c.schedule(docs.failed != 0 || len(c.missing()) > 0, false)
+	if better {
+		s.changed = true
+		c.writeDocuments(&docs)
+	}
+}
+
+func sameCerts(a, b []protocol.Certificate) bool {
+	return slices.EqualFunc(a, b, func(x, y protocol.Certificate) bool { return x.Thumbprint == y.Thumbprint })
+}
+
+// merge makes the goal state to give out.
+func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
+	s := &c.state
+	a := s.adopted
+	out := &protocol.GoalState{
+		Incarnation: gs.Incarnation, ContainerID: gs.ContainerID, InstanceID: gs.InstanceID, ConfigName: gs.ConfigName,
+		ID: a.id, Source: a.source, SeqNo: a.seq, CreatedTicks: a.ticks, OnHold: a.onHold, Outdated: a.outdate,
+		Certs: slices.Clone(s.docs.certs), CertsErr: s.docs.certsErr, Users: s.docs.users,
+		VMName: s.docs.names.VM, RoleName: s.docs.names.Role, TenantName: s.docs.names.Tenant,
+		SharedConfig: bytes.Clone(s.docs.sharedConfig), Received: time.Now().UTC(),
+	}
+	if a.vm != nil {
+		out.ETag, out.ActivityID, out.CorrelationID = a.vm.ETag, a.vm.ActivityID, a.vm.CorrelationID
+		out.RequiredFeatures, out.StatusBlob, out.Families, out.Handlers = a.vm.RequiredFeatures, a.vm.StatusBlob, a.vm.Families, a.vm.Handlers
+	} else {
+		out.ActivityID, out.CorrelationID = a.ext.ActivityID, a.ext.CorrelationID
+		out.RequiredFeatures, out.StatusBlob, out.Families, out.Handlers = a.ext.RequiredFeatures, a.ext.StatusBlob, a.ext.Families, a.ext.Handlers
+	}
+	if out.StatusBlob.URL.Empty() && s.docs.ext != nil {
+		// Better the other document's address than no status at all.
+		out.StatusBlob = s.docs.ext.StatusBlob
+	}
+	if m := c.missing(); len(m) > 0 {
+		out.CertsErr = errors.Join(out.CertsErr, &MissingError{m})
+	}
+	return out
+}
+
+// MissingError names certificates that a handler's settings are encrypted to
+// and that the platform has not delivered (asks U42).
+type MissingError struct{ Thumbprints []string }
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("the platform has not delivered the certificates %s, which protected settings are encrypted to", strings.Join(e.Thumbprints, ", "))
+}
+
+// Code is stable.
+func (*MissingError) Code() string { return "certificate-missing" }
+
+// ticksTime converts 100 ns since 0001-01-01.
+func ticksTime(t int64) time.Time {
+	if t <= 0 || t > 3155378975999999999 { // the year 9999
+		return time.Time{}
+	}
+	t -= tickEpoch
+	return time.Unix(t/1e7, t%1e7*100).UTC()
+}

@@ -1,0 +1,133 @@
+package platform
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+)
+
+const (
+	historyEntries = 50
+	historyBytes   = 8 << 20
+)
+
+// archive keeps the documents of a new goal state under history/, without
+// secrets, for people who look for what happened (spec/protocol §2.4). It is
+// best effort: no sync, and no error leaves it.
+func (c *Client) archive(gs *protocol.GoalState) {
+	budget := c.o.HistoryBytes
+	if budget == 0 {
+		budget = historyBytes
+	}
+	if budget < 0 {
+		return
+	}
+	dir := c.o.Root.Path(path.Join(c.o.LibDir, "history"))
+	name := time.Now().UTC().Format("2006-01-02T15-04-05") + "__" + safe(gs.Incarnation)
+	if gs.ETag != "" {
+		name += "-" + safe(gs.ETag)
+	}
+	entry := filepath.Join(dir, name)
+	if err := os.MkdirAll(entry, 0o700); err != nil {
+		c.o.Log.Debug().Err(err).Msg("goal state not archived")
+		return
+	}
+	d := &c.state.docs
+	certs, _ := json.MarshalIndent(thumbprints(gs), "", "  ")
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{
+		{"GoalState.xml", d.goalState}, {"ExtensionsConfig.xml", d.extensions}, {"HostingEnvironmentConfig.xml", d.hosting},
+		{"SharedConfig.xml", d.sharedConfig}, {"VmSettings.json", d.vmSettings}, {"RemoteAccess.xml", d.access}, {"Certificates.json", certs},
+	} {
+		if len(f.data) == 0 || int64(len(f.data)) > budget/4 {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(entry, f.name), withoutSecrets(f.data), 0o600); err != nil {
+			c.o.Log.Debug().Err(err).Msg("goal state not archived")
+			break
+		}
+	}
+	prune(dir, budget)
+}
+
+type summary struct {
+	Thumbprint    string `json:"thumbprint"`
+	HasPrivateKey bool   `json:"hasPrivateKey"`
+}
+
+func thumbprints(gs *protocol.GoalState) []summary {
+	out := []summary{}
+	for _, k := range gs.Certs {
+		out = append(out, summary{k.Thumbprint, k.KeyPEM.Set()})
+	}
+	return out
+}
+
+// safe makes part of a file name.
+func safe(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '.' || r == '_' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
+			return r
+		}
+		return '_'
+	}, s)
+	return strings.TrimLeft(s[:min(len(s), 64)], ".")
+}
+
+var (
+	// In XML the quotes of the JSON inside are escaped in attributes, not in text.
+	jsonSecret = regexp.MustCompile(`(?i)((?:"|&quot;|\\")(?:protectedSettings|encryptedHealthChecks|encryptedApplicationProfile)(?:"|&quot;|\\")\s*:\s*)(?:"|&quot;|\\")[^"&\\]*`)
+	xmlSecret  = regexp.MustCompile(`(?is)(<(?:\w+:)?(?:Password|Data)\b[^>]*>)[^<]*`)
+)
+
+// withoutSecrets removes protected settings, passwords and signatures of
+// addresses.
+func withoutSecrets(b []byte) []byte {
+	b = jsonSecret.ReplaceAll(b, []byte(`${1}"<redacted>`))
+	b = xmlSecret.ReplaceAll(b, []byte(`${1}&lt;redacted&gt;`))
+	return []byte(secret.Redact(string(bytes.TrimRight(b, "\x00"))))
+}
+
+// prune removes the oldest entries beyond the number and the bytes allowed.
+func prune(dir string, budget int64) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	slices.SortFunc(list, func(a, b os.DirEntry) int { return strings.Compare(b.Name(), a.Name()) })
+	var total int64
+	for i, e := range list {
+		p := filepath.Join(dir, e.Name())
+		total += size(p)
+		if i > 0 && (i >= historyEntries || total > budget) {
+			_ = os.RemoveAll(p)
+		}
+	}
+}
+
+// size is that of a file or of the files in a directory, with a block for
+// each.
+func size(p string) int64 {
+	var n int64
+	_ = filepath.WalkDir(p, func(_ string, d os.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // what vanished has no size
+		}
+		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+			n += (fi.Size() + 4095) / 4096 * 4096
+		}
+		return nil
+	})
+	return n
+}

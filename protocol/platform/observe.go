@@ -1,0 +1,88 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/protocol/hostga"
+	"github.com/azguest/azguest/protocol/internal/web"
+	"github.com/azguest/azguest/protocol/wire"
+)
+
+// What the HealthService is told about (spec/protocol §8.6).
+const (
+	obsHeartbeat = "GuestAgentPluginHeartbeat"
+	obsStatus    = "GuestAgentPluginStatus"
+	obsArtifact  = "GuestAgentPluginArtifact"
+	obsMetadata  = "InstanceMetadataHeartbeat"
+)
+
+// window is how long a service must have failed before that is reported.
+func window(name string) time.Duration {
+	switch name {
+	case obsHeartbeat, obsArtifact:
+		return 5 * time.Minute
+	case obsMetadata:
+		return 3 * time.Minute
+	}
+	return 0
+}
+
+// relayed is told how the host's relay did.
+func (c *Client) relayed(err error) { c.observe(obsArtifact, err) }
+
+// observe keeps how a host service did for the next Heartbeat.
+func (c *Client) observe(name string, err error) {
+	if c.o.NoTelemetry {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := wire.Observation{Name: name, Healthy: true}
+	if innocent(err) {
+		delete(c.sick, name)
+	} else {
+		now := time.Now()
+		if c.sick[name].IsZero() {
+			c.sick[name] = now
+		}
+		if now.Sub(c.sick[name]) >= window(name) {
+			o.Healthy, o.Description = false, err.Error()
+		}
+	}
+	c.pending[name] = o
+}
+
+// innocent reports whether the error is not the service's fault: it is what
+// we sent, or what is behind the service (502), or a stale name.
+func innocent(err error) bool {
+	if err == nil || errors.Is(err, hostga.ErrLater) {
+		return true
+	}
+	se, ok := errors.AsType[*web.StatusError](err)
+	return ok && (se.Status < 500 || se.Status == 502)
+}
+
+// Heartbeat asks the host and the metadata service how they are, and sends
+// all observations since the last one. Call it about once a minute; it does
+// nothing without telemetry.
+func (c *Client) Heartbeat(ctx context.Context) error {
+	if c.o.NoTelemetry {
+		return nil
+	}
+	c.observe(obsHeartbeat, c.hostClient().Healthy(ctx))
+	_, err := c.meta.Instance(ctx)
+	c.observe(obsMetadata, err)
+	c.mu.Lock()
+	var obs []wire.Observation
+	for _, o := range c.pending {
+		obs = append(obs, o)
+	}
+	clear(c.pending)
+	c.mu.Unlock()
+	slices.SortFunc(obs, func(a, b wire.Observation) int { return strings.Compare(a.Name, b.Name) })
+	return c.wireClient().PostHealthService(ctx, c.o.AgentName, obs)
+}

@@ -1,0 +1,249 @@
+package platform
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/hostga"
+	"github.com/azguest/azguest/protocol/imds"
+	"github.com/azguest/azguest/protocol/internal/web"
+	"github.com/azguest/azguest/protocol/transfer"
+	"github.com/azguest/azguest/protocol/wire"
+)
+
+// ReportHealth tells the platform how provisioning stands. It repeats, ever
+// more slowly up to 50 s, until the report is taken or the context ends.
+func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
+	g := c.getIDs()
+	for try := 0; ; try++ {
+		if g.InstanceID == "" || try > 0 {
+			if _, err := c.Identity(ctx); err != nil {
+				return fmt.Errorf("report %s: %w", h.State, err)
+			}
+			g = c.getIDs()
+		}
+		err := c.wireClient().PostHealth(ctx, &g, h)
+		if err == nil {
+			return nil
+		}
+		// Only what isn't worth repeating comes back: our names may be stale.
+		if ctx.Err() != nil || try >= 3 {
+			return fmt.Errorf("report %s: %w", h.State, err)
+		}
+		if serr := sleep(ctx, time.Duration(try)*5*time.Second); serr != nil {
+			return fmt.Errorf("report %s: %w", h.State, err)
+		}
+	}
+}
+
+// ErrNoStatusBlob: the goal state names no place for the status.
+var ErrNoStatusBlob = errors.New("the goal state has no status blob")
+
+// ErrLater is hostga.ErrLater: sent, not taken, and the next one will do.
+var ErrLater = hostga.ErrLater
+
+// ReportStatus sends the status document: through the host, and if that
+// fails directly to storage (spec/protocol §7.4, §7.5).
+func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.Receipt, error) {
+	c.mu.Lock()
+	gs := c.current
+	c.mu.Unlock()
+	if gs == nil || gs.StatusBlob.URL.Empty() {
+		c.refetch()
+		return protocol.Receipt{}, fmt.Errorf("report status: %w", ErrNoStatusBlob)
+	}
+	doc, err := s.JSON(time.Now())
+	if err != nil {
+		return protocol.Receipt{}, err
+	}
+	r := protocol.Receipt{Via: "host", Bytes: len(doc), Sent: time.Now().UTC()}
+	if c.o.Order != transfer.DirectOnly {
+		err = c.hostClient().PutStatus(ctx, gs.StatusBlob, doc)
+		c.observe("GuestAgentPluginStatus", err)
+		if err == nil {
+			r.Accepted = true
+			return r, nil
+		}
+		if errors.Is(err, hostga.ErrLater) || ctx.Err() != nil || c.o.Order == transfer.HostOnly {
+			return r, fmt.Errorf("report status: %w", err)
+		}
+	}
+	r.Via, r.Sent = "direct", time.Now().UTC()
+	if derr := c.putDirect(ctx, gs.StatusBlob, doc); derr != nil {
+		if err != nil {
+			derr = &bothFailed{err, derr}
+		}
+		return r, fmt.Errorf("report status: %w", derr)
+	}
+	r.Accepted = true
+	return r, nil
+}
+
+// bothFailed is loud if either way is.
+type bothFailed struct{ host, direct error }
+
+func (e *bothFailed) Error() string   { return fmt.Sprintf("host: %v; direct: %v", e.host, e.direct) }
+func (e *bothFailed) Unwrap() []error { return []error{e.host, e.direct} }
+
+// refetch makes the next GoalState get everything, at most every 3 minutes.
+func (c *Client) refetch() {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	default:
+		return // somebody is at it
+	}
+	if s := &c.state; s.adopted != nil && (s.again.IsZero() || c.due()) {
+		s.docs.failed |= extensions
+		s.again = time.Now().Add(chaseMax)
+	}
+}
+
+// putDirect uploads to storage itself; only 201 counts.
+func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []byte) error {
+	put := func(url string, body []byte, kv ...string) error {
+		h := http.Header{}
+		h.Set("X-Ms-Date", time.Now().UTC().Format("2006-01-02T15:04:05Z"))
+		h.Set("X-Ms-Version", "2014-02-14")
+		for i := 0; i+1 < len(kv); i += 2 {
+			h.Set(kv[i], kv[i+1])
+		}
+		resp, err := c.storage.Do(ctx, web.Request{
+			Op: "directStatus", Method: http.MethodPut, URL: url, PerURL: true, Header: h, Body: body, Tries: 2, Patience: 5 * time.Second,
+		})
+		if err == nil && resp.Status != http.StatusCreated {
+			err = &web.StatusError{Status: resp.Status, Body: "storage did not say 201"}
+		}
+		return err
+	}
+	u := blob.URL.Reveal()
+	if !blob.Page {
+		return put(u, doc, "X-Ms-Blob-Type", "BlockBlob")
+	}
+	padded := append(bytes.Clone(doc), make([]byte, hostga.Padding(len(doc)))...) // zeros, here
+	if err := put(u, nil, "X-Ms-Blob-Type", "PageBlob", "X-Ms-Blob-Content-Length", strconv.Itoa(len(padded))); err != nil {
+		return err
+	}
+	const pageMax = 4 << 20
+	for at := 0; at < len(padded); at += pageMax {
+		page := padded[at:min(at+pageMax, len(padded))]
+		if err := put(hostga.PageURL(u), page, "X-Ms-Page-Write", "update", "X-Ms-Range", fmt.Sprintf("bytes=%d-%d", at, at+len(page)-1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Manifest gets a version manifest from the first address that works.
+func (c *Client) Manifest(ctx context.Context, uris []secret.URL) (*protocol.Manifest, error) {
+	b, from, err := c.transfers().Get(ctx, transfer.Want{Op: "manifest", URIs: uris, Verify: c.verify()})
+	if err != nil {
+		return nil, err
+	}
+	m, err := wire.ParseManifest(b)
+	if err != nil {
+		return nil, err
+	}
+	m.From = from
+	return m, nil
+}
+
+// Package gets a package to dst (a name below the root), at most limit
+// bytes, and returns its SHA-256 in hex. manifest is where the version
+// manifest came from; the host wants to know.
+func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret.URL, dst string, limit int64) (sha256 string, err error) {
+	return c.transfers().File(ctx, transfer.Want{Op: "package", URIs: uris, Verify: c.verify(), Manifest: manifest, Limit: limit}, c.o.Root.Path(dst))
+}
+
+// verify: the host checks addresses of FastTrack goal states only.
+func (c *Client) verify() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sourceFT
+}
+
+// UploadLogs hands a zip of logs to the host.
+func (c *Client) UploadLogs(ctx context.Context, zip []byte) error {
+	return c.hostClient().PutLogs(ctx, wire.DeploymentID(c.getIDs().ConfigName), zip)
+}
+
+// SendEvents sends telemetry. Events that do not arrive are lost, as the
+// protocol has it; the error says how many.
+func (c *Client) SendEvents(ctx context.Context, evs []event.Event) error {
+	if c.o.NoTelemetry || len(evs) == 0 {
+		return nil
+	}
+	batches, dropped := wire.Telemetry(evs, c.common(ctx))
+	sent, err := c.wireClient().PostTelemetryAll(ctx, batches)
+	if err != nil {
+		return fmt.Errorf("send %d events, %d arrived: %w", len(evs), sent, err)
+	}
+	if dropped > 0 {
+		return fmt.Errorf("send %d events: %d are too large", len(evs), dropped)
+	}
+	return nil
+}
+
+// Telemetry returns the exact bodies SendEvents would post.
+func (c *Client) Telemetry(ctx context.Context, evs []event.Event) [][]byte {
+	batches, _ := wire.Telemetry(evs, c.common(ctx))
+	var out [][]byte
+	for _, b := range batches {
+		out = append(out, b.Body)
+	}
+	return out
+}
+
+// common are the parameters of every event.
+func (c *Client) common(ctx context.Context) wire.Common {
+	g := c.getIDs()
+	out := wire.Common{
+		GAVersion: c.o.AgentName + "-" + c.o.AgentVersion, ContainerID: g.ContainerID,
+		OSVersion: c.o.Facts.OSVersion, Architecture: c.o.Facts.Architecture, RAM: c.o.Facts.RAM, Processors: c.o.Facts.Processors,
+	}
+	c.mu.Lock()
+	if c.current != nil {
+		out.RoleName, out.TenantName, out.RoleInstanceName = c.current.RoleName, c.current.TenantName, c.current.VMName
+	}
+	c.mu.Unlock()
+	if i, err := c.Instance(ctx); err == nil {
+		m := i.Compute
+		out.Location, out.SubscriptionID, out.ResourceGroupName, out.VMID = m.Location, m.SubscriptionID, m.ResourceGroup, m.VMID
+		out.ImageOrigin = i.ImageOrigin()
+	}
+	return out
+}
+
+// Instance asks the metadata service, once; failures are asked again after
+// ten minutes.
+func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
+	c.mu.Lock()
+	i, asked := c.instance, c.asked
+	c.mu.Unlock()
+	if i != nil {
+		return i, nil
+	}
+	if !asked.IsZero() && time.Since(asked) < 10*time.Minute {
+		return nil, errors.New("the metadata service does not answer")
+	}
+	i, err := c.meta.Instance(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = time.Now()
+	if err != nil {
+		return nil, err
+	}
+	c.instance = i
+	return i, nil
+}
+
+// UserData asks the metadata service for user data, freshly; nil without any.
+func (c *Client) UserData(ctx context.Context) ([]byte, error) { return c.meta.UserData(ctx) }
