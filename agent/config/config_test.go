@@ -146,6 +146,7 @@ func TestSyntax(t *testing.T) {
 		"clamped":                   {"Status.HeartbeatPeriod=300", "Status.HeartbeatPeriod", "60", 1},
 		"choice in other case":      {"Provisioning.Agent=Cloud-Init", "Provisioning.Agent", "cloud-init", 0},
 		"no choice":                 {"Provisioning.Agent=me", "Provisioning.Agent", "auto", 1},
+		"empty path":                {"Lib.Dir=", "Lib.Dir", "/var/lib/waagent", 1},
 		"relative path":             {"Lib.Dir=var", "Lib.Dir", "/var/lib/waagent", 1},
 		"no =":                      {"Logs.Verbose y\nLib.Dir=/a", "Lib.Dir", "/a", 1},
 		"no key":                    {"=y\nLib.Dir=/a", "Lib.Dir", "/a", 1},

@@ -397,6 +397,9 @@ func (e *clampedError) Error() string { return e.msg }
 // check returns the text to store. With an error, an empty text means that the
 // default stands.
 func (k Key) check(text string) (string, error) {
+	if text == "" && k.Default != "" && (k.Kind == String || k.Kind == Path) {
+		return "", errors.New("empty") // an empty Lib.Dir would be the current directory
+	}
 	switch k.Kind {
 	case Switch:
 		switch strings.ToLower(text) {

@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -10,7 +11,7 @@ import (
 func (v view) prometheus(w io.Writer) {
 	ver := v.verdict()
 	gauge := func(name, help string, value float64) {
-		fmt.Fprintf(w, "# HELP azguest_%s %s\n# TYPE azguest_%s gauge\nazguest_%s %g\n", name, help, name, name, value)
+		fmt.Fprintf(w, "# HELP azguest_%s %s\n# TYPE azguest_%s gauge\nazguest_%s %s\n", name, help, name, name, strconv.FormatFloat(value, 'f', -1, 64))
 	}
 	gauge("status", "0 healthy, 1 degraded, 2 failed, 3 not running, 4 cannot tell", float64(ver.ExitCode))
 	up := 0.0

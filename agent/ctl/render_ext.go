@@ -73,7 +73,7 @@ func (v view) extensionsRow() row {
 				r.more = append(r.more, "         "+v.cut(clean(e.Message), 9))
 			}
 			for _, l := range v.worry(e.Problem, e.Name) {
-				r.more = append(r.more, "         "+clean(l))
+				r.more = append(r.more, "         "+l)
 			}
 		}
 	}
@@ -144,7 +144,7 @@ func fixFor(code, own, ext string) string {
 	if ext != "" {
 		own = strings.ReplaceAll(own, "EXTENSION", ext)
 	}
-	return own
+	return clean(own)
 }
 
 // span is a duration as people say it: 14s, 3m, 3h12m, 12d.
