@@ -77,7 +77,7 @@ func blank() setup {
 
 func TestFirstLight(t *testing.T) {
 	o := blank()
-	o.packages["Azguest.Samples.Hello/1.0.0"] = handler(t, hello)
+	o.packages = samples(t)
 	c := newAgentCloud(t, o)
 	c.agent(t)
 	c.ready(t)
@@ -87,10 +87,10 @@ func TestFirstLight(t *testing.T) {
 	if got := c.ssh(t, "azureuser", "id -un; sudo -n id -u; hostname"); got != "azureuser\n0\nfirst-light" {
 		t.Errorf("ssh shows %q", got)
 	}
-	if got := c.follow(t, c.put(t, extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"name": "world"}, protected: map[string]any{"token": "s3cret"}})); got != "" {
+	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
 		t.Errorf("extension: %s", got)
 	}
-	if v := c.view(t); !strings.Contains(v, "hello from sequence 0") {
+	if v := c.view(t); !strings.Contains(v, "hello world from 1.1.0; protected settings decrypted") {
 		t.Errorf("instance view: %s", v)
 	}
 	r, err := c.Run(t.Context(), "agentctl", "status", "--output", "json")
@@ -241,11 +241,11 @@ func TestKilledAfterEachStep(t *testing.T) {
 
 func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
 	o := blank()
-	o.packages["Azguest.Samples.Slow/1.0.0"] = handler(t, slow)
+	o.packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
 	c := newAgentCloud(t, o)
 	p := c.agent(t)
 	c.ready(t)
-	op := c.put(t, extension{name: "slow", publisher: "Azguest.Samples", kind: "Slow", version: "1.0"})
+	op := c.put(t, extension{name: "slow", publisher: "Azguest.E2E", kind: "Slow", version: "1.0"})
 	var calls []byte
 	await(t, "enable to run", func() bool {
 		calls, _ = c.ReadFile("/var/tmp/handler/calls")
@@ -298,7 +298,7 @@ func TestTelemetryOff(t *testing.T) {
 		t.Run(fmt.Sprintf("on=%v", on), func(t *testing.T) {
 			o := blank()
 			o.telemetry = on
-			o.packages["Azguest.Samples.Hello/1.0.0"] = handler(t, hello)
+			o.packages = samples(t)
 			c := newAgentCloud(t, o)
 			if on {
 				c.sh(t, "echo Telemetry.Period=1 >>/etc/waagent.conf")
@@ -405,12 +405,12 @@ func TestISO9660(t *testing.T) {
 
 func TestExtensionFails(t *testing.T) {
 	o := blank()
-	o.packages["Azguest.Samples.Crash/1.0.0"] = handler(t, crash)
-	o.packages["Azguest.Samples.Hello/1.0.0"] = handler(t, hello)
+	o.packages = samples(t)
+	o.packages["Azguest.E2E.Crash/1.0.0"] = handler(t, crash)
 	c := newAgentCloud(t, o)
 	c.agent(t)
 	c.ready(t)
-	if got := c.follow(t, c.put(t, extension{name: "crash", publisher: "Azguest.Samples", kind: "Crash", version: "1.0"})); !strings.Contains(got, "52") || !strings.Contains(got, "disk is full") {
+	if got := c.follow(t, c.put(t, extension{name: "crash", publisher: "Azguest.E2E", kind: "Crash", version: "1.0"})); !strings.Contains(got, "52") || !strings.Contains(got, "disk is full") {
 		t.Errorf("the control plane says %q; want the exit code and the reason", got)
 	}
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
@@ -420,7 +420,7 @@ func TestExtensionFails(t *testing.T) {
 		t.Errorf("the machine is %s", h.State)
 	}
 	r, _ := c.Run(t.Context(), "agentctl", "status")
-	if r.Code != 4 || !strings.Contains(r.Stdout, "Azguest.Samples.Crash") {
+	if r.Code != 4 || !strings.Contains(r.Stdout, "Azguest.E2E.Crash") {
 		t.Errorf("agentctl status: exit %d, want 4: %s", r.Code, r.Stdout)
 	}
 }

@@ -23,7 +23,7 @@ type extension struct {
 }
 
 // helloExtension is the sample, asked for.
-var helloExtension = extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"name": "world"}}
+var helloExtension = extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"greeting": "hello world"}, protected: map[string]any{"secret": "s3cret"}}
 
 // arm speaks to the control plane as any client does.
 func (c *cloud) arm(t testing.TB, method, path string, body, answer any) http.Header {

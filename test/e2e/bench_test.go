@@ -27,8 +27,7 @@ type contender struct {
 }
 
 // contenders are ours, and Debian's if AZGUEST_BENCH_PEER is set.
-func contenders(b *testing.B, script string) []contender {
-	packages := map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(b, script)}
+func contenders(b *testing.B, packages map[string][]byte) []contender {
 	list := []contender{{
 		name: "azguest",
 		cloud: func(t testing.TB) *cloud {
@@ -51,7 +50,7 @@ func contenders(b *testing.B, script string) []contender {
 // BenchmarkStartToReady is from the start of the process on a blank machine
 // to the moment the platform received Ready.
 func BenchmarkStartToReady(b *testing.B) {
-	for _, who := range contenders(b, hello) {
+	for _, who := range contenders(b, samples(b)) {
 		b.Run(who.name, func(b *testing.B) {
 			var took []float64
 			for b.Loop() {
@@ -79,7 +78,7 @@ enable)
 	;;
 esac
 `
-	for _, who := range contenders(b, clock) {
+	for _, who := range contenders(b, map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(b, clock)}) {
 		b.Run(who.name, func(b *testing.B) {
 			c := who.cloud(b)
 			who.start(b, c)
@@ -138,7 +137,7 @@ func BenchmarkIdle(b *testing.B) {
 		}
 		idle = time.Duration(n) * time.Second
 	}
-	for _, who := range contenders(b, hello) {
+	for _, who := range contenders(b, samples(b)) {
 		b.Run(who.name, func(b *testing.B) {
 			c := who.cloud(b)
 			p := who.start(b, c)

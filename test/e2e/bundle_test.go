@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"testing"
+
+	"github.com/azguest/azguest/test/bundles"
 )
 
 // handler is a package of a handler whose commands are one shell script that
@@ -64,12 +66,19 @@ op=$1
 	return b.Bytes()
 }
 
-// hello says who called.
-const hello = `
-case $op in
-enable) say success 0 "hello from sequence $seq" ;;
-esac
-`
+// samples are the sample handlers of the project.
+func samples(t testing.TB) map[string][]byte {
+	t.Helper()
+	out := map[string][]byte{}
+	for _, b := range bundles.Samples() {
+		data, err := b.Zip()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[b.Name+"/"+b.Version] = data
+	}
+	return out
+}
 
 // slow waits in enable until it is let go.
 const slow = `

@@ -20,7 +20,7 @@ var peerPackages = []string{
 // TestPeer proves the emulator, not our agent: Debian's own agent, unmodified,
 // must provision from our medium and run our sample extension.
 func TestPeer(t *testing.T) {
-	c := newPeerCloud(t, map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(t, hello)})
+	c := newPeerCloud(t, samples(t))
 	startPeer(t, c)
 	c.ready(t)
 	if got := c.sh(t, "getent passwd azureuser; hostname"); !strings.Contains(got, "first-light") {
@@ -29,7 +29,7 @@ func TestPeer(t *testing.T) {
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
 		t.Errorf("extension: %s", got)
 	}
-	if v := c.view(t); !strings.Contains(v, "hello from sequence 0") {
+	if v := c.view(t); !strings.Contains(v, "hello world from 1.1.0; protected settings decrypted") {
 		t.Errorf("instance view: %s", v)
 	}
 	if n := c.readyReports(); n == 0 {
