@@ -1,0 +1,296 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A handler's command must neither die with the agent nor lose its deadline
+// when the agent is restarted, upgraded or killed (asks U03). So the agent
+// does not run it: a second process of the agent's own binary, the
+// supervisor, does. It lives in a session (and, under systemd, a scope) of
+// its own, enforces the deadline, and leaves the outcome in a file. The two
+// talk through one directory only:
+//
+//	job.json     what to run (Job); written by the agent before it starts
+//	lock         flock held from before the fork until the supervisor ends
+//	state.json   process ids, written by the supervisor
+//	result.json  JobResult, written once, atomically
+//	stdout stderr supervisor.log
+//
+// Whoever can take the lock knows that no supervisor is alive; whoever finds
+// result.json knows how it ended. Nothing else is promised.
+const (
+	jobFile    = "job.json"
+	lockFile   = "lock"
+	stateFile  = "state.json"
+	resultFile = "result.json"
+
+	// JobStdout and JobStderr are the names of the output files in a job's
+	// directory. They are plain files and not pipes, because handlers leave
+	// children behind that go on writing (spec/extensions §3.1).
+	JobStdout = "stdout"
+	JobStderr = "stderr"
+
+	// JobMarker is the environment variable by which everything that a job
+	// started can be found again, even after it left session and scope.
+	JobMarker = "AZGUEST_OPERATION"
+
+	// SuperviseArg is the first argument that makes the agent's binary a
+	// supervisor.
+	SuperviseArg = "supervise"
+)
+
+// A Job is one command of a handler.
+type Job struct {
+	ID string `json:"id"`
+	// Shell is given to /bin/sh -c as one string: manifests contain
+	// arguments, quotes and double blanks (spec/extensions §1.2).
+	Shell   string        `json:"shell"`
+	Dir     string        `json:"dir"`
+	Env     []string      `json:"env"` // added to DefaultPath and LANG; nothing is inherited
+	Timeout time.Duration `json:"timeout"`
+	// Scope is the systemd scope and Slice its slice. Without systemd, or
+	// when systemd refuses, the job runs in a session of its own only.
+	Scope string `json:"scope,omitempty"`
+	Slice string `json:"slice,omitempty"`
+	// CPUPercent of one core limits the slice; 0 sets no limit.
+	CPUPercent int `json:"cpuPercent,omitempty"`
+}
+
+// Classes of a JobResult.
+const (
+	JobOK         = "ok"
+	JobFailed     = "failed"
+	JobTimeout    = "timeout"
+	JobSignal     = "signal"
+	JobNotStarted = "not-started"
+	JobLost       = "lost" // the supervisor died without leaving a result
+)
+
+// A JobResult says how a job ended.
+type JobResult struct {
+	Class    string        `json:"class"`
+	Code     int           `json:"code"` // of the shell; -1 if there is none
+	Signal   string        `json:"signal,omitempty"`
+	Error    string        `json:"error,omitempty"` // why it could not be started
+	OOM      bool          `json:"oom,omitempty"`
+	Started  time.Time     `json:"started,omitzero"`
+	Finished time.Time     `json:"finished,omitzero"`
+	CPU      time.Duration `json:"cpu,omitempty"`
+	MaxRSS   int64         `json:"maxRSS,omitempty"` // bytes
+	Scope    string        `json:"scope,omitempty"`  // cgroup path
+	ScopeErr string        `json:"scopeErr,omitempty"`
+}
+
+// A JobState is who runs a job.
+type JobState struct {
+	PID        int       `json:"pid"`
+	Ticks      uint64    `json:"ticks"` // start time, tells a reused PID
+	Child      int       `json:"child,omitempty"`
+	ChildTicks uint64    `json:"childTicks,omitempty"`
+	Boot       string    `json:"boot"`
+	Started    time.Time `json:"started"`
+	Deadline   time.Time `json:"deadline"`
+	Scope      string    `json:"scope,omitempty"`
+}
+
+// Supervise is the supervisor. Main calls it with what follows SuperviseArg;
+// the result is the exit status of the process.
+func Supervise(ctx context.Context, args []string) int {
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "usage: azguest supervise DIRECTORY")
+		return 2
+	}
+	if err := supervise(ctx, args[0]); err != nil {
+		fmt.Fprintln(os.Stderr, "supervise:", err)
+		return 1
+	}
+	return 0
+}
+
+func supervise(ctx context.Context, dir string) error {
+	// The lock came with us as descriptor 3. Our child must not keep it.
+	syscall.CloseOnExec(lockFD)
+	var job Job
+	b, err := os.ReadFile(filepath.Join(dir, jobFile))
+	if err != nil {
+		return fmt.Errorf("read job: %w", err)
+	}
+	if err := json.Unmarshal(b, &job); err != nil {
+		return fmt.Errorf("read job: %w", err)
+	}
+	// A stop of the agent's unit must not reach the handler; what is sent to
+	// the whole scope reaches the child itself, and we report how it ended.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT)
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
+
+	// Neither the agent's protection from the OOM killer nor its umask are
+	// the handler's (asks U15).
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
+	unix.Umask(0o022)
+
+	st := JobState{PID: os.Getpid(), Ticks: startTicks(os.Getpid()), Boot: BootID(), Started: time.Now().UTC()}
+	st.Deadline = st.Started.Add(job.Timeout)
+	res := JobResult{Code: -1, Started: st.Started}
+	if job.Scope != "" {
+		if path, err := joinScope(ctx, job); err != nil {
+			res.ScopeErr = err.Error()
+		} else {
+			res.Scope, st.Scope = path, path
+		}
+	}
+	if err := writeJSON(dir, stateFile, st); err != nil {
+		return err
+	}
+	runJob(dir, job, &st, &res)
+	res.Finished = time.Now().UTC()
+	return writeJSON(dir, resultFile, res)
+}
+
+// runJob runs the command to its end or its deadline and fills res.
+func runJob(dir string, job Job, st *JobState, res *JobResult) {
+	out, err := appendTo(filepath.Join(dir, JobStdout))
+	if err != nil {
+		res.Class, res.Error = JobNotStarted, err.Error()
+		return
+	}
+	defer out.Close()
+	errw, err := appendTo(filepath.Join(dir, JobStderr))
+	if err != nil {
+		res.Class, res.Error = JobNotStarted, err.Error()
+		return
+	}
+	defer errw.Close()
+	cmd := exec.Command("/bin/sh", "-c", job.Shell)
+	cmd.Dir = job.Dir
+	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8", JobMarker + "=" + job.ID}, job.Env...)
+	cmd.Stdout, cmd.Stderr = out, errw
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	oomBefore := oomKills(res.Scope)
+	if err := cmd.Start(); err != nil {
+		res.Class, res.Error = JobNotStarted, strings.TrimPrefix(err.Error(), "fork/exec ")
+		return
+	}
+	st.Child, st.ChildTicks = cmd.Process.Pid, startTicks(cmd.Process.Pid)
+	// Not being able to write this only makes a lost supervisor harder to
+	// follow; the command runs already.
+	_ = writeJSON(dir, stateFile, st)
+
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	timer := time.NewTimer(job.Timeout)
+	defer timer.Stop()
+	timedOut := false
+	select {
+	case err = <-done:
+	case <-timer.C:
+		timedOut = true
+		// The whole group, at once, and only now: what a finished command
+		// left behind is meant to live on (spec/extensions §3.1).
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		err = <-done
+	}
+	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		res.CPU = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+		res.MaxRSS = ru.Maxrss * 1024
+	}
+	ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	res.Code = cmd.ProcessState.ExitCode()
+	switch {
+	case timedOut:
+		res.Class = JobTimeout
+	case ws.Signaled():
+		res.Class, res.Signal = JobSignal, unix.SignalName(ws.Signal())
+	case err != nil || res.Code != 0:
+		res.Class = JobFailed
+	default:
+		res.Class = JobOK
+	}
+	killed := ws.Signaled() && ws.Signal() == unix.SIGKILL || res.Code == 128+int(unix.SIGKILL)
+	if !timedOut && res.Class != JobOK {
+		after := oomKills(res.Scope)
+		res.OOM = after > oomBefore && (res.Scope != "" || killed)
+	}
+}
+
+func appendTo(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+}
+
+func writeJSON(dir, name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return Root(dir).WriteFile(name, append(b, '\n'), 0o600)
+}
+
+func readJSON(dir, name string, v any) error {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
+}
+
+// BootID is the kernel's name for this boot, or "" where there is none.
+func BootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// startTicks is field 22 of /proc/PID/stat, 0 if there is no such process.
+func startTicks(pid int) uint64 {
+	f := statFields(pid)
+	if len(f) < 20 {
+		return 0
+	}
+	n, _ := strconv.ParseUint(f[19], 10, 64)
+	return n
+}
+
+// statFields are the fields of /proc/PID/stat from the third on: the second
+// is a name that may contain anything.
+func statFields(pid int) []string {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil
+	}
+	i := strings.LastIndexByte(string(b), ')')
+	if i < 0 {
+		return nil
+	}
+	return strings.Fields(string(b[i+1:]))
+}
+
+// sameProcess reports whether pid is still the process that started then,
+// and not a zombie.
+func sameProcess(pid int, ticks uint64) bool {
+	if pid <= 0 {
+		return false
+	}
+	f := statFields(pid)
+	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return false
+	}
+	return ticks == 0 || startTicks(pid) == ticks
+}
+
+var errNoJob = errors.New("no such job")

@@ -1,0 +1,246 @@
+package extensions
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// Limits of a package. Published ones reach 100 MB and a few thousand files.
+const (
+	maxEntries   = 50000
+	maxUnpacked  = 4 << 30
+	maxRatio     = 200 // of the whole package, above ratioFloor
+	ratioFloor   = 64 << 20
+	maxNameBytes = 1024
+	maxDepth     = 64
+	maxManifest  = 1 << 20
+)
+
+// errBundle says that a package is not one we unpack. It is the package's
+// fault: another address may have a better one.
+var errBundle = errors.New("package is not acceptable")
+
+// unpack writes a package into dst, a directory it makes, and brings the
+// manifest to its root. Nothing in the package can reach outside of dst:
+// names are checked, links, devices and special files refused, special mode
+// bits dropped, sizes counted while they are written. Every file becomes
+// executable, because published packages carry no modes
+// (spec/extensions §5.4). On failure dst is removed.
+func unpack(src, dst string, limit int64) (err error) {
+	z, err := zip.OpenReader(src)
+	if err != nil {
+		if _, ok := errors.AsType[*fs.PathError](err); ok {
+			return fmt.Errorf("open package: %w", err)
+		}
+		return fmt.Errorf("%w: %w", errBundle, err)
+	}
+	defer z.Close()
+	st, err := os.Stat(src)
+	if err != nil {
+		return fmt.Errorf("open package: %w", err)
+	}
+	names, err := checkBundle(&z.Reader, st.Size(), limit)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dst, 0o755); err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dst))
+		}
+	}()
+	root, err := os.OpenRoot(dst)
+	if err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	defer root.Close()
+	var total int64
+	manifest := ""
+	for i, f := range z.File {
+		name := names[i]
+		if name == "" {
+			continue
+		}
+		if f.FileInfo().IsDir() {
+			if err := root.MkdirAll(name, 0o755); err != nil {
+				return fmt.Errorf("%w: %s: %w", errBundle, name, err)
+			}
+			continue
+		}
+		if dir := path.Dir(name); dir != "." { // many packages have no entries for directories
+			if err := root.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("%w: %s: %w", errBundle, name, err)
+			}
+		}
+		n, err := extract(root, f, name, limit-total)
+		if err != nil {
+			return err
+		}
+		total += n
+		if path.Base(name) == manifestName && (manifest == "" || depth(name) < depth(manifest)) {
+			manifest = name
+		}
+	}
+	if manifest == "" {
+		return fmt.Errorf("%w: %s not found", errBundle, manifestName)
+	}
+	return placeManifest(root, manifest)
+}
+
+func depth(name string) int { return strings.Count(name, "/") }
+
+// checkBundle looks at the directory of the package before anything is
+// written, and returns the cleaned names, "" for what is to be left out.
+func checkBundle(z *zip.Reader, size, limit int64) ([]string, error) {
+	if len(z.File) > maxEntries {
+		return nil, fmt.Errorf("%w: %d entries", errBundle, len(z.File))
+	}
+	names := make([]string, len(z.File))
+	isDir := map[string]bool{}
+	var total uint64
+	for i, f := range z.File {
+		name, err := bundleName(f.Name)
+		if err != nil {
+			return nil, err
+		}
+		mode := f.Mode()
+		if !mode.IsRegular() && !mode.IsDir() {
+			return nil, fmt.Errorf("%w: %q is a %v, only files and directories are allowed", errBundle, f.Name, mode.Type())
+		}
+		dir := mode.IsDir() || strings.HasSuffix(f.Name, "/")
+		if name == "." {
+			if !dir {
+				return nil, fmt.Errorf("%w: bad name %q", errBundle, f.Name)
+			}
+			continue
+		}
+		if was, twice := isDir[name]; twice && (!dir || !was) {
+			return nil, fmt.Errorf("%w: %q is in it twice", errBundle, f.Name)
+		}
+		isDir[name] = dir
+		names[i] = name
+		total += f.UncompressedSize64
+		if total > uint64(limit) {
+			return nil, fmt.Errorf("%w: unpacks to more than %d bytes", errBundle, limit)
+		}
+	}
+	if total > ratioFloor && total/maxRatio > uint64(size) {
+		return nil, fmt.Errorf("%w: %d bytes unpack to %d", errBundle, size, total)
+	}
+	return names, nil
+}
+
+// bundleName is a name inside the package made local, "." for its root.
+func bundleName(raw string) (string, error) {
+	name := strings.ReplaceAll(raw, `\`, "/") // made on Windows
+	if len(name) > maxNameBytes || strings.ContainsRune(name, 0) || strings.HasPrefix(name, "/") {
+		return "", fmt.Errorf("%w: bad name %q", errBundle, raw)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." || len(part) > 255 {
+			return "", fmt.Errorf("%w: bad name %q", errBundle, raw)
+		}
+	}
+	name = path.Clean(name)
+	if depth(name) > maxDepth || !filepath.IsLocal(name) {
+		return "", fmt.Errorf("%w: bad name %q", errBundle, raw)
+	}
+	return name, nil
+}
+
+func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err error) {
+	in, err := f.Open()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s: %w", errBundle, name, err)
+	}
+	defer in.Close()
+	// The modes of the package are dropped but for being executable by all;
+	// setuid and world-writable files are nobody's business here.
+	mode := fs.FileMode(0o744)
+	if f.Mode()&0o011 != 0 {
+		mode = 0o755
+	}
+	out, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrInvalid) {
+		return 0, fmt.Errorf("%w: %q is in it twice", errBundle, name)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("unpack %s: %w", name, err)
+	}
+	defer func() {
+		// Before anything is run from here the file must be closed, or the
+		// kernel answers "text file busy".
+		if cerr := out.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("unpack %s: %w", name, cerr)
+		}
+	}()
+	if err := out.Chmod(mode); err != nil {
+		return 0, fmt.Errorf("unpack %s: %w", name, err)
+	}
+	n, err = io.Copy(out, io.LimitReader(in, left+1))
+	if err != nil {
+		if _, ok := errors.AsType[*fs.PathError](err); ok { // ours: disk full
+			return n, fmt.Errorf("unpack %s: %w", name, err)
+		}
+		return n, fmt.Errorf("%w: %s: %w", errBundle, name, err)
+	}
+	if n > left {
+		return n, fmt.Errorf("%w: unpacks to more than it says", errBundle)
+	}
+	return n, nil
+}
+
+// placeManifest puts the manifest, which may be anywhere in the package, at
+// its root and without a byte order mark (spec/extensions §1.2).
+func placeManifest(root *os.Root, name string) error {
+	f, err := root.Open(name)
+	if err != nil {
+		return fmt.Errorf("read manifest: %w", err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	err = errors.Join(err, f.Close())
+	if err != nil {
+		return fmt.Errorf("read manifest: %w", err)
+	}
+	if len(data) > maxManifest {
+		return fmt.Errorf("%w: %s is too long", errBundle, name)
+	}
+	if name == manifestName && !bytes.HasPrefix(data, bom) {
+		return nil
+	}
+	return root.WriteFile(manifestName, bytes.TrimPrefix(data, bom), 0o744)
+}
+
+// merge moves what exists in old and not in fresh into fresh: settings,
+// states, mrseq and whatever else a handler keeps beside its package survive
+// that the package is unpacked once more (spec/extensions §5.4).
+func merge(old, fresh string) error {
+	entries, err := os.ReadDir(old)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		from, to := filepath.Join(old, e.Name()), filepath.Join(fresh, e.Name())
+		fi, err := os.Lstat(to)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, os.Rename(from, to))
+		case err != nil:
+			errs = append(errs, err)
+		case fi.IsDir() && e.IsDir():
+			errs = append(errs, merge(from, to))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,287 @@
+package extensions
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// A Cause says in one line why a command failed; Code is stable and known to
+// `agentctl explain` (asks U22).
+type Cause struct {
+	Code string
+	Text string
+}
+
+// probe is what the file behind a command tells about why it could not run.
+type probe struct {
+	Program   string // the first word, as a path
+	Missing   bool
+	NotExec   bool
+	Noexec    string // mount point with the noexec flag
+	Machine   string // of a foreign ELF file
+	Interp    string // of a #! line or an ELF file
+	NoInterp  bool
+	CRLF      bool
+	Enforcing bool // SELinux
+}
+
+// probeCommand looks at the program that a command line starts with.
+func probeCommand(base, command string) probe {
+	word := firstWord(command)
+	p := probe{Program: filepath.Join(base, word)}
+	fi, err := os.Stat(p.Program)
+	if err != nil {
+		p.Missing = errors.Is(err, fs.ErrNotExist)
+		return p
+	}
+	p.NotExec = fi.Mode()&0o111 == 0
+	p.Noexec = noexecMount(p.Program)
+	if b, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
+		p.Enforcing = strings.TrimSpace(string(b)) == "1"
+	}
+	f, err := os.Open(p.Program)
+	if err != nil || !fi.Mode().IsRegular() {
+		return p
+	}
+	defer f.Close()
+	head := make([]byte, 512)
+	n, _ := f.ReadAt(head, 0)
+	head = head[:n]
+	switch {
+	case bytes.HasPrefix(head, []byte("#!")):
+		line, _, _ := bytes.Cut(head[2:], []byte("\n"))
+		p.CRLF = bytes.HasSuffix(line, []byte("\r"))
+		if words := strings.Fields(string(line)); len(words) > 0 {
+			p.Interp = words[0]
+		}
+	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
+		if e, err := elf.NewFile(f); err == nil {
+			if want := ownMachine(); e.Machine != want && want != elf.EM_NONE {
+				p.Machine = strings.TrimPrefix(e.Machine.String(), "EM_")
+			}
+			if s := e.Section(".interp"); s != nil {
+				if b, err := s.Data(); err == nil && len(b) < 256 {
+					p.Interp = strings.TrimRight(string(b), "\x00")
+				}
+			}
+		}
+	}
+	if p.Interp != "" {
+		_, err := os.Stat(p.Interp)
+		p.NoInterp = errors.Is(err, fs.ErrNotExist)
+	}
+	return p
+}
+
+func firstWord(command string) string {
+	if i := strings.IndexFunc(command, unicode.IsSpace); i >= 0 {
+		command = command[:i]
+	}
+	return strings.Trim(command, `"'`)
+}
+
+func ownMachine() elf.Machine {
+	switch runtime.GOARCH {
+	case "amd64":
+		return elf.EM_X86_64
+	case "arm64":
+		return elf.EM_AARCH64
+	}
+	return elf.EM_NONE
+}
+
+// noexecMount is the mount point of path if it is mounted noexec.
+func noexecMount(path string) string {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil || st.Flags&unix.ST_NOEXEC == 0 {
+		return ""
+	}
+	return mountPoint(path)
+}
+
+func mountPoint(path string) string {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return path
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	best := "/"
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		m := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`).Replace(f[4])
+		if (path == m || strings.HasPrefix(path, strings.TrimRight(m, "/")+"/")) && len(m) >= len(best) {
+			best = m
+		}
+	}
+	return best
+}
+
+// classify finds the cause of a failed command. It is pure.
+func classify(res host.JobResult, timeout time.Duration, p probe, stderr string) Cause {
+	low := strings.ToLower(stderr)
+	switch res.Class {
+	case host.JobOK:
+		return Cause{}
+	case host.JobTimeout:
+		return Cause{"AZ-EXT-TIMEOUT", fmt.Sprintf("it did not end within %v and was killed", timeout)}
+	case host.JobLost:
+		return Cause{"AZ-EXT-LOST", "it was interrupted (reboot or kill) and its outcome is not known"}
+	case host.JobNotStarted:
+		return Cause{"AZ-EXT-NOTSTARTED", "it could not be started: " + res.Error}
+	}
+	switch {
+	case res.OOM:
+		return Cause{"AZ-EXT-OOM", "the kernel killed it because memory ran out"}
+	case res.Class == host.JobSignal:
+		return Cause{"AZ-EXT-SIGNAL", "it was killed by " + res.Signal}
+	case p.Missing:
+		return Cause{"AZ-EXT-NOFILE", fmt.Sprintf("the package has no file %s", p.Program)}
+	}
+	// 126 and 127 are the shell's words for "can't run" and "not found"; the
+	// program itself may use them too, so each needs a second sign.
+	if res.Code == 126 || res.Code == 127 || res.Code == 2 {
+		switch {
+		case p.Noexec != "":
+			return Cause{"AZ-EXT-NOEXEC", fmt.Sprintf("%s is mounted noexec; mount it exec or set Extensions.ExecDir to a directory that allows it", p.Noexec)}
+		case p.Machine != "":
+			return Cause{"AZ-EXT-ARCH", fmt.Sprintf("%s is built for %s and this machine is %s", p.Program, p.Machine, runtime.GOARCH)}
+		case p.CRLF:
+			return Cause{"AZ-EXT-CRLF", fmt.Sprintf("%s has Windows line ends after its #! line", p.Program)}
+		case p.NoInterp:
+			return Cause{"AZ-EXT-INTERPRETER", fmt.Sprintf("%s needs %s, which is not installed", p.Program, p.Interp)}
+		case p.NotExec:
+			return Cause{"AZ-EXT-NOTEXEC", p.Program + " is not executable"}
+		}
+	}
+	switch {
+	case strings.Contains(low, "error while loading shared libraries"):
+		return Cause{"AZ-EXT-LIBRARY", "a shared library is missing: " + lineWith(stderr, "shared libraries")}
+	case strings.Contains(low, "exec format error"):
+		return Cause{"AZ-EXT-ARCH", "a program of the package is not for this machine: " + lineWith(stderr, "xec format error")}
+	case strings.Contains(low, "bad interpreter"):
+		if strings.Contains(stderr, "^M") {
+			return Cause{"AZ-EXT-CRLF", "a script has Windows line ends: " + lineWith(stderr, "bad interpreter")}
+		}
+		return Cause{"AZ-EXT-INTERPRETER", lineWith(stderr, "bad interpreter")}
+	case strings.Contains(low, "no space left on device"):
+		return Cause{"AZ-EXT-DISK", "the disk is full: " + lineWith(stderr, "No space left")}
+	case strings.Contains(low, "could not get lock") || strings.Contains(low, "is another process using it") || strings.Contains(low, "waiting for cache lock"):
+		return Cause{"AZ-EXT-PKGLOCK", "the package manager is busy: " + lineWith(low, "lock")}
+	case res.Code == 126 && p.Enforcing:
+		return Cause{"AZ-EXT-SELINUX", "probably SELinux: the mode is enforcing and running " + p.Program + " was refused; see ausearch -m avc"}
+	case res.Code == 126:
+		return Cause{"AZ-EXT-NOTEXEC", "a command could not be executed (126)"}
+	case res.Code == 127:
+		return Cause{"AZ-EXT-NOTFOUND", "a command was not found (127): " + lineWith(stderr, "not found")}
+	case res.Code == 51:
+		return Cause{"AZ-EXT-UNSUPPORTED", "the handler says that it does not support this system (51)"}
+	case res.Code == 52:
+		return Cause{"AZ-EXT-DEPENDENCY", "the handler says that something it needs is missing (52)"}
+	}
+	return Cause{"AZ-EXT-EXIT", fmt.Sprintf("it ended with exit status %d", res.Code)}
+}
+
+// lineWith is the last line that contains a word, for a message.
+func lineWith(s, word string) string {
+	found := ""
+	for line := range strings.Lines(s) {
+		if strings.Contains(line, word) {
+			found = strings.TrimSpace(line)
+		}
+	}
+	return clip(found, 300)
+}
+
+// tail is the end of a file as text, at most n bytes, cut between characters
+// with invalid bytes shown as \xNN.
+func tail(path string, n int64) string {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		return ""
+	}
+	at := max(0, fi.Size()-n)
+	buf := make([]byte, min(n, fi.Size()))
+	got, _ := f.ReadAt(buf, at)
+	buf = buf[:got]
+	if at > 0 { // the first character may be cut
+		for len(buf) > 0 && !utf8.RuneStart(buf[0]) {
+			buf = buf[1:]
+		}
+	}
+	return printable(buf)
+}
+
+// printable makes text of bytes.
+func printable(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	var out strings.Builder
+	for len(b) > 0 {
+		r, size := utf8.DecodeRune(b)
+		if r == utf8.RuneError && size == 1 {
+			fmt.Fprintf(&out, `\x%02x`, b[0])
+		} else {
+			out.Write(b[:size])
+		}
+		b = b[size:]
+	}
+	return out.String()
+}
+
+// outputLimit bounds what of the output goes into a message
+// (spec/extensions §3.3).
+const outputLimit = 3200
+
+// outputText is the two outputs as everybody knows them, at most limit
+// characters long: each side keeps its end and may use what the other leaves.
+func outputText(stdout, stderr string, limit int) string {
+	const frame = len("[stdout]\n\n\n[stderr]\n")
+	room := max(limit-frame, 0)
+	if len(stdout)+len(stderr) > room {
+		half := room / 2
+		switch {
+		case len(stdout) <= half:
+			stderr = lastBytes(stderr, room-len(stdout))
+		case len(stderr) <= half:
+			stdout = lastBytes(stdout, room-len(stderr))
+		default:
+			stdout, stderr = lastBytes(stdout, half), lastBytes(stderr, half)
+		}
+	}
+	return "[stdout]\n" + stdout + "\n\n[stderr]\n" + stderr
+}
+
+func lastBytes(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	s = s[len(s)-n:]
+	for len(s) > 0 && !utf8.RuneStart(s[0]) {
+		s = s[1:]
+	}
+	return s
+}

@@ -1,0 +1,124 @@
+package extensions
+
+import (
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// A Detail is one row with everything an operator may ask about it; package
+// agent maps it to the snapshot of agentctl.
+type Detail struct {
+	Name, Config, Version string
+	Seq                   int // -1 without settings
+	Desired               string
+	Actual                State
+	Phase                 Op // running now
+	BlockedBy             string
+
+	Ready   string // handler status as reported
+	Code    int
+	Status  string // extension status as reported
+	Message string
+
+	Started, Finished, Deadline time.Time
+	Attempts                    int
+	Exit                        *host.JobResult
+	Cause                       string // stable code of a failure
+	WhyRan                      string
+	StdoutTail, StderrTail      string // root only; up to 4 KiB each
+	StdoutPath, StderrPath      string
+	LastOutput                  time.Time
+
+	PID       int
+	Scope     string
+	LogDir    string
+	Installed time.Time
+	Digest    string
+	Signer    string
+}
+
+// Details is what agentctl shows: one entry per row, with the command that
+// runs or ran last.
+func (m *Manager) Details() []Detail {
+	m.mu.Lock()
+	v := m.view
+	m.mu.Unlock()
+	var out []Detail
+	for _, r := range v.rows(&m.files) {
+		if r.none && len(v.handlers) == 0 {
+			continue
+		}
+		q := r.pair
+		d := Detail{
+			Name: q.handler.Name, Config: q.ext, Version: r.status.Version, Seq: q.seq, Desired: string(q.handler.Want),
+			Actual: r.rec.State, BlockedBy: r.waits, Ready: r.status.Status, Code: r.status.Code,
+			LogDir: m.store.logDir(q.handler.Name), Installed: r.rec.Installed, Digest: r.rec.Digest, Signer: r.rec.Signer,
+		}
+		if q.bare {
+			d.Seq = -1
+		}
+		if !q.enable && q.handler.Want == "enabled" {
+			d.Desired = "disabled"
+		}
+		if d.Actual == "" {
+			d.Actual = Absent
+		}
+		if r.status.Message != nil {
+			d.Message = *r.status.Message
+		}
+		if e := r.status.Extension; e != nil {
+			d.Status = e.Status
+			if e.Message != nil {
+				d.Message = *e.Message
+			}
+		}
+		if v.pass != nil && v.pass.gate != "" {
+			d.BlockedBy = v.pass.gate
+		}
+		e := r.rec.Exts[q.ext]
+		d.Attempts = e.Attempts
+		last := e.Last
+		if r.rec.Last != nil && (last == nil || r.rec.Last.Finished.After(last.Finished)) {
+			last = r.rec.Last
+		}
+		job := ""
+		if last != nil {
+			res := last.Result
+			d.Started, d.Finished, d.Exit, d.Cause, d.WhyRan, job = last.Started, last.Finished, &res, last.Cause, last.Why, last.Job
+		}
+		for _, o := range v.handlers[strings.ToLower(q.handler.Name)].recs {
+			if o.Doing != nil && (o.Doing.Task.Ext == "" || o.Doing.Task.Ext == q.ext) {
+				d.Phase, d.Started, d.Deadline, d.WhyRan, job = o.Doing.Task.Op, o.Doing.Started, o.Doing.Deadline, o.Doing.Task.Why, o.Doing.Job
+				d.Finished, d.Exit = time.Time{}, nil
+			}
+		}
+		if b := v.handlers[strings.ToLower(q.handler.Name)].busy; b != nil && d.Phase == "" {
+			d.Phase = b.Op
+		}
+		m.output(&d, job)
+		out = append(out, d)
+	}
+	return out
+}
+
+// output adds what a job has left on disk.
+func (m *Manager) output(d *Detail, job string) {
+	if job == "" {
+		return
+	}
+	dir := m.store.jobDir(job)
+	d.StdoutPath, d.StderrPath = dir+"/"+host.JobStdout, dir+"/"+host.JobStderr
+	d.StdoutTail, d.StderrTail = tail(d.StdoutPath, 4096), tail(d.StderrPath, 4096)
+	for _, p := range []string{d.StdoutPath, d.StderrPath} {
+		if s, ok := stampOf(p); ok && s.size > 0 {
+			if t := time.Unix(s.mtime.Unix()); t.After(d.LastOutput) {
+				d.LastOutput = t.UTC()
+			}
+		}
+	}
+	if st, ok := host.JobStateOf(dir); ok && d.Phase != "" {
+		d.PID, d.Scope = st.Child, st.Scope
+	}
+}

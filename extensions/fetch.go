@@ -1,0 +1,371 @@
+package extensions
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+)
+
+// decision is which package serves a handler in one goal state.
+type decision struct {
+	version  string
+	manifest protocol.Manifest
+	pkg      protocol.PackageVersion
+	err      error
+}
+
+// fetch gets the package of a version onto the disk: from a file an operator
+// put there, from what an earlier attempt downloaded, or from the platform;
+// then unpacks and initializes it.
+func (w *work) fetch(ctx context.Context) error {
+	t := w.task
+	r := w.rec(t.Version)
+	r.Multi = w.wish.Multi
+	code, err := codeDownload, error(nil)
+	if r, err = w.obtain(ctx, r); err == nil {
+		code, err = w.initialize(&r)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		w.emit(t.Version, Fetch, false, err.Error(), 0)
+		r = r.fail(Fetch)
+		msg := err.Error()
+		if code == codeDownload {
+			msg = "Failed to download artifacts: [ExtensionDownloadError] " + msg
+		}
+		if errors.Is(err, errNoManifest) {
+			code = codeOther
+		}
+		return w.failTarget(r, code, msg)
+	}
+	r, err = r.done(Fetch, "")
+	if err != nil {
+		return err
+	}
+	r.Change, r.FailKey = nil, ""
+	w.say("", "Initialize extension directory")
+	w.emit(t.Version, Fetch, true, "Download succeeded", 0)
+	return w.put(r)
+}
+
+var errNoManifest = errors.New(manifestName + " not found")
+
+// obtain leaves the unpacked package in the handler's directory.
+func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
+	side := w.m.store.root.Path(w.m.store.lib + "/" + r.Name + "__" + r.Version + ".zip")
+	if _, err := os.Stat(side); err == nil {
+		if got, err := w.accept(ctx, r, side, ""); err == nil {
+			return got, nil
+		}
+		// As everybody does: a bad file in this place is replaced.
+		_ = os.Remove(side)
+	}
+	kept := w.m.store.sub("packages", r.Name+"-"+r.Version+".zip")
+	if want, err := os.ReadFile(sumFile(kept)); err == nil {
+		if got, err := w.accept(ctx, r, kept, strings.TrimSpace(string(want))); err == nil {
+			return got, nil
+		}
+	}
+	w.m.store.dropPackage(r.Name, r.Version)
+	if w.dec == nil || w.dec.err != nil {
+		return r, errors.New("no package is known")
+	}
+	if len(w.dec.pkg.URIs) == 0 {
+		return r, errors.New("no package uri found")
+	}
+	if err := w.m.store.room(w.m.cfg.PackageLimit); err != nil {
+		return r, err
+	}
+	// All addresses together first; if what came is no package, each alone,
+	// because another one may have a better copy.
+	tries := []protocol.PackageVersion{w.dec.pkg}
+	if len(w.dec.pkg.URIs) > 1 {
+		for _, u := range w.dec.pkg.URIs {
+			p := w.dec.pkg
+			p.URIs = []secret.URL{u}
+			tries = append(tries, p)
+		}
+	}
+	var last error
+	for _, p := range tries {
+		sum, err := w.m.fetch.Package(ctx, w.dec.manifest, p, kept, w.m.cfg.PackageLimit)
+		if err != nil {
+			last = fmt.Errorf("download %s-%s: %w", r.Name, r.Version, err)
+			if len(p.URIs) == len(w.dec.pkg.URIs) {
+				break // each address was tried
+			}
+			continue
+		}
+		got, err := w.accept(ctx, r, kept, sum)
+		if err == nil {
+			if err := os.WriteFile(sumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
+				return got, fmt.Errorf("keep package: %w", err)
+			}
+			return got, nil
+		}
+		last = err
+		if !errors.Is(err, errBundle) {
+			break
+		}
+	}
+	w.m.store.dropPackage(r.Name, r.Version)
+	return r, fmt.Errorf("Failed to download %s-%s from all URIs. Last error: %w", r.Name, r.Version, last) //nolint:staticcheck // tools look for this sentence
+}
+
+func sumFile(zip string) string { return strings.TrimSuffix(zip, ".zip") + ".sha256" }
+
+// accept verifies a package and unpacks it into the handler's directory.
+func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return r, fmt.Errorf("open package: %w", err)
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return r, fmt.Errorf("read package: %w", err)
+	}
+	digest := hex.EncodeToString(h.Sum(nil))
+	if sum != "" && !strings.EqualFold(sum, digest) {
+		return r, fmt.Errorf("%w: its SHA-256 is %s and should be %s", errBundle, digest, sum)
+	}
+	signer, err := w.verify(ctx, file)
+	if err != nil {
+		return r, err
+	}
+	tmp := w.m.store.sub("tmp", randomID())
+	if err := unpack(file, tmp, w.m.cfg.UnpackLimit); err != nil {
+		return r, err
+	}
+	if err := w.m.store.place(tmp, r.Name, r.Version); err != nil {
+		return r, errors.Join(err, os.RemoveAll(tmp))
+	}
+	r.Digest, r.Signer = digest, signer
+	w.m.auditLog(AuditEntry{What: "package", Handler: r.Name, Version: r.Version, Digest: digest, Signer: signer})
+	return r, nil
+}
+
+// verify looks at the signature before anything of the package is used.
+func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
+	if w.m.cfg.Verify == nil {
+		if w.m.cfg.RequireSignature {
+			return "", errors.New("a signature is required and can't be verified here")
+		}
+		return "", nil
+	}
+	signature := ""
+	if w.want != nil {
+		signature = w.want.Signature
+	}
+	if signature == "" {
+		if w.m.cfg.RequireSignature {
+			return "", fmt.Errorf("%w: it is not signed, and a signature is required", errBundle)
+		}
+		return "", nil
+	}
+	signer, err = w.m.cfg.Verify(ctx, file, signature)
+	if err != nil {
+		w.emitNamed("PackageSignatureResult", false, err.Error())
+		if w.m.cfg.RequireSignature {
+			return "", fmt.Errorf("%w: signature: %w", errBundle, err)
+		}
+		w.m.log.Warn().Err(err).Str("handler", w.name).Msg("the signature of the package is not valid")
+		return "", nil
+	}
+	w.emitNamed("PackageSignatureResult", true, fmt.Sprintf("Successfully validated signature for package '%s-%s'", w.name, w.task.Version))
+	return signer, nil
+}
+
+// place gives an unpacked package its name. What the directory held before
+// and the package does not have is kept.
+func (s store) place(tmp, name, version string) error {
+	base := s.base(name, version)
+	dir, link := base, false
+	if at := noexecMount(s.root.Path(s.lib)); at != "" {
+		if s.exec == "" {
+			return fmt.Errorf("AZ-EXT-NOEXEC: %s is mounted noexec; mount it exec or set Extensions.ExecDir to a directory that allows it", at)
+		}
+		if bad := noexecMount(s.root.Path(s.exec)); bad != "" {
+			return fmt.Errorf("AZ-EXT-NOEXEC: Extensions.ExecDir is on %s, which is mounted noexec too", bad)
+		}
+	}
+	if s.exec != "" && s.exec != s.lib {
+		if err := s.root.MkdirAll(s.exec, 0o755); err != nil {
+			return fmt.Errorf("place package: %w", err)
+		}
+		dir, link = s.root.Path(s.exec)+"/"+name+"-"+version, true
+	}
+	if old, err := os.Readlink(base); err == nil && (!link || old != dir) {
+		if err := os.Remove(base); err != nil {
+			return fmt.Errorf("place package: %w", err)
+		}
+	}
+	if link {
+		if fi, err := os.Lstat(base); err == nil && fi.IsDir() { // from before ExecDir was set
+			if err := errors.Join(merge(base, tmp), os.RemoveAll(base)); err != nil {
+				return fmt.Errorf("place package: %w", err)
+			}
+		}
+		moved := dir + ".azg-" + randomID()
+		if err := moveTree(tmp, moved); err != nil {
+			return fmt.Errorf("place package: %w", errors.Join(err, os.RemoveAll(moved)))
+		}
+		tmp = moved
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		if err := merge(dir, tmp); err != nil {
+			return fmt.Errorf("place package: %w", err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("place package: %w", err)
+		}
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return fmt.Errorf("place package: %w", err)
+	}
+	if link {
+		if err := os.Symlink(dir, base); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("place package: %w", err)
+		}
+	}
+	return nil
+}
+
+// moveTree renames, or copies where the file systems differ.
+func moveTree(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	// CopyFS asks the umask; ours are known to be right.
+	err = filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		return os.Chmod(filepath.Join(to, rel), fi.Mode().Perm())
+	})
+	return errors.Join(err, os.RemoveAll(from))
+}
+
+// room says in advance that the disk is full, with the figures.
+func (s store) room(limit int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root.Path(s.lib), &st); err != nil {
+		return nil // what can't be asked is found out by writing
+	}
+	const least = 32 << 20
+	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
+		return fmt.Errorf("AZ-DISK-LOW: %s has %d MiB left, at least %d are needed", s.lib, free>>20, least>>20)
+	}
+	return nil
+}
+
+// dropPackage deletes the package of a handler that does not need it again.
+func (s store) dropPackage(name, version string) {
+	zip := s.sub("packages", name+"-"+version+".zip")
+	_ = os.Remove(zip)
+	_ = os.Remove(sumFile(zip))
+}
+
+// initialize makes the rest of a handler's directory (spec/extensions §1.1).
+func (w *work) initialize(r *Record) (code int, err error) {
+	base := w.m.store.base(r.Name, r.Version)
+	for _, d := range []string{base + "/config", base + "/status"} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return codeDownload, fmt.Errorf("initialize: %w", err)
+		}
+	}
+	if err := w.m.environment(r.Name, r.Version); err != nil {
+		return codeDownload, err
+	}
+	hm, err := w.m.readManifest(r.Name, r.Version)
+	if err != nil {
+		return manifestCode(err), err
+	}
+	for _, key := range hm.Odd {
+		w.emitNamed("ExtensionHandlerManifest", false, "HandlerManifest.json: "+key+" is not a boolean, the default is used")
+	}
+	if w.wish.Multi && !hm.Multi {
+		return codeOther, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name) //nolint:staticcheck // tools look for this sentence
+	}
+	marker := base + "/package_validated"
+	if r.Signer != "" && hm.Publisher != "" && strings.EqualFold(hm.Publisher+"."+hm.Type, r.Name) && hm.Version == r.Version {
+		if err := writeBeside(base, marker, nil, 0o600); err != nil {
+			return codeDownload, err
+		}
+	} else if err := os.Remove(marker); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return codeDownload, err
+	}
+	// From here on the old agent would know it as not installed.
+	return 0, writeBeside(base, base+"/config/HandlerState", []byte("NotInstalled"), 0o600)
+}
+
+// environment writes HandlerEnvironment.json and the folders it names.
+func (m *Manager) environment(name, version string) error {
+	logs := m.store.logDir(name)
+	if err := m.logFolders(name); err != nil {
+		return err
+	}
+	base := m.store.base(name, version)
+	return writeBeside(base, base+"/"+environmentName, handlerEnvironment(name, logs, base), 0o644)
+}
+
+// logFolders makes the log folder, whose mode is left alone if it is there,
+// and the events folder.
+func (m *Manager) logFolders(name string) error {
+	if err := m.store.root.MkdirAll(m.store.logs+"/"+name, 0o755); err != nil {
+		return fmt.Errorf("make log folder: %w", err)
+	}
+	if err := m.store.root.MkdirAll(m.store.logs+"/"+name+"/events", 0o700); err != nil {
+		return fmt.Errorf("make events folder: %w", err)
+	}
+	return nil
+}
+
+var errManifestLoad = errors.New("Failed to load manifest file") //nolint:staticcheck // tools look for this sentence
+
+// readManifest reads the manifest of an unpacked package.
+func (m *Manager) readManifest(name, version string) (HandlerManifest, error) {
+	path := m.store.base(name, version) + "/" + manifestName
+	data, _, err := readSafely(path, maxManifest)
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
+	}
+	hm, err := ParseHandlerManifest(data)
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("Malformed manifest file (%s): %w", path, err) //nolint:staticcheck // tools look for this sentence
+	}
+	return hm, nil
+}
+
+func manifestCode(err error) int {
+	if errors.Is(err, errManifestLoad) {
+		return codeManifestLoad
+	}
+	return codeManifestParse
+}

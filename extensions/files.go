@@ -1,0 +1,238 @@
+package extensions
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+)
+
+// Names in a handler's base directory (spec/extensions §1.1).
+const (
+	manifestName    = "HandlerManifest.json"
+	environmentName = "HandlerEnvironment.json"
+	heartbeatName   = "heartbeat.log"
+)
+
+// handlerEnvironment is HandlerEnvironment.json to the byte: CustomScript's
+// shim does not parse it but cuts the text after `"logFolder": "` up to the
+// next `",`, so the blanks and the order are part of the contract (C1).
+func handlerEnvironment(name, logDir, base string) []byte {
+	var b bytes.Buffer
+	str := func(s string) {
+		q, _ := json.Marshal(s) // a string always encodes
+		b.Write(q)
+	}
+	b.WriteString(`[{"name": `)
+	str(name)
+	b.WriteString(`, "version": 1.0, "handlerEnvironment": {"logFolder": `)
+	str(logDir)
+	for _, kv := range [][2]string{
+		{"configFolder", base + "/config"},
+		{"statusFolder", base + "/status"},
+		{"heartbeatFile", base + "/" + heartbeatName},
+		{"eventsFolder", logDir + "/events"},
+		{"eventsFolder_preview", logDir + "/events"},
+	} {
+		b.WriteString(`, "` + kv[0] + `": `)
+		str(kv[1])
+	}
+	b.WriteString("}}]")
+	return b.Bytes()
+}
+
+// settingsDocument is <seq>.settings. All three keys are always there, null
+// when absent; public settings keep their bytes. No settings at all is a file
+// of no bytes (spec/extensions §1.4).
+func settingsDocument(s *protocol.Settings) []byte {
+	if s == nil {
+		return nil
+	}
+	public := json.RawMessage("null")
+	if p := bytes.TrimSpace(s.Public); len(p) > 0 && json.Valid(p) {
+		public = p
+		// vmSettings has it as a string that holds the object; handlers decode
+		// the file into a map.
+		if inner, ok := text(p); ok {
+			public = json.RawMessage("null")
+			if in := bytes.TrimSpace([]byte(inner)); len(in) > 0 && json.Valid(in) {
+				public = in
+			}
+		}
+	}
+	str := func(v string, set bool) []byte {
+		if !set {
+			return []byte("null")
+		}
+		q, _ := json.Marshal(v) // a string always encodes
+		return q
+	}
+	var b bytes.Buffer
+	b.WriteString(`{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": `)
+	b.Write(str(s.Thumbprint, s.Thumbprint != ""))
+	b.WriteString(`, "protectedSettings": `)
+	b.Write(str(s.Protected.Reveal(), !s.Protected.Empty()))
+	b.WriteString(`, "publicSettings": `)
+	b.Write(public)
+	b.WriteString("}}]}")
+	return b.Bytes()
+}
+
+// settingsName is the name of a settings or status file.
+func settingsName(ext string, seq int, suffix string) string {
+	if ext != "" {
+		return ext + "." + strconv.Itoa(seq) + suffix
+	}
+	return strconv.Itoa(seq) + suffix
+}
+
+// handlerStatusFile is config/HandlerStatus as the old agent writes it.
+func handlerStatusFile(r Record, multi bool) []byte {
+	doc := struct {
+		Name    string `json:"name"`
+		Version string `json:"version"`
+		Status  string `json:"status"`
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+		Multi   bool   `json:"supports_multi_config"`
+		Ext     any    `json:"extension_status"`
+	}{r.Name, r.Version, r.Report.Status, r.Report.Code, r.Report.Message, multi, nil}
+	b, _ := json.Marshal(doc) // plain strings and numbers
+	return b
+}
+
+// parseHandlerStatus reads config/HandlerStatus.
+func parseHandlerStatus(data []byte) (Report, bool) {
+	o, err := object(lenientJSON(data))
+	if err != nil || o == nil {
+		return Report{}, false
+	}
+	var r Report
+	r.Status, _ = text(o["status"])
+	r.Message, _ = text(o["message"])
+	_ = json.Unmarshal(o["code"], &r.Code) // a missing code is 0
+	return r, r.Status != ""
+}
+
+// errorStatus is a status file the agent writes in a handler's place.
+func errorStatus(name, operation string, code int, message string, now time.Time) []byte {
+	doc := []any{map[string]any{
+		"version":      1.0,
+		"timestampUTC": now.UTC().Format("2006-01-02T15:04:05Z"),
+		"status": map[string]any{
+			"name": name, "operation": operation, "status": "error", "code": code,
+			"formattedMessage": map[string]string{"lang": "en-US", "message": message},
+		},
+	}}
+	b, _ := json.Marshal(doc) // maps of strings and numbers
+	return b
+}
+
+// writeBeside replaces path by data. The temporary file lies in dir and not
+// beside the target: handlers read whatever they find in config and status
+// (spec/extensions §1.4, "never leave 12.settings.tmp").
+func writeBeside(dir, path string, data []byte, mode fs.FileMode) (err error) {
+	tmp := filepath.Join(dir, ".azg-"+randomID())
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// randomID names a job or a temporary file. It must not contain the name of a
+// handler: some of them kill everything whose command line does.
+func randomID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x", b)
+}
+
+// dropSettings removes settings that handlers would take for newer ones:
+// numbers above seq and names that are none (spec/handlers, item 10). Only
+// files of this extension are looked at.
+func dropSettings(configDir, ext string, seq int) error {
+	entries, err := os.ReadDir(configDir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		stem, ok := strings.CutSuffix(e.Name(), ".settings")
+		if !ok {
+			continue
+		}
+		if ext != "" {
+			if stem, ok = strings.CutPrefix(stem, ext+"."); !ok {
+				continue
+			}
+		}
+		n, err := strconv.Atoi(stem)
+		switch {
+		case err == nil && n <= seq:
+			continue
+		case err != nil && ext != "": // another extension, "a.b" beside "a"
+			continue
+		case err != nil && strings.Contains(stem, "."): // multi-config, left by other agents
+			continue
+		}
+		errs = append(errs, os.RemoveAll(filepath.Join(configDir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// forgetExtension deletes what belongs to one multi-config extension that was
+// deleted. Its mrseq goes too: Run Command relies on it, and a run command
+// created anew under the same name would not run (spec/extensions §4.1).
+func forgetExtension(base, ext string) error {
+	var errs []error
+	for dir, suffix := range map[string]string{"config": ".settings", "status": ".status"} {
+		entries, err := os.ReadDir(filepath.Join(base, dir))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, e := range entries {
+			mid, ok := strings.CutPrefix(e.Name(), ext+".")
+			if !ok {
+				continue
+			}
+			if mid, ok = strings.CutSuffix(mid, suffix); !ok {
+				continue
+			}
+			if _, err := strconv.Atoi(mid); err == nil {
+				errs = append(errs, os.Remove(filepath.Join(base, dir, e.Name())))
+			}
+		}
+	}
+	for _, name := range []string{"config/" + ext + ".HandlerState", ext + ".mrseq"} {
+		if err := os.Remove(filepath.Join(base, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

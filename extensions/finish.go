@@ -1,0 +1,301 @@
+package extensions
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+)
+
+// maxLost is how often an operation is repeated whose outcome is not known,
+// because the machine or the supervisor died. Handlers have to be idempotent;
+// one that takes the machine down each time must not do so for ever.
+const maxLost = 3
+
+// finish records the end of a command and what follows from it.
+func (w *work) finish(r Record, d Doing, res host.JobResult) error {
+	t := d.Task
+	dir := w.m.store.jobDir(d.Job)
+	ran := d.Job != ""
+	lost := res.Class == host.JobLost || res.Class == host.JobNotStarted && res.Started.IsZero()
+	if lost && r.Lost+1 < maxLost {
+		w.m.log.Warn().Str("handler", r.Name).Str("op", string(t.Op)).Str("class", res.Class).Msg("command was interrupted, it will be repeated")
+		r.Lost++
+		r.Doing = nil
+		return w.put(r)
+	}
+	var stdout, stderr string
+	if ran {
+		stdout, stderr = tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096)
+	}
+	base := w.m.store.base(r.Name, r.Version)
+	cause := classify(res, d.Deadline.Sub(d.Started), probe{}, stderr)
+	if ran && res.Class == host.JobFailed {
+		cause = classify(res, d.Deadline.Sub(d.Started), probeCommand(base, d.Command), stderr)
+	}
+	ended := &Ended{Op: t.Op, Job: d.Job, Why: t.Why, Started: d.Started, Finished: res.Finished, Result: res, Cause: cause.Code}
+	if ended.Finished.IsZero() {
+		ended.Finished = time.Now().UTC()
+	}
+	code := opCode(t.Op)
+	message := ""
+	if res.Class != host.JobOK {
+		code, message = w.failureText(base, d, res, cause, stdout, stderr, code)
+	}
+	if ran {
+		w.say(t.Ext, "Command: %s\n%s", d.Command, secret.Redact(outputText(stdout, stderr, outputLimit)))
+		w.m.auditLog(AuditEntry{
+			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
+			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,
+		})
+		w.emit(r.Version, t.Op, res.Class == host.JobOK, message, ended.Finished.Sub(ended.Started))
+		l := w.m.log.Info()
+		if res.Class != host.JobOK {
+			l = w.m.log.Warn().Str("cause", cause.Code).Str("detail", cause.Text)
+		}
+		l.Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
+			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).
+			Msg(string(t.Op) + " ended")
+	}
+	if t.Op == Enable || t.Op == Disable {
+		e := r.Exts[t.Ext]
+		e.Last = ended
+		if ran {
+			e.Jobs = append(e.Jobs[max(0, len(e.Jobs)-3):], d.Job)
+		}
+		if t.Op == Enable {
+			if e.Hash != d.Hash {
+				e.Attempts = 0
+			}
+			e.Attempts++
+			e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
+		}
+		r = r.setExt(t.Ext, e)
+	} else {
+		r.Last = ended
+	}
+	if res.Class != host.JobOK {
+		return w.failed(r, d, code, message)
+	}
+	return w.succeeded(r, d, "0")
+}
+
+// failureText is the message for the platform: the cause first, then what
+// everybody's tools look for, then the ends of the outputs.
+func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause, stdout, stderr string, code int) (int, string) {
+	line := shellLine(base, d.Command)
+	out := outputText(stdout, stderr, outputLimit)
+	why := ""
+	if cause.Code != "" && cause.Code != "AZ-EXT-EXIT" {
+		why = cause.Code + ": " + cause.Text + ". "
+	}
+	var msg string
+	switch res.Class {
+	case host.JobTimeout:
+		code = codeTimeout
+		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d): %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), line, out)
+	case host.JobNotStarted:
+		msg = fmt.Sprintf("[ExtensionOperationError] %sFailed to launch '%s': %s", why, line, res.Error)
+	case host.JobSignal, host.JobLost:
+		msg = fmt.Sprintf("[ExtensionOperationError] %sNon-zero exit code: %s, %s\n%s", why, exitText(res), line, out)
+	default:
+		msg = fmt.Sprintf("[ExtensionOperationError] %sNon-zero exit code: %d, %s\n%s", why, res.Code, line, out)
+	}
+	return code, secret.Redact(msg)
+}
+
+// exitText is an exit code as handlers are told it: of a shell that was
+// killed it is the negative signal, as Python has it.
+func exitText(res host.JobResult) string {
+	switch res.Class {
+	case host.JobTimeout:
+		return strconv.Itoa(codeTimeout)
+	case host.JobSignal:
+		return strconv.Itoa(-signalNumber(res.Signal))
+	case host.JobNotStarted, host.JobLost:
+		return strconv.Itoa(codeOther)
+	}
+	return strconv.Itoa(res.Code)
+}
+
+// succeeded moves on along the table. exit is what a later command of a
+// version change is told about this one.
+func (w *work) succeeded(r Record, d Doing, exit string) error {
+	t := d.Task
+	switch t.Op {
+	case Install:
+		r.Installed = time.Now().UTC()
+		r.Report = Report{Status: "NotReady", Message: "Plugin installed but not enabled"}
+		r.FailKey = ""
+	case Enable:
+		e := r.Exts[t.Ext]
+		e.Enabled, e.FailKey, e.Code, e.Err, e.Enabling = true, "", 0, "", d.Started
+		r = r.setExt(t.Ext, e)
+		r.Report = Report{Status: "Ready", Message: "Plugin enabled"}
+		r.FailKey = ""
+	case Disable:
+		if t.To != "" {
+			return w.oldDone(r, d, Disable, exit)
+		}
+	case Update:
+		if t.Version != t.To {
+			if err := w.step(t, func(ch *Change) { ch.Updated = true }); err != nil {
+				return err
+			}
+		} else {
+			ch := change(r, t.From)
+			ch.Updated = true
+			r.Change = &ch
+		}
+	case Uninstall:
+		if t.To != "" {
+			if err := w.step(t, func(ch *Change) { ch.UninstallCode = exit }); err != nil {
+				return err
+			}
+		}
+		return w.gone(r, t)
+	case Fetch, Copy, Remove:
+	}
+	r, err := r.done(t.Op, t.Ext)
+	if err != nil {
+		return err
+	}
+	switch {
+	case t.Op == Disable && t.Why == "deleted":
+		delete(r.Exts, t.Ext) // done has cloned the map
+		if err := forgetExtension(w.m.store.base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("files of a deleted extension could not be removed")
+		}
+	case t.Op == Enable:
+		w.m.store.dropPackage(r.Name, r.Version)
+		if err := os.RemoveAll(w.m.store.sub("saved", r.Name+"-"+r.Version)); err != nil {
+			w.m.log.Warn().Err(err).Msg("saved status files could not be removed")
+		}
+		r.Change = nil
+	}
+	if t.Op == Disable && r.State != Enabled {
+		r.Report = Report{Status: "NotReady", Message: "Plugin disabled"}
+	}
+	return w.put(r)
+}
+
+// step notes progress of a version change in the record of the new version.
+func (w *work) step(t Task, f func(*Change)) error {
+	n := w.rec(t.To)
+	ch := change(n, t.From)
+	f(&ch)
+	n.Change = &ch
+	return w.put(n)
+}
+
+// oldDone is the end of a disable of the old version, good or forgiven.
+func (w *work) oldDone(r Record, d Doing, op Op, exit string) error {
+	t := d.Task
+	if exit == "0" {
+		var err error
+		if r, err = r.done(op, t.Ext); err != nil {
+			return err
+		}
+	} else {
+		r = r.fail(op)
+	}
+	if err := w.step(t, func(ch *Change) {
+		if ch.DisableCodes == nil {
+			ch.DisableCodes = map[string]string{}
+		}
+		ch.DisableCodes[t.Ext] = exit
+	}); err != nil {
+		return err
+	}
+	return w.put(r)
+}
+
+// gone is the end of an uninstall: the handler leaves disk and report.
+func (w *work) gone(r Record, t Task) error {
+	if err := w.m.store.removeHandler(r.Name, r.Version); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("version", r.Version).Msg("handler could not be removed completely")
+	}
+	w.m.auditLog(AuditEntry{What: "remove", Handler: r.Name, Version: r.Version, Op: t.Op, Why: t.Why})
+	if err := w.m.store.save(Record{Name: r.Name, Version: r.Version, State: Absent}); err != nil {
+		return err
+	}
+	delete(w.recs, r.Version)
+	return nil
+}
+
+// failed decides what a failure means. It stops this handler for this goal
+// state, unless the contract says that it does not matter.
+func (w *work) failed(r Record, d Doing, code int, message string) error {
+	t := d.Task
+	res := host.JobResult{Class: host.JobNotStarted}
+	if r.Last != nil && t.Op != Enable && t.Op != Disable {
+		res = r.Last.Result
+	} else if e, ok := r.Exts[t.Ext]; ok && e.Last != nil {
+		res = e.Last.Result
+	}
+	w.say(t.Ext, "%s", message)
+	if d.Job == "" {
+		w.emit(r.Version, t.Op, false, message, 0)
+	}
+	switch {
+	case t.To != "" && (t.Op == Disable || t.Op == Uninstall):
+		if d.Lenient {
+			if t.Op == Disable {
+				return w.oldDone(r, d, Disable, exitText(res))
+			}
+			return w.succeeded(r, d, exitText(res))
+		}
+		if err := w.put(r.fail(t.Op)); err != nil {
+			return err
+		}
+		return w.failTarget(w.rec(t.To), codeUpdate, "[ExtensionUpdateError] "+message+"; ContinueOnUpdate: False")
+	case t.Op == Update && t.Version != t.To: // a downgrade: the old package failed
+		if err := w.put(r.fail(Update)); err != nil {
+			return err
+		}
+		return w.failTarget(w.rec(t.To), codeUpdateOr(code), message)
+	case t.Op == Uninstall:
+		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, the handler is removed all the same")
+		return w.gone(r, t)
+	case t.Op == Disable && t.Why == "deleted":
+		w.say(t.Ext, "[Ignored Error] %s", message)
+		return w.succeeded(r, d, "0")
+	case t.Op == Disable && t.Why == "uninstall":
+		r = r.fail(Disable)
+		r.FailKey, r.FailBoot = d.Key, w.m.boot
+		return w.put(r)
+	case t.Op == Enable:
+		e := r.Exts[t.Ext]
+		e.FailKey, e.Code, e.Err = d.Key, code, message
+		e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
+		r = r.setExt(t.Ext, e).fail(Enable)
+		if t.Ext != "" {
+			// One extension of many: the handler itself is as well as before.
+			w.placeholder(r, t.Ext, d.Seq, "Enable", code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, message), false)
+			return w.put(r)
+		}
+		r.Report = Report{Status: "NotReady", Code: code, Message: message}
+		return w.put(r)
+	}
+	r = r.fail(t.Op)
+	return w.failTarget(r, code, message)
+}
+
+func codeUpdateOr(code int) int {
+	if code == codeTimeout {
+		return codeTimeout
+	}
+	return codeUpdate
+}
+
+// placeholder writes an error status in a handler's place.
+func (w *work) placeholder(r Record, ext string, seq int, op string, code int, message string, overwrite bool) {
+	if err := w.m.placeholder(r, ext, seq, op, code, message, overwrite); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", ext).Msg("error status could not be written")
+	}
+}

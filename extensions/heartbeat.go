@@ -1,0 +1,91 @@
+package extensions
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/azguest/azguest/agent/secret"
+)
+
+const (
+	maxHeartbeat = 256 << 10
+	// heartbeatAge is when a handler counts as dead (spec/extensions §1.7).
+	heartbeatAge = 600 * time.Second
+)
+
+// A beat is the content of heartbeat.log.
+type beat struct {
+	Status  string
+	Message *string
+}
+
+var errHeartbeat = errors.New("malformed heartbeat file")
+
+// parseHeartbeat reads heartbeat.log; an empty array is as malformed as
+// anything else.
+func parseHeartbeat(data []byte) (beat, error) {
+	var list []json.RawMessage
+	if err := json.Unmarshal(lenientJSON(data), &list); err != nil {
+		return beat{}, fmt.Errorf("%w: %w", errHeartbeat, err)
+	}
+	if len(list) == 0 {
+		return beat{}, fmt.Errorf("%w: the array is empty", errHeartbeat)
+	}
+	first, err := object(list[0])
+	if err != nil {
+		return beat{}, fmt.Errorf("%w: %w", errHeartbeat, err)
+	}
+	hb, err := object(first["heartbeat"])
+	if err != nil || hb == nil {
+		return beat{}, fmt.Errorf("%w: no heartbeat object", errHeartbeat)
+	}
+	var b beat
+	var ok bool
+	if b.Status, ok = text(hb["status"]); !ok || b.Status == "" || len(b.Status) > 64 {
+		return beat{}, fmt.Errorf("%w: no status", errHeartbeat)
+	}
+	b.Message, _, err = formatted(hb["formattedMessage"])
+	if err != nil {
+		return beat{}, fmt.Errorf("%w: %w", errHeartbeat, err)
+	}
+	return b, nil
+}
+
+// withHeartbeat is the handler's row with its heartbeat on top. Unlike the
+// old agent nothing is written back, so a file that appears again is
+// believed again; and a handler gets the time in which it would be called
+// dead to write its first one.
+func withHeartbeat(r Report, path string, enabled, now time.Time) Report {
+	if r.Status != "Ready" {
+		return r
+	}
+	data, fi, err := readSafely(path, maxHeartbeat)
+	if errors.Is(err, fs.ErrNotExist) {
+		if now.Sub(enabled) < heartbeatAge {
+			return r
+		}
+		return Report{Status: "NotReady", Code: codeOther, Message: "Failed to get heart beat file"}
+	}
+	var b beat
+	if err == nil {
+		b, err = parseHeartbeat(data)
+		if err != nil && now.Sub(fi.ModTime()).Abs() < 5*time.Second {
+			return r // being written
+		}
+	}
+	if err != nil {
+		return Report{Status: "NotReady", Code: codeOther, Message: "Malformed heartbeat file: " + secret.Redact(err.Error())}
+	}
+	if now.Sub(fi.ModTime()) > heartbeatAge {
+		r.Status = "Unresponsive"
+		return r
+	}
+	r.Status = b.Status
+	if b.Message != nil {
+		r.Message = *b.Message
+	}
+	return r
+}

@@ -1,0 +1,452 @@
+package extensions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/fsnotify/fsnotify"
+	"github.com/rs/zerolog"
+)
+
+// A Fetcher gets manifests and packages from wherever the platform has them.
+type Fetcher interface {
+	// Manifest gets the list of versions from the first address that answers.
+	Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error)
+	// Package writes one package to dst, at most limit bytes, and returns the
+	// lower-case hex SHA-256 of what it wrote.
+	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (sha256 string, err error)
+}
+
+// Modes of the engine.
+const (
+	ModeOn         = "on"
+	ModeOff        = "off"         // Extensions.Enabled=n: refuse, and say so (spec/extensions §2.12)
+	ModeReportOnly = "report-only" // report what is there, run and change nothing
+)
+
+// Timeouts bound the operations. Zero values mean the platform's usual ones
+// (spec/extensions §2.4).
+type Timeouts struct {
+	Install, Update, Enable, Disable, Uninstall time.Duration
+	// DisableToUninstall is shorter than Disable so that a delete is over
+	// within 15 minutes even if both commands hang (asks U29).
+	DisableToUninstall time.Duration
+	// Depend bounds how long one goal state waits for dependencies.
+	Depend time.Duration
+	// Dead is how long nothing of a handler may be alive before its
+	// transitioning status is called an error (asks U02: within 60 s).
+	Dead time.Duration
+}
+
+func (t Timeouts) filled() Timeouts {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&t.Install, 900*time.Second)
+	def(&t.Update, 900*time.Second)
+	def(&t.Enable, 300*time.Second)
+	def(&t.Disable, 900*time.Second)
+	def(&t.Uninstall, 300*time.Second)
+	def(&t.DisableToUninstall, 600*time.Second)
+	def(&t.Depend, 90*time.Minute)
+	def(&t.Dead, 20*time.Second)
+	return t
+}
+
+// Config is what the engine needs beside its required parts. The zero value
+// of each field is the usual one.
+type Config struct {
+	Lib     string // /var/lib/waagent: handlers have that path in them
+	LogDir  string // /var/log/azure
+	ExecDir string // where packages are unpacked if Lib is mounted noexec
+	Wire    string // 168.63.129.16, told to handlers
+	Agent   string // version of the agent
+	Mode    string // ModeOn …
+	Conf    string // the configuration file, named in messages
+
+	// IgnoreHold switches artifact holds off (EnableOverProvisioning=n).
+	IgnoreHold bool
+	// Features are the required features that are supported.
+	Features []string
+	// EnableEveryStart enables everything at each start, as the old agent.
+	EnableEveryStart bool
+
+	PolicyFile string // waagent_policy.json
+	PolicyDir  string // our own rules
+	PolicyMode string // PolicyOff, PolicyAudit, PolicyEnforce
+
+	// Gate says what processing still waits for (cloud-init, the operator),
+	// or "". It is asked again on Wake and every second.
+	Gate func() string
+	// Verify checks the detached signature of a package, base64 CMS, and
+	// names the signer.
+	Verify func(ctx context.Context, file, signature string) (signer string, err error)
+	// RequireSignature refuses packages that Verify does not accept.
+	RequireSignature bool
+
+	Timeouts   Timeouts
+	Parallel   int           // operations at a time; 0: enough for all usual cases
+	StatusPoll time.Duration // slow look at status files behind inotify
+	// PackageLimit and UnpackLimit bound a package, in bytes.
+	PackageLimit, UnpackLimit int64
+}
+
+func (c Config) filled() Config {
+	str := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	str(&c.Lib, "/var/lib/waagent")
+	str(&c.LogDir, "/var/log/azure")
+	str(&c.Wire, "168.63.129.16")
+	str(&c.Mode, ModeOn)
+	str(&c.Conf, "/etc/waagent.conf")
+	str(&c.PolicyFile, "/etc/waagent_policy.json")
+	str(&c.PolicyDir, "/etc/azguest/policy.d")
+	str(&c.PolicyMode, PolicyOff)
+	if c.Parallel <= 0 {
+		c.Parallel = max(16, 4*runtime.NumCPU())
+	}
+	if c.StatusPoll <= 0 {
+		c.StatusPoll = 15 * time.Second
+	}
+	if c.PackageLimit <= 0 {
+		c.PackageLimit = 2 << 30
+	}
+	if c.UnpackLimit <= 0 {
+		c.UnpackLimit = maxUnpacked
+	}
+	c.Timeouts = c.Timeouts.filled()
+	return c
+}
+
+// A Manager brings the handlers on this machine to where the platform wants
+// them. One goroutine decides (Run), one per handler does; independent
+// handlers go side by side, and what one does never holds up the report of
+// another.
+type Manager struct {
+	cfg    Config
+	store  store
+	launch host.Launcher
+	fetch  Fetcher
+	events event.Sink
+	log    zerolog.Logger
+	boot   string
+	start  string // name of this start
+
+	offers  chan *protocol.GoalState // a mailbox of one
+	wake    chan struct{}
+	changed chan struct{}
+	done    chan outcome
+	running sync.WaitGroup
+	audit   *audit
+
+	// Owned by the goroutine of Run.
+	handlers map[string]*handler // by lower-case name
+	pass     *pass
+	watch    *fsnotify.Watcher
+	watched  map[string]bool
+	busy     int
+
+	mu     sync.Mutex // guards what follows
+	view   view
+	forced map[string]string // operator's reasons by pair
+	files  fileCache
+}
+
+// handler is one Publisher.Type with all its versions.
+type handler struct {
+	name    string
+	recs    map[string]Record
+	busy    *Task
+	settled bool // nothing left to do in this pass
+}
+
+// New makes a Manager. Every argument is required.
+func New(root host.Root, launch host.Launcher, fetch Fetcher, events event.Sink, log zerolog.Logger, cfg Config) *Manager {
+	cfg = cfg.filled()
+	return &Manager{
+		cfg:      cfg,
+		store:    store{root: root, lib: cfg.Lib, dir: cfg.Lib + "/azguest/ext", exec: cfg.ExecDir, logs: cfg.LogDir},
+		launch:   launch,
+		fetch:    fetch,
+		events:   events,
+		log:      log,
+		boot:     host.BootID(),
+		start:    randomID(),
+		offers:   make(chan *protocol.GoalState, 1),
+		wake:     make(chan struct{}, 1),
+		changed:  make(chan struct{}, 1),
+		done:     make(chan outcome),
+		audit:    newAudit(root.Path(cfg.LogDir + "/azguest-audit.log")),
+		handlers: map[string]*handler{},
+		watched:  map[string]bool{},
+		forced:   map[string]string{},
+	}
+}
+
+// Offer hands over a goal state. It never blocks; only the last one that was
+// not looked at yet counts.
+func (m *Manager) Offer(gs *protocol.GoalState) {
+	if gs == nil {
+		return
+	}
+	for {
+		select {
+		case m.offers <- gs:
+			return
+		default:
+		}
+		select {
+		case <-m.offers:
+		default:
+		}
+	}
+}
+
+// Wake makes the manager look again at what it waits for.
+func (m *Manager) Wake() { poke(m.wake) }
+
+// Changed gets a value whenever Status may have a new answer.
+func (m *Manager) Changed() <-chan struct{} { return m.changed }
+
+// Retry enables an extension once more in this goal state; config is the
+// name of the instance for multi-config and "" otherwise. The reason is kept
+// in the history.
+func (m *Manager) Retry(name, config, reason string) {
+	m.mu.Lock()
+	m.forced[pairKey(name, config)] = reason
+	m.mu.Unlock()
+	m.Wake()
+}
+
+// Cancel kills the command that runs for a handler.
+func (m *Manager) Cancel(name string) error {
+	m.mu.Lock()
+	job := ""
+	if h, ok := m.view.handlers[strings.ToLower(name)]; ok {
+		for _, r := range h.recs {
+			if r.Doing != nil {
+				job = r.Doing.Job
+			}
+		}
+	}
+	m.mu.Unlock()
+	if job == "" {
+		return fmt.Errorf("cancel %s: nothing is running", name)
+	}
+	return host.CancelJob(m.store.jobDir(job))
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until the context ends. Commands that are running then go on
+// under their supervisors and are picked up by the next Run.
+func (m *Manager) Run(ctx context.Context) error {
+	if err := m.store.init(); err != nil {
+		return err
+	}
+	recs, err := m.store.load()
+	if err != nil {
+		return err
+	}
+	if m.watch, err = fsnotify.NewWatcher(); err != nil {
+		m.log.Warn().Err(err).Msg("no inotify, status files are polled")
+		m.watch = nil
+	} else {
+		defer m.watch.Close()
+	}
+	defer m.running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, r := range recs {
+		h := m.handler(r.Name)
+		h.recs[r.Version] = r
+	}
+	for _, h := range m.handlers {
+		m.refreshFiles(h)
+		m.resume(ctx, h)
+	}
+	m.publish()
+	return m.loop(ctx)
+}
+
+func (m *Manager) loop(ctx context.Context) error {
+	poll := time.NewTicker(m.cfg.StatusPoll)
+	defer poll.Stop()
+	dead := time.NewTicker(max(m.cfg.Timeouts.Dead/4, 50*time.Millisecond))
+	defer dead.Stop()
+	tidy := time.NewTicker(10 * time.Minute)
+	defer tidy.Stop()
+	var seen chan fsnotify.Event
+	var trouble chan error
+	if m.watch != nil {
+		seen, trouble = m.watch.Events, m.watch.Errors
+	}
+	for {
+		var again <-chan time.Time
+		if d := m.nextLook(); d > 0 {
+			again = time.After(d)
+		}
+		select {
+		case <-ctx.Done():
+			// The goroutines that wait for commands end with the context.
+			for m.busy > 0 {
+				<-m.done
+				m.busy--
+			}
+			return nil
+		case gs := <-m.offers:
+			m.newPass(gs)
+		case out := <-m.done:
+			m.finished(out)
+		case <-m.wake:
+			m.takeForced()
+		case ev, ok := <-seen:
+			if !ok || !strings.HasSuffix(ev.Name, ".status") {
+				continue
+			}
+		case <-trouble:
+		case <-poll.C:
+		case <-dead.C:
+			if !m.lookForDead() {
+				continue
+			}
+		case <-tidy.C:
+			m.tidy()
+			continue
+		case <-again:
+		}
+		m.schedule(ctx)
+		m.publish()
+	}
+}
+
+// handler returns the entry of a name, in whatever case it is written.
+func (m *Manager) handler(name string) *handler {
+	key := strings.ToLower(name)
+	h := m.handlers[key]
+	if h == nil {
+		h = &handler{name: name, recs: map[string]Record{}}
+		m.handlers[key] = h
+	}
+	return h
+}
+
+// resume picks up a command that was running when the agent ended.
+func (m *Manager) resume(ctx context.Context, h *handler) {
+	for _, r := range h.recs {
+		if r.Doing == nil {
+			continue
+		}
+		d := *r.Doing
+		if d.Job == "" {
+			r.Doing = nil
+			h.recs[r.Version] = r
+			continue
+		}
+		m.log.Info().Str("handler", r.Name).Str("version", r.Version).Str("op", string(d.Task.Op)).Msg("command was running when the agent ended; following it")
+		w := newWork(m, h, nil, d.Task)
+		m.begin(ctx, h, w, func(ctx context.Context) error { return w.await(ctx, r) })
+		return // a handler does one thing at a time
+	}
+}
+
+// outcome is what a goroutine of a handler comes back with.
+type outcome struct {
+	h    *handler
+	task Task
+	recs map[string]Record
+	pass *pass
+	dec  *decision
+	err  error
+}
+
+// begin runs one step of a handler in a goroutine of its own.
+func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(context.Context) error) {
+	t := w.task
+	h.busy = &t
+	m.busy++
+	p := m.pass
+	m.running.Go(func() {
+		err := do(ctx)
+		m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, err: err}
+	})
+}
+
+// finished takes the outcome of a step.
+func (m *Manager) finished(o outcome) {
+	m.busy--
+	o.h.busy = nil
+	o.h.recs = o.recs
+	for v, r := range o.h.recs {
+		if r.State == Absent && r.Report.Status == "" && r.Doing == nil {
+			delete(o.h.recs, v)
+		}
+	}
+	if o.dec != nil && o.pass != nil {
+		o.pass.versions[strings.ToLower(o.h.name)] = *o.dec
+	}
+	if o.err != nil && !errors.Is(o.err, context.Canceled) {
+		m.log.Error().Err(o.err).Str("handler", o.h.name).Str("op", string(o.task.Op)).Msg("extension operation failed")
+	}
+	if o.err != nil && m.pass != nil {
+		// The disk refused to remember; trying again at once would be a loop.
+		m.pass.stuck[strings.ToLower(o.h.name)] = o.err.Error()
+	}
+	o.h.settled = false
+}
+
+// refreshFiles writes HandlerEnvironment.json of an installed handler again:
+// a new agent may know more keys, and an old one may have written others.
+func (m *Manager) refreshFiles(h *handler) {
+	for _, r := range h.recs {
+		if !r.State.installed() {
+			continue
+		}
+		if err := m.environment(r.Name, r.Version); err != nil {
+			m.log.Warn().Err(err).Str("handler", r.Name).Msg("handler environment could not be refreshed")
+		}
+	}
+}
+
+// tidy keeps the jobs directory small.
+func (m *Manager) tidy() {
+	keep := map[string]bool{}
+	for _, h := range m.handlers {
+		for _, r := range h.recs {
+			if r.Doing != nil {
+				keep[r.Doing.Job] = true
+			}
+			if r.Last != nil {
+				keep[r.Last.Job] = true
+			}
+			for _, e := range r.Exts {
+				for _, j := range e.Jobs {
+					keep[j] = true
+				}
+				if e.Last != nil {
+					keep[e.Last.Job] = true
+				}
+			}
+		}
+	}
+	m.store.tidyJobs(keep, time.Hour)
+}

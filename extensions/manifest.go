@@ -1,0 +1,173 @@
+package extensions
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// A HandlerManifest is HandlerManifest.json of a package: element 0 of its
+// array (spec/extensions §1.2). It is read again before every command,
+// because it may be edited in place.
+type HandlerManifest struct {
+	Commands map[Op]string
+	// Heartbeat: the handler keeps heartbeat.log fresh.
+	Heartbeat         bool
+	ContinueOnFailure bool
+	Multi             bool
+	// NoInstallOnUpdate: updateMode is there and not UpdateWithInstall.
+	NoInstallOnUpdate bool
+	// CPUPercent of one core for the handler's slice; 0: no limit.
+	CPUPercent int
+	Services   []string // units the handler's work may be handed to
+	Publisher  string   // signingInfo
+	Type       string
+	Version    string
+	// Odd names keys whose value is not the boolean it should be.
+	Odd []string
+}
+
+var errManifest = errors.New("malformed manifest file")
+
+// bom is the byte order mark some publishers' tools write.
+var bom = []byte("\xef\xbb\xbf")
+
+// ParseHandlerManifest reads a manifest. Booleans may be strings, version a
+// number or a string; what is unknown is ignored (C2).
+func ParseHandlerManifest(data []byte) (HandlerManifest, error) {
+	var list []map[string]json.RawMessage
+	if err := json.Unmarshal(lenientJSON(data), &list); err != nil {
+		return HandlerManifest{}, fmt.Errorf("%w: %w", errManifest, err)
+	}
+	if len(list) == 0 {
+		return HandlerManifest{}, fmt.Errorf("%w: the array is empty", errManifest)
+	}
+	hm, err := object(list[0]["handlerManifest"])
+	if err != nil || hm == nil {
+		return HandlerManifest{}, fmt.Errorf("%w: no handlerManifest", errManifest)
+	}
+	m := HandlerManifest{Commands: map[Op]string{}}
+	for op, key := range map[Op]string{
+		Install: "installCommand", Enable: "enableCommand", Disable: "disableCommand",
+		Update: "updateCommand", Uninstall: "uninstallCommand",
+	} {
+		if s, ok := text(hm[key]); ok {
+			m.Commands[op] = s
+		}
+	}
+	m.Heartbeat = m.boolish(hm, "reportHeartbeat")
+	m.ContinueOnFailure = m.boolish(hm, "continueOnUpdateFailure")
+	m.Multi = m.boolish(hm, "supportsMultipleExtensions")
+	if mode, ok := text(hm["updateMode"]); ok {
+		m.NoInstallOnUpdate = !strings.EqualFold(mode, "UpdateWithInstall")
+	}
+	m.limits(hm["resourceLimits"])
+	if s, err := object(list[0]["signingInfo"]); err == nil && s != nil {
+		m.signing(s)
+	} else if s, err := object(hm["signingInfo"]); err == nil {
+		m.signing(s)
+	}
+	return m, nil
+}
+
+func (m *HandlerManifest) signing(s map[string]json.RawMessage) {
+	m.Publisher, _ = text(s["publisher"])
+	m.Type, _ = text(s["type"])
+	m.Version, _ = text(s["version"])
+}
+
+// boolish: a boolean, or a string equal to true in any case. Everything else
+// is the default, and worth a remark.
+func (m *HandlerManifest) boolish(o map[string]json.RawMessage, key string) bool {
+	raw := bytes.TrimSpace(o[key])
+	switch {
+	case len(raw) == 0 || string(raw) == "null" || string(raw) == "false":
+		return false
+	case string(raw) == "true":
+		return true
+	}
+	if s, ok := text(raw); ok {
+		if strings.EqualFold(s, "true") {
+			return true
+		}
+		if strings.EqualFold(s, "false") {
+			return false
+		}
+	}
+	m.Odd = append(m.Odd, key)
+	return false
+}
+
+func (m *HandlerManifest) limits(raw json.RawMessage) {
+	o, err := object(raw)
+	if err != nil || o == nil {
+		return
+	}
+	var percent float64
+	if json.Unmarshal(o["cpuQuotaPercentage"], &percent) == nil && percent >= 1 && percent < 1e6 {
+		m.CPUPercent = int(percent)
+	}
+	var services []map[string]json.RawMessage
+	if json.Unmarshal(o["services"], &services) == nil {
+		for _, s := range services {
+			if name, ok := text(s["name"]); ok && name != "" {
+				m.Services = append(m.Services, name)
+			}
+		}
+	}
+}
+
+// object reads a JSON object with its keys as they are: encoding/json would
+// match the fields of a struct in any case. nil for null and absent.
+func object(raw json.RawMessage) (map[string]json.RawMessage, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	var o map[string]json.RawMessage
+	err := json.Unmarshal(raw, &o)
+	return o, err
+}
+
+// text reads a JSON string.
+func text(raw json.RawMessage) (string, bool) {
+	if len(raw) == 0 || raw[0] != '"' {
+		return "", false
+	}
+	var s string
+	return s, json.Unmarshal(raw, &s) == nil
+}
+
+// lenientJSON makes of what handlers write what encoding/json reads: no byte
+// order mark, no NUL padding at the end, and control characters inside of
+// strings escaped (Python and shell handlers write them raw).
+func lenientJSON(data []byte) []byte {
+	data = bytes.TrimRight(bytes.TrimPrefix(data, bom), "\x00 \t\r\n")
+	if bytes.IndexFunc(data, func(r rune) bool { return r < 0x20 && r != '\n' && r != '\r' && r != '\t' }) < 0 &&
+		!bytes.ContainsAny(data, "\n\r\t") {
+		return data
+	}
+	out := make([]byte, 0, len(data)+16)
+	inString, escaped := false, false
+	for _, c := range data {
+		switch {
+		case inString && c < 0x20:
+			const hex = "0123456789abcdef"
+			if escaped { // a backslash before it: keep a backslash that means itself
+				out = append(out, '\\')
+			}
+			out = append(out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			escaped = false
+			continue
+		case escaped:
+			escaped = false
+		case inString && c == '\\':
+			escaped = true
+		case c == '"':
+			inString = !inString
+		}
+		out = append(out, c)
+	}
+	return out
+}

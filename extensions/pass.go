@@ -1,0 +1,645 @@
+package extensions
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+)
+
+// pass is the work on one goal state.
+type pass struct {
+	gs       *protocol.GoalState
+	key      string
+	began    time.Time
+	versions map[string]decision // by lower-case handler name
+	forced   map[string]string   // by pair
+	skipped  map[string]string   // by pair: why it is not tried in this goal state
+	denied   map[string]Report   // by pair: refused by policy or configuration
+	waits    map[string]string   // by pair: what it waits for
+	dead     map[string]deadline // by pair: transitioning without a writer
+	stuck    map[string]string   // by lower-case handler name
+	pairs    []pair
+	policy   policyState
+	state    *protocol.GoalStateStatus
+	refused  bool // required features are missing: nothing is processed
+	hold     bool
+	gate     string
+	settled  bool
+}
+
+// pair is one extension of one handler, the unit of ordering.
+type pair struct {
+	handler *protocol.Handler
+	ext     string // "" for single-config
+	row     string // the extension's full name, for messages
+	seq     int
+	level   int
+	enable  bool
+	bare    bool // without settings: nothing to wait for
+	after   []protocol.Dependency
+}
+
+// pairKey names a pair in maps.
+func pairKey(handler, ext string) string { return strings.ToLower(handler) + "\x00" + ext }
+
+func (p pair) key() string { return pairKey(p.handler.Name, p.ext) }
+
+// deadline is since when nothing of a transitioning extension lives.
+type deadline struct {
+	since   time.Time
+	final   bool
+	modTime time.Time
+	message string
+}
+
+// newPass takes over a goal state.
+func (m *Manager) newPass(gs *protocol.GoalState) {
+	var last *protocol.GoalStateStatus
+	if m.pass != nil {
+		last = m.pass.state
+		if m.pass.key == gs.Key() && !m.pass.hold == !m.held(gs) {
+			m.pass.gs = gs // the same once more
+			return
+		}
+	}
+	p := &pass{
+		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
+		skipped: map[string]string{}, denied: map[string]Report{}, waits: map[string]string{},
+		dead: map[string]deadline{}, stuck: map[string]string{}, pairs: pairsOf(gs), state: last,
+		hold: m.held(gs),
+	}
+	if !p.hold {
+		p.policy = m.loadPolicy()
+		if missing := m.missingFeatures(gs); len(missing) > 0 {
+			p.refused = true
+			p.state = &protocol.GoalStateStatus{
+				Code: codeUnsupported, SeqNo: gs.SeqNo, Done: time.Now().UTC(),
+				Message: fmt.Sprintf("Failing GS %s as Unsupported features found: %s", gs.ID, strings.Join(missing, ", ")),
+			}
+		}
+	}
+	m.pass = p
+	for _, h := range m.handlers {
+		h.settled = false
+	}
+	m.log.Info().Str("goalState", gs.ID).Int("handlers", len(gs.Handlers)).Bool("onHold", p.hold).
+		Msg("ProcessExtensionsGoalState started [" + gs.ID + "]")
+}
+
+// held: the goal state is not to be processed.
+func (m *Manager) held(gs *protocol.GoalState) bool {
+	return gs.OnHold && !m.cfg.IgnoreHold || gs.Outdated
+}
+
+func (m *Manager) missingFeatures(gs *protocol.GoalState) []string {
+	var missing []string
+	for _, f := range gs.RequiredFeatures {
+		if f != "MultipleExtensionsPerHandler" && !slices.Contains(m.cfg.Features, f) {
+			missing = append(missing, f)
+		}
+	}
+	return missing
+}
+
+// pairsOf flattens a goal state.
+func pairsOf(gs *protocol.GoalState) []pair {
+	var out []pair
+	for i := range gs.Handlers {
+		h := &gs.Handlers[i]
+		if len(h.Settings) == 0 {
+			out = append(out, pair{handler: h, row: h.Name, level: h.Level, enable: h.Want == protocol.WantEnabled, bare: true})
+		}
+		for _, s := range h.Settings {
+			p := pair{handler: h, row: h.Name, seq: s.Seq, level: s.Level, after: s.After, enable: h.Want == protocol.WantEnabled}
+			if h.MultiConfig {
+				p.ext, p.row = s.Name, h.Name+"."+s.Name
+				p.enable = p.enable && s.Want != protocol.WantDisabled
+			}
+			out = append(out, p)
+			if !h.MultiConfig {
+				break // one set of settings is all a single-config handler has
+			}
+		}
+	}
+	return out
+}
+
+// order is the place of a pair: what goes away first, deepest dependants
+// before what they depend on, then the levels upwards (spec/extensions §4.2).
+func (p pair) order() int {
+	if !p.enable {
+		return -p.level - 1
+	}
+	return p.level
+}
+
+func (m *Manager) takeForced() {
+	m.mu.Lock()
+	forced := m.forced
+	m.forced = map[string]string{}
+	m.mu.Unlock()
+	if m.pass == nil {
+		return
+	}
+	maps.Copy(m.pass.forced, forced)
+	for key := range forced {
+		name, _, _ := strings.Cut(key, "\x00")
+		delete(m.pass.skipped, key)
+		delete(m.pass.stuck, name)
+		if h := m.handlers[name]; h != nil {
+			h.settled = false
+			for v, r := range h.recs {
+				r.FailKey = ""
+				h.recs[v] = r
+			}
+		}
+	}
+}
+
+// nextLook is when schedule has to be asked again without being told.
+func (m *Manager) nextLook() time.Duration {
+	if m.pass == nil || m.pass.settled {
+		return 0
+	}
+	if m.pass.gate != "" {
+		return time.Second
+	}
+	if len(m.pass.waits) > 0 {
+		return min(2*time.Second, m.cfg.StatusPoll)
+	}
+	return 0
+}
+
+// schedule starts whatever can be started now.
+func (m *Manager) schedule(ctx context.Context) {
+	p := m.pass
+	if p == nil || p.refused || p.hold || ctx.Err() != nil {
+		return
+	}
+	p.gate = ""
+	if m.cfg.Gate != nil {
+		if p.gate = m.cfg.Gate(); p.gate != "" {
+			return
+		}
+	}
+	p.waits = map[string]string{}
+	open := false
+	for i := range p.gs.Handlers {
+		want := &p.gs.Handlers[i]
+		h := m.handler(want.Name)
+		switch {
+		case h.busy != nil:
+			open = true
+		case h.settled:
+		case m.busy >= m.cfg.Parallel:
+			open = true
+		case m.advance(ctx, h, want):
+			open = true
+		default:
+			h.settled = true
+		}
+	}
+	for key, h := range m.handlers {
+		if h.busy != nil {
+			open = true
+			continue
+		}
+		if !slices.ContainsFunc(p.gs.Handlers, func(w protocol.Handler) bool { return strings.ToLower(w.Name) == key }) {
+			m.removeAbsent(ctx, h)
+		}
+	}
+	if !open && !p.settled {
+		p.settled = true
+		p.state = &protocol.GoalStateStatus{OK: true, SeqNo: p.gs.SeqNo, Message: "GoalState executed successfully", Done: time.Now().UTC()}
+		m.log.Info().Str("goalState", p.gs.ID).Dur("took", time.Since(p.began)).
+			Msg(fmt.Sprintf("ProcessExtensionsGoalState completed [%s %d ms]", p.gs.ID, time.Since(p.began).Milliseconds()))
+	} else if open {
+		p.settled = false
+	}
+}
+
+// removeAbsent deletes what the goal state does not name any more. No
+// command is run: the platform asks for that with an explicit uninstall.
+func (m *Manager) removeAbsent(ctx context.Context, h *handler) {
+	if m.cfg.Mode == ModeReportOnly {
+		return
+	}
+	for v := range h.recs {
+		w := newWork(m, h, nil, Task{Op: Remove, Version: v, Why: "not in the goal state"})
+		m.begin(ctx, h, w, w.do)
+		return
+	}
+}
+
+// advance looks for the next step of one handler and starts it. It reports
+// whether there is something left to do or to wait for.
+func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handler) bool {
+	p := m.pass
+	name := strings.ToLower(want.Name)
+	mine := slices.DeleteFunc(slices.Clone(p.pairs), func(q pair) bool { return q.handler != want })
+	if p.stuck[name] != "" || want.Invalid != "" {
+		return false
+	}
+	if len(h.recs) == 0 && want.Want != protocol.WantEnabled {
+		return false
+	}
+	if m.refuse(h, want, mine) {
+		return false
+	}
+	wish, ready := m.wish(h, want, mine)
+	if !ready {
+		// The version has to be decided first, and for that the platform asked.
+		return m.gated(mine, func() { m.decide(ctx, h, want) })
+	}
+	if wish.Version == "" && wish.Enable {
+		return false
+	}
+	now := m.now()
+	for range len(mine) + 1 {
+		tasks := Plan(wish, m.facts(h), now)
+		if len(tasks) == 0 {
+			return false
+		}
+		t := tasks[0]
+		who := mine
+		if t.Op == Enable || t.Op == Disable && t.Ext != "" && t.To == "" {
+			who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
+		}
+		skippedAll := true
+		started := false
+		waits := m.gated(who, func() {
+			started = true
+			w := newWork(m, h, want, t)
+			w.wish, w.gs = wish, p.gs
+			if d, ok := p.versions[name]; ok {
+				w.dec = &d
+			}
+			if t.Op == Enable {
+				delete(p.forced, pairKey(want.Name, t.Ext))
+			}
+			m.begin(ctx, h, w, w.do)
+		})
+		if started || waits {
+			return true
+		}
+		// The gate said never: go on without those extensions.
+		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e WishExt) bool {
+			return p.skipped[pairKey(want.Name, e.Name)] != ""
+		})
+		for _, e := range wish.Exts {
+			if !e.Disable {
+				skippedAll = false
+			}
+		}
+		if skippedAll {
+			return false
+		}
+	}
+	return false
+}
+
+func (m *Manager) now() Now {
+	n := Now{Boot: m.boot, Agent: m.cfg.Agent}
+	if m.pass != nil {
+		n.Key = m.pass.key
+	}
+	if m.cfg.EnableEveryStart {
+		n.Start = m.start
+	}
+	return n
+}
+
+// facts is what the plan needs to know of a handler.
+func (m *Manager) facts(h *handler) []Fact {
+	var out []Fact
+	for _, r := range h.recs {
+		f := Fact{Record: r}
+		if r.State != Absent {
+			if hm, err := m.readManifest(r.Name, r.Version); err == nil {
+				f.NoInstallOnUpdate, f.ContinueOnFailure = hm.NoInstallOnUpdate, hm.ContinueOnFailure
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// wish is what is wanted of a handler; not ready while its version is not
+// decided.
+func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (Wish, bool) {
+	p := m.pass
+	w := Wish{Name: h.name, Multi: want.MultiConfig, Enable: want.Want == protocol.WantEnabled, Gone: want.Want == protocol.WantUninstall}
+	if w.Enable {
+		if r, ok := h.recs[want.Version]; ok && r.State.installed() {
+			// Exactly what is asked for is here: nobody needs to be asked.
+			w.Version = want.Version
+		} else if d, ok := p.versions[strings.ToLower(want.Name)]; ok {
+			w.Version = d.version
+		} else {
+			return w, false
+		}
+	}
+	ordered := slices.Clone(mine)
+	slices.SortStableFunc(ordered, func(a, b pair) int { return cmp.Compare(a.order(), b.order()) })
+	for _, q := range ordered {
+		if p.skipped[q.key()] != "" {
+			continue
+		}
+		e := WishExt{Name: q.ext, Seq: q.seq, Disable: w.Enable && !q.enable, Force: p.forced[q.key()]}
+		e.Hash = settingsHash(w.Version, q)
+		w.Exts = append(w.Exts, e)
+	}
+	return w, true
+}
+
+// settingsHash names the settings of an extension as far as a handler has to
+// run again for a change. The protected part is not in it: the platform may
+// encrypt the same settings anew, and changes the number when it means it.
+func settingsHash(version string, q pair) string {
+	var public json.RawMessage
+	for _, s := range q.handler.Settings {
+		if q.ext == "" || s.Name == q.ext {
+			public = s.Public
+			break
+		}
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%d\n%t\n", version, q.seq, q.bare)
+	h.Write(public)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// decide asks the platform which versions there are.
+func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler) {
+	w := newWork(m, h, want, Task{Op: Fetch, Version: want.Version, Why: "version"})
+	m.begin(ctx, h, w, func(ctx context.Context) error {
+		d := decision{}
+		manifest, err := m.fetch.Manifest(ctx, want.Manifests)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			d.err = err
+			w.dec = &d
+			return w.noVersion(fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
+		}
+		pkg, ok := decideVersion(want.Version, manifest)
+		if !ok {
+			d.err = fmt.Errorf("version %s is not in the manifest", want.Version)
+			w.dec = &d
+			return w.noVersion(fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
+		}
+		d.version, d.manifest, d.pkg = pkg.Version, manifest, pkg
+		w.dec = &d
+		return nil
+	})
+}
+
+// noVersion reports a handler whose package is not known.
+func (w *work) noVersion(message string) error {
+	r := w.rec(w.want.Version)
+	w.emit(r.Version, Fetch, false, message, 0)
+	return w.failTarget(r, codeOther, message)
+}
+
+// gated runs start if at least one of the pairs may go now. It reports
+// whether something is to be waited for instead; false without having
+// started means that none of them ever may in this goal state.
+func (m *Manager) gated(pairs []pair, start func()) bool {
+	wait := false
+	for _, q := range pairs {
+		if m.pass.skipped[q.key()] != "" {
+			continue
+		}
+		blocker, never := m.gate(q)
+		switch {
+		case never != "":
+			m.skip(q, never)
+		case blocker != "":
+			m.pass.waits[q.key()] = blocker
+			wait = true
+		default:
+			delete(m.pass.waits, q.key())
+			start()
+			return true
+		}
+	}
+	return wait
+}
+
+// gate says what a pair waits for, or why it will never run in this pass.
+func (m *Manager) gate(q pair) (waits, never string) {
+	late := time.Since(m.pass.began) > m.cfg.Timeouts.Depend
+	for _, o := range m.pass.pairs {
+		if o.key() == q.key() || o.order() >= q.order() {
+			continue
+		}
+		if !o.enable { // what goes away goes first; whether it succeeds matters to nobody
+			if o.handler != q.handler && m.pairOpen(o) {
+				waits = "the removal of " + o.row
+			}
+			continue
+		}
+		if o.handler == q.handler && !q.enable {
+			continue
+		}
+		done, failure := m.pairDone(o)
+		depends := m.dependsOn(q, o)
+		switch {
+		case failure != "" && depends:
+			return "", failure
+		case !done && late && depends:
+			return "", fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))
+		case !done && !late:
+			waits = "dependency " + o.row
+		}
+	}
+	return waits, ""
+}
+
+// dependsOn: the platform names what an extension waits for; without a list
+// everything of a lower level counts. Names are followed transitively.
+func (m *Manager) dependsOn(q, o pair) bool {
+	if len(q.after) == 0 {
+		return q.level > 0
+	}
+	seen := map[string]bool{}
+	var walk func(pair) bool
+	walk = func(p pair) bool {
+		for _, d := range p.after {
+			for _, c := range m.pass.pairs {
+				if seen[c.key()] || !names(d, c) {
+					continue
+				}
+				seen[c.key()] = true
+				if c.key() == o.key() || walk(c) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return walk(q)
+}
+
+// names reports whether a dependency means this extension. A single-config
+// extension is named by its handler alone.
+func names(d protocol.Dependency, c pair) bool {
+	if !strings.EqualFold(d.Handler, c.handler.Name) {
+		return strings.EqualFold(d.Handler, "") && strings.EqualFold(d.Extension, c.row)
+	}
+	return c.ext == "" || d.Extension == "" || strings.EqualFold(d.Extension, c.ext)
+}
+
+// pairOpen reports whether a removal is still to be done.
+func (m *Manager) pairOpen(o pair) bool {
+	h := m.handler(o.handler.Name)
+	if h.settled || m.pass.denied[o.key()].Status != "" || o.handler.Invalid != "" {
+		return false
+	}
+	if o.ext != "" && o.handler.Want == protocol.WantEnabled {
+		for _, r := range h.recs {
+			if e, ok := r.Exts[o.ext]; ok && e.Enabled {
+				return true
+			}
+		}
+		return false
+	}
+	return h.busy != nil || len(h.recs) > 0
+}
+
+// pairDone reports whether an extension has reached an end in this pass, and
+// what is wrong with it.
+func (m *Manager) pairDone(o pair) (done bool, failure string) {
+	row := m.rowOf(o)
+	switch row.end {
+	case endFailed:
+		return true, "Skipping processing of extensions since execution of dependent extension " + o.row + " failed"
+	case endError:
+		return true, "Dependent Extension " + o.row + " did not succeed. Status was error"
+	case endGood:
+		return true, ""
+	case endOpen:
+	}
+	return false, ""
+}
+
+func (m *Manager) lastWord(o pair) string {
+	if row := m.rowOf(o); row.status.Extension != nil && !row.missing {
+		return row.status.Extension.Status
+	}
+	return warning
+}
+
+// skip gives a pair up for this goal state.
+func (m *Manager) skip(q pair, why string) {
+	p := m.pass
+	p.skipped[q.key()] = why
+	delete(p.waits, q.key())
+	m.log.Warn().Str("extension", q.row).Str("why", why).Msg("extension is not processed")
+	h := m.handler(q.handler.Name)
+	w := newWork(m, h, q.handler, Task{Op: Enable, Version: q.handler.Version, Ext: q.ext})
+	w.emit(q.handler.Version, Enable, false, why, 0)
+	r := w.rec(m.versionOf(q.handler))
+	if q.ext == "" || r.Report.Status == "" {
+		r.Report = Report{Status: "NotReady", Code: codeOther, Message: why}
+	}
+	if q.ext != "" {
+		w.placeholder(r, q.ext, q.seq, "Enable", codeOther, why, false)
+	}
+	if err := w.put(r); err != nil {
+		m.log.Warn().Err(err).Str("extension", q.row).Msg("could not be recorded")
+	}
+	h.recs = w.recs
+}
+
+// versionOf is the version a row is about.
+func (m *Manager) versionOf(want *protocol.Handler) string {
+	if d, ok := m.pass.versions[strings.ToLower(want.Name)]; ok && d.version != "" {
+		return d.version
+	}
+	return want.Version
+}
+
+// placeholder writes an error status file for a handler that has none.
+func (m *Manager) placeholder(r Record, ext string, seq int, op string, code int, message string, overwrite bool) error {
+	base := m.store.base(r.Name, r.Version)
+	for _, d := range []string{base, base + "/status"} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("write status: %w", err)
+		}
+	}
+	path := base + "/status/" + settingsName(ext, seq, ".status")
+	if _, err := os.Lstat(path); err == nil && !overwrite {
+		return nil
+	}
+	full := r.Name
+	if ext != "" {
+		full += "." + ext
+	}
+	return writeBeside(base, path, errorStatus(full, op, code, message, time.Now()), 0o600)
+}
+
+// refuse handles what must not run at all: extensions switched off, or not
+// allowed by the policy. It reports whether that is the case for the whole
+// handler.
+func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
+	p := m.pass
+	code := codeEnable
+	if want.Want != protocol.WantEnabled {
+		code = codeDisable
+	}
+	message := ""
+	if m.cfg.Mode != ModeOn {
+		message = fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)
+	} else if message = p.policy.deny(want.Name, m.versionOf(want), "", want.Want != protocol.WantEnabled); message != "" && p.policy.mode == PolicyAudit {
+		m.log.Warn().Str("handler", want.Name).Str("policy", message).Msg("the policy would refuse this extension")
+		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: message})
+		message = ""
+	}
+	if message == "" {
+		return false
+	}
+	if m.cfg.Mode == ModeReportOnly {
+		for _, q := range mine {
+			p.denied[q.key()] = Report{}
+		}
+		return true
+	}
+	m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Code: code, Text: message})
+	w := newWork(m, h, want, Task{Op: Enable, Version: want.Version})
+	op := Enable
+	if code == codeDisable {
+		op = Uninstall
+	}
+	w.emit(want.Version, op, false, message, 0)
+	version := want.Version
+	if code == codeDisable { // the installed one is meant
+		for v := range h.recs {
+			version = v
+		}
+	}
+	r := w.rec(version)
+	r.Report = Report{Status: "NotReady", Code: code, Message: message}
+	for _, q := range mine {
+		p.denied[q.key()] = r.Report
+		if q.enable && !q.bare {
+			w.placeholder(r, q.ext, q.seq, "Enable", code, message, true)
+		}
+	}
+	if err := w.put(r); err != nil {
+		m.log.Warn().Err(err).Str("handler", want.Name).Msg("could not be recorded")
+	}
+	h.recs = w.recs
+	return true
+}

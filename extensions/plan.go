@@ -1,0 +1,264 @@
+package extensions
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
+
+// A Task is one step for one version of a handler. It is a plain value.
+type Task struct {
+	Op      Op     `json:"op"`
+	Version string `json:"version"`       // whose package it is about
+	Ext     string `json:"ext,omitempty"` // enable, disable of a multi-config extension
+	// From and To are set during a version change: the old and the new one.
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
+	// Skip: the state changes but no command runs (install when the manifest
+	// says update without install).
+	Skip bool   `json:"skip,omitempty"`
+	Why  string `json:"why,omitempty"`
+}
+
+// Wish is what the platform wants of one handler, with its version decided.
+type Wish struct {
+	Name    string
+	Version string
+	Enable  bool // false: Disable or, if Gone, uninstall
+	Gone    bool
+	Multi   bool
+	Exts    []WishExt // in the order in which they are to be enabled
+}
+
+// WishExt is one extension of a Wish; Name is "" for single-config.
+type WishExt struct {
+	Name    string
+	Seq     int
+	Hash    string // of version, sequence number and public settings
+	Disable bool   // a multi-config extension to be deleted
+	Force   string // an operator's reason to run it again
+}
+
+// Fact is one version of a handler on disk with what its manifest says.
+type Fact struct {
+	Record
+	NoInstallOnUpdate bool
+	ContinueOnFailure bool // continueOnUpdateFailure
+}
+
+// Now is what else the decision depends on.
+type Now struct {
+	Key, Boot, Agent string
+	// Start is the name of this start of the agent if everything is to be
+	// enabled once per start, as the old agent did, and else "".
+	Start string
+}
+
+// Plan says what is left to do for one handler, in order. It is pure, and it
+// is asked again after every task: what a crash, a failure or a new goal
+// state left behind is a fact like any other. Nothing is left when it is
+// empty, be it because all is well or because it failed and this goal state
+// does not try again.
+func Plan(w Wish, have []Fact, now Now) []Task {
+	have = slices.Clone(have)
+	slices.SortFunc(have, func(a, b Fact) int { return CompareVersions(b.Version, a.Version) })
+	switch {
+	case w.Gone:
+		return planGone(have, now)
+	case !w.Enable:
+		return planDisabled(have, now)
+	}
+	return planEnabled(w, have, now)
+}
+
+// blocked reports whether the handler failed in this goal state already.
+func (f Fact) blocked(now Now) bool {
+	return f.FailKey != "" && f.FailKey == now.Key && f.FailBoot == now.Boot
+}
+
+func planGone(have []Fact, now Now) []Task {
+	var tasks []Task
+	for _, f := range have {
+		// A failed disable does not keep an extension from being deleted, and
+		// is not tried twice (asks U29).
+		if f.State == Enabled && !f.blocked(now) {
+			tasks = append(tasks, disableAll(f, "", "uninstall")...)
+		}
+		switch f.State {
+		case Installed, Enabled, Disabled, Broken:
+			tasks = append(tasks, Task{Op: Uninstall, Version: f.Version, Why: "uninstall"})
+		case Absent, Fetched:
+			tasks = append(tasks, Task{Op: Remove, Version: f.Version, Why: "uninstall"})
+		}
+	}
+	return tasks
+}
+
+func planDisabled(have []Fact, now Now) []Task {
+	var tasks []Task
+	for _, f := range have {
+		if f.State == Enabled && !f.blocked(now) {
+			tasks = append(tasks, disableAll(f, "", "disable")...)
+		}
+	}
+	return tasks
+}
+
+// disableAll disables the handler once, or each enabled extension of it.
+func disableAll(f Fact, to, why string) []Task {
+	from := ""
+	if to != "" {
+		from = f.Version
+	}
+	names := enabledNames(f.Record)
+	if !f.Multi || len(names) == 0 {
+		return []Task{{Op: Disable, Version: f.Version, From: from, To: to, Why: why}}
+	}
+	tasks := make([]Task, len(names))
+	for i, name := range names {
+		tasks[i] = Task{Op: Disable, Version: f.Version, Ext: name, From: from, To: to, Why: why}
+	}
+	return tasks
+}
+
+func planEnabled(w Wish, have []Fact, now Now) []Task {
+	target := Fact{Record: Record{Name: w.Name, Version: w.Version, State: Absent}}
+	var old *Fact
+	for i, f := range have {
+		switch {
+		case f.Version == w.Version:
+			target = f
+		case old == nil && f.State.installed():
+			old = &have[i]
+		}
+	}
+	if target.blocked(now) {
+		return nil
+	}
+	var tasks []Task
+	fresh := !target.State.installed()
+	if fresh {
+		why := "not installed"
+		if old != nil {
+			why = "version " + old.Version + " → " + w.Version
+		}
+		if target.State != Fetched {
+			tasks = append(tasks, Task{Op: Fetch, Version: w.Version, Why: why})
+		}
+		noInstall := false
+		if old != nil {
+			tasks = append(tasks, planChange(target, *old, why)...)
+			noInstall = target.NoInstallOnUpdate
+		} else if target.Change != nil && target.Change.Updated {
+			noInstall = target.NoInstallOnUpdate
+		}
+		tasks = append(tasks, Task{Op: Install, Version: w.Version, Skip: noInstall, Why: why})
+	}
+	tasks = append(tasks, planExts(w, target, fresh, now)...)
+	// Superseded versions go last and without commands: an uninstall now
+	// could take down what the new version just set up (asks U53).
+	for _, f := range have {
+		if f.Version != w.Version && (old == nil || f.Version != old.Version || !fresh) {
+			tasks = append(tasks, Task{Op: Remove, Version: f.Version, Why: "superseded by " + w.Version})
+		}
+	}
+	return tasks
+}
+
+// planChange is the version change of spec/extensions §2.5 between fetching
+// the new package and installing it.
+func planChange(target, old Fact, why string) []Task {
+	var ch Change
+	if target.Change != nil && target.Change.From == old.Version {
+		ch = *target.Change
+	}
+	var tasks []Task
+	if old.State == Enabled && !ch.Disabled {
+		for _, t := range disableAll(old, target.Version, why) {
+			if _, done := ch.DisableCodes[t.Ext]; !done {
+				tasks = append(tasks, t)
+			}
+		}
+	}
+	if !ch.Copied {
+		tasks = append(tasks, Task{Op: Copy, Version: target.Version, From: old.Version, To: target.Version, Why: why})
+	}
+	if !ch.Updated {
+		// An upgrade runs the new package's update, a downgrade the old one's.
+		runner := target.Version
+		if CompareVersions(target.Version, old.Version) < 0 {
+			runner = old.Version
+		}
+		tasks = append(tasks, Task{Op: Update, Version: runner, From: old.Version, To: target.Version, Why: why})
+	}
+	return append(tasks, Task{Op: Uninstall, Version: old.Version, From: old.Version, To: target.Version, Why: why})
+}
+
+func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
+	var off, on []Task
+	wanted := map[string]bool{}
+	for _, e := range w.Exts {
+		wanted[e.Name] = true
+		rec, known := target.Exts[e.Name]
+		if e.Disable {
+			if known && rec.Enabled && !fresh {
+				off = append(off, Task{Op: Disable, Version: w.Version, Ext: e.Name, Why: "deleted"})
+			}
+			continue
+		}
+		if why := enableWhy(e, target, rec, known, fresh, now); why != "" {
+			on = append(on, Task{Op: Enable, Version: w.Version, Ext: e.Name, Why: why})
+		}
+	}
+	return append(off, on...)
+}
+
+// enableWhy says why an extension has to be enabled now, or "".
+//
+// The old agent enabled everything at each goal state and at each start. Here
+// an extension that is enabled and unchanged is left alone (asks U30). What
+// real handlers need of the old rule is kept: after a boot their daemons are
+// gone, so each is enabled once per boot; once after an agent upgrade or
+// change, because the contract may have changed; and a failed one is tried
+// again with the next goal state. A mere restart of the agent enables
+// nothing: handlers live on in their own scopes, and one whose script
+// restarts the agent would otherwise never come to rest.
+func enableWhy(e WishExt, target Fact, rec ExtRecord, known, fresh bool, now Now) string {
+	switch {
+	case fresh || !known || rec.Hash == "" && !rec.Enabled:
+		return cmp.Or(e.Force, "not enabled yet")
+	case e.Force != "":
+		return e.Force
+	case rec.FailKey != "" && rec.FailKey == now.Key && rec.Boot == now.Boot && rec.Hash == e.Hash:
+		return ""
+	case rec.Seq != e.Seq:
+		return "new sequence number"
+	case rec.Hash != e.Hash:
+		return "new settings"
+	case rec.FailKey != "" && rec.FailKey != now.Key:
+		return "retry after a failure"
+	case rec.Boot != now.Boot:
+		return "boot"
+	case rec.Agent != now.Agent:
+		return "agent upgrade"
+	case now.Start != "" && rec.Start != now.Start:
+		return "agent start"
+	case !rec.Enabled || target.State != Enabled:
+		if rec.FailKey != "" {
+			return ""
+		}
+		return "not enabled"
+	}
+	return ""
+}
+
+// enabledNames lists the enabled multi-config extensions, sorted.
+func enabledNames(r Record) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(r.Exts)) {
+		if name != "" && r.Exts[name].Enabled {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,291 @@
+package extensions
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"golang.org/x/sys/unix"
+)
+
+// Values of an extension's status.
+const (
+	transitioning = "transitioning"
+	warning       = "warning"
+	success       = "success"
+	statusError   = "error"
+)
+
+// Codes the agent reports (spec/extensions §2.11).
+const (
+	codeOther         = -1
+	codeDownload      = 1001
+	codeManifestLoad  = 1002
+	codeManifestParse = 1003
+	codeInstall       = 1007
+	codeUpdate        = 1008
+	codeEnable        = 1009
+	codeDisable       = 1010
+	codeTimeout       = 1011
+	codeStatus        = 1012
+	codeUnsupported   = 2001
+)
+
+// Limits of what is read and reported (spec/extensions §6.3).
+const (
+	maxStatusFile  = 8 << 20
+	bigStatus      = 128 << 10
+	bigMessage     = 1024
+	bigSubMessage  = 10240
+	bigTotal       = 131072
+	maxSubstatus   = 4096
+	truncatedMark  = " ... [TRUNCATED]"
+	excerptOfWrong = 2000
+)
+
+var (
+	errStatusJSON  = errors.New("not JSON")
+	errStatusShape = errors.New("not a status")
+)
+
+// ParseStatus reads what a handler says about itself. What could be
+// understood is returned with the error. An empty array or null is a status
+// without a word (Status == "").
+func ParseStatus(data []byte) (protocol.ExtensionStatus, error) {
+	var st protocol.ExtensionStatus
+	data = lenientJSON(data)
+	var top any
+	if err := json.Unmarshal(data, &top); err != nil {
+		return st, fmt.Errorf("%w: %w", errStatusJSON, err)
+	}
+	list, isList := top.([]any)
+	if top == nil || isList && len(list) == 0 {
+		return st, nil
+	}
+	if !isList {
+		return st, fmt.Errorf("%w: the extension status must be an array: %s", errStatusShape, clip(string(data), 4096))
+	}
+	var items []json.RawMessage
+	_ = json.Unmarshal(data, &items) // an array, as we know
+	first, err := object(items[0])
+	if err != nil || first == nil {
+		return st, fmt.Errorf("%w: element 0 of the array is not an object", errStatusShape)
+	}
+	body, err := object(first["status"])
+	if err != nil || body == nil {
+		return st, fmt.Errorf("%w: no status object", errStatusShape)
+	}
+	st.Name, _ = text(body["name"])
+	st.Operation, _ = text(body["operation"])
+	st.AppliedTime, _ = text(body["configurationAppliedTime"])
+	st.Code = statusCode(body["code"])
+	word, ok := text(body["status"])
+	if !ok {
+		return st, fmt.Errorf("%w: status.status is missing", errStatusShape)
+	}
+	st.Status = statusWord(word)
+	if st.Message, st.Lang, err = formatted(body["formattedMessage"]); err != nil {
+		return st, err
+	}
+	return st, parseSubstatus(&st, body["substatus"])
+}
+
+// statusWord coerces unknown words to error: a handler that says "failed"
+// has failed. Case matters.
+func statusWord(w string) string {
+	switch w {
+	case transitioning, warning, success, statusError:
+		return w
+	}
+	return statusError
+}
+
+func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	var subs []json.RawMessage
+	if err := json.Unmarshal(raw, &subs); err != nil {
+		return fmt.Errorf("%w: substatus is not an array", errStatusShape)
+	}
+	for _, s := range subs[:min(len(subs), maxSubstatus)] {
+		if string(s) == "null" {
+			continue
+		}
+		o, err := object(s)
+		if err != nil {
+			return fmt.Errorf("%w: a substatus is not an object", errStatusShape)
+		}
+		var sub protocol.Substatus
+		sub.Name, _ = text(o["name"])
+		sub.Code = statusCode(o["code"])
+		word, ok := text(o["status"])
+		if !ok || statusWord(word) != word {
+			return fmt.Errorf("%w: the status of substatus %q is not one of the four words", errStatusShape, clip(sub.Name, 80))
+		}
+		sub.Status = word
+		if sub.Message, sub.Lang, err = formatted(o["formattedMessage"]); err != nil {
+			return err
+		}
+		st.Substatus = append(st.Substatus, sub)
+	}
+	return nil
+}
+
+// statusCode passes a number or a string through; what else there may be
+// would break the whole report, so it is 0.
+func statusCode(raw json.RawMessage) json.RawMessage {
+	if len(raw) > 0 && len(raw) <= 256 && (raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' || raw[0] == '"') {
+		return raw
+	}
+	return json.RawMessage("0")
+}
+
+func formatted(raw json.RawMessage) (message *string, lang string, err error) {
+	o, err := object(raw)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: formattedMessage is not an object", errStatusShape)
+	}
+	if o == nil {
+		return nil, "", nil
+	}
+	lang, _ = text(o["lang"])
+	raw, ok := o["message"]
+	if !ok {
+		return nil, lang, fmt.Errorf("%w: formattedMessage has no message", errStatusShape)
+	}
+	if s, ok := text(raw); ok {
+		s = secret.Redact(s)
+		return &s, lang, nil
+	}
+	return nil, lang, nil
+}
+
+// shorten cuts a status whose file is too big for the report: the parent
+// message first, then substatuses in their order until the budget is used.
+func shorten(st *protocol.ExtensionStatus) {
+	total := 0
+	if st.Message != nil {
+		m := cutMark(*st.Message, bigMessage)
+		st.Message = &m
+		total += utf8.RuneCountInString(m)
+	}
+	var kept []protocol.Substatus
+	for _, s := range st.Substatus {
+		s.Name = cutMark(s.Name, bigSubMessage)
+		n := utf8.RuneCountInString(s.Name)
+		if s.Message != nil {
+			m := cutMark(*s.Message, bigSubMessage)
+			s.Message = &m
+			n += utf8.RuneCountInString(m)
+		}
+		if total+n > bigTotal {
+			break
+		}
+		total += n
+		kept = append(kept, s)
+	}
+	st.Substatus = kept
+}
+
+// cutMark cuts at n characters, never inside of one. A text of exactly n
+// characters gets the mark too, as everybody is used to.
+func cutMark(s string, n int) string {
+	if utf8.RuneCountInString(s) < n {
+		return s
+	}
+	return clip(s, n) + truncatedMark
+}
+
+// clip is the first n characters of s.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for i := range s {
+		if n == 0 {
+			return s[:i]
+		}
+		n--
+	}
+	return s
+}
+
+var errNotRegular = errors.New("not a regular file")
+
+// readSafely reads a file that somebody else owns: never through a symlink,
+// never waiting for a FIFO, never more than limit bytes (asks U08, S9).
+func readSafely(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fi, fmt.Errorf("%s: %w", path, errNotRegular)
+	}
+	if fi.Size() > limit {
+		return nil, fi, fmt.Errorf("%s has %d bytes, more than %d", path, fi.Size(), limit)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fi, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fi, fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return data, fi, nil
+}
+
+// statusOf is the extension status to report for one status file, whatever
+// is found there. fresh says that the file was written moments ago and may
+// be half a file.
+func statusOf(path, full, version string, seq int) (st protocol.ExtensionStatus, fi fs.FileInfo, fresh bool) {
+	data, fi, err := readSafely(path, maxStatusFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return missingStatus(path, full), nil, false
+	case err != nil:
+		return wrongStatus(codeOther, fmt.Sprintf("We couldn't read any status for %s-%s extension, for the sequence number %d. It failed due to %v",
+			full, version, seq, err)), fi, false
+	}
+	st, err = ParseStatus(data)
+	if err == nil {
+		if utf8.RuneCount(data) > bigStatus {
+			shorten(&st)
+		}
+		return st, fi, false
+	}
+	fresh = time.Since(fi.ModTime()).Abs() < 10*time.Second
+	if errors.Is(err, errStatusJSON) {
+		excerpt := secret.Redact(strings.ToValidUTF8(clip(string(data[:min(len(data), 4*excerptOfWrong)]), excerptOfWrong), "\ufffd"))
+		return wrongStatus(codeStatus, fmt.Sprintf("The status reported by the extension %s-%s(Sequence number %d), was in an incorrect format and the agent could not parse it correctly. Failed due to %v: %s",
+			full, version, seq, err, excerpt)), fi, fresh
+	}
+	wrong := wrongStatus(codeStatus, fmt.Sprintf("Could not get a valid status from the extension %s-%s. Encountered the following error: %v", full, version, secret.Redact(err.Error())))
+	wrong.Operation, wrong.AppliedTime, wrong.Substatus = st.Operation, st.AppliedTime, nil
+	return wrong, fi, fresh
+}
+
+// missingStatus is reported while a handler has not written anything.
+func missingStatus(path, full string) protocol.ExtensionStatus {
+	m := fmt.Sprintf("This status is being reported by the Guest Agent since no status file was reported by extension %s: [ExtensionStatusError] Status file %s does not exist", full, path)
+	return protocol.ExtensionStatus{Status: transitioning, Code: json.RawMessage("0"), Message: &m}
+}
+
+func wrongStatus(code int, message string) protocol.ExtensionStatus {
+	raw, _ := json.Marshal(code) // an int
+	return protocol.ExtensionStatus{Status: statusError, Code: raw, Message: &message}
+}

@@ -1,0 +1,316 @@
+package extensions
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// store is everything the engine keeps on disk. Names are relative to root.
+//
+//	<lib>/<Name>-<version>/             the handler, as every agent has it
+//	<lib>/azguest/ext/records/*.json    Record, one per handler version
+//	<lib>/azguest/ext/jobs/<id>/        running and last commands
+//	<lib>/azguest/ext/packages/         packages until they are installed
+//	<lib>/azguest/ext/saved/<Name-ver>/ status files from before a version change
+//	<lib>/azguest/ext/tmp/              being unpacked
+type store struct {
+	root host.Root
+	lib  string
+	dir  string // <lib>/azguest/ext
+	exec string // where packages are unpacked, if not in lib
+	logs string // /var/log/azure
+}
+
+// base is the handler's directory as its commands see it.
+func (s store) base(name, version string) string {
+	return s.root.Path(s.lib + "/" + name + "-" + version)
+}
+
+func (s store) logDir(name string) string { return s.root.Path(s.logs + "/" + name) }
+
+func (s store) sub(parts ...string) string {
+	return s.root.Path(s.dir + "/" + strings.Join(parts, "/"))
+}
+
+func (s store) jobDir(id string) string { return s.sub("jobs", id) }
+
+func (s store) init() error {
+	for _, d := range []string{s.lib, s.lib + "/events"} {
+		mode := fs.FileMode(0o755)
+		if strings.HasSuffix(d, "/events") {
+			mode = 0o700
+		}
+		if err := s.root.MkdirAll(d, mode); err != nil {
+			return fmt.Errorf("prepare extensions: %w", err)
+		}
+	}
+	for _, d := range []string{"records", "jobs", "packages", "saved", "tmp"} {
+		if err := s.root.MkdirAll(s.dir+"/"+d, 0o700); err != nil {
+			return fmt.Errorf("prepare extensions: %w", err)
+		}
+	}
+	// What was being unpacked when the agent died is of no use.
+	if err := emptyDir(s.sub("tmp")); err != nil {
+		return fmt.Errorf("prepare extensions: %w", err)
+	}
+	return nil
+}
+
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// save writes a record, or deletes it when there is nothing left to know.
+func (s store) save(r Record) error {
+	name := s.dir + "/records/" + r.Name + "-" + r.Version + ".json"
+	if r.State == Absent && r.Doing == nil && r.Report.Status == "" {
+		return s.root.Remove(name)
+	}
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("save record: %w", err)
+	}
+	if err := s.root.WriteFile(name, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("save record: %w", err)
+	}
+	return nil
+}
+
+// saveFiles writes config/HandlerState and HandlerStatus, if the handler has
+// a directory. The old agent can take over from there at any time.
+func (s store) saveFiles(r Record) error {
+	base := s.base(r.Name, r.Version)
+	if _, err := os.Stat(base); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.MkdirAll(base+"/config", 0o700); err != nil {
+		return fmt.Errorf("write handler state: %w", err)
+	}
+	if err := writeBeside(base, base+"/config/HandlerState", []byte(r.onDisk()), 0o600); err != nil {
+		return err
+	}
+	if r.Report.Status != "" {
+		if err := writeBeside(base, base+"/config/HandlerStatus", handlerStatusFile(r, r.Multi), 0o600); err != nil {
+			return err
+		}
+	}
+	for name, e := range r.Exts {
+		if name == "" {
+			continue
+		}
+		state := "disabled"
+		if e.Enabled {
+			state = "enabled"
+		}
+		if err := writeBeside(base, base+"/config/"+name+".HandlerState", []byte(state), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load finds every handler version on disk: by its record, by its
+// HandlerState, or both. HandlerState wins about how far it has come, since
+// another agent may have been at work meanwhile; a directory without one is
+// somebody else's (spec/extensions §2.9).
+func (s store) load() ([]Record, error) {
+	byDir := map[string]Record{}
+	files, err := s.root.Glob(s.dir + "/records/*.json")
+	if err != nil {
+		return nil, fmt.Errorf("load records: %w", err)
+	}
+	for _, f := range files {
+		b, err := s.root.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("load records: %w", err)
+		}
+		var r Record
+		if json.Unmarshal(b, &r) != nil || r.Name == "" || r.Version == "" || strings.ContainsAny(r.Name+r.Version, "/\x00") {
+			continue // a damaged record: what is on disk tells the rest
+		}
+		byDir[r.Name+"-"+r.Version] = r
+	}
+	entries, err := os.ReadDir(s.root.Path(s.lib))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("load records: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, e := range entries {
+		name, version, ok := splitDir(e.Name())
+		if !ok {
+			continue
+		}
+		base := s.base(name, version)
+		b, _, err := readSafely(base+"/config/HandlerState", 1024)
+		if err != nil {
+			continue
+		}
+		seen[e.Name()] = true
+		r, known := byDir[e.Name()]
+		if !known {
+			r = Record{Name: name, Version: version, State: Absent}
+		}
+		if text := strings.TrimSpace(string(b)); text != r.onDisk() || !known {
+			r = adopt(r, text)
+		}
+		if r.Report.Status == "" {
+			if b, _, err := readSafely(base+"/config/HandlerStatus", 1<<20); err == nil {
+				r.Report, _ = parseHandlerStatus(b)
+			}
+		}
+		byDir[e.Name()] = r
+	}
+	var out []Record
+	for dir, r := range byDir {
+		if !seen[dir] && r.State != Absent {
+			if r.Doing == nil || r.Doing.Task.Op != Uninstall {
+				// Its directory is gone: nothing can be run any more.
+				r = Record{Name: r.Name, Version: r.Version, State: Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
+			}
+		}
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(a.Name+a.Version, b.Name+b.Version) })
+	return out, nil
+}
+
+// adopt takes over the state that another agent left.
+func adopt(r Record, text string) Record {
+	r.Exts, r.Change, r.FailedUpgrade, r.Doing = nil, nil, false, nil
+	switch text {
+	case "Enabled":
+		r.State = Enabled
+	case "Installed":
+		r.State = Installed
+	case "FailedUpgrade":
+		r.State, r.FailedUpgrade = Broken, true
+	default:
+		r.State = Broken // something half done: fetch it again
+	}
+	return r
+}
+
+// splitDir takes a directory name apart: everything before the first dash is
+// the name, a version follows the last one (spec/extensions §1.1). Packages
+// of the agent itself look the same and are left out.
+func splitDir(dir string) (name, version string, ok bool) {
+	i := strings.LastIndexByte(dir, '-')
+	if i <= 0 || !parseVersion(dir[i+1:]).ok || strings.HasPrefix(dir, "WALinuxAgent-") || strings.HasPrefix(dir, "azguest-") {
+		return "", "", false
+	}
+	return dir[:i], dir[i+1:], true
+}
+
+// removeHandler deletes everything of one handler version but its logs.
+func (s store) removeHandler(name, version string) error {
+	base := s.base(name, version)
+	var errs []error
+	if target, err := os.Readlink(base); err == nil {
+		errs = append(errs, removeTree(target))
+	}
+	errs = append(errs, removeTree(base))
+	for _, p := range []string{
+		s.root.Path(s.lib + "/" + name + "__" + version + ".zip"),
+		s.sub("packages", name+"-"+version+".zip"),
+		s.sub("packages", name+"-"+version+".sha256"),
+	} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, os.RemoveAll(s.sub("saved", name+"-"+version)))
+	return errors.Join(errs...)
+}
+
+// removeTree is RemoveAll that tries again: an uninstaller may still be
+// writing or deleting in there (spec/extensions §5.6).
+func removeTree(dir string) error {
+	var err error
+	for range 3 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// A Use is a part of the disk budget (asks U05).
+type Use struct {
+	Name    string
+	Path    string
+	Bytes   int64
+	Files   int
+	CanFree int64
+}
+
+// use measures one directory.
+func use(name, path string) Use {
+	u := Use{Name: name, Path: path}
+	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // gone meanwhile
+		}
+		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+			u.Bytes += fi.Size()
+			u.Files++
+		}
+		return nil
+	})
+	return u
+}
+
+// tidyJobs deletes jobs that nobody refers to and that are older than age,
+// and cuts the output of those that background processes still write to.
+func (s store) tidyJobs(keep map[string]bool, age time.Duration) {
+	entries, err := os.ReadDir(s.sub("jobs"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := s.jobDir(e.Name())
+		fi, err := e.Info()
+		if err != nil {
+			continue
+		}
+		if !keep[e.Name()] && time.Since(fi.ModTime()) > age {
+			_ = os.RemoveAll(dir)
+			continue
+		}
+		for _, name := range []string{host.JobStdout, host.JobStderr} {
+			cutOutput(filepath.Join(dir, name))
+		}
+	}
+}
+
+// maxOutput is how much output of one command stays on disk; the end of it
+// is what is of interest.
+const maxOutput = 8 << 20
+
+// cutOutput shortens a file that somebody may be appending to: writers use
+// O_APPEND, so after the cut they go on at the new end.
+func cutOutput(path string) {
+	fi, err := os.Lstat(path)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxOutput {
+		return
+	}
+	keep := tail(path, 1<<20)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString("... [TRUNCATED]\n" + keep)
+	_ = f.Close()
+}

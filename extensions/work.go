@@ -1,0 +1,462 @@
+package extensions
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+)
+
+// work is one step for one handler, done in a goroutine. It owns the
+// handler's records until it comes back with them.
+type work struct {
+	m    *Manager
+	name string
+	recs map[string]Record
+	want *protocol.Handler // nil when a command of an earlier life is followed
+	wish Wish
+	gs   *protocol.GoalState
+	pass *pass
+	task Task
+	dec  *decision
+	// goal is the goal state of a command that an earlier life began.
+	goal string
+}
+
+func newWork(m *Manager, h *handler, want *protocol.Handler, t Task) *work {
+	return &work{m: m, name: h.name, recs: maps.Clone(h.recs), want: want, task: t, pass: m.pass}
+}
+
+func (w *work) rec(version string) Record {
+	if r, ok := w.recs[version]; ok {
+		return r
+	}
+	return Record{Name: w.name, Version: version, State: Absent, Multi: w.wish.Multi}
+}
+
+// put stores a record, on disk first.
+func (w *work) put(r Record) error {
+	if r.State != Absent {
+		if err := w.m.store.saveFiles(r); err != nil {
+			return err
+		}
+	}
+	if err := w.m.store.save(r); err != nil {
+		return err
+	}
+	w.recs[r.Version] = r
+	return nil
+}
+
+// do is the step itself.
+func (w *work) do(ctx context.Context) error {
+	switch w.task.Op {
+	case Fetch:
+		return w.fetch(ctx)
+	case Copy:
+		return w.copy()
+	case Remove:
+		return w.remove(w.task.Version)
+	case Install, Update, Enable, Disable, Uninstall:
+		return w.command(ctx)
+	}
+	return fmt.Errorf("%s: %w", w.task.Op, ErrEdge)
+}
+
+// remove deletes a version without running anything.
+func (w *work) remove(version string) error {
+	r := w.rec(version)
+	if err := w.m.store.removeHandler(w.name, version); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("version", version).Msg("handler could not be removed completely")
+	}
+	w.m.auditLog(AuditEntry{What: "remove", Handler: w.name, Version: version, Why: w.task.Why})
+	r, err := r.done(Remove, "")
+	if err != nil {
+		return err
+	}
+	r = Record{Name: r.Name, Version: r.Version, State: Absent}
+	if err := w.m.store.save(r); err != nil {
+		return err
+	}
+	delete(w.recs, version)
+	return nil
+}
+
+// copy takes over what belongs to the handler's past: mrseq, without which
+// scripts would run again, and its status files (spec/extensions §1.8).
+func (w *work) copy() error {
+	r := w.rec(w.task.Version)
+	from, to := w.m.store.base(w.name, w.task.From), w.m.store.base(w.name, w.task.Version)
+	err := copyFile(from+"/mrseq", to+"/mrseq")
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	entries, rerr := os.ReadDir(from + "/status")
+	if rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			err = errors.Join(err, copyFile(filepath.Join(from, "status", e.Name()), filepath.Join(to, "status", e.Name())))
+		}
+	}
+	if err != nil {
+		return w.failTarget(r, codeUpdate, "[ExtensionUpdateError] copy the state of the old version: "+err.Error())
+	}
+	ch := change(r, w.task.From)
+	ch.Copied = true
+	r.Change = &ch
+	return w.put(r)
+}
+
+func change(r Record, from string) Change {
+	if r.Change != nil && r.Change.From == from {
+		ch := *r.Change
+		ch.DisableCodes = maps.Clone(ch.DisableCodes)
+		return ch
+	}
+	return Change{From: from}
+}
+
+// copyFile copies a regular file with its mode and times.
+func copyFile(from, to string) error {
+	data, fi, err := readSafely(from, maxStatusFile)
+	if err != nil {
+		return err
+	}
+	if err := writeBeside(filepath.Dir(filepath.Dir(to)), to, data, fi.Mode().Perm()); err != nil {
+		return err
+	}
+	return os.Chtimes(to, fi.ModTime(), fi.ModTime())
+}
+
+// failTarget records a handler-level failure of this goal state.
+func (w *work) failTarget(r Record, code int, message string) error {
+	r.FailKey, r.FailBoot, r.Change = w.key(), w.m.boot, nil
+	r.Report = Report{Status: "NotReady", Code: code, Message: secret.Redact(message)}
+	return w.put(r)
+}
+
+func (w *work) key() string {
+	if w.goal != "" {
+		return w.goal
+	}
+	if w.pass != nil {
+		return w.pass.key
+	}
+	return ""
+}
+
+// extension is the one a command is about: its own for enable and disable,
+// the first one of the goal state for those of the whole handler.
+func (w *work) extension() (name string, seq int, s *protocol.Settings) {
+	pick := func(e WishExt) (string, int, *protocol.Settings) {
+		if w.want != nil {
+			for i, s := range w.want.Settings {
+				if !w.wish.Multi || s.Name == e.Name {
+					return e.Name, e.Seq, &w.want.Settings[i]
+				}
+			}
+		}
+		return e.Name, e.Seq, nil
+	}
+	for _, e := range w.wish.Exts {
+		if w.task.Ext == e.Name || w.task.Ext == "" && !e.Disable {
+			return pick(e)
+		}
+	}
+	for _, e := range w.wish.Exts {
+		if w.task.Ext == "" {
+			return pick(e)
+		}
+	}
+	if e, ok := w.rec(w.task.Version).Exts[w.task.Ext]; ok {
+		return w.task.Ext, e.Seq, nil
+	}
+	return w.task.Ext, 0, nil
+}
+
+func (w *work) timeout() time.Duration {
+	t := w.m.cfg.Timeouts
+	switch w.task.Op {
+	case Install:
+		return t.Install
+	case Update:
+		return t.Update
+	case Disable:
+		if w.wish.Gone {
+			return t.DisableToUninstall
+		}
+		return t.Disable
+	case Uninstall:
+		return t.Uninstall
+	case Enable, Fetch, Copy, Remove:
+	}
+	return t.Enable
+}
+
+// command runs one command of a handler, or what stands for it.
+func (w *work) command(ctx context.Context) error {
+	t := w.task
+	r := w.rec(t.Version)
+	base := w.m.store.base(w.name, t.Version)
+	ext, seq, settings := w.extension()
+	d := Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC()}
+	if t.To != "" {
+		if hm, err := w.m.readManifest(w.name, t.To); err == nil {
+			d.Lenient = hm.ContinueOnFailure
+		}
+	}
+	hm, err := w.m.readManifest(w.name, t.Version)
+	switch {
+	case err == nil:
+	case t.Op == Uninstall || t.Op == Disable && t.To == "":
+		// Deleting must always be possible (asks U29).
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, nothing is run")
+		return w.finish(r, d, host.JobResult{Class: host.JobOK})
+	default:
+		return w.refuse(r, d, manifestCode(err), err.Error())
+	}
+	if w.wish.Multi && !hm.Multi && (t.Op == Install || t.Op == Enable || t.Op == Update) {
+		return w.refuse(r, d, codeOther, fmt.Sprintf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", w.name))
+	}
+	d.Command = hm.Commands[t.Op]
+	if t.Skip || d.Command == "" && t.Op != Install && t.Op != Enable {
+		return w.finish(r, d, host.JobResult{Class: host.JobOK})
+	}
+	if d.Command == "" {
+		return w.refuse(r, d, codeManifestParse, fmt.Sprintf("Malformed manifest file: it has no %sCommand", t.Op))
+	}
+	if err := w.prepare(base, ext, seq, settings); err != nil {
+		return w.refuse(r, d, opCode(t.Op), err.Error())
+	}
+	target := cmp.Or(t.To, "")
+	ch := r.Change
+	if t.To != "" {
+		c := change(w.rec(t.To), t.From)
+		ch = &c
+	}
+	env := call{
+		op: t.Op, base: base, version: t.Version, seq: seq, ext: ext, wire: w.m.cfg.Wire,
+		change: ch, target: target, multi: w.wish.Multi, exts: w.extNames(),
+	}.environment()
+	job := host.Job{
+		ID: randomID(), Shell: shellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
+		Slice: sliceName(w.name, ext), CPUPercent: hm.CPUPercent,
+	}
+	if host.HasSystemd() {
+		job.Scope = "azguest-" + job.ID + ".scope"
+	}
+	d.Job, d.Deadline = job.ID, d.Started.Add(job.Timeout)
+	r.Doing = &d
+	if err := w.put(r); err != nil {
+		return err
+	}
+	w.say(ext, "%s extension: [%s]", title(t.Op), d.Command)
+	w.say(ext, "Executing command: %s with environment variables: %s", job.Shell, pythonDict(env))
+	w.m.auditLog(AuditEntry{
+		What: "begin", Handler: w.name, Version: t.Version, Extension: ext, Op: t.Op, Seq: seq, Why: t.Why,
+		GoalState: d.Key, Command: job.Shell, Digest: r.Digest, Signer: r.Signer, Job: job.ID,
+	})
+	w.m.publishDoing(w.name, r)
+	if err := w.m.launch.Start(w.m.store.jobDir(job.ID), job); err != nil {
+		return w.finish(r, d, host.JobResult{Class: host.JobNotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})
+	}
+	return w.await(ctx, r)
+}
+
+// await waits for the command of a record that says what is being done.
+func (w *work) await(ctx context.Context, r Record) error {
+	d := *r.Doing
+	w.goal = d.Key
+	res, err := host.WaitJob(ctx, w.m.store.jobDir(d.Job))
+	if err != nil {
+		return err // the command goes on; the next start follows it
+	}
+	return w.finish(r, d, res)
+}
+
+// refuse is a command that could not even be tried.
+func (w *work) refuse(r Record, d Doing, code int, message string) error {
+	return w.failed(r, d, code, message)
+}
+
+func (w *work) hash(ext string) string {
+	for _, e := range w.wish.Exts {
+		if e.Name == ext {
+			return e.Hash
+		}
+	}
+	return ""
+}
+
+func (w *work) extNames() []string {
+	var names []string
+	for _, e := range w.wish.Exts {
+		names = append(names, e.Name)
+	}
+	return names
+}
+
+// prepare brings the files of a handler in order before a command runs.
+func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
+	for _, d := range []string{base + "/config", base + "/status"} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("prepare %s: %w", w.name, err)
+		}
+	}
+	switch w.task.Op {
+	case Install, Enable, Disable:
+	case Fetch, Copy, Update, Uninstall, Remove:
+		return nil
+	}
+	if w.want == nil || w.task.Op == Disable && (w.task.To != "" || !w.wish.Multi) {
+		return nil
+	}
+	if s == nil && len(w.want.Settings) > 0 {
+		return nil
+	}
+	if w.task.Op != Disable {
+		if err := dropSettings(base+"/config", ext, seq); err != nil {
+			return fmt.Errorf("prepare %s: %w", w.name, err)
+		}
+	}
+	name := settingsName(ext, seq, ".settings")
+	if err := writeBeside(base, base+"/config/"+name, settingsDocument(s), 0o600); err != nil {
+		return err
+	}
+	w.say(ext, "Update settings file: %s", name)
+	if w.task.Op == Enable {
+		return w.dropStatus(base, ext, seq)
+	}
+	return nil
+}
+
+// dropStatus deals with a trap of a version change: disable and update of
+// some handlers write "success" into the status file of the new sequence
+// number, for a script that has not run yet (spec/extensions §10). Such a
+// file gives way to the one from before the change; without one it is
+// deleted if the handler is going to write its own.
+func (w *work) dropStatus(base, ext string, seq int) error {
+	r := w.rec(w.task.Version)
+	if r.Change == nil {
+		return nil
+	}
+	name := settingsName(ext, seq, ".status")
+	data, _, err := readSafely(base+"/status/"+name, maxStatusFile)
+	if err != nil {
+		return nil // none, or one that the handler has to deal with
+	}
+	st, err := ParseStatus(data)
+	if err == nil && strings.EqualFold(st.Operation, "enable") {
+		return nil
+	}
+	saved, _, err := readSafely(w.m.store.sub("saved", w.name+"-"+w.task.Version, name), maxStatusFile)
+	if err == nil {
+		return writeBeside(base, base+"/status/"+name, saved, 0o600)
+	}
+	// A handler that has seen this number will not run again and would leave
+	// nothing behind; then a wrong word is better than none.
+	if b, _, err := readSafely(base+"/mrseq", 64); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n >= seq {
+			return nil
+		}
+	}
+	if err := os.Remove(base + "/status/" + name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("prepare %s: %w", w.name, err)
+	}
+	return nil
+}
+
+// saveStatus keeps the status files from before a version change.
+func (w *work) saveStatus() error {
+	dir := w.m.store.sub("saved", w.name+"-"+w.task.To)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("save status: %w", err)
+	}
+	from := w.m.store.base(w.name, w.task.Version) + "/status"
+	entries, err := os.ReadDir(from)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("save status: %w", err)
+	}
+	for _, e := range entries {
+		data, fi, err := readSafely(filepath.Join(from, e.Name()), maxStatusFile)
+		if err != nil || !strings.HasSuffix(e.Name(), ".status") {
+			continue
+		}
+		if st, err := ParseStatus(data); err != nil || !strings.EqualFold(st.Operation, "enable") {
+			continue
+		}
+		if err := writeBeside(dir, filepath.Join(dir, e.Name()), data, fi.Mode().Perm()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func opCode(op Op) int {
+	switch op {
+	case Install:
+		return codeInstall
+	case Update:
+		return codeUpdate
+	case Enable:
+		return codeEnable
+	case Disable:
+		return codeDisable
+	case Fetch:
+		return codeDownload
+	case Copy:
+		return codeUpdate
+	case Uninstall, Remove:
+	}
+	return 1000
+}
+
+func title(op Op) string { return strings.ToUpper(string(op[:1])) + string(op[1:]) }
+
+// operationName is the name of an op in telemetry (spec/extensions §8.5).
+func operationName(op Op) string {
+	switch op {
+	case Fetch:
+		return "Download"
+	case Uninstall:
+		return "UnInstall"
+	case Install, Copy, Update, Enable, Disable, Remove:
+	}
+	return title(op)
+}
+
+func (w *work) emit(version string, op Op, ok bool, message string, took time.Duration) {
+	w.m.events.Emit(event.Event{
+		Kind: event.Operation, Time: time.Now().UTC(), Name: w.name, Version: version,
+		Op: operationName(op), OK: ok, Message: secret.Redact(message), Duration: took,
+	})
+}
+
+// pythonDict is the environment as the log of the old agent has it.
+func pythonDict(env []string) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, kv := range env {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		k, v, _ := strings.Cut(kv, "=")
+		b.WriteString(strconv.Quote(k) + ": " + strconv.Quote(v))
+	}
+	b.WriteByte('}')
+	return b.String()
+}
