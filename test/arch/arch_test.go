@@ -57,7 +57,7 @@ var may = map[string][]string{
 	"protocol/imds":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
 	"protocol/internal/...": {"agent/secret", "protocol", "protocol/internal/..."},
 	"protocol/platform":     {"agent/event", "agent/host", "agent/secret", "protocol/..."},
-	"protocol/transfer":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/transfer":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/hostga", "protocol/internal/..."},
 	"protocol/wire":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
 
 	"test/arch":    {},
@@ -79,7 +79,7 @@ var owner = map[string][]string{
 	"github.com/kardianos/service":        {"agent"},
 	"github.com/go-co-op/gocron/v2":       {"agent"},
 	"github.com/google/nftables":          {"agent/firewall"},
-	"github.com/spf13/cobra":              {"agent/ctl", "agent/cmd/..."},
+	"github.com/spf13/cobra":              {"agent/ctl", "agent/cmd/...", "test/cmd/..."},
 	"software.sslmate.com/src/go-pkcs12":  {"protocol/internal/...", "protocol/wire"},
 	"github.com/go-crypt/crypt":           {"provisioning"},
 	"github.com/insomniacslk/dhcp/dhcpv4": {"protocol/discover", "test/..."},
