@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/sandbox"
@@ -150,33 +151,46 @@ func (c *cloud) end(t testing.TB) map[string]string {
 	return state
 }
 
-// steps lists the provisioning steps that the agent journaled.
-func (c *cloud) steps(t testing.TB) []string {
+// A journal is what the agent wrote about its provisioning.
+type journal struct {
+	Finished time.Time `json:"finished"`
+	Steps    []struct {
+		ID    string `json:"id"`
+		State string `json:"state"`
+	} `json:"steps"`
+}
+
+func (c *cloud) journal(t testing.TB) journal {
 	t.Helper()
+	var j journal
 	b, err := c.ReadFile("/var/lib/waagent/azguest/provision.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return j
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	var journal struct {
-		Steps []struct {
-			ID   string `json:"id"`
-			Name string `json:"name"`
-		} `json:"steps"`
-	}
-	if err := json.Unmarshal(b, &journal); err != nil {
+	if err := json.Unmarshal(b, &j); err != nil {
 		t.Fatalf("provision.json: %v: %s", err, b)
 	}
-	var ids []string
-	for _, s := range journal.Steps {
-		if s.ID == "" {
-			s.ID = s.Name
+	return j
+}
+
+// provisioned waits until every step has ended, also those after Ready.
+func (c *cloud) provisioned(t testing.TB) journal {
+	t.Helper()
+	c.ready(t)
+	var j journal
+	await(t, "the end of the journal", func() bool {
+		j = c.journal(t)
+		for _, s := range j.Steps {
+			if s.State == "planned" || s.State == "doing" {
+				return false
+			}
 		}
-		ids = append(ids, s.ID)
-	}
-	if len(ids) < 8 {
-		t.Fatalf("only %d steps in the journal: %s", len(ids), b)
-	}
-	return ids
+		return len(j.Steps) > 0
+	})
+	return j
 }
 
 // TestKilledAfterEachStep: a kill -9 right after any step, the agent started
@@ -188,7 +202,10 @@ func TestKilledAfterEachStep(t *testing.T) {
 	o.key = key
 	whole := newAgentCloud(t, o)
 	whole.agent(t)
-	whole.ready(t)
+	steps := whole.provisioned(t).Steps
+	if len(steps) < 8 {
+		t.Fatalf("only %d steps in the journal: %+v", len(steps), steps)
+	}
 	want := whole.end(t)
 	if want["password"] != "right" {
 		t.Errorf("crypt(3) says the password is %s", want["password"])
@@ -196,23 +213,20 @@ func TestKilledAfterEachStep(t *testing.T) {
 	if n := whole.readyReports(); n != 1 {
 		t.Errorf("%d Ready reports, want 1", n)
 	}
-	for _, step := range whole.steps(t) {
+	for _, step := range steps {
 		for _, reboot := range []bool{false, true} {
-			name := step
+			name := step.ID
 			if reboot {
 				name += "+reboot"
 			}
 			t.Run(name, func(t *testing.T) {
 				c := newAgentCloud(t, o)
-				p := c.agent(t, "AZGUEST_TEST_DIE_AFTER="+step)
-				await(t, "the agent to die", func() bool {
-					select {
-					case <-p.Done():
-						return true
-					default:
-						return false
-					}
-				})
+				p := c.agent(t, "AZGUEST_TEST_DIE_AFTER="+step.ID)
+				select {
+				case <-p.Done():
+				case <-time.After(patience):
+					t.Fatalf("the agent lives on after step %s (%s)", step.ID, step.State)
+				}
 				if code := p.Code(); code != -1 {
 					t.Fatalf("the agent ended with code %d, not by a signal", code)
 				}
@@ -223,16 +237,18 @@ func TestKilledAfterEachStep(t *testing.T) {
 					}
 				}
 				c.agent(t)
-				await(t, "Ready", func() bool { return c.readyReports() > 0 })
-				await(t, "the journal to end", func() bool {
-					_, err := c.ReadFile("/var/lib/waagent/provisioned")
-					return err == nil
-				})
+				// Once in each boot that gets so far, and never twice.
+				wantReady := before
+				if reboot || before == 0 {
+					wantReady++
+				}
+				await(t, "Ready", func() bool { return c.readyReports() >= wantReady })
+				c.provisioned(t)
 				if diff := cmp.Diff(want, c.end(t)); diff != "" {
 					t.Errorf("end state (-undisturbed +killed):\n%s", diff)
 				}
-				if n := c.readyReports(); n != 1 && before == 0 {
-					t.Errorf("%d Ready reports, want 1", n)
+				if n := c.readyReports(); n != wantReady {
+					t.Errorf("%d Ready reports, want %d", n, wantReady)
 				}
 			})
 		}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,6 +85,9 @@ func (c bootConfig) boot() error {
 	if err != nil {
 		return err
 	}
+	if err := c.bootID(root); err != nil {
+		return err
+	}
 	// Kernel settings that are not per namespace stay out of reach.
 	for _, name := range []string{"proc/sys", "proc/sysrq-trigger", "proc/irq", "proc/bus"} {
 		if err := readOnly(filepath.Join(root, name)); err != nil {
@@ -110,6 +114,29 @@ func (c bootConfig) boot() error {
 		return err
 	}
 	return pivot(root)
+}
+
+// bootID gives every boot of the machine an id of its own: it is how programs
+// notice that there was one.
+func (c bootConfig) bootID(root string) error {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return err
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	file := filepath.Join(c.Base, "boot_id")
+	text := fmt.Sprintf("%x-%x-%x-%x-%x\n", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	// A new file, because the old one may still be mounted.
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(file, []byte(text), 0o444); err != nil {
+		return err
+	}
+	if err := unix.Mount(file, filepath.Join(root, "proc/sys/kernel/random/boot_id"), "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("set boot id: %w", err)
+	}
+	return nil
 }
 
 // hostname does what a machine's start does with /etc/hostname.

@@ -224,8 +224,12 @@ func TestReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh(t, s, "echo renamed > /etc/hostname; echo kept > /var/lib/kept; echo lost > /run/lost; (sleep 1000 &) ")
+	boot := sh(t, s, "cat /proc/sys/kernel/random/boot_id")
 	if err := s.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if now := sh(t, s, "cat /proc/sys/kernel/random/boot_id"); now == boot || len(now) != 36 {
+		t.Errorf("boot id %q after the reboot, %q before", now, boot)
 	}
 	if err := p.Wait(); err == nil {
 		t.Error("the process survived the reboot")
