@@ -1,0 +1,191 @@
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Limits of the extension telemetry pipeline (spec/protocol §8.5).
+const (
+	pipelineFile    = 4 << 20
+	pipelineEvent   = 6144
+	pipelineMessage = 3072
+	pipelineEvents  = 360
+)
+
+// Collected is what one run over the events directories of handlers found.
+type Collected struct {
+	Events []Event
+	// Handlers counts events by handler, and says in words what was dropped.
+	Handlers map[string]int
+	Dropped  map[string]map[string]int // handler → reason → count
+}
+
+// CollectExtensions reads the events that handlers left in
+// <logDir>/<handler>/events and empties those directories, wanted or not:
+// they would grow without bound otherwise. keep false only empties.
+func CollectExtensions(logDir string, keep bool) (Collected, error) {
+	out := Collected{Handlers: map[string]int{}, Dropped: map[string]map[string]int{}}
+	handlers, err := os.ReadDir(logDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return out, fmt.Errorf("collect extension events: %w", err)
+	}
+	for _, h := range handlers {
+		if !h.IsDir() { // a link could lead anywhere
+			continue
+		}
+		dir := filepath.Join(logDir, h.Name(), "events")
+		if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
+			continue
+		}
+		if cerr := out.collect(h.Name(), dir, keep); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
+	}
+	return out, err
+}
+
+func (c *Collected) drop(handler, reason string) {
+	if c.Dropped[handler] == nil {
+		c.Dropped[handler] = map[string]int{}
+	}
+	c.Dropped[handler][reason]++
+}
+
+func (c *Collected) collect(handler, dir string, keep bool) error {
+	// Opened as a root, so that nothing in it leads out.
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("collect events of %s: %w", handler, err)
+	}
+	defer func() { _ = root.Close() }()
+	d, err := root.Open(".")
+	if err != nil {
+		return fmt.Errorf("collect events of %s: %w", handler, err)
+	}
+	names, err := d.Readdirnames(-1)
+	if err = errors.Join(err, d.Close()); err != nil {
+		return fmt.Errorf("collect events of %s: %w", handler, err)
+	}
+	slices.Sort(names)
+	slices.Reverse(names) // newest first
+	now := time.Now().UTC()
+	for _, n := range names {
+		if keep && isEventFile(n) && c.Handlers[handler] < pipelineEvents {
+			if b, rerr := readOwned(filepath.Join(dir, n), pipelineFile); rerr != nil {
+				c.drop(handler, "OversizeEventFile")
+			} else {
+				c.parse(handler, b, now)
+			}
+		}
+		if rerr := root.Remove(n); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			// A directory somebody made here; it is not ours to empty.
+			err = errors.Join(err, rerr)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("collect events of %s: %w", handler, err)
+	}
+	return nil
+}
+
+// isEventFile: digits and .json.
+func isEventFile(n string) bool {
+	base, ok := strings.CutSuffix(n, ".json")
+	return ok && base != "" && strings.Trim(base, "0123456789") == ""
+}
+
+func (c *Collected) parse(handler string, b []byte, now time.Time) {
+	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
+	var list []json.RawMessage
+	if len(b) > 0 && b[0] == '[' {
+		if json.Unmarshal(b, &list) != nil {
+			c.drop(handler, "InvalidJSON")
+			return
+		}
+	} else {
+		list = []json.RawMessage{b}
+	}
+	for _, raw := range list {
+		if c.Handlers[handler] >= pipelineEvents {
+			return
+		}
+		e, reason := pipelineOne(handler, raw, now)
+		if reason != "" {
+			c.drop(handler, reason)
+			continue
+		}
+		c.Handlers[handler]++
+		c.Events = append(c.Events, e)
+	}
+}
+
+// pipelineOne reads one event; reason says why it is dropped.
+func pipelineOne(handler string, raw json.RawMessage, now time.Time) (e Event, reason string) {
+	var m map[string]any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if dec.Decode(&m) != nil || m == nil {
+		return e, "InvalidJSON"
+	}
+	low := make(map[string]string, len(m))
+	total := 0
+	for k, v := range m {
+		switch v := v.(type) {
+		case string:
+			low[strings.ToLower(k)] = strings.TrimSpace(v)
+		case json.Number:
+			low[strings.ToLower(k)] = v.String()
+		default:
+			low[strings.ToLower(k)] = ""
+		}
+	}
+	for _, k := range []string{"Version", "Timestamp", "TaskName", "EventLevel", "Message", "EventPid", "EventTid", "OperationId"} {
+		v, ok := low[strings.ToLower(k)]
+		if !ok {
+			return e, "MissingKeyError: " + k + " not found"
+		}
+		if k == "Message" {
+			if v == "" {
+				return e, "EmptyMessageError"
+			}
+			v = shorten(v, pipelineMessage)
+			low["message"] = v
+		}
+		total += utf8.RuneCountInString(v)
+	}
+	if total > pipelineEvent {
+		return e, "OversizeEventError"
+	}
+	return Event{
+		Kind: Log, Time: now, Name: handler, Version: low["version"], Level: low["eventlevel"], Task: low["taskname"],
+		Message: low["message"], Timestamp: low["timestamp"], OperationID: low["operationid"], PID: low["eventpid"], TID: low["eventtid"],
+	}, ""
+}
+
+// shorten cuts to n characters.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	i := 0
+	for at := range s {
+		if i == n {
+			return s[:at]
+		}
+		i++
+	}
+	return s
+}

@@ -1,0 +1,259 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of the spool (spec/protocol §8.4; the bytes are ours).
+const (
+	MaxFiles  = 1000
+	maxBytes  = 8 << 20
+	maxFile   = 64 << 10 // what a POST takes
+	maxMemory = 256      // events between Emit and the disk
+)
+
+// A Spool keeps events on disk until they are sent: one file each, oldest
+// dropped first, so that neither a dead network nor a busy agent fills the
+// disk. The directory is shared with handlers, which drop files of their own.
+//
+// Emit only puts the event in memory; Run, or the next Take, writes it down.
+type Spool struct {
+	dir   string
+	queue chan Event
+
+	dropped atomic.Int64
+	mu      sync.Mutex // guards the directory and seq
+	seq     int64
+}
+
+// NewSpool makes a spool in dir, which is made (0700) when first needed.
+func NewSpool(dir string) *Spool { return &Spool{dir: dir, queue: make(chan Event, maxMemory)} }
+
+// Emit implements Sink.
+func (s *Spool) Emit(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now().UTC()
+	}
+	for {
+		select {
+		case s.queue <- e:
+			return
+		default:
+		}
+		select { // full: the oldest goes
+		case <-s.queue:
+			s.dropped.Add(1)
+		default:
+		}
+	}
+}
+
+// Dropped is how many events were lost since the last call.
+func (s *Spool) Dropped() int64 { return s.dropped.Swap(0) }
+
+// Run writes events to disk as they come, until the context ends; then it
+// writes what is left.
+func (s *Spool) Run(ctx context.Context) error {
+	for {
+		select {
+		case e := <-s.queue:
+			s.mu.Lock()
+			s.write(e)
+			s.mu.Unlock()
+		case <-ctx.Done():
+			return s.Flush()
+		}
+	}
+}
+
+// Flush writes what is in memory and enforces the bounds.
+func (s *Spool) Flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flush()
+}
+
+func (s *Spool) flush() error {
+	for {
+		select {
+		case e := <-s.queue:
+			s.write(e)
+			continue
+		default:
+		}
+		return s.trim()
+	}
+}
+
+// write makes a file; an event that can't be written is dropped and counted,
+// never retried: a full disk must not become a full memory.
+func (s *Spool) write(e Event) {
+	b, err := encodeTLD(e)
+	if err != nil || len(b) > maxFile {
+		s.dropped.Add(1)
+		return
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		s.dropped.Add(1)
+		return
+	}
+	// The name is the time in µs, made unique and increasing.
+	s.seq = max(s.seq+1, time.Now().UnixMicro())
+	name := filepath.Join(s.dir, fmt.Sprintf("%d.waagent.tld", s.seq))
+	tmp := name + ".tmp"
+	err = os.WriteFile(tmp, b, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, name)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		s.dropped.Add(1)
+	}
+	if s.seq%64 == 0 {
+		_ = s.trim()
+	}
+}
+
+type spooled struct {
+	name string
+	size int64
+	mod  time.Time
+}
+
+// list returns the event files, oldest first, and removes leftovers of
+// writers that died.
+func (s *Spool) list() ([]spooled, error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list events: %w", err)
+	}
+	var out []spooled
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil || e.IsDir() {
+			continue
+		}
+		if !strings.HasSuffix(e.Name(), ".tld") {
+			if time.Since(fi.ModTime()) > time.Hour {
+				_ = os.Remove(filepath.Join(s.dir, e.Name()))
+			}
+			continue
+		}
+		out = append(out, spooled{e.Name(), fi.Size(), fi.ModTime()})
+	}
+	slices.SortFunc(out, func(a, b spooled) int {
+		if c := a.mod.Compare(b.mod); c != 0 {
+			return c
+		}
+		return strings.Compare(a.name, b.name)
+	})
+	return out, nil
+}
+
+// trim removes the oldest files beyond the bounds.
+func (s *Spool) trim() error {
+	list, err := s.list()
+	if err != nil {
+		return err
+	}
+	var bytes int64
+	for i := len(list) - 1; i >= 0; i-- {
+		bytes += list[i].size
+		if len(list)-i > MaxFiles || bytes > maxBytes {
+			if os.Remove(filepath.Join(s.dir, list[i].name)) == nil {
+				s.dropped.Add(1)
+			}
+		}
+	}
+	return nil
+}
+
+// Take removes up to limit of the oldest events from the spool and returns
+// them. They are gone from disk before they are sent, as the protocol has it:
+// an event arrives at most once, and one that can't be sent never comes back
+// to block the others. A file that is no event is removed and counted.
+func (s *Spool) Take(limit int) ([]Event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ferr := s.flush()
+	list, err := s.list()
+	if err != nil {
+		return nil, errors.Join(ferr, err)
+	}
+	var out []Event
+	for _, f := range list {
+		if len(out) >= limit {
+			break
+		}
+		name := filepath.Join(s.dir, f.name)
+		b, rerr := readOwned(name, maxFile)
+		if err := os.Remove(name); err != nil {
+			ferr = errors.Join(ferr, err)
+			continue // what can't be removed would be sent for ever
+		}
+		var e Event
+		if rerr == nil {
+			e, rerr = decodeTLD(b, strings.HasSuffix(f.name, ".waagent.tld"), f.mod.UTC())
+		}
+		if rerr != nil {
+			s.dropped.Add(1)
+			continue
+		}
+		out = append(out, e)
+	}
+	return out, ferr
+}
+
+// Empty removes all events, for when telemetry is off: handlers go on
+// writing theirs.
+func (s *Spool) Empty() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		select {
+		case <-s.queue:
+			continue
+		default:
+		}
+		break
+	}
+	list, err := s.list()
+	for _, f := range list {
+		err = errors.Join(err, os.Remove(filepath.Join(s.dir, f.name)))
+	}
+	return err
+}
+
+// readOwned reads a regular file that somebody else wrote, without following
+// links or waiting on a pipe (asks S9), up to limit bytes.
+func readOwned(name string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > limit {
+		return nil, errors.New("not a regular file of a sensible size")
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
+}
