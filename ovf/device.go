@@ -1,0 +1,228 @@
+package ovf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// ioctls of linux/cdrom.h.
+const (
+	cdromEject       = 0x5309
+	cdromDriveStatus = 0x5326
+	cdromLockDoor    = 0x5329
+	cdslCurrent      = 1<<31 - 1 // the slot that is in use
+)
+
+// Answers to cdromDriveStatus; 0 means that the drive does not know.
+const (
+	discNone     = 1
+	discTrayOpen = 2
+	discNotReady = 3
+	discOK       = 4
+)
+
+var (
+	errNoMedium = errors.New("no medium in the drive")
+	errNotReady = errors.New("drive is not ready")
+	errDataDisk = errors.New("is a writable disk, which is no provisioning medium")
+)
+
+// maxSeed is the size up to which a writable device that is no optical drive
+// is looked at, in bytes. Data disks of these platforms begin at 1 GiB.
+const maxSeed = 64 << 20
+
+// candidate is a device that may hold the medium.
+type candidate struct {
+	name    string // as in /dev
+	optical bool   // by sysfs or by its name; a disc status confirms it
+	named   bool   // the operator said so: it need not look like a drive
+}
+
+// candidates lists devices in the order in which they are worth trying:
+// drives that sysfs knows as such, drives by their names, other whole disks.
+// The same device is listed once, however many links lead to it.
+func candidates(root host.Root) []candidate {
+	var list []candidate
+	seen := map[string]bool{}
+	add := func(optical bool, names ...string) {
+		slices.SortFunc(names, func(a, b string) int { // sr2 before sr10
+			if d := len(a) - len(b); d != 0 {
+				return d
+			}
+			return strings.Compare(a, b)
+		})
+		for _, n := range names {
+			id, ok := identity(root, n)
+			if ok && !seen[id] {
+				seen[id] = true
+				list = append(list, candidate{name: n, optical: optical})
+			}
+		}
+	}
+	glob := func(pattern string) []string {
+		l, err := root.Glob(pattern)
+		if err != nil {
+			return nil // only a malformed pattern
+		}
+		return l
+	}
+	var drives, disks []string
+	for _, dir := range glob("/sys/block/*") {
+		name := filepath.Base(dir)
+		if b, err := root.ReadFile(dir + "/device/type"); err == nil && strings.TrimSpace(string(b)) == "5" {
+			drives = append(drives, "/dev/"+name)
+			continue
+		}
+		if !virtual(name) && len(glob(dir+"/"+name+"*/partition")) == 0 {
+			disks = append(disks, "/dev/"+name)
+		}
+	}
+	add(true, drives...)
+	for _, p := range []string{"/dev/sr[0-9]*", "/dev/scd[0-9]*", "/dev/cdrom*", "/dev/dvd*", "/dev/cd[0-9]"} {
+		add(true, glob(p)...)
+	}
+	add(false, disks...)
+	if len(disks) == 0 && len(drives) == 0 { // no sysfs
+		for _, p := range []string{"/dev/hd[c-z]", "/dev/vd[b-z]", "/dev/xvd[b-z]", "/dev/sd[b-z]"} {
+			add(false, glob(p)...)
+		}
+	}
+	return list
+}
+
+// virtual names kinds of block devices that the platform does not attach.
+func virtual(name string) bool {
+	for _, p := range []string{"loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// identity is what two names of one device have in common.
+func identity(root host.Root, name string) (string, bool) {
+	var st unix.Stat_t
+	if unix.Stat(root.Path(name), &st) != nil {
+		return "", false
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		return fmt.Sprintf("dev %d", st.Rdev), true
+	case unix.S_IFREG:
+		return fmt.Sprintf("file %d %d", st.Dev, st.Ino), true
+	}
+	return "", false
+}
+
+// device is a candidate, opened.
+type device struct {
+	candidate
+	file   *os.File
+	size   int64
+	major  uint32
+	minor  uint32
+	status int // of the drive; 0 if it does not say
+}
+
+// openDevice opens a candidate and asks the drive for a disc. A device that
+// knows no such question is taken as it is: a node on a loop device, a plain
+// file, a disk.
+func openDevice(root host.Root, c candidate) (_ *device, err error) {
+	// O_NONBLOCK: a drive without a disc opens too.
+	f, err := os.OpenFile(root.Path(c.name), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if errors.Is(err, unix.ENOMEDIUM) {
+			return nil, errNoMedium
+		}
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	d := &device{candidate: c, file: f}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFBLK:
+		d.major, d.minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
+		d.status = driveStatus(f)
+	default:
+		return nil, errors.New("neither a block device nor a file")
+	}
+	switch d.status {
+	case discNone, discTrayOpen:
+		return nil, errNoMedium
+	case discNotReady:
+		return nil, errNotReady
+	case discOK:
+		d.optical = true
+	}
+	if d.size, err = f.Seek(0, 2); err != nil {
+		return nil, fmt.Errorf("size of the medium: %w", err)
+	}
+	if d.size == 0 {
+		return nil, errNoMedium
+	}
+	if !d.optical && !d.named && d.size > maxSeed && !readOnly(root, c.name) {
+		return nil, errDataDisk
+	}
+	return d, nil
+}
+
+// driveStatus is 0 for what is no drive.
+func driveStatus(f *os.File) int {
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), cdromDriveStatus, cdslCurrent)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+func readOnly(root host.Root, name string) bool {
+	b, err := root.ReadFile("/sys/block/" + filepath.Base(name) + "/ro")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// Eject opens the drive's door, or on a virtual machine tells the platform
+// that the medium is not needed any more. Call it last, after the marker that
+// says "provisioned" is durable (spec/provisioning §1.8). Sources that are no
+// drive, and drives that cannot eject, are no error.
+func Eject(root host.Root, s Source) error {
+	if !s.Optical || s.Device == "" {
+		return nil
+	}
+	f, err := os.OpenFile(root.Path(s.Device), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOMEDIUM) {
+			return nil
+		}
+		return fmt.Errorf("eject %s: %w", s.Device, err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	// The door may not be lockable, which is fine.
+	_ = unix.IoctlSetInt(int(f.Fd()), cdromLockDoor, 0)
+	err = unix.IoctlSetInt(int(f.Fd()), cdromEject, 0)
+	for _, ok := range []error{unix.ENOTTY, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.ENOMEDIUM} {
+		if errors.Is(err, ok) {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("eject %s: %w", s.Device, err)
+	}
+	return nil
+}

@@ -1,0 +1,253 @@
+package ovf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// Names on the medium (spec/provisioning §1.5).
+const (
+	documentName   = "ovf-env.xml"
+	customDataName = "CustomData.bin"
+	scvmmName      = "linuxosconfiguration.xml"
+)
+
+// Media is where the provisioning document may be.
+type Media interface {
+	// Open finds the medium and makes its files readable. The caller closes
+	// the Medium. The error is a *MediaError, or that of the context.
+	Open(ctx context.Context) (*Medium, error)
+}
+
+// A Medium is an opened one. Close unmounts what Open mounted; it does not
+// eject.
+type Medium struct {
+	FS     fs.FS
+	Source Source
+	close  func() error
+}
+
+// Close releases the medium.
+func (m *Medium) Close() error {
+	if m.close == nil {
+		return nil
+	}
+	return m.close()
+}
+
+// How a medium was read.
+const (
+	MethodUserSpace = "userspace" // no mount at all
+	MethodMounted   = "mounted"   // through a mount somebody else had made
+	MethodMount     = "mount"     // mounted for the purpose
+	MethodDir       = "dir"       // a directory that was named
+)
+
+// Source says where a document came from.
+type Source struct {
+	Device  string // device, image file or directory
+	Method  string // one of the Method constants
+	FSType  string // udf, iso9660, vfat; empty for a directory
+	Optical bool   // the device is a drive that may be ejected
+}
+
+func (s Source) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s (%s %s)", s.Device, s.Method, s.FSType))
+}
+
+// Document is what was read from the medium. It lives in memory only.
+type Document struct {
+	*Environment
+	Raw    host.Secret // the document, byte for byte
+	Source Source
+
+	// CustomDataFile is CustomData.bin, the decoded custom data, if the
+	// medium has it.
+	CustomDataFile host.Secret
+}
+
+// CustomDataBytes is the decoded custom data: the document's, or else, when
+// that is absent or damaged, the file's.
+func (d *Document) CustomDataBytes() (host.Secret, bool) {
+	if d.CustomData.Set() {
+		return d.CustomData, true
+	}
+	return d.CustomDataFile, d.CustomDataFile.Set()
+}
+
+// Redacted is the copy of the document that may stay on disk.
+func (d *Document) Redacted() ([]byte, error) { return Redacted([]byte(d.Raw.Reveal())) }
+
+// Load finds, reads and parses the provisioning document. The medium is
+// closed when it returns. Errors are a *MediaError (nothing to read), an
+// *Error (nothing to understand), or that of the context.
+func Load(ctx context.Context, media Media) (_ *Document, err error) {
+	m, err := media.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A medium that does not unmount costs nothing but the mount point; what
+	// was read is good.
+	defer func() { _ = m.Close() }()
+	raw, err := readMember(m.FS, documentName)
+	if err != nil {
+		return nil, &MediaError{Tried: []Attempt{{m.Source.Device, "read " + documentName, whyMissing(m.FS, err)}}}
+	}
+	env, err := Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	d := &Document{Environment: env, Raw: host.NewSecret(string(raw)), Source: m.Source}
+	switch b, err := readMember(m.FS, customDataName); {
+	case err == nil:
+		d.CustomDataFile = host.NewSecret(string(b))
+	case !errors.Is(err, fs.ErrNotExist):
+		env.Problems = append(env.Problems, Problem{customDataName, "cannot be read: " + err.Error()})
+	}
+	return d, nil
+}
+
+// whyMissing names the one other kind of medium that is known.
+func whyMissing(f fs.FS, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, serr := findMember(f, scvmmName); serr == nil {
+			return errSCVMM
+		}
+		return errNoDocument
+	}
+	return err
+}
+
+var (
+	errNoDocument = errors.New("holds no " + documentName)
+	errSCVMM      = errors.New("is a System Center VMM medium (" + scvmmName + "), which is not supported")
+)
+
+// readMember reads a file of the root directory, of at most the size of a
+// document.
+func readMember(f fs.FS, name string) ([]byte, error) {
+	name, err := findMember(f, name)
+	if err != nil {
+		return nil, err
+	}
+	// First look, then open: to open a fifo would wait for a writer.
+	st, err := fs.Stat(f, name)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+	}
+	file, err := f.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() //nolint:errcheck // only read
+	b, err := io.ReadAll(io.LimitReader(file, maxDocument+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxDocument {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d bytes", maxDocument)}
+	}
+	return b, nil
+}
+
+// findMember finds a file whatever an ISO 9660 volume without extensions, or
+// the kernel's idea of one, has made of its name: OVF_ENV.XML;1, customda.bin.
+func findMember(f fs.FS, name string) (string, error) {
+	if _, err := fs.Stat(f, name); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return name, err
+	}
+	entries, err := fs.ReadDir(f, ".")
+	if err != nil {
+		return "", err
+	}
+	want := foldName(name)
+	stem, ext, _ := strings.Cut(want, ".")
+	short := stem[:min(8, len(stem))] + "." + ext[:min(3, len(ext))]
+	for _, alias := range []string{want, short} {
+		for _, e := range entries {
+			if foldName(e.Name()) == alias {
+				return e.Name(), nil
+			}
+		}
+	}
+	return "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
+
+func foldName(s string) string {
+	s, _, _ = strings.Cut(s, ";")
+	return strings.ReplaceAll(strings.ToLower(strings.TrimSuffix(s, ".")), "_", "-")
+}
+
+// Dir is a directory with the files of a medium in it.
+type Dir string
+
+// Open implements Media.
+func (d Dir) Open(context.Context) (*Medium, error) {
+	st, err := os.Stat(string(d))
+	if err == nil && !st.IsDir() {
+		err = errors.New("not a directory")
+	}
+	if err != nil {
+		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err}}}
+	}
+	return &Medium{FS: os.DirFS(string(d)), Source: Source{Device: string(d), Method: MethodDir}}, nil
+}
+
+// MediaError says why no medium was found: everything that was tried, in
+// order.
+type MediaError struct {
+	Tried []Attempt
+}
+
+// An Attempt is one thing that was tried on one device, and how it went.
+type Attempt struct {
+	Device string
+	Step   string
+	Err    error
+}
+
+func (a Attempt) String() string { return a.Device + ": " + a.Step + ": " + a.Err.Error() }
+
+func (e *MediaError) Error() string {
+	if len(e.Tried) == 0 {
+		return "no provisioning medium: the machine has no device that could be one"
+	}
+	l := make([]string, len(e.Tried))
+	for i, a := range e.Tried {
+		l[i] = a.String()
+	}
+	return "no provisioning medium: " + strings.Join(l, "; ")
+}
+
+// Unwrap gives errors.Is all that went wrong.
+func (e *MediaError) Unwrap() []error {
+	l := make([]error, len(e.Tried))
+	for i, a := range e.Tried {
+		l[i] = a.Err
+	}
+	return l
+}
+
+// Code is stable: the table of codes has a text for it.
+func (e *MediaError) Code() string { return "AZ-PROV-MEDIA" }
+
+// NoDevice reports whether nothing was found that could hold a medium, as
+// opposed to one that could not be used.
+func (e *MediaError) NoDevice() bool {
+	for _, a := range e.Tried {
+		if !errors.Is(a.Err, errNoMedium) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,78 @@
+package ovf
+
+import (
+	"strings"
+
+	"github.com/beevik/etree"
+)
+
+// Redacted is the copy of a document that may stay on disk, mode 0600, where
+// VMAccess, cloud-init and waagent look for it (asks C4, spec/provisioning
+// §1.8). The password becomes the word REDACTED, which cloud-init and Parse
+// understand; an absent or empty one stays as it is. Custom and user data
+// become empty but for a comment: that reads as "none" everywhere, while a
+// word would be decoded as base64 by whoever takes the copy for a medium.
+// Comments and attributes that could hold the same secrets go. Prefixes and
+// namespaces stay. The error is an *Error.
+func Redacted(doc []byte) ([]byte, error) {
+	tree, err := parseTree(doc)
+	if err != nil {
+		return nil, err
+	}
+	redactTokens(&tree.Element)
+	out, err := tree.WriteToBytes()
+	if err != nil {
+		return nil, &Error{Kind: KindMalformed, Text: "write redacted copy"}
+	}
+	return out, nil
+}
+
+func redactTokens(e *etree.Element) {
+	keep := make([]etree.Token, 0, len(e.Child))
+	for _, t := range e.Child {
+		switch t := t.(type) {
+		case *etree.Comment:
+			continue
+		case *etree.ProcInst:
+			if t.Target != "xml" {
+				continue
+			}
+			t.Inst = `version="1.0" encoding="utf-8"` // whatever the label was, it is UTF-8
+		case *etree.Element:
+			redactElement(t)
+		}
+		keep = append(keep, t)
+	}
+	e.Child = keep
+}
+
+func redactElement(e *etree.Element) {
+	name := strings.ToLower(e.Tag)
+	password := strings.HasSuffix(name, "password") // not …PasswordAuthentication
+	data := name == "customdata" || name == "userdata" || name == "dscfg"
+	if !password && !data {
+		redactTokens(e)
+		return
+	}
+	empty := true
+	for _, t := range e.Child {
+		c, isText := t.(*etree.CharData)
+		_, isComment := t.(*etree.Comment)
+		empty = empty && (isComment || isText && c.Data == "")
+	}
+	attrs := e.Attr[:0]
+	for _, a := range e.Attr {
+		if a.Space == "xmlns" || a.Space == "" && a.Key == "xmlns" || a.Key == "nil" && a.Space != "" {
+			attrs = append(attrs, a)
+		}
+	}
+	e.Attr = attrs
+	e.Child = nil
+	switch {
+	case empty:
+	case password:
+		e.CreateText(redacted)
+	default:
+		e.CreateComment(" " + redacted + " ")
+	}
+}
