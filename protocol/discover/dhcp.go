@@ -2,8 +2,98 @@ package discover
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
 )
 
-// DHCP asks the network for option 245.
-func DHCP(context.Context) (netip.Addr, error) { return netip.Addr{}, nil }
+// optionEndpoint is how the platform's DHCP server names the WireServer.
+const optionEndpoint = 245
+
+// DHCP asks the network for option 245 with a DHCPDISCOVER on each interface
+// that is up. It is the last resort: nothing is leased or configured, and the
+// client of the machine, if there is one, keeps the port (both use
+// SO_REUSEADDR, as the reference does). It ends within ten seconds for each
+// interface.
+func DHCP(ctx context.Context) (netip.Addr, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("discover by DHCP: %w", err)
+	}
+	err = errors.New("no interface")
+	for _, i := range ifs {
+		if i.Flags&net.FlagUp == 0 || i.Flags&(net.FlagLoopback|net.FlagPointToPoint) != 0 || len(i.HardwareAddr) != 6 {
+			continue
+		}
+		var a netip.Addr
+		if a, err = ask(ctx, i); err == nil {
+			return a, nil
+		}
+		if ctx.Err() != nil {
+			return netip.Addr{}, context.Cause(ctx)
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("discover by DHCP: %w", err)
+}
+
+func ask(ctx context.Context, i net.Interface) (netip.Addr, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var serr error
+		err := rc.Control(func(fd uintptr) {
+			serr = errors.Join(
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
+				unix.BindToDevice(int(fd), i.Name))
+		})
+		return errors.Join(err, serr)
+	}}
+	conn, err := lc.ListenPacket(ctx, "udp4", "0.0.0.0:68")
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	req, err := Discover(i.HardwareAddr)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return netip.Addr{}, err
+	}
+	if _, err := conn.WriteTo(req.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: 67}); err != nil {
+		return netip.Addr{}, err
+	}
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		if a := Offer(buf[:n], req); a.IsValid() {
+			return a, nil
+		}
+	}
+}
+
+// Discover makes the request. The answer is wanted as a broadcast, because
+// we have no address.
+func Discover(mac net.HardwareAddr) (*dhcpv4.DHCPv4, error) {
+	return dhcpv4.NewDiscovery(mac, dhcpv4.WithBroadcast(true), dhcpv4.WithRequestedOptions(dhcpv4.GenericOptionCode(optionEndpoint)))
+}
+
+// Offer reads option 245 from an answer to req; what is not one is ignored.
+func Offer(b []byte, req *dhcpv4.DHCPv4) netip.Addr {
+	p, err := dhcpv4.FromBytes(b)
+	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || p.TransactionID != req.TransactionID || !slices.Equal(p.ClientHWAddr, req.ClientHWAddr) {
+		return netip.Addr{}
+	}
+	return usable(p.Options.Get(dhcpv4.GenericOptionCode(optionEndpoint)))
+}

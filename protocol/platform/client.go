@@ -61,6 +61,9 @@ type Options struct {
 	Log          zerolog.Logger
 }
 
+// Proxy names the proxies for blobs, see web.Proxy.
+type Proxy = web.Proxy
+
 // Facts go into every telemetry event.
 type Facts struct {
 	OSVersion    string // Linux:<distro>-<version>-<codename>:<kernel>
