@@ -10,12 +10,7 @@ import (
 
 // peerPackages is Debian's agent with what it needs; fuseiso mounts the DVD
 // where the kernel knows no file system for it.
-var peerPackages = []string{
-	"waagent", "python3", "python3-minimal", "python3.11", "python3.11-minimal", "libpython3-stdlib",
-	"libpython3.11-stdlib", "libpython3.11-minimal", "python3-distro", "python3-pkg-resources", "media-types",
-	"openssl", "fuseiso", "fuse", "libfuse2", "libzip4", "libglib2.0-0",
-	"openssh-server", "openssh-sftp-server", "libwrap0", "sudo", "iptables", "eject",
-}
+var peerPackages = []string{"waagent", "fuseiso", "openssh-server", "sudo", "iptables", "eject", "openssl"}
 
 // TestPeer proves the emulator, not our agent: Debian's own agent, unmodified,
 // must provision from our medium and run our sample extension.

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,10 +27,7 @@ func copyLayer(from *os.Root, upper string) error {
 		if err != nil || name == "." {
 			return err
 		}
-		dir, err := filepath.EvalSymlinks(filepath.Join("/", filepath.Dir(name)))
-		if errors.Is(err, fs.ErrNotExist) {
-			dir, err = filepath.Join("/", filepath.Dir(name)), nil
-		}
+		dir, err := onMachine(filepath.Join("/", filepath.Dir(name)))
 		if err != nil {
 			return fmt.Errorf("layer: %w", err)
 		}
@@ -47,6 +46,17 @@ func copyLayer(from *os.Root, upper string) error {
 		}
 		return nil
 	})
+}
+
+// onMachine is the name of a folder with the symlinks of the machine
+// resolved, as far as it exists there.
+func onMachine(dir string) (string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+		return real, err
+	}
+	parent, err := onMachine(filepath.Dir(dir))
+	return filepath.Join(parent, filepath.Base(dir)), err
 }
 
 func layerDir(upper, target string, fi fs.FileInfo) error {
@@ -105,12 +115,15 @@ func layerFile(from *os.Root, name, upper, target string, fi fs.FileInfo) error 
 	return os.Chmod(path, fi.Mode())
 }
 
-// DebianLayer returns a folder with the files of Debian packages, unpacked
-// and never installed, for Options.Layers. Packages that the machine has are
-// left out (the answer is "" if it has them all), dependencies are the
-// caller's to name. What was downloaded is kept under the user's cache folder.
+// DebianLayer returns a folder with the files of Debian packages and of what
+// they depend on, unpacked and never installed, for Options.Layers. What the
+// machine has is left out; the answer is "" if it has everything. What was
+// downloaded is kept under the user's cache folder.
 func DebianLayer(ctx context.Context, packages ...string) (string, error) {
-	packages = missing(ctx, packages)
+	packages, err := missing(ctx, packages)
+	if err != nil {
+		return "", err
+	}
 	if len(packages) == 0 {
 		return "", nil
 	}
@@ -118,7 +131,9 @@ func DebianLayer(ctx context.Context, packages ...string) (string, error) {
 	if err != nil {
 		cache = "/var/cache"
 	}
-	key := strings.Join(packages, "+")
+	// The list may be too long for a file name.
+	sum := sha256.Sum256([]byte(strings.Join(packages, " ")))
+	key := packages[0] + "-" + hex.EncodeToString(sum[:6])
 	dir := filepath.Join(cache, "azguest", "layers", key)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
@@ -159,34 +174,53 @@ func DebianLayer(ctx context.Context, packages ...string) (string, error) {
 	return dir, nil
 }
 
-// missing are the packages that this machine has not got.
-func missing(ctx context.Context, packages []string) []string {
-	var want []string
+// missing are the packages that apt would install here, as NAME=VERSION: it
+// is asked to simulate, which changes nothing.
+func missing(ctx context.Context, packages []string) ([]string, error) {
+	known := true
 	for _, p := range packages {
 		out, err := exec.CommandContext(ctx, "dpkg-query", "-W", "-f=${db:Status-Status}", p).Output()
-		if err != nil || string(out) != "installed" {
-			want = append(want, p)
-		}
+		known = known && err == nil && string(out) == "installed"
 	}
-	return want
-}
-
-func download(ctx context.Context, dir string, packages []string) error {
-	get := func() ([]byte, error) {
-		// As root: apt's own user can't write into a private folder.
-		c := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, packages...)...)
-		c.Dir = dir
+	if known {
+		return nil, nil
+	}
+	simulate := func() ([]byte, error) {
+		c := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-s", "-o", "Debug::NoLocking=1", "install", "--no-install-recommends"}, packages...)...)
 		c.Env = append(os.Environ(), "LC_ALL=C")
 		return c.CombinedOutput()
 	}
-	out, err := get()
-	if err == nil {
-		return nil
+	out, err := simulate()
+	if err != nil {
+		if up, uerr := exec.CommandContext(ctx, "apt-get", "-q", "update").CombinedOutput(); uerr != nil {
+			return nil, fmt.Errorf("apt-get update: %w: %s", uerr, lastLine(up))
+		}
+		if out, err = simulate(); err != nil {
+			return nil, fmt.Errorf("apt-get install (simulated) %s: %w: %s", strings.Join(packages, " "), err, lastLine(out))
+		}
 	}
-	if up, uerr := exec.CommandContext(ctx, "apt-get", "-q", "update").CombinedOutput(); uerr != nil {
-		return fmt.Errorf("apt-get update: %w: %s", uerr, lastLine(up))
+	var want []string
+	for line := range strings.Lines(string(out)) {
+		// Inst libnsl2 (1.3.0-2 Debian:12.5/stable [amd64])
+		// Inst openssh-client [1:9.2p1-1] (1:9.2p1-2 Debian:12.5/stable [amd64])
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] != "Inst" {
+			continue
+		}
+		_, version, _ := strings.Cut(line, "(")
+		version, _, _ = strings.Cut(version, " ")
+		want = append(want, f[1]+"="+version)
 	}
-	if out, err = get(); err != nil {
+	slices.Sort(want)
+	return want, nil
+}
+
+func download(ctx context.Context, dir string, packages []string) error {
+	// As root: apt's own user can't write into a private folder.
+	c := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, packages...)...)
+	c.Dir = dir
+	c.Env = append(os.Environ(), "LC_ALL=C")
+	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("apt-get download %s: %w: %s", strings.Join(packages, " "), err, lastLine(out))
 	}
 	return nil
@@ -198,9 +232,7 @@ func lastLine(b []byte) string {
 }
 
 // SSHServer are the packages of an SSH server and sudo, for machines without.
-func SSHServer() []string {
-	return []string{"openssh-server", "openssh-sftp-server", "libwrap0", "sudo"}
-}
+func SSHServer() []string { return []string{"openssh-server", "sudo"} }
 
 // PrepareSSHD does what installing openssh-server does and unpacking does
 // not: its account, its configuration and host keys. Nothing is started.
