@@ -234,14 +234,15 @@ func lastLine(b []byte) string {
 // SSHServer are the packages of an SSH server and sudo, for machines without.
 func SSHServer() []string { return []string{"openssh-server", "sudo"} }
 
-// PrepareSSHD does what installing openssh-server does and unpacking does
-// not: its account, its configuration and host keys. Nothing is started.
+// PrepareSSHD does what installing openssh-server and sudo does and
+// unpacking does not: its account, its configuration and host keys. Nothing is started.
 func (s *Sandbox) PrepareSSHD(ctx context.Context) error {
 	_, err := s.Run(ctx, "sh", "-ec", `
 test -x /usr/sbin/sshd || { echo "no sshd on this machine" >&2; exit 1; }
 getent passwd sshd >/dev/null || useradd --system --no-create-home --home-dir /run/sshd --shell /usr/sbin/nologin sshd
 test -e /etc/ssh/sshd_config || cp /usr/share/openssh/sshd_config /etc/ssh/sshd_config
 mkdir -p /etc/ssh/sshd_config.d /run/sshd
+test ! -e /etc/sudoers || chmod 0440 /etc/sudoers
 ssh-keygen -q -A`)
 	return err
 }
