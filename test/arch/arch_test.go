@@ -52,7 +52,7 @@ var may = map[string][]string{
 	"provisioning/...":      {"agent/event", "agent/host", "agent/secret", "ovf", "provisioning"},
 	"extensions":            {"agent/event", "agent/host", "agent/secret", "protocol"},
 	"protocol":              {"agent/secret"},
-	"protocol/cms":          {"agent/secret"},
+	"protocol/cms":          {"agent/secret", "protocol/internal/cms"},
 	"protocol/discover":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/internal/..."},
 	"protocol/hostga":       {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
 	"protocol/imds":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
