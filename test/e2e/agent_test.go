@@ -33,9 +33,7 @@ const password = "Corr3ct-h0rse: <b&ttery>"
 // started.
 func newAgentCloud(t testing.TB, o setup) *cloud {
 	t.Helper()
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
+	need(t)
 	agent, ctl := binary(t, "azguest"), binary(t, "agentctl")
 	c := newCloud(t, o)
 	for path, name := range map[string]string{agent: "/usr/sbin/azguest", ctl: "/usr/bin/agentctl"} {

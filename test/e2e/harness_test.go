@@ -14,6 +14,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +47,17 @@ var (
 	buildErr  error
 )
 
+// need skips where a sandbox can't be made, or is not wanted.
+func need(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a sandbox")
+	}
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+}
+
 // binary is the path of a release binary. AZGUEST_BIN names a folder of ones
 // built before; otherwise they are built here, as scripts/build does.
 func binary(t testing.TB, name string) string {
@@ -54,6 +66,9 @@ func binary(t testing.TB, name string) string {
 		return filepath.Join(dir, name)
 	}
 	buildOnce.Do(func() {
+		if buildErr = lookAtSources(); buildErr != nil {
+			return
+		}
 		if binDir, buildErr = os.MkdirTemp("", "azguest-e2e-"); buildErr != nil {
 			return
 		}
@@ -68,6 +83,23 @@ func binary(t testing.TB, name string) string {
 		t.Fatal(buildErr)
 	}
 	return filepath.Join(binDir, name)
+}
+
+// lookAtSources lets the test cache know what the binaries are made of: it
+// sees which files this process looks at, not which ones the compiler does.
+func lookAtSources() error {
+	for _, dir := range []string{"agent", "extensions", "ovf", "protocol", "provisioning"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A cloud is one VM of a platform of its own.
@@ -97,9 +129,7 @@ type setup struct {
 // newCloud starts the platform and boots the machine.
 func newCloud(t testing.TB, o setup) *cloud {
 	t.Helper()
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
+	need(t)
 	c := &cloud{}
 	p := o.provisioning
 	if p.User == "" {

@@ -40,9 +40,7 @@ const mountHelper = "#!/bin/sh\nexec /usr/bin/fuseiso \"$1\" \"$2\"\n"
 // newPeerCloud is a cloud with Debian's agent installed and nothing started.
 func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 	t.Helper()
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
+	need(t)
 	layer, err := sandbox.DebianLayer(t.Context(), peerPackages...)
 	if err != nil {
 		t.Skipf("Debian's agent can't be had: %v", err)

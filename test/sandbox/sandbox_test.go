@@ -49,11 +49,19 @@ func hold() {
 	select {}
 }
 
-func create(t *testing.T, o sandbox.Options) *sandbox.Sandbox {
+func need(t *testing.T) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a sandbox")
+	}
 	if err := sandbox.Available(); err != nil {
 		t.Skip(err)
 	}
+}
+
+func create(t *testing.T, o sandbox.Options) *sandbox.Sandbox {
+	t.Helper()
+	need(t)
 	s, err := sandbox.New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -282,9 +290,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 }
 
 func TestKilledProgramLeavesNothing(t *testing.T) {
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
+	need(t)
 	mounts, loops := snapshot(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "SANDBOX_TEST_HOLD="+image(t))
