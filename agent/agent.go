@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/platform"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+)
+
+// Options are what an Agent is made of. Every field is required except
+// Warnings and DieAfter.
+type Options struct {
+	Version  string
+	Config   *config.Config
+	Warnings []config.Warning // of the configuration, to be logged
+	Root     host.Root
+	Runner   host.Runner
+	Kernel   host.Kernel
+	Launcher host.Launcher
+	Log      zerolog.Logger
+	// DieAfter names a provisioning step after which the process kills
+	// itself; only tests of power cuts set it.
+	DieAfter string
+}
+
+// Agent is the whole agent. Make one with New, run it once.
+type Agent struct {
+	Options
+	cfg   *config.Config
+	paths status.Paths
+
+	board    *board
+	health   *healthReporter
+	platform *platform.Client
+	ext      *extensions.Manager
+	spool    *event.Spool
+	events   event.Sink // the spool, or nothing at all if telemetry is off
+	started  time.Time
+
+	loop loop // what the goal-state job remembers between turns
+	rep  reports
+	hold hold
+	gate gate
+}
+
+// New puts an agent together. Nothing is read, written or sent yet.
+func New(o Options) *Agent {
+	a := &Agent{Options: o, cfg: o.Config, board: newBoard(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
+	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
+	a.events = event.Discard{}
+	if a.cfg.Telemetry.Enabled {
+		a.events = a.spool
+	}
+	a.platform = a.newPlatform()
+	a.health = newHealthReporter(a.sendHealth, a.healthDone)
+	a.ext = a.newManager()
+	return a
+}
+
+// Run is the whole life: one lock, then four things side by side until the
+// context ends. Provisioning comes before extensions, but status flows from
+// the first second.
+func (a *Agent) Run(ctx context.Context) error {
+	unlock, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	notify("READY=1")
+	defer notify("STOPPING=1")
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.health.Run(ctx) })
+	g.Go(func() error { return a.reporter(ctx) })
+	g.Go(func() error { return a.control(ctx) })
+	g.Go(func() error { return a.spool.Run(ctx) })
+	provisioned := make(chan struct{})
+	g.Go(func() error {
+		defer close(provisioned)
+		return a.boot(ctx)
+	})
+	g.Go(func() error { return a.serve(ctx, provisioned) })
+	err = g.Wait()
+	a.save()
+	return err
+}
+
+// Provision is the first boot only: it returns when the platform has
+// accepted Ready, or with the reason of the failure once that was reported.
+func (a *Agent) Provision(ctx context.Context) error {
+	unlock, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.health.Run(gctx) })
+	g.Go(func() error { return a.reporter(gctx) })
+	g.Go(func() error {
+		defer cancel()
+		if err := a.boot(gctx); err != nil {
+			return err
+		}
+		return a.health.Flush(gctx)
+	})
+	err = g.Wait()
+	a.save()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if s := a.board.copy(); err == nil && s.Provisioning.State == status.ProvFailed {
+		err = errors.New(s.Provisioning.Error)
+	}
+	return err
+}
+
+// begin takes the lock, makes the directories and says who we are.
+func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
+	for _, d := range []struct {
+		name string
+		perm os.FileMode
+	}{{"/run/azguest", 0o755}, {a.cfg.Paths.Lib, 0o700}, {a.cfg.Paths.ExtensionLogs, 0o755}} {
+		if err := a.Root.MkdirAll(d.name, d.perm); err != nil {
+			return nil, fmt.Errorf("make directory %s: %w", d.name, err)
+		}
+	}
+	lock, err := status.Acquire(ctx, a.paths.Lock)
+	if err != nil {
+		return nil, err
+	}
+	a.board.set(func(s *status.Snapshot) {
+		ticks, terr := status.StartTicks("/proc", os.Getpid())
+		if terr != nil {
+			a.Log.Debug().Err(terr).Msg("own start time unknown")
+		}
+		s.Agent = status.Agent{
+			Version: a.Version, PID: os.Getpid(), StartTicks: ticks, Started: a.started, BootID: a.Root.BootID(),
+			Unit: ServiceName + ".service", Update: status.Update{Mode: a.cfg.Update.Mode, Channel: a.cfg.Update.Channel, Pinned: a.cfg.Update.Pin},
+		}
+		s.VM = a.vm()
+		s.Telemetry.Enabled = a.cfg.Telemetry.Enabled
+		s.Policy.Mode = a.cfg.Policy.Mode
+		s.Firewall.State = status.Off
+		s.Disk.LibDir = a.cfg.Paths.Lib
+	})
+	a.save()
+	a.Log.Info().Str("version", a.Version).Str("go", runtime.Version()).Int("pid", os.Getpid()).Msg("agent started")
+	for _, w := range a.Warnings {
+		if !w.Note {
+			a.Log.Warn().Str("at", w.Origin.String()).Str("key", w.Key).Msg("configuration: " + w.Message)
+		}
+	}
+	return func() {
+		if err := lock.Release(); err != nil {
+			a.Log.Warn().Err(err).Msg("release lock")
+		}
+		a.Log.Info().Msg("agent stopped")
+	}, nil
+}
+
+// vm reads what agentctl shows about the machine.
+func (a *Agent) vm() status.VM {
+	info := a.osInfo()
+	v := status.VM{Name: info.ComputerName, OS: strings.TrimSpace(info.Name + " " + info.Version)}
+	if b, err := a.Root.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		v.Kernel = strings.TrimSpace(string(b))
+	}
+	return v
+}
+
+// osInfo is guestOSInfo of the status document. Names come from os-release
+// and nothing depends on them.
+func (a *Agent) osInfo() protocol.OSInfo {
+	info := protocol.OSInfo{Name: "linux"}
+	if name, err := os.Hostname(); err == nil {
+		info.ComputerName = name
+	}
+	for _, file := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		b, err := a.Root.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
+			v = strings.Trim(v, `"'`)
+			switch k {
+			case "ID":
+				info.Name = v
+			case "VERSION_ID":
+				info.Version = v
+			}
+		}
+		break
+	}
+	return info
+}

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+// board is where every part of the agent writes down what it knows, and from
+// which the reporter copies. Nobody waits at the board for anything.
+type board struct {
+	mu    sync.Mutex // guards snap
+	snap  status.Snapshot
+	dirty chan struct{} // holds one: something changed since the last copy
+}
+
+func newBoard() *board { return &board{dirty: make(chan struct{}, 1)} }
+
+// set changes the snapshot and lets the reporter know.
+func (b *board) set(change func(*status.Snapshot)) {
+	b.mu.Lock()
+	change(&b.snap)
+	b.mu.Unlock()
+	b.poke()
+}
+
+// poke asks for a report without a change of ours.
+func (b *board) poke() {
+	select {
+	case b.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// note adds a line to the history that agentctl shows.
+func (b *board) note(what, text string) {
+	b.set(func(s *status.Snapshot) {
+		s.History = append(s.History, status.Transition{At: time.Now().UTC(), What: what, Why: text})
+		if n := len(s.History); n > status.HistoryMax {
+			s.History = slices.Clone(s.History[n-status.HistoryMax:])
+		}
+	})
+}
+
+// problem records or clears (err nil) a fault without a section of its own.
+func (b *board) problem(what, code, fix string, err error) {
+	b.set(func(s *status.Snapshot) {
+		i := slices.IndexFunc(s.Problems, func(p status.Item) bool { return p.What == what })
+		if err == nil {
+			if i >= 0 {
+				s.Problems = slices.Delete(slices.Clone(s.Problems), i, i+1)
+			}
+			return
+		}
+		item := status.Item{
+			Problem: status.Problem{Code: code, Since: time.Now().UTC(), Fix: fix},
+			State:   status.Warn, What: what, Message: err.Error(),
+		}
+		s.Problems = slices.Clone(s.Problems)
+		if i < 0 {
+			s.Problems = append(s.Problems, item)
+			return
+		}
+		item.Since = s.Problems[i].Since
+		s.Problems[i] = item
+	})
+}
+
+// copy returns the snapshot as it is now. The slices in it are replaced by
+// the writers, never changed in place, so they can be shared.
+func (b *board) copy() status.Snapshot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.snap
+	s.History = slices.Clone(s.History)
+	return s
+}

@@ -1,0 +1,405 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/ovf"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/provisioning"
+	"github.com/azguest/azguest/provisioning/kvp"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// readyMark says that Ready was accepted in this boot: it is in /run.
+	readyMark = "/run/azguest/ready-accepted"
+	// mediaWait bounds the search for the medium: every end is provisioned
+	// or a reported failure within a minute (asks U12).
+	mediaWait = 45 * time.Second
+	// The platform gives up on a first boot after about 20 minutes.
+	bootLimit = 18 * time.Minute
+)
+
+// boot makes the machine what the platform ordered, or waits for who else
+// does, and sees to it that Ready is reported by exactly one of them. It
+// returns an error only when the context ends: what fails is reported and
+// shown, and extensions go on, because one of them may be the repair.
+func (a *Agent) boot(ctx context.Context) error {
+	opts := a.provisioningOptions()
+	id, err := provisioning.Identify(a.Root)
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("VM id unknown")
+	}
+	a.board.set(func(s *status.Snapshot) {
+		s.VM.ID = id.ID
+		s.Provisioning.VMID = id.ID
+		s.Provisioning.State = status.ProvPending
+		s.Provisioning.Started = time.Now().UTC()
+	})
+	standing, err := provisioning.Stand(a.Root, opts, id)
+	if err != nil {
+		a.Log.Error().Err(err).Msg("provisioned marker unreadable, going on as if there were none")
+		standing = provisioning.Fresh
+	}
+	if standing == provisioning.Moved {
+		gone, err := provisioning.Forget(a.Root, opts)
+		a.Log.Warn().Err(err).Int("files", len(gone)).Str("vm", id.ID).Msg("this disk belonged to another VM, its state is forgotten")
+		a.board.note("vm", "disk of another VM: state forgotten")
+		standing = provisioning.Fresh
+	}
+	owner := provisioning.FindOwner(a.Root, a.cfg.Provisioning.Agent, id.ID)
+	if owner.Owner == provisioning.OwnerNobody {
+		// "disabled" is also what images say whose provisioner is not known
+		// to the classic agent; if it is there, Ready is its business
+		// (spec/provisioning §5.5).
+		if other := provisioning.FindOwner(a.Root, config.AgentAuto, id.ID); other.ReportsReady() {
+			owner = other
+		}
+	}
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(owner.Owner) })
+
+	switch {
+	case a.cfg.Provisioning.Mode == config.ModeOff:
+		a.finishBoot(status.ProvDisabled, nil)
+	case a.cfg.Provisioning.Mode == config.ModeReadyOnly:
+		a.ready(status.ProvDisabled)
+	case owner.Owner == provisioning.OwnerNobody:
+		// Nobody else is in sight, and the platform waits for a word.
+		a.mark(ctx, opts, id)
+		a.ready(status.ProvDisabled)
+	case owner.Owner != provisioning.OwnerSelf:
+		return a.bootBeside(ctx, owner, opts, id, standing)
+	case standing == provisioning.Fresh:
+		return a.provision(ctx, opts, id)
+	default:
+		if standing == provisioning.Adopted {
+			a.mark(ctx, opts, id)
+		}
+		a.ready(status.ProvDone)
+	}
+	return ctx.Err()
+}
+
+// ready reports Ready unless that was accepted in this boot already.
+func (a *Agent) ready(state string) {
+	if !a.Root.Exists(readyMark) {
+		a.health.Report(protocol.Health{State: protocol.Ready})
+	}
+	a.finishBoot(state, nil)
+}
+
+func (a *Agent) finishBoot(state string, err error) {
+	a.board.set(func(s *status.Snapshot) {
+		p := &s.Provisioning
+		p.State, p.Finished, p.Waiting = state, time.Now().UTC(), ""
+		p.Error, p.Problem = "", status.Problem{}
+		if err != nil {
+			p.Error = err.Error()
+			p.Problem = status.Problem{Code: provisioning.CodeOf(err), Since: p.Finished, Fix: "agentctl explain " + provisioning.CodeOf(err)}
+		}
+	})
+}
+
+func (a *Agent) mark(ctx context.Context, opts provisioning.Options, id provisioning.Identity) {
+	step := provisioning.WriteMarker{Path: opts.Lib + "/provisioned", VMID: id.ID}
+	if err := step.Apply(ctx, a.system()); err != nil {
+		a.Log.Error().Err(err).Msg("provisioned marker not written")
+	}
+}
+
+// bootBeside waits until the other provisioner is done. It reports nothing:
+// Ready and failure are theirs (asks U13), a second opinion would only make
+// the state flap.
+func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity, standing provisioning.Standing) error {
+	by := string(owner.Owner)
+	waitFor := func(what string, limit time.Duration, wait func(context.Context) error) error {
+		a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
+		defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+		wctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not done after %v", what, limit))
+		defer cancel()
+		return wait(wctx)
+	}
+	if standing != provisioning.Provisioned {
+		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("somebody else provisions")
+		err := waitFor(by+" provisions ("+owner.Because+")", bootLimit, func(wctx context.Context) error {
+			if owner.Owner == provisioning.OwnerCloudInit {
+				return provisioning.WaitStage(wctx, a.Root, provisioning.StageInit)
+			}
+			_, err := provisioning.WaitOwner(wctx, a.system(), owner, id.ID)
+			return err
+		})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			a.Log.Error().Err(err).Str("by", by).Str("code", provisioning.CodeOf(err)).Msg("the provisioner did not finish")
+			a.finishBoot(status.ProvFailed, err)
+			return nil
+		}
+		a.mark(ctx, opts, id)
+		a.board.note("provisioning", "done by "+by)
+	}
+	if stage := a.stage(); owner.Owner == provisioning.OwnerCloudInit && stage != "" {
+		err := waitFor("cloud-init's "+string(stage)+" stage", a.cfg.Extensions.AfterTimeout, func(wctx context.Context) error {
+			return provisioning.WaitStage(wctx, a.Root, stage)
+		})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			a.Log.Warn().Err(err).Msg("extensions go on without cloud-init's end")
+		}
+	}
+	a.finishBoot(status.ProvDone, nil)
+	return ctx.Err()
+}
+
+// stage is what extensions wait for, "" for nothing.
+func (a *Agent) stage() provisioning.Stage {
+	switch a.cfg.Extensions.After {
+	case config.AfterConfig:
+		return provisioning.StageConfig
+	case config.AfterFinal:
+		return provisioning.StageFinal
+	}
+	return ""
+}
+
+// provision is the first boot with this agent as the provisioner.
+func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id provisioning.Identity) error {
+	start := time.Now()
+	pctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("first boot took longer than the platform waits"))
+	defer cancel()
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
+	a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
+
+	later, doc, err := a.applyPlan(pctx, opts, id)
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // told to stop: the next start goes on from here
+		}
+		a.Log.Error().Err(err).Str("code", provisioning.CodeOf(err)).Msg("provisioning failed")
+		a.board.note("provisioning", "failed: "+err.Error())
+		rec := provisioning.Failure(err, "azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now())
+		a.tellKVP(ctx, rec)
+		a.health.Report(protocol.Health{
+			State: protocol.NotReady, SubStatus: "ProvisioningFailed", Description: rec.Encode(provisioning.MaxDescription),
+		})
+		a.finishBoot(status.ProvFailed, err)
+		return nil
+	}
+	a.Log.Info().Dur("took", time.Since(start)).Str("media", doc.source()).Msg("machine provisioned")
+	a.board.note("provisioning", "done")
+	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now()))
+	a.ready(status.ProvDone)
+	a.afterReady(ctx, doc, later, opts, id)
+	return ctx.Err()
+}
+
+// applyPlan reads the document, decides and does. What is left for after
+// Ready is returned.
+func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id provisioning.Identity) (later []provisioning.Step, from *origin, err error) {
+	sys := a.system()
+	facts, err := provisioning.Gather(ctx, sys, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	in, doc, err := a.order(ctx, opts, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	from = (*origin)(doc)
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.Media = from.source() })
+	if need := in.NeedsCertificates(); len(need) > 0 {
+		if err := a.fetchCertificates(ctx, need); err != nil {
+			a.Log.Warn().Err(err).Strs("thumbprints", need).Msg("certificates for keys not fetched")
+		}
+	}
+	steps, err := provisioning.Plan(in, facts, opts)
+	if err != nil {
+		return nil, from, err
+	}
+	now, later := provisioning.Split(steps)
+	journal, err := provisioning.OpenJournal(a.Root, opts, id.ID)
+	if err != nil {
+		return nil, from, err
+	}
+	a.showSteps(steps)
+	res, err := provisioning.Apply(ctx, sys, now, journal, a.observe)
+	for _, w := range res.Warnings {
+		a.Log.Warn().Err(w).Str("code", w.Code()).Msg("provisioning step incomplete")
+	}
+	return later, from, err
+}
+
+// origin is where the order came from; nil means the instance metadata.
+type origin ovf.Document
+
+func (o *origin) source() string {
+	if o == nil {
+		return "instance metadata"
+	}
+	return o.Source.String()
+}
+
+// order finds out what this machine is to become: the document on the
+// medium, completed from the instance metadata where it lacks something.
+func (a *Agent) order(ctx context.Context, opts provisioning.Options, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
+	doc, err := ovf.Load(ctx, a.media())
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+	var in provisioning.Input
+	if err == nil {
+		in = fromDocument(doc)
+		for _, p := range doc.Problems {
+			a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)
+		}
+	}
+	if err == nil && in.Complete() {
+		in.VMID = id.ID
+		return in, doc, nil
+	}
+	if ctx.Err() != nil {
+		return in, nil, context.Cause(ctx)
+	}
+	md, merr := a.metadata(ctx)
+	if merr != nil {
+		if err == nil { // incomplete, but all there is
+			in.VMID = id.ID
+			return in, doc, nil
+		}
+		return in, nil, noOrder(errors.Join(err, fmt.Errorf("instance metadata: %w", merr)))
+	}
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("no usable medium, provisioning from the instance metadata alone: no password, no custom data")
+	}
+	in = in.Fill(md)
+	in.VMID = id.ID
+	if !in.Complete() {
+		return in, nil, noOrder(errors.Join(err, errors.New("the instance metadata names no account with a key")))
+	}
+	return in, doc, nil
+}
+
+// afterReady does what nobody waits for, and lets go of the medium last:
+// until the marker is on disk it is the only copy of the password.
+func (a *Agent) afterReady(ctx context.Context, from *origin, later []provisioning.Step, opts provisioning.Options, id provisioning.Identity) {
+	if from != nil && from.Source.Optical {
+		if err := ovf.Eject(a.Root, from.Source); err != nil {
+			a.Log.Debug().Err(err).Msg("medium not ejected")
+		}
+	}
+	if len(later) == 0 {
+		return
+	}
+	journal, err := provisioning.OpenJournal(a.Root, opts, id.ID)
+	if err != nil {
+		a.Log.Error().Err(err).Msg("journal")
+		return
+	}
+	if _, err := provisioning.Apply(ctx, a.system(), later, journal, a.observe); err != nil && ctx.Err() == nil {
+		a.Log.Error().Err(err).Msg("step after Ready failed")
+	}
+}
+
+func (a *Agent) system() *provisioning.System {
+	return &provisioning.System{Root: a.Root, Run: a.Runner, Kernel: a.Kernel, Events: a.events, Log: a.Log}
+}
+
+func (a *Agent) showSteps(steps []provisioning.Step) {
+	a.board.set(func(s *status.Snapshot) {
+		s.Provisioning.Steps = nil
+		for _, st := range steps {
+			s.Provisioning.Steps = append(s.Provisioning.Steps, status.Step{Name: st.ID(), State: "pending"})
+		}
+	})
+}
+
+// observe shows progress, and dies where a test of power cuts says so.
+func (a *Agent) observe(p provisioning.Progress) {
+	name := map[provisioning.State]string{
+		provisioning.Doing: "running", provisioning.Done: "done", provisioning.Warned: "done",
+		provisioning.Broken: "failed", provisioning.Skipped: "skipped",
+	}[p.State]
+	if name != "" {
+		a.board.set(func(s *status.Snapshot) {
+			steps := append([]status.Step{}, s.Provisioning.Steps...)
+			for i := range steps {
+				if steps[i].Name == p.Step.ID() {
+					steps[i].State, steps[i].At, steps[i].TookS = name, time.Now().UTC(), p.Took.Seconds()
+					if p.Err != nil {
+						steps[i].Error, steps[i].Code = p.Err.Error(), provisioning.CodeOf(p.Err)
+					}
+				}
+			}
+			s.Provisioning.Steps = steps
+		})
+		a.Log.Debug().Str("step", p.Step.String()).Str("state", string(p.State)).Dur("took", p.Took).Msg("provisioning step")
+	}
+	if a.DieAfter == p.Step.ID() && p.State == provisioning.Done {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	}
+}
+
+// healthDone keeps what became of a health report.
+func (a *Agent) healthDone(h protocol.Health, err error) {
+	now := time.Now().UTC()
+	a.board.set(func(s *status.Snapshot) {
+		r := &s.Platform.LastHealth
+		r.At, r.Sent, r.Accepted, r.Error = now, true, err == nil, ""
+		s.Platform.Health = string(h.State)
+		if err != nil {
+			r.Error = err.Error()
+		} else {
+			r.AcceptedAt = now
+		}
+	})
+	switch {
+	case err == nil && h.State == protocol.Ready:
+		a.Log.Info().Dur("since_start", now.Sub(a.started)).Msg("platform accepted Ready")
+		if werr := a.Root.WriteFile(readyMark, []byte(now.Format(time.RFC3339)+"\n"), 0o644); werr != nil {
+			a.Log.Warn().Err(werr).Msg("note of Ready not written; it will be sent again at the next start")
+		}
+	case err == nil:
+		a.Log.Info().Str("state", string(h.State)).Str("sub", h.SubStatus).Msg("platform accepted health report")
+	case protocol.Loud(err):
+		a.Log.Warn().Err(err).Str("state", string(h.State)).Msg("health report not accepted yet")
+	}
+}
+
+// provisioningOptions maps the configuration.
+func (a *Agent) provisioningOptions() provisioning.Options {
+	p, o := a.cfg.Provisioning, a.cfg.OS
+	return provisioning.Options{
+		Lib: a.cfg.Paths.Lib, SSHDir: o.SSHDir, HomeDir: o.HomeDir, Shadow: o.PasswordPath, SudoersDir: o.SudoersDir,
+		DeleteRootPassword: p.DeleteRootPassword, RegenerateHostKeys: p.RegenerateHostKeys, HostKeyType: p.HostKeyType,
+		DecodeCustomData: p.DecodeCustomData, ExecuteCustomData: p.ExecuteCustomData, AllowResetSysUser: p.AllowResetSysUser,
+		PasswordCryptID: p.PasswordCryptID, PasswordSaltLength: p.PasswordSaltLength, ClientAliveInterval: o.SSHClientAliveInterval,
+	}
+}
+
+// tellKVP leaves the report where the host looks when health is posted: it
+// must be there before the post (spec/provisioning §4.4). Only Hyper-V
+// guests have the directory.
+func (a *Agent) tellKVP(ctx context.Context, rec provisioning.Record) {
+	if !a.Root.Exists(path.Dir(kvp.GuestPool)) {
+		return
+	}
+	pool := kvp.Open(a.Root)
+	err := errors.Join(pool.DropStale(ctx), pool.Set(ctx, kvp.Record{Key: provisioning.ReportKey, Value: rec.Encode(provisioning.MaxReport)}))
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("report for the host's key-value pool not written")
+	}
+}
+
+// media is where the document is looked for.
+func (a *Agent) media() ovf.Media {
+	return ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media, Wait: mediaWait}
+}

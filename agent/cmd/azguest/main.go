@@ -1,0 +1,164 @@
+// Command azguest is the guest agent. What it does is in package agent; here
+// is only the command line, and the one place that names the real machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/azguest/azguest/agent"
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
+)
+
+// version is set when a release is built.
+var version = "0.0.0-dev"
+
+const usage = `usage: azguest <command> [flags]
+
+  run         run the agent in the foreground (what the service starts)
+  provision   do the first boot only, then exit
+  install     register the service with this machine's service manager
+  uninstall   remove the service
+  start       start the service
+  stop        stop the service
+  version     print the version
+
+flags of run and provision:
+`
+
+func main() {
+	os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func realMain(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		flags(&options{}, stderr).PrintDefaults()
+		return 2
+	}
+	switch cmd, rest := args[0], args[1:]; cmd {
+	case "run", "provision":
+		return run(cmd, rest, stderr)
+	case "install", "uninstall", "start", "stop", "restart":
+		if err := agent.ControlService(cmd); err != nil {
+			fmt.Fprintln(stderr, "azguest:", err)
+			return 1
+		}
+		return 0
+	case "version", "--version", "-version":
+		fmt.Fprintf(stdout, "azguest %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return 0
+	case host.SuperviseArg: // started by the agent itself, one for each handler command
+		return host.Supervise(context.Background(), rest)
+	case "help", "-h", "--help", "-help":
+		fmt.Fprint(stdout, usage)
+		flags(&options{}, stdout).PrintDefaults()
+		return 0
+	default:
+		fmt.Fprintf(stderr, "azguest: unknown command %q\n%s", cmd, usage)
+		flags(&options{}, stderr).PrintDefaults()
+		return 2
+	}
+}
+
+// options are the flags of run and provision.
+type options struct {
+	root, config, media, endpoint, hostga, imds string
+	verbose                                     bool
+}
+
+func flags(o *options, out io.Writer) *flag.FlagSet {
+	f := flag.NewFlagSet("azguest", flag.ContinueOnError)
+	f.SetOutput(out)
+	f.StringVar(&o.root, "root", "/", "`directory` that stands for / (for files; commands still run on this machine)")
+	f.StringVar(&o.config, "config", "", "classic configuration `file` instead of /etc/waagent.conf")
+	f.StringVar(&o.media, "media", "", "device, image file or directory to read the provisioning document from, instead of searching")
+	f.StringVar(&o.endpoint, "endpoint", "", "`host[:port]` of the WireServer instead of 168.63.129.16")
+	f.StringVar(&o.hostga, "hostga", "", "`host:port` of the HostGAPlugin instead of port 32526 of the endpoint")
+	f.StringVar(&o.imds, "imds", "", "`host[:port]` of the metadata service instead of 169.254.169.254")
+	f.BoolVar(&o.verbose, "verbose", false, "log more")
+	return f
+}
+
+func run(cmd string, args []string, stderr io.Writer) int {
+	var o options
+	f := flags(&o, stderr)
+	if err := f.Parse(args); err != nil || f.NArg() > 0 {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		if err == nil {
+			fmt.Fprintf(stderr, "azguest: unexpected argument %q\n", f.Arg(0))
+		}
+		return 2
+	}
+	// The agent waits most of its life; a small heap that is collected often
+	// and given back costs it nothing.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(48 << 20)
+	// What handlers and tools create must not depend on who started us; every
+	// file of ours has an explicit mode.
+	syscall.Umask(0o022)
+
+	paths := config.DefaultPaths()
+	paths.Root = o.root
+	if o.config != "" {
+		paths.Main = []string{o.config}
+	}
+	// A file that can't be read leaves defaults and is among the warnings: an
+	// agent that refuses to start over it could not be repaired from outside.
+	cfg, warnings, cfgErr := config.Load(paths)
+	override(&cfg.Provisioning.Media, o.media)
+	override(&cfg.Protocol.Endpoint, o.endpoint)
+	override(&cfg.Protocol.HostGA, o.hostga)
+	override(&cfg.Protocol.IMDS, o.imds)
+	logFile := cfg.Logs.File
+	if logFile != "" {
+		logFile = host.Root(o.root).Path(logFile)
+	}
+	log, closer := agent.NewLogger(logFile, o.verbose || cfg.Logs.Verbose)
+	defer func() { _ = closer.Close() }()
+
+	a := agent.New(agent.Options{
+		Version:  version,
+		Config:   cfg,
+		Warnings: warnings,
+		Root:     host.Root(o.root),
+		Runner:   host.Exec{},
+		Kernel:   host.LinuxKernel(),
+		Launcher: host.SelfLauncher(),
+		Log:      log,
+		DieAfter: os.Getenv("AZGUEST_TEST_DIE_AFTER"),
+	})
+	if cfgErr != nil {
+		log.Error().Err(cfgErr).Msg("configuration incomplete, going on with defaults")
+	}
+	var err error
+	if cmd == "provision" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		err = a.Provision(ctx)
+	} else {
+		err = agent.RunService(a.Run)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Error().Err(err).Msg("agent ended")
+		return 1
+	}
+	return 0
+}
+
+func override(field *string, value string) {
+	if value != "" {
+		*field = value
+	}
+}

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-co-op/gocron/v2"
+	"github.com/rs/zerolog"
+)
+
+// A job is something that repeats. A turn that is still running when the
+// next is due makes that one wait; turns never pile up.
+type job struct {
+	name  string
+	every time.Duration
+	run   func(context.Context) error
+}
+
+// quietFor is how long the same job's failures stay out of the log after one
+// was written (asks U19: at most one line in ten minutes per fault).
+const quietFor = 10 * time.Minute
+
+// jobs is everything in the agent that repeats.
+func (a *Agent) jobs() []job {
+	return []job{
+		{"goal-state", a.pollEvery(), a.tick},
+		{"heartbeat", a.cfg.Status.HeartbeatPeriod, a.heartbeat},
+		{"telemetry", a.cfg.Telemetry.Period, a.sendEvents},
+		{"handler-events", a.cfg.Protocol.ETPPeriod, a.collectEvents},
+		{"measure", 5 * time.Minute, a.measure},
+		{"housekeeping", time.Hour, a.tidy},
+	}
+}
+
+// scheduler runs the job table until the context ends.
+type scheduler struct {
+	gocron.Scheduler
+	log  zerolog.Logger
+	ids  map[string]gocron.Job
+	opts []gocron.JobOption
+}
+
+func startJobs(ctx context.Context, log zerolog.Logger, jobs []job) (*scheduler, error) {
+	// Shutdown polls in a tight loop while a job runs. Every job obeys ctx,
+	// which is cancelled first, and the time it may take is limited.
+	g, err := gocron.NewScheduler(gocron.WithStopTimeout(5*time.Second), gocron.WithLogger(quiet{}))
+	if err != nil {
+		return nil, fmt.Errorf("start scheduler: %w", err)
+	}
+	s := &scheduler{Scheduler: g, log: log, ids: map[string]gocron.Job{}}
+	s.opts = []gocron.JobOption{
+		gocron.WithSingletonMode(gocron.LimitModeReschedule),
+		gocron.WithContext(ctx),
+	}
+	for _, j := range jobs {
+		opts := append([]gocron.JobOption{gocron.WithName(j.name), gocron.WithStartAt(gocron.WithStartImmediately())}, s.opts...)
+		id, err := g.NewJob(gocron.DurationJob(j.every), s.task(j), opts...)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("schedule %s: %w", j.name, err), g.Shutdown())
+		}
+		s.ids[j.name] = id
+	}
+	g.Start()
+	return s, nil
+}
+
+// task logs what stops at the job: the first failure, a reminder every ten
+// minutes with the count, and the recovery.
+func (s *scheduler) task(j job) gocron.Task {
+	var failures int
+	var logged time.Time
+	return gocron.NewTask(func(ctx context.Context) {
+		err := j.run(ctx)
+		switch {
+		case err == nil:
+			if failures > 0 {
+				s.log.Info().Str("job", j.name).Int("failures", failures).Msg("works again")
+			}
+			failures, logged = 0, time.Time{}
+		case ctx.Err() != nil:
+		default:
+			failures++
+			if time.Since(logged) >= quietFor {
+				logged = time.Now()
+				s.log.Warn().Err(err).Str("job", j.name).Int("failures", failures).Msg("job failed")
+			}
+		}
+	})
+}
+
+// every changes the period of a job; the next turn comes one period later.
+func (s *scheduler) every(j job) error {
+	old, ok := s.ids[j.name]
+	if !ok {
+		return fmt.Errorf("no job %q", j.name)
+	}
+	opts := append([]gocron.JobOption{gocron.WithName(j.name)}, s.opts...)
+	id, err := s.Update(old.ID(), gocron.DurationJob(j.every), s.task(j), opts...)
+	if err != nil {
+		return fmt.Errorf("reschedule %s: %w", j.name, err)
+	}
+	s.ids[j.name] = id
+	return nil
+}
+
+// quiet drops the scheduler's own log; what matters is logged per job.
+type quiet struct{}
+
+func (quiet) Debug(string, ...any) {}
+func (quiet) Error(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}

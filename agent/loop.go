@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/protocol"
+	"golang.org/x/sync/errgroup"
+)
+
+// Polling: fast while something is going on, slow and cheap when idle
+// (asks U55, U07).
+const (
+	fastPoll = time.Second
+	fastFor  = 5 * time.Minute
+)
+
+// loop is what the goal-state job remembers.
+type loop struct {
+	turn sync.Mutex // one tick at a time: the job's, or one asked for by agentctl
+
+	mu      sync.Mutex // guards what follows
+	known   string
+	gs      *protocol.GoalState
+	changed time.Time // last new goal state, or the start
+	sched   *scheduler
+	slow    bool
+}
+
+func (l *loop) current() *protocol.GoalState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gs
+}
+
+// serve talks to the platform: goal states in, status out, extensions run.
+// It starts at once; only the handlers wait for provisioning.
+func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
+	// The first seconds belong to provisioning and its report.
+	select {
+	case <-provisioned:
+	case <-time.After(3 * time.Second):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := a.platform.Connect(ctx); err != nil {
+		return err
+	}
+	a.board.set(func(s *status.Snapshot) { s.Platform.Endpoint = a.platform.Endpoint() })
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.ext.Run(ctx) })
+	g.Go(func() error {
+		// Extensions start when the machine is made, or was given up on.
+		select {
+		case <-provisioned:
+			a.gate.open()
+			a.ext.Wake()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	a.loop.changed = time.Now()
+	sched, err := startJobs(ctx, a.Log, a.jobs())
+	if err != nil {
+		return err
+	}
+	a.loop.mu.Lock()
+	a.loop.sched = sched
+	a.loop.mu.Unlock()
+	g.Go(func() error {
+		<-ctx.Done()
+		if err := sched.Shutdown(); err != nil {
+			a.Log.Warn().Err(err).Msg("a job did not end in time")
+		}
+		return context.Cause(ctx)
+	})
+	return g.Wait()
+}
+
+// tick is one turn of the goal-state job. It never waits for a handler.
+func (a *Agent) tick(ctx context.Context) error {
+	a.loop.turn.Lock()
+	defer a.loop.turn.Unlock()
+	gs, err := a.platform.GoalState(ctx, a.loop.known)
+	switch {
+	case errors.Is(err, protocol.ErrNotModified):
+		a.platformWell()
+		a.pace()
+		return nil
+	case err != nil:
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		a.platformIll(err)
+		a.pace()
+		if !protocol.Loud(err) {
+			return nil
+		}
+		return fmt.Errorf("get goal state: %w", err)
+	}
+	a.platformWell()
+	a.adopt(gs)
+	a.pace()
+	return nil
+}
+
+// adopt hands a new goal state to everybody it concerns.
+func (a *Agent) adopt(gs *protocol.GoalState) {
+	l := &a.loop
+	l.mu.Lock()
+	first := l.gs == nil
+	l.gs, l.known, l.changed = gs, gs.Key(), time.Now()
+	l.mu.Unlock()
+	a.Log.Info().Str("goal_state", gs.ID).Str("source", string(gs.Source)).Str("activity", gs.ActivityID).
+		Int("handlers", len(gs.Handlers)).Int("certificates", len(gs.Certs)).Bool("on_hold", gs.OnHold).Msg("new goal state")
+	if gs.CertsErr != nil {
+		a.Log.Warn().Err(gs.CertsErr).Str("code", "AZ-CERT-DECRYPT").Msg("certificates incomplete")
+	}
+	a.board.problem("certificates", "AZ-CERT-DECRYPT", "agentctl certs", gs.CertsErr)
+	a.board.set(func(s *status.Snapshot) {
+		g := &s.Platform.GoalState
+		g.ID, g.ETag, g.Source, g.Activity, g.Received = gs.ID, gs.ETag, string(gs.Source), gs.ActivityID, gs.Received
+		g.Applied, g.LagS = time.Time{}, 0
+		s.Platform.OnHold = gs.OnHold
+		s.Platform.RequiredFeatures = gs.RequiredFeatures
+		s.VM.ContainerID = gs.ContainerID
+		s.Certs = certs(gs)
+	})
+	if !first {
+		a.board.note("goal state", gs.ID)
+	}
+	a.ext.Offer(gs)
+	a.rep.force()
+	a.board.poke()
+}
+
+// pollEvery is the period that fits the moment.
+func (a *Agent) pollEvery() time.Duration {
+	if time.Since(a.loop.changed) < fastFor {
+		return min(fastPoll, a.cfg.Extensions.Period)
+	}
+	return a.cfg.Extensions.Period
+}
+
+// pace switches between fast and slow polling.
+func (a *Agent) pace() {
+	l := &a.loop
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	every := a.cfg.Extensions.Period
+	fast := time.Since(l.changed) < fastFor
+	if fast {
+		every = min(fastPoll, every)
+	}
+	if l.sched == nil || fast != l.slow {
+		return
+	}
+	if err := l.sched.every(job{"goal-state", every, a.tick}); err != nil {
+		a.Log.Warn().Err(err).Msg("poll period not changed")
+		return
+	}
+	l.slow = !fast
+}
+
+func (a *Agent) platformWell() {
+	if a.board.copy().Platform.Code == "" {
+		return
+	}
+	a.board.set(func(s *status.Snapshot) { s.Platform.Problem, s.Platform.Waiting = status.Problem{}, "" })
+}
+
+func (a *Agent) platformIll(err error) {
+	a.board.set(func(s *status.Snapshot) {
+		p := &s.Platform
+		if p.Since.IsZero() {
+			p.Since = time.Now().UTC()
+		}
+		p.Code, p.Fix, p.Waiting = "AZ-PLAT-GOALSTATE", "agentctl doctor", err.Error()
+	})
+}
+
+func certs(gs *protocol.GoalState) []status.Cert {
+	users := map[string][]string{}
+	for _, h := range gs.Handlers {
+		for _, s := range h.Settings {
+			if s.Thumbprint != "" {
+				users[s.Thumbprint] = append(users[s.Thumbprint], h.Name)
+			}
+		}
+	}
+	var out []status.Cert
+	have := map[string]bool{}
+	for _, c := range gs.Certs {
+		have[c.Thumbprint] = true
+		out = append(out, status.Cert{Thumbprint: c.Thumbprint, Name: c.Name, State: status.OK, HasKey: c.KeyPEM.Set(), UsedBy: users[c.Thumbprint]})
+	}
+	for tp, by := range users {
+		if !have[tp] {
+			out = append(out, status.Cert{
+				Thumbprint: tp, State: status.Error, UsedBy: by, Message: "not among the certificates of the goal state",
+				Problem: status.Problem{Code: "AZ-CERT-MISSING", Since: gs.Received, Fix: "agentctl explain AZ-CERT-MISSING"},
+			})
+		}
+	}
+	return out
+}

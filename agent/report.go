@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/disk"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/protocol"
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sys/unix"
+)
+
+// reports is what the reporter remembers about the status document.
+type reports struct {
+	mu     sync.Mutex // guards due
+	due    bool       // send even if nothing changed
+	last   string     // what was accepted last, without times
+	notify string     // STATUS= told to the service manager
+}
+
+// force makes the next report go out even if it says nothing new.
+func (r *reports) force() {
+	r.mu.Lock()
+	r.due = true
+	r.mu.Unlock()
+}
+
+func (r *reports) takeDue() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	due := r.due
+	r.due = false
+	return due
+}
+
+// settle is how long the reporter collects changes before it reports them:
+// ten handlers that start together are one report, not ten.
+const settle = 50 * time.Millisecond
+
+// reporter writes the snapshot and sends the status document whenever
+// something changed, and the document again when it was not taken.
+func (a *Agent) reporter(ctx context.Context) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = 2*time.Second, 45*time.Second
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.board.dirty:
+		case <-a.ext.Changed():
+		case <-retry:
+			a.rep.force()
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(settle):
+		}
+		retry = nil
+		err := a.report(ctx)
+		a.save()
+		switch {
+		case err == nil:
+			wait.Reset()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		default:
+			retry = time.After(wait.NextBackOff())
+			if protocol.Loud(err) {
+				a.Log.Warn().Err(err).Msg("status not taken by the platform")
+			}
+		}
+	}
+}
+
+// heartbeat is the job that keeps the platform from calling us unresponsive.
+func (a *Agent) heartbeat(context.Context) error {
+	a.rep.force()
+	a.board.poke()
+	return nil
+}
+
+// report sends the status document if it says something new or is due.
+func (a *Agent) report(ctx context.Context) error {
+	if a.loop.current() == nil {
+		return nil // nowhere to send it yet
+	}
+	doc := a.statusDocument()
+	key, err := json.Marshal(doc)
+	if err != nil {
+		return fmt.Errorf("compare status: %w", err)
+	}
+	if !a.rep.takeDue() && string(key) == a.rep.last {
+		return nil
+	}
+	receipt, err := a.platform.ReportStatus(ctx, doc)
+	a.board.mu.Lock()
+	r := &a.board.snap.Platform.LastReport
+	r.At, r.Sent, r.Accepted, r.Via, r.Error = receipt.Sent, !receipt.Sent.IsZero(), receipt.Accepted, receipt.Via, ""
+	if err != nil {
+		r.Error = err.Error()
+	} else {
+		r.AcceptedAt = time.Now().UTC()
+	}
+	a.board.mu.Unlock()
+	if err != nil {
+		a.rep.force()
+		return err
+	}
+	a.rep.last = string(key)
+	return nil
+}
+
+// statusDocument is what the platform gets to know.
+func (a *Agent) statusDocument() protocol.Status {
+	ext := a.ext.Status()
+	a.applied(ext)
+	return protocol.Status{
+		Agent:     protocol.AgentStatus{Version: a.Version, Message: "Guest Agent is running"},
+		Handlers:  ext.Handlers,
+		GoalState: ext.GoalState,
+		OS:        a.osInfo(),
+		Features:  a.features(),
+	}
+}
+
+// applied notes when the engine has come to an end with a goal state.
+func (a *Agent) applied(ext extensions.Snapshot) {
+	gs := a.loop.current()
+	if gs == nil || ext.Key != gs.Key() {
+		return
+	}
+	a.board.mu.Lock()
+	defer a.board.mu.Unlock()
+	g := &a.board.snap.Platform.GoalState
+	switch {
+	case ext.Converged && g.Applied.IsZero():
+		g.Applied = time.Now().UTC()
+		g.LagS = g.Applied.Sub(g.Received).Seconds()
+	case !ext.Converged:
+		g.Applied, g.LagS = time.Time{}, 0
+	}
+}
+
+func (a *Agent) features() []protocol.Feature {
+	out := []protocol.Feature{{Key: "MultipleExtensionsPerHandler", Value: "1.0"}}
+	if a.platform.FastTrack() {
+		out = append(out, protocol.Feature{Key: "FastTrack", Value: "1.0"})
+	}
+	return out
+}
+
+// save writes the snapshot for agentctl. That it can't be written (a full
+// /run) is worth a line, not an end.
+func (a *Agent) save() {
+	s := a.board.copy()
+	a.fillExtensions(&s)
+	for _, f := range a.features() {
+		s.Platform.SupportedFeatures = append(s.Platform.SupportedFeatures, f.Key)
+	}
+	s.Overall = s.Judge()
+	if err := status.Save(a.paths.Snapshot, s); err != nil {
+		a.Log.Debug().Err(err).Msg("snapshot not written")
+	}
+	if line := s.Overall.Line; line != a.rep.notify {
+		a.rep.notify = line
+		notify("STATUS=" + line)
+	}
+}
+
+// measure is the job that looks at the agent's own cost.
+func (a *Agent) measure(context.Context) error {
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		return fmt.Errorf("measure: %w", err)
+	}
+	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano()).Seconds()
+	rss, fds := ownMemory(), 0
+	if d, err := os.ReadDir("/proc/self/fd"); err == nil {
+		fds = len(d)
+	}
+	u, derr := a.diskUsage()
+	a.board.mu.Lock()
+	g := &a.board.snap.Agent
+	if up := time.Since(a.started).Seconds(); up > 0 {
+		g.CPUPercent = 100 * cpu / up
+	}
+	g.CPUSeconds, g.RSS, g.FDs, g.Goroutines = cpu, rss, fds, runtime.NumGoroutine()
+	a.board.snap.Disk = u
+	a.board.mu.Unlock()
+	return derr
+}
+
+// ownMemory is the resident memory in bytes, 0 if unknown.
+func ownMemory() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseInt(f[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+func (a *Agent) diskDirs() disk.Dirs {
+	return disk.Dirs{Lib: a.cfg.Paths.Lib, HandlerLogs: a.cfg.Paths.ExtensionLogs, AgentLog: a.cfg.Logs.File}
+}
+
+func (a *Agent) diskUsage() (status.Disk, error) {
+	u, err := disk.Measure(a.Root, a.diskDirs())
+	d := status.Disk{
+		State: status.OK, LibDir: a.cfg.Paths.Lib, Used: u.Used, Budget: int64(a.cfg.Disk.BudgetMB) << 20, Files: u.Files, FilesBudget: a.cfg.Disk.Files,
+		Free: u.Free, InodesFree: u.InodesFree, ReadOnly: u.ReadOnly,
+	}
+	if u.Size > 0 {
+		d.FreePercent = 100 * float64(u.Free) / float64(u.Size)
+	}
+	for _, s := range u.Shares {
+		d.Parts = append(d.Parts, status.DiskUse{Name: s.Name, Path: s.Path, Used: s.Used, Files: s.Files, CanFree: s.CanFree})
+	}
+	bad := func(code string) {
+		d.State = status.Warn
+		d.Problem = status.Problem{Code: code, Since: time.Now().UTC(), Fix: "agentctl disk"}
+	}
+	switch {
+	case u.ReadOnly:
+		bad("AZ-DISK-READONLY")
+	case u.Size > 0 && u.Free < 1<<20:
+		bad("AZ-DISK-FULL")
+	case u.Size > 0 && d.FreePercent < 5:
+		bad("AZ-DISK-LOW")
+	}
+	return d, err
+}
+
+// tidy is the job that keeps the disk budget.
+func (a *Agent) tidy(context.Context) error {
+	_, err := a.clean(false)
+	return err
+}
+
+// clean frees what the budget does not need; all of what may go if hard.
+func (a *Agent) clean(hard bool) (int64, error) {
+	u, err := disk.Measure(a.Root, a.diskDirs())
+	budget, files := int64(a.cfg.Disk.BudgetMB)<<20, a.cfg.Disk.Files
+	if hard {
+		budget, files = 0, 0
+	}
+	freed, cerr := disk.Clean(u, disk.Plan(u, budget, files))
+	if freed > 0 {
+		a.Log.Info().Int64("bytes", freed).Msg("disk budget kept")
+	}
+	return freed, errors.Join(err, cerr)
+}
+
+// logDirOf is where a handler's own logs are.
+func (a *Agent) logDirOf(handler string) string {
+	return path.Join(a.cfg.Paths.ExtensionLogs, handler)
+}

@@ -1,0 +1,59 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/status"
+)
+
+// batch is how many events one turn sends at most: the server takes 15
+// posts in 15 seconds, and nothing here is urgent.
+const batch = 300
+
+// sendEvents is the telemetry job. With telemetry off nothing is sent, but
+// what handlers drop is still taken away (asks U45, spec/extensions §8.3).
+func (a *Agent) sendEvents(ctx context.Context) error {
+	if !a.cfg.Telemetry.Enabled {
+		return a.spool.Empty()
+	}
+	evs, err := a.spool.Take(batch)
+	if len(evs) == 0 {
+		return err
+	}
+	serr := a.platform.SendEvents(ctx, evs)
+	a.board.mu.Lock()
+	t := &a.board.snap.Telemetry
+	t.LastAt, t.Error = time.Now().UTC(), ""
+	t.Dropped += a.spool.Dropped()
+	if serr != nil {
+		t.Error = serr.Error()
+	} else {
+		t.Sent += int64(len(evs))
+	}
+	a.board.mu.Unlock()
+	return errors.Join(err, serr)
+}
+
+// collectEvents is the job that empties the handlers' event folders.
+func (a *Agent) collectEvents(context.Context) error {
+	c, err := event.CollectExtensions(a.Root.Path(a.cfg.Paths.ExtensionLogs), a.cfg.Telemetry.Enabled)
+	for _, e := range c.Events {
+		a.events.Emit(e)
+	}
+	return err
+}
+
+// beat is the job that tells the host's health service how its own services
+// look from here.
+func (a *Agent) beat(ctx context.Context) error {
+	if !a.cfg.Telemetry.Enabled {
+		return nil
+	}
+	if err := a.platform.Heartbeat(ctx); err != nil {
+		a.board.set(func(s *status.Snapshot) { s.Telemetry.Error = err.Error() })
+	}
+	return nil
+}
