@@ -31,6 +31,8 @@ const (
 	oidLocalKey    = "1.2.840.113549.1.9.21"
 	oidPBE3DES     = "1.2.840.113549.1.12.1.3"
 	oidPBE2DES     = "1.2.840.113549.1.12.1.4"
+	oidPBE128RC2   = "1.2.840.113549.1.12.1.5"
+	oidPBE40RC2    = "1.2.840.113549.1.12.1.6"
 	oidPBES2       = "1.2.840.113549.1.5.13"
 	oidPBKDF2      = "1.2.840.113549.1.5.12"
 	oidHMACSHA1    = "1.2.840.113549.2.7"
@@ -39,6 +41,8 @@ const (
 	oidHMACSHA384  = "1.2.840.113549.2.10"
 	oidHMACSHA512  = "1.2.840.113549.2.11"
 
+	// One packet may cost this many rounds of key derivation in all, less
+	// than a second; the platform uses 2000 for each bag.
 	maxIterations = 1 << 20
 	maxBags       = 512
 )
@@ -104,6 +108,20 @@ type reader struct {
 	certs     []cert
 	notes     []string
 	bags      int
+	rounds    int
+	// legacy: a cipher occurred that only the library knows. costly: some
+	// key derivation was refused, which the library would not.
+	legacy, costly bool
+}
+
+// afford counts the rounds of a key derivation against the limit.
+func (r *reader) afford(iterations int) error {
+	if iterations < 1 || iterations > maxIterations-r.rounds {
+		r.costly = true
+		return fmt.Errorf("%d iterations", iterations)
+	}
+	r.rounds += iterations
+	return nil
 }
 
 // ParsePFX opens a PKCS#12 packet. The platform's password is empty, which
@@ -143,8 +161,9 @@ func ParsePFX(in []byte, password string) (*PFX, error) {
 			r.note("part %d: %v", i, err)
 		}
 	}
-	if len(r.certs) == 0 && len(r.keys) == 0 {
-		if lib := r.library(der, password); !lib {
+	if len(r.certs) == 0 {
+		r.keys = nil
+		if !r.legacy || r.costly || !r.library(der, password) {
 			return nil, fmt.Errorf("parse pfx: nothing readable: %s", strings.Join(r.notes, "; "))
 		}
 	}
@@ -407,11 +426,15 @@ func (r *reader) verify(mac, content []byte) bool {
 		return false
 	}
 	h := digest(m.Digest.Alg.Algorithm)
-	if h == 0 || m.Iterations < 1 || m.Iterations > maxIterations {
+	if h == 0 {
 		r.note("mac of kind %s is not checked", m.Digest.Alg.Algorithm)
 		return false
 	}
 	for i, pw := range r.passwords {
+		if err := r.afford(m.Iterations); err != nil {
+			r.note("mac: %v", err)
+			return false
+		}
 		k := kdf(h, 3, pw, m.Salt, m.Iterations, h.Size())
 		w := hmac.New(h.New, k)
 		w.Write(content)
@@ -428,7 +451,7 @@ func (r *reader) verify(mac, content []byte) bool {
 func (r *reader) decrypt(alg pkix.AlgorithmIdentifier, text []byte) ([]byte, error) {
 	var last error
 	for _, pw := range r.passwords {
-		out, err := decryptPBE(alg, text, pw, r.plain)
+		out, err := r.decryptPBE(alg, text, pw)
 		if err == nil {
 			// A wrong key passes the padding check once in 256 times.
 			var v asn1.RawValue
@@ -441,12 +464,13 @@ func (r *reader) decrypt(alg pkix.AlgorithmIdentifier, text []byte) ([]byte, err
 	return nil, last
 }
 
-func decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte, plain string) ([]byte, error) {
+func (r *reader) decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte) ([]byte, error) {
 	id := alg.Algorithm.String()
 	if id == oidPBES2 {
-		return decryptPBES2(alg.Parameters.FullBytes, text, plain)
+		return r.decryptPBES2(alg.Parameters.FullBytes, text)
 	}
-	if id != oidPBE3DES && id != oidPBE2DES {
+	rc2 := id == oidPBE128RC2 || id == oidPBE40RC2
+	if id != oidPBE3DES && id != oidPBE2DES && !rc2 {
 		return nil, fmt.Errorf("password-based encryption %s is not known", id)
 	}
 	var p struct {
@@ -456,8 +480,12 @@ func decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte, plain string) ([]
 	if _, err := asn1.Unmarshal(alg.Parameters.FullBytes, &p); err != nil {
 		return nil, err
 	}
-	if p.Iterations < 1 || p.Iterations > maxIterations {
-		return nil, fmt.Errorf("%d iterations", p.Iterations)
+	if err := r.afford(p.Iterations); err != nil {
+		return nil, err
+	}
+	if rc2 {
+		r.legacy = true
+		return nil, errors.New("encrypted with RC2")
 	}
 	n := 24
 	if id == oidPBE2DES {
@@ -475,7 +503,7 @@ func decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte, plain string) ([]
 	return cbc(block, iv, text)
 }
 
-func decryptPBES2(params, text []byte, password string) ([]byte, error) {
+func (r *reader) decryptPBES2(params, text []byte) ([]byte, error) {
 	var p struct {
 		KDF, Enc pkix.AlgorithmIdentifier
 	}
@@ -494,8 +522,8 @@ func decryptPBES2(params, text []byte, password string) ([]byte, error) {
 	if _, err := asn1.Unmarshal(p.KDF.Parameters.FullBytes, &k); err != nil {
 		return nil, err
 	}
-	if k.Iterations < 1 || k.Iterations > maxIterations {
-		return nil, fmt.Errorf("%d iterations", k.Iterations)
+	if err := r.afford(k.Iterations); err != nil {
+		return nil, err
 	}
 	h := crypto.SHA1
 	if k.PRF.Algorithm != nil {
@@ -514,7 +542,7 @@ func decryptPBES2(params, text []byte, password string) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("cipher %s is not known", enc)
 	}
-	dk, err := pbkdf2.Key(h.New, password, k.Salt, k.Iterations, n)
+	dk, err := pbkdf2.Key(h.New, r.plain, k.Salt, k.Iterations, n)
 	if err != nil {
 		return nil, err
 	}
