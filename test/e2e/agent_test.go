@@ -80,10 +80,10 @@ func TestFirstLight(t *testing.T) {
 	c := newAgentCloud(t, o)
 	c.agent(t)
 	c.ready(t)
-	if got := c.sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.Contains(got, "NOPASSWD: ALL") {
+	if got := c.sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.HasSuffix(got, "(ALL) ALL") {
 		t.Errorf("the machine shows %q", got)
 	}
-	if got := c.ssh(t, "azureuser", "id -un; sudo -n id -u; hostname"); got != "azureuser\n0\nfirst-light" {
+	if got := c.ssh(t, "azureuser", "id -un; echo '"+password+"' | sudo -S -p '' id -u; hostname"); got != "azureuser\n0\nfirst-light" {
 		t.Errorf("ssh shows %q", got)
 	}
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
@@ -400,7 +400,7 @@ func TestNoMedium(t *testing.T) {
 	if h := c.vm.Health(); h.State != "Ready" {
 		t.Fatalf("not ready: %s", h.Description)
 	}
-	if got := c.ssh(t, "azureuser", "hostname"); got != "first-light" {
+	if got := c.ssh(t, "azureuser", "hostname; sudo -n id -u"); got != "first-light\n0" {
 		t.Errorf("ssh shows %q", got)
 	}
 }

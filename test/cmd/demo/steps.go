@@ -187,13 +187,18 @@ func (d *demo) account(ctx context.Context) error {
 	if _, err := d.machine.Start(sandbox.Cmd{Args: []string{"/usr/sbin/sshd", "-D", "-e"}, Stderr: &d.agentLog}); err != nil {
 		return err
 	}
+	// An account with a password must give it to sudo: this shows that it is
+	// the right one.
+	if err := d.machine.WriteFile("/tmp/password", []byte(d.who.password+"\n"), 0o600); err != nil {
+		return err
+	}
 	for _, k := range d.who.keys {
 		file := "/tmp/" + k.name
 		if err := d.machine.WriteFile(file, k.private, 0o600); err != nil {
 			return err
 		}
 		ssh := "ssh -i " + file + " -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR -o ConnectionAttempts=20 -o ConnectTimeout=5 " +
-			d.who.user + "@127.0.0.1 'id -un; hostname; sudo -n id -un'"
+			d.who.user + "@127.0.0.1 'id -un; hostname; sudo -S -p \"\" id -un' </tmp/password"
 		got, err := d.output(ctx, ssh)
 		if err != nil {
 			return err
