@@ -160,6 +160,11 @@ func openDevice(root host.Root, c candidate) (_ *device, err error) {
 	case unix.S_IFBLK:
 		d.major, d.minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
 		d.status = driveStatus(f)
+		// A node may have any name; what sysfs knows about the device counts.
+		kind, err := root.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/device/type", d.major, d.minor))
+		if err == nil && strings.TrimSpace(string(kind)) != "5" {
+			d.optical = false
+		}
 	default:
 		return nil, errors.New("neither a block device nor a file")
 	}

@@ -52,11 +52,11 @@ const lookEvery = 200 * time.Millisecond
 func (d DVD) Open(ctx context.Context) (*Medium, error) {
 	deadline := time.Now().Add(d.Wait)
 	for {
-		m, err := d.look()
+		m, err := d.look(ctx)
 		if err == nil {
 			return m, nil
 		}
-		if e, ok := errors.AsType[*MediaError](err); !ok || !e.mayCome() || !time.Now().Before(deadline) {
+		if e, ok := errors.AsType[*MediaError](err); !ok || !e.Absent() || !time.Now().Before(deadline) {
 			return nil, err
 		}
 		select {
@@ -67,34 +67,24 @@ func (d DVD) Open(ctx context.Context) (*Medium, error) {
 	}
 }
 
-// mayCome reports whether looking again may help: nothing was found yet, a
-// drive is empty or still spinning up.
-func (e *MediaError) mayCome() bool {
-	for _, a := range e.Tried {
-		if !errors.Is(a.Err, errNoMedium) && !errors.Is(a.Err, errNotReady) &&
-			!errors.Is(a.Err, errDataDisk) && !errors.Is(a.Err, fs.ErrNotExist) && !errors.Is(a.Err, errNotVolume) {
-			return false
-		}
-	}
-	return true
-}
-
 // look goes once through all candidates.
-func (d DVD) look() (*Medium, error) {
+func (d DVD) look(ctx context.Context) (*Medium, error) {
 	list := candidates(d.Root)
 	if d.Path != "" {
 		st, err := os.Stat(d.Root.Path(d.Path))
 		if err != nil {
-			return nil, &MediaError{Tried: []Attempt{{d.Path, "open", err}}}
+			return nil, &MediaError{Tried: []Attempt{{d.Path, "open", err, true}}}
 		}
 		if st.IsDir() {
-			m, err := Dir(d.Root.Path(d.Path)).Open(nil) //nolint:staticcheck // it does not wait for anything
-			return m, err
+			return Dir(d.Root.Path(d.Path)).Open(ctx)
 		}
 		list = []candidate{{name: d.Path, named: true}}
 	}
 	t := &trial{root: d.Root}
 	for _, c := range list {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if m := t.device(c); m != nil {
 			return m, nil
 		}
@@ -109,7 +99,7 @@ type trial struct {
 }
 
 func (t *trial) failed(c candidate, step string, err error) {
-	t.tried = append(t.tried, Attempt{c.name, step, err})
+	t.tried = append(t.tried, Attempt{c.name, step, err, c.optical || c.named})
 }
 
 var errNotVolume = errors.New("neither UDF nor ISO 9660")

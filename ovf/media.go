@@ -98,7 +98,7 @@ func Load(ctx context.Context, media Media) (_ *Document, err error) {
 	defer func() { _ = m.Close() }()
 	raw, err := readMember(m.FS, documentName)
 	if err != nil {
-		return nil, &MediaError{Tried: []Attempt{{m.Source.Device, "read " + documentName, whyMissing(m.FS, err)}}}
+		return nil, &MediaError{Tried: []Attempt{{m.Source.Device, "read " + documentName, whyMissing(m.FS, err), true}}}
 	}
 	env, err := Parse(raw)
 	if err != nil {
@@ -198,7 +198,7 @@ func (d Dir) Open(context.Context) (*Medium, error) {
 		err = errors.New("not a directory")
 	}
 	if err != nil {
-		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err}}}
+		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err, true}}}
 	}
 	return &Medium{FS: os.DirFS(string(d)), Source: Source{Device: string(d), Method: MethodDir}}, nil
 }
@@ -214,6 +214,7 @@ type Attempt struct {
 	Device string
 	Step   string
 	Err    error
+	Drive  bool // an optical drive, or what the operator named: meant to hold the medium
 }
 
 func (a Attempt) String() string { return a.Device + ": " + a.Step + ": " + a.Err.Error() }
@@ -241,11 +242,12 @@ func (e *MediaError) Unwrap() []error {
 // Code is stable: the table of codes has a text for it.
 func (e *MediaError) Code() string { return "AZ-PROV-MEDIA" }
 
-// NoDevice reports whether nothing was found that could hold a medium, as
-// opposed to one that could not be used.
-func (e *MediaError) NoDevice() bool {
+// Absent reports whether there simply is no medium (yet): no device, an empty
+// drive, or disks that are something else. Otherwise there is one and it could
+// not be used.
+func (e *MediaError) Absent() bool {
 	for _, a := range e.Tried {
-		if !errors.Is(a.Err, errNoMedium) {
+		if a.Drive && !errors.Is(a.Err, errNoMedium) && !errors.Is(a.Err, errNotReady) && !errors.Is(a.Err, fs.ErrNotExist) {
 			return false
 		}
 	}

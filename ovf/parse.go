@@ -82,8 +82,7 @@ func (p *parser) linux(prov, s section) {
 
 	// AdminPassword: afterburn reads it (spec/provisioning §2.3).
 	switch pw, _ := p.raw(s, "UserPassword", "AdminPassword"); {
-	case pw == "" || strings.TrimSpace(pw) == "" && strings.Contains(pw, "\n"):
-		// absent, or an empty element that somebody has laid out
+	case noPassword(pw):
 	case pw == redacted, pw == redactedLegacy:
 		e.PasswordRedacted = true
 	default:
@@ -126,6 +125,12 @@ func (p *parser) platform(outer, s section) {
 	f.PreprovisionedVM = p.truth(s, "PreprovisionedVm", p.hard)
 	f.PreprovisionedVMType = p.hard(s, "PreprovisionedVMType") // also spelt …VmType
 	f.EnableTrustedImageIdentifier = p.truth(s, "EnableTrustedImageIdentifier", p.soft)
+}
+
+// noPassword is true of no characters, and of an empty element that somebody
+// has laid out. A password of blanks alone is one.
+func noPassword(s string) bool {
+	return s == "" || strings.TrimSpace(s) == "" && strings.Contains(s, "\n")
 }
 
 // customData decodes what it can: bad custom data must not keep the user out

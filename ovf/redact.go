@@ -54,12 +54,19 @@ func redactElement(e *etree.Element) {
 		redactTokens(e)
 		return
 	}
+	var text strings.Builder
 	empty := true
 	for _, t := range e.Child {
 		c, isText := t.(*etree.CharData)
-		_, isComment := t.(*etree.Comment)
-		empty = empty && (isComment || isText && c.Data == "")
+		m, isComment := t.(*etree.Comment)
+		if isText {
+			text.WriteString(c.Data)
+		}
+		// What else there is may be a secret; our own mark is there to stay.
+		mark := isComment && strings.TrimSpace(m.Data) == redacted
+		empty = empty && (isText || isComment) && !(mark && data)
 	}
+	empty = empty && noPassword(text.String())
 	attrs := e.Attr[:0]
 	for _, a := range e.Attr {
 		if a.Space == "xmlns" || a.Space == "" && a.Key == "xmlns" || a.Key == "nil" && a.Space != "" {
