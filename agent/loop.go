@@ -21,7 +21,8 @@ const (
 
 // loop is what the goal-state job remembers.
 type loop struct {
-	turn sync.Mutex // one tick at a time: the job's, or one asked for by agentctl
+	turn    sync.Mutex // one tick at a time: the job's, or one asked for by agentctl
+	guarded bool       // the firewall was looked at; only the guard job uses it
 
 	mu      sync.Mutex // guards what follows
 	known   string

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -122,8 +123,10 @@ func Supervise(ctx context.Context, args []string) int {
 }
 
 func supervise(ctx context.Context, dir string) error {
-	// The lock came with us as descriptor 3. Our child must not keep it.
+	// The lock came with us as descriptor 3. Our child must keep neither it
+	// nor anything else that the agent was given by whoever started it.
 	syscall.CloseOnExec(lockFD)
+	_ = unix.CloseRange(lockFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	var job Job
 	b, err := os.ReadFile(filepath.Join(dir, jobFile))
 	if err != nil {
