@@ -118,9 +118,10 @@ func (f *Firewall) set(ctx context.Context) (Backend, error) {
 func (f *Firewall) Remove(ctx context.Context) error {
 	err := remove()
 	if missing(err) {
-		err = nil
+		// Only then can there be rules of the other kind.
+		return f.removeIPTables(ctx)
 	}
-	return errors.Join(err, f.removeIPTables(ctx))
+	return err
 }
 
 // missing says that the kernel does not know nftables.
