@@ -67,7 +67,9 @@ type RemoteError struct {
 	Body   string
 }
 
-func (e *RemoteError) Error() string { return fmt.Sprintf("the fabric answers %d: %s", e.Status, e.Body) }
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("the fabric answers %d: %s", e.Status, e.Body)
+}
 
 // vmPath finds the resource id of the VM.
 func (c Remote) vmPath(ctx context.Context) (string, error) {

@@ -1,4 +1,49 @@
 // Package fabric emulates the platform side of a Linux virtual machine on an
 // Azure-style cloud: the WireServer, the HostGAPlugin, blob storage, the
-// instance metadata service and the control plane with its extension API.
+// instance metadata service, and the control plane with its extension API. It
+// also builds the provisioning DVD.
+//
+// It is written from the protocol, shares no code with the agent, and is meant
+// to be disliked by sloppy clients: what a real platform rejects is rejected,
+// what it tolerates is served and noted as a problem in the journal.
+//
+// # In a test
+//
+// Client returns an http.Client for which the platform's addresses are this
+// fabric, over net.Pipe, so a test of ten minutes of polling can run inside
+// testing/synctest:
+//
+//	f := fabric.New(t)
+//	f.AddPackage("Contoso.Echo", "1.0.0", zip)
+//	vm := f.CreateVM("vm-01", fabric.Linux("azureuser", key))
+//	vm.Fail(fabric.GoalState, 503, 2) // two bad answers, then good ones
+//	go agent(f.Client(), vm.Media())
+//	vm.PutExtension("Contoso.Echo", "1.0.0", map[string]any{"text": "hi"})
+//	vm.Await(t, fabric.Ready("Contoso.Echo"))
+//
+// Clients that need addresses get them from Listen, "127.0.0.1:0" included:
+// URLs inside the documents then name the address the request came to.
+//
+// # What happens to an extension
+//
+// PutExtension, or a PUT to the control plane, chooses a version among the
+// packages, gives the settings a sequence number, encrypts protected settings
+// to the VM's tenant certificate, and announces a goal state: a new incarnation
+// of the WireServer, or new vmSettings where the VM is configured for
+// FastTrack. The operation ends when a status document decides it: the row of
+// the handler with that version and sequence number says success or error, the
+// handler reports a terminal code, or the time budget is over. A deleted
+// extension is gone when its row is.
+//
+// # Faults
+//
+// Fail takes a Fault: which requests (kind, VM, text in the URL, a header), how
+// often (skip, times, duration, probability with a seed) and what happens
+// (delay, status, body, headers, truncation, slowness, reset; after the request
+// was carried out, or instead of it).
+//
+// # As a program
+//
+// Command test/cmd/fabric serves all this on real addresses; its help is the
+// manual for extension authors and image builders.
 package fabric

@@ -15,12 +15,15 @@ import (
 
 const xmlHead = `<?xml version="1.0" encoding="utf-8"?>` + "\n"
 
-// esc escapes text for element content and attribute values.
+// esc escapes text for elements, attr also for attribute values. The platform
+// leaves quotes in elements as they are.
 func esc(s string) string {
 	var b strings.Builder
 	_ = xml.EscapeText(&b, []byte(s)) // a strings.Builder never fails
-	return strings.NewReplacer("&#34;", "&quot;", "&#39;", "'", "&#xA;", "\n", "&#x9;", "\t").Replace(b.String())
+	return strings.NewReplacer("&#34;", `"`, "&#39;", "'", "&#xA;", "\n", "&#x9;", "\t").Replace(b.String())
 }
+
+func attr(s string) string { return strings.ReplaceAll(esc(s), `"`, "&quot;") }
 
 func versionsXML() string {
 	return xmlHead + `<Versions>
@@ -108,10 +111,10 @@ func (v *VM) hostingEnvironmentXML(gs *goalState) string {
     <Service name="%s" guid="{00000000-0000-0000-0000-000000000000}" />
     <ServiceInstance name="%s.0" guid="{%s}" />
   </Deployment>
-`, v.deployment, v.deployment, esc(v.name), v.deployment, v.deployment)
+`, v.deployment, v.deployment, attr(v.name), v.deployment, v.deployment)
 	}
 	fmt.Fprintf(&b, `  <Incarnation number="%d" instance="_%s" guid="{%s}" />
-`, gs.incarnation, esc(v.name), v.id)
+`, gs.incarnation, attr(v.name), v.id)
 	if gs.cfg.OldShape {
 		fmt.Fprintf(&b, `  <Role guid="{%s}" name="%s" settleTimeSeconds="0" />
   <HostingEnvironmentSettings name="full" Runtime="rd_fabric_stable">
@@ -125,7 +128,7 @@ func (v *VM) hostingEnvironmentXML(gs *goalState) string {
   <ResourceReferences>
     <Resource name="DiagnosticStore" type="directory" request="Fabric.LocalResource" sticky="true" size="1" path="%s.DiagnosticStore\" disableQuota="false" />
   </ResourceReferences>
-`, v.id, esc(v.name), esc(v.name))
+`, v.id, attr(v.name), attr(v.name))
 	}
 	b.WriteString("</HostingEnvironmentConfig>")
 	return b.String()
@@ -140,10 +143,10 @@ func (v *VM) sharedConfigXML(gs *goalState) string {
     <Service name="%s" guid="{00000000-0000-0000-0000-000000000000}" />
     <ServiceInstance name="%s.0" guid="{%s}" />
   </Deployment>
-`, v.deployment, v.deployment, esc(v.name), v.deployment, v.deployment)
+`, v.deployment, v.deployment, attr(v.name), v.deployment, v.deployment)
 	}
 	fmt.Fprintf(&b, `  <Incarnation number="%d" instance="_%s" guid="{%s}" />
-`, gs.incarnation, esc(v.name), v.id)
+`, gs.incarnation, attr(v.name), v.id)
 	if gs.cfg.OldShape {
 		fmt.Fprintf(&b, `  <Role guid="{%s}" name="%s" settleTimeSeconds="0" />
   <LoadBalancerSettings timeoutSeconds="0" waitLoadBalancerProbeCount="8">
@@ -156,12 +159,12 @@ func (v *VM) sharedConfigXML(gs *goalState) string {
       <Target instance="_%s" endpoint="openInternalEndpoint" />
     </Endpoint>
   </OutputEndpoints>
-`, v.id, esc(v.name), esc(v.name), esc(v.name), esc(v.name))
+`, v.id, attr(v.name), attr(v.name), attr(v.name), attr(v.name))
 	}
 	fmt.Fprintf(&b, `  <Instances>
     <Instance id="_%s" address="%s">
       <FaultDomains randomId="0" updateId="0" updateCount="0" />
-`, esc(v.name), v.address)
+`, attr(v.name), v.address)
 	if gs.cfg.OldShape {
 		fmt.Fprintf(&b, `      <InputEndpoints>
         <Endpoint name="ssh" address="%s:22" protocol="tcp" hostName="%s" enableDirectServerReturn="false" isDirectAddress="false" disableStealthMode="false">
@@ -170,7 +173,7 @@ func (v *VM) sharedConfigXML(gs *goalState) string {
           </LocalPorts>
         </Endpoint>
       </InputEndpoints>
-`, v.address, esc(v.name))
+`, v.address, attr(v.name))
 	} else {
 		b.WriteString("      <InputEndpoints />\n")
 	}
@@ -242,9 +245,9 @@ func (v *VM) extensionsConfigXML(gs *goalState) string {
 
 func pluginXML(b *strings.Builder, h handlerGoal) {
 	fmt.Fprintf(b, `  <Plugin name="%s" version="%s" location="%s" config="" state="%s" autoUpgrade="%t" failoverlocation="%s" runAsStartupTask="false" isJson="true" useExactVersion="true"`,
-		esc(h.name), esc(h.version), esc(h.location), h.state, h.autoUpgrade, esc(h.failover))
+		attr(h.name), attr(h.version), attr(h.location), h.state, h.autoUpgrade, attr(h.failover))
 	if h.signature != "" {
-		fmt.Fprintf(b, ` encodedSignature="%s"`, esc(h.signature))
+		fmt.Fprintf(b, ` encodedSignature="%s"`, attr(h.signature))
 	}
 	b.WriteString(">\n    <additionalLocations>\n")
 	for _, l := range h.additional {
@@ -257,14 +260,14 @@ func pluginSettingsXML(b *strings.Builder, h handlerGoal) {
 	if len(h.instances) == 0 {
 		return
 	}
-	fmt.Fprintf(b, `  <Plugin name="%s" version="%s">`+"\n", esc(h.name), esc(h.version))
+	fmt.Fprintf(b, `  <Plugin name="%s" version="%s">`+"\n", attr(h.name), attr(h.version))
 	for _, i := range h.instances {
 		if i.level == 0 {
 			continue
 		}
 		name := ""
 		if h.multi {
-			name = fmt.Sprintf(` name="%s"`, esc(i.name))
+			name = fmt.Sprintf(` name="%s"`, attr(i.name))
 		}
 		if len(i.after) == 0 {
 			fmt.Fprintf(b, `    <DependsOn%s dependencyLevel="%d" />`+"\n", name, i.level)
@@ -272,7 +275,7 @@ func pluginSettingsXML(b *strings.Builder, h handlerGoal) {
 		}
 		fmt.Fprintf(b, `    <DependsOn%s dependencyLevel="%d">`+"\n", name, i.level)
 		for _, a := range i.after {
-			fmt.Fprintf(b, `      <DependsOnExtension extension="%s" handler="%s" />`+"\n", esc(a[1]), esc(a[0]))
+			fmt.Fprintf(b, `      <DependsOnExtension extension="%s" handler="%s" />`+"\n", attr(a[1]), attr(a[0]))
 		}
 		b.WriteString("    </DependsOn>\n")
 	}
@@ -280,7 +283,7 @@ func pluginSettingsXML(b *strings.Builder, h handlerGoal) {
 		switch {
 		case h.multi:
 			fmt.Fprintf(b, `    <ExtensionRuntimeSettings seqNo="%d" name="%s" state="%s">%s</ExtensionRuntimeSettings>`+"\n",
-				i.seq, esc(i.name), i.state, esc(runtimeSettings(i)))
+				i.seq, attr(i.name), i.state, esc(runtimeSettings(i)))
 		case i.settings:
 			fmt.Fprintf(b, `    <RuntimeSettings seqNo="%d">%s</RuntimeSettings>`+"\n", i.seq, esc(runtimeSettings(i)))
 		}
