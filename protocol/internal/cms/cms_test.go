@@ -277,7 +277,7 @@ func FuzzPFX(f *testing.F) {
 		if len(b) > 16<<10 {
 			return
 		}
-		_, _ = ParsePFX(b, "")
+		_, _ = parsePFX(b, "", 100)
 	})
 }
 

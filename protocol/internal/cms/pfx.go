@@ -108,7 +108,7 @@ type reader struct {
 	certs     []cert
 	notes     []string
 	bags      int
-	rounds    int
+	rounds    int // of key derivation that are left
 	// legacy: a cipher occurred that only the library knows. costly: some
 	// key derivation was refused, which the library would not.
 	legacy, costly bool
@@ -116,18 +116,20 @@ type reader struct {
 
 // afford counts the rounds of a key derivation against the limit.
 func (r *reader) afford(iterations int) error {
-	if iterations < 1 || iterations > maxIterations-r.rounds {
+	if iterations < 1 || iterations > r.rounds {
 		r.costly = true
 		return fmt.Errorf("%d iterations", iterations)
 	}
-	r.rounds += iterations
+	r.rounds -= iterations
 	return nil
 }
 
 // ParsePFX opens a PKCS#12 packet. The platform's password is empty, which
 // in the key derivation is two zero bytes (spec/protocol §3.2); no bytes at
 // all is tried too.
-func ParsePFX(in []byte, password string) (*PFX, error) {
+func ParsePFX(in []byte, password string) (*PFX, error) { return parsePFX(in, password, maxIterations) }
+
+func parsePFX(in []byte, password string, rounds int) (*PFX, error) {
 	der, err := normalize(in)
 	if err != nil {
 		return nil, fmt.Errorf("parse pfx: %w", err)
@@ -140,7 +142,7 @@ func ParsePFX(in []byte, password string) (*PFX, error) {
 	if _, err := asn1.Unmarshal(der, &doc); err != nil {
 		return nil, fmt.Errorf("parse pfx: %w", err)
 	}
-	r := &reader{plain: password, passwords: [][]byte{bmp(password)}}
+	r := &reader{plain: password, rounds: rounds, passwords: [][]byte{bmp(password)}}
 	if password == "" {
 		r.passwords = append(r.passwords, nil)
 	}
