@@ -18,15 +18,16 @@ die() {
 	exit 1
 }
 
-# version prints what the binaries call themselves: the nearest tag, else a
-# 0.0.0 pre-release that sorts before any tagged version.
+# base is the release being worked on. Control planes and certification tests
+# compare the agent's version, so it has four plain numbers, like the classic
+# agent's, and is above the oldest that is still served (2.2.53.1).
+base=3.0.0
+
+# version prints what the binaries call themselves: the tag, if this is one,
+# else the base with the number of commits.
 version() {
-	v=$(git -C "$repo" describe --tags --match 'v[0-9]*' --dirty 2>/dev/null) || v=
-	if [ -z "$v" ]; then
-		n=$(git -C "$repo" rev-list --count HEAD 2>/dev/null || echo 0)
-		h=$(git -C "$repo" rev-parse --short HEAD 2>/dev/null || echo unknown)
-		v=v0.0.0-dev.$n+g$h
-	fi
+	v=$(git -C "$repo" describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null) || v=
+	[ -n "$v" ] || v=v$base.$(git -C "$repo" rev-list --count HEAD 2>/dev/null || echo 0)
 	echo "${v#v}"
 }
 

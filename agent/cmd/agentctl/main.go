@@ -12,7 +12,7 @@ import (
 )
 
 // version is set by scripts/build.
-var version = "0.0.0-dev"
+var version = "3.0.0.0"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

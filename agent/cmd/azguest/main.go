@@ -20,7 +20,7 @@ import (
 )
 
 // version is set when a release is built.
-var version = "0.0.0-dev"
+var version = "3.0.0.0"
 
 const usage = `usage: azguest <command> [flags]
 
