@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -129,6 +130,11 @@ func (v *VM) summary() object {
 		}
 		extensions = append(extensions, x)
 	}
+	cfg := v.cfg
+	cfg.Users = slices.Clone(cfg.Users)
+	for i := range cfg.Users {
+		cfg.Users[i].Password = "[redacted]"
+	}
 	thumbprint := ""
 	if v.tenant != nil {
 		thumbprint = v.tenant.thumbprint()
@@ -136,7 +142,7 @@ func (v *VM) summary() object {
 	return object{
 		"name": v.name, "id": v.id, "containerId": v.container, "configName": v.configName, "instanceId": v.instanceID(),
 		"incarnation": v.incarnation, "etag": v.etag, "inSvdSeqNo": v.svdSeq, "address": v.address,
-		"health": v.health, "statusReports": v.statuses, "extensions": extensions, "config": v.cfg, "tenantThumbprint": thumbprint,
+		"health": v.health, "statusReports": v.statuses, "extensions": extensions, "config": cfg, "tenantThumbprint": thumbprint,
 		"resourceId": v.resourceID(),
 	}
 }

@@ -182,7 +182,7 @@ func TestAdminAndRemote(t *testing.T) {
 	}
 	r := Remote{URL: "http://" + addr.String()}
 	ctx := wait(t)
-	body := []byte(`{"properties":{"publisher":"Contoso","type":"One","typeHandlerVersion":"1.0","settings":{}}}`)
+	body := []byte(`{"properties":{"publisher":"Contoso","type":"One","typeHandlerVersion":"1.0","settings":{},"protectedSettings":{"k":"hunter2"}}}`)
 	done := make(chan error, 1)
 	go func() {
 		_, err := r.PutExtension(ctx, "one", body, true)
@@ -224,6 +224,9 @@ func TestAdminAndRemote(t *testing.T) {
 	var e Entry
 	if err != nil || json.Unmarshal(bytes.TrimSpace(data), &e) != nil || e.Kind != Status {
 		t.Errorf("journal %s %v", data, err)
+	}
+	if bytes.Contains(lines.Bytes(), []byte("hunter2")) {
+		t.Error("a protected setting is in the journal")
 	}
 	for line := range bytes.Lines(lines.Bytes()) {
 		if err := json.Unmarshal(line, &e); err != nil {

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -221,6 +222,37 @@ func (f *Fabric) Journal(q Query) []Entry { return f.journal.find(q) }
 // Requests counts what was received for kind, faulty answers included.
 func (v *VM) Requests(kind Kind) int {
 	return len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
+}
+
+// withoutSecrets is a control plane request fit for the journal: journals are
+// kept as evidence and passed around.
+func withoutSecrets(body []byte) string {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if d.Decode(&v) != nil {
+		return string(body)
+	}
+	var clean func(any)
+	clean = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for key, inner := range v {
+				switch strings.ToLower(key) {
+				case "protectedsettings", "protectedparameters", "runaspassword":
+					v[key] = "[redacted]"
+				default:
+					clean(inner)
+				}
+			}
+		case []any:
+			for _, inner := range v {
+				clean(inner)
+			}
+		}
+	}
+	clean(v)
+	return string(encode(v))
 }
 
 // headers flattens a header for the journal; several values are joined.

@@ -138,6 +138,9 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	if len(r.body) > 0 {
 		if utf8.Valid(r.body) && !slices.Contains(r.body, 0) {
 			e.Body = string(r.body)
+			if s == ARM {
+				e.Body = withoutSecrets(r.body)
+			}
 		} else {
 			e.Binary = len(r.body)
 		}
