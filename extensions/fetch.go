@@ -44,7 +44,9 @@ func (w *work) fetch(ctx context.Context) error {
 		w.emit(t.Version, Fetch, false, err.Error(), 0)
 		r = r.fail(Fetch)
 		msg := err.Error()
-		if code == codeDownload {
+		if errors.Is(err, errDenied) {
+			code = codeEnable
+		} else if code == codeDownload {
 			msg = "Failed to download artifacts: [ExtensionDownloadError] " + msg
 		}
 		if errors.Is(err, errNoManifest) {
@@ -161,8 +163,34 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 
 // verify looks at the signature before anything of the package is used.
 func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
+	required := w.m.cfg.RequireSignature
+	if p := w.policy(); p.mode == PolicyEnforce && p.policy.needsSignature(w.name) {
+		required = true
+	}
+	if signer, err = w.verified(ctx, file, required); err != nil {
+		return "", err
+	}
+	// Only now is known who signed it; the version was looked at before.
+	if p := w.policy(); p.mode == PolicyEnforce {
+		if why := p.deny(w.name, w.task.Version, signer, false); why != "" {
+			return "", fmt.Errorf("%s (%w)", why, errDenied)
+		}
+	}
+	return signer, nil
+}
+
+func (w *work) policy() policyState {
+	if w.pass == nil {
+		return policyState{}
+	}
+	return w.pass.policy
+}
+
+var errDenied = errors.New("not allowed")
+
+func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
 	if w.m.cfg.Verify == nil {
-		if w.m.cfg.RequireSignature {
+		if required {
 			return "", errors.New("a signature is required and can't be verified here")
 		}
 		return "", nil
@@ -172,7 +200,7 @@ func (w *work) verify(ctx context.Context, file string) (signer string, err erro
 		signature = w.want.Signature
 	}
 	if signature == "" {
-		if w.m.cfg.RequireSignature {
+		if required {
 			return "", fmt.Errorf("%w: it is not signed, and a signature is required", errBundle)
 		}
 		return "", nil
@@ -180,7 +208,7 @@ func (w *work) verify(ctx context.Context, file string) (signer string, err erro
 	signer, err = w.m.cfg.Verify(ctx, file, signature)
 	if err != nil {
 		w.emitNamed("PackageSignatureResult", false, err.Error())
-		if w.m.cfg.RequireSignature {
+		if required {
 			return "", fmt.Errorf("%w: signature: %w", errBundle, err)
 		}
 		w.m.log.Warn().Err(err).Str("handler", w.name).Msg("the signature of the package is not valid")

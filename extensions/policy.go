@@ -1,5 +1,19 @@
 package extensions
 
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+)
+
 // Modes of the policy.
 const (
 	PolicyOff     = "off"
@@ -7,8 +21,343 @@ const (
 	PolicyEnforce = "enforce" // refuse it
 )
 
-type policyState struct{ mode string }
+// maxPolicy bounds a policy file.
+const maxPolicy = 1 << 20
 
-func (p policyState) deny(string, string, string, bool) string { return "" }
+// policyVersion is the newest version of the platform's schema we know.
+const policyVersion = "0.1.0"
 
-func (m *Manager) loadPolicy() policyState { return policyState{mode: m.cfg.PolicyMode} }
+// A Policy is who may run on this machine: the platform's own policy file
+// (spec/extensions §8.1) and rules of ours on top. What either refuses is
+// refused.
+type Policy struct {
+	// AllowListedOnly refuses what Extensions does not name.
+	AllowListedOnly bool
+	// SignatureRequired is the default for every extension.
+	SignatureRequired bool
+	Extensions        map[string]ExtensionPolicy // by lower-case name
+	Rules             []Rule
+	Default           string // effect when no rule matches: allow or deny
+}
+
+// ExtensionPolicy is what the policy file says about one extension.
+type ExtensionPolicy struct {
+	SignatureRequired *bool
+	Runtime           json.RawMessage
+}
+
+// A Rule of policy.d; the first one that matches decides.
+type Rule struct {
+	Effect    string   `json:"effect"` // allow, deny
+	Publisher string   `json:"publisher,omitempty"`
+	Type      string   `json:"type,omitempty"`
+	Versions  []string `json:"versions,omitempty"` // ">=1.2", "<2", all must hold
+	Signer    string   `json:"signer,omitempty"`   // shell pattern over the signer's name
+	Reason    string   `json:"reason,omitempty"`
+	file      string
+}
+
+var errPolicy = errors.New("invalid policy")
+
+// ParsePolicy reads waagent_policy.json. It is strict: a policy that is not
+// understood must not be half obeyed.
+func ParsePolicy(data []byte) (Policy, error) {
+	var p Policy
+	top, err := strictObject(data, "", "policyVersion", "extensionPolicies")
+	if err != nil {
+		return p, err
+	}
+	ver, ok := text(top["policyVersion"])
+	if !ok {
+		return p, fmt.Errorf("%w: attribute 'policyVersion' is required and must be a string", errPolicy)
+	}
+	v := parseVersion(ver)
+	if !v.ok || len(v.nums) > 3 {
+		return p, fmt.Errorf("%w: invalid value for attribute 'policyVersion': %q; it must be 'major[.minor[.patch]]'", errPolicy, ver)
+	}
+	if CompareVersions(ver, policyVersion) > 0 {
+		return p, fmt.Errorf("%w: policy version %s is not supported; the highest one is %s", errPolicy, ver, policyVersion)
+	}
+	ext, err := strictObject(top["extensionPolicies"], "extensionPolicies", "allowListedExtensionsOnly", "signatureRequired", "extensions")
+	if err != nil {
+		return p, err
+	}
+	if err := strictBool(ext["allowListedExtensionsOnly"], "extensionPolicies.allowListedExtensionsOnly", &p.AllowListedOnly); err != nil {
+		return p, err
+	}
+	if err := strictBool(ext["signatureRequired"], "extensionPolicies.signatureRequired", &p.SignatureRequired); err != nil {
+		return p, err
+	}
+	list, err := strictObject(ext["extensions"], "extensionPolicies.extensions")
+	if err != nil {
+		return p, err
+	}
+	p.Extensions = map[string]ExtensionPolicy{}
+	for name, raw := range list {
+		at := "extensionPolicies.extensions." + name
+		o, err := strictObject(raw, at, "signatureRequired", "runtimePolicy")
+		if err != nil {
+			return p, err
+		}
+		e := ExtensionPolicy{Runtime: o["runtimePolicy"]}
+		if raw := o["signatureRequired"]; len(raw) > 0 && string(raw) != "null" {
+			var b bool
+			if err := strictBool(raw, at+".signatureRequired", &b); err != nil {
+				return p, err
+			}
+			e.SignatureRequired = &b
+		}
+		p.Extensions[strings.ToLower(name)] = e
+	}
+	return p, nil
+}
+
+// strictObject reads an object with no attributes but the known ones (any,
+// if none is given). null and absent are an empty one.
+func strictObject(raw json.RawMessage, at string, known ...string) (map[string]json.RawMessage, error) {
+	raw = bytes.TrimSpace(raw)
+	if at != "" && (len(raw) == 0 || string(raw) == "null") {
+		return nil, nil
+	}
+	var o map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &o); err != nil || o == nil {
+		if at == "" {
+			return nil, fmt.Errorf("%w: it is not a JSON object: %w", errPolicy, err)
+		}
+		return nil, fmt.Errorf("%w: invalid type for attribute '%s', please change to object", errPolicy, at)
+	}
+	if len(known) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(o)) {
+			if !slices.Contains(known, k) {
+				return nil, fmt.Errorf("%w: unrecognized attribute '%s'", errPolicy, strings.TrimPrefix(at+"."+k, "."))
+			}
+		}
+	}
+	return o, nil
+}
+
+func strictBool(raw json.RawMessage, at string, b *bool) error {
+	switch string(bytes.TrimSpace(raw)) {
+	case "", "null":
+	case "true":
+		*b = true
+	case "false":
+		*b = false
+	default:
+		return fmt.Errorf("%w: invalid type for attribute '%s', please change to boolean", errPolicy, at)
+	}
+	return nil
+}
+
+// ParseRules reads one file of policy.d:
+//
+//	{"default": "allow", "rules": [{"effect": "deny", "publisher": "Contoso*", "type": "*", "versions": ["<2.0"]}]}
+func ParseRules(data []byte) (rules []Rule, def string, err error) {
+	var doc struct {
+		Default string `json:"default"`
+		Rules   []Rule `json:"rules"`
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&doc); err != nil {
+		return nil, "", fmt.Errorf("%w: %w", errPolicy, err)
+	}
+	if doc.Default != "" && doc.Default != "allow" && doc.Default != "deny" {
+		return nil, "", fmt.Errorf("%w: default is %q, not allow or deny", errPolicy, doc.Default)
+	}
+	for i, r := range doc.Rules {
+		if r.Effect != "allow" && r.Effect != "deny" {
+			return nil, "", fmt.Errorf("%w: rule %d: effect is %q, not allow or deny", errPolicy, i, r.Effect)
+		}
+		for _, pattern := range []string{r.Publisher, r.Type, r.Signer} {
+			if _, err := path.Match(pattern, ""); err != nil {
+				return nil, "", fmt.Errorf("%w: rule %d: bad pattern %q", errPolicy, i, pattern)
+			}
+		}
+		for _, c := range r.Versions {
+			if _, ok := versionHolds(c, "1.0"); !ok {
+				return nil, "", fmt.Errorf("%w: rule %d: bad version condition %q", errPolicy, i, c)
+			}
+		}
+	}
+	return doc.Rules, doc.Default, nil
+}
+
+// versionHolds checks a condition such as ">=1.2"; ok is false if it is none.
+func versionHolds(cond, v string) (holds, ok bool) {
+	cond = strings.TrimSpace(cond)
+	for _, op := range []string{">=", "<=", "!=", "==", ">", "<", "="} {
+		rest, found := strings.CutPrefix(cond, op)
+		if !found {
+			continue
+		}
+		rest = strings.TrimSpace(rest)
+		if !parseVersion(rest).ok {
+			return false, false
+		}
+		c := CompareVersions(v, rest)
+		switch op {
+		case ">=":
+			return c >= 0, true
+		case "<=":
+			return c <= 0, true
+		case "!=":
+			return c != 0, true
+		case ">":
+			return c > 0, true
+		case "<":
+			return c < 0, true
+		}
+		return c == 0, true
+	}
+	return CompareVersions(v, cond) == 0, parseVersion(cond).ok
+}
+
+// matches: an empty pattern matches everything. A rule about a signer can
+// only be decided when the signer is known.
+func (r Rule) matches(name, version, signer string) bool {
+	publisher, typ := name, ""
+	if i := strings.LastIndexByte(name, '.'); i >= 0 {
+		publisher, typ = name[:i], name[i+1:]
+	}
+	glob := func(pattern, s string) bool {
+		ok, _ := path.Match(strings.ToLower(pattern), strings.ToLower(s)) // checked when parsed
+		return pattern == "" || ok
+	}
+	if !glob(r.Publisher, publisher) || !glob(r.Type, typ) || !glob(r.Signer, signer) {
+		return false
+	}
+	for _, c := range r.Versions {
+		if holds, _ := versionHolds(c, version); !holds {
+			return false
+		}
+	}
+	return true
+}
+
+// unknownSigner stands for a signer that is not known yet: rules that ask
+// for one then decide nothing, and are asked again before the package is used.
+const unknownSigner = "\x00"
+
+// decide says why an extension is refused, or "".
+func (p Policy) decide(name, version, signer string, removing bool) string {
+	verb := "run"
+	if removing {
+		verb = "uninstall"
+	}
+	if _, listed := p.Extensions[strings.ToLower(name)]; p.AllowListedOnly && !listed {
+		return fmt.Sprintf("failed to %s extension '%s' because it is not specified as an allowed extension. To %s, add the extension to the list of allowed extensions in the policy file", verb, name, verb)
+	}
+	for _, r := range p.Rules {
+		if signer == unknownSigner && r.Signer != "" {
+			if other := r; !removing {
+				if other.Signer = ""; other.matches(name, version, "") {
+					return ""
+				}
+			}
+			continue
+		}
+		if !r.matches(name, version, signer) {
+			continue
+		}
+		if r.Effect == "allow" {
+			return ""
+		}
+		return fmt.Sprintf("failed to %s extension '%s' version %s because a rule of %s denies it%s", verb, name, version, r.file, prefixed(": ", r.Reason))
+	}
+	if p.Default == "deny" {
+		return fmt.Sprintf("failed to %s extension '%s' version %s because no rule of the policy allows it", verb, name, version)
+	}
+	return ""
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+// needsSignature reports whether packages of this extension must be signed.
+func (p Policy) needsSignature(name string) bool {
+	if e, ok := p.Extensions[strings.ToLower(name)]; ok && e.SignatureRequired != nil {
+		return *e.SignatureRequired
+	}
+	return p.SignatureRequired
+}
+
+// policyState is the policy as it was when a goal state came.
+type policyState struct {
+	mode   string
+	file   string
+	policy Policy
+	err    string // a bad policy refuses everything
+}
+
+// deny is the message for an extension that must not be processed, or "".
+func (p policyState) deny(name, version, signer string, removing bool) string {
+	switch {
+	case p.mode != PolicyAudit && p.mode != PolicyEnforce:
+		return ""
+	case p.err != "":
+		return fmt.Sprintf("Extension will not be processed: [InvalidPolicyError] Customer-provided policy file ('%s') is invalid, please correct the following error: %s", p.file, p.err)
+	}
+	why := p.policy.decide(name, version, signer, removing)
+	if why == "" {
+		return ""
+	}
+	if strings.HasSuffix(why, "in the policy file") {
+		why += " ('" + p.file + "')"
+	}
+	return "Extension will not be processed: " + why + "."
+}
+
+// loadPolicy reads the policy anew; each goal state gets the current one.
+func (m *Manager) loadPolicy() policyState {
+	s := policyState{mode: m.cfg.PolicyMode, file: m.cfg.PolicyFile}
+	if s.mode != PolicyAudit && s.mode != PolicyEnforce {
+		return s
+	}
+	data, _, err := readSafely(m.store.root.Path(m.cfg.PolicyFile), maxPolicy)
+	if err == nil {
+		s.policy, err = ParsePolicy(data)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.err = err.Error()
+		return s
+	}
+	entries, err := os.ReadDir(m.store.root.Path(m.cfg.PolicyDir)) // sorted
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.err = err.Error()
+		return s
+	}
+	for _, e := range entries {
+		name := m.cfg.PolicyDir + "/" + e.Name()
+		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		data, _, err := readSafely(m.store.root.Path(name), maxPolicy)
+		var rules []Rule
+		var def string
+		if err == nil {
+			rules, def, err = ParseRules(data)
+		}
+		if err != nil {
+			s.file, s.err = name, err.Error()
+			return s
+		}
+		for i := range rules {
+			rules[i].file = name
+		}
+		s.policy.Rules = append(s.policy.Rules, rules...)
+		s.policy.Default = cmp.Or(def, s.policy.Default)
+	}
+	return s
+}
+
+// PolicyExplain says what the policy of this machine thinks of an extension:
+// the mode, and the reason for a refusal or "".
+func (m *Manager) PolicyExplain(name, version, signer string) (mode, refusal string) {
+	p := m.loadPolicy()
+	return p.mode, p.deny(name, version, signer, false)
+}

@@ -90,6 +90,7 @@ func (m *Manager) publishDoing(name string, r Record) {
 	if h, ok := m.view.handlers[strings.ToLower(name)]; ok {
 		h.recs = maps.Clone(h.recs)
 		h.recs[r.Version] = r
+		m.view.handlers = maps.Clone(m.view.handlers) // readers have the old one
 		m.view.handlers[strings.ToLower(name)] = h
 	}
 	m.mu.Unlock()

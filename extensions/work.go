@@ -1,7 +1,6 @@
 package extensions
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -242,7 +241,11 @@ func (w *work) command(ctx context.Context) error {
 	if err := w.prepare(base, ext, seq, settings); err != nil {
 		return w.refuse(r, d, opCode(t.Op), err.Error())
 	}
-	target := cmp.Or(t.To, "")
+	if t.Op == Disable && t.To != "" {
+		if err := w.saveStatus(); err != nil {
+			return w.refuse(r, d, codeUpdate, err.Error())
+		}
+	}
 	ch := r.Change
 	if t.To != "" {
 		c := change(w.rec(t.To), t.From)
@@ -250,7 +253,7 @@ func (w *work) command(ctx context.Context) error {
 	}
 	env := call{
 		op: t.Op, base: base, version: t.Version, seq: seq, ext: ext, wire: w.m.cfg.Wire,
-		change: ch, target: target, multi: w.wish.Multi, exts: w.extNames(),
+		change: ch, target: t.To, multi: w.wish.Multi, exts: w.extNames(),
 	}.environment()
 	job := host.Job{
 		ID: randomID(), Shell: shellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),

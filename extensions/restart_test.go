@@ -1,0 +1,229 @@
+package extensions
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// TestRestartDuring: the agent ends while a command runs; it goes on, ends
+// once, and its result is taken over (asks U03).
+func TestRestartDuring(t *testing.T) {
+	t.Parallel()
+	for _, op := range []string{"install", "enable", "disable", "update", "uninstall"} {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			script := "log\nif [ \"$op\" = " + op + " ]; then touch $base/../here; while [ ! -e $base/../go ]; do sleep 0.02; done; log done; fi\n[ \"$op\" = enable ] && status success\nexit 0\n"
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}).start()
+			var gs any
+			first := w.state(ext("P.X", "1.0", 0))
+			second := w.state(ext("P.X", "2.0", 1))
+			third := w.state(gone(ext("P.X", "2.0", 1)))
+			_ = gs
+			here, goOn := w.base("here"), w.base("go")
+			if op != "install" && op != "enable" {
+				w.m.Offer(first)
+				w.await("enabled", func(s Snapshot) bool { return s.Converged && w.m.settled() })
+			} else {
+				w.m.Offer(first)
+			}
+			if op == "disable" || op == "update" || op == "uninstall" {
+				w.m.Offer(second)
+				first = second
+			}
+			w.await("command runs", func(Snapshot) bool { return exists(here) })
+			w.restart()
+			w.m.Offer(first)
+			w.restart() // and once more
+			writeFile(t, goOn, "")
+			w.m.Offer(first)
+			s := w.await("done", func(s Snapshot) bool { return s.Converged && s.Key == first.Key() && w.m.settled() })
+			if len(s.Handlers) != 1 || s.Handlers[0].Status != "Ready" {
+				t.Errorf("report %s", show(s))
+			}
+			done := 0
+			for _, c := range w.calls() {
+				if strings.Contains(c, op+" ") && strings.HasSuffix(c, " done") {
+					done++
+				}
+			}
+			if starts := countCalls(w.calls(), op) - done; starts != done {
+				t.Errorf("%d starts, %d ends of %s: %q", starts, done, op, w.calls())
+			}
+			w.m.Offer(third)
+			w.await("gone", func(s Snapshot) bool { return s.Key == third.Key() && len(s.Handlers) == 0 })
+			w.await("directories gone", func(Snapshot) bool { return !exists(w.base("P.X-2.0")) && !exists(w.base("P.X-1.0")) })
+		})
+	}
+}
+
+func countCalls(calls []string, op string) int {
+	n := 0
+	for _, c := range calls {
+		if strings.Fields(c)[1] == op {
+			n++
+		}
+	}
+	return n
+}
+
+// TestSupervisorKilled: a supervisor that dies takes nothing with it and
+// leaves nothing hanging.
+func TestSupervisorKilled(t *testing.T) {
+	t.Parallel()
+	script := "log\nif [ \"$op\" = enable ]; then if [ ! -e once ]; then touch once; sleep 0.6; fi; log done; status success; fi\nexit 0\n"
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}).start()
+	gs := w.state(ext("P.X", "1.0", 0))
+	w.m.Offer(gs)
+	w.await("enable runs", func(Snapshot) bool { return exists(w.base("P.X-1.0/once")) })
+	killed := false
+	for _, d := range w.m.Details() {
+		if d.Phase == Enable {
+			st, ok := host.JobStateOf(strings.TrimSuffix(d.StdoutPath, "/"+host.JobStdout))
+			if !ok {
+				t.Fatal("no job state")
+			}
+			if err := unix.Kill(st.PID, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			killed = true
+		}
+	}
+	if !killed {
+		t.Fatalf("nothing in phase enable: %+v", w.m.Details())
+	}
+	w.await("enabled", func(s Snapshot) bool { return s.Converged && w.m.settled() })
+	// The orphan was waited for, then the operation repeated.
+	want := []string{"1.0 install 0", "1.0 enable 0", "1.0 enable 0 done", "1.0 enable 0", "1.0 enable 0 done"}
+	if diff := cmp.Diff(want, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// TestBoot: each extension is enabled once after a boot and not because of a
+// goal state about others (asks U30).
+func TestBoot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.A", version: "1.0", script: simple}, pkg{name: "P.B", version: "1.0", script: simple})
+	w.boot = "one"
+	w.start()
+	for i := range 20 {
+		w.offer(ext("P.A", "1.0", i), ext("P.B", "1.0", 0))
+	}
+	if n := strings.Count(strings.Join(w.calls(), "\n"), "enable"); n != 21 {
+		t.Errorf("%d enables, want 20 of A and 1 of B", n)
+	}
+	w.clearCalls()
+	w.restart()
+	w.offer(ext("P.A", "1.0", 19), ext("P.B", "1.0", 0))
+	if got := w.calls(); got != nil {
+		t.Errorf("restart ran %q", got)
+	}
+	w.stop()
+	w.boot = "two"
+	w.start()
+	w.offer(ext("P.A", "1.0", 19), ext("P.B", "1.0", 0))
+	w.offer(ext("P.A", "1.0", 19), ext("P.B", "1.0", 0))
+	if n := len(w.calls()); n != 2 {
+		t.Errorf("boot ran %q, want one enable each", w.calls())
+	}
+	w.stop()
+	w.clearCalls()
+	w.cfg.Agent = "2.0"
+	w.start()
+	w.offer(ext("P.A", "1.0", 19), ext("P.B", "1.0", 0))
+	if n := len(w.calls()); n != 2 {
+		t.Errorf("agent upgrade ran %q, want one enable each", w.calls())
+	}
+}
+
+// TestTenAtOnce: ten fresh extensions do not wait for each other.
+func TestTenAtOnce(t *testing.T) {
+	t.Parallel()
+	var ps []pkg
+	w := newWorld(t)
+	hs := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}
+	for _, n := range hs {
+		ps = append(ps, pkg{name: "P." + n, version: "1.0", script: simple})
+	}
+	w.repo.publish(t, ps...)
+	w.start()
+	began := time.Now()
+	gs := w.state()
+	for _, n := range hs {
+		gs.Handlers = append(gs.Handlers, ext("P."+n, "1.0", 0))
+	}
+	w.m.Offer(gs)
+	s := w.await("all", func(s Snapshot) bool { return s.Converged && w.m.settled() && len(s.Handlers) == 10 })
+	t.Logf("ten extensions: %v", time.Since(began))
+	for _, h := range s.Handlers {
+		if h.Extension == nil || h.Extension.Status != success {
+			t.Errorf("%s: %s", h.Name, show(s))
+		}
+	}
+}
+
+// TestTimeout: the deadline kills the group, says so, and is 1011; what a
+// command leaves behind when it ends in time lives on.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t,
+		pkg{name: "P.Slow", version: "1.0", script: "log\n[ \"$op\" = enable ] && { echo working; sleep 60; }\nexit 0\n"},
+		pkg{name: "P.Back", version: "1.0", script: "log\n[ \"$op\" = enable ] && { nohup sh -c 'echo late; sleep 0.5; echo later; touch $0/../outlived' $base & }\n[ \"$op\" = enable ] && status success\nexit 0\n"},
+	)
+	w.cfg.Timeouts.Enable = 300 * time.Millisecond
+	w.start()
+	s := w.processed(ext("P.Slow", "1.0", 0), ext("P.Back", "1.0", 0))
+	if got, want := show(s), "P.Slow 1.0 NotReady 1011 | 0 error 1011\nP.Back 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if m := message(s, 0); !strings.Contains(m, "Timeout(0): ") || !strings.Contains(m, "working") || !strings.Contains(m, "AZ-EXT-TIMEOUT") {
+		t.Errorf("message %q", m)
+	}
+	w.await("background child", func(Snapshot) bool { return exists(w.base("outlived")) })
+}
+
+// TestSuperviseJob: what a job leaves is right for each way to end.
+func TestSuperviseJob(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, shell, class string
+		code               int
+		signal, out        string
+	}{
+		{name: "ok", shell: "echo hi; echo ho >&2", class: host.JobOK, out: "hi\n"},
+		{name: "failed", shell: "exit 7", class: host.JobFailed, code: 7},
+		{name: "signal", shell: "kill -9 $$", class: host.JobSignal, code: -1, signal: "SIGKILL"},
+		{name: "timeout", shell: "sleep 30", class: host.JobTimeout, code: -1},
+		{name: "nothing inherited", shell: "test -z \"$SECRET_OF_AGENT$HOME\" && pwd && test \"$A\" = b", class: host.JobOK, out: "/\n"},
+		{name: "descriptors", shell: "ls /proc/self/fd | wc -l", class: host.JobOK, out: "4\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir() + "/job"
+			job := host.Job{ID: randomID(), Shell: tc.shell, Dir: "/", Env: []string{"A=b"}, Timeout: 20 * time.Second}
+			if tc.class == host.JobTimeout {
+				job.Timeout = 50 * time.Millisecond
+			}
+			if err := launcher().Start(dir, job); err != nil {
+				t.Fatal(err)
+			}
+			res, err := host.WaitJob(context.Background(), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Class != tc.class || res.Code != tc.code || res.Signal != tc.signal {
+				t.Errorf("got %+v, want %s %d %s", res, tc.class, tc.code, tc.signal)
+			}
+			if b, err := os.ReadFile(dir + "/" + host.JobStdout); err != nil || string(b) != tc.out {
+				t.Errorf("stdout %q (%v), want %q", b, err, tc.out)
+			}
+		})
+	}
+}

@@ -1,0 +1,208 @@
+package extensions
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fails makes a script that fails in one operation.
+func fails(op string, code string) string {
+	return "log\n[ \"$op\" = " + op + " ] && exit " + code + "\n[ \"$op\" = enable ] && status success\nexit 0\n"
+}
+
+// TestUpdateOnFailure is spec/extensions §11.1 TestExtensionUpdateOnFailure
+// and the upgrade_failure rows.
+func TestUpdateOnFailure(t *testing.T) {
+	t.Parallel()
+	const lenient = `"continueOnUpdateFailure":"true"`
+	for _, tc := range []struct {
+		name     string
+		old, new pkg
+		calls    []string
+		report   string
+		message  string
+	}{
+		{
+			name:  "old disable fails",
+			old:   pkg{script: fails("disable", "7")},
+			new:   pkg{script: simple},
+			calls: []string{"1.0 disable 1"}, report: "P.X 2.0 NotReady 1008\n", message: "[ExtensionUpdateError] [ExtensionOperationError] Non-zero exit code: 7",
+		},
+		{
+			name:  "old disable fails, forgiven",
+			old:   pkg{script: fails("disable", "7")},
+			new:   pkg{script: strings.Replace(simple, "log", `log "${AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODE-none} ${AZURE_GUEST_AGENT_UNINSTALL_CMD_EXIT_CODE-none}"`, 1), manifest: lenient},
+			calls: []string{"1.0 disable 1", "2.0 update 1 7 none", "1.0 uninstall 1", "2.0 install 1 none 0", "2.0 enable 1 none 0"}, report: "P.X 2.0 Ready 0 | 1 success 0\n",
+		},
+		{
+			name:  "old uninstall fails",
+			old:   pkg{script: fails("uninstall", "151")},
+			new:   pkg{script: simple},
+			calls: []string{"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1"}, report: "P.X 2.0 NotReady 1008\n", message: "exit code: 151",
+		},
+		{
+			name:  "old uninstall fails, forgiven",
+			old:   pkg{script: fails("uninstall", "151")},
+			new:   pkg{script: strings.Replace(simple, "log", `log "${AZURE_GUEST_AGENT_UNINSTALL_CMD_EXIT_CODE-none}"`, 1), manifest: lenient},
+			calls: []string{"1.0 disable 1", "2.0 update 1 none", "1.0 uninstall 1", "2.0 install 1 151", "2.0 enable 1 151"}, report: "P.X 2.0 Ready 0 | 1 success 0\n",
+		},
+		{
+			name:  "update fails",
+			old:   pkg{script: simple},
+			new:   pkg{script: fails("update", "9"), manifest: lenient},
+			calls: []string{"1.0 disable 1", "2.0 update 1"}, report: "P.X 2.0 NotReady 1008 | 1 error 1008\n", message: "exit code: 9",
+		},
+		{
+			name:  "install fails",
+			old:   pkg{script: simple},
+			new:   pkg{script: fails("install", "52")},
+			calls: []string{"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1", "2.0 install 1"}, report: "P.X 2.0 NotReady 1007\n", message: "AZ-EXT-DEPENDENCY",
+		},
+		{
+			name:  "enable fails",
+			old:   pkg{script: simple},
+			new:   pkg{script: fails("enable", "3")},
+			calls: []string{"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1", "2.0 install 1", "2.0 enable 1"}, report: "P.X 2.0 NotReady 1009 | 1 error 1009\n",
+		},
+		{
+			name:  "update without install",
+			old:   pkg{script: simple},
+			new:   pkg{script: simple, manifest: `"updateMode":"UpdateWithoutInstall"`},
+			calls: []string{"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1", "2.0 enable 1"}, report: "P.X 2.0 Ready 0 | 1 success 0\n",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			tc.old.name, tc.old.version, tc.new.name, tc.new.version = "P.X", "1.0", "P.X", "2.0"
+			w := newWorld(t, tc.old, tc.new).start()
+			w.offer(ext("P.X", "1.0", 0))
+			w.clearCalls()
+			s := w.processed(ext("P.X", "2.0", 1))
+			if diff := cmp.Diff(tc.calls, w.calls()); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.report, show(s)); diff != "" {
+				t.Errorf("report (-want +got):\n%s%s", diff, message(s, 0))
+			}
+			if !strings.Contains(message(s, 0), tc.message) {
+				t.Errorf("message %q does not say %q", message(s, 0), tc.message)
+			}
+		})
+	}
+}
+
+// TestUpdateRecovers: after each of the failures the next goal state starts
+// where spec/extensions §2.5 says, with a good package.
+func TestUpdateRecovers(t *testing.T) {
+	t.Parallel()
+	for op, calls := range map[string][]string{
+		"update":  {"1.0 disable 1", "2.0 update 1", "2.0 update 2", "1.0 uninstall 2", "2.0 install 2", "2.0 enable 2"},
+		"install": {"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1", "2.0 install 1", "2.0 install 2", "2.0 enable 2"},
+		"enable":  {"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1", "2.0 install 1", "2.0 enable 1", "2.0 enable 2"},
+	} {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			once := "log\n[ \"$op\" = " + op + " ] && [ $seq = 1 ] && exit 4\n[ \"$op\" = enable ] && status success\nexit 0\n"
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: once}).start()
+			w.offer(ext("P.X", "1.0", 0))
+			w.clearCalls()
+			w.processed(ext("P.X", "2.0", 1))
+			s := w.offer(ext("P.X", "2.0", 2))
+			if diff := cmp.Diff(calls, w.calls()); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			if got, want := show(s), "P.X 2.0 Ready 0 | 2 success 0\n"; got != want {
+				t.Errorf("got %s want %s", got, want)
+			}
+			if w.repo.downloads != 2 {
+				t.Errorf("%d downloads, want one per version", w.repo.downloads)
+			}
+		})
+	}
+}
+
+// TestDowngrade: the old package's update runs, and is told the target twice.
+func TestDowngrade(t *testing.T) {
+	t.Parallel()
+	script := strings.Replace(simple, "log", `log "${VERSION-none} ${AZURE_GUEST_AGENT_UPDATING_FROM_VERSION-none}"`, 1)
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}).start()
+	w.offer(ext("P.X", "2.0", 0))
+	w.clearCalls()
+	s := w.offer(ext("P.X", "1.0", 1))
+	want := []string{"2.0 disable 1 none none", "2.0 update 1 1.0 1.0", "2.0 uninstall 1 none none", "1.0 install 1 none none", "1.0 enable 1 none none"}
+	if diff := cmp.Diff(want, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if got, want := show(s), "P.X 1.0 Ready 0 | 1 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+}
+
+// TestUpdateKeepsState: mrseq and status files go over before update runs.
+func TestUpdateKeepsState(t *testing.T) {
+	t.Parallel()
+	script := `log "mrseq=$(cat mrseq 2>/dev/null) status=$(ls status | tr '\n' ' ')"
+[ "$op" = enable ] && { echo $seq > mrseq; status success; }
+exit 0
+`
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}).start()
+	w.offer(ext("P.X", "1.0", 4))
+	w.clearCalls()
+	w.offer(ext("P.X", "2.0", 4))
+	want := []string{
+		"1.0 disable 4 mrseq=4 status=4.status", "2.0 update 4 mrseq=4 status=4.status", "1.0 uninstall 4 mrseq=4 status=4.status",
+		"2.0 install 4 mrseq=4 status=4.status", "2.0 enable 4 mrseq=4 status=4.status",
+	}
+	got := w.calls()
+	for i := range got {
+		got[i] = strings.TrimSpace(got[i])
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// TestUpdateTrap is the trap of spec/extensions §10: disable and update write
+// "success" for a sequence number whose enable has not run.
+func TestUpdateTrap(t *testing.T) {
+	t.Parallel()
+	script := `log "$([ -e status/$seq.status ] && cut -d'"' -f 14-22 status/$seq.status)"
+case $op in
+enable) [ -e mrseq ] && [ $(cat mrseq) -ge $seq ] && exit 0
+  echo $seq > mrseq
+  [ -e status/$seq.status ] || status transitioning Enable
+  (sleep 0.3; status success Enable "ran $seq") >/dev/null 2>&1 & ;;
+disable|update) status success $op ;;
+esac
+exit 0
+`
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}, pkg{name: "P.Y", version: "1.0", script: simple}).start()
+	w.offer(ext("P.X", "1.0", 0))
+	// A new number: success must only be seen after the script has run.
+	early := false
+	gs := w.state(ext("P.X", "2.0", 1))
+	w.m.Offer(gs)
+	w.await("done", func(s Snapshot) bool {
+		if s.Key != gs.Key() || len(s.Handlers) == 0 {
+			return false
+		}
+		e := s.Handlers[0].Extension
+		ok := e != nil && e.Status == success
+		if ok && e.Seq == 1 && (e.Message == nil || *e.Message != "ran 1") {
+			early = true
+		}
+		return ok && e.Seq == 1
+	})
+	if early {
+		t.Error("the update's success was reported as the script's")
+	}
+	// The same number: the word of the script that ran stays.
+	w2 := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}).start()
+	w2.offer(ext("P.X", "1.0", 5))
+	s := w2.offer(ext("P.X", "2.0", 5))
+	if e := s.Handlers[0].Extension; e == nil || e.Message == nil || *e.Message != "ran 5" {
+		t.Errorf("the script's output is lost: %s", show(s))
+	}
+}
