@@ -27,3 +27,7 @@ func DecodeCustomData(text string) CustomData {
 	c.Data = host.NewSecret(string(b))
 	return c
 }
+
+func encodeSecret(b []byte) host.Secret {
+	return host.NewSecret(base64.StdEncoding.EncodeToString(b))
+}

@@ -13,11 +13,13 @@ import (
 
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/test/sandbox"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 // insideEnv makes the test binary provision the machine it runs on, which is
@@ -25,10 +27,17 @@ import (
 const (
 	insideEnv = "PROVISIONING_TEST_INSIDE"
 	keyEnv    = "PROVISIONING_TEST_KEY"
+	sshdEnv   = "PROVISIONING_TEST_SSHD" // apply the sshd step alone
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	if value, ok := os.LookupEnv(sshdEnv); ok {
+		if err := runSSHDStep(value); err != nil {
+			fmt.Println(err)
+		}
+		os.Exit(0)
+	}
 	if at, ok := os.LookupEnv(insideEnv); ok {
 		if err := inside(at, os.Getenv(keyEnv)); err != nil {
 			fmt.Println(err)
@@ -294,3 +303,30 @@ func TestKillNineOnARealMachineConverges(t *testing.T) {
 		})
 	}
 }
+
+func boxOptions() sandbox.Options { return sandbox.Options{} }
+
+func (b *box) sshdStep(t *testing.T, value string) string {
+	t.Helper()
+	res, err := b.RunCmd(t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{sshdEnv + "=" + value}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.Stdout
+}
+
+func ctxBackground() context.Context { return context.Background() }
+
+func ptr[T any](v T) *T { return &v }
+
+// answerIf fails a command while a condition holds.
+func answerIf(cond func() bool, stderr string) hosttest.Answer {
+	return hosttest.Answer{Do: func(c host.Cmd) error {
+		if cond() {
+			return &host.ExitError{Cmd: c.Name, Code: 255, Stderr: stderr}
+		}
+		return nil
+	}}
+}
+
+func mkfifo(name string) error { return unix.Mkfifo(name, 0o600) }

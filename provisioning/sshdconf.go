@@ -11,7 +11,7 @@ import (
 
 // A directive is one line of the sshd configuration, includes resolved, in
 // the order sshd reads them. Match is the condition of the block it stands
-// in; empty at top level and in "Match all".
+// in, lower case; empty at top level.
 type directive struct {
 	File  string
 	Key   string // lower case
@@ -74,9 +74,6 @@ func (rd *sshdReader) file(name, match string, depth int) {
 		switch key {
 		case "match":
 			match = strings.ToLower(strings.Join(args, " "))
-			if match == "all" {
-				match = ""
-			}
 		case "include":
 			for _, pattern := range args {
 				if !strings.HasPrefix(pattern, "/") {
@@ -156,11 +153,15 @@ func sshdFields(line string) (key string, args []string) {
 	return key, args
 }
 
-// effective is the value of a keyword at top level: the first one.
-func effective(conf []directive, key string) (directive, bool) {
-	for _, d := range conf {
-		if d.Key == key && d.Match == "" {
-			return d, true
+// effective is what counts for everybody whom no condition singles out: the
+// first value in a "Match all", which goes before anything at top level,
+// else the first one there.
+func effective(conf []directive, keys ...string) (directive, bool) {
+	for _, match := range []string{"all", ""} {
+		for _, d := range conf {
+			if slices.Contains(keys, d.Key) && d.Match == match {
+				return d, true
+			}
 		}
 	}
 	return directive{}, false
@@ -182,12 +183,8 @@ func dropInDecides(r host.Root, main, sshDir string) bool {
 		return false
 	}
 	// The two names are one keyword since OpenSSH 8.7.
-	for _, d := range conf {
-		if d.Match == "" && (d.Key == "kbdinteractiveauthentication" || d.Key == "challengeresponseauthentication") {
-			return d.File == name
-		}
-	}
-	return false
+	kbd, ok := effective(conf, "kbdinteractiveauthentication", "challengeresponseauthentication")
+	return ok && kbd.File == name
 }
 
 // A Setting is a keyword of sshd_config and its value.

@@ -1,0 +1,66 @@
+package provisioning
+
+import (
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/ovf"
+)
+
+// FromDocument makes an Input of a provisioning document. redacted is the
+// copy that may stay on disk (ovf.Redacted), nil to leave none.
+func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
+	in := Input{
+		VMID:                vmID,
+		HostName:            strings.TrimSpace(env.HostName),
+		UserName:            strings.TrimSpace(env.UserName),
+		Password:            env.Password,
+		PasswordRedacted:    env.PasswordRedacted,
+		DisablePasswordAuth: env.DisableSSHPassword,
+		ProvisionGuestAgent: env.Platform.ProvisionGuestAgent,
+		PPS:                 ParsePPSType(env.Platform.PreprovisionedVMType),
+		Copy:                redacted,
+		From:                map[string]string{},
+	}
+	if in.PPS == PPSNone && env.Platform.PreprovisionedVM != nil && *env.Platform.PreprovisionedVM {
+		in.PPS = PPSRunning // the older spelling has no type
+	}
+	for _, k := range env.PublicKeys {
+		in.Keys = append(in.Keys, Key{Path: k.Path, Fingerprint: k.Fingerprint, Value: k.Value})
+	}
+	for _, p := range env.KeyPairs {
+		in.KeyPairs = append(in.KeyPairs, KeyPair{Path: p.Path, Fingerprint: p.Fingerprint})
+	}
+	switch {
+	case !env.CustomDataText.Empty() && !env.CustomData.Set():
+		in.CustomData = CustomData{Present: true, Text: env.CustomDataText, Err: "not base64"}
+		for _, p := range env.Problems {
+			if p.Element == "CustomData" {
+				in.CustomData.Err = p.Text
+			}
+		}
+	case !env.CustomDataText.Empty():
+		in.CustomData = CustomData{Present: true, Text: env.CustomDataText, Data: env.CustomData}
+	}
+	note := func(name string, there bool) {
+		if there {
+			in.From[name] = "ovf"
+		}
+	}
+	note("hostName", in.HostName != "")
+	note("userName", in.UserName != "")
+	note("password", !in.Password.Empty() || in.PasswordRedacted)
+	note("disablePasswordAuth", in.DisablePasswordAuth != nil)
+	note("keys", len(in.Keys) > 0)
+	note("customData", in.CustomData.Present)
+	return in
+}
+
+// WithCustomDataFile takes custom data from the file CustomData.bin of the
+// medium, which holds it decoded, if the document has none or a broken one.
+func (in Input) WithCustomDataFile(b []byte) Input {
+	if len(b) > 0 && (!in.CustomData.Present || in.CustomData.Err != "") {
+		in.CustomData = CustomData{Present: true, Text: encodeSecret(b), Data: host.NewSecret(string(b))}
+	}
+	return in
+}

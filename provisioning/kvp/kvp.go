@@ -1,0 +1,315 @@
+// Package kvp writes the pool through which a Hyper-V guest tells its host
+// key-value pairs: a file of fixed-size records that the kernel's daemon
+// reads (spec/provisioning §4.4 and Appendix B).
+//
+// The host collects the pool when it receives the health report, so flush,
+// which every function here does, before the report is posted.
+package kvp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// Layout of a record: a key and a value, each UTF-8 and padded with NUL.
+const (
+	KeySize    = 512
+	ValueSize  = 2048
+	RecordSize = KeySize + ValueSize
+	// MaxRecords is what the daemon reads of a pool.
+	MaxRecords = 1024
+)
+
+// What survives the way to the host: the kernel turns the text into UTF-16
+// and loses the last unit of each field, silently.
+const (
+	MaxKey   = 254  // UTF-16 units
+	MaxValue = 1022 // UTF-16 units
+)
+
+// GuestPool is the pool a guest writes and the host reads.
+const GuestPool = "/var/lib/hyperv/.kvp_pool_1"
+
+// ErrNoPool says that there is no directory for the pool: no Hyper-V, or no
+// daemon that would read it.
+var ErrNoPool = errors.New("no KVP pool on this machine")
+
+// A Record is one key with its value.
+type Record struct{ Key, Value string }
+
+// A Pool is a pool file.
+type Pool struct {
+	root host.Root
+	name string
+}
+
+// Open names the guest's pool. The file is made when first written.
+func Open(r host.Root) *Pool { return &Pool{root: r, name: GuestPool} }
+
+// Set puts a key's value into the pool: the first record of that key is
+// overwritten and further ones are removed, or a record is appended. Text
+// that is too long for the channel is an error, because a cut value arrives
+// as another value; see Fit.
+func (p *Pool) Set(ctx context.Context, recs ...Record) error {
+	for _, rec := range recs {
+		if err := check(rec); err != nil {
+			return fmt.Errorf("write KVP %q: %w", rec.Key, err)
+		}
+	}
+	return p.edit(ctx, func(have []Record) ([]Record, error) {
+		for _, rec := range recs {
+			have = upsert(have, rec)
+		}
+		if len(have) > MaxRecords {
+			return nil, fmt.Errorf("%d records, the daemon reads %d", len(have), MaxRecords)
+		}
+		return have, nil
+	})
+}
+
+func upsert(have []Record, rec Record) []Record {
+	out := have[:0:len(have)]
+	done := false
+	for _, h := range have {
+		if h.Key != rec.Key {
+			out = append(out, h)
+		} else if !done {
+			out = append(out, rec)
+			done = true
+		}
+	}
+	if !done {
+		out = append(out, rec)
+	}
+	return out
+}
+
+// Delete takes keys out of the pool.
+func (p *Pool) Delete(ctx context.Context, keys ...string) error {
+	return p.edit(ctx, func(have []Record) ([]Record, error) {
+		var out []Record
+		for _, h := range have {
+			keep := true
+			for _, k := range keys {
+				keep = keep && h.Key != k
+			}
+			if keep {
+				out = append(out, h)
+			}
+		}
+		return out, nil
+	})
+}
+
+// DropStale empties the pool if it was written before this boot: what it
+// says is about a machine that is gone. Called again in the same boot it
+// does nothing, so it never takes away what another agent has just written.
+func (p *Pool) DropStale(ctx context.Context) error {
+	boot, err := p.root.BootTime()
+	if err != nil {
+		return fmt.Errorf("drop stale KVP records: %w", err)
+	}
+	f, unlock, err := p.lock(ctx, false)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrNoPool) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("drop stale KVP records: %w", err)
+	}
+	defer unlock()
+	// Looked at under the lock: somebody may have written while we waited.
+	fi, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("drop stale KVP records: %w", err)
+	}
+	if fi.Size() == 0 || !fi.ModTime().Before(boot) {
+		return nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("drop stale KVP records: %w", err)
+	}
+	return f.Sync()
+}
+
+// Read returns the records, in order. A rest that is no whole record is left
+// out.
+func (p *Pool) Read(ctx context.Context) ([]Record, error) {
+	f, unlock, err := p.lock(ctx, false)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrNoPool) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read KVP: %w", err)
+	}
+	defer unlock()
+	return decodeAll(f)
+}
+
+func (p *Pool) edit(ctx context.Context, fn func([]Record) ([]Record, error)) error {
+	f, unlock, err := p.lock(ctx, true)
+	if err != nil {
+		return fmt.Errorf("write KVP: %w", err)
+	}
+	defer unlock()
+	have, err := decodeAll(f)
+	if err != nil {
+		return fmt.Errorf("write KVP: %w", err)
+	}
+	before := encodeAll(have)
+	want, err := fn(have)
+	if err != nil {
+		return fmt.Errorf("write KVP: %w", err)
+	}
+	after := encodeAll(want)
+	if bytes.Equal(before, after) {
+		return nil
+	}
+	// In place: the daemon holds the file open, a rename would be lost on it.
+	if _, err := f.WriteAt(after, 0); err != nil {
+		return fmt.Errorf("write KVP: %w", err)
+	}
+	if err := f.Truncate(int64(len(after))); err != nil {
+		return fmt.Errorf("write KVP: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("write KVP: %w", err)
+	}
+	return nil
+}
+
+// lockWait bounds how long somebody else may hold the pool.
+const lockWait = 5 * time.Second
+
+// lock opens the pool and takes both kinds of lock: the daemon uses fcntl,
+// other agents flock, and neither excludes the other.
+func (p *Pool) lock(ctx context.Context, create bool) (*os.File, func(), error) {
+	flags := os.O_RDWR | unix.O_NOFOLLOW
+	if create {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(p.root.Path(p.name), flags, 0o600)
+	if errors.Is(err, os.ErrNotExist) && create {
+		return nil, nil, ErrNoPool
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, lockWait, errors.New("somebody else holds the pool"))
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			lk := unix.Flock_t{Type: unix.F_WRLCK}
+			if err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err == nil {
+				return f, func() { _ = f.Close() }, nil
+			}
+			_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EINTR) {
+			return nil, nil, errors.Join(fmt.Errorf("lock: %w", err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, errors.Join(fmt.Errorf("lock: %w", context.Cause(ctx)), f.Close())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func decodeAll(f *os.File) ([]Record, error) {
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, MaxRecords*RecordSize))
+	if err != nil {
+		return nil, err
+	}
+	return Decode(b), nil
+}
+
+// Decode reads the records of a pool.
+func Decode(b []byte) []Record {
+	var out []Record
+	for len(b) >= RecordSize {
+		out = append(out, Record{text(b[:KeySize]), text(b[KeySize:RecordSize])})
+		b = b[RecordSize:]
+	}
+	return out
+}
+
+func text(b []byte) string {
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return string(b)
+}
+
+func encodeAll(recs []Record) []byte {
+	b := make([]byte, len(recs)*RecordSize)
+	for i, r := range recs {
+		at := b[i*RecordSize:]
+		// A record of somebody else's may fill its field to the last byte.
+		copy(at[:KeySize], r.Key)
+		copy(at[KeySize:RecordSize], r.Value)
+	}
+	return b
+}
+
+func check(r Record) error {
+	switch {
+	case r.Key == "":
+		return errors.New("no key")
+	case !utf8.ValidString(r.Key) || !utf8.ValidString(r.Value):
+		return errors.New("not UTF-8: the kernel would refuse the whole pool")
+	case strings.Contains(r.Key, "\x00") || strings.Contains(r.Value, "\x00"):
+		return errors.New("contains NUL")
+	case units(r.Key) > MaxKey || len(r.Key) >= KeySize:
+		return fmt.Errorf("key of %d units, at most %d arrive", units(r.Key), MaxKey)
+	case units(r.Value) > MaxValue || len(r.Value) >= ValueSize:
+		return fmt.Errorf("value of %d units, at most %d arrive", units(r.Value), MaxValue)
+	}
+	return nil
+}
+
+// units is the length of a text in UTF-16.
+func units(s string) int {
+	n := 0
+	for _, c := range s {
+		n += utf16.RuneLen(c)
+	}
+	return n
+}
+
+// Fit makes a text of any origin fit a value: valid UTF-8 without NUL, cut
+// between runes at the number of UTF-16 units, and of bytes, that arrive.
+func Fit(s string, limit int) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
+	n := 0
+	for i, c := range s {
+		if n += utf16.RuneLen(c); n > limit || i+utf8.RuneLen(c) >= ValueSize {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// Split cuts a text into pieces that fit a value each, between runes, for
+// events that span several records.
+func Split(s string, limit int) []string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
+	var out []string
+	for {
+		head := Fit(s, limit)
+		if head == "" {
+			return out
+		}
+		out = append(out, head)
+		s = s[len(head):]
+	}
+}

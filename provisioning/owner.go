@@ -1,0 +1,447 @@
+package provisioning
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/fsnotify/fsnotify"
+)
+
+// Owner is who provisions this machine.
+type Owner string
+
+const (
+	OwnerSelf      Owner = "azguest"
+	OwnerCloudInit Owner = "cloud-init"
+	OwnerAzureInit Owner = "azure-init"
+	OwnerIgnition  Owner = "ignition" // with afterburn, which reports Ready
+	OwnerNobody    Owner = "nobody"   // the administrator says so
+)
+
+// A Finding is who provisions and what that was concluded from.
+type Finding struct {
+	Owner   Owner
+	Because string
+}
+
+// ReportsReady reports whether the owner tells the platform Ready by itself.
+// Exactly one may: if it is not the owner, it is us, unless provisioning is
+// switched off altogether (asks U13).
+func (f Finding) ReportsReady() bool {
+	return f.Owner == OwnerCloudInit || f.Owner == OwnerAzureInit || f.Owner == OwnerIgnition
+}
+
+// FindOwner decides who provisions, from the configuration
+// (Provisioning.Agent) and from what can be seen: files that generators
+// leave in /run, links that enable units, the kernel command line. Nobody is
+// asked and nothing is started, so it costs no time of the boot
+// (spec/provisioning §5.8).
+func FindOwner(r host.Root, agent, vmID string) Finding {
+	switch strings.ToLower(strings.TrimSpace(agent)) {
+	case "waagent", "azguest", "self":
+		return Finding{OwnerSelf, "Provisioning.Agent=" + agent}
+	case "cloud-init":
+		return Finding{OwnerCloudInit, "Provisioning.Agent=" + agent}
+	case "azure-init":
+		return Finding{OwnerAzureInit, "Provisioning.Agent=" + agent}
+	case "ignition", "afterburn":
+		return Finding{OwnerIgnition, "Provisioning.Agent=" + agent}
+	case "disabled", "none", "off":
+		return Finding{OwnerNobody, "Provisioning.Agent=" + agent}
+	}
+	if because, yes := cloudInit(r); yes {
+		return Finding{OwnerCloudInit, because}
+	}
+	if because, yes := azureInit(r, vmID); yes {
+		return Finding{OwnerAzureInit, because}
+	}
+	if because, yes := ignition(r); yes {
+		return Finding{OwnerIgnition, because}
+	}
+	return Finding{OwnerSelf, "no other provisioner is active"}
+}
+
+func cmdline(r host.Root) []string {
+	b, err := r.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(b))
+}
+
+// cloudInit reports whether cloud-init provisions. Its generator decides at
+// every boot; the unit being enabled means nothing (asks U13).
+func cloudInit(r host.Root) (string, bool) {
+	if which(r, "cloud-init") == "" && !r.Exists("/usr/lib/cloud-init") && !r.Exists("/run/cloud-init/enabled") {
+		return "", false
+	}
+	if r.Exists("/etc/cloud/cloud-init.disabled") || r.Exists("/run/cloud-init/disabled") || slices.Contains(cmdline(r), "cloud-init=disabled") {
+		return "", false
+	}
+	because := ""
+	switch {
+	case r.Exists("/run/cloud-init/enabled"):
+		because = "/run/cloud-init/enabled"
+	case r.Exists("/run/systemd/system"):
+		// The generator runs before every unit: if systemd is up and the
+		// file is not there, cloud-init of this image has no generator, and
+		// the link decides.
+		if because = unitLink(r, "cloud-init-local.service"); because == "" {
+			return "", false
+		}
+	default:
+		if because = openRC(r, "cloud-init-local"); because == "" {
+			return "", false
+		}
+	}
+	if list, file := datasources(r); list != nil && !slices.ContainsFunc(list, func(s string) bool { return strings.EqualFold(s, "Azure") }) {
+		return "", false // it runs, but not for this platform: file says so
+	} else if file != "" {
+		because += ", " + file
+	}
+	return because, true
+}
+
+// datasources is the list cloud-init will use: what ds-identify found, else
+// what the image configures; nil if nothing is said.
+func datasources(r host.Root) ([]string, string) {
+	files := []string{"/run/cloud-init/cloud.cfg"}
+	more, err := r.Glob("/etc/cloud/cloud.cfg.d/*.cfg")
+	if err == nil {
+		slices.Sort(more)
+		slices.Reverse(more)
+		files = append(files, more...)
+	}
+	for _, f := range append(files, "/etc/cloud/cloud.cfg") {
+		b, err := r.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		if list := yamlList(string(b), "datasource_list:"); list != nil {
+			return list, f
+		}
+	}
+	return nil, ""
+}
+
+// yamlList reads a top-level list of plain words, in either style.
+func yamlList(text, key string) []string {
+	var out []string
+	in := false
+	for line := range strings.Lines(text) {
+		body, _, _ := strings.Cut(line, "#")
+		trimmed := strings.TrimSpace(body)
+		if in {
+			if item, ok := strings.CutPrefix(trimmed, "- "); ok {
+				out = append(out, strings.Trim(strings.TrimSpace(item), `"'`))
+				continue
+			}
+			if trimmed == "" {
+				continue
+			}
+			break
+		}
+		rest, ok := strings.CutPrefix(body, key)
+		if !ok {
+			// ds-identify indents by one: "di_report:" is not our business.
+			continue
+		}
+		rest = strings.TrimSpace(rest)
+		if rest == "" {
+			in = true
+			continue
+		}
+		for item := range strings.SplitSeq(strings.Trim(rest, "[]"), ",") {
+			if item = strings.Trim(strings.TrimSpace(item), `"'`); item != "" {
+				out = append(out, item)
+			}
+		}
+		return out
+	}
+	return out
+}
+
+// unitLink is the link that makes systemd start a unit; empty if none.
+func unitLink(r host.Root, unit string) string {
+	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/generator", "/run/systemd/generator.early", "/run/systemd/generator.late", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		if dir == "/etc/systemd/system" && masked(r, unit) {
+			return ""
+		}
+		for _, kind := range []string{"wants", "requires"} {
+			if names, err := r.Glob(dir + "/*." + kind + "/" + unit); err == nil && len(names) > 0 {
+				return names[0]
+			}
+		}
+	}
+	return ""
+}
+
+func masked(r host.Root, unit string) bool {
+	for _, dir := range []string{"/etc/systemd/system/", "/run/systemd/system/"} {
+		if target, err := readlink(r, dir+unit); err == nil && target == "/dev/null" {
+			return true
+		}
+	}
+	return false
+}
+
+func openRC(r host.Root, service string) string {
+	if names, err := r.Glob("/etc/runlevels/*/" + service); err == nil && len(names) > 0 {
+		return names[0]
+	}
+	return ""
+}
+
+func azureInit(r host.Root, vmID string) (string, bool) {
+	for _, id := range []string{NormalID(vmID), SwapID(vmID)} {
+		if m := "/var/lib/azure-init/" + id + ".provisioned"; id != "" && r.Exists(m) {
+			return m, true
+		}
+	}
+	link := unitLink(r, "azure-init.service")
+	return link, link != ""
+}
+
+// ignition configures the machine in the initramfs, afterburn tells the
+// platform. Ignition alone (Flatcar) leaves accounts and Ready to us.
+func ignition(r host.Root) (string, bool) {
+	ran := r.Exists("/etc/.ignition-result.json") || slices.ContainsFunc(cmdline(r), func(s string) bool {
+		return s == "ignition.platform.id=azure" || s == "ignition.platform.id=azurestack"
+	})
+	if !ran {
+		return "", false
+	}
+	link := unitLink(r, "afterburn-checkin.service")
+	return link, link != ""
+}
+
+// An Outcome is what became of somebody else's provisioning.
+type Outcome struct {
+	Done   bool
+	Failed bool     // it ended, or crashed, without doing its work
+	Errors []string // what it says went wrong; with Done alone: it went on
+}
+
+const (
+	// pollEvery is the slow look behind inotify, which can miss a directory
+	// that is replaced.
+	pollEvery = 5 * time.Second
+	// askEvery is how often the service manager is asked whether the owner
+	// has crashed: that leaves no file behind.
+	askEvery = 15 * time.Second
+)
+
+// WaitOwner waits until the owner has finished, by watching the files it
+// leaves behind. The context bounds the wait; its end is an error with
+// CodeOwner, never a reason to tell the platform that the VM has failed:
+// somebody else may have told it Ready (spec/provisioning §5.8).
+func WaitOwner(ctx context.Context, sys *System, f Finding, vmID string) (Outcome, error) {
+	var out Outcome
+	r := sys.Root
+	asked := time.Now()
+	crashed := func(units ...string) bool {
+		if time.Since(asked) < askEvery {
+			return false
+		}
+		asked = time.Now()
+		if bad := failedUnits(ctx, sys, units); len(bad) > 0 {
+			out = Outcome{Failed: true, Errors: bad}
+			return true
+		}
+		return false
+	}
+	switch f.Owner {
+	case OwnerCloudInit:
+		err := Watch(ctx, r, []string{"/run/cloud-init/result.json"}, func() bool {
+			if st, ok := CloudInit(r); ok && st.Finished {
+				out = Outcome{Done: true, Errors: st.Errors, Failed: st.Datasource == "" && len(st.Errors) > 0}
+				return true
+			}
+			return crashed("cloud-init-main.service", "cloud-init-local.service", "cloud-init-network.service", "cloud-init.service")
+		})
+		if err != nil {
+			return out, fail(CodeOwner, "cloud-init did not finish", err)
+		}
+	case OwnerAzureInit:
+		names := []string{"/var/lib/azure-init/" + NormalID(vmID) + ".provisioned", "/var/lib/azure-init/" + SwapID(vmID) + ".provisioned"}
+		err := Watch(ctx, r, names, func() bool {
+			out.Done = r.Exists(names[0]) || r.Exists(names[1])
+			return out.Done || crashed("azure-init.service")
+		})
+		if err != nil {
+			return out, fail(CodeOwner, "azure-init did not finish", err)
+		}
+	case OwnerIgnition, OwnerNobody, OwnerSelf:
+		// Ignition has run in the initramfs, or we would not be here.
+		out.Done = true
+	}
+	return out, nil
+}
+
+// failedUnits asks systemd which of the units have failed.
+func failedUnits(ctx context.Context, sys *System, units []string) []string {
+	if !sys.Root.Exists("/run/systemd/system") {
+		return nil
+	}
+	res, err := sys.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: append([]string{"show", "--property=Id,ActiveState,Result"}, units...), Timeout: 10 * time.Second})
+	if err != nil {
+		return nil // not an answer
+	}
+	var bad []string
+	for block := range strings.SplitSeq(string(res.Stdout), "\n\n") {
+		have := map[string]string{}
+		for line := range strings.Lines(block) {
+			k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
+			have[k] = v
+		}
+		if have["ActiveState"] == "failed" {
+			bad = append(bad, have["Id"]+": "+have["Result"])
+		}
+	}
+	return bad
+}
+
+// A Stage is a point in cloud-init's run that extensions may wait for.
+type Stage string
+
+const (
+	StageInit   Stage = "init"   // host name, users, keys
+	StageConfig Stage = "config" // packages and such
+	StageFinal  Stage = "final"  // user scripts: all of it
+)
+
+// WaitStage waits until cloud-init has passed a stage (extensions.after).
+func WaitStage(ctx context.Context, r host.Root, s Stage) error {
+	err := Watch(ctx, r, []string{"/run/cloud-init/result.json", "/run/cloud-init/status.json"}, func() bool {
+		st, ok := CloudInit(r)
+		return ok && st.Passed(s)
+	})
+	if err != nil {
+		return fail(CodeOwner, "cloud-init did not finish its "+string(s)+" stage", err)
+	}
+	return nil
+}
+
+// CloudInitStatus is what cloud-init says of itself in /run/cloud-init.
+type CloudInitStatus struct {
+	Datasource string
+	Running    string   // the stage that runs now; empty if none
+	Over       []string // stages that have finished, in cloud-init's words
+	Finished   bool
+	Errors     []string
+}
+
+// Passed reports whether a stage is over.
+func (s CloudInitStatus) Passed(stage Stage) bool {
+	if s.Finished {
+		return true
+	}
+	name := map[Stage]string{StageInit: "init", StageConfig: "modules-config", StageFinal: "modules-final"}[stage]
+	return slices.Contains(s.Over, name)
+}
+
+// CloudInit reads result.json and status.json; false if there is neither, or
+// only half of one.
+func CloudInit(r host.Root) (CloudInitStatus, bool) {
+	var st CloudInitStatus
+	ok := false
+	var status struct {
+		V1 map[string]json.RawMessage `json:"v1"`
+	}
+	if readJSON(r, "/run/cloud-init/status.json", &status) {
+		ok = true
+		_ = json.Unmarshal(status.V1["stage"], &st.Running)
+		_ = json.Unmarshal(status.V1["datasource"], &st.Datasource)
+		for _, name := range []string{"init-local", "init", "modules-config", "modules-final"} {
+			var stage struct {
+				Finished *float64 `json:"finished"`
+				Errors   []any    `json:"errors"`
+			}
+			if json.Unmarshal(status.V1[name], &stage) != nil {
+				continue
+			}
+			if stage.Finished != nil && *stage.Finished > 0 {
+				st.Over = append(st.Over, name)
+			}
+			for _, e := range stage.Errors {
+				st.Errors = append(st.Errors, name+": "+fmt.Sprint(e))
+			}
+		}
+	}
+	var result struct {
+		V1 struct {
+			Datasource string `json:"datasource"`
+			Errors     []any  `json:"errors"`
+		} `json:"v1"`
+	}
+	if readJSON(r, "/run/cloud-init/result.json", &result) {
+		ok, st.Finished = true, true
+		if result.V1.Datasource != "" {
+			st.Datasource = result.V1.Datasource
+		}
+		if len(st.Errors) == 0 {
+			for _, e := range result.V1.Errors {
+				st.Errors = append(st.Errors, fmt.Sprint(e))
+			}
+		}
+	}
+	return st, ok
+}
+
+func readJSON(r host.Root, name string, v any) bool {
+	b, err := r.ReadFile(name)
+	return err == nil && json.Unmarshal(b, v) == nil
+}
+
+// Watch calls check at once, whenever one of the files may have changed, and
+// every few seconds, until it returns true or the context ends. The files
+// and their directories need not exist yet.
+func Watch(ctx context.Context, r host.Root, names []string, check func() bool) error {
+	if check() {
+		return nil
+	}
+	w, err := fsnotify.NewWatcher()
+	var events chan fsnotify.Event
+	if err == nil {
+		defer func() { _ = w.Close() }()
+		events = w.Events
+	}
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		if w != nil {
+			for _, n := range names {
+				watchNearest(r, w, path.Dir(n))
+			}
+		}
+		// Between the first look and the watch something may have happened.
+		if check() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-events:
+		case <-tick.C:
+		}
+	}
+}
+
+// watchNearest watches a directory, or what exists of the way to it.
+func watchNearest(r host.Root, w *fsnotify.Watcher, dir string) {
+	for {
+		err := w.Add(r.Path(dir))
+		if err == nil || !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+			return
+		}
+		dir = path.Dir(dir)
+	}
+}

@@ -1,0 +1,152 @@
+package provisioning_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestFindOwner(t *testing.T) {
+	t.Parallel()
+	ci := map[string]string{"/usr/bin/cloud-init": "", "/run/systemd/system/.keep": "", "/run/cloud-init/enabled": ""}
+	with := func(base map[string]string, more ...string) map[string]string {
+		out := map[string]string{}
+		for k, v := range base {
+			out[k] = v
+		}
+		for i := 0; i < len(more); i += 2 {
+			if more[i+1] == "-" {
+				delete(out, more[i])
+				continue
+			}
+			out[more[i]] = more[i+1]
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		name  string
+		agent string
+		files map[string]string
+		links map[string]string
+		want  provisioning.Owner
+	}{
+		{"nothing", "auto", nil, nil, "azguest"},
+		{"configured self beats cloud-init", "waagent", ci, nil, "azguest"},
+		{"configured cloud-init", "cloud-init", nil, nil, "cloud-init"},
+		{"configured disabled", "Disabled", ci, nil, "nobody"},
+		{"typo is auto", "atuo", ci, nil, "cloud-init"},
+		{"generator enabled it", "auto", ci, nil, "cloud-init"},
+		{"Azure found by ds-identify", "auto", with(ci, "/run/cloud-init/cloud.cfg", "di_report:\n  datasource_list: [ X ]\ndatasource_list: [ Azure, None ]\n"), nil, "cloud-init"},
+		{"another platform found", "auto", with(ci, "/run/cloud-init/cloud.cfg", "datasource_list: [ NoCloud, None ]\n"), nil, "azguest"},
+		{"image limits to Azure, block list", "auto", with(ci, "/etc/cloud/cloud.cfg.d/91.cfg", "# c\ndatasource_list:\n  - Azure # here\n  - None\nother: 1\n"), nil, "cloud-init"},
+		{"image limits to another", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: ['Ec2']\n"), nil, "azguest"},
+		{"later drop-in wins", "auto", with(ci, "/etc/cloud/cloud.cfg.d/10.cfg", "datasource_list: [Ec2]\n", "/etc/cloud/cloud.cfg.d/99.cfg", "datasource_list: [Azure]\n"), nil, "cloud-init"},
+		{"switched off by file", "auto", with(ci, "/etc/cloud/cloud-init.disabled", ""), nil, "azguest"},
+		{"switched off by generator", "auto", with(ci, "/run/cloud-init/enabled", "-", "/run/cloud-init/disabled", ""), nil, "azguest"},
+		{"switched off on the command line", "auto", with(ci, "/proc/cmdline", "root=/dev/sda cloud-init=disabled quiet"), nil, "azguest"},
+		{"unit enabled, generator said nothing", "auto", with(ci, "/run/cloud-init/enabled", "-"), map[string]string{"/etc/systemd/system/cloud-init.target.wants/cloud-init-local.service": "/x"}, "cloud-init"},
+		{"installed but not enabled", "auto", with(ci, "/run/cloud-init/enabled", "-"), nil, "azguest"},
+		{"masked", "auto", with(ci, "/run/cloud-init/enabled", "-"), map[string]string{"/usr/lib/systemd/system/cloud-init.target.wants/cloud-init-local.service": "/x", "/etc/systemd/system/cloud-init-local.service": "/dev/null"}, "azguest"},
+		{"OpenRC", "auto", map[string]string{"/usr/bin/cloud-init": "", "/etc/runlevels/boot/cloud-init-local": ""}, nil, "cloud-init"},
+		{"OpenRC, not in a runlevel", "auto", map[string]string{"/usr/bin/cloud-init": ""}, nil, "azguest"},
+		{"azure-init enabled", "auto", nil, map[string]string{"/etc/systemd/system/multi-user.target.wants/azure-init.service": "/x"}, "azure-init"},
+		{"azure-init's marker", "auto", map[string]string{"/var/lib/azure-init/" + vmID + ".provisioned": ""}, nil, "azure-init"},
+		{"azure-init's marker of another VM", "auto", map[string]string{"/var/lib/azure-init/x.provisioned": ""}, nil, "azguest"},
+		{"ignition with afterburn", "auto", map[string]string{"/etc/.ignition-result.json": "{}"}, map[string]string{"/etc/systemd/system/multi-user.target.requires/afterburn-checkin.service": "/x"}, "ignition"},
+		{"ignition alone (Flatcar)", "auto", map[string]string{"/proc/cmdline": "ignition.platform.id=azure"}, nil, "azguest"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m := &machine{t: t, root: host.Root(t.TempDir())}
+			for n, text := range tc.files {
+				m.write(n, text, 0o755)
+			}
+			for n, target := range tc.links {
+				p := m.root.Path(n)
+				if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.MkdirAll(m.root.Path("/run/systemd/system"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Symlink(target, p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := provisioning.FindOwner(m.root, tc.agent, vmID); got.Owner != tc.want || got.Because == "" {
+				t.Errorf("%+v, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+const statusJSON = `{"v1":{"datasource":"DataSourceAzure [seed=/dev/sr0]","init":{"errors":[],"finished":17.5,"start":16.1},"init-local":{"errors":[],"finished":9.2,"start":8.8},"modules-config":{"errors":["bad thing"],"finished":null,"start":18.2},"modules-final":{"errors":[],"finished":null,"start":null},"stage":"modules-config"}}`
+
+func TestCloudInitStatus(t *testing.T) {
+	t.Parallel()
+	m := &machine{t: t, root: host.Root(t.TempDir())}
+	if _, ok := provisioning.CloudInit(m.root); ok {
+		t.Error("status of a machine without cloud-init")
+	}
+	m.write("/run/cloud-init/status.json", statusJSON[:100], 0o644)
+	if _, ok := provisioning.CloudInit(m.root); ok {
+		t.Error("half a file was read")
+	}
+	m.write("/run/cloud-init/status.json", statusJSON, 0o644)
+	got, ok := provisioning.CloudInit(m.root)
+	want := provisioning.CloudInitStatus{Datasource: "DataSourceAzure [seed=/dev/sr0]", Running: "modules-config", Over: []string{"init-local", "init"}, Errors: []string{"modules-config: bad thing"}}
+	if diff := cmp.Diff(want, got); diff != "" || !ok {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if !got.Passed(provisioning.StageInit) || got.Passed(provisioning.StageConfig) {
+		t.Error("wrong stages")
+	}
+	m.write("/run/cloud-init/result.json", `{"v1":{"datasource":"DataSourceAzure","errors":["a"]}}`, 0o644)
+	if got, _ := provisioning.CloudInit(m.root); !got.Finished || !got.Passed(provisioning.StageFinal) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestWaitOwnerSeesTheResultAppear(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "debian")
+	done := make(chan provisioning.Outcome, 1)
+	go func() {
+		out, err := provisioning.WaitOwner(t.Context(), m.sys(), provisioning.Finding{Owner: provisioning.OwnerCloudInit}, vmID)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- out
+	}()
+	m.write("/run/cloud-init/status.json", statusJSON, 0o644)
+	m.write("/run/cloud-init/.result.tmp", `{"v1":{"datasource":"DataSourceAzure","errors":[]}}`, 0o644)
+	if err := os.Rename(m.root.Path("/run/cloud-init/.result.tmp"), m.root.Path("/run/cloud-init/result.json")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case out := <-done:
+		if !out.Done || out.Failed {
+			t.Errorf("%+v", out)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not seen")
+	}
+}
+
+func TestWaitOwnerIsBounded(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "debian")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := provisioning.WaitOwner(ctx, m.sys(), provisioning.Finding{Owner: provisioning.OwnerAzureInit}, vmID)
+	if !errors.Is(err, context.DeadlineExceeded) || provisioning.CodeOf(err) != provisioning.CodeOwner {
+		t.Errorf("error %v", err)
+	}
+}

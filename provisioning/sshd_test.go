@@ -1,0 +1,224 @@
+package provisioning_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+)
+
+// An sshdCase is a configuration somebody has, DIR being /etc/ssh.
+type sshdCase struct {
+	name, main string
+	drop       map[string]string // files of sshd_config.d
+	dropIn     bool              // ours goes into a drop-in
+	broken     bool              // sshd refuses it before we come
+	match      bool              // a Match block decides: a warning
+}
+
+const incl = "Include DIR/sshd_config.d/*.conf\n"
+
+func sshdCases() []sshdCase {
+	return []sshdCase{
+		{name: "empty", main: ""},
+		{name: "only a newline", main: "\n"},
+		{name: "only a comment without newline", main: "# nothing"},
+		{name: "no trailing newline", main: "Port 22\nPasswordAuthentication no"},
+		{name: "plain yes", main: "PasswordAuthentication no\n"},
+		{name: "plain with the other value", main: "PasswordAuthentication yes\n"},
+		{name: "lower case", main: "passwordauthentication no\n"},
+		{name: "upper case", main: "PASSWORDAUTHENTICATION no\n"},
+		{name: "equals sign", main: "PasswordAuthentication=no\n"},
+		{name: "blank equals blank", main: "PasswordAuthentication = no\n"},
+		{name: "quoted value", main: "PasswordAuthentication \"no\"\n"},
+		{name: "tabs", main: "\tPasswordAuthentication\t\tno\t\n"},
+		{name: "indented", main: "    PasswordAuthentication no\n"},
+		{name: "CRLF", main: "Port 22\r\nPasswordAuthentication no\r\nUsePAM yes\r\n"},
+		{name: "form feed", main: "PasswordAuthentication no\f\n"},
+		{name: "trailing comment", main: "PasswordAuthentication no # never\n"},
+		{name: "duplicates", main: "PasswordAuthentication no\nPasswordAuthentication yes\nPasswordAuthentication no\n"},
+		{name: "commented out", main: "#PasswordAuthentication no\n# PasswordAuthentication no\n"},
+		{name: "prefix of another keyword", main: "PubkeyAuthentication yes\nPasswordAuthentication no\n"},
+		{name: "trailing Match", main: "Port 22\nMatch User nobody\n  X11Forwarding no\n"},
+		{name: "trailing Match without newline", main: "Port 22\nMatch User nobody\n  X11Forwarding no"},
+		{name: "indented Match", main: "Port 22\n  Match User nobody\n    PasswordAuthentication no\n"},
+		{name: "lower case match", main: "match user nobody\npasswordauthentication no\n"},
+		{name: "Match first", main: "Match User nobody\n  X11Forwarding no\nMatch Group nogroup\n  PermitTTY no\n"},
+		{name: "Match ended by Match all", main: "Match User nobody\n  X11Forwarding no\nMatch all\nPasswordAuthentication no\n", match: true},
+		{name: "Match address", main: "Match Address 10.0.0.0/8\n  PasswordAuthentication no\n"},
+		{name: "Match negated", main: "Match User !azureuser,nobody\n  PasswordAuthentication no\n"},
+		{name: "two Matches of one user", main: "Match User nobody\n PermitTTY no\nMatch User nobody\n X11Forwarding no\n"},
+		{name: "Match decides for us, other value", main: "Match User azureuser\n  PasswordAuthentication no\n", match: true},
+		{name: "Match all decides at the end", main: "Match all\n  PasswordAuthentication no\n", match: true},
+		{name: "include first, empty directory", main: incl + "PasswordAuthentication no\n", dropIn: true},
+		{name: "include first, a 50-", main: incl, drop: map[string]string{"50-cloud-init.conf": "PasswordAuthentication no\n"}, dropIn: true},
+		{name: "include first, 00-aaa sorts before ours", main: incl, drop: map[string]string{"00-aaa.conf": "PasswordAuthentication no\n"}},
+		{name: "include first, 0.conf sorts before ours", main: incl, drop: map[string]string{"0.conf": "KbdInteractiveAuthentication no\n"}},
+		{name: "include lower case", main: strings.ToLower(incl[:7]) + incl[7:] + "PasswordAuthentication no\n", dropIn: true},
+		{name: "include relative", main: "Include sshd_config.d/*.conf\nPasswordAuthentication no\n", dropIn: true},
+		{name: "include two patterns", main: "Include DIR/other/*.conf DIR/sshd_config.d/*.conf\n", dropIn: true},
+		{name: "include quoted", main: "Include \"DIR/sshd_config.d/*.conf\"\n", dropIn: true},
+		{name: "include after the setting", main: "PasswordAuthentication no\n" + incl},
+		{name: "include after another keyword's old name", main: "ChallengeResponseAuthentication no\n" + incl},
+		{name: "include at the end", main: "Port 22\nUsePAM yes\n" + incl, dropIn: true},
+		{name: "include at the end without newline", main: "Port 22\n" + strings.TrimSpace(incl), dropIn: true},
+		{name: "include inside a Match", main: "Match User nobody\n" + incl},
+		{name: "include after Match all", main: "Match User nobody\nX11Forwarding no\nMatch all\n" + incl, dropIn: true},
+		{name: "include commented out", main: "#" + incl + "PasswordAuthentication no\n"},
+		{name: "include of one file", main: "Include DIR/sshd_config.d/mine.conf\n", drop: map[string]string{"mine.conf": "PasswordAuthentication no\n"}},
+		{name: "include of .cf files only", main: "Include DIR/sshd_config.d/*.cf\n"},
+		{name: "include twice", main: incl + incl, dropIn: true},
+		{name: "drop-in with a Match at its end", main: incl + "PasswordAuthentication no\n", drop: map[string]string{"00-a.conf": "Match User nobody\nX11Forwarding no\n"}, dropIn: true},
+		{name: "drop-in that includes", main: incl, drop: map[string]string{"10-x.conf": "Include DIR/sshd_config.d/deep\n", "deep": "PasswordAuthentication no\n"}, dropIn: true},
+		{name: "hidden drop-in", main: incl, drop: map[string]string{".hidden.conf": "PasswordAuthentication no\n"}, dropIn: true},
+		{name: "drop-in of an older run", main: incl, drop: map[string]string{"00-azguest.conf": "PasswordAuthentication no\n"}, dropIn: true},
+		{name: "old block of ours", main: "# azguest: begin. Set at provisioning; sshd takes the first value it reads.\nPasswordAuthentication no\n# azguest: end\nPort 22\n"},
+		{name: "begin without end", main: "# azguest: begin. Set at provisioning; sshd takes the first value it reads.\nPasswordAuthentication no\nPort 22\n"},
+		{name: "waagent's edit", main: "Port 22\nPasswordAuthentication no\nChallengeResponseAuthentication no\nClientAliveInterval 180\nUsePAM yes\n"},
+		{name: "azure-init's edit", main: "PasswordAuthentication no # modified by azure-init\n"},
+		{name: "kbdinteractive both names", main: "KbdInteractiveAuthentication no\nChallengeResponseAuthentication no\n"},
+		{name: "authentication methods", main: "AuthenticationMethods publickey,password publickey\n"},
+		{name: "long file", main: strings.Repeat("# a long comment\n", 5000) + "PasswordAuthentication no\n"},
+		{name: "unknown keyword", main: "Port 22\nNoSuchKeyword yes\n", broken: true},
+		{name: "bad value", main: "Port banana\n", broken: true},
+		{name: "unknown keyword in a drop-in", main: incl, drop: map[string]string{"50-x.conf": "Bogus 1\n"}, broken: true, dropIn: true},
+		{name: "Match without condition", main: "Match\nX11Forwarding no\n", broken: true},
+		{name: "bad Match", main: "Match Frobnicate x\n", broken: true},
+	}
+}
+
+func TestHostileSSHDConfigurations(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions())
+	b.sh("mkdir -p /run/sshd; id sshd >/dev/null")
+	cases := sshdCases()
+	if len(cases) < 50 {
+		t.Fatalf("%d cases", len(cases))
+	}
+	for i, tc := range cases {
+		for _, want := range []string{"yes", "no"} {
+			t.Run(fmt.Sprintf("%02d %s/%s", i, tc.name, want), func(t *testing.T) {
+				var script strings.Builder
+				script.WriteString("set -e; rm -rf /etc/ssh; mkdir -p /etc/ssh/sshd_config.d; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key\n")
+				put := func(name, text string) {
+					fmt.Fprintf(&script, "cat > %s <<'EOF'\n%sEOF\n", name, text+"\n")
+					fmt.Fprintf(&script, "truncate -s -1 %s\n", name)
+				}
+				fix := func(s string) string { return strings.ReplaceAll(s, "DIR", "/etc/ssh") }
+				put("/etc/ssh/sshd_config", fix(tc.main))
+				for name, text := range tc.drop {
+					put("/etc/ssh/sshd_config.d/"+name, fix(text))
+				}
+				b.sh(script.String())
+				before := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum")
+				out := b.sshdStep(t, want)
+				after := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum")
+				eff := b.sh("sshd -T -C user=azureuser,host=h,addr=127.0.0.1 2>/dev/null | grep -E '^(passwordauthentication|kbdinteractiveauthentication) ' | sort || true")
+				wantEff := "kbdinteractiveauthentication " + want + "\npasswordauthentication " + want
+				switch {
+				case tc.broken:
+					if !strings.Contains(out, "refuses the configuration of this image") {
+						t.Errorf("no warning: %s", out)
+					}
+				case tc.match && want == "yes":
+					if !strings.Contains(out, "Match block") {
+						t.Errorf("no warning: %s", out)
+					}
+				default:
+					if strings.TrimSpace(out) != "fine" {
+						t.Errorf("said %s", out)
+					}
+					if eff != wantEff {
+						t.Errorf("effective %q, want %q", eff, wantEff)
+					}
+				}
+				dropIn := strings.Contains(after, "00-azguest.conf")
+				if had := tc.drop["00-azguest.conf"] != ""; dropIn != tc.dropIn && !had && !tc.broken {
+					t.Errorf("drop-in %v, want %v", dropIn, tc.dropIn)
+				}
+				if tc.dropIn && !sameMain(before, after) {
+					t.Errorf("the main file was changed\n%s\n%s", before, after)
+				}
+				b.sshdStep(t, want)
+				if again := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum"); again != after {
+					t.Errorf("a second run changed something\n%s\n%s", after, again)
+				}
+			})
+		}
+	}
+}
+
+func sameMain(a, b string) bool {
+	pick := func(s string) string {
+		for line := range strings.Lines(s) {
+			if strings.Contains(line, "./sshd_config\n") || strings.HasSuffix(strings.TrimSpace(line), "./sshd_config") {
+				return strings.TrimSpace(line)
+			}
+		}
+		return ""
+	}
+	return pick(a) == pick(b)
+}
+
+// runSSHDStep is what the test binary does inside the sandbox.
+func runSSHDStep(value string) error {
+	sys := &provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}
+	o := provisioning.Options{}
+	f, err := provisioning.Gather(ctxBackground(), sys, o)
+	if err != nil {
+		return err
+	}
+	in := input()
+	in.DisablePasswordAuth = ptr(value == "no")
+	steps, err := provisioning.Plan(in, f, o)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if s.ID() == provisioning.StepSSHD {
+			if err := s.Apply(ctxBackground(), sys); err != nil {
+				return err
+			}
+			fmt.Println("fine")
+			return nil
+		}
+	}
+	return errors.New("the plan has no such step")
+}
+
+func TestARefusedConfigurationIsRolledBack(t *testing.T) {
+	t.Parallel()
+	// An sshd that takes anything but our keywords.
+	m := newMachine(t, "debian")
+	before := m.tree()
+	m.run.Answers["/usr/sbin/sshd"] = answerIf(func() bool {
+		return m.root.Exists("/etc/ssh/sshd_config.d/00-azguest.conf") || strings.Contains(m.read("/etc/ssh/sshd_config"), "azguest")
+	}, "line 1: Bad configuration option")
+	f, err := provisioning.Gather(t.Context(), m.sys(), options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps, err := provisioning.Plan(input(), f, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range steps {
+		if s.ID() == provisioning.StepSSHD {
+			err = s.Apply(t.Context(), m.sys())
+		}
+	}
+	if got := provisioning.CodeOf(err); err == nil || got != provisioning.CodeSSHD {
+		t.Errorf("error %v, code %s", err, got)
+	}
+	after := m.tree()
+	delete(after, "/etc/ssh/sshd_config.d") // the empty directory stays
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("not as before (-before +after):\n%s", diff)
+	}
+}
