@@ -105,8 +105,7 @@ func (v *VM) power(r *request, action string) (*answer, *apiError) {
 		v.announce(false)
 	case "start":
 		v.cfg.Stopped = false
-		v.container = newGUID()
-		clear(v.documents)
+		v.newContainer()
 		v.announce(false)
 	default:
 		v.cfg.Stopped = true

@@ -71,7 +71,8 @@ func (v *VM) announce(fastTrack bool) {
 		v.incarnation++
 		gs.incarnation = v.incarnation
 		v.seen["f"+strconv.Itoa(gs.incarnation)] = gs.ordinal
-		v.configName = v.newConfigName(v.incarnation)
+		v.configName = v.newConfigName()
+		v.configNames[v.configName] = true
 		gs.configName = v.configName
 		gs.path = v.machinePath()
 		v.fabric = gs

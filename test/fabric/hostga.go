@@ -92,6 +92,7 @@ func join(before, a *answer) *answer {
 func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 	v.f.mu.Lock()
 	container, configName, deployment, stale := v.container, v.configName, v.deployment, v.cfg.StaleCode
+	known := v.configNames[r.Header.Get("x-ms-host-config-name")] && !v.cfg.StrictConfigName
 	v.f.mu.Unlock()
 
 	a := &answer{}
@@ -127,7 +128,7 @@ func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 		if got == "" {
 			return pluginError(http.StatusBadRequest, "MissingRequiredHeader", "The header x-ms-host-config-name is missing."), true
 		}
-		if got != configName {
+		if got != configName && !known {
 			return outdated("x-ms-host-config-name", got, configName)
 		}
 	case AgentLog:

@@ -80,6 +80,14 @@ func TestStaleHeaders(t *testing.T) {
 	if code, _, _ := c.vmSettings(""); code != 200 {
 		t.Errorf("with new headers: %d", code)
 	}
+	h = c.hostGAHeader()
+	vm.Announce(false)
+	for strict, want := range map[bool]int{false: 200, true: 410} {
+		vm.SetConfig(func(c *Config) { c.StrictConfigName = strict })
+		if code, _, _ := c.do("GET", "http://168.63.129.16:32526/vmSettings", h, nil); code != want {
+			t.Errorf("config name of the last incarnation, strict=%t: %d, want %d", strict, code, want)
+		}
+	}
 	for _, missing := range []string{"x-ms-version", "x-ms-containerid", "x-ms-host-config-name"} {
 		h := c.hostGAHeader()
 		delete(h, missing)

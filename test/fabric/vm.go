@@ -41,7 +41,9 @@ type VM struct {
 	current     *goalState            // newest
 	fabric      *goalState            // newest announced by incarnation
 	documents   map[string]*goalState // by request path; old incarnations stay readable
-	seen        map[string]int        // ordinal by sequence number as reported: "f7", "s12"
+	configs     int
+	configNames map[string]bool // announced for the current container
+	seen        map[string]int  // ordinal by sequence number as reported: "f7", "s12"
 
 	extensions []*extension
 	health     HealthReport
@@ -102,8 +104,11 @@ type Config struct {
 	// StaleCode answers requests of the HostGAPlugin that carry an outdated
 	// container or config name: 410 (default), or 400 for
 	// InvalidContainerConfiguration. /vmSettings always answers 410.
-	StaleCode    int               `json:"staleCode,omitempty"`
-	Certificates CertificateConfig `json:"certificates,omitzero"`
+	StaleCode int `json:"staleCode,omitempty"`
+	// StrictConfigName makes config names of earlier incarnations stale too; by
+	// default only a move to another host does that.
+	StrictConfigName bool              `json:"strictConfigName,omitempty"`
+	Certificates     CertificateConfig `json:"certificates,omitzero"`
 	// SettingsCipher encrypts protected settings: DES_EDE3_CBC (default) or AES256_CBC.
 	SettingsCipher string `json:"settingsCipher,omitempty"`
 	// Immediate are the immediate extension goal states of /immediateGoalState,
@@ -186,14 +191,13 @@ func (f *Fabric) CreateVM(name string, options ...VMOption) *VM {
 		mac: fmt.Sprintf("000D3A%06X", len(f.vms)+1), size: "Standard_B2s",
 		address: fmt.Sprintf("10.0.0.%d", len(f.vms)+4),
 		cfg:     Config{FastTrack: f.opts.FastTrack},
-		tags:    map[string]string{}, documents: map[string]*goalState{}, seen: map[string]int{},
+		tags:    map[string]string{}, documents: map[string]*goalState{}, configNames: map[string]bool{}, seen: map[string]int{},
 		created: time.Now(),
 	}
 	for _, o := range options {
 		o(v)
 	}
 	v.setup.HostName = or(v.setup.HostName, name)
-	v.configName = v.newConfigName(1)
 	f.vms = append(f.vms, v)
 	v.announce(false)
 	return v
@@ -304,11 +308,11 @@ func (v *VM) Announce(fastTrack bool) {
 // old ones become stale. With quiet the incarnation stays as it is.
 func (v *VM) Migrate(quiet bool) {
 	v.f.mu.Lock()
-	v.container = newGUID()
-	clear(v.documents)
+	v.newContainer()
 	if quiet {
-		v.configName = v.newConfigName(v.incarnation + 1)
+		v.configName = v.newConfigName()
 		gs := *v.fabric
+		v.configNames[v.configName] = true
 		gs.container, gs.configName, gs.path = v.container, v.configName, v.machinePath()
 		v.fabric = &gs
 		v.documents[documentKey(gs.path, gs.incarnation)] = &gs
@@ -317,6 +321,13 @@ func (v *VM) Migrate(quiet bool) {
 	}
 	v.f.mu.Unlock()
 	v.f.journal.wake()
+}
+
+// newContainer makes everything handed out for the old one stale.
+func (v *VM) newContainer() {
+	v.container = newGUID()
+	clear(v.documents)
+	clear(v.configNames)
 }
 
 // Hibernate resumes the VM elsewhere: the incarnation returns to 1 and the
@@ -328,10 +339,9 @@ func (v *VM) Hibernate() error {
 		return err
 	}
 	v.f.mu.Lock()
-	v.container = newGUID()
+	v.newContainer()
 	v.tenant = tenant
 	v.incarnation = 0
-	clear(v.documents)
 	v.announce(v.cfg.FastTrack)
 	if v.cfg.FastTrack {
 		v.announce(false)
@@ -418,8 +428,10 @@ func (v *VM) protect(plain []byte) (text, thumbprint string, err error) {
 	return base64.StdEncoding.EncodeToString(der), v.tenant.thumbprint(), nil
 }
 
-func (v *VM) newConfigName(n int) string {
-	return fmt.Sprintf("%s.0.%s.0._%s.%d.xml", v.deployment, v.deployment, v.name, n)
+// newConfigName counts like the incarnation, unless the VM moves quietly.
+func (v *VM) newConfigName() string {
+	v.configs++
+	return fmt.Sprintf("%s.0.%s.0._%s.%d.xml", v.deployment, v.deployment, v.name, v.configs)
 }
 
 func (v *VM) instanceID() string { return v.deployment + "._" + v.name }
