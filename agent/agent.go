@@ -21,7 +21,7 @@ import (
 )
 
 // Options are what an Agent is made of. Every field is required except
-// Warnings and DieAfter.
+// Warnings, DieAfter and Platform.
 type Options struct {
 	Version  string
 	Config   *config.Config
@@ -34,6 +34,8 @@ type Options struct {
 	// DieAfter names a provisioning step after which the process kills
 	// itself; only tests of power cuts set it.
 	DieAfter string
+	// Platform changes how the platform is reached; only tests set it.
+	Platform func(*platform.Options)
 }
 
 // Agent is the whole agent. Make one with New, run it once.

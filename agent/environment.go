@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -16,9 +17,12 @@ const wirePort = 80
 // guard is the job that keeps the platform's address for root (asks S1), or
 // takes the rules away where they are switched off.
 func (a *Agent) guard(ctx context.Context) error {
+	if a.cfg.Protocol.Endpoint != "" {
+		return nil // the endpoint of a test: the rules would be about somebody else's address
+	}
 	addr, err := netip.ParseAddr(a.platform.Endpoint())
 	if err != nil {
-		return nil //nolint:nilerr // a name instead of an address is a test's endpoint: nothing to protect
+		return fmt.Errorf("protect the platform's address: %w", err)
 	}
 	fw := firewall.New(addr, wirePort, a.Runner)
 	if !a.cfg.OS.EnableFirewall {
@@ -27,9 +31,6 @@ func (a *Agent) guard(ctx context.Context) error {
 		}
 		a.loop.guarded = true // once per start is enough to clean up
 		return fw.Remove(ctx)
-	}
-	if a.cfg.Protocol.Endpoint != "" {
-		return nil // an endpoint of a test: the rules would be about somebody else's address
 	}
 	backend, err := fw.Apply(ctx)
 	was := a.board.copy().Firewall

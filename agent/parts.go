@@ -36,7 +36,7 @@ func (a *Agent) newPlatform() *platform.Client {
 	}
 	info := a.osInfo()
 	v := a.vm()
-	return platform.New(platform.Options{
+	o := platform.Options{
 		Root: a.Root, LibDir: a.cfg.Paths.Lib,
 		Endpoint: a.cfg.Protocol.Endpoint, HostGA: a.cfg.Protocol.HostGA, IMDS: a.cfg.Protocol.IMDS,
 		DHCP:  a.cfg.Protocol.Discovery == "dhcp",
@@ -48,7 +48,11 @@ func (a *Agent) newPlatform() *platform.Client {
 			Architecture: unameMachine(), RAM: memoryMB(a.Root), Processors: runtime.NumCPU(),
 		},
 		Log: a.Log.With().Str("component", "platform").Logger(),
-	})
+	}
+	if a.Platform != nil {
+		a.Platform(&o)
+	}
+	return platform.New(o)
 }
 
 func unameMachine() string {

@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/protocol/platform"
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/rs/zerolog"
+)
+
+// testAgent is an agent on an empty machine that talks to the fabric in
+// memory. Nothing of it runs yet.
+func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *Agent {
+	t.Helper()
+	cfg := config.Default()
+	cfg.Protocol.Endpoint = "168.63.129.16" // the fabric's, in memory; also keeps the firewall out
+	for _, c := range change {
+		c(cfg)
+	}
+	a := New(Options{
+		Version: "3.0.0.1", Config: cfg, Root: host.Root(t.TempDir()), Runner: &hosttest.Runner{}, Log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel),
+		Platform: func(o *platform.Options) {
+			o.HTTP = &http.Client{Transport: f.Client().Transport}
+			o.Dial = f.DialContext
+		},
+	})
+	for _, d := range []string{"/run/azguest", "/var/lib/waagent", "/var/log/azure"} {
+		if err := a.Root.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
+}
+
+// serveJobs runs the periodic part as serve does, without handlers.
+func serveJobs(t *testing.T, a *Agent) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := a.platform.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	a.loop.changed = time.Now()
+	sched, err := startJobs(ctx, a.Log, a.jobs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.loop.mu.Lock()
+	a.loop.sched = sched
+	a.loop.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = a.reporter(ctx)
+	}()
+	return func() {
+		cancel()
+		if err := sched.Shutdown(); err != nil {
+			t.Error(err)
+		}
+		<-done
+		a.platform.Close()
+	}
+}
+
+func count(f *fabric.Fabric, since time.Time, kinds ...fabric.Kind) int {
+	n := 0
+	for _, e := range f.Journal(fabric.Query{}) {
+		if e.Method != "" && e.Time.After(since) && (len(kinds) == 0 || slices.Contains(kinds, e.Kind)) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestIdleIsCheap(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := fabric.New(t)
+		f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))
+		a := testAgent(t, f)
+		stop := serveJobs(t, a)
+		time.Sleep(fastFor + time.Minute) // over the lively minutes after the start
+		since := time.Now()
+		time.Sleep(20 * time.Minute)
+		synctest.Wait()
+		perMinute := float64(count(f, since)) / 20
+		if perMinute > 26 {
+			t.Errorf("%.1f requests a minute when idle, want at most 26", perMinute)
+		}
+		if n := count(f, since, fabric.PluginStatus); n < 20 || n > 45 {
+			t.Errorf("%d status reports in 20 minutes, want at least one a minute and not one a poll", n)
+		}
+		if n := count(f, since, fabric.Telemetry); n > 20 {
+			t.Errorf("%d telemetry posts in 20 idle minutes", n)
+		}
+		stop()
+		synctest.Wait()
+		_ = f.Close()
+	})
+}
+
+func TestTelemetryOffMeansNone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := fabric.New(t)
+		f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))
+		a := testAgent(t, f, func(c *config.Config) { c.Telemetry.Enabled = false })
+		stop := serveJobs(t, a)
+		time.Sleep(30 * time.Minute)
+		if n := count(f, time.Time{}, fabric.Telemetry, fabric.HealthService); n != 0 {
+			t.Errorf("%d telemetry requests although it is off", n)
+		}
+		if n := count(f, time.Time{}, fabric.PluginStatus); n < 25 {
+			t.Errorf("%d status reports in half an hour", n)
+		}
+		stop()
+		synctest.Wait()
+		_ = f.Close()
+	})
+}
+
+func TestAPlatformThatIsGoneIsNotHammeredAndHealsSoon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := fabric.New(t)
+		vm := f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))
+		a := testAgent(t, f)
+		stop := serveJobs(t, a)
+		time.Sleep(10 * time.Minute)
+		id := vm.Fail(fabric.GoalState, 503, 0)
+		time.Sleep(10 * time.Minute)
+		since := time.Now()
+		time.Sleep(time.Hour)
+		if n := count(f, since, fabric.GoalState); n > 80 {
+			t.Errorf("%d goal state requests in an hour of 503", n)
+		}
+		if n := count(f, since, fabric.PluginStatus); n < 55 {
+			t.Errorf("%d status reports in that hour: a fault of one channel stops another", n)
+		}
+		f.Mend(id)
+		mended := time.Now()
+		time.Sleep(61 * time.Second)
+		ok := 0
+		for _, e := range f.Journal(fabric.Query{}) {
+			if e.Kind == fabric.GoalState && e.Time.After(mended) && e.Code == 200 {
+				ok++
+			}
+		}
+		if ok == 0 {
+			t.Error("no good goal state within a minute after the fault cleared")
+		}
+		stop()
+		synctest.Wait()
+		_ = f.Close()
+	})
+}
