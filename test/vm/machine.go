@@ -103,7 +103,7 @@ func (m *Machine) ssh(args ...string) []string {
 func (m *Machine) Run(ctx context.Context, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	all := m.ssh(command)
+	all := m.ssh("export SUDO_ASKPASS=$HOME/.ask; sudo() { command sudo -A \"$@\"; }\n" + command)
 	out, err := run(ctx, nil, all[0], all[1:]...)
 	out = strings.TrimRight(out, "\n")
 	if err != nil {
