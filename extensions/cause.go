@@ -189,6 +189,9 @@ func classify(res host.JobResult, timeout time.Duration, p probe, stderr string)
 		return Cause{"AZ-EXT-SELINUX", "probably SELinux: the mode is enforcing and running " + p.Program + " was refused; see ausearch -m avc"}
 	case res.Code == 126:
 		return Cause{"AZ-EXT-NOTEXEC", "a command could not be executed (126)"}
+	case res.Code > 128 && res.Code < 128+32:
+		// How a shell tells that its child was killed.
+		return Cause{"AZ-EXT-SIGNAL", fmt.Sprintf("it was killed by %s (exit status %d)", signalName(res.Code-128), res.Code)}
 	case res.Code == 127:
 		return Cause{"AZ-EXT-NOTFOUND", "a command was not found (127): " + lineWith(stderr, "not found")}
 	case res.Code == 51:

@@ -1,0 +1,412 @@
+package extensions
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// TestContractOnDisk checks what handlers find (spec/extensions §1,
+// spec/handlers).
+func TestContractOnDisk(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: `log "$(pwd) $(ls config | tr '\n' ' ')"
+env | sort > $base/env.$op
+[ "$op" = enable ] && status success
+exit 0
+`}).start()
+	w.offer(ext("Pub.Type", "1.0.0", 3))
+	base := w.base("Pub.Type-1.0.0")
+	logs := w.root.Path("/var/log/azure/Pub.Type")
+	env := `[{"name": "Pub.Type", "version": 1.0, "handlerEnvironment": {"logFolder": "` + logs + `", "configFolder": "` + base +
+		`/config", "statusFolder": "` + base + `/status", "heartbeatFile": "` + base + `/heartbeat.log", "eventsFolder": "` + logs +
+		`/events", "eventsFolder_preview": "` + logs + `/events"}}]`
+	if diff := cmp.Diff(env, w.read(base+"/HandlerEnvironment.json")); diff != "" {
+		t.Errorf("HandlerEnvironment.json (-want +got):\n%s", diff)
+	}
+	settings := `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": {"a": 1.0}}}]}`
+	if diff := cmp.Diff(settings, w.read(base+"/config/3.settings")); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+	for path, mode := range map[string]os.FileMode{
+		base + "/config": 0o700, base + "/status": 0o700, base + "/run.sh": 0o744, logs: 0o755, logs + "/events": 0o700,
+		base + "/config/3.settings": 0o600, w.root.Path("/var/lib/waagent/events"): 0o700,
+	} {
+		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != mode {
+			t.Errorf("%s: %v %v, want %v", path, fi.Mode(), err, mode)
+		}
+	}
+	if got := w.calls(); len(got) == 0 || !strings.Contains(got[0], base+" ") || !strings.Contains(got[0], "3.settings") {
+		t.Errorf("install saw %q", got)
+	}
+	want := []string{
+		"AZGUEST_OPERATION=*", "AZURE_GUEST_AGENT_EXTENSION_PATH=" + base,
+		`AZURE_GUEST_AGENT_EXTENSION_SUPPORTED_FEATURES=[{"Key": "ExtensionTelemetryPipeline", "Value": "1.0"}]`,
+		"AZURE_GUEST_AGENT_EXTENSION_VERSION=1.0.0", "AZURE_GUEST_AGENT_UNINSTALL_CMD_EXIT_CODE=NOT_RUN",
+		"AZURE_GUEST_AGENT_WIRE_PROTOCOL_ADDRESS=168.63.129.16", "ConfigSequenceNumber=3", "LANG=C.UTF-8",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PWD=" + base,
+	}
+	var got []string
+	for line := range strings.Lines(w.read(base + "/env.enable")) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "AZGUEST_OPERATION=") {
+			line = "AZGUEST_OPERATION=*"
+		}
+		if !strings.HasPrefix(line, "_=") && !strings.HasPrefix(line, "OLDPWD=") && !strings.HasPrefix(line, "SHLVL=") {
+			got = append(got, line)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	if s := w.read(base + "/config/HandlerState"); s != "Enabled" {
+		t.Errorf("HandlerState %q", s)
+	}
+	if diff := cmp.Diff(`{"name":"Pub.Type","version":"1.0.0","status":"Ready","code":0,"message":"Plugin enabled","supports_multi_config":false,"extension_status":null}`, w.read(base+"/config/HandlerStatus")); diff != "" {
+		t.Errorf("HandlerStatus (-want +got):\n%s", diff)
+	}
+	if log := w.read(logs + "/CommandExecution.log"); !strings.Contains(log, "[Pub.Type-1.0.0] Enable extension: [run.sh enable]") || !strings.Contains(log, "Update settings file: 3.settings") {
+		t.Errorf("CommandExecution.log: %s", log)
+	}
+	if a := w.read(w.root.Path("/var/log/azure/azguest-audit.log")); strings.Count(a, `"what":"begin"`) != 2 || strings.Count(a, `"what":"end"`) != 2 {
+		t.Errorf("audit log: %s", a)
+	}
+}
+
+// TestNoSettings is ext_handler_no_settings: an empty 0.settings, sequence
+// number 0, a row without an extension.
+func TestNoSettings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
+	s := w.offer(ext("P.X", "1.0", -1))
+	if got, want := show(s), "P.X 1.0 Ready 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if fi, err := os.Stat(w.base("P.X-1.0/config/0.settings")); err != nil || fi.Size() != 0 {
+		t.Errorf("0.settings: %v %v", fi, err)
+	}
+	if diff := cmp.Diff([]string{"1.0 install 0", "1.0 enable 0"}, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// TestFailures: one attempt per goal state, the right code, no later command.
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		p      pkg
+		calls  []string
+		report string
+		says   []string
+	}{
+		{name: "install", p: pkg{script: fails("install", "1")}, calls: []string{"1.0 install 0"}, report: "P.X 1.0 NotReady 1007\n"},
+		{name: "enable", p: pkg{script: fails("enable", "1")}, calls: []string{"1.0 install 0", "1.0 enable 0"}, report: "P.X 1.0 NotReady 1009 | 0 error 1009\n", says: []string{"Non-zero exit code: 1, "}},
+		{name: "bad zip", p: pkg{zip: []byte("this is no zip")}, report: "P.X 1.0 NotReady 1001\n", says: []string{"Failed to download artifacts", "from all URIs"}},
+		{name: "no manifest", p: pkg{files: map[string]string{manifestName: "[]"}}, report: "P.X 1.0 NotReady 1003\n", says: []string{"malformed manifest"}},
+		{name: "interpreter", p: pkg{files: map[string]string{"a.sh": "#!/no/such/interp\n", manifestName: `[{"handlerManifest":{"installCommand":"a.sh"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-INTERPRETER", "/no/such/interp"}},
+		{name: "crlf", p: pkg{files: map[string]string{"a.sh": "#!/bin/sh\r\nexit 0\r\n", manifestName: `[{"handlerManifest":{"installCommand":"a.sh"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-CRLF"}},
+		{name: "missing program", p: pkg{files: map[string]string{manifestName: `[{"handlerManifest":{"installCommand":"bin/none -x"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-NOFILE", "bin/none"}},
+		{name: "architecture", p: pkg{files: map[string]string{"a": foreignELF, manifestName: `[{"handlerManifest":{"installCommand":"a"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-ARCH", "S390"}},
+		{name: "killed", p: pkg{script: "kill -9 $$\n"}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-SIGNAL", "SIGKILL"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			tc.p.name, tc.p.version = "P.X", "1.0"
+			w := newWorld(t, tc.p).start()
+			s := w.processed(ext("P.X", "1.0", 0))
+			if got := show(s); got != tc.report {
+				t.Errorf("got %s want %s", got, tc.report)
+			}
+			if diff := cmp.Diff(tc.calls, w.calls()); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			for _, word := range tc.says {
+				if !strings.Contains(message(s, 0), word) {
+					t.Errorf("message %q does not say %q", message(s, 0), word)
+				}
+			}
+			// An uninstall takes it away whatever it was.
+			if got := show(w.processed(gone(ext("P.X", "1.0", 0)))); got != "" {
+				t.Errorf("after uninstall %s", got)
+			}
+			if exists(w.base("P.X-1.0")) {
+				t.Error("the directory is left")
+			}
+		})
+	}
+}
+
+// foreignELF is the start of a program for a big iron.
+var foreignELF = "\x7fELF\x02\x02\x01" + strings.Repeat("\x00", 9) + "\x00\x02\x00\x16\x00\x00\x00\x01" + strings.Repeat("\x00", 40)
+
+// TestVersionAndManifest: what the platform's list says, or does not.
+func TestVersionAndManifest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0.0", script: simple}, pkg{name: "P.X", version: "1.0.3", script: simple}).start()
+	if got, want := show(w.offer(ext("P.X", "1.0", 0))), "P.X 1.0.3 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("prefix: got %s want %s", got, want)
+	}
+	s := w.processed(ext("P.X", "9.0", 1))
+	if got, want := show(s), "P.X 9.0 NotReady -1\n"; got != want || message(s, 0) != "Unable to find version 9.0 in manifest for extension P.X" {
+		t.Errorf("unknown: got %s %q want %s", got, message(s, 0), want)
+	}
+	w.repo.noManif = errors.New("the repository is down")
+	s = w.processed(ext("P.X", "8.0", 1))
+	if got, want := show(s), "P.X 8.0 NotReady -1\n"; got != want || !strings.Contains(message(s, 0), "Failed to retrieve extension manifest") {
+		t.Errorf("no manifest: got %s %q want %s", got, message(s, 0), want)
+	}
+	// Deleting needs no manifest of the platform (asks U29).
+	if got := show(w.offer(gone(ext("P.X", "1.0.3", 1)))); got != "" || exists(w.base("P.X-1.0.3")) {
+		t.Errorf("uninstall without manifest: %s", got)
+	}
+}
+
+// TestUninstallAlways: nothing keeps a handler from being deleted.
+func TestUninstallAlways(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(base string) error{
+		"disable fails":   func(b string) error { return os.WriteFile(b+"/run.sh", []byte("#!/bin/sh\nexit 1\n"), 0o755) },
+		"manifest gone":   func(b string) error { return os.Remove(b + "/" + manifestName) },
+		"manifest broken": func(b string) error { return os.WriteFile(b+"/"+manifestName, []byte("{"), 0o644) },
+		"directory gone":  os.RemoveAll,
+		"state gone":      func(b string) error { return os.RemoveAll(b + "/config") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, restart := range []bool{false, true} {
+				w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
+				w.offer(ext("P.X", "1.0", 0))
+				if err := harm(w.base("P.X-1.0")); err != nil {
+					t.Fatal(err)
+				}
+				if restart {
+					w.restart()
+				}
+				if got := show(w.offer(gone(ext("P.X", "1.0", 0)))); got != "" {
+					t.Errorf("restart %v: after uninstall %s", restart, got)
+				}
+				if exists(w.base("P.X-1.0")) {
+					t.Errorf("restart %v: the directory is left", restart)
+				}
+			}
+		})
+	}
+}
+
+// TestAbsent: what the goal state does not name goes away without a command;
+// what is not ours stays (spec/extensions §2.9).
+func TestAbsent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple})
+	writeFile(t, w.base("foo-1.2/file"), "not ours")
+	writeFile(t, w.base("WALinuxAgent-2.9.9/config/HandlerState"), "Enabled")
+	w.start()
+	w.offer(ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
+	w.clearCalls()
+	s := w.offer(ext("P.Y", "1.0", 0))
+	if got, want := show(s), "P.Y 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	w.await("P.X gone", func(Snapshot) bool { return !exists(w.base("P.X-1.0")) })
+	if w.calls() != nil {
+		t.Errorf("ran %q", w.calls())
+	}
+	if !exists(w.base("foo-1.2/file")) || !exists(w.base("WALinuxAgent-2.9.9")) || !exists(w.root.Path("/var/log/azure/P.X")) {
+		t.Error("something was deleted that is not the engine's")
+	}
+}
+
+// TestOldAgent: states of another agent are taken over, and what we leave is
+// what it expects.
+func TestOldAgent(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		state string
+		calls []string
+	}{
+		{"Enabled", []string{"1.0 enable 2"}},
+		{"Installed", []string{"1.0 enable 2"}},
+		{"NotInstalled", []string{"1.0 install 2", "1.0 enable 2"}},
+		{"FailedUpgrade", []string{"1.0 install 2", "1.0 enable 2"}},
+	} {
+		t.Run(tc.state, func(t *testing.T) {
+			t.Parallel()
+			p := pkg{name: "P.X", version: "1.0", script: simple}
+			w := newWorld(t, p)
+			base := w.base("P.X-1.0")
+			zip := w.base("x.zip")
+			writeFile(t, zip, string(p.build(t)))
+			if err := unpack(zip, base, 1<<20); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, base+"/config/HandlerState", tc.state)
+			writeFile(t, base+"/config/2.settings", "")
+			writeFile(t, base+"/mrseq", "1")
+			w.start()
+			s := w.offer(ext("P.X", "1.0", 2))
+			if diff := cmp.Diff(tc.calls, w.calls()); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			if got, want := show(s), "P.X 1.0 Ready 0 | 2 success 0\n"; got != want {
+				t.Errorf("got %s want %s", got, want)
+			}
+			if w.read(base+"/mrseq") != "1" {
+				t.Error("mrseq is lost")
+			}
+		})
+	}
+}
+
+// TestDownloadOnce: what was downloaded is not downloaded again, be it that
+// install fails at each goal state (asks, digest cache).
+func TestDownloadOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: fails("install", "1")}).start()
+	for i := range 4 {
+		w.processed(ext("P.X", "1.0", i))
+	}
+	if w.repo.downloads != 1 {
+		t.Errorf("%d downloads", w.repo.downloads)
+	}
+	if n := countCalls(w.calls(), "install"); n != 4 {
+		t.Errorf("%d installs, want 4", n)
+	}
+}
+
+// TestDeadWriter: transitioning that nobody can end becomes an error; one
+// that somebody works on does not (asks U02).
+func TestDeadWriter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t,
+		pkg{name: "P.Dead", version: "1.0", script: "log\necho last words\n[ \"$op\" = enable ] && status transitioning Enable working\nexit 0\n"},
+		pkg{name: "P.Mute", version: "1.0", script: "log\nexit 0\n"},
+		pkg{name: "P.Live", version: "1.0", script: "log\n[ \"$op\" = enable ] && { status transitioning; setsid sh -c 'sleep 5' >/dev/null 2>&1 & }\nexit 0\n"},
+	).start()
+	w.processed(ext("P.Dead", "1.0", 0), ext("P.Mute", "1.0", 0), ext("P.Live", "1.0", 0))
+	s := w.await("dead", func(s Snapshot) bool {
+		return len(s.Handlers) == 3 && s.Handlers[0].Extension.Status == statusError && s.Handlers[1].Extension.Status == statusError
+	})
+	if got, want := show(s), "P.Dead 1.0 Ready 0 | 0 error -1\nP.Mute 1.0 Ready 0 | 0 error -1\nP.Live 1.0 Ready 0 | 0 transitioning 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if m := message(s, 0); !strings.Contains(m, "AZ-EXT-DEAD") || !strings.Contains(m, "working") || !strings.Contains(m, "last words") {
+		t.Errorf("message %q", m)
+	}
+}
+
+// TestGarbage: whatever a handler leaves in its files, only its own row
+// suffers (asks U08).
+func TestGarbage(t *testing.T) {
+	t.Parallel()
+	for name, make := range map[string]func(path string) error{
+		"fifo":       func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"symlink":    func(p string) error { return os.Symlink("/etc/passwd", p) },
+		"directory":  func(p string) error { return os.Mkdir(p, 0o700) },
+		"sparse":     func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Truncate(p, 10<<30)) },
+		"null":       func(p string) error { return os.WriteFile(p, []byte("[null]"), 0o600) },
+		"string":     func(p string) error { return os.WriteFile(p, []byte(`[{"status":"success"}]`), 0o600) },
+		"deep":       func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("[", 1<<20)), 0o600) },
+		"utf-8":      func(p string) error { return os.WriteFile(p, []byte("\xff\xfe[{\x80"), 0o600) },
+		"nul":        func(p string) error { return os.WriteFile(p, make0(4096), 0o600) },
+		"no array":   func(p string) error { return os.WriteFile(p, []byte(`{"status":{"status":"success"}}`), 0o600) },
+		"socket-ish": func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.Bad", version: "1.0", script: simple}, pkg{name: "P.Good", version: "1.0", script: simple}).start()
+			w.offer(ext("P.Bad", "1.0", 0), ext("P.Good", "1.0", 0))
+			path := w.base("P.Bad-1.0/status/0.status")
+			for _, p := range []string{path, w.base("P.Bad-1.0/config/HandlerStatus"), w.base("P.Bad-1.0/config/0.settings"), w.base("P.Bad-1.0/heartbeat.log"), w.base("P.Bad-1.0/mrseq")} {
+				if err := errors.Join(os.RemoveAll(p), make(p)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := w.await("told", func(s Snapshot) bool {
+				return len(s.Handlers) == 2 && s.Handlers[0].Extension != nil && s.Handlers[0].Extension.Status == statusError
+			})
+			if !strings.Contains(show(s), "P.Good 1.0 Ready 0 | 0 success 0\n") {
+				t.Errorf("the good one suffers: %s", show(s))
+			}
+			w.restart()
+			s = w.offer(ext("P.Bad", "1.0", 0), ext("P.Good", "1.0", 1))
+			if !strings.Contains(show(s), "P.Good 1.0 Ready 0 | 1 success 0\n") {
+				t.Errorf("after a restart the good one suffers: %s", show(s))
+			}
+		})
+	}
+}
+
+func make0(n int) []byte { return make([]byte, n) }
+
+// TestInvalidHandler: a config error of one handler is told and hurts nobody.
+func TestInvalidHandler(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.Good", version: "1.0", script: simple}).start()
+	bad := ext("P.Bad", "1.0", 0)
+	bad.Invalid = "two sets of settings"
+	s := w.offer(bad, ext("P.Good", "1.0", 0))
+	if got, want := show(s), "P.Bad 1.0 NotReady -1\nP.Good 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if m := message(s, 0); m != "Ran into config errors: two sets of settings. \nPlease retry again as another operation with updated settings" {
+		t.Errorf("message %q", m)
+	}
+}
+
+// TestExecDir: packages may live elsewhere; handlers see the usual path.
+func TestExecDir(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: simple})
+	w.cfg.ExecDir = "/opt/azguest/ext"
+	w.start()
+	w.offer(ext("P.X", "1.0", 0))
+	s := w.offer(ext("P.X", "2.0", 1))
+	if got, want := show(s), "P.X 2.0 Ready 0 | 1 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if to, err := os.Readlink(w.base("P.X-2.0")); err != nil || to != w.root.Path("/opt/azguest/ext/P.X-2.0") {
+		t.Errorf("link to %q: %v", to, err)
+	}
+	w.offer(gone(ext("P.X", "2.0", 1)))
+	if exists(w.base("P.X-2.0")) || exists(w.root.Path("/opt/azguest/ext/P.X-2.0")) || exists(w.root.Path("/opt/azguest/ext/P.X-1.0")) {
+		t.Error("something is left")
+	}
+}
+
+// TestHeartbeat: spec/extensions §1.7.
+func TestHeartbeat(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple +
+		""}).start()
+	hb := w.base("P.X-1.0/heartbeat.log")
+	s := w.offer(ext("P.X", "1.0", 0))
+	if s.Handlers[0].Status != "Ready" {
+		t.Errorf("before the first beat: %s", show(s))
+	}
+	writeFile(t, hb, `[{"version":1.0,"heartbeat":{"status":"notready","code":5,"formattedMessage":{"lang":"en-US","message":"tired"}}}]`)
+	if s := w.m.Status(); s.Handlers[0].Status != "notready" || message(s, 0) != "tired" {
+		t.Errorf("beat: %s %q", show(s), message(s, 0))
+	}
+	writeFile(t, hb, `[]`)
+	if err := os.Chtimes(hb, longAgo, longAgo); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.m.Status(); s.Handlers[0].Status != "NotReady" || s.Handlers[0].Code != -1 {
+		t.Errorf("malformed: %s", show(s))
+	}
+	writeFile(t, hb, `[{"heartbeat":{"status":"ready"}}]`)
+	if err := os.Chtimes(hb, longAgo, longAgo); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.m.Status(); s.Handlers[0].Status != "Unresponsive" {
+		t.Errorf("old beat: %s", show(s))
+	}
+}
+
+var longAgo = time.Now().Add(-time.Hour)

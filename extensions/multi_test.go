@@ -1,0 +1,102 @@
+package extensions
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const multiManifest = `"supportsMultipleExtensions":"true"`
+
+// TestMultiConfig is spec/extensions §11.4: install once, enable each,
+// delete one, upgrade with two, uninstall.
+func TestMultiConfig(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t,
+		pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest},
+		pkg{name: "P.M", version: "2.0", script: strings.Replace(simple, "log", `log "$AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODES_MULTIPLE_EXTENSIONS"`, 1), manifest: multiManifest},
+		pkg{name: "P.S", version: "1.0", script: simple}).start()
+	s := w.offer(multi("P.M", "1.0", "a:1", "b:2", "c-d.e:3"), ext("P.S", "1.0", 0))
+	want := "P.M 1.0 Ready 0 | a 1 success 0\nP.M 1.0 Ready 0 | b 2 success 0\nP.M 1.0 Ready 0 | c-d.e 3 success 0\nP.S 1.0 Ready 0 | 0 success 0\n"
+	if diff := cmp.Diff(want, show(s)); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	if n := countCalls(w.calls(), "install"); n != 2 {
+		t.Errorf("%d installs, want 2: %q", n, w.calls())
+	}
+	base := w.base("P.M-1.0")
+	for _, f := range []string{"config/a.1.settings", "status/a.1.status", "config/a.HandlerState"} {
+		if !exists(base + "/" + f) {
+			t.Errorf("no %s", f)
+		}
+	}
+	writeFile(t, base+"/a.mrseq", "1")
+	w.clearCalls()
+	s = w.offer(multi("P.M", "1.0", "-a:1", "b:4", "c-d.e:3"), ext("P.S", "1.0", 0))
+	want = "P.M 1.0 Ready 0 | b 4 success 0\nP.M 1.0 Ready 0 | c-d.e 3 success 0\nP.S 1.0 Ready 0 | 0 success 0\n"
+	if diff := cmp.Diff(want, show(s)); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"1.0 disable a 1", "1.0 enable b 4"}, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	for _, f := range []string{"config/a.1.settings", "status/a.1.status", "config/a.HandlerState", "a.mrseq"} {
+		if exists(base + "/" + f) {
+			t.Errorf("%s is left of a deleted extension", f)
+		}
+	}
+	w.clearCalls()
+	s = w.offer(multi("P.M", "2.0", "b:4", "c-d.e:3"), ext("P.S", "1.0", 0))
+	calls := []string{
+		"1.0 disable b 4", "1.0 disable c-d.e 3",
+		`2.0 update b 4 [{"extensionName": "b", "exitCode": "0"}, {"extensionName": "c-d.e", "exitCode": "0"}]`,
+		"1.0 uninstall b 4", "2.0 install b 4", "2.0 enable b 4", "2.0 enable c-d.e 3",
+	}
+	if diff := cmp.Diff(calls, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if got, want := show(s), "P.M 2.0 Ready 0 | b 4 success 0\nP.M 2.0 Ready 0 | c-d.e 3 success 0\nP.S 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	s = w.offer(gone(multi("P.M", "2.0", "-b:4", "-c-d.e:3")), ext("P.S", "1.0", 0))
+	if got, want := show(s), "P.S 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+}
+
+// TestMultiConfigEnableFails: one extension fails; handler and others are
+// well, and a status of the handler's own is not overwritten.
+func TestMultiConfigEnableFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.M", version: "1.0", manifest: multiManifest, script: `log
+[ "$op$ext" = enablebad ] && { echo broken >&2; exit 5; }
+[ "$op$ext" = enableown ] && { status error Enable "own words"; exit 5; }
+[ "$op" = enable ] && status success
+exit 0
+`}).start()
+	s := w.processed(multi("P.M", "1.0", "good:1", "bad:1", "own:1", "fine:1"))
+	want := "P.M 1.0 Ready 0 | good 1 success 0\nP.M 1.0 Ready 0 | bad 1 error 1009\nP.M 1.0 Ready 0 | own 1 error 0\nP.M 1.0 Ready 0 | fine 1 success 0\n"
+	if diff := cmp.Diff(want, show(s)); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	if m := message(s, 2); m != "own words" {
+		t.Errorf("message %q", m)
+	}
+}
+
+// TestMultiConfigUnsupported: the package does not say that it can do it.
+func TestMultiConfigUnsupported(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple}).start()
+	s := w.processed(multi("P.M", "1.0", "a:1"))
+	if got, want := show(s), "P.M 1.0 NotReady -1 | a 1 error -1\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if m := message(s, 0); !strings.Contains(m, "does not support MultiConfig but CRP expects it") {
+		t.Errorf("message %q", m)
+	}
+	if w.calls() != nil {
+		t.Errorf("ran %q", w.calls())
+	}
+}
