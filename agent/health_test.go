@@ -57,6 +57,7 @@ func TestHealthReportsStayInOrder(t *testing.T) {
 		time.Sleep(time.Second)
 		r.Report(protocol.Health{State: protocol.Ready})
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(got) != 2 || got[1] != protocol.Ready {
 			t.Errorf("sent %v, want NotReady then Ready", got)
 		}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -27,10 +26,7 @@ func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *
 	}
 	a := New(Options{
 		Version: "3.0.0.1", Config: cfg, Root: host.Root(t.TempDir()), Runner: &hosttest.Runner{}, Log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel),
-		Platform: func(o *platform.Options) {
-			o.HTTP = &http.Client{Transport: f.Client().Transport}
-			o.Dial = f.DialContext
-		},
+		Platform: func(o *platform.Options) { o.Dial = f.DialContext },
 	})
 	for _, d := range []string{"/run/azguest", "/var/lib/waagent", "/var/log/azure"} {
 		if err := a.Root.MkdirAll(d, 0o755); err != nil {
@@ -97,6 +93,9 @@ func TestIdleIsCheap(t *testing.T) {
 		}
 		if n := count(f, since, fabric.PluginStatus); n < 20 || n > 45 {
 			t.Errorf("%d status reports in 20 minutes, want at least one a minute and not one a poll", n)
+		}
+		for _, e := range f.Journal(fabric.Query{Problems: true}) {
+			t.Errorf("a strict platform would object to %s %s: %v", e.Method, e.URL, e.Problems)
 		}
 		if n := count(f, since, fabric.Telemetry); n > 20 {
 			t.Errorf("%d telemetry posts in 20 idle minutes", n)
