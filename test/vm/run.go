@@ -41,6 +41,7 @@ type Run struct {
 	lab     *Lab
 	out     io.Writer
 	readyAt time.Time
+	reports int               // health reports before the reboot
 	before  map[string]string // facts, by name
 }
 
