@@ -282,8 +282,10 @@ func expiry(s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t.UTC(), nil
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, strings.TrimSpace(s)); err == nil {
+			return t.UTC(), nil
+		}
 	}
 	return time.Time{}, fmt.Errorf("the expiry %q is no time", s)
 }

@@ -98,8 +98,8 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 // advance is the algorithm of spec/protocol §5.4.
 func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*protocol.GoalState, error) {
 	s := &c.state
+	vm, vmNew := c.vmSettings(ctx) // may find that everything is needed anew
 	wsNew := s.force || s.docs.ext == nil || gs.Incarnation != s.inc
-	vm, vmNew := c.vmSettings(ctx)
 	if !wsNew && !vmNew {
 		if c.due() {
 			c.retry(ctx, gs)

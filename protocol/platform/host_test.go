@@ -377,3 +377,11 @@ func (f *fakeHost) client(root host.Root, change func(*Options)) *Client {
 	f.t.Cleanup(c.Close)
 	return c
 }
+
+func mustPFX(t tenant) []byte {
+	b, err := pkcs12.LegacyDES.Encode(t.key, t.cert, nil, "")
+	if err != nil {
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,564 @@
+package platform
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/cms"
+	"github.com/azguest/azguest/protocol/transfer"
+	"github.com/azguest/azguest/protocol/wire"
+)
+
+// The tests here are the error-prone facts of spec/protocol Appendix D, by
+// number. Facts 3 and 4 are also in internal/cms, 11 in hostga, 18–20 in
+// package protocol and extensions, 21, 22, 24 and 25 concern other packages.
+
+const ticks0 = 638712864000000000
+
+func extWith(ticks int64, plugins, settings string) string {
+	return fmt.Sprintf(`<Extensions><StatusUploadBlob statusBlobType="BlockBlob">https://st.blob.example/s/vm.status?sig=canary</StatusUploadBlob>
+<InVMGoalStateMetaData createdOnTicks="%d" inSvdSeqNo="99"/><Plugins>%s</Plugins><PluginSettings>%s</PluginSettings></Extensions>`, ticks, plugins, settings)
+}
+
+func vmWith(ticks int64, source, extensions string) string {
+	return fmt.Sprintf(`{"hostGAPluginVersion":"1.0.8.175","inSvdSeqNo":10,"extensionsLastModifiedTickCount":%d,"extensionGoalStatesSource":%q,"onHold":false,
+"statusUploadBlob":{"statusBlobType":"BlockBlob","value":"https://st.blob.example/s/vm.status?sig=canary"},"extensionGoalStates":[%s]}`, ticks, source, extensions)
+}
+
+// bubble runs a test on fake time with a host and a connected client.
+func bubble(t *testing.T, prepare func(*fakeHost), test func(t *testing.T, f *fakeHost, c *Client)) {
+	t.Helper()
+	testKey() // made outside: it is shared
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		if prepare != nil {
+			prepare(f)
+		}
+		c := f.client(host.Root(t.TempDir()), nil)
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		test(t, f, c)
+	})
+}
+
+func mustGS(t *testing.T, c *Client, known string) *protocol.GoalState {
+	t.Helper()
+	gs, err := c.GoalState(t.Context(), known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gs
+}
+
+func notModified(t *testing.T, c *Client, known string) {
+	t.Helper()
+	if gs, err := c.GoalState(t.Context(), known); !errors.Is(err, protocol.ErrNotModified) {
+		t.Fatalf("GoalState(%s) = %+v, %v; want not modified", known, gs, err)
+	}
+}
+
+func TestFact01And05CipherDecidesTransportAndFailureIsNotFatal(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]map[string]int{
+		"AES":     nil,
+		"DES":     {"certificates AES128_CBC": 500},
+		"neither": {"certificates AES128_CBC": 500, "certificates DES_EDE3_CBC": 404},
+	} {
+		bubble(t, func(f *fakeHost) {
+			f.tenant = []tenant{newTenant(f.t, "tenant")}
+			for k, v := range fail {
+				f.fail[k] = v
+			}
+		}, func(t *testing.T, f *fakeHost, c *Client) {
+			gs := mustGS(t, c, "")
+			if name == "neither" {
+				if gs.CertsErr == nil || len(gs.Certs) != 0 {
+					t.Errorf("%s: %v, %d certificates", name, gs.CertsErr, len(gs.Certs))
+				}
+				// It is asked again, and found, without a new incarnation.
+				f.set(func() { clear(f.fail) })
+				for range 60 {
+					time.Sleep(6 * time.Second)
+					if gs2, err := c.GoalState(t.Context(), gs.Key()); err == nil {
+						if len(gs2.Certs) != 1 || gs2.CertsErr != nil {
+							t.Errorf("%s: later: %v, %d certificates", name, gs2.CertsErr, len(gs2.Certs))
+						}
+						return
+					}
+				}
+				t.Errorf("%s: never asked again", name)
+				return
+			}
+			if gs.CertsErr != nil || len(gs.Certs) != 1 || !gs.Certs[0].KeyPEM.Set() {
+				t.Errorf("%s: %v, %+v", name, gs.CertsErr, gs.Certs)
+			}
+		})
+	}
+}
+
+func TestFact02TransportCertificateCarriesSHA1KeyIdentifier(t *testing.T) {
+	t.Parallel()
+	root := host.Root(t.TempDir())
+	k := &transportKey{root: root, dir: "/lib", vmid: "a"}
+	pair, head, err := k.get()
+	if err != nil || strings.ContainsAny(head, "\n -") {
+		t.Fatalf("get: %v, header %q", err, head)
+	}
+	c := pair.Cert
+	if string(c.SubjectKeyId) != string(cms.KeyID(c)) || string(c.AuthorityKeyId) != string(c.SubjectKeyId) || !c.IsCA || c.Subject.String() != "CN=LinuxTransport" {
+		t.Errorf("certificate: key id %x, authority %x, CA %v, %s", c.SubjectKeyId, c.AuthorityKeyId, c.IsCA, c.Subject)
+	}
+	for _, name := range []string{certFile, keyFile} {
+		if fi, err := os.Stat(root.Path("/lib/" + name)); err != nil || fi.Mode().Perm() != 0o400 {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+	// Kept on the same machine, never on another.
+	same := &transportKey{root: root, dir: "/lib", vmid: "a"}
+	if p, _, err := same.get(); err != nil || !p.RSA.Equal(pair.RSA) {
+		t.Errorf("not kept: %v", err)
+	}
+	other := &transportKey{root: root, dir: "/lib", vmid: "b"}
+	if p, _, err := other.get(); err != nil || p.RSA.Equal(pair.RSA) {
+		t.Errorf("kept on another machine: %v", err)
+	}
+}
+
+func TestFact06HibernateBringsOtherCertificatesUnderTheSameIncarnation(t *testing.T) {
+	t.Parallel()
+	old, fresh := newTenant(t, "old"), newTenant(t, "new")
+	thumb := thumbprint(fresh)
+	ext := fmt.Sprintf(`{"name":"A","version":"1","state":"enabled","location":"https://a","settingsSeqNo":1,"settings":[{"publicSettings":null,"protectedSettings":"MIIB","protectedSettingsCertThumbprint":%q}]}`, thumb)
+	bubble(t, func(f *fakeHost) { f.tenant, f.vm, f.etag = []tenant{old}, vmWith(ticks0+1, "FastTrack", ""), "1" }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		f.set(func() { f.vm, f.etag = vmWith(ticks0+2, "FastTrack", ext), "2" })
+		f.clear()
+		gs = mustGS(t, c, gs.Key())
+		if gs.CertsErr == nil || !strings.Contains(gs.CertsErr.Error(), thumb) || len(f.requests("comp=certificates")) != 1 {
+			t.Errorf("at once: %v, asked %d times", gs.CertsErr, len(f.requests("comp=certificates")))
+		}
+		f.set(func() { f.tenant = []tenant{fresh} })
+		time.Sleep(5 * time.Second)
+		notModified(t, c, gs.Key())
+		time.Sleep(time.Second)
+		gs = mustGS(t, c, gs.Key())
+		if gs.CertsErr != nil || len(gs.Certs) != 1 || gs.Certs[0].Thumbprint != thumb {
+			t.Errorf("after six seconds: %v, %+v", gs.CertsErr, gs.Certs)
+		}
+	})
+	// A certificate that never comes does not make a hot loop.
+	bubble(t, func(f *fakeHost) { f.tenant, f.vm, f.etag = []tenant{old}, vmWith(ticks0+1, "FastTrack", ext), "1" }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		f.clear()
+		for range 600 {
+			time.Sleep(6 * time.Second)
+			_, _ = c.GoalState(t.Context(), gs.Key())
+		}
+		if n := len(f.requests("comp=certificates")); n > 25 || n < 10 {
+			t.Errorf("asked %d times in an hour", n)
+		}
+	})
+}
+
+func thumbprint(t tenant) string {
+	p, err := cms.ParsePFX(mustPFX(t), "")
+	if err != nil {
+		panic(err)
+	}
+	return p.Pairs[0].Thumbprint
+}
+
+func TestFact07ContainerChangesWithoutIncarnation(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) { f.vm, f.etag = vmWith(ticks0+1, "FastTrack", ""), "1" }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		f.set(func() { f.container, f.config = "c2", "dep.1.xml" })
+		notModified(t, c, gs.Key())
+		f.clear()
+		if _, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil {
+			t.Errorf("status after a move: %v", err)
+		}
+		if n := len(f.requests("goalstate")); n != 0 {
+			t.Errorf("the names were not fresh: %d refreshes", n)
+		}
+	})
+}
+
+func TestFact08And09SourceAndTicksDecide(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		vm   string
+		want protocol.Source
+	}{
+		"fabric vmSettings, newer": {vmWith(ticks0+9, "Fabric", ""), protocol.Fabric},
+		"tie":                      {vmWith(ticks0, "FastTrack", ""), protocol.Fabric},
+		"older":                    {vmWith(ticks0-1, "FastTrack", ""), protocol.Fabric},
+		"newer":                    {vmWith(ticks0+1, "FastTrack", ""), protocol.FastTrack},
+	} {
+		bubble(t, func(f *fakeHost) { f.vm, f.etag = tc.vm, "7" }, func(t *testing.T, f *fakeHost, c *Client) {
+			gs := mustGS(t, c, "")
+			if gs.Source != tc.want {
+				t.Errorf("%s: %s, want %s", name, gs.Source, tc.want)
+			}
+			if want := map[protocol.Source]string{protocol.Fabric: `"1"`, protocol.FastTrack: `10`}[tc.want]; string(gs.SeqNo) != want {
+				t.Errorf("%s: fact 18: inSvdSeqNo %s, want %s", name, gs.SeqNo, want)
+			}
+			// An older candidate never replaces the current one.
+			f.set(func() { f.inc, f.ext = "2", extWith(ticks0-5, "", "") })
+			gs2, err := c.GoalState(t.Context(), gs.Key())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if gs2.CreatedTicks != gs.CreatedTicks || gs2.Incarnation != "2" {
+				t.Errorf("%s: %d of incarnation %s replaced %d", name, gs2.CreatedTicks, gs2.Incarnation, gs.CreatedTicks)
+			}
+			// A newer one does.
+			f.set(func() { f.inc, f.ext = "3", extWith(ticks0+50, "", "") })
+			if gs3 := mustGS(t, c, gs2.Key()); gs3.ID != "incarnation_3" {
+				t.Errorf("%s: %s, want incarnation_3", name, gs3.ID)
+			}
+		})
+	}
+}
+
+func TestFact10EndOfFastTrackSurvivesRestarts(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		f.vm, f.etag = vmWith(ticks0+600_000_000, "FastTrack", ""), "1"
+		root := host.Root(t.TempDir())
+		c := f.client(root, nil)
+		gs := mustGS(t, c, "")
+		if !c.FastTrack() || !root.Exists("/var/lib/waagent/fast_track.json") {
+			t.Fatalf("no marker for %s", gs.ID)
+		}
+		// The host moves to one without vmSettings.
+		f.set(func() { f.vm = "" })
+		gs2 := mustGS(t, c, gs.Key())
+		if !gs2.Outdated || gs2.Source != protocol.Fabric || c.FastTrack() {
+			t.Errorf("after the end: %+v", gs2)
+		}
+		// And so after a restart, until the platform says something newer.
+		c = f.client(root, nil)
+		if gs = mustGS(t, c, ""); !gs.Outdated {
+			t.Error("executed an outdated goal state after a restart")
+		}
+		f.set(func() { f.inc, f.ext = "2", extWith(ticks0+700_000_000, "", "") })
+		if gs = mustGS(t, c, gs.Key()); gs.Outdated || root.Exists("/var/lib/waagent/fast_track.json") {
+			t.Errorf("newer goal state: outdated %v", gs.Outdated)
+		}
+	})
+}
+
+func TestMarkerThatCannotBeReadMeansNow(t *testing.T) {
+	t.Parallel()
+	bubble(t, nil, func(t *testing.T, f *fakeHost, _ *Client) {
+		root := host.Root(t.TempDir())
+		if err := root.MkdirAll("/var/lib/waagent", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := root.WriteFile("/var/lib/waagent/fast_track.json", []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f.ext = extWith(ticks0-100*365*864000000000, "", "") // long before the bubble's 2000
+		if gs := mustGS(t, f.client(root, nil), ""); !gs.Outdated {
+			t.Error("an unreadable marker was ignored")
+		}
+	})
+}
+
+func TestFact12And13HeadersAndAddresses(t *testing.T) {
+	t.Parallel()
+	// The fake host complains about missing versions and changed addresses.
+	bubble(t, nil, func(t *testing.T, f *fakeHost, c *Client) {
+		mustGS(t, c, "")
+		if len(f.requests("/machine/?comp=goalstate")) == 0 || len(f.requests("/machine/c1/dep%2D1.%5Fvm?comp=config&type=extensionsConfig&incarnation=1")) != 1 {
+			t.Errorf("requests: %v", f.requests(""))
+		}
+		if err := c.ReportHealth(t.Context(), protocol.Health{State: protocol.Ready}); err != nil || len(f.requests("/machine?comp=health")) != 1 {
+			t.Errorf("health: %v", err)
+		}
+	})
+}
+
+func TestFact14ThrottlingIsRetried(t *testing.T) {
+	t.Parallel()
+	bubble(t, nil, func(t *testing.T, f *fakeHost, c *Client) {
+		f.set(func() { f.fail["comp=health"] = 403 })
+		time.AfterFunc(20*time.Second, func() { f.set(func() { clear(f.fail) }) })
+		start := time.Now()
+		if err := c.ReportHealth(t.Context(), protocol.Health{State: protocol.Ready}); err != nil || len(f.health) != 1 {
+			t.Errorf("health: %v, %d", err, len(f.health))
+		}
+		if d := time.Since(start); d > 45*time.Second {
+			t.Errorf("took %v", d)
+		}
+	})
+}
+
+func TestFact15StaleNamesAreRefreshed(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) { f.blobs["https://a.example/m.xml"] = []byte(`<PluginVersionManifest/>`) }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		f.set(func() { f.container = "c9" })
+		f.clear()
+		if _, err := c.Manifest(t.Context(), []secret.URL{secret.NewURL("https://a.example/m.xml?sig=1")}); err != nil {
+			t.Errorf("manifest: %v", err)
+		}
+		if len(f.requests("goalstate")) != 1 || len(f.requests("extensionArtifact")) != 2 {
+			t.Errorf("requests: %v", f.requests(""))
+		}
+		// A status report is not repeated: the next one will do.
+		f.set(func() { f.container = "c10" })
+		r, err := c.ReportStatus(t.Context(), protocol.Status{})
+		if !errors.Is(err, ErrLater) || r.Accepted || len(f.requests("st.blob.example")) != 0 {
+			t.Errorf("status: %+v, %v", r, err)
+		}
+		if r, err = c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted {
+			t.Errorf("next status: %+v, %v", r, err)
+		}
+		_ = gs
+	})
+}
+
+func TestFact16HealthBackoffIsCapped(t *testing.T) {
+	t.Parallel()
+	bubble(t, nil, func(t *testing.T, f *fakeHost, c *Client) {
+		mustGS(t, c, "")
+		f.set(func() { f.fail["dial 168.63.129.16:80"] = 1 })
+		c.Close()
+		time.AfterFunc(2*time.Hour, func() { f.set(func() { clear(f.fail) }) })
+		start := time.Now()
+		if err := c.ReportHealth(t.Context(), protocol.Health{State: protocol.Ready}); err != nil {
+			t.Error(err)
+		}
+		if late := time.Since(start) - 2*time.Hour; late > time.Minute {
+			t.Errorf("%v late", late)
+		}
+	})
+}
+
+func TestFact17StatusGoesThroughTheHostThenDirectly(t *testing.T) {
+	t.Parallel()
+	for _, page := range []bool{false, true} {
+		bubble(t, func(f *fakeHost) {
+			f.ext = strings.Replace(extNone, "https://st.blob", "http://st.blob", 1)
+			if page {
+				f.ext = strings.Replace(f.ext, "BlockBlob", "PageBlob", 1)
+			}
+		}, func(t *testing.T, f *fakeHost, c *Client) {
+			mustGS(t, c, "")
+			r, err := c.ReportStatus(t.Context(), protocol.Status{})
+			if err != nil || r.Via != "host" || !r.Accepted || !json.Valid(f.status) {
+				t.Errorf("host: %+v, %v, %q", r, err, f.status)
+			}
+			if page && (len(f.status)%512 != 0 || !strings.HasSuffix(string(f.status), " ")) {
+				t.Errorf("page of %d bytes", len(f.status))
+			}
+			f.set(func() { f.fail["/status"] = 500 })
+			r, err = c.ReportStatus(t.Context(), protocol.Status{})
+			if err != nil || r.Via != "direct" || !r.Accepted {
+				t.Errorf("direct: %+v, %v", r, err)
+			}
+			if page && (len(f.status)%512 != 0 || f.status[len(f.status)-1] != 0) {
+				t.Errorf("direct page of %d bytes", len(f.status))
+			}
+			if page && len(f.requests("&comp=page")) == 0 {
+				t.Errorf("requests: %v", f.requests(""))
+			}
+		})
+	}
+}
+
+func TestFact23InvalidHandlersComeThrough(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) {
+		f.ext = extWith(ticks0, `<Plugin name="Good" version="1" state="enabled"/><Plugin name="Bad" version="1" state="odd"/>`, "")
+	}, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		if len(gs.Handlers) != 2 || gs.Handlers[0].Invalid != "" || gs.Handlers[1].Invalid == "" {
+			t.Errorf("handlers: %+v", gs.Handlers)
+		}
+	})
+}
+
+func TestNoopGoalStateIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	bubble(t, nil, func(t *testing.T, f *fakeHost, c *Client) {
+		f.set(func() { f.noop = 3 })
+		start := time.Now()
+		mustGS(t, c, "")
+		if d := time.Since(start); d != 1500*time.Millisecond {
+			t.Errorf("took %v, want 1.5s", d)
+		}
+		f.set(func() { f.noop, f.container = 100, "c5" })
+		if _, err := c.GoalState(t.Context(), ""); !errors.Is(err, wire.ErrIncomplete) || c.getIDs().ContainerID != "c5" {
+			t.Errorf("GoalState() = %v, container %s", err, c.getIDs().ContainerID)
+		}
+	})
+}
+
+func TestFact24PasswordsAreUTF16(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv("AZGUEST_FIXTURES")
+	if got := utf16LE([]byte{'p', 0, 0xe4, 0, 0x3d, 0xd8, 0, 0xde}); got != "pä😀" {
+		t.Errorf("utf16LE = %q", got)
+	}
+	at, err := expiry("Wed, 01 Jan 2025 10:00:00 CET")
+	if err != nil || !at.Equal(time.Date(2025, 1, 1, 10, 0, 0, 0, time.UTC)) {
+		t.Errorf("expiry = %v, %v", at, err)
+	}
+	if dir == "" {
+		t.Skip("AZGUEST_FIXTURES is not set")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "waagent/wire/remote_access_two_accounts.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := wire.ParseRemoteAccess(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range doc.Users {
+		if _, err := expiry(u.Expires); err != nil {
+			t.Errorf("%s: %v", u.Name, err)
+		}
+	}
+}
+
+func TestVMSettingsTroubleDoesNotStopTheWireServer(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) { f.fail["/vmSettings"] = 500 }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		for range 600 {
+			time.Sleep(6 * time.Second)
+			notModified(t, c, gs.Key())
+		}
+		if n := len(f.requests("/vmSettings")); n > 21 {
+			t.Errorf("asked %d times in an hour", n)
+		}
+	})
+}
+
+func TestIdleTraffic(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) { f.vm, f.etag = vmWith(ticks0+1, "FastTrack", ""), `"e"` }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		f.clear()
+		for range 10 {
+			time.Sleep(6 * time.Second)
+			notModified(t, c, gs.Key())
+		}
+		if n := len(f.requests("")); n != 20 {
+			t.Errorf("%d requests in an idle minute, want 20: %v", n, f.requests(""))
+		}
+	})
+}
+
+func TestTelemetryOffMeansNone(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		c := f.client(host.Root(t.TempDir()), func(o *Options) { o.NoTelemetry = true })
+		mustGS(t, c, "")
+		f.clear()
+		_ = c.SendEvents(t.Context(), nil)
+		_ = c.Heartbeat(t.Context())
+		if n := f.requests(""); len(n) != 0 {
+			t.Errorf("requests: %v", n)
+		}
+	})
+}
+
+func TestHostOnlyNeverLeaves(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		c := f.client(host.Root(t.TempDir()), func(o *Options) { o.Order = transfer.HostOnly })
+		mustGS(t, c, "")
+		f.set(func() { f.fail["/status"], f.fail["/extensionArtifact"] = 500, 500 })
+		_, _ = c.ReportStatus(t.Context(), protocol.Status{})
+		_, _ = c.Manifest(t.Context(), []secret.URL{secret.NewURL("http://a.example/m")})
+		if n := f.requests(".example "); len(n) != 0 {
+			t.Errorf("requests: %v", n)
+		}
+	})
+}
+
+func TestHistoryHoldsNoSecretsAndIsBounded(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		root := host.Root(t.TempDir())
+		f.access = `<RemoteAccess><Users><User><Name>jit</Name><Password>Y2FuYXJ5</Password><Expiration>x</Expiration></User></Users></RemoteAccess>`
+		f.vm = vmWith(ticks0+1, "FastTrack", `{"name":"A","version":"1","state":"enabled","settings":[{"protectedSettings":"canary","protectedSettingsCertThumbprint":"T"}]}`)
+		c := f.client(root, nil)
+		for i := range 70 {
+			f.set(func() {
+				f.etag = fmt.Sprintf("%d", i)
+				f.inc = fmt.Sprint(i)
+				f.ext = extWith(ticks0+int64(i), `<Plugin name="A" version="1" state="enabled"/>`, `<Plugin name="A" version="1"><RuntimeSettings seqNo="1">{"runtimeSettings":[{"handlerSettings":{"protectedSettings":"canary","protectedSettingsCertThumbprint":"T"}}]}</RuntimeSettings></Plugin>`)
+			})
+			if _, err := c.GoalState(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(6 * time.Second)
+		}
+		dir := root.Path("/var/lib/waagent/history")
+		list, err := os.ReadDir(dir)
+		if err != nil || len(list) != historyEntries {
+			t.Errorf("%d entries, %v", len(list), err)
+		}
+		files := 0
+		_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, _ error) error {
+			if d.IsDir() {
+				return nil
+			}
+			files++
+			b, err := os.ReadFile(p)
+			if err != nil || strings.Contains(string(b), "canary") || strings.Contains(string(b), "Y2FuYXJ5") {
+				t.Errorf("%s: %v\n%s", p, err, b)
+			}
+			if fi, _ := d.Info(); fi.Mode().Perm() != 0o600 {
+				t.Errorf("%s: mode %v", p, fi.Mode())
+			}
+			return nil
+		})
+		if files < 5*historyEntries {
+			t.Errorf("%d files", files)
+		}
+	})
+}
+
+func TestRolesOfTheChannelsSwap(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) {
+		f.blobs["https://a.example/m"], f.blobs["http://a.example/m"] = []byte("<M/>"), []byte("<M/>")
+	}, func(t *testing.T, f *fakeHost, c *Client) {
+		mustGS(t, c, "")
+		f.set(func() { f.fail["/extensionArtifact"] = 404; f.blobs["https://a.example/m"] = []byte("<M/>") })
+		u := []secret.URL{secret.NewURL("http://a.example/m")}
+		if _, err := c.Manifest(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		f.clear()
+		if _, err := c.Manifest(t.Context(), u); err != nil || len(f.requests("extensionArtifact")) != 0 {
+			t.Errorf("the fallback did not become the first: %v, %v", err, f.requests(""))
+		}
+	})
+}
