@@ -1,0 +1,143 @@
+package generalize
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
+	"golang.org/x/sys/unix"
+)
+
+// ErrDeclined says that the person at the keyboard did not want it.
+var ErrDeclined = errors.New("not confirmed, nothing was changed")
+
+// Apply does what was planned. An action that fails does not stop the
+// others; all failures come back joined. done is told of each, may be nil.
+func Apply(ctx context.Context, sys *provisioning.System, o Options, actions []Action, done func(Action, error)) error {
+	var errs []error
+	for _, a := range actions {
+		if err := context.Cause(ctx); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		err := apply(ctx, sys, o, a)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", a, err)
+			errs = append(errs, err)
+		}
+		if done != nil {
+			done(a, err)
+		}
+	}
+	// The next thing that happens is that somebody copies the disk.
+	unix.Sync()
+	return errors.Join(errs...)
+}
+
+const toolTimeout = 2 * time.Minute
+
+func apply(ctx context.Context, sys *provisioning.System, o Options, a Action) error {
+	switch a.Kind {
+	case Remove:
+		return sys.Root.RemoveAll(a.Path)
+	case Empty:
+		fi, err := os.Stat(sys.Root.Path(a.Path))
+		if err != nil {
+			return err
+		}
+		return sys.Root.WriteFile(a.Path, nil, fi.Mode().Perm())
+	case Write:
+		return sys.Root.WriteFile(a.Path, []byte(a.Content), 0o644)
+	case Command:
+		_, err := sys.Run.Run(ctx, host.Cmd{Name: a.Args[0], Args: a.Args[1:], Timeout: toolTimeout})
+		return err
+	case StopUnit:
+		_, err := sys.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: []string{"stop", a.Path}, Timeout: toolTimeout})
+		return err
+	case LockRoot:
+		return provisioning.LockRoot{Shadow: a.Path}.Apply(ctx, sys)
+	case SSHD:
+		return provisioning.ForgetSSHD(sys.Root, o.Machine)
+	case DelUser:
+		return deleteUser(ctx, sys, o, a.Path)
+	}
+	return fmt.Errorf("no such action %q", a.Kind)
+}
+
+func deleteUser(ctx context.Context, sys *provisioning.System, o Options, name string) error {
+	if err := provisioning.ForgetSudo(sys.Root, o.Machine, name); err != nil {
+		return err
+	}
+	_, err := sys.Run.Run(ctx, host.Cmd{Name: "userdel", Args: []string{"-f", "-r", name}, Timeout: toolTimeout})
+	if host.NotFound(err) {
+		_, err = sys.Run.Run(ctx, host.Cmd{Name: "deluser", Args: []string{"--remove-home", name}, Timeout: toolTimeout})
+	}
+	if ex, ok := errors.AsType[*host.ExitError](err); ok {
+		// 6: gone already; 12: the home could not be removed because there
+		// was none. What counts is whether the account is still there.
+		if _, still, aerr := sys.Root.Account(name); aerr == nil && !still && (ex.Code == 6 || ex.Code == 12) {
+			return nil
+		}
+	}
+	return err
+}
+
+// Mode is how Deprovision goes about it.
+type Mode struct {
+	Force bool // do not ask
+	Plan  bool // only show
+	JSON  bool // with Plan: as JSON
+}
+
+// Deprovision is the classic command: it says what will be lost, asks, and
+// does it. Anything that begins with y is yes. An error means that something
+// is left, and the command ends with a status other than zero.
+func Deprovision(ctx context.Context, sys *provisioning.System, o Options, m Mode, in io.Reader, out io.Writer) error {
+	actions, warnings := Plan(sys.Root, o)
+	if m.Plan && m.JSON {
+		b, err := JSON(actions, warnings)
+		if err == nil {
+			_, err = out.Write(b)
+		}
+		return err
+	}
+	var text strings.Builder
+	for _, w := range warnings {
+		fmt.Fprintln(&text, "WARNING! "+w)
+	}
+	for _, a := range actions {
+		fmt.Fprintln(&text, "WARNING! This will "+a.String())
+	}
+	if len(actions) == 0 {
+		fmt.Fprintln(&text, "Nothing to do.")
+	}
+	if !m.Plan && !m.Force && len(actions) > 0 {
+		fmt.Fprint(&text, "Do you want to proceed (y/n)")
+	}
+	if _, err := io.WriteString(out, text.String()); err != nil {
+		return err
+	}
+	if m.Plan || len(actions) == 0 {
+		return nil
+	}
+	if !m.Force {
+		line, err := bufio.NewReader(in).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if !strings.HasPrefix(strings.ToLower(strings.TrimSpace(line)), "y") {
+			return ErrDeclined
+		}
+	}
+	return Apply(ctx, sys, o, actions, func(a Action, err error) {
+		if err != nil {
+			fmt.Fprintln(out, "FAILED "+err.Error())
+		}
+	})
+}

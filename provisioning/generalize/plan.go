@@ -1,0 +1,247 @@
+// Package generalize takes everything out of a machine that belongs to one
+// VM, so that its disk can become an image: what the classic command calls
+// deprovision (spec/provisioning §3.14), and the look at an image whether
+// something was left.
+//
+// [Plan] only reads. It lists what is there to be done and nothing else, so
+// the plan of a clean machine is empty and a second run does nothing.
+package generalize
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/ovf"
+	"github.com/azguest/azguest/provisioning"
+)
+
+// Kind is what an action does.
+type Kind string
+
+const (
+	Remove   Kind = "remove"  // a file or a tree
+	Empty    Kind = "empty"   // a file becomes empty, with its mode
+	Write    Kind = "write"   // a file gets new content
+	Command  Kind = "command" // a program is run
+	LockRoot Kind = "lock"    // root's password
+	SSHD     Kind = "sshd"    // our settings leave sshd's configuration
+	DelUser  Kind = "userdel" // an account with its home
+	StopUnit Kind = "stop"    // a service
+)
+
+// An Action is one thing to do. It is plain data, for --plan and as JSON.
+type Action struct {
+	Kind    Kind     `json:"kind"`
+	Path    string   `json:"path,omitempty"`
+	Content string   `json:"content,omitempty"`
+	Args    []string `json:"args,omitempty"`
+	Why     string   `json:"why"`
+}
+
+func (a Action) String() string {
+	switch a.Kind {
+	case Command:
+		return "run " + strings.Join(a.Args, " ") + ": " + a.Why
+	case DelUser:
+		return "delete the account " + a.Path + " and its home"
+	case LockRoot:
+		return "lock the password of root"
+	case SSHD:
+		return "take our settings out of " + a.Path
+	case StopUnit:
+		return "stop " + a.Path
+	case Write:
+		return "write " + a.Path + ": " + a.Why
+	case Empty:
+		return "empty " + a.Path + ": " + a.Why
+	case Remove:
+	}
+	return "remove " + a.Path + ": " + a.Why
+}
+
+// Options says what is to go.
+type Options struct {
+	Machine provisioning.Options // paths, DeleteRootPassword, RegenerateHostKeys
+	LogDir  string               // logs of extensions, /var/log/azure
+	User    bool                 // the provisioned account as well
+	Service string               // the agent's unit, to be stopped first; empty: leave it
+}
+
+// Plan lists what has to be done, in order. Warnings are what it cannot
+// know, in words.
+func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
+	o.Machine = o.Machine.WithDefaults()
+	if o.LogDir == "" {
+		o.LogDir = "/var/log/azure"
+	}
+	p := &planner{r: r}
+	if o.Service != "" && r.Exists("/run/systemd/system") {
+		p.add(Action{Kind: StopUnit, Path: o.Service, Why: "it would write its state again"})
+	}
+	// First, because the account's name stands in files that go.
+	users := p.users(o)
+	p.glob(Remove, "host key, the same in every clone", o.Machine.SSHDir+"/ssh_host_*key*")
+	p.leases()
+	p.hostName()
+	if o.Machine.DeleteRootPassword {
+		if f, ok, err := r.PasswordField(o.Machine.Shadow, "root"); err == nil && ok && !strings.HasPrefix(f, "*") && !strings.HasPrefix(f, "!") {
+			p.add(Action{Kind: LockRoot, Path: o.Machine.Shadow, Why: "nobody may log in with it"})
+		}
+	}
+	for _, f := range provisioning.SSHDTraces(r, o.Machine) {
+		p.add(Action{Kind: SSHD, Path: f, Why: "password authentication of this VM"})
+	}
+	p.glob(Remove, "state of this VM", o.Machine.Lib+"/*", o.Machine.Lib+"/.[!.]*", "/run/azguest/*")
+	p.glob(Remove, "log", o.LogDir+"/*", "/var/log/waagent.log*", "/var/log/journal/*")
+	p.glob(Remove, "history", "/root/.bash_history", "/home/*/.bash_history")
+	p.identity()
+	p.cloudInit()
+	p.glob(Remove, "marker of azure-init", "/var/lib/azure-init/*")
+	p.glob(Remove, "firewall of this VM", "/etc/systemd/system/waagent-network-setup.service", "/usr/lib/systemd/system/waagent-network-setup.service", "/lib/systemd/system/waagent-network-setup.service")
+	p.glob(Remove, "limits of extensions", "/etc/systemd/system/azure-vmextensions*.slice", "/etc/systemd/system/*.service.d/11-Slice.conf", "/lib/systemd/system/*.service.d/11-Slice.conf")
+	p.resolvConf()
+	if o.User {
+		if len(users) == 0 {
+			warnings = append(warnings, "no account was found to have been provisioned: neither "+o.Machine.Lib+"/ovf-env.xml nor the ledger names one that exists")
+		}
+		for _, u := range users {
+			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
+		}
+		p.glob(Remove, "rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
+	}
+	return p.out, warnings
+}
+
+type planner struct {
+	r   host.Root
+	out []Action
+}
+
+func (p *planner) add(a Action) {
+	if !slices.ContainsFunc(p.out, func(b Action) bool { return a.Kind == b.Kind && a.Path == b.Path && slices.Equal(a.Args, b.Args) }) {
+		p.out = append(p.out, a)
+	}
+}
+
+func (p *planner) glob(kind Kind, why string, patterns ...string) {
+	for _, pat := range patterns {
+		names, err := p.r.Glob(pat)
+		if err != nil {
+			continue
+		}
+		for _, n := range names {
+			if kind == Empty {
+				if fi, err := os.Stat(p.r.Path(n)); err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
+					continue
+				}
+			}
+			p.add(Action{Kind: kind, Path: n, Why: why})
+		}
+	}
+}
+
+// users are the accounts that the platform had made: named by the document,
+// or by our own ledger. Only those that exist, and never root.
+func (p *planner) users(o Options) []string {
+	var names []string
+	if b, err := p.r.ReadFile(o.Machine.Lib + "/ovf-env.xml"); err == nil {
+		if env, err := ovf.Parse(b); err == nil {
+			names = append(names, strings.TrimSpace(env.UserName))
+		}
+	}
+	names = append(names, provisioning.OwnUsers(p.r, o.Machine)...)
+	var out []string
+	for _, n := range names {
+		if a, ok, err := p.r.Account(n); err == nil && ok && a.UID != 0 && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (p *planner) leases() {
+	p.glob(Remove, "DHCP lease",
+		"/var/lib/dhclient/*", "/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/db/dhclient.leases.*",
+		"/var/lib/NetworkManager/dhclient-*.lease", "/var/lib/NetworkManager/internal-*.lease", "/run/systemd/netif/leases/*", "/var/lib/wicked/*")
+	p.glob(Remove, "DHCP identity of this VM", "/var/lib/NetworkManager/secret_key", "/etc/dhcpcd.duid", "/var/lib/dhcpcd/duid")
+	p.glob(Remove, "network card of this VM", "/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules")
+}
+
+// localName is what an image is called.
+const localName = "localhost.localdomain\n"
+
+func (p *planner) hostName() {
+	if b, err := p.r.ReadFile("/etc/hostname"); err == nil {
+		if t := strings.TrimSpace(string(b)); t != "" && t+"\n" != localName && t != "localhost" {
+			p.add(Action{Kind: Write, Path: "/etc/hostname", Content: localName, Why: "host name of this VM"})
+		}
+	}
+	b, err := p.r.ReadFile("/etc/hosts")
+	if err != nil || !bytes.Contains(b, []byte("# azguest")) {
+		return
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(b)) {
+		if !strings.HasSuffix(strings.TrimSpace(line), "# azguest") {
+			out.WriteString(line)
+		}
+	}
+	if out.String() != string(b) {
+		p.add(Action{Kind: Write, Path: "/etc/hosts", Content: out.String(), Why: "host name of this VM"})
+	}
+}
+
+// identity is what machines must not share (machine-id(5), random-seed).
+func (p *planner) identity() {
+	p.glob(Empty, "every clone needs its own", "/etc/machine-id")
+	if fi, err := os.Lstat(p.r.Path("/var/lib/dbus/machine-id")); err == nil && fi.Mode().IsRegular() {
+		p.add(Action{Kind: Remove, Path: "/var/lib/dbus/machine-id", Why: "every clone needs its own"})
+	}
+	p.glob(Remove, "every clone needs its own", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/var/lib/seedrng/*")
+	p.glob(Empty, "values of this VM", "/var/lib/hyperv/.kvp_pool_*")
+}
+
+// cloudInit lets cloud-init clean up after itself, and does it where it is
+// not installed any more.
+func (p *planner) cloudInit() {
+	has := p.r.Exists("/usr/bin/cloud-init") || p.r.Exists("/usr/local/bin/cloud-init")
+	used := false
+	for _, d := range []string{"/var/lib/cloud/instance", "/var/lib/cloud/instances", "/var/lib/cloud/data", "/var/lib/cloud/sem", "/var/log/cloud-init.log"} {
+		used = used || p.r.Exists(d)
+	}
+	if !used {
+		return
+	}
+	if has {
+		p.add(Action{Kind: Command, Args: []string{"cloud-init", "clean", "--logs"}, Why: "cloud-init takes the next VM for this one"})
+		return
+	}
+	p.glob(Remove, "state of cloud-init", "/var/lib/cloud/instance", "/var/lib/cloud/instances", "/var/lib/cloud/data", "/var/lib/cloud/sem", "/var/log/cloud-init*.log")
+}
+
+// resolvConf goes only if it is a plain file that no service manages: a link
+// belongs to resolved, resolvconf or NetworkManager.
+func (p *planner) resolvConf() {
+	const name = "/etc/resolv.conf"
+	fi, err := os.Lstat(p.r.Path(name))
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
+		return
+	}
+	p.add(Action{Kind: Empty, Path: name, Why: "name servers of this network"})
+}
+
+// JSON is the plan for machines.
+func JSON(actions []Action, warnings []string) ([]byte, error) {
+	if actions == nil {
+		actions = []Action{}
+	}
+	b, err := json.MarshalIndent(struct {
+		Actions  []Action `json:"actions"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{actions, warnings}, "", "  ")
+	return append(b, '\n'), err
+}

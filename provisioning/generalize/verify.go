@@ -1,0 +1,209 @@
+package generalize
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
+)
+
+// Profile is a set of demands on an image.
+type Profile string
+
+const (
+	Marketplace Profile = "marketplace"
+	CIS         Profile = "cis"
+	Immutable   Profile = "immutable"
+)
+
+// Profiles lists them.
+func Profiles() []Profile { return []Profile{Marketplace, CIS, Immutable} }
+
+// A Finding is something about an image that its maker should know.
+type Finding struct {
+	Fatal bool   `json:"fatal"` // the image must not be published so
+	Path  string `json:"path,omitempty"`
+	Text  string `json:"text"`
+}
+
+func (f Finding) String() string {
+	s := f.Text
+	if f.Path != "" {
+		s = f.Path + ": " + s
+	}
+	if f.Fatal {
+		return "FAIL " + s
+	}
+	return "note " + s
+}
+
+// Verify looks at the root file system of an image, mounted or unpacked
+// anywhere, and changes nothing. Everything that generalize would remove is
+// a finding, and so is every secret.
+func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
+	o.Machine = o.Machine.WithDefaults()
+	o.Machine.DeleteRootPassword, o.User = true, true
+	if !slices.Contains(Profiles(), profile) {
+		return nil, fmt.Errorf("no profile %q; there are marketplace, cis and immutable", profile)
+	}
+	if !r.Exists("/etc") || !r.Exists("/usr") {
+		return nil, errors.New("that is no root file system: it has no /etc or no /usr")
+	}
+	v := &verifier{r: r, o: o}
+	actions, _ := Plan(r, o)
+	for _, a := range actions {
+		v.bad(a.Path, "%s", a.Why)
+	}
+	v.secrets()
+	v.accounts()
+	switch profile {
+	case Marketplace:
+		v.marketplace()
+	case CIS:
+		v.cis()
+	case Immutable:
+		v.immutable()
+	}
+	return v.out, nil
+}
+
+type verifier struct {
+	r   host.Root
+	o   Options
+	out []Finding
+}
+
+func (v *verifier) bad(path, format string, args ...any) {
+	v.out = append(v.out, Finding{Fatal: true, Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+func (v *verifier) note(path, format string, args ...any) {
+	v.out = append(v.out, Finding{Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+// secrets looks for private keys and tokens where people leave them.
+func (v *verifier) secrets() {
+	for _, top := range []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"} {
+		count := 0
+		err := filepath.WalkDir(v.r.Path(top), func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return nil //nolint:nilerr // what cannot be read is not a finding
+			}
+			if count++; count > 50000 {
+				return filepath.SkipAll
+			}
+			if !d.Type().IsRegular() {
+				return nil
+			}
+			name := strings.TrimPrefix(p, strings.TrimRight(string(v.r), "/"))
+			if d.Name() == "authorized_keys" || d.Name() == "authorized_keys2" {
+				if b, err := os.ReadFile(p); err == nil && len(bytes.TrimSpace(b)) > 0 {
+					v.bad(name, "lets somebody into every VM of this image")
+				}
+				return nil
+			}
+			if fi, err := d.Info(); err == nil && fi.Size() < 1<<20 && looksSecret(p) {
+				v.bad(name, "contains a private key")
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			v.note(top, "not looked at: %v", err)
+		}
+	}
+}
+
+func looksSecret(p string) bool {
+	b, err := os.ReadFile(p)
+	if err != nil {
+		return false
+	}
+	i := bytes.Index(b, []byte("-----BEGIN "))
+	if i < 0 {
+		return false
+	}
+	line, _, _ := bytes.Cut(b[i:], []byte("\n"))
+	// A program that knows the marker is not a key.
+	return bytes.Contains(line, []byte("PRIVATE KEY-----")) && !bytes.Contains(b, []byte{0}) && bytes.Contains(b, []byte("-----END "))
+}
+
+func (v *verifier) accounts() {
+	all, err := v.r.Accounts()
+	if err != nil {
+		v.note("/etc/passwd", "%v", err)
+		return
+	}
+	for _, a := range all {
+		f, ok, err := v.r.PasswordField(v.o.Machine.Shadow, a.Name)
+		switch {
+		case err != nil || !ok:
+		case f == "":
+			v.bad(v.o.Machine.Shadow, "%s logs in without a password", a.Name)
+		case strings.HasPrefix(f, "$") && a.Name != "root":
+			v.bad(v.o.Machine.Shadow, "%s has the same password in every VM", a.Name)
+		}
+		if a.UID == 0 && a.Name != "root" {
+			v.bad("/etc/passwd", "%s is another root", a.Name)
+		}
+	}
+}
+
+// marketplace is what certification asks for (asks U49).
+func (v *verifier) marketplace() {
+	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "ClientAliveInterval"); ok {
+		if n, err := strconv.Atoi(s); err != nil || n < 30 || n > 235 {
+			v.bad("", "sshd: ClientAliveInterval is %s, certification wants 30 to 235", s)
+		}
+	} else {
+		v.note("", "sshd: ClientAliveInterval is not set; the agent sets it when it provisions")
+	}
+	if b, err := v.r.ReadFile("/etc/fstab"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 2 && f[0][0] != '#' && f[2] == "swap" {
+				v.bad("/etc/fstab", "swap on the OS disk")
+			}
+		}
+	}
+	for _, f := range []string{"/usr/sbin/azguest", "/usr/bin/azguest", "/usr/sbin/waagent", "/usr/bin/waagent"} {
+		if v.r.Exists(f) {
+			return
+		}
+	}
+	v.bad("", "no guest agent")
+}
+
+func (v *verifier) cis() {
+	for name, most := range map[string]fs.FileMode{"/etc/shadow": 0o640, "/etc/gshadow": 0o640, "/etc/passwd": 0o644, "/etc/ssh/sshd_config": 0o644} {
+		if fi, err := os.Stat(v.r.Path(name)); err == nil && fi.Mode().Perm()&^most != 0 {
+			v.bad(name, "mode %04o, at most %04o", fi.Mode().Perm(), most)
+		}
+	}
+	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "PermitEmptyPasswords"); ok && strings.EqualFold(s, "yes") {
+		v.bad("", "sshd: PermitEmptyPasswords is on")
+	}
+	slices.SortFunc(v.out, func(a, b Finding) int { return strings.Compare(a.Path+a.Text, b.Path+b.Text) })
+}
+
+// immutable is for images whose /usr cannot be written: the agent must find
+// its places elsewhere.
+func (v *verifier) immutable() {
+	for _, dir := range []string{"/var/lib", "/var/log", "/run"} {
+		if !v.r.Exists(dir) {
+			v.note(dir, "does not exist; the unit must make it")
+		}
+	}
+	if names, err := v.r.Glob("/usr/lib/waagent/*.state"); err == nil && len(names) > 0 {
+		v.bad(names[0], "state below /usr")
+	}
+	if fi, err := os.Lstat(v.r.Path("/etc/ssh/sshd_config")); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+		v.note("/etc/ssh/sshd_config", "a link; provisioning replaces it by a file unless a drop-in works")
+	}
+}

@@ -1,0 +1,85 @@
+package provisioning
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// SSHDValue is the value of a keyword in the sshd configuration at top
+// level, and whether something sets it. Includes are followed.
+func SSHDValue(r host.Root, o Options, key string) (string, bool) {
+	o = o.WithDefaults()
+	for _, main := range []string{path.Join(o.SSHDir, "sshd_config"), "/usr/etc/ssh/sshd_config"} {
+		if !r.Exists(main) {
+			continue
+		}
+		d, ok := effective(readSSHD(r, main, o.SSHDir, nil), strings.ToLower(key))
+		return strings.Join(d.Args, " "), ok
+	}
+	return "", false
+}
+
+// SSHDTraces lists the files in which provisioning has left sshd settings.
+func SSHDTraces(r host.Root, o Options) []string {
+	o = o.WithDefaults()
+	var out []string
+	if n := dropIn(o.SSHDir); r.Exists(n) {
+		out = append(out, n)
+	}
+	if b, err := r.ReadFile(path.Join(o.SSHDir, "sshd_config")); err == nil && string(withoutBlock(b)) != string(b) {
+		out = append(out, path.Join(o.SSHDir, "sshd_config"))
+	}
+	return out
+}
+
+// ForgetSSHD takes those settings out again.
+func ForgetSSHD(r host.Root, o Options) error {
+	o = o.WithDefaults()
+	name := path.Join(o.SSHDir, "sshd_config")
+	b, err := r.ReadFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if next := withoutBlock(b); string(next) != string(b) {
+			if err := r.WriteFile(name, next, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return r.Remove(dropIn(o.SSHDir))
+}
+
+// ForgetSudo takes a user's rule out of the sudoers file, and the file away
+// if nothing else is in it. Only lines that name exactly this user go.
+func ForgetSudo(r host.Root, o Options, user string) error {
+	o = o.WithDefaults()
+	name := path.Join(o.SudoersDir, "waagent")
+	b, err := r.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL") {
+			continue
+		}
+		out.WriteString(line)
+	}
+	if strings.TrimSpace(out.String()) == "" {
+		return r.Remove(name)
+	}
+	if out.String() == string(b) {
+		return nil
+	}
+	return r.WriteFile(name, []byte(out.String()), 0o440)
+}
