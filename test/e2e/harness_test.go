@@ -120,6 +120,7 @@ type setup struct {
 	key          ed25519.PrivateKey   // of the account; new if nil
 	medium       func(*fabric.Medium) // what is special about the DVD
 	noMedium     bool
+	noIMDS       bool
 	config       func(*fabric.Config)
 	packages     map[string][]byte // name/version: zip
 	telemetry    bool
@@ -176,6 +177,9 @@ func newCloud(t testing.TB, o setup) *cloud {
 		fabric.IMDS:   sandbox.IMDS + ":80",
 		fabric.Blob:   blobAddress + ":80",
 	}
+	if o.noIMDS {
+		delete(listen, fabric.IMDS)
+	}
 	for service, addr := range listen {
 		err := s.InNetwork(func() error {
 			_, err := c.f.Listen(service, addr, c.vm, false)
@@ -204,10 +208,13 @@ func (c *cloud) close(t testing.TB) {
 // dump shows, after a failure, what the platform saw and the agent logged.
 func (c *cloud) dump(t testing.TB) {
 	for _, e := range c.f.Journal(fabric.Query{}) {
-		if e.Kind == fabric.GoalState {
+		if e.Kind == fabric.GoalState || e.Kind == fabric.Control || e.Code == 304 {
 			continue
 		}
-		t.Logf("fabric: %s %s %s %d %v %.300q", e.Kind, e.Method, e.URL, e.Code, e.Problems, e.Body)
+		t.Logf("fabric: %s %s %s %d %v %.160q", e.Kind, e.Method, e.URL, e.Code, e.Problems, e.Body)
+	}
+	if doc, n := c.vm.StatusDocument(); n > 0 {
+		t.Logf("status document %d: %s", n, doc)
 	}
 	t.Logf("agent:\n%s", c.log.String())
 	if b, err := c.ReadFile("/var/log/waagent.log"); err == nil && c.log.String() == "" {
