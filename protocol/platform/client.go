@@ -321,8 +321,10 @@ func (h *hostIDs) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// Close ends idle connections; the client can be used again.
+// Close ends idle connections and waits for the transport key if it is just
+// being made and written; the client can be used again.
 func (c *Client) Close() {
+	c.key.wait()
 	c.near.Close()
 	c.storage.Close()
 }

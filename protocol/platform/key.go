@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"path"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
@@ -43,17 +44,19 @@ type transportKey struct {
 	dir  string
 	vmid string
 
-	once sync.Once
-	done chan struct{}
-	pair cms.Key
-	head string // base64 DER, one line
-	err  error
+	once    sync.Once
+	done    chan struct{}
+	started atomic.Bool
+	pair    cms.Key
+	head    string // base64 DER, one line
+	err     error
 }
 
 // start begins making the key; get waits for it.
 func (k *transportKey) start() {
 	k.once.Do(func() {
 		k.done = make(chan struct{})
+		k.started.Store(true)
 		go func() {
 			defer close(k.done)
 			k.pair, k.err = k.load()
@@ -71,6 +74,13 @@ func (k *transportKey) get() (cms.Key, string, error) {
 	k.start()
 	<-k.done
 	return k.pair, k.head, k.err
+}
+
+// wait waits if start was called.
+func (k *transportKey) wait() {
+	if k.started.Load() {
+		<-k.done
+	}
 }
 
 // mark is the part of the serial number that names the machine.
