@@ -262,9 +262,18 @@ func (s store) place(tmp, name, version string) error {
 			return fmt.Errorf("place package: %w", err)
 		}
 	}
+	// A directory without a state would be nobody's if we died now.
+	if err := os.MkdirAll(tmp+"/config", 0o700); err != nil {
+		return fmt.Errorf("place package: %w", err)
+	}
+	if err := writeBeside(tmp, tmp+"/config/HandlerState", []byte("NotInstalled"), 0o600); err != nil {
+		return fmt.Errorf("place package: %w", err)
+	}
+	s.at("before the package has its name")
 	if err := os.Rename(tmp, dir); err != nil {
 		return fmt.Errorf("place package: %w", err)
 	}
+	s.at("after the package has its name")
 	if link {
 		if err := os.Symlink(dir, base); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("place package: %w", err)

@@ -217,9 +217,11 @@ func (w *work) oldDone(r Record, d Doing, op Op, exit string) error {
 
 // gone is the end of an uninstall: the handler leaves disk and report.
 func (w *work) gone(r Record, t Task) error {
+	w.m.store.at("before the removal")
 	if err := w.m.store.removeHandler(r.Name, r.Version); err != nil {
 		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("version", r.Version).Msg("handler could not be removed completely")
 	}
+	w.m.store.at("after the removal")
 	w.m.auditLog(AuditEntry{What: "remove", Handler: r.Name, Version: r.Version, Op: t.Op, Why: t.Why})
 	if err := w.m.store.save(Record{Name: r.Name, Version: r.Version, State: Absent}); err != nil {
 		return err

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == host.SuperviseArg {
 		os.Exit(host.Supervise(context.Background(), os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "test-agent" {
+		os.Exit(testAgent(os.Args[2:]))
+	}
 	os.Exit(m.Run())
 }
 

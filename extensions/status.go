@@ -39,6 +39,10 @@ const (
 	codeUnsupported   = 2001
 )
 
+// halfWritten is how long a file that can't be parsed may be one that is just
+// being written: shell and Python handlers write in place.
+const halfWritten = 3 * time.Second
+
 // Limits of what is read and reported (spec/extensions §6.3).
 const (
 	maxStatusFile  = 8 << 20
@@ -268,8 +272,8 @@ func statusOf(path, full, version string, seq int) (st protocol.ExtensionStatus,
 		}
 		return st, fi, false
 	}
-	fresh = time.Since(fi.ModTime()).Abs() < 10*time.Second
 	if errors.Is(err, errStatusJSON) {
+		fresh = time.Since(fi.ModTime()).Abs() < halfWritten
 		excerpt := secret.Redact(strings.ToValidUTF8(clip(string(data[:min(len(data), 4*excerptOfWrong)]), excerptOfWrong), "\ufffd"))
 		return wrongStatus(codeStatus, fmt.Sprintf("The status reported by the extension %s-%s(Sequence number %d), was in an incorrect format and the agent could not parse it correctly. Failed due to %v: %s",
 			full, version, seq, err, excerpt)), fi, fresh

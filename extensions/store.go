@@ -28,6 +28,14 @@ type store struct {
 	dir  string // <lib>/azguest/ext
 	exec string // where packages are unpacked, if not in lib
 	logs string // /var/log/azure
+	// step is called where a crash would be interesting; tests die there.
+	step func(where string)
+}
+
+func (s store) at(where string) {
+	if s.step != nil {
+		s.step(where)
+	}
 }
 
 // base is the handler's directory as its commands see it.
@@ -128,6 +136,7 @@ func (s store) saveFiles(r Record) error {
 // somebody else's (spec/extensions §2.9).
 func (s store) load() ([]Record, error) {
 	byDir := map[string]Record{}
+	saved := map[string]time.Time{}
 	files, err := s.root.Glob(s.dir + "/records/*.json")
 	if err != nil {
 		return nil, fmt.Errorf("load records: %w", err)
@@ -142,6 +151,9 @@ func (s store) load() ([]Record, error) {
 			continue // a damaged record: what is on disk tells the rest
 		}
 		byDir[r.Name+"-"+r.Version] = r
+		if fi, err := os.Stat(s.root.Path(f)); err == nil {
+			saved[r.Name+"-"+r.Version] = fi.ModTime()
+		}
 	}
 	entries, err := os.ReadDir(s.root.Path(s.lib))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -154,7 +166,7 @@ func (s store) load() ([]Record, error) {
 			continue
 		}
 		base := s.base(name, version)
-		b, _, err := readSafely(base+"/config/HandlerState", 1024)
+		b, fi, err := readSafely(base+"/config/HandlerState", 1024)
 		if err != nil {
 			continue
 		}
@@ -163,7 +175,14 @@ func (s store) load() ([]Record, error) {
 		if !known {
 			r = Record{Name: name, Version: version, State: Absent}
 		}
-		if text := strings.TrimSpace(string(b)); text != r.onDisk() || !known {
+		switch text := strings.TrimSpace(string(b)); {
+		case known && text == r.onDisk():
+		case known && !fi.ModTime().After(saved[e.Name()]):
+			// We died between the record and the files, which follow now.
+			if err := s.saveFiles(r); err != nil {
+				return nil, err
+			}
+		default:
 			r = adopt(r, text)
 		}
 		if r.Report.Status == "" {

@@ -46,15 +46,21 @@ func (w *work) rec(version string) Record {
 }
 
 // put stores a record, on disk first.
+//
+// The record goes before HandlerState: where they differ after a crash, load
+// believes HandlerState only if another agent can have written it.
 func (w *work) put(r Record) error {
+	w.m.store.at("before the record")
+	if err := w.m.store.save(r); err != nil {
+		return err
+	}
+	w.m.store.at("between record and files")
 	if r.State != Absent {
 		if err := w.m.store.saveFiles(r); err != nil {
 			return err
 		}
 	}
-	if err := w.m.store.save(r); err != nil {
-		return err
-	}
+	w.m.store.at("after the files")
 	w.recs[r.Version] = r
 	return nil
 }
@@ -274,9 +280,11 @@ func (w *work) command(ctx context.Context) error {
 		GoalState: d.Key, Command: job.Shell, Digest: r.Digest, Signer: r.Signer, Job: job.ID,
 	})
 	w.m.publishDoing(w.name, r)
+	w.m.store.at("before the start")
 	if err := w.m.launch.Start(w.m.store.jobDir(job.ID), job); err != nil {
 		return w.finish(r, d, host.JobResult{Class: host.JobNotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})
 	}
+	w.m.store.at("after the start")
 	return w.await(ctx, r)
 }
 
@@ -288,6 +296,7 @@ func (w *work) await(ctx context.Context, r Record) error {
 	if err != nil {
 		return err // the command goes on; the next start follows it
 	}
+	w.m.store.at("after the end")
 	return w.finish(r, d, res)
 }
 
