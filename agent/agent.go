@@ -52,10 +52,11 @@ type Agent struct {
 	events   event.Sink // the spool, or nothing at all if telemetry is off
 	started  time.Time
 
-	loop loop // what the goal-state job remembers between turns
-	rep  reports
-	hold hold
-	gate gate
+	loop   loop // what the goal-state job remembers between turns
+	rep    reports
+	hold   hold
+	gate   gate
+	access access
 }
 
 // New puts an agent together. Nothing is read, written or sent yet.

@@ -134,6 +134,7 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 	if !first {
 		a.board.note("goal state", gs.ID)
 	}
+	a.access.set(gs.Users)
 	a.ext.Offer(gs)
 	a.rep.force()
 	a.board.poke()

@@ -1,0 +1,305 @@
+package update
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+)
+
+// Modes, as in the configuration (AutoUpdate.Mode).
+const (
+	Off     = "off"
+	Distro  = "distro"
+	Pinned  = "pinned"
+	Channel = "channel"
+)
+
+// Rules is the configuration.
+type Rules struct {
+	Mode, Pin  string
+	Family     string // AutoUpdate.GAFamily
+	Versioning bool   // Debug.EnableGAVersioning: the platform may ask for a version
+	Downgrade  bool   // Debug.EnableRsmDowngrade: and for an older one without naming ours
+	Hotfix     time.Duration
+	Regular    time.Duration // an update is spread over this time from when it was first seen
+}
+
+// Facts is everything a decision depends on.
+type Facts struct {
+	Rules
+	Now                time.Time
+	Running, Installed string
+	Families           []protocol.AgentFamily
+	// RSM is the marker waagent_rsm_update: the platform governs our version.
+	RSM bool
+	// Initial: the marker waagent_initial_update is missing, no update was
+	// ever tried here.
+	Initial bool
+	// Manifest is that of the family, nil if not yet asked for.
+	Manifest *protocol.Manifest
+	Bad      map[string]Bad
+	Plan     Plan
+	Dice     float64 // in [0,1): where in the time over which updates are spread
+}
+
+// Plan is when an update that was seen will be made.
+type Plan struct {
+	Version string    `json:"version,omitempty"`
+	At      time.Time `json:"at,omitzero"`
+}
+
+// Kinds of a Bad version.
+const (
+	RolledBack = "rolled-back" // was tried; never again
+	Refused    = "refused"     // was not accepted; looked at again after a day
+	Withdrawn  = "withdrawn"   // the platform ordered away from it
+)
+
+// refusedFor is how long a refused package is not looked at again.
+const refusedFor = 24 * time.Hour
+
+// Bad says why a version is not used.
+type Bad struct {
+	Kind   string    `json:"kind"`
+	Code   string    `json:"code,omitempty"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// Decision is what to do next about the version.
+type Decision struct {
+	Want      string // version to bring up, "" for none
+	Requested string // version the platform or the administrator asks for
+	// RSM is the mode from now on; the status document then has updateStatus.
+	RSM bool
+	// NeedManifest: nothing can be said before the manifest was read.
+	NeedManifest bool
+	// Withdraw the running version: this is an ordered downgrade.
+	Withdraw bool
+	// Attempted: the initial update needs no further try.
+	Attempted bool
+	Family    protocol.AgentFamily
+	Plan      Plan
+	Err       error // *Error; why what is asked for is not done
+}
+
+// Decide is the whole of what to update to. It is pure, and can be asked
+// again at any time: what was done is no longer wanted.
+func Decide(f Facts) Decision {
+	switch f.Mode {
+	case Pinned:
+		return f.pinned()
+	case Channel:
+		return f.channel()
+	}
+	return Decision{}
+}
+
+func (f Facts) pinned() Decision {
+	d := Decision{Requested: f.Pin}
+	switch bad, isBad := f.Bad[f.Pin]; {
+	case f.Pin == "" || Compare(f.Pin, f.Running) == 0:
+		return d
+	case !Valid(f.Pin):
+		d.Err = refuse("AutoUpdate.Pin %q is not numbers and dots", f.Pin)
+		return d
+	case isBad && bad.blocks(f.Now, false):
+		d.Err = bad.error(f.Pin)
+		return d
+	}
+	if f.Pin != f.Installed {
+		fam, err := f.family()
+		if err != nil {
+			d.Err = err
+			return d
+		}
+		d.Family = fam
+	}
+	d.Want = f.Pin
+	return d
+}
+
+func (f Facts) channel() Decision {
+	d := Decision{RSM: f.RSM && f.Versioning, Plan: f.Plan}
+	fam, err := f.family()
+	if err != nil {
+		d.Err = err
+		return d
+	}
+	d.Family = fam
+	// The very first update is always the platform-independent one.
+	if f.Versioning && !f.Initial {
+		switch {
+		case fam.RSMEnabled != nil:
+			d.RSM = *fam.RSMEnabled
+		case f.RSM:
+			d.Err = refuse("the goal state does not say whether the platform governs this VM's version (isVMEnabledForRSMUpgrades)")
+			return d
+		}
+	}
+	if d.RSM && !f.Initial {
+		return f.ordered(d)
+	}
+	return f.latest(d)
+}
+
+// ordered follows the platform's request.
+func (f Facts) ordered(d Decision) Decision {
+	fam := d.Family
+	d.Plan = Plan{}
+	switch {
+	case fam.VersionByRSM == nil:
+		d.Err = refuse("the goal state does not say who chose the version (isVersionFromRSM)")
+		return d
+	case fam.Version == "":
+		d.Err = refuse("the goal state names no version")
+		return d
+	}
+	d.Requested = fam.Version
+	bad, isBad := f.Bad[fam.Version]
+	switch {
+	case !*fam.VersionByRSM || Compare(fam.Version, f.Running) == 0:
+	case !Valid(fam.Version):
+		d.Err = refuse("the requested version %q is not numbers and dots", fam.Version)
+	case Compare(fam.Version, f.Installed) < 0:
+		d.Err = refuse("the requested version %s is older than the installed %s", fam.Version, f.Installed)
+	case Compare(fam.Version, f.Running) < 0 && fam.FromVersion != f.Running && !f.Downgrade:
+		d.Err = refuse("the requested version %s is older than %s, and the request is for %q", fam.Version, f.Running, fam.FromVersion)
+	case isBad && bad.blocks(f.Now, false):
+		d.Err = bad.error(fam.Version)
+	default:
+		d.Want = fam.Version
+		d.Withdraw = Compare(fam.Version, f.Running) < 0
+	}
+	return d
+}
+
+// latest follows the manifest, at a random time so that not every VM of the
+// platform does so at once.
+func (f Facts) latest(d Decision) Decision {
+	if f.Manifest == nil {
+		d.NeedManifest = true
+		return d
+	}
+	top := ""
+	for _, v := range f.Manifest.Versions {
+		if Valid(v.Version) && (top == "" || Compare(v.Version, top) > 0) {
+			top = v.Version
+		}
+	}
+	d.Attempted = f.Initial
+	if top == "" || Compare(top, f.Running) <= 0 || Compare(top, f.Installed) < 0 {
+		d.Plan = Plan{}
+		return d
+	}
+	d.Requested = top
+	// Only the newest is considered: stepping down through the versions
+	// below a bad one would try them all.
+	if bad, ok := f.Bad[top]; ok && bad.blocks(f.Now, true) {
+		d.Plan = Plan{}
+		d.Err = bad.error(top)
+		return d
+	}
+	if f.Initial {
+		d.Want, d.Plan = top, Plan{}
+		return d
+	}
+	if d.Plan.Version != top {
+		spread := f.Regular
+		if hotfix(top, f.Running) {
+			spread = f.Hotfix
+		}
+		d.Plan = Plan{Version: top, At: f.Now.Add(time.Duration(f.Dice * float64(spread))).UTC()}
+	}
+	if !f.Now.Before(d.Plan.At) {
+		d.Want = top
+	}
+	return d
+}
+
+// family is the one of the configured name that has addresses.
+func (f Facts) family() (protocol.AgentFamily, error) {
+	i := slices.IndexFunc(f.Families, func(a protocol.AgentFamily) bool {
+		return strings.EqualFold(a.Name, f.Family) && len(a.ManifestURIs) > 0
+	})
+	if i < 0 {
+		return protocol.AgentFamily{}, refuse("the goal state has no agent family %q with a manifest", f.Family)
+	}
+	return f.Families[i], nil
+}
+
+// blocks reports whether the version is out of the question. What the
+// platform withdrew it may order again.
+func (b Bad) blocks(now time.Time, byOurselves bool) bool {
+	switch b.Kind {
+	case Refused:
+		return now.Before(b.At.Add(refusedFor))
+	case Withdrawn:
+		return byOurselves
+	}
+	return true
+}
+
+func (b Bad) error(version string) error {
+	if b.Kind == Withdrawn {
+		return nil
+	}
+	return &Error{Kind: b.Code, Err: fmt.Errorf("version %s: %s", version, b.Reason)}
+}
+
+// Moment is what a hand-over has to wait for.
+type Moment struct {
+	Now time.Time
+	// Ready is when extensions were let go in this life of the agent, zero
+	// before.
+	Ready time.Time
+	Quiet time.Duration // after Ready
+	// Busy names what runs, for the person who wonders.
+	Busy []string
+	// Accepted is when the platform took a status document last.
+	Accepted  time.Time
+	Heartbeat time.Duration // how often it gets one
+	Window    string        // AutoUpdate.Window
+}
+
+// Wait says what a hand-over waits for, or "". A version can only be judged
+// by its reports while the platform takes reports, and a machine in its
+// first minutes has better things to do.
+func Wait(m Moment) string {
+	switch left := m.Ready.Add(m.Quiet).Sub(m.Now); {
+	case m.Ready.IsZero():
+		return "provisioning"
+	case left > 0:
+		return fmt.Sprintf("the first minutes after the start, %v left", left.Round(time.Second))
+	case len(m.Busy) > 0:
+		return "a running extension: " + strings.Join(m.Busy, ", ")
+	case m.Accepted.IsZero() || m.Now.Sub(m.Accepted) > 3*m.Heartbeat:
+		return "the platform to accept a status report"
+	case !inWindow(m.Window, m.Now):
+		return "the maintenance window " + m.Window
+	}
+	return ""
+}
+
+// inWindow understands "22:00-04:30", daily, in the machine's time zone. An
+// empty window is always open, one that can't be read never closes.
+func inWindow(window string, now time.Time) bool {
+	from, to, ok := strings.Cut(window, "-")
+	if !ok {
+		return true
+	}
+	a, err1 := time.Parse("15:04", strings.TrimSpace(from))
+	b, err2 := time.Parse("15:04", strings.TrimSpace(to))
+	if err1 != nil || err2 != nil {
+		return true
+	}
+	minute := func(t time.Time) int { return t.Hour()*60 + t.Minute() }
+	s, e, n := minute(a), minute(b), minute(now.Local())
+	if s <= e {
+		return n >= s && n < e
+	}
+	return n >= s || n < e
+}

@@ -1,0 +1,199 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// JITComment is the GECOS text that tells our short-lived accounts from
+// everybody else's (spec/protocol §9).
+const JITComment = "JIT_Account"
+
+// JITUser is one account that the platform asks for until Expires.
+type JITUser struct {
+	Name     string
+	Password host.Secret
+	Expires  time.Time
+	Err      error // why the platform's data for it can't be used
+}
+
+// JITSteps says which accounts to add and to remove at the moment now. It is
+// pure. Only accounts with the comment are ours: one of the same name
+// without it is never touched, whatever the platform asks for; the reasons
+// for what is not done come back as warnings.
+func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, warnings []error) {
+	o = o.WithDefaults()
+	for _, a := range f.Accounts {
+		if a.Gecos != JITComment {
+			continue
+		}
+		i := slices.IndexFunc(want, func(u JITUser) bool { return u.Name == a.Name })
+		// A user whose data can't be read is in the document all the same.
+		if i < 0 || want[i].Err == nil && !now.Before(want[i].Expires) {
+			steps = append(steps, RemoveJIT{Name: a.Name, Options: o, Tool: remover(f)})
+		}
+	}
+	for _, u := range want {
+		have, exists := find(f.Accounts, u.Name)
+		switch {
+		case u.Err != nil:
+			warnings = append(warnings, fmt.Errorf("just-in-time user %q: %w", printable(u.Name), u.Err))
+		case exists && have.Gecos == JITComment, !now.Before(u.Expires):
+			// There already, or over.
+		case exists:
+			warnings = append(warnings, fmt.Errorf("just-in-time user %q: an account of that name is somebody else's", printable(u.Name)))
+		default:
+			in := Input{UserName: u.Name, Password: u.Password}
+			acct, err := planUser(in, f, o)
+			if err == nil && u.Password.Empty() {
+				err = fmt.Errorf("just-in-time user %q: no password", printable(u.Name))
+			}
+			if err != nil {
+				warnings = append(warnings, err)
+				continue
+			}
+			// The ledger is for the account of the VM's order only.
+			acct.Ledger = ""
+			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword), Options: o, Remover: remover(f)}
+			if sudo, ok := planSudo(in, f, o); ok {
+				s.Sudo = sudo.(Sudo)
+			}
+			steps = append(steps, s)
+		}
+	}
+	return steps, warnings
+}
+
+func remover(f Facts) string {
+	if f.Useradd != "" {
+		return "userdel"
+	}
+	return "deluser"
+}
+
+// NextJIT is when the next account expires; zero if none will.
+func NextJIT(want []JITUser, now time.Time) time.Time {
+	var next time.Time
+	for _, u := range want {
+		if u.Err == nil && u.Expires.After(now) && (next.IsZero() || u.Expires.Before(next)) {
+			next = u.Expires
+		}
+	}
+	return next
+}
+
+// AddJIT makes a short-lived account that may use sudo. If any part fails
+// the account, which did not exist before, is taken away again.
+type AddJIT struct {
+	Account  CreateUser
+	Expires  time.Time
+	Password SetPassword
+	Sudo     Sudo
+	Options  Options
+	Remover  string
+}
+
+// ID implements Step.
+func (s AddJIT) ID() string { return "jit-" + s.Account.Name }
+
+func (s AddJIT) String() string {
+	return fmt.Sprintf("add the just-in-time user %s until %s", s.Account.Name, s.Expires.Format(time.RFC3339))
+}
+
+// Apply implements Step.
+func (s AddJIT) Apply(ctx context.Context, sys *System) error {
+	name := s.Account.Name
+	if _, have, err := sys.Root.Account(name); err != nil || have {
+		return errors.Join(err, s.there(have))
+	}
+	if err := s.create(ctx, sys); err != nil {
+		return fail(CodeUser, "failed to add just-in-time user", err, Pair{"user", name})
+	}
+	err := s.Password.Apply(ctx, sys)
+	if err == nil && s.Sudo.User != "" {
+		err = s.Sudo.Apply(ctx, sys)
+	}
+	if err != nil {
+		undo := RemoveJIT{Name: name, Options: s.Options, Tool: s.Remover}
+		return errors.Join(err, undo.Apply(context.WithoutCancel(ctx), sys))
+	}
+	return nil
+}
+
+func (s AddJIT) there(have bool) error {
+	if !have {
+		return nil
+	}
+	return fmt.Errorf("just-in-time user %q appeared meanwhile", s.Account.Name)
+}
+
+func (s AddJIT) create(ctx context.Context, sys *System) error {
+	c := host.Cmd{Name: "useradd", Timeout: toolTimeout, Args: []string{
+		// One day more than the platform says: the date of the account is a
+		// day, and we take it away by the minute.
+		"-m", "-p", "*", "-c", JITComment, "-e", s.Expires.AddDate(0, 0, 1).Format("2006-01-02"),
+	}}
+	if s.Account.Tool == "adduser" {
+		c.Name, c.Args = "adduser", []string{"-D", "-g", JITComment, "-h", s.Account.Home}
+	}
+	if s.Account.HomeDir != "/home" && c.Name == "useradd" {
+		c.Args = append(c.Args, "-d", s.Account.Home)
+	}
+	if s.Account.Shell != "" {
+		c.Args = append(c.Args, "-s", s.Account.Shell)
+	}
+	if err := sys.Root.MkdirAll(s.Account.HomeDir, 0o755); err != nil {
+		return err
+	}
+	c.Args = append(c.Args, s.Account.Name)
+	_, err := sys.Run.Run(ctx, c)
+	return err
+}
+
+// RemoveJIT takes a short-lived account away, home and sudo rule with it. It
+// looks once more that the account is ours.
+type RemoveJIT struct {
+	Name    string
+	Options Options
+	Tool    string // userdel or deluser
+}
+
+// ID implements Step.
+func (s RemoveJIT) ID() string { return "jit-remove-" + s.Name }
+
+func (s RemoveJIT) String() string { return "remove the just-in-time user " + s.Name }
+
+// Apply implements Step.
+func (s RemoveJIT) Apply(ctx context.Context, sys *System) error {
+	a, have, err := sys.Root.Account(s.Name)
+	if err != nil {
+		return err
+	}
+	if have && strings.TrimRight(a.Gecos, ",") != JITComment {
+		return fmt.Errorf("remove %s: the account is not ours", s.Name)
+	}
+	if err := ForgetSudo(sys.Root, s.Options, s.Name); err != nil {
+		return err
+	}
+	if !have {
+		return nil
+	}
+	c := host.Cmd{Name: "userdel", Args: []string{"-f", "-r", s.Name}, Timeout: toolTimeout}
+	if s.Tool == "deluser" {
+		c = host.Cmd{Name: "deluser", Args: []string{"--remove-home", s.Name}, Timeout: toolTimeout}
+	}
+	_, err = sys.Run.Run(ctx, c)
+	if _, still, aerr := sys.Root.Account(s.Name); aerr == nil && !still {
+		return nil // userdel complains about a missing mail spool and such
+	}
+	if err != nil {
+		return fail(CodeUser, "failed to remove just-in-time user", err, Pair{"user", s.Name})
+	}
+	return nil
+}
