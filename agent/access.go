@@ -22,6 +22,9 @@ type access struct {
 // set takes the list of a goal state over.
 func (x *access) set(doc *protocol.RemoteAccess) {
 	var users []provisioning.JITUser
+	if doc != nil && doc.Err != nil {
+		return // the list could not be had, which is not an empty one
+	}
 	if doc != nil {
 		for _, u := range doc.Users {
 			users = append(users, provisioning.JITUser{Name: u.Name, Password: u.Password, Expires: u.Expires, Err: u.Err})
