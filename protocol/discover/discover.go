@@ -115,7 +115,8 @@ func Dhclient(text string, now time.Time) netip.Addr {
 				}
 			}
 		case strings.HasPrefix(line, "expire "):
-			expired = isExpired(strings.Fields(strings.TrimSuffix(line, ";"))[1:], now)
+			line, _, _ = strings.Cut(line, ";") // a comment may follow
+			expired = isExpired(strings.Fields(line)[1:], now)
 		}
 	}
 	return best

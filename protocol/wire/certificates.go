@@ -70,8 +70,12 @@ func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
 	users := root.find("Users")
 	for _, n := range users.all("User") {
 		u := AccessUser{Name: n.child("Name").text(), Expires: n.child("Expiration").text()}
-		if u.Password, err = decode64(n.child("Password").text()); err != nil || len(u.Password) == 0 {
-			u.Err = fmt.Errorf("user %s: the password is %w", u.Name, errors.Join(err, errNoPassword(u.Password)))
+		u.Password, err = decode64(n.child("Password").text())
+		if err == nil && len(u.Password) == 0 {
+			err = errors.New("empty")
+		}
+		if err != nil {
+			u.Err = fmt.Errorf("user %s: the password is %w", u.Name, err)
 		}
 		if u.Name == "" {
 			u.Err = errors.New("user without a name")
@@ -79,11 +83,4 @@ func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
 		doc.Users = append(doc.Users, u)
 	}
 	return doc, nil
-}
-
-func errNoPassword(b []byte) error {
-	if len(b) == 0 {
-		return errors.New("empty")
-	}
-	return nil
 }
