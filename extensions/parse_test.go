@@ -1,0 +1,464 @@
+package extensions
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+	"github.com/google/go-cmp/cmp"
+)
+
+func ptr(s string) *string { return &s }
+
+// TestParseStatus is spec/extensions §11.2, parse_ext_status.
+func TestParseStatus(t *testing.T) {
+	t.Parallel()
+	zero := json.RawMessage("0")
+	for _, tc := range []struct {
+		name, in string
+		want     protocol.ExtensionStatus
+		err      error
+	}{
+		{name: "all fields", in: `[{"version":1.0,"timestampUTC":"x","status":{"name":"n","operation":"Enable","configurationAppliedTime":"t","status":"warning","code":3,"formattedMessage":{"lang":"de","message":"m"},"substatus":[{"name":"s","status":"success","code":"9","formattedMessage":{"lang":"en","message":"sm"}},null]}}]`, want: protocol.ExtensionStatus{
+			Name: "n", Operation: "Enable", AppliedTime: "t", Status: "warning", Code: json.RawMessage("3"), Message: ptr("m"), Lang: "de",
+			Substatus: []protocol.Substatus{{Name: "s", Status: "success", Code: json.RawMessage(`"9"`), Message: ptr("sm"), Lang: "en"}},
+		}},
+		{name: "failed is error", in: `[{"status":{"status":"failed"}}]`, want: protocol.ExtensionStatus{Status: "error", Code: zero}},
+		{name: "Success is error", in: `[{"status":{"status":"Success"}}]`, want: protocol.ExtensionStatus{Status: "error", Code: zero}},
+		{name: "string code", in: `[{"version":"1.0","status":{"status":"success","code":"0"}}]`, want: protocol.ExtensionStatus{Status: "success", Code: json.RawMessage(`"0"`)}},
+		{name: "empty array", in: `[]`},
+		{name: "null", in: `null`},
+		{name: "null substatus", in: `[{"status":{"status":"success","substatus":null}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "byte order mark", in: "\xef\xbb\xbf[{\"status\":{\"status\":\"success\"}}]\n", want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "raw control characters", in: "[{\"status\":{\"status\":\"success\",\"formattedMessage\":{\"message\":\"a\x1b[0m\nb\tc\"}}}]", want: protocol.ExtensionStatus{Status: "success", Code: zero, Message: ptr("a\x1b[0m\nb\tc")}},
+		{name: "sas is redacted", in: `[{"status":{"status":"success","formattedMessage":{"message":"got https://a.blob/c?sv=1&sig=abcdefghijkl done"}}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero, Message: ptr("got https://a.blob/c?<redacted> done")}},
+		{name: "keys are exact", in: `[{"status":{"status":"success","Status":"error","CODE":7}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "null message", in: `[{"status":{"status":"success","formattedMessage":{"lang":"en","message":null}}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero, Lang: "en"}},
+		{name: "object", in: `{"status":{}}`, err: errStatusShape},
+		{name: "null element", in: `[null]`, err: errStatusShape},
+		{name: "number element", in: `[5]`, err: errStatusShape},
+		{name: "status string", in: `[{"status":"success"}]`, err: errStatusShape},
+		{name: "no status word", in: `[{"status":{"code":1}}]`, err: errStatusShape, want: protocol.ExtensionStatus{Code: json.RawMessage("1")}},
+		{name: "bad substatus", in: `[{"status":{"status":"success","substatus":[{"status":"failed"}]}}]`, err: errStatusShape, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "no message in message", in: `[{"status":{"status":"success","formattedMessage":{"lang":"en"}}}]`, err: errStatusShape, want: protocol.ExtensionStatus{Status: "success", Code: zero, Lang: "en"}},
+		{name: "cut", in: `[{"status":{"sta`, err: errStatusJSON},
+		{name: "nothing", in: ``, err: errStatusJSON},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := ParseStatus([]byte(tc.in))
+			if !errors.Is(err, tc.err) || (err == nil) != (tc.err == nil) {
+				t.Errorf("error %v, want %v", err, tc.err)
+			}
+			if tc.name == "no message in message" {
+				got.Lang = "en"
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestLargeStatus: above 128 KiB messages are cut and substatuses dropped, and
+// nothing is cut inside of a character (very_large_status_message).
+func TestLargeStatus(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("é", 20000)
+	var subs []string
+	for i := range 41 {
+		subs = append(subs, fmt.Sprintf(`{"name":"s%d","status":"success","formattedMessage":{"lang":"en","message":%q}}`, i, long))
+	}
+	doc := `[{"status":{"status":"success","formattedMessage":{"lang":"en","message":"` + long + `"},"substatus":[` + strings.Join(subs, ",") + `]}}]`
+	path := t.TempDir() + "/0.status"
+	writeFile(t, path, doc)
+	st, _, _ := statusOf(path, "P.X", "1.0", 0)
+	if got := utf8.RuneCountInString(*st.Message); got != bigMessage+len(truncatedMark) {
+		t.Errorf("message of %d characters", got)
+	}
+	if len(st.Substatus) != 12 {
+		t.Errorf("%d substatuses kept, want 12", len(st.Substatus))
+	}
+	for _, s := range st.Substatus {
+		if !utf8.ValidString(*s.Message) || !strings.HasSuffix(*s.Message, truncatedMark) {
+			t.Errorf("substatus %s is not cut well", s.Name)
+		}
+	}
+	writeFile(t, path, `[{"status":{"status":"success","formattedMessage":{"lang":"en","message":"`+strings.Repeat("x", 60000)+`"}}}]`)
+	if st, _, _ := statusOf(path, "P.X", "1.0", 0); len(*st.Message) != 60000 {
+		t.Error("a status below the limit was cut")
+	}
+}
+
+// TestHandlerManifest is TestExtensionHandlerManifest.
+func TestHandlerManifest(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, in string
+		want     HandlerManifest
+		bad      bool
+	}{
+		{name: "defaults", in: `[{"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[Op]string{}}},
+		{name: "full", in: `[{"name":"x","version":"1.13.19","handlerManifest":{"installCommand":"a","enableCommand":"b  -e","disableCommand":"c","updateCommand":"d","uninstallCommand":"e","reportHeartbeat":true,"continueOnUpdateFailure":"True","supportsMultipleExtensions":"true","updateMode":"UpdateWithoutInstall","rebootAfterInstall":false,"new":{}},"resourceLimits":{}}]`, want: HandlerManifest{
+			Commands: map[Op]string{Install: "a", Enable: "b  -e", Disable: "c", Update: "d", Uninstall: "e"}, Heartbeat: true, ContinueOnFailure: true, Multi: true, NoInstallOnUpdate: true,
+		}},
+		{name: "odd booleans", in: `[{"version":1.0,"handlerManifest":{"reportHeartbeat":"yes","continueOnUpdateFailure":1,"supportsMultipleExtensions":null,"updateMode":"updatewithinstall"}}]`, want: HandlerManifest{Commands: map[Op]string{}, Odd: []string{"reportHeartbeat", "continueOnUpdateFailure"}}},
+		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[Op]string{}, CPUPercent: 25, Services: []string{"a.service"}}},
+		{name: "signing", in: `[{"signingInfo":{"publisher":"P","type":"T","version":"1.0"},"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[Op]string{}, Publisher: "P", Type: "T", Version: "1.0"}},
+		{name: "byte order mark", in: "\xef\xbb\xbf[{\"handlerManifest\":{}}]", want: HandlerManifest{Commands: map[Op]string{}}},
+		{name: "object", in: `{"handlerManifest":{}}`, bad: true},
+		{name: "empty", in: `[]`, bad: true},
+		{name: "null manifest", in: `[{"handlerManifest":null}]`, bad: true},
+		{name: "no json", in: `x`, bad: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := ParseHandlerManifest([]byte(tc.in))
+			if (err != nil) != tc.bad {
+				t.Fatalf("error %v", err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestSettingsDocument: nulls are there, public settings keep their bytes.
+func TestSettingsDocument(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		s    *protocol.Settings
+		want string
+	}{
+		{name: "none"},
+		{name: "nulls", s: &protocol.Settings{}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": null}}]}`},
+		{name: "all", s: &protocol.Settings{Public: []byte(`{"n":1.50,"k": [1e3]}`), Protected: secret.New("QUJD"), Thumbprint: "AB"}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": "AB", "protectedSettings": "QUJD", "publicSettings": {"n":1.50,"k": [1e3]}}}]}`},
+		{name: "string", s: &protocol.Settings{Public: []byte(`"{\"a\":1}"`)}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": {"a":1}}}]}`},
+	} {
+		if diff := cmp.Diff(tc.want, string(settingsDocument(tc.s))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+}
+
+// TestVersions is version_decide and the order of versions.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		a, b string
+		want int
+	}{{"1.0", "1.0.0", 0}, {"1.10", "1.9", 1}, {"2.0.0-rc1", "2.0.0", -1}, {"2.0.0-alpha", "2.0.0-beta", -1}, {"x", "0.0", -1}, {"1.0.9120.0", "1.0.9120", 0}} {
+		if got := CompareVersions(tc.a, tc.b); (got > 0) != (tc.want > 0) || (got < 0) != (tc.want < 0) {
+			t.Errorf("CompareVersions(%s, %s) = %d, want %d", tc.a, tc.b, got, tc.want)
+		}
+	}
+	m := protocol.Manifest{}
+	for _, v := range []string{"3.9", "4.0.0.0", "4.0.0.1", "4.1.0.0", "10.0"} {
+		m.Versions = append(m.Versions, protocol.PackageVersion{Version: v})
+	}
+	for ask, want := range map[string]string{"4.0": "4.0.0.1", "4": "4.1.0.0", "4.0.0.0": "4.0.0.0", "3.9": "3.9", "5.0": "", "1": "", "10": "10.0"} {
+		if got, _ := decideVersion(ask, m); got.Version != want {
+			t.Errorf("%s: got %q, want %q", ask, got.Version, want)
+		}
+	}
+}
+
+type entry struct {
+	name string
+	mode fs.FileMode
+	body string
+}
+
+func zipOf(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for _, e := range entries {
+		h := &zip.FileHeader{Name: e.name, Method: zip.Deflate}
+		h.SetMode(e.mode)
+		w, err := z.CreateHeader(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(e.body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestUnpack: hostile packages are refused and leave nothing (asks S4); odd
+// ones of real publishers are taken.
+func TestUnpack(t *testing.T) {
+	t.Parallel()
+	man := entry{manifestName, 0o644, "[]"}
+	for _, tc := range []struct {
+		name    string
+		entries []entry
+		bad     bool
+	}{
+		{"plain", []entry{man, {"bin/", fs.ModeDir | 0o755, ""}, {"bin/x", 0o644, "x"}}, false},
+		{"no directory entries", []entry{man, {"a/b/c/x", 0, "x"}}, false},
+		{"backslashes", []entry{man, {`bin\x`, 0o644, "x"}}, false},
+		{"manifest below", []entry{{"Package/" + manifestName, 0o644, "\xef\xbb\xbf[]"}}, false},
+		{"directory twice", []entry{man, {"d/", fs.ModeDir | 0o755, ""}, {"d/", fs.ModeDir | 0o755, ""}}, false},
+		{"setuid is dropped", []entry{man, {"x", fs.ModeSetuid | 0o777, "x"}}, false},
+		{"parent", []entry{man, {"../evil", 0o644, "x"}}, true},
+		{"parent inside", []entry{man, {"a/../../evil", 0o644, "x"}}, true},
+		{"parent with backslash", []entry{man, {`a\..\..\evil`, 0o644, "x"}}, true},
+		{"absolute", []entry{man, {"/etc/evil", 0o644, "x"}}, true},
+		{"symlink", []entry{man, {"l", fs.ModeSymlink | 0o777, "/etc/passwd"}}, true},
+		{"through a symlink", []entry{man, {"l", fs.ModeSymlink | 0o777, "/etc"}, {"l/evil", 0o644, "x"}}, true},
+		{"device", []entry{man, {"dev", fs.ModeDevice | 0o600, ""}}, true},
+		{"fifo", []entry{man, {"p", fs.ModeNamedPipe | 0o600, ""}}, true},
+		{"twice", []entry{man, {"x", 0o644, "1"}, {"x", 0o644, "2"}}, true},
+		{"twice, spelled differently", []entry{man, {"x", 0o644, "1"}, {"./x", 0o644, "2"}}, true},
+		{"file and directory", []entry{man, {"x", 0o644, "1"}, {"x/y", 0o644, "2"}}, true},
+		{"nul", []entry{man, {"a\x00b", 0o644, "x"}}, true},
+		{"no manifest", []entry{{"x", 0o644, "x"}}, true},
+		{"bomb", []entry{man, {"x", 0o644, strings.Repeat("0", 3<<20)}}, true},
+		{"deep", []entry{man, {strings.Repeat("d/", 100) + "x", 0o644, "x"}}, true},
+		{"long", []entry{man, {strings.Repeat("d", 300), 0o644, "x"}}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			writeFile(t, dir+"/p.zip", string(zipOf(t, tc.entries...)))
+			err := unpack(dir+"/p.zip", dir+"/out", 2<<20)
+			if (err != nil) != tc.bad {
+				t.Fatalf("error %v", err)
+			}
+			if tc.bad {
+				if !errors.Is(err, errBundle) {
+					t.Errorf("error %v is not the package's fault", err)
+				}
+				if left, _ := os.ReadDir(dir); len(left) != 1 {
+					t.Errorf("%v is left", left)
+				}
+				return
+			}
+			if b, err := os.ReadFile(dir + "/out/" + manifestName); err != nil || string(b) != "[]" {
+				t.Errorf("manifest %q %v", b, err)
+			}
+			err = filepath.WalkDir(dir+"/out", func(p string, d fs.DirEntry, err error) error {
+				if fi, ierr := d.Info(); ierr == nil && !d.IsDir() && (fi.Mode()&0o100 == 0 || fi.Mode()&(fs.ModeSetuid|0o022) != 0) {
+					t.Errorf("%s has mode %v", p, fi.Mode())
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestPolicyFile is test_policy_engine.py.
+func TestPolicyFile(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, in, err string }{
+		{"empty policies", `{"policyVersion":"0.1.0"}`, ""},
+		{"partial version", `{"policyVersion":"0.1"}`, ""},
+		{"nulls", `{"policyVersion":"0","extensionPolicies":{"allowListedExtensionsOnly":null,"extensions":null}}`, ""},
+		{"full", `{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true,"signatureRequired":true,"extensions":{"A.B":{"signatureRequired":false,"runtimePolicy":{"x":[1]}}}}}`, ""},
+		{"no version", `{}`, "policyVersion"},
+		{"number version", `{"policyVersion":1}`, "policyVersion"},
+		{"bad version", `{"policyVersion":"1.a"}`, "policyVersion"},
+		{"new version", `{"policyVersion":"9.9.9"}`, "not supported"},
+		{"unknown attribute", `{"policyVersion":"0.1.0","x":1}`, "'x'"},
+		{"unknown inner", `{"policyVersion":"0.1.0","extensionPolicies":{"y":1}}`, "'extensionPolicies.y'"},
+		{"string boolean", `{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":"true"}}`, "boolean"},
+		{"array", `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":[]}}`, "object"},
+		{"extension type", `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{"A.B":1}}}`, "object"},
+		{"extension boolean", `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{"A.B":{"signatureRequired":"no"}}}}`, "boolean"},
+		{"no json", `{`, "JSON"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			p, err := ParsePolicy([]byte(tc.in))
+			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Fatalf("error %v, want %q", err, tc.err)
+			}
+			if tc.name == "full" {
+				if p.decide("a.b", "1", "", false) != "" || p.decide("A.C", "1", "", false) == "" || p.needsSignature("a.B") || !p.needsSignature("A.C") {
+					t.Errorf("policy %+v", p)
+				}
+			}
+		})
+	}
+}
+
+// TestRules is the truth table of our own rules (asks U20).
+func TestRules(t *testing.T) {
+	t.Parallel()
+	rules, def, err := ParseRules([]byte(`{"default":"deny","rules":[
+		{"effect":"deny","publisher":"Bad.*","reason":"we had trouble"},
+		{"effect":"allow","publisher":"Contoso","type":"*Agent","versions":[">=1.2","<2"]},
+		{"effect":"allow","publisher":"Micro*","signer":"CN=Microsoft*"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Policy{Rules: rules, Default: def}
+	for _, tc := range []struct {
+		name, version, signer string
+		allowed               bool
+	}{
+		{"Bad.Guy.X", "1.0", "", false},
+		{"Contoso.MonAgent", "1.2", "", true},
+		{"contoso.monagent", "1.99.7", "", true},
+		{"Contoso.MonAgent", "2.0", "", false},
+		{"Contoso.MonAgent", "1.1.9", "", false},
+		{"Contoso.Other", "1.5", "", false},
+		{"Microsoft.X.Y", "1", "CN=Microsoft Corporation", true},
+		{"Microsoft.X.Y", "1", "CN=Mallory", false},
+		{"Microsoft.X.Y", "1", "", false},
+		{"Microsoft.X.Y", "1", unknownSigner, true},
+		{"Else.Y", "1", unknownSigner, false},
+	} {
+		if why := p.decide(tc.name, tc.version, tc.signer, false); (why == "") != tc.allowed {
+			t.Errorf("%s %s %q: %q", tc.name, tc.version, tc.signer, why)
+		}
+	}
+	for _, bad := range []string{`{"rules":[{"effect":"maybe"}]}`, `{"default":"x"}`, `{"rules":[{"effect":"allow","versions":["~1"]}]}`, `{"rules":[{"effect":"deny","type":"[a"}]}`, `{"x":1}`} {
+		if _, _, err := ParseRules([]byte(bad)); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+}
+
+// TestClassify: each class of failure has its cause (asks U22).
+func TestClassify(t *testing.T) {
+	t.Parallel()
+	fail := func(code int) host.JobResult { return host.JobResult{Class: host.JobFailed, Code: code} }
+	for _, tc := range []struct {
+		want   string
+		res    host.JobResult
+		p      probe
+		stderr string
+	}{
+		{"", host.JobResult{Class: host.JobOK}, probe{}, ""},
+		{"AZ-EXT-TIMEOUT", host.JobResult{Class: host.JobTimeout}, probe{}, ""},
+		{"AZ-EXT-SIGNAL", host.JobResult{Class: host.JobSignal, Signal: "SIGSEGV"}, probe{}, ""},
+		{"AZ-EXT-SIGNAL", fail(139), probe{}, ""},
+		{"AZ-EXT-OOM", host.JobResult{Class: host.JobFailed, Code: 137, OOM: true}, probe{}, ""},
+		{"AZ-EXT-NOEXEC", fail(126), probe{Noexec: "/var"}, "Permission denied"},
+		{"AZ-EXT-ARCH", fail(126), probe{Machine: "AARCH64"}, ""},
+		{"AZ-EXT-ARCH", fail(1), probe{}, "bin/x: cannot execute binary file: Exec format error"},
+		{"AZ-EXT-CRLF", fail(127), probe{CRLF: true}, ""},
+		{"AZ-EXT-CRLF", fail(1), probe{}, "./x: /bin/sh^M: bad interpreter: No such file"},
+		{"AZ-EXT-INTERPRETER", fail(127), probe{Interp: "/usr/bin/python", NoInterp: true}, ""},
+		{"AZ-EXT-LIBRARY", fail(127), probe{}, "x: error while loading shared libraries: libssl.so.1.1: cannot open"},
+		{"AZ-EXT-NOFILE", fail(127), probe{Missing: true}, "not found"},
+		{"AZ-EXT-NOTFOUND", fail(127), probe{}, "sh: 1: jq: not found"},
+		{"AZ-EXT-SELINUX", fail(126), probe{Enforcing: true}, ""},
+		{"AZ-EXT-DISK", fail(1), probe{}, "cp: write error: No space left on device"},
+		{"AZ-EXT-PKGLOCK", fail(100), probe{}, "E: Could not get lock /var/lib/dpkg/lock-frontend"},
+		{"AZ-EXT-UNSUPPORTED", fail(51), probe{}, ""},
+		{"AZ-EXT-DEPENDENCY", fail(52), probe{}, ""},
+		{"AZ-EXT-LOST", host.JobResult{Class: host.JobLost}, probe{}, ""},
+		{"AZ-EXT-EXIT", fail(1), probe{}, "something"},
+	} {
+		if got := classify(tc.res, time.Minute, tc.p, tc.stderr); got.Code != tc.want {
+			t.Errorf("%+v %+v %q: got %v, want %s", tc.res, tc.p, tc.stderr, got, tc.want)
+		}
+	}
+}
+
+// TestOutputText: at most the limit, each side keeps its end.
+func TestOutputText(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("é", 3000)
+	for _, tc := range [][2]string{{"a", "b"}, {long, "b"}, {"a", long}, {long, long}} {
+		got := outputText(tc[0], tc[1], outputLimit)
+		if len(got) > outputLimit || !utf8.ValidString(got) {
+			t.Errorf("%d bytes, valid %v", len(got), utf8.ValidString(got))
+		}
+	}
+	if got := outputText("out", "err", outputLimit); got != "[stdout]\nout\n\n[stderr]\nerr" {
+		t.Errorf("got %q", got)
+	}
+	path := t.TempDir() + "/o"
+	writeFile(t, path, "\xff\xfeok\xc3")
+	if got := tail(path, 100); got != `\xff\xfeok\xc3` {
+		t.Errorf("tail %q", got)
+	}
+}
+
+func FuzzParseStatus(f *testing.F) {
+	f.Add([]byte(`[{"status":{"status":"success","substatus":[{"status":"error"}],"formattedMessage":{"message":"x"}}}]`))
+	f.Add([]byte(`[null]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		st, err := ParseStatus(b)
+		shorten(&st)
+		if err == nil && len(st.Code) > 0 && !json.Valid(st.Code) {
+			t.Errorf("code %q would break the report", st.Code)
+		}
+		if _, err := json.Marshal(st); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func FuzzHandlerManifest(f *testing.F) {
+	f.Add([]byte(`[{"handlerManifest":{"installCommand":"a","resourceLimits":{"services":[{"name":"x"}]}}}]`))
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = ParseHandlerManifest(b) })
+}
+
+func FuzzHeartbeat(f *testing.F) {
+	f.Add([]byte(`[{"heartbeat":{"status":"ready","formattedMessage":{"message":"x"}}}]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if h, err := parseHeartbeat(b); err == nil && h.Status == "" {
+			t.Error("a beat without status")
+		}
+	})
+}
+
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(`{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{"a":{}}}}`))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		if p, err := ParsePolicy(b); err == nil {
+			p.decide("a.b", "1.0", "", false)
+		}
+		if rules, def, err := ParseRules(b); err == nil {
+			Policy{Rules: rules, Default: def}.decide("a.b", "1.0", "", true)
+		}
+	})
+}
+
+func FuzzUnpack(f *testing.F) {
+	f.Add(zipOf(f, entry{manifestName, 0o644, "[]"}, entry{"bin/x", 0o644, "x"}))
+	f.Add(zipOf(f, entry{manifestName, 0o644, "[]"}, entry{"../x", fs.ModeSymlink | 0o644, "x"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/p.zip", b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_ = unpack(dir+"/p.zip", dir+"/out", 1<<20)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Name() != "p.zip" && e.Name() != "out" {
+				t.Errorf("%s escaped", e.Name())
+			}
+		}
+	})
+}
