@@ -1,0 +1,364 @@
+package disk
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+const toolTimeout = 5 * time.Minute
+
+// Warning is what the file in the mount point says.
+const warning = `WARNING: THIS IS A TEMPORARY DISK.
+
+Any data stored on this drive is SUBJECT TO LOSS and THERE IS NO WAY TO RECOVER IT.
+
+Please do not use this disk for storing any personal or application data.
+`
+
+// Apply does what was planned and stops at the first failure: each action
+// relies on the ones before. log is told of each, may be nil.
+func Apply(ctx context.Context, r host.Root, run host.Runner, actions []Action, log func(Action)) error {
+	for _, a := range actions {
+		if log != nil {
+			log(a)
+		}
+		if err := apply(ctx, r, run, a); err != nil {
+			return fmt.Errorf("%s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
+	switch a.Kind {
+	case Partition:
+		return withDisk(r, a.Disk, func(f *os.File, size int64) error {
+			// Looked at once more, by the one who writes.
+			if fs, err := Probe(f, size); err != nil || fs != FSNone {
+				return errors.Join(err, errors.New("the disk is not blank any more"))
+			}
+			return writeGPT(f, size)
+		})
+	case Retype:
+		return withDisk(r, a.Disk, func(f *os.File, size int64) error { return retype(f, size) })
+	case Mkfs:
+		return mkfs(ctx, r, run, a)
+	case Mount:
+		return mount(ctx, r, run, a)
+	case Readme:
+		return r.WriteFile(path.Join(a.Dir, "DATALOSS_WARNING_README.txt"), []byte(warning), 0o644)
+	case Swap:
+		return swap(ctx, r, run, a)
+	}
+	return fmt.Errorf("no such action %q", a.Kind)
+}
+
+// withDisk opens a disk for writing. O_EXCL of a block device fails if
+// anything of it is mounted or held.
+func withDisk(r host.Root, name string, fn func(*os.File, int64) error) error {
+	f, err := os.OpenFile(r.Path("/dev/"+name), os.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		err = fn(f, size)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		// A regular file, in tests, has no table to read again.
+		if e := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); e != nil && !errors.Is(e, unix.ENOTTY) && !errors.Is(e, unix.EINVAL) {
+			err = fmt.Errorf("read the partition table again: %w", e)
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// linuxData is the GPT type of Linux file systems,
+// 0FC63DAF-8483-4772-8E79-3D69D8477DE4.
+const linuxData = "\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4"
+
+// writeGPT writes a protective MBR and both copies of a GPT with one
+// partition, aligned to 1 MiB.
+func writeGPT(w io.WriterAt, size int64) error {
+	const entries, each = 128, 128
+	const tableSectors = entries * each / sector
+	last := size/sector - 1
+	first, end := int64(2048), (last-1-tableSectors)/2048*2048-1
+	if end <= first {
+		return errors.New("the disk is too small for a partition")
+	}
+	table := make([]byte, entries*each)
+	diskID, partID := newUUID(), newUUID()
+	copy(table, linuxData)
+	copy(table[16:], partID[:])
+	binary.LittleEndian.PutUint64(table[32:], uint64(first))
+	binary.LittleEndian.PutUint64(table[40:], uint64(end))
+	header := func(self, other, tableAt int64) []byte {
+		h := make([]byte, sector)
+		copy(h, "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00")
+		binary.LittleEndian.PutUint64(h[24:], uint64(self))
+		binary.LittleEndian.PutUint64(h[32:], uint64(other))
+		binary.LittleEndian.PutUint64(h[40:], 2+tableSectors)
+		binary.LittleEndian.PutUint64(h[48:], uint64(last-1-tableSectors))
+		copy(h[56:], diskID[:])
+		binary.LittleEndian.PutUint64(h[72:], uint64(tableAt))
+		binary.LittleEndian.PutUint32(h[80:], entries)
+		binary.LittleEndian.PutUint32(h[84:], each)
+		binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(table))
+		binary.LittleEndian.PutUint32(h[16:], crc32.ChecksumIEEE(h[:92]))
+		return h
+	}
+	mbr := make([]byte, sector)
+	copy(mbr[446:], "\x00\x00\x02\x00\xee\xff\xff\xff\x01\x00\x00\x00")
+	binary.LittleEndian.PutUint32(mbr[458:], uint32(min(last, 0xffffffff)))
+	mbr[510], mbr[511] = 0x55, 0xaa
+	// The copy at the end first: half a table must not look like a whole one.
+	for _, part := range []struct {
+		at int64
+		b  []byte
+	}{
+		{last - tableSectors, table},
+		{last, header(last, 1, last-tableSectors)},
+		{2, table},
+		{1, header(1, last, 2)},
+		{0, mbr},
+	} {
+		if _, err := w.WriteAt(part.b, part.at*sector); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retype changes the type of the only partition of an MBR from NTFS to
+// Linux.
+func retype(f io.ReaderAt, size int64) error {
+	t, err := ReadTable(f, size)
+	if err != nil {
+		return err
+	}
+	if t.Kind != "mbr" || len(t.Parts) != 1 {
+		return errors.New("the partition table has changed")
+	}
+	w, ok := f.(io.WriterAt)
+	if !ok {
+		return errors.New("not writable")
+	}
+	_, err = w.WriteAt([]byte{0x83}, 446+16*int64(t.Parts[0].Number-1)+4)
+	return err
+}
+
+func mkfs(ctx context.Context, r host.Root, run host.Runner, a Action) error {
+	if err := waitFor(ctx, r, a.Dev); err != nil {
+		return err
+	}
+	force := "-F"
+	if a.FS == "xfs" || a.FS == "btrfs" {
+		force = "-f"
+	}
+	// Through the name of the root: tests have a device of their own.
+	_, err := run.Run(ctx, host.Cmd{Name: "mkfs." + a.FS, Args: []string{force, r.Path(a.Dev)}, Timeout: toolTimeout})
+	return err
+}
+
+// waitFor waits for udev to make the node of a new partition.
+func waitFor(ctx context.Context, r host.Root, dev string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, fmt.Errorf("%s does not appear", dev))
+	defer cancel()
+	for !r.Exists(dev) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func mount(ctx context.Context, r host.Root, run host.Runner, a Action) error {
+	if err := waitFor(ctx, r, a.Dev); err != nil {
+		return err
+	}
+	if err := r.MkdirAll(a.Dir, 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(r.Path(a.Dir))
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return errors.New("the mount point is not empty")
+	}
+	opts := "nodev,nosuid"
+	if a.Options != "" {
+		opts = a.Options
+	}
+	c := host.Cmd{Name: "mount", Args: []string{"-o", opts, r.Path(a.Dev), r.Path(a.Dir)}, Timeout: toolTimeout}
+	if a.FS != "" {
+		c.Args = append([]string{"-t", a.FS}, c.Args...)
+	}
+	_, err = run.Run(ctx, c)
+	return err
+}
+
+const swapName = "swapfile"
+
+// swap makes the swap file and switches it on. No other swap is touched. The
+// file has its mode from the moment it exists (asks S2).
+func swap(ctx context.Context, r host.Root, run host.Runner, a Action) error {
+	name := path.Join(a.Dir, swapName)
+	size := int64(a.MiB) << 20
+	on, err := swapOn(r, name)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Lstat(r.Path(name), &st)
+	switch {
+	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return fmt.Errorf("%s is no regular file", name)
+	case err == nil && st.Size == size:
+		if err := os.Chmod(r.Path(name), 0o600); err != nil {
+			return err
+		}
+		if on {
+			return nil
+		}
+		if whole(r.Path(name), size) {
+			_, err := run.Run(ctx, host.Cmd{Name: "swapon", Args: []string{r.Path(name)}, Timeout: toolTimeout})
+			return err
+		}
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if on {
+		if _, err := run.Run(ctx, host.Cmd{Name: "swapoff", Args: []string{r.Path(name)}, Timeout: toolTimeout}); err != nil {
+			return err
+		}
+	}
+	if err := r.Remove(name); err != nil {
+		return err
+	}
+	if err := room(r.Path(a.Dir), size); err != nil {
+		return err
+	}
+	if err := makeSwap(r.Path(name), size); err != nil {
+		return errors.Join(err, r.Remove(name))
+	}
+	if _, err := run.Run(ctx, host.Cmd{Name: "swapon", Args: []string{r.Path(name)}, Timeout: toolTimeout}); err != nil {
+		return errors.Join(err, r.Remove(name))
+	}
+	return nil
+}
+
+func swapOn(r host.Root, name string) (bool, error) {
+	b, err := r.ReadFile("/proc/swaps")
+	if err != nil {
+		return false, fmt.Errorf("read swaps: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] == r.Path(name) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// room refuses a swap file that would fill the disk.
+func room(dir string, size int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	free := int64(st.Bavail) * st.Bsize
+	if free-size < 64<<20 {
+		return fmt.Errorf("%d MiB are free, too few for %d MiB of swap", free>>20, size>>20)
+	}
+	return nil
+}
+
+// whole reports whether a swap file was finished: it has its signature,
+// which is written last, and no holes.
+func whole(name string, size int64) bool {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, 10)
+	if _, err := f.ReadAt(b, int64(os.Getpagesize())-10); err != nil || string(b) != "SWAPSPACE2" {
+		return false
+	}
+	hole, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_HOLE)
+	return err == nil && hole >= size
+}
+
+// makeSwap writes a swap file without holes; the header comes last.
+func makeSwap(name string, size int64) error {
+	page := int64(os.Getpagesize())
+	if size < 10*page {
+		return errors.New("the swap size is " + strconv.FormatInt(size, 10) + " bytes")
+	}
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = fillSwap(f, size, page)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// fsNoCOW is FS_NOCOW_FL of linux/fs.h.
+const fsNoCOW = 0x00800000
+
+func fillSwap(f *os.File, size, page int64) error {
+	// btrfs swaps only to files that are not copied on write; elsewhere the
+	// flag is unknown.
+	if flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|fsNoCOW))
+	}
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		zeros := make([]byte, 1<<20)
+		for at := int64(0); at < size; at += int64(len(zeros)) {
+			if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at); err != nil {
+				return err
+			}
+		}
+	}
+	h := make([]byte, page)
+	binary.LittleEndian.PutUint32(h[1024:], 1)
+	binary.LittleEndian.PutUint32(h[1028:], uint32(size/page-1))
+	id := newUUID()
+	copy(h[1036:], id[:])
+	copy(h[page-10:], "SWAPSPACE2")
+	_, err := f.WriteAt(h, 0)
+	return err
+}
+
+// newUUID is a random UUID; its bytes serve for GPT and swap alike.
+func newUUID() [16]byte {
+	var u [16]byte
+	_, _ = rand.Read(u[:])  // never fails
+	u[7] = u[7]&0x0f | 0x40 // the version, in GPT's byte order
+	u[8] = u[8]&0x3f | 0x80
+	return u
+}

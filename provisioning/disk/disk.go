@@ -1,0 +1,347 @@
+// Package disk prepares the resource disk: the temporary disk of a VM, which
+// comes NTFS-formatted, is empty after every move to another host, and may
+// become a mounted file system with a swap file on it (spec/provisioning
+// §3.11, asks U37).
+//
+// It is off unless configured. A disk is touched only if the platform's own
+// marks say that it is the resource disk, and formatted only if it is blank
+// or exactly as the platform delivers it. Whatever else is on it is
+// somebody's data: the disk is left alone and the reason is told. A mount
+// that fails never leads to formatting.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// Options is what the configuration asks for.
+type Options struct {
+	Format       bool   // ResourceDisk.Format: off means not even mounted
+	FileSystem   string // ext4, ext3, ext2, xfs or btrfs
+	MountPoint   string
+	MountOptions string // as for mount -o
+	Swap         bool
+	SwapMiB      int
+}
+
+// A Disk is a candidate and everything Plan must know of it.
+type Disk struct {
+	Name  string // sdb, nvme0n1
+	Found string // by which mark
+	Size  int64  // bytes
+
+	Busy    string  // why it must not be written: mounted elsewhere, has holders
+	Mounted string  // where its partition is mounted, if at the wanted place
+	Table   Table   //
+	Nodes   []Node  // what holds data: the partitions, or the disk itself
+	Problem string  // why it could not be looked at
+	ntfs    *string // of the only node: why it is not factory-fresh; nil: no NTFS
+}
+
+// A Node is a block device that can hold a file system.
+type Node struct {
+	Dev    string // /dev/sdb1
+	Number int    // of the partition, 0 for the whole disk
+	FS     string
+}
+
+// Kind is what an action does.
+type Kind string
+
+const (
+	Partition Kind = "partition" // a GPT with one partition over all of it
+	Retype    Kind = "retype"    // the MBR type of partition 1 becomes Linux
+	Mkfs      Kind = "mkfs"
+	Mount     Kind = "mount"
+	Readme    Kind = "readme"
+	Swap      Kind = "swap"
+)
+
+// An Action is one thing to do.
+type Action struct {
+	Kind    Kind   `json:"kind"`
+	Disk    string `json:"disk,omitempty"`
+	Dev     string `json:"dev,omitempty"`
+	FS      string `json:"fs,omitempty"`
+	Dir     string `json:"dir,omitempty"`
+	Options string `json:"options,omitempty"`
+	MiB     int    `json:"mib,omitempty"`
+}
+
+func (a Action) String() string {
+	switch a.Kind {
+	case Partition:
+		return "partition /dev/" + a.Disk
+	case Retype:
+		return "mark the partition of /dev/" + a.Disk + " as Linux"
+	case Mkfs:
+		return "make " + a.FS + " on " + a.Dev
+	case Mount:
+		return "mount " + a.Dev + " on " + a.Dir
+	case Readme:
+		return "warn of data loss in " + a.Dir
+	case Swap:
+	}
+	return fmt.Sprintf("swap file of %d MiB in %s", a.MiB, a.Dir)
+}
+
+// Plan decides; it is pure. No actions comes with the reason.
+func Plan(disks []Disk, o Options) (actions []Action, reason string) {
+	if !o.Format {
+		return nil, "ResourceDisk.Format is off"
+	}
+	if !slices.Contains([]string{"ext2", "ext3", "ext4", "xfs", "btrfs"}, o.FileSystem) {
+		return nil, fmt.Sprintf("the file system %q is none that is made here", o.FileSystem)
+	}
+	if !path.IsAbs(o.MountPoint) || slices.Contains([]string{"/", "/boot", "/usr", "/etc", "/var", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/tmp"}, path.Clean(o.MountPoint)) {
+		return nil, fmt.Sprintf("%q is no place to mount it", o.MountPoint)
+	}
+	if len(disks) == 0 {
+		return nil, "this VM has no resource disk"
+	}
+	d := disks[0]
+	dir := path.Clean(o.MountPoint)
+	after := []Action{{Kind: Readme, Dir: dir}}
+	if o.Swap && o.SwapMiB > 0 {
+		after = append(after, Action{Kind: Swap, Dir: dir, MiB: o.SwapMiB})
+	}
+	leave := func(format string, args ...any) ([]Action, string) {
+		return nil, "/dev/" + d.Name + " is left alone: " + fmt.Sprintf(format, args...)
+	}
+	switch {
+	case d.Problem != "":
+		return leave("%s", d.Problem)
+	case d.Mounted != "":
+		return after, ""
+	case d.Busy != "":
+		return leave("%s", d.Busy)
+	case len(d.Nodes) > 1:
+		return leave("it has %d partitions", len(d.Nodes))
+	}
+	mount := func(dev, fs string) []Action {
+		return append([]Action{{Kind: Mount, Dev: dev, Dir: dir, FS: fs, Options: o.MountOptions}}, after...)
+	}
+	first := "/dev/" + partition(d.Name, 1)
+	if len(d.Nodes) == 0 || (d.Nodes[0].Number == 0 && d.Nodes[0].FS == FSNone) {
+		return append([]Action{{Kind: Partition, Disk: d.Name}, {Kind: Mkfs, Dev: first, FS: o.FileSystem}}, mount(first, o.FileSystem)...), ""
+	}
+	n := d.Nodes[0]
+	switch {
+	case linux(n.FS):
+		return mount(n.Dev, ""), ""
+	case n.FS == FSNone:
+		return append([]Action{{Kind: Mkfs, Dev: n.Dev, FS: o.FileSystem}}, mount(n.Dev, o.FileSystem)...), ""
+	case n.FS == FSNTFS && d.ntfs != nil && *d.ntfs == "" && n.Number > 0:
+		out := []Action{{Kind: Mkfs, Dev: n.Dev, FS: o.FileSystem}}
+		if d.Table.Kind == "mbr" {
+			out = append([]Action{{Kind: Retype, Disk: d.Name}}, out...)
+		}
+		return append(out, mount(n.Dev, o.FileSystem)...), ""
+	case n.FS == FSNTFS && d.ntfs != nil:
+		return leave("it has an NTFS volume that is not as delivered: %s", *d.ntfs)
+	}
+	return leave("it holds %s", n.FS)
+}
+
+// partition is the name of a partition: disks whose name ends in a digit
+// have a p before the number.
+func partition(disk string, n int) string {
+	if c := disk[len(disk)-1]; c >= '0' && c <= '9' {
+		return disk + "p" + strconv.Itoa(n)
+	}
+	return disk + strconv.Itoa(n)
+}
+
+// Look finds the resource disk by the platform's marks and looks at it. The
+// best candidate comes first.
+func Look(r host.Root, o Options) ([]Disk, error) {
+	var names []string
+	found := map[string]string{}
+	add := func(name, by string) {
+		if name != "" && found[name] == "" {
+			names = append(names, name)
+			found[name] = by
+		}
+	}
+	if target, err := os.Readlink(r.Path("/dev/disk/azure/resource")); err == nil {
+		add(path.Base(target), "/dev/disk/azure/resource")
+	}
+	for _, n := range vmbus(r) {
+		add(n, "its place on the VMBus")
+	}
+	for _, n := range localNVMe(r) {
+		add(n, "NVMe model")
+	}
+	var out []Disk
+	for _, n := range names {
+		d, err := look(r, n, o)
+		if err != nil {
+			d = Disk{Name: n, Problem: err.Error()}
+		}
+		d.Found = found[n]
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// vmbus finds the disk by where the platform attaches it: LUN 1 of the SCSI
+// controller that has the OS disk (generation 2), the second IDE disk
+// (generation 1).
+func vmbus(r host.Root) []string {
+	dirs, err := r.Glob("/sys/bus/vmbus/devices/*")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, dir := range dirs {
+		b, err := r.ReadFile(dir + "/device_id")
+		if err != nil {
+			continue
+		}
+		id := strings.ToLower(strings.Trim(strings.TrimSpace(string(b)), "{}"))
+		pattern := ""
+		switch {
+		case strings.HasPrefix(id, "00000000-0001"):
+			pattern = dir + "/host*/target*/*:*:*:*/block/*"
+		case id == "f8b3781a-1e82-4818-a1c3-63d806ec15bb":
+			pattern = dir + "/host*/target*/*:*:*:1/block/*"
+		default:
+			continue
+		}
+		if found, err := r.Glob(pattern); err == nil && len(found) > 0 {
+			out = append(out, path.Base(found[0]))
+		}
+	}
+	return out
+}
+
+// localNVMe finds the raw local disks of newer sizes.
+func localNVMe(r host.Root) []string {
+	models, err := r.Glob("/sys/class/nvme/nvme*/model")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, m := range models {
+		b, err := r.ReadFile(m)
+		if err != nil || !strings.HasPrefix(strings.TrimSpace(string(b)), "Microsoft NVMe Direct Disk") {
+			continue
+		}
+		ctrl := path.Base(path.Dir(m))
+		if ns, err := r.Glob("/sys/block/" + ctrl + "n*"); err == nil {
+			for _, n := range ns {
+				out = append(out, path.Base(n))
+			}
+		}
+	}
+	return out
+}
+
+func look(r host.Root, name string, o Options) (Disk, error) {
+	d := Disk{Name: name}
+	sys := "/sys/block/" + name
+	b, err := r.ReadFile(sys + "/size")
+	if err != nil {
+		return d, fmt.Errorf("read its size: %w", err)
+	}
+	sectors, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil || sectors <= 0 {
+		return d, errors.New("it has no size")
+	}
+	d.Size = sectors * sector
+	if b, err := r.ReadFile(sys + "/ro"); err == nil && strings.TrimSpace(string(b)) == "1" {
+		d.Busy = "it is read-only"
+	}
+	if err := d.uses(r, path.Clean(o.MountPoint)); err != nil {
+		return d, err
+	}
+	f, err := os.Open(r.Path("/dev/" + name))
+	if err != nil {
+		return d, fmt.Errorf("open: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	return d, d.read(f)
+}
+
+// read looks at the content.
+func (d *Disk) read(f io.ReaderAt) error {
+	var err error
+	if d.Table, err = ReadTable(f, d.Size); err != nil {
+		return err
+	}
+	if d.Table.Kind == "" {
+		fs, err := Probe(f, d.Size)
+		d.Nodes = []Node{{Dev: "/dev/" + d.Name, FS: fs}}
+		return err
+	}
+	for _, p := range d.Table.Parts {
+		part := io.NewSectionReader(f, p.Start, p.Len)
+		fs, err := Probe(part, p.Len)
+		if err != nil {
+			return err
+		}
+		d.Nodes = append(d.Nodes, Node{Dev: "/dev/" + partition(d.Name, p.Number), Number: p.Number, FS: fs})
+		if fs == FSNTFS {
+			why := "it cannot be read"
+			if v, err := readNTFS(part); err == nil {
+				why = v.fresh()
+			}
+			d.ntfs = &why
+		}
+	}
+	return nil
+}
+
+// uses finds out what the disk and its partitions are used for, by device
+// numbers: names in mount tables can be anything.
+func (d *Disk) uses(r host.Root, want string) error {
+	numbers := map[string]bool{}
+	dirs := []string{"/sys/block/" + d.Name}
+	parts, err := r.Glob("/sys/block/" + d.Name + "/" + d.Name + "*")
+	if err != nil {
+		return err
+	}
+	names := []string{d.Name}
+	for _, dir := range append(dirs, parts...) {
+		if b, err := r.ReadFile(dir + "/dev"); err == nil {
+			numbers[strings.TrimSpace(string(b))] = true
+			names = append(names, path.Base(dir))
+		}
+		if holders, err := r.Glob(dir + "/holders/*"); err == nil && len(holders) > 0 {
+			d.Busy = "it is part of " + path.Base(holders[0])
+		}
+	}
+	b, err := r.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("read mounts: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 5 || !numbers[f[2]] {
+			continue
+		}
+		if f[4] == want {
+			d.Mounted = want
+		} else if d.Mounted == "" {
+			d.Busy = "it is mounted on " + f[4]
+		}
+	}
+	if b, err := r.ReadFile("/proc/swaps"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 0 && slices.Contains(names, path.Base(f[0])) && strings.HasPrefix(f[0], "/dev/") {
+				d.Busy = "it is swap"
+			}
+		}
+	}
+	// A mount point that is in use by something else is not ours either.
+	return nil
+}

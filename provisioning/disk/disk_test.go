@@ -1,0 +1,338 @@
+package disk
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf16"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+const mib = 1 << 20
+
+// ntfsImage makes the parts of an NTFS volume that are read: boot sector and
+// master file table.
+func ntfsImage(label string, root ...string) []byte {
+	const rec, cluster = 1024, 4096
+	b := make([]byte, 8*mib)
+	copy(b[3:], "NTFS    ")
+	binary.LittleEndian.PutUint16(b[11:], 512)
+	b[13] = cluster / 512
+	binary.LittleEndian.PutUint64(b[48:], 4)
+	b[64] = 0xf6 // 2^10
+	b[510], b[511] = 0x55, 0xaa
+	mft := b[4*cluster:]
+	u16 := func(s string) []byte {
+		var out []byte
+		for _, u := range utf16.Encode([]rune(s)) {
+			out = binary.LittleEndian.AppendUint16(out, u)
+		}
+		return out
+	}
+	record := func(n int, kind uint32, value []byte) {
+		r := mft[n*rec : (n+1)*rec]
+		copy(r, "FILE")
+		binary.LittleEndian.PutUint16(r[4:], 48)
+		binary.LittleEndian.PutUint16(r[6:], 3)
+		binary.LittleEndian.PutUint16(r[20:], 56)
+		binary.LittleEndian.PutUint16(r[22:], 1)
+		a := r[56:]
+		n2 := (24 + len(value) + 7) / 8 * 8
+		binary.LittleEndian.PutUint32(a, kind)
+		binary.LittleEndian.PutUint32(a[4:], uint32(n2))
+		binary.LittleEndian.PutUint32(a[16:], uint32(len(value)))
+		binary.LittleEndian.PutUint16(a[20:], 24)
+		copy(a[24:], value)
+		binary.LittleEndian.PutUint32(a[n2:], 0xffffffff)
+		// Counter 1 at the end of both sectors, the true bytes in the array.
+		r[48] = 1
+		copy(r[50:], r[510:512])
+		copy(r[52:], r[1022:1024])
+		r[510], r[511], r[1022], r[1023] = 1, 0, 1, 0
+	}
+	for n := range 16 {
+		record(n, 0x10, make([]byte, 48))
+	}
+	// The table's own record: 64 records in one run of 16 clusters from 4 on.
+	own := mft[56:]
+	copy(own, make([]byte, 200))
+	binary.LittleEndian.PutUint32(own, 0x80)
+	binary.LittleEndian.PutUint32(own[4:], 72)
+	own[8] = 1
+	binary.LittleEndian.PutUint16(own[32:], 64)
+	binary.LittleEndian.PutUint64(own[48:], 64*rec)
+	copy(own[64:], "\x11\x10\x04\x00")
+	binary.LittleEndian.PutUint32(own[72:], 0xffffffff)
+	record(mftVolume, 0x60, u16(label))
+	for i, name := range root {
+		v := make([]byte, 66)
+		binary.LittleEndian.PutUint64(v, 5|5<<48)
+		v[64], v[65] = byte(len([]rune(name))), 1
+		record(mftFirst+i, 0x30, append(v, u16(name)...))
+	}
+	return b
+}
+
+// fragmented gives the master file table a second run.
+func fragmented(b []byte) []byte {
+	copy(b[4*4096+56+64:], "\x11\x10\x04\x11\x01\x01")
+	return b
+}
+
+func withMBR(typ byte, part []byte) []byte {
+	b := make([]byte, mib+len(part)+mib)
+	e := b[446:]
+	e[4] = typ
+	binary.LittleEndian.PutUint32(e[8:], mib/512)
+	binary.LittleEndian.PutUint32(e[12:], uint32(len(part)/512))
+	b[510], b[511] = 0x55, 0xaa
+	copy(b[mib:], part)
+	return b
+}
+
+func extImage() []byte {
+	b := make([]byte, 2*mib)
+	copy(b[1080:], "\x53\xef")
+	return b
+}
+
+// machine makes a root with one resource disk.
+func machine(t *testing.T, content []byte, more map[string]string) host.Root {
+	t.Helper()
+	r := host.Root(t.TempDir())
+	files := map[string]string{
+		"/sys/bus/vmbus/devices/a/device_id":                             "{f8b3781a-1e82-4818-a1c3-63d806ec15bb}\n",
+		"/sys/bus/vmbus/devices/a/host0/target0:0:0/0:0:0:0/block/sda/x": "",
+		"/sys/bus/vmbus/devices/a/host0/target0:0:0/0:0:0:1/block/sdb/x": "",
+		"/sys/block/sdb/size": itoa(len(content) / 512), "/sys/block/sdb/dev": "8:16\n", "/sys/block/sdb/ro": "0\n",
+		"/sys/block/sdb/sdb1/dev": "8:17\n", "/sys/block/sda/size": "100\n", "/sys/block/sda/dev": "8:0\n",
+		"/proc/self/mountinfo": "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", "/proc/swaps": "Filename Type Size Used Priority\n",
+		"/dev/sdb": string(content), "/dev/sda": "",
+	}
+	for k, v := range more {
+		files[k] = v
+	}
+	for name, text := range files {
+		if text == "-" {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(r.Path(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(r.Path(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+func itoa(n int) string {
+	var b []byte
+	for ; n > 0; n /= 10 {
+		b = append([]byte{byte('0' + n%10)}, b...)
+	}
+	return string(b) + "\n"
+}
+
+func opts() Options {
+	return Options{Format: true, FileSystem: "ext4", MountPoint: "/mnt/resource", Swap: true, SwapMiB: 1}
+}
+
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	blank := make([]byte, 8*mib)
+	data := bytes.Clone(blank)
+	data[5*mib] = 1
+	early := bytes.Clone(blank)
+	early[100] = 1
+	const mount, mk = "mount /dev/sdb1 on /mnt/resource", "make ext4 on /dev/sdb1"
+	const tail = "; warn of data loss in /mnt/resource; swap file of 1 MiB in /mnt/resource"
+	full := "partition /dev/sdb; " + mk + "; " + mount + tail
+	for _, tc := range []struct {
+		name    string
+		content []byte
+		more    map[string]string
+		change  func(*Options)
+		want    string
+	}{
+		{"blank", blank, nil, nil, full},
+		{"as delivered", withMBR(7, ntfsImage(FactoryLabel, "DATALOSS_WARNING_README.txt", "System Volume Information")), nil, nil, "mark the partition of /dev/sdb as Linux; " + mk + "; " + mount + tail},
+		{"as delivered, empty", withMBR(7, ntfsImage("TEMPORARY STORAGE")), nil, nil, "mark the partition of /dev/sdb as Linux; " + mk + "; " + mount + tail},
+		{"with a user's file", withMBR(7, ntfsImage(FactoryLabel, "thesis.docx")), nil, nil, "left alone: it has an NTFS volume that is not as delivered: it has files"},
+		{"another label", withMBR(7, ntfsImage("DATA")), nil, nil, "left alone: it has an NTFS volume that is not as delivered: its label is not \"Temporary Storage\""},
+		{"damaged NTFS", withMBR(7, ntfsImage(FactoryLabel)[:4096+2]), nil, nil, "left alone: it has an NTFS volume that is not as delivered: it cannot be read"},
+		{"a table in two pieces", withMBR(7, fragmented(ntfsImage(FactoryLabel))), nil, nil, "left alone: it has an NTFS volume that is not as delivered: its label is not \"Temporary Storage\""},
+		{"NTFS on the whole disk", ntfsImage(FactoryLabel), nil, nil, "left alone: it holds ntfs"},
+		{"our own of the last boot", withMBR(0x83, extImage()), nil, nil, mount + tail},
+		{"another Linux file system", withMBR(0x83, append([]byte("XFSB"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, mount + tail},
+		{"encrypted", withMBR(0x83, append([]byte("LUKS\xba\xbe"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, "left alone: it holds luks"},
+		{"raw data in a partition", withMBR(0x83, append([]byte("hello"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, "left alone: it holds data"},
+		{"raw data on the disk", early, nil, nil, "left alone: it holds data"},
+		{"mounted there", withMBR(0x83, extImage()), map[string]string{"/proc/self/mountinfo": "1 0 8:17 / /mnt/resource rw - ext4 /dev/sdb1 rw\n"}, nil, strings.TrimPrefix(tail, "; ")},
+		{"mounted elsewhere", withMBR(0x83, extImage()), map[string]string{"/proc/self/mountinfo": "1 0 8:17 / /mnt rw - ext4 /dev/sdb1 rw\n"}, nil, "left alone: it is mounted on /mnt"},
+		{"held by LVM", blank, map[string]string{"/sys/block/sdb/holders/dm-0/x": ""}, nil, "left alone: it is part of dm-0"},
+		{"is swap", blank, map[string]string{"/proc/swaps": "Filename\n/dev/sdb partition 1 0 -2\n"}, nil, "left alone: it is swap"},
+		{"read-only", blank, map[string]string{"/sys/block/sdb/ro": "1\n"}, nil, "left alone: it is read-only"},
+		{"no resource disk", blank, map[string]string{"/sys/bus/vmbus/devices/a/device_id": "{other}\n"}, nil, "this VM has no resource disk"},
+		{"off", blank, nil, func(o *Options) { o.Format = false }, "ResourceDisk.Format is off"},
+		{"hostile file system", blank, nil, func(o *Options) { o.FileSystem = "../x" }, "the file system \"../x\" is none that is made here"},
+		{"hostile mount point", blank, nil, func(o *Options) { o.MountPoint = "/boot/" }, "\"/boot/\" is no place to mount it"},
+		{"no swap", blank, nil, func(o *Options) { o.Swap = false }, "partition /dev/sdb; " + mk + "; " + mount + "; warn of data loss in /mnt/resource"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r := machine(t, tc.content, tc.more)
+			o := opts()
+			if tc.change != nil {
+				tc.change(&o)
+			}
+			disks, err := Look(r, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			actions, reason := Plan(disks, o)
+			var texts []string
+			for _, a := range actions {
+				texts = append(texts, a.String())
+			}
+			got := strings.Join(texts, "; ")
+			if reason != "" {
+				got = strings.TrimPrefix(reason, "/dev/sdb is ")
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNVMeAndManyDisks(t *testing.T) {
+	t.Parallel()
+	if got := partition("nvme0n1", 1) + " " + partition("sdaa", 2); got != "nvme0n1p1 sdaa2" {
+		t.Errorf("partition names %s", got)
+	}
+	r := machine(t, make([]byte, 8*mib), map[string]string{
+		"/sys/bus/vmbus/devices/a/device_id": "{other}\n",
+		"/sys/class/nvme/nvme0/model":        "MSFT NVMe Accelerator v1.0\n",
+		"/sys/class/nvme/nvme1/model":        "Microsoft NVMe Direct Disk v2  \n",
+		"/sys/block/nvme1n1/size":            "16384\n", "/sys/block/nvme1n1/dev": "259:0\n", "/sys/block/nvme0n1/size": "16384\n",
+		"/dev/nvme1n1": string(make([]byte, 8*mib)),
+	})
+	disks, err := Look(r, opts())
+	if err != nil || len(disks) != 1 || disks[0].Name != "nvme1n1" {
+		t.Fatalf("%+v, %v", disks, err)
+	}
+	actions, reason := Plan(disks, opts())
+	if len(actions) == 0 || actions[1].Dev != "/dev/nvme1n1p1" {
+		t.Errorf("%v %s", actions, reason)
+	}
+}
+
+func TestGPTIsOneThatOthersRead(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "disk")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size = 64 * mib
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeGPT(f, size); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadTable(f, size)
+	want := Table{Kind: "gpt", Parts: []Part{{Number: 1, Start: mib, Len: 62 * mib}}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	tool, err := exec.LookPath("sfdisk")
+	if err != nil {
+		t.Skip("no sfdisk to ask")
+	}
+	out, err := exec.Command(tool, "--verify", name).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "No errors detected") {
+		t.Errorf("sfdisk: %v\n%s", err, out)
+	}
+}
+
+func TestApplyOnARealFile(t *testing.T) {
+	t.Parallel()
+	r := machine(t, withMBR(7, ntfsImage(FactoryLabel)), nil)
+	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
+	disks, err := Look(r, opts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions, reason := Plan(disks, opts())
+	if reason != "" {
+		t.Fatal(reason)
+	}
+	if err := os.WriteFile(r.Path("/dev/sdb1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Apply(t.Context(), r, run, actions[2:], nil); err != nil && !strings.Contains(err.Error(), "mount point is not empty") {
+			t.Fatal(err)
+		}
+	}
+	if err := Apply(t.Context(), r, run, actions[:2], nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(r.Path("/dev/sdb"))
+	if err != nil || b[450] != 0x83 {
+		t.Errorf("type %x, %v", b[450], err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(r.Path("/mnt/resource/swapfile"), &st); err != nil || st.Mode&0o777 != 0o600 || st.Size != mib || st.Blocks*512 < mib {
+		t.Errorf("swap file: %v mode %o size %d blocks %d", err, st.Mode, st.Size, st.Blocks)
+	}
+	if out, err := exec.Command("blkid", "-p", "-o", "value", "-s", "TYPE", r.Path("/mnt/resource/swapfile")).Output(); err == nil && strings.TrimSpace(string(out)) != "swap" {
+		t.Errorf("blkid calls it %q", out)
+	}
+}
+
+func TestADiskThatIsNotBlankAnyMore(t *testing.T) {
+	t.Parallel()
+	r := machine(t, make([]byte, 8*mib), nil)
+	disks, err := Look(r, opts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions, _ := Plan(disks, opts())
+	if err := os.WriteFile(r.Path("/dev/sdb"), extImage(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = Apply(t.Context(), r, &hosttest.Runner{}, actions, nil)
+	if err == nil || !strings.Contains(err.Error(), "not blank any more") {
+		t.Errorf("error %v", err)
+	}
+	if b, _ := os.ReadFile(r.Path("/dev/sdb")); !bytes.Equal(b, extImage()) {
+		t.Error("written all the same")
+	}
+}
+
+func FuzzDisk(f *testing.F) {
+	f.Add(withMBR(7, ntfsImage(FactoryLabel, "a.txt"))[:2*mib])
+	f.Add(ntfsImage("x", "y")[:64<<10])
+	f.Add(extImage())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		d := Disk{Name: "sdb", Size: int64(len(b))}
+		_ = d.read(r)
+		_, _ = Plan([]Disk{d}, opts())
+		if v, err := readNTFS(r); err == nil {
+			_ = v.fresh()
+		}
+	})
+}

@@ -1,0 +1,221 @@
+package disk
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"strings"
+	"unicode/utf16"
+)
+
+// An NTFS volume as far as it matters here: its label and the names in its
+// root. Nothing is mounted, because kernels without NTFS are common and a
+// mount of a hostile volume is a risk for nothing.
+type ntfs struct {
+	Label string
+	Root  []string // names in the root directory
+	Files int      // files and directories that are not the volume's own
+}
+
+var errNTFS = errors.New("the NTFS volume is damaged")
+
+const (
+	mftRecords = 4096 // as many as a factory-fresh volume has, many times over
+	mftRoot    = 5
+	mftVolume  = 3
+	mftFirst   = 24 // the first record that can be somebody's
+)
+
+// readNTFS reads the master file table. A volume with more files than fit
+// into what is read is in use, which is said by Files alone.
+func readNTFS(r io.ReaderAt) (ntfs, error) {
+	var v ntfs
+	boot := make([]byte, 512)
+	if _, err := r.ReadAt(boot, 0); err != nil {
+		return v, err
+	}
+	if !isNTFS(boot) {
+		return v, errNTFS
+	}
+	bps := int64(binary.LittleEndian.Uint16(boot[11:]))
+	spc := int64(boot[13])
+	if spc > 128 {
+		spc = 1 << (256 - spc) // large clusters are written as a negative power
+	}
+	cluster := bps * spc
+	lcn := int64(binary.LittleEndian.Uint64(boot[48:]))
+	rec := int64(int8(boot[64]))
+	if rec < 0 {
+		rec = 1 << -rec
+	} else {
+		rec *= cluster
+	}
+	if bps < 256 || bps > 4096 || cluster <= 0 || cluster > 2<<20 || rec < 512 || rec > 16<<10 || lcn <= 0 || lcn > 1<<40 {
+		return v, errNTFS
+	}
+	at := lcn * cluster
+	b := make([]byte, rec)
+	count := int64(1) // record 0 says how many there are
+	for i := int64(0); i < count; i++ {
+		if n, err := r.ReadAt(b, at+i*rec); err != nil && n < len(b) {
+			return v, errNTFS
+		}
+		if string(b[:4]) != "FILE" {
+			if i < mftFirst && i <= mftRoot {
+				return v, errNTFS
+			}
+			continue
+		}
+		if err := fixup(b, int(bps)); err != nil {
+			return v, err
+		}
+		inUse := binary.LittleEndian.Uint16(b[22:])&1 != 0
+		base := binary.LittleEndian.Uint64(b[32:]) & (1<<48 - 1)
+		if !inUse {
+			continue
+		}
+		if i >= mftFirst && base == 0 {
+			v.Files++
+		}
+		if i == 0 {
+			if count = tableLength(b, lcn, rec); count < mftFirst {
+				return v, errNTFS
+			}
+			if count > mftRecords {
+				v.Files = int(count)
+				return v, nil
+			}
+		}
+		err := attributes(b, func(kind uint32, value []byte) {
+			switch {
+			case kind == 0x60 && i == mftVolume:
+				v.Label = utf16le(value)
+			case kind == 0x30 && i >= mftFirst && len(value) >= 66:
+				parent := binary.LittleEndian.Uint64(value) & (1<<48 - 1)
+				chars := int(value[64])
+				// Name space 2 is the short DOS name of the same file.
+				if parent == mftRoot && value[65] != 2 && len(value) >= 66+2*chars {
+					v.Root = append(v.Root, utf16le(value[66:66+2*chars]))
+				}
+			}
+		})
+		if err != nil {
+			return v, err
+		}
+	}
+	return v, nil
+}
+
+// tableLength is the number of records of the table, from its own record:
+// the size of its data, if that lies in one piece from lcn on. A table in
+// several pieces has grown, so the volume is in use: more than anybody reads.
+// 0 is a damaged one.
+func tableLength(b []byte, lcn, rec int64) int64 {
+	at := int(binary.LittleEndian.Uint16(b[20:]))
+	for at+64 <= len(b) {
+		kind, n := binary.LittleEndian.Uint32(b[at:]), int(binary.LittleEndian.Uint32(b[at+4:]))
+		if kind == 0xffffffff || n < 64 && kind == 0x80 || n < 16 || at+n > len(b) {
+			return 0
+		}
+		if kind == 0x80 && b[at+8] == 1 {
+			a := b[at : at+n]
+			size, runs := int64(binary.LittleEndian.Uint64(a[48:])), int(binary.LittleEndian.Uint16(a[32:]))
+			if size <= 0 || runs+2 > n {
+				return 0
+			}
+			// A run: the sizes of two numbers, then the numbers.
+			l, o := int(a[runs]&15), int(a[runs]>>4)
+			if l == 0 || l > 8 || o == 0 || o > 8 || runs+1+l+o >= n {
+				return 0
+			}
+			var start int64
+			for i := o - 1; i >= 0; i-- {
+				start = start<<8 | int64(a[runs+1+l+i])
+			}
+			if start != lcn {
+				return 0
+			}
+			if a[runs+1+l+o] != 0 {
+				return 1 << 40
+			}
+			return size / rec
+		}
+		at += n
+	}
+	return 0
+}
+
+// fixup puts back the two bytes at the end of each sector that NTFS replaces
+// by a counter.
+func fixup(b []byte, bps int) error {
+	off, n := int(binary.LittleEndian.Uint16(b[4:])), int(binary.LittleEndian.Uint16(b[6:]))
+	const stride = 512 // also where sectors are larger
+	if n < 1 || off < 40 || off+2*n > len(b) || (n-1)*stride > len(b) {
+		return errNTFS
+	}
+	_ = bps
+	seq := b[off : off+2]
+	for i := 1; i < n; i++ {
+		end := i*stride - 2
+		if b[end] != seq[0] || b[end+1] != seq[1] {
+			return errNTFS
+		}
+		copy(b[end:end+2], b[off+2*i:off+2*i+2])
+	}
+	return nil
+}
+
+// attributes calls each with every resident attribute of a record.
+func attributes(b []byte, each func(kind uint32, value []byte)) error {
+	at := int(binary.LittleEndian.Uint16(b[20:]))
+	for at+16 <= len(b) {
+		kind := binary.LittleEndian.Uint32(b[at:])
+		if kind == 0xffffffff {
+			return nil
+		}
+		n := int(binary.LittleEndian.Uint32(b[at+4:]))
+		if n < 16 || at+n > len(b) {
+			return errNTFS
+		}
+		if b[at+8] == 0 && n >= 24 {
+			size, off := int(binary.LittleEndian.Uint32(b[at+16:])), int(binary.LittleEndian.Uint16(b[at+20:]))
+			if size < 0 || off+size > n {
+				return errNTFS
+			}
+			each(kind, b[at+off:at+off+size])
+		}
+		at += n
+	}
+	return errNTFS
+}
+
+func utf16le(b []byte) string {
+	u := make([]uint16, len(b)/2)
+	for i := range u {
+		u[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	return string(utf16.Decode(u))
+}
+
+// FactoryLabel is what the platform calls the volume it delivers.
+const FactoryLabel = "Temporary Storage"
+
+// fresh says why a volume is not as the platform delivers it; empty if it
+// is.
+func (v ntfs) fresh() string {
+	if !strings.EqualFold(v.Label, FactoryLabel) {
+		return "its label is not \"" + FactoryLabel + "\""
+	}
+	for _, n := range v.Root {
+		switch strings.ToLower(n) {
+		case "dataloss_warning_readme.txt", "system volume information", "$recycle.bin", "$extend":
+		default:
+			return "it has files"
+		}
+	}
+	// The two known names and what Windows keeps below them.
+	if v.Files > 64 {
+		return "it has files"
+	}
+	return ""
+}
