@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -153,6 +154,7 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	if err := unpack(file, tmp, w.m.cfg.UnpackLimit); err != nil {
 		return r, err
 	}
+	r.Packager = usesPackageManager(tmp)
 	if err := w.m.store.place(tmp, r.Name, r.Version); err != nil {
 		return r, errors.Join(err, os.RemoveAll(tmp))
 	}
@@ -405,4 +407,44 @@ func manifestCode(err error) int {
 		return codeManifestLoad
 	}
 	return codeManifestParse
+}
+
+// scanLimit bounds how much of a package is read for words.
+const scanLimit = 256 << 20
+
+// usesPackageManager looks for the names of package managers in the files of
+// a package. The old agent ran one handler after the other, so handlers never
+// had to wait for the lock of apt or rpm, and many do not; those that may
+// need it are kept apart, the others run side by side.
+func usesPackageManager(dir string) bool {
+	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
+	left, found := int64(scanLimit), errors.New("found")
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		buf := make([]byte, 64<<10)
+		keep := 0
+		for left > 0 {
+			n, err := f.Read(buf[keep:])
+			left -= int64(n)
+			for _, word := range words {
+				if bytes.Contains(buf[:keep+n], word) {
+					return found
+				}
+			}
+			if err != nil {
+				return nil // the end, or something unpack would have noticed
+			}
+			// A word may lie across two reads.
+			keep = copy(buf, buf[max(0, keep+n-16):keep+n])
+		}
+		return nil
+	})
+	return errors.Is(err, found)
 }

@@ -331,7 +331,14 @@ func (m *Manager) loop(ctx context.Context) error {
 			}
 		case <-tidy.C:
 			m.tidy()
-			continue
+			if m.pass == nil || len(m.pass.stuck) == 0 {
+				continue
+			}
+			// A full disk may have been emptied meanwhile.
+			for name := range m.pass.stuck {
+				m.handler(name).settled = false
+			}
+			m.pass.stuck = map[string]string{}
 		case <-again:
 		}
 		m.schedule(ctx)

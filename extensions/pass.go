@@ -62,8 +62,42 @@ type deadline struct {
 	message string
 }
 
+// checked is the goal state with what must not become a file name, or is
+// named twice, marked as invalid.
+func checked(gs *protocol.GoalState) *protocol.GoalState {
+	c := *gs
+	c.Handlers = slices.Clone(gs.Handlers)
+	seen := map[string]bool{}
+	for i := range c.Handlers {
+		h := &c.Handlers[i]
+		bad := ""
+		switch {
+		case !fileName(h.Name) || strings.HasPrefix(h.Name, "."):
+			bad = fmt.Sprintf("bad handler name %q", h.Name)
+		case !fileName(h.Version) || !parseVersion(h.Version).ok:
+			bad = fmt.Sprintf("bad version %q of handler %s", h.Version, h.Name)
+		case seen[strings.ToLower(h.Name)]:
+			bad = fmt.Sprintf("handler %s is named twice", h.Name)
+		}
+		seen[strings.ToLower(h.Name)] = true
+		for _, s := range h.Settings {
+			if h.MultiConfig && !fileName(s.Name) {
+				bad = fmt.Sprintf("bad extension name %q of handler %s", s.Name, h.Name)
+			}
+		}
+		h.Invalid = cmp.Or(h.Invalid, bad)
+	}
+	return &c
+}
+
+// fileName: it can be part of a file's name and stays where it is put.
+func fileName(s string) bool {
+	return s != "" && len(s) < 200 && !strings.ContainsAny(s, "/\x00\n") && s != "." && s != ".."
+}
+
 // newPass takes over a goal state.
 func (m *Manager) newPass(gs *protocol.GoalState) {
+	gs = checked(gs)
 	var last *protocol.GoalStateStatus
 	if m.pass != nil {
 		last = m.pass.state
@@ -275,6 +309,10 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 		if t.Op == Enable || t.Op == Disable && t.Ext != "" && t.To == "" {
 			who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
 		}
+		if m.packagerBusy(h, t) {
+			p.waits[mine[0].key()] = "the package manager"
+			return true
+		}
 		skippedAll := true
 		started := false
 		waits := m.gated(who, func() {
@@ -317,6 +355,32 @@ func (m *Manager) now() Now {
 		n.Start = m.start
 	}
 	return n
+}
+
+// packagerBusy reports whether a command has to wait because another one that
+// may use the package manager is running.
+func (m *Manager) packagerBusy(h *handler, t Task) bool {
+	switch t.Op {
+	case Fetch, Copy, Remove:
+		return false
+	case Install, Update, Enable, Disable, Uninstall:
+	}
+	if !h.recs[t.Version].Packager {
+		return false
+	}
+	for _, o := range m.handlers {
+		if o == h || o.busy == nil {
+			continue
+		}
+		switch o.busy.Op {
+		case Install, Update, Enable, Disable, Uninstall:
+			if o.recs[o.busy.Version].Packager {
+				return true
+			}
+		case Fetch, Copy, Remove:
+		}
+	}
+	return false
 }
 
 // facts is what the plan needs to know of a handler.

@@ -145,6 +145,9 @@ type Record struct {
 	// Lost counts operations in a row whose outcome nobody knows.
 	Lost int `json:"lost,omitempty"`
 
+	// Packager: the package seems to use the system's package manager, which
+	// only one can do at a time.
+	Packager  bool      `json:"packager,omitempty"`
 	Digest    string    `json:"digest,omitempty"` // sha256 of the package, hex
 	Signer    string    `json:"signer,omitempty"`
 	Since     time.Time `json:"since,omitzero"` // of State

@@ -275,6 +275,31 @@ type Use struct {
 	CanFree int64
 }
 
+// Disk says what the engine and its handlers occupy. Packages that wait for a
+// retry can be freed at the price of another download.
+func (m *Manager) Disk() []Use {
+	packages := use("packages", m.store.sub("packages"))
+	packages.CanFree = packages.Bytes
+	uses := []Use{packages, use("jobs", m.store.sub("jobs"))}
+	m.mu.Lock()
+	v := m.view
+	m.mu.Unlock()
+	for _, h := range v.handlers {
+		for _, r := range h.recs {
+			if r.State != Absent {
+				uses = append(uses, use("handler "+r.Name+"-"+r.Version, m.store.base(r.Name, r.Version)+"/"))
+			}
+		}
+	}
+	return uses
+}
+
+// FreeDisk deletes what can be had again: packages of failed installations
+// and the output of commands nobody asks for any more.
+func (m *Manager) FreeDisk() error {
+	return emptyDir(m.store.sub("packages"))
+}
+
 // use measures one directory.
 func use(name, path string) Use {
 	u := Use{Name: name, Path: path}
