@@ -125,7 +125,7 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	if in.ProvisionGuestAgent != nil && !*in.ProvisionGuestAgent {
 		add(DisableAgent{Path: path.Join(o.Lib, "disable_agent")})
 	}
-	add(WriteMarker{Path: path.Join(o.Lib, "provisioned"), VMID: in.VMID})
+	add(WriteMarker{Path: path.Join(o.Lib, "provisioned"), VMID: in.VMID, Pending: path.Join(o.Dir(), pendingName)})
 	if late != nil {
 		add(*late)
 	}

@@ -1,6 +1,15 @@
 package provisioning
 
-import "strings"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
 
 // PPSType is the kind of pre-provisioned VM: one that waits in a pool until
 // somebody orders it (spec/provisioning §4.7).
@@ -23,4 +32,143 @@ func ParsePPSType(s string) PPSType {
 		}
 	}
 	return PPSNone
+}
+
+// FindPPSType decides which flow applies: an earlier boot that has reported
+// Ready comes first, then what the document and the metadata say, Savable
+// before OS disk before Running.
+func FindPPSType(sys *System, o Options, document, metadata PPSType) PPSType {
+	if sys.Root.Exists(ppsMarker(o)) {
+		return PPSUnknown
+	}
+	for _, t := range []PPSType{PPSSavable, PPSOSDisk, PPSRunning} {
+		if document == t || metadata == t {
+			return t
+		}
+	}
+	return PPSNone
+}
+
+func ppsMarker(o Options) string { return path.Join(o.Dir(), "pps_reported") }
+
+// PPS is what the flows need of the rest of the agent.
+type PPS struct {
+	// Ready tells the platform that the VM may go into the pool.
+	Ready func(ctx context.Context) error
+	// Fetch asks the metadata service for the reprovisioning document, with
+	// a time limit of its own (30 s). An error is asked again.
+	Fetch func(ctx context.Context) ([]byte, error)
+	// Network makes the network work again after the change: a lease on the
+	// primary interface. It may be nil where the system does that by itself.
+	Network func(ctx context.Context) error
+	// Links are the kernel's events, opened before Reprovision is called so
+	// that none is missed; nil if they cannot be had.
+	Links func(ctx context.Context) ([]host.LinkEvent, error)
+}
+
+// ppsRetry is the pause between two questions for the document. A VM waits
+// for hours or months in its pool.
+const ppsRetry = time.Second
+
+// Reprovision goes through the pool: it reports Ready, waits until the VM is
+// ordered and returns the new document, which is then provisioned as if it
+// had come from the medium. The first document has placeholder data and must
+// not be used. Call FinishPPS when Ready was reported for the second time.
+func Reprovision(ctx context.Context, sys *System, o Options, t PPSType, p PPS) ([]byte, error) {
+	bad := func(reason string, err error) error {
+		return fail(CodePPS, reason, err, Pair{"pps_type", string(t)})
+	}
+	switch t {
+	case PPSNone:
+		return nil, bad("error waiting for reprovisioning", errors.New("this VM is not pre-provisioned"))
+	case PPSOSDisk:
+		if err := p.Ready(ctx); err != nil {
+			return nil, bad("failed to report ready before reprovisioning", err)
+		}
+		// The host takes the disk away and shuts this machine down.
+		<-ctx.Done()
+		return nil, bad("error waiting for host shutdown", context.Cause(ctx))
+	case PPSRunning, PPSSavable:
+		// A Savable VM can lose its interface while the request is on its
+		// way; that is its sign, not a failure.
+		if err := p.Ready(ctx); err != nil && (t == PPSRunning || ctx.Err() != nil) {
+			return nil, bad("failed to report ready before reprovisioning", err)
+		}
+		if err := put(sys, ppsMarker(o), nil, 0o600); err != nil {
+			return nil, bad("failed to write state", err)
+		}
+		if p.Links != nil {
+			if err := waitLinks(ctx, t, p.Links); err != nil {
+				return nil, bad("error waiting for the network of the new owner", err)
+			}
+		}
+	case PPSUnknown:
+	}
+	if p.Network != nil {
+		if err := p.Network(ctx); err != nil {
+			return nil, bad("failure to obtain DHCP lease", err)
+		}
+	}
+	for {
+		doc, err := p.Fetch(ctx)
+		if err == nil {
+			return doc, nil
+		}
+		sys.Log.Debug().Err(err).Msg("no reprovisioning document yet")
+		select {
+		case <-ctx.Done():
+			return nil, bad("error waiting for reprovisioning", errors.Join(context.Cause(ctx), err))
+		case <-time.After(ppsRetry):
+		}
+	}
+}
+
+// waitLinks waits for the change of network that comes with an order: down
+// and up again, or out and in again. If the events stop coming, the document
+// is asked for all the same.
+func waitLinks(ctx context.Context, t PPSType, next func(context.Context) ([]host.LinkEvent, error)) error {
+	lost := map[int]bool{} // interfaces that went down, by index
+	gone := false
+	for {
+		events, err := next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return fmt.Errorf("wait for the network: %w", context.Cause(ctx))
+			}
+			return nil //nolint:nilerr // see above
+		}
+		if events == nil {
+			return nil // some were lost; what we wait for may be among them
+		}
+		for _, e := range events {
+			switch {
+			case e.Name == "lo":
+			case t == PPSSavable && e.Gone:
+				gone = true
+			case t == PPSSavable && gone:
+				return nil
+			case t == PPSRunning && !e.Up:
+				lost[e.Index] = true
+			case t == PPSRunning && e.Up && lost[e.Index]:
+				return nil
+			}
+		}
+	}
+}
+
+// CheckReordered says whether the metadata, asked again after the order,
+// still calls the VM a pooled one, which would make it wait for ever.
+func CheckReordered(metadata PPSType) error {
+	if metadata == PPSNone || metadata == "" {
+		return nil
+	}
+	return fail(CodePPS, "invalid IMDS metadata for key=extended.compute.ppsType", nil, Pair{"value", string(metadata)})
+}
+
+// FinishPPS forgets that the VM was pooled.
+func FinishPPS(sys *System, o Options) error {
+	if err := sys.Root.Remove(ppsMarker(o)); err != nil {
+		return fail(CodeState, "failed to write state", err)
+	}
+	return nil
 }

@@ -73,8 +73,12 @@ func (s DisableAgent) Apply(_ context.Context, sys *System) error {
 	return nil
 }
 
-// WriteMarker says on disk that this VM is provisioned.
-type WriteMarker struct{ Path, VMID string }
+// WriteMarker says on disk that this VM is provisioned, and before that that
+// Ready is owed (see ReadyPending).
+type WriteMarker struct {
+	Path, VMID string
+	Pending    string
+}
 
 // ID implements Step.
 func (WriteMarker) ID() string { return StepMarker }
@@ -83,6 +87,12 @@ func (s WriteMarker) String() string { return "mark VM " + s.VMID + " as provisi
 
 // Apply implements Step.
 func (s WriteMarker) Apply(_ context.Context, sys *System) error {
+	if b, err := sys.Root.ReadFile(s.Path); err == nil && string(b) == s.VMID {
+		return nil // Ready may have been reported already
+	}
+	if err := put(sys, s.Pending, []byte(s.VMID), 0o600); err != nil {
+		return fail(CodeState, "failed to write state", err)
+	}
 	if err := put(sys, s.Path, []byte(s.VMID), 0o600); err != nil {
 		return fail(CodeMarker, "failed to write the provisioned marker", err)
 	}

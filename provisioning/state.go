@@ -1,0 +1,81 @@
+package provisioning
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// pendingName is there from before the marker until the platform has taken
+// Ready. Without it a crash, or a network that fails in between, would leave
+// a provisioned VM that nobody ever calls ready.
+const pendingName = "ready_pending"
+
+// ReadyPending reports whether Ready is still owed for this VM.
+func ReadyPending(sys *System, o Options, vmID string) bool {
+	b, err := sys.Root.ReadFile(path.Join(o.Dir(), pendingName))
+	return err == nil && SameVM(string(b), vmID)
+}
+
+// OweReady notes that Ready is to be reported.
+func OweReady(sys *System, o Options, vmID string) error {
+	if err := put(sys, path.Join(o.Dir(), pendingName), []byte(vmID), 0o600); err != nil {
+		return fail(CodeState, "failed to write state", err)
+	}
+	return nil
+}
+
+// ReadySent notes that the platform has taken it (any 2xx).
+func ReadySent(sys *System, o Options) error {
+	if err := sys.Root.Remove(path.Join(o.Dir(), pendingName)); err != nil {
+		return fail(CodeState, "failed to write state", err)
+	}
+	return nil
+}
+
+// AgentDisabled reports whether the document had the agent switched off
+// (ProvisionGuestAgent=false): it provisions and then does nothing more.
+func AgentDisabled(sys *System, o Options) (bool, error) {
+	_, err := sys.Root.ReadFile(path.Join(o.WithDefaults().Lib, "disable_agent"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fail(CodeState, "failed to read state", err)
+	}
+	return true, nil
+}
+
+// EndAt makes an observer that calls end at one point of a plan, for tests
+// that kill the agent there. at is a step's id or its number from 1, and
+// after a colon the point: "doing" is before the step, "planned" right after
+// it and before the journal knows, "done", the default, after that.
+func EndAt(at string, end func()) (Observer, error) {
+	name, state, ok := strings.Cut(at, ":")
+	if !ok {
+		state = string(Done)
+	}
+	switch State(state) {
+	case Doing, Planned, Done:
+	case Warned, Broken, Skipped:
+		fallthrough
+	default:
+		return nil, fmt.Errorf("no point %q in a step", state)
+	}
+	number, err := strconv.Atoi(name)
+	if err != nil {
+		number = 0
+	}
+	seen := 0
+	return func(p Progress) {
+		if p.State == Doing {
+			seen++
+		}
+		if (p.Step.ID() == name || seen == number) && p.State == State(state) {
+			end()
+		}
+	}, nil
+}
