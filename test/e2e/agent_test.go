@@ -253,6 +253,42 @@ func TestKilledAfterEachStep(t *testing.T) {
 	}
 }
 
+// TestKilledAtAnyTime is the same without the agent's help: kill -9 at moments
+// spread over the first boot, which also hits the middle of a step.
+func TestKilledAtAnyTime(t *testing.T) {
+	o := blank()
+	o.key = newKey(t)
+	whole := newAgentCloud(t, o)
+	start := time.Now()
+	whole.agent(t)
+	whole.provisioned(t)
+	took := time.Since(start)
+	want := whole.end(t)
+	const moments = 16
+	for i := range moments {
+		after := took * time.Duration(i) / moments
+		t.Run(fmt.Sprintf("%d of %d", i, moments), func(t *testing.T) {
+			c := newAgentCloud(t, o)
+			p := c.agent(t)
+			// The moment is the input, nothing is waited for.
+			time.Sleep(after)
+			if err := p.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if i%2 == 1 {
+				if err := c.Reboot(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.agent(t)
+			c.provisioned(t)
+			if diff := cmp.Diff(want, c.end(t)); diff != "" {
+				t.Errorf("killed after %v: end state (-undisturbed +killed):\n%s", after, diff)
+			}
+		})
+	}
+}
+
 func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
 	o := blank()
 	o.packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
