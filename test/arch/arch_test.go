@@ -42,7 +42,7 @@ var may = map[string][]string{
 	"agent/host/hosttest": {"agent/host"},
 	"agent/secret":        {},
 	"agent/status":        {"agent/host", "agent/secret"},
-	"agent/update":        {"agent/event", "agent/host", "agent/secret", "protocol"},
+	"agent/update":        {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/cms"},
 
 	"ovf":                   {"agent/host", "agent/secret", "ovf/iso9660", "ovf/udf", "ovf/internal/..."},
 	"ovf/iso9660":           {"ovf/internal/..."},
