@@ -238,6 +238,7 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, err
 		req.Header[k] = v
 	}
 	req.Header.Set("User-Agent", c.agent)
+	req.Header.Set("Accept-Encoding", "identity") // or a transport may ask for gzip
 	var open func(int, http.Header) (io.Writer, error)
 	if r.Sink != nil {
 		var extra http.Header
