@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -435,5 +436,109 @@ exit 0
 	s := w.offer(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0), ext("P.C", "1.0", 0))
 	if strings.Count(show(s), "success") != 3 {
 		t.Errorf("report %s", show(s))
+	}
+}
+
+// TestExistingPackage is use_existing_package and ignore_existing_invalid: a
+// package an operator put there needs no download; a bad one is replaced.
+func TestExistingPackage(t *testing.T) {
+	t.Parallel()
+	p := pkg{name: "P.X", version: "1.0", script: simple}
+	w := newWorld(t, p).start()
+	writeFile(t, w.base("P.X__1.0.zip"), string(p.build(t)))
+	if s := w.offer(ext("P.X", "1.0", 0)); !strings.Contains(show(s), "success") || w.repo.downloads != 0 {
+		t.Errorf("%d downloads, %s", w.repo.downloads, show(s))
+	}
+	w.offer(gone(ext("P.X", "1.0", 0)))
+	if exists(w.base("P.X__1.0.zip")) {
+		t.Error("the package is left after the uninstall")
+	}
+	writeFile(t, w.base("P.X__1.0.zip"), "rubbish")
+	if s := w.offer(ext("P.X", "1.0", 1)); !strings.Contains(show(s), "success") || w.repo.downloads != 1 {
+		t.Errorf("%d downloads, %s", w.repo.downloads, show(s))
+	}
+}
+
+// TestHandlerStateMigration is the suite of that name: what very old agents
+// left is moved, and never over something newer.
+func TestHandlerStateMigration(t *testing.T) {
+	t.Parallel()
+	p := pkg{name: "P.X", version: "1.0", script: simple}
+	w := newWorld(t, p)
+	zip := w.base("x.zip")
+	writeFile(t, zip, string(p.build(t)))
+	if err := errors.Join(unpack(zip, w.base("P.X-1.0"), 1<<20), os.Mkdir(w.base("P.X-1.0/config"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, w.base("P.X-1.0/config/HandlerStatus"), `{"status":"Ready","code":0,"message":"new"}`)
+	writeFile(t, w.base("handler_state/P.X-1.0/state"), "Installed")
+	writeFile(t, w.base("handler_state/P.X-1.0/status"), "old")
+	writeFile(t, w.base("handler_state/P.Gone-1.0/state"), "Enabled")
+	w.start()
+	w.offer(ext("P.X", "1.0", 0))
+	if diff := cmp.Diff([]string{"1.0 enable 0"}, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if exists(w.base("handler_state")) {
+		t.Error("handler_state is left")
+	}
+}
+
+// TestOldAgentMulti: extensions that another agent enabled can be deleted.
+func TestOldAgentMulti(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
+	w.offer(multi("P.M", "1.0", "a:1", "b:1"))
+	w.stop()
+	if err := os.RemoveAll(w.base("azguest")); err != nil { // all we know
+		t.Fatal(err)
+	}
+	w.clearCalls()
+	w.start()
+	s := w.offer(multi("P.M", "1.0", "-a:1", "b:1"))
+	if got, want := show(s), "P.M 1.0 Ready 0 | b 1 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if diff := cmp.Diff([]string{"1.0 disable a 1", "1.0 enable b 1"}, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// TestSignature: required and missing or bad means that nothing of the
+// package is used; not required, it is only said.
+func TestSignature(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, signature string
+		required, ok    bool
+		marker          bool
+	}{
+		{"unsigned", "", false, true, false},
+		{"unsigned, required", "", true, false, false},
+		{"bad", "bad", false, true, false},
+		{"bad, required", "bad", true, false, false},
+		{"good, required", "good", true, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple, manifest: `"signingInfo":{"publisher":"P","type":"X","version":"1.0"}`})
+			w.cfg.RequireSignature = tc.required
+			w.cfg.Verify = func(_ context.Context, _, sig string) (string, error) {
+				if sig != "good" {
+					return "", errors.New("it was tampered with")
+				}
+				return "CN=Publisher", nil
+			}
+			w.start()
+			h := ext("P.X", "1.0", 0)
+			h.Signature = tc.signature
+			s := w.processed(h)
+			if ok := strings.Contains(show(s), "success"); ok != tc.ok || (w.calls() != nil) != tc.ok {
+				t.Errorf("report %s; ran %q", show(s), w.calls())
+			}
+			if exists(w.base("P.X-1.0/package_validated")) != tc.marker {
+				t.Errorf("package_validated: %v", !tc.marker)
+			}
+		})
 	}
 }

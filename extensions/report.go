@@ -226,7 +226,7 @@ func (v view) row(q pair, files *fileCache) (r row) {
 		r.fail(q, codeOther, p.stuck[strings.ToLower(want.Name)])
 	case p.denied[q.key()].Status != "":
 		r.end = endFailed
-		r.set(p.denied[q.key()])
+		r.set(v.withBeat(p.denied[q.key()], r.rec, files))
 		r.fail(q, r.status.Code, *r.status.Message)
 	case p.skipped[q.key()] != "":
 		r.end = endFailed
@@ -269,6 +269,25 @@ func (v view) row(q pair, files *fileCache) (r row) {
 		v.progressRow(&r, q, h)
 	}
 	return r
+}
+
+// withBeat adds to a refusal what the software that goes on running says.
+func (v view) withBeat(rep Report, rec Record, files *fileCache) Report {
+	base := v.store.base(rec.Name, rec.Version)
+	if rec.State != Enabled || !files.manifest(base+"/"+manifestName).Heartbeat {
+		return rep
+	}
+	data, _, err := readSafely(base+"/"+heartbeatName, maxHeartbeat)
+	if err != nil {
+		return rep
+	}
+	if b, err := parseHeartbeat(data); err == nil {
+		rep.Message += " Extension was previously enabled and reported the following heartbeat:\n" + b.Status
+		if b.Message != nil {
+			rep.Message += ": " + *b.Message
+		}
+	}
+	return rep
 }
 
 // settledRow is an extension that was enabled, or could not be.

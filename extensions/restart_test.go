@@ -227,3 +227,34 @@ func TestSuperviseJob(t *testing.T) {
 		})
 	}
 }
+
+// TestScope: under systemd a command has a scope in the handler's slice,
+// which what it leaves behind keeps. Runs where systemd does.
+func TestScope(t *testing.T) {
+	t.Parallel()
+	if !host.HasSystemd() || os.Getuid() != 0 {
+		t.Skip("no systemd here")
+	}
+	dir := t.TempDir() + "/job"
+	id := randomID()
+	job := host.Job{
+		ID: id, Shell: "cat /proc/self/cgroup; sleep 3 >/dev/null 2>&1 &", Dir: "/", Timeout: 20 * time.Second,
+		Scope: "azguest-" + id + ".scope", Slice: sliceName("Pub.Some-Handler", ""), CPUPercent: 50,
+	}
+	if err := launcher().Start(dir, job); err != nil {
+		t.Fatal(err)
+	}
+	res, err := host.WaitJob(context.Background(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Class != host.JobOK || res.ScopeErr != "" || !strings.Contains(res.Scope, "/azure-vmextensions-Pub.Some_Handler.slice/azguest-"+id+".scope") {
+		t.Errorf("result %+v", res)
+	}
+	if b, err := os.ReadFile(dir + "/" + host.JobStdout); err != nil || !strings.Contains(string(b), job.Scope) {
+		t.Errorf("the command ran in %s (%v)", b, err)
+	}
+	if n := len(host.CgroupProcs(res.Scope)); n == 0 {
+		t.Error("the background child has left the scope")
+	}
+}

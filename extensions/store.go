@@ -66,6 +66,7 @@ func (s store) init() error {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
+	s.migrate()
 	// What was being unpacked when the agent died is of no use.
 	if err := emptyDir(s.sub("tmp")); err != nil {
 		return fmt.Errorf("prepare extensions: %w", err)
@@ -183,7 +184,7 @@ func (s store) load() ([]Record, error) {
 				return nil, err
 			}
 		default:
-			r = adopt(r, text)
+			r = s.adoptExts(adopt(r, text), base)
 		}
 		if r.Report.Status == "" {
 			if b, _, err := readSafely(base+"/config/HandlerStatus", 1<<20); err == nil {
@@ -220,6 +221,46 @@ func adopt(r Record, text string) Record {
 		r.State = Broken // something half done: fetch it again
 	}
 	return r
+}
+
+// adoptExts finds the multi-config extensions that another agent enabled.
+func (s store) adoptExts(r Record, base string) Record {
+	entries, err := os.ReadDir(base + "/config")
+	if err != nil {
+		return r
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".HandlerState")
+		if !ok || name == "" {
+			continue
+		}
+		r.Multi = true
+		b, _, err := readSafely(base+"/config/"+e.Name(), 64)
+		if err == nil && strings.TrimSpace(string(b)) == "enabled" && r.State == Enabled {
+			r = r.setExt(name, ExtRecord{Enabled: true, Seq: -1})
+		}
+	}
+	return r
+}
+
+// migrate moves what very old agents kept in handler_state/ to where it is
+// looked for now. Nothing here is worth failing for (spec/extensions §1.1).
+func (s store) migrate() {
+	top := s.root.Path(s.lib + "/handler_state")
+	entries, err := os.ReadDir(top)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		config := s.root.Path(s.lib+"/"+e.Name()) + "/config"
+		for from, to := range map[string]string{"state": "HandlerState", "status": "HandlerStatus"} {
+			if _, err := os.Lstat(config + "/" + to); err == nil {
+				continue
+			}
+			_ = os.Rename(top+"/"+e.Name()+"/"+from, config+"/"+to)
+		}
+	}
+	_ = os.RemoveAll(top)
 }
 
 // splitDir takes a directory name apart: everything before the first dash is
