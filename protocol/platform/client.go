@@ -104,6 +104,7 @@ func New(o Options) *Client {
 	o.AgentName = cmp.Or(o.AgentName, "WALinuxAgent")
 	o.UserAgent = cmp.Or(o.UserAgent, "WALinuxAgent/"+o.AgentVersion)
 	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
+	c.state.root.op, c.state.parts.op = "goal state", "goal state documents"
 	dial := o.dialer()
 	var nearRT, farRT http.RoundTripper
 	if o.HTTP != nil && o.HTTP.Transport != nil {

@@ -562,3 +562,72 @@ func TestRolesOfTheChannelsSwap(t *testing.T) {
 		}
 	})
 }
+
+// TestBrokenDocumentsMakeNoHotLoop: documents that arrive and can't be used
+// are not fetched at every poll, and what can be used goes on working.
+func TestBrokenDocumentsMakeNoHotLoop(t *testing.T) {
+	t.Parallel()
+	for name, breakIt := range map[string]func(f *fakeHost){
+		"text":     func(f *fakeHost) { f.ext = "<Extensions><Plugins>" },
+		"error":    func(f *fakeHost) { f.fail["extensionsConfig"] = 503 },
+		"noop":     func(f *fakeHost) { f.noop = 1 << 30 },
+		"notfound": func(f *fakeHost) { f.fail["extensionsConfig"] = 404 },
+	} {
+		bubble(t, nil, func(t *testing.T, f *fakeHost, c *Client) {
+			gs := mustGS(t, c, "")
+			good := f.ext
+			f.set(func() { f.inc = "2"; breakIt(f) })
+			f.clear()
+			lines := 0
+			for range 600 {
+				time.Sleep(6 * time.Second)
+				_, err := c.GoalState(t.Context(), gs.Key())
+				if err == nil || errors.Is(err, protocol.ErrNotModified) {
+					t.Fatalf("%s: %v", name, err)
+				}
+				if protocol.Loud(err) {
+					lines++
+				}
+			}
+			if _, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil {
+				t.Errorf("%s: status: %v", name, err)
+			}
+			what, most := "extensionsConfig", 60 // three quick attempts each time
+			if name == "noop" {
+				what, most = "comp=goalstate", 6*22
+			}
+			if n := len(f.requests(what)); n > most || n < 10 {
+				t.Errorf("%s: asked %d times in an hour", name, n)
+			}
+			if lines > 7 {
+				t.Errorf("%s: %d lines", name, lines)
+			}
+			f.set(func() { f.inc, f.ext, f.noop = "3", good, 0; clear(f.fail) })
+			start := time.Now()
+			for {
+				if gs2, err := c.GoalState(t.Context(), gs.Key()); err == nil && gs2.Incarnation == "3" {
+					break
+				}
+				time.Sleep(time.Second)
+			}
+			if late := time.Since(start); name != "noop" && late > time.Minute || late > paceMax {
+				t.Errorf("%s: healed after %v", name, late)
+			}
+		})
+	}
+}
+
+func TestVMSettingsCanStandAlone(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) {
+		f.ext, f.vm, f.etag = "broken", vmWith(ticks0, "FastTrack", `{"name":"A","version":"1","state":"enabled"}`), "1"
+	}, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		if gs.Source != protocol.FastTrack || len(gs.Handlers) != 1 {
+			t.Errorf("goal state: %+v", gs)
+		}
+		if _, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil {
+			t.Error(err)
+		}
+	})
+}

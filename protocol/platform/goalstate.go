@@ -35,6 +35,10 @@ type state struct {
 	changed bool
 	loaded  bool // the FastTrack marker was read
 	marker  time.Time
+
+	root  pace   // of a goal state that can't be used
+	parts pace   // of its documents
+	tried string // incarnation whose documents were tried last
 }
 
 // adopted is the extensions goal state that counts.
@@ -74,11 +78,18 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 		s.marker, s.loaded = c.readMarker(), true
 		s.supported = !s.marker.IsZero()
 	}
+	if err := s.root.wait(); err != nil {
+		return nil, err
+	}
 	gs, raw, err := c.wireClient().GoalState(ctx, 0)
 	c.setIDs(gs) // also from an incomplete one (spec/protocol §2.2)
+	if _, paced := errors.AsType[*protocol.Fault](err); err != nil && !paced && ctx.Err() == nil {
+		return nil, s.root.failed(err)
+	}
 	if err != nil {
 		return nil, err
 	}
+	s.root.worked()
 	out, err := c.advance(ctx, gs, raw)
 	if err != nil {
 		return nil, err
@@ -108,7 +119,21 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 	}
 	if wsNew {
 		if err := c.fetchAll(ctx, gs, raw); err != nil {
-			return nil, err
+			// vmSettings can stand alone, even if ExtensionsConfig can't be
+			// had or read.
+			if ctx.Err() != nil || vm == nil || (!vmNew && s.adopted != nil) {
+				return nil, err
+			}
+			if protocol.Loud(err) {
+				c.o.Log.Warn().Err(err).Msg("goal state of the WireServer not usable; going on with vmSettings")
+			}
+			docs, ferr := c.fetch(ctx, gs, s.docs, everything&^extensions)
+			if ferr != nil {
+				return nil, ferr
+			}
+			docs.goalState = raw
+			s.docs, wsNew = docs, false
+			c.writeDocuments(&docs)
 		}
 	}
 	c.adopt(c.choose(gs, vm, vmNew, wsNew))
@@ -123,12 +148,22 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 // together.
 func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) error {
 	s := &c.state
-	// New documents, new chance for what failed before.
-	c.near.Reset(docNames...)
-	docs, err := c.fetch(ctx, gs, s.docs, everything)
-	if err != nil {
+	if s.tried != gs.Incarnation { // new documents, new chance
+		s.tried = gs.Incarnation
+		s.parts.worked()
+		c.near.Reset(docNames...)
+	}
+	if err := s.parts.wait(); err != nil {
 		return err
 	}
+	docs, err := c.fetch(ctx, gs, s.docs, everything)
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return s.parts.failed(err)
+	}
+	s.parts.worked()
 	docs.goalState = raw
 	s.docs, s.inc, s.force = docs, gs.Incarnation, false
 	c.transfers().Reset()
