@@ -324,7 +324,7 @@ func TestNoMachinePaths(t *testing.T) {
 		}
 		for _, bad := range forbidden {
 			for i, line := range bytes.Split(b, []byte("\n")) {
-				if at := bytes.Index(line, bad); at >= 0 && !(at > 0 && pathByte(line[at-1])) {
+				if at := bytes.Index(line, bad); at == 0 || at > 0 && !pathByte(line[at-1]) {
 					t.Errorf("%s:%d: names the machine path %s", path[len(top)+1:], i+1, bad)
 				}
 			}

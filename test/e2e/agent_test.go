@@ -12,9 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/sandbox"
-	"github.com/google/go-cmp/cmp"
 )
 
 // conf makes the agent do everything that is off by default, and poll as

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/azguest/azguest/test/fabric"
 )
@@ -126,12 +125,4 @@ func (c *cloud) objections(t testing.TB) {
 			t.Errorf("the platform objects to %s %s: %s", e.Method, e.URL, strings.Join(e.Problems, "; "))
 		}
 	}
-}
-
-// at is when the platform received the first request of a kind.
-func (c *cloud) at(kind fabric.Kind, contains string) time.Time {
-	for _, e := range c.f.Journal(fabric.Query{Kind: kind, Contains: contains}) {
-		return e.Time
-	}
-	return time.Time{}
 }

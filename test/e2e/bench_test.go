@@ -27,7 +27,7 @@ type contender struct {
 }
 
 // contenders are ours, and Debian's if AZGUEST_BENCH_PEER is set.
-func contenders(b *testing.B, packages map[string][]byte) []contender {
+func contenders(packages map[string][]byte) []contender {
 	list := []contender{{
 		name: "azguest",
 		cloud: func(t testing.TB) *cloud {
@@ -50,7 +50,7 @@ func contenders(b *testing.B, packages map[string][]byte) []contender {
 // BenchmarkStartToReady is from the start of the process on a blank machine
 // to the moment the platform received Ready.
 func BenchmarkStartToReady(b *testing.B) {
-	for _, who := range contenders(b, samples(b)) {
+	for _, who := range contenders(samples(b)) {
 		b.Run(who.name, func(b *testing.B) {
 			var took []float64
 			for b.Loop() {
@@ -78,7 +78,7 @@ enable)
 	;;
 esac
 `
-	for _, who := range contenders(b, map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(b, clock)}) {
+	for _, who := range contenders(map[string][]byte{"Azguest.Samples.Hello/1.0.0": handler(b, clock)}) {
 		b.Run(who.name, func(b *testing.B) {
 			c := who.cloud(b)
 			who.start(b, c)
@@ -137,7 +137,7 @@ func BenchmarkIdle(b *testing.B) {
 		}
 		idle = time.Duration(n) * time.Second
 	}
-	for _, who := range contenders(b, samples(b)) {
+	for _, who := range contenders(samples(b)) {
 		b.Run(who.name, func(b *testing.B) {
 			c := who.cloud(b)
 			p := who.start(b, c)

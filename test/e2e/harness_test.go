@@ -23,9 +23,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/sandbox"
-	"golang.org/x/crypto/ssh"
 )
 
 // patience bounds every wait: it is not what is tested.
@@ -69,7 +70,7 @@ func binary(t testing.TB, name string) string {
 		if buildErr = lookAtSources(); buildErr != nil {
 			return
 		}
-		if binDir, buildErr = os.MkdirTemp("", "azguest-e2e-"); buildErr != nil {
+		if binDir, buildErr = os.MkdirTemp("", "azguest-e2e-"); buildErr != nil { //nolint:usetesting // outlives the test that needs it first
 			return
 		}
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binDir+"/",

@@ -301,7 +301,7 @@ func (s *Sandbox) open(name string, flags int, perm fs.FileMode) (*os.File, erro
 	}
 	defer unix.Close(root)
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT}
-	if flags&(unix.O_CREAT) != 0 {
+	if flags&unix.O_CREAT != 0 {
 		how.Mode = uint64(perm.Perm())
 	}
 	fd, err := unix.Openat2(root, strings.TrimLeft(name, "/"), &how)

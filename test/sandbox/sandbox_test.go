@@ -146,9 +146,13 @@ func TestNetworkIsItsOwn(t *testing.T) {
 		t.Fatal("process beside runs in the machine's own network")
 	}
 	// A server inside answers on the platform's address, and only there.
-	srv, err := s.Start(sandbox.Cmd{Args: []string{"perl", "-MIO::Socket::INET", "-e",
-		`$l = IO::Socket::INET->new(LocalAddr => "168.63.129.16:80", Listen => 1, ReuseAddr => 1) or die; $| = 1; print "up\n"; $c = $l->accept; sysread $c, $_, 4096; print $c "HTTP/1.0 200 OK\r\n\r\nhello"; close $c`},
-		Stdout: io.Discard})
+	srv, err := s.Start(sandbox.Cmd{
+		Args: []string{
+			"perl", "-MIO::Socket::INET", "-e",
+			`$l = IO::Socket::INET->new(LocalAddr => "168.63.129.16:80", Listen => 1, ReuseAddr => 1) or die; $| = 1; print "up\n"; $c = $l->accept; sysread $c, $_, 4096; print $c "HTTP/1.0 200 OK\r\n\r\nhello"; close $c`,
+		},
+		Stdout: io.Discard,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +170,9 @@ func TestNetworkIsItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp.Body.Close()
+		if err := resp.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	if string(body) != "hello" {

@@ -67,7 +67,9 @@ func supervise(ctl *os.File) error {
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
-			return nil // our end takes every process of the namespace along
+			// The program is gone or wants us gone; our end takes every
+			// process of the namespace along.
+			return nil //nolint:nilerr // that is how it is told
 		}
 		var o order
 		if err := json.Unmarshal(line, &o); err != nil {
