@@ -170,6 +170,7 @@ func (a *Agent) save() {
 	for _, f := range a.features() {
 		s.Platform.SupportedFeatures = append(s.Platform.SupportedFeatures, f.Key)
 	}
+	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
 	s.Overall = s.Judge()
 	if err := status.Save(a.paths.Snapshot, s); err != nil {
 		a.Log.Debug().Err(err).Msg("snapshot not written")
@@ -197,7 +198,7 @@ func (a *Agent) measure(context.Context) error {
 	if up := time.Since(a.started).Seconds(); up > 0 {
 		g.CPUPercent = 100 * cpu / up
 	}
-	g.CPUSeconds, g.RSS, g.FDs, g.Goroutines = cpu, rss, fds, runtime.NumGoroutine()
+	g.CPUSeconds, g.RSS, g.FDs = cpu, rss, fds
 	a.board.snap.Disk = u
 	a.board.mu.Unlock()
 	return derr

@@ -29,7 +29,7 @@ var may = map[string][]string{
 		"agent/config", "agent/disk", "agent/event", "agent/firewall", "agent/host", "agent/secret", "agent/status", "agent/update",
 		"ovf/...", "protocol/...", "provisioning/...", "extensions/...",
 	},
-	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/status", "provisioning/generalize"},
+	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/status", "agent/update", "provisioning/generalize"},
 	"agent/cmd/agentctl": {"agent/ctl"},
 	"agent/ctl":          {"agent/config", "agent/doctor", "agent/secret", "agent/status"},
 	"agent/doctor":       {"agent/config", "agent/secret", "agent/status"},

@@ -28,17 +28,22 @@ enable)
 	3) said="no openssl" ;;
 	*) said="protected settings could not be decrypted" ;;
 	esac
-	echo "$seq" >mrseq
+	# The number is remembered when there is a status for it: killed in
+	# between, this does the work once more and not never.
 	if [ -n "$exit_code" ] && [ "$exit_code" != 0 ]; then
 		report error "$exit_code" "told to fail with $exit_code"
+		echo "$seq" >mrseq
 		exit "$exit_code"
 	fi
 	report success 0 "${greeting:-hello} from $version; $said" "$said"
+	echo "$seq" >mrseq
 	echo "${greeting:-hello}"
 	;;
 disable) echo disabled ;;
 update)
 	echo "updating from ${AZURE_GUEST_AGENT_UPDATING_FROM_VERSION:-unknown} to ${VERSION:-unknown}"
+	# 2.0.0 says in its manifest that no install follows.
+	case $version in 2.*) date -u >installed ;; esac
 	log "update from=${AZURE_GUEST_AGENT_UPDATING_FROM_VERSION:-} to=${VERSION:-} disable=${AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODE:-}"
 	;;
 uninstall) echo uninstalled ;;
