@@ -166,6 +166,9 @@ func (s *Signature) Verify(content io.Reader, roots *x509.CertPool) error {
 
 // VerifyChain is the second half of Verify.
 func (s *Signature) VerifyChain(roots *x509.CertPool) error {
+	if roots == nil { // would mean those of the system, for any publisher
+		return errors.New("verify signer: no roots")
+	}
 	pool := x509.NewCertPool()
 	for _, c := range s.Others {
 		pool.AddCert(c)

@@ -1,0 +1,90 @@
+package imds
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/azguest/azguest/protocol/internal/web"
+)
+
+type answers func(*http.Request) (*http.Response, error)
+
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) { return a(r) }
+
+func answer(code int, body string) *http.Response {
+	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}
+}
+
+const document = `{"compute":{"name":"vm1","location":"westus2","vmId":"v","userData":"aGVsbG8=","publisher":"p","osProfile":{"adminUsername":"u","computerName":"h","disablePasswordAuthentication":"true"},
+"publicKeys":[{"keyData":"ssh-ed25519 AAAA","path":"/home/u/.ssh/authorized_keys"},{"path":"x"}],"vmSize":7},"network":{"interface":[{"macAddress":"000D3A000001","ipv4":{"ipAddress":[{"privateIpAddress":"10.0.0.4"}]}}]}}`
+
+func TestInstanceFallsBackToOlderVersions(t *testing.T) {
+	t.Parallel()
+	var asked []string
+	c := New(web.New(answers(func(r *http.Request) (*http.Response, error) {
+		asked = append(asked, r.URL.Query().Get("api-version"))
+		if r.Header.Get("Metadata") != "true" {
+			t.Error("no Metadata header")
+		}
+		if len(asked) < 3 {
+			return answer(400, "version"), nil
+		}
+		return answer(200, document), nil
+	}), "ua", nil), time.Second)
+	i, err := c.Instance(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := i.Compute
+	if len(asked) != 3 || m.Name != "vm1" || m.Admin != "u" || !m.PasswordOff || len(m.Keys) != 1 || m.UserData.Reveal() != "hello" || i.Private != "10.0.0.4" || i.ImageOrigin() != 3 {
+		t.Errorf("asked %q, got %+v", asked, i)
+	}
+}
+
+func TestSilenceIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := New(web.New(answers(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}), "ua", nil), 5*time.Second)
+		start := time.Now()
+		if _, err := c.Instance(t.Context()); err == nil || time.Since(start) > 6*time.Second {
+			t.Errorf("Instance() = %v after %v", err, time.Since(start))
+		}
+	})
+}
+
+func TestNoUserData(t *testing.T) {
+	t.Parallel()
+	c := New(web.New(answers(func(*http.Request) (*http.Response, error) { return answer(404, ""), nil }), "ua", nil), time.Second)
+	if b, err := c.UserData(t.Context()); b != nil || err != nil {
+		t.Errorf("UserData() = %q, %v", b, err)
+	}
+}
+
+func TestPlatformDocument(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv("AZGUEST_FIXTURES")
+	if dir == "" {
+		t.Skip("AZGUEST_FIXTURES is not set")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "waagent/imds/valid.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i, err := Parse(b); err != nil || i.Compute.VMID == "" || i.MAC == "" {
+		t.Errorf("Parse() = %+v, %v", i, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(document))
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Parse(b) })
+}
