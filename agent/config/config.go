@@ -165,6 +165,11 @@ type Update struct {
 	RegularPeriod  time.Duration
 	Versioning     bool // Debug.EnableGAVersioning: the platform may ask for a version
 	AllowDowngrade bool
+	NeedSignature  bool          // AutoUpdate.RequireSignature
+	TrustRoots     string        // PEM file: who may sign our packages
+	HealthTimeout  time.Duration // for the first accepted report of a new version
+	Quiet          time.Duration // after the start: no update
+	Window         string        // "22:00-04:30", local time; empty: any time
 }
 
 // Values of AutoUpdate.Mode.

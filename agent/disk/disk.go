@@ -74,7 +74,7 @@ func rules(d Dirs) []rule {
 		{share: "history", globs: lib("history"), expend: true},
 		{share: "telemetry spool", globs: lib("events"), expend: true},
 		{share: "packages", globs: lib("*.zip"), expend: true, shallow: true},
-		{share: "agent versions", globs: lib("WALinuxAgent-*"), expend: true},
+		{share: "agent versions", globs: lib("WALinuxAgent-*")},
 		{share: "log collector", globs: lib("logcollector"), expend: true},
 		{share: "rotated logs", globs: []string{strings.TrimSuffix(d.AgentLog, ".log") + "-*.log*", d.AgentLog + ".*"}, expend: true},
 		{share: "agent log", globs: []string{d.AgentLog}},

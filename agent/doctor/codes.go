@@ -32,7 +32,7 @@ func Codes() []Code {
 		// The process.
 		{"AZ-AGENT-DOWN", "The agent is not running.", "It was stopped, it crashed, or it was never started.", "systemctl start azguest; journalctl -u azguest -b shows why it ended"},
 		{"AZ-AGENT-HUNG", "The agent's process lives but has not written its status for three minutes.", "A file system that does not answer (NFS, a failing disk), a stopped process, or a defect of ours.", "systemctl restart azguest (extensions go on running); please report it with: agentctl doctor --output json"},
-		{"AZ-AGENT-CRASHLOOP", "The agent was restarted several times since boot.", "It ends by itself soon after each start.", "journalctl -u azguest -b; a package upgrade or AutoUpdate.Mode=off brings back a version that worked"},
+		{"AZ-AGENT-CRASHLOOP", "The agent was restarted several times since boot.", "It ends by itself soon after each start.", "journalctl -u azguest -b; a package upgrade or AutoUpdate.Mode=distro brings back a version that worked"},
 		{"AZ-AGENT-MASKED", "The unit of the agent is masked, so it cannot start.", "Somebody linked azguest.service to /dev/null.", "systemctl unmask azguest && systemctl start azguest"},
 		{"AZ-AGENT-DISABLED", "The agent was told to do nothing on this machine.", "The file disable_agent is in Lib.Dir; cloud-init's documentation and some images make it.", "remove <Lib.Dir>/disable_agent and restart azguest"},
 		{"AZ-AGENT-OLDBINARY", "The running agent is not the one on the disk.", "The package was upgraded and the agent not restarted, or an extension runs and the restart waits for it.", "systemctl restart azguest"},
@@ -147,7 +147,9 @@ func Codes() []Code {
 		// The agent about itself.
 		{"AZ-UPD-ROLLBACK", "An update of the agent was rolled back.", "The new version did not report in time.", "nothing to do: it is not tried again before a newer version"},
 		{"AZ-UPD-FAILED", "An update of the agent could not be prepared.", "Download or check failed.", "agentctl status"},
-		{"AZ-UPD-UNSIGNED", "An update of the agent was refused because of its signature.", "The package is not signed by us or was changed.", "please report it"},
+		{"AZ-UPD-FOREIGN", "A package for an update of the agent is not this agent.", "The platform's agent family offers another agent, or the package is damaged.", "nothing to do; AutoUpdate.Mode=distro stops looking"},
+		{"AZ-UPD-REFUSED", "A requested version of the agent is not used.", "It is older than the installed one, the request is incomplete, or the package holds another version.", "agentctl status says which; AutoUpdate.Mode and AutoUpdate.Pin decide what is followed"},
+		{"AZ-UPD-UNSIGNED", "An update of the agent was refused because of its signature.", "It has no signature, nobody trusted signed it, or it was changed.", "AutoUpdate.TrustRoots names who may sign; AutoUpdate.Mode=distro leaves updates to the package manager"},
 		{"AZ-TEL-DROPPED", "Events were thrown away.", "The platform did not take them and the spool was full.", "nothing to do if the platform answers again"},
 		{"AZ-CTL-DENIED", "Only root may change what the agent does.", "The control socket was used by another user.", "sudo agentctl …"},
 		{"AZ-CTL-UNKNOWN", "The agent does not know this request or this extension.", "agentctl and azguest are of different versions, or the name is wrong.", "agentctl ext list"},

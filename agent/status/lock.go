@@ -71,6 +71,33 @@ func Acquire(ctx context.Context, path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
+// Keep makes the lock outlive this program: after an exec the next one takes
+// it over with Adopt from the descriptor that is returned.
+func (l *Lock) Keep() (fd int, err error) {
+	fd = int(l.f.Fd())
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+		return 0, fmt.Errorf("keep lock: %w", err)
+	}
+	return fd, nil
+}
+
+// Adopt takes over the lock at path that the program before us kept.
+func Adopt(fd int, path string) (*Lock, error) {
+	var have, want unix.Stat_t
+	if err := errors.Join(unix.Fstat(fd, &have), unix.Stat(path, &want)); err != nil {
+		return nil, fmt.Errorf("take over lock: %w", err)
+	}
+	if have.Dev != want.Dev || have.Ino != want.Ino {
+		return nil, fmt.Errorf("take over lock: descriptor %d is not %s", fd, path)
+	}
+	unix.CloseOnExec(fd)
+	l := &Lock{os.NewFile(uintptr(fd), path)}
+	if err := flock(l.f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("take over lock: %w", err)
+	}
+	return l, nil
+}
+
 // Release gives the lock back. The file stays: removing it would let two
 // agents hold two files of one name.
 func (l *Lock) Release() error {

@@ -1,0 +1,158 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ReadyFD is where a process started by Detach finds the pipe into which it
+// writes one byte when it is at work; see Announce.
+const ReadyFD = 3
+
+// A Daemon is a process that lives on whatever happens to its parent.
+type Daemon struct {
+	Path string
+	Args []string // after the name
+	Env  []string // the whole environment
+	Log  string   // file that gets its output; "" for none
+	// Ready: wait for Announce, and fail without it.
+	Ready bool
+}
+
+// Detach starts a process in a session of its own and does not wait for its
+// end. Nobody is told how it ends.
+func Detach(ctx context.Context, d Daemon) error {
+	cmd := exec.Command(d.Path, d.Args...)
+	cmd.Dir, cmd.Env = "/", d.Env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if d.Log != "" {
+		log, err := os.OpenFile(d.Log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", d.Path, err)
+		}
+		defer log.Close()
+		cmd.Stdout, cmd.Stderr = log, log
+	}
+	var r, w *os.File
+	if d.Ready {
+		var err error
+		if r, w, err = os.Pipe(); err != nil {
+			return fmt.Errorf("start %s: %w", d.Path, err)
+		}
+		defer r.Close()
+		cmd.ExtraFiles = []*os.File{w} // becomes ReadyFD
+	}
+	err := cmd.Start()
+	if w != nil {
+		_ = w.Close() // the child has its own
+	}
+	if err != nil {
+		return fmt.Errorf("start %s: %w", d.Path, err)
+	}
+	go func() { _ = cmd.Wait() }()
+	if r == nil {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
+	defer stop()
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		_ = cmd.Process.Kill()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("start %s: it did not get to work: %w", d.Path, err)
+	}
+	return nil
+}
+
+// Announce tells the parent of a process started by Detach with Ready that
+// it is at work.
+func Announce() error {
+	f := os.NewFile(ReadyFD, "ready")
+	if f == nil {
+		return errors.New("announce: no pipe")
+	}
+	_, err := f.Write([]byte{1})
+	return errors.Join(err, f.Close())
+}
+
+// JoinScope moves this process into a systemd scope of its own, so that a
+// stop of the unit it was started from does not reach it.
+func JoinScope(ctx context.Context, scope, slice, why string) error {
+	_, err := joinScope(ctx, Job{ID: why, Scope: scope, Slice: slice})
+	return err
+}
+
+// StartTicks is when a process started, in clock ticks since boot, 0 if
+// there is none. With the process id it is unique in one boot, and exec does
+// not change it.
+func StartTicks(pid int) uint64 { return startTicks(pid) }
+
+// Alive reports whether pid is the process that started then, and no zombie.
+func Alive(pid int, ticks uint64) bool { return sameProcess(pid, ticks) }
+
+// Kill ends that process and no other, and waits until it is gone.
+func Kill(ctx context.Context, pid int, ticks uint64) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		if !Alive(pid, ticks) {
+			return nil
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil { // a kernel without pidfd
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+	} else {
+		defer unix.Close(fd)
+		// The number can't be given to somebody else while we hold fd.
+		if !Alive(pid, ticks) {
+			return nil
+		}
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+	}
+	for Alive(pid, ticks) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("kill process %d: %w", pid, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// AdoptChildren reaps, when they end, the children that this process had
+// before its program was replaced by exec: nobody else knows of them. Call
+// it before anything is started.
+func AdoptChildren() {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	me := strconv.Itoa(os.Getpid())
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if f := statFields(pid); len(f) < 2 || f[1] != me {
+			continue
+		}
+		go func() {
+			for {
+				if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+					return
+				}
+			}
+		}()
+	}
+}

@@ -1,0 +1,141 @@
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// look is how often the guard looks at the trial.
+const look = 200 * time.Millisecond
+
+// Guard is the process that watches a hand-over. Main calls it with what
+// follows GuardArg; the result is the exit status.
+func Guard(ctx context.Context, args []string, log io.Writer) int {
+	if len(args) != 4 {
+		fmt.Fprintln(log, "usage: azguest "+GuardArg+" ROOT LIB TRIAL LOCK")
+		return 2
+	}
+	// A stop of the agent's unit, or the end of a terminal, is not meant for
+	// us: the trial must come to an end.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
+	_ = unix.CloseRange(host.ReadyFD+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
+	g := guard{Store: Store{Root: host.Root(args[0]), Lib: args[1]}, id: args[2], lock: args[3]}
+	if err := g.run(ctx); err != nil {
+		fmt.Fprintln(log, "update guard:", err)
+		return 1
+	}
+	return 0
+}
+
+type guard struct {
+	Store
+	id, lock string
+}
+
+func (g guard) run(ctx context.Context) error {
+	t := g.trial()
+	if t == nil {
+		return errors.New("no such trial")
+	}
+	if host.HasSystemd() {
+		if err := host.JoinScope(ctx, "azguest-update-guard.scope", "azure.slice", "update guard"); err != nil {
+			fmt.Fprintln(os.Stderr, "update guard: goes on in the agent's own unit:", err)
+		}
+	}
+	// From our start, not from Began: the clock may be set meanwhile.
+	deadline := time.NewTimer(t.Health)
+	defer deadline.Stop()
+	if err := host.Announce(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		reason := ""
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			if !host.Alive(t.PID, t.Ticks) {
+				reason = "it ended before the platform accepted a report of it"
+			}
+		case <-deadline.C:
+			reason = fmt.Sprintf("the platform accepted no report of it within %v", t.Health)
+		}
+		now := g.trial()
+		if now == nil {
+			return nil // committed, or given up
+		}
+		if reason != "" {
+			return g.rollBack(ctx, *t, reason)
+		}
+	}
+}
+
+// trial is ours as long as it is undecided. A state that can't be read does
+// not decide it.
+func (g guard) trial() *Trial {
+	st, err := g.Load()
+	if err != nil {
+		return &Trial{ID: g.id}
+	}
+	if st.Trial == nil || st.Trial.ID != g.id {
+		return nil
+	}
+	return st.Trial
+}
+
+// rollBack decides the trial and only then kills: after that the version
+// can't commit itself any more.
+func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
+	ours := true
+	var installed Program
+	err := g.Change(func(st *State) bool {
+		installed = st.Installed
+		if st.Trial == nil || st.Trial.ID != g.id {
+			ours = false
+			return false
+		}
+		st.rollBack(reason, time.Now().UTC())
+		return true
+	})
+	if !ours {
+		// Committed at the last moment, or noticed by an agent that started.
+		return nil
+	}
+	if err != nil {
+		// A full disk must not keep a dead agent in its place.
+		err = fmt.Errorf("note roll-back: %w", err)
+	}
+	kctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if kerr := host.Kill(kctx, t.PID, t.Ticks); kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	if t.Managed {
+		return err // the service manager starts the installed binary
+	}
+	if g.locked() || installed.Path == "" {
+		return err // somebody was faster
+	}
+	return errors.Join(err, host.Detach(ctx, host.Daemon{Path: installed.Path, Args: t.Args, Env: os.Environ()}))
+}
+
+// locked reports whether an agent runs.
+func (g guard) locked() bool {
+	f, err := os.Open(g.lock)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}

@@ -1,0 +1,306 @@
+package update
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
+)
+
+// A Fetcher gets blobs; package agent passes the platform's client, as it
+// does to the extensions.
+type Fetcher interface {
+	// Manifest reads a version manifest from the first address that answers.
+	Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error)
+	// Package writes at most limit bytes to dst, a name below the root.
+	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (digest string, err error)
+}
+
+// A Stager gets versions onto the disk.
+type Stager struct {
+	Store
+	Fetch Fetcher
+	Trust Trust
+	Run   host.Runner
+	Arch  string // GOARCH
+}
+
+const (
+	dirPrefix = "WALinuxAgent-"
+	// record lies in every directory of ours. Directories of the classic
+	// agent have the same names, and none of them is touched.
+	record = "azguest-staged.json"
+)
+
+// staged is what was found out about a package when it was unpacked.
+type staged struct {
+	Program
+	Package string    `json:"package"` // SHA-256 of the zip
+	Signer  string    `json:"signer,omitempty"`
+	At      time.Time `json:"at"`
+}
+
+// Stage makes a version ready to be run and returns it. m may be nil. The
+// order is: signature, trust, download, signature over the bytes, identity,
+// unpacking, a trial run of "version". Final tells whether another try can
+// help.
+func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version string, m *protocol.Manifest) (Program, error) {
+	if !Valid(version) {
+		return Program{}, refuse("%q is no version", version)
+	}
+	if p, err := s.have(version); err == nil {
+		return p, nil
+	}
+	if m == nil {
+		got, err := s.Fetch.Manifest(ctx, fam.ManifestURIs)
+		if err != nil {
+			return Program{}, fmt.Errorf("get manifest of family %s: %w", fam.Name, err)
+		}
+		m = &got
+	}
+	i := slices.IndexFunc(m.Versions, func(v protocol.PackageVersion) bool { return Compare(v.Version, version) == 0 })
+	if i < 0 {
+		return Program{}, fmt.Errorf("the manifest of family %s does not have version %s", fam.Name, version)
+	}
+	v := m.Versions[i]
+	sig, err := s.signature(ctx, *m, v)
+	if err != nil {
+		return Program{}, err
+	}
+	// Without a chance to be trusted not even a download.
+	if err := s.Trust.Check(sig); err != nil {
+		return Program{}, err
+	}
+	if err := s.Root.MkdirAll(s.dir(), 0o700); err != nil {
+		return Program{}, err
+	}
+	zip := path.Join(s.dir(), dirPrefix+version+".zip")
+	digest, err := s.Fetch.Package(ctx, *m, v, zip, MaxPackage)
+	if err != nil {
+		return Program{}, errors.Join(fmt.Errorf("get version %s: %w", version, err), s.Root.Remove(zip))
+	}
+	p, err := s.accept(ctx, version, zip, digest, sig)
+	return p, errors.Join(err, s.Root.Remove(zip))
+}
+
+// signature gets the signature beside the package. That there is none is
+// an answer; that it can't be asked for is an error.
+func (s Stager) signature(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion) ([]byte, error) {
+	beside := protocol.PackageVersion{Version: v.Version}
+	for _, u := range v.URIs {
+		p, err := url.Parse(u.Reveal())
+		if err != nil {
+			continue // an address that isn't one has no neighbour
+		}
+		p.Path += ".sig"
+		if p.RawPath != "" {
+			p.RawPath += ".sig"
+		}
+		beside.URIs = append(beside.URIs, secret.NewURL(p.String()))
+	}
+	if err := s.Root.MkdirAll(s.dir(), 0o700); err != nil {
+		return nil, err
+	}
+	file := path.Join(s.dir(), dirPrefix+v.Version+".zip.sig")
+	_, err := s.Fetch.Package(ctx, m, beside, file, MaxSignature)
+	if err != nil {
+		if ctx.Err() == nil && absent(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("get signature of version %s: %w", v.Version, err)
+	}
+	b, err := s.Root.ReadFile(file)
+	return b, errors.Join(err, s.Root.Remove(file))
+}
+
+// absent reports whether every address answered, and none has the blob.
+func absent(err error) bool {
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return answered(err)
+	}
+	all := many.Unwrap()
+	return len(all) > 0 && !slices.ContainsFunc(all, func(e error) bool { return !answered(e) })
+}
+
+func answered(err error) bool {
+	var c interface{ Code() string }
+	return errors.As(err, &c) && c.Code() == "host-status"
+}
+
+// accept verifies a downloaded package and unpacks it. The file is opened
+// once: what is unpacked are the bytes that were verified, whatever happens
+// to the name meanwhile.
+func (s Stager) accept(ctx context.Context, version, zip, digest string, sig []byte) (Program, error) {
+	f, err := os.Open(s.Root.Path(zip))
+	if err != nil {
+		return Program{}, fmt.Errorf("open package: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return Program{}, fmt.Errorf("open package: %w", err)
+	}
+	signer, err := s.Trust.Verify(f, sig)
+	if err != nil {
+		return Program{}, err
+	}
+	z, err := open(f, fi.Size(), version)
+	if err != nil {
+		return Program{}, err
+	}
+	dir := path.Join(s.Lib, dirPrefix+version)
+	if s.Root.Exists(dir) && !s.Root.Exists(path.Join(dir, record)) {
+		return Program{}, fmt.Errorf("%s belongs to somebody else", dir)
+	}
+	tmp := path.Join(s.dir(), "stage-"+rand.Text())
+	if err := unpack(z, s.Root.Path(tmp)); err != nil {
+		return Program{}, err
+	}
+	p, err := s.place(ctx, version, tmp, dir, digest, signer)
+	if err != nil {
+		return Program{}, errors.Join(err, s.Root.RemoveAll(tmp))
+	}
+	return p, nil
+}
+
+func (s Stager) place(ctx context.Context, version, tmp, dir, digest, signer string) (Program, error) {
+	bin, err := binary(s.Root.Path(tmp), s.Arch)
+	if err != nil {
+		return Program{}, err
+	}
+	// A program that can't even say its version can't be run here: wrong
+	// libraries, noexec, a security module.
+	res, err := s.Run.Run(ctx, host.Cmd{Name: bin, Args: []string{"version"}, Timeout: 20 * time.Second})
+	if err != nil {
+		return Program{}, foreign("version %s can't be run here: %w", version, err)
+	}
+	if f := strings.Fields(string(res.Stdout)); len(f) < 2 || f[0] != "azguest" || Compare(f[1], version) != 0 {
+		return Program{}, refuse("the program in the package calls itself %.100q, not version %s", strings.TrimSpace(string(res.Stdout)), version)
+	}
+	sum, err := hashFile(bin)
+	if err != nil {
+		return Program{}, err
+	}
+	rel, err := filepath.Rel(s.Root.Path(tmp), bin)
+	if err != nil {
+		return Program{}, err
+	}
+	p := Program{Version: version, Path: s.Root.Path(path.Join(dir, rel)), SHA256: sum}
+	b, err := json.Marshal(staged{Program: p, Package: digest, Signer: signer, At: time.Now().UTC()})
+	if err != nil {
+		return Program{}, err
+	}
+	if err := s.Root.WriteFile(path.Join(tmp, record), append(b, '\n'), 0o600); err != nil {
+		return Program{}, err
+	}
+	if err := s.Root.RemoveAll(dir); err != nil {
+		return Program{}, fmt.Errorf("replace %s: %w", dir, err)
+	}
+	if err := os.Rename(s.Root.Path(tmp), s.Root.Path(dir)); err != nil {
+		return Program{}, fmt.Errorf("place version %s: %w", version, err)
+	}
+	if d, err := os.Open(s.Root.Path(s.Lib)); err == nil {
+		_ = d.Sync() // some file systems refuse; then the next start finds out
+		_ = d.Close()
+	}
+	return p, nil
+}
+
+// have returns a version that was staged before and is intact.
+func (s Stager) have(version string) (Program, error) {
+	b, err := s.Root.ReadFile(path.Join(s.Lib, dirPrefix+version, record))
+	if err != nil {
+		return Program{}, err
+	}
+	var r staged
+	if err := json.Unmarshal(b, &r); err != nil {
+		return Program{}, err
+	}
+	if r.Signer == "" && !s.Trust.Unsigned {
+		return Program{}, errors.New("staged while signatures were not asked for")
+	}
+	return r.Program, r.intact()
+}
+
+// intact checks that the binary is the one that was verified: a power cut or
+// a bad disk may have changed it.
+func (p Program) intact() error {
+	if p.SHA256 == "" {
+		return nil
+	}
+	sum, err := hashFile(p.Path)
+	if err != nil {
+		return err
+	}
+	if sum != p.SHA256 {
+		return fmt.Errorf("%s was changed on the disk", p.Path)
+	}
+	return nil
+}
+
+func hashFile(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", fmt.Errorf("check program: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("check program: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// Prune removes what is neither the running version nor the one before, and
+// what interrupted attempts left.
+func (s Store) Prune(running string) error {
+	st, err := s.Load()
+	if err != nil {
+		return err
+	}
+	if st.Trial != nil {
+		return nil
+	}
+	keep := map[string]bool{running: true}
+	for _, p := range []*Program{st.Active, st.Previous} {
+		if p != nil {
+			keep[p.Version] = true
+		}
+	}
+	var errs []error
+	dirs, err := s.Root.Glob(path.Join(s.Lib, dirPrefix+"*"))
+	errs = append(errs, err)
+	for _, d := range dirs {
+		if !keep[strings.TrimPrefix(path.Base(d), dirPrefix)] && s.Root.Exists(path.Join(d, record)) {
+			errs = append(errs, s.Root.RemoveAll(d))
+		}
+	}
+	for _, left := range []string{"stage-*", dirPrefix + "*.zip*", "." + dirPrefix + "*"} {
+		names, err := s.Root.Glob(path.Join(s.dir(), left))
+		errs = append(errs, err)
+		for _, n := range names {
+			errs = append(errs, s.Root.RemoveAll(n))
+		}
+	}
+	if err := errors.Join(errs...); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove old versions: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package update
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"golang.org/x/sys/unix"
+)
+
+// A Program is one version on the disk.
+type Program struct {
+	Version string `json:"version"`
+	Path    string `json:"path"`             // of the binary
+	SHA256  string `json:"sha256,omitempty"` // of the binary; the installed one has none
+}
+
+// Trial is a hand-over that is not committed yet.
+type Trial struct {
+	ID   string  `json:"id"`
+	To   Program `json:"to"`
+	From string  `json:"from"`
+	By   string  `json:"by"` // what asked for it
+	// Withdraw the old version once the new one is committed.
+	Withdraw bool `json:"withdraw,omitempty"`
+
+	// The process that becomes the new version, in this boot.
+	PID   int    `json:"pid"`
+	Ticks uint64 `json:"ticks"`
+	Boot  string `json:"boot"`
+
+	Began   time.Time     `json:"began"`
+	Health  time.Duration `json:"health"` // time for the first accepted report
+	Managed bool          `json:"managed"`
+	Args    []string      `json:"args"` // of the agent, after its name
+}
+
+// A Start is one time that the installed binary handed over at its start.
+type Start struct {
+	Version string    `json:"version"`
+	At      time.Time `json:"at"`
+	Boot    string    `json:"boot"`
+}
+
+// Last is the outcome a person sees.
+type Last struct {
+	At   time.Time `json:"at,omitzero"`
+	Text string    `json:"text,omitempty"`
+	Code string    `json:"code,omitempty"` // empty if all is well
+	// Told: an agent has shown and reported it.
+	Told bool `json:"told,omitempty"`
+}
+
+// Tries is how often something transient went wrong, and when to try again.
+type Tries struct {
+	N    int       `json:"n"`
+	Next time.Time `json:"next"`
+}
+
+// State is what survives: restarts, crashes, reboots.
+type State struct {
+	// Installed is the binary that boots start; it is never removed.
+	Installed Program  `json:"installed"`
+	Active    *Program `json:"active,omitempty"`   // the committed version, if it is not Installed
+	Previous  *Program `json:"previous,omitempty"` // the one before
+	Trial     *Trial   `json:"trial,omitempty"`
+
+	Bad map[string]Bad `json:"bad,omitempty"`
+	// Interrupted counts trials that a reboot ended: not the version's
+	// fault, unless it happens again.
+	Interrupted map[string]int   `json:"interrupted,omitempty"`
+	Tries       map[string]Tries `json:"tries,omitempty"`
+	Starts      []Start          `json:"starts,omitempty"`
+	Plan        Plan             `json:"plan,omitzero"`
+	Last        Last             `json:"last,omitzero"`
+}
+
+// maxBad bounds the memory of bad versions.
+const maxBad = 20
+
+// condemn remembers why a version is not used; the oldest is forgotten.
+func (s *State) condemn(version string, b Bad) {
+	if s.Bad == nil {
+		s.Bad = map[string]Bad{}
+	}
+	s.Bad[version] = b
+	for len(s.Bad) > maxBad {
+		oldest := ""
+		for v, o := range s.Bad {
+			if oldest == "" || o.At.Before(s.Bad[oldest].At) {
+				oldest = v
+			}
+		}
+		delete(s.Bad, oldest)
+	}
+}
+
+// rollBack ends the trial with a verdict.
+func (s *State) rollBack(reason string, now time.Time) {
+	t := s.Trial
+	s.Trial = nil
+	s.condemn(t.To.Version, Bad{Kind: RolledBack, Code: codeRollback, Reason: reason, At: now})
+	s.Last = Last{At: now, Code: codeRollback, Text: fmt.Sprintf("update to %s rolled back: %s; %s goes on", t.To.Version, reason, t.From)}
+}
+
+// commit makes the version on trial the one to run.
+func (s *State) commit(now time.Time) {
+	t := s.Trial
+	s.Trial = nil
+	if t.Withdraw {
+		s.condemn(t.From, Bad{Kind: Withdrawn, Code: codeRefused, Reason: "the platform ordered " + t.To.Version + " instead", At: now})
+	}
+	delete(s.Bad, t.To.Version)
+	delete(s.Interrupted, t.To.Version)
+	delete(s.Tries, t.To.Version)
+	old := s.Active
+	switch {
+	case t.To.Path == s.Installed.Path:
+		s.Active, s.Previous = nil, nil
+	default:
+		to := t.To
+		s.Active = &to
+		if old == nil || old.Path != to.Path {
+			s.Previous = old
+		}
+	}
+	s.Starts, s.Plan = nil, Plan{}
+	s.Last = Last{At: now, Text: fmt.Sprintf("updated from %s to %s", t.From, t.To.Version)}
+}
+
+// Store is the state on disk. Its methods may be called by several
+// processes at once: the agent, the guard, an agent that starts.
+type Store struct {
+	Root host.Root
+	Lib  string // library directory below Root
+}
+
+func (s Store) dir() string  { return path.Join(s.Lib, "azguest") }
+func (s Store) file() string { return path.Join(s.dir(), "update.json") }
+
+// Load reads the state; without a file it is empty.
+func (s Store) Load() (State, error) {
+	var st State
+	b, err := s.Root.ReadFile(s.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, nil
+	}
+	if err != nil {
+		return st, fmt.Errorf("read update state: %w", err)
+	}
+	if err := json.Unmarshal(b, &st); err != nil {
+		return State{}, fmt.Errorf("read update state: %w", err)
+	}
+	return st, nil
+}
+
+// Change reads, changes and writes the state while nobody else does. A
+// state that can't be read is replaced: it only costs a download. If change
+// returns false nothing is written.
+func (s Store) Change(change func(*State) bool) error {
+	if err := s.Root.MkdirAll(s.dir(), 0o700); err != nil {
+		return fmt.Errorf("keep update state: %w", err)
+	}
+	f, err := os.OpenFile(s.Root.Path(path.Join(s.dir(), "update.lock")), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("keep update state: %w", err)
+	}
+	defer f.Close() // gives the lock back
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("keep update state: lock: %w", err)
+	}
+	st, err := s.Load()
+	if _, unreadable := errors.AsType[*fs.PathError](err); unreadable {
+		return err
+	}
+	if !change(&st) {
+		return nil
+	}
+	b, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return fmt.Errorf("keep update state: %w", err)
+	}
+	return s.Root.WriteFile(s.file(), append(b, '\n'), 0o600)
+}
