@@ -410,9 +410,10 @@ func Watch(ctx context.Context, r host.Root, names []string, check func() bool) 
 	}
 	w, err := fsnotify.NewWatcher()
 	var events chan fsnotify.Event
+	var troubles chan error
 	if err == nil {
 		defer func() { _ = w.Close() }()
-		events = w.Events
+		events, troubles = w.Events, w.Errors
 	}
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -430,6 +431,7 @@ func Watch(ctx context.Context, r host.Root, names []string, check func() bool) 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-events:
+		case <-troubles: // the ticker looks all the same
 		case <-tick.C:
 		}
 	}

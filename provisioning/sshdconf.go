@@ -43,11 +43,13 @@ type sshdReader struct {
 	dir   string
 	extra map[string][]byte
 	out   []directive
+	files int // read so far
 }
 
 func (rd *sshdReader) file(name, match string, depth int) {
-	// sshd itself stops at 16 levels.
-	if depth > 16 {
+	// sshd itself stops at 16 levels; files that include themselves twice
+	// would still be read 65,536 times.
+	if rd.files++; depth > 16 || rd.files > 1000 {
 		return
 	}
 	b, ok := rd.extra[name]

@@ -114,6 +114,9 @@ type RunCustomData struct {
 	Timeout         time.Duration // 0: one hour
 }
 
+// startedName says that the custom data has been started.
+const startedName = "custom-data.started"
+
 // ID implements Step.
 func (RunCustomData) ID() string { return StepRunData }
 
@@ -121,7 +124,7 @@ func (RunCustomData) String() string { return "run the custom data" }
 
 // Apply implements Step.
 func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
-	once := path.Join(s.Dir, "custom-data.started")
+	once := path.Join(s.Dir, startedName)
 	if b, err := sys.Root.ReadFile(once); err == nil && SameVM(string(b), s.VMID) {
 		return nil
 	}

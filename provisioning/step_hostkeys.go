@@ -149,6 +149,7 @@ func (s HostKeys) String() string {
 // hostKeyLedger says which keys were made for which VM.
 type hostKeyLedger struct {
 	VMID string            `json:"vmId"`
+	Want []string          `json:"want"` // all that were asked for
 	Keys map[string]string `json:"keys"` // type → SHA256 fingerprint
 }
 
@@ -164,6 +165,7 @@ func (s HostKeys) Apply(ctx context.Context, sys *System) error {
 	if !SameVM(led.VMID, s.VMID) || led.Keys == nil {
 		led = hostKeyLedger{VMID: s.VMID, Keys: map[string]string{}}
 	}
+	led.Want = s.Types
 	var missing []string
 	for _, t := range s.Types {
 		fp := s.onDisk(sys.Root, t)
@@ -285,4 +287,32 @@ func keyGroup(r host.Root) (gid int, perm fs.FileMode) {
 		return groups[i].GID, 0o640
 	}
 	return 0, 0o600
+}
+
+// Unfinished returns the late steps of a VM that was provisioned by us and
+// whose agent ended between Ready and the end of them. It is cheap, and
+// empty on every boot but that one.
+func Unfinished(r host.Root, o Options, vmID string) []Step {
+	o = o.WithDefaults()
+	var out []Step
+	var led hostKeyLedger
+	name := path.Join(o.Dir(), "hostkeys.json")
+	if b, err := r.ReadFile(name); err == nil && json.Unmarshal(b, &led) == nil && SameVM(led.VMID, vmID) {
+		var missing []string
+		for _, t := range led.Want {
+			if led.Keys[t] == "" {
+				missing = append(missing, t)
+			}
+		}
+		if len(missing) > 0 {
+			out = append(out, HostKeys{Dir: o.SSHDir, Types: led.Want, Late: true, Regenerate: o.RegenerateHostKeys, VMID: vmID, Ledger: name})
+		}
+	}
+	file := path.Join(o.Lib, "CustomData")
+	j := &Journal{}
+	if b, err := r.ReadFile(path.Join(o.Dir(), "provision.json")); o.ExecuteCustomData && err == nil && json.Unmarshal(b, j) == nil && SameVM(j.VMID, vmID) &&
+		r.Exists(file) && !r.Exists(path.Join(o.Dir(), startedName)) {
+		out = append(out, RunCustomData{File: file, Dir: o.Dir(), VMID: vmID})
+	}
+	return out
 }
