@@ -77,7 +77,7 @@ func (s DisableAgent) Apply(_ context.Context, sys *System) error {
 // Ready is owed (see ReadyPending).
 type WriteMarker struct {
 	Path, VMID string
-	Pending    string
+	Pending    string // empty: Ready is somebody else's to report
 }
 
 // ID implements Step.
@@ -90,8 +90,10 @@ func (s WriteMarker) Apply(_ context.Context, sys *System) error {
 	if b, err := sys.Root.ReadFile(s.Path); err == nil && string(b) == s.VMID {
 		return nil // Ready may have been reported already
 	}
-	if err := put(sys, s.Pending, []byte(s.VMID), 0o600); err != nil {
-		return fail(CodeState, "failed to write state", err)
+	if s.Pending != "" {
+		if err := put(sys, s.Pending, []byte(s.VMID), 0o600); err != nil {
+			return fail(CodeState, "failed to write state", err)
+		}
 	}
 	if err := put(sys, s.Path, []byte(s.VMID), 0o600); err != nil {
 		return fail(CodeMarker, "failed to write the provisioned marker", err)
