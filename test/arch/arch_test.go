@@ -322,6 +322,9 @@ func TestNoMachinePaths(t *testing.T) {
 		if err != nil {
 			return err
 		}
+		if bytes.IndexByte(b[:min(len(b), 8000)], 0) >= 0 {
+			return nil // a program somebody built here, or an image
+		}
 		for _, bad := range forbidden {
 			for i, line := range bytes.Split(b, []byte("\n")) {
 				if at := bytes.Index(line, bad); at == 0 || at > 0 && !pathByte(line[at-1]) {
