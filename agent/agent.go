@@ -34,6 +34,9 @@ type Options struct {
 	// DieAfter names a provisioning step after which the process kills
 	// itself; only tests of power cuts set it.
 	DieAfter string
+	// LockFD is the lock's descriptor if the version before us kept it for
+	// us, else 0.
+	LockFD int
 	// Platform changes how the platform is reached; only tests set it.
 	Platform func(*platform.Options)
 }
@@ -57,6 +60,7 @@ type Agent struct {
 	hold   hold
 	gate   gate
 	access access
+	upd    updater
 }
 
 // New puts an agent together. Nothing is read, written or sent yet.
@@ -75,7 +79,8 @@ func New(o Options) *Agent {
 
 // Run is the whole life: one lock, then four things side by side until the
 // context ends. Provisioning comes before extensions, but status flows from
-// the first second.
+// the first second. It returns a *Handover if another version is to go on in
+// this process.
 func (a *Agent) Run(ctx context.Context) error {
 	unlock, err := a.begin(ctx)
 	if err != nil {
@@ -83,9 +88,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer unlock()
 	notify("READY=1")
-	defer notify("STOPPING=1")
+	service := ctx
+	life, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	a.upd.end = end
 
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(life)
 	g.Go(func() error { return a.health.Run(ctx) })
 	g.Go(func() error { return a.reporter(ctx) })
 	g.Go(func() error { return a.control(ctx) })
@@ -98,6 +106,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.serve(ctx, provisioned) })
 	err = g.Wait()
 	a.save()
+	if h := a.passOn(life); h != nil {
+		return h // for the service manager nothing stops
+	}
+	notify("STOPPING=1")
+	if service.Err() != nil {
+		if serr := a.upd.store.Stopped(); serr != nil {
+			a.Log.Debug().Err(serr).Msg("this end will look like a crash")
+		}
+	}
 	return err
 }
 
@@ -142,7 +159,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 			return nil, fmt.Errorf("make directory %s: %w", d.name, err)
 		}
 	}
-	lock, err := status.Acquire(ctx, a.paths.Lock)
+	lock, err := a.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +178,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		s.Firewall.State = status.Off
 		s.Disk.LibDir = a.cfg.Paths.Lib
 	})
+	a.beginUpdates()
 	a.save()
 	a.Log.Info().Str("version", a.Version).Str("go", runtime.Version()).Int("pid", os.Getpid()).Msg("agent started")
 	for _, w := range a.Warnings {
@@ -169,6 +187,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		}
 	}
 	return func() {
+		if a.upd.kept {
+			return
+		}
 		if err := lock.Release(); err != nil {
 			a.Log.Warn().Err(err).Msg("release lock")
 		}

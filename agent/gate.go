@@ -15,5 +15,8 @@ func (a *Agent) whyWait() string {
 		}
 		return "provisioning"
 	}
+	if a.upd.going.Load() {
+		return "an update of the agent"
+	}
 	return a.hold.why()
 }

@@ -34,6 +34,7 @@ func (a *Agent) jobs() []job {
 		{"host-health", time.Minute, a.beat},
 		{"measure", 5 * time.Minute, a.measure},
 		{"housekeeping", time.Hour, a.tidy},
+		{"self-update", a.updateEvery(), a.selfUpdate},
 	}
 }
 

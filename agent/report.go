@@ -120,6 +120,7 @@ func (a *Agent) report(ctx context.Context) error {
 		return err
 	}
 	a.rep.last = string(key)
+	a.reported()
 	return nil
 }
 
@@ -128,7 +129,7 @@ func (a *Agent) statusDocument() protocol.Status {
 	ext := a.ext.Status()
 	a.applied(ext)
 	return protocol.Status{
-		Agent:     protocol.AgentStatus{Version: a.Version, Message: "Guest Agent is running"},
+		Agent:     protocol.AgentStatus{Version: a.Version, Message: "Guest Agent is running", Update: a.updateStatus()},
 		Handlers:  ext.Handlers,
 		GoalState: ext.GoalState,
 		OS:        a.osInfo(),
@@ -158,6 +159,9 @@ func (a *Agent) features() []protocol.Feature {
 	out := []protocol.Feature{{Key: "MultipleExtensionsPerHandler", Value: "1.0"}}
 	if a.platform.FastTrack() {
 		out = append(out, protocol.Feature{Key: "FastTrack", Value: "1.0"})
+	}
+	if a.governable() {
+		out = append(out, protocol.Feature{Key: "VersioningGovernance", Value: "1.0"})
 	}
 	return out
 }

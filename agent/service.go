@@ -29,6 +29,7 @@ type program struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
+	asked  bool // to stop, by a signal
 }
 
 // Start implements service.Interface; it must not block.
@@ -47,6 +48,9 @@ func (p *program) Start(service.Service) error {
 func (p *program) Stop(service.Service) error {
 	p.cancel()
 	<-p.done
+	if h, ok := errors.AsType[*Handover](p.err); ok && p.asked {
+		return h.Abandon() // stopped, not replaced
+	}
 	if errors.Is(p.err, context.Canceled) {
 		return nil
 	}
@@ -62,6 +66,7 @@ func newService(p *program) (service.Service, error) {
 		signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
 		select {
 		case <-sig:
+			p.asked = true
 		case <-p.done:
 		}
 	}

@@ -133,6 +133,24 @@ func (s *State) commit(now time.Time) {
 	s.Last = Last{At: now, Text: fmt.Sprintf("updated from %s to %s", t.From, t.To.Version)}
 }
 
+// Note keeps why a version could not be made ready. What its package is to
+// blame for is not looked at again for a day; anything else is tried again,
+// less and less often.
+func (s *State) Note(version string, why error, code, text string, now time.Time) {
+	s.Last = Last{At: now, Code: code, Text: text}
+	if Final(why) {
+		s.condemn(version, Bad{Kind: Refused, Code: CodeOf(why), Reason: why.Error(), At: now})
+		delete(s.Tries, version)
+		return
+	}
+	n := s.Tries[version].N + 1
+	// One version at a time is wanted; the others need no memory.
+	s.Tries = map[string]Tries{version: {N: n, Next: now.Add(min(firstRetry<<min(n-1, 10), refusedFor))}}
+}
+
+// firstRetry is the wait after the first transient failure.
+const firstRetry = time.Minute
+
 // Store is the state on disk. Its methods may be called by several
 // processes at once: the agent, the guard, an agent that starts.
 type Store struct {

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 
 	"github.com/azguest/azguest/agent"
@@ -59,6 +60,8 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		return 0
 	case host.SuperviseArg: // started by the agent itself, one for each handler command
 		return host.Supervise(context.Background(), rest)
+	case agent.UpdateGuardArg: // started by the agent itself when it hands over to another version
+		return agent.UpdateGuard(context.Background(), rest, stderr)
 	case "help", "-h", "--help", "-help":
 		fmt.Fprint(stdout, usage)
 		flags(&options{}, stdout).PrintDefaults()
@@ -128,6 +131,15 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	log, closer := agent.NewLogger(logFile, o.verbose || cfg.Logs.Verbose)
 	defer func() { _ = closer.Close() }()
 
+	lockFD := 0
+	if cmd == "run" {
+		host.AdoptChildren()
+		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
+		_ = os.Unsetenv(agent.LockVariable)
+		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], log); h != nil {
+			log.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("the installed version runs instead")
+		}
+	}
 	a := agent.New(agent.Options{
 		Version:  version,
 		Config:   cfg,
@@ -138,6 +150,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		Launcher: host.SelfLauncher(),
 		Log:      log,
 		DieAfter: os.Getenv("AZGUEST_TEST_DIE_AFTER"),
+		LockFD:   lockFD,
 	})
 	if cfgErr != nil {
 		log.Error().Err(cfgErr).Msg("configuration incomplete, going on with defaults")
@@ -149,6 +162,9 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		err = a.Provision(ctx)
 	} else {
 		err = agent.RunService(a.Run)
+	}
+	if h, ok := errors.AsType[*agent.Handover](err); ok {
+		err = h.Exec(os.Environ())
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Error().Err(err).Msg("agent ended")

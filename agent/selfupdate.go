@@ -1,0 +1,549 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/agent/update"
+	"github.com/azguest/azguest/protocol"
+	"github.com/rs/zerolog"
+)
+
+// UpdateGuardArg is the first argument of the process that watches a
+// hand-over; UpdateGuard is that process.
+const UpdateGuardArg = update.GuardArg
+
+// UpdateGuard watches a hand-over to its end and returns an exit status.
+func UpdateGuard(ctx context.Context, args []string, log io.Writer) int {
+	return update.Guard(ctx, args, log)
+}
+
+// LockVariable names the descriptor of the lock in the environment of a new
+// version.
+const LockVariable = "AZGUEST_LOCK_FD"
+
+// Markers that the classic agent knows too (spec/protocol §11.1).
+const (
+	rsmMark     = "waagent_rsm_update"
+	initialMark = "waagent_initial_update"
+)
+
+// updater is what the self-update job remembers.
+type updater struct {
+	store update.Store
+	trust update.Trust
+	end   context.CancelCauseFunc // ends Run
+	lock  *status.Lock
+	kept  bool        // the lock goes on to the next version
+	going atomic.Bool // no extension may start any more
+
+	ready      time.Time // when extensions were let go; only the job uses it
+	manifest   *protocol.Manifest
+	manifestAt time.Time
+	manifestOf string // first address, to notice another family
+	noted      string // what was logged last
+	settled    bool
+
+	mu       sync.Mutex // guards what follows
+	self     update.Self
+	trial    bool
+	accepted time.Time
+	rsm      bool
+	err      error // why what is asked for is not done
+	handover *Handover
+}
+
+// Handover is the error with which Run ends when another version of the
+// agent is to take this process over. The caller must call Exec, or Abandon.
+type Handover struct {
+	to    update.Program
+	trial update.Trial
+	store update.Store
+	args  []string
+	fd    int
+}
+
+func (h *Handover) Error() string { return "hand over to version " + h.to.Version }
+
+// Exec becomes the other version; it returns only if that failed. env is
+// the environment.
+func (h *Handover) Exec(env []string) error {
+	if h.fd > 0 {
+		env = append(without(env, LockVariable), LockVariable+"="+strconv.Itoa(h.fd))
+	}
+	err := update.Exec(h.to, h.args, env)
+	if h.trial.ID != "" {
+		return h.store.Abandon(h.trial, err)
+	}
+	return errors.Join(err, h.store.Spoilt(h.to, err))
+}
+
+// Abandon is for when the agent was asked to end instead.
+func (h *Handover) Abandon() error {
+	why := errors.New("the agent was stopped")
+	if err := h.store.Abandon(h.trial, why); !errors.Is(err, why) {
+		return err
+	}
+	return nil
+}
+
+func without(env []string, name string) []string {
+	out := make([]string, 0, len(env)+1)
+	for _, e := range env {
+		if !strings.HasPrefix(e, name+"=") {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// StartVersion says whether a newer version was committed to and shall run
+// instead of this installed one. It is called first thing by an agent that is
+// to run; args are its arguments. A fault here only means that we run
+// ourselves.
+func StartVersion(version string, cfg *config.Config, root host.Root, args []string, log zerolog.Logger) *Handover {
+	me, err := update.Identify(version, root.Path(cfg.Paths.Lib))
+	if err != nil {
+		log.Warn().Err(err).Msg("no look for a newer version")
+		return nil
+	}
+	store := update.Store{Root: root, Lib: cfg.Paths.Lib}
+	next, err := store.Start(me, cfg.Update.Mode, cfg.Update.Pin)
+	if err != nil {
+		log.Warn().Err(err).Msg("state of updates not usable, this version goes on")
+		return nil
+	}
+	if next == nil {
+		return nil
+	}
+	return &Handover{to: *next, store: store, args: args}
+}
+
+// beginUpdates finds out who we are. It comes before the first report.
+func (a *Agent) beginUpdates() {
+	u := &a.upd
+	u.store = update.Store{Root: a.Root, Lib: a.cfg.Paths.Lib}
+	me, err := update.Identify(a.Version, a.Root.Path(a.cfg.Paths.Lib))
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("no updates of the agent")
+		return
+	}
+	roots, err := update.LoadRoots(a.Root.Path(a.cfg.Update.TrustRoots))
+	if err != nil {
+		a.Log.Error().Err(err).Str("code", "AZ-UPD-UNSIGNED").Msg("no update will be trusted")
+	}
+	u.trust = update.Trust{Roots: roots, Unsigned: !a.cfg.Update.NeedSignature}
+	st, err := u.store.Load()
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("state of updates forgotten")
+	}
+	u.mu.Lock()
+	u.self = me
+	u.trial = st.Trial != nil && st.Trial.PID == me.PID && st.Trial.Ticks == me.Ticks && st.Trial.Boot == me.Boot
+	u.rsm = a.Root.Exists(path.Join(a.cfg.Paths.Lib, rsmMark))
+	u.mu.Unlock()
+	a.tellLast(st.Last)
+}
+
+// tellLast reports an outcome that no agent has told yet: the one that began
+// the update is no more.
+func (a *Agent) tellLast(l update.Last) {
+	a.showUpdate(func(s *status.Update) {
+		s.LastResult, s.LastAt = l.Text, l.At
+		s.Problem = updateProblem(l.Code, l.At)
+	})
+	if l.Told || l.Text == "" {
+		return
+	}
+	ev := a.Log.Info()
+	if l.Code != "" {
+		ev = a.Log.Error().Str("code", l.Code)
+	}
+	ev.Msg("agent " + l.Text)
+	a.board.note("agent", l.Text)
+	a.emitUpdate(l.Code == "", l.Text)
+	err := a.upd.store.Change(func(st *update.State) bool {
+		told := st.Last == l
+		st.Last.Told = st.Last.Told || told
+		return told
+	})
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("outcome of the update will be told again")
+	}
+}
+
+func (a *Agent) emitUpdate(ok bool, text string) {
+	a.events.Emit(event.Event{Kind: event.Operation, Time: time.Now().UTC(), Name: "WALinuxAgent", Version: a.Version, Op: "AgentUpgrade", OK: ok, Message: text})
+}
+
+func updateProblem(code string, since time.Time) status.Problem {
+	if code == "" {
+		return status.Problem{}
+	}
+	return status.Problem{Code: code, Since: since, Fix: "agentctl explain " + code}
+}
+
+// showUpdate changes the snapshot if there is something to change.
+func (a *Agent) showUpdate(change func(*status.Update)) {
+	now := a.board.copy().Agent.Update
+	was := now
+	change(&now)
+	if now.Code == was.Code && !was.Since.IsZero() {
+		now.Since = was.Since
+	}
+	if now != was {
+		a.board.set(func(s *status.Snapshot) { s.Agent.Update = now })
+	}
+}
+
+// updateEvery is the period of the self-update job, which mostly finds that
+// there is nothing to do.
+func (a *Agent) updateEvery() time.Duration { return min(10*time.Second, a.cfg.Update.Period) }
+
+// selfUpdate is one turn of the job: decide, make ready, wait for the right
+// moment, hand over.
+func (a *Agent) selfUpdate(ctx context.Context) error {
+	u := &a.upd
+	if u.end == nil || u.self.Path == "" {
+		return nil
+	}
+	if !u.settled && time.Since(a.started) > 5*time.Minute {
+		u.settled = true
+		if err := errors.Join(u.store.Settled(), u.store.Prune(a.Version)); err != nil {
+			a.Log.Warn().Err(err).Msg("old versions of the agent")
+		}
+	}
+	gs := a.loop.current()
+	if mode := a.cfg.Update.Mode; gs == nil || u.going.Load() || mode != update.Pinned && mode != update.Channel {
+		return nil
+	}
+	st, err := u.store.Load()
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if u.ready.IsZero() && a.gate.opened.Load() {
+		u.ready = now
+	}
+	calm := !u.ready.IsZero() && now.Sub(u.ready) >= a.cfg.Update.Quiet
+
+	f := a.updateFacts(gs, st, now)
+	d := update.Decide(f)
+	if d.NeedManifest && calm {
+		m, err := fetcher{a.platform}.Manifest(ctx, d.Family.ManifestURIs)
+		if err != nil {
+			if protocol.Loud(err) {
+				return fmt.Errorf("get manifest of agent family %s: %w", d.Family.Name, err)
+			}
+			return nil
+		}
+		u.manifest, u.manifestAt, u.manifestOf = &m, now, d.Family.ManifestURIs[0].Reveal()
+		f.Manifest = &m
+		d = update.Decide(f)
+	}
+	if err := a.keepDecision(f, d); err != nil {
+		return err
+	}
+	if d.Want == "" || !calm || now.Before(st.Tries[d.Want].Next) {
+		return nil
+	}
+	return a.bringUp(ctx, f, d, st)
+}
+
+func (a *Agent) updateFacts(gs *protocol.GoalState, st update.State, now time.Time) update.Facts {
+	c, u := a.cfg.Update, &a.upd
+	f := update.Facts{
+		Rules: update.Rules{
+			Mode: c.Mode, Pin: c.Pin, Family: c.Family, Versioning: c.Versioning, Downgrade: c.AllowDowngrade,
+			Hotfix: c.HotfixPeriod, Regular: c.RegularPeriod,
+		},
+		Now: now, Running: a.Version, Installed: st.Installed.Version, Families: gs.Families,
+		RSM:     a.Root.Exists(path.Join(a.cfg.Paths.Lib, rsmMark)),
+		Initial: !a.Root.Exists(path.Join(a.cfg.Paths.Lib, initialMark)),
+		Bad:     st.Bad, Plan: st.Plan, Dice: rand.Float64(), //nolint:gosec // spreads load, keeps no secret
+	}
+	if f.Installed == "" {
+		f.Installed = a.Version
+	}
+	same := func() bool {
+		for _, fam := range gs.Families {
+			for _, uri := range fam.ManifestURIs {
+				if uri.Reveal() == u.manifestOf {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	if u.manifest != nil && now.Sub(u.manifestAt) < c.Period && same() {
+		f.Manifest = u.manifest
+	}
+	return f
+}
+
+// keepDecision writes down what survives a restart, and shows the rest.
+func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
+	u := &a.upd
+	var errs []error
+	if f.Mode == update.Channel && d.RSM != f.RSM {
+		errs = append(errs, a.marker(rsmMark, d.RSM))
+	}
+	if d.Attempted && d.Want == "" {
+		errs = append(errs, a.marker(initialMark, true))
+	}
+	if d.Plan != f.Plan {
+		errs = append(errs, u.store.Change(func(st *update.State) bool {
+			st.Plan = d.Plan
+			return true
+		}))
+		if d.Plan.Version != "" {
+			a.Log.Info().Str("to", d.Plan.Version).Time("at", d.Plan.At).Msg("update of the agent planned")
+		}
+	}
+	u.mu.Lock()
+	changed := u.rsm != (f.Mode == update.Channel && d.RSM)
+	u.rsm = f.Mode == update.Channel && d.RSM
+	if u.rsm || f.Mode == update.Pinned {
+		changed = changed || fmt.Sprint(u.err) != fmt.Sprint(d.Err)
+		u.err = d.Err
+	} else {
+		u.err = nil
+	}
+	u.mu.Unlock()
+	a.showUpdate(func(s *status.Update) { s.Requested = d.Requested })
+	if d.Err != nil && u.noted != d.Err.Error() {
+		u.noted = d.Err.Error()
+		a.Log.Info().Str("code", update.CodeOf(d.Err)).Err(d.Err).Msg("no update of the agent")
+		if u.rsm || f.Mode == update.Pinned {
+			// Somebody waits for an answer.
+			a.showUpdate(func(s *status.Update) {
+				s.LastResult, s.LastAt = d.Err.Error(), f.Now.UTC()
+				s.Problem = updateProblem(update.CodeOf(d.Err), f.Now.UTC())
+			})
+		}
+	}
+	if changed {
+		a.board.poke()
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Agent) marker(name string, on bool) error {
+	file := path.Join(a.cfg.Paths.Lib, name)
+	if on {
+		return a.Root.WriteFile(file, nil, 0o600)
+	}
+	return a.Root.Remove(file)
+}
+
+// bringUp stages the version and hands over when the moment has come.
+func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, st update.State) error {
+	u := &a.upd
+	to := st.Installed
+	if d.Want != st.Installed.Version || st.Installed.Path == "" {
+		trust := u.trust
+		trust.Now = f.Now
+		stager := update.Stager{Store: u.store, Fetch: fetcher{a.platform}, Trust: trust, Run: a.Runner, Arch: runtime.GOARCH}
+		var err error
+		if to, err = stager.Stage(ctx, d.Family, d.Want, f.Manifest); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return a.notStaged(f, d, err)
+		}
+	}
+	if wait := update.Wait(a.moment(f.Now)); wait != "" {
+		if note := d.Want + " " + strings.SplitN(wait, ",", 2)[0]; u.noted != note {
+			u.noted = note
+			a.Log.Info().Str("to", d.Want).Str("for", wait).Msg("update of the agent ready, waiting")
+		}
+		return nil
+	}
+	// From here on no extension starts; what started in between has the
+	// right of way.
+	u.going.Store(true)
+	if busy := a.busy(); len(busy) > 0 {
+		u.going.Store(false)
+		a.ext.Wake()
+		return nil
+	}
+	if f.Initial {
+		if err := a.marker(initialMark, true); err != nil {
+			u.going.Store(false)
+			return err
+		}
+	}
+	by := f.Mode
+	if d.RSM {
+		by = "platform"
+	}
+	args := os.Args[1:]
+	trial, err := u.store.Begin(ctx, u.self, update.Trial{
+		To: to, From: a.Version, By: by, Withdraw: d.Withdraw, Health: a.cfg.Update.HealthTimeout, Args: args, Managed: managed(),
+	}, a.paths.Lock, without(os.Environ(), LockVariable))
+	if err != nil {
+		u.going.Store(false)
+		a.ext.Wake()
+		return a.notStaged(f, d, err)
+	}
+	a.Log.Info().Str("from", a.Version).Str("to", to.Version).Str("by", by).Msg("handing over to another version of the agent")
+	u.mu.Lock()
+	u.handover = &Handover{to: to, trial: trial, store: u.store, args: args}
+	u.mu.Unlock()
+	u.end(errHandover)
+	return nil
+}
+
+var errHandover = errors.New("handing over to another version of the agent")
+
+// managed: somebody restarts us when we end.
+func managed() bool {
+	return os.Getenv("INVOCATION_ID") != "" || os.Getenv("NOTIFY_SOCKET") != "" //nolint:forbidigo // the service manager's own interface
+}
+
+// notStaged keeps why there is no update, and when to try again: for a
+// package that is not accepted after a day, else after minutes, then hours.
+func (a *Agent) notStaged(f update.Facts, d update.Decision, why error) error {
+	u := &a.upd
+	text, code := fmt.Sprintf("no update to %s: %v", d.Want, why), update.CodeOf(why)
+	// That the platform's family only has somebody else's agent is the normal
+	// case on most platforms and no reason to call the machine degraded; a
+	// person who asked for a version gets an answer.
+	asked := d.RSM || f.Mode == update.Pinned
+	shown := code
+	if update.Final(why) && !asked {
+		text, shown = code+": "+text, ""
+	}
+	var errs []error
+	if f.Initial {
+		errs = append(errs, a.marker(initialMark, true))
+	}
+	errs = append(errs, u.store.Change(func(st *update.State) bool {
+		st.Note(d.Want, why, shown, text, f.Now.UTC())
+		return true
+	}))
+	u.mu.Lock()
+	if asked {
+		u.err = why
+	}
+	u.mu.Unlock()
+	a.board.poke()
+	if st, err := u.store.Load(); err == nil {
+		a.tellLast(st.Last)
+	}
+	return errors.Join(errs...)
+}
+
+// moment is what update.Wait looks at.
+func (a *Agent) moment(now time.Time) update.Moment {
+	a.upd.mu.Lock()
+	defer a.upd.mu.Unlock()
+	return update.Moment{
+		Now: now, Ready: a.upd.ready, Quiet: a.cfg.Update.Quiet, Busy: a.busy(),
+		Accepted: a.upd.accepted, Heartbeat: a.cfg.Status.HeartbeatPeriod, Window: a.cfg.Update.Window,
+	}
+}
+
+// busy names the handlers that run a command, or are about to.
+func (a *Agent) busy() []string {
+	var out []string
+	for _, d := range a.ext.Details() {
+		if d.Phase != "" {
+			out = append(out, d.Name)
+		}
+	}
+	if s := a.ext.Status(); len(out) == 0 && !s.Converged && s.Waiting == "" {
+		out = append(out, "goal state in progress")
+	}
+	return out
+}
+
+// reported is called when the platform has accepted a status document: for
+// a version on trial that is the proof.
+func (a *Agent) reported() {
+	u := &a.upd
+	u.mu.Lock()
+	u.accepted = time.Now()
+	trial, me := u.trial, u.self
+	u.trial = false
+	u.mu.Unlock()
+	if !trial {
+		return
+	}
+	done, err := u.store.Commit(me)
+	if err != nil {
+		a.Log.Error().Err(err).Str("code", "AZ-UPD-FAILED").Msg("this version could not be committed")
+		u.mu.Lock()
+		u.trial = true // once more with the next report
+		u.mu.Unlock()
+		return
+	}
+	if st, err := u.store.Load(); done && err == nil {
+		a.tellLast(st.Last)
+	}
+}
+
+// updateStatus is reported while the platform governs our version
+// (spec/protocol §7.3).
+func (a *Agent) updateStatus() *protocol.UpdateStatus {
+	a.upd.mu.Lock()
+	defer a.upd.mu.Unlock()
+	if !a.upd.rsm {
+		return nil
+	}
+	s := &protocol.UpdateStatus{Expected: a.Version, OK: a.upd.err == nil}
+	if a.upd.err != nil {
+		s.Code, s.Message = 1, a.upd.err.Error()
+	}
+	return s
+}
+
+// governable: the platform may choose our version. Without anybody to trust
+// there is no use in telling it so.
+func (a *Agent) governable() bool {
+	return a.cfg.Update.Mode == config.UpdateChannel && a.cfg.Update.Versioning && (a.upd.trust.Roots != nil || a.upd.trust.Unsigned)
+}
+
+// passOn is the hand-over that ends Run, or nil.
+func (a *Agent) passOn(ctx context.Context) *Handover {
+	a.upd.mu.Lock()
+	h := a.upd.handover
+	a.upd.mu.Unlock()
+	if h == nil || !errors.Is(context.Cause(ctx), errHandover) {
+		return nil
+	}
+	fd, err := a.upd.lock.Keep()
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("the lock is free for a moment")
+	}
+	h.fd, a.upd.kept = fd, true
+	return h
+}
+
+// acquire takes the lock, or takes it over from the version before us.
+func (a *Agent) acquire(ctx context.Context) (*status.Lock, error) {
+	if a.LockFD > 0 {
+		if lock, err := status.Adopt(a.LockFD, a.paths.Lock); err == nil {
+			a.upd.lock = lock
+			return lock, nil
+		}
+	}
+	lock, err := status.Acquire(ctx, a.paths.Lock)
+	a.upd.lock = lock
+	return lock, err
+}
