@@ -102,6 +102,7 @@ func TestKillAgent(t *testing.T) {
 		return string(out), false
 	}
 	script := `log
+sleep 0.01
 [ "$op" = enable ] && { echo $seq > mrseq; status success; }
 [ "$op" = disable ] && status success Disable
 exit 0
@@ -127,10 +128,17 @@ exit 0
 		{"downgrade", "+P.X:2.0:0", "+P.X:1.0:1", []string{"2.0 disable 1", "2.0 update 1", "2.0 uninstall 1", "1.0 install 1", "1.0 enable 1"}, "P.X 1.0 Ready 0 | 1 success 0\n", []string{"P.X-1.0", "events"}},
 		{"uninstall", "+P.X:1.0:0", "-P.X:1.0:0", []string{"1.0 disable 0", "1.0 uninstall 0"}, "", []string{"events"}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		run := func(t *testing.T, power bool) {
 			t.Parallel()
-			points := 0
-			for n := 1; ; n++ {
+			// All points take minutes; a sample of them is for every day.
+			points, stride := 0, 3
+			switch {
+			case os.Getenv("AZGUEST_TEST_FULL") != "":
+				stride = 1
+			case power:
+				stride = 7
+			}
+			for n := 1; ; n += stride {
 				w := fresh(t)
 				if tc.first != "" {
 					agent(t, string(w.root), 0, tc.first)
@@ -139,12 +147,15 @@ exit 0
 				out, killed := agent(t, string(w.root), n, tc.second)
 				if killed {
 					points++
+					if power {
+						killJobs(w)
+					}
 					out, _ = agent(t, string(w.root), 0, tc.second)
 				}
 				if diff := cmp.Diff("report\n"+tc.report, out); diff != "" {
 					t.Fatalf("killed at step %d: report (-want +got):\n%s", n, diff)
 				}
-				if diff := cmp.Diff(tc.calls, w.calls()); diff != "" {
+				if diff := cmp.Diff(tc.calls, w.calls()); diff != "" && !power {
 					t.Errorf("killed at step %d: calls (-want +got):\n%s", n, diff)
 				}
 				var left []string
@@ -163,11 +174,29 @@ exit 0
 				if !killed {
 					break
 				}
-				if testing.Short() && n > 3 {
+				if testing.Short() && n > 6 {
 					break
 				}
 			}
 			t.Logf("%d points to die at", points)
-		})
+		}
+		t.Run(tc.name, func(t *testing.T) { run(t, false) })
+		t.Run(tc.name+", power cut", func(t *testing.T) { run(t, true) })
+	}
+}
+
+// killJobs does to everything that runs for a world what a power cut does.
+func killJobs(w *world) {
+	dirs, err := w.root.Glob("/var/lib/waagent/azguest/ext/jobs/*")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, d := range dirs {
+		st, _ := host.JobStateOf(w.root.Path(d))
+		for _, pid := range []int{st.PID, -st.Child} {
+			if pid != 0 {
+				_ = unix.Kill(pid, unix.SIGKILL) // mostly gone already
+			}
+		}
 	}
 }
