@@ -201,6 +201,15 @@ func (f *Fabric) repositoryBlob(r *request, blobPath string) *answer {
 				a.file = p.file
 				return a.note("package", h.name+" "+p.version)
 			}
+			// Where a detached signature lies when neither goal state nor
+			// manifest has a place for it: beside the package.
+			if p.signature != "" && strings.EqualFold(file, h.name+"__"+p.version+".zip.sig") {
+				sig, err := base64.StdEncoding.DecodeString(p.signature)
+				if err != nil {
+					return blobError(http.StatusInternalServerError, "InternalError", err.Error())
+				}
+				return reply(http.StatusOK, "application/octet-stream", sig).note("signature", h.name+" "+p.version)
+			}
 		}
 	}
 	return blobError(http.StatusNotFound, "BlobNotFound", "The specified blob does not exist.")

@@ -1,0 +1,335 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/update/updatetest"
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// build builds a program with some variables set by the linker.
+func build(t testing.TB, pkg string, set ...string) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "program")
+	flags := "-s -w"
+	for _, s := range set {
+		flags += " -X main." + s
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", flags, "-o", out, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", pkg, err, b)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+const agentPackage = "github.com/azguest/azguest/agent/cmd/azguest"
+
+func newerAgent(t testing.TB, version string) []byte {
+	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, agentPackage, "version="+version)})
+}
+
+func stray(t testing.TB, version, how string) []byte {
+	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, "./testdata/stray", "version="+version, "how="+how)})
+}
+
+// updateConf looks for updates at once; everything else about them is as
+// delivered.
+const updateConf = `
+AutoUpdate.Mode=channel
+Autoupdate.Frequency=1
+AutoUpdate.QuietPeriod=0
+AutoUpdate.HealthTimeout=15
+Debug.SelfUpdateHotfixFrequency=1
+Debug.SelfUpdateRegularFrequency=1
+Status.HeartbeatPeriod=2
+`
+
+// updatable is a machine that trusts the authority.
+func updatable(t testing.TB, ca *updatetest.Authority, extra string, change func(*fabric.Config)) *cloud {
+	t.Helper()
+	o := blank()
+	o.config = change
+	o.packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
+	c := newAgentCloud(t, o)
+	c.sh(t, "mkdir -p /etc/azguest; cat >>/etc/waagent.conf <<'END'\n"+updateConf+extra+"END")
+	if err := c.WriteFile("/etc/azguest/update-roots.pem", ca.PEM(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.publish(t, nil, "0.0.0.0", updatetest.Python("0.0.0.0")) // a family that exists
+	return c
+}
+
+// shown is what agentctl knows about the agent.
+type shown struct {
+	Agent struct {
+		Version string
+		PID     int
+		Update  struct {
+			Code       string
+			Requested  string
+			LastResult string `json:"last_result"`
+		}
+	}
+}
+
+func (c *cloud) shown(t testing.TB) shown {
+	t.Helper()
+	var s shown
+	r, _ := c.Run(t.Context(), "cat", "/run/azguest/status.json")
+	_ = json.Unmarshal([]byte(r.Stdout), &s) // not there yet
+	return s
+}
+
+// reported is guestAgentStatus of the document the platform has.
+func (c *cloud) reported(t testing.TB) (version, updateStatus string) {
+	t.Helper()
+	var doc struct {
+		AggregateStatus struct {
+			GuestAgentStatus struct {
+				Version      string          `json:"version"`
+				UpdateStatus json.RawMessage `json:"updateStatus"`
+			} `json:"guestAgentStatus"`
+		} `json:"aggregateStatus"`
+	}
+	raw, _ := c.vm.StatusDocument()
+	_ = json.Unmarshal(raw, &doc) // none yet
+	g := doc.AggregateStatus.GuestAgentStatus
+	return g.Version, string(g.UpdateStatus)
+}
+
+func (c *cloud) publish(t testing.TB, ca *updatetest.Authority, version string, zip []byte) {
+	t.Helper()
+	var err error
+	if ca == nil {
+		err = c.f.AddPackage("WALinuxAgent", version, zip)
+	} else {
+		err = c.f.AddSigned("WALinuxAgent", version, zip, ca.Sign(zip, nil))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUpdate: a good version takes over in the same process, with a handler
+// still at work in the background and the lock held all the time; a restart
+// and a reboot come back with it, and a package upgrade ends it.
+func TestUpdate(t *testing.T) {
+	ca := updatetest.NewAuthority()
+	c := updatable(t, ca, "", nil)
+	c.agent(t)
+	c.ready(t)
+	before := c.shown(t).Agent
+	c.publish(t, ca, "9.0.0.1", newerAgent(t, "9.0.0.1"))
+	await(t, "the new version's report", func() bool { v, _ := c.reported(t); return v == "9.0.0.1" })
+	await(t, "the commit", func() bool { return strings.Contains(c.shown(t).Agent.Update.LastResult, "updated from") })
+	after := c.shown(t).Agent
+	if after.PID != before.PID || after.Version != "9.0.0.1" || after.Update.Code != "" {
+		t.Errorf("after the update: %+v, before: %+v", after, before)
+	}
+	if r, _ := c.Run(t.Context(), "/usr/sbin/azguest", "run"); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr+c.log.String(), "another agent is running") {
+		t.Errorf("a second agent: exit %d %s", r.Code, r.Stderr)
+	}
+	if got := c.sh(t, "ls /var/lib/waagent/waagent_initial_update; test -e /var/lib/waagent/waagent_rsm_update || echo none"); got != "/var/lib/waagent/waagent_initial_update\nnone" {
+		t.Errorf("markers: %s", got)
+	}
+	// Nobody has touched the guard; it must have gone by itself.
+	await(t, "the end of the guard", func() bool {
+		r, _ := c.Run(t.Context(), "pgrep", "-f", "update-guard")
+		return r.Code != 0
+	})
+	if err := c.Reboot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.agent(t)
+	await(t, "the new version after a reboot", func() bool { return c.shown(t).Agent.Version == "9.0.0.1" })
+}
+
+// TestUpdateWaitsForExtension: no hand-over while a handler runs a command.
+func TestUpdateWaitsForExtension(t *testing.T) {
+	ca := updatetest.NewAuthority()
+	c := updatable(t, ca, "", nil)
+	c.agent(t)
+	c.ready(t)
+	op := c.put(t, extension{name: "slow", publisher: "Azguest.E2E", kind: "Slow", version: "1.0"})
+	await(t, "enable to run", func() bool { return strings.Contains(c.view(t), "waiting") })
+	c.publish(t, ca, "9.0.0.2", newerAgent(t, "9.0.0.2"))
+	await(t, "the update to be ready", func() bool {
+		b, _ := c.ReadFile("/var/log/waagent.log")
+		return strings.Contains(string(b)+c.log.String(), "ready, waiting")
+	})
+	if v := c.shown(t).Agent.Version; v == "9.0.0.2" {
+		t.Error("handed over while a handler ran")
+	}
+	c.sh(t, "touch /var/tmp/handler/go")
+	if got := c.follow(t, op); got != "" {
+		t.Errorf("extension: %s", got)
+	}
+	await(t, "the new version", func() bool { v, _ := c.reported(t); return v == "9.0.0.2" })
+	calls := c.sh(t, "cut -d' ' -f1 /var/tmp/handler/calls")
+	if calls != "install\nenable" {
+		t.Errorf("commands of the handler: %q", calls)
+	}
+}
+
+// TestUpdateRollsBack: a version that crashes or hangs is taken back without
+// anybody's help, reported, and left alone until a newer one appears.
+func TestUpdateRollsBack(t *testing.T) {
+	for how, reason := range map[string]string{"crash": "it ended before", "hang": "no report"} {
+		t.Run(how, func(t *testing.T) {
+			ca := updatetest.NewAuthority()
+			c := updatable(t, ca, "", nil)
+			c.agent(t)
+			c.ready(t)
+			old := c.shown(t).Agent
+			c.publish(t, ca, "9.0.1.0", stray(t, "9.0.1.0", how))
+			await(t, "the start of the bad version", func() bool {
+				_, err := c.ReadFile("/var/tmp/stray-9.0.1.0")
+				return err == nil
+			})
+			began := time.Now()
+			await(t, "the old version to be back", func() bool {
+				a := c.shown(t).Agent
+				return a.Version == old.Version && a.PID != old.PID && a.Update.Code == "AZ-UPD-ROLLBACK"
+			})
+			t.Logf("rolled back after %v", time.Since(began))
+			if got := c.shown(t).Agent.Update.LastResult; !strings.Contains(got, reason) {
+				t.Errorf("reason %q does not say %q", got, reason)
+			}
+			await(t, "its report", func() bool { v, _ := c.reported(t); return v == old.Version })
+			c.sh(t, "rm /var/tmp/stray-9.0.1.0")
+			c.publish(t, ca, "9.0.1.1", newerAgent(t, "9.0.1.1"))
+			await(t, "the repaired version", func() bool { v, _ := c.reported(t); return v == "9.0.1.1" })
+			if _, err := c.ReadFile("/var/tmp/stray-9.0.1.0"); err == nil {
+				t.Error("the bad version was tried again")
+			}
+		})
+	}
+}
+
+// TestUpdateRefused: what is not signed, or not this agent, is neither
+// unpacked nor run.
+func TestUpdateRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		conf   string
+		signed bool
+		zip    func(testing.TB) []byte
+		code   string
+		loads  bool // the package may be downloaded
+	}{
+		"unsigned":        {"", false, func(t testing.TB) []byte { return stray(t, "9.0.2.0", "crash") }, "AZ-UPD-UNSIGNED", false},
+		"python":          {"", false, func(testing.TB) []byte { return updatetest.Python("9.0.2.0") }, "AZ-UPD-UNSIGNED", false},
+		"python, signed":  {"", true, func(testing.TB) []byte { return updatetest.Python("9.0.2.0") }, "AZ-UPD-FOREIGN", true},
+		"python, allowed": {"AutoUpdate.RequireSignature=n\n", false, func(testing.TB) []byte { return updatetest.Python("9.0.2.0") }, "AZ-UPD-FOREIGN", true},
+		"other version":   {"", true, func(t testing.TB) []byte { return stray(t, "9.0.1.9", "crash") }, "AZ-UPD-REFUSED", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := updatetest.NewAuthority()
+			c := updatable(t, ca, tc.conf, nil)
+			by := ca
+			if !tc.signed {
+				by = nil
+			}
+			c.publish(t, by, "9.0.2.0", tc.zip(t))
+			c.agent(t)
+			c.ready(t)
+			await(t, tc.code, func() bool { return strings.Contains(c.shown(t).Agent.Update.LastResult, tc.code) })
+			if got := c.sh(t, "ls -d /var/lib/waagent/WALinuxAgent-* /var/lib/waagent/azguest/stage-* /var/tmp/stray-* 2>/dev/null || :"); got != "" {
+				t.Errorf("left on the disk: %s", got)
+			}
+			loads := 0
+			for _, e := range c.f.Journal(fabric.Query{Contains: "9.0.2.0.zip"}) {
+				if !strings.Contains(e.URL+string(e.Body), ".zip.sig") && e.Code/100 == 2 {
+					loads++
+				}
+			}
+			if loads > 1 || loads > 0 && !tc.loads {
+				t.Errorf("downloaded %d times", loads)
+			}
+			if r, _ := c.Run(t.Context(), "agentctl", "status"); r.Code != 0 {
+				t.Errorf("agentctl status: exit %d %s", r.Code, r.Stdout)
+			}
+		})
+	}
+}
+
+// TestUpdateByPlatform: the platform governs the version, up and down, and
+// hears what became of its wishes.
+func TestUpdateByPlatform(t *testing.T) {
+	ca := updatetest.NewAuthority()
+	yes, no := true, false
+	want := func(c *cloud, version, from string) {
+		c.vm.Configure(func(f *fabric.Config) {
+			f.AgentFamilies = []fabric.AgentFamily{{Name: "Prod", Version: version, FromVersion: from, IsVersionFromRSM: &yes, IsVMEnabledForRSMUpgrades: &yes}}
+		})
+	}
+	c := updatable(t, ca, "", func(f *fabric.Config) {
+		f.AgentFamilies = []fabric.AgentFamily{{Name: "Prod", Version: "9.1.0.0", IsVersionFromRSM: &no, IsVMEnabledForRSMUpgrades: &yes}}
+	})
+	c.agent(t)
+	c.ready(t)
+	await(t, "the marker", func() bool {
+		_, err := c.ReadFile("/var/lib/waagent/waagent_rsm_update")
+		return err == nil
+	})
+	c.publish(t, ca, "9.1.0.0", newerAgent(t, "9.1.0.0"))
+	c.publish(t, ca, "9.2.0.0", newerAgent(t, "9.2.0.0"))
+	want(c, "9.2.0.0", "")
+	await(t, "9.2.0.0", func() bool {
+		v, u := c.reported(t)
+		return v == "9.2.0.0" && strings.Contains(u, `"Success"`) && strings.Contains(u, `"expectedVersion":"9.2.0.0"`)
+	})
+	want(c, "9.1.0.0", "9.9.9.9")
+	await(t, "a refusal", func() bool {
+		v, u := c.reported(t)
+		return v == "9.2.0.0" && strings.Contains(u, `"Error"`) && strings.Contains(u, "older")
+	})
+	want(c, "9.1.0.0", "9.2.0.0")
+	await(t, "9.1.0.0", func() bool {
+		v, u := c.reported(t)
+		return v == "9.1.0.0" && strings.Contains(u, `"Success"`)
+	})
+	if got := c.sh(t, "cd /var/lib/waagent && ls -d WALinuxAgent-*"); got != "WALinuxAgent-9.1.0.0\nWALinuxAgent-9.2.0.0" {
+		t.Errorf("versions on the disk: %s", got)
+	}
+	want(c, "9.3.0.0", "")
+	await(t, "a version that does not exist to be reported", func() bool {
+		v, u := c.reported(t)
+		return v == "9.1.0.0" && strings.Contains(u, `"Error"`) && strings.Contains(u, "9.3.0.0")
+	})
+}
+
+// TestUpdateCrashLoop: a committed version that keeps dying later is given
+// up by the installed one.
+func TestUpdateCrashLoop(t *testing.T) {
+	ca := updatetest.NewAuthority()
+	c := updatable(t, ca, "", nil)
+	c.agent(t)
+	c.ready(t)
+	c.publish(t, ca, "9.4.0.0", newerAgent(t, "9.4.0.0"))
+	await(t, "the new version", func() bool { return strings.Contains(c.shown(t).Agent.Update.LastResult, "updated from") })
+	for i := range 3 {
+		pid := c.shown(t).Agent.PID
+		c.sh(t, fmt.Sprintf("kill -9 %d; while kill -0 %d 2>/dev/null; do sleep 0.05; done", pid, pid))
+		c.agent(t)
+		await(t, "the next agent", func() bool { return c.shown(t).Agent.PID != pid })
+		v := c.shown(t).Agent.Version
+		if i < 2 != (v == "9.4.0.0") {
+			t.Errorf("start %d is version %s", i+1, v)
+		}
+	}
+	if got := c.shown(t).Agent.Update; got.Code != "AZ-UPD-ROLLBACK" {
+		t.Errorf("shown: %+v", got)
+	}
+}
