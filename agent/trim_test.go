@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestCleanMappings(t *testing.T) {
+	t.Parallel()
+	const smaps = `00400000-00a00000 r-xp 00000000 fd:00 12 /usr/sbin/azguest
+Rss:                4096 kB
+Anonymous:             0 kB
+00a00000-01000000 r--p 00600000 fd:00 12 /usr/sbin/azguest
+Anonymous:             4 kB
+01000000-01100000 rw-p 00c00000 fd:00 12 /usr/sbin/azguest
+Anonymous:             0 kB
+7f0000000000-7f0000001000 r--p 00000000 fd:00 13 /usr/lib/libc.so.6
+Anonymous:             0 kB
+`
+	got := cleanMappings([]byte(smaps), "/usr/sbin/azguest")
+	if diff := cmp.Diff([]mapping{{0x400000, 0xa00000}}, got, cmp.AllowUnexported(mapping{})); diff != "" {
+		t.Errorf("mappings (-want +got):\n%s", diff)
+	}
+}
+
+func TestTrimDoesNoHarm(t *testing.T) {
+	a := &Agent{started: time.Now().Add(-time.Hour)}
+	ballast := make([]byte, trimAbove)
+	for i := range ballast {
+		ballast[i] = byte(i)
+	}
+	before, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := a.trim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range ballast {
+		if ballast[i] != byte(i) {
+			t.Fatalf("byte %d lost", i)
+		}
+	}
+	if len(before) == 0 {
+		t.Error("nothing read")
+	}
+}
