@@ -26,7 +26,7 @@ func opened(t testing.TB, b []byte) *volume {
 // sign makes a descriptor valid after a change: place, CRC, checksum.
 func sign(b []byte, location uint32) {
 	le.PutUint32(b[12:], location)
-	le.PutUint16(b[8:], crc16(b[16:16+le.Uint16(b[10:])]))
+	le.PutUint16(b[8:], crc16(b[16:16+int(le.Uint16(b[10:]))]))
 	b[4] = 0
 	var sum byte
 	for _, c := range b[:16] {
