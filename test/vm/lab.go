@@ -35,8 +35,9 @@ type Lab struct {
 	Keep bool
 	Log  func(format string, args ...any)
 
-	ns   string
-	dhcp *process
+	ns    string
+	guest string // namespace of a machine that was plugged in
+	dhcp  *process
 }
 
 const (
@@ -55,7 +56,8 @@ func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir, Log: log, ns: fmt.Sprintf("%s%d", labPrefix, os.Getpid())}
+	// Named after the directory, so that one process can have several.
+	l := &Lab{Dir: dir, Log: log, ns: filepath.Base(dir)}
 	if err := l.up(ctx); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("set up the network: %w", err)
@@ -101,9 +103,14 @@ func (l *Lab) Close() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if _, err := os.Stat(filepath.Join(netnsDir, l.ns)); err == nil {
-		if out, err := run(ctx, nil, "ip", "netns", "delete", l.ns); err != nil {
-			l.Log("remove the network: %v: %s", err, out)
+	for _, ns := range []string{l.guest, l.ns} {
+		if ns == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(netnsDir, ns)); err == nil {
+			if out, err := run(ctx, nil, "ip", "netns", "delete", ns); err != nil {
+				l.Log("remove the network: %v: %s", err, out)
+			}
 		}
 	}
 	if l.Keep {
@@ -143,6 +150,26 @@ func sweep(ctx context.Context) {
 			_ = os.RemoveAll(name)
 		}
 	}
+}
+
+// Plug makes the network namespace of another machine, which has one card,
+// eth0, on the lab's bridge, and returns the namespace's file. It has the
+// address that DHCP gives out, so there can be one such machine.
+func (l *Lab) Plug(ctx context.Context) (string, error) {
+	guest := l.ns + "-guest"
+	if out, err := run(ctx, nil, "ip", "netns", "add", guest); err != nil {
+		return "", fmt.Errorf("plug in a machine: %w: %s", err, out)
+	}
+	l.guest = guest
+	batch := strings.Join([]string{
+		"link add guest0 type veth peer name eth0 address " + guestMAC + " netns " + guest,
+		"link set guest0 master br0",
+		"link set guest0 up",
+	}, "\n")
+	if out, err := run(ctx, strings.NewReader(batch), "ip", "-netns", l.ns, "-batch", "-"); err != nil {
+		return "", fmt.Errorf("plug in a machine: %w: %s", err, out)
+	}
+	return filepath.Join(netnsDir, guest), nil
 }
 
 func (l *Lab) path(name string) string { return filepath.Join(l.Dir, name) }
