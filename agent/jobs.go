@@ -32,6 +32,7 @@ func (a *Agent) jobs() []job {
 		{"accounts", 5 * time.Second, a.accounts},
 		{"firewall", a.cfg.OS.FirewallPeriod, a.guard},
 		{"host-health", time.Minute, a.beat},
+		{"memory", 30 * time.Second, a.trim},
 		{"measure", 5 * time.Minute, a.measure},
 		{"housekeeping", time.Hour, a.tidy},
 		{"self-update", a.updateEvery(), a.selfUpdate},
