@@ -16,8 +16,10 @@ import (
 	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/platform"
+	"github.com/azguest/azguest/provisioning"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // Options are what an Agent is made of. Every field is required except
@@ -31,8 +33,8 @@ type Options struct {
 	Kernel   host.Kernel
 	Launcher host.Launcher
 	Log      zerolog.Logger
-	// DieAfter names a provisioning step after which the process kills
-	// itself; only tests of power cuts set it.
+	// DieAfter names the point of provisioning at which the process kills
+	// itself (see provisioning.EndAt); only tests of power cuts set it.
 	DieAfter string
 	// LockFD is the lock's descriptor if the version before us kept it for
 	// us, else 0.
@@ -54,6 +56,7 @@ type Agent struct {
 	spool    *event.Spool
 	events   event.Sink // the spool, or nothing at all if telemetry is off
 	started  time.Time
+	dieAt    provisioning.Observer // nil outside of tests
 
 	loop   loop // what the goal-state job remembers between turns
 	rep    reports
@@ -74,6 +77,13 @@ func New(o Options) *Agent {
 	a.platform = a.newPlatform()
 	a.health = newHealthReporter(a.sendHealth, a.healthDone)
 	a.ext = a.newManager()
+	if o.DieAfter != "" {
+		die, err := provisioning.EndAt(o.DieAfter, func() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
+		if err != nil {
+			o.Log.Error().Err(err).Msg("test of power cuts")
+		}
+		a.dieAt = die
+	}
 	return a
 }
 

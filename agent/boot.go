@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/config"
@@ -14,7 +14,6 @@ import (
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/kvp"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -52,7 +51,6 @@ func (a *Agent) boot(ctx context.Context) error {
 		gone, err := provisioning.Forget(a.Root, opts)
 		a.Log.Warn().Err(err).Int("files", len(gone)).Str("vm", id.ID).Msg("this disk belonged to another VM, its state is forgotten")
 		a.board.note("vm", "disk of another VM: state forgotten")
-		standing = provisioning.Fresh
 	}
 	owner := provisioning.FindOwner(a.Root, a.cfg.Provisioning.Agent, id.ID)
 	if owner.Owner == provisioning.OwnerNobody {
@@ -78,13 +76,34 @@ func (a *Agent) boot(ctx context.Context) error {
 		return a.bootBeside(ctx, owner, opts, id, standing)
 	case standing == provisioning.Fresh:
 		return a.provision(ctx, opts, id)
+	case standing == provisioning.Moved && a.hasOrder(ctx):
+		return a.provision(ctx, opts, id)
+	case standing == provisioning.Moved:
+		// A copy of a finished machine with nothing ordered for it: it stays
+		// as it is, under its new name (spec/provisioning §3.13).
+		a.mark(ctx, opts, id)
+		a.ready(status.ProvDone)
 	default:
 		if standing == provisioning.Adopted {
 			a.mark(ctx, opts, id)
 		}
 		a.ready(status.ProvDone)
+		// An earlier agent may have ended between Ready and the end.
+		a.afterReady(ctx, nil, provisioning.Unfinished(a.Root, opts, id.ID), opts, id)
 	}
 	return ctx.Err()
+}
+
+// hasOrder looks once whether a medium with a document is there.
+func (a *Agent) hasOrder(ctx context.Context) bool {
+	m, err := ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media}.Open(ctx)
+	if err != nil {
+		return false
+	}
+	if err := m.Close(); err != nil {
+		a.Log.Debug().Err(err).Msg("medium not closed")
+	}
+	return true
 }
 
 // ready reports Ready unless that was accepted in this boot already.
@@ -129,11 +148,7 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 	if standing != provisioning.Provisioned {
 		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("somebody else provisions")
 		err := waitFor(by+" provisions ("+owner.Because+")", bootLimit, func(wctx context.Context) error {
-			if owner.Owner == provisioning.OwnerCloudInit {
-				return provisioning.WaitStage(wctx, a.Root, provisioning.StageInit)
-			}
-			_, err := provisioning.WaitOwner(wctx, a.system(), owner, id.ID)
-			return err
+			return a.waitOwner(wctx, owner, id)
 		})
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -159,6 +174,28 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 	}
 	a.finishBoot(status.ProvDone, nil)
 	return ctx.Err()
+}
+
+// waitOwner waits until the machine has its account. For cloud-init that is
+// the end of its init stage, unless it has crashed before.
+func (a *Agent) waitOwner(ctx context.Context, owner provisioning.Finding, id provisioning.Identity) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 2)
+	go func() {
+		out, err := provisioning.WaitOwner(ctx, a.system(), owner, id.ID)
+		if err == nil && out.Failed {
+			err = &provisioning.Error{
+				ID: "AZ-PROV-CLOUDINIT", Reason: string(owner.Owner) + " did not finish",
+				Err: fmt.Errorf("it ended without provisioning: %s", strings.Join(out.Errors, "; ")),
+			}
+		}
+		ended <- err
+	}()
+	if owner.Owner == provisioning.OwnerCloudInit {
+		go func() { ended <- provisioning.WaitStage(ctx, a.Root, provisioning.StageInit) }()
+	}
+	return <-ended
 }
 
 // stage is what extensions wait for, "" for nothing.
@@ -207,6 +244,10 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 // Ready is returned.
 func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id provisioning.Identity) (later []provisioning.Step, from *origin, err error) {
 	sys := a.system()
+	if opts.RegenerateHostKeys {
+		// RSA takes longer than everything else together, so it starts first.
+		sys.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
+	}
 	facts, err := provisioning.Gather(ctx, sys, opts)
 	if err != nil {
 		return nil, nil, err
@@ -257,7 +298,14 @@ func (a *Agent) order(ctx context.Context, opts provisioning.Options, id provisi
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
 	var in provisioning.Input
 	if err == nil {
-		in = fromDocument(doc)
+		redacted, rerr := doc.Redacted()
+		if rerr != nil {
+			a.Log.Warn().Err(rerr).Msg("no copy of the provisioning document is kept")
+		}
+		in = provisioning.FromDocument(doc.Environment, redacted, id.ID)
+		if b := doc.CustomDataFile; b.Set() {
+			in = in.WithCustomDataFile([]byte(b.Reveal()))
+		}
 		for _, p := range doc.Problems {
 			a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)
 		}
@@ -343,8 +391,8 @@ func (a *Agent) observe(p provisioning.Progress) {
 		})
 		a.Log.Debug().Str("step", p.Step.String()).Str("state", string(p.State)).Dur("took", p.Took).Msg("provisioning step")
 	}
-	if a.DieAfter == p.Step.ID() && p.State == provisioning.Done {
-		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	if a.dieAt != nil {
+		a.dieAt(p)
 	}
 }
 

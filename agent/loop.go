@@ -9,6 +9,7 @@ import (
 
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/provisioning"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -47,6 +48,19 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 	case <-time.After(3 * time.Second):
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+	if off, err := provisioning.AgentDisabled(a.system(), a.provisioningOptions()); off || err != nil {
+		if err != nil {
+			a.Log.Warn().Err(err).Msg("is the agent switched off for this VM?")
+		}
+		if off {
+			// The VM was ordered without an agent: it was provisioned, and
+			// nobody will speak to us (spec/provisioning §3.2).
+			a.Log.Info().Msg("the VM was ordered without an agent (disable_agent): nothing more to do")
+			a.board.note("agent", "switched off by the VM's order")
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
 	}
 	if err := a.platform.Connect(ctx); err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,9 +33,8 @@ func (a *Agent) trim(context.Context) error {
 		return fmt.Errorf("trim memory: %w", err)
 	}
 	for _, m := range cleanMappings(b, strings.TrimSuffix(exe, " (deleted)")) {
-		pages := unsafe.Slice((*byte)(unsafe.Pointer(m.from)), m.to-m.from) //nolint:govet // an address from the kernel's own list
-		if err := unix.Madvise(pages, unix.MADV_DONTNEED); err != nil {
-			return fmt.Errorf("trim memory: %w", err)
+		if _, _, e := unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED); e != 0 {
+			return fmt.Errorf("trim memory: %w", e)
 		}
 	}
 	return nil
