@@ -47,10 +47,12 @@ func (m *Manager) Details() []Detail {
 	m.mu.Unlock()
 	var out []Detail
 	for _, r := range v.rows(&m.files) {
-		if r.none && len(v.handlers) == 0 {
+		q := r.pair
+		// What was to go and is gone is nothing to show, although the goal
+		// state names it until the next one.
+		if r.none && (len(v.handlers) == 0 || !q.enable && v.handlers[strings.ToLower(q.handler.Name)].busy == nil) {
 			continue
 		}
-		q := r.pair
 		d := Detail{
 			Name: q.handler.Name, Config: q.ext, Version: r.status.Version, Seq: q.seq, Desired: string(q.handler.Want),
 			Actual: r.rec.State, BlockedBy: r.waits, Ready: r.status.Status, Code: r.status.Code,

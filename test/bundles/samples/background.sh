@@ -8,6 +8,7 @@ case "$1" in
 enable)
 	report transitioning 0 "started"
 	nohup sh "$0" work &
+	echo "$!" >worker.pid
 	echo "started $!"
 	;;
 work)
@@ -17,7 +18,8 @@ work)
 	report success 0 "done in the background"
 	;;
 disable | uninstall)
-	[ -f worker.pid ] && kill "$(cat worker.pid)" 2>/dev/null
+	# After a reboot the number may be somebody else's.
+	[ -f worker.pid ] && worker=$(cat worker.pid) && grep -q handler.sh "/proc/$worker/cmdline" 2>/dev/null && kill "$worker"
 	;;
 esac
 exit 0

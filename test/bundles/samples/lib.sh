@@ -32,7 +32,8 @@ log() {
 public() {
 	[ -s "$settings" ] || return 0
 	tr -d '\r\n' <"$settings" |
-		sed -n 's/.*"'"$1"'"[ 	]*:[ 	]*"\{0,1\}\([^",}]*\).*/\1/p'
+		sed -n 's/.*"'"$1"'"[ 	]*:[ 	]*"\{0,1\}\([^",}]*\).*/\1/p' |
+		sed 's/[ 	]*$//'
 }
 
 # field KEY prints a string of handlerSettings.

@@ -1,0 +1,379 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/test/bundles"
+	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/sandbox"
+)
+
+// patience bounds every wait for something that must come: a fault is healed
+// at most 60 s after it is gone, and a handler may then still have to run.
+const patience = 3 * time.Minute
+
+// blobAddress is where the emulated storage listens: TEST-NET, never routed.
+const blobAddress = "192.0.2.10"
+
+// conf makes waits short and everything run that can run.
+const conf = `
+Extensions.GoalStatePeriod=1
+Status.HeartbeatPeriod=5
+Telemetry.Period=2
+Debug.EtpCollectionPeriod=3
+`
+
+// password is one of the things that must not be found anywhere.
+const password = "canary-Pa55w0rd: <b&ttery>"
+
+// A life is one machine with its agent, and the platform it is on.
+type life struct {
+	t  testing.TB
+	sb *sandbox.Sandbox
+	f  *fabric.Fabric
+	vm *fabric.VM
+
+	agent   *sandbox.Process
+	started time.Time
+	log     *os.File // what the agent prints, of all its starts
+	heard   *heard
+	kills   int // processes of extensions that were killed
+}
+
+// need skips where a sandbox can't be made, or is not wanted.
+func need(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("AZGUEST_BIN"); dir != "" {
+		return dir, nil
+	}
+	for _, dir := range []string{"agent", "extensions", "ovf", "protocol", "provisioning"} {
+		// The test cache sees which files this process looks at, not which
+		// ones the compiler does.
+		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	dir, err := os.MkdirTemp("", "azguest-chaos-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
+		"github.com/azguest/azguest/agent/cmd/azguest", "github.com/azguest/azguest/agent/cmd/agentctl")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build the agent: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// newLife makes a provisioned machine with all samples published.
+func newLife(t testing.TB) *life {
+	t.Helper()
+	bin, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &life{t: t, heard: &heard{}}
+	l.log, err = os.Create(filepath.Join(t.TempDir(), "agent.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.log.Close() })
+	l.f = fabric.New(t, func(o *fabric.Options) {
+		o.BlobURL, o.Journal, o.JournalKeep = "http://"+blobAddress, l.heard, 3000
+		o.Log = func(string, ...any) {}
+	})
+	for _, b := range bundles.Samples() {
+		data, err := b.Zip()
+		if err == nil {
+			err = l.f.AddPackage(b.Name, b.Version, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.vm = l.f.CreateVM("vm-01", fabric.Provision(fabric.Provisioning{User: "azureuser", Password: password, HostName: "chaos"}))
+	image, err := l.vm.Medium().Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dvd := filepath.Join(t.TempDir(), "dvd.img")
+	if err := os.WriteFile(dvd, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.sb, err = sandbox.New(t.Context(), sandbox.Options{DVD: dvd, PlainDVD: true, Addresses: []string{sandbox.WireServer, sandbox.IMDS, blobAddress}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.sb.Close() })
+	for service, addr := range map[fabric.Service]string{
+		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526",
+		fabric.IMDS: sandbox.IMDS + ":80", fabric.Blob: blobAddress + ":80",
+	} {
+		if err := l.sb.InNetwork(func() error { _, err := l.f.Listen(service, addr, l.vm, false); return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = errors.Join(
+		l.sb.Install(filepath.Join(bin, "azguest"), "/usr/sbin/azguest", 0o755),
+		l.sb.Install(filepath.Join(bin, "agentctl"), "/usr/bin/agentctl", 0o755),
+		l.sb.WriteFile("/etc/waagent.conf", []byte(conf), 0o644),
+		l.start(),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.dump()
+		}
+	})
+	l.await("Ready", func() bool { return l.vm.Health().State == "Ready" })
+	return l
+}
+
+// start starts the agent as its unit does.
+func (l *life) start() error {
+	var err error
+	l.started = time.Now()
+	l.agent, err = l.sb.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Stdout: l.log, Stderr: l.log})
+	return err
+}
+
+// restart ends the agent, kindly or not, and starts it again.
+func (l *life) restart(kindly bool, down time.Duration) error {
+	if kindly {
+		if err := l.agent.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		select {
+		case <-l.agent.Done():
+		case <-time.After(90 * time.Second): // as systemd does
+			return errors.New("the agent does not end 90 s after SIGTERM")
+		}
+		// One that has not yet come to say what it does with signals dies of it.
+		if c := l.agent.Code(); c != 0 && time.Since(l.started) > 10*time.Second {
+			return fmt.Errorf("the agent ended with code %d after SIGTERM", c)
+		}
+	} else if err := l.agent.Kill(); err != nil {
+		return err
+	}
+	time.Sleep(down)
+	return l.start()
+}
+
+// reboot ends every process of the machine and boots it again.
+func (l *life) reboot(down time.Duration) error {
+	if err := l.sb.Reboot(l.t.Context()); err != nil {
+		return err
+	}
+	time.Sleep(down)
+	return l.start()
+}
+
+// alive says what is wrong with the agent's process, which never ends by
+// itself.
+func (l *life) alive() error {
+	select {
+	case <-l.agent.Done():
+		return fmt.Errorf("the agent ended by itself with code %d", l.agent.Code())
+	default:
+		return nil
+	}
+}
+
+// A process of the machine, as this program sees it.
+type process struct {
+	pid          int
+	args, env    string
+	isSupervisor bool
+	ofExtension  bool
+}
+
+// processes of the machine. What ends while we look is left out.
+func (l *life) processes() []process {
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", l.sb.PID()))
+	if err != nil {
+		return nil
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var out []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		dir := "/proc/" + e.Name()
+		if own, err := os.Readlink(dir + "/ns/pid"); err != nil || own != ns {
+			continue
+		}
+		args, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || len(args) == 0 {
+			continue // a zombie
+		}
+		env, err := os.ReadFile(dir + "/environ")
+		if err != nil {
+			continue
+		}
+		p := process{pid: pid, args: string(bytes.ReplaceAll(args, []byte{0}, []byte(" "))), env: string(env)}
+		p.isSupervisor = strings.Contains(p.args, "azguest supervise ")
+		p.ofExtension = !p.isSupervisor && strings.Contains(p.env, "AZGUEST_OPERATION=")
+		out = append(out, p)
+	}
+	return out
+}
+
+// killOne kills one of the processes that belong to extensions, if there is
+// one: which ones there are depends on the moment.
+func (l *life) killOne(what string, n int) error {
+	all := slices.DeleteFunc(l.processes(), func(p process) bool {
+		return !(what == "supervisor" && p.isSupervisor || what == "handler" && p.ofExtension)
+	})
+	if len(all) == 0 {
+		return nil
+	}
+	p := all[n%len(all)]
+	if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	l.kills++
+	l.t.Logf("        killed %s", strings.TrimSpace(p.args))
+	return nil
+}
+
+// wait waits until ok, which is asked again and again: what it waits for is
+// observed from outside.
+func (l *life) wait(most time.Duration, ok func() bool) bool {
+	ctx, cancel := context.WithTimeout(l.t.Context(), most)
+	defer cancel()
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+func (l *life) await(what string, ok func() bool) {
+	l.t.Helper()
+	if !l.wait(patience, ok) {
+		l.t.Fatalf("waited %v in vain for %s", patience, what)
+	}
+}
+
+// pending are the extensions whose operation is not over.
+func (l *life) pending(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		state, _ := l.vm.ProvisioningState(n)
+		return state == succeeds || state == fails || state == ""
+	})
+}
+
+// dump shows, after a failure, the end of what everybody said.
+func (l *life) dump() {
+	doc, n := l.vm.StatusDocument()
+	l.t.Logf("status document %d: %.3000s", n, doc)
+	if b, err := os.ReadFile(l.log.Name()); err == nil {
+		keep := filepath.Join(os.TempDir(), "chaos-"+strings.ReplaceAll(l.t.Name(), "/", "-")+"-agent.log")
+		if err := os.WriteFile(keep, b, 0o600); err == nil {
+			l.t.Logf("the agent's log is in %s; its end:", keep)
+		}
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		l.t.Log(strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+	for _, e := range l.f.Journal(fabric.Query{Limit: 25}) {
+		l.t.Logf("fabric: %s %s %s %s %d %s %v", e.Time.Format("15:04:05.000"), e.Kind, e.Method, e.URL, e.Code, e.Fault, e.Problems)
+	}
+}
+
+// heard is a journal that listens for what must not be said, and for what a
+// strict platform would object to.
+type heard struct {
+	mu       sync.Mutex // guards what follows
+	canaries []string
+	bad      []string
+}
+
+func (h *heard) expect(canary string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.canaries = append(h.canaries, canary)
+}
+
+func (h *heard) list() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.canaries)
+}
+
+// Write takes a line of the journal.
+func (h *heard) Write(line []byte) (int, error) {
+	var e fabric.Entry
+	if err := json.Unmarshal(line, &e); err != nil {
+		return 0, fmt.Errorf("read journal: %w", err)
+	}
+	if e.Kind == fabric.Control || e.Kind == fabric.Change {
+		return len(line), nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(e.Problems) > 0 {
+		h.bad = append(h.bad, fmt.Sprintf("%s the platform objects to %s %s: %s (fault: %q)", e.Time.Format("15:04:05.000"), e.Method, e.URL, strings.Join(e.Problems, "; "), e.Fault))
+	}
+	for _, c := range h.canaries {
+		if strings.Contains(e.Body, c) {
+			h.bad = append(h.bad, fmt.Sprintf("%s secret in %s %s: %.300s", e.Time.Format("15:04:05.000"), e.Method, e.URL, e.Body))
+		}
+	}
+	// The relay of the host is told where to put the status: with signature.
+	if e.Kind != fabric.PluginStatus && e.Kind != fabric.Artifact && signature.MatchString(e.Body) {
+		h.bad = append(h.bad, fmt.Sprintf("%s signature in %s %s: %.300s", e.Time.Format("15:04:05.000"), e.Method, e.URL, e.Body))
+	}
+	return len(line), nil
+}
+
+// takeBad is what was heard since the last time.
+func (h *heard) takeBad() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	bad := h.bad
+	h.bad = nil
+	return bad
+}
