@@ -13,6 +13,8 @@ import (
 
 // access is who the platform lets in for a while.
 type access struct {
+	turn sync.Mutex // held while accounts are changed
+
 	mu    sync.Mutex // guards what follows
 	users []provisioning.JITUser
 	asked bool      // a goal state has been seen: before, nothing may be removed
@@ -53,9 +55,22 @@ func (x *access) again(at time.Time) {
 	}
 }
 
-// accounts is the job that adds and removes just-in-time users. It looks at
-// the clock each time and at the accounts only when the platform changed the
-// list or one expires (spec/protocol §9).
+// checkAccounts runs accounts beside the caller, one at a time.
+func (a *Agent) checkAccounts(ctx context.Context) {
+	if !a.access.turn.TryLock() {
+		return
+	}
+	go func() {
+		defer a.access.turn.Unlock()
+		if err := a.accounts(ctx); err != nil && ctx.Err() == nil {
+			a.Log.Error().Err(err).Msg("just-in-time access")
+		}
+	}()
+}
+
+// accounts adds and removes just-in-time users. It is asked at every poll,
+// and looks at the accounts only when the platform changed the list or one
+// expires (spec/protocol §9).
 func (a *Agent) accounts(ctx context.Context) error {
 	now := time.Now()
 	if !a.gate.opened.Load() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"runtime"
 	"strings"
 	"time"
@@ -173,6 +174,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	a.sweep()
 	a.board.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())
 		if terr != nil {
@@ -205,6 +207,24 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		}
 		a.Log.Info().Msg("agent stopped")
 	}, nil
+}
+
+// sweep removes the temporary files of writes that a kill or a power cut
+// interrupted; one of them may be a copy of shadow. Nobody else writes them:
+// we hold the lock.
+func (a *Agent) sweep() {
+	lib, o := a.cfg.Paths.Lib, a.cfg.OS
+	for _, dir := range []string{"/etc", "/run/azguest", o.SSHDir, o.SSHDir + "/sshd_config.d", o.SudoersDir, path.Dir(o.PasswordPath), lib, lib + "/azguest"} {
+		names, err := a.Root.Glob(dir + "/" + host.TempPattern)
+		if err != nil {
+			continue // a configured path that is no pattern
+		}
+		for _, n := range names {
+			if err := a.Root.Remove(n); err != nil {
+				a.Log.Warn().Err(err).Msg("left-over temporary file")
+			}
+		}
+	}
 }
 
 // vm reads what agentctl shows about the machine.

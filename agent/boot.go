@@ -317,6 +317,12 @@ func (a *Agent) order(ctx context.Context, opts provisioning.Options, id provisi
 	if ctx.Err() != nil {
 		return in, nil, context.Cause(ctx)
 	}
+	if oe, ok := errors.AsType[*ovf.Error](err); ok {
+		// There is an order, and we do not understand it. Whatever the
+		// metadata says, the password and the custom data would be missing:
+		// better a failure that is seen than a machine that is half right.
+		return in, nil, noOrder(oe)
+	}
 	md, merr := a.metadata(ctx)
 	if merr != nil {
 		if err == nil { // incomplete, but all there is

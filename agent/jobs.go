@@ -29,7 +29,6 @@ func (a *Agent) jobs() []job {
 		{"heartbeat", a.cfg.Status.HeartbeatPeriod, a.heartbeat},
 		{"telemetry", a.cfg.Telemetry.Period, a.sendEvents},
 		{"handler-events", a.cfg.Protocol.ETPPeriod, a.collectEvents},
-		{"accounts", 5 * time.Second, a.accounts},
 		{"firewall", a.cfg.OS.FirewallPeriod, a.guard},
 		{"host-health", time.Minute, a.beat},
 		{"memory", 30 * time.Second, a.trim},

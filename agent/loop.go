@@ -100,6 +100,7 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 func (a *Agent) tick(ctx context.Context) error {
 	a.loop.turn.Lock()
 	defer a.loop.turn.Unlock()
+	defer a.checkAccounts(ctx)
 	gs, err := a.platform.GoalState(ctx, a.loop.known)
 	switch {
 	case errors.Is(err, protocol.ErrNotModified):

@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,7 +174,7 @@ func mendHome(r host.Root, a host.Account, homes string) error {
 		return fmt.Errorf("open home: %w", err)
 	}
 	defer func() { _ = d.Close() }()
-	uid, _, perm, err := d.Owner()
+	uid, _, _, err := d.Owner()
 	if err != nil {
 		return err
 	}
@@ -186,10 +187,19 @@ func mendHome(r host.Root, a host.Account, homes string) error {
 	if err := copySkeleton(r, d, a); err != nil {
 		return err
 	}
-	if perm&0o700 != 0o700 || perm&0o022 != 0 {
-		perm = 0o700
+	return d.SetOwner(a.UID, a.GID, homeMode(r))
+}
+
+// homeMode is the mode that the machine's own tools give a home.
+func homeMode(r host.Root) fs.FileMode {
+	defs := r.LoginDefs()
+	if m, err := strconv.ParseUint(defs["HOME_MODE"], 8, 32); err == nil && m&0o700 == 0o700 && m <= 0o777 {
+		return fs.FileMode(m)
 	}
-	return d.SetOwner(a.UID, a.GID, perm)
+	if m, err := strconv.ParseUint(defs["UMASK"], 8, 32); err == nil && m&0o700 == 0 && m <= 0o777 {
+		return 0o777 &^ fs.FileMode(m)
+	}
+	return 0o755
 }
 
 // copySkeleton copies the files of /etc/skel that are missing. Directories

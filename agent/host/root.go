@@ -69,6 +69,10 @@ func (r Root) WriteFileAs(name string, data []byte, perm fs.FileMode, uid, gid i
 	return r.write(name, data, perm, uid, gid)
 }
 
+// TempPattern matches the names of files that WriteFile was killed over; the
+// one who may write in a directory may remove them there.
+const TempPattern = ".*.azg-*"
+
 func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int) (err error) {
 	path := r.Path(name)
 	if target, lerr := filepath.EvalSymlinks(path); lerr == nil {
