@@ -100,3 +100,22 @@ func TestMultiConfigUnsupported(t *testing.T) {
 		t.Errorf("ran %q", w.calls())
 	}
 }
+
+// TestMultiConfigGoneWithoutExtensions: a handler that goes away may be named
+// without its extensions; each is disabled all the same. Found by test/chaos.
+func TestMultiConfigGoneWithoutExtensions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
+	w.offer(multi("P.M", "1.0", "a:1", "b:2"))
+	w.clearCalls()
+	s := w.offer(gone(multi("P.M", "1.0")))
+	if got := show(s); got != "" {
+		t.Errorf("report of what is gone: %s", got)
+	}
+	if diff := cmp.Diff([]string{"1.0 disable a 1", "1.0 disable b 2", "1.0 uninstall 0"}, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if exists(w.base("P.M-1.0")) {
+		t.Error("the directory is left over")
+	}
+}

@@ -308,6 +308,9 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 		who := mine
 		if t.Op == Enable || t.Op == Disable && t.Ext != "" && t.To == "" {
 			who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
+			if len(who) == 0 { // a handler that goes away is named without its extensions
+				who = mine
+			}
 		}
 		if m.packagerBusy(h, t) {
 			p.waits[mine[0].key()] = "the package manager"
