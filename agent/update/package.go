@@ -21,7 +21,7 @@ const (
 	MaxPackage = 128 << 20
 
 	maxEntries  = 500
-	maxUnpacked = 512 << 20
+	maxUnpacked = 256 << 20
 	maxRatio    = 200 // of the whole package
 	maxManifest = 1 << 20
 

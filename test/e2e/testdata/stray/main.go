@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 )
 
 // Set by the linker.
@@ -19,7 +20,9 @@ func main() {
 		panic(err)
 	}
 	if how == "hang" {
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	}
 	panic("stray")
 }
