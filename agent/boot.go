@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/config"
@@ -75,9 +74,9 @@ func (a *Agent) boot(ctx context.Context) error {
 	case owner.Owner != provisioning.OwnerSelf:
 		return a.bootBeside(ctx, owner, opts, id, standing)
 	case standing == provisioning.Fresh:
-		return a.provision(ctx, opts, id)
+		return a.provision(ctx, opts, id, false)
 	case standing == provisioning.Moved && a.hasOrder(ctx):
-		return a.provision(ctx, opts, id)
+		return a.provision(ctx, opts, id, false)
 	case standing == provisioning.Moved:
 		// A copy of a finished machine with nothing ordered for it: it stays
 		// as it is, under its new name (spec/provisioning §3.13).
@@ -108,7 +107,9 @@ func (a *Agent) hasOrder(ctx context.Context) bool {
 
 // ready reports Ready unless that was accepted in this boot already.
 func (a *Agent) ready(state string) {
-	if !a.Root.Exists(readyMark) {
+	if a.Root.Exists(readyMark) {
+		a.board.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
+	} else {
 		a.health.Report(protocol.Health{State: protocol.Ready})
 	}
 	a.finishBoot(state, nil)
@@ -133,89 +134,17 @@ func (a *Agent) mark(ctx context.Context, opts provisioning.Options, id provisio
 	}
 }
 
-// bootBeside waits until the other provisioner is done. It reports nothing:
-// Ready and failure are theirs (asks U13), a second opinion would only make
-// the state flap.
-func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity, standing provisioning.Standing) error {
-	by := string(owner.Owner)
-	waitFor := func(what string, limit time.Duration, wait func(context.Context) error) error {
-		a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
-		defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
-		wctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not done after %v", what, limit))
-		defer cancel()
-		return wait(wctx)
-	}
-	if standing != provisioning.Provisioned {
-		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("somebody else provisions")
-		err := waitFor(by+" provisions ("+owner.Because+")", bootLimit, func(wctx context.Context) error {
-			return a.waitOwner(wctx, owner, id)
-		})
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
-			a.Log.Error().Err(err).Str("by", by).Str("code", provisioning.CodeOf(err)).Msg("the provisioner did not finish")
-			a.finishBoot(status.ProvFailed, err)
-			return nil
-		}
-		a.mark(ctx, opts, id)
-		a.board.note("provisioning", "done by "+by)
-	}
-	if stage := a.stage(); owner.Owner == provisioning.OwnerCloudInit && stage != "" {
-		err := waitFor("cloud-init's "+string(stage)+" stage", a.cfg.Extensions.AfterTimeout, func(wctx context.Context) error {
-			return provisioning.WaitStage(wctx, a.Root, stage)
-		})
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
-			a.Log.Warn().Err(err).Msg("extensions go on without cloud-init's end")
-		}
-	}
-	a.finishBoot(status.ProvDone, nil)
-	return ctx.Err()
-}
-
-// waitOwner waits until the machine has its account. For cloud-init that is
-// the end of its init stage, unless it has crashed before.
-func (a *Agent) waitOwner(ctx context.Context, owner provisioning.Finding, id provisioning.Identity) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 2)
-	go func() {
-		out, err := provisioning.WaitOwner(ctx, a.system(), owner, id.ID)
-		if err == nil && out.Failed {
-			err = &provisioning.Error{
-				ID: "AZ-PROV-CLOUDINIT", Reason: string(owner.Owner) + " did not finish",
-				Err: fmt.Errorf("it ended without provisioning: %s", strings.Join(out.Errors, "; ")),
-			}
-		}
-		ended <- err
-	}()
-	if owner.Owner == provisioning.OwnerCloudInit {
-		go func() { ended <- provisioning.WaitStage(ctx, a.Root, provisioning.StageInit) }()
-	}
-	return <-ended
-}
-
-// stage is what extensions wait for, "" for nothing.
-func (a *Agent) stage() provisioning.Stage {
-	switch a.cfg.Extensions.After {
-	case config.AfterConfig:
-		return provisioning.StageConfig
-	case config.AfterFinal:
-		return provisioning.StageFinal
-	}
-	return ""
-}
-
-// provision is the first boot with this agent as the provisioner.
-func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id provisioning.Identity) error {
+// provision is the first boot with this agent as the provisioner. told says
+// that somebody has told the platform Ready already: then it hears nothing
+// more of it, least of all NotReady.
+func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id provisioning.Identity, told bool) error {
 	start := time.Now()
 	pctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("first boot took longer than the platform waits"))
 	defer cancel()
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
-	a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
+	if !told {
+		a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
+	}
 
 	later, doc, err := a.applyPlan(pctx, opts, id)
 	if err != nil {
@@ -226,16 +155,23 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 		a.board.note("provisioning", "failed: "+err.Error())
 		rec := provisioning.Failure(err, "azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now())
 		a.tellKVP(ctx, rec)
-		a.health.Report(protocol.Health{
-			State: protocol.NotReady, SubStatus: "ProvisioningFailed", Description: rec.Encode(provisioning.MaxDescription),
-		})
+		if !told {
+			a.health.Report(protocol.Health{
+				State: protocol.NotReady, SubStatus: "ProvisioningFailed", Description: rec.Encode(provisioning.MaxDescription),
+			})
+		}
 		a.finishBoot(status.ProvFailed, err)
 		return nil
 	}
 	a.Log.Info().Dur("took", time.Since(start)).Str("media", doc.source()).Msg("machine provisioned")
 	a.board.note("provisioning", "done")
 	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now()))
-	a.ready(status.ProvDone)
+	if told {
+		a.readySent()
+		a.finishBoot(status.ProvDone, nil)
+	} else {
+		a.ready(status.ProvDone)
+	}
 	a.afterReady(ctx, doc, later, opts, id)
 	return ctx.Err()
 }
@@ -421,6 +357,7 @@ func (a *Agent) healthDone(h protocol.Health, err error) {
 		if werr := a.Root.WriteFile(readyMark, []byte(now.Format(time.RFC3339)+"\n"), 0o644); werr != nil {
 			a.Log.Warn().Err(werr).Msg("note of Ready not written; it will be sent again at the next start")
 		}
+		a.readySent()
 	case err == nil:
 		a.Log.Info().Str("state", string(h.State)).Str("sub", h.SubStatus).Msg("platform accepted health report")
 	case protocol.Loud(err):

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -260,16 +261,7 @@ func WaitOwner(ctx context.Context, sys *System, f Finding, vmID string) (Outcom
 	}
 	switch f.Owner {
 	case OwnerCloudInit:
-		err := Watch(ctx, r, []string{"/run/cloud-init/result.json"}, func() bool {
-			if st, ok := CloudInit(r); ok && st.Finished {
-				out = Outcome{Done: true, Errors: st.Errors, Failed: st.Datasource == "" && len(st.Errors) > 0}
-				return true
-			}
-			return crashed("cloud-init-main.service", "cloud-init-local.service", "cloud-init-network.service", "cloud-init.service")
-		})
-		if err != nil {
-			return out, fail(CodeOwner, "cloud-init did not finish", err)
-		}
+		return WaitCloudInit(ctx, sys)
 	case OwnerAzureInit:
 		names := []string{"/var/lib/azure-init/" + NormalID(vmID) + ".provisioned", "/var/lib/azure-init/" + SwapID(vmID) + ".provisioned"}
 		err := Watch(ctx, r, names, func() bool {
@@ -318,34 +310,129 @@ const (
 	StageFinal  Stage = "final"  // user scripts: all of it
 )
 
-// WaitStage waits until cloud-init has passed a stage (extensions.after).
-func WaitStage(ctx context.Context, r host.Root, s Stage) error {
-	err := Watch(ctx, r, []string{"/run/cloud-init/result.json", "/run/cloud-init/status.json"}, func() bool {
-		st, ok := CloudInit(r)
-		return ok && st.Passed(s)
+// units of cloud-init, of all its versions, by the stage they run.
+var cloudUnits = map[Stage][]string{
+	StageInit:   {"cloud-init-main.service", "cloud-init.service", "cloud-init-network.service"},
+	StageConfig: {"cloud-init-main.service", "cloud-config.service"},
+	StageFinal:  {"cloud-init-main.service", "cloud-final.service"},
+}
+
+// WaitStage waits until cloud-init has passed a stage (extensions.after), or
+// will never do so: that is an Outcome with Failed and the reason. A stage
+// that crashed shows itself by the next one, the last by its unit.
+func WaitStage(ctx context.Context, sys *System, s Stage) (Outcome, error) {
+	var out Outcome
+	asked := time.Now()
+	err := Watch(ctx, sys.Root, []string{"/run/cloud-init/result.json", "/run/cloud-init/status.json"}, func() bool {
+		st, ok := CloudInit(sys.Root)
+		switch {
+		case ok && st.Passed(s):
+			out = Outcome{Done: true, Errors: st.Errors}
+		case ok && st.Crashed(s):
+			out = Outcome{Failed: true, Errors: append([]string{"its " + string(s) + " stage has crashed"}, st.Errors...)}
+		case time.Since(asked) >= askEvery:
+			asked = time.Now()
+			if bad := failedUnits(ctx, sys, cloudUnits[s]); len(bad) > 0 {
+				out = Outcome{Failed: true, Errors: append(bad, st.Errors...)}
+			}
+		}
+		return out.Done || out.Failed
 	})
 	if err != nil {
-		return fail(CodeOwner, "cloud-init did not finish its "+string(s)+" stage", err)
+		return out, fail(CodeOwner, "cloud-init did not finish its "+string(s)+" stage", err)
 	}
-	return nil
+	return out, nil
+}
+
+// WaitCloudInit waits until cloud-init has set the machine up, which is the
+// end of its init stage. If it has failed to, it is left to end: two who
+// provision at the same time would be worse than one who does not.
+//
+// Failed means that the account this platform ordered is not there, whatever
+// else cloud-init has done.
+func WaitCloudInit(ctx context.Context, sys *System) (Outcome, error) {
+	out, err := WaitStage(ctx, sys, StageInit)
+	if err != nil {
+		return out, err
+	}
+	if st, ok := CloudInit(sys.Root); out.Done && ok && !st.Empty() {
+		return out, nil
+	}
+	if out.Done {
+		out = Outcome{Failed: true, Errors: append([]string{"it found no order for this machine"}, out.Errors...)}
+	}
+	if _, err := WaitStage(ctx, sys, StageFinal); err != nil {
+		return out, err
+	}
+	return out, nil
+}
+
+// CloudInitToldReady reports whether cloud-init has told the platform Ready
+// in this boot. It does so as soon as it has read the order and before it
+// does anything about it; then it leaves a copy of the document where the
+// classic agent looks (spec/provisioning §1.6, §4.6).
+func CloudInitToldReady(r host.Root, o Options) bool {
+	if st, ok := CloudInit(r); ok && st.Platform() {
+		return true
+	}
+	copied, err := os.Stat(r.Path(path.Join(o.WithDefaults().Lib, "ovf-env.xml")))
+	if err != nil {
+		return false
+	}
+	// /run is new at each boot, and the generator is the first to write there.
+	began, err := os.Stat(r.Path("/run/cloud-init/enabled"))
+	return err == nil && copied.ModTime().After(began.ModTime())
 }
 
 // CloudInitStatus is what cloud-init says of itself in /run/cloud-init.
 type CloudInitStatus struct {
 	Datasource string
 	Running    string   // the stage that runs now; empty if none
-	Over       []string // stages that have finished, in cloud-init's words
-	Finished   bool
+	Begun      []string // stages that were begun, in cloud-init's words
+	Over       []string // those of them that came to their end
+	Finished   bool     // there is a result: the last stage came to its end
 	Errors     []string
 }
 
-// Passed reports whether a stage is over.
-func (s CloudInitStatus) Passed(stage Stage) bool {
-	if s.Finished {
-		return true
+// stageNames are cloud-init's words for its stages, in the order they run.
+var stageNames = [...]string{"init-local", "init", "modules-config", "modules-final"}
+
+func (s Stage) name() string {
+	switch s {
+	case StageInit:
+		return "init"
+	case StageConfig:
+		return "modules-config"
+	case StageFinal:
+		return "modules-final"
 	}
-	name := map[Stage]string{StageInit: "init", StageConfig: "modules-config", StageFinal: "modules-final"}[stage]
-	return slices.Contains(s.Over, name)
+	return ""
+}
+
+// Passed reports whether a stage came to its end. What ended later proves
+// nothing: after a crash the service manager starts the next stage.
+func (s CloudInitStatus) Passed(stage Stage) bool {
+	return slices.Contains(s.Over, stage.name()) || s.Finished && len(s.Begun) == 0
+}
+
+// Crashed reports whether a stage will never come to its end, because a later
+// one was begun without it.
+func (s CloudInitStatus) Crashed(stage Stage) bool {
+	if s.Passed(stage) {
+		return false
+	}
+	i := slices.Index(stageNames[:], stage.name())
+	return s.Finished || slices.ContainsFunc(s.Begun, func(b string) bool { return slices.Index(stageNames[:], b) > i })
+}
+
+// Platform is whether the order came from this platform. If it did not, the
+// fallback source has set up a machine nobody ordered (DataSourceNone), or
+// somebody has brought an order of their own (NoCloud and such).
+func (s CloudInitStatus) Platform() bool { return strings.HasPrefix(s.Datasource, "DataSourceAzure") }
+
+// Empty is whether there was no order at all.
+func (s CloudInitStatus) Empty() bool {
+	return s.Datasource == "" || strings.HasPrefix(s.Datasource, "DataSourceNone")
 }
 
 // CloudInit reads result.json and status.json; false if there is neither, or
@@ -360,13 +447,17 @@ func CloudInit(r host.Root) (CloudInitStatus, bool) {
 		ok = true
 		_ = json.Unmarshal(status.V1["stage"], &st.Running)
 		_ = json.Unmarshal(status.V1["datasource"], &st.Datasource)
-		for _, name := range []string{"init-local", "init", "modules-config", "modules-final"} {
+		for _, name := range stageNames {
 			var stage struct {
+				Start    *float64 `json:"start"`
 				Finished *float64 `json:"finished"`
 				Errors   []any    `json:"errors"`
 			}
 			if json.Unmarshal(status.V1[name], &stage) != nil {
 				continue
+			}
+			if stage.Start != nil && *stage.Start > 0 {
+				st.Begun = append(st.Begun, name)
 			}
 			if stage.Finished != nil && *stage.Finished > 0 {
 				st.Over = append(st.Over, name)

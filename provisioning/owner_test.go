@@ -101,7 +101,7 @@ func TestCloudInitStatus(t *testing.T) {
 	}
 	m.write("/run/cloud-init/status.json", statusJSON, 0o644)
 	got, ok := provisioning.CloudInit(m.root)
-	want := provisioning.CloudInitStatus{Datasource: "DataSourceAzure [seed=/dev/sr0]", Running: "modules-config", Over: []string{"init-local", "init"}, Errors: []string{"modules-config: bad thing"}}
+	want := provisioning.CloudInitStatus{Datasource: "DataSourceAzure [seed=/dev/sr0]", Running: "modules-config", Begun: []string{"init-local", "init", "modules-config"}, Over: []string{"init-local", "init"}, Errors: []string{"modules-config: bad thing"}}
 	if diff := cmp.Diff(want, got); diff != "" || !ok {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -109,8 +109,8 @@ func TestCloudInitStatus(t *testing.T) {
 		t.Error("wrong stages")
 	}
 	m.write("/run/cloud-init/result.json", `{"v1":{"datasource":"DataSourceAzure","errors":["a"]}}`, 0o644)
-	if got, _ := provisioning.CloudInit(m.root); !got.Finished || !got.Passed(provisioning.StageFinal) {
-		t.Errorf("%+v", got)
+	if got, _ := provisioning.CloudInit(m.root); !got.Finished || got.Passed(provisioning.StageFinal) || !got.Crashed(provisioning.StageFinal) {
+		t.Errorf("a result without a last stage: %+v", got)
 	}
 }
 

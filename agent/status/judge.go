@@ -112,11 +112,16 @@ func (s Snapshot) Worries() []Worry {
 }
 
 // Ready: the machine is provisioned and the platform has taken a report that
-// said so.
+// said so, ours or that of the one who provisioned.
 func (s Snapshot) Ready() bool {
 	done := s.Provisioning.State == ProvDone || s.Provisioning.State == ProvDisabled
 	taken := s.Platform.LastHealth.Accepted || s.Platform.LastReport.Accepted
-	return done && taken && s.Platform.Health == "Ready"
+	told := s.Platform.Health == "Ready"
+	switch s.Provisioning.By {
+	case ByCloudInit, ByAzureInit, ByIgnition:
+		told = told || s.Platform.Health == ""
+	}
+	return done && taken && told
 }
 
 // Converged: ready, and the newest goal state is applied: no extension runs,

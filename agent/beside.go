@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/provisioning"
+)
+
+// bootBeside waits until the other provisioner is done. It reports nothing:
+// Ready and failure are theirs (asks U13), a second opinion would only make
+// the state flap. Only if cloud-init ends without having set the machine up
+// is it ours: nobody else is left who could.
+func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity, standing provisioning.Standing) error {
+	by := string(owner.Owner)
+	if standing != provisioning.Provisioned {
+		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("somebody else provisions")
+		var out provisioning.Outcome
+		err := a.waitFor(ctx, by+" provisions ("+owner.Because+")", bootLimit, func(wctx context.Context) (err error) {
+			out, err = provisioning.WaitOwner(wctx, a.system(), owner, id.ID)
+			return err
+		})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err == nil && out.Failed {
+			err = &provisioning.Error{
+				ID: "AZ-PROV-CLOUDINIT", Reason: by + " did not finish",
+				Err: fmt.Errorf("it ended without provisioning: %s", strings.Join(out.Errors, "; ")),
+			}
+			if a.mayTakeOver(owner) {
+				return a.takeOver(ctx, err, opts, id)
+			}
+		}
+		if err != nil {
+			a.Log.Error().Err(err).Str("by", by).Str("code", provisioning.CodeOf(err)).Msg("the provisioner did not finish")
+			a.finishBoot(status.ProvFailed, err)
+			return nil
+		}
+		a.mark(ctx, opts, id)
+		a.board.note("provisioning", "done by "+by)
+	}
+	if err := a.waitStage(ctx, owner); err != nil {
+		return err
+	}
+	if a.readyIsOurs(owner, opts, id) {
+		a.ready(status.ProvDone)
+		return ctx.Err()
+	}
+	a.finishBoot(status.ProvDone, nil)
+	return ctx.Err()
+}
+
+// waitFor shows what is waited for, and bounds it.
+func (a *Agent) waitFor(ctx context.Context, what string, limit time.Duration, wait func(context.Context) error) error {
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
+	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+	wctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not done after %v", what, limit))
+	defer cancel()
+	return wait(wctx)
+}
+
+// waitStage waits for the stage of cloud-init that extensions wait for. It
+// fails only when the context ends.
+func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding) error {
+	stage := a.stage()
+	if owner.Owner != provisioning.OwnerCloudInit || stage == "" {
+		return nil
+	}
+	var out provisioning.Outcome
+	err := a.waitFor(ctx, "cloud-init's "+string(stage)+" stage", a.cfg.Extensions.AfterTimeout, func(wctx context.Context) (err error) {
+		out, err = provisioning.WaitStage(wctx, a.system(), stage)
+		return err
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil || out.Failed {
+		a.Log.Warn().Err(err).Strs("problems", out.Errors).Msg("extensions go on without cloud-init's " + string(stage) + " stage")
+		a.board.note("cloud-init", "its "+string(stage)+" stage did not come to its end")
+	}
+	return nil
+}
+
+// stage is what extensions wait for, "" for nothing.
+func (a *Agent) stage() provisioning.Stage {
+	switch a.cfg.Extensions.After {
+	case config.AfterConfig:
+		return provisioning.StageConfig
+	case config.AfterFinal:
+		return provisioning.StageFinal
+	}
+	return ""
+}
+
+// mayTakeOver: not from somebody the administrator has chosen by name.
+func (a *Agent) mayTakeOver(owner provisioning.Finding) bool {
+	return owner.Owner == provisioning.OwnerCloudInit && a.cfg.Provisioning.Agent == config.AgentAuto
+}
+
+// takeOver provisions where cloud-init has failed (spec/provisioning §5.8).
+// What it has done stays: each step looks first. If it has told the platform
+// Ready, which it does before everything else, then that was the one.
+func (a *Agent) takeOver(ctx context.Context, why error, opts provisioning.Options, id provisioning.Identity) error {
+	told := provisioning.CloudInitToldReady(a.Root, opts)
+	a.Log.Warn().Err(why).Str("code", provisioning.CodeOf(why)).Bool("told_ready", told).Msg("cloud-init has failed, taking over")
+	a.board.note("provisioning", "taken over: "+why.Error())
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(provisioning.OwnerSelf) })
+	return a.provision(ctx, opts, id, told)
+}
+
+// readyIsOurs: after a take-over that an end of the agent cut short, and
+// where cloud-init had its order from somewhere else and told nobody.
+func (a *Agent) readyIsOurs(owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity) bool {
+	if provisioning.ReadyPending(a.system(), opts, id.ID) {
+		return true
+	}
+	if owner.Owner != provisioning.OwnerCloudInit {
+		return false
+	}
+	st, ok := provisioning.CloudInit(a.Root)
+	return ok && !st.Empty() && !st.Platform() && !provisioning.CloudInitToldReady(a.Root, opts)
+}
+
+// readySent takes back the note that Ready is owed.
+func (a *Agent) readySent() {
+	if err := provisioning.ReadySent(a.system(), a.provisioningOptions()); err != nil {
+		a.Log.Debug().Err(err).Msg("note that Ready is owed not removed")
+	}
+}
