@@ -71,7 +71,7 @@ func (l *life) mend(s *script, spoiled bool) {
 	t := l.t
 	t.Helper()
 	l.f.Mend(0)
-	l.vm.Configure(func(c *fabric.Config) { *c = fabric.Config{FastTrack: c.FastTrack} })
+	l.vm.Configure(func(c *fabric.Config) { *c = fabric.Config{FastTrack: c.FastTrack, StatusBlob: c.StatusBlob} })
 	began := time.Now()
 	if !l.wait(patience, func() bool { return len(l.pending(append(s.names(), l.names()...))) == 0 }) {
 		for _, n := range l.pending(append(s.names(), l.names()...)) {
@@ -225,7 +225,7 @@ func TestFaults(t *testing.T) {
 	need(t)
 	t.Parallel()
 	s := newScript(seed(t))
-	l := newLife(t)
+	l := newLife(t, s)
 	l.heard.expect(password)
 	began := time.Now()
 	all := time.Duration(*minutes * float64(time.Minute))
@@ -266,7 +266,7 @@ func TestSequences(t *testing.T) {
 		}
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			s := newScript(base + uint64(n)*1_000_003)
-			l := newLife(t)
+			l := newLife(t, s)
 			l.heard.expect(password)
 			weights := [4]int{68, 8, 0, 0} // the rest kills the agent
 			if s.chance(40) {

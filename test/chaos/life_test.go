@@ -97,7 +97,7 @@ var build = sync.OnceValues(func() (string, error) {
 })
 
 // newLife makes a provisioned machine with all samples published.
-func newLife(t testing.TB) *life {
+func newLife(t testing.TB, s *script) *life {
 	t.Helper()
 	bin, err := build()
 	if err != nil {
@@ -122,7 +122,12 @@ func newLife(t testing.TB) *life {
 			t.Fatal(err)
 		}
 	}
-	l.vm = l.f.CreateVM("vm-01", fabric.Provision(fabric.Provisioning{User: "azureuser", Password: password, HostName: "chaos"}))
+	l.vm = l.f.CreateVM("vm-01", fabric.Provision(fabric.Provisioning{User: "azureuser", Password: password, HostName: "chaos"}),
+		fabric.WithConfig(func(c *fabric.Config) {
+			if s.pages {
+				c.StatusBlob = "PageBlob"
+			}
+		}))
 	image, err := l.vm.Medium().Image()
 	if err != nil {
 		t.Fatal(err)

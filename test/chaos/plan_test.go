@@ -151,11 +151,14 @@ type script struct {
 	kinds []kind
 	wants map[string]*want
 	fast  bool
-	n     int // steps so far
+	pages bool // the status blob is a page blob, for all its life
+	n     int  // steps so far
 }
 
 func newScript(seed uint64) *script {
-	return &script{dice: newDice(seed), kinds: kinds(), wants: map[string]*want{}}
+	s := &script{dice: newDice(seed), kinds: kinds(), wants: map[string]*want{}}
+	s.pages = s.chance(30)
+	return s
 }
 
 func (s *script) step(spoils bool, do func(*life) error, format string, args ...any) step {
@@ -255,9 +258,7 @@ func (s *script) platform() step {
 	case 3:
 		return s.step(false, func(l *life) error { l.vm.Migrate(flag); return nil }, "migrate, quietly: %v", flag)
 	case 4:
-		return set(fmt.Sprintf("page blob for status: %v", flag), func(c *fabric.Config) {
-			c.StatusBlob = map[bool]string{true: "PageBlob", false: "BlockBlob"}[flag]
-		})
+		return s.step(false, func(l *life) error { _, err := l.vm.AddCertificate("", flag); return err }, "one more certificate, elliptic: %v", flag)
 	case 5:
 		code := pick(s.dice, []int{400, 410})
 		return set(fmt.Sprintf("outdated containers are answered with %d", code), func(c *fabric.Config) { c.StaleCode = code })
