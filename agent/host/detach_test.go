@@ -1,0 +1,98 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestDetach(t *testing.T) {
+	dir := t.TempDir()
+	pidFile, log := filepath.Join(dir, "pid"), filepath.Join(dir, "log")
+	err := Detach(t.Context(), Daemon{
+		Path: "/bin/sh", Args: []string{"-c", `echo $$ >"$P"; echo hello; printf x >&3; exec sleep 600`},
+		Env: []string{"P=" + pidFile, "PATH=" + DefaultPath}, Log: log, Ready: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticks := StartTicks(pid)
+	if !Alive(pid, ticks) {
+		t.Error("not alive")
+	}
+	if sid, err := unix.Getsid(pid); err != nil || sid != pid {
+		t.Errorf("session %d (%v), want its own", sid, err)
+	}
+	if b, err := os.ReadFile(log); err != nil || string(b) != "hello\n" {
+		t.Errorf("log %q %v", b, err)
+	}
+	// Another process with that number is not ours to kill.
+	if err := Kill(t.Context(), pid, ticks+1); err != nil || !Alive(pid, ticks) {
+		t.Errorf("killed by number alone (%v)", err)
+	}
+	if err := Kill(t.Context(), pid, ticks); err != nil || Alive(pid, ticks) {
+		t.Errorf("still alive (%v)", err)
+	}
+	if err := Kill(t.Context(), pid, ticks); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+func TestDetachNotReady(t *testing.T) {
+	if err := Detach(t.Context(), Daemon{Path: "/bin/false", Ready: true}); err == nil {
+		t.Error("no word of a process that ended at once")
+	}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("too slow"))
+	defer cancel()
+	if err := Detach(ctx, Daemon{Path: "/bin/sh", Args: []string{"-c", "exec sleep 600"}, Ready: true}); err == nil || !strings.Contains(err.Error(), "too slow") {
+		t.Errorf("a process that says nothing: %v", err)
+	}
+	if err := Detach(t.Context(), Daemon{Path: "/no/such/program"}); err == nil {
+		t.Error("a program that does not exist was started")
+	}
+}
+
+// TestAdoptChildren stands for an exec: a child that nobody waits for.
+func TestAdoptChildren(t *testing.T) {
+	cmd := exec.Command("/bin/sh", "-c", "read x")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	AdoptChildren()
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("the child was not reaped")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
