@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -398,6 +399,48 @@ func TestStageElse(t *testing.T) {
 			t.Error("replaced somebody else's directory")
 		}
 	})
+}
+
+// TestOpenSSL: signatures as scripts/update-package makes them.
+func TestOpenSSL(t *testing.T) {
+	tool, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	run := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command(tool, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("openssl %v: %v\n%s", args, err, out)
+		}
+	}
+	if err := os.WriteFile(dir+"/zip", []byte("the package\r\n\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run("req", "-x509", "-newkey", "rsa:3072", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Root", "-days", "2")
+	run("req", "-newkey", "rsa:3072", "-nodes", "-keyout", "key", "-out", "csr", "-subj", "/CN=Release")
+	if err := os.WriteFile(dir+"/ext", []byte("extendedKeyUsage=codeSigning\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run("x509", "-req", "-in", "csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-days", "1", "-out", "cert")
+	run("cms", "-sign", "-binary", "-md", "sha384", "-signer", "cert", "-inkey", "key", "-outform", "DER", "-in", "zip", "-out", "sig")
+	roots, err := LoadRoots(dir + "/ca.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := os.ReadFile(dir + "/sig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := Trust{Roots: roots, Now: time.Now().Add(time.Minute)}
+	if who, err := trust.Verify(strings.NewReader("the package\r\n\x00"), sig); err != nil || who != "Release" {
+		t.Errorf("Verify: %q, %v", who, err)
+	}
+	if _, err := trust.Verify(strings.NewReader("the package\n\x00"), sig); CodeOf(err) != codeUnsigned {
+		t.Errorf("changed: %v", err)
+	}
 }
 
 func FuzzPackage(f *testing.F) {
