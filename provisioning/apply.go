@@ -75,7 +75,12 @@ func OpenJournal(r host.Root, o Options, vmID string) (*Journal, error) {
 	if boot := r.BootID(); boot == "" || boot != j.Boot {
 		j.Boot = boot
 		// After another boot nothing is taken for granted: what was done
-		// may have been lost with the power.
+		// may have been lost with the power. Once the marker is there,
+		// synced after all of it, it is.
+		if st, err := Stand(r, o, Identity{ID: vmID, Source: IDFromMetadata}); err == nil && st == Provisioned {
+			j.root, j.name = r, name
+			return j, nil
+		}
 		for i := range j.Steps {
 			if s := &j.Steps[i]; s.State == Done || s.State == Warned {
 				s.State = Planned

@@ -128,6 +128,11 @@ func (RunCustomData) String() string { return "run the custom data" }
 func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
 	once := path.Join(s.Dir, startedName)
 	if b, err := sys.Root.ReadFile(once); err == nil && SameVM(string(b), s.VMID) {
+		if !sys.Root.Exists(path.Join(s.Dir, "custom-data.log")) {
+			// It is run once, also when that once was cut short: nobody
+			// knows how far it came.
+			return warn(CodeCustomData, "the custom data was interrupted; it is not run again")
+		}
 		return nil
 	}
 	data, err := sys.Root.ReadFile(s.File)

@@ -294,24 +294,25 @@ func keyGroup(r host.Root) (gid int, perm fs.FileMode) {
 // empty on every boot but that one.
 func Unfinished(r host.Root, o Options, vmID string) []Step {
 	o = o.WithDefaults()
+	j := &Journal{}
+	if b, err := r.ReadFile(path.Join(o.Dir(), "provision.json")); err != nil || json.Unmarshal(b, j) != nil || !SameVM(j.VMID, vmID) {
+		j = &Journal{}
+	}
+	open := func(id string) bool {
+		i := slices.IndexFunc(j.Steps, func(e Entry) bool { return e.ID == id })
+		return i >= 0 && (j.Steps[i].State == Planned || j.Steps[i].State == Doing)
+	}
 	var out []Step
 	var led hostKeyLedger
 	name := path.Join(o.Dir(), "hostkeys.json")
 	if b, err := r.ReadFile(name); err == nil && json.Unmarshal(b, &led) == nil && SameVM(led.VMID, vmID) {
-		var missing []string
-		for _, t := range led.Want {
-			if led.Keys[t] == "" {
-				missing = append(missing, t)
-			}
-		}
-		if len(missing) > 0 {
+		missing := func(t string) bool { return led.Keys[t] == "" }
+		if slices.ContainsFunc(led.Want, missing) || open(StepLateKeys) {
 			out = append(out, HostKeys{Dir: o.SSHDir, Types: led.Want, Late: true, Regenerate: o.RegenerateHostKeys, VMID: vmID, Ledger: name})
 		}
 	}
 	file := path.Join(o.Lib, "CustomData")
-	j := &Journal{}
-	if b, err := r.ReadFile(path.Join(o.Dir(), "provision.json")); o.ExecuteCustomData && err == nil && json.Unmarshal(b, j) == nil && SameVM(j.VMID, vmID) &&
-		r.Exists(file) && !r.Exists(path.Join(o.Dir(), startedName)) {
+	if o.ExecuteCustomData && r.Exists(file) && j.VMID != "" && (open(StepRunData) || !r.Exists(path.Join(o.Dir(), startedName))) {
 		out = append(out, RunCustomData{File: file, Dir: o.Dir(), VMID: vmID})
 	}
 	return out
