@@ -220,3 +220,18 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("message %q", m)
 	}
 }
+
+// TestDependencyWithoutSettings: a handler without settings has a list of what
+// it waits for too, and does not suffer from others. Found by test/chaos.
+func TestDependencyWithoutSettings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.Bad", version: "1.0", script: "exit 9"}, pkg{name: "P.Good", version: "1.0", script: simple}, pkg{name: "P.Bare", version: "1.0", script: simple}).start()
+	bare := ext("P.Bare", "1.0", 0)
+	bare.Settings, bare.Level, bare.After = nil, 1, []protocol.Dependency{{Handler: "P.Good"}}
+	s := w.processed(ext("P.Bad", "1.0", 0), ext("P.Good", "1.0", 0), bare)
+	for _, h := range s.Handlers {
+		if want := map[string]string{"P.Bad": "NotReady", "P.Good": "Ready", "P.Bare": "Ready"}[h.Name]; h.Status != want {
+			t.Errorf("%s is %s, want %s", h.Name, h.Status, want)
+		}
+	}
+}

@@ -151,7 +151,7 @@ func pairsOf(gs *protocol.GoalState) []pair {
 	for i := range gs.Handlers {
 		h := &gs.Handlers[i]
 		if len(h.Settings) == 0 {
-			out = append(out, pair{handler: h, row: h.Name, level: h.Level, enable: h.Want == protocol.WantEnabled, bare: true})
+			out = append(out, pair{handler: h, row: h.Name, level: h.Level, after: h.After, enable: h.Want == protocol.WantEnabled, bare: true})
 		}
 		for _, s := range h.Settings {
 			p := pair{handler: h, row: h.Name, seq: s.Seq, level: s.Level, after: s.After, enable: h.Want == protocol.WantEnabled}

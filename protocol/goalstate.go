@@ -101,8 +101,9 @@ type Handler struct {
 	MultiConfig bool
 	// Settings is empty for a handler without settings (an empty 0.settings).
 	Settings []Settings
-	// Level is the dependency level of a handler without settings.
+	// Level and After are those of a handler without settings.
 	Level int
+	After []Dependency
 	// Invalid says why this handler's part of the document can't be used;
 	// it hurts no other handler (spec/extensions §2.2).
 	Invalid string

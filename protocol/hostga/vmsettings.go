@@ -225,6 +225,7 @@ func single(h *protocol.Handler, e *extension) error {
 		h.Level = int(d.DependencyLevel.n)
 	}
 	if len(e.Settings) == 0 {
+		h.After = after(d)
 		return nil
 	}
 	if !e.SettingsSeqNo.set || e.SettingsSeqNo.n < 0 {
@@ -279,11 +280,16 @@ func fill(s *protocol.Settings, e *entry, d dependency) error {
 	if s.Protected.Set() && s.Thumbprint == "" {
 		return fmt.Errorf("%s has protected settings without the thumbprint of their certificate", s.Name)
 	}
-	s.Level = int(d.DependencyLevel.n)
-	for _, x := range d.DependsOnExtension {
-		s.After = append(s.After, protocol.Dependency{Handler: x.Handler, Extension: x.Extension})
-	}
+	s.Level, s.After = int(d.DependencyLevel.n), after(d)
 	return nil
+}
+
+func after(d dependency) []protocol.Dependency {
+	var out []protocol.Dependency
+	for _, x := range d.DependsOnExtension {
+		out = append(out, protocol.Dependency{Handler: x.Handler, Extension: x.Extension})
+	}
+	return out
 }
 
 // Older compares dotted versions; missing parts are 0, and text that is no

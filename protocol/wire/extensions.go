@@ -150,6 +150,7 @@ func pluginSettings(h *protocol.Handler, p node) error {
 		}
 		h.Level = level(d)
 		if len(single) == 0 {
+			h.After = after(d)
 			return nil
 		}
 		s, err := one(single[0], h.Name)
