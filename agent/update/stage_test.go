@@ -1,9 +1,11 @@
 package update
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/x509"
+	"debug/elf"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -87,18 +89,38 @@ func bench(t *testing.T, ca *updatetest.Authority) (Stager, *blobs, *hosttest.Ru
 	}, b, run
 }
 
-// program is some real program of this machine's architecture: the test's.
+// program looks like one for this machine.
 func program(t *testing.T) []byte {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
+	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "386": elf.EM_386, "riscv64": elf.EM_RISCV}[runtime.GOARCH]
+	b := make([]byte, 64) // an ELF header and nothing behind it
+	copy(b, elf.ELFMAG)
+	b[elf.EI_CLASS], b[elf.EI_DATA], b[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)
+	b[16], b[18], b[20], b[52] = byte(elf.ET_EXEC), byte(machine), byte(elf.EV_CURRENT), 64
+	return append(b, "a program"...)
+}
+
+// lie is a package with an entry that says it unpacks to size.
+func lie(t *testing.T, size uint64, files ...updatetest.File) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, f := range files {
+		out, err := w.Create(f.Name)
+		if err == nil {
+			_, err = out.Write(f.Data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.CreateRaw(&zip.FileHeader{Name: "zeros", Method: zip.Deflate, UncompressedSize64: size}); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(exe)
-	if err != nil {
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return b.Bytes()
 }
 
 func TestStageGood(t *testing.T) {
@@ -207,7 +229,8 @@ func TestTamper(t *testing.T) {
 		"absolute":             {zipped(m, prog, updatetest.File{Name: "/etc/evil"}), codeForeign, "evil"},
 		"backslash":            {zipped(m, prog, updatetest.File{Name: `..\evil`}), codeForeign, "evil"},
 		"twice":                {zipped(m, prog, updatetest.File{Name: "bin/./azguest"}), codeForeign, "twice"},
-		"bomb":                 {zipped(m, prog, updatetest.File{Name: "zeros", Data: make([]byte, 400<<20)}), codeForeign, "unpacks"},
+		"bomb":                 {func() ([]byte, []byte) { return signed(lie(t, 1<<40, m, prog)) }, codeForeign, "unpacks"},
+		"small bomb":           {func() ([]byte, []byte) { return signed(lie(t, 1<<20, m, prog)) }, codeForeign, "unpacks"},
 		"no program":           {zipped(m, updatetest.File{Name: "bin/agent", Data: prog.Data}), codeForeign, "no program"},
 		"script":               {zipped(m, updatetest.File{Name: "bin/azguest", Data: []byte("#!/bin/sh\n")}), codeForeign, "no program"},
 		"other machine":        {zipped(m, updatetest.File{Name: "bin/azguest", Data: elfFor(prog.Data)}), codeForeign, "this machine is"},
