@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// TestJustInTimeUsers is the "I lost my key" story: a person gets a new,
+// short-lived account without rebooting, and it goes when its time is over,
+// without a new goal state (spec/protocol §9).
+func TestJustInTimeUsers(t *testing.T) {
+	c := newAgentCloud(t, blank())
+	c.agent(t)
+	c.ready(t)
+	c.sh(t, "useradd -m -c Somebody taken && echo taken:x | chpasswd -e")
+	before := c.sh(t, "getent shadow taken; getent passwd taken")
+
+	over := time.Now().Add(20 * time.Second)
+	users := []fabric.User{
+		{Name: "jit1", Password: "Pass w0rd: ünï", Expires: over},
+		{Name: "jit2", Password: "Pass w0rd 2", Expires: time.Now().Add(time.Hour)},
+		{Name: "taken", Password: "Not y0urs", Expires: time.Now().Add(time.Hour)},
+		{Name: "late", Password: "Too late 1", Expires: time.Now().Add(-time.Hour)},
+	}
+	c.vm.Configure(func(cfg *fabric.Config) { cfg.Users = users })
+	await(t, "both accounts", func() bool {
+		got := c.sh(t, "getent passwd jit1 jit2 || :; sudo -l -U jit2 2>/dev/null | tail -n 1")
+		return strings.Contains(got, "jit1:") && strings.Contains(got, "(ALL) ALL")
+	})
+	right := c.sh(t, `perl -e '$h = (getpwnam "jit1")[1]; print crypt("Pass w0rd: \xc3\xbcn\xc3\xaf", $h) eq $h ? "right" : "wrong"'; chage -l jit2 | grep -c never || :`)
+	if !strings.HasPrefix(right, "right") {
+		t.Errorf("password of jit1: %s", right)
+	}
+	if got := c.sh(t, "getent shadow taken; getent passwd taken; grep -c taken /etc/sudoers.d/waagent || :"); got != before+"\n0" {
+		t.Errorf("an account of somebody else was touched: %q became %q", before, got)
+	}
+	if got := c.sh(t, "getent passwd late || echo none"); got != "none" {
+		t.Errorf("an expired user was added: %s", got)
+	}
+	await(t, "the end of jit1's time", func() bool {
+		return c.sh(t, "getent passwd jit1 || test -d /home/jit1 && echo there || echo gone") == "gone"
+	})
+	if got := c.sh(t, "getent passwd jit2 | cut -d: -f1; visudo -cq && echo valid"); got != "jit2\nvalid" {
+		t.Errorf("after jit1 went: %q", got)
+	}
+	// The list goes away with the document.
+	c.vm.Configure(func(cfg *fabric.Config) { cfg.Users = nil })
+	await(t, "the end of jit2", func() bool { return c.sh(t, "getent passwd jit2 || echo gone") == "gone" })
+	if got := c.sh(t, "getent shadow taken; getent passwd taken"); got != before {
+		t.Errorf("an account of somebody else was touched: %q became %q", before, got)
+	}
+	if strings.Contains(c.log.String(), "w0rd") {
+		t.Error("a password is in the log")
+	}
+	c.objections(t)
+}
