@@ -167,6 +167,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 	a.board.note("provisioning", "done")
 	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now()))
 	if told {
+		a.board.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
 		a.readySent()
 		a.finishBoot(status.ProvDone, nil)
 	} else {
