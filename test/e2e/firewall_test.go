@@ -1,0 +1,82 @@
+package e2e
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/sandbox"
+)
+
+// TestFirewallHasNoGap: while the agent is killed and started over and over,
+// an ordinary user who tries without pause never gets a connection to the
+// platform, and root always does (asks S1). AZGUEST_RESTARTS says how often.
+func TestFirewallHasNoGap(t *testing.T) {
+	restarts := 25
+	if n, err := strconv.Atoi(os.Getenv("AZGUEST_RESTARTS")); err == nil {
+		restarts = n
+	}
+	c := newAgentCloud(t, blank())
+	c.sh(t, "nft add table ip admin && mkdir -p /etc/waagent.conf.d && echo OS.EnableFirewall=y >/etc/waagent.conf.d/firewall.conf")
+	p := c.agent(t)
+	c.ready(t)
+	await(t, "the rules", func() bool { return strings.Contains(c.sh(t, "nft list tables"), "ip azguest") })
+	try := `i=0; j=0
+while [ ! -e /tmp/stop ]; do
+	if timeout 0.3 bash -c "exec 3<>/dev/tcp/168.63.129.16/$1" 2>/dev/null; then i=$((i+1)); fi
+	j=$((j+1))
+done
+echo $i $j`
+	c.sh(t, "chmod 1777 /tmp; rm -f /tmp/stop")
+	start := func(as []string, port string) (*sandbox.Process, *buffer) {
+		out := &buffer{}
+		q, err := c.Start(sandbox.Cmd{Args: append(as, "sh", "-c", try, "try", port), Stdout: out, Stderr: out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q, out
+	}
+	nobody := []string{"setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"}
+	user, userOut := start(nobody, "80")
+	plugin, pluginOut := start(nobody, "32526")
+	root, rootOut := start([]string{"setpriv", "--reuid=0"}, "80")
+	for range restarts {
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		p = c.agent(t)
+		pid := strconv.Itoa(p.PID)
+		await(t, "the agent's first look at the rules", func() bool {
+			return strings.Contains(c.sh(t, "agentctl status -o json || :"), `"verified_at"`) || !alive(pid)
+		})
+	}
+	c.sh(t, "touch /tmp/stop")
+	for _, q := range []*sandbox.Process{user, plugin, root} {
+		_ = q.Wait()
+	}
+	for who, out := range map[string]*buffer{"uid 1234 to the WireServer": userOut, "uid 1234 to the HostGAPlugin": pluginOut} {
+		f := strings.Fields(out.String())
+		if len(f) != 2 || f[0] != "0" || f[1] == "0" {
+			t.Errorf("%s: %q (connections, tries), want none of several", who, out.String())
+		}
+	}
+	if f := strings.Fields(rootOut.String()); len(f) != 2 || f[0] != f[1] || f[0] == "0" {
+		t.Errorf("root: %q (connections, tries), want all", rootOut.String())
+	}
+	if got := c.sh(t, "nft list tables | sort"); got != "table ip admin\ntable ip azguest" {
+		t.Errorf("tables: %q", got)
+	}
+	// Switched off, the rules go with the next start.
+	c.sh(t, "echo OS.EnableFirewall=n >/etc/waagent.conf.d/firewall.conf")
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.agent(t)
+	await(t, "the end of the rules", func() bool { return c.sh(t, "nft list tables") == "table ip admin" })
+}
+
+func alive(pid string) bool {
+	_, err := os.Stat("/proc/" + pid)
+	return err == nil
+}
