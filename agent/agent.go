@@ -10,6 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
@@ -18,9 +22,6 @@ import (
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Options are what an Agent is made of. Every field is required except

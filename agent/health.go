@@ -6,8 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/azguest/azguest/protocol"
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/azguest/azguest/protocol"
 )
 
 // healthReporter sends health reports one at a time. A newer report replaces

@@ -13,9 +13,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/secret"
 	"github.com/rs/zerolog"
 	"gopkg.in/natefinch/lumberjack.v2"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 const journalSocket = "/run/systemd/journal/socket"

@@ -7,10 +7,11 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/provisioning"
-	"golang.org/x/sync/errgroup"
 )
 
 // Polling: fast while something is going on, slow and cheap when idle

@@ -7,12 +7,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/test/fabric"
-	"github.com/rs/zerolog"
 )
 
 // testAgent is an agent on an empty machine that talks to the fabric in

@@ -13,12 +13,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/disk"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol"
-	"github.com/cenkalti/backoff/v5"
-	"golang.org/x/sys/unix"
 )
 
 // reports is what the reporter remembers about the status document.

@@ -15,13 +15,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/agent/update"
 	"github.com/azguest/azguest/protocol"
-	"github.com/rs/zerolog"
 )
 
 // UpdateGuardArg is the first argument of the process that watches a

@@ -14,8 +14,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A Cause says in one line why a command failed; Code is stable and known to

@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
-	"github.com/rs/zerolog"
 )
 
 // TestMain makes the test binary what the agent's binary is: its own

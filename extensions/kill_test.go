@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/protocol"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol"
 )
 
 // testAgent is a whole agent as far as this package goes. It kills itself at

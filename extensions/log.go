@@ -6,9 +6,10 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/secret"
-	"golang.org/x/sys/unix"
 )
 
 // maxCommandLog is where CommandExecution.log is cut.

@@ -9,12 +9,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
-	"github.com/fsnotify/fsnotify"
-	"github.com/rs/zerolog"
 )
 
 // A Fetcher gets manifests and packages from wherever the platform has them.

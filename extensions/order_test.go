@@ -6,8 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/protocol"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/protocol"
 )
 
 // slow reports success a moment after enable has returned.

@@ -14,10 +14,11 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
-	"github.com/google/go-cmp/cmp"
 )
 
 func ptr(s string) *string { return &s }

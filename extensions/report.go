@@ -12,9 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // A Snapshot is what the platform is to be told.

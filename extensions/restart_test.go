@@ -7,9 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // TestRestartDuring: the agent ends while a command runs; it goes on, ends

@@ -11,9 +11,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // Values of an extension's status.

@@ -9,8 +9,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // ioctls of linux/cdrom.h.

@@ -12,10 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/ovf/iso9660"
 	"github.com/azguest/azguest/ovf/udf"
-	"golang.org/x/sys/unix"
 )
 
 // DVD finds the provisioning medium among the machine's devices.

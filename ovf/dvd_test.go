@@ -13,8 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 func imageBytes(t testing.TB, name string) []byte {

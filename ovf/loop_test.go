@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A node by the name of a drive on a loop device: it knows none of a drive's

@@ -10,8 +10,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/beevik/etree"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Bounds of a document. The largest real ones are some 90 KiB: 64 KiB of

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 const (

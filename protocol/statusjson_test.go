@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/protocol"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/protocol"
 )
 
 func text(s string) *string { return &s }

@@ -9,10 +9,11 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/azguest/azguest/agent/event"
-	"github.com/azguest/azguest/agent/host"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
 )
 
 // System is the machine that steps are applied to. Every field is required,

@@ -3,10 +3,11 @@ package provisioning_test
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestFromDocument(t *testing.T) {

@@ -5,9 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/google/go-cmp/cmp"
 )
 
 const swapped = "0c4d5ee0-e21d-2a4a-a2e1-0b6c0b1b7a2f"

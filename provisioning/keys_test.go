@@ -15,9 +15,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/azguest/azguest/provisioning"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/azguest/azguest/provisioning"
 )
 
 // newer is a type that no library knows yet.

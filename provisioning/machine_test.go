@@ -9,12 +9,13 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 )
 
 // A machine is a synthetic root with account tools that behave.

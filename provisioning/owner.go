@@ -12,8 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Owner is who provisions this machine.

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestFindOwner(t *testing.T) {

@@ -6,8 +6,9 @@ import (
 	"os"
 	"strings"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A PackageLock is a package manager at work: extensions that install

@@ -5,9 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/google/go-cmp/cmp"
 )
 
 func facts() provisioning.Facts {
@@ -44,13 +45,41 @@ func TestUserNames(t *testing.T) {
 		name    string
 		refused string // part of the reason; empty: accepted
 	}{
-		{"azureuser", ""}, {"a", ""}, {"_x", ""}, {"first.last", ""}, {"a-b_c9", ""}, {"AzureUser", ""}, {"ADMIN", ""},
-		{"machine$", ""}, {"alice", ""}, {"core", ""}, {strings.Repeat("a", 32), ""},
-		{"", "no user name"}, {"root", "system account"}, {"toor", "reserved"}, {"ALL", "reserved"}, {"systemd-x", "reserved"},
-		{"www-data", "system account"}, {"svc", "system account"}, {"nobody", "reserved"},
-		{strings.Repeat("a", 33), "at most 32"}, {"0day", "must start"}, {"123", "must start"}, {"-rf", "must start"},
-		{"a b", "must start"}, {"%wheel", "must start"}, {"a:b", "must start"}, {"a/b", "must start"}, {"../x", "must start"},
-		{"a\nb", "must start"}, {"a\x00b", "must start"}, {"é", "must start"}, {"a,b", "must start"}, {"a$b", "must start"}, {"#0", "must start"}, {".x", "must start"},
+		{"azureuser", ""},
+		{"a", ""},
+		{"_x", ""},
+		{"first.last", ""},
+		{"a-b_c9", ""},
+		{"AzureUser", ""},
+		{"ADMIN", ""},
+		{"machine$", ""},
+		{"alice", ""},
+		{"core", ""},
+		{strings.Repeat("a", 32), ""},
+		{"", "no user name"},
+		{"root", "system account"},
+		{"toor", "reserved"},
+		{"ALL", "reserved"},
+		{"systemd-x", "reserved"},
+		{"www-data", "system account"},
+		{"svc", "system account"},
+		{"nobody", "reserved"},
+		{strings.Repeat("a", 33), "at most 32"},
+		{"0day", "must start"},
+		{"123", "must start"},
+		{"-rf", "must start"},
+		{"a b", "must start"},
+		{"%wheel", "must start"},
+		{"a:b", "must start"},
+		{"a/b", "must start"},
+		{"../x", "must start"},
+		{"a\nb", "must start"},
+		{"a\x00b", "must start"},
+		{"é", "must start"},
+		{"a,b", "must start"},
+		{"a$b", "must start"},
+		{"#0", "must start"},
+		{".x", "must start"},
 	} {
 		in := input()
 		in.UserName = tc.name

@@ -8,9 +8,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestPPSFlows(t *testing.T) {

@@ -9,8 +9,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/azguest/azguest/provisioning"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/provisioning"
 )
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 123456000, time.UTC)
@@ -44,9 +45,17 @@ func TestRecords(t *testing.T) {
 	failed := &provisioning.Failed{Errors: []*provisioning.Error{plain, {ID: "AZ-PROV-SSHD", Reason: "failed to update sshd config"}}}
 	got := provisioning.DecodeReport(provisioning.Failure(failed, "a", vmID, "", noon).Encode(provisioning.MaxReport))
 	want := []provisioning.Pair{
-		{"result", "error"}, {"reason", "failed to provision user"}, {"agent", "a"}, {"code", "AZ-PROV-USER"}, {"user", "bob"},
-		{"error", "useradd: it's | full\nreally"}, {"also", "failed to update sshd config"}, {"pps_type", "None"}, {"vm_id", vmID},
-		{"timestamp", "2026-11-22T12:00:00.123456+00:00"}, {"documentation_url", provisioning.DocumentationURL},
+		{"result", "error"},
+		{"reason", "failed to provision user"},
+		{"agent", "a"},
+		{"code", "AZ-PROV-USER"},
+		{"user", "bob"},
+		{"error", "useradd: it's | full\nreally"},
+		{"also", "failed to update sshd config"},
+		{"pps_type", "None"},
+		{"vm_id", vmID},
+		{"timestamp", "2026-11-22T12:00:00.123456+00:00"},
+		{"documentation_url", provisioning.DocumentationURL},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("decoded (-want +got):\n%s", diff)

@@ -11,15 +11,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/test/sandbox"
-	"github.com/google/go-cmp/cmp"
-	"github.com/rs/zerolog"
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 )
 
 // insideEnv makes the test binary provision the machine it runs on, which is

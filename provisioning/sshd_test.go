@@ -6,11 +6,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning"
-	"github.com/google/go-cmp/cmp"
-	"github.com/rs/zerolog"
 )
 
 // An sshdCase is a configuration somebody has, DIR being /etc/ssh.

@@ -19,9 +19,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // HostKeyTypes are the types that are made, quick ones first. In FIPS mode

@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // AuthorizeKeys puts public keys where sshd looks for them. The home belongs

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // SetPassword sets the user's password, byte for byte as it was given. With

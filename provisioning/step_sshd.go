@@ -10,8 +10,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // ConfigureSSHD makes keywords of sshd's configuration count: by a drop-in

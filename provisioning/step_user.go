@@ -14,8 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 const toolTimeout = 60 * time.Second

@@ -15,8 +15,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // young is how long a file is left alone: somebody may be writing it.

@@ -22,8 +22,9 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // TableName is the nftables table; family ip.

@@ -11,9 +11,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/nftables"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
-	"github.com/google/nftables"
 )
 
 const testAddr = "168.63.129.16"

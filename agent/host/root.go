@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/azguest/azguest/agent/secret"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // Secret is secret.Secret, so that code which handles passwords next to

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/azguest/azguest/agent/secret"
 	"github.com/rs/zerolog"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 type holder struct {

@@ -5,9 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
-	"github.com/google/go-cmp/cmp"
 )
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)

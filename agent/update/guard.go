@@ -10,8 +10,9 @@ import (
 	"os/signal"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // look is how often the guard looks at the trial.

@@ -18,12 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/update/updatetest"
 	"github.com/azguest/azguest/protocol"
-	"github.com/google/go-cmp/cmp"
 )
 
 const lib = "/var/lib/waagent"

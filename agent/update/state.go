@@ -9,8 +9,9 @@ import (
 	"path"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A Program is one version on the disk.

@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 func TestBegin(t *testing.T) {

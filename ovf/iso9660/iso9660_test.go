@@ -14,8 +14,9 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/azguest/azguest/ovf/internal/image"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/ovf/internal/image"
 )
 
 func unpack(t testing.TB, name string) []byte {

@@ -7,14 +7,13 @@ import (
 	"crypto/rsa"
 	"crypto/sha1" //nolint:gosec // thumbprints are SHA-1
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-
-	"encoding/base64"
 
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol/internal/cms"

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 func TestOptionInAllSpellings(t *testing.T) {

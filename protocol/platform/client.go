@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/discover"
@@ -20,7 +22,6 @@ import (
 	"github.com/azguest/azguest/protocol/internal/web"
 	"github.com/azguest/azguest/protocol/transfer"
 	"github.com/azguest/azguest/protocol/wire"
-	"github.com/rs/zerolog"
 )
 
 // Options for New. Root, AgentVersion and Log are required; the zero values

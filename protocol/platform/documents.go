@@ -10,12 +10,13 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/internal/cms"
 	"github.com/azguest/azguest/protocol/transfer"
 	"github.com/azguest/azguest/protocol/wire"
-	"golang.org/x/sync/errgroup"
 )
 
 // documents are the parts of one WireServer goal state.

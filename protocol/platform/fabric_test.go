@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
@@ -16,7 +18,6 @@ import (
 	"github.com/azguest/azguest/protocol/cms"
 	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/test/fabric"
-	"github.com/rs/zerolog"
 )
 
 // TestAgainstTheFabric runs the client against the emulator, which was

@@ -47,8 +47,13 @@ func (c *Client) archive(gs *protocol.GoalState) {
 		name string
 		data []byte
 	}{
-		{"GoalState.xml", d.goalState}, {"ExtensionsConfig.xml", d.extensions}, {"HostingEnvironmentConfig.xml", d.hosting},
-		{"SharedConfig.xml", d.sharedConfig}, {"VmSettings.json", d.vmSettings}, {"RemoteAccess.xml", d.access}, {"Certificates.json", certs},
+		{"GoalState.xml", d.goalState},
+		{"ExtensionsConfig.xml", d.extensions},
+		{"HostingEnvironmentConfig.xml", d.hosting},
+		{"SharedConfig.xml", d.sharedConfig},
+		{"VmSettings.json", d.vmSettings},
+		{"RemoteAccess.xml", d.access},
+		{"Certificates.json", certs},
 	} {
 		if len(f.data) == 0 || int64(len(f.data)) > budget/4 {
 			continue

@@ -20,10 +20,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/protocol/internal/cms/cmstest"
 	"github.com/rs/zerolog"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol/internal/cms/cmstest"
 )
 
 // fakeHost is the platform for these tests, as little of it as they need and

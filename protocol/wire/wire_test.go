@@ -8,9 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/protocol"
-	"github.com/google/go-cmp/cmp"
 )
 
 func fixture(t testing.TB, name string) []byte {

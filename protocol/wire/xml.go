@@ -7,8 +7,9 @@ import (
 	"io"
 	"strings"
 
-	"github.com/azguest/azguest/protocol"
 	"github.com/beevik/etree"
+
+	"github.com/azguest/azguest/protocol"
 )
 
 // Bounds of a document. The largest real ones are certificates and

@@ -15,8 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 const toolTimeout = 5 * time.Minute

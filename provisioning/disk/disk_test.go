@@ -10,10 +10,11 @@ import (
 	"testing"
 	"unicode/utf16"
 
-	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
 )
 
 const mib = 1 << 20

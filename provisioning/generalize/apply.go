@@ -10,9 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning"
-	"golang.org/x/sys/unix"
 )
 
 // ErrDeclined says that the person at the keyboard did not want it.

@@ -9,14 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/generalize"
 	"github.com/azguest/azguest/test/sandbox"
-	"github.com/google/go-cmp/cmp"
-	"github.com/rs/zerolog"
 )
 
 const insideEnv = "GENERALIZE_TEST_INSIDE"

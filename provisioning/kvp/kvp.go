@@ -18,8 +18,9 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"github.com/azguest/azguest/agent/host"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Layout of a record: a key and a value, each UTF-8 and padded with NUL.

@@ -10,9 +10,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning/kvp"
-	"github.com/google/go-cmp/cmp"
 )
 
 func newRoot(t *testing.T) host.Root {

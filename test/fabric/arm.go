@@ -211,8 +211,10 @@ func (f *Fabric) smallRoutes(r *request, p armPath) (*answer, *apiError, bool) {
 	ok := func(v any) (*answer, *apiError, bool) { return replyJSON(http.StatusOK, v), nil, true }
 	subscription := object{"id": "/subscriptions/" + o.Subscription, "subscriptionId": o.Subscription, "displayName": "fabric", "state": "Enabled", "tenantId": "00000000-0000-4000-8000-000000000001"}
 	group := func(name string) object {
-		return object{"id": "/subscriptions/" + o.Subscription + "/resourceGroups/" + name, "name": name,
-			"type": "Microsoft.Resources/resourceGroups", "location": o.Location, "properties": object{"provisioningState": stateSucceeded}}
+		return object{
+			"id": "/subscriptions/" + o.Subscription + "/resourceGroups/" + name, "name": name,
+			"type": "Microsoft.Resources/resourceGroups", "location": o.Location, "properties": object{"provisioningState": stateSucceeded},
+		}
 	}
 	provider := object{"namespace": "Microsoft.Compute", "registrationState": "Registered", "resourceTypes": []any{}}
 	if _, is := p.match("subscriptions"); is {

@@ -86,8 +86,10 @@ func (v *VM) accept(body resourceBody, old *extension, name string, run, patch b
 		body.Properties = map[string]json.RawMessage{}
 	}
 	// ARM ignores the case of property names, and nulls mean nothing.
-	known := []string{"publisher", "type", "typeHandlerVersion", "autoUpgradeMinorVersion", "enableAutomaticUpgrade", "forceUpdateTag",
-		"settings", "protectedSettings", "protectedSettingsFromKeyVault", "suppressFailures", "provisionAfterExtensions", "instanceView", "provisioningState"}
+	known := []string{
+		"publisher", "type", "typeHandlerVersion", "autoUpgradeMinorVersion", "enableAutomaticUpgrade", "forceUpdateTag",
+		"settings", "protectedSettings", "protectedSettingsFromKeyVault", "suppressFailures", "provisionAfterExtensions", "instanceView", "provisioningState",
+	}
 	for key, raw := range maps.Clone(body.Properties) {
 		i := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, key) })
 		if i >= 0 && known[i] != key {

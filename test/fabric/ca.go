@@ -147,9 +147,7 @@ func newIdentity(subject pkix.Name, friendlyName string, ec, keyless bool) (*ide
 		NotBefore: now.Add(-24 * time.Hour).UTC(), NotAfter: now.AddDate(3, 0, 0).UTC(),
 		KeyUsage: x509.KeyUsageKeyEncipherment | x509.KeyUsageDataEncipherment | x509.KeyUsageDigitalSignature,
 	}
-	var (
-		key, pub any
-	)
+	var key, pub any
 	if ec {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {

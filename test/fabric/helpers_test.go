@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"archive/zip"
 	"bufio"
 	"bytes"
 	"context"
@@ -24,8 +25,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"archive/zip"
 )
 
 // The client side of these tests is written by hand, against the protocol, so
@@ -167,8 +166,10 @@ func statusBody(goalState any, rows ...row) []byte {
 }
 
 func handlerOf(name, version, status string, code int, message string) row {
-	return row{"handlerName": name, "handlerVersion": version, "status": status, "code": code, "useExactVersion": true,
-		"formattedMessage": map[string]any{"lang": "en-US", "message": message}}
+	return row{
+		"handlerName": name, "handlerVersion": version, "status": status, "code": code, "useExactVersion": true,
+		"formattedMessage": map[string]any{"lang": "en-US", "message": message},
+	}
 }
 
 func (r row) ext(seq int, name, status, message string) row {

@@ -67,8 +67,12 @@ func TestStaleHeaders(t *testing.T) {
 		method, path string
 		stale, want  int
 	}{
-		{"GET", "/vmSettings", 0, 410}, {"GET", "/vmSettings", 400, 410},
-		{"PUT", "/status", 0, 410}, {"PUT", "/status", 400, 400}, {"GET", "/extensionArtifact", 400, 400}, {"PUT", "/vmAgentLog", 0, 410},
+		{"GET", "/vmSettings", 0, 410},
+		{"GET", "/vmSettings", 400, 410},
+		{"PUT", "/status", 0, 410},
+		{"PUT", "/status", 400, 400},
+		{"GET", "/extensionArtifact", 400, 400},
+		{"PUT", "/vmAgentLog", 0, 410},
 	} {
 		vm.SetConfig(func(c *Config) { c.StaleCode = tc.stale })
 		code, _, body := c.do(tc.method, "http://168.63.129.16:32526"+tc.path, h, []byte("{}"))

@@ -72,8 +72,10 @@ func (f *Fabric) handler(s Service) http.Handler {
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
-			f.journal.add(Entry{Service: string(s), Kind: Unknown, Method: r.Method, URL: r.RequestURI,
-				Problems: []string{"body did not arrive: " + err.Error()}})
+			f.journal.add(Entry{
+				Service: string(s), Kind: Unknown, Method: r.Method, URL: r.RequestURI,
+				Problems: []string{"body did not arrive: " + err.Error()},
+			})
 			http.Error(w, "body did not arrive", http.StatusBadRequest)
 			return
 		}

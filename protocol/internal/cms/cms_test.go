@@ -20,8 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/protocol/internal/cms/cmstest"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
+
+	"github.com/azguest/azguest/protocol/internal/cms/cmstest"
 )
 
 // fixture reads somebody else's document; the tests that need it are skipped

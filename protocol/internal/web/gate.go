@@ -5,8 +5,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/azguest/azguest/protocol"
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/azguest/azguest/protocol"
 )
 
 // The pace of a request that keeps failing (asks U19): quick at first, so

@@ -17,8 +17,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/secret"
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // Limits that hold unless a Request says otherwise.

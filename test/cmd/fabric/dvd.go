@@ -8,9 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/fabric"
-	"github.com/spf13/cobra"
 )
 
 // provisionFlags say what the machine shall become.

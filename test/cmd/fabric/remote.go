@@ -12,8 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/test/fabric"
 	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/test/fabric"
 )
 
 func putCommand(r *remote) *cobra.Command {

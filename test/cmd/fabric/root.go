@@ -4,8 +4,9 @@ import (
 	"io"
 	"os"
 
-	"github.com/azguest/azguest/test/fabric"
 	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/test/fabric"
 )
 
 // usageError ends the program with 2.

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/test/fabric"
 	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/test/fabric"
 )
 
 type serveFlags struct {
