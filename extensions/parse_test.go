@@ -21,8 +21,6 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-func ptr(s string) *string { return &s }
-
 // TestParseStatus is spec/extensions §11.2, parse_ext_status.
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
@@ -33,8 +31,8 @@ func TestParseStatus(t *testing.T) {
 		err      error
 	}{
 		{name: "all fields", in: `[{"version":1.0,"timestampUTC":"x","status":{"name":"n","operation":"Enable","configurationAppliedTime":"t","status":"warning","code":3,"formattedMessage":{"lang":"de","message":"m"},"substatus":[{"name":"s","status":"success","code":"9","formattedMessage":{"lang":"en","message":"sm"}},null]}}]`, want: protocol.ExtensionStatus{
-			Name: "n", Operation: "Enable", AppliedTime: "t", Status: "warning", Code: json.RawMessage("3"), Message: ptr("m"), Lang: "de",
-			Substatus: []protocol.Substatus{{Name: "s", Status: "success", Code: json.RawMessage(`"9"`), Message: ptr("sm"), Lang: "en"}},
+			Name: "n", Operation: "Enable", AppliedTime: "t", Status: "warning", Code: json.RawMessage("3"), Message: new("m"), Lang: "de",
+			Substatus: []protocol.Substatus{{Name: "s", Status: "success", Code: json.RawMessage(`"9"`), Message: new("sm"), Lang: "en"}},
 		}},
 		{name: "failed is error", in: `[{"status":{"status":"failed"}}]`, want: protocol.ExtensionStatus{Status: "error", Code: zero}},
 		{name: "Success is error", in: `[{"status":{"status":"Success"}}]`, want: protocol.ExtensionStatus{Status: "error", Code: zero}},
@@ -43,8 +41,8 @@ func TestParseStatus(t *testing.T) {
 		{name: "null", in: `null`},
 		{name: "null substatus", in: `[{"status":{"status":"success","substatus":null}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
 		{name: "byte order mark", in: "\xef\xbb\xbf[{\"status\":{\"status\":\"success\"}}]\n", want: protocol.ExtensionStatus{Status: "success", Code: zero}},
-		{name: "raw control characters", in: "[{\"status\":{\"status\":\"success\",\"formattedMessage\":{\"message\":\"a\x1b[0m\nb\tc\"}}}]", want: protocol.ExtensionStatus{Status: "success", Code: zero, Message: ptr("a\x1b[0m\nb\tc")}},
-		{name: "sas is redacted", in: `[{"status":{"status":"success","formattedMessage":{"message":"got https://a.blob/c?sv=1&sig=abcdefghijkl done"}}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero, Message: ptr("got https://a.blob/c?<redacted> done")}},
+		{name: "raw control characters", in: "[{\"status\":{\"status\":\"success\",\"formattedMessage\":{\"message\":\"a\x1b[0m\nb\tc\"}}}]", want: protocol.ExtensionStatus{Status: "success", Code: zero, Message: new("a\x1b[0m\nb\tc")}},
+		{name: "sas is redacted", in: `[{"status":{"status":"success","formattedMessage":{"message":"got https://a.blob/c?sv=1&sig=abcdefghijkl done"}}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero, Message: new("got https://a.blob/c?<redacted> done")}},
 		{name: "keys are exact", in: `[{"status":{"status":"success","Status":"error","CODE":7}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
 		{name: "null message", in: `[{"status":{"status":"success","formattedMessage":{"lang":"en","message":null}}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero, Lang: "en"}},
 		{name: "object", in: `{"status":{}}`, err: errStatusShape},

@@ -53,13 +53,11 @@ func body(p string) string {
 
 const spaces = ` xmlns:wa="http://schemas.microsoft.com/windowsazure" xmlns:ns0="http://schemas.dmtf.org/ovf/environment/1" xmlns:ns1="http://schemas.microsoft.com/windowsazure" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"`
 
-func ptr(b bool) *bool { return &b }
-
 func full() *Environment {
 	return &Environment{
 		Version: "1.0", ConfigurationSetType: "LinuxProvisioningConfiguration",
 		HostName: "vm-01", UserName: "anna", Password: host.NewSecret(` p<a&s"s' `),
-		DisableSSHPassword: ptr(false),
+		DisableSSHPassword: new(false),
 		PublicKeys: []PublicKey{
 			{"AB12", "$HOME/anna/.ssh/authorized_keys", key1},
 			{"", "$HOME/anna/.ssh/other", key2},
@@ -71,10 +69,10 @@ func full() *Environment {
 		UserData:       host.NewSecret("dXNlcg=="),
 		Platform: Platform{
 			Version: "1.0", KmsServerHostname: "kms.core.windows.net",
-			ProvisionGuestAgent: ptr(true), ProvisionGuestProxyAgent: ptr(false),
-			RetainWindowsPEPassInUnattend: ptr(true), RetainOfflineServicingPassInUnattend: ptr(true),
-			PreprovisionedVM: ptr(true), PreprovisionedVMType: "Savable",
-			EnableTrustedImageIdentifier: ptr(false),
+			ProvisionGuestAgent: new(true), ProvisionGuestProxyAgent: new(false),
+			RetainWindowsPEPassInUnattend: new(true), RetainOfflineServicingPassInUnattend: new(true),
+			PreprovisionedVM: new(true), PreprovisionedVMType: "Savable",
+			EnableTrustedImageIdentifier: new(false),
 		},
 	}
 }
@@ -157,7 +155,7 @@ func TestValues(t *testing.T) {
 		{"star", "<UserPassword>*</UserPassword>", Environment{PasswordRedacted: true}},
 		{"comment in value", "<HostName>a<!-- x -->b</HostName>", Environment{HostName: "ab"}},
 		{"unicode", "<UserName>jürgen</UserName>", Environment{UserName: "jürgen"}},
-		{"switch", "<DisableSshPasswordAuthentication> ON </DisableSshPasswordAuthentication>", Environment{DisableSSHPassword: ptr(true)}},
+		{"switch", "<DisableSshPasswordAuthentication> ON </DisableSshPasswordAuthentication>", Environment{DisableSSHPassword: new(true)}},
 		{"bad switch", "<DisableSshPasswordAuthentication>maybe</DisableSshPasswordAuthentication>", Environment{
 			Problems: []Problem{{"DisableSshPasswordAuthentication", "neither true nor false"}},
 		}},
@@ -253,13 +251,13 @@ func TestFixtures(t *testing.T) {
 		want := &Environment{
 			Version: "1.0", ConfigurationSetType: "LinuxProvisioningConfiguration",
 			HostName: "HostName", UserName: "UserName", Password: host.NewSecret("UserPassword"),
-			DisableSSHPassword: ptr(false),
+			DisableSSHPassword: new(false),
 			PublicKeys:         []PublicKey{{"EB0C0AB4B2D5FC35F2F0658D19F44C8283E2DD62", "$HOME/UserName/.ssh/authorized_keys", "ssh-rsa AAAANOTAREALKEY== foo@bar.local"}},
 			KeyPairs:           []KeyPair{{"EB0C0AB4B2D5FC35F2F0658D19F44C8283E2DD62", "$HOME/UserName/.ssh/id_rsa"}},
 			CustomDataText:     host.NewSecret("CustomData"),
 			Platform: Platform{
 				Version: "1.0", KmsServerHostname: "kms.core.windows.net", ProvisionGuestAgent: &agent,
-				RetainWindowsPEPassInUnattend: ptr(true), RetainOfflineServicingPassInUnattend: ptr(true), PreprovisionedVM: ptr(false),
+				RetainWindowsPEPassInUnattend: new(true), RetainOfflineServicingPassInUnattend: new(true), PreprovisionedVM: new(false),
 			},
 		}
 		// The word CustomData is base64 by accident, of seven and a half bytes.

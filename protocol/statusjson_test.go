@@ -13,19 +13,17 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-func text(s string) *string { return &s }
-
 func TestStatusJSON(t *testing.T) {
 	t.Parallel()
 	s := protocol.Status{
 		Agent: protocol.AgentStatus{Version: "3.0.2.1", Update: &protocol.UpdateStatus{Expected: "3.0.2.1", OK: true}},
 		Handlers: []protocol.HandlerStatus{
 			{
-				Name: "Contoso.Tools.Multi", Version: "2.0.0", Status: "Ready", Message: text("Plugin enabled"),
+				Name: "Contoso.Tools.Multi", Version: "2.0.0", Status: "Ready", Message: new("Plugin enabled"),
 				Extension: &protocol.ExtensionStatus{
 					Name: "first", Multi: true, Seq: 1, AppliedTime: "2025-01-01T00:00:01Z", Operation: "Enable", Status: "success",
-					Code: json.RawMessage("0"), Message: text("done ü😀 <&> https://st.example/b?sv=1&sig=canary\n"),
-					Substatus: []protocol.Substatus{{Name: "StdOut", Status: "success", Code: json.RawMessage(`"7"`), Message: text("hi\xff")}},
+					Code: json.RawMessage("0"), Message: new("done ü😀 <&> https://st.example/b?sv=1&sig=canary\n"),
+					Substatus: []protocol.Substatus{{Name: "StdOut", Status: "success", Code: json.RawMessage(`"7"`), Message: new("hi\xff")}},
 				},
 			},
 			{Name: "Contoso.Single", Version: "1", Status: "NotReady", Code: -1, Extension: &protocol.ExtensionStatus{Name: "Contoso.Single", Seq: 0, Status: "error", Code: json.RawMessage("{bad")}},

@@ -93,11 +93,11 @@ func TestStandAndForget(t *testing.T) {
 		want   provisioning.Standing
 	}{
 		{"none", nil, firm, provisioning.Fresh},
-		{"this", ptr(vmID), firm, provisioning.Provisioned},
-		{"classic agent's order", ptr(strings.ToUpper(swapped)), firm, provisioning.Provisioned},
-		{"empty", ptr(""), firm, provisioning.Adopted},
-		{"another", ptr(other), firm, provisioning.Moved},
-		{"another, but who are we", ptr(other), weak, provisioning.Adopted},
+		{"this", new(vmID), firm, provisioning.Provisioned},
+		{"classic agent's order", new(strings.ToUpper(swapped)), firm, provisioning.Provisioned},
+		{"empty", new(""), firm, provisioning.Adopted},
+		{"another", new(other), firm, provisioning.Moved},
+		{"another, but who are we", new(other), weak, provisioning.Adopted},
 	} {
 		m := &machine{t: t, root: host.Root(t.TempDir())}
 		if tc.marker != nil {

@@ -3,6 +3,7 @@ package provisioning_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -19,9 +20,7 @@ func TestFindOwner(t *testing.T) {
 	ci := map[string]string{"/usr/bin/cloud-init": "", "/run/systemd/system/.keep": "", "/run/cloud-init/enabled": ""}
 	with := func(base map[string]string, more ...string) map[string]string {
 		out := map[string]string{}
-		for k, v := range base {
-			out[k] = v
-		}
+		maps.Copy(out, base)
 		for i := 0; i < len(more); i += 2 {
 			if more[i+1] == "-" {
 				delete(out, more[i])

@@ -286,7 +286,7 @@ func TestKillNineOnARealMachineConverges(t *testing.T) {
 	list, _ := ref.provision("list")
 	ref.provision("")
 	want := strings.ReplaceAll(ref.state(), ref.key, "KEY")
-	for _, id := range strings.Fields(list) {
+	for id := range strings.FieldsSeq(list) {
 		t.Run(id, func(t *testing.T) {
 			b := newBox(t, sandbox.Options{})
 			// "planned" is right after the step, before the journal knows.
@@ -317,8 +317,6 @@ func (b *box) sshdStep(t *testing.T, value string) string {
 }
 
 func ctxBackground() context.Context { return context.Background() }
-
-func ptr[T any](v T) *T { return &v }
 
 // answerIf fails a command while a condition holds.
 func answerIf(cond func() bool, stderr string) hosttest.Answer {

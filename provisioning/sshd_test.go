@@ -176,7 +176,7 @@ func runSSHDStep(value string) error {
 		return err
 	}
 	in := input()
-	in.DisablePasswordAuth = ptr(value == "no")
+	in.DisablePasswordAuth = new(value == "no")
 	steps, err := provisioning.Plan(in, f, o)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,7 +69,7 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 			if err := undo(); err != nil {
 				return bad(err)
 			}
-			set = set[:len(set):len(set)]
+			set = slices.Clip(set)
 			set = withoutSetting(set, "ChallengeResponseAuthentication")
 			if undo, changed, err = w(set); err != nil {
 				last.err = err

@@ -173,10 +173,10 @@ func (s *Spool) trim() error {
 		return err
 	}
 	var bytes int64
-	for i := len(list) - 1; i >= 0; i-- {
-		bytes += list[i].size
+	for i, l := range slices.Backward(list) {
+		bytes += l.size
 		if len(list)-i > MaxFiles || bytes > maxBytes {
-			if os.Remove(filepath.Join(s.dir, list[i].name)) == nil {
+			if os.Remove(filepath.Join(s.dir, l.name)) == nil {
 				s.dropped.Add(1)
 			}
 		}

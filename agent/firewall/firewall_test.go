@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -160,10 +161,8 @@ func TestIPTablesWhereNftIsMissing(t *testing.T) {
 		case "-A":
 			have = append(have, rule)
 		case "-C":
-			for _, r := range have {
-				if r == rule {
-					return nil
-				}
+			if slices.Contains(have, rule) {
+				return nil
 			}
 			return &host.ExitError{Cmd: "iptables", Code: 1}
 		case "-D":

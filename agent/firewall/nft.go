@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -105,24 +106,24 @@ func same(have, want []expr.Any) bool {
 }
 
 func signature(exprs []expr.Any) string {
-	var s string
+	var s strings.Builder
 	for _, e := range exprs {
 		switch e := e.(type) {
 		case *expr.Cmp:
-			s += fmt.Sprintf("cmp %d %x;", e.Op, e.Data)
+			fmt.Fprintf(&s, "cmp %d %x;", e.Op, e.Data)
 		case *expr.Meta:
-			s += fmt.Sprintf("meta %d;", e.Key)
+			fmt.Fprintf(&s, "meta %d;", e.Key)
 		case *expr.Payload:
-			s += fmt.Sprintf("payload %d %d %d;", e.Base, e.Offset, e.Len)
+			fmt.Fprintf(&s, "payload %d %d %d;", e.Base, e.Offset, e.Len)
 		case *expr.Ct:
-			s += fmt.Sprintf("ct %d;", e.Key)
+			fmt.Fprintf(&s, "ct %d;", e.Key)
 		case *expr.Bitwise:
-			s += fmt.Sprintf("mask %x;", e.Mask)
+			fmt.Fprintf(&s, "mask %x;", e.Mask)
 		case *expr.Verdict:
-			s += fmt.Sprintf("verdict %d;", e.Kind)
+			fmt.Fprintf(&s, "verdict %d;", e.Kind)
 		}
 	}
-	return s
+	return s.String()
 }
 
 func remove() error {

@@ -177,7 +177,7 @@ func expand(b []byte) []byte {
 			copy(img[i*512:], b[2:514])
 		}
 	}
-	for i := 0; i < n; i++ {
+	for i := range n {
 		d := img[i*512:]
 		if v := le.Uint16(d[2:]); (v == 2 || v == 3) && int(le.Uint16(d[10:]))+16 <= len(d) {
 			sign(d, le.Uint32(d[12:]))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/azguest/azguest/ovf/internal/image"
 )
@@ -250,10 +251,8 @@ func checkTag(b []byte, location uint32, ids ...uint16) error {
 	case n <= len(b)-16 && crc16(b[16:16+n]) != crc:
 		return fmt.Errorf("%w: descriptor CRC", ErrCorrupt)
 	}
-	for _, want := range ids {
-		if id == want {
-			return nil
-		}
+	if slices.Contains(ids, id) {
+		return nil
 	}
 	if len(ids) > 0 {
 		return fmt.Errorf("%w: descriptor %d where %d was expected", ErrCorrupt, id, ids)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,9 +78,7 @@ func TestFact01And05CipherDecidesTransportAndFailureIsNotFatal(t *testing.T) {
 	} {
 		bubble(t, func(f *fakeHost) {
 			f.tenant = []tenant{newTenant(f.t, "tenant")}
-			for k, v := range fail {
-				f.fail[k] = v
-			}
+			maps.Copy(f.fail, fail)
 		}, func(t *testing.T, f *fakeHost, c *Client) {
 			gs := mustGS(t, c, "")
 			if name == "neither" {

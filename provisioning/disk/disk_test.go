@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,9 +119,7 @@ func machine(t *testing.T, content []byte, more map[string]string) host.Root {
 		"/proc/self/mountinfo": "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", "/proc/swaps": "Filename Type Size Used Priority\n",
 		"/dev/sdb": string(content), "/dev/sda": "",
 	}
-	for k, v := range more {
-		files[k] = v
-	}
+	maps.Copy(files, more)
 	for name, text := range files {
 		if text == "-" {
 			continue

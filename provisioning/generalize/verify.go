@@ -172,10 +172,8 @@ func (v *verifier) marketplace() {
 			}
 		}
 	}
-	for _, f := range []string{"/usr/sbin/azguest", "/usr/bin/azguest", "/usr/sbin/waagent", "/usr/bin/waagent"} {
-		if v.r.Exists(f) {
-			return
-		}
+	if slices.ContainsFunc([]string{"/usr/sbin/azguest", "/usr/bin/azguest", "/usr/sbin/waagent", "/usr/bin/waagent"}, v.r.Exists) {
+		return
 	}
 	v.bad("", "no guest agent")
 }

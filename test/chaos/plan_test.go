@@ -60,9 +60,7 @@ func kinds() []kind {
 	plain := func(settings map[string]any, says string) func(*dice, *want) {
 		return func(d *dice, w *want) {
 			w.x.Settings, w.says = map[string]any{"round": d.IntN(1 << 30)}, says
-			for k, v := range settings {
-				w.x.Settings.(map[string]any)[k] = v
-			}
+			maps.Copy(w.x.Settings.(map[string]any), settings)
 		}
 	}
 	greet := func(d *dice, w *want, ending, failure string) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,9 +16,7 @@ import (
 func extensionBody(handler, version string, properties map[string]any) map[string]any {
 	publisher, kind := splitHandler(handler)
 	p := map[string]any{"publisher": publisher, "type": kind, "typeHandlerVersion": version}
-	for k, v := range properties {
-		p[k] = v
-	}
+	maps.Copy(p, properties)
 	return map[string]any{"location": "x", "properties": p}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"maps"
 	"testing/fstest"
 	"time"
 )
@@ -54,9 +55,7 @@ func (m Medium) Files() (map[string][]byte, error) {
 	if len(m.CustomData) > 0 {
 		files["CustomData.bin"] = m.CustomData
 	}
-	for name, data := range m.Extra {
-		files[name] = data
-	}
+	maps.Copy(files, m.Extra)
 	return files, nil
 }
 

@@ -107,7 +107,7 @@ func TestArtifactChannels(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, doc := c.sub("ExtensionsConfig", nil)
-	location := strings.Split(strings.SplitN(doc, ` location="`, 2)[1], `"`)[0]
+	location, _, _ := strings.Cut(strings.SplitN(doc, ` location="`, 2)[1], `"`)
 	code, _, manifest := c.do("GET", location, nil, nil)
 	if code != 200 || !strings.Contains(string(manifest), "<Version>1.0.10</Version>") {
 		t.Fatalf("manifest %d %s", code, manifest)
@@ -117,7 +117,7 @@ func TestArtifactChannels(t *testing.T) {
 	}
 	var uri string
 	for _, part := range strings.Split(string(manifest), "<Uri>")[1:] {
-		if u := strings.Split(part, "<")[0]; strings.Contains(u, "1.0.10") {
+		if u, _, _ := strings.Cut(part, "<"); strings.Contains(u, "1.0.10") {
 			uri = u
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -235,9 +236,7 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, err
 	if len(r.Body) == 0 && r.Method == http.MethodGet {
 		req.Body, req.GetBody = nil, nil
 	}
-	for k, v := range r.Header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, r.Header)
 	req.Header.Set("User-Agent", c.agent)
 	req.Header.Set("Accept-Encoding", "identity") // or a transport may ask for gzip
 	var open func(int, http.Header) (io.Writer, error)
@@ -246,9 +245,7 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, err
 		if extra, open, err = r.Sink(n); err != nil {
 			return nil, &localError{err}
 		}
-		for k, v := range extra {
-			req.Header[k] = v
-		}
+		maps.Copy(req.Header, extra)
 	}
 	resp, err := c.rt.RoundTrip(req)
 	if err != nil {

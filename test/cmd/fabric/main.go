@@ -19,9 +19,8 @@ func main() {
 	err := root(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		var usage usageError
 		fmt.Fprintln(os.Stderr, "fabric: "+err.Error())
-		if errors.As(err, &usage) {
+		if _, ok := errors.AsType[usageError](err); ok {
 			os.Exit(2)
 		}
 		os.Exit(1)
