@@ -359,7 +359,10 @@ func (h *heard) Write(line []byte) (int, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(e.Problems) > 0 {
+	// A goal state may be announced between the answer that named the last one
+	// and the report about it: nobody can do better.
+	overtaken := func(p string) bool { return e.Kind == fabric.Health && strings.HasPrefix(p, "health for incarnation ") }
+	if e.Problems = slices.DeleteFunc(e.Problems, overtaken); len(e.Problems) > 0 {
 		h.bad = append(h.bad, fmt.Sprintf("%s the platform objects to %s %s: %s (fault: %q)", e.Time.Format("15:04:05.000"), e.Method, e.URL, strings.Join(e.Problems, "; "), e.Fault))
 	}
 	for _, c := range h.canaries {
