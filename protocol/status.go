@@ -101,4 +101,6 @@ type Receipt struct {
 	Bytes    int
 	Sent     time.Time // when it left
 	Accepted bool      // the other side confirmed it
+	// HTTPStatus is what the other side answered; 0 if it did not.
+	HTTPStatus int
 }

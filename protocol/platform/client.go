@@ -82,8 +82,11 @@ type Client struct {
 	meta    *imds.Client
 	hga     *hostga.Client
 	key     *transportKey
+	reach   reach
 
 	mu       sync.Mutex // guards the fields below
+	from     string     // origin of endpoint
+	plugin   string     // version of the HostGAPlugin
 	wire     *wire.Client
 	endpoint string
 	ids      wire.GoalState
@@ -114,8 +117,8 @@ func New(o Options) *Client {
 		nearRT = web.Transport(dial, nil, nil)
 		farRT = web.Transport(dial, &o.Proxy, o.RootCAs)
 	}
-	c.near = web.New(nearRT, o.UserAgent, c.canary(dial))
-	c.storage = web.New(farRT, o.UserAgent, nil)
+	c.near = web.New(&watched{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
+	c.storage = web.New(&watched{rt: farRT, c: c, proxy: &c.o.Proxy}, o.UserAgent, nil)
 	c.meta = imds.New(c.near, 5*time.Second)
 	c.key = &transportKey{root: o.Root, dir: o.LibDir, vmid: o.VMID}
 	c.use(cmp.Or(hostPart(o.Endpoint), discover.Default))
@@ -213,6 +216,9 @@ func (c *Client) Connect(ctx context.Context) error {
 					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("the platform does not list our protocol version; trying it")
 				}
 				c.use(cand.Addr)
+				c.mu.Lock()
+				c.from = cand.Origin
+				c.mu.Unlock()
 				c.o.Log.Debug().Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("connected to the platform")
 				return c.noteEndpoint()
 			case ctx.Err() != nil:

@@ -97,6 +97,9 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 	c.mu.Lock()
 	c.current = out
 	c.fast = s.supported && !c.o.NoFastTrack
+	if s.vm != nil {
+		c.plugin = s.vm.Plugin
+	}
 	c.sourceFT = out.Source == protocol.FastTrack
 	c.mu.Unlock()
 	if out.Key() == known && !s.changed {

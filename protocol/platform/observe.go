@@ -32,7 +32,10 @@ func window(name string) time.Duration {
 }
 
 // relayed is told how the host's relay did.
-func (c *Client) relayed(err error) { c.observe(obsArtifact, err) }
+func (c *Client) relayed(err error) {
+	c.relay(err)
+	c.observe(obsArtifact, err)
+}
 
 // observe keeps how a host service did for the next Heartbeat.
 func (c *Client) observe(name string, err error) {

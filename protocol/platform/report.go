@@ -68,6 +68,7 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 	if c.o.Order != transfer.DirectOnly {
 		err = c.hostClient().PutStatus(ctx, gs.StatusBlob, doc)
 		c.observe("GuestAgentPluginStatus", err)
+		r.HTTPStatus = answered(err, http.StatusOK)
 		if err == nil {
 			r.Accepted = true
 			return r, nil
@@ -77,7 +78,9 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 		}
 	}
 	r.Via, r.Sent = "direct", time.Now().UTC()
-	if derr := c.putDirect(ctx, gs.StatusBlob, doc); derr != nil {
+	derr := c.putDirect(ctx, gs.StatusBlob, doc)
+	r.HTTPStatus = answered(derr, http.StatusCreated)
+	if derr != nil {
 		if err != nil {
 			derr = &bothFailed{err, derr}
 		}
@@ -85,6 +88,18 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 	}
 	r.Accepted = true
 	return r, nil
+}
+
+// answered is the status of an answer: ok without an error, 0 if there was
+// none.
+func answered(err error, ok int) int {
+	if err == nil {
+		return ok
+	}
+	if se, found := errors.AsType[*web.StatusError](err); found {
+		return se.Status
+	}
+	return 0
 }
 
 // bothFailed is loud if either way is.
