@@ -222,12 +222,15 @@ func (m *machine) write(name, text string) {
 	m.must(os.WriteFile(path, []byte(text), 0o644))
 }
 
-// boot script: an overlay in a mount namespace of its own, then nspawn.
+// bootScript runs in a mount namespace of its own, and in a process namespace:
+// the container does not end with nspawn, but with that.
 const bootScript = `
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs -o mode=755 tmpfs /run/systemd/nspawn
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/tree"
 ip netns exec "${4##*/}" ip address flush dev eth0
 ip netns exec "${4##*/}" ip link set eth0 down
-exec systemd-nspawn --quiet --register=no --keep-unit --directory="$1/tree" --machine="$3" \
+exec systemd-nspawn --register=no --keep-unit --directory="$1/tree" --machine="$3" \
 	--network-namespace-path="$4" --capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_MODULE,CAP_SYSLOG --resolv-conf=off --timezone=off \
 	--link-journal=no --console=pipe --bind=/dev/fuse /testbed/init "$5" "$6"
 `
@@ -243,7 +246,7 @@ func (m *machine) on() {
 	m.must(err)
 	defer console.Close()
 	name := "m" + strings.TrimPrefix(strings.ReplaceAll(filepath.Base(m.dir), "azguest-vm-", ""), "-")
-	m.nspawn = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-euc", bootScript,
+	m.nspawn = exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "sh", "-euc", bootScript,
 		"boot", m.dir, m.lower, name, m.card, m.vm.ID(), minor)
 	m.nspawn.Stdout, m.nspawn.Stderr = console, console
 	m.nspawn.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -300,7 +303,7 @@ func (m *machine) alive() {
 	m.t.Helper()
 	select {
 	case <-m.done:
-		m.t.Fatal("the machine went off by itself")
+		m.t.Fatalf("the machine went off by itself: %v", m.nspawn.ProcessState)
 	default:
 	}
 }
@@ -308,7 +311,7 @@ func (m *machine) alive() {
 // cut takes the power away.
 func (m *machine) cut() {
 	if m.nspawn != nil {
-		_ = syscall.Kill(-m.nspawn.Process.Pid, syscall.SIGKILL) // gone already, at worst
+		_ = m.nspawn.Process.Kill() // gone already, at worst
 		<-m.done
 		m.nspawn, m.leader = nil, 0
 	}
@@ -394,6 +397,15 @@ func (m *machine) reports() (states, by []string) {
 		by = append(by, who)
 	}
 	return states, by
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func or(s, other string) string {
+	if s != "" {
+		return s
+	}
+	return other
 }
 
 func after(s, mark string) string {

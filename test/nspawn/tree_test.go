@@ -54,7 +54,8 @@ printf '[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6
 chroot . systemctl -q enable systemd-networkd.service
 chroot . systemctl -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer dpkg-db-backup.timer \
 	e2scrub_reap.service systemd-networkd-wait-online.service systemd-journal-flush.service \
-	console-getty.service getty.target getty-static.service
+	console-getty.service getty.target getty-static.service systemd-ask-password-console.path systemd-ask-password-wall.path \
+	dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount
 printf '#!/bin/sh\nexec fuseiso "$1" "$2"\n' >sbin/mount.iso9660
 mv usr/bin/systemd-detect-virt usr/bin/systemd-detect-virt.real
 cat >usr/bin/systemd-detect-virt <<'END'
@@ -63,7 +64,7 @@ for a; do case $a in -q|--quiet) exec >/dev/null ;; -c|--container) echo none; e
 echo microsoft
 END
 # What an image builder sets: nothing to grow here.
-printf 'growpart: {mode: off}\nresize_rootfs: false\nlocale: C.UTF-8\n' >etc/cloud/cloud.cfg.d/90-image.cfg
+printf 'growpart: {mode: "off"}\nresize_rootfs: false\nlocale: C.UTF-8\n' >etc/cloud/cloud.cfg.d/90-image.cfg
 # Where a test has cloud-init killed: see crash in harness_test.go.
 for program in mount ssh-keygen; do
 	cat >usr/local/bin/$program <<END

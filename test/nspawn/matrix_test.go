@@ -1,0 +1,257 @@
+package nspawn
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// agentFirst is the unit as images write it that want the agent before
+// everything: cloud-init starts when the agent says that it is up.
+func agentFirst(t testing.TB) map[string]string {
+	t.Helper()
+	unit, err := os.ReadFile("../../agent/azguest.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(unit), "After=network.target\n",
+		"DefaultDependencies=no\nConflicts=shutdown.target\nAfter=systemd-remount-fs.service systemd-tmpfiles-setup.service\n"+
+			"Before=cloud-init-local.service shutdown.target\n", 1)
+	if text == string(unit) {
+		t.Fatal("the unit has no After=network.target any more")
+	}
+	return map[string]string{"/etc/systemd/system/azguest.service": text}
+}
+
+// holdInit and holdFinal keep cloud-init in its init or final stage until
+// /run/go-init or /run/go-final is there.
+const (
+	holdInit  = "bootcmd:\n- until [ -e /run/go-init ]; do sleep 0.1; done\n"
+	holdFinal = "runcmd:\n- until [ -e /run/go-final ]; do sleep 0.1; done\n"
+)
+
+// A case is one way of the boot.
+type bootCase struct {
+	name     string
+	files    map[string]string
+	first    string // "agent", "provisioner"; empty as shipped
+	config   string
+	user     string // custom data: cloud-config without its first line
+	noCloud  bool   // cloud-init is switched off
+	play     func(*machine)
+	by       string // who provisions in the end
+	ready    string // who tells Ready; empty for nobody
+	state    string // of provisioning; default done
+	accounts int    // how often the account is made
+	log      string // what the agent must have logged
+}
+
+func bootCases() []bootCase {
+	return []bootCase{
+		{name: "alone", noCloud: true, by: "azguest", ready: "azguest", accounts: 1},
+		{
+			name: "cloud-init for another platform", by: "azguest", ready: "azguest", accounts: 1,
+			files: map[string]string{"/etc/cloud/cloud.cfg.d/95-list.cfg": "datasource_list: [NoCloud]\n"},
+		},
+		{name: "disabled and nobody else", config: "Provisioning.Agent=disabled\n", noCloud: true, by: "nobody", ready: "azguest", state: "disabled"},
+		{name: "disabled beside cloud-init", config: "Provisioning.Agent=disabled\n", by: "cloud-init", ready: "cloud-init", accounts: 1},
+		{name: "cloud-init, agent first", first: "agent", by: "cloud-init", ready: "cloud-init", accounts: 1},
+		{name: "cloud-init, provisioner first", first: "provisioner", by: "cloud-init", ready: "cloud-init", accounts: 1},
+		{
+			name: "extensions after nothing", user: holdFinal, config: "Extensions.After=none\n", by: "cloud-init", ready: "cloud-init", accounts: 1,
+			play: func(m *machine) {
+				m.succeeded()
+				m.passed("init")
+				m.sh("touch /run/go-final")
+			},
+		},
+		{
+			name: "extensions after config", first: "agent", user: holdFinal, config: "Extensions.After=config\n", by: "cloud-init", ready: "cloud-init", accounts: 1,
+			play: func(m *machine) {
+				m.succeeded()
+				m.passed("init", "modules-config")
+				m.sh("touch /run/go-final")
+			},
+		},
+		{
+			name: "extensions after final", user: holdFinal, config: "Extensions.After=final\n", by: "cloud-init", ready: "cloud-init", accounts: 1,
+			play: func(m *machine) {
+				m.waiting("cloud-init's final stage")
+				m.sh("touch /run/go-final")
+				m.succeeded()
+				m.passed("init", "modules-config", "modules-final")
+			},
+		},
+		{
+			name: "agent killed while it waits", first: "agent", user: holdInit + holdFinal, config: "Extensions.WaitForCloudInit=y\n",
+			by: "cloud-init", ready: "cloud-init", accounts: 1,
+			play: func(m *machine) {
+				m.waiting("cloud-init provisions")
+				m.kill()
+				m.waiting("cloud-init provisions")
+				m.sh("touch /run/go-init")
+				m.waiting("cloud-init's final stage")
+				m.kill()
+				m.waiting("cloud-init's final stage")
+				m.sh("touch /run/go-final")
+				m.succeeded()
+				m.passed("init", "modules-config", "modules-final")
+			},
+		},
+		{
+			name: "cloud-init killed before Ready", files: map[string]string{"/etc/crash-mount": ""},
+			by: "azguest", ready: "azguest", accounts: 1, log: "taking over",
+		},
+		{
+			name: "cloud-init killed before Ready, agent first", first: "agent", files: map[string]string{"/etc/crash-mount": ""},
+			by: "azguest", ready: "azguest", accounts: 1, log: "taking over",
+		},
+		{
+			name: "cloud-init killed before Ready, chosen by name", files: map[string]string{"/etc/crash-mount": ""},
+			config: "Provisioning.Agent=cloud-init\n", by: "cloud-init", state: "failed",
+		},
+		{
+			name: "cloud-init killed after Ready", first: "agent", user: "bootcmd:\n- kill -9 $PPID\n",
+			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
+		},
+		{
+			name: "cloud-init killed with half an account", files: map[string]string{"/etc/crash-ssh-keygen": ""},
+			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
+		},
+		{
+			name: "cloud-init killed in its last stage", user: "runcmd:\n- kill -9 $PPID\n", config: "Extensions.After=final\n",
+			by: "cloud-init", ready: "cloud-init", accounts: 1, log: "extensions go on without",
+		},
+	}
+}
+
+// TestProvisioners is who provisions × who comes first × who dies.
+func TestProvisioners(t *testing.T) {
+	for _, c := range bootCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			o := order{
+				noCloudInit: c.noCloud, config: c.config, extension: probe, asleep: c.first == "provisioner",
+				files: map[string]string{},
+			}
+			o.packages = append(o.packages, probePackage())
+			if c.user != "" {
+				o.provisioning.CustomData = []byte("#cloud-config\n" + c.user)
+			}
+			if c.first == "agent" {
+				o.files = agentFirst(t)
+			}
+			for name, text := range c.files {
+				o.files[name] = text
+			}
+			m := newMachine(t, o)
+			m.on()
+			if c.first == "provisioner" {
+				m.await("cloud-init's end", func() bool { m.alive(); return m.holds("test -e /run/cloud-init/result.json") })
+				m.sh("touch /run/wake-azguest; systemctl start azguest")
+			}
+			if c.play != nil {
+				c.play(m)
+			}
+			m.succeeded()
+			if s := m.provisioned(); s.Provisioning.By != c.by || s.Provisioning.State != or(c.state, "done") {
+				t.Errorf("provisioning is %s by %s, want %s by %s", s.Provisioning.State, s.Provisioning.By, or(c.state, "done"), c.by)
+			}
+			m.settled()
+			m.told(c.ready)
+			if n := m.sh(`journalctl -b --no-pager -o cat -t useradd | grep -c 'new user: name=azureuser' || true`); n != itoa(c.accounts) {
+				t.Errorf("the account was made %s times, want %d", n, c.accounts)
+			}
+			if c.accounts > 0 {
+				m.usable()
+			}
+			if c.log != "" && !m.holds(`journalctl -b -u azguest --no-pager -o cat | grep -q '`+c.log+`'`) {
+				t.Errorf("the agent does not say %q", c.log)
+			}
+			if c.state != "failed" && !m.holds("agentctl status --wait ready --timeout 30s >/dev/null; [ $? -le 1 ]") {
+				t.Error("agentctl does not call the machine ready")
+			}
+			m.once("install", "enable")
+		})
+	}
+}
+
+// usable asserts that the customer can log in: the account with its key,
+// made before the extension ran.
+func (m *machine) usable() {
+	m.t.Helper()
+	if got := m.sh("cat ~azureuser/.ssh/authorized_keys; stat -c '%U %a' ~azureuser/.ssh/authorized_keys"); !strings.Contains(got, "customer@example") || !strings.HasSuffix(got, "\nazureuser 600") {
+		m.t.Errorf("authorized keys: %s", got)
+	}
+	if got := m.sh("cat /var/lib/probe/account"); got == "" {
+		m.t.Error("the extension ran before the account was there")
+	}
+	if got := m.sh("ls /etc/ssh/ssh_host_*_key | wc -l; sudo -l -U azureuser | grep -c NOPASSWD"); strings.HasPrefix(got, "0\n") || strings.HasSuffix(got, "\n0") {
+		m.t.Errorf("host keys and rights to sudo: %s", got)
+	}
+}
+
+// passed asserts that cloud-init had ended just these stages when the probe
+// looked.
+func (m *machine) passed(want ...string) {
+	m.t.Helper()
+	var s struct {
+		V1 map[string]json.RawMessage `json:"v1"`
+	}
+	m.must(json.Unmarshal([]byte(m.probed("status.json")), &s))
+	var have []string
+	for _, name := range []string{"init", "modules-config", "modules-final"} {
+		var stage struct{ Finished *float64 }
+		m.must(json.Unmarshal(s.V1[name], &stage))
+		if stage.Finished != nil {
+			have = append(have, name)
+		}
+	}
+	// With "none", cloud-init may have come further by itself.
+	if len(have) < len(want) || strings.Join(have[:len(want)], " ") != strings.Join(want, " ") {
+		m.t.Errorf("the extension ran when cloud-init had ended %q, want %q", have, want)
+	}
+}
+
+// waiting waits until agentctl says what the agent waits for, and asserts that
+// no extension runs meanwhile.
+func (m *machine) waiting(want string) {
+	m.t.Helper()
+	m.await("agentctl to say that it waits for "+want, func() bool {
+		m.alive()
+		return strings.Contains(m.status().Provisioning.Waiting, want)
+	})
+	if m.holds("test -e /var/lib/probe") {
+		m.t.Errorf("the extension does not wait for %s", want)
+	}
+	if out, _ := m.try("agentctl status"); !strings.Contains(out, want) {
+		m.t.Errorf("agentctl does not show that %s is waited for:\n%s", want, out)
+	}
+}
+
+// kill ends the agent the hard way and waits for the next one.
+func (m *machine) kill() {
+	m.t.Helper()
+	old := m.sh("systemctl show -P MainPID azguest")
+	m.sh("kill -9 " + old)
+	m.await("the next agent", func() bool {
+		m.alive()
+		now, _ := m.try("systemctl show -P MainPID azguest")
+		return now != old && now != "0" && now != "" && itoa(m.status().Agent.PID) == now
+	})
+}
+
+// told asserts what the platform heard: Ready once from who, or nothing at all.
+func (m *machine) told(who string) {
+	m.t.Helper()
+	if who != "" {
+		m.oneReady(who)
+		return
+	}
+	for _, e := range m.f.Journal(fabric.Query{Kind: fabric.Health}) {
+		m.t.Errorf("told the platform: %s", e.Body)
+	}
+}
