@@ -106,7 +106,7 @@ func (c *Client) Healthy(ctx context.Context) error {
 	return err
 }
 
-// ErrUnsupported: this host has no vmSettings.
+// ErrUnsupported says that this host has no vmSettings.
 var ErrUnsupported = errors.New("the host has no vmSettings")
 
 // VMSettings gets the FastTrack goal state and its text. etag is that of
@@ -200,8 +200,8 @@ const (
 	pageUnit = 512
 )
 
-// ErrLater: the host did not take the status because our ids were stale; they
-// are fresh now, and the next report will do (spec/protocol §7.4).
+// ErrLater says that the host did not take the status because our ids were
+// stale; they are fresh now, and the next report will do (spec/protocol §7.4).
 var ErrLater = errors.New("status not taken: the container changed")
 
 // PutStatus uploads the status document through the host.

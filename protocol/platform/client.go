@@ -220,7 +220,8 @@ func (c *Client) Connect(ctx context.Context) error {
 				c.from = cand.Origin
 				c.mu.Unlock()
 				c.o.Log.Debug().Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("connected to the platform")
-				return c.noteEndpoint()
+				c.noteEndpoint()
+				return nil
 			case ctx.Err() != nil:
 				return fmt.Errorf("connect to the platform: %w", context.Cause(ctx))
 			case protocol.Loud(err):
@@ -338,24 +339,22 @@ func (c *Client) Close() {
 }
 
 // noteEndpoint writes the two files that tell others where the platform is.
-func (c *Client) noteEndpoint() error {
-	return errors.Join(
-		c.keep("WireServerEndpoint", []byte(c.Endpoint()), 0o600),
-		c.keep("Protocol", []byte("WireProtocol"), 0o600))
+func (c *Client) noteEndpoint() {
+	c.keep("WireServerEndpoint", []byte(c.Endpoint()), 0o600)
+	c.keep("Protocol", []byte("WireProtocol"), 0o600)
 }
 
 // keep writes a file of the library directory unless it is there already. A
 // disk that can't be written must not keep the agent from working (asks
-// U06): that is logged, and the error is nil.
-func (c *Client) keep(name string, data []byte, perm uint32) error {
+// U06): that is logged, and that is all.
+func (c *Client) keep(name string, data []byte, perm uint32) {
 	file := path.Join(c.o.LibDir, name)
 	if have, err := c.o.Root.ReadFile(file); err == nil && string(have) == string(data) {
-		return nil
+		return
 	}
 	if err := writeLib(c.o.Root, c.o.LibDir, name, data, perm); err != nil {
 		c.o.Log.Warn().Err(err).Str("file", file).Msg("could not write a file; going on without")
 	}
-	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -304,15 +304,15 @@ func utf16LE(b []byte) string {
 // (spec/protocol §3.3).
 func (c *Client) writeDocuments(d *documents) {
 	for _, k := range d.certs {
-		_ = c.keep(k.Thumbprint+".crt", k.CertPEM, 0o400)
+		c.keep(k.Thumbprint+".crt", k.CertPEM, 0o400)
 		if k.KeyPEM.Set() {
-			_ = c.keep(k.Thumbprint+".prv", []byte(k.KeyPEM.Reveal()), 0o400)
+			c.keep(k.Thumbprint+".prv", []byte(k.KeyPEM.Reveal()), 0o400)
 		}
 	}
 	if d.sharedConfig != nil {
-		_ = c.keep("SharedConfig.xml", d.sharedConfig, 0o600)
+		c.keep("SharedConfig.xml", d.sharedConfig, 0o600)
 	}
-	_ = c.keep("GoalState.1.xml", []byte("<!-- placeholder for programs that look for this file; see history/ -->\n"), 0o600)
+	c.keep("GoalState.1.xml", []byte("<!-- placeholder for programs that look for this file; see history/ -->\n"), 0o600)
 }
 
 // marker of the last FastTrack goal state; it survives restarts.
@@ -360,5 +360,5 @@ func (c *Client) writeMarker(t time.Time) {
 		return
 	}
 	b, _ := json.Marshal(marker{t.Format(markerTime)}) // a string always marshals
-	_ = c.keep(markerFile, b, 0o600)
+	c.keep(markerFile, b, 0o600)
 }

@@ -139,7 +139,7 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 			c.writeDocuments(&docs)
 		}
 	}
-	c.adopt(c.choose(gs, vm, vmNew, wsNew))
+	c.adopt(c.choose(gs, vm, wsNew))
 	s.changed = true
 	c.chase(ctx, gs, raw)
 	out := c.merge(gs)
@@ -230,7 +230,7 @@ func (c *Client) FastTrack() bool {
 }
 
 // choose picks the candidate.
-func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, vmNew, wsNew bool) *adopted {
+func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, wsNew bool) *adopted {
 	s := &c.state
 	var fast *adopted
 	if vm != nil {

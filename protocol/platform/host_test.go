@@ -50,7 +50,6 @@ type fakeHost struct {
 	health    []string
 	status    []byte
 	telemetry []string
-	holding   []*pipeListener
 }
 
 type tenant struct {

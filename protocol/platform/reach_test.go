@@ -14,8 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/azguest/azguest/protocol/internal/web"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/protocol/internal/web"
 )
 
 func TestClassify(t *testing.T) {

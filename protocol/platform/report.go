@@ -44,7 +44,7 @@ func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 	}
 }
 
-// ErrNoStatusBlob: the goal state names no place for the status.
+// ErrNoStatusBlob says that the goal state names no place for the status.
 var ErrNoStatusBlob = errors.New("the goal state has no status blob")
 
 // ErrLater is hostga.ErrLater: sent, not taken, and the next one will do.

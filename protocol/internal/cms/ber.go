@@ -92,10 +92,7 @@ func element(in []byte, depth int) (out, rest []byte, err error) {
 	if n >= 0 {
 		rest, body = body[n:], body[:n]
 	}
-	for {
-		if n >= 0 && len(body) == 0 {
-			break
-		}
+	for n < 0 || len(body) > 0 {
 		if n < 0 && len(body) >= 2 && body[0] == 0 && body[1] == 0 {
 			rest = body[2:]
 			break

@@ -246,7 +246,7 @@ func unwrap(r recipient, key *rsa.PrivateKey) ([]byte, error) {
 	switch alg := r.Alg.Algorithm.String(); alg {
 	case oidRSA:
 		// The platform leaves no choice; nobody can ask this oracle twice.
-		return key.Decrypt(nil, r.Key, &rsa.PKCS1v15DecryptOptions{})
+		return key.Decrypt(nil, r.Key, &rsa.PKCS1v15DecryptOptions{}) //nolint:staticcheck // deprecated for new protocols; this one is the platform's
 	case oidOAEP:
 		opt, err := oaep(r.Alg.Parameters.FullBytes)
 		if err != nil {
