@@ -118,8 +118,8 @@ func mountPoint(path string) string {
 	if err != nil {
 		return path
 	}
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
 	}
 	best := "/"
 	for line := range strings.Lines(string(b)) {
@@ -260,13 +260,12 @@ func printable(b []byte) string {
 // (spec/extensions §3.3).
 const outputLimit = 3200
 
-// outputText is the two outputs as everybody knows them, at most limit
-// characters long: each side keeps its end and may use what the other leaves.
-func outputText(stdout, stderr string, limit int) string {
-	const frame = len("[stdout]\n\n\n[stderr]\n")
-	room := max(limit-frame, 0)
+// outputText is the two outputs as everybody knows them, at most outputLimit
+// bytes long: each side keeps its end and may use what the other leaves.
+func outputText(stdout, stderr string) string {
+	const room = outputLimit - len("[stdout]\n\n\n[stderr]\n")
 	if len(stdout)+len(stderr) > room {
-		half := room / 2
+		const half = room / 2
 		switch {
 		case len(stdout) <= half:
 			stderr = lastBytes(stderr, room-len(stdout))

@@ -48,19 +48,19 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 		code, message = w.failureText(base, d, res, cause, stdout, stderr, code)
 	}
 	if ran {
-		w.say(t.Ext, "Command: %s\n%s", d.Command, secret.Redact(outputText(stdout, stderr, outputLimit)))
+		w.say(t.Ext, "Command: %s\n%s", d.Command, secret.Redact(outputText(stdout, stderr)))
 		w.m.auditLog(AuditEntry{
 			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
 			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,
 		})
 		w.emit(r.Version, t.Op, res.Class == host.JobOK, message, ended.Finished.Sub(ended.Started))
-		l := w.m.log.Info()
-		if res.Class != host.JobOK {
-			l = w.m.log.Warn().Str("cause", cause.Code).Str("detail", cause.Text)
+		log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
+			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).Logger()
+		if res.Class == host.JobOK {
+			log.Info().Msg(string(t.Op) + " ended")
+		} else {
+			log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
 		}
-		l.Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
-			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).
-			Msg(string(t.Op) + " ended")
 	}
 	if t.Op == Enable || t.Op == Disable {
 		e := r.Exts[t.Ext]
@@ -89,7 +89,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 // everybody's tools look for, then the ends of the outputs.
 func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause, stdout, stderr string, code int) (int, string) {
 	line := shellLine(base, d.Command)
-	out := outputText(stdout, stderr, outputLimit)
+	out := outputText(stdout, stderr)
 	why := ""
 	if cause.Code != "" && cause.Code != "AZ-EXT-EXIT" {
 		why = cause.Code + ": " + cause.Text + ". "

@@ -324,7 +324,7 @@ func (m *Manager) loop(ctx context.Context) error {
 			if !ok || !strings.HasSuffix(ev.Name, ".status") {
 				continue
 			}
-		case <-trouble:
+		case <-trouble: //nolint:errcheck // the poll looks all the same
 		case <-poll.C:
 		case <-dead.C:
 			if !m.lookForDead() {

@@ -385,12 +385,12 @@ func TestOutputText(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("é", 3000)
 	for _, tc := range [][2]string{{"a", "b"}, {long, "b"}, {"a", long}, {long, long}} {
-		got := outputText(tc[0], tc[1], outputLimit)
+		got := outputText(tc[0], tc[1])
 		if len(got) > outputLimit || !utf8.ValidString(got) {
 			t.Errorf("%d bytes, valid %v", len(got), utf8.ValidString(got))
 		}
 	}
-	if got := outputText("out", "err", outputLimit); got != "[stdout]\nout\n\n[stderr]\nerr" {
+	if got := outputText("out", "err"); got != "[stdout]\nout\n\n[stderr]\nerr" {
 		t.Errorf("got %q", got)
 	}
 	path := t.TempDir() + "/o"

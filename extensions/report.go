@@ -646,7 +646,7 @@ func (m *Manager) alive(r row, e ExtRecord, base string) bool {
 		ids[r.rec.Last.Job] = true
 	}
 	delete(ids, "")
-	if real, err := os.Readlink(base); err == nil && len(host.Processes(nil, real)) > 0 {
+	if target, err := os.Readlink(base); err == nil && len(host.Processes(nil, target)) > 0 {
 		return true
 	}
 	if len(host.Processes(ids, base)) > 0 {
@@ -689,7 +689,7 @@ func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus,
 	out := ""
 	if e.Last.Job != "" {
 		dir := m.store.jobDir(e.Last.Job)
-		out = "\n" + outputText(tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096), outputLimit)
+		out = "\n" + outputText(tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096))
 	}
 	return fmt.Sprintf("AZ-EXT-DEAD: nothing of extension %s is running any more and it did not report an end; %s%s", q.row, last, out)
 }

@@ -346,7 +346,7 @@ func use(name, path string) Use {
 	u := Use{Name: name, Path: path}
 	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // gone meanwhile
+			return nil //nolint:nilerr // gone meanwhile
 		}
 		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
 			u.Bytes += fi.Size()

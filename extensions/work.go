@@ -369,7 +369,7 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 	name := settingsName(ext, seq, ".status")
 	data, _, err := readSafely(base+"/status/"+name, maxStatusFile)
 	if err != nil {
-		return nil // none, or one that the handler has to deal with
+		return nil //nolint:nilerr // none, or one that the handler has to deal with
 	}
 	st, err := ParseStatus(data)
 	if err == nil && strings.EqualFold(st.Operation, "enable") {
