@@ -1,29 +1,105 @@
 package nspawn
 
-import "testing"
+import (
+	"strings"
+	"testing"
+	"time"
 
-// TestAlone is the package on a machine without another provisioner.
-func TestAlone(t *testing.T) {
-	m := newMachine(t, order{noCloudInit: true})
+	"github.com/azguest/azguest/test/bundles"
+)
+
+// TestService is the package on a machine without another provisioner: what
+// systemd thinks of it, where extensions run, how much it says.
+func TestService(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, order{noCloudInit: true, packages: []bundles.Bundle{probePackage()}, extension: probe})
 	m.on()
-	m.ready()
-	s := m.provisioned()
-	if s.Provisioning.By != "azguest" {
-		t.Errorf("provisioned by %q", s.Provisioning.By)
+	m.succeeded()
+	m.settled()
+
+	for script, want := range map[string]string{
+		"systemctl is-system-running":                                             "running",
+		"systemctl --failed --no-legend":                                          "",
+		"systemd-analyze verify azguest.service azure-vmextensions.slice":         "",
+		"systemctl show -P Type azguest":                                          "notify",
+		"systemctl show -P Slice azguest":                                         "azure.slice",
+		"systemctl show -P NRestarts azguest":                                     "0",
+		"systemctl is-enabled azguest waagent walinuxagent | sort -u":             "alias\nenabled",
+		"waagent -version | grep -c '^WALinuxAgent-[0-9.]* running on debian 12'": "1",
+		"waagent --version | wc -l":                                               "3",
+		"agentctl status >/dev/null; echo $?":                                     "0",
+		"ls /run/systemd/transient | grep -v -e ^azure -e scope":                  "",
+		"hostname; cat /etc/hostname":                                             "first-light\nfirst-light",
+		"journalctl -b -u azguest -p err --no-pager -o cat -q":                    "",
+		"journalctl -b -u azguest --no-pager -o json | grep -c AAAAC3Nza":         "0",
+	} {
+		if got, _ := m.try(script); got != want {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
 	}
-	m.oneReady("azguest")
-	t.Log(m.sh("python3 -c \"from cloudinit import net; print(net.get_devicelist(), net.get_interfaces(), net.get_interfaces_by_mac())\"; ls -la /sys/class/net/ /sys/class/net/eth0/; cat /sys/class/net/eth0/addr_assign_type; id azureuser; systemctl is-system-running; systemctl --failed; systemd-analyze verify /usr/lib/systemd/system/azguest.service 2>&1; agentctl status"))
+	cgroup := m.sh("cat /var/lib/probe/cgroup")
+	if !strings.Contains(cgroup, "/azure.slice/azure-vmextensions.slice/azure-vmextensions-") || !strings.Contains(cgroup, ".scope") {
+		t.Errorf("the handler ran in %s", cgroup)
+	}
+	if got := m.sh("systemctl list-units --no-legend 'azguest-*.scope' 'azure-vmextensions*.scope'"); got != "" {
+		t.Errorf("scopes are left: %s", got)
+	}
+
+	// After the first minutes, whatever is said each hour would be too much;
+	// here it is a minute in which nothing happens.
+	before := m.lines()
+	select {
+	case <-time.After(time.Minute):
+	case <-t.Context().Done():
+	}
+	if after := m.lines(); len(after) > len(before) {
+		t.Errorf("an idle minute is worth %d lines:\n%s", len(after)-len(before), strings.Join(after[len(before):], "\n"))
+	}
 }
 
-func TestBeside(t *testing.T) {
-	m := newMachine(t, order{})
-	m.on()
-	m.ready()
-	s := m.provisioned()
-	if s.Provisioning.By != "cloud-init" {
-		t.Errorf("provisioned by %q", s.Provisioning.By)
+// lines are what the agent has logged in this boot.
+func (m *machine) lines() []string {
+	m.t.Helper()
+	return strings.Split(m.sh("journalctl -b -u azguest --no-pager -o short-iso-precise"), "\n")
+}
+
+// TestReboots boots twice: what was done once is not done again.
+func TestReboots(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		alone bool
+		off   func(*machine)
+	}{
+		{"alone, shut down", true, (*machine).off},
+		{"alone, power cut", true, (*machine).cut},
+		{"beside cloud-init, shut down", false, (*machine).off},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, order{noCloudInit: c.alone, packages: []bundles.Bundle{probePackage()}, extension: probe})
+			m.on()
+			m.succeeded()
+			m.settled()
+			look := "getent passwd azureuser; cat ~azureuser/.ssh/authorized_keys; sha256sum /etc/ssh/ssh_host_*.pub; hostname; cat /var/lib/waagent/provisioned"
+			before := m.sh(look)
+			states, _ := m.reports()
+			reports := len(states)
+			c.off(m)
+			m.medium = "" // the platform has taken it away
+			m.on()
+			m.await("the agent's status", func() bool { m.alive(); return m.status().Provisioning.State == "done" })
+			m.settled()
+			m.await("agentctl to call the machine ready", func() bool { return m.holds("agentctl status --wait ready --timeout 20s; [ $? -le 1 ]") })
+			if got := m.sh(look); got != before {
+				t.Errorf("after the second boot:\n%s\nbefore:\n%s", got, before)
+			}
+			if states, _ := m.reports(); len(states)-reports > 1 {
+				t.Errorf("the second boot reported %v", states[reports:])
+			} else if len(states) > reports && states[reports] != "Ready" {
+				t.Errorf("the second boot reported %s", states[reports])
+			}
+			m.once("install", "enable")
+		})
 	}
-	m.oneReady("cloud-init")
-	t.Log(m.sh("python3 -c \"from cloudinit import net; print(net.get_devicelist(), net.get_interfaces(), net.get_interfaces_by_mac())\"; ls -la /sys/class/net/ /sys/class/net/eth0/; cat /sys/class/net/eth0/addr_assign_type; id azureuser; systemctl is-system-running --wait; systemctl --failed; agentctl status; cat /run/cloud-init/ds-identify.log | tail -n 12; cat /run/cloud-init/result.json; grep -a 'WARN' /var/log/cloud-init.log; cat /var/lib/waagent/ovf-env.xml"))
-	m.explain()
 }

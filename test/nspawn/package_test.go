@@ -1,0 +1,174 @@
+package nspawn
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/bundles"
+)
+
+// job is what is known about the handler that runs.
+const jobScript = `pid=$(cat /var/lib/probe/pid)
+test -d /proc/$pid
+echo $pid
+cut -d' ' -f4 /proc/$pid/stat
+grep azure /proc/$pid/cgroup
+agentctl ext show ` + probe + ` -o json | grep -i deadline`
+
+// TestUpgrade restarts, kills and upgrades the agent while a handler works:
+// the handler goes on, under the same supervisor and with the same deadline,
+// and its result counts once.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, order{
+		noCloudInit: true, packages: []bundles.Bundle{probePackage()}, extension: probe,
+		files: map[string]string{"/etc/hold-probe": ""},
+	})
+	m.on()
+	m.probed("pid")
+	job := m.sh(jobScript)
+	if !strings.Contains(job, "azure-vmextensions") {
+		t.Errorf("the handler runs in %s", job)
+	}
+	same := func(after string) {
+		t.Helper()
+		m.await("the agent after "+after, func() bool { m.alive(); return m.status().Agent.PID != 0 && m.holds(jobScript) })
+		if now := m.sh(jobScript); now != job {
+			t.Errorf("after %s the handler is\n%s\nit was\n%s", after, now, job)
+		}
+	}
+	m.sh("systemctl restart azguest")
+	same("a restart")
+	m.kill()
+	same("a kill")
+
+	deb := newer(t, theOneImage(t).deb, "99.0.0.1")
+	m.put(deb, "/root/newer.deb")
+	old := m.sh("systemctl show -P MainPID azguest")
+	// As a handler or an administrator does it, with the agent in the way.
+	m.sh("DEBIAN_FRONTEND=noninteractive dpkg -i /root/newer.deb")
+	m.await("the upgraded agent", func() bool {
+		m.alive()
+		now, _ := m.try("systemctl show -P MainPID azguest")
+		return now != old && now != "0" && itoa(m.status().Agent.PID) == now
+	})
+	same("an upgrade")
+
+	m.sh("rm /etc/hold-probe")
+	m.succeeded()
+	m.once("install", "enable")
+	m.settled()
+	m.oneReady("azguest")
+	for script, want := range map[string]string{
+		"systemctl is-system-running":                    "running",
+		"dpkg-query -W -f '${Version}' azguest":          "99.0.0.1",
+		"systemctl is-enabled azguest":                   "enabled",
+		"cat /etc/waagent.conf | wc -l; ls /etc/*dpkg-*": m.sh("cat /etc/waagent.conf | wc -l"),
+	} {
+		if got, _ := m.try(script); got != want {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
+	}
+}
+
+// put copies a file into the running machine.
+func (m *machine) put(from, to string) {
+	m.t.Helper()
+	b, err := os.ReadFile(from)
+	m.must(err)
+	m.must(os.WriteFile(filepath.Join("/proc", itoa(m.leader), "root", to), b, 0o644))
+}
+
+// TestUpgradeByExtension is the agent's package upgraded by a handler, which
+// the agent waits for: neither may wait for the other.
+func TestUpgradeByExtension(t *testing.T) {
+	t.Parallel()
+	b := probePackage()
+	b.Files["bin/probe"] = strings.Replace(probeScript, "while [ -e /etc/hold-probe ]", "dpkg -i /root/newer.deb\nwhile [ -e /etc/hold-probe ]", 1)
+	m := newMachine(t, order{noCloudInit: true, packages: []bundles.Bundle{b}})
+	deb, err := os.ReadFile(newer(t, theOneImage(t).deb, "99.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write("/root/newer.deb", string(deb))
+	m.on()
+	m.ready()
+	m.must(m.vm.PutExtension(probe, "1.0", nil))
+	m.succeeded()
+	m.once("install", "enable")
+	if got := m.sh("dpkg-query -W -f '${Version} ${db:Status-Status}' azguest; systemctl is-active azguest"); got != "99.0.0.1 installedactive" {
+		t.Errorf("after the upgrade: %s", got)
+	}
+}
+
+// everything is all there is on the machine that the package could have left.
+const everything = `find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /root/newer.deb -o -path /testbed -o -path '/var/log/journal' -o -path '/run/log' \
+	-o -path '/run/systemd/units' -o -path '/run/udev' -o -path '/run/user' -o -path '/run/systemd/inaccessible' \) -prune -o -print | sort
+find /run -xdev \( -path /run/log -o -path /run/systemd/units -o -path /run/user -o -path /run/host -o -path '/run/systemd/*' \) -prune -o -print | sort
+find /run/systemd/system /run/systemd/transient /run/systemd/generator* | sort
+nft list ruleset
+systemctl list-unit-files --no-legend --no-pager | cut -d' ' -f1 | grep -i -e azure -e azguest -e waagent || true
+systemctl list-units --all --no-legend --no-pager --plain | cut -d' ' -f1 | grep -i -e azure -e azguest -e waagent || true
+find /sys/fs/cgroup -name '*azure*' -o -name '*azguest*'
+cat /etc/sudoers /etc/ssh/sshd_config /etc/fstab`
+
+// TestRemoval installs, works, removes: the machine is as it was, except for
+// what the customer ordered (asks U48).
+func TestRemoval(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, order{noCloudInit: true, asleep: true, packages: []bundles.Bundle{probePackage()}})
+	m.on()
+	m.await("the end of the boot", func() bool { m.alive(); return m.holds("[ -z \"$(systemctl list-jobs --no-legend)\" ]") })
+	deb, err := filepath.Abs(theOneImage(t).deb)
+	m.must(err)
+	m.put(deb, "/root/newer.deb")
+	m.sh("rm -r /etc/systemd/system/azguest.service.d; dpkg --purge azguest")
+	before := m.sh(everything)
+	if strings.Contains(before, "azguest") {
+		t.Errorf("the package was never used and leaves\n%s", grep(before, "azguest"))
+	}
+	m.sh("dpkg -i /root/newer.deb")
+	m.ready()
+	m.must(m.vm.PutExtension(probe, "1.0", nil))
+	m.succeeded()
+	m.await("the firewall", func() bool { return m.holds("nft list ruleset | grep -q .") })
+	m.must(m.vm.DeleteExtension("Probe"))
+	m.await("the extension's removal", func() bool { s, _ := m.vm.ProvisioningState("Probe"); return s == "" })
+	m.sh("dpkg --purge azguest; rm -r /var/lib/probe")
+	after := m.sh(everything)
+	have := map[string]bool{}
+	for line := range strings.Lines(before) {
+		have[line] = true
+	}
+	for line := range strings.Lines(after) {
+		if !have[line] && !ordered(strings.TrimSpace(line)) {
+			t.Errorf("the package leaves %s", strings.TrimSpace(line))
+		}
+	}
+}
+
+// ordered is what stays because it was the order for this machine, or because
+// others keep it.
+func ordered(line string) bool {
+	for _, prefix := range []string{
+		"/home/azureuser", "/etc/ssh/", "/etc/sudoers.d/", "/etc/subuid", "/etc/subgid", "/var/log/", "/var/cache/", "/var/lib/systemd/", "/var/lib/dpkg/",
+		"/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/run/systemd/", "/run/utmp", "/var/lib/sudo", "/var/lib/private",
+	} {
+		if strings.HasPrefix(line, prefix) && !strings.Contains(line, "azguest") && !strings.Contains(line, "waagent") && !strings.Contains(line, "azure-") && !strings.Contains(line, "azure.") {
+			return true
+		}
+	}
+	return strings.HasPrefix(line, "/etc/sudoers.d/") || strings.HasPrefix(line, "/etc/ssh/") || strings.HasPrefix(line, "/home/azureuser")
+}
+
+func grep(text, word string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
