@@ -55,11 +55,10 @@ func fileEntryOf(b []byte, location uint32, kind byte, size uint64, ads []byte) 
 	sign(b, location)
 }
 
-func putLongAD(b []byte, length, block uint32, part uint16) []byte {
+func putLongAD(b []byte, length, block uint32, part uint16) {
 	le.PutUint32(b, length)
 	le.PutUint32(b[4:], block)
 	le.PutUint16(b[8:], part)
-	return b
 }
 
 // putFile adds a file to the root directory of a volume that mkudffs made.

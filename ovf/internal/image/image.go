@@ -30,7 +30,7 @@ const (
 // one of the bounds of its reader.
 var ErrBounds = errors.New("image exceeds a bound of the reader")
 
-// A Hole as offset of an extent stands for bytes that read as zero.
+// Hole as offset of an extent stands for bytes that read as zero.
 const Hole = -1
 
 // An Extent is a run of bytes of a file.
