@@ -243,9 +243,9 @@ func (s HostKeys) dropOthers(r host.Root) error {
 	}
 	for _, n := range names {
 		t := hostKeyType(strings.TrimSuffix(n, ".pub"))
-		if slices.Contains(s.MayWait, t) && !s.mine(r, t) {
-			// The image's RSA key must not answer until the new one is made.
-		} else if slices.Contains(s.Types, t) {
+		// The image's RSA key must not answer until the new one is made.
+		waits := slices.Contains(s.MayWait, t) && !s.mine(r, t)
+		if slices.Contains(s.Types, t) && !waits {
 			continue
 		}
 		if err := r.Remove(n); err != nil {

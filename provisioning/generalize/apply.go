@@ -136,7 +136,7 @@ func Deprovision(ctx context.Context, sys *provisioning.System, o Options, m Mod
 			return ErrDeclined
 		}
 	}
-	return Apply(ctx, sys, o, actions, func(a Action, err error) {
+	return Apply(ctx, sys, o, actions, func(_ Action, err error) {
 		if err != nil {
 			fmt.Fprintln(out, "FAILED "+err.Error())
 		}
