@@ -45,12 +45,14 @@ func invalidContainer() *answer {
 }
 
 func (f *Fabric) hostGA(r *request) *answer {
-	method := http.MethodGet
+	var method string
 	switch r.kind {
 	case PluginStatus, AgentLog:
 		method = http.MethodPut
 	case Unknown:
 		return pluginError(http.StatusNotFound, "ResourceNotFound", "There is no "+r.URL.Path+".")
+	default:
+		method = http.MethodGet
 	}
 	if r.Method != method {
 		return pluginError(http.StatusMethodNotAllowed, "MethodNotAllowed", r.Method+" is not supported here.")
@@ -143,6 +145,7 @@ func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 				a.problem("no %s", name)
 			}
 		}
+	default: // the others have no more headers
 	}
 	if (r.kind == VMSettings || r.kind == AgentLog) && r.Header.Get("x-ms-client-correlationid") == "" {
 		a.problem("no x-ms-client-correlationid")

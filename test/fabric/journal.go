@@ -183,24 +183,6 @@ func parseQuery(v url.Values) (Query, error) {
 	return q, nil
 }
 
-func (q Query) values() url.Values {
-	v := url.Values{}
-	for name, s := range map[string]string{"kind": string(q.Kind), "vm": q.VM, "contains": q.Contains} {
-		if s != "" {
-			v.Set(name, s)
-		}
-	}
-	for name, n := range map[string]int{"since": q.Since, "limit": q.Limit} {
-		if n != 0 {
-			v.Set(name, strconv.Itoa(n))
-		}
-	}
-	if q.Problems {
-		v.Set("problems", "true")
-	}
-	return v
-}
-
 func (j *journal) find(q Query) []Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()

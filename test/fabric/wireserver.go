@@ -40,12 +40,12 @@ func wireKind(r *request) Kind {
 			return Telemetry
 		}
 	case strings.HasPrefix(path, "/machine/"):
-		switch {
-		case comp == "certificates":
+		switch comp {
+		case "certificates":
 			return Certificates
-		case comp == "remoteaccessinfo":
+		case "remoteaccessinfo":
 			return RemoteAccess
-		case comp == "config":
+		case "config":
 			switch strings.ToLower(q.Get("type")) {
 			case "hostingenvironmentconfig":
 				return HostingEnvironment
@@ -75,12 +75,14 @@ func (f *Fabric) wire(r *request) *answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 
-	method := http.MethodGet
+	var method string
 	switch r.kind {
 	case Health, RoleProperties, Telemetry, HealthService, ProvisioningHealth:
 		method = http.MethodPost
 	case Unknown:
 		return wireError(http.StatusNotFound, "ResourceNotFound", "The resource "+r.RequestURI+" does not exist.")
+	default:
+		method = http.MethodGet
 	}
 	if r.Method != method {
 		return wireError(http.StatusMethodNotAllowed, "UnsupportedHttpVerb", r.Method+" is not supported here.")
@@ -97,6 +99,7 @@ func (f *Fabric) wire(r *request) *answer {
 		return a
 	case HealthService:
 		return healthService(r)
+	default: // the others depend on the VM
 	}
 	if r.vm == nil {
 		return wireError(http.StatusNotFound, "ResourceNotFound", "There is no virtual machine.")
