@@ -180,7 +180,8 @@ func (a *Agent) newManager() *extensions.Manager {
 		Lib: a.cfg.Paths.Lib, LogDir: a.cfg.Paths.ExtensionLogs, ExecDir: e.ExecDir, Wire: wire, Agent: a.Version,
 		Mode: e.Mode, IgnoreHold: !e.OverProvisioning, Features: []string{"MultipleExtensionsPerHandler"},
 		PolicyFile: a.cfg.Policy.File, PolicyMode: a.cfg.Policy.Mode,
-		Gate: a.whyWait, StatusPoll: e.StatusPoll,
+		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
+		Gate:   a.whyWait, StatusPoll: e.StatusPoll,
 	})
 }
 

@@ -163,63 +163,6 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	return r, nil
 }
 
-// verify looks at the signature before anything of the package is used.
-func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
-	required := w.m.cfg.RequireSignature
-	if p := w.policy(); p.mode == PolicyEnforce && p.policy.needsSignature(w.name) {
-		required = true
-	}
-	if signer, err = w.verified(ctx, file, required); err != nil {
-		return "", err
-	}
-	// Only now is known who signed it; the version was looked at before.
-	if p := w.policy(); p.mode == PolicyEnforce {
-		if why := p.deny(w.name, w.task.Version, signer, false); why != "" {
-			return "", fmt.Errorf("%s (%w)", why, errDenied)
-		}
-	}
-	return signer, nil
-}
-
-func (w *work) policy() policyState {
-	if w.pass == nil {
-		return policyState{}
-	}
-	return w.pass.policy
-}
-
-var errDenied = errors.New("not allowed")
-
-func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
-	if w.m.cfg.Verify == nil {
-		if required {
-			return "", errors.New("a signature is required and can't be verified here")
-		}
-		return "", nil
-	}
-	signature := ""
-	if w.want != nil {
-		signature = w.want.Signature
-	}
-	if signature == "" {
-		if required {
-			return "", fmt.Errorf("%w: it is not signed, and a signature is required", errBundle)
-		}
-		return "", nil
-	}
-	signer, err = w.m.cfg.Verify(ctx, file, signature)
-	if err != nil {
-		w.emitNamed("PackageSignatureResult", false, err.Error())
-		if required {
-			return "", fmt.Errorf("%w: signature: %w", errBundle, err)
-		}
-		w.m.log.Warn().Err(err).Str("handler", w.name).Msg("the signature of the package is not valid")
-		return "", nil
-	}
-	w.emitNamed("PackageSignatureResult", true, fmt.Sprintf("Successfully validated signature for package '%s-%s'", w.name, w.task.Version))
-	return signer, nil
-}
-
 // place gives an unpacked package its name. What the directory held before
 // and the package does not have is kept.
 func (s store) place(tmp, name, version string) error {
@@ -315,7 +258,7 @@ func moveTree(from, to string) error {
 func (s store) room(limit int64) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.root.Path(s.lib), &st); err != nil {
-		return nil // what can't be asked is found out by writing
+		return nil //nolint:nilerr // what can't be asked is found out by writing
 	}
 	const least = 32 << 20
 	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
@@ -353,7 +296,16 @@ func (w *work) initialize(r *Record) (code int, err error) {
 		return codeOther, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name) //nolint:staticcheck // tools look for this sentence
 	}
 	marker := base + "/package_validated"
-	if r.Signer != "" && hm.Publisher != "" && strings.EqualFold(hm.Publisher+"."+hm.Type, r.Name) && hm.Version == r.Version {
+	why := hm.signedAs(r.Name, r.Version)
+	switch {
+	case r.Signer == "":
+	case why == "":
+		w.signed("PackageSigningInfoResult", fmt.Sprintf("Successfully validated handler manifest 'signingInfo' for extension '%s-%s'", r.Name, r.Version))
+	default:
+		w.emitNamed("PackageSigningInfoResult", false, why)
+		w.m.log.Warn().Str("handler", r.Name).Str("why", why).Msg("the package is signed, but not as what it is")
+	}
+	if r.Signer != "" && why == "" {
 		if err := writeBeside(base, marker, nil, 0o600); err != nil {
 			return codeDownload, err
 		}

@@ -667,12 +667,20 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		code = codeDisable
 	}
 	message, signer := "", unknownSigner
-	if r, ok := h.recs[m.versionOf(want)]; ok && r.Digest != "" {
-		signer = r.Signer
+	have, there := h.recs[m.versionOf(want)]
+	if there && have.Digest != "" {
+		signer = have.Signer
+	}
+	deny := func() string {
+		why := p.policy.deny(want.Name, m.versionOf(want), signer, want.Want != protocol.WantEnabled)
+		if why == "" && there && want.Want == protocol.WantEnabled {
+			why = m.unproven(p.policy, have)
+		}
+		return why
 	}
 	if m.cfg.Mode != ModeOn {
 		message = fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)
-	} else if message = p.policy.deny(want.Name, m.versionOf(want), signer, want.Want != protocol.WantEnabled); message != "" && p.policy.mode == PolicyAudit {
+	} else if message = deny(); message != "" && p.policy.mode == PolicyAudit {
 		m.log.Warn().Str("handler", want.Name).Str("policy", message).Msg("the policy would refuse this extension")
 		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: message})
 		message = ""

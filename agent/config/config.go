@@ -37,6 +37,7 @@ type Extensions struct {
 	OverProvisioning    bool          // honour OnHold
 	ExecDir             string        // where packages are unpacked; empty: Paths.Lib
 	SignatureValidation bool
+	TrustRoots          string        // directory of PEM files: who may sign packages
 	StatusPoll          time.Duration // slow look at status files behind inotify
 }
 

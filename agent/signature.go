@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/protocol/cms"
+)
+
+// platformRoot is where the classic agent keeps the authority of the
+// platform's own publishers, below the library directory
+// (spec/protocol §6.4).
+const platformRoot = "microsoft_root_certificate.pem"
+
+// maxRootFile bounds a file of authorities, in bytes.
+const maxRootFile = 1 << 20
+
+// trust is who may sign packages of extensions. It is read at each use:
+// packages come rarely, and an authority that was taken away must not be
+// trusted until the next start.
+type trust struct {
+	root     host.Root
+	dir, lib string
+}
+
+// verify is extensions.Config.Verify. The dates of the signer do not count,
+// and its certificate may be for any purpose: packages outlive the
+// certificates of their publishers (spec/protocol §6.4).
+func (t trust) verify(ctx context.Context, file, signature string) (signer string, err error) {
+	roots, err := t.roots()
+	if err != nil {
+		return "", err
+	}
+	s, err := cms.ParseSignature(signature)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("verify package: %w", err)
+	}
+	defer f.Close() // only read
+	if err := s.Verify(reader{ctx, f}, roots); err != nil {
+		return "", err
+	}
+	if name := s.Signer().Subject.CommonName; name != "" {
+		return name, nil
+	}
+	return cms.Thumbprint(s.Signer().Raw), nil
+}
+
+// roots reads the authorities: every *.pem and *.crt of the directory, and
+// the classic agent's file. A file that can't be read is an error and not one
+// authority less: whoever put it there relies on it.
+func (t trust) roots() (*x509.CertPool, error) {
+	var names []string
+	entries, err := os.ReadDir(t.root.Path(t.dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read trust roots: %w", err)
+	}
+	for _, e := range entries {
+		if ext := path.Ext(e.Name()); (ext == ".pem" || ext == ".crt") && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, t.dir+"/"+e.Name())
+		}
+	}
+	if legacy := t.lib + "/" + platformRoot; t.root.Exists(legacy) {
+		names = append(names, legacy)
+	}
+	pool, n := x509.NewCertPool(), 0
+	for _, name := range names {
+		data, err := t.root.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read trust roots: %w", err)
+		}
+		if len(data) > maxRootFile {
+			return nil, fmt.Errorf("read trust roots: %s has more than %d bytes", name, maxRootFile)
+		}
+		had := n
+		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type != "CERTIFICATE" {
+				continue
+			}
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("read trust roots %s: %w", name, err)
+			}
+			pool.AddCert(c)
+			n++
+		}
+		if n == had {
+			return nil, fmt.Errorf("read trust roots %s: no certificate in it", name)
+		}
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("%w (%s)", extensions.ErrNoTrust, t.dir)
+	}
+	return pool, nil
+}
+
+// reader ends with the context: packages are large.
+type reader struct {
+	ctx context.Context
+	f   *os.File
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.f.Read(p)
+}

@@ -1,0 +1,164 @@
+package extensions
+
+import (
+	"archive/zip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+)
+
+// ErrNoTrust is what Config.Verify returns where nobody is trusted: then a
+// signature says nothing, which is no fault of the package.
+var ErrNoTrust = errors.New("no authority for signatures of extensions is known here")
+
+// errUnsigned is what a missing or wrong signature is called in messages.
+const errUnsigned = "AZ-POL-SIGNATURE"
+
+// verify looks at the signature before anything of the package is used.
+func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
+	required := w.m.cfg.RequireSignature
+	if p := w.policy(); p.mode == PolicyEnforce && p.policy.needsSignature(w.name) {
+		required = true
+	}
+	if signer, err = w.verified(ctx, file, required); err != nil {
+		return "", err
+	}
+	// Only now is known who signed it; the version was looked at before.
+	if p := w.policy(); p.mode == PolicyEnforce {
+		if why := p.deny(w.name, w.task.Version, signer, false); why != "" {
+			return "", fmt.Errorf("%s (%w)", why, errDenied)
+		}
+	}
+	return signer, nil
+}
+
+func (w *work) policy() policyState {
+	if w.pass == nil {
+		return policyState{}
+	}
+	return w.pass.policy
+}
+
+var errDenied = errors.New("not allowed")
+
+// verified checks the signature and then, where one is required, that the
+// package was signed as this handler in this version: a valid package of
+// another handler has a valid signature, too (spec/protocol §6.4).
+func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
+	refuse := func(err error) (string, error) {
+		return "", fmt.Errorf("%w: %s: %w", errBundle, errUnsigned, err)
+	}
+	if w.m.cfg.Verify == nil {
+		if required {
+			return refuse(errors.New("a signature is required and can't be verified here"))
+		}
+		return "", nil
+	}
+	signature := ""
+	if w.want != nil {
+		signature = strings.TrimSpace(w.want.Signature)
+	}
+	if signature == "" {
+		if required {
+			return refuse(errors.New("it is not signed, and a signature is required"))
+		}
+		return "", nil
+	}
+	signer, err = w.m.cfg.Verify(ctx, file, signature)
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if required {
+			w.emitNamed("PackageSignatureResult", false, err.Error())
+			return refuse(err)
+		}
+		if !errors.Is(err, ErrNoTrust) {
+			w.emitNamed("PackageSignatureResult", false, err.Error())
+			w.m.log.Warn().Err(err).Str("handler", w.name).Msg("the signature of the package is not valid")
+		}
+		return "", nil
+	}
+	w.signed("PackageSignatureResult", fmt.Sprintf("Successfully validated signature for package '%s-%s'", w.name, w.task.Version))
+	if required {
+		hm, err := manifestInside(file)
+		if err != nil {
+			return refuse(err)
+		}
+		if why := hm.signedAs(w.name, w.task.Version); why != "" {
+			return refuse(errors.New(why))
+		}
+	}
+	return signer, nil
+}
+
+// signed logs a success in the words that people search for
+// (spec/extensions §8.2).
+func (w *work) signed(op, text string) {
+	w.emitNamed(op, true, text)
+	w.m.log.Info().Str("handler", w.name).Msg(text)
+}
+
+// signedAs says why signingInfo does not name this handler in this version,
+// or "".
+func (hm HandlerManifest) signedAs(name, version string) string {
+	switch {
+	case hm.Publisher == "" && hm.Type == "" && hm.Version == "":
+		return "HandlerManifest.json has no signingInfo"
+	case !strings.EqualFold(hm.Publisher+"."+hm.Type, name):
+		return fmt.Sprintf("it was signed as %s.%s and offered as %s", hm.Publisher, hm.Type, name)
+	case !strings.EqualFold(hm.Version, version):
+		return fmt.Sprintf("it was signed as version %s and offered as %s", hm.Version, version)
+	}
+	return ""
+}
+
+// manifestInside reads the manifest of a package that is still packed: the
+// one unpack would use.
+func manifestInside(file string) (HandlerManifest, error) {
+	z, err := zip.OpenReader(file)
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
+	}
+	defer z.Close()
+	var best *zip.File
+	for _, f := range z.File {
+		name := strings.ReplaceAll(f.Name, `\`, "/")
+		if path.Base(name) == manifestName && (best == nil || depth(path.Clean(name)) < depth(path.Clean(strings.ReplaceAll(best.Name, `\`, "/")))) {
+			best = f
+		}
+	}
+	if best == nil {
+		return HandlerManifest{}, fmt.Errorf("%s not found", manifestName)
+	}
+	r, err := best.Open()
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, maxManifest))
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
+	}
+	return ParseHandlerManifest(data)
+}
+
+// unproven says why a package that is unpacked already must not be run under
+// a policy that wants signatures, or "". It may come from a time without
+// that policy, or from another agent.
+func (m *Manager) unproven(p policyState, r Record) string {
+	if p.mode != PolicyAudit && p.mode != PolicyEnforce || p.err != "" || !p.policy.needsSignature(r.Name) {
+		return ""
+	}
+	if r.State == "" || r.State == Absent || r.State == Broken || r.Signer != "" {
+		return "" // not there, or fetched anew, or verified
+	}
+	if _, err := os.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {
+		return ""
+	}
+	return fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.file, errUnsigned)
+}
