@@ -92,7 +92,7 @@ func (f *Firewall) Apply(ctx context.Context) (Backend, error) {
 		return None, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", err)}
 	}
 	if before != nil {
-		return backend, nil // nothing to compare with; the next check will
+		return backend, nil //nolint:nilerr // nothing to compare with; the next check will
 	}
 	if after := f.reach(ctx); after != nil && ctx.Err() == nil {
 		err := fmt.Errorf("platform unreachable after setting firewall rules, taken back: %w", after)

@@ -31,7 +31,7 @@ type Daemon struct {
 // Detach starts a process in a session of its own and does not wait for its
 // end. Nobody is told how it ends.
 func Detach(ctx context.Context, d Daemon) error {
-	cmd := exec.Command(d.Path, d.Args...)
+	cmd := exec.Command(d.Path, d.Args...) //nolint:noctx // it outlives us on purpose
 	cmd.Dir, cmd.Env = "/", d.Env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if d.Log != "" {

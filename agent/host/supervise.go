@@ -178,7 +178,7 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 		return
 	}
 	defer errw.Close()
-	cmd := exec.Command("/bin/sh", "-c", job.Shell)
+	cmd := exec.Command("/bin/sh", "-c", job.Shell) //nolint:noctx // ended with its whole group, below
 	cmd.Dir = job.Dir
 	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8", JobMarker + "=" + job.ID}, job.Env...)
 	cmd.Stdout, cmd.Stderr = out, errw

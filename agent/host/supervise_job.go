@@ -56,7 +56,7 @@ func (l Launcher) Start(dir string, job Job) error {
 		return fmt.Errorf("start job: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(l.Exe, SuperviseArg, dir)
+	cmd := exec.Command(l.Exe, SuperviseArg, dir) //nolint:noctx // it outlives us on purpose
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + DefaultPath, "LANG=C.UTF-8", "GOMAXPROCS=2", "GOGC=50"}
 	cmd.Stdout, cmd.Stderr = log, log

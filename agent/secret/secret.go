@@ -42,9 +42,15 @@ func (s Secret) Reveal() string {
 // Equal compares the texts, so that go-cmp can compare structs with secrets.
 func (s Secret) Equal(o Secret) bool { return s.Set() == o.Set() && s.Reveal() == o.Reveal() }
 
-func (Secret) String() string               { return hidden }
-func (Secret) GoString() string             { return hidden }
+func (Secret) String() string { return hidden }
+
+// GoString hides the text from %#v.
+func (Secret) GoString() string { return hidden }
+
+// MarshalText hides the text from what encodes by text: XML, keys of JSON maps.
 func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// MarshalJSON hides the text from JSON.
 func (Secret) MarshalJSON() ([]byte, error) { return json.Marshal(hidden) }
 
 // URL is a blob address whose query may carry a SAS signature. It prints as

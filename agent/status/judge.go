@@ -111,8 +111,8 @@ func (s Snapshot) Worries() []Worry {
 	return out
 }
 
-// Ready: the machine is provisioned and the platform has taken a report that
-// said so, ours or that of the one who provisioned.
+// Ready says that the machine is provisioned and the platform has taken a
+// report that said so, ours or that of the one who provisioned.
 func (s Snapshot) Ready() bool {
 	done := s.Provisioning.State == ProvDone || s.Provisioning.State == ProvDisabled
 	taken := s.Platform.LastHealth.Accepted || s.Platform.LastReport.Accepted
@@ -124,8 +124,8 @@ func (s Snapshot) Ready() bool {
 	return done && taken && told
 }
 
-// Converged: ready, and the newest goal state is applied: no extension runs,
-// waits or will be tried again.
+// Converged says that it is ready, and the newest goal state is applied: no
+// extension runs, waits or will be tried again.
 func (s Snapshot) Converged() bool {
 	g := s.Platform.GoalState
 	if !s.Ready() || g.Received.IsZero() || g.Applied.Before(g.Received) {

@@ -39,8 +39,8 @@ func Identify(version, lib string) (Self, error) {
 	}
 	// An upgrade of the package may have replaced the file meanwhile.
 	exe = strings.TrimSuffix(exe, " (deleted)")
-	if real, err := filepath.EvalSymlinks(lib); err == nil {
-		lib = real
+	if target, err := filepath.EvalSymlinks(lib); err == nil {
+		lib = target
 	}
 	pid := os.Getpid()
 	return Self{

@@ -120,10 +120,9 @@ func (s *State) commit(now time.Time) {
 	delete(s.Interrupted, t.To.Version)
 	delete(s.Tries, t.To.Version)
 	old := s.Active
-	switch {
-	case t.To.Path == s.Installed.Path:
+	if t.To.Path == s.Installed.Path {
 		s.Active, s.Previous = nil, nil
-	default:
+	} else {
 		to := t.To
 		s.Active = &to
 		if old == nil || old.Path != to.Path {
