@@ -189,7 +189,7 @@ func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id pro
 	if err != nil {
 		return nil, nil, err
 	}
-	in, doc, err := a.order(ctx, opts, id)
+	in, doc, err := a.order(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,7 +229,7 @@ func (o *origin) source() string {
 
 // order finds out what this machine is to become: the document on the
 // medium, completed from the instance metadata where it lacks something.
-func (a *Agent) order(ctx context.Context, opts provisioning.Options, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
+func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
 	doc, err := ovf.Load(ctx, a.media())
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })

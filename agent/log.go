@@ -67,7 +67,7 @@ func (r redactor) WriteLevel(l zerolog.Level, p []byte) (int, error) {
 		out = []byte(secret.Redact(s))
 	}
 	if _, err := r.w.WriteLevel(l, out); err != nil {
-		return len(p), nil // a full disk must not stop the agent
+		return len(p), nil //nolint:nilerr // a full disk must not stop the agent
 	}
 	return len(p), nil
 }

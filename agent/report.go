@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"runtime"
 	"strconv"
 	"strings"
@@ -275,9 +274,4 @@ func (a *Agent) clean(hard bool) (int64, error) {
 		a.Log.Info().Int64("bytes", freed).Msg("disk budget kept")
 	}
 	return freed, errors.Join(err, cerr)
-}
-
-// logDirOf is where a handler's own logs are.
-func (a *Agent) logDirOf(handler string) string {
-	return path.Join(a.cfg.Paths.ExtensionLogs, handler)
 }
