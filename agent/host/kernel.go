@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -15,6 +16,8 @@ type Kernel struct {
 	SetHostName func(string) error
 	// Signal sends sig to a process.
 	Signal func(pid int, sig unix.Signal) error
+	// Links listens to link events from now on; see OpenLinks.
+	Links func() (next func(context.Context) ([]LinkEvent, error), end func(), err error)
 }
 
 // LinuxKernel is the real one. As with Exec, only agent/cmd/azguest and
@@ -29,5 +32,12 @@ func LinuxKernel() Kernel {
 			return nil
 		},
 		Signal: unix.Kill,
+		Links: func() (func(context.Context) ([]LinkEvent, error), func(), error) {
+			l, err := OpenLinks()
+			if err != nil {
+				return nil, nil, err
+			}
+			return l.Next, func() { _ = l.Close() }, nil
+		},
 	}
 }

@@ -48,7 +48,7 @@ func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, err
 		part := todo[0]
 		todo = todo[1:]
 		if part == ".." {
-			return nil, errors.Join(fmt.Errorf("open directory %s: %w: contains ..", name, ErrUnsafe), d.Close())
+			return nil, errors.Join(fmt.Errorf("open directory %s: %w: has .. in it", name, ErrUnsafe), d.Close())
 		}
 		next, err := d.child(part, mk)
 		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
