@@ -25,7 +25,6 @@ type want struct {
 	multi   bool
 	outcome string
 	says    string // part of the status message, if it ends well or the handler speaks
-	state   []string
 	secret  string // in the protected settings
 }
 

@@ -25,10 +25,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/vm"
-	"golang.org/x/sys/unix"
 )
 
 const (

@@ -2,6 +2,7 @@ package nspawn
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -144,9 +145,7 @@ func TestProvisioners(t *testing.T) {
 			if c.first == "agent" {
 				o.files = agentFirst(t)
 			}
-			for name, text := range c.files {
-				o.files[name] = text
-			}
+			maps.Copy(o.files, c.files)
 			m := newMachine(t, o)
 			m.on()
 			if c.first == "provisioner" {
