@@ -31,6 +31,7 @@ const usage = `usage: azguest <command> [flags]
   uninstall   remove the service
   start       start the service
   stop        stop the service
+  cleanup     take the firewall rules away (packages do so before removal)
   version     print the version
 
 flags of run and provision:
@@ -51,6 +52,12 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		return run(cmd, rest, stderr)
 	case "install", "uninstall", "start", "stop", "restart":
 		if err := agent.ControlService(cmd); err != nil {
+			fmt.Fprintln(stderr, "azguest:", err)
+			return 1
+		}
+		return 0
+	case "cleanup":
+		if err := agent.Cleanup(context.Background(), host.Exec{}); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)
 			return 1
 		}
