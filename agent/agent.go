@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -41,6 +42,9 @@ type Options struct {
 	// LockFD is the lock's descriptor if the version before us kept it for
 	// us, else 0.
 	LockFD int
+	// ConfigFile is the classic configuration file if it was named on the
+	// command line, else "".
+	ConfigFile string
 	// Platform changes how the platform is reached; only tests set it.
 	Platform func(*platform.Options)
 }
@@ -60,17 +64,23 @@ type Agent struct {
 	started  time.Time
 	dieAt    provisioning.Observer // nil outside of tests
 
-	loop   loop // what the goal-state job remembers between turns
-	rep    reports
-	hold   hold
-	gate   gate
-	access access
-	upd    updater
+	loop       loop        // what the goal-state job remembers between turns
+	inPool     atomic.Bool // a pooled VM waits for its order
+	orderKnown *known
+	nextLogs   time.Time // only the logs job uses it
+	badName    string    // only the host name job uses it
+	rep        reports
+	hold       hold
+	gate       gate
+	access     access
+	asked      asked
+	clock      reading // of the last look; only the clock job uses it
+	upd        updater
 }
 
 // New puts an agent together. Nothing is read, written or sent yet.
 func New(o Options) *Agent {
-	a := &Agent{Options: o, cfg: o.Config, board: newBoard(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
+	a := &Agent{Options: o, cfg: o.Config, board: newBoard(), orderKnown: newKnown(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
 	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
 	a.events = event.Discard{}
 	if a.cfg.Telemetry.Enabled {
@@ -99,6 +109,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	a.showPolicy()
 	notify("READY=1")
 	service := ctx
 	life, end := context.WithCancelCause(ctx)
@@ -116,6 +127,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.boot(ctx)
 	})
 	g.Go(func() error { return a.serve(ctx, provisioned) })
+	g.Go(func() error { return a.resourceDisk(ctx) })
 	err = g.Wait()
 	a.save()
 	if h := a.passOn(life); h != nil {
@@ -150,6 +162,7 @@ func (a *Agent) Provision(ctx context.Context) error {
 		}
 		return a.health.Flush(gctx)
 	})
+	g.Go(func() error { return a.resourceDisk(gctx) })
 	err = g.Wait()
 	a.save()
 	if errors.Is(err, context.Canceled) {
@@ -176,6 +189,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		return nil, err
 	}
 	a.sweep()
+	restarts, ended := a.countLife()
 	a.board.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())
 		if terr != nil {
@@ -183,7 +197,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		}
 		s.Agent = status.Agent{
 			Version: a.Version, PID: os.Getpid(), StartTicks: ticks, Started: a.started, BootID: a.Root.BootID(),
-			Unit: ServiceName + ".service", Update: status.Update{Mode: a.cfg.Update.Mode, Channel: a.cfg.Update.Channel, Pinned: a.cfg.Update.Pin},
+			Restarts: restarts, Unit: ServiceName + ".service", Update: status.Update{Mode: a.cfg.Update.Mode, Channel: a.cfg.Update.Channel, Pinned: a.cfg.Update.Pin},
 		}
 		s.VM = a.vm()
 		s.Telemetry.Enabled = a.cfg.Telemetry.Enabled
@@ -203,6 +217,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		if a.upd.kept {
 			return
 		}
+		ended()
 		if err := lock.Release(); err != nil {
 			a.Log.Warn().Err(err).Msg("release lock")
 		}

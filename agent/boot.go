@@ -61,6 +61,8 @@ func (a *Agent) boot(ctx context.Context) error {
 		}
 	}
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(owner.Owner) })
+	defer a.orderKnown.say()
+	a.decided(owner, standing)
 
 	switch {
 	case a.cfg.Provisioning.Mode == config.ModeOff:
@@ -139,21 +141,25 @@ func (a *Agent) mark(ctx context.Context, opts provisioning.Options, id provisio
 // more of it, least of all NotReady.
 func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id provisioning.Identity, told bool) error {
 	start := time.Now()
-	pctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("first boot took longer than the platform waits"))
-	defer cancel()
+	pctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := &pool{told: told}
+	p.limit = time.AfterFunc(bootLimit, func() { cancel(errors.New("first boot took longer than the platform waits")) })
+	defer p.limit.Stop()
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
-	if !told {
+	if !told && !a.wasPooled(opts) {
 		a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
 	}
 
-	later, doc, err := a.applyPlan(pctx, opts, id)
+	later, doc, err := a.applyPlan(pctx, opts, &id, p)
+	told = p.told
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // told to stop: the next start goes on from here
 		}
 		a.Log.Error().Err(err).Str("code", provisioning.CodeOf(err)).Msg("provisioning failed")
 		a.board.note("provisioning", "failed: "+err.Error())
-		rec := provisioning.Failure(err, "azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now())
+		rec := provisioning.Failure(err, "azguest/"+a.Version, id.ID, p.kind, time.Now())
 		a.tellKVP(ctx, rec)
 		if !told {
 			a.health.Report(protocol.Health{
@@ -165,7 +171,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 	}
 	a.Log.Info().Dur("took", time.Since(start)).Str("media", doc.source()).Msg("machine provisioned")
 	a.board.note("provisioning", "done")
-	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, provisioning.PPSNone, time.Now()))
+	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, p.kind, time.Now()))
 	if told {
 		a.board.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
 		a.readySent()
@@ -179,7 +185,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 
 // applyPlan reads the document, decides and does. What is left for after
 // Ready is returned.
-func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id provisioning.Identity) (later []provisioning.Step, from *origin, err error) {
+func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id *provisioning.Identity, p *pool) (later []provisioning.Step, from *origin, err error) {
 	sys := a.system()
 	if opts.RegenerateHostKeys {
 		// RSA takes longer than everything else together, so it starts first.
@@ -189,10 +195,15 @@ func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id pro
 	if err != nil {
 		return nil, nil, err
 	}
-	in, doc, err := a.order(ctx, id)
+	in, doc, err := a.finalOrder(ctx, opts, id, p)
 	if err != nil {
 		return nil, nil, err
 	}
+	if p.kind != provisioning.PPSNone && sys.HostKeys != nil {
+		// Copies of a saved machine must not share what was made before.
+		sys.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
+	}
+	a.orderKnown.say()
 	from = (*origin)(doc)
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Media = from.source() })
 	if need := in.NeedsCertificates(); len(need) > 0 {
@@ -358,7 +369,12 @@ func (a *Agent) healthDone(h protocol.Health, err error) {
 		if werr := a.Root.WriteFile(readyMark, []byte(now.Format(time.RFC3339)+"\n"), 0o644); werr != nil {
 			a.Log.Warn().Err(werr).Msg("note of Ready not written; it will be sent again at the next start")
 		}
-		a.readySent()
+		if !a.inPool.Load() {
+			if ferr := provisioning.FinishPPS(a.system(), a.provisioningOptions()); ferr != nil {
+				a.Log.Warn().Err(ferr).Msg("note that the VM was pooled not removed")
+			}
+			a.readySent()
+		}
 	case err == nil:
 		a.Log.Info().Str("state", string(h.State)).Str("sub", h.SubStatus).Msg("platform accepted health report")
 	case protocol.Loud(err):

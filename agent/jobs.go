@@ -24,7 +24,7 @@ const quietFor = 10 * time.Minute
 
 // jobs is everything in the agent that repeats.
 func (a *Agent) jobs() []job {
-	return []job{
+	list := []job{
 		{"goal-state", a.pollEvery(), a.tick},
 		{"heartbeat", a.cfg.Status.HeartbeatPeriod, a.heartbeat},
 		{"telemetry", a.cfg.Telemetry.Period, a.sendEvents},
@@ -32,10 +32,26 @@ func (a *Agent) jobs() []job {
 		{"firewall", a.cfg.OS.FirewallPeriod, a.guard},
 		{"host-health", time.Minute, a.beat},
 		{"memory", 30 * time.Second, a.trim},
+		{"clock", clockPeriod, a.lookAtClock},
+		{"endpoints", askAgain, a.lookAgain},
 		{"measure", 5 * time.Minute, a.measure},
 		{"housekeeping", time.Hour, a.tidy},
 		{"self-update", a.updateEvery(), a.selfUpdate},
 	}
+	// What an administrator has to ask for.
+	for _, j := range []struct {
+		on bool
+		job
+	}{
+		{a.cfg.OS.RootDeviceScsiTimeout != "", job{"scsi-timeout", a.cfg.OS.ScsiTimeoutPeriod, a.scsiTimeout}},
+		{a.cfg.Provisioning.MonitorHostName, job{"host-name", a.cfg.Provisioning.MonitorHostNamePeriod, a.monitorHostName}},
+		{a.shipsLogs(), job{"logs", time.Minute, a.shipLogs}},
+	} {
+		if j.on {
+			list = append(list, j.job)
+		}
+	}
+	return list
 }
 
 // scheduler runs the job table until the context ends.

@@ -9,8 +9,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/provisioning"
 )
 
@@ -63,7 +65,7 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 			return context.Cause(ctx)
 		}
 	}
-	if err := a.platform.Connect(ctx); err != nil {
+	if err := a.connect(ctx); err != nil {
 		return err
 	}
 	a.board.set(func(s *status.Snapshot) { s.Platform.Endpoint = a.platform.Endpoint() })
@@ -95,6 +97,29 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 		return context.Cause(ctx)
 	})
 	return g.Wait()
+}
+
+// connect waits for the platform, and says so where people look.
+func (a *Agent) connect(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- a.platform.Connect(ctx) }()
+	look := time.NewTicker(2 * time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-done:
+			if err == nil {
+				a.platformWell()
+			}
+			return err
+		case <-look.C:
+			for _, f := range a.platform.Endpoints() {
+				if e := endpoint(f); f.Name == platform.WireServer && e.Code != "" {
+					a.platformIll(errors.New(e.LastError))
+				}
+			}
+		}
+	}
 }
 
 // tick is one turn of the goal-state job. It never waits for a handler.
@@ -138,6 +163,8 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 		a.Log.Warn().Err(gs.CertsErr).Str("code", "AZ-CERT-DECRYPT").Msg("certificates incomplete")
 	}
 	a.board.problem("certificates", "AZ-CERT-DECRYPT", "agentctl certs", gs.CertsErr)
+	a.asked.set(gs)
+	a.showPolicy()
 	a.board.set(func(s *status.Snapshot) {
 		g := &s.Platform.GoalState
 		g.ID, g.ETag, g.Source, g.Activity, g.Received = gs.ID, gs.ETag, string(gs.Source), gs.ActivityID, gs.Received
@@ -197,32 +224,7 @@ func (a *Agent) platformIll(err error) {
 		if p.Since.IsZero() {
 			p.Since = time.Now().UTC()
 		}
-		p.Code, p.Fix, p.Waiting = "AZ-PLAT-GOALSTATE", "agentctl doctor", err.Error()
+		p.Code = a.platformCode()
+		p.Fix, p.Waiting = fixOf(p.Code), secret.Redact(err.Error())
 	})
-}
-
-func certs(gs *protocol.GoalState) []status.Cert {
-	users := map[string][]string{}
-	for _, h := range gs.Handlers {
-		for _, s := range h.Settings {
-			if s.Thumbprint != "" {
-				users[s.Thumbprint] = append(users[s.Thumbprint], h.Name)
-			}
-		}
-	}
-	var out []status.Cert
-	have := map[string]bool{}
-	for _, c := range gs.Certs {
-		have[c.Thumbprint] = true
-		out = append(out, status.Cert{Thumbprint: c.Thumbprint, Name: c.Name, State: status.OK, HasKey: c.KeyPEM.Set(), UsedBy: users[c.Thumbprint]})
-	}
-	for tp, by := range users {
-		if !have[tp] {
-			out = append(out, status.Cert{
-				Thumbprint: tp, State: status.Error, UsedBy: by, Message: "not among the certificates of the goal state",
-				Problem: status.Problem{Code: "AZ-CERT-MISSING", Since: gs.Received, Fix: "agentctl explain AZ-CERT-MISSING"},
-			})
-		}
-	}
-	return out
 }

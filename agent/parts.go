@@ -16,7 +16,6 @@ import (
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
-	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/platform"
@@ -183,25 +182,4 @@ func (a *Agent) newManager() *extensions.Manager {
 		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
 		Gate:   a.whyWait, StatusPoll: e.StatusPoll,
 	})
-}
-
-// fillExtensions puts the engine's view into a snapshot.
-func (a *Agent) fillExtensions(s *status.Snapshot) {
-	s.Extensions = []status.Extension{}
-	for _, d := range a.ext.Details() {
-		e := status.Extension{
-			Name: d.Name, Config: d.Config, Version: d.Version, Seq: d.Seq, Desired: d.Desired, Actual: string(d.Actual), Phase: string(d.Phase),
-			Status: d.Status, StatusCode: d.Code, Ready: d.Ready, Message: secret.Redact(d.Message),
-			Started: d.Started, Finished: d.Finished, Deadline: d.Deadline, Attempts: d.Attempts, WhyRan: d.WhyRan, BlockedBy: d.BlockedBy,
-			StdoutTail: secret.Redact(d.StdoutTail), StderrTail: secret.Redact(d.StderrTail), LastOutput: d.LastOutput, LogDir: d.LogDir,
-			PID: d.PID, Unit: d.Scope, Installed: d.Installed, Digest: d.Digest, Signer: d.Signer,
-		}
-		if d.Cause != "" {
-			e.Problem = status.Problem{Code: d.Cause, Since: d.Finished, Fix: "agentctl explain " + d.Cause}
-		}
-		if d.Exit != nil {
-			e.Exit = &status.Exit{Code: d.Exit.Code}
-		}
-		s.Extensions = append(s.Extensions, e)
-	}
 }

@@ -16,9 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/disk"
+	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/platform"
 )
 
 // reports is what the reporter remembers about the status document.
@@ -27,6 +29,27 @@ type reports struct {
 	due    bool       // send even if nothing changed
 	last   string     // what was accepted last, without times
 	notify string     // STATUS= told to the service manager
+
+	refused time.Time // since when the platform refuses reports; guarded by mu
+}
+
+// answer notes what became of a report. What says "not now" is no refusal.
+func (r *reports) answer(receipt protocol.Receipt, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		r.refused = time.Time{}
+	case receipt.HTTPStatus < 400 || receipt.HTTPStatus >= 500 || errors.Is(err, platform.ErrLater):
+	case r.refused.IsZero():
+		r.refused = receipt.Sent
+	}
+}
+
+func (r *reports) refusedSince() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused
 }
 
 // force makes the next report go out even if it says nothing new.
@@ -54,10 +77,16 @@ func (a *Agent) reporter(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 2*time.Second, 45*time.Second
 	var retry <-chan time.Time
+	// Even with nothing to say: a snapshot that grows old means that we hang.
+	alive := time.NewTicker(time.Minute)
+	defer alive.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-alive.C:
+			a.save()
+			continue
 		case <-a.board.dirty:
 		case <-a.ext.Changed():
 		case <-retry:
@@ -106,11 +135,13 @@ func (a *Agent) report(ctx context.Context) error {
 		return nil
 	}
 	receipt, err := a.platform.ReportStatus(ctx, doc)
+	a.rep.answer(receipt, err)
 	a.board.mu.Lock()
 	r := &a.board.snap.Platform.LastReport
 	r.At, r.Sent, r.Accepted, r.Via, r.Error = receipt.Sent, !receipt.Sent.IsZero(), receipt.Accepted, receipt.Via, ""
+	r.HTTPStatus = receipt.HTTPStatus
 	if err != nil {
-		r.Error = err.Error()
+		r.Error = secret.Redact(err.Error())
 	} else {
 		r.AcceptedAt = time.Now().UTC()
 	}
@@ -170,10 +201,7 @@ func (a *Agent) features() []protocol.Feature {
 // /run) is worth a line, not an end.
 func (a *Agent) save() {
 	s := a.board.copy()
-	a.fillExtensions(&s)
-	for _, f := range a.features() {
-		s.Platform.SupportedFeatures = append(s.Platform.SupportedFeatures, f.Key)
-	}
+	a.fill(&s)
 	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
 	s.Overall = s.Judge()
 	if err := status.Save(a.paths.Snapshot, s); err != nil {
@@ -241,17 +269,21 @@ func (a *Agent) diskUsage() (status.Disk, error) {
 	for _, s := range u.Shares {
 		d.Parts = append(d.Parts, status.DiskUse{Name: s.Name, Path: s.Path, Used: s.Used, Files: s.Files, CanFree: s.CanFree})
 	}
-	bad := func(code string) {
-		d.State = status.Warn
-		d.Problem = status.Problem{Code: code, Since: time.Now().UTC(), Fix: "agentctl disk"}
+	bad := func(st status.State, code string) {
+		d.State, d.Problem = st, problem(code, time.Now().UTC())
+		if was := a.board.copy().Disk; was.Code == code {
+			d.Since = was.Since
+		}
 	}
-	switch {
+	switch { // as doctor judges
 	case u.ReadOnly:
-		bad("AZ-DISK-READONLY")
+		bad(status.Error, "AZ-DISK-READONLY")
 	case u.Size > 0 && u.Free < 1<<20:
-		bad("AZ-DISK-FULL")
-	case u.Size > 0 && d.FreePercent < 5:
-		bad("AZ-DISK-LOW")
+		bad(status.Error, "AZ-DISK-FULL")
+	case u.Inodes > 0 && u.InodesFree == 0:
+		bad(status.Error, "AZ-DISK-INODES")
+	case u.Size > 0 && (u.Free < 64<<20 || d.FreePercent < 5 && u.Free < 2<<30):
+		bad(status.Warn, "AZ-DISK-LOW")
 	}
 	return d, err
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -26,10 +27,10 @@ func (a *Agent) sendEvents(ctx context.Context) error {
 	serr := a.platform.SendEvents(ctx, evs)
 	a.board.mu.Lock()
 	t := &a.board.snap.Telemetry
-	t.LastAt, t.Error = time.Now().UTC(), ""
+	t.LastAt, t.Error, t.Problem = time.Now().UTC(), "", status.Problem{}
 	t.Dropped += a.spool.Dropped()
 	if serr != nil {
-		t.Error = serr.Error()
+		t.Error = secret.Redact(serr.Error())
 	} else {
 		t.Sent += int64(len(evs))
 	}
@@ -53,7 +54,7 @@ func (a *Agent) beat(ctx context.Context) error {
 		return nil
 	}
 	if err := a.platform.Heartbeat(ctx); err != nil {
-		a.board.set(func(s *status.Snapshot) { s.Telemetry.Error = err.Error() })
+		a.board.set(func(s *status.Snapshot) { s.Telemetry.Error = secret.Redact(err.Error()) })
 	}
 	return nil
 }

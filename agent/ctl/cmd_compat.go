@@ -173,10 +173,15 @@ func (a *app) compatConfig(path string) error {
 	return nil
 }
 
-// toAgent becomes azguest.
+// toAgent hands a classic command line to azguest.
 func (a *app) toAgent(c compat) error {
+	return a.become(append([]string{"waagent"}, c.argv()...))
+}
+
+// become turns this process into azguest with these arguments.
+func (a *app) become(args []string) error {
 	for _, p := range []string{"/usr/bin/azguest", "/usr/sbin/azguest", "/usr/local/bin/azguest"} {
-		err := a.Exec(filepath.Join(a.Root, p), append([]string{"azguest", "waagent"}, c.argv()...))
+		err := a.Exec(filepath.Join(a.Root, p), append([]string{"azguest"}, args...))
 		if !errors.Is(err, os.ErrNotExist) {
 			return err // nil only in tests: a process that became another does not return
 		}

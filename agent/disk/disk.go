@@ -41,6 +41,7 @@ type Usage struct {
 	Free        int64 // of the file system under the library directory
 	Size        int64
 	InodesFree  int64
+	Inodes      int64 // in all; 0 if the file system does not count them
 	ReadOnly    bool
 	expendables []file
 }
@@ -93,7 +94,7 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 	if err := unix.Statfs(root.Path(d.Lib), &st); err == nil {
 		u.Free = int64(st.Bavail) * st.Bsize
 		u.Size = int64(st.Blocks) * st.Bsize
-		u.InodesFree = int64(st.Ffree)
+		u.InodesFree, u.Inodes = int64(st.Ffree), int64(st.Files)
 		u.ReadOnly = st.Flags&unix.ST_RDONLY != 0
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("look at file system of %s: %w", d.Lib, err))

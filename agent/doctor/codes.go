@@ -41,6 +41,7 @@ func Codes() []Code {
 		{"AZ-AGENT-SNAPSHOT", "The status file cannot be read.", "It is damaged, belongs to a newer version, or the directory is not readable.", "upgrade agentctl together with azguest; systemctl restart azguest writes the file anew"},
 
 		// Provisioning.
+		{"AZ-PROV-CLOUDINIT", "Another provisioner did not finish.", "cloud-init, azure-init or Ignition crashed or ended without provisioning.", "cloud-init status --long; cloud-init collect-logs"},
 		{"AZ-PROV-MEDIA", "The provisioning medium was not found or cannot be read.", "No DVD is attached, the kernel knows neither udf nor iso9660 and the reader found no valid file system, or the drive is broken.", "agentctl logs; set Provisioning.Media to the device or a directory; for images without provisioning set Provisioning.Agent=disabled"},
 		{"AZ-PROV-INPUT", "The provisioning document is not valid.", "ovf-env.xml is damaged, lacks something it must have, or contradicts itself.", "agentctl status names the element; create the machine again"},
 		{"AZ-PROV-ID", "The id of the machine cannot be read.", "/sys/class/dmi/id/product_uuid is missing or not readable.", "ls -l /sys/class/dmi/id/product_uuid; in a container, mount /sys"},
@@ -76,6 +77,7 @@ func Codes() []Code {
 		{"AZ-NET-PROXY", "A proxy is set that does not work.", "HttpProxy.Host or the environment names a proxy that refuses or is not there.", "agentctl config show --origin; the platform's own addresses are never sent to a proxy"},
 		{"AZ-NET-TLS", "The certificate of a server is not trusted.", "Something on the way opens TLS connections, or the list of authorities is old.", "install the authority of the proxy, or update ca-certificates"},
 		{"AZ-NET-DNS", "Names cannot be resolved.", "/etc/resolv.conf is empty or the server in it does not answer.", "resolvectl status; the host channel needs no DNS"},
+		{"AZ-NET-LEASE", "The machine lost its address when its DHCP lease was renewed.", "The DHCP server did not answer, or gave another address and the manager of the interface has not set it.", "networkctl status or nmcli device show; Provisioning.MonitorHostName=n leaves the lease alone"},
 		{"AZ-NET-ENDPOINT", "The endpoint from DHCP is not a platform.", "Option 245 names a machine that does not speak the protocol.", "the fixed address is tried next; Protocol.EndpointDiscovery=static skips DHCP"},
 
 		// What the platform says.
@@ -92,6 +94,7 @@ func Codes() []Code {
 		{"AZ-EXT-EXIT", "A command of the extension ended with an error.", "Its exit code is not zero (platform codes 1007 to 1010).", "agentctl logs EXTENSION"},
 		{"AZ-EXT-TIMEOUT", "A command of the extension did not end in time and was killed.", "Platform code 1011.", "agentctl logs EXTENSION shows the last output; agentctl retry EXTENSION"},
 		{"AZ-EXT-SIGNAL", "A command of the extension was killed by a signal.", "Out of memory (signal 9), or somebody killed it.", "journalctl -k | grep -i oom"},
+		{"AZ-EXT-REPORTED", "The extension itself says that it failed.", "Its status file says error; the message is the extension's own.", "agentctl ext show EXTENSION; agentctl logs EXTENSION"},
 		{"AZ-EXT-STATUS", "The extension's status file is not valid.", "It is not JSON or lacks what it must have (platform code 1012).", "tell its publisher; the file is in the extension's status directory"},
 		{"AZ-EXT-LIMBO", "The extension says transitioning, but nobody of it runs any more.", "Its process ended without writing a final status.", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
 		{"AZ-EXT-UNRESPONSIVE", "The extension's heartbeat is old.", "The handler promised a heartbeat and has not written one for ten minutes.", "agentctl logs EXTENSION"},

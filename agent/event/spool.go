@@ -240,6 +240,22 @@ func (s *Spool) Empty() error {
 	return err
 }
 
+// Size is how many events wait on disk, and their bytes.
+func (s *Spool) Size() (events int, bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return 0, 0
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".tld") {
+			events, bytes = events+1, bytes+fi.Size()
+		}
+	}
+	return events, bytes
+}
+
 // readOwned reads a regular file that somebody else wrote, without following
 // links or waiting on a pipe (asks S9), up to limit bytes.
 func readOwned(name string, limit int64) ([]byte, error) {

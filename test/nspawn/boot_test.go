@@ -99,7 +99,10 @@ func TestReboots(t *testing.T) {
 			} else if len(states) > reports && states[reports] != "Ready" {
 				t.Errorf("the second boot reported %s", states[reports])
 			}
-			m.once("install", "enable")
+			// Handlers are enabled at each boot.
+			m.await("the second enable", func() bool { return m.holds("[ $(grep -c enable /var/lib/probe/commands) -ge 2 ]") })
+			m.settled()
+			m.once("install", "enable", "enable")
 		})
 	}
 }

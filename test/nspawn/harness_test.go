@@ -15,10 +15,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -224,8 +226,14 @@ func (m *machine) write(name, text string) {
 }
 
 // bootScript runs in a mount namespace of its own, and in a process namespace:
-// the container does not end with nspawn, but with that.
+// the container does not end with nspawn, but with that. Each container has a
+// cgroup of its own, or several systemds would take one for theirs.
 const bootScript = `
+for h in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+	[ -e "$h/cgroup.procs" ] || continue
+	mkdir -p "$h/$3"
+	echo 0 >"$h/$3/cgroup.procs"
+done
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs -o mode=755 tmpfs /run/systemd/nspawn
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/tree"
@@ -246,7 +254,7 @@ func (m *machine) on() {
 	console, err := os.OpenFile(filepath.Join(m.dir, "console"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	m.must(err)
 	defer console.Close()
-	name := "m" + strings.TrimPrefix(strings.ReplaceAll(filepath.Base(m.dir), "azguest-vm-", ""), "-")
+	name := m.name()
 	m.nspawn = exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "sh", "-euc", bootScript,
 		"boot", m.dir, m.lower, name, m.card, m.vm.ID(), minor)
 	m.nspawn.Stdout, m.nspawn.Stderr = console, console
@@ -315,10 +323,34 @@ func (m *machine) cut() {
 		_ = m.nspawn.Process.Kill() // gone already, at worst
 		<-m.done
 		m.nspawn, m.leader = nil, 0
+		m.dropCgroups()
 	}
 	if m.loop != nil {
 		_ = m.loop.Close()
 		m.loop = nil
+	}
+}
+
+// name of the container, and of its cgroups.
+func (m *machine) name() string {
+	return "m" + strings.TrimPrefix(filepath.Base(m.dir), "azguest-vm-")
+}
+
+// dropCgroups removes what the container's systemd has left, which was killed.
+func (m *machine) dropCgroups() {
+	for _, h := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"} {
+		var dirs []string
+		top := filepath.Join(h, m.name())
+		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		slices.Reverse(dirs)
+		for _, d := range dirs {
+			_ = os.Remove(d) // an empty cgroup does no harm
+		}
 	}
 }
 
@@ -443,12 +475,15 @@ func (m *machine) oneReady(who string) {
 	}
 }
 
+// booted holds when systemd has nothing left to start.
+const booted = `systemctl is-system-running 2>/dev/null | grep -q -e running -e degraded`
+
 // settled waits until the machine has done all there is to do at a boot.
 func (m *machine) settled() {
 	m.t.Helper()
 	m.await("the end of the boot", func() bool {
 		m.alive()
-		return m.holds(`[ -z "$(systemctl list-jobs --no-legend)" ] && [ "$(agentctl status -o json | grep -c '"state": "starting"')" = 0 ]`)
+		return m.holds(booted+` && agentctl status >/dev/null; [ $? = 0 ]`) || m.status().Provisioning.State == "failed" && m.holds(booted)
 	})
 }
 

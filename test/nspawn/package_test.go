@@ -120,7 +120,7 @@ func TestRemoval(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, order{noCloudInit: true, asleep: true, packages: []bundles.Bundle{probePackage()}})
 	m.on()
-	m.await("the end of the boot", func() bool { m.alive(); return m.holds("[ -z \"$(systemctl list-jobs --no-legend)\" ]") })
+	m.await("the end of the boot", func() bool { m.alive(); return m.holds(booted) })
 	deb, err := filepath.Abs(theOneImage(t).deb)
 	m.must(err)
 	m.put(deb, "/root/newer.deb")
@@ -154,7 +154,7 @@ func TestRemoval(t *testing.T) {
 func ordered(line string) bool {
 	for _, prefix := range []string{
 		"/home/azureuser", "/etc/ssh/", "/etc/sudoers.d/", "/etc/subuid", "/etc/subgid", "/var/log/", "/var/cache/", "/var/lib/systemd/", "/var/lib/dpkg/",
-		"/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/run/systemd/", "/run/utmp", "/var/lib/sudo", "/var/lib/private",
+		"/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/run/systemd/", "/run/utmp", "/run/sshd", "/var/lib/sudo", "/var/lib/private",
 	} {
 		if strings.HasPrefix(line, prefix) && !strings.Contains(line, "azguest") && !strings.Contains(line, "waagent") && !strings.Contains(line, "azure-") && !strings.Contains(line, "azure.") {
 			return true

@@ -107,7 +107,8 @@ var (
 			return "", err
 		}
 		r.readyAt, r.ToReady = when, when.Sub(r.Machine.Started)
-		return fmt.Sprintf("power on to Ready received: %.1f s", r.ToReady.Seconds()), nil
+		return fmt.Sprintf("power on to Ready received: %.1f s; emulation took %.1f s of processor time, load %s",
+			r.ToReady.Seconds(), r.Machine.Processor().Seconds(), load()), nil
 	}}
 
 	// login says how long after Ready the first login worked: customers wait for
@@ -426,6 +427,13 @@ func (r *Run) leftovers(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return "no file, unit, slice or firewall table left", nil
+}
+
+// load is how busy this machine is, without which no figure means anything.
+func load() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	one, _, _ := strings.Cut(string(b), " ")
+	return one
 }
 
 func random(n int) string {

@@ -33,6 +33,10 @@ const usage = `usage: azguest <command> [flags]
   stop        stop the service
   cleanup     take the firewall rules away (packages do so before removal)
   version     print the version
+  generalize  prepare this machine for an image: --plan [--json], or
+              --yes [--shutdown] [--keep-user]
+  image       image verify ROOT [--profile marketplace|cis|immutable] [--json]
+  waagent     the command line of the classic agent
 
 flags of run and provision:
 `
@@ -50,6 +54,16 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 	switch cmd, rest := args[0], args[1:]; cmd {
 	case "run", "provision":
 		return run(cmd, rest, stderr)
+	case "waagent":
+		return waagent(rest, stdout, stderr)
+	case "generalize", "image":
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		t := tool("", stdout, stderr)
+		if cmd == "image" {
+			return t.Image(ctx, rest)
+		}
+		return t.Generalize(ctx, rest)
 	case "install", "uninstall", "start", "stop", "restart":
 		if err := agent.ControlService(cmd); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)
@@ -77,6 +91,56 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "azguest: unknown command %q\n%s", cmd, usage)
 		flags(&options{}, stderr).PrintDefaults()
 		return 2
+	}
+}
+
+// waagent is the command line of the classic agent.
+func waagent(args []string, stdout, stderr io.Writer) int {
+	w, err := agent.ParseWaagent(args)
+	if err != nil {
+		fmt.Fprintln(stderr, "azguest:", err)
+		return 2
+	}
+	if w.ConfigFile != "" {
+		if _, err := os.Stat(w.ConfigFile); err != nil {
+			fmt.Fprintln(stderr, "azguest:", err)
+			return 1
+		}
+	}
+	if w.Runs() {
+		var flags []string
+		if w.ConfigFile != "" {
+			flags = append(flags, "-config", w.ConfigFile)
+		}
+		if w.Verbose {
+			flags = append(flags, "-verbose")
+		}
+		return run("run", flags, stderr)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return tool(w.ConfigFile, stdout, stderr).Waagent(ctx, w)
+}
+
+// tool is what commands that are not the agent work with.
+func tool(conf string, stdout, stderr io.Writer) *agent.Tool {
+	// Collecting logs must cost a machine in trouble next to nothing (at most
+	// 16 MB, the program's own pages included).
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(25)
+	debug.SetMemoryLimit(8 << 20)
+	syscall.Umask(0o022)
+	paths := config.DefaultPaths()
+	if conf != "" {
+		paths.Main = []string{conf}
+	}
+	cfg, _, err := config.Load(paths)
+	if err != nil {
+		fmt.Fprintln(stderr, "azguest: configuration incomplete, going on with defaults:", err)
+	}
+	return &agent.Tool{
+		Version: version, Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
+		Service: agent.ControlService, Detach: host.Detach, In: os.Stdin, Out: stdout, Err: stderr,
 	}
 }
 
@@ -158,6 +222,8 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		Log:      log,
 		DieAfter: os.Getenv("AZGUEST_TEST_DIE_AFTER"),
 		LockFD:   lockFD,
+
+		ConfigFile: o.config,
 	})
 	if cfgErr != nil {
 		log.Error().Err(cfgErr).Msg("configuration incomplete, going on with defaults")

@@ -2,6 +2,7 @@
 # Background: enable starts a process that outlives it and keeps the output
 # open, as careless handlers do, and reports success only from there.
 HANDLER=Azguest.Samples.Background
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 log "$1 seq=$seq"
 case "$1" in

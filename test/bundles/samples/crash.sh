@@ -3,6 +3,7 @@
 # publicSettings.code (default 52), without a status. Commands that run before
 # there are settings obey a file named "crash" in the package.
 HANDLER=Azguest.Samples.Crash
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 when=$(public when)
 code=$(public code)

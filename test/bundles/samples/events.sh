@@ -1,6 +1,7 @@
 #!/bin/sh
 # Events: leaves a telemetry event in its events folder.
 HANDLER=Azguest.Samples.Events
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 case "$1" in
 enable)

@@ -2,6 +2,7 @@
 # Heartbeat: reports its own health in the heartbeat file. publicSettings.health
 # is ready (default) or notready; "none" writes no file.
 HANDLER=Azguest.Samples.Heartbeat
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 log "$1 seq=$seq"
 case "$1" in

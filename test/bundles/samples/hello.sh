@@ -1,6 +1,7 @@
 #!/bin/sh
 # Hello: greets, and says whether it could read its secrets.
 HANDLER=Azguest.Samples.Hello
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 version=$(cat version)
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Multi: a handler with several instances, told apart by ConfigExtensionName.
 HANDLER=Azguest.Samples.Multi
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 name=${ConfigExtensionName:-}
 log "$1 extension=$name seq=$seq"

@@ -2,6 +2,7 @@
 # Noisy: writes publicSettings.kilobytes (default 1024) to both streams,
 # some of it not text, and a status of the same size.
 HANDLER=Azguest.Samples.Noisy
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 [ "$1" = enable ] || exit 0
 kilobytes=$(public kilobytes)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Slow: enable takes publicSettings.seconds (default 20) and reports progress.
 HANDLER=Azguest.Samples.Slow
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 log "$1 seq=$seq"
 case "$1" in

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/azguest/azguest/agent/status"
+	"golang.org/x/sys/unix"
+)
+
+// clockPeriod is how often the clocks are compared.
+const clockPeriod = 30 * time.Second
+
+// Tolerances.
+const (
+	sleptMin = 2 * time.Second // CLOCK_BOOTTIME ahead of CLOCK_MONOTONIC: the machine slept
+	jumpMin  = 2 * time.Second // the wall clock against CLOCK_BOOTTIME: it was set
+	skewMax  = 5 * time.Minute // against the platform: signatures and tokens stop to work
+)
+
+// A reading is the three clocks at one moment. Mono stands still while the
+// machine sleeps, boot does not, wall is what somebody set.
+type reading struct {
+	wall       time.Time // without Go's monotonic part
+	mono, boot time.Duration
+}
+
+func readClocks() (reading, error) {
+	var mono, boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono); err != nil {
+		return reading{}, fmt.Errorf("read clock: %w", err)
+	}
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return reading{}, fmt.Errorf("read clock: %w", err)
+	}
+	return reading{time.Now().Round(0), time.Duration(mono.Nano()), time.Duration(boot.Nano())}, nil
+}
+
+// since says what happened between two readings: for how long the machine
+// slept, and by how much the wall clock was set (0: neither).
+func (now reading) since(then reading) (slept, jumped time.Duration) {
+	slept = (now.boot - then.boot) - (now.mono - then.mono)
+	if slept < sleptMin {
+		slept = 0
+	}
+	jumped = now.wall.Sub(then.wall) - (now.boot - then.boot)
+	if jumped.Abs() < jumpMin {
+		jumped = 0
+	}
+	return slept, jumped
+}
+
+// lookAtClock is the job that notices sleeps and jumps (asks U43). Deadlines
+// need nothing of it, they are kept by monotonic clocks; but what the
+// platform wants may have changed meanwhile, and people want to know.
+func (a *Agent) lookAtClock(context.Context) error {
+	now, err := readClocks()
+	if err != nil {
+		return err
+	}
+	then := a.clock
+	a.clock = now
+	if then.wall.IsZero() {
+		return nil
+	}
+	slept, jumped := now.since(then)
+	if slept == 0 && jumped == 0 {
+		return nil
+	}
+	a.board.set(func(s *status.Snapshot) {
+		if slept > 0 {
+			s.Clock.Suspends++
+		}
+		if jumped != 0 {
+			s.Clock.LastJump = now.wall.UTC()
+		}
+	})
+	if slept > 0 {
+		a.Log.Info().Dur("slept", slept).Msg("the machine slept")
+		a.board.note("machine", "slept for "+slept.Round(time.Second).String())
+	}
+	if jumped != 0 {
+		a.Log.Info().Dur("by", jumped).Msg("the clock was set")
+		a.board.note("clock", "set by "+jumped.Round(time.Second).String())
+	}
+	// The host may be another one now.
+	a.rep.force()
+	return nil
+}
+
+// fillClock judges the clock against the platform's.
+func fillClock(c *status.Clock, skew time.Duration, at time.Time, known bool) {
+	if c.State == "" {
+		c.State = status.Unknown
+	}
+	if !known {
+		return
+	}
+	c.State, c.SkewS, c.Problem = status.OK, float64(skew.Round(time.Second))/float64(time.Second), status.Problem{}
+	if skew.Abs() > skewMax {
+		c.State = status.Warn
+		c.Problem = status.Problem{Code: "AZ-CLOCK-SKEW", Since: at, Fix: "chronyc makestep, or timedatectl set-ntp true"}
+	}
+}

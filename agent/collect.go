@@ -1,0 +1,542 @@
+package agent
+
+import (
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of a collection of logs. The first two are the classic agent's
+// (spec/extensions §8.4); the rest keeps the collection from being the fault
+// it is to help with (asks U46).
+const (
+	collectFile   = 30 << 20  // of one file the end is kept
+	collectTotal  = 150 << 20 // before compression
+	collectZip    = 64 << 20
+	collectUpload = 8 << 20 // of the archive, when it goes to the host
+	collectFiles  = 4000
+	collectFree   = 16 << 20 // of the file system must be left
+	collectChunk  = 64 << 10
+)
+
+// collector makes an archive of logs for support. It streams: what it holds
+// in memory is one chunk of one file.
+type collector struct {
+	root host.Root
+	cfg  *config.Config
+	full bool
+
+	fileMax, total, zipMax int64
+	files                  int
+	now                    time.Time
+
+	lines    []string // of results.txt
+	left     []string // what was left out, and why
+	redacted int
+	zw       *zip.Writer
+	out      *counted
+}
+
+// source is something to collect: the files below dir, at most depth
+// directories down, that ok takes.
+type source struct {
+	dir   string
+	depth int
+	ok    func(rel string) (take bool, why string) // why: say so in the list of what was left out
+	full  bool                                     // only with -full
+}
+
+// sources is the table of what is collected, the most useful first: when the
+// archive is full, the rest is left out.
+func sources(cfg *config.Config) []source {
+	lib := cfg.Paths.Lib
+	all := func(string) (bool, string) { return true, "" }
+	named := func(patterns ...string) func(string) (bool, string) {
+		return func(rel string) (bool, string) {
+			return slices.ContainsFunc(patterns, func(p string) bool { m, _ := path.Match(p, rel); return m }), ""
+		}
+	}
+	list := []source{
+		{dir: "/run/azguest", ok: named("status.json")},
+		{dir: lib, depth: 2, ok: func(rel string) (bool, string) {
+			if m, _ := path.Match("*/config/*.settings", rel); m {
+				return false, "settings of an extension may hold secrets"
+			}
+			return named("waagent_status*.json", "provisioned", "*/status/*.status", "*/status/*/*.status", "*/config/HandlerState", "*/config/HandlerStatus", "*/heartbeat.log", "azguest/*.json", "azguest/*.jsonl")(rel)
+		}},
+		{dir: "/etc", depth: 1, ok: named("waagent.conf", "waagent.conf.d/*.conf")},
+		{dir: "/usr/lib", ok: named("os-release")},
+		{dir: "/proc", ok: named("meminfo", "loadavg", "uptime", "mounts", "swaps")},
+	}
+	if f := cfg.Logs.File; f != "" {
+		list = append(list, source{dir: path.Dir(f), ok: named(path.Base(f) + "*")})
+	}
+	return append(
+		list,
+		source{dir: cfg.Paths.ExtensionLogs, depth: 3, ok: all},
+		source{dir: "/var/log", ok: named("cloud-init.log", "dmesg", "boot.log", "kern.log", "syslog", "messages"), full: true},
+		source{dir: "/var/log", ok: named("cloud-init-output.log"), full: true},
+		source{dir: "/run/cloud-init", ok: named("status.json", "result.json", "ds-identify.log", "cloud-init-generator.log"), full: true},
+		source{dir: lib + "/history", depth: 1, ok: all, full: true},
+	)
+}
+
+// collect is -collect-logs: <Lib>/logcollector/logs.zip and results.txt.
+func (t *Tool) collect(ctx context.Context, w Waagent) error {
+	c := &collector{
+		root: t.Root, cfg: t.Config, full: w.Full, fileMax: collectFile, total: collectTotal, zipMax: collectZip, files: collectFiles, now: time.Now().UTC(),
+	}
+	if w.upload {
+		c.zipMax = collectUpload
+		// The job has given us a process group of our own.
+		_ = unix.Setpriority(unix.PRIO_PGRP, 0, 19)
+	}
+	name, err := c.run(ctx, t.Version)
+	if err != nil {
+		return fmt.Errorf("collect logs: %w", err)
+	}
+	fmt.Fprintf(t.Out, "Logs are in %s, what was left out in %s\n", name, path.Join(path.Dir(name), "results.txt"))
+	return nil
+}
+
+// run makes the archive and returns its name below the root.
+func (c *collector) run(ctx context.Context, version string) (name string, err error) {
+	dir := path.Join(c.cfg.Paths.Lib, "logcollector")
+	if err := c.root.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	d, err := os.Open(c.root.Path(dir))
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = d.Close() }() // lets go of the lock
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return "", fmt.Errorf("another collection is under way: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return "", err
+	}
+	if free := int64(st.Bavail)*st.Bsize - collectFree; free < c.zipMax {
+		if free < 1<<20 {
+			return "", fmt.Errorf("the disk has too little room: %w", unix.ENOSPC)
+		}
+		c.zipMax = free
+	}
+
+	name = path.Join(dir, "logs.zip")
+	part := c.root.Path(name) + ".part"
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(part)
+		}
+	}()
+	c.out = &counted{w: f}
+	c.zw = zip.NewWriter(c.out)
+	err = c.gather(ctx)
+	results := c.results(version)
+	if err == nil {
+		err = c.text("results.txt", results)
+	}
+	err = errors.Join(err, c.zw.Close(), f.Close())
+	if err == nil {
+		err = os.Rename(part, c.root.Path(name))
+	}
+	if err == nil {
+		err = c.root.WriteFile(path.Join(dir, "results.txt"), []byte(results), 0o600)
+	}
+	return name, err
+}
+
+func (c *collector) gather(ctx context.Context) error {
+	seen := map[string]bool{}
+	for _, s := range sources(c.cfg) {
+		if s.full && !c.full {
+			continue
+		}
+		if err := c.walk(ctx, s, seen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walk takes the files of one source. A directory is opened once and read
+// through its descriptor: no link inside leads out of it (asks S9).
+func (c *collector) walk(ctx context.Context, s source, seen map[string]bool) error {
+	top, err := os.OpenRoot(c.root.Path(s.dir))
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			c.leave(s.dir, err.Error())
+		}
+		return nil
+	}
+	defer func() { _ = top.Close() }()
+	return fs.WalkDir(top.FS(), ".", func(rel string, e fs.DirEntry, err error) error {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		full := path.Join(s.dir, rel)
+		if err != nil {
+			c.leave(full, "cannot be read: "+err.Error())
+			return nil
+		}
+		if e.IsDir() {
+			if rel != "." && strings.Count(rel, "/") >= s.depth {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		take, why := s.ok(rel)
+		if !take || seen[full] {
+			if why != "" {
+				c.leave(full, why)
+			}
+			return nil
+		}
+		seen[full] = true
+		switch {
+		case e.Type()&fs.ModeSymlink != 0 && s.dir != "/etc" && s.dir != "/proc":
+			c.leave(full, "a symbolic link")
+			return nil
+		case c.files <= 0:
+			c.leave(full, "too many files")
+			return nil
+		}
+		return c.file(top, rel, full)
+	})
+}
+
+// file adds one file. Only what stops the whole archive is an error.
+func (c *collector) file(top *os.Root, rel, full string) error {
+	f, err := top.OpenFile(rel, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		c.leave(full, "cannot be read: "+err.Error())
+		return nil
+	}
+	defer func() { _ = f.Close() }()
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		c.leave(full, "not a regular file")
+		return nil
+	}
+	room := min(c.fileMax, c.total)
+	switch {
+	case room < collectChunk && fi.Size() > room, c.out.n >= c.zipMax:
+		c.leave(full, fmt.Sprintf("the archive is full (%d bytes)", fi.Size()))
+		return nil
+	}
+	head := make([]byte, 8<<10)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.leave(full, "cannot be read: "+err.Error())
+		return nil
+	}
+	if bytes.IndexByte(head[:n], 0) >= 0 || bytes.HasPrefix(head[:n], []byte{0x1f, 0x8b}) {
+		// What nobody can look into, nobody can redact.
+		c.leave(full, fmt.Sprintf("not text (%d bytes)", fi.Size()))
+		return nil
+	}
+	from := max(0, fi.Size()-room)
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		c.leave(full, "cannot be read: "+err.Error())
+		return nil
+	}
+	h := &zip.FileHeader{Name: strings.TrimPrefix(full, "/"), Method: zip.Deflate, Modified: fi.ModTime()}
+	h.SetMode(0o600)
+	w, err := c.zw.CreateHeader(h)
+	if err != nil {
+		return err
+	}
+	c.files--
+	r := &scrubber{c: c, in: bufio.NewReaderSize(io.LimitReader(f, room), collectChunk), partial: from > 0}
+	size, rerr := r.copy(w)
+	c.total -= size
+	line := fmt.Sprintf("%10d %s", size, full)
+	switch {
+	case errors.Is(rerr, errFull):
+		line += " (cut: the archive is full)"
+	case errors.Is(rerr, errWrite):
+		return rerr
+	case rerr != nil:
+		line += " (cut: " + rerr.Error() + ")"
+	case from > 0:
+		line += fmt.Sprintf(" (the end of %d bytes)", fi.Size())
+	}
+	c.lines = append(c.lines, line)
+	return nil
+}
+
+func (c *collector) leave(name, why string) {
+	const most = 2000
+	switch n := len(c.left); {
+	case n < most:
+		c.left = append(c.left, secret.Redact(name+": "+why))
+	case n == most:
+		c.left = append(c.left, "and more")
+	}
+}
+
+func (c *collector) results(version string) string {
+	var b strings.Builder
+	kind := "normal"
+	if c.full {
+		kind = "full"
+	}
+	fmt.Fprintf(&b, "azguest %s, %s collection of %s\n", version, kind, c.now.Format(time.RFC3339))
+	fmt.Fprintf(&b, "of one file the last %d MiB, %d MiB altogether, %d secrets taken out\n", c.fileMax>>20, collectTotal>>20, c.redacted)
+	if m := peakMemory(); m != "" {
+		fmt.Fprintf(&b, "peak memory of the collection: %s\n", m)
+	}
+	b.WriteString("\nIn the archive:\n")
+	for _, l := range c.lines {
+		b.WriteString(l + "\n")
+	}
+	b.WriteString("\nLeft out:\n")
+	for _, l := range c.left {
+		b.WriteString("  " + l + "\n")
+	}
+	return b.String()
+}
+
+// peakMemory is the largest resident set of this process so far.
+func peakMemory() string {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil || runtime.GOOS != "linux" {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return ""
+}
+
+func (c *collector) text(name, data string) error {
+	w, err := c.zw.Create(name)
+	if err == nil {
+		_, err = io.WriteString(w, data)
+	}
+	return err
+}
+
+// counted knows how large the archive is already.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+var (
+	errFull  = errors.New("the archive is full")
+	errWrite = errors.New("write the archive")
+)
+
+// scrubber copies text without the secrets in it.
+type scrubber struct {
+	c       *collector
+	in      *bufio.Reader
+	partial bool // begins in the middle of a line
+	key     bool // inside of a private key
+}
+
+func (r *scrubber) copy(w io.Writer) (size int64, err error) {
+	for {
+		b, rerr := r.in.Peek(collectChunk)
+		if len(b) == 0 {
+			if errors.Is(rerr, io.EOF) {
+				rerr = nil
+			}
+			return size, rerr
+		}
+		n := len(b)
+		var out string
+		if rerr == nil { // more follows: a secret must not lie on the seam
+			if n = seam(b); n == 0 {
+				n, out = len(b), fmt.Sprintf("[%d bytes without a break left out]\n", len(b))
+			}
+		}
+		if r.partial {
+			i := bytes.IndexByte(b[:n], '\n') + 1
+			if i == 0 {
+				i = n
+			}
+			b, out, r.partial = b[i:], "", false
+			n -= i
+			r.skip(i)
+		}
+		if out == "" {
+			out = r.clean(string(b[:n]))
+		}
+		r.skip(n)
+		if r.c.out.n >= r.c.zipMax {
+			return size, errFull
+		}
+		m, werr := io.WriteString(w, out)
+		size += int64(m)
+		if werr != nil {
+			return size, fmt.Errorf("%w: %w", errWrite, werr)
+		}
+	}
+}
+
+// skip goes on by what was peeked at.
+func (r *scrubber) skip(n int) { _, _ = r.in.Discard(n) }
+
+// seam is where a chunk can be cut: behind a line, or in JSON and XML of one
+// line behind something that no name of a value stands before; 0 if nowhere.
+func seam(b []byte) int {
+	for _, s := range []string{"\n", `},`, `",`, `><`, ", ", "; "} {
+		if i := bytes.LastIndex(b, []byte(s)); i > 0 {
+			return i + max(1, len(s)-1)
+		}
+	}
+	return 0
+}
+
+// named finds values whose name says that they are secret, as JSON (escaped
+// or not), as key=value, as a header or on a command line.
+var named = regexp.MustCompile(`(?i)([\w.-]*(?:password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credentials?|connectionstring|protectedsettings)\\*["']?\s*[:=]\s*)(\\*"(?:[^"\\]|\\[^"])*\\*"|'[^']*'|(?:(?:bearer|basic|sharedkey|sharedkeylite)\s+)?[^\s,;"'&<>}\]]+)`)
+
+// userinfo finds credentials in an address.
+var userinfo = regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^/\s"'<>@]+@`)
+
+func (r *scrubber) clean(s string) string {
+	s = r.keys(s)
+	out := secret.Redact(s)
+	out = userinfo.ReplaceAllString(out, "${1}<redacted>@")
+	out = named.ReplaceAllStringFunc(out, func(m string) string {
+		p := named.FindStringSubmatch(m)
+		switch strings.ToLower(strings.Trim(p[2], `\"'`)) {
+		case "", "y", "n", "true", "false", "null", "none", "<redacted>", "redacted", "[redacted]":
+			return m // a switch, or done already
+		}
+		r.c.redacted++
+		return p[1] + "<redacted>"
+	})
+	return out
+}
+
+// keys takes private keys out, which may be longer than a chunk.
+func (r *scrubber) keys(s string) string {
+	if !r.key && !strings.Contains(s, "PRIVATE KEY-----") {
+		return s
+	}
+	var b strings.Builder
+	for s != "" {
+		if r.key {
+			_, rest, ok := strings.Cut(s, "-----END ")
+			if !ok {
+				return b.String()
+			}
+			r.key, s = false, rest
+			continue
+		}
+		before, rest, ok := strings.Cut(s, "-----BEGIN ")
+		b.WriteString(before)
+		if !ok {
+			break
+		}
+		kind, after, whole := strings.Cut(rest, "-----")
+		if whole && strings.HasSuffix(kind, "PRIVATE KEY") {
+			b.WriteString("<private key redacted>")
+			r.c.redacted++
+			r.key = true
+			s = after
+			continue
+		}
+		b.WriteString("-----BEGIN ")
+		s = rest
+	}
+	return b.String()
+}
+
+// shipLogs is the job that uploads logs for support. It is not the default:
+// logs leave the machine only where a configuration file says Logs.Collect=y
+// in so many words (asks U46).
+func (a *Agent) shipLogs(ctx context.Context) error {
+	if !a.logsDue(time.Now()) {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the own program: %w", err)
+	}
+	args := []string{"waagent", "-collect-logs", "-" + forUpload}
+	if a.ConfigFile != "" {
+		args = append(args, "-configuration-path:"+a.ConfigFile)
+	}
+	// A process of its own, with the lowest priority: what it needs is gone
+	// when it ends, and the agent goes on meanwhile.
+	if _, err := a.Runner.Run(ctx, host.Cmd{Name: self, Args: args, Timeout: 5 * time.Minute}); err != nil {
+		return fmt.Errorf("collect logs: %w", err)
+	}
+	b, err := readAtMost(a.Root.Path(path.Join(a.cfg.Paths.Lib, "logcollector", "logs.zip")), 2*collectUpload)
+	if err != nil {
+		return fmt.Errorf("collect logs: %w", err)
+	}
+	if err := a.platform.UploadLogs(ctx, b); err != nil {
+		return fmt.Errorf("upload logs: %w", err)
+	}
+	a.Log.Info().Int("bytes", len(b)).Msg("logs uploaded for support")
+	return nil
+}
+
+func readAtMost(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(filepath.Clean(name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return b, err
+}
+
+// shipsLogs: a default is no consent.
+func (a *Agent) shipsLogs() bool {
+	return a.cfg.Logs.Collect && a.cfg.Origin("Logs.Collect").File != ""
+}
+
+// logsDue keeps the period: the first time some minutes after the start. A
+// failure waits for the next period.
+func (a *Agent) logsDue(now time.Time) bool {
+	if a.nextLogs.IsZero() {
+		a.nextLogs = a.started.Add(a.cfg.Logs.CollectDelay)
+	}
+	if now.Before(a.nextLogs) {
+		return false
+	}
+	a.nextLogs = now.Add(a.cfg.Logs.CollectPeriod)
+	return true
+}

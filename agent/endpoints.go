@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/azguest/azguest/agent/doctor"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/protocol/platform"
+)
+
+const (
+	// flaky is how many failures in a row make an endpoint a fault: one may
+	// be a live migration.
+	flaky = 2
+	// askAgain is the pause between two questions to an endpoint that fails
+	// and that nobody has a use for at the moment: without them it would be
+	// called broken for ever. Twelve in an hour are within asks U19.
+	askAgain = 5 * time.Minute
+)
+
+// fillEndpoints puts what the platform client knows into a snapshot.
+func (a *Agent) fillEndpoints(s *status.Snapshot) {
+	s.Endpoints = nil
+	for _, f := range a.platform.Endpoints() {
+		s.Endpoints = append(s.Endpoints, endpoint(f))
+	}
+	s.Platform.EndpointFrom = a.platform.EndpointFrom()
+	s.Platform.VMSettings = status.VMSettings{Supported: a.platform.FastTrack(), Version: a.platform.HostVersion()}
+	skew, at, known := a.platform.Skew()
+	fillClock(&s.Clock, skew, at, known)
+}
+
+// endpoint judges one endpoint.
+func endpoint(f platform.EndpointFact) status.Endpoint {
+	e := status.Endpoint{
+		Name: f.Name, URL: f.URL, Via: f.Via, Proxy: f.Proxy, State: status.OK,
+		LatencyS: float64(f.Latency.Round(100*time.Microsecond)) / float64(time.Second),
+		LastOK:   f.LastOK, LastError: f.Err, Why: why(f.Name),
+	}
+	if !f.Failing() {
+		return e
+	}
+	e.State = status.Warn
+	if f.Failures < flaky && !f.LastOK.IsZero() {
+		return e // once is no fault yet
+	}
+	if f.Name == platform.WireServer {
+		e.State = status.Error
+	}
+	code := endpointCode(f.Name, f.Fault)
+	fix := "agentctl doctor"
+	if c, ok := doctor.Lookup(code); ok {
+		fix = c.Fix
+	}
+	e.Problem = status.Problem{Code: code, Since: f.Since, Fix: fix}
+	return e
+}
+
+// endpointCode names what keeps an endpoint from answering.
+func endpointCode(name, fault string) string {
+	switch fault {
+	case platform.FaultRoute:
+		return "AZ-NET-NOROUTE"
+	case platform.FaultBlocked:
+		return "AZ-FW-BLOCKED"
+	}
+	switch name {
+	case platform.WireServer:
+		return "AZ-NET-WIRESERVER"
+	case platform.HostPlugin:
+		return "AZ-NET-HOSTPLUGIN"
+	case platform.Metadata:
+		return "AZ-NET-IMDS"
+	}
+	switch fault {
+	case platform.FaultProxy:
+		return "AZ-NET-PROXY"
+	case platform.FaultTLS:
+		return "AZ-NET-TLS"
+	case platform.FaultDNS:
+		return "AZ-NET-DNS"
+	}
+	return "AZ-NET-STORAGE"
+}
+
+// why is what an endpoint is needed for.
+func why(name string) string {
+	return map[string]string{
+		platform.WireServer: "goal state, certificates, health reports",
+		platform.HostPlugin: "status reports, fast-track goal state, packages",
+		platform.Metadata:   "names for telemetry; provisioning without a medium",
+		platform.Storage:    "packages and status, if the host does not relay them",
+	}[name]
+}
+
+// lookAgain is the job that asks failing endpoints whether they are back.
+func (a *Agent) lookAgain(ctx context.Context) error {
+	var names []string
+	for _, f := range a.platform.Endpoints() {
+		if f.Failing() && f.Name != platform.Storage && time.Since(f.LastFail) >= askAgain-time.Second {
+			names = append(names, f.Name)
+		}
+	}
+	if len(names) > 0 {
+		a.platform.Probe(ctx, names...)
+		a.board.poke()
+	}
+	return nil
+}
+
+// platformCode says what a failed poll failed by: the way there, or what
+// came back.
+func (a *Agent) platformCode() string {
+	for _, f := range a.platform.Endpoints() {
+		if f.Name == platform.WireServer && f.Failing() && f.Fault != platform.FaultStatus {
+			return endpointCode(f.Name, f.Fault)
+		}
+	}
+	return "AZ-PLAT-GOALSTATE"
+}
+
+// fixOf is the table's advice.
+func fixOf(code string) string {
+	c, _ := doctor.Lookup(code)
+	return cmp.Or(c.Fix, "agentctl explain "+code)
+}

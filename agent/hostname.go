@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/provisioning"
+)
+
+// monitorHostName is the job behind Provisioning.MonitorHostName: a host
+// name that was changed on the running machine is kept for the next boot and
+// told to the DHCP server, from which the platform's DNS has it. No
+// interface is ever taken down for that (asks U14): whatever manages the
+// interface renews its lease, or nobody does.
+func (a *Agent) monitorHostName(ctx context.Context) error {
+	if a.Kernel.HostName == nil || !a.gate.opened.Load() {
+		return nil // the machine is being given its name
+	}
+	now, err := a.Kernel.HostName()
+	if err != nil {
+		return fmt.Errorf("look at the host name: %w", err)
+	}
+	record := path.Join(a.cfg.Paths.Lib, "published_hostname")
+	known, ok := a.knownHostName(record)
+	if !ok {
+		// Nothing to compare with: what there is, is what was published.
+		if err := a.Root.WriteFile(record, []byte(now), 0o644); err != nil {
+			return fmt.Errorf("remember the host name: %w", err)
+		}
+		return nil
+	}
+	if now == known || now == "" || now == "localhost" || now == "(none)" {
+		return nil // a machine between two names has none to publish
+	}
+	if err := provisioning.CheckHostName(now); err != nil {
+		if a.badName != now {
+			a.badName = now
+			a.Log.Warn().Err(err).Str("name", now).Msg("the new host name is not published")
+		}
+		return nil
+	}
+	sys := a.system()
+	facts, err := provisioning.Gather(ctx, sys, a.provisioningOptions())
+	if err != nil {
+		return fmt.Errorf("publish the host name: %w", err)
+	}
+	step := provisioning.SetHostName{Name: now, Old: known, Hosts: !facts.ResolvesSelf, Record: record, Restorecon: facts.Restorecon}
+	if err := step.Apply(ctx, sys); err != nil {
+		return err
+	}
+	a.board.set(func(s *status.Snapshot) { s.VM.Name = now })
+	a.board.note("host name", "changed from "+known+" to "+now)
+	how, err := a.renewLease(ctx)
+	a.Log.Info().Err(err).Str("from", known).Str("to", now).Str("lease", how).Msg("host name changed")
+	return nil // the name is kept; the next renewal by itself will tell it
+}
+
+// knownHostName is the name that was published last. Where cloud-init gave
+// the machine its name, that is it (spec/provisioning §3.3).
+func (a *Agent) knownHostName(record string) (string, bool) {
+	if b, err := a.Root.ReadFile(record); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), true
+	}
+	b, err := a.Root.ReadFile("/var/lib/cloud/data/set-hostname")
+	if err != nil {
+		return "", false
+	}
+	var doc struct {
+		Hostname string `json:"hostname"`
+	}
+	if err := json.Unmarshal(b, &doc); err != nil || doc.Hostname == "" {
+		return "", false
+	}
+	return doc.Hostname, true
+}
+
+// renewal is how to have a lease renewed without taking the link down.
+type renewal struct {
+	by  string // who manages the interface; "" if nobody that can
+	cmd host.Cmd
+}
+
+// planRenewal finds out who manages an interface by what it left under /run,
+// never by the name of the distribution. dhclient and wicked can renew only
+// by giving the address back first, so they are left in peace.
+func planRenewal(r host.Root, name string, index int) renewal {
+	n := strconv.Itoa(index)
+	cmd := func(name string, args ...string) host.Cmd {
+		return host.Cmd{Name: name, Args: args, Timeout: time.Minute}
+	}
+	if b, err := r.ReadFile("/run/systemd/netif/links/" + n); err == nil && strings.Contains(string(b), "ADMIN_STATE=configured") {
+		return renewal{"systemd-networkd", cmd("networkctl", "renew", name)}
+	}
+	if b, err := r.ReadFile("/run/NetworkManager/devices/" + n); err == nil && strings.Contains(string(b), "managed=true") {
+		return renewal{"NetworkManager", cmd("nmcli", "--wait", "30", "device", "reapply", name)}
+	}
+	for _, f := range []string{"/run/dhcpcd/pid", "/run/dhcpcd.pid", "/run/dhcpcd/" + name + ".pid", "/run/dhcpcd-" + name + ".pid"} {
+		if r.Exists(f) {
+			return renewal{"dhcpcd", cmd("dhcpcd", "--rebind", name)}
+		}
+	}
+	return renewal{}
+}
+
+// defaultInterface is the one with the default route.
+func defaultInterface(r host.Root) string {
+	b, err := r.ReadFile("/proc/net/route")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" {
+			return f[0]
+		}
+	}
+	return ""
+}
+
+// renewLease asks for it, and looks whether the machine still has an address
+// afterwards.
+func (a *Agent) renewLease(ctx context.Context) (how string, err error) {
+	name := defaultInterface(a.Root)
+	if name == "" {
+		return "no default route", nil
+	}
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return "not renewed", fmt.Errorf("renew the lease of %s: %w", name, err)
+	}
+	p := planRenewal(a.Root, name, i.Index)
+	if p.by == "" {
+		return "not renewed: nobody who manages " + name + " can do it without taking the address away", nil
+	}
+	if _, err := a.Runner.Run(ctx, p.cmd); err != nil {
+		return "not renewed", fmt.Errorf("renew the lease of %s: %w", name, err)
+	}
+	if err := hasAddress(ctx, i); err != nil {
+		a.board.problem("network", "AZ-NET-LEASE", "journalctl -b; "+p.by, err)
+		return "renewed by " + p.by, err
+	}
+	return "renewed by " + p.by, nil
+}
+
+// hasAddress waits until the interface has an address again, if it lost it.
+func hasAddress(ctx context.Context, i *net.Interface) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("30 s without one"))
+	defer cancel()
+	for {
+		addrs, err := i.Addrs()
+		if err == nil && len(addrs) > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("%s has no address after its lease was renewed: %w", i.Name, context.Cause(ctx)), err)
+		case <-time.After(time.Second):
+		}
+	}
+}

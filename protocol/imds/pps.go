@@ -1,0 +1,71 @@
+package imds
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/web"
+)
+
+// Versions and bounds of what pre-provisioned VMs ask (spec/provisioning
+// §4.7).
+const (
+	extendedVersion    = "2021-08-01"
+	reprovisionVersion = "2019-06-01"
+	reprovisionLimit   = 4 << 20
+	reprovisionTimeout = 30 * time.Second
+)
+
+// Extended is what the service tells beyond the instance document.
+type Extended struct {
+	PPSType       string // None, Running, Savable, PreprovisionedOSDisk; "" if it does not say
+	HasCustomData bool
+}
+
+// Extended asks once and quickly: a machine that boots waits for the answer.
+func (c *Client) Extended(ctx context.Context, timeout time.Duration) (Extended, error) {
+	resp, err := c.web.Once(ctx, web.Request{
+		Op: "imds", URL: "http://" + Address + "/metadata/instance?api-version=" + extendedVersion + "&extended=true",
+		Header: http.Header{"Metadata": {"true"}}, Timeout: timeout, Limit: 1 << 20,
+	})
+	if err != nil {
+		return Extended{}, fmt.Errorf("ask the metadata service for more: %w", err)
+	}
+	var doc struct {
+		Extended struct {
+			Compute struct {
+				HasCustomData flag
+				PPSType       string
+			}
+		}
+	}
+	if err := json.Unmarshal(resp.Body, &doc); err != nil {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
+			return Extended{}, &protocol.DocumentError{Doc: "metadata", Err: errors.New("not JSON")}
+		}
+	}
+	return Extended{doc.Extended.Compute.PPSType, bool(doc.Extended.Compute.HasCustomData)}, nil
+}
+
+// Reprovision asks once for the document of whom a pooled VM was given to.
+// While it waits in its pool, that is an error like any other (404, 410, 429,
+// 500, no connection): the caller asks again, as often as it likes.
+func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
+	resp, err := c.web.Once(ctx, web.Request{
+		Op: "reprovisiondata", URL: "http://" + Address + "/metadata/reprovisiondata?api-version=" + reprovisionVersion,
+		Header: http.Header{"Metadata": {"true"}}, Timeout: reprovisionTimeout, Limit: reprovisionLimit,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask for the reprovisioning document: %w", err)
+	}
+	if len(bytes.TrimSpace(resp.Body)) == 0 {
+		return nil, &protocol.DocumentError{Doc: "reprovisiondata", Err: errors.New("empty")}
+	}
+	return resp.Body, nil
+}

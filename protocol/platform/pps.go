@@ -1,0 +1,35 @@
+package platform
+
+import (
+	"context"
+	"time"
+
+	"github.com/azguest/azguest/protocol/imds"
+)
+
+// Extended asks the metadata service, once, for what a first boot must know
+// of a pooled VM.
+func (c *Client) Extended(ctx context.Context, timeout time.Duration) (imds.Extended, error) {
+	return c.meta.Extended(ctx, timeout)
+}
+
+// Reprovision asks the metadata service, once, for the document of a pooled
+// VM's new owner (spec/provisioning §4.7). Connections from before the change
+// of network lead nowhere, so none is kept after a failure.
+func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
+	b, err := c.meta.Reprovision(ctx)
+	if err != nil {
+		c.near.Close()
+	}
+	return b, err
+}
+
+// Reordered forgets what belongs to the machine as it was in its pool: the
+// metadata and the names the platform had for it.
+func (c *Client) Reordered() {
+	c.near.Close()
+	c.mu.Lock()
+	c.instance, c.asked = nil, time.Time{}
+	c.ids.InstanceID = "" // the next health report asks anew
+	c.mu.Unlock()
+}
