@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/azguest/azguest/agent/status"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/status"
 )
 
 // clockPeriod is how often the clocks are compared.
@@ -14,9 +15,9 @@ const clockPeriod = 30 * time.Second
 
 // Tolerances.
 const (
-	sleptMin = 2 * time.Second // CLOCK_BOOTTIME ahead of CLOCK_MONOTONIC: the machine slept
-	jumpMin  = 2 * time.Second // the wall clock against CLOCK_BOOTTIME: it was set
-	skewMax  = 5 * time.Minute // against the platform: signatures and tokens stop to work
+	leastSleep = 2 * time.Second // CLOCK_BOOTTIME ahead of CLOCK_MONOTONIC: the machine slept
+	leastJump  = 2 * time.Second // the wall clock against CLOCK_BOOTTIME: it was set
+	skewMax    = 5 * time.Minute // against the platform: signatures and tokens stop to work
 )
 
 // A reading is the three clocks at one moment. Mono stands still while the
@@ -41,11 +42,11 @@ func readClocks() (reading, error) {
 // slept, and by how much the wall clock was set (0: neither).
 func (now reading) since(then reading) (slept, jumped time.Duration) {
 	slept = (now.boot - then.boot) - (now.mono - then.mono)
-	if slept < sleptMin {
+	if slept < leastSleep {
 		slept = 0
 	}
 	jumped = now.wall.Sub(then.wall) - (now.boot - then.boot)
-	if jumped.Abs() < jumpMin {
+	if jumped.Abs() < leastJump {
 		jumped = 0
 	}
 	return slept, jumped

@@ -18,10 +18,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
-	"golang.org/x/sys/unix"
 )
 
 // Bounds of a collection of logs. The first two are the classic agent's
@@ -201,7 +202,7 @@ func (c *collector) walk(ctx context.Context, s source, seen map[string]bool) er
 		full := path.Join(s.dir, rel)
 		if err != nil {
 			c.leave(full, "cannot be read: "+err.Error())
-			return nil
+			return nil //nolint:nilerr // one file that can't be read is noted, the rest is collected
 		}
 		if e.IsDir() {
 			if rel != "." && strings.Count(rel, "/") >= s.depth {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/firewall"
@@ -19,7 +21,6 @@ import (
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/generalize"
-	"github.com/rs/zerolog"
 )
 
 // Exit codes of the commands in this file. The classic agent ends with 0

@@ -46,7 +46,7 @@ func (a *Agent) resourceDisk(ctx context.Context) error {
 	}
 	err := a.prepareDisk(ctx)
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // ended on purpose; the next boot looks again
 	}
 	if err != nil {
 		a.Log.Warn().Err(err).Str("code", codeDisk).Msg("resource disk")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,10 +104,8 @@ func planRenewal(r host.Root, name string, index int) renewal {
 	if b, err := r.ReadFile("/run/NetworkManager/devices/" + n); err == nil && strings.Contains(string(b), "managed=true") {
 		return renewal{"NetworkManager", cmd("nmcli", "--wait", "30", "device", "reapply", name)}
 	}
-	for _, f := range []string{"/run/dhcpcd/pid", "/run/dhcpcd.pid", "/run/dhcpcd/" + name + ".pid", "/run/dhcpcd-" + name + ".pid"} {
-		if r.Exists(f) {
-			return renewal{"dhcpcd", cmd("dhcpcd", "--rebind", name)}
-		}
+	if slices.ContainsFunc([]string{"/run/dhcpcd/pid", "/run/dhcpcd.pid", "/run/dhcpcd/" + name + ".pid", "/run/dhcpcd-" + name + ".pid"}, r.Exists) {
+		return renewal{"dhcpcd", cmd("dhcpcd", "--rebind", name)}
 	}
 	return renewal{}
 }

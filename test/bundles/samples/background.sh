@@ -1,6 +1,7 @@
 #!/bin/sh
 # Background: enable starts a process that outlives it and keeps the output
 # open, as careless handlers do, and reports success only from there.
+# shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Background
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Heartbeat: reports its own health in the heartbeat file. publicSettings.health
 # is ready (default) or notready; "none" writes no file.
+# shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Heartbeat
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"

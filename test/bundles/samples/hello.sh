@@ -1,5 +1,6 @@
 #!/bin/sh
 # Hello: greets, and says whether it could read its secrets.
+# shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Hello
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"

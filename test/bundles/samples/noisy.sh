@@ -1,6 +1,7 @@
 #!/bin/sh
 # Noisy: writes publicSettings.kilobytes (default 1024) to both streams,
 # some of it not text, and a status of the same size.
+# shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Noisy
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Slow: enable takes publicSettings.seconds (default 20) and reports progress.
+# shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Slow
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
