@@ -73,6 +73,8 @@ type Agent struct {
 	hold       hold
 	gate       gate
 	access     access
+	asked      asked
+	clock      reading // of the last look; only the clock job uses it
 	upd        updater
 }
 
@@ -107,6 +109,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	a.showPolicy()
 	notify("READY=1")
 	service := ctx
 	life, end := context.WithCancelCause(ctx)
@@ -186,6 +189,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		return nil, err
 	}
 	a.sweep()
+	restarts, ended := a.countLife()
 	a.board.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())
 		if terr != nil {
@@ -193,7 +197,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		}
 		s.Agent = status.Agent{
 			Version: a.Version, PID: os.Getpid(), StartTicks: ticks, Started: a.started, BootID: a.Root.BootID(),
-			Unit: ServiceName + ".service", Update: status.Update{Mode: a.cfg.Update.Mode, Channel: a.cfg.Update.Channel, Pinned: a.cfg.Update.Pin},
+			Restarts: restarts, Unit: ServiceName + ".service", Update: status.Update{Mode: a.cfg.Update.Mode, Channel: a.cfg.Update.Channel, Pinned: a.cfg.Update.Pin},
 		}
 		s.VM = a.vm()
 		s.Telemetry.Enabled = a.cfg.Telemetry.Enabled
@@ -213,6 +217,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		if a.upd.kept {
 			return
 		}
+		ended()
 		if err := lock.Release(); err != nil {
 			a.Log.Warn().Err(err).Msg("release lock")
 		}

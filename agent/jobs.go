@@ -32,6 +32,8 @@ func (a *Agent) jobs() []job {
 		{"firewall", a.cfg.OS.FirewallPeriod, a.guard},
 		{"host-health", time.Minute, a.beat},
 		{"memory", 30 * time.Second, a.trim},
+		{"clock", clockPeriod, a.lookAtClock},
+		{"endpoints", askAgain, a.lookAgain},
 		{"measure", 5 * time.Minute, a.measure},
 		{"housekeeping", time.Hour, a.tidy},
 		{"self-update", a.updateEvery(), a.selfUpdate},

@@ -180,6 +180,6 @@ func (a *Agent) newManager() *extensions.Manager {
 		Mode: e.Mode, IgnoreHold: !e.OverProvisioning, Features: []string{"MultipleExtensionsPerHandler"},
 		PolicyFile: a.cfg.Policy.File, PolicyMode: a.cfg.Policy.Mode,
 		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
-		Gate:   a.whyWait, StatusPoll: e.StatusPoll,
+		Gate:   a.whyWait, StatusPoll: e.StatusPoll, EnableEveryStart: e.EnableEveryStart,
 	})
 }

@@ -38,6 +38,7 @@ type Extensions struct {
 	ExecDir             string        // where packages are unpacked; empty: Paths.Lib
 	SignatureValidation bool
 	TrustRoots          string        // directory of PEM files: who may sign packages
+	EnableEveryStart    bool          // enable everything at each start of the agent, as the classic one
 	StatusPoll          time.Duration // slow look at status files behind inotify
 }
 

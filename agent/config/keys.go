@@ -44,6 +44,7 @@ func Keys() []Key {
 		{Name: "Extensions.ExecDir", Kind: Path, Own: true, Doc: "where packages are unpacked and run when Lib.Dir is on a noexec file system; default Lib.Dir", at: func(c *Config) any { return &c.Extensions.ExecDir }},
 		{Name: "Extensions.PolicyMode", Kind: Enum, Own: true, Choices: []string{PolicyOff, PolicyAudit, PolicyEnforce}, Doc: "off, audit (log what would be denied), enforce; default enforce with Debug.EnableExtensionPolicy=y, else off", at: func(c *Config) any { return &c.Policy.Mode }},
 		{Name: "Extensions.TrustRoots", Kind: Path, Default: "/etc/azguest/trust.d", Own: true, Doc: "directory of authorities (PEM) that may sign packages of extensions; the policy says which ones must be signed", at: func(c *Config) any { return &c.Extensions.TrustRoots }},
+		{Name: "Extensions.EnableEveryStart", Kind: Switch, Default: "n", Own: true, Doc: "enable every extension at each start of the agent, as the classic agent does; n: only when something changed, after a boot and after an upgrade", at: func(c *Config) any { return &c.Extensions.EnableEveryStart }},
 		{Name: "Extensions.StatusPollPeriod", Kind: Seconds, Default: "15", Min: 1, Own: true, Doc: "slow look at status files, behind inotify", at: func(c *Config) any { return &c.Extensions.StatusPoll }},
 		{Name: "Extension.LogDir", Kind: Path, Default: "/var/log/azure", Doc: "logs of extensions", at: func(c *Config) any { return &c.Paths.ExtensionLogs }},
 
