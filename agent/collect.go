@@ -272,7 +272,7 @@ func (c *collector) file(top *os.Root, rel, full string) error {
 		return err
 	}
 	c.files--
-	r := &scrubber{c: c, in: bufio.NewReaderSize(io.LimitReader(f, room), collectChunk), partial: from > 0}
+	r := newScrubber(c, io.LimitReader(f, room), from > 0)
 	size, rerr := r.copy(w)
 	c.total -= size
 	line := fmt.Sprintf("%10d %s", size, full)
@@ -365,8 +365,12 @@ var (
 type scrubber struct {
 	c       *collector
 	in      *bufio.Reader
-	partial bool // begins in the middle of a line
+	partial bool // in the middle of a line that is not copied
 	key     bool // inside of a private key
+}
+
+func newScrubber(c *collector, in io.Reader, partial bool) *scrubber {
+	return &scrubber{c: c, in: bufio.NewReaderSize(in, collectChunk), partial: partial}
 }
 
 func (r *scrubber) copy(w io.Writer) (size int64, err error) {
@@ -379,20 +383,19 @@ func (r *scrubber) copy(w io.Writer) (size int64, err error) {
 			return size, rerr
 		}
 		n := len(b)
+		if r.partial { // up to the next line
+			if n = bytes.IndexByte(b, '\n') + 1; n == 0 {
+				n = len(b)
+			}
+			r.partial = b[n-1] != '\n'
+			r.skip(n)
+			continue
+		}
 		var out string
 		if rerr == nil { // more follows: a secret must not lie on the seam
 			if n = seam(b); n == 0 {
-				n, out = len(b), fmt.Sprintf("[%d bytes without a break left out]\n", len(b))
+				n, out, r.partial = len(b), "[a line without a break left out]\n", true
 			}
-		}
-		if r.partial {
-			i := bytes.IndexByte(b[:n], '\n') + 1
-			if i == 0 {
-				i = n
-			}
-			b, out, r.partial = b[i:], "", false
-			n -= i
-			r.skip(i)
 		}
 		if out == "" {
 			out = r.clean(string(b[:n]))
@@ -425,16 +428,38 @@ func seam(b []byte) int {
 
 // named finds values whose name says that they are secret, as JSON (escaped
 // or not), as key=value, as a header or on a command line.
-var named = regexp.MustCompile(`(?i)([\w.-]*(?:password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credentials?|connectionstring|protectedsettings)\\*["']?\s*[:=]\s*)(\\*"(?:[^"\\]|\\[^"])*\\*"|'[^']*'|(?:(?:bearer|basic|sharedkey|sharedkeylite)\s+)?[^\s,;"'&<>}\]]+)`)
+var named = regexp.MustCompile(`(?i)((?:password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credentials?|connectionstring|protectedsettings)\\*["']?\s*[:=]\s*)(\\*"(?:[^"\\]|\\[^"])*\\*"|'[^']*'|(?:(?:bearer|basic|sharedkey|sharedkeylite)\s+)?[^\s,;"'&<>}\]]+)`)
 
 // userinfo finds credentials in an address.
 var userinfo = regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^/\s"'<>@]+@`)
 
+// names are the words of named, for a look that costs less than it does.
+var names = regexp.MustCompile(`password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credential|connectionstring|protectedsettings`)
+
 func (r *scrubber) clean(s string) string {
-	s = r.keys(s)
-	out := secret.Redact(s)
-	out = userinfo.ReplaceAllString(out, "${1}<redacted>@")
-	out = named.ReplaceAllStringFunc(out, func(m string) string {
+	out := r.keys(s)
+	low := strings.ToLower(out)
+	if strings.Contains(low, "sig=") || strings.Contains(low, "?s") || strings.Contains(low, "&s") || strings.Contains(low, "&amp;s") {
+		out = secret.Redact(out)
+	}
+	if strings.Contains(low, "@") && strings.Contains(low, "://") {
+		out = userinfo.ReplaceAllString(out, "${1}<redacted>@")
+	}
+	if !names.MatchString(low) {
+		return out
+	}
+	var b strings.Builder
+	for line := range strings.Lines(out) {
+		if names.MatchString(strings.ToLower(line)) {
+			line = r.values(line)
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+func (r *scrubber) values(s string) string {
+	return named.ReplaceAllStringFunc(s, func(m string) string {
 		p := named.FindStringSubmatch(m)
 		switch strings.ToLower(strings.Trim(p[2], `\"'`)) {
 		case "", "y", "n", "true", "false", "null", "none", "<redacted>", "redacted", "[redacted]":
@@ -443,7 +468,6 @@ func (r *scrubber) clean(s string) string {
 		r.c.redacted++
 		return p[1] + "<redacted>"
 	})
-	return out
 }
 
 // keys takes private keys out, which may be longer than a chunk.
