@@ -433,8 +433,18 @@ var named = regexp.MustCompile(`(?i)((?:password|passwd|passphrase|secret|token|
 // userinfo finds credentials in an address.
 var userinfo = regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^/\s"'<>@]+@`)
 
-// names are the words of named, for a look that costs less than it does.
-var names = regexp.MustCompile(`password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credential|connectionstring|protectedsettings`)
+// suspicious is a look that costs a small part of what named does. low is in
+// lower case.
+func suspicious(low string) bool {
+	for _, word := range [...]string{
+		"password", "passwd", "passphrase", "secret", "token", "accountkey", "accesskey", "access_key", "authorization", "credential", "connectionstring", "protectedsettings",
+	} {
+		if strings.Contains(low, word) {
+			return true
+		}
+	}
+	return false
+}
 
 func (r *scrubber) clean(s string) string {
 	out := r.keys(s)
@@ -445,12 +455,12 @@ func (r *scrubber) clean(s string) string {
 	if strings.Contains(low, "@") && strings.Contains(low, "://") {
 		out = userinfo.ReplaceAllString(out, "${1}<redacted>@")
 	}
-	if !names.MatchString(low) {
+	if !suspicious(low) {
 		return out
 	}
 	var b strings.Builder
 	for line := range strings.Lines(out) {
-		if names.MatchString(strings.ToLower(line)) {
+		if suspicious(strings.ToLower(line)) {
 			line = r.values(line)
 		}
 		b.WriteString(line)
