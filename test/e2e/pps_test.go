@@ -1,0 +1,146 @@
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// pooledVM is a VM that the platform keeps in a pool: its medium has
+// placeholders, of which nothing may reach the machine.
+func pooledVM(kind string) setup {
+	o := blank()
+	o.provisioning = fabric.Provisioning{HostName: "placeholder", User: "placeholder", Password: "Placeh0lder!", PPSType: kind}
+	return o
+}
+
+// inPool waits until the agent has reported Ready for the pool and waits.
+func (c *cloud) inPool(t *testing.T) {
+	t.Helper()
+	c.ready(t)
+	await(t, "a VM that knows that it is pooled", func() bool {
+		_, err := c.ReadFile("/var/lib/waagent/azguest/pps_reported")
+		return err == nil && strings.Contains(c.sh(t, "agentctl status || :"), "pool")
+	})
+	c.untouched(t)
+}
+
+func (c *cloud) untouched(t *testing.T) {
+	t.Helper()
+	if got := c.sh(t, "getent passwd placeholder; hostname; ls /var/lib/waagent/provisioned 2>/dev/null || :"); strings.Contains(got, "placeholder") || strings.Contains(got, "provisioned") {
+		t.Errorf("provisioned with placeholders: %s", got)
+	}
+}
+
+// claim orders the VM and looks whether it becomes what was ordered.
+func (c *cloud) claim(t *testing.T) {
+	t.Helper()
+	if err := c.vm.Claim(fabric.Provisioning{HostName: "customer", User: "customer", Password: password, SSHKeys: []string{authorized(t, c.key.Public(), "customer")}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cloud) claimed(t *testing.T, readies int) {
+	t.Helper()
+	await(t, "Ready for the owner", func() bool { return c.readyReports() >= readies })
+	c.provisioned(t)
+	if got := c.sh(t, "hostname; getent passwd customer | cut -d: -f1,6; getent passwd placeholder || :"); got != "customer\ncustomer:/home/customer" {
+		t.Errorf("the machine shows %q", got)
+	}
+	if got := c.ssh(t, "customer", "id -un"); got != "customer" {
+		t.Errorf("ssh shows %q", got)
+	}
+	b, err := c.ReadFile("/var/lib/waagent/ovf-env.xml")
+	if err != nil || !strings.Contains(string(b), "customer") || strings.Contains(string(b), password) {
+		t.Errorf("ovf-env.xml: %v: %s", err, b)
+	}
+	await(t, "an end of being pooled", func() bool { _, err := c.ReadFile("/var/lib/waagent/azguest/pps_reported"); return err != nil })
+	if n := c.readyReports(); n != readies {
+		t.Errorf("%d Ready reports, want %d", n, readies)
+	}
+	c.objections(t)
+}
+
+// never fails if the VM was NotReady again after it had been Ready.
+func (c *cloud) neverUnready(t *testing.T) {
+	t.Helper()
+	var states []string
+	for _, e := range c.f.Journal(fabric.Query{Kind: fabric.Health}) {
+		for _, s := range []string{"NotReady", "Ready"} {
+			if strings.Contains(e.Body, "<State>"+s+"</State>") {
+				states = append(states, s)
+			}
+		}
+	}
+	if i := slices.Index(states, "Ready"); i < 0 || slices.Contains(states[i:], "NotReady") {
+		t.Errorf("health reports: %v", states)
+	}
+}
+
+func TestPooledRunning(t *testing.T) {
+	c := newAgentCloud(t, pooledVM("Running"))
+	c.agent(t)
+	c.inPool(t)
+	c.claim(t)
+	c.sh(t, "ip link set fabric0 down && ip link set fabric0 up")
+	c.claimed(t, 2)
+	c.neverUnready(t)
+}
+
+// A Savable VM is given other interfaces, maybe on another host.
+func TestPooledSavable(t *testing.T) {
+	c := newAgentCloud(t, pooledVM("Savable"))
+	c.agent(t)
+	c.inPool(t)
+	c.sh(t, "ip link del eth0")
+	c.claim(t)
+	c.sh(t, "ip link add eth0 type veth peer name fabric0 && ip link set eth0 up && ip link set fabric0 up")
+	c.claimed(t, 2)
+	c.neverUnready(t)
+}
+
+// The agent dies while the VM is in its pool, or the VM is booted again: it
+// asks for its order, and tells nobody that it is not ready.
+func TestPooledAndStartedAgain(t *testing.T) {
+	for _, how := range []string{"agent killed", "reboot"} {
+		t.Run(how, func(t *testing.T) {
+			c := newAgentCloud(t, pooledVM("Running"))
+			p := c.agent(t)
+			c.inPool(t)
+			if err := p.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = p.Wait()
+			if how == "reboot" {
+				if err := c.Reboot(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.agent(t)
+			await(t, "the question for the order", func() bool {
+				return len(c.f.Journal(fabric.Query{Kind: fabric.Metadata, Contains: "reprovisiondata"})) > 0
+			})
+			c.untouched(t)
+			c.claim(t)
+			c.claimed(t, 2)
+			c.neverUnready(t)
+		})
+	}
+}
+
+// What is ordered can be nonsense: the failure is told to the platform.
+func TestPooledWithABadOrder(t *testing.T) {
+	c := newAgentCloud(t, pooledVM("Running"))
+	c.agent(t)
+	c.inPool(t)
+	if err := c.vm.Claim(fabric.Provisioning{HostName: "customer", User: "root", Password: password}); err != nil {
+		t.Fatal(err)
+	}
+	c.sh(t, "ip link set fabric0 down && ip link set fabric0 up")
+	await(t, "the failure", func() bool { h := c.vm.Health(); return h.SubStatus == "ProvisioningFailed" })
+	if d := c.vm.Health().Description; !strings.Contains(d, "pps_type=Running") {
+		t.Errorf("reported: %s", d)
+	}
+}
