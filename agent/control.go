@@ -81,6 +81,8 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		a.rep.force()
 		a.board.poke()
 		return status.Response{OK: true, Message: "goal state fetched, status on its way"}
+	case status.OpDoctor:
+		return a.doctor(ctx)
 	default:
 		return status.Response{Error: fmt.Sprintf("unknown request %q", r.Op), Code: "AZ-CTL-UNKNOWN"}
 	}

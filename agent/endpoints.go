@@ -65,6 +65,8 @@ func endpointCode(name, fault string) string {
 		return "AZ-NET-NOROUTE"
 	case platform.FaultBlocked:
 		return "AZ-FW-BLOCKED"
+	case platform.FaultProxy:
+		return "AZ-NET-PROXY" // for the platform's own address: one that catches all traffic
 	}
 	switch name {
 	case platform.WireServer:
@@ -75,8 +77,6 @@ func endpointCode(name, fault string) string {
 		return "AZ-NET-IMDS"
 	}
 	switch fault {
-	case platform.FaultProxy:
-		return "AZ-NET-PROXY"
 	case platform.FaultTLS:
 		return "AZ-NET-TLS"
 	case platform.FaultDNS:

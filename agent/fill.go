@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/azguest/azguest/agent/doctor"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
@@ -143,6 +144,9 @@ func extensionCode(d extensions.Detail) string {
 func alias(code string) string {
 	if code == "AZ-EXT-NOEXEC" {
 		return "AZ-EXEC-NOEXEC"
+	}
+	if _, known := doctor.Lookup(code); !known {
+		return "AZ-EXT-EXIT" // the words of a handler
 	}
 	return code
 }

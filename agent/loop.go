@@ -110,6 +110,7 @@ func (a *Agent) connect(ctx context.Context) error {
 		case err := <-done:
 			if err == nil {
 				a.platformWell()
+				a.board.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.BogusEndpoint())
 			}
 			return err
 		case <-look.C:

@@ -296,7 +296,7 @@ func TestDeadWriter(t *testing.T) {
 	if got, want := show(s), "P.Dead 1.0 Ready 0 | 0 error -1\nP.Mute 1.0 Ready 0 | 0 error -1\nP.Live 1.0 Ready 0 | 0 transitioning 0\n"; got != want {
 		t.Errorf("got %s want %s", got, want)
 	}
-	if m := message(s, 0); !strings.Contains(m, "AZ-EXT-DEAD") || !strings.Contains(m, "working") || !strings.Contains(m, "last words") {
+	if m := message(s, 0); !strings.Contains(m, "AZ-EXT-LIMBO") || !strings.Contains(m, "working") || !strings.Contains(m, "last words") {
 		t.Errorf("message %q", m)
 	}
 }

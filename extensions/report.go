@@ -691,5 +691,5 @@ func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus,
 		dir := m.store.jobDir(e.Last.Job)
 		out = "\n" + outputText(tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096))
 	}
-	return fmt.Sprintf("AZ-EXT-DEAD: nothing of extension %s is running any more and it did not report an end; %s%s", q.row, last, out)
+	return fmt.Sprintf("AZ-EXT-LIMBO: nothing of extension %s is running any more and it did not report an end; %s%s", q.row, last, out)
 }

@@ -2,6 +2,9 @@ package ctl
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -111,16 +114,17 @@ func (a *app) explainCmd() *cobra.Command {
 func (a *app) doctorCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use: "doctor", Short: "Look for what is wrong on this machine, without the agent", Args: cobra.NoArgs,
+		Use: "doctor", Short: "Look for what is wrong on this machine", Args: cobra.NoArgs,
 		Long: `doctor looks at files, mounts, processes, the configuration and the last
-status. It changes nothing, opens no connection, and works while the agent is
-dead. Exit code 0: nothing found; 1: warnings; 2: errors.`,
+status, and has a running agent ask the platform's services (root only). It
+changes nothing, opens no connection itself, and works while the agent is dead.
+Exit code 0: nothing found; 1: warnings; 2: errors.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, life, snapErr := a.load()
 			conf, warns, confErr := a.config()
 			found := doctor.Run(c.Context(), doctor.Env{
 				Root: a.Root, Now: a.Now(), Config: conf, Warnings: warns, ConfigErr: confErr,
-				Snapshot: s, SnapErr: snapErr, Life: life,
+				Snapshot: s, SnapErr: snapErr, Life: life, Network: a.askAround(c.Context(), life),
 			})
 			code := 0
 			for _, f := range found {
@@ -160,6 +164,27 @@ dead. Exit code 0: nothing found; 1: warnings; 2: errors.`,
 	}
 	c.Flags().BoolVarP(&all, "all", "a", false, "also show what is well")
 	return c
+}
+
+// askAround has the agent look at the network.
+func (a *app) askAround(ctx context.Context, life status.Life) []doctor.Finding {
+	if !life.Running {
+		return nil // said already
+	}
+	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer cancel()
+	r, err := status.Call(ctx, a.paths().Socket, status.Request{Op: status.OpDoctor})
+	if err == nil && !r.OK {
+		err = errors.New(r.Error)
+	}
+	var found []doctor.Finding
+	if err == nil {
+		err = json.Unmarshal(r.Data, &found)
+	}
+	if err != nil {
+		return []doctor.Finding{{Check: "network", State: status.Unknown, Evidence: "the agent could not be asked: " + err.Error()}}
+	}
+	return found
 }
 
 func (a *app) certsCmd() *cobra.Command {

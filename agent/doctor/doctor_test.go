@@ -190,6 +190,45 @@ func TestFaults(t *testing.T) {
 			e.Snapshot, e.SnapErr = status.Snapshot{}, errors.New("unexpected end of JSON")
 		}, []string{"AZ-AGENT-SNAPSHOT", "AZ-AGENT-SNAPSHOT"}},
 		"agent complains": {func(_ *testing.T, e *Env) { e.Snapshot.Platform.Code = "AZ-NET-WIRESERVER" }, []string{"AZ-NET-WIRESERVER"}},
+
+		// What only the running agent can see.
+		"wireserver dropped by nobody's rule": {net(Network{Endpoints: ends("wireserver", "AZ-NET-WIRESERVER", status.Error)}), []string{"AZ-NET-WIRESERVER"}},
+		"wireserver blocked by an admin's rule": {net(Network{
+			Endpoints: ends("wireserver", "AZ-NET-WIRESERVER", status.Error),
+			Rules:     BlockingRules("-A OUTPUT -d 168.63.129.16/32 -p tcp -j DROP\n", platformAddr),
+		}), []string{"AZ-FW-BLOCKED"}},
+		"wireserver blocked by the classic agent's rules": {net(Network{
+			Endpoints: ends("wireserver", "AZ-NET-WIRESERVER", status.Error),
+			Rules:     BlockingRules("-A OUTPUT -d 168.63.129.16/32 -p tcp -m conntrack --ctstate INVALID,NEW -j DROP\n", platformAddr),
+		}), []string{"AZ-FW-BLOCKED"}},
+		"INVALID is dropped": {net(Network{
+			Endpoints: ends("wireserver", "AZ-NET-WIRESERVER", status.Error),
+			Rules:     BlockingRules("table inet filter {\n\tchain output {\n\t\tct state invalid counter packets 7 bytes 420 drop\n", platformAddr),
+		}), []string{"AZ-FW-BLOCKED"}},
+		"hostplugin only": {net(Network{Endpoints: append(ends("wireserver", "", status.OK), ends("hostplugin", "AZ-NET-HOSTPLUGIN", status.Warn)...)}), []string{"AZ-NET-HOSTPLUGIN"}},
+		"imds":            {net(Network{Endpoints: ends("imds", "AZ-NET-IMDS", status.Warn)}), []string{"AZ-NET-IMDS"}},
+		"proxy":           {net(Network{Endpoints: ends("wireserver", "AZ-NET-PROXY", status.Error)}), []string{"AZ-NET-PROXY"}},
+		"TLS is opened":   {net(Network{Endpoints: ends("storage", "AZ-NET-TLS", status.Warn)}), []string{"AZ-NET-TLS"}},
+		"storage names":   {net(Network{Endpoints: ends("storage", "AZ-NET-DNS", status.Warn)}), []string{"AZ-NET-DNS"}},
+		"clock skew":      {net(Network{Skew: -time.Hour, SkewKnown: true}), []string{"AZ-CLOCK-SKEW"}},
+		"all reached":     {net(Network{Endpoints: ends("wireserver", "", status.OK), SkewKnown: true}), nil},
+		"well again just now": {func(t *testing.T, e *Env) {
+			e.Snapshot.Endpoints = ends("imds", "AZ-NET-IMDS", status.Warn)
+			net(Network{Endpoints: ends("imds", "", status.OK)})(t, e)
+		}, nil},
+		"endpoint of DHCP": {complaint("AZ-NET-ENDPOINT"), []string{"AZ-NET-ENDPOINT"}},
+		"FIPS and 3DES":    {complaint("AZ-CERT-DECRYPT"), []string{"AZ-CERT-DECRYPT"}},
+		"status refused":   {func(_ *testing.T, e *Env) { e.Snapshot.Platform.Problem = status.Problem{Code: "AZ-PLAT-REJECTED"} }, []string{"AZ-PLAT-REJECTED"}},
+		"update rolled back": {func(_ *testing.T, e *Env) {
+			e.Snapshot.Agent.Update = status.Update{Problem: status.Problem{Code: "AZ-UPD-ROLLBACK"}, LastResult: "rolled back"}
+		}, []string{"AZ-UPD-ROLLBACK"}},
+		"certificate missing": {func(_ *testing.T, e *Env) {
+			e.Snapshot.Certs = []status.Cert{{Thumbprint: "AB", Message: "not delivered", Problem: status.Problem{Code: "AZ-CERT-MISSING"}}}
+		}, []string{"AZ-CERT-MISSING"}},
+		"limbo":    {extension("AZ-EXT-LIMBO"), []string{"AZ-EXT-LIMBO"}},
+		"SELinux":  {extension("AZ-EXT-SELINUX"), []string{"AZ-EXT-SELINUX"}},
+		"policy":   {extension("AZ-POL-DENIED"), []string{"AZ-POL-DENIED"}},
+		"unsigned": {extension("AZ-POL-SIGNATURE"), []string{"AZ-POL-SIGNATURE"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -212,6 +251,51 @@ func TestFaults(t *testing.T) {
 				t.Errorf("codes (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+const platformAddr = "168.63.129.16"
+
+func ends(name, code string, st status.State) []status.Endpoint {
+	return []status.Endpoint{{Name: name, State: st, URL: "http://x", Via: "direct", LastError: "no answer in time", Problem: status.Problem{Code: code}}}
+}
+
+func net(n Network) func(*testing.T, *Env) {
+	return func(_ *testing.T, e *Env) { e.Network = n.Findings() }
+}
+
+func complaint(code string) func(*testing.T, *Env) {
+	return func(_ *testing.T, e *Env) {
+		e.Snapshot.Problems = []status.Item{{Problem: status.Problem{Code: code}, State: status.Warn, What: "x", Message: "y"}}
+	}
+}
+
+func extension(code string) func(*testing.T, *Env) {
+	return func(_ *testing.T, e *Env) {
+		e.Snapshot.Extensions = []status.Extension{{Name: "Contoso.App", Message: "failed", Problem: status.Problem{Code: code}}}
+	}
+}
+
+func TestBlockingRules(t *testing.T) {
+	for name, tc := range map[string]struct {
+		listing string
+		want    int
+	}{
+		"none":                  {"-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n", 0},
+		"output policy":         {"-P OUTPUT DROP\n", 1},
+		"nft output policy":     {"table inet f {\n chain o {\n type filter hook output priority filter; policy drop;\n", 1},
+		"address":               {"-A OUTPUT -d 168.63.129.16/32 -j REJECT\n", 1},
+		"twice the same":        {"-A OUTPUT -d 168.63.129.16/32 -j REJECT\n-A OUTPUT -d 168.63.129.16/32 -j REJECT\n", 1},
+		"another address":       {"-A OUTPUT -d 168.63.129.17/32 -j DROP\n", 0},
+		"users only":            {"-A OUTPUT -d 168.63.129.16/32 -p tcp -m owner ! --uid-owner 0 -j DROP\n", 0},
+		"ours":                  {"table ip azguest {\n chain output {\n ip daddr 168.63.129.16 ct state invalid drop\n}\n}\n", 0},
+		"theirs after ours":     {"table ip azguest {\n ip daddr 168.63.129.16 drop\n}\ntable ip x {\n ip daddr 168.63.129.16 drop\n", 1},
+		"containers only":       {"-A FORWARD -d 168.63.129.16/32 -j DROP\n", 0},
+		"answers of the server": {"-A INPUT -m conntrack --ctstate INVALID -j DROP\n", 1},
+	} {
+		if got := BlockingRules(tc.listing, platformAddr, "169.254.169.254"); len(got) != tc.want {
+			t.Errorf("%s: %q, want %d", name, got, tc.want)
+		}
 	}
 }
 

@@ -30,6 +30,8 @@ type Env struct {
 	Snapshot  status.Snapshot
 	SnapErr   error // of status.Load
 	Life      status.Life
+	// Network is what the running agent found, nil if it could not be asked.
+	Network []Finding
 
 	// Statfs is unix.Statfs, but for tests.
 	Statfs func(path string, st *unix.Statfs_t) error
@@ -90,8 +92,20 @@ func Run(ctx context.Context, e Env) []Finding {
 			out = append(out, f)
 		}
 	}
+	out = merge(out, e.Network)
 	slices.SortStableFunc(out, func(a, b Finding) int { return cmp.Compare(rank(a.State), rank(b.State)) })
 	return out
+}
+
+// merge adds the agent's findings. What it saw just now replaces what its
+// snapshot says of the same endpoint.
+func merge(found, fresh []Finding) []Finding {
+	now := map[string]bool{}
+	for _, f := range fresh {
+		now["endpoint "+f.Check] = true
+	}
+	found = slices.DeleteFunc(found, func(f Finding) bool { return now[f.Check] })
+	return append(found, fresh...)
 }
 
 func rank(s status.State) int {

@@ -27,6 +27,7 @@ const (
 	OpResume = "resume" // end a hold
 	OpClean  = "clean"  // free what the disk budget does not need
 	OpReport = "report" // fetch the goal state and report status now
+	OpDoctor = "doctor" // ask the platform's services now; Data is a list of findings
 )
 
 // Request asks the agent to do something.
@@ -46,6 +47,8 @@ type Response struct {
 	Message string `json:"message,omitempty"`
 	Error   string `json:"error,omitempty"`
 	Code    string `json:"code,omitempty"`
+	// Data is what was asked for, where that is more than a sentence.
+	Data json.RawMessage `json:"data,omitempty"`
 }
 
 const (

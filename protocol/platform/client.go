@@ -210,6 +210,9 @@ func (c *Client) Connect(ctx context.Context) error {
 				patience = 30 * time.Second
 			}
 			v, err := wire.New(c.near, cand.Addr, c.o.AgentName).Versions(ctx, patience)
+			if err != nil && cand.Addr != discover.Default && cand.Origin != "configuration" {
+				c.reach.wrong(cand.Addr, cand.Origin, err)
+			}
 			switch {
 			case err == nil:
 				if !v.Speaks() {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -68,6 +70,28 @@ type reach struct {
 	facts  map[string]*EndpointFact
 	skew   time.Duration
 	skewAt time.Time
+	bogus  error
+}
+
+// wrong keeps an address that was given to us and does not speak the
+// protocol.
+func (r *reach) wrong(addr, origin string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bogus = fmt.Errorf("%s (from %s) is no WireServer: %w", addr, origin, err)
+}
+
+// BogusEndpoint says which address that DHCP, a lease or our own cache named
+// led nowhere; nil if there was none, or if that is the one in use now.
+func (c *Client) BogusEndpoint() error {
+	in := c.Endpoint()
+	r := &c.reach
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bogus != nil && strings.HasPrefix(r.bogus.Error(), in+" ") {
+		return nil
+	}
+	return r.bogus
 }
 
 // relayName is the record of storage as seen through the host.

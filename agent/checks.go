@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/azguest/azguest/agent/doctor"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/protocol/imds"
+)
+
+// checkTime bounds everything doctor asks the agent to look at.
+const checkTime = 5 * time.Second
+
+// doctor asks the platform's services right now and says what it found. It
+// changes nothing; a failure it sees counts as one everywhere.
+func (a *Agent) doctor(ctx context.Context) status.Response {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	n := doctor.Network{}
+	failing := false
+	for _, f := range a.platform.Probe(ctx) {
+		f.Failures += flaky // a person asks: one failure is enough
+		e := endpoint(f)
+		failing = failing || e.State != status.OK
+		n.Endpoints = append(n.Endpoints, e)
+	}
+	n.Skew, _, n.SkewKnown = a.platform.Skew()
+	if failing {
+		rctx, rcancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer rcancel()
+		n.Rules = a.blockingRules(rctx)
+	}
+	data, err := json.Marshal(n.Findings())
+	if err != nil {
+		return status.Response{Error: err.Error()}
+	}
+	a.board.poke()
+	return status.Response{OK: true, Data: data}
+}
+
+// blockingRules reads this machine's firewall with whatever lists it.
+func (a *Agent) blockingRules(ctx context.Context) []string {
+	addrs := []string{a.platform.Endpoint(), imds.Address}
+	if _, _, err := net.SplitHostPort(addrs[0]); err == nil {
+		return nil // an endpoint of a test
+	}
+	var listing []byte
+	cmds := []host.Cmd{{Name: "nft", Args: []string{"list", "ruleset"}}}
+	for _, table := range []string{"filter", "security", "raw", "mangle"} {
+		cmds = append(cmds, host.Cmd{Name: "iptables", Args: []string{"-w", "-t", table, "-S"}})
+	}
+	for _, c := range cmds {
+		c.Timeout = time.Second
+		r, err := a.Runner.Run(ctx, c)
+		if err != nil {
+			var exit *host.ExitError
+			if !errors.As(err, &exit) && !host.NotFound(err) && ctx.Err() == nil {
+				a.Log.Debug().Err(err).Msg("firewall rules not read")
+			}
+			continue
+		}
+		listing = append(append(listing, r.Stdout...), '\n')
+	}
+	return doctor.BlockingRules(string(listing), addrs...)
+}

@@ -1,0 +1,124 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+// Network is what the agent found when it asked around; agentctl itself
+// opens no connection.
+type Network struct {
+	Endpoints []status.Endpoint // right after they were asked
+	Rules     []string          // of this machine's firewall, see BlockingRules
+	Skew      time.Duration     // this machine's clock is ahead of the platform's by
+	SkewKnown bool
+	DNS       error // of a lookup of a storage name; nil if it worked or nobody needs it
+}
+
+// Findings judges it. The order is that of the screen before sorting.
+func (n Network) Findings() []Finding {
+	var out []Finding
+	wireOK, blamed := true, false
+	for _, e := range n.Endpoints {
+		f := Finding{Check: e.Name, State: e.State, Code: e.Code}
+		how := e.Via
+		if e.Proxy != "" {
+			how += " by the proxy " + e.Proxy
+		}
+		if e.State == status.OK {
+			f.Evidence = fmt.Sprintf("%s answers in %.1f ms, %s", e.URL, 1000*e.LatencyS, how)
+			if e.LatencyS == 0 {
+				f.Evidence = fmt.Sprintf("reached, %s", how)
+			}
+			out = append(out, f)
+			continue
+		}
+		if e.Name == "wireserver" {
+			wireOK = false
+		}
+		f.Evidence = fmt.Sprintf("%s: %s", e.URL, e.LastError)
+		if f.State == status.OK || f.State == "" {
+			f.State = status.Warn
+		}
+		// A rule on this machine explains a connection that is not made.
+		if (e.Name == "wireserver" || e.Name == "hostplugin") && len(n.Rules) > 0 {
+			f.Code, blamed = "AZ-FW-BLOCKED", true
+			f.Evidence += "; suspect rule: " + strings.Join(n.Rules, "; ")
+		}
+		out = append(out, f)
+	}
+	if len(n.Endpoints) == 0 {
+		out = append(out, Finding{Check: "wireserver", State: status.Unknown, Evidence: "nothing was asked yet"})
+	}
+	if !blamed && wireOK && len(n.Rules) > 0 {
+		out = append(out, Finding{Check: "firewall rules", State: status.OK, Evidence: fmt.Sprintf("%d rules could be in the way, and are not: %s", len(n.Rules), n.Rules[0])})
+	}
+	if n.SkewKnown {
+		f := Finding{Check: "time", State: status.OK, Evidence: fmt.Sprintf("%s from the platform's", n.Skew.Round(time.Second))}
+		if n.Skew.Abs() > 5*time.Minute {
+			f.State, f.Code = status.Warn, "AZ-CLOCK-SKEW"
+		}
+		out = append(out, f)
+	}
+	if n.DNS != nil {
+		out = append(out, Finding{Check: "names", State: status.Warn, Code: "AZ-NET-DNS", Evidence: n.DNS.Error()})
+	}
+	for i := range out {
+		if c, ok := Lookup(out[i].Code); ok && out[i].Code != "" && out[i].Fix == "" {
+			out[i].Fix = c.Fix
+		}
+	}
+	return out
+}
+
+// BlockingRules finds, in the listing of a firewall (nft list ruleset,
+// iptables -S), rules that can keep root from the platform: those that drop
+// or reject what goes to one of the addresses or a network around it, and
+// those that drop packets in state INVALID, which root's own can be. Our own
+// rules spare root and do not count. The answer holds each rule once, as it
+// stands in the listing.
+func BlockingRules(listing string, addrs ...string) []string {
+	var out []string
+	seen := map[string]bool{}
+	ours := false
+	for line := range strings.Lines(listing) {
+		rule := strings.Join(strings.Fields(line), " ")
+		low := strings.ToLower(rule)
+		if strings.HasPrefix(low, "table ") {
+			ours = strings.HasPrefix(low, "table ip azguest ") || strings.HasPrefix(low, "table inet azguest ")
+		}
+		if ours || seen[rule] || !blocks(low) {
+			continue
+		}
+		hit := strings.Contains(low, "invalid")
+		for _, a := range addrs {
+			hit = hit || strings.Contains(low, a)
+		}
+		// A chain that drops whatever no rule allows.
+		hit = hit || strings.HasPrefix(low, "-p output drop") || strings.Contains(low, "hook output") && strings.Contains(low, "policy drop")
+		if hit {
+			seen[rule] = true
+			out = append(out, rule)
+		}
+	}
+	return out
+}
+
+// blocks: the rule ends packets, and root's are among them.
+func blocks(rule string) bool {
+	ends := strings.Contains(rule, " drop") || strings.Contains(rule, " reject") || strings.Contains(rule, "-p output drop")
+	if !ends {
+		return false
+	}
+	for _, spared := range []string{"skuid != 0", "skuid != root", "! --uid-owner 0", "! --uid-owner root"} {
+		if strings.Contains(rule, spared) {
+			return false
+		}
+	}
+	// What comes in or is passed on does not stop what root sends.
+	return !strings.HasPrefix(rule, "-a forward") && !strings.HasPrefix(rule, "-a input") && !strings.HasPrefix(rule, "-a prerouting") ||
+		strings.Contains(rule, "invalid") && !strings.HasPrefix(rule, "-a forward")
+}
