@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// TestModes: every combination of Provisioning.Mode and Extensions.Mode says
+// something definite to the platform, which otherwise waits (asks U41).
+//
+//	provisioning  health                extensions   about a handler of the goal state
+//	on            Ready when done       on           what became of it
+//	ready-only    Ready at once         off          NotReady 1009: processing is disabled
+//	off           not one word          report-only  what there is; nothing is fetched
+//
+// The status document is sent in all nine: without it the platform holds the
+// agent for dead.
+func TestModes(t *testing.T) {
+	t.Parallel()
+	for _, prov := range []string{config.ModeOn, config.ModeReadyOnly, config.ModeOff} {
+		for _, ext := range []string{config.ModeOn, config.ModeOff, config.ModeReportOnly} {
+			t.Run(prov+" "+ext, func(t *testing.T) {
+				t.Parallel()
+				oneMode(t, prov, ext)
+			})
+		}
+	}
+}
+
+func oneMode(t *testing.T, prov, ext string) {
+	f := fabric.New(t)
+	// It is fetched and found to be no package: nothing has to be run.
+	if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte("no zip")); err != nil {
+		t.Fatal(err)
+	}
+	vm := f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))
+	if err := vm.PutExtension("Contoso.Echo", "1.0.0", map[string]any{}); err != nil {
+		t.Fatal(err)
+	}
+	a := testAgent(t, f, func(c *config.Config) {
+		c.Provisioning.Mode, c.Extensions.Mode = prov, ext
+		c.Provisioning.Agent = config.AgentSelf
+	})
+	a.Kernel = host.Kernel{}
+	// Provisioned before, so that "on" is not about useradd.
+	if err := a.Root.WriteFile("/var/lib/waagent/provisioned", []byte(vm.ID()+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	files(t, a.Root, map[string]string{"/sys/class/dmi/id/product_uuid": vm.ID() + "\n"})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-done
+		a.platform.Close()
+	}()
+
+	want := map[string]string{config.ModeOn: "broken", config.ModeOff: "disabled", config.ModeReportOnly: "none"}[ext]
+	await(t, ctx, func() string {
+		doc, n := vm.StatusDocument()
+		got := fmt.Sprintf("status documents: %v, handler: %s", n > 0, handlerIn(string(doc)))
+		if got == "status documents: true, handler: "+want && a.board.copy().Provisioning.State != status.ProvPending {
+			return ""
+		}
+		return got + ", want " + want
+	})
+	if prov == config.ModeOff {
+		if n := count(f, time.Time{}, fabric.Health); n != 0 {
+			t.Errorf("%d health reports although provisioning is off", n)
+		}
+	} else {
+		await(t, ctx, func() string {
+			if h := vm.Health(); h.State != "Ready" {
+				return "health is " + h.State
+			}
+			return ""
+		})
+	}
+	for _, e := range f.Journal(fabric.Query{Kind: fabric.Health}) {
+		if strings.Contains(e.Body, "NotReady") {
+			t.Errorf("NotReady was reported: %s", e.Body)
+		}
+	}
+	wantState := status.ProvDisabled
+	if prov == config.ModeOn {
+		wantState = status.ProvDone
+	}
+	if got := a.board.copy().Provisioning.State; got != wantState {
+		t.Errorf("provisioning shows %s, want %s", got, wantState)
+	}
+	fetched := false
+	for _, e := range f.Journal(fabric.Query{}) {
+		fetched = fetched || strings.Contains(e.URL+fmt.Sprint(e.Detail), "Contoso.Echo") && strings.Contains(e.URL+fmt.Sprint(e.Detail), ".zip")
+	}
+	if fetched != (ext == config.ModeOn) {
+		t.Errorf("the package was fetched: %v", fetched)
+	}
+}
+
+// handlerIn says in a word what a status document says about the handler.
+func handlerIn(doc string) string {
+	switch {
+	case !strings.Contains(doc, "Contoso.Echo"):
+		return "none"
+	case strings.Contains(doc, "processing is disabled"):
+		return "disabled"
+	case strings.Contains(doc, "NotReady"):
+		return "broken"
+	}
+	return "going on"
+}
+
+// await waits until the answer is "".
+func await(t *testing.T, ctx context.Context, ask func() string) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		why := ask()
+		if why == "" {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal(why)
+		case <-tick.C:
+		}
+	}
+}
