@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/doctor"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/platform"
+)
+
+func TestExtensionCode(t *testing.T) {
+	for name, tc := range map[string]struct {
+		d    extensions.Detail
+		want string
+	}{
+		"well":            {extensions.Detail{Status: "success", Ready: "Ready"}, ""},
+		"runs":            {extensions.Detail{Status: "error", Ready: "NotReady", Phase: "enable", Cause: "AZ-EXT-EXIT"}, ""},
+		"old cause, well": {extensions.Detail{Status: "success", Ready: "Ready", Cause: "AZ-EXT-EXIT"}, ""},
+		"exit":            {extensions.Detail{Status: "error", Ready: "NotReady", Cause: "AZ-EXT-EXIT", Code: 1009}, "AZ-EXT-EXIT"},
+		"own error":       {extensions.Detail{Status: "error", Ready: "Ready", Message: "no such package"}, "AZ-EXT-REPORTED"},
+		"denied":          {extensions.Detail{Ready: "NotReady", Message: "Extension will not be processed: failed to run extension 'A.B' because it is not specified"}, "AZ-POL-DENIED"},
+		"policy damaged":  {extensions.Detail{Ready: "NotReady", Message: "Extension will not be processed: [InvalidPolicyError] x"}, "AZ-POL-INVALID"},
+		"unsigned":        {extensions.Detail{Ready: "NotReady", Message: "package is not acceptable: AZ-POL-SIGNATURE: it is not signed", Code: 1001}, "AZ-POL-SIGNATURE"},
+		"noexec":          {extensions.Detail{Ready: "NotReady", Message: "AZ-EXT-NOEXEC: /var", Code: 1001}, "AZ-EXEC-NOEXEC"},
+		"download":        {extensions.Detail{Ready: "NotReady", Message: "status 404", Code: 1001}, "AZ-EXT-DOWNLOAD"},
+		"manifest":        {extensions.Detail{Ready: "NotReady", Code: 1003}, "AZ-EXT-MANIFEST"},
+		"limbo":           {extensions.Detail{Status: "error", Ready: "Ready", Message: "AZ-EXT-LIMBO: nothing runs"}, "AZ-EXT-LIMBO"},
+		"heartbeat":       {extensions.Detail{Ready: "Unresponsive"}, "AZ-EXT-UNRESPONSIVE"},
+		"a handler's own": {extensions.Detail{Status: "error", Ready: "Ready", Message: "AZ-FOO-BAR: x"}, "AZ-EXT-EXIT"},
+	} {
+		got := extensionCode(tc.d)
+		if got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+		if _, known := doctor.Lookup(got); got != "" && !known {
+			t.Errorf("%s: %s can't be explained", name, got)
+		}
+	}
+}
+
+func TestEndpointCodes(t *testing.T) {
+	faults := []string{
+		platform.FaultRoute, platform.FaultBlocked, platform.FaultRefused, platform.FaultTimeout, platform.FaultProxy,
+		platform.FaultTLS, platform.FaultDNS, platform.FaultStatus, platform.FaultNetwork,
+	}
+	for _, name := range []string{platform.WireServer, platform.HostPlugin, platform.Metadata, platform.Storage} {
+		for _, fault := range faults {
+			e := endpoint(platform.EndpointFact{Name: name, Fault: fault, Since: time.Now(), Failures: 2, Err: "x"})
+			if _, known := doctor.Lookup(e.Code); !known || e.Code == "" || e.Fix == "" || e.Since.IsZero() || e.State == status.OK {
+				t.Errorf("%s %s: %+v", name, fault, e)
+			}
+		}
+		once := endpoint(platform.EndpointFact{Name: name, Fault: platform.FaultTimeout, LastOK: time.Now(), Since: time.Now(), Failures: 1})
+		if once.Code != "" {
+			t.Errorf("%s: one failure is a fault: %+v", name, once)
+		}
+	}
+	for want, f := range map[string]platform.EndpointFact{
+		"AZ-NET-WIRESERVER": {Name: platform.WireServer, Fault: platform.FaultTimeout},
+		"AZ-NET-HOSTPLUGIN": {Name: platform.HostPlugin, Fault: platform.FaultRefused},
+		"AZ-NET-IMDS":       {Name: platform.Metadata, Fault: platform.FaultTimeout},
+		"AZ-NET-NOROUTE":    {Name: platform.WireServer, Fault: platform.FaultRoute},
+		"AZ-NET-PROXY":      {Name: platform.Storage, Fault: platform.FaultProxy},
+		"AZ-NET-TLS":        {Name: platform.Storage, Fault: platform.FaultTLS},
+		"AZ-NET-DNS":        {Name: platform.Storage, Fault: platform.FaultDNS},
+		"AZ-NET-STORAGE":    {Name: platform.Storage, Fault: platform.FaultTimeout},
+		"AZ-FW-BLOCKED":     {Name: platform.WireServer, Fault: platform.FaultBlocked},
+	} {
+		if got := endpointCode(f.Name, f.Fault); got != want {
+			t.Errorf("%s %s: %s, want %s", f.Name, f.Fault, got, want)
+		}
+	}
+}
+
+func TestCerts(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := time.Date(2030, 1, 2, 0, 0, 0, 0, time.UTC)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: until}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	gs := &protocol.GoalState{
+		Received: time.Now(),
+		Certs: []protocol.Certificate{
+			{Thumbprint: "AA", CertPEM: certPEM, KeyPEM: secret.New("k")},
+			{Thumbprint: "BB", CertPEM: certPEM},
+			{Thumbprint: "CC", CertPEM: []byte("rubbish")},
+		},
+		Handlers: []protocol.Handler{{Name: "P.T", Settings: []protocol.Settings{{Thumbprint: "aa"}, {Thumbprint: "BB"}, {Thumbprint: "DD"}, {Thumbprint: "DD"}}}},
+	}
+	got := certs(gs)
+	if len(got) != 4 {
+		t.Fatalf("%+v", got)
+	}
+	for i, want := range []struct{ code, kind string }{{"", "EC P-256"}, {"AZ-CERT-NOKEY", "EC P-256"}, {"", ""}, {"AZ-CERT-MISSING", ""}} {
+		if got[i].Code != want.code || got[i].KeyType != want.kind {
+			t.Errorf("%d: %+v, want %+v", i, got[i], want)
+		}
+	}
+	if !got[0].NotAfter.Equal(until) || len(got[3].UsedBy) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestRequester(t *testing.T) {
+	var x asked
+	at := time.Now()
+	gs := func(activity string, seq int, when time.Time) *protocol.GoalState {
+		return &protocol.GoalState{ActivityID: activity, Received: when, Handlers: []protocol.Handler{{Name: "P.T", Version: "1", Settings: []protocol.Settings{{Name: "P.T", Seq: seq}}}}}
+	}
+	d := extensions.Detail{Name: "P.T", Version: "1", Seq: 0, Started: at.Add(time.Second)}
+	x.set(gs("one", 0, at))
+	x.set(gs("two", 0, at.Add(time.Hour))) // the same settings again: still ordered by the first
+	if got := x.by(d); got != "activity one" {
+		t.Error(got)
+	}
+	d.Started = at.Add(-time.Hour)
+	if got := x.by(d); got != "" {
+		t.Errorf("ordered by %s, but it ran before", got)
+	}
+	x.set(gs("three", 1, at))
+	d.Seq, d.Started = 1, at.Add(time.Minute)
+	if got := x.by(d); got != "activity three" {
+		t.Error(got)
+	}
+}
