@@ -278,7 +278,9 @@ func splitDir(dir string) (name, version string, ok bool) {
 func (s store) removeHandler(name, version string) error {
 	base := s.base(name, version)
 	var errs []error
-	if target, err := os.Readlink(base); err == nil {
+	// Only the directory that we linked to ourselves: a handler may have put
+	// a link to anything in its place, and we are root.
+	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.root.Path(filepath.Join(s.exec, name+"-"+version)) {
 		errs = append(errs, removeTree(target))
 	}
 	errs = append(errs, removeTree(base))

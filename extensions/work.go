@@ -331,7 +331,12 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	}
 	switch w.task.Op {
 	case Install, Enable, Disable:
-	case Fetch, Copy, Update, Uninstall, Remove:
+	case Update:
+		// The new version has its settings before the first command of a
+		// change looks for them, also when a downgrade runs the old package
+		// (spec/extensions §2.5, step 1).
+		base = w.m.store.base(w.name, w.task.To)
+	case Fetch, Copy, Uninstall, Remove:
 		return nil
 	}
 	if w.want == nil || w.task.Op == Disable && (w.task.To != "" || !w.wish.Multi) {
