@@ -153,6 +153,13 @@ func Apply(ctx context.Context, sys *System, steps []Step, j *Journal, observe O
 		}
 	}
 	startHostKeys(sys, steps)
+	for _, e := range j.Steps {
+		// An attempt that was cut off may have changed it and not come to
+		// tell sshd.
+		if (e.ID == StepHostKeys || e.ID == StepSSHD) && e.State != Planned {
+			sys.sshdChanged = bootClock()
+		}
+	}
 	var res Result
 	var failed Failed
 	broken := map[string]bool{}
@@ -252,13 +259,18 @@ func errText(err error) string {
 
 // startHostKeys begins with the slow part before the first step.
 func startHostKeys(sys *System, steps []Step) {
-	if sys.HostKeys != nil {
-		return
-	}
 	for _, s := range steps {
-		if hk, ok := s.(HostKeys); ok && !hk.Late && hk.Regenerate {
+		hk, ok := s.(HostKeys)
+		if !ok || hk.Late || !hk.Regenerate {
+			continue
+		}
+		if sys.HostKeys == nil {
 			sys.HostKeys = MakeHostKeys(hk.Types)
-			return
+		}
+		for _, t := range hk.Types {
+			if !slices.Contains(hk.MayWait, t) {
+				sys.HostKeys.begin(t)
+			}
 		}
 	}
 }

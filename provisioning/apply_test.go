@@ -171,7 +171,7 @@ func TestAFailedUserGatesWhatNeedsIt(t *testing.T) {
 	want := map[string]provisioning.State{
 		"host-name": "done", "user": "failed", "password": "skipped", "sudo": "skipped", "authorized-keys": "skipped",
 		"host-keys": "done", "sshd": "done", "root-password": "done", "custom-data": "done", "document-copy": "done",
-		"marker": "skipped", "late-host-keys": "done",
+		"sshd-up": "done", "marker": "skipped", "late-host-keys": "done",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("states (-want +got):\n%s", diff)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -25,9 +26,13 @@ type System struct {
 	Events event.Sink
 	Log    zerolog.Logger
 
-	// HostKeys may hold keys that are already being generated; the boot
-	// starts them first of all because RSA takes longer than everything else.
+	// HostKeys may hold keys that are already being generated: sshd cannot
+	// start without one.
 	HostKeys *HostKeyMaker
+
+	// sshdChanged is when a step last changed what sshd reads when it
+	// starts, by bootClock; 0 if none did.
+	sshdChanged time.Duration
 }
 
 // Facts is what Plan must know of the machine. It is read from files alone:

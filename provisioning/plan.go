@@ -26,18 +26,19 @@ type Step interface {
 
 // Identifiers of the steps, in the order in which a plan has them.
 const (
+	StepHostKeys   = "host-keys"
 	StepHostName   = "host-name"
 	StepUser       = "user"
 	StepPassword   = "password"
 	StepSudo       = "sudo"
 	StepKeys       = "authorized-keys"
 	StepKeyPairs   = "key-pairs"
-	StepHostKeys   = "host-keys"
 	StepSSHD       = "sshd"
 	StepRoot       = "root-password"
 	StepCustomData = "custom-data"
 	StepCopy       = "document-copy"
 	StepDisable    = "disable-agent"
+	StepSSHDUp     = "sshd-up"
 	StepMarker     = "marker"
 	// After Ready:
 	StepLateKeys = "late-host-keys"
@@ -89,6 +90,12 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	var steps []Step
 	add := func(s Step) { steps = append(steps, s) }
 
+	// First of all: sshd is being started at the same time, and gives up on
+	// an image without keys after a few attempts.
+	hk, late := planHostKeys(in, f, o)
+	if hk != nil {
+		add(*hk)
+	}
 	if name := strings.TrimSpace(in.HostName); name != "" {
 		add(SetHostName{Name: name, Old: f.HostName, Hosts: !f.ResolvesSelf, Record: path.Join(o.Lib, "published_hostname"), Restorecon: f.Restorecon})
 	}
@@ -106,10 +113,6 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	if len(in.KeyPairs) > 0 {
 		add(InstallKeyPairs{User: in.UserName, HomeDir: o.HomeDir, Lib: o.Lib, Pairs: in.KeyPairs, Restorecon: f.Restorecon})
 	}
-	hk, late := planHostKeys(in, f, o)
-	if hk != nil {
-		add(*hk)
-	}
 	if s, ok := planSSHD(in, f, o); ok {
 		add(s)
 	}
@@ -124,6 +127,9 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	}
 	if in.ProvisionGuestAgent != nil && !*in.ProvisionGuestAgent {
 		add(DisableAgent{Path: path.Join(o.Lib, "disable_agent")})
+	}
+	if f.SSHD != "" {
+		add(SSHDUp{Systemctl: f.Systemctl, PidFile: f.SSHDSet["pidfile"]})
 	}
 	add(WriteMarker{Path: path.Join(o.Lib, "provisioned"), VMID: in.VMID, Pending: path.Join(o.Dir(), pendingName)})
 	if late != nil {
@@ -300,7 +306,7 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 	slices.Sort(types)
 	hk := HostKeys{
 		Dir: o.SSHDir, Types: types, Regenerate: o.RegenerateHostKeys, VMID: in.VMID, Ledger: path.Join(o.Dir(), "hostkeys.json"),
-		Restorecon: f.Restorecon, Systemctl: f.Systemctl, WereMissing: len(f.HostKeyTypes) == 0,
+		Restorecon: f.Restorecon,
 	}
 	// RSA takes longer than all the rest. sshd starts with one key, so RSA
 	// may come after Ready, unless sshd is told to use nothing else.
@@ -311,7 +317,7 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 		return &hk, nil
 	}
 	l := hk
-	l.Late, l.WereMissing = true, false
+	l.Late = true
 	hk.MayWait = []string{"rsa"}
 	return &hk, &l
 }
@@ -321,7 +327,7 @@ func planSSHD(in Input, f Facts, o Options) (Step, bool) {
 		return nil, false
 	}
 	s := ConfigureSSHD{
-		SSHD: f.SSHD, Main: f.SSHDMain, Dir: o.SSHDir, DropIn: f.SSHDDropInWorks, User: in.UserName, Restorecon: f.Restorecon, Systemctl: f.Systemctl,
+		SSHD: f.SSHD, Main: f.SSHDMain, Dir: o.SSHDir, DropIn: f.SSHDDropInWorks, User: in.UserName, Restorecon: f.Restorecon,
 	}
 	var pw string
 	switch {

@@ -114,7 +114,7 @@ func TestPlanIsWhatTheDocumentAsksFor(t *testing.T) {
 			in.ProvisionGuestAgent = &no
 			in.KeyPairs = []provisioning.KeyPair{{Fingerprint: "AB", Path: "x"}}
 			o.ExecuteCustomData = true
-		}, "host-name user password sudo authorized-keys key-pairs host-keys sshd root-password custom-data document-copy disable-agent marker late-host-keys run-custom-data"},
+		}, "host-keys host-name user password sudo authorized-keys key-pairs sshd root-password custom-data document-copy disable-agent sshd-up marker late-host-keys run-custom-data"},
 		{"least", func(in *provisioning.Input, f *provisioning.Facts, o *provisioning.Options) {
 			*in = provisioning.Input{UserName: "bob", VMID: vmID, DisablePasswordAuth: &yes}
 			*o = provisioning.Options{}
@@ -123,13 +123,13 @@ func TestPlanIsWhatTheDocumentAsksFor(t *testing.T) {
 		{"custom data that is not base64 is saved and not run", func(in *provisioning.Input, f *provisioning.Facts, o *provisioning.Options) {
 			in.CustomData = provisioning.DecodeCustomData("%%%")
 			o.ExecuteCustomData = true
-		}, "host-name user password sudo authorized-keys host-keys sshd root-password custom-data document-copy marker late-host-keys"},
+		}, "host-keys host-name user password sudo authorized-keys sshd root-password custom-data document-copy sshd-up marker late-host-keys"},
 		{"one quick host key type", func(in *provisioning.Input, f *provisioning.Facts, o *provisioning.Options) {
 			o.HostKeyType = "ed25519"
-		}, "host-name user password sudo authorized-keys host-keys sshd root-password custom-data document-copy marker"},
+		}, "host-keys host-name user password sudo authorized-keys sshd root-password custom-data document-copy sshd-up marker"},
 		{"sshd uses RSA only, so Ready waits for it", func(in *provisioning.Input, f *provisioning.Facts, o *provisioning.Options) {
 			f.SSHDHostKeyTypes = []string{"rsa"}
-		}, "host-name user password sudo authorized-keys host-keys sshd root-password custom-data document-copy marker"},
+		}, "host-keys host-name user password sudo authorized-keys sshd root-password custom-data document-copy sshd-up marker"},
 	} {
 		in, f, o := input(), facts(), options()
 		tc.change(&in, &f, &o)

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -37,36 +38,50 @@ func HostKeyTypes(fips bool) []string {
 // rsaBits is what ssh-keygen makes.
 const rsaBits = 3072
 
-// A HostKeyMaker generates host keys in the background. RSA takes a sixth of
-// a second and more, so the boot starts it before anything else.
+// A HostKeyMaker generates host keys in the background: the quick ones at
+// once, so that they are there before sshd starts, RSA when it is asked for.
+// That takes a sixth of a second and more, which a boot has better uses for.
 type HostKeyMaker struct{ made map[string]*hostKey }
 
 type hostKey struct {
-	done chan struct{}
-	priv []byte // OpenSSH format
-	pub  []byte // one line
-	err  error
+	start func() // more than once does nothing
+	done  chan struct{}
+	priv  []byte // OpenSSH format
+	pub   []byte // one line
+	err   error
 }
 
-// MakeHostKeys starts to generate one key of each type. The goroutines end
-// by themselves.
+// MakeHostKeys starts to generate one key of each type but RSA. The
+// goroutines end by themselves.
 func MakeHostKeys(types []string) *HostKeyMaker {
 	m := &HostKeyMaker{made: map[string]*hostKey{}}
 	for _, t := range types {
 		k := &hostKey{done: make(chan struct{})}
+		k.start = sync.OnceFunc(func() {
+			go func() {
+				defer close(k.done)
+				if t == "rsa" {
+					// The thread ends with the goroutine because it is never
+					// unlocked; until then it yields to the rest of the boot.
+					runtime.LockOSThread()
+					_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 10)
+				}
+				k.priv, k.pub, k.err = generateHostKey(t)
+			}()
+		})
 		m.made[t] = k
-		go func() {
-			defer close(k.done)
-			if t == "rsa" {
-				// The thread ends with the goroutine because it is never
-				// unlocked; until then it yields to the steps of the boot.
-				runtime.LockOSThread()
-				_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 10)
-			}
-			k.priv, k.pub, k.err = generateHostKey(t)
-		}()
+		if t != "rsa" {
+			k.start()
+		}
 	}
 	return m
+}
+
+// begin starts a key that somebody will wait for.
+func (m *HostKeyMaker) begin(t string) {
+	if k, ok := m.made[t]; ok {
+		k.start()
+	}
 }
 
 // get waits for a key, or not.
@@ -82,6 +97,7 @@ func (m *HostKeyMaker) get(ctx context.Context, t string, wait bool) (*hostKey, 
 			return nil, false, nil
 		}
 	}
+	k.start()
 	select {
 	case <-k.done:
 		return k, true, k.err
@@ -120,16 +136,14 @@ func generateHostKey(t string) (priv, pub []byte, err error) {
 // so that sshd never finds half of one. A ledger keyed by the VM id makes a
 // second run keep them.
 type HostKeys struct {
-	Dir         string
-	Types       []string
-	MayWait     []string // leave to the late step unless ready
-	Late        bool     // this is the late step: make what is missing
-	Regenerate  bool     // the image's own keys must go
-	WereMissing bool     // sshd cannot have started
-	VMID        string
-	Ledger      string
-	Restorecon  string
-	Systemctl   string
+	Dir        string
+	Types      []string
+	MayWait    []string // leave to the late step unless ready
+	Late       bool     // this is the late step: make what is missing
+	Regenerate bool     // the image's own keys must go
+	VMID       string
+	Ledger     string
+	Restorecon string
 }
 
 // ID implements Step.
@@ -225,11 +239,10 @@ func (s HostKeys) Apply(ctx context.Context, sys *System) error {
 			return bad(err)
 		}
 	}
-	if !maps.Equal(before, led.Keys) {
-		reloadSSHD(ctx, sys, s.Systemctl)
-		if s.WereMissing {
-			startSSHD(ctx, sys, s.Systemctl)
-		}
+	// A late key is for the next start of sshd: to read it now it would have
+	// to close its port, after everybody was told that the machine is ready.
+	if !maps.Equal(before, led.Keys) && !s.Late {
+		sys.sshdChanged = bootClock()
 	}
 	return nil
 }

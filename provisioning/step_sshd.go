@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +27,6 @@ type ConfigureSSHD struct {
 	User       string
 	Settings   []Setting
 	Restorecon string
-	Systemctl  string
 }
 
 // ID implements Step.
@@ -80,7 +78,7 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 		if v.err == nil && v.wrong == "" {
 			if changed {
 				restorecon(ctx, sys, s.Restorecon, "-R", s.Dir)
-				reloadSSHD(ctx, sys, s.Systemctl)
+				sys.sshdChanged = bootClock()
 			}
 			if v.unrun {
 				return warn(CodeSSHD, "sshd could not be asked whether it accepts its configuration")
@@ -89,7 +87,7 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 		}
 		last = v
 		if v.wrong != "" && inMatch(readSSHD(sys.Root, s.Main, s.Dir, nil), strings.ToLower(v.wrong)) {
-			reloadSSHD(ctx, sys, s.Systemctl)
+			sys.sshdChanged = bootClock()
 			return warn(CodeSSHD, "%s has another value for %s in a Match block of this image", v.wrong, s.User)
 		}
 		if err := undo(); err != nil {
@@ -235,64 +233,4 @@ func judge(out []byte, set []Setting) verdict {
 		}
 	}
 	return verdict{}
-}
-
-// reloadSSHD tells a running sshd to read its configuration and host keys
-// again. Most often there is none yet. The signal is what every unit's
-// reload does, without asking systemd in the middle of a boot.
-func reloadSSHD(ctx context.Context, sys *System, systemctl string) {
-	for _, name := range []string{"/run/sshd.pid", "/var/run/sshd.pid"} {
-		b, err := sys.Root.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil || pid <= 1 {
-			continue
-		}
-		// sshd writes the file after it can take the signal, but a file of
-		// an earlier life may name anybody.
-		comm, err := sys.Root.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
-		if err != nil || !strings.HasPrefix(string(comm), "sshd") {
-			continue
-		}
-		if sys.Kernel.Signal != nil {
-			if err := sys.Kernel.Signal(pid, unix.SIGHUP); err == nil {
-				return
-			}
-		}
-	}
-	if systemctl == "" {
-		return
-	}
-	for _, unit := range []string{"ssh.service", "sshd.service"} {
-		if b, err := sys.Root.ReadFile("/sys/fs/cgroup/system.slice/" + unit + "/cgroup.procs"); err == nil && len(strings.TrimSpace(string(b))) > 0 {
-			sshdUnit(ctx, sys, systemctl, "reload", unit)
-			return
-		}
-	}
-}
-
-// startSSHD starts the enabled unit: in an image without host keys it has
-// failed before we made some, and a reload does not start it.
-func startSSHD(ctx context.Context, sys *System, systemctl string) {
-	if systemctl == "" {
-		return
-	}
-	for _, unit := range []string{"ssh.service", "sshd.service"} {
-		for _, dir := range []string{"/etc/systemd/system/multi-user.target.wants/", "/usr/lib/systemd/system/multi-user.target.wants/"} {
-			if sys.Root.Exists(dir + unit) {
-				sshdUnit(ctx, sys, systemctl, "reset-failed", unit)
-				sshdUnit(ctx, sys, systemctl, "start", unit)
-				return
-			}
-		}
-	}
-}
-
-func sshdUnit(ctx context.Context, sys *System, systemctl, verb, unit string) {
-	// --no-block: the unit may be ordered after ourselves.
-	if _, err := sys.Run.Run(ctx, host.Cmd{Name: systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
-		sys.Log.Debug().Err(err).Str("unit", unit).Msg("sshd not told")
-	}
 }

@@ -1,0 +1,211 @@
+package provisioning
+
+import (
+	"context"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// SSHDUp makes Ready mean that one can log in. What the steps before it have
+// changed reaches an sshd that was there already, with one restart of the
+// listener; an sshd that gave up because it had no keys is started; and both
+// are awaited, for a while. Afterwards sshd is left alone: when it reads its
+// configuration again it closes its port for a moment.
+//
+// An sshd that nobody has enabled is not started, and one that does not come
+// up does not fail the machine: the platform's other ways in still work.
+type SSHDUp struct {
+	Systemctl string // only if systemd runs
+	PidFile   string // as configured; empty for the usual places, or "none"
+}
+
+// sshdPatience is how long Ready waits for sshd.
+const sshdPatience = 15 * time.Second
+
+// ID implements Step.
+func (SSHDUp) ID() string { return StepSSHDUp }
+
+func (SSHDUp) String() string { return "see to it that sshd listens" }
+
+// A listener is an sshd that accepts connections: it writes the file with its
+// number after it has opened its port, and removes it before it closes it.
+type listener struct {
+	pid     int
+	started time.Duration // by bootClock
+	file    fileID
+}
+
+// fileID tells a file from one of the same name that replaced it.
+type fileID struct {
+	inode uint64
+	mtime unix.Timespec
+}
+
+// Apply implements Step.
+func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
+	units := s.units(sys.Root)
+	if s.PidFile == "none" {
+		// It cannot be observed, so it is told and not awaited.
+		if unit := units.running(sys.Root); unit != "" && sys.sshdChanged > 0 {
+			s.systemctl(ctx, sys, "reload", unit)
+		}
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, sshdPatience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var told fileID
+	var kicked bool
+	for {
+		l, up := s.listener(sys.Root)
+		switch {
+		case up && (l.started > sys.sshdChanged || told != fileID{} && l.file != told):
+			return nil // it has read everything, and listens
+		case up && told == fileID{}:
+			told = l.file
+			if sys.Kernel.Signal == nil || sys.Kernel.Signal(l.pid, unix.SIGHUP) != nil {
+				return nil // gone this moment, or nothing we may do
+			}
+		case up:
+			// It has not taken the signal yet.
+		case units.enabled == nil && told == fileID{}:
+			return nil
+		case !kicked:
+			if unit := units.gaveUp(sys.Root); unit != "" {
+				kicked = true
+				s.systemctl(ctx, sys, "reset-failed", unit)
+				s.systemctl(ctx, sys, "start", unit)
+			}
+		}
+		select {
+		case <-wait.Done():
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			return warn(CodeSSHD, "sshd does not listen after %v", sshdPatience)
+		case <-tick.C:
+		}
+	}
+}
+
+// listener finds the sshd that has left its number.
+func (s SSHDUp) listener(r host.Root) (listener, bool) {
+	files := []string{"/run/sshd.pid", "/var/run/sshd.pid"}
+	if s.PidFile != "" {
+		files = []string{s.PidFile}
+	}
+	for _, name := range files {
+		var st unix.Stat_t
+		if unix.Stat(r.Path(name), &st) != nil {
+			continue
+		}
+		b, err := r.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || pid <= 1 {
+			continue
+		}
+		// A file of an earlier life may name anybody.
+		stat, err := r.ReadFile(path.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			continue
+		}
+		i, j := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
+		if i < 0 || j < i || !strings.HasPrefix(string(stat[i+1:j]), "sshd") {
+			continue
+		}
+		l := listener{pid: pid, file: fileID{st.Ino, st.Mtim}}
+		if f := strings.Fields(string(stat[j+1:])); len(f) > 19 {
+			if ticks, err := strconv.ParseInt(f[19], 10, 64); err == nil {
+				l.started = time.Duration(ticks) * (time.Second / 100) // USER_HZ, the same everywhere
+			}
+		}
+		return l, true
+	}
+	return listener{}, false
+}
+
+// sshdUnits are the units of systemd that bring sshd.
+type sshdUnits struct {
+	enabled []string // services that are started at boot
+}
+
+func (s SSHDUp) units(r host.Root) sshdUnits {
+	var u sshdUnits
+	if s.Systemctl == "" {
+		return u
+	}
+	for _, unit := range []string{"ssh.service", "sshd.service"} {
+		if target, _ := os.Readlink(r.Path("/etc/systemd/system/" + unit)); target == "/dev/null" {
+			continue // masked
+		}
+		for _, dir := range []string{"/etc/systemd/system/", "/usr/lib/systemd/system/"} {
+			// Links into /usr, which may lead out of a test's root.
+			if _, err := os.Lstat(r.Path(dir + "multi-user.target.wants/" + unit)); err == nil && !slices.Contains(u.enabled, unit) {
+				u.enabled = append(u.enabled, unit)
+			}
+		}
+	}
+	return u
+}
+
+// running is the unit in which some process is.
+func (u sshdUnits) running(r host.Root) string {
+	for _, unit := range []string{"ssh.service", "sshd.service"} {
+		if populated(r, unit) {
+			return unit
+		}
+	}
+	return ""
+}
+
+// gaveUp is an enabled unit that systemd has tried to start and in which
+// there is nothing now: it has failed, or waits for its next attempt.
+func (u sshdUnits) gaveUp(r host.Root) string {
+	for _, unit := range u.enabled {
+		if _, err := os.Lstat(r.Path("/run/systemd/units/invocation:" + unit)); err == nil && !populated(r, unit) {
+			return unit
+		}
+	}
+	return ""
+}
+
+func populated(r host.Root, unit string) bool {
+	for _, tree := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/systemd/", "/sys/fs/cgroup/unified/"} {
+		if b, err := r.ReadFile(tree + "system.slice/" + unit + "/cgroup.procs"); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (s SSHDUp) systemctl(ctx context.Context, sys *System, verb, unit string) {
+	if s.Systemctl == "" {
+		return
+	}
+	// --no-block: the unit may be ordered after ourselves.
+	if _, err := sys.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
+		sys.Log.Debug().Err(err).Str("unit", unit).Msg("sshd not told")
+	}
+}
+
+// bootClock is the time since the machine started, asleep or not: the clock
+// by which the kernel says when a process began.
+func bootClock() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 1 // long ago, but not never
+	}
+	return time.Duration(ts.Nano())
+}

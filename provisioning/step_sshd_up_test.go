@@ -1,0 +1,77 @@
+package provisioning_test
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/azguest/azguest/test/sandbox"
+)
+
+// An sshd that was there before answers as soon as the platform may be told
+// Ready, with the new machine's key and not with the image's.
+func TestReadyMeansThatSSHDAnswers(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, sandbox.Options{})
+	b.sh("rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key")
+	old, _, _, _, err := ssh.ParseAuthorizedKey([]byte(b.sh("cat /etc/ssh/ssh_host_ed25519_key.pub")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PrepareSSHD(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.Start(sandbox.Cmd{Args: []string{"/usr/sbin/sshd", "-D", "-e", "-o", "ListenAddress=127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Kill() }()
+	if got := b.offered(); string(got) != string(old.Marshal()) {
+		t.Fatal("sshd does not answer with the image's key")
+	}
+	pid := b.sh("cat /run/sshd.pid")
+
+	// Killed right before it would have told sshd, and started again.
+	if out, code := b.provision("sshd-up:doing"); code >= 0 {
+		t.Fatalf("not killed:\n%s", out)
+	}
+	out, _ := b.provision("")
+	if !strings.Contains(out, "sshd-up") || strings.Contains(out, "does not listen") {
+		t.Errorf("provisioning printed:\n%s", out)
+	}
+	if got := b.offered(); string(got) == string(old.Marshal()) {
+		t.Error("sshd still answers with the image's key")
+	}
+	if got := b.sh("cat /run/sshd.pid"); got != pid {
+		t.Errorf("sshd is another process now: %s, was %s", got, pid)
+	}
+	if err := b.ssh(ssh.PublicKeys(b.signer)); err != nil {
+		t.Errorf("log in: %v", err)
+	}
+}
+
+// offered is the ed25519 host key with which sshd answers.
+func (b *box) offered() []byte {
+	b.t.Helper()
+	conn, err := b.dial()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	var key []byte
+	enough := errors.New("enough")
+	_, _, _, err = ssh.NewClientConn(conn, "127.0.0.1:22", &ssh.ClientConfig{
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+		HostKeyCallback: func(_ string, _ net.Addr, k ssh.PublicKey) error {
+			key = k.Marshal()
+			return enough
+		},
+	})
+	if key == nil {
+		b.t.Fatal(err)
+	}
+	return key
+}
