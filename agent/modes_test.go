@@ -19,7 +19,7 @@ import (
 //	provisioning  health                extensions   about a handler of the goal state
 //	on            Ready when done       on           what became of it
 //	ready-only    Ready at once         off          NotReady 1009: processing is disabled
-//	off           not one word          report-only  what there is; nothing is fetched
+//	off           not one word          report-only  what there is, of others NotReady 1009; nothing is fetched
 //
 // The status document is sent in all nine: without it the platform holds the
 // agent for dead.
@@ -60,11 +60,11 @@ func oneMode(t *testing.T, prov, ext string) {
 	go func() { done <- a.Run(ctx) }()
 	defer func() {
 		cancel()
-		<-done //nolint:errcheck // the context was ended here
+		<-done
 		a.platform.Close()
 	}()
 
-	want := map[string]string{config.ModeOn: "broken", config.ModeOff: "disabled", config.ModeReportOnly: "none"}[ext]
+	want := map[string]string{config.ModeOn: "broken", config.ModeOff: "disabled", config.ModeReportOnly: "only reported"}[ext]
 	await(t, ctx, func() string {
 		doc, n := vm.StatusDocument()
 		got := fmt.Sprintf("status documents: %v, handler: %s", n > 0, handlerIn(string(doc)))
@@ -113,6 +113,8 @@ func handlerIn(doc string) string {
 		return "none"
 	case strings.Contains(doc, "processing is disabled"):
 		return "disabled"
+	case strings.Contains(doc, "are only reported"):
+		return "only reported"
 	case strings.Contains(doc, "NotReady"):
 		return "broken"
 	}

@@ -171,6 +171,22 @@ func TestGates(t *testing.T) {
 			t.Errorf("switched on again: %s", show(s))
 		}
 	})
+	t.Run("reported only", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, named(simple, "P.A", "P.B")...)
+		w.start()
+		if got, want := show(w.offer(ext("P.A", "1.0", 0))), "P.A 1.0 Ready 0 | 0 success 0\n"; got != want {
+			t.Fatalf("got %s want %s", got, want)
+		}
+		w.stop()
+		before := len(w.calls())
+		w.cfg.Mode = ModeReportOnly
+		w.start()
+		s := w.processed(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0))
+		if got, want := show(s), "P.A 1.0 Ready 0 | 0 success 0\nP.B 1.0 NotReady 1009 | 0 error 1009\n"; got != want || len(w.calls()) != before {
+			t.Errorf("got %s want %s; ran %q", got, want, w.calls())
+		}
+	})
 	t.Run("gate", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, named(simple, "P.A")...)

@@ -689,8 +689,14 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		return false
 	}
 	if m.cfg.Mode == ModeReportOnly {
+		rep := Report{}
+		if len(h.recs) == 0 {
+			// Nothing to report, and the platform must not wait for it (asks
+			// U41). What is there is reported as it is.
+			rep = Report{Status: "NotReady", Code: code, Message: fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)}
+		}
 		for _, q := range mine {
-			p.denied[q.key()] = Report{}
+			p.denied[q.key()] = rep
 		}
 		return true
 	}
