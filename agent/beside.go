@@ -20,7 +20,7 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 	if standing != provisioning.Provisioned {
 		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("somebody else provisions")
 		var out provisioning.Outcome
-		err := a.waitFor(ctx, by+" provisions ("+owner.Because+")", bootLimit, func(wctx context.Context) (err error) {
+		err := a.waitFor(ctx, by+" ("+owner.Because+")", bootLimit, func(wctx context.Context) (err error) {
 			out, err = provisioning.WaitOwner(wctx, a.system(), owner, id.ID)
 			return err
 		})

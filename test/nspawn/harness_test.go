@@ -337,21 +337,31 @@ func (m *machine) name() string {
 }
 
 // dropCgroups removes what the container's systemd has left, which was killed.
+// Its processes take a moment to go.
 func (m *machine) dropCgroups() {
-	for _, h := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"} {
-		var dirs []string
-		top := filepath.Join(h, m.name())
-		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
+	for range 50 {
+		left := 0
+		for _, h := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"} {
+			var dirs []string
+			_ = filepath.WalkDir(filepath.Join(h, m.name()), func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			slices.Reverse(dirs)
+			for _, d := range dirs {
+				if os.Remove(d) != nil {
+					left++
+				}
 			}
-			return nil
-		})
-		slices.Reverse(dirs)
-		for _, d := range dirs {
-			_ = os.Remove(d) // an empty cgroup does no harm
 		}
+		if left == 0 {
+			return
+		}
+		<-time.After(20 * time.Millisecond)
 	}
+	m.t.Log("a cgroup of the machine is left")
 }
 
 // off shuts the machine down in order.
