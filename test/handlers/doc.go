@@ -1,0 +1,15 @@
+// Package handlers proves two things about the agent's release binary in a
+// sandbox of this machine, against the emulated platform.
+//
+// Published handlers work: look-alikes of seven of them, which need from the
+// agent what the published ones were seen to need (spec/handlers), with the
+// packaging oddities of the real ones, live through install, enable, new
+// settings, restart of the agent, reboot, upgrade, downgrade and delete.
+//
+// Hostile things do no harm: packages, files that handlers leave, goal states
+// and local users that try to get out of their box, into somebody else's, or
+// to silence the agent.
+//
+// The look-alikes are in testdata, one folder for each. They only imitate
+// what can be seen from outside.
+package handlers

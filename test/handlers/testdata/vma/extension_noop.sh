@@ -1,0 +1,4 @@
+#!/bin/sh
+. ./seen.sh
+seen vma noop
+exit 0
