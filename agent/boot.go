@@ -124,7 +124,7 @@ func (a *Agent) finishBoot(state string, err error) {
 		p.Error, p.Problem = "", status.Problem{}
 		if err != nil {
 			p.Error = err.Error()
-			p.Problem = status.Problem{Code: provisioning.CodeOf(err), Since: p.Finished, Fix: "agentctl explain " + provisioning.CodeOf(err)}
+			p.Problem = status.Problem{Code: provisioning.CodeOf(err), Since: p.Finished, Fix: fixOf(provisioning.CodeOf(err))}
 		}
 	})
 }
@@ -188,7 +188,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id *provisioning.Identity, p *pool) (later []provisioning.Step, from *origin, err error) {
 	sys := a.system()
 	if opts.RegenerateHostKeys {
-		// RSA takes longer than everything else together, so it starts first.
+		// sshd starts at the same time and cannot without one.
 		sys.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
 	facts, err := provisioning.Gather(ctx, sys, opts)

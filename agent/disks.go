@@ -71,6 +71,12 @@ func (a *Agent) prepareDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(disks) == 0 && !o.Swap {
+		// Most sizes have none, and packages ship with Format on: nothing is
+		// missing, unless somebody wants swap on it.
+		a.Log.Debug().Msg("no resource disk")
+		return nil
+	}
 	actions, reason := disk.Plan(disks, o)
 	if len(actions) == 0 {
 		return errors.New(reason)

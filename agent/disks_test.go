@@ -129,6 +129,13 @@ func TestResourceDiskComesLate(t *testing.T) {
 		if took := time.Since(start); took < 20*time.Second || took > time.Minute {
 			t.Errorf("looked for %v", took)
 		}
+		if p := a.board.copy().Problems; len(p) != 0 {
+			t.Errorf("a size without such a disk: %+v", p)
+		}
+		a.cfg.ResourceDisk.EnableSwap, a.cfg.ResourceDisk.SwapSizeMB = true, 64
+		if err := a.resourceDisk(ctx); err != nil {
+			t.Fatal(err)
+		}
 		if p := a.board.copy().Problems; len(p) != 1 || !strings.Contains(p[0].Message, "no resource disk") {
 			t.Errorf("problems: %+v", p)
 		}

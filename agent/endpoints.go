@@ -14,9 +14,11 @@ const (
 	// flaky is how many failures in a row make an endpoint a fault: one may
 	// be a live migration.
 	flaky = 2
-	// askAgain is the pause between two questions to an endpoint that fails
-	// and that nobody has a use for at the moment: without them it would be
-	// called broken for ever. Twelve in an hour are within asks U19.
+	// askFirst and askAgain are the shortest and the longest pause between two
+	// questions to an endpoint that fails and that nobody has a use for at the
+	// moment: without them it would be called broken for ever. That makes 15 in
+	// the first hour, within asks U19.
+	askFirst = 30 * time.Second
 	askAgain = 5 * time.Minute
 )
 
@@ -46,7 +48,7 @@ func endpoint(f platform.EndpointFact) status.Endpoint {
 	if f.Failures < flaky && !f.LastOK.IsZero() {
 		return e // once is no fault yet
 	}
-	if f.Name == platform.WireServer {
+	if f.Name == platform.WireServer && f.Fault != platform.FaultStatus {
 		e.State = status.Error
 	}
 	code := endpointCode(f.Name, f.Fault)
@@ -65,6 +67,8 @@ func endpointCode(name, fault string) string {
 		return "AZ-NET-NOROUTE"
 	case platform.FaultBlocked:
 		return "AZ-FW-BLOCKED"
+	case platform.FaultStatus:
+		return "AZ-NET-BUSY"
 	case platform.FaultProxy:
 		return "AZ-NET-PROXY" // for the platform's own address: one that catches all traffic
 	}
@@ -97,9 +101,21 @@ func why(name string) string {
 
 // lookAgain is the job that asks failing endpoints whether they are back.
 func (a *Agent) lookAgain(ctx context.Context) error {
+	a.ask(ctx, func(f platform.EndpointFact) bool {
+		pause := askAgain
+		if n := f.Failures - flaky; n < 4 {
+			pause = min(askFirst<<max(n, 0), askAgain)
+		}
+		return time.Since(f.LastFail) >= pause-time.Second
+	})
+	return nil
+}
+
+// ask asks the failing endpoints that are due.
+func (a *Agent) ask(ctx context.Context, due func(platform.EndpointFact) bool) {
 	var names []string
 	for _, f := range a.platform.Endpoints() {
-		if f.Failing() && f.Name != platform.Storage && time.Since(f.LastFail) >= askAgain-time.Second {
+		if f.Failing() && f.Name != platform.Storage && due(f) {
 			names = append(names, f.Name)
 		}
 	}
@@ -107,7 +123,6 @@ func (a *Agent) lookAgain(ctx context.Context) error {
 		a.platform.Probe(ctx, names...)
 		a.board.poke()
 	}
-	return nil
 }
 
 // platformCode says what a failed poll failed by: the way there, or what

@@ -37,9 +37,9 @@ func (a *Agent) guard(ctx context.Context) error {
 	now := status.Firewall{State: status.OK, Backend: string(backend), VerifiedAt: time.Now().UTC()}
 	if err != nil {
 		now.State, now.Message = status.Error, err.Error()
-		now.Problem = status.Problem{Code: "AZ-FW-APPLY", Since: now.VerifiedAt, Fix: "agentctl explain AZ-FW-APPLY"}
+		now.Problem = status.Problem{Code: "AZ-FW-APPLY", Since: now.VerifiedAt, Fix: fixOf("AZ-FW-APPLY")}
 		if fe, ok := errors.AsType[*firewall.Error](err); ok {
-			now.Code, now.Fix = fe.Code(), "agentctl explain "+fe.Code()
+			now.Code, now.Fix = fe.Code(), fixOf(fe.Code())
 		}
 		if was.State == status.Error {
 			now.Since = was.Since

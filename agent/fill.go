@@ -71,6 +71,29 @@ func (a *Agent) fillExtensions(s *status.Snapshot) {
 		e.Requester = a.asked.by(d)
 		s.Extensions = append(s.Extensions, e)
 	}
+	a.rep.date(s.Extensions)
+}
+
+// date says since when what no command failed at is wrong: since it was seen
+// first.
+func (r *reports) date(exts []status.Extension) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[string]time.Time{}
+	for i := range exts {
+		e := &exts[i]
+		if e.Code == "" {
+			continue
+		}
+		key := e.Title() + " " + e.Code
+		if seen[key] = r.seen[key]; seen[key].IsZero() {
+			seen[key] = time.Now().UTC()
+		}
+		if e.Since.IsZero() {
+			e.Since = seen[key]
+		}
+	}
+	r.seen = seen
 }
 
 // extension maps one row.
@@ -256,6 +279,14 @@ func certs(gs *protocol.GoalState) []status.Cert {
 		})
 	}
 	return out
+}
+
+// certsCode: they did not come, or can't be read.
+func certsCode(err error) string {
+	if _, fault := errors.AsType[*protocol.Fault](err); fault {
+		return "AZ-CERT-FETCH"
+	}
+	return "AZ-CERT-DECRYPT"
 }
 
 func describe(certPEM []byte) (kind string, until time.Time) {

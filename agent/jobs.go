@@ -33,7 +33,7 @@ func (a *Agent) jobs() []job {
 		{"host-health", time.Minute, a.beat},
 		{"memory", 30 * time.Second, a.trim},
 		{"clock", clockPeriod, a.lookAtClock},
-		{"endpoints", askAgain, a.lookAgain},
+		{"endpoints", askFirst, a.lookAgain},
 		{"measure", 5 * time.Minute, a.measure},
 		{"housekeeping", time.Hour, a.tidy},
 		{"self-update", a.updateEvery(), a.selfUpdate},

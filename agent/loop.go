@@ -103,6 +103,9 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 func (a *Agent) connect(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- a.platform.Connect(ctx) }()
+	if err := a.measure(ctx); err != nil { // its job begins later
+		a.Log.Debug().Err(err).Msg("disk not measured")
+	}
 	look := time.NewTicker(2 * time.Second)
 	defer look.Stop()
 	for {
@@ -110,6 +113,8 @@ func (a *Agent) connect(ctx context.Context) error {
 		case err := <-done:
 			if err == nil {
 				a.platformWell()
+				// Who was away with the platform is back with it.
+				a.ask(ctx, func(platform.EndpointFact) bool { return true })
 				a.board.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.BogusEndpoint())
 			}
 			return err
@@ -161,9 +166,9 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 	a.Log.Info().Str("goal_state", gs.ID).Str("source", string(gs.Source)).Str("activity", gs.ActivityID).
 		Int("handlers", len(gs.Handlers)).Int("certificates", len(gs.Certs)).Bool("on_hold", gs.OnHold).Msg("new goal state")
 	if gs.CertsErr != nil {
-		a.Log.Warn().Err(gs.CertsErr).Str("code", "AZ-CERT-DECRYPT").Msg("certificates incomplete")
+		a.Log.Warn().Err(gs.CertsErr).Str("code", certsCode(gs.CertsErr)).Msg("certificates incomplete")
 	}
-	a.board.problem("certificates", "AZ-CERT-DECRYPT", "agentctl certs", gs.CertsErr)
+	a.board.problem("certificates", certsCode(gs.CertsErr), fixOf(certsCode(gs.CertsErr)), gs.CertsErr)
 	a.asked.set(gs)
 	a.showPolicy()
 	a.board.set(func(s *status.Snapshot) {
@@ -226,6 +231,6 @@ func (a *Agent) platformIll(err error) {
 			p.Since = time.Now().UTC()
 		}
 		p.Code = a.platformCode()
-		p.Fix, p.Waiting = fixOf(p.Code), secret.Redact(err.Error())
+		p.Fix, p.Waiting = fixOf(p.Code), "the platform: "+secret.Redact(err.Error())
 	})
 }

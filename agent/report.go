@@ -30,7 +30,8 @@ type reports struct {
 	last   string     // what was accepted last, without times
 	notify string     // STATUS= told to the service manager
 
-	refused time.Time // since when the platform refuses reports; guarded by mu
+	refused time.Time            // since when the platform refuses reports; guarded by mu
+	seen    map[string]time.Time // problems of extensions; guarded by mu
 }
 
 // answer notes what became of a report. What says "not now" is no refusal.

@@ -280,13 +280,16 @@ func (v view) endpointsRow() row {
 			text += " via " + e.Via
 		}
 		if e.LatencyS > 0 && e.State == status.OK {
-			text += " " + span(time.Duration(e.LatencyS*float64(time.Second)))
+			text += " " + latency(time.Duration(e.LatencyS*float64(time.Second)))
 		}
 		parts = append(parts, text)
 		proxy = cmp.Or(e.Proxy, proxy)
 		if e.Code != "" {
 			x := v.problem(row{}, e.Problem, e.State)
 			r.rank = min(r.rank, x.rank)
+			if e.Code == v.snap.Platform.Code {
+				continue // said there
+			}
 			if e.LastError != "" {
 				r.more = append(r.more, e.Name+": "+v.cut(clean(e.LastError), len(e.Name)+2))
 			}
@@ -295,6 +298,13 @@ func (v view) endpointsRow() row {
 	}
 	r.text = strings.Join(append(parts, "proxy "+proxy), " | ")
 	return r
+}
+
+func latency(d time.Duration) string {
+	if d < time.Millisecond {
+		return "<1ms"
+	}
+	return span(d)
 }
 
 func (v view) firewallRow() row {

@@ -78,6 +78,7 @@ func Codes() []Code {
 		{"AZ-NET-TLS", "The certificate of a server is not trusted.", "Something on the way opens TLS connections, or the list of authorities is old.", "install the authority of the proxy, or update ca-certificates"},
 		{"AZ-NET-DNS", "Names cannot be resolved.", "/etc/resolv.conf is empty or the server in it does not answer.", "resolvectl status; the host channel needs no DNS"},
 		{"AZ-NET-LEASE", "The machine lost its address when its DHCP lease was renewed.", "The DHCP server did not answer, or gave another address and the manager of the interface has not set it.", "networkctl status or nmcli device show; Provisioning.MonitorHostName=n leaves the lease alone"},
+		{"AZ-NET-BUSY", "A service of the platform answers, but with errors.", "The host is busy, under maintenance, or this machine was moved.", "nothing on this machine: it is asked again; if it stays, redeploy the machine"},
 		{"AZ-NET-ENDPOINT", "The endpoint from DHCP is not a platform.", "Option 245 names a machine that does not speak the protocol.", "the fixed address is tried next; Protocol.EndpointDiscovery=static skips DHCP"},
 
 		// What the platform says.
@@ -126,6 +127,7 @@ func Codes() []Code {
 		{"AZ-POL-SIGNATURE", "A package is not signed as the policy wants.", "No signature, a damaged package, or another signer.", "tell its publisher"},
 		{"AZ-CERT-MISSING", "A certificate that the goal state names was not delivered.", "The platform sent no certificate with this thumbprint.", "agentctl certs; check the Key Vault reference of the machine"},
 		{"AZ-CERT-NOKEY", "A certificate came without its private key.", "The vault holds the certificate only.", "agentctl certs; import it with its key"},
+		{"AZ-CERT-FETCH", "The certificates could not be had from the platform.", "It answered with an error, or not at all; the error is shown beside the code.", "nothing on this machine: they are asked for again; agentctl doctor if it stays"},
 		{"AZ-CERT-DECRYPT", "The certificates cannot be decrypted.", "They were made for another transport certificate, or with a cipher we do not know.", "systemctl restart azguest makes a new transport certificate"},
 		{"AZ-FW-APPLY", "The firewall rules could not be set.", "The kernel has no nf_tables, or we may not change it (container).", "agentctl status shows the answer; OS.EnableFirewall=n switches it off"},
 		{"AZ-FW-SELFTEST", "Ordinary users can reach the platform's address although the rules are set.", "Another rule comes first.", "nft list ruleset"},
