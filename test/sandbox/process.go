@@ -111,17 +111,14 @@ func (s *Sandbox) launch(c Cmd, inside bool) (*Process, error) {
 	}
 	p := &Process{done: make(chan struct{})}
 	started := make(chan error, 1)
-	go func() {
-		// The thread joins the namespaces, the child inherits them. The
-		// goroutine ends without unlocking, so the thread ends with it and
-		// nothing else ever runs there.
-		runtime.LockOSThread()
+	onOwnThread(func() {
+		// The thread joins the namespaces, the child inherits them.
 		if err := s.enter(inside); err != nil {
 			started <- err
 			return
 		}
 		started <- p.start(c, inside)
-	}()
+	})
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("sandbox: start %s: %w", c.Args[0], err)
 	}
@@ -131,6 +128,28 @@ func (s *Sandbox) launch(c Cmd, inside bool) (*Process, error) {
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// onOwnThread starts fn on a thread that ends with it, so that nothing else
+// ever runs where fn has moved the thread.
+func onOwnThread(fn func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			fn()
+			return // without unlocking: that is what ends the thread
+		}
+		// The first thread can't end. It would hold the namespaces as long as
+		// this program lives, and /proc/self would show them for its own. It
+		// is kept out of the way until somebody else is at work.
+		begun := make(chan struct{})
+		onOwnThread(func() {
+			close(begun)
+			fn()
+		})
+		<-begun
+		runtime.UnlockOSThread()
+	}()
 }
 
 // start runs on a thread that is in the right namespaces, so names resolve
@@ -219,14 +238,13 @@ func (p *Process) Kill() error {
 // as long as they live. An emulator inside the test program listens this way.
 func (s *Sandbox) InNetwork(fn func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked, see launch
+	onOwnThread(func() {
 		if err := s.enter(false); err != nil {
 			done <- err
 			return
 		}
 		done <- fn()
-	}()
+	})
 	return <-done
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -377,5 +378,27 @@ func BenchmarkNew(b *testing.B) {
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestFirstThreadStaysHome: whatever thread a process is started from, this
+// program's own first one is never left behind in the sandbox.
+func TestFirstThreadStaysHome(t *testing.T) {
+	s := create(t, sandbox.Options{})
+	own, err := os.Readlink("/proc/self/ns/mnt") // of the first thread
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 40 {
+		all.Go(func() {
+			if _, err := s.Run(t.Context(), "true"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if now, err := os.Readlink("/proc/self/ns/mnt"); err != nil || now != own {
+		t.Errorf("the first thread is in %s (%v), was in %s", now, err, own)
 	}
 }
