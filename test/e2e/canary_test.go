@@ -108,7 +108,7 @@ func TestCanaries(t *testing.T) {
 	for i, m := range sig.FindAllStringSubmatch(c.vm.StatusURL(), -1) {
 		secrets[fmt.Sprint("status blob ", i)] = m[1]
 	}
-	for _, name := range strings.Fields(c.sh(t, "ls /var/lib/waagent/*.prv /var/lib/waagent/TransportPrivate.pem")) {
+	for name := range strings.FieldsSeq(c.sh(t, "ls /var/lib/waagent/*.prv /var/lib/waagent/TransportPrivate.pem")) {
 		if lines := strings.Split(c.sh(t, "cat "+name), "\n"); len(lines) > 4 {
 			secrets["key "+path.Base(name)] = lines[3]
 		}
@@ -152,7 +152,7 @@ func TestCanaries(t *testing.T) {
 		}
 	}
 	// Every file that the machine has got since, each by its name.
-	for _, name := range strings.Split(c.sh(t, `find /var/log /var/lib/waagent /run /etc /tmp /var/tmp /home /root -xdev -type f -size -4096k -newer /usr/sbin/azguest 2>/dev/null`), "\n") {
+	for name := range strings.SplitSeq(c.sh(t, `find /var/log /var/lib/waagent /run /etc /tmp /var/tmp /home /root -xdev -type f -size -4096k -newer /usr/sbin/azguest 2>/dev/null`), "\n") {
 		if b, err := c.ReadFile(name); err == nil {
 			places[name] = string(b)
 		}
