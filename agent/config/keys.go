@@ -118,7 +118,7 @@ func Keys() []Key {
 		{Name: "AutoUpdate.Channel", Kind: String, Default: "stable", Own: true, Doc: "the channel for AutoUpdate.Mode=channel", at: func(c *Config) any { return &c.Update.Channel }},
 		{Name: "AutoUpdate.RequireSignature", Kind: Switch, Default: "y", Own: true, Doc: "accept only packages of the agent that are signed; n is for test fleets", at: func(c *Config) any { return &c.Update.NeedSignature }},
 		{Name: "AutoUpdate.TrustRoots", Kind: Path, Default: "/etc/azguest/update-roots.pem", Own: true, Doc: "certificates of the authorities that may sign packages of the agent; without the file none is accepted", at: func(c *Config) any { return &c.Update.TrustRoots }},
-		{Name: "AutoUpdate.HealthTimeout", Kind: Seconds, Default: "50", Min: 5, Max: 600, Own: true, Doc: "time a new version has until the platform accepts a report of it; then it is rolled back", at: func(c *Config) any { return &c.Update.HealthTimeout }},
+		{Name: "AutoUpdate.HealthTimeout", Kind: Seconds, Default: "40", Min: 5, Max: 600, Own: true, Doc: "time a new version has until the platform accepts a report of it; then it is rolled back", at: func(c *Config) any { return &c.Update.HealthTimeout }},
 		{Name: "AutoUpdate.QuietPeriod", Kind: Seconds, Default: "300", Own: true, Doc: "no update in this time after the agent started and provisioning ended", at: func(c *Config) any { return &c.Update.Quiet }},
 		{Name: "AutoUpdate.Window", Kind: String, Own: true, Doc: "hours of the day in which the agent may be replaced, as 22:00-04:30 local time; default any", at: func(c *Config) any { return &c.Update.Window }},
 		{Name: "AutoUpdate.Enabled", Kind: Switch, Default: "y", Doc: "classic flag, see AutoUpdate.Mode", at: func(c *Config) any { return &c.Update.Enabled }},

@@ -144,7 +144,7 @@ func AdoptChildren() {
 		if err != nil {
 			continue
 		}
-		if f := statFields(pid); len(f) < 2 || f[1] != me {
+		if f := statFields(e.Name()); len(f) < 2 || f[1] != me {
 			continue
 		}
 		go func() {

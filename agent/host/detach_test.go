@@ -3,9 +3,11 @@ package host
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -65,6 +67,75 @@ func TestDetachNotReady(t *testing.T) {
 	}
 	if err := Detach(t.Context(), Daemon{Path: "/no/such/program"}); err == nil {
 		t.Error("a program that does not exist was started")
+	}
+}
+
+// halfDead makes this test's program a process whose first thread has ended:
+// /proc calls it a zombie, and it still holds a lock.
+const halfDead = "AZGUEST_TEST_HALF_DEAD"
+
+func init() { //nolint:gochecknoinits // only here the first thread is ours
+	name := os.Getenv(halfDead)
+	if name == "" {
+		return
+	}
+	runtime.LockOSThread()
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		panic(err)
+	}
+	go func() {
+		_, _ = os.Stdout.WriteString("x")
+		for {
+			time.Sleep(time.Hour)
+		}
+	}()
+	_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0) // ends one thread, not the process
+}
+
+// TestKillWaitsForEveryThread: Kill is over when the process holds nothing any
+// more. Threads end one after the other, and the first may be the first.
+func TestKillWaitsForEveryThread(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	cmd.Env = append(os.Environ(), halfDead+"="+name)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for f := statFields(strconv.Itoa(pid)); len(f) > 0 && !ended(f); f = statFields(strconv.Itoa(pid)) {
+		select {
+		case <-ctx.Done():
+			t.Skip("this kernel does not show that a first thread has ended")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if !Alive(pid, StartTicks(pid)) {
+		t.Error("not alive, with a thread that runs")
+	}
+	if err := Kill(ctx, pid, StartTicks(pid)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Errorf("its lock after Kill: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -261,7 +262,7 @@ func BootID() string {
 
 // startTicks is field 22 of /proc/PID/stat, 0 if there is no such process.
 func startTicks(pid int) uint64 {
-	f := statFields(pid)
+	f := statFields(strconv.Itoa(pid))
 	if len(f) < 20 {
 		return 0
 	}
@@ -269,10 +270,10 @@ func startTicks(pid int) uint64 {
 	return n
 }
 
-// statFields are the fields of /proc/PID/stat from the third on: the second
-// is a name that may contain anything.
-func statFields(pid int) []string {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// statFields are the fields of /proc/PID/stat, or of a thread's, from the
+// third on: the second is a name that may contain anything.
+func statFields(dir string) []string {
+	b, err := os.ReadFile("/proc/" + dir + "/stat")
 	if err != nil {
 		return nil
 	}
@@ -289,11 +290,28 @@ func sameProcess(pid int, ticks uint64) bool {
 	if pid <= 0 {
 		return false
 	}
-	f := statFields(pid)
-	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+	f := statFields(strconv.Itoa(pid))
+	if len(f) < 20 || ended(f) && !threads(pid) {
 		return false
 	}
 	return ticks == 0 || startTicks(pid) == ticks
+}
+
+func ended(f []string) bool { return f[0] == "Z" || f[0] == "X" }
+
+// threads reports whether a process whose first thread has ended lives on in
+// others. They are killed one by one, and until the last has gone its files
+// are open and its locks are held.
+func threads(pid int) bool {
+	dir := strconv.Itoa(pid) + "/task"
+	tasks, err := os.ReadDir("/proc/" + dir)
+	if err != nil {
+		return false // gone meanwhile
+	}
+	return slices.ContainsFunc(tasks, func(t os.DirEntry) bool {
+		f := statFields(dir + "/" + t.Name())
+		return len(f) > 0 && !ended(f)
+	})
 }
 
 var errNoJob = errors.New("no such job")

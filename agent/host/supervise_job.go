@@ -236,7 +236,7 @@ func Processes(ids map[string]bool, dir string) []int {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if f := statFields(pid); len(f) == 0 || f[0] == "Z" || f[0] == "X" {
+		if f := statFields(e.Name()); len(f) == 0 || ended(f) {
 			continue
 		}
 		if belongs("/proc/"+e.Name(), ids, dir) {

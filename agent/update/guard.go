@@ -117,9 +117,9 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 		// A full disk must not keep a dead agent in its place.
 		err = fmt.Errorf("note roll-back: %w", err)
 	}
-	kctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if kerr := host.Kill(kctx, t.PID, t.Ticks); kerr != nil {
+	// However long it takes: a process that hangs in the kernel holds the
+	// lock, and nobody but us would start an agent when it has gone.
+	if kerr := host.Kill(ctx, t.PID, t.Ticks); kerr != nil {
 		return errors.Join(err, kerr)
 	}
 	if t.Managed {

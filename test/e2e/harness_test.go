@@ -218,8 +218,12 @@ func (c *cloud) dump(t testing.TB) {
 		t.Logf("status document %d: %s", n, doc)
 	}
 	t.Logf("agent:\n%s", c.log.String())
-	if b, err := c.ReadFile("/var/log/waagent.log"); err == nil && c.log.String() == "" {
-		t.Logf("/var/log/waagent.log:\n%s", b)
+	// An agent that was started by another, after an update for instance, has
+	// no terminal of ours.
+	for _, name := range []string{"/var/log/waagent.log", "/var/lib/waagent/azguest/guard.log", "/var/lib/waagent/azguest/update.json"} {
+		if b, err := c.ReadFile(name); err == nil {
+			t.Logf("%s:\n%s", name, b)
+		}
 	}
 }
 
