@@ -412,17 +412,6 @@ func TestHeartbeat(t *testing.T) {
 
 var longAgo = time.Now().Add(-time.Hour)
 
-// TestHostileNames: names from the platform never become paths elsewhere.
-func TestHostileNames(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, pkg{name: "P.Good", version: "1.0", script: simple}).start()
-	s := w.offer(ext("../../etc/P", "1.0", 0), ext("P.V", "1.0/../../x", 0), multi("P.M", "1.0", "../a:1"), ext("P.Good", "1.0", 0), ext("p.good", "2.0", 0))
-	want := "../../etc/P 1.0 NotReady -1\nP.V 1.0/../../x NotReady -1\nP.M 1.0 NotReady -1\nP.Good 1.0 Ready 0 | 0 success 0\np.good 2.0 NotReady -1\n"
-	if diff := cmp.Diff(want, show(s)); diff != "" {
-		t.Errorf("report (-want +got):\n%s", diff)
-	}
-}
-
 // TestPackageManager: handlers that may use the package manager are kept
 // apart, others are not.
 func TestPackageManager(t *testing.T) {

@@ -208,7 +208,7 @@ func (s store) place(tmp, name, version string) error {
 		}
 	}
 	// A directory without a state would be nobody's if we died now.
-	if err := os.MkdirAll(tmp+"/config", 0o700); err != nil {
+	if err := realDirs(tmp); err != nil {
 		return fmt.Errorf("place package: %w", err)
 	}
 	if err := writeBeside(tmp, tmp+"/config/HandlerState", []byte("NotInstalled"), 0o600); err != nil {
@@ -277,10 +277,8 @@ func (s store) dropPackage(name, version string) {
 // initialize makes the rest of a handler's directory (spec/extensions §1.1).
 func (w *work) initialize(r *Record) (code int, err error) {
 	base := w.m.store.base(r.Name, r.Version)
-	for _, d := range []string{base + "/config", base + "/status"} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return codeDownload, fmt.Errorf("initialize: %w", err)
-		}
+	if err := realDirs(base); err != nil {
+		return codeDownload, fmt.Errorf("initialize: %w", err)
 	}
 	if err := w.m.environment(r.Name, r.Version); err != nil {
 		return codeDownload, err
@@ -323,6 +321,9 @@ func (m *Manager) environment(name, version string) error {
 		return err
 	}
 	base := m.store.base(name, version)
+	if err := m.store.ours(name, version); err != nil {
+		return fmt.Errorf("write handler environment: %w", err)
+	}
 	return writeBeside(base, base+"/"+environmentName, handlerEnvironment(name, logs, base), 0o644)
 }
 
@@ -343,6 +344,9 @@ var errManifestLoad = errors.New("Failed to load manifest file") //nolint:static
 // readManifest reads the manifest of an unpacked package.
 func (m *Manager) readManifest(name, version string) (HandlerManifest, error) {
 	path := m.store.base(name, version) + "/" + manifestName
+	if err := m.store.ours(name, version); err != nil {
+		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
+	}
 	data, _, err := readSafely(path, maxManifest)
 	if err != nil {
 		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -157,9 +159,40 @@ func writeBeside(dir, path string, data []byte, mode fs.FileMode) (err error) {
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EEXIST) { // os.Rename says the latter
+		// A handler made a directory of that name; it would keep us from ever
+		// writing the file.
+		if err = os.RemoveAll(path); err == nil {
+			err = os.Rename(tmp, path)
+		}
+	}
 	if err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// realDirs makes the folders of a handler that the agent writes to. What else
+// has their names is removed: through a link root would write, and clean up,
+// wherever it leads (asks S9).
+func realDirs(base string) error {
+	for _, dir := range []string{base + "/config", base + "/status"} {
+		fi, err := os.Lstat(dir)
+		switch {
+		case err == nil && fi.IsDir():
+			continue
+		case err == nil:
+			err = os.Remove(dir)
+		case errors.Is(err, fs.ErrNotExist):
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -209,9 +242,14 @@ func dropSettings(configDir, ext string, seq int) error {
 // deleted. Its mrseq goes too: Run Command relies on it, and a run command
 // created anew under the same name would not run (spec/extensions §4.1).
 func forgetExtension(base, ext string) error {
+	root, err := os.OpenRoot(base) // nothing in it leads out
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	var errs []error
 	for dir, suffix := range map[string]string{"config": ".settings", "status": ".status"} {
-		entries, err := os.ReadDir(filepath.Join(base, dir))
+		entries, err := fs.ReadDir(root.FS(), dir)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -225,12 +263,12 @@ func forgetExtension(base, ext string) error {
 				continue
 			}
 			if _, err := strconv.Atoi(mid); err == nil {
-				errs = append(errs, os.Remove(filepath.Join(base, dir, e.Name())))
+				errs = append(errs, root.RemoveAll(dir+"/"+e.Name()))
 			}
 		}
 	}
 	for _, name := range []string{"config/" + ext + ".HandlerState", ext + ".mrseq"} {
-		if err := os.Remove(filepath.Join(base, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.RemoveAll(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -72,27 +74,25 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 		h := &c.Handlers[i]
 		bad := ""
 		switch {
-		case !fileName(h.Name) || strings.HasPrefix(h.Name, "."):
+		case !handlerName(h.Name):
 			bad = fmt.Sprintf("bad handler name %q", h.Name)
-		case !fileName(h.Version) || !parseVersion(h.Version).ok:
+		case !versionText(h.Version):
 			bad = fmt.Sprintf("bad version %q of handler %s", h.Version, h.Name)
 		case seen[strings.ToLower(h.Name)]:
 			bad = fmt.Sprintf("handler %s is named twice", h.Name)
 		}
 		seen[strings.ToLower(h.Name)] = true
 		for _, s := range h.Settings {
-			if h.MultiConfig && !fileName(s.Name) {
+			switch {
+			case h.MultiConfig && !extensionName(s.Name):
 				bad = fmt.Sprintf("bad extension name %q of handler %s", s.Name, h.Name)
+			case s.Seq < 0:
+				bad = fmt.Sprintf("bad sequence number %d of handler %s", s.Seq, h.Name)
 			}
 		}
 		h.Invalid = cmp.Or(h.Invalid, bad)
 	}
 	return &c
-}
-
-// fileName: it can be part of a file's name and stays where it is put.
-func fileName(s string) bool {
-	return s != "" && len(s) < 200 && !strings.ContainsAny(s, "/\x00\n") && s != "." && s != ".."
 }
 
 // newPass takes over a goal state.
@@ -641,10 +641,11 @@ func (m *Manager) versionOf(want *protocol.Handler) string {
 // placeholder writes an error status file for a handler that has none.
 func (m *Manager) placeholder(r Record, ext string, seq int, op string, code int, message string, overwrite bool) error {
 	base := m.store.base(r.Name, r.Version)
-	for _, d := range []string{base, base + "/status"} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("write status: %w", err)
-		}
+	if err := os.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("write status: %w", err)
+	}
+	if err := errors.Join(m.store.ours(r.Name, r.Version), realDirs(base)); err != nil {
+		return fmt.Errorf("write status: %w", err)
 	}
 	path := base + "/status/" + settingsName(ext, seq, ".status")
 	if _, err := os.Lstat(path); err == nil && !overwrite {

@@ -1,12 +1,14 @@
 package extensions
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -67,24 +69,24 @@ var (
 func ParseStatus(data []byte) (protocol.ExtensionStatus, error) {
 	var st protocol.ExtensionStatus
 	data = lenientJSON(data)
-	var top any
-	if err := json.Unmarshal(data, &top); err != nil {
+	if err := checkJSON(data); err != nil {
 		return st, fmt.Errorf("%w: %w", errStatusJSON, err)
 	}
-	list, isList := top.([]any)
-	if top == nil || isList && len(list) == 0 {
+	if string(data) == "null" {
 		return st, nil
 	}
-	if !isList {
+	items, err := elements(data, 1)
+	if err != nil {
 		return st, fmt.Errorf("%w: the extension status must be an array: %s", errStatusShape, clip(string(data), 4096))
 	}
-	var items []json.RawMessage
-	_ = json.Unmarshal(data, &items) // an array, as we know
-	first, err := object(items[0])
+	if len(items) == 0 {
+		return st, nil
+	}
+	first, err := fields(items[0], "status")
 	if err != nil || first == nil {
 		return st, fmt.Errorf("%w: element 0 of the array is not an object", errStatusShape)
 	}
-	body, err := object(first["status"])
+	body, err := fields(first["status"], "name", "operation", "configurationAppliedTime", "code", "status", "formattedMessage", "substatus")
 	if err != nil || body == nil {
 		return st, fmt.Errorf("%w: no status object", errStatusShape)
 	}
@@ -117,16 +119,16 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil
 	}
-	var subs []json.RawMessage
-	if err := json.Unmarshal(raw, &subs); err != nil {
+	subs, err := elements(raw, maxSubstatus)
+	if err != nil {
 		return fmt.Errorf("%w: substatus is not an array", errStatusShape)
 	}
-	for _, s := range subs[:min(len(subs), maxSubstatus)] {
+	for _, s := range subs {
 		if string(s) == "null" {
 			continue
 		}
-		o, err := object(s)
-		if err != nil {
+		o, err := fields(s, "name", "code", "status", "formattedMessage")
+		if err != nil || o == nil {
 			return fmt.Errorf("%w: a substatus is not an object", errStatusShape)
 		}
 		var sub protocol.Substatus
@@ -149,13 +151,13 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 // would break the whole report, so it is 0.
 func statusCode(raw json.RawMessage) json.RawMessage {
 	if len(raw) > 0 && len(raw) <= 256 && (raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' || raw[0] == '"') {
-		return raw
+		return bytes.Clone(raw) // it outlives the file it was read from
 	}
 	return json.RawMessage("0")
 }
 
 func formatted(raw json.RawMessage) (message *string, lang string, err error) {
-	o, err := object(raw)
+	o, err := fields(raw, "lang", "message")
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: formattedMessage is not an object", errStatusShape)
 	}
@@ -229,10 +231,32 @@ var errNotRegular = errors.New("not a regular file")
 // readSafely reads a file that somebody else owns: never through a symlink,
 // never waiting for a FIFO, never more than limit bytes (asks U08, S9).
 func readSafely(path string, limit int64) ([]byte, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(path, safeFlags, 0)
 	if err != nil {
 		return nil, nil, err
 	}
+	return readOpen(f, path, limit)
+}
+
+const safeFlags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+
+// readOwn is readSafely for a file in a handler's config or status folder,
+// which must not be a link either.
+func readOwn(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	dir, name := filepath.Split(path)
+	d, err := unix.Open(filepath.Clean(dir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(d)
+	fd, err := unix.Openat(d, name, safeFlags, 0)
+	if err != nil {
+		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return readOpen(os.NewFile(uintptr(fd), path), path, limit)
+}
+
+func readOpen(f *os.File, path string, limit int64) ([]byte, fs.FileInfo, error) {
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
@@ -258,7 +282,7 @@ func readSafely(path string, limit int64) ([]byte, fs.FileInfo, error) {
 // is found there. fresh says that the file was written moments ago and may
 // be half a file.
 func statusOf(path, full, version string, seq int) (st protocol.ExtensionStatus, fi fs.FileInfo, fresh bool) {
-	data, fi, err := readSafely(path, maxStatusFile)
+	data, fi, err := readOwn(path, maxStatusFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return missingStatus(path, full), nil, false

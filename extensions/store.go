@@ -43,6 +43,30 @@ func (s store) base(name, version string) string {
 	return s.root.Path(s.lib + "/" + name + "-" + version)
 }
 
+var errNotOurs = errors.New("the handler's directory is not the one that was made for it")
+
+// ours says what is wrong with a handler's directory: that it is not there,
+// or that there is something else, such as a link a handler has put in its
+// place. The link to ExecDir is ours.
+func (s store) ours(name, version string) error {
+	base := s.base(name, version)
+	fi, err := os.Lstat(base)
+	switch {
+	case err != nil:
+		return err
+	case fi.IsDir():
+		return nil
+	}
+	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", base, errNotOurs)
+}
+
+func (s store) execDir(name, version string) string {
+	return s.root.Path(filepath.Join(s.exec, name+"-"+version))
+}
+
 func (s store) logDir(name string) string { return s.root.Path(s.logs + "/" + name) }
 
 func (s store) sub(parts ...string) string {
@@ -102,10 +126,10 @@ func (s store) save(r Record) error {
 // a directory. The old agent can take over from there at any time.
 func (s store) saveFiles(r Record) error {
 	base := s.base(r.Name, r.Version)
-	if _, err := os.Stat(base); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if s.ours(r.Name, r.Version) != nil {
+		return nil //nolint:nilerr // the record is enough
 	}
-	if err := os.MkdirAll(base+"/config", 0o700); err != nil {
+	if err := realDirs(base); err != nil {
 		return fmt.Errorf("write handler state: %w", err)
 	}
 	if err := writeBeside(base, base+"/config/HandlerState", []byte(r.onDisk()), 0o600); err != nil {
@@ -167,7 +191,10 @@ func (s store) load() ([]Record, error) {
 			continue
 		}
 		base := s.base(name, version)
-		b, fi, err := readSafely(base+"/config/HandlerState", 1024)
+		if s.ours(name, version) != nil {
+			continue
+		}
+		b, fi, err := readOwn(base+"/config/HandlerState", 1024)
 		if err != nil {
 			continue
 		}
@@ -187,7 +214,7 @@ func (s store) load() ([]Record, error) {
 			r = s.adoptExts(adopt(r, text), base)
 		}
 		if r.Report.Status == "" {
-			if b, _, err := readSafely(base+"/config/HandlerStatus", 1<<20); err == nil {
+			if b, _, err := readOwn(base+"/config/HandlerStatus", 1<<20); err == nil {
 				r.Report, _ = parseHandlerStatus(b)
 			}
 		}
@@ -235,7 +262,7 @@ func (s store) adoptExts(r Record, base string) Record {
 			continue
 		}
 		r.Multi = true
-		b, _, err := readSafely(base+"/config/"+e.Name(), 64)
+		b, _, err := readOwn(base+"/config/"+e.Name(), 64)
 		if err == nil && strings.TrimSpace(string(b)) == "enabled" && r.State == Enabled {
 			r = r.setExt(name, ExtRecord{Enabled: true, Seq: -1})
 		}
@@ -280,7 +307,7 @@ func (s store) removeHandler(name, version string) error {
 	var errs []error
 	// Only the directory that we linked to ourselves: a handler may have put
 	// a link to anything in its place, and we are root.
-	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.root.Path(filepath.Join(s.exec, name+"-"+version)) {
+	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
 		errs = append(errs, removeTree(target))
 	}
 	errs = append(errs, removeTree(base))

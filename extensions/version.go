@@ -72,6 +72,9 @@ func decideVersion(request string, m protocol.Manifest) (protocol.PackageVersion
 	var best protocol.PackageVersion
 	found := false
 	for _, p := range m.Versions {
+		if !versionText(p.Version) { // it would become a directory
+			continue
+		}
 		v := parseVersion(p.Version)
 		match := p.Version == request
 		if want.ok && v.ok && want.pre == v.pre && want.preN == v.preN && len(v.nums) >= len(want.nums) {

@@ -104,18 +104,9 @@ func (w *work) remove(version string) error {
 func (w *work) copy() error {
 	r := w.rec(w.task.Version)
 	from, to := w.m.store.base(w.name, w.task.From), w.m.store.base(w.name, w.task.Version)
-	err := copyFile(from+"/mrseq", to+"/mrseq")
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	entries, rerr := os.ReadDir(from + "/status")
-	if rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-		err = errors.Join(err, rerr)
-	}
-	for _, e := range entries {
-		if e.Type().IsRegular() {
-			err = errors.Join(err, copyFile(filepath.Join(from, "status", e.Name()), filepath.Join(to, "status", e.Name())))
-		}
+	err := errors.Join(w.m.store.ours(w.name, w.task.From), w.m.store.ours(w.name, w.task.Version))
+	if err == nil {
+		err = w.copyState(from, to)
 	}
 	if err != nil {
 		return w.failTarget(r, codeUpdate, "[ExtensionUpdateError] copy the state of the old version: "+err.Error())
@@ -126,6 +117,40 @@ func (w *work) copy() error {
 	return w.put(r)
 }
 
+func (w *work) copyState(from, to string) error {
+	if err := realDirs(to); err != nil {
+		return err
+	}
+	paths := []string{"mrseq"}
+	if fi, err := os.Lstat(from + "/status"); err == nil && fi.IsDir() {
+		entries, err := os.ReadDir(from + "/status")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			paths = append(paths, "status/"+e.Name())
+		}
+	}
+	var errs []error
+	for _, p := range paths {
+		data, fi, err := readSafely(from+"/"+p, maxStatusFile)
+		if err != nil {
+			// A FIFO, a link or ten gigabytes are nobody's past; an update must
+			// not fail for what the old version has left lying about.
+			if !errors.Is(err, fs.ErrNotExist) {
+				w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version is not taken over")
+			}
+			continue
+		}
+		if err := writeBeside(to, to+"/"+p, data, fi.Mode().Perm()); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, os.Chtimes(to+"/"+p, fi.ModTime(), fi.ModTime()))
+	}
+	return errors.Join(errs...)
+}
+
 func change(r Record, from string) Change {
 	if r.Change != nil && r.Change.From == from {
 		ch := *r.Change
@@ -133,18 +158,6 @@ func change(r Record, from string) Change {
 		return ch
 	}
 	return Change{From: from}
-}
-
-// copyFile copies a regular file with its mode and times.
-func copyFile(from, to string) error {
-	data, fi, err := readSafely(from, maxStatusFile)
-	if err != nil {
-		return err
-	}
-	if err := writeBeside(filepath.Dir(filepath.Dir(to)), to, data, fi.Mode().Perm()); err != nil {
-		return err
-	}
-	return os.Chtimes(to, fi.ModTime(), fi.ModTime())
 }
 
 // failTarget records a handler-level failure of this goal state.
@@ -324,10 +337,8 @@ func (w *work) extNames() []string {
 
 // prepare brings the files of a handler in order before a command runs.
 func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
-	for _, d := range []string{base + "/config", base + "/status"} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("prepare %s: %w", w.name, err)
-		}
+	if err := realDirs(base); err != nil {
+		return fmt.Errorf("prepare %s: %w", w.name, err)
 	}
 	switch w.task.Op {
 	case Install, Enable, Disable:
@@ -336,6 +347,9 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 		// change looks for them, also when a downgrade runs the old package
 		// (spec/extensions §2.5, step 1).
 		base = w.m.store.base(w.name, w.task.To)
+		if err := errors.Join(w.m.store.ours(w.name, w.task.To), realDirs(base)); err != nil {
+			return fmt.Errorf("prepare %s: %w", w.name, err)
+		}
 	case Fetch, Copy, Uninstall, Remove:
 		return nil
 	}
@@ -372,7 +386,7 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 		return nil
 	}
 	name := settingsName(ext, seq, ".status")
-	data, _, err := readSafely(base+"/status/"+name, maxStatusFile)
+	data, _, err := readOwn(base+"/status/"+name, maxStatusFile)
 	if err != nil {
 		return nil //nolint:nilerr // none, or one that the handler has to deal with
 	}
@@ -404,12 +418,15 @@ func (w *work) saveStatus() error {
 		return fmt.Errorf("save status: %w", err)
 	}
 	from := w.m.store.base(w.name, w.task.Version) + "/status"
+	if fi, err := os.Lstat(from); err == nil && !fi.IsDir() {
+		return nil
+	}
 	entries, err := os.ReadDir(from)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("save status: %w", err)
 	}
 	for _, e := range entries {
-		data, fi, err := readSafely(filepath.Join(from, e.Name()), maxStatusFile)
+		data, fi, err := readOwn(filepath.Join(from, e.Name()), maxStatusFile)
 		if err != nil || !strings.HasSuffix(e.Name(), ".status") {
 			continue
 		}

@@ -1,0 +1,89 @@
+package extensions
+
+import (
+	"bytes"
+	"encoding/json"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// FuzzJSON: the walk over a document sees what encoding/json sees.
+func FuzzJSON(f *testing.F) {
+	for _, s := range []string{
+		`[{"status":{"a":[1,2,{"b":"\"]"}],"name":"x"}}]`, `{"a" : 1 ,"b":[],"a":-1.5e3}`, `[]`, `{}`, `[ 1 , null,true ,"\\" ]`,
+		`null`, `"x"`, `[[[]]]`, `{"a\u0062":{"b":{}}}`, " [ ] ", `[1]`, `{"ab":"\\\"","c":"}"}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if checkJSON(data) != nil {
+			if json.Valid(data) {
+				t.Fatal("refused what is JSON")
+			}
+			return
+		}
+		trim := func(m map[string]json.RawMessage) map[string]string {
+			out := map[string]string{}
+			for k, v := range m {
+				out[k] = string(bytes.TrimSpace(v))
+			}
+			return out
+		}
+		var wantList []json.RawMessage
+		if json.Unmarshal(data, &wantList) == nil && wantList != nil {
+			got, err := elements(data, len(wantList)+1)
+			if err != nil || len(got) != len(wantList) {
+				t.Fatalf("%q: %v %q, want %q", data, err, got, wantList)
+			}
+			for i := range got {
+				if !bytes.Equal(got[i], bytes.TrimSpace(wantList[i])) {
+					t.Fatalf("%q: element %d is %q, want %q", data, i, got[i], wantList[i])
+				}
+			}
+		}
+		var want map[string]json.RawMessage
+		if json.Unmarshal(data, &want) == nil && want != nil {
+			var names []string
+			for k := range want {
+				if len(k) > 100 || k == "" {
+					return // no name of ours
+				}
+				names = append(names, k)
+			}
+			got, err := fields(data, names...)
+			if diff := cmp.Diff(trim(want), trim(got)); err != nil || diff != "" {
+				t.Fatalf("%q: %v (-want +got):\n%s", data, err, diff)
+			}
+		}
+		_, _ = ParseStatus(data)
+	})
+}
+
+// TestStatusMemory: a status file of the largest size that is read must not
+// cost many times its size, whatever it is made of.
+func TestStatusMemory(t *testing.T) {
+	const limit = 24 << 20
+	head := `[{"version":1.0,"status":{"status":"success","operation":"Enable","code":0,"formattedMessage":{"lang":"en","message":"m"},"substatus":[`
+	for name, doc := range map[string]string{
+		"substatuses that are empty": head + strings.TrimSuffix(strings.Repeat("{},", maxStatusFile/3-100), ",") + "]}}]",
+		"many elements":              "[" + strings.Repeat("{},", maxStatusFile/3-100) + "{}]",
+		"many arrays":                strings.Repeat("[],", 3) + strings.Repeat("[[]],", maxStatusFile/6),
+		"many fields":                `[{` + strings.Repeat(`"a":{},`, maxStatusFile/8) + `"status":{"status":"success"}}]`,
+		"numbers":                    head + strings.Repeat("1,", maxStatusFile/2-200) + "1]}}]",
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := []byte(doc)
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			_, _ = ParseStatus(data)
+			runtime.ReadMemStats(&after)
+			if got := after.TotalAlloc - before.TotalAlloc; got > limit {
+				t.Errorf("%d MiB were allocated for a file of %d", got>>20, len(data)>>20)
+			}
+		})
+	}
+}
