@@ -6,11 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -606,125 +603,4 @@ func (m *Manager) lastWord(o pair) string {
 		return row.status.Extension.Status
 	}
 	return warning
-}
-
-// skip gives a pair up for this goal state.
-func (m *Manager) skip(q pair, why string) {
-	p := m.pass
-	p.skipped[q.key()] = why
-	delete(p.waits, q.key())
-	m.log.Warn().Str("extension", q.row).Str("why", why).Msg("extension is not processed")
-	h := m.handler(q.handler.Name)
-	w := newWork(m, h, q.handler, Task{Op: Enable, Version: q.handler.Version, Ext: q.ext})
-	w.emit(q.handler.Version, Enable, false, why, 0)
-	r := w.rec(m.versionOf(q.handler))
-	if q.ext == "" || r.Report.Status == "" {
-		r.Report = Report{Status: "NotReady", Code: codeOther, Message: why}
-	}
-	if q.ext != "" {
-		w.placeholder(r, q.ext, q.seq, "Enable", codeOther, why, false)
-	}
-	if err := w.put(r); err != nil {
-		m.log.Warn().Err(err).Str("extension", q.row).Msg("could not be recorded")
-	}
-	h.recs = w.recs
-}
-
-// versionOf is the version a row is about.
-func (m *Manager) versionOf(want *protocol.Handler) string {
-	if d, ok := m.pass.versions[strings.ToLower(want.Name)]; ok && d.version != "" {
-		return d.version
-	}
-	return want.Version
-}
-
-// placeholder writes an error status file for a handler that has none.
-func (m *Manager) placeholder(r Record, ext string, seq int, op string, code int, message string, overwrite bool) error {
-	base := m.store.base(r.Name, r.Version)
-	if err := os.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("write status: %w", err)
-	}
-	if err := errors.Join(m.store.ours(r.Name, r.Version), realDirs(base)); err != nil {
-		return fmt.Errorf("write status: %w", err)
-	}
-	path := base + "/status/" + settingsName(ext, seq, ".status")
-	if _, err := os.Lstat(path); err == nil && !overwrite {
-		return nil
-	}
-	full := r.Name
-	if ext != "" {
-		full += "." + ext
-	}
-	return writeBeside(base, path, errorStatus(full, op, code, message, time.Now()), 0o600)
-}
-
-// refuse handles what must not run at all: extensions switched off, or not
-// allowed by the policy. It reports whether that is the case for the whole
-// handler.
-func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
-	p := m.pass
-	code := codeEnable
-	if want.Want != protocol.WantEnabled {
-		code = codeDisable
-	}
-	message, signer := "", unknownSigner
-	have, there := h.recs[m.versionOf(want)]
-	if there && have.Digest != "" {
-		signer = have.Signer
-	}
-	deny := func() string {
-		why := p.policy.deny(want.Name, m.versionOf(want), signer, want.Want != protocol.WantEnabled)
-		if why == "" && there && want.Want == protocol.WantEnabled {
-			why = m.unproven(p.policy, have)
-		}
-		return why
-	}
-	if m.cfg.Mode != ModeOn {
-		message = fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)
-	} else if message = deny(); message != "" && p.policy.mode == PolicyAudit {
-		m.log.Warn().Str("handler", want.Name).Str("policy", message).Msg("the policy would refuse this extension")
-		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: message})
-		message = ""
-	}
-	if message == "" {
-		return false
-	}
-	if m.cfg.Mode == ModeReportOnly {
-		rep := Report{}
-		if len(h.recs) == 0 {
-			// Nothing to report, and the platform must not wait for it (asks
-			// U41). What is there is reported as it is.
-			rep = Report{Status: "NotReady", Code: code, Message: fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)}
-		}
-		for _, q := range mine {
-			p.denied[q.key()] = rep
-		}
-		return true
-	}
-	m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Code: code, Text: message})
-	w := newWork(m, h, want, Task{Op: Enable, Version: want.Version})
-	op := Enable
-	if code == codeDisable {
-		op = Uninstall
-	}
-	w.emit(want.Version, op, false, message, 0)
-	version := want.Version
-	if code == codeDisable { // the installed one is meant
-		for v := range h.recs {
-			version = v
-		}
-	}
-	r := w.rec(version)
-	r.Report = Report{Status: "NotReady", Code: code, Message: message}
-	for _, q := range mine {
-		p.denied[q.key()] = r.Report
-		if q.enable && !q.bare {
-			w.placeholder(r, q.ext, q.seq, "Enable", code, message, true)
-		}
-	}
-	if err := w.put(r); err != nil {
-		m.log.Warn().Err(err).Str("handler", want.Name).Msg("could not be recorded")
-	}
-	h.recs = w.recs
-	return true
 }

@@ -1,0 +1,124 @@
+package extensions
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol"
+)
+
+// lookForDead finds extensions that say transitioning while nothing of them
+// is left to change that. It reports whether the report has changed.
+func (m *Manager) lookForDead() bool {
+	p := m.pass
+	if p == nil || p.refused || p.hold {
+		return false
+	}
+	changed := false
+	v := m.live()
+	for _, q := range p.pairs {
+		h := v.handlers[strings.ToLower(q.handler.Name)]
+		if !q.enable || q.bare || h.busy != nil {
+			delete(p.dead, q.key())
+			continue
+		}
+		old := p.dead[q.key()]
+		delete(p.dead, q.key())
+		r := v.row(q, &m.files)
+		e, known := r.rec.Exts[q.ext]
+		st := r.status.Extension
+		if !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || st == nil || st.Status != transitioning && !r.missing ||
+			r.rec.State != Enabled && e.FailKey == "" || time.Since(e.Last.Finished) < m.cfg.Timeouts.Dead {
+			changed = changed || old.final
+			continue
+		}
+		base := m.store.base(r.rec.Name, r.rec.Version)
+		var mod time.Time
+		if fi, err := os.Lstat(base + "/status/" + settingsName(q.ext, q.seq, ".status")); err == nil {
+			mod = fi.ModTime()
+		}
+		switch {
+		case m.alive(r, e, base):
+			changed = changed || old.final
+			continue
+		case old.since.IsZero() || !old.modTime.Equal(mod):
+			// Somebody we do not know of may be writing; wait once more.
+			p.dead[q.key()] = deadline{since: time.Now(), modTime: mod}
+			changed = changed || old.final
+			continue
+		case !old.final && time.Since(old.since) >= m.cfg.Timeouts.Dead:
+			old.final, changed = true, true
+			old.message = m.deadMessage(q, e, st, r.missing)
+			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension left its status at transitioning and nothing of it is running")
+		}
+		p.dead[q.key()] = old
+	}
+	return changed
+}
+
+// alive reports whether anything could still change the extension's status:
+// a process of its commands or of its package, or a unit it handed its work
+// to.
+func (m *Manager) alive(r row, e ExtRecord, base string) bool {
+	ids := map[string]bool{}
+	for _, j := range e.Jobs {
+		ids[j] = true
+		if st, ok := host.JobStateOf(m.store.jobDir(j)); ok && st.Boot == m.boot && len(host.CgroupProcs(st.Scope)) > 0 {
+			return true
+		}
+	}
+	if r.rec.Last != nil {
+		ids[r.rec.Last.Job] = true
+	}
+	delete(ids, "")
+	if target, err := os.Readlink(base); err == nil && len(host.Processes(nil, target)) > 0 {
+		return true
+	}
+	if len(host.Processes(ids, base)) > 0 {
+		return true
+	}
+	hm := m.files.manifest(base + "/" + manifestName)
+	return len(hm.Services) > 0 || m.handedOver(r.rec.Name, base)
+}
+
+// handedOver looks for units and cron jobs that name the handler or its
+// directory.
+func (m *Manager) handedOver(name, base string) bool {
+	for _, dir := range []string{
+		"/etc/systemd/system", "/run/systemd/system", "/run/systemd/transient", "/usr/lib/systemd/system", "/lib/systemd/system",
+		"/etc/cron.d", "/var/spool/cron", "/var/spool/cron/crontabs", "/etc/init.d",
+	} {
+		dir = m.store.root.Path(dir)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.Type()&fs.ModeType != 0 || strings.HasPrefix(e.Name(), "azguest-") {
+				continue
+			}
+			data, _, err := readSafely(dir+"/"+e.Name(), 64<<10)
+			if err == nil && (strings.Contains(string(data), base) || strings.Contains(string(data), name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus, missing bool) string {
+	last := "it never wrote a status file"
+	if !missing && st.Message != nil {
+		last = "its last status message was: " + clip(*st.Message, 1000)
+	}
+	out := ""
+	if e.Last.Job != "" {
+		dir := m.store.jobDir(e.Last.Job)
+		out = "\n" + outputText(tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096))
+	}
+	return fmt.Sprintf("AZ-EXT-LIMBO: nothing of extension %s is running any more and it did not report an end; %s%s", q.row, last, out)
+}
