@@ -160,6 +160,7 @@ type Manager struct {
 	watch    *fsnotify.Watcher
 	watched  map[string]bool
 	busy     int
+	graves   map[string]time.Time // directories removed a short while ago
 
 	mu     sync.Mutex // guards what follows
 	view   view
@@ -277,6 +278,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer m.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	m.graves = m.store.graves()
 	for _, r := range recs {
 		h := m.handler(r.Name)
 		h.recs[r.Version] = r
@@ -327,11 +329,15 @@ func (m *Manager) loop(ctx context.Context) error {
 		case <-trouble: //nolint:errcheck // the poll looks all the same
 		case <-poll.C:
 		case <-dead.C:
+			m.lookAtGraves()
 			if !m.lookForDead() {
 				continue
 			}
 		case <-tidy.C:
 			m.tidy()
+			if m.busy == 0 {
+				_ = m.store.emptyTrash() // what still resists is tried again
+			}
 			if m.pass == nil || len(m.pass.stuck) == 0 {
 				continue
 			}
@@ -403,6 +409,7 @@ func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(contex
 func (m *Manager) finished(o outcome) {
 	m.busy--
 	o.h.busy = nil
+	m.buried(o.h.recs, o.recs)
 	o.h.recs = o.recs
 	for v, r := range o.h.recs {
 		if r.State == Absent && r.Report.Status == "" && r.Doing == nil {

@@ -21,7 +21,8 @@ import (
 //	<lib>/azguest/ext/jobs/<id>/        running and last commands
 //	<lib>/azguest/ext/packages/         packages until they are installed
 //	<lib>/azguest/ext/saved/<Name-ver>/ status files from before a version change
-//	<lib>/azguest/ext/tmp/              being unpacked
+//	<lib>/azguest/ext/tmp/              being unpacked, being removed
+//	<lib>/azguest/ext/gone/             names of handlers removed a short while ago
 type store struct {
 	root host.Root
 	lib  string
@@ -85,16 +86,15 @@ func (s store) init() error {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
-	for _, d := range []string{"records", "jobs", "packages", "saved", "tmp"} {
+	for _, d := range []string{"records", "jobs", "packages", "saved", "tmp", "gone"} {
 		if err := s.root.MkdirAll(s.dir+"/"+d, 0o700); err != nil {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
 	s.migrate()
-	// What was being unpacked when the agent died is of no use.
-	if err := emptyDir(s.sub("tmp")); err != nil {
-		return fmt.Errorf("prepare extensions: %w", err)
-	}
+	// What was being unpacked when the agent died is of no use, nor is what
+	// was being removed; something that lives on may keep some of it.
+	_ = s.emptyTrash()
 	return nil
 }
 
@@ -299,41 +299,6 @@ func splitDir(dir string) (name, version string, ok bool) {
 		return "", "", false
 	}
 	return dir[:i], dir[i+1:], true
-}
-
-// removeHandler deletes everything of one handler version but its logs.
-func (s store) removeHandler(name, version string) error {
-	base := s.base(name, version)
-	var errs []error
-	// Only the directory that we linked to ourselves: a handler may have put
-	// a link to anything in its place, and we are root.
-	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
-		errs = append(errs, removeTree(target))
-	}
-	errs = append(errs, removeTree(base))
-	for _, p := range []string{
-		s.root.Path(s.lib + "/" + name + "__" + version + ".zip"),
-		s.sub("packages", name+"-"+version+".zip"),
-		s.sub("packages", name+"-"+version+".sha256"),
-	} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	errs = append(errs, os.RemoveAll(s.sub("saved", name+"-"+version)))
-	return errors.Join(errs...)
-}
-
-// removeTree is RemoveAll that tries again: an uninstaller may still be
-// writing or deleting in there (spec/extensions §5.6).
-func removeTree(dir string) error {
-	var err error
-	for range 3 {
-		if err = os.RemoveAll(dir); err == nil {
-			return nil
-		}
-	}
-	return err
 }
 
 // A Use is a part of the disk budget (asks U05).

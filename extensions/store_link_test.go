@@ -15,7 +15,10 @@ func TestRemovalFollowsOnlyOurOwnLink(t *testing.T) {
 	root := t.TempDir()
 	s := store{root: host.Root(root), lib: "/lib", dir: "/lib/azguest/ext", exec: "/exec"}
 	own, foreign := filepath.Join(root, "exec", "A.B-1.0"), filepath.Join(root, "etc")
-	for _, d := range []string{filepath.Join(root, "lib"), own, foreign} {
+	if err := s.init(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{own, foreign} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}

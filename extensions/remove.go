@@ -1,0 +1,141 @@
+package extensions
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// A handler's directory is removed while things that the handler has started
+// may still be at work in it. It is taken out of its place first, by a rename,
+// so that it is gone at once whatever happens to its files; what is left of
+// them goes later. A process that makes the directory anew by its full name is
+// met by looking again for a while.
+
+// graveTime is how long it is looked after a directory that was removed.
+const graveTime = time.Hour
+
+// removeHandler deletes everything of one handler version but its logs.
+func (s store) removeHandler(name, version string) error {
+	base := s.base(name, version)
+	// The mark comes first: if we die in between, the next start looks.
+	errs := []error{os.WriteFile(s.sub("gone", name+"-"+version), nil, 0o600)}
+	// Only the directory that we linked to ourselves: a handler may have put
+	// a link to anything in its place, and we are root.
+	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
+		errs = append(errs, removeTree(target, s.root.Path(s.exec)+"/"+trashPrefix+randomID()))
+	}
+	errs = append(errs, removeTree(base, s.sub("tmp", trashPrefix+randomID())))
+	for _, p := range []string{
+		s.root.Path(s.lib + "/" + name + "__" + version + ".zip"),
+		s.sub("packages", name+"-"+version+".zip"),
+		s.sub("packages", name+"-"+version+".sha256"),
+	} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, os.RemoveAll(s.sub("saved", name+"-"+version)))
+	return errors.Join(errs...)
+}
+
+const trashPrefix = ".azg-gone-"
+
+// removeTree moves a tree to trash and deletes it there. That something is
+// left in the trash, because somebody still writes or deletes in there
+// (spec/extensions §5.6), is no error: it is emptied again and again.
+func removeTree(dir, trash string) error {
+	err := os.Rename(dir, trash)
+	switch {
+	case err == nil:
+		_ = os.RemoveAll(trash)
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	// A mount point, or a directory that became one's working place only: it
+	// has to go where it is.
+	for range 3 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// emptyTrash deletes what removals and interrupted installations have left.
+// The loop calls it only when nothing is being unpacked.
+func (s store) emptyTrash() error {
+	errs := []error{emptyDir(s.sub("tmp"))}
+	if s.exec != "" {
+		left, err := s.root.Glob(s.exec + "/" + trashPrefix + "*")
+		errs = append(errs, err)
+		for _, name := range left {
+			errs = append(errs, s.root.RemoveAll(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// graves are the directories that were removed a short while ago, with the
+// time when.
+func (s store) graves() map[string]time.Time {
+	out := map[string]time.Time{}
+	entries, err := os.ReadDir(s.sub("gone"))
+	if err != nil {
+		return out
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil {
+			out[e.Name()] = fi.ModTime()
+		}
+	}
+	return out
+}
+
+func (s store) forgetGrave(dir string) { _ = os.Remove(s.sub("gone", filepath.Base(dir))) }
+
+// lookAtGraves removes again what a process that outlived its handler has
+// made anew. What has a state is somebody's installation, and not that.
+func (m *Manager) lookAtGraves() {
+	for dir, since := range m.graves {
+		name, version, ok := splitDir(dir)
+		h := m.handlers[strings.ToLower(name)]
+		if h != nil && h.busy != nil {
+			continue
+		}
+		installed := false
+		if h != nil {
+			_, installed = h.recs[version]
+		}
+		if !ok || installed || time.Since(since) > graveTime {
+			delete(m.graves, dir)
+			m.store.forgetGrave(dir)
+			continue
+		}
+		base := m.store.base(name, version)
+		if _, err := os.Lstat(base); err != nil {
+			continue
+		}
+		if _, err := os.Lstat(base + "/config/HandlerState"); err == nil {
+			continue
+		}
+		if err := removeTree(base, m.store.sub("tmp", trashPrefix+randomID())); err != nil {
+			m.log.Warn().Err(err).Str("handler", name).Str("version", version).Msg("directory of a removed handler is back and can't be removed")
+			continue
+		}
+		m.log.Warn().Str("handler", name).Str("version", version).Msg("something made the directory of a removed handler anew; removed again")
+	}
+}
+
+// buried notes what the last step of a handler has removed.
+func (m *Manager) buried(before, after map[string]Record) {
+	for v, r := range before {
+		if _, there := after[v]; !there {
+			m.graves[r.Name+"-"+v] = time.Now()
+		}
+	}
+}
