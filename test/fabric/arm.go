@@ -116,6 +116,9 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 	if p.lower[0] == "metadata" && len(p.lower) == 2 && p.lower[1] == "endpoints" {
 		return f.cloudMetadata(r), nil
 	}
+	if a := f.login(r, p); a != nil {
+		return a, nil
+	}
 	query := lowerQuery(r.URL.Query())
 	if query.Get("api-version") == "" {
 		return nil, refuse(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
@@ -124,16 +127,22 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/locations/*/operations/*"); ok {
 		return f.pollOperation(r, v[2], query.Get("monitor") == "true")
 	}
-	if a, err, ok := f.smallRoutes(r, p); ok {
+	if a, err, ok := f.smallRoutes(r, p, query); ok {
 		return a, err
 	}
-	if v, ok := p.match(compute); ok && r.Method == http.MethodGet {
-		if err := f.checkGroup(v[0], v[1]); err != nil {
+	of, ofGroup := p.match(compute)
+	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/virtualmachines"); ok {
+		of = []string{v[0], f.opts.ResourceGroup}
+	}
+	if of != nil && r.Method == http.MethodGet {
+		if err := f.checkGroup(of[0], of[1]); err != nil {
 			return nil, err
 		}
 		list := []any{}
 		for _, vm := range f.vms {
-			list = append(list, vm.resource(query))
+			if !ofGroup || strings.EqualFold(of[1], f.opts.ResourceGroup) {
+				list = append(list, vm.resource(query))
+			}
 		}
 		return replyJSON(http.StatusOK, object{"value": list}), nil
 	}
@@ -205,104 +214,6 @@ func lowerQuery(q url.Values) url.Values {
 	return out
 }
 
-// smallRoutes are what clients ask before they come to the point.
-func (f *Fabric) smallRoutes(r *request, p armPath) (*answer, *apiError, bool) {
-	o := f.opts
-	ok := func(v any) (*answer, *apiError, bool) { return replyJSON(http.StatusOK, v), nil, true }
-	subscription := object{"id": "/subscriptions/" + o.Subscription, "subscriptionId": o.Subscription, "displayName": "fabric", "state": "Enabled", "tenantId": "00000000-0000-4000-8000-000000000001"}
-	group := func(name string) object {
-		return object{
-			"id": "/subscriptions/" + o.Subscription + "/resourceGroups/" + name, "name": name,
-			"type": "Microsoft.Resources/resourceGroups", "location": o.Location, "properties": object{"provisioningState": stateSucceeded},
-		}
-	}
-	provider := object{"namespace": "Microsoft.Compute", "registrationState": "Registered", "resourceTypes": []any{}}
-	if _, is := p.match("subscriptions"); is {
-		return ok(object{"value": []any{subscription}})
-	}
-	if v, is := p.match("subscriptions/*"); is {
-		if !strings.EqualFold(v[0], o.Subscription) {
-			return nil, refuse(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", v[0]), true
-		}
-		return ok(subscription)
-	}
-	if _, is := p.match("subscriptions/*/providers"); is {
-		return ok(object{"value": []any{provider}})
-	}
-	for _, pattern := range []string{"subscriptions/*/providers/*", "subscriptions/*/providers/*/register", "providers/*"} {
-		if _, is := p.match(pattern); is {
-			return ok(provider)
-		}
-	}
-	if _, is := p.match("subscriptions/*/resourcegroups"); is {
-		list := []any{}
-		for _, key := range sortedKeys(f.groups) {
-			list = append(list, group(f.groups[key]))
-		}
-		return ok(object{"value": list})
-	}
-	if v, is := p.match("subscriptions/*/resourcegroups/*"); is {
-		key := strings.ToLower(v[1])
-		name, known := f.groups[key]
-		if r.Method == http.MethodPut {
-			if !known {
-				f.groups[key], name = v[1], v[1]
-			}
-			return ok(group(name))
-		}
-		if !known {
-			return nil, refuse(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", v[1]), true
-		}
-		return ok(group(name))
-	}
-	const types = "subscriptions/*/providers/microsoft.compute/locations/*/publishers/*/artifacttypes/vmextension/types"
-	for _, pattern := range []string{types, types + "/*/versions", types + "/*/versions/*"} {
-		if v, is := p.match(pattern); is {
-			a, err := f.images(v)
-			return a, err, true
-		}
-	}
-	return nil, nil, false
-}
-
-// images lists what is published: types of a publisher, versions of a type.
-func (f *Fabric) images(v []string) (*answer, *apiError) {
-	item := func(publisher, kind, version string) object {
-		name, path := version, "/Types/"+kind+"/Versions/"+version
-		if version == "" {
-			name, path = kind, "/Types/"+kind
-		}
-		return object{"location": f.opts.Location, "name": name, "id": "/Subscriptions/" + f.opts.Subscription +
-			"/Providers/Microsoft.Compute/Locations/" + f.opts.Location + "/Publishers/" + publisher + "/ArtifactTypes/VMExtension" + path}
-	}
-	list := []any{}
-	for _, key := range sortedKeys(f.packages) {
-		h := f.packages[key]
-		publisher, kind := splitHandler(h.name)
-		if !strings.EqualFold(publisher, v[2]) {
-			continue
-		}
-		switch {
-		case len(v) == 3:
-			list = append(list, item(publisher, kind, ""))
-		case strings.EqualFold(kind, v[3]):
-			for _, version := range sortedKeys(h.versions) {
-				if len(v) == 4 {
-					list = append(list, item(publisher, kind, version))
-				} else if version == v[4] {
-					o := item(publisher, kind, version)
-					o["properties"] = object{"operatingSystem": "Linux", "computeRole": "IaaS", "handlerSchema": "{}", "vmScaleSetEnabled": false, "supportsMultipleExtensions": h.versions[version].multi}
-					return replyJSON(http.StatusOK, o), nil
-				}
-			}
-		}
-	}
-	if len(list) == 0 {
-		return nil, refuse(http.StatusNotFound, "NotFound", "Artifact: VMExtension was not found.")
-	}
-	return replyJSON(http.StatusOK, list), nil
-}
-
 // splitHandler takes Publisher.Type apart: the type is the last part.
 func splitHandler(name string) (publisher, kind string) {
 	i := strings.LastIndex(name, ".")
@@ -368,21 +279,6 @@ func (f *Fabric) pollHeaders(r *request, a *answer, o *operation, location bool)
 		a.header.Set("Location", u+"&monitor=true")
 	}
 	a.header.Set("Retry-After", f.retryAfter())
-}
-
-// cloudMetadata lets az and Terraform discover a custom cloud.
-func (f *Fabric) cloudMetadata(r *request) *answer {
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	here := scheme + "://" + r.Host
-	cloud := object{
-		"name": "fabric", "portal": here, "resourceManager": here, "graph": here, "gallery": here, "batch": here, "media": here,
-		"authentication": object{"loginEndpoint": here, "audiences": []any{here}, "tenant": "common", "identityProvider": "AAD"},
-		"suffixes":       object{"storage": "blob.fabric", "keyVaultDns": "vault.fabric"},
-	}
-	return replyJSON(http.StatusOK, []any{cloud})
 }
 
 // decodeBody reads a JSON request body, numbers kept as they are.
