@@ -5,44 +5,40 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/internal/web"
 )
 
 // A pace spreads what the HTTP layer can't: answers that arrive well and
-// can't be used. It doubles from the poll's period, so that a document which
-// stays broken is not fetched in a loop (asks U19).
+// can't be used. It spends the attempts of an hour as that does (asks U19),
+// and leaves what was paced there alone.
 type pace struct {
 	op    string
+	pace  web.Pace
 	until time.Time
-	pause time.Duration
 	err   error
-	since time.Time
 	loud  time.Time
-	tries int
 }
 
-const (
-	paceFirst = 6 * time.Second
-	paceMax   = 4 * time.Minute
-	paceLoud  = 10 * time.Minute
-)
+const paceLoud = 10 * time.Minute
 
-// failed records a failure and returns it as a Fault. What is paced below
-// already keeps its own Fault.
+// failed records a failure and returns it as a Fault.
 func (p *pace) failed(err error) error {
 	now := time.Now()
-	if p.tries == 0 {
-		p.since, p.pause = now, paceFirst
+	p.err = err
+	if inner, ok := errors.AsType[*protocol.Fault](err); ok {
+		p.until = inner.Next
+		if !inner.Waiting || p.pace.Total() == 0 {
+			p.pace.Failed(now)
+		}
 	} else {
-		p.pause = min(2*p.pause, paceMax)
+		p.until = now.Add(p.pace.Failed(now))
 	}
-	p.tries++
-	p.err, p.until = err, now.Add(p.pause)
 	return p.fault(false)
 }
 
 func (p *pace) fault(waiting bool) error {
 	now := time.Now()
-	f := &protocol.Fault{Op: p.op, Err: p.err, Since: p.since, Tries: p.tries, Next: p.until, Waiting: waiting}
+	f := &protocol.Fault{Op: p.op, Err: p.err, Since: p.pace.Since(), Tries: p.pace.Total(), Next: p.until, Waiting: waiting}
 	if inner, ok := errors.AsType[*protocol.Fault](p.err); ok {
 		f.Err = inner.Err
 	}
@@ -54,7 +50,7 @@ func (p *pace) fault(waiting bool) error {
 
 // wait returns the Fault while the next attempt has to wait.
 func (p *pace) wait() error {
-	if p.tries > 0 && time.Now().Before(p.until) {
+	if p.err != nil && time.Now().Before(p.until) {
 		return p.fault(true)
 	}
 	return nil

@@ -5,19 +5,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/azguest/azguest/protocol"
 )
 
-// The pace of a request that keeps failing (asks U19): quick at first, so
-// that a hiccup costs a second, then spread so that no hour sees more than
-// hourly attempts.
 const (
-	firstDelay  = time.Second
-	maxDelay    = 50 * time.Second
-	hourly      = 20
-	burst       = 8 // attempts before they are spread over the hour
 	loudEvery   = 10 * time.Minute
 	canaryEvery = 45 * time.Second
 	maxAfter    = time.Minute // the longest Retry-After we believe
@@ -34,10 +25,7 @@ type gates struct {
 // failure and forgotten at the first success.
 type gate struct {
 	host   string
-	pace   backoff.ExponentialBackOff
-	tries  []time.Time // of the last hour, oldest first
-	total  int
-	since  time.Time
+	pace   Pace
 	next   time.Time
 	err    error
 	conn   bool // the peer was not reached at all
@@ -71,27 +59,18 @@ func (gs *gates) failed(key, host string, now time.Time, err error, conn, soon b
 		if len(gs.m) >= maxGates {
 			gs.evict()
 		}
-		g = &gate{host: host, since: now, pace: backoff.ExponentialBackOff{
-			InitialInterval: firstDelay, RandomizationFactor: 0.25, Multiplier: 2, MaxInterval: maxDelay,
-		}}
-		g.pace.Reset()
+		g = &gate{host: host}
 		gs.m[key] = g
 	}
-	for len(g.tries) > 0 && now.Sub(g.tries[0]) >= time.Hour {
-		g.tries = g.tries[1:]
-	}
-	g.tries = append(g.tries, now)
-	g.total++
-	g.err, g.conn, g.down, g.canary = err, conn, true, now
-	delay := g.pace.NextBackOff()
-	if soon && g.total == 1 {
+	g.err, g.conn, g.canary = err, conn, now
+	// A machine that answers at all is only down when its canary says so: one
+	// that sings while this request fails says nothing about this request.
+	g.down = g.down || conn
+	delay := g.pace.Failed(now)
+	if soon && g.pace.Total() == 1 {
 		delay = 0
 	}
 	delay = max(delay, min(after, maxAfter))
-	if n := len(g.tries); n >= burst {
-		left := g.tries[0].Add(time.Hour).Sub(now)
-		delay = max(delay, left/time.Duration(max(1, hourly-n)))
-	}
 	g.next = now.Add(delay)
 	return delay
 }
@@ -118,7 +97,7 @@ func (gs *gates) worked(key string, now time.Time) {
 	}
 	delete(gs.m, key)
 	for _, o := range gs.m {
-		if o.host == g.host && len(o.tries) < hourly {
+		if o.host == g.host && !o.pace.Spent(now) {
 			o.next = now
 		}
 	}
@@ -141,7 +120,7 @@ func (gs *gates) fault(key, op string, err error, now time.Time, waiting bool) *
 	defer gs.mu.Unlock()
 	f := &protocol.Fault{Op: op, Err: err, Since: now, Tries: 1, Next: now, Loud: true, Waiting: waiting}
 	if g := gs.m[key]; g != nil {
-		f.Since, f.Tries, f.Next = g.since, g.total, g.next
+		f.Since, f.Tries, f.Next = g.pace.Since(), g.pace.Total(), g.next
 		f.Loud = g.loud.IsZero() || now.Sub(g.loud) >= loudEvery
 		if f.Loud {
 			g.loud = now
@@ -155,7 +134,7 @@ func (gs *gates) probe(key string, now time.Time) (conn, due bool) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.m[key]
-	if g == nil || now.Sub(g.canary) < canaryEvery || len(g.tries) >= hourly {
+	if g == nil || now.Sub(g.canary) < canaryEvery || g.pace.Spent(now) {
 		return false, false
 	}
 	g.canary = now

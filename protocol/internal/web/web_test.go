@@ -145,6 +145,42 @@ func TestHealing(t *testing.T) {
 	}
 }
 
+// TestOneDocumentHeals: the machine answers all the time and one of its
+// documents doesn't, so no canary helps and the attempts of an hour are all
+// there is.
+func TestOneDocumentHeals(t *testing.T) {
+	t.Parallel()
+	limit := func(age time.Duration) time.Duration {
+		switch {
+		case age > 70*time.Minute:
+			return steady + 10*time.Second
+		case age > 3*time.Minute:
+			return max(time.Minute, min(age/3, 9*time.Minute))
+		}
+		return time.Minute
+	}
+	for away := 5 * time.Second; away < 3*time.Hour; away += max(7*time.Second, away/20) {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			c := New(answers(func(*http.Request) (*http.Response, error) {
+				if time.Since(start) > away {
+					return status(200, ""), nil
+				}
+				return status(500, ""), nil
+			}), "ua", func(context.Context, string, bool) error { return nil })
+			for {
+				if _, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: 1}); err == nil {
+					break
+				}
+				time.Sleep(6 * time.Second) // as the agent looks
+			}
+			if late := time.Since(start) - away; late > limit(away) {
+				t.Errorf("away %v: healed %v late, want at most %v", away, late, limit(away))
+			}
+		})
+	}
+}
+
 // TestSiblingsHeal: the first request that works lets the others of the same
 // machine try at once.
 func TestSiblingsHeal(t *testing.T) {
