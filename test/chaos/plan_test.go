@@ -24,8 +24,11 @@ type want struct {
 	version string // exact one, as the control plane chooses it
 	multi   bool
 	outcome string
-	says    string // part of the status message, if it ends well or the handler speaks
-	secret  string // in the protected settings
+	// doubtful: what it waits for was bound to fail for a while. It may have
+	// been tried in time or not, and one that was not stays failed.
+	doubtful bool
+	says     string // part of the status message, if it ends well or the handler speaks
+	secret   string // in the protected settings
 }
 
 // A kind is a sample handler and the ways it is asked for.
@@ -176,7 +179,7 @@ func (s *script) change() step {
 	if old != nil && old.version != w.version && s.chance(30) {
 		// Nothing but the version.
 		copied := *old
-		copied.x.Version, copied.version = asked, w.version
+		copied.x.Version, copied.version, copied.doubtful = asked, w.version, false
 		w, what = &copied, "move"
 	} else {
 		k.draw(s.dice, w)
@@ -188,6 +191,7 @@ func (s *script) change() step {
 		}
 	}
 	s.wants[name] = w
+	s.doubt()
 	x := w.x
 	return s.step(false, func(l *life) error { return l.vm.Put(x) }, "%s %s %s %v after %v, to end as %s", what, name, w.version, w.x.Settings, w.x.After, w.outcome)
 }
@@ -215,6 +219,14 @@ func (s *script) after(name string) []string {
 	return []string{pick(s.dice, before)}
 }
 
+// doubt marks what waits for something that is to fail.
+func (s *script) doubt() {
+	for _, name := range s.names() {
+		w := s.wants[name]
+		w.doubtful = w.doubtful || w.outcome == succeeds && s.outcome(name) != succeeds
+	}
+}
+
 func (s *script) remove(name string) step {
 	delete(s.wants, name)
 	return s.step(false, func(l *life) error { return l.vm.DeleteExtension(name) }, "delete %s", name)
@@ -229,6 +241,9 @@ func (s *script) outcome(name string) string {
 	w := s.wants[name]
 	if w == nil {
 		return ""
+	}
+	if w.doubtful {
+		return either
 	}
 	for _, a := range w.x.After {
 		if s.wants[a] != nil && s.outcome(a) != succeeds {

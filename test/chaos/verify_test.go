@@ -82,6 +82,13 @@ func (l *life) verify(s *script) []string {
 	for _, name := range s.names() {
 		w := s.wants[name]
 		outcome := s.outcome(name)
+		config := ""
+		if w.multi {
+			config = name
+		}
+		rows[w.x.Handler+"/"+config] = true
+		dir := w.x.Handler + "-" + w.version
+		dirs[dir] = true
 		state, failure := l.vm.ProvisioningState(name)
 		if state != succeeds && state != fails || outcome != either && state != outcome {
 			complain("%s: the control plane says %s (%v), want %s", name, state, failure, outcome)
@@ -90,11 +97,6 @@ func (l *life) verify(s *script) []string {
 		// What failed once and was tried again by a later goal state is well, but
 		// an operation that has ended stays as it ended.
 		agrees := func(good bool) bool { return good == (state == succeeds) || good && outcome == either }
-		config := ""
-		if w.multi {
-			config = name
-		}
-		rows[w.x.Handler+"/"+config] = true
 
 		// The status document.
 		said := ""
@@ -142,8 +144,6 @@ func (l *life) verify(s *script) []string {
 		}
 
 		// The disk.
-		dir := w.x.Handler + "-" + w.version
-		dirs[dir] = true
 		file := lib + "/" + dir + "/config/HandlerState"
 		b, err := l.sb.ReadFile(file)
 		if text := string(b); state == succeeds && text != "Enabled" {

@@ -6,22 +6,30 @@ HANDLER=Azguest.Samples.Background
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 log "$1 seq=$seq"
+# stop ends the workers of all times: enable may have been killed, or called
+# again, before the last one was done. After a reboot a number may be somebody
+# else's.
+stop() {
+	[ -f workers ] || return 0
+	while read -r worker; do
+		grep -q handler.sh "/proc/$worker/cmdline" 2>/dev/null && kill "$worker"
+	done <workers
+	rm -f workers
+}
 case "$1" in
 enable)
+	stop
 	report transitioning 0 "started"
 	nohup sh "$0" work &
-	echo "$!" >worker.pid
 	echo "started $!"
 	;;
 work)
 	trap '' HUP
+	echo "$$" >>workers
 	sleep "${SAMPLE_DELAY:-3}"
 	echo "still writing to the output of enable"
 	report success 0 "done in the background"
 	;;
-disable | uninstall)
-	# After a reboot the number may be somebody else's.
-	[ -f worker.pid ] && worker=$(cat worker.pid) && grep -q handler.sh "/proc/$worker/cmdline" 2>/dev/null && kill "$worker"
-	;;
+disable | uninstall) stop ;;
 esac
 exit 0

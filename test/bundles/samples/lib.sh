@@ -59,12 +59,14 @@ escape() {
 	printf '%s' "$1" | tr '\n\t\r' '   ' | sed 's/\\/\\\\/g; s/"/\\"/g'
 }
 
-# report STATE CODE MESSAGE [SUBSTATUS] writes the status file.
+# report STATE CODE MESSAGE [SUBSTATUS] writes the status file. The folder above
+# is not made: somebody who reports late must not bring back a handler that was
+# removed meanwhile.
 report() {
 	now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 	sub=
 	[ -n "${4:-}" ] && sub=", \"substatus\": [{\"name\": \"Secrets\", \"status\": \"success\", \"code\": 0, \"formattedMessage\": {\"lang\": \"en-US\", \"message\": \"$(escape "$4")\"}}]"
-	mkdir -p "$status"
+	[ -d "$status" ] || mkdir "$status" || return 1
 	file="$status/$prefix$seq.status"
 	cat >"$file.tmp" <<END
 [{"version": 1.0, "timestampUTC": "$now", "status": {"name": "$(escape "${HANDLER:-sample}")", "operation": "${OPERATION:-Enable}", "configurationAppliedTime": "$now", "status": "$1", "code": $2, "formattedMessage": {"lang": "en-US", "message": "$(escape "$3")"}$sub}}]
