@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path"
 	"time"
 
@@ -18,9 +17,6 @@ import (
 const (
 	// readyMark says that Ready was accepted in this boot: it is in /run.
 	readyMark = "/run/azguest/ready-accepted"
-	// mediaWait bounds the search for the medium: every end is provisioned
-	// or a reported failure within a minute (asks U12).
-	mediaWait = 45 * time.Second
 	// The platform gives up on a first boot after about 20 minutes.
 	bootLimit = 18 * time.Minute
 )
@@ -209,6 +205,10 @@ func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id *pr
 	if need := in.NeedsCertificates(); len(need) > 0 {
 		if err := a.fetchCertificates(ctx, need); err != nil {
 			a.Log.Warn().Err(err).Strs("thumbprints", need).Msg("certificates for keys not fetched")
+			// The metadata has the same keys by value.
+			if md, merr := a.metadata(ctx); merr == nil {
+				in.Keys = append(in.Keys, md.Keys...)
+			}
 		}
 	}
 	steps, err := provisioning.Plan(in, facts, opts)
@@ -236,58 +236,6 @@ func (o *origin) source() string {
 		return "instance metadata"
 	}
 	return o.Source.String()
-}
-
-// order finds out what this machine is to become: the document on the
-// medium, completed from the instance metadata where it lacks something.
-func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
-	doc, err := ovf.Load(ctx, a.media())
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
-	var in provisioning.Input
-	if err == nil {
-		redacted, rerr := doc.Redacted()
-		if rerr != nil {
-			a.Log.Warn().Err(rerr).Msg("no copy of the provisioning document is kept")
-		}
-		in = provisioning.FromDocument(doc.Environment, redacted, id.ID)
-		if b := doc.CustomDataFile; b.Set() {
-			in = in.WithCustomDataFile([]byte(b.Reveal()))
-		}
-		for _, p := range doc.Problems {
-			a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)
-		}
-	}
-	if err == nil && in.Complete() {
-		in.VMID = id.ID
-		return in, doc, nil
-	}
-	if ctx.Err() != nil {
-		return in, nil, context.Cause(ctx)
-	}
-	if oe, ok := errors.AsType[*ovf.Error](err); ok {
-		// There is an order, and we do not understand it. Whatever the
-		// metadata says, the password and the custom data would be missing:
-		// better a failure that is seen than a machine that is half right.
-		return in, nil, noOrder(oe)
-	}
-	md, merr := a.metadata(ctx)
-	if merr != nil {
-		if err == nil { // incomplete, but all there is
-			in.VMID = id.ID
-			return in, doc, nil
-		}
-		return in, nil, noOrder(errors.Join(err, fmt.Errorf("instance metadata: %w", merr)))
-	}
-	if err != nil {
-		a.Log.Warn().Err(err).Msg("no usable medium, provisioning from the instance metadata alone: no password, no custom data")
-	}
-	in = in.Fill(md)
-	in.VMID = id.ID
-	if !in.Complete() {
-		return in, nil, noOrder(errors.Join(err, errors.New("the instance metadata names no account with a key")))
-	}
-	return in, doc, nil
 }
 
 // afterReady does what nobody waits for, and lets go of the medium last:
@@ -405,9 +353,4 @@ func (a *Agent) tellKVP(ctx context.Context, rec provisioning.Record) {
 	if err != nil {
 		a.Log.Warn().Err(err).Msg("report for the host's key-value pool not written")
 	}
-}
-
-// media is where the document is looked for.
-func (a *Agent) media() ovf.Media {
-	return ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media, Wait: mediaWait}
 }

@@ -1,12 +1,161 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
+	"time"
 
+	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/provisioning"
 )
+
+// Bounds of the search for the order: every end is provisioned or a reported
+// failure within a minute (asks U12).
+const (
+	// mediaWait is for a drive or a medium that comes late.
+	mediaWait = 30 * time.Second
+	// mediaSpare is the same where the metadata has all that a medium could
+	// say.
+	mediaSpare = 5 * time.Second
+	// mediaHang is for a device that does not answer at all.
+	mediaHang = mediaWait + 10*time.Second
+	// metadataWait is for the metadata when there is no medium.
+	metadataWait = 10 * time.Second
+	metadataAsk  = time.Second // between two questions
+)
+
+// order finds out what this machine is to become: the document on the
+// medium, completed from the instance metadata where it lacks something.
+// Both are looked for at the same time.
+func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
+	asked, stop := context.WithCancel(ctx)
+	defer stop()
+	known := a.learn(asked)
+	doc, err := a.search(ctx, known)
+	in := provisioning.Input{}
+	if err == nil {
+		in = a.fromDocument(doc, id)
+		if in.Complete() {
+			return in, doc, nil
+		}
+	}
+	if ctx.Err() != nil {
+		return in, nil, context.Cause(ctx)
+	}
+	if oe, ok := errors.AsType[*ovf.Error](err); ok {
+		// There is an order, and we do not understand it. Whatever the
+		// metadata says, the password and the custom data would be missing:
+		// better a failure that is seen than a machine that is half right.
+		return in, nil, noOrder(oe)
+	}
+	md, merr := known.await(ctx, metadataWait)
+	if merr != nil {
+		if err == nil { // incomplete, but all there is
+			return in, doc, nil
+		}
+		return in, nil, noOrder(errors.Join(err, fmt.Errorf("instance metadata: %w", merr)))
+	}
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("no usable medium, provisioning from the instance metadata alone: no password, no custom data")
+	}
+	in = in.Fill(md)
+	in.VMID = id.ID
+	if !in.Complete() {
+		return in, nil, noOrder(errors.Join(err, errors.New("the instance metadata names no account with a key")))
+	}
+	if md.HasCustomData && !in.CustomData.Present {
+		// Nothing that was wanted is lost without a word (spec/provisioning §4.5).
+		const lost = "there is custom data for this machine, and it could not be read"
+		a.Log.Warn().Str("code", provisioning.CodeCustomData).Msg(lost)
+		a.board.note("provisioning", lost)
+	}
+	return in, doc, nil
+}
+
+func (a *Agent) fromDocument(doc *ovf.Document, id provisioning.Identity) provisioning.Input {
+	redacted, err := doc.Redacted()
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("no copy of the provisioning document is kept")
+	}
+	in := provisioning.FromDocument(doc.Environment, redacted, id.ID)
+	if b := doc.CustomDataFile; b.Set() {
+		in = in.WithCustomDataFile([]byte(b.Reveal()))
+	}
+	for _, p := range doc.Problems {
+		a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)
+	}
+	return in
+}
+
+// search looks for the medium, for as long as one could still matter.
+func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, error) {
+	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
+	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+	ctx, cancel := context.WithTimeoutCause(ctx, mediaHang, fmt.Errorf("no answer from the medium in %v", mediaHang))
+	defer cancel()
+	sctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	spare := time.AfterFunc(mediaSpare, func() {
+		if md, err := known.await(sctx, mediaWait); err == nil && md.Suffices() {
+			end(errors.New("no medium came, and the instance metadata says it all"))
+		}
+	})
+	defer spare.Stop()
+	return ovf.Load(sctx, ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media, Wait: mediaWait})
+}
+
+// knowledge is what the instance metadata says, as soon as it says something.
+type knowledge struct {
+	done chan struct{} // closed when md is there
+	md   *provisioning.Metadata
+	last atomic.Pointer[error] // the newest reason why not
+}
+
+// learn asks the metadata service until it answers. The network may still be
+// coming up.
+func (a *Agent) learn(ctx context.Context) *knowledge {
+	k := &knowledge{done: make(chan struct{})}
+	go func() {
+		for {
+			md, err := a.metadata(ctx)
+			if err == nil {
+				// What an older service does not know stays unknown.
+				if x, xerr := a.platform.Extended(ctx, ppsAsk); xerr == nil {
+					md.HasCustomData, md.CustomDataKnown = x.HasCustomData, true
+				}
+				k.md = md
+				close(k.done)
+				return
+			}
+			k.last.Store(&err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(metadataAsk):
+			}
+		}
+	}()
+	return k
+}
+
+// await waits for the metadata.
+func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisioning.Metadata, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer in %v", patience))
+	defer cancel()
+	select {
+	case <-k.done:
+		return k.md, nil
+	case <-ctx.Done():
+	}
+	if err := k.last.Load(); err != nil {
+		return nil, *err
+	}
+	return nil, context.Cause(ctx)
+}
 
 // noOrder is the failure of a machine that nobody says anything sensible
 // about. The reasons are those that portals know (spec/provisioning §4.3).

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/azguest/azguest/agent/host"
 )
@@ -88,7 +89,37 @@ func (d *Document) Redacted() ([]byte, error) { return Redacted([]byte(d.Raw.Rev
 // Load finds, reads and parses the provisioning document. The medium is
 // closed when it returns. Errors are a *MediaError (nothing to read), an
 // *Error (nothing to understand), or that of the context.
-func Load(ctx context.Context, media Media) (_ *Document, err error) {
+//
+// A read from a device that does not answer can't be interrupted. When the
+// context ends, Load returns all the same, and leaves it behind.
+func Load(ctx context.Context, media Media) (*Document, error) {
+	type result struct {
+		d   *Document
+		err error
+	}
+	c := make(chan result, 1)
+	go func() {
+		d, err := load(ctx, media)
+		c <- result{d, err}
+	}()
+	select {
+	case r := <-c:
+		return r.d, r.err
+	case <-ctx.Done():
+	}
+	// What ends by itself has the better reason.
+	select {
+	case r := <-c:
+		return r.d, r.err
+	case <-time.After(letGo):
+		return nil, context.Cause(ctx)
+	}
+}
+
+// letGo is how long a search may take to notice that its context has ended.
+const letGo = 2 * time.Second
+
+func load(ctx context.Context, media Media) (_ *Document, err error) {
 	m, err := media.Open(ctx)
 	if err != nil {
 		return nil, err

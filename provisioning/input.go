@@ -61,7 +61,17 @@ type Metadata struct {
 	Keys                []Key // Value and Path
 	UserData            host.Secret
 	PPSType             string
-	HasCustomData       bool
+
+	// HasCustomData: there is some, which only a medium can have. Older
+	// services do not say, then CustomDataKnown is false.
+	HasCustomData, CustomDataKnown bool
+}
+
+// Suffices reports whether no medium could add anything: an account with a
+// key and without a password, and no custom data.
+func (md *Metadata) Suffices() bool {
+	return md.AdminUserName != "" && md.ComputerName != "" && len(md.Keys) > 0 &&
+		md.DisablePasswordAuth != nil && *md.DisablePasswordAuth && md.CustomDataKnown && !md.HasCustomData
 }
 
 // Fill completes in from the instance metadata: what the document says wins,
