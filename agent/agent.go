@@ -69,6 +69,7 @@ type Agent struct {
 	orderKnown *known
 	nextLogs   time.Time // only the logs job uses it
 	badName    string    // only the host name job uses it
+	sshdSeen   time.Time // only the reporter uses it
 	rep        reports
 	hold       hold
 	gate       gate

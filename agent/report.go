@@ -99,6 +99,8 @@ func (a *Agent) reporter(ctx context.Context) error {
 		case <-time.After(settle):
 		}
 		retry = nil
+		// What an extension has just changed must count when it is reported.
+		a.yieldSSHD(ctx)
 		err := a.report(ctx)
 		a.save()
 		switch {

@@ -328,6 +328,7 @@ func planSSHD(in Input, f Facts, o Options) (Step, bool) {
 	}
 	s := ConfigureSSHD{
 		SSHD: f.SSHD, Main: f.SSHDMain, Dir: o.SSHDir, DropIn: f.SSHDDropInWorks, User: in.UserName, Restorecon: f.Restorecon,
+		Note: path.Join(o.Dir(), "sshd.json"),
 	}
 	var pw string
 	switch {

@@ -118,10 +118,16 @@ func TestHostileSSHDConfigurations(t *testing.T) {
 				}
 				b.sh(script.String())
 				before := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum")
+				const ask = "sshd -T -C user=azureuser,host=h,addr=127.0.0.1 2>/dev/null | grep -E '^(passwordauthentication|kbdinteractiveauthentication) ' | sort || true"
+				wantEff := "kbdinteractiveauthentication " + want + "\npasswordauthentication " + want
+				// What is so already need not be written.
+				needless := b.sh(ask) == wantEff && tc.drop["00-azguest.conf"] == "" && !strings.Contains(tc.main, "# azguest")
 				out := b.sshdStep(t, want)
 				after := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum")
-				eff := b.sh("sshd -T -C user=azureuser,host=h,addr=127.0.0.1 2>/dev/null | grep -E '^(passwordauthentication|kbdinteractiveauthentication) ' | sort || true")
-				wantEff := "kbdinteractiveauthentication " + want + "\npasswordauthentication " + want
+				eff := b.sh(ask)
+				if needless && after != before {
+					t.Errorf("changed without need\n%s\n%s", before, after)
+				}
 				switch {
 				case tc.broken:
 					if !strings.Contains(out, "refuses the configuration of this image") {
@@ -140,7 +146,7 @@ func TestHostileSSHDConfigurations(t *testing.T) {
 					}
 				}
 				dropIn := strings.Contains(after, "00-azguest.conf")
-				if had := tc.drop["00-azguest.conf"] != ""; dropIn != tc.dropIn && !had && !tc.broken {
+				if had := tc.drop["00-azguest.conf"] != ""; dropIn != (tc.dropIn && !needless) && !had && !tc.broken {
 					t.Errorf("drop-in %v, want %v", dropIn, tc.dropIn)
 				}
 				if tc.dropIn && !sameMain(before, after) {
@@ -171,6 +177,11 @@ func sameMain(a, b string) bool {
 func runSSHDStep(value string) error {
 	sys := &provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}
 	o := provisioning.Options{}
+	if value == "yield" {
+		given, err := provisioning.YieldSSHD(ctxBackground(), sys, o)
+		fmt.Println(given)
+		return err
+	}
 	f, err := provisioning.Gather(ctxBackground(), sys, o)
 	if err != nil {
 		return err
@@ -191,6 +202,77 @@ func runSSHDStep(value string) error {
 		}
 	}
 	return errors.New("the plan has no such step")
+}
+
+// TestLaterEditsCount: what an administrator, or VMAccess for a customer who
+// is locked out, writes after provisioning must count, although our lines are
+// read first. What was there before must not begin to.
+func TestLaterEditsCount(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions())
+	b.sh("mkdir -p /run/sshd /var/lib/waagent/azguest")
+	const dropIn, head = "/etc/ssh/sshd_config.d/00-azguest.conf", "# azguest: begin"
+	for _, tc := range []struct {
+		name, main string
+		edit       string // after provisioning with "no"
+		given      string
+		password   string // in the end
+		left       string // of our drop-in
+	}{
+		{name: "nothing", main: incl, given: "[]", password: "no"},
+		{name: "another keyword", main: incl + "PasswordAuthentication yes\n", edit: "echo 'X11Forwarding no' >>/etc/ssh/sshd_config", given: "[]", password: "no"},
+		{
+			name: "VMAccess appends", main: incl, edit: "printf 'ChallengeResponseAuthentication no\nPasswordAuthentication yes\n' >>/etc/ssh/sshd_config",
+			given: "[passwordauthentication]", password: "yes", left: "KbdInteractiveAuthentication no\nChallengeResponseAuthentication no",
+		},
+		{
+			name: "VMAccess replaces", main: incl + "PasswordAuthentication no\nMatch User nobody\nX11Forwarding no\n", edit: "sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' /etc/ssh/sshd_config",
+			given: "[]", password: "yes", // there was nothing to say
+		},
+		{name: "the old value said once more", main: incl + "PasswordAuthentication yes\n", edit: "sed -i 's/yes/YES/' /etc/ssh/sshd_config", given: "[]", password: "no"},
+		{name: "a drop-in", main: incl, edit: "echo 'PasswordAuthentication yes' >/etc/ssh/sshd_config.d/50-x.conf", given: "[passwordauthentication]", password: "yes"},
+		{name: "in a Match", main: incl, edit: "printf 'Match User nobody\nPasswordAuthentication yes\n' >>/etc/ssh/sshd_config", given: "[]", password: "no"},
+		{
+			name: "both", main: incl, edit: "printf 'PasswordAuthentication yes\nKbdInteractiveAuthentication yes\n' >>/etc/ssh/sshd_config",
+			given: "[passwordauthentication kbdinteractiveauthentication challengeresponseauthentication]", password: "yes",
+		},
+		{name: "no include, VMAccess edits our block", main: "Port 22\n", edit: "sed -i 's/^PasswordAuthentication.*/PasswordAuthentication yes/' /etc/ssh/sshd_config", given: "[]", password: "yes"},
+		{name: "no include, an editor appends", main: "Port 22\n", edit: "echo PasswordAuthentication yes >>/etc/ssh/sshd_config", given: "[passwordauthentication]", password: "yes"},
+		{name: "an edit that sshd refuses", main: incl, edit: "printf 'PasswordAuthentication yes\nNoSuchThing 1\n' >>/etc/ssh/sshd_config", given: "[]", password: ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b.sh("rm -rf /etc/ssh /var/lib/waagent/azguest/sshd.json; mkdir -p /etc/ssh/sshd_config.d; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key\ncat >/etc/ssh/sshd_config <<'EOF'\n" +
+				strings.ReplaceAll(tc.main, "DIR", "/etc/ssh") + "EOF\n")
+			if out := strings.TrimSpace(b.sshdStep(t, "no")); out != "fine" {
+				t.Fatal(out)
+			}
+			if tc.edit != "" {
+				b.sh(tc.edit)
+			}
+			before := b.sh("cat " + dropIn + " 2>/dev/null || true")
+			given, _, _ := strings.Cut(b.sshdStep(t, "yield"), "\n")
+			if given != tc.given {
+				t.Errorf("gave up %s, want %s", given, tc.given)
+			}
+			eff := b.sh("sshd -T 2>/dev/null | sed -n 's/^passwordauthentication //p'")
+			if eff != tc.password {
+				t.Errorf("passwords %q, want %q", eff, tc.password)
+			}
+			after := b.sh("cat " + dropIn + " 2>/dev/null || true")
+			if given == "[]" && after != before {
+				t.Errorf("the drop-in was\n%s\nand is\n%s", before, after)
+			}
+			if tc.left != "" && !strings.HasSuffix(after, "\n"+tc.left) {
+				t.Errorf("of the drop-in is left\n%s\nwant\n%s", after, tc.left)
+			}
+			if again, _, _ := strings.Cut(b.sshdStep(t, "yield"), "\n"); again != "[]" {
+				t.Errorf("a second look gave up %s", again)
+			}
+			if got := b.sh("cat /etc/ssh/sshd_config"); strings.Count(got, head) > 1 {
+				t.Errorf("blocks: %s", got)
+			}
+		})
+	}
 }
 
 func TestARefusedConfigurationIsRolledBack(t *testing.T) {

@@ -24,7 +24,29 @@ const (
 	blockBegin = "# azguest: begin. Set at provisioning; sshd takes the first value it reads."
 	blockEnd   = "# azguest: end"
 	dropInName = "00-azguest.conf"
+	dropInHead = "# Written by azguest when this VM was provisioned, and read before sshd_config.\n" +
+		"# A keyword that gets another value there later is taken out of here.\n"
 )
+
+// sshdDefaults are what keywords we set have when nobody says anything.
+var sshdDefaults = map[string]string{
+	"passwordauthentication": "yes", "kbdinteractiveauthentication": "yes", "challengeresponseauthentication": "yes", "clientaliveinterval": "0",
+}
+
+// namesOf are the names of a keyword, lower case: two are one since OpenSSH
+// 8.7.
+func namesOf(key string) []string {
+	switch key = strings.ToLower(key); key {
+	case "kbdinteractiveauthentication", "challengeresponseauthentication":
+		return []string{"kbdinteractiveauthentication", "challengeresponseauthentication"}
+	}
+	return []string{key}
+}
+
+// others are the lines that are not ours.
+func others(conf []directive) []directive {
+	return slices.DeleteFunc(slices.Clone(conf), func(d directive) bool { return d.Ours })
+}
 
 func dropIn(sshDir string) string { return path.Join(sshDir, "sshd_config.d", dropInName) }
 
@@ -204,6 +226,9 @@ func renderSettings(set []Setting) string {
 // Include and no Match comes before them, and takes an older block of ours
 // out. Every other byte stays.
 func withBlock(old []byte, set []Setting) []byte {
+	if len(set) == 0 {
+		return withoutBlock(old)
+	}
 	var out bytes.Buffer
 	out.WriteString(blockBegin + "\n" + renderSettings(set) + blockEnd + "\n")
 	out.Write(withoutBlock(old))

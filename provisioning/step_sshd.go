@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,15 +16,17 @@ import (
 
 // ConfigureSSHD makes keywords of sshd's configuration count: by a drop-in
 // that is read before anything else, or by a block at the very top of the
-// main file, where no Include and no Match comes before it. sshd itself is
-// asked what it makes of that; if it does not like it, everything is put
-// back as it was (asks U17).
+// main file, where no Include and no Match comes before it. What is so already
+// is not said again: then a later edit of the image's own files counts. sshd
+// itself is asked what it makes of that; if it does not like it, everything
+// is put back as it was (asks U17).
 type ConfigureSSHD struct {
 	SSHD       string
 	Main, Dir  string
 	DropIn     bool
 	User       string
 	Settings   []Setting
+	Note       string // what others said, for YieldSSHD; empty: not kept
 	Restorecon string
 }
 
@@ -55,8 +56,9 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 	}
 	set := s.Settings
 	var last verdict
-	for _, w := range s.ways(sys.Root) {
-		undo, changed, err := w(set)
+	for _, t := range s.tries(sys.Root) {
+		w := t.way
+		undo, changed, err := w(t.set)
 		if err != nil {
 			last.err = err
 			continue
@@ -67,9 +69,9 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 			if err := undo(); err != nil {
 				return bad(err)
 			}
-			set = slices.Clip(set)
 			set = withoutSetting(set, "ChallengeResponseAuthentication")
-			if undo, changed, err = w(set); err != nil {
+			t.set = withoutSetting(t.set, "ChallengeResponseAuthentication")
+			if undo, changed, err = w(t.set); err != nil {
 				last.err = err
 				continue
 			}
@@ -79,6 +81,9 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 			if changed {
 				restorecon(ctx, sys, s.Restorecon, "-R", s.Dir)
 				sys.sshdChanged = bootClock()
+			}
+			if err := s.remember(sys.Root); err != nil {
+				sys.Log.Debug().Err(err).Msg("not remembered what others say to sshd")
 			}
 			if v.unrun {
 				return warn(CodeSSHD, "sshd could not be asked whether it accepts its configuration")
@@ -97,7 +102,7 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 			if base := s.ask(ctx, sys, nil); base.err != nil {
 				// It refused before we came. Our lines are not the reason,
 				// and without them the document is not obeyed.
-				if _, _, err := w(set); err != nil {
+				if _, _, err := w(t.set); err != nil {
 					return bad(err)
 				}
 				return warn(CodeSSHD, "sshd refuses the configuration of this image: %w", base.err)
@@ -123,15 +128,49 @@ func withoutSetting(set []Setting, key string) []Setting {
 // A way writes the settings and returns how to take them back.
 type way func(set []Setting) (undo func() error, changed bool, err error)
 
+type try struct {
+	way way
+	set []Setting
+}
+
+// tries are what is done until sshd agrees: only what must be said, in each
+// way, then everything.
+func (s ConfigureSSHD) tries(r host.Root) []try {
+	var out []try
+	needed := s.needed(r)
+	sets := [][]Setting{needed, s.Settings}
+	if len(needed) == len(s.Settings) {
+		sets = sets[1:]
+	}
+	for _, set := range sets {
+		for _, w := range s.ways(r) {
+			out = append(out, try{w, set})
+		}
+	}
+	return out
+}
+
+// needed are the settings that do not count already, by our own reading.
+func (s ConfigureSSHD) needed(r host.Root) []Setting {
+	conf := others(readSSHD(r, s.Main, s.Dir, nil))
+	var out []Setting
+	for _, x := range s.Settings {
+		have := sshdDefaults[strings.ToLower(x.Key)]
+		if d, ok := effective(conf, namesOf(x.Key)...); ok {
+			have = strings.Join(d.Args, " ")
+		}
+		if !strings.EqualFold(have, x.Value) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
 func (s ConfigureSSHD) ways(r host.Root) []way {
 	var out []way
 	if s.DropIn {
 		out = append(out, func(set []Setting) (func() error, bool, error) {
-			if err := r.MkdirAll(path.Join(s.Dir, "sshd_config.d"), 0o755); err != nil {
-				return nil, false, err
-			}
-			text := "# Written by azguest when this VM was provisioned.\n" + renderSettings(set)
-			return swap(r, dropIn(s.Dir), []byte(text), 0o600)
+			return putDropIn(r, s.Dir, set)
 		})
 	}
 	return append(out, func(set []Setting) (func() error, bool, error) {
@@ -141,8 +180,31 @@ func (s ConfigureSSHD) ways(r host.Root) []way {
 		}
 		// The vendor's file under /usr is not ours to write; a copy in the
 		// administrator's place goes before it.
-		return swap(r, path.Join(s.Dir, "sshd_config"), withBlock(old, set), 0o600)
+		name, next := path.Join(s.Dir, "sshd_config"), withBlock(old, set)
+		if len(set) == 0 && string(next) == string(old) {
+			return func() error { return nil }, false, nil
+		}
+		return swap(r, name, next, 0o600)
 	})
+}
+
+// putDropIn writes our drop-in, or removes it where there is nothing to say.
+func putDropIn(r host.Root, dir string, set []Setting) (undo func() error, changed bool, err error) {
+	name := dropIn(dir)
+	if len(set) == 0 {
+		old, err := r.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return func() error { return nil }, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		return func() error { return r.WriteFile(name, old, 0o600) }, true, r.Remove(name)
+	}
+	if err := r.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return nil, false, err
+	}
+	return swap(r, name, []byte(dropInHead+renderSettings(set)), 0o600)
 }
 
 // swap replaces a file and remembers what was there. Where the file is a

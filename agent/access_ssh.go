@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/provisioning"
+)
+
+// yieldSSHD lets later edits of sshd's configuration count over what was set
+// at provisioning: VMAccess is the way in for a customer who has lost theirs,
+// and edits the main file. It looks only when a file has changed.
+func (a *Agent) yieldSSHD(ctx context.Context) {
+	if !a.gate.opened.Load() {
+		return // the machine is being provisioned
+	}
+	newest := a.newestSSHD()
+	if newest.Equal(a.sshdSeen) {
+		return
+	}
+	a.sshdSeen = newest
+	given, err := provisioning.YieldSSHD(ctx, a.system(), a.provisioningOptions())
+	if len(given) > 0 {
+		a.Log.Info().Strs("keywords", given).Msg("sshd's configuration was changed after provisioning; the change counts")
+		a.board.note("sshd", "later edit counts: "+strings.Join(given, ", "))
+	}
+	if err != nil {
+		a.Log.Warn().Err(err).Str("code", provisioning.CodeOf(err)).Msg("sshd's configuration")
+	}
+}
+
+// newestSSHD is when a file of sshd's configuration was changed last.
+func (a *Agent) newestSSHD() time.Time {
+	dir := a.cfg.OS.SSHDir
+	names := []string{path.Join(dir, "sshd_config"), path.Join(dir, "sshd_config.d")}
+	if more, err := a.Root.Glob(path.Join(dir, "sshd_config.d/*")); err == nil {
+		names = append(names, more...)
+	}
+	var newest time.Time
+	for _, n := range names {
+		if st, err := os.Stat(a.Root.Path(n)); err == nil && st.ModTime().After(newest) {
+			newest = st.ModTime()
+		}
+	}
+	return newest
+}

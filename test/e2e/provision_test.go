@@ -1,0 +1,66 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// TestVMAccessOpensPasswords: the machine was ordered without passwords, its
+// owner has lost the key and gets in by VMAccess, which edits sshd_config. Our
+// drop-in is read before that and must not undo it. By the time the platform
+// hears of the success, it holds.
+func TestVMAccessOpensPasswords(t *testing.T) {
+	o := blank()
+	o.provisioning = fabric.Provisioning{}
+	const vmaccess = "Microsoft.OSTCExtensions.VMAccessForLinux"
+	o.packages[vmaccess+"/1.5.0.0"] = handler(t, `
+if [ "$op" = enable ]; then
+	echo 'PasswordAuthentication yes' >>/etc/ssh/sshd_config
+	say success 0 reset
+fi
+`)
+	c := newAgentCloud(t, o)
+	c.prepareSSHD(t)
+	// As distributions ship it.
+	c.sh(t, "grep -q ^Include /etc/ssh/sshd_config || sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' /etc/ssh/sshd_config; sed -i '/^PasswordAuthentication/d' /etc/ssh/sshd_config")
+	c.agent(t)
+	c.ready(t)
+	const ask = "sshd -T | sed -n 's/^passwordauthentication //p'"
+	if got := c.sh(t, ask); got != "no" {
+		t.Fatalf("passwords: %q, want no", got)
+	}
+	if err := c.vm.PutExtension(vmaccess, "1.5.0.0", map[string]any{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the success of VMAccess", func() bool {
+		state, err := c.vm.ProvisioningState("VMAccessForLinux")
+		return err == nil && state == "Succeeded"
+	})
+	if got := c.sh(t, ask); got != "yes" {
+		t.Errorf("passwords: %q after the success was reported, want yes\n%s", got, c.sh(t, "cat /etc/ssh/sshd_config.d/*.conf"))
+	}
+}
+
+// TestKeyOfAnUndeliveredCertificate: the document names the key by a
+// certificate that the goal state does not have; the metadata has it by value.
+func TestKeyOfAnUndeliveredCertificate(t *testing.T) {
+	o := blank()
+	o.provisioning = fabric.Provisioning{}
+	o.medium = func(m *fabric.Medium) {
+		doc, err := fabric.OVFEnvironment(m.Provisioning, fabric.SpellingDVD)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, to := strings.Index(string(doc), "<PublicKey>"), strings.Index(string(doc), "</PublicKey>")
+		m.Raw = []byte(string(doc[:from]) + "<PublicKey><Fingerprint>0123456789ABCDEF0123456789ABCDEF01234567</Fingerprint>" +
+			"<Path>$HOME/azureuser/.ssh/authorized_keys</Path>" + string(doc[to:]))
+	}
+	c := newAgentCloud(t, o)
+	c.agent(t)
+	c.ready(t)
+	if got := c.ssh(t, "azureuser", "id -un"); got != "azureuser" {
+		t.Errorf("ssh shows %q", got)
+	}
+}
