@@ -25,7 +25,8 @@ const (
 	mediaHang = mediaWait + 10*time.Second
 	// metadataWait is for the metadata when there is no medium.
 	metadataWait = 10 * time.Second
-	metadataAsk  = time.Second // between two questions
+	metadataAsk  = time.Second     // between two questions
+	metadataTry  = 5 * time.Second // for one answer
 )
 
 // order finds out what this machine is to become: the document on the
@@ -123,10 +124,6 @@ func (a *Agent) learn(ctx context.Context) *knowledge {
 		for {
 			md, err := a.metadata(ctx)
 			if err == nil {
-				// What an older service does not know stays unknown.
-				if x, xerr := a.platform.Extended(ctx, ppsAsk); xerr == nil {
-					md.HasCustomData, md.CustomDataKnown = x.HasCustomData, true
-				}
 				k.md = md
 				close(k.done)
 				return

@@ -111,14 +111,17 @@ func (a *Agent) sendHealth(ctx context.Context, h protocol.Health) error {
 	return a.platform.ReportHealth(ctx, h)
 }
 
-// metadata asks the instance metadata service what provisioning may use.
+// metadata asks the metadata service once for what it knows of the order.
 func (a *Agent) metadata(ctx context.Context) (*provisioning.Metadata, error) {
-	i, err := a.platform.Instance(ctx)
+	i, x, known, err := a.platform.FirstBoot(ctx, metadataTry)
 	if err != nil {
 		return nil, err
 	}
 	c := i.Compute
-	md := &provisioning.Metadata{VMID: c.VMID, ComputerName: cmp.Or(c.ComputerName, c.Name), AdminUserName: c.Admin}
+	md := &provisioning.Metadata{
+		VMID: c.VMID, ComputerName: cmp.Or(c.ComputerName, c.Name), AdminUserName: c.Admin,
+		PPSType: x.PPSType, HasCustomData: x.HasCustomData, CustomDataKnown: known,
+	}
 	if c.Admin != "" {
 		md.DisablePasswordAuth = &c.PasswordOff
 	}

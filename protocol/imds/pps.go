@@ -17,6 +17,7 @@ import (
 // §4.7).
 const (
 	extendedVersion    = "2021-08-01"
+	plainVersion       = "2019-06-01" // that every cloud has
 	reprovisionVersion = "2019-06-01"
 	reprovisionLimit   = 4 << 20
 	reprovisionTimeout = 30 * time.Second
@@ -30,13 +31,47 @@ type Extended struct {
 
 // Extended asks once and quickly: a machine that boots waits for the answer.
 func (c *Client) Extended(ctx context.Context, timeout time.Duration) (Extended, error) {
+	b, err := c.once(ctx, extendedVersion+"&extended=true", timeout)
+	if err != nil {
+		return Extended{}, err
+	}
+	return parseExtended(b)
+}
+
+// FirstBoot asks once for all that a first boot wants to know. A service that
+// does not know the extended document gives the plain one; known is false
+// then.
+func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (i *Instance, x Extended, known bool, err error) {
+	b, err := c.once(ctx, extendedVersion+"&extended=true", timeout)
+	if se, ok := errors.AsType[*web.StatusError](err); ok && se.Status == http.StatusBadRequest {
+		if b, err = c.once(ctx, plainVersion, timeout); err != nil {
+			return nil, x, false, err
+		}
+		i, err = Parse(b)
+		return i, x, false, err
+	}
+	if err != nil {
+		return nil, x, false, err
+	}
+	if i, err = Parse(b); err != nil {
+		return nil, x, false, err
+	}
+	x, err = parseExtended(b)
+	return i, x, err == nil, err
+}
+
+func (c *Client) once(ctx context.Context, version string, timeout time.Duration) ([]byte, error) {
 	resp, err := c.web.Once(ctx, web.Request{
-		Op: "imds", URL: "http://" + Address + "/metadata/instance?api-version=" + extendedVersion + "&extended=true",
+		Op: "imds", URL: "http://" + Address + "/metadata/instance?api-version=" + version,
 		Header: http.Header{"Metadata": {"true"}}, Timeout: timeout, Limit: 1 << 20,
 	})
 	if err != nil {
-		return Extended{}, fmt.Errorf("ask the metadata service for more: %w", err)
+		return nil, fmt.Errorf("ask the metadata service: %w", err)
 	}
+	return resp.Body, nil
+}
+
+func parseExtended(b []byte) (Extended, error) {
 	var doc struct {
 		Extended struct {
 			Compute struct {
@@ -45,7 +80,7 @@ func (c *Client) Extended(ctx context.Context, timeout time.Duration) (Extended,
 			}
 		}
 	}
-	if err := json.Unmarshal(resp.Body, &doc); err != nil {
+	if err := json.Unmarshal(b, &doc); err != nil {
 		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
 			return Extended{}, &protocol.DocumentError{Doc: "metadata", Err: errors.New("not JSON")}
 		}

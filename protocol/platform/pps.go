@@ -13,6 +13,18 @@ func (c *Client) Extended(ctx context.Context, timeout time.Duration) (imds.Exte
 	return c.meta.Extended(ctx, timeout)
 }
 
+// FirstBoot asks the metadata service, once, for what the machine is to be.
+// It is asked again until it answers: the network may still be coming up.
+func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (*imds.Instance, imds.Extended, bool, error) {
+	i, x, known, err := c.meta.FirstBoot(ctx, timeout)
+	if err == nil {
+		c.mu.Lock()
+		c.instance = i
+		c.mu.Unlock()
+	}
+	return i, x, known, err
+}
+
 // Reprovision asks the metadata service, once, for the document of a pooled
 // VM's new owner (spec/provisioning §4.7). Connections from before the change
 // of network lead nowhere, so none is kept after a failure.

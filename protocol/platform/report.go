@@ -252,7 +252,9 @@ func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	i, err := c.meta.Instance(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.asked = time.Now()
+	if ctx.Err() == nil { // what was not waited for is no answer
+		c.asked = time.Now()
+	}
 	if err != nil {
 		return nil, err
 	}
