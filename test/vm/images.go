@@ -58,6 +58,8 @@ rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*
 // A Variant is how an image differs from the plain one.
 type Variant struct {
 	Name string
+	// Packages of Debian that the plain image lacks.
+	Packages []string
 	// Files to write, by absolute path in the guest; mode 0644.
 	Files map[string]string
 	// Script runs in the tree after our package is installed, with /proc.
@@ -77,15 +79,17 @@ type Images struct {
 	Log    func(format string, args ...any)
 }
 
-// base returns the directory of the base image, making it if need be: root is
-// the tree, kernel and initrd lie beside it.
-func (im *Images) base(ctx context.Context) (string, error) {
-	key := digest(strings.Join(basePackages, " "), baseSetup, baseFinish)
+// base returns the directory of the base image with these packages besides the
+// usual ones, making it if need be: root is the tree, kernel and initrd lie
+// beside it.
+func (im *Images) base(ctx context.Context, more []string) (string, error) {
+	packages := slices.Concat(basePackages, more)
+	key := digest(strings.Join(packages, " "), baseSetup, baseFinish)
 	dir := filepath.Join(im.Dir, "base-"+key)
 	if _, err := os.Stat(filepath.Join(dir, "initrd")); err == nil {
 		return dir, nil
 	}
-	im.Log("building the base image from Debian packages (once)")
+	im.Log("building the base image%s from Debian packages (once)", strings.Join(append([]string{""}, more...), " with "))
 	if err := os.MkdirAll(im.Dir, 0o755); err != nil {
 		return "", err
 	}
@@ -97,7 +101,7 @@ func (im *Images) base(ctx context.Context) (string, error) {
 	root := filepath.Join(tmp, "root")
 	args := []string{
 		"--variant=minbase", "--mode=root", "--format=directory",
-		"--include=" + strings.Join(basePackages, ","),
+		"--include=" + strings.Join(packages, ","),
 		"--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
 		"--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -127,7 +131,7 @@ func (im *Images) base(ctx context.Context) (string, error) {
 	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
-	im.prune("base-*", dir, 1)
+	im.prune("base-*", dir, 2)
 	return dir, nil
 }
 
@@ -156,7 +160,7 @@ mke2fs -q -F -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d . "$disk"
 // Image returns the image with the package deb installed (none if empty),
 // changed as v says.
 func (im *Images) Image(ctx context.Context, deb string, v Variant) (*Image, error) {
-	base, err := im.base(ctx)
+	base, err := im.base(ctx, v.Packages)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +197,7 @@ func (im *Images) Image(ctx context.Context, deb string, v Variant) (*Image, err
 	if err := os.Rename(tmp, disk); err != nil {
 		return nil, err
 	}
-	im.prune("disk-*.raw", disk, 6)
+	im.prune("disk-*.raw", disk, 8)
 	return img, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
@@ -19,6 +20,7 @@ type Machine struct {
 	image *Image
 	vmID  string
 	Media string // file in the CD-ROM drive; empty for an empty drive
+	disc  string // what the platform attached at first
 
 	Started time.Time // when it was switched on, last
 	qemu    *process
@@ -28,12 +30,25 @@ type Machine struct {
 
 // NewMachine makes a machine, switched off.
 func (l *Lab) NewMachine(ctx context.Context, image *Image, vmID, media string) (*Machine, error) {
-	m := &Machine{lab: l, image: image, vmID: vmID, Media: media}
-	if out, err := run(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.Disk, m.disk()); err != nil {
-		return nil, fmt.Errorf("make a disk: %w: %s", err, out)
-	}
-	return m, nil
+	m := &Machine{lab: l, image: image, vmID: vmID, disc: media}
+	return m, m.Blank(ctx)
 }
+
+// Blank puts a new disk and the platform's medium into a machine that is off:
+// its first boot again.
+func (m *Machine) Blank(ctx context.Context) error {
+	m.Media = m.disc
+	if out, err := run(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", m.image.Disk, m.disk()); err != nil {
+		return fmt.Errorf("make a disk: %w: %s", err, out)
+	}
+	// The host keys are other ones then.
+	if err := os.Remove(m.knownHosts()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (m *Machine) knownHosts() string { return m.lab.path("known_hosts") }
 
 func (m *Machine) disk() string    { return m.lab.path("disk.qcow2") }
 func (m *Machine) console() string { return m.lab.path("console.log") }
@@ -123,7 +138,7 @@ func (m *Machine) As(user, key string) { m.user, m.key = user, key }
 func (m *Machine) ssh(args ...string) []string {
 	return m.lab.inside(append([]string{
 		"ssh", "-F", "none", "-i", m.key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-		"-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=" + m.lab.path("known_hosts"),
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=" + m.knownHosts(),
 		"-o", "ConnectTimeout=10", "-o", "LogLevel=ERROR", m.user + "@" + guestAddress,
 	}, args...)...)
 }

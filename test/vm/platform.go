@@ -103,8 +103,9 @@ func (p *Platform) health() []fabric.Entry {
 	return p.Fabric.Journal(fabric.Query{Kind: fabric.Health, VM: vmName})
 }
 
-// AwaitReady waits until the guest has said that it is ready n times.
-func (p *Platform) AwaitReady(ctx context.Context, m *Machine, n int) (time.Time, error) {
+// AwaitReady waits until the guest says that it is ready, in the life that
+// began when it was last switched on.
+func (p *Platform) AwaitReady(ctx context.Context, m *Machine) (time.Time, error) {
 	var when time.Time
 	err := until(ctx, "the guest to report Ready", func() (bool, error) {
 		if err := m.Died(); err != nil {
@@ -113,11 +114,13 @@ func (p *Platform) AwaitReady(ctx context.Context, m *Machine, n int) (time.Time
 		if h := p.VM.Health(); h.State == "NotReady" && h.SubStatus == "ProvisioningFailed" {
 			return false, fmt.Errorf("the guest reports %s: %s", h.SubStatus, h.Description)
 		}
-		ready := p.Ready()
-		if len(ready) >= n {
-			when = ready[n-1]
+		for _, at := range p.Ready() {
+			if at.After(m.Started) {
+				when = at
+				return true, nil
+			}
 		}
-		return len(ready) >= n, nil
+		return false, nil
 	})
 	return when, err
 }

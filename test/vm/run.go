@@ -20,10 +20,12 @@ type Options struct {
 	Mirror string // Debian mirror; empty for the usual one
 	Out    io.Writer
 	Keep   bool // leave the scratch directory behind
+	Cuts   int  // first boots that lose their power; default 3
 	// Shell, if set, is called when the scenario has been played, while the
 	// machine still runs; also when it failed, if somebody can log in.
 	Shell func(m *Machine) error
-	// Patience with one scenario; default 5 minutes.
+	// Patience with one scenario; default 5 minutes, and more for one that
+	// boots often.
 	Patience time.Duration
 }
 
@@ -40,6 +42,7 @@ type Run struct {
 
 	lab     *Lab
 	out     io.Writer
+	cuts    int
 	readyAt time.Time
 	reports int               // health reports before the reboot
 	before  map[string]string // facts, by name
@@ -53,8 +56,11 @@ func (r *Run) keyFile(kind string) string { return r.lab.path("id_" + kind) }
 
 // Play plays one scenario on a new machine.
 func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
+	if o.Cuts == 0 {
+		o.Cuts = 3
+	}
 	if o.Patience == 0 {
-		o.Patience = 5 * time.Minute
+		o.Patience = 5*time.Minute + time.Duration(s.Lives(o))*2*time.Minute
 	}
 	out := o.Out
 	if out == nil {
@@ -83,7 +89,7 @@ func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 	lab.Keep = o.Keep
 	defer lab.Close()
 	r = &Run{
-		Lab: lab, lab: lab, out: out,
+		Lab: lab, lab: lab, out: out, cuts: o.Cuts,
 		User: "customer", Password: "Az-" + random(8), HostName: "vm-" + random(2),
 		CustomData: "#!/bin/sh\necho " + random(8) + "\n",
 	}

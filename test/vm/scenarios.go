@@ -27,6 +27,14 @@ type Scenario struct {
 	Play func(ctx context.Context, r *Run) error
 }
 
+// Lives is how many machines a scenario has beyond one.
+func (s Scenario) Lives(o Options) int {
+	if s.Name == "power-cut" {
+		return o.Cuts
+	}
+	return 0
+}
+
 // Scenarios is the table of everything that is tried in a virtual machine.
 func Scenarios() []Scenario {
 	return []Scenario{
@@ -54,11 +62,41 @@ func Scenarios() []Scenario {
 			},
 		},
 		{
-			Name:  "power-cut",
-			About: "the power fails in the middle of provisioning; the next boot finishes it",
+			Name:   "metadata-only",
+			About:  "an empty drive: the order comes from the instance metadata alone",
+			Medium: noDisc,
 			Play: func(ctx context.Context, r *Run) error {
-				return steps(ctx, r, powerOn, powerCut, powerOn, ready, login, system, accounts)
+				return steps(ctx, r, powerOn, ready, inTime, login, system, halfOrder)
 			},
+		},
+		{
+			Name:   "malformed",
+			About:  "the document on the medium breaks off: reported as a failure within a minute, and the machine lives on",
+			Medium: malformed,
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, failed)
+			},
+		},
+		{
+			Name:  "cloud-init",
+			About: "Debian's cloud-init provisions: it alone says Ready, extensions come after it",
+			Image: cloudInit,
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, ready, loginLater, beside, system, control, restart, loginLater, beside, system)
+			},
+		},
+		{
+			Name:  "cloud-init-crashed",
+			About: "cloud-init is killed before it has told the platform anything: the agent takes over",
+			Image: crashing,
+			Play: func(ctx context.Context, r *Run) error {
+				return steps(ctx, r, powerOn, ready, login, takenOver, accounts, control)
+			},
+		},
+		{
+			Name:  "power-cut",
+			About: "the power fails at random moments of first boots; the next boot finishes each (--cuts says how many)",
+			Play:  powerCuts,
 		},
 		{
 			Name:  "removal",
@@ -102,7 +140,7 @@ var (
 	}}
 
 	ready = step{"Ready", func(ctx context.Context, r *Run) (string, error) {
-		when, err := r.Platform.AwaitReady(ctx, r.Machine, 1)
+		when, err := r.Platform.AwaitReady(ctx, r.Machine)
 		if err != nil {
 			return "", err
 		}
@@ -235,7 +273,7 @@ var (
 
 	// alive waits for Ready and a status that were sent after the reboot.
 	alive = step{"status after reboot", func(ctx context.Context, r *Run) (string, error) {
-		if _, err := r.Platform.AwaitReady(ctx, r.Machine, 2); err != nil {
+		if _, err := r.Platform.AwaitReady(ctx, r.Machine); err != nil {
 			return "", err
 		}
 		err := until(ctx, "a status report of the agent", func() (bool, error) {
@@ -294,15 +332,6 @@ var (
 			return "", err
 		}
 		return r.leftovers(ctx)
-	}}
-
-	powerCut = step{"power cut", func(ctx context.Context, r *Run) (string, error) {
-		err := until(ctx, "the first health report", func() (bool, error) {
-			return len(r.Platform.health()) > 0, r.Machine.Died()
-		})
-		r.Machine.Cut()
-		h := r.Platform.VM.Health()
-		return fmt.Sprintf("after %s %s", h.State, h.SubStatus), err
 	}}
 )
 

@@ -35,6 +35,7 @@ func realMain(ctx context.Context, args []string) error {
 		keep  = f.Bool("keep", false, "leave console, journal and logs behind")
 		list  = f.Bool("list", false, "list the scenarios")
 		all   = f.Bool("all", false, "play all scenarios (the default is first-boot)")
+		cuts  = f.Int("cuts", 0, "play power-cut with this many cuts")
 		repo  = f.String("repo", ".", "the checkout")
 	)
 	if err := f.Parse(args); err != nil {
@@ -46,12 +47,16 @@ func realMain(ctx context.Context, args []string) error {
 	scenarios := vm.Scenarios()
 	if *list {
 		for _, s := range scenarios {
-			fmt.Printf("%-14s %s\n", s.Name, s.About)
+			fmt.Printf("%-20s %s\n", s.Name, s.About)
 		}
 		return nil
 	}
 	names := f.Args()
-	if len(names) == 0 && !*all {
+	switch {
+	case len(names) > 0 || *all:
+	case *cuts > 0:
+		names = []string{"power-cut"}
+	default:
 		names = []string{"first-boot"}
 	}
 	for _, n := range names {
@@ -63,7 +68,7 @@ func realMain(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	o := vm.Options{Repo: *repo, Cache: cache, Mirror: vm.Mirror(ctx), Out: os.Stdout, Keep: *keep}
+	o := vm.Options{Repo: *repo, Cache: cache, Mirror: vm.Mirror(ctx), Out: os.Stdout, Keep: *keep, Cuts: *cuts}
 	if *shell {
 		o.Shell = func(m *vm.Machine) error {
 			fmt.Printf("the control plane, from another terminal:\n  %s\nlogging in; the machine ends with this shell\n", m.Hint())
@@ -86,7 +91,7 @@ func realMain(ctx context.Context, args []string) error {
 			failed = append(failed, s.Name)
 			continue
 		}
-		figures = append(figures, fmt.Sprintf("%-14s power on to Ready %5.1f s, whole scenario %5.1f s",
+		figures = append(figures, fmt.Sprintf("%-20s power on to Ready %5.1f s, whole scenario %5.1f s",
 			s.Name, r.ToReady.Seconds(), time.Since(began).Seconds()))
 	}
 	fmt.Println(strings.Join(figures, "\n"))

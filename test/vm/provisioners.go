@@ -1,0 +1,235 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// cloudInit is an image whose provisioner is Debian's cloud-init. Its programs
+// are what its Azure datasource runs; the disk has no partition to grow. It
+// keeps the host's name in /etc/hosts, as images have it: there is no DNS here,
+// and sudo would look for it long.
+var cloudInit = Variant{
+	Name: "cloud-init", Packages: []string{"cloud-init", "eject", "isc-dhcp-client"},
+	Files: map[string]string{
+		"/etc/cloud/cloud.cfg.d/90-image.cfg": "growpart: {mode: \"off\"}\nresize_rootfs: false\nlocale: C.UTF-8\nmanage_etc_hosts: true\n",
+	},
+}
+
+// crashing is the same with a mount(8) that kills the cloud-init which calls
+// it: that is when it looks for the medium, before it has reported anything.
+var crashing = Variant{
+	Name: "cloud-init-crashed", Packages: cloudInit.Packages, Files: cloudInit.Files,
+	Script: `cat >/usr/local/bin/mount <<'END'
+#!/bin/sh
+if [ "$(cat /proc/$PPID/comm)" = cloud-init ]; then kill -9 $PPID; exit 1; fi
+exec /usr/bin/mount "$@"
+END
+chmod 755 /usr/local/bin/mount
+`,
+}
+
+func noDisc(context.Context, *Run) (string, error) { return "", nil }
+
+// malformed is the platform's own medium with a document that breaks off.
+func malformed(_ context.Context, r *Run) (string, error) {
+	m := r.Platform.VM.Medium()
+	m.Malformed = true
+	image, err := m.Image()
+	if err != nil {
+		return "", err
+	}
+	name := r.lab.path("dvd.iso")
+	return name, os.WriteFile(name, image, 0o600)
+}
+
+// minute is the bound of asks U12: from the first word to the last.
+const minute = time.Minute
+
+var (
+	// inTime measures by the guest's own words, so a slow emulation counts
+	// only with what it emulates between them.
+	inTime = step{"in time", func(_ context.Context, r *Run) (string, error) {
+		all := r.Platform.health()
+		took := all[len(all)-1].Time.Sub(all[0].Time).Round(10 * time.Millisecond)
+		if took > minute {
+			return "", fmt.Errorf("%s from the first report to the last", took)
+		}
+		return fmt.Sprintf("%s from the first report to the last", took), nil
+	}}
+
+	// failed waits for the report of a failure. Nobody can log in then.
+	failed = step{"reported failure", func(ctx context.Context, r *Run) (string, error) {
+		err := until(ctx, "a report of the failure", func() (bool, error) {
+			if len(r.Platform.Ready()) > 0 {
+				return false, errors.New("the guest reports Ready")
+			}
+			return r.Platform.VM.Health().SubStatus == "ProvisioningFailed", r.Machine.Died()
+		})
+		if err != nil {
+			return "", err
+		}
+		all := r.Platform.health()
+		r.ToReady = all[len(all)-1].Time.Sub(r.Machine.Started)
+		took := all[len(all)-1].Time.Sub(all[0].Time).Round(10 * time.Millisecond)
+		said := r.Platform.VM.Health().Description
+		if took > minute {
+			return "", fmt.Errorf("%s after it was begun: %s", took, said)
+		}
+		if !strings.Contains(said, "reason=error parsing ovf-env.xml") || strings.Contains(said, r.Password) {
+			return "", fmt.Errorf("it says %q", said)
+		}
+		// Extensions are the way to repair it.
+		if err := r.Platform.PutExtension(ctx, sample); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("after %s, %q; an extension works", took, said), nil
+	}}
+
+	// halfOrder is what the metadata can't know, and that the agent says so.
+	halfOrder = step{"half an order", func(ctx context.Context, r *Run) (string, error) {
+		return "no password, sudo without one; custom data missed and named", r.same(ctx,
+			check{"sudo getent shadow " + r.User + " | cut -d: -f2 | tr -d '!*'", ""},
+			check{"command sudo -n id -un", "root"},
+			check{"sudo ls /var/lib/waagent/CustomData 2>&1 | grep -c 'No such'", "1"},
+			check{"sudo journalctl -b -u azguest -o cat --no-pager | grep -c 'custom data.*could not be read'", "1"},
+		)
+	}}
+
+	// loginLater waits for the account too: cloud-init says Ready before it
+	// makes one.
+	loginLater = step{"ssh", func(ctx context.Context, r *Run) (string, error) {
+		began := time.Now()
+		r.Machine.As(r.User, r.keyFile("ed25519"))
+		soon, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("no login for 2 minutes"))
+		defer cancel()
+		err := until(soon, "ssh to answer", func() (bool, error) {
+			out, err := r.Machine.Run(soon, "hostname")
+			return err == nil && out == r.HostName, r.Machine.Died()
+		})
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("after %.1f s", time.Since(began).Seconds()), nil
+	}}
+
+	// beside is what both of them have made of the machine, and who told the
+	// platform what.
+	beside = step{"cloud-init", func(ctx context.Context, r *Run) (string, error) {
+		err := until(ctx, "the end of the boot", func() (bool, error) {
+			out, err := r.Machine.Run(ctx, "systemctl is-system-running || true")
+			return err == nil && out != "starting" && out != "initializing", r.Machine.Died()
+		})
+		if err != nil {
+			return "", err
+		}
+		err = r.same(ctx,
+			check{"cloud-init status | tail -n 1", "status: done"},
+			check{"command sudo -n id -un", "root"},
+			check{"sudo getent shadow " + r.User + " | cut -d: -f2 | cut -c1-3", "$6$"},
+			check{"grep -c ' customer@example$' ~/.ssh/authorized_keys", "2"},
+			check{"sudo cat /var/lib/cloud/instance/user-data.txt", strings.TrimSpace(r.CustomData)},
+			check{"sudo agentctl status -o json | grep -o '\"by\": *\"[a-z-]*\"'", `"by": "cloud-init"`},
+			check{"sudo agentctl status --wait ready --timeout 60s >/dev/null; [ $? -le 1 ] && echo ready", "ready"},
+			check{"sudo journalctl -b -t useradd -o cat --no-pager | grep -c 'new user: name=" + r.User + "' || true", r.accountsMade()},
+		)
+		for _, e := range r.Platform.health() {
+			if agent := e.Header["User-Agent"]; !strings.HasPrefix(agent, "Cloud-Init/") {
+				err = errors.Join(err, fmt.Errorf("%s told the platform too: %s", agent, e.Body))
+			}
+		}
+		if n := len(r.Platform.Ready()); n != 1 {
+			err = errors.Join(err, fmt.Errorf("received Ready %d times, not once", n))
+		}
+		return "done; Ready received once, from cloud-init", err
+	}}
+
+	takenOver = step{"taken over", func(ctx context.Context, r *Run) (string, error) {
+		err := r.same(ctx,
+			check{"sudo journalctl -b -u azguest -o cat --no-pager | grep -c 'taking over'", "1"},
+			check{"sudo journalctl -b -t useradd -o cat --no-pager | grep -c 'new user: name=" + r.User + "'", "1"},
+		)
+		if n := len(r.Platform.Ready()); n != 1 {
+			err = errors.Join(err, fmt.Errorf("received Ready %d times, not once", n))
+		}
+		return "the agent provisioned; Ready received once", err
+	}}
+)
+
+// accountsMade is how often the account is made in this boot.
+func (r *Run) accountsMade() string {
+	if r.before == nil {
+		r.before = map[string]string{}
+		return "1"
+	}
+	return "0"
+}
+
+// powerCuts cuts the power at random moments of first boots. Moments are
+// measured in processor time of the emulation: a busy host stretches the
+// clock, not that. Each boot after a cut must end as if nothing had happened.
+func powerCuts(ctx context.Context, r *Run) error {
+	if err := steps(ctx, r, powerOn, ready); err != nil {
+		return err
+	}
+	whole := r.Machine.Processor()
+	toReady := r.ToReady
+	for n := range r.cuts {
+		r.Machine.Cut()
+		if err := r.Machine.Blank(ctx); err != nil {
+			return err
+		}
+		r.before = nil
+		// The kernel's own start is nobody's first boot yet; some are cut
+		// after Ready, when the medium may be gone.
+		at := time.Duration((0.35 + 0.8*rand.Float64()) * float64(whole))
+		if err := steps(ctx, r, powerOn, cutAt(n+1, at), powerOn, ready, login, accounts, hostKeys); err != nil {
+			return err
+		}
+	}
+	r.ToReady = toReady
+	return nil
+}
+
+func cutAt(n int, at time.Duration) step {
+	return step{fmt.Sprintf("power cut %d", n), func(ctx context.Context, r *Run) (string, error) {
+		began := r.Machine.Started
+		err := until(ctx, "the moment", func() (bool, error) {
+			// A machine with nothing left to do takes no processor time.
+			done := false
+			for _, t := range r.Platform.Ready() {
+				done = done || t.After(began) && time.Since(t) > 5*time.Second
+			}
+			return done || r.Machine.Processor() >= at, r.Machine.Died()
+		})
+		if err != nil {
+			return "", err
+		}
+		said := "before a word"
+		for _, e := range r.Platform.Fabric.Journal(fabric.Query{Kind: fabric.Health, VM: vmName}) {
+			if e.Time.After(began) {
+				said = "after NotReady"
+				if strings.Contains(e.Body, "<State>Ready</State>") {
+					said = "after Ready"
+				}
+			}
+		}
+		// What the guest has ejected, the platform has taken back.
+		if gone, eerr := r.Machine.Ejected(ctx); eerr == nil && gone {
+			r.Machine.Media = ""
+			if said != "after Ready" {
+				err = fmt.Errorf("the medium is ejected %s", said)
+			}
+			said += ", medium ejected"
+		}
+		r.Machine.Cut()
+		return fmt.Sprintf("at %.1f s of processor time, %s", at.Seconds(), said), err
+	}}
+}
