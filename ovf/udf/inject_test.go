@@ -231,7 +231,29 @@ func TestMetadataPartition(t *testing.T) {
 		}
 	}
 	check()
+	whole := bytes.Clone(img)
 	at(block + 1)[100]++ // the main file is damaged: its mirror is read
+	check()
+
+	// A mirror with blocks of its own, as duplicated metadata are: any block
+	// of either copy may be damaged, and each copy's own entry.
+	copy(img, whole)
+	twin := free(v, img, m, 3)
+	for i, b := range []uint32{fsd.block, v.root.block, block} {
+		copy(at(twin+uint32(i)), at(b))
+		le.PutUint32(ads[8*i+4:], twin+uint32(i))
+	}
+	fileEntryOf(at(block+2), block+2, 0, uint64(3*v.bs), ads)
+	whole = bytes.Clone(img)
+	for _, b := range []uint32{fsd.block, v.root.block, block, twin, twin + 1, twin + 2, block + 1, block + 2} {
+		copy(img, whole)
+		clear(at(b))
+		check()
+	}
+	copy(img, whole)
+	for _, b := range []uint32{fsd.block, twin + 1, block} { // a bit of each
+		clear(at(b))
+	}
 	check()
 }
 

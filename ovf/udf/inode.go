@@ -48,7 +48,21 @@ func (v *volume) inode(at longAD) (*image.Node, error) {
 	switch kind {
 	case typeDir:
 		n.Mode = fs.ModeDir | perm
-		n.List = func() ([]*image.Dirent, error) { return v.list(n) }
+		n.List = func() ([]*image.Dirent, error) {
+			l, err := v.list(n)
+			if err == nil || m.mirror == nil {
+				return l, err
+			}
+			// Its entries have no checks of their own until they are read.
+			other, _, merr := v.load(m.mirror, at.block)
+			if merr != nil {
+				return nil, err
+			}
+			if ml, merr := v.list(other); merr == nil {
+				return ml, nil
+			}
+			return nil, err
+		}
 	case typeRegular, typeUnknown, typeRealTime:
 		n.Mode = perm
 	case typeSymlink:

@@ -20,6 +20,7 @@ type partition struct {
 	packet uint32            // blocks in a packet of a sparable partition
 	file   []image.Extent    // the metadata file
 	ends   []int64           // where in that file each extent stops
+	mirror *partition        // the same blocks once more, in the metadata mirror file
 }
 
 // unmapped is a VAT entry without a block.
@@ -59,13 +60,22 @@ func (v *volume) part(ref uint16) (*partition, error) {
 	return v.maps[ref], nil
 }
 
-// taggedIn reads the descriptor in a block of a partition.
+// taggedIn reads the descriptor in a block of a partition. What is damaged in
+// a metadata file may be whole in its mirror.
 func (v *volume) taggedIn(m *partition, block uint32, ids ...uint16) ([]byte, error) {
 	off, _, err := m.at(block, v.bs)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		var b []byte
+		if b, err = v.tagged(off, block, ids...); err == nil {
+			return b, nil
+		}
 	}
-	return v.tagged(off, block, ids...)
+	if m.mirror != nil {
+		if b, merr := v.taggedIn(m.mirror, block, ids...); merr == nil {
+			return b, nil
+		}
+	}
+	return nil, err
 }
 
 // partitions reads the partition map table (ECMA-167 3/10.7, UDF 2.2.8 to
@@ -204,8 +214,8 @@ func (v *volume) readVAT(flat *partition, at int64) ([]uint32, error) {
 	return vat, nil
 }
 
-// metadata reads where the metadata file lies (UDF 2.2.10, 2.2.13), or else
-// its mirror.
+// metadata reads where the metadata file lies, and its mirror (UDF 2.2.10,
+// 2.2.13).
 func (v *volume) metadata(p *partition, raw []byte) error {
 	le := binary.LittleEndian
 	i := slices.IndexFunc(v.maps, func(m *partition) bool {
@@ -215,17 +225,26 @@ func (v *volume) metadata(p *partition, raw []byte) error {
 	if i >= 0 {
 		flat = v.maps[i]
 	}
-	n, _, err := v.load(flat, le.Uint32(raw[40:]))
-	if err != nil {
-		mirror, _, merr := v.load(flat, le.Uint32(raw[44:]))
-		if merr != nil {
-			return fmt.Errorf("read metadata file: %w", err)
+	lies := func(block uint32) (*partition, error) {
+		n, _, err := v.load(flat, block)
+		if err == nil && len(n.Data) == 0 {
+			err = fmt.Errorf("%w: empty metadata file", ErrCorrupt)
 		}
-		n = mirror
+		if err != nil {
+			return nil, err
+		}
+		return &partition{number: p.number, file: n.Data, ends: image.Ends(n.Data)}, nil
 	}
-	if len(n.Data) == 0 {
-		return fmt.Errorf("%w: empty metadata file", ErrCorrupt)
+	first, err := lies(le.Uint32(raw[40:]))
+	second, merr := lies(le.Uint32(raw[44:]))
+	switch {
+	case err != nil && merr != nil:
+		return fmt.Errorf("read metadata file: %w", err)
+	case err != nil:
+		first, second = second, nil
+	case merr != nil || slices.Equal(first.file, second.file):
+		second = nil // without a copy the mirror names the same blocks
 	}
-	p.file, p.ends = n.Data, image.Ends(n.Data)
+	p.file, p.ends, p.mirror = first.file, first.ends, second
 	return nil
 }
