@@ -30,6 +30,12 @@ type SSHDUp struct {
 // sshdPatience is how long Ready waits for sshd.
 const sshdPatience = 15 * time.Second
 
+// In a fast boot sshd is up before systemd need be asked about it.
+const (
+	askSoon  = 300 * time.Millisecond
+	askAgain = 2 * time.Second
+)
+
 // ID implements Step.
 func (SSHDUp) ID() string { return StepSSHDUp }
 
@@ -65,6 +71,7 @@ func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
 	defer tick.Stop()
 	var told fileID
 	var kicked bool
+	ask := time.After(askSoon)
 	for {
 		l, up := s.listener(sys.Root)
 		switch {
@@ -80,7 +87,16 @@ func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
 		case units.enabled == nil && told == fileID{}:
 			return nil
 		case !kicked:
-			if unit := units.gaveUp(sys.Root); unit != "" {
+			unit := units.gaveUp(sys.Root)
+			select {
+			case <-ask:
+				ask = time.After(askAgain)
+				if unit == "" {
+					unit = s.failed(ctx, sys, units)
+				}
+			default:
+			}
+			if unit != "" {
 				kicked = true
 				s.systemctl(ctx, sys, "reset-failed", unit)
 				s.systemctl(ctx, sys, "start", unit)
@@ -171,10 +187,26 @@ func (u sshdUnits) running(r host.Root) string {
 }
 
 // gaveUp is an enabled unit that systemd has tried to start and in which
-// there is nothing now: it has failed, or waits for its next attempt.
+// there is nothing now: it waits for its next attempt. Once systemd has given
+// it up for good, that file is gone too, and only systemd knows: see failed.
 func (u sshdUnits) gaveUp(r host.Root) string {
 	for _, unit := range u.enabled {
 		if _, err := os.Lstat(r.Path("/run/systemd/units/invocation:" + unit)); err == nil && !populated(r, unit) {
+			return unit
+		}
+	}
+	return ""
+}
+
+// failed is an enabled unit that systemd has given up, which it does within
+// seconds where there is no host key. An order that comes later finds it so.
+func (s SSHDUp) failed(ctx context.Context, sys *System, units sshdUnits) string {
+	if s.Systemctl == "" {
+		return ""
+	}
+	for _, unit := range units.enabled {
+		res, err := sys.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"show", "--property=ActiveState", unit}, Timeout: toolTimeout})
+		if err == nil && strings.TrimSpace(string(res.Stdout)) == "ActiveState=failed" {
 			return unit
 		}
 	}

@@ -8,6 +8,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -74,4 +77,25 @@ func (b *box) offered() []byte {
 		b.t.Fatal(err)
 	}
 	return key
+}
+
+// A machine that gets its order late: systemd has given sshd up long ago, as
+// it does within seconds where there is no host key.
+func TestAnSSHDThatWasGivenUpIsStarted(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "debian")
+	m.write("/usr/lib/systemd/system/multi-user.target.wants/ssh.service", "", 0o644)
+	m.run.Answers["systemctl show --property=ActiveState ssh.service"] = hosttest.Answer{Stdout: "ActiveState=failed\n"}
+	m.run.Answers["systemctl --no-block reset-failed ssh.service"] = hosttest.Answer{}
+	m.run.Answers["systemctl --no-block start ssh.service"] = hosttest.Answer{Do: func(host.Cmd) error {
+		// It comes up and leaves its number.
+		m.write("/run/sshd.pid", "4711\n", 0o644)
+		m.write("/proc/4711/stat", "4711 (sshd) S 1 4711 4711 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 "+
+			"9999999999 1 1", 0o644)
+		return nil
+	}}
+	step := provisioning.SSHDUp{Systemctl: "systemctl"}
+	if err := step.Apply(t.Context(), m.sys()); err != nil {
+		t.Errorf("%v; called %v", err, m.run.Commands())
+	}
 }
