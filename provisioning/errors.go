@@ -27,6 +27,7 @@ const (
 	CodeCustomData = "AZ-PROV-CUSTOMDATA" // custom data
 	CodeCopy       = "AZ-PROV-COPY"       // the redacted copy of the document
 	CodeMarker     = "AZ-PROV-MARKER"     // the provisioned marker
+	CodeProxy      = "AZ-PROV-PROXYAGENT" // the guest proxy agent that was ordered
 	CodeOwner      = "AZ-PROV-OWNER"      // another provisioner failed or never came
 	CodePPS        = "AZ-PROV-PPS"        // pre-provisioning
 	CodeTimeout    = "AZ-PROV-TIMEOUT"    // a step took too long

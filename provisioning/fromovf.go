@@ -18,6 +18,7 @@ func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 		PasswordRedacted:    env.PasswordRedacted,
 		DisablePasswordAuth: env.DisableSSHPassword,
 		ProvisionGuestAgent: env.Platform.ProvisionGuestAgent,
+		GuestProxyAgent:     env.Platform.ProvisionGuestProxyAgent != nil && *env.Platform.ProvisionGuestProxyAgent,
 		PPS:                 ParsePPSType(env.Platform.PreprovisionedVMType),
 		Copy:                redacted,
 		From:                map[string]string{},

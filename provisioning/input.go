@@ -24,6 +24,7 @@ type Input struct {
 	CustomData CustomData
 
 	ProvisionGuestAgent *bool // false: the agent switches itself off
+	GuestProxyAgent     bool  // the guest proxy agent is to be up before Ready
 	PPS                 PPSType
 
 	// Copy is the redacted document that may stay on disk; nil if there was

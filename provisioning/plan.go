@@ -38,6 +38,7 @@ const (
 	StepCustomData = "custom-data"
 	StepCopy       = "document-copy"
 	StepDisable    = "disable-agent"
+	StepProxy      = "proxy-agent"
 	StepSSHDUp     = "sshd-up"
 	StepMarker     = "marker"
 	// After Ready:
@@ -127,6 +128,9 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	}
 	if in.ProvisionGuestAgent != nil && !*in.ProvisionGuestAgent {
 		add(DisableAgent{Path: path.Join(o.Lib, "disable_agent")})
+	}
+	if in.GuestProxyAgent {
+		add(ProxyAgent{})
 	}
 	if f.SSHD != "" {
 		add(SSHDUp{Systemctl: f.Systemctl, PidFile: f.SSHDSet["pidfile"]})

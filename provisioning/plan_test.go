@@ -1,6 +1,7 @@
 package provisioning_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
 )
 
@@ -111,10 +113,10 @@ func TestPlanIsWhatTheDocumentAsksFor(t *testing.T) {
 		want   string
 	}{
 		{"everything", func(in *provisioning.Input, f *provisioning.Facts, o *provisioning.Options) {
-			in.ProvisionGuestAgent = &no
+			in.ProvisionGuestAgent, in.GuestProxyAgent = &no, true
 			in.KeyPairs = []provisioning.KeyPair{{Fingerprint: "AB", Path: "x"}}
 			o.ExecuteCustomData = true
-		}, "host-keys host-name user password sudo authorized-keys key-pairs sshd root-password custom-data document-copy disable-agent sshd-up marker late-host-keys run-custom-data"},
+		}, "host-keys host-name user password sudo authorized-keys key-pairs sshd root-password custom-data document-copy disable-agent proxy-agent sshd-up marker late-host-keys run-custom-data"},
 		{"least", func(in *provisioning.Input, f *provisioning.Facts, o *provisioning.Options) {
 			*in = provisioning.Input{UserName: "bob", VMID: vmID, DisablePasswordAuth: &yes}
 			*o = provisioning.Options{}
@@ -365,5 +367,48 @@ func TestShadowIsEditedWithoutChpasswd(t *testing.T) {
 	}
 	if fi := m.tree()["/etc/shadow"]; !strings.HasPrefix(fi, "-rw-r----- ") {
 		t.Errorf("mode of shadow: %.12s", fi)
+	}
+}
+
+func TestGuestProxyAgent(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		answer *hosttest.Answer
+		reason string // empty: fine
+		data   string
+	}{
+		{name: "works", answer: &hosttest.Answer{}},
+		{name: "missing", reason: "azure-proxy-agent not found"},
+		{
+			name: "fails", answer: &hosttest.Answer{Code: 3, Stderr: "no key"},
+			reason: "azure-proxy-agent status failure", data: "exit_code=3 stderr=no key",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			if tc.answer != nil {
+				m.run.Answers["azure-proxy-agent --status --wait 90"] = *tc.answer
+			}
+			err := provisioning.ProxyAgent{}.Apply(t.Context(), m.sys())
+			if tc.reason == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			e, ok := errors.AsType[*provisioning.Error](err)
+			if !ok {
+				t.Fatalf("error %v", err)
+			}
+			var data []string
+			for _, p := range e.Data {
+				data = append(data, p.Key+"="+p.Value)
+			}
+			if e.Reason != tc.reason || e.Code() != provisioning.CodeProxy || strings.Join(data, " ") != tc.data {
+				t.Errorf("%+v", e)
+			}
+		})
 	}
 }

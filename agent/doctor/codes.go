@@ -62,6 +62,7 @@ func Codes() []Code {
 		{"AZ-PROV-SSHD", "The configuration of sshd was rolled back.", "sshd -t refused it with our change.", "sshd -t; usually the file was broken before"},
 		{"AZ-PROV-HOSTKEYS", "New ssh host keys could not be made.", "ssh-keygen failed or the type in Provisioning.SshHostKeyPairType is not supported here.", "set Provisioning.SshHostKeyPairType=auto"},
 		{"AZ-PROV-HOSTNAME", "The host name could not be set.", "The name is not valid or /etc/hostname is not writable.", "agentctl logs"},
+		{"AZ-PROV-PROXYAGENT", "The guest proxy agent does not work.", "The order for this VM has it, and the image has no azure-proxy-agent or it does not start.", "systemctl status azure-proxy-agent; use an image that has it"},
 		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It does not decode, or the script ended with an error.", "look at <Lib.Dir>/CustomData and agentctl logs"},
 		{"AZ-PROV-DISK", "The temporary disk or its swap could not be prepared.", "It is missing, it holds data that is not ours to destroy, or mkfs or mount failed; ResourceDisk.Filesystem may not be supported by the kernel.", "agentctl status says which; set ResourceDisk.Filesystem=ext4; a disk with data stays as it is: mount it by /etc/fstab"},
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform waits.", "A step or the medium was slow.", "agentctl status shows how long each step took"},

@@ -1,0 +1,51 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// ProxyAgent waits until the guest proxy agent works, where the document
+// orders one: what protects the platform's services on this machine has to be
+// up when the customer is told that it is ready. The image brings it. The
+// reasons are those of cloud-init, which portals know.
+type ProxyAgent struct{}
+
+// proxyPatience leaves time for the answer within stepTimeout.
+const proxyPatience = 90 * time.Second
+
+// ID implements Step.
+func (ProxyAgent) ID() string { return StepProxy }
+
+func (ProxyAgent) String() string { return "wait for the guest proxy agent" }
+
+// Apply implements Step.
+func (ProxyAgent) Apply(ctx context.Context, sys *System) error {
+	c := host.Cmd{
+		Name: "azure-proxy-agent", Args: []string{"--status", "--wait", strconv.Itoa(int(proxyPatience.Seconds()))},
+		Timeout: proxyPatience + 15*time.Second,
+	}
+	res, err := sys.Run.Run(ctx, c)
+	if err == nil {
+		return nil
+	}
+	if host.NotFound(err) {
+		return fail(CodeProxy, "azure-proxy-agent not found", errors.New("the document orders a guest proxy agent, and the image has none"))
+	}
+	data := []Pair{{"exit_code", strconv.Itoa(res.Code)}}
+	for _, out := range []struct {
+		name string
+		text []byte
+	}{{"stdout", res.Stdout}, {"stderr", res.Stderr}} {
+		if s := strings.TrimSpace(string(out.text)); s != "" {
+			data = append(data, Pair{out.name, cutRunes(strings.ToValidUTF8(s, "?"), 400)})
+		}
+	}
+	return fail(CodeProxy, "azure-proxy-agent status failure", fmt.Errorf("it does not work: %w", err), data...)
+}
