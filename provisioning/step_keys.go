@@ -72,6 +72,9 @@ func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
 			}
 		}
 	}
+	if s.noFile(sys.Root) {
+		problems = append(problems, errors.New("sshd of this image reads no file of keys (AuthorizedKeysFile none)"))
+	}
 	for _, name := range sortedKeys(files) {
 		if err := s.write(ctx, sys, owner(accounts, name, acct), name, files[name]); err != nil {
 			problems = append(problems, err)
@@ -182,6 +185,15 @@ func (s AuthorizeKeys) lookedAt(r host.Root, a host.Account, files map[string][]
 		names = append(names, n)
 	}
 	return names[0]
+}
+
+// noFile: keys of this image come from a command or a certificate authority.
+func (s AuthorizeKeys) noFile(r host.Root) bool {
+	if s.SSHDMain == "" {
+		return false
+	}
+	d, ok := effective(readSSHD(r, s.SSHDMain, s.SSHDir, nil), "authorizedkeysfile")
+	return ok && len(d.Args) > 0 && strings.EqualFold(d.Args[0], "none")
 }
 
 const maxAuthorizedKeys = 1 << 20

@@ -117,6 +117,11 @@ func bootCases() []bootCase {
 			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
 		},
 		{
+			// Between Ready and the first trace of it on disk.
+			name: "cloud-init killed right after Ready", files: map[string]string{"/etc/crash-ip": ""},
+			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
+		},
+		{
 			name: "cloud-init killed with half an account", files: map[string]string{"/etc/crash-ssh-keygen": ""},
 			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
 		},
