@@ -38,7 +38,8 @@ type DVD struct {
 
 	// Wait is how long to look again for a device or a medium that comes
 	// late; 0 is one look. Once a medium is there but of no use, waiting does
-	// not help and Open returns.
+	// not help and Open returns, at once or, where the drive itself failed, a
+	// little later.
 	Wait time.Duration
 }
 
@@ -51,13 +52,14 @@ const lookEvery = 200 * time.Millisecond
 
 // Open implements Media.
 func (d DVD) Open(ctx context.Context) (*Medium, error) {
-	deadline := time.Now().Add(d.Wait)
+	start := time.Now()
+	deadline := start.Add(d.Wait)
 	for {
 		m, err := d.look(ctx)
 		if err == nil {
 			return m, nil
 		}
-		if e, ok := errors.AsType[*MediaError](err); !ok || !e.Absent() || !time.Now().Before(deadline) {
+		if e, ok := errors.AsType[*MediaError](err); !ok || !e.worthWaiting(time.Since(start)) || !time.Now().Before(deadline) {
 			return nil, err
 		}
 		select {

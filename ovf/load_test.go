@@ -3,9 +3,13 @@ package ovf
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stuck is a medium whose device does not answer and can't be interrupted.
@@ -31,4 +35,27 @@ func TestAStuckDeviceHoldsNobodyUp(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+func TestWorthWaiting(t *testing.T) {
+	eio := fmt.Errorf("read block: %w", &fs.PathError{Op: "read", Path: "/dev/sr0", Err: unix.EIO})
+	for _, tc := range []struct {
+		name   string
+		tried  []Attempt
+		waited time.Duration
+		want   bool
+	}{
+		{"no device", nil, 20 * time.Second, true},
+		{"an empty drive", []Attempt{{"/dev/sr0", "open", errNoMedium, true}}, 20 * time.Second, true},
+		{"a drive that fails", []Attempt{{"/dev/sr0", "read udf", eio, true}}, time.Second, true},
+		{"a drive that goes on failing", []Attempt{{"/dev/sr0", "read udf", eio, true}}, 6 * time.Second, false},
+		{"a disk that fails beside another medium", []Attempt{{"/dev/sr0", "read udf", errNoDocument, true}, {"/dev/vdb", "read", eio, false}}, time.Second, false},
+		{"another medium", []Attempt{{"/dev/sr0", "read udf", errNoDocument, true}}, 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := (&MediaError{Tried: tc.tried}).worthWaiting(tc.waited); got != tc.want {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
 }

@@ -7,8 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
 )
@@ -284,3 +287,20 @@ func (e *MediaError) Absent() bool {
 	}
 	return true
 }
+
+// settle is how long a drive that fails to read is given to come to itself:
+// a medium that is being attached shows itself so.
+const settle = 5 * time.Second
+
+// worthWaiting reports whether another look may find more than this one.
+func (e *MediaError) worthWaiting(waited time.Duration) bool {
+	if e.Absent() {
+		return true
+	}
+	return waited < settle && slices.ContainsFunc(e.Tried, func(a Attempt) bool {
+		return a.Drive && slices.ContainsFunc(passing, func(p error) bool { return errors.Is(a.Err, p) })
+	})
+}
+
+// passing are errors of a device, not of what is on it.
+var passing = []error{unix.EIO, unix.ENOMEDIUM, unix.ENXIO, unix.EBUSY, unix.EAGAIN, unix.EMEDIUMTYPE}
