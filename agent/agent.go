@@ -72,6 +72,7 @@ type Agent struct {
 	sshdSeen   time.Time // only the reporter uses it
 	rep        reports
 	hold       hold
+	fence      fence
 	gate       gate
 	access     access
 	asked      asked
@@ -129,6 +130,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return a.serve(ctx, provisioned) })
 	g.Go(func() error { return a.resourceDisk(ctx) })
+	g.Go(func() error { return a.watchFirewall(ctx) })
 	err = g.Wait()
 	a.save()
 	if h := a.passOn(life); h != nil {
@@ -184,6 +186,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		if err := a.Root.MkdirAll(d.name, d.perm); err != nil {
 			return nil, fmt.Errorf("make directory %s: %w", d.name, err)
 		}
+		if err := a.tighten(d.name, d.perm); err != nil {
+			a.Log.Warn().Err(err).Msg("a directory of ours is open to others")
+		}
 	}
 	lock, err := a.acquire(ctx)
 	if err != nil {
@@ -204,8 +209,13 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		s.Telemetry.Enabled = a.cfg.Telemetry.Enabled
 		s.Policy.Mode = a.cfg.Policy.Mode
 		s.Firewall.State = status.Off
+		if a.cfg.OS.EnableFirewall {
+			s.Firewall.State = status.Unknown // not looked at yet
+		}
 		s.Disk.LibDir = a.cfg.Paths.Lib
 	})
+	a.recall()
+	a.restoreHold()
 	a.beginUpdates()
 	a.save()
 	a.Log.Info().Str("version", a.Version).Str("go", runtime.Version()).Int("pid", os.Getpid()).Msg("agent started")
@@ -224,6 +234,19 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		}
 		a.Log.Info().Msg("agent stopped")
 	}, nil
+}
+
+// tighten takes rights from a directory that somebody else has made with more
+// than it may have (asks S2).
+func (a *Agent) tighten(name string, perm os.FileMode) error {
+	fi, err := os.Stat(a.Root.Path(name))
+	if err != nil {
+		return err
+	}
+	if fi.Mode().Perm()&^perm == 0 {
+		return nil
+	}
+	return os.Chmod(a.Root.Path(name), fi.Mode().Perm()&perm)
 }
 
 // sweep removes the temporary files of writes that a kill or a power cut

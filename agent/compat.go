@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -268,13 +269,28 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 	return nil
 }
 
+// Firewall is "azguest firewall": the rules as the agent would set them, for
+// the time before it runs (asks S1).
+func (t *Tool) Firewall(ctx context.Context) int {
+	if !t.Config.OS.EnableFirewall {
+		return exitOK
+	}
+	address := "168.63.129.16"
+	if b, err := t.Root.ReadFile(path.Join(t.Config.Paths.Lib, "WireServerEndpoint")); err == nil {
+		if a, err := netip.ParseAddr(strings.TrimSpace(string(b))); err == nil && a.Is4() {
+			address = a.String()
+		}
+	}
+	return t.end(t.firewall(ctx, address))
+}
+
 // firewall sets the rules once, as the boot unit of the classic agent does.
 func (t *Tool) firewall(ctx context.Context, address string) error {
 	addr, err := netip.ParseAddr(address)
 	if err != nil {
 		return fmt.Errorf("set firewall rules: %w", err)
 	}
-	backend, err := firewall.New(addr, wirePort, t.Runner).Apply(ctx)
+	backend, _, err := firewall.New(addr, wirePort, t.Runner).Apply(ctx)
 	if err == nil {
 		fmt.Fprintf(t.Out, "Firewall rules for %s are set (%s)\n", addr, backend)
 	}

@@ -2,7 +2,10 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -11,24 +14,77 @@ import (
 
 // hold is the operator's "start no extension until then".
 type hold struct {
-	mu    sync.Mutex // guards until
-	until time.Time
+	mu sync.Mutex // guards held
+	held
 }
 
-func (h *hold) set(until time.Time) {
+// held is a hold as it is kept on disk: one that a restart or a reboot ends
+// could not be relied upon.
+type held struct {
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+func (h *hold) set(to held) {
 	h.mu.Lock()
-	h.until = until
+	h.held = to
 	h.mu.Unlock()
+}
+
+// now is the hold that is in force, if one is.
+func (h *hold) now() (held, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	left := time.Until(h.Until)
+	// A clock that was far ahead must not hold for years.
+	return h.held, left > 0 && left <= status.HoldMax
 }
 
 // why says what is waited for, or "".
 func (h *hold) why() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if left := time.Until(h.until); left > 0 {
-		return fmt.Sprintf("operator's hold for another %v", left.Round(time.Second))
+	if held, on := h.now(); on {
+		return "the operator's hold until " + held.Until.UTC().Format(time.DateTime) + " UTC"
 	}
 	return ""
+}
+
+func (a *Agent) holdFile() string { return a.cfg.Paths.Lib + "/azguest/hold.json" }
+
+// keepHold makes a hold, or ends it.
+func (a *Agent) keepHold(h held) error {
+	var err error
+	if h.Until.IsZero() {
+		err = a.Root.Remove(a.holdFile())
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	} else {
+		var b []byte
+		if b, err = json.Marshal(h); err == nil {
+			err = errors.Join(a.Root.MkdirAll(a.cfg.Paths.Lib+"/azguest", 0o700), a.Root.WriteFile(a.holdFile(), append(b, '\n'), 0o600))
+		}
+	}
+	a.hold.set(h) // in force, even if only until the next restart
+	if err != nil {
+		return fmt.Errorf("keep the hold across restarts: %w", err)
+	}
+	return nil
+}
+
+// restoreHold takes over the hold of an agent before us.
+func (a *Agent) restoreHold() {
+	b, err := a.Root.ReadFile(a.holdFile())
+	var h held
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			a.Log.Warn().Err(err).Msg("an operator's hold can't be read and is not in force")
+		}
+		return
+	}
+	a.hold.set(h)
 }
 
 // control serves agentctl's requests to change something. Only root is
@@ -58,15 +114,22 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		}
 		return status.Response{OK: true, Message: "stopped what ran for " + r.Extension}
 	case status.OpHold:
-		if r.ForS <= 0 || r.ForS > 24*3600 {
-			return refuse(fmt.Errorf("hold: at most 24 hours"))
+		if d := time.Duration(r.ForS * float64(time.Second)); d < time.Second || d > status.HoldMax {
+			return refuse(fmt.Errorf("hold: between one second and %.0f hours", status.HoldMax.Hours()))
 		}
-		a.hold.set(time.Now().Add(time.Duration(r.ForS * float64(time.Second))))
-		a.board.note("extensions", "held by the operator")
-		return status.Response{OK: true, Message: "no extension will be started until then; what runs goes on"}
+		h := held{time.Now().Add(time.Duration(r.ForS * float64(time.Second))).UTC().Truncate(time.Second), r.Reason}
+		if err := a.keepHold(h); err != nil {
+			return refuse(err)
+		}
+		a.ext.Wake() // so that what waits says for what
+		a.board.note("extensions", "held by the operator"+because(r.Reason))
+		return status.Response{OK: true, Message: fmt.Sprintf("no extension will be started until %s UTC; what runs goes on", h.Until.Format(time.DateTime))}
 	case status.OpResume:
-		a.hold.set(time.Time{})
+		if err := a.keepHold(held{}); err != nil {
+			return refuse(err)
+		}
 		a.ext.Wake()
+		a.board.note("extensions", "hold ended by the operator")
 		return status.Response{OK: true, Message: "hold ended"}
 	case status.OpClean:
 		freed, err := a.clean(true)
@@ -86,4 +149,11 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 	default:
 		return status.Response{Error: fmt.Sprintf("unknown request %q", r.Op), Code: "AZ-CTL-UNKNOWN"}
 	}
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
 }

@@ -30,6 +30,10 @@ func (a *Agent) fill(s *status.Snapshot) {
 	a.fillEndpoints(s)
 	a.fillExtensions(s)
 	a.fillTelemetry(&s.Telemetry)
+	s.Hold = nil
+	if h, on := a.hold.now(); on {
+		s.Hold = &status.Hold{Until: h.Until, Reason: h.Reason}
+	}
 	p := &s.Platform
 	for _, f := range a.features() {
 		p.SupportedFeatures = append(p.SupportedFeatures, f.Key)

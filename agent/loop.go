@@ -25,8 +25,7 @@ const (
 
 // loop is what the goal-state job remembers.
 type loop struct {
-	turn    sync.Mutex // one tick at a time: the job's, or one asked for by agentctl
-	guarded bool       // the firewall was looked at; only the guard job uses it
+	turn sync.Mutex // one tick at a time: the job's, or one asked for by agentctl
 
 	mu      sync.Mutex // guards what follows
 	known   string

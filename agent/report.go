@@ -32,6 +32,7 @@ type reports struct {
 
 	refused time.Time            // since when the platform refuses reports; guarded by mu
 	seen    map[string]time.Time // problems of extensions; guarded by mu
+	changes changes
 }
 
 // answer notes what became of a report. What says "not now" is no refusal.
@@ -72,15 +73,30 @@ func (r *reports) takeDue() bool {
 // ten handlers that start together are one report, not ten.
 const settle = 50 * time.Millisecond
 
+// tardy is how long a report may take before agentctl is shown that things
+// have changed meanwhile.
+const tardy = time.Second
+
 // reporter writes the snapshot and sends the status document whenever
-// something changed, and the document again when it was not taken.
+// something changed, and the document again when it was not taken. The sending
+// may take minutes on a sick network; the snapshot does not wait for it.
 func (a *Agent) reporter(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 2*time.Second, 45*time.Second
-	var retry <-chan time.Time
+	var (
+		retry <-chan time.Time
+		sent  chan error // of the report that is on its way; nil if none is
+		late  <-chan time.Time
+		again bool // something changed while it was
+	)
 	// Even with nothing to say: a snapshot that grows old means that we hang.
 	alive := time.NewTicker(time.Minute)
 	defer alive.Stop()
+	defer func() {
+		if sent != nil {
+			<-sent //nolint:errcheck // the context has ended, so it has to
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,6 +104,26 @@ func (a *Agent) reporter(ctx context.Context) error {
 		case <-alive.C:
 			a.save()
 			continue
+		case <-late:
+			a.save()
+			continue
+		case err := <-sent:
+			sent, late = nil, nil
+			a.save()
+			switch {
+			case err == nil:
+				wait.Reset()
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			default:
+				retry = time.After(wait.NextBackOff())
+				if protocol.Loud(err) {
+					a.Log.Warn().Err(err).Msg("status not taken by the platform")
+				}
+			}
+			if !again {
+				continue
+			}
 		case <-a.board.dirty:
 		case <-a.ext.Changed():
 		case <-retry:
@@ -98,22 +134,17 @@ func (a *Agent) reporter(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-time.After(settle):
 		}
-		retry = nil
-		// What an extension has just changed must count when it is reported.
-		a.yieldSSHD(ctx)
-		err := a.report(ctx)
-		a.save()
-		switch {
-		case err == nil:
-			wait.Reset()
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		default:
-			retry = time.After(wait.NextBackOff())
-			if protocol.Loud(err) {
-				a.Log.Warn().Err(err).Msg("status not taken by the platform")
-			}
+		if again = sent != nil; again {
+			a.save()
+			continue
 		}
+		retry, late = nil, time.After(tardy)
+		sent = make(chan error, 1)
+		go func() {
+			// What an extension has just changed must count when it is reported.
+			a.yieldSSHD(ctx)
+			sent <- a.report(ctx)
+		}()
 	}
 }
 
@@ -205,6 +236,7 @@ func (a *Agent) features() []protocol.Feature {
 func (a *Agent) save() {
 	s := a.board.copy()
 	a.fill(&s)
+	a.remember(&s, a.rep.changes.look(s.Extensions, a.started, time.Now().UTC()))
 	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
 	s.Overall = s.Judge()
 	if err := status.Save(a.paths.Snapshot, s); err != nil {

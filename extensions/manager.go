@@ -249,7 +249,13 @@ func (m *Manager) Cancel(name string) error {
 	if job == "" {
 		return fmt.Errorf("cancel %s: nothing is running", name)
 	}
-	return host.CancelJob(m.store.jobDir(job))
+	if err := host.CancelJob(m.store.jobDir(job)); err != nil {
+		if errors.Is(err, host.ErrNoJob) {
+			return fmt.Errorf("cancel %s: nothing is running", name)
+		}
+		return err
+	}
+	return nil
 }
 
 func poke(c chan struct{}) {

@@ -12,6 +12,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Modes of the policy.
@@ -313,12 +315,14 @@ func (p policyState) deny(name, version, signer string, removing bool) string {
 }
 
 // loadPolicy reads the policy anew; each goal state gets the current one.
-func (m *Manager) loadPolicy() policyState {
-	s := policyState{mode: m.cfg.PolicyMode, file: m.cfg.PolicyFile}
+func (m *Manager) loadPolicy() policyState { return readPolicy(m.store.root, m.cfg) }
+
+func readPolicy(root host.Root, c Config) policyState {
+	s := policyState{mode: c.PolicyMode, file: c.PolicyFile}
 	if s.mode != PolicyAudit && s.mode != PolicyEnforce {
 		return s
 	}
-	data, _, err := readSafely(m.store.root.Path(m.cfg.PolicyFile), maxPolicy)
+	data, _, err := readSafely(root.Path(c.PolicyFile), maxPolicy)
 	if err == nil {
 		s.policy, err = ParsePolicy(data)
 	}
@@ -326,17 +330,17 @@ func (m *Manager) loadPolicy() policyState {
 		s.err = err.Error()
 		return s
 	}
-	entries, err := os.ReadDir(m.store.root.Path(m.cfg.PolicyDir)) // sorted
+	entries, err := os.ReadDir(root.Path(c.PolicyDir)) // sorted
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.err = err.Error()
 		return s
 	}
 	for _, e := range entries {
-		name := m.cfg.PolicyDir + "/" + e.Name()
-		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+		name := c.PolicyDir + "/" + e.Name()
+		if !ruleFile(e.Name()) {
 			continue
 		}
-		data, _, err := readSafely(m.store.root.Path(name), maxPolicy)
+		data, _, err := readSafely(root.Path(name), maxPolicy)
 		var rules []Rule
 		var def string
 		if err == nil {
@@ -360,4 +364,45 @@ func (m *Manager) loadPolicy() policyState {
 func (m *Manager) PolicyExplain(name, version, signer string) (mode, refusal string) {
 	p := m.loadPolicy()
 	return p.mode, p.deny(name, version, signer, false)
+}
+
+// PolicyAnswer is what the policy of a machine thinks of an extension.
+type PolicyAnswer struct {
+	Name      string `json:"name"`
+	Version   string `json:"version,omitempty"`
+	Mode      string `json:"mode"`             // off, audit, enforce
+	Allowed   bool   `json:"allowed"`          // it may run: nothing speaks against it, or nobody enforces it
+	Reason    string `json:"reason,omitempty"` // what speaks against it
+	Signature bool   `json:"signature_required"`
+	// Files are those that were read, in the order in which they are asked.
+	Files []string `json:"files"`
+}
+
+// ExplainPolicy answers from the files of a machine, without an engine.
+func ExplainPolicy(root host.Root, c Config, name, version, signer string) PolicyAnswer {
+	c = c.filled()
+	p := readPolicy(root, c)
+	a := PolicyAnswer{Name: name, Version: version, Mode: p.mode, Files: []string{}}
+	if p.mode == PolicyAudit || p.mode == PolicyEnforce {
+		if root.Exists(c.PolicyFile) {
+			a.Files = append(a.Files, c.PolicyFile)
+		}
+		entries, _ := os.ReadDir(root.Path(c.PolicyDir)) // what can't be read was said
+		for _, e := range entries {
+			if ruleFile(e.Name()) {
+				a.Files = append(a.Files, c.PolicyDir+"/"+e.Name())
+			}
+		}
+	}
+	if a.Reason = p.deny(name, cmp.Or(version, "0"), signer, false); version == "" {
+		a.Reason = strings.Replace(a.Reason, " version 0 ", " ", 1) // a stand-in
+	}
+	a.Allowed = a.Reason == "" || p.mode != PolicyEnforce
+	a.Signature = p.mode == PolicyEnforce && p.policy.needsSignature(name)
+	return a
+}
+
+// ruleFile says whether a file of policy.d counts.
+func ruleFile(name string) bool {
+	return strings.HasSuffix(name, ".json") && !strings.HasPrefix(name, ".")
 }

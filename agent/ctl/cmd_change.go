@@ -80,9 +80,12 @@ func (a *app) holdCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "hold", Aliases: []string{"disable-extensions"}, Args: cobra.NoArgs,
 		Short: "Start no extension for some time (root)",
+		Long: `Start no command of an extension until the time is over, also across restarts
+of the agent and of the machine. What runs goes on; status is reported as usual.
+agentctl resume ends it early.`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if d <= 0 || d > 7*24*time.Hour {
-				return usage("--for is between 1s and 168h, not %s", d)
+			if d < time.Second || d > status.HoldMax {
+				return usage("--for is between 1s and %.0fh, not %s", status.HoldMax.Hours(), d)
 			}
 			return a.call(c.Context(), status.Request{Op: status.OpHold, ForS: d.Seconds(), Reason: why})
 		},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,12 +32,17 @@ PREFIX, such as Extensions, picks some.`,
 			conf, _, err := a.config()
 			list := []config.Setting{}
 			for _, s := range conf.Settings() {
+				// A key that is named in full is a question for what holds.
+				whole := len(args) == 1 && strings.EqualFold(s.Key, args[0])
 				if len(args) == 1 && !strings.HasPrefix(strings.ToLower(s.Key), strings.ToLower(args[0])) {
 					continue
 				}
-				if effective || s.Set {
+				if effective || s.Set || whole {
 					list = append(list, s)
 				}
+			}
+			if len(args) == 1 && len(list) == 0 && !known(args[0]) {
+				return usage("no setting begins with %s; 'agentctl config keys' lists them", args[0])
 			}
 			if a.output == "json" {
 				a.json(list)
@@ -58,6 +64,13 @@ PREFIX, such as Extensions, picks some.`,
 	c.Flags().BoolVarP(&effective, "effective", "e", false, "every setting, defaults as well")
 	c.Flags().BoolVar(&origin, "origin", false, "where each comes from")
 	return c
+}
+
+// known: some key begins so.
+func known(prefix string) bool {
+	return slices.ContainsFunc(config.Keys(), func(k config.Key) bool {
+		return strings.HasPrefix(strings.ToLower(k.Name), strings.ToLower(prefix))
+	})
 }
 
 func (a *app) configCheckCmd() *cobra.Command {

@@ -89,7 +89,7 @@ func (a *app) extCmd() *cobra.Command {
 			return nil
 		},
 	}
-	c.AddCommand(list, show, history)
+	c.AddCommand(list, show, history, a.logsCmd(), a.retryCmd(), a.cancelCmd(), a.orphansCmd(), a.decryptCmd())
 	return c
 }
 

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode/utf16"
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
@@ -17,8 +19,9 @@ import (
 
 func (a *app) statusCmd() *cobra.Command {
 	var (
-		wait    string
-		timeout time.Duration
+		wait       string
+		timeout    time.Duration
+		prometheus bool
 	)
 	c := &cobra.Command{
 		Use:   "status",
@@ -42,6 +45,9 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 				}
 				wait = args[0]
 			}
+			if prometheus {
+				a.output = "prometheus"
+			}
 			if wait != "" && wait != "ready" && wait != "converged" {
 				return usage("--wait is ready or converged, not %q", wait)
 			}
@@ -63,6 +69,7 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 			return exit(code)
 		},
 	}
+	c.Flags().BoolVar(&prometheus, "prometheus", false, "print metrics for the textfile collector of node_exporter")
 	c.Flags().StringVar(&wait, "wait", "", "wait until ready or converged")
 	c.Flags().Lookup("wait").NoOptDefVal = "ready"
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait; 0: for ever")
@@ -115,10 +122,25 @@ func (a *app) showStatus() int {
 }
 
 func (a *app) json(v any) {
-	e := json.NewEncoder(a.Stdout)
+	var plain, safe strings.Builder
+	e := json.NewEncoder(&plain)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	_ = e.Encode(v) // nobody is left to tell
+	_ = e.Encode(v) // plain values
+	// The encoder leaves some characters alone that a terminal obeys. They
+	// occur in strings only, where an escape means the same.
+	for _, r := range plain.String() {
+		switch {
+		case r == '\n' || !controls(r):
+			safe.WriteRune(r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&safe, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&safe, `\u%04x`, r)
+		}
+	}
+	a.text("%s", safe.String())
 }
 
 // wait returns when the goal is reached. It looks again whenever something in

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -164,7 +166,7 @@ running, 4 cannot tell, 64 wrong usage.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(ExitUsage, err) })
 	root.AddCommand(
 		a.statusCmd(), a.versionCmd(), a.doctorCmd(), a.explainCmd(),
-		a.extCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(),
+		a.extCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(), a.policyCmd(),
 		a.certsCmd(), a.diskCmd(), a.endpointsCmd(), a.telemetryCmd(), a.configCmd(),
 		a.retryCmd(), a.cancelCmd(), a.holdCmd(), a.resumeCmd(), a.reportCmd(),
 		a.generalizeCmd(), a.imageCmd(),
@@ -181,7 +183,11 @@ func (a *app) text(format string, args ...any) { fmt.Fprintf(a.Stdout, format, a
 
 func (a *app) load() (status.Snapshot, status.Life, error) {
 	s, err := status.Load(a.paths().Snapshot)
-	return s, status.Probe(a.paths().Lock, a.Root+"/proc", s), err
+	life := status.Probe(a.paths().Lock, a.Root+"/proc", s)
+	if a.output != "json" {
+		cleanAll(reflect.ValueOf(&s)) // JSON has escapes of its own
+	}
+	return s, life, err
 }
 
 // snapshot is load for commands that need one. A snapshot of a newer agent
@@ -216,13 +222,55 @@ func (a *app) config() (*config.Config, []config.Warning, error) {
 	return config.Load(p)
 }
 
-// clean makes text from others harmless for a terminal: control characters
-// other than newline and tab become '?'.
+// clean makes text from others harmless for a terminal: characters that
+// control it, other than newline and tab, become '?'.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r != '\n' && r != '\t' && (r < 0x20 || r >= 0x7f && r < 0xa0) {
+		if r != '\n' && r != '\t' && controls(r) {
 			return '?'
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
+}
+
+// controls: what a terminal obeys instead of showing it, and what only changes
+// how its neighbours look (order of writing, breaks, nothing at all): with it
+// a line can say the opposite of what stands in it.
+func controls(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
+// cleanAll cleans every string below v. Names, versions and messages come
+// from the platform and from publishers, and whoever prints one more of them
+// must not have to think of it.
+func cleanAll(v reflect.Value) {
+	switch v.Kind() { //nolint:exhaustive // nothing else holds a string
+	case reflect.Pointer:
+		if !v.IsNil() {
+			cleanAll(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() { // not into time.Time
+				cleanAll(v.Field(i))
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			cleanAll(v.Index(i))
+		}
+	case reflect.Map:
+		for _, k := range v.MapKeys() {
+			val := reflect.New(v.Type().Elem()).Elem()
+			val.Set(v.MapIndex(k))
+			cleanAll(val)
+			key := reflect.New(k.Type()).Elem()
+			key.Set(k)
+			cleanAll(key)
+			v.SetMapIndex(k, reflect.Value{})
+			v.SetMapIndex(key, val)
+		}
+	case reflect.String:
+		v.SetString(clean(v.String()))
+	}
 }

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -205,6 +207,12 @@ func TestCommands(t *testing.T) {
 	put(t, sick, "/usr/bin/azguest", "")
 	put(t, sick, "/var/log/waagent.log", "one\ntwo\nthree\n")
 	put(t, sick, "/var/log/azure/Contoso.Echo/handler.log", "echo\x1b[31m\n")
+	put(t, sick, "/var/log/azure/Contoso.Gone/handler.log", "")
+	put(t, sick, "/var/lib/waagent/Contoso.Gone-1.2/bin/run", "")
+	put(t, sick, "/var/lib/waagent/Contoso.Gone-1.1.zip", "")
+	put(t, sick, "/var/lib/waagent/WALinuxAgent-2.9.1/x", "")
+	put(t, sick, "/etc/systemd/system/gone.service", "[Service]\nExecStart=-/var/lib/waagent/Contoso.Gone-1.1/bin/run 'all'\n")
+	put(t, sick, "/etc/systemd/system/good.service", "[Service]\nExecStart=/var/lib/waagent/Contoso.Gone-1.2/bin/run\n")
 	empty := t.TempDir()
 	tests := []struct {
 		root   string
@@ -231,6 +239,17 @@ func TestCommands(t *testing.T) {
 		{sick, "config keys", 0, "config-keys", ""},
 		{sick, "explain AZ-EXEC-NOEXEC", 0, "explain", ""},
 		{sick, "explain az-nothing", ExitUsage, "", "no code"},
+		{sick, "config show Logs.Console", 0, "config-one", ""},
+		{sick, "config show Nothing", ExitUsage, "", "no setting begins with Nothing"},
+		{sick, "doctor nothing", ExitUsage, "", "the word network"},
+		{sick, "policy", 0, "policy", ""},
+		{sick, "policy explain azuremonitorlinuxagent --signer Contoso -o json", 0, "policy-explain", ""},
+		{sick, "policy explain", ExitUsage, "", "accepts 1 arg"},
+		{sick, "ext decrypt 0.settings --cert ABCD", 0, "ext-decrypt", ""},
+		{sick, "ext orphans", 1, "ext-orphans", ""},
+		{sick, "ext logs contoso.echo", 0, "logs-ext", ""},
+		{sick, "ext retry contoso.echo", ExitDown, "", "AZ-AGENT-DOWN"},
+		{sick, "status --prometheus", ExitDegraded, "", ""},
 		{sick, "logs -n 2", 0, "logs", ""},
 		{sick, "logs contoso.echo", 0, "logs-ext", ""},
 		{sick, "logs ../etc", ExitUsage, "", "not the name"},
@@ -276,6 +295,71 @@ func TestCommands(t *testing.T) {
 				golden(t, tc.golden, strings.ReplaceAll(stdout, fmt.Sprint(os.Getpid()), "PID"))
 			}
 		})
+	}
+}
+
+// TestHostileText: whatever the platform or a publisher writes into a name or
+// a message, a terminal shows it and does not obey it; JSON says it as it is.
+func TestHostileText(t *testing.T) {
+	const evil = "a\x1b]0;owned\x07\x1b[2J\u009b31m\u202eb\u2066\u200bc\r\x7f\u2028d\U000e0041"
+	var fill func(v reflect.Value)
+	fill = func(v reflect.Value) {
+		switch v.Kind() { //nolint:exhaustive // what a snapshot is made of
+		case reflect.Struct:
+			for i := range v.NumField() {
+				if v.Type().Field(i).IsExported() {
+					fill(v.Field(i))
+				}
+			}
+		case reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem())
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+			fill(v.Index(0))
+			fill(v.Index(1))
+		case reflect.Map:
+			v.Set(reflect.MakeMap(v.Type()))
+			v.SetMapIndex(reflect.ValueOf(evil), reflect.ValueOf(evil))
+		case reflect.String:
+			v.SetString(evil)
+		case reflect.Int, reflect.Int64:
+			v.SetInt(3)
+		}
+	}
+	var s status.Snapshot
+	fill(reflect.ValueOf(&s).Elem())
+	for i := range s.Extensions {
+		s.Extensions[i].Phase = ""
+	}
+	s.WrittenAt, s.Hold.Until = ago(4*time.Second), now.Add(time.Hour)
+	root := machine(t, s)
+	put(t, root, "/etc/waagent.conf", "OS.HomeDir=/\x1b[31m\nFoo\x1b[31m=1\n")
+	put(t, root, "/var/lib/waagent/events/1.json", evil)
+	put(t, root, "/var/lib/waagent/Contoso.\x1b[31mX-1.0/x", "")
+	for _, args := range []string{
+		"status", "status --prometheus", "ext list", "ext show " + evil, "ext history", "ext orphans", "diff", "inventory", "certs", "disk", "endpoints",
+		"telemetry", "telemetry show", "policy", "doctor", "config show --origin", "config check", "explain " + evil, "retry " + evil, "logs " + evil, "version",
+		evil, "--" + evil,
+	} {
+		for _, flags := range [][]string{nil, {"-o", "json"}} {
+			words := strings.Fields(args)
+			if i := strings.Index(args, evil[:3]); i >= 0 {
+				words = append(strings.Fields(args[:i]), args[i:])
+			}
+			_, stdout, stderr := run(t, root, append(words, flags...)...)
+			for _, r := range stdout + stderr {
+				if r != '\n' && r != '\t' && unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
+					t.Errorf("%q %v: %q in %q", args, flags, r, stdout+stderr)
+					break
+				}
+			}
+		}
+	}
+	_, stdout, _ := run(t, root, "status", "-o", "json")
+	var back struct{ VM status.VM }
+	if err := json.Unmarshal([]byte(stdout), &back); err != nil || back.VM.Name != evil {
+		t.Errorf("JSON says %q (%v), want %q", back.VM.Name, err, evil)
 	}
 }
 

@@ -168,6 +168,13 @@ func (v view) rows() []row {
 		}
 		rows = append(rows, v.problem(row{label: "policy", text: text}, s.Policy.Problem, ""))
 	}
+	if h := s.Hold; h != nil && h.Until.After(v.now) {
+		text := "no extension is started for another " + span(h.Until.Sub(v.now)) + " (an operator's order; agentctl resume ends it)"
+		if h.Reason != "" {
+			text += ": " + h.Reason
+		}
+		rows = append(rows, row{label: "hold", text: text, rank: 1})
+	}
 	if s.Clock.Code != "" {
 		rows = append(rows, v.problem(row{label: "clock", text: fmt.Sprintf("off by %.0f s", s.Clock.SkewS)}, s.Clock.Problem, s.Clock.State))
 	}

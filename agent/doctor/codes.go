@@ -131,6 +131,7 @@ func Codes() []Code {
 		{"AZ-CERT-FETCH", "The certificates could not be had from the platform.", "It answered with an error, or not at all; the error is shown beside the code.", "nothing on this machine: they are asked for again; agentctl doctor if it stays"},
 		{"AZ-CERT-DECRYPT", "The certificates cannot be decrypted.", "They were made for another transport certificate, or with a cipher we do not know.", "systemctl restart azguest makes a new transport certificate"},
 		{"AZ-FW-APPLY", "The firewall rules could not be set.", "The kernel has no nf_tables, or we may not change it (container).", "agentctl status shows the answer; OS.EnableFirewall=n switches it off"},
+		{"AZ-FW-REVERTED", "The firewall rules kept the agent itself from the platform and were taken back.", "The agent's own connections are not root's to the kernel (a user namespace), or another rule works with ours.", "agentctl doctor network; OS.EnableFirewall=n switches the rules off"},
 		{"AZ-FW-SELFTEST", "Ordinary users can reach the platform's address although the rules are set.", "Another rule comes first.", "nft list ruleset"},
 		{"AZ-FW-DRIFT", "Somebody removed or changed our firewall rules.", "Another firewall manager reloaded its rules; ours are put back.", "nft list table inet azguest"},
 		{"AZ-FW-BLOCKED", "A rule on this machine keeps root from the platform.", "An administrator's rule, or one left by another agent; also drops of INVALID packets.", "iptables -t security -S; nft list ruleset"},

@@ -74,6 +74,16 @@ func (n Network) Findings() []Finding {
 	return out
 }
 
+// Network says whether a finding has to do with reaching the platform.
+func (f Finding) Network() bool {
+	switch f.Check {
+	case "agent", "route", "names", "network", "platform", "firewall", "firewall rules", "time",
+		"wireserver", "hostplugin", "imds", "storage":
+		return true
+	}
+	return strings.HasPrefix(f.Check, "endpoint ") || strings.HasPrefix(f.Check, "storage ")
+}
+
 // BlockingRules finds, in the listing of a firewall (nft list ruleset,
 // iptables -S), rules that can keep root from the platform: those that drop
 // or reject what goes to one of the addresses or a network around it, and

@@ -3,15 +3,20 @@
 // connect (asks S1).
 //
 // The rules live in one nftables table of our own, put in place over netlink
-// in one transaction: no other table is read or changed, and replacing the
-// rules leaves no gap (asks U09). Only new TCP connections are judged: of
-// local processes that are not root, and of anything forwarded for a
-// container or another network. Root is never judged by connection state,
-// because root's own packets can be classified invalid. DNS (port 53), UDP
-// and everything that comes from the platform (load balancer probes) pass.
+// in one transaction: no other table is read or changed (but for the one that
+// the Python agent may have left), and replacing the rules leaves no gap (asks
+// U09). Only the first packet of TCP connections is judged: of local processes
+// that are not root, and of anything forwarded for a container or another
+// network. Connection tracking is not asked: it would be switched on for the
+// whole machine, and root's own packets can be classified invalid. DNS (port
+// 53), UDP and everything that comes from the platform (load balancer probes)
+// pass.
 //
 // Where the kernel has no nftables the same three rules go to the iptables
 // table "security", as the Python agent does it (spec/protocol §12.1).
+//
+// [Watch] tells when somebody takes the rules away, [Firewall.Exposed] finds
+// out whether they do what they are for.
 package firewall
 
 import (
@@ -48,14 +53,15 @@ type Error struct {
 func (e *Error) Error() string { return e.err.Error() }
 func (e *Error) Unwrap() error { return e.err }
 
-// Code is AZ-FW-APPLY (rules could not be set) or AZ-FW-SELFTEST (they were
+// Code is AZ-FW-APPLY (rules could not be set) or AZ-FW-REVERTED (they were
 // taken back because the agent itself lost the platform).
 func (e *Error) Code() string { return e.code }
 
 // A Firewall protects one address.
 type Firewall struct {
-	addr netip.Addr
-	run  host.Runner
+	addr   netip.Addr
+	run    host.Runner
+	target netip.AddrPort
 	// reach is how the self-test asks whether root still gets through.
 	reach func(context.Context) error
 }
@@ -63,11 +69,11 @@ type Firewall struct {
 // New returns a firewall for the platform's address. port is one that must
 // stay reachable for root: 80.
 func New(addr netip.Addr, port uint16, run host.Runner) *Firewall {
-	target := netip.AddrPortFrom(addr, port).String()
-	return &Firewall{addr: addr, run: run, reach: func(ctx context.Context) error {
+	target := netip.AddrPortFrom(addr, port)
+	return &Firewall{addr: addr, run: run, target: target, reach: func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", target.String())
 		if err != nil {
 			return err
 		}
@@ -76,29 +82,46 @@ func New(addr netip.Addr, port uint16, run host.Runner) *Firewall {
 }
 
 // Apply puts the rules in place, or leaves them if they are there and
-// whole. If root could reach the address before and can't after, the rules
+// whole; changed tells which. If root could reach the address before and can't after, the rules
 // are taken back: a firewall that cuts off its own agent is worse than none.
-func (f *Firewall) Apply(ctx context.Context) (Backend, error) {
+func (f *Firewall) Apply(ctx context.Context) (backend Backend, changed bool, err error) {
 	if !f.addr.Is4() || f.addr.IsLoopback() {
-		return None, nil
+		return None, false, nil
 	}
 	ok, err := present(f.addr)
 	if err == nil && ok {
-		return NFTables, nil
+		return NFTables, false, nil
 	}
-	before := f.reach(ctx)
-	backend, err := f.set(ctx)
-	if err != nil {
-		return None, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", err)}
+	if missing(err) && f.iptablesPresent(ctx) {
+		return IPTables, false, nil
 	}
-	if before != nil {
-		return backend, nil //nolint:nilerr // nothing to compare with; the next check will
+	// The rules are set first and only doubt is looked into: to ask before
+	// would leave the address open for as long as the answer takes.
+	var lost error
+	for range 2 { // once may be chance
+		if backend, err = f.set(ctx); err != nil {
+			return None, false, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", err)}
+		}
+		if lost = f.reach(ctx); lost == nil || ctx.Err() != nil {
+			return backend, true, nil //nolint:nilerr // a context that ends proves nothing
+		}
+		if err := f.Remove(ctx); err != nil {
+			return None, false, &Error{"AZ-FW-REVERTED", errors.Join(reverted(lost), err)}
+		}
+		if f.reach(ctx) == nil {
+			continue
+		}
+		// Not our doing: there is nothing to reach, for anybody.
+		if backend, err = f.set(ctx); err != nil {
+			return None, false, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", err)}
+		}
+		return backend, true, nil
 	}
-	if after := f.reach(ctx); after != nil && ctx.Err() == nil {
-		err := fmt.Errorf("platform unreachable after setting firewall rules, taken back: %w", after)
-		return None, &Error{"AZ-FW-SELFTEST", errors.Join(err, f.Remove(ctx))}
-	}
-	return backend, nil
+	return None, false, &Error{"AZ-FW-REVERTED", reverted(lost)}
+}
+
+func reverted(lost error) error {
+	return fmt.Errorf("platform unreachable after setting firewall rules, taken back: %w", lost)
 }
 
 func (f *Firewall) set(ctx context.Context) (Backend, error) {

@@ -99,9 +99,9 @@ func TestOnlyRootReachesThePlatform(t *testing.T) {
 		t.Fatal("uid 1000 can't connect before there are rules")
 	}
 	for i := range 3 { // applying again changes nothing
-		backend, err := f.Apply(t.Context())
-		if err != nil || backend != NFTables {
-			t.Fatalf("Apply #%d = %v, %v", i, backend, err)
+		backend, changed, err := f.Apply(t.Context())
+		if err != nil || backend != NFTables || changed != (i == 0) {
+			t.Fatalf("Apply #%d = %v, %v, %v", i, backend, changed, err)
 		}
 	}
 	ok, err := present(f.addr)
@@ -137,28 +137,43 @@ func TestRulesThatCutOffTheAgentAreTakenBack(t *testing.T) {
 	calls := 0
 	f.reach = func(context.Context) error {
 		calls++
-		if calls > 1 {
+		if ok, err := present(f.addr); ok || err != nil {
 			return errors.New("no route")
 		}
 		return nil
 	}
-	_, err := f.Apply(t.Context())
+	_, _, err := f.Apply(t.Context())
 	fe, ok := errors.AsType[*Error](err)
-	if !ok || fe.Code() != "AZ-FW-SELFTEST" {
-		t.Fatalf("Apply = %v, want AZ-FW-SELFTEST", err)
+	if !ok || fe.Code() != "AZ-FW-REVERTED" {
+		t.Fatalf("Apply = %v, want AZ-FW-REVERTED", err)
 	}
 	if ok, err := present(f.addr); ok || err != nil {
 		t.Errorf("rules still there: %v, %v", ok, err)
+	}
+	if calls != 4 {
+		t.Errorf("asked %d times, want a second try", calls)
+	}
+	// A platform that nobody reaches is no reason to leave it open.
+	f.reach = func(context.Context) error { return errors.New("no route") }
+	if backend, changed, err := f.Apply(t.Context()); err != nil || !changed || backend != NFTables {
+		t.Errorf("Apply without a network = %v, %v, %v", backend, changed, err)
+	}
+	if ok, err := present(f.addr); !ok || err != nil {
+		t.Errorf("no rules: %v, %v", ok, err)
 	}
 }
 
 func TestIPTablesWhereNftIsMissing(t *testing.T) {
 	t.Parallel()
 	var have []string
+	refuse := "nothing"
 	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"iptables": {Do: func(c host.Cmd) error {
-		op, rule := c.Args[3], strings.Join(c.Args[5:], " ")
+		op, rule := c.Args[3], strings.Join(c.Args[4:], " ")
 		switch op {
 		case "-A":
+			if strings.HasPrefix(rule, refuse) && refuse != "" {
+				return &host.ExitError{Cmd: "iptables", Code: 4}
+			}
 			have = append(have, rule)
 		case "-C":
 			if slices.Contains(have, rule) {
@@ -181,9 +196,14 @@ func TestIPTablesWhereNftIsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(have) != 3 || !strings.HasSuffix(have[2], "-m conntrack --ctstate NEW -j DROP") {
+	if len(have) != 4 || !strings.HasSuffix(have[2], "--syn -j DROP") || !strings.HasPrefix(have[3], "FORWARD") || !f.iptablesPresent(t.Context()) {
 		t.Errorf("rules: %q", have)
 	}
+	refuse = "FORWARD"
+	if err := f.iptables(t.Context()); err == nil || len(have) != 0 {
+		t.Errorf("one rule refused: %v, left %q", err, have)
+	}
+	refuse = ""
 	if err := f.removeIPTables(t.Context()); err != nil || len(have) != 0 {
 		t.Errorf("after removal: %q, %v", have, err)
 	}

@@ -2,40 +2,50 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/azguest/azguest/agent/host"
 )
 
-// iptablesRules are appended in this order to the OUTPUT chain of the table
-// "security": DNS passes, root passes, other new connections are dropped.
-func (f *Firewall) iptablesRules() [][]string {
-	dst := []string{"-d", f.addr.String(), "-p", "tcp"}
-	with := func(more ...string) []string { return append(append([]string{}, dst...), more...) }
-	return [][]string{
-		with("--destination-port", "53", "-j", "ACCEPT"),
-		with("-m", "owner", "--uid-owner", "0", "-j", "ACCEPT"),
-		with("-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"),
+// An iptablesRule is one rule of the table "security".
+type iptablesRule struct {
+	chain string
+	args  []string
+}
+
+// iptablesRules are appended in this order: DNS passes, root passes, other
+// connections are dropped with their first packet. What is forwarded has no
+// owner.
+func (f *Firewall) iptablesRules() []iptablesRule {
+	with := func(chain string, more ...string) iptablesRule {
+		return iptablesRule{chain, append([]string{"-d", f.addr.String(), "-p", "tcp"}, more...)}
+	}
+	return []iptablesRule{
+		with("OUTPUT", "--destination-port", "53", "-j", "ACCEPT"),
+		with("OUTPUT", "-m", "owner", "--uid-owner", "0", "-j", "ACCEPT"),
+		with("OUTPUT", "--syn", "-j", "DROP"),
+		with("FORWARD", "!", "--destination-port", "53", "--syn", "-j", "DROP"),
 	}
 }
 
-func (f *Firewall) iptables(ctx context.Context) error {
-	all := true
+func (f *Firewall) iptablesPresent(ctx context.Context) bool {
 	for _, r := range f.iptablesRules() {
 		if _, err := f.ipt(ctx, "-C", r); err != nil {
-			all = false
-			break
+			return false
 		}
 	}
-	if all {
-		return nil
-	}
+	return true
+}
+
+func (f *Firewall) iptables(ctx context.Context) error {
 	if err := f.removeIPTables(ctx); err != nil {
 		return err
 	}
 	for _, r := range f.iptablesRules() {
 		if _, err := f.ipt(ctx, "-A", r); err != nil {
-			return fmt.Errorf("add iptables rule: %w", err)
+			// Half of the rules is none.
+			return errors.Join(fmt.Errorf("add iptables rule: %w", err), f.removeIPTables(ctx))
 		}
 	}
 	return nil
@@ -57,9 +67,9 @@ func (f *Firewall) removeIPTables(ctx context.Context) error {
 	return nil
 }
 
-func (f *Firewall) ipt(ctx context.Context, op string, rule []string) (host.Result, error) {
+func (f *Firewall) ipt(ctx context.Context, op string, r iptablesRule) (host.Result, error) {
 	return f.run.Run(ctx, host.Cmd{
 		Name: "iptables",
-		Args: append([]string{"-w", "-t", "security", op, "OUTPUT"}, rule...),
+		Args: append([]string{"-w", "-t", "security", op, r.chain}, r.args...),
 	})
 }

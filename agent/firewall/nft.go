@@ -35,10 +35,18 @@ type chainPlan struct {
 	rule  []expr.Any
 }
 
-// rule is: ip daddr ADDR tcp dport != 53 [meta skuid != 0] ct state new
-// counter drop.
+// What makes a TCP packet the first of a connection.
+const (
+	tcpFlags = 0x17 // FIN, SYN, RST and ACK are looked at
+	tcpSYN   = 0x02 // and only SYN is set
+)
+
+// rule is: ip daddr ADDR tcp dport != 53 [meta skuid != 0] tcp flags & (fin |
+// syn | rst | ack) == syn counter drop. That is the first packet of a
+// connection. Asking for the state of the connection ("ct state new") would
+// say the same and switch connection tracking on for everything this machine
+// sends and receives.
 func rule(addr netip.Addr, notRoot bool) []expr.Any {
-	const newState = expr.CtStateBitNEW
 	ip := addr.As4()
 	out := []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
@@ -54,9 +62,9 @@ func rule(addr netip.Addr, notRoot bool) []expr.Any {
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)})
 	}
 	return append(out,
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(newState), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{tcpFlags}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{tcpSYN}},
 		&expr.Counter{},
 		&expr.Verdict{Kind: expr.VerdictDrop})
 }
@@ -69,6 +77,7 @@ func replace(addr netip.Addr) error {
 	table, chains := plan(addr)
 	c.AddTable(table) // so that the delete finds one
 	c.DelTable(table)
+	dropClassic(c)
 	c.AddTable(table)
 	for _, p := range chains {
 		c.AddChain(p.chain)
@@ -115,8 +124,6 @@ func signature(exprs []expr.Any) string {
 			fmt.Fprintf(&s, "meta %d;", e.Key)
 		case *expr.Payload:
 			fmt.Fprintf(&s, "payload %d %d %d;", e.Base, e.Offset, e.Len)
-		case *expr.Ct:
-			fmt.Fprintf(&s, "ct %d;", e.Key)
 		case *expr.Bitwise:
 			fmt.Fprintf(&s, "mask %x;", e.Mask)
 		case *expr.Verdict:
@@ -134,5 +141,15 @@ func remove() error {
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}
 	c.AddTable(table)
 	c.DelTable(table)
+	dropClassic(c)
 	return c.Flush()
+}
+
+// dropClassic takes away the table of the Python agent, whose place we have
+// taken: nobody else would, and it drops packets of root that connection
+// tracking calls invalid.
+func dropClassic(c *nftables.Conn) {
+	old := &nftables.Table{Name: "walinuxagent", Family: nftables.TableFamilyIPv4}
+	c.AddTable(old)
+	c.DelTable(old)
 }

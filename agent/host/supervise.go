@@ -314,4 +314,5 @@ func threads(pid int) bool {
 	})
 }
 
-var errNoJob = errors.New("no such job")
+// ErrNoJob says that a job has ended or never was.
+var ErrNoJob = errors.New("no such job")

@@ -89,7 +89,7 @@ func JobStateOf(dir string) (st JobState, ok bool) {
 func jobAlive(dir string) (bool, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, errNoJob
+		return false, ErrNoJob
 	}
 	if err != nil {
 		return false, err
@@ -112,7 +112,7 @@ func WaitJob(ctx context.Context, dir string) (JobResult, error) {
 			return res, nil
 		}
 		alive, err := jobAlive(dir)
-		if err != nil && !errors.Is(err, errNoJob) {
+		if err != nil && !errors.Is(err, ErrNoJob) {
 			return JobResult{}, fmt.Errorf("wait for job: %w", err)
 		}
 		if !alive {
@@ -216,7 +216,7 @@ func waitPID(ctx context.Context, pid int, retry time.Duration) error {
 func CancelJob(dir string) error {
 	st, ok := JobStateOf(dir)
 	if !ok || !sameProcess(st.Child, st.ChildTicks) {
-		return fmt.Errorf("cancel job: %w", errNoJob)
+		return fmt.Errorf("cancel job: %w", ErrNoJob)
 	}
 	return unix.Kill(-st.Child, unix.SIGKILL)
 }

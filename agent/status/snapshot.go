@@ -93,6 +93,7 @@ type Snapshot struct {
 	Certs        []Cert       `json:"certs,omitempty"`
 	Disk         Disk         `json:"disk"`
 	Policy       Policy       `json:"policy"`
+	Hold         *Hold        `json:"hold,omitempty"`
 	Clock        Clock        `json:"clock"`
 	Telemetry    Telemetry    `json:"telemetry"`
 	Problems     []Item       `json:"problems,omitempty"` // anything without a section of its own
@@ -335,6 +336,12 @@ type DiskUse struct {
 	Used    int64  `json:"used"`
 	Files   int    `json:"files,omitempty"`
 	CanFree int64  `json:"can_free,omitempty"`
+}
+
+// Hold is an operator's order to start no extension.
+type Hold struct {
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason,omitempty"`
 }
 
 // Policy is what extensions are allowed.

@@ -30,6 +30,10 @@ const (
 	OpDoctor = "doctor" // ask the platform's services now; Data is a list of findings
 )
 
+// HoldMax is the longest hold: whoever wants more switches extensions off in
+// the configuration, where others find it.
+const HoldMax = 7 * 24 * time.Hour
+
 // Request asks the agent to do something.
 type Request struct {
 	Op        string  `json:"op"`

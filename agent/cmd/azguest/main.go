@@ -31,11 +31,15 @@ const usage = `usage: azguest <command> [flags]
   uninstall   remove the service
   start       start the service
   stop        stop the service
+  firewall    set the firewall rules, if the configuration wants them (a unit
+              of its own does so before there is a network)
   cleanup     take the firewall rules away (packages do so before removal)
   version     print the version
   generalize  prepare this machine for an image: --plan [--json], or
               --yes [--shutdown] [--keep-user]
   image       image verify ROOT [--profile marketplace|cis|immutable] [--json]
+  policy      policy explain [-version V] [-signer S] [-json] EXTENSION
+  decrypt     decrypt [-cert THUMBPRINT] FILE: protected settings in clear
   waagent     the command line of the classic agent
 
 flags of run and provision:
@@ -64,12 +68,18 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 			return t.Image(ctx, rest)
 		}
 		return t.Generalize(ctx, rest)
+	case "policy":
+		return tool("", stdout, stderr).Policy(rest)
+	case "decrypt":
+		return tool("", stdout, stderr).Decrypt(rest)
 	case "install", "uninstall", "start", "stop", "restart":
 		if err := agent.ControlService(cmd); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)
 			return 1
 		}
 		return 0
+	case "firewall":
+		return tool("", stdout, stderr).Firewall(context.Background())
 	case "cleanup":
 		if err := agent.Cleanup(context.Background(), host.Exec{}); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)

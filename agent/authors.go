@@ -1,0 +1,177 @@
+package agent
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/protocol/cms"
+)
+
+// What authors of extensions and of policies ask for on the machine, through
+// agentctl.
+
+// Policy is "azguest policy explain NAME": whether the policy of this machine
+// allows an extension (asks U20). It exits with 1 if not.
+func (t *Tool) Policy(args []string) int {
+	if len(args) == 0 || args[0] != "explain" {
+		fmt.Fprintln(t.Err, "azguest: policy explain [-version V] [-signer S] [-json] EXTENSION")
+		return exitFlags
+	}
+	f := flag.NewFlagSet("azguest policy explain", flag.ContinueOnError)
+	f.SetOutput(t.Err)
+	version := f.String("version", "", "which version")
+	signer := f.String("signer", "", "who signed it")
+	asJSON := f.Bool("json", false, "as JSON")
+	if code, ok := parseFlags(f, args[1:]); !ok {
+		return code
+	}
+	if f.NArg() != 1 {
+		fmt.Fprintln(t.Err, "azguest: policy explain takes one EXTENSION")
+		return exitFlags
+	}
+	a := extensions.ExplainPolicy(t.Root, extensions.Config{PolicyFile: t.Config.Policy.File, PolicyMode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
+	if *asJSON {
+		if err := t.json(a); err != nil {
+			return t.end(err)
+		}
+	} else {
+		t.sayPolicy(a)
+	}
+	if !a.Allowed {
+		return exitFailed
+	}
+	return exitOK
+}
+
+func (t *Tool) sayPolicy(a extensions.PolicyAnswer) {
+	word := "allowed"
+	switch {
+	case !a.Allowed:
+		word = "refused"
+	case a.Reason != "":
+		word = "allowed, but noted (the policy is audited, not enforced)"
+	}
+	fmt.Fprintf(t.Out, "%s: %s\n", strings.TrimSpace(a.Name+" "+a.Version), word)
+	if a.Reason != "" {
+		fmt.Fprintf(t.Out, "why:       %s\n", a.Reason)
+	}
+	fmt.Fprintf(t.Out, "policy:    %s (Extensions.PolicyMode)\n", a.Mode)
+	if a.Mode != extensions.PolicyOff {
+		fmt.Fprintf(t.Out, "files:     %s\n", cmp.Or(strings.Join(a.Files, ", "), "none"))
+		fmt.Fprintf(t.Out, "signed:    %s\n", map[bool]string{true: "required", false: "not required"}[a.Signature])
+	}
+}
+
+func (t *Tool) json(v any) error {
+	enc := json.NewEncoder(t.Out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// maxSettings bounds a settings file; the platform's own bound is far below.
+const maxSettings = 4 << 20
+
+var thumbprint = regexp.MustCompile(`^[0-9A-Fa-f]{40,64}$`)
+
+// Decrypt is "azguest decrypt FILE": protected settings in clear, for handlers
+// that would have to call openssl otherwise. Who may read the key may read
+// what it opens: there is no further question.
+func (t *Tool) Decrypt(args []string) int {
+	f := flag.NewFlagSet("azguest decrypt", flag.ContinueOnError)
+	f.SetOutput(t.Err)
+	cert := f.String("cert", "", "thumbprint; FILE is then the base64 text alone")
+	if code, ok := parseFlags(f, args); !ok {
+		return code
+	}
+	if f.NArg() != 1 {
+		fmt.Fprintln(t.Err, "azguest: decrypt [-cert THUMBPRINT] FILE")
+		return exitFlags
+	}
+	in := t.In
+	if name := f.Arg(0); name != "-" {
+		file, err := os.Open(name)
+		if err != nil {
+			return t.end(err)
+		}
+		defer file.Close() // read only
+		in = file
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxSettings+1))
+	switch {
+	case err != nil:
+		return t.end(fmt.Errorf("read settings: %w", err))
+	case len(data) > maxSettings:
+		return t.end(fmt.Errorf("read settings: larger than %d bytes", maxSettings))
+	}
+	found := []sealed{{*cert, secret.New(string(data))}}
+	if *cert == "" {
+		if found, err = sealedIn(data); err != nil {
+			return t.end(err)
+		}
+	}
+	for _, s := range found {
+		text, err := t.open(s)
+		if err != nil {
+			return t.end(err)
+		}
+		fmt.Fprintln(t.Out, text.Reveal())
+	}
+	return exitOK
+}
+
+// sealed is one set of protected settings and the certificate it is for.
+type sealed struct {
+	thumbprint string
+	text       secret.Secret
+}
+
+func sealedIn(data []byte) ([]sealed, error) {
+	var doc struct {
+		RuntimeSettings []struct {
+			HandlerSettings struct {
+				Protected  string `json:"protectedSettings"`
+				Thumbprint string `json:"protectedSettingsCertThumbprint"`
+			} `json:"handlerSettings"`
+		} `json:"runtimeSettings"`
+	}
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return nil, errors.New("read settings: not a settings file; for the base64 text alone use -cert") // the error could quote it
+	}
+	var out []sealed
+	for _, r := range doc.RuntimeSettings {
+		if h := r.HandlerSettings; h.Protected != "" {
+			out = append(out, sealed{h.Thumbprint, secret.New(h.Protected)})
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("read settings: there are no protected settings in it")
+	}
+	return out, nil
+}
+
+func (t *Tool) open(s sealed) (secret.Secret, error) {
+	if !thumbprint.MatchString(s.thumbprint) {
+		return secret.Secret{}, fmt.Errorf("open protected settings: %q is no thumbprint", s.thumbprint)
+	}
+	base := path.Join(t.Config.Paths.Lib, strings.ToUpper(s.thumbprint))
+	cert, err := t.Root.ReadFile(base + ".crt")
+	var key []byte
+	if err == nil {
+		key, err = t.Root.ReadFile(base + ".prv")
+	}
+	if err != nil {
+		return secret.Secret{}, fmt.Errorf("open protected settings: certificate %s: %w", s.thumbprint, err)
+	}
+	return cms.DecryptSettings(s.text, cert, key)
+}

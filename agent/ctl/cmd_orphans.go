@@ -1,0 +1,140 @@
+package ctl
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+// orphan is something an extension left behind.
+type orphan struct {
+	Kind string `json:"kind"` // package, logs, unit
+	Path string `json:"path"`
+	Why  string `json:"why"`
+}
+
+func (a *app) orphansCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "orphans", Short: "What extensions left behind that are not here any more", Args: cobra.NoArgs,
+		Long: `orphans looks for packages and logs of extensions that the agent does not know
+any more, and for systemd units that start a program of a package that is gone.
+Nothing is changed. Exit code 0: nothing found; 1: something.`,
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.snapshot()
+			if err != nil {
+				return err
+			}
+			found, err := a.orphans(s)
+			if a.output == "json" {
+				a.json(found)
+			} else if len(found) > 0 {
+				rows := [][]string{{"WHAT", "WHERE", "WHY"}}
+				for _, o := range found {
+					rows = append(rows, []string{o.Kind, o.Path, o.Why})
+				}
+				table(a.Stdout, rows)
+			} else if err == nil {
+				a.text("nothing was left behind\n")
+			}
+			switch {
+			case err != nil:
+				return exitWith(ExitUnknown, err)
+			case len(found) > 0:
+				return exit(ExitDegraded)
+			}
+			return nil
+		},
+	}
+}
+
+// packageDir is the name of the directory of a package: Publisher.Type-1.2.3.
+var packageDir = regexp.MustCompile(`^(.+\..+)-([0-9]+(\.[0-9]+)*)$`)
+
+func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
+	out := []orphan{}
+	conf, _, _ := a.config() // what cannot be read is at its default
+	has := func(name, version string) bool {
+		return slices.ContainsFunc(s.Extensions, func(e status.Extension) bool {
+			return strings.EqualFold(e.Name, name) && (version == "" || e.Version == version)
+		})
+	}
+	entries, err := os.ReadDir(filepath.Join(a.Root, conf.Paths.Lib))
+	if err != nil && !os.IsNotExist(err) {
+		return out, err
+	}
+	for _, e := range entries {
+		m := packageDir.FindStringSubmatch(e.Name())
+		if m == nil || e.Type().IsRegular() || has(m[1], m[2]) {
+			continue
+		}
+		why := "the platform does not ask for it"
+		if has(m[1], "") {
+			why = "another version is in use"
+		}
+		out = append(out, orphan{"package", filepath.Join(conf.Paths.Lib, e.Name()), why})
+	}
+	entries, err = os.ReadDir(filepath.Join(a.Root, conf.Paths.ExtensionLogs))
+	if err != nil && !os.IsNotExist(err) {
+		return out, err
+	}
+	for _, e := range entries {
+		if e.IsDir() && strings.Contains(e.Name(), ".") && !has(e.Name(), "") {
+			out = append(out, orphan{"logs", filepath.Join(conf.Paths.ExtensionLogs, e.Name()), "kept for whoever looks for a reason"})
+		}
+	}
+	return append(out, a.deadUnits(conf.Paths.Lib)...), nil
+}
+
+// deadUnits finds units that start something below lib that is not there.
+func (a *app) deadUnits(lib string) []orphan {
+	var out []orphan
+	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		if fi, err := os.Lstat(filepath.Join(a.Root, dir, "..")); err == nil && fi.Mode()&os.ModeSymlink != 0 {
+			continue // the other spelling of one we have
+		}
+		files, _ := filepath.Glob(filepath.Join(a.Root, dir, "*.service")) // the pattern is ours
+		for _, name := range files {
+			if prog := a.goneProgram(name, lib); prog != "" {
+				out = append(out, orphan{"unit", strings.TrimPrefix(name, a.Root), prog + " does not exist"})
+			}
+		}
+	}
+	return out
+}
+
+// goneProgram is the program below lib that a unit starts and that is gone.
+func (a *app) goneProgram(unit, lib string) string {
+	fi, err := os.Stat(unit)
+	if err != nil || !fi.Mode().IsRegular() {
+		return "" // masked, or vanished
+	}
+	f, err := os.Open(unit)
+	if err != nil {
+		return ""
+	}
+	defer f.Close() // read only
+	data, _ := io.ReadAll(io.LimitReader(f, 64<<10))
+	for l := range strings.Lines(string(data)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(l), "=")
+		if !strings.HasPrefix(key, "ExecStart") && key != "WorkingDirectory" {
+			continue
+		}
+		for word := range strings.FieldsSeq(value) {
+			word = strings.Trim(strings.TrimLeft(word, "-@:+!"), `"'`)
+			if !strings.HasPrefix(word, lib+"/") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(a.Root, word)); os.IsNotExist(err) {
+				return word
+			}
+		}
+	}
+	return ""
+}

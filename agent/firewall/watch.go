@@ -1,0 +1,179 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Messages of the kernel about nftables (linux/netfilter/nfnetlink.h,
+// nf_tables.h).
+const (
+	groupNFTables = 7
+	subsysNFT     = 10
+	msgDelTable   = 2
+	msgNewChain   = 3
+	msgDelChain   = 5
+	msgNewRule    = 6
+	msgDelRule    = 8
+	attrTable     = 1 // the table's name, in each of these messages
+)
+
+// Watch calls changed whenever somebody, we included, has changed our table,
+// until the context ends. Another firewall that loads its rules ("flush
+// ruleset") takes ours along, and until the next regular look everybody could
+// reach the platform.
+func Watch(ctx context.Context, changed func()) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("watch firewall: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "nftables events")
+	defer f.Close() // read only
+	// Without an address of its own a socket is passed over for most messages.
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (groupNFTables - 1)}); err != nil {
+		return fmt.Errorf("watch firewall: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := f.Read(buf)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, unix.ENOBUFS):
+			changed() // something was missed, perhaps us
+		case err != nil:
+			return fmt.Errorf("watch firewall: %w", err)
+		case touched(buf[:n]):
+			changed()
+		}
+	}
+}
+
+// touched reports whether one of the messages is about our table.
+func touched(b []byte) bool {
+	const header, nfgen = 16, 4
+	for len(b) >= header {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < header || size > len(b) {
+			return false
+		}
+		kind := binary.NativeEndian.Uint16(b[4:])
+		msg := b[header:size]
+		b = b[min((size+3)&^3, len(b)):]
+		if kind>>8 != subsysNFT || len(msg) < nfgen+4 || msg[0] != unix.NFPROTO_IPV4 {
+			continue
+		}
+		switch kind & 0xff {
+		case msgDelTable, msgNewChain, msgDelChain, msgNewRule, msgDelRule:
+		default:
+			continue
+		}
+		attr := msg[nfgen:]
+		n := int(binary.NativeEndian.Uint16(attr))
+		if n < 4 || n > len(attr) || binary.NativeEndian.Uint16(attr[2:])&^unix.NLA_F_NESTED != attrTable {
+			continue
+		}
+		if string(bytes.TrimRight(attr[4:n], "\x00")) == TableName {
+			return true
+		}
+	}
+	return false
+}
+
+// nobody is an ordinary user in every distribution, with or without an entry.
+const nobody = 65534
+
+// Exposed tries, as an ordinary user, what the rules forbid, and reports
+// whether it succeeds. A connection that is not made within patience is one
+// that is blocked; give it more than root's takes.
+func (f *Firewall) Exposed(ctx context.Context, patience time.Duration) (bool, error) {
+	type answer struct {
+		open bool
+		err  error
+	}
+	c := make(chan answer, 1)
+	go func() {
+		runtime.LockOSThread()
+		open, err := f.connectAs(nobody, patience)
+		if back, rerr := unix.SetfsuidRetUid(-1); rerr == nil && back == os.Geteuid() {
+			// Else it stays locked: a thread that is somebody else must not
+			// come back to the others, and ends with this function.
+			runtime.UnlockOSThread()
+		}
+		c <- answer{open, err}
+	}()
+	select {
+	case a := <-c:
+		return a.open, a.err
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+}
+
+// connectAs makes a connection whose owner is uid. The rules look at the user
+// for file access with which the socket was made, and that belongs to one
+// thread.
+func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
+	if _, err := unix.SetfsuidRetUid(uid); err != nil {
+		return false, fmt.Errorf("become uid %d: %w", uid, err)
+	}
+	defer func() { _, _ = unix.SetfsuidRetUid(os.Geteuid()) }() // the caller looks whether it worked
+	if now, _ := unix.SetfsuidRetUid(-1); now != uid {          // its way to say no
+		return false, fmt.Errorf("become uid %d: refused", uid)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false, fmt.Errorf("make socket: %w", err)
+	}
+	defer unix.Close(fd)
+	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(f.target.Port()), Addr: f.target.Addr().As4()})
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return false, nil //nolint:nilerr // refused on the spot: blocked
+	}
+	until := time.Now().Add(patience)
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for {
+		left := time.Until(until)
+		if left <= 0 {
+			return false, nil
+		}
+		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("wait for connection: %w", err)
+		}
+		if n == 0 {
+			return false, nil
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil {
+			return false, fmt.Errorf("ask about connection: %w", err)
+		}
+		return code == 0, nil
+	}
+}
+
+// Root measures how long root's own connection takes.
+func (f *Firewall) Root(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	if err := f.reach(ctx); err != nil {
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err
+		}
+		return 0, fmt.Errorf("connect to %s: %w", f.target, err)
+	}
+	return time.Since(began), nil
+}

@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+// changes notices what became of extensions: the last transitions are what a
+// person looks at first (asks §6).
+type changes struct {
+	mu    sync.Mutex        // guards known
+	known map[string]string // outcome of each extension as it was shown last
+}
+
+// outcome is how an extension ended up, "" while something of it runs or
+// waits.
+func outcome(e status.Extension) string {
+	switch {
+	case e.Phase != "" || e.BlockedBy != "" || e.Status == status.StatusTransitioning:
+		return ""
+	case e.Bad():
+		return "failed"
+	}
+	return strings.ToLower(e.Actual)
+}
+
+// look compares the extensions with what was known. Operations that ended
+// before since were those of an agent before us, and told by it.
+func (c *changes) look(exts []status.Extension, since, now time.Time) []status.Transition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []status.Transition
+	known := map[string]string{}
+	for _, e := range exts {
+		key := e.Name + "/" + e.Config
+		was, seen := c.known[key]
+		is := outcome(e)
+		if is != "" {
+			is = e.Version + seqText(e.Seq) + " " + is
+		}
+		if is == "" || is == was {
+			known[key] = was
+			continue
+		}
+		known[key] = is
+		if !seen && e.Finished.Before(since) {
+			continue
+		}
+		t := status.Transition{At: now, What: strings.TrimSuffix(key, "/"), From: was, To: is, Code: e.Code, Why: e.WhyRan}
+		if e.Requester != "" {
+			t.Why = strings.TrimPrefix(t.Why+", "+e.Requester, ", ")
+		}
+		out = append(out, t)
+	}
+	for key, was := range c.known {
+		if _, still := known[key]; !still && was != "" {
+			out = append(out, status.Transition{At: now, What: strings.TrimSuffix(key, "/"), From: was, To: "gone"})
+		}
+	}
+	c.known = known
+	slices.SortStableFunc(out, func(x, y status.Transition) int { return strings.Compare(x.What, y.What) })
+	return out
+}
+
+func seqText(n int) string {
+	if n < 0 {
+		return ""
+	}
+	return fmt.Sprintf(" seq %d", n)
+}
+
+// remember adds transitions to the history on the board and in s, a copy of
+// it.
+func (a *Agent) remember(s *status.Snapshot, ts []status.Transition) {
+	if len(ts) == 0 {
+		return
+	}
+	a.board.mu.Lock()
+	defer a.board.mu.Unlock()
+	h := append(slices.Clone(a.board.snap.History), ts...)
+	a.board.snap.History = h[max(0, len(h)-status.HistoryMax):]
+	s.History = slices.Clone(a.board.snap.History)
+}
+
+// recall takes over the history of an agent before us in this boot: a restart
+// is no reason to forget what led to it.
+func (a *Agent) recall() {
+	old, err := status.Load(a.paths.Snapshot)
+	if err != nil || old.Agent.BootID != a.Root.BootID() {
+		return // the first of this boot, or nobody's
+	}
+	a.board.mu.Lock()
+	a.board.snap.History = append(slices.Clone(old.History), a.board.snap.History...)
+	a.board.mu.Unlock()
+}
