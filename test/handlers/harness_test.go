@@ -68,7 +68,6 @@ type machine struct {
 	vm    *fabric.VM
 	log   buffer // what the agent printed
 	agent *sandbox.Process
-	blobs []string
 }
 
 const (

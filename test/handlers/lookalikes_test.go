@@ -222,7 +222,7 @@ func tell(t *testing.T) *story {
 	s.shot["settings 2"] = s.sh(t, "cd "+lib+" && wc -c "+publisher+".CustomScript-1.0.0/config/*.settings | sed 's/^ *//'; ls "+publisher+".VMAccess-1.0.0/config")
 	chapter("settings")
 	before := s.sh(t, "pgrep -f '[a]pplicationhealth-extension enable' | sort | tr '\\n' ' '")
-	s.machine.restart(t)
+	s.restart(t)
 	s.shot["health"] = fmt.Sprint(before != "" && before == s.sh(t, "pgrep -f '[a]pplicationhealth-extension enable' | sort | tr '\\n' ' '"))
 	chapter("restart")
 	if err := s.Reboot(t.Context()); err != nil {
