@@ -193,8 +193,12 @@ func (a *Agent) report(ctx context.Context) error {
 func (a *Agent) statusDocument() protocol.Status {
 	ext := a.ext.Status()
 	a.applied(ext)
+	message := "Guest Agent is running"
+	if d := a.lookAtSpace(); d.State == status.Error {
+		message += ", but not well: " + d.Code + ": " + d.Fix
+	}
 	return protocol.Status{
-		Agent:     protocol.AgentStatus{Version: a.Version, Message: "Guest Agent is running", Update: a.updateStatus()},
+		Agent:     protocol.AgentStatus{Version: a.Version, Message: message, Update: a.updateStatus()},
 		Handlers:  ext.Handlers,
 		GoalState: ext.GoalState,
 		OS:        a.osInfo(),
@@ -234,6 +238,7 @@ func (a *Agent) features() []protocol.Feature {
 // save writes the snapshot for agentctl. That it can't be written (a full
 // /run) is worth a line, not an end.
 func (a *Agent) save() {
+	a.lookAtSpace()
 	s := a.board.copy()
 	a.fill(&s)
 	a.remember(&s, a.rep.changes.look(s.Extensions, a.started, time.Now().UTC()))
@@ -295,32 +300,52 @@ func (a *Agent) diskDirs() disk.Dirs {
 func (a *Agent) diskUsage() (status.Disk, error) {
 	u, err := disk.Measure(a.Root, a.diskDirs())
 	d := status.Disk{
-		State: status.OK, LibDir: a.cfg.Paths.Lib, Used: u.Used, Budget: int64(a.cfg.Disk.BudgetMB) << 20, Files: u.Files, FilesBudget: a.cfg.Disk.Files,
-		Free: u.Free, InodesFree: u.InodesFree, ReadOnly: u.ReadOnly,
-	}
-	if u.Size > 0 {
-		d.FreePercent = 100 * float64(u.Free) / float64(u.Size)
+		LibDir: a.cfg.Paths.Lib, Used: u.Used, Budget: int64(a.cfg.Disk.BudgetMB) << 20, Files: u.Files, FilesBudget: a.cfg.Disk.Files,
 	}
 	for _, s := range u.Shares {
 		d.Parts = append(d.Parts, status.DiskUse{Name: s.Name, Path: s.Path, Used: s.Used, Files: s.Files, CanFree: s.CanFree})
 	}
+	d.Problem = a.board.copy().Disk.Problem
+	judgeSpace(&d, u)
+	return d, err
+}
+
+// judgeSpace says how the file system is, as doctor does.
+func judgeSpace(d *status.Disk, u disk.Usage) {
+	d.Free, d.FreePercent, d.InodesFree, d.ReadOnly = u.Free, 0, u.InodesFree, u.ReadOnly
+	if u.Size > 0 {
+		d.FreePercent = 100 * float64(u.Free) / float64(u.Size)
+	}
+	was := d.Problem
+	d.State, d.Problem = status.OK, status.Problem{}
 	bad := func(st status.State, code string) {
 		d.State, d.Problem = st, problem(code, time.Now().UTC())
-		if was := a.board.copy().Disk; was.Code == code {
+		if was.Code == code {
 			d.Since = was.Since
 		}
 	}
-	switch { // as doctor judges
+	switch {
 	case u.ReadOnly:
 		bad(status.Error, "AZ-DISK-READONLY")
-	case u.Size > 0 && u.Free < 1<<20:
+	case u.Size > 0 && u.Free < 4<<20: // what the extension engine keeps in reserve
 		bad(status.Error, "AZ-DISK-FULL")
-	case u.Inodes > 0 && u.InodesFree == 0:
+	case u.Inodes > 0 && u.InodesFree < 128:
 		bad(status.Error, "AZ-DISK-INODES")
 	case u.Size > 0 && (u.Free < 64<<20 || d.FreePercent < 5 && u.Free < 2<<30):
 		bad(status.Warn, "AZ-DISK-LOW")
 	}
-	return d, err
+}
+
+// lookAtSpace refreshes what is known of the file system, which may have
+// filled up long before the next look at everything, and returns it.
+func (a *Agent) lookAtSpace() status.Disk {
+	u, err := disk.Space(a.Root, a.cfg.Paths.Lib)
+	a.board.mu.Lock()
+	defer a.board.mu.Unlock()
+	if err == nil {
+		judgeSpace(&a.board.snap.Disk, u)
+	}
+	return a.board.snap.Disk
 }
 
 // tidy is the job that keeps the disk budget.

@@ -260,7 +260,7 @@ func (s store) room(limit int64) error {
 	if err := unix.Statfs(s.root.Path(s.lib), &st); err != nil {
 		return nil //nolint:nilerr // what can't be asked is found out by writing
 	}
-	const least = 32 << 20
+	const least = 4 << 20 // how much a package needs is known when it is there
 	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
 		return fmt.Errorf("AZ-DISK-LOW: %s has %d MiB left, at least %d are needed", s.lib, free>>20, least>>20)
 	}

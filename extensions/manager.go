@@ -161,6 +161,7 @@ type Manager struct {
 	watched  map[string]bool
 	busy     int
 	graves   map[string]time.Time // directories removed a short while ago
+	stall    stall
 
 	mu     sync.Mutex // guards what follows
 	view   view
@@ -284,6 +285,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer m.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	m.store.setAside()
 	m.graves = m.store.graves()
 	for _, r := range recs {
 		h := m.handler(r.Name)
@@ -336,7 +338,7 @@ func (m *Manager) loop(ctx context.Context) error {
 		case <-poll.C:
 		case <-dead.C:
 			m.lookAtGraves()
-			if !m.lookForDead() {
+			if dead := m.lookForDead(); !m.unstall() && !dead {
 				continue
 			}
 		case <-tidy.C:
@@ -344,14 +346,8 @@ func (m *Manager) loop(ctx context.Context) error {
 			if m.busy == 0 {
 				_ = m.store.emptyTrash() // what still resists is tried again
 			}
-			if m.pass == nil || len(m.pass.stuck) == 0 {
-				continue
-			}
-			// A full disk may have been emptied meanwhile.
-			for name := range m.pass.stuck {
-				m.handler(name).settled = false
-			}
-			m.pass.stuck = map[string]string{}
+			m.store.setAside()
+			continue
 		case <-again:
 		}
 		m.schedule(ctx)
@@ -415,6 +411,7 @@ func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(contex
 func (m *Manager) finished(o outcome) {
 	m.busy--
 	o.h.busy = nil
+	m.store.setAside() // if it was used, and there is room again
 	m.buried(o.h.recs, o.recs)
 	o.h.recs = o.recs
 	for v, r := range o.h.recs {
@@ -430,7 +427,10 @@ func (m *Manager) finished(o outcome) {
 	}
 	if o.err != nil && m.pass != nil {
 		// The disk refused to remember; trying again at once would be a loop.
-		m.pass.stuck[strings.ToLower(o.h.name)] = o.err.Error()
+		m.pass.stuck[strings.ToLower(o.h.name)] = diskError(o.err).Error()
+		m.stalled()
+	} else if o.err == nil && m.pass != nil && len(m.pass.stuck) == 0 {
+		m.stall = stall{}
 	}
 	o.h.settled = false
 }
@@ -452,22 +452,27 @@ func (m *Manager) refreshFiles(h *handler) {
 func (m *Manager) tidy() {
 	keep := map[string]bool{}
 	for _, h := range m.handlers {
-		for _, r := range h.recs {
-			if r.Doing != nil {
-				keep[r.Doing.Job] = true
+		keepJobs(keep, h.recs)
+	}
+	m.store.tidyJobs(keep, time.Hour)
+}
+
+// keepJobs adds the jobs that records refer to.
+func keepJobs(keep map[string]bool, recs map[string]Record) {
+	for _, r := range recs {
+		if r.Doing != nil {
+			keep[r.Doing.Job] = true
+		}
+		if r.Last != nil {
+			keep[r.Last.Job] = true
+		}
+		for _, e := range r.Exts {
+			for _, j := range e.Jobs {
+				keep[j] = true
 			}
-			if r.Last != nil {
-				keep[r.Last.Job] = true
-			}
-			for _, e := range r.Exts {
-				for _, j := range e.Jobs {
-					keep[j] = true
-				}
-				if e.Last != nil {
-					keep[e.Last.Job] = true
-				}
+			if e.Last != nil {
+				keep[e.Last.Job] = true
 			}
 		}
 	}
-	m.store.tidyJobs(keep, time.Hour)
 }

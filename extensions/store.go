@@ -82,12 +82,12 @@ func (s store) init() error {
 		if strings.HasSuffix(d, "/events") {
 			mode = 0o700
 		}
-		if err := s.root.MkdirAll(d, mode); err != nil {
+		if err := writable(s.root.MkdirAll(d, mode)); err != nil {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
 	for _, d := range []string{"records", "jobs", "packages", "saved", "tmp", "gone"} {
-		if err := s.root.MkdirAll(s.dir+"/"+d, 0o700); err != nil {
+		if err := writable(s.root.MkdirAll(s.dir+"/"+d, 0o700)); err != nil {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
@@ -207,7 +207,7 @@ func (s store) load() ([]Record, error) {
 		case known && text == r.onDisk():
 		case known && !fi.ModTime().After(saved[e.Name()]):
 			// We died between the record and the files, which follow now.
-			if err := s.saveFiles(r); err != nil {
+			if err := writable(s.saveFiles(r)); err != nil {
 				return nil, err
 			}
 		default:

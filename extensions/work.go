@@ -51,12 +51,12 @@ func (w *work) rec(version string) Record {
 // believes HandlerState only if another agent can have written it.
 func (w *work) put(r Record) error {
 	w.m.store.at("before the record")
-	if err := w.m.store.save(r); err != nil {
+	if err := w.withRoom(func() error { return w.m.store.save(r) }); err != nil {
 		return err
 	}
 	w.m.store.at("between record and files")
 	if r.State != Absent {
-		if err := w.m.store.saveFiles(r); err != nil {
+		if err := w.withRoom(func() error { return w.m.store.saveFiles(r) }); err != nil {
 			return err
 		}
 	}
@@ -257,11 +257,12 @@ func (w *work) command(ctx context.Context) error {
 	if d.Command == "" {
 		return w.refuse(r, d, codeManifestParse, fmt.Sprintf("Malformed manifest file: it has no %sCommand", t.Op))
 	}
-	if err := w.prepare(base, ext, seq, settings); err != nil {
+	w.makeRoom()
+	if err := w.withRoom(func() error { return w.prepare(base, ext, seq, settings) }); err != nil {
 		return w.refuse(r, d, opCode(t.Op), err.Error())
 	}
 	if t.Op == Disable && t.To != "" {
-		if err := w.saveStatus(); err != nil {
+		if err := w.withRoom(w.saveStatus); err != nil {
 			return w.refuse(r, d, codeUpdate, err.Error())
 		}
 	}
@@ -294,7 +295,7 @@ func (w *work) command(ctx context.Context) error {
 	})
 	w.m.publishDoing(w.name, r)
 	w.m.store.at("before the start")
-	if err := w.m.launch.Start(w.m.store.jobDir(job.ID), job); err != nil {
+	if err := w.withRoom(func() error { return w.m.launch.Start(w.m.store.jobDir(job.ID), job) }); err != nil {
 		return w.finish(r, d, host.JobResult{Class: host.JobNotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})
 	}
 	w.m.store.at("after the start")

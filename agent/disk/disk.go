@@ -85,19 +85,32 @@ func rules(d Dirs) []rule {
 	}
 }
 
+// Space is the part of the picture that costs nothing to look at: what the
+// file system under the library directory has left.
+func Space(root host.Root, lib string) (Usage, error) {
+	var u Usage
+	var st unix.Statfs_t
+	err := unix.Statfs(root.Path(lib), &st)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return u, nil
+	case err != nil:
+		return u, fmt.Errorf("look at file system of %s: %w", lib, err)
+	}
+	u.Free = int64(st.Bavail) * st.Bsize
+	u.Size = int64(st.Blocks) * st.Bsize
+	u.InodesFree, u.Inodes = int64(st.Ffree), int64(st.Files)
+	u.ReadOnly = st.Flags&unix.ST_RDONLY != 0
+	return u, nil
+}
+
 // Measure looks at everything the rules name. Files that vanish meanwhile
 // are not an error; what can't be read is named in the error and left out.
 func Measure(root host.Root, d Dirs) (Usage, error) {
-	var u Usage
 	var errs []error
-	var st unix.Statfs_t
-	if err := unix.Statfs(root.Path(d.Lib), &st); err == nil {
-		u.Free = int64(st.Bavail) * st.Bsize
-		u.Size = int64(st.Blocks) * st.Bsize
-		u.InodesFree, u.Inodes = int64(st.Ffree), int64(st.Files)
-		u.ReadOnly = st.Flags&unix.ST_RDONLY != 0
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, fmt.Errorf("look at file system of %s: %w", d.Lib, err))
+	u, err := Space(root, d.Lib)
+	if err != nil {
+		errs = append(errs, err)
 	}
 	now := time.Now()
 	for i, r := range rules(d) {

@@ -138,7 +138,7 @@ func Codes() []Code {
 
 		// The machine.
 		{"AZ-DISK-LOW", "Little room is left on the disk.", "The file system of the agent has less than 5 % or 64 MiB free.", "agentctl disk --free frees what the agent can spare; else make room"},
-		{"AZ-DISK-FULL", "The disk is full.", "No block is free for the agent.", "agentctl disk --free, then make room; status reporting goes on"},
+		{"AZ-DISK-FULL", "The disk is full.", "Less than 4 MiB are free for the agent.", "agentctl disk --free, then make room; status reporting goes on"},
 		{"AZ-DISK-INODES", "The file system has no inodes left.", "Very many small files.", "df -i; remove files"},
 		{"AZ-DISK-READONLY", "The agent's directory is on a read-only file system.", "The kernel remounted it after an error, or the image is immutable.", "dmesg; set Lib.Dir to a writable place on immutable images"},
 		{"AZ-DISK-BUDGET", "The agent's own files are over their budget.", "Active extensions keep large files.", "agentctl disk"},

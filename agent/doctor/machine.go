@@ -60,10 +60,10 @@ func judgeDisk(dir string, st unix.Statfs_t) Finding {
 	}
 	where := fmt.Sprintf("%s: %s free (%.0f %%)", dir, size(free), pct)
 	switch {
-	case st.Blocks > 0 && free < 1<<20:
+	case st.Blocks > 0 && free < 4<<20:
 		return bad("AZ-DISK-FULL", "%s", where)
-	case st.Files > 0 && st.Ffree == 0: // some file systems count no inodes
-		return bad("AZ-DISK-INODES", "%s: no inode of %d is free", dir, st.Files)
+	case st.Files > 0 && st.Ffree < 128: // some file systems count no inodes
+		return bad("AZ-DISK-INODES", "%s: %d inodes of %d are free", dir, st.Ffree, st.Files)
 	case st.Blocks > 0 && (free < 64<<20 || pct < 5 && free < 2<<30): // 5 % of a large disk is plenty
 		return warn("AZ-DISK-LOW", "%s", where)
 	case st.Files > 0 && st.Ffree*50 < st.Files && st.Ffree < 10000:

@@ -160,9 +160,51 @@ func supervise(ctx context.Context, dir string) error {
 	if err := writeJSON(dir, stateFile, st); err != nil {
 		return err
 	}
+	// Room for the result is made before the command can fill the disk: an
+	// outcome that can't be told would have the command repeated.
+	if err := os.WriteFile(filepath.Join(dir, spareFile), []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
+		return fmt.Errorf("make room for the result: %w", err)
+	}
 	runJob(dir, job, &st, &res)
 	res.Finished = time.Now().UTC()
+	return saveResult(dir, res)
+}
+
+// spareSize is a block, and more than a result needs.
+const (
+	spareFile = "result.spare"
+	spareSize = 4096
+)
+
+// saveResult writes the result into the blocks of the spare file, which then
+// gets its name. JSON does not mind the blanks that follow.
+func saveResult(dir string, res JobResult) error {
+	b, err := json.Marshal(res)
+	if err != nil {
+		return err
+	}
+	spare := filepath.Join(dir, spareFile)
+	if len(b) <= spareSize {
+		err = overwrite(spare, b)
+		if err == nil {
+			err = os.Rename(spare, filepath.Join(dir, resultFile))
+		}
+		if err == nil {
+			syncDir(dir)
+			return nil
+		}
+	}
 	return writeJSON(dir, resultFile, res)
+}
+
+// overwrite replaces the beginning of a file in place.
+func overwrite(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // runJob runs the command to its end or its deadline and fills res.
