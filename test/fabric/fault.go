@@ -45,6 +45,7 @@ type Fault struct {
 	Truncate    *int              `json:"truncate,omitempty"` // send so many bytes of the body under the full Content-Length, then cut
 	Reset       bool              `json:"reset,omitempty"`    // cut the connection without an answer
 	Rate        int               `json:"rate,omitempty"`     // bytes per second of the body
+	Chunked     bool              `json:"chunked,omitempty"`  // no Content-Length
 	// Apply carries the request out before lying about it: a status that was
 	// stored and answered with 500.
 	Apply bool `json:"apply,omitempty"`
@@ -103,6 +104,9 @@ func (f *Fault) String() string {
 	if f.ContentType != "" || len(f.Set) > 0 {
 		s = append(s, "other headers")
 	}
+	if f.Chunked {
+		s = append(s, "no length")
+	}
 	if f.Rate > 0 {
 		s = append(s, fmt.Sprintf("%d bytes/s", f.Rate))
 	}
@@ -131,7 +135,7 @@ func (f *Fabric) Fail(fault Fault) (int, error) {
 		return 0, fmt.Errorf("set fault: status %d is not between 200 and 599", fault.Status)
 	}
 	if fault.Status == 0 && fault.Body == nil && fault.ContentType == "" && len(fault.Set) == 0 &&
-		fault.Truncate == nil && fault.Rate == 0 && fault.Delay == 0 {
+		fault.Truncate == nil && fault.Rate == 0 && fault.Delay == 0 && !fault.Chunked {
 		fault.Reset = true
 	}
 	s := &f.faults

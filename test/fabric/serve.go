@@ -219,12 +219,16 @@ func send(w http.ResponseWriter, r *http.Request, a *answer, fault *Fault) {
 		w.WriteHeader(a.code)
 		return
 	}
-	if a.header.Get("Content-Length") == "" {
+	chunked := fault != nil && fault.Chunked
+	if a.header.Get("Content-Length") == "" && !chunked {
 		w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
 	}
 	w.WriteHeader(a.code)
 	if r.Method == http.MethodHead {
 		return
+	}
+	if chunked {
+		_ = http.NewResponseController(w).Flush() // net/http counts short bodies itself
 	}
 	body := a.body
 	if fault != nil && fault.Truncate != nil && *fault.Truncate < len(body) {

@@ -278,6 +278,7 @@ an effect the connection is reset. Prints the id for "fabric mend".
 	fl.DurationVar(&delay, "delay", 0, "wait before answering")
 	fl.IntVar(&truncate, "truncate", 0, "cut the connection after so many bytes of the body")
 	fl.IntVar(&f.Rate, "rate", 0, "send so many bytes a second")
+	fl.BoolVar(&f.Chunked, "chunked", false, "send the body in chunks, without its length")
 	fl.BoolVar(&f.Reset, "reset", false, "cut the connection without an answer")
 	fl.BoolVar(&f.Apply, "apply", false, "carry the request out before answering wrongly")
 	fl.IntVar(&f.Skip, "skip", 0, "let so many requests pass first")
