@@ -3,6 +3,7 @@ package protocol
 import (
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/azguest/azguest/agent/secret"
@@ -71,7 +72,7 @@ func (g *GoalState) Key() string {
 	if g == nil {
 		return ""
 	}
-	return g.Incarnation + "/" + g.ID
+	return g.Incarnation + "/" + g.ID + "@" + strconv.FormatInt(g.CreatedTicks, 10)
 }
 
 // StatusBlob is where the status document goes.

@@ -92,6 +92,7 @@ type Client struct {
 	ids      wire.GoalState
 	current  *protocol.GoalState // as given out last
 	sourceFT bool                // current came by FastTrack
+	noBlob   bool                // current has the status blob of an earlier one
 	fast     bool                // the host offers vmSettings
 	instance *imds.Instance
 	asked    time.Time            // of the metadata service

@@ -12,33 +12,39 @@ import (
 
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/hostga"
+	"github.com/azguest/azguest/protocol/internal/web"
 	"github.com/azguest/azguest/protocol/wire"
 )
 
 // state is what GoalState remembers between calls.
 type state struct {
 	inc   string // incarnation whose documents we hold
+	from  string // and where they were
 	docs  documents
 	force bool // get all documents again, whatever the incarnation says
 
 	vm        *hostga.VMSettings // the last one, for a 304
 	supported bool               // vmSettings answered once
 	probe     time.Time          // next try after "unsupported"
+	lost      web.Pace           // of those, when it was supported before
 
 	adopted *adopted
 	// again is when documents that could not be had, or certificates that
-	// are missing, are asked for again; pause grows.
+	// are missing, are asked for again.
 	again  time.Time
-	pause  time.Duration
+	look   web.Pace
 	chased string // id of the goal state whose missing certificates were chased
 	// changed: there is something to give out even if the key is the same.
 	changed bool
 	loaded  bool // the FastTrack marker was read
 	marker  time.Time
 
+	blob   protocol.StatusBlob // the last one that was named
+	noBlob bool                // the goal state names none
+
 	root  pace   // of a goal state that can't be used
 	parts pace   // of its documents
-	tried string // incarnation whose documents were tried last
+	tried string // incarnation and place of the documents that were tried last
 }
 
 // adopted is the extensions goal state that counts.
@@ -58,7 +64,7 @@ type adopted struct {
 const (
 	reprobe   = 6 * time.Hour   // vmSettings that a host did not have
 	chaseGap  = 6 * time.Second // second look for missing certificates
-	chaseMax  = 3 * time.Minute // and how often at most
+	chaseMax  = 3 * time.Minute // how often a goal state without status blob is fetched
 	tickEpoch = 621355968000000000
 )
 
@@ -100,6 +106,7 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 	if s.vm != nil {
 		c.plugin = s.vm.Plugin
 	}
+	c.noBlob = s.noBlob
 	c.sourceFT = out.Source == protocol.FastTrack
 	c.mu.Unlock()
 	if out.Key() == known && !s.changed {
@@ -114,11 +121,28 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 	s := &c.state
 	vm, vmNew := c.vmSettings(ctx) // may find that everything is needed anew
 	wsNew := s.force || s.docs.ext == nil || gs.Incarnation != s.inc
-	if !wsNew && !vmNew {
+	moved := !wsNew && s.from != place(gs)
+	if !wsNew && !vmNew && !moved {
 		if c.due() {
 			c.retry(ctx, gs)
 		}
 		return c.merge(gs), nil
+	}
+	if moved {
+		before, certs := s.adopted, s.docs.certs
+		if err := c.fetchAll(ctx, gs, raw); err == nil {
+			c.adopt(c.choose(gs, vm, true))
+			s.changed = s.changed || s.adopted.id != before.id || s.adopted.ticks != before.ticks || !sameCerts(certs, s.docs.certs)
+		} else if protocol.Loud(err) && ctx.Err() == nil {
+			c.o.Log.Warn().Err(err).Msg("documents of the machine's new place not available; going on with the old ones")
+		}
+		if !vmNew {
+			if s.changed {
+				c.chase(ctx, gs, raw)
+				c.archive(c.merge(gs))
+			}
+			return c.merge(gs), nil
+		}
 	}
 	if wsNew {
 		if err := c.fetchAll(ctx, gs, raw); err != nil {
@@ -151,8 +175,8 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 // together.
 func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) error {
 	s := &c.state
-	if s.tried != gs.Incarnation { // new documents, new chance
-		s.tried = gs.Incarnation
+	if at := gs.Incarnation + " " + place(gs); s.tried != at { // new documents, new chance
+		s.tried = at
 		s.parts.worked()
 		c.near.Reset(docNames...)
 	}
@@ -168,12 +192,19 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 	}
 	s.parts.worked()
 	docs.goalState = raw
-	s.docs, s.inc, s.force = docs, gs.Incarnation, false
+	s.docs, s.inc, s.from, s.force = docs, gs.Incarnation, place(gs), false
 	c.transfers().Reset()
 	c.near.Reset("manifest", "package", "artifactsProfile")
 	c.schedule(docs.failed != 0, true)
 	c.writeDocuments(&docs)
 	return nil
+}
+
+// place is where the documents of a goal state are. An incarnation repeats
+// when a machine resumes from hibernation on another host, with other
+// documents, and only their addresses tell (spec/protocol Appendix D 6, 7).
+func place(gs *wire.GoalState) string {
+	return strings.Join([]string{gs.ContainerID, gs.ConfigName, gs.ExtensionsConfig, gs.Certificates}, " ")
 }
 
 // vmSettings returns the FastTrack document to consider, and whether it is
@@ -191,14 +222,23 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 	got, raw, err := c.hostClient().VMSettings(ctx, etag)
 	switch {
 	case err == nil:
-		s.vm, s.supported, isNew = got, true, true
+		s.vm, s.supported, s.lost, isNew = got, true, web.Pace{}, true
 		s.docs.vmSettings = raw
 	case errors.Is(err, protocol.ErrNotModified):
 	case errors.Is(err, hostga.ErrUnsupported):
 		if s.supported {
 			c.o.Log.Info().Msg("the host no longer offers vmSettings")
 		}
-		s.vm, s.supported, s.probe = nil, false, time.Now().Add(reprobe)
+		// One that had them may have them again in a moment (a 404 of a host
+		// that is just starting), so that the first hour is watched.
+		now := time.Now()
+		if s.supported || s.lost.Total() > 0 {
+			s.probe = now.Add(s.lost.Failed(now))
+		}
+		if s.lost.Total() == 0 || now.Sub(s.lost.Since()) > time.Hour {
+			s.probe = now.Add(reprobe)
+		}
+		s.vm, s.supported = nil, false
 		s.force = s.force || s.adopted != nil && s.adopted.source == protocol.FastTrack
 		return nil, false
 	default:
@@ -325,14 +365,14 @@ func (c *Client) chase(ctx context.Context, gs *wire.GoalState, raw []byte) {
 func (c *Client) schedule(needed, anew bool) {
 	s := &c.state
 	if !needed {
-		s.again, s.pause = time.Time{}, 0
+		s.again, s.look = time.Time{}, web.Pace{}
 		return
 	}
 	if anew {
-		s.pause = chaseGap
+		s.look = web.Pace{}
 	}
-	s.again = time.Now().Add(s.pause)
-	s.pause = min(4*s.pause, chaseMax)
+	now := time.Now()
+	s.again = now.Add(max(chaseGap, s.look.Failed(now)))
 }
 
 func (c *Client) due() bool {
@@ -389,6 +429,12 @@ func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
 		// Better the other document's address than no status at all.
 		out.StatusBlob = s.docs.ext.StatusBlob
 	}
+	// And better the address of yesterday: whoever reads the status wants to
+	// know about a goal state that is not as it should be.
+	if s.noBlob = out.StatusBlob.URL.Empty(); s.noBlob {
+		out.StatusBlob = s.blob
+	}
+	s.blob = out.StatusBlob
 	if m := c.missing(); len(m) > 0 {
 		out.CertsErr = errors.Join(out.CertsErr, &MissingError{m})
 	}

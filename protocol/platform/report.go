@@ -54,10 +54,12 @@ var ErrLater = hostga.ErrLater
 // fails directly to storage (spec/protocol §7.4, §7.5).
 func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.Receipt, error) {
 	c.mu.Lock()
-	gs := c.current
+	gs, none := c.current, c.noBlob
 	c.mu.Unlock()
-	if gs == nil || gs.StatusBlob.URL.Empty() {
+	if gs == nil || none {
 		c.refetch()
+	}
+	if gs == nil || gs.StatusBlob.URL.Empty() {
 		return protocol.Receipt{}, fmt.Errorf("report status: %w", ErrNoStatusBlob)
 	}
 	doc, err := s.JSON(time.Now())
