@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/azguest/azguest/agent/doctor"
@@ -30,6 +31,7 @@ func (a *Agent) doctor(ctx context.Context) status.Response {
 		n.Endpoints = append(n.Endpoints, e)
 	}
 	n.Skew, _, n.SkewKnown = a.platform.Skew()
+	n.DNS = lookUp(ctx, storageHosts(a.loop.current()))
 	if failing {
 		rctx, rcancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer rcancel()
@@ -41,6 +43,21 @@ func (a *Agent) doctor(ctx context.Context) status.Response {
 	}
 	a.board.poke()
 	return status.Response{OK: true, Data: data}
+}
+
+// lookUp tries the first of the hosts that has a name.
+func lookUp(ctx context.Context, hosts []status.Host) error {
+	for _, h := range hosts {
+		u, err := url.Parse(h.URL)
+		if err != nil || net.ParseIP(u.Hostname()) != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		_, err = net.DefaultResolver.LookupHost(ctx, u.Hostname())
+		return err
+	}
+	return nil
 }
 
 // blockingRules reads this machine's firewall with whatever lists it.

@@ -3,10 +3,16 @@ package agent
 import (
 	"cmp"
 	"context"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/doctor"
+	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/platform"
 )
 
@@ -26,12 +32,51 @@ const (
 func (a *Agent) fillEndpoints(s *status.Snapshot) {
 	s.Endpoints = nil
 	for _, f := range a.platform.Endpoints() {
-		s.Endpoints = append(s.Endpoints, endpoint(f))
+		e := endpoint(f)
+		if f.Name == platform.Storage {
+			e.Hosts = storageHosts(a.loop.current())
+		}
+		s.Endpoints = append(s.Endpoints, e)
 	}
 	s.Platform.EndpointFrom = a.platform.EndpointFrom()
 	s.Platform.VMSettings = status.VMSettings{Supported: a.platform.FastTrack(), Version: a.platform.HostVersion()}
 	skew, at, known := a.platform.Skew()
 	fillClock(&s.Clock, skew, at, known)
+}
+
+// storageHosts are the servers that a goal state sends us to: what a firewall
+// has to let through, or a host-only machine to do without (asks U28).
+func storageHosts(gs *protocol.GoalState) []status.Host {
+	if gs == nil {
+		return nil
+	}
+	why := map[string][]string{}
+	add := func(u secret.URL, what string) {
+		p, err := url.Parse(u.String())
+		if err != nil || p.Host == "" {
+			return
+		}
+		host := p.Scheme + "://" + p.Host
+		if !slices.Contains(why[host], what) {
+			why[host] = append(why[host], what)
+		}
+	}
+	add(gs.StatusBlob.URL, "status reports")
+	for _, h := range gs.Handlers {
+		for _, u := range h.Manifests {
+			add(u, h.Name)
+		}
+	}
+	for _, f := range gs.Families {
+		for _, u := range f.ManifestURIs {
+			add(u, "updates of the agent")
+		}
+	}
+	var out []status.Host
+	for _, host := range slices.Sorted(maps.Keys(why)) {
+		out = append(out, status.Host{URL: host, Why: strings.Join(why[host], ", ")})
+	}
+	return out
 }
 
 // endpoint judges one endpoint.

@@ -138,6 +138,9 @@ func (a *app) endpointsCmd() *cobra.Command {
 			rows := [][]string{{"NAME", "STATE", "VIA", "PROXY", "URL", "WHY", "LAST ERROR"}}
 			for _, e := range s.Endpoints {
 				rows = append(rows, []string{e.Name, string(e.State), e.Via, e.Proxy, e.URL, e.Why, e.LastError})
+				for _, h := range e.Hosts {
+					rows = append(rows, []string{"", "", "", "", h.URL, h.Why, ""})
+				}
 			}
 			table(a.Stdout, rows)
 		})

@@ -44,9 +44,9 @@ func (n Network) Findings() []Finding {
 			f.State = status.Warn
 		}
 		// A rule on this machine explains a connection that is not made.
-		if (e.Name == "wireserver" || e.Name == "hostplugin") && len(n.Rules) > 0 {
+		if rules := n.suspects(e.Name); len(rules) > 0 {
 			f.Code, blamed = "AZ-FW-BLOCKED", true
-			f.Evidence += "; suspect rule: " + strings.Join(n.Rules, "; ")
+			f.Evidence += "; suspect rule: " + strings.Join(rules, "; ")
 		}
 		out = append(out, f)
 	}
@@ -74,6 +74,21 @@ func (n Network) Findings() []Finding {
 	return out
 }
 
+// metadata is the address of the metadata service.
+const metadata = "169.254.169.254"
+
+// suspects are the rules that can explain why an endpoint does not answer.
+func (n Network) suspects(name string) []string {
+	var out []string
+	for _, r := range n.Rules {
+		about := strings.Contains(r, metadata)
+		if name == "imds" && about || (name == "wireserver" || name == "hostplugin") && !about {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // Network says whether a finding has to do with reaching the platform.
 func (f Finding) Network() bool {
 	switch f.Check {
@@ -93,14 +108,22 @@ func (f Finding) Network() bool {
 func BlockingRules(listing string, addrs ...string) []string {
 	var out []string
 	seen := map[string]bool{}
-	ours := false
+	ours, passing := false, false
 	for line := range strings.Lines(listing) {
 		rule := strings.Join(strings.Fields(line), " ")
 		low := strings.ToLower(rule)
 		if strings.HasPrefix(low, "table ") {
 			ours = strings.HasPrefix(low, "table ip azguest ") || strings.HasPrefix(low, "table inet azguest ")
 		}
-		if ours || seen[rule] || !blocks(low) {
+		// In a listing of nft the chain says whose packets it sees: what comes
+		// in or is passed on does not stop what root sends.
+		switch {
+		case strings.HasPrefix(low, "chain "):
+			passing = false
+		case strings.Contains(low, "hook forward"), strings.Contains(low, "hook input"), strings.Contains(low, "hook prerouting"):
+			passing = true
+		}
+		if ours || seen[rule] || !blocks(low) || passing && !strings.Contains(low, "invalid") {
 			continue
 		}
 		hit := strings.Contains(low, "invalid")

@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -151,20 +152,43 @@ func checkAgent(e Env) []Finding {
 	switch {
 	case !e.Life.Known:
 		return one(unknown("cannot tell whether the agent runs: %s", e.Life.How))
+	case !e.Life.Running && e.restarts() >= crashes:
+		return one(bad("AZ-AGENT-CRASHLOOP", "%d restarts since boot, and not running at this moment", e.restarts()))
 	case !e.Life.Running && hasSnap:
 		return one(bad("AZ-AGENT-DOWN", "not running; last status is %s old", age))
 	case !e.Life.Running:
 		return one(bad("AZ-AGENT-DOWN", "not running (%s)", e.Life.How))
 	case hasSnap && e.Snapshot.Stale(e.Now):
 		return one(bad("AZ-AGENT-HUNG", "pid %d lives, but its last status is %s old", e.Life.PID, age))
-	case e.Snapshot.Agent.Restarts >= 3:
-		return one(warn("AZ-AGENT-CRASHLOOP", "%d restarts since boot", e.Snapshot.Agent.Restarts))
+	case e.restarts() >= crashes:
+		return one(warn("AZ-AGENT-CRASHLOOP", "%d restarts since boot", e.restarts()))
 	case hasSnap:
 		return one(ok("running, pid %d, last status %s ago", e.Life.PID, age))
 	case errors.Is(e.SnapErr, fs.ErrNotExist):
 		return one(ok("running, pid %d, no status yet", e.Life.PID))
 	}
 	return one(bad("AZ-AGENT-SNAPSHOT", "running, pid %d, but %v", e.Life.PID, e.SnapErr))
+}
+
+// crashes is how many restarts that nobody ordered make a loop.
+const crashes = 3
+
+// restarts is how often the agent came back since boot although nobody had
+// stopped it. An agent that dies early leaves no snapshot, but it has counted
+// itself.
+func (e Env) restarts() int {
+	var l struct {
+		Restarts int  `json:"restarts"`
+		Running  bool `json:"running"` // its end was not in good order
+	}
+	text, err := e.read("/run/azguest/lives")
+	if err != nil || json.Unmarshal([]byte(text), &l) != nil {
+		return e.Snapshot.Agent.Restarts
+	}
+	if l.Running && e.Life.Known && !e.Life.Running {
+		l.Restarts++ // it will count this end when it starts
+	}
+	return max(l.Restarts, e.Snapshot.Agent.Restarts)
 }
 
 // unitDirs is where systemd looks, first hit wins.

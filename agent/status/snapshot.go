@@ -230,6 +230,14 @@ type Endpoint struct {
 	LastOK    time.Time `json:"last_ok,omitzero"`
 	LastError string    `json:"last_error,omitempty"`
 	Why       string    `json:"why,omitempty"` // what it is needed for
+	// Hosts are the servers behind it that the goal state names, and what for.
+	Hosts []Host `json:"hosts,omitempty"`
+}
+
+// Host is a server of a storage account.
+type Host struct {
+	URL string `json:"url"` // scheme and host
+	Why string `json:"why"`
 }
 
 // Firewall protects the platform's address from ordinary users.
