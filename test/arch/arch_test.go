@@ -66,6 +66,7 @@ var may = map[string][]string{
 	"test/arm":      {"test/bundles", "test/fabric", "test/sandbox"},
 	"test/arm/...":  {},
 	"test/bundles":  {},
+	"test/extlab":   {"test/fabric", "test/sandbox"},
 	"test/fabric":   {}, // if emulator and agent share a struct, they share its bugs
 	"test/sandbox":  {},
 	"test/cmd/...":  {"test/..."},

@@ -54,6 +54,16 @@ func (v *VM) Put(x Extension) error {
 	return v.call(http.MethodPut, or(x.Name, kind), object{"location": v.f.opts.Location, "properties": p})
 }
 
+// NextSequence makes seq the number that the next settings of an extension
+// get, as if there had been others before. It must not go back.
+func (v *VM) NextSequence(handler, name string, seq int) {
+	publisher, kind := splitHandler(handler)
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	e := &extension{vm: v, name: or(name, kind), publisher: publisher, kind: kind}
+	v.f.seqs[e.sequenceKey()] = seq - 1
+}
+
 // DeleteExtension removes an extension by the name of its resource. It is gone
 // when the guest does not report it any more.
 func (v *VM) DeleteExtension(name string) error { return v.call(http.MethodDelete, name, nil) }

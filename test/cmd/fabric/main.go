@@ -12,16 +12,24 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/azguest/azguest/test/sandbox"
 )
 
 func main() {
+	sandbox.Main() // fabric ext: this program is also its sandbox
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := root(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "fabric: "+err.Error())
+		if err.Error() != "" {
+			fmt.Fprintln(os.Stderr, "fabric: "+err.Error())
+		}
 		if _, ok := errors.AsType[usageError](err); ok {
 			os.Exit(2)
+		}
+		if _, ok := errors.AsType[notTried](err); ok {
+			os.Exit(3)
 		}
 		os.Exit(1)
 	}

@@ -48,6 +48,7 @@ The other commands find a running "fabric serve" through --admin, or FABRIC_ADMI
 		serveCommand(&r.admin), dvdCommand(), bundlesCommand(),
 		putCommand(r), getCommand(r), deleteCommand(r),
 		awaitCommand(r), journalCommand(r), failCommand(r), mendCommand(r), vmCommand(r),
+		extCommand(),
 	)
 	return cmd
 }

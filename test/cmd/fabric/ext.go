@@ -1,0 +1,215 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/test/extlab"
+)
+
+func extCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ext",
+		Short: "try a package of your own: lint, run, conformance",
+		Long: `For authors of extensions, without a cloud:
+
+  fabric ext lint ./Contoso.Hello__1.0.0.zip
+  sudo fabric ext run ./Contoso.Hello__1.0.0.zip --settings s.json --protected p.json
+  sudo fabric ext run ./new.zip --name Contoso.Hello --version 1.1.0 --update-from ./Contoso.Hello__1.0.0.zip
+  sudo fabric ext conformance ./Contoso.Hello__1.0.0.zip --settings s.json
+
+run and conformance start the real agent in a sandbox: a copy-on-write view of
+this machine with processes and a network of its own, gone when they end. That
+takes root. Exit status: 0 it is well, 1 it is not, 2 wrong usage, 3 it could not
+be tried.`,
+	}
+	cmd.AddCommand(extLint(), extRun(), extConformance())
+	return cmd
+}
+
+// labFlags are shared by what runs a package.
+type labFlags struct {
+	name, version, settings, protected, from, agent string
+	seq                                             int
+	timeout                                         time.Duration
+	asJSON, verbose                                 bool
+}
+
+func (f *labFlags) register(cmd *cobra.Command) *cobra.Command {
+	fl := cmd.Flags()
+	fl.StringVar(&f.name, "name", "", "Publisher.Type, if neither the file's name nor the package says it")
+	fl.StringVar(&f.version, "version", "", "version, likewise")
+	fl.StringVar(&f.settings, "settings", "", "file with the public settings, a JSON object; - is standard input")
+	fl.StringVar(&f.protected, "protected", "", "file with the protected settings; the platform encrypts them")
+	fl.StringVar(&f.from, "update-from", "", "package of an older version, which is installed first")
+	fl.IntVar(&f.seq, "seq", -1, "sequence number of the settings")
+	fl.StringVar(&f.agent, "agent", "", "the agent's binary (default: azguest beside this program, in $AZGUEST_BIN, or /usr/sbin/azguest)")
+	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "for each thing that is waited for")
+	fl.BoolVar(&f.verbose, "verbose", false, "show what the agent prints")
+	return cmd
+}
+
+// notTried is exit status 3.
+type notTried struct{ error }
+
+func (e notTried) Unwrap() error { return e.error }
+
+func (f *labFlags) plan(file string, in io.Reader, errOut io.Writer) (extlab.Plan, error) {
+	p := extlab.Plan{Seq: f.seq, Timeout: f.timeout}
+	var err error
+	if p.Bundle, err = f.open(file); err != nil {
+		return p, err
+	}
+	if f.from != "" {
+		if p.Old, err = extlab.Open(f.from); err != nil {
+			return p, err
+		}
+		if f.name != "" {
+			p.Old.Name = f.name
+		}
+	}
+	for path, dst := range map[string]*json.RawMessage{f.settings: &p.Settings, f.protected: &p.Protected} {
+		if path == "" {
+			continue
+		}
+		if *dst, err = object(path, in); err != nil {
+			return p, err
+		}
+	}
+	if p.Lab.Agent, err = extlab.FindAgent(f.agent); err != nil {
+		return p, notTried{err}
+	}
+	if f.verbose {
+		p.Lab.Log = errOut
+	}
+	return p, nil
+}
+
+func (f *labFlags) open(file string) (*extlab.Bundle, error) {
+	b, err := extlab.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	if f.name != "" {
+		b.Name = f.name
+	}
+	if f.version != "" {
+		b.Version = f.version
+	}
+	return b, nil
+}
+
+// object reads settings, which are a JSON object.
+func object(path string, in io.Reader) (json.RawMessage, error) {
+	var data []byte
+	var err error
+	if path == "-" {
+		data, err = io.ReadAll(in)
+	} else {
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read settings: %w", err)
+	}
+	var o map[string]json.RawMessage
+	if err := json.Unmarshal(data, &o); err != nil || o == nil {
+		return nil, usageError{fmt.Errorf("%s is not a JSON object: %w", path, err)}
+	}
+	return data, nil
+}
+
+func extLint() *cobra.Command {
+	f := &labFlags{}
+	cmd := &cobra.Command{
+		Use: "lint PACKAGE", Short: "look at a package without running it", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := f.open(args[0])
+			if err != nil {
+				return err
+			}
+			found := extlab.Lint(b)
+			bad := 0
+			for _, x := range found {
+				if x.Level == extlab.Error {
+					bad++
+				}
+			}
+			out := cmd.OutOrStdout()
+			if f.asJSON {
+				enc := json.NewEncoder(out)
+				enc.SetIndent("", "  ")
+				if found == nil {
+					found = []extlab.Finding{}
+				}
+				if err := enc.Encode(found); err != nil {
+					return err
+				}
+			} else {
+				for _, x := range found {
+					fmt.Fprintln(out, x)
+				}
+				fmt.Fprintf(out, "%s %s: %d errors, %d warnings\n", b.Name, b.Version, bad, len(found)-bad)
+			}
+			if bad > 0 {
+				return errSaid
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&f.name, "name", "", "Publisher.Type, if neither the file's name nor the package says it")
+	cmd.Flags().StringVar(&f.version, "version", "", "version, likewise")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "findings as JSON")
+	return cmd
+}
+
+// errSaid is a failure of which everything is said already.
+var errSaid = errors.New("")
+
+func extRun() *cobra.Command {
+	f := &labFlags{}
+	return f.register(&cobra.Command{
+		Use: "run PACKAGE", Short: "install and enable a package under the real agent", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := f.plan(args[0], cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			return tried(extlab.Run(cmd.Context(), p, cmd.OutOrStdout()))
+		},
+	})
+}
+
+func extConformance() *cobra.Command {
+	f := &labFlags{}
+	return f.register(&cobra.Command{
+		Use: "conformance PACKAGE", Short: "put a package through what happens in the field", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := f.plan(args[0], cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			_, err = extlab.Conformance(cmd.Context(), p, cmd.OutOrStdout())
+			return tried(err)
+		},
+	})
+}
+
+// tried tells a failure of the extension from one of the laboratory.
+func tried(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, extlab.ErrFailed):
+		if err.Error() == extlab.ErrFailed.Error() {
+			return errSaid
+		}
+		return err
+	}
+	return notTried{err}
+}

@@ -1,0 +1,231 @@
+package extlab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/test/bundles"
+	"github.com/azguest/azguest/test/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Main()
+	code := m.Run()
+	if binDir != "" {
+		_ = os.RemoveAll(binDir)
+	}
+	os.Exit(code)
+}
+
+var (
+	buildOnce sync.Once
+	binDir    string
+	buildErr  error
+)
+
+// agent is the release binary: from AZGUEST_BIN, or built here.
+func agent(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a sandbox")
+	}
+	if err := sandbox.Available(); err != nil {
+		t.Skip(err)
+	}
+	if dir := os.Getenv("AZGUEST_BIN"); dir != "" {
+		return filepath.Join(dir, "azguest")
+	}
+	buildOnce.Do(func() {
+		if binDir, buildErr = os.MkdirTemp("", "azguest-extlab-"); buildErr != nil { //nolint:usetesting // outlives the test that needs it first
+			return
+		}
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binDir+"/", "github.com/azguest/azguest/agent/cmd/azguest")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			buildErr = fmt.Errorf("build the agent: %w\n%s", err, out)
+		}
+	})
+	if buildErr != nil {
+		t.Fatal(buildErr)
+	}
+	return filepath.Join(binDir, "azguest")
+}
+
+func opened(t *testing.T, b bundles.Bundle) *Bundle {
+	t.Helper()
+	file, err := b.Write(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func sample(t *testing.T, name, version string) *Bundle {
+	t.Helper()
+	for _, b := range bundles.Samples() {
+		if b.Name == "Azguest.Samples."+name && b.Version == version {
+			return opened(t, b)
+		}
+	}
+	t.Fatalf("no sample %s %s", name, version)
+	return nil
+}
+
+func good() bundles.Bundle {
+	return bundles.Bundle{
+		Name: "Pub.Type", Version: "1.0.0", Install: "run.sh install", Enable: "run.sh enable", Update: "run.sh update", Disable: "run.sh disable", Uninstall: "run.sh uninstall",
+		Files: map[string]string{"run.sh": "#!/bin/sh\nexit 0\n"},
+	}
+}
+
+// TestLint: each mistake is named where it is.
+func TestLint(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*bundles.Bundle)
+		want   []string
+	}{
+		"good":            {func(*bundles.Bundle) {}, nil},
+		"name":            {func(b *bundles.Bundle) { b.Name = "Pub Type;id" }, []string{`error: the name "Pub Type;id" has characters that agents refuse; letters, digits, dots, dashes and underlines are let through`}},
+		"crlf":            {func(b *bundles.Bundle) { b.Files["run.sh"] = "#!/bin/sh\r\nexit 0\r\n" }, []string{"error: run.sh:1: the line ends as on Windows (CRLF): the kernel looks for an interpreter whose name ends in a carriage return"}},
+		"no #!":           {func(b *bundles.Bundle) { b.Files["run.sh"] = "exit 0\n" }, nil},
+		"missing command": {func(b *bundles.Bundle) { b.Enable = "" }, []string{"error: HandlerManifest.json (handlerManifest.enableCommand): missing"}},
+		"missing program": {func(b *bundles.Bundle) { b.Enable = "bin/none -x" }, []string{`error: HandlerManifest.json:5 (handlerManifest.enableCommand): "bin/none" is not in the package`}},
+		"booleans": {func(b *bundles.Bundle) {
+			b.Flags = map[string]any{"reportHeartbeat": "yes", "continueOnUpdateFailure": "true"}
+		}, []string{`error: HandlerManifest.json:9 (handlerManifest.reportHeartbeat): "yes" is no boolean and counts as false`, `warning: HandlerManifest.json:4 (handlerManifest.continueOnUpdateFailure): "true" is a string; write it without quotes`}},
+		"no manifest":  {func(b *bundles.Bundle) { b.Odd.Manifest = "-" }, []string{"error: HandlerManifest.json: there is none"}},
+		"bad manifest": {func(b *bundles.Bundle) { b.Odd.Manifest = "[\n{\n" }, []string{"error: HandlerManifest.json:3: not an array of objects: unexpected end of JSON input"}},
+		"slip":         {func(b *bundles.Bundle) { b.Odd.Raw = map[string]string{"../evil": "x"} }, []string{"error: ../evil: the name leads out of the package; agents refuse it"}},
+		"link":         {func(b *bundles.Bundle) { b.Odd.Symlinks = map[string]string{"l": "/etc"} }, []string{"error: l: links are refused, or become files that hold their target"}},
+		"own folders":  {func(b *bundles.Bundle) { b.Files["config/0.settings"] = "{}" }, []string{"error: config/0.settings: the folder config belongs to the agent; files in it are taken for settings or a status"}},
+		"message":      {func(b *bundles.Bundle) { b.Files["lib.sh"] = "#!/bin/sh\n\necho '\"formatMessage\":'\n" }, []string{"warning: lib.sh:3: formatMessage: in a status it is called formattedMessage"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := good()
+			tc.change(&b)
+			var got []string
+			for _, f := range Lint(opened(t, b)) {
+				got = append(got, f.String())
+			}
+			if name == "no #!" { // one for each command
+				if len(got) != 5 || !strings.Contains(got[0], "neither a program nor a script") {
+					t.Errorf("got %q", got)
+				}
+				return
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("findings (-want +got):\n%s", diff)
+			}
+		})
+	}
+	for name, tc := range map[string]struct{ doc, want string }{
+		"good":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]`, ""},
+		"word":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"Success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]`, `"Success" is none of`},
+		"typo":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"success","code":0,"formatMessage":{"lang":"en","message":"m"}}}]`, "status.formatMessage"},
+		"object": {`{"status":{}}`, "not an array"},
+		"sub":    {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"success","code":0,"formattedMessage":{"lang":"en","message":"m"},"substatus":[{"status":"ok"}]}}]`, "status.substatus[0].status"},
+	} {
+		got := fmt.Sprint(LintStatus("0.status", []byte(tc.doc)))
+		if tc.want == "" && got != "[]" || !strings.Contains(got, tc.want) {
+			t.Errorf("status %s: got %s, want %q", name, got, tc.want)
+		}
+	}
+}
+
+// TestRun: what an author sees, and the exit status.
+func TestRun(t *testing.T) {
+	a := agent(t)
+	for _, tc := range []struct {
+		name, old, version string
+		fails              bool
+		want               []string
+	}{
+		{name: "Hello", old: "1.0.0", version: "1.1.0", want: []string{"update    1.1.0", "uninstall 1.0.0", "status: success, code 0, sequence number 5: ", "protected settings decrypted", "Succeeded"}},
+		{name: "Background", version: "1.0.0", want: []string{"stdout | still writing", "done in the background", "Succeeded"}},
+		{name: "Multi", version: "1.0.0", want: []string{"status: success", "Succeeded"}},
+		{name: "NoSettings", version: "1.0.0", want: []string{"Ready (it has no status of its own)", "Succeeded"}},
+		{name: "Crash", version: "1.0.0", fails: true, want: []string{"exit 52", "stderr | about to fail on purpose", "Failed"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := Plan{Bundle: sample(t, tc.name, tc.version), Seq: 5, Timeout: time.Minute, Lab: Options{Agent: a}}
+			if tc.old != "" {
+				p.Old = sample(t, tc.name, tc.old)
+			}
+			if tc.name != "NoSettings" {
+				p.Settings, p.Protected = []byte(`{"greeting":"hi"}`), []byte(`{"secret":"CANARY-9f3e"}`)
+			}
+			var out bytes.Buffer
+			err := Run(t.Context(), p, &out)
+			if errors.Is(err, ErrFailed) != tc.fails || err != nil && !tc.fails {
+				t.Errorf("error %v\n%s", err, &out)
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(out.String(), w) {
+					t.Errorf("%q is not in\n%s", w, &out)
+				}
+			}
+			if strings.Contains(out.String(), "CANARY") {
+				t.Errorf("a secret is in\n%s", &out)
+			}
+		})
+	}
+}
+
+// TestConformance: a good sample passes everything, a careless handler is
+// told what it does.
+func TestConformance(t *testing.T) {
+	a := agent(t)
+	t.Run("good", func(t *testing.T) {
+		var out bytes.Buffer
+		got, err := Conformance(t.Context(), Plan{
+			Bundle: sample(t, "Hello", "1.1.0"), Old: sample(t, "Hello", "1.0.0"), Settings: []byte(`{"greeting":"hi"}`), Protected: []byte(`{"secret":"CANARY-9f3e"}`),
+			Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a},
+		}, &out)
+		if err != nil || len(got) != 16 || strings.Contains(out.String(), Skip) {
+			t.Errorf("%v\n%s", err, &out)
+		}
+	})
+	t.Run("careless", func(t *testing.T) {
+		b := good()
+		b.Files["run.sh"] = `#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+case $1 in
+enable)
+	cat config/*.settings >/var/log/azure/debug.log
+	seq=$(ls config | grep -c settings)
+	echo '[{"status":{"status":"success","message":"done"}}]' >status/0.status
+	echo '[{"status":{"status":"success","message":"done"}}]' >"status/$ConfigSequenceNumber.status"
+	setsid sleep 1000 >/dev/null 2>&1 &
+	;;
+uninstall) exit 1 ;;
+esac
+`
+		var out bytes.Buffer
+		_, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Settings: []byte(`{"a":1}`), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		if !errors.Is(err, ErrFailed) {
+			t.Errorf("%v\n%s", err, &out)
+		}
+		for _, w := range []string{
+			"FAIL  the status file                  error: status/0.status (status.message): it is called formattedMessage",
+			"FAIL  disable and uninstall            uninstall ended with 1", "FAIL  nothing is left", "runs on: ", "skip  update from N-1",
+		} {
+			if !strings.Contains(out.String(), w) {
+				t.Errorf("%q is not in\n%s", w, &out)
+			}
+		}
+	})
+}
