@@ -162,8 +162,18 @@ func TestVersionAndManifest(t *testing.T) {
 	if got, want := show(s), "P.X 8.0 NotReady -1\n"; got != want || !strings.Contains(message(s, 0), "Failed to retrieve extension manifest") {
 		t.Errorf("no manifest: got %s %q want %s", got, message(s, 0), want)
 	}
+	// An operator who has mended it need not wait for another goal state.
+	w.repo.publish(t, pkg{name: "P.X", version: "8.0", script: simple})
+	w.repo.mu.Lock()
+	w.repo.noManif = nil
+	w.repo.mu.Unlock()
+	w.m.Retry("P.X", "", "operator: mended")
+	w.await("the retry", func(s Snapshot) bool { return show(s) == "P.X 8.0 Ready 0 | 1 success 0\n" })
+	w.repo.mu.Lock()
+	w.repo.noManif = errors.New("the repository is down")
+	w.repo.mu.Unlock()
 	// Deleting needs no manifest of the platform (asks U29).
-	if got := show(w.offer(gone(ext("P.X", "1.0.3", 1)))); got != "" || exists(w.base("P.X-1.0.3")) {
+	if got := show(w.offer(gone(ext("P.X", "8.0", 1)))); got != "" || exists(w.base("P.X-8.0")) {
 		t.Errorf("uninstall without manifest: %s", got)
 	}
 }

@@ -187,6 +187,9 @@ func (m *Manager) takeForced() {
 		name, _, _ := strings.Cut(key, "\x00")
 		delete(m.pass.skipped, key)
 		delete(m.pass.stuck, name)
+		if m.pass.versions[name].err != nil {
+			delete(m.pass.versions, name) // the platform is asked once more
+		}
 		if h := m.handlers[name]; h != nil {
 			h.settled = false
 			for v, r := range h.recs {

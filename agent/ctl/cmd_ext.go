@@ -65,31 +65,7 @@ func (a *app) extCmd() *cobra.Command {
 			return nil
 		},
 	}
-	history := &cobra.Command{
-		Use: "history [NAME]", Short: "What changed last, and why", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
-		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := a.snapshot()
-			if err != nil {
-				return err
-			}
-			h := s.History
-			if len(args) == 1 {
-				low := strings.ToLower(args[0])
-				h = slices.DeleteFunc(slices.Clone(h), func(t status.Transition) bool { return !strings.Contains(strings.ToLower(t.What), low) })
-			}
-			if a.output == "json" {
-				a.json(h)
-				return nil
-			}
-			var rows [][]string
-			for _, t := range h {
-				rows = append(rows, []string{t.At.UTC().Format("2006-01-02T15:04:05Z"), transition(t), t.Code})
-			}
-			table(a.Stdout, rows)
-			return nil
-		},
-	}
-	c.AddCommand(list, show, history, a.logsCmd(), a.retryCmd(), a.cancelCmd(), a.orphansCmd(), a.decryptCmd())
+	c.AddCommand(list, show, a.historyCmd(), a.logsCmd(), a.retryCmd(), a.cancelCmd(), a.orphansCmd(), a.decryptCmd())
 	return c
 }
 

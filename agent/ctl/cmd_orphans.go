@@ -89,7 +89,27 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 			out = append(out, orphan{"logs", filepath.Join(conf.Paths.ExtensionLogs, e.Name()), "kept for whoever looks for a reason"})
 		}
 	}
-	return append(out, a.deadUnits(conf.Paths.Lib)...), nil
+	return append(append(out, a.deadUnits(conf.Paths.Lib)...), a.lostProcesses(conf.Paths.Lib)...), nil
+}
+
+// lostProcesses finds what works in a directory below lib that was removed
+// under it. Links of others' processes are for root to read.
+func (a *app) lostProcesses(lib string) []orphan {
+	var out []orphan
+	procs, _ := filepath.Glob(filepath.Join(a.Root, "/proc/[0-9]*")) // the pattern is ours
+	for _, p := range procs {
+		for _, link := range []string{"exe", "cwd"} {
+			at, err := os.Readlink(filepath.Join(p, link))
+			if err != nil || !strings.HasPrefix(at, lib+"/") || !strings.HasSuffix(at, " (deleted)") {
+				continue
+			}
+			line, _ := os.ReadFile(filepath.Join(p, "cmdline")) // it may end meanwhile
+			name := []rune(strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")))
+			out = append(out, orphan{"process", filepath.Base(p) + " " + clean(string(name[:min(len(name), 60)])), "its directory was removed"})
+			break
+		}
+	}
+	return out
 }
 
 // deadUnits finds units that start something below lib that is not there.

@@ -213,6 +213,12 @@ func TestCommands(t *testing.T) {
 	put(t, sick, "/var/lib/waagent/WALinuxAgent-2.9.1/x", "")
 	put(t, sick, "/etc/systemd/system/gone.service", "[Service]\nExecStart=-/var/lib/waagent/Contoso.Gone-1.1/bin/run 'all'\n")
 	put(t, sick, "/etc/systemd/system/good.service", "[Service]\nExecStart=/var/lib/waagent/Contoso.Gone-1.2/bin/run\n")
+	put(t, sick, "/var/log/azure/azguest-audit.log", `{"time":"2026-11-22T11:00:00Z","what":"package","handler":"Contoso.Echo","version":"1.0.0","seq":0,"code":0}
+{"time":"2026-11-22T11:00:01Z","what":"begin","handler":"Contoso.Echo","version":"1.0.0","op":"install","seq":2,"why":"not installed","goalState":"37","command":"x","job":"aa","code":0}
+{"time":"2026-11-22T11:00:02.5Z","what":"end","handler":"Contoso.Echo","version":"1.0.0","op":"install","seq":2,"job":"aa","class":"ok","code":0}
+{"time":"2026-11-22T11:00:03Z","what":"begin","handler":"Contoso.Echo","version":"1.0.0","op":"enable","seq":2,"why":"not enabled yet","goalState":"37","job":"bb","code":0}
+{"time":"2026-11-22T11:00:04Z","what":"end","handler":"Contoso.Echo","version":"1.0.0","op":"enable","seq":2,"job":"bb","class":"failed","code":52,"text":"it wants more"}
+half a li`)
 	empty := t.TempDir()
 	tests := []struct {
 		root   string
@@ -227,6 +233,8 @@ func TestCommands(t *testing.T) {
 		{sick, "ext show azuremonitorlinuxagent", 0, "ext-show", ""},
 		{sick, "ext show nothing", 1, "", "no extension nothing"},
 		{sick, "ext history", 0, "ext-history", ""},
+		{sick, "ext history echo", 0, "ext-history-echo", ""},
+		{sick, "ext history nothing", 0, "ext-history-nothing", ""},
 		{sick, "diff", 0, "diff", ""},
 		{sick, "inventory", 0, "inventory", ""},
 		{sick, "certs", 0, "certs", ""},

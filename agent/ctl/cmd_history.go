@@ -1,0 +1,151 @@
+package ctl
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/status"
+)
+
+// A ran is one command of a handler, from the agent's audit log.
+type ran struct {
+	At        time.Time `json:"at"`
+	Handler   string    `json:"handler"`
+	Extension string    `json:"extension,omitempty"`
+	Version   string    `json:"version"`
+	Op        string    `json:"op"`
+	Seq       int       `json:"seq"`
+	Why       string    `json:"why,omitempty"`
+	GoalState string    `json:"goal_state,omitempty"`
+	Class     string    `json:"class,omitempty"` // empty while it runs
+	Code      int       `json:"code"`
+	Text      string    `json:"text,omitempty"`
+	TookS     float64   `json:"took_s,omitempty"`
+}
+
+// historyCmd answers "why did this run?" (asks U30): the audit log knows each
+// command of each handler with its reason. It is for root; others see what
+// the snapshot has.
+func (a *app) historyCmd() *cobra.Command {
+	lines := 50
+	c := &cobra.Command{
+		Use: "history [NAME]", Short: "What was run and changed last, and why", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
+		RunE: func(_ *cobra.Command, args []string) error {
+			s, err := a.snapshot()
+			if err != nil {
+				return err
+			}
+			name := ""
+			if len(args) == 1 {
+				name = strings.ToLower(args[0])
+			}
+			conf, _, _ := a.config() // what cannot be read is at its default
+			runs, err := a.runs(filepath.Join(a.Root, conf.Paths.ExtensionLogs, "azguest-audit.log"), name)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintf(a.Stderr, "agentctl: what was run is for root to see: %v\n", err)
+			}
+			changes := slices.DeleteFunc(slices.Clone(s.History), func(t status.Transition) bool { return !strings.Contains(strings.ToLower(t.What), name) })
+			runs, changes = runs[max(0, len(runs)-lines):], changes[max(0, len(changes)-lines):]
+			if a.output == "json" {
+				a.json(map[string]any{"runs": runs, "changes": changes})
+				return nil
+			}
+			a.printHistory(runs, changes)
+			return nil
+		},
+	}
+	c.Flags().IntVarP(&lines, "lines", "n", lines, "how many of each kind")
+	return c
+}
+
+func (a *app) printHistory(runs []ran, changes []status.Transition) {
+	type line struct {
+		at  time.Time
+		row []string
+	}
+	var all []line
+	add := func(at time.Time, text, end string) {
+		all = append(all, line{at, []string{at.UTC().Format("2006-01-02T15:04:05Z"), text, end}})
+	}
+	for _, t := range changes {
+		add(t.At, transition(t), t.Code)
+	}
+	for _, r := range runs {
+		full := r.Handler
+		if r.Extension != "" {
+			full += "/" + r.Extension
+		}
+		end := r.Class
+		switch end {
+		case "":
+			end = "no end known"
+		case "failed":
+			end = fmt.Sprintf("exit %d", r.Code)
+		}
+		if r.TookS > 0 {
+			end += fmt.Sprintf(" after %.1fs", r.TookS)
+		}
+		if r.Text != "" {
+			end += ": " + clean(r.Text)
+		}
+		add(r.At, fmt.Sprintf("%s %s %s seq %d (%s)", full, r.Version, r.Op, r.Seq, r.Why), end)
+	}
+	slices.SortStableFunc(all, func(x, y line) int { return x.at.Compare(y.at) })
+	var rows [][]string
+	for _, l := range all {
+		rows = append(rows, l.row)
+	}
+	table(a.Stdout, rows)
+}
+
+// runs reads the audit log and the generation before it.
+func (a *app) runs(file, name string) ([]ran, error) {
+	out := []ran{}
+	at := map[string]int{}
+	var errs error
+	for _, f := range []string{file + ".1", file} {
+		r, err := os.Open(f)
+		if err != nil {
+			errs = err // of the newer one, which is read last
+			continue
+		}
+		errs = nil
+		in := bufio.NewScanner(r)
+		in.Buffer(nil, 1<<20)
+		for in.Scan() {
+			var e struct {
+				ran
+				Time      time.Time `json:"time"`
+				What      string    `json:"what"`
+				Job       string    `json:"job"`
+				GoalState string    `json:"goalState"`
+			}
+			if json.Unmarshal(in.Bytes(), &e) != nil || e.Job == "" || !strings.Contains(strings.ToLower(cmp.Or(e.Handler, "?")+"/"+e.Extension), name) {
+				continue
+			}
+			switch i, begun := at[e.Job]; {
+			case e.What == "begin":
+				e.At, e.ran.GoalState, e.Class = e.Time, e.GoalState, ""
+				at[e.Job] = len(out)
+				out = append(out, e.ran)
+			case e.What == "end" && begun:
+				out[i].Class, out[i].Code, out[i].Text, out[i].TookS = e.Class, e.Code, e.Text, e.Time.Sub(out[i].At).Seconds()
+			}
+		}
+		if err := errors.Join(in.Err(), r.Close()); err != nil {
+			return out, err
+		}
+	}
+	return out, errs
+}
