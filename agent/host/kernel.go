@@ -18,6 +18,9 @@ type Kernel struct {
 	Signal func(pid int, sig unix.Signal) error
 	// Links listens to link events from now on; see OpenLinks.
 	Links func() (next func(context.Context) ([]LinkEvent, error), end func(), err error)
+	// Routes listens to changes of addresses and routes from now on; see
+	// OpenRoutes.
+	Routes func() (next func(context.Context) error, end func(), err error)
 }
 
 // LinuxKernel is the real one. As with Exec, only agent/cmd/azguest and
@@ -38,6 +41,17 @@ func LinuxKernel() Kernel {
 				return nil, nil, err
 			}
 			return l.Next, func() { _ = l.Close() }, nil
+		},
+		Routes: func() (func(context.Context) error, func(), error) {
+			l, err := OpenRoutes()
+			if err != nil {
+				return nil, nil, err
+			}
+			next := func(ctx context.Context) error {
+				_, err := l.Next(ctx)
+				return err
+			}
+			return next, func() { _ = l.Close() }, nil
 		},
 	}
 }

@@ -24,12 +24,20 @@ type LinkEvent struct {
 type Links struct{ f *os.File }
 
 // OpenLinks subscribes in the network namespace of the calling thread.
-func OpenLinks() (*Links, error) {
+func OpenLinks() (*Links, error) { return subscribe(unix.RTMGRP_LINK) }
+
+// OpenRoutes subscribes to addresses and routes instead: Next returns with
+// nothing in its hands when one came or went, as a DHCP client makes them.
+func OpenRoutes() (*Links, error) {
+	return subscribe(unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE)
+}
+
+func subscribe(groups uint32) (*Links, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("listen to links: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen to links: %w", err), unix.Close(fd))
 	}
 	return &Links{os.NewFile(uintptr(fd), "netlink")}, nil

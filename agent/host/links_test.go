@@ -1,8 +1,11 @@
 package host
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -34,6 +37,24 @@ func TestParseLinks(t *testing.T) {
 	want := []LinkEvent{{Name: "eth0", Index: 2, Up: true}, {Name: "eth1", Index: 3, Gone: true}}
 	if diff := cmp.Diff(want, parseLinks(b)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestOpenRoutes: the subscription is to be had, and it ends with the context.
+func TestOpenRoutes(t *testing.T) {
+	t.Parallel()
+	l, err := OpenRoutes()
+	if err != nil {
+		t.Skip(err)
+	}
+	defer func() { _ = l.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	for err == nil { // something may really change meanwhile
+		_, err = l.Next(ctx)
+	}
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
 	}
 }
 

@@ -58,8 +58,12 @@ type Options struct {
 	NoFastTrack, NoTelemetry bool
 	// HistoryBytes bounds the archive of goal states; 0 is 8 MiB, < 0 none.
 	HistoryBytes int64
-	Facts        Facts
-	Log          zerolog.Logger
+	// Routes subscribes to changes of addresses and routes, so that what waits
+	// for a network is tried when the lease comes and not some time later; may
+	// be nil.
+	Routes func() (next func(context.Context) error, end func(), err error)
+	Facts  Facts
+	Log    zerolog.Logger
 }
 
 // Proxy names the proxies for blobs, see web.Proxy.
@@ -119,6 +123,7 @@ func New(o Options) *Client {
 		farRT = web.Transport(dial, &o.Proxy, o.RootCAs)
 	}
 	c.near = web.New(&watched{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
+	c.near.Routes = o.Routes
 	c.storage = web.New(&watched{rt: farRT, c: c, proxy: &c.o.Proxy}, o.UserAgent, nil)
 	c.meta = imds.New(c.near, 5*time.Second)
 	c.key = &transportKey{root: o.Root, dir: o.LibDir, vmid: o.VMID}
@@ -195,65 +200,6 @@ func (c *Client) canary(dial web.Dial) web.Canary {
 		_, err = c.near.Once(ctx, web.Request{Op: "canary", URL: url, Limit: 64 << 10, Timeout: 5 * time.Second})
 		return err
 	}
-}
-
-// Connect finds the WireServer and agrees on the version. It ends with the
-// context only: a machine without a platform has nothing better to do than
-// to wait, quietly.
-func (c *Client) Connect(ctx context.Context) error {
-	c.key.start()
-	pause := time.Second
-	for round := 0; ; round++ {
-		cands := c.candidates(ctx, round)
-		for _, cand := range cands {
-			patience := 5 * time.Second
-			if len(cands) == 1 {
-				patience = 30 * time.Second
-			}
-			v, err := wire.New(c.near, cand.Addr, c.o.AgentName).Versions(ctx, patience)
-			if err != nil && cand.Addr != discover.Default && cand.Origin != "configuration" {
-				c.reach.wrong(cand.Addr, cand.Origin, err)
-			}
-			switch {
-			case err == nil:
-				if !v.Speaks() {
-					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("the platform does not list our protocol version; trying it")
-				}
-				c.use(cand.Addr)
-				c.mu.Lock()
-				c.from = cand.Origin
-				c.mu.Unlock()
-				c.o.Log.Debug().Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("connected to the platform")
-				c.noteEndpoint()
-				return nil
-			case ctx.Err() != nil:
-				return fmt.Errorf("connect to the platform: %w", context.Cause(ctx))
-			case protocol.Loud(err):
-				c.o.Log.Warn().Err(err).Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("platform not reachable yet")
-			}
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return fmt.Errorf("connect to the platform: %w", err)
-		}
-		pause = min(2*pause, 15*time.Second)
-	}
-}
-
-func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate {
-	if c.o.Endpoint != "" {
-		return []discover.Candidate{{Addr: hostPart(c.o.Endpoint), Origin: "configuration"}}
-	}
-	list := discover.Candidates(c.o.Root, c.o.LibDir, time.Now())
-	if c.o.DHCP && round > 0 && round%4 == 1 {
-		a, err := discover.DHCP(ctx)
-		if err != nil {
-			c.o.Log.Debug().Err(err).Msg("asked DHCP for the platform's address")
-		}
-		if a.IsValid() {
-			list = append(list, discover.Candidate{Addr: a.String(), Origin: "dhcp"})
-		}
-	}
-	return list
 }
 
 // Endpoint is the address of the WireServer, as handlers are told it.

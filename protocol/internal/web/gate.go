@@ -103,6 +103,26 @@ func (gs *gates) worked(key string, now time.Time) {
 	}
 }
 
+// hurry lets everything try that could not reach its peer: it was another
+// network that did not lead there.
+func (gs *gates) hurry() {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for k, g := range gs.m {
+		if g.conn {
+			delete(gs.m, k)
+		}
+	}
+}
+
+// unreached reports whether the last attempt did not reach its peer.
+func (gs *gates) unreached(key string) bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := gs.m[key]
+	return g != nil && g.conn
+}
+
 // reset forgets all gates whose key has the prefix.
 func (gs *gates) reset(match func(key string) bool) {
 	gs.mu.Lock()

@@ -18,8 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -42,6 +40,10 @@ type Client struct {
 	agent  string
 	canary Canary
 	gates  gates
+	news   news
+
+	// Routes subscribes to changes of addresses and routes; may be nil.
+	Routes func() (next func(context.Context) error, end func(), err error)
 }
 
 // A Canary finds out cheaply whether a machine is back while a failing
@@ -113,16 +115,28 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		r.Patience = DefaultPatience
 	}
 	key, hostport := r.key()
-	attempt := 0
-	waited := false
-	operation := func() (*Response, error) {
-		waited = false
-		if wait, why := c.gates.wait(key, time.Now()); wait > 0 && !c.sings(ctx, key, hostport) {
-			waited = true
-			if r.Tries == 1 {
-				why = backoff.Permanent(why)
+	began := time.Now()
+	var changed <-chan struct{}
+	end := func() {}
+	defer func() { end() }()
+	for attempt := 0; ; {
+		wait, err := c.gates.wait(key, time.Now())
+		if wait > 0 && !c.sings(ctx, key, hostport) {
+			wait = min(wait, canaryEvery) // wakes up in between for the canary
+			if r.Tries == 1 || r.Patience > 0 && time.Since(began)+wait > r.Patience {
+				return nil, c.gates.fault(key, r.Op, err, time.Now(), attempt == 0)
 			}
-			return nil, why
+			if changed == nil && c.gates.unreached(key) {
+				changed, end = c.listen(ctx)
+			}
+			woken, err := c.doze(ctx, wait, changed)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", r.Op, err)
+			}
+			if woken {
+				c.gates.hurry()
+			}
+			continue
 		}
 		attempt++
 		resp, err := c.attempt(ctx, &r, attempt)
@@ -131,7 +145,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 			return resp, nil
 		}
 		if ctx.Err() != nil {
-			return nil, backoff.Permanent(context.Cause(ctx))
+			return nil, fmt.Errorf("%s: %w", r.Op, context.Cause(ctx))
 		}
 		se, isStatus := errors.AsType[*StatusError](err)
 		soon := isStatus && (se.Gone() || se.InvalidContainer())
@@ -141,37 +155,10 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		}
 		c.gates.failed(key, hostOf(hostport), time.Now(), err, connectFault(err), soon, after)
 		if !retryable(err, r.Retry400) || (r.Tries > 0 && attempt >= r.Tries) {
-			return nil, backoff.Permanent(err)
+			return nil, c.gates.fault(key, r.Op, err, time.Now(), false)
 		}
-		return nil, err
 	}
-	opts := []backoff.RetryOption{backoff.WithBackOff(pacer{c, key}), backoff.WithMaxElapsedTime(max(0, r.Patience))}
-	resp, err := backoff.Retry(ctx, operation, opts...)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("%s: %w", r.Op, context.Cause(ctx))
-		}
-		return nil, c.gates.fault(key, r.Op, err, time.Now(), waited && attempt == 0)
-	}
-	return resp, nil
 }
-
-// pacer makes backoff.Retry wait as long as the gate says, waking up in
-// between for the canary.
-type pacer struct {
-	c   *Client
-	key string
-}
-
-func (p pacer) NextBackOff() time.Duration {
-	wait, _ := p.c.gates.wait(p.key, time.Now())
-	if p.c.canary != nil {
-		wait = min(wait, canaryEvery)
-	}
-	return max(wait, 0)
-}
-
-func (pacer) Reset() {}
 
 // sings sends the canary if it is due and reports whether it is worth trying
 // now.

@@ -1,0 +1,74 @@
+package platform
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/discover"
+	"github.com/azguest/azguest/protocol/wire"
+)
+
+// Connect finds the WireServer and agrees on the version. It ends with the
+// context only: a machine without a platform has nothing better to do than
+// to wait, quietly.
+func (c *Client) Connect(ctx context.Context) error {
+	c.key.start()
+	pause := time.Second
+	for round := 0; ; round++ {
+		cands := c.candidates(ctx, round)
+		for _, cand := range cands {
+			patience := 5 * time.Second
+			if len(cands) == 1 {
+				patience = 30 * time.Second
+			}
+			v, err := wire.New(c.near, cand.Addr, c.o.AgentName).Versions(ctx, patience)
+			if err != nil && cand.Addr != discover.Default && cand.Origin != "configuration" {
+				c.reach.wrong(cand.Addr, cand.Origin, err)
+			}
+			switch {
+			case err == nil:
+				if !v.Speaks() {
+					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("the platform does not list our protocol version; trying it")
+				}
+				c.use(cand.Addr)
+				c.mu.Lock()
+				c.from = cand.Origin
+				c.mu.Unlock()
+				c.o.Log.Debug().Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("connected to the platform")
+				c.noteEndpoint()
+				return nil
+			case ctx.Err() != nil:
+				return fmt.Errorf("connect to the platform: %w", context.Cause(ctx))
+			case protocol.Loud(err):
+				c.o.Log.Warn().Err(err).Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("platform not reachable yet")
+			}
+		}
+		woken, err := c.near.Rest(ctx, pause)
+		if err != nil {
+			return fmt.Errorf("connect to the platform: %w", err)
+		}
+		pause = min(2*pause, 15*time.Second)
+		if woken { // what failed was another network
+			pause = time.Second
+		}
+	}
+}
+
+func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate {
+	if c.o.Endpoint != "" {
+		return []discover.Candidate{{Addr: hostPart(c.o.Endpoint), Origin: "configuration"}}
+	}
+	list := discover.Candidates(c.o.Root, c.o.LibDir, time.Now())
+	if c.o.DHCP && round > 0 && round%4 == 1 {
+		a, err := discover.DHCP(ctx)
+		if err != nil {
+			c.o.Log.Debug().Err(err).Msg("asked DHCP for the platform's address")
+		}
+		if a.IsValid() {
+			list = append(list, discover.Candidate{Addr: a.String(), Origin: "dhcp"})
+		}
+	}
+	return list
+}
