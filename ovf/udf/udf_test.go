@@ -140,3 +140,40 @@ func TestEmptyVolumes(t *testing.T) {
 		})
 	}
 }
+
+// A volume that mkudffs made for a rewritable CD and the UDF driver of Linux
+// 6.1 then wrote to: files made, removed and renamed, many in one directory,
+// a hole, a name that needs 16 bits a character.
+func TestWrittenByLinux(t *testing.T) {
+	f := open(t, unpack(t, "linux-cdrw.img"))
+	if err := fstest.TestFS(f, "ovf-env.xml", "CustomData.bin", "sparse", "Größe-€.xml", "dir/some file 39"); err != nil {
+		t.Error(err)
+	}
+	doc, err := f.ReadFile("ovf-env.xml")
+	if err != nil || !bytes.HasPrefix(doc, []byte("<?xml")) || !bytes.HasSuffix(doc, []byte("</Environment>\n")) {
+		t.Errorf("ovf-env.xml: %d bytes, %v", len(doc), err)
+	}
+	if b, err := f.ReadFile("Größe-€.xml"); err != nil || !bytes.Equal(b, doc) {
+		t.Errorf("its copy: %d bytes, %v", len(b), err)
+	}
+	if b, err := f.ReadFile("CustomData.bin"); err != nil || len(b) != 70000 {
+		t.Errorf("CustomData.bin: %d bytes, %v", len(b), err)
+	}
+	if b, err := f.ReadFile("sparse"); err != nil || len(b) != 3000004 || strings.Trim(string(b[:3000000]), "\x00") != "" || string(b[3000000:]) != "end\n" {
+		t.Errorf("sparse: %d bytes, %v", len(b), err)
+	}
+	for _, gone := range []string{"old", "x", "dir/some file 1", "dir/some file 31"} {
+		if _, err := f.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", gone, err)
+		}
+	}
+	es, err := f.ReadDir("dir")
+	if err != nil || len(es) != 27 {
+		t.Errorf("dir has %d entries, %v", len(es), err)
+	}
+	for _, e := range es {
+		if b, err := f.ReadFile("dir/" + e.Name()); err != nil || "some file "+strings.TrimSpace(string(b)) != e.Name() {
+			t.Errorf("%s: %q, %v", e.Name(), b, err)
+		}
+	}
+}
