@@ -130,7 +130,7 @@ func steps(ctx context.Context, r *Run, all ...step) error {
 }
 
 func firstBoot(ctx context.Context, r *Run) error {
-	return steps(ctx, r, powerOn, ready, login, system, medium, accounts, hostKeys, control, agentctl,
+	return steps(ctx, r, powerOn, ready, login, system, criticalChain, medium, accounts, hostKeys, control, agentctl,
 		reboot, alive, system, unchanged)
 }
 
