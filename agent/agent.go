@@ -64,20 +64,21 @@ type Agent struct {
 	started  time.Time
 	dieAt    provisioning.Observer // nil outside of tests
 
-	loop       loop        // what the goal-state job remembers between turns
-	inPool     atomic.Bool // a pooled VM waits for its order
-	orderKnown *known
-	nextLogs   time.Time // only the logs job uses it
-	badName    string    // only the host name job uses it
-	sshdSeen   time.Time // only the reporter uses it
-	rep        reports
-	hold       hold
-	fence      fence
-	gate       gate
-	access     access
-	asked      asked
-	clock      reading // of the last look; only the clock job uses it
-	upd        updater
+	loop        loop        // what the goal-state job remembers between turns
+	inPool      atomic.Bool // a pooled VM waits for its order
+	orderKnown  *known
+	nextLogs    time.Time // only the logs job uses it
+	logsShipped bool      // only the logs job uses it
+	badName     string    // only the host name job uses it
+	sshdSeen    time.Time // only the reporter uses it
+	rep         reports
+	hold        hold
+	fence       fence
+	gate        gate
+	access      access
+	asked       asked
+	clock       reading // of the last look; only the clock job uses it
+	upd         updater
 }
 
 // New puts an agent together. Nothing is read, written or sent yet.

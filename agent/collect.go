@@ -20,6 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
@@ -541,7 +543,12 @@ func (a *Agent) shipLogs(ctx context.Context) error {
 	if err := a.platform.UploadLogs(ctx, b); err != nil {
 		return fmt.Errorf("upload logs: %w", err)
 	}
-	a.Log.Info().Int("bytes", len(b)).Msg("logs uploaded for support")
+	// Each hour's would be all that an idle machine has to say.
+	level := zerolog.DebugLevel
+	if !a.logsShipped {
+		a.logsShipped, level = true, zerolog.InfoLevel
+	}
+	a.Log.WithLevel(level).Int("bytes", len(b)).Msg("logs uploaded for support")
 	return nil
 }
 

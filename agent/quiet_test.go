@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// TestADayIsQuiet: a day in which nothing happens is worth at most 24 lines in
+// the journal (asks U24), a sixth of one at most four, with everything on that
+// an administrator can switch on.
+func TestADayIsQuiet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := fabric.New(t)
+		f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))
+		a := testAgent(t, f, func(c *config.Config) {
+			on, _ := config.Parse("/etc/waagent.conf", []byte("Logs.Collect=y\nProvisioning.MonitorHostName=y\nOS.RootDeviceScsiTimeout=300\n"))
+			on.Protocol.Endpoint = c.Protocol.Endpoint
+			*c = *on
+		})
+		var log lines
+		a.Log = zerolog.New(&log).Level(zerolog.InfoLevel)
+		a.gate.open()
+		// The collector leaves its archive.
+		a.Runner = &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
+		files(t, a.Root, map[string]string{"/var/lib/waagent/logcollector/logs.zip": "PK"})
+		stop := serveJobs(t, a)
+		time.Sleep(time.Hour) // what there is to say after a start
+		began := log.count()
+		time.Sleep(4 * time.Hour)
+		synctest.Wait()
+		if n := log.count() - began; n > 4 {
+			t.Errorf("%d lines in four idle hours, want at most 4:\n%s", n, log.since(began))
+		}
+		if n := count(f, time.Time{}, fabric.AgentLog); n < 4 {
+			t.Errorf("logs were uploaded %d times: these hours were not like others", n)
+		}
+		stop()
+		synctest.Wait()
+		_ = f.Close()
+	})
+}
+
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write leaves out what is only said because the clock of the test is not the
+// kernel's.
+func (l *lines) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("the clock was set")) {
+		return len(p), nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.b.Bytes(), []byte("\n"))
+}
+
+// since are the first lines after the first n.
+func (l *lines) since(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := strings.SplitAfter(l.b.String(), "\n")[n:]
+	return strings.Join(all[:min(len(all), 40)], "")
+}
