@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -208,5 +210,47 @@ func TestServiceCommands(t *testing.T) {
 				t.Errorf("exit %d, did %q", code, did)
 			}
 		})
+	}
+}
+
+// TestClassicScriptIsPythonToo: extensions without a copy of the old agent
+// load /usr/sbin/waagent as a Python module, to report events (asks C5).
+func TestClassicScriptIsPythonToo(t *testing.T) {
+	t.Parallel()
+	const script = "../scripts/packaging/waagent"
+	text, err := os.ReadFile(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A shell leaves before it comes to what it could not read.
+	sh := filepath.Join(t.TempDir(), "waagent")
+	if err := os.WriteFile(sh, bytes.Replace(text, []byte("exec /usr/bin/agentctl"), []byte("exec echo"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("sh", sh, "-deprovision+user", "a b").CombinedOutput()
+	if got := string(out); err != nil || got != "waagent-compat -deprovision+user a b\n" {
+		t.Errorf("sh: %v, %q", err, got)
+	}
+	const load = `
+import sys, types
+m = types.ModuleType("waagent")
+with open(sys.argv[1]) as f:
+    exec(compile(f.read(), sys.argv[1], "exec"), m.__dict__)
+for op in ("HeartBeat", "Provision", "Install", "UnIsntall", "Uninstall", "Disable", "Enable", "Download", "Upgrade", "Update"):
+    m.AddExtensionEvent(name="x", op=getattr(m.WALAEventOperation, op), isSuccess=True, message="y")
+m.AddExtensionEvent("x", m.WALAEventOperation.Enable, True, 3, "1.0", "y")
+`
+	ran := false
+	for _, python := range []string{"python3", "python2", "python"} {
+		if exec.Command(python, "-c", "").Run() != nil {
+			continue // not installed
+		}
+		ran = true
+		if out, err := exec.Command(python, "-c", load, script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", python, err, out)
+		}
+	}
+	if !ran {
+		t.Skip("needs a Python")
 	}
 }
