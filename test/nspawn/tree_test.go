@@ -1,6 +1,7 @@
 package nspawn
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -65,6 +66,8 @@ echo microsoft
 END
 # What an image builder sets: nothing to grow here.
 printf 'growpart: {mode: "off"}\nresize_rootfs: false\nlocale: C.UTF-8\n' >etc/cloud/cloud.cfg.d/90-image.cfg
+# Since 255 systemd itself tells generators that this is a container.
+sed -i '2i unset SYSTEMD_VIRTUALIZATION' usr/lib/systemd/system-generators/cloud-init-generator
 # Where a test has cloud-init killed: see crash in harness_test.go.
 # Of ip(8), where it takes its temporary address back: Ready is said then.
 for program in mount ssh-keygen ip; do
@@ -155,14 +158,16 @@ func makeImage(t testing.TB) (im image, err error) {
 	return im, nil
 }
 
-// baseTree is the tree of Debian's packages, kept in the cache.
+// baseTree is the tree of Debian's packages, kept in the cache: of the
+// release that AZGUEST_DEBIAN names, or of 12.
 func baseTree(ctx context.Context, logf func(string, ...any)) (string, error) {
 	cache, err := vm.CacheDir()
 	if err != nil {
 		return "", err
 	}
 	cache = filepath.Join(cache, "nspawn")
-	sum := sha256.Sum256([]byte(strings.Join(basePackages, " ")))
+	release := cmp.Or(os.Getenv("AZGUEST_DEBIAN"), "bookworm")
+	sum := sha256.Sum256([]byte(release + " " + strings.Join(basePackages, " ")))
 	dir := filepath.Join(cache, "base-"+hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
@@ -179,7 +184,7 @@ func baseTree(ctx context.Context, logf func(string, ...any)) (string, error) {
 	args := []string{
 		"--variant=minbase", "--mode=root", "--format=directory", "--include=" + strings.Join(basePackages, ","),
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-		"bookworm", filepath.Join(tmp, "root"),
+		release, filepath.Join(tmp, "root"),
 	}
 	if mirror := vm.Mirror(ctx); mirror != "" {
 		args = append(args, mirror)
