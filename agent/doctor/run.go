@@ -258,7 +258,8 @@ func checkOther(e Env) []Finding {
 		name := "/etc/systemd/system/multi-user.target.wants/" + u
 		target, err := os.Readlink(e.path(name))
 		// Our own package may answer to the old names.
-		if err == nil && filepath.Base(target) == u && !e.aliasOfOurs(target) {
+		// An alias in /etc goes before a unit elsewhere.
+		if err == nil && filepath.Base(target) == u && !e.aliasOfOurs(target) && !e.aliasOfOurs("/etc/systemd/system/"+u) {
 			out = append(out, warn("AZ-AGENT-OTHER", "%s is enabled", u))
 		}
 	}

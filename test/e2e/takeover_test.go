@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+const steady = `
+case $op in
+enable) say success 0 "enabled with $seq" ;;
+esac
+`
+
+// TestTakeOver: a machine that Debian's agent has provisioned and extended
+// gets ours in its place. It is not provisioned again, and nothing of its
+// extensions is installed again.
+func TestTakeOver(t *testing.T) {
+	c := newPeerCloud(t, map[string][]byte{"Azguest.E2E.Steady/1.0.0": handler(t, steady)})
+	agent, ctl := binary(t, "azguest"), binary(t, "agentctl")
+	p := startPeer(t, c)
+	c.ready(t)
+	if got := c.follow(t, c.put(t, extension{name: "steady", publisher: "Azguest.E2E", kind: "Steady", version: "1.0", settings: map[string]any{"a": 1}})); got != "" {
+		t.Fatalf("the extension under Debian's agent: %s", got)
+	}
+	// Its extension process is a child of its own.
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.sh(t, "pkill -9 -f '[r]un-exthandlers' || :; while pgrep -f '[r]un-exthandlers|[w]aagent -daemon' >/dev/null; do sleep 0.05; done")
+	const machine = `sha256sum /etc/ssh/ssh_host_*_key /etc/ssh/sshd_config /etc/shadow /etc/sudoers.d/* /home/azureuser/.ssh/authorized_keys /etc/hostname; hostname`
+	before, calls := c.sh(t, machine), c.sh(t, "cut -d' ' -f1,2 /var/tmp/handler/calls")
+	for path, name := range map[string]string{agent: "/usr/sbin/azguest", ctl: "/usr/bin/agentctl"} {
+		if err := c.Install(path, name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.agent(t)
+	await(t, "our report", func() bool { v, _ := c.reported(t); return strings.HasPrefix(v, "3.") })
+	r, _ := c.Run(t.Context(), "agentctl", "status", "--wait=converged", "--timeout", "60s")
+	if r.Code != 0 {
+		t.Errorf("agentctl status: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if after := c.sh(t, machine); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+	// A new agent enables what is there once, with the same sequence number, as
+	// every start of the classic one does (design, decision 9).
+	const list = "cut -d' ' -f1,2 /var/tmp/handler/calls"
+	if after := c.sh(t, list); after != calls+"\nenable 0" {
+		t.Errorf("the handler's calls were\n%s\nand are\n%s", calls, after)
+	}
+	if v := c.view(t); !strings.Contains(v, "enabled with 0") {
+		t.Errorf("instance view: %s", v)
+	}
+	// New settings are the next thing that happens, and once.
+	if got := c.follow(t, c.put(t, extension{name: "steady", publisher: "Azguest.E2E", kind: "Steady", version: "1.0", settings: map[string]any{"a": 2}})); got != "" {
+		t.Errorf("new settings: %s", got)
+	}
+	if after := c.sh(t, list); after != calls+"\nenable 0\nenable 1" {
+		t.Errorf("after new settings: %q, want one enable more", after)
+	}
+}
