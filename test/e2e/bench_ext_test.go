@@ -1,0 +1,158 @@
+package e2e
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// quick is a handler that does nothing but tell that it did.
+const quick = `
+case $op in
+enable) say success 0 "enabled $seq" ;;
+esac
+`
+
+// fleet are n independent handlers.
+func fleet(t testing.TB, n int) (packages map[string][]byte, all []fabric.Extension) {
+	packages = map[string][]byte{}
+	for i := range n {
+		kind := fmt.Sprintf("H%02d", i)
+		packages["Azguest.Bench."+kind+"/1.0.0"] = handler(t, quick)
+		all = append(all, fabric.Extension{Name: kind, Handler: "Azguest.Bench." + kind, Version: "1.0", Settings: map[string]any{"n": i}})
+	}
+	return packages, all
+}
+
+// succeeded counts the rows of the last status document that say so.
+func (c *cloud) succeeded() int {
+	doc, _ := c.vm.StatusDocument()
+	var d struct {
+		AggregateStatus struct {
+			HandlerAggregateStatus []struct {
+				RuntimeSettingsStatus *struct {
+					SettingsStatus struct{ Status struct{ Status string } }
+				}
+			}
+		}
+	}
+	if json.Unmarshal(doc, &d) != nil {
+		return 0
+	}
+	n := 0
+	for _, h := range d.AggregateStatus.HandlerAggregateStatus {
+		if h.RuntimeSettingsStatus != nil && h.RuntimeSettingsStatus.SettingsStatus.Status.Status == "success" {
+			n++
+		}
+	}
+	return n
+}
+
+// seen is when the agent got the configuration of the extensions.
+func (c *cloud) seen(t testing.TB, from int) time.Time {
+	t.Helper()
+	for _, e := range c.f.Journal(fabric.Query{})[from:] {
+		if e.Kind == fabric.ExtensionsConfig {
+			return e.Time
+		}
+	}
+	t.Fatal("nobody asked for the extensions")
+	return time.Time{}
+}
+
+// BenchmarkHandlers is from the moment the agent has seen a goal state with
+// some independent, fresh extensions until all of them are in the status:
+// asks want ten within 2 s, and one within 0.3 s of what its commands take.
+func BenchmarkHandlers(b *testing.B) {
+	for _, n := range []int{1, 10, 50} {
+		packages, all := fleet(b, n)
+		for _, who := range contenders(packages) {
+			b.Run(fmt.Sprintf("%s/%d", who.name, n), func(b *testing.B) {
+				var took []float64
+				for b.Loop() {
+					c := who.cloud(b)
+					for _, x := range all {
+						if err := c.vm.Put(x); err != nil {
+							b.Fatal(err)
+						}
+					}
+					from := len(c.f.Journal(fabric.Query{}))
+					who.start(b, c)
+					await(b, "all extensions", func() bool { return c.succeeded() == n })
+					end := time.Now()
+					took = append(took, end.Sub(c.seen(b, from)).Seconds())
+					c.close(b)
+				}
+				report(b, took)
+			})
+		}
+	}
+}
+
+// BenchmarkBigPackage is what the largest package in the field costs: the
+// highest memory of the agent while 500 MB come and are unpacked.
+func BenchmarkBigPackage(b *testing.B) {
+	const size = 500 << 20
+	packages := map[string][]byte{"Azguest.Bench.Big/1.0.0": big(b, size)}
+	for _, who := range contenders(packages) {
+		b.Run(who.name, func(b *testing.B) {
+			for b.Loop() {
+				c := who.cloud(b)
+				p := who.start(b, c)
+				c.ready(b)
+				from := len(c.f.Journal(fabric.Query{}))
+				if err := c.vm.Put(fabric.Extension{Name: "Big", Handler: "Azguest.Bench.Big", Version: "1.0", Settings: map[string]any{}}); err != nil {
+					b.Fatal(err)
+				}
+				peak := 0
+				await(b, "the package", func() bool {
+					peak = max(peak, pss(b, p.PID))
+					return c.succeeded() == 1
+				})
+				b.ReportMetric(float64(peak)/1024, "peak-MiB")
+				b.ReportMetric(time.Since(c.seen(b, from)).Seconds(), "p50-s")
+				c.close(b)
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// big is a package with so many bytes that can't be compressed.
+func big(t testing.TB, size int) []byte {
+	t.Helper()
+	small, err := zip.NewReader(bytes.NewReader(handler(t, quick)), int64(len(handler(t, quick))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	out.Grow(size + 1<<20)
+	z := zip.NewWriter(&out)
+	for _, f := range small.File {
+		if err := z.Copy(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := z.CreateHeader(&zip.FileHeader{Name: "ballast", Method: zip.Store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	noise := rand.NewChaCha8([32]byte{1})
+	block := make([]byte, 1<<20)
+	for range size >> 20 {
+		_, _ = noise.Read(block) // never fails
+		if _, err := w.Write(block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
