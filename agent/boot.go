@@ -91,16 +91,14 @@ func (a *Agent) boot(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// hasOrder looks once whether a medium with a document is there.
+// hasOrder looks once whether a medium with a document is there, readable or
+// not.
 func (a *Agent) hasOrder(ctx context.Context) bool {
-	m, err := ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media}.Open(ctx)
-	if err != nil {
-		return false
-	}
-	if err := m.Close(); err != nil {
-		a.Log.Debug().Err(err).Msg("medium not closed")
-	}
-	return true
+	ctx, cancel := context.WithTimeout(ctx, mediaSpare)
+	defer cancel()
+	_, err := ovf.Load(ctx, ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media})
+	_, malformed := errors.AsType[*ovf.Error](err)
+	return err == nil || malformed
 }
 
 // ready reports Ready unless that was accepted in this boot already.
