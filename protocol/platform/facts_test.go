@@ -260,6 +260,35 @@ func TestFact08And09SourceAndTicksDecide(t *testing.T) {
 	}
 }
 
+// TestUndatedGoalStates: a document without a date follows one of its own
+// source, and beats none of the other.
+func TestUndatedGoalStates(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		vm, vm2  string
+		inc, ext string
+		want     string
+	}{
+		"extensions":               {"", "", "2", extWith(0, "", ""), "incarnation_2"},
+		"vmSettings":               {vmWith(ticks0+1, "FastTrack", ""), vmWith(0, "FastTrack", ""), "1", "", "etag_8"},
+		"extensions, of FastTrack": {vmWith(ticks0+1, "FastTrack", ""), vmWith(ticks0+1, "FastTrack", ""), "2", extWith(0, "", ""), "etag_8"},
+	} {
+		bubble(t, func(f *fakeHost) { f.vm, f.etag = tc.vm, "7" }, func(t *testing.T, f *fakeHost, c *Client) {
+			gs := mustGS(t, c, "")
+			f.set(func() {
+				f.vm, f.etag, f.inc = tc.vm2, "8", tc.inc
+				if tc.ext != "" {
+					f.ext = tc.ext
+				}
+			})
+			gs2, err := c.GoalState(t.Context(), gs.Key())
+			if err != nil || gs2.ID != tc.want {
+				t.Errorf("%s: %v, %v, want %s", name, gs2, err, tc.want)
+			}
+		})
+	}
+}
+
 func TestFact10EndOfFastTrackSurvivesRestarts(t *testing.T) {
 	t.Parallel()
 	testKey()

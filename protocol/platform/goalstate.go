@@ -299,12 +299,14 @@ func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, wsNew bool) *
 
 // adopt takes over a candidate that is not older than the current one. The
 // end of FastTrack is the exception: then the current one has lost its
-// ground, and the older goal state is reported, marked as outdated.
+// ground, and the older goal state is reported, marked as outdated. Between
+// two of one source the newer is known without a date, so a document that
+// lost its own is no reason to stay behind (asks U26).
 func (c *Client) adopt(n *adopted) {
 	s := &c.state
 	switch {
 	case n == nil:
-	case s.adopted == nil, n.ticks >= s.adopted.ticks, n.outdate:
+	case s.adopted == nil, n.ticks >= s.adopted.ticks, n.outdate, n.ticks <= 0 && n.source == s.adopted.source:
 		s.adopted = n
 	}
 }
