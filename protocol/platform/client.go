@@ -114,13 +114,14 @@ func New(o Options) *Client {
 	o.UserAgent = cmp.Or(o.UserAgent, "WALinuxAgent/"+o.AgentVersion)
 	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
 	c.state.root.op, c.state.parts.op = "goal state", "goal state documents"
-	dial := o.dialer()
+	plain := &net.Dialer{Timeout: web.DefaultTimeout}
+	dial := o.dialer(newNICs(plain).dial)
 	var nearRT, farRT http.RoundTripper
 	if o.HTTP != nil && o.HTTP.Transport != nil {
 		nearRT, farRT = o.HTTP.Transport, o.HTTP.Transport
 	} else {
 		nearRT = web.Transport(dial, nil, nil)
-		farRT = web.Transport(dial, &o.Proxy, o.RootCAs)
+		farRT = web.Transport(o.dialer(plain.DialContext), &o.Proxy, o.RootCAs)
 	}
 	c.near = web.New(&watched{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
 	c.near.Routes = o.Routes
@@ -155,10 +156,9 @@ func hostPart(endpoint string) string {
 
 // dialer opens connections, sending those to the platform's addresses
 // elsewhere when there is an override.
-func (o *Options) dialer() web.Dial {
-	dial := o.Dial
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: web.DefaultTimeout}).DialContext
+func (o *Options) dialer(dial web.Dial) web.Dial {
+	if o.Dial != nil {
+		dial = o.Dial
 	}
 	route := map[string]string{}
 	if h, _, err := net.SplitHostPort(o.Endpoint); err == nil {

@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"fmt"
+	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -31,4 +35,51 @@ func TestReadyWithTheLease(t *testing.T) {
 	if late := time.Since(came); late > 10*time.Second {
 		t.Errorf("Ready %v after the network", late)
 	}
+}
+
+// TestTheOtherInterface: two interfaces, and the route with the lower metric
+// leads out of the wrong one. A second namespace is the host.
+func TestTheOtherInterface(t *testing.T) {
+	c := newAgentCloud(t, blank())
+	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS, blobAddress}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = far.Close() }()
+	for service, addr := range map[fabric.Service]string{
+		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526", fabric.IMDS: sandbox.IMDS + ":80", fabric.Blob: blobAddress + ":80",
+	} {
+		if err := far.InNetwork(func() error { _, err := c.f.Listen(service, addr, c.vm, false); return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// In the network namespace alone: names of processes are ours.
+	in := func(s *sandbox.Sandbox, script string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "nsenter", "-t", strconv.Itoa(s.PID()), "-n", "sh", "-ec", script)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Skipf("no such network can be made: %v %s", err, out)
+		}
+	}
+	in(c.Sandbox, fmt.Sprintf(`
+for a in %s %s %s; do ip address del $a/32 dev lo; done
+ip link add wrong0 type veth peer name far0 netns %[4]d
+ip link add right0 type veth peer name far1 netns %[4]d
+ip address add 10.9.0.4/24 dev wrong0
+ip address add 10.9.1.4/24 dev right0
+ip link set wrong0 up
+ip link set right0 up
+`, sandbox.WireServer, sandbox.IMDS, blobAddress, far.PID()))
+	in(far, `
+ip address add 10.9.1.1/24 dev far1
+ip link set far0 up
+ip link set far1 up
+`)
+	in(c.Sandbox, `
+ip route add default via 10.9.0.1 metric 100
+ip route add default via 10.9.1.1 metric 200
+`)
+	c.agent(t)
+	c.ready(t)
+	await(t, "a status", func() bool { _, n := c.vm.StatusDocument(); return n > 0 })
 }
