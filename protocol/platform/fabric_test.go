@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -149,5 +150,46 @@ func againstFabric(t *testing.T, name string, change func(*fabric.Config)) {
 	}
 	for _, e := range f.Journal(fabric.Query{Problems: true}) {
 		t.Errorf("a strict platform objects to %s %s: %q", e.Method, e.URL, e.Problems)
+	}
+}
+
+// TestHealthWithoutNames: a report needs the names of the goal state, unless
+// it goes to the service that knows the machine by its address.
+func TestHealthWithoutNames(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		kind fabric.Kind
+		code int
+	}{
+		"reports are refused":          {fabric.Health, 400},
+		"the goal state is gone":       {fabric.GoalState, 400},
+		"the goal state does not come": {fabric.GoalState, 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := fabric.New(t)
+				vm := f.CreateVM("vm-01", fabric.Linux("azureuser", ""))
+				c := platform.New(platform.Options{Root: host.Root(t.TempDir()), Dial: f.DialContext, AgentVersion: "9.9.9.9", VMID: vm.ID(), Log: zerolog.Nop()})
+				vm.Fail(tc.kind, tc.code, 0)
+				h := protocol.Health{State: protocol.NotReady, SubStatus: "ProvisioningFailed", Description: "result=error|reason=\"ö\""}
+				start := time.Now()
+				if err := c.ReportHealth(t.Context(), h); err != nil {
+					t.Error(err)
+				}
+				if got := vm.Health(); got.State != "NotReady" || got.SubStatus != h.SubStatus || got.Description != h.Description {
+					t.Errorf("the platform has %+v", got)
+				}
+				if took := time.Since(start); took > 90*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				for _, e := range f.Journal(fabric.Query{Kind: fabric.ProvisioningHealth, Problems: true}) {
+					t.Errorf("a strict platform would object: %v", e.Problems)
+				}
+				c.Close()
+				synctest.Wait()
+				_ = f.Close()
+			})
+		})
 	}
 }

@@ -19,22 +19,34 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
+// namesPatience is how long a health report waits for the goal state, whose
+// names it has to carry.
+const namesPatience = time.Minute
+
 // ReportHealth tells the platform how provisioning stands. It repeats, ever
-// more slowly up to 50 s, until the report is taken or the context ends.
+// more slowly up to 50 s, until the report is taken or the context ends. Where
+// the goal state can't be had, or the report is refused again and again, the
+// way that needs no names is tried (spec/provisioning §4.2).
 func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 	g := c.getIDs()
 	for try := 0; ; try++ {
+		var err error
 		if g.InstanceID == "" || try > 0 {
-			if _, err := c.Identity(ctx); err != nil {
-				return fmt.Errorf("report %s: %w", h.State, err)
-			}
+			nctx, cancel := context.WithTimeoutCause(ctx, namesPatience, fmt.Errorf("no goal state in %v", namesPatience))
+			_, err = c.Identity(nctx)
+			cancel()
 			g = c.getIDs()
 		}
-		err := c.wireClient().PostHealth(ctx, &g, h)
-		if err == nil {
+		named := err == nil
+		if named {
+			// Only what isn't worth repeating comes back: our names may be stale.
+			if err = c.wireClient().PostHealth(ctx, &g, h); err == nil {
+				return nil
+			}
+		}
+		if ctx.Err() == nil && (!named || try >= 3) && c.wireClient().PostProvisioningHealth(ctx, h) == nil {
 			return nil
 		}
-		// Only what isn't worth repeating comes back: our names may be stale.
 		if ctx.Err() != nil || try >= 3 {
 			return fmt.Errorf("report %s: %w", h.State, err)
 		}

@@ -138,6 +138,21 @@ func (c *Client) PostHealth(ctx context.Context, g *GoalState, h protocol.Health
 	return err
 }
 
+// PostProvisioningHealth sends a health report once, to the service that knows
+// the machine by its address: it needs no names of a goal state, and not every
+// cloud has it.
+func (c *Client) PostProvisioningHealth(ctx context.Context, h protocol.Health) error {
+	body, err := ProvisioningHealth(h)
+	if err != nil {
+		return fmt.Errorf("build health report: %w", err)
+	}
+	_, err = c.do(ctx, web.Request{
+		Op: "provisioningHealth", Method: http.MethodPost, URL: "/provisioning/health", Body: body, Tries: 1,
+		Header: http.Header{"Content-Type": {"application/json"}, "X-Ms-Guest-Agent-Name": {c.agent}},
+	})
+	return err
+}
+
 // PostRoleProperties announces the thumbprint of a certificate; the answer
 // has to be 202.
 func (c *Client) PostRoleProperties(ctx context.Context, g *GoalState, thumbprint string) error {

@@ -26,6 +26,22 @@ func Health(g *GoalState, h protocol.Health) []byte {
 	return []byte(sb.String())
 }
 
+// ProvisioningHealth builds the report of spec/provisioning §4.2.
+func ProvisioningHealth(h protocol.Health) ([]byte, error) {
+	type details struct {
+		SubStatus   string `json:"subStatus"`
+		Description string `json:"description"`
+	}
+	doc := struct {
+		State   string   `json:"state"`
+		Details *details `json:"details,omitempty"`
+	}{State: string(h.State)}
+	if h.SubStatus != "" {
+		doc.Details = &details{h.SubStatus, cut(strings.ToValidUTF8(h.Description, "?"), maxDescription)}
+	}
+	return json.Marshal(doc)
+}
+
 // description is cut twice: the text as the reference does, and what the
 // escapes made of it so that the server never cuts inside of one.
 func description(s string) string {
