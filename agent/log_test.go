@@ -89,3 +89,47 @@ func TestNotify(t *testing.T) {
 	}
 	notify("READY=1") // nobody listens: no effect
 }
+
+// TestLogOfOthers: a log that somebody else has left open to writers, or a
+// link that somebody else has put in its place.
+func TestLogOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to be somebody else")
+	}
+	dir := t.TempDir()
+	file, victim := filepath.Join(dir, "waagent.log"), filepath.Join(dir, "victim")
+	for _, name := range []string{file, victim} {
+		if err := os.WriteFile(name, []byte("old\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(file, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	say := func() {
+		log, c := NewLogger(file, false)
+		log.Info().Msg("hello")
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say()
+	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v %v, want 0644", fi.Mode(), err)
+	}
+	if err := errors.Join(os.Remove(file), os.Symlink(victim, file), os.Lchown(file, 1000, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	say()
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "old\n" {
+		t.Errorf("written through the link: %q %v", b, err)
+	}
+	// The administrator's own link is followed.
+	if err := errors.Join(os.Remove(file), os.Symlink(victim, file)); err != nil {
+		t.Fatal(err)
+	}
+	say()
+	if b, err := os.ReadFile(victim); err != nil || !strings.Contains(string(b), "hello") {
+		t.Errorf("not written through root's link: %q %v", b, err)
+	}
+}

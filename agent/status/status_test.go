@@ -1,10 +1,13 @@
 package status
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -292,4 +295,58 @@ func FuzzRedact(f *testing.F) {
 		s.Converged()
 		publicText(data)
 	})
+}
+
+// TestSocketNonsense: whatever a client sends, it gets one line that says no,
+// and the next client is served.
+func TestSocketNonsense(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ctl.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	handled := make(chan Request, 100)
+	go func() {
+		done <- Serve(ctx, path, func(_ context.Context, r Request) Response {
+			handled <- r
+			return Response{OK: true}
+		})
+	}()
+	for range 500 { // until Serve listens
+		if _, err := Call(t.Context(), path, Request{Op: OpReport}); err == nil {
+			break
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	<-handled
+	for name, text := range map[string]string{
+		"nothing": "", "garbage": "\x00\xff\x1b[2J\n", "half": `{"op":"ret`, "list": "[]\n", "number": "1e999\n", "deep": strings.Repeat("[", 50000) + "\n",
+		"types": `{"op":7,"for_s":"long"}` + "\n", "huge": strings.Repeat("x", 8<<20), "http": "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go func() {
+				_, _ = io.Copy(c, strings.NewReader(text)) // it may be cut off
+				_ = c.(*net.UnixConn).CloseWrite()
+			}()
+			line, err := bufio.NewReader(c).ReadBytes('\n')
+			var r Response
+			// Who sends more than is read may find the connection reset.
+			if err == nil && (json.Unmarshal(line, &r) != nil || r.OK || r.Error == "") || err != nil && name != "huge" {
+				t.Errorf("answer %q %v", line, err)
+			}
+		})
+	}
+	if len(handled) != 0 {
+		t.Errorf("acted upon: %+v", <-handled)
+	}
+	if r, err := Call(t.Context(), path, Request{Op: OpReport}); err != nil || !r.OK {
+		t.Errorf("afterwards: %+v %v", r, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
