@@ -74,6 +74,7 @@ type Agent struct {
 	rep         reports
 	hold        hold
 	fence       fence
+	overBudget  atomic.Bool // also after the last cleaning
 	gate        gate
 	access      access
 	asked       asked

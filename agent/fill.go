@@ -122,6 +122,15 @@ func extension(d extensions.Detail) status.Extension {
 // inText finds the stable code in front of a message of the engine.
 var inText = regexp.MustCompile(`\bAZ-[A-Z]+-[A-Z0-9]+\b`)
 
+// words are sentences of the engine that say what is wrong and carry no code:
+// tools look for them.
+var words = []struct{ text, code string }{
+	{"since execution of dependent extension ", "AZ-EXT-BLOCKED"},
+	{"Dependent Extension ", "AZ-EXT-BLOCKED"},
+	{"package is not acceptable", "AZ-EXT-PACKAGE"},
+	{"Ran into config errors: ", "AZ-EXT-SETTINGS"},
+}
+
 // extensionCode names what is wrong with an extension, "" if nothing is. The
 // cause of a command that failed says most; a message that names a code is
 // next, and the platform's code (spec/extensions §2.11) the last resort.
@@ -137,6 +146,11 @@ func extensionCode(d extensions.Detail) string {
 	}
 	if code := inText.FindString(d.Message); code != "" {
 		return alias(code)
+	}
+	for _, w := range words {
+		if strings.Contains(d.Message, w.text) {
+			return w.code
+		}
 	}
 	switch {
 	case strings.HasPrefix(d.Message, "Extension will not be processed"):

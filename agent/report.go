@@ -306,12 +306,12 @@ func (a *Agent) diskUsage() (status.Disk, error) {
 		d.Parts = append(d.Parts, status.DiskUse{Name: s.Name, Path: s.Path, Used: s.Used, Files: s.Files, CanFree: s.CanFree})
 	}
 	d.Problem = a.board.copy().Disk.Problem
-	judgeSpace(&d, u)
+	judgeSpace(&d, u, a.overBudget.Load())
 	return d, err
 }
 
 // judgeSpace says how the file system is, as doctor does.
-func judgeSpace(d *status.Disk, u disk.Usage) {
+func judgeSpace(d *status.Disk, u disk.Usage, overBudget bool) {
 	d.Free, d.FreePercent, d.InodesFree, d.ReadOnly = u.Free, 0, u.InodesFree, u.ReadOnly
 	if u.Size > 0 {
 		d.FreePercent = 100 * float64(u.Free) / float64(u.Size)
@@ -331,6 +331,8 @@ func judgeSpace(d *status.Disk, u disk.Usage) {
 		bad(status.Error, "AZ-DISK-FULL")
 	case u.Inodes > 0 && u.InodesFree < 128:
 		bad(status.Error, "AZ-DISK-INODES")
+	case overBudget:
+		bad(status.Warn, "AZ-DISK-BUDGET")
 	case u.Size > 0 && (u.Free < 64<<20 || d.FreePercent < 5 && u.Free < 2<<30):
 		bad(status.Warn, "AZ-DISK-LOW")
 	}
@@ -343,7 +345,7 @@ func (a *Agent) lookAtSpace() status.Disk {
 	a.board.mu.Lock()
 	defer a.board.mu.Unlock()
 	if err == nil {
-		judgeSpace(&a.board.snap.Disk, u)
+		judgeSpace(&a.board.snap.Disk, u, a.overBudget.Load())
 	}
 	return a.board.snap.Disk
 }
@@ -362,6 +364,10 @@ func (a *Agent) clean(hard bool) (int64, error) {
 		budget, files = 0, 0
 	}
 	freed, cerr := disk.Clean(u, disk.Plan(u, budget, files))
+	if !hard {
+		// What is in use can't be freed.
+		a.overBudget.Store(u.Used-freed > budget)
+	}
 	if freed > 0 {
 		a.Log.Info().Int64("bytes", freed).Msg("disk budget kept")
 	}

@@ -66,7 +66,6 @@ func Codes() []Code {
 		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It does not decode, or the script ended with an error.", "look at <Lib.Dir>/CustomData and agentctl logs"},
 		{"AZ-PROV-DISK", "The temporary disk or its swap could not be prepared.", "It is missing, it holds data that is not ours to destroy, or mkfs or mount failed; ResourceDisk.Filesystem may not be supported by the kernel.", "agentctl status says which; set ResourceDisk.Filesystem=ext4; a disk with data stays as it is: mount it by /etc/fstab"},
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform waits.", "A step or the medium was slow.", "agentctl status shows how long each step took"},
-		{"AZ-PROV-FAILED", "Provisioning failed.", "At least one step failed; it was reported to the platform.", "agentctl status lists the steps; agentctl logs has the details"},
 		{"AZ-VM-CLONED", "The machine was provisioned under another VM id.", "The disk was copied from another machine without deprovisioning.", "waagent -deprovision+user before taking an image; on this machine the next start provisions again"},
 
 		// The way to the platform.
@@ -85,9 +84,7 @@ func Codes() []Code {
 		// What the platform says.
 		{"AZ-PLAT-REJECTED", "The platform did not accept our status report.", "It answered with a 4xx: the status blob's address is stale or the report is not valid.", "agentctl status shows the answer; it is sent again with the next goal state"},
 		{"AZ-PLAT-GOALSTATE", "The goal state cannot be read.", "The platform sent a document we do not understand, or parts of it are missing.", "agentctl logs names the document; it is fetched again by itself"},
-		{"AZ-PLAT-STALE", "No goal state was received for a long time.", "The platform answers with errors.", "agentctl status"},
 		{"AZ-PLAT-FEATURE", "The platform requires a feature this agent does not have.", "The goal state lists a required feature we do not know; it is answered with error 2001.", "upgrade azguest"},
-		{"AZ-PLAT-VERSION", "The platform does not offer a protocol version we speak.", "An old or foreign fabric.", "agentctl logs shows the versions offered"},
 
 		// Extensions.
 		{"AZ-EXT-DOWNLOAD", "The package of an extension could not be downloaded.", "All addresses in the goal state failed (platform code 1001).", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
@@ -101,7 +98,7 @@ func Codes() []Code {
 		{"AZ-EXT-LIMBO", "The extension says transitioning, but nobody of it runs any more.", "Its process ended without writing a final status.", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
 		{"AZ-EXT-UNRESPONSIVE", "The extension's heartbeat is old.", "The handler promised a heartbeat and has not written one for ten minutes.", "agentctl logs EXTENSION"},
 		{"AZ-EXT-BLOCKED", "The extension waits for another one that failed.", "It depends on an extension that did not succeed.", "mend the other one first: agentctl status"},
-		{"AZ-EXT-SETTINGS", "The settings of the extension cannot be read.", "The protected settings do not decrypt: the certificate is missing or another one was used.", "agentctl certs; write the extension again through the control plane"},
+		{"AZ-EXT-SETTINGS", "The settings of the extension that the platform sent cannot be used.", "They are missing, ambiguous or for another version; the message says which.", "write the extension again through the control plane"},
 		{"AZ-EXT-DISABLED", "Extensions are switched off on this machine.", "Extensions.Enabled=n or Extensions.Mode is off.", "agentctl config show --origin Extensions"},
 		{"AZ-EXT-OOM", "The kernel killed a command of the extension because memory ran out.", "The machine is too small, or a limit is too low.", "journalctl -k | grep -i oom; agentctl ext show EXTENSION shows its limits"},
 		{"AZ-EXT-LOST", "A command of the extension was interrupted, and how it ended is not known.", "A reboot or a kill while it ran.", "agentctl retry EXTENSION"},
@@ -119,7 +116,6 @@ func Codes() []Code {
 		{"AZ-EXT-SELINUX", "SELinux probably kept the extension from running.", "The mode is enforcing and a program was refused.", "ausearch -m avc -ts recent"},
 		{"AZ-EXT-UNSUPPORTED", "The extension says that it does not support this system.", "Exit code 51.", "see its documentation for supported distributions"},
 		{"AZ-EXT-DEPENDENCY", "The extension says that something it needs is missing.", "Exit code 52.", "agentctl logs EXTENSION names it"},
-		{"AZ-EXT-BROKEN", "The extension is in a state from which it does not go on by itself.", "An update or a crash left it half done.", "agentctl retry EXTENSION"},
 		{"AZ-EXEC-NOEXEC", "Extensions are unpacked on a file system mounted noexec.", "A hardened image mounts /var or /var/lib with noexec.", "set Extensions.ExecDir=/opt/azguest in /etc/waagent.conf.d/exec.conf and restart azguest"},
 
 		// Policy, certificates, firewall.
@@ -144,7 +140,6 @@ func Codes() []Code {
 		{"AZ-DISK-BUDGET", "The agent's own files are over their budget.", "Active extensions keep large files.", "agentctl disk"},
 		{"AZ-DISK-PERM", "The agent's directory can be changed by others.", "It does not belong to root or is writable for group or world.", "chown root:root DIR && chmod go-w DIR"},
 		{"AZ-CG-MISSING", "There are no control groups; extensions run without limits.", "A container, or a kernel without them.", "nothing to do: limits are a luxury"},
-		{"AZ-CG-THROTTLED", "An extension is slowed down by its limit.", "It uses more than its share of CPU.", "agentctl ext show EXTENSION"},
 		{"AZ-CLOCK-SKEW", "The clock differs from the platform's by more than five minutes.", "No time source; a machine that slept.", "chronyc makestep, or timedatectl set-ntp true"},
 		{"AZ-CLOCK-BACK", "The clock was set back: the status comes from the future.", "A wrong hardware clock, or a restored machine.", "timedatectl"},
 		{"AZ-CONF-UNKNOWN", "The configuration has a key nobody knows, or a line without effect.", "A typing error, or an option of another agent.", "agentctl config check"},

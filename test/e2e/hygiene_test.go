@@ -51,7 +51,7 @@ ss -Hlntu | sort >/tmp/listening`)
 		t.Errorf("others may write:\n%s", open)
 	}
 	readable := c.sh(t, `find /var/lib/waagent /run/azguest /var/log/waagent.log /var/log/azure -newer /tmp/old -type f ! -path '/var/lib/waagent/Azguest.E2E.Curious-1.0.0/*' -perm /044 -printf '%p\n' | sort`)
-	for _, name := range strings.Fields(readable) {
+	for name := range strings.FieldsSeq(readable) {
 		switch name {
 		case "/var/log/waagent.log": // was there, and open to readers
 		case "/run/azguest/status.json", "/run/azguest/lives", "/run/azguest/ready-accepted", "/var/lib/waagent/published_hostname":
