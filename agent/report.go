@@ -73,6 +73,16 @@ func (r *reports) takeDue() bool {
 // ten handlers that start together are one report, not ten.
 const settle = 50 * time.Millisecond
 
+// lifeSign is how often the agent shows that it lives: each minute, and three
+// times before the watchdog of the service manager (in microseconds) bites.
+func lifeSign(watchdog string) time.Duration {
+	usec, err := strconv.ParseInt(watchdog, 10, 64)
+	if err != nil || usec <= 0 || usec > int64(time.Hour/time.Microsecond) {
+		return time.Minute
+	}
+	return min(time.Minute, max(time.Duration(usec)*time.Microsecond/3, 10*time.Millisecond))
+}
+
 // tardy is how long a report may take before agentctl is shown that things
 // have changed meanwhile.
 const tardy = time.Second
@@ -90,7 +100,8 @@ func (a *Agent) reporter(ctx context.Context) error {
 		again bool // something changed while it was
 	)
 	// Even with nothing to say: a snapshot that grows old means that we hang.
-	alive := time.NewTicker(time.Minute)
+	// The service manager is told as well, and restarts an agent that is silent.
+	alive := time.NewTicker(lifeSign(os.Getenv("WATCHDOG_USEC"))) //nolint:forbidigo // the service manager's own interface
 	defer alive.Stop()
 	defer func() {
 		if sent != nil {
@@ -103,6 +114,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-alive.C:
 			a.save()
+			notify("WATCHDOG=1")
 			continue
 		case <-late:
 			a.save()
