@@ -72,6 +72,12 @@ func acceptHandler(t *testing.T) {
 	w.clearCalls()
 	w.offer(ext("P.X", "1.0.0", 0))
 	same(t, "the same again", []string(nil), w.calls()) // decided otherwise: asks U30
+	for _, public := range []string{"{\n  \"a\" : 1.0\n}\n", `"{\"a\":1.0}"`} { // WireServer, vmSettings
+		x := ext("P.X", "1.0.0", 0)
+		x.Settings[0].Public = []byte(public)
+		w.offer(x)
+	}
+	same(t, "the same from another source", []string(nil), w.calls())
 	same(t, "hotfix", "P.X 1.0.1 Ready 0 | 1 success 0\n", show(w.offer(ext("P.X", "1.0.1", 1))))
 	same(t, "minor upgrade", "P.X 1.1.0 Ready 0 | 2 success 0\n", show(w.offer(ext("P.X", "1.1.0", 2))))
 	w.clearCalls()

@@ -53,23 +53,13 @@ func handlerEnvironment(name, logDir, base string) []byte {
 }
 
 // settingsDocument is <seq>.settings. All three keys are always there, null
-// when absent; public settings keep their bytes. No settings at all is a file
+// when absent; public settings keep their names, numbers and order, but go on
+// one line: the platform may send them on many, other agents never wrote more
+// than one, and shell handlers take it apart by lines. No settings at all is a file
 // of no bytes (spec/extensions §1.4).
 func settingsDocument(s *protocol.Settings) []byte {
 	if s == nil {
 		return nil
-	}
-	public := json.RawMessage("null")
-	if p := bytes.TrimSpace(s.Public); len(p) > 0 && json.Valid(p) {
-		public = p
-		// vmSettings has it as a string that holds the object; handlers decode
-		// the file into a map.
-		if inner, ok := text(p); ok {
-			public = json.RawMessage("null")
-			if in := bytes.TrimSpace([]byte(inner)); len(in) > 0 && json.Valid(in) {
-				public = in
-			}
-		}
 	}
 	str := func(v string, set bool) []byte {
 		if !set {
@@ -84,9 +74,23 @@ func settingsDocument(s *protocol.Settings) []byte {
 	b.WriteString(`, "protectedSettings": `)
 	b.Write(str(s.Protected.Reveal(), !s.Protected.Empty()))
 	b.WriteString(`, "publicSettings": `)
-	b.Write(public)
+	b.Write(publicSettings(s.Public))
 	b.WriteString("}}]}")
 	return b.Bytes()
+}
+
+// publicSettings are the public settings as a handler gets them, in whatever
+// wrapping they came: the WireServer has an object over many lines, vmSettings
+// a string that holds one.
+func publicSettings(raw []byte) []byte {
+	raw = bytes.TrimSpace(raw)
+	if inner, ok := text(raw); ok {
+		raw = bytes.TrimSpace([]byte(inner))
+	}
+	if len(raw) == 0 || !json.Valid(raw) {
+		return []byte("null")
+	}
+	return oneLine(raw)
 }
 
 // settingsName is the name of a settings or status file.
@@ -121,6 +125,7 @@ func parseHandlerStatus(data []byte) (Report, bool) {
 	var r Report
 	r.Status, _ = text(o["status"])
 	r.Message, _ = text(o["message"])
+	r.Message = cutMark(r.Message, bigSubMessage)
 	_ = json.Unmarshal(o["code"], &r.Code) // a missing code is 0
 	return r, r.Status != ""
 }

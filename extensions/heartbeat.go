@@ -51,6 +51,10 @@ func parseHeartbeat(data []byte) (beat, error) {
 	if err != nil {
 		return beat{}, fmt.Errorf("%w: %w", errHeartbeat, err)
 	}
+	if b.Message != nil {
+		m := cutMark(*b.Message, bigSubMessage)
+		b.Message = &m
+	}
 	return b, nil
 }
 

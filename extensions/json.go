@@ -121,3 +121,23 @@ func skipValue(data []byte, i int) int {
 	}
 	return i
 }
+
+// oneLine is a document on one line, with the blanks that Python puts between
+// things. Strings and numbers stay as they are.
+func oneLine(data []byte) []byte {
+	out := make([]byte, 0, len(data)+16)
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; c {
+		case ' ', '\t', '\n', '\r':
+		case ',', ':':
+			out = append(out, c, ' ')
+		case '"':
+			end := skipValue(data, i)
+			out = append(out, data[i:end]...)
+			i = end - 1
+		default:
+			out = append(out, c)
+		}
+	}
+	return out
+}

@@ -59,6 +59,14 @@ func FuzzJSON(f *testing.F) {
 			}
 		}
 		_, _ = ParseStatus(data)
+		var tight, ours bytes.Buffer
+		line := oneLine(data)
+		if err := json.Compact(&ours, line); err != nil || bytes.ContainsAny(line, "\n\r\t") {
+			t.Fatalf("%q on one line is %q: %v", data, line, err)
+		}
+		if err := json.Compact(&tight, data); err != nil || tight.String() != ours.String() {
+			t.Fatalf("%q on one line is %q", data, line)
+		}
 	})
 }
 

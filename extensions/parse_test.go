@@ -37,6 +37,12 @@ func TestParseStatus(t *testing.T) {
 		{name: "failed is error", in: `[{"status":{"status":"failed"}}]`, want: protocol.ExtensionStatus{Status: "error", Code: zero}},
 		{name: "Success is error", in: `[{"status":{"status":"Success"}}]`, want: protocol.ExtensionStatus{Status: "error", Code: zero}},
 		{name: "string code", in: `[{"version":"1.0","status":{"status":"success","code":"0"}}]`, want: protocol.ExtensionStatus{Status: "success", Code: json.RawMessage(`"0"`)}},
+		{name: "python's code", in: `[{"status":{"status":"success","code":3.0}}]`, want: protocol.ExtensionStatus{Status: "success", Code: json.RawMessage("3")}},
+		{name: "negative code", in: `[{"status":{"status":"success","code":-100}}]`, want: protocol.ExtensionStatus{Status: "success", Code: json.RawMessage("-100")}},
+		{name: "infinite code", in: `[{"status":{"status":"success","code":1e999}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "endless code", in: `[{"status":{"status":"success","code":` + strings.Repeat("9", 60) + `}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "null code", in: `[{"status":{"status":"success","code":null}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
+		{name: "long operation", in: `[{"status":{"status":"success","operation":"` + strings.Repeat("o", 300<<10) + `"}}]`, want: protocol.ExtensionStatus{Status: "success", Operation: strings.Repeat("o", maxWord), Code: zero}},
 		{name: "empty array", in: `[]`},
 		{name: "null", in: `null`},
 		{name: "null substatus", in: `[{"status":{"status":"success","substatus":null}}]`, want: protocol.ExtensionStatus{Status: "success", Code: zero}},
@@ -145,8 +151,10 @@ func TestSettingsDocument(t *testing.T) {
 	}{
 		{name: "none"},
 		{name: "nulls", s: &protocol.Settings{}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": null}}]}`},
-		{name: "all", s: &protocol.Settings{Public: []byte(`{"n":1.50,"k": [1e3]}`), Protected: secret.New("QUJD"), Thumbprint: "AB"}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": "AB", "protectedSettings": "QUJD", "publicSettings": {"n":1.50,"k": [1e3]}}}]}`},
-		{name: "string", s: &protocol.Settings{Public: []byte(`"{\"a\":1}"`)}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": {"a":1}}}]}`},
+		{name: "all", s: &protocol.Settings{Public: []byte(`{"n":1.50,"k": [1e3]}`), Protected: secret.New("QUJD"), Thumbprint: "AB"}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": "AB", "protectedSettings": "QUJD", "publicSettings": {"n": 1.50, "k": [1e3]}}}]}`},
+		{name: "many lines", s: &protocol.Settings{Public: []byte("{\r\n\t\"a b\" : [ 1,\n 2 ], \"c\":\"x:,\\n\"\n}")}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": {"a b": [1, 2], "c": "x:,\n"}}}]}`},
+		{name: "garbage", s: &protocol.Settings{Public: []byte(`{"a"`)}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": null}}]}`},
+		{name: "string", s: &protocol.Settings{Public: []byte(`"{\"a\":1}"`)}, want: `{"runtimeSettings": [{"handlerSettings": {"protectedSettingsCertThumbprint": null, "protectedSettings": null, "publicSettings": {"a": 1}}}]}`},
 	} {
 		if diff := cmp.Diff(tc.want, string(settingsDocument(tc.s))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, diff)

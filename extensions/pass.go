@@ -442,7 +442,7 @@ func settingsHash(version string, q pair) string {
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%d\n%t\n", version, q.seq, q.bare)
-	h.Write(public)
+	h.Write(publicSettings(public)) // the same, whether it came as XML or as JSON
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -56,6 +58,8 @@ const (
 	maxSubstatus   = 4096
 	truncatedMark  = " ... [TRUNCATED]"
 	excerptOfWrong = 2000
+	maxCode        = 64
+	maxWord        = 256 // of operation, name and time
 )
 
 var (
@@ -90,9 +94,10 @@ func ParseStatus(data []byte) (protocol.ExtensionStatus, error) {
 	if err != nil || body == nil {
 		return st, fmt.Errorf("%w: no status object", errStatusShape)
 	}
-	st.Name, _ = text(body["name"])
-	st.Operation, _ = text(body["operation"])
-	st.AppliedTime, _ = text(body["configurationAppliedTime"])
+	for field, dst := range map[string]*string{"name": &st.Name, "operation": &st.Operation, "configurationAppliedTime": &st.AppliedTime} {
+		word, _ := text(body[field])
+		*dst = clip(word, maxWord) // nothing cuts them later, and the platform refuses what is too long as a whole
+	}
 	st.Code = statusCode(body["code"])
 	word, ok := text(body["status"])
 	if !ok {
@@ -147,11 +152,25 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 	return nil
 }
 
-// statusCode passes a number or a string through; what else there may be
-// would break the whole report, so it is 0.
+// statusCode passes a whole number, or a short string, through. What else
+// there may be (1e999, a number of a hundred digits, an object) would break
+// the report for everybody, so it is 0.
 func statusCode(raw json.RawMessage) json.RawMessage {
-	if len(raw) > 0 && len(raw) <= 256 && (raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' || raw[0] == '"') {
+	if len(raw) == 0 || len(raw) > maxCode {
+		return json.RawMessage("0")
+	}
+	if raw[0] == '"' {
 		return bytes.Clone(raw) // it outlives the file it was read from
+	}
+	var n json.Number
+	if raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') || json.Unmarshal(raw, &n) != nil {
+		return json.RawMessage("0")
+	}
+	if i, err := n.Int64(); err == nil {
+		return json.RawMessage(strconv.FormatInt(i, 10))
+	}
+	if x, err := n.Float64(); err == nil && math.Abs(x) < 1<<53 { // 1.0, as Python writes it
+		return json.RawMessage(strconv.FormatInt(int64(x), 10))
 	}
 	return json.RawMessage("0")
 }

@@ -215,6 +215,7 @@ func tell(t *testing.T) *story {
 	s.shot["cse log"] = s.read(t, "/var/log/azure/"+publisher+".CustomScript/handler.log")
 	s.shot["stray"] = s.sh(t, "cd "+lib+" && find . -name '*name*:*' -o -name '*\"*' | grep -v '^./azguest/' || :; ls /var/log/azure")
 	s.shot["settings"] = s.sh(t, "cd "+lib+" && ls -A "+publisher+".*/config")
+	s.shot["ah settings"] = s.sh(t, "cat "+lib+"/"+publisher+".ApplicationHealth-1.0.0/config/*.settings")
 	s.shot["vma settings"] = s.sh(t, "cat "+lib+"/"+publisher+".VMAccess-1.0.0/config/*.settings")
 	chapter("install")
 	s.deploy(t, "1.0", 2)
@@ -445,6 +446,12 @@ func TestPublishedHandlers(t *testing.T) {
 				if r := s.rows["settings"][publisher+"."+k]; r.word() != "success" {
 					t.Errorf("%s: %+v", k, r)
 				}
+			}
+		}},
+		{"13 settings", func(t *testing.T) {
+			shape := regexp.MustCompile(`^\{"runtimeSettings": \[\{"handlerSettings": \{"protectedSettingsCertThumbprint": "[0-9A-F]{40}", "protectedSettings": "[A-Za-z0-9+/]+=*", "publicSettings": \{.*"number": ?1\.0.*\}\}\}\]\}$`)
+			if !shape.MatchString(s.shot["ah settings"]) {
+				t.Errorf("settings: %s", s.shot["ah settings"])
 			}
 		}},
 		{"14 multi-config in parallel", func(t *testing.T) {
