@@ -551,6 +551,46 @@ func TestIdleTraffic(t *testing.T) {
 		if n := len(f.requests("")); n != 20 {
 			t.Errorf("%d requests in an idle minute, want 20: %v", n, f.requests(""))
 		}
+		look := func(d time.Duration) {
+			for start := time.Now(); time.Since(start) < d; {
+				time.Sleep(6 * time.Second)
+				notModified(t, c, gs.Key())
+			}
+		}
+		// Nothing happens for long: the goal state document is the dear one.
+		look(quietAfter)
+		f.clear()
+		look(time.Hour)
+		if n, all := len(f.requests("comp=goalstate")), len(f.requests("")); n < 190 || n > 210 || all < 790 || all > 810 {
+			t.Errorf("%d requests in an idle hour, %d for the goal state", all, n)
+		}
+		// A new goal state of the WireServer shows in vmSettings, at once.
+		f.set(func() {
+			f.inc, f.vm, f.etag, f.ext = "2", vmWith(ticks0+2, "Fabric", ""), `"f"`, extWith(ticks0+2, "", "")
+		})
+		time.Sleep(6 * time.Second)
+		if gs = mustGS(t, c, gs.Key()); gs.Incarnation != "2" || gs.Source != protocol.Fabric {
+			t.Errorf("after a change: %+v", gs)
+		}
+		// What shows in the goal state alone is seen with the third look.
+		look(quietAfter + time.Minute)
+		f.set(func() { f.inc = "3" })
+		start := time.Now()
+		for gs.Incarnation != "3" {
+			time.Sleep(6 * time.Second)
+			if next, err := c.GoalState(t.Context(), gs.Key()); err == nil {
+				gs = next
+			}
+		}
+		if d := time.Since(start); d > 18*time.Second {
+			t.Errorf("seen after %v", d)
+		}
+		// And after that it is looked at every time again.
+		f.clear()
+		look(time.Minute)
+		if n := len(f.requests("comp=goalstate")); n != 10 {
+			t.Errorf("%d looks in the minute after a change", n)
+		}
 	})
 }
 

@@ -39,6 +39,10 @@ type state struct {
 	loaded  bool // the FastTrack marker was read
 	marker  time.Time
 
+	current string    // key that was given out last
+	looked  time.Time // at the goal state document
+	news    time.Time // when there was something to give out
+
 	blob   protocol.StatusBlob // the last one that was named
 	noBlob bool                // the goal state names none
 
@@ -62,10 +66,12 @@ type adopted struct {
 
 // Times of the goal state logic.
 const (
-	reprobe   = 6 * time.Hour   // vmSettings that a host did not have
-	chaseGap  = 6 * time.Second // second look for missing certificates
-	chaseMax  = 3 * time.Minute // how often a goal state without status blob is fetched
-	tickEpoch = 621355968000000000
+	quietAfter = 10 * time.Minute
+	quietLook  = 17 * time.Second // every third look of the idle period
+	reprobe    = 6 * time.Hour    // vmSettings that a host did not have
+	chaseGap   = 6 * time.Second  // second look for missing certificates
+	chaseMax   = 3 * time.Minute  // how often a goal state without status blob is fetched
+	tickEpoch  = 621355968000000000
 )
 
 // GoalState returns what the platform wants. If that is the goal state with
@@ -87,6 +93,10 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 	if err := s.root.wait(); err != nil {
 		return nil, err
 	}
+	if c.quiet(ctx, known) {
+		return nil, protocol.ErrNotModified
+	}
+	s.looked = time.Now()
 	gs, raw, err := c.wireClient().GoalState(ctx, 0)
 	c.setIDs(gs) // also from an incomplete one (spec/protocol §2.2)
 	if _, paced := errors.AsType[*protocol.Fault](err); err != nil && !paced && ctx.Err() == nil {
@@ -109,11 +119,28 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 	c.noBlob = s.noBlob
 	c.sourceFT = out.Source == protocol.FastTrack
 	c.mu.Unlock()
-	if out.Key() == known && !s.changed {
+	s.current = out.Key()
+	if s.current == known && !s.changed {
 		return nil, protocol.ErrNotModified
 	}
-	s.changed = false
+	s.changed, s.news = false, time.Now()
 	return out, nil
+}
+
+// quiet looks at vmSettings alone. They change with every goal state, the
+// WireServer's too, and to hear that they have not costs a tenth of the goal
+// state document. So a machine to which nothing has happened for a while gets
+// that one every third time only. Whatever else the host says is left to the
+// whole look.
+func (c *Client) quiet(ctx context.Context, known string) bool {
+	s := &c.state
+	now := time.Now()
+	if s.vm == nil || !s.supported || c.o.NoFastTrack || s.changed || s.force || !s.again.IsZero() || s.adopted == nil ||
+		s.current != known || now.Sub(s.news) < quietAfter || now.Sub(s.looked) >= quietLook {
+		return false
+	}
+	_, _, err := c.hostClient().VMSettings(ctx, s.vm.ETag)
+	return errors.Is(err, protocol.ErrNotModified)
 }
 
 // advance is the algorithm of spec/protocol §5.4.
