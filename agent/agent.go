@@ -26,7 +26,7 @@ import (
 )
 
 // Options are what an Agent is made of. Every field is required except
-// Warnings, DieAfter and Platform.
+// Warnings, DieAfter, Processors and Platform.
 type Options struct {
 	Version  string
 	Config   *config.Config
@@ -45,6 +45,10 @@ type Options struct {
 	// ConfigFile is the classic configuration file if it was named on the
 	// command line, else "".
 	ConfigFile string
+	// Processors is how many the process uses while it is busy. It is given
+	// one while it is not; 0 leaves that alone, as it must be where an agent
+	// is not the whole process.
+	Processors int
 	// Platform changes how the platform is reached; only tests set it.
 	Platform func(*platform.Options)
 }
@@ -70,6 +74,7 @@ type Agent struct {
 	nextLogs    time.Time // only the logs job uses it
 	logsShipped bool      // only the logs job uses it
 	badName     string    // only the host name job uses it
+	trimmed     int64     // what trimming the process came to; only the memory job uses it
 	sshdSeen    time.Time // only the reporter uses it
 	rep         reports
 	hold        hold

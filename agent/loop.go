@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -214,6 +215,19 @@ func (a *Agent) pace() {
 		return
 	}
 	l.slow = !fast
+	a.rest(l.slow)
+}
+
+// rest leaves one processor to an agent to which nothing happens: waking a
+// second one costs more than the little that both do.
+func (a *Agent) rest(quiet bool) {
+	switch {
+	case a.Processors <= 1:
+	case quiet:
+		runtime.GOMAXPROCS(1)
+	default:
+		runtime.GOMAXPROCS(a.Processors)
+	}
 }
 
 func (a *Agent) platformWell() {

@@ -12,17 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// trimAbove is the resident memory at which giving some back is worth the
-// work; what the boot needed and idling does not is above it.
-const trimAbove = 9 << 20
+const (
+	// trimAbove is the resident memory at which giving some back is worth the
+	// work; what the boot needed and idling does not is above it.
+	trimAbove = 9 << 20
+	// trimGrowth is what a trimmed process may grow by: the pages that idling
+	// touches come back at once, and letting go of them again is for nothing.
+	trimGrowth = 2 << 20
+)
 
 // trim is the job that keeps the agent small: it gives free heap back, and
 // lets go of the pages of our own program, of which idling needs a quarter.
 // They stay in the kernel's cache, so using one again costs a minor fault.
 func (a *Agent) trim(context.Context) error {
-	if time.Since(a.started) < 20*time.Second || ownMemory() < trimAbove {
+	now := ownMemory()
+	if a.trimmed < 0 { // the first look after it was done: this is what is needed
+		a.trimmed = now
+	}
+	if time.Since(a.started) < 20*time.Second || now < max(trimAbove, a.trimmed+trimGrowth) {
 		return nil
 	}
+	a.trimmed = -1
 	debug.FreeOSMemory()
 	b, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -49,4 +50,34 @@ func TestTrimDoesNoHarm(t *testing.T) {
 	if len(before) == 0 {
 		t.Error("nothing read")
 	}
+}
+
+// TestTrimIsNotRepeatedForNothing: what comes back by itself is what the
+// process needs, and only what it grows by after that is given back again.
+func TestTrimIsNotRepeatedForNothing(t *testing.T) {
+	a := &Agent{started: time.Now().Add(-time.Hour)}
+	ballast := make([]byte, 2*trimAbove)
+	for i := range ballast {
+		ballast[i] = byte(i)
+	}
+	for range 2 {
+		if err := a.trim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a.trimmed < trimAbove {
+		t.Fatalf("needed: %d", a.trimmed)
+	}
+	if needed := a.trimmed; a.trim(t.Context()) != nil || a.trimmed != needed {
+		t.Errorf("trimmed again: %d, needed %d", a.trimmed, needed)
+	}
+	more := make([]byte, 2*trimGrowth)
+	for i := range more {
+		more[i] = byte(i)
+	}
+	if err := a.trim(t.Context()); err != nil || a.trimmed >= 0 {
+		t.Errorf("not trimmed after it had grown: %v", err)
+	}
+	runtime.KeepAlive(ballast)
+	runtime.KeepAlive(more)
 }

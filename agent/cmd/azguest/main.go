@@ -222,16 +222,17 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		}
 	}
 	a := agent.New(agent.Options{
-		Version:  version,
-		Config:   cfg,
-		Warnings: warnings,
-		Root:     host.Root(o.root),
-		Runner:   host.Exec{},
-		Kernel:   host.LinuxKernel(),
-		Launcher: host.SelfLauncher(),
-		Log:      log,
-		DieAfter: os.Getenv("AZGUEST_TEST_DIE_AFTER"),
-		LockFD:   lockFD,
+		Version:    version,
+		Config:     cfg,
+		Warnings:   warnings,
+		Root:       host.Root(o.root),
+		Runner:     host.Exec{},
+		Kernel:     host.LinuxKernel(),
+		Processors: runtime.GOMAXPROCS(0),
+		Launcher:   host.SelfLauncher(),
+		Log:        log,
+		DieAfter:   os.Getenv("AZGUEST_TEST_DIE_AFTER"),
+		LockFD:     lockFD,
 
 		ConfigFile: o.config,
 	})
