@@ -341,13 +341,16 @@ func parseTree(doc []byte) (*etree.Document, error) {
 }
 
 // guard refuses what is not UTF-8, too large, too deep, or has a DOCTYPE, and
-// returns the document without its byte order mark.
+// returns the document without its byte order mark and padding.
 func guard(doc []byte) ([]byte, error) {
 	bad := func(text string) ([]byte, error) { return nil, &Error{Kind: KindMalformed, Text: text} }
 	if len(doc) > maxDocument {
 		return bad(fmt.Sprintf("document of %d bytes, at most %d are read", len(doc), maxDocument))
 	}
 	doc = bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))
+	// What was written in whole blocks has their rest behind it. The last byte
+	// of a document in UTF-16 may be one of these too, its first ones are not.
+	doc = bytes.TrimRight(doc, "\x00")
 	if bytes.HasPrefix(doc, []byte("\xff\xfe")) || bytes.HasPrefix(doc, []byte("\xfe\xff")) || bytes.IndexByte(doc, 0) >= 0 {
 		return bad("document is UTF-16 or binary, UTF-8 is expected")
 	}

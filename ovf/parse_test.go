@@ -323,3 +323,12 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestPaddedWithZeros: a document that was written in whole blocks.
+func TestPaddedWithZeros(t *testing.T) {
+	doc := linux("<UserName>u</UserName>")
+	got, err := Parse([]byte(doc + strings.Repeat("\x00", 2048-len(doc))))
+	if err != nil || got.UserName != "u" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
