@@ -4,6 +4,7 @@
 package discover
 
 import (
+	"context"
 	"encoding/hex"
 	"net/netip"
 	"path"
@@ -41,8 +42,32 @@ var leaseFiles = [...]struct{ pattern, origin string }{
 const maxLease = 4 << 20
 
 // Candidates lists the addresses to try, best first, without asking the
-// network. libDir has the address that worked last time.
-func Candidates(root host.Root, libDir string, now time.Time) []Candidate {
+// network. libDir has the address that worked last time. NetworkManager takes
+// its time to answer, so the first round asks it only if that address is
+// another than the default and no lease file vouches for it.
+func Candidates(ctx context.Context, root host.Root, libDir string, now time.Time, first bool) []Candidate {
+	last := ""
+	if b, err := root.ReadFile(path.Join(libDir, "WireServerEndpoint")); err == nil {
+		last = strings.TrimSpace(string(b))
+	}
+	list := fromFiles(root, now)
+	is := func(c Candidate) bool { return c.Addr == last }
+	if !first || last != "" && !slices.ContainsFunc(list, is) {
+		hints, _ := networkManager(ctx, root) // no bus, no NetworkManager, no answer: no hint
+		for _, h := range hints {
+			list = add(list, h)
+		}
+	}
+	// What worked last time is tried first, if it is still plausible.
+	if i := slices.IndexFunc(list, is); i > 0 {
+		c := list[i]
+		list = slices.Insert(slices.Delete(list, i, i+1), 0, Candidate{c.Addr, "cache"})
+	}
+	return list
+}
+
+// fromFiles is the default and what the lease files say.
+func fromFiles(root host.Root, now time.Time) []Candidate {
 	var hints []Candidate
 	seen := map[string]bool{}
 	for _, l := range leaseFiles {
@@ -73,14 +98,6 @@ func Candidates(root host.Root, libDir string, now time.Time) []Candidate {
 	out := []Candidate{{Default, "default"}}
 	for _, h := range hints {
 		out = add(out, h)
-	}
-	// What worked last time is tried first, if it is still plausible.
-	if b, err := root.ReadFile(path.Join(libDir, "WireServerEndpoint")); err == nil {
-		last := strings.TrimSpace(string(b))
-		if i := slices.IndexFunc(out, func(c Candidate) bool { return c.Addr == last }); i > 0 {
-			c := out[i]
-			out = slices.Insert(slices.Delete(out, i, i+1), 0, Candidate{c.Addr, "cache"})
-		}
 	}
 	return out
 }
@@ -147,16 +164,24 @@ func KeyValue(text string) netip.Addr {
 		if !ok {
 			continue
 		}
-		k = strings.ToLower(strings.TrimSpace(k))
-		k = k[strings.LastIndexByte(k, '.')+1:]
-		switch strings.NewReplacer("-", "_", " ", "").Replace(k) {
-		case "option_245", "private_245", "unknown_245", "245":
+		if names245(k) {
 			if a := Option(strings.Trim(strings.TrimSpace(v), `"'`)); a.IsValid() {
 				return a
 			}
 		}
 	}
 	return netip.Addr{}
+}
+
+// names245 reports whether a key of a lease means option 245.
+func names245(k string) bool {
+	k = strings.ToLower(strings.TrimSpace(k))
+	k = k[strings.LastIndexByte(k, '.')+1:]
+	switch strings.NewReplacer("-", "_", " ", "").Replace(k) {
+	case "option_245", "private_245", "unknown_245", "245":
+		return true
+	}
+	return false
 }
 
 // Option reads the value of option 245 in all its spellings: a8:3f:81:10,

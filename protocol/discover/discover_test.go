@@ -94,7 +94,7 @@ func TestPlatformLeases(t *testing.T) {
 func TestCandidates(t *testing.T) {
 	t.Parallel()
 	root := host.Root(t.TempDir())
-	if diff := cmp.Diff([]Candidate{{Default, "default"}}, Candidates(root, "/lib", time.Now())); diff != "" {
+	if diff := cmp.Diff([]Candidate{{Default, "default"}}, Candidates(t.Context(), root, "/lib", time.Now(), false)); diff != "" {
 		t.Error(diff)
 	}
 	for name, text := range map[string]string{
@@ -110,7 +110,7 @@ func TestCandidates(t *testing.T) {
 		}
 	}
 	want := []Candidate{{"10.0.0.1", "cache"}, {Default, "default"}}
-	if diff := cmp.Diff(want, Candidates(root, "/lib", time.Now())); diff != "" {
+	if diff := cmp.Diff(want, Candidates(t.Context(), root, "/lib", time.Now(), false)); diff != "" {
 		t.Error(diff)
 	}
 	// A cached address that nothing vouches for any more is forgotten.
@@ -118,7 +118,7 @@ func TestCandidates(t *testing.T) {
 		t.Fatal(err)
 	}
 	want = []Candidate{{Default, "default"}, {"10.0.0.1", "networkd"}}
-	if diff := cmp.Diff(want, Candidates(root, "/lib", time.Now())); diff != "" {
+	if diff := cmp.Diff(want, Candidates(t.Context(), root, "/lib", time.Now(), false)); diff != "" {
 		t.Error(diff)
 	}
 }

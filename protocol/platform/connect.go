@@ -16,11 +16,17 @@ import (
 func (c *Client) Connect(ctx context.Context) error {
 	c.key.start()
 	pause := time.Second
-	for round := 0; ; round++ {
+	// Where there is somebody to ask for other addresses, a round before all
+	// others asks nobody, and is short.
+	round := 0
+	if c.o.Endpoint == "" && discover.HasBus(c.o.Root) {
+		round = -1
+	}
+	for ; ; round++ {
 		cands := c.candidates(ctx, round)
 		for _, cand := range cands {
 			patience := 5 * time.Second
-			if len(cands) == 1 {
+			if len(cands) == 1 && round >= 0 {
 				patience = 30 * time.Second
 			}
 			v, err := wire.New(c.near, cand.Addr, c.o.AgentName).Versions(ctx, patience)
@@ -60,7 +66,7 @@ func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate
 	if c.o.Endpoint != "" {
 		return []discover.Candidate{{Addr: hostPart(c.o.Endpoint), Origin: "configuration"}}
 	}
-	list := discover.Candidates(c.o.Root, c.o.LibDir, time.Now())
+	list := discover.Candidates(ctx, c.o.Root, c.o.LibDir, time.Now(), round < 0)
 	if c.o.DHCP && round > 0 && round%4 == 1 {
 		a, err := discover.DHCP(ctx)
 		if err != nil {

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +62,39 @@ func TestConnectWakesWithTheLease(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHintsAreNotWaitedForLong: where there may be a NetworkManager to ask, a
+// default address that does not answer is not tried for half a minute first.
+func TestHintsAreNotWaitedForLong(t *testing.T) {
+	t.Parallel()
+	bubble(t, nil, func(t *testing.T, f *fakeHost, _ *Client) {
+		root := host.Root(t.TempDir())
+		write := func(name, text string) {
+			if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := root.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("/run/dbus/system_bus_socket", "") // nobody listens
+		c := f.client(root, nil)
+		f.set(func() { f.fail["dial 168.63.129.16:80"] = 1 })
+		start := time.Now()
+		var lease sync.WaitGroup
+		defer lease.Wait()
+		lease.Go(func() {
+			time.Sleep(2 * time.Second)
+			write("/run/systemd/netif/leases/2", "OPTION_245=0a010203\n")
+		})
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); c.Endpoint() != "10.1.2.3" || took > 15*time.Second {
+			t.Errorf("connected to %s after %v", c.Endpoint(), took)
+		}
+	})
 }
 
 // TestARouteThatFlapsMakesNoLoop: a change every tenth of a second for an hour.
