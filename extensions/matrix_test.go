@@ -22,7 +22,7 @@ var matrix = []row11{
 	{"cleanup_removes_uninstalled_extensions", "TestLifecycle", ""},
 	{"cleanup_removes_orphaned_packages", "TestAbsent", "directories without a HandlerState are somebody else's and stay"},
 	{"cleanup_leaves_failed_extensions", "TestFailures/install", ""},
-	{"report_and_cleanup_only_if_gs_supported", "TestGates/required features", ""},
+	{"report_and_cleanup_only_if_gs_supported", "TestGates/Fact22 required features", ""},
 	// TestHandlerStateMigration
 	{"migrates / skips_if_empty / cleans_up / does_not_overwrite / ignores_move_errors / ignores_tree_remove_errors", "TestHandlerStateMigration", ""},
 	{"set_handler_status_ignores_none_content", "", "there is no null status: Report is a value"},
@@ -66,7 +66,7 @@ var matrix = []row11{
 	{"ext_sequence_no_should_be_set_for_every_command_call / from_within_extension", accept + "ext_path_and_version_env_variables", ""},
 	{"correct_exit_code_should_be_set_on_uninstall_cmd_failure", "TestUpdateOnFailure/old uninstall fails, forgiven", ""},
 	{"persist_goal_state_aggregate_status_until_new_incarnation", accept + "persist_goal_state_aggregate_status", ""},
-	{"parse_required_features_properly / fail_goal_state_if_required_features_not_supported", "TestGates/required features", ""},
+	{"parse_required_features_properly / fail_goal_state_if_required_features_not_supported", "TestGates/Fact22 required features", ""},
 	// TestExtensionSequencing, TestInVMArtifactsProfile
 	{"handle_ext_handlers", "TestSequencing TestDependencyFails", "a failure stops what depends on it, not its siblings (asks U31)"},
 	{"handle_ext_handlers_with_uninstallation", "TestUninstallFirst", ""},
@@ -119,7 +119,7 @@ var matrix = []row11{
 	{"failed_status_for_extensions_disallowed_by_policy", "TestPolicy", ""},
 	{"cleanup_extension_state_on_disable · ignore_disable_errors_for_multi_config_extensions", "TestMultiConfig", "<ext>.mrseq goes too"},
 	{"create_command_execution_log_per_extension · set_relevant_environment_variables_for_mc", accept + "set_relevant_environment_variables_mc", ""},
-	{"transitioning_if_status_file_not_found · report_status_correctly_for_unsupported_goal_state", accept + "no_reporting_status TestGates/required features", ""},
+	{"transitioning_if_status_file_not_found · report_status_correctly_for_unsupported_goal_state", accept + "no_reporting_status TestGates/Fact22 required features", ""},
 	{"fail_handler_if_handler_does_not_support_mc · check_every_time_if_handler_supports_mc", "TestMultiConfigUnsupported", ""},
 	{"process_dependency_chain_extensions_properly · report_extension_status_failures_for_all_dependent_extensions", "TestSequencing TestDependencyFails", ""},
 	{"stop_execution_if_status_file_contains_errors", accept + "stop_execution_if_status_file_errors", ""},

@@ -132,7 +132,7 @@ func TestGates(t *testing.T) {
 			t.Errorf("released: %s", show(s))
 		}
 	})
-	t.Run("required features", func(t *testing.T) {
+	t.Run("Fact22 required features", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, named(simple, "P.A", "P.B")...).start()
 		w.offer(ext("P.A", "1.0", 0))

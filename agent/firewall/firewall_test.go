@@ -61,6 +61,16 @@ func reaches(t *testing.T, uid uint32, port string) bool {
 	return cmd.Run() == nil
 }
 
+// sends says whether a datagram of that uid leaves for the platform: the
+// kernel tells the sender when a rule drops it.
+func sends(t *testing.T, uid uint32) bool {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "timeout", "1", "bash", "-c", "echo x >/dev/udp/"+testAddr+"/8080")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	cmd.Dir = "/"
+	return cmd.Run() == nil
+}
+
 func listen(t *testing.T, port string) {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(testAddr, port))
@@ -79,7 +89,7 @@ func listen(t *testing.T, port string) {
 	}()
 }
 
-func TestOnlyRootReachesThePlatform(t *testing.T) {
+func TestFact25OnlyRootReachesThePlatform(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
@@ -116,6 +126,9 @@ func TestOnlyRootReachesThePlatform(t *testing.T) {
 		if got := reaches(t, tc.uid, tc.port); got != tc.want {
 			t.Errorf("uid %d reaches port %s: %v, want %v", tc.uid, tc.port, got, tc.want)
 		}
+	}
+	if !sends(t, 1000) {
+		t.Error("UDP is blocked")
 	}
 	if err := f.Remove(t.Context()); err != nil {
 		t.Fatal(err)
@@ -160,6 +173,33 @@ func TestRulesThatCutOffTheAgentAreTakenBack(t *testing.T) {
 	}
 	if ok, err := present(f.addr); !ok || err != nil {
 		t.Errorf("no rules: %v, %v", ok, err)
+	}
+}
+
+// TestFact25IPTablesRules: the table is "security", which no other program
+// uses; TCP only, never port 53; root passes, whoever runs as root (all
+// extensions); of others only what opens a connection is dropped.
+func TestFact25IPTablesRules(t *testing.T) {
+	t.Parallel()
+	var got []string
+	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"iptables": {Do: func(c host.Cmd) error {
+		if slices.Contains(c.Args, "-A") {
+			got = append(got, strings.Join(c.Args, " "))
+			return nil
+		}
+		return &host.ExitError{Cmd: "iptables", Code: 1}
+	}}}}
+	if err := New(netip.MustParseAddr(testAddr), 80, run).iptables(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"-w -t security -A OUTPUT -d " + testAddr + " -p tcp --destination-port 53 -j ACCEPT",
+		"-w -t security -A OUTPUT -d " + testAddr + " -p tcp -m owner --uid-owner 0 -j ACCEPT",
+		"-w -t security -A OUTPUT -d " + testAddr + " -p tcp --syn -j DROP",
+		"-w -t security -A FORWARD -d " + testAddr + " -p tcp ! --destination-port 53 --syn -j DROP",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

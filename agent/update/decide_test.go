@@ -91,7 +91,7 @@ func TestDecide(t *testing.T) {
 		"planned, overtaken":       {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1", "2.2"), Plan{"2.1", noon} }, brief{Requested: "2.2", Plan: Plan{"2.2", at(12)}}},
 		"initial":                  {func(f *Facts) { f.Initial, f.Manifest = true, manifest("2.1") }, brief{Want: "2.1", Requested: "2.1", Attempted: true}},
 		"initial, nothing":         {func(f *Facts) { f.Initial, f.Manifest = true, manifest("1.1") }, brief{Attempted: true}},
-		"initial on an RSM VM":     {func(f *Facts) { f.Initial, f.Manifest, f.Families = true, manifest("2.1"), rsm("2.5", "", &yes, &yes) }, brief{Want: "2.1", Requested: "2.1", Attempted: true}},
+		"Fact21 initial on an RSM VM":     {func(f *Facts) { f.Initial, f.Manifest, f.Families = true, manifest("2.1"), rsm("2.5", "", &yes, &yes) }, brief{Want: "2.1", Requested: "2.1", Attempted: true}},
 		"rolled back": {func(f *Facts) {
 			f.Manifest, f.Bad = manifest("2.0.5", "2.1"), bad("2.1", RolledBack, codeRollback, 999*time.Hour)
 		}, brief{Requested: "2.1", Err: codeRollback}},
@@ -112,9 +112,9 @@ func TestDecide(t *testing.T) {
 		"RSM ends":                  {func(f *Facts) { f.RSM, f.Families = true, rsm("2.1", "", &yes, &no) }, brief{NeedManifest: true}},
 		"never was RSM":             {func(f *Facts) { f.Families = rsm("2.1", "", &yes, nil) }, brief{NeedManifest: true}},
 		"versioning switched off":   {func(f *Facts) { f.RSM, f.Versioning, f.Families = true, false, rsm("2.1", "", &yes, &yes) }, brief{NeedManifest: true}},
-		"RSM down":                  {func(f *Facts) { f.RSM, f.Families = true, rsm("1.5", "2.0.0.0", &yes, &yes) }, brief{Want: "1.5", Requested: "1.5", RSM: true, Withdraw: true}},
-		"RSM down, from missing":    {func(f *Facts) { f.RSM, f.Families = true, rsm("1.5", "", &yes, &yes) }, brief{Requested: "1.5", RSM: true, Err: codeRefused}},
-		"RSM down, from another":    {func(f *Facts) { f.RSM, f.Families = true, rsm("1.5", "2.0.0.1", &yes, &yes) }, brief{Requested: "1.5", RSM: true, Err: codeRefused}},
+		"Fact21 RSM down":                  {func(f *Facts) { f.RSM, f.Families = true, rsm("1.5", "2.0.0.0", &yes, &yes) }, brief{Want: "1.5", Requested: "1.5", RSM: true, Withdraw: true}},
+		"Fact21 RSM down, from missing":    {func(f *Facts) { f.RSM, f.Families = true, rsm("1.5", "", &yes, &yes) }, brief{Requested: "1.5", RSM: true, Err: codeRefused}},
+		"Fact21 RSM down, from another":    {func(f *Facts) { f.RSM, f.Families = true, rsm("1.5", "2.0.0.1", &yes, &yes) }, brief{Requested: "1.5", RSM: true, Err: codeRefused}},
 		"RSM down, configured":      {func(f *Facts) { f.RSM, f.Downgrade, f.Families = true, true, rsm("1.5", "", &yes, &yes) }, brief{Want: "1.5", Requested: "1.5", RSM: true, Withdraw: true}},
 		"RSM down to the installed": {func(f *Facts) { f.RSM, f.Families = true, rsm("1.0.0.0", "2.0.0.0", &yes, &yes) }, brief{Want: "1.0.0.0", Requested: "1.0.0.0", RSM: true, Withdraw: true}},
 		"RSM below the installed":   {func(f *Facts) { f.RSM, f.Families = true, rsm("0.9", "2.0.0.0", &yes, &yes) }, brief{Requested: "0.9", RSM: true, Err: codeRefused}},

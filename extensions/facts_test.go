@@ -1,0 +1,89 @@
+package extensions
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/protocol"
+)
+
+// Facts of spec/protocol, appendix D, that the engine answers for; the others
+// are in protocol/platform.
+
+// TestFact19MultiConfigInstancesAreReportedOneByOne, in the document that the
+// platform gets.
+func TestFact19MultiConfigInstancesAreReportedOneByOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}, pkg{name: "P.S", version: "1.0", script: simple}).start()
+	entries := func(s Snapshot) []string {
+		t.Helper()
+		doc, err := protocol.Status{Handlers: s.Handlers}.JSON(time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			AggregateStatus struct {
+				HandlerAggregateStatus []struct {
+					HandlerName, HandlerVersion, Status string
+					RuntimeSettingsStatus               map[string]json.RawMessage
+				}
+			}
+		}
+		if err := json.Unmarshal(doc, &got); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, h := range got.AggregateStatus.HandlerAggregateStatus {
+			name, ok := h.RuntimeSettingsStatus["extensionName"]
+			if !ok {
+				name = json.RawMessage("no extensionName")
+			}
+			out = append(out, fmt.Sprintf("%s %s %s: %s, %s", h.HandlerName, h.HandlerVersion, h.Status, name, h.RuntimeSettingsStatus["sequenceNumber"]))
+		}
+		return out
+	}
+	want := []string{`P.M 1.0 Ready: "a", 1`, `P.M 1.0 Ready: "b", 2`, `P.S 1.0 Ready: no extensionName, 0`}
+	if diff := cmp.Diff(want, entries(w.offer(multi("P.M", "1.0", "a:1", "b:2"), ext("P.S", "1.0", 0)))); diff != "" {
+		t.Errorf("enabled (-want +got):\n%s", diff)
+	}
+	want = []string{`P.M 1.0 Ready: "b", 2`, `P.S 1.0 Ready: no extensionName, 0`}
+	if diff := cmp.Diff(want, entries(w.offer(multi("P.M", "1.0", "-a:1", "b:2"), ext("P.S", "1.0", 0)))); diff != "" {
+		t.Errorf("one disabled (-want +got):\n%s", diff)
+	}
+}
+
+// TestFact20OnlyFilesAbove128KiBAreCut: one character decides, and it is the
+// size of the file that counts, not that of a field.
+func TestFact20OnlyFilesAbove128KiBAreCut(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("é", 11000)
+	doc := fmt.Sprintf(`[{"status":{"status":"success","formattedMessage":{"lang":"en","message":%q},"substatus":[{"name":%q,"status":"success","formattedMessage":{"lang":"en","message":%q}}]}}]`,
+		long, long, long)
+	sizes := func(chars int) []int {
+		t.Helper()
+		path := t.TempDir() + "/0.status"
+		writeFile(t, path, doc+strings.Repeat(" ", chars-utf8.RuneCountInString(doc)))
+		st, _, _ := statusOf(path, "P.X", "1.0", 0)
+		if st.Message == nil || len(st.Substatus) != 1 {
+			t.Fatalf("status: %+v", st)
+		}
+		out := []int{utf8.RuneCountInString(*st.Message)}
+		for _, s := range st.Substatus {
+			out = append(out, utf8.RuneCountInString(s.Name), utf8.RuneCountInString(*s.Message))
+		}
+		return out
+	}
+	if diff := cmp.Diff([]int{11000, 11000, 11000}, sizes(131072)); diff != "" {
+		t.Errorf("at 128 KiB (-want +got):\n%s", diff)
+	}
+	mark := len(" ... [TRUNCATED]")
+	if diff := cmp.Diff([]int{1024 + mark, 10240 + mark, 10240 + mark}, sizes(131073)); diff != "" {
+		t.Errorf("above 128 KiB (-want +got):\n%s", diff)
+	}
+}
