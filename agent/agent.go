@@ -71,11 +71,11 @@ type Agent struct {
 	loop        loop        // what the goal-state job remembers between turns
 	inPool      atomic.Bool // a pooled VM waits for its order
 	orderKnown  *known
-	nextLogs    time.Time // only the logs job uses it
-	logsShipped bool      // only the logs job uses it
-	badName     string    // only the host name job uses it
-	trimmed     int64     // what trimming the process came to; only the memory job uses it
-	sshdSeen    time.Time // only the reporter uses it
+	nextLogs    time.Time    // only the logs job uses it
+	logsShipped bool         // only the logs job uses it
+	badName     string       // only the host name job uses it
+	trimmed     atomic.Int64 // bytes that trimming the process came to; 0 asks for it, -1 until it is known
+	sshdSeen    time.Time    // only the reporter uses it
 	rep         reports
 	hold        hold
 	fence       fence

@@ -219,8 +219,12 @@ func (a *Agent) pace() {
 }
 
 // rest leaves one processor to an agent to which nothing happens: waking a
-// second one costs more than the little that both do.
+// second one costs more than the little that both do. It also needs less
+// memory from now on.
 func (a *Agent) rest(quiet bool) {
+	if quiet {
+		a.trimmed.Store(0)
+	}
 	switch {
 	case a.Processors <= 1:
 	case quiet:

@@ -26,13 +26,12 @@ const (
 // They stay in the kernel's cache, so using one again costs a minor fault.
 func (a *Agent) trim(context.Context) error {
 	now := ownMemory()
-	if a.trimmed < 0 { // the first look after it was done: this is what is needed
-		a.trimmed = now
-	}
-	if time.Since(a.started) < 20*time.Second || now < max(trimAbove, a.trimmed+trimGrowth) {
+	// The first look after it was done: this is what is needed.
+	a.trimmed.CompareAndSwap(-1, now)
+	if time.Since(a.started) < 20*time.Second || now < max(trimAbove, a.trimmed.Load()+trimGrowth) {
 		return nil
 	}
-	a.trimmed = -1
+	a.trimmed.Store(-1)
 	debug.FreeOSMemory()
 	b, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {

@@ -65,17 +65,18 @@ func TestTrimIsNotRepeatedForNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if a.trimmed < trimAbove {
-		t.Fatalf("needed: %d", a.trimmed)
+	needed := a.trimmed.Load()
+	if needed < trimAbove {
+		t.Fatalf("needed: %d", needed)
 	}
-	if needed := a.trimmed; a.trim(t.Context()) != nil || a.trimmed != needed {
-		t.Errorf("trimmed again: %d, needed %d", a.trimmed, needed)
+	if err := a.trim(t.Context()); err != nil || a.trimmed.Load() != needed {
+		t.Errorf("trimmed again: %d, needed %d", a.trimmed.Load(), needed)
 	}
 	more := make([]byte, 2*trimGrowth)
 	for i := range more {
 		more[i] = byte(i)
 	}
-	if err := a.trim(t.Context()); err != nil || a.trimmed >= 0 {
+	if err := a.trim(t.Context()); err != nil || a.trimmed.Load() >= 0 {
 		t.Errorf("not trimmed after it had grown: %v", err)
 	}
 	runtime.KeepAlive(ballast)
