@@ -169,7 +169,7 @@ running, 4 cannot tell, 64 wrong usage.`,
 		a.extCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(), a.policyCmd(),
 		a.certsCmd(), a.diskCmd(), a.endpointsCmd(), a.telemetryCmd(), a.configCmd(),
 		a.retryCmd(), a.cancelCmd(), a.holdCmd(), a.resumeCmd(), a.reportCmd(),
-		a.generalizeCmd(), a.imageCmd(),
+		a.generalizeCmd(), a.imageCmd(), a.uninstallCmd(),
 		a.manCmd(), a.compatCmd(),
 	)
 	return root

@@ -1,0 +1,244 @@
+package ctl
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// removal is one thing that the removal of the package takes away, or leaves.
+type removal struct {
+	Kind string `json:"kind"`
+	What string `json:"what"`           // a path, or a name
+	When string `json:"when,omitempty"` // remove, purge
+	Why  string `json:"why,omitempty"`
+}
+
+// removalPlan is what removing the package means for this machine.
+type removalPlan struct {
+	Package string    `json:"package"` // deb, rpm; empty where the agent is in no package
+	Goes    []removal `json:"goes"`
+	Stays   []removal `json:"stays"`
+}
+
+func (a *app) uninstallCmd() *cobra.Command {
+	var plan bool
+	c := &cobra.Command{
+		Use: "uninstall --plan", Short: "Show what removing the agent's package takes away, and what it leaves", Args: cobra.NoArgs,
+		Long: `Show what removing the agent's package would take away from this machine, and
+what it leaves on purpose. Nothing is changed: removal itself is the package
+manager's, with apt-get remove or purge azguest, or dnf remove azguest. Where
+another agent has taken over, purge leaves configuration, state and logs to it.
+Run it as root to see everything.`,
+		RunE: func(*cobra.Command, []string) error {
+			if !plan {
+				return usage("removal is the package manager's (apt-get remove azguest, dnf remove azguest); --plan shows what it takes away")
+			}
+			p := a.removalPlan()
+			if a.output == "json" {
+				a.json(p)
+				return nil
+			}
+			if p.Package == "" {
+				a.text("the agent is in no package here; this is what the removal of one would take away\n\n")
+			}
+			rows := [][]string{{"GOES", "WHAT", "WITH", "WHY"}}
+			for _, r := range p.Goes {
+				rows = append(rows, []string{r.Kind, r.What, r.When, r.Why})
+			}
+			table(a.Stdout, rows)
+			a.text("\n")
+			rows = [][]string{{"STAYS", "WHAT", "WHY"}}
+			for _, r := range p.Stays {
+				rows = append(rows, []string{r.Kind, r.What, r.Why})
+			}
+			table(a.Stdout, rows)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&plan, "plan", false, "show what would be done, change nothing")
+	return c
+}
+
+// goes is what the package and its scripts take away, as patterns. A test
+// compares it with what is packed. Links count only where they are ours.
+var goes = [...]struct{ kind, pattern, why string }{
+	{"unit", "/usr/lib/systemd/system/azguest.service", "stopped and disabled first"},
+	{"unit", "/usr/lib/systemd/system/azguest-*.service", ""},
+	{"slice", "/usr/lib/systemd/system/azure.slice", ""},
+	{"slice", "/usr/lib/systemd/system/azure-vmextensions.slice", ""},
+	{"slice", "/run/systemd/transient/azure-vmextensions-*.slice", "made for one extension"},
+	{"drop-in", "/usr/lib/systemd/system/cloud-init-main.service.d/50-azguest.conf", "cloud-init is as it was"},
+	{"drop-in", "/run/systemd/system/azguest.service.d", "limits of the agent"},
+	{"drop-in", "/run/systemd/system/azure-vmextensions-*.slice.d", "limits of extensions"},
+	{"link", "/etc/systemd/system/multi-user.target.wants/azguest.service", ""},
+	{"link", "/etc/systemd/system/multi-user.target.wants/azguest-firewall.service", ""},
+	{"link", "/etc/systemd/system/walinuxagent.service", "another name of azguest.service"},
+	{"link", "/etc/systemd/system/waagent.service", "another name of azguest.service"},
+	{"udev rules", "/usr/lib/udev/rules.d/66-azure-storage.rules", "links in /dev/disk/azure go with the next boot"},
+	{"udev rules", "/usr/lib/udev/rules.d/99-azure-product-uuid.rules", ""},
+	{"directory", "/run/azguest", "run-time state"},
+	{"program", "/usr/sbin/azguest", ""},
+	{"program", "/usr/bin/agentctl", ""},
+	{"program", "/usr/sbin/waagent", ""},
+	{"default", "/usr/share/azguest/waagent.conf", "configuration that new machines start with"},
+	{"documents", "/usr/share/man/man8/agentctl.8.gz", ""},
+	{"documents", "/usr/share/man/man8/azguest.8.gz", ""},
+	{"documents", "/usr/share/man/man8/waagent.8.gz", ""},
+	{"documents", "/usr/share/doc/azguest", ""},
+	{"documents", "/usr/share/licenses/azguest", ""},
+	{"completion", "/usr/share/bash-completion/completions/agentctl", ""},
+	{"completion", "/usr/share/zsh/*/_agentctl", ""},
+	{"completion", "/usr/share/fish/vendor_completions.d/agentctl.fish", ""},
+}
+
+// purged is what only "purge" takes away. RPM knows no such thing.
+var purged = [...]struct{ kind, pattern, why string }{
+	{"configuration", "/etc/waagent.conf", ""},
+	{"state", "/var/lib/waagent", "with settings, certificates and packages of extensions"},
+	{"logs", "/var/log/azure", "of extensions"},
+	{"logs", "/var/log/waagent.log*", ""},
+}
+
+func (a *app) removalPlan() removalPlan {
+	p := removalPlan{Goes: []removal{}, Stays: []removal{}}
+	switch {
+	case a.exists("/var/lib/dpkg/info/azguest.list"):
+		p.Package = "deb"
+	case a.exists("/var/lib/rpm") || a.exists("/usr/lib/sysimage/rpm"):
+		p.Package = "rpm"
+	}
+	p.Goes = append(p.Goes, a.rulesTable()...)
+	for _, g := range goes {
+		for _, name := range a.glob(g.pattern) {
+			if g.kind != "link" || a.leadsToUs(name) {
+				p.Goes = append(p.Goes, removal{g.kind, name, "remove", g.why})
+			}
+		}
+	}
+	for _, g := range purged {
+		for _, name := range a.glob(g.pattern) {
+			switch {
+			case p.Package == "deb":
+				p.Goes = append(p.Goes, removal{g.kind, name, "purge", g.why})
+			case p.Package == "rpm" && g.kind == "configuration":
+				p.Goes = append(p.Goes, removal{g.kind, name, "remove", "an edited one is kept as " + filepath.Base(name) + ".rpmsave"})
+			default:
+				p.Stays = append(p.Stays, removal{g.kind, name, "", g.why})
+			}
+		}
+	}
+	p.Stays = append(p.Stays, a.orderedForTheMachine()...)
+	p.Stays = append(p.Stays, a.leftRunning()...)
+	return p
+}
+
+func (a *app) exists(name string) bool {
+	_, err := os.Lstat(filepath.Join(a.Root, name))
+	return err == nil
+}
+
+// glob lists what is there, as paths of the machine.
+func (a *app) glob(pattern string) []string {
+	names, _ := filepath.Glob(filepath.Join(a.Root, pattern)) // the patterns are ours
+	for i, n := range names {
+		if rel, err := filepath.Rel(cmp.Or(a.Root, "/"), n); err == nil {
+			names[i] = "/" + rel
+		}
+	}
+	return names
+}
+
+// leadsToUs: another agent has links of the same names.
+func (a *app) leadsToUs(link string) bool {
+	to, err := os.Readlink(filepath.Join(a.Root, link))
+	return err == nil && strings.HasPrefix(filepath.Base(to), "azguest")
+}
+
+// rulesTable is where the firewall rules are, as the agent saw it last.
+func (a *app) rulesTable() []removal {
+	s, _, err := a.load()
+	switch {
+	case err != nil:
+		return []removal{{"firewall", "nftables table ip azguest", "remove", "if it is there: the agent has left no word"}}
+	case s.Firewall.Backend == "nftables":
+		return []removal{{"firewall", "nftables table ip azguest", "remove", ""}}
+	case s.Firewall.Backend == "iptables":
+		return []removal{{"firewall", "rules of the agent in the iptables table security", "remove", ""}}
+	}
+	return nil
+}
+
+// orderedForTheMachine is what provisioning made of the machine. A package
+// that takes the administrator's account or sudo with it locks them out.
+func (a *app) orderedForTheMachine() []removal {
+	const sudoers = "/etc/sudoers.d/waagent"
+	var out []removal
+	b, err := os.ReadFile(filepath.Join(a.Root, sudoers))
+	for l := range strings.Lines(string(b)) {
+		f := strings.Fields(l)
+		if len(f) < 2 || strings.HasPrefix(f[0], "#") || f[0] == "Defaults" {
+			continue
+		}
+		home := a.home(f[0])
+		if home == "" {
+			continue
+		}
+		out = append(out, removal{"account", f[0], "", "with its home " + home})
+		if keys := filepath.Join(home, ".ssh/authorized_keys"); a.exists(keys) {
+			out = append(out, removal{"keys", keys, "", "they let the administrator in"})
+		}
+	}
+	switch {
+	case err == nil:
+		out = append(out, removal{"sudo", sudoers, "", "without it the administrator is none"})
+	case !os.IsNotExist(err):
+		out = append(out, removal{"sudo", sudoers, "", "and the accounts in it, which are root's to read"})
+	}
+	for _, name := range a.glob("/etc/ssh/sshd_config.d/*azguest*.conf") {
+		out = append(out, removal{"sshd", name, "", "what sshd was told at provisioning"})
+	}
+	return out
+}
+
+// home is the home directory of an account of this machine.
+func (a *app) home(user string) string {
+	b, _ := os.ReadFile(filepath.Join(a.Root, "/etc/passwd")) // no file, no account
+	for l := range strings.Lines(string(b)) {
+		if f := strings.Split(strings.TrimSpace(l), ":"); len(f) > 5 && f[0] == user {
+			return f[5]
+		}
+	}
+	return ""
+}
+
+// leftRunning is what belongs to extensions: nobody but the platform tells
+// them to go.
+func (a *app) leftRunning() []removal {
+	var out []removal
+	if s, _, err := a.load(); err == nil {
+		for _, e := range s.Extensions {
+			out = append(out, removal{"extension", e.Name + " " + e.Version, "", "is not uninstalled; delete it at the platform before"})
+		}
+	}
+	procs := 0
+	for _, top := range []string{"/sys/fs/cgroup/azure.slice", "/sys/fs/cgroup/systemd/azure.slice"} {
+		_ = filepath.WalkDir(filepath.Join(a.Root, top), func(name string, d os.DirEntry, err error) error {
+			if err != nil || d.Name() != "cgroup.procs" || strings.Contains(name, "/azguest.service/") {
+				return nil //nolint:nilerr // it may vanish meanwhile
+			}
+			b, _ := os.ReadFile(name)
+			procs += len(strings.Fields(string(b)))
+			return nil
+		})
+		if procs > 0 {
+			out = append(out, removal{"processes", fmt.Sprintf("%d of extensions", procs), "", "go on; azure.slice stays while they do"})
+			break
+		}
+	}
+	return out
+}
