@@ -1,6 +1,7 @@
 package nspawn
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,8 +137,26 @@ func TestRemoval(t *testing.T) {
 	m.await("the firewall", func() bool { return m.holds("nft list ruleset | grep -q .") })
 	m.must(m.vm.DeleteExtension("Probe"))
 	m.await("the extension's removal", func() bool { s, _ := m.vm.ProvisioningState("Probe"); return s == "" })
+	var plan struct {
+		Goes, Stays []struct{ Kind, What string }
+	}
+	m.must(json.Unmarshal([]byte(m.sh("agentctl uninstall --plan -o json")), &plan))
 	m.sh("dpkg --purge azguest; rm -r /var/lib/probe")
 	after := m.sh(everything)
+	if len(plan.Goes) < 20 || len(plan.Stays) < 3 {
+		t.Errorf("the plan is not about this machine: %+v", plan)
+	}
+	is := func(what string) bool { return strings.Contains("\n"+after, "\n"+what+"\n") }
+	for _, r := range plan.Goes {
+		if strings.HasPrefix(r.What, "/") && is(r.What) {
+			t.Errorf("the plan says that %s goes, and it is there", r.What)
+		}
+	}
+	for _, r := range plan.Stays {
+		if strings.HasPrefix(r.What, "/") && !is(r.What) || r.Kind == "account" && !m.holds("id "+r.What) {
+			t.Errorf("the plan says that %s stays, and it is gone", r.What)
+		}
+	}
 	have := map[string]bool{}
 	for line := range strings.Lines(before) {
 		have[line] = true
