@@ -73,6 +73,9 @@ func BenchmarkHandlers(b *testing.B) {
 	for _, n := range []int{1, 10, 50} {
 		packages, all := fleet(b, n)
 		for _, who := range contenders(packages) {
+			if n > 10 && who.name != "azguest" {
+				continue // it takes four seconds for each, one after the other
+			}
 			b.Run(fmt.Sprintf("%s/%d", who.name, n), func(b *testing.B) {
 				var took []float64
 				for b.Loop() {
