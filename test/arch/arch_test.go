@@ -66,13 +66,14 @@ var may = map[string][]string{
 	"test/arm":      {"test/bundles", "test/fabric", "test/sandbox"},
 	"test/arm/...":  {},
 	"test/bundles":  {},
-	"test/extlab":   {"test/fabric", "test/sandbox"},
+	"test/extlab":   {"test/fabric", "test/release", "test/sandbox"},
 	"test/fabric":   {}, // if emulator and agent share a struct, they share its bugs
+	"test/release":  {},
 	"test/sandbox":  {},
 	"test/cmd/...":  {"test/..."},
-	"test/chaos":    {"test/bundles", "test/fabric", "test/sandbox"},
-	"test/e2e":      {"test/bundles", "test/fabric", "test/sandbox"},
-	"test/handlers": {"test/fabric", "test/sandbox"},
+	"test/chaos":    {"test/bundles", "test/fabric", "test/release", "test/sandbox"},
+	"test/e2e":      {"test/bundles", "test/fabric", "test/release", "test/sandbox"},
+	"test/handlers": {"test/fabric", "test/release", "test/sandbox"},
 	"test/vm":       {"test/bundles", "test/fabric", "test/sandbox"},
 	"test/vm/...":   {"test/bundles", "test/fabric", "test/sandbox", "test/vm"},
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -26,11 +27,7 @@ func TestMain(m *testing.M) {
 	sandbox.Main()
 	flag.Parse()
 	code := m.Run()
-	if os.Getenv("AZGUEST_BIN") == "" && !testing.Short() {
-		if dir, err := build(); err == nil {
-			_ = os.RemoveAll(dir)
-		}
-	}
+	release.Remove()
 	os.Exit(code)
 }
 

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -66,44 +65,11 @@ func need(t testing.TB) {
 	}
 }
 
-var build = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("AZGUEST_BIN"); dir != "" {
-		return dir, nil
-	}
-	for _, dir := range []string{"agent", "extensions", "ovf", "protocol", "provisioning"} {
-		// The test cache sees which files this process looks at, not which
-		// ones the compiler does.
-		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				_, err = os.Stat(path)
-			}
-			return err
-		})
-		if err != nil {
-			return "", err
-		}
-	}
-	dir, err := os.MkdirTemp("", "azguest-chaos-")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-		"github.com/azguest/azguest/agent/cmd/azguest", "github.com/azguest/azguest/agent/cmd/agentctl")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("build the agent: %w\n%s", err, out)
-	}
-	return dir, nil
-})
-
 // newLife makes a provisioned machine with all samples published.
 func newLife(t testing.TB, s *script) *life {
 	t.Helper()
-	bin, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
 	l := &life{t: t, heard: &heard{}}
+	var err error
 	l.log, err = os.Create(filepath.Join(t.TempDir(), "agent.log"))
 	if err != nil {
 		t.Fatal(err)
@@ -150,8 +116,8 @@ func newLife(t testing.TB, s *script) *life {
 		}
 	}
 	err = errors.Join(
-		l.sb.Install(filepath.Join(bin, "azguest"), "/usr/sbin/azguest", 0o755),
-		l.sb.Install(filepath.Join(bin, "agentctl"), "/usr/bin/agentctl", 0o755),
+		l.sb.Install(release.Binary(t, "azguest"), "/usr/sbin/azguest", 0o755),
+		l.sb.Install(release.Binary(t, "agentctl"), "/usr/bin/agentctl", 0o755),
 		l.sb.WriteFile("/etc/waagent.conf", []byte(conf), 0o644),
 		l.start(),
 	)

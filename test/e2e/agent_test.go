@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -35,7 +36,7 @@ const password = "Corr3ct-h0rse: <b&ttery>"
 func newAgentCloud(t testing.TB, o setup) *cloud {
 	t.Helper()
 	need(t)
-	agent, ctl := binary(t, "azguest"), binary(t, "agentctl")
+	agent, ctl := release.Binary(t, "azguest"), release.Binary(t, "agentctl")
 	c := newCloud(t, o)
 	for path, name := range map[string]string{agent: "/usr/sbin/azguest", ctl: "/usr/bin/agentctl"} {
 		if err := c.Install(path, name, 0o755); err != nil {

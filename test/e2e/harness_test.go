@@ -13,10 +13,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"flag"
-	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,6 +23,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -36,17 +34,9 @@ func TestMain(m *testing.M) {
 	sandbox.Main()
 	flag.Parse()
 	code := m.Run()
-	if binDir != "" {
-		_ = os.RemoveAll(binDir)
-	}
+	release.Remove()
 	os.Exit(code)
 }
-
-var (
-	buildOnce sync.Once
-	binDir    string
-	buildErr  error
-)
 
 // need skips where a sandbox can't be made, or is not wanted.
 func need(t testing.TB) {
@@ -57,50 +47,6 @@ func need(t testing.TB) {
 	if err := sandbox.Available(); err != nil {
 		t.Skip(err)
 	}
-}
-
-// binary is the path of a release binary. AZGUEST_BIN names a folder of ones
-// built before; otherwise they are built here, as scripts/build does.
-func binary(t testing.TB, name string) string {
-	t.Helper()
-	if dir := os.Getenv("AZGUEST_BIN"); dir != "" {
-		return filepath.Join(dir, name)
-	}
-	buildOnce.Do(func() {
-		if buildErr = lookAtSources(); buildErr != nil {
-			return
-		}
-		if binDir, buildErr = os.MkdirTemp("", "azguest-e2e-"); buildErr != nil { //nolint:usetesting // outlives the test that needs it first
-			return
-		}
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binDir+"/",
-			"github.com/azguest/azguest/agent/cmd/azguest", "github.com/azguest/azguest/agent/cmd/agentctl")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			buildErr = fmt.Errorf("build the agent: %w\n%s", err, out)
-		}
-	})
-	if buildErr != nil {
-		t.Fatal(buildErr)
-	}
-	return filepath.Join(binDir, name)
-}
-
-// lookAtSources lets the test cache know what the binaries are made of: it
-// sees which files this process looks at, not which ones the compiler does.
-func lookAtSources() error {
-	for _, dir := range []string{"agent", "extensions", "ovf", "protocol", "provisioning"} {
-		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				_, err = os.Stat(path)
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // A cloud is one VM of a platform of its own.

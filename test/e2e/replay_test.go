@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -228,7 +229,7 @@ func newReplay(t *testing.T, medium string, r *replay) *sandbox.Sandbox {
 		t.Cleanup(func() { _ = srv.Close() })
 	}
 	for name, to := range map[string]string{"azguest": "/usr/sbin/azguest", "agentctl": "/usr/bin/agentctl"} {
-		if err := s.Install(binary(t, name), to, 0o755); err != nil {
+		if err := s.Install(release.Binary(t, name), to, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"github.com/azguest/azguest/test/release"
 )
 
 const steady = `
@@ -16,7 +18,7 @@ esac
 // extensions is installed again.
 func TestTakeOver(t *testing.T) {
 	c := newPeerCloud(t, map[string][]byte{"Azguest.E2E.Steady/1.0.0": handler(t, steady)})
-	agent, ctl := binary(t, "azguest"), binary(t, "agentctl")
+	agent, ctl := release.Binary(t, "azguest"), release.Binary(t, "agentctl")
 	p := startPeer(t, c)
 	c.ready(t)
 	if got := c.follow(t, c.put(t, extension{name: "steady", publisher: "Azguest.E2E", kind: "Steady", version: "1.0", settings: map[string]any{"a": 1}})); got != "" {

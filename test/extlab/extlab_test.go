@@ -5,35 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/test/bundles"
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
 	code := m.Run()
-	if binDir != "" {
-		_ = os.RemoveAll(binDir)
-	}
+	release.Remove()
 	os.Exit(code)
 }
 
-var (
-	buildOnce sync.Once
-	binDir    string
-	buildErr  error
-)
-
-// agent is the release binary: from AZGUEST_BIN, or built here.
+// agent is the release binary.
 func agent(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
@@ -42,23 +32,7 @@ func agent(t *testing.T) string {
 	if err := sandbox.Available(); err != nil {
 		t.Skip(err)
 	}
-	if dir := os.Getenv("AZGUEST_BIN"); dir != "" {
-		return filepath.Join(dir, "azguest")
-	}
-	buildOnce.Do(func() {
-		if binDir, buildErr = os.MkdirTemp("", "azguest-extlab-"); buildErr != nil { //nolint:usetesting // outlives the test that needs it first
-			return
-		}
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binDir+"/", "github.com/azguest/azguest/agent/cmd/azguest")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			buildErr = fmt.Errorf("build the agent: %w\n%s", err, out)
-		}
-	})
-	if buildErr != nil {
-		t.Fatal(buildErr)
-	}
-	return filepath.Join(binDir, "azguest")
+	return release.Binary(t, "azguest")
 }
 
 func opened(t *testing.T, b bundles.Bundle) *Bundle {

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +14,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -26,39 +25,8 @@ func TestMain(m *testing.M) {
 	sandbox.Main()
 	flag.Parse()
 	code := m.Run()
-	if binDir != "" {
-		_ = os.RemoveAll(binDir)
-	}
+	release.Remove()
 	os.Exit(code)
-}
-
-var (
-	buildOnce sync.Once
-	binDir    string
-	buildErr  error
-)
-
-// binary is the path of a release binary: from AZGUEST_BIN, or built here.
-func binary(t testing.TB, name string) string {
-	t.Helper()
-	if dir := os.Getenv("AZGUEST_BIN"); dir != "" {
-		return filepath.Join(dir, name)
-	}
-	buildOnce.Do(func() {
-		if binDir, buildErr = os.MkdirTemp("", "azguest-handlers-"); buildErr != nil { //nolint:usetesting // outlives the test that needs it first
-			return
-		}
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binDir+"/",
-			"github.com/azguest/azguest/agent/cmd/azguest", "github.com/azguest/azguest/agent/cmd/agentctl")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			buildErr = fmt.Errorf("build the agent: %w\n%s", err, out)
-		}
-	})
-	if buildErr != nil {
-		t.Fatal(buildErr)
-	}
-	return filepath.Join(binDir, name)
 }
 
 // A machine is one VM with the agent installed, and the platform it sees.
@@ -91,7 +59,7 @@ func newMachine(t testing.TB, prov fabric.Provisioning, config func(*fabric.Conf
 	if err := sandbox.Available(); err != nil {
 		t.Skip(err)
 	}
-	agent, ctl := binary(t, "azguest"), binary(t, "agentctl")
+	agent, ctl := release.Binary(t, "azguest"), release.Binary(t, "agentctl")
 	m := &machine{}
 	m.f = fabric.New(t, func(o *fabric.Options) { o.BlobURL = "http://" + blobAddress })
 	if prov.User == "" {
