@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,7 +139,7 @@ func (c *cloud) end(t testing.TB) map[string]string {
 	state["host keys"] = c.sh(t, "cd /etc/ssh && stat -c '%n %a %U' ssh_host_*")
 	state["hostname"] = c.sh(t, "hostname")
 	state["lib"] = c.sh(t, "cd /var/lib/waagent && stat -c '%n %a' . provisioned CustomData ovf-env.xml && cat provisioned && sha256sum CustomData && ! grep -F 'Corr3ct' ovf-env.xml")
-	state["leftovers"] = c.sh(t, "find /etc /home /var/lib/waagent -name '*.azg-*' -o -name '*.lock' -path '/etc/*' -o -name '*.azguest*' -path '/etc/*' | sort")
+	state["leftovers"] = c.leftovers(t)
 	// crypt(3) is somebody else's opinion on the hash.
 	r, err := c.RunCmd(t.Context(), sandbox.Cmd{
 		Args:  []string{"perl", "-e", `$h = (getpwnam "azureuser")[1]; chomp($p = <STDIN>); print crypt($p, $h) eq $h ? "right" : "wrong"`},
@@ -149,6 +150,26 @@ func (c *cloud) end(t testing.TB) map[string]string {
 	}
 	state["password"] = r.Stdout
 	return state
+}
+
+// leftovers are the files that a write which was cut off has left. One that is
+// on its way at this moment has another name, or none, a little later.
+func (c *cloud) leftovers(t testing.TB) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := c.sh(t, "find /etc /home /var/lib/waagent -name '*.azg-*' -o -name '*.lock' -path '/etc/*' -o -name '*.azguest*' -path '/etc/*' | sort")
+		if !strings.Contains(left, ".azg-") || ctx.Err() != nil {
+			return left
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // A journal is what the agent wrote about its provisioning.
