@@ -256,12 +256,18 @@ func (a *Agent) tighten(name string, perm os.FileMode) error {
 	return os.Chmod(a.Root.Path(name), fi.Mode().Perm()&perm)
 }
 
-// sweep removes the temporary files of writes that a kill or a power cut
-// interrupted; one of them may be a copy of shadow. Nobody else writes them:
-// we hold the lock.
+// sweep removes the temporary files of writes and downloads that a kill or a
+// power cut interrupted; one of them may be a copy of shadow. Nobody else
+// writes them: we hold the lock.
 func (a *Agent) sweep() {
 	lib, o := a.cfg.Paths.Lib, a.cfg.OS
-	for _, dir := range []string{"/etc", "/run/azguest", o.SSHDir, o.SSHDir + "/sshd_config.d", o.SudoersDir, path.Dir(o.PasswordPath), lib, lib + "/azguest"} {
+	for _, dir := range []string{
+		"/etc", "/run/azguest", o.SSHDir, o.SSHDir + "/sshd_config.d", o.SudoersDir, path.Dir(o.PasswordPath),
+		lib, lib + "/*/config", lib + "/*/status", lib + "/history/*",
+		lib + "/azguest", lib + "/azguest/*",
+		// Not jobs: those who watch over commands outlive us and write there.
+		lib + "/azguest/ext/packages", lib + "/azguest/ext/records",
+	} {
 		names, err := a.Root.Glob(dir + "/" + host.TempPattern)
 		if err != nil {
 			continue // a configured path that is no pattern

@@ -113,7 +113,7 @@ func writeJSON(path string, v any, perm fs.FileMode) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".azg-*")
 	if err != nil {
 		return err
 	}

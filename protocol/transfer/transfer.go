@@ -155,7 +155,9 @@ func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL,
 // File writes a blob to path (a name the kernel understands) with mode 0600
 // and returns its SHA-256 in hex. The file appears whole or not at all.
 func (c *Client) File(ctx context.Context, w Want, path string) (digest string, err error) {
-	part, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".part-*")
+	// The name is that of all temporary files: whoever is killed meanwhile finds
+	// it again at the next start (host.TempPattern).
+	part, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".azg-*")
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
