@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -38,6 +39,8 @@ func TestPeer(t *testing.T) {
 const mountHelper = "#!/bin/sh\nexec /usr/bin/fuseiso \"$1\" \"$2\"\n"
 
 // newPeerCloud is a cloud with Debian's agent installed and nothing started.
+// AZGUEST_PEER may name a package (.deb) of another version of it, which takes
+// the place of Debian 12's.
 func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 	t.Helper()
 	need(t)
@@ -53,6 +56,16 @@ func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 	})
 	if err := c.WriteFile("/usr/sbin/mount.iso9660", []byte(mountHelper), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	if file := os.Getenv("AZGUEST_PEER"); file != "" {
+		deb, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WriteFile("/root/peer.deb", deb, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(c.sh(t, "rm -r /usr/lib/python3/dist-packages/azurelinuxagent && dpkg-deb -x /root/peer.deb / && python3 /usr/sbin/waagent -version"))
 	}
 	c.prepareSSHD(t)
 	// It insists on ifupdown, which would have nothing to do here either.

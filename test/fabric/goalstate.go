@@ -212,7 +212,7 @@ func (gs *goalState) families(f *Fabric) []AgentFamily {
 	out := slices.Clone(families)
 	for i := range out {
 		if out[i].URIs == nil {
-			a, b, _ := f.manifestURLs("WALinuxAgent")
+			a, b, _ := f.manifestURLs(agentPackage)
 			out[i].URIs = []string{a, b}
 		}
 	}

@@ -42,6 +42,11 @@ func repositoryAccounts() [3]string {
 	return [3]string{repositoryPrefix + "a", repositoryPrefix + "b", repositoryPrefix + "c"}
 }
 
+// agentPackage is the family of the agent itself. Its manifest exists on every
+// platform; WALinuxAgent since 2.12 fetches it before the first goal state
+// even with updates switched off, and waits a minute where it does not.
+const agentPackage = "WALinuxAgent"
+
 // loadRepository publishes every Name__Version.zip of a folder. A file
 // Name__Version.zip.sig beside it is its signature, DER or base64.
 func (f *Fabric) loadRepository(dir string) error {
@@ -84,7 +89,7 @@ func (f *Fabric) AddSigned(name, version string, zipFile, signature []byte) erro
 }
 
 func (f *Fabric) addPackage(p *handlerPackage, name string) error {
-	if !strings.Contains(name, ".") && !strings.HasPrefix(name, "WALinuxAgent") {
+	if !strings.Contains(name, ".") && !strings.HasPrefix(name, agentPackage) {
 		return fmt.Errorf("add package %s: name is not Publisher.Type", name)
 	}
 	p.multi = p.supportsMultiple()
@@ -211,6 +216,10 @@ func (f *Fabric) repositoryBlob(r *request, blobPath string) *answer {
 				return reply(http.StatusOK, "application/octet-stream", sig).note("signature", h.name+" "+p.version)
 			}
 		}
+	}
+	if strings.EqualFold(blobPath, "/"+repositoryFolder(agentPackage)+"/"+agentPackage+"_manifest.xml") {
+		a := reply(http.StatusOK, "application/xml", []byte(f.manifestXML(&handlerPackages{name: agentPackage})))
+		return a.note("manifest", agentPackage)
 	}
 	return blobError(http.StatusNotFound, "BlobNotFound", "The specified blob does not exist.")
 }
