@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -250,5 +251,35 @@ func TestDependencyWithoutSettings(t *testing.T) {
 		if want := map[string]string{"P.Bad": "NotReady", "P.Good": "Ready", "P.Bare": "Ready"}[h.Name]; h.Status != want {
 			t.Errorf("%s is %s, want %s", h.Name, h.Status, want)
 		}
+	}
+}
+
+// TestSameGoalStateOnceMore: the platform's client gives out a goal state again
+// when its certificates changed. Who waits, goes on waiting and is enabled.
+// Found by test/chaos.
+func TestSameGoalStateOnceMore(t *testing.T) {
+	t.Parallel()
+	sign := t.TempDir() + "/go"
+	waiting := pkg{name: "P.Slow", version: "1.0", script: `log
+[ "$op" = enable ] && { status transitioning; (until [ -e ` + sign + ` ]; do sleep 0.02; done; status success) >/dev/null 2>&1 & }
+exit 0
+`}
+	w := newWorld(t, append(named(simple, "P.Dep"), waiting)...).start()
+	handlers := []protocol.Handler{ext("P.Slow", "1.0", 0), level(ext("P.Dep", "1.0", 0), 1)}
+	gs := w.state(handlers...)
+	w.m.Offer(gs)
+	w.await("waiting", func(s Snapshot) bool {
+		return len(s.Handlers) == 2 && strings.Contains(message(s, 1), "is waiting for dependency P.Slow")
+	})
+	again := *gs
+	again.Handlers = slices.Clone(handlers)
+	w.m.Offer(&again)
+	w.await("taken", func(Snapshot) bool { return len(w.m.offers) == 0 })
+	if err := os.WriteFile(sign, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := w.await("both", func(s Snapshot) bool { return s.Converged && w.m.settled() })
+	if got := show(s); strings.Count(got, "success") != 2 {
+		t.Errorf("report %s", got)
 	}
 }

@@ -99,7 +99,9 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	if m.pass != nil {
 		last = m.pass.state
 		if m.pass.key == gs.Key() && !m.pass.hold == !m.held(gs) {
-			m.pass.gs = gs // the same once more
+			// The same once more, with other certificates. What was told stays
+			// told; the pairs point into the handlers of their goal state.
+			m.pass.gs, m.pass.pairs = gs, pairsOf(gs)
 			return
 		}
 	}
