@@ -240,9 +240,10 @@ func (v view) row(q pair, files *fileCache) (r row) {
 			r.fail(q, r.rec.Report.Code, r.rec.Report.Message)
 		case r.rec.onDisk() != "NotInstalled":
 			v.extension(&r, q, files)
-			// What update or disable wrote is not the word of the enable that
-			// never came (spec/extensions §10).
-			if r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
+			// What update or disable wrote, and what the version before had to
+			// say of the same settings, is not the word of the enable that never
+			// came (spec/extensions §10): the update would pass for a success.
+			if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
 				r.fail(q, r.rec.Report.Code, r.rec.Report.Message)
 			}
 		}
@@ -300,7 +301,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 		v.extension(r, q, files)
 		// A status of before, or none, would have everybody wait for an end
 		// that has come already (asks U02).
-		if r.missing || r.status.Extension.Status == transitioning && v.pass.dead[q.key()].final {
+		if r.missing || r.status.Extension.Status == transitioning && v.pass.dead[q.key()].final || v.outdated(r, q, e) {
 			r.fail(q, e.Code, e.Err)
 		}
 		return
@@ -320,6 +321,17 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 	default:
 		r.end = endOpen
 	}
+}
+
+// outdated: a success from before the enable that failed. It is the word of
+// an earlier run, or of the version before, and with the same sequence number
+// the platform would take it for the end of what has failed.
+func (v view) outdated(r *row, q pair, e ExtRecord) bool {
+	if r.status.Extension.Status != success || e.Last == nil || e.Last.Op != Enable {
+		return false
+	}
+	fi, err := os.Lstat(v.statusFile(r.rec, q))
+	return err == nil && fi.ModTime().Before(e.Last.Started)
 }
 
 // progressRow is an extension that is being worked on. Its old status and
@@ -371,10 +383,13 @@ func (v view) goingRow(r row, q pair, files *fileCache) row {
 	return r
 }
 
+func (v view) statusFile(rec Record, q pair) string {
+	return v.store.base(rec.Name, rec.Version) + "/status/" + settingsName(q.ext, q.seq, ".status")
+}
+
 // extension attaches the status file.
 func (v view) extension(r *row, q pair, files *fileCache) {
-	path := v.store.base(r.rec.Name, r.rec.Version) + "/status/" + settingsName(q.ext, q.seq, ".status")
-	st, missing := files.status(path, q.row, r.rec.Version, q.seq)
+	st, missing := files.status(v.statusFile(r.rec, q), q.row, r.rec.Version, q.seq)
 	st.Seq, st.Multi = q.seq, q.ext != ""
 	st.Name = q.row
 	if q.ext != "" {

@@ -93,6 +93,31 @@ func TestUpdateOnFailure(t *testing.T) {
 	}
 }
 
+// TestUpdateFailsWithTheSameSettings: what the version before has reported for
+// these settings is no success of the new one. Found by test/chaos.
+func TestUpdateFailsWithTheSameSettings(t *testing.T) {
+	t.Parallel()
+	for op, report := range map[string]string{
+		"update":  "P.X 2.0 NotReady 1008 | 0 error 1008\n",
+		"install": "P.X 2.0 NotReady 1007\n",
+		"enable":  "P.X 2.0 NotReady 1009 | 0 error 1009\n",
+	} {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: fails(op, "9")}).start()
+			w.offer(ext("P.X", "1.0", 0))
+			s := w.processed(ext("P.X", "2.0", 0))
+			if diff := cmp.Diff(report, show(s)); diff != "" {
+				t.Errorf("report (-want +got):\n%s%s", diff, message(s, 0))
+			}
+			// The next goal state tries again, and what fails again is told again.
+			if diff := cmp.Diff(report, show(w.processed(ext("P.X", "2.0", 0)))); diff != "" {
+				t.Errorf("once more (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestUpdateRecovers: after each of the failures the next goal state starts
 // where spec/extensions §2.5 says, with a good package.
 func TestUpdateRecovers(t *testing.T) {
