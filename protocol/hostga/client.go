@@ -89,17 +89,6 @@ func (c *Client) fresh(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// Versions reports whether the plugin speaks our version.
-func (c *Client) Versions(ctx context.Context) (bool, error) {
-	h := http.Header{}
-	h.Set("X-Ms-Containerid", c.host.IDs().ContainerID)
-	resp, err := c.web.Do(ctx, web.Request{Op: "hostVersions", URL: c.url("/versions"), Header: h, Tries: 1, Limit: 64 << 10})
-	if err != nil {
-		return false, err
-	}
-	return bytes.Contains(resp.Body, []byte(version)), nil
-}
-
 // Healthy asks /health once.
 func (c *Client) Healthy(ctx context.Context) error {
 	_, err := c.web.Do(ctx, web.Request{Op: "hostHealth", URL: c.url("/health"), Tries: 1, Limit: 64 << 10})

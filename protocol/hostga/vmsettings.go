@@ -96,6 +96,13 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 		CreatedTicks: doc.ExtensionsLastModifiedTickCount.n, ActivityID: doc.ActivityID, CorrelationID: doc.CorrelationID,
 		OnHold: doc.OnHold.v,
 	}
+	// The writer is not consistent about case, and to take one for the other
+	// would run what must not be run.
+	for _, known := range []protocol.Source{protocol.Fabric, protocol.FastTrack} {
+		if strings.EqualFold(strings.TrimSpace(vm.Source), string(known)) {
+			vm.Source = string(known)
+		}
+	}
 	if s := bytes.TrimSpace(doc.InSvdSeqNo); len(s) > 0 && string(s) != "null" && s[0] != '{' && s[0] != '[' {
 		vm.SeqNo = bytes.Clone(s)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -87,6 +88,7 @@ type Client struct {
 	hga     *hostga.Client
 	key     *transportKey
 	reach   reach
+	later   atomic.Bool // the host put the last status off: the names were stale
 
 	mu       sync.Mutex // guards the fields below
 	from     string     // origin of endpoint

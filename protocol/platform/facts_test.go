@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"crypto/sha1" //nolint:gosec // thumbprints are SHA-1
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
@@ -102,8 +104,75 @@ func TestFact01And05CipherDecidesTransportAndFailureIsNotFatal(t *testing.T) {
 			if gs.CertsErr != nil || len(gs.Certs) != 1 || !gs.Certs[0].KeyPEM.Set() {
 				t.Errorf("%s: %v, %+v", name, gs.CertsErr, gs.Certs)
 			}
+			// The second cipher is a way out and not the way.
+			if n, want := len(f.requests("comp=certificates")), map[string]int{"AES": 1, "DES": 3}[name]; n != want {
+				t.Errorf("%s: asked %d times, want %d", name, n, want)
+			}
+			// Those of before are worth more than none.
+			f.set(func() {
+				f.inc = "2"
+				f.fail["certificates AES128_CBC"], f.fail["certificates DES_EDE3_CBC"] = 404, 404
+			})
+			if gs = mustGS(t, c, gs.Key()); gs.CertsErr == nil || len(gs.Certs) != 1 {
+				t.Errorf("%s: without new ones: %v, %+v", name, gs.CertsErr, gs.Certs)
+			}
 		})
 	}
+}
+
+// TestFact03And04WhatIsInThePacket: nobody is asked for a password, and a
+// certificate of others that comes along without a key is no loss of the rest.
+func TestFact03And04WhatIsInThePacket(t *testing.T) {
+	t.Parallel()
+	own, other := newTenant(t, "own"), stranger(t)
+	otherThumb := fmt.Sprintf("%X", sha1.Sum(other.cert.Raw)) //nolint:gosec // thumbprints are SHA-1
+	bubble(t, func(f *fakeHost) { f.tenant = []tenant{own, other} }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		if gs.CertsErr != nil || len(gs.Certs) != 2 {
+			t.Fatalf("certificates: %v, %+v", gs.CertsErr, gs.Certs)
+		}
+		for _, k := range gs.Certs {
+			if k.KeyPEM.Set() != (k.Thumbprint == thumbprint(own)) {
+				t.Errorf("%s has a key: %v", k.Thumbprint, k.KeyPEM.Set())
+			}
+		}
+		// Settings encrypted to the one without can't be opened.
+		f.set(func() {
+			f.inc, f.ext = "2", extWith(ticks0+1, `<Plugin name="A" version="1" location="https://a" state="enabled"/>`,
+				fmt.Sprintf(`<Plugin name="A" version="1"><RuntimeSettings seqNo="1">{"runtimeSettings":[{"handlerSettings":{"protectedSettings":"MIIB","protectedSettingsCertThumbprint":%q}}]}</RuntimeSettings></Plugin>`, otherThumb))
+		})
+		if gs = mustGS(t, c, gs.Key()); gs.CertsErr == nil || !strings.Contains(gs.CertsErr.Error(), otherThumb) {
+			t.Errorf("a certificate without its key is enough: %v", gs.CertsErr)
+		}
+	})
+}
+
+// TestCertificatesComeBackToDisk: handlers read them from there, whatever
+// happened to the files meanwhile (spec/protocol §2.5, §5.4 step 6).
+func TestCertificatesComeBackToDisk(t *testing.T) {
+	t.Parallel()
+	testKey()
+	own := newTenant(t, "own")
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		f.tenant, f.vm, f.etag = []tenant{own}, vmWith(ticks0+1, "FastTrack", ""), "1"
+		root := host.Root(t.TempDir())
+		c := f.client(root, nil)
+		gs := mustGS(t, c, "")
+		name := "/var/lib/waagent/" + thumbprint(own)
+		for _, suffix := range []string{".crt", ".prv"} {
+			if err := root.Remove(name + suffix); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.set(func() { f.vm, f.etag = vmWith(ticks0+2, "FastTrack", ""), "2" })
+		mustGS(t, c, gs.Key())
+		for _, suffix := range []string{".crt", ".prv"} {
+			if fi, err := os.Stat(root.Path(name + suffix)); err != nil || fi.Mode().Perm() != 0o400 {
+				t.Errorf("%s%s: %v, %v", name, suffix, fi, err)
+			}
+		}
+	})
 }
 
 func TestFact02TransportCertificateCarriesSHA1KeyIdentifier(t *testing.T) {
@@ -199,6 +268,22 @@ func TestFact06ResumedUnderAnIncarnationAlreadySeen(t *testing.T) {
 	})
 }
 
+// TestFact06IncarnationsAreNotOrdered: a lower one is as new as a higher one,
+// and nothing but the number has to tell.
+func TestFact06IncarnationsAreNotOrdered(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) { f.fixed, f.inc = true, "10" }, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		for i, inc := range []string{"9", "10", "1"} {
+			f.set(func() { f.inc, f.ext = inc, extWith(ticks0+int64(i), "", "") })
+			f.clear()
+			if gs = mustGS(t, c, gs.Key()); gs.ID != "incarnation_"+inc || len(f.requests("extensionsConfig")) != 1 {
+				t.Errorf("incarnation %s: %s, %v", inc, gs.ID, f.requests(""))
+			}
+		}
+	})
+}
+
 func thumbprint(t tenant) string {
 	p, err := cms.ParsePFX(mustPFX(t), "")
 	if err != nil {
@@ -212,7 +297,11 @@ func TestFact07ContainerChangesWithoutIncarnation(t *testing.T) {
 	bubble(t, func(f *fakeHost) { f.vm, f.etag = vmWith(ticks0+1, "FastTrack", ""), "1" }, func(t *testing.T, f *fakeHost, c *Client) {
 		gs := mustGS(t, c, "")
 		f.set(func() { f.container, f.config = "c2", "dep.1.xml" })
+		f.clear()
 		notModified(t, c, gs.Key())
+		if n := f.requests("goalstate"); len(n) != 1 || len(f.requests("vmSettings")) != 1 {
+			t.Errorf("the look itself did not bring the names: %v", f.requests(""))
+		}
 		f.clear()
 		if _, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil {
 			t.Errorf("status after a move: %v", err)
@@ -251,13 +340,63 @@ func TestFact08And09SourceAndTicksDecide(t *testing.T) {
 			if gs2.CreatedTicks != gs.CreatedTicks || gs2.Incarnation != "2" {
 				t.Errorf("%s: %d of incarnation %s replaced %d", name, gs2.CreatedTicks, gs2.Incarnation, gs.CreatedTicks)
 			}
-			// A newer one does.
+			// A newer one does, and one of the same time (spec/protocol §5.4, 5).
 			f.set(func() { f.inc, f.ext = "3", extWith(ticks0+50, "", "") })
-			if gs3 := mustGS(t, c, gs2.Key()); gs3.ID != "incarnation_3" {
+			gs3 := mustGS(t, c, gs2.Key())
+			if gs3.ID != "incarnation_3" {
 				t.Errorf("%s: %s, want incarnation_3", name, gs3.ID)
+			}
+			f.set(func() { f.inc = "4" })
+			if gs4 := mustGS(t, c, gs3.Key()); gs4.ID != "incarnation_4" {
+				t.Errorf("%s: %s, want incarnation_4", name, gs4.ID)
 			}
 		})
 	}
+}
+
+// TestFact08FabricSettingsEndFastTrack: the marker goes with the first
+// vmSettings that repeat what the WireServer has.
+func TestFact08FabricSettingsEndFastTrack(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		f.vm, f.etag = vmWith(ticks0+600_000_000, "FastTrack", ""), "1"
+		root := host.Root(t.TempDir())
+		mustGS(t, f.client(root, nil), "")
+		f.set(func() { f.vm, f.etag = vmWith(ticks0+700_000_000, "fabric", ""), "2" })
+		if gs := mustGS(t, f.client(root, nil), ""); gs.Source != protocol.Fabric || gs.Outdated || root.Exists("/var/lib/waagent/fast_track.json") {
+			t.Errorf("%s of %s, outdated %v", gs.ID, gs.Source, gs.Outdated)
+		}
+	})
+}
+
+// TestVMSettingsWithoutASource are used, but are not FastTrack: the host does
+// not check addresses for them (spec/protocol §5.3).
+func TestVMSettingsWithoutASource(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) {
+		f.vm, f.etag = vmWith(ticks0+1, "", `{"name":"A","version":"1","state":"enabled"}`), "1"
+		f.blobs["https://a.example/m.xml"] = []byte(`<PluginVersionManifest/>`)
+	}, func(t *testing.T, f *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		if gs.ID != "etag_1" || len(gs.Handlers) != 1 {
+			t.Errorf("goal state %s: %+v", gs.ID, gs.Handlers)
+		}
+		for _, verified := range []bool{false, true} {
+			f.set(func() { f.verified = nil })
+			if _, err := c.Manifest(t.Context(), []secret.URL{secret.NewURL("https://a.example/m.xml")}); err != nil {
+				t.Fatal(err)
+			}
+			if len(f.verified) != 1 || f.verified[0] != verified {
+				t.Errorf("asked the host to verify: %v, want %v", f.verified, verified)
+			}
+			if !verified {
+				f.set(func() { f.vm, f.etag = vmWith(ticks0+2, "FastTrack", ""), "2" })
+				gs = mustGS(t, c, gs.Key())
+			}
+		}
+	})
 }
 
 // TestUndatedGoalStates: a document without a date follows one of its own
@@ -377,6 +516,9 @@ func TestFact12And13HeadersAndAddresses(t *testing.T) {
 		if err := c.ReportHealth(t.Context(), protocol.Health{State: protocol.Ready}); err != nil || len(f.requests("/machine?comp=health")) != 1 {
 			t.Errorf("health: %v", err)
 		}
+		if err := c.SendEvents(t.Context(), []event.Event{{Kind: event.Operation, Name: "A"}}); err != nil || len(f.requests("/machine?comp=telemetrydata")) != 1 {
+			t.Errorf("telemetry: %v", err)
+		}
 	})
 }
 
@@ -416,7 +558,41 @@ func TestFact15StaleNamesAreRefreshed(t *testing.T) {
 		if r, err = c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted {
 			t.Errorf("next status: %+v, %v", r, err)
 		}
-		_ = gs
+		// By a 400 the host says the same; a status then goes directly.
+		f.set(func() { f.container, f.invalid = "c11", true })
+		if _, err := c.Manifest(t.Context(), []secret.URL{secret.NewURL("https://a.example/m.xml?sig=1")}); err != nil {
+			t.Errorf("manifest after a 400: %v", err)
+		}
+		f.set(func() { f.container, f.ext = "c12", strings.Replace(f.ext, "https://st", "http://st", 1); f.inc = "2" })
+		mustGS(t, c, gs.Key())
+		f.set(func() { f.container = "c13" })
+		if r, err = c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted || r.Via != "direct" {
+			t.Errorf("status after a 400: %+v, %v", r, err)
+		}
+	})
+}
+
+// TestStatusOfAHostThatIsAlwaysGone: new names are worth one wait. A host that
+// goes on saying 410 must not keep the status from the platform for ever.
+func TestStatusOfAHostThatIsAlwaysGone(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(f *fakeHost) { f.ext = strings.Replace(extNone, "https://st.blob", "http://st.blob", 1) }, func(t *testing.T, f *fakeHost, c *Client) {
+		mustGS(t, c, "")
+		f.set(func() { f.fail["/status"] = 410 })
+		if r, err := c.ReportStatus(t.Context(), protocol.Status{}); !errors.Is(err, ErrLater) || r.Accepted {
+			t.Errorf("first status: %+v, %v", r, err)
+		}
+		for i := range 5 {
+			time.Sleep(time.Minute)
+			if r, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted || r.Via != "direct" {
+				t.Errorf("status %d: %+v, %v", i+2, r, err)
+			}
+		}
+		f.set(func() { clear(f.fail) })
+		time.Sleep(10 * time.Minute)
+		if r, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil || r.Via != "host" {
+			t.Errorf("the host is well again: %+v, %v", r, err)
+		}
 	})
 }
 
@@ -465,6 +641,54 @@ func TestFact17StatusGoesThroughTheHostThenDirectly(t *testing.T) {
 			if page && len(f.requests("&comp=page")) == 0 {
 				t.Errorf("requests: %v", f.requests(""))
 			}
+			// Nothing but 201 is a yes of storage.
+			f.set(func() { f.stored = 200 })
+			if r, err = c.ReportStatus(t.Context(), protocol.Status{}); err == nil || r.Accepted {
+				t.Errorf("storage said 200: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// TestFact17PagesOfALargeStatus: no write is larger than 4 MiB or ends between
+// sectors, on both ways, and the address may have no query to add to.
+func TestFact17PagesOfALargeStatus(t *testing.T) {
+	t.Parallel()
+	for query, page := range map[string]string{"?sig=canary": "?sig=canary&comp=page", "": "?comp=page"} {
+		bubble(t, func(f *fakeHost) {
+			f.ext = strings.NewReplacer("https://st.blob", "http://st.blob", "BlockBlob", "PageBlob", "?sig=canary", query).Replace(extNone)
+		}, func(t *testing.T, f *fakeHost, c *Client) {
+			mustGS(t, c, "")
+			large := protocol.Status{Agent: protocol.AgentStatus{Message: strings.Repeat("x", 9<<20)}}
+			for _, via := range []string{"host", "direct"} {
+				f.set(func() { f.puts = nil })
+				if r, err := c.ReportStatus(t.Context(), large); err != nil || r.Via != via {
+					t.Fatalf("%s: %+v, %v", via, r, err)
+				}
+				var at int
+				var whole strings.Builder
+				for i, p := range f.puts {
+					_, q, _ := strings.Cut(p.url, "?")
+					switch {
+					case i == 0:
+						if p.header.Get("x-ms-blob-type") != "PageBlob" || len(p.body) != 0 || "?"+q != query && q+query != "" {
+							t.Errorf("%s: creation of %s: %v", via, p.url, p.header)
+						}
+						continue
+					case "?"+q != page || len(p.body) > 4<<20 || len(p.body)%512 != 0 || p.header.Get("x-ms-page-write") != "update":
+						t.Errorf("%s: %d bytes to %s: %v", via, len(p.body), p.url, p.header)
+					}
+					if want := fmt.Sprintf("bytes=%d-%d", at, at+len(p.body)-1); p.header.Get("x-ms-range") != want {
+						t.Errorf("%s: range %q, want %q", via, p.header.Get("x-ms-range"), want)
+					}
+					at += len(p.body)
+					whole.Write(p.body)
+				}
+				if n := f.puts[0].header.Get("x-ms-blob-content-length"); n != fmt.Sprint(at) || !json.Valid([]byte(strings.TrimRight(whole.String(), "\x00"))) {
+					t.Errorf("%s: blob of %s bytes, %d written", via, n, at)
+				}
+				f.set(func() { f.fail["/status"] = 500 })
+			}
 		})
 	}
 }
@@ -507,6 +731,15 @@ func TestFact24PasswordsAreUTF16(t *testing.T) {
 	if err != nil || !at.Equal(time.Date(2025, 1, 1, 10, 0, 0, 0, time.UTC)) {
 		t.Errorf("expiry = %v, %v", at, err)
 	}
+	bubble(t, func(f *fakeHost) {
+		f.secret = "pä😀"
+		f.access = `<RemoteAccess><Users><User><Name>jit</Name><Password>{{secret}}</Password><Expiration>Wed, 01 Jan 2025 10:00:00 UTC</Expiration></User></Users></RemoteAccess>`
+	}, func(t *testing.T, _ *fakeHost, c *Client) {
+		gs := mustGS(t, c, "")
+		if gs.Users == nil || len(gs.Users.Users) != 1 || gs.Users.Users[0].Err != nil || gs.Users.Users[0].Password.Reveal() != "pä😀" {
+			t.Errorf("users: %+v", gs.Users)
+		}
+	})
 	if dir == "" {
 		t.Skip("AZGUEST_FIXTURES is not set")
 	}

@@ -193,6 +193,11 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 	c.adopt(c.choose(gs, vm, wsNew))
 	s.changed = true
 	c.chase(ctx, gs, raw)
+	if !wsNew {
+		// Handlers are about to look for their certificates, which somebody may
+		// have deleted, or a full disk refused (spec/protocol §5.4, 6).
+		c.writeDocuments(&s.docs)
+	}
 	out := c.merge(gs)
 	c.archive(out)
 	return out, nil
@@ -266,7 +271,7 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 			s.probe = now.Add(reprobe)
 		}
 		s.vm, s.supported = nil, false
-		s.force = s.force || s.adopted != nil && s.adopted.source == protocol.FastTrack
+		s.force = s.force || s.adopted != nil && s.adopted.vm != nil
 		return nil, false
 	default:
 		if protocol.Loud(err) && ctx.Err() == nil {
@@ -301,7 +306,7 @@ func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, wsNew bool) *
 	s := &c.state
 	var fast *adopted
 	if vm != nil {
-		fast = &adopted{id: "etag_" + vm.ETag, source: protocol.FastTrack, ticks: vm.CreatedTicks, vm: vm, seq: vm.SeqNo, onHold: vm.OnHold, inc: gs.Incarnation}
+		fast = &adopted{id: "etag_" + vm.ETag, source: protocol.Source(vm.Source), ticks: vm.CreatedTicks, vm: vm, seq: vm.SeqNo, onHold: vm.OnHold, inc: gs.Incarnation}
 	}
 	if !wsNew {
 		return fast
@@ -333,7 +338,7 @@ func (c *Client) adopt(n *adopted) {
 	s := &c.state
 	switch {
 	case n == nil:
-	case s.adopted == nil, n.ticks >= s.adopted.ticks, n.outdate, n.ticks <= 0 && n.source == s.adopted.source:
+	case s.adopted == nil, n.ticks >= s.adopted.ticks, n.outdate, n.ticks <= 0 && (n.vm == nil) == (s.adopted.vm == nil):
 		s.adopted = n
 	}
 }
@@ -350,7 +355,7 @@ func (c *Client) missing() []string {
 			if t == "" || !set.Protected.Set() || set.Want == protocol.WantDisabled {
 				continue
 			}
-			have := slices.ContainsFunc(c.state.docs.certs, func(k protocol.Certificate) bool { return k.Thumbprint == t })
+			have := slices.ContainsFunc(c.state.docs.certs, func(k protocol.Certificate) bool { return k.Thumbprint == t && k.KeyPEM.Set() })
 			if !have && !slices.Contains(out, t) {
 				out = append(out, t)
 			}

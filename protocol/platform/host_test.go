@@ -2,12 +2,16 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +23,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/rs/zerolog"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
@@ -44,7 +49,13 @@ type fakeHost struct {
 	access    string
 	tenant    []tenant
 	blobs     map[string][]byte
-	ids       bool           // check the host plugin's headers
+	ids       bool   // check the host plugin's headers
+	invalid   bool   // stale ones are a 400 and not a 410
+	secret    string // sealed for {{secret}} in the list of users
+	fixed     bool   // addresses of documents without the incarnation
+	stored    int    // what storage says to a PUT; 0 is 201
+	puts      []put
+	verified  []bool         // of each blob through the host: was it to be checked
 	fail      map[string]int // status by path or host, until removed
 	log       []string
 	health    []string
@@ -55,6 +66,13 @@ type fakeHost struct {
 type tenant struct {
 	cert *x509.Certificate
 	key  *rsa.PrivateKey
+}
+
+// A put is what arrived at storage, through the host or directly.
+type put struct {
+	url    string
+	header http.Header
+	body   []byte
 }
 
 func newHost(t *testing.T) *fakeHost {
@@ -87,6 +105,25 @@ func newTenant(t *testing.T, name string) tenant {
 		t.Fatal(err)
 	}
 	return tenant{c, k}
+}
+
+// stranger is a certificate of somebody else, whose key is not for us.
+func stranger(t *testing.T) tenant {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CRP"}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tenant{cert: c}
 }
 
 type pipeListener struct {
@@ -185,8 +222,8 @@ func (f *fakeHost) handle(w http.ResponseWriter, r *http.Request) {
 func (f *fakeHost) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	key := "https://" + r.Host + r.URL.Path
 	if r.Method == http.MethodPut {
-		f.put(key, body)
-		w.WriteHeader(http.StatusCreated)
+		f.put("https://"+r.Host+r.URL.RequestURI(), r.Header, body)
+		w.WriteHeader(cmp.Or(f.stored, http.StatusCreated))
 		return
 	}
 	b, ok := f.blobs[key]
@@ -198,7 +235,16 @@ func (f *fakeHost) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
 }
 
-func (f *fakeHost) put(key string, body []byte) {
+// put is storage. It says what the protocol demands of every writer.
+func (f *fakeHost) put(url string, h http.Header, body []byte) {
+	f.puts = append(f.puts, put{url, h, body})
+	if v := h.Get("x-ms-version"); v != "2014-02-14" {
+		f.t.Errorf("PUT %s with x-ms-version %q", url, v)
+	}
+	if _, err := time.Parse(time.RFC3339, h.Get("x-ms-date")); err != nil {
+		f.t.Errorf("PUT %s: %v", url, err)
+	}
+	key, _, _ := strings.Cut(url, "?")
 	f.blobs[key] = body
 	if strings.HasSuffix(key, ".status") {
 		f.status = body
@@ -209,7 +255,15 @@ func (f *fakeHost) stale(w http.ResponseWriter, r *http.Request) bool {
 	if !f.ids {
 		return false
 	}
+	if v := r.Header.Get("x-ms-version"); v != "2015-09-01" {
+		f.t.Errorf("%s with x-ms-version %q", r.URL, v)
+	}
 	if r.Header.Get("x-ms-containerid") != f.container || r.Header.Get("x-ms-host-config-name") != f.config {
+		if f.invalid {
+			w.WriteHeader(400)
+			_, _ = w.Write([]byte(`{"errorCode":"InvalidContainerConfiguration"}`))
+			return true
+		}
 		w.WriteHeader(410)
 		_, _ = w.Write([]byte(`{"errorCode":"RequestRoleConfigFileNotFound"}`))
 		return true
@@ -239,6 +293,7 @@ func (f *fakeHost) plugin(w http.ResponseWriter, r *http.Request, body []byte) {
 		if f.stale(w, r) {
 			return
 		}
+		f.verified = append(f.verified, r.Header.Get("x-ms-verify-from-artifacts-blob") == "true")
 		u := r.Header.Get("x-ms-artifact-location")
 		u, _, _ = strings.Cut(u, "?")
 		b, ok := f.blobs[u]
@@ -263,13 +318,14 @@ func (f *fakeHost) plugin(w http.ResponseWriter, r *http.Request, body []byte) {
 		if err != nil {
 			f.t.Errorf("status content: %v", err)
 		}
+		head := http.Header{}
 		for _, h := range in.Headers {
-			if h.HeaderName == "Content-Length" && h.HeaderValue != strconv.Itoa(len(b)) {
-				f.t.Errorf("status length %s for %d bytes", h.HeaderValue, len(b))
-			}
+			head.Set(h.HeaderName, h.HeaderValue)
 		}
-		u, _, _ := strings.Cut(in.RequestURI, "?")
-		f.put(u, b)
+		if n := head.Get("Content-Length"); n != strconv.Itoa(len(b)) {
+			f.t.Errorf("status length %s for %d bytes", n, len(b))
+		}
+		f.put(in.RequestURI, head, b)
 	case "/vmAgentLog":
 		f.blobs["log"] = body
 	default:
@@ -283,6 +339,16 @@ func (f *fakeHost) wireserver(w http.ResponseWriter, r *http.Request, body []byt
 	if comp != "versions" && r.URL.Path != "/HealthService" && r.Header.Get("x-ms-version") != "2012-11-30" {
 		f.t.Errorf("%s without its version", r.URL)
 	}
+	if comp == "versions" {
+		for name := range r.Header {
+			if strings.HasPrefix(name, "X-Ms-") {
+				f.t.Errorf("%s with %s", r.URL, name)
+			}
+		}
+	}
+	if r.Method == http.MethodPost && comp != "" && r.URL.Path != "/machine" {
+		f.t.Errorf("POST %s has a slash too many", r.URL)
+	}
 	base := "http://168.63.129.16:80/machine/" + f.container + "/dep%2D1.%5Fvm?"
 	switch {
 	case r.URL.Path == "/HealthService":
@@ -295,7 +361,10 @@ func (f *fakeHost) wireserver(w http.ResponseWriter, r *http.Request, body []byt
 			"HostingEnvironmentConfig": "comp=config&amp;type=hostingEnvironmentConfig", "SharedConfig": "comp=config&amp;type=sharedConfig",
 			"ExtensionsConfig": "comp=config&amp;type=extensionsConfig", "Certificates": "comp=certificates",
 		} {
-			roles += "<" + name + ">\n" + base + c + "&amp;incarnation=" + f.inc + "\n</" + name + ">"
+			if !f.fixed {
+				c += "&amp;incarnation=" + f.inc
+			}
+			roles += "<" + name + ">\n" + base + c + "\n</" + name + ">"
 		}
 		roles += "<ConfigName>" + f.config + "</ConfigName></Configuration></RoleInstance></RoleInstanceList>"
 		if f.noop > 0 {
@@ -318,7 +387,18 @@ func (f *fakeHost) wireserver(w http.ResponseWriter, r *http.Request, body []byt
 	case comp == "certificates":
 		f.certificates(w, r)
 	case comp == "remoteAccessInfo":
-		_, _ = w.Write([]byte(f.access))
+		cert, err := transportCert(r)
+		if err != nil {
+			f.t.Errorf("transport certificate: %v", err)
+			return
+		}
+		text := utf16.Encode([]rune(f.secret))
+		plain := make([]byte, 0, 2*len(text))
+		for _, u := range text {
+			plain = binary.LittleEndian.AppendUint16(plain, u)
+		}
+		sealed := base64.StdEncoding.EncodeToString(cmstest.Seal(plain, cert, cmstest.Options{}))
+		_, _ = w.Write([]byte(strings.ReplaceAll(f.access, "{{secret}}", sealed)))
 	case comp == "health":
 		f.health = append(f.health, string(body))
 	case comp == "roleProperties":

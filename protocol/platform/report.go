@@ -83,11 +83,14 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 		err = c.hostClient().PutStatus(ctx, gs.StatusBlob, doc)
 		c.observe("GuestAgentPluginStatus", err)
 		r.HTTPStatus = answered(err, http.StatusOK)
+		again := c.later.Swap(errors.Is(err, hostga.ErrLater))
 		if err == nil {
 			r.Accepted = true
 			return r, nil
 		}
-		if errors.Is(err, hostga.ErrLater) || ctx.Err() != nil || c.o.Order == transfer.HostOnly {
+		// New names are worth one wait. A host that says the same with them is
+		// not to keep the status from the platform.
+		if errors.Is(err, hostga.ErrLater) && !again || ctx.Err() != nil || c.o.Order == transfer.HostOnly {
 			return r, fmt.Errorf("report status: %w", err)
 		}
 	}
