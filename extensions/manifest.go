@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A HandlerManifest is HandlerManifest.json of a package: element 0 of its
@@ -21,8 +23,8 @@ type HandlerManifest struct {
 	NoInstallOnUpdate bool
 	// CPUPercent of one core for the handler's slice; 0: no limit.
 	CPUPercent int
-	Services   []string // units the handler's work may be handed to
-	Publisher  string   // signingInfo
+	Services   []host.UnitLimit // units the handler's work may be handed to
+	Publisher  string           // signingInfo
 	Type       string
 	Version    string
 	// Odd names keys whose value is not the boolean it should be.
@@ -63,7 +65,9 @@ func ParseHandlerManifest(data []byte) (HandlerManifest, error) {
 	if mode, ok := text(hm["updateMode"]); ok {
 		m.NoInstallOnUpdate = !strings.EqualFold(mode, "UpdateWithInstall")
 	}
-	m.limits(hm["resourceLimits"])
+	if m.limits(list[0]["resourceLimits"]); list[0]["resourceLimits"] == nil {
+		m.limits(hm["resourceLimits"]) // where some publishers have it
+	}
 	if s, err := object(list[0]["signingInfo"]); err == nil && s != nil {
 		m.signing(s)
 	} else if s, err := object(hm["signingInfo"]); err == nil {
@@ -105,18 +109,24 @@ func (m *HandlerManifest) limits(raw json.RawMessage) {
 	if err != nil || o == nil {
 		return
 	}
-	var percent float64
-	if json.Unmarshal(o["cpuQuotaPercentage"], &percent) == nil && percent >= 1 && percent < 1e6 {
-		m.CPUPercent = int(percent)
-	}
+	m.CPUPercent = percent(o["cpuQuotaPercentage"])
 	var services []map[string]json.RawMessage
 	if json.Unmarshal(o["services"], &services) == nil {
 		for _, s := range services {
 			if name, ok := text(s["name"]); ok && name != "" {
-				m.Services = append(m.Services, name)
+				m.Services = append(m.Services, host.UnitLimit{Name: name, CPUPercent: percent(s["cpuQuotaPercentage"])})
 			}
 		}
 	}
+}
+
+// percent is a quota of one core, or 0 for none that makes sense.
+func percent(raw json.RawMessage) int {
+	var x float64
+	if json.Unmarshal(raw, &x) != nil || x < 1 || x >= 1e6 {
+		return 0
+	}
+	return int(x)
 }
 
 // object reads a JSON object with its keys as they are: encoding/json would

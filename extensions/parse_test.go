@@ -116,11 +116,13 @@ func TestHandlerManifest(t *testing.T) {
 		bad      bool
 	}{
 		{name: "defaults", in: `[{"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[Op]string{}}},
-		{name: "full", in: `[{"name":"x","version":"1.13.19","handlerManifest":{"installCommand":"a","enableCommand":"b  -e","disableCommand":"c","updateCommand":"d","uninstallCommand":"e","reportHeartbeat":true,"continueOnUpdateFailure":"True","supportsMultipleExtensions":"true","updateMode":"UpdateWithoutInstall","rebootAfterInstall":false,"new":{}},"resourceLimits":{}}]`, want: HandlerManifest{
+		{name: "full", in: `[{"name":"x","version":"1.13.19","handlerManifest":{"installCommand":"a","enableCommand":"b  -e","disableCommand":"c","updateCommand":"d","uninstallCommand":"e","reportHeartbeat":true,"continueOnUpdateFailure":"True","supportsMultipleExtensions":"true","updateMode":"UpdateWithoutInstall","rebootAfterInstall":false,"new":{}},"resourceLimits":{"cpuQuotaPercentage":-1}}]`, want: HandlerManifest{
 			Commands: map[Op]string{Install: "a", Enable: "b  -e", Disable: "c", Update: "d", Uninstall: "e"}, Heartbeat: true, ContinueOnFailure: true, Multi: true, NoInstallOnUpdate: true,
 		}},
 		{name: "odd booleans", in: `[{"version":1.0,"handlerManifest":{"reportHeartbeat":"yes","continueOnUpdateFailure":1,"supportsMultipleExtensions":null,"updateMode":"updatewithinstall"}}]`, want: HandlerManifest{Commands: map[Op]string{}, Odd: []string{"reportHeartbeat", "continueOnUpdateFailure"}}},
-		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[Op]string{}, CPUPercent: 25, Services: []string{"a.service"}}},
+		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[Op]string{}, CPUPercent: 25, Services: []host.UnitLimit{{Name: "a.service", CPUPercent: 5}}}},
+		{name: "limits at their place", in: `[{"handlerManifest":{"updateMode":""},"resourceLimits":{"cpuQuotaPercentage":60.5,"services":[{"name":"b.service"}]}}]`, want: HandlerManifest{Commands: map[Op]string{}, NoInstallOnUpdate: true, CPUPercent: 60, Services: []host.UnitLimit{{Name: "b.service"}}}},
+		{name: "unknown mode", in: `[{"handlerManifest":{"updateMode":"Something"}}]`, want: HandlerManifest{Commands: map[Op]string{}, NoInstallOnUpdate: true}},
 		{name: "signing", in: `[{"signingInfo":{"publisher":"P","type":"T","version":"1.0"},"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[Op]string{}, Publisher: "P", Type: "T", Version: "1.0"}},
 		{name: "byte order mark", in: "\xef\xbb\xbf[{\"handlerManifest\":{}}]", want: HandlerManifest{Commands: map[Op]string{}}},
 		{name: "object", in: `{"handlerManifest":{}}`, bad: true},

@@ -277,7 +277,7 @@ func (w *work) command(ctx context.Context) error {
 	}.environment()
 	job := host.Job{
 		ID: randomID(), Shell: shellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
-		Slice: sliceName(w.name, ext), CPUPercent: hm.CPUPercent,
+		Slice: sliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
 	}
 	if host.HasSystemd() {
 		job.Scope = "azguest-" + job.ID + ".scope"

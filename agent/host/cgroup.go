@@ -71,14 +71,18 @@ func joinScope(ctx context.Context, job Job) (string, error) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-	if job.CPUPercent > 0 && job.Slice != "" {
+	for _, u := range append([]UnitLimit{{job.Slice, job.CPUPercent}}, job.Units...) {
+		if u.Name == "" || u.CPUPercent <= 0 {
+			continue
+		}
 		// 1 % of one core is 10 ms of each second.
 		limits := []property{
 			{"CPUAccounting", dbus.MakeVariant(true)},
-			{"CPUQuotaPerSecUSec", dbus.MakeVariant(uint64(job.CPUPercent) * 10000)},
+			{"CPUQuotaPerSecUSec", dbus.MakeVariant(uint64(u.CPUPercent) * 10000)},
 		}
-		// A quota that can't be set must not keep the handler from running.
-		_ = manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.SetUnitProperties", 0, job.Slice, true, limits).Err
+		// A quota that can't be set, as of a service that is not there yet,
+		// must not keep the handler from running.
+		_ = manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.SetUnitProperties", 0, u.Name, true, limits).Err
 	}
 	return ownCgroup(), nil
 }

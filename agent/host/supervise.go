@@ -70,6 +70,14 @@ type Job struct {
 	Slice string `json:"slice,omitempty"`
 	// CPUPercent of one core limits the slice; 0 sets no limit.
 	CPUPercent int `json:"cpuPercent,omitempty"`
+	// Units are the handler's own services, limited as far as they exist.
+	Units []UnitLimit `json:"units,omitempty"`
+}
+
+// A UnitLimit is what a unit of systemd may use.
+type UnitLimit struct {
+	Name       string `json:"name"`
+	CPUPercent int    `json:"cpuPercent,omitempty"` // of one core; 0 sets no limit
 }
 
 // Classes of a JobResult.

@@ -12,26 +12,31 @@ import (
 // systemd thinks of it, where extensions run, how much it says.
 func TestService(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, order{noCloudInit: true, packages: []bundles.Bundle{probePackage()}, extension: probe})
+	limited := probePackage()
+	limited.Flags = map[string]any{"resourceLimits": map[string]any{"cpuQuotaPercentage": 40, "services": []any{
+		map[string]any{"name": "ssh.service", "cpuQuotaPercentage": 30}, map[string]any{"name": "none.service", "cpuQuotaPercentage": 20},
+	}}}
+	m := newMachine(t, order{noCloudInit: true, packages: []bundles.Bundle{limited}, extension: probe})
 	m.on()
 	m.succeeded()
 	m.settled()
 
 	for script, want := range map[string]string{
-		"systemctl is-system-running":                                             "running",
-		"systemctl --failed --no-legend":                                          "",
-		"systemd-analyze verify azguest.service azure-vmextensions.slice":         "",
-		"systemctl show -P Type azguest":                                          "notify",
-		"systemctl show -P Slice azguest":                                         "azure.slice",
-		"systemctl show -P NRestarts azguest":                                     "0",
-		"systemctl is-enabled azguest waagent walinuxagent | sort -u":             "alias\nenabled",
-		"waagent -version | grep -c '^WALinuxAgent-[0-9.]* running on debian 12'": "1",
-		"waagent --version | wc -l":                                               "3",
-		"agentctl status >/dev/null; echo $?":                                     "0",
-		"ls /run/systemd/transient | grep -v -e ^azure -e scope":                  "",
-		"hostname; cat /etc/hostname":                                             "first-light\nfirst-light",
-		"journalctl -b -u azguest -p err --no-pager -o cat -q":                    "",
-		"journalctl -b -u azguest --no-pager -o json | grep -c AAAAC3Nza":         "0",
+		"systemctl is-system-running":                                                          "running",
+		"systemctl --failed --no-legend":                                                       "",
+		"systemd-analyze verify azguest.service azure-vmextensions.slice":                      "",
+		"systemctl show -P Type azguest":                                                       "notify",
+		"systemctl show -P Slice azguest":                                                      "azure.slice",
+		"systemctl show -P NRestarts azguest":                                                  "0",
+		"systemctl show -P CPUQuotaPerSecUSec azure-vmextensions-" + probe + ".slice ssh none": "400ms\n\n300ms\n\ninfinity",
+		"systemctl is-enabled azguest waagent walinuxagent | sort -u":                          "alias\nenabled",
+		"waagent -version | grep -c '^WALinuxAgent-[0-9.]* running on debian 12'":              "1",
+		"waagent --version | wc -l":                                                            "3",
+		"agentctl status >/dev/null; echo $?":                                                  "0",
+		"ls /run/systemd/transient | grep -v -e ^azure -e scope":                               "",
+		"hostname; cat /etc/hostname":                                                          "first-light\nfirst-light",
+		"journalctl -b -u azguest -p err --no-pager -o cat -q":                                 "",
+		"journalctl -b -u azguest --no-pager -o json | grep -c AAAAC3Nza":                      "0",
 	} {
 		if got, _ := m.try(script); got != want {
 			t.Errorf("%s: %q, want %q", script, got, want)
