@@ -1,8 +1,13 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io/fs"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +24,9 @@ type access struct {
 	users []provisioning.JITUser
 	asked bool      // a goal state has been seen: before, nothing may be removed
 	due   time.Time // when the accounts have to be looked at again; zero: not
+	// ends is when accounts of an earlier life of this agent are over; nil
+	// until it was read.
+	ends map[string]time.Time
 }
 
 // set takes the list of a goal state over.
@@ -47,6 +55,36 @@ func (x *access) take(now time.Time) ([]provisioning.JITUser, bool) {
 	return x.users, true
 }
 
+// over are the accounts whose time is over while the platform, which has the
+// list, has not been heard yet. Each is named once.
+func (x *access) over(now time.Time, read func() map[string]time.Time) map[string]time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.asked {
+		return nil
+	}
+	if x.ends == nil {
+		x.ends = read()
+	}
+	out := map[string]time.Time{}
+	for name, end := range x.ends {
+		if !now.Before(end) {
+			out[name] = end
+			delete(x.ends, name)
+		}
+	}
+	return out
+}
+
+// back names accounts once more, at a later time.
+func (x *access) back(ends map[string]time.Time, at time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for name := range ends {
+		x.ends[name] = at
+	}
+}
+
 func (x *access) again(at time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -73,6 +111,9 @@ func (a *Agent) checkAccounts(ctx context.Context) {
 // expires (spec/protocol §9).
 func (a *Agent) accounts(ctx context.Context) error {
 	now := time.Now()
+	if ends := a.access.over(now, a.restoreAccess); len(ends) > 0 {
+		return a.overdue(ctx, ends, now)
+	}
 	if !a.gate.opened.Load() {
 		return nil // the first account of the machine is being made
 	}
@@ -90,6 +131,68 @@ func (a *Agent) accounts(ctx context.Context) error {
 	for _, w := range warnings {
 		a.Log.Warn().Err(w).Msg("just-in-time access")
 	}
+	if err := a.keepAccess(users, now); err != nil {
+		a.Log.Warn().Err(err).Msg("just-in-time access: the list can't be kept across restarts")
+	}
+	if err = a.changeAccounts(ctx, sys, steps); err != nil {
+		a.access.again(now.Add(time.Minute))
+	}
+	return err
+}
+
+// overdue ends accounts without the platform, which may be away for long.
+func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time.Time) error {
+	sys, opts := a.system(), a.provisioningOptions()
+	f, err := provisioning.Gather(ctx, sys, opts)
+	if err == nil {
+		err = a.changeAccounts(ctx, sys, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f, opts))
+	}
+	if err != nil {
+		a.access.back(ends, now.Add(time.Minute))
+	}
+	return err
+}
+
+func (a *Agent) accessFile() string { return a.cfg.Paths.Lib + "/azguest/access.json" }
+
+// restoreAccess reads when the accounts of an agent before us are over.
+func (a *Agent) restoreAccess() map[string]time.Time {
+	ends := map[string]time.Time{}
+	b, err := a.Root.ReadFile(a.accessFile())
+	if err == nil {
+		err = json.Unmarshal(b, &ends)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.Log.Warn().Err(err).Msg("just-in-time access: the list of before can't be read")
+		return map[string]time.Time{}
+	}
+	return ends
+}
+
+// keepAccess writes down when the accounts are over, for a life of the agent
+// in which the platform can't be asked.
+func (a *Agent) keepAccess(users []provisioning.JITUser, now time.Time) error {
+	ends := map[string]time.Time{}
+	for _, u := range users {
+		if u.Err == nil && now.Before(u.Expires) {
+			ends[u.Name] = u.Expires.UTC()
+		}
+	}
+	have, err := a.Root.ReadFile(a.accessFile())
+	if len(ends) == 0 {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return a.Root.Remove(a.accessFile())
+	}
+	b, err := json.Marshal(ends)
+	if err != nil || bytes.Equal(b, have) {
+		return err
+	}
+	return errors.Join(a.Root.MkdirAll(a.cfg.Paths.Lib+"/azguest", 0o700), a.Root.WriteFile(a.accessFile(), b, 0o600))
+}
+
+func (a *Agent) changeAccounts(ctx context.Context, sys *provisioning.System, steps []provisioning.Step) error {
 	var errs []error
 	for _, s := range steps {
 		begin := time.Now()
@@ -101,9 +204,6 @@ func (a *Agent) accounts(ctx context.Context) error {
 		}
 		a.Log.Info().Str("what", s.String()).Msg("just-in-time access")
 		a.board.note("access", s.String())
-	}
-	if len(errs) > 0 {
-		a.access.again(now.Add(time.Minute))
 	}
 	return errors.Join(errs...)
 }

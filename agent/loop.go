@@ -119,6 +119,7 @@ func (a *Agent) connect(ctx context.Context) error {
 			}
 			return err
 		case <-look.C:
+			a.checkAccounts(ctx)
 			for _, f := range a.platform.Endpoints() {
 				if e := endpoint(f); f.Name == platform.WireServer && e.Code != "" {
 					a.platformIll(errors.New(e.LastError))

@@ -70,6 +70,17 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 	return steps, warnings
 }
 
+// EndJIT removes the accounts of these names, as far as they are ours.
+func EndJIT(names []string, f Facts, o Options) (steps []Step) {
+	o = o.WithDefaults()
+	for _, name := range names {
+		if have, exists := find(f.Accounts, name); exists && have.Gecos == JITComment {
+			steps = append(steps, RemoveJIT{Name: name, Options: o, Tool: remover(f)})
+		}
+	}
+	return steps
+}
+
 func remover(f Facts) string {
 	if f.Useradd != "" {
 		return "userdel"

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
 )
 
@@ -54,6 +55,65 @@ func TestJITAccounts(t *testing.T) {
 				if strings.Contains(w.Error(), "canary") {
 					t.Errorf("password in %q", w)
 				}
+			}
+		})
+	}
+}
+
+// TestJITAccountApplied: what is done for an account, and undone when only half
+// of it can be. Nothing is done to an account that is not ours.
+func TestJITAccountApplied(t *testing.T) {
+	t.Parallel()
+	const ours, theirs = "ann:x:1500:1500:JIT_Account:/home/ann:/bin/bash", "ann:x:1500:1500:Ann:/home/ann:/bin/bash"
+	until := time.Date(2026, 1, 31, 23, 0, 0, 0, time.UTC)
+	for name, tc := range map[string]struct {
+		broken  string // the command that fails
+		have    string // the account that is there by then
+		remove  bool
+		command string // that has to be run
+		never   string // that must not be
+		fails   bool
+	}{
+		"the account lasts a day longer": {command: "useradd -m -p * -c JIT_Account -e 2026-02-01", never: "userdel"},
+		"half made":                      {broken: "/usr/sbin/visudo", command: "userdel -f -r ann", fails: true},
+		"somebody was faster":            {have: theirs, never: "useradd", fails: true},
+		"gone":                           {have: ours, remove: true, command: "userdel -f -r ann"},
+		"no longer ours":                 {have: theirs, remove: true, never: "userdel", fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			passwd := m.read("/etc/passwd")
+			if tc.have != "" {
+				m.write("/etc/passwd", passwd+tc.have+"\n", 0o644)
+			}
+			m.run.Answers["useradd"] = hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/passwd", passwd+ours+"\n", 0o644); return nil }}
+			m.run.Answers["userdel"] = hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/passwd", passwd, 0o644); return nil }}
+			m.run.Answers["chpasswd"] = hosttest.Answer{}
+			if tc.broken != "" {
+				m.run.Answers[tc.broken] = hosttest.Answer{Code: 1}
+			}
+			sys := m.sys()
+			f, err := provisioning.Gather(t.Context(), sys, provisioning.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var steps []provisioning.Step
+			if tc.remove {
+				f.Accounts = []host.Account{{Name: "ann", Gecos: provisioning.JITComment}} // as it was
+				steps = provisioning.EndJIT([]string{"ann", "root"}, f, provisioning.Options{})
+			} else {
+				f.Accounts = nil
+				steps, _ = provisioning.JITSteps([]provisioning.JITUser{{Name: "ann", Password: host.NewSecret("Pass w0rd!"), Expires: until}}, f, provisioning.Options{}, until.Add(-time.Hour))
+			}
+			if len(steps) != 1 {
+				t.Fatalf("steps: %v", steps)
+			}
+			if err := steps[0].Apply(t.Context(), sys); (err != nil) != tc.fails {
+				t.Errorf("Apply: %v", err)
+			}
+			if ran := strings.Join(m.run.Commands(), "\n"); !strings.Contains(ran, tc.command) || tc.never != "" && strings.Contains(ran, tc.never) {
+				t.Errorf("ran\n%s", ran)
 			}
 		})
 	}

@@ -13,7 +13,7 @@ import (
 // without a new goal state (spec/protocol §9).
 func TestJustInTimeUsers(t *testing.T) {
 	c := newAgentCloud(t, blank())
-	c.agent(t)
+	p := c.agent(t)
 	c.ready(t)
 	c.sh(t, "useradd -m -c Somebody taken && echo taken:x | chpasswd -e")
 	before := c.sh(t, "getent shadow taken; getent passwd taken")
@@ -46,6 +46,27 @@ func TestJustInTimeUsers(t *testing.T) {
 	if got := c.sh(t, "getent passwd jit2 | cut -d: -f1; visudo -cq && echo valid"); got != "jit2\nvalid" {
 		t.Errorf("after jit1 went: %q", got)
 	}
+	// Time goes on while the host is away, and the agent a new one.
+	over = time.Now().Add(15 * time.Second)
+	c.vm.Configure(func(cfg *fabric.Config) {
+		cfg.Users = []fabric.User{{Name: "jit3", Password: "Pass w0rd 3", Expires: over}, users[1]}
+	})
+	await(t, "a third account", func() bool { return c.sh(t, "getent passwd jit3 || :") != "" })
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.f.Fail(fabric.Fault{Kind: "*", Reset: true}); err != nil {
+		t.Fatal(err)
+	}
+	c.agent(t)
+	await(t, "the end of jit3's time", func() bool { return c.sh(t, "getent passwd jit3 || echo gone") == "gone" })
+	if early := time.Until(over); early > 0 {
+		t.Errorf("jit3 went %v too early", early)
+	}
+	if got := c.sh(t, "getent passwd jit2 | cut -d: -f1"); got != "jit2" {
+		t.Errorf("an account whose time is not over went while the host was away: %q", got)
+	}
+	c.f.Mend(0)
 	// The list goes away with the document.
 	c.vm.Configure(func(cfg *fabric.Config) { cfg.Users = nil })
 	await(t, "the end of jit2", func() bool { return c.sh(t, "getent passwd jit2 || echo gone") == "gone" })
