@@ -420,6 +420,30 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
+// TestHeartbeatOfTheForbidden is report_both_policy_failure_and_heartbeat_in_status:
+// what runs on is heard, and no reason to call the handler ready.
+func TestHeartbeatOfTheForbidden(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple})
+	w.cfg.PolicyMode = PolicyEnforce
+	w.start()
+	w.offer(ext("P.X", "1.0", 0))
+	writeFile(t, w.base("P.X-1.0/heartbeat.log"), `[{"heartbeat":{"status":"ready","code":0,"formattedMessage":{"lang":"en-US","message":"all is well"}}}]`)
+	writeFile(t, w.root.Path("/etc/waagent_policy.json"), `{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true}}`)
+	w.clearCalls()
+	s := w.processed(ext("P.X", "1.0", 1))
+	if got, want := show(s), "P.X 1.0 NotReady 1009 | 1 error 1009\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if m := *s.Handlers[0].Message; !strings.Contains(m, "not specified as an allowed extension") ||
+		!strings.HasSuffix(m, " Extension was previously enabled and reported the following heartbeat:\nready: all is well") {
+		t.Errorf("message %q", m)
+	}
+	if w.calls() != nil || !exists(w.base("P.X-1.0/run.sh")) {
+		t.Errorf("ran %q, or its files are gone", w.calls())
+	}
+}
+
 var longAgo = time.Now().Add(-time.Hour)
 
 // TestPackageManager: handlers that may use the package manager are kept

@@ -226,6 +226,9 @@ func TestPolicy(t *testing.T) {
 	if diff := cmp.Diff(want, show(s)); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
+	if !exists(w.base("P.B-1.0/run.sh")) {
+		t.Error("what must not be uninstalled is gone")
+	}
 	if diff := cmp.Diff([]string{"1.0 install 0 P.A", "1.0 enable 0 P.A"}, w.calls()); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}

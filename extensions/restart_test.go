@@ -3,6 +3,7 @@ package extensions
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,30 @@ func TestBoot(t *testing.T) {
 	w.offer(ext("P.A", "1.0", 19), ext("P.B", "1.0", 0))
 	if n := len(w.calls()); n != 2 {
 		t.Errorf("agent upgrade ran %q, want one enable each", w.calls())
+	}
+}
+
+// TestEnableEveryStart: who relies on the habit of the old agent gets it, once
+// per start and not per goal state.
+func TestEnableEveryStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple})
+	w.cfg.EnableEveryStart = true
+	w.start()
+	w.offer(ext("P.X", "1.0", 3))
+	for range 2 {
+		w.restart()
+		w.clearCalls()
+		if err := os.Remove(w.base("P.X-1.0/config/3.settings")); err != nil { // handlers do
+			t.Fatal(err)
+		}
+		w.offer(ext("P.X", "1.0", 3))
+		w.offer(ext("P.X", "1.0", 3), ext("P.Y", "1.0", -1))
+		w.offer(ext("P.X", "1.0", 3))
+		mine := slices.DeleteFunc(w.calls(), func(c string) bool { return c != "1.0 enable 3" })
+		if len(mine) != 1 || !exists(w.base("P.X-1.0/config/3.settings")) {
+			t.Errorf("enabled %d times in a life of the agent: %q", len(mine), w.calls())
+		}
 	}
 }
 

@@ -1,8 +1,10 @@
 package extensions
 
 import (
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -168,14 +170,25 @@ func TestDowngrade(t *testing.T) {
 // TestUpdateKeepsState: mrseq and status files go over before update runs.
 func TestUpdateKeepsState(t *testing.T) {
 	t.Parallel()
-	script := `log "mrseq=$(cat mrseq 2>/dev/null) status=$(ls status | tr '\n' ' ')"
+	script := `log "mrseq=$(cat mrseq 2>/dev/null) status=$(ls status | grep -v seen | tr '\n' ' ')"
+[ "$op" = update ] && for f in mrseq status/4.status; do touch -d @$(stat -c %Y $f) $f.seen; done
 [ "$op" = enable ] && { echo $seq > mrseq; status success; }
 exit 0
 `
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}).start()
 	w.offer(ext("P.X", "1.0", 4))
+	for _, name := range []string{"mrseq", "status/4.status"} {
+		if err := os.Chtimes(w.base("P.X-1.0/"+name), longAgo, longAgo); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.clearCalls()
 	w.offer(ext("P.X", "2.0", 4))
+	for _, name := range []string{"mrseq", "status/4.status"} {
+		if fi, err := os.Stat(w.base("P.X-2.0/" + name + ".seen")); err != nil || !fi.ModTime().Equal(longAgo.Truncate(time.Second)) {
+			t.Errorf("%s was copied with another time: %v, %v", name, fi, err)
+		}
+	}
 	want := []string{
 		"1.0 disable 4 mrseq=4 status=4.status", "2.0 update 4 mrseq=4 status=4.status", "1.0 uninstall 4 mrseq=4 status=4.status",
 		"2.0 install 4 mrseq=4 status=4.status", "2.0 enable 4 mrseq=4 status=4.status",

@@ -77,20 +77,23 @@ func TestDecide(t *testing.T) {
 		"pinned, rolled back": {func(f *Facts) {
 			f.Mode, f.Pin, f.Bad = Pinned, "2.1", bad("2.1", RolledBack, codeRollback, 99*time.Hour)
 		}, brief{Requested: "2.1", Err: codeRollback}},
-		"pinned, platform differs":    {func(f *Facts) { f.Mode, f.Pin, f.Families = Pinned, "2.1", rsm("3", "", &yes, &yes) }, brief{Want: "2.1", Requested: "2.1"}},
-		"no family":                   {func(f *Facts) { f.Families = family(nil)[:2] }, brief{Err: codeRefused}},
-		"no family under RSM":         {func(f *Facts) { f.Families, f.RSM = nil, true }, brief{RSM: true, Err: codeRefused}},
-		"manifest unknown":            {func(*Facts) {}, brief{NeedManifest: true}},
-		"manifest empty":              {func(f *Facts) { f.Manifest = manifest() }, brief{}},
-		"nothing newer":               {func(f *Facts) { f.Manifest = manifest("1.5", "2.0") }, brief{}},
-		"plan dropped":                {func(f *Facts) { f.Manifest, f.Plan = manifest("2.0"), Plan{"2.1", noon} }, brief{}},
-		"regular":                     {func(f *Facts) { f.Manifest = manifest("2.10", "2.9", "x") }, brief{Requested: "2.10", Plan: Plan{"2.10", at(12)}}},
-		"hotfix":                      {func(f *Facts) { f.Manifest = manifest("2.0.0.7") }, brief{Requested: "2.0.0.7", Plan: Plan{"2.0.0.7", at(2)}}},
-		"planned, not yet":            {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1"), Plan{"2.1", at(1)} }, brief{Requested: "2.1", Plan: Plan{"2.1", at(1)}}},
-		"planned, now":                {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1"), Plan{"2.1", noon} }, brief{Want: "2.1", Requested: "2.1", Plan: Plan{"2.1", noon}}},
-		"planned, overtaken":          {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1", "2.2"), Plan{"2.1", noon} }, brief{Requested: "2.2", Plan: Plan{"2.2", at(12)}}},
-		"initial":                     {func(f *Facts) { f.Initial, f.Manifest = true, manifest("2.1") }, brief{Want: "2.1", Requested: "2.1", Attempted: true}},
-		"initial, nothing":            {func(f *Facts) { f.Initial, f.Manifest = true, manifest("1.1") }, brief{Attempted: true}},
+		"pinned, platform differs": {func(f *Facts) { f.Mode, f.Pin, f.Families = Pinned, "2.1", rsm("3", "", &yes, &yes) }, brief{Want: "2.1", Requested: "2.1"}},
+		"no family":                {func(f *Facts) { f.Families = family(nil)[:2] }, brief{Err: codeRefused}},
+		"no family under RSM":      {func(f *Facts) { f.Families, f.RSM = nil, true }, brief{RSM: true, Err: codeRefused}},
+		"manifest unknown":         {func(*Facts) {}, brief{NeedManifest: true}},
+		"manifest empty":           {func(f *Facts) { f.Manifest = manifest() }, brief{}},
+		"nothing newer":            {func(f *Facts) { f.Manifest = manifest("1.5", "2.0") }, brief{}},
+		"plan dropped":             {func(f *Facts) { f.Manifest, f.Plan = manifest("2.0"), Plan{"2.1", noon} }, brief{}},
+		"regular":                  {func(f *Facts) { f.Manifest = manifest("2.10", "2.9", "x") }, brief{Requested: "2.10", Plan: Plan{"2.10", at(12)}}},
+		"hotfix":                   {func(f *Facts) { f.Manifest = manifest("2.0.0.7") }, brief{Requested: "2.0.0.7", Plan: Plan{"2.0.0.7", at(2)}}},
+		"planned, not yet":         {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1"), Plan{"2.1", at(1)} }, brief{Requested: "2.1", Plan: Plan{"2.1", at(1)}}},
+		"planned, now":             {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1"), Plan{"2.1", noon} }, brief{Want: "2.1", Requested: "2.1", Plan: Plan{"2.1", noon}}},
+		"planned, overtaken":       {func(f *Facts) { f.Manifest, f.Plan = manifest("2.1", "2.2"), Plan{"2.1", noon} }, brief{Requested: "2.2", Plan: Plan{"2.2", at(12)}}},
+		"initial":                  {func(f *Facts) { f.Initial, f.Manifest = true, manifest("2.1") }, brief{Want: "2.1", Requested: "2.1", Attempted: true}},
+		"initial, nothing":         {func(f *Facts) { f.Initial, f.Manifest = true, manifest("1.1") }, brief{Attempted: true}},
+		"Fact21 initial, RSM since ever": {func(f *Facts) {
+			f.Initial, f.RSM, f.Manifest, f.Families = true, true, manifest("2.1"), rsm("2.5", "", &yes, &yes)
+		}, brief{Want: "2.1", Requested: "2.1", RSM: true, Attempted: true}},
 		"Fact21 initial on an RSM VM": {func(f *Facts) { f.Initial, f.Manifest, f.Families = true, manifest("2.1"), rsm("2.5", "", &yes, &yes) }, brief{Want: "2.1", Requested: "2.1", Attempted: true}},
 		"rolled back": {func(f *Facts) {
 			f.Manifest, f.Bad = manifest("2.0.5", "2.1"), bad("2.1", RolledBack, codeRollback, 999*time.Hour)
