@@ -462,6 +462,46 @@ exit 0
 	}
 }
 
+// TestPackageManagerOfOthers: somebody else who changes packages is waited
+// for, which can be seen, and who waits does not wait for ever.
+func TestPackageManagerOfOthers(t *testing.T) {
+	t.Parallel()
+	apt := ": apt-get\n" + simple
+	for _, patient := range []bool{true, false} {
+		w := newWorld(t, pkg{name: "P.A", version: "1.0", script: apt}, pkg{name: "P.B", version: "1.0", script: simple})
+		if !patient {
+			w.cfg.Timeouts.Packages = 500 * time.Millisecond
+		}
+		writeFile(t, w.root.Path("/var/lib/dpkg/lock-frontend"), "")
+		f, err := os.OpenFile(w.root.Path("/var/lib/dpkg/lock-frontend"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		gs := w.state(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0))
+		w.m.Offer(gs)
+		w.await("the wait", func(s Snapshot) bool {
+			return strings.Contains(show(s), "P.B 1.0 Ready 0 | 0 success 0\n") && strings.HasPrefix(show(s), "P.A 1.0 Installing 0 | 0 transitioning 0\n") &&
+				strings.Contains(message(s, 0), "is waiting for the package manager, used by another program")
+		})
+		if patient {
+			if n := countCalls(w.calls(), "install"); n != 1 {
+				t.Errorf("%d installs: %q", n, w.calls())
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.await("its turn", func(s Snapshot) bool { return strings.Count(show(s), "success") == 2 })
+		w.clearCalls()
+		w.offer(gone(ext("P.A", "1.0", 0)), ext("P.B", "1.0", 0)) // strangers keep nobody from deleting
+	}
+}
+
 // TestExistingPackage is use_existing_package and ignore_existing_invalid: a
 // package an operator put there needs no download; a bad one is replaced.
 func TestExistingPackage(t *testing.T) {

@@ -43,6 +43,9 @@ type Timeouts struct {
 	DisableToUninstall time.Duration
 	// Depend bounds how long one goal state waits for dependencies.
 	Depend time.Duration
+	// Packages bounds how long a handler waits for somebody else who is
+	// changing the installed packages, such as a boot's unattended upgrades.
+	Packages time.Duration
 	// Dead is how long nothing of a handler may be alive before its
 	// transitioning status is called an error (asks U02: within 60 s).
 	Dead time.Duration
@@ -61,6 +64,7 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.Uninstall, 300*time.Second)
 	def(&t.DisableToUninstall, 600*time.Second)
 	def(&t.Depend, 90*time.Minute)
+	def(&t.Packages, 10*time.Minute)
 	def(&t.Dead, 20*time.Second)
 	return t
 }

@@ -20,13 +20,14 @@ type pass struct {
 	gs       *protocol.GoalState
 	key      string
 	began    time.Time
-	versions map[string]decision // by lower-case handler name
-	forced   map[string]string   // by pair
-	skipped  map[string]string   // by pair: why it is not tried in this goal state
-	denied   map[string]Report   // by pair: refused by policy or configuration
-	waits    map[string]string   // by pair: what it waits for
-	dead     map[string]deadline // by pair: transitioning without a writer
-	stuck    map[string]string   // by lower-case handler name
+	versions map[string]decision  // by lower-case handler name
+	forced   map[string]string    // by pair
+	skipped  map[string]string    // by pair: why it is not tried in this goal state
+	denied   map[string]Report    // by pair: refused by policy or configuration
+	waits    map[string]string    // by pair: what it waits for
+	dead     map[string]deadline  // by pair: transitioning without a writer
+	stuck    map[string]string    // by lower-case handler name
+	locked   map[string]time.Time // by lower-case handler name: waiting for the package manager
 	pairs    []pair
 	policy   policyState
 	state    *protocol.GoalStateStatus
@@ -108,7 +109,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
 		skipped: map[string]string{}, denied: map[string]Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]string{}, pairs: pairsOf(gs), state: last,
+		dead: map[string]deadline{}, stuck: map[string]string{}, locked: map[string]time.Time{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {
@@ -314,8 +315,8 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 				who = mine
 			}
 		}
-		if m.packagerBusy(h, t) {
-			p.waits[mine[0].key()] = "the package manager"
+		if who := m.packagerBusy(h, t); who != "" {
+			p.waits[mine[0].key()] = "the package manager, used by " + who
 			return true
 		}
 		skippedAll := true
@@ -360,32 +361,6 @@ func (m *Manager) now() Now {
 		n.Start = m.start
 	}
 	return n
-}
-
-// packagerBusy reports whether a command has to wait because another one that
-// may use the package manager is running.
-func (m *Manager) packagerBusy(h *handler, t Task) bool {
-	switch t.Op {
-	case Fetch, Copy, Remove:
-		return false
-	case Install, Update, Enable, Disable, Uninstall:
-	}
-	if !h.recs[t.Version].Packager {
-		return false
-	}
-	for _, o := range m.handlers {
-		if o == h || o.busy == nil {
-			continue
-		}
-		switch o.busy.Op {
-		case Install, Update, Enable, Disable, Uninstall:
-			if o.recs[o.busy.Version].Packager {
-				return true
-			}
-		case Fetch, Copy, Remove:
-		}
-	}
-	return false
 }
 
 // facts is what the plan needs to know of a handler.

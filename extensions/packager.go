@@ -1,0 +1,73 @@
+package extensions
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// packagerBusy says who keeps a command waiting that may use the package
+// manager, or "".
+func (m *Manager) packagerBusy(h *handler, t Task) string {
+	switch t.Op {
+	case Fetch, Copy, Remove:
+		return ""
+	case Install, Update, Enable, Disable, Uninstall:
+	}
+	if !h.recs[t.Version].Packager {
+		return ""
+	}
+	for _, o := range m.handlers {
+		if o == h || o.busy == nil {
+			continue
+		}
+		switch o.busy.Op {
+		case Install, Update, Enable, Disable, Uninstall:
+			if o.recs[o.busy.Version].Packager {
+				return o.name
+			}
+		case Fetch, Copy, Remove:
+		}
+	}
+	if t.Op == Install || t.Op == Update || t.Op == Enable {
+		return m.packagesLocked(h)
+	}
+	return "" // what goes away does not wait for strangers
+}
+
+// packagesLocked says who else is changing the installed packages. Most
+// handlers fail at once where they meet that, at a boot for instance, when
+// updates run; it is worth waiting for, but not for ever, and not for what the
+// handler left running itself.
+func (m *Manager) packagesLocked(h *handler) string {
+	key := strings.ToLower(h.name)
+	who, pid := host.PackageLock(m.store.root)
+	if who == "" {
+		return ""
+	}
+	since, waiting := m.pass.locked[key]
+	if !waiting {
+		since = time.Now()
+		m.pass.locked[key] = since
+	}
+	if time.Since(since) > m.cfg.Timeouts.Packages {
+		return ""
+	}
+	for _, r := range h.recs {
+		ids := map[string]bool{}
+		for _, e := range r.Exts {
+			for _, j := range e.Jobs {
+				ids[j] = true
+			}
+		}
+		if pid != 0 && slices.Contains(host.Processes(ids, m.store.base(r.Name, r.Version)), pid) {
+			return ""
+		}
+	}
+	if !waiting {
+		m.log.Info().Str("handler", h.name).Str("holder", who).Msg("waiting for the package manager")
+	}
+	return who
+}
