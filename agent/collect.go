@@ -432,9 +432,6 @@ func seam(b []byte) int {
 // or not), as key=value, as a header or on a command line.
 var named = regexp.MustCompile(`(?i)((?:password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credentials?|connectionstring|protectedsettings)\\*["']?\s*[:=]\s*)(\\*"(?:[^"\\]|\\[^"])*\\*"|'[^']*'|(?:(?:bearer|basic|sharedkey|sharedkeylite)\s+)?[^\s,;"'&<>}\]]+)`)
 
-// userinfo finds credentials in an address.
-var userinfo = regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^/\s"'<>@]+@`)
-
 // suspicious is a look that costs a small part of what named does. low is in
 // lower case.
 func suspicious(low string) bool {
@@ -449,14 +446,8 @@ func suspicious(low string) bool {
 }
 
 func (r *scrubber) clean(s string) string {
-	out := r.keys(s)
+	out := secret.Redact(r.keys(s))
 	low := strings.ToLower(out)
-	if strings.Contains(low, "sig=") || strings.Contains(low, "?s") || strings.Contains(low, "&s") || strings.Contains(low, "&amp;s") {
-		out = secret.Redact(out)
-	}
-	if strings.Contains(low, "@") && strings.Contains(low, "://") {
-		out = userinfo.ReplaceAllString(out, "${1}<redacted>@")
-	}
 	if !suspicious(low) {
 		return out
 	}

@@ -76,16 +76,7 @@ type redactor struct{ w zerolog.LevelWriter }
 func (r redactor) Write(p []byte) (int, error) { return r.WriteLevel(zerolog.NoLevel, p) }
 
 func (r redactor) WriteLevel(l zerolog.Level, p []byte) (int, error) {
-	out := p
-	if bytes.Contains(p, []byte("=")) {
-		// encoding/json and zerolog write & as itself or as \u0026.
-		s := string(p)
-		if !strings.Contains(s, `\\u0026`) { // that one is a backslash and text
-			s = strings.ReplaceAll(s, `\u0026`, "&")
-		}
-		out = []byte(secret.Redact(s))
-	}
-	if _, err := r.w.WriteLevel(l, out); err != nil {
+	if _, err := r.w.WriteLevel(l, []byte(secret.Redact(string(p)))); err != nil {
 		return len(p), nil //nolint:nilerr // a full disk must not stop the agent
 	}
 	return len(p), nil

@@ -26,6 +26,13 @@ func TestLogLineIsReadableAndHasNoSignature(t *testing.T) {
 	if strings.Contains(line, "canary") {
 		t.Errorf("signature in the log: %s", line)
 	}
+
+	// A quoted address is followed by an escaped quote.
+	b.Reset()
+	log.Error().Err(errors.New("Get \"https://st.example/b?sv=1&sig=canary\": refused\nsecond")).Msg("fetch failed")
+	if got, want := b.String(), ` ERROR boot: fetch failed error="Get \"https://st.example/b?<redacted>\": refused\nsecond"`+"\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %s, want …%s", got, want)
+	}
 }
 
 func TestFullLogDiskDoesNotStopTheAgent(t *testing.T) {

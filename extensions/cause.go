@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // A Cause says in one line why a command failed; Code is stable and known to
@@ -230,10 +231,14 @@ func tail(path string, n int64) string {
 	buf := make([]byte, min(n, fi.Size()))
 	got, _ := f.ReadAt(buf, at)
 	buf = buf[:got]
-	if at > 0 { // the first character may be cut
-		for len(buf) > 0 && !utf8.RuneStart(buf[0]) {
-			buf = buf[1:]
+	if at > 0 {
+		// The first word is cut. Of an address it may be the signature, which
+		// nobody would know for one.
+		i := bytes.IndexAny(buf, " \t\r\n\"'<>")
+		if i < 0 {
+			i = len(buf)
 		}
+		buf = buf[i:]
 	}
 	return printable(buf)
 }
@@ -264,6 +269,8 @@ const outputLimit = 3200
 // bytes long: each side keeps its end and may use what the other leaves.
 func outputText(stdout, stderr string) string {
 	const room = outputLimit - len("[stdout]\n\n\n[stderr]\n")
+	// Before they are cut: half a signature is not known for one.
+	stdout, stderr = secret.Redact(stdout), secret.Redact(stderr)
 	if len(stdout)+len(stderr) > room {
 		const half = room / 2
 		switch {

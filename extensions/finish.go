@@ -48,7 +48,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 		code, message = w.failureText(base, d, res, cause, stdout, stderr, code)
 	}
 	if ran {
-		w.say(t.Ext, "Command: %s\n%s", d.Command, secret.Redact(outputText(stdout, stderr)))
+		w.say(t.Ext, "Command: %s\n%s", d.Command, outputText(stdout, stderr))
 		w.m.auditLog(AuditEntry{
 			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
 			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,

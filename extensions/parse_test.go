@@ -408,6 +408,19 @@ func TestOutputText(t *testing.T) {
 	if got := tail(path, 100); got != `\xff\xfeok\xc3` {
 		t.Errorf("tail %q", got)
 	}
+
+	// Wherever an address is cut, nothing of its signature is shown.
+	const sig = "AAAABBBBCCCCDDDDEEEEFFFFGGGGHHHHIIIIJJJJKKKK"
+	line := "get https://st.example/c/b?sv=1&sig=" + sig
+	for n := range 2 * len(line) {
+		after := " " + strings.Repeat("x", outputLimit-n)
+		writeFile(t, path, line+after)
+		for _, got := range []string{outputText(line+after, ""), outputText("", line+after), outputText(tail(path, int64(n+outputLimit-len(line))), "")} {
+			if i := strings.IndexAny(got, "ABCDEFGHIJK"); i >= 0 {
+				t.Fatalf("%d: %.120q", n, got[i:])
+			}
+		}
+	}
 }
 
 func FuzzParseStatus(f *testing.F) {

@@ -114,6 +114,9 @@ func code(raw json.RawMessage) json.RawMessage {
 	if len(b) == 0 || !json.Valid(b) || b[0] == '{' || b[0] == '[' {
 		return json.RawMessage("0")
 	}
+	if b[0] == '"' { // a text, it may be anything
+		b = []byte(secret.Redact(string(b)))
+	}
 	return b
 }
 
@@ -180,11 +183,11 @@ func (h HandlerStatus) doc(at string) handlerDoc {
 		set.Name = e.Name
 	}
 	set.Status.Status = extensionDoc{
-		Name: e.Name, Applied: optional(e.AppliedTime), Operation: optional(e.Operation), Status: e.Status,
+		Name: e.Name, Applied: optional(e.AppliedTime), Operation: optional(secret.Redact(e.Operation)), Status: e.Status,
 		Code: code(e.Code), Message: message(e.Message),
 	}
 	for _, b := range e.Substatus {
-		set.Status.Status.Sub = append(set.Status.Status.Sub, substatusDoc{Name: b.Name, Status: b.Status, Code: code(b.Code), Message: message(b.Message)})
+		set.Status.Status.Sub = append(set.Status.Status.Sub, substatusDoc{Name: secret.Redact(b.Name), Status: b.Status, Code: code(b.Code), Message: message(b.Message)})
 	}
 	d.Settings = set
 	return d

@@ -214,6 +214,30 @@ func TestDerived(t *testing.T) {
 	}
 }
 
+// TestProxyLogin: what is shown has no password, what is used has.
+func TestProxyLogin(t *testing.T) {
+	t.Parallel()
+	for given, shown := range map[string]string{
+		"joe:p4ss@proxy.example":        "<redacted>@proxy.example",
+		"http://joe:p4ss@proxy.example": "http://<redacted>@proxy.example",
+		"proxy.example":                 "proxy.example",
+	} {
+		name := filepath.Join(t.TempDir(), "waagent.conf")
+		if err := os.WriteFile(name, []byte("HttpProxy.Host="+given+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := Load(Paths{Main: []string{name}})
+		if err != nil || c.Proxy.Host != given {
+			t.Errorf("host %q, %v, want %q", c.Proxy.Host, err, given)
+		}
+		for _, s := range c.Settings() {
+			if s.Key == "HttpProxy.Host" && s.Value != shown {
+				t.Errorf("%s is shown as %s, want %s", given, s.Value, shown)
+			}
+		}
+	}
+}
+
 func TestSuggest(t *testing.T) {
 	for key, want := range map[string]string{
 		"AutoUpdat.Enabled":       "did you mean AutoUpdate.Enabled?",

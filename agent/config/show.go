@@ -29,11 +29,25 @@ func (c *Config) Settings() []Setting {
 		}
 		v, set := c.values[k.Name]
 		out = append(out, Setting{
-			Key: k.Name, Value: k.text(c), Default: none(k.Default), Origin: v.Origin, Set: set,
+			Key: k.Name, Value: withoutLogin(k.text(c)), Default: none(k.Default), Origin: v.Origin, Set: set,
 			Kind: k.Kind, Doc: k.Doc, Own: k.Own, Hidden: k.Hidden,
 		})
 	}
 	return out
+}
+
+// withoutLogin takes user and password out of an address, such as that of a
+// proxy: what is shown is pasted into tickets.
+func withoutLogin(v string) string {
+	i := strings.LastIndexByte(v, '@')
+	if i < 0 {
+		return v
+	}
+	scheme, _, found := strings.Cut(v[:i], "://")
+	if !found {
+		return "<redacted>" + v[i:]
+	}
+	return scheme + "://<redacted>" + v[i:]
 }
 
 // Origin says where a key's value came from.

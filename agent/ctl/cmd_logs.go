@@ -14,6 +14,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 func (a *app) logsCmd() *cobra.Command {
@@ -159,13 +161,14 @@ func (t *tailer) header(name string) {
 	}
 }
 
-// safe keeps control characters of others from a terminal; a file gets the
-// bytes as they are.
+// safe keeps control characters of others from a terminal, and secrets from
+// whoever looks over a shoulder or is sent what was printed.
 func (t *tailer) safe(b []byte) string {
+	s := secret.Redact(string(b))
 	if t.app.TTY {
-		return clean(string(b))
+		return clean(s)
 	}
-	return string(b)
+	return s
 }
 
 // follow prints what is appended, as the kernel tells of it.

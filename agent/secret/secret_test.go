@@ -68,9 +68,39 @@ func TestRedact(t *testing.T) {
 		"https://a.example/b?x=1":                       "https://a.example/b?x=1",
 		`{"u":"https://a.example/b?se=1&sig=zz","k":1}`: `{"u":"https://a.example/b?<redacted>","k":1}`,
 		"sv=1&sig=0123456789abc rest":                   "sv=1&sig=<redacted> rest",
+
+		// As it looks after it went through JSON, XML or another address.
+		`{"u":"https:\/\/a.example\/b?x=1\u0026sig=abc%2B\u003d","k":1}`:       `{"u":"https:\/\/a.example\/b?<redacted>","k":1}`,
+		`"{\"u\":\"https://a.example/b?se=1\\u0026sig=zz\",\"k\":1}"`:          `"{\"u\":\"https://a.example/b?<redacted>\",\"k\":1}"`,
+		`"Get \"https://a.example/b?sig=abc\": refused\nsecond"`:               `"Get \"https://a.example/b?<redacted>\": refused\nsecond"`,
+		`?sv=1\u0026sig=0123456789\u002babc\u0026se=2`:                         `?sv=1\u0026sig=<redacted>\u0026se=2`,
+		`sv=1&amp;sig=0123456789&#43;abc;`:                                     `sv=1&amp;sig=<redacted>;`,
+		"to=https%3A%2F%2Fa.example%2Fb%3Fsv%3D1%26sig%3D0123456789%252B tail": "to=https%3A%2F%2Fa.example%2Fb%3Fsv%3D1%26sig%3D<redacted> tail",
+		"%2526SIG%253D0123456789ab":                                            "%2526SIG%253D<redacted>",
+		"design=0123456789abc":                                                 "design=0123456789abc",
+
+		"DefaultEndpointsProtocol=https;AccountName=a;AccountKey=AAAABBBBCCCC+/==;EndpointSuffix=x": "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=<redacted>;EndpointSuffix=x",
+		"Endpoint=sb://b/;SharedAccessKey=AAAABBBBCCCC=":                                            "Endpoint=sb://b/;SharedAccessKey=<redacted>",
+		"proxy http://joe:p4ss:w@proxy:3128/ used":                                                  "proxy http://<redacted>@proxy:3128/ used",
+		"HttpProxy.Host = joe:p4ss@proxy":                                                           "HttpProxy.Host = <redacted>@proxy",
+		"git clone https://ghp_abcdef@git.example/r":                                                "git clone https://<redacted>@git.example/r",
+		"amqp://u:p@h, ssh://git@h, http://h/a@b, me@example.org":                                   "amqp://<redacted>@h, ssh://git@h, http://h/a@b, me@example.org",
+		`Authorization: Bearer abcdefghijklmnop.qrs`:                                                `Authorization: Bearer <redacted>`,
+		`{"access_token":"eyJhbGciOiJI.eyJpc3MiOiJodHRw.c2ln_-"}`:                                   `{"access_token":"<redacted>"}`,
+		"a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nb":          "a\n-----BEGIN RSA PRIVATE KEY-----<redacted>-----END RSA PRIVATE KEY-----\nb",
+		`{"k":"-----BEGIN PRIVATE KEY-----\nMIIE\nabc","n":1}`:                                      `{"k":"-----BEGIN PRIVATE KEY-----<redacted>","n":1}`,
+		"MIIEabcd\nabc=\n-----END PRIVATE KEY-----\nb":                                              "<redacted>-----END PRIVATE KEY-----\nb",
+		"-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----":                              "-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----",
 	} {
-		if got := secret.Redact(in); got != want {
+		got := secret.Redact(in)
+		if got != want {
 			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
+		}
+		if again := secret.Redact(got); again != got {
+			t.Errorf("Redact(%q) = %q, want no change", got, again)
+		}
+		if json.Valid([]byte(in)) && !json.Valid([]byte(got)) {
+			t.Errorf("Redact(%s) = %s, which is no JSON any more", in, got)
 		}
 	}
 }
