@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"path"
 	"regexp"
@@ -13,19 +15,57 @@ import (
 	"testing"
 	"time"
 
+	"github.com/azguest/azguest/test/canary"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/sandbox"
 )
 
-// chatty prints addresses with signatures wherever a handler can, and fails.
+// chatty says secrets wherever a handler can, in the spellings that handlers
+// produce, and fails: plain, as JSON of several makes, as a parameter of
+// another address, cut by what comes after it.
 const chatty = `
+leak() { # NUMBER: eight spellings
+	echo "fetching https://st.example/c/b?sv=1&sig=canary$1a%2Fout0000000000&sp=r"
+	echo "{\"u\":\"https:\/\/st.example\/c\/b?se=2\\u0026sig=canary$1b\\u002fout0000000000\"}"
+	echo "to=https%3A%2F%2Fst.example%2Fc%3Fsv%3D1%26sig%3Dcanary$1c%252Fout00000000"
+	echo "x=1\\u0026sig=canary$1d%2Fout0000000000"
+	echo "AccountName=st;AccountKey=canary$1e/out0000000000+AAAABBBBCCCC==;EndpointSuffix=x"
+	echo "Authorization: Bearer canary$1f.out0000000000"
+	echo "clone https://joe:canary$1g-out@git.example/r"
+	printf -- '-----BEGIN RSA PRIVATE KEY-----\nMIIEcanary%shAAAA\nBBBB\n-----END RSA PRIVATE KEY-----\n' $1
+}
+fill() { head -c $1 /dev/zero | tr '\0' "$2"; echo; }
 case $op in
-enable)
-	echo "fetching https://st.example/c/b?sv=1&sig=canary25%2Fout0000000000"
-	echo "error at http://st.example/c/b?se=2030&sig=canary26%2Ferr0000000000&sp=r" >&2
-	say error 7 "failed: https://st.example/c/b?sp=r&sig=canary27%2Fmsg0000000000"
-	exit 9 ;;
+install|enable)
+	logs=$(sed -n 's/.*"logFolder" *: *"\([^"]*\)".*/\1/p' "$home/HandlerEnvironment.json" | head -n 1)
+	events=$(sed -n 's/.*"eventsFolder" *: *"\([^"]*\)".*/\1/p' "$home/HandlerEnvironment.json" | head -n 1)
+	leak 25
+	leak 26 >&2
+	leak 27 >>"$logs/own.log"
+	text=$(leak 28 | sed 's/\\/\\\\/g; s/"/\\"/g' | tr '\n' '~' | sed 's/~/\\n/g')
+	printf '[{"version":"1.0","heartbeat":{"status":"notready","code":"0","formattedMessage":{"lang":"en","message":"%s"}}}]' "$text" >"$home/heartbeat.log"
+	[ -z "$events" ] || printf '{"Version":"1","Timestamp":"%s","TaskName":"t","EventLevel":"Error","Message":"%s","EventPid":"1","EventTid":"1","OperationId":"o"}' \
+		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$text" >"$events/$(date +%s).json"
+	printf '[{"version":"1.0","timestampUTC":"%s","status":{"operation":"%s","status":"error","code":"%s","formattedMessage":{"lang":"en","message":"%s"},
+"substatus":[{"name":"%s","status":"error","code":1,"formattedMessage":{"lang":"en","message":"%s"}}]}}]' \
+		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$text" "$text" "$text" "$text" "$text" >"$status/$seq.status"
+	# The ends of these are within what is shown, and within an address.
+	echo "https://st.example/c/b?sv=1&sig=canary29outAAAABBBBCCCC/DDDDEEEE%2F/$(fill 4050 x)"
+	echo "https://st.example/c/b?sv=1&sig=canary30outAAAABBBBCCCC/DDDDEEEE%2F/$(fill 1560 y)" >&2
+	[ $op = install ] || exit 9 ;;
 esac
 `
+
+// leaked are the secrets of chatty.
+func leaked(secrets map[string]string) {
+	for number, what := range map[int]string{25: "output", 26: "error output", 27: "own log", 28: "status, heartbeat or event"} {
+		for i, tail := range []string{"%2Fout0000000000", "", "%252Fout00000000", "%2Fout0000000000", "/out0000000000", ".out0000000000", "-out", ""} {
+			letter := string(rune('a' + i))
+			secrets[what+" "+letter] = fmt.Sprintf("canary%d%s%s", number, letter, tail)
+		}
+	}
+	secrets["cut output"], secrets["cut error output"] = "canary29outAAAABBBBCCCC/DDDDEEEE", "canary30outAAAABBBBCCCC/DDDDEEEE"
+}
 
 // TestCanaries: secrets are planted wherever the agent gets any; then
 // everything that it writes, sends or starts is searched for them (asks S3).
@@ -33,7 +73,7 @@ esac
 func TestCanaries(t *testing.T) {
 	o := blank()
 	o.telemetry = true
-	o.provisioning.Password = "canary01-Passw0rd!"
+	o.provisioning.Password = "canary01-Passw0rd!&<x>"
 	o.provisioning.CustomData = []byte("#!/bin/sh\n# canary02-customdata\n")
 	o.provisioning.UserData = []byte("canary03-userdata")
 	o.packages = samples(t)
@@ -43,12 +83,12 @@ func TestCanaries(t *testing.T) {
 	c.sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Logs.Verbose=y\nTelemetry.Period=1\nHttpProxy.Host=http://joe:canary04-proxy@192.0.2.99\nHttpProxy.Port=3128\nDownload.Order=direct\n' >/etc/waagent.conf.d/canary.conf`)
 
 	secrets := map[string]string{
-		"password": "canary01-Passw0rd!", "custom data": "canary02-customdata", "user data": "canary03-userdata", "proxy": "canary04-proxy",
-		"output": "canary25", "error output": "canary26", "message": "canary27",
+		"password": o.provisioning.Password, "custom data": "canary02-customdata", "user data": "canary03-userdata", "proxy": "canary04-proxy",
 	}
+	leaked(secrets)
 	var users []fabric.User
 	for i, name := range []string{"jit", "jit2", "late"} {
-		u := fabric.User{Name: name, Password: fmt.Sprintf("canary%02d-Jit-Pass", 5+i), Expires: time.Now().Add(time.Duration(1-i) * time.Hour)}
+		u := fabric.User{Name: name, Password: fmt.Sprintf("canary%02d-Jit-Pass&<x>", 5+i), Expires: time.Now().Add(time.Duration(1-i) * time.Hour)}
 		users = append(users, u)
 		secrets["just-in-time password of "+name] = u.Password
 	}
@@ -58,7 +98,7 @@ func TestCanaries(t *testing.T) {
 		r, _ := c.Run(t.Context(), "sh", "-c", `for p in /proc/[0-9]*; do [ "$p" = "/proc/$$" ] || cat $p/cmdline $p/environ 2>/dev/null; done`)
 		_, _ = seen.Write([]byte(r.Stdout))
 	}
-	c.agent(t)
+	agent := c.traced(t)
 	c.ready(t)
 	watch()
 	c.vm.Configure(func(cfg *fabric.Config) { cfg.Users = users })
@@ -94,7 +134,9 @@ func TestCanaries(t *testing.T) {
 		r, _ := c.Run(t.Context(), "agentctl", "status", "-o", "json")
 		return strings.Contains(r.Stdout, fmt.Sprintf(`"incarnation_%d"`, c.vm.Incarnation()))
 	})
-	await(t, "telemetry", func() bool { return c.vm.Requests(fabric.Telemetry) > 0 })
+	await(t, "the event of the handler", func() bool {
+		return len(c.f.Journal(fabric.Query{Kind: fabric.Telemetry, Contains: "fetching"})) > 0
+	})
 
 	// What the platform itself made up.
 	sig := regexp.MustCompile(`sig=([A-Za-z0-9%+/=_-]{16,})`)
@@ -113,79 +155,203 @@ func TestCanaries(t *testing.T) {
 			secrets["key "+path.Base(name)] = lines[3]
 		}
 	}
-	if len(secrets) < 30 {
+	for line := range strings.Lines(c.sh(t, "grep -F '$' /etc/shadow")) {
+		f := strings.Split(line, ":")
+		secrets["hash of the password of "+f[0]] = f[1]
+	}
+	if len(secrets) < 60 {
 		t.Errorf("only %d secrets were planted", len(secrets))
 	}
 
-	// What people see.
-	screens := &buffer{}
-	for _, args := range [][]string{
-		{"status"},
-		{"status", "-o", "json"},
-		{"doctor", "-a"},
-		{"doctor", "-o", "json"},
-		{"ext", "list"},
-		{"ext", "history"},
-		{"ext", "history", "-o", "json"},
-		{"ext", "orphans"},
-		{"ext", "show", "Azguest.E2E.Chatty"},
-		{"logs", "Azguest.E2E.Chatty"},
-		{"logs"},
-		{"certs"},
-		{"endpoints"},
-		{"telemetry", "show"},
-		{"diff"},
-		{"inventory"},
-	} {
-		r, _ := c.Run(t.Context(), append([]string{"agentctl"}, args...)...)
-		_, _ = screens.Write([]byte(strings.Join(args, " ") + "\n" + r.Stdout + r.Stderr))
+	places := map[string]string{"agentctl": c.screens(t), "bundle": c.collected(t)}
+	// A dump of a hung agent, as the watchdog orders it.
+	c.sh(t, `kill -QUIT "$(pgrep -xo azguest)"`)
+	select {
+	case <-agent.Done():
+	case <-t.Context().Done():
 	}
-	places := map[string]string{"processes": seen.String(), "output of the agent": c.log.String(), "agentctl": screens.String()}
-	for _, e := range c.f.Journal(fabric.Query{}) {
-		switch e.Kind { //nolint:exhaustive // what the guest sends about itself
-		case fabric.Status, fabric.PluginStatus, fabric.Health, fabric.Telemetry, fabric.HealthService, fabric.BlobPut, fabric.RoleProperties:
-			text := e.Body
-			var envelope struct{ Content string }
-			if json.Unmarshal([]byte(e.Body), &envelope) == nil {
-				if b, err := base64.StdEncoding.DecodeString(envelope.Content); err == nil {
-					text = string(b) // the rest of the envelope is the address itself
-				}
-			}
-			places[fmt.Sprintf("%s %d", e.Kind, e.Seq)] = text
-		}
+	if !strings.Contains(c.log.String(), "SIGQUIT: quit") {
+		t.Error("the agent did not say what it was at")
 	}
+	if got := c.sh(t, "find / -xdev -name 'core*' -newer /usr/sbin/azguest -type f -size +100k 2>/dev/null"); got != "" {
+		t.Errorf("dumps of memory: %s", got)
+	}
+	places["output of the agent"], places["processes"] = c.log.String(), seen.String()
+	places["programs that were started"] = c.sh(t, "cat "+trace+" 2>/dev/null || :")
+	if text := places["programs that were started"]; text != "" && !strings.Contains(text, `/chpasswd", "-e"`) {
+		t.Error("the trace does not show how the password was set")
+	}
+	maps.Copy(places, c.sent())
 	// Every file that the machine has got since, each by its name.
-	for name := range strings.SplitSeq(c.sh(t, `find /var/log /var/lib/waagent /run /etc /tmp /var/tmp /home /root -xdev -type f -size -4096k -newer /usr/sbin/azguest 2>/dev/null`), "\n") {
+	for name := range strings.SplitSeq(c.sh(t, `find / /run /tmp /dev/shm -xdev \( -path /proc -o -path /sys -o -path `+trace+` \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
 		if b, err := c.ReadFile(name); err == nil {
 			places[name] = string(b)
 		}
 	}
+	c.search(t, secrets, places)
+}
+
+const trace = "/var/exec.trace"
+
+// traced starts the agent so that every program it starts, however short its
+// life, is written down with arguments and environment; without strace, what
+// is seen from time to time has to do.
+func (c *cloud) traced(t testing.TB) *sandbox.Process {
+	t.Helper()
+	if r, err := c.Run(t.Context(), "strace", "-V"); err != nil || r.Code != 0 {
+		t.Log("no strace: programs are looked at while they run only")
+		return c.agent(t)
+	}
+	p, err := c.Start(sandbox.Cmd{
+		Args:   []string{"strace", "--follow-forks", "--quiet=all", "--trace=execve", "--no-abbrev", "--string-limit=65536", "--seccomp-bpf", "--output=" + trace, "/usr/sbin/azguest", "run"},
+		Stderr: &c.log, Stdout: &c.log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// screens is what people see, root and others.
+func (c *cloud) screens(t testing.TB) string {
+	t.Helper()
+	var b strings.Builder
+	for _, args := range [][]string{
+		{"status"},
+		{"status", "-o", "json"},
+		{"status", "--prometheus"},
+		{"doctor", "-a"},
+		{"doctor", "-o", "json"},
+		{"doctor", "network"},
+		{"ext", "list"},
+		{"ext", "list", "-o", "json"},
+		{"ext", "history"},
+		{"ext", "history", "-o", "json"},
+		{"ext", "orphans"},
+		{"ext", "show", "Azguest.E2E.Chatty"},
+		{"ext", "show", "Azguest.E2E.Chatty", "-o", "json"},
+		{"ext", "show", "Azguest.E2E.Damaged", "-o", "json"},
+		{"logs", "-n", "100000"},
+		{"logs", "-n", "100000", "Azguest.E2E.Chatty"},
+		{"certs"},
+		{"certs", "-o", "json"},
+		{"endpoints"},
+		{"endpoints", "-o", "json"},
+		{"telemetry", "show"},
+		{"telemetry", "show", "-o", "json"},
+		{"config", "show", "--effective", "--origin"},
+		{"config", "show", "-o", "json"},
+		{"config", "check"},
+		{"policy", "explain", "Azguest.E2E.Chatty"},
+		{"disk"},
+		{"diff"},
+		{"diff", "-o", "json"},
+		{"inventory"},
+		{"inventory", "-o", "json"},
+		{"generalize", "--plan"},
+		{"uninstall", "--plan"},
+		{"waagent-compat", "-show-configuration"},
+	} {
+		for _, who := range [][]string{nil, {"setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"}} {
+			r, _ := c.Run(t.Context(), append(append(who, "agentctl"), args...)...)
+			b.WriteString(strings.Join(args, " ") + "\n" + r.Stdout + r.Stderr)
+		}
+	}
+	return b.String()
+}
+
+// collected is what goes to support.
+func (c *cloud) collected(t testing.TB) string {
+	t.Helper()
+	r, err := c.Run(t.Context(), "/usr/sbin/azguest", "waagent", "-collect-logs", "-full")
+	if err != nil || r.Code != 0 {
+		t.Fatalf("collect logs: %v %s", err, r.Stderr)
+	}
+	data, err := c.ReadFile("/var/lib/waagent/logcollector/logs.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString(f.Name + "\n" + string(text))
+	}
+	for _, want := range []string{"own.log\n", "canary.conf\n", "waagent.log\n", "/ExtensionsConfig.xml\n", "CommandExecution.log\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the bundle has no %q", want)
+		}
+	}
+	return b.String()
+}
+
+// sent is what the guest sends. Addresses of blobs have signatures, where the
+// request is for the blob itself, and so have the headers by which the host
+// is told of one.
+func (c *cloud) sent() map[string]string {
+	places := map[string]string{}
+	for _, e := range c.f.Journal(fabric.Query{}) {
+		text := e.Body
+		var envelope struct{ Content string }
+		if e.Kind == fabric.PluginStatus && json.Unmarshal([]byte(e.Body), &envelope) == nil {
+			if b, err := base64.StdEncoding.DecodeString(envelope.Content); err == nil {
+				text = string(b) // the rest of the envelope is the address itself
+			}
+		}
+		if e.Kind != fabric.BlobGet && e.Kind != fabric.BlobPut {
+			text += "\n" + e.URL
+		}
+		for name, value := range e.Header {
+			if e.Kind != fabric.Artifact || !strings.HasPrefix(strings.ToLower(name), "x-ms-artifact-") {
+				text += "\n" + name + ": " + value
+			}
+		}
+		if e.Kind != fabric.Control && e.Kind != fabric.Change {
+			places[fmt.Sprintf("%s %d", e.Kind, e.Seq)] = text
+		}
+	}
+	return places
+}
+
+// search fails the test for each secret in a place that is not there for it.
+func (c *cloud) search(t testing.TB, secrets, places map[string]string) {
+	t.Helper()
 	// Files that are there to hold a secret: only root reads them, and either
 	// the classic agent has them too or an administrator wrote them.
-	contract := regexp.MustCompile(`^(/etc/waagent\.conf\.d/canary\.conf custom|/etc/waagent\.conf\.d/canary\.conf proxy|` +
-		`/var/lib/waagent/Azguest\.E2E\.Chatty-1\.0\.0/(bin/handler|status/0\.status) .*|` + // the handler's own
+	contract := regexp.MustCompile(`^(/etc/waagent\.conf\.d/canary\.conf proxy|` +
+		`/etc/g?shadow-? hash .*|` +
+		`/var/lib/waagent/Azguest\.E2E\.Chatty-1\.0\.0/(bin/handler|heartbeat\.log|status/0\.status) .*|` + // the handler's own
+		`/var/log/azure/Azguest\.E2E\.Chatty/(own\.log|events/[0-9]+\.json) .*|` +
 		`/var/lib/waagent/azguest/ext/jobs/[0-9a-f]+/std(out|err) .*|` + // what it printed, as it printed it; redacted when shown
 		`/var/lib/waagent/CustomData custom data|/var/lib/waagent/ovf-env\.xml custom data|` +
 		`/var/lib/waagent/[0-9A-F]{40}\.prv key .*|/var/lib/waagent/TransportPrivate\.pem key .*|/var/lib/waagent/[^/]*\.pem key .*)$`)
 	held := map[string]bool{}
-	for place, text := range places {
-		for what, word := range secrets {
-			hit := hidden(text, word)
-			if hit == "" {
-				continue
-			}
-			if contract.MatchString(place + " " + what) {
+	s := canary.New(secrets)
+	for _, place := range slices.Sorted(maps.Keys(places)) {
+		for _, hit := range s.In(places[place]) {
+			if contract.MatchString(place + " " + hit.Secret) {
 				held[place] = true
 			} else {
-				i := strings.Index(text, hit)
-				t.Errorf("%s in %s: …%q…", what, place, text[max(0, i-80):min(len(text), i+60)])
+				t.Errorf("%s in %s: …%q…", hit.Secret, place, hit.Around)
 			}
 		}
 	}
 	t.Logf("%d secrets, %d places", len(secrets), len(places))
 	// The search itself has to find something.
-	if !strings.Contains(places["/var/lib/waagent/CustomData"], "canary02") {
-		t.Error("the search does not see the custom data where it has to be")
+	for _, place := range []string{"/var/lib/waagent/CustomData", "/etc/shadow", "/etc/waagent.conf.d/canary.conf", "/var/log/azure/Azguest.E2E.Chatty/own.log"} {
+		if !held[place] {
+			t.Errorf("the search does not see the secret in %s, where it has to be", place)
+		}
 	}
 	for place := range held {
 		r, _ := c.Run(t.Context(), "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "cat", place)
@@ -193,22 +359,4 @@ func TestCanaries(t *testing.T) {
 			t.Errorf("anybody can read %s (%s)", place, c.sh(t, "stat -c '%a %U' "+place))
 		}
 	}
-}
-
-// hidden is the form in which the word stands in a text, plain or in base64,
-// or "".
-func hidden(text, word string) string {
-	if strings.Contains(text, word) {
-		return word
-	}
-	for shift := range 3 {
-		enc := base64.StdEncoding.EncodeToString(append(bytes.Repeat([]byte{' '}, shift), word...))
-		if len(enc) < 16 {
-			continue
-		}
-		if core := enc[4 : len(enc)-4]; strings.Contains(text, core) {
-			return core
-		}
-	}
-	return ""
 }
