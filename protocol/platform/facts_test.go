@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -425,6 +426,48 @@ func TestUndatedGoalStates(t *testing.T) {
 				t.Errorf("%s: %v, %v, want %s", name, gs2, err, tc.want)
 			}
 		})
+	}
+}
+
+// TestGoalStateFromTheFuture: a date that can't be one does not make all later
+// goal states old.
+func TestGoalStateFromTheFuture(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ vm, ext, want string }{
+		"extensions": {"", extWith(math.MaxInt64, "", ""), "incarnation_2"},
+		"vmSettings": {vmWith(math.MaxInt64, "FastTrack", ""), "", "etag_8"},
+	} {
+		bubble(t, func(f *fakeHost) {
+			f.vm, f.etag = tc.vm, "7"
+			if tc.ext != "" {
+				f.ext = tc.ext
+			}
+		}, func(t *testing.T, f *fakeHost, c *Client) {
+			gs := mustGS(t, c, "")
+			f.set(func() {
+				if tc.vm != "" {
+					f.vm, f.etag = vmWith(ticks0+7, "FastTrack", ""), "8"
+				} else {
+					f.inc, f.ext = "2", extWith(ticks0+7, "", "")
+				}
+			})
+			gs2, err := c.GoalState(t.Context(), gs.Key())
+			if err != nil || gs2.ID != tc.want || gs2.Outdated {
+				t.Errorf("%s: %v, %v, want %s", name, gs2, err, tc.want)
+			}
+		})
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	const today = 639028224000000000
+	for ticks, want := range map[int64]int64{
+		today: today, today + 300*864e9: today + 300*864e9, today + 400*864e9: 0, math.MaxInt64: 0, -1: 0, 0: 0, 1: 1,
+	} {
+		if got := dated(ticks, now); got != want {
+			t.Errorf("dated(%d) = %d, want %d", ticks, got, want)
+		}
+	}
+	if got := dated(today, time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC)); got != today {
+		t.Error("a clock that is not set makes documents undated")
 	}
 }
 

@@ -289,7 +289,7 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 		return nil, false
 	}
 	if isNew && s.vm.Source == string(protocol.FastTrack) {
-		c.writeMarker(ticksTime(s.vm.CreatedTicks))
+		c.writeMarker(ticksTime(dated(s.vm.CreatedTicks, time.Now())))
 	}
 	return s.vm, isNew
 }
@@ -304,23 +304,24 @@ func (c *Client) FastTrack() bool {
 // choose picks the candidate.
 func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, wsNew bool) *adopted {
 	s := &c.state
+	now := time.Now()
 	var fast *adopted
 	if vm != nil {
-		fast = &adopted{id: "etag_" + vm.ETag, source: protocol.Source(vm.Source), ticks: vm.CreatedTicks, vm: vm, seq: vm.SeqNo, onHold: vm.OnHold, inc: gs.Incarnation}
+		fast = &adopted{id: "etag_" + vm.ETag, source: protocol.Source(vm.Source), ticks: dated(vm.CreatedTicks, now), vm: vm, seq: vm.SeqNo, onHold: vm.OnHold, inc: gs.Incarnation}
 	}
 	if !wsNew {
 		return fast
 	}
 	seq, _ := json.Marshal(gs.Incarnation) // reported as text
 	x := s.docs.ext
-	fabric := &adopted{id: "incarnation_" + gs.Incarnation, source: protocol.Fabric, ticks: x.CreatedTicks, ext: x, seq: seq, onHold: s.docs.onHold, inc: gs.Incarnation}
+	fabric := &adopted{id: "incarnation_" + gs.Incarnation, source: protocol.Fabric, ticks: dated(x.CreatedTicks, now), ext: x, seq: seq, onHold: s.docs.onHold, inc: gs.Incarnation}
 	if fast != nil && fast.ticks > fabric.ticks {
 		return fast
 	}
 	// The host stopped FastTrack: what it said last must not be undone by an
 	// older Fabric goal state (spec/protocol Appendix D 10).
 	if vm == nil && !s.marker.IsZero() {
-		if ticksTime(x.CreatedTicks).Before(s.marker) {
+		if ticksTime(fabric.ticks).Before(s.marker) {
 			fabric.outdate = true
 		} else {
 			c.writeMarker(time.Time{})
@@ -485,6 +486,18 @@ func (e *MissingError) Error() string {
 
 // Code is stable.
 func (*MissingError) Code() string { return "certificate-missing" }
+
+// dated is the date of a document, or 0, for none, where it can't be one: a
+// document from the far future would be newer than all that come after it. A
+// year is more than clocks of platforms are wrong by; one of ours that has not
+// been set yet says nothing.
+func dated(ticks int64, now time.Time) int64 {
+	at := ticksTime(ticks)
+	if at.IsZero() || now.Year() >= 2020 && at.Sub(now) > 366*24*time.Hour {
+		return 0
+	}
+	return ticks
+}
 
 // ticksTime converts 100 ns since 0001-01-01.
 func ticksTime(t int64) time.Time {
