@@ -19,6 +19,9 @@ type bootConfig struct {
 	Options Options
 	Base    string
 	Loop    int // number of the loop device behind /dev/sr0, -1 for none
+	// For root of a user namespace: the directories that have an overlay each,
+	// and those that are hidden by a mount.
+	Lowers, Covers []string
 }
 
 // bootMain is process 1 of the sandboxed machine: it builds the machine,
@@ -66,7 +69,11 @@ func (c bootConfig) boot() error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
 	}
-	if err := mountOverlay(c.Base); err != nil {
+	show := c.mountRoot
+	if rootless() {
+		show = c.mountLowers
+	}
+	if err := show(root); err != nil {
 		return err
 	}
 	for _, d := range []string{"proc", "sys", "dev", "run", "tmp"} {
@@ -184,6 +191,18 @@ type node struct {
 	major, minor uint32
 }
 
+// make makes the node, or shows the machine's: only its root may make some.
+func (n node) make(dev string) error {
+	path := filepath.Join(dev, n.name)
+	if !rootless() {
+		return unix.Mknod(path, n.kind, int(unix.Mkdev(n.major, n.minor)))
+	}
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		return err
+	}
+	return unix.Mount("/dev/"+n.name, path, "", unix.MS_BIND, "")
+}
+
 // dev fills a minimal /dev.
 func (c bootConfig) dev(dev string) error {
 	unix.Umask(0)
@@ -200,7 +219,7 @@ func (c bootConfig) dev(dev string) error {
 		nodes = append(nodes, node{"fuse", unix.S_IFCHR | 0o666, 10, 229})
 	}
 	for _, n := range nodes {
-		if err := unix.Mknod(filepath.Join(dev, n.name), n.kind, int(unix.Mkdev(n.major, n.minor))); err != nil {
+		if err := n.make(dev); err != nil {
 			return fmt.Errorf("make /dev/%s: %w", n.name, err)
 		}
 	}
@@ -209,8 +228,12 @@ func (c bootConfig) dev(dev string) error {
 			return err
 		}
 	}
+	terminals := "newinstance,ptmxmode=0666,mode=0620,gid=5"
+	if CurrentRights() == Single {
+		terminals = strings.TrimSuffix(terminals, ",gid=5") // there is no such group
+	}
 	err := mountAll(dev, []mount{
-		{"devpts", "pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{"devpts", "pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, terminals},
 		{"shm", "shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 	})
 	if err != nil {
@@ -274,24 +297,36 @@ func (c bootConfig) sys(root string) error {
 		}
 	}
 	// A machine with real DMI must not show through.
+	data := ""
 	if c.Options.DMI != nil {
-		if err := opaque(filepath.Join(fake, "class/dmi")); err != nil {
+		err := opaque(filepath.Join(fake, "class/dmi"))
+		if rootless() && err == nil {
+			data = ",userxattr"
+		} else if err != nil && !rootless() {
 			return err
 		}
 	}
 	sys := filepath.Join(root, "sys")
-	if err := unix.Mount("overlay", sys, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "lowerdir="+fake+":"+sys); err != nil {
+	if err := unix.Mount("overlay", sys, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "lowerdir="+fake+":"+sys+data); err != nil {
 		return fmt.Errorf("overlay of /sys: %w", err)
 	}
 	return nil
 }
 
+// opaque lets a directory of an upper layer show nothing of what is below.
 func opaque(dir string) error {
-	if err := unix.Setxattr(dir, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+	name := "trusted.overlay.opaque"
+	if rootless() {
+		name = "user.overlay.opaque"
+	}
+	if err := unix.Setxattr(dir, name, []byte("y"), 0); err != nil {
 		return fmt.Errorf("hide %s: %w", dir, err)
 	}
 	return nil
 }
+
+// mountRoot shows the machine as one overlay of its root.
+func (c bootConfig) mountRoot(string) error { return mountOverlay(c.Base) }
 
 // pivot makes root the root of this mount namespace and lets go of the old.
 func pivot(root string) error {
@@ -322,10 +357,11 @@ var hiddenFiles = []string{
 }
 
 // prepareUpper makes the upper layer hide what belongs to this machine and
-// not to any machine.
-func prepareUpper(upper, hostname string, more []string) error {
+// not to any machine. It returns directories that have to be hidden otherwise.
+func prepareUpper(upper, hostname string, more []string) ([]string, error) {
+	var covers []string
 	if err := os.Mkdir(upper, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	dirs, files := append([]string{}, hiddenDirs...), append([]string{}, hiddenFiles...)
 	for _, name := range more {
@@ -341,31 +377,33 @@ func prepareUpper(upper, hostname string, more []string) error {
 			continue
 		}
 		if err := copyDir(upper, name); err != nil {
-			return err
+			return nil, err
 		}
-		if err := opaque(filepath.Join(upper, name)); err != nil {
-			return err
+		if err := opaque(filepath.Join(upper, name)); errors.Is(err, unix.ENOTSUP) && rootless() {
+			covers = append(covers, name)
+		} else if err != nil {
+			return nil, err
 		}
 	}
 	for _, pattern := range files {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, name := range found {
 			if err := copyDir(upper, filepath.Dir(name)); err != nil {
-				return err
+				return nil, err
 			}
 			err := unix.Mknod(filepath.Join(upper, name), unix.S_IFCHR, 0)
 			if err != nil && !errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("hide %s: %w", name, err)
+				return nil, fmt.Errorf("hide %s: %w", name, err)
 			}
 		}
 	}
 	if err := lockPasswords(upper); err != nil {
-		return err
+		return nil, err
 	}
-	return os.WriteFile(filepath.Join(upper, "etc/hostname"), []byte(hostname+"\n"), 0o644)
+	return covers, os.WriteFile(filepath.Join(upper, "etc/hostname"), []byte(hostname+"\n"), 0o644)
 }
 
 // copyDir makes a directory of the machine in the upper layer, with its
@@ -388,7 +426,8 @@ func copyDir(upper, name string) error {
 		}
 		return err
 	}
-	if err := os.Chown(path, int(st.Uid), int(st.Gid)); err != nil {
+	uid, gid := owner(st.Uid, st.Gid)
+	if err := os.Chown(path, uid, gid); err != nil {
 		return err
 	}
 	return unix.Chmod(path, st.Mode&0o7777)
@@ -397,6 +436,9 @@ func copyDir(upper, name string) error {
 // lockPasswords puts a shadow file into the upper layer in which no account
 // of the machine has a password.
 func lockPasswords(upper string) error {
+	if rootless() {
+		return replaceSecrets(upper)
+	}
 	b, err := os.ReadFile("/etc/shadow")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -27,6 +27,13 @@
 //     the machine's disks.
 //   - It refuses to start a process in the machine's own network namespace.
 //
+// # Without root
+//
+// AsRoot runs the program again as root of a user namespace. The machine is
+// then shown by an overlay for each top directory, and what root writes in is
+// copied; see lowers.go. Loop devices are not to be had, and whether there are
+// other users depends on /etc/subuid: see Rights.
+//
 // Programs that use it call Main first thing in main or TestMain: the sandbox
 // starts the program's own executable again as supervisor and boot process.
 package sandbox

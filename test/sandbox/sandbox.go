@@ -105,13 +105,17 @@ func Available() error {
 		return errors.New("sandbox: needs Linux")
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("sandbox: needs root")
+		return &Unavailable{CodeRoot, errors.New("sandbox: needs root"), []string{"run it as root: sudo"}}
 	}
 	probe := exec.Command("/proc/self/exe")
 	probe.Args = []string{probeName}
 	probe.SysProcAttr = &syscall.SysProcAttr{Cloneflags: superFlags}
 	if out, err := probe.CombinedOutput(); err != nil {
-		return fmt.Errorf("sandbox: namespaces or overlay not available: %w: %s", err, strings.TrimSpace(string(out)))
+		err = fmt.Errorf("sandbox: namespaces or overlay not available: %w: %s", err, strings.TrimSpace(string(out)))
+		if rootless() {
+			return forbidden(CodeOverlay, err)
+		}
+		return &Unavailable{CodeRoot, err, []string{"this root has not all of root's rights, as in a container: docker run --privileged"}}
 	}
 	return nil
 }

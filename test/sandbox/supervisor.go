@@ -37,6 +37,8 @@ func Main() {
 		err = bootMain(os.NewFile(3, "report"))
 	case probeName:
 		err = probe()
+	case againName:
+		err = again()
 	default:
 		return
 	}
@@ -52,6 +54,8 @@ type supervisor struct {
 	opt  Options
 	base string   // where the private tmpfs is mounted
 	loop *os.File // keeps the loop device attached
+	// as in bootConfig
+	lowers, covers []string
 
 	mu   sync.Mutex // guards what follows; held while a child is made or reaped
 	boot int
@@ -131,8 +135,19 @@ func (s *supervisor) prepare() (string, error) {
 	}
 	s.base = base
 	upper := filepath.Join(base, "upper")
-	if err := prepareUpper(upper, s.opt.Hostname, s.opt.Hide); err != nil {
+	if s.covers, err = prepareUpper(upper, s.opt.Hostname, s.opt.Hide); err != nil {
 		return "", err
+	}
+	if rootless() {
+		if s.lowers, err = lowers(upper, base); err != nil {
+			return "", err
+		}
+		if err := own(upper); err != nil {
+			return "", err
+		}
+		if err := forget(upper, s.lowers); err != nil {
+			return "", err
+		}
 	}
 	for _, l := range slices.Backward(layers) {
 		if err := copyLayer(l, upper); err != nil {
@@ -205,7 +220,7 @@ func (s *supervisor) reboot() error {
 		return err
 	}
 	defer r.Close()
-	cfg, err := json.Marshal(bootConfig{Options: s.opt, Base: s.base, Loop: s.loopNumber()})
+	cfg, err := json.Marshal(bootConfig{Options: s.opt, Base: s.base, Loop: s.loopNumber(), Lowers: s.lowers, Covers: s.covers})
 	if err != nil {
 		_ = w.Close()
 		return err
@@ -275,6 +290,9 @@ func probe() error {
 		if err := os.Mkdir(filepath.Join(base, d), 0o755); err != nil {
 			return err
 		}
+	}
+	if rootless() {
+		return overlay("/usr", filepath.Join(base, "upper"), filepath.Join(base, "work"), filepath.Join(base, "root"))
 	}
 	return mountOverlay(base)
 }

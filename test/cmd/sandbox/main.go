@@ -23,7 +23,16 @@ import (
 
 func main() {
 	sandbox.Main()
-	code, err := run()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	code := 0
+	err := sandbox.AsRoot(ctx, func(ctx context.Context) (err error) {
+		code, err = run(ctx)
+		return err
+	})
+	stop()
+	if ended, ok := errors.AsType[sandbox.Ended](err); ok {
+		os.Exit(int(ended))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "sandbox:", err)
 		code = max(code, 1)
@@ -31,7 +40,7 @@ func main() {
 	os.Exit(code)
 }
 
-func run() (int, error) {
+func run(ctx context.Context) (int, error) {
 	var o sandbox.Options
 	flag.StringVar(&o.DVD, "dvd", "", "`image` that /dev/sr0 shows")
 	flag.BoolVar(&o.PlainDVD, "plain-dvd", false, "make /dev/sr0 a plain file")
@@ -49,8 +58,6 @@ func run() (int, error) {
 	if *vmid != "" {
 		o.DMI = sandbox.AzureDMI(*vmid)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
 	if *debs != "" {
 		layer, err := sandbox.DebianLayer(ctx, strings.Split(*debs, ",")...)
 		if err != nil {
