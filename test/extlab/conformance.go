@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/sandbox"
 )
 
 // Outcomes of a check.
@@ -34,6 +36,7 @@ type conformance struct {
 	version string
 	out     io.Writer
 	list    []Verdict
+	judged  int // that many steps belong to checks that are done
 }
 
 // errSkip: the check does not apply; the text says why.
@@ -57,6 +60,7 @@ func Conformance(ctx context.Context, p Plan, out io.Writer) ([]Verdict, error) 
 	}
 	defer func() { _ = l.Close() }()
 	c.Lab = l
+	aboutRights(l.rights, out)
 	l.handler = p.Bundle.Name
 	for _, check := range []struct {
 		name string
@@ -105,7 +109,11 @@ func (c *conformance) verdict(name string, err error) {
 		v.Note = string(note)
 	} else if err != nil {
 		v.Result, v.Note = Fail, err.Error()
+		if h := hint(c.rights(), c.told(c.judged)+v.Note); h != "" {
+			v.Note += "; hint: " + h
+		}
 	}
+	c.judged = c.count()
 	c.list = append(c.list, v)
 	fmt.Fprintf(c.out, "%-4s  %-32s %s\n", v.Result, v.Check, strings.ReplaceAll(v.Note, "\n", " "))
 }
@@ -168,7 +176,33 @@ func (c *conformance) since(n int) ([]Step, []string, error) {
 	return steps, ops, nil
 }
 
+// told is what the commands after the first n printed.
+func (c *conformance) told(n int) string {
+	if c.Lab == nil {
+		return ""
+	}
+	steps, _, err := c.since(n)
+	if err != nil {
+		return ""
+	}
+	var out strings.Builder
+	for _, s := range steps {
+		fmt.Fprintln(&out, s.Stdout, s.Stderr, s.Cause)
+	}
+	return out.String()
+}
+
+func (c *conformance) rights() sandbox.Rights {
+	if c.Lab == nil {
+		return sandbox.Root
+	}
+	return c.Lab.rights
+}
+
 func (c *conformance) count() int {
+	if c.Lab == nil {
+		return 0
+	}
 	steps, _ := c.Steps() // none is 0
 	return len(steps)
 }

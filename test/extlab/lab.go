@@ -33,6 +33,9 @@ const (
 	storage  = "192.0.2.10" // TEST-NET, never routed
 )
 
+// An account needs an id of its own.
+const noAccount = "Provisioning.Mode=ready-only\n"
+
 const conf = "Extensions.GoalStatePeriod=1\nProvisioning.RegenerateSshHostKeyPair=n\nTelemetry.Enabled=n\n"
 
 // A Lab is one virtual machine with the agent on it, and the platform it
@@ -45,6 +48,7 @@ type Lab struct {
 	out     buffer // of the agent
 	handler string
 	tmp     string
+	rights  sandbox.Rights
 }
 
 // FindAgent finds the agent's binary: where it is said to be, or where it
@@ -74,7 +78,7 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := sandbox.Available(); err != nil {
 		return nil, fmt.Errorf("no sandbox here: %w", err)
 	}
-	l := &Lab{}
+	l := &Lab{rights: sandbox.CurrentRights()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -116,7 +120,11 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.box.Install(o.Agent, "/usr/sbin/azguest", 0o755); err != nil {
 		return nil, err
 	}
-	if err := l.box.WriteFile("/etc/waagent.conf", []byte(conf), 0o644); err != nil {
+	settings := conf
+	if l.rights == sandbox.Single {
+		settings += noAccount
+	}
+	if err := l.box.WriteFile("/etc/waagent.conf", []byte(settings), 0o644); err != nil {
 		return nil, err
 	}
 	if o.SmallDisk {

@@ -55,6 +55,7 @@ func Run(ctx context.Context, p Plan, out io.Writer) error {
 		return err
 	}
 	defer func() { _ = l.Close() }()
+	aboutRights(l.rights, out)
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	began := time.Now()
@@ -92,6 +93,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	if err != nil {
 		return from, err
 	}
+	var told strings.Builder
 	for _, s := range steps[from:] {
 		took := "still running"
 		if !s.End.IsZero() {
@@ -116,6 +118,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 				fmt.Fprintf(out, "             %s | %s\n", name, line)
 			}
 		}
+		fmt.Fprintln(&told, s.Stdout, s.Stderr, s.Cause)
 	}
 	r := l.Row()
 	if r == nil {
@@ -143,6 +146,9 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 		fmt.Fprintf(out, ": %s", failure)
 	}
 	fmt.Fprintln(out)
+	if h := hint(l.rights, told.String()+failure); h != "" && state != "Succeeded" {
+		fmt.Fprintf(out, "  hint: %s\n", h)
+	}
 	switch {
 	case waitErr != nil:
 		return len(steps), fmt.Errorf("%w: %w", ErrFailed, waitErr)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/azguest/azguest/test/extlab"
+	"github.com/azguest/azguest/test/sandbox"
 )
 
 func extCommand() *cobra.Command {
@@ -20,14 +22,21 @@ func extCommand() *cobra.Command {
 		Long: `For authors of extensions, without a cloud:
 
   fabric ext lint ./Contoso.Hello__1.0.0.zip
-  sudo fabric ext run ./Contoso.Hello__1.0.0.zip --settings s.json --protected p.json
-  sudo fabric ext run ./new.zip --name Contoso.Hello --version 1.1.0 --update-from ./Contoso.Hello__1.0.0.zip
-  sudo fabric ext conformance ./Contoso.Hello__1.0.0.zip --settings s.json
+  fabric ext run ./Contoso.Hello__1.0.0.zip --settings s.json --protected p.json
+  fabric ext run ./new.zip --name Contoso.Hello --version 1.1.0 --update-from ./Contoso.Hello__1.0.0.zip
+  fabric ext conformance ./Contoso.Hello__1.0.0.zip --settings s.json
 
 run and conformance start the real agent in a sandbox: a copy-on-write view of
-this machine with processes and a network of its own, gone when they end. That
-takes root. Exit status: 0 it is well, 1 it is not, 2 wrong usage, 3 it could not
-be tried.`,
+this machine with processes and a network of its own, gone when they end.
+
+Root is not needed: you are root on that machine, by a user namespace. Handlers
+that give files to other users or run something as another need a range of ids
+for you in /etc/subuid and /etc/subgid (and package uidmap); those that mount
+devices need sudo. A handler that fails for such a reason is told apart by a
+hint. There is no systemd, with root neither. AZ-LAB-USERNS and AZ-LAB-OVERLAY
+say that this machine forbids it, and which setting does.
+
+Exit status: 0 it is well, 1 it is not, 2 wrong usage, 3 it could not be tried.`,
 	}
 	cmd.AddCommand(extLint(), extRun(), extConformance())
 	return cmd
@@ -176,11 +185,7 @@ func extRun() *cobra.Command {
 	return f.register(&cobra.Command{
 		Use: "run PACKAGE", Short: "install and enable a package under the real agent", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := f.plan(args[0], cmd.InOrStdin(), cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			return tried(extlab.Run(cmd.Context(), p, cmd.OutOrStdout()))
+			return f.try(cmd, args[0], extlab.Run)
 		},
 	})
 }
@@ -190,14 +195,27 @@ func extConformance() *cobra.Command {
 	return f.register(&cobra.Command{
 		Use: "conformance PACKAGE", Short: "put a package through what happens in the field", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := f.plan(args[0], cmd.InOrStdin(), cmd.ErrOrStderr())
-			if err != nil {
+			return f.try(cmd, args[0], func(ctx context.Context, p extlab.Plan, out io.Writer) error {
+				_, err := extlab.Conformance(ctx, p, out)
 				return err
-			}
-			_, err = extlab.Conformance(cmd.Context(), p, cmd.OutOrStdout())
-			return tried(err)
+			})
 		},
 	})
+}
+
+// try does something with a package where sandboxes can be made.
+func (f *labFlags) try(cmd *cobra.Command, file string, do func(context.Context, extlab.Plan, io.Writer) error) error {
+	err := sandbox.AsRoot(cmd.Context(), func(ctx context.Context) error {
+		p, err := f.plan(file, cmd.InOrStdin(), cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		return tried(do(ctx, p, cmd.OutOrStdout()))
+	})
+	if _, ok := errors.AsType[*sandbox.Unavailable](err); ok {
+		return notTried{err}
+	}
+	return err
 }
 
 // tried tells a failure of the extension from one of the laboratory.

@@ -18,9 +18,12 @@ import (
 
 func main() {
 	sandbox.Main() // fabric ext: this program is also its sandbox
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := root(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
 	stop()
+	if ended, ok := errors.AsType[sandbox.Ended](err); ok {
+		os.Exit(int(ended)) // everything is said
+	}
 	if err != nil {
 		if err.Error() != "" {
 			fmt.Fprintln(os.Stderr, "fabric: "+err.Error())

@@ -1,0 +1,47 @@
+package extlab
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+
+	"github.com/azguest/azguest/test/sandbox"
+)
+
+// What a handler can't do without the machine's root.
+var (
+	noMount  = regexp.MustCompile(`(?i)\bmount\b.*(permission denied|not permitted|failed|must be superuser)|losetup|/dev/loop|mknod.*not permitted`)
+	noOthers = regexp.MustCompile(`(?i)(chown|chgrp|setuid|setgid|setresuid|setgroups|cannot set groups|initgroups|useradd|install: cannot change owner).*(invalid argument|not permitted|failure|failed)|cannot set groups|cannot change owner|EINVAL.*chown`)
+	noRights = regexp.MustCompile(`(?i)operation not permitted|permission denied|EPERM|EACCES|must be owned by uid 0|must be run as root|sudo: `)
+	noInit   = regexp.MustCompile(`(?i)systemctl|booted with systemd|failed to connect to bus`)
+)
+
+// aboutRights says at the beginning what root on the machine is.
+func aboutRights(r sandbox.Rights, out io.Writer) {
+	switch r {
+	case sandbox.Root:
+	case sandbox.Ranged:
+		fmt.Fprintln(out, "without root: root on the machine is you, and it has the ids of /etc/subuid; what it can't do, sudo can")
+	case sandbox.Single:
+		fmt.Fprintln(out, "without root: root on the machine is you, and there are no other users; what it can't do, sudo can, or some of it a line in /etc/subuid and /etc/subgid with package uidmap")
+	}
+}
+
+// hint is what the missing rights may have to do with the end of a command;
+// empty if there is no sign of that.
+func hint(r sandbox.Rights, output string) string {
+	const sudo = "; run it with sudo"
+	switch {
+	case noInit.MatchString(output):
+		return "there is no systemd on this machine, with root neither"
+	case r == sandbox.Root:
+		return ""
+	case noMount.MatchString(output):
+		return "the handler needs root: without it only file systems such as tmpfs can be mounted, and no devices be made" + sudo
+	case r == sandbox.Single && noOthers.MatchString(output):
+		return "the handler needs root: without it there is one user, and nothing can be given to another" + sudo + ", or add a range for you to /etc/subuid and /etc/subgid and install uidmap"
+	case noRights.MatchString(output):
+		return "the handler may need root: without it, what belongs to the machine's root and is not below /etc or /var can be replaced but not written to" + sudo
+	}
+	return ""
+}
