@@ -5,9 +5,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/rs/zerolog"
+
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
-	"github.com/rs/zerolog"
 )
 
 // TestSweep: what a kill leaves in the middle of a write goes at the next
