@@ -276,11 +276,11 @@ func acceptEqualLevels(t *testing.T) {
 }
 
 func acceptNotEnabled(t *testing.T) {
-	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: fails("enable", "1")}, pkg{name: "P.X", version: "2.0", script: simple}).start()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: fails("enable", "1")}, pkg{name: "P.X", version: "2.0", script: "[ \"$op\" = update ] && seq=\"$seq $AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODE\"\n" + simple}).start()
 	w.processed(ext("P.X", "1.0", 0))
 	w.clearCalls()
 	w.offer(ext("P.X", "2.0", 1))
-	same(t, "calls", []string{"2.0 update 1", "1.0 uninstall 1", "2.0 install 1", "2.0 enable 1"}, w.calls())
+	same(t, "calls", []string{"2.0 update 1 NOT_RUN", "1.0 uninstall 1", "2.0 install 1", "2.0 enable 1"}, w.calls())
 }
 
 func acceptTimeoutCode(t *testing.T) {

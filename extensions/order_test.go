@@ -82,7 +82,12 @@ func TestDependencyFails(t *testing.T) {
 // TestDependencyWaits: waiting has an end, and is visible meanwhile.
 func TestDependencyWaits(t *testing.T) {
 	t.Parallel()
-	never := pkg{name: "P.Never", version: "1.0", script: "log\n[ \"$op\" = enable ] && { status transitioning; (sleep 20) >/dev/null 2>&1 & }\nexit 0\n"}
+	t.Run("transitioning", func(t *testing.T) { t.Parallel(); dependencyWaits(t, "status transitioning", "transitioning") })
+	t.Run("no status file", func(t *testing.T) { t.Parallel(); dependencyWaits(t, ":", "warning") })
+}
+
+func dependencyWaits(t *testing.T, says, last string) {
+	never := pkg{name: "P.Never", version: "1.0", script: "log\n[ \"$op\" = enable ] && { " + says + "; (sleep 20) >/dev/null 2>&1 & }\nexit 0\n"}
 	w := newWorld(t, append(named(simple, "P.Dep"), never)...)
 	w.cfg.Timeouts.Depend = 800 * time.Millisecond
 	w.start()
@@ -92,7 +97,7 @@ func TestDependencyWaits(t *testing.T) {
 		return len(s.Handlers) == 2 && strings.Contains(message(s, 1), "is waiting for dependency P.Never") && s.Handlers[1].Extension.Status == transitioning
 	})
 	s := w.await("given up", func(s Snapshot) bool { return len(s.Handlers) == 2 && s.Handlers[1].Status == "NotReady" })
-	if m := message(s, 1); m != "Dependent Extension P.Never did not reach a terminal state within the allowed timeout. Last status was transitioning" {
+	if m := message(s, 1); m != "Dependent Extension P.Never did not reach a terminal state within the allowed timeout. Last status was "+last {
 		t.Errorf("message %q", m)
 	}
 }
