@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // TestContractOnDisk checks what handlers find (spec/extensions §1,
@@ -499,6 +501,74 @@ func TestPackageManagerOfOthers(t *testing.T) {
 		w.await("its turn", func(s Snapshot) bool { return strings.Count(show(s), "success") == 2 })
 		w.clearCalls()
 		w.offer(gone(ext("P.A", "1.0", 0)), ext("P.B", "1.0", 0)) // strangers keep nobody from deleting
+	}
+}
+
+// TestOfferedAgain: the same goal state comes again, with a part that could not
+// be had before, while handlers are under way. None of them loses a step.
+func TestOfferedAgain(t *testing.T) {
+	t.Parallel()
+	script := "log\n[ \"$op\" = enable ] && { log begun; while [ ! -e ../go ]; do sleep 0.05; done; status success; }\nexit 0\n"
+	slowInstall := "log\n[ \"$op\" = install ] && { log begun; while [ ! -e ../go ]; do sleep 0.05; done; }\n[ \"$op\" = enable ] && status success\nexit 0\n"
+	w := newWorld(t, pkg{name: "P.A", version: "1.0", script: slowInstall}, pkg{name: "P.B", version: "1.0", script: script},
+		pkg{name: "P.C", version: "1.0", script: simple}, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
+	last := level(multi("P.M", "1.0", "a:1", "b:2"), 1)
+	gs := w.state(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0), level(ext("P.C", "1.0", 0), 1), last)
+	w.m.Offer(gs)
+	w.await("both to begin", func(Snapshot) bool { return strings.Count(strings.Join(w.calls(), "\n"), "begun") == 2 })
+	for range 2 {
+		again := *gs
+		w.m.Offer(&again)
+		w.m.Wake()
+	}
+	writeFile(t, w.base("go"), "")
+	s := w.await("all of it", func(s Snapshot) bool { return w.m.settled() && s.Converged })
+	if n := strings.Count(show(s), "success"); n != 5 {
+		t.Errorf("%d of 5: %s%q", n, show(s), w.calls())
+	}
+	if n := countCalls(w.calls(), "enable"); n != 6 { // P.B says it twice
+		t.Errorf("%d enables: %q", n, w.calls())
+	}
+}
+
+// TestCertificateComesLate: settings that can't be read yet are waited for, and
+// a handler that had to go without runs again when they can.
+func TestCertificateComesLate(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, script string }{
+		{"enable fails", "log\n[ \"$op\" = enable ] && { [ -e ../ABCD.prv ] || exit 7; status success; }\nexit 0\n"},
+		{"its status says so", "log\n[ \"$op\" = enable ] && { [ -e ../ABCD.prv ] && status success || status error; }\nexit 0\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for _, patient := range []bool{true, false} {
+				w := newWorld(t, pkg{name: "P.A", version: "1.0", script: c.script}, pkg{name: "P.B", version: "1.0", script: simple})
+				if !patient {
+					w.cfg.Timeouts.Certificate = 300 * time.Millisecond
+				}
+				w.start()
+				a := ext("P.A", "1.0", 3)
+				a.Settings[0].Protected, a.Settings[0].Thumbprint = secret.New("MIIB"), "abcd"
+				gs := w.state(a, ext("P.B", "1.0", 0))
+				w.m.Offer(gs)
+				if patient {
+					w.await("the wait", func(s Snapshot) bool {
+						return strings.Contains(show(s), "P.B 1.0 Ready 0 | 0 success 0\n") && strings.Contains(message(s, 0), "is waiting for the certificate ABCD")
+					})
+				} else {
+					w.await("a failure", func(s Snapshot) bool { return strings.Contains(show(s), "3 error ") && w.m.settled() })
+				}
+				writeFile(t, w.base("ABCD.prv"), "key")
+				w.m.Offer(gs) // what changed in it has no new key
+				w.await("success", func(s Snapshot) bool { return strings.Count(show(s), "success") == 2 && w.m.settled() })
+				want := map[bool]int{true: 1, false: 2}[patient]
+				w.m.Offer(gs)
+				w.await("rest", func(Snapshot) bool { return w.m.settled() })
+				if n := countCalls(w.calls(), "enable"); n != want+1 {
+					t.Errorf("patient %v: %d enables: %q", patient, n, w.calls())
+				}
+			}
+		})
 	}
 }
 

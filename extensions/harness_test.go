@@ -280,7 +280,8 @@ func (w *world) processed(hs ...protocol.Handler) Snapshot {
 	w.t.Helper()
 	gs := w.state(hs...)
 	w.m.Offer(gs)
-	return w.await("goal state processed", func(s Snapshot) bool { return s.Key == gs.Key() && w.m.settled() })
+	w.await("goal state processed", func(s Snapshot) bool { return s.Key == gs.Key() && w.m.settled() })
+	return w.m.Status() // the one before may be from a moment before that
 }
 
 func (m *Manager) settled() bool {

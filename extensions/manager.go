@@ -46,6 +46,9 @@ type Timeouts struct {
 	// Packages bounds how long a handler waits for somebody else who is
 	// changing the installed packages, such as a boot's unattended upgrades.
 	Packages time.Duration
+	// Certificate bounds how long a handler waits for that of its protected
+	// settings.
+	Certificate time.Duration
 	// Dead is how long nothing of a handler may be alive before its
 	// transitioning status is called an error (asks U02: within 60 s).
 	Dead time.Duration
@@ -65,6 +68,7 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.DisableToUninstall, 600*time.Second)
 	def(&t.Depend, 90*time.Minute)
 	def(&t.Packages, 10*time.Minute)
+	def(&t.Certificate, 30*time.Second)
 	def(&t.Dead, 20*time.Second)
 	return t
 }

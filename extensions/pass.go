@@ -28,6 +28,7 @@ type pass struct {
 	dead     map[string]deadline  // by pair: transitioning without a writer
 	stuck    map[string]string    // by lower-case handler name
 	locked   map[string]time.Time // by lower-case handler name: waiting for the package manager
+	blind    map[string]pair      // by pair: run without the certificate of its settings
 	pairs    []pair
 	policy   policyState
 	state    *protocol.GoalStateStatus
@@ -109,7 +110,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
 		skipped: map[string]string{}, denied: map[string]Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]string{}, locked: map[string]time.Time{}, pairs: pairsOf(gs), state: last,
+		dead: map[string]deadline{}, stuck: map[string]string{}, locked: map[string]time.Time{}, blind: map[string]pair{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {
@@ -193,13 +194,20 @@ func (m *Manager) takeForced() {
 		if m.pass.versions[name].err != nil {
 			delete(m.pass.versions, name) // the platform is asked once more
 		}
-		if h := m.handlers[name]; h != nil {
-			h.settled = false
-			for v, r := range h.recs {
-				r.FailKey = ""
-				h.recs[v] = r
-			}
-		}
+		m.rearm(name)
+	}
+}
+
+// rearm makes a handler, by its lower-case name, one that has not failed yet.
+func (m *Manager) rearm(name string) {
+	h := m.handlers[name]
+	if h == nil {
+		return
+	}
+	h.settled = false
+	for v, r := range h.recs {
+		r.FailKey = ""
+		h.recs[v] = r
 	}
 }
 
@@ -230,6 +238,7 @@ func (m *Manager) schedule(ctx context.Context) {
 		}
 	}
 	p.waits = map[string]string{}
+	m.lookForCertificates()
 	open := false
 	for i := range p.gs.Handlers {
 		want := &p.gs.Handlers[i]
@@ -314,6 +323,10 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 			if len(who) == 0 { // a handler that goes away is named without its extensions
 				who = mine
 			}
+		}
+		if thumb := m.waitsForCertificate(want, who, t); thumb != "" {
+			p.waits[mine[0].key()] = "the certificate " + thumb
+			return true
 		}
 		if who := m.packagerBusy(h, t); who != "" {
 			p.waits[mine[0].key()] = "the package manager, used by " + who
