@@ -420,6 +420,42 @@ func TestHeartbeat(t *testing.T) {
 	if s := w.m.Status(); s.Handlers[0].Status != "Unresponsive" {
 		t.Errorf("old beat: %s", show(s))
 	}
+	for age, want := range map[time.Duration]string{595 * time.Second: "ready", 601 * time.Second: "Unresponsive"} {
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(hb, at, at); err != nil {
+			t.Fatal(err)
+		}
+		if s := w.m.Status(); s.Handlers[0].Status != want {
+			t.Errorf("a beat of %v ago: %s", age, show(s))
+		}
+	}
+}
+
+// TestNumberGoesBack: what an earlier life of a number left behind is not the
+// word of the one that is under way.
+func TestNumberGoesBack(t *testing.T) {
+	t.Parallel()
+	script := "log\n[ \"$op\" = enable ] && { while [ -e ../hold ]; do sleep 0.05; done; status success Enable \"$(wc -l <../calls.log)\"; }\nexit 0\n"
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}).start()
+	w.offer(ext("P.X", "1.0", 1))
+	w.offer(ext("P.X", "1.0", 5))
+	writeFile(t, w.base("hold"), "")
+	gs := w.state(ext("P.X", "1.0", 1))
+	w.m.Offer(gs)
+	s := w.await("the enable", func(s Snapshot) bool { return s.Key == gs.Key() && len(w.calls()) == 4 })
+	if got, want := show(s), "P.X 1.0 Ready 0 | 1 transitioning 0\n"; got != want || !strings.Contains(message(s, 0), "is being processed: enable") {
+		t.Errorf("got %s %q want %s", got, message(s, 0), want)
+	}
+	if exists(w.base("P.X-1.0/config/5.settings")) {
+		t.Error("a handler would take 5.settings for the newest")
+	}
+	if err := os.Remove(w.base("hold")); err != nil {
+		t.Fatal(err)
+	}
+	s = w.await("its end", func(s Snapshot) bool { return s.Converged && w.m.settled() })
+	if e := s.Handlers[0].Extension; e == nil || e.Message == nil || *e.Message != "4" {
+		t.Errorf("report %s", show(s))
+	}
 }
 
 // TestHeartbeatOfTheForbidden is report_both_policy_failure_and_heartbeat_in_status:

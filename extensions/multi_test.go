@@ -83,6 +83,11 @@ exit 0
 	if m := message(s, 2); m != "own words" {
 		t.Errorf("message %q", m)
 	}
+	// Nor does it matter which of them came last.
+	s = w.processed(multi("P.M", "1.0", "good:2", "bad:2"))
+	if got, want := show(s), "P.M 1.0 Ready 0 | good 2 success 0\nP.M 1.0 Ready 0 | bad 2 error 1009\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
 }
 
 // TestMultiConfigUnsupported: the package does not say that it can do it.

@@ -157,6 +157,26 @@ func TestGates(t *testing.T) {
 		if got, want := show(s), "P.A 1.0 Ready 0 | 0 success 0\n"; got != want || w.calls() != nil {
 			t.Errorf("got %s want %s; ran %q", got, want, w.calls())
 		}
+		// The next one finds everything where it was.
+		if got, want := show(w.offer(ext("P.A", "1.0", 0))), "P.A 1.0 Ready 0 | 0 success 0\n"; got != want || w.calls() != nil {
+			t.Errorf("got %s want %s; ran %q", got, want, w.calls())
+		}
+	})
+	t.Run("Fact10 outdated", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, named(simple, "P.A", "P.B")...).start()
+		w.offer(ext("P.A", "1.0", 1))
+		w.clearCalls()
+		gs := w.state(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0))
+		gs.Outdated = true
+		w.m.Offer(gs)
+		s := w.await("reported", func(s Snapshot) bool { return s.Key == gs.Key() })
+		if got := show(s); !strings.HasPrefix(got, "P.A 1.0 Ready 0 | 0 ") {
+			t.Errorf("report %s", got)
+		}
+		if s := w.offer(ext("P.A", "1.0", 1)); w.calls() != nil || !strings.Contains(show(s), "1 success") {
+			t.Errorf("ran %q, then %s", w.calls(), show(s))
+		}
 	})
 	t.Run("extensions disabled", func(t *testing.T) {
 		t.Parallel()
@@ -254,6 +274,18 @@ func TestDependencyWithoutSettings(t *testing.T) {
 	w := newWorld(t, pkg{name: "P.Bad", version: "1.0", script: "exit 9"}, pkg{name: "P.Good", version: "1.0", script: simple}, pkg{name: "P.Bare", version: "1.0", script: simple}).start()
 	bare := ext("P.Bare", "1.0", 0)
 	bare.Settings, bare.Level, bare.After = nil, 1, []protocol.Dependency{{Handler: "P.Good"}}
+	// It is as late as its level says, and fails with what it waits for.
+	late := newWorld(t, append(named(slow, "P.First"), named(simple, "P.Bare")...)...).start()
+	after := bare
+	after.After = []protocol.Dependency{{Handler: "P.First"}}
+	late.offer(after, ext("P.First", "1.0", 0))
+	if calls := late.calls(); len(calls) != 5 || !strings.Contains(calls[2], "finished") || !strings.Contains(calls[3], "P.Bare") {
+		t.Errorf("order %q", calls)
+	}
+	after.After = []protocol.Dependency{{Handler: "P.Bad"}}
+	if s := w.processed(ext("P.Bad", "1.0", 0), after); show(s) != "P.Bad 1.0 NotReady 1007\nP.Bare 1.0 NotReady -1\n" {
+		t.Errorf("report %s", show(s))
+	}
 	s := w.processed(ext("P.Bad", "1.0", 0), ext("P.Good", "1.0", 0), bare)
 	for _, h := range s.Handlers {
 		if want := map[string]string{"P.Bad": "NotReady", "P.Good": "Ready", "P.Bare": "Ready"}[h.Name]; h.Status != want {

@@ -748,6 +748,28 @@ func TestFact23InvalidHandlersComeThrough(t *testing.T) {
 	})
 }
 
+// TestArtifactsProfile is onHold as bool and as string: whatever else is in the
+// blob, or the way to it, does not stop extensions (spec/protocol §4.3).
+func TestArtifactsProfile(t *testing.T) {
+	t.Parallel()
+	const url = "https://st.blob.example/profile"
+	for text, want := range map[string]bool{
+		`{"onHold":true}`: true, `{"OnHold":"True"}`: true, "\xef\xbb\xbf{\"onHold\":true}\x00\x00\x00": true,
+		`{"onHold":false}`: false, `{"onHold":"false"}`: false, `{"onHold":1}`: false, `{}`: false, `null`: false, `{`: false, ``: false, "missing": false,
+	} {
+		bubble(t, func(f *fakeHost) {
+			f.ext = strings.Replace(extNone, "</Extensions>", "<InVMArtifactsProfileBlob>"+url+"?sig=1</InVMArtifactsProfileBlob></Extensions>", 1)
+			if text != "missing" {
+				f.blobs[url] = []byte(text)
+			}
+		}, func(t *testing.T, _ *fakeHost, c *Client) {
+			if gs := mustGS(t, c, ""); gs.OnHold != want {
+				t.Errorf("%q: on hold %v, want %v", text, gs.OnHold, want)
+			}
+		})
+	}
+}
+
 func TestNoopGoalStateIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	bubble(t, nil, func(t *testing.T, f *fakeHost, c *Client) {

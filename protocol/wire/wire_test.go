@@ -162,6 +162,32 @@ func TestExtensionsConfig(t *testing.T) {
 	}
 }
 
+// TestManifestVersions: internal ones are as good as public ones, and one that
+// is both has the addresses of both.
+func TestManifestVersions(t *testing.T) {
+	t.Parallel()
+	m, err := ParseManifest([]byte(`<PluginVersionManifest><Plugins><Plugin><Version>1.0</Version><Uris><Uri> https://a/1 </Uri></Uris><DisallowMajorVersionUpgrade>true</DisallowMajorVersionUpgrade></Plugin></Plugins>
+<InternalPlugins><Plugin><Version>1.3</Version><Uris><Uri>https://a/3</Uri></Uris></Plugin><Plugin><Version>1.0</Version><Uris><Uri>https://b/1</Uri></Uris></Plugin></InternalPlugins></PluginVersionManifest>`))
+	if err != nil || len(m.Versions) != 2 {
+		t.Fatalf("ParseManifest() = %+v, %v", m, err)
+	}
+	if a, b := m.Versions[0], m.Versions[1]; a.Version != "1.0" || len(a.URIs) != 2 || a.URIs[0].Reveal() != "https://a/1" || b.Version != "1.3" || !b.Internal || len(b.URIs) != 1 {
+		t.Errorf("versions: %+v", m.Versions)
+	}
+}
+
+// TestDependencyLevels: what is no number is 0, like what is not there.
+func TestDependencyLevels(t *testing.T) {
+	t.Parallel()
+	for level, want := range map[string]int{`dependencyLevel="3"`: 3, `dependencyLevel="x"`: 0, `dependencyLevel=""`: 0, "": 0} {
+		x, err := ParseExtensions([]byte(`<Extensions><Plugins><Plugin name="A" version="1" state="enabled"/></Plugins><PluginSettings><Plugin name="A" version="1"><DependsOn ` + level +
+			`/><RuntimeSettings seqNo="1">{"runtimeSettings":[{"handlerSettings":{}}]}</RuntimeSettings></Plugin></PluginSettings></Extensions>`))
+		if err != nil || x.Handlers[0].Invalid != "" || x.Handlers[0].Settings[0].Level != want {
+			t.Errorf("%q: %+v, %v; want %d", level, x.Handlers, err, want)
+		}
+	}
+}
+
 func TestOneBadHandlerHurtsNoOther(t *testing.T) {
 	t.Parallel()
 	good := `<Plugin name="Good" version="1" location="https://a" state="enabled"/>`
