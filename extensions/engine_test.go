@@ -357,6 +357,31 @@ func TestGarbage(t *testing.T) {
 
 func make0(n int) []byte { return make([]byte, n) }
 
+// TestHalfWritten: many handlers write their status in place. Until it can be
+// read the word before it stands; what stays half is an error.
+func TestHalfWritten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
+	w.offer(ext("P.X", "1.0", 0))
+	path := w.base("P.X-1.0/status/0.status")
+	half := w.read(path)[:40]
+	writeFile(t, path, half)
+	if got, want := show(w.m.Status()), "P.X 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("being written: got %s want %s", got, want)
+	}
+	if err := os.Chtimes(path, longAgo, longAgo); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := show(w.m.Status()), "P.X 1.0 Ready 0 | 0 error 1012\n"; got != want {
+		t.Errorf("left like this: got %s want %s", got, want)
+	}
+	// Nor is the first word of a number an error before it is whole.
+	writeFile(t, w.base("P.X-1.0/status/1.status"), half)
+	if st, _, fresh := statusOf(w.base("P.X-1.0/status/1.status"), "P.X", "1.0", 1); !fresh {
+		t.Errorf("status %+v", st)
+	}
+}
+
 // TestInvalidHandler: a config error of one handler is told and hurts nobody.
 func TestInvalidHandler(t *testing.T) {
 	t.Parallel()

@@ -127,7 +127,7 @@ var matrix = []row11{
 	{"test_policy_engine", "TestPolicyFile TestRules TestPolicy", ""},
 	{"test_report_status", "protocol/platform.TestFact17StatusGoesThroughTheHostThenDirectly", ""},
 	{"test_signature_validation", "TestSignatureMatrix", "verified in Go, so no version of openssl matters"},
-	{"test_collect_telemetry_events", "agent/event.TestExtensionTelemetryPipeline", ""},
+	{"test_collect_telemetry_events", "agent/event.TestExtensionTelemetryPipeline agent/event.TestExtensionTelemetryLimits", ""},
 	// §11.6
 	{"AgentBvt: extension_operations, run_command, vm_access", "test/handlers.TestPublishedHandlers test/arm.TestAzureCLI", ""},
 	{"AgentExtWorkflow", "TestLifecycle TestDowngrade TestBoot TestEnableEveryStart", "a restart enables nothing unless Extensions.EnableEveryStart=y"},
@@ -146,7 +146,7 @@ var matrix = []row11{
 	{"1 real handlers", "test/handlers.TestPublishedHandlers", "look-alikes: the originals are not ours to ship"},
 	{"2 HandlerEnvironment byte test", "TestContractOnDisk test/handlers.TestPublishedHandlers", ""},
 	{"3 child holding stdout", "TestSuperviseJob test/extlab.TestConformance", ""},
-	{"4 status files", "TestGarbage TestParseStatus TestStatusMemory", ""},
+	{"4 status files", "TestGarbage TestParseStatus TestStatusMemory TestHalfWritten", ""},
 	{"5 zip-slip, symlink and bomb packages", "TestUnpack", ""},
 	{"6 kill -9 at every step", "TestKillAgent TestRestartDuring", ""},
 	{"7 ENOSPC", "test/handlers.TestDiskFull", ""},

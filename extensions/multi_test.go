@@ -104,6 +104,15 @@ func TestMultiConfigUnsupported(t *testing.T) {
 	if w.calls() != nil {
 		t.Errorf("ran %q", w.calls())
 	}
+	// check_every_time_if_handler_supports_mc: the manifest may be edited.
+	w = newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
+	w.offer(multi("P.M", "1.0", "a:1"))
+	manifest := w.base("P.M-1.0/" + manifestName)
+	writeFile(t, manifest, strings.Replace(w.read(manifest), multiManifest, `"supportsMultipleExtensions":"no"`, 1))
+	w.clearCalls()
+	if got, want := show(w.processed(multi("P.M", "1.0", "a:2"))), "P.M 1.0 Ready 0 | a 2 error -1\n"; got != want || w.calls() != nil {
+		t.Errorf("got %s want %s; ran %q", got, want, w.calls())
+	}
 }
 
 // TestMultiConfigGoneWithoutExtensions: a handler that goes away may be named

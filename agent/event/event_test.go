@@ -155,6 +155,42 @@ func TestExtensionTelemetryPipeline(t *testing.T) {
 	}
 }
 
+// TestExtensionTelemetryLimits: no handler has more than 360 events in a
+// round, the newest count, and what is too large is not read; the folder is
+// empty all the same.
+func TestExtensionTelemetryLimits(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	events := filepath.Join(dir, "Contoso.Echo", "events")
+	if err := os.MkdirAll(events, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	one := func(msg string) string {
+		return fmt.Sprintf(`{"Version":"1.0","Timestamp":"ts","TaskName":"T","EventLevel":"Info","Message":%q,"EventPid":5,"EventTid":"6","OperationId":""}`, msg)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(events, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 400 {
+		write(fmt.Sprintf("%04d.json", i), one(fmt.Sprint(i)))
+	}
+	write("9998.json", strings.Repeat(" ", 4<<20)+one("too large"))
+	write("9999.json", one("whole")+strings.Repeat(" ", 4<<20-len(one("whole"))))
+	got, err := CollectExtensions(dir, true)
+	if err != nil || len(got.Events) != 360 || got.Events[0].Message != "whole" || got.Events[1].Message != "399" {
+		t.Errorf("%d events, %v", len(got.Events), err)
+	}
+	if n := got.Dropped["Contoso.Echo"]["OversizeEventFile"]; n != 1 {
+		t.Errorf("dropped: %v", got.Dropped)
+	}
+	if left, _ := os.ReadDir(events); len(left) != 0 {
+		t.Errorf("%d files are left", len(left))
+	}
+}
+
 func FuzzEventFiles(f *testing.F) {
 	f.Add([]byte(`{"eventId":1,"parameters":[{"name":"Name","value":"x"}]}`))
 	f.Add([]byte(`[{"Version":"1","Message":"m"}]`))
