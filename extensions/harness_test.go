@@ -121,6 +121,9 @@ func (r *repository) Manifest(_ context.Context, uris []secret.URL) (protocol.Ma
 	if r.noManif != nil {
 		return protocol.Manifest{}, r.noManif
 	}
+	if len(uris) == 0 {
+		return protocol.Manifest{}, errors.New("no address")
+	}
 	name := strings.TrimPrefix(uris[0].Reveal(), "test://")
 	m := protocol.Manifest{From: uris[0]}
 	for v := range r.pkgs[name] {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -64,10 +65,19 @@ type deadline struct {
 }
 
 // checked is the goal state with what must not become a file name, or is
-// named twice, marked as invalid.
+// named twice, marked as invalid. What says the same twice is there once.
 func checked(gs *protocol.GoalState) *protocol.GoalState {
 	c := *gs
-	c.Handlers = slices.Clone(gs.Handlers)
+	c.Handlers = nil
+	first := map[string]protocol.Handler{}
+	for _, h := range gs.Handlers {
+		if f, twice := first[h.Name]; !twice {
+			first[h.Name] = h
+		} else if reflect.DeepEqual(f, h) {
+			continue
+		}
+		c.Handlers = append(c.Handlers, h)
+	}
 	seen := map[string]bool{}
 	for i := range c.Handlers {
 		h := &c.Handlers[i]
