@@ -71,7 +71,7 @@ func TestFaultyGoalStates(t *testing.T) {
 			}
 			w.clearCalls()
 			// The dead, the unknown and the impossible stay as they are.
-			s = w.offer(all...)
+			w.offer(all...)
 			for _, c := range w.calls() {
 				if strings.Contains(c, "P.Good") || strings.Contains(c, "install") || strings.Contains(c, "update") || strings.Contains(c, "disable") {
 					t.Errorf("the same goal state again: %q", w.calls())

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -37,10 +38,13 @@ func (a *app) telemetryCmd() *cobra.Command {
 					continue
 				}
 				b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+				if os.IsNotExist(err) {
+					continue // sent meanwhile
+				}
 				if err != nil {
 					return exitWith(ExitUnknown, err)
 				}
-				a.text("%s\n", clean(string(b)))
+				a.text("%s\n", clean(secret.Redact(string(b))))
 			}
 			return nil
 		},

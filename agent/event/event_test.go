@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -152,6 +153,61 @@ func TestExtensionTelemetryPipeline(t *testing.T) {
 	got, err = CollectExtensions(dir, false)
 	if left, _ := os.ReadDir(events); len(left) != 0 || err != nil || len(got.Events) != 0 {
 		t.Errorf("off: %v left, %v, %d events", left, err, len(got.Events))
+	}
+}
+
+// TestHostileEvents: whatever a handler leaves takes little memory, and goes.
+func TestHostileEvents(t *testing.T) {
+	dir := t.TempDir()
+	events := filepath.Join(dir, "Contoso.Echo", "events")
+	if err := os.MkdirAll(events, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	one := `{"version":"1","Timestamp":"t","TaskName":"T","EventLevel":"Info","Message":"m","EventPid":5,"EventTid":"6","OperationId":""}`
+	for i, text := range []string{
+		"[" + strings.Repeat("0,", 2_000_000) + "0]",
+		`{"a":[` + strings.Repeat("0,", 2_000_000) + "0]}",
+		"{" + strings.Repeat(`"a":0,"b":0,`, 300_000) + `"c":0}`,
+		strings.Repeat("[", 4_000_000),
+		"[" + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + "," + one + "]",
+		`[NaN,` + one + `]`,
+	} {
+		if err := os.WriteFile(filepath.Join(events, fmt.Sprintf("9%d.json", i)), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 * pipelineNames {
+		text := ""
+		if i == 3*pipelineNames-1 {
+			text = one
+		}
+		if err := os.WriteFile(filepath.Join(events, fmt.Sprintf("%d.json", 100000+i)), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"700.json/x", "800.json/x", "a\nb/x"} {
+		if err := os.MkdirAll(filepath.Join(events, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(filepath.Join(events, "97.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got, err := CollectExtensions(dir, true)
+	runtime.ReadMemStats(&after)
+	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 64 {
+		t.Errorf("%d MiB were needed", n)
+	}
+	if len(got.Events) != 2 {
+		t.Errorf("events: %+v", got.Events)
+	}
+	if err == nil || len(err.Error()) > 400 {
+		t.Errorf("directories in the way: %v", err)
+	}
+	if left, _ := os.ReadDir(events); len(left) > 3 {
+		t.Errorf("%d files are left", len(left))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,6 +21,15 @@ const (
 	pipelineEvent   = 6144
 	pipelineMessage = 3072
 	pipelineEvents  = 360
+)
+
+// Bounds of ours. What a handler leaves must not fill our memory: an event of
+// the largest size takes a fraction of pipelineRaw however it is escaped, and
+// of each turn no more than pipelineEvents are kept.
+const (
+	pipelineRaw   = 256 << 10
+	pipelineNames = 4096 // files of one handler that are looked at in one turn
+	pipelineTries = 10 * pipelineEvents
 )
 
 // Collected is what one run over the events directories of handlers found.
@@ -75,12 +85,10 @@ func (c *Collected) collect(handler, dir string, keep bool) error {
 	if err != nil {
 		return fmt.Errorf("collect events of %s: %w", handler, err)
 	}
-	names, err := d.Readdirnames(-1)
+	names, err := newest(d, pipelineNames, func(n string) { _ = root.Remove(n) })
 	if err = errors.Join(err, d.Close()); err != nil {
 		return fmt.Errorf("collect events of %s: %w", handler, err)
 	}
-	slices.Sort(names)
-	slices.Reverse(names) // newest first
 	now := time.Now().UTC()
 	for _, n := range names {
 		if keep && isEventFile(n) && c.Handlers[handler] < pipelineEvents {
@@ -90,15 +98,37 @@ func (c *Collected) collect(handler, dir string, keep bool) error {
 				c.parse(handler, b, now)
 			}
 		}
-		if rerr := root.Remove(n); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-			// A directory somebody made here; it is not ours to empty.
-			err = errors.Join(err, rerr)
+		if rerr := root.Remove(n); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
+			// A directory somebody made here; it is not ours to empty. One is
+			// named for all.
+			err = rerr
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("collect events of %s: %w", handler, err)
 	}
 	return nil
+}
+
+// newest reads the last names of a directory, last first. What is beyond the
+// bound is given to drop: memory is needed for a few of a million only.
+func newest(d *os.File, most int, drop func(string)) ([]string, error) {
+	var names []string
+	for {
+		more, err := d.Readdirnames(most)
+		names = append(names, more...)
+		slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
+		for _, n := range names[min(most, len(names)):] {
+			drop(n)
+		}
+		names = names[:min(most, len(names))]
+		if errors.Is(err, io.EOF) {
+			return names, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // isEventFile: digits and .json.
@@ -109,31 +139,42 @@ func isEventFile(n string) bool {
 
 func (c *Collected) parse(handler string, b []byte, now time.Time) {
 	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
-	var list []json.RawMessage
-	if len(b) > 0 && b[0] == '[' {
-		if json.Unmarshal(b, &list) != nil {
+	if !json.Valid(b) {
+		c.drop(handler, "InvalidJSON")
+		return
+	}
+	if b[0] != '[' {
+		c.one(handler, b, now)
+		return
+	}
+	// One by one: four megabytes hold two million elements.
+	dec := json.NewDecoder(bytes.NewReader(b))
+	_, _ = dec.Token() // the bracket
+	for tries := 0; dec.More() && c.Handlers[handler] < pipelineEvents; tries++ {
+		var raw json.RawMessage
+		if dec.Decode(&raw) != nil || tries >= pipelineTries {
 			c.drop(handler, "InvalidJSON")
 			return
 		}
-	} else {
-		list = []json.RawMessage{b}
+		c.one(handler, raw, now)
 	}
-	for _, raw := range list {
-		if c.Handlers[handler] >= pipelineEvents {
-			return
-		}
-		e, reason := pipelineOne(handler, raw, now)
-		if reason != "" {
-			c.drop(handler, reason)
-			continue
-		}
-		c.Handlers[handler]++
-		c.Events = append(c.Events, e)
+}
+
+func (c *Collected) one(handler string, raw json.RawMessage, now time.Time) {
+	e, reason := pipelineOne(handler, raw, now)
+	if reason != "" {
+		c.drop(handler, reason)
+		return
 	}
+	c.Handlers[handler]++
+	c.Events = append(c.Events, e)
 }
 
 // pipelineOne reads one event; reason says why it is dropped.
 func pipelineOne(handler string, raw json.RawMessage, now time.Time) (e Event, reason string) {
+	if len(raw) > pipelineRaw {
+		return e, "OversizeEventError"
+	}
 	var m map[string]any
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // Bounds of the spool (spec/protocol §8.4; the bytes are ours).
@@ -101,6 +103,7 @@ func (s *Spool) flush() error {
 // write makes a file; an event that can't be written is dropped and counted,
 // never retried: a full disk must not become a full memory.
 func (s *Spool) write(e Event) {
+	e.Message = secret.Redact(e.Message) // it may lie there until the network is back
 	b, err := encodeTLD(e)
 	if err != nil || len(b) > maxFile {
 		s.dropped.Add(1)
