@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -136,9 +137,18 @@ func mountPoint(path string) string {
 	return best
 }
 
-// classify finds the cause of a failed command. It is pure.
-func classify(res host.JobResult, timeout time.Duration, p probe, stderr string) Cause {
-	low := strings.ToLower(stderr)
+// complaints is where a command says what is wrong. Published shims send
+// everything to the standard output, through tee into a log of their own.
+func complaints(stdout, stderr string) string {
+	if strings.TrimSpace(stderr) == "" {
+		return stdout
+	}
+	return stderr
+}
+
+// classify finds the cause of a failed command in what it says. It is pure.
+func classify(res host.JobResult, timeout time.Duration, p probe, says string) Cause {
+	low := strings.ToLower(says)
 	switch res.Class {
 	case host.JobOK:
 		return Cause{}
@@ -175,16 +185,16 @@ func classify(res host.JobResult, timeout time.Duration, p probe, stderr string)
 	}
 	switch {
 	case strings.Contains(low, "error while loading shared libraries"):
-		return Cause{"AZ-EXT-LIBRARY", "a shared library is missing: " + lineWith(stderr, "shared libraries")}
+		return Cause{"AZ-EXT-LIBRARY", "a shared library is missing: " + lineWith(says, "shared libraries")}
 	case strings.Contains(low, "exec format error"):
-		return Cause{"AZ-EXT-ARCH", "a program of the package is not for this machine: " + lineWith(stderr, "xec format error")}
+		return Cause{"AZ-EXT-ARCH", "a program of the package is not for this machine: " + lineWith(says, "xec format error")}
 	case strings.Contains(low, "bad interpreter"):
-		if strings.Contains(stderr, "^M") {
-			return Cause{"AZ-EXT-CRLF", "a script has Windows line ends: " + lineWith(stderr, "bad interpreter")}
+		if strings.Contains(says, "^M") {
+			return Cause{"AZ-EXT-CRLF", "a script has Windows line ends: " + lineWith(says, "bad interpreter")}
 		}
-		return Cause{"AZ-EXT-INTERPRETER", lineWith(stderr, "bad interpreter")}
+		return Cause{"AZ-EXT-INTERPRETER", lineWith(says, "bad interpreter")}
 	case strings.Contains(low, "no space left on device"):
-		return Cause{"AZ-EXT-DISK", "the disk is full: " + lineWith(stderr, "No space left")}
+		return Cause{"AZ-EXT-DISK", "the disk is full: " + lineWith(says, "No space left")}
 	case strings.Contains(low, "could not get lock") || strings.Contains(low, "is another process using it") || strings.Contains(low, "waiting for cache lock"):
 		return Cause{"AZ-EXT-PKGLOCK", "the package manager is busy: " + lineWith(low, "lock")}
 	case res.Code == 126 && p.Enforcing:
@@ -195,7 +205,7 @@ func classify(res host.JobResult, timeout time.Duration, p probe, stderr string)
 		// How a shell tells that its child was killed.
 		return Cause{"AZ-EXT-SIGNAL", fmt.Sprintf("it was killed by %s (exit status %d)", signalName(res.Code-128), res.Code)}
 	case res.Code == 127:
-		return Cause{"AZ-EXT-NOTFOUND", "a command was not found (127): " + lineWith(stderr, "not found")}
+		return Cause{"AZ-EXT-NOTFOUND", strings.TrimSuffix("a command was not found (127): "+cmp.Or(lineWith(says, "not found"), lineWith(says, "No such file")), ": ")}
 	case res.Code == 51:
 		return Cause{"AZ-EXT-UNSUPPORTED", "the handler says that it does not support this system (51)"}
 	case res.Code == 52:

@@ -34,10 +34,11 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 		stdout, stderr = tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096)
 	}
 	base := w.m.store.base(r.Name, r.Version)
-	cause := classify(res, d.Deadline.Sub(d.Started), probe{}, stderr)
+	var p probe
 	if ran && res.Class == host.JobFailed {
-		cause = classify(res, d.Deadline.Sub(d.Started), probeCommand(base, d.Command), stderr)
+		p = probeCommand(base, d.Command)
 	}
+	cause := classify(res, d.Deadline.Sub(d.Started), p, complaints(stdout, stderr))
 	ended := &Ended{Op: t.Op, Job: d.Job, Why: t.Why, Started: d.Started, Finished: res.Finished, Result: res, Cause: cause.Code}
 	if ended.Finished.IsZero() {
 		ended.Finished = time.Now().UTC()

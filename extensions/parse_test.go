@@ -376,6 +376,8 @@ func TestClassify(t *testing.T) {
 		{"AZ-EXT-LIBRARY", fail(127), probe{}, "x: error while loading shared libraries: libssl.so.1.1: cannot open"},
 		{"AZ-EXT-NOFILE", fail(127), probe{Missing: true}, "not found"},
 		{"AZ-EXT-NOTFOUND", fail(127), probe{}, "sh: 1: jq: not found"},
+		{"AZ-EXT-NOTFOUND", fail(127), probe{}, "shim: line 9: bin/program: No such file or directory"},
+		{"AZ-EXT-NOTFOUND", fail(127), probe{}, ""},
 		{"AZ-EXT-SELINUX", fail(126), probe{Enforcing: true}, ""},
 		{"AZ-EXT-DISK", fail(1), probe{}, "cp: write error: No space left on device"},
 		{"AZ-EXT-PKGLOCK", fail(100), probe{}, "E: Could not get lock /var/lib/dpkg/lock-frontend"},
@@ -384,8 +386,11 @@ func TestClassify(t *testing.T) {
 		{"AZ-EXT-LOST", host.JobResult{Class: host.JobLost}, probe{}, ""},
 		{"AZ-EXT-EXIT", fail(1), probe{}, "something"},
 	} {
-		if got := classify(tc.res, time.Minute, tc.p, tc.stderr); got.Code != tc.want {
-			t.Errorf("%+v %+v %q: got %v, want %s", tc.res, tc.p, tc.stderr, got, tc.want)
+		// Published shims send both streams to the standard output.
+		for _, says := range []string{complaints("output", tc.stderr), complaints(tc.stderr, "\n")} {
+			if got := classify(tc.res, time.Minute, tc.p, says); got.Code != tc.want || strings.HasSuffix(strings.TrimSpace(got.Text), ":") {
+				t.Errorf("%+v %+v %q: got %v, want %s", tc.res, tc.p, says, got, tc.want)
+			}
 		}
 	}
 }

@@ -226,6 +226,8 @@ func TestSuperviseJob(t *testing.T) {
 		{name: "ok", shell: "echo hi; echo ho >&2", class: host.JobOK, out: "hi\n"},
 		{name: "failed", shell: "exit 7", class: host.JobFailed, code: 7},
 		{name: "signal", shell: "kill -9 $$", class: host.JobSignal, code: -1, signal: "SIGKILL"},
+		// As published shims do: what says why comes through another process.
+		{name: "piped output", shell: "cd $(mktemp -d) && mkfifo p && { (sleep 0.3; exec cat) <p & exec >p 2>&1; rm -r \"$PWD\"; echo why >&2; exit 3; }", class: host.JobFailed, code: 3, out: "why\n"},
 		{name: "timeout", shell: "sleep 30", class: host.JobTimeout, code: -1},
 		{name: "nothing inherited", shell: "test -z \"$SECRET_OF_AGENT$HOME\" && pwd && test \"$A\" = b", class: host.JobOK, out: "/\n"},
 		{name: "descriptors", shell: "ls /proc/self/fd | wc -l", class: host.JobOK, out: "4\n"},

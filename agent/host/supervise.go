@@ -175,7 +175,30 @@ func supervise(ctx context.Context, dir string) error {
 	}
 	runJob(dir, job, &st, &res)
 	res.Finished = time.Now().UTC()
+	if res.Class == JobFailed || res.Class == JobSignal {
+		awaitOutput(st.Child)
+	}
 	return saveResult(dir, res)
+}
+
+// outputTime is how long the output of a failed command may come in late.
+const outputTime = time.Second
+
+// awaitOutput waits for what a failed command has piped its output through:
+// published shims run tee, which may still have the line that says why. It
+// belongs to the command's process group, as does what was left running on
+// purpose, so it is not waited for any longer.
+func awaitOutput(group int) {
+	end := time.After(outputTime)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for group > 0 && unix.Kill(-group, 0) == nil {
+		select {
+		case <-tick.C:
+		case <-end:
+			return
+		}
+	}
 }
 
 // spareSize is a block, and more than a result needs.
