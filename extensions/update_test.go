@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -242,5 +243,29 @@ exit 0
 	s := w2.offer(ext("P.X", "2.0", 5))
 	if e := s.Handlers[0].Extension; e == nil || e.Message == nil || *e.Message != "ran 5" {
 		t.Errorf("the script's output is lost: %s", show(s))
+	}
+}
+
+// TestUpdateSettingsForAll: a handler that wants a settings file for the
+// number that each of its commands is told can be upgraded and downgraded
+// with new settings, and deleted.
+func TestUpdateSettingsForAll(t *testing.T) {
+	t.Parallel()
+	picky := "log\ngrep -q runtimeSettings config/$seq.settings || exit 1\n[ \"$op\" = enable ] && status success\nexit 0\n"
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: picky}, pkg{name: "P.X", version: "2.0", script: picky}).start()
+	w.offer(ext("P.X", "1.0", 0))
+	for i, version := range []string{"2.0", "1.0"} {
+		s := w.processed(ext("P.X", version, i+1))
+		if got, want := show(s), "P.X "+version+" Ready 0 | "+strconv.Itoa(i+1)+" success 0\n"; got != want {
+			t.Errorf("got %s want %s%s", got, want, message(s, 0))
+		}
+	}
+	want := []string{
+		"1.0 install 0", "1.0 enable 0",
+		"1.0 disable 1", "2.0 update 1", "1.0 uninstall 1", "2.0 install 1", "2.0 enable 1",
+		"2.0 disable 2", "2.0 update 2", "2.0 uninstall 2", "1.0 install 2", "1.0 enable 2",
+	}
+	if diff := cmp.Diff(want, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
 	}
 }

@@ -341,6 +341,9 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	if err := realDirs(base); err != nil {
 		return fmt.Errorf("prepare %s: %w", w.name, err)
 	}
+	if err := w.settingsToLeave(base, ext, seq, s); err != nil {
+		return err
+	}
 	switch w.task.Op {
 	case Install, Enable, Disable:
 	case Update:
@@ -374,6 +377,21 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 		return w.dropStatus(base, ext, seq)
 	}
 	return nil
+}
+
+// settingsToLeave gives the package that goes a settings file for the
+// sequence number its commands are told, which is that of the version to
+// come: some published handlers end in failure in any command without one,
+// and the version change with them. A file that is there stays as it is.
+func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) error {
+	if w.task.To == "" || w.task.To == w.task.Version || w.want == nil || s == nil && len(w.want.Settings) > 0 {
+		return nil
+	}
+	name := base + "/config/" + settingsName(ext, seq, ".settings")
+	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return writeBeside(base, name, settingsDocument(s), 0o600)
 }
 
 // dropStatus deals with a trap of a version change: disable and update of
