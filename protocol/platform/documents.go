@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -303,11 +304,18 @@ func utf16LE(b []byte) string {
 // certificates by thumbprint two levels above their configuration
 // (spec/protocol §3.3).
 func (c *Client) writeDocuments(d *documents) {
+	var all []byte
 	for _, k := range d.certs {
+		all = append(append(all, bytes.TrimRight(k.CertPEM, "\n")...), '\n')
 		c.keep(k.Thumbprint+".crt", k.CertPEM, 0o400)
 		if k.KeyPEM.Set() {
 			c.keep(k.Thumbprint+".prv", []byte(k.KeyPEM.Reveal()), 0o400)
 		}
+	}
+	if len(all) > 0 {
+		// Azure Stack has its users copy this file among the authorities of the
+		// machine, so there are no private keys in it.
+		c.keep("Certificates.pem", all, 0o400)
 	}
 	if d.sharedConfig != nil {
 		c.keep("SharedConfig.xml", d.sharedConfig, 0o600)

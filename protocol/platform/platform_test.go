@@ -51,6 +51,9 @@ func TestFirstMinutes(t *testing.T) {
 	if !root.Exists("/var/lib/waagent/"+thumb+".crt") || !root.Exists("/var/lib/waagent/"+thumb+".prv") {
 		t.Errorf("no files for %s", thumb)
 	}
+	if all, err := root.ReadFile("/var/lib/waagent/Certificates.pem"); err != nil || strings.Count(string(all), "-----BEGIN CERTIFICATE-----\n") != 2 || strings.Contains(string(all), "KEY") {
+		t.Errorf("certificates for the machine's authorities: %v\n%s", err, all)
+	}
 	if _, err := c.GoalState(ctx, gs.Key()); !errors.Is(err, protocol.ErrNotModified) {
 		t.Errorf("second goal state: %v, want not modified", err)
 	}
