@@ -30,6 +30,7 @@ func (a *Agent) fill(s *status.Snapshot) {
 	a.fillEndpoints(s)
 	a.fillExtensions(s)
 	a.fillTelemetry(&s.Telemetry)
+	s.AuditSeq = a.ext.AuditSeq()
 	s.Hold = nil
 	if h, on := a.hold.now(); on {
 		s.Hold = &status.Hold{Until: h.Until, Reason: h.Reason}
@@ -110,6 +111,10 @@ func extension(d extensions.Detail) status.Extension {
 		PID: d.PID, Unit: d.Scope, Installed: d.Installed, Digest: d.Digest, Signer: d.Signer,
 	}
 	if d.Exit != nil {
+		e.ThrottledS = d.Exit.Throttled.Seconds() // of what ended; what runs is looked at by the caller
+		if d.Exit.Slowed() {
+			e.Notes = append(e.Notes, "AZ-CG-THROTTLED")
+		}
 		e.Exit = &status.Exit{Code: d.Exit.Code, Signal: d.Exit.Signal, Class: d.Exit.Class}
 	}
 	if code := extensionCode(d); code != "" {

@@ -62,6 +62,10 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 		} else {
 			log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
 		}
+		if res.Slowed() {
+			log.Warn().Str("code", codeThrottled).Dur("throttled", res.Throttled).Msg("the CPU limit kept the command waiting")
+			w.say(t.Ext, "%s: the CPU limit kept the command waiting for %s seconds", codeThrottled, seconds(res.Throttled))
+		}
 	}
 	if t.Op == Enable || t.Op == Disable {
 		e := r.Exts[t.Ext]
@@ -86,6 +90,14 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 	return w.succeeded(r, d, "0")
 }
 
+// codeThrottled is no fault of the command; it says why one was slow.
+const codeThrottled = "AZ-CG-THROTTLED"
+
+// seconds with as many decimals as tell something.
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
+}
+
 // failureText is the message for the platform: the cause first, then what
 // everybody's tools look for, then the ends of the outputs.
 func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause, stdout, stderr string, code int) (int, string) {
@@ -99,7 +111,11 @@ func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause
 	switch res.Class {
 	case host.JobTimeout:
 		code = codeTimeout
-		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d): %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), line, out)
+		throttled := ""
+		if res.Throttled > 0 {
+			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // spec/extensions §2.11, as tools know it
+		}
+		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d)%s: %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), throttled, line, out)
 	case host.JobNotStarted:
 		msg = fmt.Sprintf("[ExtensionOperationError] %sFailed to launch '%s': %s", why, line, res.Error)
 	case host.JobSignal, host.JobLost:

@@ -230,6 +230,10 @@ func (m *Manager) Offer(gs *protocol.GoalState) {
 // Wake makes the manager look again at what it waits for.
 func (m *Manager) Wake() { poke(m.wake) }
 
+// AuditSeq is the number of the last line of the audit log, 0 if there is
+// none.
+func (m *Manager) AuditSeq() int64 { return m.audit.seq() }
+
 // Changed gets a value whenever Status may have a new answer.
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
 

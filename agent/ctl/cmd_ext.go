@@ -152,4 +152,7 @@ func (a *app) showExt(e status.Extension) {
 	for _, l := range (view{now: a.Now()}).worry(e.Problem, e.Name) {
 		a.text("  %s\n", l)
 	}
+	for _, code := range e.Notes {
+		a.text("  note %s: %s\n", clean(code), meaning(code))
+	}
 }

@@ -140,11 +140,17 @@ func Codes() []Code {
 		{"AZ-DISK-BUDGET", "The agent's own files are over their budget.", "Active extensions keep large files.", "agentctl disk"},
 		{"AZ-DISK-PERM", "The agent's directory can be changed by others.", "It does not belong to root or is writable for group or world.", "chown root:root DIR && chmod go-w DIR"},
 		{"AZ-CG-MISSING", "There are no control groups; extensions run without limits.", "A container, or a kernel without them.", "nothing to do: limits are a luxury"},
+		{"AZ-CG-THROTTLED", "The CPU limit of the extension kept a command of it waiting.", "Its publisher set resourceLimits in the manifest, or somebody a CPUQuota on its slice.", "agentctl ext show EXTENSION shows the limit and the time lost; it is no fault, unless the command ran into its deadline"},
 		{"AZ-CLOCK-SKEW", "The clock differs from the platform's by more than five minutes.", "No time source; a machine that slept.", "chronyc makestep, or timedatectl set-ntp true"},
 		{"AZ-CLOCK-BACK", "The clock was set back: the status comes from the future.", "A wrong hardware clock, or a restored machine.", "timedatectl"},
 		{"AZ-CONF-UNKNOWN", "The configuration has a key nobody knows, or a line without effect.", "A typing error, or an option of another agent.", "agentctl config check"},
 		{"AZ-CONF-VALUE", "A value in the configuration is not valid; the default is used.", "A typing error.", "agentctl config check"},
 		{"AZ-CONF-READ", "A configuration file cannot be read.", "Permissions, or it is not a file.", "agentctl config check"},
+
+		// fabric ext, for authors of extensions.
+		{"AZ-LAB-ROOT", "A sandbox needs root, and this is not one, or one without root's rights.", "A container without privileges.", "sudo, or docker run --privileged"},
+		{"AZ-LAB-USERNS", "Without root a sandbox needs user namespaces, and this machine does not let users have them.", "A sysctl, AppArmor (Ubuntu 24.04), or the seccomp filter of a container; the message names it.", "do what the message says, or run it with sudo"},
+		{"AZ-LAB-OVERLAY", "The kernel gives no overlay of the root in a user namespace.", "Linux before 5.11, AppArmor, or a container that hides parts of /proc.", "do what the message says, or run it with sudo"},
 
 		// The agent about itself.
 		{"AZ-UPD-ROLLBACK", "An update of the agent was rolled back.", "The new version did not report in time.", "nothing to do: it is not tried again before a newer version"},

@@ -71,18 +71,10 @@ func joinScope(ctx context.Context, job Job) (string, error) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-	for _, u := range append([]UnitLimit{{job.Slice, job.CPUPercent}}, job.Units...) {
-		if u.Name == "" || u.CPUPercent <= 0 {
-			continue
-		}
-		// 1 % of one core is 10 ms of each second.
-		limits := []property{
-			{"CPUAccounting", dbus.MakeVariant(true)},
-			{"CPUQuotaPerSecUSec", dbus.MakeVariant(uint64(u.CPUPercent) * 10000)},
-		}
+	for _, u := range job.limits() {
 		// A quota that can't be set, as of a service that is not there yet,
 		// must not keep the handler from running.
-		_ = manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.SetUnitProperties", 0, u.Name, true, limits).Err
+		_ = manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.SetUnitProperties", 0, u.Name, true, quota(u.CPUPercent)).Err
 	}
 	return ownCgroup(), nil
 }
@@ -181,65 +173,4 @@ func counter(path, name string) (int64, bool) {
 		}
 	}
 	return 0, false
-}
-
-// Limits are what a cgroup may use at most; 0 is no limit.
-type Limits struct {
-	CPUPercent int   // of one core
-	MemoryMax  int64 // bytes
-	TasksMax   int
-	Throttled  time.Duration // for how long its processes were kept waiting for CPU
-}
-
-// CgroupLimits reads the limits in force for a cgroup of the unified
-// hierarchy: its own and those of the slices it is in. ok is false if there
-// is no such cgroup.
-func CgroupLimits(path string) (l Limits, ok bool) {
-	const top = "/sys/fs/cgroup"
-	if path == "" || path == "/" {
-		return l, false
-	}
-	for dir := filepath.Join(top, path); strings.HasPrefix(dir, top+"/"); dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); err != nil {
-			if !ok {
-				return Limits{}, false
-			}
-			break
-		}
-		ok = true
-		if quota, period, found := strings.Cut(firstLine(dir+"/cpu.max"), " "); found && quota != "max" {
-			q, qerr := strconv.ParseInt(quota, 10, 64)
-			p, perr := strconv.ParseInt(period, 10, 64)
-			if qerr == nil && perr == nil && p > 0 {
-				l.CPUPercent = int(least(int64(l.CPUPercent), max(1, 100*q/p)))
-				if usec, found := counter(dir+"/cpu.stat", "throttled_usec"); found {
-					l.Throttled = max(l.Throttled, time.Duration(usec)*time.Microsecond)
-				}
-			}
-		}
-		if n, err := strconv.ParseInt(firstLine(dir+"/memory.max"), 10, 64); err == nil {
-			l.MemoryMax = least(l.MemoryMax, n)
-		}
-		if n, err := strconv.ParseInt(firstLine(dir+"/pids.max"), 10, 64); err == nil {
-			l.TasksMax = int(least(int64(l.TasksMax), n))
-		}
-	}
-	return l, ok
-}
-
-// least is the smaller limit, where 0 is none.
-func least(a, b int64) int64 {
-	if a == 0 || b < a {
-		return b
-	}
-	return a
-}
-
-func firstLine(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	return strings.TrimSpace(line)
 }

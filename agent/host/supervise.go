@@ -103,6 +103,13 @@ type JobResult struct {
 	MaxRSS   int64         `json:"maxRSS,omitempty"` // bytes
 	Scope    string        `json:"scope,omitempty"`  // cgroup path
 	ScopeErr string        `json:"scopeErr,omitempty"`
+	// Throttled is for how long the limit of its slice kept it waiting.
+	Throttled time.Duration `json:"throttled,omitempty"`
+}
+
+// Slowed says that the limit of its slice took a noticeable part of its time.
+func (r JobResult) Slowed() bool {
+	return r.Throttled > time.Second || r.Throttled > 0 && r.Throttled*10 > r.Finished.Sub(r.Started)
 }
 
 // A JobState is who runs a job.
@@ -257,7 +264,7 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8", JobMarker + "=" + job.ID}, job.Env...)
 	cmd.Stdout, cmd.Stderr = out, errw
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	oomBefore := oomKills(res.Scope)
+	oomBefore, throttledBefore := oomKills(res.Scope), throttled(res.Scope)
 	if err := cmd.Start(); err != nil {
 		res.Class, res.Error = JobNotStarted, strings.TrimPrefix(err.Error(), "fork/exec ")
 		return
@@ -285,6 +292,7 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 		res.CPU = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 		res.MaxRSS = ru.Maxrss * 1024
 	}
+	res.Throttled = max(0, throttled(res.Scope)-throttledBefore)
 	ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	res.Code = cmd.ProcessState.ExitCode()
 	switch {

@@ -98,6 +98,9 @@ type Snapshot struct {
 	Telemetry    Telemetry    `json:"telemetry"`
 	Problems     []Item       `json:"problems,omitempty"` // anything without a section of its own
 	History      []Transition `json:"history,omitempty"`  // newest last, at most HistoryMax
+	// AuditSeq is the number of the last line of the audit log: who collects
+	// it sees whether one is missing. 0: there is none.
+	AuditSeq int64 `json:"audit_seq"`
 }
 
 // HistoryMax is how many transitions a snapshot keeps.
@@ -282,7 +285,9 @@ type Extension struct {
 	PID        int     `json:"pid,omitempty"`
 	Unit       string  `json:"unit,omitempty"` // scope the handler runs in
 	Limits     *Limits `json:"limits,omitempty"`
-	ThrottledS float64 `json:"throttled_s,omitempty"`
+	ThrottledS float64 `json:"throttled_s,omitempty"` // by its CPU limit, in the last command that ended or since its slice exists
+	// Notes are codes that explain something and are no fault.
+	Notes []string `json:"notes,omitempty"`
 
 	WhyRan    string    `json:"why_ran,omitempty"`    // new sequence number, reboot, retry, operator …
 	BlockedBy string    `json:"blocked_by,omitempty"` // dependency X, cloud-init, policy, package lock …

@@ -229,7 +229,7 @@ func (m *machine) write(name, text string) {
 // the container does not end with nspawn, but with that. Each container has a
 // cgroup of its own, or several systemds would take one for theirs.
 const bootScript = `
-for h in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+for h in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup/cpu; do
 	[ -e "$h/cgroup.procs" ] || continue
 	mkdir -p "$h/$3"
 	echo 0 >"$h/$3/cgroup.procs"
@@ -341,7 +341,7 @@ func (m *machine) name() string {
 func (m *machine) dropCgroups() {
 	for range 50 {
 		left := 0
-		for _, h := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"} {
+		for _, h := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu"} {
 			var dirs []string
 			_ = filepath.WalkDir(filepath.Join(h, m.name()), func(path string, d fs.DirEntry, err error) error {
 				if err == nil && d.IsDir() {

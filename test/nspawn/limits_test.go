@@ -1,0 +1,44 @@
+package nspawn
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/bundles"
+)
+
+// TestLimits: what a manifest says of resources is obeyed, and a command that
+// was slow because of it says so, once, as a note and not as a fault.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	b := probePackage()
+	b.Flags = map[string]any{"resourceLimits": map[string]any{
+		"cpuQuotaPercentage": 20,
+		"services":           []any{map[string]any{"name": "dbus.service", "cpuQuotaPercentage": 70}, map[string]any{"name": "none.service", "cpuQuotaPercentage": 5}},
+	}}
+	b.Files = map[string]string{"bin/probe": strings.Replace(probeScript, "cp /proc/self/cgroup", "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done\ncp /proc/self/cgroup", 1)}
+	m := newMachine(t, order{noCloudInit: true, packages: []bundles.Bundle{b}, extension: probe})
+	m.on()
+	m.succeeded()
+	m.settled()
+	slice := "azure-vmextensions-" + probe + ".slice"
+	for script, want := range map[string]string{
+		"systemctl show -P CPUQuotaPerSecUSec " + slice:                                              "200ms",
+		"systemctl show -P CPUQuotaPerSecUSec dbus.service":                                          "700ms",
+		"journalctl -b -u azguest -o cat | grep -c 'AZ-CG-THROTTLED'":                                "1",
+		"grep -c 'AZ-CG-THROTTLED: the CPU limit' /var/log/azure/" + probe + "/CommandExecution.log": "1",
+		"agentctl ext show Probe | grep -c 'note AZ-CG-THROTTLED'":                                   "1",
+		"agentctl ext show Probe | grep -c '^  throttled_s *[0-9.]*$'":                               "1",
+		"agentctl status >/dev/null; echo $?":                                                        "0",
+		"agentctl explain AZ-CG-THROTTLED | grep -c resourceLimits":                                  "1",
+		// Who collects the audit log knows whether a line is missing.
+		`[ "$(agentctl status --output json | sed -n 's/^ *"audit_seq": *\([0-9]*\).*/\1/p')" = "$(wc -l </var/log/azure/azguest-audit.log)" ] && tail -n 1 /var/log/azure/azguest-audit.log | grep -c "\"n\":$(wc -l </var/log/azure/azguest-audit.log),"`: "1",
+	} {
+		if got, err := m.try(script); got != want {
+			t.Errorf("%s: %q (%v), want %q", script, got, err, want)
+		}
+	}
+	if t.Failed() {
+		t.Log(m.sh("agentctl ext show Probe; agentctl status --output json | tail -n 30; cat /proc/self/cgroup; ls /sys/fs/cgroup; journalctl -b -u azguest -o cat | grep -i probe"))
+	}
+}
