@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -278,6 +279,13 @@ func (w *work) command(ctx context.Context) error {
 	job := host.Job{
 		ID: randomID(), Shell: shellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
 		Slice: sliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
+	}
+	if t.Op == Uninstall {
+		// What is on its way out leaves no limit to its services or successor.
+		job.CPUPercent, job.Units = 0, slices.Clone(job.Units)
+		for i := range job.Units {
+			job.Units[i].CPUPercent = 0
+		}
 	}
 	if host.HasSystemd() {
 		job.Scope = "azguest-" + job.ID + ".scope"

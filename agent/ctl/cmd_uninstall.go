@@ -74,7 +74,7 @@ var goes = [...]struct{ kind, pattern, why string }{
 	{"slice", "/run/systemd/transient/azure-vmextensions-*.slice", "made for one extension"},
 	{"drop-in", "/usr/lib/systemd/system/cloud-init-main.service.d/50-azguest.conf", "cloud-init is as it was"},
 	{"drop-in", "/run/systemd/system/azguest.service.d", "limits of the agent"},
-	{"drop-in", "/run/systemd/system/azure-vmextensions-*.slice.d", "limits of extensions"},
+	{"drop-in", "/run/systemd/system.control/azure-vmextensions-*.slice.d", "limits of extensions"},
 	{"link", "/etc/systemd/system/multi-user.target.wants/azguest.service", ""},
 	{"link", "/etc/systemd/system/multi-user.target.wants/azguest-firewall.service", ""},
 	{"link", "/etc/systemd/system/walinuxagent.service", "another name of azguest.service"},

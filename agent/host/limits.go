@@ -19,7 +19,7 @@ func (j Job) limits() []UnitLimit {
 		if l.Name == "" {
 			continue
 		}
-		_, err := os.Lstat("/run/systemd/system.control/" + l.Name + ".d/50-CPUQuotaPerSecUSec.conf")
+		_, err := os.Lstat("/run/systemd/system.control/" + l.Name + ".d/50-CPUQuota.conf")
 		if l.CPUPercent > 0 || err == nil {
 			out = append(out, l)
 		}

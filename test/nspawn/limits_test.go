@@ -38,6 +38,20 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %q (%v), want %q", script, got, err, want)
 		}
 	}
+	// A version without limits has none.
+	b.Flags, b.Version = nil, "1.0.1.0"
+	zip, err := b.Zip()
+	m.must(err)
+	m.must(m.f.AddPackage(b.Name, b.Version, zip))
+	m.must(m.vm.PutExtension(probe, "1.0", map[string]any{"n": 2}))
+	m.await("the new version to be enabled", func() bool {
+		return m.holds("agentctl ext show Probe | grep -q '^  version *1.0.1.0' && agentctl ext show Probe | grep -q '^  status *success'")
+	})
+	for _, unit := range []string{slice, "dbus.service"} {
+		if got := m.sh("systemctl show -P CPUQuotaPerSecUSec " + unit); got != "infinity" {
+			t.Errorf("the limit of %s is left: %s", unit, got)
+		}
+	}
 	if t.Failed() {
 		t.Log(m.sh("agentctl ext show Probe; agentctl status --output json | tail -n 30; cat /proc/self/cgroup; ls /sys/fs/cgroup; journalctl -b -u azguest -o cat | grep -i probe"))
 	}
