@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,15 +39,17 @@ func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *
 	return a
 }
 
-// serveJobs runs the periodic part as serve does, without handlers.
-func serveJobs(t *testing.T, a *Agent) (stop func()) {
+// serveJobs runs the periodic part as serve does, without handlers and the jobs
+// named.
+func serveJobs(t *testing.T, a *Agent, without ...string) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := a.platform.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
 	a.loop.changed = time.Now()
-	sched, err := startJobs(ctx, a.Log, a.jobs())
+	jobs := slices.DeleteFunc(a.jobs(), func(j job) bool { return slices.Contains(without, j.name) })
+	sched, err := startJobs(ctx, a.Log, jobs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,13 +81,63 @@ func count(f *fabric.Fabric, since time.Time, kinds ...fabric.Kind) int {
 	return n
 }
 
+// A meter counts what connections would cost on a wire: what is read and
+// written, and an IP and a TCP header with timestamps for every packet.
+type meter struct{ bytes, connections atomic.Int64 }
+
+const (
+	headers = 20 + 32
+	segment = 1500 - headers
+)
+
+func (m *meter) dial(dial web) web {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		m.connections.Add(1)
+		m.bytes.Add(7 * headers) // three to open it, four to close it
+		return &metered{c, m}, nil
+	}
+}
+
+type web = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+type metered struct {
+	net.Conn
+	m *meter
+}
+
+func (c *metered) packets(n int) { c.m.bytes.Add(int64(n + (n+segment-1)/segment*headers)) }
+
+func (c *metered) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.packets(n)
+	if n > 0 {
+		c.m.bytes.Add(headers) // nothing of ours follows that could carry the acknowledgement
+	}
+	return n, err
+}
+
+func (c *metered) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.packets(n)
+	return n, err
+}
+
 func TestIdleIsCheap(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := fabric.New(t)
 		f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))
 		a := testAgent(t, f)
-		stop := serveJobs(t, a)
+		var m meter
+		o := a.Options
+		o.Platform = func(o *platform.Options) { o.Dial = m.dial(f.DialContext) }
+		a = New(o)
+		// The clock of the test runs away from the kernel's, and a jump is reported.
+		stop := serveJobs(t, a, "clock")
 		time.Sleep(fastFor + time.Minute) // over the lively minutes after the start
 		since := time.Now()
 		time.Sleep(20 * time.Minute)
@@ -100,6 +154,23 @@ func TestIdleIsCheap(t *testing.T) {
 		}
 		if n := count(f, since, fabric.Telemetry); n > 20 {
 			t.Errorf("%d telemetry posts in 20 idle minutes", n)
+		}
+		// As quiet as it gets, in bytes (asks U07).
+		since = time.Now()
+		bytes, conns := m.bytes.Load(), m.connections.Load()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		bytes, conns = m.bytes.Load()-bytes, m.connections.Load()-conns
+		t.Logf("%d requests, %d bytes, %d new connections in an hour", count(f, since), bytes, conns)
+		if n := count(f, since); n > 960 {
+			t.Errorf("%d requests in an idle hour, want 16 a minute", n)
+		}
+		if bytes > 1<<20 {
+			t.Errorf("%d bytes in an idle hour, want a MiB", bytes)
+		}
+		// Two requests that begin in the same moment need two connections.
+		if conns > 12 {
+			t.Errorf("%d new connections in an idle hour: they are to be kept", conns)
 		}
 		stop()
 		synctest.Wait()

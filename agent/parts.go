@@ -41,7 +41,7 @@ func (a *Agent) newPlatform() *platform.Client {
 		DHCP:  a.cfg.Protocol.Discovery == "dhcp",
 		Proxy: a.proxy(), Order: order,
 		AgentVersion: a.Version, UserAgent: a.cfg.Protocol.UserAgent, VMID: id.ID,
-		NoFastTrack: !a.cfg.Extensions.FastTrack, NoTelemetry: !a.cfg.Telemetry.Enabled,
+		NoFastTrack: !a.cfg.Extensions.FastTrack, NoTelemetry: !a.cfg.Telemetry.Enabled, IMDSHeartbeat: a.cfg.Protocol.IMDSHeartbeat,
 		Facts: platform.Facts{
 			OSVersion:    fmt.Sprintf("Linux:%s-%s:%s", info.Name, info.Version, v.Kernel),
 			Architecture: unameMachine(), RAM: memoryMB(a.Root), Processors: runtime.NumCPU(),

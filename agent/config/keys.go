@@ -128,7 +128,7 @@ func Keys() []Key {
 		{Name: "EnableOverProvisioning", Kind: Switch, Default: "y", Doc: "hold extensions back while the platform says so", at: func(c *Config) any { return &c.Extensions.OverProvisioning }},
 		{Name: "Policy.PolicyFilePath", Kind: Path, Default: "/etc/waagent_policy.json", Doc: "which extensions may run", at: func(c *Config) any { return &c.Policy.File }},
 
-		{Name: "Status.HeartbeatPeriod", Kind: Seconds, Default: "30", Min: 1, Max: 60, Own: true, Doc: "how often status is reported when nothing changes", at: func(c *Config) any { return &c.Status.HeartbeatPeriod }},
+		{Name: "Status.HeartbeatPeriod", Kind: Seconds, Default: "60", Min: 1, Max: 60, Own: true, Doc: "how often status is reported when nothing changes", at: func(c *Config) any { return &c.Status.HeartbeatPeriod }},
 		{Name: "Telemetry.Enabled", Kind: Switch, Default: "y", Own: true, Doc: "events about the agent; n: not one byte (status reports are not telemetry)", at: func(c *Config) any { return &c.Telemetry.Enabled }},
 		{Name: "Telemetry.Period", Kind: Seconds, Default: "60", Min: 1, Own: true, Doc: "how often events are sent", at: func(c *Config) any { return &c.Telemetry.Period }},
 		{Name: "Disk.BudgetMB", Kind: Int, Default: "256", Min: 16, Own: true, Doc: "MiB the agent may keep under Lib.Dir, active extensions not counted", at: func(c *Config) any { return &c.Disk.BudgetMB }},

@@ -63,6 +63,24 @@ func (c *Client) Instance(ctx context.Context) (*Instance, error) {
 	return Parse(b)
 }
 
+// Alive asks for what says that the service works: the first interface, with
+// its addresses. The whole document would be asked for in vain, and with user
+// data it can be a hundred times as large.
+func (c *Client) Alive(ctx context.Context) error {
+	b, err := c.get(ctx, "instance/network", "")
+	if err != nil {
+		return err
+	}
+	i, err := Parse([]byte(`{"network":` + string(b) + `}`))
+	if err != nil {
+		return err
+	}
+	if i.MAC == "" || i.Private == "" {
+		return &protocol.DocumentError{Doc: "metadata", Err: errors.New("no interface with an address")}
+	}
+	return nil
+}
+
 // UserData asks for the user data alone; nil, nil when there is none.
 func (c *Client) UserData(ctx context.Context) ([]byte, error) {
 	b, err := c.get(ctx, "instance/compute/userData", "&format=text")

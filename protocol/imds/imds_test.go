@@ -47,6 +47,27 @@ func TestInstanceFallsBackToOlderVersions(t *testing.T) {
 	}
 }
 
+func TestAlive(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]bool{
+		`{"interface":[{"macAddress":"000D3A000001","ipv4":{"ipAddress":[{"privateIpAddress":"10.0.0.4"}]}}]}`: true,
+		`{"interface":[{"macAddress":"000D3A000001","ipv4":{"ipAddress":[]}}]}`:                                false,
+		`{"interface":[]}`: false,
+		`null`:             false,
+		`<html>`:           false,
+	} {
+		c := New(web.New(answers(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path != "/metadata/instance/network" {
+				t.Errorf("asked for %s", r.URL)
+			}
+			return answer(200, body), nil
+		}), "ua", nil), time.Second)
+		if err := c.Alive(t.Context()); (err == nil) != want {
+			t.Errorf("Alive() with %s = %v", body, err)
+		}
+	}
+}
+
 func TestSilenceIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

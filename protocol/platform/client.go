@@ -57,6 +57,8 @@ type Options struct {
 	// NoFastTrack never asks for vmSettings; NoTelemetry sends no events and
 	// no observations (asks U45).
 	NoFastTrack, NoTelemetry bool
+	// IMDSHeartbeat lets Heartbeat ask the metadata service whether it lives.
+	IMDSHeartbeat bool
 	// HistoryBytes bounds the archive of goal states; 0 is 8 MiB, < 0 none.
 	HistoryBytes int64
 	// Routes subscribes to changes of addresses and routes, so that what waits
@@ -117,7 +119,7 @@ func New(o Options) *Client {
 	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
 	c.state.root.op, c.state.parts.op = "goal state", "goal state documents"
 	plain := &net.Dialer{Timeout: web.DefaultTimeout}
-	dial := o.dialer(newNICs(plain).dial)
+	dial := o.dialer(newNICs(web.NewDialer()).dial)
 	var nearRT, farRT http.RoundTripper
 	if o.HTTP != nil && o.HTTP.Transport != nil {
 		nearRT, farRT = o.HTTP.Transport, o.HTTP.Transport

@@ -908,6 +908,51 @@ func TestTelemetryOffMeansNone(t *testing.T) {
 	})
 }
 
+// TestHeartbeatAsksLittle: what has just answered is not asked for its health,
+// and the metadata service only if that is wanted, and then not for everything:
+// user data can be of 64 KiB.
+func TestHeartbeatAsksLittle(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		f.vm, f.etag = vmWith(ticks0+1, "FastTrack", ""), `"e"`
+		c := f.client(host.Root(t.TempDir()), nil)
+		mustGS(t, c, "")
+		f.clear()
+		if err := c.Heartbeat(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := f.requests(""); len(got) != 1 || !strings.Contains(got[0], "/HealthService") || !strings.Contains(f.telemetry[0], `"GuestAgentPluginHeartbeat","IsHealthy":true`) {
+			t.Errorf("requests %v, sent %s", got, f.telemetry)
+		}
+		time.Sleep(time.Minute) // nobody has asked the host for anything
+		f.clear()
+		f.set(func() { f.fail["/health"] = 503 })
+		for range 6 {
+			if err := c.Heartbeat(t.Context()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := len(f.requests("/health")); n == 0 || !strings.Contains(f.telemetry[len(f.telemetry)-1], `"GuestAgentPluginHeartbeat","IsHealthy":false`) {
+			t.Errorf("asked %d times, sent %s", n, f.telemetry[len(f.telemetry)-1])
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		c := f.client(host.Root(t.TempDir()), func(o *Options) { o.IMDSHeartbeat = true })
+		mustGS(t, c, "")
+		f.clear()
+		if err := c.Heartbeat(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := f.requests("/metadata/"); len(got) != 1 || !strings.Contains(got[0], "/metadata/instance/network?") || !strings.Contains(f.telemetry[0], `"InstanceMetadataHeartbeat"`) {
+			t.Errorf("requests %v, sent %s", got, f.telemetry)
+		}
+	})
+}
+
 func TestHostOnlyNeverLeaves(t *testing.T) {
 	t.Parallel()
 	testKey()

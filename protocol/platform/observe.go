@@ -69,16 +69,26 @@ func innocent(err error) bool {
 	return ok && (se.Status < 500 || se.Status == 502)
 }
 
-// Heartbeat asks the host and the metadata service how they are, and sends
-// all observations since the last one. Call it about once a minute; it does
-// nothing without telemetry.
+// fresh is how old an answer of the host may be that says as much as being
+// asked for its health.
+const fresh = 30 * time.Second
+
+// Heartbeat asks the host how it is, unless it has just answered something
+// else, and the metadata service if that is wanted, and sends all observations
+// since the last one. Call it about once a minute; it does nothing without
+// telemetry.
 func (c *Client) Heartbeat(ctx context.Context) error {
 	if c.o.NoTelemetry {
 		return nil
 	}
-	c.observe(obsHeartbeat, c.hostClient().Healthy(ctx))
-	_, err := c.meta.Instance(ctx)
-	c.observe(obsMetadata, err)
+	var err error
+	if !c.reach.lately(HostPlugin, fresh) {
+		err = c.hostClient().Healthy(ctx)
+	}
+	c.observe(obsHeartbeat, err)
+	if c.o.IMDSHeartbeat {
+		c.observe(obsMetadata, c.meta.Alive(ctx))
+	}
 	c.mu.Lock()
 	var obs []wire.Observation
 	for _, o := range c.pending {

@@ -122,6 +122,15 @@ func (r *reach) worked(name string, took time.Duration, change func(*EndpointFac
 	}
 }
 
+// lately reports whether a service has answered within the time, and not failed
+// since.
+func (r *reach) lately(name string, within time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.facts[name]
+	return f != nil && !f.Failing() && time.Since(f.LastOK) < within
+}
+
 func (r *reach) failed(name, fault, text string, change func(*EndpointFact)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

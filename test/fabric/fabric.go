@@ -171,6 +171,7 @@ func (f *Fabric) server(s Service) *http.Server {
 	return &http.Server{
 		Handler:           f.handler(s),
 		ReadHeaderTimeout: time.Minute,
+		IdleTimeout:       2 * time.Minute, // what Windows' HTTP service has
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {
 				c = t.NetConn()
@@ -189,7 +190,7 @@ func (f *Fabric) server(s Service) *http.Server {
 // the source address decides, and then the first VM. With https the certificate
 // is signed by CACertificate.
 func (f *Fabric) Listen(s Service, addr string, vm *VM, https bool) (net.Addr, error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{KeepAlive: -1} // the platform sends no probes every 15 s, either
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", s, err)
@@ -225,6 +226,7 @@ func (v *VM) Client() *http.Client { return v.f.client(v) }
 
 func (f *Fabric) client(vm *VM) *http.Client {
 	t := &http.Transport{
+		DisableCompression: true, // as every client of the platform
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return f.dial(ctx, addr, vm)
 		},

@@ -25,6 +25,18 @@ type Proxy struct {
 	NoProxy string
 }
 
+// idle is how long a connection is kept without a request: longer than the
+// longest pause between two looks at the goal state, as a new connection is
+// worth seven packets, and shorter than a minute, as other servers than the
+// platform's may close it after one, in the moment of the next request.
+const idle = 45 * time.Second
+
+// NewDialer makes the dialer for the platform's own addresses. It sends no
+// keep-alive probes: a request that gets no answer ends after DefaultTimeout
+// with or without them, and on a connection that is used every few seconds
+// they would be a good part of the traffic.
+func NewDialer() *net.Dialer { return &net.Dialer{Timeout: DefaultTimeout, KeepAlive: -1} }
+
 // Transport makes a RoundTripper that follows no redirect, keeps no cookies
 // and asks for no compression. proxy nil: never one.
 func Transport(dial Dial, proxy *Proxy, roots *x509.CertPool) *http.Transport {
@@ -38,7 +50,7 @@ func Transport(dial Dial, proxy *Proxy, roots *x509.CertPool) *http.Transport {
 		DisableCompression:     true,
 		MaxIdleConns:           8,
 		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        30 * time.Second,
+		IdleConnTimeout:        idle,
 		MaxResponseHeaderBytes: 64 << 10,
 		ReadBufferSize:         4 << 10,
 		WriteBufferSize:        4 << 10,

@@ -51,7 +51,8 @@ type Client struct {
 // reaching it is enough.
 type Canary func(ctx context.Context, hostport string, connect bool) error
 
-// New makes a client. canary may be nil.
+// New makes a client. canary may be nil. rt must not ask for compression of its
+// own accord; that none is wanted is not said, since every request would.
 func New(rt http.RoundTripper, userAgent string, canary Canary) *Client {
 	return &Client{rt: rt, agent: userAgent, canary: canary}
 }
@@ -225,7 +226,6 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, err
 	}
 	maps.Copy(req.Header, r.Header)
 	req.Header.Set("User-Agent", c.agent)
-	req.Header.Set("Accept-Encoding", "identity") // or a transport may ask for gzip
 	var open func(int, http.Header) (io.Writer, error)
 	if r.Sink != nil {
 		var extra http.Header
