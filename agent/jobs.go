@@ -86,6 +86,10 @@ func startJobs(ctx context.Context, log zerolog.Logger, jobs []job) (*scheduler,
 	return s, nil
 }
 
+// errKnown is the end of a turn that failed as others before it: it was said,
+// and a job that ends like this does not work again.
+var errKnown = errors.New("failed as before")
+
 // task logs what stops at the job: the first failure, a reminder every ten
 // minutes with the count, and the recovery.
 func (s *scheduler) task(j job) gocron.Task {
@@ -100,6 +104,8 @@ func (s *scheduler) task(j job) gocron.Task {
 			}
 			failures, logged = 0, time.Time{}
 		case ctx.Err() != nil:
+		case errors.Is(err, errKnown):
+			failures++
 		default:
 			failures++
 			if time.Since(logged) >= quietFor {

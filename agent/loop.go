@@ -147,7 +147,7 @@ func (a *Agent) tick(ctx context.Context) error {
 		a.platformIll(err)
 		a.pace()
 		if !protocol.Loud(err) {
-			return nil
+			return fmt.Errorf("get goal state: %w (%w)", err, errKnown)
 		}
 		return fmt.Errorf("get goal state: %w", err)
 	}

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"net"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -124,6 +126,38 @@ func (c *metered) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.packets(n)
 	return n, err
+}
+
+// TestJobsSayWhatIsTrue: a job works again when it does, and not when it has
+// nothing new to complain of.
+func TestJobsSayWhatIsTrue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		ends := []error{errors.New("no route"), errKnown, errKnown, nil, nil, errKnown, nil}
+		turn := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		sched, err := startJobs(ctx, zerolog.New(&log), []job{{"x", time.Second, func(context.Context) error {
+			turn++
+			return ends[min(turn, len(ends))-1]
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		cancel()
+		if err := sched.Shutdown(); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		want := `{"level":"warn","error":"no route","job":"x","failures":1,"message":"job failed"}
+{"level":"info","job":"x","failures":3,"message":"works again"}
+{"level":"info","job":"x","failures":1,"message":"works again"}
+`
+		if log.String() != want {
+			t.Errorf("log:\n%s", log.String())
+		}
+	})
 }
 
 func TestIdleIsCheap(t *testing.T) {

@@ -251,7 +251,7 @@ func (a *Agent) selfUpdate(ctx context.Context) error {
 			if protocol.Loud(err) {
 				return fmt.Errorf("get manifest of agent family %s: %w", d.Family.Name, err)
 			}
-			return nil
+			return errKnown
 		}
 		u.manifest, u.manifestAt, u.manifestOf = &m, now, d.Family.ManifestURIs[0].Reveal()
 		f.Manifest = &m
