@@ -47,7 +47,7 @@ type Timeouts struct {
 	// changing the installed packages, such as a boot's unattended upgrades.
 	Packages time.Duration
 	// Certificate bounds how long a handler waits for that of its protected
-	// settings.
+	// settings: until the platform was asked for it a second time.
 	Certificate time.Duration
 	// Dead is how long nothing of a handler may be alive before its
 	// transitioning status is called an error (asks U02: within 60 s).
@@ -68,7 +68,7 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.DisableToUninstall, 600*time.Second)
 	def(&t.Depend, 90*time.Minute)
 	def(&t.Packages, 10*time.Minute)
-	def(&t.Certificate, 30*time.Second)
+	def(&t.Certificate, 8*time.Second)
 	def(&t.Dead, 20*time.Second)
 	return t
 }
