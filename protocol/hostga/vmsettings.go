@@ -171,6 +171,9 @@ type dependency struct {
 	DependsOnExtension []struct{ Handler, Extension string }
 }
 
+// level is never below 0: that is where what is to be removed stands.
+func (d dependency) level() int { return int(max(0, d.DependencyLevel.n)) }
+
 type extension struct {
 	Name, Version, State, EncodedSignature string
 	Location, FailoverLocation             string
@@ -229,7 +232,7 @@ func single(h *protocol.Handler, e *extension) error {
 	var d dependency
 	if len(e.DependsOn) == 1 {
 		d = e.DependsOn[0]
-		h.Level = int(d.DependencyLevel.n)
+		h.Level = d.level()
 	}
 	if len(e.Settings) == 0 {
 		h.After = after(d)
@@ -287,7 +290,7 @@ func fill(s *protocol.Settings, e *entry, d dependency) error {
 	if s.Protected.Set() && s.Thumbprint == "" {
 		return fmt.Errorf("%s has protected settings without the thumbprint of their certificate", s.Name)
 	}
-	s.Level, s.After = int(d.DependencyLevel.n), after(d)
+	s.Level, s.After = d.level(), after(d)
 	return nil
 }
 

@@ -168,3 +168,12 @@ func FuzzVMSettings(f *testing.F) {
 		}
 	})
 }
+
+func TestLevelsAreNotNegative(t *testing.T) {
+	t.Parallel()
+	vm, err := ParseVMSettings([]byte(`{"extensionGoalStates":[{"name":"A","version":"1","state":"enabled","settingsSeqNo":1,"settings":[{}],"dependsOn":[{"dependencyLevel":-3}]},
+{"name":"B","version":"1","state":"enabled","dependsOn":[{"dependencyLevel":"-1"}]}]}`))
+	if err != nil || len(vm.Handlers) != 2 || vm.Handlers[0].Settings[0].Level != 0 || vm.Handlers[1].Level != 0 {
+		t.Errorf("ParseVMSettings() = %+v, %v", vm, err)
+	}
+}

@@ -213,13 +213,14 @@ func one(n node, name string) (protocol.Settings, error) {
 	return s, settings.Runtime([]byte(text), &s)
 }
 
-// level is 0 for what can't be parsed.
+// level is 0 for what can't be parsed. There is nothing below: a negative one
+// would change places with what is to be removed.
 func level(d node) int {
 	n, err := strconv.Atoi(d.attr("dependencyLevel"))
 	if err != nil {
 		return 0
 	}
-	return n
+	return max(0, n)
 }
 
 func after(d node) []protocol.Dependency {

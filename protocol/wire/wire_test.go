@@ -179,7 +179,7 @@ func TestManifestVersions(t *testing.T) {
 // TestDependencyLevels: what is no number is 0, like what is not there.
 func TestDependencyLevels(t *testing.T) {
 	t.Parallel()
-	for level, want := range map[string]int{`dependencyLevel="3"`: 3, `dependencyLevel="x"`: 0, `dependencyLevel=""`: 0, "": 0} {
+	for level, want := range map[string]int{`dependencyLevel="3"`: 3, `dependencyLevel="x"`: 0, `dependencyLevel="-2"`: 0, `dependencyLevel=""`: 0, "": 0} {
 		x, err := ParseExtensions([]byte(`<Extensions><Plugins><Plugin name="A" version="1" state="enabled"/></Plugins><PluginSettings><Plugin name="A" version="1"><DependsOn ` + level +
 			`/><RuntimeSettings seqNo="1">{"runtimeSettings":[{"handlerSettings":{}}]}</RuntimeSettings></Plugin></PluginSettings></Extensions>`))
 		if err != nil || x.Handlers[0].Invalid != "" || x.Handlers[0].Settings[0].Level != want {
