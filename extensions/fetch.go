@@ -148,6 +148,9 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	}
 	signer, err := w.verify(ctx, file)
 	if err != nil {
+		if ctx.Err() == nil {
+			w.m.auditLog(AuditEntry{What: "deny", Handler: r.Name, Version: r.Version, GoalState: w.key(), Digest: digest, Code: codeDownload, Text: secret.Redact(err.Error())})
+		}
 		return r, err
 	}
 	tmp := w.m.store.sub("tmp", randomID())

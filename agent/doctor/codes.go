@@ -121,7 +121,7 @@ func Codes() []Code {
 		// Policy, certificates, firewall.
 		{"AZ-POL-DENIED", "The policy does not allow an extension.", "It is not in the list of Policy.PolicyFilePath.", "add it to the policy file, or remove the extension through the control plane"},
 		{"AZ-POL-INVALID", "The policy file is not valid; nothing is allowed until it is.", "Not JSON, or of a version we do not know.", "agentctl logs names the line"},
-		{"AZ-POL-SIGNATURE", "A package is not signed as the policy wants.", "No signature, a damaged package, or another signer.", "tell its publisher"},
+		{"AZ-POL-SIGNATURE", "A package is not signed as the policy wants.", "No signature, a damaged package, or a signer whose authority is not known here.", "agentctl policy explain EXTENSION; put the publisher's authority into /etc/azguest/trust.d if you trust it, else tell the publisher"},
 		{"AZ-CERT-MISSING", "A certificate that the goal state names was not delivered.", "The platform sent no certificate with this thumbprint.", "agentctl certs; check the Key Vault reference of the machine"},
 		{"AZ-CERT-NOKEY", "A certificate came without its private key.", "The vault holds the certificate only.", "agentctl certs; import it with its key"},
 		{"AZ-CERT-FETCH", "The certificates could not be had from the platform.", "It answered with an error, or not at all; the error is shown beside the code.", "nothing on this machine: they are asked for again; agentctl doctor if it stays"},
