@@ -29,6 +29,7 @@ type reports struct {
 	due    bool       // send even if nothing changed
 	last   string     // what was accepted last, without times
 	notify string     // STATUS= told to the service manager
+	saved  time.Time  // when the snapshot was
 
 	refused time.Time            // since when the platform refuses reports; guarded by mu
 	seen    map[string]time.Time // problems of extensions; guarded by mu
@@ -101,7 +102,8 @@ func (a *Agent) reporter(ctx context.Context) error {
 	)
 	// Even with nothing to say: a snapshot that grows old means that we hang.
 	// The service manager is told as well, and restarts an agent that is silent.
-	alive := time.NewTicker(lifeSign(os.Getenv("WATCHDOG_USEC"))) //nolint:forbidigo // the service manager's own interface
+	sign := lifeSign(os.Getenv("WATCHDOG_USEC")) //nolint:forbidigo // the service manager's own interface
+	alive := time.NewTicker(sign)
 	defer alive.Stop()
 	defer func() {
 		if sent != nil {
@@ -113,7 +115,10 @@ func (a *Agent) reporter(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-alive.C:
-			a.save()
+			// With each report it was, too.
+			if time.Since(a.rep.saved) > sign/2 {
+				a.save()
+			}
 			notify("WATCHDOG=1")
 			continue
 		case <-late:
@@ -258,6 +263,8 @@ func (a *Agent) save() {
 	s.Overall = s.Judge()
 	if err := status.Save(a.paths.Snapshot, s); err != nil {
 		a.Log.Debug().Err(err).Msg("snapshot not written")
+	} else {
+		a.rep.saved = time.Now()
 	}
 	if line := s.Overall.Line; line != a.rep.notify {
 		a.rep.notify = line

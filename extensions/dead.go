@@ -4,12 +4,24 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol"
 )
+
+// wary reports whether there is anything to look after every few seconds: an
+// extension without an end, a directory that may come back, a full disk.
+func (m *Manager) wary() bool {
+	if m.pass == nil || !m.pass.settled || m.busy > 0 || len(m.graves)+len(m.pass.dead)+len(m.pass.stuck) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(m.live().rows(&m.files), func(r row) bool {
+		return r.missing || r.status.Extension != nil && r.status.Extension.Status == transitioning
+	})
+}
 
 // lookForDead finds extensions that say transitioning while nothing of them
 // is left to change that. It reports whether the report has changed.

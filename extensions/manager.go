@@ -170,6 +170,7 @@ type Manager struct {
 	busy     int
 	graves   map[string]time.Time // directories removed a short while ago
 	stall    stall
+	shown    []row // of the last look of an idle engine
 
 	mu     sync.Mutex // guards what follows
 	view   view
@@ -314,8 +315,10 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) loop(ctx context.Context) error {
 	poll := time.NewTicker(m.cfg.StatusPoll)
 	defer poll.Stop()
-	dead := time.NewTicker(max(m.cfg.Timeouts.Dead/4, 50*time.Millisecond))
+	every := max(m.cfg.Timeouts.Dead/4, 50*time.Millisecond)
+	dead := time.NewTicker(every)
 	defer dead.Stop()
+	wary := true
 	tidy := time.NewTicker(10 * time.Minute)
 	defer tidy.Stop()
 	var seen chan fsnotify.Event
@@ -324,6 +327,15 @@ func (m *Manager) loop(ctx context.Context) error {
 		seen, trouble = m.watch.Events, m.watch.Errors
 	}
 	for {
+		// A wake-up costs more than what is done in it: none without need.
+		switch need := m.wary(); {
+		case need && !wary:
+			dead.Reset(every)
+			wary = true
+		case !need && wary:
+			dead.Stop()
+			wary = false
+		}
 		var again <-chan time.Time
 		if d := m.nextLook(); d > 0 {
 			again = time.After(d)
@@ -348,6 +360,10 @@ func (m *Manager) loop(ctx context.Context) error {
 			}
 		case <-trouble: //nolint:errcheck // the poll looks all the same
 		case <-poll.C:
+			m.schedule(ctx)
+			if m.still() {
+				continue
+			}
 		case <-dead.C:
 			m.lookAtGraves()
 			if dead := m.lookForDead(); !m.unstall() && !dead {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,6 +78,19 @@ func (m *Manager) publish() {
 	m.mu.Unlock()
 	m.watchStatus()
 	poke(m.changed)
+}
+
+// still reports whether nothing has changed since the last look: nobody has to
+// be told then. While anything is going on it is never so.
+func (m *Manager) still() bool {
+	if m.pass == nil || !m.pass.settled || m.busy > 0 {
+		m.shown = nil
+		return false
+	}
+	rows := m.live().rows(&m.files)
+	same := m.shown != nil && reflect.DeepEqual(rows, m.shown)
+	m.shown = rows
+	return same
 }
 
 // publishDoing shows that a command has begun.
