@@ -3,8 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
-	"net"
 	"errors"
+	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
