@@ -242,15 +242,17 @@ func (s *script) outcome(name string) string {
 	if w == nil {
 		return ""
 	}
-	if w.doubtful {
+	if w.doubtful || s.blocked(name) {
 		return either
 	}
-	for _, a := range w.x.After {
-		if s.wants[a] != nil && s.outcome(a) != succeeds {
-			return either
-		}
-	}
 	return w.outcome
+}
+
+// blocked: something that an extension waits for need not succeed.
+func (s *script) blocked(name string) bool {
+	return slices.ContainsFunc(s.wants[name].x.After, func(a string) bool {
+		return s.wants[a] != nil && s.outcome(a) != succeeds
+	})
 }
 
 // platform draws something that happens to a VM on a platform in order.

@@ -96,7 +96,11 @@ func (l *life) verify(s *script) []string {
 		}
 		// What failed once and was tried again by a later goal state is well, but
 		// an operation that has ended stays as it ended.
-		agrees := func(good bool) bool { return good == (state == succeeds) || good && outcome == either }
+		// Nor is an extension well any more whose turn does not come after a
+		// reboot, because what it waits for failed.
+		agrees := func(good bool) bool {
+			return good == (state == succeeds) || good && outcome == either || !good && s.blocked(name)
+		}
 
 		// The status document.
 		said := ""
