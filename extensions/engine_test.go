@@ -235,6 +235,25 @@ func TestAbsent(t *testing.T) {
 	}
 }
 
+// TestNameless: a goal state in which a handler has lost its name does not
+// tell who is to be deleted.
+func TestNameless(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple}).start()
+	w.offer(ext("P.X", "1.0", 0))
+	lost := ext("", "1.0", 0)
+	lost.Invalid = "received empty name"
+	if got, want := show(w.offer(lost, ext("P.Y", "1.0", 0))), "P.Y 1.0 Ready 0 | 0 success 0\nP.X 1.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	w.offer(lost, ext("P.Y", "1.0", 1))
+	if !exists(w.base("P.X-1.0/run.sh")) {
+		t.Error("deleted, though it may have been meant")
+	}
+	w.offer(ext("P.Y", "1.0", 1))
+	w.await("P.X gone", func(Snapshot) bool { return !exists(w.base("P.X-1.0")) })
+}
+
 // TestOldAgent: states of another agent are taken over, and what we leave is
 // what it expects.
 func TestOldAgent(t *testing.T) {

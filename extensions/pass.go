@@ -137,6 +137,9 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	for _, h := range m.handlers {
 		h.settled = false
 	}
+	if i := slices.IndexFunc(gs.Handlers, func(h protocol.Handler) bool { return h.Name == "" }); i >= 0 {
+		m.log.Warn().Str("goalState", gs.ID).Str("why", gs.Handlers[i].Invalid).Msg("the goal state does not say which handlers are meant; none is deleted")
+	}
 	m.log.Info().Str("goalState", gs.ID).Int("handlers", len(gs.Handlers)).Bool("onHold", p.hold).
 		Msg("ProcessExtensionsGoalState started [" + gs.ID + "]")
 }
@@ -270,7 +273,10 @@ func (m *Manager) schedule(ctx context.Context) {
 			open = true
 			continue
 		}
-		if !slices.ContainsFunc(p.gs.Handlers, func(w protocol.Handler) bool { return strings.ToLower(w.Name) == key }) {
+		if !slices.ContainsFunc(p.gs.Handlers, func(w protocol.Handler) bool {
+			// One that has lost its name may be any.
+			return strings.ToLower(w.Name) == key || w.Name == ""
+		}) {
 			m.removeAbsent(ctx, h)
 		}
 	}

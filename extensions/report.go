@@ -191,8 +191,17 @@ func (v view) rows(files *fileCache) []row {
 		return v.diskRows(files)
 	}
 	var out []row
+	named, lost := map[string]bool{}, false
 	for _, q := range v.pass.pairs {
+		if q.handler.Name == "" { // nobody could read that row
+			lost = true
+			continue
+		}
+		named[strings.ToLower(q.handler.Name)] = true
 		out = append(out, v.row(q, files))
+	}
+	if lost { // what is not deleted is not silent either
+		out = append(out, slices.DeleteFunc(v.diskRows(files), func(r row) bool { return named[strings.ToLower(r.rec.Name)] })...)
 	}
 	return out
 }

@@ -83,7 +83,7 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 		StatusUploadBlob                struct{ StatusBlobType, Value string }
 		RequiredFeatures                []json.RawMessage
 		GAFamilies                      []json.RawMessage
-		ExtensionGoalStates             []json.RawMessage
+		ExtensionGoalStates             json.RawMessage
 	}
 	if len(b) == 0 || b[0] != '{' {
 		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("not a JSON object")}
@@ -123,10 +123,15 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 			vm.Families = append(vm.Families, f)
 		}
 	}
-	for _, raw := range doc.ExtensionGoalStates {
-		if h, ok := handler(raw); ok {
-			vm.Handlers = append(vm.Handlers, h)
+	// What a goal state does not name is deleted, so nothing may be lost here.
+	var states []json.RawMessage
+	if len(doc.ExtensionGoalStates) > 0 {
+		if err := json.Unmarshal(doc.ExtensionGoalStates, &states); err != nil {
+			return nil, &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("extensionGoalStates is not a list")}
 		}
+	}
+	for _, raw := range states {
+		vm.Handlers = append(vm.Handlers, handler(raw))
 	}
 	return vm, nil
 }
@@ -184,13 +189,12 @@ type extension struct {
 	DependsOn                              []dependency
 }
 
-// handler reads one entry of extensionGoalStates; false when not even its
-// name can be read.
-func handler(raw json.RawMessage) (protocol.Handler, bool) {
+// handler reads one entry of extensionGoalStates.
+func handler(raw json.RawMessage) protocol.Handler {
 	var e extension
 	err := json.Unmarshal(raw, &e)
 	if e.Name == "" {
-		return protocol.Handler{}, false
+		return protocol.Handler{Want: protocol.WantEnabled, Invalid: "received empty name"}
 	}
 	h := protocol.Handler{Name: e.Name, Version: e.Version, Signature: e.EncodedSignature, MultiConfig: e.IsMultiConfig.v}
 	for _, u := range append([]string{e.Location, e.FailoverLocation}, e.AdditionalLocations...) {
@@ -201,15 +205,15 @@ func handler(raw json.RawMessage) (protocol.Handler, bool) {
 	var ok bool
 	if h.Want, ok = settings.Want(e.State); !ok {
 		h.Invalid = fmt.Sprintf("unknown state %q", e.State)
-		return h, true
+		return h
 	}
 	if te, isType := errors.AsType[*json.UnmarshalTypeError](err); isType {
 		h.Invalid = fmt.Sprintf("%s is a %s", te.Field, te.Value)
-		return h, true
+		return h
 	}
 	if e.Version == "" {
 		h.Invalid = "received empty version"
-		return h, true
+		return h
 	}
 	if h.MultiConfig {
 		err = multi(&h, &e)
@@ -219,7 +223,7 @@ func handler(raw json.RawMessage) (protocol.Handler, bool) {
 	if err != nil {
 		h.Settings, h.Invalid = nil, err.Error()
 	}
-	return h, true
+	return h
 }
 
 func single(h *protocol.Handler, e *extension) error {

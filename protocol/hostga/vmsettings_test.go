@@ -118,6 +118,32 @@ func TestOneBadHandlerHurtsNoOther(t *testing.T) {
 	}
 }
 
+// TestNoHandlerIsLost: what a goal state does not name is deleted, so a list
+// that can't be read is not an empty one, and who has lost the name is counted.
+func TestNoHandlerIsLost(t *testing.T) {
+	t.Parallel()
+	for _, bad := range []string{`{}`, `"x"`, `5`, `true`, `{"name":"A"}`} {
+		if vm, err := ParseVMSettings([]byte(`{"hostGAPluginVersion":"1.0.8.175","extensionGoalStates":` + bad + `}`)); err == nil {
+			t.Errorf("%s: %+v", bad, vm.Handlers)
+		}
+	}
+	for text, want := range map[string]int{
+		`{}`: 0, `{"extensionGoalStates":null}`: 0, `{"extensionGoalStates":[]}`: 0,
+		`{"extensionGoalStates":[null,5,{"name":7,"version":"1"},{"name":"A","version":"1","state":"enabled"}]}`: 4,
+	} {
+		vm, err := ParseVMSettings([]byte(text))
+		if err != nil || len(vm.Handlers) != want {
+			t.Errorf("%s: %+v, %v", text, vm, err)
+			continue
+		}
+		for i, h := range vm.Handlers {
+			if (h.Invalid == "") != (i == 3) {
+				t.Errorf("%s: %+v", text, h)
+			}
+		}
+	}
+}
+
 func TestPlatformDocuments(t *testing.T) {
 	t.Parallel()
 	for name, handlers := range map[string]int{

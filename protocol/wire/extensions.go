@@ -49,7 +49,13 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 		x.Families = append(x.Families, family(f))
 	}
 	all := root.below("PluginSettings").all("Plugin")
-	for _, p := range root.below("Plugins").all("Plugin") {
+	plugins := root.below("Plugins")
+	if !plugins.ok() && len(all) > 0 {
+		// Half a document, and not one that wants everything gone: what a goal
+		// state does not name is deleted, unless somebody has lost the name.
+		x.Handlers = append(x.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "settings of plugins without the plugins"})
+	}
+	for _, p := range plugins.all("Plugin") {
 		x.Handlers = append(x.Handlers, handler(p, all))
 	}
 	return x, nil

@@ -176,6 +176,21 @@ func TestManifestVersions(t *testing.T) {
 	}
 }
 
+// TestHalfADocumentWantsNothingGone: what a goal state does not name is
+// deleted, so a list that is missing is not the same as an empty one.
+func TestHalfADocumentWantsNothingGone(t *testing.T) {
+	t.Parallel()
+	broken := strings.NewReplacer("<Plugins>", "<Plugs>", "</Plugins>", "</Plugs>").Replace(extensionsConfig)
+	if x, err := ParseExtensions([]byte(broken)); err != nil || len(x.Handlers) != 1 || x.Handlers[0].Name != "" || x.Handlers[0].Invalid == "" || x.StatusBlob.URL.Empty() {
+		t.Errorf("without plugins: %+v, %v", x, err)
+	}
+	for _, empty := range []string{`<Extensions/>`, `<Extensions><Plugins/><PluginSettings/></Extensions>`} {
+		if x, err := ParseExtensions([]byte(empty)); err != nil || len(x.Handlers) != 0 {
+			t.Errorf("%s: %+v, %v", empty, x, err)
+		}
+	}
+}
+
 // TestDependencyLevels: what is no number is 0, like what is not there.
 func TestDependencyLevels(t *testing.T) {
 	t.Parallel()
