@@ -34,6 +34,8 @@ var expressions = []expression{
 	{"@", once(`(?i)(proxy[a-z_.]{0,12}["']?\s*[:=]\s*["']?)[^\s/:@"'<>\\]+:[^\s/@"'<>\\]+@`), `${1}<redacted>@`},
 	{"bearer", once(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}`), `${1}<redacted>`},
 	{"eyj", once(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?`), `<redacted>`},
+	// The hash of a password, as in a line of /etc/shadow.
+	{"$", once(`\$(?:1|2[abxy]|5|6|7|y|gy)\$[./A-Za-z0-9$,=]{20,}`), `<redacted>`},
 	// A private key, also one whose end or beginning was cut off.
 	{"private key", once(`(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s:,.]|\\+[nrt]|-{1,4}[A-Za-z0-9])+`), `${1}<redacted>`},
 	{"private key", once(`(?:[A-Za-z0-9+/=\s]|\\+[nrt]){8,}(-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----)`), `<redacted>${1}`},

@@ -83,6 +83,8 @@ func TestRedact(t *testing.T) {
 		"Endpoint=sb://b/;SharedAccessKey=AAAABBBBCCCC=":                                            "Endpoint=sb://b/;SharedAccessKey=<redacted>",
 		"proxy http://joe:p4ss:w@proxy:3128/ used":                                                  "proxy http://<redacted>@proxy:3128/ used",
 		"HttpProxy.Host = joe:p4ss@proxy":                                                           "HttpProxy.Host = <redacted>@proxy",
+		"line 1: joe:$6$salt$AAAABBBBCCCCDDDDEEEE/.:19000:0:":                                       "line 1: joe:<redacted>:19000:0:",
+		"costs $5 and $6$ more":                                                                     "costs $5 and $6$ more",
 		"git clone https://ghp_abcdef@git.example/r":                                                "git clone https://<redacted>@git.example/r",
 		"amqp://u:p@h, ssh://git@h, http://h/a@b, me@example.org":                                   "amqp://<redacted>@h, ssh://git@h, http://h/a@b, me@example.org",
 		`Authorization: Bearer abcdefghijklmnop.qrs`:                                                `Authorization: Bearer <redacted>`,

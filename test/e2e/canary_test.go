@@ -164,6 +164,11 @@ func TestCanaries(t *testing.T) {
 	}
 
 	places := map[string]string{"agentctl": c.screens(t), "bundle": c.collected(t)}
+	for _, want := range []string{"own.log\n", "canary.conf\n", "waagent.log\n", "/ExtensionsConfig.xml\n", "CommandExecution.log\n"} {
+		if !strings.Contains(places["bundle"], want) {
+			t.Errorf("the bundle has no %q", want)
+		}
+	}
 	// A dump of a hung agent, as the watchdog orders it.
 	c.sh(t, `kill -QUIT "$(pgrep -xo azguest)"`)
 	select {
@@ -286,11 +291,6 @@ func (c *cloud) collected(t testing.TB) string {
 			t.Fatal(err)
 		}
 		b.WriteString(f.Name + "\n" + string(text))
-	}
-	for _, want := range []string{"own.log\n", "canary.conf\n", "waagent.log\n", "/ExtensionsConfig.xml\n", "CommandExecution.log\n"} {
-		if !strings.Contains(b.String(), want) {
-			t.Errorf("the bundle has no %q", want)
-		}
 	}
 	return b.String()
 }

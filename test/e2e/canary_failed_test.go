@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/canary"
+	"github.com/azguest/azguest/test/fabric"
+)
+
+// TestCanariesOfFailures: what is said about a provisioning that failed has no
+// secret in it, whatever it was that failed, and whoever is told: platform,
+// key-value pool, logs, people (asks S3).
+func TestCanariesOfFailures(t *testing.T) {
+	secrets := map[string]string{"password": `canary01-Pass&<x>"w0rd`, "custom data": "canary02-customdata"}
+	tool := func(name, body string) string {
+		return "rm -f /usr/sbin/" + name + "; printf '#!/bin/sh\\n" + body + "\\n' >/usr/sbin/" + name + "; chmod 755 /usr/sbin/" + name
+	}
+	without := func(old, now string) func(*fabric.Medium) {
+		return func(m *fabric.Medium) {
+			doc, err := fabric.OVFEnvironment(m.Provisioning, m.Spelling)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Raw = []byte(strings.Replace(string(doc), old, now, 1)); string(m.Raw) == string(doc) {
+				t.Fatalf("nothing to replace: %s", doc)
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		medium func(*fabric.Medium)
+		before string
+		failed bool
+	}{
+		"password not escaped":     {without("&amp;", "&"), "", true},
+		"password in a tag":        {without("<UserPassword>", "<UserPassword "), "", true},
+		"two passwords":            {without("<UserPassword>", "<UserPassword>canary03-another</UserPassword><UserPassword>"), "", true},
+		"password in latin 1":      {without("<UserPassword>", "<UserPassword>\xe4"), "", true},
+		"custom data of two kinds": {without("<CustomData>", "<CustomData>%%canary02-customdata%%"), "", false},
+		"useradd talks":            {nil, tool("useradd", "set; echo \"$@\" >&2; exit 3"), true},
+		"chpasswd talks":           {nil, tool("chpasswd", "cat; cat >&2; env; exit 3"), false},
+		"chpasswd repeats":         {nil, tool("chpasswd", "cat >&2; exit 3") + "; mount --bind /etc/shadow /etc/shadow && mount -o remount,bind,ro /etc/shadow", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := blank()
+			o.medium, o.noIMDS = tc.medium, true
+			o.provisioning.Password = secrets["password"]
+			o.provisioning.CustomData = []byte("#!/bin/sh\n# canary02-customdata\n")
+			c := newAgentCloud(t, o)
+			c.sh(t, "mkdir -p /var/lib/hyperv /etc/waagent.conf.d; echo Logs.Verbose=y >/etc/waagent.conf.d/v.conf; "+tc.before)
+			c.agent(t)
+			await(t, "the end", func() bool {
+				h := c.vm.Health()
+				return h.State == "Ready" || h.State == "NotReady" && h.SubStatus == "ProvisioningFailed"
+			})
+			if h := c.vm.Health(); tc.failed != (h.State != "Ready") {
+				t.Errorf("%s %s: %s", h.State, h.SubStatus, h.Description)
+			} else if tc.failed {
+				t.Log(h.Description)
+			}
+			all := map[string]string{"another": "canary03-another"}
+			for k, v := range secrets {
+				all[k] = v
+			}
+			for line := range strings.Lines(c.sh(t, "grep -F 'azureuser:$' /etc/shadow || :")) {
+				all["hash"] = strings.Split(line, ":")[1]
+			}
+			places := map[string]string{
+				"agentctl":            c.sh(t, "agentctl status; agentctl status -o json; agentctl doctor -o json; agentctl logs -n 10000") + c.collected(t),
+				"output of the agent": c.log.String(),
+			}
+			for place, text := range c.sent() {
+				places[place] = text
+			}
+			for file := range strings.SplitSeq(c.sh(t, `find / /run /tmp -xdev \( -path /proc -o -path /sys \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
+				if b, err := c.ReadFile(file); err == nil {
+					places[file] = string(b)
+				}
+			}
+			s := canary.New(all)
+			for place, text := range places {
+				for _, hit := range s.In(text) {
+					switch {
+					case hit.Secret == "hash" && strings.HasPrefix(place, "/etc/shadow"), hit.Secret == "custom data" && place == "/var/lib/waagent/CustomData":
+					default:
+						t.Errorf("%s in %s: …%q…", hit.Secret, place, hit.Around)
+					}
+				}
+			}
+		})
+	}
+}
