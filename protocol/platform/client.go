@@ -106,6 +106,9 @@ type Client struct {
 	asked    time.Time            // of the metadata service
 	sick     map[string]time.Time // since when a host service fails
 	pending  map[string]wire.Observation
+	// otherType is the status blob that is not of the kind that the goal state
+	// names.
+	otherType string
 
 	turn  chan struct{} // held by the one GoalState call that runs
 	state state         // guarded by turn

@@ -736,6 +736,34 @@ func TestFact17PagesOfALargeStatus(t *testing.T) {
 	}
 }
 
+// TestStatusBlobOfTheOtherKind: storage refuses a page blob where there is a
+// block blob, and the other way round; the status gets there all the same.
+func TestStatusBlobOfTheOtherKind(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"BlockBlob", "PageBlob"} {
+		other := map[string]string{"BlockBlob": "PageBlob", "PageBlob": "BlockBlob"}[kind]
+		bubble(t, func(f *fakeHost) {
+			f.kind, f.ext = kind, strings.NewReplacer("https://st.blob", "http://st.blob", "BlockBlob", other).Replace(extNone)
+		}, func(t *testing.T, f *fakeHost, c *Client) {
+			gs := mustGS(t, c, "")
+			for i := range 3 {
+				time.Sleep(time.Minute)
+				f.set(func() { f.status = nil })
+				r, err := c.ReportStatus(t.Context(), protocol.Status{})
+				if err != nil || !r.Accepted || !json.Valid([]byte(strings.TrimRight(string(f.status), "\x00"))) || i > 0 && r.Via != "host" {
+					t.Errorf("%s, report %d: %+v, %v", kind, i, r, err)
+				}
+			}
+			// Somebody has put it right.
+			f.set(func() { f.kind, f.inc = other, "2" })
+			gs = mustGS(t, c, gs.Key())
+			if r, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted || gs.ID != "incarnation_2" {
+				t.Errorf("%s, put right: %+v, %v", kind, r, err)
+			}
+		})
+	}
+}
+
 func TestFact23InvalidHandlersComeThrough(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(f *fakeHost) {

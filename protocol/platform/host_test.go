@@ -54,6 +54,7 @@ type fakeHost struct {
 	secret    string // sealed for {{secret}} in the list of users
 	fixed     bool   // addresses of documents without the incarnation
 	stored    int    // what storage says to a PUT; 0 is 201
+	kind      string // of the blobs that are there, if not as the writer likes
 	puts      []put
 	verified  []bool         // of each blob through the host: was it to be checked
 	fail      map[string]int // status by path or host, until removed
@@ -222,6 +223,11 @@ func (f *fakeHost) handle(w http.ResponseWriter, r *http.Request) {
 func (f *fakeHost) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	key := "https://" + r.Host + r.URL.Path
 	if r.Method == http.MethodPut {
+		if k := r.Header.Get("x-ms-blob-type"); k != "" && f.kind != "" && k != f.kind {
+			w.WriteHeader(http.StatusConflict)
+			_, _ = w.Write([]byte("<Error><Code>InvalidBlobType</Code></Error>"))
+			return
+		}
 		f.put("https://"+r.Host+r.URL.RequestURI(), r.Header, body)
 		w.WriteHeader(cmp.Or(f.stored, http.StatusCreated))
 		return
@@ -324,6 +330,10 @@ func (f *fakeHost) plugin(w http.ResponseWriter, r *http.Request, body []byte) {
 		}
 		if n := head.Get("Content-Length"); n != strconv.Itoa(len(b)) {
 			f.t.Errorf("status length %s for %d bytes", n, len(b))
+		}
+		if k := head.Get("x-ms-blob-type"); k != "" && f.kind != "" && k != f.kind {
+			w.WriteHeader(502)
+			return
 		}
 		f.put(in.RequestURI, head, b)
 	case "/vmAgentLog":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/event"
@@ -78,9 +79,49 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 	if err != nil {
 		return protocol.Receipt{}, err
 	}
+	blob := gs.StatusBlob
+	at := blobName(blob.URL)
+	c.mu.Lock()
+	blob.Page = blob.Page != (c.otherType == at)
+	c.mu.Unlock()
+	r, err := c.sendStatus(ctx, blob, doc)
+	if otherKind(err) {
+		// The goal state is wrong about the kind of blob that is there, which
+		// nobody can change but by deleting it.
+		blob.Page = !blob.Page
+		if r, err = c.sendStatus(ctx, blob, doc); err == nil {
+			c.mu.Lock()
+			if c.otherType = at; blob.Page == gs.StatusBlob.Page {
+				c.otherType = ""
+			}
+			c.mu.Unlock()
+			c.o.Log.Warn().Bool("page", blob.Page).Msg("the status blob is of another kind than the goal state says")
+		}
+	}
+	return r, err
+}
+
+// otherKind: storage has a blob of the other kind at this address.
+func otherKind(err error) bool {
+	if both, ok := errors.AsType[*bothFailed](err); ok {
+		err = both.direct
+	}
+	se, ok := errors.AsType[*web.StatusError](err)
+	return ok && se.Status == http.StatusConflict && strings.Contains(se.Body, "InvalidBlobType")
+}
+
+// blobName is the address of a blob without what authorises.
+func blobName(u secret.URL) string {
+	name, _, _ := strings.Cut(u.Reveal(), "?")
+	return name
+}
+
+// sendStatus sends the document to one kind of blob.
+func (c *Client) sendStatus(ctx context.Context, blob protocol.StatusBlob, doc []byte) (protocol.Receipt, error) {
+	var err error
 	r := protocol.Receipt{Via: "host", Bytes: len(doc), Sent: time.Now().UTC()}
 	if c.o.Order != transfer.DirectOnly {
-		err = c.hostClient().PutStatus(ctx, gs.StatusBlob, doc)
+		err = c.hostClient().PutStatus(ctx, blob, doc)
 		c.observe("GuestAgentPluginStatus", err)
 		r.HTTPStatus = answered(err, http.StatusOK)
 		again := c.later.Swap(errors.Is(err, hostga.ErrLater))
@@ -95,7 +136,7 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 		}
 	}
 	r.Via, r.Sent = "direct", time.Now().UTC()
-	derr := c.putDirect(ctx, gs.StatusBlob, doc)
+	derr := c.putDirect(ctx, blob, doc)
 	r.HTTPStatus = answered(derr, http.StatusCreated)
 	if derr != nil {
 		if err != nil {

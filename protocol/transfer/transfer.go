@@ -120,13 +120,20 @@ type Error struct {
 	Op   string
 	Last error
 	Errs []error
+	ways []error // the last fault of each channel
 }
 
 func (e *Error) Error() string {
 	if len(e.Errs) == 0 {
 		return fmt.Sprintf("get %s: no address", e.Op)
 	}
-	return fmt.Sprintf("get %s from all %d ways: %v", e.Op, len(e.Errs), e.Last)
+	// Each channel has its own reason: a proxy in the way of one is not told
+	// by what is wrong with the other.
+	last := make([]string, len(e.ways))
+	for i, w := range e.ways {
+		last[i] = w.Error()
+	}
+	return fmt.Sprintf("get %s from all %d ways: %s", e.Op, len(e.Errs), strings.Join(last, "; "))
 }
 
 func (e *Error) Unwrap() []error { return e.Errs }
@@ -204,6 +211,14 @@ func (c *Client) each(ctx context.Context, w Want, try func(context.Context, cha
 	uris := slices.Clone(w.URIs)
 	rand.Shuffle(len(uris), func(i, j int) { uris[i], uris[j] = uris[j], uris[i] })
 	out := &Error{Op: w.Op}
+	faults := map[channel]error{}
+	defer func() {
+		for _, ch := range []channel{viaHost, direct} {
+			if err := faults[ch]; err != nil {
+				out.ways = append(out.ways, err)
+			}
+		}
+	}()
 	for _, u := range uris {
 		for _, ch := range c.channels() {
 			err := try(ctx, ch, u)
@@ -216,6 +231,7 @@ func (c *Client) each(ctx context.Context, w Want, try func(context.Context, cha
 			}
 			out.Last = fmt.Errorf("%s (%s): %w", u, ch, err)
 			out.Errs = append(out.Errs, out.Last)
+			faults[ch] = out.Last
 			if ctx.Err() != nil || local(err) {
 				return secret.URL{}, out
 			}

@@ -136,6 +136,9 @@ func TestEveryAddressAndChannelIsTried(t *testing.T) {
 		if !errors.As(err, &e) || len(e.Errs) != 4 || len(asked) != 4 || !strings.Contains(asked[0], "32526") {
 			t.Errorf("Get() = %v; asked %q", err, asked)
 		}
+		if text := err.Error(); strings.Count(text, "(host)") != 1 || strings.Count(text, "(direct)") != 1 {
+			t.Errorf("each channel has its reason: %s", text)
+		}
 	})
 }
 
