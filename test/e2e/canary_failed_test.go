@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -59,10 +60,8 @@ func TestCanariesOfFailures(t *testing.T) {
 			} else if tc.failed {
 				t.Log(h.Description)
 			}
-			all := map[string]string{"another": "canary03-another"}
-			for k, v := range secrets {
-				all[k] = v
-			}
+			all := maps.Clone(secrets)
+			all["another"] = "canary03-another"
 			for line := range strings.Lines(c.sh(t, "grep -F 'azureuser:$' /etc/shadow || :")) {
 				all["hash"] = strings.Split(line, ":")[1]
 			}
@@ -70,9 +69,7 @@ func TestCanariesOfFailures(t *testing.T) {
 				"agentctl":            c.sh(t, "agentctl status; agentctl status -o json; agentctl doctor -o json; agentctl logs -n 10000") + c.collected(t),
 				"output of the agent": c.log.String(),
 			}
-			for place, text := range c.sent() {
-				places[place] = text
-			}
+			maps.Copy(places, c.sent())
 			for file := range strings.SplitSeq(c.sh(t, `find / /run /tmp -xdev \( -path /proc -o -path /sys \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
 				if b, err := c.ReadFile(file); err == nil {
 					places[file] = string(b)
