@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +23,11 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 	t := d.Task
 	dir := w.m.store.jobDir(d.Job)
 	ran := d.Job != ""
-	lost := res.Class == host.JobLost || res.Class == host.JobNotStarted && res.Started.IsZero()
+	// A shutdown kills commands and what they wait for. A failure found in a
+	// later boot is from then, and says nothing about the handler.
+	boot := cmp.Or(d.Boot, w.m.boot)
+	lost := res.Class == host.JobLost || res.Class == host.JobNotStarted && res.Started.IsZero() ||
+		res.Class != host.JobOK && boot != w.m.boot
 	if lost && r.Lost+1 < maxLost {
 		w.m.log.Warn().Str("handler", r.Name).Str("op", string(t.Op)).Str("class", res.Class).Msg("command was interrupted, it will be repeated")
 		r.Lost++
@@ -78,7 +83,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 				e.Attempts = 0
 			}
 			e.Attempts++
-			e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
+			e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, boot, w.m.cfg.Agent, w.m.start
 		}
 		r = r.setExt(t.Ext, e)
 	} else {

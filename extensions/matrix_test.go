@@ -130,7 +130,7 @@ var matrix = []row11{
 	{"test_collect_telemetry_events", "agent/event.TestExtensionTelemetryPipeline agent/event.TestExtensionTelemetryLimits", ""},
 	// §11.6
 	{"AgentBvt: extension_operations, run_command, vm_access", "test/handlers.TestPublishedHandlers test/arm.TestAzureCLI", ""},
-	{"AgentExtWorkflow", "TestLifecycle TestDowngrade TestBoot TestEnableEveryStart", "a restart enables nothing unless Extensions.EnableEveryStart=y"},
+	{"AgentExtWorkflow", "TestLifecycle TestDowngrade TestBoot TestShutdown TestEnableEveryStart", "a restart enables nothing unless Extensions.EnableEveryStart=y"},
 	{"ExtensionUpdate", "TestUpdateOnFailure", ""},
 	{"ExtensionsDisabled", "TestGates/extensions disabled", ""},
 	{"ExtSequencing, ExtPolicyWithDependencies", "TestSequencing TestDependencyFails " + accept + "fail_enable_if_dependent_disallowed", ""},

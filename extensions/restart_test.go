@@ -145,6 +145,56 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// TestShutdown: the machine goes down while a command runs. What the command
+// came to meanwhile, killed like all else or just done, is not the last word:
+// a daemon it has started is gone.
+func TestShutdown(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, op, end string }{
+		{"enable killed", "enable", "kill -TERM $$"},
+		{"enable failed", "enable", "exit 1"}, // what it waited for was killed
+		{"enable done", "enable", ":"},
+		{"install killed", "install", "kill -TERM $$"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: "log\nif [ $op = " + tc.op + " ] && [ ! -e down ]; then touch here\n" +
+				"while [ ! -e down ]; do sleep 0.02; done\n" + tc.end + "\nfi\n[ $op = enable ] && status success\nexit 0\n"})
+			w.boot = "one"
+			w.start()
+			gs := w.state(ext("P.X", "1.0", 0))
+			w.m.Offer(gs)
+			w.await("the command", func(Snapshot) bool { return exists(w.base("P.X-1.0/here")) })
+			w.stop()
+			writeFile(t, w.base("P.X-1.0/down"), "")
+			w.await("its end", func(Snapshot) bool {
+				jobs, err := w.root.Glob("/var/lib/waagent/azguest/ext/jobs/*")
+				for _, dir := range jobs {
+					if st, ok := host.JobStateOf(w.root.Path(dir)); !ok || unix.Kill(st.PID, 0) == nil {
+						return false
+					}
+				}
+				return err == nil
+			})
+			w.clearCalls()
+			w.boot = "two"
+			w.start()
+			w.m.Offer(gs)
+			s := w.await("enabled", func(s Snapshot) bool { return s.Key == gs.Key() && s.Converged && w.m.settled() })
+			want := []string{"1.0 enable 0"}
+			if tc.op == "install" {
+				want = []string{"1.0 install 0", "1.0 enable 0"}
+			}
+			if diff := cmp.Diff(want, w.calls()); diff != "" {
+				t.Errorf("calls after the boot (-want +got):\n%s", diff)
+			}
+			if len(s.Handlers) != 1 || s.Handlers[0].Status != "Ready" {
+				t.Errorf("report %s", show(s))
+			}
+		})
+	}
+}
+
 // TestEnableEveryStart: who relies on the habit of the old agent gets it, once
 // per start and not per goal state.
 func TestEnableEveryStart(t *testing.T) {

@@ -168,6 +168,7 @@ type Doing struct {
 	Started  time.Time `json:"started"`
 	Deadline time.Time `json:"deadline"`
 	Lenient  bool      `json:"lenient,omitempty"` // continueOnUpdateFailure of the new version
+	Boot     string    `json:"boot,omitempty"`    // in which it runs
 }
 
 // Ended is an operation that is over.

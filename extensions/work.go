@@ -232,7 +232,7 @@ func (w *work) command(ctx context.Context) error {
 	r := w.rec(t.Version)
 	base := w.m.store.base(w.name, t.Version)
 	ext, seq, settings := w.extension()
-	d := Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC()}
+	d := Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC(), Boot: w.m.boot}
 	if t.To != "" {
 		if hm, err := w.m.readManifest(w.name, t.To); err == nil {
 			d.Lenient = hm.ContinueOnFailure
