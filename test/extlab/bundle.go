@@ -39,7 +39,7 @@ var (
 		regexp.MustCompile(`^(.+)__([0-9][0-9.]*)\.zip$`),
 		regexp.MustCompile(`^(.+)-([0-9][0-9.]*)\.zip$`),
 	}
-	errNoZip = errors.New("not a zip file")
+	errNoZip = errors.New("not a zip file, or a damaged one")
 )
 
 // Open reads a package and finds out whose it is: from its file name, from
@@ -48,6 +48,9 @@ func Open(file string) (*Bundle, error) {
 	fi, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("open package: %w", err)
+	}
+	if fi.IsDir() {
+		return nil, fmt.Errorf("open package: %s is a directory: pack what is in it into a zip file", file)
 	}
 	if fi.Size() > maxPackage {
 		return nil, fmt.Errorf("open package: %d bytes are more than %d", fi.Size(), maxPackage)
@@ -59,7 +62,7 @@ func Open(file string) (*Bundle, error) {
 	b := &Bundle{File: file, Data: data}
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
-		return b, fmt.Errorf("%s: %w: %w", file, errNoZip, err)
+		return b, fmt.Errorf("%s (%d bytes): %w", file, len(data), errNoZip)
 	}
 	for _, f := range z.File {
 		b.entries = append(b.entries, entry{f, strings.ReplaceAll(f.Name, `\`, "/")})

@@ -86,7 +86,7 @@ func Conformance(ctx context.Context, p Plan, out io.Writer) ([]Verdict, error) 
 		err := check.do(cctx)
 		cancel()
 		if ctx.Err() != nil {
-			return c.list, context.Cause(ctx)
+			return c.list, ErrInterrupted
 		}
 		c.verdict(check.name, err)
 		if err != nil && check.name == "install and enable" {
@@ -115,7 +115,7 @@ func (c *conformance) verdict(name string, err error) {
 	}
 	c.judged = c.count()
 	c.list = append(c.list, v)
-	fmt.Fprintf(c.out, "%-4s  %-32s %s\n", v.Result, v.Check, strings.ReplaceAll(v.Note, "\n", " "))
+	fmt.Fprintf(c.out, "%-4s  %-32s %s\n", v.Result, v.Check, clean(strings.ReplaceAll(v.Note, "\n", " ")))
 }
 
 // errNote is a check that passed with a remark.
@@ -277,7 +277,7 @@ func (c *conformance) statusFile(context.Context) error {
 	if r.Status == "" {
 		return errors.New("no status file for sequence number " + r.Seq)
 	}
-	data, err := c.box.ReadFile(c.base() + "/status/" + name)
+	data, err := c.box.ReadTail(c.base()+"/status/"+name, maxStatus)
 	if err != nil {
 		return errSkip("multi-config: look at it with fabric ext run")
 	}

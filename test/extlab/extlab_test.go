@@ -139,7 +139,9 @@ func TestRun(t *testing.T) {
 			if tc.old != "" {
 				p.Old = sample(t, tc.name, tc.old)
 			}
-			if tc.name != "NoSettings" {
+			if tc.name == "NoSettings" {
+				p.Seq = -1
+			} else {
 				p.Settings, p.Protected = []byte(`{"greeting":"hi"}`), []byte(`{"secret":"CANARY-9f3e"}`)
 			}
 			var out bytes.Buffer

@@ -49,6 +49,7 @@ type Lab struct {
 	handler string
 	tmp     string
 	rights  sandbox.Rights
+	deaths  int // of the agent that nobody here ordered
 }
 
 // FindAgent finds the agent's binary: where it is said to be, or where it
@@ -217,16 +218,39 @@ func (l *Lab) until(ctx context.Context, what string, ok func() (bool, error)) e
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ErrInterrupted
+			}
 			return fmt.Errorf("waited in vain for %s", what)
 		}
-		if l.agent != nil {
-			select {
-			case <-l.agent.Done():
-				return fmt.Errorf("the agent ended, code %d: %s", l.agent.Code(), tail(l.out.String(), 2000))
-			default:
-			}
+		if err := l.revive(); err != nil {
+			return err
 		}
 	}
+}
+
+// maxDeaths of the agent are put up with.
+const maxDeaths = 3
+
+// revive starts an agent again that was killed, as systemd does: handlers do
+// that, by pkill or kill -1. One that ends by itself has nothing to say any
+// more.
+func (l *Lab) revive() error {
+	if l.agent == nil {
+		return nil
+	}
+	select {
+	case <-l.agent.Done():
+	default:
+		return nil
+	}
+	if l.agent.Code() >= 0 {
+		return fmt.Errorf("the agent ended, code %d: %s", l.agent.Code(), tail(l.out.String(), 2000))
+	}
+	if l.deaths++; l.deaths > maxDeaths {
+		return fmt.Errorf("the agent was killed %d times", l.deaths)
+	}
+	return l.start()
 }
 
 // sh runs a script in the machine.
@@ -294,6 +318,9 @@ func (l *Lab) Row() *Row {
 	return nil
 }
 
+// maxOutput of a command is kept: a handler may print any amount.
+const maxOutput = 16 << 10
+
 // A Step is one command that the agent ran.
 type Step struct {
 	Op, Version, Why string
@@ -307,7 +334,7 @@ type Step struct {
 // Steps are the commands so far, in the order in which they began. It reads
 // the agent's audit log.
 func (l *Lab) Steps() ([]Step, error) {
-	log, err := l.box.ReadFile(logs + "/azguest-audit.log")
+	log, err := l.box.ReadTail(logs+"/azguest-audit.log", 4<<20)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -337,8 +364,8 @@ func (l *Lab) Steps() ([]Step, error) {
 			s := &out[i]
 			s.End, s.Class, s.Code, s.Cause = e.Time, e.Class, e.Code, e.Text
 			for name, dst := range map[string]*string{"stdout": &s.Stdout, "stderr": &s.Stderr} {
-				if b, err := l.box.ReadFile(lib + "/azguest/ext/jobs/" + e.Job + "/" + name); err == nil {
-					*dst = string(b)
+				if b, err := l.box.ReadTail(lib+"/azguest/ext/jobs/"+e.Job+"/"+name, maxOutput); err == nil {
+					*dst = strings.ToValidUTF8(string(b), "")
 				}
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -165,7 +166,7 @@ func (l *linter) manifest() {
 	}
 	var list []map[string]json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
-		f := Finding{Level: Error, File: b.where, Message: "not an array of objects: " + err.Error()}
+		f := Finding{Level: Error, File: b.where, Message: "not an array of objects: " + jsonFault(data, err)}
 		if s, ok := err.(*json.SyntaxError); ok { //nolint:errorlint // as encoding/json returns it
 			f.Line = 1 + bytes.Count(data[:min(int(s.Offset), len(data))], []byte("\n"))
 		}
@@ -204,6 +205,17 @@ func (l *linter) manifest() {
 		l.say(Warning, b.where, "handlerManifest.updateMode", "%s is neither UpdateWithInstall nor UpdateWithoutInstall, and means the latter", raw)
 	}
 	l.signing(list[0])
+}
+
+// jsonFault says what is wrong with a document in the words of JSON.
+func jsonFault(data []byte, err error) string {
+	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return "it is, or has, a JSON " + t.Value
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return "it is empty"
+	}
+	return err.Error()
 }
 
 func (l *linter) signing(top map[string]json.RawMessage) {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"regexp"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // A Plan is what to run a package with.
@@ -24,22 +27,53 @@ type Plan struct {
 var (
 	// ErrFailed says that everything was done and the extension failed.
 	ErrFailed = errors.New("the extension failed")
-	errWhose  = errors.New("nothing says whose package this is: give --name and --version")
+	// ErrInterrupted says that somebody did not want to wait.
+	ErrInterrupted = errors.New("interrupted")
+	// ErrPlan says that what is asked for makes no sense.
+	ErrPlan  = errors.New("it can't be done")
+	errWhose = errors.New("nothing says whose package this is: give --name and --version")
+)
+
+// Names and versions that the platform takes.
+var (
+	nameForm    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
+	versionForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+){1,3}$`)
 )
 
 func (p *Plan) check() error {
+	if err := p.wrong(); err != nil {
+		return fmt.Errorf("%w: %w", ErrPlan, err)
+	}
+	return nil
+}
+
+func (p *Plan) wrong() error {
 	for _, b := range []*Bundle{p.Bundle, p.Old} {
-		if b != nil && (b.Name == "" || b.Version == "") {
+		switch {
+		case b == nil:
+		case b.Name == "" || b.Version == "":
 			return fmt.Errorf("%s: %w", b.File, errWhose)
+		case !nameForm.MatchString(b.Name):
+			return fmt.Errorf("%s: the name %q is not Publisher.Type: give --name", b.File, b.Name)
+		case !versionForm.MatchString(b.Version):
+			return fmt.Errorf("%s: the version %q is not two to four numbers with dots between: give --version", b.File, b.Version)
 		}
 	}
 	if p.Old != nil {
 		if !strings.EqualFold(p.Old.Name, p.Bundle.Name) {
-			return fmt.Errorf("%s is not an older %s", p.Old.Name, p.Bundle.Name)
+			return fmt.Errorf("%s is another extension than %s", p.Old.Name, p.Bundle.Name)
 		}
 		if p.Old.Version == p.Bundle.Version {
 			return fmt.Errorf("both packages say that they are version %s", p.Old.Version)
 		}
+	}
+	switch {
+	case p.Timeout <= 0:
+		return errors.New("no time is given for anything")
+	case p.Seq > math.MaxInt32:
+		return fmt.Errorf("the sequence number %d is larger than the platform's", p.Seq)
+	case p.Seq >= 0 && p.Settings == nil && p.Protected == nil:
+		return errors.New("a sequence number is one of settings, and there are none")
 	}
 	return nil
 }
@@ -76,7 +110,13 @@ func Run(ctx context.Context, p Plan, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%s %s\n", p.Bundle.Name, p.Bundle.Version)
 	state, failure, err := l.Settle(ctx)
-	_, err = l.report(out, began, printed, state, failure, err)
+	if _, err = l.report(out, began, printed, state, failure, err); errors.Is(err, ErrFailed) {
+		for _, f := range Lint(p.Bundle) {
+			if f.Level == Error {
+				fmt.Fprintf(out, "  lint: %s\n", f)
+			}
+		}
+	}
 	return err
 }
 
@@ -85,6 +125,19 @@ func (l *Lab) install(_ context.Context, b *Bundle, seq int, public, protected j
 		return err
 	}
 	return l.Put(b.Version, seq, public, protected, b.Version)
+}
+
+// maxStatus is more than the platform takes.
+const maxStatus = 1 << 20
+
+// clean makes what a handler printed harmless to a terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '\ufffd'
+	}, strings.TrimRight(strings.ReplaceAll(s, "\r\n", "\n"), "\r"))
 }
 
 // report prints what happened since the steps that were printed already.
@@ -104,7 +157,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 		}
 		fmt.Fprintf(out, "  %7.3f s  %-9s %-8s %s", s.Begin.Sub(began).Seconds(), s.Op, s.Version, took)
 		if s.Cause != "" {
-			fmt.Fprintf(out, ": %s", s.Cause)
+			fmt.Fprintf(out, ": %s", clean(s.Cause))
 		}
 		fmt.Fprintln(out)
 		for name, text := range map[string]string{"stdout": s.Stdout, "stderr": s.Stderr} {
@@ -115,7 +168,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 				text = "… " + tail(text, 4096)
 			}
 			for line := range strings.SplitSeq(text, "\n") {
-				fmt.Fprintf(out, "             %s | %s\n", name, line)
+				fmt.Fprintf(out, "             %s | %s\n", name, clean(line))
 			}
 		}
 		fmt.Fprintln(&told, s.Stdout, s.Stderr, s.Cause)
@@ -128,13 +181,19 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 		if word == "" {
 			word = r.Handler + " (it has no status of its own)"
 		}
-		fmt.Fprintf(out, "  status: %s, code %s, sequence number %s: %s\n", word, r.Code, r.Seq, r.Message)
+		if r.Code != "" {
+			word += ", code " + r.Code
+		}
+		if r.Seq != "" {
+			word += ", sequence number " + r.Seq
+		}
+		fmt.Fprintf(out, "  status: %s: %s\n", word, clean(r.Message))
 		for _, s := range r.Substatus {
-			fmt.Fprintf(out, "    %s\n", s)
+			fmt.Fprintf(out, "    %s\n", clean(s))
 		}
 		if r.Seq != "" {
 			name := lib + "/" + l.handler + "-" + r.Version + "/status/" + r.Seq + ".status"
-			if data, err := l.box.ReadFile(name); err == nil {
+			if data, err := l.box.ReadTail(name, maxStatus); err == nil {
 				for _, f := range LintStatus("status/"+r.Seq+".status", data) {
 					fmt.Fprintf(out, "  %s\n", f)
 				}
@@ -143,13 +202,24 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	}
 	fmt.Fprintf(out, "  result after %.1f s: %s", time.Since(began).Seconds(), state)
 	if failure != "" {
-		fmt.Fprintf(out, ": %s", failure)
+		// The message is told already.
+		if r != nil && r.Message != "" {
+			failure = strings.Replace(failure, r.Message, "…", 1)
+		}
+		fmt.Fprintf(out, ": %s", clean(failure))
 	}
 	fmt.Fprintln(out)
-	if h := hint(l.rights, told.String()+failure); h != "" && state != "Succeeded" {
-		fmt.Fprintf(out, "  hint: %s\n", h)
+	if l.deaths > 0 {
+		fmt.Fprintf(out, "  the agent was killed and started again, as systemd does, %d times: does the handler do that?\n", l.deaths)
+	}
+	if state != "Succeeded" {
+		if h := hint(l.rights, told.String()+failure); h != "" {
+			fmt.Fprintf(out, "  hint: %s\n", h)
+		}
 	}
 	switch {
+	case errors.Is(waitErr, ErrInterrupted):
+		return len(steps), waitErr
 	case waitErr != nil:
 		return len(steps), fmt.Errorf("%w: %w", ErrFailed, waitErr)
 	case state != "Succeeded":

@@ -19,7 +19,7 @@ func LintStatus(file string, data []byte) []Finding {
 	}
 	var list []map[string]json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
-		say(Error, "", "not an array of objects: %v", err)
+		say(Error, "", "not an array of objects: %s", jsonFault(data, err))
 		return out
 	}
 	if len(list) == 0 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -316,13 +317,26 @@ func (s *Sandbox) open(name string, flags int, perm fs.FileMode) (*os.File, erro
 }
 
 // ReadFile reads a file of the machine.
-func (s *Sandbox) ReadFile(name string) ([]byte, error) {
-	f, err := s.open(name, unix.O_RDONLY, 0)
+func (s *Sandbox) ReadFile(name string) ([]byte, error) { return s.ReadTail(name, math.MaxInt64) }
+
+// ReadTail reads the last bytes of a file of the machine, at most n.
+func (s *Sandbox) ReadTail(name string, n int64) ([]byte, error) {
+	// What programs inside have made of the name is not to be waited for.
+	f, err := s.open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(f)
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().IsRegular() && fi.Size() > n {
+		if _, err := f.Seek(-n, io.SeekEnd); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(io.LimitReader(f, n))
 }
 
 // WriteFile writes a file of the machine with exactly perm; its directory

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,6 +75,9 @@ func (e notTried) Unwrap() error { return e.error }
 func (f *labFlags) plan(file string, in io.Reader, errOut io.Writer) (extlab.Plan, error) {
 	p := extlab.Plan{Seq: f.seq, Timeout: f.timeout}
 	var err error
+	if f.settings == "-" && f.protected == "-" {
+		return p, usageError{errors.New("only one of --settings and --protected can be standard input")}
+	}
 	if p.Bundle, err = f.open(file); err != nil {
 		return p, err
 	}
@@ -124,19 +130,50 @@ func object(path string, in io.Reader) (json.RawMessage, error) {
 		data, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read settings: %w", err)
+		return nil, usageError{fmt.Errorf("read settings: %w", err)}
 	}
+	data, err = plainJSON(data)
 	var o map[string]json.RawMessage
-	if err := json.Unmarshal(data, &o); err != nil || o == nil {
+	if err == nil {
+		err = json.Unmarshal(data, &o)
+	}
+	switch syntax, ok := errors.AsType[*json.SyntaxError](err); {
+	case ok:
+		line := 1 + bytes.Count(data[:min(int(syntax.Offset), len(data))], []byte("\n"))
+		err = fmt.Errorf("line %d: %w", line, err)
+	case errors.As(err, new(*json.UnmarshalTypeError)) || err == nil && o == nil:
+		err = errors.New("settings are { … }")
+	}
+	if err != nil {
 		return nil, usageError{fmt.Errorf("%s is not a JSON object: %w", path, err)}
 	}
 	return data, nil
 }
 
+// plainJSON takes away the byte order mark that editors on Windows write, as
+// the command lines of the cloud do.
+func plainJSON(data []byte) ([]byte, error) {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		return nil, errors.New("it is empty")
+	case bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return nil, errors.New("it is UTF-16, as > of PowerShell writes: save it as UTF-8")
+	}
+	return data, nil
+}
+
+func onePackage(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usageError{fmt.Errorf("which package? One zip file is wanted, not %d", len(args))}
+	}
+	return nil
+}
+
 func extLint() *cobra.Command {
 	f := &labFlags{}
 	cmd := &cobra.Command{
-		Use: "lint PACKAGE", Short: "look at a package without running it", Args: cobra.ExactArgs(1),
+		Use: "lint PACKAGE", Short: "look at a package without running it", Args: onePackage,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := f.open(args[0])
 			if err != nil {
@@ -183,7 +220,7 @@ var errSaid = errors.New("")
 func extRun() *cobra.Command {
 	f := &labFlags{}
 	return f.register(&cobra.Command{
-		Use: "run PACKAGE", Short: "install and enable a package under the real agent", Args: cobra.ExactArgs(1),
+		Use: "run PACKAGE", Short: "install and enable a package under the real agent", Args: onePackage,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.try(cmd, args[0], extlab.Run)
 		},
@@ -193,7 +230,7 @@ func extRun() *cobra.Command {
 func extConformance() *cobra.Command {
 	f := &labFlags{}
 	return f.register(&cobra.Command{
-		Use: "conformance PACKAGE", Short: "put a package through what happens in the field", Args: cobra.ExactArgs(1),
+		Use: "conformance PACKAGE", Short: "put a package through what happens in the field", Args: onePackage,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.try(cmd, args[0], func(ctx context.Context, p extlab.Plan, out io.Writer) error {
 				_, err := extlab.Conformance(ctx, p, out)
@@ -205,17 +242,39 @@ func extConformance() *cobra.Command {
 
 // try does something with a package where sandboxes can be made.
 func (f *labFlags) try(cmd *cobra.Command, file string, do func(context.Context, extlab.Plan, io.Writer) error) error {
+	if cmd.Flags().Changed("seq") && f.seq < 0 {
+		return usageError{fmt.Errorf("--seq %d: sequence numbers begin at 0", f.seq)}
+	}
 	err := sandbox.AsRoot(cmd.Context(), func(ctx context.Context) error {
 		p, err := f.plan(file, cmd.InOrStdin(), cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
-		return tried(do(ctx, p, cmd.OutOrStdout()))
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		// Without this the program would end with the first line that nobody
+		// reads, and leave its files. Not ignored: handlers would inherit it.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+		return tried(do(ctx, p, &listener{cmd.OutOrStdout(), cancel}))
 	})
 	if _, ok := errors.AsType[*sandbox.Unavailable](err); ok {
 		return notTried{err}
 	}
 	return err
+}
+
+// A listener ends everything when nobody reads any more.
+type listener struct {
+	io.Writer
+	gone func()
+}
+
+func (l *listener) Write(p []byte) (int, error) {
+	n, err := l.Writer.Write(p)
+	if err != nil {
+		l.gone()
+	}
+	return n, err
 }
 
 // tried tells a failure of the extension from one of the laboratory.
@@ -228,6 +287,8 @@ func tried(err error) error {
 			return errSaid
 		}
 		return err
+	case errors.Is(err, extlab.ErrPlan):
+		return usageError{err}
 	}
 	return notTried{err}
 }

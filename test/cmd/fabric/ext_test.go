@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf16"
+)
+
+// TestSettings: what editors and shells make of a settings file is taken, or
+// refused in words that help.
+func TestSettings(t *testing.T) {
+	wide := []byte{0xff, 0xfe}
+	for _, c := range utf16.Encode([]rune(`{"a":1}`)) {
+		wide = append(wide, byte(c), byte(c>>8))
+	}
+	for name, tc := range map[string]struct{ data, want, refused string }{
+		"plain":   {`{"a":1}`, `{"a":1}`, ""},
+		"mark":    {"\xef\xbb\xbf{\"a\":1}\r\n", "{\"a\":1}\r\n", ""},
+		"wide":    {string(wide), "", "it is UTF-16, as > of PowerShell writes: save it as UTF-8"},
+		"empty":   {" \n", "", "it is empty"},
+		"null":    {"null", "", "settings are { … }"},
+		"array":   {"[1]", "", "settings are { … }"},
+		"comma":   {"{\n\"a\": 1,\n}", "", "line 3: invalid character"},
+		"cut":     {"{\"a\":\n", "", "line 2: unexpected end"},
+		"two":     {`{"a":1} {}`, "", "line 1: invalid character"},
+		"missing": {"", "", "no such file"},
+	} {
+		file := filepath.Join(t.TempDir(), "s.json")
+		if name != "missing" {
+			if err := os.WriteFile(file, []byte(tc.data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := object(file, strings.NewReader(""))
+		if string(got) != tc.want {
+			t.Errorf("%s: got %q, want %q", name, got, tc.want)
+		}
+		if tc.refused == "" && err != nil || tc.refused != "" && (err == nil || !strings.Contains(err.Error(), tc.refused) || strings.Contains(err.Error(), "%!")) {
+			t.Errorf("%s: error %v, want %q", name, err, tc.refused)
+		}
+		if _, usage := errors.AsType[usageError](err); usage != (tc.refused != "") {
+			t.Errorf("%s: it is exit status 2: %t", name, usage)
+		}
+	}
+}
+
+// TestExtUsage: wrong usage is exit status 2, before anything is tried.
+func TestExtUsage(t *testing.T) {
+	for want, args := range map[string]string{
+		"which package?":              "ext run",
+		"not 2":                       "ext lint a.zip b.zip",
+		"unknown flag":                "ext run a.zip --bogus",
+		"sequence numbers begin at 0": "ext run a.zip --seq -5",
+	} {
+		_, err := run(t, strings.Fields(args)...)
+		if _, usage := errors.AsType[usageError](err); !usage || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+	var seen bool
+	l := &listener{broken{}, func() { seen = true }}
+	if _, err := l.Write([]byte("x")); err == nil || !seen {
+		t.Error("nobody was told that nobody listens")
+	}
+}
+
+type broken struct{}
+
+func (broken) Write([]byte) (int, error) { return 0, os.ErrClosed }
