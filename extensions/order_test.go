@@ -174,6 +174,14 @@ func TestGates(t *testing.T) {
 		if got := show(s); !strings.HasPrefix(got, "P.A 1.0 Ready 0 | 0 ") {
 			t.Errorf("report %s", got)
 		}
+		// Older than the handler: it is there all the same.
+		gs = w.state(ext("P.B", "1.0", 0))
+		gs.Outdated = true
+		w.m.Offer(gs)
+		s = w.await("reported", func(s Snapshot) bool { return s.Key == gs.Key() })
+		if got, want := show(s), "P.A 1.0 Ready 0 | 1 success 0\n"; got != want {
+			t.Errorf("got %s want %s", got, want)
+		}
 		if s := w.offer(ext("P.A", "1.0", 1)); w.calls() != nil || !strings.Contains(show(s), "1 success") {
 			t.Errorf("ran %q, then %s", w.calls(), show(s))
 		}

@@ -191,7 +191,8 @@ func (v view) rows(files *fileCache) []row {
 		return v.diskRows(files)
 	}
 	var out []row
-	named, lost := map[string]bool{}, false
+	// A goal state that is not executed deletes nothing either.
+	named, lost := map[string]bool{}, v.pass.gs.Outdated
 	for _, q := range v.pass.pairs {
 		if q.handler.Name == "" { // nobody could read that row
 			lost = true
