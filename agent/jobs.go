@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-co-op/gocron/v2"
 	"github.com/rs/zerolog"
 )
 
-// A job is something that repeats. A turn that is still running when the
-// next is due makes that one wait; turns never pile up.
+// A job is something that repeats. A turn that is due while the one before is
+// still running is left out; turns never pile up.
 type job struct {
 	name  string
 	every time.Duration
@@ -70,10 +71,9 @@ func startJobs(ctx context.Context, log zerolog.Logger, jobs []job) (*scheduler,
 		return nil, fmt.Errorf("start scheduler: %w", err)
 	}
 	s := &scheduler{Scheduler: g, log: log, ids: map[string]gocron.Job{}}
-	s.opts = []gocron.JobOption{
-		gocron.WithSingletonMode(gocron.LimitModeReschedule),
-		gocron.WithContext(ctx),
-	}
+	// Not its singleton mode, which keeps a goroutine and room for a thousand
+	// turns for each job: see task.
+	s.opts = []gocron.JobOption{gocron.WithContext(ctx)}
 	for _, j := range jobs {
 		opts := append([]gocron.JobOption{gocron.WithName(j.name), gocron.WithStartAt(gocron.WithStartImmediately())}, s.opts...)
 		id, err := g.NewJob(gocron.DurationJob(j.every), s.task(j), opts...)
@@ -95,7 +95,12 @@ var errKnown = errors.New("failed as before")
 func (s *scheduler) task(j job) gocron.Task {
 	var failures int
 	var logged time.Time
+	var turn sync.Mutex // guards them, and is held while the job runs
 	return gocron.NewTask(func(ctx context.Context) {
+		if !turn.TryLock() {
+			return
+		}
+		defer turn.Unlock()
 		err := j.run(ctx)
 		switch {
 		case err == nil:

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/protocol"
@@ -226,14 +228,30 @@ func (a *Agent) rest(quiet bool) {
 	if quiet {
 		a.trimmed.Store(0)
 	}
-	switch {
-	case a.Processors <= 1:
-	case quiet:
-		runtime.GOMAXPROCS(1)
-	default:
-		runtime.GOMAXPROCS(a.Processors)
+	if a.Processors < 1 {
+		return // not our process
 	}
+	if quiet {
+		debug.SetGCPercent(quietGC)
+		runtime.GOMAXPROCS(1)
+		host.SetTimerSlack(quietSlack)
+		return
+	}
+	debug.SetGCPercent(BusyGC)
+	runtime.GOMAXPROCS(a.Processors)
+	host.SetTimerSlack(host.ExactTimers)
 }
+
+// quietSlack is how late a timer may be when nothing is urgent.
+const quietSlack = 4 * time.Millisecond
+
+// How much of the heap may be garbage, in percent of what is used. An agent
+// that rests makes so little that a small heap costs no more collections than
+// those that the runtime makes every two minutes anyway.
+const (
+	BusyGC  = 50
+	quietGC = 20
+)
 
 func (a *Agent) platformWell() {
 	if a.board.copy().Platform.Code == "" {

@@ -34,7 +34,7 @@ const (
 // Emit only puts the event in memory; Run, or the next Take, writes it down.
 type Spool struct {
 	dir   string
-	queue chan Event
+	queue chan *Event // pointers: the room is never all needed
 
 	dropped atomic.Int64
 	mu      sync.Mutex // guards the directory and seq
@@ -42,7 +42,7 @@ type Spool struct {
 }
 
 // NewSpool makes a spool in dir, which is made (0700) when first needed.
-func NewSpool(dir string) *Spool { return &Spool{dir: dir, queue: make(chan Event, maxMemory)} }
+func NewSpool(dir string) *Spool { return &Spool{dir: dir, queue: make(chan *Event, maxMemory)} }
 
 // Emit implements Sink.
 func (s *Spool) Emit(e Event) {
@@ -51,7 +51,7 @@ func (s *Spool) Emit(e Event) {
 	}
 	for {
 		select {
-		case s.queue <- e:
+		case s.queue <- &e:
 			return
 		default:
 		}
@@ -73,7 +73,7 @@ func (s *Spool) Run(ctx context.Context) error {
 		select {
 		case e := <-s.queue:
 			s.mu.Lock()
-			s.write(e)
+			s.write(*e)
 			s.mu.Unlock()
 		case <-ctx.Done():
 			return s.Flush()
@@ -92,7 +92,7 @@ func (s *Spool) flush() error {
 	for {
 		select {
 		case e := <-s.queue:
-			s.write(e)
+			s.write(*e)
 			continue
 		default:
 		}

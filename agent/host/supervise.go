@@ -131,6 +131,7 @@ func Supervise(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "usage: azguest supervise DIRECTORY")
 		return 2
 	}
+	SetTimerSlack(ExactTimers) // a handler has nothing of an agent that rested
 	if err := supervise(ctx, args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, "supervise:", err)
 		return 1

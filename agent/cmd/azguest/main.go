@@ -187,7 +187,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	}
 	// The agent waits most of its life; a small heap that is collected often
 	// and given back costs it nothing.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(agent.BusyGC)
 	debug.SetMemoryLimit(48 << 20)
 	// What handlers and tools create must not depend on who started us; every
 	// file of ours has an explicit mode.
@@ -215,6 +215,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	lockFD := 0
 	if cmd == "run" {
 		host.AdoptChildren()
+		host.SetTimerSlack(host.ExactTimers)                    // the version before us may have rested
 		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
 		_ = os.Unsetenv(agent.LockVariable)
 		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], log); h != nil {
