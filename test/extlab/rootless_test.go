@@ -47,7 +47,7 @@ func fabricFor(t *testing.T) *desk {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(d.home, 0o700), os.Chown(d.home, nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "github.com/azguest/azguest/test/cmd/fabric")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "github.com/azguest/azguest/test/cmd/fabric", "github.com/azguest/azguest/test/cmd/sandbox")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build fabric: %v\n%s", err, out)
@@ -238,6 +238,16 @@ func TestRootless(t *testing.T) {
 			}
 		})
 	}
+	// The agent may be installed on the machine: its own is put in its place.
+	t.Run("in place of the machine's", func(t *testing.T) {
+		mine := *d
+		mine.t = t
+		out, err := mine.command(d.dir+"/sandbox", "-install", d.file("new", "new\n")+":/usr/bin/env", "sh", "-c", "cat /usr/bin/env; echo x >>/usr/bin/env && id -u").CombinedOutput()
+		if err != nil || !strings.HasSuffix(string(out), "new\n0\n") {
+			t.Errorf("%v: %s", err, out)
+		}
+		mine.clean()
+	})
 	t.Run("conformance", func(t *testing.T) {
 		mine := *d
 		mine.t = t

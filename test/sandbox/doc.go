@@ -24,7 +24,8 @@
 //   - Nothing stays behind. The supervisor ends when its control socket does,
 //     also when the program that made it is killed with SIGKILL, and takes every
 //     process, mount, namespace and loop device with it. Nothing is written to
-//     the machine's disks.
+//     the machine's disks, except without root before Linux 6.6: what a killed
+//     program leaves then is a directory sandbox-* in the temporary folder.
 //   - It refuses to start a process in the machine's own network namespace.
 //
 // # Without root

@@ -135,3 +135,11 @@ func TestForget(t *testing.T) {
 		t.Error("the one in a layer is gone")
 	}
 }
+
+func TestOlderThan(t *testing.T) {
+	for release, want := range map[string]bool{"6.1.0-56-cloud-amd64": true, "5.15.0": true, "6.6": false, "6.18.44": false, "7.0-rc1": false, "odd": false} {
+		if got := olderThan(release, 6, 6); got != want {
+			t.Errorf("%s: %t", release, got)
+		}
+	}
+}

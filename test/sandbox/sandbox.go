@@ -79,6 +79,7 @@ type Sandbox struct {
 	super *exec.Cmd
 	ended chan struct{} // closed when the supervisor was reaped
 	netID string        // identity of its network namespace
+	disk  string        // see scratchFor
 	outer nsSet         // for processes beside the machine
 
 	mu    sync.Mutex // guards the control socket and everything below
@@ -92,6 +93,7 @@ type Sandbox struct {
 type order struct {
 	Boot    bool
 	Options Options // with the first order only
+	Scratch string  // see scratchFor
 }
 
 type answer struct {
@@ -194,7 +196,10 @@ func (s *Sandbox) start(ctx context.Context, o Options, log io.Writer) error {
 	if s.outer, err = openNS(s.super.Process.Pid, "net", "pid"); err != nil {
 		return err
 	}
-	ans, err := s.boot(ctx, order{Boot: true, Options: o})
+	if s.disk, err = scratchFor(); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	ans, err := s.boot(ctx, order{Boot: true, Options: o, Scratch: s.disk})
 	if err != nil {
 		return err
 	}
@@ -295,7 +300,9 @@ func (s *Sandbox) Close() error {
 	defer s.mu.Unlock()
 	s.inner.close()
 	s.outer.close()
-	return nil
+	disk := s.disk
+	s.disk = ""
+	return dropScratch(disk)
 }
 
 // open opens a file of the machine, resolving links as the machine would.
@@ -357,6 +364,12 @@ func (s *Sandbox) Install(from, name string, perm fs.FileMode) error {
 
 func (s *Sandbox) write(name string, r io.Reader, perm fs.FileMode) error {
 	f, err := s.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
+	if errors.Is(err, fs.ErrPermission) {
+		// Without root a file of the machine can't be written to, but replaced.
+		if err = s.remove(name); err == nil {
+			f, err = s.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -367,6 +380,19 @@ func (s *Sandbox) write(name string, r io.Reader, perm fs.FileMode) error {
 		return errors.Join(err, f.Close())
 	}
 	return f.Close()
+}
+
+// remove takes away a file of the machine.
+func (s *Sandbox) remove(name string) error {
+	dir, err := s.open(filepath.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Unlinkat(int(dir.Fd()), filepath.Base(name), 0); err != nil {
+		return &fs.PathError{Op: "remove", Path: name, Err: err}
+	}
+	return nil
 }
 
 func pointers(list []string) []*string {

@@ -82,7 +82,7 @@ func supervise(ctl *os.File) error {
 		var ans answer
 		if sup.base == "" {
 			sup.opt = o.Options
-			ans.Loop, err = sup.prepare()
+			ans.Loop, err = sup.prepare(o.Scratch)
 		}
 		if err == nil {
 			err = sup.reboot()
@@ -103,7 +103,7 @@ func supervise(ctl *os.File) error {
 
 // prepare makes the private tmpfs with the upper layer, sets up the network
 // and the loop device. It returns what /dev/sr0 will be.
-func (s *supervisor) prepare() (string, error) {
+func (s *supervisor) prepare(scratch string) (string, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return "", fmt.Errorf("make mounts private: %w", err)
 	}
@@ -129,9 +129,23 @@ func (s *supervisor) prepare() (string, error) {
 		defer r.Close()
 		layers = append(layers, r)
 	}
+	var disk *os.File
+	if scratch != "" {
+		f, err := os.Open(scratch)
+		if err != nil {
+			return "", fmt.Errorf("scratch: %w", err)
+		}
+		defer f.Close()
+		disk = f
+	}
 	base, err := mountScratch()
 	if err != nil {
 		return "", err
+	}
+	if disk != nil {
+		if err := useScratch(disk, base); err != nil {
+			return "", err
+		}
 	}
 	s.base = base
 	upper := filepath.Join(base, "upper")
