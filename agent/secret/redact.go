@@ -2,6 +2,7 @@ package secret
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -22,30 +23,53 @@ var expressions = []expression{
 	// The query of an http(s) URL that has one of the parameters of a shared
 	// access signature (spec/protocol §7.3). Plain http is covered too:
 	// emulators and private clouds use it.
-	{"?", once(`(?i)(https?:` + slash + slash + `[^\s"'<>?]+\?)(?:` + query + `(?:&(?:amp;)?|\\+u0026))?(?:sv|st|se|sr|sp|sip|spr|sig)=` + query), `${1}<redacted>`},
+	{any: []string{"sv=", "st=", "se=", "sr=", "sp=", "sip=", "spr=", "sig="}, all: "?", find: once(`(?i)(https?:` + slash + slash + `[^\s"'<>?]+\?)(?:` + query + `(?:&(?:amp;)?|\\+u0026))?(?:sv|st|se|sr|sp|sip|spr|sig)=` + query), put: `${1}<redacted>`},
 	// A signature that stands outside of a URL, or in one that is a
 	// parameter of another.
-	{"sig", once(`(?i)((?:^|[^a-z])sig` + equal + `)` + value), `${1}<redacted>`},
+	{any: []string{"sig=", "sig%", `sig\`, "sig&"}, find: once(`(?i)((?:^|[^a-z])sig` + equal + `)` + value), put: `${1}<redacted>`},
 	// The key of a storage account or of a bus, as in a connection string.
-	{"key", once(`(?i)((?:account|access)_?key` + equal + `)` + value), `${1}<redacted>`},
+	{any: []string{"key=", "key%", `key\`, "key&"}, find: once(`(?i)((?:account|access)_?key` + equal + `)` + value), put: `${1}<redacted>`},
 	// Credentials in an address; without a colon they are a token.
-	{"@", once(`(?i)(https?:` + slash + slash + `)[^\s/@"'<>\\]+@`), `${1}<redacted>@`},
-	{"@", once(`(?i)([a-z][a-z0-9+.-]{1,20}:` + slash + slash + `)[^\s/:@"'<>\\]*:[^\s/@"'<>\\]+@`), `${1}<redacted>@`},
-	{"@", once(`(?i)(proxy[a-z_.]{0,12}["']?\s*[:=]\s*["']?)[^\s/:@"'<>\\]+:[^\s/@"'<>\\]+@`), `${1}<redacted>@`},
-	{"bearer", once(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}`), `${1}<redacted>`},
-	{"eyj", once(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?`), `<redacted>`},
+	{any: []string{"://", `:\`}, all: "@", find: once(`(?i)(https?:` + slash + slash + `)[^\s/@"'<>\\]+@`), put: `${1}<redacted>@`},
+	{any: []string{"://", `:\`}, all: "@", find: once(`(?i)([a-z][a-z0-9+.-]{1,20}:` + slash + slash + `)[^\s/:@"'<>\\]*:[^\s/@"'<>\\]+@`), put: `${1}<redacted>@`},
+	{any: []string{"proxy"}, all: "@", find: once(`(?i)(proxy[a-z_.]{0,12}["']?\s*[:=]\s*["']?)[^\s/:@"'<>\\]+:[^\s/@"'<>\\]+@`), put: `${1}<redacted>@`},
+	{any: []string{"bearer"}, find: once(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}`), put: `${1}<redacted>`},
+	{any: []string{"eyj"}, find: once(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?`), put: `<redacted>`},
 	// The hash of a password, as in a line of /etc/shadow.
-	{"$", once(`\$(?:1|2[abxy]|5|6|7|y|gy)\$[./A-Za-z0-9$,=]{20,}`), `<redacted>`},
+	{any: []string{"$"}, find: once(`\$(?:1|2[abxy]|5|6|7|y|gy)\$[./A-Za-z0-9$,=]{20,}`), put: `<redacted>`},
 	// A private key, also one whose end or beginning was cut off.
-	{"private key", once(`(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s:,.]|\\+[nrt]|-{1,4}[A-Za-z0-9])+`), `${1}<redacted>`},
-	{"private key", once(`(?:[A-Za-z0-9+/=\s]|\\+[nrt]){8,}(-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----)`), `<redacted>${1}`},
+	{any: []string{"private key-----"}, block: true, find: once(`(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s:,.]|\\+[nrt]|-{1,4}[A-Za-z0-9])+`), put: `${1}<redacted>`},
+	{any: []string{"private key-----"}, all: "-----end", block: true, find: once(`(?:[A-Za-z0-9+/=\s]|\\+[nrt]){8,}(-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----)`), put: `<redacted>${1}`},
 }
 
-// An expression is looked for only in texts that have its word.
+// An expression is looked for only in lines that have one of its words, and
+// the other one: most of what is written has none, and to look costs more than
+// all the rest.
 type expression struct {
-	word string // in lower case
-	find func() *regexp.Regexp
-	put  string
+	any   []string // in lower case
+	all   string
+	block bool // of several lines
+	find  func() *regexp.Regexp
+	put   string
+}
+
+// maybe looks for the words. low is in lower case.
+func (e expression) maybe(low string) bool {
+	return strings.Contains(low, e.all) && slices.ContainsFunc(e.any, func(w string) bool { return strings.Contains(low, w) })
+}
+
+func (e expression) replace(s string) string {
+	if e.block || !strings.Contains(s, "\n") {
+		return e.find().ReplaceAllString(s, e.put)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		if e.maybe(strings.ToLower(line)) {
+			line = e.find().ReplaceAllString(line, e.put)
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 func once(find string) func() *regexp.Regexp {
@@ -59,8 +83,8 @@ func once(find string) func() *regexp.Regexp {
 func Redact(s string) string {
 	low := strings.ToLower(s)
 	for _, e := range expressions {
-		if strings.Contains(low, e.word) {
-			s = e.find().ReplaceAllString(s, e.put)
+		if e.maybe(low) {
+			s = e.replace(s)
 		}
 	}
 	return s

@@ -85,6 +85,8 @@ func TestRedact(t *testing.T) {
 		"HttpProxy.Host = joe:p4ss@proxy":                                                           "HttpProxy.Host = <redacted>@proxy",
 		"line 1: joe:$6$salt$AAAABBBBCCCCDDDDEEEE/.:19000:0:":                                       "line 1: joe:<redacted>:19000:0:",
 		"costs $5 and $6$ more":                                                                     "costs $5 and $6$ more",
+		`"{\"u\":\"https:\\/\\/joe:p4ss@h\\/b\"}"`:                                                  `"{\"u\":\"https:\\/\\/<redacted>@h\\/b\"}"`,
+		"one\nGet https://a.example/b?SV=1&sig=abc: no\nthree sig=AAAABBBBCCCC":                     "one\nGet https://a.example/b?<redacted> no\nthree sig=<redacted>",
 		"git clone https://ghp_abcdef@git.example/r":                                                "git clone https://<redacted>@git.example/r",
 		"amqp://u:p@h, ssh://git@h, http://h/a@b, me@example.org":                                   "amqp://<redacted>@h, ssh://git@h, http://h/a@b, me@example.org",
 		`Authorization: Bearer abcdefghijklmnop.qrs`:                                                `Authorization: Bearer <redacted>`,
@@ -104,5 +106,22 @@ func TestRedact(t *testing.T) {
 		if json.Valid([]byte(in)) && !json.Valid([]byte(got)) {
 			t.Errorf("Redact(%s) = %s, which is no JSON any more", in, got)
 		}
+	}
+}
+
+// BenchmarkRedact: logs of megabytes go through it.
+func BenchmarkRedact(b *testing.B) {
+	for name, line := range map[string]string{
+		"usual":   "2026-11-25T19:14:00.721351Z INFO ExtHandler [A.B-1.0] ProcessExtensionsGoalState completed [incarnation_2 143 ms]\n",
+		"address": "2026-11-25T19:14:00.721351Z INFO ExtHandler [A.B-1.0] Get http://168.63.129.16/machine/?comp=goalstate&type=x 200\n",
+		"secrets": "2026-11-25T19:14:00.721351Z INFO ExtHandler Get https://st.example/c?sv=1&sig=AAAABBBBCCCC user=me@example.org key=5 bearer --\n",
+	} {
+		b.Run(name, func(b *testing.B) {
+			text := strings.Repeat(line, 65536/len(line))
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				secret.Redact(text)
+			}
+		})
 	}
 }
