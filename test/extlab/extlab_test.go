@@ -175,6 +175,24 @@ func TestConformance(t *testing.T) {
 			t.Errorf("%v\n%s", err, &out)
 		}
 	})
+	t.Run("deadly", func(t *testing.T) {
+		b := good()
+		b.Files["run.sh"] = "#!/bin/sh\n[ $1 = enable ] || exit 0\npkill -9 -f '^/usr/sbin/azguest run'\nexit 0\n"
+		var out bytes.Buffer
+		got, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		if err != nil || len(got) != 16 || strings.Count(out.String(), "the agent was killed 1 times meanwhile") < 3 || strings.Count(out.String(), string(errBare)) != 4 {
+			t.Errorf("%v\n%s", err, &out)
+		}
+	})
+	t.Run("unreadable", func(t *testing.T) {
+		b := good()
+		b.Files["run.sh"] = "#!/bin/sh\nprintf 'a\\r\\n\\033[2Jb'\nexit 1\n"
+		var out bytes.Buffer
+		_, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		if !errors.Is(err, ErrFailed) || strings.ContainsAny(out.String(), "\r\x1b") || strings.Count(out.String(), "\n") != 3 || strings.Contains(out.String(), "\ufffd \ufffd") {
+			t.Errorf("%v\n%q", err, out.String())
+		}
+	})
 	t.Run("careless", func(t *testing.T) {
 		b := good()
 		b.Files["run.sh"] = `#!/bin/sh
