@@ -279,3 +279,35 @@ func forgetExtension(base, ext string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// mendNumber deals with what a power cut leaves of the file in which a handler
+// keeps the sequence number that it has seen last: published ones truncate and
+// rewrite it in place, and with an empty one they neither run nor fail, for
+// these settings and all to come. It gets the number of the last enable that
+// came to an end, or goes, as if none had.
+func (w *work) mendNumber(base, ext string) error {
+	names := []string{"mrseq", "bin/mrseq"} // spec/extensions §1.8
+	if ext != "" {
+		names = []string{ext + ".mrseq"}
+	}
+	last := -1
+	for _, r := range w.recs {
+		if e, ok := r.Exts[ext]; ok && e.Hash != "" {
+			last = max(last, e.Seq)
+		}
+	}
+	var errs []error
+	for _, name := range names {
+		data, fi, err := readSafely(base+"/"+name, 64)
+		if err != nil || strings.Trim(string(data), "\x00 \t\r\n") != "" {
+			continue // none, one that is well, or what only the handler can know
+		}
+		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("handler's sequence number was lost, it is given the last one known")
+		if last < 0 {
+			errs = append(errs, os.Remove(base+"/"+name))
+			continue
+		}
+		errs = append(errs, writeBeside(base, base+"/"+name, []byte(strconv.Itoa(last)), fi.Mode().Perm()))
+	}
+	return errors.Join(errs...)
+}

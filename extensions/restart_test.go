@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol"
 )
 
 // TestRestartDuring: the agent ends while a command runs; it goes on, ends
@@ -193,6 +195,48 @@ func TestShutdown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLostNumber: a power cut has emptied the file in which a handler keeps the
+// sequence number that it has seen. It is not stuck for ever.
+func TestLostNumber(t *testing.T) {
+	t.Parallel()
+	script := "f=$base/${ext:+$ext.}mrseq\nlog \"saw $(cat $f 2>/dev/null || echo none)\"\n[ $op = enable ] && { echo $seq >$f; status success; }\nexit 0\n"
+	for _, tc := range []struct{ name, ext, left, want string }{
+		{"empty", "", "", "3"},
+		{"zeros", "", "\x00\x00", "3"},
+		{"of one of many", "e", "", "3"},
+		{"handler's own business", "", "three", "three"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			p := pkg{name: "P.X", version: "1.0", script: script}
+			at := func(seq int) protocol.Handler { return ext("P.X", "1.0", seq) }
+			file := "mrseq"
+			if tc.ext != "" {
+				p.manifest, file = multiManifest, tc.ext+".mrseq"
+				at = func(seq int) protocol.Handler { return multi("P.X", "1.0", tc.ext+":"+strconv.Itoa(seq)) }
+			}
+			w := newWorld(t, p).start()
+			w.offer(at(3))
+			w.restart()
+			w.clearCalls()
+			writeFile(t, w.base("P.X-1.0/"+file), tc.left)
+			w.offer(at(4))
+			got := strings.Join(w.calls(), "\n")
+			if !strings.HasSuffix(got, "4 saw "+tc.want) {
+				t.Errorf("calls %q, want the number %s", got, tc.want)
+			}
+		})
+	}
+	t.Run("first", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script, files: map[string]string{"mrseq": ""}}).start()
+		w.offer(ext("P.X", "1.0", 3))
+		if diff := cmp.Diff([]string{"1.0 install 3 saw none", "1.0 enable 3 saw none"}, w.calls()); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // TestEnableEveryStart: who relies on the habit of the old agent gets it, once

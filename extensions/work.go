@@ -349,6 +349,9 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	if err := realDirs(base); err != nil {
 		return fmt.Errorf("prepare %s: %w", w.name, err)
 	}
+	if err := w.mendNumber(base, ext); err != nil {
+		return fmt.Errorf("prepare %s: %w", w.name, err)
+	}
 	if err := w.settingsToLeave(base, ext, seq, s); err != nil {
 		return err
 	}
