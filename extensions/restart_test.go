@@ -2,6 +2,8 @@ package extensions
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -78,35 +80,54 @@ func countCalls(calls []string, op string) int {
 }
 
 // TestSupervisorKilled: a supervisor that dies takes nothing with it and
-// leaves nothing hanging.
+// leaves nothing hanging, even if it had not yet noted whom it supervises.
 func TestSupervisorKilled(t *testing.T) {
 	t.Parallel()
-	script := "log\nif [ \"$op\" = enable ]; then if [ ! -e once ]; then touch once; sleep 0.6; fi; log done; status success; fi\nexit 0\n"
-	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}).start()
-	gs := w.state(ext("P.X", "1.0", 0))
-	w.m.Offer(gs)
-	w.await("enable runs", func(Snapshot) bool { return exists(w.base("P.X-1.0/once")) })
-	killed := false
-	for _, d := range w.m.Details() {
-		if d.Phase == Enable {
-			st, ok := host.JobStateOf(strings.TrimSuffix(d.StdoutPath, "/"+host.JobStdout))
-			if !ok {
-				t.Fatal("no job state")
+	for _, noted := range []bool{true, false} {
+		t.Run(fmt.Sprint("noted ", noted), func(t *testing.T) {
+			t.Parallel()
+			script := "log\nif [ \"$op\" = enable ]; then if [ ! -e once ]; then touch once; while [ ! -e go ]; do sleep 0.02; done; fi; log done; status success; fi\nexit 0\n"
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}).start()
+			w.m.Offer(w.state(ext("P.X", "1.0", 0)))
+			var dir string
+			var st host.JobState
+			w.await("enable runs, and the supervisor knows it", func(Snapshot) bool {
+				for _, d := range w.m.Details() {
+					if d.Phase == Enable {
+						dir = strings.TrimSuffix(d.StdoutPath, "/"+host.JobStdout)
+						st, _ = host.JobStateOf(dir)
+					}
+				}
+				return exists(w.base("P.X-1.0/once")) && st.Child != 0
+			})
+			if !noted {
+				early := st
+				early.Child, early.ChildTicks = 0, 0
+				b, err := json.Marshal(early)
+				if err != nil {
+					t.Fatal(err)
+				}
+				writeFile(t, dir+"/state.json", string(b))
 			}
 			if err := unix.Kill(st.PID, unix.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			killed = true
-		}
-	}
-	if !killed {
-		t.Fatalf("nothing in phase enable: %+v", w.m.Details())
-	}
-	w.await("enabled", func(s Snapshot) bool { return s.Converged && w.m.settled() })
-	// The orphan was waited for, then the operation repeated.
-	want := []string{"1.0 install 0", "1.0 enable 0", "1.0 enable 0 done", "1.0 enable 0", "1.0 enable 0 done"}
-	if diff := cmp.Diff(want, w.calls()); diff != "" {
-		t.Errorf("calls (-want +got):\n%s", diff)
+			w.await("its end", func(Snapshot) bool { return unix.Kill(st.PID, 0) != nil })
+			w.restart() // nor does the next agent know
+			w.m.Offer(w.state(ext("P.X", "1.0", 0)))
+			impatient, cancel := context.WithCancel(t.Context())
+			cancel()
+			if res, err := host.WaitJob(impatient, dir); err == nil {
+				t.Errorf("the orphan is not waited for: %+v", res)
+			}
+			writeFile(t, w.base("P.X-1.0/go"), "")
+			w.await("enabled", func(s Snapshot) bool { return s.Converged && w.m.settled() })
+			// The orphan was waited for, then the operation repeated.
+			want := []string{"1.0 install 0", "1.0 enable 0", "1.0 enable 0 done", "1.0 enable 0", "1.0 enable 0 done"}
+			if diff := cmp.Diff(want, w.calls()); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

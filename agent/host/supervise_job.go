@@ -136,6 +136,9 @@ func lostJob(ctx context.Context, dir string) (JobResult, error) {
 		return JobResult{Class: JobNotStarted, Code: -1, Error: "the supervisor did not start: " + superviseLog(dir)}, nil
 	}
 	res := JobResult{Class: JobLost, Code: -1, Started: st.Started, Scope: st.Scope, Error: "the supervisor was killed"}
+	if st.Child == 0 && st.Boot == BootID() {
+		st.Child, st.ChildTicks = orphanOf(filepath.Base(dir))
+	}
 	for st.Child > 0 && st.Boot == BootID() && sameProcess(st.Child, st.ChildTicks) {
 		if left := time.Until(st.Deadline); left <= 0 {
 			_ = unix.Kill(-st.Child, unix.SIGKILL)
@@ -147,6 +150,17 @@ func lostJob(ctx context.Context, dir string) (JobResult, error) {
 	}
 	res.Finished = time.Now().UTC()
 	return res, nil
+}
+
+// orphanOf finds the process of a job whose supervisor was killed before it
+// could write down which that is: it leads a session, and has the job's marker.
+func orphanOf(id string) (pid int, ticks uint64) {
+	for _, pid := range Processes(map[string]bool{id: true}, "") {
+		if sid, err := unix.Getsid(pid); err == nil && sid == pid {
+			return pid, startTicks(pid)
+		}
+	}
+	return 0, 0
 }
 
 // superviseLog is the last words of a supervisor.
