@@ -560,9 +560,13 @@ func TestPackageManagerOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
-			t.Fatal(err)
+		lock := func(kind int16) {
+			t.Helper()
+			if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind}); err != nil {
+				t.Fatal(err)
+			}
 		}
+		lock(unix.F_WRLCK)
 		w.start()
 		gs := w.state(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0))
 		began := time.Now()
@@ -575,15 +579,13 @@ func TestPackageManagerOfOthers(t *testing.T) {
 			if n := countCalls(w.calls(), "install"); n != 1 {
 				t.Errorf("%d installs: %q", n, w.calls())
 			}
-			if err := f.Close(); err != nil {
-				t.Fatal(err)
-			}
+			lock(unix.F_UNLCK)
 		}
 		w.await("its turn", func(s Snapshot) bool { return strings.Count(show(s), "success") == 2 })
 		if took := time.Since(began); !patient && took < w.cfg.Timeouts.Packages {
 			t.Errorf("it did not wait: %v", took)
 		}
-		w.clearCalls()
+		lock(unix.F_WRLCK)
 		w.offer(gone(ext("P.A", "1.0", 0)), ext("P.B", "1.0", 0)) // strangers keep nobody from deleting
 	}
 }
@@ -627,7 +629,7 @@ func TestCertificateComesLate(t *testing.T) {
 			t.Parallel()
 			for _, patient := range []bool{true, false} {
 				w := newWorld(t, pkg{name: "P.A", version: "1.0", script: c.script}, pkg{name: "P.B", version: "1.0", script: simple})
-				if !patient {
+				if w.cfg.Timeouts.Certificate = time.Hour; !patient {
 					w.cfg.Timeouts.Certificate = 300 * time.Millisecond
 				}
 				w.start()
