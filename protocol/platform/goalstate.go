@@ -128,7 +128,7 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 }
 
 // quiet looks at vmSettings alone. They change with every goal state, the
-// WireServer's too, and to hear that they have not costs a tenth of the goal
+// WireServer's too, and to hear that they have not costs a quarter of the goal
 // state document. So a machine to which nothing has happened for a while gets
 // that one every third time only. Whatever else the host says is left to the
 // whole look.
