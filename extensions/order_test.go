@@ -138,6 +138,22 @@ func TestGates(t *testing.T) {
 			t.Errorf("released: %s", show(s))
 		}
 	})
+	t.Run("on hold after a failure and a restart", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, pkg{name: "P.Bad", version: "1.0", script: "exit 9"}, pkg{name: "P.Dep", version: "1.0", script: simple}).start()
+		s := w.processed(ext("P.Bad", "1.0", 0), level(ext("P.Dep", "1.0", 0), 1, "P.Bad"))
+		if got, want := show(s), "P.Bad 1.0 NotReady 1007\nP.Dep 1.0 NotReady -1 | 0 error -1\n"; got != want {
+			t.Errorf("got %s want %s", got, want)
+		}
+		w.restart()
+		gs := w.state(ext("P.Bad", "1.0", 1), ext("P.Dep", "1.0", 1))
+		gs.OnHold = true
+		w.m.Offer(gs)
+		s = w.await("held", func(s Snapshot) bool { return s.Key == gs.Key() })
+		if got, want := show(s), "P.Bad 1.0 Installing 0 | 1 transitioning 0\nP.Dep 1.0 Installing 0 | 1 transitioning 0\n"; got != want {
+			t.Errorf("an old failure counts for what is on hold:\n%s", got)
+		}
+	})
 	t.Run("Fact22 required features", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, named(simple, "P.A", "P.B")...).start()

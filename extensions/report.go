@@ -281,6 +281,12 @@ func (v view) row(q pair, files *fileCache) (r row) {
 			r.none = true
 			return r
 		}
+		if r.rec.Report.Code != 0 && v.mode != ModeReportOnly && !p.gs.Outdated {
+			// It failed in another goal state. This one has asked for it again
+			// and must not be told that it has failed already.
+			v.progressRow(&r, q, h)
+			return r
+		}
 		r.set(r.rec.Report)
 		if !q.bare && r.rec.onDisk() != "NotInstalled" {
 			v.extension(&r, q, files)
