@@ -127,7 +127,8 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 	var states []json.RawMessage
 	if len(doc.ExtensionGoalStates) > 0 {
 		if err := json.Unmarshal(doc.ExtensionGoalStates, &states); err != nil {
-			return nil, &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("extensionGoalStates is not a list")}
+			// The rest of the document is as good as ever; who was meant, nobody knows.
+			vm.Handlers = append(vm.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "extensionGoalStates is not a list"})
 		}
 	}
 	for _, raw := range states {

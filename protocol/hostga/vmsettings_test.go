@@ -123,8 +123,9 @@ func TestOneBadHandlerHurtsNoOther(t *testing.T) {
 func TestNoHandlerIsLost(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{`{}`, `"x"`, `5`, `true`, `{"name":"A"}`} {
-		if vm, err := ParseVMSettings([]byte(`{"hostGAPluginVersion":"1.0.8.175","extensionGoalStates":` + bad + `}`)); err == nil {
-			t.Errorf("%s: %+v", bad, vm.Handlers)
+		vm, err := ParseVMSettings([]byte(`{"hostGAPluginVersion":"1.0.8.175","extensionGoalStates":` + bad + `}`))
+		if err != nil || len(vm.Handlers) != 1 || vm.Handlers[0].Name != "" || vm.Handlers[0].Invalid == "" {
+			t.Errorf("%s: %+v, %v", bad, vm, err)
 		}
 	}
 	for text, want := range map[string]int{
