@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-co-op/gocron/v2"
 	"github.com/rs/zerolog"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A job is something that repeats. A turn that is due while the one before is
@@ -101,7 +103,7 @@ func (s *scheduler) task(j job) gocron.Task {
 			return
 		}
 		defer turn.Unlock()
-		err := j.run(ctx)
+		err := host.Safely(func() error { return j.run(ctx) })
 		switch {
 		case err == nil:
 			if failures > 0 {
@@ -115,7 +117,7 @@ func (s *scheduler) task(j job) gocron.Task {
 			failures++
 			if time.Since(logged) >= quietFor {
 				logged = time.Now()
-				s.log.Warn().Err(err).Str("job", j.name).Int("failures", failures).Msg("job failed")
+				s.log.Warn().Err(err).Func(host.LogStack(err)).Str("job", j.name).Int("failures", failures).Msg("job failed")
 			}
 		}
 	})

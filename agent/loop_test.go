@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -126,6 +127,43 @@ func (c *metered) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.packets(n)
 	return n, err
+}
+
+// TestOneJobPanics: a defect in one piece of work ends that turn of that job.
+func TestOneJobPanics(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		bad, good := 0, 0
+		ctx, cancel := context.WithCancel(t.Context())
+		sched, err := startJobs(ctx, zerolog.New(&log), []job{
+			{"bad", time.Second, func(context.Context) error {
+				if bad++; bad < 3 {
+					panic("nobody thought of this")
+				}
+				return nil
+			}},
+			{"good", time.Second, func(context.Context) error { good++; return nil }},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9500 * time.Millisecond)
+		cancel()
+		if err := sched.Shutdown(); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if bad != 10 || good != 10 {
+			t.Errorf("turns: %d and %d, want 10 of each", bad, good)
+		}
+		text := log.String()
+		for _, want := range []string{"AZ-AGENT-FAULT: nobody thought of this", "TestOneJobPanics", "works again"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("the log does not have %q:\n%s", want, text)
+			}
+		}
+	})
 }
 
 // TestJobsSayWhatIsTrue: a job works again when it does, and not when it has

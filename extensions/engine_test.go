@@ -761,3 +761,17 @@ func TestSignature(t *testing.T) {
 		})
 	}
 }
+
+// TestOneHandlerPanics: a defect of ours that one package meets is told of that
+// handler, and others run.
+func TestOneHandlerPanics(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.Panics", version: "1.0", script: simple}, pkg{name: "P.Good", version: "1.0", script: simple}).start()
+	w.m.Offer(w.state(ext("P.Panics", "1.0", 0), ext("P.Good", "1.0", 0)))
+	s := w.await("both", func(s Snapshot) bool {
+		return len(s.Handlers) == 2 && strings.Contains(show(s), "P.Good 1.0 Ready 0 | 0 success 0") && s.Handlers[0].Status == "NotReady"
+	})
+	if m := message(s, 0); !strings.Contains(m, "AZ-AGENT-FAULT: nobody thought of this") {
+		t.Errorf("message %q", m)
+	}
+}

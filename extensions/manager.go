@@ -430,7 +430,7 @@ func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(contex
 	m.busy++
 	p := m.pass
 	m.running.Go(func() {
-		err := do(ctx)
+		err := host.Safely(func() error { return do(ctx) })
 		m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, err: err}
 	})
 }
@@ -451,7 +451,7 @@ func (m *Manager) finished(o outcome) {
 		o.pass.versions[strings.ToLower(o.h.name)] = *o.dec
 	}
 	if o.err != nil && !errors.Is(o.err, context.Canceled) {
-		m.log.Error().Err(o.err).Str("handler", o.h.name).Str("op", string(o.task.Op)).Msg("extension operation failed")
+		m.log.Error().Err(o.err).Func(host.LogStack(o.err)).Str("handler", o.h.name).Str("op", string(o.task.Op)).Msg("extension operation failed")
 	}
 	if o.err != nil && m.pass != nil {
 		// The disk refused to remember; trying again at once would be a loop.

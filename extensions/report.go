@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -210,7 +211,24 @@ func (v view) rows(files *fileCache) []row {
 // rowOf is the row of one pair, for the loop.
 func (m *Manager) rowOf(q pair) row { return m.live().row(q, &m.files) }
 
+// row is what is to be said of one pair. A fault of ours in it is said of this
+// pair alone.
 func (v view) row(q pair, files *fileCache) (r row) {
+	err := host.Safely(func() error {
+		r = v.describe(q, files)
+		return nil
+	})
+	if err == nil {
+		return r
+	}
+	msg := err.Error()
+	r = row{pair: q, end: endFailed, status: protocol.HandlerStatus{Name: q.handler.Name, Version: q.handler.Version}}
+	r.set(Report{Status: "NotReady", Code: codeOther, Message: msg})
+	r.fail(q, codeOther, msg)
+	return r
+}
+
+func (v view) describe(q pair, files *fileCache) (r row) {
 	p := v.pass
 	r.pair = q
 	want := q.handler

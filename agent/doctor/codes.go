@@ -38,6 +38,7 @@ func Codes() []Code {
 		{"AZ-AGENT-OLDBINARY", "The running agent is not the one on the disk.", "The package was upgraded and the agent not restarted, or an extension runs and the restart waits for it.", "systemctl restart azguest"},
 		{"AZ-AGENT-OTHER", "Another guest agent runs or is enabled on this machine.", "WALinuxAgent is still installed. Two agents overwrite each other's reports and run extensions twice.", "systemctl disable --now walinuxagent waagent, or remove that package"},
 		{"AZ-AGENT-TWICE", "A second agent was started while one is running.", "The lock file is held by another process.", "use the one that runs; agentctl status shows its process id"},
+		{"AZ-AGENT-FAULT", "One piece of work met a defect of the agent; the rest goes on.", "A document or an extension that nobody had thought of.", "please report it with the stack in /var/log/waagent.log; a newer version may know better"},
 		{"AZ-AGENT-SNAPSHOT", "The status file cannot be read.", "It is damaged, belongs to a newer version, or the directory is not readable.", "upgrade agentctl together with azguest; systemctl restart azguest writes the file anew"},
 
 		// Provisioning.

@@ -1,0 +1,46 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/rs/zerolog"
+)
+
+// A PanicError is a fault of ours that Safely has caught. Code is
+// AZ-AGENT-FAULT.
+type PanicError struct {
+	Value any
+	// Stack is that of the goroutine, for the log. It has addresses and no
+	// contents of memory.
+	Stack string
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("AZ-AGENT-FAULT: %v", e.Value)
+}
+
+// Code is stable.
+func (e *PanicError) Code() string { return "AZ-AGENT-FAULT" }
+
+// Safely runs f and returns its error, or a PanicError. It stands where the
+// work on one document or one extension begins: what is wrong there must
+// neither stop the rest nor, through restarts that meet it again, the agent.
+func Safely(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{v, string(debug.Stack())}
+		}
+	}()
+	return f()
+}
+
+// LogStack adds the stack of a PanicError, if err is one, to a record.
+func LogStack(err error) func(*zerolog.Event) {
+	return func(e *zerolog.Event) {
+		if p, ok := errors.AsType[*PanicError](err); ok {
+			e.Str("stack", p.Stack)
+		}
+	}
+}
