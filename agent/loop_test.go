@@ -237,8 +237,8 @@ func TestIdleIsCheap(t *testing.T) {
 		if n := count(f, since); n > 960 {
 			t.Errorf("%d requests in an idle hour, want 16 a minute", n)
 		}
-		if bytes > 1<<20 {
-			t.Errorf("%d bytes in an idle hour, want a MiB", bytes)
+		if bytes > 1_000_000 {
+			t.Errorf("%d bytes in an idle hour, want a megabyte", bytes)
 		}
 		// Two requests that begin in the same moment need two connections.
 		if conns > 12 {

@@ -887,7 +887,7 @@ func TestIdleTraffic(t *testing.T) {
 		look(quietAfter)
 		f.clear()
 		look(time.Hour)
-		if n, all := len(f.requests("comp=goalstate")), len(f.requests("")); n < 190 || n > 210 || all < 790 || all > 810 {
+		if n, all := len(f.requests("comp=goalstate")), len(f.requests("")); n < 145 || n > 155 || all < 745 || all > 755 {
 			t.Errorf("%d requests in an idle hour, %d for the goal state", all, n)
 		}
 		// A new goal state of the WireServer shows in vmSettings, at once.
@@ -898,7 +898,7 @@ func TestIdleTraffic(t *testing.T) {
 		if gs = mustGS(t, c, gs.Key()); gs.Incarnation != "2" || gs.Source != protocol.Fabric {
 			t.Errorf("after a change: %+v", gs)
 		}
-		// What shows in the goal state alone is seen with the third look.
+		// What shows in the goal state alone is seen with the fourth look.
 		look(quietAfter + time.Minute)
 		f.set(func() { f.inc = "3" })
 		start := time.Now()
@@ -908,7 +908,7 @@ func TestIdleTraffic(t *testing.T) {
 				gs = next
 			}
 		}
-		if d := time.Since(start); d > 18*time.Second {
+		if d := time.Since(start); d > 24*time.Second {
 			t.Errorf("seen after %v", d)
 		}
 		// And after that it is looked at every time again.
@@ -916,6 +916,24 @@ func TestIdleTraffic(t *testing.T) {
 		look(time.Minute)
 		if n := len(f.requests("comp=goalstate")); n != 10 {
 			t.Errorf("%d looks in the minute after a change", n)
+		}
+		// On this host it is always looked at, until vmSettings tell again.
+		look(quietAfter)
+		f.clear()
+		look(time.Minute)
+		if n := len(f.requests("comp=goalstate")); n != 10 {
+			t.Errorf("%d looks at the goal state where vmSettings do not tell of it", n)
+		}
+		f.set(func() {
+			f.inc, f.vm, f.etag, f.ext = "4", vmWith(ticks0+4, "Fabric", ""), `"g"`, extWith(ticks0+4, "", "")
+		})
+		time.Sleep(6 * time.Second)
+		gs = mustGS(t, c, gs.Key())
+		look(quietAfter + time.Minute)
+		f.clear()
+		look(4 * time.Minute)
+		if n := len(f.requests("comp=goalstate")); n != 10 {
+			t.Errorf("%d looks at the goal state in four minutes, after vmSettings told", n)
 		}
 	})
 }

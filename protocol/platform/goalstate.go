@@ -42,6 +42,9 @@ type state struct {
 	current string    // key that was given out last
 	looked  time.Time // at the goal state document
 	news    time.Time // when there was something to give out
+	silent  bool      // vmSettings do not tell of the WireServer's goal states
+	doubt   bool      // they did not, the last time
+	told    *bool     // whether they were new in this look; nil if they were not asked
 
 	blob   protocol.StatusBlob // the last one that was named
 	noBlob bool                // the goal state names none
@@ -67,7 +70,7 @@ type adopted struct {
 // Times of the goal state logic.
 const (
 	quietAfter = 10 * time.Minute
-	quietLook  = 17 * time.Second // every third look of the idle period
+	quietLook  = 23 * time.Second // every fourth look of the idle period
 	reprobe    = 6 * time.Hour    // vmSettings that a host did not have
 	chaseGap   = 6 * time.Second  // second look for missing certificates
 	chaseMax   = 3 * time.Minute  // how often a goal state without status blob is fetched
@@ -130,12 +133,12 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 // quiet looks at vmSettings alone. They change with every goal state, the
 // WireServer's too, and to hear that they have not costs a quarter of the goal
 // state document. So a machine to which nothing has happened for a while gets
-// that one every third time only. Whatever else the host says is left to the
+// that one every fourth time only. Whatever else the host says is left to the
 // whole look.
 func (c *Client) quiet(ctx context.Context, known string) bool {
 	s := &c.state
 	now := time.Now()
-	if s.vm == nil || !s.supported || c.o.NoFastTrack || s.changed || s.force || !s.again.IsZero() || s.adopted == nil ||
+	if s.vm == nil || !s.supported || s.silent || c.o.NoFastTrack || s.changed || s.force || !s.again.IsZero() || s.adopted == nil ||
 		s.current != known || now.Sub(s.news) < quietAfter || now.Sub(s.looked) >= quietLook {
 		return false
 	}
@@ -143,10 +146,27 @@ func (c *Client) quiet(ctx context.Context, known string) bool {
 	return errors.Is(err, protocol.ErrNotModified)
 }
 
+// listen finds out whether vmSettings tell of goal states of the WireServer:
+// told is nil where they could not be asked. They may come a moment after them.
+func (s *state) listen(inc string, told *bool) {
+	moved := s.inc != "" && inc != s.inc
+	switch {
+	case told == nil:
+	case *told:
+		s.doubt, s.silent = false, s.silent && !moved
+	case s.doubt:
+		s.doubt, s.silent = false, true
+	case moved:
+		s.doubt = true
+	}
+}
+
 // advance is the algorithm of spec/protocol §5.4.
 func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*protocol.GoalState, error) {
 	s := &c.state
+	s.told = nil
 	vm, vmNew := c.vmSettings(ctx) // may find that everything is needed anew
+	s.listen(gs.Incarnation, s.told)
 	wsNew := s.force || s.docs.ext == nil || gs.Incarnation != s.inc
 	moved := !wsNew && s.from != place(gs)
 	if !wsNew && !vmNew && !moved {
@@ -254,9 +274,10 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 	got, raw, err := c.hostClient().VMSettings(ctx, etag)
 	switch {
 	case err == nil:
-		s.vm, s.supported, s.lost, isNew = got, true, web.Pace{}, true
+		s.vm, s.supported, s.lost, s.told, isNew = got, true, web.Pace{}, new(true), true
 		s.docs.vmSettings = raw
 	case errors.Is(err, protocol.ErrNotModified):
+		s.told = new(false)
 	case errors.Is(err, hostga.ErrUnsupported):
 		if s.supported {
 			c.o.Log.Info().Msg("the host no longer offers vmSettings")
