@@ -25,9 +25,11 @@ import (
 
 // reports is what the reporter remembers about the status document.
 type reports struct {
-	mu     sync.Mutex // guards due
-	due    bool       // send even if nothing changed
-	last   string     // what was accepted last, without times
+	mu   sync.Mutex // guards due
+	due  bool       // send even if nothing changed
+	last string     // what was accepted last, without times
+
+	saving sync.Mutex // guards notify, saved and changes
 	notify string     // STATUS= told to the service manager
 	saved  time.Time  // when the snapshot was
 
@@ -68,6 +70,12 @@ func (r *reports) takeDue() bool {
 	due := r.due
 	r.due = false
 	return due
+}
+
+func (r *reports) lastSaved() time.Time {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	return r.saved
 }
 
 // settle is how long the reporter collects changes before it reports them:
@@ -116,7 +124,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-alive.C:
 			// With each report it was, too.
-			if time.Since(a.rep.saved) > sign/2 {
+			if time.Since(a.rep.lastSaved()) > sign/2 {
 				a.save()
 			}
 			notify("WATCHDOG=1")
@@ -182,8 +190,12 @@ func (a *Agent) report(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("compare status: %w", err)
 	}
-	if !a.rep.takeDue() && string(key) == a.rep.last {
+	news := string(key) != a.rep.last
+	if !a.rep.takeDue() && !news {
 		return nil
+	}
+	if news { // nobody who hears of it from the platform shall find less here
+		a.save()
 	}
 	receipt, err := a.platform.ReportStatus(ctx, doc)
 	a.rep.answer(receipt, err)
@@ -255,6 +267,8 @@ func (a *Agent) features() []protocol.Feature {
 // save writes the snapshot for agentctl. That it can't be written (a full
 // /run) is worth a line, not an end.
 func (a *Agent) save() {
+	a.rep.saving.Lock()
+	defer a.rep.saving.Unlock()
 	a.lookAtSpace()
 	s := a.board.copy()
 	a.fill(&s)
