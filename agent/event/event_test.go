@@ -197,8 +197,7 @@ func TestHostileEvents(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	got, err := CollectExtensions(dir, true)
 	runtime.ReadMemStats(&after)
-	// 50, and 90 under the race detector, where pools forget; 5 GiB before.
-	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 200 {
+	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 64*pools {
 		t.Errorf("%d MiB were needed", n)
 	}
 	if len(got.Events) != 2 {

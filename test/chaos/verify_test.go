@@ -19,10 +19,13 @@ var signature = regexp.MustCompile(`sig=[A-Za-z0-9+/%]{16,}`)
 type document struct {
 	Aggregate struct {
 		Handlers []struct {
-			Name     string `json:"handlerName"`
-			Version  string `json:"handlerVersion"`
-			Status   string `json:"status"`
-			Code     int    `json:"code"`
+			Name    string `json:"handlerName"`
+			Version string `json:"handlerVersion"`
+			Status  string `json:"status"`
+			Code    int    `json:"code"`
+			Message struct {
+				Message string `json:"message"`
+			} `json:"formattedMessage"`
 			Settings *struct {
 				Extension string `json:"extensionName"`
 				Status    struct {
@@ -97,9 +100,10 @@ func (l *life) verify(s *script) []string {
 		// What failed once and was tried again by a later goal state is well, but
 		// an operation that has ended stays as it ended.
 		// Nor is an extension well any more whose turn does not come after a
-		// reboot, because what it waits for failed.
-		agrees := func(good bool) bool {
-			return good == (state == succeeds) || good && outcome == either || !good && s.blocked(name)
+		// reboot, because what it waits for failed; it says so.
+		agrees := func(good bool, why string) bool {
+			return good == (state == succeeds) || good && outcome == either ||
+				!good && s.blocked(name) && strings.Contains(strings.ToLower(why), "dependent extension")
 		}
 
 		// The status document.
@@ -117,7 +121,7 @@ func (l *life) verify(s *script) []string {
 			} else if w.x.Settings != nil {
 				good = false
 			}
-			if !agrees(good) || h.Version != w.version {
+			if !agrees(good, said+h.Message.Message) || h.Version != w.version {
 				complain("%s %s: the control plane says %s, the status document %s %s %q", name, w.version, state, h.Version, h.Status, said)
 			}
 		}
@@ -139,7 +143,7 @@ func (l *life) verify(s *script) []string {
 			}
 			found = true
 			good := strings.EqualFold(e.Ready, "Ready") && (e.Status == "success" || w.x.Settings == nil && e.Status == "")
-			if !agrees(good) || e.Version != w.version || e.Phase != "" || state == succeeds && e.Actual != "Enabled" {
+			if !agrees(good, e.Message) || e.Version != w.version || e.Phase != "" || state == succeeds && e.Actual != "Enabled" {
 				complain("%s %s: the control plane says %s, agentctl %s %s %s %s, phase %q", name, w.version, state, e.Version, e.Actual, e.Ready, e.Status, e.Phase)
 			}
 		}
