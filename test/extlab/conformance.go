@@ -382,6 +382,9 @@ func (c *conformance) reboot(ctx context.Context) error {
 	}
 	if err := c.until(ctx, "enable after the boot", func() (bool, error) {
 		steps, _, err := c.since(n)
+		if len(steps) > 0 && steps[0].Op != "enable" {
+			err = fmt.Errorf("after the boot came %s", steps[0].Op)
+		}
 		return len(steps) > 0 && !steps[len(steps)-1].End.IsZero(), err
 	}); err != nil {
 		return err

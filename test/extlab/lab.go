@@ -100,11 +100,14 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := os.WriteFile(dvd, img, 0o600); err != nil {
 		return nil, err
 	}
-	l.box, err = sandbox.New(ctx, sandbox.Options{
+	machine := sandbox.Options{
 		DVD: dvd, DMI: sandbox.AzureDMI("7b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"),
 		Addresses: []string{sandbox.WireServer, sandbox.IMDS, storage}, Hostname: "extlab",
-	})
-	if err != nil {
+	}
+	if o.SmallDisk {
+		machine.Disk, machine.DiskSize = lib, 512<<20
+	}
+	if l.box, err = sandbox.New(ctx, machine); err != nil {
 		return nil, err
 	}
 	for service, addr := range map[fabric.Service]string{
@@ -127,11 +130,6 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	}
 	if err := l.box.WriteFile("/etc/waagent.conf", []byte(settings), 0o644); err != nil {
 		return nil, err
-	}
-	if o.SmallDisk {
-		if _, err := l.sh(ctx, "mkdir -p "+lib+" && mount -t tmpfs -o size=512m,mode=0755 tmpfs "+lib); err != nil {
-			return nil, err
-		}
 	}
 	if o.Log != nil {
 		l.out.also = o.Log

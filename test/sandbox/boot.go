@@ -92,6 +92,15 @@ func (c bootConfig) boot() error {
 	if err != nil {
 		return err
 	}
+	if c.Options.Disk != "" {
+		place := filepath.Join(root, c.Options.Disk)
+		if err := os.MkdirAll(place, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(filepath.Join(c.Base, diskName), place, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", c.Options.Disk, err)
+		}
+	}
 	if err := c.bootID(root); err != nil {
 		return err
 	}

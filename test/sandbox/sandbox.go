@@ -46,6 +46,12 @@ type Options struct {
 	// Hide are further paths of the machine that must not show through. A
 	// directory becomes empty, a file disappears.
 	Hide []string
+	// Disk is the path of a directory with a file system of its own, which can
+	// be filled without hurting anything else and keeps its files when the
+	// machine reboots; empty for none.
+	Disk string
+	// DiskSize is the size of Disk in bytes.
+	DiskSize int64
 	// Log gets what the supervisor has to say; nil discards it.
 	Log io.Writer
 }

@@ -262,6 +262,21 @@ func TestReboot(t *testing.T) {
 	}
 }
 
+// TestDisk: a disk of its own is as small as was asked for, and survives a
+// boot.
+func TestDisk(t *testing.T) {
+	s := create(t, sandbox.Options{Disk: "/var/lib/own", DiskSize: 1 << 20})
+	sh(t, s, "echo kept > /var/lib/own/kept; head -c 2M /dev/zero > /var/lib/own/full 2>/dev/null; :")
+	for range 2 {
+		if got := sh(t, s, "cat /var/lib/own/kept; test $(stat -c %s /var/lib/own/full) -lt 1048577 && echo small; stat -c %a /var/lib/own"); got != "kept\nsmall\n755" {
+			t.Errorf("the disk: %q", got)
+		}
+		if err := s.Reboot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestExitCodeAndOutput(t *testing.T) {
 	s := create(t, sandbox.Options{})
 	r, err := s.RunCmd(t.Context(), sandbox.Cmd{Args: []string{"sh", "-c", "cat; echo err >&2; exit 7"}, Stdin: strings.NewReader("in")})

@@ -171,6 +171,11 @@ func (s *supervisor) prepare(scratch string) (string, error) {
 	if err := os.Mkdir(filepath.Join(base, "work"), 0o755); err != nil {
 		return "", err
 	}
+	if s.opt.Disk != "" {
+		if err := makeDisk(filepath.Join(base, diskName), s.opt.DiskSize); err != nil {
+			return "", err
+		}
+	}
 	if err := raiseLoopback(s.opt.Addresses); err != nil {
 		return "", err
 	}
@@ -218,6 +223,20 @@ func mountScratch() (string, error) {
 		errs = append(errs, fmt.Errorf("tmpfs on %s: %w", dir, err))
 	}
 	return "", errors.Join(errs...)
+}
+
+// diskName is where Options.Disk is mounted under the supervisor's base, from
+// where each boot has it shown at its place.
+const diskName = "disk"
+
+func makeDisk(dir string, size int64) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("disk", dir, "tmpfs", unix.MS_NODEV, fmt.Sprintf("mode=0755,size=%d", size)); err != nil {
+		return fmt.Errorf("disk of %d bytes: %w", size, err)
+	}
+	return nil
 }
 
 // reboot ends the boot process, if there is one, with all its children, and
