@@ -401,3 +401,21 @@ func TestScope(t *testing.T) {
 		t.Error("the background child has left the scope")
 	}
 }
+
+// TestScopeRefused: a command that systemd gives no scope, or that finds no
+// systemd, runs all the same, once (spec/extensions §3.4).
+func TestScopeRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir() + "/job"
+	job := host.Job{ID: randomID(), Shell: "echo ran", Dir: "/", Timeout: 20 * time.Second, Scope: "not the name of a scope", Slice: "neither"}
+	if err := launcher().Start(dir, job); err != nil {
+		t.Fatal(err)
+	}
+	res, err := host.WaitJob(t.Context(), dir)
+	if err != nil || res.Class != host.JobOK || res.ScopeErr == "" || res.Scope != "" {
+		t.Errorf("result %+v, %v", res, err)
+	}
+	if b, err := os.ReadFile(dir + "/" + host.JobStdout); err != nil || string(b) != "ran\n" {
+		t.Errorf("stdout %q, %v", b, err)
+	}
+}
