@@ -1,0 +1,388 @@
+package extlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func (c *conformance) update(ctx context.Context) error {
+	old := c.p.Old
+	if old == nil {
+		return errSkip("give --update-from")
+	}
+	if err := c.Lab.install(ctx, old, -1, c.p.Settings, c.p.Protected); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return fmt.Errorf("%s: %w", old.Version, err)
+	}
+	n := c.count()
+	if err := c.Publish(c.p.Bundle.Name, c.version, c.p.Bundle.Data); err != nil {
+		return err
+	}
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return err
+	}
+	r := c.Row()
+	if r == nil || r.Version != c.version {
+		return fmt.Errorf("the version is %+v", r)
+	}
+	_, ops, err := c.since(n)
+	if err != nil {
+		return err
+	}
+	return errNote(strings.Join(ops, ", "))
+}
+
+func (c *conformance) install(ctx context.Context) error {
+	if err := c.Publish(c.p.Bundle.Name, c.version, c.p.Bundle.Data); err != nil {
+		return err
+	}
+	if err := c.put(c.p.Seq); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return err
+	}
+	steps, _, err := c.since(0)
+	if err != nil {
+		return err
+	}
+	var slow time.Duration
+	for _, s := range steps {
+		if s.Op == "enable" {
+			slow = max(slow, s.End.Sub(s.Begin))
+		}
+	}
+	if slow > 4*time.Minute {
+		return errNote(fmt.Sprintf("enable took %v of the 5 minutes it has; do the work in the background", slow.Round(time.Second)))
+	}
+	return nil
+}
+
+func (c *conformance) statusFile(context.Context) error {
+	r := c.Row()
+	if r == nil {
+		return errors.New("the platform is told nothing")
+	}
+	if r.Seq == "" {
+		return errSkip("without settings the platform is told of the handler only")
+	}
+	name := r.Seq + ".status"
+	if r.Status == "" {
+		return errors.New("no status file for sequence number " + r.Seq)
+	}
+	data, err := c.box.ReadTail(c.base()+"/status/"+name, maxStatus)
+	if err != nil {
+		return errSkip("multi-config: look at it with fabric ext run")
+	}
+	var bad, odd []string
+	for _, f := range LintStatus("status/"+name, data) {
+		if f.Level == Error {
+			bad = append(bad, f.String())
+		} else {
+			odd = append(odd, f.String())
+		}
+	}
+	if len(bad) > 0 {
+		return errors.New(strings.Join(bad, "; "))
+	}
+	if len(odd) > 0 {
+		return errNote(strings.Join(odd, "; "))
+	}
+	return nil
+}
+
+func (c *conformance) base() string { return lib + "/" + c.handler + "-" + c.version }
+
+// secrets looks for the values of protected settings where others could read
+// them.
+func (c *conformance) secrets(ctx context.Context) error {
+	var walk func(v any) []string
+	walk = func(v any) (out []string) {
+		switch v := v.(type) {
+		case string:
+			if len(v) >= 6 {
+				out = append(out, v)
+			}
+		case []any:
+			for _, e := range v {
+				out = append(out, walk(e)...)
+			}
+		case map[string]any:
+			for _, e := range v {
+				out = append(out, walk(e)...)
+			}
+		}
+		return out
+	}
+	var v any
+	if c.p.Protected == nil || json.Unmarshal(c.p.Protected, &v) != nil {
+		return errSkip("give --protected")
+	}
+	doc, _ := c.vm.StatusDocument()
+	for i, secret := range walk(v) {
+		if strings.Contains(string(doc), secret) {
+			return errors.New("a protected setting is in the status that the platform gets")
+		}
+		file := fmt.Sprintf("/run/secret-%d", i) // not in an argument, where it would find itself
+		if err := c.box.WriteFile(file, []byte(secret), 0o600); err != nil {
+			return err
+		}
+		found, err := c.sh(ctx, "grep -rlF -f "+file+" /var/log /tmp "+c.base()+" 2>/dev/null | head -n 3 | tr '\\n' ' '; rm "+file)
+		if err != nil {
+			return err
+		}
+		if found != "" {
+			return fmt.Errorf("a protected setting is in %s", found)
+		}
+	}
+	return nil
+}
+
+// restart: a new agent finds everything as it was.
+func (c *conformance) restart(ctx context.Context) error {
+	before := c.Row()
+	if err := c.Restart(ctx); err != nil {
+		return err
+	}
+	if err := c.alive(ctx); err != nil {
+		return err
+	}
+	return c.same(before)
+}
+
+// same: the word about the extension has not changed.
+func (c *conformance) same(before *Row) error {
+	after := c.Row()
+	switch {
+	case before == nil || after == nil:
+		return errors.New("the extension is not in the status any more")
+	case before.Status != after.Status || before.Seq != after.Seq:
+		return fmt.Errorf("the status was %s for %s and is %s for %s: %s", before.Status, before.Seq, after.Status, after.Seq, after.Message)
+	}
+	return nil
+}
+
+// reboot: enable is called again with the same number, and has to end as
+// before although there is nothing new to do.
+func (c *conformance) reboot(ctx context.Context) error {
+	before, n := c.Row(), c.count()
+	if err := c.Reboot(ctx); err != nil {
+		return err
+	}
+	if err := c.until(ctx, "enable after the boot", func() (bool, error) {
+		steps, _, err := c.since(n)
+		if len(steps) > 0 && steps[0].Op != "enable" {
+			err = fmt.Errorf("after the boot came %s", steps[0].Op)
+		}
+		return len(steps) > 0 && !steps[len(steps)-1].End.IsZero(), err
+	}); err != nil {
+		return err
+	}
+	if err := c.until(ctx, "the status after the boot to be as before", func() (bool, error) { return c.same(before) == nil, nil }); err != nil {
+		return errors.Join(c.same(before), err)
+	}
+	return nil
+}
+
+// errBare: nothing but a boot makes an extension without settings work again.
+const errBare = errSkip("without settings nothing has it enabled again")
+
+func (c *conformance) bare() bool { return c.p.Settings == nil && c.p.Protected == nil }
+
+func (c *conformance) again(ctx context.Context) error {
+	if c.bare() {
+		return errBare
+	}
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	return c.good(ctx)
+}
+
+func (c *conformance) gap(ctx context.Context) error {
+	r := c.Row()
+	last, err := strconv.Atoi(r.Seq)
+	if err != nil {
+		return errSkip("no settings, no sequence numbers")
+	}
+	if err := c.put(last + 7); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return err
+	}
+	if r := c.Row(); r.Seq != strconv.Itoa(last+7) {
+		return fmt.Errorf("the status is for %s, not %d", r.Seq, last+7)
+	}
+	return nil
+}
+
+// child tells what enable left running; it must not need the agent.
+func (c *conformance) child(ctx context.Context) error {
+	pids, err := c.processes(ctx)
+	if err != nil || pids == "" {
+		return errors.Join(err, errNote("nothing runs after enable"))
+	}
+	if err := c.Restart(ctx); err != nil {
+		return err
+	}
+	after, err := c.processes(ctx)
+	if err != nil {
+		return err
+	}
+	if pids != after {
+		return errNote("processes come and go: " + pids + " and then " + after)
+	}
+	return errNote("runs on: " + pids)
+}
+
+// processes are those that belong to the package: by the mark that the agent
+// gives to commands, or because they work in its folder.
+func (c *conformance) processes(ctx context.Context) (string, error) {
+	return c.sh(ctx, `for p in /proc/[0-9]*; do
+[ "$p" != /proc/$$ ] || continue
+if grep -qs AZGUEST_OPERATION= $p/environ; then printf '%s ' "${p#/proc/}"; continue; fi
+case "$(readlink $p/exe) $(readlink $p/cwd) $(tr '\0' ' ' <$p/cmdline)" in *`+lib+"/"+c.handler+`-*) printf '%s ' "${p#/proc/}" ;; esac
+done 2>/dev/null; :`)
+}
+
+// interrupt puts new settings and calls do while the first command runs.
+func (c *conformance) interrupt(ctx context.Context, do func() error) error {
+	if c.bare() {
+		return errBare
+	}
+	n := c.count()
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	if err := c.until(ctx, "enable to begin", func() (bool, error) {
+		steps, _, err := c.since(n)
+		return len(steps) > 0, err
+	}); err != nil {
+		return err
+	}
+	return do()
+}
+
+// kill: what was killed in the middle must not keep the next from working.
+func (c *conformance) kill(ctx context.Context) error {
+	if err := c.interrupt(ctx, func() error {
+		_, err := c.sh(ctx, `for p in $(grep -sl AZGUEST_OPERATION= /proc/[0-9]*/environ); do kill -9 "$(basename "$(dirname "$p")")" 2>/dev/null; done; :`)
+		return err
+	}); err != nil {
+		return err
+	}
+	state, _, err := c.Settle(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return fmt.Errorf("after it was killed: %w", err)
+	}
+	return errNote("killed: " + state + "; the next one: Succeeded")
+}
+
+func (c *conformance) rebootMeanwhile(ctx context.Context) error {
+	if err := c.interrupt(ctx, func() error { return c.Reboot(ctx) }); err != nil {
+		return err
+	}
+	state, failure, err := c.Settle(ctx)
+	if err != nil {
+		return fmt.Errorf("it came to no end: %w", err)
+	}
+	if state == "Succeeded" {
+		return nil
+	}
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return fmt.Errorf("after the reboot: %w", err)
+	}
+	return errNote("told as " + failure + "; the next one: Succeeded")
+}
+
+// full: with no room the extension says something, and does its work when
+// there is room again.
+func (c *conformance) full(ctx context.Context) error {
+	if c.bare() {
+		return errBare
+	}
+	if _, err := c.sh(ctx, "cat /dev/zero >"+lib+"/ballast 2>/dev/null; :"); err != nil {
+		return err
+	}
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	state, failure, err := c.Settle(ctx)
+	_, rmErr := c.sh(ctx, "rm "+lib+"/ballast")
+	if err != nil || rmErr != nil {
+		return errors.Join(err, rmErr)
+	}
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	if err := c.good(ctx); err != nil {
+		return fmt.Errorf("with room again: %w", err)
+	}
+	if failure != "" {
+		state += " (" + failure[:min(len(failure), 100)] + ")"
+	}
+	return errNote("full: " + state + "; with room again: Succeeded")
+}
+
+func (c *conformance) remove(ctx context.Context) error {
+	n := c.count()
+	if err := c.vm.DeleteExtension(resource); err != nil {
+		return err
+	}
+	if state, failure, err := c.Settle(ctx); err != nil || state != "gone" {
+		return errors.Join(err, fmt.Errorf("%s %s", state, failure))
+	}
+	steps, ops, err := c.since(n)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if s.Class != "ok" {
+			return fmt.Errorf("%s ended with %d (%s)", s.Op, s.Code, s.Class)
+		}
+	}
+	return errNote(strings.Join(ops, ", "))
+}
+
+// left looks for what an uninstall should have taken away.
+func (c *conformance) left(ctx context.Context) error {
+	pids, err := c.processes(ctx)
+	if err != nil {
+		return err
+	}
+	files, err := c.sh(ctx, "ls -d "+lib+"/"+c.handler+"-* 2>/dev/null; grep -rlF "+lib+"/"+c.handler+"- /etc/systemd/system /etc/cron* /var/spool/cron /etc/init.d 2>/dev/null; :")
+	if err != nil {
+		return err
+	}
+	if pids != "" || files != "" {
+		return fmt.Errorf("processes %s, files %s", pids, strings.ReplaceAll(files, "\n", " "))
+	}
+	return nil
+}
+
+func (c *conformance) anew(ctx context.Context) error {
+	if err := c.put(-1); err != nil {
+		return err
+	}
+	return c.good(ctx)
+}
