@@ -162,7 +162,7 @@ func (b *box) sh(script string) string {
 func (b *box) state() string {
 	b.t.Helper()
 	return b.sh(`
-getent passwd azureuser; id azureuser; hostname; cat /etc/hostname /etc/hosts
+getent passwd azureuser; id azureuser; grep -H azureuser /etc/group /etc/gshadow /etc/subuid /etc/subgid; hostname; cat /etc/hostname /etc/hosts
 getent shadow | sed 's/\$6\$[^:]*/HASH/; s/:[0-9]*:/:DAY:/' | grep -v '^_' | sort
 sudo -l -U azureuser
 cd /; find /home/azureuser /etc/ssh /etc/sudoers.d /var/lib/waagent -printf '%M %u %g %p %l\n' | grep -v azguest/ | sort
@@ -329,3 +329,49 @@ func answerIf(cond func() bool, stderr string) hosttest.Answer {
 }
 
 func mkfifo(name string) error { return unix.Mkfifo(name, 0o600) }
+
+// TestPowerCutWithinUseradd: useradd writes six files and then the home. The
+// power goes after each of them, and the next boot makes the rest.
+func TestPowerCutWithinUseradd(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	ref := newBox(t, sandbox.Options{})
+	ref.provision("")
+	want := strings.ReplaceAll(ref.state(), ref.key, "KEY")
+	files := []string{"passwd", "shadow", "group", "gshadow", "subuid", "subgid"}
+	cuts := map[string]string{
+		"before anything":    undo(files) + "rm -r /home/azureuser\n",
+		"before the home":    "rm -r /home/azureuser\n",
+		"the home is root's": "rm -r /home/azureuser; mkdir -m 700 /home/azureuser\n",
+		"half the skeleton":  "rm /home/azureuser/.profile; chown root: /home/azureuser/.bashrc; : >/home/azureuser/.bashrc\n",
+		"after everything":   "",
+	}
+	for i, name := range files[:len(files)-1] {
+		cuts["after "+name] = undo(files[i+1:]) + "rm -r /home/azureuser\n"
+	}
+	for name, script := range cuts {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(t, sandbox.Options{})
+			b.sh("cat >/usr/local/sbin/useradd <<'EOF'\n#!/bin/sh\n/usr/sbin/useradd \"$@\" || exit\n" + script +
+				"for f in " + strings.Join(files, " ") + "; do printf 4194000 >/etc/$f.lock; done\nkill -9 $PPID\nEOF\nchmod 755 /usr/local/sbin/useradd")
+			if out, code := b.provision("cut"); code >= 0 {
+				t.Fatalf("not killed, exit %d:\n%s", code, out)
+			}
+			if err := b.Reboot(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			b.sh("rm /usr/local/sbin/useradd")
+			b.provision("")
+			if diff := cmp.Diff(want, strings.ReplaceAll(b.state(), b.key, "KEY")); diff != "" {
+				t.Errorf("(-undisturbed +cut):\n%s", diff)
+			}
+		})
+	}
+}
+
+// undo takes the account out of files in /etc.
+func undo(files []string) string {
+	return "sed -i /^azureuser:/d " + "/etc/" + strings.Join(files, " /etc/") + "\n"
+}

@@ -54,9 +54,15 @@ func (s CreateUser) Apply(ctx context.Context, sys *System) error {
 	if err != nil {
 		return bad(err)
 	}
+	cut := have && ours.Making == s.Name // the one before us came to no end
+	if cut {
+		if have, err = s.whole(ctx, sys, acct); err != nil {
+			return bad(err)
+		}
+	}
 	if !have {
 		ours.Users = append(slices.DeleteFunc(ours.Users, func(n string) bool { return n == s.Name }), s.Name)
-		ours.VMID = s.VMID
+		ours.VMID, ours.Making = s.VMID, s.Name
 		if err := writeLedger(sys.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
@@ -73,7 +79,13 @@ func (s CreateUser) Apply(ctx context.Context, sys *System) error {
 		return s.groups(ctx, sys, bad)
 	}
 	if slices.Contains(ours.Users, s.Name) {
-		if err := mendHome(sys.Root, acct, s.HomeDir); err != nil {
+		if err := mendHome(sys.Root, acct, s.HomeDir, cut); err != nil {
+			return bad(err)
+		}
+	}
+	if ours.Making != "" {
+		ours.Making = ""
+		if err := writeLedger(sys.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
 	}
@@ -134,6 +146,65 @@ func (s CreateUser) create(ctx context.Context, sys *System) error {
 	return err
 }
 
+// whole says that an account has everything that the tool writes for one. If
+// the power went in the middle of it, some of the files have it and some
+// don't; what is there is removed then, and the home kept, so that the tool
+// can do it again.
+func (s CreateUser) whole(ctx context.Context, sys *System, acct host.Account) (bool, error) {
+	// Without the power cut, only we may have ended, and the tool goes on.
+	unlock, err := sys.Root.LockAccounts(ctx)
+	if err != nil {
+		return false, err
+	}
+	missing, err := s.missing(sys.Root, acct)
+	unlock()
+	if err != nil || missing == "" {
+		return true, err
+	}
+	sys.Log.Warn().Str("user", s.Name).Str("missing", missing).Msg("the account was interrupted half way and is made again")
+	tool := "userdel"
+	if s.Tool == "adduser" {
+		tool = "deluser"
+	}
+	if _, err := sys.Run.Run(ctx, host.Cmd{Name: tool, Args: []string{s.Name}, Timeout: toolTimeout}); err != nil {
+		sys.Log.Warn().Err(err).Str("user", s.Name).Msg("half an account can't be removed and stays as it is")
+	}
+	_, have, err := sys.Root.Account(s.Name)
+	return have, err
+}
+
+// missing names a file in which an account should have a line and has none.
+func (s CreateUser) missing(r host.Root, acct host.Account) (string, error) {
+	groups, err := r.Groups()
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(groups, func(g host.Group) bool { return g.GID == acct.GID })
+	if i < 0 {
+		return "/etc/group", nil
+	}
+	files := []string{"/etc/shadow"}
+	if groups[i].Name == s.Name {
+		files = append(files, "/etc/gshadow")
+	}
+	if defs := r.LoginDefs(); s.Tool == "useradd" {
+		for _, kind := range []string{"uid", "gid"} {
+			if defs["SUB_"+strings.ToUpper(kind)+"_COUNT"] != "0" {
+				files = append(files, "/etc/sub"+kind)
+			}
+		}
+	}
+	for _, name := range files {
+		if _, err := os.Stat(r.Path(name)); err != nil {
+			continue // this machine has no such file
+		}
+		if _, found, err := r.PasswordField(name, s.Name); err != nil || !found {
+			return name, err
+		}
+	}
+	return "", nil
+}
+
 func (s CreateUser) groups(ctx context.Context, sys *System, bad func(error) error) error {
 	if len(s.Groups) == 0 {
 		return nil
@@ -160,8 +231,8 @@ func (s CreateUser) groups(ctx context.Context, sys *System, bad func(error) err
 
 // mendHome completes a home that was interrupted half way: useradd makes the
 // directory, hands it over and copies the skeleton, in this order, long
-// after the account exists.
-func mendHome(r host.Root, a host.Account, homes string) error {
+// after the account exists. cut says that it certainly was interrupted.
+func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 	if a.Home == "" || a.Home == "/" || !strings.HasPrefix(a.Home, homes+"/") {
 		return nil
 	}
@@ -179,13 +250,13 @@ func mendHome(r host.Root, a host.Account, homes string) error {
 	if err != nil {
 		return err
 	}
-	if uid == a.UID {
+	if uid == a.UID && !cut {
 		return nil // the hand-over is the last thing useradd does but the copy
 	}
-	if uid != 0 {
+	if uid != 0 && uid != a.UID {
 		return fmt.Errorf("home %s belongs to uid %d", a.Home, uid)
 	}
-	if err := copySkeleton(r, d, a); err != nil {
+	if err := copySkeleton(r, d, a); err != nil || uid == a.UID {
 		return err
 	}
 	return d.SetOwner(a.UID, a.GID, homeMode(r))
@@ -239,6 +310,8 @@ func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
 type ledger struct {
 	VMID  string   `json:"vmId"`
 	Users []string `json:"users"`
+	// Making is the account that a tool was called to make, until it is made.
+	Making string `json:"making,omitempty"`
 }
 
 func readLedger(r host.Root, name string) (ledger, error) {

@@ -212,7 +212,8 @@ func (r Root) LockAccounts(ctx context.Context) (unlock func(), err error) {
 
 // BreakStaleAccountLocks removes the lock files of shadow-utils that a power
 // cut left behind: they name a process of an earlier boot, and useradd would
-// refuse to work if that number is in use again.
+// refuse to work if that number is in use again. The clock may have been
+// wrong when they were made, so a number that is not in use says the same.
 func (r Root) BreakStaleAccountLocks() {
 	boot, err := r.BootTime()
 	if err != nil {
@@ -220,10 +221,25 @@ func (r Root) BreakStaleAccountLocks() {
 	}
 	for _, n := range []string{"passwd", "shadow", "group", "gshadow", "subuid", "subgid"} {
 		name := "/etc/" + n + ".lock"
-		if fi, err := os.Lstat(r.Path(name)); err == nil && fi.Mode().IsRegular() && fi.ModTime().Before(boot) {
+		fi, err := os.Lstat(r.Path(name))
+		if err == nil && fi.Mode().IsRegular() && (fi.ModTime().Before(boot) || !r.lockHeld(name)) {
 			_ = r.Remove(name)
 		}
 	}
+}
+
+// lockHeld says that the process whose number is in a lock file lives. One
+// that can't be read may be in the making.
+func (r Root) lockHeld(name string) bool {
+	b, err := r.ReadFile(name)
+	if err != nil {
+		return true
+	}
+	pid, err := strconv.Atoi(strings.Trim(string(b), "\x00\n "))
+	if err != nil || pid <= 0 {
+		return true
+	}
+	return !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }
 
 // BootTime is when the kernel started, from /proc/stat.
