@@ -133,7 +133,7 @@ func (v *VM) summary() object {
 	cfg := v.cfg
 	cfg.Users = slices.Clone(cfg.Users)
 	for i := range cfg.Users {
-		cfg.Users[i].Password = "[redacted]"
+		cfg.Users[i].Password = redacted
 	}
 	thumbprint := ""
 	if v.tenant != nil {

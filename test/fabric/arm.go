@@ -123,14 +123,14 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 	if query.Get("api-version") == "" {
 		return nil, refuse(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
 	}
-	const compute = "subscriptions/*/resourcegroups/*/providers/microsoft.compute/virtualmachines"
+	const machines = "subscriptions/*/resourcegroups/*/providers/microsoft.compute/virtualmachines"
 	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/locations/*/operations/*"); ok {
 		return f.pollOperation(r, v[2], query.Get("monitor") == "true")
 	}
 	if a, err, ok := f.smallRoutes(r, p, query); ok {
 		return a, err
 	}
-	of, ofGroup := p.match(compute)
+	of, ofGroup := p.match(machines)
 	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/virtualmachines"); ok {
 		of = []string{v[0], f.opts.ResourceGroup}
 	}
@@ -154,7 +154,7 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 		return nil, err
 	}
 	vm := f.vmNamed(p.segments[7])
-	if vm == nil {
+	if vm == nil || !strings.EqualFold(p.segments[3], f.opts.ResourceGroup) {
 		code := "ResourceNotFound"
 		if len(p.lower) > 8 {
 			code = "ParentResourceNotFound"
@@ -193,17 +193,21 @@ func (f *Fabric) vmRoute(r *request, vm *VM, p armPath, query url.Values) (*answ
 	case len(p.lower) == 10 && (p.lower[8] == "extensions" || p.lower[8] == "runcommands"):
 		return vm.extensionRoute(r, p.segments[9], p.lower[8] == "runcommands", query)
 	}
-	return nil, refuse(http.StatusMethodNotAllowed, "MethodNotAllowed", "The method %s is not supported on %s.", r.Method, r.URL.Path)
+	return nil, notAllowed(r)
 }
 
 func (f *Fabric) checkGroup(subscription, group string) *apiError {
 	if !strings.EqualFold(subscription, f.opts.Subscription) {
-		return refuse(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", subscription)
+		return unknownSubscription(subscription)
 	}
-	if _, ok := f.groups[strings.ToLower(group)]; !ok {
-		return refuse(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", group)
+	if f.groups[strings.ToLower(group)] == nil {
+		return unknownGroup(group)
 	}
 	return nil
+}
+
+func unknownSubscription(id string) *apiError {
+	return refuse(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", id)
 }
 
 func lowerQuery(q url.Values) url.Values {
@@ -260,6 +264,22 @@ func (f *Fabric) pollOperation(r *request, id string, monitor bool) (*answer, *a
 		a.header.Set("Retry-After", f.retryAfter())
 	}
 	return a, nil
+}
+
+// operationResult is what Location leads to where there is no status of an
+// operation to ask for.
+func (f *Fabric) operationResult(r *request, id string) (*answer, *apiError) {
+	o := f.ops[strings.ToLower(id)]
+	if o == nil {
+		return nil, refuse(http.StatusNotFound, "NotFound", "The entity was not found.")
+	}
+	if o.state == "InProgress" {
+		a := reply(http.StatusAccepted, "", nil)
+		a.header.Set("Location", here(r)+r.URL.RequestURI())
+		a.header.Set("Retry-After", f.retryAfter())
+		return a, nil
+	}
+	return reply(http.StatusOK, "", nil), nil
 }
 
 func (f *Fabric) retryAfter() string {

@@ -14,53 +14,55 @@ func (f *Fabric) smallRoutes(r *request, p armPath, query url.Values) (*answer, 
 	o := f.opts
 	ok := func(v any) (*answer, *apiError, bool) { return replyJSON(http.StatusOK, v), nil, true }
 	subscription := object{"id": "/subscriptions/" + o.Subscription, "subscriptionId": o.Subscription, "displayName": "fabric", "state": "Enabled", "tenantId": tenant}
-	group := func(name string) object {
-		return object{
-			"id": "/subscriptions/" + o.Subscription + "/resourceGroups/" + name, "name": name,
-			"type": "Microsoft.Resources/resourceGroups", "location": o.Location, "properties": object{"provisioningState": stateSucceeded},
+	if len(p.lower) > 1 && p.lower[0] == "subscriptions" && !strings.EqualFold(p.segments[1], o.Subscription) {
+		return nil, unknownSubscription(p.segments[1]), true
+	}
+	for _, pattern := range []string{"subscriptions/*/providers", "subscriptions/*/providers/*", "subscriptions/*/providers/*/register", "subscriptions/*/providers/*/unregister"} {
+		if v, is := p.match(pattern); is {
+			a, err := f.providerRoute(r, strings.Join(v[1:], ""), strings.Join(p.lower[min(len(p.lower), 4):], ""))
+			return a, err, true
 		}
 	}
-	provider := f.provider()
+	if v, is := p.match("subscriptions/*/resourcegroups/*"); is {
+		a, err := f.groupRoute(r, v[1])
+		return a, err, true
+	}
+	if r.Method != http.MethodGet {
+		return nil, nil, false // what follows is only read
+	}
 	if _, is := p.match("subscriptions"); is {
 		return ok(object{"value": []any{subscription}})
 	}
-	if v, is := p.match("subscriptions/*"); is {
-		if !strings.EqualFold(v[0], o.Subscription) {
-			return nil, refuse(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", v[0]), true
-		}
+	if _, is := p.match("subscriptions/*"); is {
 		return ok(subscription)
+	}
+	if _, is := p.match("subscriptions/*/locations"); is {
+		return ok(object{"value": []any{object{
+			"id": "/subscriptions/" + o.Subscription + "/locations/" + o.Location, "name": o.Location, "type": "Region", "displayName": o.Location, "regionalDisplayName": o.Location,
+			"metadata": object{"regionType": "Physical", "regionCategory": "Recommended"},
+		}}})
 	}
 	if _, is := p.match("tenants"); is {
 		return ok(object{"value": []any{object{"id": "/tenants/" + tenant, "tenantId": tenant, "displayName": "fabric"}}})
 	}
-	if _, is := p.match("subscriptions/*/providers"); is {
-		return ok(object{"value": []any{provider}})
-	}
-	for _, pattern := range []string{"subscriptions/*/providers/*", "subscriptions/*/providers/*/register", "providers/*"} {
-		if _, is := p.match(pattern); is {
-			return ok(provider)
+	for _, pattern := range []string{"providers", "providers/*"} { // of the whole tenant
+		if v, is := p.match(pattern); is {
+			a, err := f.providerRoute(r, strings.Join(v, ""), "")
+			return a, err, true
 		}
 	}
 	if _, is := p.match("subscriptions/*/resourcegroups"); is {
-		list := []any{}
-		for _, key := range sortedKeys(f.groups) {
-			list = append(list, group(f.groups[key]))
-		}
-		return ok(object{"value": list})
+		return f.listGroups(), nil, true
 	}
-	if v, is := p.match("subscriptions/*/resourcegroups/*"); is {
-		key := strings.ToLower(v[1])
-		name, known := f.groups[key]
-		if r.Method == http.MethodPut {
-			if !known {
-				f.groups[key], name = v[1], v[1]
-			}
-			return ok(group(name))
+	for _, pattern := range []string{"subscriptions/*/resources", "subscriptions/*/resourcegroups/*/resources"} {
+		if v, is := p.match(pattern); is {
+			a, err := f.listResources(strings.Join(v[1:], ""), query)
+			return a, err, true
 		}
-		if !known {
-			return nil, refuse(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", v[1]), true
-		}
-		return ok(group(name))
+	}
+	if v, is := p.match("subscriptions/*/operationresults/*"); is {
+		a, err := f.operationResult(r, v[1])
+		return a, err, true
 	}
 	const commands = "subscriptions/*/providers/microsoft.compute/locations/*/runcommands"
 	for _, pattern := range []string{commands, commands + "/*"} {
@@ -151,25 +153,6 @@ func startsWith(filter string) (string, bool) {
 		return "", false
 	}
 	return strings.CutSuffix(inner, "')")
-}
-
-// provider is Microsoft.Compute as clients that choose an api-version by
-// asking for it want to see it.
-func (f *Fabric) provider() object {
-	types := []any{}
-	for _, name := range []string{
-		"virtualMachines", "virtualMachines/extensions", "virtualMachines/runCommands", "locations", "locations/operations",
-		"locations/runCommands", "locations/publishers", "operations",
-	} {
-		types = append(types, object{
-			"resourceType": name, "locations": []any{f.opts.Location}, "capabilities": "None",
-			"apiVersions": []any{"2024-11-01", "2024-07-01", "2024-03-01", "2023-09-01", "2022-11-01", "2022-08-01", "2021-07-01", "2020-06-01"},
-		})
-	}
-	return object{
-		"id": "/subscriptions/" + f.opts.Subscription + "/providers/Microsoft.Compute", "namespace": "Microsoft.Compute",
-		"registrationPolicy": "RegistrationRequired", "registrationState": "Registered", "resourceTypes": types,
-	}
 }
 
 // runCommandDocuments are the commands of the action (spec/extensions §9.6).

@@ -43,7 +43,7 @@ func (v *VM) extensionRoute(r *request, name string, run bool, query url.Values)
 		}
 		return v.remove(r, e)
 	}
-	return nil, refuse(http.StatusMethodNotAllowed, "MethodNotAllowed", "The method %s is not supported.", r.Method)
+	return nil, notAllowed(r)
 }
 
 // allowed refuses what no extension operation may do in the VM's state.

@@ -28,8 +28,10 @@ func (f *Fabric) cloudMetadata(r *request) *answer {
 		"name": "fabric", "portal": here, "resourceManager": here, "graph": here, "graphAudience": here, "gallery": here, "batch": here, "media": here,
 		"galleryEndpoint": here, "graphEndpoint": here, "portalEndpoint": here, "microsoftGraphResourceId": here,
 		// Libraries ask the directory of the public cloud whether to trust
-		// another one, unless it is of the kind that runs on premises.
-		"authentication": object{"loginEndpoint": here + "/adfs", "audiences": []any{here}, "tenant": "adfs", "identityProvider": "ADFS"},
+		// another one, unless its address says that it runs on premises.
+		// Terraform goes by the kind of directory instead, and wants nothing to
+		// do with clouds on premises.
+		"authentication": object{"loginEndpoint": here + "/adfs", "audiences": []any{here}, "tenant": "common", "identityProvider": "AAD"},
 		"suffixes":       object{"storage": "blob.fabric", "keyVaultDns": "vault.fabric"},
 	}
 	switch v := lowerQuery(r.URL.Query()).Get("api-version"); {

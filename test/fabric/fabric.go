@@ -76,7 +76,8 @@ type Fabric struct {
 	vms       []*VM
 	packages  map[string]*handlerPackages // by lower-case handler name
 	ops       map[string]*operation
-	groups    map[string]string // lower-case name of a resource group to its name
+	groups    map[string]*resourceGroup    // by lower-case name
+	providers map[string]*resourceProvider // by lower-case namespace
 	servers   []*http.Server
 	clients   []*http.Transport
 	memory    map[Service]*pipeListener
@@ -128,15 +129,16 @@ func Open(o Options) (*Fabric, error) {
 		o.Log = func(string, ...any) {}
 	}
 	f := &Fabric{
-		opts:     o,
-		journal:  newJournal(o.Journal, o.JournalKeep),
-		store:    newStore(),
-		ca:       &authority{},
-		packages: map[string]*handlerPackages{},
-		ops:      map[string]*operation{},
-		groups:   map[string]string{strings.ToLower(o.ResourceGroup): o.ResourceGroup},
-		memory:   map[Service]*pipeListener{},
-		seqs:     map[string]int{},
+		opts:      o,
+		journal:   newJournal(o.Journal, o.JournalKeep),
+		store:     newStore(),
+		ca:        &authority{},
+		packages:  map[string]*handlerPackages{},
+		ops:       map[string]*operation{},
+		groups:    map[string]*resourceGroup{strings.ToLower(o.ResourceGroup): {name: o.ResourceGroup, location: o.Location}},
+		providers: newProviders(),
+		memory:    map[Service]*pipeListener{},
+		seqs:      map[string]int{},
 
 		lastTouch: time.Now(),
 	}

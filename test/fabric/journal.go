@@ -206,6 +206,9 @@ func (v *VM) Requests(kind Kind) int {
 	return len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
 }
 
+// redacted stands in the journal where a secret was.
+const redacted = "[redacted]"
+
 // withoutSecrets is a control plane request fit for the journal: journals are
 // kept as evidence and passed around.
 func withoutSecrets(body []byte) string {
@@ -213,7 +216,7 @@ func withoutSecrets(body []byte) string {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if d.Decode(&v) != nil {
-		return string(body)
+		return formWithoutSecrets(string(body))
 	}
 	var clean func(any)
 	clean = func(v any) {
@@ -222,7 +225,7 @@ func withoutSecrets(body []byte) string {
 			for key, inner := range v {
 				switch strings.ToLower(key) {
 				case "protectedsettings", "protectedparameters", "runaspassword":
-					v[key] = "[redacted]"
+					v[key] = redacted
 				default:
 					clean(inner)
 				}
@@ -235,6 +238,18 @@ func withoutSecrets(body []byte) string {
 	}
 	clean(v)
 	return string(encode(v))
+}
+
+// formWithoutSecrets is that of a login. What is no form stays as it is.
+func formWithoutSecrets(body string) string {
+	fields := strings.Split(body, "&")
+	for i, field := range fields {
+		switch name, _, _ := strings.Cut(field, "="); name {
+		case "client_secret", "client_assertion", "password", "refresh_token", "code":
+			fields[i] = name + "=" + redacted
+		}
+	}
+	return strings.Join(fields, "&")
 }
 
 // headers flattens a header for the journal; several values are joined.

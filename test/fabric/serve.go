@@ -134,8 +134,11 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 		VM: vmName, Service: string(s), Kind: r.kind, From: r.RemoteAddr, Method: r.Method, URL: r.RequestURI, Host: r.Host,
 		Header: headers(r.Header), Code: a.code, Problems: append(common, a.problems...), Detail: a.detail,
 	}
-	if s == Blob {
+	switch {
+	case s == Blob:
 		e.VM = ""
+	case s == ARM && e.Header["Authorization"] != "":
+		e.Header["Authorization"] = redacted
 	}
 	if len(r.body) > 0 {
 		if utf8.Valid(r.body) && !slices.Contains(r.body, 0) {
