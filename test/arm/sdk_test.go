@@ -333,6 +333,16 @@ func TestRunCommand(t *testing.T) {
 	if v := got.Properties.InstanceView; err != nil || *v.ExecutionState != armcompute.ExecutionStateFailed || *v.ExitCode != 3 || !strings.Contains(value(v.Output), "again") {
 		t.Errorf("a script that fails: %s %v", asJSON(v), err)
 	}
+	// Asked to, as Terraform asks, the platform takes it for a failed operation.
+	up, err = commands.BeginUpdate(t.Context(), group, c.name, "one", armcompute.VirtualMachineRunCommandUpdate{Properties: &armcompute.VirtualMachineRunCommandProperties{
+		Source: &armcompute.VirtualMachineRunCommandScriptSource{Script: new("echo worse >&2; exit 4")}, TreatFailureAsDeploymentFailure: new(true),
+	}}, nil)
+	if err == nil {
+		_, err = up.PollUntilDone(t.Context(), &runtime.PollUntilDoneOptions{Frequency: time.Second})
+	}
+	if code(err) != "VMExtensionProvisioningError" || !strings.Contains(err.Error(), "exit status 4") {
+		t.Errorf("a script that must not fail: %v", err)
+	}
 	for _, name := range []string{"one", "two"} {
 		d, err := commands.BeginDelete(t.Context(), group, c.name, name, nil)
 		done(t, d, err)

@@ -35,7 +35,8 @@ type settings struct {
 				Source struct {
 					Script string `json:"script"`
 				} `json:"source"`
-				Parameters []struct {
+				FailureIsDeployment bool `json:"treatFailureAsDeploymentFailure"`
+				Parameters          []struct {
 					Value string `json:"value"`
 				} `json:"parameters"`
 			} `json:"publicSettings"`
@@ -87,11 +88,15 @@ func enable() error {
 	cmd := exec.Command("sh", args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	start := time.Now().UTC().Format(time.RFC3339)
-	code := 0
+	code, status, execution := 0, "success", ""
 	if err := cmd.Run(); err != nil {
 		code = -1
 		if ee, ok := errors.AsType[*exec.ExitError](err); ok {
 			code = ee.ExitCode()
+		}
+		execution = "Execution failed: failed to execute command: " + err.Error()
+		if public.FailureIsDeployment {
+			status = "error"
 		}
 	}
 	now := time.Now().UTC().Format(time.RFC3339)
@@ -102,7 +107,7 @@ func enable() error {
 			state = "Failed"
 		}
 		said, err := json.Marshal(map[string]any{
-			"executionState": state, "executionMessage": "", "output": out.String(), "error": errOut.String(), "exitCode": code, "startTime": start, "endTime": now,
+			"executionState": state, "executionMessage": execution, "output": out.String(), "error": errOut.String(), "exitCode": code, "startTime": start, "endTime": now,
 		})
 		if err != nil {
 			return err
@@ -110,7 +115,7 @@ func enable() error {
 		message = string(said)
 	}
 	report, err := json.Marshal([]any{map[string]any{"version": 1.0, "timestampUTC": now, "status": map[string]any{
-		"name": "run", "operation": "Enable", "configurationAppliedTime": now, "status": "success", "code": 0,
+		"name": "run", "operation": "Enable", "configurationAppliedTime": now, "status": status, "code": 0,
 		"formattedMessage": map[string]any{"lang": "en-US", "message": message},
 	}}})
 	if err != nil {
