@@ -130,6 +130,9 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 	if a, err, ok := f.smallRoutes(r, p, query); ok {
 		return a, err
 	}
+	if a, err, ok := f.hardware(r, p); ok {
+		return a, err
+	}
 	of, ofGroup := p.match(machines)
 	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/virtualmachines"); ok {
 		of = []string{v[0], f.opts.ResourceGroup}

@@ -179,3 +179,69 @@ func TestResourceGroups(t *testing.T) {
 		t.Errorf("delete what has machines: %d %v", code, doc)
 	}
 }
+
+// TestMachineAsConfigured: what a client compares with its configuration, and
+// what it looks up before it does.
+func TestMachineAsConfigured(t *testing.T) {
+	f, _, _ := testFabric(t)
+	vm := f.CreateVM("vm-tf", Provision(Provisioning{User: "me", HostName: "tf", SSHKeys: []string{"ssh-ed25519 AAAA me"}, UserData: []byte("hello")}))
+	c := client{t, vm}
+	_, _, doc := c.arm("GET", "?$expand=userData", nil)
+	at := func(v any, path ...string) any {
+		for _, key := range path {
+			switch x := v.(type) {
+			case map[string]any:
+				v = x[key]
+			case []any:
+				if len(x) != 1 {
+					return x
+				}
+				v = x[0].(map[string]any)[key]
+			default:
+				return nil
+			}
+		}
+		return v
+	}
+	properties := doc["properties"]
+	for want, got := range map[string]any{
+		"aGVsbG8=":            at(properties, "userData"),
+		"ssh-ed25519 AAAA me": at(properties, "osProfile", "linuxConfiguration", "ssh", "publicKeys", "keyData"),
+		"ImageDefault":        at(properties, "osProfile", "linuxConfiguration", "patchSettings", "patchMode"),
+		"ReadWrite":           at(properties, "storageProfile", "osDisk", "caching"),
+	} {
+		if got != want {
+			t.Errorf("%v, want %s in %v", got, want, properties)
+		}
+	}
+	disk, _ := at(properties, "storageProfile", "osDisk", "managedDisk", "id").(string)
+	_, _, doc = c.arm("GET", arm+disk+"?api-version=2023-04-02", nil)
+	if at(doc, "sku", "name") != at(properties, "storageProfile", "osDisk", "managedDisk", "storageAccountType") || at(doc, "managedBy") != vm.resourceID() {
+		t.Errorf("disk %s: %v", disk, doc)
+	}
+	nic, _ := at(properties, "networkProfile", "networkInterfaces", "id").(string)
+	_, _, doc = c.arm("GET", arm+nic+"?api-version=2023-09-01", nil)
+	if at(doc, "properties", "ipConfigurations", "properties", "privateIPAddress") != vm.address || at(doc, "properties", "macAddress") != "00-0D-3A-00-00-02" {
+		t.Errorf("network interface %s: %v", nic, doc)
+	}
+	if code, _, doc := c.arm("GET", arm+nic+"x?api-version=2023-09-01", nil); code != 404 || at(doc, "error", "code") != "ResourceNotFound" {
+		t.Errorf("another network interface: %d %v", code, doc)
+	}
+
+	// A change names an operation that can be followed, and what it forbids is
+	// not the agent.
+	code, header, doc := c.arm("PATCH", "", map[string]any{"properties": map[string]any{"osProfile": map[string]any{"allowExtensionOperations": false}}})
+	if code != 200 || at(doc, "properties", "osProfile", "allowExtensionOperations") != false || at(doc, "properties", "osProfile", "linuxConfiguration", "provisionVMAgent") != true {
+		t.Errorf("patch: %d %v", code, doc)
+	}
+	if op := c.poll(header); op["status"] != "Succeeded" {
+		t.Errorf("operation: %v", op)
+	}
+	if code, _, doc := c.arm("PUT", "/extensions/x", extensionBody("Contoso.One", "1.0", nil)); code != 409 {
+		t.Errorf("an extension although forbidden: %d %v", code, doc)
+	}
+	vm.SetConfig(func(c *Config) { c.NoAgent = true })
+	if code, _, doc := c.arm("PATCH", "", map[string]any{"properties": map[string]any{"osProfile": map[string]any{"allowExtensionOperations": true}}}); code != 400 {
+		t.Errorf("allowed without an agent: %d %v", code, doc)
+	}
+}

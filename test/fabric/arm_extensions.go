@@ -48,7 +48,7 @@ func (v *VM) extensionRoute(r *request, name string, run bool, query url.Values)
 
 // allowed refuses what no extension operation may do in the VM's state.
 func (v *VM) allowed() *apiError {
-	if v.cfg.NoAgent {
+	if v.cfg.NoAgent || v.noExtensions {
 		return refuse(http.StatusConflict, "OperationNotAllowed", "This operation cannot be performed when extension operations are disallowed. To allow, please ensure VM Agent is installed on the VM and the osProfile.allowExtensionOperations property is true.")
 	}
 	if v.cfg.Stopped {
@@ -248,8 +248,7 @@ func (v *VM) remove(r *request, e *extension) (*answer, *apiError) {
 }
 
 func (v *VM) resourceID() string {
-	return "/subscriptions/" + v.f.opts.Subscription + "/resourceGroups/" + v.f.opts.ResourceGroup +
-		"/providers/Microsoft.Compute/virtualMachines/" + v.name
+	return v.f.groupID() + "/providers/Microsoft.Compute/virtualMachines/" + v.name
 }
 
 // resource is the extension as clients see it.

@@ -115,6 +115,8 @@ func (f *Fabric) listResources(group string, query url.Values) (*answer, *apiErr
 	if group == "" || strings.EqualFold(group, f.opts.ResourceGroup) {
 		for _, v := range f.vms {
 			add(v.resource(url.Values{}))
+			add(v.disk())
+			add(v.nic())
 			for _, e := range v.extensions {
 				if !e.transient() {
 					o := e.resource(url.Values{})

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,25 +15,44 @@ const silentAfter = 10 * time.Minute
 // resource is the VM as clients see it.
 func (v *VM) resource(query url.Values) object {
 	p := v.setup
-	linux := object{"disablePasswordAuthentication": p.passwordsDisabled(), "provisionVMAgent": !v.cfg.NoAgent}
+	linux := object{
+		"disablePasswordAuthentication": p.passwordsDisabled(), "provisionVMAgent": !v.cfg.NoAgent, "enableVMAgentPlatformUpdates": false,
+		"patchSettings": object{"patchMode": "ImageDefault", "assessmentMode": "ImageDefault"},
+	}
+	if len(p.SSHKeys) > 0 {
+		keys := []any{}
+		for _, k := range p.SSHKeys {
+			keys = append(keys, object{"path": "/home/" + p.User + "/.ssh/authorized_keys", "keyData": k})
+		}
+		linux["ssh"] = object{"publicKeys": keys}
+	}
 	properties := object{
 		"vmId": v.id, "hardwareProfile": object{"vmSize": v.size}, "provisioningState": v.provisioningState(),
 		"osProfile": object{
 			"computerName": p.HostName, "adminUsername": p.User, "linuxConfiguration": linux,
-			"secrets": []any{}, "allowExtensionOperations": !v.cfg.NoAgent,
+			"secrets": []any{}, "allowExtensionOperations": !v.cfg.NoAgent && !v.noExtensions,
 		},
 		"storageProfile": object{
-			"imageReference": object{"publisher": "azguest", "offer": "fabric", "sku": "linux", "version": "latest"},
-			"osDisk":         object{"osType": "Linux", "name": v.name + "_OsDisk", "createOption": "FromImage"}, "dataDisks": []any{},
+			"imageReference": object{"publisher": "azguest", "offer": "fabric", "sku": "linux", "version": "latest", "exactVersion": "1.0.0"},
+			"osDisk": object{
+				"osType": "Linux", "name": v.diskName(), "createOption": "FromImage", "caching": "ReadWrite", "deleteOption": "Detach", "diskSizeGB": diskGB,
+				"managedDisk": object{"id": v.diskID(), "storageAccountType": "Premium_LRS"},
+			},
+			"dataDisks": []any{}, "diskControllerType": "SCSI",
 		},
-		"networkProfile": object{"networkInterfaces": []any{}},
+		"networkProfile": object{"networkInterfaces": []any{object{"id": v.nicID(), "properties": object{"primary": true}}}},
 		"timeCreated":    v.created.UTC().Format(armTime),
 	}
 	if v.budget != "" {
 		properties["extensionsTimeBudget"] = v.budget
 	}
-	if strings.EqualFold(query.Get("$expand"), "instanceView") {
+	switch strings.ToLower(query.Get("$expand")) {
+	case "instanceview":
 		properties["instanceView"] = v.instanceView()
+	case "userdata":
+		if len(p.UserData) > 0 {
+			properties["userData"] = base64.StdEncoding.EncodeToString(p.UserData)
+		}
 	}
 	o := object{
 		"id": v.resourceID(), "name": v.name, "type": "Microsoft.Compute/virtualMachines",
@@ -86,12 +106,18 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 		v.budget = *b
 	}
 	if allow := body.Properties.OS.Allow; allow != nil {
-		v.cfg.NoAgent = !*allow
+		if *allow && v.cfg.NoAgent {
+			return nil, refuse(http.StatusBadRequest, "InvalidParameter", "allowExtensionOperations cannot be set to true when provisionVMAgent is false.")
+		}
+		v.noExtensions = !*allow
 	}
 	if body.Tags != nil {
 		v.tags = body.Tags
 	}
+	o := v.f.newOperation(v, nil)
+	o.finish(nil)
 	a := replyJSON(http.StatusOK, v.resource(url.Values{}))
+	v.f.pollHeaders(r, a, o, false)
 	return a, nil
 }
 

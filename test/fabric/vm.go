@@ -31,6 +31,8 @@ type VM struct {
 	tags       map[string]string
 	budget     string // extensionsTimeBudget, ISO 8601
 
+	noExtensions bool // allowExtensionOperations=false, by a client
+
 	tenant *identity
 	extra  []*identity // further certificates
 
@@ -114,8 +116,7 @@ type Config struct {
 	// Immediate are the immediate extension goal states of /immediateGoalState,
 	// as JSON; none answers 404.
 	Immediate []byte `json:"immediate,omitempty"`
-	// NoAgent is provisionVMAgent=false or allowExtensionOperations=false:
-	// extension operations are refused.
+	// NoAgent is provisionVMAgent=false: extension operations are refused.
 	NoAgent bool `json:"noAgent,omitempty"`
 	// Stopped refuses changes because the VM is not running.
 	Stopped bool `json:"stopped,omitempty"`
