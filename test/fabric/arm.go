@@ -79,6 +79,36 @@ func (f *Fabric) control(r *request) *answer {
 	return a
 }
 
+// controlFault is how ARM itself fails: with its kind of error, and with a hint
+// when to come back where that is worthwhile.
+func (f *Fabric) controlFault(status int) *answer {
+	code := map[int]string{
+		http.StatusUnauthorized: "AuthenticationFailed", http.StatusForbidden: "AuthorizationFailed", http.StatusConflict: "Conflict",
+		http.StatusTooManyRequests: "TooManyRequests", http.StatusInternalServerError: "InternalServerError",
+		http.StatusBadGateway: "BadGateway", http.StatusServiceUnavailable: "ServiceUnavailable", http.StatusGatewayTimeout: "GatewayTimeout",
+	}[status]
+	text := http.StatusText(status)
+	a := refuse(status, or(code, strings.ReplaceAll(text, " ", "")), "%s: this was asked for.", or(text, "status "+strconv.Itoa(status))).answer()
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		a.header.Set("Retry-After", f.retryAfter())
+	}
+	return a
+}
+
+// machineOfPath is the name of the virtual machine that a path is about.
+func (f *Fabric) machineOfPath(path string) string {
+	p := splitPath(path)
+	if len(p.lower) < 8 || p.lower[6] != "virtualmachines" {
+		return ""
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if vm := f.vmNamed(p.segments[7]); vm != nil {
+		return vm.name
+	}
+	return ""
+}
+
 // armPath is a request path in lower case beside its original.
 type armPath struct{ segments, lower []string }
 

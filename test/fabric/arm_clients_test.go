@@ -245,3 +245,25 @@ func TestMachineAsConfigured(t *testing.T) {
 		t.Errorf("allowed without an agent: %d %v", code, doc)
 	}
 }
+
+// TestControlPlaneFaults: what is made to fail fails as ARM does, and for one
+// machine if that was asked for.
+func TestControlPlaneFaults(t *testing.T) {
+	f, vm, c := testFabric(t)
+	other := client{t, f.CreateVM("vm-02")}
+	vm.Fail(Control, 429, 1)
+	if code, _, doc := other.arm("GET", "", nil); code != 200 {
+		t.Errorf("another machine: %d %v", code, doc)
+	}
+	code, header, doc := c.arm("GET", "", nil)
+	if e, _ := doc["error"].(map[string]any); code != 429 || header.Get("Retry-After") == "" || e["code"] != "TooManyRequests" || !strings.HasPrefix(header.Get("Content-Type"), "application/json") {
+		t.Errorf("%d %v %v", code, header, doc)
+	}
+	if code, _, doc := c.arm("GET", "", nil); code != 200 {
+		t.Errorf("afterwards: %d %v", code, doc)
+	}
+	e := f.Journal(Query{Kind: Control, VM: vm.name})
+	if len(e) != 2 || e[0].Fault == "" {
+		t.Errorf("journal: %v", e)
+	}
+}

@@ -113,6 +113,9 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	if r.vm != nil {
 		vmName = r.vm.name
 	}
+	if s == ARM {
+		vmName = or(f.machineOfPath(r.URL.Path), vmName)
+	}
 	fault := f.faults.strike(r.kind, vmName, r.Request)
 	if fault != nil && fault.Delay > 0 {
 		select {
@@ -123,6 +126,8 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	var a *answer
 	if fault == nil || fault.Apply || !fault.Reset && fault.Status == 0 {
 		a = handle(r)
+	} else if s == ARM && !fault.Reset {
+		a = f.controlFault(fault.Status)
 	} else {
 		a = reply(fault.Status, "text/plain; charset=utf-8", []byte(http.StatusText(fault.Status)))
 	}
