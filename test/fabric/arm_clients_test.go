@@ -267,3 +267,28 @@ func TestControlPlaneFaults(t *testing.T) {
 		t.Errorf("journal: %v", e)
 	}
 }
+
+// TestNamesOfResources: clients spell names and regions as people do.
+func TestNamesOfResources(t *testing.T) {
+	_, vm, c := testFabric(t)
+	body := extensionBody("Contoso.Multi", "1.0", map[string]any{"settings": map[string]any{"a": 1}})
+	body["location"] = "West Europe"
+	if code, _, doc := c.arm("PUT", "/extensions/first", body); code != 201 || doc["location"] != "westeurope" {
+		t.Fatalf("made: %d %v", code, doc)
+	}
+	body["location"] = "westeurope"
+	if code, _, doc := c.arm("PUT", "/extensions/FIRST", body); code != 200 || doc["name"] != "first" || !strings.HasSuffix(doc["id"].(string), "/first") {
+		t.Errorf("in capitals: %d %v", code, doc)
+	}
+	// The guest would take another spelling for another extension.
+	if _, doc := c.sub("ExtensionsConfig", nil); strings.Contains(doc, "FIRST") || !strings.Contains(doc, `name="first"`) {
+		t.Error(doc)
+	}
+	body["location"] = "mars"
+	if code, _, doc := c.arm("PUT", "/extensions/first", body); code != 409 || !strings.Contains(fmt.Sprint(doc), "InvalidResourceLocation") {
+		t.Errorf("elsewhere: %d %v", code, doc)
+	}
+	if len(vm.extensions) != 1 {
+		t.Errorf("%d extensions", len(vm.extensions))
+	}
+}

@@ -112,7 +112,15 @@ func (v *VM) accept(body resourceBody, old *extension, name string, run, patch b
 			body.Tags = old.body.Tags
 		}
 	}
-	body.Location = or(body.Location, v.f.opts.Location)
+	body.Location = regionName(or(body.Location, v.f.opts.Location))
+	if old != nil {
+		name = old.name // the first spelling stays, here and in the guest
+		if body.Location != old.body.Location {
+			return nil, refuse(http.StatusConflict, "InvalidResourceLocation",
+				"The resource '%s/%s' already exists in location '%s' in resource group '%s'. A resource with the same name cannot be created in location '%s'. Please select a new resource name.",
+				v.name, name, old.body.Location, v.f.opts.ResourceGroup, body.Location)
+		}
+	}
 	e := &extension{vm: v, name: name, run: run, body: body}
 	if run {
 		return v.acceptRunCommand(e)

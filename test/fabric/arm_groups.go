@@ -76,7 +76,7 @@ func (f *Fabric) putGroup(r *request, g *resourceGroup, name string) (*answer, *
 	if err := decodeBody(r, &body); err != nil {
 		return nil, err
 	}
-	location := strings.ToLower(strings.ReplaceAll(body.Location, " ", "")) // "West Europe" is a name for people
+	location := regionName(body.Location)
 	code := http.StatusOK
 	switch {
 	case g == nil && location == "":
@@ -131,6 +131,9 @@ func (f *Fabric) listResources(group string, query url.Values) (*answer, *apiErr
 	}
 	return replyJSON(http.StatusOK, object{"value": list}), nil
 }
+
+// regionName is what ARM makes of "West Europe", a name for people.
+func regionName(s string) string { return strings.ToLower(strings.ReplaceAll(s, " ", "")) }
 
 func notAllowed(r *request) *apiError {
 	return refuse(http.StatusMethodNotAllowed, "MethodNotAllowed", "The method %s is not supported on %s.", r.Method, r.URL.Path)

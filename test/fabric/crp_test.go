@@ -17,7 +17,7 @@ func extensionBody(handler, version string, properties map[string]any) map[strin
 	publisher, kind := splitHandler(handler)
 	p := map[string]any{"publisher": publisher, "type": kind, "typeHandlerVersion": version}
 	maps.Copy(p, properties)
-	return map[string]any{"location": "x", "properties": p}
+	return map[string]any{"location": "westeurope", "properties": p}
 }
 
 func TestExtensionLifecycle(t *testing.T) {

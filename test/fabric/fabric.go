@@ -118,7 +118,7 @@ func Open(o Options) (*Fabric, error) {
 	}
 	o.Subscription = or(o.Subscription, "00000000-0000-4000-8000-00000000f00d")
 	o.ResourceGroup = or(o.ResourceGroup, "rg")
-	o.Location = or(o.Location, "westeurope")
+	o.Location = regionName(or(o.Location, "westeurope"))
 	if o.RetryAfter <= 0 {
 		o.RetryAfter = time.Second
 	}
