@@ -44,6 +44,19 @@ func TestCloudMetadata(t *testing.T) {
 	}
 }
 
+// TestRegions: Terraform, asked to check regions, asks twice the slash.
+func TestRegions(t *testing.T) {
+	_, _, c := testFabric(t)
+	_, _, doc := c.arm("GET", arm+"//metadata/endpoints?api-version=2018-01-01", nil)
+	clouds, _ := doc["cloudEndpoint"].(map[string]any)
+	for _, x := range clouds {
+		if cloud := x.(map[string]any); cloud["endpoint"] == ManagementHost && fmt.Sprint(cloud["locations"]) == "[westeurope]" {
+			return
+		}
+	}
+	t.Error(doc)
+}
+
 func TestLoginWithSecret(t *testing.T) {
 	f, _, c := testFabric(t)
 	form := url.Values{"client_id": {"me"}, "client_secret": {"hunter2"}, "grant_type": {"client_credentials"}, "scope": {arm + "/.default"}}

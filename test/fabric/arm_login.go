@@ -21,7 +21,7 @@ func here(r *request) string {
 }
 
 // cloudMetadata lets az and Terraform discover a custom cloud. The oldest
-// version and the newest describe one cloud, those between a list.
+// versions and the newest describe one cloud, most between a list.
 func (f *Fabric) cloudMetadata(r *request) *answer {
 	here := here(r)
 	cloud := object{
@@ -35,10 +35,12 @@ func (f *Fabric) cloudMetadata(r *request) *answer {
 		"suffixes":       object{"storage": "blob.fabric", "keyVaultDns": "vault.fabric"},
 	}
 	switch v := lowerQuery(r.URL.Query()).Get("api-version"); {
-	case v < "2018", v >= "2022":
-		return replyJSON(http.StatusOK, cloud)
+	case v == "2018-01-01": // the one that knows the regions, of each cloud by its host
+		cloud["cloudEndpoint"] = object{"fabric": object{"endpoint": r.Host, "locations": []any{f.opts.Location}}}
+	case v >= "2018" && v < "2022":
+		return replyJSON(http.StatusOK, []any{cloud})
 	}
-	return replyJSON(http.StatusOK, []any{cloud})
+	return replyJSON(http.StatusOK, cloud)
 }
 
 // login is the directory: it issues a token to whoever asks, since clients
