@@ -92,6 +92,7 @@ func TestAzureCLI(t *testing.T) {
 	refused("told to fail with 7", on("vm", "extension", "set", "--publisher", "Azguest.Samples", "--name", "Hello", "--version", "1.0", "--settings", `{"exitCode":7}`)...)
 	refused("could not be found", on("vm", "extension", "set", "--publisher", "Azguest.Samples", "--name", "Nobody", "--version", "1.0")...)
 	az("2.0.0", "vm", "extension", "image", "list-versions", "--location", location, "--publisher", "Azguest.Samples", "--name", "Hello")
+	deployTemplate(t, c, az, refused)
 	for _, name := range []string{"Hello", "Events"} {
 		az("", on("vm", "extension", "delete", "--name", name)...)
 	}

@@ -183,16 +183,21 @@ func (token) GetToken(context.Context, policy.TokenRequestOptions) (azcore.Acces
 	return azcore.AccessToken{Token: "no-secret", ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// factory is the SDK, pointed at our cloud.
-func (m *machine) factory(t *testing.T) *armcompute.ClientFactory {
-	t.Helper()
-	f, err := armcompute.NewClientFactory(subscription, token{}, &armpolicy.ClientOptions{ClientOptions: policy.ClientOptions{
+// options point the SDK at our cloud.
+func (m *machine) options() *armpolicy.ClientOptions {
+	return &armpolicy.ClientOptions{ClientOptions: policy.ClientOptions{
 		Cloud: cloud.Configuration{
 			ActiveDirectoryAuthorityHost: m.url,
 			Services:                     map[cloud.ServiceName]cloud.ServiceConfiguration{cloud.ResourceManager: {Endpoint: m.url, Audience: m.url}},
 		},
 		Transport: m.http,
-	}})
+	}}
+}
+
+// factory is the SDK, pointed at our cloud.
+func (m *machine) factory(t *testing.T) *armcompute.ClientFactory {
+	t.Helper()
+	f, err := armcompute.NewClientFactory(subscription, token{}, m.options())
 	if err != nil {
 		t.Fatal(err)
 	}

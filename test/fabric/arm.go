@@ -64,10 +64,12 @@ func (f *Fabric) control(r *request) *answer {
 	for _, v := range f.vms {
 		v.decide()
 	}
+	f.deploy()
 	a, err := f.route(r)
 	if err != nil {
 		a = err.answer()
 	}
+	f.deploy() // what was asked for begins at once
 	id := newGUID()
 	a.header.Set("x-ms-request-id", id)
 	a.header.Set("x-ms-correlation-request-id", or(r.Header.Get("x-ms-correlation-request-id"), id))
@@ -119,6 +121,12 @@ func splitPath(p string) armPath {
 		out.lower = append(out.lower, strings.ToLower(s))
 	}
 	return out
+}
+
+// first is the path's first n segments.
+func (p armPath) first(n int) armPath {
+	n = min(n, len(p.lower))
+	return armPath{p.segments[:n], p.lower[:n]}
 }
 
 // match compares with a pattern in which * stands for any one segment, and
@@ -336,6 +344,7 @@ func (f *Fabric) pollHeaders(r *request, a *answer, o *operation, location bool)
 
 // decodeBody reads a JSON request body, numbers kept as they are.
 func decodeBody(r *request, into any) *apiError {
+	r.body = relaxed(r.body)
 	d := json.NewDecoder(strings.NewReader(string(r.body)))
 	d.UseNumber()
 	if err := d.Decode(into); err != nil {

@@ -23,6 +23,15 @@ func (f *Fabric) smallRoutes(r *request, p armPath, query url.Values) (*answer, 
 			return a, err, true
 		}
 	}
+	const deployments = "subscriptions/*/resourcegroups/*/providers/microsoft.resources/deployments"
+	if v, is := p.first(7).match(deployments); is {
+		a, err := f.deploymentRoute(r, v[1], p.segments[7:])
+		return a, err, true
+	}
+	if v, is := p.first(7).match("subscriptions/*/resourcegroups/*/deployments/*/operations"); is {
+		a, err := f.deploymentRoute(r, v[1], p.segments[5:]) // the operations' other address, which clients use
+		return a, err, true
+	}
 	if v, is := p.match("subscriptions/*/resourcegroups/*"); is {
 		a, err := f.groupRoute(r, v[1])
 		return a, err, true

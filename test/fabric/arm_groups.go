@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -56,6 +57,12 @@ func (f *Fabric) groupRoute(r *request, name string) (*answer, *apiError) {
 		if strings.EqualFold(name, f.opts.ResourceGroup) && len(f.vms) > 0 {
 			// The machines belong to whoever runs them.
 			return nil, refuse(http.StatusConflict, "ResourceGroupDeletionBlocked", "Deletion of resource group '%s' did not complete: it contains virtual machines that can't be deleted here.", g.name)
+		}
+		for _, d := range slices.Clone(f.deployments) {
+			if d.group == key {
+				_, _ = d.cancel() // which is refused where it is over
+				f.deployments = slices.DeleteFunc(f.deployments, func(x *deployment) bool { return x == d })
+			}
 		}
 		delete(f.groups, key)
 		o := f.newOperation(nil, nil)

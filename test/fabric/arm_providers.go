@@ -80,16 +80,17 @@ func (f *Fabric) providerRoute(r *request, name, action string) (*answer, *apiEr
 // asking for it want to see it.
 func (f *Fabric) provider(p *resourceProvider) object {
 	types := []any{}
-	if p.name == compute {
-		for _, name := range []string{
+	for _, name := range map[string][]string{
+		compute: {
 			"virtualMachines", "virtualMachines/extensions", "virtualMachines/runCommands", "locations", "locations/operations",
 			"locations/runCommands", "locations/publishers", "operations",
-		} {
-			types = append(types, object{
-				"resourceType": name, "locations": []any{f.opts.Location}, "capabilities": "None",
-				"apiVersions": []any{"2024-11-01", "2024-07-01", "2024-03-01", "2023-09-01", "2022-11-01", "2022-08-01", "2021-07-01", "2020-06-01"},
-			})
-		}
+		},
+		"Microsoft.Resources": {"deployments", "deployments/operations", "resourceGroups", "subscriptions"},
+	}[p.name] {
+		types = append(types, object{
+			"resourceType": name, "locations": []any{f.opts.Location}, "capabilities": "None",
+			"apiVersions": []any{"2024-11-01", "2024-07-01", "2024-03-01", "2023-09-01", "2022-11-01", "2022-08-01", "2021-07-01", "2020-06-01"},
+		})
 	}
 	return object{
 		"id": "/subscriptions/" + f.opts.Subscription + "/providers/" + p.name, "namespace": p.name,

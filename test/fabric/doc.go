@@ -33,7 +33,8 @@
 // FastTrack. The operation ends when a status document decides it: the row of
 // the handler with that version and sequence number says success or error, the
 // handler reports a terminal code, or the time budget is over. A deleted
-// extension is gone when its row is.
+// extension is gone when its row is. A template is deployed by the same PUTs, in
+// the order of its dependencies.
 //
 // # Faults
 //

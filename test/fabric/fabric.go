@@ -84,6 +84,8 @@ type Fabric struct {
 	lastTouch time.Time
 	closed    bool
 	seqs      map[string]int // last sequence number by VM and extension; survives deletion
+
+	deployments []*deployment // in the order in which they were first made
 }
 
 // TB is the part of testing.TB that New needs.

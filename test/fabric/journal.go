@@ -213,7 +213,7 @@ const redacted = "[redacted]"
 // kept as evidence and passed around.
 func withoutSecrets(body []byte) string {
 	var v any
-	d := json.NewDecoder(bytes.NewReader(body))
+	d := json.NewDecoder(bytes.NewReader(relaxed(body)))
 	d.UseNumber()
 	if d.Decode(&v) != nil {
 		return formWithoutSecrets(string(body))
@@ -222,6 +222,7 @@ func withoutSecrets(body []byte) string {
 	clean = func(v any) {
 		switch v := v.(type) {
 		case map[string]any:
+			withoutSecureParameters(v)
 			for key, inner := range v {
 				switch strings.ToLower(key) {
 				case "protectedsettings", "protectedparameters", "runaspassword":
@@ -238,6 +239,28 @@ func withoutSecrets(body []byte) string {
 	}
 	clean(v)
 	return string(encode(v))
+}
+
+// withoutSecureParameters hides those of a deployment, and what they are by
+// default. A type that is defined elsewhere may be secure.
+func withoutSecureParameters(properties map[string]any) {
+	template, _ := properties["template"].(map[string]any)
+	declared, _ := template["parameters"].(map[string]any)
+	given, _ := properties["parameters"].(map[string]any)
+	for name, v := range declared {
+		o, _ := v.(map[string]any)
+		if !secure(o) && o["$ref"] == nil {
+			continue
+		}
+		if _, ok := o["defaultValue"]; ok {
+			o["defaultValue"] = redacted
+		}
+		for key := range given {
+			if strings.EqualFold(key, name) {
+				given[key] = redacted
+			}
+		}
+	}
 }
 
 // formWithoutSecrets is that of a login. What is no form stays as it is.
