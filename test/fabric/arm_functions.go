@@ -109,6 +109,7 @@ func builtins() map[string]builtin {
 		"resourcegroup": {0, 0, func(s *scope, _ []any) (any, error) {
 			return s.d.f.groupResource(s.d.f.groups[strings.ToLower(s.d.group)]), nil
 		}},
+		"tenant":     {0, 0, func(*scope, []any) (any, error) { return object{"tenantId": tenant, "displayName": "fabric"}, nil }},
 		"deployment": {0, 0, func(s *scope, _ []any) (any, error) { return s.d.itself(), nil }},
 		"environment": {0, 0, func(*scope, []any) (any, error) {
 			const here = "https://" + ManagementHost
@@ -178,6 +179,7 @@ func builtins() map[string]builtin {
 			}
 			return number(a % b), nil
 		}),
+		"min": {1, -1, extreme(func(a, b int64) int64 { return min(a, b) })}, "max": {1, -1, extreme(func(a, b int64) int64 { return max(a, b) })},
 		"int": {1, 1, func(_ *scope, a []any) (any, error) {
 			n, err := strconv.ParseInt(strings.TrimSpace(text(a[0])), 10, 64)
 			if err != nil {
@@ -204,6 +206,13 @@ func builtins() map[string]builtin {
 			return v, err
 		}),
 		"format": {1, -1, format}, "substring": {2, 3, substring},
+		"padleft": {2, 3, padLeft},
+		"indexof": ofTexts(2, 2, func(a []string) (any, error) {
+			return number(int64(strings.Index(strings.ToLower(a[0]), strings.ToLower(a[1])))), nil
+		}),
+		"lastindexof": ofTexts(2, 2, func(a []string) (any, error) {
+			return number(int64(strings.LastIndex(strings.ToLower(a[0]), strings.ToLower(a[1])))), nil
+		}),
 		"tolower": ofTexts(1, 1, func(a []string) (any, error) { return strings.ToLower(a[0]), nil }),
 		"toupper": ofTexts(1, 1, func(a []string) (any, error) { return strings.ToUpper(a[0]), nil }),
 		"trim":    ofTexts(1, 1, func(a []string) (any, error) { return strings.TrimSpace(a[0]), nil }),
@@ -302,6 +311,7 @@ func builtins() map[string]builtin {
 			return n == json.Number("0"), err
 		}},
 		"contains": {2, 2, contains}, "union": {2, -1, union},
+		"take": {2, 2, portion(true)}, "skip": {2, 2, portion(false)}, "items": {1, 1, items},
 		"first": {1, 1, edge(true)}, "last": {1, 1, edge(false)},
 	}
 }

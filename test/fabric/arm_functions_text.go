@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // The longer functions of the template language, of strings and names.
@@ -158,7 +159,7 @@ func guidOf(name string) string {
 
 // joinID appends a type and its names to the ID of what they are in.
 func joinID(in, kind string, names []string) (string, error) {
-	parts := strings.Split(kind, "/")
+	parts := strings.Split(strings.TrimSuffix(kind, "/"), "/")
 	if len(parts) != len(names)+1 || len(parts) < 2 {
 		return "", fmt.Errorf("the type '%s' requires '%d' resource name argument(s)", kind, len(parts)-1)
 	}
@@ -206,4 +207,78 @@ func copyIndex(s *scope, a []any) (any, error) {
 		return nil, errors.New("the function 'copyIndex' is not expected at this location: it can only be used in a copy loop, by that loop's name")
 	}
 	return number(int64(i) + offset), nil
+}
+
+// padLeft is for what is no longer than a few lines.
+func padLeft(_ *scope, a []any) (any, error) {
+	s, pad := text(a[0]), " "
+	n, err := integer(a[1])
+	if len(a) == 3 {
+		pad = text(a[2])
+	}
+	if err != nil || n < 0 || n > 1000 || len(pad) != 1 {
+		return nil, errArgument
+	}
+	return strings.Repeat(pad, max(0, int(n)-utf8.RuneCountInString(s))) + s, nil
+}
+
+// portion is the first so many of something, or the rest of it.
+func portion(first bool) func(*scope, []any) (any, error) {
+	return func(_ *scope, a []any) (any, error) {
+		n, err := integer(a[1])
+		if err != nil {
+			return nil, err
+		}
+		cut := func(size int) (int, int) {
+			at := int(max(0, min(n, int64(size))))
+			if first {
+				return 0, at
+			}
+			return at, size
+		}
+		switch v := a[0].(type) {
+		case string:
+			r := []rune(v)
+			from, to := cut(len(r))
+			return string(r[from:to]), nil
+		case []any:
+			from, to := cut(len(v))
+			return v[from:to:to], nil
+		}
+		return nil, errArgument
+	}
+}
+
+// items makes a list of an object.
+func items(_ *scope, a []any) (any, error) {
+	o, ok := a[0].(object)
+	if !ok {
+		return nil, errArgument
+	}
+	list := []any{}
+	for _, key := range sortedKeys(o) {
+		list = append(list, object{"key": key, "value": o[key]})
+	}
+	return list, nil
+}
+
+// extreme is the smallest or the largest of integers, or of a list of them.
+func extreme(choose func(a, b int64) int64) func(*scope, []any) (any, error) {
+	return func(_ *scope, a []any) (any, error) {
+		if list, ok := a[0].([]any); ok && len(a) == 1 {
+			a = list
+		}
+		if len(a) == 0 {
+			return nil, errArgument
+		}
+		best, err := integer(a[0])
+		for _, v := range a[1:] {
+			n, wrong := integer(v)
+			if wrong != nil {
+				return nil, wrong
+			}
+			best = choose(best, n)
+		}
+		return number(best), err
+	}
 }

@@ -118,7 +118,8 @@ func checkParameter(name string, o object, v any) error {
 		if !slices.Contains([]string{"string", "bool", "int", "object", "array"}, plain) {
 			return fmt.Errorf("the type '%s' of the template parameter '%s' is not valid", want, name)
 		}
-		return fmt.Errorf("template parameter JToken type is not valid. Expected '%s'. Actual '%s' for the parameter '%s'. Please see https://aka.ms/resource-manager-parameter-files for usage details", want, or(kind, "null"), name)
+		spell := map[string]string{"string": "String, Uri", "bool": "Boolean", "int": "Integer", "float": "Float", "object": "Object", "array": "Array", "": "Null"}
+		return fmt.Errorf("template parameter JToken type is not valid. Expected '%s'. Actual '%s' for the parameter '%s'. Please see https://aka.ms/resource-manager-parameter-files for usage details", spell[plain], spell[kind], name)
 	}
 	shown := "'" + text(v) + "'"
 	if secure(o) {

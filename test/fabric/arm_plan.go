@@ -323,8 +323,7 @@ func (it *deployItem) body(s *scope) (object, error) {
 		}
 	}
 	var template any
-	if it.nested() {
-		properties, _ := raw["properties"].(object)
+	if properties, ok := raw["properties"].(object); ok && it.nested() {
 		properties = maps.Clone(properties)
 		if template = properties["template"]; template != nil && it.inner() {
 			delete(properties, "template")
