@@ -181,20 +181,23 @@ func (s HostKeys) Apply(ctx context.Context, sys *System) error {
 		led = hostKeyLedger{VMID: s.VMID, Keys: map[string]string{}}
 	}
 	led.Want = s.Types
+	before := maps.Clone(led.Keys)
 	var missing []string
 	for _, t := range s.Types {
 		fp := s.onDisk(sys.Root, t)
 		// A key of the image stays unless it is to be replaced; one of ours
-		// stays in any case.
-		if fp == "" || (s.Regenerate && led.Keys[t] != fp) {
+		// stays in any case. By the late step the image's are gone: what is
+		// there was made since, and clients may have seen it.
+		if fp == "" || (s.Regenerate && !s.Late && led.Keys[t] != fp) {
 			missing = append(missing, t)
+		} else if s.Late {
+			led.Keys[t] = fp
 		}
 	}
 	if sys.HostKeys == nil && len(missing) > 0 {
 		sys.HostKeys = MakeHostKeys(missing)
 	}
 	gid, perm := keyGroup(sys.Root)
-	before := maps.Clone(led.Keys)
 	for _, t := range missing {
 		wait := s.Late || !slices.Contains(s.MayWait, t)
 		k, ready, err := sys.HostKeys.get(ctx, t, wait)

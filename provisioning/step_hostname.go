@@ -60,13 +60,15 @@ func (s SetHostName) Apply(ctx context.Context, sys *System) error {
 		return bad(err)
 	}
 	name := strings.TrimSuffix(s.Name, ".")
-	if b, err := sys.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
-		if err := sys.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
+	// Before /etc/hostname: once that is written, the next boot does not know
+	// the old name any more, whose line this is to replace.
+	if s.Hosts {
+		if err := s.hosts(sys, name); err != nil {
 			return bad(err)
 		}
 	}
-	if s.Hosts {
-		if err := s.hosts(sys, name); err != nil {
+	if b, err := sys.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
+		if err := sys.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
 			return bad(err)
 		}
 	}

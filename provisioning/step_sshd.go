@@ -184,7 +184,7 @@ func (s ConfigureSSHD) ways(r host.Root) []way {
 		if len(set) == 0 && string(next) == string(old) {
 			return func() error { return nil }, false, nil
 		}
-		return swap(r, name, next, 0o600)
+		return swap(r, name, next, append([]byte{}, withoutBlock(old)...), 0o600)
 	})
 }
 
@@ -204,22 +204,29 @@ func putDropIn(r host.Root, dir string, set []Setting) (undo func() error, chang
 	if err := r.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return nil, false, err
 	}
-	return swap(r, name, []byte(dropInHead+renderSettings(set)), 0o600)
+	return swap(r, name, []byte(dropInHead+renderSettings(set)), nil, 0o600)
 }
 
 // swap replaces a file and remembers what was there. Where the file is a
-// link into a read-only tree, the link is replaced.
-func swap(r host.Root, name string, next []byte, perm fs.FileMode) (undo func() error, changed bool, err error) {
+// link into a read-only tree, the link is replaced. What we want may be there
+// already, from an attempt that was cut off before sshd was asked: to take it
+// back is then to go back to what it would be without us, nil for no file.
+func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (undo func() error, changed bool, err error) {
 	old, err := r.ReadFile(name)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return nil, false, err
 	}
-	if !missing && string(old) == string(next) {
-		return func() error { return nil }, false, nil
-	}
 	if fi, err := os.Stat(r.Path(name)); err == nil {
 		perm = fi.Mode().Perm()
+	}
+	if !missing && string(old) == string(next) {
+		return func() error {
+			if without == nil {
+				return r.Remove(name)
+			}
+			return r.WriteFile(name, without, perm)
+		}, false, nil
 	}
 	link, _ := os.Readlink(r.Path(name))
 	err = r.WriteFile(name, next, perm)

@@ -221,7 +221,8 @@ func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 // before it gets its name; a symlink of that name is replaced, not followed.
 func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int) (err error) {
 	full := path.Join(d.name, name)
-	tmp := "." + name + "." + rand.Text()
+	d.sweep(name)
+	tmp := "." + name + tempMark + rand.Text()
 	fd, err := unix.Openat(d.fd(), tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", full, err)
@@ -254,6 +255,25 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 	}
 	_ = d.f.Sync() // not every file system can; the file itself is safe
 	return nil
+}
+
+const tempMark = ".azg-"
+
+// sweep removes the temporary files of earlier writes of this file that were
+// cut off. Nobody else looks for them: the directory is a user's.
+func (d *Dir) sweep(name string) {
+	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0)
+	if err != nil {
+		return
+	}
+	f := os.NewFile(uintptr(fd), d.name)
+	defer func() { _ = f.Close() }()
+	names, _ := f.Readdirnames(10000) // as far as it goes
+	for _, n := range names {
+		if rest, ok := strings.CutPrefix(n, "."+name+tempMark); ok && len(rest) == len(rand.Text()) {
+			_ = unix.Unlinkat(d.fd(), n, 0)
+		}
+	}
 }
 
 // Stat is lstat of a name in the directory.
