@@ -122,7 +122,11 @@ func (a *Agent) accounts(ctx context.Context) error {
 		return nil
 	}
 	sys, opts := a.system(), a.provisioningOptions()
-	f, err := provisioning.Gather(ctx, sys, opts)
+	err := provisioning.MendJIT(ctx, sys, opts)
+	var f provisioning.Facts
+	if err == nil {
+		f, err = provisioning.Gather(ctx, sys, opts)
+	}
 	if err != nil {
 		a.access.again(now.Add(time.Minute))
 		return err
@@ -143,7 +147,11 @@ func (a *Agent) accounts(ctx context.Context) error {
 // overdue ends accounts without the platform, which may be away for long.
 func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time.Time) error {
 	sys, opts := a.system(), a.provisioningOptions()
-	f, err := provisioning.Gather(ctx, sys, opts)
+	err := provisioning.MendJIT(ctx, sys, opts)
+	var f provisioning.Facts
+	if err == nil {
+		f, err = provisioning.Gather(ctx, sys, opts)
+	}
 	if err == nil {
 		err = a.changeAccounts(ctx, sys, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f, opts))
 	}

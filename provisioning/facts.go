@@ -40,6 +40,7 @@ type System struct {
 type Facts struct {
 	Accounts []host.Account
 	Groups   []host.Group
+	HalfMade []string // short-lived accounts that were not completed
 	UIDMin   int
 	Shells   []string // existing ones of /etc/shells
 
@@ -79,6 +80,11 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	}
 	if f.Groups, err = r.Groups(); err != nil {
 		return f, fail(CodeInternal, "failed to read the groups", err)
+	}
+	for _, a := range f.Accounts {
+		if halfMade(r, o, a) {
+			f.HalfMade = append(f.HalfMade, a.Name)
+		}
 	}
 	f.UIDMin = 1000
 	if n, err := strconv.Atoi(r.LoginDefs()["UID_MIN"]); err == nil {
@@ -132,6 +138,15 @@ func gatherSSHD(r host.Root, o Options, f *Facts) {
 	if names, err := r.Glob(path.Join(o.SSHDir, "ssh_host_*_key")); err == nil {
 		for _, n := range names {
 			if t := hostKeyType(n); t != "" {
+				f.HostKeyTypes = append(f.HostKeyTypes, t)
+			}
+		}
+	}
+	// One that the image had and that is gone since an attempt that was cut off.
+	var led hostKeyLedger
+	if readJSON(r, path.Join(o.Dir(), "hostkeys.json"), &led) {
+		for _, t := range led.Want {
+			if !slices.Contains(f.HostKeyTypes, t) {
 				f.HostKeyTypes = append(f.HostKeyTypes, t)
 			}
 		}

@@ -36,7 +36,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 		i := slices.IndexFunc(want, func(u JITUser) bool { return u.Name == a.Name })
 		// A user whose data can't be read is in the document all the same.
 		if i < 0 || want[i].Err == nil && !now.Before(want[i].Expires) {
-			steps = append(steps, RemoveJIT{Name: a.Name, Options: o, Tool: remover(f)})
+			steps = append(steps, RemoveJIT{Name: a.Name, Options: o})
 		}
 	}
 	for _, u := range want {
@@ -44,9 +44,9 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 		switch {
 		case u.Err != nil:
 			warnings = append(warnings, fmt.Errorf("just-in-time user %q: %w", printable(u.Name), u.Err))
-		case exists && have.Gecos == JITComment, !now.Before(u.Expires):
-			// There already, or over.
-		case exists:
+		case !now.Before(u.Expires), exists && have.Gecos == JITComment && !slices.Contains(f.HalfMade, u.Name):
+			// Over, or there already.
+		case exists && have.Gecos != JITComment:
 			warnings = append(warnings, fmt.Errorf("just-in-time user %q: an account of that name is somebody else's", printable(u.Name)))
 		default:
 			in := Input{UserName: u.Name, Password: u.Password}
@@ -60,7 +60,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 			}
 			// The ledger is for the account of the VM's order only.
 			acct.Ledger = ""
-			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword), Options: o, Remover: remover(f)}
+			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword), Options: o}
 			if sudo, ok := planSudo(in, f, o); ok {
 				s.Sudo = sudo.(Sudo)
 			}
@@ -75,17 +75,10 @@ func EndJIT(names []string, f Facts, o Options) (steps []Step) {
 	o = o.WithDefaults()
 	for _, name := range names {
 		if have, exists := find(f.Accounts, name); exists && have.Gecos == JITComment {
-			steps = append(steps, RemoveJIT{Name: name, Options: o, Tool: remover(f)})
+			steps = append(steps, RemoveJIT{Name: name, Options: o})
 		}
 	}
 	return steps
-}
-
-func remover(f Facts) string {
-	if f.Useradd != "" {
-		return "userdel"
-	}
-	return "deluser"
 }
 
 // NextJIT is when the next account expires; zero if none will.
@@ -107,7 +100,6 @@ type AddJIT struct {
 	Password SetPassword
 	Sudo     Sudo
 	Options  Options
-	Remover  string
 }
 
 // ID implements Step.
@@ -117,31 +109,64 @@ func (s AddJIT) String() string {
 	return fmt.Sprintf("add the just-in-time user %s until %s", s.Account.Name, s.Expires.Format(time.RFC3339))
 }
 
-// Apply implements Step.
+// Apply implements Step. The password comes last: an account without one was
+// cut off by the end of the agent or of the power, and is completed.
 func (s AddJIT) Apply(ctx context.Context, sys *System) error {
 	name := s.Account.Name
-	if _, have, err := sys.Root.Account(name); err != nil || have {
-		return errors.Join(err, s.there(have))
-	}
-	if err := s.create(ctx, sys); err != nil {
+	bad := func(err error) error {
 		return fail(CodeUser, "failed to add just-in-time user", err, Pair{"user", name})
 	}
-	err := s.Password.Apply(ctx, sys)
-	if err == nil && s.Sudo.User != "" {
-		err = s.Sudo.Apply(ctx, sys)
-	}
+	sys.Root.BreakStaleAccountLocks()
+	acct, cut, err := sys.Root.Account(name)
 	if err != nil {
-		undo := RemoveJIT{Name: name, Options: s.Options, Tool: s.Remover}
+		return bad(err)
+	}
+	if cut && (acct.Gecos != JITComment || !halfMade(sys.Root, s.Options, acct)) {
+		return fmt.Errorf("just-in-time user %q appeared meanwhile", name)
+	}
+	have := cut
+	if cut {
+		if have, err = s.Account.whole(ctx, sys, acct); err != nil {
+			return bad(err)
+		}
+	}
+	if !have {
+		if err := s.create(ctx, sys); err != nil {
+			return bad(err)
+		}
+	}
+	if err = s.finish(ctx, sys, cut); err != nil {
+		undo := RemoveJIT{Name: name, Options: s.Options}
 		return errors.Join(err, undo.Apply(context.WithoutCancel(ctx), sys))
 	}
 	return nil
 }
 
-func (s AddJIT) there(have bool) error {
-	if !have {
-		return nil
+func (s AddJIT) finish(ctx context.Context, sys *System, cut bool) error {
+	if cut {
+		acct, _, err := sys.Root.Account(s.Account.Name)
+		if err == nil {
+			err = mendHome(sys.Root, acct, s.Account.HomeDir, true)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return fmt.Errorf("just-in-time user %q appeared meanwhile", s.Account.Name)
+	if s.Sudo.User != "" {
+		if err := s.Sudo.Apply(ctx, sys); err != nil {
+			return err
+		}
+	}
+	return s.Password.Apply(ctx, sys)
+}
+
+// halfMade says that a short-lived account has no password yet.
+func halfMade(r host.Root, o Options, a host.Account) bool {
+	if a.Gecos != JITComment {
+		return false
+	}
+	field, _, err := r.PasswordField(o.Shadow, a.Name)
+	return err == nil && strings.Trim(field, "*!") == ""
 }
 
 func (s AddJIT) create(ctx context.Context, sys *System) error {
@@ -150,6 +175,11 @@ func (s AddJIT) create(ctx context.Context, sys *System) error {
 		// day, and we take it away by the minute.
 		"-m", "-p", "*", "-c", JITComment, "-e", s.Expires.AddDate(0, 0, 1).Format("2006-01-02"),
 	}}
+	if s.Account.Primary != "" || s.Account.NoOwnGroup {
+		// A group of that name is somebody's; as the account's own it would
+		// be removed with it.
+		c.Args = append(c.Args, "-N")
+	}
 	if s.Account.Tool == "adduser" {
 		c.Name, c.Args = "adduser", []string{"-D", "-g", JITComment, "-h", s.Account.Home}
 	}
@@ -172,7 +202,6 @@ func (s AddJIT) create(ctx context.Context, sys *System) error {
 type RemoveJIT struct {
 	Name    string
 	Options Options
-	Tool    string // userdel or deluser
 }
 
 // ID implements Step.
@@ -189,21 +218,7 @@ func (s RemoveJIT) Apply(ctx context.Context, sys *System) error {
 	if have && strings.TrimRight(a.Gecos, ",") != JITComment {
 		return fmt.Errorf("remove %s: the account is not ours", s.Name)
 	}
-	if err := ForgetSudo(sys.Root, s.Options, s.Name); err != nil {
-		return err
-	}
-	if !have {
-		return nil
-	}
-	c := host.Cmd{Name: "userdel", Args: []string{"-f", "-r", s.Name}, Timeout: toolTimeout}
-	if s.Tool == "deluser" {
-		c = host.Cmd{Name: "deluser", Args: []string{"--remove-home", s.Name}, Timeout: toolTimeout}
-	}
-	_, err = sys.Run.Run(ctx, c)
-	if _, still, aerr := sys.Root.Account(s.Name); aerr == nil && !still {
-		return nil // userdel complains about a missing mail spool and such
-	}
-	if err != nil {
+	if err := RemoveAccount(ctx, sys, s.Options, s.Name); err != nil {
 		return fail(CodeUser, "failed to remove just-in-time user", err, Pair{"user", s.Name})
 	}
 	return nil

@@ -29,6 +29,7 @@ const (
 	insideEnv = "PROVISIONING_TEST_INSIDE"
 	keyEnv    = "PROVISIONING_TEST_KEY"
 	sshdEnv   = "PROVISIONING_TEST_SSHD" // apply the sshd step alone
+	jitEnv    = "PROVISIONING_TEST_JIT"  // the short-lived accounts that are wanted
 )
 
 func TestMain(m *testing.M) {
@@ -36,6 +37,13 @@ func TestMain(m *testing.M) {
 	if value, ok := os.LookupEnv(sshdEnv); ok {
 		if err := runSSHDStep(value); err != nil {
 			fmt.Println(err)
+		}
+		os.Exit(0)
+	}
+	if names, ok := os.LookupEnv(jitEnv); ok {
+		if err := runJIT(names); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
 		}
 		os.Exit(0)
 	}

@@ -215,7 +215,7 @@ func (s CreateUser) groups(ctx context.Context, sys *System, bad func(error) err
 	}
 	for _, g := range s.Groups {
 		i := slices.IndexFunc(have, func(h host.Group) bool { return h.Name == g })
-		if i < 0 || slices.Contains(have[i].Members, s.Name) {
+		if i < 0 || slices.Contains(have[i].Members, s.Name) && inGshadow(sys.Root, g, s.Name) {
 			continue
 		}
 		c := host.Cmd{Name: "usermod", Args: []string{"-aG", g, s.Name}, Timeout: toolTimeout}
@@ -227,6 +227,21 @@ func (s CreateUser) groups(ctx context.Context, sys *System, bad func(error) err
 		}
 	}
 	return nil
+}
+
+// inGshadow says that /etc/gshadow has the member too, which usermod writes
+// after /etc/group, or has nothing to say of the group.
+func inGshadow(r host.Root, group, member string) bool {
+	b, err := r.ReadFile("/etc/gshadow")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); f[0] == group && len(f) > 3 {
+			return slices.Contains(strings.Split(f[3], ","), member)
+		}
+	}
+	return true
 }
 
 // mendHome completes a home that was interrupted half way: useradd makes the

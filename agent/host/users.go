@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -181,6 +182,30 @@ func editShadow(b []byte, name string, stamp bool, now time.Time, edit func(stri
 		out.WriteString(name + ":" + edit("", false) + ":" + today + ":0:99999:7:::\n")
 	}
 	return out.Bytes(), changed
+}
+
+// RestoreAccount puts the line of an account back into /etc/passwd. It says
+// false, and does nothing, if its name or its number is somebody's by now.
+func (r Root) RestoreAccount(ctx context.Context, a Account) (bool, error) {
+	unlock, err := r.LockAccounts(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	all, err := r.Accounts()
+	if err != nil || slices.ContainsFunc(all, func(b Account) bool { return b.Name == a.Name || b.UID == a.UID }) {
+		return false, err
+	}
+	const name = "/etc/passwd"
+	b, err := r.ReadFile(name)
+	if err != nil {
+		return false, fmt.Errorf("edit %s: %w", name, err)
+	}
+	if n := len(b); n > 0 && b[n-1] != '\n' {
+		b = append(b, '\n')
+	}
+	b = fmt.Appendf(b, "%s:x:%d:%d:%s:%s:%s\n", a.Name, a.UID, a.GID, a.Gecos, a.Home, a.Shell)
+	return true, r.WriteFile(name, b, 0o644)
 }
 
 // LockAccounts takes the lock of lckpwdf(3). shadow-utils and glibc wait at

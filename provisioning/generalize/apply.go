@@ -56,7 +56,7 @@ func apply(ctx context.Context, sys *provisioning.System, o Options, a Action) e
 	case Write:
 		return sys.Root.WriteFile(a.Path, []byte(a.Content), 0o644)
 	case Command:
-		_, err := sys.Run.Run(ctx, host.Cmd{Name: a.Args[0], Args: a.Args[1:], Timeout: toolTimeout})
+		_, err := sys.Run.Run(ctx, host.Cmd{Name: a.Args[0], Args: a.Args[1:], Dir: sys.Root.Path("/"), Timeout: toolTimeout})
 		return err
 	case StopUnit:
 		_, err := sys.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: []string{"stop", a.Path}, Timeout: toolTimeout})
@@ -66,27 +66,9 @@ func apply(ctx context.Context, sys *provisioning.System, o Options, a Action) e
 	case SSHD:
 		return provisioning.ForgetSSHD(sys.Root, o.Machine)
 	case DelUser:
-		return deleteUser(ctx, sys, o, a.Path)
+		return provisioning.RemoveAccount(ctx, sys, o.Machine, a.Path)
 	}
 	return fmt.Errorf("no such action %q", a.Kind)
-}
-
-func deleteUser(ctx context.Context, sys *provisioning.System, o Options, name string) error {
-	if err := provisioning.ForgetSudo(sys.Root, o.Machine, name); err != nil {
-		return err
-	}
-	_, err := sys.Run.Run(ctx, host.Cmd{Name: "userdel", Args: []string{"-f", "-r", name}, Timeout: toolTimeout})
-	if host.NotFound(err) {
-		_, err = sys.Run.Run(ctx, host.Cmd{Name: "deluser", Args: []string{"--remove-home", name}, Timeout: toolTimeout})
-	}
-	if ex, ok := errors.AsType[*host.ExitError](err); ok {
-		// 6: gone already; 12: the home could not be removed because there
-		// was none. What counts is whether the account is still there.
-		if _, still, aerr := sys.Root.Account(name); aerr == nil && !still && (ex.Code == 6 || ex.Code == 12) {
-			return nil
-		}
-	}
-	return err
 }
 
 // Mode is how Deprovision goes about it.

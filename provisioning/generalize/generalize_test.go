@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -269,5 +271,49 @@ func TestARealMachineIsGeneralized(t *testing.T) {
 	}
 	if got := sh("ls /home/azureuser /var/lib/waagent/* /etc/ssh/ssh_host* 2>/dev/null; getent shadow azureuser"); got != "" {
 		t.Errorf("left: %s", got)
+	}
+}
+
+// TestARunThatIsCutOffIsCompleted: whatever action was the last one before
+// the power went, or the one in the middle, a second run does the rest.
+func TestARunThatIsCutOffIsCompleted(t *testing.T) {
+	t.Parallel()
+	left := func(r host.Root) string {
+		b, err := exec.Command("sh", "-c", `cd "$1" && find . -type f ! -name .pwd.lock | sort | xargs cksum; find home var/lib/waagent`, "sh", string(r)).CombinedOutput()
+		if err != nil {
+			t.Fatal(err, string(b))
+		}
+		return string(b)
+	}
+	r := used(t)
+	actions, _ := generalize.Plan(r, opts())
+	if err := generalize.Apply(t.Context(), system(r, tools(t, r)), opts(), actions, nil); err != nil {
+		t.Fatal(err)
+	}
+	want := left(r)
+	for n := range len(actions) + 1 {
+		r := used(t)
+		run := tools(t, r)
+		ctx, cut := context.WithCancel(t.Context())
+		if n == len(actions) { // in the middle of the tool
+			n = slices.IndexFunc(actions, func(a generalize.Action) bool { return a.Kind == generalize.DelUser })
+			run.Answers["userdel"] = hosttest.Answer{Do: func(host.Cmd) error {
+				cut()
+				write(t, r, "/etc/passwd", "root:x:0:0::/root:/bin/bash\nazureuser2:x:1001:1001::/home/b:/bin/bash\n", 0o644)
+				return context.Canceled
+			}}
+		}
+		_ = generalize.Apply(ctx, system(r, run), opts(), actions, func(a generalize.Action, _ error) {
+			if a.String() == actions[n].String() {
+				cut()
+			}
+		})
+		actions, warnings := generalize.Plan(r, opts())
+		if err := generalize.Apply(t.Context(), system(r, tools(t, r)), opts(), actions, nil); err != nil {
+			t.Errorf("cut in action %d: %v", n, err)
+		}
+		if diff := cmp.Diff(want, left(r)); diff != "" {
+			t.Errorf("cut in action %d, second plan %v %v (-undisturbed +cut):\n%s", n, actions, warnings, diff)
+		}
 	}
 }

@@ -82,8 +82,22 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	if o.Service != "" && r.Exists("/run/systemd/system") {
 		p.add(Action{Kind: StopUnit, Path: o.Service, Why: "it would write its state again"})
 	}
-	// First, because the account's name stands in files that go.
-	users := p.users(o)
+	// First, because the account's name stands in files that go, and a second
+	// run after one that was cut off needs to find it.
+	if o.User {
+		users := p.users(o)
+		if len(users) == 0 {
+			warnings = append(warnings, "no account was found to have been provisioned: neither "+o.Machine.Lib+"/ovf-env.xml nor the ledger names one that exists")
+		}
+		for _, u := range users {
+			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
+		}
+		if len(users) > 0 && !r.Exists(o.Machine.Dir()) {
+			// What is noted there meanwhile.
+			p.add(Action{Kind: Remove, Path: o.Machine.Dir(), Why: "state of this VM"})
+		}
+		p.glob(Remove, "rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
+	}
 	p.glob(Remove, "host key, the same in every clone", o.Machine.SSHDir+"/ssh_host_*key*")
 	p.leases()
 	p.hostName()
@@ -104,15 +118,6 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	p.glob(Remove, "firewall of this VM", "/etc/systemd/system/waagent-network-setup.service", "/usr/lib/systemd/system/waagent-network-setup.service", "/lib/systemd/system/waagent-network-setup.service")
 	p.glob(Remove, "limits of extensions", "/etc/systemd/system/azure-vmextensions*.slice", "/etc/systemd/system/*.service.d/11-Slice.conf", "/lib/systemd/system/*.service.d/11-Slice.conf")
 	p.resolvConf()
-	if o.User {
-		if len(users) == 0 {
-			warnings = append(warnings, "no account was found to have been provisioned: neither "+o.Machine.Lib+"/ovf-env.xml nor the ledger names one that exists")
-		}
-		for _, u := range users {
-			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
-		}
-		p.glob(Remove, "rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
-	}
 	return p.out, warnings
 }
 
@@ -155,6 +160,9 @@ func (p *planner) users(o Options) []string {
 	}
 	names = append(names, provisioning.OwnUsers(p.r, o.Machine)...)
 	var out []string
+	for _, a := range provisioning.HalfRemoved(p.r, o.Machine) {
+		out = append(out, a.Name)
+	}
 	for _, n := range names {
 		if a, ok, err := p.r.Account(n); err == nil && ok && a.UID != 0 && !slices.Contains(out, n) {
 			out = append(out, n)
