@@ -59,7 +59,7 @@ const codeDisk = "AZ-PROV-DISK"
 
 func (a *Agent) diskOptions() disk.Options {
 	r := a.cfg.ResourceDisk
-	return disk.Options{Format: r.Format, FileSystem: r.FileSystem, MountPoint: r.MountPoint, MountOptions: r.MountOptions, Swap: r.EnableSwap, SwapMiB: r.SwapSizeMB}
+	return disk.Options{Format: r.Format, FileSystem: r.FileSystem, MountPoint: r.MountPoint, MountOptions: r.MountOptions, Swap: r.EnableSwap, SwapMiB: r.SwapSizeMB, Note: a.cfg.Paths.Lib + "/azguest/disk.json"}
 }
 
 func (a *Agent) prepareDisk(ctx context.Context) error {

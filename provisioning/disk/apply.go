@@ -49,7 +49,7 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	case Partition:
 		return withDisk(r, a.Disk, func(f *os.File, size int64) error {
 			// Looked at once more, by the one who writes.
-			if fs, err := Probe(f, size); err != nil || fs != FSNone {
+			if empty, err := blank(f, size); err != nil || !empty {
 				return errors.Join(err, errors.New("the disk is not blank any more"))
 			}
 			return writeGPT(f, size)
@@ -95,13 +95,21 @@ func withDisk(r host.Root, name string, fn func(*os.File, int64) error) error {
 // 0FC63DAF-8483-4772-8E79-3D69D8477DE4.
 const linuxData = "\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4"
 
+// gptSectors is the length of the table of partitions.
+const gptSectors = 32
+
+// gptRange is the first and the last sector of the one partition.
+func gptRange(size int64) (first, end int64) {
+	return 2048, (size/sector-2-gptSectors)/2048*2048 - 1
+}
+
 // writeGPT writes a protective MBR and both copies of a GPT with one
 // partition, aligned to 1 MiB.
 func writeGPT(w io.WriterAt, size int64) error {
 	const entries, each = 128, 128
-	const tableSectors = entries * each / sector
+	const tableSectors = gptSectors
 	last := size/sector - 1
-	first, end := int64(2048), (last-1-tableSectors)/2048*2048-1
+	first, end := gptRange(size)
 	if end <= first {
 		return errors.New("the disk is too small for a partition")
 	}
@@ -170,13 +178,19 @@ func mkfs(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if err := waitFor(ctx, r, a.Dev); err != nil {
 		return err
 	}
+	if f, err := os.Open(r.Path("/dev/" + a.Disk)); err == nil {
+		making{Dev: a.Dev, Disk: diskID(f)}.begin(r, a.Note)
+		_ = f.Close()
+	}
 	force := "-F"
 	if a.FS == "xfs" || a.FS == "btrfs" {
 		force = "-f"
 	}
 	// Through the name of the root: tests have a device of their own.
-	_, err := run.Run(ctx, host.Cmd{Name: "mkfs." + a.FS, Args: []string{force, r.Path(a.Dev)}, Timeout: toolTimeout})
-	return err
+	if _, err := run.Run(ctx, host.Cmd{Name: "mkfs." + a.FS, Args: []string{force, r.Path(a.Dev)}, Timeout: toolTimeout}); err != nil {
+		return err
+	}
+	return madeWhole(r, a.Note)
 }
 
 // waitFor waits for udev to make the node of a new partition.

@@ -31,6 +31,7 @@ type Options struct {
 	MountOptions string // as for mount -o
 	Swap         bool
 	SwapMiB      int
+	Note         string // file that says on what a file system is being made; empty: none is kept
 }
 
 // A Disk is a candidate and everything Plan must know of it.
@@ -44,6 +45,8 @@ type Disk struct {
 	Table   Table   //
 	Nodes   []Node  // what holds data: the partitions, or the disk itself
 	Problem string  // why it could not be looked at
+	id      string  // what the partition table calls it
+	making  making  // what was being made when we last looked
 	ntfs    *string // of the only node: why it is not factory-fresh; nil: no NTFS
 }
 
@@ -75,6 +78,7 @@ type Action struct {
 	Dir     string `json:"dir,omitempty"`
 	Options string `json:"options,omitempty"`
 	MiB     int    `json:"mib,omitempty"`
+	Note    string `json:"note,omitempty"`
 }
 
 func (a Action) String() string {
@@ -130,18 +134,21 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 	mount := func(dev, fs string) []Action {
 		return append([]Action{{Kind: Mount, Dev: dev, Dir: dir, FS: fs, Options: o.MountOptions}}, after...)
 	}
+	mkfs := func(dev string) Action {
+		return Action{Kind: Mkfs, Disk: d.Name, Dev: dev, FS: o.FileSystem, Note: o.Note}
+	}
 	first := "/dev/" + partition(d.Name, 1)
 	if len(d.Nodes) == 0 || (d.Nodes[0].Number == 0 && d.Nodes[0].FS == FSNone) {
-		return append([]Action{{Kind: Partition, Disk: d.Name}, {Kind: Mkfs, Dev: first, FS: o.FileSystem}}, mount(first, o.FileSystem)...), ""
+		return append([]Action{{Kind: Partition, Disk: d.Name}, mkfs(first)}, mount(first, o.FileSystem)...), ""
 	}
 	n := d.Nodes[0]
 	switch {
 	case linux(n.FS):
 		return mount(n.Dev, ""), ""
-	case n.FS == FSNone:
-		return append([]Action{{Kind: Mkfs, Dev: n.Dev, FS: o.FileSystem}}, mount(n.Dev, o.FileSystem)...), ""
+	case n.FS == FSNone, d.interrupted(n):
+		return append([]Action{mkfs(n.Dev)}, mount(n.Dev, o.FileSystem)...), ""
 	case n.FS == FSNTFS && d.ntfs != nil && *d.ntfs == "" && n.Number > 0:
-		out := []Action{{Kind: Mkfs, Dev: n.Dev, FS: o.FileSystem}}
+		out := []Action{mkfs(n.Dev)}
 		if d.Table.Kind == "mbr" {
 			out = append([]Action{{Kind: Retype, Disk: d.Name}}, out...)
 		}
@@ -269,12 +276,25 @@ func look(r host.Root, name string, o Options) (Disk, error) {
 		return d, fmt.Errorf("open: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	return d, d.read(f)
+	d.making = readMaking(r, o.Note)
+	if err := d.read(f); err != nil {
+		return d, err
+	}
+	if d.making.Dev != "" && !slices.ContainsFunc(d.Nodes, d.interrupted) {
+		// It is whole, or something else by now: no word about what comes later.
+		return d, madeWhole(r, o.Note)
+	}
+	return d, nil
 }
 
 // read looks at the content.
 func (d *Disk) read(f io.ReaderAt) error {
+	if halfGPT(f, d.Size) {
+		d.Nodes = []Node{{Dev: "/dev/" + d.Name, FS: FSNone}}
+		return nil
+	}
 	var err error
+	d.id = diskID(f)
 	if d.Table, err = ReadTable(f, d.Size); err != nil {
 		return err
 	}
@@ -282,6 +302,10 @@ func (d *Disk) read(f io.ReaderAt) error {
 		fs, err := Probe(f, d.Size)
 		d.Nodes = []Node{{Dev: "/dev/" + d.Name, FS: fs}}
 		return err
+	}
+	if len(d.Table.Parts) == 0 {
+		// Somebody's table, or what is left of it.
+		d.Nodes = []Node{{Dev: "/dev/" + d.Name, FS: FSUnknown}}
 	}
 	for _, p := range d.Table.Parts {
 		part := io.NewSectionReader(f, p.Start, p.Len)
@@ -291,7 +315,7 @@ func (d *Disk) read(f io.ReaderAt) error {
 		}
 		d.Nodes = append(d.Nodes, Node{Dev: "/dev/" + partition(d.Name, p.Number), Number: p.Number, FS: fs})
 		if fs == FSNTFS {
-			why := "it cannot be read"
+			why := unreadable
 			if v, err := readNTFS(part); err == nil {
 				why = v.fresh()
 			}

@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"os"
 	"os/exec"
@@ -335,4 +336,133 @@ func FuzzDisk(f *testing.F) {
 			_ = v.fresh()
 		}
 	})
+}
+
+// writeSome lets only some of the writes through.
+type writeSome struct {
+	f    *os.File
+	some uint
+	n    int
+}
+
+func (w *writeSome) WriteAt(b []byte, at int64) (int, error) {
+	w.n++
+	if w.some>>(w.n-1)&1 == 0 {
+		return len(b), nil
+	}
+	return w.f.WriteAt(b, at)
+}
+
+func planned(t *testing.T, r host.Root, o Options) ([]Action, string) {
+	t.Helper()
+	disks, err := Look(r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions, reason := Plan(disks, o)
+	text := []string{}
+	for _, a := range actions {
+		text = append(text, a.String())
+	}
+	return actions, strings.Join(text, "; ") + reason
+}
+
+// TestPowerCutWithinThePartitionTable: of the parts of the table any may have
+// reached the disk.
+func TestPowerCutWithinThePartitionTable(t *testing.T) {
+	t.Parallel()
+	const size = 8 * mib
+	r := machine(t, make([]byte, size), nil)
+	_, want := planned(t, r, opts())
+	for some := range uint(1<<5 - 1) {
+		for _, user := range []bool{false, true} {
+			f, err := os.OpenFile(r.Path("/dev/sdb"), os.O_RDWR|os.O_TRUNC, 0)
+			if err == nil {
+				err = f.Truncate(size)
+			}
+			if err == nil {
+				err = writeGPT(&writeSome{f: f, some: some}, size)
+			}
+			if err == nil && user {
+				_, err = f.WriteAt([]byte("data"), mib+4096)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, got := planned(t, r, opts())
+			if !user && got != want {
+				t.Errorf("parts %05b: %s", some, got)
+			}
+			if user && some != 0 && strings.Contains(got, "partition /dev") {
+				t.Errorf("parts %05b: somebody's data is overwritten: %s", some, got)
+			}
+			if !user {
+				err = withDisk(r, "sdb", func(f *os.File, size int64) error {
+					if empty, err := blank(f, size); err != nil || !empty {
+						t.Errorf("parts %05b: not blank, %v", some, err)
+					}
+					return nil
+				})
+			}
+			if err = errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestPowerCutWithinMkfs: what it has written by then is no file system, and
+// no data of anybody's, on that disk and until it was made again.
+func TestPowerCutWithinMkfs(t *testing.T) {
+	t.Parallel()
+	content := withMBR(7, ntfsImage(FactoryLabel))
+	copy(content[440:], "\x01\x02\x03\x04")
+	r := machine(t, content, map[string]string{"/dev/sdb1": "", "/var/lib/waagent/azguest/x": ""})
+	o := opts()
+	o.Note = "/var/lib/waagent/azguest/disk.json"
+	write := func(at int64, text string) {
+		t.Helper()
+		f, err := os.OpenFile(r.Path("/dev/sdb"), os.O_RDWR, 0)
+		if err == nil {
+			_, err = f.WriteAt([]byte(text), at)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const left = "/dev/sdb is left alone: it holds data"
+	actions, _ := planned(t, r, o)
+	half := strings.Repeat("\x00", 4096) + "half a file system"
+	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"mkfs.ext4": {Code: -1, Do: func(host.Cmd) error { write(mib, half); return nil }}}}
+	if err := Apply(t.Context(), r, run, actions, nil); err == nil {
+		t.Fatal("not interrupted")
+	}
+	write(440, "\x01\x02\x03\x05")
+	kept, _ := r.ReadFile(o.Note)
+	if _, got := planned(t, r, o); got != left {
+		t.Errorf("another disk with data: %s", got)
+	}
+	write(440, "\x01\x02\x03\x04")
+	if err := r.WriteFile(o.Note, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	actions, got := planned(t, r, o)
+	if !strings.HasPrefix(got, "make ext4 on /dev/sdb1; mount") {
+		t.Fatal(got)
+	}
+	run.Answers["mkfs.ext4"] = hosttest.Answer{Do: func(host.Cmd) error { write(mib, string(extImage()[:8192])); return nil }}
+	if err := Apply(t.Context(), r, run, actions[:1], nil); err != nil || r.Exists(o.Note) {
+		t.Errorf("%v, note left: %v", err, r.Exists(o.Note))
+	}
+	// The end of the agent between the tool and the note.
+	if err := r.WriteFile(o.Note, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := planned(t, r, o); !strings.HasPrefix(got, "mount /dev/sdb1") || r.Exists(o.Note) {
+		t.Errorf("whole: %s, note left: %v", got, r.Exists(o.Note))
+	}
+	write(mib, half)
+	if _, got := planned(t, r, o); got != left {
+		t.Errorf("data that came later: %s", got)
+	}
 }
