@@ -229,6 +229,27 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 			t.Error("the key has changed, or is not known")
 		}
 	})
+	t.Run("the journal was lost before the custom data ran", func(t *testing.T) {
+		t.Parallel()
+		m := fresh(t)
+		o := options()
+		o.ExecuteCustomData = true
+		now, _ := provisioning.Split(plan(t, m, input(), o))
+		if _, err := apply(t, m, now, o, nil); err != nil {
+			t.Fatal(err)
+		}
+		reboot(m)
+		m.write("/var/lib/waagent/azguest/provision.json", strings.Repeat("\x00", 100), 0o600)
+		m.run.Answers["/bin/sh"] = hosttest.Answer{}
+		for range 2 {
+			if _, err := apply(t, m, provisioning.Unfinished(m.root, o, vmID), o, nil); err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(strings.Join(m.run.Commands(), "\n"), "/bin/sh "); n != 1 {
+				t.Errorf("the custom data ran %d times", n)
+			}
+		}
+	})
 	t.Run("a copy in the home", func(t *testing.T) {
 		t.Parallel()
 		m := fresh(t)

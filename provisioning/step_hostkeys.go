@@ -329,7 +329,11 @@ func Unfinished(r host.Root, o Options, vmID string) []Step {
 		}
 	}
 	file := path.Join(o.Lib, "CustomData")
-	if o.ExecuteCustomData && r.Exists(file) && j.VMID != "" && (open(StepRunData) || !r.Exists(path.Join(o.Dir(), startedName))) {
+	// The custom data of another agent's first boot are not ours to run. The
+	// journal is not synced, and may be gone; the other two are.
+	accounts, err := readLedger(r, path.Join(o.Dir(), "users.json"))
+	ours := j.VMID != "" || SameVM(led.VMID, vmID) || err == nil && SameVM(accounts.VMID, vmID)
+	if o.ExecuteCustomData && r.Exists(file) && ours && (open(StepRunData) || !r.Exists(path.Join(o.Dir(), startedName))) {
 		out = append(out, RunCustomData{File: file, Dir: o.Dir(), VMID: vmID})
 	}
 	return out
