@@ -419,3 +419,30 @@ func TestScopeRefused(t *testing.T) {
 		t.Errorf("stdout %q, %v", b, err)
 	}
 }
+
+// TestPowerCutEmptiesFiles: bytes that nobody wrote say nothing. The record
+// knows how far the handler was, and a package without its manifest is
+// fetched again.
+func TestPowerCutEmptiesFiles(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ file, calls string }{
+		{"config/HandlerState", "1.0 enable 0"},
+		{"HandlerManifest.json", "1.0 install 0 1.0 enable 0"},
+	} {
+		for _, left := range []string{"", "\x00\x00\x00\x00"} {
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple})
+			w.boot = "one"
+			w.start()
+			w.offer(ext("P.X", "1.0", 0))
+			w.stop()
+			w.clearCalls()
+			writeFile(t, w.base("P.X-1.0/"+tc.file), left)
+			w.boot = "two"
+			w.start()
+			s := w.offer(ext("P.X", "1.0", 0))
+			if got := strings.Join(w.calls(), " "); got != tc.calls || !strings.Contains(show(s), "Ready 0 | 0 success") {
+				t.Errorf("%s %q: ran %q, %s", tc.file, left, got, show(s))
+			}
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -205,8 +206,9 @@ func (s store) load() ([]Record, error) {
 		}
 		switch text := strings.TrimSpace(string(b)); {
 		case known && text == r.onDisk():
-		case known && !fi.ModTime().After(saved[e.Name()]):
-			// We died between the record and the files, which follow now.
+		case known && (!fi.ModTime().After(saved[e.Name()]) || !slices.Contains(handlerStates(), text)):
+			// We died between the record and the files, which follow now. Or
+			// the power did, and left bytes that no agent writes.
 			if err := writable(s.saveFiles(r)); err != nil {
 				return nil, err
 			}
@@ -217,6 +219,9 @@ func (s store) load() ([]Record, error) {
 			if b, _, err := readOwn(base+"/config/HandlerStatus", 1<<20); err == nil {
 				r.Report, _ = parseHandlerStatus(b)
 			}
+		}
+		if r.State.installed() && emptied(base+"/"+manifestName) {
+			r.State = Broken // and so is the rest of the package, maybe: fetch it again
 		}
 		byDir[e.Name()] = r
 	}
@@ -232,6 +237,17 @@ func (s store) load() ([]Record, error) {
 	}
 	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(a.Name+a.Version, b.Name+b.Version) })
 	return out, nil
+}
+
+// handlerStates are the words that agents write into HandlerState.
+func handlerStates() []string {
+	return []string{"NotInstalled", "Installed", "Enabled", "FailedUpgrade"}
+}
+
+// emptied says that nothing but NULs is left of a file, as after a power cut.
+func emptied(path string) bool {
+	b, _, err := readSafely(path, maxManifest)
+	return err == nil && len(bytes.Trim(b, "\x00")) == 0
 }
 
 // adopt takes over the state that another agent left.
