@@ -181,7 +181,8 @@ const (
 
 // Stand compares the marker with the identity. An empty marker, which the
 // classic agent wrote when it could not read the id, is taken over; so is
-// any marker if our own id is not firm.
+// what a power cut left of one that was not synced, and any marker if our own
+// id is not firm.
 func Stand(r host.Root, o Options, id Identity) (Standing, error) {
 	o = o.WithDefaults()
 	if !r.Exists(o.Lib + "/provisioned") {
@@ -195,7 +196,7 @@ func Stand(r host.Root, o Options, id Identity) (Standing, error) {
 	switch {
 	case SameVM(old, id.ID):
 		return Provisioned, nil
-	case old == "", !id.Firm():
+	case NormalID(old) == "", !id.Firm():
 		return Adopted, nil
 	}
 	return Moved, nil

@@ -96,6 +96,8 @@ func TestStandAndForget(t *testing.T) {
 		{"this", new(vmID), firm, provisioning.Provisioned},
 		{"classic agent's order", new(strings.ToUpper(swapped)), firm, provisioning.Provisioned},
 		{"empty", new(""), firm, provisioning.Adopted},
+		{"emptied by a power cut", new(strings.Repeat("\x00", 36)), firm, provisioning.Adopted},
+		{"half of it", new(other[:20]), firm, provisioning.Adopted},
 		{"another", new(other), firm, provisioning.Moved},
 		{"another, but who are we", new(other), weak, provisioning.Adopted},
 	} {
