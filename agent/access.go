@@ -122,11 +122,7 @@ func (a *Agent) accounts(ctx context.Context) error {
 		return nil
 	}
 	sys, opts := a.system(), a.provisioningOptions()
-	err := provisioning.MendJIT(ctx, sys, opts)
-	var f provisioning.Facts
-	if err == nil {
-		f, err = provisioning.Gather(ctx, sys, opts)
-	}
+	f, err := accountFacts(ctx, sys, opts)
 	if err != nil {
 		a.access.again(now.Add(time.Minute))
 		return err
@@ -144,14 +140,19 @@ func (a *Agent) accounts(ctx context.Context) error {
 	return err
 }
 
+// accountFacts is what accounts there are, after those were taken away whose
+// removal was cut off.
+func accountFacts(ctx context.Context, sys *provisioning.System, o provisioning.Options) (provisioning.Facts, error) {
+	if err := provisioning.MendJIT(ctx, sys, o); err != nil {
+		return provisioning.Facts{}, err
+	}
+	return provisioning.Gather(ctx, sys, o)
+}
+
 // overdue ends accounts without the platform, which may be away for long.
 func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time.Time) error {
 	sys, opts := a.system(), a.provisioningOptions()
-	err := provisioning.MendJIT(ctx, sys, opts)
-	var f provisioning.Facts
-	if err == nil {
-		f, err = provisioning.Gather(ctx, sys, opts)
-	}
+	f, err := accountFacts(ctx, sys, opts)
 	if err == nil {
 		err = a.changeAccounts(ctx, sys, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f, opts))
 	}
