@@ -343,7 +343,7 @@ func mkfifo(name string) error { return unix.Mkfifo(name, 0o600) }
 func TestPowerCutWithinUseradd(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		t.Skip("boots twenty machines")
 	}
 	ref := newBox(t, sandbox.Options{})
 	ref.provision("")

@@ -257,8 +257,6 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 	return nil
 }
 
-const tempMark = ".azg-"
-
 // sweep removes the temporary files of earlier writes of this file that were
 // cut off. Nobody else looks for them: the directory is a user's.
 func (d *Dir) sweep(name string) {
@@ -289,7 +287,7 @@ func (d *Dir) Stat(name string) (unix.Stat_t, error) {
 // one boot.
 func (r Root) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
 	full := r.Path(name)
-	f, err := os.CreateTemp(path.Dir(full), "."+path.Base(full)+".azg-*")
+	f, err := os.CreateTemp(path.Dir(full), "."+path.Base(full)+tempMark+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}

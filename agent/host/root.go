@@ -70,9 +70,13 @@ func (r Root) WriteFileAs(name string, data []byte, perm fs.FileMode, uid, gid i
 	return r.write(name, data, perm, uid, gid)
 }
 
+// tempMark stands between the name of a file and what is random in the name of
+// its temporary.
+const tempMark = ".azg-"
+
 // TempPattern matches the names of files that WriteFile was killed over; the
 // one who may write in a directory may remove them there.
-const TempPattern = ".*.azg-*"
+const TempPattern = ".*" + tempMark + "*"
 
 func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int) (err error) {
 	path := r.Path(name)
@@ -80,7 +84,7 @@ func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int) (e
 		path = target
 	}
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".azg-*")
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+tempMark+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}

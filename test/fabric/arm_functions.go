@@ -345,17 +345,22 @@ func array(v any) []any {
 	return []any{v}
 }
 
+// joined are the items of arrays, of nothing else.
+func joined(arrays []any) ([]any, error) {
+	out := []any{}
+	for _, v := range arrays {
+		list, ok := v.([]any)
+		if !ok {
+			return nil, errArgument
+		}
+		out = append(out, list...)
+	}
+	return out, nil
+}
+
 func concat(_ *scope, a []any) (any, error) {
 	if _, ok := a[0].([]any); ok {
-		out := []any{}
-		for _, v := range a {
-			list, ok := v.([]any)
-			if !ok {
-				return nil, errArgument
-			}
-			out = append(out, list...)
-		}
-		return out, nil
+		return joined(a)
 	}
 	size, parts := 0, []string{}
 	for _, v := range a {
@@ -428,19 +433,14 @@ func edge(first bool) func(*scope, []any) (any, error) {
 // union merges objects, inner ones too, or arrays without repetition.
 func union(_ *scope, a []any) (any, error) {
 	if _, ok := a[0].([]any); ok {
+		list, err := joined(a)
 		out := []any{}
-		for _, v := range a {
-			list, ok := v.([]any)
-			if !ok {
-				return nil, errArgument
-			}
-			for _, item := range list {
-				if !slices.ContainsFunc(out, func(x any) bool { return reflect.DeepEqual(x, item) }) {
-					out = append(out, item)
-				}
+		for _, item := range list {
+			if !slices.ContainsFunc(out, func(x any) bool { return reflect.DeepEqual(x, item) }) {
+				out = append(out, item)
 			}
 		}
-		return out, nil
+		return out, err
 	}
 	var merge func(into, from object) object
 	merge = func(into, from object) object {

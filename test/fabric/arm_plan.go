@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -206,7 +207,7 @@ func (d *deployment) addItem(s *scope, raw object, key, loop string, parent *dep
 		v, err := s.value(c)
 		holds, isBool := v.(bool)
 		if err != nil || !isBool {
-			return fmt.Errorf("the condition of the template resource '%s' is not valid: %w", it.name, cmpError(err, errArgument))
+			return fmt.Errorf("the condition of the template resource '%s' is not valid: %w", it.name, cmp.Or(err, errArgument))
 		}
 		if !holds {
 			it.state = stateSkipped
@@ -217,13 +218,6 @@ func (d *deployment) addItem(s *scope, raw object, key, loop string, parent *dep
 		it.state = stateSucceeded
 	}
 	return d.expand(s, raw["resources"], it)
-}
-
-func cmpError(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
 }
 
 // named are the resources that a name means: an ID, a type and names, a name,
@@ -253,7 +247,7 @@ func (d *deployment) order() error {
 			v, err := it.scope.value(v)
 			name, ok := v.(string)
 			if err != nil || !ok {
-				return fmt.Errorf("the template resource '%s' has an invalid dependency: %w", it.name, cmpError(err, errArgument))
+				return fmt.Errorf("the template resource '%s' has an invalid dependency: %w", it.name, cmp.Or(err, errArgument))
 			}
 			found := d.named(name)
 			if len(found) == 0 {
