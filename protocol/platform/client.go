@@ -40,7 +40,7 @@ type Options struct {
 	// any lease leads to a WireServer.
 	DHCP bool
 
-	// Dial replaces the net.Dialer, HTTP the whole transport (tests).
+	// Dial replaces the net.Dialers, HTTP the whole transport (tests).
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	HTTP *http.Client
 	// Proxy is for blobs only; see web.Proxy for the rules.
@@ -121,14 +121,18 @@ func New(o Options) *Client {
 	o.UserAgent = cmp.Or(o.UserAgent, "WALinuxAgent/"+o.AgentVersion)
 	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
 	c.state.root.op, c.state.parts.op = "goal state", "goal state documents"
-	plain := &net.Dialer{Timeout: web.DefaultTimeout}
-	dial := o.dialer(newNICs(web.NewDialer()).dial)
+	plain := &net.Dialer{Timeout: web.DialTimeout}
+	dial := o.dialer(newNICs(web.NewDialer(), o.Dial).dial)
 	var nearRT, farRT http.RoundTripper
 	if o.HTTP != nil && o.HTTP.Transport != nil {
 		nearRT, farRT = o.HTTP.Transport, o.HTTP.Transport
 	} else {
 		nearRT = web.Transport(dial, nil, nil)
-		farRT = web.Transport(o.dialer(plain.DialContext), &o.Proxy, o.RootCAs)
+		far := web.Dial(plain.DialContext)
+		if o.Dial != nil {
+			far = o.Dial
+		}
+		farRT = web.Transport(o.dialer(far), &o.Proxy, o.RootCAs)
 	}
 	c.near = web.New(&watched{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
 	c.near.Routes = o.Routes
@@ -164,9 +168,6 @@ func hostPart(endpoint string) string {
 // dialer opens connections, sending those to the platform's addresses
 // elsewhere when there is an override.
 func (o *Options) dialer(dial web.Dial) web.Dial {
-	if o.Dial != nil {
-		dial = o.Dial
-	}
 	route := map[string]string{}
 	if h, _, err := net.SplitHostPort(o.Endpoint); err == nil {
 		route[discover.Default+":80"] = o.Endpoint

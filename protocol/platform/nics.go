@@ -32,7 +32,12 @@ type nics struct {
 // beside it: SYN and its first repetition.
 const nicPatience = 1500 * time.Millisecond
 
-func newNICs(plain *net.Dialer) *nics {
+// newNICs makes the dialer for the platform's own addresses. instead stands for
+// the network itself in tests, on a machine with one interface.
+func newNICs(plain *net.Dialer, instead web.Dial) *nics {
+	if instead != nil {
+		return &nics{plain: instead, list: func() []string { return nil }}
+	}
 	through := func(name string) web.Dial {
 		d := *plain
 		d.Control = func(_, _ string, c syscall.RawConn) error {
@@ -77,7 +82,7 @@ func (n *nics) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	first := n.last
 	n.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	defer cancel() // of the attempts that lost
 	type result struct {
 		name string
 		conn net.Conn
@@ -121,6 +126,12 @@ func (n *nics) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	var err error
 	for running > 0 || late != nil {
 		select {
+		case <-ctx.Done():
+			// Nobody listens to the attempts any more; each closes what it gets.
+			if err == nil {
+				err = &net.OpError{Op: "dial", Net: network, Err: context.Cause(ctx)}
+			}
+			return nil, err
 		case <-late:
 			others()
 		case r := <-results:

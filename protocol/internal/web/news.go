@@ -71,26 +71,31 @@ func (c *Client) listen(ctx context.Context) (changed <-chan struct{}, end func(
 
 // doze waits for a time or, earlier, for a change of the network.
 func (c *Client) doze(ctx context.Context, d time.Duration, changed <-chan struct{}) (woken bool, err error) {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	woken = c.hears(short, changed)
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	return woken, nil
+}
+
+// hears waits for a change of the network, and until it may be acted upon. It
+// reports false if the context ends before there was one.
+func (c *Client) hears(ctx context.Context, changed <-chan struct{}) bool {
 	select {
 	case <-ctx.Done():
-		return false, context.Cause(ctx)
-	case <-t.C:
-		return false, nil
+		return false
 	case <-changed:
 	}
-	// The end of the time ends this wait, too.
 	late := time.NewTimer(c.news.pause())
 	defer late.Stop()
 	select {
 	case <-ctx.Done():
-		return false, context.Cause(ctx)
-	case <-t.C:
 	case <-late.C:
 	}
 	c.news.heard()
-	return true, nil
+	return true
 }
 
 // Rest waits for a time, or until there is a network that was not there

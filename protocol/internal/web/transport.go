@@ -31,17 +31,22 @@ type Proxy struct {
 // platform's may close it after one, in the moment of the next request.
 const idle = 45 * time.Second
 
+// DialTimeout is the longest that opening a connection may take. It is below
+// DefaultTimeout, so that a peer that was not reached is told from one that was
+// and does not answer: three SYNs get lost before it ends.
+const DialTimeout = 8 * time.Second
+
 // NewDialer makes the dialer for the platform's own addresses. It sends no
 // keep-alive probes: a request that gets no answer ends after DefaultTimeout
 // with or without them, and on a connection that is used every few seconds
 // they would be a good part of the traffic.
-func NewDialer() *net.Dialer { return &net.Dialer{Timeout: DefaultTimeout, KeepAlive: -1} }
+func NewDialer() *net.Dialer { return &net.Dialer{Timeout: DialTimeout, KeepAlive: -1} }
 
 // Transport makes a RoundTripper that follows no redirect, keeps no cookies
 // and asks for no compression. proxy nil: never one.
 func Transport(dial Dial, proxy *Proxy, roots *x509.CertPool) *http.Transport {
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: DefaultTimeout}).DialContext
+		dial = (&net.Dialer{Timeout: DialTimeout}).DialContext
 	}
 	t := &http.Transport{
 		DialContext:            dial,

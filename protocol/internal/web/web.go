@@ -12,10 +12,13 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/azguest/azguest/agent/secret"
@@ -122,13 +125,13 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	defer func() { end() }()
 	for attempt := 0; ; {
 		wait, err := c.gates.wait(key, time.Now())
+		if changed == nil && wait > 0 && r.Tries != 1 && c.gates.unreached(key) {
+			changed, end = c.listen(ctx)
+		}
 		if wait > 0 && !c.sings(ctx, key, hostport) {
 			wait = min(wait, canaryEvery) // wakes up in between for the canary
 			if r.Tries == 1 || r.Patience > 0 && time.Since(began)+wait > r.Patience {
 				return nil, c.gates.fault(key, r.Op, err, time.Now(), attempt == 0)
-			}
-			if changed == nil && c.gates.unreached(key) {
-				changed, end = c.listen(ctx)
 			}
 			woken, err := c.doze(ctx, wait, changed)
 			if err != nil {
@@ -140,7 +143,11 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 			continue
 		}
 		attempt++
-		resp, err := c.attempt(ctx, &r, attempt)
+		resp, err := c.attempt(ctx, &r, attempt, changed)
+		if errors.Is(err, errMoved) {
+			c.gates.hurry()
+			continue
+		}
 		if err == nil {
 			c.gates.worked(key, time.Now())
 			return resp, nil
@@ -192,17 +199,25 @@ func (c *Client) Close() {
 	}
 }
 
-var errSlow = errors.New("no answer in time")
+var (
+	errSlow  = errors.New("no answer in time")
+	errMoved = errors.New("the network has changed")
+)
+
+// unreached is how an attempt ends that has found no connection.
+func unreached(why error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: why} }
 
 // Once makes a single attempt outside of all pacing.
 func (c *Client) Once(ctx context.Context, r Request) (*Response, error) {
 	if r.Method == "" {
 		r.Method = http.MethodGet
 	}
-	return c.attempt(ctx, &r, 1)
+	return c.attempt(ctx, &r, 1, nil)
 }
 
-func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, error) {
+// attempt makes one. A change of the network ends it with errMoved while there
+// is no connection: the peer may be where it was not when the dial began.
+func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan struct{}) (*Response, error) {
 	timeout := r.Timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout
@@ -211,6 +226,26 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, err
 	defer cancel(nil)
 	watch := time.AfterFunc(timeout, func() { cancel(&timeoutError{timeout}) })
 	defer watch.Stop()
+	// A connection has less time than the answer, however short the attempt is:
+	// a way that leads nowhere must be known as one.
+	dialing, connected := context.WithCancel(actx)
+	reach := time.AfterFunc(min(timeout*4/5, DialTimeout), func() {
+		if dialing.Err() == nil {
+			cancel(unreached(os.ErrDeadlineExceeded))
+		}
+	})
+	defer reach.Stop()
+	var moved sync.WaitGroup
+	defer moved.Wait()
+	defer connected()
+	if changed != nil {
+		moved.Go(func() {
+			if c.hears(dialing, changed) && dialing.Err() == nil {
+				cancel(unreached(errMoved))
+			}
+		})
+	}
+	actx = httptrace.WithClientTrace(actx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected() }})
 
 	u, err := url.Parse(r.URL)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
@@ -235,6 +270,7 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int) (*Response, err
 		maps.Copy(req.Header, extra)
 	}
 	resp, err := c.rt.RoundTrip(req)
+	connected() // as an answer says, too
 	if err != nil {
 		return nil, neterr(actx, ctx, err)
 	}
@@ -310,8 +346,11 @@ func neterr(actx, ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if t, ok := errors.AsType[*timeoutError](context.Cause(actx)); ok {
-		return t
+	switch cause := context.Cause(actx).(type) { //nolint:errorlint // what attempt has ended itself with, never wrapped
+	case *timeoutError:
+		return cause
+	case *net.OpError:
+		return &netError{cause}
 	}
 	if ue, ok := errors.AsType[*url.Error](err); ok { // would print the query
 		err = ue.Err

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -331,5 +332,103 @@ func TestProxyIsNeverForTheHost(t *testing.T) {
 		if text != want {
 			t.Errorf("For(%s) = %q, want %q", u, text, want)
 		}
+	}
+}
+
+// TestERR7SilentNetworkIsUnreachable: a network that drops what is sent is one
+// that does not lead to the peer, for attempts of every length, so that a new
+// route or address ends the wait. A peer that was reached and does not answer
+// is slow.
+func TestERR7SilentNetworkIsUnreachable(t *testing.T) {
+	t.Parallel()
+	if NewDialer().Timeout >= DefaultTimeout {
+		t.Errorf("a dial may take %v, a request %v", NewDialer().Timeout, DefaultTimeout)
+	}
+	silent := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, DialTimeout) // the dialer's own
+		defer cancel()
+		<-ctx.Done()
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: ctx.Err()}
+	}
+	mute := func(context.Context, string, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, there) }()
+		return here, nil
+	}
+	for name, tc := range map[string]struct {
+		dial Dial
+		code string
+	}{"no answer to SYN": {silent, "host-unreachable"}, "connected, no answer": {mute, "host-timeout"}} {
+		for _, timeout := range []time.Duration{0, time.Second, 5 * time.Second, time.Minute} {
+			synctest.Test(t, func(t *testing.T) {
+				rt := Transport(tc.dial, nil, nil)
+				defer rt.CloseIdleConnections()
+				c := New(rt, "ua", nil)
+				_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: 1, Timeout: timeout})
+				var code interface{ Code() string }
+				if !errors.As(err, &code) || code.Code() != tc.code {
+					t.Errorf("%s, timeout %v: %v, want %s", name, timeout, err, tc.code)
+				}
+				if got := c.gates.unreached("x 168.63.129.16 "); got != (tc.code == "host-unreachable") {
+					t.Errorf("%s, timeout %v: counts as unreachable: %v", name, timeout, got)
+				}
+				time.Sleep(DialTimeout) // for the dial that was given up
+			})
+		}
+	}
+}
+
+// TestERR7NewRouteWakes: the network drops everything for a while, and then
+// there is another one: what waits goes on, also what is in the middle of a
+// dial that will never end.
+func TestERR7NewRouteWakes(t *testing.T) {
+	t.Parallel()
+	for _, away := range []time.Duration{time.Second, 12 * time.Second, 33 * time.Second, time.Minute, 10 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			up := func() bool { return time.Since(start) >= away }
+			// A dial that began on the old network does not come to anything.
+			c := New(Transport(func(ctx context.Context, _, _ string) (net.Conn, error) {
+				if !up() {
+					ctx, cancel := context.WithTimeout(ctx, DialTimeout) // the dialer's own
+					defer cancel()
+					<-ctx.Done()
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: ctx.Err()}
+				}
+				here, there := net.Pipe()
+				go func() {
+					_, _ = http.ReadRequest(bufio.NewReader(there))
+					_, _ = io.WriteString(there, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				}()
+				return here, nil
+			}, nil, nil), "ua", nil)
+			c.Routes = func() (func(context.Context) error, func(), error) {
+				next := func(ctx context.Context) error {
+					left := away - time.Since(start)
+					if left <= 0 {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					select {
+					case <-time.After(left):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+				return next, func() {}, nil
+			}
+			_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: -1, Patience: Forever})
+			// The first attempt is not interrupted: nobody listens before something
+			// has failed.
+			most := 2 * time.Second
+			if away < DialTimeout {
+				most += DialTimeout
+			}
+			if late := time.Since(start) - away; err != nil || late > most {
+				t.Errorf("away for %v: %v, %v late", away, err, late)
+			}
+			time.Sleep(DialTimeout) // for the dials that were given up
+		})
 	}
 }
