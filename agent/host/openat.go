@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,10 @@ import (
 var ErrUnsafe = errors.New("unsafe path")
 
 // A Dir is an open directory that was reached without following a symlink
-// which somebody other than root could have made (asks S9). Everything is
-// done relative to the descriptor, so a rename of the path changes nothing.
+// which somebody other than root could have made. Everything is done relative
+// to the descriptor, so a rename of the path changes nothing; and no name in
+// it is followed, so nothing outside it is touched, whoever else can write
+// there. A name is one component: a file or directory in this directory.
 type Dir struct {
 	f    *os.File
 	name string
@@ -33,43 +36,38 @@ type Make struct {
 	UID, GID int
 }
 
-// OpenDir walks to a directory. make is asked for each missing component,
-// with its full name; nil, or a false answer, is fs.ErrNotExist. Symlinks
-// are followed only where root owns both the link and its directory and
-// nobody else can write there (ostree: /home -> /var/home).
+// OpenDir opens a directory. mk is asked for each missing component, with its
+// full name; nil, or a false answer, is fs.ErrNotExist. A symbolic link on the
+// way is followed only where root owns both the link and the directory it is
+// in, and nobody else can write there (/var/run, or ostree's /home). A name
+// with ".." in it is refused.
 func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, error) {
-	fd, err := unix.Open(r.Path("/"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	d, err := r.openTop()
 	if err != nil {
-		return nil, fmt.Errorf("open directory /: %w", err)
+		return nil, err
 	}
-	d := &Dir{f: os.NewFile(uintptr(fd), "/"), name: "/"}
 	todo := split(name)
+	if slices.Contains(todo, "..") {
+		return nil, errors.Join(fmt.Errorf("open directory %s: %w: has .. in it", name, ErrUnsafe), d.Close())
+	}
+	if len(todo) == 0 {
+		return d, nil
+	}
+	if next, ok := d.beneath(todo); ok {
+		return next, d.Close()
+	}
 	for hops := 0; len(todo) > 0; {
 		part := todo[0]
 		todo = todo[1:]
-		if part == ".." {
-			return nil, errors.Join(fmt.Errorf("open directory %s: %w: has .. in it", name, ErrUnsafe), d.Close())
-		}
 		next, err := d.child(part, mk)
 		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
 			var target string
 			if target, err = d.trustedLink(part); err == nil {
-				if hops++; hops > 20 {
+				if hops++; hops > maxLinks {
 					return nil, errors.Join(fmt.Errorf("open directory %s: %w: too many links", name, ErrUnsafe), d.Close())
 				}
-				if !strings.HasPrefix(target, "/") {
-					target = path.Join(d.name, target)
-				}
-				todo = append(split(target), todo...)
-				if err := d.Close(); err != nil {
-					return nil, err
-				}
-				fd, err := unix.Open(r.Path("/"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-				if err != nil {
-					return nil, fmt.Errorf("open directory /: %w", err)
-				}
-				d = &Dir{f: os.NewFile(uintptr(fd), "/"), name: "/"}
-				continue
+				todo = append(split(absolute(d.name, target)), todo...)
+				next, err = r.openTop()
 			}
 		}
 		if err != nil {
@@ -81,6 +79,38 @@ func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, err
 		d = next
 	}
 	return d, nil
+}
+
+// maxLinks is how many symbolic links one name may lead through.
+const maxLinks = 20
+
+func (r Root) openTop() (*Dir, error) {
+	fd, err := unix.Open(r.Path("/"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: r.Path("/"), Err: err}
+	}
+	return &Dir{f: os.NewFile(uintptr(fd), "/"), name: "/"}, nil
+}
+
+// absolute is where a link found in dir leads to.
+func absolute(dir, target string) string {
+	if strings.HasPrefix(target, "/") {
+		return path.Clean(target)
+	}
+	return path.Join(dir, target)
+}
+
+// beneath opens a directory in one step, where the kernel can refuse links by
+// itself (openat2, Linux 5.6) and there are none. Everything else is left to
+// the walk from component to component.
+func (d *Dir) beneath(parts []string) (*Dir, bool) {
+	how := unix.OpenHow{Flags: dirFlags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(d.fd(), strings.Join(parts, "/"), &how)
+	if err != nil {
+		return nil, false
+	}
+	name := path.Join(d.name, path.Join(parts...))
+	return &Dir{f: os.NewFile(uintptr(fd), name), name: name}, true
 }
 
 func split(name string) []string {
@@ -98,30 +128,65 @@ const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLO
 func (d *Dir) fd() int { return int(d.f.Fd()) }
 
 func (d *Dir) child(part string, mk func(string) (Make, bool)) (*Dir, error) {
-	full := path.Join(d.name, part)
-	fd, err := unix.Openat(d.fd(), part, dirFlags, 0)
-	if errors.Is(err, unix.ENOENT) && mk != nil {
-		m, ok := mk(full)
-		if !ok {
-			return nil, err
-		}
-		// 0700 until the owner is right, whatever Perm will be.
-		if err := unix.Mkdirat(d.fd(), part, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, err
-		}
-		if fd, err = unix.Openat(d.fd(), part, dirFlags, 0); err != nil {
-			return nil, err
-		}
-		c := &Dir{f: os.NewFile(uintptr(fd), full), name: full}
-		if err := c.SetOwner(m.UID, m.GID, m.Perm); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
-		return c, nil
+	c, err := d.openChild(part)
+	if !errors.Is(err, unix.ENOENT) || mk == nil {
+		return c, err
 	}
+	m, ok := mk(path.Join(d.name, part))
+	if !ok {
+		return nil, err
+	}
+	c, err = d.make(part, m)
+	if errors.Is(err, unix.EEXIST) { // somebody was faster: theirs is as it is
+		return d.openChild(part)
+	}
+	return c, err
+}
+
+func (d *Dir) openChild(part string) (*Dir, error) {
+	fd, err := unix.Openat(d.fd(), part, dirFlags, 0)
 	if err != nil {
 		return nil, err
 	}
+	full := path.Join(d.name, part)
 	return &Dir{f: os.NewFile(uintptr(fd), full), name: full}, nil
+}
+
+// make makes a directory. It gets owner and mode before it gets its name, so
+// that a directory which somebody puts in its place meanwhile keeps its own.
+func (d *Dir) make(part string, m Make) (*Dir, error) {
+	tmp := temporary(part)
+	if err := unix.Mkdirat(d.fd(), tmp, 0o700); err != nil {
+		return nil, err
+	}
+	c, err := d.openChild(tmp)
+	if err == nil {
+		if err = c.SetOwner(m.UID, m.GID, m.Perm); err == nil {
+			err = unix.Renameat2(d.fd(), tmp, d.fd(), part, unix.RENAME_NOREPLACE)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+				// A file system that can't promise not to replace. An empty
+				// directory is all that a plain rename replaces.
+				err = unix.Renameat(d.fd(), tmp, d.fd(), part)
+				if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
+					err = unix.EEXIST
+				}
+			}
+		}
+		if err == nil {
+			full := path.Join(d.name, part)
+			return &Dir{f: c.f, name: full}, nil
+		}
+		err = errors.Join(err, c.Close())
+	}
+	return nil, errors.Join(err, unix.Unlinkat(d.fd(), tmp, unix.AT_REMOVEDIR))
+}
+
+// temporary is a name nobody can foresee, that TempPattern matches.
+func temporary(name string) string {
+	if len(name) > 200 { // of 255
+		name = name[:200]
+	}
+	return "." + name + tempMark + rand.Text()
 }
 
 // trustedLink returns where a symlink points, if only root can have made it.
@@ -136,8 +201,8 @@ func (d *Dir) trustedLink(part string) (string, error) {
 	if link.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return "", unix.ENOTDIR
 	}
-	if link.Uid != 0 || dir.Uid != 0 || dir.Mode&0o022 != 0 {
-		return "", fmt.Errorf("%w: %s is a symlink that root did not make", ErrUnsafe, part)
+	if !ours(link.Uid) || !ours(dir.Uid) || dir.Mode&0o022 != 0 {
+		return "", fmt.Errorf("%w: %s is a symlink that somebody other than root can have made", ErrUnsafe, part)
 	}
 	buf := make([]byte, 4096)
 	n, err := unix.Readlinkat(d.fd(), part, buf)
@@ -202,7 +267,7 @@ func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, fmt.Errorf("read %s: %w: not a regular file", full, ErrUnsafe)
+		return nil, fmt.Errorf("read %s: %w", full, errNotRegular)
 	case st.Nlink > 1:
 		return nil, fmt.Errorf("read %s: %w: it has %d names", full, ErrUnsafe, st.Nlink)
 	case st.Uid != 0 && int(st.Uid) != uid:
@@ -219,10 +284,15 @@ func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 
 // WriteFile replaces a file atomically. The new file has its owner and mode
 // before it gets its name; a symlink of that name is replaced, not followed.
-func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int) (err error) {
-	full := path.Join(d.name, name)
+func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int) error {
 	d.sweep(name)
-	tmp := "." + name + tempMark + rand.Text()
+	return d.replace(name, data, perm, uid, gid, true)
+}
+
+// replace is WriteFile, synced or not, without looking for leftovers.
+func (d *Dir) replace(name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) (err error) {
+	full := path.Join(d.name, name)
+	tmp := temporary(name)
 	fd, err := unix.Openat(d.fd(), tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", full, err)
@@ -233,7 +303,7 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 			err = fmt.Errorf("write %s: %w", full, errors.Join(err, unix.Unlinkat(d.fd(), tmp, 0)))
 		}
 	}()
-	if uid != os.Geteuid() || gid != os.Getegid() {
+	if uid >= 0 && (uid != os.Geteuid() || gid != os.Getegid()) {
 		if err := unix.Fchown(fd, uid, gid); err != nil {
 			return errors.Join(err, f.Close())
 		}
@@ -244,8 +314,10 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 	if _, err := io.Copy(f, bytes.NewReader(data)); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
+	if sync {
+		if err := f.Sync(); err != nil {
+			return errors.Join(err, f.Close())
+		}
 	}
 	if err := f.Close(); err != nil {
 		return err
@@ -253,7 +325,9 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 	if err := unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
 		return err
 	}
-	_ = d.f.Sync() // not every file system can; the file itself is safe
+	if sync {
+		d.Sync()
+	}
 	return nil
 }
 
@@ -279,25 +353,4 @@ func (d *Dir) Stat(name string) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	return st, err
-}
-
-// WriteFileLazy is WriteFile without fsync: all or nothing for whoever reads
-// while the machine runs, but a power cut may bring the old content back, or
-// none. It is for files that are rewritten often and believed only within
-// one boot.
-func (r Root) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
-	full := r.Path(name)
-	f, err := os.CreateTemp(path.Dir(full), "."+path.Base(full)+tempMark+"*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(perm), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), full)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(f.Name())))
-	}
-	return nil
 }

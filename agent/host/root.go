@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,52 +24,241 @@ func NewSecret(s string) Secret { return secret.New(s) }
 
 // Root is the directory that stands for "/". The agent runs with "/"; tests
 // with t.TempDir(). It is a prefix, not a jail: absolute symlinks inside the
-// tree are followed as Linux does (os.Root would refuse them even at "/").
+// tree that root made are followed (os.Root would refuse them even at "/").
+//
+// Every operation walks to the directory that the name is in as OpenDir does,
+// and works relative to its descriptor: a link or another directory that a
+// local user puts on the way does not lead it elsewhere. Root("") takes
+// complete paths.
 type Root string
 
 // Path is the name as the kernel must be given it.
 func (r Root) Path(name string) string { return filepath.Join(string(r), name) }
 
-// ReadFile reads a whole file.
-func (r Root) ReadFile(name string) ([]byte, error) { return os.ReadFile(r.Path(name)) }
+// at opens the directory that name is in and returns its last component. With
+// follow a symbolic link of that name is followed, if only root can have made
+// it; one that somebody else can have made is returned as it is, and no
+// operation follows it.
+func (r Root) at(name string, follow bool) (*Dir, string, error) {
+	name = path.Clean("/" + name)
+	for range maxLinks {
+		dir, base := path.Split(name)
+		d, err := r.OpenDir(dir, nil)
+		if err != nil {
+			return nil, "", err
+		}
+		if base == "" {
+			return d, ".", nil
+		}
+		if !follow {
+			return d, base, nil
+		}
+		target, err := d.trustedLink(base)
+		if err != nil { // none, or not a trusted one
+			return d, base, nil
+		}
+		name = absolute(d.name, target)
+		if err := d.Close(); err != nil {
+			return nil, "", err
+		}
+	}
+	return nil, "", &fs.PathError{Op: "open", Path: name, Err: unix.ELOOP}
+}
+
+// in runs f with the directory that name is in.
+func (r Root) in(name string, follow bool, f func(d *Dir, base string) error) error {
+	d, base, err := r.at(name, follow)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(d, base), d.Close())
+}
+
+// maxRead is how much ReadFile reads: no file that the agent reads whole has
+// more, and a sparse file of a terabyte must not end it.
+const maxRead = 64 << 20
+
+// ReadFile reads a whole regular file of at most 64 MiB. A FIFO or a device
+// is an error, but for /dev/null, which is how files are masked.
+func (r Root) ReadFile(name string) ([]byte, error) { return r.ReadBounded(name, maxRead) }
+
+// ReadBounded reads a whole regular file of at most limit bytes; a larger one
+// is a TooLargeError.
+func (r Root) ReadBounded(name string, limit int64) (b []byte, err error) {
+	err = r.in(name, true, func(d *Dir, base string) error {
+		if st, serr := d.Stat(base); serr == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			b = []byte{}
+			return nil
+		}
+		b, _, err = d.ReadBounded(base, limit)
+		return err
+	})
+	return b, err
+}
+
+// Open opens a regular file for reading, as Dir.Open does.
+func (r Root) Open(name string) (*os.File, error) { return r.OpenFile(name, os.O_RDONLY, 0) }
+
+// OpenFile opens a regular file, as Dir.OpenFile does.
+func (r Root) OpenFile(name string, flag int, perm fs.FileMode) (f *os.File, err error) {
+	err = r.in(name, flag&os.O_EXCL == 0, func(d *Dir, base string) error {
+		f, err = d.OpenFile(base, flag, perm)
+		return err
+	})
+	return f, err
+}
+
+// Append opens a file for writing at its end, and makes it if need be.
+func (r Root) Append(name string, perm fs.FileMode) (*os.File, error) {
+	return r.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, perm)
+}
+
+// OpenDevice opens a block or character device without waiting for it.
+func (r Root) OpenDevice(name string, flag int) (f *os.File, err error) {
+	err = r.in(name, true, func(d *Dir, base string) error {
+		if err := checked(base); err != nil {
+			return err
+		}
+		// Its type first: to open a tape or a FIFO can have effects.
+		st, err := d.Stat(base)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFBLK && st.Mode&unix.S_IFMT != unix.S_IFCHR {
+			err = fmt.Errorf("%w: not a device", ErrUnsafe)
+		}
+		fd := -1
+		if err == nil {
+			fd, err = unix.Openat(d.fd(), base, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		}
+		if err != nil {
+			return d.fail("open", base, err)
+		}
+		f = os.NewFile(uintptr(fd), path.Join(d.name, base))
+		return nil
+	})
+	return f, err
+}
 
 // Exists reports whether name is there, whatever it is.
 func (r Root) Exists(name string) bool {
-	_, err := os.Lstat(r.Path(name))
+	_, err := r.Lstat(name)
 	return err == nil
 }
 
-// MkdirAll makes a directory and its missing parents with exactly perm,
-// whatever the umask. A directory that is there keeps its mode.
-func (r Root) MkdirAll(name string, perm fs.FileMode) error {
-	path := r.Path(name)
-	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-		return nil
+// Lstat describes a name; a link itself, not its target.
+func (r Root) Lstat(name string) (fs.FileInfo, error) { return r.stat(name, false) }
+
+// Stat describes a name. A link that somebody other than root can have made is
+// described itself, not its target.
+func (r Root) Stat(name string) (fs.FileInfo, error) { return r.stat(name, true) }
+
+func (r Root) stat(name string, follow bool) (fi fs.FileInfo, err error) {
+	err = r.in(name, follow, func(d *Dir, base string) error {
+		fi, err = d.lstat(base)
+		return err
+	})
+	return fi, err
+}
+
+// ReadDir lists a directory, sorted by name, as Dir.ReadDir does.
+func (r Root) ReadDir(name string) ([]fs.DirEntry, error) {
+	d, err := r.OpenDir(path.Clean("/"+name), nil)
+	if err != nil {
+		return nil, err
 	}
-	if parent := filepath.Dir(name); parent != name && parent != "." {
-		if err := r.MkdirAll(parent, max(perm, 0o755)); err != nil {
+	list, err := d.ReadDir()
+	return list, errors.Join(err, d.Close())
+}
+
+// Readlink is where a symbolic link points.
+func (r Root) Readlink(name string) (target string, err error) {
+	err = r.in(name, false, func(d *Dir, base string) error {
+		target, err = d.Readlink(base)
+		return err
+	})
+	return target, err
+}
+
+// Symlink makes a symbolic link, in the place of what has this name.
+func (r Root) Symlink(target, name string) error {
+	return r.in(name, false, func(d *Dir, base string) error { return d.Symlink(target, base) })
+}
+
+// Rename gives a file or directory another name and replaces what has it.
+func (r Root) Rename(old, name string) error {
+	return r.in(old, false, func(from *Dir, a string) error {
+		return r.in(name, false, func(to *Dir, b string) error { return from.Rename(a, to, b) })
+	})
+}
+
+// Exchange swaps two names in one step, as Dir.Exchange does.
+func (r Root) Exchange(a, b string) error {
+	return r.in(a, false, func(from *Dir, a string) error {
+		return r.in(b, false, func(to *Dir, b string) error { return from.Exchange(a, to, b) })
+	})
+}
+
+// Chmod sets the permission bits of a regular file or a directory.
+func (r Root) Chmod(name string, perm fs.FileMode) error {
+	return r.in(name, true, func(d *Dir, base string) error { return d.Chmod(base, perm) })
+}
+
+// Chown sets the owner of a regular file or a directory.
+func (r Root) Chown(name string, uid, gid int) error {
+	return r.in(name, true, func(d *Dir, base string) error { return d.Chown(base, uid, gid) })
+}
+
+// Chtimes sets when a file was last read and changed.
+func (r Root) Chtimes(name string, at time.Time) error {
+	return r.in(name, true, func(d *Dir, base string) error { return d.Chtimes(base, at) })
+}
+
+// Mkdir makes a directory with exactly perm; fs.ErrExist if there is something
+// of this name.
+func (r Root) Mkdir(name string, perm fs.FileMode) error {
+	return r.in(name, false, func(d *Dir, base string) error {
+		c, err := d.Mkdir(base, perm)
+		if err != nil {
 			return err
 		}
-	}
-	if err := os.Mkdir(path, perm); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
+		return c.Close()
+	})
+}
+
+// MkdirAll makes a directory and its missing parents with exactly perm,
+// whatever the umask. A directory that is there keeps its owner and mode.
+func (r Root) MkdirAll(name string, perm fs.FileMode) error {
+	name = path.Clean("/" + name)
+	d, err := r.OpenDir(name, func(dir string) (Make, bool) {
+		m := Make{Perm: perm, UID: os.Geteuid(), GID: os.Getegid()}
+		if dir != name {
+			m.Perm = max(perm, 0o755)
 		}
+		return m, true
+	})
+	if err != nil {
 		return err
 	}
-	return os.Chmod(path, perm)
+	return d.Close()
 }
 
 // WriteFile replaces name by data with exactly perm and all or nothing: a
-// temporary file beside it, fsync, rename, fsync of the directory. If name
-// is a symlink its target is replaced. An existing file keeps its owner.
+// temporary file beside it, fsync, rename, fsync of the directory. If name is
+// a link that root made, its target is replaced. An existing file keeps its
+// owner where only root can have put it there.
 func (r Root) WriteFile(name string, data []byte, perm fs.FileMode) error {
-	return r.write(name, data, perm, -1, -1)
+	return r.write(name, data, perm, -1, -1, true)
 }
 
 // WriteFileAs is WriteFile with the owner set before the file gets its name.
 func (r Root) WriteFileAs(name string, data []byte, perm fs.FileMode, uid, gid int) error {
-	return r.write(name, data, perm, uid, gid)
+	return r.write(name, data, perm, uid, gid, true)
+}
+
+// WriteFileLazy is WriteFile without fsync: all or nothing for whoever reads
+// while the machine runs, but a power cut may bring the old content back, or
+// none. It is for files that are rewritten often and believed only within
+// one boot.
+func (r Root) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
+	return r.write(name, data, perm, -1, -1, false)
 }
 
 // tempMark stands between the name of a file and what is random in the name of
@@ -78,85 +269,86 @@ const tempMark = ".azg-"
 // one who may write in a directory may remove them there.
 const TempPattern = ".*" + tempMark + "*"
 
-func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int) (err error) {
-	path := r.Path(name)
-	if target, lerr := filepath.EvalSymlinks(path); lerr == nil {
-		path = target
-	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+tempMark+"*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	tmp := f.Name()
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(tmp)))
+func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) error {
+	return r.in(name, true, func(d *Dir, base string) error {
+		if err := checked(base); err != nil {
+			return err
 		}
-	}()
-	if uid < 0 {
-		if st := (unix.Stat_t{}); unix.Stat(path, &st) == nil {
-			uid, gid = int(st.Uid), int(st.Gid)
+		if uid < 0 && d.Trusted() == nil {
+			if st, err := d.Stat(base); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+				uid, gid = int(st.Uid), int(st.Gid)
+			}
 		}
-	}
-	if uid >= 0 && (uid != os.Geteuid() || gid != os.Getegid()) {
-		if err = f.Chown(uid, gid); err != nil {
-			return errors.Join(err, f.Close())
-		}
-	}
-	if err = f.Chmod(perm); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if _, err = f.Write(data); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err = f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp, path); err != nil {
-		return err
-	}
-	syncDir(dir)
-	return nil
+		return d.replace(base, data, perm, uid, gid, sync)
+	})
 }
 
-// syncDir makes a rename durable. Some file systems refuse fsync of a
-// directory; the file itself is safe by then, so that is not an error.
-func syncDir(dir string) {
-	if d, err := os.Open(dir); err == nil {
-		_ = d.Sync()
+// SyncDir makes what was renamed or removed in a directory durable.
+func (r Root) SyncDir(name string) {
+	if d, err := r.OpenDir(path.Clean("/"+name), nil); err == nil {
+		d.Sync()
 		_ = d.Close()
 	}
 }
 
 // Remove deletes a file or an empty directory; that it is not there is fine.
 func (r Root) Remove(name string) error {
-	if err := os.Remove(r.Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := r.in(name, false, func(d *Dir, base string) error { return d.Remove(base) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
 
-// RemoveAll deletes a tree. It refuses the root itself and relative escapes.
+// RemoveAll deletes a tree, as Dir.RemoveAll does. It refuses the root itself.
 func (r Root) RemoveAll(name string) error {
-	if c := filepath.Clean("/" + name); c == "/" {
+	if path.Clean("/"+name) == "/" {
 		return fmt.Errorf("remove %q: that is the root", name)
 	}
-	return os.RemoveAll(r.Path(name))
+	err := r.in(name, false, func(d *Dir, base string) error { return d.RemoveAll(base) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
-// Glob lists the names below the root that match the pattern, as names of
-// this root (with a leading slash).
-func (r Root) Glob(pattern string) ([]string, error) {
-	found, err := filepath.Glob(r.Path(pattern))
+// Walk walks the tree below a directory, as Dir.Walk does.
+func (r Root) Walk(name string, limit int, f func(rel string, in *Dir, fi fs.FileInfo, err error) error) error {
+	d, err := r.OpenDir(path.Clean("/"+name), nil)
 	if err != nil {
+		return err
+	}
+	return errors.Join(d.Walk(limit, f), d.Close())
+}
+
+// Glob lists the names below the root that match a pattern of path.Match, as
+// names of this root (with a leading slash), sorted. Directories that can't be
+// read have no matches in them.
+func (r Root) Glob(pattern string) ([]string, error) {
+	if _, err := path.Match(pattern, ""); err != nil {
 		return nil, err
 	}
-	for i, p := range found {
-		found[i] = "/" + strings.TrimLeft(strings.TrimPrefix(p, strings.TrimRight(string(r), "/")), "/")
+	found := []string{"/"}
+	for _, part := range split(pattern) {
+		var next []string
+		for _, dir := range found {
+			if !strings.ContainsAny(part, `*?[\`) {
+				if name := path.Join(dir, part); r.Exists(name) {
+					next = append(next, name)
+				}
+				continue
+			}
+			list, err := r.ReadDir(dir)
+			if err != nil {
+				continue
+			}
+			for _, e := range list {
+				if ok, _ := path.Match(part, e.Name()); ok { // the pattern is well-formed
+					next = append(next, path.Join(dir, e.Name()))
+				}
+			}
+		}
+		found = next
 	}
 	return found, nil
 }

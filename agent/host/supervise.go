@@ -229,7 +229,7 @@ func saveResult(dir string, res JobResult) error {
 			err = os.Rename(spare, filepath.Join(dir, resultFile))
 		}
 		if err == nil {
-			syncDir(dir)
+			Root("").SyncDir(dir)
 			return nil
 		}
 	}

@@ -1,0 +1,589 @@
+package host
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNotRegular is an ErrUnsafe: a FIFO, a device or a directory stands where
+// a file should be.
+var errNotRegular = fmt.Errorf("%w: not a regular file", ErrUnsafe)
+
+// ours says whether a file of this owner is root's, or the caller's own where
+// tests run without root. In a user namespace the machine's root is not
+// mapped and appears as the overflow uid.
+func ours(uid uint32) bool {
+	return uid == 0 || int(uid) == os.Geteuid() || uid == overflowUID && unprivileged()
+}
+
+const overflowUID = 65534
+
+// unprivileged says whether this is a user namespace in which not every uid of
+// the machine has a number.
+var unprivileged = sync.OnceValue(func() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && !slices.Equal(strings.Fields(string(b)), []string{"0", "0", "4294967295"})
+})
+
+// checked refuses what is not one component: with a slash in it the kernel
+// would follow links.
+func checked(name string) error {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		return fmt.Errorf("%w: %q is not the name of a file", ErrUnsafe, name)
+	}
+	return nil
+}
+
+func (d *Dir) fail(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: path.Join(d.name, name), Err: err}
+}
+
+// Trusted returns nil if only root can have put there what is in the
+// directory. The error wraps ErrUnsafe and says why not.
+func (d *Dir) Trusted() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd(), &st); err != nil {
+		return d.fail("stat", "", err)
+	}
+	switch {
+	case !ours(st.Uid):
+		return fmt.Errorf("%s: %w: the directory belongs to uid %d", d.name, ErrUnsafe, st.Uid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("%s: %w: the directory can be written by others than its owner (mode %04o)", d.name, ErrUnsafe, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// Sync makes what was renamed or removed in the directory durable. Some file
+// systems refuse it; there is nothing that could be done about it.
+func (d *Dir) Sync() { _ = d.f.Sync() }
+
+// OpenDir opens a directory in this one. A symbolic link is refused.
+func (d *Dir) OpenDir(name string) (*Dir, error) {
+	if err := checked(name); err != nil {
+		return nil, err
+	}
+	c, err := d.openChild(name)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+		err = fmt.Errorf("%w: not a directory", ErrUnsafe)
+	}
+	return c, d.fail("open", name, err)
+}
+
+// Mkdir makes a directory that is the caller's, with exactly perm, and opens
+// it. The error wraps fs.ErrExist if there is something of this name.
+func (d *Dir) Mkdir(name string, perm fs.FileMode) (*Dir, error) {
+	if err := checked(name); err != nil {
+		return nil, err
+	}
+	if _, err := d.Stat(name); err == nil {
+		return nil, d.fail("mkdir", name, unix.EEXIST)
+	}
+	c, err := d.make(name, Make{Perm: perm, UID: os.Geteuid(), GID: os.Getegid()})
+	return c, d.fail("mkdir", name, err)
+}
+
+// MakeDir opens a directory in this one, which is made as Mkdir does where
+// there is nothing of this name. One that is there keeps its owner and mode.
+func (d *Dir) MakeDir(name string, perm fs.FileMode) (*Dir, error) {
+	for range 3 {
+		c, err := d.OpenDir(name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return c, err
+		}
+		if c, err = d.Mkdir(name, perm); !errors.Is(err, fs.ErrExist) {
+			return c, err
+		}
+	}
+	return d.OpenDir(name)
+}
+
+// Open opens a regular file for reading. It neither follows a symbolic link
+// nor waits for the other end of a FIFO. Who owns the file and how large it is
+// can be asked of the result.
+func (d *Dir) Open(name string) (*os.File, error) { return d.OpenFile(name, os.O_RDONLY, 0) }
+
+// OpenFile is os.OpenFile for a regular file in this directory. A file that is
+// opened for writing must have no second name and belong to root, the caller
+// or the directory's owner: whoever can write in the directory could have
+// linked somebody else's file there. A new file gets exactly perm.
+func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
+	if err := checked(name); err != nil {
+		return nil, err
+	}
+	truncate := flag & os.O_TRUNC
+	flag &^= os.O_TRUNC // not before the file is judged
+	const safe = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	var fd int
+	err := error(unix.EEXIST)
+	made := false
+	for range 3 {
+		if flag&os.O_CREATE != 0 {
+			// Made in a step of its own, so that it is known to be new: only
+			// then is its mode ours to set.
+			fd, err = unix.Openat(d.fd(), name, flag|os.O_EXCL|safe, uint32(perm.Perm()&0o700))
+			made = err == nil
+		}
+		if flag&os.O_EXCL == 0 && (flag&os.O_CREATE == 0 || errors.Is(err, unix.EEXIST)) {
+			fd, err = unix.Openat(d.fd(), name, flag&^os.O_CREATE|safe, 0)
+		}
+		if flag&os.O_CREATE == 0 || !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		err = fmt.Errorf("%w: it is a symbolic link", ErrUnsafe)
+	case errors.Is(err, unix.ENXIO):
+		err = errNotRegular // a FIFO without a reader, or a socket
+	}
+	if err != nil {
+		return nil, d.fail("open", name, err)
+	}
+	f := os.NewFile(uintptr(fd), path.Join(d.name, name))
+	err = d.judge(fd, flag&(os.O_WRONLY|os.O_RDWR) != 0)
+	if err == nil && made {
+		err = unix.Fchmod(fd, uint32(perm.Perm()))
+	}
+	if err == nil && truncate != 0 && !made {
+		err = unix.Ftruncate(fd, 0)
+	}
+	if err != nil {
+		return nil, d.fail("open", name, errors.Join(err, f.Close()))
+	}
+	return f, nil
+}
+
+func (d *Dir) judge(fd int, write bool) error {
+	var st, dir unix.Stat_t
+	if err := errors.Join(unix.Fstat(fd, &st), unix.Fstat(d.fd(), &dir)); err != nil {
+		return err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errNotRegular
+	case write && st.Nlink > 1:
+		return fmt.Errorf("%w: it has %d names", ErrUnsafe, st.Nlink)
+	case write && !ours(st.Uid) && st.Uid != dir.Uid:
+		return fmt.Errorf("%w: it belongs to uid %d", ErrUnsafe, st.Uid)
+	}
+	return nil
+}
+
+// Create makes a file that was not there, for writing, with exactly perm.
+func (d *Dir) Create(name string, perm fs.FileMode) (*os.File, error) {
+	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+}
+
+// CreateTemp makes a file with a name that nobody can foresee, for writing,
+// mode 0600. TempPattern matches the name.
+func (d *Dir) CreateTemp(like string) (f *os.File, name string, err error) {
+	name = temporary(like)
+	f, err = d.Create(name, 0o600)
+	return f, name, err
+}
+
+// Append opens a file for writing at its end, and makes it if need be.
+func (d *Dir) Append(name string, perm fs.FileMode) (*os.File, error) {
+	return d.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, perm)
+}
+
+// WriteFileLazy is WriteFile without fsync, by the caller: all or nothing for
+// whoever reads while the machine runs, but a power cut may bring the old
+// content back, or none.
+func (d *Dir) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
+	return d.replace(name, data, perm, -1, -1, false)
+}
+
+// ReadBounded reads a regular file of at most limit bytes, whoever owns it. A
+// larger one is an error, as is one that grows meanwhile.
+func (d *Dir) ReadBounded(name string, limit int64) ([]byte, fs.FileInfo, error) {
+	f, err := d.Open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = f.Close() }()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if fi.Size() > limit {
+		return nil, fi, d.fail("read", name, &TooLargeError{fi.Size(), limit})
+	}
+	// A file of /proc has no size.
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = &TooLargeError{int64(len(b)), limit}
+	}
+	if err != nil {
+		return nil, fi, d.fail("read", name, err)
+	}
+	return b, fi, nil
+}
+
+// A TooLargeError says that a file has more bytes than its reader takes.
+type TooLargeError struct{ Size, Limit int64 }
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("it has %d bytes, more than %d", e.Size, e.Limit)
+}
+
+// Lstat describes a name in the directory; a link itself, not its target.
+func (d *Dir) Lstat(name string) (fs.FileInfo, error) {
+	if err := checked(name); err != nil {
+		return nil, err
+	}
+	return d.lstat(name)
+}
+
+func (d *Dir) lstat(name string) (fs.FileInfo, error) {
+	fd, err := unix.Openat(d.fd(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, d.fail("stat", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	fi, err := f.Stat()
+	return fi, errors.Join(err, f.Close())
+}
+
+// Names lists the directory, in the order of the file system, up to limit
+// names; more says that there are others.
+func (d *Dir) Names(limit int) (names []string, more bool, err error) {
+	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0) // with an offset of its own
+	if err != nil {
+		return nil, false, d.fail("read", "", err)
+	}
+	f := os.NewFile(uintptr(fd), d.name)
+	defer func() { _ = f.Close() }()
+	names, err = f.Readdirnames(limit + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, false, d.fail("read", "", err)
+	}
+	return names[:min(limit, len(names))], len(names) > limit, nil
+}
+
+// MaxEntries is how many entries of one directory ReadDir returns.
+const MaxEntries = 100_000
+
+// ReadDir lists the directory, sorted by name. What vanishes meanwhile is left
+// out; a directory of more than MaxEntries is an error.
+func (d *Dir) ReadDir() ([]fs.DirEntry, error) {
+	names, more, err := d.Names(MaxEntries)
+	if err == nil && more {
+		err = d.fail("read", "", fmt.Errorf("more than %d entries", MaxEntries))
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make([]fs.DirEntry, 0, len(names))
+	for _, n := range names {
+		if fi, err := d.lstat(n); err == nil {
+			out = append(out, fs.FileInfoToDirEntry(fi))
+		}
+	}
+	slices.SortFunc(out, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
+	return out, nil
+}
+
+// Remove deletes a file, a link or an empty directory.
+func (d *Dir) Remove(name string) error {
+	if err := checked(name); err != nil {
+		return err
+	}
+	err := unix.Unlinkat(d.fd(), name, 0)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+		if derr := unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR); !errors.Is(derr, unix.ENOTDIR) {
+			err = derr
+		}
+	}
+	return d.fail("remove", name, err)
+}
+
+// maxDepth is how many directories deep a tree is walked with one descriptor
+// for each level.
+const maxDepth = 100
+
+// RemoveAll deletes a tree; that it is not there is fine. Links in it are
+// removed and not followed, and it stops at the border of another file system:
+// what is mounted there is not ours.
+func (d *Dir) RemoveAll(name string) error {
+	if err := checked(name); err != nil {
+		return err
+	}
+	dev, err := d.device()
+	if err != nil {
+		return err
+	}
+	return d.fail("remove", name, d.removeAll(name, dev, d, 0))
+}
+
+func (d *Dir) device() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd(), &st); err != nil {
+		return 0, d.fail("stat", "", err)
+	}
+	return uint64(st.Dev), nil //nolint:unconvert // 32 bits wide on some platforms
+}
+
+// removeAll deletes name in d. What lies deeper than maxDepth is moved up to
+// top first: a chain of a hundred thousand directories must not take as many
+// descriptors.
+func (d *Dir) removeAll(name string, dev uint64, top *Dir, depth int) error {
+	err := unix.Unlinkat(d.fd(), name, 0)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	c, cerr := d.openChild(name)
+	if errors.Is(cerr, unix.ENOENT) {
+		return nil
+	}
+	if cerr != nil {
+		if errors.Is(cerr, unix.ENOTDIR) || errors.Is(cerr, unix.ELOOP) {
+			return err // a file that can't be removed, not a directory
+		}
+		return cerr
+	}
+	if at, derr := c.device(); derr != nil || at != dev {
+		return errors.Join(derr, fmt.Errorf("%s is another file system", c.name), c.Close())
+	}
+	if depth == maxDepth {
+		cerr = c.Close()
+		up := temporary("deep")
+		if err := unix.Renameat(d.fd(), name, top.fd(), up); err != nil {
+			return errors.Join(cerr, err)
+		}
+		return errors.Join(cerr, top.removeAll(up, dev, top, 0))
+	}
+	var errs []error
+	// While others write there it may have to be emptied more than once.
+	for range 5 {
+		errs = errs[:0]
+		for {
+			names, more, err := c.Names(1000)
+			before := len(errs)
+			for _, n := range names {
+				if err := c.removeAll(n, dev, top, depth+1); err != nil && len(errs) < 10 {
+					errs = append(errs, err)
+				}
+			}
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if !more || len(errs) > before {
+				break
+			}
+		}
+		err = unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR)
+		if !errors.Is(err, unix.ENOTEMPTY) || len(errs) > 0 {
+			break
+		}
+	}
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return errors.Join(append(errs, err, c.Close())...)
+}
+
+// Rename gives a file or directory another name, in this directory or in to,
+// and replaces what has that name.
+func (d *Dir) Rename(old string, to *Dir, name string) error {
+	return d.rename(old, to, name, 0)
+}
+
+// RenameNew is Rename that fails with fs.ErrExist if the new name is taken.
+func (d *Dir) RenameNew(old string, to *Dir, name string) error {
+	return d.rename(old, to, name, unix.RENAME_NOREPLACE)
+}
+
+// Exchange swaps two names in one step, so that neither is missing at any
+// moment. Not every file system can (overlayfs before Linux 4.17, NFS, FAT):
+// the error is then errors.ErrUnsupported.
+func (d *Dir) Exchange(a string, other *Dir, b string) error {
+	err := d.rename(a, other, b, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		err = errors.Join(errors.ErrUnsupported, err)
+	}
+	return err
+}
+
+func (d *Dir) rename(old string, to *Dir, name string, flags uint) error {
+	if err := errors.Join(checked(old), checked(name)); err != nil {
+		return err
+	}
+	err := error(nil)
+	if flags == 0 {
+		err = unix.Renameat(d.fd(), old, to.fd(), name)
+	} else {
+		err = unix.Renameat2(d.fd(), old, to.fd(), name, flags)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: path.Join(d.name, old), New: path.Join(to.name, name), Err: err}
+	}
+	return nil
+}
+
+// Readlink is where a symbolic link points.
+func (d *Dir) Readlink(name string) (string, error) {
+	if err := checked(name); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 4097)
+	n, err := unix.Readlinkat(d.fd(), name, buf)
+	if err != nil {
+		return "", d.fail("readlink", name, err)
+	}
+	return string(buf[:n]), nil
+}
+
+// Symlink makes a symbolic link, in the place of what has this name.
+func (d *Dir) Symlink(target, name string) error {
+	if err := checked(name); err != nil {
+		return err
+	}
+	tmp := temporary(name)
+	err := unix.Symlinkat(target, d.fd(), tmp)
+	if err == nil {
+		if err = unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
+			err = errors.Join(err, unix.Unlinkat(d.fd(), tmp, 0))
+		}
+	}
+	return d.fail("symlink", name, err)
+}
+
+// Chmod sets the permission bits of a regular file or a directory.
+func (d *Dir) Chmod(name string, perm fs.FileMode) error {
+	return d.change("chmod", name, func(fd int) error {
+		return unix.Fchmod(fd, uint32(perm.Perm())|uint32(perm&fs.ModeSticky)>>11)
+	})
+}
+
+// Chown sets the owner of a regular file or a directory.
+func (d *Dir) Chown(name string, uid, gid int) error {
+	return d.change("chown", name, func(fd int) error { return unix.Fchown(fd, uid, gid) })
+}
+
+func (d *Dir) change(op, name string, f func(fd int) error) error {
+	if err := checked(name); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%w: it is a symbolic link", ErrUnsafe)
+	}
+	if err != nil {
+		return d.fail(op, name, err)
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		switch kind := st.Mode & unix.S_IFMT; {
+		case kind == unix.S_IFREG && st.Nlink > 1:
+			err = fmt.Errorf("%w: it has %d names", ErrUnsafe, st.Nlink)
+		case kind != unix.S_IFREG && kind != unix.S_IFDIR:
+			err = errNotRegular
+		default:
+			err = f(fd)
+		}
+	}
+	return d.fail(op, name, errors.Join(err, unix.Close(fd)))
+}
+
+// Chtimes sets when a file was last read and changed.
+func (d *Dir) Chtimes(name string, at time.Time) error {
+	if err := checked(name); err != nil {
+		return err
+	}
+	ts := unix.NsecToTimespec(at.UnixNano())
+	return d.fail("chtimes", name, unix.UtimesNanoAt(d.fd(), name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// SkipDir tells Walk not to descend.
+var SkipDir = fs.SkipDir
+
+// Walk calls f for everything below the directory, parents first, with the
+// directory that it is in and its name from here, up to limit entries. Links
+// are not followed and other file systems not entered. What vanishes meanwhile
+// is left out; what can't be entered is given to f a second time, with the
+// error. An error of f, but for SkipDir, ends the walk.
+func (d *Dir) Walk(limit int, f func(rel string, in *Dir, fi fs.FileInfo, err error) error) error {
+	dev, err := d.device()
+	if err != nil {
+		return err
+	}
+	return d.walk("", dev, 0, &limit, f)
+}
+
+func (d *Dir) walk(prefix string, dev uint64, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
+	names, more, err := d.Names(*limit)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		fi, err := d.lstat(n)
+		if err != nil {
+			continue
+		}
+		if *limit--; *limit < 0 {
+			more = true
+			break
+		}
+		rel := path.Join(prefix, n)
+		err = f(rel, d, fi, nil)
+		if errors.Is(err, fs.SkipDir) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !fi.IsDir() {
+			continue
+		}
+		c, err := d.openChild(n)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err == nil {
+			var at uint64
+			switch at, err = c.device(); {
+			case err == nil && at != dev:
+			case err == nil && depth == maxDepth:
+				err = fmt.Errorf("more than %d directories deep", maxDepth)
+			case err == nil:
+				if err := errors.Join(c.walk(rel, dev, depth+1, limit, f), c.Close()); err != nil {
+					return err
+				}
+				continue
+			}
+			err = errors.Join(err, c.Close())
+		}
+		if err != nil {
+			if err := f(rel, d, fi, err); err != nil && !errors.Is(err, fs.SkipDir) {
+				return err
+			}
+		}
+	}
+	if more {
+		return d.fail("walk", "", ErrTooMany)
+	}
+	return nil
+}
+
+// ErrTooMany ends a walk over more entries than its limit.
+var ErrTooMany = errors.New("too many files")
