@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
@@ -98,28 +99,35 @@ func (m *Manager) alive(r row, e ExtRecord, base string) bool {
 }
 
 // handedOver looks for units and cron jobs that name the handler or its
-// directory.
+// directory. Only root's count: a crontab of a user says what the user likes.
 func (m *Manager) handedOver(name, base string) bool {
 	for _, dir := range []string{
 		"/etc/systemd/system", "/run/systemd/system", "/run/systemd/transient", "/usr/lib/systemd/system", "/lib/systemd/system",
-		"/etc/cron.d", "/var/spool/cron", "/var/spool/cron/crontabs", "/etc/init.d",
+		"/etc/cron.d", "/etc/init.d",
 	} {
-		dir = m.store.root.Path(dir)
-		entries, err := os.ReadDir(dir)
+		entries, err := os.ReadDir(m.store.root.Path(dir))
 		if err != nil {
 			continue
 		}
 		for _, e := range entries {
-			if e.Type()&fs.ModeType != 0 || strings.HasPrefix(e.Name(), "azguest-") {
-				continue
-			}
-			data, _, err := readSafely(dir+"/"+e.Name(), 64<<10)
-			if err == nil && (strings.Contains(string(data), base) || strings.Contains(string(data), name)) {
+			if e.Type()&fs.ModeType == 0 && !strings.HasPrefix(e.Name(), "azguest-") && m.names(dir+"/"+e.Name(), name, base) {
 				return true
 			}
 		}
 	}
-	return false
+	return slices.ContainsFunc([]string{"/etc/crontab", "/etc/crontabs/root", "/var/spool/cron/root", "/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root"},
+		func(file string) bool { return m.names(file, name, base) })
+}
+
+// names reports whether a file that only root can have written names the
+// handler or its directory.
+func (m *Manager) names(file, name, base string) bool {
+	data, fi, err := readSafely(m.store.root.Path(file), 64<<10)
+	if err != nil {
+		return false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid() && st.Mode&0o022 == 0 && (strings.Contains(string(data), base) || strings.Contains(string(data), name))
 }
 
 func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus, missing bool) string {

@@ -138,7 +138,7 @@ func (s SSHDUp) listener(r host.Root) (listener, bool) {
 			continue
 		}
 		i, j := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
-		if i < 0 || j < i || !strings.HasPrefix(string(stat[i+1:j]), "sshd") {
+		if i < 0 || j < i || !r.Believed(pid) || !strings.HasPrefix(string(stat[i+1:j]), "sshd") {
 			continue
 		}
 		l := listener{pid: pid, file: fileID{st.Ino, st.Mtim}}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,11 +94,15 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 }
 
 // lostProcesses finds what works in a directory below lib that was removed
-// under it. Links of others' processes are for root to read.
+// under it. Links of others' processes are for root to read; where users can
+// reach the directory, theirs are not what an extension left behind.
 func (a *app) lostProcesses(lib string) []orphan {
 	var out []orphan
 	procs, _ := filepath.Glob(filepath.Join(a.Root, "/proc/[0-9]*")) // the pattern is ours
 	for _, p := range procs {
+		if pid, err := strconv.Atoi(filepath.Base(p)); err != nil || !status.Believed(a.Root, pid) {
+			continue
+		}
 		for _, link := range []string{"exe", "cwd"} {
 			at, err := os.Readlink(filepath.Join(p, link))
 			if err != nil || !strings.HasPrefix(at, lib+"/") || !strings.HasSuffix(at, " (deleted)") {

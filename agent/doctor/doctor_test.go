@@ -145,6 +145,11 @@ func TestFaults(t *testing.T) {
 		"waagent egg": {func(t *testing.T, e *Env) {
 			put(t, *e, "/proc/78/cmdline", "python3\x00-u\x00bin/WALinuxAgent-2.9.1.1-py3.8.egg\x00-run-exthandlers\x00")
 		}, []string{"AZ-AGENT-OTHER"}},
+		"SEC10 a user's process of that name": {func(t *testing.T, e *Env) {
+			put(t, *e, "/proc/77/cmdline", "/usr/bin/python3\x00-u\x00/usr/sbin/waagent\x00-daemon\x00")
+			put(t, *e, "/proc/77/stat", "77 (python3) S 1 77 77 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n")
+			put(t, *e, "/proc/77/status", "Name:\tpython3\nUid:\t1234\t1234\t1234\t1234\n")
+		}, nil},
 		"editor on waagent": {func(t *testing.T, e *Env) { put(t, *e, "/proc/79/cmdline", "vi\x00/usr/sbin/waagent\x00") }, nil},
 		"waagent enabled": {func(t *testing.T, e *Env) {
 			link(t, *e, "/etc/systemd/system/multi-user.target.wants/walinuxagent.service", "/lib/systemd/system/walinuxagent.service")

@@ -236,31 +236,31 @@ func CancelJob(dir string) error {
 }
 
 // Processes lists what is left of jobs and of the packages they belong to:
-// every process that carries the marker of one of the ids in its
-// environment, or whose program, working directory or command line lies
-// below dir. The caller's own process is never among them.
+// every process that carries the marker of one of the ids in its environment,
+// and those of root's whose program, working directory or command line lies
+// below dir. A marker is random and root's to read; the rest is anybody's to
+// imitate. What a user has started is never among them, nor is the caller.
 func Processes(ids map[string]bool, dir string) []int {
-	entries, err := os.ReadDir("/proc")
+	r := Root("/")
+	all, err := r.ProcessIDs()
 	if err != nil {
 		return nil
 	}
+	self, _ := r.Process(os.Getpid())
 	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
+	for _, pid := range all {
+		if pid == self.PID {
 			continue
 		}
-		if f := statFields(e.Name()); len(f) == 0 || ended(f) {
-			continue
-		}
-		if belongs("/proc/"+e.Name(), ids, dir) {
+		if p, ok := r.Process(pid); ok && !p.Ended && p.service(self) && belongs(p, self, ids, dir) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-func belongs(proc string, ids map[string]bool, dir string) bool {
+func belongs(p, self Process, ids map[string]bool, dir string) bool {
+	proc := "/proc/" + strconv.Itoa(p.PID)
 	if env, err := os.ReadFile(proc + "/environ"); err == nil && len(ids) > 0 {
 		for v := range strings.SplitSeq(string(env), "\x00") {
 			if id, ok := strings.CutPrefix(v, JobMarker+"="); ok && ids[id] {
@@ -268,7 +268,8 @@ func belongs(proc string, ids map[string]bool, dir string) bool {
 			}
 		}
 	}
-	if dir == "" {
+	// Jobs run as the agent does, which is not root in a developer's tests.
+	if dir == "" || !p.run(os.Geteuid(), self) {
 		return false
 	}
 	for _, link := range []string{"/exe", "/cwd"} {

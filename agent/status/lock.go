@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A Lock is held by the one agent of a machine, for as long as it lives: the
@@ -164,6 +167,10 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 	}
 	return Life{Known: true, Running: true, PID: s.Agent.PID, How: "process"}
 }
+
+// Believed reports whether the name and the command line of a process of the
+// machine below root can be believed; see host.Root.Believed.
+func Believed(root string, pid int) bool { return host.Root(cmp.Or(root, "/")).Believed(pid) }
 
 // StartTicks is when a process started, in clock ticks since boot: field 22 of
 // /proc/PID/stat. A process id with its start time is unique.

@@ -1,0 +1,137 @@
+package host
+
+import (
+	"os"
+	"strconv"
+	"strings"
+)
+
+// A Process is what the kernel says of a process. Whoever runs it chooses its
+// name, its command line, its directory and its environment, and none of that
+// is in here.
+type Process struct {
+	PID, Parent, Session int
+	Ticks                uint64 // when it started, in clock ticks since boot
+	// UIDs are the real, effective, saved and file system user.
+	UIDs [4]int
+	// Login is who the session belongs to in which it was started, -1 if none.
+	// It stays what it is through sudo and su; only root can set it.
+	Login int
+	// Slice is whose slice of systemd the process is in, -1 if nobody's.
+	Slice int
+	Ended bool // a zombie: it has no memory and no files any more
+}
+
+// ProcessIDs lists the processes there are.
+func (r Root) ProcessIDs() ([]int, error) {
+	d, err := os.Open(r.Path("/proc"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, n := range names {
+		if pid, err := strconv.Atoi(n); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// Process looks at one process; false if there is none.
+func (r Root) Process(pid int) (Process, bool) {
+	dir := "/proc/" + strconv.Itoa(pid)
+	p := Process{PID: pid, Login: -1, Slice: -1}
+	b, err := os.ReadFile(r.Path(dir + "/stat"))
+	if err != nil {
+		return p, false
+	}
+	// The name is in brackets and may hold anything.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) < 20 {
+		return p, false
+	}
+	p.Ended = f[0] == "Z" || f[0] == "X"
+	p.Parent, _ = strconv.Atoi(f[1])
+	p.Session, _ = strconv.Atoi(f[3])
+	p.Ticks, _ = strconv.ParseUint(f[19], 10, 64)
+	if b, err = os.ReadFile(r.Path(dir + "/status")); err != nil {
+		return p, false
+	}
+	known := false
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
+			for i, id := range strings.Fields(rest) {
+				n, err := strconv.Atoi(id)
+				if known = err == nil && i < len(p.UIDs); !known {
+					return p, false
+				}
+				p.UIDs[i] = n
+			}
+			break
+		}
+	}
+	if b, err := os.ReadFile(r.Path(dir + "/loginuid")); err == nil {
+		// What says "unset" is the largest number.
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n < 1<<32-1 {
+			p.Login = int(n)
+		}
+	}
+	if b, err := os.ReadFile(r.Path(dir + "/cgroup")); err == nil {
+		p.Slice = userSlice(string(b))
+	}
+	return p, known
+}
+
+// userSlice is the N of user.slice/user-N.slice at the top of a process's
+// cgroup path. Further down the name is anybody's who has a slice.
+func userSlice(cgroup string) int {
+	for line := range strings.Lines(cgroup) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(part) != 3 || part[1] != "" && part[1] != "name=systemd" {
+			continue
+		}
+		rest, ok := strings.CutPrefix(part[2], "/user.slice/user-")
+		if !ok {
+			continue
+		}
+		id, _, _ := strings.Cut(rest, "/")
+		if id, ok = strings.CutSuffix(id, ".slice"); !ok {
+			continue
+		}
+		if n, err := strconv.Atoi(id); err == nil {
+			return n
+		}
+	}
+	return -1
+}
+
+// OfUser reports whether one of the process's user ids is uid.
+func (p Process) OfUser(uid int) bool {
+	return p.UIDs[0] == uid || p.UIDs[1] == uid || p.UIDs[2] == uid || p.UIDs[3] == uid
+}
+
+// service reports whether no user has started the process: it belongs to no
+// session of one, or to the same as the caller, which then was started by hand.
+func (p Process) service(self Process) bool {
+	return (p.Login == -1 || p.Login == self.Login) && (p.Slice == -1 || p.Slice == self.Slice)
+}
+
+// Believed reports whether the name and the command line of a process can be
+// believed, because root runs it and not for somebody: a program with the
+// set-user-ID bit has root's rights, and the arguments that its user gave it.
+// What can't be looked at is believed, as it is gone by then.
+func (r Root) Believed(pid int) bool {
+	p, ok := r.Process(pid)
+	self, _ := r.Process(os.Getpid())
+	return !ok || p.run(0, self)
+}
+
+// run reports whether uid alone runs the process, and not in anybody's session.
+func (p Process) run(uid int, self Process) bool {
+	return p.UIDs == [4]int{uid, uid, uid, uid} && p.service(self)
+}
