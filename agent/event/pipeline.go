@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Limits of the extension telemetry pipeline (spec/protocol §8.5).
@@ -43,28 +42,51 @@ type Collected struct {
 // CollectExtensions reads the events that handlers left in
 // <logDir>/<handler>/events and empties those directories, wanted or not:
 // they would grow without bound otherwise. keep false only empties.
+//
+// A handler may have given its folder to a service account, so everything is
+// done on descriptors: only what is in the directory that was opened is read
+// and removed, wherever its name leads meanwhile.
 func CollectExtensions(logDir string, keep bool) (Collected, error) {
 	out := Collected{Handlers: map[string]int{}, Dropped: map[string]map[string]int{}}
-	handlers, err := os.ReadDir(logDir)
+	logs, err := files.OpenDir(logDir, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return out, nil
 	}
 	if err != nil {
 		return out, fmt.Errorf("collect extension events: %w", err)
 	}
+	handlers, err := logs.ReadDir()
+	errs := []error{err}
 	for _, h := range handlers {
 		if !h.IsDir() { // a link could lead anywhere
 			continue
 		}
-		dir := filepath.Join(logDir, h.Name(), "events")
-		if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
-			continue
-		}
-		if cerr := out.collect(h.Name(), dir, keep); cerr != nil {
-			err = errors.Join(err, cerr)
+		if err := out.handler(logs, h.Name(), keep); err != nil {
+			errs = append(errs, fmt.Errorf("collect events of %s: %w", h.Name(), err))
 		}
 	}
-	return out, err
+	return out, errors.Join(append(errs, logs.Close())...)
+}
+
+// handler collects the events of one handler. Having no folder for them is as
+// good as having none.
+func (c *Collected) handler(logs *host.Dir, name string, keep bool) error {
+	folder, err := logs.OpenDir(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if fi, err := folder.Lstat("events"); err != nil || !fi.IsDir() {
+		return nil //nolint:nilerr // not there, or not a folder
+	}
+	events, err := folder.OpenDir("events")
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.collect(name, events, keep), events.Close())
 }
 
 func (c *Collected) drop(handler, reason string) {
@@ -74,61 +96,49 @@ func (c *Collected) drop(handler, reason string) {
 	c.Dropped[handler][reason]++
 }
 
-func (c *Collected) collect(handler, dir string, keep bool) error {
-	// Opened as a root, so that nothing in it leads out.
-	root, err := os.OpenRoot(dir)
+func (c *Collected) collect(handler string, dir *host.Dir, keep bool) error {
+	names, err := newest(dir, pipelineNames)
 	if err != nil {
-		return fmt.Errorf("collect events of %s: %w", handler, err)
-	}
-	defer func() { _ = root.Close() }()
-	d, err := root.Open(".")
-	if err != nil {
-		return fmt.Errorf("collect events of %s: %w", handler, err)
-	}
-	names, err := newest(d, pipelineNames, func(n string) { _ = root.Remove(n) })
-	if err = errors.Join(err, d.Close()); err != nil {
-		return fmt.Errorf("collect events of %s: %w", handler, err)
+		return err
 	}
 	now := time.Now().UTC()
 	for _, n := range names {
 		if keep && isEventFile(n) && c.Handlers[handler] < pipelineEvents {
-			if b, rerr := readOwned(filepath.Join(dir, n), pipelineFile); rerr != nil {
+			if b, _, rerr := dir.ReadBounded(n, pipelineFile); rerr != nil {
 				c.drop(handler, "OversizeEventFile")
 			} else {
 				c.parse(handler, b, now)
 			}
 		}
-		if rerr := root.Remove(n); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
+		if rerr := dir.Remove(n); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
 			// A directory somebody made here; it is not ours to empty. One is
 			// named for all.
 			err = rerr
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("collect events of %s: %w", handler, err)
-	}
-	return nil
+	return err
 }
 
-// newest reads the last names of a directory, last first. What is beyond the
-// bound is given to drop: memory is needed for a few of a million only.
-func newest(d *os.File, most int, drop func(string)) ([]string, error) {
+// newest lists the last names of a directory, last first. What is beyond the
+// bound is removed: memory is needed for a few of a million only.
+func newest(dir *host.Dir, most int) ([]string, error) {
 	var names []string
-	for {
-		more, err := d.Readdirnames(most)
-		names = append(names, more...)
-		slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
-		for _, n := range names[min(most, len(names)):] {
-			drop(n)
+	err := dir.EachName(func(n string) {
+		names = append(names, n)
+		if len(names) < 2*most {
+			return
 		}
-		names = names[:min(most, len(names))]
-		if errors.Is(err, io.EOF) {
-			return names, nil
-		}
-		if err != nil {
-			return nil, err
-		}
+		names = cut(dir, names, most)
+	})
+	return cut(dir, names, most), err
+}
+
+func cut(dir *host.Dir, names []string, most int) []string {
+	slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
+	for _, n := range names[min(most, len(names)):] {
+		_ = dir.Remove(n) // one that is a directory is named by the rest
 	}
+	return names[:min(most, len(names))]
 }
 
 // isEventFile: digits and .json.

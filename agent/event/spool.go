@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -109,26 +106,19 @@ func (s *Spool) write(e Event) {
 		s.dropped.Add(1)
 		return
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		s.dropped.Add(1)
-		return
-	}
 	// The name is the time in µs, made unique and increasing.
 	s.seq = max(s.seq+1, time.Now().UnixMicro())
-	name := filepath.Join(s.dir, fmt.Sprintf("%d.waagent.tld", s.seq))
-	tmp := name + ".tmp"
-	err = os.WriteFile(tmp, b, 0o600)
-	if err == nil {
-		err = os.Rename(tmp, name)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
+	name := path.Join(s.dir, fmt.Sprintf("%d.waagent.tld", s.seq))
+	if err := errors.Join(files.MkdirAll(s.dir, 0o700), files.WriteFileLazy(name, b, 0o600)); err != nil {
 		s.dropped.Add(1)
 	}
 	if s.seq%64 == 0 {
 		_ = s.trim()
 	}
 }
+
+// files takes complete paths.
+const files = host.Root("")
 
 type spooled struct {
 	name string
@@ -139,7 +129,7 @@ type spooled struct {
 // list returns the event files, oldest first, and removes leftovers of
 // writers that died.
 func (s *Spool) list() ([]spooled, error) {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := files.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -154,7 +144,7 @@ func (s *Spool) list() ([]spooled, error) {
 		}
 		if !strings.HasSuffix(e.Name(), ".tld") {
 			if time.Since(fi.ModTime()) > time.Hour {
-				_ = os.Remove(filepath.Join(s.dir, e.Name()))
+				_ = files.Remove(path.Join(s.dir, e.Name()))
 			}
 			continue
 		}
@@ -179,7 +169,7 @@ func (s *Spool) trim() error {
 	for i, l := range slices.Backward(list) {
 		bytes += l.size
 		if len(list)-i > MaxFiles || bytes > maxBytes {
-			if os.Remove(filepath.Join(s.dir, l.name)) == nil {
+			if files.Remove(path.Join(s.dir, l.name)) == nil {
 				s.dropped.Add(1)
 			}
 		}
@@ -204,9 +194,9 @@ func (s *Spool) Take(limit int) ([]Event, error) {
 		if len(out) >= limit {
 			break
 		}
-		name := filepath.Join(s.dir, f.name)
-		b, rerr := readOwned(name, maxFile)
-		if err := os.Remove(name); err != nil {
+		name := path.Join(s.dir, f.name)
+		b, rerr := files.ReadBounded(name, maxFile)
+		if err := files.Remove(name); err != nil {
 			ferr = errors.Join(ferr, err)
 			continue // what can't be removed would be sent for ever
 		}
@@ -238,7 +228,7 @@ func (s *Spool) Empty() error {
 	}
 	list, err := s.list()
 	for _, f := range list {
-		err = errors.Join(err, os.Remove(filepath.Join(s.dir, f.name)))
+		err = errors.Join(err, files.Remove(path.Join(s.dir, f.name)))
 	}
 	return err
 }
@@ -247,7 +237,7 @@ func (s *Spool) Empty() error {
 func (s *Spool) Size() (events int, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	entries, err := os.ReadDir(s.dir)
+	entries, err := files.ReadDir(s.dir)
 	if err != nil {
 		return 0, 0
 	}
@@ -257,22 +247,4 @@ func (s *Spool) Size() (events int, bytes int64) {
 		}
 	}
 	return events, bytes
-}
-
-// readOwned reads a regular file that somebody else wrote, without following
-// links or waiting on a pipe (asks S9), up to limit bytes.
-func readOwned(name string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Size() > limit {
-		return nil, errors.New("not a regular file of a sensible size")
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
 }

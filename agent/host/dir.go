@@ -276,6 +276,29 @@ func (d *Dir) Names(limit int) (names []string, more bool, err error) {
 	return names[:min(limit, len(names))], len(names) > limit, nil
 }
 
+// EachName calls f for each name in the directory, in the order of the file
+// system, however many there are. Removing meanwhile is allowed.
+func (d *Dir) EachName(f func(name string)) error {
+	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0) // with an offset of its own
+	if err != nil {
+		return d.fail("read", "", err)
+	}
+	list := os.NewFile(uintptr(fd), d.name)
+	defer func() { _ = list.Close() }()
+	for {
+		names, err := list.Readdirnames(1000)
+		for _, n := range names {
+			f(n)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return d.fail("read", "", err)
+		}
+	}
+}
+
 // MaxEntries is how many entries of one directory ReadDir returns.
 const MaxEntries = 100_000
 

@@ -288,3 +288,28 @@ func TestBoundedReads(t *testing.T) {
 		t.Error(f.Name())
 	}
 }
+
+// TestReplaceDir: the new directory has the name afterwards, the old one is
+// gone, and what a cut leaves on a file system without exchange is put back.
+func TestReplaceDir(t *testing.T) {
+	t.Parallel()
+	r, _, _ := tree(t)
+	if err := r.ReplaceDir("/in", "/outside"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := r.ReadFile("/outside/sub/file"); err != nil || string(b) != "in/sub/file" {
+		t.Errorf("%q %v", b, err)
+	}
+	if r.Exists("/in") {
+		t.Error("the old directory is left")
+	}
+	if err := r.ReplaceDir("/outside", "/new"); err != nil || !r.Exists("/new/sub/file") {
+		t.Errorf("where there was none: %v", err)
+	}
+	if err := errors.Join(r.Rename("/new", "/"+aside("new")), r.Aside("/new")); err != nil || !r.Exists("/new/sub/file") {
+		t.Errorf("put back: %v", err)
+	}
+	if err := r.Aside("/new"); err != nil {
+		t.Errorf("with nothing aside: %v", err)
+	}
+}

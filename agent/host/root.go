@@ -283,6 +283,62 @@ func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sy
 	})
 }
 
+// ReplaceDir gives the directory name tmp the name dst, and removes the one
+// that had it. Both are there or exchanged: at no moment is there none, and a
+// power cut leaves the one or the other. tmp must be complete and synced; both
+// must be on one file system.
+func (r Root) ReplaceDir(tmp, dst string) error {
+	return r.in(tmp, false, func(from *Dir, a string) error {
+		return r.in(dst, false, func(to *Dir, b string) error {
+			err := from.RenameNew(a, to, b)
+			if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EINVAL) {
+				err = from.Exchange(a, to, b)
+				if errors.Is(err, errors.ErrUnsupported) {
+					// The old one steps aside, under a name that Aside finds.
+					if err = to.RemoveAll(aside(b)); err == nil {
+						err = to.Rename(b, to, aside(b))
+					}
+					if err == nil || errors.Is(err, fs.ErrNotExist) {
+						err = from.Rename(a, to, b)
+					}
+				}
+			}
+			if err != nil {
+				return err
+			}
+			to.Sync()
+			return errors.Join(from.RemoveAll(a), to.RemoveAll(aside(b)))
+		})
+	})
+}
+
+// aside is where a directory waits while it is replaced on a file system that
+// can't exchange two names.
+func aside(name string) string { return "." + name + tempMark + "old" }
+
+// Aside puts a directory back that a power cut found between the two steps of
+// ReplaceDir: the old one, as the new one may not be complete on disk.
+func (r Root) Aside(dst string) error {
+	return r.in(dst, false, func(d *Dir, base string) error {
+		err := d.RenameNew(aside(base), d, base)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	})
+}
+
+// OpenRoot opens a directory for code that works below it by path, without
+// ever leaving it.
+func (r Root) OpenRoot(name string) (*os.Root, error) {
+	d, err := r.OpenDir(path.Clean("/"+name), nil)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", d.fd()))
+	return root, errors.Join(err, d.Close())
+}
+
 // SyncDir makes what was renamed or removed in a directory durable.
 func (r Root) SyncDir(name string) {
 	if d, err := r.OpenDir(path.Clean("/"+name), nil); err == nil {

@@ -133,7 +133,7 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 
 // locked reports whether an agent runs.
 func (g guard) locked() bool {
-	f, err := os.Open(g.lock)
+	f, err := files.Open(g.lock)
 	if err != nil {
 		return false
 	}

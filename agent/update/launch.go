@@ -33,14 +33,15 @@ type Self struct {
 // Identify says who we are. lib is the library directory as the kernel
 // names it.
 func Identify(version, lib string) (Self, error) {
-	exe, err := os.Readlink("/proc/self/exe")
+	exe, err := files.Readlink("/proc/self/exe")
 	if err != nil {
 		return Self{}, fmt.Errorf("find own binary: %w", err)
 	}
 	// An upgrade of the package may have replaced the file meanwhile.
 	exe = strings.TrimSuffix(exe, " (deleted)")
-	if target, err := filepath.EvalSymlinks(lib); err == nil {
-		lib = target
+	if d, err := files.OpenDir(lib, nil); err == nil { // the kernel resolved links
+		lib = d.Name()
+		_ = d.Close()
 	}
 	pid := os.Getpid()
 	return Self{

@@ -13,6 +13,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Limits of a package of the agent, far above what one needs.
@@ -119,17 +121,20 @@ func check(z *zip.Reader, size int64) error {
 	return nil
 }
 
+// files takes complete paths.
+const files = host.Root("")
+
 // unpack writes a checked package into dst, a directory it makes.
 func unpack(z *zip.Reader, dst string) (err error) {
-	if err := os.Mkdir(dst, 0o700); err != nil {
+	if err := files.Mkdir(dst, 0o700); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dst))
+			err = errors.Join(err, files.RemoveAll(dst))
 		}
 	}()
-	root, err := os.OpenRoot(dst)
+	root, err := files.OpenRoot(dst)
 	if err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
@@ -197,7 +202,7 @@ func binary(dir, arch string) (string, error) {
 	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "386": elf.EM_386, "riscv64": elf.EM_RISCV}[arch]
 	for _, name := range []string{"bin/azguest-" + arch, "bin/azguest"} {
 		p := filepath.Join(dir, name)
-		fi, err := os.Lstat(p)
+		fi, err := files.Lstat(p)
 		if err != nil || !fi.Mode().IsRegular() {
 			continue
 		}

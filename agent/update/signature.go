@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -28,10 +27,14 @@ type Trust struct {
 	Now      time.Time // for the dates of the signer's certificate
 }
 
+// maxRoots is how large a file of authorities may be: that of all public ones
+// has a quarter of a megabyte.
+const maxRoots = 4 << 20
+
 // LoadRoots reads authorities from a PEM file. Without the file there are
 // none, which is no error here: nothing will be trusted.
 func LoadRoots(path string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(path)
+	b, err := files.ReadBounded(path, maxRoots)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

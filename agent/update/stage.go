@@ -11,7 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -148,7 +147,7 @@ func answered(err error) bool {
 // once: what is unpacked are the bytes that were verified, whatever happens
 // to the name meanwhile.
 func (s Stager) accept(ctx context.Context, version, zip, digest string, sig []byte) (Program, error) {
-	f, err := os.Open(s.Root.Path(zip))
+	f, err := s.Root.Open(zip)
 	if err != nil {
 		return Program{}, fmt.Errorf("open package: %w", err)
 	}
@@ -210,15 +209,8 @@ func (s Stager) place(ctx context.Context, version, tmp, dir, digest, signer str
 	if err := s.Root.WriteFile(path.Join(tmp, record), append(b, '\n'), 0o600); err != nil {
 		return Program{}, err
 	}
-	if err := s.Root.RemoveAll(dir); err != nil {
-		return Program{}, fmt.Errorf("replace %s: %w", dir, err)
-	}
-	if err := os.Rename(s.Root.Path(tmp), s.Root.Path(dir)); err != nil {
+	if err := s.Root.ReplaceDir(tmp, dir); err != nil {
 		return Program{}, fmt.Errorf("place version %s: %w", version, err)
-	}
-	if d, err := os.Open(s.Root.Path(s.Lib)); err == nil {
-		_ = d.Sync() // some file systems refuse; then the next start finds out
-		_ = d.Close()
 	}
 	return p, nil
 }
@@ -256,7 +248,7 @@ func (p Program) intact() error {
 }
 
 func hashFile(name string) (string, error) {
-	f, err := os.Open(name)
+	f, err := files.Open(name)
 	if err != nil {
 		return "", fmt.Errorf("check program: %w", err)
 	}

@@ -184,7 +184,7 @@ func (s Store) Change(change func(*State) bool) error {
 	if err := s.Root.MkdirAll(s.dir(), 0o700); err != nil {
 		return fmt.Errorf("keep update state: %w", err)
 	}
-	f, err := os.OpenFile(s.Root.Path(path.Join(s.dir(), "update.lock")), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := s.Root.OpenFile(path.Join(s.dir(), "update.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("keep update state: %w", err)
 	}
