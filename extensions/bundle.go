@@ -11,6 +11,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // Limits of a package. Published ones reach 100 MB and a few thousand files.
@@ -170,7 +172,7 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 	if f.Mode()&0o011 != 0 {
 		mode = 0o755
 	}
-	out, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	out, err := root.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrInvalid) {
 		return 0, fmt.Errorf("%w: %q is in it twice", errBundle, name)
 	}
@@ -178,8 +180,6 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 		return 0, fmt.Errorf("unpack %s: %w", name, err)
 	}
 	defer func() {
-		// Before anything is run from here the file must be closed, or the
-		// kernel answers "text file busy".
 		if cerr := out.Close(); err == nil && cerr != nil {
 			err = fmt.Errorf("unpack %s: %w", name, cerr)
 		}
@@ -187,7 +187,8 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 	if err := out.Chmod(mode); err != nil {
 		return 0, fmt.Errorf("unpack %s: %w", name, err)
 	}
-	n, err = io.Copy(out, io.LimitReader(in, left+1))
+	// Other handlers are started meanwhile.
+	n, err = host.WriteProgram(out, io.LimitReader(in, left+1))
 	if err != nil {
 		if _, ok := errors.AsType[*fs.PathError](err); ok { // ours: disk full
 			return n, fmt.Errorf("unpack %s: %w", name, err)

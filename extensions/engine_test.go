@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -184,7 +185,7 @@ func TestVersionAndManifest(t *testing.T) {
 func TestUninstallAlways(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(base string) error{
-		"disable fails":   func(b string) error { return os.WriteFile(b+"/run.sh", []byte("#!/bin/sh\nexit 1\n"), 0o755) },
+		"disable fails":   func(b string) error { return host.Root(b).WriteFile("/run.sh", []byte("#!/bin/sh\nexit 1\n"), 0o755) },
 		"manifest gone":   func(b string) error { return os.Remove(b + "/" + manifestName) },
 		"manifest broken": func(b string) error { return os.WriteFile(b+"/"+manifestName, []byte("{"), 0o644) },
 		"directory gone":  os.RemoveAll,

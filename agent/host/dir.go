@@ -120,10 +120,14 @@ func (d *Dir) Open(name string) (*os.File, error) { return d.OpenFile(name, os.O
 // OpenFile is os.OpenFile for a regular file in this directory. A file that is
 // opened for writing must have no second name and belong to root, the caller
 // or the directory's owner: whoever can write in the directory could have
-// linked somebody else's file there. A new file gets exactly perm.
+// linked somebody else's file there. A new file gets exactly perm. What will be
+// executable is made for reading; see WriteProgram.
 func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	if err := checked(name); err != nil {
 		return nil, err
+	}
+	if flag&os.O_CREATE != 0 && flag&(os.O_WRONLY|os.O_RDWR) != 0 && isProgram(perm) {
+		return nil, d.fail("open", name, errOpenProgram)
 	}
 	truncate := flag & os.O_TRUNC
 	flag &^= os.O_TRUNC // not before the file is judged
@@ -187,6 +191,12 @@ func (d *Dir) judge(fd int, write bool) error {
 // Create makes a file that was not there, for writing, with exactly perm.
 func (d *Dir) Create(name string, perm fs.FileMode) (*os.File, error) {
 	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+}
+
+// CreateProgram makes a file that was not there, with exactly perm, which
+// WriteProgram is to fill.
+func (d *Dir) CreateProgram(name string, perm fs.FileMode) (*os.File, error) {
+	return d.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, perm)
 }
 
 // CreateTemp makes a file with a name that nobody can foresee, for writing,

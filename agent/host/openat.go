@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -293,7 +292,7 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 func (d *Dir) replace(name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) (err error) {
 	full := path.Join(d.name, name)
 	tmp := temporary(name)
-	fd, err := unix.Openat(d.fd(), tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(d.fd(), tmp, newFlags(perm)|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", full, err)
 	}
@@ -308,10 +307,10 @@ func (d *Dir) replace(name string, data []byte, perm fs.FileMode, uid, gid int, 
 			return errors.Join(err, f.Close())
 		}
 	}
-	if err := f.Chmod(perm); err != nil {
+	if err := fill(f, data, perm); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if _, err := io.Copy(f, bytes.NewReader(data)); err != nil {
+	if err := f.Chmod(perm); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if sync {

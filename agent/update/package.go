@@ -172,11 +172,12 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 		return 0, foreign("unpack %s: %w", name, err)
 	}
 	defer in.Close()
-	out, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	out, err := root.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return 0, fmt.Errorf("unpack: %w", err)
 	}
-	n, err = io.Copy(out, io.LimitReader(in, left+1))
+	// Handlers are started meanwhile.
+	n, err = host.WriteProgram(out, io.LimitReader(in, left+1))
 	if err == nil {
 		err = out.Chmod(mode)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/sandbox"
 )
@@ -56,7 +57,7 @@ func fabricFor(t *testing.T) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "azguest"), b, 0o755); err != nil {
+	if err := host.Root(dir).WriteFile("/azguest", b, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return d

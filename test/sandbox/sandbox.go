@@ -313,7 +313,11 @@ func (s *Sandbox) Close() error {
 
 // open opens a file of the machine, resolving links as the machine would.
 func (s *Sandbox) open(name string, flags int, perm fs.FileMode) (*os.File, error) {
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", s.PID()), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return open(s.PID(), name, flags, perm)
+}
+
+func open(pid int, name string, flags int, perm fs.FileMode) (*os.File, error) {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -368,12 +372,19 @@ func (s *Sandbox) Install(from, name string, perm fs.FileMode) error {
 	return s.write(name, src, perm)
 }
 
+// write may write a program that the caller starts next. A process that
+// another test has just forked would have a copy of the descriptor until its
+// exec, and the kernel starts nothing that is open for writing; so nobody
+// forks meanwhile.
 func (s *Sandbox) write(name string, r io.Reader, perm fs.FileMode) error {
-	f, err := s.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
+	pid := s.PID() // who starts a process may hold its lock
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	f, err := open(pid, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
 	if errors.Is(err, fs.ErrPermission) {
 		// Without root a file of the machine can't be written to, but replaced.
-		if err = s.remove(name); err == nil {
-			f, err = s.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
+		if err = remove(pid, name); err == nil {
+			f, err = open(pid, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
 		}
 	}
 	if err != nil {
@@ -389,8 +400,8 @@ func (s *Sandbox) write(name string, r io.Reader, perm fs.FileMode) error {
 }
 
 // remove takes away a file of the machine.
-func (s *Sandbox) remove(name string) error {
-	dir, err := s.open(filepath.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+func remove(pid int, name string) error {
+	dir, err := open(pid, filepath.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
