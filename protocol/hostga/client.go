@@ -91,7 +91,7 @@ func (c *Client) fresh(ctx context.Context, f func() error) error {
 
 // Healthy asks /health once.
 func (c *Client) Healthy(ctx context.Context) error {
-	_, err := c.web.Do(ctx, web.Request{Op: "hostHealth", URL: c.url("/health"), Tries: 1, Limit: 64 << 10})
+	_, err := c.web.Do(ctx, web.Request{Op: "hostHealth", URL: c.url("/health"), Tries: 1, Limit: maxAnswer})
 	return err
 }
 
@@ -109,7 +109,7 @@ func (c *Client) VMSettings(ctx context.Context, etag string) (vm *VMSettings, r
 			h.Set("If-None-Match", etag)
 		}
 		resp, err := c.web.Do(ctx, web.Request{
-			Op: "vmSettings", URL: c.url("/vmSettings"), Header: h, Tries: 1,
+			Op: "vmSettings", URL: c.url("/vmSettings"), Header: h, Tries: 1, Limit: limits.Bytes,
 			Expect: []int{http.StatusNotModified, http.StatusNotFound},
 		})
 		if err != nil {
@@ -265,7 +265,7 @@ func (c *Client) replay(ctx context.Context, uri string, content []byte, hs ...b
 	h.Set("Content-Type", "application/json")
 	_, err := c.web.Do(ctx, web.Request{
 		Op: "hostStatus", Method: http.MethodPut, URL: c.url("/status"), Header: h, Body: bytes.TrimSpace(buf.Bytes()),
-		Tries: 2, Patience: 5 * time.Second,
+		Tries: 2, Patience: 5 * time.Second, Limit: maxAnswer,
 	})
 	return err
 }
@@ -283,7 +283,7 @@ func (c *Client) PutLogs(ctx context.Context, deployment string, zip []byte) err
 		h.Set("X-Ms-Client-Correlationid", uuid())
 		_, err := c.web.Do(ctx, web.Request{
 			Op: "vmAgentLog", Method: http.MethodPut, URL: c.url("/vmAgentLog"), Header: h, Body: zip,
-			Tries: 2, Patience: 70 * time.Second, Timeout: 30 * time.Second,
+			Tries: 2, Patience: 70 * time.Second, Timeout: 30 * time.Second, Limit: maxAnswer,
 		})
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/internal/settings"
@@ -88,6 +89,9 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 	if len(b) == 0 || b[0] != '{' {
 		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("not a JSON object")}
 	}
+	if err := limits.JSON(b); err != nil {
+		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: err}
+	}
 	if err := lenient(b, &doc); err != nil {
 		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: err}
 	}
@@ -130,6 +134,9 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 			// The rest of the document is as good as ever; who was meant, nobody knows.
 			vm.Handlers = append(vm.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "extensionGoalStates is not a list"})
 		}
+	}
+	if len(states) > protocol.MaxHandlers {
+		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: &bound.Error{What: "extensionGoalStates", Max: protocol.MaxHandlers}}
 	}
 	for _, raw := range states {
 		vm.Handlers = append(vm.Handlers, handler(raw))
@@ -205,11 +212,11 @@ func handler(raw json.RawMessage) protocol.Handler {
 	}
 	var ok bool
 	if h.Want, ok = settings.Want(e.State); !ok {
-		h.Invalid = fmt.Sprintf("unknown state %q", e.State)
+		h.Invalid = "unknown state " + bound.Quote(e.State)
 		return h
 	}
 	if te, isType := errors.AsType[*json.UnmarshalTypeError](err); isType {
-		h.Invalid = fmt.Sprintf("%s is a %s", te.Field, te.Value)
+		h.Invalid = fmt.Sprintf("%s is a %s", te.Field, bound.Clip(te.Value))
 		return h
 	}
 	if e.Version == "" {
@@ -255,6 +262,13 @@ func single(h *protocol.Handler, e *extension) error {
 }
 
 func multi(h *protocol.Handler, e *extension) error {
+	if len(e.Settings) > protocol.MaxExtensions {
+		return &bound.Error{What: "extensions of one handler", Max: protocol.MaxExtensions}
+	}
+	on := map[string]dependency{} // the last one counts
+	for _, d := range e.DependsOn {
+		on[d.Name] = d
+	}
 	names := map[string]bool{}
 	for i := range e.Settings {
 		m := &e.Settings[i]
@@ -262,27 +276,21 @@ func multi(h *protocol.Handler, e *extension) error {
 			return fmt.Errorf("settings %d have no extensionName", i)
 		}
 		if !m.SeqNo.set || m.SeqNo.n < 0 {
-			return fmt.Errorf("%s has no seqNo", m.ExtensionName)
+			return fmt.Errorf("%s has no seqNo", bound.Clip(m.ExtensionName))
 		}
 		if names[m.ExtensionName] {
-			return fmt.Errorf("extension %s occurs twice", m.ExtensionName)
+			return fmt.Errorf("extension %s occurs twice", bound.Clip(m.ExtensionName))
 		}
 		names[m.ExtensionName] = true
 		s := protocol.Settings{Name: m.ExtensionName, Seq: int(m.SeqNo.n), Want: settings.InstanceWant(m.ExtensionState)}
-		var d dependency
-		for _, c := range e.DependsOn {
-			if c.Name == m.ExtensionName {
-				d = c
-			}
-		}
-		if err := fill(&s, m, d); err != nil {
+		if err := fill(&s, m, on[m.ExtensionName]); err != nil {
 			return err
 		}
 		h.Settings = append(h.Settings, s)
 	}
 	for _, d := range e.DependsOn {
 		if !names[d.Name] {
-			return fmt.Errorf("dependsOn names the unknown extension %q", d.Name)
+			return fmt.Errorf("dependsOn names the unknown extension %s", bound.Quote(d.Name))
 		}
 	}
 	return nil
@@ -293,7 +301,7 @@ func fill(s *protocol.Settings, e *entry, d dependency) error {
 		return err
 	}
 	if s.Protected.Set() && s.Thumbprint == "" {
-		return fmt.Errorf("%s has protected settings without the thumbprint of their certificate", s.Name)
+		return fmt.Errorf("%s has protected settings without the thumbprint of their certificate", bound.Clip(s.Name))
 	}
 	s.Level, s.After = d.level(), after(d)
 	return nil

@@ -105,7 +105,7 @@ func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
 		var resp *web.Response
 		resp, err = c.web.Do(ctx, web.Request{
 			Op: "imds", URL: "http://" + Address + "/metadata/" + path + "?api-version=" + v + query, PerURL: true,
-			Header: http.Header{"Metadata": {"true"}}, Tries: -1, Patience: c.patience, Timeout: min(c.patience, 5*time.Second), Limit: 1 << 20,
+			Header: http.Header{"Metadata": {"true"}}, Tries: -1, Patience: c.patience, Timeout: min(c.patience, 5*time.Second), Limit: limits.Bytes,
 			Expect: []int{http.StatusBadRequest},
 		})
 		if err != nil {
@@ -151,6 +151,9 @@ func Parse(b []byte) (*Instance, error) {
 			}
 		}
 	}
+	if err := limits.JSON(b); err != nil {
+		return nil, &protocol.DocumentError{Doc: "metadata", Err: err}
+	}
 	if err := json.Unmarshal(b, &doc); err != nil {
 		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
 			return nil, &protocol.DocumentError{Doc: "metadata", Err: errors.New("not JSON")}
@@ -164,7 +167,7 @@ func Parse(b []byte) (*Instance, error) {
 		Admin: d.OSProfile.AdminUsername, ComputerName: d.OSProfile.ComputerName, PasswordOff: bool(d.OSProfile.DisablePasswordAuthentication),
 	}}
 	for _, k := range d.PublicKeys {
-		if k.KeyData != "" {
+		if k.KeyData != "" && len(out.Compute.Keys) < maxKeys {
 			out.Compute.Keys = append(out.Compute.Keys, Key{k.Path, k.KeyData})
 		}
 	}

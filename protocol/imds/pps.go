@@ -63,7 +63,7 @@ func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (i *Insta
 func (c *Client) once(ctx context.Context, version string, timeout time.Duration) ([]byte, error) {
 	resp, err := c.web.Once(ctx, web.Request{
 		Op: "imds", URL: "http://" + Address + "/metadata/instance?api-version=" + version,
-		Header: http.Header{"Metadata": {"true"}}, Timeout: timeout, Limit: 1 << 20,
+		Header: http.Header{"Metadata": {"true"}}, Timeout: timeout, Limit: limits.Bytes,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask the metadata service: %w", err)
@@ -79,6 +79,9 @@ func parseExtended(b []byte) (Extended, error) {
 				PPSType       string
 			}
 		}
+	}
+	if err := limits.JSON(b); err != nil {
+		return Extended{}, &protocol.DocumentError{Doc: "metadata", Err: err}
 	}
 	if err := json.Unmarshal(b, &doc); err != nil {
 		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/internal/cms"
@@ -144,7 +145,7 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 	hold := false
 	if !x.ArtifactsProfile.Empty() {
 		p, _, err := c.transfers().Get(ctx, transfer.Want{
-			Op: "artifactsProfile", URIs: []secret.URL{x.ArtifactsProfile}, Limit: 1 << 20, Budget: 20 * time.Second,
+			Op: "artifactsProfile", URIs: []secret.URL{x.ArtifactsProfile}, Limit: profileLimits.Bytes, Budget: 20 * time.Second,
 		})
 		if err == nil {
 			hold, err = onHold(p)
@@ -157,19 +158,23 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 	return nil
 }
 
+// profileLimits are those of the artifacts profile.
+var profileLimits = bound.Limits{Bytes: 1 << 20, Nodes: 20_000, Depth: 64}
+
 // onHold reads the artifacts profile blob.
 func onHold(b []byte) (bool, error) {
-	var p struct{ OnHold any }
-	text := strings.TrimRight(string(wire.TrimBOM(b)), " \r\n\t\x00")
-	if err := json.Unmarshal([]byte(text), &p); err != nil {
+	var p struct{ OnHold json.RawMessage }
+	text := bytes.TrimRight(wire.TrimBOM(b), " \r\n\t\x00")
+	if err := profileLimits.JSON(text); err != nil {
+		return false, fmt.Errorf("artifacts profile has %w", err)
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
 		return false, errors.New("artifacts profile is not JSON")
 	}
-	switch v := p.OnHold.(type) {
-	case bool:
-		return v, nil
-	case string:
-		return strings.EqualFold(v, "true"), nil
-	case nil:
+	switch v := strings.ToLower(string(bytes.Trim(p.OnHold, `"`))); {
+	case v == "true":
+		return true, nil
+	case len(p.OnHold) == 0 || v == "false" || v == "null" || p.OnHold[0] == '"':
 		return false, nil
 	}
 	return false, errors.New("onHold is neither true nor false")

@@ -217,7 +217,7 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 
 // Manifest gets a version manifest from the first address that works.
 func (c *Client) Manifest(ctx context.Context, uris []secret.URL) (*protocol.Manifest, error) {
-	b, from, err := c.transfers().Get(ctx, transfer.Want{Op: "manifest", URIs: uris, Verify: c.verify()})
+	b, from, err := c.transfers().Get(ctx, transfer.Want{Op: "manifest", URIs: uris, Verify: c.verify(), Limit: wire.MaxManifest})
 	if err != nil {
 		return nil, err
 	}

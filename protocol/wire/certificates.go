@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -40,11 +41,11 @@ func decode64(s string) ([]byte, error) {
 		}
 		return r
 	}, []byte(s))
-	out, err := base64.RawStdEncoding.DecodeString(string(b))
+	n, err := base64.RawStdEncoding.Decode(b, b) // in place: there may be megabytes of it
 	if err != nil {
 		return nil, errors.New("not base64")
 	}
-	return out, nil
+	return b[:n], nil
 }
 
 // AccessDocument is the remote access document, passwords still encrypted.
@@ -67,15 +68,18 @@ func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
 		return nil, err
 	}
 	doc := &AccessDocument{Incarnation: root.below("Incarnation").text()}
-	users := root.find("Users")
-	for _, n := range users.all("User") {
+	list := root.find("Users").all("User")
+	if len(list) > maxUsers { // opening a password takes some time, and half of the accounts would go
+		return nil, &protocol.DocumentError{Doc: "remoteAccess", Err: &bound.Error{What: "users", Max: maxUsers}}
+	}
+	for _, n := range list {
 		u := AccessUser{Name: n.child("Name").text(), Expires: n.child("Expiration").text()}
 		u.Password, err = decode64(n.child("Password").text())
 		if err == nil && len(u.Password) == 0 {
 			err = errors.New("empty")
 		}
 		if err != nil {
-			u.Err = fmt.Errorf("user %s: the password is %w", u.Name, err)
+			u.Err = fmt.Errorf("user %s: the password is %w", bound.Clip(u.Name), err)
 		}
 		if u.Name == "" {
 			u.Err = errors.New("user without a name")

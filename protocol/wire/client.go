@@ -53,6 +53,9 @@ func (c *Client) do(ctx context.Context, r web.Request) ([]byte, error) {
 	if r.Method == http.MethodPost && r.Header.Get("Content-Type") == "" {
 		r.Header.Set("Content-Type", "text/xml;charset=utf-8")
 	}
+	if r.Limit == 0 {
+		r.Limit = maxAnswer
+	}
 	resp, err := c.web.Do(ctx, r)
 	if err != nil {
 		return nil, err
@@ -63,7 +66,7 @@ func (c *Client) do(ctx context.Context, r web.Request) ([]byte, error) {
 // Versions asks for the protocol versions; the only call without an x-ms
 // header. patience < 0 leaves the end to the context.
 func (c *Client) Versions(ctx context.Context, patience time.Duration) (Versions, error) {
-	b, err := c.do(ctx, web.Request{Op: "versions", URL: "/?comp=versions", Tries: -1, Patience: patience})
+	b, err := c.do(ctx, web.Request{Op: "versions", URL: "/?comp=versions", Tries: -1, Patience: patience, Limit: limits("versions").Bytes})
 	if err != nil {
 		return Versions{}, err
 	}
@@ -80,7 +83,7 @@ const (
 // GoalState gets the goal state. patience bounds the repetitions after a
 // failure: 0 for one attempt, as in a poll that comes again anyway.
 func (c *Client) GoalState(ctx context.Context, patience time.Duration) (*GoalState, []byte, error) {
-	r := web.Request{Op: "goalstate", URL: "/machine/?comp=goalstate", Tries: -1, Patience: patience}
+	r := web.Request{Op: "goalstate", URL: "/machine/?comp=goalstate", Tries: -1, Patience: patience, Limit: limits("goalstate").Bytes}
 	if patience == 0 {
 		r.Tries = 1
 	}
@@ -121,7 +124,7 @@ func (c *Client) parseGoalState(b []byte) (*GoalState, error) {
 // Document gets a sub-document of the goal state by the address in it, which
 // is sent as it is.
 func (c *Client) Document(ctx context.Context, name, uri string) ([]byte, error) {
-	return c.do(ctx, web.Request{Op: name, URL: uri, Tries: 3, Patience: 10 * time.Second, Limit: maxDocument})
+	return c.do(ctx, web.Request{Op: name, URL: uri, Tries: 3, Patience: 10 * time.Second, Limit: limits(name).Bytes})
 }
 
 // Encrypted gets a document that is encrypted to a certificate (base64 DER).
@@ -129,7 +132,7 @@ func (c *Client) Encrypted(ctx context.Context, name, uri, cert, cipher string) 
 	h := http.Header{}
 	h.Set("X-Ms-Guest-Agent-Public-X509-Cert", cert)
 	h.Set("X-Ms-Cipher-Name", cipher)
-	return c.do(ctx, web.Request{Op: name + "." + cipher, URL: uri, Header: h, Tries: 2, Patience: 10 * time.Second, Limit: maxDocument})
+	return c.do(ctx, web.Request{Op: name + "." + cipher, URL: uri, Header: h, Tries: 2, Patience: 10 * time.Second, Limit: limits(name).Bytes})
 }
 
 // PostHealth sends a health report until it is taken or the context ends.

@@ -3,9 +3,11 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/internal/settings"
@@ -48,17 +50,37 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 	for _, f := range root.below("GAFamilies").all("GAFamily") {
 		x.Families = append(x.Families, family(f))
 	}
-	all := root.below("PluginSettings").all("Plugin")
-	plugins := root.below("Plugins")
+	plugins, all := root.below("Plugins"), root.below("PluginSettings").all("Plugin")
+	list := plugins.all("Plugin")
+	if len(list) > protocol.MaxHandlers {
+		return nil, &protocol.DocumentError{Doc: "extensionsConfig", Err: &bound.Error{What: "plugins", Max: protocol.MaxHandlers}}
+	}
 	if !plugins.ok() && len(all) > 0 {
 		// Half a document, and not one that wants everything gone: what a goal
 		// state does not name is deleted, unless somebody has lost the name.
 		x.Handlers = append(x.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "settings of plugins without the plugins"})
 	}
-	for _, p := range plugins.all("Plugin") {
-		x.Handlers = append(x.Handlers, handler(p, all))
+	sets := map[string]*pluginSet{}
+	for _, s := range all {
+		name := strings.ToLower(s.attr("name"))
+		if sets[name] == nil {
+			sets[name] = &pluginSet{}
+		}
+		sets[name].in = append(sets[name].in, s)
+	}
+	for _, p := range list {
+		x.Handlers = append(x.Handlers, handler(p, sets))
 	}
 	return x, nil
+}
+
+// A pluginSet is what PluginSettings has for one name. It is read once, however
+// often the plugin is named: all those have the same texts.
+type pluginSet struct {
+	in   []node
+	done bool
+	as   protocol.Handler // with the parts that the settings decide
+	err  error
 }
 
 func family(f node) protocol.AgentFamily {
@@ -83,7 +105,7 @@ func tristate(n node) *bool {
 	return &v
 }
 
-func handler(p node, all []node) protocol.Handler {
+func handler(p node, sets map[string]*pluginSet) protocol.Handler {
 	h := protocol.Handler{Name: p.attr("name"), Version: p.attr("version"), Signature: p.attr("encodedSignature")}
 	add := func(u string) {
 		if u != "" {
@@ -98,7 +120,7 @@ func handler(p node, all []node) protocol.Handler {
 	state := p.attr("state")
 	var ok bool
 	if h.Want, ok = settings.Want(state); !ok {
-		h.Invalid = fmt.Sprintf("unknown state %q", state)
+		h.Invalid = "unknown state " + bound.Quote(state)
 		if state == "" {
 			h.Invalid = "received empty state"
 		}
@@ -112,26 +134,35 @@ func handler(p node, all []node) protocol.Handler {
 	if h.Invalid != "" {
 		return h
 	}
-	var mine []node
-	for _, s := range all {
-		if strings.EqualFold(s.attr("name"), h.Name) {
-			mine = append(mine, s)
-		}
+	set := sets[strings.ToLower(h.Name)]
+	if set == nil {
+		return h
 	}
+	const shown = 3
 	var others []string
-	for _, s := range mine {
-		if v := s.attr("version"); v != h.Version {
-			others = append(others, v)
+	for _, s := range set.in {
+		if v := s.attr("version"); v != h.Version && len(others) < shown {
+			others = append(others, bound.Clip(v))
 		}
 	}
 	switch {
 	case len(others) > 0:
-		h.Invalid = fmt.Sprintf("Extension PluginSettings Version Mismatch! Expected %s but found %s", h.Version, strings.Join(others, ", "))
-	case len(mine) > 1:
-		h.Invalid = fmt.Sprintf("found %d PluginSettings for one plugin", len(mine))
-	case len(mine) == 1:
-		if err := pluginSettings(&h, mine[0]); err != nil {
-			h.Settings, h.Invalid = nil, err.Error()
+		h.Invalid = fmt.Sprintf("Extension PluginSettings Version Mismatch! Expected %s but found %s", bound.Clip(h.Version), strings.Join(others, ", "))
+	case len(set.in) > 1:
+		h.Invalid = fmt.Sprintf("found %d PluginSettings for one plugin", len(set.in))
+	default:
+		if !set.done {
+			set.as.Name, set.done = h.Name, true
+			set.err = pluginSettings(&set.as, set.in[0])
+		}
+		if set.err != nil {
+			h.Invalid = set.err.Error()
+			break
+		}
+		h.MultiConfig, h.Settings, h.Level, h.After = set.as.MultiConfig, set.as.Settings, set.as.Level, set.as.After
+		if len(h.Settings) == 1 && !h.MultiConfig {
+			h.Settings = slices.Clone(h.Settings)
+			h.Settings[0].Name = h.Name // whose case may be another one
 		}
 	}
 	return h
@@ -169,6 +200,13 @@ func pluginSettings(h *protocol.Handler, p node) error {
 		return nil
 	}
 	h.MultiConfig = true
+	if len(multi) > protocol.MaxExtensions {
+		return &bound.Error{What: "extensions of one handler", Max: protocol.MaxExtensions}
+	}
+	on := map[string]node{} // the last one counts
+	for _, d := range depends {
+		on[d.attr("name")] = d
+	}
 	seen := map[string]bool{}
 	for _, m := range multi {
 		name := m.attr("name")
@@ -176,7 +214,7 @@ func pluginSettings(h *protocol.Handler, p node) error {
 			return fmt.Errorf("ExtensionRuntimeSettings without a name")
 		}
 		if seen[name] {
-			return fmt.Errorf("extension %s occurs twice", name)
+			return fmt.Errorf("extension %s occurs twice", bound.Clip(name))
 		}
 		seen[name] = true
 		s, err := one(m, name)
@@ -184,17 +222,11 @@ func pluginSettings(h *protocol.Handler, p node) error {
 			return err
 		}
 		s.Want = settings.InstanceWant(m.attr("state"))
-		for _, d := range depends {
-			if d.attr("name") == name {
-				s.Level, s.After = level(d), after(d)
-			}
-		}
+		s.Level, s.After = level(on[name]), after(on[name])
 		h.Settings = append(h.Settings, s)
 	}
-	for _, d := range depends {
-		if n := d.attr("name"); n == "" {
-			return fmt.Errorf("DependsOn without a name for a multi-config extension")
-		}
+	if on[""].ok() {
+		return fmt.Errorf("DependsOn without a name for a multi-config extension")
 	}
 	return nil
 }
@@ -206,12 +238,12 @@ func one(n node, name string) (protocol.Settings, error) {
 	s := protocol.Settings{Name: name}
 	seq, err := strconv.Atoi(n.attr("seqNo"))
 	if err != nil || seq < 0 {
-		return s, fmt.Errorf("%s has no usable seqNo: %q", name, n.attr("seqNo"))
+		return s, fmt.Errorf("%s has no usable seqNo: %s", bound.Clip(name), bound.Quote(n.attr("seqNo")))
 	}
 	s.Seq = seq
 	text := n.text()
 	if text == "" {
-		return s, fmt.Errorf("%s has empty settings", name)
+		return s, fmt.Errorf("%s has empty settings", bound.Clip(name))
 	}
 	if !json.Valid([]byte(text)) {
 		return s, nil

@@ -14,6 +14,7 @@ func ParseManifest(b []byte) (*protocol.Manifest, error) {
 		return nil, err
 	}
 	m := &protocol.Manifest{}
+	at := map[string]int{}
 	for _, list := range []string{"Plugins", "InternalPlugins"} {
 		for _, p := range root.below(list).all("Plugin") {
 			v := protocol.PackageVersion{Version: p.child("Version").text(), Internal: list == "InternalPlugins"}
@@ -25,18 +26,13 @@ func ParseManifest(b []byte) (*protocol.Manifest, error) {
 			if v.Version == "" {
 				continue
 			}
-			add(m, v)
+			if i, twice := at[v.Version]; twice {
+				m.Versions[i].URIs = append(m.Versions[i].URIs, v.URIs...)
+				continue
+			}
+			at[v.Version] = len(m.Versions)
+			m.Versions = append(m.Versions, v)
 		}
 	}
 	return m, nil
-}
-
-func add(m *protocol.Manifest, v protocol.PackageVersion) {
-	for i := range m.Versions {
-		if m.Versions[i].Version == v.Version {
-			m.Versions[i].URIs = append(m.Versions[i].URIs, v.URIs...)
-			return
-		}
-	}
-	m.Versions = append(m.Versions, v)
 }

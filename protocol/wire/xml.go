@@ -3,21 +3,13 @@ package wire
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
 	"github.com/beevik/etree"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/protocol"
-)
-
-// Bounds of a document. The largest real ones are certificates and
-// extension settings, some hundred KiB.
-const (
-	maxDocument = 8 << 20
-	maxNodes    = 100_000
-	maxDepth    = 64
 )
 
 // bom may precede any text the platform serves (spec/protocol §1.7).
@@ -32,27 +24,20 @@ type node struct{ e *etree.Element }
 
 // parse reads a document and returns its root element.
 func parse(name string, b []byte) (node, error) {
-	n, err := parseXML(b)
+	n, err := parseXML(b, limits(name))
 	if err != nil {
 		return node{}, &protocol.DocumentError{Doc: name, Err: err}
 	}
 	return n, nil
 }
 
-func parseXML(b []byte) (node, error) {
+func parseXML(b []byte, l bound.Limits) (node, error) {
 	b = bytes.TrimSpace(bytes.TrimRight(TrimBOM(b), "\x00"))
-	if len(b) > maxDocument {
-		return node{}, fmt.Errorf("%d bytes are more than %d", len(b), maxDocument)
-	}
-	if bytes.Count(b, []byte("<")) > maxNodes || bytes.Count(b, []byte(`="`))+bytes.Count(b, []byte(`='`)) > maxNodes {
-		return node{}, fmt.Errorf("more than %d nodes", maxNodes)
-	}
-	// Before the parser sees it: a DTD has no business here, whatever it holds.
-	if bytes.Contains(b, []byte("<!DOCTYPE")) || bytes.Contains(b, []byte("<!ENTITY")) {
-		return node{}, errors.New("has a document type definition")
+	if err := l.XML(b); err != nil {
+		return node{}, err
 	}
 	d := etree.NewDocument()
-	d.ReadSettings = etree.ReadSettings{MaxDepth: maxDepth, CharsetReader: func(_ string, r io.Reader) (io.Reader, error) { return r, nil }}
+	d.ReadSettings = etree.ReadSettings{MaxDepth: l.Depth, CharsetReader: func(_ string, r io.Reader) (io.Reader, error) { return r, nil }}
 	if err := d.ReadFromBytes(b); err != nil {
 		return node{}, err
 	}

@@ -2,7 +2,7 @@
 // whom, which package owns which library, which names stay in one place.
 //
 // The rule in one sentence: package agent is the roof, agent/host,
-// agent/event, agent/config and agent/secret are the floor, between them
+// agent/event, agent/config, agent/bound and agent/secret are the floor, between them
 // arrows only point down, and the emulator stands outside.
 package arch
 
@@ -26,7 +26,7 @@ const module = "github.com/azguest/azguest/"
 // that ends in "/..." stands for the package and everything below it.
 var may = map[string][]string{
 	"agent": {
-		"agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/secret", "agent/status", "agent/update",
+		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/secret", "agent/status", "agent/update",
 		"ovf/...", "protocol/...", "provisioning/...", "extensions/...",
 	},
 	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/status", "agent/update", "provisioning/generalize"},
@@ -34,33 +34,34 @@ var may = map[string][]string{
 	"agent/ctl":          {"agent/config", "agent/doctor", "agent/secret", "agent/status"},
 	"agent/doctor":       {"agent/config", "agent/secret", "agent/status"},
 
-	"agent/config":            {"agent/host", "agent/secret"},
+	"agent/bound":             {},
+	"agent/config":            {"agent/bound", "agent/host", "agent/secret"},
 	"agent/disk":              {"agent/event", "agent/host"},
-	"agent/event":             {"agent/host", "agent/secret"},
+	"agent/event":             {"agent/bound", "agent/host", "agent/secret"},
 	"agent/firewall":          {"agent/event", "agent/host"},
-	"agent/host":              {"agent/secret"},
+	"agent/host":              {"agent/bound", "agent/secret"},
 	"agent/host/hosttest":     {"agent/host"},
 	"agent/secret":            {},
-	"agent/status":            {"agent/host", "agent/secret"},
-	"agent/update":            {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/cms"},
+	"agent/status":            {"agent/bound", "agent/host", "agent/secret"},
+	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 
-	"ovf":                   {"agent/host", "agent/secret", "ovf/iso9660", "ovf/udf", "ovf/internal/..."},
+	"ovf":                   {"agent/bound", "agent/host", "agent/secret", "ovf/iso9660", "ovf/udf", "ovf/internal/..."},
 	"ovf/iso9660":           {"ovf/internal/..."},
 	"ovf/udf":               {"ovf/internal/..."},
 	"ovf/internal/...":      {},
-	"provisioning":          {"agent/event", "agent/host", "agent/secret", "ovf"},
-	"provisioning/...":      {"agent/event", "agent/host", "agent/secret", "ovf", "provisioning"},
-	"extensions":            {"agent/event", "agent/host", "agent/secret", "protocol"},
-	"protocol":              {"agent/secret"},
-	"protocol/cms":          {"agent/secret", "protocol/internal/cms"},
-	"protocol/discover":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/internal/..."},
-	"protocol/hostga":       {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
-	"protocol/imds":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
-	"protocol/internal/...": {"agent/secret", "protocol", "protocol/internal/..."},
-	"protocol/platform":     {"agent/event", "agent/host", "agent/secret", "protocol/..."},
-	"protocol/transfer":     {"agent/event", "agent/host", "agent/secret", "protocol", "protocol/hostga", "protocol/internal/..."},
-	"protocol/wire":         {"agent/event", "agent/secret", "protocol", "protocol/internal/..."},
+	"provisioning":          {"agent/bound", "agent/event", "agent/host", "agent/secret", "ovf"},
+	"provisioning/...":      {"agent/bound", "agent/event", "agent/host", "agent/secret", "ovf", "provisioning"},
+	"extensions":            {"agent/bound", "agent/event", "agent/host", "agent/secret", "protocol"},
+	"protocol":              {"agent/bound", "agent/secret"},
+	"protocol/cms":          {"agent/bound", "agent/secret", "protocol/internal/cms"},
+	"protocol/discover":     {"agent/bound", "agent/event", "agent/host", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/hostga":       {"agent/bound", "agent/event", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/imds":         {"agent/bound", "agent/event", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/internal/...": {"agent/bound", "agent/secret", "protocol", "protocol/internal/..."},
+	"protocol/platform":     {"agent/bound", "agent/event", "agent/host", "agent/secret", "protocol/..."},
+	"protocol/transfer":     {"agent/bound", "agent/event", "agent/host", "agent/secret", "protocol", "protocol/hostga", "protocol/internal/..."},
+	"protocol/wire":         {"agent/bound", "agent/event", "agent/secret", "protocol", "protocol/internal/..."},
 
 	"test/arch":     {},
 	"test/arm":      {"test/bundles", "test/fabric", "test/sandbox"},
@@ -69,6 +70,7 @@ var may = map[string][]string{
 	"test/canary":   {},
 	"test/extlab":   {"test/fabric", "test/release", "test/sandbox"},
 	"test/fabric":   {}, // if emulator and agent share a struct, they share its bugs
+	"test/peak":     {},
 	"test/release":  {},
 	"test/sandbox":  {},
 	"test/cmd/...":  {"test/..."},

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 )
@@ -49,10 +50,10 @@ func Runtime(b []byte, s *protocol.Settings) error {
 		}
 	}
 	if err := json.Unmarshal(b, &doc); err != nil {
-		return fmt.Errorf("settings of %s: %w", s.Name, shape(err))
+		return fmt.Errorf("settings of %s: %w", bound.Clip(s.Name), shape(err))
 	}
 	if len(doc.RuntimeSettings) == 0 || doc.RuntimeSettings[0].HandlerSettings == nil {
-		return fmt.Errorf("settings of %s: no runtimeSettings with handlerSettings", s.Name)
+		return fmt.Errorf("settings of %s: no runtimeSettings with handlerSettings", bound.Clip(s.Name))
 	}
 	return doc.RuntimeSettings[0].HandlerSettings.Into(s)
 }
@@ -64,11 +65,11 @@ func (h *Handler) Into(s *protocol.Settings) error {
 	if len(pub) > 0 && pub[0] == '"' {
 		var text string
 		if err := json.Unmarshal(pub, &text); err != nil {
-			return fmt.Errorf("public settings of %s: %w", s.Name, shape(err))
+			return fmt.Errorf("public settings of %s: %w", bound.Clip(s.Name), shape(err))
 		}
 		pub = bytes.TrimSpace([]byte(text))
 		if len(pub) > 0 && !json.Valid(pub) {
-			return fmt.Errorf("public settings of %s: not JSON", s.Name)
+			return fmt.Errorf("public settings of %s: not JSON", bound.Clip(s.Name))
 		}
 	}
 	if len(pub) > 0 && string(pub) != "null" {
@@ -87,7 +88,7 @@ func (h *Handler) Into(s *protocol.Settings) error {
 // which may be secret.
 func shape(err error) error {
 	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("%s is a %s", te.Field, te.Value)
+		return fmt.Errorf("%s is a %s", te.Field, bound.Clip(te.Value))
 	}
 	if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("not JSON at byte %d", se.Offset)

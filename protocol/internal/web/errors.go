@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -77,7 +78,7 @@ func (*SizeError) Code() string { return "host-document" }
 // addressError is a URL that can't be one.
 type addressError struct{ url string }
 
-func (e *addressError) Error() string { return fmt.Sprintf("not an http address: %q", e.url) }
+func (e *addressError) Error() string { return "not an http address: " + bound.Quote(e.url) }
 func (*addressError) Code() string    { return "host-document" }
 
 // localError is ours, not the network's: a full disk, a closed file.

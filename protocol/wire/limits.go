@@ -1,0 +1,37 @@
+package wire
+
+import "github.com/azguest/azguest/agent/bound"
+
+// limits has a line for each document that is read, by the name under which it
+// is asked for. Real ones are some KiB; the largest are certificates and the
+// settings of extensions with some hundred KiB, and manifests of publishers
+// that never withdraw a version. Four documents of a goal state are read side
+// by side, while the ones before them are still in use, so the sum of them
+// counts.
+func limits(doc string) bound.Limits {
+	const depth = 64
+	switch doc {
+	case "extensionsConfig":
+		return bound.Limits{Bytes: 4 << 20, Nodes: 30_000, Depth: depth}
+	case "manifest":
+		return bound.Limits{Bytes: MaxManifest, Nodes: 30_000, Depth: depth}
+	case "certificates":
+		return bound.Limits{Bytes: 2 << 20, Nodes: 1000, Depth: depth}
+	case "remoteAccess":
+		return bound.Limits{Bytes: 512 << 10, Nodes: 5000, Depth: depth}
+	case "hostingEnvironmentConfig", "sharedConfig":
+		// Of a cloud service they name every instance.
+		return bound.Limits{Bytes: 1 << 20, Nodes: 10_000, Depth: depth}
+	}
+	return bound.Limits{Bytes: 256 << 10, Nodes: 3000, Depth: depth} // goalstate, versions
+}
+
+// maxAnswer bounds what the WireServer says to what it was sent, which nobody
+// reads.
+const maxAnswer = 64 << 10
+
+// MaxManifest is the most bytes of a version manifest, which others fetch.
+const MaxManifest = 2 << 20
+
+// maxUsers bounds the accounts of a remote access document.
+const maxUsers = 100

@@ -1,0 +1,155 @@
+// Package peak measures for tests what memory it takes to read a document: of a
+// whole process that does nothing else, or of one call under a fuzzer.
+package peak
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// Process is what a process that reads a document may take in all, with the
+// program, its tests and the document itself.
+const Process = 64 << 20
+
+// A Case is one document and who reads it.
+type Case struct {
+	Name string
+	// Doc makes the document. It is called in another process than Read, so
+	// that making it is not measured.
+	Doc func() []byte
+	// Read reads the document. Its error only goes into the log: that a
+	// document is refused is as good as that it is read.
+	Read func(doc []byte) error
+}
+
+// The child knows by these what to do.
+const (
+	envCase   = "PEAK_CASE"
+	envDoc    = "PEAK_DOC"
+	envReport = "PEAK_REPORT"
+)
+
+// Run runs each case in a process of its own, which is the test program with
+// this test alone, and fails those that take more than Process. The figures go
+// into the log.
+func Run(t *testing.T, cases []Case) {
+	t.Helper()
+	if name := os.Getenv(envCase); name != "" {
+		for _, c := range cases {
+			if c.Name == name {
+				child(t, c)
+			}
+		}
+		return
+	}
+	if race {
+		t.Skip("the race detector takes many times the memory: scripts/test runs this without it as well")
+	}
+	dir := t.TempDir()
+	for _, c := range cases {
+		doc := c.Doc()
+		file, report := filepath.Join(dir, "doc"), filepath.Join(dir, "report")
+		if err := os.WriteFile(file, doc, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// The test that runs, without a subtest's name.
+		top, _, _ := strings.Cut(t.Name(), "/")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(top)+"$", "-test.count=1")
+		cmd.Env = append(os.Environ(), envCase+"="+c.Name, envDoc+"="+file, envReport+"="+report)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", c.Name, err, out)
+			continue
+		}
+		b, err := os.ReadFile(report)
+		if err != nil {
+			t.Errorf("%s: no figure: %v", c.Name, err)
+			continue
+		}
+		_ = os.Remove(report)
+		figure, says, _ := strings.Cut(string(b), " ")
+		n, err := strconv.ParseInt(figure, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%5.1f MiB  %5.0f KiB  %s (%s)", float64(n)/(1<<20), float64(len(doc))/1024, c.Name, says)
+		if n > Process {
+			t.Errorf("%s: the process takes %d MiB, more than %d", c.Name, n>>20, Process>>20)
+		}
+	}
+}
+
+// child reads the document and leaves the figure.
+func child(t *testing.T, c Case) {
+	t.Helper()
+	doc, err := os.ReadFile(os.Getenv(envDoc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := "read"
+	if err := c.Read(doc); err != nil {
+		if says = err.Error(); len(says) > 160 {
+			says = says[:160] + "…"
+		}
+	}
+	n, err := HighWater()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(os.Getenv(envReport), fmt.Appendf(nil, "%d %s", n, says), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// HighWater is the most memory that this process has had so far, in bytes.
+func HighWater() (int64, error) { return Memory("self", "VmHWM") }
+
+// Memory is a line of /proc/PID/status in bytes: VmHWM, VmRSS.
+func Memory(pid, name string) (int64, error) {
+	b, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(line, []byte(name+":")); ok {
+			var kib int64
+			_, err := fmt.Sscanf(string(rest), "%d kB", &kib)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("no %s of process %s", name, pid)
+}
+
+// What a call may allocate under a fuzzer: something for having been called,
+// and so many bytes for each of its input.
+const (
+	fuzzBase  = 4 << 20
+	fuzzTimes = 512
+)
+
+// Fuzz calls read, a fuzz target with an input of size bytes, and fails the
+// test if that allocated more than such an input is worth or, however large it
+// is, more than Process.
+func Fuzz(t *testing.T, size int, read func()) {
+	t.Helper()
+	before := allocated()
+	read()
+	if got, may := allocated()-before, min(fuzzBase+fuzzTimes*uint64(size), Process); got > may {
+		t.Errorf("an input of %d bytes made it allocate %d, more than %d", size, got, may)
+	}
+}
+
+// allocated is what was ever allocated on the heap. It does not stop the
+// world, as runtime.ReadMemStats does.
+func allocated() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
