@@ -10,14 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/azguest/azguest/agent/doctor"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
@@ -124,77 +122,20 @@ func extension(d extensions.Detail) status.Extension {
 	return e
 }
 
-// inText finds the stable code in front of a message of the engine.
-var inText = regexp.MustCompile(`\bAZ-[A-Z]+-[A-Z0-9]+\b`)
-
-// words are sentences of the engine that say what is wrong and carry no code:
-// tools look for them.
-var words = []struct{ text, code string }{
-	{"since execution of dependent extension ", "AZ-EXT-BLOCKED"},
-	{"Dependent Extension ", "AZ-EXT-BLOCKED"},
-	{"package is not acceptable", "AZ-EXT-PACKAGE"},
-	{"Ran into config errors: ", "AZ-EXT-SETTINGS"},
-}
-
 // extensionCode names what is wrong with an extension, "" if nothing is. The
-// cause of a command that failed says most; a message that names a code is
-// next, and the platform's code (spec/extensions §2.11) the last resort.
+// engine knows; the message, which may quote a handler, is not looked at.
 func extensionCode(d extensions.Detail) string {
 	failed := d.Status == status.StatusError || d.Ready == "NotReady" || d.Ready == "Unresponsive"
-	switch {
-	case d.Phase != "" || d.BlockedBy != "":
-		return "" // it is being worked on
-	case !failed:
+	if d.Phase != "" || d.BlockedBy != "" || !failed { // being worked on, or well
 		return ""
-	case strings.Contains(d.Message, "[InvalidPolicyError]"):
-		return "AZ-POL-INVALID"
 	}
-	if code := inText.FindString(d.Message); code != "" {
-		return alias(code)
+	switch d.Cause {
+	case "":
+		return "AZ-EXT-REPORTED" // by a heartbeat or another agent: nothing of ours has failed
+	case "AZ-EXT-NOEXEC":
+		return "AZ-EXEC-NOEXEC" // where `agentctl explain` has one for both
 	}
-	for _, w := range words {
-		if strings.Contains(d.Message, w.text) {
-			return w.code
-		}
-	}
-	switch {
-	case strings.HasPrefix(d.Message, "Extension will not be processed"):
-		return "AZ-POL-DENIED"
-	case strings.Contains(d.Message, "extension processing is disabled"):
-		return "AZ-EXT-DISABLED"
-	case d.Ready == "Unresponsive":
-		return "AZ-EXT-UNRESPONSIVE"
-	case d.Status == status.StatusError && d.Ready == "Ready":
-		if d.Cause != "" {
-			return alias(d.Cause)
-		}
-		return "AZ-EXT-REPORTED"
-	case d.Cause != "":
-		return alias(d.Cause)
-	}
-	switch d.Code {
-	case 1001:
-		return "AZ-EXT-DOWNLOAD"
-	case 1002, 1003:
-		return "AZ-EXT-MANIFEST"
-	case 1011:
-		return "AZ-EXT-TIMEOUT"
-	case 1012:
-		return "AZ-EXT-STATUS"
-	}
-	return "AZ-EXT-EXIT"
-}
-
-// alias maps the words of the engine to those of `agentctl explain` where
-// there is one for both.
-func alias(code string) string {
-	if code == "AZ-EXT-NOEXEC" {
-		return "AZ-EXEC-NOEXEC"
-	}
-	if _, known := doctor.Lookup(code); !known {
-		return "AZ-EXT-EXIT" // the words of a handler
-	}
-	return code
+	return d.Cause
 }
 
 func limits(l host.Limits, ok bool) (*status.Limits, float64) {
@@ -342,8 +283,8 @@ func (a *Agent) showPolicy() {
 		if a.Root.Exists(a.cfg.Policy.File) {
 			p.Source = a.cfg.Policy.File
 		}
-		if _, refusal := a.ext.PolicyExplain("Any.Extension", "1.0", ""); strings.Contains(refusal, "[InvalidPolicyError]") {
-			p.Problem = problem("AZ-POL-INVALID", time.Now().UTC())
+		if _, refusal := a.ext.PolicyExplain("Any.Extension", "1.0", ""); refusal.Cause == extensions.PolicyInvalid {
+			p.Problem = problem(refusal.Cause, time.Now().UTC())
 		}
 	}
 	a.board.set(func(s *status.Snapshot) {

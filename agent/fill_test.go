@@ -23,24 +23,17 @@ func TestExtensionCode(t *testing.T) {
 		d    extensions.Detail
 		want string
 	}{
-		"well":             {extensions.Detail{Status: "success", Ready: "Ready"}, ""},
-		"runs":             {extensions.Detail{Status: "error", Ready: "NotReady", Phase: "enable", Cause: "AZ-EXT-EXIT"}, ""},
-		"old cause, well":  {extensions.Detail{Status: "success", Ready: "Ready", Cause: "AZ-EXT-EXIT"}, ""},
-		"exit":             {extensions.Detail{Status: "error", Ready: "NotReady", Cause: "AZ-EXT-EXIT", Code: 1009}, "AZ-EXT-EXIT"},
-		"own error":        {extensions.Detail{Status: "error", Ready: "Ready", Message: "no such package"}, "AZ-EXT-REPORTED"},
-		"denied":           {extensions.Detail{Ready: "NotReady", Message: "Extension will not be processed: failed to run extension 'A.B' because it is not specified"}, "AZ-POL-DENIED"},
-		"policy damaged":   {extensions.Detail{Ready: "NotReady", Message: "Extension will not be processed: [InvalidPolicyError] x"}, "AZ-POL-INVALID"},
-		"unsigned":         {extensions.Detail{Ready: "NotReady", Message: "package is not acceptable: AZ-POL-SIGNATURE: it is not signed", Code: 1001}, "AZ-POL-SIGNATURE"},
-		"noexec":           {extensions.Detail{Ready: "NotReady", Message: "AZ-EXT-NOEXEC: /var", Code: 1001}, "AZ-EXEC-NOEXEC"},
-		"download":         {extensions.Detail{Ready: "NotReady", Message: "status 404", Code: 1001}, "AZ-EXT-DOWNLOAD"},
-		"manifest":         {extensions.Detail{Ready: "NotReady", Code: 1003}, "AZ-EXT-MANIFEST"},
-		"blocked":          {extensions.Detail{Status: "error", Ready: "Ready", Message: "Skipping processing of extensions since execution of dependent extension A.B failed"}, "AZ-EXT-BLOCKED"},
-		"blocked too long": {extensions.Detail{Status: "error", Ready: "Ready", Message: "Dependent Extension A.B did not reach a terminal state within the allowed timeout. Last status was none"}, "AZ-EXT-BLOCKED"},
-		"package":          {extensions.Detail{Ready: "NotReady", Message: "package is not acceptable: it has a link", Code: 1001}, "AZ-EXT-PACKAGE"},
-		"settings":         {extensions.Detail{Ready: "NotReady", Message: "Ran into config errors: no settings", Code: -1}, "AZ-EXT-SETTINGS"},
-		"limbo":            {extensions.Detail{Status: "error", Ready: "Ready", Message: "AZ-EXT-LIMBO: nothing runs"}, "AZ-EXT-LIMBO"},
-		"heartbeat":        {extensions.Detail{Ready: "Unresponsive"}, "AZ-EXT-UNRESPONSIVE"},
-		"a handler's own":  {extensions.Detail{Status: "error", Ready: "Ready", Message: "AZ-FOO-BAR: x"}, "AZ-EXT-EXIT"},
+		"well":                  {extensions.Detail{Status: "success", Ready: "Ready"}, ""},
+		"runs":                  {extensions.Detail{Status: "error", Ready: "NotReady", Phase: "enable", Cause: "AZ-EXT-EXIT"}, ""},
+		"waits":                 {extensions.Detail{Status: "error", Ready: "NotReady", BlockedBy: "the operator", Cause: "AZ-EXT-EXIT"}, ""},
+		"old cause, well":       {extensions.Detail{Status: "success", Ready: "Ready", Cause: "AZ-EXT-EXIT"}, ""},
+		"exit":                  {extensions.Detail{Status: "error", Ready: "NotReady", Cause: "AZ-EXT-EXIT", Code: 1009}, "AZ-EXT-EXIT"},
+		"own error":             {extensions.Detail{Status: "error", Ready: "Ready", Cause: "AZ-EXT-REPORTED", Message: "no such package"}, "AZ-EXT-REPORTED"},
+		"denied":                {extensions.Detail{Ready: "NotReady", Cause: "AZ-POL-DENIED", Message: "Extension will not be processed"}, "AZ-POL-DENIED"},
+		"noexec":                {extensions.Detail{Ready: "NotReady", Cause: "AZ-EXT-NOEXEC", Message: "AZ-EXT-NOEXEC: /var", Code: 1001}, "AZ-EXEC-NOEXEC"},
+		"heartbeat":             {extensions.Detail{Ready: "Unresponsive", Cause: "AZ-EXT-UNRESPONSIVE"}, "AZ-EXT-UNRESPONSIVE"},
+		"ERR4 a handler's word": {extensions.Detail{Status: "error", Ready: "Ready", Message: "AZ-NET-DNS: [InvalidPolicyError] Extension will not be processed"}, "AZ-EXT-REPORTED"},
+		"ERR4 of a command":     {extensions.Detail{Status: "error", Ready: "NotReady", Cause: "AZ-EXT-EXIT", Message: "package is not acceptable AZ-POL-DENIED"}, "AZ-EXT-EXIT"},
 	} {
 		got := extensionCode(tc.d)
 		if got != tc.want {

@@ -28,7 +28,7 @@ const (
 
 // errBundle says that a package is not one we unpack. It is the package's
 // fault: another address may have a better one.
-var errBundle = errors.New("package is not acceptable")
+var errBundle = because(causePackage, errors.New("package is not acceptable"))
 
 // unpack writes a package into dst, a directory it makes, and brings the
 // manifest to its root. Nothing in the package can reach outside of dst:

@@ -4,8 +4,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/azguest/azguest/protocol"
 )
 
 // fileCache reads status files and manifests only when they have changed.
@@ -17,7 +15,7 @@ type fileCache struct {
 
 type cachedStatus struct {
 	stamp fileStamp
-	st    protocol.ExtensionStatus
+	st    word
 	good  bool
 }
 
@@ -45,13 +43,13 @@ func stampOf(path string) (fileStamp, bool) {
 
 // status is the word of one status file. While a file is half written the
 // word before it stands.
-func (c *fileCache) status(path, full, version string, seq int) (protocol.ExtensionStatus, bool) {
+func (c *fileCache) status(path, full, version string, seq int) (st word, missing bool) {
 	stamp, there := stampOf(path)
 	c.mu.Lock()
 	old, known := c.entries[path]
 	c.mu.Unlock()
 	if !there {
-		return missingStatus(path, full), true
+		return word{missingStatus(path, full), ""}, true
 	}
 	if known && old.stamp == stamp {
 		return old.st, false
@@ -64,7 +62,7 @@ func (c *fileCache) status(path, full, version string, seq int) (protocol.Extens
 		if known && old.good {
 			return old.st, false
 		}
-		return missingStatus(path, full), false
+		return word{missingStatus(path, full), ""}, false
 	}
 	c.mu.Lock()
 	if c.entries == nil || len(c.entries) > 1000 {

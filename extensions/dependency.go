@@ -23,12 +23,12 @@ func (p pair) order() int {
 func (m *Manager) gated(pairs []pair, start func()) bool {
 	wait := false
 	for _, q := range pairs {
-		if m.pass.skipped[q.key()] != "" {
+		if m.pass.skipped[q.key()].Text != "" {
 			continue
 		}
 		blocker, never := m.gate(q)
 		switch {
-		case never != "":
+		case never.Text != "":
 			m.skip(q, never)
 		case blocker != "":
 			m.pass.waits[q.key()] = blocker
@@ -43,7 +43,7 @@ func (m *Manager) gated(pairs []pair, start func()) bool {
 }
 
 // gate says what a pair waits for, or why it will never run in this pass.
-func (m *Manager) gate(q pair) (waits, never string) {
+func (m *Manager) gate(q pair) (waits string, never Problem) {
 	late := time.Since(m.pass.began) > m.cfg.Timeouts.Depend
 	for _, o := range m.pass.pairs {
 		if o.key() == q.key() || o.order() >= q.order() {
@@ -62,14 +62,14 @@ func (m *Manager) gate(q pair) (waits, never string) {
 		depends := m.dependsOn(q, o)
 		switch {
 		case failure != "" && depends:
-			return "", failure
+			return "", Problem{codeOther, causeBlocked, failure}
 		case !done && late && depends:
-			return "", fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))
+			return "", Problem{codeOther, causeBlocked, fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))}
 		case !done && !late:
 			waits = "dependency " + o.row
 		}
 	}
-	return waits, ""
+	return waits, Problem{}
 }
 
 // dependsOn: the platform names what an extension waits for; without a list

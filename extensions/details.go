@@ -25,7 +25,7 @@ type Detail struct {
 	Started, Finished, Deadline time.Time
 	Attempts                    int
 	Exit                        *host.JobResult
-	Cause                       string // stable code of a failure
+	Cause                       string // stable code of what is wrong with the row, "" if nothing is known to be
 	WhyRan                      string
 	StdoutTail, StderrTail      string // root only; up to 4 KiB each
 	StdoutPath, StderrPath      string
@@ -55,7 +55,7 @@ func (m *Manager) Details() []Detail {
 		}
 		d := Detail{
 			Name: q.handler.Name, Config: q.ext, Version: r.status.Version, Seq: q.seq, Desired: string(q.handler.Want),
-			Actual: r.rec.State, BlockedBy: r.waits, Ready: r.status.Status, Code: r.status.Code,
+			Actual: r.rec.State, BlockedBy: r.waits, Ready: r.status.Status, Code: r.status.Code, Cause: r.cause,
 			LogDir: m.store.logDir(q.handler.Name), Installed: r.rec.Installed, Digest: r.rec.Digest, Signer: r.rec.Signer,
 		}
 		if q.bare {
@@ -88,7 +88,7 @@ func (m *Manager) Details() []Detail {
 		job := ""
 		if last != nil {
 			res := last.Result
-			d.Started, d.Finished, d.Exit, d.Cause, d.WhyRan, job = last.Started, last.Finished, &res, last.Cause, last.Why, last.Job
+			d.Started, d.Finished, d.Exit, d.WhyRan, job = last.Started, last.Finished, &res, last.Why, last.Job
 		}
 		for _, o := range v.handlers[strings.ToLower(q.handler.Name)].recs {
 			if o.Doing != nil && (o.Doing.Task.Ext == "" || o.Doing.Task.Ext == q.ext) {

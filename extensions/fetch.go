@@ -34,9 +34,12 @@ func (w *work) fetch(ctx context.Context) error {
 	t := w.task
 	r := w.rec(t.Version)
 	r.Multi = w.wish.Multi
-	code, err := codeDownload, error(nil)
-	if r, err = w.obtain(ctx, r); err == nil {
-		code, err = w.initialize(&r)
+	r, err := w.obtain(ctx, r)
+	p := Problem{Code: codeDownload, Cause: causeOf(err, causeDownload)}
+	if err == nil {
+		if p.Code, err = w.initialize(&r); err != nil {
+			p.Cause = causeOf(err, causeOfCode(p.Code))
+		}
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -44,16 +47,13 @@ func (w *work) fetch(ctx context.Context) error {
 		}
 		w.emit(t.Version, Fetch, false, err.Error(), 0)
 		r = r.fail(Fetch)
-		msg := err.Error()
+		p.Text = err.Error()
 		if errors.Is(err, errDenied) {
-			code = codeEnable
-		} else if code == codeDownload {
-			msg = "Failed to download artifacts: [ExtensionDownloadError] " + msg
+			p.Code = codeEnable
+		} else if p.Code == codeDownload {
+			p.Text = "Failed to download artifacts: [ExtensionDownloadError] " + p.Text
 		}
-		if errors.Is(err, errNoManifest) {
-			code = codeOther
-		}
-		return w.failTarget(r, code, msg)
+		return w.failTarget(r, p)
 	}
 	r, err = r.done(Fetch, "")
 	if err != nil {
@@ -64,8 +64,6 @@ func (w *work) fetch(ctx context.Context) error {
 	w.emit(t.Version, Fetch, true, "Download succeeded", 0)
 	return w.put(r)
 }
-
-var errNoManifest = errors.New(manifestName + " not found")
 
 // obtain leaves the unpacked package in the handler's directory.
 func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
@@ -173,10 +171,10 @@ func (s store) place(tmp, name, version string) error {
 	dir, link := base, false
 	if at := noexecMount(s.root.Path(s.lib)); at != "" {
 		if s.exec == "" {
-			return fmt.Errorf("AZ-EXT-NOEXEC: %s is mounted noexec; mount it exec or set Extensions.ExecDir to a directory that allows it", at)
+			return spelled(causeNoexec, fmt.Errorf("%s is mounted noexec; mount it exec or set Extensions.ExecDir to a directory that allows it", at))
 		}
 		if bad := noexecMount(s.root.Path(s.exec)); bad != "" {
-			return fmt.Errorf("AZ-EXT-NOEXEC: Extensions.ExecDir is on %s, which is mounted noexec too", bad)
+			return spelled(causeNoexec, fmt.Errorf("Extensions.ExecDir is on %s, which is mounted noexec too", bad))
 		}
 	}
 	if s.exec != "" && s.exec != s.lib {
@@ -280,7 +278,7 @@ func (s store) room(limit int64) error {
 	}
 	const least = 4 << 20 // how much a package needs is known when it is there
 	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
-		return fmt.Errorf("AZ-DISK-LOW: %s has %d MiB left, at least %d are needed", s.lib, free>>20, least>>20)
+		return spelled(causeDiskLow, fmt.Errorf("%s has %d MiB left, at least %d are needed", s.lib, free>>20, least>>20))
 	}
 	return nil
 }
@@ -309,7 +307,7 @@ func (w *work) initialize(r *Record) (code int, err error) {
 		w.emitNamed("ExtensionHandlerManifest", false, "HandlerManifest.json: "+key+" is not a boolean, the default is used")
 	}
 	if w.wish.Multi && !hm.Multi {
-		return codeOther, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name) //nolint:staticcheck // tools look for this sentence
+		return codeOther, because(causeSettings, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name)) //nolint:staticcheck // tools look for this sentence
 	}
 	marker := base + "/package_validated"
 	why := hm.signedAs(r.Name, r.Version)

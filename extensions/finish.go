@@ -48,10 +48,9 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 	if ended.Finished.IsZero() {
 		ended.Finished = time.Now().UTC()
 	}
-	code := opCode(t.Op)
-	message := ""
+	problem := Problem{Code: opCode(t.Op), Cause: cause.Code}
 	if res.Class != host.JobOK {
-		code, message = w.failureText(base, d, res, cause, stdout, stderr, code)
+		problem.Code, problem.Text = w.failureText(base, d, res, cause, stdout, stderr, problem.Code)
 	}
 	if ran {
 		w.say(t.Ext, "Command: %s\n%s", d.Command, outputText(stdout, stderr))
@@ -59,7 +58,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
 			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,
 		})
-		w.emit(r.Version, t.Op, res.Class == host.JobOK, message, ended.Finished.Sub(ended.Started))
+		w.emit(r.Version, t.Op, res.Class == host.JobOK, problem.Text, ended.Finished.Sub(ended.Started))
 		log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
 			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).Logger()
 		if res.Class == host.JobOK {
@@ -72,9 +71,9 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 			w.say(t.Ext, "%s: the CPU limit kept the command waiting for %s seconds", codeThrottled, seconds(res.Throttled))
 		}
 	}
+	r = r.ended(ended, t.Ext)
 	if t.Op == Enable || t.Op == Disable {
 		e := r.Exts[t.Ext]
-		e.Last = ended
 		if ran {
 			e.Jobs = append(e.Jobs[max(0, len(e.Jobs)-3):], d.Job)
 		}
@@ -86,13 +85,17 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 			e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, boot, w.m.cfg.Agent, w.m.start
 		}
 		r = r.setExt(t.Ext, e)
-	} else {
-		r.Last = ended
+	}
+	// What a version change tells about this command is what it came to, and
+	// of one that did not run that it did not.
+	exit := notRun
+	if ran {
+		exit = exitText(res)
 	}
 	if res.Class != host.JobOK {
-		return w.failed(r, d, code, message)
+		return w.failed(r, d, problem, exit)
 	}
-	return w.succeeded(r, d, "0")
+	return w.succeeded(r, d, exit)
 }
 
 // codeThrottled is no fault of the command; it says why one was slow.
@@ -109,7 +112,7 @@ func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause
 	line := shellLine(base, d.Command)
 	out := outputText(stdout, stderr)
 	why := ""
-	if cause.Code != "" && cause.Code != "AZ-EXT-EXIT" {
+	if cause.Code != "" && cause.Code != causeExit {
 		why = cause.Code + ": " + cause.Text + ". "
 	}
 	var msg string
@@ -139,7 +142,9 @@ func exitText(res host.JobResult) string {
 		return strconv.Itoa(codeTimeout)
 	case host.JobSignal:
 		return strconv.Itoa(-signalNumber(res.Signal))
-	case host.JobNotStarted, host.JobLost:
+	case host.JobNotStarted:
+		return notRun
+	case host.JobLost:
 		return strconv.Itoa(codeOther)
 	}
 	return strconv.Itoa(res.Code)
@@ -156,13 +161,17 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 		r.FailKey = ""
 	case Enable:
 		e := r.Exts[t.Ext]
-		e.Enabled, e.FailKey, e.Code, e.Err, e.Enabling = true, "", 0, "", d.Started
+		e.Enabled, e.FailKey, e.Code, e.Err, e.Cause, e.Enabling = true, "", 0, "", "", d.Started
 		r = r.setExt(t.Ext, e)
 		r.Report = Report{Status: "Ready", Message: "Plugin enabled"}
 		r.FailKey = ""
 	case Disable:
 		if t.To != "" {
-			return w.oldDone(r, d, Disable, exit)
+			var err error
+			if r, err = r.done(Disable, t.Ext); err != nil {
+				return err
+			}
+			return w.oldDone(r, t, exit)
 		}
 	case Update:
 		if t.Version != t.To {
@@ -188,7 +197,7 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 		return err
 	}
 	switch {
-	case t.Op == Disable && t.Why == "deleted":
+	case t.Op == Disable && t.For == ForDelete:
 		delete(r.Exts, t.Ext) // done has cloned the map
 		if err := forgetExtension(w.m.store.base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("files of a deleted extension could not be removed")
@@ -215,17 +224,9 @@ func (w *work) step(t Task, f func(*Change)) error {
 	return w.put(n)
 }
 
-// oldDone is the end of a disable of the old version, good or forgiven.
-func (w *work) oldDone(r Record, d Doing, op Op, exit string) error {
-	t := d.Task
-	if exit == "0" {
-		var err error
-		if r, err = r.done(op, t.Ext); err != nil {
-			return err
-		}
-	} else {
-		r = r.fail(op)
-	}
+// oldDone is the end of a disable of the old version, good or forgiven, that
+// r tells of already.
+func (w *work) oldDone(r Record, t Task, exit string) error {
 	if err := w.step(t, func(ch *Change) {
 		if ch.DisableCodes == nil {
 			ch.DisableCodes = map[string]string{}
@@ -253,68 +254,59 @@ func (w *work) gone(r Record, t Task) error {
 }
 
 // failed decides what a failure means. It stops this handler for this goal
-// state, unless the contract says that it does not matter.
-func (w *work) failed(r Record, d Doing, code int, message string) error {
+// state, unless the contract says that it does not matter. exit is what a
+// later command of a version change is told.
+func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 	t := d.Task
-	res := host.JobResult{Class: host.JobNotStarted}
-	if r.Last != nil && t.Op != Enable && t.Op != Disable {
-		res = r.Last.Result
-	} else if e, ok := r.Exts[t.Ext]; ok && e.Last != nil {
-		res = e.Last.Result
-	}
-	w.say(t.Ext, "%s", message)
+	w.say(t.Ext, "%s", p.Text)
 	if d.Job == "" {
-		w.emit(r.Version, t.Op, false, message, 0)
+		w.emit(r.Version, t.Op, false, p.Text, 0)
 	}
 	switch {
 	case t.To != "" && (t.Op == Disable || t.Op == Uninstall):
 		if d.Lenient {
 			if t.Op == Disable {
-				return w.oldDone(r, d, Disable, exitText(res))
+				return w.oldDone(r.fail(Disable), t, exit)
 			}
-			return w.succeeded(r, d, exitText(res))
+			return w.succeeded(r, d, exit)
 		}
 		if err := w.put(r.fail(t.Op)); err != nil {
 			return err
 		}
-		return w.failTarget(w.rec(t.To), codeUpdate, "[ExtensionUpdateError] "+message+"; ContinueOnUpdate: False")
+		return w.failTarget(w.rec(t.To), Problem{codeUpdate, p.Cause, "[ExtensionUpdateError] " + p.Text + "; ContinueOnUpdate: False"})
 	case t.Op == Update && t.Version != t.To: // a downgrade: the old package failed
 		if err := w.put(r.fail(Update)); err != nil {
 			return err
 		}
-		return w.failTarget(w.rec(t.To), codeUpdateOr(code), message)
+		if p.Code != codeTimeout {
+			p.Code = codeUpdate
+		}
+		return w.failTarget(w.rec(t.To), p)
 	case t.Op == Uninstall:
 		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, the handler is removed all the same")
 		return w.gone(r, t)
-	case t.Op == Disable && t.Why == "deleted":
-		w.say(t.Ext, "[Ignored Error] %s", message)
-		return w.succeeded(r, d, "0")
-	case t.Op == Disable && t.Why == "uninstall":
+	case t.Op == Disable && t.For == ForDelete:
+		w.say(t.Ext, "[Ignored Error] %s", p.Text)
+		return w.succeeded(r, d, exit)
+	case t.Op == Disable && t.For == ForUninstall:
 		r = r.fail(Disable)
 		r.FailKey, r.FailBoot = d.Key, w.m.boot
 		return w.put(r)
 	case t.Op == Enable:
 		e := r.Exts[t.Ext]
-		e.FailKey, e.Code, e.Err = d.Key, code, message
+		e.FailKey, e.Code, e.Err, e.Cause = d.Key, p.Code, p.Text, p.Cause
 		e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
 		r = r.setExt(t.Ext, e).fail(Enable)
 		if t.Ext != "" {
 			// One extension of many: the handler itself is as well as before.
-			w.placeholder(r, t.Ext, d.Seq, "Enable", code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, message), false)
+			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text), false)
 			return w.put(r)
 		}
-		r.Report = Report{Status: "NotReady", Code: code, Message: message}
+		r.Report = p.report()
 		return w.put(r)
 	}
 	r = r.fail(t.Op)
-	return w.failTarget(r, code, message)
-}
-
-func codeUpdateOr(code int) int {
-	if code == codeTimeout {
-		return codeTimeout
-	}
-	return codeUpdate
+	return w.failTarget(r, p)
 }
 
 // placeholder writes an error status in a handler's place.

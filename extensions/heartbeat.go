@@ -71,7 +71,7 @@ func withHeartbeat(r Report, path string, enabled, now time.Time) Report {
 		if now.Sub(enabled) < heartbeatAge {
 			return r
 		}
-		return Report{Status: "NotReady", Code: codeOther, Message: "Failed to get heart beat file"}
+		return Report{Status: "NotReady", Code: codeOther, Message: "Failed to get heart beat file", Cause: causeUnresponsive}
 	}
 	var b beat
 	if err == nil {
@@ -81,13 +81,16 @@ func withHeartbeat(r Report, path string, enabled, now time.Time) Report {
 		}
 	}
 	if err != nil {
-		return Report{Status: "NotReady", Code: codeOther, Message: "Malformed heartbeat file: " + secret.Redact(err.Error())}
+		return Report{Status: "NotReady", Code: codeOther, Message: "Malformed heartbeat file: " + secret.Redact(err.Error()), Cause: causeStatus}
 	}
 	if now.Sub(fi.ModTime()) > heartbeatAge {
-		r.Status = "Unresponsive"
+		r.Status, r.Cause = "Unresponsive", causeUnresponsive
 		return r
 	}
 	r.Status = b.Status
+	if b.Status != "Ready" {
+		r.Cause = causeReported
+	}
 	if b.Message != nil {
 		r.Message = *b.Message
 	}

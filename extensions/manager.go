@@ -401,6 +401,8 @@ func (m *Manager) resume(ctx context.Context, h *handler) {
 			continue
 		}
 		d := *r.Doing
+		d.Task = d.Task.aimed()
+		r.Doing = &d
 		if d.Job == "" {
 			r.Doing = nil
 			h.recs[r.Version] = r
@@ -455,7 +457,8 @@ func (m *Manager) finished(o outcome) {
 	}
 	if o.err != nil && m.pass != nil {
 		// The disk refused to remember; trying again at once would be a loop.
-		m.pass.stuck[strings.ToLower(o.h.name)] = diskError(o.err).Error()
+		err := diskError(o.err)
+		m.pass.stuck[strings.ToLower(o.h.name)] = Problem{codeOther, causeOf(err, causeNotStarted), err.Error()}
 		m.stalled()
 	} else if o.err == nil && m.pass != nil && len(m.pass.stuck) == 0 {
 		m.stall = stall{}

@@ -23,11 +23,11 @@ type pass struct {
 	began    time.Time
 	versions map[string]decision  // by lower-case handler name
 	forced   map[string]string    // by pair
-	skipped  map[string]string    // by pair: why it is not tried in this goal state
+	skipped  map[string]Problem   // by pair: why it is not tried in this goal state
 	denied   map[string]Report    // by pair: refused by policy or configuration
 	waits    map[string]string    // by pair: what it waits for
 	dead     map[string]deadline  // by pair: transitioning without a writer
-	stuck    map[string]string    // by lower-case handler name
+	stuck    map[string]Problem   // by lower-case handler name
 	locked   map[string]time.Time // by lower-case handler name: waiting for the package manager
 	blind    map[string]pair      // by pair: run without the certificate of its settings
 	pairs    []pair
@@ -119,8 +119,8 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	}
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
-		skipped: map[string]string{}, denied: map[string]Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]string{}, locked: map[string]time.Time{}, blind: map[string]pair{}, pairs: pairsOf(gs), state: last,
+		skipped: map[string]Problem{}, denied: map[string]Report{}, waits: map[string]string{},
+		dead: map[string]deadline{}, stuck: map[string]Problem{}, locked: map[string]time.Time{}, blind: map[string]pair{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {
@@ -300,7 +300,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	p := m.pass
 	name := strings.ToLower(want.Name)
 	mine := slices.DeleteFunc(slices.Clone(p.pairs), func(q pair) bool { return q.handler != want })
-	if p.stuck[name] != "" || want.Invalid != "" {
+	if p.stuck[name].Text != "" || want.Invalid != "" {
 		return false
 	}
 	if len(h.recs) == 0 && want.Want != protocol.WantEnabled {
@@ -358,7 +358,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 		}
 		// The gate said never: go on without those extensions.
 		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e WishExt) bool {
-			return p.skipped[pairKey(want.Name, e.Name)] != ""
+			return p.skipped[pairKey(want.Name, e.Name)].Text != ""
 		})
 		for _, e := range wish.Exts {
 			if !e.Disable {
@@ -416,7 +416,7 @@ func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (Wish, b
 	ordered := slices.Clone(mine)
 	slices.SortStableFunc(ordered, func(a, b pair) int { return cmp.Compare(a.order(), b.order()) })
 	for _, q := range ordered {
-		if p.skipped[q.key()] != "" {
+		if p.skipped[q.key()].Text != "" {
 			continue
 		}
 		e := WishExt{Name: q.ext, Seq: q.seq, Disable: w.Enable && !q.enable, Force: p.forced[q.key()]}
@@ -455,13 +455,13 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 			}
 			d.err = err
 			w.dec = &d
-			return w.noVersion(fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
+			return w.noVersion(causeOf(err, causeDownload), fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
 		}
 		pkg, ok := decideVersion(want.Version, manifest)
 		if !ok {
 			d.err = fmt.Errorf("version %s is not in the manifest", want.Version)
 			w.dec = &d
-			return w.noVersion(fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
+			return w.noVersion(causeDownload, fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
 		}
 		d.version, d.manifest, d.pkg = pkg.Version, manifest, pkg
 		w.dec = &d
@@ -470,8 +470,8 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 }
 
 // noVersion reports a handler whose package is not known.
-func (w *work) noVersion(message string) error {
+func (w *work) noVersion(cause, message string) error {
 	r := w.rec(w.want.Version)
 	w.emit(r.Version, Fetch, false, message, 0)
-	return w.failTarget(r, codeOther, message)
+	return w.failTarget(r, Problem{codeOther, cause, message})
 }

@@ -17,7 +17,27 @@ type Task struct {
 	// Skip: the state changes but no command runs (install when the manifest
 	// says update without install).
 	Skip bool   `json:"skip,omitempty"`
-	Why  string `json:"why,omitempty"`
+	Why  string `json:"why,omitempty"` // for people
+	For  Aim    `json:"for,omitempty"`
+}
+
+// An Aim is what a disable prepares, where that changes what its end means.
+type Aim string
+
+// The aims. A disable without one leaves the extension as it is, disabled.
+const (
+	ForDelete    Aim = "delete"    // of one extension of a multi-config handler
+	ForUninstall Aim = "uninstall" // of the handler
+)
+
+// aimed is a task as it is written now: earlier versions had the aim of a
+// disable only in the words for people.
+func (t Task) aimed() Task {
+	aim, known := map[string]Aim{"deleted": ForDelete, "uninstall": ForUninstall}[t.Why]
+	if known && t.Op == Disable {
+		t.For = aim
+	}
+	return t
 }
 
 // Wish is what the platform wants of one handler, with its version decided.
@@ -82,7 +102,7 @@ func planGone(have []Fact, now Now) []Task {
 		// A failed disable does not keep an extension from being deleted, and
 		// is not tried twice (asks U29).
 		if f.State == Enabled && !f.blocked(now) {
-			tasks = append(tasks, disableAll(f, "", "uninstall")...)
+			tasks = append(tasks, disableAll(f, Task{Why: "uninstall", For: ForUninstall})...)
 		}
 		switch f.State {
 		case Installed, Enabled, Disabled, Broken:
@@ -98,25 +118,27 @@ func planDisabled(have []Fact, now Now) []Task {
 	var tasks []Task
 	for _, f := range have {
 		if f.State == Enabled && !f.blocked(now) {
-			tasks = append(tasks, disableAll(f, "", "disable")...)
+			tasks = append(tasks, disableAll(f, Task{Why: "disable"})...)
 		}
 	}
 	return tasks
 }
 
-// disableAll disables the handler once, or each enabled extension of it.
-func disableAll(f Fact, to, why string) []Task {
-	from := ""
-	if to != "" {
-		from = f.Version
+// disableAll disables the handler once, or each enabled extension of it; like
+// says the rest of the tasks.
+func disableAll(f Fact, like Task) []Task {
+	like.Op, like.Version = Disable, f.Version
+	if like.To != "" {
+		like.From = f.Version
 	}
 	names := enabledNames(f.Record)
 	if !f.Multi || len(names) == 0 {
-		return []Task{{Op: Disable, Version: f.Version, From: from, To: to, Why: why}}
+		return []Task{like}
 	}
 	tasks := make([]Task, len(names))
 	for i, name := range names {
-		tasks[i] = Task{Op: Disable, Version: f.Version, Ext: name, From: from, To: to, Why: why}
+		tasks[i] = like
+		tasks[i].Ext = name
 	}
 	return tasks
 }
@@ -174,7 +196,7 @@ func planChange(target, old Fact, why string) []Task {
 	}
 	var tasks []Task
 	if old.State == Enabled && !ch.Disabled {
-		for _, t := range disableAll(old, target.Version, why) {
+		for _, t := range disableAll(old, Task{To: target.Version, Why: why}) {
 			if _, done := ch.DisableCodes[t.Ext]; !done {
 				tasks = append(tasks, t)
 			}
@@ -202,7 +224,7 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 		rec, known := target.Exts[e.Name]
 		if e.Disable {
 			if known && rec.Enabled && !fresh {
-				off = append(off, Task{Op: Disable, Version: w.Version, Ext: e.Name, Why: "deleted"})
+				off = append(off, Task{Op: Disable, Version: w.Version, Ext: e.Name, Why: "deleted", For: ForDelete})
 			}
 			continue
 		}

@@ -39,6 +39,7 @@ type Policy struct {
 	SignatureRequired bool
 	Extensions        map[string]ExtensionPolicy // by lower-case name
 	Rules             []Rule
+	File              string // where it was read, for messages
 	Default           string // effect when no rule matches: allow or deny
 }
 
@@ -241,14 +242,20 @@ func (r Rule) matches(name, version, signer string) bool {
 // for one then decide nothing, and are asked again before the package is used.
 const unknownSigner = "\x00"
 
-// decide says why an extension is refused, or "".
+// decide says why an extension is refused, or "". A version that is not known
+// counts as the lowest.
 func (p Policy) decide(name, version, signer string, removing bool) string {
 	verb := "run"
 	if removing {
 		verb = "uninstall"
 	}
+	what := fmt.Sprintf("extension '%s'", name)
+	if version != "" {
+		what += " version " + version
+	}
+	version = cmp.Or(version, "0")
 	if _, listed := p.Extensions[strings.ToLower(name)]; p.AllowListedOnly && !listed {
-		return fmt.Sprintf("failed to %s extension '%s' because it is not specified as an allowed extension. To %s, add the extension to the list of allowed extensions in the policy file", verb, name, verb)
+		return fmt.Sprintf("failed to %s extension '%s' because it is not specified as an allowed extension. To %s, add the extension to the list of allowed extensions in the policy file%s", verb, name, verb, quoted(p.File))
 	}
 	for _, r := range p.Rules {
 		if signer == unknownSigner && r.Signer != "" {
@@ -265,12 +272,19 @@ func (p Policy) decide(name, version, signer string, removing bool) string {
 		if r.Effect == "allow" {
 			return ""
 		}
-		return fmt.Sprintf("failed to %s extension '%s' version %s because a rule of %s denies it%s", verb, name, version, r.file, prefixed(": ", r.Reason))
+		return fmt.Sprintf("failed to %s %s because a rule of %s denies it%s", verb, what, r.file, prefixed(": ", r.Reason))
 	}
 	if p.Default == "deny" {
-		return fmt.Sprintf("failed to %s extension '%s' version %s because no rule of the policy allows it", verb, name, version)
+		return fmt.Sprintf("failed to %s %s because no rule of the policy allows it", verb, what)
 	}
 	return ""
+}
+
+func quoted(file string) string {
+	if file == "" {
+		return ""
+	}
+	return " ('" + file + "')"
 }
 
 func prefixed(prefix, s string) string {
@@ -293,46 +307,48 @@ type policyState struct {
 	mode   string
 	file   string
 	policy Policy
-	err    string // a bad policy refuses everything
+	err    error // a bad policy refuses everything
 }
 
-// deny is the message for an extension that must not be processed, or "".
-func (p policyState) deny(name, version, signer string, removing bool) string {
+// deny is why an extension must not be processed; its text is empty if it may.
+func (p policyState) deny(name, version, signer string, removing bool) Problem {
+	code := codeEnable
+	if removing {
+		code = codeDisable
+	}
 	switch {
 	case p.mode != PolicyAudit && p.mode != PolicyEnforce:
-		return ""
-	case p.err != "":
-		return fmt.Sprintf("Extension will not be processed: [InvalidPolicyError] Customer-provided policy file ('%s') is invalid, please correct the following error: %s", p.file, p.err)
+		return Problem{}
+	case p.err != nil:
+		return Problem{code, PolicyInvalid, fmt.Sprintf("Extension will not be processed: [InvalidPolicyError] Customer-provided policy file ('%s') is invalid, please correct the following error: %v", p.file, p.err)}
 	}
 	why := p.policy.decide(name, version, signer, removing)
 	if why == "" {
-		return ""
+		return Problem{}
 	}
-	if strings.HasSuffix(why, "in the policy file") {
-		why += " ('" + p.file + "')"
-	}
-	return "Extension will not be processed: " + why + "."
+	return Problem{code, causeDenied, "Extension will not be processed: " + why + "."}
 }
 
 // loadPolicy reads the policy anew; each goal state gets the current one.
 func (m *Manager) loadPolicy() policyState { return readPolicy(m.store.root, m.cfg) }
 
 func readPolicy(root host.Root, c Config) policyState {
-	s := policyState{mode: c.PolicyMode, file: c.PolicyFile}
+	s := policyState{mode: c.PolicyMode, file: c.PolicyFile, policy: Policy{File: c.PolicyFile}}
 	if s.mode != PolicyAudit && s.mode != PolicyEnforce {
 		return s
 	}
 	data, _, err := readSafely(root.Path(c.PolicyFile), maxPolicy)
 	if err == nil {
 		s.policy, err = ParsePolicy(data)
+		s.policy.File = c.PolicyFile
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.err = err.Error()
+		s.err = err
 		return s
 	}
 	entries, err := os.ReadDir(root.Path(c.PolicyDir)) // sorted
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.err = err.Error()
+		s.err = err
 		return s
 	}
 	for _, e := range entries {
@@ -347,7 +363,7 @@ func readPolicy(root host.Root, c Config) policyState {
 			rules, def, err = ParseRules(data)
 		}
 		if err != nil {
-			s.file, s.err = name, err.Error()
+			s.file, s.err = name, err
 			return s
 		}
 		for i := range rules {
@@ -360,8 +376,8 @@ func readPolicy(root host.Root, c Config) policyState {
 }
 
 // PolicyExplain says what the policy of this machine thinks of an extension:
-// the mode, and the reason for a refusal or "".
-func (m *Manager) PolicyExplain(name, version, signer string) (mode, refusal string) {
+// the mode, and why it refuses; the text is empty if it does not.
+func (m *Manager) PolicyExplain(name, version, signer string) (mode string, refusal Problem) {
 	p := m.loadPolicy()
 	return p.mode, p.deny(name, version, signer, false)
 }
@@ -394,9 +410,7 @@ func ExplainPolicy(root host.Root, c Config, name, version, signer string) Polic
 			}
 		}
 	}
-	if a.Reason = p.deny(name, cmp.Or(version, "0"), signer, false); version == "" {
-		a.Reason = strings.Replace(a.Reason, " version 0 ", " ", 1) // a stand-in
-	}
+	a.Reason = p.deny(name, version, signer, false).Text
 	a.Allowed = a.Reason == "" || p.mode != PolicyEnforce
 	a.Signature = p.mode == PolicyEnforce && p.policy.needsSignature(name)
 	return a

@@ -12,20 +12,20 @@ import (
 )
 
 // skip gives a pair up for this goal state.
-func (m *Manager) skip(q pair, why string) {
+func (m *Manager) skip(q pair, why Problem) {
 	p := m.pass
 	p.skipped[q.key()] = why
 	delete(p.waits, q.key())
-	m.log.Warn().Str("extension", q.row).Str("why", why).Msg("extension is not processed")
+	m.log.Warn().Str("extension", q.row).Str("code", why.Cause).Str("why", why.Text).Msg("extension is not processed")
 	h := m.handler(q.handler.Name)
 	w := newWork(m, h, q.handler, Task{Op: Enable, Version: q.handler.Version, Ext: q.ext})
-	w.emit(q.handler.Version, Enable, false, why, 0)
+	w.emit(q.handler.Version, Enable, false, why.Text, 0)
 	r := w.rec(m.versionOf(q.handler))
 	if q.ext == "" || r.Report.Status == "" {
-		r.Report = Report{Status: "NotReady", Code: codeOther, Message: why}
+		r.Report = why.report()
 	}
 	if q.ext != "" {
-		w.placeholder(r, q.ext, q.seq, "Enable", codeOther, why, false)
+		w.placeholder(r, q.ext, q.seq, "Enable", why.Code, why.Text, false)
 	}
 	if err := w.put(r); err != nil {
 		m.log.Warn().Err(err).Str("extension", q.row).Msg("could not be recorded")
@@ -70,26 +70,26 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 	if want.Want != protocol.WantEnabled {
 		code = codeDisable
 	}
-	message, signer := "", unknownSigner
+	why, signer := Problem{}, unknownSigner
 	have, there := h.recs[m.versionOf(want)]
 	if there && have.Digest != "" {
 		signer = have.Signer
 	}
-	deny := func() string {
+	deny := func() Problem {
 		why := p.policy.deny(want.Name, m.versionOf(want), signer, want.Want != protocol.WantEnabled)
-		if why == "" && there && want.Want == protocol.WantEnabled {
+		if why.Text == "" && there && want.Want == protocol.WantEnabled {
 			why = m.unproven(p.policy, have)
 		}
 		return why
 	}
 	if m.cfg.Mode != ModeOn {
-		message = fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)
-	} else if message = deny(); message != "" && p.policy.mode == PolicyAudit {
-		m.log.Warn().Str("handler", want.Name).Str("policy", message).Msg("the policy would refuse this extension")
-		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: message})
-		message = ""
+		why = Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)}
+	} else if why = deny(); why.Text != "" && p.policy.mode == PolicyAudit {
+		m.log.Warn().Str("handler", want.Name).Str("policy", why.Text).Msg("the policy would refuse this extension")
+		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: why.Text})
+		why = Problem{}
 	}
-	if message == "" {
+	if why.Text == "" {
 		return false
 	}
 	if m.cfg.Mode == ModeReportOnly {
@@ -97,20 +97,20 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		if len(h.recs) == 0 {
 			// Nothing to report, and the platform must not wait for it (asks
 			// U41). What is there is reported as it is.
-			rep = Report{Status: "NotReady", Code: code, Message: fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)}
+			rep = Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)}.report()
 		}
 		for _, q := range mine {
 			p.denied[q.key()] = rep
 		}
 		return true
 	}
-	m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Code: code, Text: message})
+	m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Code: code, Text: why.Text})
 	w := newWork(m, h, want, Task{Op: Enable, Version: want.Version})
 	op := Enable
 	if code == codeDisable {
 		op = Uninstall
 	}
-	w.emit(want.Version, op, false, message, 0)
+	w.emit(want.Version, op, false, why.Text, 0)
 	version := want.Version
 	if code == codeDisable { // the installed one is meant
 		for v := range h.recs {
@@ -118,11 +118,11 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		}
 	}
 	r := w.rec(version)
-	r.Report = Report{Status: "NotReady", Code: code, Message: message}
+	r.Report = why.report()
 	for _, q := range mine {
 		p.denied[q.key()] = r.Report
 		if q.enable && !q.bare {
-			w.placeholder(r, q.ext, q.seq, "Enable", code, message, true)
+			w.placeholder(r, q.ext, q.seq, "Enable", code, why.Text, true)
 		}
 	}
 	if err := w.put(r); err != nil {

@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"os"
@@ -176,6 +177,7 @@ type row struct {
 	none    bool
 	missing bool // there is no status file
 	waits   string
+	cause   string // of what is wrong with it, as far as the agent found it out
 }
 
 func (r row) terminal() bool {
@@ -221,10 +223,10 @@ func (v view) row(q pair, files *fileCache) (r row) {
 	if err == nil {
 		return r
 	}
-	msg := err.Error()
+	why := Problem{codeOther, causeOf(err, ""), err.Error()}
 	r = row{pair: q, end: endFailed, status: protocol.HandlerStatus{Name: q.handler.Name, Version: q.handler.Version}}
-	r.set(Report{Status: "NotReady", Code: codeOther, Message: msg})
-	r.fail(q, codeOther, msg)
+	r.set(why.report())
+	r.fail(q, why)
 	return r
 }
 
@@ -234,8 +236,8 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 	want := q.handler
 	r.status = protocol.HandlerStatus{Name: want.Name, Version: want.Version}
 	if want.Invalid != "" {
-		msg := "Ran into config errors: " + want.Invalid + ". \nPlease retry again as another operation with updated settings"
-		r.status.Status, r.status.Code, r.status.Message, r.end = "NotReady", codeOther, &msg, endFailed
+		r.end = endFailed
+		r.set(Problem{codeOther, causeSettings, "Ran into config errors: " + want.Invalid + ". \nPlease retry again as another operation with updated settings"}.report())
 		return r
 	}
 	h := v.handlers[strings.ToLower(want.Name)]
@@ -257,36 +259,37 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 	failedHere := r.rec.FailKey != "" && r.rec.FailKey == p.key && r.rec.FailBoot == v.boot
 	same := known && e.Enabled && e.Hash == hash && e.FailKey == "" && r.rec.State == Enabled
 	switch {
-	case p.stuck[strings.ToLower(want.Name)] != "":
+	case p.stuck[strings.ToLower(want.Name)].Text != "":
 		r.end = endFailed
-		r.set(Report{Status: "NotReady", Code: codeOther, Message: p.stuck[strings.ToLower(want.Name)]})
-		r.fail(q, codeOther, p.stuck[strings.ToLower(want.Name)])
+		r.set(p.stuck[strings.ToLower(want.Name)].report())
+		r.fail(q, p.stuck[strings.ToLower(want.Name)])
 	case p.denied[q.key()].Status != "":
 		r.end = endFailed
-		r.set(v.withBeat(p.denied[q.key()], r.rec, files))
-		r.fail(q, r.status.Code, *r.status.Message)
-	case p.skipped[q.key()] != "":
+		rep := v.withBeat(p.denied[q.key()], r.rec, files)
+		r.set(rep)
+		r.fail(q, rep.problem())
+	case p.skipped[q.key()].Text != "":
 		r.end = endFailed
 		rep := r.rec.Report
 		if rep.Status == "" || q.ext == "" {
-			rep = Report{Status: "NotReady", Code: codeOther, Message: p.skipped[q.key()]}
+			rep = p.skipped[q.key()].report()
 		}
 		r.set(rep)
-		r.fail(q, codeOther, p.skipped[q.key()])
+		r.fail(q, p.skipped[q.key()])
 	case failedHere:
 		r.end = endFailed
 		r.set(r.rec.Report)
 		switch {
 		case q.bare:
 		case q.ext != "":
-			r.fail(q, r.rec.Report.Code, r.rec.Report.Message)
+			r.fail(q, r.rec.Report.problem())
 		case r.rec.onDisk() != "NotInstalled":
 			v.extension(&r, q, files)
 			// What update or disable wrote, and what the version before had to
 			// say of the same settings, is not the word of the enable that never
 			// came (spec/extensions §10): the update would pass for a success.
 			if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
-				r.fail(q, r.rec.Report.Code, r.rec.Report.Message)
+				r.fail(q, r.rec.Report.problem())
 			}
 		}
 	case same || known && e.FailKey == p.key && enableWhy(wish, Fact{Record: r.rec}, e, known, !r.rec.State.installed(), now) == "":
@@ -342,7 +345,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 		r.set(withHeartbeat(r.rec.Report, base+"/"+heartbeatName, e.Enabling, time.Now()))
 	}
 	if e.FailKey != "" {
-		r.end = endFailed
+		r.end, r.cause = endFailed, e.problem().Cause
 		if q.bare {
 			return
 		}
@@ -350,7 +353,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 		// A status of before, or none, would have everybody wait for an end
 		// that has come already (asks U02).
 		if r.missing || r.status.Extension.Status == transitioning && v.pass.dead[q.key()].final || v.outdated(r, q, e) {
-			r.fail(q, e.Code, e.Err)
+			r.fail(q, e.problem())
 		}
 		return
 	}
@@ -365,7 +368,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 		r.end = endError
 	case v.pass.dead[q.key()].final:
 		r.end = endError
-		r.fail(q, codeOther, v.pass.dead[q.key()].message)
+		r.fail(q, Problem{codeOther, causeLimbo, v.pass.dead[q.key()].message})
 	default:
 		r.end = endOpen
 	}
@@ -437,21 +440,26 @@ func (v view) statusFile(rec Record, q pair) string {
 
 // extension attaches the status file.
 func (v view) extension(r *row, q pair, files *fileCache) {
-	st, missing := files.status(v.statusFile(r.rec, q), q.row, r.rec.Version, q.seq)
+	w, missing := files.status(v.statusFile(r.rec, q), q.row, r.rec.Version, q.seq)
+	st := w.ExtensionStatus
 	st.Seq, st.Multi = q.seq, q.ext != ""
 	st.Name = q.row
 	if q.ext != "" {
 		st.Name = q.ext
 	}
 	r.status.Extension, r.missing = &st, missing
+	if st.Status == statusError && r.cause == "" {
+		r.cause = cmp.Or(w.cause, causeReported)
+	}
 }
 
 // fail replaces the extension's status by an error of the agent.
-func (r *row) fail(q pair, code int, message string) {
+func (r *row) fail(q pair, p Problem) {
+	r.cause = p.Cause
 	if q.bare {
 		return
 	}
-	st := wrongStatus(code, message)
+	st := wrongStatus(p.Code, p.Text)
 	st.Name, st.Multi, st.Seq, st.Operation = q.row, q.ext != "", q.seq, "Enable"
 	if q.ext != "" {
 		st.Name = q.ext
@@ -462,6 +470,7 @@ func (r *row) fail(q pair, code int, message string) {
 func (r *row) set(rep Report) {
 	r.status.Status, r.status.Code = rep.Status, rep.Code
 	r.status.Message = &rep.Message
+	r.cause = rep.problem().Cause
 }
 
 // highest is the newest installed version, or what is there at all.

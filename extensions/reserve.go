@@ -2,7 +2,6 @@ package extensions
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
@@ -104,9 +103,9 @@ func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(er
 func diskError(err error) error {
 	switch {
 	case errors.Is(err, unix.EROFS):
-		return fmt.Errorf("AZ-DISK-READONLY: %w", err)
+		return spelled(causeReadOnly, err)
 	case noRoom(err):
-		return fmt.Errorf("AZ-DISK-FULL: %w", err)
+		return spelled(causeDiskFull, err)
 	}
 	return err
 }
@@ -138,7 +137,7 @@ func (w *work) giveUp() bool {
 		}
 		what = "packages and old commands are deleted"
 	}
-	w.m.log.Warn().Str("handler", w.name).Str("code", "AZ-DISK-FULL").Msg("the disk is full; " + what)
+	w.m.log.Warn().Str("handler", w.name).Str("code", causeDiskFull).Msg("the disk is full; " + what)
 	return true
 }
 
@@ -212,7 +211,7 @@ func (m *Manager) unstall() bool {
 	for name := range m.pass.stuck {
 		m.handler(name).settled = false
 	}
-	m.pass.stuck = map[string]string{}
+	m.pass.stuck = map[string]Problem{}
 	return true
 }
 

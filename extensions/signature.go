@@ -15,9 +15,6 @@ import (
 // signature says nothing, which is no fault of the package.
 var ErrNoTrust = errors.New("no authority for signatures of extensions is known here")
 
-// errUnsigned is what a missing or wrong signature is called in messages.
-const errUnsigned = "AZ-POL-SIGNATURE"
-
 // verify looks at the signature before anything of the package is used.
 func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
 	required := w.m.cfg.RequireSignature
@@ -29,8 +26,8 @@ func (w *work) verify(ctx context.Context, file string) (signer string, err erro
 	}
 	// Only now is known who signed it; the version was looked at before.
 	if p := w.policy(); p.mode == PolicyEnforce {
-		if why := p.deny(w.name, w.task.Version, signer, false); why != "" {
-			return "", fmt.Errorf("%s (%w)", why, errDenied)
+		if why := p.deny(w.name, w.task.Version, signer, false); why.Text != "" {
+			return "", because(why.Cause, fmt.Errorf("%s (%w)", why.Text, errDenied))
 		}
 	}
 	return signer, nil
@@ -50,7 +47,7 @@ var errDenied = errors.New("not allowed")
 // another handler has a valid signature, too (spec/protocol §6.4).
 func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
 	refuse := func(err error) (string, error) {
-		return "", fmt.Errorf("%w: %s: %w", errBundle, errUnsigned, err)
+		return "", because(causeUnsigned, fmt.Errorf("%w: %s: %w", errBundle, causeUnsigned, err))
 	}
 	if w.m.cfg.Verify == nil {
 		if required {
@@ -150,15 +147,15 @@ func manifestInside(file string) (HandlerManifest, error) {
 // unproven says why a package that is unpacked already must not be run under
 // a policy that wants signatures, or "". It may come from a time without
 // that policy, or from another agent.
-func (m *Manager) unproven(p policyState, r Record) string {
-	if p.mode != PolicyAudit && p.mode != PolicyEnforce || p.err != "" || !p.policy.needsSignature(r.Name) {
-		return ""
+func (m *Manager) unproven(p policyState, r Record) Problem {
+	if p.mode != PolicyAudit && p.mode != PolicyEnforce || p.err != nil || !p.policy.needsSignature(r.Name) {
+		return Problem{}
 	}
 	if r.State == "" || r.State == Absent || r.State == Broken || r.Signer != "" {
-		return "" // not there, or fetched anew, or verified
+		return Problem{} // not there, or fetched anew, or verified
 	}
 	if _, err := os.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {
-		return ""
+		return Problem{}
 	}
-	return fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.file, errUnsigned)
+	return Problem{codeEnable, causeUnsigned, fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.file, causeUnsigned)}
 }

@@ -204,8 +204,9 @@ type ExtRecord struct {
 	Start string `json:"start,omitempty"` // of the agent, only if that matters
 	// FailKey is the goal state in which it failed; "" if it did not.
 	FailKey  string    `json:"failKey,omitempty"`
-	Code     int       `json:"code,omitempty"` // of the failure, spec/extensions §2.11
+	Code     int       `json:"code,omitempty"` // of the failure, as are Err and Cause: a Problem
 	Err      string    `json:"err,omitempty"`
+	Cause    string    `json:"cause,omitempty"`
 	Attempts int       `json:"attempts,omitempty"` // of this Hash
 	Enabling time.Time `json:"enabling,omitzero"`  // when the last successful enable began
 	Jobs     []string  `json:"jobs,omitempty"`     // whose processes may still write
@@ -217,6 +218,7 @@ type Report struct {
 	Status  string `json:"status,omitempty"` // Ready or NotReady; empty: no row
 	Code    int    `json:"code"`
 	Message string `json:"message,omitempty"`
+	Cause   string `json:"cause,omitempty"` // stable; empty if all is well
 }
 
 // ErrEdge says that an operation is not possible in a state: a bug.
@@ -264,6 +266,18 @@ func (r Record) enabledExts() int {
 		}
 	}
 	return n
+}
+
+// ended is r with an operation that is over in its place: that of the handler
+// or of one of its extensions.
+func (r Record) ended(e *Ended, ext string) Record {
+	if e.Op != Enable && e.Op != Disable {
+		r.Last = e
+		return r
+	}
+	x := r.Exts[ext]
+	x.Last = e
+	return r.setExt(ext, x)
 }
 
 // setExt returns r with the entry of one extension replaced.

@@ -297,34 +297,41 @@ func readOpen(f *os.File, path string, limit int64) ([]byte, fs.FileInfo, error)
 	return data, fi, nil
 }
 
+// A word is what one status file has to say. cause is what is wrong with the
+// file; what a handler says in it has none.
+type word struct {
+	protocol.ExtensionStatus
+	cause string
+}
+
 // statusOf is the extension status to report for one status file, whatever
 // is found there. fresh says that the file was written moments ago and may
 // be half a file.
-func statusOf(path, full, version string, seq int) (st protocol.ExtensionStatus, fi fs.FileInfo, fresh bool) {
+func statusOf(path, full, version string, seq int) (st word, fi fs.FileInfo, fresh bool) {
 	data, fi, err := readOwn(path, maxStatusFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return missingStatus(path, full), nil, false
+		return word{missingStatus(path, full), ""}, nil, false
 	case err != nil:
-		return wrongStatus(codeOther, fmt.Sprintf("We couldn't read any status for %s-%s extension, for the sequence number %d. It failed due to %v",
-			full, version, seq, err)), fi, false
+		return word{wrongStatus(codeOther, fmt.Sprintf("We couldn't read any status for %s-%s extension, for the sequence number %d. It failed due to %v",
+			full, version, seq, err)), causeStatus}, fi, false
 	}
-	st, err = ParseStatus(data)
+	st.ExtensionStatus, err = ParseStatus(data)
 	if err == nil {
 		if utf8.RuneCount(data) > bigStatus {
-			shorten(&st)
+			shorten(&st.ExtensionStatus)
 		}
 		return st, fi, false
 	}
 	if errors.Is(err, errStatusJSON) {
 		fresh = time.Since(fi.ModTime()).Abs() < halfWritten
 		excerpt := secret.Redact(strings.ToValidUTF8(clip(string(data[:min(len(data), 4*excerptOfWrong)]), excerptOfWrong), "\ufffd"))
-		return wrongStatus(codeStatus, fmt.Sprintf("The status reported by the extension %s-%s(Sequence number %d), was in an incorrect format and the agent could not parse it correctly. Failed due to %v: %s",
-			full, version, seq, err, excerpt)), fi, fresh
+		return word{wrongStatus(codeStatus, fmt.Sprintf("The status reported by the extension %s-%s(Sequence number %d), was in an incorrect format and the agent could not parse it correctly. Failed due to %v: %s",
+			full, version, seq, err, excerpt)), causeStatus}, fi, fresh
 	}
 	wrong := wrongStatus(codeStatus, fmt.Sprintf("Could not get a valid status from the extension %s-%s. Encountered the following error: %v", full, version, secret.Redact(err.Error())))
 	wrong.Operation, wrong.AppliedTime, wrong.Substatus = st.Operation, st.AppliedTime, nil
-	return wrong, fi, fresh
+	return word{wrong, causeStatus}, fi, fresh
 }
 
 // missingStatus is reported while a handler has not written anything.

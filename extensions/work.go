@@ -110,7 +110,7 @@ func (w *work) copy() error {
 		err = w.copyState(from, to)
 	}
 	if err != nil {
-		return w.failTarget(r, codeUpdate, "[ExtensionUpdateError] copy the state of the old version: "+err.Error())
+		return w.failTarget(r, Problem{codeUpdate, causeOf(err, causeNotStarted), "[ExtensionUpdateError] copy the state of the old version: " + err.Error()})
 	}
 	ch := change(r, w.task.From)
 	ch.Copied = true
@@ -162,9 +162,10 @@ func change(r Record, from string) Change {
 }
 
 // failTarget records a handler-level failure of this goal state.
-func (w *work) failTarget(r Record, code int, message string) error {
+func (w *work) failTarget(r Record, p Problem) error {
 	r.FailKey, r.FailBoot, r.Change = w.key(), w.m.boot, nil
-	r.Report = Report{Status: "NotReady", Code: code, Message: secret.Redact(message)}
+	p.Text = secret.Redact(p.Text)
+	r.Report = p.report()
 	return w.put(r)
 }
 
@@ -246,25 +247,25 @@ func (w *work) command(ctx context.Context) error {
 		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, nothing is run")
 		return w.finish(r, d, host.JobResult{Class: host.JobOK})
 	default:
-		return w.refuse(r, d, manifestCode(err), err.Error())
+		return w.refuse(r, d, Problem{manifestCode(err), causeOf(err, causeManifest), err.Error()})
 	}
 	if w.wish.Multi && !hm.Multi && (t.Op == Install || t.Op == Enable || t.Op == Update) {
-		return w.refuse(r, d, codeOther, fmt.Sprintf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", w.name))
+		return w.refuse(r, d, Problem{codeOther, causeSettings, fmt.Sprintf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", w.name)})
 	}
 	d.Command = hm.Commands[t.Op]
 	if t.Skip || d.Command == "" && t.Op != Install && t.Op != Enable {
 		return w.finish(r, d, host.JobResult{Class: host.JobOK})
 	}
 	if d.Command == "" {
-		return w.refuse(r, d, codeManifestParse, fmt.Sprintf("Malformed manifest file: it has no %sCommand", t.Op))
+		return w.refuse(r, d, Problem{codeManifestParse, causeManifest, fmt.Sprintf("Malformed manifest file: it has no %sCommand", t.Op)})
 	}
 	w.makeRoom()
 	if err := w.withRoom(func() error { return w.prepare(base, ext, seq, settings) }); err != nil {
-		return w.refuse(r, d, opCode(t.Op), err.Error())
+		return w.refuse(r, d, Problem{opCode(t.Op), causeOf(err, causeNotStarted), err.Error()})
 	}
 	if t.Op == Disable && t.To != "" {
 		if err := w.withRoom(w.saveStatus); err != nil {
-			return w.refuse(r, d, codeUpdate, err.Error())
+			return w.refuse(r, d, Problem{codeUpdate, causeOf(err, causeNotStarted), err.Error()})
 		}
 	}
 	ch := r.Change
@@ -322,9 +323,13 @@ func (w *work) await(ctx context.Context, r Record) error {
 	return w.finish(r, d, res)
 }
 
-// refuse is a command that could not even be tried.
-func (w *work) refuse(r Record, d Doing, code int, message string) error {
-	return w.failed(r, d, code, message)
+// refuse is a command that could not even be tried. That is the end of this
+// operation, and not what an earlier one of the same name came to.
+func (w *work) refuse(r Record, d Doing, p Problem) error {
+	now := time.Now().UTC()
+	res := host.JobResult{Class: host.JobNotStarted, Code: codeOther, Error: p.Text, Started: now, Finished: now}
+	r = r.ended(&Ended{Op: d.Task.Op, Why: d.Task.Why, Started: d.Started, Finished: now, Result: res, Cause: p.Cause}, d.Task.Ext)
+	return w.failed(r, d, p, notRun)
 }
 
 func (w *work) hash(ext string) string {
