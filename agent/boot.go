@@ -152,7 +152,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 			return context.Cause(ctx) // told to stop: the next start goes on from here
 		}
 		a.Log.Error().Err(err).Str("code", provisioning.CodeOf(err)).Msg("provisioning failed")
-		a.board.note("provisioning", "failed: "+err.Error())
+		a.board.note("provisioning", "failed: "+provisioning.CodeOf(err))
 		rec := provisioning.Failure(err, "azguest/"+a.Version, id.ID, p.kind, time.Now())
 		a.tellKVP(ctx, rec)
 		if !told {

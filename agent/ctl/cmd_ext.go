@@ -30,7 +30,7 @@ func (a *app) extCmd() *cobra.Command {
 				if t := e.Finished; !t.IsZero() {
 					since = span(a.Now().Sub(t))
 				}
-				msg := e.Message
+				msg := message(e)
 				if r := []rune(msg); len(r) > 60 {
 					msg = string(r[:59]) + "…"
 				}
@@ -60,7 +60,7 @@ func (a *app) extCmd() *cobra.Command {
 				a.showExt(e)
 			}
 			if s.Redacted {
-				a.text("(as root, the last output is shown as well)\n")
+				a.text("(run as root to see its message and the last output)\n")
 			}
 			return nil
 		},

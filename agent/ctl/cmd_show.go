@@ -215,7 +215,7 @@ func (a *app) diffCmd() *cobra.Command {
 				e.Desired == status.WantDisabled && (e.Actual == status.ActualDisabled || e.Actual == status.ActualInstalled) ||
 				e.Desired == status.WantUninstall && e.Actual == status.ActualAbsent)
 			if !same {
-				why := e.Message
+				why := message(e)
 				switch {
 				case e.Phase != "":
 					why = e.Phase + " runs"

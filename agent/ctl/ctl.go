@@ -122,7 +122,8 @@ func (a *app) command() *cobra.Command {
 		Short: "Show what the guest agent does, and why",
 		Long: `agentctl shows what the guest agent of this machine does, and why.
 It reads files only and works while the agent is stopped; it says then how old
-its knowledge is. As root it shows more: the last output of each extension.
+its knowledge is. As root it shows more: what each extension says, and its last
+output.
 
 Exit codes of status: 0 healthy, 1 degraded or starting, 2 failed, 3 not
 running, 4 cannot tell, 64 wrong usage.`,

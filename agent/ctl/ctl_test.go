@@ -539,3 +539,22 @@ func TestLinksLittle(t *testing.T) {
 		}
 	}
 }
+
+// TestSEC11StatusForEverybody: without the words of handlers the screen still
+// says what is wrong and what to do, and where there is more.
+func TestSEC11StatusForEverybody(t *testing.T) {
+	s := sickSnapshot()
+	var b strings.Builder
+	view{snap: s.Redact(), life: status.Life{Known: true, Running: true, PID: 812, How: "lock"}, now: now}.render(&b)
+	golden(t, "status-everybody", b.String())
+	for _, word := range []string{"mounted noexec \x1b", "install: exit 126", "out\nput"} {
+		if strings.Contains(b.String(), word) {
+			t.Errorf("shown: %q", word)
+		}
+	}
+	for _, want := range []string{"AZ-EXEC-NOEXEC", "fix: ", "exit 126", "message: run as root to see it"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("not shown: %q", want)
+		}
+	}
+}

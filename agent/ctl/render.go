@@ -185,7 +185,7 @@ func (v view) rows() []row {
 		rows = append(rows, v.problem(row{label: "telemetry", text: s.Telemetry.Error}, s.Telemetry.Problem, ""))
 	}
 	for _, p := range s.Problems {
-		rows = append(rows, v.problem(row{label: "problem", text: clean(p.What + ": " + p.Message)}, p.Problem, p.State))
+		rows = append(rows, v.problem(row{label: "problem", text: clean(strings.TrimSuffix(p.What+": "+p.Message, ": "))}, p.Problem, p.State))
 	}
 	return append(rows, v.extensionsRow())
 }

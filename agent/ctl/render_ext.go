@@ -69,8 +69,8 @@ func (v view) extensionsRow() row {
 		}
 		r.more = append(r.more, painter(v.color).word(fmt.Sprintf("%-8s", word), bad)+" "+clean(e.Title())+v.extFacts(e))
 		if bad < 2 {
-			if e.Message != "" {
-				r.more = append(r.more, "         "+v.cut(clean(e.Message), 9))
+			if m := message(e); m != "" {
+				r.more = append(r.more, "         "+v.cut(clean(m), 9))
 			}
 			for _, l := range v.worry(e.Problem, e.Name) {
 				r.more = append(r.more, "         "+l)
@@ -78,6 +78,14 @@ func (v view) extensionsRow() row {
 		}
 	}
 	return r
+}
+
+// message is what an extension says, or how to get at it.
+func message(e status.Extension) string {
+	if e.Message == "" && e.Withheld {
+		return "message: run as root to see it"
+	}
+	return e.Message
 }
 
 // extFacts is what stands behind the name of an extension on the screen.

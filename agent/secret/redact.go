@@ -1,134 +1,300 @@
 package secret
 
 import (
-	"bytes"
+	"cmp"
+	"math"
+	"math/bits"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 )
 
-// In texts of others an address is rarely as it was sent: it went through
-// JSON (& as \u0026, / as \/, both perhaps with more backslashes), XML (&amp;)
-// or another address (%3D, %253D).
-const (
-	slash = `(?:\\*/)`
-	query = `(?:[^\s"'<>\\]|\\+/|\\+u00[0-9a-f]{2})*` // not the backslash before a quote
-	equal = `(?:=|%(?:25)*3d|\\*u003d|\\*x3d|&#(?:61|x3d);)`
-	value = `(?:[A-Za-z0-9%+/=_~.-]|\\+/|\\*u00(?:2b|2f|3d)|&#(?:43|47|61);){8,}`
-)
+const redacted = "<redacted>"
 
-// expressions are compiled when a text has one of their words for the first
-// time: agentctl has to start at once.
-var expressions = []expression{
-	// A private key, also one whose end or beginning was cut off.
-	{any: []string{"private key-----"}, block: true, find: once(`(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s:,.]|\\+[nrt]|-{1,4}[A-Za-z0-9])+`), put: `${1}<redacted>`},
-	{any: []string{"private key-----"}, all: "-----end", block: true, find: once(`(?:[A-Za-z0-9+/=\s]|\\+[nrt]){8,}(-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----)`), put: `<redacted>${1}`},
-	// The query of an http(s) URL that has one of the parameters of a shared
-	// access signature (spec/protocol §7.3). Plain http is covered too:
-	// emulators and private clouds use it.
-	{any: []string{"sv=", "st=", "se=", "sr=", "sp=", "sip=", "spr=", "sig="}, all: "?", find: once(`(?i)(https?:` + slash + slash + `[^\s"'<>?]+\?)(?:` + query + `(?:&(?:amp;)?|\\+u0026))?(?:sv|st|se|sr|sp|sip|spr|sig)=` + query), put: `${1}<redacted>`},
-	// A signature that stands outside of a URL, or in one that is a
-	// parameter of another.
-	{any: []string{"sig=", "sig%", `sig\`, "sig&"}, find: once(`(?i)((?:^|[^a-z])sig` + equal + `)` + value), put: `${1}<redacted>`},
-	// The key of a storage account or of a bus, as in a connection string.
-	{any: []string{"key=", "key%", `key\`, "key&"}, find: once(`(?i)((?:account|access)_?key` + equal + `)` + value), put: `${1}<redacted>`},
-	// Credentials in an address; without a colon they are a token.
-	{any: []string{"://", `:\`}, all: "@", find: once(`(?i)(https?:` + slash + slash + `)[^\s/@"'<>\\]+@`), put: `${1}<redacted>@`},
-	{any: []string{"://", `:\`}, all: "@", find: once(`(:` + slash + slash + `)[^\s/:@"'<>\\]*:[^\s/@"'<>\\]+@`), put: `${1}<redacted>@`},
-	{any: []string{"proxy"}, all: "@", find: once(`(?i)(proxy[a-z_.]{0,12}["']?\s*[:=]\s*["']?)[^\s/:@"'<>\\]+:[^\s/@"'<>\\]+@`), put: `${1}<redacted>@`},
-	{any: []string{"bearer"}, find: once(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}`), put: `${1}<redacted>`},
-	{any: []string{"eyj"}, find: once(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?`), put: `<redacted>`},
-	// The hash of a password, as in a line of /etc/shadow.
-	{any: []string{"$"}, find: once(`\$(?:1|2[abxy]|5|6|7|y|gy)\$[./A-Za-z0-9$,=]{20,}`), put: `<redacted>`},
+// Redact takes out of a text that somebody else wrote (handler output, error
+// bodies) what looks like a secret:
+//
+//   - private keys (PEM, OpenSSH, PGP, PuTTY), whole or cut off
+//   - tokens and keys that are known by their form, see [expressions]
+//   - credentials in addresses and headers, hashes of passwords
+//   - values whose name says that they are secret, in the usual ways of
+//     writing a name and a value, see [names]
+//
+// It errs on the side of a secret where a name says so, and on the side of the
+// text where only its form does: a digest, a certificate or an id must stay
+// readable. Time is linear in the length of the text; nothing is kept but the
+// text itself and its copy. A text that was looked through once does not
+// change any more.
+func Redact(s string) string {
+	var found spans
+	look(s, found.add)
+	// What stands in a document of JSON, or in one inside of one, looks as it
+	// was written only without the escapes.
+	text, at := s, []int32(nil)
+	for range maxLayers {
+		inner, from := unescape(text)
+		if from == nil {
+			break
+		}
+		if at != nil {
+			for i, f := range from {
+				from[i] = at[f]
+			}
+		}
+		text, at = inner, from
+		look(text, func(from, to int, _ string) { found.add(int(at[from]), int(at[to]), "") })
+	}
+	return found.replace(s)
 }
 
-// An expression is looked for only in lines that have one of its words, and
-// the other one: most of what is written has none, and to look costs more than
-// all the rest.
+// maxLayers is how many documents inside of one another are looked at: the
+// status of a handler, in a record, in a line of a log.
+const maxLayers = 3
+
+// look tells of each secret in s. bare is a quote that has to stand around the
+// mark.
+func look(s string, found func(from, to int, bare string)) {
+	keys(s, found)
+	m := matcher()
+	var all uint64
+	for at := 0; at < len(s); {
+		end := len(s)
+		if i := strings.IndexByte(s[at:], '\n'); i >= 0 {
+			end = at + i + 1
+		}
+		line := s[at:end]
+		bit := m.scan(line)
+		all |= bit
+		for f := bit &^ nameBit; f != 0; f &= f - 1 {
+			if e := &expressions[bits.TrailingZeros64(f)]; !e.block && strings.Contains(line, e.and) {
+				e.look(line, at, found)
+			}
+		}
+		at = end
+	}
+	for f := all &^ nameBit; f != 0; f &= f - 1 {
+		if e := &expressions[bits.TrailingZeros64(f)]; e.block {
+			e.look(s, 0, found)
+		}
+	}
+	if all&nameBit != 0 {
+		names(s, found)
+	}
+}
+
+// spans are the pieces of a text to be replaced.
+type spans []span
+
+type span struct {
+	from, to int
+	bare     string
+}
+
+func (l *spans) add(from, to int, bare string) {
+	if from < to {
+		*l = append(*l, span{from, to, bare})
+	}
+}
+
+// replace puts a mark in the place of each piece.
+func (l spans) replace(s string) string {
+	if len(l) == 0 {
+		return s
+	}
+	slices.SortStableFunc(l, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	var b strings.Builder
+	b.Grow(len(s))
+	done := 0
+	for i := 0; i < len(l); {
+		p := l[i]
+		for i++; i < len(l) && l[i].from <= p.to; i++ {
+			p.to, p.bare = max(p.to, l[i].to), cmp.Or(p.bare, l[i].bare)
+		}
+		// An escape stays whole.
+		if escaped(s, p.from) {
+			p.from++
+		}
+		if p.to < len(s) && escaped(s, p.to) {
+			p.to--
+		}
+		if p.from >= p.to || s[p.from:p.to] == redacted {
+			continue
+		}
+		b.WriteString(s[done:p.from])
+		b.WriteString(p.bare)
+		b.WriteString(redacted)
+		b.WriteString(p.bare)
+		done = p.to
+	}
+	b.WriteString(s[done:])
+	return b.String()
+}
+
+// escaped reports whether a backslash belongs to the byte at i.
+func escaped(s string, i int) bool {
+	n := 0
+	for n < i && s[i-1-n] == '\\' {
+		n++
+	}
+	return n%2 == 1
+}
+
+// unescape takes one layer of escapes away, as JSON and most languages write
+// them, and says where each byte comes from; nil if there are none.
+func unescape(s string) (text string, from []int32) {
+	i := strings.IndexByte(s, '\\')
+	if i < 0 || len(s) > math.MaxInt32 {
+		return s, nil
+	}
+	b := make([]byte, 0, len(s))
+	at := make([]int32, 0, len(s)+1)
+	changed := false
+	for i = 0; i < len(s); {
+		c, n := s[i], 1
+		if c == '\\' && i+1 < len(s) {
+			switch e := s[i+1]; e {
+			case '"', '\'', '/', '\\':
+				c, n = e, 2
+			case 'n':
+				c, n = '\n', 2
+			case 'r':
+				c, n = '\r', 2
+			case 't':
+				c, n = '\t', 2
+			case 'u':
+				if i+6 <= len(s) {
+					if v, err := strconv.ParseUint(s[i+2:i+6], 16, 8); err == nil && v < utf8.RuneSelf {
+						c, n = byte(v), 6
+					}
+				}
+			}
+		}
+		changed = changed || n > 1
+		b = append(b, c)
+		at = append(at, int32(i)) //nolint:gosec // looked at above
+		i += n
+	}
+	if !changed {
+		return s, nil
+	}
+	return string(b), append(at, int32(len(s))) //nolint:gosec // looked at above
+}
+
+// An expression finds one kind of secret, in a line if it is no block. It is
+// compiled when a line has one of its words for the first time: agentctl has
+// to start at once.
 type expression struct {
-	any   []string // in lower case
-	all   string
-	block bool // of several lines
+	words []string // in lower case, of three bytes at least; one of them is in every line that has the secret
+	and   string   // is there, too
+	block bool     // of several lines
 	find  func() *regexp.Regexp
-	put   string
+	// keep says that what was found is none. It is given the name or the
+	// beginning before it, too.
+	keep func(before, secret string) bool
 }
 
-// maybe looks for the words. low is in lower case.
-func (e expression) maybe(low []byte) bool {
-	return bytes.Contains(low, []byte(e.all)) && slices.ContainsFunc(e.any, func(w string) bool { return bytes.Contains(low, []byte(w)) })
+// look finds the groups of the expression in a text that begins at base.
+func (e *expression) look(text string, base int, found func(from, to int, bare string)) {
+	for _, m := range e.find().FindAllStringSubmatchIndex(text, -1) {
+		for g := 2; g < len(m); g += 2 {
+			from, to := m[g], m[g+1]
+			if from < to && (e.keep == nil || !e.keep(text[m[0]:from], text[from:to])) {
+				found(base+from, base+to, "")
+			}
+		}
+	}
 }
 
 func once(find string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(find) })
 }
 
-// Redact takes out of a text that somebody else wrote (handler output, error
-// bodies) what looks like a secret: the query of every SAS URL, signatures and
-// account keys wherever they stand, credentials in addresses, bearer tokens,
-// hashes of passwords, private keys.
-func Redact(s string) string {
-	low := appendLower(make([]byte, 0, len(s)), s)
-	var list []expression
-	for _, e := range expressions {
-		switch {
-		case !e.maybe(low):
-		case e.block:
-			if found := e.find().ReplaceAllString(s, e.put); found != s {
-				s, low = found, appendLower(low[:0], found)
-			}
-		default:
-			list = append(list, e)
-		}
-	}
-	if len(list) == 0 {
-		return s
-	}
-	// Megabytes of logs go through here: what stays as it is is copied once
-	// at most.
-	var b strings.Builder
-	var scratch []byte
-	done := 0
-	for at := 0; at < len(s); {
-		end := len(s)
-		if i := bytes.IndexByte(low[at:], '\n'); i >= 0 {
-			end = at + i + 1
-		}
-		line, words := s[at:end], low[at:end]
-		for _, e := range list {
-			if !e.maybe(words) {
-				continue
-			}
-			if found := e.find().ReplaceAllString(line, e.put); found != line {
-				scratch = appendLower(scratch[:0], found)
-				line, words = found, scratch
-			}
-		}
-		if line != s[at:end] {
-			if done == 0 {
-				b.Grow(len(s))
-			}
-			b.WriteString(s[done:at])
-			b.WriteString(line)
-			done = end
-		}
-		at = end
-	}
-	if done == 0 {
-		return s
-	}
-	b.WriteString(s[done:])
-	return b.String()
+// nameBit stands for the names of values; the bits below it are those of the
+// expressions.
+const nameBit = 1 << 63
+
+// words finds any of many words in one look at the text, in whatever case:
+// most of what is written has none, and to look costs more than all the rest.
+type words struct {
+	// head has, for three bytes, the number of the list of words that begin
+	// with them; 0: none does.
+	head  [1 << 13]uint8
+	lists [][]word
 }
 
-// appendLower appends s in lower case, byte for byte.
-func appendLower(b []byte, s string) []byte {
-	for i := range len(s) {
-		c := s[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		b = append(b, c)
-	}
-	return b
+type word struct {
+	text string
+	bits uint64
+	kind kind
 }
+
+var matcher = sync.OnceValue(func() *words {
+	m := &words{lists: make([][]word, 1)}
+	for i, e := range expressions {
+		for _, w := range e.words {
+			m.add(word{text: w, bits: 1 << i})
+		}
+	}
+	for _, n := range nameWords {
+		m.add(word{text: n.text, bits: nameBit, kind: n.kind})
+	}
+	return m
+})
+
+func (m *words) add(w word) {
+	h := &m.head[hash(w.text[0], w.text[1], w.text[2])]
+	if *h == 0 {
+		*h = uint8(len(m.lists)) //nolint:gosec // there are a hundred
+		m.lists = append(m.lists, nil)
+	}
+	m.lists[*h] = append(m.lists[*h], w)
+}
+
+func hash(a, b, c byte) int { return (int(a)<<8 ^ int(b)<<4 ^ int(c)) & (1<<13 - 1) }
+
+// scan returns the bits of all words in s.
+func (m *words) scan(s string) (found uint64) {
+	if len(s) < 3 {
+		return 0
+	}
+	a, b := lower[s[0]], lower[s[1]]
+	for i := 2; i < len(s); i++ {
+		c := lower[s[i]]
+		if list := m.head[hash(a, b, c)]; list != 0 {
+			for _, w := range m.lists[list] {
+				if found&w.bits == 0 && begins(s[i-2:], w.text) {
+					found |= w.bits
+				}
+			}
+		}
+		a, b = b, c
+	}
+	return found
+}
+
+// begins reports whether s begins with a word, in whatever case.
+func begins(s, word string) bool {
+	if len(s) < len(word) {
+		return false
+	}
+	for i := range len(word) {
+		if lower[s[i]] != word[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// lower has each byte in lower case.
+var lower = func() (t [256]byte) {
+	for i := range t {
+		t[i] = byte(i) //nolint:gosec // 0 to 255
+		if 'A' <= i && i <= 'Z' {
+			t[i] += 'a' - 'A'
+		}
+	}
+	return t
+}()

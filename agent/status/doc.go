@@ -6,8 +6,8 @@
 //
 // The agent calls [Save] at every change. Two files are written:
 //
-//	status.json       0644  for everybody: no output of handlers, no settings
-//	status.root.json  0600  the same, with the last output of each handler
+//	status.json       0644  for everybody: no words of handlers, no settings
+//	status.root.json  0600  the same, with messages and the last output of each handler
 //
 // [Load] takes the better of the two that the caller may read. A snapshot
 // stays readable when the agent is dead; WrittenAt says how old it is.
@@ -15,5 +15,5 @@
 // All times are UTC, all durations whose key ends in _s are seconds, all sizes
 // are bytes. A zero time means "never" and is left out of the JSON.
 //
-// The package imports nothing of ours, so agentctl stays small.
+// Of ours the package imports the floor only, so agentctl stays small.
 package status

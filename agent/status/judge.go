@@ -50,9 +50,9 @@ func (s Snapshot) line(o Overall) string {
 	case Starting:
 		parts = append(parts, "starting")
 		if w := s.Provisioning.Waiting; w != "" {
-			parts = append(parts, "waiting for "+w)
+			parts = append(parts, "waiting for "+publicText(w))
 		} else if w := s.Platform.Waiting; w != "" {
-			parts = append(parts, "waiting for "+w)
+			parts = append(parts, "waiting for "+publicText(w))
 		}
 	default:
 		parts = append(parts, string(o.State))

@@ -77,6 +77,19 @@ type Problem struct {
 }
 
 // Snapshot is the whole of agentctl's knowledge.
+//
+// A field with text that is not the agent's own says with the key "see" who
+// gets to see it, and secrets are taken out of it in both files:
+//
+//	see:"root"  what programs of this machine wrote (handlers, scripts,
+//	            tools): in the file of root only. Which secrets a script may
+//	            print nobody can know, so no look at the text is enough
+//	see:"line"  errors of servers and words of operators: everybody gets a
+//	            short line without users and queries of addresses
+//	see:"url"   addresses: without users and queries
+//	see:"word"  one of the words a handler may use for its state
+//
+// Codes, states, names and numbers have no such key.
 type Snapshot struct {
 	SchemaVersion int       `json:"schema_version"` // set by Save
 	WrittenAt     time.Time `json:"written_at"`     // set by Save when zero
@@ -138,7 +151,7 @@ type Update struct {
 	Channel    string    `json:"channel,omitempty"`
 	Pinned     string    `json:"pinned,omitempty"`
 	Requested  string    `json:"requested,omitempty"` // version the platform asked for
-	LastResult string    `json:"last_result,omitempty"`
+	LastResult string    `json:"last_result,omitempty" see:"line"`
 	LastAt     time.Time `json:"last_at,omitzero"`
 }
 
@@ -163,7 +176,7 @@ type Platform struct {
 	RequiredFeatures  []string   `json:"required_features,omitempty"`
 	MissingFeatures   []string   `json:"missing_features,omitempty"`
 	LastHealth        Report     `json:"last_health"`
-	Waiting           string     `json:"waiting,omitempty"` // on what, in words
+	Waiting           string     `json:"waiting,omitempty" see:"line"` // on what, in words
 	OnHold            bool       `json:"on_hold,omitempty"`
 	VMSettings        VMSettings `json:"vm_settings"`
 }
@@ -177,7 +190,7 @@ type Report struct {
 	Accepted   bool      `json:"accepted"`
 	AcceptedAt time.Time `json:"accepted_at,omitzero"` // the last one that was taken
 	Via        string    `json:"via,omitempty"`        // host or direct
-	Error      string    `json:"error,omitempty"`
+	Error      string    `json:"error,omitempty" see:"line"`
 }
 
 // GoalState is what the platform wants, and how far we are.
@@ -206,8 +219,8 @@ type Provisioning struct {
 	Media    string    `json:"media,omitempty"` // where ovf-env.xml came from
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
-	Waiting  string    `json:"waiting,omitempty"`
-	Error    string    `json:"error,omitempty"`
+	Waiting  string    `json:"waiting,omitempty" see:"line"`
+	Error    string    `json:"error,omitempty" see:"root"`
 	Steps    []Step    `json:"steps,omitempty"`
 }
 
@@ -217,7 +230,7 @@ type Step struct {
 	State string    `json:"state"` // done, running, failed, skipped, pending
 	At    time.Time `json:"at,omitzero"`
 	TookS float64   `json:"took_s,omitempty"`
-	Error string    `json:"error,omitempty"`
+	Error string    `json:"error,omitempty" see:"root"`
 	Code  string    `json:"code,omitempty"`
 }
 
@@ -225,13 +238,13 @@ type Step struct {
 type Endpoint struct {
 	Problem
 	Name      string    `json:"name"` // wireserver, hostplugin, imds, storage
-	URL       string    `json:"url,omitempty"`
+	URL       string    `json:"url,omitempty" see:"url"`
 	State     State     `json:"state"`
-	Via       string    `json:"via,omitempty"`   // direct, host
-	Proxy     string    `json:"proxy,omitempty"` // without credentials
+	Via       string    `json:"via,omitempty"`             // direct, host
+	Proxy     string    `json:"proxy,omitempty" see:"url"` // without credentials
 	LatencyS  float64   `json:"latency_s,omitempty"`
 	LastOK    time.Time `json:"last_ok,omitzero"`
-	LastError string    `json:"last_error,omitempty"`
+	LastError string    `json:"last_error,omitempty" see:"line"`
 	Why       string    `json:"why,omitempty"` // what it is needed for
 	// Hosts are the servers behind it that the goal state names, and what for.
 	Hosts []Host `json:"hosts,omitempty"`
@@ -239,7 +252,7 @@ type Endpoint struct {
 
 // Host is a server of a storage account.
 type Host struct {
-	URL string `json:"url"` // scheme and host
+	URL string `json:"url" see:"url"` // scheme and host
 	Why string `json:"why"`
 }
 
@@ -250,7 +263,7 @@ type Firewall struct {
 	Backend    string            `json:"backend,omitempty"` // nftables, iptables, none
 	VerifiedAt time.Time         `json:"verified_at,omitzero"`
 	Results    map[string]string `json:"results,omitempty"` // check → yes or no
-	Message    string            `json:"message,omitempty"`
+	Message    string            `json:"message,omitempty" see:"root"`
 }
 
 // Extension is one handler, or one instance of a multi-config handler.
@@ -264,10 +277,10 @@ type Extension struct {
 	Actual  string `json:"actual,omitempty"`  // Actual*
 	Phase   string `json:"phase,omitempty"`   // operation that is running now: fetch, install, enable …
 
-	Status     string `json:"status,omitempty"`      // Status*: what the handler says
-	StatusCode int    `json:"status_code,omitempty"` // code in the handler's status file
-	Ready      string `json:"ready,omitempty"`       // handler status sent to the platform: Ready, NotReady …
-	Heartbeat  string `json:"heartbeat,omitempty"`
+	Status     string `json:"status,omitempty" see:"word"` // Status*: what the handler says
+	StatusCode int    `json:"status_code,omitempty"`       // code in the handler's status file
+	Ready      string `json:"ready,omitempty" see:"word"`  // handler status sent to the platform: Ready, NotReady …
+	Heartbeat  string `json:"heartbeat,omitempty" see:"word"`
 
 	Started   time.Time `json:"started,omitzero"` // of the running or last operation
 	Finished  time.Time `json:"finished,omitzero"`
@@ -276,9 +289,10 @@ type Extension struct {
 	NextRetry time.Time `json:"next_retry,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`
 
-	Message    string    `json:"message,omitempty"`
-	StdoutTail string    `json:"stdout_tail,omitempty"` // root only
-	StderrTail string    `json:"stderr_tail,omitempty"` // root only
+	Message    string    `json:"message,omitempty" see:"root"`
+	StdoutTail string    `json:"stdout_tail,omitempty" see:"root"`
+	StderrTail string    `json:"stderr_tail,omitempty" see:"root"`
+	Withheld   bool      `json:"withheld,omitempty"` // there is a message or output that only root gets to see
 	LastOutput time.Time `json:"last_output,omitzero"`
 	LogDir     string    `json:"log_dir,omitempty"`
 
@@ -321,7 +335,7 @@ type Cert struct {
 	KeyType    string    `json:"key_type,omitempty"`
 	NotAfter   time.Time `json:"not_after,omitzero"`
 	UsedBy     []string  `json:"used_by,omitempty"`
-	Message    string    `json:"message,omitempty"`
+	Message    string    `json:"message,omitempty" see:"line"`
 }
 
 // Disk is the agent's own use of the disk and what the file system has left.
@@ -354,7 +368,7 @@ type DiskUse struct {
 // Hold is an operator's order to start no extension.
 type Hold struct {
 	Until  time.Time `json:"until"`
-	Reason string    `json:"reason,omitempty"`
+	Reason string    `json:"reason,omitempty" see:"line"`
 }
 
 // Policy is what extensions are allowed.
@@ -384,7 +398,7 @@ type Telemetry struct {
 	Bytes    int64     `json:"bytes,omitempty"`
 	LastAt   time.Time `json:"last_at,omitzero"`
 	SpoolDir string    `json:"spool_dir,omitempty"`
-	Error    string    `json:"error,omitempty"`
+	Error    string    `json:"error,omitempty" see:"line"`
 }
 
 // Item is a problem without a section of its own.
@@ -392,7 +406,7 @@ type Item struct {
 	Problem
 	State   State  `json:"state"` // Warn or Error
 	What    string `json:"what"`
-	Message string `json:"message,omitempty"`
+	Message string `json:"message,omitempty" see:"root"`
 }
 
 // Transition is one thing that changed.
@@ -401,6 +415,6 @@ type Transition struct {
 	What string    `json:"what"` // "goal state", "Contoso.Monitor 1.0.2"
 	From string    `json:"from,omitempty"`
 	To   string    `json:"to,omitempty"`
-	Why  string    `json:"why,omitempty"`
+	Why  string    `json:"why,omitempty" see:"line"`
 	Code string    `json:"code,omitempty"`
 }

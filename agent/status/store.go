@@ -8,10 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // Paths are our run-time files.
@@ -41,7 +45,7 @@ const maxSnapshot = 16 << 20
 var ErrSchema = errors.New("written by a newer agent")
 
 // Save writes the snapshot twice, each atomically: at path for everybody,
-// without output of handlers, and beside it as *.root.json for root. The
+// without the words of handlers, and beside it as *.root.json for root. The
 // directory must exist. SchemaVersion is set, WrittenAt when it is zero.
 func Save(path string, s Snapshot) error {
 	s.SchemaVersion = Schema
@@ -56,6 +60,7 @@ func Save(path string, s Snapshot) error {
 	}
 	// The private file first: a reader who may see both never finds the public
 	// one newer for longer than this function runs.
+	s = s.clean()
 	if err := writeJSON(rootPath(path), s, 0o600); err != nil {
 		return fmt.Errorf("save status: %w", err)
 	}
@@ -138,43 +143,91 @@ func writeJSON(path string, v any, perm fs.FileMode) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// publicMessage is how much of a handler's words everybody may see, in bytes.
+// publicMessage is how much of a text everybody may see, in bytes.
 const publicMessage = 160
 
-// Redact is the view for everybody. Output of handlers goes, and of their
-// messages all but the first line: scripts print secrets. Queries go from
-// URLs: a SAS token is a key.
+// words are the states that a handler can say it is in. Nothing keeps it from
+// writing something else in their place.
+var words = []string{
+	StatusTransitioning, StatusSuccess, StatusWarning, StatusError,
+	"Ready", "NotReady", "Installing", "Unresponsive",
+}
+
+// Redact is the view for everybody: the texts that are root's go, the others
+// are cut to a line (see [Snapshot]). Queries go from URLs: a SAS token is a
+// key.
 func (s Snapshot) Redact() Snapshot {
 	s.Redacted = true
-	exts := make([]Extension, len(s.Extensions))
+	s.Extensions = slices.Clone(s.Extensions)
 	for i, e := range s.Extensions {
-		e.StdoutTail, e.StderrTail = "", ""
-		e.Message = publicText(e.Message)
-		exts[i] = e
+		s.Extensions[i].Withheld = e.Message != "" || e.StdoutTail != "" || e.StderrTail != ""
 	}
-	s.Extensions = exts
-	eps := make([]Endpoint, len(s.Endpoints))
-	for i, e := range s.Endpoints {
-		e.URL, e.Proxy, e.LastError = scrub(e.URL), scrub(e.Proxy), publicText(e.LastError)
-		eps[i] = e
-	}
-	s.Endpoints = eps
-	steps := make([]Step, len(s.Provisioning.Steps))
-	for i, st := range s.Provisioning.Steps {
-		st.Error = publicText(st.Error)
-		steps[i] = st
-	}
-	s.Provisioning.Steps = steps
-	s.Provisioning.Error = publicText(s.Provisioning.Error)
-	s.Platform.LastReport.Error = publicText(s.Platform.LastReport.Error)
-	s.Platform.LastHealth.Error = publicText(s.Platform.LastHealth.Error)
-	s.Telemetry.Error = publicText(s.Telemetry.Error)
-	s.Agent.Update.LastResult = publicText(s.Agent.Update.LastResult)
+	s.each(func(see, text string) string {
+		switch see {
+		case "root":
+			return ""
+		case "url":
+			return scrub(text)
+		case "word":
+			if !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, text) }) {
+				return ""
+			}
+			return text
+		}
+		return publicText(text)
+	})
 	return s
 }
 
+// clean is the view for root.
+func (s Snapshot) clean() Snapshot {
+	s.each(func(_, text string) string { return secret.Redact(text) })
+	return s
+}
+
+// each replaces the texts of others.
+func (s *Snapshot) each(put func(see, text string) string) {
+	texts(reflect.ValueOf(s).Elem(), "", put)
+}
+
+// texts replaces each string below v that stands in a field with the key
+// "see". What v shares with another snapshot is copied before.
+func texts(v reflect.Value, see string, put func(see, text string) string) {
+	switch v.Kind() { //nolint:exhaustive // nothing else holds such a text
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.IsExported() {
+				texts(v.Field(i), f.Tag.Get("see"), put)
+			}
+		}
+	case reflect.Slice:
+		if v.Len() == 0 {
+			return
+		}
+		own := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		reflect.Copy(own, v)
+		v.Set(own)
+		for i := range v.Len() {
+			texts(v.Index(i), see, put)
+		}
+	case reflect.Pointer:
+		if v.IsNil() {
+			return
+		}
+		own := reflect.New(v.Type().Elem())
+		own.Elem().Set(v.Elem())
+		v.Set(own)
+		texts(own.Elem(), see, put)
+	case reflect.String:
+		if see != "" && v.Len() > 0 {
+			v.SetString(put(see, v.String()))
+		}
+	}
+}
+
 func publicText(s string) string {
-	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	// First of all, as a secret may have several lines.
+	s, _, _ = strings.Cut(strings.TrimSpace(secret.Redact(s)), "\n")
 	for _, mark := range []string{"[stdout]", "[stderr]"} { // CustomScript's
 		s, _, _ = strings.Cut(s, mark)
 	}
