@@ -64,7 +64,7 @@ func TestCollectLogs(t *testing.T) {
 	dir := "/var/lib/waagent/logcollector"
 	got := unpack(t, tool.Root.Path(dir+"/logs.zip"))
 	for name, want := range map[string]string{
-		"var/log/waagent.log": "<redacted>", "var/log/waagent.log.1": "older", "var/log/azure/A.B/1.0/enable.log": `{"password":<redacted>}` + "\nhello",
+		"var/log/waagent.log": "<redacted>", "var/log/waagent.log.1": "older", "var/log/azure/A.B/1.0/enable.log": `{"password":"<redacted>"}` + "\nhello",
 		"var/lib/waagent/A.B-1.0/status/0.status": "success", "var/lib/waagent/A.B-1.0/config/HandlerState": "Enabled", "etc/waagent.conf": "DeleteRootPassword=y", "results.txt": "not text",
 	} {
 		if !strings.Contains(got[name], want) {

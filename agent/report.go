@@ -275,6 +275,7 @@ func (a *Agent) save() {
 	a.remember(&s, a.rep.changes.look(s.Extensions, a.started, time.Now().UTC()))
 	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
 	s.Overall = s.Judge()
+	s = s.Clean()
 	if err := status.Save(a.paths.Snapshot, s); err != nil {
 		a.Log.Debug().Err(err).Msg("snapshot not written")
 	} else {

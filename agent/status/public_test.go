@@ -96,9 +96,9 @@ func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 	}
 }
 
-// TestSEC11BothFilesHaveBeenLookedThrough: whichever part of the agent has
+// TestSEC11BothViewsHaveBeenLookedThrough: whichever part of the agent has
 // written a text down.
-func TestSEC11BothFilesHaveBeenLookedThrough(t *testing.T) {
+func TestSEC11BothViewsHaveBeenLookedThrough(t *testing.T) {
 	t.Parallel()
 	const word = "hunter2hunter2"
 	var s Snapshot
@@ -106,7 +106,7 @@ func TestSEC11BothFilesHaveBeenLookedThrough(t *testing.T) {
 		return fmt.Sprintf("curl -H 'Authorization: Basic %s' https://joe:%s@a.example/b?sig=%s", word, word, word)
 	})
 	starting := Snapshot{Provisioning: Provisioning{State: ProvPending, Waiting: s.Provisioning.Waiting}}
-	for _, see := range []Snapshot{s.Redact(), s.clean()} {
+	for _, see := range []Snapshot{s.Redact(), s.Clean()} {
 		s.each(func(string, string) string { return "" })
 		see.each(func(_, text string) string {
 			if strings.Contains(text, word) {

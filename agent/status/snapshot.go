@@ -79,7 +79,7 @@ type Problem struct {
 // Snapshot is the whole of agentctl's knowledge.
 //
 // A field with text that is not the agent's own says with the key "see" who
-// gets to see it, and secrets are taken out of it in both files:
+// gets to see it, see [Snapshot.Redact] and [Snapshot.Clean]:
 //
 //	see:"root"  what programs of this machine wrote (handlers, scripts,
 //	            tools): in the file of root only. Which secrets a script may

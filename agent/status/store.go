@@ -60,7 +60,6 @@ func Save(path string, s Snapshot) error {
 	}
 	// The private file first: a reader who may see both never finds the public
 	// one newer for longer than this function runs.
-	s = s.clean()
 	if err := writeJSON(rootPath(path), s, 0o600); err != nil {
 		return fmt.Errorf("save status: %w", err)
 	}
@@ -167,7 +166,7 @@ func (s Snapshot) Redact() Snapshot {
 		case "root":
 			return ""
 		case "url":
-			return scrub(text)
+			return scrub(secret.Redact(text))
 		case "word":
 			if !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, text) }) {
 				return ""
@@ -179,8 +178,9 @@ func (s Snapshot) Redact() Snapshot {
 	return s
 }
 
-// clean is the view for root.
-func (s Snapshot) clean() Snapshot {
+// Clean takes secrets out of the texts of others, whichever part of the agent
+// wrote them down. That is the view for root.
+func (s Snapshot) Clean() Snapshot {
 	s.each(func(_, text string) string { return secret.Redact(text) })
 	return s
 }
