@@ -7,20 +7,23 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Limits of a package. Published ones reach 100 MB and a few thousand files.
+// packageLimits are those of a package. Published ones reach 100 MB and a few
+// thousand files. What is counted is what the disk gives for it: 500 KB of
+// names can be a hundred thousand directories.
+var packageLimits = bound.Package{Directory: 4 << 20, Inodes: 50_000, Bytes: maxUnpacked, Ratio: 200, Floor: 64 << 20}
+
 const (
-	maxEntries   = 50000
 	maxUnpacked  = 4 << 30
-	maxRatio     = 200 // of the whole package, above ratioFloor
-	ratioFloor   = 64 << 20
 	maxNameBytes = 1024
 	maxDepth     = 64
 	maxManifest  = 1 << 20
@@ -37,19 +40,12 @@ var errBundle = because(causePackage, errors.New("package is not acceptable"))
 // executable, because published packages carry no modes
 // (spec/extensions §5.4). On failure dst is removed.
 func unpack(src, dst string, limit int64) (err error) {
-	z, err := zip.OpenReader(src)
+	z, closer, size, err := openBundle(src)
 	if err != nil {
-		if _, ok := errors.AsType[*fs.PathError](err); ok {
-			return fmt.Errorf("open package: %w", err)
-		}
-		return fmt.Errorf("%w: %w", errBundle, err)
+		return err
 	}
-	defer z.Close()
-	st, err := os.Stat(src)
-	if err != nil {
-		return fmt.Errorf("open package: %w", err)
-	}
-	names, err := checkBundle(&z.Reader, st.Size(), limit)
+	defer closer.Close()
+	names, err := checkBundle(z, size, limit)
 	if err != nil {
 		return err
 	}
@@ -101,15 +97,30 @@ func unpack(src, dst string, limit int64) (err error) {
 
 func depth(name string) int { return strings.Count(name, "/") }
 
+// openBundle reads the list of what is in a package.
+func openBundle(src string) (z *zip.Reader, closer io.Closer, size int64, err error) {
+	f, err := os.Open(src)
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("open package: %w", err)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("open package: %w", errors.Join(err, f.Close()))
+	}
+	if z, err = packageLimits.Open(f, fi.Size()); err != nil {
+		return nil, nil, 0, errors.Join(fmt.Errorf("%w: %w", errBundle, err), f.Close())
+	}
+	return z, f, fi.Size(), nil
+}
+
 // checkBundle looks at the directory of the package before anything is
 // written, and returns the cleaned names, "" for what is to be left out.
 func checkBundle(z *zip.Reader, size, limit int64) ([]string, error) {
-	if len(z.File) > maxEntries {
-		return nil, fmt.Errorf("%w: %d entries", errBundle, len(z.File))
-	}
+	l := packageLimits
+	l.Bytes = limit
+	disk := l.Disk(size)
 	names := make([]string, len(z.File))
 	isDir := map[string]bool{}
-	var total uint64
 	for i, f := range z.File {
 		name, err := bundleName(f.Name)
 		if err != nil {
@@ -117,27 +128,23 @@ func checkBundle(z *zip.Reader, size, limit int64) ([]string, error) {
 		}
 		mode := f.Mode()
 		if !mode.IsRegular() && !mode.IsDir() {
-			return nil, fmt.Errorf("%w: %q is a %v, only files and directories are allowed", errBundle, f.Name, mode.Type())
+			return nil, fmt.Errorf("%w: %s is a %v, only files and directories are allowed", errBundle, bound.Quote(f.Name), mode.Type())
 		}
 		dir := mode.IsDir() || strings.HasSuffix(f.Name, "/")
 		if name == "." {
 			if !dir {
-				return nil, fmt.Errorf("%w: bad name %q", errBundle, f.Name)
+				return nil, fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(f.Name))
 			}
 			continue
 		}
 		if was, twice := isDir[name]; twice && (!dir || !was) {
-			return nil, fmt.Errorf("%w: %q is in it twice", errBundle, f.Name)
+			return nil, fmt.Errorf("%w: %s is in it twice", errBundle, bound.Quote(f.Name))
 		}
 		isDir[name] = dir
 		names[i] = name
-		total += f.UncompressedSize64
-		if total > uint64(limit) {
-			return nil, fmt.Errorf("%w: unpacks to more than %d bytes", errBundle, limit)
+		if err := disk.Add(name, dir, int64(min(f.UncompressedSize64, math.MaxInt64))); err != nil {
+			return nil, fmt.Errorf("%w: %d bytes unpack to %w", errBundle, size, err)
 		}
-	}
-	if total > ratioFloor && total/maxRatio > uint64(size) {
-		return nil, fmt.Errorf("%w: %d bytes unpack to %d", errBundle, size, total)
 	}
 	return names, nil
 }
@@ -146,16 +153,16 @@ func checkBundle(z *zip.Reader, size, limit int64) ([]string, error) {
 func bundleName(raw string) (string, error) {
 	name := strings.ReplaceAll(raw, `\`, "/") // made on Windows
 	if len(name) > maxNameBytes || strings.ContainsRune(name, 0) || strings.HasPrefix(name, "/") {
-		return "", fmt.Errorf("%w: bad name %q", errBundle, raw)
+		return "", fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(raw))
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." || len(part) > 255 {
-			return "", fmt.Errorf("%w: bad name %q", errBundle, raw)
+			return "", fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(raw))
 		}
 	}
 	name = path.Clean(name)
 	if depth(name) > maxDepth || !filepath.IsLocal(name) {
-		return "", fmt.Errorf("%w: bad name %q", errBundle, raw)
+		return "", fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(raw))
 	}
 	return name, nil
 }

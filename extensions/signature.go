@@ -117,11 +117,11 @@ func (hm HandlerManifest) signedAs(name, version string) string {
 // manifestInside reads the manifest of a package that is still packed: the
 // one unpack would use.
 func manifestInside(file string) (HandlerManifest, error) {
-	z, err := zip.OpenReader(file)
+	z, closer, _, err := openBundle(file)
 	if err != nil {
 		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
 	}
-	defer z.Close()
+	defer closer.Close()
 	var best *zip.File
 	for _, f := range z.File {
 		name := strings.ReplaceAll(f.Name, `\`, "/")

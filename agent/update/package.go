@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/host"
 )
 
@@ -22,9 +24,7 @@ const (
 	// MaxPackage is the size of the zip in bytes.
 	MaxPackage = 128 << 20
 
-	maxEntries  = 500
 	maxUnpacked = 256 << 20
-	maxRatio    = 200 // of the whole package
 	maxManifest = 1 << 20
 
 	manifestName = "HandlerManifest.json"
@@ -32,6 +32,9 @@ const (
 	packageType      = "azguest"
 	packagePublisher = "Azguest"
 )
+
+// packageLimits count what the disk gives for a package.
+var packageLimits = bound.Package{Directory: 256 << 10, Inodes: 500, Bytes: maxUnpacked, Ratio: 200}
 
 // identity is what a package says about itself.
 type identity struct {
@@ -48,7 +51,7 @@ type identity struct {
 // open reads the directory of a package whose bytes were verified, and
 // refuses what is not this version of this agent. Nothing is written.
 func open(f io.ReaderAt, size int64, version string) (*zip.Reader, error) {
-	z, err := zip.NewReader(f, size)
+	z, err := packageLimits.Open(f, size)
 	if err != nil {
 		return nil, foreign("the package is no zip: %w", err)
 	}
@@ -94,29 +97,23 @@ func identify(z *zip.Reader) (identity, error) {
 // check looks at every entry before the first is written: plain files with
 // local names, each once, within the limits.
 func check(z *zip.Reader, size int64) error {
-	if len(z.File) > maxEntries {
-		return foreign("the package has %d entries", len(z.File))
-	}
+	disk := packageLimits.Disk(size)
 	seen := map[string]bool{}
-	var total uint64
 	for _, f := range z.File {
 		name := path.Clean(f.Name)
-		switch mode := f.Mode(); {
+		mode := f.Mode()
+		switch {
 		case strings.ContainsAny(f.Name, "\\\x00") || !filepath.IsLocal(f.Name) || strings.Count(name, "/") > 16 || len(name) > 512:
-			return foreign("the package has an entry %q", f.Name)
+			return foreign("the package has an entry %s", bound.Quote(f.Name))
 		case !mode.IsRegular() && !mode.IsDir():
 			return foreign("the package has a %v, %q", mode.Type(), f.Name)
 		case seen[name]:
 			return foreign("the package has %q twice", f.Name)
 		}
 		seen[name] = true
-		if f.UncompressedSize64 > maxUnpacked {
-			return foreign("the package unpacks to too much")
+		if err := disk.Add(name, mode.IsDir(), int64(min(f.UncompressedSize64, math.MaxInt64))); err != nil {
+			return foreign("the package of %d bytes unpacks to %w", size, err)
 		}
-		total += f.UncompressedSize64
-	}
-	if total > maxUnpacked || total > uint64(size)*maxRatio {
-		return foreign("the package unpacks from %d to %d bytes", size, total)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -464,6 +465,33 @@ func TestOpenSSL(t *testing.T) {
 	}
 	if _, err := trust.Verify(strings.NewReader("the package\n\x00"), sig); CodeOf(err) != codeUnsigned {
 		t.Errorf("changed: %v", err)
+	}
+}
+
+// TestSEC7PackagesAreCountedAsTheDiskDoes: directories that are only part of a
+// name count, and so do the blocks of small files.
+func TestSEC7PackagesAreCountedAsTheDiskDoes(t *testing.T) {
+	t.Parallel()
+	many := func(n int, name func(i int) string) []byte {
+		var files []updatetest.File
+		for i := range n {
+			files = append(files, updatetest.File{Name: name(i), Data: []byte("x")})
+		}
+		return updatetest.Zip(append(files, updatetest.Manifest("2.0.0.1"))...)
+	}
+	for name, tc := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"implied directories": {many(40, func(i int) string { return strings.Repeat(strconv.Itoa(i)+"/", 15) + "x" }), "200 times its size"},
+		"files":               {many(600, strconv.Itoa), "500 files and directories"},
+		"entries":             {many(20_000, strconv.Itoa), "bytes of a zip's directory"},
+		"deep for its size":   {many(25, func(i int) string { return strings.Repeat(strconv.Itoa(i%3)+"/", 15) + strconv.Itoa(i) }), ""},
+	} {
+		_, err := open(bytes.NewReader(tc.data), int64(len(tc.data)), "2.0.0.1")
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s, %d bytes: %v, want %q", name, len(tc.data), err, tc.want)
+		}
 	}
 }
 
