@@ -122,10 +122,10 @@ func (a *Agent) accounts(ctx context.Context) error {
 		return nil
 	}
 	sys, opts := a.system(), a.provisioningOptions()
-	f, err := accountFacts(ctx, sys, opts)
+	f, left, err := accountFacts(ctx, sys, opts)
 	if err != nil {
 		a.access.again(now.Add(time.Minute))
-		return err
+		return errors.Join(left, err)
 	}
 	steps, warnings := provisioning.JITSteps(users, f, opts, now)
 	for _, w := range warnings {
@@ -134,29 +134,29 @@ func (a *Agent) accounts(ctx context.Context) error {
 	if err := a.keepAccess(users, now); err != nil {
 		a.Log.Warn().Err(err).Msg("just-in-time access: the list can't be kept across restarts")
 	}
-	if err = a.changeAccounts(ctx, sys, steps); err != nil {
+	if err = errors.Join(left, a.changeAccounts(ctx, sys, steps)); err != nil {
 		a.access.again(now.Add(time.Minute))
 	}
 	return err
 }
 
 // accountFacts is what accounts there are, after those were taken away whose
-// removal was cut off.
-func accountFacts(ctx context.Context, sys *provisioning.System, o provisioning.Options) (provisioning.Facts, error) {
-	if err := provisioning.MendJIT(ctx, sys, o); err != nil {
-		return provisioning.Facts{}, err
-	}
-	return provisioning.Gather(ctx, sys, o)
+// removal was cut off, and what is left of these: it is said and tried again,
+// and keeps nobody else from coming or going.
+func accountFacts(ctx context.Context, sys *provisioning.System, o provisioning.Options) (f provisioning.Facts, left, err error) {
+	left = provisioning.MendJIT(ctx, sys, o)
+	f, err = provisioning.Gather(ctx, sys, o)
+	return f, left, err
 }
 
 // overdue ends accounts without the platform, which may be away for long.
 func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time.Time) error {
 	sys, opts := a.system(), a.provisioningOptions()
-	f, err := accountFacts(ctx, sys, opts)
+	f, left, err := accountFacts(ctx, sys, opts)
 	if err == nil {
 		err = a.changeAccounts(ctx, sys, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f, opts))
 	}
-	if err != nil {
+	if err = errors.Join(left, err); err != nil {
 		a.access.back(ends, now.Add(time.Minute))
 	}
 	return err
@@ -164,7 +164,8 @@ func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time
 
 func (a *Agent) accessFile() string { return a.cfg.Paths.Lib + "/azguest/access.json" }
 
-// restoreAccess reads when the accounts of an agent before us are over.
+// restoreAccess reads when the accounts of an agent before us are over. The time
+// of those whose removal has begun is.
 func (a *Agent) restoreAccess() map[string]time.Time {
 	ends := map[string]time.Time{}
 	b, err := a.Root.ReadFile(a.accessFile())
@@ -173,7 +174,15 @@ func (a *Agent) restoreAccess() map[string]time.Time {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.Log.Warn().Err(err).Msg("just-in-time access: the list of before can't be read")
-		return map[string]time.Time{}
+		clear(ends)
+	}
+	if ends == nil {
+		ends = map[string]time.Time{} // the file says null
+	}
+	for _, h := range provisioning.HalfRemoved(a.Root, a.provisioningOptions()) {
+		if h.Gecos == provisioning.JITComment {
+			ends[h.Name] = time.Time{}
+		}
 	}
 	return ends
 }
@@ -201,12 +210,19 @@ func (a *Agent) keepAccess(users []provisioning.JITUser, now time.Time) error {
 	return errors.Join(a.Root.MkdirAll(a.cfg.Paths.Lib+"/azguest", 0o700), a.Root.WriteFile(a.accessFile(), b, 0o600))
 }
 
+func failure(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ": " + err.Error()
+}
+
 func (a *Agent) changeAccounts(ctx context.Context, sys *provisioning.System, steps []provisioning.Step) error {
 	var errs []error
 	for _, s := range steps {
 		begin := time.Now()
 		err := s.Apply(ctx, sys)
-		a.events.Emit(event.Event{Kind: event.Operation, Time: begin.UTC(), Op: "RemoteAccessHandling", OK: err == nil, Message: s.String(), Duration: time.Since(begin)})
+		a.events.Emit(event.Event{Kind: event.Operation, Time: begin.UTC(), Op: "RemoteAccessHandling", OK: err == nil, Message: s.String() + failure(err), Duration: time.Since(begin)})
 		if err != nil {
 			errs = append(errs, err)
 			continue

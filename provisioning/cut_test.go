@@ -21,6 +21,9 @@ import (
 // with a list of short-lived accounts.
 func runJIT(names string) error {
 	sys := &provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}
+	if name, ok := strings.CutPrefix(names, "remove:"); ok {
+		return provisioning.RemoveAccount(ctxBackground(), sys, options(), name)
+	}
 	if err := provisioning.MendJIT(ctxBackground(), sys, options()); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package provisioning
 import (
 	"context"
 	"errors"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -41,6 +40,7 @@ type Facts struct {
 	Accounts []host.Account
 	Groups   []host.Group
 	HalfMade []string // short-lived accounts that were not completed
+	Leaving  []string // accounts whose removal has not come to its end
 	UIDMin   int
 	Shells   []string // existing ones of /etc/shells
 
@@ -86,6 +86,9 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 			f.HalfMade = append(f.HalfMade, a.Name)
 		}
 	}
+	for _, a := range HalfRemoved(r, o) {
+		f.Leaving = append(f.Leaving, a.Name)
+	}
 	f.UIDMin = 1000
 	if n, err := strconv.Atoi(r.LoginDefs()["UID_MIN"]); err == nil {
 		f.UIDMin = n
@@ -95,7 +98,7 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	f.Useradd, f.Usermod, f.Chpasswd = which(r, "useradd"), which(r, "usermod"), which(r, "chpasswd")
 	if p := which(r, "adduser"); p != "" {
 		// Debian's adduser is another program with other options.
-		if target, err := os.Readlink(r.Path(p)); err == nil && strings.Contains(path.Base(target), "busybox") {
+		if busybox(r, "adduser") {
 			f.Adduser = p
 		}
 	}
@@ -191,11 +194,17 @@ func which(r host.Root, name string) string {
 	for dir := range strings.SplitSeq(host.DefaultPath, ":") {
 		p := dir + "/" + name
 		// Lstat: an absolute link leads out of a test root.
-		if fi, err := os.Lstat(r.Path(p)); err == nil && !fi.IsDir() {
+		if fi, err := r.Lstat(p); err == nil && !fi.IsDir() {
 			return p
 		}
 	}
 	return ""
+}
+
+// busybox reports whether a program is one of busybox's.
+func busybox(r host.Root, name string) bool {
+	target, err := r.Readlink(which(r, name))
+	return err == nil && strings.Contains(path.Base(target), "busybox")
 }
 
 // shells lists the login shells that exist; without /etc/shells those that

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,8 +31,8 @@ type JITUser struct {
 func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, warnings []error) {
 	o = o.WithDefaults()
 	for _, a := range f.Accounts {
-		if a.Gecos != JITComment {
-			continue
+		if a.Gecos != JITComment || slices.Contains(f.Leaving, a.Name) {
+			continue // a removal that has begun is ended by MendJIT
 		}
 		i := slices.IndexFunc(want, func(u JITUser) bool { return u.Name == a.Name })
 		// A user whose data can't be read is in the document all the same.
@@ -44,6 +45,10 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 		switch {
 		case u.Err != nil:
 			warnings = append(warnings, fmt.Errorf("just-in-time user %q: %w", printable(u.Name), u.Err))
+		case slices.Contains(f.Leaving, u.Name):
+			if now.Before(u.Expires) {
+				warnings = append(warnings, fmt.Errorf("just-in-time user %q: the one before of that name is still being removed", printable(u.Name)))
+			}
 		case !now.Before(u.Expires), exists && have.Gecos == JITComment && !slices.Contains(f.HalfMade, u.Name):
 			// Over, or there already.
 		case exists && have.Gecos != JITComment:
@@ -131,7 +136,8 @@ func (s AddJIT) Apply(ctx context.Context, sys *System) error {
 		}
 	}
 	if !have {
-		if err := s.create(ctx, sys); err != nil {
+		// Half an account that was taken back has its number again.
+		if err := s.create(ctx, sys, acct.UID); err != nil {
 			return bad(err)
 		}
 	}
@@ -169,7 +175,8 @@ func halfMade(r host.Root, o Options, a host.Account) bool {
 	return err == nil && strings.Trim(field, "*!") == ""
 }
 
-func (s AddJIT) create(ctx context.Context, sys *System) error {
+func (s AddJIT) create(ctx context.Context, sys *System, uid int) error {
+	o := s.Options.WithDefaults()
 	c := host.Cmd{Name: "useradd", Timeout: toolTimeout, Args: []string{
 		// One day more than the platform says: the date of the account is a
 		// day, and we take it away by the minute.
@@ -192,9 +199,34 @@ func (s AddJIT) create(ctx context.Context, sys *System) error {
 	if err := sys.Root.MkdirAll(s.Account.HomeDir, 0o755); err != nil {
 		return err
 	}
-	c.Args = append(c.Args, s.Account.Name)
-	_, err := sys.Run.Run(ctx, c)
-	return err
+	return withUID(sys, o, uid, func(uid int) error {
+		d := c
+		d.Args = append(slices.Clone(c.Args), "-u", strconv.Itoa(uid), s.Account.Name)
+		_, err := sys.Run.Run(ctx, d)
+		return err
+	})
+}
+
+// withUID runs a tool that makes an account with a number: uid, or if that is 0
+// one that is free. One that the files do not know may be somebody's all the
+// same, of a directory service; the tool says so, and the next is tried.
+func withUID(sys *System, o Options, uid int, tool func(uid int) error) error {
+	if uid != 0 {
+		return tool(uid)
+	}
+	var not []int
+	for {
+		uid, err := freeUID(sys.Root, o, not)
+		if err != nil {
+			return err
+		}
+		err = tool(uid)
+		ex, ok := errors.AsType[*host.ExitError](err)
+		taken := ok && (ex.Code == 4 || strings.Contains(ex.Stderr, "in use")) // useradd; busybox says "uid '1000' in use"
+		if not = append(not, uid); !taken || len(not) == 50 {
+			return err
+		}
+	}
 }
 
 // RemoveJIT takes a short-lived account away, home and sudo rule with it. It
@@ -218,7 +250,7 @@ func (s RemoveJIT) Apply(ctx context.Context, sys *System) error {
 	if have && strings.TrimRight(a.Gecos, ",") != JITComment {
 		return fmt.Errorf("remove %s: the account is not ours", s.Name)
 	}
-	if err := RemoveAccount(ctx, sys, s.Options, s.Name); err != nil {
+	if err := removeAccount(ctx, sys, s.Options.WithDefaults(), s.Name, false); err != nil {
 		return fail(CodeUser, "failed to remove just-in-time user", err, Pair{"user", s.Name})
 	}
 	return nil

@@ -186,7 +186,7 @@ func unitLink(r host.Root, unit string) string {
 
 func masked(r host.Root, unit string) bool {
 	for _, dir := range []string{"/etc/systemd/system/", "/run/systemd/system/"} {
-		if target, err := readlink(r, dir+unit); err == nil && target == "/dev/null" {
+		if target, err := r.Readlink(dir + unit); err == nil && target == "/dev/null" {
 			return true
 		}
 	}

@@ -279,7 +279,7 @@ func planSudo(in Input, f Facts, o Options) (Step, bool) {
 		s.Include = !f.SudoersIncluded && f.Sudo != ""
 		return s, true
 	case f.Doas != "":
-		s.Dir, s.Doas, s.Check = "/etc/doas.d", true, ""
+		s.Dir, s.Doas, s.Check = doasDir, true, ""
 		return s, true
 	}
 	return nil, false

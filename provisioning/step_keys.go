@@ -174,17 +174,47 @@ func (s AuthorizeKeys) lookedAt(r host.Root, a host.Account, files map[string][]
 	}
 	var names []string
 	for _, pattern := range d.Args {
-		n := strings.NewReplacer("%%", "%", "%h", a.Home, "%u", a.Name, "%U", fmt.Sprint(a.UID)).Replace(pattern)
-		if !path.IsAbs(n) {
-			n = path.Join(a.Home, n)
-		}
-		n = path.Clean(n)
+		n := keysFile(pattern, a)
 		if _, ok := files[n]; ok {
 			return ""
 		}
 		names = append(names, n)
 	}
 	return names[0]
+}
+
+// keysFile is what a pattern of AuthorizedKeysFile means for an account.
+func keysFile(pattern string, a host.Account) string {
+	n := strings.NewReplacer("%%", "%", "%h", a.Home, "%u", a.Name, "%U", fmt.Sprint(a.UID)).Replace(pattern)
+	if !path.IsAbs(n) {
+		n = path.Join(a.Home, n)
+	}
+	return path.Clean(n)
+}
+
+// authorizedKeysFiles are the files that sshd reads for this account and for no
+// other, as its configuration says anywhere.
+func authorizedKeysFiles(r host.Root, o Options, a host.Account) []string {
+	patterns := []string{".ssh/authorized_keys", ".ssh/authorized_keys2"}
+	for _, main := range []string{path.Join(o.SSHDir, "sshd_config"), "/usr/etc/ssh/sshd_config"} {
+		if !r.Exists(main) {
+			continue
+		}
+		for _, d := range readSSHD(r, main, o.SSHDir, nil) {
+			if d.Key == "authorizedkeysfile" && !strings.EqualFold(strings.Join(d.Args, " "), "none") {
+				patterns = append(patterns, d.Args...)
+			}
+		}
+		break
+	}
+	var out []string
+	for _, p := range patterns {
+		own := !path.IsAbs(p) || strings.Contains(strings.ReplaceAll(p, "%%", ""), "%") // %h, %u, %U
+		if n := keysFile(p, a); own && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // noFile: keys of this image come from a command or a certificate authority.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/azguest/azguest/agent/host"
@@ -167,6 +168,13 @@ func sudoersIncluded(r host.Root, dir string) bool {
 	return false
 }
 
+const (
+	doasDir  = "/etc/doas.d"
+	doasFile = "azguest.conf"
+)
+
+// doas writes the user's rule. Those of others, as of the account that the
+// machine was ordered with, stay.
 func (s Sudo) doas(sys *System, bad func(error) error) error {
 	if err := sys.Root.MkdirAll(s.Dir, 0o755); err != nil {
 		return bad(err)
@@ -175,8 +183,22 @@ func (s Sudo) doas(sys *System, bad func(error) error) error {
 	if s.NoPassword {
 		rule = "permit nopass " + s.User + "\n"
 	}
-	if err := sys.Root.WriteFile(path.Join(s.Dir, "azguest.conf"), []byte(rule), 0o600); err != nil {
+	name := path.Join(s.Dir, doasFile)
+	old, err := sys.Root.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return bad(err)
+	}
+	next := linesWithout(string(old), func(f []string) bool { return doasRule(f, s.User) })
+	if next != "" && !strings.HasSuffix(next, "\n") {
+		next += "\n"
+	}
+	if err := sys.Root.WriteFile(name, []byte(next+rule), 0o600); err != nil {
 		return bad(err)
 	}
 	return nil
+}
+
+// doasRule reports whether a line is one that doas writes for the user.
+func doasRule(f []string, user string) bool {
+	return slices.Equal(f, []string{"permit", user}) || slices.Equal(f, []string{"permit", "nopass", user})
 }

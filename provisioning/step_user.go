@@ -66,7 +66,7 @@ func (s CreateUser) Apply(ctx context.Context, sys *System) error {
 		if err := writeLedger(sys.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
-		if err := s.create(ctx, sys); err != nil {
+		if err := s.create(ctx, sys, acct.UID); err != nil {
 			return bad(err)
 		}
 		if acct, have, err = sys.Root.Account(s.Name); err != nil {
@@ -93,7 +93,18 @@ func (s CreateUser) Apply(ctx context.Context, sys *System) error {
 	return s.groups(ctx, sys, bad)
 }
 
-func (s CreateUser) create(ctx context.Context, sys *System) error {
+// create runs the tool that makes the account, with the number uid if it has
+// one. Otherwise the tool chooses, unless that number was an account's of ours
+// before, or something is left of one that had it.
+func (s CreateUser) create(ctx context.Context, sys *System, uid int) error {
+	o := Options{Lib: path.Dir(path.Dir(s.Ledger)), HomeDir: s.HomeDir}.WithDefaults()
+	if uid != 0 || numberTaken(sys.Root, o) {
+		return withUID(sys, o, uid, func(uid int) error { return s.run(ctx, sys, "-u", strconv.Itoa(uid)) })
+	}
+	return s.run(ctx, sys)
+}
+
+func (s CreateUser) run(ctx context.Context, sys *System, more ...string) error {
 	var c host.Cmd
 	switch s.Tool {
 	case "useradd":
@@ -124,6 +135,7 @@ func (s CreateUser) create(ctx context.Context, sys *System) error {
 	default:
 		return errors.New("neither useradd nor busybox adduser is installed")
 	}
+	c.Args = append(c.Args, more...)
 	c.Timeout = toolTimeout
 	if err := sys.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
 		return err

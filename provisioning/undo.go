@@ -55,11 +55,19 @@ func ForgetSSHD(r host.Root, o Options) error {
 	return r.Remove(dropIn(o.SSHDir))
 }
 
-// ForgetSudo takes a user's rule out of the sudoers file, and the file away
-// if nothing else is in it. Only lines that name exactly this user go.
+// ForgetSudo takes a user's rule out of the sudoers file, or of that of doas,
+// and the file away if nothing else is in it. Only lines that name exactly this
+// user go.
 func ForgetSudo(r host.Root, o Options, user string) error {
 	o = o.WithDefaults()
-	name := path.Join(o.SudoersDir, "waagent")
+	return errors.Join(
+		forgetLines(r, path.Join(o.SudoersDir, "waagent"), 0o440, func(f []string) bool {
+			return len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL")
+		}),
+		forgetLines(r, path.Join(doasDir, doasFile), 0o600, func(f []string) bool { return doasRule(f, user) }))
+}
+
+func forgetLines(r host.Root, name string, perm fs.FileMode, gone func(fields []string) bool) error {
 	b, err := r.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -67,19 +75,22 @@ func ForgetSudo(r host.Root, o Options, user string) error {
 	if err != nil {
 		return err
 	}
-	var out strings.Builder
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL") {
-			continue
-		}
-		out.WriteString(line)
-	}
-	if strings.TrimSpace(out.String()) == "" {
+	out := linesWithout(string(b), gone)
+	switch {
+	case strings.TrimSpace(out) == "":
 		return r.Remove(name)
-	}
-	if out.String() == string(b) {
+	case out == string(b):
 		return nil
 	}
-	return r.WriteFile(name, []byte(out.String()), 0o440)
+	return r.WriteFile(name, []byte(out), perm)
+}
+
+func linesWithout(text string, gone func(fields []string) bool) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if !gone(strings.Fields(line)) {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }

@@ -16,6 +16,13 @@ type Kernel struct {
 	SetHostName func(string) error
 	// Signal sends sig to a process.
 	Signal func(pid int, sig unix.Signal) error
+	// EndProcesses ends everything that a user runs, and says what it could not
+	// end.
+	EndProcesses func(context.Context, Revoked) error
+	// RemoveIPC removes what a user has left in the kernel for other processes.
+	RemoveIPC func(uid int) error
+	// InSession reports whether this process works in a session of the user.
+	InSession func(uid int) bool
 	// Links listens to link events from now on; see OpenLinks.
 	Links func() (next func(context.Context) ([]LinkEvent, error), end func(), err error)
 	// Routes listens to changes of addresses and routes from now on; see
@@ -34,7 +41,10 @@ func LinuxKernel() Kernel {
 			}
 			return nil
 		},
-		Signal: unix.Kill,
+		Signal:       unix.Kill,
+		EndProcesses: endProcesses,
+		RemoveIPC:    removeIPC,
+		InSession:    inSession,
 		Links: func() (func(context.Context) ([]LinkEvent, error), func(), error) {
 			l, err := OpenLinks()
 			if err != nil {

@@ -39,8 +39,10 @@ func TestSEC10OnlyRootsProcessesCount(t *testing.T) {
 	}
 	for name, c := range map[string]func() *exec.Cmd{
 		"command line": func() *exec.Cmd { return &exec.Cmd{Path: sleep, Args: []string{dir + "/x", "1000"}} },
-		"argument":     func() *exec.Cmd { return &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 1000; :", dir + "/x"}} },
-		"directory":    func() *exec.Cmd { return &exec.Cmd{Path: sleep, Args: []string{"sleep", "1000"}, Dir: dir} },
+		"argument": func() *exec.Cmd {
+			return &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 1000; :", dir + "/x"}}
+		},
+		"directory": func() *exec.Cmd { return &exec.Cmd{Path: sleep, Args: []string{"sleep", "1000"}, Dir: dir} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			roots, users := start(t, 0, c()), start(t, 1234, c())

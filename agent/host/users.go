@@ -184,28 +184,168 @@ func editShadow(b []byte, name string, stamp bool, now time.Time, edit func(stri
 	return out.Bytes(), changed
 }
 
-// RestoreAccount puts the line of an account back into /etc/passwd. It says
-// false, and does nothing, if its name or its number is somebody's by now.
-func (r Root) RestoreAccount(ctx context.Context, a Account) (bool, error) {
+// editColons rewrites a file of lines with colons: edit gets the fields of each
+// and returns those to be written, nil for none. Other lines, and those that
+// edit leaves as they are, keep every byte. A file that is not there stays so.
+// The caller holds the lock of the accounts.
+func (r Root) editColons(name string, edit func(f []string) []string) error {
+	b, err := r.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("edit %s: %w", name, err)
+	}
+	fi, err := r.Stat(name)
+	if err != nil {
+		return fmt.Errorf("edit %s: %w", name, err)
+	}
+	var out bytes.Buffer
+	for line := range bytes.Lines(b) {
+		text := strings.TrimRight(string(line), "\r\n")
+		next := edit(strings.Split(text, ":"))
+		switch {
+		case next == nil:
+		case strings.Join(next, ":") == text:
+			out.Write(line)
+		default:
+			out.WriteString(strings.Join(next, ":") + "\n")
+		}
+	}
+	if bytes.Equal(out.Bytes(), b) {
+		return nil
+	}
+	return r.WriteFile(name, out.Bytes(), fi.Mode().Perm())
+}
+
+// LockAccount ends every way to log in to an account that its line can end: the
+// password does not fit any more, the account has expired, and its shell lets
+// nobody in.
+func (r Root) LockAccount(ctx context.Context, shadow, name, shell string) error {
 	unlock, err := r.LockAccounts(ctx)
 	if err != nil {
-		return false, err
+		return err
+	}
+	defer unlock()
+	lock := func(field string) string {
+		if strings.HasPrefix(field, "!") {
+			return field
+		}
+		return "!" + field
+	}
+	return errors.Join(
+		r.editColons(shadow, func(f []string) []string {
+			if f[0] == name && len(f) > 7 {
+				f[1], f[7] = lock(f[1]), "1" // the second day of 1970; 0 is read as never by some
+			}
+			return f
+		}),
+		r.editColons("/etc/passwd", func(f []string) []string {
+			if f[0] == name && len(f) > 6 {
+				if f[1] != "x" {
+					f[1] = lock(f[1])
+				}
+				f[6] = shell
+			}
+			return f
+		}))
+}
+
+// ForgetAccount takes what is left of an account that has no line in
+// /etc/passwd any more out of the other files: tools that remove one were cut
+// off, or leave some of it. A group goes with the account if it was its own.
+func (r Root) ForgetAccount(ctx context.Context, shadow string, a Account) error {
+	unlock, err := r.LockAccounts(ctx)
+	if err != nil {
+		return err
 	}
 	defer unlock()
 	all, err := r.Accounts()
-	if err != nil || slices.ContainsFunc(all, func(b Account) bool { return b.Name == a.Name || b.UID == a.UID }) {
-		return false, err
-	}
-	const name = "/etc/passwd"
-	b, err := r.ReadFile(name)
 	if err != nil {
-		return false, fmt.Errorf("edit %s: %w", name, err)
+		return err
 	}
-	if n := len(b); n > 0 && b[n-1] != '\n' {
-		b = append(b, '\n')
+	if slices.ContainsFunc(all, func(b Account) bool { return b.Name == a.Name }) {
+		return fmt.Errorf("forget %s: the account is still there", a.Name)
 	}
-	b = fmt.Appendf(b, "%s:x:%d:%d:%s:%s:%s\n", a.Name, a.UID, a.GID, a.Gecos, a.Home, a.Shell)
-	return true, r.WriteFile(name, b, 0o644)
+	without := func(list string) string {
+		return strings.Join(slices.DeleteFunc(strings.Split(list, ","), func(m string) bool { return m == a.Name }), ",")
+	}
+	lines := func(names ...string) func(f []string) []string {
+		return func(f []string) []string {
+			if slices.Contains(names, f[0]) {
+				return nil
+			}
+			return f
+		}
+	}
+	used := slices.ContainsFunc(all, func(b Account) bool { return b.GID == a.GID })
+	gone := false
+	err = r.editColons("/etc/group", func(f []string) []string {
+		if len(f) < 4 {
+			return f
+		}
+		f[3] = without(f[3])
+		if f[0] == a.Name && f[3] == "" && f[2] == strconv.Itoa(a.GID) && !used {
+			gone = true
+			return nil
+		}
+		return f
+	})
+	groups, gerr := r.Groups()
+	gone = gone || gerr == nil && !slices.ContainsFunc(groups, func(g Group) bool { return g.Name == a.Name })
+	ids := []string{a.Name}
+	if !slices.ContainsFunc(all, func(b Account) bool { return b.UID == a.UID }) {
+		ids = append(ids, strconv.Itoa(a.UID))
+	}
+	return errors.Join(err, gerr,
+		r.editColons("/etc/gshadow", func(f []string) []string {
+			if len(f) < 4 {
+				return f
+			}
+			f[2], f[3] = without(f[2]), without(f[3])
+			if f[0] == a.Name && gone {
+				return nil
+			}
+			return f
+		}),
+		r.editColons(shadow, lines(a.Name)),
+		r.editColons("/etc/subuid", lines(ids...)),
+		r.editColons("/etc/subgid", lines(ids...)))
+}
+
+// Subordinates are the numbers that /etc/subuid gives to this account alone.
+// Numbers below the range that is meant for this purpose are the system's,
+// whatever the file says.
+func (r Root) Subordinates(a Account) []IDRange {
+	least := 100_000
+	if n, err := strconv.Atoi(r.LoginDefs()["SUB_UID_MIN"]); err == nil && n > 1<<16 {
+		least = n
+	}
+	var mine, others []IDRange
+	_ = r.colonLines("/etc/subuid", func(f []string) { // nothing that can't be read is theirs
+		if len(f) < 3 {
+			return
+		}
+		first, err1 := strconv.Atoi(f[1])
+		count, err2 := strconv.Atoi(f[2])
+		if err1 != nil || err2 != nil || count < 1 {
+			return
+		}
+		id := IDRange{first, first + count - 1}
+		if f[0] == a.Name || f[0] == strconv.Itoa(a.UID) {
+			mine = append(mine, id)
+		} else {
+			others = append(others, id)
+		}
+	})
+	all, err := r.Accounts()
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(mine, func(m IDRange) bool {
+		return m.First < least || slices.ContainsFunc(others, func(o IDRange) bool { return o.First <= m.Last && m.First <= o.Last }) ||
+			slices.ContainsFunc(all, func(b Account) bool { return m.Has(b.UID) })
+	})
 }
 
 // LockAccounts takes the lock of lckpwdf(3). shadow-utils and glibc wait at

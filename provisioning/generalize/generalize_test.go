@@ -118,7 +118,7 @@ func TestDeprovision(t *testing.T) {
 	}
 	want := map[string]string{
 		"/etc/passwd":   "root:x:0:0::/root:/bin/bash\nazureuser2:x:1001:1001::/home/b:/bin/bash\n",
-		"/etc/shadow":   "root:*:1:0:99999:7:::\nazureuser:$6$x$y:1::::::\nazureuser2:*:1::::::\n",
+		"/etc/shadow":   "root:*:1:0:99999:7:::\nazureuser2:*:1::::::\n",
 		"/etc/hostname": "localhost.localdomain\n", "/etc/hosts": "127.0.0.1 localhost\n", "/etc/machine-id": "", "/etc/resolv.conf": "",
 		"/etc/ssh/moduli": "m", "/etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n", "/etc/sudoers.d/waagent": "azureuser2 ALL=(ALL) ALL\n",
 		"/var/lib/hyperv/.kvp_pool_1": "", "/usr/sbin/azguest": "", "/etc/.pwd.lock": "",

@@ -1,0 +1,369 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Revoked user is one whose time on the machine is over.
+type Revoked struct {
+	UID int
+	// Subordinate are the numbers that the user's own namespaces may use
+	// (subuid(5)) and nobody else has.
+	Subordinate []IDRange
+	// SpareCaller leaves alone what the calling process descends from, and the
+	// sessions of those: a command that an administrator has called to remove
+	// the own account comes to its end.
+	SpareCaller bool
+}
+
+// An IDRange is a range of user numbers, both ends included.
+type IDRange struct{ First, Last int }
+
+// Has reports whether the range has the number.
+func (r IDRange) Has(id int) bool { return r.First <= id && id <= r.Last }
+
+// endPatience is how long the end of killed processes is waited for. One that
+// is in the middle of a disk access ends after it.
+const endPatience = 20 * time.Second
+
+// endProcesses ends everything that a user runs: what has the number as one of
+// its user ids, what is in the user's slice of systemd, in a namespace that the
+// user has made, and what descends from any of these, as a shell of sudo does.
+// It looks until two looks in a row have found nothing.
+//
+// A process that forks and ends faster than it can be looked up has no number
+// to send a signal to. That is what killEvery is for.
+func endProcesses(ctx context.Context, u Revoked) error {
+	if u.UID <= 0 || u.UID == os.Geteuid() {
+		return fmt.Errorf("end processes of uid %d: that is the system's", u.UID)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, endPatience, fmt.Errorf("not ended after %v", endPatience))
+	defer cancel()
+	var seen map[int]uint64
+	for quiet := 0; ; {
+		t, err := takeTable()
+		if err != nil {
+			return fmt.Errorf("end processes of uid %d: %w", u.UID, err)
+		}
+		victims := t.victims(u, seen)
+		for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
+			for _, p := range victims {
+				sendTo(p, sig)
+			}
+		}
+		if !t.shared(u) {
+			_ = killEvery(u.UID) // the rounds do without, if they have to
+		}
+		seen = t.borrowed(u)
+		if quiet++; len(victims) > 0 {
+			quiet = 0
+		}
+		if quiet == 2 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			if len(victims) == 0 {
+				return nil
+			}
+			var pids []string
+			for _, p := range victims[:min(10, len(victims))] {
+				pids = append(pids, strconv.Itoa(p.PID))
+			}
+			return fmt.Errorf("end processes of uid %d: %d left (%s): %w", u.UID, len(victims), strings.Join(pids, " "), context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// sendTo sends to the process that was looked at, and not to one that has its
+// number by now.
+func sendTo(p Process, sig unix.Signal) {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err == nil {
+		defer func() { _ = unix.Close(fd) }()
+	}
+	if now, ok := Root("/").Process(p.PID); !ok || now.Ticks != p.Ticks {
+		return
+	}
+	if err != nil || errors.Is(unix.PidfdSendSignal(fd, sig, nil, 0), unix.ENOSYS) {
+		_ = unix.Kill(p.PID, sig) // before Linux 5.3
+	}
+}
+
+// A table is the processes of one moment.
+type table struct {
+	all  map[int]member
+	self Process
+	ns   namespaces
+}
+
+type member struct {
+	Process
+	namespaces
+}
+
+// namespaces are those of a process, as the kernel names them.
+type namespaces struct {
+	pid, user string
+	owners    []int // who has made the user namespace, and those it is in
+}
+
+func takeTable() (table, error) {
+	r := Root("/")
+	t := table{all: map[int]member{}}
+	pids, err := r.ProcessIDs()
+	if err != nil {
+		return t, err
+	}
+	t.self, _ = r.Process(os.Getpid())
+	t.ns = namespacesOf("self", "")
+	for _, pid := range pids {
+		if p, ok := r.Process(pid); ok && !p.Ended {
+			t.all[pid] = member{p, namespacesOf(strconv.Itoa(pid), t.ns.user)}
+		}
+	}
+	return t, nil
+}
+
+func namespacesOf(pid, ours string) namespaces {
+	var n namespaces
+	n.pid, _ = os.Readlink(path.Join("/proc", pid, "ns/pid"))
+	n.user, _ = os.Readlink(path.Join("/proc", pid, "ns/user"))
+	if n.user == "" || ours == "" || n.user == ours {
+		return n
+	}
+	fd, err := unix.Open(path.Join("/proc", pid, "ns/user"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	for err == nil && len(n.owners) < 32 { // the kernel nests 32
+		var owner int
+		if owner, err = unix.IoctlGetInt(fd, unix.NS_GET_OWNER_UID); err == nil {
+			n.owners = append(n.owners, owner)
+		}
+		parent, perr := unix.IoctlRetInt(fd, unix.NS_GET_PARENT)
+		_ = unix.Close(fd)
+		if fd, err = parent, perr; err != nil {
+			return n
+		}
+		if to, lerr := os.Readlink(path.Join("/proc/self/fd", strconv.Itoa(fd))); lerr != nil || to == ours {
+			break
+		}
+	}
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return n
+}
+
+// victims are the processes of the user. One that has the number only as its
+// effective or file system user is root's and works for the user at the moment,
+// as servers do: it counts when the look before has seen it so, too.
+func (t table) victims(u Revoked, seen map[int]uint64) []Process {
+	spared := t.spared(u)
+	chosen := map[int]bool{}
+	may := func(p member) bool { return p.PID != 1 && p.PID != t.self.PID && !spared(p.Process) }
+	for pid, p := range t.all {
+		ticks, again := seen[pid]
+		if may(p) && !t.foreign(p) && (t.of(p, u) || again && ticks == p.Ticks && p.OfUser(u.UID)) {
+			chosen[pid] = true
+		}
+	}
+	for grown := true; grown; {
+		grown = false
+		for pid, p := range t.all {
+			if !chosen[pid] && chosen[p.Parent] && may(p) {
+				chosen[pid], grown = true, true
+			}
+		}
+	}
+	var out []Process
+	for pid := range chosen {
+		out = append(out, t.all[pid].Process)
+	}
+	slices.SortFunc(out, func(a, b Process) int { return a.PID - b.PID })
+	return out
+}
+
+func (t table) of(p member, u Revoked) bool {
+	if p.UIDs[0] == u.UID || p.UIDs[2] == u.UID || p.Slice == u.UID || slices.Contains(p.owners, u.UID) {
+		return true
+	}
+	// A set-user-ID file of a namespace runs outside of it too. Another
+	// namespace may use the same numbers for somebody else.
+	return p.user == t.ns.user && slices.ContainsFunc(u.Subordinate, func(r IDRange) bool { return r.Has(p.UIDs[0]) || r.Has(p.UIDs[2]) })
+}
+
+// borrowed are processes of others that use the number at the moment.
+func (t table) borrowed(u Revoked) map[int]uint64 {
+	out := map[int]uint64{}
+	for pid, p := range t.all {
+		if p.OfUser(u.UID) {
+			out[pid] = p.Ticks
+		}
+	}
+	return out
+}
+
+// foreign reports whether a process is in a container of root's, where the
+// numbers of users mean others: it has another process namespace, which a
+// process of root's looks after, and no user namespace of a user's.
+func (t table) foreign(p member) bool {
+	if p.pid == t.ns.pid || p.user != t.ns.user || p.Slice != -1 {
+		return false
+	}
+	for range len(t.all) {
+		parent, ok := t.all[p.Parent]
+		if !ok || parent.PID == 1 {
+			return false
+		}
+		if parent.pid == t.ns.pid {
+			return parent.UIDs == [4]int{}
+		}
+		p = parent
+	}
+	return false
+}
+
+// shared reports whether processes have the number that are to stay.
+func (t table) shared(u Revoked) bool {
+	spared := t.spared(u)
+	for _, p := range t.all {
+		if p.OfUser(u.UID) && (t.foreign(p) || spared(p.Process)) {
+			return true
+		}
+	}
+	return false
+}
+
+// spared is what a caller in a session of the user needs to come to its end:
+// the session, and those of the processes that it descends from.
+func (t table) spared(u Revoked) func(Process) bool {
+	if !u.SpareCaller {
+		return func(Process) bool { return false }
+	}
+	line, sessions := map[int]bool{}, map[int]bool{}
+	var way []Process
+	for p, ok := t.all[t.self.PID]; ok && p.PID > 1 && len(way) <= len(t.all); p, ok = t.all[p.Parent] {
+		way = append(way, p.Process)
+		if t.of(p, u) { // up to the first one of the user
+			for _, q := range way {
+				line[q.PID], sessions[q.Session] = true, true
+			}
+		}
+	}
+	return func(p Process) bool { return line[p.PID] || sessions[p.Session] }
+}
+
+// inSession reports whether the caller works in a session of the user.
+func inSession(uid int) bool {
+	t, err := takeTable()
+	return err != nil || t.spared(Revoked{UID: uid, SpareCaller: true})(t.self)
+}
+
+// killEvery kills all processes whose real or saved user the number is, in one
+// call: kill(-1) as that user. No process forks while the kernel goes through
+// them, so none gets away. The thread keeps root as its saved user and nobody
+// as its real one; so no process of the user may signal it meanwhile.
+func killEvery(uid int) error {
+	const nobody = 1<<32 - 3 // no process has it
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		r, e, s := unix.Getresuid()
+		if r != 0 || e != 0 || s != 0 {
+			runtime.UnlockOSThread()
+			done <- unix.EPERM
+			return
+		}
+		dumpable, derr := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+		// The raw call changes this thread alone.
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, uintptr(uid), 0)
+		if errno != 0 {
+			runtime.UnlockOSThread()
+			done <- errno
+			return
+		}
+		var err error
+		var caps [2]unix.CapUserData
+		if err = unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]); err == nil && caps[0].Effective&(1<<unix.CAP_KILL) != 0 {
+			err = errors.New("the right to kill everything was kept")
+		}
+		if err == nil {
+			if _, _, errno = unix.RawSyscall(unix.SYS_KILL, ^uintptr(0), uintptr(unix.SIGKILL), 0); errno != 0 && errno != unix.ESRCH && errno != unix.EPERM {
+				err = errno
+			}
+		}
+		if _, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0); errno != 0 {
+			done <- errno // and the thread ends with this function
+			return
+		}
+		if derr == nil {
+			_ = unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(dumpable), 0, 0, 0)
+		}
+		runtime.UnlockOSThread()
+		done <- err
+	}()
+	return <-done
+}
+
+// removeIPC removes the user's System V shared memory, semaphores and queues,
+// which stay when all processes have gone.
+func removeIPC(uid int) error {
+	var errs []error
+	for kind, call := range map[string]uintptr{"shm": unix.SYS_SHMCTL, "sem": unix.SYS_SEMCTL, "msg": unix.SYS_MSGCTL} {
+		b, err := os.ReadFile("/proc/sysvipc/" + kind)
+		if err != nil {
+			continue // a kernel without
+		}
+		for _, id := range ipcOf(string(b), uid) {
+			// The second argument of semctl is the number of a semaphore.
+			args := [3]uintptr{uintptr(id), unix.IPC_RMID, 0}
+			if kind == "sem" {
+				args = [3]uintptr{uintptr(id), 0, unix.IPC_RMID}
+			}
+			if _, _, errno := unix.Syscall(call, args[0], args[1], args[2]); errno != 0 && errno != unix.EINVAL && errno != unix.EIDRM {
+				errs = append(errs, fmt.Errorf("remove %s %d: %w", kind, id, errno))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ipcOf reads a table of /proc/sysvipc: the ids of what uid owns or made.
+func ipcOf(text string, uid int) []int {
+	var ids []int
+	var head []string
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if head == nil {
+			head = f
+			continue
+		}
+		id := -1
+		mine := false
+		for i, name := range head[:min(len(head), len(f))] {
+			n, err := strconv.Atoi(f[i])
+			switch {
+			case err != nil:
+			case strings.HasSuffix(name, "id") && i == 1:
+				id = n
+			case name == "uid" || name == "cuid":
+				mine = mine || n == uid
+			}
+		}
+		if mine && id >= 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

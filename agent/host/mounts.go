@@ -1,0 +1,56 @@
+package host
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Mount is one line of /proc/self/mountinfo.
+type Mount struct {
+	Point   string
+	Type    string
+	Options []string // of the file system
+}
+
+// Mounts lists what is mounted at a directory or below it, the innermost first.
+func (r Root) Mounts(below string) ([]Mount, error) {
+	b, err := r.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var out []Mount
+	for line := range strings.Lines(string(b)) {
+		left, right, ok := strings.Cut(line, " - ")
+		f, g := strings.Fields(left), strings.Fields(right)
+		if !ok || len(f) < 5 || len(g) < 3 {
+			continue
+		}
+		// mountinfo writes blanks in octal.
+		point := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[4])
+		if point == below || strings.HasPrefix(point, below+"/") {
+			out = append(out, Mount{Point: point, Type: g[0], Options: strings.Split(g[2], ",")})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Mount) int { return cmp.Compare(len(b.Point), len(a.Point)) })
+	return out, nil
+}
+
+// Detach takes a mount away from its directory. Whoever has files open in it
+// keeps them; nobody can open others.
+func (r Root) Detach(m Mount) error {
+	d, err := r.OpenDir(path.Dir(m.Point), nil)
+	if err != nil {
+		return err
+	}
+	err = unix.Unmount(fmt.Sprintf("/proc/self/fd/%d/%s", d.fd(), path.Base(m.Point)), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil {
+		err = fmt.Errorf("unmount %s: %w", m.Point, err)
+	}
+	return errors.Join(err, d.Close())
+}

@@ -1,0 +1,205 @@
+package provisioning
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// uidLedger is which numbers the accounts had that were removed. Whoever gets
+// one of them gets the files with it, and what was left running.
+type uidLedger struct {
+	// Last is the highest of them, of any boot: the next account gets one above
+	// it, so that a number comes again only when all have been used.
+	Last int `json:"last,omitempty"`
+	// Boot, and the numbers of accounts that were removed in it. They are not
+	// given again before the next one, whatever happens.
+	Boot  string         `json:"boot,omitempty"`
+	Given []host.IDRange `json:"given,omitempty"`
+}
+
+// maxGiven bounds the ledger. Numbers are given in order, so there is hardly
+// ever more than one range.
+const maxGiven = 1000
+
+func uidsName(o Options) string { return path.Join(o.Dir(), "uids.json") }
+
+func readUIDs(r host.Root, o Options) uidLedger {
+	var l uidLedger
+	readJSON(r, uidsName(o), &l) // damaged is as good as none
+	if boot := r.BootID(); l.Boot != boot {
+		l.Boot, l.Given = boot, nil
+	}
+	return l
+}
+
+func (l uidLedger) write(sys *System, o Options) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	return errors.Join(sys.Root.MkdirAll(o.Dir(), 0o700), put(sys, uidsName(o), append(b, '\n'), 0o600))
+}
+
+func (l uidLedger) given(uid int) bool {
+	return slices.ContainsFunc(l.Given, func(g host.IDRange) bool { return g.Has(uid) })
+}
+
+// add notes a number. Ranges that touch become one; of too many, those closest
+// to each other, with what is between them.
+func (l *uidLedger) add(uid int) {
+	if !l.given(uid) {
+		l.Given = append(l.Given, host.IDRange{First: uid, Last: uid})
+	}
+	slices.SortFunc(l.Given, func(a, b host.IDRange) int { return a.First - b.First })
+	for gap := 1; ; gap *= 2 {
+		var out []host.IDRange
+		for _, g := range l.Given {
+			if n := len(out); n > 0 && g.First-out[n-1].Last <= gap {
+				out[n-1].Last = max(out[n-1].Last, g.Last)
+			} else {
+				out = append(out, g)
+			}
+		}
+		if l.Given = out; len(out) <= maxGiven {
+			return
+		}
+	}
+}
+
+// uidRange is the range for people's accounts.
+func uidRange(r host.Root) host.IDRange {
+	out, defs := host.IDRange{First: 1000, Last: 60000}, r.LoginDefs()
+	if n, err := strconv.Atoi(defs["UID_MIN"]); err == nil && n > 0 {
+		out.First = n
+	}
+	if n, err := strconv.Atoi(defs["UID_MAX"]); err == nil && n >= out.First {
+		out.Last = n
+	}
+	return out
+}
+
+// retireUID notes that a number must not be given again.
+func retireUID(sys *System, o Options, uid int) error {
+	l := readUIDs(sys.Root, o)
+	last := l.Last
+	if uidRange(sys.Root).Has(uid) {
+		last = max(last, uid)
+	}
+	if l.given(uid) && last == l.Last {
+		return nil
+	}
+	l.Last = last
+	l.add(uid)
+	return l.write(sys, o)
+}
+
+// freeUID chooses a number for a new account, other than those in not.
+func freeUID(r host.Root, o Options, not []int) (int, error) {
+	l, ids := readUIDs(r, o), uidRange(r)
+	used, err := usedUIDs(r, o)
+	if err != nil {
+		return 0, err
+	}
+	size := ids.Last - ids.First + 1
+	from := 0
+	if ids.Has(l.Last) {
+		from = l.Last + 1 - ids.First
+	}
+	for i := range size {
+		uid := ids.First + (from+i)%size
+		if !used[uid] && !l.given(uid) && !slices.Contains(not, uid) {
+			return uid, nil
+		}
+	}
+	return 0, fmt.Errorf("no number from %d to %d is free: each belongs to somebody, or did so since the machine was started", ids.First, ids.Last)
+}
+
+// numberTaken reports whether the number that a tool would choose by itself, the
+// next after the highest, must not be given.
+func numberTaken(r host.Root, o Options) bool {
+	l, ids := readUIDs(r, o), uidRange(r)
+	used, err := usedUIDs(r, o)
+	all, aerr := r.Accounts()
+	if l.Last != 0 || err != nil || aerr != nil {
+		return l.Last != 0
+	}
+	next := ids.First
+	for _, a := range all {
+		if ids.Has(a.UID) {
+			next = max(next, a.UID+1)
+		}
+	}
+	return used[next]
+}
+
+// usedUIDs are the numbers that accounts have, and those without an account of
+// which something is left: a process, a home, a job, mail.
+func usedUIDs(r host.Root, o Options) (map[int]bool, error) {
+	used := map[int]bool{}
+	all, err := r.Accounts()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range append(all, readRemoving(r, o)...) {
+		used[a.UID] = true
+	}
+	pids, err := r.ProcessIDs()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look at the processes: %w", err)
+	}
+	for _, pid := range pids {
+		if p, ok := r.Process(pid); ok {
+			for _, id := range p.UIDs {
+				used[id] = true
+			}
+		}
+	}
+	for _, dir := range append([]string{o.HomeDir, "/run/user"}, append(crontabDirs, append(jobDirs, mailDirs...)...)...) {
+		_ = eachOwned(r, dir, func(_ *host.Dir, _ string, uid int) error { // no directory, nothing left in it
+			used[uid] = true
+			return nil
+		})
+	}
+	return used, nil
+}
+
+// eachOwned calls f for each name in a directory with the number of its owner.
+func eachOwned(r host.Root, dir string, f func(d *host.Dir, name string, uid int) error) error {
+	d, err := r.OpenDir(dir, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	names, more, err := d.Names(host.MaxEntries)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range names {
+		fi, err := d.Lstat(n)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			if err := f(d, n, int(st.Uid)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if more {
+		errs = append(errs, fmt.Errorf("%s has more than %d entries", dir, host.MaxEntries))
+	}
+	return errors.Join(errs...)
+}
