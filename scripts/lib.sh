@@ -8,6 +8,7 @@ cache=${AZGUEST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/azguest}
 
 golangci_version=v2.15.0
 gofumpt_version=v0.12.0
+govulncheck_version=v1.9.0
 nfpm_version=v2.45.2
 
 # vm_packages is what building and booting the virtual machine runs.

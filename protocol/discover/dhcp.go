@@ -6,16 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"syscall"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sys/unix"
 )
-
-// optionEndpoint is how the platform's DHCP server names the WireServer.
-const optionEndpoint = 245
 
 // DHCP asks the network for option 245 with a DHCPDISCOVER on each interface
 // that is up. It is the last resort: nothing is leased or configured, and the
@@ -81,19 +76,4 @@ func ask(ctx context.Context, i net.Interface) (netip.Addr, error) {
 			return a, nil
 		}
 	}
-}
-
-// Discover makes the request. The answer is wanted as a broadcast, because
-// we have no address.
-func Discover(mac net.HardwareAddr) (*dhcpv4.DHCPv4, error) {
-	return dhcpv4.NewDiscovery(mac, dhcpv4.WithBroadcast(true), dhcpv4.WithRequestedOptions(dhcpv4.GenericOptionCode(optionEndpoint)))
-}
-
-// Offer reads option 245 from an answer to req; what is not one is ignored.
-func Offer(b []byte, req *dhcpv4.DHCPv4) netip.Addr {
-	p, err := dhcpv4.FromBytes(b)
-	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || p.TransactionID != req.TransactionID || !slices.Equal(p.ClientHWAddr, req.ClientHWAddr) {
-		return netip.Addr{}
-	}
-	return usable(p.Options.Get(dhcpv4.GenericOptionCode(optionEndpoint)))
 }

@@ -1,15 +1,16 @@
 package discover
 
 import (
+	"encoding/hex"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"github.com/azguest/azguest/agent/host"
 )
@@ -77,15 +78,11 @@ func TestPlatformLeases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := dhcpv4.FromBytes(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req := &dhcpv4.DHCPv4{TransactionID: p.TransactionID, ClientHWAddr: p.ClientHWAddr}
+	req := &Request{XID: [4]byte(b[atXID:]), MAC: [6]byte(b[atHardware:])}
 	if got := Offer(b, req); got.String() != "10.62.144.140" {
 		t.Errorf("Offer = %v", got)
 	}
-	req.TransactionID[0]++
+	req.XID[0]++
 	if got := Offer(b, req); got.IsValid() {
 		t.Errorf("an answer to somebody else gave %v", got)
 	}
@@ -135,11 +132,67 @@ func FuzzLeases(f *testing.F) {
 	})
 }
 
-func FuzzOffer(f *testing.F) {
-	req, err := Discover(net.HardwareAddr{0, 1, 2, 3, 4, 5})
-	if err != nil {
-		f.Fatal(err)
+// packet is an answer to req with options in its three places.
+func packet(req *Request, options, file, server string) []byte {
+	b := req.ToBytes()[:atOptions]
+	b[0] = bootReply
+	copy(b[atFile:atCookie], file)
+	copy(b[atServer:atFile], server)
+	return append(b, options...)
+}
+
+// TestSEC13DHCP: the request is, byte for byte, what the library sent that
+// was in its place; of an answer everything is read that may be in one.
+func TestSEC13DHCP(t *testing.T) {
+	t.Parallel()
+	req := &Request{XID: [4]byte{0x0b, 9, 0xd0, 0x6f}, MAC: [6]byte{0, 13, 58, 1, 2, 3}}
+	want := strings.ReplaceAll("01010600 0b09d06f 00008000 "+strings.Repeat("00000000 ", 4)+"000d3a01 0203"+strings.Repeat("00", 10+64+128)+
+		"63825363 350101 370501030f06f5 ff", " ", "")
+	want += strings.Repeat("0", 2*300-len(want))
+	if got := hex.EncodeToString(req.ToBytes()); got != want {
+		t.Errorf("request\n%s, want\n%s", got, want)
 	}
+	const addr = "\xa8\x3f\x81\x10"
+	for name, tc := range map[string]struct {
+		answer []byte
+		want   string
+	}{
+		"plain":              {packet(req, "\x35\x01\x02\xf5\x04"+addr+"\xff", "", ""), Default},
+		"pads, no end":       {packet(req, "\x00\x00\x35\x01\x02\x00\xf5\x04"+addr, "", ""), Default},
+		"in pieces":          {packet(req, "\xf5\x01\xa8\x35\x01\x02\xf5\x03\x3f\x81\x10\xff", "", ""), Default},
+		"in the file":        {packet(req, "\x34\x01\x01\xff", "\xf5\x04"+addr+"\xff", ""), Default},
+		"in the server":      {packet(req, "\x34\x01\x02\xff", "", "\xf5\x04"+addr+"\xff"), Default},
+		"across all":         {packet(req, "\x34\x01\x03\xf5\x02\xa8\x3f\xff", "\xf5\x01\x81\xff", "\xf5\x01\x10\xff"), Default},
+		"file is a name":     {packet(req, "\xff", "\xf5\x04"+addr+"\xff", ""), "invalid IP"},
+		"after the end":      {packet(req, "\xff\xf5\x04"+addr, "", ""), "invalid IP"},
+		"too long":           {packet(req, "\xf5\x04"+addr+"\x05\x20\x00", "", ""), "invalid IP"},
+		"too long in file":   {packet(req, "\xf5\x04"+addr+"\x34\x01\x01\xff", "\x05\xff\x00", ""), "invalid IP"},
+		"no length":          {packet(req, "\xf5", "", ""), "invalid IP"},
+		"five bytes":         {packet(req, "\xf5\x05"+addr+"\x00\xff", "", ""), "invalid IP"},
+		"loopback":           {packet(req, "\xf5\x04\x7f\x00\x00\x01\xff", "", ""), "invalid IP"},
+		"nothing":            {packet(req, "\x35\x01\x02\xff", "", ""), "invalid IP"},
+		"short":              {packet(req, "", "", "")[:atOptions-1], "invalid IP"},
+		"empty":              {nil, "invalid IP"},
+		"our own":            {req.ToBytes(), "invalid IP"},
+		"to somebody else":   {packet(&Request{MAC: req.MAC}, "\xf5\x04"+addr+"\xff", "", ""), "invalid IP"},
+		"to another machine": {packet(&Request{XID: req.XID}, "\xf5\x04"+addr+"\xff", "", ""), "invalid IP"},
+	} {
+		if got := Offer(tc.answer, req).String(); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+	if _, err := Discover(net.HardwareAddr{1, 2, 3}); err == nil {
+		t.Error("asked with half an address")
+	}
+}
+
+func FuzzOffer(f *testing.F) {
+	req := &Request{XID: [4]byte{1, 2, 3, 4}, MAC: [6]byte{0, 1, 2, 3, 4, 5}}
 	f.Add(req.ToBytes())
-	f.Fuzz(func(_ *testing.T, b []byte) { _ = Offer(b, req) })
+	f.Add(packet(req, "\x34\x01\x03\xf5\x02\xa8\x3f\xff", "\xf5\x01\x81\xff", "\xf5\x01\x10\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a := Offer(b, req); a.IsValid() && (a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || !a.Is4()) {
+			t.Errorf("%v", a)
+		}
+	})
 }

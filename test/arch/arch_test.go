@@ -93,7 +93,6 @@ var owner = map[string][]string{
 	"github.com/spf13/cobra":              {"agent/ctl", "agent/cmd/...", "test/cmd/..."},
 	"software.sslmate.com/src/go-pkcs12":  {"protocol/internal/...", "protocol/wire"},
 	"github.com/go-crypt/crypt":           {"provisioning"},
-	"github.com/insomniacslk/dhcp/dhcpv4": {"protocol/discover", "test/..."},
 	"github.com/godbus/dbus/v5":           {"agent/host", "agent", "protocol/discover"},
 	"gopkg.in/natefinch/lumberjack.v2":    {"agent", "agent/cmd/azguest"},
 	"github.com/rogpeppe/go-internal/...": {"test/..."},
