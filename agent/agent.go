@@ -215,9 +215,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		s.VM = a.vm()
 		s.Telemetry.Enabled = a.cfg.Telemetry.Enabled
 		s.Policy.Mode = a.cfg.Policy.Mode
-		s.Firewall.State = status.Off
+		s.Firewall = status.Firewall{State: status.Off, Message: a.cfg.FirewallWhy()}
 		if a.cfg.OS.EnableFirewall {
-			s.Firewall.State = status.Unknown // not looked at yet
+			s.Firewall = status.Firewall{State: status.Unknown} // not looked at yet
 		}
 		s.Disk.LibDir = a.cfg.Paths.Lib
 	})

@@ -65,7 +65,7 @@ func (t *Tool) sayPolicy(a extensions.PolicyAnswer) {
 	if a.Reason != "" {
 		fmt.Fprintf(t.Out, "why:       %s\n", a.Reason)
 	}
-	fmt.Fprintf(t.Out, "policy:    %s (Extensions.PolicyMode)\n", a.Mode)
+	fmt.Fprintf(t.Out, "policy:    %s (%s)\n", a.Mode, t.Config.PolicyWhy())
 	if a.Mode != extensions.PolicyOff {
 		fmt.Fprintf(t.Out, "files:     %s\n", cmp.Or(strings.Join(a.Files, ", "), "none"))
 		fmt.Fprintf(t.Out, "signed:    %s\n", map[bool]string{true: "required", false: "not required"}[a.Signature])

@@ -272,7 +272,7 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 // Firewall is "azguest firewall": the rules as the agent would set them, for
 // the time before it runs (asks S1).
 func (t *Tool) Firewall(ctx context.Context) int {
-	if !t.Config.OS.EnableFirewall {
+	if !wanted(t.Root, t.Config) {
 		return exitOK
 	}
 	address := "168.63.129.16"

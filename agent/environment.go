@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/firewall"
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -17,11 +21,15 @@ const wirePort = 80
 
 // fence is what the guard job remembers.
 type fence struct {
-	mu     sync.Mutex // one look at a time; guards what follows
-	off    bool       // switched off, and cleaned up
+	mu     sync.Mutex // guards what follows; rules are set under it, nothing is waited for
+	fw     *firewall.Firewall
+	addr   netip.Addr // that fw protects
 	known  bool       // the rules were there before
 	next   time.Time  // no look before, after the rules were taken back
 	tested bool       // they do what they are for
+
+	trying sync.Mutex // one test at a time
+	off    bool       // under trying: switched off, and cleaned up
 }
 
 // reverted is how long rules that had cut the agent off are not tried again:
@@ -29,38 +37,94 @@ type fence struct {
 const reverted = time.Hour
 
 // guard is the job that keeps the platform's address for root (asks S1), or
-// takes the rules away where they are switched off.
+// takes the rules away where they are switched off. It tries them out, too,
+// which takes seconds where the host is silent.
 func (a *Agent) guard(ctx context.Context) error {
 	if a.cfg.Protocol.Endpoint != "" {
 		return nil // the endpoint of a test: the rules would be about somebody else's address
 	}
-	addr, err := netip.ParseAddr(a.platform.Endpoint())
-	if err != nil {
-		return fmt.Errorf("protect the platform's address: %w", err)
-	}
 	x := &a.fence
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	fw := firewall.New(addr, wirePort, a.Runner)
+	x.trying.Lock()
+	defer x.trying.Unlock()
 	if !a.cfg.OS.EnableFirewall {
 		if x.off {
 			return nil
 		}
 		x.off = true // once per start is enough to clean up
-		return fw.Remove(ctx)
+		return Cleanup(ctx, a.Runner)
 	}
-	if time.Now().Before(x.next) {
-		return nil
+	fw, err := a.wall(ctx)
+	if fw == nil || err != nil {
+		return err
 	}
-	backend, changed, err := fw.Apply(ctx)
-	was := a.board.copy().Firewall
-	now := status.Firewall{State: status.OK, Backend: string(backend), VerifiedAt: time.Now().UTC(), Results: was.Results}
+	results, done, err := a.provoke(ctx, fw)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if fw != x.fw {
+		return nil // about an address that is not the platform's any more
+	}
+	x.tested = done
+	if err != nil {
+		x.next, x.known = time.Now().Add(reverted), false
+	}
+	a.showFirewall(err, func(f *status.Firewall) { f.Results = results })
+	return err
+}
+
+// azureTag is the chassis asset tag of every machine of the platform.
+const azureTag = "7783-7084-3265-9085-8269-3286-77"
+
+// wanted says whether there are to be rules: where the configuration says so,
+// and else on the platform's machines, which are known by their tag or by
+// having found the platform.
+func wanted(root host.Root, c *config.Config) bool {
+	if _, _, said := c.Said("OS.EnableFirewall"); said || !c.OS.EnableFirewall {
+		return c.OS.EnableFirewall
+	}
+	tag, err := root.ReadFile("/sys/class/dmi/id/chassis_asset_tag")
+	return err == nil && strings.TrimSpace(string(tag)) == azureTag || root.Exists(path.Join(c.Paths.Lib, "WireServerEndpoint"))
+}
+
+// wall puts the rules in place and returns the firewall if it has to be tried
+// out.
+func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
+	x := &a.fence
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if time.Now().Before(x.next) || !wanted(a.Root, a.cfg) {
+		return nil, nil
+	}
+	addr, err := netip.ParseAddr(a.platform.Endpoint())
+	if err != nil {
+		return nil, fmt.Errorf("protect the platform's address: %w", err)
+	}
+	if x.fw == nil || x.addr != addr {
+		if x.fw != nil {
+			x.fw.Close() // the next one replaces its table
+		}
+		x.fw, x.addr, x.tested = firewall.Keep(addr, wirePort, a.Runner), addr, false
+	}
+	backend, changed, err := x.fw.Apply(ctx)
 	if changed {
 		x.tested = false
 	}
-	if err == nil && backend != firewall.None && !x.tested {
-		now.Results, x.tested = a.provoke(ctx, fw)
+	if changed && x.known {
+		a.Log.Warn().Str("code", "AZ-FW-DRIFT").Msg("somebody had removed the firewall rules; they are back")
+		a.board.note("firewall", "rules removed by somebody, put back")
 	}
+	x.known = err == nil && backend != firewall.None
+	a.showFirewall(err, func(f *status.Firewall) { f.Backend = string(backend) })
+	if !x.known || x.tested {
+		return nil, err
+	}
+	return x.fw, nil
+}
+
+// showFirewall puts what was just found out on the board.
+func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
+	was := a.board.copy().Firewall
+	now := status.Firewall{State: status.OK, Backend: was.Backend, VerifiedAt: time.Now().UTC(), Results: was.Results}
+	change(&now)
 	bad := func(st status.State, code, message string) {
 		now.State, now.Message, now.Problem = st, message, problem(code, now.VerifiedAt)
 		if was.Code == code {
@@ -73,61 +137,56 @@ func (a *Agent) guard(ctx context.Context) error {
 		if fe, ok := errors.AsType[*firewall.Error](err); ok {
 			code = fe.Code()
 		}
-		if code == "AZ-FW-REVERTED" {
-			x.next = time.Now().Add(reverted)
-		}
 		bad(status.Error, code, err.Error())
 	case now.Results[ordinary] == "reach it":
 		bad(status.Warn, "AZ-FW-SELFTEST", "a connection of an ordinary user was not stopped")
 	}
-	if changed && x.known {
-		a.Log.Warn().Str("code", "AZ-FW-DRIFT").Msg("somebody had removed the firewall rules; they are back")
-		a.board.note("firewall", "rules removed by somebody, put back")
-	}
-	x.known = err == nil && backend != firewall.None
-	change := func(s *status.Snapshot) { s.Firewall = now }
+	set := func(s *status.Snapshot) { s.Firewall = now }
 	if was.State == now.State && was.Code == now.Code {
 		a.board.mu.Lock()
-		change(&a.board.snap)
+		set(&a.board.snap)
 		a.board.mu.Unlock()
 	} else {
-		a.board.set(change)
+		a.board.set(set)
 	}
-	return err
 }
 
 // ordinary is the key of the result that counts.
 const ordinary = "ordinary users"
 
 // provoke tries out the rules. Nothing can be said while root can't reach the
-// platform either; then it has to be done again.
-func (a *Agent) provoke(ctx context.Context, fw *firewall.Firewall) (results map[string]string, done bool) {
+// platform either; then it has to be done again. An error says that the rules
+// themselves stop root, and are gone.
+func (a *Agent) provoke(ctx context.Context, fw *firewall.Firewall) (results map[string]string, done bool, err error) {
 	took, err := fw.Root(ctx)
 	if err != nil {
-		return map[string]string{"root": "does not reach it"}, false
+		if _, ours := errors.AsType[*firewall.Error](err); !ours {
+			err = nil
+		}
+		return map[string]string{"root": "does not reach it"}, false, err
 	}
 	results = map[string]string{"root": "reaches it"}
 	open, err := fw.Exposed(ctx, max(300*time.Millisecond, 5*took))
 	switch {
 	case err != nil:
 		a.Log.Debug().Err(err).Msg("firewall not tried out")
-		return results, false
+		return results, false, nil
 	case open:
 		results[ordinary] = "reach it"
 	default:
 		results[ordinary] = "blocked"
 	}
-	return results, true
+	return results, true, nil
 }
 
 // watchFirewall puts the rules back as soon as somebody has taken them away;
-// the job would need its period.
+// the job would need its period. Trying them out again is left to the job.
 func (a *Agent) watchFirewall(ctx context.Context) error {
 	if a.cfg.Protocol.Endpoint != "" || !a.cfg.OS.EnableFirewall {
 		return nil
 	}
 	err := firewall.Watch(ctx, func() {
-		if err := a.guard(ctx); err != nil && ctx.Err() == nil {
+		if _, err := a.wall(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Debug().Err(err).Msg("firewall")
 		}
 	})

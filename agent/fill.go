@@ -278,11 +278,13 @@ func describe(certPEM []byte) (kind string, until time.Time) {
 // showPolicy reads which policy is in force; the engine reads it at the same
 // moments.
 func (a *Agent) showPolicy() {
-	p := status.Policy{Mode: a.cfg.Policy.Mode}
+	p := status.Policy{Mode: a.cfg.Policy.Mode, Why: a.cfg.PolicyWhy()}
+	files, err := extensions.PolicyFiles(a.Root, extensions.Config{PolicyFile: a.cfg.Policy.File})
+	if err != nil {
+		a.Log.Debug().Err(err).Msg("look for policy files")
+	}
+	p.Source = strings.Join(files, ", ")
 	if p.Mode != extensions.PolicyOff {
-		if a.Root.Exists(a.cfg.Policy.File) {
-			p.Source = a.cfg.Policy.File
-		}
 		if _, refusal := a.ext.PolicyExplain("Any.Extension", "1.0", ""); refusal.Cause == extensions.PolicyInvalid {
 			p.Problem = problem(refusal.Cause, time.Now().UTC())
 		}

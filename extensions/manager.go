@@ -124,7 +124,7 @@ func (c Config) filled() Config {
 	str(&c.Conf, "/etc/waagent.conf")
 	str(&c.PolicyFile, "/etc/waagent_policy.json")
 	str(&c.PolicyDir, "/etc/azguest/policy.d")
-	str(&c.PolicyMode, PolicyOff)
+	str(&c.PolicyMode, PolicyEnforce)
 	if c.Parallel <= 0 {
 		c.Parallel = max(16, 4*runtime.NumCPU())
 	}

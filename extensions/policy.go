@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -317,7 +316,7 @@ func (p policyState) deny(name, version, signer string, removing bool) Problem {
 		code = codeDisable
 	}
 	switch {
-	case p.mode != PolicyAudit && p.mode != PolicyEnforce:
+	case p.mode == PolicyOff:
 		return Problem{}
 	case p.err != nil:
 		return Problem{code, PolicyInvalid, fmt.Sprintf("Extension will not be processed: [InvalidPolicyError] Customer-provided policy file ('%s') is invalid, please correct the following error: %v", p.file, p.err)}
@@ -334,45 +333,59 @@ func (m *Manager) loadPolicy() policyState { return readPolicy(m.store.root, m.c
 
 func readPolicy(root host.Root, c Config) policyState {
 	s := policyState{mode: c.PolicyMode, file: c.PolicyFile, policy: Policy{File: c.PolicyFile}}
-	if s.mode != PolicyAudit && s.mode != PolicyEnforce {
+	if s.mode == PolicyOff {
 		return s
 	}
-	data, _, err := readSafely(root.Path(c.PolicyFile), maxPolicy)
-	if err == nil {
-		s.policy, err = ParsePolicy(data)
-		s.policy.File = c.PolicyFile
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	files, err := PolicyFiles(root, c)
+	if err != nil {
 		s.err = err
 		return s
 	}
-	entries, err := os.ReadDir(root.Path(c.PolicyDir)) // sorted
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.err = err
-		return s
-	}
-	for _, e := range entries {
-		name := c.PolicyDir + "/" + e.Name()
-		if !ruleFile(e.Name()) {
-			continue
-		}
-		data, _, err := readSafely(root.Path(name), maxPolicy)
-		var rules []Rule
-		var def string
-		if err == nil {
+	for _, name := range files {
+		data, err := root.ReadBounded(name, maxPolicy)
+		switch {
+		case err != nil: // it is there, or was: a link that leads nowhere is no policy that allows
+		case name == c.PolicyFile:
+			s.policy, err = ParsePolicy(data)
+			s.policy.File = c.PolicyFile
+		default:
+			var rules []Rule
+			var def string
 			rules, def, err = ParseRules(data)
+			for i := range rules {
+				rules[i].file = name
+			}
+			s.policy.Rules = append(s.policy.Rules, rules...)
+			s.policy.Default = cmp.Or(def, s.policy.Default)
 		}
 		if err != nil {
 			s.file, s.err = name, err
 			return s
 		}
-		for i := range rules {
-			rules[i].file = name
-		}
-		s.policy.Rules = append(s.policy.Rules, rules...)
-		s.policy.Default = cmp.Or(def, s.policy.Default)
 	}
 	return s
+}
+
+// PolicyFiles are those that there are, in the order in which they are asked.
+func PolicyFiles(root host.Root, c Config) ([]string, error) {
+	c = c.filled()
+	files := []string{}
+	switch _, err := root.Lstat(c.PolicyFile); {
+	case err == nil:
+		files = append(files, c.PolicyFile)
+	case !errors.Is(err, fs.ErrNotExist):
+		return files, err
+	}
+	entries, err := root.ReadDir(c.PolicyDir) // sorted
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return files, err
+	}
+	for _, e := range entries {
+		if ruleFile(e.Name()) {
+			files = append(files, c.PolicyDir+"/"+e.Name())
+		}
+	}
+	return files, nil
 }
 
 // PolicyExplain says what the policy of this machine thinks of an extension:
@@ -399,16 +412,8 @@ func ExplainPolicy(root host.Root, c Config, name, version, signer string) Polic
 	c = c.filled()
 	p := readPolicy(root, c)
 	a := PolicyAnswer{Name: name, Version: version, Mode: p.mode, Files: []string{}}
-	if p.mode == PolicyAudit || p.mode == PolicyEnforce {
-		if root.Exists(c.PolicyFile) {
-			a.Files = append(a.Files, c.PolicyFile)
-		}
-		entries, _ := os.ReadDir(root.Path(c.PolicyDir)) // what can't be read was said
-		for _, e := range entries {
-			if ruleFile(e.Name()) {
-				a.Files = append(a.Files, c.PolicyDir+"/"+e.Name())
-			}
-		}
+	if p.mode != PolicyOff {
+		a.Files, _ = PolicyFiles(root, c) // what can't be read is the reason
 	}
 	a.Reason = p.deny(name, version, signer, false).Text
 	a.Allowed = a.Reason == "" || p.mode != PolicyEnforce

@@ -186,7 +186,7 @@ const (
 type Policy struct {
 	File    string
 	Enabled bool   // Debug.EnableExtensionPolicy
-	Mode    string // PolicyOff, PolicyAudit, PolicyEnforce; follows Enabled unless set
+	Mode    string // PolicyOff, PolicyAudit, PolicyEnforce; follows Enabled unless set, so that a file that exists is enforced
 }
 
 // Values of Extensions.PolicyMode.

@@ -14,7 +14,8 @@ import (
 )
 
 // The classic options with the defaults of the classic agent's code
-// (spec/provisioning §7.2). "" is None.
+// (spec/provisioning §7.2), but for two: the firewall and the extension policy
+// are off only where somebody says so. "" is None.
 func classicKeys() map[string]string {
 	return map[string]string{
 		"Extensions.Enabled": "y", "Extensions.GoalStatePeriod": "6", "Extensions.InitialGoalStatePeriod": "6",
@@ -29,7 +30,7 @@ func classicKeys() map[string]string {
 		"Logs.Verbose": "n", "Logs.Console": "y", "Logs.Collect": "y", "Logs.CollectPeriod": "3600",
 		"OS.AllowHTTP": "n", "OS.EnableFIPS": "n", "OS.RootDeviceScsiTimeout": "None", "OS.RootDeviceScsiTimeoutPeriod": "30",
 		"OS.OpensslPath": "/usr/bin/openssl", "OS.SshDir": "/etc/ssh", "OS.SshClientAliveInterval": "180", "OS.HomeDir": "/home",
-		"OS.PasswordPath": "/etc/shadow", "OS.SudoersDir": "/etc/sudoers.d", "OS.EnableFirewall": "n", "OS.EnableFirewallPeriod": "300",
+		"OS.PasswordPath": "/etc/shadow", "OS.SudoersDir": "/etc/sudoers.d", "OS.EnableFirewall": "y", "OS.EnableFirewallPeriod": "300",
 		"OS.RemovePersistentNetRulesPeriod": "30", "OS.MonitorDhcpClientRestartPeriod": "30",
 		"OS.EnableRDMA": "n", "OS.UpdateRdmaDriver": "n", "OS.CheckRdmaDriver": "n",
 		"HttpProxy.Host": "None", "HttpProxy.Port": "0", "Protocol.EndpointDiscovery": "dhcp", "DetectScvmmEnv": "n",
@@ -39,7 +40,7 @@ func classicKeys() map[string]string {
 		"Debug.CgroupDisableOnProcessCheckFailure": "y", "Debug.CgroupDisableOnQuotaCheckFailure": "y",
 		"Debug.AgentCpuQuota": "50", "Debug.AgentCpuThrottledTimeThreshold": "120", "Debug.AgentMemoryQuota": "31457280",
 		"Debug.EnableAgentMemoryUsageCheck": "n", "Debug.EnableFastTrack": "y", "Debug.EnableGAVersioning": "y",
-		"Debug.EnableCgroupV2ResourceLimiting": "y", "Debug.EnableExtensionPolicy": "n", "Debug.EnableSignatureValidation": "n",
+		"Debug.EnableCgroupV2ResourceLimiting": "y", "Debug.EnableExtensionPolicy": "y", "Debug.EnableSignatureValidation": "n",
 		"Debug.EtpCollectionPeriod": "300", "Debug.SelfUpdateHotfixFrequency": "14400", "Debug.SelfUpdateRegularFrequency": "86400",
 		"Debug.FirewallRulesLogPeriod": "86400", "Debug.LogCollectorInitialDelay": "300", "Debug.EnableRsmDowngrade": "n",
 	}
@@ -197,7 +198,10 @@ func TestDerived(t *testing.T) {
 		{"Extensions.WaitForCloudInit=yes", after, AfterNone},
 		{"Extensions.WaitForCloudInit=y\nExtensions.After=config", after, AfterConfig},
 		{"Extensions.WaitForCloudInitTimeout=60", func(c *Config) any { return c.Extensions.AfterTimeout }, time.Minute},
-		{"", policy, PolicyOff},
+		{"", policy, PolicyEnforce},
+		{"Debug.EnableExtensionPolicy=n", policy, PolicyOff},
+		{"Debug.EnableExtensionPolicy=no", policy, PolicyEnforce},
+		{"Debug.EnableExtensionPolicy=n\nExtensions.PolicyMode=enforced", policy, PolicyOff},
 		{"Debug.EnableExtensionPolicy=y", policy, PolicyEnforce},
 		{"Debug.EnableExtensionPolicy=y\nExtensions.PolicyMode=audit", policy, PolicyAudit},
 		{"Provisioning.ExecuteCustomData=y", func(c *Config) any { return c.Provisioning.DecodeCustomData }, true},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +53,42 @@ func withoutLogin(v string) string {
 
 // Origin says where a key's value came from.
 func (c *Config) Origin(key string) Origin { return c.values[key].Origin }
+
+// Said is what a file says about a key, and where: not said is what is missing,
+// None, or no value for it.
+func (c *Config) Said(key string) (text string, at Origin, ok bool) {
+	v, ok := c.values[key]
+	i := slices.IndexFunc(Keys(), func(k Key) bool { return k.Name == key })
+	if !ok || i < 0 || v.None {
+		return "", Origin{}, false
+	}
+	text, err := Keys()[i].check(v.Text)
+	if text == "" && err != nil {
+		return "", Origin{}, false
+	}
+	return text, v.Origin, true
+}
+
+// Because says which of the keys decides, the first one that is said: "Key=value
+// in FILE:LINE", or "" if it is the default of all.
+func (c *Config) Because(keys ...string) string {
+	for _, k := range keys {
+		if text, at, ok := c.Said(k); ok {
+			return k + "=" + text + " in " + at.String()
+		}
+	}
+	return ""
+}
+
+// PolicyWhy says why extension policies are in the mode they are in.
+func (c *Config) PolicyWhy() string {
+	return cmp.Or(c.Because("Extensions.PolicyMode", "Debug.EnableExtensionPolicy"), "the default: a policy file that exists is enforced")
+}
+
+// FirewallWhy says why the firewall is on or off.
+func (c *Config) FirewallWhy() string {
+	return cmp.Or(c.Because("OS.EnableFirewall"), "the default on this platform")
+}
 
 // text is the effective value of k.
 func (k Key) text(c *Config) string {

@@ -16,7 +16,11 @@ func (a *app) policyCmd() *cobra.Command {
 		func(s status.Snapshot) any { return s.Policy },
 		func(s status.Snapshot) {
 			p := s.Policy
-			a.text("mode    %s\nsource  %s\n", cmp.Or(p.Mode, "off"), cmp.Or(p.Source, "none"))
+			a.text("mode    %s\n", cmp.Or(p.Mode, "off"))
+			if p.Why != "" {
+				a.text("why     %s\n", p.Why)
+			}
+			a.text("source  %s\n", cmp.Or(p.Source, "none"))
 			for _, d := range p.Denied {
 				a.text("denied  %s\n", d)
 			}

@@ -161,12 +161,8 @@ func (v view) rows() []row {
 		rows = append(rows, v.certsRow())
 	}
 	rows = append(rows, v.provisionRow())
-	if m := s.Policy.Mode; m != "" && m != "off" || s.Policy.Code != "" {
-		text := m
-		if n := len(s.Policy.Denied); n > 0 {
-			text += fmt.Sprintf(", denied: %s", strings.Join(s.Policy.Denied, ", "))
-		}
-		rows = append(rows, v.problem(row{label: "policy", text: text}, s.Policy.Problem, ""))
+	if p := s.Policy; p.Source != "" || p.Code != "" || len(p.Denied) > 0 || p.Mode == "audit" {
+		rows = append(rows, v.policyRow())
 	}
 	if h := s.Hold; h != nil && h.Until.After(v.now) {
 		text := "no extension is started for another " + span(h.Until.Sub(v.now)) + " (an operator's order; agentctl resume ends it)"
@@ -188,6 +184,27 @@ func (v view) rows() []row {
 		rows = append(rows, v.problem(row{label: "problem", text: clean(strings.TrimSuffix(p.What+": "+p.Message, ": "))}, p.Problem, p.State))
 	}
 	return append(rows, v.extensionsRow())
+}
+
+// policyRow is there where there is a policy, obeyed or not.
+func (v view) policyRow() row {
+	p := v.snap.Policy
+	text := p.Mode
+	if len(p.Denied) > 0 {
+		text += fmt.Sprintf(", denied: %s", strings.Join(p.Denied, ", "))
+	}
+	if p.Why != "" {
+		text += "  (" + clean(p.Why) + ")"
+	}
+	r := row{label: "policy", text: text}
+	switch {
+	case p.Source == "":
+	case p.Mode == "off":
+		r.more = append(r.more, "not obeyed: "+clean(p.Source))
+	case p.Mode == "audit":
+		r.more = append(r.more, "what "+clean(p.Source)+" forbids is noted and run")
+	}
+	return v.problem(r, p.Problem, "")
 }
 
 // problem marks a row that carries a code.

@@ -122,15 +122,18 @@ func Codes() []Code {
 		// Policy, certificates, firewall.
 		{"AZ-POL-DENIED", "The policy does not allow an extension.", "It is not in the list of Policy.PolicyFilePath.", "add it to the policy file, or remove the extension through the control plane"},
 		{"AZ-POL-INVALID", "The policy file is not valid; nothing is allowed until it is.", "Not JSON, or of a version we do not know.", "agentctl logs names the line"},
+		{"AZ-POL-OFF", "There is an extension policy, and it is not enforced.", "Extensions.PolicyMode or Debug.EnableExtensionPolicy says so.", "agentctl config show --origin Policy; take the line away, or the file"},
+		{"AZ-POL-NOFILE", "The extension policy that the configuration asks for does not exist; every extension is allowed.", "The file was not put there, or Policy.PolicyFilePath names another.", "put the policy in place, or correct Policy.PolicyFilePath"},
 		{"AZ-POL-SIGNATURE", "A package is not signed as the policy wants.", "No signature, a damaged package, or a signer whose authority is not known here.", "agentctl policy explain EXTENSION; put the publisher's authority into /etc/azguest/trust.d if you trust it, else tell the publisher"},
 		{"AZ-CERT-MISSING", "A certificate that the goal state names was not delivered.", "The platform sent no certificate with this thumbprint.", "agentctl certs; check the Key Vault reference of the machine"},
 		{"AZ-CERT-NOKEY", "A certificate came without its private key.", "The vault holds the certificate only.", "agentctl certs; import it with its key"},
 		{"AZ-CERT-FETCH", "The certificates could not be had from the platform.", "It answered with an error, or not at all; the error is shown beside the code.", "nothing on this machine: they are asked for again; agentctl doctor if it stays"},
 		{"AZ-CERT-DECRYPT", "The certificates cannot be decrypted.", "They were made for another transport certificate, or with a cipher we do not know.", "systemctl restart azguest makes a new transport certificate"},
 		{"AZ-FW-APPLY", "The firewall rules could not be set.", "The kernel has no nf_tables, or we may not change it (container).", "agentctl status shows the answer; OS.EnableFirewall=n switches it off"},
+		{"AZ-FW-OFF", "The firewall is off: every local user can reach the platform's address and read the machine's secrets.", "OS.EnableFirewall=n.", "take OS.EnableFirewall=n out of the configuration and restart azguest"},
 		{"AZ-FW-REVERTED", "The firewall rules kept the agent itself from the platform and were taken back.", "The agent's own connections are not root's to the kernel (a user namespace), or another rule works with ours.", "agentctl doctor network; OS.EnableFirewall=n switches the rules off"},
 		{"AZ-FW-SELFTEST", "Ordinary users can reach the platform's address although the rules are set.", "Another rule comes first.", "nft list ruleset"},
-		{"AZ-FW-DRIFT", "Somebody removed or changed our firewall rules.", "Another firewall manager reloaded its rules; ours are put back.", "nft list table inet azguest"},
+		{"AZ-FW-DRIFT", "Somebody removed or changed our firewall rules.", "Another firewall manager reloaded its rules; ours are put back.", "nft list table ip azguest"},
 		{"AZ-FW-BLOCKED", "A rule on this machine keeps root from the platform.", "An administrator's rule, or one left by another agent; also drops of INVALID packets.", "iptables -t security -S; nft list ruleset"},
 
 		// The machine.

@@ -63,6 +63,7 @@ func checks() []check {
 		{"other agent", checkOther},
 		{"switch", checkSwitch},
 		{"configuration", checkConfig},
+		{"lock-downs", checkLocks},
 		{"disk", checkDisk},
 		{"mounts", checkMounts},
 		{"permissions", checkPerm},
@@ -318,6 +319,47 @@ func checkConfig(e Env) []Finding {
 		return one(ok("no faults"))
 	}
 	return out
+}
+
+// checkLocks tells which protections are not there although one could think
+// that they are.
+func checkLocks(e Env) []Finding {
+	var out []Finding
+	c := e.Config
+	if !c.OS.EnableFirewall {
+		out = append(out, warn("AZ-FW-OFF", "%s", c.FirewallWhy()))
+	}
+	exists := func(name string) bool {
+		_, err := os.Lstat(e.path(name))
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	_, _, named := c.Said("Policy.PolicyFilePath")
+	ordered := c.Because("Extensions.PolicyMode", "Debug.EnableExtensionPolicy")
+	switch there := exists(c.Policy.File); {
+	case there && c.Policy.Mode == config.PolicyOff:
+		out = append(out, warn("AZ-POL-OFF", "%s is not obeyed: %s", c.Policy.File, c.PolicyWhy()))
+	case there && c.Policy.Mode == config.PolicyAudit:
+		out = append(out, warn("AZ-POL-OFF", "what %s forbids is noted and run: %s", c.Policy.File, c.PolicyWhy()))
+	case !there && named && c.Policy.Mode != config.PolicyOff:
+		out = append(out, warn("AZ-POL-NOFILE", "%s (%s) does not exist", c.Policy.File, c.Because("Policy.PolicyFilePath")))
+	case !there && ordered != "" && c.Policy.Mode != config.PolicyOff && !exists("/etc/azguest/policy.d"):
+		out = append(out, warn("AZ-POL-NOFILE", "%s does not exist, and %s", c.Policy.File, ordered))
+	}
+	if c.Extensions.SignatureValidation && !e.trusts(c.Extensions.TrustRoots) {
+		f := warn("", "%s, and no authority that may sign is known in %s: signatures are not checked", c.Because("Debug.EnableSignatureValidation"), c.Extensions.TrustRoots)
+		f.Fix = "put the publishers' authorities (PEM) into " + c.Extensions.TrustRoots
+		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return one(ok("firewall on (%s), policy %s (%s)", c.FirewallWhy(), c.Policy.Mode, c.PolicyWhy()))
+	}
+	return out
+}
+
+// trusts says whether there is a file in the directory of authorities.
+func (e Env) trusts(dir string) bool {
+	entries, err := os.ReadDir(e.path(dir))
+	return err == nil && len(entries) > 0
 }
 
 func checkRoute(e Env) []Finding {

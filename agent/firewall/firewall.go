@@ -5,18 +5,27 @@
 // The rules live in one nftables table of our own, put in place over netlink
 // in one transaction: no other table is read or changed (but for the one that
 // the Python agent may have left), and replacing the rules leaves no gap (asks
-// U09). Only the first packet of TCP connections is judged: of local processes
-// that are not root, and of anything forwarded for a container or another
-// network. Connection tracking is not asked: it would be switched on for the
-// whole machine, and root's own packets can be classified invalid. DNS (port
-// 53), UDP and everything that comes from the platform (load balancer probes)
-// pass.
+// U09). Only the first packet of TCP connections is judged: of local processes,
+// where root's is accepted and every other dropped, and of anything forwarded
+// for a container or another network. Connection tracking is not asked: it
+// would be switched on for the whole machine, and root's own packets can be
+// classified invalid. DNS (port 53), UDP and everything that comes from the
+// platform (load balancer probes) pass.
+//
+// The rules are never taken away to find something out. Whether they stop the
+// agent itself is answered by a counter in them ([Firewall.Root]).
+//
+// Other firewalls flush what is not theirs. The table of a [Firewall] that is
+// kept is owned by its socket, so that they can't; where the kernel does not
+// know that (before 6.9), [Watch] tells when the table is gone, and two routing
+// rules, which no firewall knows of, keep users out meanwhile.
+//
+// What does not pass through this machine's IP stack is not seen: containers
+// and virtual machines that root has connected to the network beside it
+// (macvlan, ipvlan, a bridge with the network card in it).
 //
 // Where the kernel has no nftables the same three rules go to the iptables
 // table "security", as the Python agent does it (spec/protocol §12.1).
-//
-// [Watch] tells when somebody takes the rules away, [Firewall.Exposed] finds
-// out whether they do what they are for.
 package firewall
 
 import (
@@ -25,6 +34,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,8 +72,13 @@ type Firewall struct {
 	addr   netip.Addr
 	run    host.Runner
 	target netip.AddrPort
-	// reach is how the self-test asks whether root still gets through.
+	root   uint32 // whose connections pass: 0
+	// reach makes a connection as the agent does.
 	reach func(context.Context) error
+
+	keep   bool
+	mu     sync.Mutex // guards what follows
+	socket *socket    // owns the table, if it is kept and that is possible
 }
 
 // New returns a firewall for the platform's address. port is one that must
@@ -81,51 +96,75 @@ func New(addr netip.Addr, port uint16, run host.Runner) *Firewall {
 	}}
 }
 
-// Apply puts the rules in place, or leaves them if they are there and
-// whole; changed tells which. If root could reach the address before and can't after, the rules
-// are taken back: a firewall that cuts off its own agent is worse than none.
+// Keep is New for who stays: until Close, or the end of the process, no other
+// process can take the table away, where the kernel can promise that. The
+// rules stay when it ends.
+func Keep(addr netip.Addr, port uint16, run host.Runner) *Firewall {
+	f := New(addr, port, run)
+	f.keep = true
+	return f
+}
+
+// Close lets go of the table, which stays.
+func (f *Firewall) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.socket != nil {
+		f.socket.close()
+		f.socket = nil
+	}
+}
+
+// Apply puts the rules in place, or leaves them if they are there and whole;
+// changed tells whether they were not. An error is AZ-FW-APPLY.
 func (f *Firewall) Apply(ctx context.Context) (backend Backend, changed bool, err error) {
 	if !f.addr.Is4() || f.addr.IsLoopback() {
 		return None, false, nil
 	}
-	ok, err := present(f.addr)
-	if err == nil && ok {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// Beside the table, and no reason to do without it.
+	routes := setRoutes(f.addr)
+	ok, err := present(plan(f.addr, f.root))
+	switch {
+	case ok && (!f.keep || f.socket != nil):
 		return NFTables, false, nil
-	}
-	if missing(err) && f.iptablesPresent(ctx) {
+	case err != nil && f.iptablesPresent(ctx):
 		return IPTables, false, nil
 	}
-	// The rules are set first and only doubt is looked into: to ask before
-	// would leave the address open for as long as the answer takes.
-	var lost error
-	for range 2 { // once may be chance
-		if backend, err = f.set(ctx); err != nil {
-			return None, false, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", err)}
-		}
-		if lost = f.reach(ctx); lost == nil || ctx.Err() != nil {
-			return backend, true, nil //nolint:nilerr // a context that ends proves nothing
-		}
-		if err := f.Remove(ctx); err != nil {
-			return None, false, &Error{"AZ-FW-REVERTED", errors.Join(reverted(lost), err)}
-		}
-		if f.reach(ctx) == nil {
-			continue
-		}
-		// Not our doing: there is nothing to reach, for anybody.
-		if backend, err = f.set(ctx); err != nil {
-			return None, false, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", err)}
-		}
-		return backend, true, nil
+	backend, err = f.set(ctx)
+	switch {
+	case err != nil && ok:
+		return NFTables, false, nil // another process of the agent keeps them
+	case err != nil:
+		return None, false, &Error{"AZ-FW-APPLY", fmt.Errorf("set firewall rules: %w", errors.Join(err, routes))}
 	}
-	return None, false, &Error{"AZ-FW-REVERTED", reverted(lost)}
+	return backend, !ok, nil
 }
 
-func reverted(lost error) error {
-	return fmt.Errorf("platform unreachable after setting firewall rules, taken back: %w", lost)
-}
-
+// set puts the table in place, or the rules of iptables.
 func (f *Firewall) set(ctx context.Context) (Backend, error) {
-	err := replace(f.addr)
+	s := f.socket
+	if s == nil {
+		var err error
+		if s, err = dial(unix.NETLINK_NETFILTER); err != nil {
+			return None, err
+		}
+	}
+	chains, flags := plan(f.addr, f.root), uint32(0)
+	if f.keep {
+		flags = tableOwner | tablePersist
+	}
+	err := s.replace(chains, flags)
+	if flags != 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
+		err = s.replace(chains, 0) // a kernel before 6.9, or without nftables
+	}
+	if f.keep && err == nil {
+		f.socket = s
+	} else {
+		s.close()
+		f.socket = nil
+	}
 	if err == nil {
 		return NFTables, nil
 	}
@@ -140,10 +179,24 @@ func (f *Firewall) set(ctx context.Context) (Backend, error) {
 
 // Remove takes all our rules away; that there are none is fine.
 func (f *Firewall) Remove(ctx context.Context) error {
-	err := remove()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.socket
+	if s == nil {
+		var err error
+		if s, err = dial(unix.NETLINK_NETFILTER); err != nil {
+			return err
+		}
+	}
+	err := s.remove()
+	s.close()
+	f.socket = nil
 	if missing(err) {
 		// Only then can there be rules of the other kind.
-		return f.removeIPTables(ctx)
+		err = f.removeIPTables(ctx)
+	}
+	if rerr := setRoutes(netip.Addr{}); rerr != nil && !noRoutes(rerr) {
+		err = errors.Join(err, rerr)
 	}
 	return err
 }
@@ -152,4 +205,9 @@ func (f *Firewall) Remove(ctx context.Context) error {
 func missing(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) ||
 		errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
+// noRoutes says that the kernel has no routing rules.
+func noRoutes(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
 }

@@ -3,7 +3,6 @@ package firewall
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -113,6 +112,13 @@ func TestMain(m *testing.M) {
 		fmt.Println("serving")
 		_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends
 		os.Exit(0)
+	case "poll": // TO...
+		poll(strings.Fields(arg))
+	case "way": // HOW|TO
+		os.Exit(way(strings.Cut(arg, "|")))
+	case "fragments": // FROM TO
+		from, to, _ := strings.Cut(arg, " ")
+		os.Exit(sendFragments(from, to))
 	case "connect": // FROM TO
 		from, to, _ := strings.Cut(arg, " ")
 		d := net.Dialer{Timeout: 700 * time.Millisecond}
@@ -134,6 +140,30 @@ type world struct {
 	t         *testing.T
 	platform  string // pid in its namespace
 	container string
+}
+
+// newWorld makes the three namespaces, and servers in them.
+func newWorld(t *testing.T) world {
+	t.Helper()
+	for _, tool := range []string{"nft", "unshare", "nsenter", "setpriv"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip("needs " + tool)
+		}
+	}
+	w := world{t: t}
+	for _, ns := range []*string{&w.platform, &w.container} {
+		cmd := exec.CommandContext(t.Context(), "sleep", "600")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		*ns = fmt.Sprint(cmd.Process.Pid)
+	}
+	w.sh(network)
+	w.serve(w.platform, 0, "168.63.129.16:80 168.63.129.16:32526 168.63.129.16:53 168.63.129.16:8037 10.1.0.2:80")
+	w.serve("", 1000, "0.0.0.0:8080")
+	return w
 }
 
 func (w world) sh(script string) string {
@@ -235,24 +265,7 @@ func TestBesideOthers(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	for _, tool := range []string{"nft", "unshare", "nsenter", "setpriv"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip("needs " + tool)
-		}
-	}
-	w := world{t: t}
-	for _, ns := range []*string{&w.platform, &w.container} {
-		cmd := exec.CommandContext(t.Context(), "sleep", "600")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
-		*ns = fmt.Sprint(cmd.Process.Pid)
-	}
-	w.sh(network)
-	w.serve(w.platform, 0, "168.63.129.16:80 168.63.129.16:32526 168.63.129.16:53 10.1.0.2:80")
-	w.serve("", 1000, "0.0.0.0:8080")
+	w := newWorld(t)
 	f := New(netip.MustParseAddr(testAddr), 80, host.Exec{})
 	for _, n := range neighbours {
 		t.Run(n.name, func(t *testing.T) {
@@ -320,7 +333,10 @@ func (w world) reload(f *Firewall, script string) {
 	// taken away.
 	limit := time.After(30 * time.Second)
 	for ready := false; !ready; {
-		if err := errors.Join(replace(f.addr), f.Remove(w.t.Context())); err != nil {
+		if _, _, err := f.Apply(ctx); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := f.Remove(w.t.Context()); err != nil {
 			w.t.Fatal(err)
 		}
 		select {
@@ -333,7 +349,7 @@ func (w world) reload(f *Firewall, script string) {
 		}
 	}
 	w.sh(script)
-	if ok, err := present(f.addr); err != nil || !ok {
+	if ok, err := present(plan(f.addr, f.root)); err != nil || !ok {
 		select {
 		case <-back:
 		case <-limit:

@@ -1,9 +1,11 @@
 package firewall
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -15,97 +17,255 @@ import (
 // plan is the whole rule set, as values. The table is deleted and made again
 // in the same transaction, so that the result does not depend on what was
 // there and no packet sees it missing.
-func plan(addr netip.Addr) (*nftables.Table, []chainPlan) {
-	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}
-	accept := nftables.ChainPolicyAccept
-	chain := func(name string, hook *nftables.ChainHook) *nftables.Chain {
-		return &nftables.Chain{
-			Name: name, Table: table, Type: nftables.ChainTypeFilter,
-			Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &accept,
-		}
-	}
-	return table, []chainPlan{
-		{chain("output", nftables.ChainHookOutput), rule(addr, true)},
-		{chain("forward", nftables.ChainHookForward), rule(addr, false)},
+func plan(addr netip.Addr, root uint32) []chainPlan {
+	return []chainPlan{
+		{"output", unix.NF_INET_LOCAL_OUT, [][]expr.Any{
+			rule(addr, owner(root), accepted),
+			// Nobody but root can mark packets: what is counted here is root's,
+			// and about to be dropped. See Root.
+			rule(addr, mark(probeMark), counted),
+			rule(addr, nil, dropped),
+		}},
+		{"forward", unix.NF_INET_FORWARD, [][]expr.Any{
+			rule(addr, nil, dropped),
+			fragments(addr),
+		}},
 	}
 }
 
 type chainPlan struct {
-	chain *nftables.Chain
-	rule  []expr.Any
+	name  string
+	hook  uint32
+	rules [][]expr.Any
 }
 
-// What makes a TCP packet the first of a connection.
+// What makes a TCP packet the first of a connection. Whatever else is set does
+// not matter: some hosts take SYN with FIN for one.
 const (
-	tcpFlags = 0x17 // FIN, SYN, RST and ACK are looked at
+	tcpFlags = 0x12 // SYN and ACK are looked at
 	tcpSYN   = 0x02 // and only SYN is set
 )
 
-// rule is: ip daddr ADDR tcp dport != 53 [meta skuid != 0] tcp flags & (fin |
-// syn | rst | ack) == syn counter drop. That is the first packet of a
-// connection. Asking for the state of the connection ("ct state new") would
-// say the same and switch connection tracking on for everything this machine
-// sends and receives.
-func rule(addr netip.Addr, notRoot bool) []expr.Any {
+// probeMark is on the packets that ask whether our own rules stop root.
+const probeMark = 0x617a6775
+
+// rule is: ip daddr ADDR tcp dport != 53 tcp flags & (syn | ack) == syn [WHOSE]
+// VERDICT. That is the first packet of a connection. Asking for the state of
+// the connection ("ct state new") would say the same and switch connection
+// tracking on for everything this machine sends and receives.
+//
+// The verdicts are in the order accept for root, drop for the rest: "drop what
+// is not root's" would let pass what has no owner, as the connections do that
+// the kernel makes for a socket of another kind (SMC, MPTCP).
+func rule(addr netip.Addr, whose, verdict []expr.Any) []expr.Any {
 	ip := addr.As4()
-	out := []expr.Any{
+	return slices.Concat([]expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ip[:]},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.BigEndian.PutUint16(53)},
-	}
-	if notRoot {
-		out = append(out,
-			&expr.Meta{Key: expr.MetaKeySKUID, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)})
-	}
-	return append(out,
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{tcpFlags}, Xor: []byte{0}},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{tcpSYN}},
-		&expr.Counter{},
-		&expr.Verdict{Kind: expr.VerdictDrop})
+	}, whose, verdict)
 }
 
-func replace(addr netip.Addr) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
-	}
-	table, chains := plan(addr)
-	c.AddTable(table) // so that the delete finds one
-	c.DelTable(table)
-	dropClassic(c)
-	c.AddTable(table)
-	for _, p := range chains {
-		c.AddChain(p.chain)
-		c.AddRule(&nftables.Rule{Table: table, Chain: p.chain, Exprs: p.rule})
-	}
-	return c.Flush()
+// fragments is: ip daddr ADDR ip protocol tcp ip frag-off & 0x3fff != 0 counter
+// drop. A container can cut a first packet so that no rule sees its flags.
+func fragments(addr netip.Addr) []expr.Any {
+	ip := addr.As4()
+	return slices.Concat([]expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ip[:]},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 9, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: []byte{0x3f, 0xff}, Xor: []byte{0, 0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0}},
+	}, dropped)
 }
 
-// present reports whether our table is there with exactly our rules.
-func present(addr netip.Addr) (bool, error) {
+var (
+	accepted = []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+	counted  = []expr.Any{&expr.Counter{}}
+	dropped  = []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
+)
+
+func owner(uid uint32) []expr.Any { return metaIs(expr.MetaKeySKUID, uid) }
+func mark(m uint32) []expr.Any    { return metaIs(expr.MetaKeyMARK, m) }
+
+func metaIs(key expr.MetaKey, v uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(v)},
+	}
+}
+
+// Flags of a table (linux/netfilter/nf_tables.h, since 6.9). Nobody but the
+// socket that made the table can change or flush it; when the socket is gone,
+// the table stays and is everybody's.
+const (
+	tableDormant = 1
+	tableOwner   = 2
+	tablePersist = 4
+)
+
+// replace puts the table in place, with these flags.
+func (s *socket) replace(chains []chainPlan, flags uint32) error {
+	b := batch{}
+	b.without(TableName)
+	b.without(classicTable)
+	b.add(unix.NFT_MSG_NEWTABLE, attribute(unix.NFTA_TABLE_NAME, cstring(TableName)), number(unix.NFTA_TABLE_FLAGS, flags))
+	for _, c := range chains {
+		b.add(unix.NFT_MSG_NEWCHAIN,
+			attribute(unix.NFTA_CHAIN_TABLE, cstring(TableName)),
+			attribute(unix.NFTA_CHAIN_NAME, cstring(c.name)),
+			attribute(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, number(unix.NFTA_HOOK_HOOKNUM, c.hook), number(unix.NFTA_HOOK_PRIORITY, 0)),
+			number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)),
+			attribute(unix.NFTA_CHAIN_TYPE, cstring("filter")))
+		for _, r := range c.rules {
+			var list []byte
+			for _, e := range r {
+				data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
+				if err != nil {
+					return fmt.Errorf("encode rule: %w", err)
+				}
+				list = append(list, attribute(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)...)
+			}
+			b.add(unix.NFT_MSG_NEWRULE,
+				attribute(unix.NFTA_RULE_TABLE, cstring(TableName)),
+				attribute(unix.NFTA_RULE_CHAIN, cstring(c.name)),
+				attribute(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, list))
+		}
+	}
+	_, err := s.ask(b.end())
+	return err
+}
+
+// remove takes the table away.
+func (s *socket) remove() error {
+	b := batch{}
+	b.without(TableName)
+	b.without(classicTable)
+	_, err := s.ask(b.end())
+	return err
+}
+
+// classicTable is the table of the Python agent, whose place we have taken:
+// nobody else would take it away, and it drops packets of root that connection
+// tracking calls invalid.
+const classicTable = "walinuxagent"
+
+// A batch is one transaction.
+type batch struct{ messages [][]byte }
+
+func (b *batch) add(kind uint16, attrs ...[]byte) {
+	flags := uint16(0)
+	switch kind {
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN:
+		flags = unix.NLM_F_CREATE
+	case unix.NFT_MSG_NEWRULE:
+		flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	}
+	nfgen := []byte{unix.NFPROTO_IPV4, 0, 0, 0}
+	b.messages = append(b.messages, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, append([][]byte{nfgen}, attrs...)...))
+}
+
+// without deletes a table; it is made before, so that there is one.
+func (b *batch) without(table string) {
+	name := attribute(unix.NFTA_TABLE_NAME, cstring(table))
+	b.add(unix.NFT_MSG_NEWTABLE, name)
+	b.add(unix.NFT_MSG_DELTABLE, name)
+}
+
+// end is the request. Whatever fails is answered, and the last message in any
+// case.
+func (b *batch) end() []byte {
+	last := b.messages[len(b.messages)-1]
+	binary.NativeEndian.PutUint16(last[6:], binary.NativeEndian.Uint16(last[6:])|unix.NLM_F_ACK)
+	mark := func(kind uint16) []byte {
+		return message(kind, 0, []byte{unix.AF_UNSPEC, 0, 0, unix.NFNL_SUBSYS_NFTABLES})
+	}
+	out := mark(unix.NFNL_MSG_BATCH_BEGIN)
+	for _, m := range b.messages {
+		out = append(out, m...)
+	}
+	return append(out, mark(unix.NFNL_MSG_BATCH_END)...)
+}
+
+func cstring(s string) []byte { return append([]byte(s), 0) }
+
+func number(kind uint16, v uint32) []byte {
+	return attribute(kind, binary.BigEndian.AppendUint32(nil, v))
+}
+
+// present reports whether our table is there with exactly our chains and
+// rules, and awake.
+func present(chains []chainPlan) (bool, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return false, err
 	}
-	table, chains := plan(addr)
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName })
+	if i < 0 || tableFlags(tables[i])&tableDormant != 0 {
+		return false, nil
+	}
+	hooked, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, err
+	}
 	for _, p := range chains {
-		rules, err := c.GetRules(table, p.chain)
+		if !slices.ContainsFunc(hooked, p.is) {
+			return false, nil
+		}
+		rules, err := c.GetRules(tables[i], &nftables.Chain{Name: p.name})
 		if errors.Is(err, unix.ENOENT) {
 			return false, nil
 		}
 		if err != nil {
 			return false, err
 		}
-		if len(rules) != 1 || !same(rules[0].Exprs, p.rule) {
+		if !slices.EqualFunc(rules, p.rules, func(have *nftables.Rule, want []expr.Any) bool { return same(have.Exprs, want) }) {
 			return false, nil
 		}
 	}
 	return true, nil
+}
+
+// tableFlags are in network order, and the library reads them in the machine's.
+func tableFlags(t *nftables.Table) uint32 {
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, t.Flags))
+}
+
+// is reports whether a chain is this one, and sees packets.
+func (p chainPlan) is(c *nftables.Chain) bool {
+	return c.Table.Name == TableName && c.Name == p.name && c.Type == nftables.ChainTypeFilter &&
+		c.Hooknum != nil && uint32(*c.Hooknum) == p.hook && c.Priority != nil && *c.Priority == 0
+}
+
+// refused is how many of root's own first packets reached the rule that drops
+// them.
+func refused() (uint64, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return 0, err
+	}
+	rules, err := c.GetRules(&nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}, &nftables.Chain{Name: "output"})
+	if err != nil || len(rules) < 2 {
+		return 0, err
+	}
+	for _, e := range rules[1].Exprs {
+		if n, ok := e.(*expr.Counter); ok {
+			return n.Packets, nil
+		}
+	}
+	return 0, nil
 }
 
 // same compares the comparisons and the verdict; counters differ always and
@@ -131,25 +291,4 @@ func signature(exprs []expr.Any) string {
 		}
 	}
 	return s.String()
-}
-
-func remove() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
-	}
-	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}
-	c.AddTable(table)
-	c.DelTable(table)
-	dropClassic(c)
-	return c.Flush()
-}
-
-// dropClassic takes away the table of the Python agent, whose place we have
-// taken: nobody else would, and it drops packets of root that connection
-// tracking calls invalid.
-func dropClassic(c *nftables.Conn) {
-	old := &nftables.Table{Name: "walinuxagent", Family: nftables.TableFamilyIPv4}
-	c.AddTable(old)
-	c.DelTable(old)
 }

@@ -18,7 +18,6 @@ import (
 // nf_tables.h).
 const (
 	groupNFTables = 7
-	subsysNFT     = 10
 	msgDelTable   = 2
 	msgNewChain   = 3
 	msgDelChain   = 5
@@ -71,7 +70,7 @@ func touched(b []byte) bool {
 		kind := binary.NativeEndian.Uint16(b[4:])
 		msg := b[header:size]
 		b = b[min((size+3)&^3, len(b)):]
-		if kind>>8 != subsysNFT || len(msg) < nfgen+4 || msg[0] != unix.NFPROTO_IPV4 {
+		if kind>>8 != unix.NFNL_SUBSYS_NFTABLES || len(msg) < nfgen+4 || msg[0] != unix.NFPROTO_IPV4 {
 			continue
 		}
 		switch kind & 0xff {
@@ -166,14 +165,44 @@ func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
 	}
 }
 
-// Root measures how long root's own connection takes.
+// Root measures how long root's own connection takes. If it is our own rules
+// that stop it, they are taken back, and the error is AZ-FW-REVERTED: a
+// firewall that cuts off its own agent is worse than none. A host that is
+// silent is no reason.
 func (f *Firewall) Root(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	if err := f.reach(ctx); err != nil {
-		if op, ok := errors.AsType[*net.OpError](err); ok {
-			err = op.Err
-		}
-		return 0, fmt.Errorf("connect to %s: %w", f.target, err)
+	err := f.reach(ctx)
+	if err == nil {
+		return time.Since(began), nil
 	}
-	return time.Since(began), nil
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	err = fmt.Errorf("connect to %s: %w", f.target, err)
+	if ctx.Err() != nil || !f.lockedOut() {
+		return 0, err
+	}
+	return 0, &Error{"AZ-FW-REVERTED", errors.Join(
+		fmt.Errorf("the firewall rules stop root's own connections and are taken back: %w", err), f.Remove(ctx))}
+}
+
+// lockedOut sends the first packet of a connection with a mark that only root
+// can give, and looks whether it came as far as the rule that drops. The rules
+// judge it while it is sent.
+func (f *Firewall) lockedOut() bool {
+	before, err := refused()
+	if err != nil {
+		return false
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, probeMark); err != nil {
+		return false
+	}
+	_ = unix.Connect(fd, &unix.SockaddrInet4{Port: int(f.target.Port()), Addr: f.target.Addr().As4()}) // the counter is the answer
+	after, err := refused()
+	return err == nil && after > before
 }

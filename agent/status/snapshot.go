@@ -374,8 +374,9 @@ type Hold struct {
 // Policy is what extensions are allowed.
 type Policy struct {
 	Problem
-	Mode   string   `json:"mode,omitempty"` // off, audit, enforce
-	Source string   `json:"source,omitempty"`
+	Mode   string   `json:"mode,omitempty"`   // off, audit, enforce
+	Why    string   `json:"why,omitempty"`    // what decided about the mode
+	Source string   `json:"source,omitempty"` // the files that there are, obeyed or not
 	Denied []string `json:"denied,omitempty"`
 }
 

@@ -1,0 +1,167 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// The routing rules are a second lock on the two doors that matter, for the
+// moment in which the first is open: where the kernel can't keep the table
+// from being flushed, another firewall that loads its rules takes ours along,
+// and a user who tries without pause is faster than we hear of it. They are:
+//
+//	ip rule add pref 5 uidrange 1-4294967294 to ADDRESS ipproto tcp dport PORT prohibit
+//
+// No firewall flushes them. They judge sockets by their owner and know no
+// first packets, so they can't stand for all ports: the answers of a user's
+// server to the load balancer's probes go to the platform's address too, at
+// ports from the dynamic range. What is forwarded has no owner and passes.
+const (
+	rulePriority = 5 // before those of other programs; the local table comes first always
+	firstUser    = 1
+	lastUser     = 1<<32 - 2 // the next is "no user"
+	actNop       = 3         // FR_ACT_NOP
+)
+
+// doors are the WireServer and the HostGAPlugin.
+var doors = [...]uint16{80, 32526}
+
+// A routeRule is what there is to one rule, by attribute. Pref, owner and
+// protocol of all of ours are the same.
+type routeRule struct {
+	addr   netip.Addr
+	port   uint16
+	action byte
+}
+
+// attributes says it as the kernel does. The protocol is "kernel", because
+// systemd-networkd removes the rules of everybody else.
+func (r routeRule) attributes() map[uint16][]byte {
+	ip := r.addr.As4()
+	port := binary.NativeEndian.AppendUint16(nil, r.port)
+	return map[uint16][]byte{
+		unix.FRA_DST:         ip[:],
+		unix.FRA_PRIORITY:    binary.NativeEndian.AppendUint32(nil, rulePriority),
+		unix.FRA_PROTOCOL:    {unix.RTPROT_KERNEL},
+		unix.FRA_IP_PROTO:    {unix.IPPROTO_TCP},
+		unix.FRA_UID_RANGE:   binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, firstUser), lastUser),
+		unix.FRA_DPORT_RANGE: append(port, port...),
+	}
+}
+
+func (r routeRule) message(kind, flags uint16) []byte {
+	body := make([]byte, unix.SizeofRtMsg) // struct fib_rule_hdr has the same size
+	body[0], body[1], body[7] = unix.AF_INET, 32, r.action
+	attrs := r.attributes()
+	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+		body = append(body, attribute(k, attrs[k])...)
+	}
+	return message(kind, flags|unix.NLM_F_ACK, body)
+}
+
+// parseRule reads one rule of a dump; ok says that it is one of ours, for
+// whatever address.
+func parseRule(b []byte) (r routeRule, ok bool) {
+	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET || b[1] != 32 {
+		return r, false
+	}
+	r.action = b[7]
+	have := map[uint16][]byte{}
+	for b = b[unix.SizeofRtMsg:]; len(b) >= 4; {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < 4 || n > len(b) {
+			return r, false
+		}
+		have[binary.NativeEndian.Uint16(b[2:])] = b[4:n]
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	addr, isAddr := netip.AddrFromSlice(have[unix.FRA_DST])
+	if port := have[unix.FRA_DPORT_RANGE]; !isAddr || len(port) != 4 {
+		return r, false
+	} else {
+		r.addr, r.port = addr, binary.NativeEndian.Uint16(port)
+	}
+	for k, want := range r.attributes() {
+		if !slices.Equal(have[k], want) {
+			return r, false
+		}
+	}
+	return r, r.action == unix.FR_ACT_PROHIBIT || r.action == actNop
+}
+
+func (s *socket) rules() ([]routeRule, error) {
+	answers, err := s.ask(message(unix.RTM_GETRULE, unix.NLM_F_DUMP, append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...)))
+	if err != nil {
+		return nil, fmt.Errorf("list routing rules: %w", err)
+	}
+	var out []routeRule
+	for _, b := range answers {
+		if r, ok := parseRule(b); ok {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+func (s *socket) change(kind, flags uint16, r routeRule) error {
+	if _, err := s.ask(r.message(kind, flags)); err != nil {
+		return fmt.Errorf("change routing rules: %w", err)
+	}
+	return nil
+}
+
+// setRoutes makes the routing rules of ours those about addr: none, if it is
+// the zero address. A kernel that can't have them says so.
+func setRoutes(addr netip.Addr) error {
+	s, err := dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	have, err := s.rules()
+	if err != nil {
+		return err
+	}
+	var want []routeRule
+	if addr.IsValid() {
+		for _, port := range doors {
+			want = append(want, routeRule{addr, port, unix.FR_ACT_PROHIBIT})
+		}
+	}
+	for _, r := range want {
+		if slices.Contains(have, r) {
+			continue
+		}
+		// Kernels before 4.17 ignore what they do not know, ports and owners,
+		// and would have a rule that forbids everything to everybody. So it is
+		// asked first with a rule that does nothing.
+		r.action = actNop
+		if err := s.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		now, err := s.rules()
+		if err := errors.Join(err, s.change(unix.RTM_DELRULE, 0, r)); err != nil {
+			return err
+		}
+		if !slices.Contains(now, r) {
+			return errors.New("the kernel has no routing rules for ports and users")
+		}
+		r.action = unix.FR_ACT_PROHIBIT
+		if err := s.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	var errs error
+	for _, r := range have {
+		if !slices.Contains(want, r) {
+			errs = errors.Join(errs, s.change(unix.RTM_DELRULE, 0, r))
+		}
+	}
+	return errs
+}
