@@ -4,8 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"regexp"
 	"strings"
 
@@ -112,7 +111,7 @@ func (a *app) compatCmd() *cobra.Command {
 				return exitWith(ExitFailed, err)
 			}
 			if c.confPath != "" {
-				if _, err := os.Stat(filepath.Join(a.Root, c.confPath)); err != nil {
+				if _, err := a.root().Stat(c.confPath); err != nil {
 					fmt.Fprintf(a.Stderr, "%s", compatUsage)
 					return exitWith(1, err)
 				}
@@ -135,15 +134,15 @@ func (a *app) compatCmd() *cobra.Command {
 // compatVersion prints three lines that scripts cut up: the first and the
 // third keep the classic form to the letter.
 func (a *app) compatVersion() {
-	name, version := osRelease(filepath.Join(a.Root, "/etc/os-release"))
+	name, version := a.osRelease()
 	a.text("WALinuxAgent-%s running on %s %s\n", CompatVersion, name, version)
 	a.text("Python: not needed (azguest %s)\n", a.Version)
 	a.text("Goal state agent: %s\n", CompatVersion)
 }
 
 // osRelease reads ID and VERSION_ID.
-func osRelease(file string) (name, version string) {
-	data, _ := os.ReadFile(file) // without it the words below stand
+func (a *app) osRelease() (name, version string) {
+	data, _ := a.root().ReadBounded("/etc/os-release", 64<<10) // without it the words below stand
 	for l := range strings.Lines(string(data)) {
 		k, v, _ := strings.Cut(strings.TrimSpace(l), "=")
 		v = strings.Trim(v, `"'`)
@@ -181,8 +180,8 @@ func (a *app) toAgent(c compat) error {
 // become turns this process into azguest with these arguments.
 func (a *app) become(args []string) error {
 	for _, p := range []string{"/usr/bin/azguest", "/usr/sbin/azguest", "/usr/local/bin/azguest"} {
-		err := a.Exec(filepath.Join(a.Root, p), append([]string{"azguest"}, args...))
-		if !errors.Is(err, os.ErrNotExist) {
+		err := a.Exec(a.root().Path(p), append([]string{"azguest"}, args...))
+		if !errors.Is(err, fs.ErrNotExist) {
 			return err // nil only in tests: a process that became another does not return
 		}
 	}

@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +51,7 @@ func (a *app) historyCmd() *cobra.Command {
 				name = strings.ToLower(args[0])
 			}
 			conf, _, _ := a.config() // what cannot be read is at its default
-			runs, err := a.runs(filepath.Join(a.Root, conf.Paths.ExtensionLogs, "azguest-audit.log"), name)
+			runs, err := a.runs(path.Join(conf.Paths.ExtensionLogs, "azguest-audit.log"), name)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				fmt.Fprintf(a.Stderr, "agentctl: what was run is for root to see: %v\n", err)
 			}
@@ -115,13 +115,13 @@ func (a *app) runs(file, name string) ([]ran, error) {
 	at := map[string]int{}
 	var errs error
 	for _, f := range []string{file + ".1", file} {
-		r, err := os.Open(f)
+		r, err := a.root().Open(f)
 		if err != nil {
 			errs = err // of the newer one, which is read last
 			continue
 		}
 		errs = nil
-		in := bufio.NewScanner(r)
+		in := bufio.NewScanner(io.LimitReader(r, 64<<20))
 		in.Buffer(nil, 1<<20)
 		for in.Scan() {
 			var e struct {

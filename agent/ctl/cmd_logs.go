@@ -7,14 +7,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -58,18 +60,18 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 		if conf.Logs.File == "" {
 			return nil, "", exitWith(ExitUnknown, errors.New("the agent writes no log file (Logs.File=off): journalctl -u azguest"))
 		}
-		f := filepath.Join(a.Root, conf.Logs.File)
-		if _, err := os.Stat(f); err != nil {
+		f := path.Clean("/" + conf.Logs.File)
+		if _, err := a.root().Stat(f); err != nil {
 			return nil, "", exitWith(ExitUnknown, fmt.Errorf("%w; try: journalctl -u azguest", err))
 		}
-		return []string{f}, filepath.Dir(f), nil
+		return []string{f}, path.Dir(f), nil
 	}
 	name := args[0]
 	if s, _, err := a.load(); err == nil {
 		if found, err := findExt(s, name); err == nil {
 			name = found[0].Name
 			if d := found[0].LogDir; d != "" {
-				dir = filepath.Join(a.Root, d)
+				dir = path.Clean("/" + d)
 			}
 		}
 	}
@@ -77,29 +79,37 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 		if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 			return nil, "", usage("%q is not the name of an extension", name)
 		}
-		dir = filepath.Join(a.Root, conf.Paths.ExtensionLogs, name)
+		dir = path.Join("/", conf.Paths.ExtensionLogs, name)
 	}
 	// One extension may have one directory per version below; deeper it gets
 	// into somebody else's data.
-	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+	at := map[string]time.Time{}
+	err = a.root().Walk(dir, maxWalk, func(rel string, _ *host.Dir, fi fs.FileInfo, err error) error {
 		switch {
-		case err != nil && p == dir:
-			return err
 		case err != nil:
 			return nil //nolint:nilerr // a subdirectory that vanished or is not ours to read is not shown
-		case d.IsDir() && strings.Count(strings.TrimPrefix(p, dir), "/") > 2:
-			return fs.SkipDir
-		case d.Type().IsRegular() && plainLog(p):
-			files = append(files, p)
+		case fi.IsDir() && strings.Count(rel, "/") > 1:
+			return host.SkipDir
+		case fi.Mode().IsRegular() && plainLog(rel) && len(files) < maxFollowed:
+			f := path.Join(dir, rel)
+			files, at[f] = append(files, f), fi.ModTime()
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, host.ErrTooMany) {
 		return nil, "", exitWith(ExitUnknown, fmt.Errorf("no logs of %s: %w", name, err))
 	}
-	slices.SortFunc(files, func(x, y string) int { return modTime(x).Compare(modTime(y)) })
+	slices.SortFunc(files, func(x, y string) int { return at[x].Compare(at[y]) })
 	return files, dir, nil
 }
+
+// The directory of an extension may belong to anybody, and what is in it may
+// change while it is looked at.
+const (
+	maxWalk     = 100000  // entries of a directory
+	maxFollowed = 1000    // files
+	maxTail     = 1 << 20 // bytes of a file that are looked at in one go
+)
 
 func plainLog(p string) bool {
 	switch filepath.Ext(p) {
@@ -109,32 +119,46 @@ func plainLog(p string) bool {
 	return true
 }
 
-// tailer prints the ends of files and remembers how far it got.
+// tailer prints the ends of files and remembers how far it got. Names are
+// those of the machine, without what stands before them in a test.
 type tailer struct {
 	app  *app
 	at   map[string]int64
 	head string // file whose name was printed last
 }
 
-// maxTail is how far back last looks for the beginning of a line.
-const maxTail = 1 << 20
-
-func (t *tailer) last(name string, lines int, header bool) error {
-	f, err := os.Open(name)
+// tail reads what a file has from a place on, but not more than maxTail from
+// its end: whoever may write to it can make it a terabyte long. The file is a
+// regular one, and not at the end of somebody's link.
+func (t *tailer) tail(name string, from int64) ([]byte, error) {
+	f, err := t.app.root().Open(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close() // read only
 	fi, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	from := max(0, fi.Size()-maxTail)
+	if fi.Size() < from {
+		from = 0 // truncated, or a new file of the same name
+	}
+	if skip := fi.Size() - maxTail - from; skip > 0 {
+		if _, known := t.at[name]; known {
+			fmt.Fprintf(t.app.Stderr, "agentctl: %s: %d bytes are left out\n", clean(name), skip)
+		}
+		from += skip
+	}
 	data, err := io.ReadAll(io.NewSectionReader(f, from, fi.Size()-from))
+	t.at[name] = from + int64(len(data))
+	return data, err
+}
+
+func (t *tailer) last(name string, lines int, header bool) error {
+	data, err := t.tail(name, 0)
 	if err != nil {
 		return err
 	}
-	t.at[name] = from + int64(len(data))
 	if header {
 		t.header(name)
 	}
@@ -156,7 +180,7 @@ func lastLines(data []byte, n int) []byte {
 
 func (t *tailer) header(name string) {
 	if t.head != name {
-		t.app.text("==> %s <==\n", strings.TrimPrefix(name, t.app.Root))
+		t.app.text("==> %s <==\n", clean(name))
 		t.head = name
 	}
 }
@@ -180,18 +204,18 @@ func (t *tailer) follow(ctx context.Context, files []string, dir string) error {
 	defer w.Close() // read only
 	dirs := []string{dir}
 	for _, f := range files {
-		dirs = append(dirs, filepath.Dir(f))
+		dirs = append(dirs, path.Dir(f))
 	}
 	slices.Sort(dirs)
 	for _, d := range slices.Compact(dirs) {
-		if err := w.Add(d); err != nil {
+		if err := w.Add(t.app.root().Path(d)); err != nil {
 			return fmt.Errorf("follow %s: %w", d, err)
 		}
 	}
 	one := len(files) == 1
 	more := func(name string) error {
-		if _, known := t.at[name]; !known && (one || !plainLog(name)) {
-			return nil // another file beside the agent's log
+		if _, known := t.at[name]; !known && (one || !plainLog(name) || len(t.at) >= maxFollowed) {
+			return nil // another file beside the agent's log, or one too many
 		}
 		return t.more(name, !one)
 	}
@@ -206,7 +230,7 @@ func (t *tailer) follow(ctx context.Context, files []string, dir string) error {
 			return nil // Ctrl-C is how this ends
 		case ev := <-w.Events:
 			if ev.Has(fsnotify.Write) || ev.Has(fsnotify.Create) {
-				if err := more(ev.Name); err != nil {
+				if err := more(path.Join("/", strings.TrimPrefix(ev.Name, t.app.Root))); err != nil {
 					return err
 				}
 			}
@@ -219,29 +243,10 @@ func (t *tailer) follow(ctx context.Context, files []string, dir string) error {
 }
 
 func (t *tailer) more(name string, header bool) error {
-	fi, err := os.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
-		return nil
+	data, err := t.tail(name, t.at[name])
+	if err != nil || len(data) == 0 {
+		return nil //nolint:nilerr // rotated away meanwhile, its successor has its own event; or no file
 	}
-	if err != nil {
-		return fmt.Errorf("follow: %w", err)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil //nolint:nilerr // rotated away meanwhile; its successor has its own event
-	}
-	defer f.Close() // read only
-	if fi.Size() < t.at[name] {
-		t.at[name] = 0 // truncated, or a new file of the same name
-	}
-	data, err := io.ReadAll(io.NewSectionReader(f, t.at[name], fi.Size()-t.at[name]))
-	if err != nil {
-		return fmt.Errorf("follow: %w", err)
-	}
-	if len(data) == 0 {
-		return nil
-	}
-	t.at[name] += int64(len(data))
 	if header {
 		t.header(name)
 	}

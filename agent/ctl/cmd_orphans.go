@@ -1,8 +1,10 @@
 package ctl
 
 import (
+	"errors"
 	"io"
-	"os"
+	"io/fs"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -66,8 +68,8 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 			return strings.EqualFold(e.Name, name) && (version == "" || e.Version == version)
 		})
 	}
-	entries, err := os.ReadDir(filepath.Join(a.Root, conf.Paths.Lib))
-	if err != nil && !os.IsNotExist(err) {
+	entries, err := a.root().ReadDir(conf.Paths.Lib)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return out, err
 	}
 	for _, e := range entries {
@@ -81,8 +83,8 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 		}
 		out = append(out, orphan{"package", filepath.Join(conf.Paths.Lib, e.Name()), why})
 	}
-	entries, err = os.ReadDir(filepath.Join(a.Root, conf.Paths.ExtensionLogs))
-	if err != nil && !os.IsNotExist(err) {
+	entries, err = a.root().ReadDir(conf.Paths.ExtensionLogs)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return out, err
 	}
 	for _, e := range entries {
@@ -98,17 +100,17 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 // reach the directory, theirs are not what an extension left behind.
 func (a *app) lostProcesses(lib string) []orphan {
 	var out []orphan
-	procs, _ := filepath.Glob(filepath.Join(a.Root, "/proc/[0-9]*")) // the pattern is ours
+	procs, _ := a.root().Glob("/proc/[0-9]*") // the pattern is ours
 	for _, p := range procs {
 		if pid, err := strconv.Atoi(filepath.Base(p)); err != nil || !status.Believed(a.Root, pid) {
 			continue
 		}
 		for _, link := range []string{"exe", "cwd"} {
-			at, err := os.Readlink(filepath.Join(p, link))
+			at, err := a.root().Readlink(path.Join(p, link))
 			if err != nil || !strings.HasPrefix(at, lib+"/") || !strings.HasSuffix(at, " (deleted)") {
 				continue
 			}
-			line, _ := os.ReadFile(filepath.Join(p, "cmdline")) // it may end meanwhile
+			line, _ := a.root().ReadBounded(path.Join(p, "cmdline"), 1<<20) // it may end meanwhile
 			name := []rune(strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")))
 			out = append(out, orphan{"process", filepath.Base(p) + " " + clean(string(name[:min(len(name), 60)])), "its directory was removed"})
 			break
@@ -121,13 +123,13 @@ func (a *app) lostProcesses(lib string) []orphan {
 func (a *app) deadUnits(lib string) []orphan {
 	var out []orphan
 	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
-		if fi, err := os.Lstat(filepath.Join(a.Root, dir, "..")); err == nil && fi.Mode()&os.ModeSymlink != 0 {
+		if fi, err := a.root().Lstat(path.Dir(dir)); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
 			continue // the other spelling of one we have
 		}
-		files, _ := filepath.Glob(filepath.Join(a.Root, dir, "*.service")) // the pattern is ours
+		files, _ := a.root().Glob(path.Join(dir, "*.service")) // the pattern is ours
 		for _, name := range files {
 			if prog := a.goneProgram(name, lib); prog != "" {
-				out = append(out, orphan{"unit", strings.TrimPrefix(name, a.Root), prog + " does not exist"})
+				out = append(out, orphan{"unit", name, prog + " does not exist"})
 			}
 		}
 	}
@@ -136,13 +138,9 @@ func (a *app) deadUnits(lib string) []orphan {
 
 // goneProgram is the program below lib that a unit starts and that is gone.
 func (a *app) goneProgram(unit, lib string) string {
-	fi, err := os.Stat(unit)
-	if err != nil || !fi.Mode().IsRegular() {
-		return "" // masked, or vanished
-	}
-	f, err := os.Open(unit)
+	f, err := a.root().Open(unit)
 	if err != nil {
-		return ""
+		return "" // masked, or vanished
 	}
 	defer f.Close() // read only
 	data, _ := io.ReadAll(io.LimitReader(f, 64<<10))
@@ -156,7 +154,7 @@ func (a *app) goneProgram(unit, lib string) string {
 			if !strings.HasPrefix(word, lib+"/") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(a.Root, word)); os.IsNotExist(err) {
+			if _, err := a.root().Stat(word); errors.Is(err, fs.ErrNotExist) {
 				return word
 			}
 		}

@@ -2,9 +2,9 @@ package ctl
 
 import (
 	"cmp"
-	"os"
-	"path/filepath"
-	"time"
+	"errors"
+	"io/fs"
+	"path"
 
 	"github.com/spf13/cobra"
 
@@ -24,10 +24,10 @@ func (a *app) telemetryCmd() *cobra.Command {
 				return err
 			}
 			conf, _, _ := a.config()
-			dir := filepath.Join(a.Root, cmp.Or(s.Telemetry.SpoolDir, filepath.Join(conf.Paths.Lib, "events")))
+			dir := cmp.Or(s.Telemetry.SpoolDir, path.Join(conf.Paths.Lib, "events"))
 			a.telemetryLine(s.Telemetry)
-			entries, err := os.ReadDir(dir)
-			if os.IsNotExist(err) {
+			entries, err := a.root().ReadDir(dir)
+			if errors.Is(err, fs.ErrNotExist) {
 				return nil // nothing was ever queued
 			}
 			if err != nil {
@@ -37,8 +37,8 @@ func (a *app) telemetryCmd() *cobra.Command {
 				if !e.Type().IsRegular() {
 					continue
 				}
-				b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-				if os.IsNotExist(err) {
+				b, err := a.root().ReadBounded(path.Join(dir, e.Name()), 1<<20)
+				if errors.Is(err, fs.ErrNotExist) {
 					continue // sent meanwhile
 				}
 				if err != nil {
@@ -69,12 +69,4 @@ func (a *app) telemetryLine(t status.Telemetry) {
 	if t.Error != "" {
 		a.text("%s\n", clean(t.Error))
 	}
-}
-
-func modTime(name string) time.Time {
-	fi, err := os.Stat(name)
-	if err != nil {
-		return time.Time{} // gone: sorts first and prints nothing
-	}
-	return fi.ModTime()
 }

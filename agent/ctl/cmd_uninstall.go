@@ -1,13 +1,15 @@
 package ctl
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // removal is one thing that the removal of the package takes away, or leaves.
@@ -138,24 +140,18 @@ func (a *app) removalPlan() removalPlan {
 }
 
 func (a *app) exists(name string) bool {
-	_, err := os.Lstat(filepath.Join(a.Root, name))
-	return err == nil
+	return a.root().Exists(name)
 }
 
 // glob lists what is there, as paths of the machine.
 func (a *app) glob(pattern string) []string {
-	names, _ := filepath.Glob(filepath.Join(a.Root, pattern)) // the patterns are ours
-	for i, n := range names {
-		if rel, err := filepath.Rel(cmp.Or(a.Root, "/"), n); err == nil {
-			names[i] = "/" + rel
-		}
-	}
+	names, _ := a.root().Glob(pattern) // the patterns are ours
 	return names
 }
 
 // leadsToUs: another agent has links of the same names.
 func (a *app) leadsToUs(link string) bool {
-	to, err := os.Readlink(filepath.Join(a.Root, link))
+	to, err := a.root().Readlink(link)
 	return err == nil && strings.HasPrefix(filepath.Base(to), "azguest")
 }
 
@@ -178,7 +174,7 @@ func (a *app) rulesTable() []removal {
 func (a *app) orderedForTheMachine() []removal {
 	const sudoers = "/etc/sudoers.d/waagent"
 	var out []removal
-	b, err := os.ReadFile(filepath.Join(a.Root, sudoers))
+	b, err := a.root().ReadBounded(sudoers, 1<<20)
 	for l := range strings.Lines(string(b)) {
 		f := strings.Fields(l)
 		if len(f) < 2 || strings.HasPrefix(f[0], "#") || f[0] == "Defaults" {
@@ -196,7 +192,7 @@ func (a *app) orderedForTheMachine() []removal {
 	switch {
 	case err == nil:
 		out = append(out, removal{"sudo", sudoers, "", "without it the administrator is none"})
-	case !os.IsNotExist(err):
+	case !errors.Is(err, fs.ErrNotExist):
 		out = append(out, removal{"sudo", sudoers, "", "and the accounts in it, which are root's to read"})
 	}
 	for _, name := range a.glob("/etc/ssh/sshd_config.d/*azguest*.conf") {
@@ -207,7 +203,7 @@ func (a *app) orderedForTheMachine() []removal {
 
 // home is the home directory of an account of this machine.
 func (a *app) home(user string) string {
-	b, _ := os.ReadFile(filepath.Join(a.Root, "/etc/passwd")) // no file, no account
+	b, _ := a.root().ReadFile("/etc/passwd") // no file, no account
 	for l := range strings.Lines(string(b)) {
 		if f := strings.Split(strings.TrimSpace(l), ":"); len(f) > 5 && f[0] == user {
 			return f[5]
@@ -227,11 +223,11 @@ func (a *app) leftRunning() []removal {
 	}
 	procs := 0
 	for _, top := range []string{"/sys/fs/cgroup/azure.slice", "/sys/fs/cgroup/systemd/azure.slice"} {
-		_ = filepath.WalkDir(filepath.Join(a.Root, top), func(name string, d os.DirEntry, err error) error {
-			if err != nil || d.Name() != "cgroup.procs" || strings.Contains(name, "/azguest.service/") {
+		_ = a.root().Walk(top, maxWalk, func(rel string, in *host.Dir, fi fs.FileInfo, err error) error {
+			if err != nil || fi.Name() != "cgroup.procs" || strings.Contains("/"+rel, "/azguest.service/") {
 				return nil //nolint:nilerr // it may vanish meanwhile
 			}
-			b, _ := os.ReadFile(name)
+			b, _, _ := in.ReadBounded(fi.Name(), 1<<20)
 			procs += len(strings.Fields(string(b)))
 			return nil
 		})

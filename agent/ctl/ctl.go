@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -175,6 +177,10 @@ running, 4 cannot tell, 64 wrong usage.`,
 	)
 	return root
 }
+
+// root is the machine. What users can put in the way of its files does not
+// lead agentctl, which root runs, to others.
+func (a *app) root() host.Root { return host.Root(cmp.Or(a.Root, "/")) }
 
 func (a *app) paths() status.Paths { return status.DefaultPaths(a.Root) }
 

@@ -31,8 +31,8 @@ var may = map[string][]string{
 	},
 	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/status", "agent/update", "provisioning/generalize"},
 	"agent/cmd/agentctl": {"agent/ctl"},
-	"agent/ctl":          {"agent/config", "agent/doctor", "agent/secret", "agent/status"},
-	"agent/doctor":       {"agent/config", "agent/secret", "agent/status"},
+	"agent/ctl":          {"agent/config", "agent/doctor", "agent/host", "agent/secret", "agent/status"},
+	"agent/doctor":       {"agent/config", "agent/host", "agent/secret", "agent/status"},
 
 	"agent/bound":             {},
 	"agent/config":            {"agent/bound", "agent/host", "agent/secret"},
