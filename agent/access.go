@@ -18,7 +18,7 @@ import (
 
 // access is who the platform lets in for a while.
 type access struct {
-	turn sync.Mutex // held while accounts are changed
+	wake chan struct{} // holds one: the accounts are to be looked at
 
 	mu    sync.Mutex // guards what follows
 	users []provisioning.JITUser
@@ -27,6 +27,16 @@ type access struct {
 	// ends is when accounts of an earlier life of this agent are over; nil
 	// until it was read.
 	ends map[string]time.Time
+}
+
+func newAccess() access { return access{wake: make(chan struct{}, 1)} }
+
+// look asks for a look at the accounts; it never waits.
+func (x *access) look() {
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
 }
 
 // set takes the list of a goal state over.
@@ -93,17 +103,19 @@ func (x *access) again(at time.Time) {
 	}
 }
 
-// checkAccounts runs accounts beside the caller, one at a time.
-func (a *Agent) checkAccounts(ctx context.Context) {
-	if !a.access.turn.TryLock() {
-		return
-	}
-	go func() {
-		defer a.access.turn.Unlock()
+// letIn looks at the accounts whenever it is asked to: who polls does not wait
+// for useradd.
+func (a *Agent) letIn(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.access.wake:
+		}
 		if err := a.accounts(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Error().Err(err).Msg("just-in-time access")
 		}
-	}()
+	}
 }
 
 // accounts adds and removes just-in-time users. It is asked at every poll,

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"runtime"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/config"
@@ -26,7 +24,7 @@ import (
 )
 
 // Options are what an Agent is made of. Every field is required except
-// Warnings, DieAfter, Processors and Platform.
+// Warnings, DieAfter, Processors, Hung and Platform.
 type Options struct {
 	Version  string
 	Config   *config.Config
@@ -49,6 +47,9 @@ type Options struct {
 	// one while it is not; 0 leaves that alone, as it must be where an agent
 	// is not the whole process.
 	Processors int
+	// Hung ends the process with a dump; an agent that hangs calls it where
+	// somebody starts it again. nil: nobody would, so it goes on.
+	Hung func()
 	// Platform changes how the platform is reached; only tests set it.
 	Platform func(*platform.Options)
 }
@@ -71,6 +72,10 @@ type Agent struct {
 	loop        loop        // what the goal-state job remembers between turns
 	inPool      atomic.Bool // a pooled VM waits for its order
 	orderKnown  *known
+	provisioned *known // the machine is made, or was given up on
+	pulse       pulse
+	aside       atomic.Bool  // something was set aside
+	hangTold    time.Time    // when a hang of the life before was told; only begin and the measure job use it
 	nextLogs    time.Time    // only the logs job uses it
 	logsShipped bool         // only the logs job uses it
 	badName     string       // only the host name job uses it
@@ -87,9 +92,10 @@ type Agent struct {
 	upd         updater
 }
 
-// New puts an agent together. Nothing is read, written or sent yet.
+// New puts an agent together. It reads what the machine says of itself, such as
+// its id and its name; nothing is written or sent yet.
 func New(o Options) *Agent {
-	a := &Agent{Options: o, cfg: o.Config, board: newBoard(), orderKnown: newKnown(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
+	a := &Agent{Options: o, cfg: o.Config, board: newBoard(), orderKnown: newKnown(), provisioned: newKnown(), loop: newLoop(), access: newAccess(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
 	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
 	a.events = event.Discard{}
 	if a.cfg.Telemetry.Enabled {
@@ -108,10 +114,10 @@ func New(o Options) *Agent {
 	return a
 }
 
-// Run is the whole life: one lock, then four things side by side until the
-// context ends. Provisioning comes before extensions, but status flows from
-// the first second. It returns a *Handover if another version is to go on in
-// this process.
+// Run is the whole life: one lock, then the parts side by side until the
+// context ends, see keep. Provisioning comes before extensions, but status flows
+// from the first second. It returns a *Handover if another version is to go on
+// in this process.
 func (a *Agent) Run(ctx context.Context) error {
 	unlock, err := a.begin(ctx)
 	if err != nil {
@@ -125,20 +131,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer end(nil)
 	a.upd.end = end
 
-	g, ctx := errgroup.WithContext(life)
-	g.Go(func() error { return a.health.Run(ctx) })
-	g.Go(func() error { return a.reporter(ctx) })
-	g.Go(func() error { return a.control(ctx) })
-	g.Go(func() error { return a.spool.Run(ctx) })
-	provisioned := make(chan struct{})
-	g.Go(func() error {
-		defer close(provisioned)
-		return a.boot(ctx)
-	})
-	g.Go(func() error { return a.serve(ctx, provisioned) })
-	g.Go(func() error { return a.resourceDisk(ctx) })
-	g.Go(func() error { return a.watchFirewall(ctx) })
-	err = g.Wait()
+	a.keep(life, a.parts()...)
 	a.save()
 	if h := a.passOn(life); h != nil {
 		return h // for the service manager nothing stops
@@ -149,7 +142,24 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.Log.Debug().Err(serr).Msg("this end will look like a crash")
 		}
 	}
-	return err
+	return context.Cause(life)
+}
+
+// parts is everything in the agent that goes on side by side. What repeats is
+// in jobs.
+func (a *Agent) parts() []part {
+	return []part{
+		{name: "health", run: a.health.Run},
+		{name: "reporter", run: a.reporter},
+		{name: "watchdog", run: a.watchdog},
+		{name: "control", run: a.control},
+		{name: "events", run: a.spool.Run},
+		{name: "access", run: a.letIn},
+		{name: "provisioning", run: a.provisioned.after(a.boot), once: true},
+		{name: "platform", run: a.serve},
+		{name: "resource disk", run: a.resourceDisk, once: true},
+		{name: "firewall", run: a.watchFirewall, once: true},
+	}
 }
 
 // Provision is the first boot only: it returns when the platform has
@@ -162,18 +172,20 @@ func (a *Agent) Provision(ctx context.Context) error {
 	defer unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.health.Run(gctx) })
-	g.Go(func() error { return a.reporter(gctx) })
-	g.Go(func() error {
-		defer cancel()
-		if err := a.boot(gctx); err != nil {
+	a.keep(ctx,
+		part{name: "health", run: a.health.Run},
+		part{name: "reporter", run: a.reporter},
+		part{name: "resource disk", run: a.resourceDisk, once: true},
+		part{name: "provisioning", once: true, run: func(ctx context.Context) error {
+			if err := a.boot(ctx); err != nil {
+				return err
+			}
+			if err = a.health.Flush(ctx); err == nil {
+				cancel()
+			}
 			return err
-		}
-		return a.health.Flush(gctx)
-	})
-	g.Go(func() error { return a.resourceDisk(gctx) })
-	err = g.Wait()
+		}},
+	)
 	a.save()
 	if errors.Is(err, context.Canceled) {
 		err = nil
@@ -191,7 +203,10 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		perm os.FileMode
 	}{{"/run/azguest", 0o755}, {a.cfg.Paths.Lib, 0o700}, {a.cfg.Paths.ExtensionLogs, 0o755}} {
 		if err := a.Root.MkdirAll(d.name, d.perm); err != nil {
-			return nil, fmt.Errorf("make directory %s: %w", d.name, err)
+			// Without it less works, and each part that needs it says so.
+			a.Log.Error().Err(err).Str("code", codeState).Msg("a directory of ours can't be made")
+			a.board.problem("directory "+d.name, codeState, fixOf(codeState), err)
+			continue
 		}
 		if err := a.tighten(d.name, d.perm); err != nil {
 			a.Log.Warn().Err(err).Msg("a directory of ours is open to others")
@@ -202,6 +217,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		return nil, err
 	}
 	a.sweep()
+	a.checkState()
 	restarts, ended := a.countLife()
 	a.board.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())
@@ -222,6 +238,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		s.Disk.LibDir = a.cfg.Paths.Lib
 	})
 	a.recall()
+	a.afterHang()
 	a.restoreHold()
 	a.beginUpdates()
 	a.save()

@@ -91,11 +91,7 @@ func (a *Agent) restoreHold() {
 // heard, and each request is written to the log. Without the socket the
 // agent is whole: agentctl status reads a file.
 func (a *Agent) control(ctx context.Context) error {
-	err := status.Serve(ctx, a.paths.Socket, a.request)
-	if err != nil && ctx.Err() == nil {
-		a.Log.Warn().Err(err).Msg("no control socket; agentctl can only look")
-	}
-	return nil
+	return status.Serve(ctx, a.paths.Socket, a.request)
 }
 
 func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
@@ -106,8 +102,15 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		if r.Extension == "" {
 			return refuse(fmt.Errorf("retry: name an extension"))
 		}
+		if err := a.loop.ready(); errors.Is(err, errSwitchedOff) {
+			return refuse(err) // there will be no goal state
+		}
 		a.ext.Retry(r.Extension, r.Config, "operator: "+r.Reason)
-		return status.Response{OK: true, Message: "asked for another try of " + r.Extension}
+		text := "asked for another try of " + r.Extension
+		if a.loop.current() == nil {
+			text += ", as soon as there is a goal state"
+		}
+		return status.Response{OK: true, Message: text}
 	case status.OpCancel:
 		if err := a.ext.Cancel(r.Extension); err != nil {
 			return refuse(err)
@@ -138,6 +141,9 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		}
 		return status.Response{OK: true, Message: fmt.Sprintf("freed %d bytes", freed)}
 	case status.OpReport:
+		if err := a.loop.ready(); err != nil {
+			return refuse(err)
+		}
 		if err := a.tick(ctx); err != nil {
 			return refuse(err)
 		}

@@ -25,6 +25,14 @@ func newKnown() *known { return &known{c: make(chan struct{})} }
 
 func (k *known) say() { k.once.Do(func() { close(k.c) }) }
 
+// after makes it known when f has ended, in whatever way.
+func (k *known) after(f func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		defer k.say()
+		return f(ctx)
+	}
+}
+
 // Finding the resource disk: it may come later than the agent.
 const (
 	diskTries = 10

@@ -96,6 +96,8 @@ func (a *Agent) passOn(ctx context.Context) *Handover {
 	return h
 }
 
+const lockFile = "/run/azguest/agent.lock" // status.DefaultPaths has it, too
+
 // acquire takes the lock, or takes it over from the version before us.
 func (a *Agent) acquire(ctx context.Context) (*status.Lock, error) {
 	if a.LockFD > 0 {
@@ -105,6 +107,11 @@ func (a *Agent) acquire(ctx context.Context) (*status.Lock, error) {
 		}
 	}
 	lock, err := status.Acquire(ctx, a.paths.Lock)
+	if _, taken := errors.AsType[*status.LockedError](err); err != nil && !taken && ctx.Err() == nil && !lacking(err) {
+		// Something that is no lock. Nobody can hold it.
+		a.Log.Error().Err(a.Root.SetAside(lockFile, err)).Str("code", codeState).Msg("a part of the agent's own state can't be used")
+		lock, err = status.Acquire(ctx, a.paths.Lock)
+	}
 	a.upd.lock = lock
 	return lock, err
 }

@@ -25,10 +25,13 @@ type job struct {
 // was written (asks U19: at most one line in ten minutes per fault).
 const quietFor = 10 * time.Minute
 
+// jobGoalState is the job that the agent can't be without.
+const jobGoalState = "goal-state"
+
 // jobs is everything in the agent that repeats.
 func (a *Agent) jobs() []job {
 	list := []job{
-		{"goal-state", a.pollEvery(), a.tick},
+		{jobGoalState, a.pollEvery(), a.poll},
 		{"heartbeat", a.cfg.Status.HeartbeatPeriod, a.heartbeat},
 		{"telemetry", a.cfg.Telemetry.Period, a.sendEvents},
 		{"handler-events", a.cfg.Protocol.ETPPeriod, a.collectEvents},

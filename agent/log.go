@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -149,14 +151,20 @@ func quoteIfNeeded(s string) string {
 
 // journal speaks the journal's native protocol, so that fields stay fields:
 // PRIORITY, SYSLOG_IDENTIFIER, AZ_EXTENSION and so on (asks U24).
-type journal struct{ conn *net.UnixConn }
+type journal struct {
+	conn *net.UnixConn
+	lost atomic.Int64 // records that the journal did not take
+}
+
+// logPatience bounds the wait for a journal that does not read.
+const logPatience = time.Second
 
 func dialJournal() *journal {
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: journalSocket, Net: "unixgram"})
 	if err != nil {
 		return nil
 	}
-	return &journal{c}
+	return &journal{conn: c}
 }
 
 var priorities = map[string]string{
@@ -192,11 +200,43 @@ func (j *journal) Write(p []byte) (int, error) {
 			fmt.Fprintf(&tail, " %s=%s", k, quoteIfNeeded(v))
 		}
 	}
+	lost := j.lost.Swap(0)
+	if lost > 0 {
+		fmt.Fprintf(&tail, " records_lost_before=%d", lost)
+	}
 	field(&b, "MESSAGE", str(rec["message"])+tail.String())
-	if _, err := j.conn.Write(b.Bytes()); err != nil {
+	if err := j.send(b.Bytes()); err != nil {
+		j.lost.Add(lost + 1)
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// send gives a record to the journal. One that is larger than the socket takes
+// goes as a file in memory, which the journal reads when it is sealed. A client
+// library of the journal does the same and could not be given a deadline.
+func (j *journal) send(record []byte) error {
+	_ = j.conn.SetWriteDeadline(time.Now().Add(logPatience)) // else the next line waits as long as it takes
+	_, err := j.conn.Write(record)
+	if !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) {
+		return err
+	}
+	fd, err := unix.MemfdCreate("azguest-log", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return fmt.Errorf("log a large record: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "azguest-log")
+	defer f.Close() // the journal has its own descriptor by then
+	if _, err = f.Write(record); err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL)
+	}
+	if err == nil {
+		_, _, err = j.conn.WriteMsgUnix(nil, unix.UnixRights(int(f.Fd())), nil)
+	}
+	if err != nil {
+		return fmt.Errorf("log a large record: %w", err)
+	}
+	return nil
 }
 
 func ident(r rune) rune {
@@ -236,6 +276,7 @@ func notify(state string) {
 	if err != nil {
 		return
 	}
+	_ = c.SetWriteDeadline(time.Now().Add(logPatience))
 	_, _ = c.Write([]byte(state)) // nobody to tell if the manager is gone
 	_ = c.Close()
 }

@@ -3,13 +3,17 @@ package agent
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 func TestLogLineIsReadableAndHasNoSignature(t *testing.T) {
@@ -60,7 +64,7 @@ func TestJournalFieldsStayFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j := &journal{c}
+	j := &journal{conn: c}
 	if _, err := j.Write([]byte(`{"level":"warn","message":"enable failed","handler":"A.B","seq":3,"out":"two\nlines"}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -138,5 +142,85 @@ func TestLogOfOthers(t *testing.T) {
 	say()
 	if b, err := os.ReadFile(victim); err != nil || !strings.Contains(string(b), "hello") {
 		t.Errorf("not written through root's link: %q %v", b, err)
+	}
+}
+
+// TestERR8LargeRecordArrives: a record that is larger than the journal's socket
+// takes arrives as a sealed file in memory; one that a journal which does not
+// read misses is counted in the next.
+func TestERR8LargeRecordArrives(t *testing.T) {
+	t.Parallel()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := func(fd int) *net.UnixConn {
+		f := os.NewFile(uintptr(fd), "journal")
+		defer f.Close()
+		c, err := net.FileConn(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c.(*net.UnixConn)
+	}
+	j, there := &journal{conn: conn(fds[0])}, conn(fds[1])
+	read := func() string {
+		t.Helper()
+		buf, oob := make([]byte, 1<<20), make([]byte, 1<<10)
+		if err := there.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		n, m, _, _, err := there.ReadMsgUnix(buf, oob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m == 0 {
+			return string(buf[:n])
+		}
+		msgs, err := unix.ParseSocketControlMessage(oob[:m])
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := unix.ParseUnixRights(&msgs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(got[0]), "record")
+		defer f.Close()
+		if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_WRITE == 0 {
+			t.Errorf("seals %x, %v", seals, err)
+		}
+		b := make([]byte, 16<<20)
+		k, err := f.ReadAt(b, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		return string(b[:k])
+	}
+	for _, size := range []int{100, 200 << 10, 4 << 20} {
+		record := fmt.Sprintf(`{"level":"info","message":"large","text":%q}`, strings.Repeat("x", size))
+		if _, err := j.Write([]byte(record)); err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		if got := read(); !strings.Contains(got, "AZ_TEXT="+strings.Repeat("x", size)) || !strings.Contains(got, "SYSLOG_IDENTIFIER=azguest") {
+			t.Errorf("%d bytes: got %d", size, len(got))
+		}
+	}
+	sent := 0
+	for {
+		if _, err := j.Write([]byte(`{"level":"info","message":"small"}`)); err != nil {
+			break // nobody reads
+		}
+		sent++
+	}
+	for range sent {
+		read()
+	}
+	if _, err := j.Write([]byte(`{"level":"info","message":"again"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(); !strings.Contains(got, "records_lost_before=1") {
+		t.Errorf("a loss is not said: %q", got)
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
@@ -28,14 +26,67 @@ const (
 
 // loop is what the goal-state job remembers.
 type loop struct {
-	turn sync.Mutex // one tick at a time: the job's, or one asked for by agentctl
+	// turn is held by the one tick there is: the job's, or one that agentctl
+	// asks for. It guards known and slow.
+	turn  chan struct{}
+	known string
+	slow  bool
 
 	mu      sync.Mutex // guards what follows
-	known   string
 	gs      *protocol.GoalState
 	changed time.Time // last new goal state, or the start
-	sched   *scheduler
-	slow    bool
+	// sched runs the jobs; nil while there is nobody to ask for a goal state,
+	// and absent says why.
+	sched  *scheduler
+	absent error
+}
+
+func newLoop() loop { return loop{turn: make(chan struct{}, 1), absent: errNotConnected} }
+
+// Why nobody asks the platform for a goal state.
+var (
+	errNotConnected = errors.New("the agent has not found the platform yet")
+	errSwitchedOff  = errors.New("the VM was ordered without an agent (disable_agent)")
+)
+
+// begin says that there is somebody to ask from now on.
+func (l *loop) begin(s *scheduler) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sched, l.absent = s, nil
+}
+
+// end says that there is nobody.
+func (l *loop) end(why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sched, l.absent = nil, why
+}
+
+// ready is nil if the platform is asked for goal states, else why not.
+func (l *loop) ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.absent
+}
+
+func (l *loop) scheduler() *scheduler {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sched
+}
+
+// busy makes the polling fast for a while.
+func (l *loop) busy() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.changed = time.Now()
+}
+
+func (l *loop) lately() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.changed) < fastFor
 }
 
 func (l *loop) current() *protocol.GoalState {
@@ -46,10 +97,10 @@ func (l *loop) current() *protocol.GoalState {
 
 // serve talks to the platform: goal states in, status out, extensions run.
 // It starts at once; only the handlers wait for provisioning.
-func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
+func (a *Agent) serve(ctx context.Context) error {
 	// The first seconds belong to provisioning and its report.
 	select {
-	case <-provisioned:
+	case <-a.provisioned.c:
 	case <-time.After(3 * time.Second):
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -63,6 +114,7 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 			// nobody will speak to us (spec/provisioning §3.2).
 			a.Log.Info().Msg("the VM was ordered without an agent (disable_agent): nothing more to do")
 			a.board.note("agent", "switched off by the VM's order")
+			a.loop.end(errSwitchedOff)
 			<-ctx.Done()
 			return context.Cause(ctx)
 		}
@@ -71,40 +123,52 @@ func (a *Agent) serve(ctx context.Context, provisioned <-chan struct{}) error {
 		return err
 	}
 	a.board.set(func(s *status.Snapshot) { s.Platform.Endpoint = a.platform.Endpoint() })
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.ext.Run(ctx) })
-	g.Go(func() error {
-		// Extensions start when the machine is made, or was given up on.
-		select {
-		case <-provisioned:
-			a.gate.open()
-			a.ext.Wake()
-		case <-ctx.Done():
-		}
+	a.keep(ctx, part{name: "extensions", run: a.engine}, part{name: "jobs", run: a.runJobs}, part{name: "gate", run: a.letExtensions, once: true})
+	return context.Cause(ctx)
+}
+
+// engine runs the extension engine. One that was started anew gets to know what
+// the platform wants.
+func (a *Agent) engine(ctx context.Context) error {
+	defer a.pulse.begin("extensions", a.cfg.Extensions.StatusPoll)()
+	a.checkState() // of the engine, before it looks at it again
+	a.ext.Offer(a.loop.current())
+	return a.ext.Run(ctx)
+}
+
+// letExtensions lets extensions start when the machine is made, or was given up
+// on.
+func (a *Agent) letExtensions(ctx context.Context) error {
+	select {
+	case <-a.provisioned.c:
+		a.gate.open()
+		a.ext.Wake()
 		return nil
-	})
-	a.loop.changed = time.Now()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// runJobs runs the table of jobs.
+func (a *Agent) runJobs(ctx context.Context) error {
+	a.loop.busy()
 	sched, err := startJobs(ctx, a.Log, a.jobs())
 	if err != nil {
 		return err
 	}
-	a.loop.mu.Lock()
-	a.loop.sched = sched
-	a.loop.mu.Unlock()
-	g.Go(func() error {
-		<-ctx.Done()
-		if err := sched.Shutdown(); err != nil {
-			a.Log.Warn().Err(err).Msg("a job did not end in time")
-		}
-		return context.Cause(ctx)
-	})
-	return g.Wait()
+	a.loop.begin(sched)
+	defer a.loop.end(errNotConnected)
+	defer a.pulse.begin(jobGoalState, a.cfg.Extensions.Period)()
+	<-ctx.Done()
+	if err := sched.Shutdown(); err != nil {
+		a.Log.Warn().Err(err).Msg("a job did not end in time")
+	}
+	return context.Cause(ctx)
 }
 
 // connect waits for the platform, and says so where people look.
 func (a *Agent) connect(ctx context.Context) error {
-	done := make(chan error, 1)
-	go func() { done <- a.platform.Connect(ctx) }()
+	done := beside(func() error { return a.platform.Connect(ctx) })
 	if err := a.measure(ctx); err != nil { // its job begins later
 		a.Log.Debug().Err(err).Msg("disk not measured")
 	}
@@ -121,7 +185,7 @@ func (a *Agent) connect(ctx context.Context) error {
 			}
 			return err
 		case <-look.C:
-			a.checkAccounts(ctx)
+			a.access.look()
 			for _, f := range a.platform.Endpoints() {
 				if e := endpoint(f); f.Name == platform.WireServer && e.Code != "" {
 					a.platformIll(errors.New(e.LastError))
@@ -131,11 +195,27 @@ func (a *Agent) connect(ctx context.Context) error {
 	}
 }
 
-// tick is one turn of the goal-state job. It never waits for a handler.
+// turnLimit bounds one turn of a job that the agent can't be without; it is
+// more than the requests of one turn take together on a slow host.
+const turnLimit = 4 * time.Minute
+
+// poll is one turn of the goal-state job.
+func (a *Agent) poll(ctx context.Context) error {
+	defer a.pulse.beat(jobGoalState)
+	ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not done after %v", turnLimit))
+	defer cancel()
+	return a.tick(ctx)
+}
+
+// tick asks the platform for a goal state. It never waits for a handler.
 func (a *Agent) tick(ctx context.Context) error {
-	a.loop.turn.Lock()
-	defer a.loop.turn.Unlock()
-	defer a.checkAccounts(ctx)
+	select {
+	case a.loop.turn <- struct{}{}:
+		defer func() { <-a.loop.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer a.access.look()
 	gs, err := a.platform.GoalState(ctx, a.loop.known)
 	switch {
 	case errors.Is(err, protocol.ErrNotModified):
@@ -164,8 +244,9 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 	l := &a.loop
 	l.mu.Lock()
 	first := l.gs == nil
-	l.gs, l.known, l.changed = gs, gs.Key(), time.Now()
+	l.gs, l.changed = gs, time.Now()
 	l.mu.Unlock()
+	l.known = gs.Key()
 	a.Log.Info().Str("goal_state", gs.ID).Str("source", string(gs.Source)).Str("activity", gs.ActivityID).
 		Int("handlers", len(gs.Handlers)).Int("certificates", len(gs.Certs)).Bool("on_hold", gs.OnHold).Msg("new goal state")
 	if gs.CertsErr != nil {
@@ -194,26 +275,20 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 
 // pollEvery is the period that fits the moment.
 func (a *Agent) pollEvery() time.Duration {
-	if time.Since(a.loop.changed) < fastFor {
+	if a.loop.lately() {
 		return min(fastPoll, a.cfg.Extensions.Period)
 	}
 	return a.cfg.Extensions.Period
 }
 
-// pace switches between fast and slow polling.
+// pace switches between fast and slow polling; who calls it has the turn.
 func (a *Agent) pace() {
 	l := &a.loop
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	every := a.cfg.Extensions.Period
-	fast := time.Since(l.changed) < fastFor
-	if fast {
-		every = min(fastPoll, every)
-	}
-	if l.sched == nil || fast != l.slow {
+	sched, fast := l.scheduler(), l.lately()
+	if sched == nil || fast != l.slow {
 		return
 	}
-	if err := l.sched.every(job{"goal-state", every, a.tick}); err != nil {
+	if err := sched.every(job{jobGoalState, a.pollEvery(), a.poll}); err != nil {
 		a.Log.Warn().Err(err).Msg("poll period not changed")
 		return
 	}

@@ -120,22 +120,22 @@ type knowledge struct {
 // coming up.
 func (a *Agent) learn(ctx context.Context) *knowledge {
 	k := &knowledge{done: make(chan struct{})}
-	go func() {
+	beside(func() error {
 		for {
 			md, err := a.metadata(ctx)
 			if err == nil {
 				k.md = md
 				close(k.done)
-				return
+				return nil
 			}
 			k.last.Store(&err)
 			select {
 			case <-ctx.Done():
-				return
+				return context.Cause(ctx)
 			case <-time.After(metadataAsk):
 			}
 		}
-	}()
+	})
 	return k
 }
 

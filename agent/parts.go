@@ -184,6 +184,7 @@ func (a *Agent) newManager() *extensions.Manager {
 		Mode: e.Mode, IgnoreHold: !e.OverProvisioning, Features: []string{"MultipleExtensionsPerHandler"},
 		PolicyFile: a.cfg.Policy.File, PolicyMode: a.cfg.Policy.Mode,
 		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
+		Turn:   func() { a.pulse.beat("extensions") },
 		Gate:   a.whyWait, StatusPoll: e.StatusPoll, EnableEveryStart: e.EnableEveryStart,
 	})
 }

@@ -34,13 +34,16 @@ type pool struct {
 // for the medium. No answer is "none": most platforms have no such service.
 func (a *Agent) askPPS(ctx context.Context) <-chan provisioning.PPSType {
 	c := make(chan provisioning.PPSType, 1)
-	go func() {
+	beside(func() error {
+		kind := provisioning.ParsePPSType("")
+		defer func() { c <- kind }()
 		x, err := a.platform.Extended(ctx, ppsAsk)
 		if err != nil {
 			a.Log.Debug().Err(err).Msg("pre-provisioning type not known from the metadata")
 		}
-		c <- provisioning.ParsePPSType(x.PPSType)
-	}()
+		kind = provisioning.ParsePPSType(x.PPSType)
+		return nil
+	})
 	return c
 }
 

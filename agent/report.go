@@ -104,12 +104,11 @@ func (a *Agent) reporter(ctx context.Context) error {
 	wait.InitialInterval, wait.MaxInterval = 2*time.Second, 45*time.Second
 	var (
 		retry <-chan time.Time
-		sent  chan error // of the report that is on its way; nil if none is
+		sent  <-chan error // of the report that is on its way; nil if none is
 		late  <-chan time.Time
 		again bool // something changed while it was
 	)
 	// Even with nothing to say: a snapshot that grows old means that we hang.
-	// The service manager is told as well, and restarts an agent that is silent.
 	sign := lifeSign(os.Getenv("WATCHDOG_USEC")) //nolint:forbidigo // the service manager's own interface
 	alive := time.NewTicker(sign)
 	defer alive.Stop()
@@ -118,7 +117,9 @@ func (a *Agent) reporter(ctx context.Context) error {
 			<-sent //nolint:errcheck // the context has ended, so it has to
 		}
 	}()
+	defer a.pulse.begin("reporter", sign)()
 	for {
+		a.pulse.beat("reporter")
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -127,7 +128,6 @@ func (a *Agent) reporter(ctx context.Context) error {
 			if time.Since(a.rep.lastSaved()) > sign/2 {
 				a.save()
 			}
-			notify("WATCHDOG=1")
 			continue
 		case <-late:
 			a.save()
@@ -164,12 +164,14 @@ func (a *Agent) reporter(ctx context.Context) error {
 			continue
 		}
 		retry, late = nil, time.After(tardy)
-		sent = make(chan error, 1)
-		go func() {
+		sent = beside(func() error {
+			defer a.pulse.begin("report", 0)()
+			ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not done after %v", turnLimit))
+			defer cancel()
 			// What an extension has just changed must count when it is reported.
 			a.yieldSSHD(ctx)
-			sent <- a.report(ctx)
-		}()
+			return a.report(ctx)
+		})
 	}
 }
 
@@ -276,7 +278,12 @@ func (a *Agent) save() {
 	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
 	s.Overall = s.Judge()
 	s = s.Clean()
-	if err := status.Save(a.paths.Snapshot, s); err != nil {
+	err := status.Save(a.paths.Snapshot, s)
+	if err != nil && !lacking(err) {
+		a.checkState() // something else may stand in its place
+		err = status.Save(a.paths.Snapshot, s)
+	}
+	if err != nil {
 		a.Log.Debug().Err(err).Msg("snapshot not written")
 	} else {
 		a.rep.saved = time.Now()
@@ -289,6 +296,8 @@ func (a *Agent) save() {
 
 // measure is the job that looks at the agent's own cost.
 func (a *Agent) measure(context.Context) error {
+	a.forgetHang()
+	a.lookAside()
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
 		return fmt.Errorf("measure: %w", err)

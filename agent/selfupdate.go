@@ -325,7 +325,7 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 	}
 	args := os.Args[1:]
 	trial, err := u.store.Begin(ctx, u.self, update.Trial{
-		To: to, From: a.Version, By: by, Withdraw: d.Withdraw, Health: a.cfg.Update.HealthTimeout, Args: args, Managed: managed(),
+		To: to, From: a.Version, By: by, Withdraw: d.Withdraw, Health: a.cfg.Update.HealthTimeout, Args: args, Managed: Managed(),
 	}, a.paths.Lock, without(os.Environ(), LockVariable))
 	if err != nil {
 		u.going.Store(false)
@@ -342,8 +342,8 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 
 var errHandover = errors.New("handing over to another version of the agent")
 
-// managed: somebody restarts us when we end.
-func managed() bool {
+// Managed says that somebody starts the agent again when it ends.
+func Managed() bool {
 	return os.Getenv("INVOCATION_ID") != "" || os.Getenv("NOTIFY_SOCKET") != "" //nolint:forbidigo // the service manager's own interface
 }
 
@@ -382,11 +382,13 @@ func (a *Agent) notStaged(f update.Facts, d update.Decision, why error) error {
 
 // moment is what update.Wait looks at.
 func (a *Agent) moment(now time.Time) update.Moment {
+	busy := a.busy()
 	a.upd.mu.Lock()
-	defer a.upd.mu.Unlock()
+	accepted := a.upd.accepted
+	a.upd.mu.Unlock()
 	return update.Moment{
-		Now: now, Ready: a.upd.ready, Quiet: a.cfg.Update.Quiet, Busy: a.busy(),
-		Accepted: a.upd.accepted, Heartbeat: a.cfg.Status.HeartbeatPeriod, Window: a.cfg.Update.Window,
+		Now: now, Ready: a.upd.ready, Quiet: a.cfg.Update.Quiet, Busy: busy,
+		Accepted: accepted, Heartbeat: a.cfg.Status.HeartbeatPeriod, Window: a.cfg.Update.Window,
 	}
 }
 

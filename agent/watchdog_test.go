@@ -34,7 +34,10 @@ func TestWatchdog(t *testing.T) {
 	a := testAgent(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- a.reporter(ctx) }()
+	go func() {
+		a.keep(ctx, part{name: "reporter", run: a.reporter}, part{name: "watchdog", run: a.watchdog})
+		done <- ctx.Err()
+	}()
 	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -775,4 +776,21 @@ func TestOneHandlerPanics(t *testing.T) {
 	if m := message(s, 0); !strings.Contains(m, "AZ-AGENT-FAULT: nobody thought of this") {
 		t.Errorf("message %q", m)
 	}
+}
+
+// TestERR8RetryBeforeTheFirstGoalState: it is kept for that one.
+func TestERR8RetryBeforeTheFirstGoalState(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0.0", script: simple}).start()
+	if got, want := show(w.offer(ext("P.X", "1.0.0", 0))), "P.X 1.0.0 Ready 0 | 0 success 0\n"; got != want {
+		t.Fatalf("got %s want %s", got, want)
+	}
+	w.restart()
+	w.clearCalls()
+	w.m.Retry("P.X", "", "operator: before")
+	for len(w.m.wake) > 0 { // until the engine has looked at it
+		runtime.Gosched()
+	}
+	w.offer(ext("P.X", "1.0.0", 0))
+	w.await("the retry", func(Snapshot) bool { return countCalls(w.calls(), "enable") == 1 })
 }

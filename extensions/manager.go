@@ -95,6 +95,9 @@ type Config struct {
 	PolicyDir  string // our own rules
 	PolicyMode string // PolicyOff, PolicyAudit, PolicyEnforce
 
+	// Turn is called whenever the engine comes round, at least once in
+	// StatusPoll; may be nil.
+	Turn func()
 	// Gate says what processing still waits for (cloud-init, the operator),
 	// or "". It is asked again on Wake and every second.
 	Gate func() string
@@ -239,8 +242,8 @@ func (m *Manager) AuditSeq() int64 { return m.audit.seq() }
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
 
 // Retry enables an extension once more in this goal state; config is the
-// name of the instance for multi-config and "" otherwise. The reason is kept
-// in the history.
+// name of the instance for multi-config and "" otherwise. Before the first goal
+// state it is kept for that one. The reason is kept in the history.
 func (m *Manager) Retry(name, config, reason string) {
 	m.mu.Lock()
 	m.forced[pairKey(name, config)] = reason
@@ -285,7 +288,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.store.init(); err != nil {
 		return err
 	}
-	recs, err := m.store.load()
+	recs, bad, err := m.store.load()
+	for _, err := range bad {
+		m.log.Error().Err(err).Str("code", "AZ-AGENT-STATE").Msg("a record can't be used; the handler's directory says what it can")
+	}
 	if err != nil {
 		return err
 	}
@@ -300,6 +306,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer cancel()
 	m.store.setAside()
 	m.graves = m.store.graves()
+	// An earlier Run may have ended anywhere.
+	m.handlers, m.busy, m.watched, m.pass = map[string]*handler{}, 0, map[string]bool{}, nil
 	for _, r := range recs {
 		h := m.handler(r.Name)
 		h.recs[r.Version] = r
@@ -327,6 +335,9 @@ func (m *Manager) loop(ctx context.Context) error {
 		seen, trouble = m.watch.Events, m.watch.Errors
 	}
 	for {
+		if m.cfg.Turn != nil {
+			m.cfg.Turn()
+		}
 		// A wake-up costs more than what is done in it: none without need.
 		switch need := m.wary(); {
 		case need && !wary:
@@ -342,14 +353,10 @@ func (m *Manager) loop(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			// The goroutines that wait for commands end with the context.
-			for m.busy > 0 {
-				<-m.done
-				m.busy--
-			}
 			return nil
 		case gs := <-m.offers:
 			m.newPass(gs)
+			m.takeForced()
 		case out := <-m.done:
 			m.finished(out)
 		case <-m.wake:
@@ -433,7 +440,10 @@ func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(contex
 	p := m.pass
 	m.running.Go(func() {
 		err := host.Safely(func() error { return do(ctx) })
-		m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, err: err}
+		select {
+		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, err: err}:
+		case <-ctx.Done(): // the next Run finds on the disk what became of it
+		}
 	})
 }
 

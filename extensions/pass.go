@@ -183,13 +183,13 @@ func pairsOf(gs *protocol.GoalState) []pair {
 }
 
 func (m *Manager) takeForced() {
+	if m.pass == nil {
+		return // kept for the first goal state
+	}
 	m.mu.Lock()
 	forced := m.forced
 	m.forced = map[string]string{}
 	m.mu.Unlock()
-	if m.pass == nil {
-		return
-	}
 	maps.Copy(m.pass.forced, forced)
 	for key := range forced {
 		name, _, _ := strings.Cut(key, "\x00")

@@ -159,22 +159,22 @@ func (s store) saveFiles(r Record) error {
 // load finds every handler version on disk: by its record, by its
 // HandlerState, or both. HandlerState wins about how far it has come, since
 // another agent may have been at work meanwhile; a directory without one is
-// somebody else's (spec/extensions §2.9).
-func (s store) load() ([]Record, error) {
+// somebody else's (spec/extensions §2.9). What of it can't be used is left out,
+// set aside if it is a record, and returned as bad: one handler's files keep no
+// other from being managed.
+func (s store) load() (recs []Record, bad []error, err error) {
 	byDir := map[string]Record{}
 	saved := map[string]time.Time{}
 	files, err := s.root.Glob(s.dir + "/records/*.json")
 	if err != nil {
-		return nil, fmt.Errorf("load records: %w", err)
+		return nil, nil, fmt.Errorf("load records: %w", err)
 	}
 	for _, f := range files {
-		b, err := s.root.ReadFile(f)
+		r, err := s.record(f)
 		if err != nil {
-			return nil, fmt.Errorf("load records: %w", err)
-		}
-		var r Record
-		if json.Unmarshal(b, &r) != nil || r.Name == "" || r.Version == "" || strings.ContainsAny(r.Name+r.Version, "/\x00") {
-			continue // a damaged record: what is on disk tells the rest
+			// What is in the handler's directory tells the rest.
+			bad = append(bad, fmt.Errorf("load records: %w", s.root.SetAside(f, err)))
+			continue
 		}
 		byDir[r.Name+"-"+r.Version] = r
 		if fi, err := os.Stat(s.root.Path(f)); err == nil {
@@ -183,7 +183,7 @@ func (s store) load() ([]Record, error) {
 	}
 	entries, err := os.ReadDir(s.root.Path(s.lib))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("load records: %w", err)
+		return nil, bad, fmt.Errorf("load records: %w", err)
 	}
 	seen := map[string]bool{}
 	for _, e := range entries {
@@ -210,7 +210,7 @@ func (s store) load() ([]Record, error) {
 			// We died between the record and the files, which follow now. Or
 			// the power did, and left bytes that no agent writes.
 			if err := writable(s.saveFiles(r)); err != nil {
-				return nil, err
+				bad = append(bad, err)
 			}
 		default:
 			r = s.adoptExts(adopt(r, text), base)
@@ -236,7 +236,22 @@ func (s store) load() ([]Record, error) {
 		out = append(out, r)
 	}
 	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(a.Name+a.Version, b.Name+b.Version) })
-	return out, nil
+	return out, bad, nil
+}
+
+// maxRecord is the largest record that is read.
+const maxRecord = 8 << 20
+
+// record reads one record.
+func (s store) record(file string) (r Record, err error) {
+	b, err := s.root.ReadBounded(file, maxRecord)
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil && (r.Name == "" || r.Version == "" || strings.ContainsAny(r.Name+r.Version, "/\x00")) {
+		err = errors.New("it names no handler")
+	}
+	return r, err
 }
 
 // handlerStates are the words that agents write into HandlerState.

@@ -39,7 +39,8 @@ func ReadySent(sys *System, o Options) error {
 // AgentDisabled reports whether the document had the agent switched off
 // (ProvisionGuestAgent=false): it provisions and then does nothing more.
 func AgentDisabled(sys *System, o Options) (bool, error) {
-	_, err := sys.Root.ReadFile(path.Join(o.WithDefaults().Lib, "disable_agent"))
+	// Whatever it is: what switches the agent off need not be readable.
+	_, err := sys.Root.Lstat(path.Join(o.WithDefaults().Lib, "disable_agent"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -31,7 +31,7 @@ func Codes() []Code {
 	return []Code{
 		// The process.
 		{"AZ-AGENT-DOWN", "The agent is not running.", "It was stopped, it crashed, or it was never started.", "systemctl start azguest; journalctl -u azguest -b shows why it ended"},
-		{"AZ-AGENT-HUNG", "The agent's process lives but has not written its status for three minutes.", "A file system that does not answer (NFS, a failing disk), a stopped process, or a defect of ours.", "systemctl restart azguest (extensions go on running); please report it with: agentctl doctor --output json"},
+		{"AZ-AGENT-HUNG", "The agent's process lives but has not written its status for three minutes, or a part of it did not come round and it was started again.", "A file system that does not answer (NFS, a failing disk), a stopped process, or a defect of ours.", "systemctl restart azguest (extensions go on running); please report it with: agentctl doctor --output json"},
 		{"AZ-AGENT-CRASHLOOP", "The agent was restarted several times since boot.", "It ends by itself soon after each start.", "journalctl -u azguest -b; a package upgrade or AutoUpdate.Mode=distro brings back a version that worked"},
 		{"AZ-AGENT-MASKED", "The unit of the agent is masked, so it cannot start.", "Somebody linked azguest.service to /dev/null.", "systemctl unmask azguest && systemctl start azguest"},
 		{"AZ-AGENT-DISABLED", "The agent was told to do nothing on this machine.", "The file disable_agent is in Lib.Dir; cloud-init's documentation and some images make it.", "remove <Lib.Dir>/disable_agent and restart azguest"},
@@ -39,6 +39,8 @@ func Codes() []Code {
 		{"AZ-AGENT-OTHER", "Another guest agent runs or is enabled on this machine.", "WALinuxAgent is still installed. Two agents overwrite each other's reports and run extensions twice.", "systemctl disable --now walinuxagent waagent, or remove that package"},
 		{"AZ-AGENT-TWICE", "A second agent was started while one is running.", "The lock file is held by another process.", "use the one that runs; agentctl status shows its process id"},
 		{"AZ-AGENT-FAULT", "One piece of work met a defect of the agent; the rest goes on.", "A document or an extension that nobody had thought of.", "please report it with the stack in /var/log/waagent.log; a newer version may know better"},
+		{"AZ-AGENT-PART", "One part of the agent does not run; the others go on, and it is tried again at least once a minute.", "A file or a directory that it needs is missing, of another kind or not to be used, or a defect of ours.", "agentctl status names the part and the reason; agentctl doctor"},
+		{"AZ-AGENT-STATE", "A file of the agent's own state could not be used and was set aside.", "A failing disk, a power cut, or somebody else's hand. The agent goes on as if there were none.", "look at the file that agentctl status names, then remove it"},
 		{"AZ-AGENT-SNAPSHOT", "The status file cannot be read.", "It is damaged, belongs to a newer version, or the directory is not readable.", "upgrade agentctl together with azguest; systemctl restart azguest writes the file anew"},
 
 		// Provisioning.

@@ -1,6 +1,7 @@
 package update
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -151,6 +152,13 @@ func (s *State) Note(version string, why error, code, text string, now time.Time
 // firstRetry is the wait after the first transient failure.
 const firstRetry = time.Minute
 
+// Who holds the lock writes a file and lets go. One that does not must not keep
+// an agent from starting.
+const (
+	lockPatience = 10 * time.Second
+	lockTry      = 10 * time.Millisecond
+)
+
 // Store is the state on disk. Its methods may be called by several
 // processes at once: the agent, the guard, an agent that starts.
 type Store struct {
@@ -171,6 +179,9 @@ func (s Store) Load() (State, error) {
 	if err != nil {
 		return st, fmt.Errorf("read update state: %w", err)
 	}
+	if len(bytes.Trim(b, "\x00\n ")) == 0 {
+		return st, nil // what a power cut leaves of it
+	}
 	if err := json.Unmarshal(b, &st); err != nil {
 		return State{}, fmt.Errorf("read update state: %w", err)
 	}
@@ -189,10 +200,12 @@ func (s Store) Change(change func(*State) bool) error {
 		return fmt.Errorf("keep update state: %w", err)
 	}
 	defer f.Close() // gives the lock back
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+	for end := time.Now().Add(lockPatience); ; {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
 			break
 		}
+		<-time.After(lockTry) // wait:bounded by lockPatience
 	}
 	if err != nil {
 		return fmt.Errorf("keep update state: lock: %w", err)

@@ -185,7 +185,7 @@ func (c *Client) fetchCertificates(ctx context.Context, w *wire.Client, uri stri
 	if uri == "" {
 		return nil, nil
 	}
-	key, head, err := c.key.get()
+	key, head, err := c.key.get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func (c *Client) fetchAccess(ctx context.Context, w *wire.Client, uri string, d 
 }
 
 func (c *Client) openAccess(ctx context.Context, w *wire.Client, uri string) (*protocol.RemoteAccess, []byte, error) {
-	key, head, err := c.key.get()
+	key, head, err := c.key.get(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

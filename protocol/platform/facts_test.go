@@ -180,7 +180,7 @@ func TestFact02TransportCertificateCarriesSHA1KeyIdentifier(t *testing.T) {
 	t.Parallel()
 	root := host.Root(t.TempDir())
 	k := &transportKey{root: root, dir: "/lib", vmid: "a"}
-	pair, head, err := k.get()
+	pair, head, err := k.get(t.Context())
 	if err != nil || strings.ContainsAny(head, "\n -") {
 		t.Fatalf("get: %v, header %q", err, head)
 	}
@@ -195,11 +195,11 @@ func TestFact02TransportCertificateCarriesSHA1KeyIdentifier(t *testing.T) {
 	}
 	// Kept on the same machine, never on another.
 	same := &transportKey{root: root, dir: "/lib", vmid: "a"}
-	if p, _, err := same.get(); err != nil || !p.RSA.Equal(pair.RSA) {
+	if p, _, err := same.get(t.Context()); err != nil || !p.RSA.Equal(pair.RSA) {
 		t.Errorf("not kept: %v", err)
 	}
 	other := &transportKey{root: root, dir: "/lib", vmid: "b"}
-	if p, _, err := other.get(); err != nil || p.RSA.Equal(pair.RSA) {
+	if p, _, err := other.get(t.Context()); err != nil || p.RSA.Equal(pair.RSA) {
 		t.Errorf("kept on another machine: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -70,9 +71,13 @@ func (k *transportKey) start() {
 	})
 }
 
-func (k *transportKey) get() (cms.Key, string, error) {
+func (k *transportKey) get(ctx context.Context) (cms.Key, string, error) {
 	k.start()
-	<-k.done
+	select {
+	case <-k.done:
+	case <-ctx.Done():
+		return cms.Key{}, "", context.Cause(ctx)
+	}
 	return k.pair, k.head, k.err
 }
 

@@ -222,7 +222,17 @@ func run(cmd string, args []string, stderr io.Writer) int {
 			log.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("the installed version runs instead")
 		}
 	}
+	// The runtime prints what every goroutine is at, and the service manager
+	// starts us again.
+	hung := func() {
+		debug.SetTraceback("all")
+		_ = syscall.Kill(os.Getpid(), syscall.SIGABRT)
+	}
+	if !agent.Managed() {
+		hung = nil
+	}
 	a := agent.New(agent.Options{
+		Hung:       hung,
 		Version:    version,
 		Config:     cfg,
 		Warnings:   warnings,

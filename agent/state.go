@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// A place is where the agent, or a life before it, keeps something of its own.
+type place struct {
+	pattern string
+	// What has to be there, if anything is: a directory of this mode, a socket,
+	// or a regular file.
+	dir    fs.FileMode
+	socket bool
+	// limit is the largest a file may be, json or a time what it has to hold.
+	limit int64
+	json  bool
+	time  bool
+	// mark: that it is there says something, whatever is in it. An empty one
+	// takes its place.
+	mark bool
+}
+
+// places is all of the agent's own state that is read at a start or later, the
+// directories before what is in them.
+func (a *Agent) places() []place {
+	lib := a.cfg.Paths.Lib
+	own := lib + "/azguest"
+	const small, large = 64 << 10, 8 << 20
+	return []place{
+		{pattern: own, dir: 0o700},
+		{pattern: own + "/ext", dir: 0o700},
+		{pattern: own + "/ext/records", dir: 0o700},
+		{pattern: own + "/ext/jobs", dir: 0o700},
+		{pattern: own + "/ext/packages", dir: 0o700},
+		{pattern: own + "/ext/saved", dir: 0o700},
+		{pattern: own + "/ext/tmp", dir: 0o700},
+		{pattern: own + "/ext/gone", dir: 0o700},
+		{pattern: own + "/ext/reserve", dir: 0o700},
+		{pattern: lib + "/events", dir: 0o700},
+		{pattern: lib + "/history", dir: 0o700},
+
+		{pattern: own + "/ext/records/*.json", limit: large, json: true},
+		{pattern: own + "/access.json", limit: large, json: true},
+		{pattern: own + "/disk.json", limit: small, json: true},
+		{pattern: own + "/hold.json", limit: small, json: true},
+		{pattern: own + "/hostkeys.json", limit: small, json: true},
+		{pattern: own + "/provision.json", limit: large, json: true},
+		{pattern: own + "/removing.json", limit: small, json: true},
+		{pattern: own + "/update.json", limit: large, json: true},
+		{pattern: own + "/update.lock", limit: small},
+		{pattern: own + "/users.json", limit: large, json: true},
+		{pattern: own + "/ready_pending", limit: small, mark: true},
+		{pattern: lib + "/disable_agent", limit: large, mark: true},
+		{pattern: lib + "/fast_track.json", limit: small, mark: true},
+		{pattern: lib + "/provisioned", limit: small, mark: true},
+		{pattern: lib + "/published_hostname", limit: small},
+		{pattern: lib + "/Protocol", limit: small},
+		{pattern: lib + "/TransportCert.pem", limit: small},
+		{pattern: lib + "/TransportPrivate.pem", limit: small},
+		{pattern: lib + "/WireServerEndpoint", limit: small},
+		{pattern: lib + "/" + initialMark, limit: small, mark: true},
+		{pattern: lib + "/" + rsmMark, limit: small, mark: true},
+
+		{pattern: lives, limit: small, json: true},
+		{pattern: readyMark, limit: small, time: true}, // to say Ready once more does no harm
+		{pattern: hungFile, limit: small, json: true},
+		{pattern: hungStacks, limit: large},
+		{pattern: "/run/azguest/status.json", limit: 2 * large, json: true},
+		{pattern: "/run/azguest/status.root.json", limit: 2 * large, json: true},
+		{pattern: "/run/azguest/ctl.sock", socket: true},
+	}
+}
+
+// judge says what is wrong with what is at a place, nil if nothing is.
+func (p place) judge(r host.Root, name string) error {
+	fi, err := r.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case p.dir != 0:
+		if !fi.IsDir() {
+			return fmt.Errorf("%s instead of a directory", kind(fi.Mode()))
+		}
+		_, err = r.ReadDir(name)
+		return err
+	case p.socket:
+		if fi.Mode().Type() != fs.ModeSocket {
+			return fmt.Errorf("%s instead of a socket", kind(fi.Mode()))
+		}
+		return nil
+	case !fi.Mode().IsRegular():
+		return fmt.Errorf("%s instead of a file", kind(fi.Mode()))
+	}
+	b, err := r.ReadBounded(name, p.limit)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case p.json && len(bytes.Trim(b, "\x00\n ")) > 0 && !json.Valid(b):
+		return errors.New("not JSON")
+	}
+	if p.time {
+		_, err = time.Parse(time.RFC3339, strings.TrimSpace(string(b)))
+		return err
+	}
+	return nil // also what a power cut left empty: for all readers that is none
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeSymlink != 0:
+		return "a link"
+	case m&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	case m&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "a file"
+}
+
+// lacking says that the machine, not the file, is in the way.
+func lacking(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EROFS, unix.EINTR, unix.EAGAIN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkState sets aside what of the agent's own state can't be used: a start
+// that met it again and again would end each time, or wait for ever. What it
+// was for begins anew.
+func (a *Agent) checkState() {
+	for _, p := range a.places() {
+		names, err := a.Root.Glob(p.pattern)
+		if err != nil {
+			continue // a configured path that is no pattern
+		}
+		for _, name := range names {
+			err := p.judge(a.Root, name)
+			if err == nil || lacking(err) {
+				continue
+			}
+			err = a.Root.SetAside(name, err)
+			a.Log.Error().Err(err).Str("code", codeState).Msg("a part of the agent's own state can't be used")
+			if _, ok := errors.AsType[*host.AsideError](err); !ok {
+				continue
+			}
+			switch {
+			case p.dir != 0:
+				err = a.Root.MkdirAll(name, p.dir)
+			case p.mark:
+				err = a.Root.WriteFile(name, nil, 0o600)
+			default:
+				err = nil
+			}
+			if err != nil {
+				a.Log.Warn().Err(err).Msg("what was set aside is not replaced")
+			}
+		}
+	}
+	a.lookAside()
+}
+
+const codeState = "AZ-AGENT-STATE"
+
+// maxAside is how many names are shown.
+const maxAside = 5
+
+// lookAside shows what was set aside, by whomever, until somebody has taken it
+// away.
+func (a *Agent) lookAside() {
+	var found []string
+	seen := map[string]bool{}
+	for _, p := range a.places() {
+		dir := path.Dir(p.pattern)
+		if seen[dir] {
+			continue
+		}
+		seen[dir] = true
+		names, err := a.Root.Glob(dir + "/*" + host.AsideSuffix)
+		if err == nil {
+			found = append(found, names...)
+		}
+	}
+	var err error
+	if n := len(found); n > maxAside {
+		err = fmt.Errorf("set aside: %s and %d more", strings.Join(found[:maxAside], ", "), n-maxAside)
+	} else if n > 0 {
+		err = fmt.Errorf("set aside: %s", strings.Join(found, ", "))
+	}
+	if err != nil || a.aside.Load() {
+		a.aside.Store(err != nil)
+		a.board.problem("state", codeState, fixOf(codeState), err)
+	}
+}

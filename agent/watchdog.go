@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+)
+
+const (
+	codeHung = "AZ-AGENT-HUNG"
+	// hungAfter is how long a vital part may stay away beyond its period. What
+	// it does has a limit of its own, turnLimit, so one that is away for longer
+	// does not come back.
+	hungAfter = turnLimit + time.Minute
+	// hungLooks is how often the watchdog has to look at it meanwhile: a machine
+	// that stood still looks like a part that did.
+	hungLooks = 4
+	// hungFile tells the next life why this one ended, and hungStacks what it
+	// was at. They are in memory: the disk may be what hangs.
+	hungFile   = "/run/azguest/hung.json"
+	hungStacks = "/run/azguest/hung.stacks"
+	maxStacks  = 1 << 20
+	// hungShown is how long the next life shows it.
+	hungShown = time.Hour
+	// hungSay bounds what is said before the end: a log may be what hangs.
+	hungSay = 10 * time.Second
+)
+
+// pulse knows when the parts that the agent can't be without came round last.
+type pulse struct {
+	mu    sync.Mutex // guards vital
+	vital map[string]*beat
+}
+
+type beat struct {
+	at     time.Time
+	period time.Duration
+	looks  int // of the watchdog, since then
+}
+
+// begin makes a part one that has to come round in every period, until end.
+func (p *pulse) begin(name string, period time.Duration) (end func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.vital == nil {
+		p.vital = map[string]*beat{}
+	}
+	b := &beat{at: time.Now(), period: period}
+	p.vital[name] = b
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.vital[name] == b {
+			delete(p.vital, name)
+		}
+	}
+}
+
+// beat says that a part came round.
+func (p *pulse) beat(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b := p.vital[name]; b != nil {
+		b.at, b.looks = time.Now(), 0
+	}
+}
+
+// silent names the parts that do not come round any more. Only the watchdog
+// asks.
+func (p *pulse) silent(now time.Time) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for name, b := range p.vital {
+		b.looks++
+		if b.looks > hungLooks && now.Sub(b.at) > b.period+hungAfter {
+			out = append(out, fmt.Sprintf("%s for %v", name, now.Sub(b.at).Round(time.Second)))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// watchdog tells the service manager that the agent lives while all its vital
+// parts come round. When one of them does not it says so and ends the process,
+// which is started again; where nobody would do that it only says so.
+func (a *Agent) watchdog(ctx context.Context) error {
+	sign := time.NewTicker(lifeSign(os.Getenv("WATCHDOG_USEC"))) //nolint:forbidigo // the service manager's own interface
+	defer sign.Stop()
+	said := false
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-sign.C:
+		}
+		silent := a.pulse.silent(time.Now())
+		switch {
+		case len(silent) == 0 && said:
+			said = false
+			a.board.problem("watchdog", "", "", nil)
+			fallthrough
+		case len(silent) == 0:
+			notify("WATCHDOG=1")
+		case !said:
+			said = true
+			a.hung(ctx, "these parts of the agent do not come round: "+strings.Join(silent, ", "))
+		}
+	}
+}
+
+// A hang is what a life that hung leaves for the next one.
+type hang struct {
+	At   time.Time `json:"at"`
+	What string    `json:"what"`
+	PID  int       `json:"pid"`
+}
+
+// hung says that the agent hangs, and ends it.
+func (a *Agent) hung(ctx context.Context, what string) {
+	stacks := make([]byte, maxStacks)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	said := beside(func() error {
+		b, err := json.Marshal(hang{time.Now().UTC(), what, os.Getpid()})
+		if err == nil && a.Hung != nil { // else there is no next life to be told
+			err = a.Root.WriteFile(hungFile, append(b, '\n'), 0o600)
+		}
+		err = errors.Join(err, a.Root.WriteFile(hungStacks, stacks, 0o600))
+		a.board.problem("watchdog", codeHung, fixOf(codeHung), errors.New(what))
+		a.Log.Error().Err(err).Str("code", codeHung).Str("stacks", hungStacks).Bool("ends", a.Hung != nil).Msg(what)
+		a.events.Emit(event.Event{Kind: event.Operation, Time: time.Now().UTC(), Name: "WALinuxAgent", Version: a.Version, Op: "AgentHung", Message: codeHung + ": " + what})
+		a.save()
+		return nil
+	})
+	select {
+	case <-said:
+	case <-time.After(hungSay):
+	case <-ctx.Done():
+		return
+	}
+	if a.Hung != nil {
+		a.Hung()
+	}
+}
+
+// afterHang tells of a life that hung before this one.
+func (a *Agent) afterHang() {
+	b, err := a.Root.ReadFile(hungFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var h hang
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		h.What = "the agent hung"
+	}
+	if err := a.Root.RemoveAll(hungFile); err != nil {
+		a.Log.Warn().Err(err).Msg("the note of a hang stays")
+	}
+	text := "restarted: " + h.What
+	a.Log.Error().Err(err).Str("code", codeHung).Time("at", h.At).Str("stacks", hungStacks).Msg(text)
+	a.board.note("agent", codeHung+": "+text)
+	a.board.problem("watchdog", codeHung, fixOf(codeHung), fmt.Errorf("%s at %s", text, h.At.Format(time.DateTime)))
+	a.events.Emit(event.Event{Kind: event.Operation, Time: time.Now().UTC(), Name: "WALinuxAgent", Version: a.Version, Op: "AgentHung", Message: codeHung + ": " + text})
+	a.hangTold = time.Now()
+}
+
+// forgetHang takes it off the screen when it has been there for a while.
+func (a *Agent) forgetHang() {
+	if !a.hangTold.IsZero() && time.Since(a.hangTold) > hungShown {
+		a.hangTold = time.Time{}
+		a.board.problem("watchdog", "", "", nil)
+	}
+}
