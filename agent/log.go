@@ -16,9 +16,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
-	"gopkg.in/natefinch/lumberjack.v2"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -38,8 +37,7 @@ func NewLogger(file string, verbose bool) (zerolog.Logger, io.Closer) {
 	}
 	var closer io.Closer = nopCloser{}
 	if file != "" {
-		own(file)
-		l := &lumberjack.Logger{Filename: file, MaxSize: 10, MaxBackups: 3, Compress: true}
+		l := host.NewLogFile("", file, 0o644, 10<<20, 3)
 		sinks = append(sinks, &textWriter{w: l})
 		closer = l
 	}
@@ -48,23 +46,6 @@ func NewLogger(file string, verbose bool) (zerolog.Logger, io.Closer) {
 		level = zerolog.DebugLevel
 	}
 	return zerolog.New(redactor{zerolog.MultiLevelWriter(sinks...)}).Level(level).With().Timestamp().Logger(), closer
-}
-
-// own makes a log that is there already root's alone to write: another agent
-// or a careless hand has left it so. Who may read it is the administrator's
-// choice. In some distributions a group that is not root's may write to
-// /var/log; a link that one of it made would have us write anywhere.
-func own(file string) {
-	var st unix.Stat_t
-	if err := unix.Lstat(file, &st); err != nil {
-		return // none yet, or nothing that we could change
-	}
-	switch {
-	case st.Mode&unix.S_IFMT == unix.S_IFLNK && int(st.Uid) != os.Geteuid():
-		_ = os.Remove(file) // what stays in the way is opened as it is
-	case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o022 != 0:
-		_ = os.Chmod(file, os.FileMode(st.Mode&0o755)) // the line about it would be the first in it
-	}
 }
 
 type nopCloser struct{}

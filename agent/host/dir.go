@@ -152,8 +152,8 @@ func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		err = fmt.Errorf("%w: it is a symbolic link", ErrUnsafe)
-	case errors.Is(err, unix.ENXIO):
-		err = errNotRegular // a FIFO without a reader, or a socket
+	case errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EISDIR):
+		err = errNotRegular // a FIFO without a reader, a socket, a directory
 	}
 	if err != nil {
 		return nil, d.fail("open", name, err)

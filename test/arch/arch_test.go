@@ -94,7 +94,6 @@ var owner = map[string][]string{
 	"software.sslmate.com/src/go-pkcs12":  {"protocol/internal/...", "protocol/wire"},
 	"github.com/go-crypt/crypt":           {"provisioning"},
 	"github.com/godbus/dbus/v5":           {"agent/host", "agent", "protocol/discover"},
-	"gopkg.in/natefinch/lumberjack.v2":    {"agent", "agent/cmd/azguest"},
 	"github.com/rogpeppe/go-internal/...": {"test/..."},
 	"github.com/google/go-cmp/...":        {"test/..."},
 }

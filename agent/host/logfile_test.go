@@ -1,0 +1,113 @@
+package host_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
+)
+
+func TestLogFileRotates(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := host.NewLogFile(host.Root(dir), "/log/agent.log", 0o640, 100, 2)
+	defer l.Close()
+	for i := range 30 {
+		if _, err := io.WriteString(l, strings.Repeat(string(rune('a'+i%26)), 39)+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := os.ReadDir(dir + "/log")
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%v %v", list, err)
+	}
+	for _, e := range list {
+		if fi, err := e.Info(); err != nil || fi.Mode().Perm() != 0o640 || fi.Size() > 100 {
+			t.Errorf("%s: %v %v", e.Name(), fi, err)
+		}
+	}
+	b, err := os.ReadFile(dir + "/log/agent.log.1.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(z); err != nil || len(b) != 80 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
+// TestLogFileIsOurs: what stands in the way of the log is moved aside and
+// never written to, and a file that others moved away is made again.
+func TestLogFileIsOurs(t *testing.T) {
+	t.Parallel()
+	for name, plant := range map[string]func(victim, log string) error{
+		"symlink": func(victim, log string) error {
+			return errors.Join(os.Symlink(victim, log), os.Lchown(log, hosttest.LocalUser, -1))
+		},
+		"hard link": os.Link,
+		"fifo":      func(_, log string) error { return unix.Mkfifo(log, 0o666) },
+		"directory": func(_, log string) error { return os.Mkdir(log, 0o777) },
+		"socket":    func(_, log string) error { return unix.Mknod(log, unix.S_IFSOCK|0o666, 0) },
+		"a user's": func(_, log string) error {
+			return errors.Join(os.WriteFile(log, nil, 0o666), os.Chown(log, hosttest.LocalUser, -1))
+		},
+		"deleted": func(string, string) error { return nil },
+		"renamed": func(string, string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			log, victim := filepath.Join(dir, "agent.log"), filepath.Join(dir, "victim")
+			if err := os.WriteFile(victim, []byte("old\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := host.NewLogFile(host.Root(""), log, 0o644, 1<<20, 1)
+			defer l.Close()
+			_, err := io.WriteString(l, "before\n")
+			if name == "renamed" {
+				err = errors.Join(err, os.Rename(log, log+".1"))
+			} else {
+				err = errors.Join(err, os.Remove(log))
+			}
+			if err = errors.Join(err, plant(victim, log)); err != nil {
+				if os.Geteuid() != 0 {
+					t.Skip(err)
+				}
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(l, "after\n"); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := os.ReadFile(log); err != nil || string(b) != "after\n" {
+				t.Errorf("log: %q %v", b, err)
+			}
+			if b, err := os.ReadFile(victim); err != nil || string(b) != "old\n" {
+				t.Errorf("victim: %q %v", b, err)
+			}
+		})
+	}
+}
+
+// TestSEC1LogUnderAttack: the folder of the log belongs to a local user, which
+// is worse than a group that may write in it.
+func TestSEC1LogUnderAttack(t *testing.T) {
+	t.Parallel()
+	base := filepath.Join(t.TempDir(), "log")
+	l := host.NewLogFile(host.Root(""), base+"/agent.log", 0o644, 200, 2)
+	defer l.Close()
+	hosttest.Attack(t, base, []string{"agent.log", "agent.log.1.gz", "agent.log.2.gz", "agent.log.foreign"}, func(int) {
+		_, _ = io.WriteString(l, "* * * * * root id\n")
+	})
+}
