@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -111,8 +112,12 @@ func virtual(name string) bool {
 
 // identity is what two names of one device have in common.
 func identity(root host.Root, name string) (string, bool) {
-	var st unix.Stat_t
-	if unix.Stat(root.Path(name), &st) != nil {
+	fi, err := root.Stat(name)
+	if err != nil {
+		return "", false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
 		return "", false
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -139,7 +144,7 @@ type device struct {
 // file, a disk.
 func openDevice(root host.Root, c candidate) (_ *device, err error) {
 	// O_NONBLOCK: a drive without a disc opens too.
-	f, err := os.OpenFile(root.Path(c.name), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, err := root.OpenMedium(c.name, os.O_RDONLY)
 	if err != nil {
 		if errors.Is(err, unix.ENOMEDIUM) {
 			return nil, errNoMedium
@@ -211,7 +216,7 @@ func Eject(root host.Root, s Source) error {
 	if !s.Optical || s.Device == "" {
 		return nil
 	}
-	f, err := os.OpenFile(root.Path(s.Device), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, err := root.OpenMedium(s.Device, os.O_RDONLY)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOMEDIUM) {
 			return nil

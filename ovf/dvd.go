@@ -74,7 +74,7 @@ func (d DVD) Open(ctx context.Context) (*Medium, error) {
 func (d DVD) look(ctx context.Context) (*Medium, error) {
 	list := candidates(d.Root)
 	if d.Path != "" {
-		st, err := os.Stat(d.Root.Path(d.Path))
+		st, err := d.Root.Stat(d.Path)
 		if err != nil {
 			return nil, &MediaError{Tried: []Attempt{{d.Path, "open", err, true}}}
 		}
@@ -236,7 +236,7 @@ func (t *trial) mount(d *device) *Medium {
 		return nil
 	}
 	// It may be there from before, with another mode.
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := t.root.Chmod(mountDir, 0o700); err != nil {
 		t.failed(d.candidate, "make "+mountDir, err)
 		return nil
 	}

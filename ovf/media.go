@@ -227,14 +227,12 @@ type Dir string
 
 // Open implements Media.
 func (d Dir) Open(context.Context) (*Medium, error) {
-	st, err := os.Stat(string(d))
-	if err == nil && !st.IsDir() {
-		err = errors.New("not a directory")
-	}
+	// What is in it does not lead out of it, whoever made it.
+	r, err := os.OpenRoot(string(d))
 	if err != nil {
 		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err, true}}}
 	}
-	return &Medium{FS: os.DirFS(string(d)), Source: Source{Device: string(d), Method: MethodDir}}, nil
+	return &Medium{FS: r.FS(), Source: Source{Device: string(d), Method: MethodDir}, close: r.Close}, nil
 }
 
 // MediaError says why no medium was found: everything that was tried, in

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -25,11 +24,11 @@ func CloudInitToldReady(r host.Root, o Options) bool {
 		return true
 	}
 	// /run is new at each boot, and the generator is the first to write there.
-	began, err := os.Stat(r.Path("/run/cloud-init/enabled"))
+	began, err := r.Stat("/run/cloud-init/enabled")
 	if err != nil {
 		return false
 	}
-	copied, err := os.Stat(r.Path(path.Join(o.WithDefaults().Lib, "ovf-env.xml")))
+	copied, err := r.Stat(path.Join(o.WithDefaults().Lib, "ovf-env.xml"))
 	if err == nil && copied.ModTime().After(began.ModTime()) {
 		return true
 	}
@@ -41,7 +40,7 @@ func CloudInitToldReady(r host.Root, o Options) bool {
 // before the next thing is done.
 func loggedReady(r host.Root, since time.Time) bool {
 	const tail = 1 << 20
-	f, err := os.Open(r.Path("/var/log/cloud-init.log"))
+	f, err := r.Open("/var/log/cloud-init.log")
 	if err != nil {
 		return false
 	}

@@ -3,7 +3,6 @@ package provisioning
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +26,7 @@ func (l PackageLock) String() string {
 // false if nobody does. No lock is taken.
 func FindPackageLock(r host.Root) (PackageLock, bool) {
 	for _, name := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock", "/lib/apk/db/lock"} {
-		f, err := os.OpenFile(r.Path(name), os.O_RDONLY|unix.O_CLOEXEC, 0)
+		f, err := r.Open(name)
 		if err != nil {
 			continue
 		}

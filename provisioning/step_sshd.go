@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"strings"
 
@@ -217,7 +216,7 @@ func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (und
 	if err != nil && !missing {
 		return nil, false, err
 	}
-	if fi, err := os.Stat(r.Path(name)); err == nil {
+	if fi, err := r.Stat(name); err == nil {
 		perm = fi.Mode().Perm()
 	}
 	if !missing && string(old) == string(next) {
@@ -228,14 +227,14 @@ func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (und
 			return r.WriteFile(name, without, perm)
 		}, false, nil
 	}
-	link, _ := os.Readlink(r.Path(name))
+	link, _ := r.Readlink(name)
 	err = r.WriteFile(name, next, perm)
 	if errors.Is(err, unix.EROFS) && link != "" {
 		if err = r.Remove(name); err == nil {
 			err = r.WriteFile(name, next, perm)
 		}
 		return func() error {
-			return errors.Join(r.Remove(name), os.Symlink(link, r.Path(name)))
+			return r.Symlink(link, name)
 		}, true, err
 	}
 	if err != nil {

@@ -2,11 +2,12 @@ package provisioning
 
 import (
 	"context"
-	"os"
+	"io/fs"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,8 +52,16 @@ type listener struct {
 
 // fileID tells a file from one of the same name that replaced it.
 type fileID struct {
-	inode uint64
-	mtime unix.Timespec
+	inode   uint64
+	changed time.Time
+}
+
+func idOf(fi fs.FileInfo) fileID {
+	id := fileID{changed: fi.ModTime()}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		id.inode = st.Ino
+	}
+	return id
 }
 
 // Apply implements Step.
@@ -120,8 +129,8 @@ func (s SSHDUp) listener(r host.Root) (listener, bool) {
 		files = []string{s.PidFile}
 	}
 	for _, name := range files {
-		var st unix.Stat_t
-		if unix.Stat(r.Path(name), &st) != nil {
+		fi, err := r.Stat(name)
+		if err != nil {
 			continue
 		}
 		b, err := r.ReadFile(name)
@@ -141,7 +150,7 @@ func (s SSHDUp) listener(r host.Root) (listener, bool) {
 		if i < 0 || j < i || !r.Believed(pid) || !strings.HasPrefix(string(stat[i+1:j]), "sshd") {
 			continue
 		}
-		l := listener{pid: pid, file: fileID{st.Ino, st.Mtim}}
+		l := listener{pid: pid, file: idOf(fi)}
 		if f := strings.Fields(string(stat[j+1:])); len(f) > 19 {
 			if ticks, err := strconv.ParseInt(f[19], 10, 64); err == nil {
 				l.started = time.Duration(ticks) * (time.Second / 100) // USER_HZ, the same everywhere
@@ -163,12 +172,12 @@ func (s SSHDUp) units(r host.Root) sshdUnits {
 		return u
 	}
 	for _, unit := range []string{"ssh.service", "sshd.service"} {
-		if target, _ := os.Readlink(r.Path("/etc/systemd/system/" + unit)); target == "/dev/null" {
+		if target, _ := r.Readlink("/etc/systemd/system/" + unit); target == "/dev/null" {
 			continue // masked
 		}
 		for _, dir := range []string{"/etc/systemd/system/", "/usr/lib/systemd/system/"} {
 			// Links into /usr, which may lead out of a test's root.
-			if _, err := os.Lstat(r.Path(dir + "multi-user.target.wants/" + unit)); err == nil && !slices.Contains(u.enabled, unit) {
+			if r.Exists(dir+"multi-user.target.wants/"+unit) && !slices.Contains(u.enabled, unit) {
 				u.enabled = append(u.enabled, unit)
 			}
 		}
@@ -191,7 +200,7 @@ func (u sshdUnits) running(r host.Root) string {
 // it up for good, that file is gone too, and only systemd knows: see failed.
 func (u sshdUnits) gaveUp(r host.Root) string {
 	for _, unit := range u.enabled {
-		if _, err := os.Lstat(r.Path("/run/systemd/units/invocation:" + unit)); err == nil && !populated(r, unit) {
+		if r.Exists("/run/systemd/units/invocation:"+unit) && !populated(r, unit) {
 			return unit
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -207,7 +206,7 @@ func (s CreateUser) missing(r host.Root, acct host.Account) (string, error) {
 		}
 	}
 	for _, name := range files {
-		if _, err := os.Stat(r.Path(name)); err != nil {
+		if !r.Exists(name) {
 			continue // this machine has no such file
 		}
 		if _, found, err := r.PasswordField(name, s.Name); err != nil || !found {
@@ -304,7 +303,7 @@ func homeMode(r host.Root) fs.FileMode {
 // copySkeleton copies the files of /etc/skel that are missing. Directories
 // in it are rare and left to the user's own programs.
 func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
-	entries, err := os.ReadDir(r.Path("/etc/skel"))
+	entries, err := r.ReadDir("/etc/skel")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

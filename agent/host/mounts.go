@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -53,4 +54,13 @@ func (r Root) Detach(m Mount) error {
 		err = fmt.Errorf("unmount %s: %w", m.Point, err)
 	}
 	return errors.Join(err, d.Close())
+}
+
+// OpenMedium opens a device without waiting for it, or a regular file that
+// stands for one.
+func (r Root) OpenMedium(name string, flag int) (*os.File, error) {
+	if fi, err := r.Stat(name); err == nil && fi.Mode().IsRegular() {
+		return r.OpenFile(name, flag&^os.O_EXCL, 0)
+	}
+	return r.OpenDevice(name, flag)
 }

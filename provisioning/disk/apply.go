@@ -71,7 +71,7 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 // withDisk opens a disk for writing. O_EXCL of a block device fails if
 // anything of it is mounted or held.
 func withDisk(r host.Root, name string, fn func(*os.File, int64) error) error {
-	f, err := os.OpenFile(r.Path("/dev/"+name), os.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	f, err := r.OpenMedium("/dev/"+name, os.O_RDWR|os.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func mkfs(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if err := waitFor(ctx, r, a.Dev); err != nil {
 		return err
 	}
-	if f, err := os.Open(r.Path("/dev/" + a.Disk)); err == nil {
+	if f, err := r.OpenMedium("/dev/"+a.Disk, os.O_RDONLY); err == nil {
 		making{Dev: a.Dev, Disk: diskID(f)}.begin(r, a.Note)
 		_ = f.Close()
 	}
@@ -214,7 +214,7 @@ func mount(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if err := r.MkdirAll(a.Dir, 0o755); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(r.Path(a.Dir))
+	entries, err := r.ReadDir(a.Dir)
 	if err != nil {
 		return err
 	}
@@ -244,19 +244,18 @@ func swap(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	err = unix.Lstat(r.Path(name), &st)
+	fi, err := r.Lstat(name)
 	switch {
-	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG:
+	case err == nil && !fi.Mode().IsRegular():
 		return fmt.Errorf("%s is no regular file", name)
-	case err == nil && st.Size == size:
-		if err := os.Chmod(r.Path(name), 0o600); err != nil {
+	case err == nil && fi.Size() == size:
+		if err := r.Chmod(name, 0o600); err != nil {
 			return err
 		}
 		if on {
 			return nil
 		}
-		if whole(r.Path(name), size) {
+		if whole(r, name, size) {
 			_, err := run.Run(ctx, host.Cmd{Name: "swapon", Args: []string{r.Path(name)}, Timeout: toolTimeout})
 			return err
 		}
@@ -274,7 +273,7 @@ func swap(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if err := room(r.Path(a.Dir), size); err != nil {
 		return err
 	}
-	if err := makeSwap(r.Path(name), size); err != nil {
+	if err := makeSwap(r, name, size); err != nil {
 		return errors.Join(err, r.Remove(name))
 	}
 	if _, err := run.Run(ctx, host.Cmd{Name: "swapon", Args: []string{r.Path(name)}, Timeout: toolTimeout}); err != nil {
@@ -311,8 +310,8 @@ func room(dir string, size int64) error {
 
 // whole reports whether a swap file was finished: it has its signature,
 // which is written last, and no holes.
-func whole(name string, size int64) bool {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+func whole(r host.Root, name string, size int64) bool {
+	f, err := r.Open(name)
 	if err != nil {
 		return false
 	}
@@ -326,12 +325,12 @@ func whole(name string, size int64) bool {
 }
 
 // makeSwap writes a swap file without holes; the header comes last.
-func makeSwap(name string, size int64) error {
+func makeSwap(r host.Root, name string, size int64) error {
 	page := int64(os.Getpagesize())
 	if size < 10*page {
 		return errors.New("the swap size is " + strconv.FormatInt(size, 10) + " bytes")
 	}
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := r.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

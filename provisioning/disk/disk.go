@@ -179,7 +179,7 @@ func Look(r host.Root, o Options) ([]Disk, error) {
 			found[name] = by
 		}
 	}
-	if target, err := os.Readlink(r.Path("/dev/disk/azure/resource")); err == nil {
+	if target, err := r.Readlink("/dev/disk/azure/resource"); err == nil {
 		add(path.Base(target), "/dev/disk/azure/resource")
 	}
 	for _, n := range vmbus(r) {
@@ -271,7 +271,7 @@ func look(r host.Root, name string, o Options) (Disk, error) {
 	if err := d.uses(r, path.Clean(o.MountPoint)); err != nil {
 		return d, err
 	}
-	f, err := os.Open(r.Path("/dev/" + name))
+	f, err := r.OpenMedium("/dev/"+name, os.O_RDONLY)
 	if err != nil {
 		return d, fmt.Errorf("open: %w", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -48,7 +47,7 @@ func apply(ctx context.Context, sys *provisioning.System, o Options, a Action) e
 	case Remove:
 		return sys.Root.RemoveAll(a.Path)
 	case Empty:
-		fi, err := os.Stat(sys.Root.Path(a.Path))
+		fi, err := sys.Root.Stat(a.Path)
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ package generalize
 import (
 	"bytes"
 	"encoding/json"
-	"os"
 	"slices"
 	"strings"
 
@@ -140,7 +139,7 @@ func (p *planner) glob(kind Kind, why string, patterns ...string) {
 		}
 		for _, n := range names {
 			if kind == Empty {
-				if fi, err := os.Stat(p.r.Path(n)); err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
+				if fi, err := p.r.Stat(n); err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
 					continue
 				}
 			}
@@ -206,7 +205,7 @@ func (p *planner) hostName() {
 // identity is what machines must not share (machine-id(5), random-seed).
 func (p *planner) identity() {
 	p.glob(Empty, "every clone needs its own", "/etc/machine-id")
-	if fi, err := os.Lstat(p.r.Path("/var/lib/dbus/machine-id")); err == nil && fi.Mode().IsRegular() {
+	if fi, err := p.r.Lstat("/var/lib/dbus/machine-id"); err == nil && fi.Mode().IsRegular() {
 		p.add(Action{Kind: Remove, Path: "/var/lib/dbus/machine-id", Why: "every clone needs its own"})
 	}
 	p.glob(Remove, "every clone needs its own", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/var/lib/seedrng/*")
@@ -235,7 +234,7 @@ func (p *planner) cloudInit() {
 // belongs to resolved, resolvconf or NetworkManager.
 func (p *planner) resolvConf() {
 	const name = "/etc/resolv.conf"
-	fi, err := os.Lstat(p.r.Path(name))
+	fi, err := p.r.Lstat(name)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
 		return
 	}

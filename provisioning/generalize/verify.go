@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,43 +88,60 @@ func (v *verifier) note(path, format string, args ...any) {
 	v.out = append(v.out, Finding{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
-// secrets looks for private keys and tokens where people leave them.
+// Bounds of the look for secrets: of one directory of the image, and of all.
+const (
+	verifyFiles = 50_000
+	verifyBytes = 2 << 30
+	secretSize  = 1 << 20 // a key is smaller
+)
+
+// secrets looks for private keys and tokens where people leave them. Anything
+// may be in an image that others have worked in, and it may be in use: nothing
+// is followed, nothing waited for, and nothing read that is larger than a key.
 func (v *verifier) secrets() {
+	left := int64(verifyBytes)
 	for _, top := range []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"} {
-		count := 0
-		err := filepath.WalkDir(v.r.Path(top), func(p string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return nil //nolint:nilerr // what cannot be read is not a finding
+		err := v.r.Walk(top, verifyFiles, func(rel string, in *host.Dir, fi fs.FileInfo, err error) error {
+			if err != nil || !fi.Mode().IsRegular() {
+				return nil //nolint:nilerr // what can't be entered is not a finding
 			}
-			if count++; count > 50000 {
-				return filepath.SkipAll
-			}
-			if !d.Type().IsRegular() {
-				return nil
-			}
-			name := strings.TrimPrefix(p, strings.TrimRight(string(v.r), "/"))
-			if d.Name() == "authorized_keys" || d.Name() == "authorized_keys2" {
-				if b, err := os.ReadFile(p); err == nil && len(bytes.TrimSpace(b)) > 0 {
-					v.bad(name, "lets somebody into every VM of this image")
+			name, base := path.Join(top, rel), path.Base(rel)
+			keys := base == "authorized_keys" || base == "authorized_keys2"
+			if fi.Size() > secretSize {
+				if keys {
+					v.bad(name, "lets somebody into every VM of this image, or has %d bytes of something else", fi.Size())
 				}
 				return nil
 			}
-			if fi, err := d.Info(); err == nil && fi.Size() < 1<<20 && looksSecret(p) {
+			if left -= fi.Size(); left < 0 {
+				return errEnough
+			}
+			b, _, err := in.ReadBounded(base, secretSize)
+			switch {
+			case err != nil:
+				return nil //nolint:nilerr // another by now, or gone
+			case keys && len(bytes.TrimSpace(b)) > 0:
+				v.bad(name, "lets somebody into every VM of this image")
+			case !keys && looksSecret(b):
 				v.bad(name, "contains a private key")
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, host.ErrTooMany):
+			v.note(top, "only %d of its files were looked at", verifyFiles)
+		case errors.Is(err, errEnough):
+			v.note(top, "not looked at to its end: more than %d MiB of small files", verifyBytes>>20)
+			return
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			v.note(top, "not looked at: %v", err)
 		}
 	}
 }
 
-func looksSecret(p string) bool {
-	b, err := os.ReadFile(p)
-	if err != nil {
-		return false
-	}
+var errEnough = errors.New("enough was read")
+
+func looksSecret(b []byte) bool {
 	i := bytes.Index(b, []byte("-----BEGIN "))
 	if i < 0 {
 		return false
@@ -180,7 +196,7 @@ func (v *verifier) marketplace() {
 
 func (v *verifier) cis() {
 	for name, most := range map[string]fs.FileMode{"/etc/shadow": 0o640, "/etc/gshadow": 0o640, "/etc/passwd": 0o644, "/etc/ssh/sshd_config": 0o644} {
-		if fi, err := os.Stat(v.r.Path(name)); err == nil && fi.Mode().Perm()&^most != 0 {
+		if fi, err := v.r.Stat(name); err == nil && fi.Mode().Perm()&^most != 0 {
 			v.bad(name, "mode %04o, at most %04o", fi.Mode().Perm(), most)
 		}
 	}
@@ -201,7 +217,7 @@ func (v *verifier) immutable() {
 	if names, err := v.r.Glob("/usr/lib/waagent/*.state"); err == nil && len(names) > 0 {
 		v.bad(names[0], "state below /usr")
 	}
-	if fi, err := os.Lstat(v.r.Path("/etc/ssh/sshd_config")); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+	if fi, err := v.r.Lstat("/etc/ssh/sshd_config"); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
 		v.note("/etc/ssh/sshd_config", "a link; provisioning replaces it by a file unless a drop-in works")
 	}
 }

@@ -195,11 +195,11 @@ const lockWait = 5 * time.Second
 // lock opens the pool and takes both kinds of lock: the daemon uses fcntl,
 // other agents flock, and neither excludes the other.
 func (p *Pool) lock(ctx context.Context, create bool) (*os.File, func(), error) {
-	flags := os.O_RDWR | unix.O_NOFOLLOW
+	flags := os.O_RDWR
 	if create {
 		flags |= os.O_CREATE
 	}
-	f, err := os.OpenFile(p.root.Path(p.name), flags, 0o600)
+	f, err := p.root.OpenFile(p.name, flags, 0o600)
 	if errors.Is(err, os.ErrNotExist) && create {
 		return nil, nil, ErrNoPool
 	}
