@@ -186,6 +186,13 @@ func (l Limits) DER(doc []byte) error {
 	return err
 }
 
+// An object identifier becomes a list of numbers, eight bytes for one, and then
+// text. Real ones have a dozen bytes.
+const (
+	tagOID = 6
+	maxOID = 128
+)
+
 // elements counts what is in a constructed element, up to the end of doc or to
 // the mark that ends one without a length. What is malformed ends it too: no
 // reader comes further there.
@@ -197,7 +204,8 @@ func (c *counter) elements(doc []byte, marked bool) (rest []byte, err error) {
 		if err := c.node(); err != nil {
 			return nil, err
 		}
-		constructed := doc[0]&0x20 != 0
+		doc0 := doc[0]
+		constructed := doc0&0x20 != 0
 		n, head := derLength(doc)
 		if head == 0 || n > len(doc)-head || n < 0 && !constructed {
 			return nil, nil
@@ -205,6 +213,9 @@ func (c *counter) elements(doc []byte, marked bool) (rest []byte, err error) {
 		body := doc[head:]
 		if n >= 0 {
 			body, doc = body[:n], body[n:]
+		}
+		if doc0 == tagOID && n > maxOID {
+			return nil, &Error{"bytes of an object identifier", maxOID}
 		}
 		if !constructed {
 			continue

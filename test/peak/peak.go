@@ -153,3 +153,24 @@ func allocated() uint64 {
 	metrics.Read(s)
 	return s[0].Value.Uint64()
 }
+
+// Fill is a document of about size bytes: head, as many of unit as fit, tail. A
+// unit may contain %d, its number.
+func Fill(head, unit, tail string, size int) []byte {
+	var b bytes.Buffer
+	b.Grow(size)
+	b.WriteString(head)
+	numbered := strings.Contains(unit, "%d")
+	for i := 0; ; i++ {
+		u := unit
+		if numbered {
+			u = strings.ReplaceAll(unit, "%d", strconv.Itoa(i))
+		}
+		if b.Len()+len(u)+len(tail) > size {
+			break
+		}
+		b.WriteString(u)
+	}
+	b.WriteString(tail)
+	return b.Bytes()
+}

@@ -3,12 +3,36 @@ package cms
 import (
 	"errors"
 	"fmt"
+
+	"github.com/azguest/azguest/agent/bound"
 )
 
+// limits of one document in BER. What it holds in octet strings, encrypted or
+// not, is held against them in its turn.
+var limits = bound.Limits{Bytes: maxInput, Nodes: 20_000, Depth: maxDepth}
+
 const (
-	maxInput = 16 << 20
+	maxInput = 2 << 20
 	maxDepth = 32
+
+	// How much of it may have to be computed with. An RSA key of 16384 bits has
+	// 9 KiB, and takes a tenth of a second to be checked.
+	maxRecipients   = 64
+	maxCertificate  = 64 << 10
+	maxCertificates = 512
+	maxKey          = 10 << 10
+	maxKeys         = 128
+	// The library builds lists of an encrypted part before we can look at it.
+	maxLibrary = 256 << 10
 )
+
+// tooLarge is for parts that are left out and named.
+func tooLarge(what string, n, most int) error {
+	if n > most {
+		return fmt.Errorf("%s of %d bytes, more than %d", what, n, most)
+	}
+	return nil
+}
 
 var errBER = errors.New("malformed BER")
 
@@ -16,8 +40,8 @@ var errBER = errors.New("malformed BER")
 // minimal lengths, and octet strings in one piece. What is DER already comes
 // back with the same bytes.
 func normalize(in []byte) ([]byte, error) {
-	if len(in) > maxInput {
-		return nil, fmt.Errorf("%d bytes are more than %d", len(in), maxInput)
+	if err := limits.DER(in); err != nil {
+		return nil, err
 	}
 	out, rest, err := element(in, 0)
 	if err != nil {

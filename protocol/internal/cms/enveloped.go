@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+
+	"github.com/azguest/azguest/agent/bound"
 )
 
 // OIDs by name; dotted text is what errors show.
@@ -125,7 +127,7 @@ func parseEnvelope(in []byte) (*envelope, error) {
 	}
 	typ := ci.Type.String()
 	if typ != oidEnveloped && typ != oidAuthEnveloped {
-		return nil, fmt.Errorf("content type %s is no envelope", typ)
+		return nil, fmt.Errorf("content type %s is no envelope", bound.Clip(typ))
 	}
 	parts, err := sequence(ci.Content.Bytes)
 	if err != nil {
@@ -168,6 +170,9 @@ func (env *envelope) readRecipients(set []byte) error {
 	for _, v := range list {
 		if v.Class != asn1.ClassUniversal || v.Tag != asn1.TagSequence {
 			continue
+		}
+		if len(env.recipients) == maxRecipients {
+			return fmt.Errorf("more than %d recipients", maxRecipients)
 		}
 		var r recipient
 		if _, err := asn1.Unmarshal(v.FullBytes, &r); err == nil {
@@ -254,7 +259,7 @@ func unwrap(r recipient, key *rsa.PrivateKey) ([]byte, error) {
 		}
 		return key.Decrypt(nil, r.Key, opt)
 	default:
-		return nil, fmt.Errorf("key transport %s is not known", alg)
+		return nil, fmt.Errorf("key transport %s is not known", bound.Clip(alg))
 	}
 }
 
@@ -379,7 +384,7 @@ func decryptCBC(alg string, params, key, text []byte) ([]byte, error) {
 	case oidAES128CBC, oidAES192CBC, oidAES256CBC:
 		block, err = aes.NewCipher(key)
 	default:
-		return nil, fmt.Errorf("cipher %s is not known", alg)
+		return nil, fmt.Errorf("cipher %s is not known", bound.Clip(alg))
 	}
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf16"
+
+	"github.com/azguest/azguest/agent/bound"
 )
 
 // bmp is the password as the key derivation wants it: UTF-16 with the
@@ -96,7 +98,7 @@ func (r *reader) decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte) ([]by
 	}
 	rc2 := id == oidPBE128RC2 || id == oidPBE40RC2
 	if id != oidPBE3DES && id != oidPBE2DES && !rc2 {
-		return nil, fmt.Errorf("password-based encryption %s is not known", id)
+		return nil, fmt.Errorf("password-based encryption %s is not known", bound.Clip(id))
 	}
 	var p struct {
 		Salt       []byte
@@ -136,7 +138,7 @@ func (r *reader) decryptPBES2(params, text []byte) ([]byte, error) {
 		return nil, err
 	}
 	if p.KDF.Algorithm.String() != oidPBKDF2 {
-		return nil, fmt.Errorf("key derivation %s is not known", p.KDF.Algorithm)
+		return nil, fmt.Errorf("key derivation %s is not known", bound.Clip(p.KDF.Algorithm.String()))
 	}
 	var k struct {
 		Salt       []byte
@@ -165,7 +167,7 @@ func (r *reader) decryptPBES2(params, text []byte) ([]byte, error) {
 	case oidAES256CBC:
 		n = 32
 	default:
-		return nil, fmt.Errorf("cipher %s is not known", enc)
+		return nil, fmt.Errorf("cipher %s is not known", bound.Clip(enc))
 	}
 	dk, err := pbkdf2.Key(h.New, r.plain, k.Salt, k.Iterations, n)
 	if err != nil {

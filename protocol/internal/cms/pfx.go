@@ -2,6 +2,7 @@ package cms
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/sha1" //nolint:gosec // thumbprints and the PKCS#12 KDF are SHA-1
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/azguest/azguest/agent/bound"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 )
 
@@ -161,7 +163,7 @@ func parsePFX(in []byte, password string, rounds int) (*PFX, error) {
 	}
 	if len(r.certs) == 0 {
 		r.keys = nil
-		if !r.legacy || r.costly || !r.library(der, password) {
+		if !r.legacy || r.costly || len(der) > maxLibrary || !r.library(der, password) {
 			return nil, fmt.Errorf("parse pfx: nothing readable: %s", strings.Join(r.notes, "; "))
 		}
 	}
@@ -172,7 +174,7 @@ func parsePFX(in []byte, password string, rounds int) (*PFX, error) {
 
 func (r *reader) note(format string, a ...any) {
 	if len(r.notes) < 32 {
-		r.notes = append(r.notes, fmt.Sprintf(format, a...))
+		r.notes = append(r.notes, bound.Clip(fmt.Sprintf(format, a...)))
 	}
 }
 
@@ -241,7 +243,7 @@ func (r *reader) safe(b []byte) error {
 		}
 		return r.contents(plain, 0)
 	default:
-		return fmt.Errorf("content type %s is not known", t)
+		return fmt.Errorf("content type %s is not known", bound.Clip(t))
 	}
 }
 
@@ -303,6 +305,9 @@ func (r *reader) bag(b bag, depth int) error {
 		if c.Type.String() != oidX509Cert {
 			return fmt.Errorf("certificate type %s is not known", c.Type)
 		}
+		if err := tooLarge("certificate", len(c.Data), maxCertificate); err != nil {
+			return err
+		}
 		r.certs = append(r.certs, cert{der: c.Data, local: local, name: name})
 	case oidNestedBag:
 		return r.contents(b.Value.Bytes, depth+1)
@@ -319,6 +324,10 @@ func (r *reader) addKey(p8, local []byte) {
 		return
 	} else if len(rest) > 0 {
 		p8 = p8[:len(p8)-len(rest)]
+	}
+	if err := tooLarge("key", len(p8), maxKey); err != nil || len(r.keys) == maxKeys {
+		r.note("a key is left out: %v", cmp.Or(err, fmt.Errorf("more than %d", maxKeys)))
+		return
 	}
 	k := key{der: p8, local: local}
 	if priv, err := x509.ParsePKCS8PrivateKey(p8); err == nil {

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/azguest/azguest/agent/bound"
 )
 
 const (
@@ -62,7 +64,7 @@ func parseSignature(in []byte) (*Signature, error) {
 		return nil, err
 	}
 	if ci.Type.String() != oidSignedData {
-		return nil, fmt.Errorf("content type %s is no signature", ci.Type)
+		return nil, fmt.Errorf("content type %s is no signature", bound.Clip(ci.Type.String()))
 	}
 	parts, err := sequence(ci.Content.Bytes)
 	if err != nil {
@@ -85,7 +87,13 @@ func parseSignature(in []byte) (*Signature, error) {
 			if err != nil {
 				return nil, err
 			}
+			if len(list) > maxCertificates {
+				return nil, fmt.Errorf("more than %d certificates", maxCertificates)
+			}
 			for _, c := range list {
+				if len(c.FullBytes) > maxCertificate {
+					continue
+				}
 				if x, err := x509.ParseCertificate(c.FullBytes); err == nil {
 					s.Others = append(s.Others, x)
 				}
@@ -114,7 +122,7 @@ func parseSignature(in []byte) (*Signature, error) {
 		return nil, errors.New("the signer's certificate is not included")
 	}
 	if s.Hash = digest(si.Digest.Algorithm); s.Hash == 0 {
-		return nil, fmt.Errorf("digest %s is not known", si.Digest.Algorithm)
+		return nil, fmt.Errorf("digest %s is not known", bound.Clip(si.Digest.Algorithm.String()))
 	}
 	s.sig, s.alg = si.Signature, si.SigAlg.Algorithm.String()
 	s.pss = s.alg == oidRSAPSS
