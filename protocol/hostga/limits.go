@@ -4,7 +4,7 @@ import "github.com/azguest/azguest/agent/bound"
 
 // limits of vmSettings. What handlers get as their settings is text in it, and
 // counts as one; real documents have some hundred values and some hundred KiB.
-var limits = bound.Limits{Bytes: 4 << 20, Nodes: 30_000, Depth: 64}
+var limits = bound.Limits{Bytes: 3 << 20, Nodes: 30_000, Depth: 64}
 
 // maxAnswer bounds what the plugin says to what it was sent.
 const maxAnswer = 64 << 10

@@ -72,7 +72,7 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 			if err == nil {
 				var n wire.Names
 				if n, err = wire.ParseHostingEnvironment(b); err == nil {
-					d.names, d.hosting = n, b
+					d.names, d.hosting = n, c.forHistory(b)
 				}
 			}
 			lost[0] = c.lost(gctx, hosting, err)
@@ -154,7 +154,7 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 			c.o.Log.Debug().Err(err).Msg("artifacts profile not available")
 		}
 	}
-	d.ext, d.extensions, d.onHold = x, b, hold
+	d.ext, d.extensions, d.onHold = x, c.forHistory(b), hold
 	return nil
 }
 
@@ -243,7 +243,7 @@ func (c *Client) fetchAccess(ctx context.Context, w *wire.Client, uri string, d 
 		d.users = &protocol.RemoteAccess{Err: err}
 		return err
 	}
-	d.users, d.access = users, raw
+	d.users, d.access = users, c.forHistory(raw)
 	return nil
 }
 

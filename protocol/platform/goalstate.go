@@ -275,7 +275,7 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 	switch {
 	case err == nil:
 		s.vm, s.supported, s.lost, s.told, isNew = got, true, web.Pace{}, new(true), true
-		s.docs.vmSettings = raw
+		s.docs.vmSettings = c.forHistory(raw)
 	case errors.Is(err, protocol.ErrNotModified):
 		s.told = new(false)
 	case errors.Is(err, hostga.ErrUnsupported):

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path"
@@ -18,16 +19,14 @@ import (
 const (
 	historyEntries = 50
 	historyBytes   = 8 << 20
+	historyDoc     = 1 << 20 // a larger one is left out
 )
 
 // archive keeps the documents of a new goal state under history/, without
 // secrets, for people who look for what happened (spec/protocol §2.4). It is
 // best effort: no sync, and no error leaves it.
 func (c *Client) archive(gs *protocol.GoalState) {
-	budget := c.o.HistoryBytes
-	if budget == 0 {
-		budget = historyBytes
-	}
+	budget := c.historyBudget()
 	if budget < 0 {
 		return
 	}
@@ -55,7 +54,7 @@ func (c *Client) archive(gs *protocol.GoalState) {
 		{"RemoteAccess.xml", d.access},
 		{"Certificates.json", certs},
 	} {
-		if len(f.data) == 0 || int64(len(f.data)) > budget/4 {
+		if len(f.data) == 0 {
 			continue
 		}
 		if err := os.WriteFile(filepath.Join(entry, f.name), withoutSecrets(f.data), 0o600); err != nil {
@@ -64,6 +63,18 @@ func (c *Client) archive(gs *protocol.GoalState) {
 		}
 	}
 	prune(dir, budget)
+}
+
+func (c *Client) historyBudget() int64 { return cmp.Or(c.o.HistoryBytes, historyBytes) }
+
+// forHistory is a document to be kept for archive, or nil where it is too large
+// for that. What was made of a document is all that is needed otherwise, and
+// there is no memory for both.
+func (c *Client) forHistory(doc []byte) []byte {
+	if int64(len(doc)) > min(c.historyBudget()/4, historyDoc) {
+		return nil
+	}
+	return doc
 }
 
 type summary struct {

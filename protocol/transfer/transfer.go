@@ -38,6 +38,10 @@ const (
 	DirectOnly  Order = "direct-only"
 )
 
+// maxAddresses bounds how many addresses of one blob are tried. Published ones
+// have some; a list of thousands would be as many requests, and errors.
+const maxAddresses = 64
+
 // DefaultBudget bounds one Get or File over all addresses and channels.
 const DefaultBudget = 5 * time.Minute
 
@@ -210,6 +214,7 @@ func (c *Client) each(ctx context.Context, w Want, try func(context.Context, cha
 	defer cancel()
 	uris := slices.Clone(w.URIs)
 	rand.Shuffle(len(uris), func(i, j int) { uris[i], uris[j] = uris[j], uris[i] })
+	uris = uris[:min(len(uris), maxAddresses)]
 	out := &Error{Op: w.Op}
 	faults := map[channel]error{}
 	defer func() {

@@ -241,14 +241,14 @@ func one(n node, name string) (protocol.Settings, error) {
 		return s, fmt.Errorf("%s has no usable seqNo: %s", bound.Clip(name), bound.Quote(n.attr("seqNo")))
 	}
 	s.Seq = seq
-	text := n.text()
-	if text == "" {
+	text := []byte(n.text())
+	if len(text) == 0 {
 		return s, fmt.Errorf("%s has empty settings", bound.Clip(name))
 	}
-	if !json.Valid([]byte(text)) {
+	if !json.Valid(text) {
 		return s, nil
 	}
-	return s, settings.Runtime([]byte(text), &s)
+	return s, settings.Runtime(text, &s)
 }
 
 // level is 0 for what can't be parsed. There is nothing below: a negative one

@@ -12,16 +12,16 @@ func limits(doc string) bound.Limits {
 	const depth = 64
 	switch doc {
 	case "extensionsConfig":
-		return bound.Limits{Bytes: 4 << 20, Nodes: 30_000, Depth: depth}
+		return bound.Limits{Bytes: 3 << 20, Nodes: 30_000, Depth: depth}
 	case "manifest":
 		return bound.Limits{Bytes: MaxManifest, Nodes: 30_000, Depth: depth}
 	case "certificates":
-		return bound.Limits{Bytes: 2 << 20, Nodes: 1000, Depth: depth}
+		return bound.Limits{Bytes: 1 << 20, Nodes: 1000, Depth: depth}
 	case "remoteAccess":
 		return bound.Limits{Bytes: 512 << 10, Nodes: 5000, Depth: depth}
 	case "hostingEnvironmentConfig", "sharedConfig":
 		// Of a cloud service they name every instance.
-		return bound.Limits{Bytes: 1 << 20, Nodes: 10_000, Depth: depth}
+		return bound.Limits{Bytes: 512 << 10, Nodes: 10_000, Depth: depth}
 	}
 	return bound.Limits{Bytes: 256 << 10, Nodes: 3000, Depth: depth} // goalstate, versions
 }
@@ -31,7 +31,7 @@ func limits(doc string) bound.Limits {
 const maxAnswer = 64 << 10
 
 // MaxManifest is the most bytes of a version manifest, which others fetch.
-const MaxManifest = 2 << 20
+const MaxManifest = 1 << 20
 
 // maxUsers bounds the accounts of a remote access document.
 const maxUsers = 100

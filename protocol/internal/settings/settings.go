@@ -73,7 +73,7 @@ func (h *Handler) Into(s *protocol.Settings) error {
 		}
 	}
 	if len(pub) > 0 && string(pub) != "null" {
-		s.Public = bytes.Clone(pub)
+		s.Public = pub // a copy of what was in the document already
 	}
 	if h.ProtectedSettings != nil && *h.ProtectedSettings != "" {
 		s.Protected = secret.New(*h.ProtectedSettings)

@@ -291,17 +291,12 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 		}
 		return out, stream(actx, ctx, w, resp.Body, limit, func() { watch.Reset(timeout) })
 	}
-	var buf bytes.Buffer
-	if resp.ContentLength > 0 && resp.ContentLength <= limit {
-		buf.Grow(int(min(resp.ContentLength, 1<<20)) + 512)
-	}
-	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
+	if out.Body, err = readBody(resp.Body, resp.ContentLength, limit); err != nil {
+		if _, large := errors.AsType[*SizeError](err); large {
+			return nil, err
+		}
 		return nil, neterr(actx, ctx, err)
 	}
-	if int64(buf.Len()) > limit {
-		return nil, &SizeError{limit}
-	}
-	out.Body = buf.Bytes()
 	return out, nil
 }
 
