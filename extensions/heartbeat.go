@@ -27,8 +27,12 @@ var errHeartbeat = errors.New("malformed heartbeat file")
 // parseHeartbeat reads heartbeat.log; an empty array is as malformed as
 // anything else.
 func parseHeartbeat(data []byte) (beat, error) {
+	data = lenientJSON(data)
+	if err := heartbeatLimits.JSON(data); err != nil {
+		return beat{}, fmt.Errorf("%w: %w", errHeartbeat, err)
+	}
 	var list []json.RawMessage
-	if err := json.Unmarshal(lenientJSON(data), &list); err != nil {
+	if err := json.Unmarshal(data, &list); err != nil {
 		return beat{}, fmt.Errorf("%w: %w", errHeartbeat, err)
 	}
 	if len(list) == 0 {

@@ -39,8 +39,12 @@ var bom = []byte("\xef\xbb\xbf")
 // ParseHandlerManifest reads a manifest. Booleans may be strings, version a
 // number or a string; what is unknown is ignored (C2).
 func ParseHandlerManifest(data []byte) (HandlerManifest, error) {
+	data = lenientJSON(data)
+	if err := manifestLimits.JSON(data); err != nil {
+		return HandlerManifest{}, fmt.Errorf("%w: %w", errManifest, err)
+	}
 	var list []map[string]json.RawMessage
-	if err := json.Unmarshal(lenientJSON(data), &list); err != nil {
+	if err := json.Unmarshal(data, &list); err != nil {
 		return HandlerManifest{}, fmt.Errorf("%w: %w", errManifest, err)
 	}
 	if len(list) == 0 {

@@ -65,6 +65,9 @@ var errPolicy = errors.New("invalid policy")
 // understood must not be half obeyed.
 func ParsePolicy(data []byte) (Policy, error) {
 	var p Policy
+	if err := policyLimits.JSON(data); err != nil {
+		return p, fmt.Errorf("%w: it has %w", errPolicy, err)
+	}
 	top, err := strictObject(data, "", "policyVersion", "extensionPolicies")
 	if err != nil {
 		return p, err
@@ -158,6 +161,9 @@ func ParseRules(data []byte) (rules []Rule, def string, err error) {
 	var doc struct {
 		Default string `json:"default"`
 		Rules   []Rule `json:"rules"`
+	}
+	if err := policyLimits.JSON(data); err != nil {
+		return nil, "", fmt.Errorf("%w: it has %w", errPolicy, err)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
