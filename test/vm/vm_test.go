@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// TestScenarios boots machines; scripts/test --vm prepares what it needs and
+// TestScenarios boots machines; scripts/test --full prepares what it needs and
 // sets AZGUEST_VM.
 func TestScenarios(t *testing.T) {
 	if os.Getenv("AZGUEST_VM") == "" {
-		t.Skip("AZGUEST_VM is not set; see scripts/test --vm")
+		t.Skip("AZGUEST_VM is not set; see scripts/test --full")
 	}
 	cache, err := CacheDir()
 	if err != nil {
@@ -73,7 +73,7 @@ func TestLab(t *testing.T) {
 	if err != nil || !strings.Contains(out, endpoint) || !strings.Contains(out, metadata) {
 		t.Errorf("addresses: %v\n%s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if conn, err := l.dial(ctx, "tcp", gateway+":1"); err == nil {
 		_ = conn.Close()
