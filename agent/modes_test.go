@@ -55,7 +55,7 @@ func oneMode(t *testing.T, prov, ext string) {
 		t.Fatal(err)
 	}
 	files(t, a.Root, map[string]string{"/sys/class/dmi/id/product_uuid": vm.ID() + "\n"})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	defer func() {

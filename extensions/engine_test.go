@@ -320,7 +320,7 @@ func TestDeadWriter(t *testing.T) {
 	w := newWorld(t,
 		pkg{name: "P.Dead", version: "1.0", script: "log\necho last words\n[ \"$op\" = enable ] && status transitioning Enable working\nexit 0\n"},
 		pkg{name: "P.Mute", version: "1.0", script: "log\nexit 0\n"},
-		pkg{name: "P.Live", version: "1.0", script: "log\n[ \"$op\" = enable ] && { status transitioning; setsid sh -c 'sleep 5' >/dev/null 2>&1 & }\nexit 0\n"},
+		pkg{name: "P.Live", version: "1.0", script: "log\n[ \"$op\" = enable ] && { status transitioning; setsid sh -c 'while [ -d $0 ]; do sleep 0.1; done' $base >/dev/null 2>&1 & }\nexit 0\n"},
 	).start()
 	w.processed(ext("P.Dead", "1.0", 0), ext("P.Mute", "1.0", 0), ext("P.Live", "1.0", 0))
 	s := w.await("dead", func(s Snapshot) bool {

@@ -23,8 +23,12 @@ func TestAnIdleEngineIsSilent(t *testing.T) {
 			}
 		}
 	}
-	quiet() // what the last command has left behind
-	if n := quiet(); n > 1 {
-		t.Errorf("the engine spoke %d times about nothing in ten looks", n)
+	n := quiet()
+	for range 10 { // what the last command has left behind takes as long as it takes
+		if n <= 1 {
+			return
+		}
+		n = quiet()
 	}
+	t.Errorf("the engine goes on speaking about nothing, %d times in ten looks", n)
 }

@@ -63,7 +63,7 @@ func testAgent(args []string) int {
 		}
 		gs.Handlers = append(gs.Handlers, h)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	go func() { _ = m.Run(ctx) }()
 	m.Offer(gs)

@@ -87,18 +87,26 @@ func TestDependencyWaits(t *testing.T) {
 }
 
 func dependencyWaits(t *testing.T, says, last string) {
-	never := pkg{name: "P.Never", version: "1.0", script: "log\n[ \"$op\" = enable ] && { " + says + "; (sleep 20) >/dev/null 2>&1 & }\nexit 0\n"}
-	w := newWorld(t, append(named(simple, "P.Dep"), never)...)
-	w.cfg.Timeouts.Depend = 800 * time.Millisecond
-	w.start()
-	gs := w.state(ext("P.Never", "1.0", 0), level(ext("P.Dep", "1.0", 0), 1))
-	w.m.Offer(gs)
-	w.await("waiting", func(s Snapshot) bool {
-		return len(s.Handlers) == 2 && strings.Contains(message(s, 1), "is waiting for dependency P.Never") && s.Handlers[1].Extension.Status == transitioning
-	})
-	s := w.await("given up", func(s Snapshot) bool { return len(s.Handlers) == 2 && s.Handlers[1].Status == "NotReady" })
-	if m := message(s, 1); m != "Dependent Extension P.Never did not reach a terminal state within the allowed timeout. Last status was "+last {
-		t.Errorf("message %q", m)
+	never := pkg{name: "P.Never", version: "1.0", script: "log\n[ \"$op\" = enable ] && { " + says + "; while [ -d \"$base\" ]; do sleep 0.1; done >/dev/null 2>&1 & }\nexit 0\n"}
+	want := "Dependent Extension P.Never did not reach a terminal state within the allowed timeout. Last status was " + last
+	// On a slow machine it may be given up before enable has run or we have
+	// looked.
+	for most := 800 * time.Millisecond; ; most *= 4 {
+		w := newWorld(t, append(named(simple, "P.Dep"), never)...)
+		w.cfg.Timeouts.Depend = most
+		w.start()
+		w.m.Offer(w.state(ext("P.Never", "1.0", 0), level(ext("P.Dep", "1.0", 0), 1)))
+		waited := false
+		s := w.await("given up", func(s Snapshot) bool {
+			waited = waited || len(s.Handlers) == 2 && strings.Contains(message(s, 1), "is waiting for dependency P.Never") && s.Handlers[1].Extension.Status == transitioning
+			return len(s.Handlers) == 2 && s.Handlers[1].Status == "NotReady"
+		})
+		if waited && message(s, 1) == want {
+			return
+		}
+		if most > patience/4 {
+			t.Fatalf("nobody was seen waiting (%v), or message %q", waited, message(s, 1))
+		}
 	}
 }
 

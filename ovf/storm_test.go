@@ -17,7 +17,7 @@ import (
 
 // What one damaged medium may cost.
 const (
-	stormTime   = 5 * time.Second // a loaded machine is slow; a loop is for ever
+	stormTime   = 5 * time.Minute // a loaded machine is slow; a loop is for ever
 	stormMemory = 64 << 20
 )
 

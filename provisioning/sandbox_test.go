@@ -250,7 +250,7 @@ func (b *box) ssh(auth ssh.AuthMethod) error {
 		return err
 	}
 	c, chans, reqs, err := ssh.NewClientConn(conn, "127.0.0.1:22", &ssh.ClientConfig{
-		User: "azureuser", Auth: []ssh.AuthMethod{auth}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 10 * time.Second,
+		User: "azureuser", Auth: []ssh.AuthMethod{auth}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 5 * time.Minute,
 	})
 	if err != nil {
 		return err
@@ -270,7 +270,7 @@ func (b *box) ssh(auth ssh.AuthMethod) error {
 
 // dial waits for sshd to listen.
 func (b *box) dial() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Minute)
 	defer cancel()
 	for {
 		conn, err := b.Dial(ctx, "tcp", "127.0.0.1:22")

@@ -406,11 +406,11 @@ func TestWait(t *testing.T) {
 		stdout string
 		stderr string
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	done := make(chan result, 1)
 	go func() {
-		code, stdout, stderr := run(t, root, "status", "--wait=converged", "--timeout=20s")
+		code, stdout, stderr := run(t, root, "status", "--wait=converged", "--timeout=5m")
 		done <- result{code, stdout, stderr}
 	}()
 	p := status.DefaultPaths(root)
@@ -455,7 +455,11 @@ func TestRetry(t *testing.T) {
 		if fi, err := os.Stat(path); err == nil && fi.Mode().Perm() == 0o600 {
 			break
 		}
-		time.Sleep(time.Millisecond) // until Serve listens
+		select { // until Serve listens
+		case err := <-done:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	code, stdout, stderr := run(t, root, "retry", "blue")
 	if code != 0 || stdout != "queued\n" {

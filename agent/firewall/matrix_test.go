@@ -119,9 +119,14 @@ func TestMain(m *testing.M) {
 	case "fragments": // FROM TO
 		from, to, _ := strings.Cut(arg, " ")
 		os.Exit(sendFragments(from, to))
-	case "connect": // FROM TO
+	case "connect": // PATIENCE FROM TO
+		most, arg, _ := strings.Cut(arg, " ")
 		from, to, _ := strings.Cut(arg, " ")
-		d := net.Dialer{Timeout: 700 * time.Millisecond}
+		var d net.Dialer
+		var err error
+		if d.Timeout, err = time.ParseDuration(most); err != nil {
+			panic(err)
+		}
 		if from != "-" {
 			d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 		}
@@ -223,6 +228,11 @@ func (w world) others() string {
 	return regexp.MustCompile(`\n+`).ReplaceAllString(out, "\n")
 }
 
+// connect is a role: to connect FROM an address, "-" for any, TO another.
+func connect(from, to string, want bool) string {
+	return "connect " + patience(want).String() + " " + from + " " + to
+}
+
 // check tries everybody.
 func (w world) check(when string, protected bool) {
 	w.t.Helper()
@@ -246,7 +256,7 @@ func (w world) check(when string, protected bool) {
 	}
 	tries := make([]*exec.Cmd, len(cases))
 	for i, tc := range cases {
-		tries[i] = w.run(tc.ns, tc.uid, "connect "+tc.from+" "+tc.to)
+		tries[i] = w.run(tc.ns, tc.uid, connect(tc.from, tc.to, tc.want))
 		if err := tries[i].Start(); err != nil {
 			w.t.Fatal(err)
 		}
@@ -278,7 +288,7 @@ func TestBesideOthers(t *testing.T) {
 				w.sh(n.setUp)
 			}
 			w.check("before", false)
-			if open, err := f.Exposed(t.Context(), time.Second); err != nil || !open {
+			if open, err := f.Exposed(t.Context(), patience(true)); err != nil || !open {
 				t.Errorf("before: exposed %v %v", open, err)
 			}
 			before := w.others()
@@ -331,7 +341,7 @@ func (w world) reload(f *Firewall, script string) {
 	}()
 	// It watches once it tells of a change. Rules that are not there can't be
 	// taken away.
-	limit := time.After(30 * time.Second)
+	limit := time.After(patience(true))
 	for ready := false; !ready; {
 		if _, _, err := f.Apply(ctx); err != nil {
 			w.t.Fatal(err)

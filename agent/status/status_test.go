@@ -258,11 +258,13 @@ func TestSocket(t *testing.T) {
 		resp Response
 		err  error
 	)
-	for range 500 { // until Serve listens
-		if resp, err = Call(t.Context(), path, Request{Op: OpRetry, Extension: "Contoso.Echo"}); err == nil {
-			break
+	for resp, err = Call(t.Context(), path, Request{Op: OpRetry, Extension: "Contoso.Echo"}); err != nil; {
+		select { // until Serve listens
+		case err := <-done:
+			t.Fatalf("Serve: %v", err)
+		case <-time.After(2 * time.Millisecond):
 		}
-		time.Sleep(2 * time.Millisecond)
+		resp, err = Call(t.Context(), path, Request{Op: OpRetry, Extension: "Contoso.Echo"})
 	}
 	if err != nil || !resp.OK || resp.Message != "again" {
 		t.Fatalf("Call: %+v, %v", resp, err)
@@ -310,11 +312,15 @@ func TestSocketNonsense(t *testing.T) {
 			return Response{OK: true}
 		})
 	}()
-	for range 500 { // until Serve listens
+	for {
 		if _, err := Call(t.Context(), path, Request{Op: OpReport}); err == nil {
 			break
 		}
-		time.Sleep(2 * time.Millisecond)
+		select { // until Serve listens
+		case err := <-done:
+			t.Fatalf("Serve: %v", err)
+		case <-time.After(2 * time.Millisecond):
+		}
 	}
 	<-handled
 	for name, text := range map[string]string{

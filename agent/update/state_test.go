@@ -173,7 +173,7 @@ func TestStore(t *testing.T) {
 func TestStartChecksProgram(t *testing.T) {
 	s := Store{Root: host.Root(t.TempDir()), Lib: "/lib"}
 	bin := s.Root.Path("/two")
-	if err := os.WriteFile(bin, []byte("good"), 0o700); err != nil {
+	if err := s.Root.WriteFile("/two", []byte("good"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	sum, err := hashFile(bin)
@@ -191,7 +191,7 @@ func TestStartChecksProgram(t *testing.T) {
 	if next, err := s.Start(Self{Program: active, Staged: true}, Channel, ""); err != nil || next != nil {
 		t.Errorf("a staged version starts another: %v, %v", next, err)
 	}
-	if err := os.WriteFile(bin, []byte("goof"), 0o700); err != nil {
+	if err := s.Root.WriteFile("/two", []byte("goof"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if next, err := s.Start(me, Channel, ""); err != nil || next != nil {

@@ -58,6 +58,7 @@ func (c *Client) Connect(ctx context.Context) error {
 		pause = min(2*pause, 15*time.Second)
 		if woken { // what failed was another network
 			pause = time.Second
+			c.o.Log.Debug().Msg("the network has changed, looking for the platform again")
 		}
 	}
 }

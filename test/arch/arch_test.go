@@ -351,3 +351,32 @@ func pathByte(c byte) bool {
 	return c == '.' || c == '-' || c == '_' || c == '}' || c == ')' ||
 		'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
+
+// TestNBR7ProgramsAreWrittenSafely: what os.WriteFile has written can't always
+// be started, because a process that another test has just forked may still have
+// it open. host.Root and sandbox.Sandbox write programs so that it can.
+func TestNBR7ProgramsAreWrittenSafely(t *testing.T) {
+	for _, f := range sources(t, true) {
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) != 3 {
+				return true
+			}
+			fun, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || fun.Sel.Name != "WriteFile" {
+				return true
+			}
+			if pkg, ok := fun.X.(*ast.Ident); !ok || pkg.Name != "os" {
+				return true
+			}
+			lit, ok := call.Args[2].(*ast.BasicLit)
+			if !ok {
+				return true
+			}
+			if perm, err := strconv.ParseUint(lit.Value, 0, 32); err == nil && perm&0o111 != 0 {
+				t.Errorf("%s: os.WriteFile writes a program (%s)", f.name, lit.Value)
+			}
+			return true
+		})
+	}
+}

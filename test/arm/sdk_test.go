@@ -385,7 +385,7 @@ func asJSON(v any) string {
 // await waits until ok, which is asked again and again.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	for !ok() {
 		select {

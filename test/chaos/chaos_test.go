@@ -109,7 +109,7 @@ func (l *life) mend(s *script, spoiled bool) {
 		l.await("what was asked for again", func() bool { return len(l.pending(s.names())) == 0 })
 	}
 	var wrong []string
-	if !l.wait(45*time.Second, func() bool { wrong = l.verify(s); return len(wrong) == 0 }) {
+	if !l.wait(patience, func() bool { wrong = l.verify(s); return len(wrong) == 0 }) {
 		t.Fatalf("after everything was mended:\n%s", strings.Join(wrong, "\n"))
 	}
 	for _, bad := range append(l.heard.takeBad(), l.spilled()...) {

@@ -156,7 +156,7 @@ func (c *cloud) end(t testing.TB) map[string]string {
 // on its way at this moment has another name, or none, a little later.
 func (c *cloud) leftovers(t testing.TB) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

@@ -50,7 +50,7 @@ const updateConf = `
 AutoUpdate.Mode=channel
 Autoupdate.Frequency=1
 AutoUpdate.QuietPeriod=0
-AutoUpdate.HealthTimeout=15
+AutoUpdate.HealthTimeout=600
 Debug.SelfUpdateHotfixFrequency=1
 Debug.SelfUpdateRegularFrequency=1
 Status.HeartbeatPeriod=2
@@ -194,8 +194,18 @@ func TestUpdateRollsBack(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			ca := updatetest.NewAuthority()
 			c := updatable(t, ca, "", nil)
-			c.agent(t)
-			c.ready(t)
+			if how == "hang" {
+				// The version that hangs is given little time, the one after it
+				// the time that a slow machine needs.
+				const long, short = "HealthTimeout=600", "HealthTimeout=15"
+				c.sh(t, "sed -i s/"+long+"/"+short+"/ /etc/waagent.conf")
+				c.agent(t)
+				c.ready(t)
+				c.sh(t, "sed -i s/"+short+"/"+long+"/ /etc/waagent.conf")
+			} else {
+				c.agent(t)
+				c.ready(t)
+			}
 			old := c.shown(t).Agent
 			c.publish(t, ca, "9.0.1.0", stray(t, "9.0.1.0", how))
 			await(t, "the start of the bad version", func() bool {

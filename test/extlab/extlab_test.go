@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// patience ends a test that hangs; a slow machine must not meet it.
+const patience = 10 * time.Minute
+
 // agent is the release binary.
 func agent(t *testing.T) string {
 	t.Helper()
@@ -135,7 +138,7 @@ func TestRun(t *testing.T) {
 		{name: "Crash", version: "1.0.0", fails: true, want: []string{"exit 52", "stderr | about to fail on purpose", "Failed"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := Plan{Bundle: sample(t, tc.name, tc.version), Seq: 5, Timeout: time.Minute, Lab: Options{Agent: a}}
+			p := Plan{Bundle: sample(t, tc.name, tc.version), Seq: 5, Timeout: patience, Lab: Options{Agent: a}}
 			if tc.old != "" {
 				p.Old = sample(t, tc.name, tc.old)
 			}
@@ -169,7 +172,7 @@ func TestConformance(t *testing.T) {
 		var out bytes.Buffer
 		got, err := Conformance(t.Context(), Plan{
 			Bundle: sample(t, "Hello", "1.1.0"), Old: sample(t, "Hello", "1.0.0"), Settings: []byte(`{"greeting":"hi"}`), Protected: []byte(`{"secret":"CANARY-9f3e"}`),
-			Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a},
+			Seq: -1, Timeout: patience, Lab: Options{Agent: a},
 		}, &out)
 		if err != nil || len(got) != 16 || strings.Contains(out.String(), Skip) {
 			t.Errorf("%v\n%s", err, &out)
@@ -179,7 +182,7 @@ func TestConformance(t *testing.T) {
 		b := good()
 		b.Files["run.sh"] = "#!/bin/sh\n[ $1 = enable ] || exit 0\npkill -9 -f '^/usr/sbin/azguest run'\nexit 0\n"
 		var out bytes.Buffer
-		got, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		got, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
 		if err != nil || len(got) != 16 || strings.Count(out.String(), "the agent was killed 1 times meanwhile") < 3 || strings.Count(out.String(), string(errBare)) != 4 {
 			t.Errorf("%v\n%s", err, &out)
 		}
@@ -188,7 +191,7 @@ func TestConformance(t *testing.T) {
 		b := good()
 		b.Files["run.sh"] = "#!/bin/sh\nprintf 'a\\r\\n\\033[2Jb'\nexit 1\n"
 		var out bytes.Buffer
-		_, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		_, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
 		if !errors.Is(err, ErrFailed) || strings.ContainsAny(out.String(), "\r\x1b") || strings.Count(out.String(), "\n") != 3 || strings.Contains(out.String(), "\ufffd \ufffd") {
 			t.Errorf("%v\n%q", err, out.String())
 		}
@@ -209,7 +212,7 @@ uninstall) exit 1 ;;
 esac
 `
 		var out bytes.Buffer
-		_, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Settings: []byte(`{"a":1}`), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		_, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Settings: []byte(`{"a":1}`), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
 		if !errors.Is(err, ErrFailed) {
 			t.Errorf("%v\n%s", err, &out)
 		}

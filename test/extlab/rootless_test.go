@@ -126,7 +126,7 @@ func (d *desk) clean() {
 	if err != nil || len(left) > 0 {
 		d.t.Errorf("left in the temporary folder: %v %v", left, err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		out := d.running()
 		if out == "" {
@@ -300,7 +300,7 @@ func TestRootlessInterrupted(t *testing.T) {
 			if err := c.Start(); err != nil {
 				t.Fatal(err)
 			}
-			for deadline := time.Now().Add(time.Minute); !sleeping(); time.Sleep(20 * time.Millisecond) {
+			for deadline := time.Now().Add(5 * time.Minute); !sleeping(); time.Sleep(20 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					_ = c.Process.Kill()
 					_ = c.Wait()
@@ -316,7 +316,7 @@ func TestRootlessInterrupted(t *testing.T) {
 			if err := c.Wait(); err == nil {
 				t.Error("exit status 0")
 			}
-			for deadline := time.Now().Add(10 * time.Second); sleeping() || mine.running() != "" || !empty(d.home); time.Sleep(20 * time.Millisecond) {
+			for deadline := time.Now().Add(5 * time.Minute); sleeping() || mine.running() != "" || !empty(d.home); time.Sleep(20 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					break
 				}

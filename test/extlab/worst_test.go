@@ -35,7 +35,7 @@ func TestWorstDay(t *testing.T) {
 			b := good()
 			b.Files = map[string]string{"run.sh": "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n[ $1 = enable ] || exit 0\n" + tc.enable}
 			var out bytes.Buffer
-			err := Run(t.Context(), Plan{Bundle: opened(t, b), Settings: []byte(`{"a":1}`), Seq: -1, Timeout: 2 * time.Minute, Lab: Options{Agent: a}}, &out)
+			err := Run(t.Context(), Plan{Bundle: opened(t, b), Settings: []byte(`{"a":1}`), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
 			if errors.Is(err, ErrFailed) != tc.fails || err != nil && !tc.fails {
 				t.Errorf("error %v", err)
 			}
@@ -56,7 +56,7 @@ func TestWorstDay(t *testing.T) {
 		b := good()
 		b.Files = map[string]string{"run.sh": "#!/bin/sh\r\nexit 0\r\n"}
 		var out bytes.Buffer
-		err := Run(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		err := Run(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
 		if !errors.Is(err, ErrFailed) || !strings.Contains(out.String(), "lint: error: run.sh:1: the line ends as on Windows") || strings.Contains(out.String(), "code ,") {
 			t.Errorf("%v\n%s", err, &out)
 		}
@@ -70,7 +70,7 @@ func TestWorstDay(t *testing.T) {
 		bundle := opened(t, b)
 		time.AfterFunc(2*time.Second, cancel)
 		var out bytes.Buffer
-		err := Run(ctx, Plan{Bundle: bundle, Seq: -1, Timeout: time.Minute, Lab: Options{Agent: a}}, &out)
+		err := Run(ctx, Plan{Bundle: bundle, Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
 		left, gerr := filepath.Glob(tmp + "/extlab-*")
 		if !errors.Is(err, ErrInterrupted) || errors.Is(err, ErrFailed) || gerr != nil || len(left) > 0 {
 			t.Errorf("%v, left %v\n%s", err, left, &out)

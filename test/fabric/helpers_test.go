@@ -338,7 +338,7 @@ func (c client) poll(header http.Header) map[string]any {
 }
 
 func wait(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

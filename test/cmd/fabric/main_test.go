@@ -66,7 +66,7 @@ func TestProgram(t *testing.T) {
 	case <-o.line:
 	case err := <-ended:
 		t.Fatalf("serve ended: %v %s", err, o)
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("serve does not listen")
 	}
 	var ready struct {
