@@ -5,15 +5,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // maxFile bounds one file. The largest waagent.conf in the wild has 6 KB.
@@ -105,8 +105,9 @@ func Load(p Paths) (*Config, []Warning, error) {
 		warns []Warning
 		errs  []error
 	)
+	root := host.Root(cmp.Or(p.Root, "/"))
 	read := func(name string) bool {
-		data, err := readFile(filepath.Join(p.Root, name))
+		data, err := root.ReadBounded(name, maxFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			return false
 		}
@@ -122,7 +123,7 @@ func Load(p Paths) (*Config, []Warning, error) {
 		return true
 	}
 	readDir := func(dir string) {
-		names, err := dropIns(filepath.Join(p.Root, dir))
+		names, err := dropIns(root, dir)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read configuration: %w", trimRoot(err, p.Root)))
 		}
@@ -155,19 +156,6 @@ func build(lines []line) (*Config, []Warning) {
 	return c, append(warns, c.apply(values)...)
 }
 
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // read only
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d bytes", maxFile)}
-	}
-	return data, err
-}
-
 // trimRoot takes a test's prefix out of a path error.
 func trimRoot(err error, root string) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok && root != "" {
@@ -178,11 +166,11 @@ func trimRoot(err error, root string) error {
 
 // dropIns lists *.conf in a directory, sorted; no directory, no drop-ins.
 // Names with a leading dot are editors' leftovers.
-func dropIns(dir string) ([]string, error) {
+func dropIns(root host.Root, dir string) ([]string, error) {
 	if dir == "" {
 		return nil, nil
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := root.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

@@ -104,6 +104,10 @@ func Space(root host.Root, lib string) (Usage, error) {
 	return u, nil
 }
 
+// maxEntries bounds what is looked at in one directory: the handlers write
+// there, and what is remembered of each file is memory of the agent's.
+const maxEntries = 200000
+
 // Measure looks at everything the rules name. Files that vanish meanwhile
 // are not an error; what can't be read is named in the error and left out.
 func Measure(root host.Root, d Dirs) (Usage, error) {
@@ -122,23 +126,7 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 				continue
 			}
 			for _, name := range names {
-				err := filepath.WalkDir(root.Path(name), func(path string, e fs.DirEntry, err error) error {
-					if err != nil {
-						if errors.Is(err, fs.ErrNotExist) {
-							return nil
-						}
-						return err
-					}
-					if e.IsDir() {
-						if r.shallow {
-							return fs.SkipDir
-						}
-						return nil
-					}
-					fi, err := e.Info()
-					if err != nil {
-						return nil //nolint:nilerr // it vanished between the listing and the look
-					}
+				count := func(path string, fi fs.FileInfo) {
 					size := allocated(fi)
 					s.Used += size
 					s.Files++
@@ -146,8 +134,26 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 						s.CanFree += size
 						u.expendables = append(u.expendables, file{path, size, fi.ModTime(), i})
 					}
-					return nil
-				})
+				}
+				fi, err := root.Lstat(name)
+				switch {
+				case err != nil:
+				case !fi.IsDir():
+					count(root.Path(name), fi)
+				case !r.shallow:
+					err = root.Walk(name, maxEntries, func(rel string, _ *host.Dir, fi fs.FileInfo, err error) error {
+						switch {
+						case err != nil:
+							return err
+						case !fi.IsDir():
+							count(filepath.Join(root.Path(name), rel), fi)
+						}
+						return nil
+					})
+				}
+				if errors.Is(err, fs.ErrNotExist) {
+					continue // it vanished between the listing and the look
+				}
 				if err != nil {
 					errs = append(errs, fmt.Errorf("measure %s: %w", name, err))
 				}
@@ -185,6 +191,9 @@ func Plan(u Usage, budget int64, maxFiles int) []string {
 	return out
 }
 
+// machine takes complete paths, which is what a plan has.
+const machine = host.Root("/")
+
 // Clean carries out a plan and removes directories it emptied. It returns
 // the bytes that were freed.
 func Clean(u Usage, plan []string) (int64, error) {
@@ -195,15 +204,19 @@ func Clean(u Usage, plan []string) (int64, error) {
 	var freed int64
 	var errs []error
 	for _, name := range plan {
-		if err := unix.Unlink(name); err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
-			}
+		// Handlers, and whom they run as, may write in these directories: no
+		// link that was put on the way is followed.
+		gone := !machine.Exists(name)
+		if err := machine.Remove(name); err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
+			continue
+		}
+		if gone {
 			continue
 		}
 		freed += sizes[name]
-		// The parent goes with its last file; rmdir of a filled one fails.
-		_ = unix.Rmdir(filepath.Dir(name))
+		// The parent goes with its last file; a filled one stays.
+		_ = machine.Remove(filepath.Dir(name))
 	}
 	return freed, errors.Join(errs...)
 }

@@ -2,8 +2,9 @@ package doctor
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func (e Env) dirs() []string {
 // existing is the deepest part of a path that is there.
 func (e Env) existing(name string) string {
 	for name != "/" && name != "." {
-		if _, err := os.Stat(e.path(name)); err == nil {
+		if _, err := e.root().Stat(name); err == nil {
 			return name
 		}
 		name = filepath.Dir(name)
@@ -154,9 +155,9 @@ func unescape(s string) string {
 
 func checkPerm(e Env) []Finding {
 	lib := e.Config.Paths.Lib
-	fi, err := os.Stat(e.path(lib))
+	fi, err := e.root().Stat(lib)
 	if err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return one(ok("%s does not exist yet", lib))
 		}
 		return one(unknown("%v", err))

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -142,8 +143,10 @@ func one(f Finding) []Finding { return []Finding{f} }
 
 func (e Env) path(name string) string { return filepath.Join(e.Root, name) }
 
+func (e Env) root() host.Root { return host.Root(cmp.Or(e.Root, "/")) }
+
 func (e Env) read(name string) (string, error) {
-	b, err := os.ReadFile(e.path(name))
+	b, err := e.root().ReadFile(name)
 	return strings.TrimSpace(string(b)), err
 }
 
@@ -198,20 +201,20 @@ func unitDirs() []string {
 }
 
 func checkUnit(e Env) []Finding {
-	if _, err := os.Stat(e.path("/run/systemd/system")); err != nil {
+	if _, err := e.root().Stat("/run/systemd/system"); err != nil {
 		return nil // no systemd here
 	}
 	for _, d := range unitDirs() {
 		name := d + "/azguest.service"
-		fi, err := os.Lstat(e.path(name))
+		fi, err := e.root().Lstat(name)
 		if err != nil {
 			continue
 		}
-		if target, err := os.Readlink(e.path(name)); err == nil && target == "/dev/null" || err != nil && fi.Size() == 0 {
+		if target, err := e.root().Readlink(name); err == nil && target == "/dev/null" || err != nil && fi.Size() == 0 {
 			return one(bad("AZ-AGENT-MASKED", "%s is masked", name))
 		}
 		wants := "/etc/systemd/system/multi-user.target.wants/azguest.service"
-		if _, err := os.Lstat(e.path(wants)); err != nil {
+		if _, err := e.root().Lstat(wants); err != nil {
 			f := warn("", "%s is installed but not enabled: the agent does not start at boot", name)
 			f.Fix = "systemctl enable azguest"
 			return one(f)
@@ -225,7 +228,7 @@ func checkBinary(e Env) []Finding {
 	if !e.Life.Running || e.Life.PID == 0 {
 		return nil
 	}
-	exe, err := os.Readlink(e.path("/proc/" + strconv.Itoa(e.Life.PID) + "/exe"))
+	exe, err := e.root().Readlink("/proc/" + strconv.Itoa(e.Life.PID) + "/exe")
 	if err != nil {
 		return nil // not root
 	}
@@ -239,7 +242,7 @@ func checkBinary(e Env) []Finding {
 // unit of its that will be started.
 func checkOther(e Env) []Finding {
 	var out []Finding
-	entries, err := os.ReadDir(e.path("/proc"))
+	entries, err := e.root().ReadDir("/proc")
 	if err != nil {
 		out = append(out, unknown("cannot look at processes: %v", err))
 	}
@@ -247,7 +250,7 @@ func checkOther(e Env) []Finding {
 		if pid, err := strconv.Atoi(d.Name()); err != nil || pid == e.Life.PID || pid == os.Getpid() || !status.Believed(e.Root, pid) {
 			continue // another agent runs as root; a user's process is named as the user likes
 		}
-		b, err := os.ReadFile(e.path("/proc/" + d.Name() + "/cmdline"))
+		b, err := e.root().ReadFile("/proc/" + d.Name() + "/cmdline")
 		if err != nil {
 			continue // ended meanwhile, or not ours to see
 		}
@@ -257,7 +260,7 @@ func checkOther(e Env) []Finding {
 	}
 	for _, u := range []string{"waagent.service", "walinuxagent.service"} {
 		name := "/etc/systemd/system/multi-user.target.wants/" + u
-		target, err := os.Readlink(e.path(name))
+		target, err := e.root().Readlink(name)
 		// Our own package may answer to the old names.
 		// An alias in /etc goes before a unit elsewhere.
 		if err == nil && filepath.Base(target) == u && !e.aliasOfOurs(target) && !e.aliasOfOurs("/etc/systemd/system/"+u) {
@@ -271,7 +274,7 @@ func checkOther(e Env) []Finding {
 }
 
 func (e Env) aliasOfOurs(unit string) bool {
-	target, err := os.Readlink(e.path(unit))
+	target, err := e.root().Readlink(unit)
 	return err == nil && filepath.Base(target) == "azguest.service"
 }
 
@@ -290,7 +293,7 @@ func isWaagent(argv []string) bool {
 
 func checkSwitch(e Env) []Finding {
 	name := filepath.Join(e.Config.Paths.Lib, "disable_agent")
-	if _, err := os.Lstat(e.path(name)); err == nil {
+	if _, err := e.root().Lstat(name); err == nil {
 		return one(bad("AZ-AGENT-DISABLED", "%s exists", name))
 	}
 	if e.Config.Extensions.Mode == config.ModeOff {
@@ -330,7 +333,7 @@ func checkLocks(e Env) []Finding {
 		out = append(out, warn("AZ-FW-OFF", "%s", c.FirewallWhy()))
 	}
 	exists := func(name string) bool {
-		_, err := os.Lstat(e.path(name))
+		_, err := e.root().Lstat(name)
 		return !errors.Is(err, fs.ErrNotExist)
 	}
 	_, _, named := c.Said("Policy.PolicyFilePath")
@@ -358,7 +361,7 @@ func checkLocks(e Env) []Finding {
 
 // trusts says whether there is a file in the directory of authorities.
 func (e Env) trusts(dir string) bool {
-	entries, err := os.ReadDir(e.path(dir))
+	entries, err := e.root().ReadDir(dir)
 	return err == nil && len(entries) > 0
 }
 
@@ -411,10 +414,10 @@ func checkDNS(e Env) []Finding {
 }
 
 func checkCgroups(e Env) []Finding {
-	if _, err := os.Stat(e.path("/sys/fs/cgroup/cgroup.controllers")); err == nil {
+	if _, err := e.root().Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		return one(ok("version 2"))
 	}
-	if entries, err := os.ReadDir(e.path("/sys/fs/cgroup")); err == nil && len(entries) > 0 {
+	if entries, err := e.root().ReadDir("/sys/fs/cgroup"); err == nil && len(entries) > 0 {
 		return one(ok("version 1"))
 	}
 	return one(warn("AZ-CG-MISSING", "/sys/fs/cgroup is empty"))

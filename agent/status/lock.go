@@ -38,7 +38,7 @@ func (*LockedError) Code() string { return "AZ-AGENT-TWICE" }
 // agent from starting. A root agentctl that looks at the lock holds it for some
 // microseconds; so a lock in the way is tried again for a second.
 func Acquire(ctx context.Context, path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := machine.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
@@ -134,7 +134,7 @@ type Life struct {
 // see, else by the process id and its start time in the snapshot. proc is
 // "/proc".
 func Probe(lockPath, proc string, s Snapshot) Life {
-	f, err := os.Open(lockPath)
+	f, err := machine.Open(lockPath)
 	switch {
 	case err == nil:
 		defer f.Close() // gives a lock back, too
@@ -156,7 +156,7 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 	case errors.Is(err, fs.ErrNotExist):
 		// With hidepid other people's processes look absent, and so does
 		// init; then absence says nothing.
-		if _, err := os.Stat(proc + "/1"); err != nil {
+		if _, err := machine.Stat(proc + "/1"); err != nil {
 			return Life{How: "processes of others are hidden; ask as root"}
 		}
 		return Life{Known: true, How: "process"}
@@ -175,7 +175,7 @@ func Believed(root string, pid int) bool { return host.Root(cmp.Or(root, "/")).B
 // StartTicks is when a process started, in clock ticks since boot: field 22 of
 // /proc/PID/stat. A process id with its start time is unique.
 func StartTicks(proc string, pid int) (uint64, error) {
-	data, err := os.ReadFile(proc + "/" + strconv.Itoa(pid) + "/stat")
+	data, err := machine.ReadBounded(proc+"/"+strconv.Itoa(pid)+"/stat", 64<<10)
 	if err != nil {
 		return 0, err
 	}

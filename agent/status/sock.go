@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,18 +67,19 @@ const (
 // lock: a socket left over from a dead agent is removed. handle is called from
 // several goroutines. An error of one client is the client's, not ours.
 func Serve(ctx context.Context, path string, handle func(context.Context, Request) Response) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := machine.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	var lc net.ListenConfig
+	// The socket is born with its mode: there is no moment at which others
+	// could connect.
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var merr error
+		err := rc.Control(func(fd uintptr) { merr = unix.Fchmod(int(fd), 0o600) })
+		return errors.Join(err, merr)
+	}}
 	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
-	}
-	// Between Listen and Chmod others could connect; their credentials are
-	// looked at all the same.
-	if err := os.Chmod(path, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() }) // ends Accept
 	defer stop()

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -15,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -92,12 +91,7 @@ func rootPath(path string) string {
 
 func readJSON(path string) (Snapshot, error) {
 	var s Snapshot
-	f, err := os.Open(path)
-	if err != nil {
-		return s, err
-	}
-	defer f.Close() // read only
-	data, err := io.ReadAll(io.LimitReader(f, maxSnapshot))
+	data, err := machine.ReadBounded(path, maxSnapshot)
 	if err != nil {
 		return s, err
 	}
@@ -111,36 +105,17 @@ func readJSON(path string) (Snapshot, error) {
 	return s, nil
 }
 
-// writeJSON replaces path: temporary file beside it, fsync, rename.
-func writeJSON(path string, v any, perm fs.FileMode) (err error) {
+// writeJSON replaces path, all or nothing.
+func writeJSON(path string, v any, perm fs.FileMode) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".azg-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the first error counts
-		}
-	}()
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Chmod(perm) // CreateTemp gives 0600: never too open on the way
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return machine.WriteFile(path, append(data, '\n'), perm)
 }
+
+// machine takes complete paths.
+const machine = host.Root("/")
 
 // publicMessage is how much of a text everybody may see, in bytes.
 const publicMessage = 160
