@@ -112,10 +112,11 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		}
 		return status.Response{OK: true, Message: text}
 	case status.OpCancel:
-		if err := a.ext.Cancel(r.Extension); err != nil {
+		did, err := a.ext.Cancel(ctx, r.Extension, r.Config)
+		if err != nil {
 			return refuse(err)
 		}
-		return status.Response{OK: true, Message: "stopped what ran for " + r.Extension}
+		return status.Response{OK: true, Message: did}
 	case status.OpHold:
 		if d := time.Duration(r.ForS * float64(time.Second)); d < time.Second || d > status.HoldMax {
 			return refuse(fmt.Errorf("hold: between one second and %.0f hours", status.HoldMax.Hours()))

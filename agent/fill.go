@@ -104,7 +104,7 @@ func extension(d extensions.Detail) status.Extension {
 	e := status.Extension{
 		Name: d.Name, Config: d.Config, Version: d.Version, Seq: d.Seq, Desired: d.Desired, Actual: string(d.Actual), Phase: string(d.Phase),
 		Status: d.Status, StatusCode: d.Code, Ready: d.Ready, Message: secret.Redact(d.Message),
-		Started: d.Started, Finished: d.Finished, Deadline: d.Deadline, Attempts: d.Attempts, WhyRan: d.WhyRan, BlockedBy: d.BlockedBy,
+		Started: d.Started, Finished: d.Finished, Deadline: d.Deadline, Attempts: d.Attempts, WhyRan: d.WhyRan, BlockedBy: d.BlockedBy, Overdue: d.Overdue,
 		StdoutTail: secret.Redact(d.StdoutTail), StderrTail: secret.Redact(d.StderrTail), LastOutput: d.LastOutput, LogDir: d.LogDir,
 		PID: d.PID, Unit: d.Scope, Installed: d.Installed, Digest: d.Digest, Signer: d.Signer,
 	}
@@ -126,6 +126,9 @@ func extension(d extensions.Detail) status.Extension {
 // engine knows; the message, which may quote a handler, is not looked at.
 func extensionCode(d extensions.Detail) string {
 	failed := d.Status == status.StatusError || d.Ready == "NotReady" || d.Ready == "Unresponsive"
+	if d.Overdue != "" {
+		return "AZ-EXT-OVERDUE"
+	}
 	if d.Phase != "" || d.BlockedBy != "" || !failed { // being worked on, or well
 		return ""
 	}

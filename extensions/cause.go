@@ -55,7 +55,8 @@ func probeCommand(base, command string) probe {
 	if b, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
 		p.Enforcing = strings.TrimSpace(string(b)) == "1"
 	}
-	f, err := os.Open(p.Program)
+	// A command may have put a FIFO in its own place.
+	f, err := os.OpenFile(p.Program, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil || !fi.Mode().IsRegular() {
 		return p
 	}
@@ -153,6 +154,9 @@ func classify(res host.JobResult, timeout time.Duration, p probe, says string) C
 	case host.JobOK:
 		return Cause{}
 	case host.JobTimeout:
+		if res.Error != "" { // somebody else than the supervisor has ended it
+			return Cause{causeOverdue, fmt.Sprintf("it did not end within %v, and %s; the agent has ended it", timeout, res.Error)}
+		}
 		return Cause{"AZ-EXT-TIMEOUT", fmt.Sprintf("it did not end within %v and was killed", timeout)}
 	case host.JobLost:
 		return Cause{"AZ-EXT-LOST", "it was interrupted (reboot or kill) and its outcome is not known"}
@@ -163,6 +167,9 @@ func classify(res host.JobResult, timeout time.Duration, p probe, says string) C
 	case res.OOM:
 		return Cause{"AZ-EXT-OOM", "the kernel killed it because memory ran out"}
 	case res.Class == host.JobSignal:
+		if res.Error != "" {
+			return Cause{"AZ-EXT-SIGNAL", "it was killed by " + res.Signal + ": " + res.Error}
+		}
 		return Cause{"AZ-EXT-SIGNAL", "it was killed by " + res.Signal}
 	case p.Missing:
 		return Cause{"AZ-EXT-NOFILE", fmt.Sprintf("the package has no file %s", p.Program)}

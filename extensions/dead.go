@@ -45,7 +45,7 @@ func (m *Manager) lookForDead() bool {
 		e, known := r.rec.Exts[q.ext]
 		st := r.status.Extension
 		if !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || st == nil || st.Status != transitioning && !r.missing ||
-			r.rec.State != Enabled && e.FailKey == "" || time.Since(e.Last.Finished) < m.cfg.Timeouts.Dead {
+			r.rec.State != Enabled && e.FailKey == "" || time.Since(e.Last.Finished).Abs() < m.cfg.Timeouts.Dead {
 			changed = changed || old.final
 			continue
 		}

@@ -16,6 +16,7 @@ type Detail struct {
 	Actual                State
 	Phase                 Op // running now
 	BlockedBy             string
+	Overdue               string // what runs ought to have ended: why it has not, and what is done
 
 	Ready   string // handler status as reported
 	Code    int
@@ -94,6 +95,7 @@ func (m *Manager) Details() []Detail {
 			if o.Doing != nil && (o.Doing.Task.Ext == "" || o.Doing.Task.Ext == q.ext) {
 				d.Phase, d.Started, d.Deadline, d.WhyRan, job = o.Doing.Task.Op, o.Doing.Started, o.Doing.Deadline, o.Doing.Task.Why, o.Doing.Job
 				d.Finished, d.Exit = time.Time{}, nil
+				d.Overdue = v.overdue(v.handlers[strings.ToLower(q.handler.Name)])
 			}
 		}
 		if b := v.handlers[strings.ToLower(q.handler.Name)].busy; b != nil && d.Phase == "" {

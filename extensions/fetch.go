@@ -35,6 +35,12 @@ func (w *work) fetch(ctx context.Context) error {
 	r := w.rec(t.Version)
 	r.Multi = w.wish.Multi
 	r, err := w.obtain(ctx, r)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		if !errors.Is(cause, errCancelled) {
+			return cause
+		}
+		err = cancelled("while its package was downloaded").err()
+	}
 	p := Problem{Code: codeDownload, Cause: causeOf(err, causeDownload)}
 	if err == nil {
 		if p.Code, err = w.initialize(&r); err != nil {
@@ -42,9 +48,6 @@ func (w *work) fetch(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
 		w.emit(t.Version, Fetch, false, err.Error(), 0)
 		r = r.fail(Fetch)
 		p.Text = err.Error()

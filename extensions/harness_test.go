@@ -101,6 +101,8 @@ type repository struct {
 	downloads int
 	fail      error
 	noManif   error
+	hang      string        // the handler whose download does not end
+	hangs     chan struct{} // closed when it has begun
 }
 
 func (r *repository) publish(t testing.TB, ps ...pkg) {
@@ -133,7 +135,12 @@ func (r *repository) Manifest(_ context.Context, uris []secret.URL) (protocol.Ma
 	return m, nil
 }
 
-func (r *repository) Package(_ context.Context, _ protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
+func (r *repository) Package(ctx context.Context, _ protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
+	if r.hang != "" && strings.Contains(v.URIs[0].Reveal(), r.hang) {
+		close(r.hangs)
+		<-ctx.Done()
+		return "", context.Cause(ctx)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.downloads++

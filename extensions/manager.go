@@ -3,7 +3,6 @@ package extensions
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -49,6 +48,10 @@ type Timeouts struct {
 	// Certificate bounds how long a handler waits for that of its protected
 	// settings: until the platform was asked for it a second time.
 	Certificate time.Duration
+	// Grace is for how long after its deadline a command is left to its
+	// supervisor: killing and writing down the outcome takes a moment on a busy
+	// machine.
+	Grace time.Duration
 	// Dead is how long nothing of a handler may be alive before its
 	// transitioning status is called an error (asks U02: within 60 s).
 	Dead time.Duration
@@ -69,6 +72,7 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.Depend, 90*time.Minute)
 	def(&t.Packages, 10*time.Minute)
 	def(&t.Certificate, 8*time.Second)
+	def(&t.Grace, 20*time.Second)
 	def(&t.Dead, 20*time.Second)
 	return t
 }
@@ -162,6 +166,7 @@ type Manager struct {
 	wake    chan struct{}
 	changed chan struct{}
 	done    chan outcome
+	cancels chan cancelRequest
 	running sync.WaitGroup
 	audit   *audit
 
@@ -186,7 +191,9 @@ type handler struct {
 	name    string
 	recs    map[string]Record
 	busy    *Task
-	settled bool // nothing left to do in this pass
+	stop    context.CancelCauseFunc // ends what busy is, if it can be ended
+	ended   chan string             // how that went, when it has ended and is recorded
+	settled bool                    // nothing left to do in this pass
 }
 
 // New makes a Manager. Every argument is required.
@@ -205,6 +212,7 @@ func New(root host.Root, launch host.Launcher, fetch Fetcher, events event.Sink,
 		wake:     make(chan struct{}, 1),
 		changed:  make(chan struct{}, 1),
 		done:     make(chan outcome),
+		cancels:  make(chan cancelRequest),
 		audit:    newAudit(root.Path(cfg.LogDir + "/azguest-audit.log")),
 		handlers: map[string]*handler{},
 		watched:  map[string]bool{},
@@ -249,30 +257,6 @@ func (m *Manager) Retry(name, config, reason string) {
 	m.forced[pairKey(name, config)] = reason
 	m.mu.Unlock()
 	m.Wake()
-}
-
-// Cancel kills the command that runs for a handler.
-func (m *Manager) Cancel(name string) error {
-	m.mu.Lock()
-	job := ""
-	if h, ok := m.view.handlers[strings.ToLower(name)]; ok {
-		for _, r := range h.recs {
-			if r.Doing != nil {
-				job = r.Doing.Job
-			}
-		}
-	}
-	m.mu.Unlock()
-	if job == "" {
-		return fmt.Errorf("cancel %s: nothing is running", name)
-	}
-	if err := host.CancelJob(m.store.jobDir(job)); err != nil {
-		if errors.Is(err, host.ErrNoJob) {
-			return fmt.Errorf("cancel %s: nothing is running", name)
-		}
-		return err
-	}
-	return nil
 }
 
 func poke(c chan struct{}) {
@@ -361,6 +345,8 @@ func (m *Manager) loop(ctx context.Context) error {
 			m.finished(out)
 		case <-m.wake:
 			m.takeForced()
+		case c := <-m.cancels:
+			c.answer <- m.cancel(ctx, c)
 		case ev, ok := <-seen:
 			if !ok || !strings.HasSuffix(ev.Name, ".status") {
 				continue
@@ -429,20 +415,23 @@ type outcome struct {
 	recs map[string]Record
 	pass *pass
 	dec  *decision
+	how  string
 	err  error
 }
 
 // begin runs one step of a handler in a goroutine of its own.
-func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(context.Context) error) {
+func (m *Manager) begin(life context.Context, h *handler, w *work, do func(context.Context) error) {
 	t := w.task
-	h.busy = &t
+	ctx, stop := context.WithCancelCause(life)
+	h.busy, h.stop, h.ended = &t, stop, make(chan string, 1)
 	m.busy++
 	p := m.pass
 	m.running.Go(func() {
+		defer stop(nil)
 		err := host.Safely(func() error { return do(ctx) })
 		select {
-		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, err: err}:
-		case <-ctx.Done(): // the next Run finds on the disk what became of it
+		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, how: w.how, err: err}:
+		case <-life.Done(): // the next Run finds on the disk what became of it
 		}
 	})
 }
@@ -451,6 +440,8 @@ func (m *Manager) begin(ctx context.Context, h *handler, w *work, do func(contex
 func (m *Manager) finished(o outcome) {
 	m.busy--
 	o.h.busy = nil
+	o.h.ended <- o.how
+	close(o.h.ended)
 	m.store.setAside() // if it was used, and there is room again
 	m.buried(o.h.recs, o.recs)
 	o.h.recs = o.recs

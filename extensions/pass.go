@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -30,6 +31,7 @@ type pass struct {
 	stuck    map[string]Problem   // by lower-case handler name
 	locked   map[string]time.Time // by lower-case handler name: waiting for the package manager
 	blind    map[string]pair      // by pair: run without the certificate of its settings
+	off      map[string]Problem   // by lower-case handler name: what the operator has cancelled of it
 	pairs    []pair
 	policy   policyState
 	state    *protocol.GoalStateStatus
@@ -120,7 +122,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
 		skipped: map[string]Problem{}, denied: map[string]Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]Problem{}, locked: map[string]time.Time{}, blind: map[string]pair{}, pairs: pairsOf(gs), state: last,
+		dead: map[string]deadline{}, stuck: map[string]Problem{}, locked: map[string]time.Time{}, blind: map[string]pair{}, off: map[string]Problem{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {
@@ -195,6 +197,7 @@ func (m *Manager) takeForced() {
 		name, _, _ := strings.Cut(key, "\x00")
 		delete(m.pass.skipped, key)
 		delete(m.pass.stuck, name)
+		delete(m.pass.off, name)
 		if m.pass.versions[name].err != nil {
 			delete(m.pass.versions, name) // the platform is asked once more
 		}
@@ -300,7 +303,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	p := m.pass
 	name := strings.ToLower(want.Name)
 	mine := slices.DeleteFunc(slices.Clone(p.pairs), func(q pair) bool { return q.handler != want })
-	if p.stuck[name].Text != "" || want.Invalid != "" {
+	if p.stuck[name].Text != "" || p.off[name].Text != "" || want.Invalid != "" {
 		return false
 	}
 	if len(h.recs) == 0 && want.Want != protocol.WantEnabled {
@@ -450,8 +453,11 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 		d := decision{}
 		manifest, err := m.fetch.Manifest(ctx, want.Manifests)
 		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
+			switch cause := context.Cause(ctx); {
+			case errors.Is(cause, errCancelled):
+				err = cancelled("while the platform was asked for its versions").err()
+			case cause != nil:
+				return cause
 			}
 			d.err = err
 			w.dec = &d

@@ -52,6 +52,8 @@ const (
 	causeExit         = "AZ-EXT-EXIT"
 	causeTimeout      = "AZ-EXT-TIMEOUT"
 	causeNotStarted   = "AZ-EXT-NOTSTARTED"
+	causeOverdue      = "AZ-EXT-OVERDUE"
+	causeCancelled    = "AZ-EXT-CANCELLED"
 	causeReported     = "AZ-EXT-REPORTED"
 	causeStatus       = "AZ-EXT-STATUS"
 	causeLimbo        = "AZ-EXT-LIMBO"

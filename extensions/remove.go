@@ -111,7 +111,7 @@ func (m *Manager) lookAtGraves() {
 		if h != nil {
 			_, installed = h.recs[version]
 		}
-		if !ok || installed || time.Since(since) > graveTime {
+		if !ok || installed || time.Since(since).Abs() > graveTime {
 			delete(m.graves, dir)
 			m.store.forgetGrave(dir)
 			continue

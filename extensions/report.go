@@ -3,6 +3,7 @@ package extensions
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"reflect"
@@ -36,6 +37,7 @@ type view struct {
 	now      Now
 	store    store
 	mode     string
+	timeouts Timeouts
 }
 
 type viewHandler struct {
@@ -46,7 +48,7 @@ type viewHandler struct {
 
 // live is a view of the loop's own state, for the loop only.
 func (m *Manager) live() view {
-	v := view{pass: m.pass, handlers: map[string]viewHandler{}, boot: m.boot, now: m.now(), store: m.store, mode: m.cfg.Mode}
+	v := view{pass: m.pass, handlers: map[string]viewHandler{}, boot: m.boot, now: m.now(), store: m.store, mode: m.cfg.Mode, timeouts: m.cfg.Timeouts}
 	for key, h := range m.handlers {
 		v.handlers[key] = viewHandler{name: h.name, recs: h.recs, busy: h.busy}
 	}
@@ -59,7 +61,7 @@ func (m *Manager) publish() {
 	if v.pass != nil {
 		p := *v.pass
 		p.versions, p.skipped, p.denied = maps.Clone(p.versions), maps.Clone(p.skipped), maps.Clone(p.denied)
-		p.waits, p.dead, p.stuck = maps.Clone(p.waits), maps.Clone(p.dead), maps.Clone(p.stuck)
+		p.waits, p.dead, p.stuck, p.off = maps.Clone(p.waits), maps.Clone(p.dead), maps.Clone(p.stuck), maps.Clone(p.off)
 		v.pass = &p
 	}
 	m.mu.Lock()
@@ -312,6 +314,10 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 		if !q.bare && r.rec.onDisk() != "NotInstalled" {
 			v.extension(&r, q, files)
 		}
+	case p.off[strings.ToLower(want.Name)].Text != "" && h.busy == nil:
+		r.end = endFailed
+		r.set(p.off[strings.ToLower(want.Name)].report())
+		r.fail(q, p.off[strings.ToLower(want.Name)])
 	default:
 		v.progressRow(&r, q, h)
 	}
@@ -366,6 +372,9 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 	case st.Status == success:
 	case st.Status == statusError:
 		r.end = endError
+	case e.Cancelled != "" && e.Last != nil && e.Cancelled == e.Last.Job:
+		r.end, r.missing = endError, false
+		r.fail(q, cancelled("before it reported an end"))
 	case v.pass.dead[q.key()].final:
 		r.end = endError
 		r.fail(q, Problem{codeOther, causeLimbo, v.pass.dead[q.key()].message})
@@ -394,6 +403,9 @@ func (v view) progressRow(r *row, q pair, h viewHandler) {
 		doing = "is waiting for " + r.waits
 	case h.busy != nil:
 		doing = "is being processed: " + string(h.busy.Op)
+		if late := v.overdue(h); late != "" {
+			doing += ". " + late
+		}
 	}
 	msg := "Extension " + q.row + " " + doing
 	rep := Report{Status: "Installing", Message: msg}
@@ -409,6 +421,18 @@ func (v view) progressRow(r *row, q pair, h viewHandler) {
 	}
 }
 
+// overdue says that the command of a handler ought to have ended, and what is
+// done about it; "" if it has time.
+func (v view) overdue(h viewHandler) string {
+	for _, r := range h.recs {
+		if r.Doing != nil && r.Doing.overdue(v.timeouts) {
+			return fmt.Sprintf("%s: %s; the agent ends both %v after the deadline", causeOverdue,
+				host.Overdue(host.SupervisorState(v.store.jobDir(r.Doing.Job))), v.timeouts.Grace)
+		}
+	}
+	return ""
+}
+
 // goingRow is an extension that is to be disabled or removed: reported as it
 // is until it is gone.
 func (v view) goingRow(r row, q pair, files *fileCache) row {
@@ -416,6 +440,9 @@ func (v view) goingRow(r row, q pair, files *fileCache) row {
 	if d := v.pass.denied[q.key()]; d.Status != "" {
 		rep = d
 		r.end = endFailed
+	}
+	if off := v.pass.off[strings.ToLower(q.handler.Name)]; off.Text != "" {
+		rep.Message, rep.Cause, r.end = off.Text, off.Cause, endFailed
 	}
 	if rep.Status == "" {
 		r.none, r.end = true, endGood

@@ -167,8 +167,10 @@ type Doing struct {
 	Command  string    `json:"command"`
 	Started  time.Time `json:"started"`
 	Deadline time.Time `json:"deadline"`
-	Lenient  bool      `json:"lenient,omitempty"` // continueOnUpdateFailure of the new version
-	Boot     string    `json:"boot,omitempty"`    // in which it runs
+	// Began is Started by a clock that nobody can set.
+	Began   host.Moment `json:"began,omitzero"`
+	Lenient bool        `json:"lenient,omitempty"` // continueOnUpdateFailure of the new version
+	Boot    string      `json:"boot,omitempty"`    // in which it runs
 }
 
 // Ended is an operation that is over.
@@ -211,6 +213,8 @@ type ExtRecord struct {
 	Enabling time.Time `json:"enabling,omitzero"`  // when the last successful enable began
 	Jobs     []string  `json:"jobs,omitempty"`     // whose processes may still write
 	Last     *Ended    `json:"last,omitempty"`
+	// Cancelled is the job whose remains an operator has killed.
+	Cancelled string `json:"cancelled,omitempty"`
 }
 
 // Report is the handler-level part of a status row.

@@ -31,6 +31,7 @@ type work struct {
 	pass *pass
 	task Task
 	dec  *decision
+	how  string // what was met when it was stopped
 	// goal is the goal state of a command that an earlier life began.
 	goal string
 }
@@ -289,9 +290,9 @@ func (w *work) command(ctx context.Context) error {
 		}
 	}
 	if host.HasSystemd() {
-		job.Scope = "azguest-" + job.ID + ".scope"
+		job.Scope = host.ScopeName(job.ID)
 	}
-	d.Job, d.Deadline = job.ID, d.Started.Add(job.Timeout)
+	d.Job, d.Deadline, d.Began = job.ID, d.Started.Add(job.Timeout), host.Now()
 	r.Doing = &d
 	if err := w.put(r); err != nil {
 		return err
@@ -315,9 +316,9 @@ func (w *work) command(ctx context.Context) error {
 func (w *work) await(ctx context.Context, r Record) error {
 	d := *r.Doing
 	w.goal = d.Key
-	res, err := host.WaitJob(ctx, w.m.store.jobDir(d.Job))
+	res, err := w.follow(ctx, d)
 	if err != nil {
-		return err // the command goes on; the next start follows it
+		return err
 	}
 	w.m.store.at("after the end")
 	return w.finish(r, d, res)

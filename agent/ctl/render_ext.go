@@ -15,6 +15,8 @@ import (
 // 1 waiting or degraded, 2 running, 3 well.
 func extWord(e status.Extension, now time.Time) (string, int) {
 	switch {
+	case e.Overdue != "":
+		return "OVERDUE", 0
 	case e.Phase != "":
 		return "RUNNING", 2
 	case e.BlockedBy != "":
@@ -69,7 +71,9 @@ func (v view) extensionsRow() row {
 		}
 		r.more = append(r.more, painter(v.color).word(fmt.Sprintf("%-8s", word), bad)+" "+clean(e.Title())+v.extFacts(e))
 		if bad < 2 {
-			if m := message(e); m != "" {
+			if e.Overdue != "" {
+				r.more = append(r.more, "         "+v.cut(clean(e.Overdue), 9))
+			} else if m := message(e); m != "" {
 				r.more = append(r.more, "         "+v.cut(clean(m), 9))
 			}
 			for _, l := range v.worry(e.Problem, e.Name) {

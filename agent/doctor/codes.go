@@ -95,6 +95,8 @@ func Codes() []Code {
 		{"AZ-EXT-MANIFEST", "HandlerManifest.json is missing or not valid.", "A defect of the package (platform codes 1002, 1003).", "tell its publisher"},
 		{"AZ-EXT-EXIT", "A command of the extension ended with an error.", "Its exit code is not zero (platform codes 1007 to 1010).", "agentctl logs EXTENSION"},
 		{"AZ-EXT-TIMEOUT", "A command of the extension did not end in time and was killed.", "Platform code 1011.", "agentctl logs EXTENSION shows the last output; agentctl retry EXTENSION"},
+		{"AZ-EXT-OVERDUE", "A command of the extension did not end in time, nor did its supervisor end it.", "The command or somebody else has stopped, frozen or killed the supervisor; the agent ends both some seconds after the deadline (platform code 1011).", "agentctl logs EXTENSION; ask its publisher what the command does to other processes"},
+		{"AZ-EXT-CANCELLED", "An operator has cancelled what the extension did or waited for.", "agentctl ext cancel.", "agentctl retry EXTENSION"},
 		{"AZ-EXT-SIGNAL", "A command of the extension was killed by a signal.", "Out of memory (signal 9), or somebody killed it.", "journalctl -k | grep -i oom"},
 		{"AZ-EXT-REPORTED", "The extension itself says that it failed.", "Its status file says error; the message is the extension's own.", "agentctl ext show EXTENSION; agentctl logs EXTENSION"},
 		{"AZ-EXT-STATUS", "The extension's status file is not valid.", "It is not JSON or lacks what it must have (platform code 1012).", "tell its publisher; the file is in the extension's status directory"},

@@ -19,7 +19,8 @@ type Process struct {
 	Login int
 	// Slice is whose slice of systemd the process is in, -1 if nobody's.
 	Slice int
-	Ended bool // a zombie: it has no memory and no files any more
+	State string // R, S, D, T (stopped), t (traced) …
+	Ended bool   // a zombie: it has no memory and no files any more
 }
 
 // ProcessIDs lists the processes there are.
@@ -55,7 +56,7 @@ func (r Root) Process(pid int) (Process, bool) {
 	if len(f) < 20 {
 		return p, false
 	}
-	p.Ended = f[0] == "Z" || f[0] == "X"
+	p.State, p.Ended = f[0], ended(f)
 	p.Parent, _ = strconv.Atoi(f[1])
 	p.Session, _ = strconv.Atoi(f[3])
 	p.Ticks, _ = strconv.ParseUint(f[19], 10, 64)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -89,24 +90,58 @@ func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	cmd.Dir = c.Dir
 	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8"}, c.Env...)
 	cmd.Stdin = bytes.NewReader(c.Stdin)
-	var out, errw capped
+	var out, errw capped // bounded, and read while a process that is given up may still write
 	cmd.Stdout, cmd.Stderr = &out, &errw
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// A grandchild that keeps the pipe must not hold us up (handlers do that).
-	cmd.WaitDelay = 2 * time.Second
-	err = cmd.Run()
-	res := Result{Stdout: out.b, Stderr: errw.b, Code: cmd.ProcessState.ExitCode()}
+	cmd.WaitDelay = pipeTime
+	res := Result{Code: -1}
+	if err = cmd.Start(); err == nil {
+		res.Code, err = end(ctx, cmd)
+	}
+	res.Stdout, res.Stderr = out.bytes(), errw.bytes()
 	if cause := context.Cause(ctx); cause != nil && err != nil {
+		if errors.Is(err, errUnkillable) {
+			cause = fmt.Errorf("%w; %w", cause, err)
+		}
 		return res, fmt.Errorf("run %s: %w", c.Name, cause)
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); ok {
-		return res, &ExitError{Cmd: c.Name, Code: res.Code, Stderr: string(errw.b)}
+		return res, &ExitError{Cmd: c.Name, Code: res.Code, Stderr: string(res.Stderr)}
 	}
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return res, fmt.Errorf("run %s: %w", c.Name, err)
 	}
 	return res, nil
+}
+
+const (
+	// pipeTime is how long output may come in after the end of a process.
+	pipeTime = 2 * time.Second
+	// killTime is how long a process may take to die, and its pipes with it.
+	killTime = 5 * time.Second
+)
+
+var errUnkillable = errors.New("killing it has no effect")
+
+// end waits for the end of a process, and, if the context has ended, no longer
+// than killing it may take: one that hangs in the kernel, or is frozen, outlives
+// SIGKILL. It is reaped when it does end.
+func end(ctx context.Context, cmd *exec.Cmd) (code int, err error) {
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err = <-done:
+		return cmd.ProcessState.ExitCode(), err
+	case <-ctx.Done():
+	}
+	select {
+	case err = <-done:
+		return cmd.ProcessState.ExitCode(), err
+	case <-time.After(killTime):
+		return -1, errUnkillable
+	}
 }
 
 // lookPath searches DefaultPath, not the agent's own PATH: a service manager
@@ -125,11 +160,22 @@ func lookPath(name string) (string, error) {
 }
 
 // capped keeps the first outputLimit bytes and counts on nobody needing more.
-type capped struct{ b []byte }
+type capped struct {
+	mu sync.Mutex // guards b
+	b  []byte
+}
 
 func (w *capped) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if room := outputLimit - len(w.b); room > 0 {
 		w.b = append(w.b, p[:min(room, len(p))]...)
 	}
 	return len(p), nil
+}
+
+func (w *capped) bytes() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b[:len(w.b):len(w.b)]
 }

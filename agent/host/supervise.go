@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,7 +119,8 @@ type JobState struct {
 	ChildTicks uint64    `json:"childTicks,omitempty"`
 	Boot       string    `json:"boot"`
 	Started    time.Time `json:"started"`
-	Deadline   time.Time `json:"deadline"`
+	Deadline   time.Time `json:"deadline"` // for people: the clock may be set
+	Began      Moment    `json:"began,omitzero"`
 	Scope      string    `json:"scope,omitempty"`
 }
 
@@ -145,11 +145,7 @@ func supervise(ctx context.Context, dir string) error {
 	syscall.CloseOnExec(lockFD)
 	_ = unix.CloseRange(lockFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	var job Job
-	b, err := os.ReadFile(filepath.Join(dir, jobFile))
-	if err != nil {
-		return fmt.Errorf("read job: %w", err)
-	}
-	if err := json.Unmarshal(b, &job); err != nil {
+	if err := readJSON(dir, jobFile, &job); err != nil {
 		return fmt.Errorf("read job: %w", err)
 	}
 	// A stop of the agent's unit must not reach the handler; what is sent to
@@ -163,7 +159,7 @@ func supervise(ctx context.Context, dir string) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
 	unix.Umask(0o022)
 
-	st := JobState{PID: os.Getpid(), Ticks: startTicks(os.Getpid()), Boot: BootID(), Started: time.Now().UTC()}
+	st := JobState{PID: os.Getpid(), Ticks: startTicks(os.Getpid()), Boot: BootID(), Started: time.Now().UTC(), Began: Now()}
 	st.Deadline = st.Started.Add(job.Timeout)
 	res := JobResult{Code: -1, Started: st.Started}
 	if job.Scope != "" {
@@ -178,11 +174,12 @@ func supervise(ctx context.Context, dir string) error {
 	}
 	// Room for the result is made before the command can fill the disk: an
 	// outcome that can't be told would have the command repeated.
-	if err := os.WriteFile(filepath.Join(dir, spareFile), []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
+	if err := Root(dir).WriteFileLazy(spareFile, []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
 		return fmt.Errorf("make room for the result: %w", err)
 	}
 	runJob(dir, job, &st, &res)
-	res.Finished = time.Now().UTC()
+	// As long as it took, even if the clock was set meanwhile.
+	res.Finished = st.Started.Add(time.Since(st.Started))
 	if res.Class == JobFailed || res.Class == JobSignal {
 		awaitOutput(st.Child)
 	}
@@ -222,14 +219,13 @@ func saveResult(dir string, res JobResult) error {
 	if err != nil {
 		return err
 	}
-	spare := filepath.Join(dir, spareFile)
-	if len(b) <= spareSize {
-		err = overwrite(spare, b)
+	if files := Root(dir); len(b) <= spareSize {
+		err = overwrite(files, spareFile, b)
 		if err == nil {
-			err = os.Rename(spare, filepath.Join(dir, resultFile))
+			err = files.Rename(spareFile, resultFile)
 		}
 		if err == nil {
-			Root("").SyncDir(dir)
+			files.SyncDir("/")
 			return nil
 		}
 	}
@@ -237,8 +233,8 @@ func saveResult(dir string, res JobResult) error {
 }
 
 // overwrite replaces the beginning of a file in place.
-func overwrite(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+func overwrite(in Root, name string, b []byte) error {
+	f, err := in.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -248,13 +244,13 @@ func overwrite(path string, b []byte) error {
 
 // runJob runs the command to its end or its deadline and fills res.
 func runJob(dir string, job Job, st *JobState, res *JobResult) {
-	out, err := appendTo(filepath.Join(dir, JobStdout))
+	out, err := openOutput(dir, JobStdout)
 	if err != nil {
 		res.Class, res.Error = JobNotStarted, err.Error()
 		return
 	}
 	defer out.Close()
-	errw, err := appendTo(filepath.Join(dir, JobStderr))
+	errw, err := openOutput(dir, JobStderr)
 	if err != nil {
 		res.Class, res.Error = JobNotStarted, err.Error()
 		return
@@ -313,8 +309,17 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 	}
 }
 
-func appendTo(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+// openOutput opens a file for what a command prints.
+func openOutput(dir, name string) (*os.File, error) {
+	f, err := Root(dir).Append(name, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// The flag would be the command's, which does not expect it.
+	if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func writeJSON(dir, name string, v any) error {
@@ -325,8 +330,11 @@ func writeJSON(dir, name string, v any) error {
 	return Root(dir).WriteFile(name, append(b, '\n'), 0o600)
 }
 
+// maxJobFile is more than a job with its environment needs.
+const maxJobFile = 4 << 20
+
 func readJSON(dir, name string, v any) error {
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	b, err := Root(dir).ReadBounded(name, maxJobFile)
 	if err != nil {
 		return err
 	}
@@ -395,6 +403,3 @@ func threads(pid int) bool {
 		return len(f) > 0 && !ended(f)
 	})
 }
-
-// ErrNoJob says that a job has ended or never was.
-var ErrNoJob = errors.New("no such job")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,12 +31,13 @@ func SelfLauncher() Launcher { return Launcher{Exe: "/proc/self/exe"} }
 // supervisor runs. Once it has returned nil the job goes on whatever happens
 // to this process. The supervisor is reaped here.
 func (l Launcher) Start(dir string, job Job) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := Root("").MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
+	files := Root(dir)
 	// The lock is taken before anybody could see the job and handed over with
 	// the fork: at no moment does a started job look dead.
-	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := files.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
@@ -44,14 +46,14 @@ func (l Launcher) Start(dir string, job Job) error {
 		return fmt.Errorf("start job %s: it runs already: %w", job.ID, err)
 	}
 	for _, name := range []string{resultFile, stateFile, JobStdout, JobStderr} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("start job: %w", err)
 		}
 	}
 	if err := writeJSON(dir, jobFile, job); err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
-	log, err := appendTo(filepath.Join(dir, "supervisor.log"))
+	log, err := files.Append("supervisor.log", 0o600)
 	if err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
@@ -85,66 +87,93 @@ func JobStateOf(dir string) (st JobState, ok bool) {
 	return st, st.PID > 0
 }
 
-// jobAlive reports whether a supervisor holds the lock of the job.
-func jobAlive(dir string) (bool, error) {
-	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, ErrNoJob
-	}
+// jobLocked reports whether somebody holds the lock of the job: a supervisor,
+// though it may not be to be seen yet.
+func jobLocked(dir string) bool {
+	lock, err := Root(dir).OpenFile(lockFile, os.O_RDWR, 0)
 	if err != nil {
-		return false, err
+		return false // nobody has begun, or the command has taken it away
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Is(err, unix.EWOULDBLOCK), nil
-	}
-	return false, nil
+	return errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // WaitJob waits for the end of a job that this process or an earlier one
 // started, and returns its result. A job whose supervisor was killed is
 // waited for until its own process ends or its deadline is over, and then is
 // JobLost; a job that never got as far as a process is JobNotStarted with
-// Code -1. The error is the context's, or says that the job can't be read.
+// Code -1. The error is the context's.
+//
+// A supervisor that lives is waited for as long as the context allows: whoever
+// must not wait for one that can't act sets a limit, and calls EndJob.
 func WaitJob(ctx context.Context, dir string) (JobResult, error) {
-	for {
+	for retry := 20 * time.Millisecond; ; retry = min(2*retry, time.Second) {
 		if res, ok := JobResultOf(dir); ok {
 			return res, nil
 		}
-		alive, err := jobAlive(dir)
-		if err != nil && !errors.Is(err, ErrNoJob) {
-			return JobResult{}, fmt.Errorf("wait for job: %w", err)
-		}
-		if !alive {
+		pid := supervisorOf(dir)
+		if pid == 0 && !jobLocked(dir) {
 			// It may have ended between the two looks.
 			if res, ok := JobResultOf(dir); ok {
 				return res, nil
 			}
 			return lostJob(ctx, dir)
 		}
-		st, _ := JobStateOf(dir)
-		if err := waitPID(ctx, st.PID, 20*time.Millisecond); err != nil {
+		// The result is asked for from time to time even so: it counts as soon
+		// as it is there.
+		if err := waitPID(ctx, pid, retry, 2*time.Second); err != nil {
+			if res, ok := JobResultOf(dir); ok {
+				return res, nil
+			}
 			return JobResult{}, err
 		}
 	}
 }
 
+// supervisorOf is the process id of a job's supervisor, 0 if there is none.
+func supervisorOf(dir string) int {
+	r := Root("/")
+	self, _ := r.Process(os.Getpid())
+	if st, ok := JobStateOf(dir); ok && sameProcess(st.PID, st.Ticks) {
+		if p, ok := r.Process(st.PID); ok && supervises(p, self, dir) {
+			return st.PID
+		}
+	}
+	for pid, p := range running() {
+		if supervises(p, self, dir) {
+			return pid
+		}
+	}
+	return 0
+}
+
 // lostJob follows the orphan of a supervisor that is gone.
 func lostJob(ctx context.Context, dir string) (JobResult, error) {
-	st, ok := JobStateOf(dir)
-	if !ok {
+	st, known := JobStateOf(dir)
+	child, ticks := orphanOf(dir, st)
+	if !known && child == 0 {
+		if !Root("").Exists(dir) {
+			return JobResult{Class: JobLost, Code: -1, Error: "the directory of the job is gone"}, nil
+		}
 		return JobResult{Class: JobNotStarted, Code: -1, Error: "the supervisor did not start: " + superviseLog(dir)}, nil
 	}
 	res := JobResult{Class: JobLost, Code: -1, Started: st.Started, Scope: st.Scope, Error: "the supervisor was killed"}
-	if st.Child == 0 && st.Boot == BootID() {
-		st.Child, st.ChildTicks = orphanOf(filepath.Base(dir))
-	}
-	for st.Child > 0 && st.Boot == BootID() && sameProcess(st.Child, st.ChildTicks) {
-		if left := time.Until(st.Deadline); left <= 0 {
-			_ = unix.Kill(-st.Child, unix.SIGKILL)
-			res.Class = JobTimeout
+	var job Job
+	_ = readJSON(dir, jobFile, &job) // without it whoever waits has a limit of its own
+	for child > 0 && sameProcess(child, ticks) {
+		look := time.Second
+		if job.Timeout > 0 {
+			left := st.Began.Left(job.Timeout)
+			if left <= 0 {
+				res.Class, res.Error = JobTimeout, Overdue(killed)
+				if e := EndJob(ctx, dir); len(e.Left) > 0 {
+					return JobResult{}, context.Cause(ctx)
+				}
+				break
+			}
+			look = min(look, left)
 		}
-		if err := waitPID(ctx, st.Child, min(time.Second, max(time.Until(st.Deadline), 20*time.Millisecond))); err != nil {
+		if err := waitPID(ctx, child, 20*time.Millisecond, look); err != nil {
 			return JobResult{}, err
 		}
 	}
@@ -152,10 +181,16 @@ func lostJob(ctx context.Context, dir string) (JobResult, error) {
 	return res, nil
 }
 
-// orphanOf finds the process of a job whose supervisor was killed before it
-// could write down which that is: it leads a session, and has the job's marker.
-func orphanOf(id string) (pid int, ticks uint64) {
-	for _, pid := range Processes(map[string]bool{id: true}, "") {
+// orphanOf finds the process of a job whose supervisor was killed: the one
+// that it wrote down, or, if it could not, one that leads a session. Either
+// has the marker of the job.
+func orphanOf(dir string, st JobState) (pid int, ticks uint64) {
+	ids := map[string]bool{filepath.Base(dir): true}
+	left := Processes(ids, "")
+	if slices.Contains(left, st.Child) && sameProcess(st.Child, st.ChildTicks) {
+		return st.Child, st.ChildTicks
+	}
+	for _, pid := range left {
 		if sid, err := unix.Getsid(pid); err == nil && sid == pid {
 			return pid, startTicks(pid)
 		}
@@ -165,7 +200,7 @@ func orphanOf(id string) (pid int, ticks uint64) {
 
 // superviseLog is the last words of a supervisor.
 func superviseLog(dir string) string {
-	b, err := os.ReadFile(filepath.Join(dir, "supervisor.log"))
+	b, err := Root(dir).ReadBounded("supervisor.log", maxJobFile)
 	if err != nil || len(b) == 0 {
 		return "no output"
 	}
@@ -173,8 +208,9 @@ func superviseLog(dir string) string {
 }
 
 // waitPID returns when the process has ended, when the context ends (its
-// error), or, if the process can't be watched, after retry.
-func waitPID(ctx context.Context, pid int, retry time.Duration) error {
+// error), or after the time of a look; a process that can't be watched is
+// looked at sooner, after retry.
+func waitPID(ctx context.Context, pid int, retry, look time.Duration) error {
 	fd := -1
 	if pid > 0 {
 		fd, _ = unix.PidfdOpen(pid, 0)
@@ -203,15 +239,9 @@ func waitPID(ctx context.Context, pid int, retry time.Duration) error {
 			<-stopped // the descriptor must outlive the write
 		}
 	}()
-	// A supervisor is watched for ever but for a slow look at its result (a
-	// pidfd of a foreign PID would never fire); an orphan until its deadline.
-	wait := 2 * time.Second
-	if retry > 20*time.Millisecond {
-		wait = retry
-	}
 	for {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
-		_, err := unix.Poll(fds, int(wait/time.Millisecond))
+		_, err := unix.Poll(fds, max(1, int(look/time.Millisecond)))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -223,16 +253,6 @@ func waitPID(ctx context.Context, pid int, retry time.Duration) error {
 		}
 		return nil
 	}
-}
-
-// CancelJob kills the job's process group; its supervisor then records the
-// signal.
-func CancelJob(dir string) error {
-	st, ok := JobStateOf(dir)
-	if !ok || !sameProcess(st.Child, st.ChildTicks) {
-		return fmt.Errorf("cancel job: %w", ErrNoJob)
-	}
-	return unix.Kill(-st.Child, unix.SIGKILL)
 }
 
 // Processes lists what is left of jobs and of the packages they belong to:

@@ -285,6 +285,7 @@ type Extension struct {
 	Started   time.Time `json:"started,omitzero"` // of the running or last operation
 	Finished  time.Time `json:"finished,omitzero"`
 	Deadline  time.Time `json:"deadline,omitzero"`
+	Overdue   string    `json:"overdue,omitempty"` // why what runs has not ended at its deadline, and what is done
 	Attempts  int       `json:"attempts,omitempty"`
 	NextRetry time.Time `json:"next_retry,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`

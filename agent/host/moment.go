@@ -1,0 +1,37 @@
+package host
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Moment is a point in time that means the same to every process of one
+// boot. Nobody can set its clock, and it stands still while the machine
+// sleeps, as timers do: whoever was asleep has not used up its time.
+type Moment struct {
+	Boot string        `json:"boot"` // BootID
+	At   time.Duration `json:"at"`   // CLOCK_MONOTONIC
+}
+
+// Now is the present moment.
+func Now() Moment {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
+	return Moment{Boot: BootID(), At: time.Duration(ts.Nano())}
+}
+
+// Left is how much of a span that began at m is left: nothing if that was in
+// another boot, and never more than the span. A moment that is not known, as
+// in what an older version has written, or that is still to come, counts as
+// the present one.
+func (m Moment) Left(span time.Duration) time.Duration {
+	now := Now()
+	switch {
+	case m == Moment{} || m.Boot == now.Boot && m.At > now.At:
+		return max(span, 0)
+	case m.Boot != now.Boot:
+		return 0
+	}
+	return max(span-(now.At-m.At), 0)
+}

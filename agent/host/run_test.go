@@ -1,0 +1,75 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestSEC5RunUnkillable: a tool that not even SIGKILL ends, because it is
+// frozen or hangs in the kernel, holds nobody up.
+func TestSEC5RunUnkillable(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Exec{}.Run(ctx, Cmd{Name: "sh", Args: []string{"-c", "echo $$ >" + file + ".new && mv " + file + ".new " + file + "; exec sleep 600"}, Timeout: time.Hour})
+		ended <- err
+	}()
+	pid := 0
+	until(t, "the tool", func() bool {
+		b, err := os.ReadFile(file)
+		if err == nil {
+			pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		}
+		return err == nil
+	})
+	frozenCgroup(t, "freezer", pid)
+	p, ok := Root("/").Process(pid)
+	if !ok {
+		t.Fatal("the tool has gone")
+	}
+	enough := errors.New("enough")
+	cancel(enough)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, enough) || !errors.Is(err, errUnkillable) {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(lastResort):
+		t.Error("it is waited for without end")
+	}
+	if err := thaw([]Process{p}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "its end", func() bool { return !sameProcess(p.PID, p.Ticks) })
+}
+
+// TestSEC5RunGrandchild: what a tool leaves behind keeps its output open, and
+// nobody waits for that.
+func TestSEC5RunGrandchild(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pid")
+	res, err := Exec{}.Run(t.Context(), Cmd{Name: "sh", Args: []string{"-c", "trap '' TERM; setsid sleep 600 & echo $! >" + file + "; echo done"}, Timeout: time.Hour})
+	if err != nil || string(res.Stdout) != "done\n" {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Kill(t.Context(), pid, StartTicks(pid)); err != nil {
+		t.Error(err)
+	}
+}
