@@ -142,6 +142,7 @@ type journal struct {
 const logPatience = time.Second
 
 func dialJournal() *journal {
+	// wait: connecting a datagram socket does not block
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: journalSocket, Net: "unixgram"})
 	if err != nil {
 		return nil
@@ -254,6 +255,7 @@ func notify(state string) {
 	if name[0] == '@' {
 		name = "\x00" + name[1:]
 	}
+	// wait: connecting a datagram socket does not block
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		return

@@ -176,6 +176,8 @@ func (a *Agent) connect(ctx context.Context) error {
 	defer look.Stop()
 	for {
 		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		case err := <-done:
 			if err == nil {
 				a.platformWell()
@@ -211,6 +213,7 @@ func (a *Agent) poll(ctx context.Context) error {
 func (a *Agent) tick(ctx context.Context) error {
 	select {
 	case a.loop.turn <- struct{}{}:
+		// wait: it gives back what this call has put there
 		defer func() { <-a.loop.turn }()
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -65,7 +65,13 @@ func (a *Agent) finalOrder(ctx context.Context, opts provisioning.Options, id *p
 		if ctx.Err() != nil {
 			return in, nil, err
 		}
-		p.kind = provisioning.FindPPSType(sys, opts, in.PPS, <-metadata)
+		var told provisioning.PPSType
+		select {
+		case told = <-metadata:
+		case <-ctx.Done():
+			return in, nil, context.Cause(ctx)
+		}
+		p.kind = provisioning.FindPPSType(sys, opts, in.PPS, told)
 		if p.kind == provisioning.PPSNone {
 			return in, doc, err
 		}

@@ -114,6 +114,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 	defer alive.Stop()
 	defer func() {
 		if sent != nil {
+			// wait: the context has ended, and with it the report
 			<-sent //nolint:errcheck // the context has ended, so it has to
 		}
 	}()

@@ -47,6 +47,7 @@ func (p *program) Start(service.Service) error {
 // Stop implements service.Interface.
 func (p *program) Stop(service.Service) error {
 	p.cancel()
+	// wait: the context was ended; the service manager bounds the stop
 	<-p.done
 	if h, ok := errors.AsType[*Handover](p.err); ok && p.asked {
 		return h.Abandon() // stopped, not replaced
@@ -64,6 +65,7 @@ func newService(p *program) (service.Service, error) {
 	wait := func() {
 		sig := make(chan os.Signal, 1)
 		signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
+		// wait: a service runs until it is told to end
 		select {
 		case <-sig:
 			p.asked = true

@@ -38,6 +38,7 @@ func (a *Agent) keep(ctx context.Context, parts ...part) {
 	for _, p := range parts {
 		all.Go(func() { a.keepOne(ctx, p) })
 	}
+	// wait: each of them ends with the context
 	all.Wait() // each ends with the context
 }
 

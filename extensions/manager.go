@@ -285,6 +285,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	} else {
 		defer m.watch.Close()
 	}
+	// wait: cancel runs first, and all of them end with that context
 	defer m.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

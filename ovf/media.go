@@ -111,6 +111,7 @@ func Load(ctx context.Context, media Media) (*Document, error) {
 	case <-ctx.Done():
 	}
 	// What ends by itself has the better reason.
+	// wait: letGo is its bound
 	select {
 	case r := <-c:
 		return r.d, r.err

@@ -58,6 +58,7 @@ func Detach(ctx context.Context, d Daemon) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", d.Path, err)
 	}
+	// wait: a goroutine of its own; it ends with the process
 	go func() { _ = cmd.Wait() }()
 	if r == nil {
 		return nil

@@ -313,6 +313,7 @@ func killEvery(uid int) error {
 		runtime.UnlockOSThread()
 		done <- err
 	}()
+	// wait: a few system calls that do not block
 	return <-done
 }
 

@@ -198,6 +198,7 @@ func awaitOutput(group int) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for group > 0 && unix.Kill(-group, 0) == nil {
+		// wait: end is a timer
 		select {
 		case <-tick.C:
 		case <-end:
@@ -272,10 +273,12 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 	_ = writeJSON(dir, stateFile, st)
 
 	done := make(chan error, 1)
+	// wait: a goroutine of its own; its end is awaited below
 	go func() { done <- cmd.Wait() }()
 	timer := time.NewTimer(job.Timeout)
 	defer timer.Stop()
 	timedOut := false
+	// wait: the timer is the deadline of the command
 	select {
 	case err = <-done:
 	case <-timer.C:
@@ -283,6 +286,7 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 		// The whole group, at once, and only now: what a finished command
 		// left behind is meant to live on (spec/extensions §3.1).
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		// wait: the process was killed, and its output goes to files
 		err = <-done
 	}
 	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {

@@ -67,6 +67,7 @@ func (l Launcher) Start(dir string, job Job) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
+	// wait: a goroutine of its own; it ends with the process
 	go func() { _ = cmd.Wait() }() // how it ended is in the result file
 	return nil
 }
@@ -236,6 +237,7 @@ func waitPID(ctx context.Context, pid int, retry, look time.Duration) error {
 	})
 	defer func() {
 		if !stop() {
+			// wait: the function that closes it only writes to an eventfd
 			<-stopped // the descriptor must outlive the write
 		}
 	}()

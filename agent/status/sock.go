@@ -85,6 +85,7 @@ func Serve(ctx context.Context, path string, handle func(context.Context, Reques
 	defer stop()
 
 	var wg sync.WaitGroup
+	// wait: each client is ended by the context or its own time-out
 	defer wg.Wait()
 	slots := make(chan struct{}, maxClients)
 	for {
@@ -95,8 +96,13 @@ func Serve(ctx context.Context, path string, handle func(context.Context, Reques
 			}
 			return errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 		}
-		slots <- struct{}{}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return c.Close()
+		}
 		wg.Go(func() {
+			// wait: it gives back what was put there for this client
 			defer func() { <-slots }()
 			defer c.Close() // the answer is written; nothing to save
 			serveOne(ctx, c, handle)

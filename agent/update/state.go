@@ -205,7 +205,7 @@ func (s Store) Change(change func(*State) bool) error {
 		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
 			break
 		}
-		<-time.After(lockTry) // wait:bounded by lockPatience
+		<-time.After(lockTry) // wait: for a moment, and lockPatience bounds them all
 	}
 	if err != nil {
 		return fmt.Errorf("keep update state: lock: %w", err)

@@ -106,6 +106,7 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 			return nil
 		})
 	}
+	// wait: each request has the context of the group
 	if err := g.Wait(); err != nil {
 		return old, err
 	}

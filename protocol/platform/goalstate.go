@@ -84,6 +84,7 @@ const (
 func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalState, error) {
 	select {
 	case c.turn <- struct{}{}:
+		// wait: it gives back what this call has put there
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)

@@ -84,6 +84,7 @@ func (k *transportKey) get(ctx context.Context) (cms.Key, string, error) {
 // wait waits if start was called.
 func (k *transportKey) wait() {
 	if k.started.Load() {
+		// wait: making a key is work of our own, of some seconds at most
 		<-k.done
 	}
 }

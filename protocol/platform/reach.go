@@ -339,6 +339,7 @@ func (c *Client) Probe(ctx context.Context, names ...string) []EndpointFact {
 			_, _ = c.near.Once(ctx, r)
 		})
 	}
+	// wait: each request has a time-out of four seconds
 	wg.Wait()
 	return c.Endpoints()
 }

@@ -170,6 +170,7 @@ func (e *bothFailed) Unwrap() []error { return []error{e.host, e.direct} }
 func (c *Client) refetch() {
 	select {
 	case c.turn <- struct{}{}:
+		// wait: it gives back what this call has put there
 		defer func() { <-c.turn }()
 	default:
 		return // somebody is at it

@@ -64,6 +64,7 @@ func (c *Client) listen(ctx context.Context) (changed <-chan struct{}, end func(
 	}()
 	return ch, func() {
 		cancel()
+		// wait: next has to return when its context ends
 		<-done
 		stop()
 	}

@@ -236,6 +236,7 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 	})
 	defer reach.Stop()
 	var moved sync.WaitGroup
+	// wait: connected ends what it waits with
 	defer moved.Wait()
 	defer connected()
 	if changed != nil {
