@@ -9,6 +9,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 // TestCounts: what is in a document is counted, where it can hide from a count
@@ -82,14 +84,14 @@ func FuzzCounts(f *testing.F) {
 	for _, s := range []string{`{"a":[1,"x"],"b":null}`, `<a b="c"><!-- d --><e>f</e><![CDATA[g]]><?h i?></a>`, "\x30\x80\x24\x04\x04\x00\x04\x00\x00\x00", `<a b= "" c ='x=y'>`} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		n, deep := jsonNodes(b)
 		holds(t, "JSON", b, n, deep, Limits.JSON)
 		n, deep = xmlNodes(b)
 		holds(t, "XML", b, n, deep, Limits.XML)
 		n, deep = derNodes(b, 1)
 		holds(t, "DER", b, n, deep, Limits.DER)
-	})
+	}))
 }
 
 func holds(t *testing.T, kind string, b []byte, n, deep int, hold func(Limits, []byte) error) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 // The classic options with the defaults of the classic agent's code
@@ -362,7 +364,7 @@ func TestDistributionFiles(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("Lib.Dir=\"/a\" # c\r\n#x\n #y=z\nNoEquals\n=\nLogs.Verbose=Y\n"))
 	f.Add([]byte("\xef\xbb\xbfExtensions.GoalStatePeriod=99999999999999999999\nAutoUpdate.Mode=pinned:\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, data []byte) {
 		c, warns := Parse("f", data)
 		for _, w := range warns {
 			_ = w.String()
@@ -381,5 +383,5 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("%s: %q reads back as %q", s.Key, s.Value, got)
 			}
 		}
-	})
+	}))
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 func TestSpoolGivesBackWhatItTook(t *testing.T) {
@@ -250,10 +252,10 @@ func TestExtensionTelemetryLimits(t *testing.T) {
 func FuzzEventFiles(f *testing.F) {
 	f.Add([]byte(`{"eventId":1,"parameters":[{"name":"Name","value":"x"}]}`))
 	f.Add([]byte(`[{"Version":"1","Message":"m"}]`))
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
 		_, _ = decodeTLD(b, true, time.Time{})
 		_, _ = decodeTLD(b, false, time.Time{})
 		c := Collected{Handlers: map[string]int{}, Dropped: map[string]map[string]int{}}
 		c.parse("h", b, time.Time{})
-	})
+	}))
 }

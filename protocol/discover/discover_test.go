@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/test/peak"
 )
 
 func TestOptionInAllSpellings(t *testing.T) {
@@ -123,13 +124,13 @@ func TestCandidates(t *testing.T) {
 func FuzzLeases(f *testing.F) {
 	f.Add("lease {\n option unknown-245 a8:3f:81:10;\n expire never;\n}\n")
 	f.Add("OPTION_245=a83f8110\n")
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Fuzz(peak.Target(func(t *testing.T, s string) {
 		for _, a := range []netip.Addr{Dhclient(s, time.Time{}), KeyValue(s), Option(s)} {
 			if a.IsValid() && (a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || !a.Is4()) {
 				t.Errorf("%v", a)
 			}
 		}
-	})
+	}))
 }
 
 // packet is an answer to req with options in its three places.
@@ -190,9 +191,9 @@ func FuzzOffer(f *testing.F) {
 	req := &Request{XID: [4]byte{1, 2, 3, 4}, MAC: [6]byte{0, 1, 2, 3, 4, 5}}
 	f.Add(req.ToBytes())
 	f.Add(packet(req, "\x34\x01\x03\xf5\x02\xa8\x3f\xff", "\xf5\x01\x81\xff", "\xf5\x01\x10\xff"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		if a := Offer(b, req); a.IsValid() && (a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || !a.Is4()) {
 			t.Errorf("%v", a)
 		}
-	})
+	}))
 }

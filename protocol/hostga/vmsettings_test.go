@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/test/peak"
 )
 
 func fixture(t testing.TB, name string) []byte {
@@ -181,7 +182,7 @@ func TestOlder(t *testing.T) {
 
 func FuzzVMSettings(f *testing.F) {
 	f.Add([]byte(example))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		vm, err := ParseVMSettings(b)
 		if err != nil {
 			return
@@ -193,7 +194,7 @@ func FuzzVMSettings(f *testing.F) {
 				}
 			}
 		}
-	})
+	}))
 }
 
 func TestLevelsAreNotNegative(t *testing.T) {

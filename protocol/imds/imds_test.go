@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/protocol/internal/web"
+	"github.com/azguest/azguest/test/peak"
 )
 
 type answers func(*http.Request) (*http.Response, error)
@@ -107,5 +108,5 @@ func TestPlatformDocument(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(document))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Parse(b) })
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) { _, _ = Parse(b) }))
 }

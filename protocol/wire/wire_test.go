@@ -12,6 +12,7 @@ import (
 
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/test/peak"
 )
 
 func fixture(t testing.TB, name string) []byte {
@@ -370,7 +371,7 @@ func FuzzDocuments(f *testing.F) {
 	f.Add([]byte(extensionsConfig))
 	f.Add([]byte(`<RemoteAccess><Users><User><Name>a</Name><Password>AAAA</Password></User></Users></RemoteAccess>`))
 	f.Add([]byte(`<P><Plugins><Plugin><Version>1</Version><Uris><Uri>u</Uri></Uris></Plugin></Plugins></P>`))
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
 		_, _ = ParseGoalState(b)
 		_, _ = ParseExtensions(b)
 		_, _ = ParseCertificates(b)
@@ -378,7 +379,7 @@ func FuzzDocuments(f *testing.F) {
 		_, _ = ParseManifest(b)
 		_, _ = ParseVersions(b)
 		_, _ = ParseHostingEnvironment(b)
-	})
+	}))
 }
 
 // TestMutatedDocuments drops, doubles and renames every element of the

@@ -130,7 +130,7 @@ func Memory(pid, name string) (int64, error) {
 // What a call may allocate under a fuzzer: something for having been called,
 // and so many bytes for each of its input.
 const (
-	fuzzBase  = 4 << 20
+	fuzzBase  = 16 << 20
 	fuzzTimes = 512
 )
 
@@ -143,6 +143,13 @@ func Fuzz(t *testing.T, size int, read func()) {
 	read()
 	if got, may := allocated()-before, min(fuzzBase+fuzzTimes*uint64(size), Process); got > may {
 		t.Errorf("an input of %d bytes made it allocate %d, more than %d", size, got, may)
+	}
+}
+
+// Target is a fuzz target of which each call is held against Fuzz.
+func Target[T []byte | string](target func(t *testing.T, in T)) func(t *testing.T, in T) {
+	return func(t *testing.T, in T) {
+		Fuzz(t, len(in), func() { target(t, in) })
 	}
 }
 

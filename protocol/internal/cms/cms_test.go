@@ -23,6 +23,7 @@ import (
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	"github.com/azguest/azguest/protocol/internal/cms/cmstest"
+	"github.com/azguest/azguest/test/peak"
 )
 
 // fixture reads somebody else's document; the tests that need it are skipped
@@ -262,7 +263,7 @@ func FuzzDecrypt(f *testing.F) {
 	f.Add(cmstest.Seal([]byte("x"), k.Cert, cmstest.Options{}))
 	f.Add(cmstest.Seal([]byte("x"), k.Cert, cmstest.Options{Cipher: "gcm", Indefinite: true}))
 	f.Add(cmstest.Seal([]byte("x"), k.Cert, cmstest.Options{SHA256: true, Issuer: true}))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Decrypt(b, k) })
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) { _, _ = Decrypt(b, k) }))
 }
 
 func FuzzPFX(f *testing.F) {
@@ -287,19 +288,19 @@ func FuzzPFX(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
 		if len(b) > 16<<10 {
 			return
 		}
 		_, _ = parsePFX(b, "", 100)
-	})
+	}))
 }
 
 func FuzzSignature(f *testing.F) {
 	f.Add([]byte{0x30, 0x80, 0, 0})
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
 		if s, err := ParseSignature(b); err == nil {
 			_ = s.Verify(bytes.NewReader(nil), x509.NewCertPool())
 		}
-	})
+	}))
 }
