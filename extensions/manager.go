@@ -347,7 +347,7 @@ func (m *Manager) loop(ctx context.Context) error {
 		case <-m.wake:
 			m.takeForced()
 		case c := <-m.cancels:
-			c.answer <- m.cancel(ctx, c)
+			c.answer <- m.cancel(ctx, c) // wait: the channel has room for it
 		case ev, ok := <-seen:
 			if !ok || !strings.HasSuffix(ev.Name, ".status") {
 				continue
@@ -441,7 +441,7 @@ func (m *Manager) begin(life context.Context, h *handler, w *work, do func(conte
 func (m *Manager) finished(o outcome) {
 	m.busy--
 	o.h.busy = nil
-	o.h.ended <- o.how
+	o.h.ended <- o.how // wait: the channel has room for it
 	close(o.h.ended)
 	m.store.setAside() // if it was used, and there is room again
 	m.buried(o.h.recs, o.recs)

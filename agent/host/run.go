@@ -130,12 +130,14 @@ var errUnkillable = errors.New("killing it has no effect")
 // SIGKILL. It is reaped when it does end.
 func end(ctx context.Context, cmd *exec.Cmd) (code int, err error) {
 	done := make(chan error, 1)
+	// wait: a goroutine of its own, which ends with the process
 	go func() { done <- cmd.Wait() }()
 	select {
 	case err = <-done:
 		return cmd.ProcessState.ExitCode(), err
 	case <-ctx.Done():
 	}
+	// wait: killTime is its bound
 	select {
 	case err = <-done:
 		return cmd.ProcessState.ExitCode(), err
