@@ -261,7 +261,11 @@ func collect(lines []line) (map[string]Value, []Warning) {
 			warn(l, false, "unknown key, ignored", suggest(l.key))
 			continue
 		case k.Kind == Ignored:
-			warn(l, true, "has no effect", k.Doc)
+			// Agents until 2.2.45 did not provision with this. Who has not said so
+			// in the newer words may count on it.
+			lost := l.key == "Provisioning.Enabled" && strings.EqualFold(l.value, "n") &&
+				!slices.ContainsFunc(lines, func(o line) bool { return o.key == "Provisioning.Agent" })
+			warn(l, !lost, "has no effect", k.Doc)
 			continue
 		case k.Alias != "":
 			warn(l, true, "is another name for "+k.Alias, "write "+k.Alias)
