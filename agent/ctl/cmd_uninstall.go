@@ -162,7 +162,7 @@ func (a *app) rulesTable() []removal {
 	case err != nil:
 		return []removal{{"firewall", "nftables table ip azguest", "remove", "if it is there: the agent has left no word"}}
 	case s.Firewall.Backend == "nftables":
-		return []removal{{"firewall", "nftables table ip azguest", "remove", ""}}
+		return []removal{{"firewall", "nftables table ip azguest", "remove", "with the routing rules about the same address"}}
 	case s.Firewall.Backend == "iptables":
 		return []removal{{"firewall", "rules of the agent in the iptables table security", "remove", ""}}
 	}
