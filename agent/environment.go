@@ -185,11 +185,13 @@ func (a *Agent) watchFirewall(ctx context.Context) error {
 	if a.cfg.Protocol.Endpoint != "" || !a.cfg.OS.EnableFirewall {
 		return nil
 	}
-	err := firewall.Watch(ctx, func() {
+	look := func() {
 		if _, err := a.wall(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Debug().Err(err).Msg("firewall")
 		}
-	})
+	}
+	look() // until the table is ours again, others can flush it
+	err := firewall.Watch(ctx, look)
 	if ctx.Err() == nil {
 		// The job goes on looking.
 		a.Log.Debug().Err(err).Msg("changes of the firewall are noticed late")

@@ -290,6 +290,49 @@ func TestSEC8UsersStayOutWhileTheTableIsGone(t *testing.T) {
 	}
 }
 
+// TestSEC8UsersStayOutOfALocalAddress, too, as in the previous test.
+func TestSEC8UsersStayOutOfALocalAddress(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	w := world{t: t}
+	w.serve("", 0, "168.63.129.16:80 168.63.129.16:32526 168.63.129.16:53")
+	f := New(netip.MustParseAddr(testAddr), 80, host.Exec{})
+	for range 3 {
+		if _, _, err := f.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := w.sh("ip rule"); strings.Count(out, "prohibit") != 2 || strings.Count(out, "lookup local") != 1 {
+		t.Fatalf("routing rules:\n%s", out)
+	}
+	p := w.poll(1234, "168.63.129.16:80 168.63.129.16:32526")
+	for range 100 {
+		flush(t)
+		if _, _, err := f.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush(t)
+	for _, uid := range []uint32{0, 1234} {
+		for _, port := range []string{"80", "32526", "53"} {
+			want := uid == 0 || port == "53"
+			if got := w.connects("", uid, "- 168.63.129.16:"+port, want); got != want {
+				t.Errorf("without the table uid %d reaches port %s: %v, want %v", uid, port, got, want)
+			}
+		}
+	}
+	if made, tries := p.end(); made != 0 || tries == 0 {
+		t.Errorf("a user made %d connections in %d tries", made, tries)
+	}
+	if err := f.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if out := w.sh("ip rule"); strings.Contains(out, "prohibit") || strings.Count(out, "lookup local") != 1 {
+		t.Errorf("routing rules after removal:\n%s", out)
+	}
+}
+
 // TestSEC8RulesThatLockOutTheAgentAreTakenBack, and no others: the rules
 // themselves tell whether they stop root.
 func TestSEC8RulesThatLockOutTheAgentAreTakenBack(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -22,8 +23,11 @@ import (
 // first packets, so they can't stand for all ports: the answers of a user's
 // server to the load balancer's probes go to the platform's address too, at
 // ports from the dynamic range. What is forwarded has no owner and passes.
+//
+// The rule for this machine's own addresses is before all. Where the platform's
+// is one of them, as in test beds, the two change places.
 const (
-	rulePriority = 5 // before those of other programs; the local table comes first always
+	rulePriority = 5 // before those of other programs
 	firstUser    = 1
 	lastUser     = 1<<32 - 2 // the next is "no user"
 	actNop       = 3         // FR_ACT_NOP
@@ -38,6 +42,7 @@ type routeRule struct {
 	addr   netip.Addr
 	port   uint16
 	action byte
+	pref   uint32
 }
 
 // attributes says it as the kernel does. The protocol is "kernel", because
@@ -47,7 +52,7 @@ func (r routeRule) attributes() map[uint16][]byte {
 	port := binary.NativeEndian.AppendUint16(nil, r.port)
 	return map[uint16][]byte{
 		unix.FRA_DST:         ip[:],
-		unix.FRA_PRIORITY:    binary.NativeEndian.AppendUint32(nil, rulePriority),
+		unix.FRA_PRIORITY:    binary.NativeEndian.AppendUint32(nil, r.pref),
 		unix.FRA_PROTOCOL:    {unix.RTPROT_KERNEL},
 		unix.FRA_IP_PROTO:    {unix.IPPROTO_TCP},
 		unix.FRA_UID_RANGE:   binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, firstUser), lastUser),
@@ -82,6 +87,11 @@ func parseRule(b []byte) (r routeRule, ok bool) {
 		b = b[min((n+3)&^3, len(b)):]
 	}
 	addr, isAddr := netip.AddrFromSlice(have[unix.FRA_DST])
+	if p := have[unix.FRA_PRIORITY]; len(p) == 4 {
+		r.pref = binary.NativeEndian.Uint32(p)
+	} else {
+		have[unix.FRA_PRIORITY] = make([]byte, 4) // 0 is not said
+	}
 	if port := have[unix.FRA_DPORT_RANGE]; !isAddr || len(port) != 4 {
 		return r, false
 	} else {
@@ -95,8 +105,50 @@ func parseRule(b []byte) (r routeRule, ok bool) {
 	return r, r.action == unix.FR_ACT_PROHIBIT || r.action == actNop
 }
 
+// localFirst says that the rule for this machine's own addresses comes before
+// all of ours.
+func (s *socket) localFirst() (bool, error) {
+	answers, err := s.ask(dumpRules())
+	for _, b := range answers {
+		if _, ours := parseRule(b); ours {
+			return false, err
+		}
+		if len(b) >= unix.SizeofRtMsg && b[4] == unix.RT_TABLE_LOCAL && b[7] == unix.FR_ACT_TO_TBL {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// localLast puts the rule for this machine's own addresses behind ours, which
+// has no other effect. It is made again before it is taken away.
+func (s *socket) localLast() error {
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0], body[4], body[7] = unix.AF_INET, unix.RT_TABLE_LOCAL, unix.FR_ACT_TO_TBL
+	body = append(body, attribute(unix.FRA_PRIORITY, make([]byte, 4))...)
+	for _, step := range []struct{ kind, flags uint16 }{{unix.RTM_NEWRULE, unix.NLM_F_CREATE}, {unix.RTM_DELRULE, 0}} {
+		if _, err := s.ask(message(step.kind, step.flags|unix.NLM_F_ACK, body)); err != nil {
+			return fmt.Errorf("move the rule for local addresses: %w", err)
+		}
+	}
+	return nil
+}
+
+func dumpRules() []byte {
+	return message(unix.RTM_GETRULE, unix.NLM_F_DUMP, append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...))
+}
+
+// isLocal says that the address is one of this machine, as in test beds.
+func isLocal(addr netip.Addr) bool {
+	own, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr() == addr
+	})
+}
+
 func (s *socket) rules() ([]routeRule, error) {
-	answers, err := s.ask(message(unix.RTM_GETRULE, unix.NLM_F_DUMP, append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...)))
+	answers, err := s.ask(dumpRules())
 	if err != nil {
 		return nil, fmt.Errorf("list routing rules: %w", err)
 	}
@@ -129,9 +181,13 @@ func setRoutes(addr netip.Addr) error {
 		return err
 	}
 	var want []routeRule
+	pref := uint32(rulePriority)
 	if addr.IsValid() {
+		if isLocal(addr) {
+			pref = 0 // nothing can be before the rule for local addresses, but behind it
+		}
 		for _, port := range doors {
-			want = append(want, routeRule{addr, port, unix.FR_ACT_PROHIBIT})
+			want = append(want, routeRule{addr, port, unix.FR_ACT_PROHIBIT, pref})
 		}
 	}
 	for _, r := range want {
@@ -161,6 +217,12 @@ func setRoutes(addr netip.Addr) error {
 	for _, r := range have {
 		if !slices.Contains(want, r) {
 			errs = errors.Join(errs, s.change(unix.RTM_DELRULE, 0, r))
+		}
+	}
+	if addr.IsValid() && pref == 0 {
+		first, err := s.localFirst()
+		if errs = errors.Join(errs, err); first {
+			errs = errors.Join(errs, s.localLast())
 		}
 	}
 	return errs
