@@ -317,7 +317,7 @@ func TestSEC8UsersStayOutOfALocalAddress(t *testing.T) {
 	for _, uid := range []uint32{0, 1234} {
 		for _, port := range []string{"80", "32526", "53"} {
 			want := uid == 0 || port == "53"
-			if got := w.connects("", uid, "- 168.63.129.16:"+port, want); got != want {
+			if got := w.run("", uid, connect("-", "168.63.129.16:"+port, want)).Run() == nil; got != want {
 				t.Errorf("without the table uid %d reaches port %s: %v, want %v", uid, port, got, want)
 			}
 		}
