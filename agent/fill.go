@@ -108,6 +108,7 @@ func extension(d extensions.Detail) status.Extension {
 		StdoutTail: secret.Redact(d.StdoutTail), StderrTail: secret.Redact(d.StderrTail), LastOutput: d.LastOutput, LogDir: d.LogDir,
 		PID: d.PID, Unit: d.Scope, Installed: d.Installed, Digest: d.Digest, Signer: d.Signer,
 	}
+	e.Notes = slices.Clone(d.Notes)
 	if d.Exit != nil {
 		e.ThrottledS = d.Exit.Throttled.Seconds() // of what ended; what runs is looked at by the caller
 		if d.Exit.Slowed() {

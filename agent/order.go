@@ -158,8 +158,7 @@ func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisi
 // about. The reasons are those that portals know (spec/provisioning §4.3).
 func noOrder(err error) error {
 	if oe, ok := errors.AsType[*ovf.Error](err); ok {
-		reason, _, _ := strings.Cut(oe.Error(), ": ")
-		return &provisioning.Error{ID: oe.Code(), Reason: reason, Err: shorter{err, reason + ": "}}
+		return &provisioning.Error{ID: oe.Code(), Reason: oe.Reason(), Err: shorter{err, oe.Reason() + ": "}}
 	}
 	return &provisioning.Error{ID: "AZ-PROV-MEDIA", Reason: "error reading provisioning media", Err: err}
 }

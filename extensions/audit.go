@@ -2,7 +2,9 @@ package extensions
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/azguest/azguest/agent/host"
 )
 
 // An AuditEntry is one line of the audit log: every execution has two, one
@@ -39,13 +41,17 @@ const auditMax = 10 << 20
 
 // audit appends to the log and keeps one older generation.
 type audit struct {
-	path string
-	mu   sync.Mutex // one writer at a time; guards what follows
-	n    int64      // of the last line, once it is known; -1 before
-	torn bool       // the last line may lack its end
+	dir, name string
+	instead   string     // directory for it while others can write in dir; "" if there is none
+	mu        sync.Mutex // one writer at a time; guards what follows
+	n         int64      // of the last line, once it is known; -1 before
+	torn      bool       // the last line may lack its end
 }
 
-func newAudit(path string) *audit { return &audit{path: path, n: -1, torn: true} }
+func newAudit(path string) *audit {
+	dir, name := filepath.Split(path)
+	return &audit{dir: filepath.Clean(dir), name: name, n: -1, torn: true}
+}
 
 // seq is the number of the last line, 0 if there is none.
 func (a *audit) seq() int64 {
@@ -60,54 +66,111 @@ func (a *audit) last() int64 {
 		return a.n
 	}
 	a.n = 0
-	for _, path := range []string{a.path, a.path + ".1"} {
-		lines := strings.Split(strings.TrimRight(tail(path, auditLine), "\n"), "\n")
-		for _, line := range slices.Backward(lines) {
-			var e AuditEntry
-			// A power cut may have torn the last one.
-			if json.Unmarshal([]byte(line), &e) == nil && e.N > 0 {
-				a.n = e.N
-				return a.n
+	for _, dir := range []string{a.dir, a.instead} {
+		d, err := trustedFolder(dir)
+		if err != nil {
+			continue
+		}
+		for _, name := range []string{a.name, a.name + ".1"} {
+			if n := lastLine(d, name); n > 0 {
+				a.n = max(a.n, n)
+				break
 			}
 		}
+		_ = d.Close()
 	}
 	return a.n
 }
 
+// lastLine is the number of the last whole line of a log.
+func lastLine(d *host.Dir, name string) int64 {
+	f, err := d.Open(name)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	lines := strings.Split(strings.TrimRight(tailOf(f, auditLine), "\n"), "\n")
+	for _, line := range slices.Backward(lines) {
+		var e AuditEntry
+		// A power cut may have torn the last one.
+		if json.Unmarshal([]byte(line), &e) == nil && e.N > 0 {
+			return e.N
+		}
+	}
+	return 0
+}
+
 // auditLine is more than a few lines.
 const auditLine = 64 << 10
+
+// trustedFolder opens a directory in which only root can have put something.
+func trustedFolder(dir string) (*host.Dir, error) {
+	if dir == "" {
+		return nil, fs.ErrNotExist
+	}
+	d, err := top.OpenDir(dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Trusted(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// folder is where the log is written: what others can put in its place would
+// be their log and not ours.
+func (a *audit) folder() (*host.Dir, error) {
+	err := top.MkdirAll(a.dir, 0o755)
+	if err == nil {
+		var d *host.Dir
+		if d, err = trustedFolder(a.dir); err == nil {
+			return d, nil
+		}
+	}
+	if a.instead == "" || !errors.Is(err, host.ErrUnsafe) {
+		return nil, err
+	}
+	if err := top.MkdirAll(a.instead, 0o700); err != nil {
+		return nil, err
+	}
+	return trustedFolder(a.instead)
+}
 
 func (a *audit) write(e AuditEntry) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e.Time, e.N = time.Now().UTC(), a.last()+1
 	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("write audit log: %w", err)
-	}
-	if fi, err := os.Lstat(a.path); err == nil && fi.Size() > auditMax {
-		_ = os.Rename(a.path, a.path+".1") // a log that can't be rotated still grows
-	}
-	if err := os.MkdirAll(filepath.Dir(a.path), 0o755); err != nil {
-		return fmt.Errorf("write audit log: %w", err)
-	}
-	f, err := os.OpenFile(a.path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("write audit log: %w", err)
-	}
-	if a.torn && !endsLine(f) {
-		line = append([]byte{'\n'}, line...)
-	}
-	_, err = f.Write(append(line, '\n'))
-	a.torn = err != nil
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	if err == nil {
+		err = a.append(line)
 	}
 	if err != nil {
 		return fmt.Errorf("write audit log: %w", err)
 	}
 	a.n = e.N
 	return nil
+}
+
+func (a *audit) append(line []byte) error {
+	d, err := a.folder()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if fi, err := d.Lstat(a.name); err == nil && fi.Size() > auditMax {
+		_ = d.Rename(a.name, d, a.name+".1") // a log that can't be rotated still grows
+	}
+	f, err := d.OpenFile(a.name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	if a.torn && !endsLine(f) {
+		line = append([]byte{'\n'}, line...)
+	}
+	_, err = f.Write(append(line, '\n'))
+	a.torn = err != nil
+	return errors.Join(err, f.Close())
 }
 
 // endsLine says that nothing stands before the next line.

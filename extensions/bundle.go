@@ -49,15 +49,15 @@ func unpack(src, dst string, limit int64) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dst, 0o755); err != nil {
+	if err := top.Mkdir(dst, 0o755); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dst))
+			err = errors.Join(err, top.RemoveAll(dst))
 		}
 	}()
-	root, err := os.OpenRoot(dst)
+	root, err := top.OpenRoot(dst)
 	if err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
@@ -99,7 +99,7 @@ func depth(name string) int { return strings.Count(name, "/") }
 
 // openBundle reads the list of what is in a package.
 func openBundle(src string) (z *zip.Reader, closer io.Closer, size int64, err error) {
-	f, err := os.Open(src)
+	f, err := openFile(src)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("open package: %w", err)
 	}
@@ -227,28 +227,4 @@ func placeManifest(root *os.Root, name string) error {
 		return nil
 	}
 	return root.WriteFile(manifestName, bytes.TrimPrefix(data, bom), 0o744)
-}
-
-// merge moves what exists in old and not in fresh into fresh: settings,
-// states, mrseq and whatever else a handler keeps beside its package survive
-// that the package is unpacked once more (spec/extensions §5.4).
-func merge(old, fresh string) error {
-	entries, err := os.ReadDir(old)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		from, to := filepath.Join(old, e.Name()), filepath.Join(fresh, e.Name())
-		fi, err := os.Lstat(to)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, os.Rename(from, to))
-		case err != nil:
-			errs = append(errs, err)
-		case fi.IsDir() && e.IsDir():
-			errs = append(errs, merge(from, to))
-		}
-	}
-	return errors.Join(errs...)
 }

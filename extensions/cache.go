@@ -2,8 +2,7 @@ package extensions
 
 import (
 	"sync"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // fileCache reads status files and manifests only when they have changed.
@@ -28,14 +27,18 @@ type cachedManifest struct {
 type fileStamp struct {
 	dev, ino uint64
 	size     int64
-	mtime    unix.Timespec
-	ctime    unix.Timespec
+	mtime    syscall.Timespec
+	ctime    syscall.Timespec
 	mode     uint32
 }
 
 func stampOf(path string) (fileStamp, bool) {
-	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil {
+	fi, err := top.Lstat(path)
+	if err != nil {
+		return fileStamp{}, false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
 		return fileStamp{}, false
 	}
 	return fileStamp{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // Dev is not uint64 everywhere

@@ -45,18 +45,18 @@ type probe struct {
 func probeCommand(base, command string) probe {
 	word := firstWord(command)
 	p := probe{Program: filepath.Join(base, word)}
-	fi, err := os.Stat(p.Program)
+	fi, err := top.Stat(p.Program)
 	if err != nil {
 		p.Missing = errors.Is(err, fs.ErrNotExist)
 		return p
 	}
 	p.NotExec = fi.Mode()&0o111 == 0
 	p.Noexec = noexecMount(p.Program)
-	if b, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
+	if b, err := top.ReadFile("/sys/fs/selinux/enforce"); err == nil {
 		p.Enforcing = strings.TrimSpace(string(b)) == "1"
 	}
 	// A command may have put a FIFO in its own place.
-	f, err := os.OpenFile(p.Program, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	f, err := top.Open(p.Program)
 	if err != nil || !fi.Mode().IsRegular() {
 		return p
 	}
@@ -84,7 +84,7 @@ func probeCommand(base, command string) probe {
 		}
 	}
 	if p.Interp != "" {
-		_, err := os.Stat(p.Interp)
+		_, err := top.Stat(p.Interp)
 		p.NoInterp = errors.Is(err, fs.ErrNotExist)
 	}
 	return p
@@ -117,7 +117,7 @@ func noexecMount(path string) string {
 }
 
 func mountPoint(path string) string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	b, err := top.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return path
 	}
@@ -235,11 +235,15 @@ func lineWith(s, word string) string {
 // tail is the end of a file as text, at most n bytes, cut between characters
 // with invalid bytes shown as \xNN.
 func tail(path string, n int64) string {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := openFile(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
+	return tailOf(f, n)
+}
+
+func tailOf(f *os.File, n int64) string {
 	fi, err := f.Stat()
 	if err != nil || !fi.Mode().IsRegular() {
 		return ""

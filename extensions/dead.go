@@ -51,7 +51,7 @@ func (m *Manager) lookForDead() bool {
 		}
 		base := m.store.base(r.rec.Name, r.rec.Version)
 		var mod time.Time
-		if fi, err := os.Lstat(base + "/status/" + settingsName(q.ext, q.seq, ".status")); err == nil {
+		if fi, err := top.Lstat(base + "/status/" + settingsName(q.ext, q.seq, ".status")); err == nil {
 			mod = fi.ModTime()
 		}
 		switch {
@@ -88,7 +88,7 @@ func (m *Manager) alive(r row, e ExtRecord, base string) bool {
 		ids[r.rec.Last.Job] = true
 	}
 	delete(ids, "")
-	if target, err := os.Readlink(base); err == nil && len(host.Processes(nil, target)) > 0 {
+	if target, err := top.Readlink(base); err == nil && len(host.Processes(nil, target)) > 0 {
 		return true
 	}
 	if len(host.Processes(ids, base)) > 0 {
@@ -105,7 +105,7 @@ func (m *Manager) handedOver(name, base string) bool {
 		"/etc/systemd/system", "/run/systemd/system", "/run/systemd/transient", "/usr/lib/systemd/system", "/lib/systemd/system",
 		"/etc/cron.d", "/etc/init.d",
 	} {
-		entries, err := os.ReadDir(m.store.root.Path(dir))
+		entries, err := m.store.root.ReadDir(dir)
 		if err != nil {
 			continue
 		}

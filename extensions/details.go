@@ -35,6 +35,7 @@ type Detail struct {
 	PID       int
 	Scope     string
 	LogDir    string
+	Notes     []string // codes of what is no fault of it
 	Installed time.Time
 	Digest    string
 	Signer    string
@@ -58,6 +59,9 @@ func (m *Manager) Details() []Detail {
 			Name: q.handler.Name, Config: q.ext, Version: r.status.Version, Seq: q.seq, Desired: string(q.handler.Want),
 			Actual: r.rec.State, BlockedBy: r.waits, Ready: r.status.Status, Code: r.status.Code, Cause: r.cause,
 			LogDir: m.store.logDir(q.handler.Name), Installed: r.rec.Installed, Digest: r.rec.Digest, Signer: r.rec.Signer,
+		}
+		if m.refused.has(q.handler.Name) {
+			d.Notes = append(d.Notes, codeLogFolder)
 		}
 		if q.bare {
 			d.Seq = -1

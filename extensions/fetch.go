@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 )
@@ -71,15 +71,15 @@ func (w *work) fetch(ctx context.Context) error {
 // obtain leaves the unpacked package in the handler's directory.
 func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
 	side := w.m.store.root.Path(w.m.store.lib + "/" + r.Name + "__" + r.Version + ".zip")
-	if _, err := os.Stat(side); err == nil {
+	if _, err := top.Lstat(side); err == nil {
 		if got, err := w.accept(ctx, r, side, ""); err == nil {
 			return got, nil
 		}
 		// As everybody does: a bad file in this place is replaced.
-		_ = os.Remove(side)
+		_ = top.RemoveAll(side)
 	}
 	kept := w.m.store.sub("packages", r.Name+"-"+r.Version+".zip")
-	if want, err := os.ReadFile(sumFile(kept)); err == nil {
+	if want, err := top.ReadBounded(sumFile(kept), 1024); err == nil {
 		if got, err := w.accept(ctx, r, kept, strings.TrimSpace(string(want))); err == nil {
 			return got, nil
 		}
@@ -116,7 +116,7 @@ func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
 		}
 		got, err := w.accept(ctx, r, kept, sum)
 		if err == nil {
-			if err := os.WriteFile(sumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
+			if err := top.WriteFile(sumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
 				return got, fmt.Errorf("keep package: %w", err)
 			}
 			return got, nil
@@ -134,7 +134,7 @@ func sumFile(zip string) string { return strings.TrimSuffix(zip, ".zip") + ".sha
 
 // accept verifies a package and unpacks it into the handler's directory.
 func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, error) {
-	f, err := os.Open(file)
+	f, err := openFile(file)
 	if err != nil {
 		return r, fmt.Errorf("open package: %w", err)
 	}
@@ -160,7 +160,7 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	}
 	r.Packager = usesPackageManager(tmp)
 	if err := w.m.store.place(tmp, r.Name, r.Version); err != nil {
-		return r, errors.Join(err, os.RemoveAll(tmp))
+		return r, errors.Join(err, top.RemoveAll(tmp))
 	}
 	r.Digest, r.Signer = digest, signer
 	w.m.auditLog(AuditEntry{What: "package", Handler: r.Name, Version: r.Version, Digest: digest, Signer: signer})
@@ -168,8 +168,17 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 }
 
 // place gives an unpacked package its name. What the directory held before
-// and the package does not have is kept.
+// and the package does not have is in the new one before that takes the old
+// one's place, and both change places in one step: whenever the power goes,
+// there is a handler with its settings, its states and its mrseq.
 func (s store) place(tmp, name, version string) error {
+	if err := s.placeTree(tmp, name, version); err != nil {
+		return fmt.Errorf("place package: %w", err)
+	}
+	return nil
+}
+
+func (s store) placeTree(tmp, name, version string) error {
 	base := s.base(name, version)
 	dir, link := base, false
 	if at := noexecMount(s.root.Path(s.lib)); at != "" {
@@ -182,95 +191,110 @@ func (s store) place(tmp, name, version string) error {
 	}
 	if s.exec != "" && s.exec != s.lib {
 		if err := s.root.MkdirAll(s.exec, 0o755); err != nil {
-			return fmt.Errorf("place package: %w", err)
+			return err
 		}
-		dir, link = s.root.Path(s.exec)+"/"+name+"-"+version, true
+		dir, link = s.execDir(name, version), true
 	}
-	if old, err := os.Readlink(base); err == nil && (!link || old != dir) {
-		if err := os.Remove(base); err != nil {
-			return fmt.Errorf("place package: %w", err)
-		}
+	if err := carryFrom(base, tmp); err != nil { // a link is not followed: what it names is looked at below
+		return err
 	}
 	if link {
-		if fi, err := os.Lstat(base); err == nil && fi.IsDir() { // from before ExecDir was set
-			if err := errors.Join(merge(base, tmp), os.RemoveAll(base)); err != nil {
-				return fmt.Errorf("place package: %w", err)
-			}
-		}
-		moved := dir + ".azg-" + randomID()
+		// Beside its place, under a name that goes with the trash if we die.
+		moved := s.trash(s.root.Path(s.exec))
 		if err := moveTree(tmp, moved); err != nil {
-			return fmt.Errorf("place package: %w", errors.Join(err, os.RemoveAll(moved)))
+			return errors.Join(err, top.RemoveAll(moved))
 		}
 		tmp = moved
-	}
-	if _, err := os.Lstat(dir); err == nil {
-		if err := merge(dir, tmp); err != nil {
-			return fmt.Errorf("place package: %w", err)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("place package: %w", err)
+		if err := carryFrom(dir, tmp); err != nil {
+			return errors.Join(err, top.RemoveAll(tmp))
 		}
 	}
 	// A directory without a state would be nobody's if we died now.
 	if err := realDirs(tmp); err != nil {
-		return fmt.Errorf("place package: %w", err)
+		return err
 	}
 	if err := writeBeside(tmp, tmp+"/config/HandlerState", []byte("NotInstalled"), 0o600); err != nil {
-		return fmt.Errorf("place package: %w", err)
+		return err
 	}
 	// The record will say that it is there, and is synced: after a power cut
 	// empty files would pass for the handler.
 	if err := syncTree(tmp); err != nil {
-		return fmt.Errorf("place package: %w", err)
+		return err
 	}
 	s.at("before the package has its name")
-	if err := os.Rename(tmp, dir); err != nil {
-		return fmt.Errorf("place package: %w", err)
+	if err := top.ReplaceDir(tmp, dir); err != nil {
+		return err
 	}
 	s.at("after the package has its name")
-	if link {
-		if err := os.Symlink(dir, base); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("place package: %w", err)
-		}
+	if !link {
+		return nil
 	}
-	return nil
+	if target, err := top.Readlink(base); err == nil && target == dir {
+		return nil
+	}
+	// In the place of nothing, of another link, or of the directory that was
+	// the handler before ExecDir was set.
+	tmp = s.trash(s.sub("tmp"))
+	if err := top.Symlink(dir, tmp); err != nil {
+		return err
+	}
+	s.at("before the link has its name")
+	return top.ReplaceDir(tmp, base)
+}
+
+// trash is a name in dir that is deleted when nobody works there any more.
+func (s store) trash(dir string) string { return dir + "/" + trashPrefix + randomID() }
+
+// carryFrom carries from a directory, if it is one.
+func carryFrom(old, fresh string) error {
+	dir, name := filepath.Split(old)
+	from, err := openFolder(dir, name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrUnsafe) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := openFolder(fresh)
+	if err != nil {
+		return err
+	}
+	return errors.Join(carry(from, to), to.Close())
 }
 
 // syncTree brings to the disk what was written in a directory. One call for
 // the file system takes less than one for each of a package's files.
 func syncTree(dir string) error {
-	f, err := os.Open(dir)
+	f, err := top.OpenDir(dir, nil)
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	return errors.Join(f.SyncFS(), f.Close())
 }
 
 // moveTree renames, or copies where the file systems differ.
 func moveTree(from, to string) error {
-	err := os.Rename(from, to)
+	err := top.Rename(from, to)
 	if !errors.Is(err, unix.EXDEV) {
 		return err
 	}
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+	src, err := openFolder(from)
+	if err != nil {
 		return err
 	}
-	// CopyFS asks the umask; ours are known to be right.
-	err = filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		return os.Chmod(filepath.Join(to, rel), fi.Mode().Perm())
-	})
-	return errors.Join(err, os.RemoveAll(from))
+	defer src.Close()
+	if err := top.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	dst, err := openFolder(to)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(copyTree(src, dst), dst.Close()); err != nil {
+		return err
+	}
+	return top.RemoveAll(from)
 }
 
 // room says in advance that the disk is full, with the figures.
@@ -289,8 +313,8 @@ func (s store) room(limit int64) error {
 // dropPackage deletes the package of a handler that does not need it again.
 func (s store) dropPackage(name, version string) {
 	zip := s.sub("packages", name+"-"+version+".zip")
-	_ = os.Remove(zip)
-	_ = os.Remove(sumFile(zip))
+	_ = top.Remove(zip)
+	_ = top.Remove(sumFile(zip))
 }
 
 // initialize makes the rest of a handler's directory (spec/extensions §1.1).
@@ -326,7 +350,7 @@ func (w *work) initialize(r *Record) (code int, err error) {
 		if err := writeBeside(base, marker, nil, 0o600); err != nil {
 			return codeDownload, err
 		}
-	} else if err := os.Remove(marker); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	} else if err := top.Remove(marker); err != nil {
 		return codeDownload, err
 	}
 	// From here on the old agent would know it as not installed.
@@ -336,7 +360,15 @@ func (w *work) initialize(r *Record) (code int, err error) {
 // environment writes HandlerEnvironment.json and the folders it names.
 func (m *Manager) environment(name, version string) error {
 	logs := m.store.logDir(name)
-	if err := m.logFolders(name); err != nil {
+	d, err := m.logFolder(name)
+	if err == nil {
+		err = d.Close()
+	}
+	if errors.Is(err, host.ErrUnsafe) {
+		// What the handler or somebody else has put there is the handler's
+		// affair; the agent keeps away from it.
+		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Msg("the log folder is not one")
+	} else if err != nil {
 		return err
 	}
 	base := m.store.base(name, version)
@@ -344,18 +376,6 @@ func (m *Manager) environment(name, version string) error {
 		return fmt.Errorf("write handler environment: %w", err)
 	}
 	return writeBeside(base, base+"/"+environmentName, handlerEnvironment(name, logs, base), 0o644)
-}
-
-// logFolders makes the log folder, whose mode is left alone if it is there,
-// and the events folder.
-func (m *Manager) logFolders(name string) error {
-	if err := m.store.root.MkdirAll(m.store.logs+"/"+name, 0o755); err != nil {
-		return fmt.Errorf("make log folder: %w", err)
-	}
-	if err := m.store.root.MkdirAll(m.store.logs+"/"+name+"/events", 0o700); err != nil {
-		return fmt.Errorf("make events folder: %w", err)
-	}
-	return nil
 }
 
 var errManifestLoad = errors.New("Failed to load manifest file") //nolint:staticcheck // tools look for this sentence
@@ -394,11 +414,11 @@ const scanLimit = 256 << 20
 func usesPackageManager(dir string) bool {
 	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
 	left, found := int64(scanLimit), errors.New("found")
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+	err := top.Walk(dir, maxCarried, func(_ string, in *host.Dir, fi fs.FileInfo, err error) error {
+		if err != nil || !fi.Mode().IsRegular() {
 			return err
 		}
-		f, err := os.Open(p)
+		f, err := in.Open(fi.Name())
 		if err != nil {
 			return err
 		}

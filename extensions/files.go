@@ -6,15 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -144,64 +141,6 @@ func errorStatus(name, operation string, code int, message string, now time.Time
 	return b
 }
 
-// writeBeside replaces path by data. The temporary file lies in dir and not
-// beside the target: handlers read whatever they find in config and status
-// (spec/extensions §1.4, "never leave 12.settings.tmp").
-func writeBeside(dir, path string, data []byte, mode fs.FileMode) (err error) {
-	tmp := filepath.Join(dir, ".azg-"+randomID())
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EEXIST) { // os.Rename says the latter
-		// A handler made a directory of that name; it would keep us from ever
-		// writing the file.
-		if err = os.RemoveAll(path); err == nil {
-			err = os.Rename(tmp, path)
-		}
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
-// realDirs makes the folders of a handler that the agent writes to. What else
-// has their names is removed: through a link root would write, and clean up,
-// wherever it leads (asks S9).
-func realDirs(base string) error {
-	for _, dir := range []string{base + "/config", base + "/status"} {
-		fi, err := os.Lstat(dir)
-		switch {
-		case err == nil && fi.IsDir():
-			continue
-		case err == nil:
-			err = os.Remove(dir)
-		case errors.Is(err, fs.ErrNotExist):
-			err = nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // randomID names a job or a temporary file. It must not contain the name of a
 // handler: some of them kill everything whose command line does.
 func randomID() string {
@@ -214,7 +153,13 @@ func randomID() string {
 // numbers above seq and names that are none (spec/handlers, item 10). Only
 // files of this extension are looked at.
 func dropSettings(configDir, ext string, seq int) error {
-	entries, err := os.ReadDir(configDir)
+	base, folder := filepath.Split(configDir)
+	d, err := openFolder(base, folder)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir()
 	if err != nil {
 		return err
 	}
@@ -238,7 +183,7 @@ func dropSettings(configDir, ext string, seq int) error {
 		case err != nil && strings.Contains(stem, "."): // multi-config, left by other agents
 			continue
 		}
-		errs = append(errs, os.RemoveAll(filepath.Join(configDir, e.Name())))
+		errs = append(errs, d.RemoveAll(e.Name()))
 	}
 	return errors.Join(errs...)
 }
@@ -247,37 +192,30 @@ func dropSettings(configDir, ext string, seq int) error {
 // deleted. Its mrseq goes too: Run Command relies on it, and a run command
 // created anew under the same name would not run (spec/extensions §4.1).
 func forgetExtension(base, ext string) error {
-	root, err := os.OpenRoot(base) // nothing in it leads out
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	var errs []error
-	for dir, suffix := range map[string]string{"config": ".settings", "status": ".status"} {
-		entries, err := fs.ReadDir(root.FS(), dir)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		for _, e := range entries {
-			mid, ok := strings.CutPrefix(e.Name(), ext+".")
-			if !ok {
-				continue
+	for folder, suffix := range map[string]string{"config": ".settings", "status": ".status"} {
+		errs = append(errs, inFolder(base, folder, func(d *host.Dir) error {
+			entries, err := d.ReadDir()
+			errs := []error{err}
+			for _, e := range entries {
+				mid, ok := strings.CutPrefix(e.Name(), ext+".")
+				if !ok {
+					continue
+				}
+				if mid, ok = strings.CutSuffix(mid, suffix); !ok {
+					continue
+				}
+				if _, err := strconv.Atoi(mid); err == nil {
+					errs = append(errs, d.RemoveAll(e.Name()))
+				}
 			}
-			if mid, ok = strings.CutSuffix(mid, suffix); !ok {
-				continue
+			if folder == "config" {
+				errs = append(errs, d.RemoveAll(ext+".HandlerState"))
 			}
-			if _, err := strconv.Atoi(mid); err == nil {
-				errs = append(errs, root.RemoveAll(dir+"/"+e.Name()))
-			}
-		}
+			return errors.Join(errs...)
+		}))
 	}
-	for _, name := range []string{"config/" + ext + ".HandlerState", ext + ".mrseq"} {
-		if err := root.RemoveAll(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, top.RemoveAll(base+"/"+ext+".mrseq"))...)
 }
 
 // mendNumber deals with what a power cut leaves of the file in which a handler
@@ -304,7 +242,7 @@ func (w *work) mendNumber(base, ext string) error {
 		}
 		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("handler's sequence number was lost, it is given the last one known")
 		if last < 0 {
-			errs = append(errs, os.Remove(base+"/"+name))
+			errs = append(errs, top.Remove(base+"/"+name))
 			continue
 		}
 		errs = append(errs, writeBeside(base, base+"/"+name, []byte(strconv.Itoa(last)), fi.Mode().Perm()))

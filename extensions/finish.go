@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"time"
 
@@ -204,7 +203,7 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 		}
 	case t.Op == Enable:
 		w.m.store.dropPackage(r.Name, r.Version)
-		if err := os.RemoveAll(w.m.store.sub("saved", r.Name+"-"+r.Version)); err != nil {
+		if err := top.RemoveAll(w.m.store.sub("saved", r.Name+"-"+r.Version)); err != nil {
 			w.m.log.Warn().Err(err).Msg("saved status files could not be removed")
 		}
 		r.Change = nil

@@ -2,13 +2,16 @@ package extensions
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -22,34 +25,39 @@ func (w *work) say(ext, format string, args ...any) {
 	if ext != "" {
 		name = "CommandExecution_" + ext + ".log"
 	}
-	if err := w.m.logFolders(w.name); err != nil {
-		w.m.log.Warn().Err(err).Msg("no command log")
-		return
-	}
-	path := w.m.store.logDir(w.name) + "/" + name
 	full := w.name
 	if ext != "" {
 		full += "." + ext
 	}
 	line := fmt.Sprintf("%s INFO ExtHandler [%s-%s] %s\n", time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"),
 		full, w.task.Version, secret.Redact(fmt.Sprintf(format, args...)))
-	cutLog(path)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+	// A full disk, or garbage in the log's place, must not stop a handler.
+	d, err := w.m.ownLogFolder(w.name)
+	if err == nil {
+		err = errors.Join(appendLog(d, name, line), d.Close())
+	}
 	if err != nil {
 		w.m.log.Warn().Err(err).Msg("no command log")
-		return
 	}
-	_, _ = f.WriteString(line) // a full disk must not stop a handler
-	_ = f.Close()
+}
+
+func appendLog(d *host.Dir, name, line string) error {
+	cutLog(d, name)
+	f, err := d.Append(name, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line)
+	return errors.Join(err, f.Close())
 }
 
 // cutLog cuts a log to its last part, beginning with a whole line.
-func cutLog(path string) {
-	fi, err := os.Lstat(path)
+func cutLog(d *host.Dir, name string) {
+	fi, err := d.Lstat(name)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxCommandLog {
 		return
 	}
-	f, err := os.Open(path)
+	f, err := d.Open(name)
 	if err != nil {
 		return
 	}
@@ -60,11 +68,110 @@ func cutLog(path string) {
 	if i := bytes.IndexByte(buf, '\n'); i >= 0 {
 		buf = buf[i+1:]
 	}
-	tmp := path + ".tmp"
-	if os.WriteFile(tmp, buf, fi.Mode().Perm()) != nil || os.Rename(tmp, path) != nil {
-		_ = os.Remove(tmp)
-		_ = os.Remove(path)
+	if d.WriteFileLazy(name, buf, fi.Mode().Perm()) != nil {
+		_ = d.Remove(name)
 	}
+}
+
+// codeLogFolder is no fault of the extension; it says where its command log is.
+const codeLogFolder = "AZ-EXT-LOGDIR"
+
+// logFolder opens a handler's log folder, whose mode is left alone if it is
+// there, and makes it and the events folder if need be. It may have been given
+// to a service account, and whoever can write in a directory above it may have
+// put another one in its place: what is made there is made by descriptor.
+func (m *Manager) logFolder(name string) (*host.Dir, error) {
+	own := func(string) (host.Make, bool) {
+		return host.Make{Perm: 0o755, UID: os.Geteuid(), GID: os.Getegid()}, true
+	}
+	d, err := m.store.root.OpenDir(m.store.logs, own)
+	if err == nil {
+		var c *host.Dir
+		c, err = d.MakeDir(name, 0o755)
+		err = errors.Join(err, d.Close())
+		d = c
+	}
+	if err == nil {
+		var events *host.Dir
+		if events, err = d.MakeDir("events", 0o700); err == nil {
+			err = events.Close()
+		}
+		if errors.Is(err, host.ErrUnsafe) { // the handler's own doing
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make log folder: %w", err)
+	}
+	return d, nil
+}
+
+// ownLogFolder opens the folder for the agent's own lines about a handler: the
+// handler's log folder if only root can write there, and on the way there, and
+// else one that nobody else can reach. That is said once.
+func (m *Manager) ownLogFolder(name string) (*host.Dir, error) {
+	d, err := m.logFolder(name)
+	if err == nil {
+		if err = m.trustedLogs(d); err == nil {
+			m.refused.forget(name)
+			return d, nil
+		}
+		_ = d.Close()
+	}
+	if !errors.Is(err, host.ErrUnsafe) {
+		return nil, err
+	}
+	instead := m.store.dir + "/logs/" + name
+	if m.refused.first(name) {
+		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Str("instead", instead).
+			Msg("the log folder can be written by others, the agent does not write there")
+	}
+	if err := m.store.root.MkdirAll(instead, 0o700); err != nil {
+		return nil, err
+	}
+	return m.store.root.OpenDir(instead, nil)
+}
+
+// trustedLogs says whether only root can put something into a handler's log
+// folder, or another folder into its place.
+func (m *Manager) trustedLogs(d *host.Dir) error {
+	if err := d.Trusted(); err != nil {
+		return err
+	}
+	above, err := m.store.root.OpenDir(m.store.logs, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(above.Trusted(), above.Close())
+}
+
+// refusals are the handlers whose log folder is not written to.
+type refusals struct {
+	mu    sync.Mutex // guards names
+	names map[string]bool
+}
+
+func (r *refusals) first(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.names == nil {
+		r.names = map[string]bool{}
+	}
+	was := r.names[name]
+	r.names[name] = true
+	return !was
+}
+
+func (r *refusals) forget(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.names, name)
+}
+
+func (r *refusals) has(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.names[name]
 }
 
 func (w *work) emitNamed(op string, ok bool, message string) {

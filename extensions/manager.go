@@ -169,6 +169,7 @@ type Manager struct {
 	cancels chan cancelRequest
 	running sync.WaitGroup
 	audit   *audit
+	refused refusals
 
 	// Owned by the goroutine of Run.
 	handlers map[string]*handler // by lower-case name
@@ -199,7 +200,7 @@ type handler struct {
 // New makes a Manager. Every argument is required.
 func New(root host.Root, launch host.Launcher, fetch Fetcher, events event.Sink, log zerolog.Logger, cfg Config) *Manager {
 	cfg = cfg.filled()
-	return &Manager{
+	m := &Manager{
 		cfg:      cfg,
 		store:    store{root: root, lib: cfg.Lib, dir: cfg.Lib + "/azguest/ext", exec: cfg.ExecDir, logs: cfg.LogDir},
 		launch:   launch,
@@ -218,6 +219,8 @@ func New(root host.Root, launch host.Launcher, fetch Fetcher, events event.Sink,
 		watched:  map[string]bool{},
 		forced:   map[string]string{},
 	}
+	m.audit.instead = m.store.sub("logs")
+	return m
 }
 
 // Offer hands over a goal state. It never blocks; only the last one that was

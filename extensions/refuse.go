@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -44,14 +43,14 @@ func (m *Manager) versionOf(want *protocol.Handler) string {
 // placeholder writes an error status file for a handler that has none.
 func (m *Manager) placeholder(r Record, ext string, seq int, op string, code int, message string, overwrite bool) error {
 	base := m.store.base(r.Name, r.Version)
-	if err := os.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := top.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("write status: %w", err)
 	}
 	if err := errors.Join(m.store.ours(r.Name, r.Version), realDirs(base)); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
 	path := base + "/status/" + settingsName(ext, seq, ".status")
-	if _, err := os.Lstat(path); err == nil && !overwrite {
+	if _, err := top.Lstat(path); err == nil && !overwrite {
 		return nil
 	}
 	full := r.Name

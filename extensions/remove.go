@@ -3,7 +3,6 @@ package extensions
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -22,23 +21,21 @@ const graveTime = time.Hour
 func (s store) removeHandler(name, version string) error {
 	base := s.base(name, version)
 	// The mark comes first: if we die in between, the next start looks.
-	errs := []error{os.WriteFile(s.sub("gone", name+"-"+version), nil, 0o600)}
+	errs := []error{top.WriteFile(s.sub("gone", name+"-"+version), nil, 0o600)}
 	// Only the directory that we linked to ourselves: a handler may have put
 	// a link to anything in its place, and we are root.
-	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
-		errs = append(errs, removeTree(target, s.root.Path(s.exec)+"/"+trashPrefix+randomID()))
+	if target, err := top.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
+		errs = append(errs, removeTree(target, s.trash(s.root.Path(s.exec))))
 	}
-	errs = append(errs, removeTree(base, s.sub("tmp", trashPrefix+randomID())))
+	errs = append(errs, removeTree(base, s.trash(s.sub("tmp"))))
 	for _, p := range []string{
 		s.root.Path(s.lib + "/" + name + "__" + version + ".zip"),
 		s.sub("packages", name+"-"+version+".zip"),
 		s.sub("packages", name+"-"+version+".sha256"),
 	} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, top.RemoveAll(p))
 	}
-	errs = append(errs, os.RemoveAll(s.sub("saved", name+"-"+version)))
+	errs = append(errs, top.RemoveAll(s.sub("saved", name+"-"+version)))
 	return errors.Join(errs...)
 }
 
@@ -48,10 +45,10 @@ const trashPrefix = ".azg-gone-"
 // left in the trash, because somebody still writes or deletes in there
 // (spec/extensions §5.6), is no error: it is emptied again and again.
 func removeTree(dir, trash string) error {
-	err := os.Rename(dir, trash)
+	err := top.Rename(dir, trash)
 	switch {
 	case err == nil:
-		_ = os.RemoveAll(trash)
+		_ = top.RemoveAll(trash)
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -59,7 +56,7 @@ func removeTree(dir, trash string) error {
 	// A mount point, or a directory that became one's working place only: it
 	// has to go where it is.
 	for range 3 {
-		if err = os.RemoveAll(dir); err == nil {
+		if err = top.RemoveAll(dir); err == nil {
 			return nil
 		}
 	}
@@ -84,7 +81,7 @@ func (s store) emptyTrash() error {
 // time when.
 func (s store) graves() map[string]time.Time {
 	out := map[string]time.Time{}
-	entries, err := os.ReadDir(s.sub("gone"))
+	entries, err := top.ReadDir(s.sub("gone"))
 	if err != nil {
 		return out
 	}
@@ -96,7 +93,7 @@ func (s store) graves() map[string]time.Time {
 	return out
 }
 
-func (s store) forgetGrave(dir string) { _ = os.Remove(s.sub("gone", filepath.Base(dir))) }
+func (s store) forgetGrave(dir string) { _ = top.Remove(s.sub("gone", filepath.Base(dir))) }
 
 // lookAtGraves removes again what a process that outlived its handler has
 // made anew. What has a state is somebody's installation, and not that.
@@ -117,13 +114,13 @@ func (m *Manager) lookAtGraves() {
 			continue
 		}
 		base := m.store.base(name, version)
-		if _, err := os.Lstat(base); err != nil {
+		if _, err := top.Lstat(base); err != nil {
 			continue
 		}
-		if _, err := os.Lstat(base + "/config/HandlerState"); err == nil {
+		if _, err := top.Lstat(base + "/config/HandlerState"); err == nil {
 			continue
 		}
-		if err := removeTree(base, m.store.sub("tmp", trashPrefix+randomID())); err != nil {
+		if err := removeTree(base, m.store.trash(m.store.sub("tmp"))); err != nil {
 			m.log.Warn().Err(err).Str("handler", name).Str("version", version).Msg("directory of a removed handler is back and can't be removed")
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -390,7 +389,7 @@ func (v view) outdated(r *row, q pair, e ExtRecord) bool {
 	if r.status.Extension.Status != success || e.Last == nil || e.Last.Op != Enable {
 		return false
 	}
-	fi, err := os.Lstat(v.statusFile(r.rec, q))
+	fi, err := top.Lstat(v.statusFile(r.rec, q))
 	return err == nil && fi.ModTime().Before(e.Last.Started)
 }
 
@@ -558,7 +557,7 @@ func (v view) diskRows(files *fileCache) []row {
 // newestSettings is the number of the settings file written last; bare if it
 // is empty or there is none.
 func newestSettings(dir, ext string) (seq int, bare bool) {
-	entries, err := os.ReadDir(dir)
+	entries, err := listFolder(dir)
 	if err != nil {
 		return 0, true
 	}

@@ -54,18 +54,18 @@ func (sp space) low() bool {
 // setAside makes what is missing of the reserve, if there is plenty.
 func (s store) setAside() {
 	dir := s.sub("reserve")
-	if left, err := os.ReadDir(dir); err == nil && len(left) >= reserveFiles {
+	if left, err := top.ReadDir(dir); err == nil && len(left) >= reserveFiles {
 		return
 	}
 	sp := s.space()
 	if !sp.ok || sp.bytes < 2*reserveFiles*reserveFile || sp.inodes >= 0 && sp.inodes < 4*reserveFiles {
 		return
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := top.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return
 	}
 	for i := range reserveFiles {
-		f, err := os.OpenFile(dir+"/"+strconv.Itoa(i), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err := top.OpenFile(dir+"/"+strconv.Itoa(i), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -85,13 +85,13 @@ func (s store) setAside() {
 // giveUp frees a slice of the reserve and reports whether there was one.
 func (s store) giveUp() bool {
 	dir := s.sub("reserve")
-	left, err := os.ReadDir(dir)
+	left, err := top.ReadDir(dir)
 	if err != nil {
 		return false
 	}
 	freed := false
 	for _, e := range left[:min(len(left), reserveSlice)] {
-		freed = os.Remove(dir+"/"+e.Name()) == nil || freed
+		freed = top.Remove(dir+"/"+e.Name()) == nil || freed
 	}
 	return freed
 }
@@ -146,7 +146,7 @@ func (w *work) giveUp() bool {
 // that anybody asks for. It reports whether there was any.
 func (m *Manager) spare() bool {
 	freed := false
-	if entries, err := os.ReadDir(m.store.sub("packages")); err == nil && len(entries) > 0 {
+	if entries, err := top.ReadDir(m.store.sub("packages")); err == nil && len(entries) > 0 {
 		freed = emptyDir(m.store.sub("packages")) == nil
 	}
 	keep := map[string]bool{}
@@ -164,13 +164,13 @@ func (m *Manager) spare() bool {
 		}
 	}
 	m.mu.Unlock()
-	entries, err := os.ReadDir(m.store.sub("jobs"))
+	entries, err := top.ReadDir(m.store.sub("jobs"))
 	if err != nil {
 		return freed
 	}
 	for _, e := range entries {
 		dir := m.store.jobDir(e.Name())
-		if _, over := host.JobResultOf(dir); over && !keep[e.Name()] && os.RemoveAll(dir) == nil {
+		if _, over := host.JobResultOf(dir); over && !keep[e.Name()] && top.RemoveAll(dir) == nil {
 			freed = true
 		}
 	}
@@ -202,9 +202,9 @@ func (m *Manager) unstall() bool {
 	if m.pass == nil || len(m.pass.stuck) == 0 || time.Now().Before(m.stall.next) {
 		return false
 	}
-	probe := m.store.sub("tmp", trashPrefix+randomID())
-	err := os.WriteFile(probe, make([]byte, 8192), 0o600)
-	_ = os.Remove(probe)
+	probe := m.store.trash(m.store.sub("tmp"))
+	err := top.WriteFileLazy(probe, make([]byte, 8192), 0o600)
+	_ = top.Remove(probe)
 	if err != nil && !noRoom(err) { // on a full one it is worth a try
 		return false
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"strings"
 )
@@ -154,7 +153,7 @@ func (m *Manager) unproven(p policyState, r Record) Problem {
 	if r.State == "" || r.State == Absent || r.State == Broken || r.Signer != "" {
 		return Problem{} // not there, or fetched anew, or verified
 	}
-	if _, err := os.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {
+	if _, err := top.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {
 		return Problem{}
 	}
 	return Problem{codeEnable, causeUnsigned, fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.file, causeUnsigned)}

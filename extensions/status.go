@@ -5,17 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
@@ -243,58 +238,6 @@ func clip(s string, n int) string {
 		n--
 	}
 	return s
-}
-
-var errNotRegular = errors.New("not a regular file")
-
-// readSafely reads a file that somebody else owns: never through a symlink,
-// never waiting for a FIFO, never more than limit bytes (asks U08, S9).
-func readSafely(path string, limit int64) ([]byte, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, safeFlags, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	return readOpen(f, path, limit)
-}
-
-const safeFlags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
-
-// readOwn is readSafely for a file in a handler's config or status folder,
-// which must not be a link either.
-func readOwn(path string, limit int64) ([]byte, fs.FileInfo, error) {
-	dir, name := filepath.Split(path)
-	d, err := unix.Open(filepath.Clean(dir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, &fs.PathError{Op: "open", Path: dir, Err: err}
-	}
-	defer unix.Close(d)
-	fd, err := unix.Openat(d, name, safeFlags, 0)
-	if err != nil {
-		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	return readOpen(os.NewFile(uintptr(fd), path), path, limit)
-}
-
-func readOpen(f *os.File, path string, limit int64) ([]byte, fs.FileInfo, error) {
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fi, fmt.Errorf("%s: %w", path, errNotRegular)
-	}
-	if fi.Size() > limit {
-		return nil, fi, fmt.Errorf("%s has %d bytes, more than %d", path, fi.Size(), limit)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, fi, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fi, fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return data, fi, nil
 }
 
 // A word is what one status file has to say. cause is what is wrong with the

@@ -52,14 +52,14 @@ var errNotOurs = errors.New("the handler's directory is not the one that was mad
 // place. The link to ExecDir is ours.
 func (s store) ours(name, version string) error {
 	base := s.base(name, version)
-	fi, err := os.Lstat(base)
+	fi, err := top.Lstat(base)
 	switch {
 	case err != nil:
 		return err
 	case fi.IsDir():
 		return nil
 	}
-	if target, err := os.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
+	if target, err := top.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", base, errNotOurs)
@@ -92,6 +92,14 @@ func (s store) init() error {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
+	for _, dir := range []string{s.lib, s.exec} {
+		if dir == "" {
+			continue
+		}
+		if err := writable(s.root.AsideAll(dir)); err != nil {
+			return fmt.Errorf("prepare extensions: %w", err)
+		}
+	}
 	s.migrate()
 	// What was being unpacked when the agent died is of no use, nor is what
 	// was being removed; something that lives on may keep some of it.
@@ -100,9 +108,9 @@ func (s store) init() error {
 }
 
 func emptyDir(dir string) error {
-	entries, err := os.ReadDir(dir)
+	entries, err := top.ReadDir(dir)
 	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		err = errors.Join(err, top.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return err
 }
@@ -177,11 +185,11 @@ func (s store) load() (recs []Record, bad []error, err error) {
 			continue
 		}
 		byDir[r.Name+"-"+r.Version] = r
-		if fi, err := os.Stat(s.root.Path(f)); err == nil {
+		if fi, err := s.root.Stat(f); err == nil {
 			saved[r.Name+"-"+r.Version] = fi.ModTime()
 		}
 	}
-	entries, err := os.ReadDir(s.root.Path(s.lib))
+	entries, err := s.root.ReadDir(s.lib)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, bad, fmt.Errorf("load records: %w", err)
 	}
@@ -283,7 +291,7 @@ func adopt(r Record, text string) Record {
 
 // adoptExts finds the multi-config extensions that another agent enabled.
 func (s store) adoptExts(r Record, base string) Record {
-	entries, err := os.ReadDir(base + "/config")
+	entries, err := listFolder(base + "/config")
 	if err != nil {
 		return r
 	}
@@ -304,21 +312,21 @@ func (s store) adoptExts(r Record, base string) Record {
 // migrate moves what very old agents kept in handler_state/ to where it is
 // looked for now. Nothing here is worth failing for (spec/extensions §1.1).
 func (s store) migrate() {
-	top := s.root.Path(s.lib + "/handler_state")
-	entries, err := os.ReadDir(top)
+	old := s.root.Path(s.lib + "/handler_state")
+	entries, err := top.ReadDir(old)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		config := s.root.Path(s.lib+"/"+e.Name()) + "/config"
 		for from, to := range map[string]string{"state": "HandlerState", "status": "HandlerStatus"} {
-			if _, err := os.Lstat(config + "/" + to); err == nil {
+			if _, err := top.Lstat(config + "/" + to); err == nil {
 				continue
 			}
-			_ = os.Rename(top+"/"+e.Name()+"/"+from, config+"/"+to)
+			_ = top.Rename(old+"/"+e.Name()+"/"+from, config+"/"+to)
 		}
 	}
-	_ = os.RemoveAll(top)
+	_ = top.RemoveAll(old)
 }
 
 // splitDir takes a directory name apart: everything before the first dash is
@@ -369,11 +377,8 @@ func (m *Manager) FreeDisk() error {
 // use measures one directory.
 func use(name, path string) Use {
 	u := Use{Name: name, Path: path}
-	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // gone meanwhile
-		}
-		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+	_ = top.Walk(path, maxCarried, func(_ string, _ *host.Dir, fi fs.FileInfo, err error) error {
+		if err == nil && fi.Mode().IsRegular() {
 			u.Bytes += fi.Size()
 			u.Files++
 		}
@@ -385,7 +390,7 @@ func use(name, path string) Use {
 // tidyJobs deletes jobs that nobody refers to and that are older than age,
 // and cuts the output of those that background processes still write to.
 func (s store) tidyJobs(keep map[string]bool, age time.Duration) {
-	entries, err := os.ReadDir(s.sub("jobs"))
+	entries, err := top.ReadDir(s.sub("jobs"))
 	if err != nil {
 		return
 	}
@@ -396,7 +401,7 @@ func (s store) tidyJobs(keep map[string]bool, age time.Duration) {
 			continue
 		}
 		if !keep[e.Name()] && time.Since(fi.ModTime()) > age {
-			_ = os.RemoveAll(dir)
+			_ = top.RemoveAll(dir)
 			continue
 		}
 		for _, name := range []string{host.JobStdout, host.JobStderr} {
@@ -412,12 +417,12 @@ const maxOutput = 8 << 20
 // cutOutput shortens a file that somebody may be appending to: writers use
 // O_APPEND, so after the cut they go on at the new end.
 func cutOutput(path string) {
-	fi, err := os.Lstat(path)
+	fi, err := top.Lstat(path)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxOutput {
 		return
 	}
 	keep := tail(path, 1<<20)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0)
+	f, err := top.OpenFile(path, os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0)
 	if err != nil {
 		return
 	}

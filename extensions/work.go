@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -124,18 +123,20 @@ func (w *work) copyState(from, to string) error {
 		return err
 	}
 	paths := []string{"mrseq"}
-	if fi, err := os.Lstat(from + "/status"); err == nil && fi.IsDir() {
-		entries, err := os.ReadDir(from + "/status")
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			paths = append(paths, "status/"+e.Name())
-		}
+	entries, err := listFolder(from + "/status")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrUnsafe) {
+		return err
+	}
+	for _, e := range entries {
+		paths = append(paths, "status/"+e.Name())
 	}
 	var errs []error
 	for _, p := range paths {
-		data, fi, err := readSafely(from+"/"+p, maxStatusFile)
+		read := readSafely
+		if p != "mrseq" {
+			read = readOwn
+		}
+		data, fi, err := read(from+"/"+p, maxStatusFile)
 		if err != nil {
 			// A FIFO, a link or ten gigabytes are nobody's past; an update must
 			// not fail for what the old version has left lying about.
@@ -148,7 +149,7 @@ func (w *work) copyState(from, to string) error {
 			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, os.Chtimes(to+"/"+p, fi.ModTime(), fi.ModTime()))
+		errs = append(errs, top.Chtimes(to+"/"+p, fi.ModTime()))
 	}
 	return errors.Join(errs...)
 }
@@ -405,7 +406,7 @@ func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) 
 		return nil
 	}
 	name := base + "/config/" + settingsName(ext, seq, ".settings")
-	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := top.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return writeBeside(base, name, settingsDocument(s), 0o600)
@@ -441,7 +442,8 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 			return nil
 		}
 	}
-	if err := os.Remove(base + "/status/" + name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err = inFolder(base, "status", func(d *host.Dir) error { return d.Remove(name) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("prepare %s: %w", w.name, err)
 	}
 	return nil
@@ -450,15 +452,12 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 // saveStatus keeps the status files from before a version change.
 func (w *work) saveStatus() error {
 	dir := w.m.store.sub("saved", w.name+"-"+w.task.To)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := top.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("save status: %w", err)
 	}
 	from := w.m.store.base(w.name, w.task.Version) + "/status"
-	if fi, err := os.Lstat(from); err == nil && !fi.IsDir() {
-		return nil
-	}
-	entries, err := os.ReadDir(from)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	entries, err := listFolder(from)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrUnsafe) {
 		return fmt.Errorf("save status: %w", err)
 	}
 	for _, e := range entries {

@@ -95,14 +95,19 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	verb := "unexpected metadata parsing ovf-env.xml: "
-	if e.Kind == KindMalformed {
-		verb = "error parsing ovf-env.xml: "
-	}
 	if e.Line > 0 {
-		return fmt.Sprintf("%s%s (line %d)", verb, e.Text, e.Line)
+		return fmt.Sprintf("%s: %s (line %d)", e.Reason(), e.Text, e.Line)
 	}
-	return verb + e.Text
+	return e.Reason() + ": " + e.Text
+}
+
+// Reason is the kind of failure in the words that portals know, with which
+// Error begins.
+func (e *Error) Reason() string {
+	if e.Kind == KindMalformed {
+		return "error parsing ovf-env.xml"
+	}
+	return "unexpected metadata parsing ovf-env.xml"
 }
 
 // Code is stable: the table of codes has a text for it.

@@ -60,7 +60,18 @@ type Warning struct {
 	Message    string `json:"message"`
 	Suggestion string `json:"suggestion,omitempty"`
 	Note       bool   `json:"note,omitempty"` // harmless: an old key, a missing file
+	About      About  `json:"-"`
 }
+
+// About is what kind of thing a Warning is about.
+type About int
+
+// What warnings are about.
+const (
+	AboutValue   About = iota // what a key is set to
+	AboutUnknown              // a key nobody knows, or a line without effect
+	AboutUnread               // a file that can't be read
+)
 
 func (w Warning) String() string {
 	var b strings.Builder
@@ -114,7 +125,7 @@ func Load(p Paths) (*Config, []Warning, error) {
 		if err != nil {
 			err = trimRoot(err, p.Root)
 			errs = append(errs, fmt.Errorf("read configuration: %w", err))
-			warns = append(warns, Warning{Origin: Origin{File: name}, Message: "cannot be read: " + err.Error()})
+			warns = append(warns, Warning{Origin: Origin{File: name}, About: AboutUnread, Message: "cannot be read: " + err.Error()})
 			return true
 		}
 		lines, w := parse(name, data)
@@ -215,12 +226,12 @@ func parse(name string, data []byte) ([]line, []Warning) {
 			// A '#' after blanks is no comment to the classic parser, but
 			// without '=' the line is ignored all the same.
 			if key != "" && !strings.HasPrefix(key, "#") {
-				warns = append(warns, Warning{Origin: at, Message: "line without '=' is ignored", Suggestion: "write Key=value"})
+				warns = append(warns, Warning{Origin: at, About: AboutUnknown, Message: "line without '=' is ignored", Suggestion: "write Key=value"})
 			}
 			continue
 		}
 		if key == "" {
-			warns = append(warns, Warning{Origin: at, Message: "line without a key is ignored"})
+			warns = append(warns, Warning{Origin: at, About: AboutUnknown, Message: "line without a key is ignored"})
 			continue
 		}
 		cut, rest, comment := strings.Cut(value, "#")
@@ -259,6 +270,7 @@ func collect(lines []line) (map[string]Value, []Warning) {
 			continue // meant as a comment, and works as one
 		case !known:
 			warn(l, false, "unknown key, ignored", suggest(l.key))
+			warns[len(warns)-1].About = AboutUnknown
 			continue
 		case k.Kind == Ignored:
 			// Agents until 2.2.45 did not provision with this. Who has not said so

@@ -51,7 +51,8 @@ func (a *app) historyCmd() *cobra.Command {
 				name = strings.ToLower(args[0])
 			}
 			conf, _, _ := a.config() // what cannot be read is at its default
-			runs, err := a.runs(path.Join(conf.Paths.ExtensionLogs, "azguest-audit.log"), name)
+			// The second is where the agent writes while others can write in the first.
+			runs, err := a.runs(name, path.Join(conf.Paths.ExtensionLogs, "azguest-audit.log"), path.Join(conf.Paths.Lib, "azguest/ext/logs/azguest-audit.log"))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				fmt.Fprintf(a.Stderr, "agentctl: what was run is for root to see: %v\n", err)
 			}
@@ -110,17 +111,18 @@ func (a *app) printHistory(runs []ran, changes []status.Transition) {
 }
 
 // runs reads the audit log and the generation before it.
-func (a *app) runs(file, name string) ([]ran, error) {
+func (a *app) runs(name, file, other string) ([]ran, error) {
 	out := []ran{}
 	at := map[string]int{}
 	var errs error
-	for _, f := range []string{file + ".1", file} {
+	for _, f := range []string{file + ".1", file, other + ".1", other} {
 		r, err := a.root().Open(f)
 		if err != nil {
-			errs = err // of the newer one, which is read last
+			if f == file {
+				errs = err
+			}
 			continue
 		}
-		errs = nil
 		in := bufio.NewScanner(io.LimitReader(r, 64<<20))
 		in.Buffer(nil, 1<<20)
 		for in.Scan() {

@@ -84,20 +84,29 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 	// One extension may have one directory per version below; deeper it gets
 	// into somebody else's data.
 	at := map[string]time.Time{}
-	err = a.root().Walk(dir, maxWalk, func(rel string, _ *host.Dir, fi fs.FileInfo, err error) error {
-		switch {
-		case err != nil:
-			return nil //nolint:nilerr // a subdirectory that vanished or is not ours to read is not shown
-		case fi.IsDir() && strings.Count(rel, "/") > 1:
-			return host.SkipDir
-		case fi.Mode().IsRegular() && plainLog(rel) && len(files) < maxFollowed:
-			f := path.Join(dir, rel)
-			files, at[f] = append(files, f), fi.ModTime()
+	add := func(dir string) error {
+		return a.root().Walk(dir, maxWalk, func(rel string, _ *host.Dir, fi fs.FileInfo, err error) error {
+			switch {
+			case err != nil:
+				return nil //nolint:nilerr // a subdirectory that vanished or is not ours to read is not shown
+			case fi.IsDir() && strings.Count(rel, "/") > 1:
+				return host.SkipDir
+			case fi.Mode().IsRegular() && plainLog(rel) && len(files) < maxFollowed:
+				f := path.Join(dir, rel)
+				files, at[f] = append(files, f), fi.ModTime()
+			}
+			return nil
+		})
+	}
+	// Where others can write in the log folder the agent keeps its own lines in
+	// the second directory.
+	instead := path.Join("/", conf.Paths.Lib, "azguest/ext/logs", name)
+	_ = add(instead) // mostly there is none
+	if err := add(dir); err != nil && !errors.Is(err, host.ErrTooMany) {
+		if len(files) == 0 {
+			return nil, "", exitWith(ExitUnknown, fmt.Errorf("no logs of %s: %w", name, err))
 		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, host.ErrTooMany) {
-		return nil, "", exitWith(ExitUnknown, fmt.Errorf("no logs of %s: %w", name, err))
+		dir = instead // a link of somebody's: what is there is theirs
 	}
 	slices.SortFunc(files, func(x, y string) int { return at[x].Compare(at[y]) })
 	return files, dir, nil

@@ -105,6 +105,7 @@ func Codes() []Code {
 		{"AZ-EXT-BLOCKED", "The extension waits for another one that failed.", "It depends on an extension that did not succeed.", "mend the other one first: agentctl status"},
 		{"AZ-EXT-SETTINGS", "The settings of the extension that the platform sent cannot be used.", "They are missing, ambiguous or for another version; the message says which.", "write the extension again through the control plane"},
 		{"AZ-EXT-DISABLED", "Extensions are switched off on this machine.", "Extensions.Enabled=n or Extensions.Mode is off.", "agentctl config show --origin Extensions"},
+		{"AZ-EXT-LOGDIR", "Others can write in the log folder of an extension, so the agent keeps its own lines about it elsewhere.", "The extension gave the folder to its service account, or /var/log/azure is not root's alone.", "agentctl logs EXTENSION shows them; chown root: and chmod go-w what should be root's"},
 		{"AZ-EXT-OOM", "The kernel killed a command of the extension because memory ran out.", "The machine is too small, or a limit is too low.", "journalctl -k | grep -i oom; agentctl ext show EXTENSION shows its limits"},
 		{"AZ-EXT-LOST", "A command of the extension was interrupted, and how it ended is not known.", "A reboot or a kill while it ran.", "agentctl retry EXTENSION"},
 		{"AZ-EXT-NOTSTARTED", "A command of the extension could not be started.", "The system refused: no memory, no processes left, or no permission.", "agentctl ext show EXTENSION"},

@@ -310,9 +310,9 @@ func checkConfig(e Env) []Finding {
 	for _, w := range e.Warnings {
 		switch {
 		case w.Note:
-		case strings.Contains(w.Message, "unknown") || strings.Contains(w.Message, "ignored"):
+		case w.About == config.AboutUnknown:
 			out = append(out, warn("AZ-CONF-UNKNOWN", "%s", w))
-		case strings.HasPrefix(w.Message, "cannot be read"):
+		case w.About == config.AboutUnread:
 			// said by ConfigErr
 		default:
 			out = append(out, warn("AZ-CONF-VALUE", "%s", w))

@@ -72,6 +72,10 @@ func (d *Dir) Trusted() error {
 // systems refuse it; there is nothing that could be done about it.
 func (d *Dir) Sync() { _ = d.f.Sync() }
 
+// SyncFS makes everything durable that was written to the file system of the
+// directory.
+func (d *Dir) SyncFS() error { return d.fail("sync", "", unix.Syncfs(d.fd())) }
+
 // OpenDir opens a directory in this one. A symbolic link is refused.
 func (d *Dir) OpenDir(name string) (*Dir, error) {
 	if err := checked(name); err != nil {
@@ -468,6 +472,17 @@ func (d *Dir) rename(old string, to *Dir, name string, flags uint) error {
 	}
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: path.Join(d.name, old), New: path.Join(to.name, name), Err: err}
+	}
+	return nil
+}
+
+// Link gives a file, or a link itself, a second name in to.
+func (d *Dir) Link(old string, to *Dir, name string) error {
+	if err := errors.Join(checked(old), checked(name)); err != nil {
+		return err
+	}
+	if err := unix.Linkat(d.fd(), old, to.fd(), name, 0); err != nil {
+		return &os.LinkError{Op: "link", Old: path.Join(d.name, old), New: path.Join(to.name, name), Err: err}
 	}
 	return nil
 }

@@ -284,7 +284,7 @@ func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sy
 }
 
 // ReplaceDir gives the directory name tmp the name dst, and removes the one
-// that had it. Both are there or exchanged: at no moment is there none, and a
+// that had it, as far as that can be done: what is left of it has the name tmp. Both are there or exchanged: at no moment is there none, and a
 // power cut leaves the one or the other. tmp must be complete and synced; both
 // must be on one file system.
 func (r Root) ReplaceDir(tmp, dst string) error {
@@ -307,7 +307,8 @@ func (r Root) ReplaceDir(tmp, dst string) error {
 				return err
 			}
 			to.Sync()
-			return errors.Join(from.RemoveAll(a), to.RemoveAll(aside(b)))
+			_, _ = from.RemoveAll(a), to.RemoveAll(aside(b))
+			return nil
 		})
 	})
 }
@@ -326,6 +327,32 @@ func (r Root) Aside(dst string) error {
 		}
 		return err
 	})
+}
+
+// AsideAll is Aside for everything in a directory. Where both are there the new
+// one had its name already, and the old one is removed.
+func (r Root) AsideAll(dir string) error {
+	d, err := r.OpenDir(path.Clean("/"+dir), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, err := d.ReadDir()
+	errs := []error{err}
+	for _, e := range list {
+		name, ok := strings.CutSuffix(e.Name(), tempMark+"old")
+		if name, ok = strings.CutPrefix(name, "."); !ok || aside(name) != e.Name() {
+			continue
+		}
+		err := d.RenameNew(e.Name(), d, name)
+		if errors.Is(err, fs.ErrExist) {
+			err = d.RemoveAll(e.Name())
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, d.Close())...)
 }
 
 // OpenRoot opens a directory for code that works below it by path, without

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -71,6 +70,7 @@ type reach struct {
 	skew   time.Duration
 	skewAt time.Time
 	bogus  error
+	from   string // the address that bogus is about
 }
 
 // wrong keeps an address that was given to us and does not speak the
@@ -78,6 +78,7 @@ type reach struct {
 func (r *reach) wrong(addr, origin string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.from = addr
 	r.bogus = fmt.Errorf("%s (from %s) is no WireServer: %w", addr, origin, err)
 }
 
@@ -88,7 +89,7 @@ func (c *Client) BogusEndpoint() error {
 	r := &c.reach
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bogus != nil && strings.HasPrefix(r.bogus.Error(), in+" ") {
+	if r.from == in {
 		return nil
 	}
 	return r.bogus

@@ -107,7 +107,7 @@ func otherKind(err error) bool {
 		err = both.direct
 	}
 	se, ok := errors.AsType[*web.StatusError](err)
-	return ok && se.Status == http.StatusConflict && strings.Contains(se.Body, "InvalidBlobType")
+	return ok && se.Status == http.StatusConflict && se.Named() == "InvalidBlobType"
 }
 
 // blobName is the address of a blob without what authorises.

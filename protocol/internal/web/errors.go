@@ -1,6 +1,9 @@
 package web
 
 import (
+	"cmp"
+	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"strings"
@@ -33,7 +36,31 @@ func (e *StatusError) Gone() bool { return e.Status == 410 }
 
 // InvalidContainer is how the HostGAPlugin says the same with a 400.
 func (e *StatusError) InvalidContainer() bool {
-	return e.Status == 400 && strings.Contains(e.Body, "InvalidContainerConfiguration")
+	return e.Status == 400 && e.Named() == "InvalidContainerConfiguration"
+}
+
+// Named is the server's own code for what is wrong, where it gives one: the
+// errorCode of the host's plugin, the Code of storage. What else the body says
+// means nothing.
+func (e *StatusError) Named() string {
+	body := []byte(strings.TrimSpace(strings.TrimPrefix(e.Body, "\ufeff")))
+	var doc struct {
+		ErrorCode string `json:"errorCode"`
+		Code      string `json:"code"`
+		Error     struct {
+			Code string `json:"code"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(body, &doc) == nil {
+		return cmp.Or(doc.ErrorCode, doc.Code, doc.Error.Code)
+	}
+	var x struct {
+		Code string `xml:"Code"`
+	}
+	if xml.Unmarshal(body, &x) == nil {
+		return x.Code
+	}
+	return ""
 }
 
 // Throttled is an answer that asks to come back later.

@@ -1,0 +1,338 @@
+package extensions
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// top takes complete paths, as handlers are told them.
+//
+// Everything above a handler's directory is root's. What is below it may have
+// been given to a service account, which can put anything there at any time:
+// it is entered by descriptor, and never through a link.
+const top = host.Root("")
+
+// openFolder opens a directory and then, one by one, what is below it, where
+// no link is followed.
+func openFolder(dir string, below ...string) (*host.Dir, error) {
+	d, err := top.OpenDir(dir, nil)
+	for _, name := range below {
+		if err != nil {
+			return nil, err
+		}
+		var next *host.Dir
+		next, err = d.OpenDir(name)
+		err = errors.Join(err, d.Close())
+		d = next
+	}
+	return d, err
+}
+
+// listFolder lists a folder of a handler; behind a link it is host.ErrUnsafe.
+func listFolder(path string) ([]fs.DirEntry, error) {
+	base, name := filepath.Split(path)
+	d, err := openFolder(base, name)
+	if err != nil {
+		return nil, err
+	}
+	list, err := d.ReadDir()
+	return list, errors.Join(err, d.Close())
+}
+
+// inFolder runs f with a folder of a handler.
+func inFolder(base, name string, f func(*host.Dir) error) error {
+	d, err := openFolder(base, name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(d), d.Close())
+}
+
+// openFile opens a regular file for reading that is not behind a link.
+func openFile(path string) (*os.File, error) {
+	dir, name := filepath.Split(path)
+	d, err := openFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := d.Open(name)
+	return f, errors.Join(err, d.Close())
+}
+
+// readSafely reads a file that somebody else owns: never through a symlink,
+// never waiting for a FIFO, never more than limit bytes (asks U08, S9).
+func readSafely(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	dir, name := filepath.Split(path)
+	d, err := openFolder(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	data, fi, err := readIn(d, name, limit)
+	return data, fi, errors.Join(err, d.Close())
+}
+
+// readOwn is readSafely for a file in a handler's config or status folder,
+// which must not be a link either.
+func readOwn(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	dir, name := filepath.Split(path)
+	base, folder := filepath.Split(filepath.Clean(dir))
+	d, err := openFolder(base, folder)
+	if err != nil {
+		return nil, nil, err
+	}
+	data, fi, err := readIn(d, name, limit)
+	return data, fi, errors.Join(err, d.Close())
+}
+
+// readIn reads a file of a folder. Where others than root can write, a file
+// with a second name may be anybody's: what is read is told to the platform,
+// and shown to every user of the machine.
+func readIn(d *host.Dir, name string, limit int64) ([]byte, fs.FileInfo, error) {
+	data, fi, err := d.ReadBounded(name, limit)
+	if err != nil {
+		return nil, fi, err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 && d.Trusted() != nil {
+		return nil, fi, fmt.Errorf("%s/%s: %w: it has %d names", d.Name(), name, host.ErrUnsafe, st.Nlink)
+	}
+	return data, fi, nil
+}
+
+// writeBeside replaces path, in dir or in a folder of it, by data. The
+// temporary file lies in dir and not beside the target: handlers read whatever
+// they find in config and status (spec/extensions §1.4, "never leave
+// 12.settings.tmp").
+func writeBeside(dir, path string, data []byte, mode fs.FileMode) error {
+	if err := writeIn(dir, path, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeIn(dir, path string, data []byte, mode fs.FileMode) (err error) {
+	rel, err := filepath.Rel(dir, path)
+	if err != nil {
+		return err
+	}
+	folder, name := filepath.Split(rel)
+	base, err := openFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	to := base
+	if folder != "" {
+		if to, err = base.OpenDir(filepath.Clean(folder)); err != nil {
+			return err
+		}
+		defer to.Close()
+	}
+	f, tmp, err := base.CreateTemp("")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = base.Rename(tmp, to, name)
+	}
+	if errors.Is(err, syscall.EISDIR) {
+		// A handler made a directory of that name; it would keep us from ever
+		// writing the file.
+		if err = to.RemoveAll(name); err == nil {
+			err = base.Rename(tmp, to, name)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, base.Remove(tmp))
+	}
+	to.Sync()
+	return nil
+}
+
+// realDirs makes the folders of a handler that the agent writes to. What else
+// has their names is removed: through a link root would write, and clean up,
+// wherever it leads (asks S9).
+func realDirs(base string) error {
+	d, err := top.OpenDir(base, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(foldersIn(d), d.Close())
+}
+
+func foldersIn(d *host.Dir) error {
+	for _, name := range []string{"config", "status"} {
+		fi, err := d.Lstat(name)
+		switch {
+		case err == nil && fi.IsDir():
+			continue
+		case err == nil:
+			err = d.Remove(name)
+		case errors.Is(err, fs.ErrNotExist):
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		made, err := d.Mkdir(name, 0o700)
+		if err != nil {
+			return err
+		}
+		if err := made.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Bounds of what is taken over from one directory to the next. They protect
+// the agent, not the handler: one that has more cannot be unpacked once more.
+const (
+	maxCarried      = 1 << 20 // files
+	maxCarriedDepth = 100
+)
+
+var errCarried = errors.New("there is too much in the handler's directory to be taken over")
+
+// A carrier takes files over from one directory to another. The old one keeps
+// everything: until the new one has its name the old one is the handler.
+type carrier struct {
+	left int // how many files more
+	// copies: of each file the content, instead of a second name. A name is
+	// all it takes within one file system.
+	copies bool
+}
+
+// carry gives fresh what is in old and not in it: settings, states, mrseq and
+// whatever else a handler keeps beside its package survive that the package is
+// unpacked once more (spec/extensions §5.4).
+func carry(old, fresh *host.Dir) error {
+	c := carrier{left: maxCarried}
+	return c.merge(old, fresh, 0)
+}
+
+// copyTree gives to a copy of all that is in from.
+func copyTree(from, to *host.Dir) error {
+	c := carrier{left: maxCarried, copies: true}
+	return c.merge(from, to, 0)
+}
+
+func (c *carrier) merge(old, fresh *host.Dir, depth int) error {
+	list, err := old.ReadDir()
+	if err != nil {
+		return err
+	}
+	if c.left -= len(list); c.left < 0 || depth > maxCarriedDepth {
+		return fmt.Errorf("%s: %w", old.Name(), errCarried)
+	}
+	for _, e := range list {
+		have, err := fresh.Lstat(e.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = c.give(old, fresh, e.Name(), depth)
+		case err == nil && have.IsDir() && e.IsDir():
+			err = c.folder(old, fresh, e.Name(), depth)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give makes what has a name in one directory appear in the other.
+func (c *carrier) give(from, to *host.Dir, name string, depth int) error {
+	fi, err := from.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // gone meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	if fi.IsDir() {
+		return c.folder(from, to, name, depth)
+	}
+	if !c.copies {
+		if err = from.Link(name, to, name); err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	switch fi.Mode().Type() {
+	case 0:
+		return copyFile(from, to, name)
+	case fs.ModeSymlink:
+		target, err := from.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return to.Symlink(target, name)
+	}
+	return nil // who listens at a socket or a FIFO makes it anew
+}
+
+func (c *carrier) folder(from, to *host.Dir, name string, depth int) error {
+	src, err := from.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := to.Mkdir(name, 0o700)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		dst, err = to.OpenDir(name)
+	}
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := c.merge(src, dst, depth+1); err != nil || !made {
+		return err
+	}
+	// Its owner gets it when it is complete.
+	uid, gid, perm, err := src.Owner()
+	if err != nil {
+		return err
+	}
+	return dst.SetOwner(uid, gid, perm)
+}
+
+// copyFile copies one file with owner, mode and time.
+func copyFile(from, to *host.Dir, name string) error {
+	in, err := from.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	fi, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := to.CreateProgram(name, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = host.WriteProgram(out, in)
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && err == nil && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+		err = out.Chown(int(st.Uid), int(st.Gid))
+	}
+	if err == nil {
+		err = out.Chmod(fi.Mode().Perm())
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	return to.Chtimes(name, fi.ModTime())
+}

@@ -1,0 +1,249 @@
+package extensions
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/protocol"
+)
+
+// speaker is an engine that says something about a handler, with its own log.
+func speaker(t *testing.T) (w *work, log *bytes.Buffer) {
+	t.Helper()
+	log = &bytes.Buffer{}
+	m := New(host.Root(t.TempDir()), launcher(), nil, &events{}, zerolog.New(log), Config{})
+	if err := m.store.init(); err != nil {
+		t.Fatal(err)
+	}
+	return newWork(m, &handler{name: "P.X", recs: map[string]Record{}}, nil, Task{Op: Enable, Version: "1.0"}), log
+}
+
+// TestSEC1LogFolderOfOthers: in a folder that somebody else than root can
+// write to, or put another one in the place of, the agent opens nothing by
+// name. Its lines are where only root can write, and it says so once.
+func TestSEC1LogFolderOfOthers(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		root bool // only root can make it
+		make func(azure, dir string) error
+	}{
+		"folder of a service account": {true, func(_, dir string) error { return errors.Join(os.MkdirAll(dir, 0o755), os.Chown(dir, 1234, 1234)) }},
+		"folder of a group":           {false, func(_, dir string) error { return errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o2775)) }},
+		"folder of all":               {false, func(_, dir string) error { return errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o1777)) }},
+		"above it is somebody's": {true, func(azure, dir string) error {
+			return errors.Join(os.MkdirAll(dir, 0o755), os.Chown(azure, 1234, 1234))
+		}},
+		"above it is a group's": {false, func(azure, dir string) error { return errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(azure, 0o775)) }},
+		"another's link above": {true, func(azure, _ string) error {
+			return errors.Join(os.MkdirAll(filepath.Dir(azure), 0o755), os.MkdirAll(azure+"-theirs/P.X", 0o755), os.Symlink(azure+"-theirs", azure), os.Lchown(azure, 1234, 1234))
+		}},
+		"a link in a group's /var/log": {false, func(azure, _ string) error {
+			return errors.Join(os.MkdirAll(azure+"-theirs/P.X", 0o755), os.Symlink(azure+"-theirs", azure), os.Chmod(filepath.Dir(azure), 0o775))
+		}},
+		"a link": {false, func(_, dir string) error {
+			return errors.Join(os.MkdirAll(dir+"-theirs", 0o777), os.Symlink(dir+"-theirs", dir))
+		}},
+		"a file": {false, func(azure, dir string) error {
+			return errors.Join(os.MkdirAll(azure, 0o755), os.WriteFile(dir, nil, 0o600))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if tc.root && os.Geteuid() != 0 {
+				t.Skip("only root can give a folder away")
+			}
+			w, log := speaker(t)
+			azure := w.m.store.root.Path("/var/log/azure")
+			dir := azure + "/P.X"
+			if err := tc.make(azure, dir); err != nil {
+				t.Fatal(err)
+			}
+			cron := w.m.store.root.Path("/etc/cron.d/x")
+			real, _ := filepath.EvalSymlinks(dir)
+			fi, err := os.Stat(real)
+			planted := ""
+			if err == nil && fi.IsDir() {
+				// What was found: at the next command the account's text was moved
+				// to where its link led.
+				planted = real + "/CommandExecution.log"
+				writeFile(t, planted, strings.Repeat("* * * * * root touch /pwned\n", maxCommandLog/20))
+				symlink(t, cron, planted+".tmp")
+				for _, n := range []string{".azg-", "CommandExecution.log.azg-"} {
+					symlink(t, cron, real+"/"+n)
+				}
+			}
+			for i := range 3 {
+				w.say("", "line %d", i)
+			}
+			if exists(cron) {
+				t.Error("a link of the account was followed")
+			}
+			if planted != "" {
+				if b, err := os.ReadFile(planted); err != nil || strings.Contains(string(b), "line 0") {
+					t.Errorf("the account's file was written to (%v)", err)
+				}
+			}
+			b, err := os.ReadFile(w.m.store.sub("logs", "P.X", "CommandExecution.log"))
+			if err != nil || strings.Count(string(b), "line ") != 3 {
+				t.Errorf("the lines are lost: %q, %v", b, err)
+			}
+			if n := strings.Count(log.String(), codeLogFolder); n != 1 {
+				t.Errorf("said %d times: %s", n, log)
+			}
+			if !w.m.refused.has("P.X") {
+				t.Error("not noted")
+			}
+		})
+	}
+}
+
+// TestSEC1RotationFollowsNothing: in root's own folder, too, the log is cut by
+// way of a name that nobody can foresee.
+func TestSEC1RotationFollowsNothing(t *testing.T) {
+	t.Parallel()
+	w, log := speaker(t)
+	dir := w.m.store.root.Path("/var/log/azure/P.X")
+	path := dir + "/CommandExecution.log"
+	target := w.m.store.root.Path("/etc/cron.d/x")
+	writeFile(t, path, strings.Repeat("0123456789\n", maxCommandLog/10))
+	symlink(t, target, path+".tmp")
+	w.say("", "the last line")
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) > maxCommandLog || !strings.HasSuffix(string(b), "the last line\n") || exists(target) || log.Len() > 0 {
+		t.Errorf("%d bytes, %v, target there: %v, log %s", len(b), err, exists(target), log)
+	}
+}
+
+// TestSEC1AuditLog: the audit log, too, is where only root can write, and goes
+// on counting there and back.
+func TestSEC1AuditLog(t *testing.T) {
+	t.Parallel()
+	w, _ := speaker(t)
+	azure := w.m.store.root.Path("/var/log/azure")
+	w.m.auditLog(AuditEntry{What: "begin"})
+	if err := os.Chmod(azure, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	w.m.auditLog(AuditEntry{What: "end"})
+	writeFile(t, azure+"/azguest-audit.log", `{"n": 999, "what": "forged"}`+"\n")
+	again := newAudit(azure + "/azguest-audit.log")
+	again.instead = w.m.store.sub("logs")
+	if n := again.seq(); n != 2 {
+		t.Errorf("goes on at %d", n)
+	}
+	if b, err := os.ReadFile(w.m.store.sub("logs", "azguest-audit.log")); err != nil || !strings.Contains(string(b), `"n":2`) {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestSEC1StatusIsNobodysFile: what a service account puts where its status
+// is read is not told to the platform and to every user, if it is not its own.
+func TestSEC1StatusIsNobodysFile(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a folder away")
+	}
+	for name, put := range map[string]func(shadow, dir string) error{
+		"second name": func(shadow, dir string) error { return os.Link(shadow, dir+"/status/0.status") },
+		"link":        func(shadow, dir string) error { return os.Symlink(shadow, dir+"/status/0.status") },
+		"fifo":        func(_, dir string) error { return unix.Mkfifo(dir+"/status/0.status", 0o666) },
+		"directory":   func(_, dir string) error { return os.Mkdir(dir+"/status/0.status", 0o755) },
+		"folder a link": func(shadow, dir string) error {
+			return errors.Join(os.RemoveAll(dir+"/status"), os.Symlink(filepath.Dir(shadow), dir+"/status"), os.Link(shadow, filepath.Dir(shadow)+"/0.status"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: simple}).start()
+			w.offer(ext("P.X", "1.0", 0))
+			shadow := w.root.Path("/etc/shadow")
+			writeFile(t, shadow, "root:hash-of-roots-password:1::::::\n")
+			base := w.base("P.X-1.0")
+			if err := errors.Join(os.Remove(base+"/status/0.status"), put(shadow, base), os.Chown(base, 1234, 1234), os.Lchown(base+"/status", 1234, 1234)); err != nil {
+				t.Fatal(err)
+			}
+			said := fmt.Sprintf("%+v", w.m.Details())
+			for _, h := range w.m.Status().Handlers {
+				if h.Extension != nil && h.Extension.Message != nil {
+					said += *h.Extension.Message
+				}
+			}
+			// The next version gets what is this one's, and no more.
+			w.processed(ext("P.X", "2.0", 0))
+			if b, err := os.ReadFile(w.base("P.X-2.0/status/0.status")); err == nil {
+				said += string(b)
+			}
+			_ = filepath.WalkDir(w.root.Path("/var/lib/waagent/azguest/ext/saved"), func(p string, d os.DirEntry, _ error) error {
+				if d != nil && d.Type().IsRegular() {
+					b, _ := os.ReadFile(p)
+					said += string(b)
+				}
+				return nil
+			})
+			if strings.Contains(said, "hash-of-roots-password") {
+				t.Errorf("it is told to everybody: %s", said)
+			}
+			if b, err := os.ReadFile(shadow); err != nil || string(b) != "root:hash-of-roots-password:1::::::\n" {
+				t.Errorf("it was changed: %q %v", b, err)
+			}
+		})
+	}
+}
+
+// TestSEC1UnderAttack: a local user to whom a folder was given exchanges
+// everything in it while the agent works there.
+func TestSEC1UnderAttack(t *testing.T) {
+	t.Run("log folder", func(t *testing.T) {
+		w, _ := speaker(t)
+		hosttest.Attack(t, w.m.store.root.Path("/var/log/azure/P.X"), []string{"CommandExecution.log", "CommandExecution.log.tmp", "events/"}, func(round int) {
+			w.say("", "round %d", round)
+			_ = w.m.environment("P.X", "1.0")
+		})
+	})
+	t.Run("folder of all logs", func(t *testing.T) {
+		w, _ := speaker(t)
+		hosttest.Attack(t, w.m.store.root.Path("/var/log/azure"), []string{"P.X/", "P.X/CommandExecution.log", "P.X/events/", "azguest-audit.log", "azguest-audit.log.1"}, func(round int) {
+			w.say("", "round %d", round)
+			w.m.auditLog(AuditEntry{What: "begin"})
+		})
+	})
+	t.Run("directory of the handler", func(t *testing.T) {
+		w, _ := speaker(t)
+		s := w.m.store
+		w.wish, w.want = Wish{Name: "P.X", Exts: []WishExt{{}}}, &protocol.Handler{Name: "P.X", Version: "1.0", Settings: []protocol.Settings{{}}}
+		rec := Record{Name: "P.X", Version: "1.0", State: Enabled, Report: Report{Status: "Ready"}, Exts: map[string]ExtRecord{"a": {Enabled: true, Hash: "x"}}}
+		w.recs["1.0"] = rec
+		hosttest.Attack(t, s.base("P.X", "1.0"), []string{
+			"config/", "config/HandlerState", "config/0.settings", "config/9.settings", "status/", "status/0.status", "mrseq", "heartbeat.log",
+			manifestName, environmentName, "package_validated", "a.mrseq", "download/", "download/x",
+		}, func(round int) {
+			base := s.base("P.X", "1.0")
+			_ = s.saveFiles(rec)
+			_ = w.m.environment("P.X", "1.0")
+			_ = w.prepare(base, "", 0, &w.want.Settings[0])
+			_ = w.saveStatus()
+			_ = w.m.placeholder(rec, "", 0, "Enable", 1, "x", true)
+			_ = forgetExtension(base, "a")
+			_, _, _ = statusOf(base+"/status/0.status", "P.X", "1.0", 0)
+			_ = withHeartbeat(Report{Status: "Ready"}, base+"/heartbeat.log", rec.Since, rec.Since)
+			_, _ = w.m.readManifest("P.X", "1.0")
+			_ = w.copyState(base, s.base("P.X", "2.0"))
+			_, _, _ = s.load()
+			to := s.sub("tmp", randomID())
+			if err := os.MkdirAll(to, 0o755); err == nil {
+				_ = carryFrom(base, to)
+				_ = top.RemoveAll(to)
+			}
+		})
+	})
+}

@@ -1,0 +1,273 @@
+package extensions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol"
+)
+
+// TestERR3WhatNeverRanIsToldSo: the new version learns what a command of the
+// old one came to, and never what an earlier one of the same kind did.
+func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
+	t.Parallel()
+	t.Run("status can't be saved", func(t *testing.T) {
+		t.Parallel()
+		tell := strings.Replace(simple, "log", `log "${AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODE-none} ${AZURE_GUEST_AGENT_UNINSTALL_CMD_EXIT_CODE-none}"`, 1)
+		w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: tell, manifest: `"continueOnUpdateFailure":true`}).start()
+		w.offer(ext("P.X", "1.0", 0))
+		w.clearCalls()
+		saved := w.root.Path("/var/lib/waagent/azguest/ext/saved")
+		if err := os.Remove(saved); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, saved, "in the way")
+		s := w.processed(ext("P.X", "2.0", 1))
+		want := []string{"2.0 update 1 NOT_RUN none", "1.0 uninstall 1", "2.0 install 1 none 0", "2.0 enable 1 none 0"}
+		if diff := cmp.Diff(want, w.calls()); diff != "" {
+			t.Errorf("calls (-want +got):\n%s%s", diff, message(s, 0))
+		}
+	})
+
+	// Each way in which a command of a version change can end, after an
+	// operation of the same kind that came to something else.
+	before := &Ended{Result: host.JobResult{Class: host.JobFailed, Code: 77}}
+	for name, tc := range map[string]struct {
+		end  func(w *work, r Record, d Doing) error
+		want string
+	}{
+		"refused":         {func(w *work, r Record, d Doing) error { return w.refuse(r, d, Problem{1008, causeNotStarted, "x"}) }, notRun},
+		"could not start": {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobNotStarted, -1)) }, notRun},
+		"no such command": {func(w *work, r Record, d Doing) error { d.Job = ""; return w.finish(r, d, result(host.JobOK, 0)) }, notRun},
+		"good":            {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobOK, 0)) }, "0"},
+		"failed":          {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobFailed, 7)) }, "7"},
+		"too long":        {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobTimeout, -1)) }, "1011"},
+	} {
+		for _, op := range []Op{Disable, Uninstall} {
+			t.Run(name+" "+string(op), func(t *testing.T) {
+				t.Parallel()
+				m := New(host.Root(t.TempDir()), launcher(), nil, &events{}, zerolog.Nop(), Config{})
+				if err := m.store.init(); err != nil {
+					t.Fatal(err)
+				}
+				old := Record{Name: "P.X", Version: "1.0", State: Enabled, Last: before, Exts: map[string]ExtRecord{"": {Enabled: true, Last: before}}}
+				h := &handler{name: "P.X", recs: map[string]Record{"1.0": old, "2.0": {Name: "P.X", Version: "2.0", State: Fetched}}}
+				task := Task{Op: op, Version: "1.0", From: "1.0", To: "2.0"}
+				w := newWork(m, h, nil, task)
+				now := time.Now()
+				if err := tc.end(w, old, Doing{Task: task, Job: "j", Lenient: true, Started: now, Deadline: now.Add(time.Minute)}); err != nil {
+					t.Fatal(err)
+				}
+				ch := w.recs["2.0"].Change
+				if ch == nil {
+					t.Fatalf("nothing was noted: %+v", w.recs["2.0"])
+				}
+				got := ch.UninstallCode
+				if op == Disable {
+					got = ch.DisableCodes[""]
+				}
+				if got != tc.want {
+					t.Errorf("told %q, want %q", got, tc.want)
+				}
+			})
+		}
+	}
+}
+
+func result(class string, code int) host.JobResult {
+	now := time.Now()
+	return host.JobResult{Class: class, Code: code, Started: now, Finished: now}
+}
+
+// TestERR3RefusedIsShownAsSuch: a command that could not be tried is the end
+// of its operation: neither the result nor the success of the one before is
+// shown for it.
+func TestERR3RefusedIsShownAsSuch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
+	w.offer(ext("P.X", "1.0", 0))
+	writeFile(t, w.base("P.X-1.0/"+manifestName), "{")
+	h := ext("P.X", "1.0", 0)
+	h.Settings[0].Public = []byte(`{"b": 2}`) // the same number, other settings
+	s := w.processed(h)
+	if got, want := show(s), "P.X 1.0 NotReady 1003 | 0 error 1003\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	d := w.m.Details()[0]
+	if d.Exit == nil || d.Exit.Class != host.JobNotStarted || d.Cause != causeManifest {
+		t.Errorf("%+v: exit %+v", d, d.Exit)
+	}
+}
+
+// phrases are what the agent says itself when something is wrong: every code,
+// and every phrase that a tool or an earlier version looked for.
+func phrases(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("../agent/doctor/codes.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := regexp.MustCompile(`AZ-[A-Z]+-[A-Z0-9]+`).FindAllString(string(b), -1)
+	files, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), ".go") || strings.HasSuffix(f.Name(), "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, regexp.MustCompile(`\[[A-Z][A-Za-z]+Error\]`).FindAllString(string(b), -1)...)
+	}
+	slices.Sort(out)
+	return append(slices.Compact(out),
+		"Extension will not be processed: ", "extension processing is disabled", "package is not acceptable", "Ran into config errors: ",
+		"Dependent Extension P.Y did not succeed", "Skipping processing of extensions since execution of dependent extension P.Y failed",
+		"Failed to download artifacts: ", "HandlerManifest.json not found", "in the policy file", "not allowed", "(1011)", "Malformed manifest file",
+		"The package of an extension is not valid.", "policy", "deleted", "uninstall")
+}
+
+// TestERR4WordsOfAHandlerAreNoDiagnosis feeds everything the agent says when
+// it refuses or finds a fault through every place where a handler can say
+// something: what is wrong is what happened to the command, or that the
+// handler reports an error, whatever it says. It stays so after a restart.
+func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
+	t.Parallel()
+	all := phrases(t)
+	if len(all) < 60 {
+		t.Fatalf("only %d phrases: %q", len(all), all)
+	}
+	// One run says them all, in the places where they could be found first.
+	said := strings.Join(all, ": ")
+	quoted := strings.ReplaceAll(said, "'", "")
+	for name, tc := range map[string]struct {
+		script string
+		want   string
+	}{
+		"stdout":  {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "'; exit 3; }\nexit 0\n", causeExit},
+		"stderr":  {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "' >&2; exit 3; }\nexit 0\n", causeExit},
+		"install": {"log\n[ \"$op\" = install ] && { echo '" + quoted + "' >&2; exit 3; }\nexit 0\n", causeExit},
+		"status":  {"log\n[ \"$op\" = enable ] && status error Enable '" + strings.ReplaceAll(quoted, `"`, "") + "'\nexit 0\n", causeReported},
+		"both":    {"log\n[ \"$op\" = enable ] && { status error Enable '" + strings.ReplaceAll(quoted, `"`, "") + "'; echo '" + quoted + "'; exit 3; }\nexit 0\n", causeExit},
+		"no JSON": {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "' > $base/status/$seq.status; touch -d @1000000000 $base/status/$seq.status; }\nexit 0\n", causeStatus},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: tc.script}, pkg{name: "P.Y", version: "1.0", script: simple}).start()
+			s := w.processed(ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
+			check := func(when string) {
+				t.Helper()
+				for _, d := range w.m.Details() {
+					want := map[string]string{"P.X": tc.want}[d.Name]
+					if d.Cause != want {
+						t.Errorf("%s: %s has cause %q, want %q (%s)", when, d.Name, d.Cause, want, show(s))
+					}
+				}
+				if _, refusal := w.m.PolicyExplain("P.X", "1.0", ""); refusal != (Problem{}) {
+					t.Errorf("%s: the policy refuses: %+v", when, refusal)
+				}
+			}
+			check("at once")
+			w.stop()
+			w.start()
+			gs := w.state(ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
+			gs.OnHold = true // told again, and nothing run
+			w.m.Offer(gs)
+			w.await("goal state taken", func(s Snapshot) bool { return s.Key == gs.Key() })
+			for _, h := range w.m.view.handlers {
+				for _, r := range h.recs {
+					if r.Name == "P.X" && tc.want == causeExit && r.Report.Cause != causeExit {
+						t.Errorf("after a restart the record says %q of %s", r.Report.Cause, r.Report.Message)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestERR4FaultsCarryTheirCause: each fault of the engine's own is named where
+// it is made, and the name reaches the row.
+func TestERR4FaultsCarryTheirCause(t *testing.T) {
+	t.Parallel()
+	invalid := ext("P.X", "1.0", 0)
+	invalid.Invalid = "AZ-NET-DNS [InvalidPolicyError]"
+	for name, tc := range map[string]struct {
+		set  func(w *world)
+		gs   []protocol.Handler
+		want string
+	}{
+		"settings":    {func(*world) {}, []protocol.Handler{invalid}, causeSettings},
+		"download":    {func(w *world) { w.repo.fail = errors.New("AZ-NET-DNS: [InvalidPolicyError]") }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDownload},
+		"no manifest": {func(w *world) { w.repo.noManif = errors.New("AZ-POL-DENIED") }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDownload},
+		"package":     {func(w *world) { w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", zip: []byte("AZ-POL-SIGNATURE")}) }, []protocol.Handler{ext("P.X", "1.0", 0)}, causePackage},
+		"manifest": {func(w *world) {
+			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", files: map[string]string{manifestName: "{"}})
+		}, []protocol.Handler{ext("P.X", "1.0", 0)}, causeManifest},
+		"unsigned":        {func(w *world) { w.cfg.RequireSignature = true }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeUnsigned},
+		"off":             {func(w *world) { w.cfg.Mode = ModeOff }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDisabled},
+		"report only":     {func(w *world) { w.cfg.Mode = ModeReportOnly }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDisabled},
+		"denied":          {policyOf(`{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true}}`), []protocol.Handler{ext("P.X", "1.0", 0)}, causeDenied},
+		"policy damaged":  {policyOf(`{`), []protocol.Handler{ext("P.X", "1.0", 0)}, PolicyInvalid},
+		"depends on one":  {func(w *world) { w.repo.publish(w.t, pkg{name: "P.A", version: "1.0", script: fails("enable", "1")}) }, []protocol.Handler{ext("P.A", "1.0", 0), level(ext("P.X", "1.0", 0), 1, "P.A")}, causeBlocked},
+		"a defect":        {func(w *world) { w.repo.publish(w.t, pkg{name: "P.Panics", version: "1.0", script: simple}) }, []protocol.Handler{ext("P.Panics", "1.0", 0)}, "AZ-AGENT-FAULT"},
+		"nothing is left": {func(*world) {}, []protocol.Handler{ext("P.X", "1.0", 0)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple})
+			tc.set(w)
+			w.start()
+			s := w.processed(tc.gs...)
+			ds := w.m.Details()
+			if len(ds) == 0 || ds[len(ds)-1].Cause != tc.want {
+				t.Errorf("cause %+v, want %s\n%s", ds, tc.want, show(s))
+			}
+		})
+	}
+}
+
+func policyOf(text string) func(w *world) {
+	return func(w *world) {
+		w.cfg.PolicyMode = PolicyEnforce
+		writeFile(w.t, w.root.Path("/etc/waagent_policy.json"), text)
+	}
+}
+
+// TestERR4CauseOfAnError: it is the outermost that was given, and not a word
+// in the text.
+func TestERR4CauseOfAnError(t *testing.T) {
+	t.Parallel()
+	inner := because(causePackage, errors.New("x"))
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"text":         {errors.New("AZ-NET-DNS: [InvalidPolicyError] package is not acceptable"), "other"},
+		"given":        {fmt.Errorf("at work: %w", inner), causePackage},
+		"given twice":  {because(causeUnsigned, fmt.Errorf("AZ-NET-DNS: %w", inner)), causeUnsigned},
+		"joined":       {errors.Join(errors.New("first"), inner), causePackage},
+		"full":         {fmt.Errorf("write: %w", &os.PathError{Op: "write", Err: unix.ENOSPC}), causeDiskFull},
+		"the sentence": {errors.New("no space left on device"), "other"},
+		"panic":        {host.Safely(func() error { panic("AZ-NET-DNS") }), "AZ-AGENT-FAULT"},
+		"ended":        {context.Canceled, "other"},
+	} {
+		if got := causeOf(tc.err, "other"); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}
