@@ -126,13 +126,16 @@ func ownCgroup() string {
 }
 
 // CgroupProcs lists the processes of a cgroup of systemd; none if it is gone.
+// The path may be from a file that somebody else has written: it leads nowhere
+// else than to a cgroup.
 func CgroupProcs(path string) []int {
-	if path == "" || path == "/" {
+	path = filepath.Clean("/" + path)
+	if path == "/" {
 		return nil
 	}
 	var pids []int
 	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"} {
-		b, err := os.ReadFile(filepath.Join(top, path, "cgroup.procs"))
+		b, err := Root("").ReadBounded(filepath.Join(top, path, "cgroup.procs"), maxProcs)
 		if err != nil {
 			continue
 		}
@@ -144,6 +147,9 @@ func CgroupProcs(path string) []int {
 	}
 	return pids
 }
+
+// maxProcs is more than the names of all processes that there can be.
+const maxProcs = 64 << 20
 
 // oomKills counts the kills of the OOM killer, in the cgroup if there is one
 // and on the whole machine otherwise.

@@ -290,8 +290,12 @@ func (d *Dir) Names(limit int) (names []string, more bool, err error) {
 	return names[:min(limit, len(names))], len(names) > limit, nil
 }
 
+// maxNames is how many names of one directory EachName passes on. Somebody may
+// make files as fast as they are read, and a listing then has no end.
+const maxNames = 4 << 20
+
 // EachName calls f for each name in the directory, in the order of the file
-// system, however many there are. Removing meanwhile is allowed.
+// system; more than maxNames are an ErrTooMany. Removing meanwhile is allowed.
 func (d *Dir) EachName(f func(name string)) error {
 	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0) // with an offset of its own
 	if err != nil {
@@ -299,10 +303,13 @@ func (d *Dir) EachName(f func(name string)) error {
 	}
 	list := os.NewFile(uintptr(fd), d.name)
 	defer func() { _ = list.Close() }()
-	for {
+	for left := maxNames; ; {
 		names, err := list.Readdirnames(1000)
 		for _, n := range names {
 			f(n)
+		}
+		if left -= len(names); left < 0 {
+			return d.fail("read", "", ErrTooMany)
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -354,9 +361,17 @@ func (d *Dir) Remove(name string) error {
 // for each level.
 const maxDepth = 100
 
+// removeTime bounds the removal of one tree: somebody may go on to make files in
+// it, as fast as they are removed.
+var removeTime = 20 * time.Second
+
+// ErrBusy says that a tree was not removed within the time for it.
+var ErrBusy = errors.New("there is no end to what is in it")
+
 // RemoveAll deletes a tree; that it is not there is fine. Links in it are
 // removed and not followed, and it stops at the border of another file system:
-// what is mounted there is not ours.
+// what is mounted there is not ours. It ends, with ErrBusy, although somebody
+// makes more of the tree meanwhile; a second call goes on where it stopped.
 func (d *Dir) RemoveAll(name string) error {
 	if err := checked(name); err != nil {
 		return err
@@ -365,7 +380,16 @@ func (d *Dir) RemoveAll(name string) error {
 	if err != nil {
 		return err
 	}
-	return d.fail("remove", name, d.removeAll(name, dev, d, 0))
+	r := removal{dev: dev, top: d, until: time.Now().Add(removeTime)}
+	err = r.remove(d, name, 0)
+	for len(r.lifted) > 0 {
+		up := r.lifted[len(r.lifted)-1]
+		r.lifted = r.lifted[:len(r.lifted)-1]
+		if lerr := r.remove(d, up, 0); err == nil {
+			err = lerr
+		}
+	}
+	return d.fail("remove", name, err)
 }
 
 func (d *Dir) device() (uint64, error) {
@@ -376,10 +400,18 @@ func (d *Dir) device() (uint64, error) {
 	return uint64(st.Dev), nil //nolint:unconvert // 32 bits wide on some platforms
 }
 
-// removeAll deletes name in d. What lies deeper than maxDepth is moved up to
-// top first: a chain of a hundred thousand directories must not take as many
-// descriptors.
-func (d *Dir) removeAll(name string, dev uint64, top *Dir, depth int) error {
+// A removal is that of one tree. What lies deeper than maxDepth is moved up to
+// top, and removed when the way to it is closed again: a chain of a hundred
+// thousand directories must take neither as many descriptors nor as much stack.
+type removal struct {
+	dev    uint64
+	top    *Dir
+	lifted []string // in top
+	until  time.Time
+}
+
+// remove deletes name in d.
+func (r *removal) remove(d *Dir, name string, depth int) error {
 	err := unix.Unlinkat(d.fd(), name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -397,36 +429,22 @@ func (d *Dir) removeAll(name string, dev uint64, top *Dir, depth int) error {
 		}
 		return cerr
 	}
-	if at, derr := c.device(); derr != nil || at != dev {
+	if at, derr := c.device(); derr != nil || at != r.dev {
 		return errors.Join(derr, fmt.Errorf("%s is another file system", c.name), c.Close())
 	}
 	if depth == maxDepth {
 		cerr = c.Close()
 		up := temporary("deep")
-		if err := unix.Renameat(d.fd(), name, top.fd(), up); err != nil {
+		if err := unix.Renameat(d.fd(), name, r.top.fd(), up); err != nil {
 			return errors.Join(cerr, err)
 		}
-		return errors.Join(cerr, top.removeAll(up, dev, top, 0))
+		r.lifted = append(r.lifted, up)
+		return cerr
 	}
 	var errs []error
 	// While others write there it may have to be emptied more than once.
 	for range 5 {
-		errs = errs[:0]
-		for {
-			names, more, err := c.Names(1000)
-			before := len(errs)
-			for _, n := range names {
-				if err := c.removeAll(n, dev, top, depth+1); err != nil && len(errs) < 10 {
-					errs = append(errs, err)
-				}
-			}
-			if err != nil {
-				errs = append(errs, err)
-			}
-			if !more || len(errs) > before {
-				break
-			}
-		}
+		errs = r.empty(c, depth)
 		err = unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR)
 		if !errors.Is(err, unix.ENOTEMPTY) || len(errs) > 0 {
 			break
@@ -436,6 +454,27 @@ func (d *Dir) removeAll(name string, dev uint64, top *Dir, depth int) error {
 		err = nil
 	}
 	return errors.Join(append(errs, err, c.Close())...)
+}
+
+// empty deletes what is in a directory.
+func (r *removal) empty(c *Dir, depth int) (errs []error) {
+	for {
+		names, more, err := c.Names(1000)
+		for _, n := range names {
+			if time.Now().After(r.until) {
+				return append(errs, ErrBusy)
+			}
+			if err := r.remove(c, n, depth+1); err != nil && len(errs) < 10 {
+				errs = append(errs, err)
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if !more || len(errs) > 0 {
+			return errs
+		}
+	}
 }
 
 // Rename gives a file or directory another name, in this directory or in to,
@@ -577,58 +616,71 @@ func (d *Dir) Walk(limit int, f func(rel string, in *Dir, fi fs.FileInfo, err er
 	return d.walk("", dev, 0, &limit, f)
 }
 
+// walkNames is how many names of one directory a walk holds: of each of those
+// that are open at a time.
+const walkNames = 512
+
 func (d *Dir) walk(prefix string, dev uint64, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
-	names, more, err := d.Names(*limit)
+	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0) // with an offset of its own
 	if err != nil {
-		return err
+		return d.fail("read", "", err)
 	}
-	slices.Sort(names)
-	for _, n := range names {
-		fi, err := d.lstat(n)
-		if err != nil {
-			continue
-		}
-		if *limit--; *limit < 0 {
-			more = true
-			break
-		}
-		rel := path.Join(prefix, n)
-		err = f(rel, d, fi, nil)
-		if errors.Is(err, fs.SkipDir) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			continue
-		}
-		c, err := d.openChild(n)
-		if errors.Is(err, unix.ENOENT) {
-			continue
-		}
-		if err == nil {
-			var at uint64
-			switch at, err = c.device(); {
-			case err == nil && at != dev:
-			case err == nil && depth == maxDepth:
-				err = fmt.Errorf("more than %d directories deep", maxDepth)
-			case err == nil:
-				if err := errors.Join(c.walk(rel, dev, depth+1, limit, f), c.Close()); err != nil {
-					return err
-				}
-				continue
-			}
-			err = errors.Join(err, c.Close())
-		}
-		if err != nil {
-			if err := f(rel, d, fi, err); err != nil && !errors.Is(err, fs.SkipDir) {
+	list := os.NewFile(uintptr(fd), d.name)
+	defer func() { _ = list.Close() }()
+	for {
+		names, err := list.Readdirnames(walkNames)
+		slices.Sort(names) // of a larger directory, only so many at a time
+		for _, n := range names {
+			if err := d.visit(prefix, n, dev, depth, limit, f); err != nil {
 				return err
 			}
 		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return d.fail("read", "", err)
+		}
 	}
-	if more {
+}
+
+// visit is the part of a walk that begins at one name.
+func (d *Dir) visit(prefix, n string, dev uint64, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
+	fi, err := d.lstat(n)
+	if err != nil {
+		return nil //nolint:nilerr // it has vanished meanwhile
+	}
+	if *limit--; *limit < 0 {
 		return d.fail("walk", "", ErrTooMany)
+	}
+	rel := path.Join(prefix, n)
+	err = f(rel, d, fi, nil)
+	if errors.Is(err, fs.SkipDir) {
+		return nil
+	}
+	if err != nil || !fi.IsDir() {
+		return err
+	}
+	c, err := d.openChild(n)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err == nil {
+		var at uint64
+		switch at, err = c.device(); {
+		case err == nil && at != dev:
+		case err == nil && depth == maxDepth:
+			err = fmt.Errorf("more than %d directories deep", maxDepth)
+		case err == nil:
+			return errors.Join(c.walk(rel, dev, depth+1, limit, f), c.Close())
+		}
+		err = errors.Join(err, c.Close())
+	}
+	if err == nil {
+		return nil
+	}
+	if err := f(rel, d, fi, err); err != nil && !errors.Is(err, fs.SkipDir) {
+		return err
 	}
 	return nil
 }

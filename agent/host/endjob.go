@@ -107,7 +107,7 @@ func supervises(p, self Process, dir string) bool {
 	if !p.run(os.Geteuid(), self) {
 		return false
 	}
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/cmdline")
+	b, err := procText(p.PID, "cmdline")
 	if err != nil {
 		return false
 	}

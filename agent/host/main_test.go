@@ -12,5 +12,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == SuperviseArg {
 		os.Exit(Supervise(context.Background(), os.Args[2:]))
 	}
+	if len(os.Args) > 2 && os.Args[1] == endlessArg {
+		os.Exit(endless(os.Args[2]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == fewFilesArg {
+		os.Exit(removeWithFewFiles(os.Args[2]))
+	}
 	os.Exit(m.Run())
 }

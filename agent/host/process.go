@@ -1,6 +1,8 @@
 package host
 
 import (
+	"errors"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -86,6 +88,22 @@ func (r Root) Process(pid int) (Process, bool) {
 		p.Slice = userSlice(string(b))
 	}
 	return p, known
+}
+
+// maxProcText is how much of a command line or an environment is looked at. It
+// has no end: a process says by itself where its own lie (PR_SET_MM_MAP, which
+// takes no right), and names terabytes that it has never touched.
+const maxProcText = 256 << 10
+
+// procText is the beginning of a file of /proc/PID that the process has written
+// itself: "environ" or "cmdline".
+func procText(pid int, name string) ([]byte, error) {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxProcText))
+	return b, errors.Join(err, f.Close())
 }
 
 // userSlice is the N of user.slice/user-N.slice at the top of a process's

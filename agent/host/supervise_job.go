@@ -283,7 +283,8 @@ func Processes(ids map[string]bool, dir string) []int {
 
 func belongs(p, self Process, ids map[string]bool, dir string) bool {
 	proc := "/proc/" + strconv.Itoa(p.PID)
-	if env, err := os.ReadFile(proc + "/environ"); err == nil && len(ids) > 0 {
+	if len(ids) > 0 {
+		env, _ := procText(p.PID, "environ") // as far as it can be read
 		for v := range strings.SplitSeq(string(env), "\x00") {
 			if id, ok := strings.CutPrefix(v, JobMarker+"="); ok && ids[id] {
 				return true
@@ -299,6 +300,6 @@ func belongs(p, self Process, ids map[string]bool, dir string) bool {
 			return true
 		}
 	}
-	cmdline, err := os.ReadFile(proc + "/cmdline")
+	cmdline, err := procText(p.PID, "cmdline")
 	return err == nil && strings.Contains(string(cmdline), dir+"/")
 }
