@@ -12,17 +12,23 @@ import (
 
 	"github.com/beevik/etree"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/host"
 )
 
 // Bounds of a document. The largest real ones are some 90 KiB: 64 KiB of
 // custom data in base64.
 const (
-	maxDocument = 4 << 20
+	maxDocument = 2 << 20
 	maxDepth    = 64
 	maxTokens   = 50_000
 	maxKeys     = 1000
 )
+
+// limits are what is counted before anything is built: one element can have as
+// many attributes as fit, and the decoder makes something of each of them
+// before it says that there was an element.
+var limits = bound.Limits{Bytes: maxDocument, Nodes: maxTokens}
 
 // Redacted values: ours and cloud-init's, and waagent's (spec/provisioning
 // §1.6).
@@ -360,6 +366,9 @@ func guard(doc []byte) ([]byte, error) {
 	doc = bytes.TrimLeft(doc, " \t\r\n") // some writers leave a line in front of the declaration
 	if len(doc) == 0 {
 		return bad("document is empty")
+	}
+	if e, ok := errors.AsType[*bound.Error](limits.XML(doc)); ok { // what else it does not like, the decoder has a line for
+		return bad("document has too many elements: " + e.Error())
 	}
 	d := xml.NewDecoder(bytes.NewReader(doc))
 	// The bytes are UTF-8; writers that label them otherwise exist.
