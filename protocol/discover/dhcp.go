@@ -10,30 +10,46 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
-// DHCP asks the network for option 245 with a DHCPDISCOVER on each interface
-// that is up. It is the last resort: nothing is leased or configured, and the
-// client of the machine, if there is one, keeps the port (both use
-// SO_REUSEADDR, as the reference does). It ends within ten seconds for each
-// interface.
-func DHCP(ctx context.Context) (netip.Addr, error) {
-	ifs, err := net.Interfaces()
+// dhcpWait is how long the servers have to answer.
+const dhcpWait = 10 * time.Second
+
+// DHCP asks the network for option 245 with a DHCPDISCOVER on each of the
+// Uplinks, on all of them at once. It is the last resort: nothing is leased or
+// configured, and the client of the machine, if there is one, keeps the port
+// (both use SO_REUSEADDR, as the reference does). It ends within ten seconds.
+func DHCP(ctx context.Context, root host.Root) (netip.Addr, error) {
+	ifs, err := Uplinks(root)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("discover by DHCP: %w", err)
 	}
-	err = errors.New("no interface")
+	ctx, cancel := context.WithTimeoutCause(ctx, dhcpWait, errors.New("no answer"))
+	defer cancel()
+	type answer struct {
+		addr netip.Addr
+		err  error
+	}
+	answers := make(chan answer, len(ifs))
 	for _, i := range ifs {
-		if i.Flags&net.FlagUp == 0 || i.Flags&(net.FlagLoopback|net.FlagPointToPoint) != 0 || len(i.HardwareAddr) != 6 {
-			continue
+		go func() {
+			a, err := ask(ctx, i)
+			answers <- answer{a, err}
+		}()
+	}
+	err = errors.New("no interface")
+	for range ifs {
+		// wait: each ask ends with the context
+		a := <-answers
+		if a.err == nil {
+			return a.addr, nil
 		}
-		var a netip.Addr
-		if a, err = ask(ctx, i); err == nil {
-			return a, nil
-		}
-		if ctx.Err() != nil {
-			return netip.Addr{}, context.Cause(ctx)
-		}
+		err = a.err
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	return netip.Addr{}, fmt.Errorf("discover by DHCP: %w", err)
 }
@@ -58,9 +74,6 @@ func ask(ctx context.Context, i net.Interface) (netip.Addr, error) {
 	defer stop()
 	req, err := Discover(i.HardwareAddr)
 	if err != nil {
-		return netip.Addr{}, err
-	}
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return netip.Addr{}, err
 	}
 	if _, err := conn.WriteTo(req.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: 67}); err != nil {

@@ -122,7 +122,7 @@ func New(o Options) *Client {
 	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
 	c.state.root.op, c.state.parts.op = "goal state", "goal state documents"
 	plain := &net.Dialer{Timeout: web.DialTimeout}
-	dial := o.dialer(newNICs(web.NewDialer(), o.Dial).dial)
+	dial := o.dialer(newNICs(o.Root, web.NewDialer(), o.Dial).dial)
 	var nearRT, farRT http.RoundTripper
 	if o.HTTP != nil && o.HTTP.Transport != nil {
 		nearRT, farRT = o.HTTP.Transport, o.HTTP.Transport

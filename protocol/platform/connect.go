@@ -69,7 +69,7 @@ func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate
 	}
 	list := discover.Candidates(ctx, c.o.Root, c.o.LibDir, time.Now(), round < 0)
 	if c.o.DHCP && round > 0 && round%4 == 1 {
-		a, err := discover.DHCP(ctx)
+		a, err := discover.DHCP(ctx, c.o.Root)
 		if err != nil {
 			c.o.Log.Debug().Err(err).Msg("asked DHCP for the platform's address")
 		}

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol/discover"
 	"github.com/azguest/azguest/protocol/internal/web"
 )
 
@@ -34,7 +36,7 @@ const nicPatience = 1500 * time.Millisecond
 
 // newNICs makes the dialer for the platform's own addresses. instead stands for
 // the network itself in tests, on a machine with one interface.
-func newNICs(plain *net.Dialer, instead web.Dial) *nics {
+func newNICs(root host.Root, plain *net.Dialer, instead web.Dial) *nics {
 	if instead != nil {
 		return &nics{plain: instead, list: func() []string { return nil }}
 	}
@@ -47,30 +49,24 @@ func newNICs(plain *net.Dialer, instead web.Dial) *nics {
 		}
 		return d.DialContext
 	}
-	return &nics{plain: plain.DialContext, through: through, list: interfaces}
+	return &nics{plain: plain.DialContext, through: through, list: func() []string { return interfaces(root) }}
 }
 
-// interfaces are those that may lead to the platform.
-func interfaces() []string {
-	all, err := net.Interfaces()
+// interfaces are those that may lead to the platform and have an address to ask
+// from.
+func interfaces(root host.Root) []string {
+	all, err := discover.Uplinks(root)
 	if err != nil {
 		return nil
 	}
 	var out []string
 	for _, i := range all {
-		if i.Flags&net.FlagUp == 0 || i.Flags&(net.FlagLoopback|net.FlagPointToPoint) != 0 || len(i.HardwareAddr) != 6 {
-			continue
-		}
 		addrs, err := i.Addrs()
-		if err != nil || !slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		if err == nil && slices.ContainsFunc(addrs, func(a net.Addr) bool {
 			n, ok := a.(*net.IPNet)
 			return ok && n.IP.To4() != nil
 		}) {
-			continue
-		}
-		// More than eight are bridges and containers, not the platform's.
-		if out = append(out, i.Name); len(out) == 8 {
-			break
+			out = append(out, i.Name)
 		}
 	}
 	return out

@@ -84,3 +84,46 @@ ip route add default via 10.9.1.1 metric 200
 	c.ready(t)
 	await(t, "a status", func() bool { _, n := c.vm.StatusDocument(); return n > 0 })
 }
+
+// TestWhoIsBehindABridgeIsNotThePlatform: while the platform does not answer,
+// a container or guest of the machine does, in its name. No route leads there.
+func TestWhoIsBehindABridgeIsNotThePlatform(t *testing.T) {
+	c := newAgentCloud(t, blank())
+	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = far.Close() }()
+	for service, addr := range map[fabric.Service]string{
+		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526", fabric.IMDS: sandbox.IMDS + ":80",
+	} {
+		if err := far.InNetwork(func() error { _, err := c.f.Listen(service, addr, c.vm, false); return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(s *sandbox.Sandbox, script string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "nsenter", "-t", strconv.Itoa(s.PID()), "-n", "sh", "-ec", script)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Skipf("no such network can be made: %v %s", err, out)
+		}
+	}
+	in(c.Sandbox, fmt.Sprintf(`
+for a in %s %s; do ip address del $a/32 dev lo; done
+ip link add bridge0 type veth peer name inside0 netns %d
+ip address add 172.17.0.1/16 dev bridge0
+ip link set bridge0 up
+`, sandbox.WireServer, sandbox.IMDS, far.PID()))
+	in(far, `
+ip address add 172.17.0.2/16 dev inside0
+ip link set inside0 up
+`)
+	c.agent(t)
+	await(t, "the agent to find nobody", func() bool {
+		h := c.vm.Health()
+		return h.State != "" || strings.Contains(c.log.String(), "platform not reachable yet")
+	})
+	if h := c.vm.Health(); h.State != "" {
+		t.Errorf("a container was taken for the platform, and told %+v", h)
+	}
+}
