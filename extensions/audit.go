@@ -100,8 +100,12 @@ func lastLine(d *host.Dir, name string) int64 {
 	return 0
 }
 
-// auditLine is more than a few lines.
-const auditLine = 64 << 10
+// auditLine is more than a few lines, whose texts have at most maxAuditText
+// characters each.
+const (
+	auditLine    = 256 << 10
+	maxAuditText = 2048
+)
 
 // trustedFolder opens a directory in which only root can have put something.
 func trustedFolder(dir string) (*host.Dir, error) {
@@ -141,6 +145,10 @@ func (a *audit) write(e AuditEntry) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e.Time, e.N = time.Now().UTC(), a.last()+1
+	// Several lines fit into auditLine, or nobody would find the last number.
+	for _, s := range []*string{&e.Command, &e.Text, &e.Why, &e.GoalState, &e.Signer} {
+		*s = clip(*s, maxAuditText)
+	}
 	line, err := json.Marshal(e)
 	if err == nil {
 		err = a.append(line)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -72,22 +74,74 @@ func probeCommand(base, command string) probe {
 			p.Interp = words[0]
 		}
 	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
-		if e, err := elf.NewFile(f); err == nil {
-			if want := ownMachine(); e.Machine != want && want != elf.EM_NONE {
-				p.Machine = strings.TrimPrefix(e.Machine.String(), "EM_")
-			}
-			if s := e.Section(".interp"); s != nil {
-				if b, err := s.Data(); err == nil && len(b) < 256 {
-					p.Interp = strings.TrimRight(string(b), "\x00")
-				}
-			}
+		machine, interp := elfHead(f)
+		if want := ownMachine(); machine != want && machine != elf.EM_NONE && want != elf.EM_NONE {
+			p.Machine = strings.TrimPrefix(machine.String(), "EM_")
 		}
+		p.Interp = interp
 	}
 	if p.Interp != "" {
 		_, err := top.Stat(p.Interp)
 		p.NoInterp = errors.Is(err, fs.ErrNotExist)
 	}
 	return p
+}
+
+// Bounds of what is read of an ELF file: more than programs have.
+const (
+	maxSegments = 128
+	maxInterp   = 256
+)
+
+// elfHead is what an ELF file says about where it runs, EM_NONE and "" if it
+// can't be read. Package elf reads all of its sections, and one that a handler
+// has made may have terabytes of them in a file that takes no room.
+func elfHead(f io.ReaderAt) (machine elf.Machine, interp string) {
+	head := make([]byte, 64)
+	if n, _ := f.ReadAt(head, 0); n < 52 {
+		return elf.EM_NONE, ""
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	machine = elf.Machine(order.Uint16(head[18:]))
+	// Where the segments are described, and where in such a description the
+	// place and the size of one are.
+	var at uint64
+	var size, count, place, length int
+	word := func(b []byte) uint64 { return order.Uint64(b) }
+	switch elf.Class(head[elf.EI_CLASS]) {
+	case elf.ELFCLASS64:
+		at, size, count, place, length = order.Uint64(head[32:]), int(order.Uint16(head[54:])), int(order.Uint16(head[56:])), 8, 32
+	case elf.ELFCLASS32:
+		at, size, count, place, length = uint64(order.Uint32(head[28:])), int(order.Uint16(head[42:])), int(order.Uint16(head[44:])), 4, 16
+		word = func(b []byte) uint64 { return uint64(order.Uint32(b)) }
+	default:
+		return machine, ""
+	}
+	if size < length+8 || at > 1<<62 {
+		return machine, ""
+	}
+	seg := make([]byte, length+8)
+	for i := range min(count, maxSegments) {
+		if _, err := f.ReadAt(seg, int64(at)+int64(i)*int64(size)); err != nil {
+			return machine, ""
+		}
+		if elf.ProgType(order.Uint32(seg)) != elf.PT_INTERP {
+			continue
+		}
+		from, n := word(seg[place:]), word(seg[length:])
+		if n > maxInterp || from > 1<<62 {
+			return machine, ""
+		}
+		b := make([]byte, n)
+		if _, err := f.ReadAt(b, int64(from)); err != nil {
+			return machine, ""
+		}
+		return machine, strings.TrimRight(string(b), "\x00")
+	}
+	return machine, ""
 }
 
 func firstWord(command string) string {

@@ -124,7 +124,7 @@ func parseHandlerStatus(data []byte) (Report, bool) {
 	r.Message, _ = text(o["message"])
 	r.Message = cutMark(r.Message, bigSubMessage)
 	_ = json.Unmarshal(o["code"], &r.Code) // a missing code is 0
-	return r, r.Status != ""
+	return r, r.Status != "" && len(r.Status) <= maxBeatStatus
 }
 
 // errorStatus is a status file the agent writes in a handler's place.

@@ -108,7 +108,7 @@ func seconds(d time.Duration) string {
 // failureText is the message for the platform: the cause first, then what
 // everybody's tools look for, then the ends of the outputs.
 func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause, stdout, stderr string, code int) (int, string) {
-	line := shellLine(base, d.Command)
+	line := clip(shellLine(base, d.Command), maxCommandText)
 	out := outputText(stdout, stderr)
 	why := ""
 	if cause.Code != "" && cause.Code != causeExit {
@@ -132,6 +132,11 @@ func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause
 	}
 	return code, secret.Redact(msg)
 }
+
+// maxCommandText is how much of a command line goes into texts. A manifest can
+// have one of a megabyte, which a platform that takes no such report would
+// make a loss of all that is to be reported.
+const maxCommandText = 2048
 
 // exitText is an exit code as handlers are told it: of a shell that was
 // killed it is the negative signal, as Python has it.

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	maxHeartbeat = 256 << 10
+	maxHeartbeat  = 256 << 10
+	maxBeatStatus = 64 // a word
 	// heartbeatAge is when a handler counts as dead (spec/extensions §1.7).
 	heartbeatAge = 600 * time.Second
 )
@@ -48,7 +49,7 @@ func parseHeartbeat(data []byte) (beat, error) {
 	}
 	var b beat
 	var ok bool
-	if b.Status, ok = text(hb["status"]); !ok || b.Status == "" || len(b.Status) > 64 {
+	if b.Status, ok = text(hb["status"]); !ok || b.Status == "" || len(b.Status) > maxBeatStatus {
 		return beat{}, fmt.Errorf("%w: no status", errHeartbeat)
 	}
 	b.Message, _, err = formatted(hb["formattedMessage"])

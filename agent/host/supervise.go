@@ -89,6 +89,10 @@ const (
 	JobLost       = "lost" // the supervisor died without leaving a result
 )
 
+func jobClasses() []string {
+	return []string{JobOK, JobFailed, JobTimeout, JobSignal, JobNotStarted, JobLost}
+}
+
 // A JobResult says how a job ended.
 type JobResult struct {
 	Class    string        `json:"class"`

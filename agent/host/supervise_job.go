@@ -72,13 +72,27 @@ func (l Launcher) Start(dir string, job Job) error {
 	return nil
 }
 
-// JobResultOf returns the result of a job, or ok=false while there is none.
+// JobResultOf returns the result of a job, or ok=false while there is none. The
+// command can have written it: what no supervisor writes is no result, and the
+// texts, which go into reports, have the length of texts.
 func JobResultOf(dir string) (res JobResult, ok bool) {
-	if err := readJSON(dir, resultFile, &res); err != nil {
+	if err := readJSON(dir, resultFile, &res); err != nil || !slices.Contains(jobClasses(), res.Class) {
 		return JobResult{}, false
 	}
-	return res, res.Class != ""
+	if unix.SignalNum(res.Signal) == 0 {
+		res.Signal = ""
+	}
+	for _, s := range []*string{&res.Error, &res.Scope, &res.ScopeErr} {
+		*s = strings.ToValidUTF8((*s)[:min(len(*s), maxResultText)], "")
+	}
+	for _, d := range []*time.Duration{&res.CPU, &res.Throttled} {
+		*d = max(0, *d)
+	}
+	return res, true
 }
+
+// maxResultText bounds each text of a result.
+const maxResultText = 4096
 
 // JobStateOf returns who runs a job.
 func JobStateOf(dir string) (st JobState, ok bool) {

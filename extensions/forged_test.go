@@ -1,0 +1,84 @@
+package extensions
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// TestSEC7ForgedResult: a command can write the file in which its supervisor
+// tells how it ended. What it says there reaches the report of all handlers,
+// which the platform takes as a whole or not at all.
+func TestSEC7ForgedResult(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("<\u0001\xc3", 40_000)
+	forge := func(t *testing.T, res host.JobResult) string {
+		dir := t.TempDir()
+		b, err := json.Marshal(res)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, "result.json"), string(b))
+		return dir
+	}
+	for _, class := range []string{host.JobOK, host.JobFailed, host.JobTimeout, host.JobSignal, host.JobNotStarted, host.JobLost} {
+		dir := forge(t, host.JobResult{Class: class, Code: 1, Signal: long, Error: long, Scope: long, ScopeErr: long, Started: time.Now(), CPU: -1, Throttled: -1})
+		res, ok := host.JobResultOf(dir)
+		if !ok {
+			t.Errorf("%s is no result", class)
+			continue
+		}
+		b, err := json.Marshal(res)
+		if err != nil || len(b) > 100<<10 {
+			t.Errorf("%s: %d bytes, %v", class, len(b), err)
+		}
+		w := &work{}
+		d := Doing{Command: "bin/" + long, Started: time.Now(), Deadline: time.Now().Add(time.Minute)}
+		cause := classify(res, time.Minute, probe{}, "")
+		if _, text := w.failureText("/base", d, res, cause, long, long, 1); len(text) > 64<<10 {
+			t.Errorf("%s: a message of %d bytes", class, len(text))
+		}
+	}
+	if res, ok := host.JobResultOf(forge(t, host.JobResult{Class: "AZ-NET-DNS"})); ok {
+		t.Errorf("a class of its own is a result: %+v", res)
+	}
+	if res, _ := host.JobResultOf(forge(t, host.JobResult{Class: host.JobSignal, Signal: "SIGAZ-NET-DNS"})); res.Signal != "" {
+		t.Errorf("a signal of its own: %q", res.Signal)
+	}
+	if res, _ := host.JobResultOf(forge(t, host.JobResult{Class: host.JobSignal, Signal: "SIGSEGV"})); res.Signal != "SIGSEGV" {
+		t.Errorf("a real signal: %q", res.Signal)
+	}
+}
+
+// TestAuditLongCommand: the numbers go on after a manifest with a command line
+// of a megabyte.
+func TestAuditLongCommand(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("\x01", 1<<20)
+	for want := int64(1); want < 4; want++ {
+		a := newAudit(dir + "/audit.log") // as after a restart
+		if err := a.write(AuditEntry{What: "begin", Command: long, Text: long, Why: long, GoalState: long, Signer: long}); err != nil {
+			t.Fatal(err)
+		}
+		if n := newAudit(dir + "/audit.log").seq(); n != want {
+			t.Errorf("the last line has the number %d, want %d", n, want)
+		}
+	}
+}
+
+// TestHandlerStatusWord: what stands in the place of a word is one.
+func TestHandlerStatusWord(t *testing.T) {
+	t.Parallel()
+	if r, ok := parseHandlerStatus([]byte(`{"status": "` + strings.Repeat("R", 1<<20) + `"}`)); ok {
+		t.Errorf("a status of %d bytes", len(r.Status))
+	}
+}
