@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -369,18 +370,19 @@ var removeTime = 20 * time.Second
 var ErrBusy = errors.New("there is no end to what is in it")
 
 // RemoveAll deletes a tree; that it is not there is fine. Links in it are
-// removed and not followed, and it stops at the border of another file system:
-// what is mounted there is not ours. It ends, with ErrBusy, although somebody
-// makes more of the tree meanwhile; a second call goes on where it stopped.
+// removed and not followed, and it stops at what is mounted in it, which is not
+// ours, be it another part of the same file system. It ends, with ErrBusy,
+// although somebody makes more of the tree meanwhile; a second call goes on where
+// it stopped.
 func (d *Dir) RemoveAll(name string) error {
 	if err := checked(name); err != nil {
 		return err
 	}
-	dev, err := d.device()
+	at, err := d.place()
 	if err != nil {
 		return err
 	}
-	r := removal{dev: dev, top: d, until: time.Now().Add(removeTime)}
+	r := removal{at: at, top: d, until: time.Now().Add(removeTime)}
 	err = r.remove(d, name, 0)
 	for len(r.lifted) > 0 {
 		up := r.lifted[len(r.lifted)-1]
@@ -392,19 +394,38 @@ func (d *Dir) RemoveAll(name string) error {
 	return d.fail("remove", name, err)
 }
 
-func (d *Dir) device() (uint64, error) {
+// A place says where a directory is: the number of its mount, by which one part
+// of a file system that is mounted in another is told from it; of the file
+// system where the kernel does not say more.
+type place struct{ mount, dev uint64 }
+
+func (d *Dir) place() (place, error) {
+	var x unix.Statx_t
+	if err := unix.Statx(d.fd(), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &x); err == nil && x.Mask&unix.STATX_MNT_ID != 0 {
+		return place{mount: x.Mnt_id}, nil
+	}
+	// Before Linux 5.8.
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", d.fd())); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if rest, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+				if n, err := strconv.ParseUint(strings.TrimSpace(rest), 10, 64); err == nil {
+					return place{mount: n}, nil
+				}
+			}
+		}
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd(), &st); err != nil {
-		return 0, d.fail("stat", "", err)
+		return place{}, d.fail("stat", "", err)
 	}
-	return uint64(st.Dev), nil //nolint:unconvert // 32 bits wide on some platforms
+	return place{dev: uint64(st.Dev)}, nil //nolint:unconvert // 32 bits wide on some platforms
 }
 
 // A removal is that of one tree. What lies deeper than maxDepth is moved up to
 // top, and removed when the way to it is closed again: a chain of a hundred
 // thousand directories must take neither as many descriptors nor as much stack.
 type removal struct {
-	dev    uint64
+	at     place
 	top    *Dir
 	lifted []string // in top
 	until  time.Time
@@ -429,8 +450,8 @@ func (r *removal) remove(d *Dir, name string, depth int) error {
 		}
 		return cerr
 	}
-	if at, derr := c.device(); derr != nil || at != r.dev {
-		return errors.Join(derr, fmt.Errorf("%s is another file system", c.name), c.Close())
+	if at, perr := c.place(); perr != nil || at != r.at {
+		return errors.Join(perr, fmt.Errorf("something is mounted at %s", c.name), c.Close())
 	}
 	if depth == maxDepth {
 		cerr = c.Close()
@@ -443,8 +464,8 @@ func (r *removal) remove(d *Dir, name string, depth int) error {
 	}
 	var errs []error
 	// While others write there it may have to be emptied more than once.
-	for range 5 {
-		errs = r.empty(c, depth)
+	for pass := range 5 {
+		errs = r.empty(c, depth, pass == 0)
 		err = unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR)
 		if !errors.Is(err, unix.ENOTEMPTY) || len(errs) > 0 {
 			break
@@ -456,9 +477,18 @@ func (r *removal) remove(d *Dir, name string, depth int) error {
 	return errors.Join(append(errs, err, c.Close())...)
 }
 
-// empty deletes what is in a directory.
-func (r *removal) empty(c *Dir, depth int) (errs []error) {
-	for {
+// empty deletes what is in a directory. What is not empty after a first look is
+// taken away from whoever may fill it as fast as it is emptied.
+func (r *removal) empty(c *Dir, depth int, gentle bool) (errs []error) {
+	for look := 0; ; look++ {
+		if look == 1 || look == 0 && !gentle {
+			giveBack := c.seize()
+			defer func() {
+				if len(errs) > 0 {
+					giveBack()
+				}
+			}()
+		}
 		names, more, err := c.Names(1000)
 		for _, n := range names {
 			if time.Now().After(r.until) {
@@ -473,6 +503,25 @@ func (r *removal) empty(c *Dir, depth int) (errs []error) {
 		}
 		if !more || len(errs) > 0 {
 			return errs
+		}
+	}
+}
+
+// seize makes a directory that is to be deleted root's alone, also for those who
+// have it open. What is returned gives it back.
+func (d *Dir) seize() (giveBack func()) {
+	var st unix.Stat_t
+	if unix.Fstat(d.fd(), &st) != nil {
+		return func() {}
+	}
+	if os.Geteuid() == 0 {
+		_ = unix.Fchown(d.fd(), 0, 0) // first: an owner could set the mode back
+	}
+	_ = unix.Fchmod(d.fd(), 0o700)
+	return func() {
+		_ = unix.Fchmod(d.fd(), st.Mode&0o7777)
+		if os.Geteuid() == 0 {
+			_ = unix.Fchown(d.fd(), int(st.Uid), int(st.Gid))
 		}
 	}
 }
@@ -605,22 +654,22 @@ var SkipDir = fs.SkipDir
 
 // Walk calls f for everything below the directory, parents first, with the
 // directory that it is in and its name from here, up to limit entries. Links
-// are not followed and other file systems not entered. What vanishes meanwhile
+// are not followed and what is mounted in it not entered. What vanishes meanwhile
 // is left out; what can't be entered is given to f a second time, with the
 // error. An error of f, but for SkipDir, ends the walk.
 func (d *Dir) Walk(limit int, f func(rel string, in *Dir, fi fs.FileInfo, err error) error) error {
-	dev, err := d.device()
+	at, err := d.place()
 	if err != nil {
 		return err
 	}
-	return d.walk("", dev, 0, &limit, f)
+	return d.walk("", at, 0, &limit, f)
 }
 
 // walkNames is how many names of one directory a walk holds: of each of those
 // that are open at a time.
 const walkNames = 512
 
-func (d *Dir) walk(prefix string, dev uint64, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
+func (d *Dir) walk(prefix string, top place, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
 	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0) // with an offset of its own
 	if err != nil {
 		return d.fail("read", "", err)
@@ -631,7 +680,7 @@ func (d *Dir) walk(prefix string, dev uint64, depth int, limit *int, f func(stri
 		names, err := list.Readdirnames(walkNames)
 		slices.Sort(names) // of a larger directory, only so many at a time
 		for _, n := range names {
-			if err := d.visit(prefix, n, dev, depth, limit, f); err != nil {
+			if err := d.visit(prefix, n, top, depth, limit, f); err != nil {
 				return err
 			}
 		}
@@ -645,7 +694,7 @@ func (d *Dir) walk(prefix string, dev uint64, depth int, limit *int, f func(stri
 }
 
 // visit is the part of a walk that begins at one name.
-func (d *Dir) visit(prefix, n string, dev uint64, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
+func (d *Dir) visit(prefix, n string, top place, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
 	fi, err := d.lstat(n)
 	if err != nil {
 		return nil //nolint:nilerr // it has vanished meanwhile
@@ -666,13 +715,13 @@ func (d *Dir) visit(prefix, n string, dev uint64, depth int, limit *int, f func(
 		return nil
 	}
 	if err == nil {
-		var at uint64
-		switch at, err = c.device(); {
-		case err == nil && at != dev:
+		var at place
+		switch at, err = c.place(); {
+		case err == nil && at != top:
 		case err == nil && depth == maxDepth:
 			err = fmt.Errorf("more than %d directories deep", maxDepth)
 		case err == nil:
-			return errors.Join(c.walk(rel, dev, depth+1, limit, f), c.Close())
+			return errors.Join(c.walk(rel, top, depth+1, limit, f), c.Close())
 		}
 		err = errors.Join(err, c.Close())
 	}

@@ -105,7 +105,7 @@ func attacker(base string, names []string, victim string, stop <-chan struct{}) 
 		func(n string) error { return unix.Mknod(n, unix.S_IFSOCK|0o666, 0) },
 		ownDir: func(n string) error { return unix.Mkdir(n, 0o777) },
 		ownFile: func(n string) error {
-			fd, err := unix.Open(n, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o666)
+			fd, err := unix.Open(n, unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o666) // a FIFO of an earlier round may stand there
 			if err != nil {
 				return err
 			}
