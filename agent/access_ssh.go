@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -41,7 +40,7 @@ func (a *Agent) newestSSHD() time.Time {
 	}
 	var newest time.Time
 	for _, n := range names {
-		if st, err := os.Stat(a.Root.Path(n)); err == nil && st.ModTime().After(newest) {
+		if st, err := a.Root.Stat(n); err == nil && st.ModTime().After(newest) {
 			newest = st.ModTime()
 		}
 	}

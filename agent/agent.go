@@ -263,14 +263,14 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 // tighten takes rights from a directory that somebody else has made with more
 // than it may have (asks S2).
 func (a *Agent) tighten(name string, perm os.FileMode) error {
-	fi, err := os.Stat(a.Root.Path(name))
+	fi, err := a.Root.Stat(name)
 	if err != nil {
 		return err
 	}
 	if fi.Mode().Perm()&^perm == 0 {
 		return nil
 	}
-	return os.Chmod(a.Root.Path(name), fi.Mode().Perm()&perm)
+	return a.Root.Chmod(name, fi.Mode().Perm()&perm)
 }
 
 // sweep removes the temporary files of writes and downloads that a kill or a

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -124,16 +123,16 @@ func (c *collector) run(ctx context.Context, version string) (name string, err e
 	if err := c.root.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	d, err := os.Open(c.root.Path(dir))
+	d, err := c.root.OpenDir(dir, nil)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = d.Close() }() // lets go of the lock
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := d.TryLock(); err != nil {
 		return "", fmt.Errorf("another collection is under way: %w", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+	st, err := d.Statfs()
+	if err != nil {
 		return "", err
 	}
 	if free := int64(st.Bavail)*st.Bsize - collectFree; free < c.zipMax {
@@ -144,14 +143,17 @@ func (c *collector) run(ctx context.Context, version string) (name string, err e
 	}
 
 	name = path.Join(dir, "logs.zip")
-	part := c.root.Path(name) + ".part"
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	part := name + ".part"
+	if err := c.root.Remove(part); err != nil {
+		return "", err
+	}
+	f, err := c.root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(part)
+			_ = c.root.Remove(part)
 		}
 	}()
 	c.out = &counted{w: f}
@@ -163,7 +165,7 @@ func (c *collector) run(ctx context.Context, version string) (name string, err e
 	}
 	err = errors.Join(err, c.zw.Close(), f.Close())
 	if err == nil {
-		err = os.Rename(part, c.root.Path(name))
+		err = c.root.Rename(part, name)
 	}
 	if err == nil {
 		err = c.root.WriteFile(path.Join(dir, "results.txt"), []byte(results), 0o600)
@@ -187,7 +189,7 @@ func (c *collector) gather(ctx context.Context) error {
 // walk takes the files of one source. A directory is opened once and read
 // through its descriptor: no link inside leads out of it (asks S9).
 func (c *collector) walk(ctx context.Context, s source, seen map[string]bool) error {
-	top, err := os.OpenRoot(c.root.Path(s.dir))
+	top, err := c.root.OpenRoot(s.dir)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			c.leave(s.dir, err.Error())
@@ -324,7 +326,7 @@ func (c *collector) results(version string) string {
 
 // peakMemory is the largest resident set of this process so far.
 func peakMemory() string {
-	b, err := os.ReadFile("/proc/self/status")
+	b, err := host.Root("").ReadFile("/proc/self/status")
 	if err != nil || runtime.GOOS != "linux" {
 		return ""
 	}
@@ -398,16 +400,7 @@ func (a *Agent) shipLogs(ctx context.Context) error {
 }
 
 func readAtMost(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(filepath.Clean(name))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes", name, limit)
-	}
-	return b, err
+	return host.Root("").ReadBounded(name, limit)
 }
 
 // shipsLogs: a default is no consent.

@@ -18,8 +18,14 @@ import (
 // ops is every request of the control socket.
 func ops() []status.Request {
 	return []status.Request{
-		{Op: status.OpReport}, {Op: status.OpRetry, Extension: "Contoso.Echo"}, {Op: status.OpCancel, Extension: "Contoso.Echo"},
-		{Op: status.OpHold, ForS: 60}, {Op: status.OpResume}, {Op: status.OpClean}, {Op: status.OpDoctor}, {Op: "unheard of"},
+		{Op: status.OpReport},
+		{Op: status.OpRetry, Extension: "Contoso.Echo"},
+		{Op: status.OpCancel, Extension: "Contoso.Echo"},
+		{Op: status.OpHold, ForS: 60},
+		{Op: status.OpResume},
+		{Op: status.OpClean},
+		{Op: status.OpDoctor},
+		{Op: "unheard of"},
 	}
 }
 

@@ -145,7 +145,7 @@ func (a *Agent) scsiTimeout(context.Context) error {
 		}
 		// Not through Root.WriteFile: an attribute of sysfs is no file that
 		// could be replaced.
-		f, err := os.OpenFile(a.Root.Path(n), os.O_WRONLY|os.O_TRUNC, 0)
+		f, err := a.Root.OpenFile(n, os.O_WRONLY, 0)
 		if err != nil {
 			errs = append(errs, err)
 			continue

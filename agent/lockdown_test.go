@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,9 +35,7 @@ func leftBy(t *testing.T, conf string, others map[string]string) machine {
 	if conf != "" {
 		all["/etc/waagent.conf"] = conf
 	}
-	for name, text := range others {
-		all[name] = text
-	}
+	maps.Copy(all, others)
 	for name, text := range all {
 		if err := os.MkdirAll(filepath.Dir(m.root.Path(name)), 0o755); err != nil {
 			t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/disk"
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
@@ -305,7 +306,7 @@ func (a *Agent) measure(context.Context) error {
 	}
 	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano()).Seconds()
 	rss, fds := ownMemory(), 0
-	if d, err := os.ReadDir("/proc/self/fd"); err == nil {
+	if d, err := host.Root("").ReadDir("/proc/self/fd"); err == nil {
 		fds = len(d)
 	}
 	u, derr := a.diskUsage()
@@ -322,7 +323,7 @@ func (a *Agent) measure(context.Context) error {
 
 // ownMemory is the resident memory in bytes, 0 if unknown.
 func ownMemory() int64 {
-	b, err := os.ReadFile("/proc/self/statm")
+	b, err := host.Root("").ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0
 	}

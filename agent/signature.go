@@ -44,7 +44,7 @@ func (t trust) verify(ctx context.Context, file, signature string) (signer strin
 	if err != nil {
 		return "", err
 	}
-	f, err := os.Open(file)
+	f, err := host.Root("").Open(file)
 	if err != nil {
 		return "", fmt.Errorf("verify package: %w", err)
 	}
@@ -63,7 +63,7 @@ func (t trust) verify(ctx context.Context, file, signature string) (signer strin
 // authority less: whoever put it there relies on it.
 func (t trust) roots() (*x509.CertPool, error) {
 	var names []string
-	entries, err := os.ReadDir(t.root.Path(t.dir))
+	entries, err := t.root.ReadDir(t.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read trust roots: %w", err)
 	}
@@ -77,12 +77,9 @@ func (t trust) roots() (*x509.CertPool, error) {
 	}
 	pool, n := x509.NewCertPool(), 0
 	for _, name := range names {
-		data, err := t.root.ReadFile(name)
+		data, err := t.root.ReadBounded(name, maxRootFile)
 		if err != nil {
 			return nil, fmt.Errorf("read trust roots: %w", err)
-		}
-		if len(data) > maxRootFile {
-			return nil, fmt.Errorf("read trust roots: %s has more than %d bytes", name, maxRootFile)
 		}
 		had := n
 		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {

@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 const (
@@ -33,11 +34,11 @@ func (a *Agent) trim(context.Context) error {
 	}
 	a.trimmed.Store(-1)
 	debug.FreeOSMemory()
-	b, err := os.ReadFile("/proc/self/smaps")
+	b, err := host.Root("").ReadFile("/proc/self/smaps")
 	if err != nil {
 		return fmt.Errorf("trim memory: %w", err)
 	}
-	exe, err := os.Readlink("/proc/self/exe")
+	exe, err := host.Root("").Readlink("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("trim memory: %w", err)
 	}

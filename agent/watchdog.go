@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
 )
 
 const (
@@ -143,7 +144,10 @@ func (a *Agent) hung(ctx context.Context, what string) {
 		return nil
 	})
 	select {
-	case <-said:
+	case err := <-said:
+		if err != nil {
+			a.Log.Error().Err(err).Func(host.LogStack(err)).Msg("the hang could not be told")
+		}
 	case <-time.After(hungSay):
 	case <-ctx.Done():
 		return

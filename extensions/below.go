@@ -279,8 +279,9 @@ func (c *carrier) give(from, to *host.Dir, name string, depth int) error {
 			return err
 		}
 		return to.Symlink(target, name)
+	default:
+		return nil // who listens at a socket or a FIFO makes it anew
 	}
-	return nil // who listens at a socket or a FIFO makes it anew
 }
 
 func (c *carrier) folder(from, to *host.Dir, name string, depth int) error {

@@ -175,7 +175,7 @@ func mountPoint(path string) string {
 	if err != nil {
 		return path
 	}
-	if target, err := filepath.EvalSymlinks(path); err == nil {
+	if target, err := top.Resolve(path); err == nil {
 		path = target
 	}
 	best := "/"

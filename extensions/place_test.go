@@ -322,6 +322,7 @@ func tree(t *testing.T, dir string) map[string]string {
 				return err
 			}
 			what += " → " + target
+		default:
 		}
 		out[strings.TrimPrefix(p, dir+"/")] = what
 		return nil

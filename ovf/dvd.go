@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -195,8 +194,8 @@ func isForeign(err error) bool {
 
 // openTree shows a directory without letting symlinks lead out of it: who
 // wrote the medium does not choose which of our files are read.
-func openTree(dir string) (fs.FS, func() error, error) {
-	r, err := os.OpenRoot(dir)
+func openTree(root host.Root, dir string) (fs.FS, func() error, error) {
+	r, err := root.OpenRoot(dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -218,7 +217,7 @@ func (t *trial) mounted(d *device) *Medium {
 		if !same || mp.root != "/" {
 			continue
 		}
-		f, closer, err := openTree(t.root.Path(mp.point))
+		f, closer, err := openTree(t.root, mp.point)
 		if err != nil {
 			t.failed(d.candidate, "read mount "+mp.point, err)
 			continue
@@ -249,7 +248,7 @@ func (t *trial) mount(d *device) *Medium {
 			t.failed(d.candidate, "mount "+kind, err)
 			continue
 		}
-		f, closer, err := openTree(dir)
+		f, closer, err := openTree("", dir)
 		if err == nil {
 			return &Medium{
 				FS:     f,

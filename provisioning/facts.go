@@ -2,7 +2,6 @@ package provisioning
 
 import (
 	"context"
-	"errors"
 	"path"
 	"slices"
 	"strconv"
@@ -115,7 +114,11 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	if b, err := r.ReadFile("/proc/sys/crypto/fips_enabled"); err == nil {
 		f.FIPS = strings.TrimSpace(string(b)) == "1"
 	}
-	f.EtcReadOnly = errors.Is(unix.Access(r.Path("/etc"), unix.W_OK), unix.EROFS)
+	if etc, err := r.OpenDir("/etc", nil); err == nil {
+		st, err := etc.Statfs()
+		f.EtcReadOnly = err == nil && st.Flags&unix.ST_RDONLY != 0
+		_ = etc.Close()
+	}
 
 	f.SudoersDir = r.Exists(o.SudoersDir)
 	f.SudoersIncluded = sudoersIncluded(r, o.SudoersDir)

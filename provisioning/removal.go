@@ -80,16 +80,16 @@ func removeAccount(ctx context.Context, sys *System, o Options, name string, spa
 	}
 	open := readRemoving(sys.Root, o)
 	sys.Root.BreakStaleAccountLocks()
-	noted := false
 	switch {
 	case have && a.UID == 0:
 		return fmt.Errorf("remove account %s: it is root", name)
 	case have:
-		open, noted = append(open.without(name), a), true
+		open = append(open.without(name), a)
 		if err := errors.Join(sys.Root.MkdirAll(o.Dir(), 0o700), open.write(sys, o)); err != nil {
 			return err
 		}
 	default:
+		var noted bool
 		if a, noted = find(open, name); !noted || a.UID == 0 {
 			return ForgetSudo(sys.Root, o, name)
 		}

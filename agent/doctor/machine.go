@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -162,16 +163,13 @@ func checkPerm(e Env) []Finding {
 		}
 		return one(unknown("%v", err))
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(e.path(lib), &st); err != nil {
-		return one(unknown("%s: %v", lib, err))
-	}
+	st, isStat := fi.Sys().(*syscall.Stat_t)
 	switch {
 	case !fi.IsDir():
 		return one(bad("AZ-DISK-PERM", "%s is not a directory", lib))
 	case fi.Mode().Perm()&0o022 != 0:
 		return one(bad("AZ-DISK-PERM", "%s has mode %04o: others can change what root runs", lib, fi.Mode().Perm()))
-	case st.Uid != 0:
+	case isStat && st.Uid != 0:
 		return one(bad("AZ-DISK-PERM", "%s belongs to uid %d", lib, st.Uid))
 	}
 	return one(ok("%s %04o, root", lib, fi.Mode().Perm()))

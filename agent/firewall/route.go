@@ -92,11 +92,11 @@ func parseRule(b []byte) (r routeRule, ok bool) {
 	} else {
 		have[unix.FRA_PRIORITY] = make([]byte, 4) // 0 is not said
 	}
-	if port := have[unix.FRA_DPORT_RANGE]; !isAddr || len(port) != 4 {
+	port := have[unix.FRA_DPORT_RANGE]
+	if !isAddr || len(port) != 4 {
 		return r, false
-	} else {
-		r.addr, r.port = addr, binary.NativeEndian.Uint16(port)
 	}
+	r.addr, r.port = addr, binary.NativeEndian.Uint16(port)
 	for k, want := range r.attributes() {
 		if !slices.Equal(have[k], want) {
 			return r, false

@@ -77,6 +77,18 @@ func (d *Dir) Sync() { _ = d.f.Sync() }
 // directory.
 func (d *Dir) SyncFS() error { return d.fail("sync", "", unix.Syncfs(d.fd())) }
 
+// TryLock takes the lock of the directory, until it is closed. It does not
+// wait: the error is unix.EWOULDBLOCK if somebody has it.
+func (d *Dir) TryLock() error {
+	return d.fail("lock", "", unix.Flock(d.fd(), unix.LOCK_EX|unix.LOCK_NB))
+}
+
+// Statfs describes the file system that the directory is on.
+func (d *Dir) Statfs() (st unix.Statfs_t, err error) {
+	err = d.fail("statfs", "", unix.Fstatfs(d.fd(), &st))
+	return st, err
+}
+
 // OpenDir opens a directory in this one. A symbolic link is refused.
 func (d *Dir) OpenDir(name string) (*Dir, error) {
 	if err := checked(name); err != nil {

@@ -54,8 +54,8 @@ func (r Root) at(name string, follow bool) (*Dir, string, error) {
 			return d, base, nil
 		}
 		target, err := d.trustedLink(base)
-		if err != nil { // none, or not a trusted one
-			return d, base, nil
+		if err != nil {
+			return d, base, nil //nolint:nilerr // no link, or not a trusted one
 		}
 		name = absolute(d.name, target)
 		if err := d.Close(); err != nil {
@@ -135,6 +135,15 @@ func (r Root) OpenDevice(name string, flag int) (f *os.File, err error) {
 		return nil
 	})
 	return f, err
+}
+
+// Resolve is the name without the links that root made.
+func (r Root) Resolve(name string) (full string, err error) {
+	err = r.in(name, true, func(d *Dir, base string) error {
+		full = path.Join(d.name, base)
+		return nil
+	})
+	return full, err
 }
 
 // Exists reports whether name is there, whatever it is.
@@ -342,8 +351,8 @@ func (r Root) AsideAll(dir string) error {
 	list, err := d.ReadDir()
 	errs := []error{err}
 	for _, e := range list {
-		name, ok := strings.CutSuffix(e.Name(), tempMark+"old")
-		if name, ok = strings.CutPrefix(name, "."); !ok || aside(name) != e.Name() {
+		name := strings.TrimPrefix(strings.TrimSuffix(e.Name(), tempMark+"old"), ".")
+		if aside(name) != e.Name() {
 			continue
 		}
 		err := d.RenameNew(e.Name(), d, name)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -179,5 +180,5 @@ func (w *capped) Write(p []byte) (int, error) {
 func (w *capped) bytes() []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.b[:len(w.b):len(w.b)]
+	return slices.Clip(w.b)
 }

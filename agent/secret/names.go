@@ -163,6 +163,14 @@ func (n *name) byte(i int) byte {
 	return n.s[i]
 }
 
+// skip is the first position from i on whose byte is none of a kind.
+func (n *name) skip(i int, kind func(byte) bool) int {
+	for kind(n.byte(i)) {
+		i++
+	}
+	return i
+}
+
 // whole reports whether the word is the end of a name, and one that counts.
 func (n *name) whole() bool {
 	s, prev := n.s, n.byte(n.from-1)
@@ -239,8 +247,7 @@ func (n *name) behind() (at int, ok bool) {
 		i += len(q)
 	}
 	if n.byte(i) == '[' && digit(n.byte(i+1)) { // password[0]=…
-		for i++; digit(n.byte(i)); i++ {
-		}
+		i = n.skip(i+1, digit)
 	}
 	if n.byte(i) == ']' { // $x['password'] = …
 		i++
@@ -279,15 +286,13 @@ func (n *name) behind() (at int, ok bool) {
 		n.sep = '('
 		return j + 1, true
 	case n.option && n.byte(j) == ',' && n.quoted != "":
-		for j++; space(n.byte(j)); j++ {
-		}
+		j = n.skip(j+1, space)
 		n.sep = ','
 		return j, quoteAt(s, j) != ""
 	case n.option && n.quoted == "" && j > i && n.kind != key && n.kind != auth:
 		n.sep = ' '
 		if n.byte(j) == '\\' && (n.byte(j+1) == '\n' || n.byte(j+1) == '\r') {
-			for j++; space(n.byte(j)); j++ {
-			}
+			j = n.skip(j+1, space)
 		}
 		return j, n.byte(j) != '-'
 	case n.quoted == "" && j > i && n.kind == pass && quoteAt(s, j) != "":
@@ -334,8 +339,7 @@ func (n *name) next(j int) (int, bool) {
 			k++
 		}
 		if n.byte(k) == '\n' {
-			for k++; blank(n.byte(k)); k++ {
-			}
+			k = n.skip(k+1, blank)
 			n.sep = '|'
 			return k, true
 		}
@@ -413,8 +417,7 @@ func (n *name) apart(i int) (int, bool) {
 		if w == 0 {
 			return 0, false
 		}
-		for j += w; blank(n.byte(j)); j++ {
-		}
+		j = n.skip(j+w, blank)
 		return j, true
 	}
 	return 0, false
@@ -426,8 +429,24 @@ func separator(s string) (n int, sep byte) {
 		text string
 		sep  byte
 	}{
-		{":=", '='}, {"::", 0}, {"://", 0}, {":", ':'}, {"=>", '='}, {"==", '='}, {"=", '='}, {"->", '='}, {"：", ':'}, {"＝", '='},
-		{"%3d", '='}, {"%253d", '='}, {"%3a", ':'}, {`\u003d`, '='}, {`\x3d`, '='}, {"&#61;", '='}, {"&#x3d;", '='}, {"&#58;", ':'},
+		{":=", '='},
+		{"::", 0},
+		{"://", 0},
+		{":", ':'},
+		{"=>", '='},
+		{"==", '='},
+		{"=", '='},
+		{"->", '='},
+		{"：", ':'},
+		{"＝", '='},
+		{"%3d", '='},
+		{"%253d", '='},
+		{"%3a", ':'},
+		{`\u003d`, '='},
+		{`\x3d`, '='},
+		{"&#61;", '='},
+		{"&#x3d;", '='},
+		{"&#58;", ':'},
 	} {
 		if begins(s, e.text) {
 			if e.sep == 0 {

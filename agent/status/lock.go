@@ -86,15 +86,16 @@ func (l *Lock) Keep() (fd int, err error) {
 
 // Adopt takes over the lock at path that the program before us kept.
 func Adopt(fd int, path string) (*Lock, error) {
-	var have, want unix.Stat_t
-	if err := errors.Join(unix.Fstat(fd, &have), unix.Stat(path, &want)); err != nil {
-		return nil, fmt.Errorf("take over lock: %w", err)
-	}
-	if have.Dev != want.Dev || have.Ino != want.Ino {
-		return nil, fmt.Errorf("take over lock: descriptor %d is not %s", fd, path)
-	}
 	unix.CloseOnExec(fd)
 	l := &Lock{os.NewFile(uintptr(fd), path)}
+	have, err := l.f.Stat()
+	want, werr := host.Root("").Stat(path)
+	if err = errors.Join(err, werr); err != nil {
+		return nil, fmt.Errorf("take over lock: %w", err)
+	}
+	if !os.SameFile(have, want) {
+		return nil, fmt.Errorf("take over lock: descriptor %d is not %s", fd, path)
+	}
 	if err := flock(l.f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("take over lock: %w", err)
 	}

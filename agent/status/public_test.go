@@ -66,8 +66,7 @@ func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 		if typ.Kind() != reflect.Struct {
 			return
 		}
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for f := range typ.Fields() {
 			name := path + "." + f.Name
 			switch {
 			case !f.IsExported():

@@ -25,8 +25,7 @@ const (
 
 // HasBus reports whether there may be a NetworkManager to ask.
 func HasBus(root host.Root) bool {
-	_, err := os.Stat(root.Path(busSocket))
-	return err == nil
+	return root.Exists(busSocket)
 }
 
 // networkManager asks NetworkManager for option 245 of its leases, which with

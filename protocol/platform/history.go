@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"os"
+	"io/fs"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 )
@@ -30,13 +30,13 @@ func (c *Client) archive(gs *protocol.GoalState) {
 	if budget < 0 {
 		return
 	}
-	dir := c.o.Root.Path(path.Join(c.o.LibDir, "history"))
+	dir := path.Join(c.o.LibDir, "history")
 	name := time.Now().UTC().Format("2006-01-02T15-04-05") + "__" + safe(gs.Incarnation)
 	if gs.ETag != "" {
 		name += "-" + safe(gs.ETag)
 	}
-	entry := filepath.Join(dir, name)
-	if err := os.MkdirAll(entry, 0o700); err != nil {
+	entry := path.Join(dir, name)
+	if err := c.o.Root.MkdirAll(entry, 0o700); err != nil {
 		c.o.Log.Debug().Err(err).Msg("goal state not archived")
 		return
 	}
@@ -57,12 +57,12 @@ func (c *Client) archive(gs *protocol.GoalState) {
 		if len(f.data) == 0 {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(entry, f.name), withoutSecrets(f.data), 0o600); err != nil {
+		if err := c.o.Root.WriteFileLazy(path.Join(entry, f.name), withoutSecrets(f.data), 0o600); err != nil {
 			c.o.Log.Debug().Err(err).Msg("goal state not archived")
 			break
 		}
 	}
-	prune(dir, budget)
+	prune(c.o.Root, dir, budget)
 }
 
 func (c *Client) historyBudget() int64 { return cmp.Or(c.o.HistoryBytes, historyBytes) }
@@ -116,33 +116,37 @@ func withoutSecrets(b []byte) []byte {
 }
 
 // prune removes the oldest entries beyond the number and the bytes allowed.
-func prune(dir string, budget int64) {
-	list, err := os.ReadDir(dir)
+func prune(root host.Root, dir string, budget int64) {
+	list, err := root.ReadDir(dir)
 	if err != nil {
 		return
 	}
-	slices.SortFunc(list, func(a, b os.DirEntry) int { return strings.Compare(b.Name(), a.Name()) })
+	slices.Reverse(list)
 	var total int64
 	for i, e := range list {
-		p := filepath.Join(dir, e.Name())
-		total += size(p)
+		p := path.Join(dir, e.Name())
+		total += size(root, p)
 		if i > 0 && (i >= historyEntries || total > budget) {
-			_ = os.RemoveAll(p)
+			_ = root.RemoveAll(p)
 		}
 	}
 }
 
 // size is that of a file or of the files in a directory, with a block for
 // each.
-func size(p string) int64 {
+func size(root host.Root, name string) int64 {
 	var n int64
-	_ = filepath.WalkDir(p, func(_ string, d os.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // what vanished has no size
-		}
-		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+	add := func(fi fs.FileInfo) {
+		if fi.Mode().IsRegular() {
 			n += (fi.Size() + 4095) / 4096 * 4096
 		}
+	}
+	if fi, err := root.Lstat(name); err == nil {
+		add(fi)
+	}
+	// What can't be read has no size.
+	_ = root.Walk(name, host.MaxEntries, func(_ string, _ *host.Dir, fi fs.FileInfo, _ error) error {
+		add(fi)
 		return nil
 	})
 	return n

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol/hostga"
 	"github.com/azguest/azguest/protocol/internal/web"
@@ -166,9 +167,14 @@ func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL,
 // File writes a blob to path (a name the kernel understands) with mode 0600
 // and returns its SHA-256 in hex. The file appears whole or not at all.
 func (c *Client) File(ctx context.Context, w Want, path string) (digest string, err error) {
+	dir, err := host.Root("").OpenDir(filepath.Dir(path), nil)
+	if err != nil {
+		return "", fmt.Errorf("get %s: %w", w.Op, err)
+	}
+	defer dir.Close()
 	// The name is that of all temporary files: whoever is killed meanwhile finds
 	// it again at the next start (host.TempPattern).
-	part, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".azg-*")
+	part, tmp, err := dir.CreateTemp(filepath.Base(path))
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
@@ -178,7 +184,7 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 			err = cerr
 		}
 		if !done {
-			_ = os.Remove(part.Name())
+			_ = dir.Remove(tmp)
 		}
 	}()
 	if w.Limit == 0 {
@@ -196,7 +202,7 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(part.Sync(), os.Rename(part.Name(), path)); err != nil {
+	if err := errors.Join(part.Sync(), dir.Rename(tmp, dir, filepath.Base(path))); err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
 	done = true

@@ -15,8 +15,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/azguest/azguest/agent/bound"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
+
+	"github.com/azguest/azguest/agent/bound"
 )
 
 const (
