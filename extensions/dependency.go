@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,8 +46,20 @@ func (m *Manager) gated(pairs []pair, start func()) bool {
 // gate says what a pair waits for, or why it will never run in this pass.
 func (m *Manager) gate(q pair) (waits string, never Problem) {
 	late := time.Since(m.pass.began) > m.cfg.Timeouts.Depend
+	var all map[string]bool
+	// The platform names what an extension waits for; without a list everything
+	// of a lower level counts. Names are followed transitively.
+	depends := func(o pair) bool {
+		if len(q.after) == 0 {
+			return q.level > 0
+		}
+		if all == nil {
+			all = m.pass.dependencies(q)
+		}
+		return all[o.key()]
+	}
 	for _, o := range m.pass.pairs {
-		if o.key() == q.key() || o.order() >= q.order() {
+		if o.order() >= q.order() || o.key() == q.key() {
 			continue
 		}
 		if !o.enable { // what goes away goes first; whether it succeeds matters to nobody
@@ -59,11 +72,10 @@ func (m *Manager) gate(q pair) (waits string, never Problem) {
 			continue
 		}
 		done, failure := m.pairDone(o)
-		depends := m.dependsOn(q, o)
 		switch {
-		case failure != "" && depends:
+		case failure != "" && depends(o):
 			return "", Problem{codeOther, causeBlocked, failure}
-		case !done && late && depends:
+		case !done && late && depends(o):
 			return "", Problem{codeOther, causeBlocked, fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))}
 		case !done && !late:
 			waits = "dependency " + o.row
@@ -72,38 +84,60 @@ func (m *Manager) gate(q pair) (waits string, never Problem) {
 	return waits, Problem{}
 }
 
-// dependsOn: the platform names what an extension waits for; without a list
-// everything of a lower level counts. Names are followed transitively.
-func (m *Manager) dependsOn(q, o pair) bool {
-	if len(q.after) == 0 {
-		return q.level > 0
+// dependencies are the keys of all pairs that one depends on by name. Each
+// name and each pair is looked at once, however often it is named: a goal state
+// has room for thousands of both.
+func (p *pass) dependencies(q pair) map[string]bool {
+	if p.names == nil {
+		p.names = namesOf(p.pairs)
 	}
-	seen := map[string]bool{}
-	var walk func(pair) bool
-	walk = func(p pair) bool {
-		for _, d := range p.after {
-			for _, c := range m.pass.pairs {
-				if seen[c.key()] || !names(d, c) {
-					continue
-				}
-				seen[c.key()] = true
-				if c.key() == o.key() || walk(c) {
-					return true
+	all, seen := map[string]bool{}, map[protocol.Dependency]bool{}
+	for todo := []pair{q}; len(todo) > 0; {
+		next := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, d := range next.after {
+			d = protocol.Dependency{Handler: strings.ToLower(d.Handler), Extension: strings.ToLower(d.Extension)}
+			if seen[d] {
+				continue
+			}
+			seen[d] = true
+			found := [][]pair{p.names.exact[d], nil}
+			if d.Extension != "" {
+				found[1] = p.names.single[d.Handler]
+			}
+			for _, c := range slices.Concat(found...) {
+				if !all[c.key()] {
+					all[c.key()] = true
+					todo = append(todo, c)
 				}
 			}
 		}
-		return false
 	}
-	return walk(q)
+	return all
 }
 
-// names reports whether a dependency means this extension. A single-config
-// extension is named by its handler alone.
-func names(d protocol.Dependency, c pair) bool {
-	if !strings.EqualFold(d.Handler, c.handler.Name) {
-		return strings.EqualFold(d.Handler, "") && strings.EqualFold(d.Extension, c.row)
+// names tell which extensions a dependency means, in lower case.
+type names struct {
+	// exact are those of this name; without an extension all of the handler.
+	exact map[protocol.Dependency][]pair
+	// single is a single-config extension, which is named by its handler alone.
+	single map[string][]pair
+}
+
+func namesOf(pairs []pair) *names {
+	n := &names{exact: map[protocol.Dependency][]pair{}, single: map[string][]pair{}}
+	for _, c := range pairs {
+		handler, ext, full := strings.ToLower(c.handler.Name), strings.ToLower(c.ext), protocol.Dependency{Extension: strings.ToLower(c.row)}
+		n.exact[protocol.Dependency{Handler: handler}] = append(n.exact[protocol.Dependency{Handler: handler}], c)
+		if ext == "" {
+			n.single[handler] = append(n.single[handler], c)
+		} else {
+			d := protocol.Dependency{Handler: handler, Extension: ext}
+			n.exact[d] = append(n.exact[d], c)
+		}
+		n.exact[full] = append(n.exact[full], c)
 	}
-	return c.ext == "" || d.Extension == "" || strings.EqualFold(d.Extension, c.ext)
+	return n
 }
 
 // pairOpen reports whether a removal is still to be done.
@@ -126,8 +160,13 @@ func (m *Manager) pairOpen(o pair) bool {
 // pairDone reports whether an extension has reached an end in this pass, and
 // what is wrong with it.
 func (m *Manager) pairDone(o pair) (done bool, failure string) {
-	row := m.rowOf(o)
-	switch row.end {
+	var at end
+	if known, ok := m.ends[o.key()]; ok {
+		at = known
+	} else if at = m.rowOf(o).end; m.ends != nil {
+		m.ends[o.key()] = at
+	}
+	switch at {
 	case endFailed:
 		return true, "Skipping processing of extensions since execution of dependent extension " + o.row + " failed"
 	case endError:

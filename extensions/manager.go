@@ -174,6 +174,7 @@ type Manager struct {
 	// Owned by the goroutine of Run.
 	handlers map[string]*handler // by lower-case name
 	pass     *pass
+	ends     map[string]end // how pairs stand, while schedule looks at them
 	watch    *fsnotify.Watcher
 	watched  map[string]bool
 	busy     int

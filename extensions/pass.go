@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -33,6 +34,7 @@ type pass struct {
 	blind    map[string]pair      // by pair: run without the certificate of its settings
 	off      map[string]Problem   // by lower-case handler name: what the operator has cancelled of it
 	pairs    []pair
+	names    *names // of the pairs, made when first needed
 	policy   policyState
 	state    *protocol.GoalStateStatus
 	refused  bool // required features are missing: nothing is processed
@@ -44,6 +46,7 @@ type pass struct {
 // pair is one extension of one handler, the unit of ordering.
 type pair struct {
 	handler *protocol.Handler
+	id      string
 	ext     string // "" for single-config
 	row     string // the extension's full name, for messages
 	seq     int
@@ -56,7 +59,7 @@ type pair struct {
 // pairKey names a pair in maps.
 func pairKey(handler, ext string) string { return strings.ToLower(handler) + "\x00" + ext }
 
-func (p pair) key() string { return pairKey(p.handler.Name, p.ext) }
+func (p pair) key() string { return p.id }
 
 // deadline is since when nothing of a transitioning extension lives.
 type deadline struct {
@@ -86,9 +89,9 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 		bad := ""
 		switch {
 		case !handlerName(h.Name):
-			bad = fmt.Sprintf("bad handler name %q", h.Name)
+			bad = "bad handler name " + bound.Quote(h.Name)
 		case !versionText(h.Version):
-			bad = fmt.Sprintf("bad version %q of handler %s", h.Version, h.Name)
+			bad = fmt.Sprintf("bad version %s of handler %s", bound.Quote(h.Version), h.Name)
 		case seen[strings.ToLower(h.Name)]:
 			bad = fmt.Sprintf("handler %s is named twice", h.Name)
 		}
@@ -96,7 +99,7 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 		for _, s := range h.Settings {
 			switch {
 			case h.MultiConfig && !extensionName(s.Name):
-				bad = fmt.Sprintf("bad extension name %q of handler %s", s.Name, h.Name)
+				bad = fmt.Sprintf("bad extension name %s of handler %s", bound.Quote(s.Name), bound.Clip(h.Name))
 			case s.Seq < 0:
 				bad = fmt.Sprintf("bad sequence number %d of handler %s", s.Seq, h.Name)
 			}
@@ -115,7 +118,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		if m.pass.key == gs.Key() && !m.pass.hold == !m.held(gs) {
 			// The same once more, with other certificates. What was told stays
 			// told; the pairs point into the handlers of their goal state.
-			m.pass.gs, m.pass.pairs = gs, pairsOf(gs)
+			m.pass.gs, m.pass.pairs, m.pass.names = gs, pairsOf(gs), nil
 			return
 		}
 	}
@@ -167,12 +170,12 @@ func pairsOf(gs *protocol.GoalState) []pair {
 	for i := range gs.Handlers {
 		h := &gs.Handlers[i]
 		if len(h.Settings) == 0 {
-			out = append(out, pair{handler: h, row: h.Name, level: h.Level, after: h.After, enable: h.Want == protocol.WantEnabled, bare: true})
+			out = append(out, pair{handler: h, id: pairKey(h.Name, ""), row: h.Name, level: h.Level, after: h.After, enable: h.Want == protocol.WantEnabled, bare: true})
 		}
 		for _, s := range h.Settings {
-			p := pair{handler: h, row: h.Name, seq: s.Seq, level: s.Level, after: s.After, enable: h.Want == protocol.WantEnabled}
+			p := pair{handler: h, id: pairKey(h.Name, ""), row: h.Name, seq: s.Seq, level: s.Level, after: s.After, enable: h.Want == protocol.WantEnabled}
 			if h.MultiConfig {
-				p.ext, p.row = s.Name, h.Name+"."+s.Name
+				p.ext, p.id, p.row = s.Name, pairKey(h.Name, s.Name), h.Name+"."+s.Name
 				p.enable = p.enable && s.Want != protocol.WantDisabled
 			}
 			out = append(out, p)
@@ -246,6 +249,8 @@ func (m *Manager) schedule(ctx context.Context) {
 	}
 	p.waits = map[string]string{}
 	m.lookForCertificates()
+	m.ends = map[string]end{}
+	defer func() { m.ends = nil }()
 	open := false
 	for i := range p.gs.Handlers {
 		want := &p.gs.Handlers[i]
@@ -309,9 +314,17 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	if len(h.recs) == 0 && want.Want != protocol.WantEnabled {
 		return false
 	}
+	// What is done here changes how these stand, and none of the others.
+	forget := func() {
+		for _, q := range mine {
+			delete(m.ends, q.key())
+		}
+	}
+	defer forget()
 	if m.refuse(h, want, mine) {
 		return false
 	}
+	forget()
 	wish, ready := m.wish(h, want, mine)
 	if !ready {
 		// The version has to be decided first, and for that the platform asked.

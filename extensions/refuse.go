@@ -15,6 +15,7 @@ func (m *Manager) skip(q pair, why Problem) {
 	p := m.pass
 	p.skipped[q.key()] = why
 	delete(p.waits, q.key())
+	delete(m.ends, q.key())
 	m.log.Warn().Str("extension", q.row).Str("code", why.Cause).Str("why", why.Text).Msg("extension is not processed")
 	h := m.handler(q.handler.Name)
 	w := newWork(m, h, q.handler, Task{Op: Enable, Version: q.handler.Version, Ext: q.ext})

@@ -536,7 +536,7 @@ func (v view) diskRows(files *fileCache) []row {
 			exts = enabledNames(rec)
 		}
 		for _, ext := range exts {
-			q := pair{handler: want, ext: ext, row: rec.Name, enable: true}
+			q := pair{handler: want, id: pairKey(want.Name, ext), ext: ext, row: rec.Name, enable: true}
 			if ext != "" {
 				q.row += "." + ext
 			}
