@@ -192,7 +192,7 @@ func (a *Agent) restoreAccess() map[string]time.Time {
 		ends = map[string]time.Time{} // the file says null
 	}
 	for _, h := range provisioning.HalfRemoved(a.Root, a.provisioningOptions()) {
-		if h.Gecos == provisioning.JITComment {
+		if provisioning.ShortLived(a.Root, a.provisioningOptions(), h) {
 			ends[h.Name] = time.Time{}
 		}
 	}

@@ -38,10 +38,13 @@ type System struct {
 type Facts struct {
 	Accounts []host.Account
 	Groups   []host.Group
-	HalfMade []string // short-lived accounts that were not completed
-	Leaving  []string // accounts whose removal has not come to its end
-	UIDMin   int
-	Shells   []string // existing ones of /etc/shells
+	// ShortLived are the names of short-lived accounts, whatever their comment
+	// says by now.
+	ShortLived []string
+	HalfMade   []string // those that were not completed
+	Leaving    []string // accounts whose removal has not come to its end
+	UIDMin     int
+	Shells     []string // existing ones of /etc/shells
 
 	// Names of the programs, empty if absent.
 	Useradd, Adduser, Usermod, Chpasswd string
@@ -67,6 +70,10 @@ type Facts struct {
 	EtcReadOnly  bool
 }
 
+func (f Facts) shortLived(a host.Account) bool {
+	return jitComment(a) || slices.Contains(f.ShortLived, a.Name)
+}
+
 // Gather reads the facts. An error means that the machine cannot even be
 // looked at; what is merely absent is a fact.
 func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
@@ -80,7 +87,12 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	if f.Groups, err = r.Groups(); err != nil {
 		return f, fail(CodeInternal, "failed to read the groups", err)
 	}
+	ledger := readJITLedger(r, o)
 	for _, a := range f.Accounts {
+		if !ledger.has(a) {
+			continue
+		}
+		f.ShortLived = append(f.ShortLived, a.Name)
 		if halfMade(r, o, a) {
 			f.HalfMade = append(f.HalfMade, a.Name)
 		}

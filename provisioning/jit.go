@@ -12,8 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// JITComment is the GECOS text that tells our short-lived accounts from
-// everybody else's (spec/protocol §9).
+// JITComment is the GECOS text of short-lived accounts (spec/protocol §9).
 const JITComment = "JIT_Account"
 
 // JITUser is one account that the platform asks for until Expires.
@@ -25,13 +24,13 @@ type JITUser struct {
 }
 
 // JITSteps says which accounts to add and to remove at the moment now. It is
-// pure. Only accounts with the comment are ours: one of the same name
-// without it is never touched, whatever the platform asks for; the reasons
+// pure. Only accounts with the comment, and those that it had before its owner
+// changed it, are ours: another one of the same name is never touched, whatever the platform asks for; the reasons
 // for what is not done come back as warnings.
 func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, warnings []error) {
 	o = o.WithDefaults()
 	for _, a := range f.Accounts {
-		if a.Gecos != JITComment || slices.Contains(f.Leaving, a.Name) {
+		if !f.shortLived(a) || slices.Contains(f.Leaving, a.Name) {
 			continue // a removal that has begun is ended by MendJIT
 		}
 		i := slices.IndexFunc(want, func(u JITUser) bool { return u.Name == a.Name })
@@ -49,9 +48,9 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 			if now.Before(u.Expires) {
 				warnings = append(warnings, fmt.Errorf("just-in-time user %q: the one before of that name is still being removed", printable(u.Name)))
 			}
-		case !now.Before(u.Expires), exists && have.Gecos == JITComment && !slices.Contains(f.HalfMade, u.Name):
+		case !now.Before(u.Expires), exists && f.shortLived(have) && !slices.Contains(f.HalfMade, u.Name):
 			// Over, or there already.
-		case exists && have.Gecos != JITComment:
+		case exists && !f.shortLived(have):
 			warnings = append(warnings, fmt.Errorf("just-in-time user %q: an account of that name is somebody else's", printable(u.Name)))
 		default:
 			in := Input{UserName: u.Name, Password: u.Password}
@@ -79,7 +78,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 func EndJIT(names []string, f Facts, o Options) (steps []Step) {
 	o = o.WithDefaults()
 	for _, name := range names {
-		if have, exists := find(f.Accounts, name); exists && have.Gecos == JITComment {
+		if have, exists := find(f.Accounts, name); exists && f.shortLived(have) {
 			steps = append(steps, RemoveJIT{Name: name, Options: o})
 		}
 	}
@@ -126,7 +125,7 @@ func (s AddJIT) Apply(ctx context.Context, sys *System) error {
 	if err != nil {
 		return bad(err)
 	}
-	if cut && (acct.Gecos != JITComment || !halfMade(sys.Root, s.Options, acct)) {
+	if cut && !halfMade(sys.Root, s.Options.WithDefaults(), acct) {
 		return fmt.Errorf("just-in-time user %q appeared meanwhile", name)
 	}
 	have := cut
@@ -168,7 +167,7 @@ func (s AddJIT) finish(ctx context.Context, sys *System, cut bool) error {
 
 // halfMade says that a short-lived account has no password yet.
 func halfMade(r host.Root, o Options, a host.Account) bool {
-	if a.Gecos != JITComment {
+	if !readJITLedger(r, o).has(a) {
 		return false
 	}
 	field, _, err := r.PasswordField(o.Shadow, a.Name)
@@ -200,6 +199,9 @@ func (s AddJIT) create(ctx context.Context, sys *System, uid int) error {
 		return err
 	}
 	return withUID(sys, o, uid, func(uid int) error {
+		if err := noteJIT(sys, o, s.Account.Name, uid); err != nil {
+			return err
+		}
 		d := c
 		d.Args = append(slices.Clone(c.Args), "-u", strconv.Itoa(uid), s.Account.Name)
 		_, err := sys.Run.Run(ctx, d)
@@ -247,7 +249,7 @@ func (s RemoveJIT) Apply(ctx context.Context, sys *System) error {
 	if err != nil {
 		return err
 	}
-	if have && strings.TrimRight(a.Gecos, ",") != JITComment {
+	if have && !ShortLived(sys.Root, s.Options, a) {
 		return fmt.Errorf("remove %s: the account is not ours", s.Name)
 	}
 	if err := removeAccount(ctx, sys, s.Options.WithDefaults(), s.Name, false); err != nil {

@@ -35,6 +35,8 @@ func TestJITAccounts(t *testing.T) {
 		"expired":                             {want: []provisioning.JITUser{user("ann", past)}, have: []host.Account{jit("ann")}, do: []string{"remove the just-in-time user ann"}},
 		"no longer asked for":                 {have: []host.Account{jit("ann")}, do: []string{"remove the just-in-time user ann"}},
 		"somebody else's account of the name": {want: []provisioning.JITUser{user("ann", soon)}, have: []host.Account{{Name: "ann", UID: 1000, Gecos: "Ann"}}, warn: 1},
+		"telephone numbers of its own":        {have: []host.Account{{Name: "ann", UID: 1500, Gecos: "JIT_Account,1,2,3"}}, do: []string{"remove the just-in-time user ann"}},
+		"over, with telephone numbers":        {want: []provisioning.JITUser{user("ann", past)}, have: []host.Account{{Name: "ann", UID: 1500, Gecos: "JIT_Account,room 5"}}, do: []string{"remove the just-in-time user ann"}},
 		"a similar comment is not ours":       {have: []host.Account{{Name: "ann", UID: 1000, Gecos: "JIT_Account too"}}},
 		"the expiry can't be read":            {want: []provisioning.JITUser{{Name: "ann", Err: errors.New("bad date")}}, have: []host.Account{jit("ann")}, warn: 1},
 		"a hostile name":                      {want: []provisioning.JITUser{user("../x", soon), user("root", soon), user("a b", soon)}, warn: 3},
@@ -114,6 +116,77 @@ func TestJITAccountApplied(t *testing.T) {
 			}
 			if ran := strings.Join(m.run.Commands(), "\n"); !strings.Contains(ran, tc.command) || tc.never != "" && strings.Contains(ran, tc.never) {
 				t.Errorf("ran\n%s", ran)
+			}
+		})
+	}
+}
+
+// TestJITUserWithAnotherComment: the owner of a short-lived account may change
+// its comment, with chfn, and is removed all the same; also if the comment
+// changes between a removal that failed and the next.
+func TestJITUserWithAnotherComment(t *testing.T) {
+	t.Parallel()
+	until := time.Date(2026, 1, 31, 23, 0, 0, 0, time.UTC)
+	for name, comment := range map[string]string{"as it was": "JIT_Account", "a room": "JIT_Account,5,,", "another name": "Ann", "none": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			passwd := m.read("/etc/passwd")
+			line := func(uid, comment string) string {
+				return passwd + "ann:x:" + uid + ":" + uid + ":" + comment + ":/home/ann:/bin/bash\n"
+			}
+			uid := ""
+			m.run.Answers["useradd"] = hosttest.Answer{Do: func(c host.Cmd) error {
+				uid = c.Args[len(c.Args)-2]
+				m.write("/etc/passwd", line(uid, "JIT_Account"), 0o644)
+				return nil
+			}}
+			m.run.Answers["chpasswd"] = hosttest.Answer{}
+			gone := hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/passwd", passwd, 0o644); return nil }}
+			m.run.Answers["userdel"] = hosttest.Answer{Code: 1}
+			sys := m.sys()
+			gather := func() provisioning.Facts {
+				t.Helper()
+				_ = provisioning.MendJIT(t.Context(), sys, provisioning.Options{})
+				f, err := provisioning.Gather(t.Context(), sys, provisioning.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return f
+			}
+			want := []provisioning.JITUser{{Name: "ann", Password: host.NewSecret("Pass w0rd!"), Expires: until}}
+			steps, _ := provisioning.JITSteps(want, gather(), provisioning.Options{}, until.Add(-time.Hour))
+			if len(steps) != 1 || steps[0].Apply(t.Context(), sys) != nil {
+				t.Fatalf("the user could not be made: %v", steps)
+			}
+			m.write("/etc/passwd", line(uid, comment), 0o644)
+			// As a new life of the agent would see it.
+			f := gather()
+			if steps, warns := provisioning.JITSteps(want, f, provisioning.Options{}, until.Add(-time.Hour)); len(steps)+len(warns) != 0 {
+				t.Errorf("in its time: %v %v", steps, warns)
+			}
+			if steps := provisioning.EndJIT([]string{"ann"}, f, provisioning.Options{}); len(steps) != 1 {
+				t.Errorf("without the platform: %v", steps)
+			}
+			steps, _ = provisioning.JITSteps(want, f, provisioning.Options{}, until)
+			if len(steps) != 1 {
+				t.Fatalf("when it is over: %v", steps)
+			}
+			if err := steps[0].Apply(t.Context(), sys); err == nil {
+				t.Error("userdel has failed, the step has not")
+			}
+			m.write("/etc/passwd", line(uid, comment+"x"), 0o644)
+			m.run.Answers["userdel"] = gone
+			if err := provisioning.MendJIT(t.Context(), sys, provisioning.Options{}); err != nil {
+				t.Error(err)
+			}
+			if got := m.read("/etc/passwd"); got != passwd {
+				t.Errorf("left:\n%s", got)
+			}
+			// Whoever has the name and the number next is somebody else.
+			m.write("/etc/passwd", line(uid, "Ann"), 0o644)
+			if steps, _ := provisioning.JITSteps(nil, gather(), provisioning.Options{}, until); len(steps) != 0 {
+				t.Errorf("an administrator's account of the same name: %v", steps)
 			}
 		})
 	}

@@ -50,16 +50,21 @@ func (l removing) write(sys *System, o Options) error {
 // the same name that is another by now is not among them.
 func HalfRemoved(r host.Root, o Options) []host.Account {
 	var out []host.Account
-	for _, a := range readRemoving(r, o.WithDefaults()) {
-		if now, have, err := r.Account(a.Name); err == nil && (!have || sameAccount(now, a)) {
+	o = o.WithDefaults()
+	ledger := readJITLedger(r, o)
+	for _, a := range readRemoving(r, o) {
+		if now, have, err := r.Account(a.Name); err == nil && (!have || sameAccount(now, a, ledger)) {
 			out = append(out, a)
 		}
 	}
 	return out
 }
 
-func sameAccount(a, b host.Account) bool {
-	return a.Name == b.Name && a.UID == b.UID && strings.TrimRight(a.Gecos, ",") == strings.TrimRight(b.Gecos, ",")
+func sameAccount(a, b host.Account, ledger jitLedger) bool {
+	name := func(a host.Account) string { full, _, _ := strings.Cut(a.Gecos, ","); return full }
+	// Who may change the fields after the first may change the first as well,
+	// on some distributions.
+	return a.Name == b.Name && a.UID == b.UID && (name(a) == name(b) || ledger.has(a))
 }
 
 // RemoveAccount ends what an account runs and may do, and takes it away with
@@ -111,7 +116,7 @@ func removeAccount(ctx context.Context, sys *System, o Options, name string, spa
 	if len(errs) > 0 {
 		return errors.Join(errs...) // the note stays, so that it is tried again
 	}
-	return open.without(name).write(sys, o)
+	return errors.Join(open.without(name).write(sys, o), forgetJIT(sys, o, name))
 }
 
 // A removal is one account on its way out.
@@ -391,8 +396,11 @@ func (m *removal) forget(ctx context.Context) error {
 func MendJIT(ctx context.Context, sys *System, o Options) error {
 	o = o.WithDefaults()
 	var errs []error
+	if err := mendJITLedger(sys, o); err != nil {
+		errs = append(errs, fail(CodeUser, "failed to note just-in-time users", err))
+	}
 	for _, a := range HalfRemoved(sys.Root, o) {
-		if strings.TrimRight(a.Gecos, ",") != JITComment {
+		if !ShortLived(sys.Root, o, a) {
 			continue
 		}
 		if err := removeAccount(ctx, sys, o, a.Name, false); err != nil {
