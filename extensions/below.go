@@ -1,11 +1,14 @@
 package extensions
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/azguest/azguest/agent/host"
@@ -43,6 +46,46 @@ func listFolder(path string) ([]fs.DirEntry, error) {
 	}
 	list, err := d.ReadDir()
 	return list, errors.Join(err, d.Close())
+}
+
+// Bounds of the status files that are taken over at a version change: root
+// copies them, in a folder that a service account can fill with names of files
+// that take no room.
+const (
+	maxPastNames = 20_000 // looked at
+	maxPastFiles = 500
+	maxPastBytes = 32 << 20
+)
+
+// pastFiles are the names of the newest files of a folder, as many as are worth
+// taking over. More than that is no error: a version change must not fail for
+// what the old version has left lying about.
+func pastFiles(base, folder string) ([]string, error) {
+	var found []fs.FileInfo
+	err := inFolder(base, folder, func(d *host.Dir) error {
+		names, _, err := d.Names(maxPastNames)
+		for _, n := range names {
+			if fi, err := d.Lstat(n); err == nil && fi.Mode().IsRegular() && fi.Size() <= maxStatusFile {
+				found = append(found, fi)
+			}
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrUnsafe) {
+		return nil, nil
+	}
+	slices.SortFunc(found, func(a, b fs.FileInfo) int {
+		return cmp.Or(b.ModTime().Compare(a.ModTime()), strings.Compare(a.Name(), b.Name()))
+	})
+	var out []string
+	left := int64(maxPastBytes)
+	for _, fi := range found {
+		if left -= fi.Size(); left < 0 || len(out) == maxPastFiles {
+			break
+		}
+		out = append(out, fi.Name())
+	}
+	return out, err
 }
 
 // inFolder runs f with a folder of a handler.

@@ -139,7 +139,10 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 		return r, fmt.Errorf("open package: %w", err)
 	}
 	h := sha256.New()
-	_, err = io.Copy(h, f)
+	n, err := io.Copy(h, io.LimitReader(f, w.m.cfg.PackageLimit+1))
+	if n > w.m.cfg.PackageLimit {
+		err = fmt.Errorf("%w: it has more than %d bytes", errBundle, w.m.cfg.PackageLimit)
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return r, fmt.Errorf("read package: %w", err)
 	}

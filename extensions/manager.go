@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -181,6 +182,7 @@ type Manager struct {
 	graves   map[string]time.Time // directories removed a short while ago
 	stall    stall
 	shown    []row // of the last look of an idle engine
+	emptying atomic.Bool
 
 	mu     sync.Mutex // guards what follows
 	view   view
@@ -293,6 +295,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer m.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// What was being unpacked when the agent died is of no use, nor is what
+	// was being removed; something that lives on may keep some of it.
+	m.emptyTrash(ctx)
 	m.store.setAside()
 	m.graves = m.store.graves()
 	// An earlier Run may have ended anywhere.
@@ -370,7 +375,7 @@ func (m *Manager) loop(ctx context.Context) error {
 		case <-tidy.C:
 			m.tidy()
 			if m.busy == 0 {
-				_ = m.store.emptyTrash() // what still resists is tried again
+				m.emptyTrash(ctx)
 			}
 			m.store.setAside()
 			continue

@@ -116,6 +116,7 @@ func TestERR5PowerCutWhileReplacing(t *testing.T) {
 				if err := s.init(); err != nil {
 					t.Fatal(err)
 				}
+				drop(t.Context(), s.trashNow()) // as Run does next
 				if err := s.place(unpacked(t, s), "P.X", "1.0"); err != nil {
 					t.Fatal(err)
 				}

@@ -1,11 +1,14 @@
 package extensions
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // A handler's directory is removed while things that the handler has started
@@ -45,36 +48,71 @@ const trashPrefix = ".azg-gone-"
 // left in the trash, because somebody still writes or deletes in there
 // (spec/extensions §5.6), is no error: it is emptied again and again.
 func removeTree(dir, trash string) error {
+	if err := discard(dir, trash); err != nil {
+		return err
+	}
+	_ = top.RemoveAll(trash)
+	return nil
+}
+
+// discard takes a tree out of its place, which takes no time whatever is in it.
+func discard(dir, trash string) error {
 	err := top.Rename(dir, trash)
-	switch {
-	case err == nil:
-		_ = top.RemoveAll(trash)
-		return nil
-	case errors.Is(err, fs.ErrNotExist):
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	// A mount point, or a directory that became one's working place only: it
 	// has to go where it is.
 	for range 3 {
-		if err = top.RemoveAll(dir); err == nil {
-			return nil
+		if err = top.RemoveAll(dir); err == nil || errors.Is(err, host.ErrBusy) {
+			return err
 		}
 	}
 	return err
 }
 
-// emptyTrash deletes what removals and interrupted installations have left.
-// The loop calls it only when nothing is being unpacked.
-func (s store) emptyTrash() error {
-	errs := []error{emptyDir(s.sub("tmp"))}
+// trashNow are the names of what removals and interrupted installations have
+// left. Nothing may be unpacked at that moment; later it gets other names.
+func (s store) trashNow() []string {
+	var out []string
+	entries, _ := top.ReadDir(s.sub("tmp")) // what can't be listed stays
+	for _, e := range entries {
+		out = append(out, s.sub("tmp", e.Name()))
+	}
 	if s.exec != "" {
-		left, err := s.root.Glob(s.exec + "/" + trashPrefix + "*")
-		errs = append(errs, err)
+		left, _ := s.root.Glob(s.exec + "/" + trashPrefix + "*")
 		for _, name := range left {
-			errs = append(errs, s.root.RemoveAll(name))
+			out = append(out, s.root.Path(name))
 		}
 	}
-	return errors.Join(errs...)
+	return out
+}
+
+// emptyTrash deletes what is in the trash, beside everything else: a process
+// that an uninstalled handler has left behind can work in there, and make files
+// as fast as they are removed. The loop calls it only when nothing is being
+// unpacked.
+func (m *Manager) emptyTrash(ctx context.Context) {
+	names := m.store.trashNow()
+	if len(names) == 0 || !m.emptying.CompareAndSwap(false, true) {
+		return
+	}
+	// wait: nobody waits for it; it ends with the context and the bound of one
+	// removal
+	go func() {
+		defer m.emptying.Store(false)
+		drop(ctx, names)
+	}()
+}
+
+// drop deletes what is in the trash. What still resists is tried again.
+func drop(ctx context.Context, names []string) {
+	for _, name := range names {
+		if ctx.Err() != nil {
+			return
+		}
+		_ = top.RemoveAll(name)
+	}
 }
 
 // graves are the directories that were removed a short while ago, with the
@@ -120,7 +158,7 @@ func (m *Manager) lookAtGraves() {
 		if _, err := top.Lstat(base + "/config/HandlerState"); err == nil {
 			continue
 		}
-		if err := removeTree(base, m.store.trash(m.store.sub("tmp"))); err != nil {
+		if err := discard(base, m.store.trash(m.store.sub("tmp"))); err != nil {
 			m.log.Warn().Err(err).Str("handler", name).Str("version", version).Msg("directory of a removed handler is back and can't be removed")
 			continue
 		}

@@ -101,9 +101,6 @@ func (s store) init() error {
 		}
 	}
 	s.migrate()
-	// What was being unpacked when the agent died is of no use, nor is what
-	// was being removed; something that lives on may keep some of it.
-	_ = s.emptyTrash()
 	return nil
 }
 

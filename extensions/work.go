@@ -123,12 +123,12 @@ func (w *work) copyState(from, to string) error {
 		return err
 	}
 	paths := []string{"mrseq"}
-	entries, err := listFolder(from + "/status")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrUnsafe) {
+	past, err := pastFiles(from, "status")
+	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		paths = append(paths, "status/"+e.Name())
+	for _, name := range past {
+		paths = append(paths, "status/"+name)
 	}
 	var errs []error
 	for _, p := range paths {
@@ -455,20 +455,20 @@ func (w *work) saveStatus() error {
 	if err := top.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("save status: %w", err)
 	}
-	from := w.m.store.base(w.name, w.task.Version) + "/status"
-	entries, err := listFolder(from)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrUnsafe) {
+	base := w.m.store.base(w.name, w.task.Version)
+	past, err := pastFiles(base, "status")
+	if err != nil {
 		return fmt.Errorf("save status: %w", err)
 	}
-	for _, e := range entries {
-		data, fi, err := readOwn(filepath.Join(from, e.Name()), maxStatusFile)
-		if err != nil || !strings.HasSuffix(e.Name(), ".status") {
+	for _, name := range past {
+		data, fi, err := readOwn(base+"/status/"+name, maxStatusFile)
+		if err != nil || !strings.HasSuffix(name, ".status") {
 			continue
 		}
 		if st, err := ParseStatus(data); err != nil || !strings.EqualFold(st.Operation, "enable") {
 			continue
 		}
-		if err := writeBeside(dir, filepath.Join(dir, e.Name()), data, fi.Mode().Perm()); err != nil {
+		if err := writeBeside(dir, filepath.Join(dir, name), data, fi.Mode().Perm()); err != nil {
 			return err
 		}
 	}
