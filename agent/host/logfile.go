@@ -98,19 +98,36 @@ func (l *LogFile) open(dir *Dir, base string) (size int64, err error) {
 		if !errors.Is(err, ErrUnsafe) {
 			return 0, err
 		}
-		// It may be somebody's file, or be the trace of an attack. One is kept.
-		if merr := errors.Join(dir.RemoveAll(base+".foreign"), dir.Rename(base, dir, base+".foreign")); merr != nil {
+		// It may be somebody's file, or be the trace of an attack.
+		if merr := replaceName(dir, base, base+".foreign"); merr != nil && !errors.Is(merr, fs.ErrNotExist) {
 			return 0, errors.Join(err, merr)
 		}
 	}
 	return 0, err
 }
 
+// replaceName gives a name to another, whatever has that: a directory, which no
+// file replaces, gets a name that is in nobody's way. To delete it would take as
+// long as its owner likes, and whoever logs would wait.
+func replaceName(dir *Dir, name, to string) error {
+	err := dir.Rename(name, dir, to)
+	if errors.Is(err, fs.ErrNotExist) || err == nil {
+		return err
+	}
+	if _, serr := dir.Lstat(to); serr != nil {
+		return err
+	}
+	if err := dir.Rename(to, dir, temporary(to)); err != nil {
+		return err
+	}
+	return dir.Rename(name, dir, to)
+}
+
 // rotate compresses the file into the first of the older ones.
 func (l *LogFile) rotate(dir *Dir, base string) error {
 	older := func(i int) string { return fmt.Sprintf("%s.%d.gz", base, i) }
 	for i := l.keep - 1; i > 0; i-- {
-		if err := dir.Rename(older(i), dir, older(i+1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := replaceName(dir, older(i), older(i+1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -143,7 +160,7 @@ func (l *LogFile) pack(dir *Dir, base, name string) error {
 	_, err = io.Copy(z, io.LimitReader(in, 2*l.limit))
 	err = errors.Join(err, z.Close(), out.Chmod(fs.FileMode(st.Mode&0o777)), out.Close())
 	if err == nil {
-		err = dir.Rename(tmp, dir, name)
+		err = replaceName(dir, tmp, name)
 	}
 	if err != nil {
 		err = errors.Join(err, dir.Remove(tmp))

@@ -100,6 +100,39 @@ func TestLogFileIsOurs(t *testing.T) {
 	}
 }
 
+// TestLogFileDeletesNoTrees: a directory that somebody else puts in the way of
+// the log, or of the older ones, is moved and not deleted: as long as that takes
+// everything that logs would wait.
+func TestLogFileDeletesNoTrees(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"agent.log", "agent.log.foreign", "agent.log.1.gz", "agent.log.2.gz"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o777), os.WriteFile(filepath.Join(dir, name, "tree"), nil, 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := host.NewLogFile(host.Root(""), dir+"/agent.log", 0o644, 100, 2)
+	defer l.Close()
+	for range 10 {
+		if _, err := io.WriteString(l, strings.Repeat("a", 39)+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hidden, err := filepath.Glob(dir + "/.*/tree")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := filepath.Glob(dir + "/[a-z]*/tree")
+	if err != nil || len(hidden)+len(open) != 4 {
+		t.Errorf("trees left: %q %q", hidden, open)
+	}
+	for _, name := range []string{"agent.log", "agent.log.1.gz", "agent.log.2.gz"} {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || !fi.Mode().IsRegular() {
+			t.Errorf("%s: %v %v", name, fi, err)
+		}
+	}
+}
+
 // TestSEC1LogUnderAttack: the folder of the log belongs to a local user, which
 // is worse than a group that may write in it.
 func TestSEC1LogUnderAttack(t *testing.T) {
