@@ -3,9 +3,14 @@ package provisioning_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
@@ -230,5 +235,41 @@ func TestSEC3DoasRules(t *testing.T) {
 	}
 	if got := m.read(file); got != "permit nopass admin\n" {
 		t.Errorf("rules: %q", got)
+	}
+}
+
+// TestRemovalAmongManyFiles: as many files as others like to make, where
+// everybody may, do not keep a removal from coming to its end, nor a file of the
+// user's from being found among them.
+func TestRemovalAmongManyFiles(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files to others")
+	}
+	m := newMachine(t, "debian")
+	passwd := m.read("/etc/passwd")
+	m.write("/etc/passwd", passwd+"ann:x:1500:1500:JIT_Account:/home/ann:/bin/bash\n", 0o644)
+	m.run.Answers["userdel"] = hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/passwd", passwd, 0o644); return nil }}
+	dir := m.root.Path("/dev/shm")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for i := range host.MaxEntries + 1 {
+		name := filepath.Join(dir, strconv.Itoa(i))
+		err := unix.Mknod(name, unix.S_IFREG|0o600, 0)
+		if i%10_000 == 0 {
+			err = errors.Join(err, os.Chown(name, 1500, 1500))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (provisioning.RemoveJIT{Name: "ann"}).Apply(t.Context(), m.sys()); err != nil {
+		t.Error(err)
+	}
+	for i := 0; i <= host.MaxEntries; i += 10_000 {
+		if m.root.Exists("/dev/shm/" + strconv.Itoa(i)) {
+			t.Errorf("the user's file %d is there", i)
+		}
 	}
 }

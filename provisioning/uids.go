@@ -182,24 +182,19 @@ func eachOwned(r host.Root, dir string, f func(d *host.Dir, name string, uid int
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	names, more, err := d.Names(host.MaxEntries)
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, n := range names {
+	// However many there are: others can make as many as they like.
+	err = d.EachName(func(n string) {
 		fi, err := d.Lstat(n)
 		if err != nil {
-			continue // gone meanwhile
+			return // gone meanwhile
 		}
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-			if err := f(d, n, int(st.Uid)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := f(d, n, int(st.Uid)); err != nil && !errors.Is(err, os.ErrNotExist) && len(errs) < 10 {
 				errs = append(errs, err)
 			}
 		}
-	}
-	if more {
-		errs = append(errs, fmt.Errorf("%s has more than %d entries", dir, host.MaxEntries))
-	}
+	})
+	errs = append(errs, err)
 	return errors.Join(errs...)
 }
