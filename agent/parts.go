@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
@@ -135,9 +136,16 @@ func (a *Agent) metadata(ctx context.Context) (*provisioning.Metadata, error) {
 	return md, nil
 }
 
+// certificateWait is how long a first boot waits for certificates. Without them
+// the rest of the order, and what the metadata service has, still make an
+// account that somebody can use.
+const certificateWait = 5 * time.Minute
+
 // fetchCertificates gets the goal state early, because a key of the account
 // is named by its certificate only.
 func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, certificateWait, fmt.Errorf("not there after %v", certificateWait))
+	defer cancel()
 	if err := a.platform.Connect(ctx); err != nil {
 		return err
 	}

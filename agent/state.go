@@ -31,6 +31,9 @@ type place struct {
 	mark bool
 }
 
+// certName is the name of a certificate, as a pattern.
+var certName = strings.Repeat("[0-9A-F]", 40)
+
 // places is all of the agent's own state that is read at a start or later, the
 // directories before what is in them.
 func (a *Agent) places() []place {
@@ -47,8 +50,10 @@ func (a *Agent) places() []place {
 		{pattern: own + "/ext/tmp", dir: 0o700},
 		{pattern: own + "/ext/gone", dir: 0o700},
 		{pattern: own + "/ext/reserve", dir: 0o700},
+		{pattern: own + "/ext/logs", dir: 0o700},
 		{pattern: lib + "/events", dir: 0o700},
 		{pattern: lib + "/history", dir: 0o700},
+		{pattern: lib + "/logcollector", dir: 0o700},
 
 		{pattern: own + "/ext/records/*.json", limit: large, json: true},
 		{pattern: own + "/access.json", limit: large, json: true},
@@ -58,6 +63,7 @@ func (a *Agent) places() []place {
 		{pattern: own + "/jit.json", limit: large, json: true},
 		{pattern: own + "/provision.json", limit: large, json: true},
 		{pattern: own + "/removing.json", limit: small, json: true},
+		{pattern: own + "/sshd.json", limit: small, json: true},
 		{pattern: own + "/update.json", limit: large, json: true},
 		{pattern: own + "/update.lock", limit: small},
 		{pattern: own + "/uids.json", limit: large, json: true},
@@ -67,6 +73,15 @@ func (a *Agent) places() []place {
 		{pattern: lib + "/fast_track.json", limit: small, mark: true},
 		{pattern: lib + "/provisioned", limit: small, mark: true},
 		{pattern: lib + "/published_hostname", limit: small},
+		// What only has to make room for what is written there.
+		{pattern: lib + "/ovf-env.xml", limit: large},
+		{pattern: lib + "/CustomData", limit: large},
+		{pattern: lib + "/sudoers.check", limit: large},
+		{pattern: lib + "/Certificates.pem", limit: large},
+		{pattern: lib + "/SharedConfig.xml", limit: large},
+		{pattern: lib + "/GoalState.1.xml", limit: large},
+		{pattern: lib + "/" + certName + ".crt", limit: large},
+		{pattern: lib + "/" + certName + ".prv", limit: large},
 		{pattern: lib + "/Protocol", limit: small},
 		{pattern: lib + "/TransportCert.pem", limit: small},
 		{pattern: lib + "/TransportPrivate.pem", limit: small},

@@ -63,7 +63,7 @@ var spoils = map[string]func(name string) error{
 func spoil(t *testing.T, a *Agent, dirs bool, how func(string) error) {
 	t.Helper()
 	for _, p := range a.places() {
-		name := a.Root.Path(strings.ReplaceAll(p.pattern, "*", "Contoso.Other-1.0.0"))
+		name := a.Root.Path(strings.NewReplacer("*", "Contoso.Other-1.0.0", certName, strings.Repeat("A", 40)).Replace(p.pattern))
 		if _, err := os.Lstat(path.Dir(name)); err != nil && !dirs {
 			if err := os.MkdirAll(path.Dir(name), 0o700); err != nil {
 				t.Fatal(err)

@@ -234,6 +234,7 @@ var forgotten = []string{
 	"Extensions.*.xml", "ExtensionsConfig.*.xml", "GoalState.*.xml", "Certificates*", "*.crt", "*.prv", "*.p7m", "*.pem",
 	"history", "events", "ovf-env.xml", "CustomData", "disable_agent",
 	"*/status/*.status", "*/config/*.settings", "*/config/HandlerStatus", "*/config/HandlerState", "*/mrseq",
+	"*" + host.AsideSuffix, "azguest/*" + host.AsideSuffix,
 	"azguest/provision.json", "azguest/hostkeys.json", "azguest/custom-data.*", "azguest/ready_pending",
 	"provisioned",
 }
