@@ -166,7 +166,10 @@ func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
 }
 
 // fetcher gets packages for the extension engine.
-type fetcher struct{ *platform.Client }
+type fetcher struct {
+	*platform.Client
+	root host.Root
+}
 
 func (f fetcher) Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error) {
 	m, err := f.Client.Manifest(ctx, uris)
@@ -177,7 +180,8 @@ func (f fetcher) Manifest(ctx context.Context, uris []secret.URL) (protocol.Mani
 }
 
 func (f fetcher) Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
-	return f.Client.Package(ctx, v.URIs, m.From, dst, limit)
+	// The engine has complete names, the client those below the root.
+	return f.Client.Package(ctx, v.URIs, m.From, strings.TrimPrefix(dst, f.root.Path("")), limit)
 }
 
 // newManager makes the extension engine.
@@ -187,7 +191,7 @@ func (a *Agent) newManager() *extensions.Manager {
 	if h, _, err := net.SplitHostPort(wire); err == nil {
 		wire = h
 	}
-	return extensions.New(a.Root, a.Launcher, fetcher{a.platform}, a.events, a.Log.With().Str("component", "extensions").Logger(), extensions.Config{
+	return extensions.New(a.Root, a.Launcher, fetcher{a.platform, a.Root}, a.events, a.Log.With().Str("component", "extensions").Logger(), extensions.Config{
 		Lib: a.cfg.Paths.Lib, LogDir: a.cfg.Paths.ExtensionLogs, ExecDir: e.ExecDir, Wire: wire, Agent: a.Version,
 		Mode: e.Mode, IgnoreHold: !e.OverProvisioning, Features: []string{"MultipleExtensionsPerHandler"},
 		PolicyFile: a.cfg.Policy.File, PolicyMode: a.cfg.Policy.Mode,

@@ -176,7 +176,7 @@ func (a *Agent) selfUpdate(ctx context.Context) error {
 	f := a.updateFacts(gs, st, now)
 	d := update.Decide(f)
 	if d.NeedManifest && calm {
-		m, err := fetcher{a.platform}.Manifest(ctx, d.Family.ManifestURIs)
+		m, err := fetcher{a.platform, a.Root}.Manifest(ctx, d.Family.ManifestURIs)
 		if err != nil {
 			if protocol.Loud(err) {
 				return fmt.Errorf("get manifest of agent family %s: %w", d.Family.Name, err)
@@ -289,7 +289,7 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 	if d.Want != st.Installed.Version || st.Installed.Path == "" {
 		trust := u.trust
 		trust.Now = f.Now
-		stager := update.Stager{Store: u.store, Fetch: fetcher{a.platform}, Trust: trust, Run: a.Runner, Arch: runtime.GOARCH}
+		stager := update.Stager{Store: u.store, Fetch: fetcher{a.platform, a.Root}, Trust: trust, Run: a.Runner, Arch: runtime.GOARCH}
 		var err error
 		if to, err = stager.Stage(ctx, d.Family, d.Want, f.Manifest); err != nil {
 			if ctx.Err() != nil {
