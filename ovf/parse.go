@@ -19,7 +19,7 @@ import (
 // Bounds of a document. The largest real ones are some 90 KiB: 64 KiB of
 // custom data in base64.
 const (
-	maxDocument = 2 << 20
+	maxDocument = 4 << 20
 	maxDepth    = 64
 	maxTokens   = 50_000
 	maxKeys     = 1000

@@ -19,7 +19,7 @@ const (
 	extendedVersion    = "2021-08-01"
 	plainVersion       = "2019-06-01" // that every cloud has
 	reprovisionVersion = "2019-06-01"
-	reprovisionLimit   = 2 << 20
+	reprovisionLimit   = 4 << 20
 	reprovisionTimeout = 30 * time.Second
 )
 

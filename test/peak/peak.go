@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
 	"strings"
@@ -88,6 +89,7 @@ func Run(t *testing.T, cases []Case) {
 
 // child reads the document and leaves the figure.
 func child(t *testing.T, c Case) {
+	debug.SetMemoryLimit(32 << 20) // as the agent does, which collects more often above it
 	t.Helper()
 	doc, err := os.ReadFile(os.Getenv(envDoc))
 	if err != nil {
