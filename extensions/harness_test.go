@@ -187,7 +187,7 @@ func (e *events) Emit(ev event.Event) {
 // that writes its last word while the directory is removed is no failure.
 func home(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "extensions")
+	dir, err := os.MkdirTemp("", "extensions") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
