@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,16 +87,18 @@ func (l *Lock) Keep() (fd int, err error) {
 
 // Adopt takes over the lock at path that the program before us kept.
 func Adopt(fd int, path string) (*Lock, error) {
-	unix.CloseOnExec(fd)
-	l := &Lock{os.NewFile(uintptr(fd), path)}
-	have, err := l.f.Stat()
-	want, werr := host.Root("").Stat(path)
-	if err = errors.Join(err, werr); err != nil {
+	// No os.File of it before it is known to be ours: it would be closed when
+	// that is collected, whosever the number is by then.
+	var have unix.Stat_t
+	want, err := host.Root("").Stat(path)
+	if err = errors.Join(err, unix.Fstat(fd, &have)); err != nil {
 		return nil, fmt.Errorf("take over lock: %w", err)
 	}
-	if !os.SameFile(have, want) {
+	if st, ok := want.Sys().(*syscall.Stat_t); !ok || have.Dev != st.Dev || have.Ino != st.Ino {
 		return nil, fmt.Errorf("take over lock: descriptor %d is not %s", fd, path)
 	}
+	unix.CloseOnExec(fd)
+	l := &Lock{os.NewFile(uintptr(fd), path)}
 	if err := flock(l.f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("take over lock: %w", err)
 	}
