@@ -160,8 +160,11 @@ func (l *life) restart(kindly bool, down time.Duration) error {
 		if c := l.agent.Code(); c != 0 && l.said("agent started") {
 			return fmt.Errorf("the agent ended with code %d after SIGTERM", c)
 		}
-	} else if err := l.agent.Kill(); err != nil {
-		return err
+	} else {
+		l.heard.kill()
+		if err := l.agent.Kill(); err != nil {
+			return err
+		}
 	}
 	time.Sleep(down)
 	return l.start()
@@ -310,6 +313,14 @@ type heard struct {
 	mu       sync.Mutex // guards what follows
 	canaries []string
 	bad      []string
+	killed   time.Time // when the agent was last killed
+}
+
+// kill says that the agent is about to be killed: what it was sending is cut.
+func (h *heard) kill() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.killed = time.Now()
 }
 
 func (h *heard) expect(canary string) {
@@ -338,7 +349,13 @@ func (h *heard) Write(line []byte) (int, error) {
 	// A goal state may be announced between the answer that named the last one
 	// and the report about it: nobody can do better.
 	overtaken := func(p string) bool { return e.Kind == fabric.Health && strings.HasPrefix(p, "health for incarnation ") }
-	if e.Problems = slices.DeleteFunc(e.Problems, overtaken); len(e.Problems) > 0 {
+	// Who is killed does not finish the sentence, and the platform may notice it
+	// late on a busy machine.
+	cut := func(p string) bool {
+		return strings.HasPrefix(p, "body did not arrive: ") && time.Since(h.killed) < time.Minute
+	}
+	e.Problems = slices.DeleteFunc(slices.DeleteFunc(e.Problems, overtaken), cut)
+	if len(e.Problems) > 0 {
 		h.bad = append(h.bad, fmt.Sprintf("%s the platform objects to %s %s: %s (fault: %q)", e.Time.Format("15:04:05.000"), e.Method, e.URL, strings.Join(e.Problems, "; "), e.Fault))
 	}
 	for _, c := range h.canaries {
