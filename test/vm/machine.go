@@ -147,7 +147,7 @@ func (m *Machine) ssh(args ...string) []string {
 // A connection that is refused is an error at once: who is told that the
 // machine is ready may log in.
 func (m *Machine) Run(ctx context.Context, command string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	all := m.ssh("export SUDO_ASKPASS=$HOME/.ask; sudo() { command sudo -A \"$@\"; }\n" + command)
 	out, err := run(ctx, nil, all[0], all[1:]...)
