@@ -161,7 +161,8 @@ func (l *life) restart(kindly bool, down time.Duration) error {
 			return fmt.Errorf("the agent ended with code %d after SIGTERM", c)
 		}
 	} else {
-		l.heard.kill()
+		l.heard.dying(true)
+		defer l.heard.dying(false)
 		if err := l.agent.Kill(); err != nil {
 			return err
 		}
@@ -313,14 +314,14 @@ type heard struct {
 	mu       sync.Mutex // guards what follows
 	canaries []string
 	bad      []string
-	killed   time.Time // when the agent was last killed
+	killed   bool // the agent was killed and has not been started again
 }
 
-// kill says that the agent is about to be killed: what it was sending is cut.
-func (h *heard) kill() {
+// dying says that the agent is being killed: what it was sending is cut.
+func (h *heard) dying(now bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.killed = time.Now()
+	h.killed = now
 }
 
 func (h *heard) expect(canary string) {
@@ -349,10 +350,9 @@ func (h *heard) Write(line []byte) (int, error) {
 	// A goal state may be announced between the answer that named the last one
 	// and the report about it: nobody can do better.
 	overtaken := func(p string) bool { return e.Kind == fabric.Health && strings.HasPrefix(p, "health for incarnation ") }
-	// Who is killed does not finish the sentence, and the platform may notice it
-	// late on a busy machine.
+	// A killed agent does not finish its request. One that runs has no excuse.
 	cut := func(p string) bool {
-		return strings.HasPrefix(p, "body did not arrive: ") && time.Since(h.killed) < time.Minute
+		return strings.HasPrefix(p, "body did not arrive: ") && h.killed
 	}
 	e.Problems = slices.DeleteFunc(slices.DeleteFunc(e.Problems, overtaken), cut)
 	if len(e.Problems) > 0 {
