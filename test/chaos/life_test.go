@@ -142,11 +142,13 @@ func (l *life) start() error {
 	}
 	l.started = fi.Size()
 	l.agent, err = l.sb.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Stdout: l.log, Stderr: l.log})
+	l.heard.started()
 	return err
 }
 
 // restart ends the agent, kindly or not, and starts it again.
 func (l *life) restart(kindly bool, down time.Duration) error {
+	l.heard.ending()
 	if kindly {
 		if err := l.agent.Signal(syscall.SIGTERM); err != nil {
 			return err
@@ -160,12 +162,8 @@ func (l *life) restart(kindly bool, down time.Duration) error {
 		if c := l.agent.Code(); c != 0 && l.said("agent started") {
 			return fmt.Errorf("the agent ended with code %d after SIGTERM", c)
 		}
-	} else {
-		l.heard.dying(true)
-		defer l.heard.dying(false)
-		if err := l.agent.Kill(); err != nil {
-			return err
-		}
+	} else if err := l.agent.Kill(); err != nil {
+		return err
 	}
 	time.Sleep(down)
 	return l.start()
@@ -179,6 +177,7 @@ func (l *life) said(what string) bool {
 
 // reboot ends every process of the machine and boots it again.
 func (l *life) reboot(down time.Duration) error {
+	l.heard.ending()
 	if err := l.sb.Reboot(l.t.Context()); err != nil {
 		return err
 	}
@@ -314,14 +313,22 @@ type heard struct {
 	mu       sync.Mutex // guards what follows
 	canaries []string
 	bad      []string
-	killed   bool // the agent was killed and has not been started again
+	down     bool      // the agent is being ended, or has been
+	since    time.Time // when the agent that runs was started
 }
 
-// dying says that the agent is being killed: what it was sending is cut.
-func (h *heard) dying(now bool) {
+// ending says that the agent is about to be ended: what it is sending is cut.
+func (h *heard) ending() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.killed = now
+	h.down = true
+}
+
+// started says that another agent runs, which has sent nothing yet.
+func (h *heard) started() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.down, h.since = false, time.Now()
 }
 
 func (h *heard) expect(canary string) {
@@ -350,9 +357,10 @@ func (h *heard) Write(line []byte) (int, error) {
 	// A goal state may be announced between the answer that named the last one
 	// and the report about it: nobody can do better.
 	overtaken := func(p string) bool { return e.Kind == fabric.Health && strings.HasPrefix(p, "health for incarnation ") }
-	// A killed agent does not finish its request. One that runs has no excuse.
+	// An agent that was ended does not finish its requests, and the platform may
+	// notice it when the next one runs already. That one has no excuse.
 	cut := func(p string) bool {
-		return strings.HasPrefix(p, "body did not arrive: ") && h.killed
+		return strings.HasPrefix(p, "body did not arrive: ") && (h.down || e.Began.Before(h.since))
 	}
 	e.Problems = slices.DeleteFunc(slices.DeleteFunc(e.Problems, overtaken), cut)
 	if len(e.Problems) > 0 {

@@ -60,6 +60,7 @@ const (
 // An Entry is one thing the fabric received, with its answer.
 type Entry struct {
 	Seq     int               `json:"seq"`
+	Began   time.Time         `json:"began,omitzero"` // when its headers were there; of requests only
 	Time    time.Time         `json:"time"`
 	VM      string            `json:"vm,omitempty"`
 	Service string            `json:"service,omitempty"`

@@ -23,9 +23,10 @@ func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 // A request is what arrived, with its body read.
 type request struct {
 	*http.Request
-	body []byte
-	vm   *VM // nil only while the fabric has no VM
-	kind Kind
+	began time.Time
+	body  []byte
+	vm    *VM // nil only while the fabric has no VM
+	kind  Kind
 }
 
 // An answer is what goes back. Handlers fill it; faults change it afterwards.
@@ -70,10 +71,11 @@ func (f *Fabric) handler(s Service) http.Handler {
 			f.serveAdmin(w, r)
 			return
 		}
+		began := time.Now().UTC()
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
 			f.journal.add(Entry{
-				Service: string(s), Kind: Unknown, Method: r.Method, URL: r.RequestURI,
+				Began: began, Service: string(s), Kind: Unknown, Method: r.Method, URL: r.RequestURI,
 				Problems: []string{"body did not arrive: " + err.Error()},
 			})
 			http.Error(w, "body did not arrive", http.StatusBadRequest)
@@ -82,7 +84,7 @@ func (f *Fabric) handler(s Service) http.Handler {
 		f.mu.Lock()
 		f.lastTouch = time.Now()
 		f.mu.Unlock()
-		f.answer(w, s, &request{Request: r, body: body, vm: f.vmOf(r)})
+		f.answer(w, s, &request{Request: r, began: began, body: body, vm: f.vmOf(r)})
 	})
 }
 
@@ -136,7 +138,7 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	}
 
 	e := Entry{
-		VM: vmName, Service: string(s), Kind: r.kind, From: r.RemoteAddr, Method: r.Method, URL: r.RequestURI, Host: r.Host,
+		Began: r.began, VM: vmName, Service: string(s), Kind: r.kind, From: r.RemoteAddr, Method: r.Method, URL: r.RequestURI, Host: r.Host,
 		Header: headers(r.Header), Code: a.code, Problems: append(common, a.problems...), Detail: a.detail,
 	}
 	switch {
