@@ -115,7 +115,11 @@ func handlerStatusFile(r Record, multi bool) []byte {
 
 // parseHandlerStatus reads config/HandlerStatus.
 func parseHandlerStatus(data []byte) (Report, bool) {
-	o, err := object(lenientJSON(data))
+	data = lenientJSON(data)
+	if heartbeatLimits.JSON(data) != nil {
+		return Report{}, false
+	}
+	o, err := object(data)
 	if err != nil || o == nil {
 		return Report{}, false
 	}

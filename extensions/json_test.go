@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 // FuzzJSON: the walk over a document sees what encoding/json sees.
@@ -18,7 +20,7 @@ func FuzzJSON(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, data []byte) {
 		if checkJSON(data) != nil {
 			if json.Valid(data) {
 				t.Fatal("refused what is JSON")
@@ -67,7 +69,7 @@ func FuzzJSON(f *testing.F) {
 		if err := json.Compact(&tight, data); err != nil || tight.String() != ours.String() {
 			t.Fatalf("%q on one line is %q", data, line)
 		}
-	})
+	}))
 }
 
 // TestStatusMemory: a status file of the largest size that is read must not

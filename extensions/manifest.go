@@ -153,26 +153,50 @@ func text(raw json.RawMessage) (string, bool) {
 	return s, json.Unmarshal(raw, &s) == nil
 }
 
+// maxEscaped is by how much escaping control characters may lengthen a file, in
+// bytes. What goes beyond it becomes blanks: no text that means something has so
+// many, and six bytes for each of some millions are more than the agent may take.
+const maxEscaped = 1 << 20
+
 // lenientJSON makes of what handlers write what encoding/json reads: no byte
 // order mark, no NUL padding at the end, and control characters inside of
-// strings escaped (Python and shell handlers write them raw).
+// strings escaped (Python and shell handlers write them raw). At most it
+// becomes twice as long, and maxEscaped.
 func lenientJSON(data []byte) []byte {
 	data = bytes.TrimRight(bytes.TrimPrefix(data, bom), "\x00 \t\r\n")
-	if bytes.IndexFunc(data, func(r rune) bool { return r < 0x20 && r != '\n' && r != '\r' && r != '\t' }) < 0 &&
-		!bytes.ContainsAny(data, "\n\r\t") {
+	controls := 0
+	for _, c := range data {
+		if c < 0x20 {
+			controls++
+		}
+	}
+	if controls == 0 {
 		return data
 	}
-	out := make([]byte, 0, len(data)+16)
+	out := make([]byte, 0, len(data)+controls+min(5*controls, maxEscaped))
+	left := maxEscaped
 	inString, escaped := false, false
 	for _, c := range data {
 		switch {
 		case inString && c < 0x20:
-			const hex = "0123456789abcdef"
 			if escaped { // a backslash before it: keep a backslash that means itself
 				out = append(out, '\\')
 			}
-			out = append(out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 			escaped = false
+			const hex = "0123456789abcdef"
+			switch {
+			case c == '\n':
+				out = append(out, `\n`...)
+			case c == '\r':
+				out = append(out, `\r`...)
+			case c == '\t':
+				out = append(out, `\t`...)
+			case left > 0:
+				out = append(out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+				left -= 5
+			default:
+				out = append(out, ' ')
+			}
 			continue
 		case escaped:
 			escaped = false

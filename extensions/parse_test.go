@@ -19,6 +19,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/test/peak"
 )
 
 // TestParseStatus is spec/extensions §11.2, parse_ext_status.
@@ -431,7 +432,7 @@ func TestOutputText(t *testing.T) {
 func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte(`[{"status":{"status":"success","substatus":[{"status":"error"}],"formattedMessage":{"message":"x"}}}]`))
 	f.Add([]byte(`[null]`))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		st, err := ParseStatus(b)
 		shorten(&st)
 		if err == nil && len(st.Code) > 0 && !json.Valid(st.Code) {
@@ -440,39 +441,39 @@ func FuzzParseStatus(f *testing.F) {
 		if _, err := json.Marshal(st); err != nil {
 			t.Error(err)
 		}
-	})
+	}))
 }
 
 func FuzzHandlerManifest(f *testing.F) {
 	f.Add([]byte(`[{"handlerManifest":{"installCommand":"a","resourceLimits":{"services":[{"name":"x"}]}}}]`))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = ParseHandlerManifest(b) })
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) { _, _ = ParseHandlerManifest(b) }))
 }
 
 func FuzzHeartbeat(f *testing.F) {
 	f.Add([]byte(`[{"heartbeat":{"status":"ready","formattedMessage":{"message":"x"}}}]`))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		if h, err := parseHeartbeat(b); err == nil && h.Status == "" {
 			t.Error("a beat without status")
 		}
-	})
+	}))
 }
 
 func FuzzPolicy(f *testing.F) {
 	f.Add([]byte(`{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{"a":{}}}}`))
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
 		if p, err := ParsePolicy(b); err == nil {
 			p.decide("a.b", "1.0", "", false)
 		}
 		if rules, def, err := ParseRules(b); err == nil {
 			Policy{Rules: rules, Default: def}.decide("a.b", "1.0", "", true)
 		}
-	})
+	}))
 }
 
 func FuzzUnpack(f *testing.F) {
 	f.Add(zipOf(f, entry{manifestName, 0o644, "[]"}, entry{"bin/x", 0o644, "x"}))
 	f.Add(zipOf(f, entry{manifestName, 0o644, "[]"}, entry{"../x", fs.ModeSymlink | 0o644, "x"}))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(dir+"/p.zip", b, 0o600); err != nil {
 			t.Fatal(err)
@@ -487,7 +488,7 @@ func FuzzUnpack(f *testing.F) {
 				t.Errorf("%s escaped", e.Name())
 			}
 		}
-	})
+	}))
 }
 
 // TestThrottledTimeout: a command that was late because of its CPU limit says

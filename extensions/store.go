@@ -221,7 +221,7 @@ func (s store) load() (recs []Record, bad []error, err error) {
 			r = s.adoptExts(adopt(r, text), base)
 		}
 		if r.Report.Status == "" {
-			if b, _, err := readOwn(base+"/config/HandlerStatus", 1<<20); err == nil {
+			if b, _, err := readOwn(base+"/config/HandlerStatus", maxHeartbeat); err == nil {
 				r.Report, _ = parseHandlerStatus(b)
 			}
 		}

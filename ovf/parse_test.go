@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/test/peak"
 )
 
 const (
@@ -301,7 +302,7 @@ func FuzzParse(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, doc []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, doc []byte) {
 		env, err := Parse(doc)
 		c, rerr := Redacted(doc)
 		if err != nil {
@@ -321,7 +322,7 @@ func FuzzParse(f *testing.F) {
 		if again.HostName != env.HostName || again.UserName != env.UserName {
 			t.Fatalf("copy of %q is %q", doc, c)
 		}
-	})
+	}))
 }
 
 // TestPaddedWithZeros: a document that was written in whole blocks.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/azguest/azguest/provisioning"
+	"github.com/azguest/azguest/test/peak"
 )
 
 // newer is a type that no library knows yet.
@@ -105,7 +106,7 @@ func FuzzParseKeys(f *testing.F) {
 	f.Add("---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END SSH2 PUBLIC KEY ----")
 	f.Add("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
 	f.Add(newer())
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Fuzz(peak.Target(func(t *testing.T, s string) {
 		keys, _ := provisioning.ParseKeys(s)
 		for _, k := range keys {
 			if strings.ContainsAny(k, "\r\n") {
@@ -116,7 +117,7 @@ func FuzzParseKeys(f *testing.F) {
 				t.Errorf("%q is read again as %q, %v", k, again, err)
 			}
 		}
-	})
+	}))
 }
 
 // provisioned makes a machine whose user exists, and the keys step for it.

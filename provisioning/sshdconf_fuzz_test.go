@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/test/peak"
 )
 
 func FuzzSSHDConfiguration(f *testing.F) {
@@ -17,7 +18,7 @@ func FuzzSSHDConfiguration(f *testing.F) {
 		f.Fatal(err)
 	}
 	set := []Setting{{"PasswordAuthentication", "no"}}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		files := map[string][]byte{"/etc/ssh/sshd_config": b}
 		conf := readSSHD(r, "/etc/ssh/sshd_config", "/etc/ssh", files)
 		_, _ = effective(conf, "passwordauthentication")
@@ -28,7 +29,7 @@ func FuzzSSHDConfiguration(f *testing.F) {
 		if !bytes.Equal(withoutBlock(once), withoutBlock(b)) {
 			t.Errorf("%q is not restored", b)
 		}
-	})
+	}))
 }
 
 func FuzzSudoers(f *testing.F) {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 func linkMessage(kind uint16, index int, name string, oper byte) []byte {
@@ -60,7 +62,7 @@ func TestOpenRoutes(t *testing.T) {
 
 func FuzzParseLinks(f *testing.F) {
 	f.Add(linkMessage(unix.RTM_NEWLINK, 2, "eth0", 6))
-	f.Fuzz(func(_ *testing.T, b []byte) { parseLinks(b) })
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) { parseLinks(b) }))
 }
 
 func TestEditShadowKeepsEveryOtherByte(t *testing.T) {

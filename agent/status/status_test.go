@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 var at = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
@@ -287,7 +289,7 @@ func TestSocket(t *testing.T) {
 
 func FuzzRedact(f *testing.F) {
 	f.Add(`{"extensions":[{"message":"x"}]}`)
-	f.Fuzz(func(t *testing.T, data string) {
+	f.Fuzz(peak.Target(func(t *testing.T, data string) {
 		var s Snapshot
 		if json.Unmarshal([]byte(data), &s) != nil {
 			return
@@ -296,7 +298,7 @@ func FuzzRedact(f *testing.F) {
 		s.Judge()
 		s.Converged()
 		publicText(data)
-	})
+	}))
 }
 
 // TestSocketNonsense: whatever a client sends, it gets one line that says no,

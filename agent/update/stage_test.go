@@ -26,6 +26,7 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/update/updatetest"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/test/peak"
 )
 
 const lib = "/var/lib/waagent"
@@ -498,7 +499,7 @@ func TestSEC7PackagesAreCountedAsTheDiskDoes(t *testing.T) {
 func FuzzPackage(f *testing.F) {
 	f.Add(updatetest.Python("2.0.0.1"))
 	f.Add(updatetest.Zip(updatetest.Manifest("2.0.0.1"), updatetest.File{Name: "bin/azguest", Data: []byte("x")}))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, data []byte) {
 		z, err := open(bytes.NewReader(data), int64(len(data)), "2.0.0.1")
 		if err != nil {
 			return
@@ -511,7 +512,7 @@ func FuzzPackage(f *testing.F) {
 		if err != nil || len(entries) > 1 {
 			t.Fatalf("outside of the directory: %v %v", entries, err)
 		}
-	})
+	}))
 }
 
 func FuzzSignature(f *testing.F) {
@@ -519,9 +520,9 @@ func FuzzSignature(f *testing.F) {
 	f.Add(ca.Sign([]byte("x"), nil))
 	f.Add([]byte("MIIB"))
 	trust := Trust{Roots: updatetest.NewAuthority().Pool(), Now: time.Now()}
-	f.Fuzz(func(t *testing.T, sig []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, sig []byte) {
 		if _, err := trust.Verify(strings.NewReader("x"), sig); err == nil {
 			t.Fatal("accepted")
 		}
-	})
+	}))
 }

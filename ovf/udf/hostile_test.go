@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/ovf/internal/image"
+	"github.com/azguest/azguest/test/peak"
 )
 
 // walk visits what it can of an image, as far as a test may take.
@@ -146,10 +147,10 @@ func FuzzOpen(f *testing.F) {
 	for _, n := range []string{"genisoimage-bridge-small.img", "udf-bs512.img", "udf-worm-4096.img", "udf-bdr-2.60.img", "udf-cdrw-sparable.img"} {
 		f.Add(squeeze(unpack(f, n)))
 	}
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
 		img := expand(b)
 		walk(bytes.NewReader(img), int64(len(img)))
-	})
+	}))
 }
 
 // squeeze keeps the blocks of an image that are not empty, each behind its

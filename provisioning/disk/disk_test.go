@@ -17,6 +17,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/test/peak"
 )
 
 const mib = 1 << 20
@@ -327,7 +328,7 @@ func FuzzDisk(f *testing.F) {
 	f.Add(withMBR(7, ntfsImage(FactoryLabel, "a.txt"))[:2*mib])
 	f.Add(ntfsImage("x", "y")[:64<<10])
 	f.Add(extImage())
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		d := Disk{Name: "sdb", Size: int64(len(b))}
 		_ = d.read(r)
@@ -335,7 +336,7 @@ func FuzzDisk(f *testing.F) {
 		if v, err := readNTFS(r); err == nil {
 			_ = v.fresh()
 		}
-	})
+	}))
 }
 
 // writeSome lets only some of the writes through.

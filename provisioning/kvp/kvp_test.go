@@ -14,6 +14,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning/kvp"
+	"github.com/azguest/azguest/test/peak"
 )
 
 func newRoot(t *testing.T) host.Root {
@@ -175,7 +176,7 @@ func TestWritersDoNotLoseRecords(t *testing.T) {
 func FuzzFit(f *testing.F) {
 	f.Add("a\x00b\xff世😀")
 	f.Add(strings.Repeat("😀", 600))
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Fuzz(peak.Target(func(t *testing.T, s string) {
 		for _, part := range append(kvp.Split(s, kvp.MaxValue), kvp.Fit(s, kvp.MaxValue)) {
 			if !utf8.ValidString(part) || strings.Contains(part, "\x00") || len(part) >= kvp.ValueSize {
 				t.Errorf("%q", part)
@@ -184,5 +185,5 @@ func FuzzFit(f *testing.F) {
 		if got, want := strings.Join(kvp.Split(s, 10), ""), strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD"); got != want {
 			t.Errorf("pieces make %q, want %q", got, want)
 		}
-	})
+	}))
 }
