@@ -97,3 +97,29 @@ func TestStatusMemory(t *testing.T) {
 		})
 	}
 }
+
+// TestLongTextsAreCutWhole: of a very long string its beginning is read, and
+// the cut makes no character that is not in it.
+func TestLongTextsAreCutWhole(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []string{"x", `\n`, `\u0041`, `\ud83d\ude00`, `\uD83D\uDE00`, "é", "\U0001f600", `\\`, "\\\"", "ab\U0001f600", `a\ud83d\ude00`, `\ud83dx\n`} {
+		for pad := range 12 {
+			raw := []byte(`"` + strings.Repeat("p", pad) + strings.Repeat(unit, maxText/len(unit)+2) + `"`)
+			var whole string
+			if err := json.Unmarshal(raw, &whole); err != nil {
+				t.Fatal(err)
+			}
+			got, ok := text(raw)
+			if !ok || !strings.HasPrefix(whole, got) || len(got) < bigTotal/4 {
+				t.Errorf("%s after %d: %v, %d bytes", unit, pad, ok, len(got))
+			}
+		}
+	}
+	if got, ok := text([]byte(`"` + strings.Repeat("\xff", 2*maxText) + `"`)); !ok || len(got) < bigTotal {
+		t.Errorf("no UTF-8: %v, %d bytes", ok, len(got))
+	}
+	short := `"` + strings.Repeat("x", maxText-2) + `"`
+	if got, _ := text([]byte(short)); len(got) != maxText-2 {
+		t.Errorf("a text that may be so long has %d bytes", len(got))
+	}
+}

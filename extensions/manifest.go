@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/azguest/azguest/agent/host"
 )
@@ -144,13 +145,49 @@ func object(raw json.RawMessage) (map[string]json.RawMessage, error) {
 	return o, err
 }
 
-// text reads a JSON string.
+// maxText is how much of one JSON string is looked at, in bytes of the file. No
+// status that is reported whole has as many, and of one that is shortened more
+// than enough is left.
+const maxText = 4 * bigTotal
+
+// text reads a JSON string, of a very long one its beginning.
 func text(raw json.RawMessage) (string, bool) {
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
+	if len(raw) > maxText {
+		raw = append(bytes.Clone(raw[:wholeEscapes(raw, maxText)]), '"')
+	}
 	var s string
 	return s, json.Unmarshal(raw, &s) == nil
+}
+
+// wholeEscapes is the largest place up to limit at which a JSON string can be
+// cut: in no escape, in no pair of them, and in no character of several bytes.
+func wholeEscapes(raw []byte, limit int) int {
+	cut := 1
+	for i := 1; i < limit; {
+		switch {
+		case raw[i] != '\\':
+			i++
+		case raw[i+1] != 'u':
+			i += 2
+		case isPair(raw[i:]):
+			i += 12
+		default:
+			i += 6
+		}
+		// Of what is no UTF-8 at all something is left too.
+		if i <= limit && (utf8.RuneStart(raw[i]) || i < limit-utf8.UTFMax) {
+			cut = i
+		}
+	}
+	return cut
+}
+
+// isPair: an escape and the next one are the two halves of one character.
+func isPair(raw []byte) bool {
+	return raw[2]|0x20 == 'd' && strings.ContainsRune("89abAB", rune(raw[3])) && raw[6] == '\\' && raw[7] == 'u'
 }
 
 // maxEscaped is by how much escaping control characters may lengthen a file, in

@@ -123,6 +123,7 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 	if err != nil {
 		return fmt.Errorf("%w: substatus is not an array", errStatusShape)
 	}
+	total := 0
 	for _, s := range subs {
 		if string(s) == "null" {
 			continue
@@ -142,7 +143,15 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 		if sub.Message, sub.Lang, err = formatted(o["formattedMessage"]); err != nil {
 			return err
 		}
-		st.Substatus = append(st.Substatus, sub)
+		// What will not be reported is only looked at. A file that is reported
+		// whole has fewer characters, whatever masking secrets adds to them.
+		total += len(sub.Name)
+		if sub.Message != nil {
+			total += len(*sub.Message)
+		}
+		if total <= 64*bigTotal {
+			st.Substatus = append(st.Substatus, sub)
+		}
 	}
 	return nil
 }
@@ -179,6 +188,7 @@ func formatted(raw json.RawMessage) (message *string, lang string, err error) {
 		return nil, "", nil
 	}
 	lang, _ = text(o["lang"])
+	lang = clip(lang, maxWord)
 	raw, ok := o["message"]
 	if !ok {
 		return nil, lang, fmt.Errorf("%w: formattedMessage has no message", errStatusShape)

@@ -119,6 +119,9 @@ type box struct {
 
 func newBox(t *testing.T, o sandbox.Options) *box {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a sandbox")
+	}
 	if err := sandbox.Available(); err != nil {
 		t.Skip(err)
 	}

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()
 	release.Remove()
+	for _, v := range verdicts.list {
+		fmt.Println("verdict:", v)
+	}
 	os.Exit(code)
 }
 
@@ -258,7 +261,7 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	l.empty(s)
-	grown(t, samples)
+	grown(l.t, samples)
 }
 
 // TestSequences are short lives on a platform in order.
@@ -287,7 +290,7 @@ func TestSequences(t *testing.T) {
 				l.empty(s)
 			}
 			if err := l.sb.Close(); err != nil {
-				t.Error(err)
+				l.t.Error(err)
 			}
 		})
 	}

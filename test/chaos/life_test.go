@@ -55,6 +55,38 @@ type life struct {
 	kills   int // processes of extensions that were killed
 }
 
+// verdicts are the errors of all tests, which TestMain prints again at the
+// end: before them are hundreds of steps, and after them what everybody logged.
+var verdicts struct {
+	sync.Mutex // guards the list
+	list       []string
+}
+
+// A verdict is a test whose errors are among the verdicts.
+type verdict struct{ testing.TB }
+
+func (v verdict) Errorf(format string, args ...any) {
+	v.Helper()
+	v.keep(fmt.Sprintf(format, args...))
+	v.TB.Errorf(format, args...)
+}
+
+func (v verdict) Fatalf(format string, args ...any) {
+	v.Helper()
+	v.keep(fmt.Sprintf(format, args...))
+	v.TB.Fatalf(format, args...)
+}
+
+func (v verdict) Error(args ...any) { v.Helper(); v.Errorf("%s", fmt.Sprint(args...)) }
+
+func (v verdict) Fatal(args ...any) { v.Helper(); v.Fatalf("%s", fmt.Sprint(args...)) }
+
+func (v verdict) keep(text string) {
+	verdicts.Lock()
+	defer verdicts.Unlock()
+	verdicts.list = append(verdicts.list, fmt.Sprintf("%s: %.1000s", v.Name(), text))
+}
+
 // need skips where a sandbox can't be made, or is not wanted.
 func need(t testing.TB) {
 	t.Helper()
@@ -69,6 +101,7 @@ func need(t testing.TB) {
 // newLife makes a provisioned machine with all samples published.
 func newLife(t testing.TB, s *script) *life {
 	t.Helper()
+	t = verdict{t}
 	l := &life{t: t, heard: &heard{}}
 	var err error
 	l.log, err = os.Create(filepath.Join(t.TempDir(), "agent.log"))

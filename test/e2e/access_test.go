@@ -13,6 +13,7 @@ import (
 // short-lived account without rebooting, and it goes when its time is over,
 // without a new goal state (spec/protocol §9).
 func TestJustInTimeUsers(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, blank())
 	p := c.agent(t)
 	c.ready(t)

@@ -221,6 +221,7 @@ func (c *cloud) provisioned(t testing.TB) journal {
 // again, in the same boot or after a reboot, ends where an undisturbed run
 // does. The steps are those that the undisturbed run journaled.
 func TestKilledAfterEachStep(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	key := newKey(t)
 	o.key = key
@@ -282,6 +283,7 @@ func TestKilledAfterEachStep(t *testing.T) {
 // TestKilledAtAnyTime is the same without the agent's help: kill -9 at moments
 // spread over the first boot, which also hits the middle of a step.
 func TestKilledAtAnyTime(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.key = newKey(t)
 	whole := newAgentCloud(t, o)

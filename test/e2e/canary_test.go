@@ -71,6 +71,7 @@ func leaked(secrets map[string]string) {
 // everything that it writes, sends or starts is searched for them (asks S3).
 // They may be in the files whose purpose it is to hold them, and nowhere else.
 func TestCanaries(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.telemetry = true
 	o.provisioning.Password = "canary01-Passw0rd!&<x>"

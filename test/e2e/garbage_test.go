@@ -69,6 +69,7 @@ esac
 // goes on, another handler takes its new settings, agentctl answers, and the
 // agent stays small (asks U08).
 func TestVandal(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.telemetry = true
 	o.packages = samples(t)

@@ -15,6 +15,7 @@ import (
 // agent starts, and then the network comes up. The agent hears of it from the
 // kernel. How soon it looks then is protocol/platform's to test.
 func TestReadyWithTheLease(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, blank())
 	ip := func(verb, addr string) {
 		t.Helper()
@@ -88,6 +89,7 @@ ip route add default via 10.9.1.1 metric 200
 // TestWhoIsBehindABridgeIsNotThePlatform: while the platform does not answer,
 // a container or guest of the machine does, in its name. No route leads there.
 func TestWhoIsBehindABridgeIsNotThePlatform(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, blank())
 	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS}})
 	if err != nil {
