@@ -60,7 +60,7 @@ func TestJustInTimeUsers(t *testing.T) {
 	// Time goes on while the host is away, and the agent a new one.
 	var over time.Time
 	for life, made := 15*time.Second, false; !made; life *= 3 {
-		over = time.Now().Add(life)
+		over = time.Now().Add(life).Truncate(time.Second) // as the document has it
 		now := []fabric.User{{Name: "jit3", Password: "Pass w0rd 3", Expires: over}, users[1]}
 		c.vm.Configure(func(cfg *fabric.Config) { cfg.Users = now })
 		await(t, "a third account", func() bool {

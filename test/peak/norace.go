@@ -2,4 +2,5 @@
 
 package peak
 
-const race = false
+// Race says that the race detector is built in.
+const Race = false

@@ -51,7 +51,7 @@ func Run(t *testing.T, cases []Case) {
 		}
 		return
 	}
-	if race {
+	if Race {
 		t.Skip("the race detector takes many times the memory: scripts/test runs this without it as well")
 	}
 	dir := t.TempDir()

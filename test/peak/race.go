@@ -2,4 +2,5 @@
 
 package peak
 
-const race = true
+// Race says that the race detector is built in.
+const Race = true
