@@ -36,6 +36,9 @@ const (
 // packageLimits count what the disk gives for a package.
 var packageLimits = bound.Package{Directory: 256 << 10, Inodes: 500, Bytes: maxUnpacked, Ratio: 200}
 
+// manifestLimits are those of the manifest, which says four words of ours.
+var manifestLimits = bound.Limits{Bytes: maxManifest, Nodes: 20_000, Depth: 64}
+
 // identity is what a package says about itself.
 type identity struct {
 	Signing struct {
@@ -82,6 +85,9 @@ func identify(z *zip.Reader) (identity, error) {
 		return id, foreign("%s can't be read", manifestName)
 	}
 	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\ufeff")))
+	if err := manifestLimits.JSON(b); err != nil {
+		return id, foreign("%s has %w", manifestName, err)
+	}
 	list := []identity{{}}
 	if bytes.HasPrefix(b, []byte("[")) {
 		err = json.Unmarshal(b, &list)
