@@ -1,73 +1,106 @@
 package extensions
 
 import (
+	"archive/zip"
 	"bytes"
+	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
-
-	"github.com/azguest/azguest/test/peak"
 )
 
-// TestSEC4HandlerFilesMemory: the worst that a handler can write into each of
-// the files that the agent reads, at the largest size that is read.
-func TestSEC4HandlerFilesMemory(t *testing.T) {
-	for _, r := range []struct {
-		file  string
-		size  int
-		frame string
-		read  func([]byte) error
-	}{
-		{"status", maxStatusFile, `[{"status":{"status":"success","formattedMessage":{"message":"m"},|}}]`, func(b []byte) error { _, err := ParseStatus(b); return err }},
-		{"heartbeat", maxHeartbeat, `[{"heartbeat":{"status":"ready","code":0,|}}]`, func(b []byte) error { _, err := parseHeartbeat(b); return err }},
-		{"manifest", maxManifest, `[{"handlerManifest":{"installCommand":"a",|}}]`, func(b []byte) error { _, err := ParseHandlerManifest(b); return err }},
-		{"handler status", maxHeartbeat, `{"status":"Ready",|}`, func(b []byte) error {
-			if _, ok := parseHandlerStatus(b); !ok {
-				return errHeartbeat
+// rawZip is a package of which the entries are written as they are: names with
+// their content, without a word about modes.
+func rawZip(t testing.TB, add func(z *zip.Writer) error) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create(manifestName)
+	if err == nil {
+		_, err = w.Write([]byte("[]"))
+	}
+	if err := errors.Join(err, add(z), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// entries adds n empty entries.
+func entries(n int, name func(i int) string) func(z *zip.Writer) error {
+	return func(z *zip.Writer) error {
+		for i := range n {
+			if _, err := z.CreateHeader(&zip.FileHeader{Name: name(i)}); err != nil {
+				return err
 			}
-			return nil
-		}},
-		{"policy", maxPolicy, `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{|}}}`, func(b []byte) error { _, err := ParsePolicy(b); return err }},
+		}
+		return nil
+	}
+}
+
+// TestSEC7PackagesAreCountedAsTheDiskDoes: whatever takes a block or an inode
+// counts, and is counted before the first of it is made.
+func TestSEC7PackagesAreCountedAsTheDiskDoes(t *testing.T) {
+	t.Parallel()
+	chain := func(i, levels int) string { return strings.Repeat(fmt.Sprintf("%x/", i), levels) + "x" }
+	for name, tc := range map[string]struct {
+		pack  func(z *zip.Writer) error
+		limit int64
+		want  string
+	}{
+		"implied directories":         {entries(1500, func(i int) string { return chain(i, 63) }), maxUnpacked, "200 times its size"},
+		"implied, below the ratio":    {entries(3000, func(i int) string { return strings.Repeat("longer than a byte", 10) + chain(i, 20) }), maxUnpacked, "50000 files and directories"},
+		"directories":                 {entries(50_001, func(i int) string { return fmt.Sprintf("%x/", i) }), maxUnpacked, "50000 files and directories"},
+		"empty files":                 {entries(50_001, func(i int) string { return fmt.Sprintf("%x", i) }), maxUnpacked, "50000 files and directories"},
+		"blocks of small files":       {small(1000), 4 << 20, "4194304 bytes on disk"},
+		"blocks of directories":       {entries(1000, func(i int) string { return fmt.Sprintf("%x/", i) }), 4 << 20, "4194304 bytes on disk"},
+		"names":                       {entries(30_000, func(i int) string { return fmt.Sprintf("%0250x", i) }), 4 << 20, "bytes of a zip's directory"},
+		"a directory of its own":      {entries(100_000, func(i int) string { return fmt.Sprintf("%x", i%7) }), maxUnpacked, "bytes of a zip's directory"},
+		"a file of more than it says": {lie(1, 1<<20), maxUnpacked, "not a valid zip"},
+		"a size that is none":         {lie(1<<63, 10), maxUnpacked, "bytes on disk"},
 	} {
-		var cases []peak.Case
-		before, after, _ := strings.Cut(r.frame, "|")
-		fill := func(head, unit, tail string) func() []byte {
-			return func() []byte { return peak.Fill(before+head, unit, tail+after, r.size) }
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			data := rawZip(t, tc.pack)
+			writeFile(t, dir+"/p.zip", string(data))
+			err := unpack(dir+"/p.zip", dir+"/out", tc.limit)
+			if !errors.Is(err, errBundle) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("a package of %d KiB: %v, want %q", len(data)>>10, err, tc.want)
+			}
+			if left, _ := os.ReadDir(dir); len(left) != 1 {
+				t.Errorf("%v is left", left)
+			}
+			if hm, err := manifestInside(dir + "/p.zip"); err == nil && strings.Contains(tc.want, "directory") && strings.Contains(tc.want, "zip") {
+				t.Errorf("looked into it: %+v", hm)
+			}
+		})
+	}
+}
+
+// small adds n files of one byte.
+func small(n int) func(z *zip.Writer) error {
+	return func(z *zip.Writer) error {
+		for i := range n {
+			w, err := z.Create(fmt.Sprintf("%x", i))
+			if err == nil {
+				_, err = w.Write([]byte("x"))
+			}
+			if err != nil {
+				return err
+			}
 		}
-		list := func(unit string) func() []byte { return fill(`"substatus":[`, unit, `{}]`) }
-		docs := map[string]func() []byte{
-			"empty objects":       list(`{},`),
-			"empty arrays":        list(`[],`),
-			"objects":             list(`{"status":{"formattedMessage":{}}},`),
-			"substatus":           list(`{"name":"n","status":"error","code":"1","formattedMessage":{"message":"m"}},`),
-			"messages of secrets": list(`{"name":"n","status":"error","code":"1","formattedMessage":{"message":"` + strings.Repeat("pwd=a ", 300) + `"}},`),
-			"numbers":             list(`1,`),
-			"escapes":             list(`"\u0041\ud800",`),
-			"long escapes":        list(`"` + strings.Repeat(`\u0001`, 4000) + `",`),
-			"not valid UTF-8":     list("\"\xff\xfe\","),
-			"names":               fill(``, `"k%d":1,`, `"z":1`),
-			"one name":            fill(``, `"status":"x",`, `"z":1`),
-			"policies":            fill(``, `"P.H%d":{"signatureRequired":true,"runtimePolicy":{"a":1}},`, `"z":{}`),
-			"one number":          fill(`"code":`, "9", ``),
-			"NULs":                func() []byte { return make([]byte, r.size) },
-			"deep": func() []byte {
-				return []byte(strings.Repeat("[", r.size/2) + strings.Repeat("]", r.size/2))
-			},
-			"UTF-16": func() []byte {
-				wide := bytes.ReplaceAll(list(`{},`)()[:r.size/2-2], nil, []byte{0})
-				return append([]byte("\xff\xfe"), wide...)[:r.size]
-			},
+		return nil
+	}
+}
+
+// lie adds a file that says another size than it has.
+func lie(says uint64, has int) func(z *zip.Writer) error {
+	return func(z *zip.Writer) error {
+		w, err := z.CreateRaw(&zip.FileHeader{Name: "x", Method: zip.Store, UncompressedSize64: says, CompressedSize64: uint64(has)})
+		if err == nil {
+			_, err = w.Write(make([]byte, has))
 		}
-		for what, unit := range map[string]string{
-			"text": "x", "controls": "\x01", "line ends": "\\\n", "escapes": `\u0001`, "not valid UTF-8": "\xff",
-			"signatures": "sig=a&", "passwords": "pwd=a ", "words": "password ", "JSON": `{\"password\":\"a\"}`, "login": "https://a:b@c/?sig=d ",
-			"blanks": " ", "equals": "=", "percents": "%", "backslashes": `\\`,
-		} {
-			docs["message of "+what] = fill(`"message":"`, unit, `"`)
-			docs["formatted message of "+what] = fill(`"formattedMessage":{"message":"`, unit, `"}`)
-		}
-		for name, doc := range docs {
-			cases = append(cases, peak.Case{Name: r.file + ": " + name, Doc: doc, Read: r.read})
-		}
-		peak.Run(t, cases)
+		return err
 	}
 }

@@ -36,7 +36,7 @@ const (
 // packageLimits count what the disk gives for a package.
 var packageLimits = bound.Package{Directory: 256 << 10, Inodes: 500, Bytes: maxUnpacked, Ratio: 200}
 
-// manifestLimits are those of the manifest, which says four words of ours.
+// manifestLimits are those of the manifest, checked before it is decoded.
 var manifestLimits = bound.Limits{Bytes: maxManifest, Nodes: 20_000, Depth: 64}
 
 // identity is what a package says about itself.

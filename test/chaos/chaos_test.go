@@ -18,8 +18,8 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", givenSeed(), "seed of the run; 0 draws one, which is printed")
-	minutes   = flag.Float64("minutes", 2, "how long TestFaults goes on")
-	sequences = flag.Int("sequences", 12, "how many lives TestSequences has")
+	minutes   = flag.Float64("minutes", 3, "how long TestFaults goes on")
+	sequences = flag.Int("sequences", 20, "how many lives TestSequences has")
 	only      = flag.Int("only", 0, "run only this one of the sequences")
 )
 

@@ -1,0 +1,73 @@
+package extensions
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/azguest/azguest/test/peak"
+)
+
+// TestSEC4HandlerFilesMemory: the worst that a handler can write into each of
+// the files that the agent reads, at the largest size that is read.
+func TestSEC4HandlerFilesMemory(t *testing.T) {
+	for _, r := range []struct {
+		file  string
+		size  int
+		frame string
+		read  func([]byte) error
+	}{
+		{"status", maxStatusFile, `[{"status":{"status":"success","formattedMessage":{"message":"m"},|}}]`, func(b []byte) error { _, err := ParseStatus(b); return err }},
+		{"heartbeat", maxHeartbeat, `[{"heartbeat":{"status":"ready","code":0,|}}]`, func(b []byte) error { _, err := parseHeartbeat(b); return err }},
+		{"manifest", maxManifest, `[{"handlerManifest":{"installCommand":"a",|}}]`, func(b []byte) error { _, err := ParseHandlerManifest(b); return err }},
+		{"handler status", maxHeartbeat, `{"status":"Ready",|}`, func(b []byte) error {
+			if _, ok := parseHandlerStatus(b); !ok {
+				return errHeartbeat
+			}
+			return nil
+		}},
+		{"policy", maxPolicy, `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{|}}}`, func(b []byte) error { _, err := ParsePolicy(b); return err }},
+	} {
+		var cases []peak.Case
+		before, after, _ := strings.Cut(r.frame, "|")
+		fill := func(head, unit, tail string) func() []byte {
+			return func() []byte { return peak.Fill(before+head, unit, tail+after, r.size) }
+		}
+		list := func(unit string) func() []byte { return fill(`"substatus":[`, unit, `{}]`) }
+		docs := map[string]func() []byte{
+			"empty objects":       list(`{},`),
+			"empty arrays":        list(`[],`),
+			"objects":             list(`{"status":{"formattedMessage":{}}},`),
+			"substatus":           list(`{"name":"n","status":"error","code":"1","formattedMessage":{"message":"m"}},`),
+			"messages of secrets": list(`{"name":"n","status":"error","code":"1","formattedMessage":{"message":"` + strings.Repeat("pwd=a ", 300) + `"}},`),
+			"numbers":             list(`1,`),
+			"escapes":             list(`"\u0041\ud800",`),
+			"long escapes":        list(`"` + strings.Repeat(`\u0001`, 4000) + `",`),
+			"not valid UTF-8":     list("\"\xff\xfe\","),
+			"names":               fill(``, `"k%d":1,`, `"z":1`),
+			"one name":            fill(``, `"status":"x",`, `"z":1`),
+			"policies":            fill(``, `"P.H%d":{"signatureRequired":true,"runtimePolicy":{"a":1}},`, `"z":{}`),
+			"one number":          fill(`"code":`, "9", ``),
+			"NULs":                func() []byte { return make([]byte, r.size) },
+			"deep": func() []byte {
+				return []byte(strings.Repeat("[", r.size/2) + strings.Repeat("]", r.size/2))
+			},
+			"UTF-16": func() []byte {
+				wide := bytes.ReplaceAll(list(`{},`)()[:r.size/2-2], nil, []byte{0})
+				return append([]byte("\xff\xfe"), wide...)[:r.size]
+			},
+		}
+		for what, unit := range map[string]string{
+			"text": "x", "controls": "\x01", "line ends": "\\\n", "escapes": `\u0001`, "not valid UTF-8": "\xff",
+			"signatures": "sig=a&", "passwords": "pwd=a ", "words": "password ", "JSON": `{\"password\":\"a\"}`, "login": "https://a:b@c/?sig=d ",
+			"blanks": " ", "equals": "=", "percents": "%", "backslashes": `\\`,
+		} {
+			docs["message of "+what] = fill(`"message":"`, unit, `"`)
+			docs["formatted message of "+what] = fill(`"formattedMessage":{"message":"`, unit, `"}`)
+		}
+		for name, doc := range docs {
+			cases = append(cases, peak.Case{Name: r.file + ": " + name, Doc: doc, Read: r.read})
+		}
+		peak.Run(t, cases)
+	}
+}
