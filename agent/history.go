@@ -13,9 +13,48 @@ import (
 // changes notices what became of extensions: the last transitions are what a
 // person looks at first (asks §6).
 type changes struct {
-	mu    sync.Mutex        // guards known
+	mu    sync.Mutex        // guards what follows
 	known map[string]string // outcome of each extension as it was shown last
+	// past is the same as an agent before us showed it. It only says what a
+	// transition started from.
+	past map[string]string
 }
+
+// key is what an extension is called in the history, with a slash behind a
+// handler that has one only.
+func key(e status.Extension) string { return e.Name + "/" + e.Config }
+
+// full is the outcome with what it is the outcome of, "" if there is none yet.
+func full(e status.Extension) string {
+	is := outcome(e)
+	if is == "" {
+		return ""
+	}
+	return e.Version + seqText(e.Seq) + " " + is
+}
+
+// recall takes over what an agent before us has shown last.
+func (c *changes) recall(old status.Snapshot) {
+	past := map[string]string{}
+	for _, t := range old.History {
+		to := t.To
+		if to == outcomeGone {
+			to = ""
+		}
+		past[t.What], past[t.What+"/"] = to, to
+	}
+	for _, e := range old.Extensions {
+		if is := full(e); is != "" {
+			past[key(e)] = is
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.past = past
+}
+
+// outcomeGone is what became of an extension that is not reported any more.
+const outcomeGone = "gone"
 
 // outcome is how an extension ended up, "" while something of it runs or
 // waits.
@@ -37,11 +76,10 @@ func (c *changes) look(exts []status.Extension, since, now time.Time) []status.T
 	var out []status.Transition
 	known := map[string]string{}
 	for _, e := range exts {
-		key := e.Name + "/" + e.Config
+		key, is := key(e), full(e)
 		was, seen := c.known[key]
-		is := outcome(e)
-		if is != "" {
-			is = e.Version + seqText(e.Seq) + " " + is
+		if !seen {
+			was = c.past[key]
 		}
 		if is == "" || is == was {
 			known[key] = was
@@ -59,7 +97,7 @@ func (c *changes) look(exts []status.Extension, since, now time.Time) []status.T
 	}
 	for key, was := range c.known {
 		if _, still := known[key]; !still && was != "" {
-			out = append(out, status.Transition{At: now, What: strings.TrimSuffix(key, "/"), From: was, To: "gone"})
+			out = append(out, status.Transition{At: now, What: strings.TrimSuffix(key, "/"), From: was, To: outcomeGone})
 		}
 	}
 	c.known = known
@@ -94,6 +132,7 @@ func (a *Agent) recall() {
 	if err != nil || old.Agent.BootID != a.Root.BootID() {
 		return // the first of this boot, or nobody's
 	}
+	a.rep.changes.recall(old)
 	a.board.mu.Lock()
 	a.board.snap.History = append(slices.Clone(old.History), a.board.snap.History...)
 	a.board.mu.Unlock()

@@ -47,6 +47,45 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// TestChangesAcrossARestart: what an extension was before is told by what the
+// agent before us has shown, also if it has not settled since.
+func TestChangesAcrossARestart(t *testing.T) {
+	start := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	ext := func(seq int, phase string) status.Extension {
+		return status.Extension{Name: "Contoso.App", Version: "1.0", Seq: seq, Phase: phase, Actual: status.ActualEnabled, Status: status.StatusSuccess, Finished: start.Add(time.Minute)}
+	}
+	told := status.Transition{What: "Contoso.App", To: "1.0 seq 0 enabled"}
+	want := []status.Transition{{What: "Contoso.App", From: "1.0 seq 0 enabled", To: "1.0 seq 1 enabled"}}
+	for name, tc := range map[string]struct {
+		old   status.Snapshot
+		steps [][]status.Extension
+		want  []status.Transition
+	}{
+		"settled": {status.Snapshot{Extensions: []status.Extension{ext(0, "")}}, [][]status.Extension{{ext(1, "")}}, want},
+		"waiting": {
+			status.Snapshot{Extensions: []status.Extension{ext(0, "waiting")}, History: []status.Transition{told}},
+			[][]status.Extension{{ext(0, "waiting")}, {ext(1, "enable")}, {ext(1, "")}},
+			want,
+		},
+		"nothing new": {status.Snapshot{Extensions: []status.Extension{ext(1, "")}}, [][]status.Extension{{ext(1, "enable")}, {ext(1, "")}}, nil},
+		"not loaded yet, other lines": {
+			status.Snapshot{Extensions: []status.Extension{ext(0, "")}, History: []status.Transition{{What: "extensions", To: "held"}}},
+			[][]status.Extension{{}, {ext(1, "")}},
+			want,
+		},
+	} {
+		var c changes
+		c.recall(tc.old)
+		var got []status.Transition
+		for _, s := range tc.steps {
+			got = append(got, c.look(s, start, time.Time{})...)
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 // TestHoldOutlivesTheAgent: what an operator was promised holds after a
 // restart, and no longer than that.
 func TestHoldOutlivesTheAgent(t *testing.T) {
