@@ -6,11 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 )
 
-// qmp asks QEMU's monitor one question.
-func (m *Machine) qmp(ctx context.Context, command string, answer any) error {
+// qmp asks QEMU's monitor one question; the arguments may be nil.
+func (m *Machine) qmp(ctx context.Context, command string, arguments, answer any) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", m.lab.path("qmp"))
 	if err != nil {
@@ -21,9 +22,13 @@ func (m *Machine) qmp(ctx context.Context, command string, answer any) error {
 		return err
 	}
 	lines := bufio.NewReader(conn)
-	ask := func(command string) (json.RawMessage, error) {
+	ask := func(command string, arguments any) (json.RawMessage, error) {
 		if command != "" {
-			if _, err := fmt.Fprintf(conn, "{\"execute\": %q}\n", command); err != nil {
+			question := struct {
+				Execute   string `json:"execute"`
+				Arguments any    `json:"arguments,omitempty"`
+			}{command, arguments}
+			if err := json.NewEncoder(conn).Encode(question); err != nil {
 				return nil, err
 			}
 		}
@@ -48,11 +53,11 @@ func (m *Machine) qmp(ctx context.Context, command string, answer any) error {
 		}
 	}
 	for _, c := range []string{"", "qmp_capabilities"} {
-		if _, err := ask(c); err != nil {
+		if _, err := ask(c, nil); err != nil {
 			return err
 		}
 	}
-	got, err := ask(command)
+	got, err := ask(command, arguments)
 	if err != nil {
 		return err
 	}
@@ -65,7 +70,7 @@ func (m *Machine) Ejected(ctx context.Context) (bool, error) {
 		Device   string
 		TrayOpen bool `json:"tray_open"`
 	}
-	if err := m.qmp(ctx, "query-block", &drives); err != nil {
+	if err := m.qmp(ctx, "query-block", nil, &drives); err != nil {
 		return false, err
 	}
 	for _, d := range drives {
@@ -74,4 +79,21 @@ func (m *Machine) Ejected(ctx context.Context) (bool, error) {
 		}
 	}
 	return false, fmt.Errorf("monitor: no drive cd")
+}
+
+// Processors says what each processor of the guest is doing: where it is, and
+// whether it waits for an interrupt.
+func (m *Machine) Processors(ctx context.Context) (string, error) {
+	var all string
+	question := map[string]string{"command-line": "info registers -a"}
+	if err := m.qmp(ctx, "human-monitor-command", question, &all); err != nil {
+		return "", err
+	}
+	var said []string
+	for line := range strings.Lines(all) {
+		if strings.HasPrefix(line, "RIP=") || strings.HasPrefix(line, "EIP=") {
+			said = append(said, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(said, "\n"), nil
 }

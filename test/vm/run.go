@@ -93,11 +93,6 @@ func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 		User: "customer", Password: "Az-" + random(8), HostName: "vm-" + random(2),
 		CustomData: "#!/bin/sh\necho " + random(8) + "\n",
 	}
-	defer func() {
-		if err != nil {
-			r.explain(ctx)
-		}
-	}()
 	if err := r.customer(ctx); err != nil {
 		return r, err
 	}
@@ -121,7 +116,12 @@ func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 	if err != nil {
 		return r, err
 	}
-	defer r.Machine.Cut()
+	defer func() {
+		if err != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+			r.explain()
+		}
+		r.Machine.Cut()
+	}()
 	err = s.Play(ctx, r)
 	if o.Shell != nil && r.Machine.Died() == nil && ctx.Err() == nil {
 		if r.Machine.user == "" {
@@ -155,16 +155,27 @@ func (r *Run) publicKeys() ([]string, error) {
 	return keys, nil
 }
 
-// explain shows what one would look at first after a failure.
-func (r *Run) explain(ctx context.Context) {
-	if r.Machine == nil {
-		return
-	}
+// explain shows what one would look at first after a failure. It may be that no
+// time is left for the scenario, and that nobody can log in.
+func (r *Run) explain() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	r.say("--- console:\n%s", tail(r.Machine.Console(), 25))
-	if r.Machine.user != "" && ctx.Err() == nil {
-		if out, err := r.Machine.Run(ctx, "sudo journalctl -b -u azguest --no-pager -o cat | tail -n 40; systemctl --failed --no-legend"); err == nil {
+	for range 2 {
+		if said, err := r.Machine.Processors(ctx); err == nil {
+			r.say("--- processors, after %.1f s of work:\n%s", r.Machine.Processor().Seconds(), said)
+		}
+	}
+	if r.Machine.user != "" {
+		soon, cancel := context.WithTimeout(ctx, 15*time.Second)
+		if out, err := r.Machine.Run(soon, "sudo journalctl -b -u azguest --no-pager -o cat | tail -n 40; systemctl --failed --no-legend"); err == nil {
 			r.say("--- journal of the agent:\n%s", out)
 		}
+		cancel()
+	}
+	r.Machine.Cut()
+	if out, err := r.Machine.File(ctx, "/var/log/waagent.log"); err == nil {
+		r.say("--- log of the agent, from the disk:\n%s", tail(out, 40))
 	}
 	for _, e := range r.Platform.health() {
 		r.say("--- health report at %s: %s", e.Time.Format(time.TimeOnly), e.Body)

@@ -2,12 +2,26 @@ package vm
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
+
+// verdicts are what failed and why. TestMain prints them last, because after a
+// failure there may be other scenarios, and only the end of a long log is read.
+var verdicts []string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, v := range verdicts {
+		fmt.Println("verdict:", v)
+	}
+	os.Exit(code)
+}
 
 // TestScenarios boots machines; scripts/test --full prepares what it needs and
 // sets AZGUEST_VM.
@@ -26,8 +40,13 @@ func TestScenarios(t *testing.T) {
 	// In order, one at a time: each has the whole machine for its figures.
 	for _, s := range Scenarios() {
 		t.Run(s.Name, func(t *testing.T) {
-			r, err := Play(t.Context(), Options{Repo: repo, Cache: cache, Mirror: Mirror(t.Context()), Out: t.Output()}, s)
+			var said strings.Builder
+			r, err := Play(t.Context(), Options{Repo: repo, Cache: cache, Mirror: Mirror(t.Context()), Out: io.MultiWriter(t.Output(), &said)}, s)
 			if err != nil {
+				for line := range strings.Lines(tail(said.String(), 80)) {
+					verdicts = append(verdicts, s.Name+": "+strings.TrimRight(line, "\n"))
+				}
+				verdicts = append(verdicts, s.Name+": "+err.Error())
 				t.Fatal(err)
 			}
 			t.Logf("power on to Ready: %.1f s", r.ToReady.Seconds())
@@ -88,5 +107,35 @@ func TestLab(t *testing.T) {
 	}
 	if _, err := os.Stat(l.Dir); err == nil {
 		t.Error("the scratch directory is still there")
+	}
+}
+
+// TestDied: a kernel that has panicked is the end of a machine, but only in the
+// life that began when it was switched on.
+func TestDied(t *testing.T) {
+	l := &Lab{Dir: t.TempDir()}
+	m := &Machine{lab: l}
+	if err := m.Died(); err == nil {
+		t.Error("a machine that is off lives")
+	}
+	var err error
+	if m.qemu, err = start(l.path("qemu.log"), "sleep", "60"); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Cut()
+	const panicked = "[ 0.08] Kernel panic - not syncing: no timer\r\n[ 0.08] CPU: 0\r\n"
+	if err := os.WriteFile(m.console(), []byte("[ 0.04] hello\r\n"+panicked), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Died(); err == nil || err.Error() != "the guest's kernel panicked - not syncing: no timer" {
+		t.Errorf("got %v", err)
+	}
+	m.printed = len(m.Console())
+	if err := m.Died(); err != nil {
+		t.Errorf("after the panic of an earlier life: %v", err)
+	}
+	m.Cut()
+	if err := m.Died(); err == nil {
+		t.Error("a machine that was cut lives")
 	}
 }
