@@ -37,6 +37,7 @@ func (c *cloud) says(t testing.TB, text string) {
 // settings that need it, and a package manager that somebody else uses, are
 // waited for; the platform is told for what.
 func TestWhatIsNotThereYet(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.packages["Late.Key/1.0.0"] = handler(t, `
 [ $op != enable ] || { thumb=$(sed -n 's/.*Thumbprint": "\([0-9A-F]*\)".*/\1/p' "$home/config/$seq.settings")
@@ -73,6 +74,7 @@ $l = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $l) or die; ope
 // deleted, nothing vanishes from the status, which goes to the blob that is
 // there and not to the kind that the goal state calls it.
 func TestMovedToAnOldHost(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.config = func(c *fabric.Config) { c.FastTrack = true }
 	o.packages["Late.Plain/1.0.0"] = handler(t, "[ $op != enable ] || say success 0 \"round $seq\"\n")

@@ -65,6 +65,7 @@ func (p publisher) sign(zip []byte, more ...string) []byte {
 // refused before anything of it is unpacked, the control plane says why, and
 // so does the audit log (asks S7).
 func TestSignedExtensions(t *testing.T) {
+	t.Parallel()
 	p, stranger := newPublisher(t), newPublisher(t)
 	as := func(name, version string, info map[string]any) []byte {
 		b := bundles.Samples()[0] // Hello

@@ -17,6 +17,7 @@ esac
 // gets ours in its place. It is not provisioned again, and nothing of its
 // extensions is installed again.
 func TestTakeOver(t *testing.T) {
+	t.Parallel()
 	c := newPeerCloud(t, map[string][]byte{"Azguest.E2E.Steady/1.0.0": handler(t, steady)})
 	agent, ctl := release.Binary(t, "azguest"), release.Binary(t, "agentctl")
 	p := startPeer(t, c)

@@ -125,6 +125,7 @@ func (c *cloud) publish(t testing.TB, ca *updatetest.Authority, version string, 
 // TestUpdate: a good version takes over in the same process, with the lock
 // held all the time, and a reboot comes back with it.
 func TestUpdate(t *testing.T) {
+	t.Parallel()
 	ca := updatetest.NewAuthority()
 	c := updatable(t, ca, "", nil)
 	c.agent(t)
@@ -157,6 +158,7 @@ func TestUpdate(t *testing.T) {
 
 // TestUpdateWaitsForExtension: no hand-over while a handler runs a command.
 func TestUpdateWaitsForExtension(t *testing.T) {
+	t.Parallel()
 	ca := updatetest.NewAuthority()
 	c := updatable(t, ca, "", nil)
 	c.agent(t)
@@ -190,6 +192,7 @@ func TestUpdateWaitsForExtension(t *testing.T) {
 // TestUpdateRollsBack: a version that crashes or hangs is taken back without
 // anybody's help, reported, and left alone until a newer one appears.
 func TestUpdateRollsBack(t *testing.T) {
+	t.Parallel()
 	for how, reason := range map[string]string{"crash": "it ended before", "hang": "no report"} {
 		t.Run(how, func(t *testing.T) {
 			ca := updatetest.NewAuthority()
@@ -235,6 +238,7 @@ func TestUpdateRollsBack(t *testing.T) {
 // TestUpdateRefused: what is not signed, or not this agent, is neither
 // unpacked nor run.
 func TestUpdateRefused(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		conf   string
 		signed bool
@@ -281,6 +285,7 @@ func TestUpdateRefused(t *testing.T) {
 // TestUpdateByPlatform: the platform governs the version, up and down, and
 // hears what became of its wishes.
 func TestUpdateByPlatform(t *testing.T) {
+	t.Parallel()
 	ca := updatetest.NewAuthority()
 	yes, no := true, false
 	want := func(c *cloud, version, from string) {
@@ -327,6 +332,7 @@ func TestUpdateByPlatform(t *testing.T) {
 // TestUpdateCrashLoop: a committed version that keeps dying later is given
 // up by the installed one.
 func TestUpdateCrashLoop(t *testing.T) {
+	t.Parallel()
 	ca := updatetest.NewAuthority()
 	c := updatable(t, ca, "", nil)
 	c.agent(t)
