@@ -13,19 +13,21 @@ import (
 // changes notices what became of extensions: the last transitions are what a
 // person looks at first (asks §6).
 type changes struct {
-	mu    sync.Mutex        // guards what follows
-	known map[string]string // outcome of each extension as it was shown last
-	// past is the same as an agent before us showed it. It only says what a
-	// transition started from.
+	mu    sync.Mutex        // guards the fields below
+	known map[string]string // last settled outcome of each extension that is reported
+	// past has the outcomes that the previous agent process showed, for
+	// extensions that this one has not seen yet. It only sets
+	// [status.Transition.From].
 	past map[string]string
 }
 
-// key is what an extension is called in the history, with a slash behind a
-// handler that has one only.
-func key(e status.Extension) string { return e.Name + "/" + e.Config }
+// historyKey names an extension in the history: "handler/extension", or
+// "handler/" if the handler has only one.
+func historyKey(e status.Extension) string { return e.Name + "/" + e.Config }
 
-// full is the outcome with what it is the outcome of, "" if there is none yet.
-func full(e status.Extension) string {
+// settled is the outcome with version and sequence number, "" if there is none
+// yet.
+func settled(e status.Extension) string {
 	is := outcome(e)
 	if is == "" {
 		return ""
@@ -33,7 +35,7 @@ func full(e status.Extension) string {
 	return e.Version + seqText(e.Seq) + " " + is
 }
 
-// recall takes over what an agent before us has shown last.
+// recall takes over what the previous agent process showed last.
 func (c *changes) recall(old status.Snapshot) {
 	past := map[string]string{}
 	for _, t := range old.History {
@@ -44,8 +46,8 @@ func (c *changes) recall(old status.Snapshot) {
 		past[t.What], past[t.What+"/"] = to, to
 	}
 	for _, e := range old.Extensions {
-		if is := full(e); is != "" {
-			past[key(e)] = is
+		if is := settled(e); is != "" {
+			past[historyKey(e)] = is
 		}
 	}
 	c.mu.Lock()
@@ -53,7 +55,7 @@ func (c *changes) recall(old status.Snapshot) {
 	c.past = past
 }
 
-// outcomeGone is what became of an extension that is not reported any more.
+// outcomeGone is the outcome of an extension that is no longer reported.
 const outcomeGone = "gone"
 
 // outcome is how an extension ended up, "" while something of it runs or
@@ -76,10 +78,11 @@ func (c *changes) look(exts []status.Extension, since, now time.Time) []status.T
 	var out []status.Transition
 	known := map[string]string{}
 	for _, e := range exts {
-		key, is := key(e), full(e)
+		key, is := historyKey(e), settled(e)
 		was, seen := c.known[key]
 		if !seen {
 			was = c.past[key]
+			delete(c.past, key) // it may go and come back
 		}
 		if is == "" || is == was {
 			known[key] = was

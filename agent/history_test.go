@@ -47,8 +47,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestChangesAcrossARestart: what an extension was before is told by what the
-// agent before us has shown, also if it has not settled since.
+// TestChangesAcrossARestart: the history says what an extension was before a
+// restart of the agent, even if it has not settled since.
 func TestChangesAcrossARestart(t *testing.T) {
 	start := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	ext := func(seq int, phase string) status.Extension {
@@ -66,6 +66,11 @@ func TestChangesAcrossARestart(t *testing.T) {
 			status.Snapshot{Extensions: []status.Extension{ext(0, "waiting")}, History: []status.Transition{told}},
 			[][]status.Extension{{ext(0, "waiting")}, {ext(1, "enable")}, {ext(1, "")}},
 			want,
+		},
+		"removed and installed again": {
+			status.Snapshot{Extensions: []status.Extension{ext(0, "")}},
+			[][]status.Extension{{ext(0, "")}, {}, {ext(0, "")}},
+			[]status.Transition{{What: "Contoso.App", From: "1.0 seq 0 enabled", To: "gone"}, told},
 		},
 		"nothing new": {status.Snapshot{Extensions: []status.Extension{ext(1, "")}}, [][]status.Extension{{ext(1, "enable")}, {ext(1, "")}}, nil},
 		"not loaded yet, other lines": {

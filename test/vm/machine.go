@@ -75,7 +75,7 @@ func (m *Machine) On() error {
 		// All processors emulated here read one clock, which the kernel's own
 		// test does not believe; the clock it would take instead is a hundred
 		// times slower to read. Its test of the timer counts ticks in a busy
-		// wait, which a busy host delivers too late; after the fourth try it
+		// wait, which a busy host delivers too late; when its last try fails it
 		// panics ("IO-APIC + timer doesn't work!").
 		"-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=0 mitigations=off tsc=reliable no_timer_check",
 		"-smbios", "type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,version=Hyper-V UEFI Release v4.1,uuid="+m.vmID,
