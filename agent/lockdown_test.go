@@ -205,7 +205,7 @@ func TestLockDownsSurvive(t *testing.T) {
 func TestSEC15StatusSaysWhichAndWhy(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ conf, mode, why string }{
-		{"", "enforce", "the default: a policy file that exists is enforced"},
+		{"", "enforce", "default: a policy file is enforced if it exists"},
 		{"Debug.EnableExtensionPolicy=n\n", "off", "Debug.EnableExtensionPolicy=n in /etc/waagent.conf:1"},
 		{"\nExtensions.PolicyMode=audit\n", "audit", "Extensions.PolicyMode=audit in /etc/waagent.conf:2"},
 	} {

@@ -145,7 +145,7 @@ func Load(p Paths) (*Config, []Warning, error) {
 
 	readDir(p.Dist)
 	if !slices.ContainsFunc(p.Main, read) && len(p.Main) > 0 {
-		warns = append(warns, Warning{Origin: Origin{File: p.Main[0]}, Note: true, Message: "no such file; defaults are used"})
+		warns = append(warns, Warning{Origin: Origin{File: p.Main[0]}, Note: true, Message: "no such file, using defaults"})
 	}
 	readDir(p.Dir)
 	readDir(p.Run)
@@ -236,7 +236,7 @@ func parse(name string, data []byte) ([]line, []Warning) {
 		}
 		cut, rest, comment := strings.Cut(value, "#")
 		if comment && cut != "" && !endsBlank(cut) && !strings.HasPrefix(key, "#") {
-			warns = append(warns, Warning{Origin: at, Key: key, Message: fmt.Sprintf("%q is taken for a comment: a value cannot hold '#'", "#"+strings.TrimSpace(rest))})
+			warns = append(warns, Warning{Origin: at, Key: key, Message: fmt.Sprintf("%q is treated as a comment: a value cannot contain '#'", "#"+strings.TrimSpace(rest))})
 		}
 		lines = append(lines, line{key: key, value: trimValue(cut), origin: at})
 	}
@@ -280,7 +280,7 @@ func collect(lines []line) (map[string]Value, []Warning) {
 			warn(l, !lost, "has no effect", k.Doc)
 			continue
 		case k.Alias != "":
-			warn(l, true, "is another name for "+k.Alias, "write "+k.Alias)
+			warn(l, true, "is an alias of "+k.Alias, "write "+k.Alias)
 			name = k.Alias
 			if direct[name] {
 				continue
@@ -312,9 +312,9 @@ func (c *Config) apply(values map[string]Value) []Warning {
 			if err != nil {
 				w := Warning{Origin: v.Origin, Key: k.Name, Message: err.Error()}
 				if ce, ok := errors.AsType[*clampedError](err); ok {
-					w.Suggestion = "used: " + ce.used
+					w.Suggestion = "using: " + ce.used
 				} else {
-					w.Suggestion = "the default is used: " + cmp.Or(k.Default, "None")
+					w.Suggestion = "using the default: " + cmp.Or(k.Default, "None")
 				}
 				warns = append(warns, w)
 			}
@@ -363,7 +363,7 @@ func (c *Config) derive(set map[string]bool) []Warning {
 		}
 	}
 	if c.Update.Mode == UpdatePinned && c.Update.Pin == "" {
-		note("AutoUpdate.Mode", "pinned without a version: the agent stays as it is", "set AutoUpdate.Pin")
+		note("AutoUpdate.Mode", "pinned without a version; the agent is not updated", "set AutoUpdate.Pin")
 	}
 	if !set["Extensions.PolicyMode"] {
 		c.Policy.Mode = pick(c.Policy.Enabled, PolicyEnforce, PolicyOff)
@@ -434,7 +434,7 @@ func (k Key) check(text string) (string, error) {
 		if k.Name == "AutoUpdate.Mode" && strings.HasPrefix(strings.ToLower(text), UpdatePinned+":") {
 			return UpdatePinned + text[len(UpdatePinned):], nil
 		}
-		return "", fmt.Errorf("%q is none of %s", text, strings.Join(k.Choices, ", "))
+		return "", fmt.Errorf("%q is not one of %s", text, strings.Join(k.Choices, ", "))
 	case Path:
 		if text != "" && !strings.HasPrefix(text, "/") && !(k.Name == "Logs.File" && text == "off") {
 			return "", fmt.Errorf("%q is not an absolute path", text)

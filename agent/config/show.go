@@ -82,12 +82,12 @@ func (c *Config) Because(keys ...string) string {
 
 // PolicyWhy says why extension policies are in the mode they are in.
 func (c *Config) PolicyWhy() string {
-	return cmp.Or(c.Because("Extensions.PolicyMode", "Debug.EnableExtensionPolicy"), "the default: a policy file that exists is enforced")
+	return cmp.Or(c.Because("Extensions.PolicyMode", "Debug.EnableExtensionPolicy"), "default: a policy file is enforced if it exists")
 }
 
 // FirewallWhy says why the firewall is on or off.
 func (c *Config) FirewallWhy() string {
-	return cmp.Or(c.Because("OS.EnableFirewall"), "the default on this platform")
+	return cmp.Or(c.Because("OS.EnableFirewall"), "default on this platform")
 }
 
 // text is the effective value of k.

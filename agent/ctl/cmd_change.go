@@ -65,11 +65,11 @@ func (a *app) extCall(use, short, op string) *cobra.Command {
 }
 
 func (a *app) retryCmd() *cobra.Command {
-	return a.extCall("retry EXTENSION", "Try an extension again now (root)", status.OpRetry)
+	return a.extCall("retry EXTENSION", "Retry an extension now (root)", status.OpRetry)
 }
 
 func (a *app) cancelCmd() *cobra.Command {
-	return a.extCall("cancel EXTENSION", "Stop what an extension is doing (root)", status.OpCancel)
+	return a.extCall("cancel EXTENSION", "Cancel the running operation of an extension (root)", status.OpCancel)
 }
 
 func (a *app) holdCmd() *cobra.Command {
@@ -79,28 +79,28 @@ func (a *app) holdCmd() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use: "hold", Aliases: []string{"disable-extensions"}, Args: cobra.NoArgs,
-		Short: "Start no extension for some time (root)",
-		Long: `Start no command of an extension until the time is over, also across restarts
-of the agent and of the machine. What runs goes on; status is reported as usual.
-agentctl resume ends it early.`,
+		Short: "Hold extensions for some time (root)",
+		Long: `Start no commands of extensions for the given time, even after a restart of the
+agent or of the machine. Running commands continue, and status is reported as
+usual. To end the hold early, run: agentctl resume`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if d < time.Second || d > status.HoldMax {
-				return usage("--for is between 1s and %.0fh, not %s", status.HoldMax.Hours(), d)
+				return usage("--for must be between 1s and %.0fh, not %s", status.HoldMax.Hours(), d)
 			}
 			return a.call(c.Context(), status.Request{Op: status.OpHold, ForS: d.Seconds(), Reason: why})
 		},
 	}
-	c.Flags().DurationVar(&d, "for", time.Hour, "how long")
-	c.Flags().StringVar(&why, "reason", "", "for the log and the platform")
+	c.Flags().DurationVar(&d, "for", time.Hour, "duration of the hold")
+	c.Flags().StringVar(&why, "reason", "", "reason, shown in the log and to the platform")
 	return c
 }
 
 func (a *app) resumeCmd() *cobra.Command {
-	return a.plainCall("resume", "End a hold (root)", status.OpResume)
+	return a.plainCall("resume", "End the hold (root)", status.OpResume)
 }
 
 func (a *app) reportCmd() *cobra.Command {
-	return a.plainCall("report", "Fetch the goal state and report now (root)", status.OpReport)
+	return a.plainCall("report", "Fetch the goal state and report status now (root)", status.OpReport)
 }
 
 func (a *app) plainCall(use, short, op string) *cobra.Command {

@@ -21,19 +21,19 @@ const CompatVersion = "2.15.0.1"
 // compatUsage is what `waagent -help` prints.
 const compatUsage = `usage: waagent [-verbose] [-force] [-configuration-path:<path>] COMMAND
 
-  -help                    this text (also -usage, -?)
-  -version                 versions
-  -show-configuration      the configuration that holds
-  -deprovision             prepare the machine for an image
-  -deprovision+user        the same, and remove the provisioned user
-  -register-service        make the service start at boot, and start it
+  -help                    show this text (also -usage, -?)
+  -version                 show versions
+  -show-configuration      show the effective configuration
+  -deprovision             prepare the machine for capturing an image
+  -deprovision+user        same, and delete the provisioned user
+  -register-service        enable the service and start it
   -start, -daemon          run the agent
-  -run-exthandlers         accepted; the agent runs extensions itself
+  -run-exthandlers         same as -daemon
   -collect-logs [-full]    write an archive of logs for support
   -setup-firewall=<IPv4>   set the firewall rules once
 
-Words may be written with any number of - or / before them. This is azguest;
-see also: agentctl --help
+Options may start with any number of - or /. This is azguest; see also:
+agentctl --help
 `
 
 // compat is a classic command line, understood.
@@ -100,7 +100,7 @@ func (c compat) argv() []string {
 // words: azguest waagent -deprovision+user -force.
 func (a *app) compatCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "waagent-compat [ARGUMENT...]", Short: "Understand the command line of the classic agent",
+		Use: "waagent-compat [ARGUMENT...]", Short: "Run a command of the classic agent (waagent)",
 		Hidden: true, DisableFlagParsing: true,
 		// The words here are not cobra's: -output would be a classic argument.
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },

@@ -14,7 +14,7 @@ import (
 
 func (a *app) configCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "config", Short: "waagent.conf: what holds, where it comes from, what is wrong with it", Args: cobra.NoArgs,
+		Use: "config", Short: "Show and check the configuration", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.configShowCmd(), a.configCheckCmd(), a.configKeysCmd())
@@ -24,10 +24,10 @@ func (a *app) configCmd() *cobra.Command {
 func (a *app) configShowCmd() *cobra.Command {
 	var effective, origin bool
 	c := &cobra.Command{
-		Use: "show [PREFIX]", Short: "The settings that files make; with --effective, all", Args: cobra.MaximumNArgs(1),
-		Long: `show prints the settings in the form of waagent.conf: those that a file sets,
-or with --effective every one that holds. --origin adds the file and line.
-PREFIX, such as Extensions, picks some.`,
+		Use: "show [PREFIX]", Short: "Show settings from files (--effective: including defaults)", Args: cobra.MaximumNArgs(1),
+		Long: `show prints the settings in the format of waagent.conf: those set in a file, or
+with --effective all of them. --origin adds the file and line. PREFIX, such as
+Extensions, selects settings by name.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			conf, _, err := a.config()
 			list := []config.Setting{}
@@ -42,7 +42,7 @@ PREFIX, such as Extensions, picks some.`,
 				}
 			}
 			if len(args) == 1 && len(list) == 0 && !known(args[0]) {
-				return usage("no setting begins with %s; 'agentctl config keys' lists them", args[0])
+				return usage("no setting begins with %s; run 'agentctl config keys' to list all", args[0])
 			}
 			if a.output == "json" {
 				a.json(list)
@@ -61,8 +61,8 @@ PREFIX, such as Extensions, picks some.`,
 			return nil
 		},
 	}
-	c.Flags().BoolVarP(&effective, "effective", "e", false, "every setting, defaults as well")
-	c.Flags().BoolVar(&origin, "origin", false, "where each comes from")
+	c.Flags().BoolVarP(&effective, "effective", "e", false, "show all settings, including defaults")
+	c.Flags().BoolVar(&origin, "origin", false, "show where each setting comes from")
 	return c
 }
 
@@ -88,10 +88,10 @@ func readNamed(name string) ([]byte, error) {
 
 func (a *app) configCheckCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "check [FILE]", Short: "Look for errors in the configuration, or in one file", Args: cobra.MaximumNArgs(1),
-		Long: `check reads the configuration as the agent does and names everything that does
-not do what its author thought. FILE may be - for standard input.
-Exit code 0: nothing, or notes only; 1: faults; 4: a file cannot be read.`,
+		Use: "check [FILE]", Short: "Check the configuration or a file", Args: cobra.MaximumNArgs(1),
+		Long: `check reads the configuration and reports settings that have no effect or are
+invalid. FILE may be - for standard input.
+Exit code 0: no problems, or only notes; 1: problems; 4: a file cannot be read.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			var (
 				warns []config.Warning
@@ -128,7 +128,7 @@ Exit code 0: nothing, or notes only; 1: faults; 4: a file cannot be read.`,
 					a.text("%s: %s\n", kind, clean(w.String()))
 				}
 				if faults == 0 {
-					a.text("no faults\n")
+					a.text("no problems found\n")
 				}
 			}
 			switch {
@@ -144,7 +144,7 @@ Exit code 0: nothing, or notes only; 1: faults; 4: a file cannot be read.`,
 
 func (a *app) configKeysCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "keys [PREFIX]", Short: "Every key: type, default and meaning", Args: cobra.MaximumNArgs(1),
+		Use: "keys [PREFIX]", Short: "List all keys with type, default and meaning", Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			rows := [][]string{{"KEY", "TYPE", "DEFAULT", "MEANING"}}
 			var list []config.Key

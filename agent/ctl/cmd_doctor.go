@@ -19,18 +19,19 @@ import (
 func (a *app) doctorCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use: "doctor [network]", Short: "Look for what is wrong on this machine", Args: cobra.MaximumNArgs(1),
+		Use: "doctor [network]", Short: "Find problems on this machine", Args: cobra.MaximumNArgs(1),
 		ValidArgs: []string{"network"},
-		Long: `doctor looks at files, mounts, processes, the configuration and the last
-status, and has a running agent ask the platform's services (root only). It
-changes nothing, opens no connection itself, and works while the agent is dead.
-With the word network it shows only what has to do with reaching the platform:
-for each address whether it answers, how fast, and which way it is asked.
-Exit code 0: nothing found; 1: warnings; 2: errors.`,
+		Long: `doctor checks files, mounts, processes, the configuration and the last status,
+and asks a running agent to test the connections to the platform (root only).
+It changes nothing, opens no network connections itself, and works even when the
+agent is down. With the argument network, it shows only the checks of the
+connections to the platform: for each endpoint whether it answers, how fast, and
+by which route.
+Exit code 0: no problems; 1: warnings; 2: errors.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			network := len(args) == 1
 			if network && args[0] != "network" {
-				return usage("doctor takes the word network or nothing, not %q", args[0])
+				return usage("unknown check %q (available: network)", args[0])
 			}
 			s, life, snapErr := a.load()
 			conf, warns, confErr := a.config()
@@ -78,7 +79,7 @@ Exit code 0: nothing found; 1: warnings; 2: errors.`,
 			return exit(code)
 		},
 	}
-	c.Flags().BoolVarP(&all, "all", "a", false, "also show what is well")
+	c.Flags().BoolVarP(&all, "all", "a", false, "also show checks that passed")
 	return c
 }
 
@@ -98,7 +99,7 @@ func (a *app) askAround(ctx context.Context, life status.Life) []doctor.Finding 
 		err = json.Unmarshal(r.Data, &found)
 	}
 	if err != nil {
-		return []doctor.Finding{{Check: "network", State: status.Unknown, Evidence: "the agent could not be asked: " + err.Error()}}
+		return []doctor.Finding{{Check: "network", State: status.Unknown, Evidence: "the agent could not run the check: " + err.Error()}}
 	}
 	return found
 }

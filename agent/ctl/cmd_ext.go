@@ -13,10 +13,10 @@ import (
 
 func (a *app) extCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "ext", Short: "Extensions", Args: cobra.NoArgs, Aliases: []string{"extension", "extensions"},
+		Use: "ext", Short: "List and manage extensions", Args: cobra.NoArgs, Aliases: []string{"extension", "extensions"},
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	list := a.show("list", "One line for each",
+	list := a.show("list", "List all extensions",
 		func(s status.Snapshot) any { return s.Extensions },
 		func(s status.Snapshot) {
 			rows := [][]string{{"EXTENSION", "VERSION", "STATE", "SEQ", "DESIRED", "SINCE", "MESSAGE"}}
@@ -39,7 +39,7 @@ func (a *app) extCmd() *cobra.Command {
 			table(a.Stdout, rows)
 		})
 	show := &cobra.Command{
-		Use: "show NAME", Short: "Everything about one extension", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeExt,
+		Use: "show NAME", Short: "Show the details of an extension", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeExt,
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := a.snapshot()
 			if err != nil {
@@ -60,7 +60,7 @@ func (a *app) extCmd() *cobra.Command {
 				a.showExt(e)
 			}
 			if s.Redacted {
-				a.text("(run as root to see its message and the last output)\n")
+				a.text("(run as root to see the message and the last output)\n")
 			}
 			return nil
 		},
@@ -101,7 +101,7 @@ func findExt(s status.Snapshot, name string) ([]status.Extension, error) {
 			return found, nil
 		}
 	}
-	return nil, exitWith(ExitDegraded, fmt.Errorf("there is no extension %s; 'agentctl ext list' shows all", name))
+	return nil, exitWith(ExitDegraded, fmt.Errorf("unknown extension %s; run 'agentctl ext list' to list all", name))
 }
 
 func (a *app) completeExt(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

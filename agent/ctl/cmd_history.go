@@ -40,7 +40,7 @@ type ran struct {
 func (a *app) historyCmd() *cobra.Command {
 	lines := 50
 	c := &cobra.Command{
-		Use: "history [NAME]", Short: "What was run and changed last, and why", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
+		Use: "history [NAME]", Short: "Show recent commands and state changes, with reasons", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := a.snapshot()
 			if err != nil {
@@ -54,7 +54,7 @@ func (a *app) historyCmd() *cobra.Command {
 			// The second is where the agent writes while others can write in the first.
 			runs, err := a.runs(name, path.Join(conf.Paths.ExtensionLogs, "azguest-audit.log"), path.Join(conf.Paths.Lib, "azguest/ext/logs/azguest-audit.log"))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				fmt.Fprintf(a.Stderr, "agentctl: what was run is for root to see: %v\n", err)
+				fmt.Fprintf(a.Stderr, "agentctl: run as root to see commands: %v\n", err)
 			}
 			changes := slices.DeleteFunc(slices.Clone(s.History), func(t status.Transition) bool { return !strings.Contains(strings.ToLower(t.What), name) })
 			runs, changes = runs[max(0, len(runs)-lines):], changes[max(0, len(changes)-lines):]
@@ -66,7 +66,7 @@ func (a *app) historyCmd() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().IntVarP(&lines, "lines", "n", lines, "how many of each kind")
+	c.Flags().IntVarP(&lines, "lines", "n", lines, "number of entries of each kind")
 	return c
 }
 
@@ -90,7 +90,7 @@ func (a *app) printHistory(runs []ran, changes []status.Transition) {
 		end := r.Class
 		switch end {
 		case "":
-			end = "no end known"
+			end = "result unknown"
 		case "failed":
 			end = fmt.Sprintf("exit %d", r.Code)
 		}
@@ -100,7 +100,7 @@ func (a *app) printHistory(runs []ran, changes []status.Transition) {
 		if r.Text != "" {
 			end += ": " + clean(r.Text)
 		}
-		add(r.At, fmt.Sprintf("%s %s %s seq %d (%s)", full, r.Version, r.Op, r.Seq, r.Why), end)
+		add(r.At, fmt.Sprintf("%s %s %s seq %d (reason: %s)", full, r.Version, r.Op, r.Seq, r.Why), end)
 	}
 	slices.SortStableFunc(all, func(x, y line) int { return x.at.Compare(y.at) })
 	var rows [][]string

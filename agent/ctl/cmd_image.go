@@ -14,21 +14,22 @@ import (
 func (a *app) generalizeCmd() *cobra.Command {
 	var plan, yes, shutdown, keep bool
 	c := &cobra.Command{
-		Use: "generalize", Short: "Prepare this machine for an image (root)", Args: cobra.NoArgs,
-		Long: `Take everything out of this machine that belongs to one VM: the provisioned
-account, host keys, leases, state, logs, machine id, and cloud-init's state.
-After it, the machine is good for an image and for nothing else.
+		Use: "generalize", Short: "Prepare this machine for capturing an image (root)", Args: cobra.NoArgs,
+		Long: `Delete everything that is specific to this VM: the provisioned account, host
+keys, leases, state, logs, the machine ID and the state of cloud-init. After
+that, use the machine only to capture an image.
 
-Without --plan and --yes it shows what would be lost, and asks. A second run
-finds nothing to do. It ends with 1 if something is left.`,
+Without --plan and --yes, it shows what would be deleted and asks for
+confirmation. It can be run again. Exit code 0: done; 1: something could not be
+deleted.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			switch {
 			case c.Flags().Changed("root"):
-				return usage("generalize is about the running machine; see image verify for others")
+				return usage("--root is not supported; to check an image, run: agentctl image verify ROOT")
 			case plan && (yes || shutdown):
-				return usage("--plan changes nothing; it does not go with --yes or --shutdown")
+				return usage("--plan cannot be used with --yes or --shutdown")
 			case a.output == "json" && !plan:
-				return usage("--output json is for --plan")
+				return usage("--output json needs --plan")
 			}
 			args := []string{"generalize"}
 			for _, f := range []struct {
@@ -42,10 +43,10 @@ finds nothing to do. It ends with 1 if something is left.`,
 			return a.become(args)
 		},
 	}
-	c.Flags().BoolVar(&plan, "plan", false, "show what would be done, change nothing")
-	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	c.Flags().BoolVar(&shutdown, "shutdown", false, "power the machine off when everything is done")
-	c.Flags().BoolVar(&keep, "keep-user", false, "leave the provisioned account")
+	c.Flags().BoolVar(&plan, "plan", false, "show what would be done without changing anything")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
+	c.Flags().BoolVar(&shutdown, "shutdown", false, "power off the machine when done")
+	c.Flags().BoolVar(&keep, "keep-user", false, "keep the provisioned account")
 	return c
 }
 
@@ -53,17 +54,17 @@ finds nothing to do. It ends with 1 if something is left.`,
 func profiles() []string { return []string{"marketplace", "cis", "immutable"} }
 
 func (a *app) imageCmd() *cobra.Command {
-	image := &cobra.Command{Use: "image", Short: "About images", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	image := &cobra.Command{Use: "image", Short: "Check an image", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	var profile string
 	verify := &cobra.Command{
-		Use: "verify ROOT", Short: "Look whether a root file system is fit for an image", Args: cobra.ExactArgs(1),
-		Long: `Look at the root file system of an image, mounted or unpacked anywhere, for
-what the machine it was made on has left: keys, accounts, passwords, state, and
-what the profile asks for. Nothing is changed. It ends with 1 if the image
-should not be published.`,
+		Use: "verify ROOT", Short: "Check whether a root file system is ready to be published as an image", Args: cobra.ExactArgs(1),
+		Long: `Check the root file system of an image, mounted or unpacked at ROOT, for data
+of the machine it was made on (keys, accounts, passwords, state) and for the
+requirements of the profile. Nothing is changed.
+Exit code 0: no problems; 1: the image should not be published.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if !slices.Contains(profiles(), profile) {
-				return usage("--profile is %s, not %q", strings.Join(profiles(), ", "), profile)
+				return usage("--profile must be one of %s, not %q", strings.Join(profiles(), ", "), profile)
 			}
 			argv := []string{"image", "verify", "-profile", profile}
 			if a.output == "json" {

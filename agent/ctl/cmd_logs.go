@@ -26,10 +26,10 @@ func (a *app) logsCmd() *cobra.Command {
 		lines  int
 	)
 	c := &cobra.Command{
-		Use: "logs [EXTENSION]", Short: "The log of the agent, or the logs of an extension", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
+		Use: "logs [EXTENSION]", Short: "Show the log of the agent or the logs of an extension", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
 		RunE: func(c *cobra.Command, args []string) error {
 			if lines < 0 {
-				return usage("--lines is a number from 0 up")
+				return usage("--lines must not be negative")
 			}
 			files, dir, err := a.logFiles(args)
 			if err != nil {
@@ -47,8 +47,8 @@ func (a *app) logsCmd() *cobra.Command {
 			return t.follow(c.Context(), files, dir)
 		},
 	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is written from now on")
-	c.Flags().IntVarP(&lines, "lines", "n", 50, "how many lines of each file")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing new lines")
+	c.Flags().IntVarP(&lines, "lines", "n", 50, "number of lines of each file")
 	return c
 }
 
@@ -58,11 +58,11 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 	conf, _, _ := a.config() // what cannot be read is at its default
 	if len(args) == 0 {
 		if conf.Logs.File == "" {
-			return nil, "", exitWith(ExitUnknown, errors.New("the agent writes no log file (Logs.File=off): journalctl -u azguest"))
+			return nil, "", exitWith(ExitUnknown, errors.New("the agent writes no log file (Logs.File=off); run: journalctl -u azguest"))
 		}
 		f := path.Clean("/" + conf.Logs.File)
 		if _, err := a.root().Stat(f); err != nil {
-			return nil, "", exitWith(ExitUnknown, fmt.Errorf("%w; try: journalctl -u azguest", err))
+			return nil, "", exitWith(ExitUnknown, fmt.Errorf("%w; run: journalctl -u azguest", err))
 		}
 		return []string{f}, path.Dir(f), nil
 	}
@@ -77,7 +77,7 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 	}
 	if dir == "" {
 		if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
-			return nil, "", usage("%q is not the name of an extension", name)
+			return nil, "", usage("invalid extension name %q", name)
 		}
 		dir = path.Join("/", conf.Paths.ExtensionLogs, name)
 	}
@@ -154,7 +154,7 @@ func (t *tailer) tail(name string, from int64) ([]byte, error) {
 	}
 	if skip := fi.Size() - maxTail - from; skip > 0 {
 		if _, known := t.at[name]; known {
-			fmt.Fprintf(t.app.Stderr, "agentctl: %s: %d bytes are left out\n", clean(name), skip)
+			fmt.Fprintf(t.app.Stderr, "agentctl: %s: %d bytes omitted\n", clean(name), skip)
 		}
 		from += skip
 	}

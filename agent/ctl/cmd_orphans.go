@@ -25,10 +25,11 @@ type orphan struct {
 
 func (a *app) orphansCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "orphans", Short: "What extensions left behind that are not here any more", Args: cobra.NoArgs,
-		Long: `orphans looks for packages and logs of extensions that the agent does not know
-any more, and for systemd units that start a program of a package that is gone.
-Nothing is changed. Exit code 0: nothing found; 1: something.`,
+		Use: "orphans", Short: "List leftovers of removed extensions", Args: cobra.NoArgs,
+		Long: `orphans lists packages and logs of extensions that are no longer in the goal
+state, systemd units that start a program of a removed package, and processes
+that run in a removed package. Nothing is changed.
+Exit code 0: none found; 1: some found.`,
 		RunE: func(*cobra.Command, []string) error {
 			s, err := a.snapshot()
 			if err != nil {
@@ -44,7 +45,7 @@ Nothing is changed. Exit code 0: nothing found; 1: something.`,
 				}
 				table(a.Stdout, rows)
 			} else if err == nil {
-				a.text("nothing was left behind\n")
+				a.text("no leftovers found\n")
 			}
 			switch {
 			case err != nil:
@@ -77,7 +78,7 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 		if m == nil || e.Type().IsRegular() || has(m[1], m[2]) {
 			continue
 		}
-		why := "the platform does not ask for it"
+		why := "not in the goal state"
 		if has(m[1], "") {
 			why = "another version is in use"
 		}
@@ -89,7 +90,7 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 	}
 	for _, e := range entries {
 		if e.IsDir() && strings.Contains(e.Name(), ".") && !has(e.Name(), "") {
-			out = append(out, orphan{"logs", filepath.Join(conf.Paths.ExtensionLogs, e.Name()), "kept for whoever looks for a reason"})
+			out = append(out, orphan{"logs", filepath.Join(conf.Paths.ExtensionLogs, e.Name()), "kept for troubleshooting"})
 		}
 	}
 	return append(append(out, a.deadUnits(conf.Paths.Lib)...), a.lostProcesses(conf.Paths.Lib)...), nil
@@ -112,7 +113,7 @@ func (a *app) lostProcesses(lib string) []orphan {
 			}
 			line, _ := a.root().ReadBounded(path.Join(p, "cmdline"), 1<<20) // it may end meanwhile
 			name := []rune(strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")))
-			out = append(out, orphan{"process", filepath.Base(p) + " " + clean(string(name[:min(len(name), 60)])), "its directory was removed"})
+			out = append(out, orphan{"process", filepath.Base(p) + " " + clean(string(name[:min(len(name), 60)])), "its directory was deleted"})
 			break
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // with those in cmd_image.go.
 
 func (a *app) policyCmd() *cobra.Command {
-	c := a.show("policy", "What extensions are allowed",
+	c := a.show("policy", "Show the extension policy",
 		func(s status.Snapshot) any { return s.Policy },
 		func(s status.Snapshot) {
 			p := s.Policy
@@ -30,12 +30,13 @@ func (a *app) policyCmd() *cobra.Command {
 		})
 	var version, signer string
 	explain := &cobra.Command{
-		Use: "explain EXTENSION", Short: "Whether the policy on this machine allows an extension, and why", Args: cobra.ExactArgs(1),
+		Use: "explain EXTENSION", Short: "Show whether the policy allows an extension, and why", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeExt,
-		Long: `explain reads the policy files as they are now and says whether the extension may
-run, which file decides it, and whether its package has to be signed. The agent
-need not run, and the extension need not be here: EXTENSION is Publisher.Type.
-Exit code 0: it may run; 1: it is refused, or the policy cannot be read.`,
+		Long: `explain reads the current policy files and shows whether the extension may run,
+which file decides, and whether its package must be signed. EXTENSION is
+Publisher.Type. The extension does not have to be installed, and the agent does
+not have to run.
+Exit code 0: allowed; 1: denied, or the policy cannot be read.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			name := args[0]
 			if s, _, err := a.load(); err == nil {
@@ -57,8 +58,8 @@ Exit code 0: it may run; 1: it is refused, or the policy cannot be read.`,
 			return a.become(append(argv, "--", name))
 		},
 	}
-	explain.Flags().StringVar(&version, "version", "", "which version; else that on this machine, or any")
-	explain.Flags().StringVar(&signer, "signer", "", "who signed it, for rules about signers")
+	explain.Flags().StringVar(&version, "version", "", "version of the extension; default: the installed one, or any")
+	explain.Flags().StringVar(&signer, "signer", "", "signer of the package, for rules about signers")
 	c.AddCommand(explain)
 	return c
 }
@@ -66,11 +67,11 @@ Exit code 0: it may run; 1: it is refused, or the policy cannot be read.`,
 func (a *app) decryptCmd() *cobra.Command {
 	var cert string
 	c := &cobra.Command{
-		Use: "decrypt FILE", Short: "Print protected settings in clear (root)", Args: cobra.ExactArgs(1),
-		Long: `decrypt prints the protected settings of a settings file that the agent gave a
-handler (config/0.settings), decrypted with the machine's certificate, so that
-no handler has to call openssl. FILE is - for standard input. With --cert, FILE
-holds nothing but the base64 text of the protected settings.`,
+		Use: "decrypt FILE", Short: "Decrypt protected settings (root)", Args: cobra.ExactArgs(1),
+		Long: `decrypt prints the protected settings of a handler's settings file (such as
+config/0.settings), decrypted with the certificate of the machine. Handlers can
+use it instead of openssl. FILE may be - for standard input. With --cert, FILE
+contains only the base64 text of the protected settings.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			argv := []string{"decrypt"}
 			if cert != "" {
@@ -79,6 +80,6 @@ holds nothing but the base64 text of the protected settings.`,
 			return a.become(append(argv, "--", args[0]))
 		},
 	}
-	c.Flags().StringVar(&cert, "cert", "", "thumbprint of the certificate it was encrypted for")
+	c.Flags().StringVar(&cert, "cert", "", "thumbprint of the certificate that the settings are encrypted for")
 	return c
 }

@@ -53,7 +53,7 @@ func (a *app) show(use, short string, part func(status.Snapshot) any, text func(
 
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Versions of agentctl and of the running agent", Args: cobra.NoArgs,
+		Use: "version", Short: "Show the versions of agentctl and of the agent", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, _, err := a.load()
 			agent := s.Agent.Version
@@ -72,7 +72,7 @@ func (a *app) versionCmd() *cobra.Command {
 
 func (a *app) explainCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "explain [CODE]", Short: "What a code means, why it happens and what to do; without CODE, the list", Args: cobra.MaximumNArgs(1),
+		Use: "explain [CODE]", Short: "Show the meaning, cause and fix of a code, or list all codes", Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			var out []string
 			for _, c := range doctor.Codes() {
@@ -85,7 +85,7 @@ func (a *app) explainCmd() *cobra.Command {
 			if len(args) == 1 {
 				c, ok := doctor.Lookup(args[0])
 				if !ok {
-					return usage("there is no code %s; 'agentctl explain' lists them", args[0])
+					return usage("unknown code %s; run 'agentctl explain' to list all codes", args[0])
 				}
 				codes = []doctor.Code{c}
 			}
@@ -109,7 +109,7 @@ func (a *app) explainCmd() *cobra.Command {
 }
 
 func (a *app) certsCmd() *cobra.Command {
-	return a.show("certs", "Certificates the platform sent, and those that are missing",
+	return a.show("certs", "Show the certificates of the VM, including missing ones",
 		func(s status.Snapshot) any { return s.Certs },
 		func(s status.Snapshot) {
 			rows := [][]string{{"THUMBPRINT", "STATE", "KEY", "EXPIRES", "USED BY", "PROBLEM"}}
@@ -132,7 +132,7 @@ func date(t time.Time) string {
 }
 
 func (a *app) endpointsCmd() *cobra.Command {
-	return a.show("endpoints", "What the agent talks to, how and why",
+	return a.show("endpoints", "Show the endpoints of the platform and how they are reached",
 		func(s status.Snapshot) any { return s.Endpoints },
 		func(s status.Snapshot) {
 			rows := [][]string{{"NAME", "STATE", "VIA", "PROXY", "URL", "WHY", "LAST ERROR"}}
@@ -148,7 +148,7 @@ func (a *app) endpointsCmd() *cobra.Command {
 
 func (a *app) diskCmd() *cobra.Command {
 	var free bool
-	c := a.show("disk", "What the agent keeps on the disk, and what it could free",
+	c := a.show("disk", "Show the disk usage of the agent and how much can be freed",
 		func(s status.Snapshot) any { return s.Disk },
 		func(s status.Snapshot) {
 			d := s.Disk
@@ -160,7 +160,7 @@ func (a *app) diskCmd() *cobra.Command {
 			}
 			table(a.Stdout, rows)
 		})
-	c.Flags().BoolVar(&free, "free", false, "free now what the agent can spare (root)")
+	c.Flags().BoolVar(&free, "free", false, "delete expendable files now (root)")
 	plain := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if free {
@@ -189,7 +189,7 @@ func (a *app) inventoryCmd() *cobra.Command {
 		// Instances of one handler are one piece of software.
 		return slices.CompactFunc(out, func(x, y item) bool { return x.Name == y.Name && x.Version == y.Version })
 	}
-	return a.show("inventory", "The agent and every extension: version, digest, signer, since when, for whom",
+	return a.show("inventory", "Show the version, digest, signer, install date and requester of the agent and its extensions",
 		func(s status.Snapshot) any { return list(s) },
 		func(s status.Snapshot) {
 			rows := [][]string{{"NAME", "VERSION", "STATE", "INSTALLED", "SIGNER", "REQUESTER", "SHA256"}}
@@ -218,21 +218,21 @@ func (a *app) diffCmd() *cobra.Command {
 				why := message(e)
 				switch {
 				case e.Phase != "":
-					why = e.Phase + " runs"
+					why = e.Phase + " is running"
 				case e.BlockedBy != "":
-					why = "waits for " + e.BlockedBy
+					why = "waiting for " + e.BlockedBy
 				}
 				out = append(out, delta{e.Title(), e.Desired, e.Actual, why})
 			}
 		}
 		return out
 	}
-	return a.show("diff", "Extensions that are not what the platform wants",
+	return a.show("diff", "Show extensions that are not in the state the platform requested",
 		func(s status.Snapshot) any { return list(s) },
 		func(s status.Snapshot) {
 			d := list(s)
 			if len(d) == 0 {
-				a.text("nothing: everything is as the platform wants it\n")
+				a.text("all extensions are in the requested state\n")
 				return
 			}
 			rows := [][]string{{"EXTENSION", "DESIRED", "ACTUAL", "WHY"}}

@@ -25,16 +25,17 @@ func (a *app) statusCmd() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "One screen: is it well, and if not, why and what to do",
-		Long: `status shows the state of the agent, what is not well first.
+		Short: "Show the state of the agent, with problems and fixes first",
+		Long: `status shows the state of the agent, problems first. It works even when the
+agent is down.
 
-With --wait it waits until the machine is ready (provisioned, and the platform
-has accepted a report of it) or converged (ready, and the newest goal state is
-applied: no extension runs or will be tried again). It gives up after --timeout,
-or at once when provisioning has failed.
+With --wait, it waits until the machine is ready (provisioned, and the platform
+has accepted a status report) or converged (ready, and the latest goal state is
+applied: no extension is running or will be retried). It stops after --timeout,
+or as soon as provisioning fails.
 
 Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
-4 cannot tell, 64 wrong usage.`,
+4 unknown, 64 wrong usage.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			// A flag that may stand alone takes its value with '=' only;
@@ -49,7 +50,7 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 				a.output = "prometheus"
 			}
 			if wait != "" && wait != "ready" && wait != "converged" {
-				return usage("--wait is ready or converged, not %q", wait)
+				return usage("invalid --wait %q (must be ready or converged)", wait)
 			}
 			if wait == "" {
 				return exit(a.showStatus())
@@ -72,7 +73,7 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 	c.Flags().BoolVar(&prometheus, "prometheus", false, "print metrics for the textfile collector of node_exporter")
 	c.Flags().StringVar(&wait, "wait", "", "wait until ready or converged")
 	c.Flags().Lookup("wait").NoOptDefVal = "ready"
-	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait; 0: for ever")
+	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait; 0: no limit")
 	_ = c.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"ready", "converged"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
@@ -168,7 +169,7 @@ func (a *app) wait(ctx context.Context, goal string) error {
 			case goal == "ready" && s.Ready(), goal == "converged" && s.Converged():
 				return nil
 			case s.Provisioning.State == status.ProvFailed:
-				return errors.New("provisioning has failed")
+				return errors.New("provisioning failed")
 			}
 		}
 		if err := next(ctx, w, a.paths().Snapshot, dir); err != nil {

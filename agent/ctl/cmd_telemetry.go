@@ -13,11 +13,11 @@ import (
 )
 
 func (a *app) telemetryCmd() *cobra.Command {
-	c := a.show("telemetry", "What is sent about the agent",
+	c := a.show("telemetry", "Show the state of telemetry",
 		func(s status.Snapshot) any { return s.Telemetry },
 		func(s status.Snapshot) { a.telemetryLine(s.Telemetry) })
 	c.AddCommand(&cobra.Command{
-		Use: "show", Short: "The very events that wait to be sent (root)", Args: cobra.NoArgs,
+		Use: "show", Short: "Show queued telemetry events (root)", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, err := a.snapshot()
 			if err != nil {
@@ -57,14 +57,14 @@ func (a *app) telemetryLine(t status.Telemetry) {
 		return // show prints the events and nothing else
 	}
 	if !t.Enabled {
-		a.text("telemetry is off: nothing is collected and nothing is sent\n")
+		a.text("telemetry is disabled\n")
 		return
 	}
 	last := "never"
 	if !t.LastAt.IsZero() {
 		last = span(a.Now().Sub(t.LastAt)) + " ago"
 	}
-	a.text("telemetry is on (Telemetry.Enabled=n switches it off): %d waiting, %d sent (%s), %d thrown away, last sent %s\n",
+	a.text("telemetry is enabled (disable it with Telemetry.Enabled=n): %d queued, %d sent (%s), %d dropped, last sent %s\n",
 		t.Queued, t.Sent, size(t.Bytes), t.Dropped, last)
 	if t.Error != "" {
 		a.text("%s\n", clean(t.Error))

@@ -30,15 +30,15 @@ type removalPlan struct {
 func (a *app) uninstallCmd() *cobra.Command {
 	var plan bool
 	c := &cobra.Command{
-		Use: "uninstall --plan", Short: "Show what removing the agent's package takes away, and what it leaves", Args: cobra.NoArgs,
-		Long: `Show what removing the agent's package would take away from this machine, and
-what it leaves on purpose. Nothing is changed: removal itself is the package
-manager's, with apt-get remove or purge azguest, or dnf remove azguest. Where
-another agent has taken over, purge leaves configuration, state and logs to it.
-Run it as root to see everything.`,
+		Use: "uninstall --plan", Short: "Show what removing the agent's package deletes and what it keeps", Args: cobra.NoArgs,
+		Long: `Show what removing the agent's package would delete from this machine and what
+it would keep. Nothing is changed; to remove the agent, run apt-get remove
+azguest, apt-get purge azguest or dnf remove azguest. If another guest agent is
+installed, purge keeps configuration, state and logs for it. Run as root to see
+everything.`,
 		RunE: func(*cobra.Command, []string) error {
 			if !plan {
-				return usage("removal is the package manager's (apt-get remove azguest, dnf remove azguest); --plan shows what it takes away")
+				return usage("--plan is required; to remove the agent, use the package manager (apt-get remove azguest, dnf remove azguest)")
 			}
 			p := a.removalPlan()
 			if a.output == "json" {
@@ -46,7 +46,7 @@ Run it as root to see everything.`,
 				return nil
 			}
 			if p.Package == "" {
-				a.text("the agent is in no package here; this is what the removal of one would take away\n\n")
+				a.text("the agent is not installed as a package; this is what removing the package would delete\n\n")
 			}
 			rows := [][]string{{"GOES", "WHAT", "WITH", "WHY"}}
 			for _, r := range p.Goes {
@@ -62,7 +62,7 @@ Run it as root to see everything.`,
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&plan, "plan", false, "show what would be done, change nothing")
+	c.Flags().BoolVar(&plan, "plan", false, "show what would be done without changing anything")
 	return c
 }
 
@@ -73,21 +73,21 @@ var goes = [...]struct{ kind, pattern, why string }{
 	{"unit", "/usr/lib/systemd/system/azguest-*.service", ""},
 	{"slice", "/usr/lib/systemd/system/azure.slice", ""},
 	{"slice", "/usr/lib/systemd/system/azure-vmextensions.slice", ""},
-	{"slice", "/run/systemd/transient/azure-vmextensions-*.slice", "made for one extension"},
-	{"drop-in", "/usr/lib/systemd/system/cloud-init-main.service.d/50-azguest.conf", "cloud-init is as it was"},
+	{"slice", "/run/systemd/transient/azure-vmextensions-*.slice", "created for an extension"},
+	{"drop-in", "/usr/lib/systemd/system/cloud-init-main.service.d/50-azguest.conf", "hook for a failed cloud-init"},
 	{"drop-in", "/run/systemd/system/azguest.service.d", "limits of the agent"},
 	{"drop-in", "/run/systemd/system.control/azure-vmextensions-*.slice.d", "limits of extensions"},
 	{"link", "/etc/systemd/system/multi-user.target.wants/azguest.service", ""},
 	{"link", "/etc/systemd/system/multi-user.target.wants/azguest-firewall.service", ""},
-	{"link", "/etc/systemd/system/walinuxagent.service", "another name of azguest.service"},
-	{"link", "/etc/systemd/system/waagent.service", "another name of azguest.service"},
-	{"udev rules", "/usr/lib/udev/rules.d/66-azure-storage.rules", "links in /dev/disk/azure go with the next boot"},
+	{"link", "/etc/systemd/system/walinuxagent.service", "alias of azguest.service"},
+	{"link", "/etc/systemd/system/waagent.service", "alias of azguest.service"},
+	{"udev rules", "/usr/lib/udev/rules.d/66-azure-storage.rules", "links in /dev/disk/azure disappear at the next boot"},
 	{"udev rules", "/usr/lib/udev/rules.d/99-azure-product-uuid.rules", ""},
-	{"directory", "/run/azguest", "run-time state"},
+	{"directory", "/run/azguest", "runtime state"},
 	{"program", "/usr/sbin/azguest", ""},
 	{"program", "/usr/bin/agentctl", ""},
 	{"program", "/usr/sbin/waagent", ""},
-	{"default", "/usr/share/azguest/waagent.conf", "configuration that new machines start with"},
+	{"default", "/usr/share/azguest/waagent.conf", "default configuration"},
 	{"documents", "/usr/share/man/man8/agentctl.8.gz", ""},
 	{"documents", "/usr/share/man/man8/azguest.8.gz", ""},
 	{"documents", "/usr/share/man/man8/waagent.8.gz", ""},
@@ -101,8 +101,8 @@ var goes = [...]struct{ kind, pattern, why string }{
 // purged is what only "purge" takes away. RPM knows no such thing.
 var purged = [...]struct{ kind, pattern, why string }{
 	{"configuration", "/etc/waagent.conf", ""},
-	{"state", "/var/lib/waagent", "with settings, certificates and packages of extensions"},
-	{"logs", "/var/log/azure", "of extensions"},
+	{"state", "/var/lib/waagent", "settings, certificates and packages of extensions"},
+	{"logs", "/var/log/azure", "logs of extensions"},
 	{"logs", "/var/log/waagent.log*", ""},
 }
 
@@ -128,7 +128,7 @@ func (a *app) removalPlan() removalPlan {
 			case p.Package == "deb":
 				p.Goes = append(p.Goes, removal{g.kind, name, "purge", g.why})
 			case p.Package == "rpm" && g.kind == "configuration":
-				p.Goes = append(p.Goes, removal{g.kind, name, "remove", "an edited one is kept as " + filepath.Base(name) + ".rpmsave"})
+				p.Goes = append(p.Goes, removal{g.kind, name, "remove", "a modified file is kept as " + filepath.Base(name) + ".rpmsave"})
 			default:
 				p.Stays = append(p.Stays, removal{g.kind, name, "", g.why})
 			}
@@ -160,9 +160,9 @@ func (a *app) rulesTable() []removal {
 	s, _, err := a.load()
 	switch {
 	case err != nil:
-		return []removal{{"firewall", "nftables table ip azguest", "remove", "if it is there: the agent has left no word"}}
+		return []removal{{"firewall", "nftables table ip azguest", "remove", "if it exists; no status from the agent"}}
 	case s.Firewall.Backend == "nftables":
-		return []removal{{"firewall", "nftables table ip azguest", "remove", "with the routing rules about the same address"}}
+		return []removal{{"firewall", "nftables table ip azguest", "remove", "with the routing rules for the platform address"}}
 	case s.Firewall.Backend == "iptables":
 		return []removal{{"firewall", "rules of the agent in the iptables table security", "remove", ""}}
 	}
@@ -186,17 +186,17 @@ func (a *app) orderedForTheMachine() []removal {
 		}
 		out = append(out, removal{"account", f[0], "", "with its home " + home})
 		if keys := filepath.Join(home, ".ssh/authorized_keys"); a.exists(keys) {
-			out = append(out, removal{"keys", keys, "", "they let the administrator in"})
+			out = append(out, removal{"keys", keys, "", "SSH access of the administrator"})
 		}
 	}
 	switch {
 	case err == nil:
-		out = append(out, removal{"sudo", sudoers, "", "without it the administrator is none"})
+		out = append(out, removal{"sudo", sudoers, "", "sudo rights of the administrator"})
 	case !errors.Is(err, fs.ErrNotExist):
-		out = append(out, removal{"sudo", sudoers, "", "and the accounts in it, which are root's to read"})
+		out = append(out, removal{"sudo", sudoers, "", "and the accounts in it; run as root to see them"})
 	}
 	for _, name := range a.glob("/etc/ssh/sshd_config.d/*azguest*.conf") {
-		out = append(out, removal{"sshd", name, "", "what sshd was told at provisioning"})
+		out = append(out, removal{"sshd", name, "", "sshd settings from provisioning"})
 	}
 	return out
 }
@@ -218,7 +218,7 @@ func (a *app) leftRunning() []removal {
 	var out []removal
 	if s, _, err := a.load(); err == nil {
 		for _, e := range s.Extensions {
-			out = append(out, removal{"extension", e.Name + " " + e.Version, "", "is not uninstalled; delete it at the platform before"})
+			out = append(out, removal{"extension", e.Name + " " + e.Version, "", "not uninstalled; delete it through the control plane first"})
 		}
 	}
 	procs := 0
@@ -232,7 +232,7 @@ func (a *app) leftRunning() []removal {
 			return nil
 		})
 		if procs > 0 {
-			out = append(out, removal{"processes", fmt.Sprintf("%d of extensions", procs), "", "go on; azure.slice stays while they do"})
+			out = append(out, removal{"processes", fmt.Sprintf("%d of extensions", procs), "", "keep running, and azure.slice with them"})
 			break
 		}
 	}

@@ -121,14 +121,14 @@ type app struct {
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "agentctl",
-		Short: "Show what the guest agent does, and why",
-		Long: `agentctl shows what the guest agent of this machine does, and why.
-It reads files only and works while the agent is stopped; it says then how old
-its knowledge is. As root it shows more: what each extension says, and its last
-output.
+		Short: "Show and control the guest agent",
+		Long: `agentctl shows and controls the guest agent of this machine. Commands that show
+something only read files: they work even when the agent is down, and then say
+how old the information is. Run as root to see the messages and the last output
+of extensions.
 
 Exit codes of status: 0 healthy, 1 degraded or starting, 2 failed, 3 not
-running, 4 cannot tell, 64 wrong usage.`,
+running, 4 unknown, 64 wrong usage.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -143,22 +143,22 @@ running, 4 cannot tell, 64 wrong usage.`,
 			switch a.output {
 			case "text", "json", "prometheus":
 			default:
-				return usage("--output is text or json, not %q", a.output)
+				return usage("invalid --output %q (must be text or json)", a.output)
 			}
 			switch a.color {
 			case "auto", "always", "never":
 			default:
-				return usage("--color is auto, always or never, not %q", a.color)
+				return usage("invalid --color %q (must be auto, always or never)", a.color)
 			}
 			return nil
 		},
 	}
 	f := root.PersistentFlags()
-	f.StringVarP(&a.output, "output", "o", "text", "text or json")
-	f.StringVar(&a.format, "format", "", "the same as --output")
-	f.BoolVar(&a.asJSON, "json", false, "the same as --output json")
-	f.StringVar(&a.color, "color", "auto", "auto, always or never")
-	f.StringVar(&a.Root, "root", a.Root, "look at the machine under this directory")
+	f.StringVarP(&a.output, "output", "o", "text", "output format: text or json")
+	f.StringVar(&a.format, "format", "", "same as --output")
+	f.BoolVar(&a.asJSON, "json", false, "same as --output json")
+	f.StringVar(&a.color, "color", "auto", "use colors: auto, always or never")
+	f.StringVar(&a.Root, "root", a.Root, "use this directory as the root of the file system")
 	for _, hidden := range []string{"format", "root"} {
 		if err := f.MarkHidden(hidden); err != nil {
 			panic(err) // a name misspelt two lines above
@@ -203,12 +203,12 @@ func (a *app) snapshot() (status.Snapshot, error) {
 	s, life, err := a.load()
 	switch {
 	case errors.Is(err, status.ErrSchema):
-		fmt.Fprintf(a.Stderr, "agentctl: %v; some things may be missing\n", err)
+		fmt.Fprintf(a.Stderr, "agentctl: %v; some information may be missing\n", err)
 	case err != nil:
 		return s, exitWith(ExitUnknown, noSnapshot(life, err))
 	}
 	if a.output == "text" && life.Known && !life.Running {
-		fmt.Fprintf(a.Stderr, "agentctl: the agent is not running; this is from %s ago\n", span(a.Now().Sub(s.WrittenAt)))
+		fmt.Fprintf(a.Stderr, "agentctl: the agent is not running; this information is %s old\n", span(a.Now().Sub(s.WrittenAt)))
 	}
 	return s, nil
 }
@@ -216,9 +216,9 @@ func (a *app) snapshot() (status.Snapshot, error) {
 func noSnapshot(life status.Life, err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		if life.Running {
-			return errors.New("the agent is running, but has written no status yet")
+			return errors.New("the agent is running but has not written a status yet")
 		}
-		return errors.New("no status: the agent has not run since the machine started")
+		return errors.New("no status: the agent has not run since boot")
 	}
 	return err
 }

@@ -216,7 +216,7 @@ func TestCommands(t *testing.T) {
 	put(t, sick, "/var/log/azure/azguest-audit.log", `{"time":"2026-11-22T11:00:00Z","what":"package","handler":"Contoso.Echo","version":"1.0.0","seq":0,"code":0}
 {"time":"2026-11-22T11:00:01Z","what":"begin","handler":"Contoso.Echo","version":"1.0.0","op":"install","seq":2,"why":"not installed","goalState":"37","command":"x","job":"aa","code":0}
 {"time":"2026-11-22T11:00:02.5Z","what":"end","handler":"Contoso.Echo","version":"1.0.0","op":"install","seq":2,"job":"aa","class":"ok","code":0}
-{"time":"2026-11-22T11:00:03Z","what":"begin","handler":"Contoso.Echo","version":"1.0.0","op":"enable","seq":2,"why":"not enabled yet","goalState":"37","job":"bb","code":0}
+{"time":"2026-11-22T11:00:03Z","what":"begin","handler":"Contoso.Echo","version":"1.0.0","op":"enable","seq":2,"why":"first enable","goalState":"37","job":"bb","code":0}
 {"time":"2026-11-22T11:00:04Z","what":"end","handler":"Contoso.Echo","version":"1.0.0","op":"enable","seq":2,"job":"bb","class":"failed","code":52,"text":"it wants more"}
 half a li`)
 	empty := t.TempDir()
@@ -231,7 +231,7 @@ half a li`)
 		{sick, "version", 0, "", ""},
 		{sick, "ext list", 0, "ext-list", ""},
 		{sick, "ext show azuremonitorlinuxagent", 0, "ext-show", ""},
-		{sick, "ext show nothing", 1, "", "no extension nothing"},
+		{sick, "ext show nothing", 1, "", "unknown extension nothing"},
 		{sick, "ext history", 0, "ext-history", ""},
 		{sick, "ext history echo", 0, "ext-history-echo", ""},
 		{sick, "ext history nothing", 0, "ext-history-nothing", ""},
@@ -246,10 +246,10 @@ half a li`)
 		{sick, "config check", 1, "config-check", ""},
 		{sick, "config keys", 0, "config-keys", ""},
 		{sick, "explain AZ-EXEC-NOEXEC", 0, "explain", ""},
-		{sick, "explain az-nothing", ExitUsage, "", "no code"},
+		{sick, "explain az-nothing", ExitUsage, "", "unknown code az-nothing"},
 		{sick, "config show Logs.Console", 0, "config-one", ""},
 		{sick, "config show Nothing", ExitUsage, "", "no setting begins with Nothing"},
-		{sick, "doctor nothing", ExitUsage, "", "the word network"},
+		{sick, "doctor nothing", ExitUsage, "", `unknown check "nothing" (available: network)`},
 		{sick, "policy", 0, "policy", ""},
 		{sick, "policy explain azuremonitorlinuxagent --signer Contoso -o json", 0, "policy-explain", ""},
 		{sick, "policy explain", ExitUsage, "", "accepts 1 arg"},
@@ -260,9 +260,9 @@ half a li`)
 		{sick, "status --prometheus", ExitDegraded, "", ""},
 		{sick, "logs -n 2", 0, "logs", ""},
 		{sick, "logs contoso.echo", 0, "logs-ext", ""},
-		{sick, "logs ../etc", ExitUsage, "", "not the name"},
+		{sick, "logs ../etc", ExitUsage, "", "invalid extension name"},
 		{sick, "man", 0, "man", ""},
-		{sick, "retry nothing", 1, "", "no extension nothing"},
+		{sick, "retry nothing", 1, "", "unknown extension nothing"},
 		{sick, "retry contoso.echo", ExitDown, "", "AZ-AGENT-DOWN"},
 		{sick, "waagent-compat -version", 0, "compat-version", ""},
 		{sick, "waagent-compat", 0, "compat-help", ""},
@@ -270,8 +270,8 @@ half a li`)
 		{sick, "waagent-compat -force /deprovision+user", 0, "compat-deprovision", ""},
 		{sick, "generalize --plan -o json", 0, "generalize-plan", ""},
 		{sick, "generalize --yes --keep-user --shutdown", 0, "generalize-yes", ""},
-		{sick, "generalize --plan --yes", ExitUsage, "", "--plan changes nothing"},
-		{sick, "generalize --root=/x --yes", ExitUsage, "", "running machine"},
+		{sick, "generalize --plan --yes", ExitUsage, "", "--plan cannot be used"},
+		{sick, "generalize --root=/x --yes", ExitUsage, "", "--root is not supported"},
 		{sick, "image verify /mnt --profile cis", 0, "image-verify", ""},
 		{sick, "image verify /mnt --profile best", ExitUsage, "", "--profile"},
 		{sick, "image verify", ExitUsage, "", "accepts 1 arg"},
@@ -434,7 +434,7 @@ func TestWait(t *testing.T) {
 	if err := status.Save(p.Snapshot, failedSnapshot()); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := run(t, root, "status", "--wait", "ready", "--timeout", "0"); code != ExitFailed || !strings.Contains(stderr, "provisioning has failed") {
+	if code, _, stderr := run(t, root, "status", "--wait", "ready", "--timeout", "0"); code != ExitFailed || !strings.Contains(stderr, "provisioning failed") {
 		t.Errorf("failed provisioning: exit %d, %s", code, stderr)
 	}
 }
@@ -556,7 +556,7 @@ func TestSEC11StatusForEverybody(t *testing.T) {
 			t.Errorf("shown: %q", word)
 		}
 	}
-	for _, want := range []string{"AZ-EXEC-NOEXEC", "fix: ", "exit 126", "message: run as root to see it"} {
+	for _, want := range []string{"AZ-EXEC-NOEXEC", "fix: ", "exit 126", "run as root to see the message"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("not shown: %q", want)
 		}

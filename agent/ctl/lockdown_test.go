@@ -24,22 +24,22 @@ func TestSEC12SEC15StatusShowsWhatIsOff(t *testing.T) {
 		},
 		"policy enforced": {
 			func(s *status.Snapshot) {
-				s.Policy = status.Policy{Mode: "enforce", Why: "the default: a policy file that exists is enforced", Source: "/etc/waagent_policy.json"}
+				s.Policy = status.Policy{Mode: "enforce", Why: "default: a policy file is enforced if it exists", Source: "/etc/waagent_policy.json"}
 			},
-			[]string{"policy     enforce  (the default: a policy file that exists is enforced)"},
+			[]string{"policy     enforce  (default: a policy file is enforced if it exists)"},
 		},
 		"policy off": {
 			func(s *status.Snapshot) {
 				s.Policy = status.Policy{Mode: "off", Why: "Debug.EnableExtensionPolicy=n in /etc/waagent.conf:9", Source: "/etc/waagent_policy.json"}
 			},
-			[]string{"policy     off  (Debug.EnableExtensionPolicy=n in /etc/waagent.conf:9)", "not obeyed: /etc/waagent_policy.json"},
+			[]string{"policy     off  (Debug.EnableExtensionPolicy=n in /etc/waagent.conf:9)", "not enforced: /etc/waagent_policy.json"},
 		},
 		"policy audited": {
 			func(s *status.Snapshot) { s.Policy = status.Policy{Mode: "audit", Source: "/etc/waagent_policy.json"} },
-			[]string{"what /etc/waagent_policy.json forbids is noted and run"},
+			[]string{"audited, not enforced: /etc/waagent_policy.json"},
 		},
 		"no policy": {
-			func(s *status.Snapshot) { s.Policy = status.Policy{Mode: "enforce", Why: "the default"} },
+			func(s *status.Snapshot) { s.Policy = status.Policy{Mode: "enforce", Why: "default"} },
 			nil,
 		},
 	} {

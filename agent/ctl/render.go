@@ -50,7 +50,7 @@ func (v view) verdict() verdict {
 	}
 	code, known := codes[o.State]
 	if !known {
-		return verdict{"unknown", ExitUnknown, o.Codes, "the agent gave no verdict"}
+		return verdict{"unknown", ExitUnknown, o.Codes, "the status has no overall state"}
 	}
 	return verdict{string(o.State), code, o.Codes, ""}
 }
@@ -165,7 +165,7 @@ func (v view) rows() []row {
 		rows = append(rows, v.policyRow())
 	}
 	if h := s.Hold; h != nil && h.Until.After(v.now) {
-		text := "no extension is started for another " + span(h.Until.Sub(v.now)) + " (an operator's order; agentctl resume ends it)"
+		text := "no extension is started for another " + span(h.Until.Sub(v.now)) + " (hold by the operator; end it with: agentctl resume)"
 		if h.Reason != "" {
 			text += ": " + h.Reason
 		}
@@ -200,9 +200,9 @@ func (v view) policyRow() row {
 	switch {
 	case p.Source == "":
 	case p.Mode == "off":
-		r.more = append(r.more, "not obeyed: "+clean(p.Source))
+		r.more = append(r.more, "not enforced: "+clean(p.Source))
 	case p.Mode == "audit":
-		r.more = append(r.more, "what "+clean(p.Source)+" forbids is noted and run")
+		r.more = append(r.more, "audited, not enforced: "+clean(p.Source))
 	}
 	return v.problem(r, p.Problem, "")
 }
@@ -258,7 +258,7 @@ func (v view) platformRow() row {
 		text := "goal state " + g.ID
 		switch {
 		case g.Applied.IsZero() || g.Applied.Before(g.Received):
-			text += " received " + span(v.now.Sub(g.Received)) + " ago, being applied"
+			text += " received " + span(v.now.Sub(g.Received)) + " ago, not applied yet"
 		default:
 			text += " applied " + span(v.now.Sub(g.Applied)) + " ago"
 		}
@@ -272,13 +272,13 @@ func (v view) platformRow() row {
 		r.more = append(r.more, "waiting for "+clean(pl.Waiting))
 	}
 	if pl.OnHold {
-		r.more = append(r.more, "extensions are on hold: the platform is over-provisioning")
+		r.more = append(r.more, "extensions are on hold: the platform over-provisions this VM")
 	}
 	if e := rep.Error; e != "" && !rep.Accepted {
 		r.more = append(r.more, "answer: "+v.cut(clean(e), 9))
 	}
 	if len(pl.MissingFeatures) > 0 {
-		r.more = append(r.more, "required but unknown: "+strings.Join(pl.MissingFeatures, ", "))
+		r.more = append(r.more, "unsupported required features: "+strings.Join(pl.MissingFeatures, ", "))
 	}
 	r = v.problem(r, pl.Problem, "")
 	if !rep.At.IsZero() && !rep.Accepted {
@@ -390,7 +390,14 @@ func (v view) certsRow() row {
 		}
 		r.more = append(append(r.more, who), x.more...)
 	}
-	r.text = fmt.Sprintf("%d ok, %d not", good, missing)
+	switch n := good + missing; {
+	case missing > 0:
+		r.text = fmt.Sprintf("%d usable, %d not usable", good, missing)
+	case n == 1:
+		r.text = "1 certificate, usable"
+	default:
+		r.text = fmt.Sprintf("%d certificates, all usable", n)
+	}
 	return r
 }
 
@@ -449,7 +456,7 @@ func transition(t status.Transition) string {
 		text += " -> " + t.To
 	}
 	if t.Why != "" {
-		text += " (" + t.Why + ")"
+		text += " (reason: " + t.Why + ")"
 	}
 	return text
 }

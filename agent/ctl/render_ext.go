@@ -87,7 +87,7 @@ func (v view) extensionsRow() row {
 // message is what an extension says, or how to get at it.
 func message(e status.Extension) string {
 	if e.Message == "" && e.Withheld {
-		return "message: run as root to see it"
+		return "run as root to see the message"
 	}
 	return e.Message
 }
@@ -125,10 +125,10 @@ func (v view) extFacts(e status.Extension) string {
 		f = append(f, t)
 	}
 	if e.Attempts > 1 {
-		f = append(f, fmt.Sprintf("%d tries", e.Attempts))
+		f = append(f, fmt.Sprintf("%d attempts", e.Attempts))
 	}
 	if e.NextRetry.After(v.now) {
-		f = append(f, "next in "+span(e.NextRetry.Sub(v.now)))
+		f = append(f, "next attempt in "+span(e.NextRetry.Sub(v.now)))
 	}
 	if e.BlockedBy != "" {
 		f = append(f, "waiting for "+clean(e.BlockedBy))
@@ -145,7 +145,7 @@ func meaning(code string) string {
 	if c, ok := doctor.Lookup(code); ok {
 		return c.Meaning
 	}
-	return "see the log"
+	return "see: agentctl logs"
 }
 
 func fixFor(code, own, ext string) string {

@@ -60,16 +60,16 @@ func judgeDisk(dir string, st unix.Statfs_t) Finding {
 	if st.Blocks > 0 {
 		pct = 100 * float64(st.Bfree) / float64(st.Blocks)
 	}
-	where := fmt.Sprintf("%s: %s free (%.0f %%)", dir, size(free), pct)
+	where := fmt.Sprintf("%s: %s free (%.0f%%)", dir, size(free), pct)
 	switch {
 	case st.Blocks > 0 && free < 4<<20:
 		return bad("AZ-DISK-FULL", "%s", where)
 	case st.Files > 0 && st.Ffree < 128: // some file systems count no inodes
-		return bad("AZ-DISK-INODES", "%s: %d inodes of %d are free", dir, st.Ffree, st.Files)
+		return bad("AZ-DISK-INODES", "%s: %d of %d inodes free", dir, st.Ffree, st.Files)
 	case st.Blocks > 0 && (free < 64<<20 || pct < 5 && free < 2<<30): // 5 % of a large disk is plenty
 		return warn("AZ-DISK-LOW", "%s", where)
 	case st.Files > 0 && st.Ffree*50 < st.Files && st.Ffree < 10000:
-		return warn("AZ-DISK-INODES", "%s: %d inodes of %d are free", dir, st.Ffree, st.Files)
+		return warn("AZ-DISK-INODES", "%s: %d of %d inodes free", dir, st.Ffree, st.Files)
 	}
 	return ok("%s", where)
 }
@@ -109,7 +109,7 @@ func checkMounts(e Env) []Finding {
 		}
 	}
 	if len(out) == 0 {
-		return one(ok("writable, and %s may execute", exec))
+		return one(ok("writable, %s allows execution", exec))
 	}
 	return out
 }
@@ -168,7 +168,7 @@ func checkPerm(e Env) []Finding {
 	case !fi.IsDir():
 		return one(bad("AZ-DISK-PERM", "%s is not a directory", lib))
 	case fi.Mode().Perm()&0o022 != 0:
-		return one(bad("AZ-DISK-PERM", "%s has mode %04o: others can change what root runs", lib, fi.Mode().Perm()))
+		return one(bad("AZ-DISK-PERM", "%s has mode %04o: other users can change files that root runs", lib, fi.Mode().Perm()))
 	case isStat && st.Uid != 0:
 		return one(bad("AZ-DISK-PERM", "%s belongs to uid %d", lib, st.Uid))
 	}
@@ -178,9 +178,9 @@ func checkPerm(e Env) []Finding {
 func checkClock(e Env) []Finding {
 	switch {
 	case e.Now.Year() < 2025:
-		return one(bad("AZ-CLOCK-SKEW", "the clock says %s", e.Now.UTC().Format(time.RFC3339)))
+		return one(bad("AZ-CLOCK-SKEW", "the clock is set to %s", e.Now.UTC().Format(time.RFC3339)))
 	case e.SnapErr == nil && e.Snapshot.WrittenAt.After(e.Now.Add(2*time.Minute)):
-		return one(warn("AZ-CLOCK-BACK", "the last status was written at %s, now it is %s",
+		return one(warn("AZ-CLOCK-BACK", "the last status was written at %s, but the clock is set to %s",
 			e.Snapshot.WrittenAt.UTC().Format(time.RFC3339), e.Now.UTC().Format(time.RFC3339)))
 	}
 	return one(ok("%s", e.Now.UTC().Format(time.RFC3339)))
@@ -203,7 +203,7 @@ func checkIdentity(e Env) []Finding {
 	if strings.EqualFold(was, id) || strings.EqualFold(was, swapID(id)) {
 		return one(ok("provisioned as %s", id))
 	}
-	return one(warn("AZ-VM-CLONED", "%s says %s, the machine is %s", marker, was, id))
+	return one(warn("AZ-VM-CLONED", "%s contains VM ID %s, but the machine has %s", marker, was, id))
 }
 
 // swapID reverses the bytes of the first three groups of a UUID.

@@ -26,10 +26,10 @@ func (n Network) Findings() []Finding {
 		f := Finding{Check: e.Name, State: e.State, Code: e.Code}
 		how := e.Via
 		if e.Proxy != "" {
-			how += " by the proxy " + e.Proxy
+			how += " via proxy " + e.Proxy
 		}
 		if e.State == status.OK {
-			f.Evidence = fmt.Sprintf("%s answers in %.1f ms, %s", e.URL, 1000*e.LatencyS, how)
+			f.Evidence = fmt.Sprintf("%s answered in %.1f ms, %s", e.URL, 1000*e.LatencyS, how)
 			if e.LatencyS == 0 {
 				f.Evidence = fmt.Sprintf("reached, %s", how)
 			}
@@ -51,13 +51,13 @@ func (n Network) Findings() []Finding {
 		out = append(out, f)
 	}
 	if len(n.Endpoints) == 0 {
-		out = append(out, Finding{Check: "wireserver", State: status.Unknown, Evidence: "nothing was asked yet"})
+		out = append(out, Finding{Check: "wireserver", State: status.Unknown, Evidence: "no request was sent yet"})
 	}
 	if !blamed && wireOK && len(n.Rules) > 0 {
-		out = append(out, Finding{Check: "firewall rules", State: status.OK, Evidence: fmt.Sprintf("%d rules could be in the way, and are not: %s", len(n.Rules), n.Rules[0])})
+		out = append(out, Finding{Check: "firewall rules", State: status.OK, Evidence: fmt.Sprintf("%d rules could block the platform but do not: %s", len(n.Rules), n.Rules[0])})
 	}
 	if n.SkewKnown {
-		f := Finding{Check: "time", State: status.OK, Evidence: fmt.Sprintf("%s from the platform's", n.Skew.Round(time.Second))}
+		f := Finding{Check: "time", State: status.OK, Evidence: fmt.Sprintf("%s off the platform clock", n.Skew.Round(time.Second))}
 		if n.Skew.Abs() > 5*time.Minute {
 			f.State, f.Code = status.Warn, "AZ-CLOCK-SKEW"
 		}

@@ -155,15 +155,15 @@ func checkAgent(e Env) []Finding {
 	hasSnap := e.SnapErr == nil || errors.Is(e.SnapErr, status.ErrSchema)
 	switch {
 	case !e.Life.Known:
-		return one(unknown("cannot tell whether the agent runs: %s", e.Life.How))
+		return one(unknown("cannot determine whether the agent is running: %s", e.Life.How))
 	case !e.Life.Running && e.restarts() >= crashes:
-		return one(bad("AZ-AGENT-CRASHLOOP", "%d restarts since boot, and not running at this moment", e.restarts()))
+		return one(bad("AZ-AGENT-CRASHLOOP", "%d restarts since boot, currently not running", e.restarts()))
 	case !e.Life.Running && hasSnap:
 		return one(bad("AZ-AGENT-DOWN", "not running; last status is %s old", age))
 	case !e.Life.Running:
 		return one(bad("AZ-AGENT-DOWN", "not running (%s)", e.Life.How))
 	case hasSnap && e.Snapshot.Stale(e.Now):
-		return one(bad("AZ-AGENT-HUNG", "pid %d lives, but its last status is %s old", e.Life.PID, age))
+		return one(bad("AZ-AGENT-HUNG", "pid %d is running, but its last status is %s old", e.Life.PID, age))
 	case e.restarts() >= crashes:
 		return one(warn("AZ-AGENT-CRASHLOOP", "%d restarts since boot", e.restarts()))
 	case hasSnap:
@@ -221,7 +221,7 @@ func checkUnit(e Env) []Finding {
 		}
 		return one(ok("%s, enabled", name))
 	}
-	return one(unknown("no azguest.service is installed; started in another way?"))
+	return one(unknown("azguest.service is not installed"))
 }
 
 func checkBinary(e Env) []Finding {
@@ -233,7 +233,7 @@ func checkBinary(e Env) []Finding {
 		return nil // not root
 	}
 	if old, gone := strings.CutSuffix(exe, " (deleted)"); gone {
-		return one(warn("AZ-AGENT-OLDBINARY", "%s was replaced while the agent runs", old))
+		return one(warn("AZ-AGENT-OLDBINARY", "%s was replaced after the agent started", old))
 	}
 	return one(ok("%s", exe))
 }
@@ -244,7 +244,7 @@ func checkOther(e Env) []Finding {
 	var out []Finding
 	entries, err := e.root().ReadDir("/proc")
 	if err != nil {
-		out = append(out, unknown("cannot look at processes: %v", err))
+		out = append(out, unknown("cannot list processes: %v", err))
 	}
 	for _, d := range entries {
 		if pid, err := strconv.Atoi(d.Name()); err != nil || pid == e.Life.PID || pid == os.Getpid() || !status.Believed(e.Root, pid) {
@@ -297,7 +297,7 @@ func checkSwitch(e Env) []Finding {
 		return one(bad("AZ-AGENT-DISABLED", "%s exists", name))
 	}
 	if e.Config.Extensions.Mode == config.ModeOff {
-		return one(warn("AZ-EXT-DISABLED", "extensions are off (%s)", cmp.Or(e.Config.Origin("Extensions.Mode"), e.Config.Origin("Extensions.Enabled"))))
+		return one(warn("AZ-EXT-DISABLED", "extensions are disabled (%s)", cmp.Or(e.Config.Origin("Extensions.Mode"), e.Config.Origin("Extensions.Enabled"))))
 	}
 	return one(ok("provisioning %s, extensions %s", e.Config.Provisioning.Mode, e.Config.Extensions.Mode))
 }
@@ -319,7 +319,7 @@ func checkConfig(e Env) []Finding {
 		}
 	}
 	if len(out) == 0 {
-		return one(ok("no faults"))
+		return one(ok("no problems found"))
 	}
 	return out
 }
@@ -340,17 +340,17 @@ func checkLocks(e Env) []Finding {
 	ordered := c.Because("Extensions.PolicyMode", "Debug.EnableExtensionPolicy")
 	switch there := exists(c.Policy.File); {
 	case there && c.Policy.Mode == config.PolicyOff:
-		out = append(out, warn("AZ-POL-OFF", "%s is not obeyed: %s", c.Policy.File, c.PolicyWhy()))
+		out = append(out, warn("AZ-POL-OFF", "%s is not enforced: %s", c.Policy.File, c.PolicyWhy()))
 	case there && c.Policy.Mode == config.PolicyAudit:
-		out = append(out, warn("AZ-POL-OFF", "what %s forbids is noted and run: %s", c.Policy.File, c.PolicyWhy()))
+		out = append(out, warn("AZ-POL-OFF", "%s is audited, not enforced: %s", c.Policy.File, c.PolicyWhy()))
 	case !there && named && c.Policy.Mode != config.PolicyOff:
 		out = append(out, warn("AZ-POL-NOFILE", "%s (%s) does not exist", c.Policy.File, c.Because("Policy.PolicyFilePath")))
 	case !there && ordered != "" && c.Policy.Mode != config.PolicyOff && !exists("/etc/azguest/policy.d"):
 		out = append(out, warn("AZ-POL-NOFILE", "%s does not exist, and %s", c.Policy.File, ordered))
 	}
 	if c.Extensions.SignatureValidation && !e.trusts(c.Extensions.TrustRoots) {
-		f := warn("", "%s, and no authority that may sign is known in %s: signatures are not checked", c.Because("Debug.EnableSignatureValidation"), c.Extensions.TrustRoots)
-		f.Fix = "put the publishers' authorities (PEM) into " + c.Extensions.TrustRoots
+		f := warn("", "signatures are not checked: %s, but %s contains no trusted certificate", c.Because("Debug.EnableSignatureValidation"), c.Extensions.TrustRoots)
+		f.Fix = "add the publishers' CA certificates (PEM) to " + c.Extensions.TrustRoots
 		out = append(out, f)
 	}
 	if len(out) == 0 {
@@ -374,7 +374,7 @@ func checkRoute(e Env) []Finding {
 	if !found {
 		return one(bad("AZ-NET-NOROUTE", "no route to 168.63.129.16"))
 	}
-	return one(ok("168.63.129.16 by %s", dev))
+	return one(ok("168.63.129.16 via %s", dev))
 }
 
 // routeTo finds the device of the most specific route in /proc/net/route that
@@ -410,7 +410,7 @@ func checkDNS(e Env) []Finding {
 			return one(ok("nameserver %s", f[1]))
 		}
 	}
-	return one(warn("AZ-NET-DNS", "/etc/resolv.conf names no server"))
+	return one(warn("AZ-NET-DNS", "/etc/resolv.conf has no nameserver line"))
 }
 
 func checkCgroups(e Env) []Finding {
@@ -427,7 +427,7 @@ func checkCgroups(e Env) []Finding {
 func checkSnapshot(e Env) []Finding {
 	if e.SnapErr != nil && !errors.Is(e.SnapErr, status.ErrSchema) {
 		if errors.Is(e.SnapErr, fs.ErrNotExist) {
-			return one(unknown("there is none"))
+			return one(unknown("no status snapshot"))
 		}
 		return one(bad("AZ-AGENT-SNAPSHOT", "%v", e.SnapErr))
 	}
@@ -438,7 +438,7 @@ func checkSnapshot(e Env) []Finding {
 		out = append(out, f)
 	}
 	if len(out) == 0 {
-		return one(ok("the agent has no complaints"))
+		return one(ok("the agent reports no problems"))
 	}
 	return out
 }

@@ -67,7 +67,7 @@ func (s Snapshot) line(o Overall) string {
 				bad++
 			}
 		}
-		parts = append(parts, fmt.Sprintf("%d of %d extensions well", n-bad, n))
+		parts = append(parts, fmt.Sprintf("%d of %d extensions ok", n-bad, n))
 	}
 	parts = append(parts, o.Codes...)
 	return strings.Join(parts, ", ")

@@ -80,7 +80,7 @@ func Acquire(ctx context.Context, path string) (*Lock, error) {
 func (l *Lock) Keep() (fd int, err error) {
 	fd = int(l.f.Fd())
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
-		return 0, fmt.Errorf("keep lock: %w", err)
+		return 0, fmt.Errorf("pass on lock: %w", err)
 	}
 	return fd, nil
 }
@@ -153,7 +153,7 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 		return Life{Known: true, How: "no lock file"}
 	}
 	if s.Agent.PID == 0 {
-		return Life{How: "the lock is for root, and there is no snapshot with a process id"}
+		return Life{How: "only root can read the lock, and no status snapshot has a process ID"}
 	}
 	ticks, err := StartTicks(proc, s.Agent.PID)
 	switch {
@@ -161,7 +161,7 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 		// With hidepid other people's processes look absent, and so does
 		// init; then absence says nothing.
 		if _, err := machine.Stat(proc + "/1"); err != nil {
-			return Life{How: "processes of others are hidden; ask as root"}
+			return Life{How: "processes of other users are hidden; run as root"}
 		}
 		return Life{Known: true, How: "process"}
 	case err != nil:

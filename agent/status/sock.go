@@ -133,7 +133,7 @@ func serveOne(ctx context.Context, c net.Conn, handle func(context.Context, Requ
 		err = json.Unmarshal(line, &req)
 	}
 	if err != nil {
-		answer(Response{Error: "cannot read request: " + err.Error()})
+		answer(Response{Error: "read request: " + err.Error()})
 		return
 	}
 	req.PID, req.UID = int(cred.Pid), int(cred.Uid)
@@ -165,24 +165,24 @@ func Call(ctx context.Context, path string, req Request) (Response, error) {
 	)
 	c, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
-		return resp, fmt.Errorf("ask the agent: %w", err)
+		return resp, fmt.Errorf("connect to the agent: %w", err)
 	}
 	defer c.Close() // everything is read by then
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	b, err := json.Marshal(req)
 	if err != nil {
-		return resp, fmt.Errorf("ask the agent: %w", err)
+		return resp, fmt.Errorf("connect to the agent: %w", err)
 	}
 	if _, err := c.Write(append(b, '\n')); err != nil {
-		return resp, fmt.Errorf("ask the agent: %w", err)
+		return resp, fmt.Errorf("connect to the agent: %w", err)
 	}
 	line, err := bufio.NewReader(io.LimitReader(c, maxLine)).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &resp)
 	}
 	if err != nil {
-		return resp, fmt.Errorf("ask the agent: read answer: %w", cmpErr(context.Cause(ctx), err))
+		return resp, fmt.Errorf("read answer of the agent: %w", cmpErr(context.Cause(ctx), err))
 	}
 	return resp, nil
 }

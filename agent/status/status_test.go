@@ -105,20 +105,20 @@ func TestJudge(t *testing.T) {
 		change func(*Snapshot)
 		want   Overall
 	}{
-		"well": {func(*Snapshot) {}, Overall{State: Healthy, Line: "healthy, goal state 7, 1 of 1 extensions well"}},
+		"well": {func(*Snapshot) {}, Overall{State: Healthy, Line: "healthy, goal state 7, 1 of 1 extensions ok"}},
 		"starting": {func(s *Snapshot) {
 			*s = Snapshot{Provisioning: Provisioning{State: ProvPending, Waiting: "cloud-init"}}
 		}, Overall{State: Starting, Line: "starting, waiting for cloud-init"}},
 		"extension failed": {
 			func(s *Snapshot) { s.Extensions[0].Code = "AZ-EXT-EXIT" },
-			Overall{State: Degraded, Codes: []string{"AZ-EXT-EXIT"}, Line: "degraded, goal state 7, 0 of 1 extensions well, AZ-EXT-EXIT"},
+			Overall{State: Degraded, Codes: []string{"AZ-EXT-EXIT"}, Line: "degraded, goal state 7, 0 of 1 extensions ok, AZ-EXT-EXIT"},
 		},
 		"codes once and sorted": {
 			func(s *Snapshot) {
 				s.Disk.Code, s.Clock.Code = "AZ-DISK-LOW", "AZ-CLOCK-SKEW"
 				s.Problems = []Item{{Problem: Problem{Code: "AZ-DISK-LOW"}}}
 			},
-			Overall{State: Degraded, Codes: []string{"AZ-CLOCK-SKEW", "AZ-DISK-LOW"}, Line: "degraded, goal state 7, 1 of 1 extensions well, AZ-CLOCK-SKEW, AZ-DISK-LOW"},
+			Overall{State: Degraded, Codes: []string{"AZ-CLOCK-SKEW", "AZ-DISK-LOW"}, Line: "degraded, goal state 7, 1 of 1 extensions ok, AZ-CLOCK-SKEW, AZ-DISK-LOW"},
 		},
 		"provisioning failed": {
 			func(s *Snapshot) {
@@ -128,11 +128,11 @@ func TestJudge(t *testing.T) {
 		},
 		"platform lost later": {
 			func(s *Snapshot) { s.Platform.Code, s.Platform.LastReport.Accepted = "AZ-NET-WIRESERVER", false },
-			Overall{State: Degraded, Codes: []string{"AZ-NET-WIRESERVER"}, Line: "degraded, goal state 7, 1 of 1 extensions well, AZ-NET-WIRESERVER"},
+			Overall{State: Degraded, Codes: []string{"AZ-NET-WIRESERVER"}, Line: "degraded, goal state 7, 1 of 1 extensions ok, AZ-NET-WIRESERVER"},
 		},
 		"platform never": {
 			func(s *Snapshot) { s.Platform = Platform{Problem: Problem{Code: "AZ-NET-WIRESERVER"}} },
-			Overall{State: Failed, Codes: []string{"AZ-NET-WIRESERVER"}, Line: "failed, 1 of 1 extensions well, AZ-NET-WIRESERVER"},
+			Overall{State: Failed, Codes: []string{"AZ-NET-WIRESERVER"}, Line: "failed, 1 of 1 extensions ok, AZ-NET-WIRESERVER"},
 		},
 	}
 	for name, tc := range tests {

@@ -98,7 +98,7 @@ func readJSON(path string) (Snapshot, error) {
 	err = json.Unmarshal(data, &s)
 	switch {
 	case s.SchemaVersion > Schema: // says more than any decoding error
-		return s, fmt.Errorf("%s: schema %d, this agentctl knows %d: %w", path, s.SchemaVersion, Schema, ErrSchema)
+		return s, fmt.Errorf("%s: schema %d, this agentctl supports %d: %w", path, s.SchemaVersion, Schema, ErrSchema)
 	case err != nil:
 		return s, fmt.Errorf("%s: %w", path, err)
 	}
