@@ -215,7 +215,7 @@ func (c *counter) elements(doc []byte, marked bool) (rest []byte, err error) {
 			body, doc = body[:n], body[n:]
 		}
 		if doc0 == tagOID && n > maxOID {
-			return nil, &Error{"bytes of an object identifier", maxOID}
+			return nil, &Error{"bytes in an object identifier", maxOID}
 		}
 		if !constructed {
 			continue

@@ -27,7 +27,7 @@ func (l Package) Open(f io.ReaderAt, size int64) (*zip.Reader, error) {
 	z, err := zip.NewReader(r, size)
 	r.left = -1 // from now on it is files that are read
 	if r.over {
-		err = &Error{"bytes of a zip's directory", l.Directory}
+		err = &Error{"bytes in the zip directory", l.Directory}
 	}
 	if err != nil {
 		return nil, err

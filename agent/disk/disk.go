@@ -95,7 +95,7 @@ func Space(root host.Root, lib string) (Usage, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return u, nil
 	case err != nil:
-		return u, fmt.Errorf("look at file system of %s: %w", lib, err)
+		return u, fmt.Errorf("check file system of %s: %w", lib, err)
 	}
 	u.Free = int64(st.Bavail) * st.Bsize
 	u.Size = int64(st.Blocks) * st.Bsize

@@ -126,7 +126,7 @@ func decodeTLD(b []byte, own bool, now time.Time) (Event, error) {
 		}
 	}
 	if e.Kind == Operation && e.Name == "" && e.Message == "" {
-		return Event{}, errors.New("an event file without a name")
+		return Event{}, errors.New("event file without a name")
 	}
 	return e, nil
 }

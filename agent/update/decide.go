@@ -104,7 +104,7 @@ func (f Facts) pinned() Decision {
 	case f.Pin == "" || Compare(f.Pin, f.Running) == 0:
 		return d
 	case !Valid(f.Pin):
-		d.Err = refuse("AutoUpdate.Pin %q is not numbers and dots", f.Pin)
+		d.Err = refuse("AutoUpdate.Pin %q is not a version (numbers and dots)", f.Pin)
 		return d
 	case isBad && bad.blocks(f.Now, false):
 		d.Err = bad.error(f.Pin)
@@ -136,7 +136,7 @@ func (f Facts) channel() Decision {
 		case fam.RSMEnabled != nil:
 			d.RSM = *fam.RSMEnabled
 		case f.RSM:
-			d.Err = refuse("the goal state does not say whether the platform governs this VM's version (isVMEnabledForRSMUpgrades)")
+			d.Err = refuse("goal state has no isVMEnabledForRSMUpgrades")
 			return d
 		}
 	}
@@ -152,10 +152,10 @@ func (f Facts) ordered(d Decision) Decision {
 	d.Plan = Plan{}
 	switch {
 	case fam.VersionByRSM == nil:
-		d.Err = refuse("the goal state does not say who chose the version (isVersionFromRSM)")
+		d.Err = refuse("goal state has no isVersionFromRSM")
 		return d
 	case fam.Version == "":
-		d.Err = refuse("the goal state names no version")
+		d.Err = refuse("goal state has no version")
 		return d
 	}
 	d.Requested = fam.Version
@@ -163,11 +163,11 @@ func (f Facts) ordered(d Decision) Decision {
 	switch {
 	case !*fam.VersionByRSM || Compare(fam.Version, f.Running) == 0:
 	case !Valid(fam.Version):
-		d.Err = refuse("the requested version %q is not numbers and dots", fam.Version)
+		d.Err = refuse("requested version %q is not a version (numbers and dots)", fam.Version)
 	case Compare(fam.Version, f.Installed) < 0:
-		d.Err = refuse("the requested version %s is older than the installed %s", fam.Version, f.Installed)
+		d.Err = refuse("requested version %s is older than the installed version %s", fam.Version, f.Installed)
 	case Compare(fam.Version, f.Running) < 0 && fam.FromVersion != f.Running && !f.Downgrade:
-		d.Err = refuse("the requested version %s is older than %s, and the request is for %q", fam.Version, f.Running, fam.FromVersion)
+		d.Err = refuse("requested version %s is older than %s, and the request is for %q", fam.Version, f.Running, fam.FromVersion)
 	case isBad && bad.blocks(f.Now, false):
 		d.Err = bad.error(fam.Version)
 	default:
@@ -226,7 +226,7 @@ func (f Facts) family() (protocol.AgentFamily, error) {
 		return strings.EqualFold(a.Name, f.Family) && len(a.ManifestURIs) > 0
 	})
 	if i < 0 {
-		return protocol.AgentFamily{}, refuse("the goal state has no agent family %q with a manifest", f.Family)
+		return protocol.AgentFamily{}, refuse("goal state has no agent family %q with a manifest", f.Family)
 	}
 	return f.Families[i], nil
 }
@@ -273,7 +273,7 @@ func Wait(m Moment) string {
 	case m.Ready.IsZero():
 		return "provisioning"
 	case left > 0:
-		return fmt.Sprintf("the first minutes after the start, %v left", left.Round(time.Second))
+		return fmt.Sprintf("the end of the quiet period after start, %v left", left.Round(time.Second))
 	case len(m.Busy) > 0:
 		return "a running extension: " + strings.Join(m.Busy, ", ")
 	case m.Accepted.IsZero() || m.Now.Sub(m.Accepted) > 3*m.Heartbeat:

@@ -154,7 +154,7 @@ func TestWait(t *testing.T) {
 	}{
 		"go":              {func(*Moment) {}, ""},
 		"not provisioned": {func(m *Moment) { m.Ready = time.Time{} }, "provisioning"},
-		"first minutes":   {func(m *Moment) { m.Ready = noon.Add(-time.Minute) }, "first minutes"},
+		"first minutes":   {func(m *Moment) { m.Ready = noon.Add(-time.Minute) }, "quiet period"},
 		"extension":       {func(m *Moment) { m.Busy = []string{"P.T"} }, "P.T"},
 		"never reported":  {func(m *Moment) { m.Accepted = time.Time{} }, "status report"},
 		"platform away":   {func(m *Moment) { m.Accepted = noon.Add(-2 * time.Minute) }, "status report"},

@@ -45,11 +45,11 @@ type guard struct {
 func (g guard) run(ctx context.Context) error {
 	t := g.trial()
 	if t == nil {
-		return errors.New("no such trial")
+		return errors.New("trial not found")
 	}
 	if host.HasSystemd() {
 		if err := host.JoinScope(ctx, "azguest-update-guard.scope", "azure.slice", "update guard"); err != nil {
-			fmt.Fprintln(os.Stderr, "update guard: goes on in the agent's own unit:", err)
+			fmt.Fprintln(os.Stderr, "update guard: continue in the agent's unit:", err)
 		}
 	}
 	// From our start, not from Began: the clock may be set meanwhile.
@@ -67,10 +67,10 @@ func (g guard) run(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 			if !host.Alive(t.PID, t.Ticks) {
-				reason = "it ended before the platform accepted a report of it"
+				reason = "it exited before the platform accepted a status report"
 			}
 		case <-deadline.C:
-			reason = fmt.Sprintf("the platform accepted no report of it within %v", t.Health)
+			reason = fmt.Sprintf("the platform accepted no status report within %v", t.Health)
 		}
 		now := g.trial()
 		if now == nil {
@@ -115,7 +115,7 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 	}
 	if err != nil {
 		// A full disk must not keep a dead agent in its place.
-		err = fmt.Errorf("note roll-back: %w", err)
+		err = fmt.Errorf("save rollback: %w", err)
 	}
 	// However long it takes: a process that hangs in the kernel holds the
 	// lock, and nobody but us would start an agent when it has gone.

@@ -62,13 +62,13 @@ func (s *State) begin(me Self, mode, pin string, now time.Time, alive func(pid i
 		case t.Boot == me.Boot && alive(t.PID, t.Ticks):
 			return nil // it is being tried right now; the lock will tell us so
 		case t.Boot == me.Boot:
-			s.rollBack("it ended before the platform accepted a report of it", now)
+			s.rollBack("it exited before the platform accepted a status report", now)
 		default:
 			if s.Interrupted == nil {
 				s.Interrupted = map[string]int{}
 			}
 			if s.Interrupted[t.To.Version]++; s.Interrupted[t.To.Version] >= 2 {
-				s.rollBack("the machine was restarted while it was tried, twice", now)
+				s.rollBack("the machine restarted twice during the trial", now)
 				break
 			}
 			s.Last = Last{At: now, Text: fmt.Sprintf("update to %s was interrupted by a restart", t.To.Version)}
@@ -98,8 +98,8 @@ func (s *State) begin(me Self, mode, pin string, now time.Time, alive func(pid i
 		switch wanted := mode != Pinned || pin == "" || Compare(p.Version, pin) == 0; {
 		case bad:
 		case n >= crashStarts-1:
-			s.condemn(p.Version, Bad{Kind: RolledBack, Code: codeRollback, Reason: fmt.Sprintf("it ended %d times within %v", n, crashWindow), At: now})
-			s.Last = Last{At: now, Code: codeRollback, Text: fmt.Sprintf("version %s rolled back: it ended %d times within %v", p.Version, n, crashWindow)}
+			s.condemn(p.Version, Bad{Kind: RolledBack, Code: codeRollback, Reason: fmt.Sprintf("it exited %d times within %v", n, crashWindow), At: now})
+			s.Last = Last{At: now, Code: codeRollback, Text: fmt.Sprintf("version %s rolled back: it exited %d times within %v", p.Version, n, crashWindow)}
 		case Compare(p.Version, me.Version) > 0 || mode == Pinned && wanted && p.Version != me.Version:
 			s.Starts = append(s.Starts, Start{Version: p.Version, At: now, Boot: me.Boot})
 			return p
@@ -141,7 +141,7 @@ func (s Store) Spoilt(p Program, why error) error {
 	return s.Change(func(st *State) bool {
 		now := time.Now().UTC()
 		st.condemn(p.Version, Bad{Kind: Refused, Code: codeFailed, Reason: why.Error(), At: now})
-		st.Last = Last{At: now, Code: codeFailed, Text: fmt.Sprintf("version %s can't be started: %v", p.Version, why)}
+		st.Last = Last{At: now, Code: codeFailed, Text: fmt.Sprintf("version %s cannot be started: %v", p.Version, why)}
 		if st.Active != nil && st.Active.Version == p.Version {
 			st.Active, st.Previous = st.Previous, nil
 		}
@@ -205,7 +205,7 @@ func (s Store) Begin(ctx context.Context, me Self, t Trial, lock string, env []s
 		Log: s.Root.Path(path.Join(s.dir(), "guard.log")), Ready: true,
 	})
 	if err != nil {
-		return t, fmt.Errorf("guard of the update: %w", s.Abandon(t, err))
+		return t, fmt.Errorf("start update guard: %w", s.Abandon(t, err))
 	}
 	return t, nil
 }
@@ -217,10 +217,10 @@ func (s Store) Abandon(t Trial, why error) error {
 			return false
 		}
 		st.Trial = nil
-		st.Last = Last{At: time.Now().UTC(), Code: codeFailed, Text: fmt.Sprintf("update to %s not begun: %v", t.To.Version, why)}
+		st.Last = Last{At: time.Now().UTC(), Code: codeFailed, Text: fmt.Sprintf("update to %s not started: %v", t.To.Version, why)}
 		return true
 	}); err != nil {
-		return fmt.Errorf("%w (and: %w)", why, err)
+		return fmt.Errorf("%w; %w", why, err)
 	}
 	return why
 }

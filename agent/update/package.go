@@ -56,7 +56,7 @@ type identity struct {
 func open(f io.ReaderAt, size int64, version string) (*zip.Reader, error) {
 	z, err := packageLimits.Open(f, size)
 	if err != nil {
-		return nil, foreign("the package is no zip: %w", err)
+		return nil, foreign("package is not a zip file: %w", err)
 	}
 	id, err := identify(z)
 	if err != nil {
@@ -65,9 +65,9 @@ func open(f io.ReaderAt, size int64, version string) (*zip.Reader, error) {
 	s := id.Signing
 	switch {
 	case !strings.EqualFold(s.Type, packageType) || !strings.EqualFold(s.Publisher, packagePublisher):
-		return nil, foreign("the package is another agent (publisher %q, type %q, command %.80q)", s.Publisher, s.Type, id.Handler.Enable)
+		return nil, foreign("package contains another agent (publisher %q, type %q, command %.80q)", s.Publisher, s.Type, id.Handler.Enable)
 	case Compare(s.Version, version) != 0 || !Valid(s.Version):
-		return nil, refuse("the package says it is version %q, not %s", s.Version, version)
+		return nil, refuse("package has version %q, not %s", s.Version, version)
 	}
 	return z, check(z, size)
 }
@@ -77,12 +77,12 @@ func identify(z *zip.Reader) (identity, error) {
 	var id identity
 	f, err := z.Open(manifestName)
 	if err != nil {
-		return id, foreign("the package has no %s", manifestName)
+		return id, foreign("package has no %s", manifestName)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err != nil || len(b) > maxManifest {
-		return id, foreign("%s can't be read", manifestName)
+		return id, foreign("%s cannot be read", manifestName)
 	}
 	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\ufeff")))
 	if err := manifestLimits.JSON(b); err != nil {
@@ -95,7 +95,7 @@ func identify(z *zip.Reader) (identity, error) {
 		err = json.Unmarshal(b, &list[0])
 	}
 	if err != nil || len(list) == 0 {
-		return id, foreign("%s can't be read", manifestName)
+		return id, foreign("%s cannot be read", manifestName)
 	}
 	return list[0], nil
 }
@@ -110,15 +110,15 @@ func check(z *zip.Reader, size int64) error {
 		mode := f.Mode()
 		switch {
 		case strings.ContainsAny(f.Name, "\\\x00") || !filepath.IsLocal(f.Name) || strings.Count(name, "/") > 16 || len(name) > 512:
-			return foreign("the package has an entry %s", bound.Quote(f.Name))
+			return foreign("package has an invalid entry %s", bound.Quote(f.Name))
 		case !mode.IsRegular() && !mode.IsDir():
-			return foreign("the package has a %v, %q", mode.Type(), f.Name)
+			return foreign("package has an entry of type %v, %q", mode.Type(), f.Name)
 		case seen[name]:
-			return foreign("the package has %q twice", f.Name)
+			return foreign("package has duplicate entry %q", f.Name)
 		}
 		seen[name] = true
 		if err := disk.Add(name, mode.IsDir(), int64(min(f.UncompressedSize64, math.MaxInt64))); err != nil {
-			return foreign("the package of %d bytes unpacks to %w", size, err)
+			return foreign("package of %d bytes unpacks to %w", size, err)
 		}
 	}
 	return nil
@@ -196,7 +196,7 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 	case err != nil:
 		return n, fmt.Errorf("unpack %s: %w", name, err)
 	case n > left:
-		return n, foreign("the package unpacks to more than it says")
+		return n, foreign("package unpacks to more than the declared size")
 	}
 	return n, nil
 }
@@ -212,7 +212,7 @@ func binary(dir, arch string) (string, error) {
 		}
 		e, err := elf.Open(p)
 		if err != nil {
-			return "", foreign("%s is no program: %w", name, err)
+			return "", foreign("%s is not a program: %w", name, err)
 		}
 		got := e.Machine
 		if err := e.Close(); err != nil {
@@ -223,5 +223,5 @@ func binary(dir, arch string) (string, error) {
 		}
 		return p, nil
 	}
-	return "", foreign("the package has no program for %s", arch)
+	return "", foreign("package has no program for %s", arch)
 }

@@ -70,9 +70,9 @@ func (t Trust) Check(signature []byte) error {
 	case len(signature) == 0 && t.Unsigned:
 		return nil
 	case len(signature) == 0:
-		return unsigned("the package has no signature, and AutoUpdate.RequireSignature asks for one")
+		return unsigned("package has no signature, and AutoUpdate.RequireSignature is set")
 	case t.Roots == nil:
-		return unsigned("no authority for signatures of this agent is known here (AutoUpdate.TrustRoots)")
+		return unsigned("no certificate is trusted to sign this agent (AutoUpdate.TrustRoots)")
 	}
 	_, err := t.signer(signature)
 	return err
@@ -113,7 +113,7 @@ func (t Trust) signer(signature []byte) (cms.Signature, error) {
 	case t.Now.After(c.NotAfter):
 		return s, unsigned("the certificate of %q expired on %s", c.Subject.CommonName, c.NotAfter.UTC().Format(time.DateOnly))
 	case t.Now.Before(c.NotBefore):
-		return s, unsigned("the certificate of %q is valid from %s on; is the clock right?", c.Subject.CommonName, c.NotBefore.UTC().Format(time.DateOnly))
+		return s, unsigned("the certificate of %q is not valid before %s; check the clock", c.Subject.CommonName, c.NotBefore.UTC().Format(time.DateOnly))
 	}
 	return s, nil
 }

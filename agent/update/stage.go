@@ -61,7 +61,7 @@ type staged struct {
 // help.
 func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version string, m *protocol.Manifest) (Program, error) {
 	if !Valid(version) {
-		return Program{}, refuse("%q is no version", version)
+		return Program{}, refuse("%q is not a version", version)
 	}
 	if p, err := s.have(version); err == nil {
 		return p, nil
@@ -75,7 +75,7 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 	}
 	i := slices.IndexFunc(m.Versions, func(v protocol.PackageVersion) bool { return Compare(v.Version, version) == 0 })
 	if i < 0 {
-		return Program{}, fmt.Errorf("the manifest of family %s does not have version %s", fam.Name, version)
+		return Program{}, fmt.Errorf("manifest of family %s does not contain version %s", fam.Name, version)
 	}
 	v := m.Versions[i]
 	sig, err := s.signature(ctx, *m, v)
@@ -166,7 +166,7 @@ func (s Stager) accept(ctx context.Context, version, zip, digest string, sig []b
 	}
 	dir := path.Join(s.Lib, dirPrefix+version)
 	if s.Root.Exists(dir) && !s.Root.Exists(path.Join(dir, record)) {
-		return Program{}, fmt.Errorf("%s belongs to somebody else", dir)
+		return Program{}, fmt.Errorf("%s exists but was not created by the agent", dir)
 	}
 	tmp := path.Join(s.dir(), "stage-"+rand.Text())
 	if err := unpack(z, s.Root.Path(tmp)); err != nil {
@@ -188,10 +188,10 @@ func (s Stager) place(ctx context.Context, version, tmp, dir, digest, signer str
 	// libraries, noexec, a security module.
 	res, err := s.Run.Run(ctx, host.Cmd{Name: bin, Args: []string{"version"}, Timeout: 20 * time.Second})
 	if err != nil {
-		return Program{}, foreign("version %s can't be run here: %w", version, err)
+		return Program{}, foreign("version %s cannot run on this machine: %w", version, err)
 	}
 	if f := strings.Fields(string(res.Stdout)); len(f) < 2 || f[0] != "azguest" || Compare(f[1], version) != 0 {
-		return Program{}, refuse("the program in the package calls itself %.100q, not version %s", strings.TrimSpace(string(res.Stdout)), version)
+		return Program{}, refuse("program in the package reports version %.100q, not %s", strings.TrimSpace(string(res.Stdout)), version)
 	}
 	sum, err := hashFile(bin)
 	if err != nil {
@@ -226,7 +226,7 @@ func (s Stager) have(version string) (Program, error) {
 		return Program{}, err
 	}
 	if r.Signer == "" && !s.Trust.Unsigned {
-		return Program{}, errors.New("staged while signatures were not asked for")
+		return Program{}, errors.New("staged without a signature, and AutoUpdate.RequireSignature is set")
 	}
 	return r.Program, r.intact()
 }
@@ -242,7 +242,7 @@ func (p Program) intact() error {
 		return err
 	}
 	if sum != p.SHA256 {
-		return fmt.Errorf("%s was changed on the disk", p.Path)
+		return fmt.Errorf("%s was changed on disk", p.Path)
 	}
 	return nil
 }

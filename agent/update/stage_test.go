@@ -227,15 +227,15 @@ func TestTamper(t *testing.T) {
 		"no manifest":          {zipped(prog), codeForeign, "HandlerManifest"},
 		"broken manifest":      {zipped(updatetest.File{Name: m.Name, Data: []byte("[")}, prog), codeForeign, "HandlerManifest"},
 		"empty manifest":       {zipped(updatetest.File{Name: m.Name, Data: []byte("[]")}, prog), codeForeign, "HandlerManifest"},
-		"no zip":               {func() ([]byte, []byte) { return signed([]byte("PK nothing")) }, codeForeign, "no zip"},
+		"no zip":               {func() ([]byte, []byte) { return signed([]byte("PK nothing")) }, codeForeign, "not a zip file"},
 		"climbs":               {zipped(m, prog, updatetest.File{Name: "../../evil"}), codeForeign, "evil"},
 		"absolute":             {zipped(m, prog, updatetest.File{Name: "/etc/evil"}), codeForeign, "evil"},
 		"backslash":            {zipped(m, prog, updatetest.File{Name: `..\evil`}), codeForeign, "evil"},
-		"twice":                {zipped(m, prog, updatetest.File{Name: "bin/./azguest"}), codeForeign, "twice"},
+		"twice":                {zipped(m, prog, updatetest.File{Name: "bin/./azguest"}), codeForeign, "duplicate"},
 		"bomb":                 {func() ([]byte, []byte) { return signed(lie(t, 1<<40, m, prog)) }, codeForeign, "unpacks"},
 		"small bomb":           {func() ([]byte, []byte) { return signed(lie(t, 1<<20, m, prog)) }, codeForeign, "unpacks"},
 		"no program":           {zipped(m, updatetest.File{Name: "bin/agent", Data: prog.Data}), codeForeign, "no program"},
-		"script":               {zipped(m, updatetest.File{Name: "bin/azguest", Data: []byte("#!/bin/sh\n")}), codeForeign, "no program"},
+		"script":               {zipped(m, updatetest.File{Name: "bin/azguest", Data: []byte("#!/bin/sh\n")}), codeForeign, "is not a program"},
 		"other machine":        {zipped(m, updatetest.File{Name: "bin/azguest", Data: elfFor(prog.Data)}), codeForeign, "this machine is"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -486,7 +486,7 @@ func TestSEC7PackagesAreCountedAsTheDiskDoes(t *testing.T) {
 	}{
 		"implied directories": {many(40, func(i int) string { return strings.Repeat(strconv.Itoa(i)+"/", 15) + "x" }), "200 times its size"},
 		"files":               {many(600, strconv.Itoa), "500 files and directories"},
-		"entries":             {many(20_000, strconv.Itoa), "bytes of a zip's directory"},
+		"entries":             {many(20_000, strconv.Itoa), "bytes in the zip directory"},
 		"deep for its size":   {many(25, func(i int) string { return strings.Repeat(strconv.Itoa(i%3)+"/", 15) + strconv.Itoa(i) }), ""},
 	} {
 		_, err := open(bytes.NewReader(tc.data), int64(len(tc.data)), "2.0.0.1")

@@ -107,7 +107,7 @@ func (s *State) rollBack(reason string, now time.Time) {
 	t := s.Trial
 	s.Trial = nil
 	s.condemn(t.To.Version, Bad{Kind: RolledBack, Code: codeRollback, Reason: reason, At: now})
-	s.Last = Last{At: now, Code: codeRollback, Text: fmt.Sprintf("update to %s rolled back: %s; %s goes on", t.To.Version, reason, t.From)}
+	s.Last = Last{At: now, Code: codeRollback, Text: fmt.Sprintf("update to %s rolled back: %s; still running %s", t.To.Version, reason, t.From)}
 }
 
 // commit makes the version on trial the one to run.
@@ -115,7 +115,7 @@ func (s *State) commit(now time.Time) {
 	t := s.Trial
 	s.Trial = nil
 	if t.Withdraw {
-		s.condemn(t.From, Bad{Kind: Withdrawn, Code: codeRefused, Reason: "the platform ordered " + t.To.Version + " instead", At: now})
+		s.condemn(t.From, Bad{Kind: Withdrawn, Code: codeRefused, Reason: "the platform requested " + t.To.Version + " instead", At: now})
 	}
 	delete(s.Bad, t.To.Version)
 	delete(s.Interrupted, t.To.Version)
@@ -193,11 +193,11 @@ func (s Store) Load() (State, error) {
 // returns false nothing is written.
 func (s Store) Change(change func(*State) bool) error {
 	if err := s.Root.MkdirAll(s.dir(), 0o700); err != nil {
-		return fmt.Errorf("keep update state: %w", err)
+		return fmt.Errorf("save update state: %w", err)
 	}
 	f, err := s.Root.OpenFile(path.Join(s.dir(), "update.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return fmt.Errorf("keep update state: %w", err)
+		return fmt.Errorf("save update state: %w", err)
 	}
 	defer f.Close() // gives the lock back
 	for end := time.Now().Add(lockPatience); ; {
@@ -208,7 +208,7 @@ func (s Store) Change(change func(*State) bool) error {
 		<-time.After(lockTry) // wait: for a moment, and lockPatience bounds them all
 	}
 	if err != nil {
-		return fmt.Errorf("keep update state: lock: %w", err)
+		return fmt.Errorf("save update state: lock: %w", err)
 	}
 	st, err := s.Load()
 	if _, unreadable := errors.AsType[*fs.PathError](err); unreadable {
@@ -219,7 +219,7 @@ func (s Store) Change(change func(*State) bool) error {
 	}
 	b, err := json.MarshalIndent(st, "", "  ")
 	if err != nil {
-		return fmt.Errorf("keep update state: %w", err)
+		return fmt.Errorf("save update state: %w", err)
 	}
 	return s.Root.WriteFile(s.file(), append(b, '\n'), 0o600)
 }
