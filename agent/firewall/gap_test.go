@@ -179,7 +179,7 @@ func TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver(t *testing.T) {
 	// A host that is silent is no reason to open.
 	f.reach = func(context.Context) error { return errors.New("silence") }
 	for range 10 {
-		if _, err := f.Root(t.Context()); err == nil || strings.Contains(err.Error(), "taken back") {
+		if _, err := f.Root(t.Context()); err == nil || strings.Contains(err.Error(), "were removed") {
 			t.Errorf("Root: %v", err)
 		}
 	}

@@ -66,7 +66,7 @@ func (s *socket) ask(request []byte) (answers [][]byte, err error) {
 		for b := buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
 			size := int(binary.NativeEndian.Uint32(b))
 			if size < unix.SizeofNlMsghdr || size > len(b) {
-				return nil, errors.New("netlink: an answer is cut off")
+				return nil, errors.New("netlink: truncated answer")
 			}
 			kind, payload := binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size]
 			b = b[min((size+3)&^3, len(b)):]

@@ -206,7 +206,7 @@ func setRoutes(addr netip.Addr) error {
 			return err
 		}
 		if !slices.Contains(now, r) {
-			return errors.New("the kernel has no routing rules for ports and users")
+			return errors.New("the kernel does not support routing rules for ports and users")
 		}
 		r.action = unix.FR_ACT_PROHIBIT
 		if err := s.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -133,7 +133,7 @@ func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return false, fmt.Errorf("make socket: %w", err)
+		return false, fmt.Errorf("create socket: %w", err)
 	}
 	defer unix.Close(fd)
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(f.target.Port()), Addr: f.target.Addr().As4()})
@@ -159,7 +159,7 @@ func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
 		}
 		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 		if err != nil {
-			return false, fmt.Errorf("ask about connection: %w", err)
+			return false, fmt.Errorf("check connection: %w", err)
 		}
 		return code == 0, nil
 	}
@@ -183,7 +183,7 @@ func (f *Firewall) Root(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	return 0, &Error{"AZ-FW-REVERTED", errors.Join(
-		fmt.Errorf("the firewall rules stop root's own connections and are taken back: %w", err), f.Remove(ctx))}
+		fmt.Errorf("firewall rules block connections of root and were removed: %w", err), f.Remove(ctx))}
 }
 
 // lockedOut sends the first packet of a connection with a mark that only root

@@ -37,7 +37,7 @@ func (r Root) SetAside(name string, why error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return why // somebody was faster
 	case err != nil:
-		return fmt.Errorf("%w (and it can't be set aside: %w)", why, err)
+		return fmt.Errorf("%w; set aside: %w", why, err)
 	}
 	return &AsideError{name, why}
 }

@@ -70,7 +70,7 @@ func Detach(ctx context.Context, d Daemon) error {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return fmt.Errorf("start %s: it did not get to work: %w", d.Path, err)
+		return fmt.Errorf("start %s: it did not become ready: %w", d.Path, err)
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ var unprivileged = sync.OnceValue(func() bool {
 // would follow links.
 func checked(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("%w: %q is not the name of a file", ErrUnsafe, name)
+		return fmt.Errorf("%w: %q is not a file name", ErrUnsafe, name)
 	}
 	return nil
 }
@@ -62,9 +62,9 @@ func (d *Dir) Trusted() error {
 	}
 	switch {
 	case !ours(st.Uid):
-		return fmt.Errorf("%s: %w: the directory belongs to uid %d", d.name, ErrUnsafe, st.Uid)
+		return fmt.Errorf("%s: %w: directory belongs to uid %d", d.name, ErrUnsafe, st.Uid)
 	case st.Mode&0o022 != 0:
-		return fmt.Errorf("%s: %w: the directory can be written by others than its owner (mode %04o)", d.name, ErrUnsafe, st.Mode&0o7777)
+		return fmt.Errorf("%s: %w: directory is writable by group or others (mode %04o)", d.name, ErrUnsafe, st.Mode&0o7777)
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 	}
 	switch {
 	case errors.Is(err, unix.ELOOP):
-		err = fmt.Errorf("%w: it is a symbolic link", ErrUnsafe)
+		err = fmt.Errorf("%w: symbolic link", ErrUnsafe)
 	case errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EISDIR):
 		err = errNotRegular // a FIFO without a reader, a socket, a directory
 	}
@@ -198,9 +198,9 @@ func (d *Dir) judge(fd int, write bool) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return errNotRegular
 	case write && st.Nlink > 1:
-		return fmt.Errorf("%w: it has %d names", ErrUnsafe, st.Nlink)
+		return fmt.Errorf("%w: file has %d links", ErrUnsafe, st.Nlink)
 	case write && !ours(st.Uid) && st.Uid != dir.Uid:
-		return fmt.Errorf("%w: it belongs to uid %d", ErrUnsafe, st.Uid)
+		return fmt.Errorf("%w: file belongs to uid %d", ErrUnsafe, st.Uid)
 	}
 	return nil
 }
@@ -266,7 +266,7 @@ func (d *Dir) ReadBounded(name string, limit int64) ([]byte, fs.FileInfo, error)
 type TooLargeError struct{ Size, Limit int64 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("it has %d bytes, more than %d", e.Size, e.Limit)
+	return fmt.Sprintf("file has %d bytes, more than %d", e.Size, e.Limit)
 }
 
 // Lstat describes a name in the directory; a link itself, not its target.
@@ -379,7 +379,7 @@ const maxDepth = 100
 var removeTime = 20 * time.Second
 
 // ErrBusy says that a tree was not removed within the time for it.
-var ErrBusy = errors.New("there is no end to what is in it")
+var ErrBusy = errors.New("files keep being created in it")
 
 // RemoveAll deletes a tree; that it is not there is fine. Links in it are
 // removed and not followed, and it stops at what is mounted in it, which is not
@@ -463,7 +463,7 @@ func (r *removal) remove(d *Dir, name string, depth int) error {
 		return cerr
 	}
 	if at, perr := c.place(); perr != nil || at != r.at {
-		return errors.Join(perr, fmt.Errorf("something is mounted at %s", c.name), c.Close())
+		return errors.Join(perr, fmt.Errorf("a file system is mounted at %s", c.name), c.Close())
 	}
 	if depth == maxDepth {
 		cerr = c.Close()
@@ -633,7 +633,7 @@ func (d *Dir) change(op, name string, f func(fd int) error) error {
 	}
 	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ELOOP) {
-		err = fmt.Errorf("%w: it is a symbolic link", ErrUnsafe)
+		err = fmt.Errorf("%w: symbolic link", ErrUnsafe)
 	}
 	if err != nil {
 		return d.fail(op, name, err)
@@ -642,7 +642,7 @@ func (d *Dir) change(op, name string, f func(fd int) error) error {
 	if err = unix.Fstat(fd, &st); err == nil {
 		switch kind := st.Mode & unix.S_IFMT; {
 		case kind == unix.S_IFREG && st.Nlink > 1:
-			err = fmt.Errorf("%w: it has %d names", ErrUnsafe, st.Nlink)
+			err = fmt.Errorf("%w: file has %d links", ErrUnsafe, st.Nlink)
 		case kind != unix.S_IFREG && kind != unix.S_IFDIR:
 			err = errNotRegular
 		default:

@@ -289,18 +289,18 @@ func (p Process) what() string {
 	case "t":
 		return "was stopped by a debugger"
 	case "D":
-		return "hung in the kernel"
+		return "was blocked in the kernel"
 	}
-	return "did not act"
+	return "did not respond"
 }
 
 // killed is what says of a process that is gone.
-const killed = "had been killed"
+const killed = "was killed"
 
 // Overdue says that a supervisor let the deadline of its command pass; state is
 // what SupervisorState says of it.
 func Overdue(state string) string {
-	return "the supervisor did not end the command at its deadline: it " + state
+	return "the supervisor did not kill the command at its deadline: it " + state
 }
 
 // SupervisorState says in what condition the supervisor of a job is, for a

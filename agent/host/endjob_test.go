@@ -106,12 +106,12 @@ func TestSEC5EndJob(t *testing.T) {
 		trick func(t *testing.T, dir string, st JobState)
 		state string // of the supervisor
 	}{
-		{"nothing", "sleep 600", nil, "did not act"},
+		{"nothing", "sleep 600", nil, "did not respond"},
 		{"stopped", "sleep 600", kill(unix.SIGSTOP), "was stopped by a signal"},
-		{"killed", "sleep 600", kill(unix.SIGKILL), "had been killed"},
+		{"killed", "sleep 600", kill(unix.SIGKILL), "was killed"},
 		{"frozen, version 1", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "freezer", st.PID, st.Child) }, "was frozen by the cgroup "},
 		{"frozen, version 2", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "", st.PID, st.Child) }, "was frozen by the cgroup "},
-		{"only the command is frozen", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "freezer", st.Child) }, "did not act"},
+		{"only the command is frozen", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "freezer", st.Child) }, "did not respond"},
 		{"traced", "sleep 600", func(t *testing.T, _ string, st JobState) {
 			// The tracer lives as long as its thread.
 			traced, over := make(chan error), make(chan struct{})
@@ -130,18 +130,18 @@ func TestSEC5EndJob(t *testing.T) {
 			}
 			until(t, "the stop", func() bool { p, _ := Root("/").Process(st.PID); return p.State == "t" })
 		}, "was stopped by a debugger"},
-		{"a FIFO for the state", "sleep 600", replace(stateFile), "did not act"},
-		{"a FIFO for the lock", "sleep 600", replace(lockFile), "did not act"},
+		{"a FIFO for the state", "sleep 600", replace(stateFile), "did not respond"},
+		{"a FIFO for the lock", "sleep 600", replace(lockFile), "did not respond"},
 		{"a FIFO for the log, and killed", "sleep 600", func(t *testing.T, dir string, st JobState) {
 			replace("supervisor.log")(t, dir, st)
 			kill(unix.SIGKILL)(t, dir, st)
-		}, "had been killed"},
+		}, "was killed"},
 		{"the directory is renamed", "sleep 600", func(t *testing.T, dir string, _ JobState) {
 			if err := os.Rename(dir, dir+".old"); err != nil {
 				t.Fatal(err)
 			}
-		}, "did not act"},
-		{"other sessions and environments", "setsid sleep 600 & env -i /bin/sleep 600 & env -i /usr/bin/setsid /bin/sleep 600 & wait", nil, "did not act"},
+		}, "did not respond"},
+		{"other sessions and environments", "setsid sleep 600 & env -i /bin/sleep 600 & env -i /usr/bin/setsid /bin/sleep 600 & wait", nil, "did not respond"},
 		{"signals are ignored", "trap '' TERM INT HUP CONT; while :; do sleep 600; done", kill(unix.SIGSTOP), "was stopped by a signal"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -46,9 +46,9 @@ const endPatience = 20 * time.Second
 // to send a signal to. That is what killEvery is for.
 func endProcesses(ctx context.Context, u Revoked) error {
 	if u.UID <= 0 || u.UID == os.Geteuid() {
-		return fmt.Errorf("end processes of uid %d: that is the system's", u.UID)
+		return fmt.Errorf("end processes of uid %d: system account", u.UID)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, endPatience, fmt.Errorf("not ended after %v", endPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, endPatience, fmt.Errorf("not finished after %v", endPatience))
 	defer cancel()
 	var seen map[int]uint64
 	for quiet := 0; ; {
@@ -296,7 +296,7 @@ func killEvery(uid int) error {
 		var err error
 		var caps [2]unix.CapUserData
 		if err = unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]); err == nil && caps[0].Effective&(1<<unix.CAP_KILL) != 0 {
-			err = errors.New("the right to kill everything was kept")
+			err = errors.New("CAP_KILL was not dropped")
 		}
 		if err == nil {
 			if _, _, errno = unix.RawSyscall(unix.SYS_KILL, ^uintptr(0), uintptr(unix.SIGKILL), 0); errno != 0 && errno != unix.ESRCH && errno != unix.EPERM {

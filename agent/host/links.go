@@ -35,10 +35,10 @@ func OpenRoutes() (*Links, error) {
 func subscribe(groups uint32) (*Links, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("listen to links: %w", err)
+		return nil, fmt.Errorf("listen for link events: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen to links: %w", err), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("listen for link events: %w", err), unix.Close(fd))
 	}
 	return &Links{os.NewFile(uintptr(fd), "netlink")}, nil
 }
@@ -66,7 +66,7 @@ func (l *Links) Next(ctx context.Context) ([]LinkEvent, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen to links: %w", err)
+		return nil, fmt.Errorf("listen for link events: %w", err)
 	}
 	return parseLinks(b[:n]), nil
 }

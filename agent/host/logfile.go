@@ -83,7 +83,7 @@ func (l *LogFile) open(dir *Dir, base string) (size int64, err error) {
 		var st unix.Stat_t
 		if f, err = dir.Append(base, l.perm); err == nil {
 			if err = unix.Fstat(int(f.Fd()), &st); err == nil && !ours(st.Uid) {
-				err = fmt.Errorf("%w: it belongs to uid %d", ErrUnsafe, st.Uid)
+				err = fmt.Errorf("%w: file belongs to uid %d", ErrUnsafe, st.Uid)
 			}
 			if err == nil && st.Mode&0o022 != 0 {
 				// Another agent or a careless hand left it so.

@@ -47,7 +47,7 @@ func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, err
 	}
 	todo := split(name)
 	if slices.Contains(todo, "..") {
-		return nil, errors.Join(fmt.Errorf("open directory %s: %w: has .. in it", name, ErrUnsafe), d.Close())
+		return nil, errors.Join(fmt.Errorf("open directory %s: %w: path contains ..", name, ErrUnsafe), d.Close())
 	}
 	if len(todo) == 0 {
 		return d, nil
@@ -201,7 +201,7 @@ func (d *Dir) trustedLink(part string) (string, error) {
 		return "", unix.ENOTDIR
 	}
 	if !ours(link.Uid) || !ours(dir.Uid) || dir.Mode&0o022 != 0 {
-		return "", fmt.Errorf("%w: %s is a symlink that somebody other than root can have made", ErrUnsafe, part)
+		return "", fmt.Errorf("%w: symbolic link %s can be changed by other users", ErrUnsafe, part)
 	}
 	buf := make([]byte, 4096)
 	n, err := unix.Readlinkat(d.fd(), part, buf)
@@ -253,7 +253,7 @@ func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 	full := path.Join(d.name, name)
 	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("read %s: %w: it is a symlink", full, ErrUnsafe)
+		return nil, fmt.Errorf("read %s: %w: symbolic link", full, ErrUnsafe)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", full, err)
@@ -268,11 +268,11 @@ func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return nil, fmt.Errorf("read %s: %w", full, errNotRegular)
 	case st.Nlink > 1:
-		return nil, fmt.Errorf("read %s: %w: it has %d names", full, ErrUnsafe, st.Nlink)
+		return nil, fmt.Errorf("read %s: %w: file has %d links", full, ErrUnsafe, st.Nlink)
 	case st.Uid != 0 && int(st.Uid) != uid:
-		return nil, fmt.Errorf("read %s: %w: it belongs to uid %d", full, ErrUnsafe, st.Uid)
+		return nil, fmt.Errorf("read %s: %w: file belongs to uid %d", full, ErrUnsafe, st.Uid)
 	case st.Size > limit:
-		return nil, fmt.Errorf("read %s: %d bytes, at most %d are read", full, st.Size, limit)
+		return nil, fmt.Errorf("read %s: file has %d bytes, limit is %d", full, st.Size, limit)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit))
 	if err != nil {

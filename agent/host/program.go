@@ -53,7 +53,7 @@ func (w programWriter) Write(p []byte) (n int, err error) {
 	return n, errors.Join(err, out.Close())
 }
 
-var errOpenProgram = errors.New("it would be executable while it is open for writing")
+var errOpenProgram = errors.New("program is open for writing")
 
 // isProgram is the answer for those who write whole files: it may be started.
 func isProgram(perm fs.FileMode) bool { return perm&0o111 != 0 }

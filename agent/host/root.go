@@ -395,7 +395,7 @@ func (r Root) Remove(name string) error {
 // RemoveAll deletes a tree, as Dir.RemoveAll does. It refuses the root itself.
 func (r Root) RemoveAll(name string) error {
 	if path.Clean("/"+name) == "/" {
-		return fmt.Errorf("remove %q: that is the root", name)
+		return fmt.Errorf("remove %q: path is the root directory", name)
 	}
 	err := r.in(name, false, func(d *Dir, base string) error { return d.RemoveAll(base) })
 	if errors.Is(err, fs.ErrNotExist) {

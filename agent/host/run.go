@@ -81,7 +81,7 @@ func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	if c.Timeout <= 0 {
 		c.Timeout = time.Minute
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("%s: no end after %v: %w", c.Name, c.Timeout, context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("%s: timeout after %v: %w", c.Name, c.Timeout, context.DeadlineExceeded))
 	defer cancel()
 	path, err := lookPath(c.Name)
 	if err != nil {
@@ -124,7 +124,7 @@ const (
 	killTime = 5 * time.Second
 )
 
-var errUnkillable = errors.New("killing it has no effect")
+var errUnkillable = errors.New("process does not exit after SIGKILL")
 
 // end waits for the end of a process, and, if the context has ended, no longer
 // than killing it may take: one that hangs in the kernel, or is frozen, outlives

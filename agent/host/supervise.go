@@ -179,7 +179,7 @@ func supervise(ctx context.Context, dir string) error {
 	// Room for the result is made before the command can fill the disk: an
 	// outcome that can't be told would have the command repeated.
 	if err := Root(dir).WriteFileLazy(spareFile, []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
-		return fmt.Errorf("make room for the result: %w", err)
+		return fmt.Errorf("reserve space for the result: %w", err)
 	}
 	runJob(dir, job, &st, &res)
 	// As long as it took, even if the clock was set meanwhile.

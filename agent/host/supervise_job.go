@@ -43,7 +43,7 @@ func (l Launcher) Start(dir string, job Job) error {
 	}
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("start job %s: it runs already: %w", job.ID, err)
+		return fmt.Errorf("start job %s: already running: %w", job.ID, err)
 	}
 	for _, name := range []string{resultFile, stateFile, JobStdout, JobStderr} {
 		if err := files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -168,7 +168,7 @@ func lostJob(ctx context.Context, dir string) (JobResult, error) {
 	child, ticks := orphanOf(dir, st)
 	if !known && child == 0 {
 		if !Root("").Exists(dir) {
-			return JobResult{Class: JobLost, Code: -1, Error: "the directory of the job is gone"}, nil
+			return JobResult{Class: JobLost, Code: -1, Error: "the directory of the job was removed"}, nil
 		}
 		return JobResult{Class: JobNotStarted, Code: -1, Error: "the supervisor did not start: " + superviseLog(dir)}, nil
 	}

@@ -265,7 +265,7 @@ func (r Root) ForgetAccount(ctx context.Context, shadow string, a Account) error
 		return err
 	}
 	if slices.ContainsFunc(all, func(b Account) bool { return b.Name == a.Name }) {
-		return fmt.Errorf("forget %s: the account is still there", a.Name)
+		return fmt.Errorf("remove record of %s: account still exists", a.Name)
 	}
 	without := func(list string) string {
 		return strings.Join(slices.DeleteFunc(strings.Split(list, ","), func(m string) bool { return m == a.Name }), ",")
@@ -356,7 +356,7 @@ func (r Root) LockAccounts(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock accounts: %w", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("somebody else holds "+name))
+	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("another process holds "+name))
 	defer cancel()
 	for {
 		lk := unix.Flock_t{Type: unix.F_WRLCK}
@@ -422,7 +422,7 @@ func (r Root) BootTime() (time.Time, error) {
 			return time.Unix(sec, 0), nil
 		}
 	}
-	return time.Time{}, errors.New("read boot time: /proc/stat has none")
+	return time.Time{}, errors.New("read boot time: not in /proc/stat")
 }
 
 // BootID tells boots apart; empty if the kernel does not say.
