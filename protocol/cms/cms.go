@@ -52,7 +52,7 @@ func parseKey(certPEM, keyPEM []byte) (cms.Key, error) {
 	for rest := keyPEM; ; {
 		var b *pem.Block
 		if b, rest = pem.Decode(rest); b == nil {
-			return k, errors.New("no RSA key")
+			return k, errors.New("not an RSA key")
 		}
 		if p, err := x509.ParsePKCS8PrivateKey(b.Bytes); err == nil {
 			if r, ok := p.(*rsa.PrivateKey); ok {

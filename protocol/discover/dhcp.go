@@ -39,7 +39,7 @@ func DHCP(ctx context.Context, root host.Root) (netip.Addr, error) {
 			answers <- answer{a, err}
 		}()
 	}
-	err = errors.New("no interface")
+	err = errors.New("no network interface")
 	for range ifs {
 		// wait: each ask ends with the context
 		a := <-answers

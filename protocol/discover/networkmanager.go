@@ -106,7 +106,7 @@ func dialBus(ctx context.Context, socket string) (*dbus.Conn, error) {
 	}
 	if err := conn.Hello(); err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("greet the message bus: %w", err)
+		return nil, fmt.Errorf("register with the message bus: %w", err)
 	}
 	return conn, nil
 }

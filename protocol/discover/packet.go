@@ -43,7 +43,7 @@ type Request struct {
 func Discover(mac net.HardwareAddr) (*Request, error) {
 	r := &Request{}
 	if len(mac) != len(r.MAC) {
-		return nil, fmt.Errorf("ask by DHCP: %s is no Ethernet address", mac)
+		return nil, fmt.Errorf("build DHCP request: %s is not an Ethernet address", mac)
 	}
 	copy(r.MAC[:], mac)
 	_, err := rand.Read(r.XID[:])

@@ -96,7 +96,7 @@ func (c *Client) Healthy(ctx context.Context) error {
 }
 
 // ErrUnsupported says that this host has no vmSettings.
-var ErrUnsupported = errors.New("the host has no vmSettings")
+var ErrUnsupported = errors.New("vmSettings not supported by the host")
 
 // VMSettings gets the FastTrack goal state and its text. etag is that of
 // the settings already known, or "". The error is protocol.ErrNotModified for
@@ -132,7 +132,7 @@ func (c *Client) VMSettings(ctx context.Context, etag string) (vm *VMSettings, r
 			return fmt.Errorf("%w: plugin %s", ErrUnsupported, vm.Plugin)
 		}
 		if vm.ETag = resp.Header.Get("Etag"); vm.ETag == "" {
-			return &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("answer without an ETag")}
+			return &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("no ETag")}
 		}
 		return nil
 	})
@@ -194,7 +194,7 @@ const (
 
 // ErrLater says that the host did not take the status because our ids were
 // stale; they are fresh now, and the next report will do (spec/protocol §7.4).
-var ErrLater = errors.New("status not taken: the container changed")
+var ErrLater = errors.New("status not accepted: container ID changed")
 
 // PutStatus uploads the status document through the host.
 func (c *Client) PutStatus(ctx context.Context, blob protocol.StatusBlob, doc []byte) error {

@@ -132,7 +132,7 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 	if len(doc.ExtensionGoalStates) > 0 {
 		if err := json.Unmarshal(doc.ExtensionGoalStates, &states); err != nil {
 			// The rest of the document is as good as ever; who was meant, nobody knows.
-			vm.Handlers = append(vm.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "extensionGoalStates is not a list"})
+			vm.Handlers = append(vm.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "extensionGoalStates is not an array"})
 		}
 	}
 	if len(states) > protocol.MaxHandlers {
@@ -216,7 +216,7 @@ func handler(raw json.RawMessage) protocol.Handler {
 		return h
 	}
 	if te, isType := errors.AsType[*json.UnmarshalTypeError](err); isType {
-		h.Invalid = fmt.Sprintf("%s is a %s", te.Field, bound.Clip(te.Value))
+		h.Invalid = fmt.Sprintf("%s has JSON type %s", te.Field, bound.Clip(te.Value))
 		return h
 	}
 	if e.Version == "" {
@@ -251,7 +251,7 @@ func single(h *protocol.Handler, e *extension) error {
 		return nil
 	}
 	if !e.SettingsSeqNo.set || e.SettingsSeqNo.n < 0 {
-		return errors.New("settings without settingsSeqNo")
+		return errors.New("settings have no settingsSeqNo")
 	}
 	s := protocol.Settings{Name: h.Name, Seq: int(e.SettingsSeqNo.n), Want: protocol.WantEnabled}
 	if err := fill(&s, &e.Settings[0], d); err != nil {
@@ -273,13 +273,13 @@ func multi(h *protocol.Handler, e *extension) error {
 	for i := range e.Settings {
 		m := &e.Settings[i]
 		if m.ExtensionName == "" {
-			return fmt.Errorf("settings %d have no extensionName", i)
+			return fmt.Errorf("settings entry %d has no extensionName", i)
 		}
 		if !m.SeqNo.set || m.SeqNo.n < 0 {
 			return fmt.Errorf("%s has no seqNo", bound.Clip(m.ExtensionName))
 		}
 		if names[m.ExtensionName] {
-			return fmt.Errorf("extension %s occurs twice", bound.Clip(m.ExtensionName))
+			return fmt.Errorf("duplicate extension %s", bound.Clip(m.ExtensionName))
 		}
 		names[m.ExtensionName] = true
 		s := protocol.Settings{Name: m.ExtensionName, Seq: int(m.SeqNo.n), Want: settings.InstanceWant(m.ExtensionState)}
@@ -301,7 +301,7 @@ func fill(s *protocol.Settings, e *entry, d dependency) error {
 		return err
 	}
 	if s.Protected.Set() && s.Thumbprint == "" {
-		return fmt.Errorf("%s has protected settings without the thumbprint of their certificate", bound.Clip(s.Name))
+		return fmt.Errorf("%s has protected settings without a certificate thumbprint", bound.Clip(s.Name))
 	}
 	s.Level, s.After = d.level(), after(d)
 	return nil

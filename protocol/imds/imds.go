@@ -76,7 +76,7 @@ func (c *Client) Alive(ctx context.Context) error {
 		return err
 	}
 	if i.MAC == "" || i.Private == "" {
-		return &protocol.DocumentError{Doc: "metadata", Err: errors.New("no interface with an address")}
+		return &protocol.DocumentError{Doc: "metadata", Err: errors.New("no network interface with an address")}
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
 		if resp.Status != http.StatusBadRequest {
 			return resp.Body, nil
 		}
-		err = &protocol.DocumentError{Doc: "metadata", Err: errors.New("no api version is known to the service")}
+		err = &protocol.DocumentError{Doc: "metadata", Err: errors.New("no supported API version")}
 	}
 	return nil, err
 }

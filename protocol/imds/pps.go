@@ -66,7 +66,7 @@ func (c *Client) once(ctx context.Context, version string, timeout time.Duration
 		Header: http.Header{"Metadata": {"true"}}, Timeout: timeout, Limit: limits.Bytes,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask the metadata service: %w", err)
+		return nil, fmt.Errorf("query metadata service: %w", err)
 	}
 	return resp.Body, nil
 }
@@ -100,7 +100,7 @@ func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
 		Header: http.Header{"Metadata": {"true"}}, Timeout: reprovisionTimeout, Limit: reprovisionLimit,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask for the reprovisioning document: %w", err)
+		return nil, fmt.Errorf("fetch reprovisioning document: %w", err)
 	}
 	if len(bytes.TrimSpace(resp.Body)) == 0 {
 		return nil, &protocol.DocumentError{Doc: "reprovisiondata", Err: errors.New("empty")}

@@ -311,7 +311,7 @@ func (c *Client) keep(name string, data []byte, perm uint32) {
 		return
 	}
 	if err := writeLib(c.o.Root, c.o.LibDir, name, data, perm); err != nil {
-		c.o.Log.Warn().Err(err).Str("file", file).Msg("could not write a file; going on without")
+		c.o.Log.Warn().Err(err).Str("file", file).Msg("could not write file")
 	}
 }
 

@@ -36,7 +36,7 @@ func (c *Client) Connect(ctx context.Context) error {
 			switch {
 			case err == nil:
 				if !v.Speaks() {
-					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("the platform does not list our protocol version; trying it")
+					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("platform does not list the agent's protocol version, trying it")
 				}
 				c.use(cand.Addr)
 				c.mu.Lock()
@@ -58,7 +58,7 @@ func (c *Client) Connect(ctx context.Context) error {
 		pause = min(2*pause, 15*time.Second)
 		if woken { // what failed was another network
 			pause = time.Second
-			c.o.Log.Debug().Msg("the network has changed, looking for the platform again")
+			c.o.Log.Debug().Msg("network changed, connecting to the platform again")
 		}
 	}
 }
@@ -71,7 +71,7 @@ func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate
 	if c.o.DHCP && round > 0 && round%4 == 1 {
 		a, err := discover.DHCP(ctx, c.o.Root)
 		if err != nil {
-			c.o.Log.Debug().Err(err).Msg("asked DHCP for the platform's address")
+			c.o.Log.Debug().Err(err).Msg("discovered platform address by DHCP")
 		}
 		if a.IsValid() {
 			list = append(list, discover.Candidate{Addr: a.String(), Origin: "dhcp"})

@@ -125,7 +125,7 @@ func (c *Client) lost(ctx context.Context, what doc, err error) doc {
 		return 0
 	}
 	if ctx.Err() == nil && protocol.Loud(err) {
-		c.o.Log.Warn().Err(err).Msg("part of the goal state not available; asking again later")
+		c.o.Log.Warn().Err(err).Msg("part of the goal state not available, will retry")
 	}
 	return what
 }
@@ -167,10 +167,10 @@ func onHold(b []byte) (bool, error) {
 	var p struct{ OnHold json.RawMessage }
 	text := bytes.TrimRight(wire.TrimBOM(b), " \r\n\t\x00")
 	if err := profileLimits.JSON(text); err != nil {
-		return false, fmt.Errorf("artifacts profile has %w", err)
+		return false, fmt.Errorf("artifacts profile: %w", err)
 	}
 	if err := json.Unmarshal(text, &p); err != nil {
-		return false, errors.New("artifacts profile is not JSON")
+		return false, errors.New("artifacts profile: not JSON")
 	}
 	switch v := strings.ToLower(string(bytes.Trim(p.OnHold, `"`))); {
 	case v == "true":
@@ -178,7 +178,7 @@ func onHold(b []byte) (bool, error) {
 	case len(p.OnHold) == 0 || v == "false" || v == "null" || p.OnHold[0] == '"':
 		return false, nil
 	}
-	return false, errors.New("onHold is neither true nor false")
+	return false, errors.New("artifacts profile: onHold is neither true nor false")
 }
 
 // fetchCertificates asks with the better cipher first (spec/protocol §3.2).
@@ -295,7 +295,7 @@ func expiry(s string) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("the expiry %q is no time", s)
+	return time.Time{}, fmt.Errorf("invalid expiry time %q", s)
 }
 
 func utf16LE(b []byte) string {
@@ -369,7 +369,7 @@ func (c *Client) writeMarker(t time.Time) {
 	c.state.marker = t
 	if t.IsZero() {
 		if err := c.o.Root.Remove(path.Join(c.o.LibDir, markerFile)); err != nil {
-			c.o.Log.Warn().Err(err).Msg("could not remove the FastTrack marker")
+			c.o.Log.Warn().Err(err).Msg("could not remove FastTrack marker")
 		}
 		return
 	}

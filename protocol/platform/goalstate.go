@@ -182,7 +182,7 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 			c.adopt(c.choose(gs, vm, true))
 			s.changed = s.changed || s.adopted.id != before.id || s.adopted.ticks != before.ticks || !sameCerts(certs, s.docs.certs)
 		} else if protocol.Loud(err) && ctx.Err() == nil {
-			c.o.Log.Warn().Err(err).Msg("documents of the machine's new place not available; going on with the old ones")
+			c.o.Log.Warn().Err(err).Msg("documents of the new container not available, using the old ones")
 		}
 		if !vmNew {
 			if s.changed {
@@ -200,7 +200,7 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 				return nil, err
 			}
 			if protocol.Loud(err) {
-				c.o.Log.Warn().Err(err).Msg("goal state of the WireServer not usable; going on with vmSettings")
+				c.o.Log.Warn().Err(err).Msg("goal state of the WireServer not usable, using vmSettings")
 			}
 			docs, ferr := c.fetch(ctx, gs, s.docs, everything&^extensions)
 			if ferr != nil {
@@ -281,7 +281,7 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 		s.told = new(false)
 	case errors.Is(err, hostga.ErrUnsupported):
 		if s.supported {
-			c.o.Log.Info().Msg("the host no longer offers vmSettings")
+			c.o.Log.Info().Msg("vmSettings no longer supported by the host")
 		}
 		// One that had them may have them again in a moment (a 404 of a host
 		// that is just starting), so that the first hour is watched.
@@ -297,7 +297,7 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 		return nil, false
 	default:
 		if protocol.Loud(err) && ctx.Err() == nil {
-			c.o.Log.Warn().Err(err).Msg("vmSettings not available; using the WireServer alone")
+			c.o.Log.Warn().Err(err).Msg("vmSettings not available, using the WireServer only")
 		}
 	}
 	if s.vm == nil {
@@ -503,7 +503,7 @@ func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
 type MissingError struct{ Thumbprints []string }
 
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("the platform has not delivered the certificates %s, which protected settings are encrypted to", strings.Join(e.Thumbprints, ", "))
+	return fmt.Sprintf("certificates of protected settings not delivered by the platform: %s", strings.Join(e.Thumbprints, ", "))
 }
 
 // Code is stable.

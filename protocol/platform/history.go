@@ -37,7 +37,7 @@ func (c *Client) archive(gs *protocol.GoalState) {
 	}
 	entry := path.Join(dir, name)
 	if err := c.o.Root.MkdirAll(entry, 0o700); err != nil {
-		c.o.Log.Debug().Err(err).Msg("goal state not archived")
+		c.o.Log.Debug().Err(err).Msg("could not archive goal state")
 		return
 	}
 	d := &c.state.docs
@@ -58,7 +58,7 @@ func (c *Client) archive(gs *protocol.GoalState) {
 			continue
 		}
 		if err := c.o.Root.WriteFileLazy(path.Join(entry, f.name), withoutSecrets(f.data), 0o600); err != nil {
-			c.o.Log.Debug().Err(err).Msg("goal state not archived")
+			c.o.Log.Debug().Err(err).Msg("could not archive goal state")
 			break
 		}
 	}

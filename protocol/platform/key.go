@@ -98,7 +98,7 @@ func (k *transportKey) mark() []byte {
 
 func (k *transportKey) load() (cms.Key, error) {
 	if k.vmid == "" {
-		return cms.Key{}, errors.New("no VM id")
+		return cms.Key{}, errors.New("no VM ID")
 	}
 	cb, err := k.root.ReadFile(path.Join(k.dir, certFile))
 	if err != nil {
@@ -125,11 +125,11 @@ func (k *transportKey) load() (cms.Key, error) {
 	now := time.Now()
 	switch {
 	case !ok || !priv.PublicKey.Equal(cert.PublicKey):
-		return cms.Key{}, errors.New("key and certificate differ")
+		return cms.Key{}, errors.New("key does not match certificate")
 	case !bytes.HasPrefix(cert.SerialNumber.Bytes(), k.mark()):
-		return cms.Key{}, errors.New("made on another machine")
+		return cms.Key{}, errors.New("created for another VM")
 	case now.Before(cert.NotBefore) || now.Add(certLeft).After(cert.NotAfter):
-		return cms.Key{}, errors.New("not valid now")
+		return cms.Key{}, errors.New("certificate expired or not yet valid")
 	}
 	return cms.Key{RSA: priv, Cert: cert}, nil
 }
@@ -137,15 +137,15 @@ func (k *transportKey) load() (cms.Key, error) {
 func (k *transportKey) make() (cms.Key, error) {
 	priv, err := rsa.GenerateKey(rand.Reader, keyBits)
 	if err != nil {
-		return cms.Key{}, fmt.Errorf("make transport key: %w", err)
+		return cms.Key{}, fmt.Errorf("create transport key: %w", err)
 	}
 	cert, err := selfSigned(priv, k.mark(), time.Now())
 	if err != nil {
-		return cms.Key{}, fmt.Errorf("make transport certificate: %w", err)
+		return cms.Key{}, fmt.Errorf("create transport certificate: %w", err)
 	}
 	p8, err := x509.MarshalPKCS8PrivateKey(priv)
 	if err != nil {
-		return cms.Key{}, fmt.Errorf("make transport key: %w", err)
+		return cms.Key{}, fmt.Errorf("create transport key: %w", err)
 	}
 	pair := cms.Key{RSA: priv, Cert: cert}
 	// Without a disk the pair in memory is good for this run.

@@ -79,7 +79,7 @@ func (r *reach) wrong(addr, origin string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.from = addr
-	r.bogus = fmt.Errorf("%s (from %s) is no WireServer: %w", addr, origin, err)
+	r.bogus = fmt.Errorf("%s (from %s) is not a WireServer: %w", addr, origin, err)
 }
 
 // BogusEndpoint says which address that DHCP, a lease or our own cache named
@@ -187,7 +187,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		r.failed(name, fault, secret.Redact(text), where)
 	case resp.StatusCode == http.StatusProxyAuthRequired:
-		r.failed(name, FaultProxy, "the proxy wants a user name and a password (407)", where)
+		r.failed(name, FaultProxy, "the proxy requires authentication (407)", where)
 	case resp.StatusCode >= 500 && !(name == HostPlugin && resp.StatusCode == http.StatusBadGateway):
 		// 502 of the plugin is about what it was to fetch, not about itself.
 		r.failed(name, FaultStatus, "status "+resp.Status, where)

@@ -58,7 +58,7 @@ func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 }
 
 // ErrNoStatusBlob says that the goal state names no place for the status.
-var ErrNoStatusBlob = errors.New("the goal state has no status blob")
+var ErrNoStatusBlob = errors.New("goal state has no status blob")
 
 // ErrLater is hostga.ErrLater: sent, not taken, and the next one will do.
 var ErrLater = hostga.ErrLater
@@ -95,7 +95,7 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 				c.otherType = ""
 			}
 			c.mu.Unlock()
-			c.o.Log.Warn().Bool("page", blob.Page).Msg("the status blob is of another kind than the goal state says")
+			c.o.Log.Warn().Bool("page", blob.Page).Msg("status blob type differs from the goal state")
 		}
 	}
 	return r, err
@@ -194,7 +194,7 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 			Op: "directStatus", Method: http.MethodPut, URL: url, PerURL: true, Header: h, Body: body, Tries: 2, Patience: 5 * time.Second,
 		})
 		if err == nil && resp.Status != http.StatusCreated {
-			err = &web.StatusError{Status: resp.Status, Body: "storage did not say 201"}
+			err = &web.StatusError{Status: resp.Status, Body: "want 201"}
 		}
 		return err
 	}
@@ -258,7 +258,7 @@ func (c *Client) SendEvents(ctx context.Context, evs []event.Event) error {
 	batches, dropped := wire.Telemetry(evs, c.common(ctx))
 	sent, err := c.wireClient().PostTelemetryAll(ctx, batches)
 	if err != nil {
-		return fmt.Errorf("send %d events, %d arrived: %w", len(evs), sent, err)
+		return fmt.Errorf("send %d events: %d accepted: %w", len(evs), sent, err)
 	}
 	if dropped > 0 {
 		return fmt.Errorf("send %d events: %d are too large", len(evs), dropped)
@@ -306,7 +306,7 @@ func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 		return i, nil
 	}
 	if !asked.IsZero() && time.Since(asked) < 10*time.Minute {
-		return nil, errors.New("the metadata service does not answer")
+		return nil, errors.New("metadata service does not answer")
 	}
 	i, err := c.meta.Instance(ctx)
 	c.mu.Lock()

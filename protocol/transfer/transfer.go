@@ -130,7 +130,7 @@ type Error struct {
 
 func (e *Error) Error() string {
 	if len(e.Errs) == 0 {
-		return fmt.Sprintf("get %s: no address", e.Op)
+		return fmt.Sprintf("get %s: no URL", e.Op)
 	}
 	// Each channel has its own reason: a proxy in the way of one is not told
 	// by what is wrong with the other.
@@ -138,7 +138,7 @@ func (e *Error) Error() string {
 	for i, w := range e.ways {
 		last[i] = w.Error()
 	}
-	return fmt.Sprintf("get %s from all %d ways: %s", e.Op, len(e.Errs), strings.Join(last, "; "))
+	return fmt.Sprintf("get %s: all %d attempts failed: %s", e.Op, len(e.Errs), strings.Join(last, "; "))
 }
 
 func (e *Error) Unwrap() []error { return e.Errs }
@@ -306,7 +306,7 @@ func (s *sink) start(status int, h http.Header) (io.Writer, error) {
 	if status == http.StatusPartialContent {
 		from, total, ok := contentRange(h.Get("Content-Range"))
 		if !ok || from != s.n || h.Get("Etag") != s.etag {
-			return nil, errors.New("the server continues somewhere else")
+			return nil, errors.New("server resumed at a different position")
 		}
 		s.total = total
 		return s, nil
@@ -343,7 +343,7 @@ func (s *sink) Write(p []byte) (int, error) {
 
 func (s *sink) complete() error {
 	if s.total >= 0 && s.n != s.total {
-		return fmt.Errorf("%d of %d bytes", s.n, s.total)
+		return fmt.Errorf("incomplete: %d of %d bytes", s.n, s.total)
 	}
 	return nil
 }

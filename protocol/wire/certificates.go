@@ -79,10 +79,10 @@ func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
 			err = errors.New("empty")
 		}
 		if err != nil {
-			u.Err = fmt.Errorf("user %s: the password is %w", bound.Clip(u.Name), err)
+			u.Err = fmt.Errorf("user %s: password: %w", bound.Clip(u.Name), err)
 		}
 		if u.Name == "" {
-			u.Err = errors.New("user without a name")
+			u.Err = errors.New("user without name")
 		}
 		doc.Users = append(doc.Users, u)
 	}

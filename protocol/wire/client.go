@@ -164,7 +164,7 @@ func (c *Client) PostRoleProperties(ctx context.Context, g *GoalState, thumbprin
 		Header: http.Header{"X-Ms-Agent-Name": {c.agent}, "X-Ms-Version": {Version}, "Content-Type": {"text/xml;charset=utf-8"}},
 	})
 	if err == nil && resp.Status != http.StatusAccepted {
-		return fmt.Errorf("roleProperties: status %d is not 202", resp.Status)
+		return fmt.Errorf("roleProperties: status is %d, want 202", resp.Status)
 	}
 	return err
 }

@@ -58,7 +58,7 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 	if !plugins.ok() && len(all) > 0 {
 		// Half a document, and not one that wants everything gone: what a goal
 		// state does not name is deleted, unless somebody has lost the name.
-		x.Handlers = append(x.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "settings of plugins without the plugins"})
+		x.Handlers = append(x.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "PluginSettings without Plugins"})
 	}
 	sets := map[string]*pluginSet{}
 	for _, s := range all {
@@ -211,10 +211,10 @@ func pluginSettings(h *protocol.Handler, p node) error {
 	for _, m := range multi {
 		name := m.attr("name")
 		if name == "" {
-			return fmt.Errorf("ExtensionRuntimeSettings without a name")
+			return fmt.Errorf("ExtensionRuntimeSettings without name")
 		}
 		if seen[name] {
-			return fmt.Errorf("extension %s occurs twice", bound.Clip(name))
+			return fmt.Errorf("duplicate extension %s", bound.Clip(name))
 		}
 		seen[name] = true
 		s, err := one(m, name)
@@ -226,7 +226,7 @@ func pluginSettings(h *protocol.Handler, p node) error {
 		h.Settings = append(h.Settings, s)
 	}
 	if on[""].ok() {
-		return fmt.Errorf("DependsOn without a name for a multi-config extension")
+		return fmt.Errorf("DependsOn without name for a multi-config extension")
 	}
 	return nil
 }
@@ -238,7 +238,7 @@ func one(n node, name string) (protocol.Settings, error) {
 	s := protocol.Settings{Name: name}
 	seq, err := strconv.Atoi(n.attr("seqNo"))
 	if err != nil || seq < 0 {
-		return s, fmt.Errorf("%s has no usable seqNo: %s", bound.Clip(name), bound.Quote(n.attr("seqNo")))
+		return s, fmt.Errorf("%s has invalid seqNo %s", bound.Clip(name), bound.Quote(n.attr("seqNo")))
 	}
 	s.Seq = seq
 	text := []byte(n.text())

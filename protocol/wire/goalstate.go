@@ -9,7 +9,7 @@ import (
 
 // ErrIncomplete is a goal state without a role instance. It occurs for a
 // moment while the platform changes something (spec/protocol §2.2).
-var ErrIncomplete = errors.New("goal state without a role instance")
+var ErrIncomplete = errors.New("goal state without role instance")
 
 // GoalState is the document of spec/protocol §2.1: ids, and where the rest
 // is. The addresses are as written, white space trimmed; ask for them
@@ -46,7 +46,7 @@ func ParseGoalState(b []byte) (*GoalState, error) {
 	}
 	switch {
 	case g.ContainerID == "" || g.Incarnation == "":
-		return nil, &protocol.DocumentError{Doc: "goalstate", Err: errors.New("no container id or incarnation")}
+		return nil, &protocol.DocumentError{Doc: "goalstate", Err: errors.New("no container ID or incarnation")}
 	case !role.ok():
 		return g, ErrIncomplete
 	}

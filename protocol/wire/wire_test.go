@@ -218,11 +218,11 @@ func TestOneBadHandlerHurtsNoOther(t *testing.T) {
 		"version mismatch":   {set(`<Plugin name="bad" version="2"/>`), "Extension PluginSettings Version Mismatch! Expected 1 but found 2"},
 		"twice":              {set(`<Plugin name="bad" version="1"/><Plugin name="Bad" version="1"/>`), "found 2 PluginSettings for one plugin"},
 		"both kinds":         {set(`<Plugin name="Bad" version="1"><RuntimeSettings seqNo="1">{}</RuntimeSettings><ExtensionRuntimeSettings seqNo="1" name="x">{}</ExtensionRuntimeSettings></Plugin>`), "both RuntimeSettings and ExtensionRuntimeSettings"},
-		"no sequence number": {set(`<Plugin name="Bad" version="1"><RuntimeSettings>{}</RuntimeSettings></Plugin>`), `Bad has no usable seqNo: ""`},
+		"no sequence number": {set(`<Plugin name="Bad" version="1"><RuntimeSettings>{}</RuntimeSettings></Plugin>`), `Bad has invalid seqNo ""`},
 		"no handlerSettings": {set(`<Plugin name="Bad" version="1"><RuntimeSettings seqNo="1">{"runtimeSettings":[{}]}</RuntimeSettings></Plugin>`), "settings of Bad: no runtimeSettings with handlerSettings"},
 		"empty settings":     {set(`<Plugin name="Bad" version="1"><RuntimeSettings seqNo="1"></RuntimeSettings></Plugin>`), "Bad has empty settings"},
-		"multi without name": {set(`<Plugin name="Bad" version="1"><ExtensionRuntimeSettings seqNo="1">{}</ExtensionRuntimeSettings></Plugin>`), "ExtensionRuntimeSettings without a name"},
-		"wrong type":         {set(`<Plugin name="Bad" version="1"><RuntimeSettings seqNo="1">{"runtimeSettings":[{"handlerSettings":{"protectedSettings":{"secret":1}}}]}</RuntimeSettings></Plugin>`), "settings of Bad: RuntimeSettings.HandlerSettings.ProtectedSettings is a object"},
+		"multi without name": {set(`<Plugin name="Bad" version="1"><ExtensionRuntimeSettings seqNo="1">{}</ExtensionRuntimeSettings></Plugin>`), "ExtensionRuntimeSettings without name"},
+		"wrong type":         {set(`<Plugin name="Bad" version="1"><RuntimeSettings seqNo="1">{"runtimeSettings":[{"handlerSettings":{"protectedSettings":{"secret":1}}}]}</RuntimeSettings></Plugin>`), "settings of Bad: RuntimeSettings.HandlerSettings.ProtectedSettings has JSON type object"},
 	} {
 		x, err := ParseExtensions([]byte(tc.xml))
 		if err != nil {

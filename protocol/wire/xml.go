@@ -42,7 +42,7 @@ func parseXML(b []byte, l bound.Limits) (node, error) {
 		return node{}, err
 	}
 	if d.Root() == nil {
-		return node{}, errors.New("no element")
+		return node{}, errors.New("no XML element")
 	}
 	return node{d.Root()}, nil
 }

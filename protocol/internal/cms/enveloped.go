@@ -49,7 +49,7 @@ const (
 )
 
 // ErrNotForUs means that no recipient could be opened with the keys at hand.
-var ErrNotForUs = errors.New("not encrypted to any of our keys")
+var ErrNotForUs = errors.New("not encrypted for any of the agent's keys")
 
 // A Key opens envelopes. The certificate is optional: it only decides which
 // recipient is tried first, as the platform's way of naming recipients is
@@ -127,7 +127,7 @@ func parseEnvelope(in []byte) (*envelope, error) {
 	}
 	typ := ci.Type.String()
 	if typ != oidEnveloped && typ != oidAuthEnveloped {
-		return nil, fmt.Errorf("content type %s is no envelope", bound.Clip(typ))
+		return nil, fmt.Errorf("content type %s is not an envelope", bound.Clip(typ))
 	}
 	parts, err := sequence(ci.Content.Bytes)
 	if err != nil {
@@ -259,7 +259,7 @@ func unwrap(r recipient, key *rsa.PrivateKey) ([]byte, error) {
 		}
 		return key.Decrypt(nil, r.Key, opt)
 	default:
-		return nil, fmt.Errorf("key transport %s is not known", bound.Clip(alg))
+		return nil, fmt.Errorf("unknown key transport %s", bound.Clip(alg))
 	}
 }
 
@@ -285,19 +285,19 @@ func oaep(params []byte) (*rsa.OAEPOptions, error) {
 		case 1:
 			var h pkix.AlgorithmIdentifier
 			if _, err := asn1.Unmarshal(alg.Parameters.FullBytes, &h); err != nil || alg.Algorithm.String() != oidMGF1 {
-				return nil, errors.New("OAEP parameters: mask generation is not known")
+				return nil, errors.New("OAEP parameters: unknown mask generation function")
 			}
 			opt.MGFHash = digest(h.Algorithm)
 		case 2:
 			var label []byte
 			if _, err := asn1.Unmarshal(alg.Parameters.FullBytes, &label); err != nil || alg.Algorithm.String() != oidPSpec {
-				return nil, errors.New("OAEP parameters: label is not known")
+				return nil, errors.New("OAEP parameters: unknown label source")
 			}
 			opt.Label = label
 		}
 	}
 	if opt.Hash == 0 || opt.MGFHash == 0 {
-		return nil, errors.New("OAEP parameters: hash is not known")
+		return nil, errors.New("OAEP parameters: unknown hash")
 	}
 	return opt, nil
 }
@@ -384,7 +384,7 @@ func decryptCBC(alg string, params, key, text []byte) ([]byte, error) {
 	case oidAES128CBC, oidAES192CBC, oidAES256CBC:
 		block, err = aes.NewCipher(key)
 	default:
-		return nil, fmt.Errorf("cipher %s is not known", bound.Clip(alg))
+		return nil, fmt.Errorf("unknown cipher %s", bound.Clip(alg))
 	}
 	if err != nil {
 		return nil, err
@@ -395,17 +395,17 @@ func decryptCBC(alg string, params, key, text []byte) ([]byte, error) {
 func cbc(block cipher.Block, iv, text []byte) ([]byte, error) {
 	size := block.BlockSize()
 	if len(iv) != size || len(text) == 0 || len(text)%size != 0 {
-		return nil, errors.New("encrypted content has a wrong length")
+		return nil, errors.New("invalid length of encrypted content")
 	}
 	out := make([]byte, len(text))
 	cipher.NewCBCDecrypter(block, iv).CryptBlocks(out, text)
 	n := int(out[len(out)-1])
 	if n == 0 || n > size {
-		return nil, errors.New("wrong padding")
+		return nil, errors.New("invalid padding")
 	}
 	for _, b := range out[len(out)-n:] {
 		if int(b) != n {
-			return nil, errors.New("wrong padding")
+			return nil, errors.New("invalid padding")
 		}
 	}
 	return out[:len(out)-n], nil

@@ -54,7 +54,7 @@ func (r *reader) verify(mac, content []byte) bool {
 	}
 	h := digest(m.Digest.Alg.Algorithm)
 	if h == 0 {
-		r.note("mac of kind %s is not checked", m.Digest.Alg.Algorithm)
+		r.note("mac type %s is not checked", m.Digest.Alg.Algorithm)
 		return false
 	}
 	for i, pw := range r.passwords {
@@ -98,7 +98,7 @@ func (r *reader) decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte) ([]by
 	}
 	rc2 := id == oidPBE128RC2 || id == oidPBE40RC2
 	if id != oidPBE3DES && id != oidPBE2DES && !rc2 {
-		return nil, fmt.Errorf("password-based encryption %s is not known", bound.Clip(id))
+		return nil, fmt.Errorf("unknown password-based encryption %s", bound.Clip(id))
 	}
 	var p struct {
 		Salt       []byte
@@ -112,7 +112,7 @@ func (r *reader) decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte) ([]by
 	}
 	if rc2 {
 		r.legacy = true
-		return nil, errors.New("encrypted with RC2")
+		return nil, errors.New("RC2 encryption is not supported")
 	}
 	n := 24
 	if id == oidPBE2DES {
@@ -138,7 +138,7 @@ func (r *reader) decryptPBES2(params, text []byte) ([]byte, error) {
 		return nil, err
 	}
 	if p.KDF.Algorithm.String() != oidPBKDF2 {
-		return nil, fmt.Errorf("key derivation %s is not known", bound.Clip(p.KDF.Algorithm.String()))
+		return nil, fmt.Errorf("unknown key derivation %s", bound.Clip(p.KDF.Algorithm.String()))
 	}
 	var k struct {
 		Salt       []byte
@@ -155,7 +155,7 @@ func (r *reader) decryptPBES2(params, text []byte) ([]byte, error) {
 	h := crypto.SHA1
 	if k.PRF.Algorithm != nil {
 		if h = digest(k.PRF.Algorithm); h == 0 {
-			return nil, fmt.Errorf("key derivation with %s is not known", k.PRF.Algorithm)
+			return nil, fmt.Errorf("unknown key derivation function %s", k.PRF.Algorithm)
 		}
 	}
 	var n int
@@ -167,7 +167,7 @@ func (r *reader) decryptPBES2(params, text []byte) ([]byte, error) {
 	case oidAES256CBC:
 		n = 32
 	default:
-		return nil, fmt.Errorf("cipher %s is not known", bound.Clip(enc))
+		return nil, fmt.Errorf("unknown cipher %s", bound.Clip(enc))
 	}
 	dk, err := pbkdf2.Key(h.New, r.plain, k.Salt, k.Iterations, n)
 	if err != nil {

@@ -244,7 +244,7 @@ func (r *reader) safe(b []byte) error {
 		}
 		return r.contents(plain, 0)
 	default:
-		return fmt.Errorf("content type %s is not known", bound.Clip(t))
+		return fmt.Errorf("unknown content type %s", bound.Clip(t))
 	}
 }
 
@@ -304,7 +304,7 @@ func (r *reader) bag(b bag, depth int) error {
 			return err
 		}
 		if c.Type.String() != oidX509Cert {
-			return fmt.Errorf("certificate type %s is not known", c.Type)
+			return fmt.Errorf("unknown certificate type %s", c.Type)
 		}
 		if err := tooLarge("certificate", len(c.Data), maxCertificate); err != nil {
 			return err
@@ -313,7 +313,7 @@ func (r *reader) bag(b bag, depth int) error {
 	case oidNestedBag:
 		return r.contents(b.Value.Bytes, depth+1)
 	default:
-		return fmt.Errorf("bag type %s is not known", id)
+		return fmt.Errorf("unknown bag type %s", id)
 	}
 	return nil
 }
@@ -321,13 +321,13 @@ func (r *reader) bag(b bag, depth int) error {
 func (r *reader) addKey(p8, local []byte) {
 	var v asn1.RawValue
 	if rest, err := asn1.Unmarshal(p8, &v); err != nil || v.Tag != asn1.TagSequence {
-		r.note("a key is not PKCS#8")
+		r.note("key is not PKCS#8")
 		return
 	} else if len(rest) > 0 {
 		p8 = p8[:len(p8)-len(rest)]
 	}
 	if err := tooLarge("key", len(p8), maxKey); err != nil || len(r.keys) == maxKeys {
-		r.note("a key is left out: %v", cmp.Or(err, fmt.Errorf("more than %d", maxKeys)))
+		r.note("key skipped: %v", cmp.Or(err, fmt.Errorf("more than %d", maxKeys)))
 		return
 	}
 	k := key{der: p8, local: local}
@@ -391,7 +391,7 @@ func (r *reader) pairs() []Pair {
 	}
 	for i, u := range used {
 		if !u {
-			r.note("key %d belongs to no certificate", i)
+			r.note("key %d has no matching certificate", i)
 		}
 	}
 	return out

@@ -64,7 +64,7 @@ func parseSignature(in []byte) (*Signature, error) {
 		return nil, err
 	}
 	if ci.Type.String() != oidSignedData {
-		return nil, fmt.Errorf("content type %s is no signature", bound.Clip(ci.Type.String()))
+		return nil, fmt.Errorf("content type %s is not a signature", bound.Clip(ci.Type.String()))
 	}
 	parts, err := sequence(ci.Content.Bytes)
 	if err != nil {
@@ -105,7 +105,7 @@ func parseSignature(in []byte) (*Signature, error) {
 		}
 	}
 	if len(infos) != 1 {
-		return nil, fmt.Errorf("%d signers, want one", len(infos))
+		return nil, fmt.Errorf("%d signers, want 1", len(infos))
 	}
 	var si signerInfo
 	if _, err := asn1.Unmarshal(infos[0].FullBytes, &si); err != nil {
@@ -119,10 +119,10 @@ func parseSignature(in []byte) (*Signature, error) {
 		}
 	}
 	if s.Signer == nil {
-		return nil, errors.New("the signer's certificate is not included")
+		return nil, errors.New("certificate of the signer is not included")
 	}
 	if s.Hash = digest(si.Digest.Algorithm); s.Hash == 0 {
-		return nil, fmt.Errorf("digest %s is not known", bound.Clip(si.Digest.Algorithm.String()))
+		return nil, fmt.Errorf("unknown digest %s", bound.Clip(si.Digest.Algorithm.String()))
 	}
 	s.sig, s.alg = si.Signature, si.SigAlg.Algorithm.String()
 	s.pss = s.alg == oidRSAPSS
@@ -156,7 +156,7 @@ func (s *Signature) readAttributes(raw asn1.RawValue, content asn1.ObjectIdentif
 		}
 	}
 	if !typ.Equal(content) || s.digest == nil {
-		return errors.New("the signed attributes do not fit the content")
+		return errors.New("signed attributes do not match the content")
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func (s *Signature) VerifyContent(content io.Reader) error {
 	sum := h.Sum(nil)
 	if s.attrs != nil {
 		if !bytes.Equal(sum, s.digest) {
-			return errors.New("verify signature: the content was changed")
+			return errors.New("verify signature: content was changed")
 		}
 		h := s.Hash.New()
 		h.Write(s.attrs)
@@ -225,5 +225,5 @@ func (s *Signature) check(sum []byte) error {
 		}
 		return nil
 	}
-	return errors.New("the signer's kind of key is not known")
+	return errors.New("unknown key type of the signer")
 }

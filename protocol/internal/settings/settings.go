@@ -88,10 +88,10 @@ func (h *Handler) Into(s *protocol.Settings) error {
 // which may be secret.
 func shape(err error) error {
 	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("%s is a %s", te.Field, bound.Clip(te.Value))
+		return fmt.Errorf("%s has JSON type %s", te.Field, bound.Clip(te.Value))
 	}
 	if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("not JSON at byte %d", se.Offset)
 	}
-	return errors.New("not the expected JSON")
+	return errors.New("unexpected JSON")
 }

@@ -105,7 +105,7 @@ func (*SizeError) Code() string { return "host-document" }
 // addressError is a URL that can't be one.
 type addressError struct{ url string }
 
-func (e *addressError) Error() string { return "not an http address: " + bound.Quote(e.url) }
+func (e *addressError) Error() string { return "not an HTTP URL: " + bound.Quote(e.url) }
 func (*addressError) Code() string    { return "host-document" }
 
 // localError is ours, not the network's: a full disk, a closed file.
@@ -115,4 +115,4 @@ func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
 func (*localError) Code() string    { return "local-io" }
 
-var errProxy = errors.New("the configured proxy is not an address")
+var errProxy = errors.New("configured proxy is not a URL")

@@ -201,7 +201,7 @@ func (c *Client) Close() {
 
 var (
 	errSlow  = errors.New("no answer in time")
-	errMoved = errors.New("the network has changed")
+	errMoved = errors.New("network changed")
 )
 
 // unreached is how an attempt ends that has found no connection.
