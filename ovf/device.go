@@ -34,7 +34,7 @@ const (
 var (
 	errNoMedium = errors.New("no medium in the drive")
 	errNotReady = errors.New("drive is not ready")
-	errDataDisk = errors.New("is a writable disk, which is no provisioning medium")
+	errDataDisk = errors.New("writable disk, not a provisioning medium")
 )
 
 // maxSeed is the size up to which a writable device that is no optical drive
@@ -183,7 +183,7 @@ func openDevice(root host.Root, c candidate) (_ *device, err error) {
 		d.optical = true
 	}
 	if d.size, err = f.Seek(0, 2); err != nil {
-		return nil, fmt.Errorf("size of the medium: %w", err)
+		return nil, fmt.Errorf("read size of medium: %w", err)
 	}
 	if d.size == 0 {
 		return nil, errNoMedium

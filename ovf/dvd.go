@@ -242,7 +242,7 @@ func (t *trial) mount(d *device) *Medium {
 	for _, kind := range []string{"udf", "iso9660", "vfat"} {
 		err := unix.Mount(t.root.Path(d.name), dir, kind, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 		if errors.Is(err, unix.ENODEV) {
-			err = fmt.Errorf("the kernel has no %s%s: %w", kind, forbidden(t.root, kind), err)
+			err = fmt.Errorf("the kernel does not support %s%s: %w", kind, forbidden(t.root, kind), err)
 		}
 		if err != nil {
 			t.failed(d.candidate, "mount "+kind, err)
@@ -290,7 +290,7 @@ func forbidden(root host.Root, module string) string {
 			for i, line := range strings.Split(string(b), "\n") {
 				w := strings.Fields(line)
 				if len(w) >= 2 && (w[0] == "install" || w[0] == "blacklist") && w[1] == module {
-					return fmt.Sprintf(", forbidden by %q in %s line %d", strings.Join(w, " "), name, i+1)
+					return fmt.Sprintf(", disabled by %q in %s line %d", strings.Join(w, " "), name, i+1)
 				}
 			}
 		}

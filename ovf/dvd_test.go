@@ -136,9 +136,9 @@ func TestDiagnosis(t *testing.T) {
 		absent bool
 		want   []string
 	}{
-		{"nothing", nil, true, []string{"no device that could be one"}},
-		{"data disk", map[string][]byte{"/dev/vdb": large}, true, []string{"/dev/vdb: open: is a writable disk"}},
-		{"no document", map[string][]byte{"/dev/sr0": imageBytes(t, "udf-2.01.img")}, false, []string{"/dev/sr0: read udf: holds no ovf-env.xml"}},
+		{"nothing", nil, true, []string{"no suitable device"}},
+		{"data disk", map[string][]byte{"/dev/vdb": large}, true, []string{"/dev/vdb: open: writable disk"}},
+		{"no document", map[string][]byte{"/dev/sr0": imageBytes(t, "udf-2.01.img")}, false, []string{"/dev/sr0: read udf: no file ovf-env.xml"}},
 		{"empty drive", map[string][]byte{"/dev/sr0": nil}, true, []string{"/dev/sr0: open: no medium"}},
 		{"damaged", map[string][]byte{"/dev/sr0": cut}, false, []string{"no anchor volume descriptor pointer", "mount udf"}},
 		{"rubbish", map[string][]byte{"/dev/sr0": []byte(strings.Repeat("x", 1<<20))}, false, []string{"neither UDF nor ISO 9660", "mount iso9660"}},
@@ -179,8 +179,8 @@ func TestForbidden(t *testing.T) {
 	root := host.Root(t.TempDir())
 	put(t, root, "/etc/modprobe.d/cis.conf", []byte("# hardening\ninstall  udf /bin/true\nblacklist vfat\n"))
 	for kind, want := range map[string]string{
-		"udf":     `, forbidden by "install udf /bin/true" in /etc/modprobe.d/cis.conf line 2`,
-		"vfat":    `, forbidden by "blacklist vfat" in /etc/modprobe.d/cis.conf line 3`,
+		"udf":     `, disabled by "install udf /bin/true" in /etc/modprobe.d/cis.conf line 2`,
+		"vfat":    `, disabled by "blacklist vfat" in /etc/modprobe.d/cis.conf line 3`,
 		"iso9660": "",
 	} {
 		if got := forbidden(root, kind); got != want {

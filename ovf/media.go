@@ -161,8 +161,8 @@ func whyMissing(f fs.FS, err error) error {
 }
 
 var (
-	errNoDocument = errors.New("holds no " + documentName)
-	errSCVMM      = errors.New("is a System Center VMM medium (" + scvmmName + "), which is not supported")
+	errNoDocument = errors.New("no file " + documentName)
+	errSCVMM      = errors.New("System Center VMM medium (" + scvmmName + ") is not supported")
 )
 
 // readMember reads a file of the root directory, of at most the size of a
@@ -254,7 +254,7 @@ func (a Attempt) String() string { return a.Device + ": " + a.Step + ": " + a.Er
 
 func (e *MediaError) Error() string {
 	if len(e.Tried) == 0 {
-		return "no provisioning medium: the machine has no device that could be one"
+		return "no provisioning medium: no suitable device"
 	}
 	l := make([]string, len(e.Tried))
 	for i, a := range e.Tried {

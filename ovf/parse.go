@@ -49,7 +49,7 @@ func Parse(doc []byte) (*Environment, error) {
 	}
 	root := tree.Root()
 	if root == nil || !strings.EqualFold(root.Tag, "Environment") {
-		return nil, &Error{Kind: KindForeign, Text: "no Environment element at the top"}
+		return nil, &Error{Kind: KindForeign, Text: "root element is not Environment"}
 	}
 	prov := section{in: []*etree.Element{root}}.under("ProvisioningSection")
 	linux := prov.under("LinuxProvisioningConfigurationSet")
@@ -57,7 +57,7 @@ func Parse(doc []byte) (*Environment, error) {
 	case len(prov.in) == 0:
 		return nil, &Error{Kind: KindForeign, Text: "missing configuration for 'ProvisioningSection'"}
 	case len(linux.in) == 0 && len(prov.under("WindowsProvisioningConfigurationSet").in) > 0:
-		return nil, &Error{Kind: KindUnsupported, Text: "the document provisions Windows"}
+		return nil, &Error{Kind: KindUnsupported, Text: "document is for Windows"}
 	case len(linux.in) == 0:
 		return nil, &Error{Kind: KindForeign, Text: "missing configuration for 'LinuxProvisioningConfigurationSet'"}
 	}
@@ -80,7 +80,7 @@ func (p *parser) linux(prov, s section) {
 	e := p.env
 	e.Version = p.soft(prov, "Version")
 	if e.Version != "" && !strings.HasPrefix(e.Version, "1.") {
-		p.problem("Version", "newer than 1.0, read as if it were 1.0")
+		p.problem("Version", "newer than 1.0, read as 1.0")
 	}
 	e.ConfigurationSetType = p.soft(s, "ConfigurationSetType")
 	e.HostName = p.hard(s, "HostName")
@@ -109,7 +109,7 @@ func (p *parser) linux(prov, s section) {
 	for _, k := range p.keys(ssh.under("KeyPairs").under("KeyPair"), "KeyPair") {
 		pair := KeyPair{p.soft(k, "Fingerprint"), p.soft(k, "Path")}
 		if pair.Fingerprint == "" || pair.Path == "" {
-			p.problem("KeyPair", "without Fingerprint or Path")
+			p.problem("KeyPair", "no Fingerprint or no Path")
 			continue
 		}
 		e.KeyPairs = append(e.KeyPairs, pair)
@@ -205,7 +205,7 @@ func (p *parser) problem(element, text string) {
 
 func (p *parser) keys(s section, what string) []section {
 	if len(s.in) > maxKeys {
-		p.problem(what, fmt.Sprintf("%d of them, only the first %d are used", len(s.in), maxKeys))
+		p.problem(what, fmt.Sprintf("%d elements, only the first %d are used", len(s.in), maxKeys))
 		s.in = s.in[:maxKeys]
 	}
 	out := make([]section, len(s.in))
@@ -351,14 +351,14 @@ func parseTree(doc []byte) (*etree.Document, error) {
 func guard(doc []byte) ([]byte, error) {
 	bad := func(text string) ([]byte, error) { return nil, &Error{Kind: KindMalformed, Text: text} }
 	if len(doc) > maxDocument {
-		return bad(fmt.Sprintf("document of %d bytes, at most %d are read", len(doc), maxDocument))
+		return bad(fmt.Sprintf("document has %d bytes, at most %d are allowed", len(doc), maxDocument))
 	}
 	doc = bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))
 	// What was written in whole blocks has their rest behind it. The last byte
 	// of a document in UTF-16 may be one of these too, its first ones are not.
 	doc = bytes.TrimRight(doc, "\x00")
 	if bytes.HasPrefix(doc, []byte("\xff\xfe")) || bytes.HasPrefix(doc, []byte("\xfe\xff")) || bytes.IndexByte(doc, 0) >= 0 {
-		return bad("document is UTF-16 or binary, UTF-8 is expected")
+		return bad("document is UTF-16 or binary, not UTF-8")
 	}
 	if !utf8.Valid(doc) {
 		return bad("document is not UTF-8")
@@ -388,7 +388,7 @@ func guard(doc []byte) ([]byte, error) {
 		switch t := t.(type) {
 		case xml.Directive:
 			line, _ := d.InputPos()
-			return nil, &Error{Kind: KindMalformed, Line: line, Text: "document type declarations are refused"}
+			return nil, &Error{Kind: KindMalformed, Line: line, Text: "document type declarations are not allowed"}
 		case xml.StartElement:
 			if depth++; depth > maxDepth {
 				return bad("document is nested too deeply")
@@ -418,7 +418,7 @@ func syntaxError(err error) error {
 		}
 	}
 	if strings.HasPrefix(s.Msg, "element ") {
-		e.Text += ": an element is closed by another"
+		e.Text += ": mismatched end tag"
 	}
 	return e
 }

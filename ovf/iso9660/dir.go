@@ -54,7 +54,7 @@ func (v *volume) record(b []byte) (*record, error) {
 	off := (int64(le.Uint32(b[2:])) + int64(b[1])) * v.bs
 	r.data = []image.Extent{{Off: off, Len: r.size}}
 	if b[26] != 0 || b[27] != 0 {
-		r.err = errors.New("file is interleaved, which is not supported")
+		r.err = errors.New("interleaved files are not supported")
 	}
 	r.isDot = n == 1 && b[33] <= 1
 	if at := 33 + n + (n+1)&1; at < len(b) {
@@ -212,7 +212,7 @@ func (v *volume) rockRidge(r *record) {
 			case sig == "RE":
 				r.hidden = true
 			case sig == "ZF":
-				r.err = errors.New("file is compressed (zisofs), which is not supported")
+				r.err = errors.New("compressed files (zisofs) are not supported")
 			case sig == "CE" && n >= 28:
 				next = make([]byte, min(le.Uint32(e[20:]), sector))
 				if err := image.ReadAt(v.r, v.size, next, int64(le.Uint32(e[4:]))*v.bs+int64(le.Uint32(e[12:]))); err != nil {

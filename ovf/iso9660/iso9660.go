@@ -26,7 +26,7 @@ import (
 
 // ErrNotISO9660 is in the chain of the error of Open if the image holds no
 // ISO 9660 volume at all. Any other error means that it does, damaged.
-var ErrNotISO9660 = errors.New("no ISO 9660 volume")
+var ErrNotISO9660 = errors.New("not an ISO 9660 volume")
 
 // ErrCorrupt is in the chain of errors about structures that contradict the
 // standard or themselves.
@@ -158,7 +158,7 @@ func (v *volume) open(b []byte) (*record, error) {
 		return nil, err
 	}
 	if root.flags&flagDir == 0 {
-		return nil, fmt.Errorf("%w: the root is no directory", ErrCorrupt)
+		return nil, fmt.Errorf("%w: root is not a directory", ErrCorrupt)
 	}
 	dot, err := v.dot(root.data[0].Off)
 	if err != nil {
@@ -183,7 +183,7 @@ func (v *volume) dot(off int64) (*record, error) {
 		return nil, err
 	}
 	if b[0] < 34 || int(b[0]) > len(b) {
-		return nil, fmt.Errorf("%w: directory without a record of itself", ErrCorrupt)
+		return nil, fmt.Errorf("%w: directory without . record", ErrCorrupt)
 	}
 	return v.record(b[:b[0]])
 }

@@ -156,7 +156,7 @@ func (v *volume) extents(m *partition, ads []byte, kind uint16) ([]image.Extent,
 		next := longAD{}
 		for width := []int{8, 16, 20}; len(ads) > 0; {
 			if int(kind) >= len(width) {
-				return nil, fmt.Errorf("%w: allocation descriptors of kind %d", ErrCorrupt, kind)
+				return nil, fmt.Errorf("%w: allocation descriptors of type %d", ErrCorrupt, kind)
 			}
 			w := width[kind]
 			if len(ads) < w {

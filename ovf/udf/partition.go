@@ -32,7 +32,7 @@ func (p *partition) at(block uint32, bs int64) (off, run int64, err error) {
 	switch {
 	case p.vat != nil:
 		if int64(block) >= int64(len(p.vat)) || p.vat[block] == unmapped {
-			return 0, 0, fmt.Errorf("%w: virtual block %d is not in the allocation table", ErrCorrupt, block)
+			return 0, 0, fmt.Errorf("%w: virtual block %d not in allocation table", ErrCorrupt, block)
 		}
 		return (p.start + int64(p.vat[block])) * bs, bs, nil
 	case p.packet != 0:
@@ -48,7 +48,7 @@ func (p *partition) at(block uint32, bs int64) (off, run int64, err error) {
 			run = p.ends[i] - at
 			return p.file[i].Off + p.file[i].Len - run, run, nil
 		}
-		return 0, 0, fmt.Errorf("%w: block %d is not in the metadata file", ErrCorrupt, block)
+		return 0, 0, fmt.Errorf("%w: block %d not in metadata file", ErrCorrupt, block)
 	}
 	return (p.start + int64(block)) * bs, math.MaxInt64, nil
 }
@@ -108,7 +108,7 @@ func (v *volume) partitions(table []byte, n int, found map[uint16][]byte) error 
 			case bytes.HasPrefix(id, []byte("*UDF Metadata Partition")):
 				metadata = append(metadata, later{p, raw})
 			default:
-				return fmt.Errorf("%w: unknown kind of partition %q", ErrCorrupt, bytes.TrimRight(id, "\x00"))
+				return fmt.Errorf("%w: unknown partition type %q", ErrCorrupt, bytes.TrimRight(id, "\x00"))
 			}
 		default:
 			return fmt.Errorf("%w: partition map of type %d", ErrCorrupt, raw[0])

@@ -13,7 +13,7 @@ import (
 
 // ErrNotUDF is in the chain of the error of Open if the image holds no UDF
 // volume at all. Any other error means that it does, or may, and is damaged.
-var ErrNotUDF = errors.New("no UDF volume")
+var ErrNotUDF = errors.New("not a UDF volume")
 
 // ErrCorrupt is in the chain of errors about structures that contradict the
 // standard or themselves.
@@ -184,7 +184,7 @@ func (v *volume) logical(d descriptors) error {
 	le := binary.LittleEndian
 	b := d.logical
 	if bs := int64(le.Uint32(b[212:])); bs != v.bs {
-		return fmt.Errorf("%w: the logical volume has blocks of %d bytes", ErrCorrupt, bs)
+		return fmt.Errorf("%w: logical volume has blocks of %d bytes", ErrCorrupt, bs)
 	}
 	v.name, v.maps = dstring(b[84:212]), nil
 	n, length := le.Uint32(b[268:]), int64(le.Uint32(b[264:]))
@@ -212,7 +212,7 @@ func (v *volume) logical(d descriptors) error {
 		return fmt.Errorf("read root directory: %w", err)
 	}
 	if !root.Mode.IsDir() {
-		return fmt.Errorf("%w: the root is no directory", ErrCorrupt)
+		return fmt.Errorf("%w: root is not a directory", ErrCorrupt)
 	}
 	return nil
 }
@@ -255,7 +255,7 @@ func checkTag(b []byte, location uint32, ids ...uint16) error {
 		return nil
 	}
 	if len(ids) > 0 {
-		return fmt.Errorf("%w: descriptor %d where %d was expected", ErrCorrupt, id, ids)
+		return fmt.Errorf("%w: descriptor %d, want %d", ErrCorrupt, id, ids)
 	}
 	return nil
 }

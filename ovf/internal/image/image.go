@@ -28,7 +28,7 @@ const (
 
 // ErrBounds is in the chain of every error that says that an image exceeds
 // one of the bounds of its reader.
-var ErrBounds = errors.New("image exceeds a bound of the reader")
+var ErrBounds = errors.New("image exceeds a limit of the reader")
 
 // Hole as offset of an extent stands for bytes that read as zero.
 const Hole = -1
@@ -84,7 +84,7 @@ func (f *FS) Open(name string) (fs.File, error) {
 	case n.Err != nil:
 		return nil, &fs.PathError{Op: "open", Path: name, Err: n.Err}
 	case !n.Mode.IsRegular():
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("%w: %s is no regular file", fs.ErrInvalid, n.Mode)}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("%w: %s is not a regular file", fs.ErrInvalid, n.Mode)}
 	}
 	return &file{info: st, SectionReader: io.NewSectionReader(&content{f.r, n, Ends(n.Data)}, 0, n.Size)}, nil
 }
@@ -105,7 +105,7 @@ func (f *FS) ReadFile(name string) ([]byte, error) {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("is a directory")}
 	}
 	if st.Size() > MaxReadFile {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w: %d bytes, at most %d are read", ErrBounds, st.Size(), MaxReadFile)}
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrBounds, st.Size(), MaxReadFile)}
 	}
 	b := make([]byte, st.Size())
 	if _, err := io.ReadFull(file, b); err != nil {
@@ -170,7 +170,7 @@ func (f *FS) find(name string) (*Node, error) {
 		}
 		if n.Mode.IsDir() {
 			if slices.Contains(above, n.ID) {
-				return nil, fmt.Errorf("%w: a directory contains itself", ErrBounds)
+				return nil, fmt.Errorf("%w: directory contains itself", ErrBounds)
 			}
 			above = append(above, n.ID)
 		}
@@ -352,7 +352,7 @@ func (c *content) some(p []byte, off int64) (int, error) {
 // ReadNode reads a whole node of at most limit bytes: a directory, a table.
 func ReadNode(r io.ReaderAt, n *Node, limit int64) ([]byte, error) {
 	if n.Size > limit {
-		return nil, fmt.Errorf("%w: %d bytes where at most %d are read", ErrBounds, n.Size, limit)
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrBounds, n.Size, limit)
 	}
 	b := make([]byte, n.Size)
 	c := content{r, n, Ends(n.Data)}
