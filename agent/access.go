@@ -144,7 +144,7 @@ func (a *Agent) accounts(ctx context.Context) error {
 		a.Log.Warn().Err(w).Msg("just-in-time access")
 	}
 	if err := a.keepAccess(users, now); err != nil {
-		a.Log.Warn().Err(err).Msg("just-in-time access: the list can't be kept across restarts")
+		a.Log.Warn().Err(err).Msg("just-in-time access: could not save the list of users")
 	}
 	if err = errors.Join(left, a.changeAccounts(ctx, sys, steps)); err != nil {
 		a.access.again(now.Add(time.Minute))
@@ -185,7 +185,7 @@ func (a *Agent) restoreAccess() map[string]time.Time {
 		err = json.Unmarshal(b, &ends)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.Log.Warn().Err(err).Msg("just-in-time access: the list of before can't be read")
+		a.Log.Warn().Err(err).Msg("just-in-time access: could not read the saved list of users")
 		clear(ends)
 	}
 	if ends == nil {

@@ -23,11 +23,11 @@ func (a *Agent) yieldSSHD(ctx context.Context) {
 	a.sshdSeen = newest
 	given, err := provisioning.YieldSSHD(ctx, a.system(), a.provisioningOptions())
 	if len(given) > 0 {
-		a.Log.Info().Strs("keywords", given).Msg("sshd's configuration was changed after provisioning; the change counts")
-		a.board.note("sshd", "later edit counts: "+strings.Join(given, ", "))
+		a.Log.Info().Strs("keywords", given).Msg("sshd configuration was changed after provisioning, keeping the change")
+		a.board.note("sshd", "later change kept: "+strings.Join(given, ", "))
 	}
 	if err != nil {
-		a.Log.Warn().Err(err).Str("code", provisioning.CodeOf(err)).Msg("sshd's configuration")
+		a.Log.Warn().Err(err).Str("code", provisioning.CodeOf(err)).Msg("could not check sshd configuration")
 	}
 }
 

@@ -107,7 +107,7 @@ func New(o Options) *Agent {
 	if o.DieAfter != "" {
 		die, err := provisioning.EndAt(o.DieAfter, func() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
 		if err != nil {
-			o.Log.Error().Err(err).Msg("test of power cuts")
+			o.Log.Error().Err(err).Msg("power failure test")
 		}
 		a.dieAt = die
 	}
@@ -139,7 +139,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	notify("STOPPING=1")
 	if service.Err() != nil {
 		if serr := a.upd.store.Stopped(); serr != nil {
-			a.Log.Debug().Err(serr).Msg("this end will look like a crash")
+			a.Log.Debug().Err(serr).Msg("could not mark clean exit; it will count as a crash")
 		}
 	}
 	return context.Cause(life)
@@ -204,12 +204,12 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	}{{"/run/azguest", 0o755}, {a.cfg.Paths.Lib, 0o700}, {a.cfg.Paths.ExtensionLogs, 0o755}} {
 		if err := a.Root.MkdirAll(d.name, d.perm); err != nil {
 			// Without it less works, and each part that needs it says so.
-			a.Log.Error().Err(err).Str("code", codeState).Msg("a directory of ours can't be made")
+			a.Log.Error().Err(err).Str("code", codeState).Msg("could not create directory of the agent")
 			a.board.problem("directory "+d.name, codeState, fixOf(codeState), err)
 			continue
 		}
 		if err := a.tighten(d.name, d.perm); err != nil {
-			a.Log.Warn().Err(err).Msg("a directory of ours is open to others")
+			a.Log.Warn().Err(err).Msg("could not restrict permissions of the agent's directory")
 		}
 	}
 	lock, err := a.acquire(ctx)
@@ -222,7 +222,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	a.board.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())
 		if terr != nil {
-			a.Log.Debug().Err(terr).Msg("own start time unknown")
+			a.Log.Debug().Err(terr).Msg("could not read own start time")
 		}
 		s.Agent = status.Agent{
 			Version: a.Version, PID: os.Getpid(), StartTicks: ticks, Started: a.started, BootID: a.Root.BootID(),
@@ -291,7 +291,7 @@ func (a *Agent) sweep() {
 		}
 		for _, n := range names {
 			if err := a.Root.Remove(n); err != nil {
-				a.Log.Warn().Err(err).Msg("left-over temporary file")
+				a.Log.Warn().Err(err).Msg("could not remove leftover temporary file")
 			}
 		}
 	}

@@ -24,19 +24,19 @@ import (
 // allows an extension (asks U20). It exits with 1 if not.
 func (t *Tool) Policy(args []string) int {
 	if len(args) == 0 || args[0] != "explain" {
-		fmt.Fprintln(t.Err, "azguest: policy explain [-version V] [-signer S] [-json] EXTENSION")
+		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
 		return exitFlags
 	}
 	f := flag.NewFlagSet("azguest policy explain", flag.ContinueOnError)
 	f.SetOutput(t.Err)
-	version := f.String("version", "", "which version")
-	signer := f.String("signer", "", "who signed it")
+	version := f.String("version", "", "version of the extension")
+	signer := f.String("signer", "", "signer of the package")
 	asJSON := f.Bool("json", false, "as JSON")
 	if code, ok := parseFlags(f, args[1:]); !ok {
 		return code
 	}
 	if f.NArg() != 1 {
-		fmt.Fprintln(t.Err, "azguest: policy explain takes one EXTENSION")
+		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
 		return exitFlags
 	}
 	a := extensions.ExplainPolicy(t.Root, extensions.Config{PolicyFile: t.Config.Policy.File, PolicyMode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
@@ -59,7 +59,7 @@ func (t *Tool) sayPolicy(a extensions.PolicyAnswer) {
 	case !a.Allowed:
 		word = "refused"
 	case a.Reason != "":
-		word = "allowed, but noted (the policy is audited, not enforced)"
+		word = "would be denied, but is allowed (the policy is audited, not enforced)"
 	}
 	fmt.Fprintf(t.Out, "%s: %s\n", strings.TrimSpace(a.Name+" "+a.Version), word)
 	if a.Reason != "" {
@@ -90,12 +90,12 @@ var thumbprint = regexp.MustCompile(`^[0-9A-Fa-f]{40,64}$`)
 func (t *Tool) Decrypt(args []string) int {
 	f := flag.NewFlagSet("azguest decrypt", flag.ContinueOnError)
 	f.SetOutput(t.Err)
-	cert := f.String("cert", "", "thumbprint; FILE is then the base64 text alone")
+	cert := f.String("cert", "", "thumbprint of the certificate; FILE then contains only the base64 text")
 	if code, ok := parseFlags(f, args); !ok {
 		return code
 	}
 	if f.NArg() != 1 {
-		fmt.Fprintln(t.Err, "azguest: decrypt [-cert THUMBPRINT] FILE")
+		fmt.Fprintln(t.Err, "usage: azguest decrypt [-cert THUMBPRINT] FILE")
 		return exitFlags
 	}
 	in := t.In
@@ -146,7 +146,7 @@ func sealedIn(data []byte) ([]sealed, error) {
 		} `json:"runtimeSettings"`
 	}
 	if err := json.Unmarshal(data, &doc); err != nil {
-		return nil, errors.New("read settings: not a settings file; for the base64 text alone use -cert") // the error could quote it
+		return nil, errors.New("read settings: not a settings file; use -cert for a file with only the base64 text") // the error could quote it
 	}
 	var out []sealed
 	for _, r := range doc.RuntimeSettings {
@@ -155,14 +155,14 @@ func sealedIn(data []byte) ([]sealed, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, errors.New("read settings: there are no protected settings in it")
+		return nil, errors.New("read settings: no protected settings")
 	}
 	return out, nil
 }
 
 func (t *Tool) open(s sealed) (secret.Secret, error) {
 	if !thumbprint.MatchString(s.thumbprint) {
-		return secret.Secret{}, fmt.Errorf("open protected settings: %q is no thumbprint", s.thumbprint)
+		return secret.Secret{}, fmt.Errorf("open protected settings: %q is not a thumbprint", s.thumbprint)
 	}
 	base := path.Join(t.Config.Paths.Lib, strings.ToUpper(s.thumbprint))
 	cert, err := t.Root.ReadFile(base + ".crt")

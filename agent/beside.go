@@ -18,7 +18,7 @@ import (
 func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity, standing provisioning.Standing) error {
 	by := string(owner.Owner)
 	if standing != provisioning.Provisioned {
-		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("somebody else provisions")
+		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("another provisioning agent is responsible")
 		var out provisioning.Outcome
 		err := a.waitFor(ctx, by+" ("+owner.Because+")", bootLimit, func(wctx context.Context) (err error) {
 			out, err = provisioning.WaitOwner(wctx, a.system(), owner, id.ID)
@@ -30,14 +30,14 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 		if err == nil && out.Failed {
 			err = &provisioning.Error{
 				ID: "AZ-PROV-CLOUDINIT", Reason: by + " did not finish",
-				Err: fmt.Errorf("it ended without provisioning: %s", strings.Join(out.Errors, "; ")),
+				Err: fmt.Errorf("exited without provisioning: %s", strings.Join(out.Errors, "; ")),
 			}
 			if a.mayTakeOver(owner) {
 				return a.takeOver(ctx, err, opts, id)
 			}
 		}
 		if err != nil {
-			a.Log.Error().Err(err).Str("by", by).Str("code", provisioning.CodeOf(err)).Msg("the provisioner did not finish")
+			a.Log.Error().Err(err).Str("by", by).Str("code", provisioning.CodeOf(err)).Msg("provisioning agent did not finish")
 			a.finishBoot(status.ProvFailed, err)
 			return nil
 		}
@@ -59,7 +59,7 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 func (a *Agent) waitFor(ctx context.Context, what string, limit time.Duration, wait func(context.Context) error) error {
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
 	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
-	wctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not done after %v", what, limit))
+	wctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not finished after %v", what, limit))
 	defer cancel()
 	return wait(wctx)
 }
@@ -80,8 +80,8 @@ func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding) error
 		return context.Cause(ctx)
 	}
 	if err != nil || out.Failed {
-		a.Log.Warn().Err(err).Strs("problems", out.Errors).Msg("extensions go on without cloud-init's " + string(stage) + " stage")
-		a.board.note("cloud-init", "its "+string(stage)+" stage did not come to its end")
+		a.Log.Warn().Err(err).Strs("problems", out.Errors).Msg("extensions start without cloud-init's " + string(stage) + " stage")
+		a.board.note("cloud-init", string(stage)+" stage did not finish")
 	}
 	return nil
 }
@@ -107,8 +107,8 @@ func (a *Agent) mayTakeOver(owner provisioning.Finding) bool {
 // Ready, which it does before everything else, then that was the one.
 func (a *Agent) takeOver(ctx context.Context, why error, opts provisioning.Options, id provisioning.Identity) error {
 	told := provisioning.CloudInitToldReady(a.Root, opts)
-	a.Log.Warn().Err(why).Str("code", provisioning.CodeOf(why)).Bool("told_ready", told).Msg("cloud-init has failed, taking over")
-	a.board.note("provisioning", "taken over: "+why.Error())
+	a.Log.Warn().Err(why).Str("code", provisioning.CodeOf(why)).Bool("told_ready", told).Msg("cloud-init failed, taking over")
+	a.board.note("provisioning", "taken over by this agent: "+why.Error())
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(provisioning.OwnerSelf) })
 	return a.provision(ctx, opts, id, told)
 }
@@ -129,6 +129,6 @@ func (a *Agent) readyIsOurs(owner provisioning.Finding, opts provisioning.Option
 // readySent takes back the note that Ready is owed.
 func (a *Agent) readySent() {
 	if err := provisioning.ReadySent(a.system(), a.provisioningOptions()); err != nil {
-		a.Log.Debug().Err(err).Msg("note that Ready is owed not removed")
+		a.Log.Debug().Err(err).Msg("could not remove marker for pending Ready")
 	}
 }

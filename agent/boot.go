@@ -29,7 +29,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	opts := a.provisioningOptions()
 	id, err := provisioning.Identify(a.Root)
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("VM id unknown")
+		a.Log.Warn().Err(err).Msg("could not identify VM")
 	}
 	a.board.set(func(s *status.Snapshot) {
 		s.VM.ID = id.ID
@@ -39,13 +39,13 @@ func (a *Agent) boot(ctx context.Context) error {
 	})
 	standing, err := provisioning.Stand(a.Root, opts, id)
 	if err != nil {
-		a.Log.Error().Err(err).Msg("provisioned marker unreadable, going on as if there were none")
+		a.Log.Error().Err(err).Msg("provisioned marker not readable, ignored")
 		standing = provisioning.Fresh
 	}
 	if standing == provisioning.Moved {
 		gone, err := provisioning.Forget(a.Root, opts)
-		a.Log.Warn().Err(err).Int("files", len(gone)).Str("vm", id.ID).Msg("this disk belonged to another VM, its state is forgotten")
-		a.board.note("vm", "disk of another VM: state forgotten")
+		a.Log.Warn().Err(err).Int("files", len(gone)).Str("vm", id.ID).Msg("disk belonged to another VM, its state is deleted")
+		a.board.note("vm", "disk of another VM: state deleted")
 	}
 	owner := provisioning.FindOwner(a.Root, a.cfg.Provisioning.Agent, id.ID)
 	if owner.Owner == provisioning.OwnerNobody {
@@ -138,7 +138,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 	pctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &pool{told: told}
-	p.limit = time.AfterFunc(bootLimit, func() { cancel(errors.New("first boot took longer than the platform waits")) })
+	p.limit = time.AfterFunc(bootLimit, func() { cancel(errors.New("provisioning took longer than the platform allows")) })
 	defer p.limit.Stop()
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
 	if !told && !a.wasPooled(opts) {
@@ -202,7 +202,7 @@ func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id *pr
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Media = from.source() })
 	if need := in.NeedsCertificates(); len(need) > 0 {
 		if err := a.fetchCertificates(ctx, need); err != nil {
-			a.Log.Warn().Err(err).Strs("thumbprints", need).Msg("certificates for keys not fetched")
+			a.Log.Warn().Err(err).Strs("thumbprints", need).Msg("could not fetch certificates for keys")
 			// The metadata has the same keys by value.
 			if md, merr := a.metadata(ctx); merr == nil {
 				in.Keys = append(in.Keys, md.Keys...)
@@ -241,7 +241,7 @@ func (o *origin) source() string {
 func (a *Agent) afterReady(ctx context.Context, from *origin, later []provisioning.Step, opts provisioning.Options, id provisioning.Identity) {
 	if from != nil && from.Source.Optical {
 		if err := ovf.Eject(a.Root, from.Source); err != nil {
-			a.Log.Debug().Err(err).Msg("medium not ejected")
+			a.Log.Debug().Err(err).Msg("could not eject provisioning medium")
 		}
 	}
 	if len(later) == 0 {
@@ -249,7 +249,7 @@ func (a *Agent) afterReady(ctx context.Context, from *origin, later []provisioni
 	}
 	journal, err := provisioning.OpenJournal(a.Root, opts, id.ID)
 	if err != nil {
-		a.Log.Error().Err(err).Msg("journal")
+		a.Log.Error().Err(err).Msg("could not write provisioning journal")
 		return
 	}
 	if _, err := provisioning.Apply(ctx, a.system(), later, journal, a.observe); err != nil && ctx.Err() == nil {
@@ -313,11 +313,11 @@ func (a *Agent) healthDone(h protocol.Health, err error) {
 	case err == nil && h.State == protocol.Ready:
 		a.Log.Info().Dur("since_start", now.Sub(a.started)).Msg("platform accepted Ready")
 		if werr := a.Root.WriteFile(readyMark, []byte(now.Format(time.RFC3339)+"\n"), 0o644); werr != nil {
-			a.Log.Warn().Err(werr).Msg("note of Ready not written; it will be sent again at the next start")
+			a.Log.Warn().Err(werr).Msg("could not save that Ready was sent; it is sent again at the next start")
 		}
 		if !a.inPool.Load() {
 			if ferr := provisioning.FinishPPS(a.system(), a.provisioningOptions()); ferr != nil {
-				a.Log.Warn().Err(ferr).Msg("note that the VM was pooled not removed")
+				a.Log.Warn().Err(ferr).Msg("could not remove marker for pre-provisioning")
 			}
 			a.readySent()
 		}
@@ -349,6 +349,6 @@ func (a *Agent) tellKVP(ctx context.Context, rec provisioning.Record) {
 	pool := kvp.Open(a.Root)
 	err := errors.Join(pool.DropStale(ctx), pool.Set(ctx, kvp.Record{Key: provisioning.ReportKey, Value: rec.Encode(provisioning.MaxReport)}))
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("report for the host's key-value pool not written")
+		a.Log.Warn().Err(err).Msg("could not write report to the KVP pool")
 	}
 }

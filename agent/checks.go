@@ -77,7 +77,7 @@ func (a *Agent) blockingRules(ctx context.Context) []string {
 		if err != nil {
 			var exit *host.ExitError
 			if !errors.As(err, &exit) && !host.NotFound(err) && ctx.Err() == nil {
-				a.Log.Debug().Err(err).Msg("firewall rules not read")
+				a.Log.Debug().Err(err).Msg("could not read firewall rules")
 			}
 			continue
 		}

@@ -78,7 +78,7 @@ func (a *Agent) lookAtClock(context.Context) error {
 		}
 	})
 	if slept > 0 {
-		a.Log.Info().Dur("slept", slept).Msg("the machine slept")
+		a.Log.Info().Dur("slept", slept).Msg("machine resumed from sleep")
 		a.board.note("machine", "slept for "+slept.Round(time.Second).String())
 	}
 	if jumped != 0 {

@@ -78,7 +78,7 @@ func sources(cfg *config.Config) []source {
 		{dir: "/run/azguest", ok: named("status.json")},
 		{dir: lib, depth: 2, ok: func(rel string) (bool, string) {
 			if m, _ := path.Match("*/config/*.settings", rel); m {
-				return false, "settings of an extension may hold secrets"
+				return false, "extension settings can contain secrets"
 			}
 			return named("waagent_status*.json", "provisioned", "*/status/*.status", "*/status/*/*.status", "*/config/HandlerState", "*/config/HandlerStatus", "*/heartbeat.log", "azguest/*.json", "azguest/*.jsonl")(rel)
 		}},
@@ -113,7 +113,7 @@ func (t *Tool) collect(ctx context.Context, w Waagent) error {
 	if err != nil {
 		return fmt.Errorf("collect logs: %w", err)
 	}
-	fmt.Fprintf(t.Out, "Logs are in %s, what was left out in %s\n", name, path.Join(path.Dir(name), "results.txt"))
+	fmt.Fprintf(t.Out, "Logs are in %s; the list of omitted files is in %s\n", name, path.Join(path.Dir(name), "results.txt"))
 	return nil
 }
 
@@ -129,7 +129,7 @@ func (c *collector) run(ctx context.Context, version string) (name string, err e
 	}
 	defer func() { _ = d.Close() }() // lets go of the lock
 	if err := d.TryLock(); err != nil {
-		return "", fmt.Errorf("another collection is under way: %w", err)
+		return "", fmt.Errorf("another log collection is running: %w", err)
 	}
 	st, err := d.Statfs()
 	if err != nil {
@@ -137,7 +137,7 @@ func (c *collector) run(ctx context.Context, version string) (name string, err e
 	}
 	if free := int64(st.Bavail)*st.Bsize - collectFree; free < c.zipMax {
 		if free < 1<<20 {
-			return "", fmt.Errorf("the disk has too little room: %w", unix.ENOSPC)
+			return "", fmt.Errorf("not enough disk space: %w", unix.ENOSPC)
 		}
 		c.zipMax = free
 	}
@@ -286,7 +286,7 @@ func (c *collector) file(top *os.Root, rel, full string) error {
 	case rerr != nil:
 		line += " (cut: " + rerr.Error() + ")"
 	case from > 0:
-		line += fmt.Sprintf(" (the end of %d bytes)", fi.Size())
+		line += fmt.Sprintf(" (the last part of %d bytes)", fi.Size())
 	}
 	c.lines = append(c.lines, line)
 	return nil
@@ -298,7 +298,7 @@ func (c *collector) leave(name, why string) {
 	case n < most:
 		c.left = append(c.left, secret.Redact(name+": "+why))
 	case n == most:
-		c.left = append(c.left, "and more")
+		c.left = append(c.left, "more files")
 	}
 }
 
@@ -309,7 +309,7 @@ func (c *collector) results(version string) string {
 		kind = "full"
 	}
 	fmt.Fprintf(&b, "azguest %s, %s collection of %s\n", version, kind, c.now.Format(time.RFC3339))
-	fmt.Fprintf(&b, "of one file the last %d MiB, %d MiB altogether, %d secrets taken out\n", c.fileMax>>20, collectTotal>>20, c.redacted)
+	fmt.Fprintf(&b, "at most the last %d MiB of each file, %d MiB in total, %d secrets redacted\n", c.fileMax>>20, collectTotal>>20, c.redacted)
 	if m := peakMemory(); m != "" {
 		fmt.Fprintf(&b, "peak memory of the collection: %s\n", m)
 	}
@@ -317,7 +317,7 @@ func (c *collector) results(version string) string {
 	for _, l := range c.lines {
 		b.WriteString(l + "\n")
 	}
-	b.WriteString("\nLeft out:\n")
+	b.WriteString("\nOmitted:\n")
 	for _, l := range c.left {
 		b.WriteString("  " + l + "\n")
 	}
@@ -372,7 +372,7 @@ func (a *Agent) shipLogs(ctx context.Context) error {
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find the own program: %w", err)
+		return fmt.Errorf("find own executable: %w", err)
 	}
 	args := []string{"waagent", "-collect-logs", "-" + forUpload}
 	if a.ConfigFile != "" {

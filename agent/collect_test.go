@@ -83,7 +83,7 @@ func TestCollectLogs(t *testing.T) {
 	if err != nil || string(results) != got["results.txt"] {
 		t.Errorf("results.txt: %v", err)
 	}
-	for _, want := range []string{"core: not text", "0.settings: settings", "link.log: a symbolic link", "/var/log/azure/C.D: a symbolic link"} {
+	for _, want := range []string{"core: not text", "0.settings: extension settings", "link.log: a symbolic link", "/var/log/azure/C.D: a symbolic link"} {
 		if !strings.Contains(string(results), want) {
 			t.Errorf("results.txt lacks %q:\n%s", want, results)
 		}
@@ -114,7 +114,7 @@ func TestCollectionIsBounded(t *testing.T) {
 	if n := len(got["var/log/azure/A/2.log"]); n < 80_000 || n > 91_000 {
 		t.Errorf("of the second there are %d bytes, not what was left", n)
 	}
-	if !strings.Contains(got["results.txt"], "(the end of 440000 bytes)") || !strings.Contains(got["results.txt"], "3.log: too many files") {
+	if !strings.Contains(got["results.txt"], "(the last part of 440000 bytes)") || !strings.Contains(got["results.txt"], "3.log: too many files") {
 		t.Errorf("results.txt:\n%s", got["results.txt"])
 	}
 }

@@ -123,7 +123,7 @@ func (t *Tool) Waagent(ctx context.Context, w Waagent) int {
 	case "collect-logs":
 		err = t.collect(ctx, w)
 	default:
-		fmt.Fprintf(t.Err, "azguest: -%s is answered by: agentctl waagent-compat -%s\n", w.Command, w.Command)
+		fmt.Fprintf(t.Err, "azguest: -%s is provided by: agentctl waagent-compat -%s\n", w.Command, w.Command)
 		return exitUsage
 	}
 	return t.end(err)
@@ -202,7 +202,7 @@ func (s *stopping) Read(b []byte) (int, error) {
 		}
 		return copy(b, a.b), a.err
 	case <-s.ctx.Done():
-		return 0, fmt.Errorf("interrupted, nothing was changed: %w", context.Cause(s.ctx))
+		return 0, fmt.Errorf("interrupted, nothing changed: %w", context.Cause(s.ctx))
 	}
 }
 
@@ -254,7 +254,7 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return errors.Join(serr, fmt.Errorf("find the own program: %w", err))
+		return errors.Join(serr, fmt.Errorf("find own executable: %w", err))
 	}
 	args := []string{"run"}
 	if w.ConfigFile != "" {
@@ -302,16 +302,16 @@ func (t *Tool) firewall(ctx context.Context, address string) error {
 func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	f := flag.NewFlagSet("azguest generalize", flag.ContinueOnError)
 	f.SetOutput(t.Err)
-	plan := f.Bool("plan", false, "show what would be done, change nothing")
-	yes := f.Bool("yes", false, "do not ask")
-	keep := f.Bool("keep-user", false, "leave the provisioned account")
+	plan := f.Bool("plan", false, "show what would be done without changing anything")
+	yes := f.Bool("yes", false, "do not ask for confirmation")
+	keep := f.Bool("keep-user", false, "keep the provisioned account")
 	asJSON := f.Bool("json", false, "with -plan: as JSON")
-	shutdown := f.Bool("shutdown", false, "power the machine off when everything is done")
+	shutdown := f.Bool("shutdown", false, "power off the machine when done")
 	if code, ok := parseFlags(f, args); !ok {
 		return code
 	}
 	if f.NArg() > 0 || (*plan && (*yes || *shutdown)) || (*asJSON && !*plan) {
-		fmt.Fprintln(t.Err, "azguest: generalize takes --plan [--json], or --yes [--shutdown]")
+		fmt.Fprintln(t.Err, "usage: azguest generalize [--plan [--json]] [--yes [--shutdown]] [--keep-user]")
 		return exitFlags
 	}
 	err := t.deprovision(ctx, generalize.Mode{Plan: *plan, Force: *yes, JSON: *asJSON}, !*keep)
@@ -336,7 +336,7 @@ func (t *Tool) powerOff(ctx context.Context) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("everything is done but the shutdown: %w", errors.Join(errs...))
+	return fmt.Errorf("shut down after generalizing: %w", errors.Join(errs...))
 }
 
 // parseFlags returns ok false with the exit status when the flags are wrong,
@@ -369,7 +369,7 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 		names, rest = append(names, f.Arg(0)), f.Args()[1:]
 	}
 	if len(names) != 2 || names[0] != "verify" {
-		fmt.Fprintln(t.Err, "azguest: image verify ROOT [--profile marketplace|cis|immutable] [--json]")
+		fmt.Fprintln(t.Err, "usage: azguest image verify [--profile marketplace|cis|immutable] [--json] ROOT")
 		return exitFlags
 	}
 	dir, err := filepath.Abs(names[1])
@@ -404,7 +404,7 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 		for _, x := range found {
 			fmt.Fprintln(t.Out, x)
 		}
-		fmt.Fprintf(t.Out, "%s: %d faults, %d notes (profile %s)\n", dir, fatal, len(found)-fatal, *profile)
+		fmt.Fprintf(t.Out, "%s: %d problems, %d notes (profile %s)\n", dir, fatal, len(found)-fatal, *profile)
 	}
 	if err != nil || fatal > 0 {
 		return exitFailed
@@ -428,7 +428,7 @@ func (t *Tool) stopAgent(ctx context.Context) {
 		return
 	}
 	if serr := t.Service("stop"); serr != nil {
-		fmt.Fprintf(t.Out, "WARNING! The agent runs and could not be stopped (%v); it may write its state again.\n", serr)
+		fmt.Fprintf(t.Out, "WARNING! The agent is running and could not be stopped (%v); it may write its state again.\n", serr)
 	}
 }
 

@@ -95,8 +95,8 @@ func TestGeneralize(t *testing.T) {
 		"asked, and no":       {"", "no\n", exitFailed, false, false, "not confirmed"},
 		"nobody answers":      {"", "", exitFailed, false, false, "not confirmed"},
 		"shutdown":            {"--yes --shutdown", "", exitOK, true, true, ""},
-		"plan and shutdown":   {"--plan --shutdown", "", exitFlags, false, false, "takes"},
-		"what is not a flag":  {"now", "", exitFlags, false, false, "takes"},
+		"plan and shutdown":   {"--plan --shutdown", "", exitFlags, false, false, "usage: azguest generalize"},
+		"what is not a flag":  {"now", "", exitFlags, false, false, "usage: azguest generalize"},
 		"a flag that is none": {"--force", "", exitFlags, false, false, "not defined"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -43,7 +43,7 @@ func (h *hold) now() (held, bool) {
 // why says what is waited for, or "".
 func (h *hold) why() string {
 	if held, on := h.now(); on {
-		return "the operator's hold until " + held.Until.UTC().Format(time.DateTime) + " UTC"
+		return "the end of the hold (" + held.Until.UTC().Format(time.DateTime) + " UTC)"
 	}
 	return ""
 }
@@ -66,7 +66,7 @@ func (a *Agent) keepHold(h held) error {
 	}
 	a.hold.set(h) // in force, even if only until the next restart
 	if err != nil {
-		return fmt.Errorf("keep the hold across restarts: %w", err)
+		return fmt.Errorf("save hold: %w", err)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func (a *Agent) restoreHold() {
 	}
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			a.Log.Warn().Err(err).Msg("an operator's hold can't be read and is not in force")
+			a.Log.Warn().Err(err).Msg("hold not readable, not in force")
 		}
 		return
 	}
@@ -95,20 +95,20 @@ func (a *Agent) control(ctx context.Context) error {
 }
 
 func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
-	a.Log.Info().Str("op", r.Op).Str("handler", r.Extension).Str("reason", r.Reason).Int("uid", r.UID).Int("pid", r.PID).Msg("operator's request")
+	a.Log.Info().Str("op", r.Op).Str("handler", r.Extension).Str("reason", r.Reason).Int("uid", r.UID).Int("pid", r.PID).Msg("operator request")
 	refuse := func(err error) status.Response { return status.Response{Error: err.Error()} }
 	switch r.Op {
 	case status.OpRetry:
 		if r.Extension == "" {
-			return refuse(fmt.Errorf("retry: name an extension"))
+			return refuse(fmt.Errorf("retry: no extension named"))
 		}
 		if err := a.loop.ready(); errors.Is(err, errSwitchedOff) {
 			return refuse(err) // there will be no goal state
 		}
 		a.ext.Retry(r.Extension, r.Config, "operator: "+r.Reason)
-		text := "asked for another try of " + r.Extension
+		text := "retry requested for " + r.Extension
 		if a.loop.current() == nil {
-			text += ", as soon as there is a goal state"
+			text += "; it starts when there is a goal state"
 		}
 		return status.Response{OK: true, Message: text}
 	case status.OpCancel:
@@ -119,7 +119,7 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		return status.Response{OK: true, Message: did}
 	case status.OpHold:
 		if d := time.Duration(r.ForS * float64(time.Second)); d < time.Second || d > status.HoldMax {
-			return refuse(fmt.Errorf("hold: between one second and %.0f hours", status.HoldMax.Hours()))
+			return refuse(fmt.Errorf("hold: duration must be between 1s and %.0fh", status.HoldMax.Hours()))
 		}
 		h := held{time.Now().Add(time.Duration(r.ForS * float64(time.Second))).UTC().Truncate(time.Second), r.Reason}
 		if err := a.keepHold(h); err != nil {
@@ -127,7 +127,7 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		}
 		a.ext.Wake() // so that what waits says for what
 		a.board.note("extensions", "held by the operator"+because(r.Reason))
-		return status.Response{OK: true, Message: fmt.Sprintf("no extension will be started until %s UTC; what runs goes on", h.Until.Format(time.DateTime))}
+		return status.Response{OK: true, Message: fmt.Sprintf("no extension starts until %s UTC; running commands continue", h.Until.Format(time.DateTime))}
 	case status.OpResume:
 		if err := a.keepHold(held{}); err != nil {
 			return refuse(err)
@@ -150,7 +150,7 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		}
 		a.rep.force()
 		a.board.poke()
-		return status.Response{OK: true, Message: "goal state fetched, status on its way"}
+		return status.Response{OK: true, Message: "goal state fetched, status report scheduled"}
 	case status.OpDoctor:
 		return a.doctor(ctx)
 	default:

@@ -103,7 +103,7 @@ func (a *Agent) prepareDisk(ctx context.Context) error {
 		}
 	}
 	if changed > 0 {
-		a.Log.Info().Str("disk", disks[0].Name).Str("at", o.MountPoint).Dur("took", time.Since(begin)).Msg("resource disk is ready")
+		a.Log.Info().Str("disk", disks[0].Name).Str("at", o.MountPoint).Dur("took", time.Since(begin)).Msg("resource disk mounted")
 		a.board.note("resource disk", "mounted on "+o.MountPoint)
 	}
 	return nil
@@ -135,7 +135,7 @@ func (a *Agent) scsiTimeout(context.Context) error {
 	}
 	names, err := a.Root.Glob("/sys/block/sd*/device/timeout")
 	if err != nil {
-		return fmt.Errorf("set SCSI time-outs: %w", err)
+		return fmt.Errorf("set SCSI timeouts: %w", err)
 	}
 	var errs []error
 	for _, n := range names {
@@ -155,10 +155,10 @@ func (a *Agent) scsiTimeout(context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		a.Log.Debug().Str("disk", n).Str("seconds", want).Msg("SCSI time-out set")
+		a.Log.Debug().Str("disk", n).Str("seconds", want).Msg("SCSI timeout set")
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("set SCSI time-outs: %w", err)
+		return fmt.Errorf("set SCSI timeouts: %w", err)
 	}
 	return nil
 }

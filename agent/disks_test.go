@@ -49,9 +49,9 @@ func TestResourceDisk(t *testing.T) {
 	}{
 		"not asked for": {blank, false, "ext4", "", ""},
 		"blank":         {blank, true, "ext4", "mkfs.ext4 mount", ""},
-		"has data":      {"LUKS\xba\xbe", true, "ext4", "", "left alone"},
+		"has data":      {"LUKS\xba\xbe", true, "ext4", "", "not changed"},
 		"a file system": {ext, true, "ext4", "mount", ""},
-		"bad config":    {blank, true, "ntfs", "", "none that is made here"},
+		"bad config":    {blank, true, "ntfs", "", "is not supported"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

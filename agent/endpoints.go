@@ -69,7 +69,7 @@ func storageHosts(gs *protocol.GoalState) []status.Host {
 	}
 	for _, f := range gs.Families {
 		for _, u := range f.ManifestURIs {
-			add(u, "updates of the agent")
+			add(u, "agent updates")
 		}
 	}
 	var out []status.Host
@@ -139,8 +139,8 @@ func why(name string) string {
 	return map[string]string{
 		platform.WireServer: "goal state, certificates, health reports",
 		platform.HostPlugin: "status reports, fast-track goal state, packages",
-		platform.Metadata:   "names for telemetry; provisioning without a medium",
-		platform.Storage:    "packages and status, if the host does not relay them",
+		platform.Metadata:   "VM data for telemetry; provisioning without a medium",
+		platform.Storage:    "packages and status, if the HostGAPlugin does not relay them",
 	}[name]
 }
 

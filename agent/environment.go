@@ -96,7 +96,7 @@ func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
 	}
 	addr, err := netip.ParseAddr(a.platform.Endpoint())
 	if err != nil {
-		return nil, fmt.Errorf("protect the platform's address: %w", err)
+		return nil, fmt.Errorf("protect platform address: %w", err)
 	}
 	if x.fw == nil || x.addr != addr {
 		if x.fw != nil {
@@ -109,8 +109,8 @@ func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
 		x.tested = false
 	}
 	if changed && x.known {
-		a.Log.Warn().Str("code", "AZ-FW-DRIFT").Msg("somebody had removed the firewall rules; they are back")
-		a.board.note("firewall", "rules removed by somebody, put back")
+		a.Log.Warn().Str("code", "AZ-FW-DRIFT").Msg("firewall rules were removed by another program, restored")
+		a.board.note("firewall", "rules removed by another program, restored")
 	}
 	x.known = err == nil && backend != firewall.None
 	a.showFirewall(err, func(f *status.Firewall) { f.Backend = string(backend) })
@@ -139,7 +139,7 @@ func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
 		}
 		bad(status.Error, code, err.Error())
 	case now.Results[ordinary] == "reach it":
-		bad(status.Warn, "AZ-FW-SELFTEST", "a connection of an ordinary user was not stopped")
+		bad(status.Warn, "AZ-FW-SELFTEST", "a connection of an unprivileged user was not blocked")
 	}
 	set := func(s *status.Snapshot) { s.Firewall = now }
 	if was.State == now.State && was.Code == now.Code {
@@ -169,7 +169,7 @@ func (a *Agent) provoke(ctx context.Context, fw *firewall.Firewall) (results map
 	open, err := fw.Exposed(ctx, max(300*time.Millisecond, 5*took))
 	switch {
 	case err != nil:
-		a.Log.Debug().Err(err).Msg("firewall not tried out")
+		a.Log.Debug().Err(err).Msg("could not test firewall rules")
 		return results, false, nil
 	case open:
 		results[ordinary] = "reach it"
@@ -187,14 +187,14 @@ func (a *Agent) watchFirewall(ctx context.Context) error {
 	}
 	look := func() {
 		if _, err := a.wall(ctx); err != nil && ctx.Err() == nil {
-			a.Log.Debug().Err(err).Msg("firewall")
+			a.Log.Debug().Err(err).Msg("could not check firewall rules")
 		}
 	}
 	look() // until the table is ours again, others can flush it
 	err := firewall.Watch(ctx, look)
 	if ctx.Err() == nil {
 		// The job goes on looking.
-		a.Log.Debug().Err(err).Msg("changes of the firewall are noticed late")
+		a.Log.Debug().Err(err).Msg("could not watch firewall rules; changes are found at the next check")
 	}
 	return nil
 }

@@ -227,9 +227,9 @@ func certs(gs *protocol.GoalState) []status.Cert {
 		s.KeyType, s.NotAfter = describe(c.CertPEM)
 		switch {
 		case !s.HasKey && len(s.UsedBy) > 0:
-			s.State, s.Message, s.Problem = status.Error, "it came without its private key", problem("AZ-CERT-NOKEY", gs.Received)
+			s.State, s.Message, s.Problem = status.Error, "delivered without its private key", problem("AZ-CERT-NOKEY", gs.Received)
 		case !s.NotAfter.IsZero() && gs.Received.After(s.NotAfter):
-			s.Message = "expired; what it encrypts can still be read"
+			s.Message = "expired; can still decrypt protected settings"
 		}
 		out = append(out, s)
 	}
@@ -242,7 +242,7 @@ func certs(gs *protocol.GoalState) []status.Cert {
 	slices.Sort(missing)
 	for _, tp := range missing {
 		out = append(out, status.Cert{
-			Thumbprint: tp, State: status.Error, UsedBy: users[tp], Message: "not among the certificates of the goal state",
+			Thumbprint: tp, State: status.Error, UsedBy: users[tp], Message: "not in the certificates of the goal state",
 			Problem: problem("AZ-CERT-MISSING", gs.Received),
 		})
 	}
@@ -285,7 +285,7 @@ func (a *Agent) showPolicy() {
 	p := status.Policy{Mode: a.cfg.Policy.Mode, Why: a.cfg.PolicyWhy()}
 	files, err := extensions.PolicyFiles(a.Root, extensions.Config{PolicyFile: a.cfg.Policy.File})
 	if err != nil {
-		a.Log.Debug().Err(err).Msg("look for policy files")
+		a.Log.Debug().Err(err).Msg("could not list policy files")
 	}
 	p.Source = strings.Join(files, ", ")
 	if p.Mode != extensions.PolicyOff {
@@ -333,7 +333,7 @@ func (a *Agent) countLife() (restarts int, end func()) {
 		err = json.Unmarshal(b, &l)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.Log.Debug().Err(err).Msg("restarts not known")
+		a.Log.Debug().Err(err).Msg("could not count restarts")
 	}
 	if l.Running {
 		l.Restarts++
@@ -344,7 +344,7 @@ func (a *Agent) countLife() (restarts int, end func()) {
 			err = a.Root.WriteFile(lives, append(b, '\n'), 0o644)
 		}
 		if err != nil {
-			a.Log.Debug().Err(err).Msg("restarts not counted")
+			a.Log.Debug().Err(err).Msg("could not save restart counter")
 		}
 	}
 	l.Running = true

@@ -33,7 +33,7 @@ func TestExtensionCode(t *testing.T) {
 		"noexec":                {extensions.Detail{Ready: "NotReady", Cause: "AZ-EXT-NOEXEC", Message: "AZ-EXT-NOEXEC: /var", Code: 1001}, "AZ-EXEC-NOEXEC"},
 		"heartbeat":             {extensions.Detail{Ready: "Unresponsive", Cause: "AZ-EXT-UNRESPONSIVE"}, "AZ-EXT-UNRESPONSIVE"},
 		"ERR4 a handler's word": {extensions.Detail{Status: "error", Ready: "Ready", Message: "AZ-NET-DNS: [InvalidPolicyError] Extension will not be processed"}, "AZ-EXT-REPORTED"},
-		"ERR4 of a command":     {extensions.Detail{Status: "error", Ready: "NotReady", Cause: "AZ-EXT-EXIT", Message: "package is not acceptable AZ-POL-DENIED"}, "AZ-EXT-EXIT"},
+		"ERR4 of a command":     {extensions.Detail{Status: "error", Ready: "NotReady", Cause: "AZ-EXT-EXIT", Message: "invalid package AZ-POL-DENIED"}, "AZ-EXT-EXIT"},
 	} {
 		got := extensionCode(tc.d)
 		if got != tc.want {

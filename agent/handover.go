@@ -41,7 +41,7 @@ func (h *Handover) Exec(env []string) error {
 
 // Abandon is for when the agent was asked to end instead.
 func (h *Handover) Abandon() error {
-	why := errors.New("the agent was stopped")
+	why := errors.New("agent stopped")
 	if err := h.store.Abandon(h.trial, why); !errors.Is(err, why) {
 		return err
 	}
@@ -65,13 +65,13 @@ func without(env []string, name string) []string {
 func StartVersion(version string, cfg *config.Config, root host.Root, args []string, log zerolog.Logger) *Handover {
 	me, err := update.Identify(version, root.Path(cfg.Paths.Lib))
 	if err != nil {
-		log.Warn().Err(err).Msg("no look for a newer version")
+		log.Warn().Err(err).Msg("could not check for a newer version")
 		return nil
 	}
 	store := update.Store{Root: root, Lib: cfg.Paths.Lib}
 	next, err := store.Start(me, cfg.Update.Mode, cfg.Update.Pin)
 	if err != nil {
-		log.Warn().Err(err).Msg("state of updates not usable, this version goes on")
+		log.Warn().Err(err).Msg("update state not usable, continuing with this version")
 		return nil
 	}
 	if next == nil {
@@ -90,7 +90,7 @@ func (a *Agent) passOn(ctx context.Context) *Handover {
 	}
 	fd, err := a.upd.lock.Keep()
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("the lock is free for a moment")
+		a.Log.Warn().Err(err).Msg("lock not passed on, another agent could start")
 	}
 	h.fd, a.upd.kept = fd, true
 	return h
@@ -109,7 +109,7 @@ func (a *Agent) acquire(ctx context.Context) (*status.Lock, error) {
 	lock, err := status.Acquire(ctx, a.paths.Lock)
 	if _, taken := errors.AsType[*status.LockedError](err); err != nil && !taken && ctx.Err() == nil && !lacking(err) {
 		// Something that is no lock. Nobody can hold it.
-		a.Log.Error().Err(a.Root.SetAside(lockFile, err)).Str("code", codeState).Msg("a part of the agent's own state can't be used")
+		a.Log.Error().Err(a.Root.SetAside(lockFile, err)).Str("code", codeState).Msg("state file of the agent not usable")
 		lock, err = status.Acquire(ctx, a.paths.Lock)
 	}
 	a.upd.lock = lock

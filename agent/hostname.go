@@ -28,14 +28,14 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 	}
 	now, err := a.Kernel.HostName()
 	if err != nil {
-		return fmt.Errorf("look at the host name: %w", err)
+		return fmt.Errorf("check host name: %w", err)
 	}
 	record := path.Join(a.cfg.Paths.Lib, "published_hostname")
 	known, ok := a.knownHostName(record)
 	if !ok {
 		// Nothing to compare with: what there is, is what was published.
 		if err := a.Root.WriteFile(record, []byte(now), 0o644); err != nil {
-			return fmt.Errorf("remember the host name: %w", err)
+			return fmt.Errorf("save host name: %w", err)
 		}
 		return nil
 	}
@@ -45,14 +45,14 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 	if err := provisioning.CheckHostName(now); err != nil {
 		if a.badName != now {
 			a.badName = now
-			a.Log.Warn().Err(err).Str("name", now).Msg("the new host name is not published")
+			a.Log.Warn().Err(err).Str("name", now).Msg("new host name not published")
 		}
 		return nil
 	}
 	sys := a.system()
 	facts, err := provisioning.Gather(ctx, sys, a.provisioningOptions())
 	if err != nil {
-		return fmt.Errorf("publish the host name: %w", err)
+		return fmt.Errorf("publish host name: %w", err)
 	}
 	step := provisioning.SetHostName{Name: now, Old: known, Hosts: !facts.ResolvesSelf, Record: record, Restorecon: facts.Restorecon}
 	if err := step.Apply(ctx, sys); err != nil {
@@ -137,7 +137,7 @@ func (a *Agent) renewLease(ctx context.Context) (how string, err error) {
 	}
 	p := planRenewal(a.Root, name, i.Index)
 	if p.by == "" {
-		return "not renewed: nobody who manages " + name + " can do it without taking the address away", nil
+		return "not renewed: no network manager of " + name + " can renew it without dropping the address", nil
 	}
 	if _, err := a.Runner.Run(ctx, p.cmd); err != nil {
 		return "not renewed", fmt.Errorf("renew the lease of %s: %w", name, err)
@@ -151,7 +151,7 @@ func (a *Agent) renewLease(ctx context.Context) (how string, err error) {
 
 // hasAddress waits until the interface has an address again, if it lost it.
 func hasAddress(ctx context.Context, i *net.Interface) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("30 s without one"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("no address for 30s"))
 	defer cancel()
 	for {
 		addrs, err := i.Addrs()

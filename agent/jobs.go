@@ -110,7 +110,7 @@ func (s *scheduler) task(j job) gocron.Task {
 		switch {
 		case err == nil:
 			if failures > 0 {
-				s.log.Info().Str("job", j.name).Int("failures", failures).Msg("works again")
+				s.log.Info().Str("job", j.name).Int("failures", failures).Msg("job works again")
 			}
 			failures, logged = 0, time.Time{}
 		case ctx.Err() != nil:
@@ -130,7 +130,7 @@ func (s *scheduler) task(j job) gocron.Task {
 func (s *scheduler) every(j job) error {
 	old, ok := s.ids[j.name]
 	if !ok {
-		return fmt.Errorf("no job %q", j.name)
+		return fmt.Errorf("unknown job %q", j.name)
 	}
 	opts := append([]gocron.JobOption{gocron.WithName(j.name)}, s.opts...)
 	id, err := s.Update(old.ID(), gocron.DurationJob(j.every), s.task(j), opts...)

@@ -45,8 +45,8 @@ func newLoop() loop { return loop{turn: make(chan struct{}, 1), absent: errNotCo
 
 // Why nobody asks the platform for a goal state.
 var (
-	errNotConnected = errors.New("the agent has not found the platform yet")
-	errSwitchedOff  = errors.New("the VM was ordered without an agent (disable_agent)")
+	errNotConnected = errors.New("not connected to the platform yet")
+	errSwitchedOff  = errors.New("the agent is disabled for this VM (disable_agent)")
 )
 
 // begin says that there is somebody to ask from now on.
@@ -107,13 +107,13 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	if off, err := provisioning.AgentDisabled(a.system(), a.provisioningOptions()); off || err != nil {
 		if err != nil {
-			a.Log.Warn().Err(err).Msg("is the agent switched off for this VM?")
+			a.Log.Warn().Err(err).Msg("could not check whether the agent is disabled for this VM")
 		}
 		if off {
 			// The VM was ordered without an agent: it was provisioned, and
 			// nobody will speak to us (spec/provisioning §3.2).
-			a.Log.Info().Msg("the VM was ordered without an agent (disable_agent): nothing more to do")
-			a.board.note("agent", "switched off by the VM's order")
+			a.Log.Info().Msg("agent disabled for this VM (disable_agent): no extensions and no status reports")
+			a.board.note("agent", "disabled for this VM (disable_agent)")
 			a.loop.end(errSwitchedOff)
 			<-ctx.Done()
 			return context.Cause(ctx)
@@ -161,7 +161,7 @@ func (a *Agent) runJobs(ctx context.Context) error {
 	defer a.pulse.begin(jobGoalState, a.cfg.Extensions.Period)()
 	<-ctx.Done()
 	if err := sched.Shutdown(); err != nil {
-		a.Log.Warn().Err(err).Msg("a job did not end in time")
+		a.Log.Warn().Err(err).Msg("job did not stop in time")
 	}
 	return context.Cause(ctx)
 }
@@ -170,7 +170,7 @@ func (a *Agent) runJobs(ctx context.Context) error {
 func (a *Agent) connect(ctx context.Context) error {
 	done := beside(func() error { return a.platform.Connect(ctx) })
 	if err := a.measure(ctx); err != nil { // its job begins later
-		a.Log.Debug().Err(err).Msg("disk not measured")
+		a.Log.Debug().Err(err).Msg("could not measure disk")
 	}
 	look := time.NewTicker(2 * time.Second)
 	defer look.Stop()
@@ -204,7 +204,7 @@ const turnLimit = 4 * time.Minute
 // poll is one turn of the goal-state job.
 func (a *Agent) poll(ctx context.Context) error {
 	defer a.pulse.beat(jobGoalState)
-	ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not done after %v", turnLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not finished after %v", turnLimit))
 	defer cancel()
 	return a.tick(ctx)
 }
@@ -292,7 +292,7 @@ func (a *Agent) pace() {
 		return
 	}
 	if err := sched.every(job{jobGoalState, a.pollEvery(), a.poll}); err != nil {
-		a.Log.Warn().Err(err).Msg("poll period not changed")
+		a.Log.Warn().Err(err).Msg("could not change poll period")
 		return
 	}
 	l.slow = !fast

@@ -189,8 +189,8 @@ func TestJobsSayWhatIsTrue(t *testing.T) {
 		}
 		synctest.Wait()
 		want := `{"level":"warn","error":"no route","job":"x","failures":1,"message":"job failed"}
-{"level":"info","job":"x","failures":3,"message":"works again"}
-{"level":"info","job":"x","failures":1,"message":"works again"}
+{"level":"info","job":"x","failures":3,"message":"job works again"}
+{"level":"info","job":"x","failures":1,"message":"job works again"}
 `
 		if log.String() != want {
 			t.Errorf("log:\n%s", log.String())

@@ -61,16 +61,16 @@ func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioni
 		return in, nil, noOrder(errors.Join(err, fmt.Errorf("instance metadata: %w", merr)))
 	}
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("no usable medium, provisioning from the instance metadata alone: no password, no custom data")
+		a.Log.Warn().Err(err).Msg("no usable provisioning medium, provisioning from instance metadata only: no password, no custom data")
 	}
 	in = in.Fill(md)
 	in.VMID = id.ID
 	if !in.Complete() {
-		return in, nil, noOrder(errors.Join(err, errors.New("the instance metadata names no account with a key")))
+		return in, nil, noOrder(errors.Join(err, errors.New("no account with a key in the instance metadata")))
 	}
 	if md.HasCustomData && !in.CustomData.Present {
 		// Nothing that was wanted is lost without a word (spec/provisioning §4.5).
-		const lost = "there is custom data for this machine, and it could not be read"
+		const lost = "custom data of this VM could not be read"
 		a.Log.Warn().Str("code", provisioning.CodeCustomData).Msg(lost)
 		a.board.note("provisioning", lost)
 	}
@@ -80,7 +80,7 @@ func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioni
 func (a *Agent) fromDocument(doc *ovf.Document, id provisioning.Identity) provisioning.Input {
 	redacted, err := doc.Redacted()
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("no copy of the provisioning document is kept")
+		a.Log.Warn().Err(err).Msg("copy of the provisioning document not kept")
 	}
 	in := provisioning.FromDocument(doc.Environment, redacted, id.ID)
 	if b := doc.CustomDataFile; b.Set() {
@@ -96,13 +96,13 @@ func (a *Agent) fromDocument(doc *ovf.Document, id provisioning.Identity) provis
 func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, error) {
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
 	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
-	ctx, cancel := context.WithTimeoutCause(ctx, mediaHang, fmt.Errorf("no answer from the medium in %v", mediaHang))
+	ctx, cancel := context.WithTimeoutCause(ctx, mediaHang, fmt.Errorf("no answer from the provisioning medium in %v", mediaHang))
 	defer cancel()
 	sctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	spare := time.AfterFunc(mediaSpare, func() {
 		if md, err := known.await(sctx, mediaWait); err == nil && md.Suffices() {
-			end(errors.New("no medium came, and the instance metadata says it all"))
+			end(errors.New("no provisioning medium found, and the instance metadata is sufficient"))
 		}
 	})
 	defer spare.Stop()

@@ -144,7 +144,7 @@ const certificateWait = 5 * time.Minute
 // fetchCertificates gets the goal state early, because a key of the account
 // is named by its certificate only.
 func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, certificateWait, fmt.Errorf("not there after %v", certificateWait))
+	ctx, cancel := context.WithTimeoutCause(ctx, certificateWait, fmt.Errorf("not available after %v", certificateWait))
 	defer cancel()
 	if err := a.platform.Connect(ctx); err != nil {
 		return err
@@ -160,7 +160,7 @@ func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
 		}
 	}
 	if len(missing) > 0 {
-		return errors.Join(fmt.Errorf("the goal state has no certificate %s", strings.Join(missing, ", ")), gs.CertsErr)
+		return errors.Join(fmt.Errorf("goal state has no certificate %s", strings.Join(missing, ", ")), gs.CertsErr)
 	}
 	return nil
 }

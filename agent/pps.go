@@ -39,7 +39,7 @@ func (a *Agent) askPPS(ctx context.Context) <-chan provisioning.PPSType {
 		defer func() { c <- kind }()
 		x, err := a.platform.Extended(ctx, ppsAsk)
 		if err != nil {
-			a.Log.Debug().Err(err).Msg("pre-provisioning type not known from the metadata")
+			a.Log.Debug().Err(err).Msg("could not read the pre-provisioning type from the instance metadata")
 		}
 		kind = provisioning.ParsePPSType(x.PPSType)
 		return nil
@@ -92,9 +92,9 @@ func (a *Agent) finalOrder(ctx context.Context, opts provisioning.Options, id *p
 
 // waitInPool reports Ready and waits until somebody orders the VM.
 func (a *Agent) waitInPool(ctx context.Context, opts provisioning.Options, id provisioning.Identity, first *ovf.Document, p *pool) ([]byte, error) {
-	what := "its order: this VM waits in a pool (" + string(p.kind) + ")"
-	a.Log.Info().Str("pps", string(p.kind)).Msg("this VM is pre-provisioned, waiting for its order")
-	a.board.note("provisioning", "waiting in a pool ("+string(p.kind)+")")
+	what := "reprovisioning data: the VM is pre-provisioned (" + string(p.kind) + ")"
+	a.Log.Info().Str("pps", string(p.kind)).Msg("VM is pre-provisioned, waiting for reprovisioning data")
+	a.board.note("provisioning", "waiting for reprovisioning data ("+string(p.kind)+")")
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
 	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
 	if p.kind == provisioning.PPSUnknown {
@@ -118,7 +118,7 @@ func (a *Agent) waitInPool(ctx context.Context, opts provisioning.Options, id pr
 	if a.Kernel.Links != nil && (p.kind == provisioning.PPSRunning || p.kind == provisioning.PPSSavable) {
 		next, end, err := a.Kernel.Links()
 		if err != nil {
-			a.Log.Warn().Err(err).Msg("no link events; asking for the order from time to time")
+			a.Log.Warn().Err(err).Msg("link events not available, polling for reprovisioning data")
 		} else {
 			defer end()
 			flow.Links = f.links(next)
@@ -128,8 +128,8 @@ func (a *Agent) waitInPool(ctx context.Context, opts provisioning.Options, id pr
 	if err != nil {
 		return nil, err
 	}
-	a.Log.Info().Str("pps", string(p.kind)).Msg("the VM has its order")
-	a.board.note("provisioning", "ordered from the pool")
+	a.Log.Info().Str("pps", string(p.kind)).Msg("reprovisioning data received")
+	a.board.note("provisioning", "reprovisioning data received")
 	p.told = false
 	a.platform.Reordered()
 	// That Ready was for the pool; the one for the owner is still to come.
@@ -146,7 +146,7 @@ func (a *Agent) readyForPool(ctx context.Context, kind provisioning.PPSType) err
 	if kind != provisioning.PPSSavable {
 		return a.health.Flush(ctx)
 	}
-	short, cancel := context.WithTimeoutCause(ctx, ppsGoodbye, errors.New("no answer; the interface may be gone"))
+	short, cancel := context.WithTimeoutCause(ctx, ppsGoodbye, errors.New("no answer; the network interface may be gone"))
 	defer cancel()
 	err := a.health.Flush(short)
 	if err != nil {
@@ -166,7 +166,7 @@ type ppsFetch struct {
 }
 
 // errOrdered ends the wait for link events.
-var errOrdered = errors.New("the order is there")
+var errOrdered = errors.New("reprovisioning data received")
 
 func (f *ppsFetch) fetch(ctx context.Context) ([]byte, error) {
 	f.once.Do(func() {
@@ -174,7 +174,7 @@ func (f *ppsFetch) fetch(ctx context.Context) ([]byte, error) {
 		// placeholders is of no use any more.
 		if f.medium != nil && f.medium.Source.Optical {
 			if err := ovf.Eject(f.a.Root, f.medium.Source); err != nil {
-				f.a.Log.Debug().Err(err).Msg("medium not ejected")
+				f.a.Log.Debug().Err(err).Msg("could not eject provisioning medium")
 			}
 		}
 	})
@@ -220,7 +220,7 @@ func (a *Agent) newOrder(ctx context.Context, raw []byte, id provisioning.Identi
 	}
 	redacted, err := doc.Redacted()
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("no copy of the provisioning document is kept")
+		a.Log.Warn().Err(err).Msg("copy of the provisioning document not kept")
 	}
 	for _, p := range env.Problems {
 		a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)
@@ -229,13 +229,13 @@ func (a *Agent) newOrder(ctx context.Context, raw []byte, id provisioning.Identi
 	if !in.Complete() {
 		md, merr := a.metadata(ctx)
 		if merr != nil {
-			a.Log.Warn().Err(merr).Msg("the new order is incomplete, and the instance metadata cannot be had")
+			a.Log.Warn().Err(merr).Msg("reprovisioning data incomplete, and instance metadata not available")
 		}
 		in = in.Fill(md)
 	}
 	in.VMID = id.ID
 	if !in.Complete() {
-		return bad(noOrder(errors.New("the reprovisioning document and the instance metadata name no account with a password or key")))
+		return bad(noOrder(errors.New("no account with a password or key in the reprovisioning document and the instance metadata")))
 	}
 	return in, doc, nil
 }
@@ -248,7 +248,7 @@ func (a *Agent) checkReordered(ctx context.Context) error {
 	for range ppsSettle {
 		x, err := a.platform.Extended(ctx, ppsAsk)
 		if err != nil {
-			a.Log.Warn().Err(err).Msg("metadata after the order not known")
+			a.Log.Warn().Err(err).Msg("instance metadata after reprovisioning not available")
 			return nil
 		}
 		if bad = provisioning.CheckReordered(provisioning.ParsePPSType(x.PPSType)); bad == nil {
@@ -257,7 +257,7 @@ func (a *Agent) checkReordered(ctx context.Context) error {
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the metadata after the order: %w", context.Cause(ctx))
+			return fmt.Errorf("wait for instance metadata after reprovisioning: %w", context.Cause(ctx))
 		}
 	}
 	return bad

@@ -145,7 +145,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 			default:
 				retry = time.After(wait.NextBackOff())
 				if protocol.Loud(err) {
-					a.Log.Warn().Err(err).Msg("status not taken by the platform")
+					a.Log.Warn().Err(err).Msg("status report not accepted by the platform")
 				}
 			}
 			if !again {
@@ -168,7 +168,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 		retry, late = nil, time.After(tardy)
 		sent = beside(func() error {
 			defer a.pulse.begin("report", 0)()
-			ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not done after %v", turnLimit))
+			ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not finished after %v", turnLimit))
 			defer cancel()
 			// What an extension has just changed must count when it is reported.
 			a.yieldSSHD(ctx)
@@ -228,7 +228,7 @@ func (a *Agent) statusDocument() protocol.Status {
 	a.applied(ext)
 	message := "Guest Agent is running"
 	if d := a.lookAtSpace(); d.State == status.Error {
-		message += ", but not well: " + d.Code + ": " + d.Fix
+		message += ", but degraded: " + d.Code + ": " + d.Fix
 	}
 	return protocol.Status{
 		Agent:     protocol.AgentStatus{Version: a.Version, Message: message, Update: a.updateStatus()},
@@ -286,7 +286,7 @@ func (a *Agent) save() {
 		err = status.Save(a.paths.Snapshot, s)
 	}
 	if err != nil {
-		a.Log.Debug().Err(err).Msg("snapshot not written")
+		a.Log.Debug().Err(err).Msg("could not write status snapshot")
 	} else {
 		a.rep.saved = time.Now()
 	}
@@ -302,7 +302,7 @@ func (a *Agent) measure(context.Context) error {
 	a.lookAside()
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
-		return fmt.Errorf("measure: %w", err)
+		return fmt.Errorf("measure resources: %w", err)
 	}
 	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano()).Seconds()
 	rss, fds := ownMemory(), 0
@@ -414,7 +414,7 @@ func (a *Agent) clean(hard bool) (int64, error) {
 		a.overBudget.Store(u.Used-freed > budget)
 	}
 	if freed > 0 {
-		a.Log.Info().Int64("bytes", freed).Msg("disk budget kept")
+		a.Log.Info().Int64("bytes", freed).Msg("files deleted to keep the disk budget")
 	}
 	return freed, errors.Join(err, cerr)
 }

@@ -45,7 +45,7 @@ func (r *scrubber) copy(w io.Writer) (size int64, err error) {
 		var out string
 		if rerr == nil { // more follows: a secret must not lie on the seam
 			if n = seam(b); n == 0 {
-				n, out, r.partial = len(b), "[a line without a break left out]\n", true
+				n, out, r.partial = len(b), "[overlong line omitted]\n", true
 			}
 		}
 		if out == "" {

@@ -71,17 +71,17 @@ func (a *Agent) beginUpdates() {
 	u.store = update.Store{Root: a.Root, Lib: a.cfg.Paths.Lib}
 	me, err := update.Identify(a.Version, a.Root.Path(a.cfg.Paths.Lib))
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("no updates of the agent")
+		a.Log.Warn().Err(err).Msg("updates of the agent disabled")
 		return
 	}
 	roots, err := update.LoadRoots(a.Root.Path(a.cfg.Update.TrustRoots))
 	if err != nil {
-		a.Log.Error().Err(err).Str("code", "AZ-UPD-UNSIGNED").Msg("no update will be trusted")
+		a.Log.Error().Err(err).Str("code", "AZ-UPD-UNSIGNED").Msg("updates of the agent cannot be verified")
 	}
 	u.trust = update.Trust{Roots: roots, Unsigned: !a.cfg.Update.NeedSignature}
 	st, err := u.store.Load()
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("state of updates forgotten")
+		a.Log.Warn().Err(err).Msg("update state not usable, ignored")
 	}
 	u.mu.Lock()
 	u.self = me
@@ -114,7 +114,7 @@ func (a *Agent) tellLast(l update.Last) {
 		return told
 	})
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("outcome of the update will be told again")
+		a.Log.Warn().Err(err).Msg("could not save that the update result was reported; it is reported again")
 	}
 }
 
@@ -156,7 +156,7 @@ func (a *Agent) selfUpdate(ctx context.Context) error {
 	if !u.settled && time.Since(a.started) > 5*time.Minute {
 		u.settled = true
 		if err := errors.Join(u.store.Settled(), u.store.Prune(a.Version)); err != nil {
-			a.Log.Warn().Err(err).Msg("old versions of the agent")
+			a.Log.Warn().Err(err).Msg("could not remove old versions of the agent")
 		}
 	}
 	gs := a.loop.current()
@@ -243,7 +243,7 @@ func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
 			return true
 		}))
 		if d.Plan.Version != "" {
-			a.Log.Info().Str("to", d.Plan.Version).Time("at", d.Plan.At).Msg("update of the agent planned")
+			a.Log.Info().Str("to", d.Plan.Version).Time("at", d.Plan.At).Msg("agent update planned")
 		}
 	}
 	u.mu.Lock()
@@ -259,7 +259,7 @@ func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
 	a.showUpdate(func(s *status.Update) { s.Requested = d.Requested })
 	if d.Err != nil && u.noted != d.Err.Error() {
 		u.noted = d.Err.Error()
-		a.Log.Info().Str("code", update.CodeOf(d.Err)).Err(d.Err).Msg("no update of the agent")
+		a.Log.Info().Str("code", update.CodeOf(d.Err)).Err(d.Err).Msg("agent not updated")
 		if u.rsm || f.Mode == update.Pinned {
 			// Somebody waits for an answer.
 			a.showUpdate(func(s *status.Update) {
@@ -301,7 +301,7 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 	if wait := update.Wait(a.moment(f.Now)); wait != "" {
 		if note := d.Want + " " + strings.SplitN(wait, ",", 2)[0]; u.noted != note {
 			u.noted = note
-			a.Log.Info().Str("to", d.Want).Str("for", wait).Msg("update of the agent ready, waiting")
+			a.Log.Info().Str("to", d.Want).Str("for", wait).Msg("agent update ready, waiting")
 		}
 		return nil
 	}
@@ -332,7 +332,7 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 		a.ext.Wake()
 		return a.notStaged(f, d, err)
 	}
-	a.Log.Info().Str("from", a.Version).Str("to", to.Version).Str("by", by).Msg("handing over to another version of the agent")
+	a.Log.Info().Str("from", a.Version).Str("to", to.Version).Str("by", by).Msg("switching to another version of the agent")
 	u.mu.Lock()
 	u.handover = &Handover{to: to, trial: trial, store: u.store, args: args}
 	u.mu.Unlock()
@@ -340,7 +340,7 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 	return nil
 }
 
-var errHandover = errors.New("handing over to another version of the agent")
+var errHandover = errors.New("switching to another version of the agent")
 
 // Managed says that somebody starts the agent again when it ends.
 func Managed() bool {
@@ -420,7 +420,7 @@ func (a *Agent) reported() {
 	}
 	done, err := u.store.Commit(me)
 	if err != nil {
-		a.Log.Error().Err(err).Str("code", "AZ-UPD-FAILED").Msg("this version could not be committed")
+		a.Log.Error().Err(err).Str("code", "AZ-UPD-FAILED").Msg("could not save this version as installed")
 		u.mu.Lock()
 		u.trial = true // once more with the next report
 		u.mu.Unlock()

@@ -75,7 +75,7 @@ func newService(p *program) (service.Service, error) {
 	return service.New(p, &service.Config{
 		Name:        ServiceName,
 		DisplayName: "Azure guest agent",
-		Description: "Provisions this VM and runs its extensions",
+		Description: "Provisions the VM and runs its extensions",
 		Arguments:   []string{"run"},
 		Option: service.KeyValue{
 			// The text goes through a template; the unit has no use for one.

@@ -178,7 +178,7 @@ func (a *Agent) checkState() {
 				continue
 			}
 			err = a.Root.SetAside(name, err)
-			a.Log.Error().Err(err).Str("code", codeState).Msg("a part of the agent's own state can't be used")
+			a.Log.Error().Err(err).Str("code", codeState).Msg("state file of the agent not usable")
 			if _, ok := errors.AsType[*host.AsideError](err); !ok {
 				continue
 			}
@@ -191,7 +191,7 @@ func (a *Agent) checkState() {
 				err = nil
 			}
 			if err != nil {
-				a.Log.Warn().Err(err).Msg("what was set aside is not replaced")
+				a.Log.Warn().Err(err).Msg("could not replace state file that was set aside")
 			}
 		}
 	}

@@ -84,8 +84,8 @@ func (a *Agent) keepOne(ctx context.Context, p part) {
 			code = p.Code()
 		}
 		ill = true
-		a.board.problem(what, code, fixOf(code), fmt.Errorf("%s does not run: %w", p.name, err))
-		a.Log.Error().Err(err).Func(host.LogStack(err)).Str("code", code).Str("part", p.name).Dur("again_in", wait).Msg("a part of the agent has ended, the others go on")
+		a.board.problem(what, code, fixOf(code), fmt.Errorf("%s is not running: %w", p.name, err))
+		a.Log.Error().Err(err).Func(host.LogStack(err)).Str("code", code).Str("part", p.name).Dur("again_in", wait).Msg("part of the agent failed, it will be restarted")
 		select {
 		case <-ctx.Done():
 			return

@@ -58,7 +58,7 @@ func TestERR2PartsEndAlone(t *testing.T) {
 				)
 			}()
 			time.Sleep(10 * time.Second)
-			if p := problemOf(a, "part bad"); p.Code != tc.code || !strings.Contains(p.Message, "bad does not run") {
+			if p := problemOf(a, "part bad"); p.Code != tc.code || !strings.Contains(p.Message, "bad is not running") {
 				t.Errorf("%s: shown: %+v, want %s", name, p, tc.code)
 			}
 			time.Sleep(time.Hour)

@@ -115,7 +115,7 @@ func (a *Agent) watchdog(ctx context.Context) error {
 			notify("WATCHDOG=1")
 		case !said:
 			said = true
-			a.hung(ctx, "these parts of the agent do not come round: "+strings.Join(silent, ", "))
+			a.hung(ctx, "parts of the agent do not respond: "+strings.Join(silent, ", "))
 		}
 	}
 }
@@ -146,7 +146,7 @@ func (a *Agent) hung(ctx context.Context, what string) {
 	select {
 	case err := <-said:
 		if err != nil {
-			a.Log.Error().Err(err).Func(host.LogStack(err)).Msg("the hang could not be told")
+			a.Log.Error().Err(err).Func(host.LogStack(err)).Msg("could not report hang of the agent")
 		}
 	case <-time.After(hungSay):
 	case <-ctx.Done():
@@ -171,7 +171,7 @@ func (a *Agent) afterHang() {
 		h.What = "the agent hung"
 	}
 	if err := a.Root.RemoveAll(hungFile); err != nil {
-		a.Log.Warn().Err(err).Msg("the note of a hang stays")
+		a.Log.Warn().Err(err).Msg("could not remove saved report of a hang")
 	}
 	text := "restarted: " + h.What
 	a.Log.Error().Err(err).Str("code", codeHung).Time("at", h.At).Str("stacks", hungStacks).Msg(text)

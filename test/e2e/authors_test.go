@@ -27,7 +27,7 @@ func TestLevers(t *testing.T) {
 		{"agentctl ext decrypt " + settings, 0, `{"secret":"s3cret"}`},
 		{"agentctl ext decrypt - <" + settings, 0, `{"secret":"s3cret"}`},
 		{`f=` + settings + `; sed -n 's/.*"protectedSettings": "\([^"]*\)".*/\1/p' $f | agentctl ext decrypt --cert $(sed -n 's/.*Thumbprint": "\([^"]*\)".*/\1/p' $f) -`, 0, `{"secret":"s3cret"}`},
-		{"agentctl ext decrypt --cert ../../etc/shadow " + settings, 1, "no thumbprint"},
+		{"agentctl ext decrypt --cert ../../etc/shadow " + settings, 1, "not a thumbprint"},
 		{"agentctl ext decrypt --cert " + strings.Repeat("0", 40) + " " + settings, 1, "no such file"},
 		{"agentctl ext decrypt /etc/hostname", 1, "not a settings file"},
 		{asUser + "agentctl ext decrypt " + settings, 1, "permission denied"},
@@ -41,7 +41,7 @@ echo '{"rules":[{"effect":"deny","publisher":"Bad*","reason":"nobody asked for i
 		{"agentctl endpoints -o json", 0, `"status reports`},
 		{"agentctl status --prometheus", 0, "azguest_up 1"},
 		{"agentctl cancel hello", 1, "nothing is running"},
-		{"agentctl ext orphans", 0, "nothing was left behind"},
+		{"agentctl ext orphans", 0, "no leftovers found"},
 		{"mkdir /var/lib/waagent/Contoso.Old-1.2; agentctl ext orphans", 1, "/var/lib/waagent/Contoso.Old-1.2"},
 		{"agentctl ext history hello", 0, "-> 1.1.0 seq 0 enabled"},
 		{"agentctl disable-extensions --for 1h --reason maintenance", 0, " UTC"},
@@ -59,7 +59,7 @@ echo '{"rules":[{"effect":"deny","publisher":"Bad*","reason":"nobody asked for i
 	c.agent(t)
 	c.screen(t, 0, "hold       no extension is started for another 59m", "maintenance")
 	op := c.put(t, extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"greeting": "later"}})
-	c.screen(t, 0, "waiting for the operator's hold until ")
+	c.screen(t, 0, "waiting for the end of the hold (")
 	if got := c.sh(t, "grep -c greeting.:.*later /var/lib/waagent/Azguest.Samples.Hello-1.1.0/config/1.settings 2>/dev/null || :"); strings.TrimSpace(got) == "1" {
 		t.Error("the handler got its settings during the hold")
 	}

@@ -30,7 +30,7 @@ func TestReadyWithTheLease(t *testing.T) {
 	await(t, "the agent to hear of a change", func() bool {
 		ip("add", "192.0.2.77")
 		ip("del", "192.0.2.77")
-		return strings.Contains(c.log.String(), "the network has changed, looking for the platform again")
+		return strings.Contains(c.log.String(), "network changed, connecting to the platform again")
 	})
 	if h := c.vm.Health(); h.State != "" {
 		t.Fatalf("reached without an address: %+v", h)

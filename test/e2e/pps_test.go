@@ -22,7 +22,7 @@ func (c *cloud) inPool(t *testing.T) {
 	c.ready(t)
 	await(t, "a VM that knows that it is pooled", func() bool {
 		_, err := c.ReadFile("/var/lib/waagent/azguest/pps_reported")
-		return err == nil && strings.Contains(c.sh(t, "agentctl status || :"), "pool")
+		return err == nil && strings.Contains(c.sh(t, "agentctl status || :"), "waiting for reprovisioning data")
 	})
 	c.untouched(t)
 }

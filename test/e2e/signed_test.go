@@ -89,7 +89,7 @@ func TestSignedExtensions(t *testing.T) {
 		{"Good", proper("Good"), p.sign(proper("Good")), ""},
 		{"Placeholder", proper("Placeholder"), p.sign(proper("Placeholder"), "-econtent_type", "2.123.456.7.8.9", "-md", "sha384"), ""},
 		{"KeyID", proper("KeyID"), p.sign(proper("KeyID"), "-keyid", "-nosmimecap"), ""},
-		{"Unsigned", proper("Unsigned"), nil, "it is not signed"},
+		{"Unsigned", proper("Unsigned"), nil, "the package is not signed"},
 		{"Changed", flip(proper("Changed"), 40), p.sign(proper("Changed")), "signature"},
 		{"Appended", append(proper("Appended"), 0), p.sign(proper("Appended")), "signature"},
 		{"Signature", proper("Signature"), flip(p.sign(proper("Signature")), len(p.sign(proper("Signature")))-1), "signature"},

@@ -193,7 +193,7 @@ func TestUpdateWaitsForExtension(t *testing.T) {
 // anybody's help, reported, and left alone until a newer one appears.
 func TestUpdateRollsBack(t *testing.T) {
 	t.Parallel()
-	for how, reason := range map[string]string{"crash": "it ended before", "hang": "no report"} {
+	for how, reason := range map[string]string{"crash": "it exited before", "hang": "no status report"} {
 		t.Run(how, func(t *testing.T) {
 			ca := updatetest.NewAuthority()
 			c := updatable(t, ca, "", nil)

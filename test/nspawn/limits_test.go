@@ -39,7 +39,7 @@ func TestLimits(t *testing.T) {
 	}
 	for log, script := range map[string]string{
 		"journal":     "journalctl -b -u azguest -o cat | grep -oE '(install|enable|update) ended|AZ-CG-THROTTLED'",
-		"command log": "grep -oE 'bin/probe [a-z]+|AZ-CG-THROTTLED: the CPU limit' /var/log/azure/" + probe + "/CommandExecution.log",
+		"command log": "grep -oE 'bin/probe [a-z]+|AZ-CG-THROTTLED: the command was throttled' /var/log/azure/" + probe + "/CommandExecution.log",
 	} {
 		if wrong := notesOfThrottling(strings.Split(m.sh(script), "\n")); wrong != "" {
 			t.Errorf("%s: %s", log, wrong)

@@ -127,7 +127,7 @@ func bootCases() []bootCase {
 		},
 		{
 			name: "cloud-init killed in its last stage", user: "runcmd:\n- kill -9 $PPID\n", config: "Extensions.After=final\n",
-			by: "cloud-init", ready: "cloud-init", accounts: 1, log: "extensions go on without",
+			by: "cloud-init", ready: "cloud-init", accounts: 1, log: "extensions start without",
 		},
 	}
 }

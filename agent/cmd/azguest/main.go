@@ -25,24 +25,26 @@ var version = "3.0.0.0"
 
 const usage = `usage: azguest <command> [flags]
 
-  run         run the agent in the foreground (what the service starts)
-  provision   do the first boot only, then exit
-  install     register the service with this machine's service manager
+  run         run the agent in the foreground (used by the service)
+  provision   provision the machine, then exit
+  install     register the service with the service manager
   uninstall   remove the service
   start       start the service
   stop        stop the service
-  firewall    set the firewall rules, if the configuration wants them (a unit
-              of its own does so before there is a network)
-  cleanup     take the firewall rules away (packages do so before removal)
-  version     print the version
-  generalize  prepare this machine for an image: --plan [--json], or
+  firewall    set the firewall rules if they are enabled (used by
+              azguest-firewall.service before the network is up)
+  cleanup     remove the firewall rules (used when the package is removed)
+  version     show the version
+  generalize  prepare this machine for capturing an image: --plan [--json], or
               --yes [--shutdown] [--keep-user]
-  image       image verify ROOT [--profile marketplace|cis|immutable] [--json]
-  policy      policy explain [-version V] [-signer S] [-json] EXTENSION
-  decrypt     decrypt [-cert THUMBPRINT] FILE: protected settings in clear
-  waagent     the command line of the classic agent
+  image       check an image: verify [--profile marketplace|cis|immutable]
+              [--json] ROOT
+  policy      show whether the policy allows an extension:
+              explain [-version V] [-signer S] [-json] EXTENSION
+  decrypt     decrypt protected settings: [-cert THUMBPRINT] FILE
+  waagent     run a command of the classic agent
 
-flags of run and provision:
+Flags of run and provision:
 `
 
 func main() {
@@ -146,7 +148,7 @@ func tool(conf string, stdout, stderr io.Writer) *agent.Tool {
 	}
 	cfg, _, err := config.Load(paths)
 	if err != nil {
-		fmt.Fprintln(stderr, "azguest: configuration incomplete, going on with defaults:", err)
+		fmt.Fprintln(stderr, "azguest: configuration incomplete, using defaults:", err)
 	}
 	return &agent.Tool{
 		Version: version, Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
@@ -163,13 +165,13 @@ type options struct {
 func flags(o *options, out io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("azguest", flag.ContinueOnError)
 	f.SetOutput(out)
-	f.StringVar(&o.root, "root", "/", "`directory` that stands for / (for files; commands still run on this machine)")
+	f.StringVar(&o.root, "root", "/", "`directory` to use as / for files; commands still run on this machine")
 	f.StringVar(&o.config, "config", "", "classic configuration `file` instead of /etc/waagent.conf")
 	f.StringVar(&o.media, "media", "", "device, image file or directory to read the provisioning document from, instead of searching")
 	f.StringVar(&o.endpoint, "endpoint", "", "`host[:port]` of the WireServer instead of 168.63.129.16")
 	f.StringVar(&o.hostga, "hostga", "", "`host:port` of the HostGAPlugin instead of port 32526 of the endpoint")
 	f.StringVar(&o.imds, "imds", "", "`host[:port]` of the metadata service instead of 169.254.169.254")
-	f.BoolVar(&o.verbose, "verbose", false, "log more")
+	f.BoolVar(&o.verbose, "verbose", false, "log at debug level")
 	return f
 }
 
@@ -220,7 +222,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
 		_ = os.Unsetenv(agent.LockVariable)
 		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], log); h != nil {
-			log.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("the installed version runs instead")
+			log.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("start of the update failed, running the installed version")
 		}
 	}
 	// The runtime prints what every goroutine is at, and the service manager
@@ -249,7 +251,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		ConfigFile: o.config,
 	})
 	if cfgErr != nil {
-		log.Error().Err(cfgErr).Msg("configuration incomplete, going on with defaults")
+		log.Error().Err(cfgErr).Msg("configuration incomplete, using defaults")
 	}
 	var err error
 	if cmd == "provision" {
@@ -263,7 +265,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		err = h.Exec(os.Environ())
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		log.Error().Err(err).Msg("agent ended")
+		log.Error().Err(err).Msg("agent failed")
 		return 1
 	}
 	return 0
