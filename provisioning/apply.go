@@ -227,7 +227,7 @@ func applyOne(ctx context.Context, sys *System, s Step, j *Journal, broken map[s
 	if Late(s) {
 		limit = 2 * time.Hour
 	}
-	sctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not done after %v: %w", s, limit, context.DeadlineExceeded))
+	sctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not finished after %v: %w", s, limit, context.DeadlineExceeded))
 	err := s.Apply(sctx, sys)
 	cancel()
 	observe(Progress{Step: s, State: Planned})

@@ -54,7 +54,7 @@ func Identify(r host.Root) (Identity, error) {
 			return Identity{ID: formatID(sum[:16]), Source: IDFromMachineID}, nil
 		}
 	}
-	return Identity{}, fail(CodeID, "failure to identify Azure VM ID", errors.New("no SMBIOS UUID and no machine id"))
+	return Identity{}, fail(CodeID, "failure to identify Azure VM ID", errors.New("no SMBIOS UUID and no machine ID"))
 }
 
 // usable rules out what firmware writes when it has no UUID.

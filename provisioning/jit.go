@@ -46,12 +46,12 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 			warnings = append(warnings, fmt.Errorf("just-in-time user %q: %w", printable(u.Name), u.Err))
 		case slices.Contains(f.Leaving, u.Name):
 			if now.Before(u.Expires) {
-				warnings = append(warnings, fmt.Errorf("just-in-time user %q: the one before of that name is still being removed", printable(u.Name)))
+				warnings = append(warnings, fmt.Errorf("just-in-time user %q: previous user of this name is still being removed", printable(u.Name)))
 			}
 		case !now.Before(u.Expires), exists && f.shortLived(have) && !slices.Contains(f.HalfMade, u.Name):
 			// Over, or there already.
 		case exists && !f.shortLived(have):
-			warnings = append(warnings, fmt.Errorf("just-in-time user %q: an account of that name is somebody else's", printable(u.Name)))
+			warnings = append(warnings, fmt.Errorf("just-in-time user %q: an account with this name already exists", printable(u.Name)))
 		default:
 			in := Input{UserName: u.Name, Password: u.Password}
 			acct, err := planUser(in, f, o)
@@ -126,7 +126,7 @@ func (s AddJIT) Apply(ctx context.Context, sys *System) error {
 		return bad(err)
 	}
 	if cut && !halfMade(sys.Root, s.Options.WithDefaults(), acct) {
-		return fmt.Errorf("just-in-time user %q appeared meanwhile", name)
+		return fmt.Errorf("just-in-time user %q was created by another program", name)
 	}
 	have := cut
 	if cut {
@@ -250,7 +250,7 @@ func (s RemoveJIT) Apply(ctx context.Context, sys *System) error {
 		return err
 	}
 	if have && !ShortLived(sys.Root, s.Options, a) {
-		return fmt.Errorf("remove %s: the account is not ours", s.Name)
+		return fmt.Errorf("remove %s: not a just-in-time user", s.Name)
 	}
 	if err := removeAccount(ctx, sys, s.Options.WithDefaults(), s.Name, false); err != nil {
 		return fail(CodeUser, "failed to remove just-in-time user", err, Pair{"user", s.Name})

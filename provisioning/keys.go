@@ -85,7 +85,7 @@ func parseAuthKeys(value string) ([]authKey, error) {
 		out = append(out, k)
 	}
 	if len(out) == 0 && len(errs) == 0 {
-		errs = append(errs, errors.New("no public key in the value"))
+		errs = append(errs, errors.New("no public key"))
 	}
 	return out, errors.Join(errs...)
 }
@@ -156,7 +156,7 @@ func parseAuthKey(line string) (authKey, error) {
 		return k, fmt.Errorf("%s key: %w", k.Type, err)
 	}
 	if name != k.Type {
-		return k, fmt.Errorf("%s key: the body says %q", k.Type, printable(name))
+		return k, fmt.Errorf("%s key: body contains key type %q", k.Type, printable(name))
 	}
 	// Types that the library knows must be whole; a type it does not know
 	// yet is left to sshd.
@@ -185,22 +185,22 @@ func firstWord(s string) string {
 // decodeBlob is base64 with or without padding.
 func decodeBlob(s string) ([]byte, error) {
 	if len(s) > maxKey {
-		return nil, fmt.Errorf("body of %d characters, at most %d are read", len(s), maxKey)
+		return nil, fmt.Errorf("body has %d characters, at most %d are allowed", len(s), maxKey)
 	}
 	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
 	if err != nil {
-		return nil, fmt.Errorf("decode the body: %w", err)
+		return nil, fmt.Errorf("decode body: %w", err)
 	}
 	return b, nil
 }
 
 func blobType(blob []byte) (string, error) {
 	if len(blob) < 4 {
-		return "", errors.New("the body is cut off")
+		return "", errors.New("truncated body")
 	}
 	n := binary.BigEndian.Uint32(blob)
 	if n == 0 || n > 100 || int(n) > len(blob)-4 {
-		return "", errors.New("the body is cut off")
+		return "", errors.New("truncated body")
 	}
 	return string(blob[4 : 4+n]), nil
 }
@@ -223,7 +223,7 @@ func pemKeys(value string) ([]authKey, error) {
 		out = append(out, authKey{Type: pub.Type(), Blob: base64.StdEncoding.EncodeToString(pub.Marshal())})
 	}
 	if len(out) == 0 && len(errs) == 0 {
-		errs = append(errs, errors.New("no readable PEM block in the value"))
+		errs = append(errs, errors.New("no valid PEM block"))
 	}
 	return out, errors.Join(errs...)
 }
@@ -242,7 +242,7 @@ func pemPublic(block *pem.Block) (ssh.PublicKey, error) {
 	case "RSA PUBLIC KEY":
 		pub, err = x509.ParsePKCS1PublicKey(block.Bytes)
 	default:
-		return nil, fmt.Errorf("PEM block %q is no public key", printable(block.Type))
+		return nil, fmt.Errorf("PEM block %q is not a public key", printable(block.Type))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", strings.ToLower(block.Type), err)
@@ -289,7 +289,7 @@ func rfc4716Keys(value string) ([]authKey, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, errors.New("no whole SSH2 public key in the value")
+		return nil, errors.New("no complete SSH2 public key")
 	}
 	return out, nil
 }

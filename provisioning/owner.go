@@ -66,7 +66,7 @@ func FindOwner(r host.Root, agent, vmID string) Finding {
 	if because, yes := ignition(r); yes {
 		return Finding{OwnerIgnition, because}
 	}
-	return Finding{OwnerSelf, "no other provisioner is active"}
+	return Finding{OwnerSelf, "no other provisioning agent is active"}
 }
 
 func cmdline(r host.Root) []string {
@@ -328,7 +328,7 @@ func WaitStage(ctx context.Context, sys *System, s Stage) (Outcome, error) {
 		case ok && st.Passed(s):
 			out = Outcome{Done: true, Errors: st.Errors}
 		case ok && st.Crashed(s):
-			out = Outcome{Failed: true, Errors: append([]string{"its " + string(s) + " stage has crashed"}, st.Errors...)}
+			out = Outcome{Failed: true, Errors: append([]string{"the " + string(s) + " stage crashed"}, st.Errors...)}
 		case time.Since(asked) >= askEvery:
 			asked = time.Now()
 			if bad := failedUnits(ctx, sys, cloudUnits[s]); len(bad) > 0 {
@@ -358,7 +358,7 @@ func WaitCloudInit(ctx context.Context, sys *System) (Outcome, error) {
 		return out, nil
 	}
 	if out.Done {
-		out = Outcome{Failed: true, Errors: append([]string{"it found no order for this machine"}, out.Errors...)}
+		out = Outcome{Failed: true, Errors: append([]string{"it found no provisioning data for this VM"}, out.Errors...)}
 	}
 	if _, err := WaitStage(ctx, sys, StageFinal); err != nil {
 		return out, err

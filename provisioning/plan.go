@@ -82,7 +82,7 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	o = o.WithDefaults()
 	if f.EtcReadOnly {
 		return nil, fail(CodeReadOnly, "failed to provision: /etc is read-only",
-			fmt.Errorf("set Provisioning.Agent=disabled where another provisioner owns this image"))
+			fmt.Errorf("set Provisioning.Agent=disabled if another agent provisions this image"))
 	}
 	acct, err := planUser(in, f, o)
 	if err != nil {
@@ -166,13 +166,13 @@ func reserved(name string) bool {
 func CheckUserName(name string) error {
 	switch {
 	case name == "":
-		return fmt.Errorf("no user name was given")
+		return fmt.Errorf("no user name")
 	case len(name) > 32:
-		return fmt.Errorf("%d characters, at most 32 are possible", len(name))
+		return fmt.Errorf("%d characters, at most 32 are allowed", len(name))
 	case !userName.MatchString(strings.TrimSuffix(name, "$")):
 		return fmt.Errorf("must start with a letter or _ and consist of letters, digits and . _ -")
 	case reserved(name):
-		return fmt.Errorf("the name is reserved for the system")
+		return fmt.Errorf("reserved for the system")
 	}
 	return nil
 }
@@ -184,7 +184,7 @@ func planUser(in Input, f Facts, o Options) (CreateUser, error) {
 	}
 	have, exists := find(f.Accounts, name)
 	if exists && isSystem(have, f, o) && !o.AllowResetSysUser {
-		return bad(fmt.Errorf("that is a system account (uid %d)", have.UID))
+		return bad(fmt.Errorf("system account (uid %d)", have.UID))
 	}
 	if !exists || !o.AllowResetSysUser {
 		if err := CheckUserName(name); err != nil {

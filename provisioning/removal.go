@@ -77,7 +77,7 @@ func RemoveAccount(ctx context.Context, sys *System, o Options, name string) err
 
 func removeAccount(ctx context.Context, sys *System, o Options, name string, spare bool) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/:\n\x00") {
-		return fmt.Errorf("remove account %q: that is no name", printable(name))
+		return fmt.Errorf("remove account %q: invalid name", printable(name))
 	}
 	a, have, err := sys.Root.Account(name)
 	if err != nil {
@@ -87,7 +87,7 @@ func removeAccount(ctx context.Context, sys *System, o Options, name string, spa
 	sys.Root.BreakStaleAccountLocks()
 	switch {
 	case have && a.UID == 0:
-		return fmt.Errorf("remove account %s: it is root", name)
+		return fmt.Errorf("remove account %s: account is root", name)
 	case have:
 		open = append(open.without(name), a)
 		if err := errors.Join(sys.Root.MkdirAll(o.Dir(), 0o700), open.write(sys, o)); err != nil {
@@ -144,17 +144,17 @@ type removalStep struct {
 func (m *removal) steps() []removalStep {
 	return []removalStep{
 		{"lock the account", m.lock},
-		{"keep its number", m.retire},
-		{"take its right to sudo", m.sudo},
-		{"take its keys", m.keys},
+		{"reserve its UID", m.retire},
+		{"remove its sudo rights", m.sudo},
+		{"remove its keys", m.keys},
 		{"remove its jobs", m.jobs},
 		{"end its sessions", m.sessions},
 		{"end its processes", m.processes},
-		{"remove the jobs they have left", m.jobs},
-		{"remove what they have shared", m.shared},
+		{"remove jobs left by them", m.jobs},
+		{"remove its shared memory", m.shared},
 		{"remove its home", m.home},
 		{"remove the account", m.account},
-		{"forget the account", m.forget},
+		{"remove the record of the account", m.forget},
 		// Somebody may have been on the way in when the account was locked.
 		{"end its last processes", m.processes},
 		{"remove the last jobs", m.jobs},
@@ -283,7 +283,7 @@ func (m *removal) sessions(ctx context.Context) error {
 		return nil
 	}
 	if _, err := m.sys.Run.Run(ctx, host.Cmd{Name: "loginctl", Args: []string{"terminate-user", id}, Timeout: toolTimeout}); err != nil {
-		m.sys.Log.Debug().Err(err).Str("user", m.a.Name).Msg("logind has not ended the sessions")
+		m.sys.Log.Debug().Err(err).Str("user", m.a.Name).Msg("logind did not end the sessions")
 	}
 	return nil
 }

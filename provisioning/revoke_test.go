@@ -139,7 +139,7 @@ mkdir /home/unknown; chown 3001 /home/unknown; useradd -u 3002 somebody`)
 	}
 	b.jit("")
 	res, err := b.RunCmd(t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{jitEnv + "=ann"}})
-	if err == nil || !strings.Contains(res.Stdout, "no number from 3000 to 3004 is free") || b.sh("getent passwd ann || echo none") != "none" {
+	if err == nil || !strings.Contains(res.Stdout, "no free UID from 3000 to 3004") || b.sh("getent passwd ann || echo none") != "none" {
 		t.Errorf("a number was given again: %v %s", err, res.Stdout)
 	}
 	// In another boot they may be, but for those of which something is left.

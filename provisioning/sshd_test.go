@@ -130,7 +130,7 @@ func TestHostileSSHDConfigurations(t *testing.T) {
 				}
 				switch {
 				case tc.broken:
-					if !strings.Contains(out, "refuses the configuration of this image") {
+					if !strings.Contains(out, "rejects the configuration of this image") {
 						t.Errorf("no warning: %s", out)
 					}
 				case tc.match && want == "yes":

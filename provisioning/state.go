@@ -64,7 +64,7 @@ func EndAt(at string, end func()) (Observer, error) {
 	case Warned, Broken, Skipped:
 		fallthrough
 	default:
-		return nil, fmt.Errorf("no point %q in a step", state)
+		return nil, fmt.Errorf("unknown step state %q", state)
 	}
 	number, err := strconv.Atoi(name)
 	if err != nil {

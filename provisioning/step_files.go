@@ -34,7 +34,7 @@ func (s SaveCustomData) Apply(_ context.Context, sys *System) error {
 		return warn(CodeCustomData, "save custom data: %w", err)
 	}
 	if s.Problem != "" {
-		return warn(CodeCustomData, "custom data cannot be decoded and is saved as it came: %s", s.Problem)
+		return warn(CodeCustomData, "custom data cannot be decoded and is saved unchanged: %s", s.Problem)
 	}
 	return nil
 }
@@ -46,12 +46,12 @@ type CopyDocument struct{ Path, Data string }
 // ID implements Step.
 func (CopyDocument) ID() string { return StepCopy }
 
-func (s CopyDocument) String() string { return "keep a redacted copy of the document" }
+func (s CopyDocument) String() string { return "save a redacted copy of the provisioning document" }
 
 // Apply implements Step.
 func (s CopyDocument) Apply(_ context.Context, sys *System) error {
 	if err := put(sys, s.Path, []byte(s.Data), 0o400); err != nil {
-		return warn(CodeCopy, "keep a redacted copy of the document: %w", err)
+		return warn(CodeCopy, "save redacted copy of the provisioning document: %w", err)
 	}
 	return nil
 }
@@ -63,7 +63,9 @@ type DisableAgent struct{ Path string }
 // ID implements Step.
 func (DisableAgent) ID() string { return StepDisable }
 
-func (DisableAgent) String() string { return "switch the agent off, as the document asks" }
+func (DisableAgent) String() string {
+	return "disable the agent, as requested in the provisioning document"
+}
 
 // Apply implements Step.
 func (s DisableAgent) Apply(_ context.Context, sys *System) error {
@@ -131,7 +133,7 @@ func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
 		if !sys.Root.Exists(path.Join(s.Dir, "custom-data.log")) {
 			// It is run once, also when that once was cut short: nobody
 			// knows how far it came.
-			return warn(CodeCustomData, "the custom data was interrupted; it is not run again")
+			return warn(CodeCustomData, "custom data was interrupted and is not run again")
 		}
 		return nil
 	}
@@ -141,7 +143,7 @@ func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
 	}
 	c, ok := scriptCommand(data, sys.Root.Path(s.File))
 	if !ok {
-		return warn(CodeCustomData, "custom data is not run: it is neither a script with #! nor a program")
+		return warn(CodeCustomData, "custom data not run: neither a script with #! nor a program")
 	}
 	if err := put(sys, once, []byte(s.VMID), 0o600); err != nil {
 		return warn(CodeCustomData, "run custom data: %w", err)
@@ -162,7 +164,7 @@ func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
 		return warn(CodeCustomData, "run custom data: %w", errors.Join(runErr, err))
 	}
 	if err != nil {
-		return warn(CodeCustomData, "keep the output of the custom data: %w", err)
+		return warn(CodeCustomData, "save output of custom data: %w", err)
 	}
 	return nil
 }

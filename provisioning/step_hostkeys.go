@@ -88,7 +88,7 @@ func (m *HostKeyMaker) begin(t string) {
 func (m *HostKeyMaker) get(ctx context.Context, t string, wait bool) (*hostKey, bool, error) {
 	k, ok := m.made[t]
 	if !ok {
-		return nil, false, fmt.Errorf("no key of type %s was ordered", t)
+		return nil, false, fmt.Errorf("key type %s was not requested", t)
 	}
 	if !wait {
 		select {
@@ -116,7 +116,7 @@ func generateHostKey(t string) (priv, pub []byte, err error) {
 	case "rsa":
 		key, err = rsa.GenerateKey(rand.Reader, rsaBits)
 	default:
-		err = errors.New("no such type")
+		err = errors.New("unknown key type")
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("generate %s key: %w", t, err)
@@ -156,9 +156,9 @@ func (s HostKeys) ID() string {
 
 func (s HostKeys) String() string {
 	if s.Late {
-		return "make the remaining ssh host keys"
+		return "generate the remaining SSH host keys"
 	}
-	return "make ssh host keys: " + strings.Join(s.Types, ", ")
+	return "generate SSH host keys: " + strings.Join(s.Types, ", ")
 }
 
 // hostKeyLedger says which keys were made for which VM.

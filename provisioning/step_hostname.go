@@ -14,14 +14,14 @@ import (
 // but portals let them pass, so do we.
 func CheckHostName(name string) error {
 	if len(name) > 64 {
-		return fmt.Errorf("%d characters, at most 64 are possible", len(name))
+		return fmt.Errorf("%d characters, at most 64 are allowed", len(name))
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
 		switch {
 		case label == "":
 			return errors.New("has an empty label")
 		case len(label) > 63:
-			return fmt.Errorf("a label of %d characters, at most 63 are possible", len(label))
+			return fmt.Errorf("a label has %d characters, at most 63 are allowed", len(label))
 		case strings.HasPrefix(label, "-"), strings.HasSuffix(label, "-"):
 			return errors.New("a label begins or ends with a hyphen")
 		}

@@ -73,7 +73,7 @@ func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
 		}
 	}
 	if s.noFile(sys.Root) {
-		problems = append(problems, errors.New("sshd of this image reads no file of keys (AuthorizedKeysFile none)"))
+		problems = append(problems, errors.New("sshd of this image reads no key files (AuthorizedKeysFile none)"))
 	}
 	for _, name := range sortedKeys(files) {
 		if err := s.write(ctx, sys, owner(accounts, name, acct), name, files[name]); err != nil {
@@ -104,7 +104,7 @@ func (s AuthorizeKeys) read(sys *System, k Key) ([]authKey, error) {
 	}
 	b, err := sys.Root.ReadFile(path.Join(s.Lib, fp+".crt"))
 	if err != nil {
-		return nil, fmt.Errorf("the platform has not delivered certificate %s: %w", fp, err)
+		return nil, fmt.Errorf("certificate %s not delivered by the platform: %w", fp, err)
 	}
 	key, err := certKey(b)
 	if err != nil {
@@ -117,7 +117,7 @@ func (s AuthorizeKeys) read(sys *System, k Key) ([]authKey, error) {
 func fingerprint(s string) (string, error) {
 	s = strings.ToUpper(strings.TrimSpace(s))
 	if s == "" || len(s) > 128 || strings.Trim(s, "0123456789ABCDEF") != "" {
-		return "", fmt.Errorf("%q is no fingerprint", printable(s))
+		return "", fmt.Errorf("%q is not a fingerprint", printable(s))
 	}
 	return s, nil
 }
@@ -337,7 +337,7 @@ func (s InstallKeyPairs) install(ctx context.Context, sys *System, all []host.Ac
 	}
 	key, err := sys.Root.ReadFile(path.Join(s.Lib, fp+".prv"))
 	if err != nil {
-		return fmt.Errorf("the platform has not delivered key %s: %w", fp, err)
+		return fmt.Errorf("key %s not delivered by the platform: %w", fp, err)
 	}
 	pub, err := publicHalf(key)
 	if err != nil {
@@ -346,7 +346,7 @@ func (s InstallKeyPairs) install(ctx context.Context, sys *System, all []host.Ac
 	name := expandHome(p.Path, s.HomeDir)
 	a := owner(all, name, acct)
 	if !path.IsAbs(name) || !strings.HasPrefix(name, a.Home+"/") {
-		return fmt.Errorf("the path %q is in nobody's home", printable(p.Path))
+		return fmt.Errorf("path %q is not in a home directory", printable(p.Path))
 	}
 	d, err := sys.Root.OpenDir(path.Dir(name), func(string) (host.Make, bool) {
 		return host.Make{Perm: 0o700, UID: a.UID, GID: a.GID}, true

@@ -99,18 +99,18 @@ const saltAlphabet = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 func (s SetPassword) hash() (string, error) {
 	salt := make([]byte, s.Salt)
 	if _, err := rand.Read(salt); err != nil {
-		return "", fmt.Errorf("make a salt: %w", err)
+		return "", fmt.Errorf("generate salt: %w", err)
 	}
 	for i := range salt {
 		salt[i] = saltAlphabet[salt[i]&63]
 	}
 	h, err := shacrypt.New(shacrypt.WithVariantName(s.Crypt), shacrypt.WithIterations(shacrypt.IterationsDefaultOmitted))
 	if err != nil {
-		return "", fmt.Errorf("hash the password: %w", err)
+		return "", fmt.Errorf("hash password: %w", err)
 	}
 	d, err := h.HashWithSalt(s.Password.Reveal(), salt)
 	if err != nil {
-		return "", fmt.Errorf("hash the password: %w", err)
+		return "", fmt.Errorf("hash password: %w", err)
 	}
 	return d.Encode(), nil
 }
@@ -132,7 +132,7 @@ type LockRoot struct{ Shadow string }
 // ID implements Step.
 func (LockRoot) ID() string { return StepRoot }
 
-func (LockRoot) String() string { return "lock the password of root" }
+func (LockRoot) String() string { return "lock the root password" }
 
 // Apply implements Step.
 func (s LockRoot) Apply(ctx context.Context, sys *System) error {

@@ -36,7 +36,7 @@ func (ProxyAgent) Apply(ctx context.Context, sys *System) error {
 		return nil
 	}
 	if host.NotFound(err) {
-		return fail(CodeProxy, "azure-proxy-agent not found", errors.New("the document orders a guest proxy agent, and the image has none"))
+		return fail(CodeProxy, "azure-proxy-agent not found", errors.New("the provisioning document requests a guest proxy agent, but the image has none"))
 	}
 	data := []Pair{{"exit_code", strconv.Itoa(res.Code)}}
 	for _, out := range []struct {
@@ -47,5 +47,5 @@ func (ProxyAgent) Apply(ctx context.Context, sys *System) error {
 			data = append(data, Pair{out.name, cutRunes(strings.ToValidUTF8(s, "?"), 400)})
 		}
 	}
-	return fail(CodeProxy, "azure-proxy-agent status failure", fmt.Errorf("it does not work: %w", err), data...)
+	return fail(CodeProxy, "azure-proxy-agent status failure", fmt.Errorf("status check: %w", err), data...)
 }

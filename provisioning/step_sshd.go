@@ -82,17 +82,17 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 				sys.sshdChanged = bootClock()
 			}
 			if err := s.remember(sys.Root); err != nil {
-				sys.Log.Debug().Err(err).Msg("not remembered what others say to sshd")
+				sys.Log.Debug().Err(err).Msg("could not save sshd configuration of other files")
 			}
 			if v.unrun {
-				return warn(CodeSSHD, "sshd could not be asked whether it accepts its configuration")
+				return warn(CodeSSHD, "sshd configuration could not be tested")
 			}
 			return nil
 		}
 		last = v
 		if v.wrong != "" && inMatch(readSSHD(sys.Root, s.Main, s.Dir, nil), strings.ToLower(v.wrong)) {
 			sys.sshdChanged = bootClock()
-			return warn(CodeSSHD, "%s has another value for %s in a Match block of this image", v.wrong, s.User)
+			return warn(CodeSSHD, "a Match block of this image sets another value of %s for %s", v.wrong, s.User)
 		}
 		if err := undo(); err != nil {
 			return bad(err)
@@ -104,12 +104,12 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 				if _, _, err := w(t.set); err != nil {
 					return bad(err)
 				}
-				return warn(CodeSSHD, "sshd refuses the configuration of this image: %w", base.err)
+				return warn(CodeSSHD, "sshd rejects the configuration of this image: %w", base.err)
 			}
 		}
 	}
 	if last.err == nil {
-		last.err = fmt.Errorf("sshd still has another value for %s", last.wrong)
+		last.err = fmt.Errorf("sshd still uses another value of %s", last.wrong)
 	}
 	return bad(last.err)
 }

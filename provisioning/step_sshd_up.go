@@ -40,7 +40,7 @@ const (
 // ID implements Step.
 func (SSHDUp) ID() string { return StepSSHDUp }
 
-func (SSHDUp) String() string { return "see to it that sshd listens" }
+func (SSHDUp) String() string { return "make sure that sshd listens" }
 
 // A listener is an sshd that accepts connections: it writes the file with its
 // number after it has opened its port, and removes it before it closes it.
@@ -116,7 +116,7 @@ func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			return warn(CodeSSHD, "sshd does not listen after %v", sshdPatience)
+			return warn(CodeSSHD, "sshd is not listening after %v", sshdPatience)
 		case <-tick.C:
 		}
 	}
@@ -237,7 +237,7 @@ func (s SSHDUp) systemctl(ctx context.Context, sys *System, verb, unit string) {
 	}
 	// --no-block: the unit may be ordered after ourselves.
 	if _, err := sys.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
-		sys.Log.Debug().Err(err).Str("unit", unit).Msg("sshd not told")
+		sys.Log.Debug().Err(err).Str("unit", unit).Msg("could not reload sshd")
 	}
 }
 

@@ -42,7 +42,7 @@ func TestReadyMeansThatSSHDAnswers(t *testing.T) {
 		t.Fatalf("not killed:\n%s", out)
 	}
 	out, _ := b.provision("")
-	if !strings.Contains(out, "sshd-up") || strings.Contains(out, "does not listen") {
+	if !strings.Contains(out, "sshd-up") || strings.Contains(out, "is not listening") {
 		t.Errorf("provisioning printed:\n%s", out)
 	}
 	if got := b.offered(); string(got) == string(old.Marshal()) {

@@ -32,7 +32,7 @@ func sayOthers(conf []directive, keys []string) sshdNote {
 func (n sshdNote) save(r host.Root, name string) error {
 	b, err := json.Marshal(n)
 	if err != nil {
-		return fmt.Errorf("remember sshd's configuration: %w", err)
+		return fmt.Errorf("save sshd configuration: %w", err)
 	}
 	return r.WriteFile(name, append(b, '\n'), 0o600)
 }

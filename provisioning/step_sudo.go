@@ -32,9 +32,9 @@ func (Sudo) ID() string { return StepSudo }
 
 func (s Sudo) String() string {
 	if s.NoPassword {
-		return "let " + s.User + " use sudo without a password"
+		return "allow " + s.User + " to use sudo without a password"
 	}
-	return "let " + s.User + " use sudo"
+	return "allow " + s.User + " to use sudo"
 }
 
 // Apply implements Step.
@@ -97,7 +97,7 @@ func (s Sudo) replace(ctx context.Context, sys *System, name, old, next string, 
 			return rm
 		}
 		if err != nil && !host.NotFound(err) {
-			return fmt.Errorf("visudo refuses %s: %w", name, err)
+			return fmt.Errorf("visudo rejected %s: %w", name, err)
 		}
 	}
 	return sys.Root.WriteFile(name, []byte(next), perm)

@@ -172,13 +172,13 @@ func (s CreateUser) whole(ctx context.Context, sys *System, acct host.Account) (
 	if err != nil || missing == "" {
 		return true, err
 	}
-	sys.Log.Warn().Str("user", s.Name).Str("missing", missing).Msg("the account was interrupted half way and is made again")
+	sys.Log.Warn().Str("user", s.Name).Str("missing", missing).Msg("creation of the account was interrupted, creating it again")
 	tool := "userdel"
 	if s.Tool == "adduser" {
 		tool = "deluser"
 	}
 	if _, err := sys.Run.Run(ctx, host.Cmd{Name: tool, Args: []string{s.Name}, Timeout: toolTimeout}); err != nil {
-		sys.Log.Warn().Err(err).Str("user", s.Name).Msg("half an account can't be removed and stays as it is")
+		sys.Log.Warn().Err(err).Str("user", s.Name).Msg("could not remove incomplete account")
 	}
 	_, have, err := sys.Root.Account(s.Name)
 	return have, err
@@ -308,7 +308,7 @@ func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read skeleton: %w", err)
+		return fmt.Errorf("read /etc/skel: %w", err)
 	}
 	for _, e := range entries {
 		if !e.Type().IsRegular() {
@@ -323,10 +323,10 @@ func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
 		}
 		b, err := r.ReadFile(filepath.Join("/etc/skel", e.Name()))
 		if err != nil {
-			return fmt.Errorf("copy skeleton: %w", err)
+			return fmt.Errorf("copy /etc/skel: %w", err)
 		}
 		if err := d.WriteFile(e.Name(), b, info.Mode().Perm(), a.UID, a.GID); err != nil {
-			return fmt.Errorf("copy skeleton: %w", err)
+			return fmt.Errorf("copy /etc/skel: %w", err)
 		}
 	}
 	return nil
@@ -384,6 +384,6 @@ func restorecon(ctx context.Context, sys *System, tool string, args ...string) {
 		return
 	}
 	if _, err := sys.Run.Run(ctx, host.Cmd{Name: tool, Args: append([]string{"-F"}, args...), Timeout: toolTimeout}); err != nil {
-		sys.Log.Debug().Err(err).Strs("files", args).Msg("no SELinux labels set")
+		sys.Log.Debug().Err(err).Strs("files", args).Msg("could not set SELinux labels")
 	}
 }

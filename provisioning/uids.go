@@ -120,7 +120,7 @@ func freeUID(r host.Root, o Options, not []int) (int, error) {
 			return uid, nil
 		}
 	}
-	return 0, fmt.Errorf("no number from %d to %d is free: each belongs to somebody, or did so since the machine was started", ids.First, ids.Last)
+	return 0, fmt.Errorf("no free UID from %d to %d: all are in use or were used since boot", ids.First, ids.Last)
 }
 
 // numberTaken reports whether the number that a tool would choose by itself, the
@@ -154,7 +154,7 @@ func usedUIDs(r host.Root, o Options) (map[int]bool, error) {
 	}
 	pids, err := r.ProcessIDs()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look at the processes: %w", err)
+		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	for _, pid := range pids {
 		if p, ok := r.Process(pid); ok {

@@ -50,7 +50,7 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 		return withDisk(r, a.Disk, func(f *os.File, size int64) error {
 			// Looked at once more, by the one who writes.
 			if empty, err := blank(f, size); err != nil || !empty {
-				return errors.Join(err, errors.New("the disk is not blank any more"))
+				return errors.Join(err, errors.New("the disk is no longer blank"))
 			}
 			return writeGPT(f, size)
 		})
@@ -65,7 +65,7 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	case Swap:
 		return swap(ctx, r, run, a)
 	}
-	return fmt.Errorf("no such action %q", a.Kind)
+	return fmt.Errorf("unknown action %q", a.Kind)
 }
 
 // withDisk opens a disk for writing. O_EXCL of a block device fails if
@@ -85,7 +85,7 @@ func withDisk(r host.Root, name string, fn func(*os.File, int64) error) error {
 	if err == nil {
 		// A regular file, in tests, has no table to read again.
 		if e := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); e != nil && !errors.Is(e, unix.ENOTTY) && !errors.Is(e, unix.EINVAL) {
-			err = fmt.Errorf("read the partition table again: %w", e)
+			err = fmt.Errorf("reread partition table: %w", e)
 		}
 	}
 	return errors.Join(err, f.Close())
@@ -247,7 +247,7 @@ func swap(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	fi, err := r.Lstat(name)
 	switch {
 	case err == nil && !fi.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", name)
+		return fmt.Errorf("%s is not a regular file", name)
 	case err == nil && fi.Size() == size:
 		if err := r.Chmod(name, 0o600); err != nil {
 			return err
@@ -299,11 +299,11 @@ func swapOn(r host.Root, name string) (bool, error) {
 func room(dir string, size int64) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
+		return fmt.Errorf("check %s: %w", dir, err)
 	}
 	free := int64(st.Bavail) * st.Bsize
 	if free-size < 64<<20 {
-		return fmt.Errorf("%d MiB are free, too few for %d MiB of swap", free>>20, size>>20)
+		return fmt.Errorf("%d MiB free, not enough for %d MiB of swap", free>>20, size>>20)
 	}
 	return nil
 }

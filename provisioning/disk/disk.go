@@ -92,7 +92,7 @@ func (a Action) String() string {
 	case Mount:
 		return "mount " + a.Dev + " on " + a.Dir
 	case Readme:
-		return "warn of data loss in " + a.Dir
+		return "write data loss warning to " + a.Dir
 	case Swap:
 	}
 	return fmt.Sprintf("swap file of %d MiB in %s", a.MiB, a.Dir)
@@ -104,13 +104,13 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 		return nil, "ResourceDisk.Format is off"
 	}
 	if !slices.Contains([]string{"ext2", "ext3", "ext4", "xfs", "btrfs"}, o.FileSystem) {
-		return nil, fmt.Sprintf("the file system %q is none that is made here", o.FileSystem)
+		return nil, fmt.Sprintf("file system %q is not supported", o.FileSystem)
 	}
 	if !path.IsAbs(o.MountPoint) || slices.Contains([]string{"/", "/boot", "/usr", "/etc", "/var", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/tmp"}, path.Clean(o.MountPoint)) {
-		return nil, fmt.Sprintf("%q is no place to mount it", o.MountPoint)
+		return nil, fmt.Sprintf("%q is not a valid mount point", o.MountPoint)
 	}
 	if len(disks) == 0 {
-		return nil, "this VM has no resource disk"
+		return nil, "no resource disk found"
 	}
 	d := disks[0]
 	dir := path.Clean(o.MountPoint)
@@ -119,7 +119,7 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 		after = append(after, Action{Kind: Swap, Dir: dir, MiB: o.SwapMiB})
 	}
 	leave := func(format string, args ...any) ([]Action, string) {
-		return nil, "/dev/" + d.Name + " is left alone: " + fmt.Sprintf(format, args...)
+		return nil, "/dev/" + d.Name + " is not changed: " + fmt.Sprintf(format, args...)
 	}
 	switch {
 	case d.Problem != "":
@@ -154,9 +154,9 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 		}
 		return append(out, mount(n.Dev, o.FileSystem)...), ""
 	case n.FS == FSNTFS && d.ntfs != nil:
-		return leave("it has an NTFS volume that is not as delivered: %s", *d.ntfs)
+		return leave("it has an NTFS volume that is not factory-fresh: %s", *d.ntfs)
 	}
-	return leave("it holds %s", n.FS)
+	return leave("it contains %s", n.FS)
 }
 
 // partition is the name of a partition: disks whose name ends in a digit
@@ -183,7 +183,7 @@ func Look(r host.Root, o Options) ([]Disk, error) {
 		add(path.Base(target), "/dev/disk/azure/resource")
 	}
 	for _, n := range vmbus(r) {
-		add(n, "its place on the VMBus")
+		add(n, "VMBus position")
 	}
 	for _, n := range localNVMe(r) {
 		add(n, "NVMe model")
@@ -258,11 +258,11 @@ func look(r host.Root, name string, o Options) (Disk, error) {
 	sys := "/sys/block/" + name
 	b, err := r.ReadFile(sys + "/size")
 	if err != nil {
-		return d, fmt.Errorf("read its size: %w", err)
+		return d, fmt.Errorf("read size: %w", err)
 	}
 	sectors, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil || sectors <= 0 {
-		return d, errors.New("it has no size")
+		return d, errors.New("size is 0")
 	}
 	d.Size = sectors * sector
 	if b, err := r.ReadFile(sys + "/ro"); err == nil && strings.TrimSpace(string(b)) == "1" {

@@ -156,7 +156,7 @@ func TestPlan(t *testing.T) {
 	early := bytes.Clone(blank)
 	early[100] = 1
 	const mount, mk = "mount /dev/sdb1 on /mnt/resource", "make ext4 on /dev/sdb1"
-	const tail = "; warn of data loss in /mnt/resource; swap file of 1 MiB in /mnt/resource"
+	const tail = "; write data loss warning to /mnt/resource; swap file of 1 MiB in /mnt/resource"
 	full := "partition /dev/sdb; " + mk + "; " + mount + tail
 	for _, tc := range []struct {
 		name    string
@@ -168,26 +168,26 @@ func TestPlan(t *testing.T) {
 		{"blank", blank, nil, nil, full},
 		{"as delivered", withMBR(7, ntfsImage(FactoryLabel, "DATALOSS_WARNING_README.txt", "System Volume Information")), nil, nil, "mark the partition of /dev/sdb as Linux; " + mk + "; " + mount + tail},
 		{"as delivered, empty", withMBR(7, ntfsImage("TEMPORARY STORAGE")), nil, nil, "mark the partition of /dev/sdb as Linux; " + mk + "; " + mount + tail},
-		{"with a user's file", withMBR(7, ntfsImage(FactoryLabel, "thesis.docx")), nil, nil, "left alone: it has an NTFS volume that is not as delivered: it has files"},
-		{"another label", withMBR(7, ntfsImage("DATA")), nil, nil, "left alone: it has an NTFS volume that is not as delivered: its label is not \"Temporary Storage\""},
-		{"damaged NTFS", withMBR(7, ntfsImage(FactoryLabel)[:4096+2]), nil, nil, "left alone: it has an NTFS volume that is not as delivered: it cannot be read"},
-		{"a table in two pieces", withMBR(7, fragmented(ntfsImage(FactoryLabel))), nil, nil, "left alone: it has an NTFS volume that is not as delivered: its label is not \"Temporary Storage\""},
-		{"NTFS on the whole disk", ntfsImage(FactoryLabel), nil, nil, "left alone: it holds ntfs"},
+		{"with a user's file", withMBR(7, ntfsImage(FactoryLabel, "thesis.docx")), nil, nil, "not changed: it has an NTFS volume that is not factory-fresh: it has files"},
+		{"another label", withMBR(7, ntfsImage("DATA")), nil, nil, "not changed: it has an NTFS volume that is not factory-fresh: its label is not \"Temporary Storage\""},
+		{"damaged NTFS", withMBR(7, ntfsImage(FactoryLabel)[:4096+2]), nil, nil, "not changed: it has an NTFS volume that is not factory-fresh: it cannot be read"},
+		{"a table in two pieces", withMBR(7, fragmented(ntfsImage(FactoryLabel))), nil, nil, "not changed: it has an NTFS volume that is not factory-fresh: its label is not \"Temporary Storage\""},
+		{"NTFS on the whole disk", ntfsImage(FactoryLabel), nil, nil, "not changed: it contains ntfs"},
 		{"our own of the last boot", withMBR(0x83, extImage()), nil, nil, mount + tail},
 		{"another Linux file system", withMBR(0x83, append([]byte("XFSB"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, mount + tail},
-		{"encrypted", withMBR(0x83, append([]byte("LUKS\xba\xbe"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, "left alone: it holds luks"},
-		{"raw data in a partition", withMBR(0x83, append([]byte("hello"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, "left alone: it holds data"},
-		{"raw data on the disk", early, nil, nil, "left alone: it holds data"},
+		{"encrypted", withMBR(0x83, append([]byte("LUKS\xba\xbe"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, "not changed: it contains luks"},
+		{"raw data in a partition", withMBR(0x83, append([]byte("hello"), make([]byte, 2*mib)...)[:2*mib]), nil, nil, "not changed: it contains data"},
+		{"raw data on the disk", early, nil, nil, "not changed: it contains data"},
 		{"mounted there", withMBR(0x83, extImage()), map[string]string{"/proc/self/mountinfo": "1 0 8:17 / /mnt/resource rw - ext4 /dev/sdb1 rw\n"}, nil, strings.TrimPrefix(tail, "; ")},
-		{"mounted elsewhere", withMBR(0x83, extImage()), map[string]string{"/proc/self/mountinfo": "1 0 8:17 / /mnt rw - ext4 /dev/sdb1 rw\n"}, nil, "left alone: it is mounted on /mnt"},
-		{"held by LVM", blank, map[string]string{"/sys/block/sdb/holders/dm-0/x": ""}, nil, "left alone: it is part of dm-0"},
-		{"is swap", blank, map[string]string{"/proc/swaps": "Filename\n/dev/sdb partition 1 0 -2\n"}, nil, "left alone: it is swap"},
-		{"read-only", blank, map[string]string{"/sys/block/sdb/ro": "1\n"}, nil, "left alone: it is read-only"},
-		{"no resource disk", blank, map[string]string{"/sys/bus/vmbus/devices/a/device_id": "{other}\n"}, nil, "this VM has no resource disk"},
+		{"mounted elsewhere", withMBR(0x83, extImage()), map[string]string{"/proc/self/mountinfo": "1 0 8:17 / /mnt rw - ext4 /dev/sdb1 rw\n"}, nil, "not changed: it is mounted on /mnt"},
+		{"held by LVM", blank, map[string]string{"/sys/block/sdb/holders/dm-0/x": ""}, nil, "not changed: it is part of dm-0"},
+		{"is swap", blank, map[string]string{"/proc/swaps": "Filename\n/dev/sdb partition 1 0 -2\n"}, nil, "not changed: it is swap"},
+		{"read-only", blank, map[string]string{"/sys/block/sdb/ro": "1\n"}, nil, "not changed: it is read-only"},
+		{"no resource disk", blank, map[string]string{"/sys/bus/vmbus/devices/a/device_id": "{other}\n"}, nil, "no resource disk found"},
 		{"off", blank, nil, func(o *Options) { o.Format = false }, "ResourceDisk.Format is off"},
-		{"hostile file system", blank, nil, func(o *Options) { o.FileSystem = "../x" }, "the file system \"../x\" is none that is made here"},
-		{"hostile mount point", blank, nil, func(o *Options) { o.MountPoint = "/boot/" }, "\"/boot/\" is no place to mount it"},
-		{"no swap", blank, nil, func(o *Options) { o.Swap = false }, "partition /dev/sdb; " + mk + "; " + mount + "; warn of data loss in /mnt/resource"},
+		{"hostile file system", blank, nil, func(o *Options) { o.FileSystem = "../x" }, "file system \"../x\" is not supported"},
+		{"hostile mount point", blank, nil, func(o *Options) { o.MountPoint = "/boot/" }, "\"/boot/\" is not a valid mount point"},
+		{"no swap", blank, nil, func(o *Options) { o.Swap = false }, "partition /dev/sdb; " + mk + "; " + mount + "; write data loss warning to /mnt/resource"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -316,7 +316,7 @@ func TestADiskThatIsNotBlankAnyMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = Apply(t.Context(), r, &hosttest.Runner{}, actions, nil)
-	if err == nil || !strings.Contains(err.Error(), "not blank any more") {
+	if err == nil || !strings.Contains(err.Error(), "no longer blank") {
 		t.Errorf("error %v", err)
 	}
 	if b, _ := os.ReadFile(r.Path("/dev/sdb")); !bytes.Equal(b, extImage()) {
@@ -431,7 +431,7 @@ func TestPowerCutWithinMkfs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const left = "/dev/sdb is left alone: it holds data"
+	const left = "/dev/sdb is not changed: it contains data"
 	actions, _ := planned(t, r, o)
 	half := strings.Repeat("\x00", 4096) + "half a file system"
 	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"mkfs.ext4": {Code: -1, Do: func(host.Cmd) error { write(mib, half); return nil }}}}

@@ -16,7 +16,7 @@ import (
 )
 
 // ErrDeclined says that the person at the keyboard did not want it.
-var ErrDeclined = errors.New("not confirmed, nothing was changed")
+var ErrDeclined = errors.New("not confirmed, nothing changed")
 
 // Apply does what was planned. An action that fails does not stop the
 // others; all failures come back joined. done is told of each, may be nil.
@@ -67,7 +67,7 @@ func apply(ctx context.Context, sys *provisioning.System, o Options, a Action) e
 	case DelUser:
 		return provisioning.RemoveAccount(ctx, sys, o.Machine, a.Path)
 	}
-	return fmt.Errorf("no such action %q", a.Kind)
+	return fmt.Errorf("unknown action %q", a.Kind)
 }
 
 // Mode is how Deprovision goes about it.

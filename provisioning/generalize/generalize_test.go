@@ -186,7 +186,7 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := fmt.Sprint(got)
-	for _, want := range []string{"/home/b/key.pem: contains a private key", "/home/azureuser/.ssh/authorized_keys: lets somebody", "ssh_host_rsa_key", "azureuser has the same password", "/etc/fstab: swap", "ovf-env.xml"} {
+	for _, want := range []string{"/home/b/key.pem: contains a private key", "/home/azureuser/.ssh/authorized_keys: allows logins", "ssh_host_rsa_key", "azureuser has the same password", "/etc/fstab: swap", "ovf-env.xml"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("nothing about %q", want)
 		}

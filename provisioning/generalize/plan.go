@@ -48,9 +48,9 @@ func (a Action) String() string {
 	case DelUser:
 		return "delete the account " + a.Path + " and its home"
 	case LockRoot:
-		return "lock the password of root"
+		return "lock the root password"
 	case SSHD:
-		return "take our settings out of " + a.Path
+		return "remove the agent's settings from " + a.Path
 	case StopUnit:
 		return "stop " + a.Path
 	case Write:
@@ -79,14 +79,14 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	}
 	p := &planner{r: r}
 	if o.Service != "" && r.Exists("/run/systemd/system") {
-		p.add(Action{Kind: StopUnit, Path: o.Service, Why: "it would write its state again"})
+		p.add(Action{Kind: StopUnit, Path: o.Service, Why: "it would write the state again"})
 	}
 	// First, because the account's name stands in files that go, and a second
 	// run after one that was cut off needs to find it.
 	if o.User {
 		users := p.users(o)
 		if len(users) == 0 {
-			warnings = append(warnings, "no account was found to have been provisioned: neither "+o.Machine.Lib+"/ovf-env.xml nor the ledger names one that exists")
+			warnings = append(warnings, "no provisioned account found: neither "+o.Machine.Lib+"/ovf-env.xml nor the agent's records name an existing account")
 		}
 		for _, u := range users {
 			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
@@ -95,14 +95,14 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 			// What is noted there meanwhile.
 			p.add(Action{Kind: Remove, Path: o.Machine.Dir(), Why: "state of this VM"})
 		}
-		p.glob(Remove, "rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
+		p.glob(Remove, "sudo rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
 	}
-	p.glob(Remove, "host key, the same in every clone", o.Machine.SSHDir+"/ssh_host_*key*")
+	p.glob(Remove, "host key, must be different in each VM", o.Machine.SSHDir+"/ssh_host_*key*")
 	p.leases()
 	p.hostName()
 	if o.Machine.DeleteRootPassword {
 		if f, ok, err := r.PasswordField(o.Machine.Shadow, "root"); err == nil && ok && !strings.HasPrefix(f, "*") && !strings.HasPrefix(f, "!") {
-			p.add(Action{Kind: LockRoot, Path: o.Machine.Shadow, Why: "nobody may log in with it"})
+			p.add(Action{Kind: LockRoot, Path: o.Machine.Shadow, Why: "not used for logins"})
 		}
 	}
 	for _, f := range provisioning.SSHDTraces(r, o.Machine) {
@@ -114,7 +114,7 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	p.identity()
 	p.cloudInit()
 	p.glob(Remove, "marker of azure-init", "/var/lib/azure-init/*")
-	p.glob(Remove, "firewall of this VM", "/etc/systemd/system/waagent-network-setup.service", "/usr/lib/systemd/system/waagent-network-setup.service", "/lib/systemd/system/waagent-network-setup.service")
+	p.glob(Remove, "firewall unit of the classic agent", "/etc/systemd/system/waagent-network-setup.service", "/usr/lib/systemd/system/waagent-network-setup.service", "/lib/systemd/system/waagent-network-setup.service")
 	p.glob(Remove, "limits of extensions", "/etc/systemd/system/azure-vmextensions*.slice", "/etc/systemd/system/*.service.d/11-Slice.conf", "/lib/systemd/system/*.service.d/11-Slice.conf")
 	p.resolvConf()
 	return p.out, warnings
@@ -175,7 +175,7 @@ func (p *planner) leases() {
 		"/var/lib/dhclient/*", "/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/db/dhclient.leases.*",
 		"/var/lib/NetworkManager/dhclient-*.lease", "/var/lib/NetworkManager/internal-*.lease", "/run/systemd/netif/leases/*", "/var/lib/wicked/*")
 	p.glob(Remove, "DHCP identity of this VM", "/var/lib/NetworkManager/secret_key", "/etc/dhcpcd.duid", "/var/lib/dhcpcd/duid")
-	p.glob(Remove, "network card of this VM", "/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules")
+	p.glob(Remove, "network interface names of this VM", "/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules")
 }
 
 // localName is what an image is called.
@@ -204,12 +204,12 @@ func (p *planner) hostName() {
 
 // identity is what machines must not share (machine-id(5), random-seed).
 func (p *planner) identity() {
-	p.glob(Empty, "every clone needs its own", "/etc/machine-id")
+	p.glob(Empty, "must be different in each VM", "/etc/machine-id")
 	if fi, err := p.r.Lstat("/var/lib/dbus/machine-id"); err == nil && fi.Mode().IsRegular() {
-		p.add(Action{Kind: Remove, Path: "/var/lib/dbus/machine-id", Why: "every clone needs its own"})
+		p.add(Action{Kind: Remove, Path: "/var/lib/dbus/machine-id", Why: "must be different in each VM"})
 	}
-	p.glob(Remove, "every clone needs its own", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/var/lib/seedrng/*")
-	p.glob(Empty, "values of this VM", "/var/lib/hyperv/.kvp_pool_*")
+	p.glob(Remove, "must be different in each VM", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/var/lib/seedrng/*")
+	p.glob(Empty, "KVP data of this VM", "/var/lib/hyperv/.kvp_pool_*")
 }
 
 // cloudInit lets cloud-init clean up after itself, and does it where it is
@@ -224,7 +224,7 @@ func (p *planner) cloudInit() {
 		return
 	}
 	if has {
-		p.add(Action{Kind: Command, Args: []string{"cloud-init", "clean", "--logs"}, Why: "cloud-init takes the next VM for this one"})
+		p.add(Action{Kind: Command, Args: []string{"cloud-init", "clean", "--logs"}, Why: "so that cloud-init runs again on a new VM"})
 		return
 	}
 	p.glob(Remove, "state of cloud-init", "/var/lib/cloud/instance", "/var/lib/cloud/instances", "/var/lib/cloud/data", "/var/lib/cloud/sem", "/var/log/cloud-init*.log")

@@ -51,10 +51,10 @@ func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
 	o.Machine = o.Machine.WithDefaults()
 	o.Machine.DeleteRootPassword, o.User = true, true
 	if !slices.Contains(Profiles(), profile) {
-		return nil, fmt.Errorf("no profile %q; there are marketplace, cis and immutable", profile)
+		return nil, fmt.Errorf("unknown profile %q (available: marketplace, cis, immutable)", profile)
 	}
 	if !r.Exists("/etc") || !r.Exists("/usr") {
-		return nil, errors.New("that is no root file system: it has no /etc or no /usr")
+		return nil, errors.New("not a root file system: /etc or /usr is missing")
 	}
 	v := &verifier{r: r, o: o}
 	actions, _ := Plan(r, o)
@@ -109,7 +109,7 @@ func (v *verifier) secrets() {
 			keys := base == "authorized_keys" || base == "authorized_keys2"
 			if fi.Size() > secretSize {
 				if keys {
-					v.bad(name, "lets somebody into every VM of this image, or has %d bytes of something else", fi.Size())
+					v.bad(name, "too large to check (%d bytes); it may allow logins to every VM of this image", fi.Size())
 				}
 				return nil
 			}
@@ -121,7 +121,7 @@ func (v *verifier) secrets() {
 			case err != nil:
 				return nil //nolint:nilerr // another by now, or gone
 			case keys && len(bytes.TrimSpace(b)) > 0:
-				v.bad(name, "lets somebody into every VM of this image")
+				v.bad(name, "allows logins to every VM of this image")
 			case !keys && looksSecret(b):
 				v.bad(name, "contains a private key")
 			}
@@ -129,12 +129,12 @@ func (v *verifier) secrets() {
 		})
 		switch {
 		case errors.Is(err, host.ErrTooMany):
-			v.note(top, "only %d of its files were looked at", verifyFiles)
+			v.note(top, "only the first %d files were checked", verifyFiles)
 		case errors.Is(err, errEnough):
-			v.note(top, "not looked at to its end: more than %d MiB of small files", verifyBytes>>20)
+			v.note(top, "not checked completely: more than %d MiB of small files", verifyBytes>>20)
 			return
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			v.note(top, "not looked at: %v", err)
+			v.note(top, "not checked: %v", err)
 		}
 	}
 }
@@ -162,12 +162,12 @@ func (v *verifier) accounts() {
 		switch {
 		case err != nil || !ok:
 		case f == "":
-			v.bad(v.o.Machine.Shadow, "%s logs in without a password", a.Name)
+			v.bad(v.o.Machine.Shadow, "%s can log in without a password", a.Name)
 		case strings.HasPrefix(f, "$") && a.Name != "root":
 			v.bad(v.o.Machine.Shadow, "%s has the same password in every VM", a.Name)
 		}
 		if a.UID == 0 && a.Name != "root" {
-			v.bad("/etc/passwd", "%s is another root", a.Name)
+			v.bad("/etc/passwd", "%s has uid 0", a.Name)
 		}
 	}
 }
@@ -176,10 +176,10 @@ func (v *verifier) accounts() {
 func (v *verifier) marketplace() {
 	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "ClientAliveInterval"); ok {
 		if n, err := strconv.Atoi(s); err != nil || n < 30 || n > 235 {
-			v.bad("", "sshd: ClientAliveInterval is %s, certification wants 30 to 235", s)
+			v.bad("", "sshd: ClientAliveInterval is %s, certification requires 30 to 235", s)
 		}
 	} else {
-		v.note("", "sshd: ClientAliveInterval is not set; the agent sets it when it provisions")
+		v.note("", "sshd: ClientAliveInterval is not set; the agent sets it during provisioning")
 	}
 	if b, err := v.r.ReadFile("/etc/fstab"); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -191,13 +191,13 @@ func (v *verifier) marketplace() {
 	if slices.ContainsFunc([]string{"/usr/sbin/azguest", "/usr/bin/azguest", "/usr/sbin/waagent", "/usr/bin/waagent"}, v.r.Exists) {
 		return
 	}
-	v.bad("", "no guest agent")
+	v.bad("", "no guest agent installed")
 }
 
 func (v *verifier) cis() {
 	for name, most := range map[string]fs.FileMode{"/etc/shadow": 0o640, "/etc/gshadow": 0o640, "/etc/passwd": 0o644, "/etc/ssh/sshd_config": 0o644} {
 		if fi, err := v.r.Stat(name); err == nil && fi.Mode().Perm()&^most != 0 {
-			v.bad(name, "mode %04o, at most %04o", fi.Mode().Perm(), most)
+			v.bad(name, "mode is %04o, at most %04o is allowed", fi.Mode().Perm(), most)
 		}
 	}
 	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "PermitEmptyPasswords"); ok && strings.EqualFold(s, "yes") {
@@ -211,13 +211,13 @@ func (v *verifier) cis() {
 func (v *verifier) immutable() {
 	for _, dir := range []string{"/var/lib", "/var/log", "/run"} {
 		if !v.r.Exists(dir) {
-			v.note(dir, "does not exist; the unit must make it")
+			v.note(dir, "does not exist; the unit must create it")
 		}
 	}
 	if names, err := v.r.Glob("/usr/lib/waagent/*.state"); err == nil && len(names) > 0 {
-		v.bad(names[0], "state below /usr")
+		v.bad(names[0], "state in /usr")
 	}
 	if fi, err := v.r.Lstat("/etc/ssh/sshd_config"); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
-		v.note("/etc/ssh/sshd_config", "a link; provisioning replaces it by a file unless a drop-in works")
+		v.note("/etc/ssh/sshd_config", "symbolic link; provisioning replaces it with a file unless drop-ins are supported")
 	}
 }

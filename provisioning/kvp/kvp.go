@@ -73,7 +73,7 @@ func (p *Pool) Set(ctx context.Context, recs ...Record) error {
 			have = upsert(have, rec)
 		}
 		if len(have) > MaxRecords {
-			return nil, fmt.Errorf("%d records, the daemon reads %d", len(have), MaxRecords)
+			return nil, fmt.Errorf("%d records, at most %d are allowed", len(have), MaxRecords)
 		}
 		return have, nil
 	})
@@ -206,7 +206,7 @@ func (p *Pool) lock(ctx context.Context, create bool) (*os.File, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, lockWait, errors.New("somebody else holds the pool"))
+	ctx, cancel := context.WithTimeoutCause(ctx, lockWait, errors.New("pool is locked by another process"))
 	defer cancel()
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -267,13 +267,13 @@ func check(r Record) error {
 	case r.Key == "":
 		return errors.New("no key")
 	case !utf8.ValidString(r.Key) || !utf8.ValidString(r.Value):
-		return errors.New("not UTF-8: the kernel would refuse the whole pool")
+		return errors.New("not UTF-8")
 	case strings.Contains(r.Key, "\x00") || strings.Contains(r.Value, "\x00"):
 		return errors.New("contains NUL")
 	case units(r.Key) > MaxKey || len(r.Key) >= KeySize:
-		return fmt.Errorf("key of %d units, at most %d arrive", units(r.Key), MaxKey)
+		return fmt.Errorf("key has %d UTF-16 units, at most %d are allowed", units(r.Key), MaxKey)
 	case units(r.Value) > MaxValue || len(r.Value) >= ValueSize:
-		return fmt.Errorf("value of %d units, at most %d arrive", units(r.Value), MaxValue)
+		return fmt.Errorf("value has %d UTF-16 units, at most %d are allowed", units(r.Value), MaxValue)
 	}
 	return nil
 }
