@@ -142,7 +142,7 @@ func readIn(d *host.Dir, name string, limit int64) ([]byte, fs.FileInfo, error) 
 		return nil, fi, err
 	}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 && d.Trusted() != nil {
-		return nil, fi, fmt.Errorf("%s/%s: %w: it has %d names", d.Name(), name, host.ErrUnsafe, st.Nlink)
+		return nil, fi, fmt.Errorf("%s/%s: %w: file has %d links", d.Name(), name, host.ErrUnsafe, st.Nlink)
 	}
 	return data, fi, nil
 }
@@ -248,7 +248,7 @@ const (
 	maxCarriedDepth = 100
 )
 
-var errCarried = errors.New("there is too much in the handler's directory to be taken over")
+var errCarried = errors.New("the handler's directory has too many files to copy")
 
 // A carrier takes files over from one directory to another. The old one keeps
 // everything: until the new one has its name the old one is the handler.

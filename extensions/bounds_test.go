@@ -54,8 +54,8 @@ func TestSEC7PackagesAreCountedAsTheDiskDoes(t *testing.T) {
 		"empty files":                 {entries(50_001, func(i int) string { return fmt.Sprintf("%x", i) }), maxUnpacked, "50000 files and directories"},
 		"blocks of small files":       {small(1000), 4 << 20, "4194304 bytes on disk"},
 		"blocks of directories":       {entries(1000, func(i int) string { return fmt.Sprintf("%x/", i) }), 4 << 20, "4194304 bytes on disk"},
-		"names":                       {entries(30_000, func(i int) string { return fmt.Sprintf("%0250x", i) }), 4 << 20, "bytes of a zip's directory"},
-		"a directory of its own":      {entries(100_000, func(i int) string { return fmt.Sprintf("%x", i%7) }), maxUnpacked, "bytes of a zip's directory"},
+		"names":                       {entries(30_000, func(i int) string { return fmt.Sprintf("%0250x", i) }), 4 << 20, "bytes in the zip directory"},
+		"a directory of its own":      {entries(100_000, func(i int) string { return fmt.Sprintf("%x", i%7) }), maxUnpacked, "bytes in the zip directory"},
 		"a file of more than it says": {lie(1, 1<<20), maxUnpacked, "not a valid zip"},
 		"a size that is none":         {lie(1<<63, 10), maxUnpacked, "bytes on disk"},
 	} {

@@ -31,7 +31,7 @@ const (
 
 // errBundle says that a package is not one we unpack. It is the package's
 // fault: another address may have a better one.
-var errBundle = because(causePackage, errors.New("package is not acceptable"))
+var errBundle = because(causePackage, errors.New("invalid package"))
 
 // unpack writes a package into dst, a directory it makes, and brings the
 // manifest to its root. Nothing in the package can reach outside of dst:
@@ -128,17 +128,17 @@ func checkBundle(z *zip.Reader, size, limit int64) ([]string, error) {
 		}
 		mode := f.Mode()
 		if !mode.IsRegular() && !mode.IsDir() {
-			return nil, fmt.Errorf("%w: %s is a %v, only files and directories are allowed", errBundle, bound.Quote(f.Name), mode.Type())
+			return nil, fmt.Errorf("%w: %s has type %v, only files and directories are allowed", errBundle, bound.Quote(f.Name), mode.Type())
 		}
 		dir := mode.IsDir() || strings.HasSuffix(f.Name, "/")
 		if name == "." {
 			if !dir {
-				return nil, fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(f.Name))
+				return nil, fmt.Errorf("%w: invalid name %s", errBundle, bound.Quote(f.Name))
 			}
 			continue
 		}
 		if was, twice := isDir[name]; twice && (!dir || !was) {
-			return nil, fmt.Errorf("%w: %s is in it twice", errBundle, bound.Quote(f.Name))
+			return nil, fmt.Errorf("%w: duplicate entry %s", errBundle, bound.Quote(f.Name))
 		}
 		isDir[name] = dir
 		names[i] = name
@@ -153,16 +153,16 @@ func checkBundle(z *zip.Reader, size, limit int64) ([]string, error) {
 func bundleName(raw string) (string, error) {
 	name := strings.ReplaceAll(raw, `\`, "/") // made on Windows
 	if len(name) > maxNameBytes || strings.ContainsRune(name, 0) || strings.HasPrefix(name, "/") {
-		return "", fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(raw))
+		return "", fmt.Errorf("%w: invalid name %s", errBundle, bound.Quote(raw))
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." || len(part) > 255 {
-			return "", fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(raw))
+			return "", fmt.Errorf("%w: invalid name %s", errBundle, bound.Quote(raw))
 		}
 	}
 	name = path.Clean(name)
 	if depth(name) > maxDepth || !filepath.IsLocal(name) {
-		return "", fmt.Errorf("%w: bad name %s", errBundle, bound.Quote(raw))
+		return "", fmt.Errorf("%w: invalid name %s", errBundle, bound.Quote(raw))
 	}
 	return name, nil
 }
@@ -181,7 +181,7 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 	}
 	out, err := root.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrInvalid) {
-		return 0, fmt.Errorf("%w: %q is in it twice", errBundle, name)
+		return 0, fmt.Errorf("%w: duplicate entry %q", errBundle, name)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("unpack %s: %w", name, err)
@@ -203,7 +203,7 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 		return n, fmt.Errorf("%w: %s: %w", errBundle, name, err)
 	}
 	if n > left {
-		return n, fmt.Errorf("%w: unpacks to more than it says", errBundle)
+		return n, fmt.Errorf("%w: unpacks to more than the declared size", errBundle)
 	}
 	return n, nil
 }

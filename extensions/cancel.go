@@ -33,7 +33,7 @@ const cancelTime = time.Minute
 // Retry. It says what it did. A removal goes on without the command that was
 // killed.
 func (m *Manager) Cancel(ctx context.Context, name, config string) (string, error) {
-	ctx, stop := context.WithTimeoutCause(ctx, cancelTime, errors.New("the engine does not answer"))
+	ctx, stop := context.WithTimeoutCause(ctx, cancelTime, errors.New("no answer from the agent"))
 	defer stop()
 	c := cancelRequest{name: name, config: config, answer: make(chan cancelAnswer, 1)}
 	select {
@@ -57,13 +57,13 @@ func (m *Manager) Cancel(ctx context.Context, name, config string) (string, erro
 		}
 		return a.did, nil
 	case <-ctx.Done():
-		return a.did + "; it has not ended yet", nil
+		return a.did + "; it is still stopping", nil
 	}
 }
 
 // cancelled is why an extension that waited, or was fetched, has failed.
 func cancelled(when string) Problem {
-	return Problem{codeOther, causeCancelled, causeCancelled + ": an operator has cancelled it " + when}
+	return Problem{codeOther, causeCancelled, causeCancelled + ": cancelled by the operator " + when}
 }
 
 func (p Problem) err() error { return because(p.Cause, errors.New(p.Text)) }
@@ -86,7 +86,7 @@ func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 			p.off[key] = cancelled("during " + string(t.Op))
 		}
 		h.stop(errCancelled)
-		return cancelAnswer{did: fmt.Sprintf("stopped what ran for %s: %s of version %s", h.name, t.Op, t.Version), ended: h.ended}
+		return cancelAnswer{did: fmt.Sprintf("stopped %s: %s of version %s", h.name, t.Op, t.Version), ended: h.ended}
 	}
 	for _, q := range mine {
 		h := m.handler(q.handler.Name)
@@ -102,9 +102,9 @@ func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 			return m.endRemains(ctx, h, r)
 		}
 		m.giveUpOn(q, cancelled("while it waited for "+waits))
-		return cancelAnswer{did: fmt.Sprintf("%s waited for %s; it is given up until the next goal state", q.row, waits)}
+		return cancelAnswer{did: fmt.Sprintf("%s was waiting for %s; cancelled until the next goal state", q.row, waits)}
 	}
-	return cancelAnswer{err: fmt.Errorf("cancel %s: nothing is running and nothing waits", c.name)}
+	return cancelAnswer{err: fmt.Errorf("cancel %s: nothing is running or waiting", c.name)}
 }
 
 // giveUpOn keeps a pair that waits from being processed in this goal state.
@@ -123,13 +123,13 @@ func (m *Manager) giveUpOn(q pair, why Problem) {
 		// The next start of the agent knows it too.
 		w := newWork(m, h, q.handler, Task{Op: Enable, Version: m.versionOf(q.handler)})
 		if err := w.failTarget(w.rec(w.task.Version), why); err != nil {
-			m.log.Warn().Err(err).Str("extension", q.row).Msg("could not be recorded")
+			m.log.Warn().Err(err).Str("extension", q.row).Msg("could not save record")
 		}
 		h.recs = w.recs
 	}
 	delete(p.waits, q.key())
 	h.settled = false
-	m.log.Warn().Str("extension", q.row).Str("why", why.Text).Msg("extension is given up")
+	m.log.Warn().Str("extension", q.row).Str("why", why.Text).Msg("extension cancelled")
 }
 
 // enabledRow says that an extension is enabled as it should be, and that it has
@@ -157,13 +157,13 @@ func (m *Manager) endRemains(ctx context.Context, h *handler, r row) cancelAnswe
 		e.Cancelled = e.Last.Job
 		return w.put(rec.setExt(ext, e))
 	})
-	return cancelAnswer{did: "stopped what ran for " + r.pair.row + ": its enable had ended and left its status at transitioning", ended: h.ended}
+	return cancelAnswer{did: "stopped " + r.pair.row + ": enable had finished, but the status was still transitioning", ended: h.ended}
 }
 
 // ended notes what was met when a command was killed, for the operator.
 func (w *work) ended(e host.Ending) {
 	w.how = fmt.Sprintf("%d processes were killed", e.Killed)
 	if len(e.Left) > 0 {
-		w.how += fmt.Sprintf(", and %v live on", e.Left)
+		w.how += fmt.Sprintf(", processes %v did not exit", e.Left)
 	}
 }

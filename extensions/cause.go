@@ -209,11 +209,11 @@ func classify(res host.JobResult, timeout time.Duration, p probe, says string) C
 		return Cause{}
 	case host.JobTimeout:
 		if res.Error != "" { // somebody else than the supervisor has ended it
-			return Cause{causeOverdue, fmt.Sprintf("it did not end within %v, and %s; the agent has ended it", timeout, res.Error)}
+			return Cause{causeOverdue, fmt.Sprintf("it did not finish within %v, and %s; the agent killed both", timeout, res.Error)}
 		}
-		return Cause{"AZ-EXT-TIMEOUT", fmt.Sprintf("it did not end within %v and was killed", timeout)}
+		return Cause{"AZ-EXT-TIMEOUT", fmt.Sprintf("it did not finish within %v and was killed", timeout)}
 	case host.JobLost:
-		return Cause{"AZ-EXT-LOST", "it was interrupted (reboot or kill) and its outcome is not known"}
+		return Cause{"AZ-EXT-LOST", "it was interrupted (reboot or kill) and its result is unknown"}
 	case host.JobNotStarted:
 		return Cause{"AZ-EXT-NOTSTARTED", "it could not be started: " + res.Error}
 	}
@@ -233,11 +233,11 @@ func classify(res host.JobResult, timeout time.Duration, p probe, says string) C
 	if res.Code == 126 || res.Code == 127 || res.Code == 2 {
 		switch {
 		case p.Noexec != "":
-			return Cause{"AZ-EXT-NOEXEC", fmt.Sprintf("%s is mounted noexec; mount it exec or set Extensions.ExecDir to a directory that allows it", p.Noexec)}
+			return Cause{"AZ-EXT-NOEXEC", fmt.Sprintf("%s is mounted noexec; set Extensions.ExecDir to a directory on a file system that is not", p.Noexec)}
 		case p.Machine != "":
-			return Cause{"AZ-EXT-ARCH", fmt.Sprintf("%s is built for %s and this machine is %s", p.Program, p.Machine, runtime.GOARCH)}
+			return Cause{"AZ-EXT-ARCH", fmt.Sprintf("%s is built for %s, but this machine is %s", p.Program, p.Machine, runtime.GOARCH)}
 		case p.CRLF:
-			return Cause{"AZ-EXT-CRLF", fmt.Sprintf("%s has Windows line ends after its #! line", p.Program)}
+			return Cause{"AZ-EXT-CRLF", fmt.Sprintf("the #! line of %s has a Windows line ending", p.Program)}
 		case p.NoInterp:
 			return Cause{"AZ-EXT-INTERPRETER", fmt.Sprintf("%s needs %s, which is not installed", p.Program, p.Interp)}
 		case p.NotExec:
@@ -248,10 +248,10 @@ func classify(res host.JobResult, timeout time.Duration, p probe, says string) C
 	case strings.Contains(low, "error while loading shared libraries"):
 		return Cause{"AZ-EXT-LIBRARY", "a shared library is missing: " + lineWith(says, "shared libraries")}
 	case strings.Contains(low, "exec format error"):
-		return Cause{"AZ-EXT-ARCH", "a program of the package is not for this machine: " + lineWith(says, "xec format error")}
+		return Cause{"AZ-EXT-ARCH", "a program of the package is built for another architecture: " + lineWith(says, "xec format error")}
 	case strings.Contains(low, "bad interpreter"):
 		if strings.Contains(says, "^M") {
-			return Cause{"AZ-EXT-CRLF", "a script has Windows line ends: " + lineWith(says, "bad interpreter")}
+			return Cause{"AZ-EXT-CRLF", "a script has Windows line endings: " + lineWith(says, "bad interpreter")}
 		}
 		return Cause{"AZ-EXT-INTERPRETER", lineWith(says, "bad interpreter")}
 	case strings.Contains(low, "no space left on device"):
@@ -259,20 +259,20 @@ func classify(res host.JobResult, timeout time.Duration, p probe, says string) C
 	case strings.Contains(low, "could not get lock") || strings.Contains(low, "is another process using it") || strings.Contains(low, "waiting for cache lock"):
 		return Cause{"AZ-EXT-PKGLOCK", "the package manager is busy: " + lineWith(low, "lock")}
 	case res.Code == 126 && p.Enforcing:
-		return Cause{"AZ-EXT-SELINUX", "probably SELinux: the mode is enforcing and running " + p.Program + " was refused; see ausearch -m avc"}
+		return Cause{"AZ-EXT-SELINUX", "probably SELinux: it is enforcing, and running " + p.Program + " was denied; run: ausearch -m avc"}
 	case res.Code == 126:
-		return Cause{"AZ-EXT-NOTEXEC", "a command could not be executed (126)"}
+		return Cause{"AZ-EXT-NOTEXEC", "a command could not be executed (exit code 126)"}
 	case res.Code > 128 && res.Code < 128+32:
 		// How a shell tells that its child was killed.
-		return Cause{"AZ-EXT-SIGNAL", fmt.Sprintf("it was killed by %s (exit status %d)", signalName(res.Code-128), res.Code)}
+		return Cause{"AZ-EXT-SIGNAL", fmt.Sprintf("it was killed by %s (exit code %d)", signalName(res.Code-128), res.Code)}
 	case res.Code == 127:
-		return Cause{"AZ-EXT-NOTFOUND", strings.TrimSuffix("a command was not found (127): "+cmp.Or(lineWith(says, "not found"), lineWith(says, "No such file")), ": ")}
+		return Cause{"AZ-EXT-NOTFOUND", strings.TrimSuffix("a command was not found (exit code 127): "+cmp.Or(lineWith(says, "not found"), lineWith(says, "No such file")), ": ")}
 	case res.Code == 51:
-		return Cause{"AZ-EXT-UNSUPPORTED", "the handler says that it does not support this system (51)"}
+		return Cause{"AZ-EXT-UNSUPPORTED", "the handler does not support this system (exit code 51)"}
 	case res.Code == 52:
-		return Cause{"AZ-EXT-DEPENDENCY", "the handler says that something it needs is missing (52)"}
+		return Cause{"AZ-EXT-DEPENDENCY", "a dependency of the handler is missing (exit code 52)"}
 	}
-	return Cause{"AZ-EXT-EXIT", fmt.Sprintf("it ended with exit status %d", res.Code)}
+	return Cause{"AZ-EXT-EXIT", fmt.Sprintf("it exited with code %d", res.Code)}
 }
 
 // lineWith is the last line that contains a word, for a message.

@@ -52,7 +52,7 @@ func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t Ta
 	for _, q := range pairs {
 		if m.lacking([]pair{q}) != "" && p.blind[q.key()].row == "" {
 			p.blind[q.key()] = q
-			m.log.Warn().Str("extension", q.row).Str("certificate", thumb).Msg("the certificate of the protected settings is not there; going on without")
+			m.log.Warn().Str("extension", q.row).Str("certificate", thumb).Msg("certificate of the protected settings not available, continuing without it")
 		}
 	}
 	return ""
@@ -70,7 +70,7 @@ func (m *Manager) lookForCertificates() {
 		case endOpen:
 			continue // it may still come to a good end
 		case endFailed, endError:
-			p.forced[key] = "its certificate has arrived"
+			p.forced[key] = "certificate received"
 			m.rearm(strings.ToLower(q.handler.Name))
 		case endGood:
 		}

@@ -66,7 +66,7 @@ func (m *Manager) lookForDead() bool {
 		case !old.final && time.Since(old.since) >= m.cfg.Timeouts.Dead:
 			old.final, changed = true, true
 			old.message = m.deadMessage(q, e, st, r.missing)
-			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension left its status at transitioning and nothing of it is running")
+			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension status is transitioning, but none of its processes runs")
 		}
 		p.dead[q.key()] = old
 	}
@@ -131,7 +131,7 @@ func (m *Manager) names(file, name, base string) bool {
 }
 
 func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus, missing bool) string {
-	last := "it never wrote a status file"
+	last := "it wrote no status file"
 	if !missing && st.Message != nil {
 		last = "its last status message was: " + clip(*st.Message, 1000)
 	}
@@ -140,5 +140,5 @@ func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus,
 		dir := m.store.jobDir(e.Last.Job)
 		out = "\n" + outputText(tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096))
 	}
-	return fmt.Sprintf("AZ-EXT-LIMBO: nothing of extension %s is running any more and it did not report an end; %s%s", q.row, last, out)
+	return fmt.Sprintf("AZ-EXT-LIMBO: no process of extension %s is running and it did not report a final status; %s%s", q.row, last, out)
 }

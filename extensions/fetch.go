@@ -86,7 +86,7 @@ func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
 	}
 	w.m.store.dropPackage(r.Name, r.Version)
 	if w.dec == nil || w.dec.err != nil {
-		return r, errors.New("no package is known")
+		return r, errors.New("package not known")
 	}
 	if len(w.dec.pkg.URIs) == 0 {
 		return r, errors.New("no package uri found")
@@ -117,7 +117,7 @@ func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
 		got, err := w.accept(ctx, r, kept, sum)
 		if err == nil {
 			if err := top.WriteFile(sumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
-				return got, fmt.Errorf("keep package: %w", err)
+				return got, fmt.Errorf("save package: %w", err)
 			}
 			return got, nil
 		}
@@ -141,14 +141,14 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	h := sha256.New()
 	n, err := io.Copy(h, io.LimitReader(f, w.m.cfg.PackageLimit+1))
 	if n > w.m.cfg.PackageLimit {
-		err = fmt.Errorf("%w: it has more than %d bytes", errBundle, w.m.cfg.PackageLimit)
+		err = fmt.Errorf("%w: more than %d bytes", errBundle, w.m.cfg.PackageLimit)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return r, fmt.Errorf("read package: %w", err)
 	}
 	digest := hex.EncodeToString(h.Sum(nil))
 	if sum != "" && !strings.EqualFold(sum, digest) {
-		return r, fmt.Errorf("%w: its SHA-256 is %s and should be %s", errBundle, digest, sum)
+		return r, fmt.Errorf("%w: SHA-256 is %s, want %s", errBundle, digest, sum)
 	}
 	signer, err := w.verify(ctx, file)
 	if err != nil {
@@ -186,10 +186,10 @@ func (s store) placeTree(tmp, name, version string) error {
 	dir, link := base, false
 	if at := noexecMount(s.root.Path(s.lib)); at != "" {
 		if s.exec == "" {
-			return spelled(causeNoexec, fmt.Errorf("%s is mounted noexec; mount it exec or set Extensions.ExecDir to a directory that allows it", at))
+			return spelled(causeNoexec, fmt.Errorf("%s is mounted noexec; set Extensions.ExecDir to a directory on a file system that is not", at))
 		}
 		if bad := noexecMount(s.root.Path(s.exec)); bad != "" {
-			return spelled(causeNoexec, fmt.Errorf("Extensions.ExecDir is on %s, which is mounted noexec too", bad))
+			return spelled(causeNoexec, fmt.Errorf("Extensions.ExecDir is on %s, which is also mounted noexec", bad))
 		}
 	}
 	if s.exec != "" && s.exec != s.lib {
@@ -308,7 +308,7 @@ func (s store) room(limit int64) error {
 	}
 	const least = 4 << 20 // how much a package needs is known when it is there
 	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
-		return spelled(causeDiskLow, fmt.Errorf("%s has %d MiB left, at least %d are needed", s.lib, free>>20, least>>20))
+		return spelled(causeDiskLow, fmt.Errorf("%s has %d MiB free, at least %d MiB are needed", s.lib, free>>20, least>>20))
 	}
 	return nil
 }
@@ -324,7 +324,7 @@ func (s store) dropPackage(name, version string) {
 func (w *work) initialize(r *Record) (code int, err error) {
 	base := w.m.store.base(r.Name, r.Version)
 	if err := realDirs(base); err != nil {
-		return codeDownload, fmt.Errorf("initialize: %w", err)
+		return codeDownload, fmt.Errorf("initialize handler: %w", err)
 	}
 	if err := w.m.environment(r.Name, r.Version); err != nil {
 		return codeDownload, err
@@ -334,7 +334,7 @@ func (w *work) initialize(r *Record) (code int, err error) {
 		return manifestCode(err), err
 	}
 	for _, key := range hm.Odd {
-		w.emitNamed("ExtensionHandlerManifest", false, "HandlerManifest.json: "+key+" is not a boolean, the default is used")
+		w.emitNamed("ExtensionHandlerManifest", false, "HandlerManifest.json: "+key+" is not a boolean, using the default")
 	}
 	if w.wish.Multi && !hm.Multi {
 		return codeOther, because(causeSettings, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name)) //nolint:staticcheck // tools look for this sentence
@@ -347,7 +347,7 @@ func (w *work) initialize(r *Record) (code int, err error) {
 		w.signed("PackageSigningInfoResult", fmt.Sprintf("Successfully validated handler manifest 'signingInfo' for extension '%s-%s'", r.Name, r.Version))
 	default:
 		w.emitNamed("PackageSigningInfoResult", false, why)
-		w.m.log.Warn().Str("handler", r.Name).Str("why", why).Msg("the package is signed, but not as what it is")
+		w.m.log.Warn().Str("handler", r.Name).Str("why", why).Msg("package is signed for another handler or version")
 	}
 	if r.Signer != "" && why == "" {
 		if err := writeBeside(base, marker, nil, 0o600); err != nil {
@@ -370,7 +370,7 @@ func (m *Manager) environment(name, version string) error {
 	if errors.Is(err, host.ErrUnsafe) {
 		// What the handler or somebody else has put there is the handler's
 		// affair; the agent keeps away from it.
-		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Msg("the log folder is not one")
+		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Msg("log folder is not usable")
 	} else if err != nil {
 		return err
 	}

@@ -244,7 +244,7 @@ func (w *work) mendNumber(base, ext string) error {
 		if err != nil || strings.Trim(string(data), "\x00 \t\r\n") != "" {
 			continue // none, one that is well, or what only the handler can know
 		}
-		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("handler's sequence number was lost, it is given the last one known")
+		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("sequence number file of the handler was empty, restored the last known number")
 		if last < 0 {
 			errs = append(errs, top.Remove(base+"/"+name))
 			continue

@@ -28,7 +28,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 	lost := res.Class == host.JobLost || res.Class == host.JobNotStarted && res.Started.IsZero() ||
 		res.Class != host.JobOK && boot != w.m.boot
 	if lost && r.Lost+1 < maxLost {
-		w.m.log.Warn().Str("handler", r.Name).Str("op", string(t.Op)).Str("class", res.Class).Msg("command was interrupted, it will be repeated")
+		w.m.log.Warn().Str("handler", r.Name).Str("op", string(t.Op)).Str("class", res.Class).Msg("command was interrupted, it will be run again")
 		r.Lost++
 		r.Doing = nil
 		return w.put(r)
@@ -66,8 +66,8 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 			log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
 		}
 		if res.Slowed() {
-			log.Warn().Str("code", codeThrottled).Dur("throttled", res.Throttled).Msg("the CPU limit kept the command waiting")
-			w.say(t.Ext, "%s: the CPU limit kept the command waiting for %s seconds", codeThrottled, seconds(res.Throttled))
+			log.Warn().Str("code", codeThrottled).Dur("throttled", res.Throttled).Msg("the command was throttled by its CPU limit")
+			w.say(t.Ext, "%s: the command was throttled by its CPU limit for %s seconds", codeThrottled, seconds(res.Throttled))
 		}
 	}
 	r = r.ended(ended, t.Ext)
@@ -204,12 +204,12 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 	case t.Op == Disable && t.For == ForDelete:
 		delete(r.Exts, t.Ext) // done has cloned the map
 		if err := forgetExtension(w.m.store.base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("files of a deleted extension could not be removed")
+			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("could not remove files of a deleted extension")
 		}
 	case t.Op == Enable:
 		w.m.store.dropPackage(r.Name, r.Version)
 		if err := top.RemoveAll(w.m.store.sub("saved", r.Name+"-"+r.Version)); err != nil {
-			w.m.log.Warn().Err(err).Msg("saved status files could not be removed")
+			w.m.log.Warn().Err(err).Msg("could not remove saved status files")
 		}
 		r.Change = nil
 	}
@@ -246,7 +246,7 @@ func (w *work) oldDone(r Record, t Task, exit string) error {
 func (w *work) gone(r Record, t Task) error {
 	w.m.store.at("before the removal")
 	if err := w.m.store.removeHandler(r.Name, r.Version); err != nil {
-		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("version", r.Version).Msg("handler could not be removed completely")
+		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("version", r.Version).Msg("could not remove handler completely")
 	}
 	w.m.store.at("after the removal")
 	w.m.auditLog(AuditEntry{What: "remove", Handler: r.Name, Version: r.Version, Op: t.Op, Why: t.Why})
@@ -287,7 +287,7 @@ func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 		}
 		return w.failTarget(w.rec(t.To), p)
 	case t.Op == Uninstall:
-		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, the handler is removed all the same")
+		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, handler is removed anyway")
 		return w.gone(r, t)
 	case t.Op == Disable && t.For == ForDelete:
 		w.say(t.Ext, "[Ignored Error] %s", p.Text)
@@ -316,6 +316,6 @@ func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 // placeholder writes an error status in a handler's place.
 func (w *work) placeholder(r Record, ext string, seq int, op string, code int, message string, overwrite bool) {
 	if err := w.m.placeholder(r, ext, seq, op, code, message, overwrite); err != nil {
-		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", ext).Msg("error status could not be written")
+		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", ext).Msg("could not write error status")
 	}
 }

@@ -12,7 +12,7 @@ import (
 // would be a map (asks U08). A document is checked once, by checkJSON; the
 // other functions walk over bytes that are known to be JSON.
 
-var errKind = errors.New("another kind of value is expected here")
+var errKind = errors.New("unexpected type of value")
 
 // checkJSON says what is wrong with a document, if anything.
 func checkJSON(data []byte) error {

@@ -76,12 +76,12 @@ func (w *work) follow(ctx context.Context, d Doing) (host.JobResult, error) {
 		res.Class, res.Signal, res.Error = host.JobSignal, "SIGKILL", errCancelled.Error()
 	}
 	if len(end.Left) > 0 {
-		res.Error += fmt.Sprintf("; not even SIGKILL has ended the processes %v", end.Left)
+		res.Error += fmt.Sprintf("; processes %v did not exit after SIGKILL", end.Left)
 	}
 	w.m.log.Warn().Str("handler", w.name).Str("op", string(d.Task.Op)).Str("supervisor", end.Supervisor).Int("killed", end.Killed).Ints("left", end.Left).
-		Msg("command and supervisor were ended: " + res.Error)
+		Msg("command and supervisor were killed: " + res.Error)
 	if err := host.CloseJob(dir, res); err != nil {
-		w.m.log.Debug().Err(err).Msg("how the job ended is only in the record")
+		w.m.log.Debug().Err(err).Msg("could not save the result of the job")
 	}
 	return res, nil
 }

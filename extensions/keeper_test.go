@@ -40,10 +40,10 @@ func apt(name string) pkg {
 // soon after its deadline, with a code, and those that wait for it go on.
 func TestSEC5SecondKeeper(t *testing.T) {
 	t.Parallel()
-	const overdue = "the supervisor did not end the command at its deadline: it "
+	const overdue = "the supervisor did not kill the command at its deadline: it "
 	for _, tc := range []struct{ name, what, says string }{
-		{"stopped", "kill -STOP $super", "AZ-EXT-OVERDUE: it did not end within 1s, and " + overdue + "was stopped by a signal; the agent has ended it"},
-		{"killed", "kill -KILL $super", "AZ-EXT-OVERDUE: it did not end within 1s, and " + overdue + "had been killed"},
+		{"stopped", "kill -STOP $super", "AZ-EXT-OVERDUE: it did not finish within 1s, and " + overdue + "was stopped by a signal; the agent killed both"},
+		{"killed", "kill -KILL $super", "AZ-EXT-OVERDUE: it did not finish within 1s, and " + overdue + "was killed"},
 		{"killed, and its state removed", "rm -f $job/state.json; kill -KILL $super", "AZ-EXT-OVERDUE"},
 		{"stopped, and its state is another's", `kill -STOP $super; printf '{"pid":1,"child":1,"boot":"x"}' >$job/state.json`, overdue + "was stopped by a signal"},
 		{"stopped, and its state is a FIFO", "kill -STOP $super; rm $job/state.json; mkfifo $job/state.json", overdue + "was stopped by a signal"},
@@ -182,7 +182,7 @@ func TestSEC5Overdue(t *testing.T) {
 	meanwhile(w, 0, time.Hour+time.Minute)
 	w.m.Offer(gs)
 	s := w.await("the report", func(s Snapshot) bool { return strings.Contains(message(s, 0), "AZ-EXT-OVERDUE") })
-	const why = "the supervisor did not end the command at its deadline: it was stopped by a signal; the agent ends both 10h0m0s after the deadline"
+	const why = "the supervisor did not kill the command at its deadline: it was stopped by a signal; the agent kills both 10h0m0s after the deadline"
 	if m := message(s, 0); !strings.Contains(m, why) {
 		t.Errorf("message %q", m)
 	}
@@ -191,7 +191,7 @@ func TestSEC5Overdue(t *testing.T) {
 			t.Errorf("%s: overdue %q", d.Name, d.Overdue)
 		}
 	}
-	if did, err := w.m.Cancel(t.Context(), "p.bad", ""); err != nil || !strings.Contains(did, "stopped what ran for P.Bad: enable") {
+	if did, err := w.m.Cancel(t.Context(), "p.bad", ""); err != nil || !strings.Contains(did, "stopped P.Bad: enable") {
 		t.Errorf("cancel: %q, %v", did, err)
 	}
 	w.await("the end", func(s Snapshot) bool { return s.Converged && w.m.settled() })
@@ -241,17 +241,17 @@ func TestSEC5Cancel(t *testing.T) {
 			w.repo.publish(w.t, endless("P.X"))
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("enable", phase(w, "P.X", Enable))
-		}, "stopped what ran for P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "AZ-EXT-SIGNAL: it was killed by SIGKILL: cancelled by the operator", "success"},
+		}, "stopped P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "AZ-EXT-SIGNAL: it was killed by SIGKILL: cancelled by the operator", "success"},
 		{"running, stopped", func(w *world, g *given) {
 			w.repo.publish(w.t, trick("P.X", "kill -STOP $super"))
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("the trick", func(Snapshot) bool { return exists(w.base("tricked")) })
-		}, "stopped what ran for P.X: enable of version 1.0; ", "P.X 1.0 NotReady 1009 | 0 error 1009", "cancelled by the operator", "success"},
+		}, "stopped P.X: enable of version 1.0; ", "P.X 1.0 NotReady 1009 | 0 error 1009", "cancelled by the operator", "success"},
 		{"running, its supervisor dead", func(w *world, g *given) {
 			w.repo.publish(w.t, trick("P.X", "kill -KILL $super"))
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("the trick", func(Snapshot) bool { return exists(w.base("tricked")) })
-		}, "stopped what ran for P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "cancelled by the operator", "success"},
+		}, "stopped P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "cancelled by the operator", "success"},
 		{"running, after a restart of the agent", func(w *world, g *given) {
 			w.repo.publish(w.t, trick("P.X", "kill -STOP $super"))
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
@@ -259,13 +259,13 @@ func TestSEC5Cancel(t *testing.T) {
 			w.restart()
 			w.m.Offer(g.gs)
 			w.await("a report", func(s Snapshot) bool { return s.Key != "" })
-		}, "stopped what ran for P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "cancelled by the operator", "success"},
+		}, "stopped P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "cancelled by the operator", "success"},
 		{"after a restart of the agent, before a goal state", func(w *world, g *given) {
 			w.repo.publish(w.t, trick("P.X", "kill -STOP $super"))
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("the trick", func(Snapshot) bool { return exists(w.base("tricked")) })
 			w.restart()
-			if did, err := w.m.Cancel(w.t.Context(), "P.X", ""); err != nil || !strings.Contains(did, "stopped what ran") {
+			if did, err := w.m.Cancel(w.t.Context(), "P.X", ""); err != nil || !strings.Contains(did, "stopped P.X") {
 				w.t.Errorf("cancel: %q, %v", did, err)
 			}
 			w.m.Offer(g.gs)
@@ -276,13 +276,13 @@ func TestSEC5Cancel(t *testing.T) {
 			w.repo.hang, w.repo.hangs = "P.X", make(chan struct{})
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			<-w.repo.hangs
-		}, "stopped what ran for P.X: fetch of version 1.0", "P.X 1.0 NotReady 1001", "AZ-EXT-CANCELLED: an operator has cancelled it while its package was downloaded", "success"},
+		}, "stopped P.X: fetch of version 1.0", "P.X 1.0 NotReady 1001", "AZ-EXT-CANCELLED: cancelled by the operator while its package was downloaded", "success"},
 		{"waiting for a dependency", func(w *world, g *given) {
 			w.repo.publish(w.t, quiet("P.X"))
 			w.repo.publish(w.t, endless("P.Y"))
 			g.offer(w.start(), level(ext("P.X", "1.0", 0), 1, "P.Y"), ext("P.Y", "1.0", 0))
 			w.await("waiting", func(s Snapshot) bool { return strings.Contains(message(s, 0), "is waiting for dependency P.Y") })
-		}, "P.X waited for dependency P.Y; it is given up until the next goal state", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED: an operator has cancelled it while it waited for dependency P.Y", "transitioning"},
+		}, "P.X was waiting for dependency P.Y; cancelled until the next goal state", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED: cancelled by the operator while it waited for dependency P.Y", "transitioning"},
 		{"waiting for the package manager", func(w *world, g *given) {
 			w.repo.publish(w.t, apt("P.X"))
 			y := endless("P.Y")
@@ -294,7 +294,7 @@ func TestSEC5Cancel(t *testing.T) {
 			w.await("waiting", func(s Snapshot) bool {
 				return strings.Contains(message(s, 0), "is waiting for the package manager, used by P.Y")
 			})
-		}, "P.X waited for the package manager, used by P.Y; it is given up", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", "transitioning"},
+		}, "P.X was waiting for the package manager, used by P.Y; cancelled", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", "transitioning"},
 		{"queued", func(w *world, g *given) {
 			w.cfg.Parallel = 1
 			w.repo.publish(w.t, quiet("P.X"))
@@ -303,32 +303,32 @@ func TestSEC5Cancel(t *testing.T) {
 			w.await("the other", phase(w, "P.Y", Enable))
 			g.offer(w, ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("queued", func(s Snapshot) bool { return strings.Contains(message(s, 0), "is waiting to be processed") })
-		}, "P.X waited for its turn; it is given up", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", "transitioning"},
+		}, "P.X was waiting for its turn; cancelled", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", "transitioning"},
 		{"held by the operator", func(w *world, g *given) {
 			w.cfg.Gate = func() string { return "the operator" }
 			w.repo.publish(w.t, quiet("P.X"))
 			g.offer(w.start(), ext("P.X", "1.0", 0))
 			w.await("held", func(s Snapshot) bool { return s.Waiting != "" })
-		}, "P.X waited for the operator; it is given up", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", ""},
+		}, "P.X was waiting for the operator; cancelled", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", ""},
 		{"without an end", func(w *world, g *given) {
 			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", script: "log\n[ \"$op\" = enable ] && { status transitioning; sleep 600 >/dev/null 2>&1 & }\nexit 0\n"})
 			g.done(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
-		}, "stopped what ran for P.X: its enable had ended and left its status at transitioning; ", "P.X 1.0 Ready 0 | 0 error -1", "AZ-EXT-CANCELLED: an operator has cancelled it before it reported an end", "success"},
+		}, "stopped P.X: enable had finished, but the status was still transitioning; ", "P.X 1.0 Ready 0 | 0 error -1", "AZ-EXT-CANCELLED: cancelled by the operator before it reported a final status", "success"},
 		{"without a status", func(w *world, g *given) {
 			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", script: "log\n[ \"$op\" = enable ] && { setsid sleep 600 >/dev/null 2>&1 & }\nexit 0\n"})
 			g.done(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
-		}, "stopped what ran for P.X: its enable had ended", "P.X 1.0 Ready 0 | 0 error -1", "AZ-EXT-CANCELLED", "success"},
+		}, "stopped P.X: enable had finished", "P.X 1.0 Ready 0 | 0 error -1", "AZ-EXT-CANCELLED", "success"},
 		{"well", func(w *world, g *given) {
 			w.repo.publish(w.t, quiet("P.X"))
 			g.done(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
-		}, "cancel P.X: nothing is running and nothing waits", "P.X 1.0 Ready 0 | 0 success 0", "", "success"},
+		}, "cancel P.X: nothing is running or waiting", "P.X 1.0 Ready 0 | 0 success 0", "", "success"},
 		{"failed", func(w *world, g *given) {
 			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", script: "exit 9"})
 			g.done(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
-		}, "cancel P.X: nothing is running and nothing waits", "P.X 1.0 NotReady 1007", "Non-zero exit code: 9", "success"},
+		}, "cancel P.X: nothing is running or waiting", "P.X 1.0 NotReady 1007", "Non-zero exit code: 9", "success"},
 		{"never heard of", func(w *world, g *given) {
 			g.done(w.start(), ext("P.Y", "1.0", 0))
-		}, "cancel P.X: nothing is running and nothing waits", "", "", "success"},
+		}, "cancel P.X: nothing is running or waiting", "", "", "success"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

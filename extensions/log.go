@@ -37,7 +37,7 @@ func (w *work) say(ext, format string, args ...any) {
 		err = errors.Join(appendLog(d, name, line), d.Close())
 	}
 	if err != nil {
-		w.m.log.Warn().Err(err).Msg("no command log")
+		w.m.log.Warn().Err(err).Msg("could not open command log")
 	}
 }
 
@@ -101,7 +101,7 @@ func (m *Manager) logFolder(name string) (*host.Dir, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make log folder: %w", err)
+		return nil, fmt.Errorf("create log folder: %w", err)
 	}
 	return d, nil
 }
@@ -124,7 +124,7 @@ func (m *Manager) ownLogFolder(name string) (*host.Dir, error) {
 	instead := m.store.dir + "/logs/" + name
 	if m.refused.first(name) {
 		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Str("instead", instead).
-			Msg("the log folder can be written by others, the agent does not write there")
+			Msg("log folder is writable by other users, the agent writes its lines elsewhere")
 	}
 	if err := m.store.root.MkdirAll(instead, 0o700); err != nil {
 		return nil, err
@@ -183,7 +183,7 @@ func (w *work) emitNamed(op string, ok bool, message string) {
 
 func (m *Manager) auditLog(e AuditEntry) {
 	if err := m.audit.write(e); err != nil {
-		m.log.Warn().Err(err).Msg("audit log")
+		m.log.Warn().Err(err).Msg("could not write audit log")
 	}
 }
 

@@ -280,13 +280,13 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	recs, bad, err := m.store.load()
 	for _, err := range bad {
-		m.log.Error().Err(err).Str("code", "AZ-AGENT-STATE").Msg("a record can't be used; the handler's directory says what it can")
+		m.log.Error().Err(err).Str("code", "AZ-AGENT-STATE").Msg("handler record not usable, using the state in the handler's directory")
 	}
 	if err != nil {
 		return err
 	}
 	if m.watch, err = fsnotify.NewWatcher(); err != nil {
-		m.log.Warn().Err(err).Msg("no inotify, status files are polled")
+		m.log.Warn().Err(err).Msg("inotify not available, polling status files")
 		m.watch = nil
 	} else {
 		defer m.watch.Close()
@@ -411,7 +411,7 @@ func (m *Manager) resume(ctx context.Context, h *handler) {
 			h.recs[r.Version] = r
 			continue
 		}
-		m.log.Info().Str("handler", r.Name).Str("version", r.Version).Str("op", string(d.Task.Op)).Msg("command was running when the agent ended; following it")
+		m.log.Info().Str("handler", r.Name).Str("version", r.Version).Str("op", string(d.Task.Op)).Msg("command was running when the agent stopped, still following it")
 		w := newWork(m, h, nil, d.Task)
 		m.begin(ctx, h, w, func(ctx context.Context) error { return w.await(ctx, r) })
 		return // a handler does one thing at a time
@@ -485,7 +485,7 @@ func (m *Manager) refreshFiles(h *handler) {
 			continue
 		}
 		if err := m.environment(r.Name, r.Version); err != nil {
-			m.log.Warn().Err(err).Str("handler", r.Name).Msg("handler environment could not be refreshed")
+			m.log.Warn().Err(err).Str("handler", r.Name).Msg("could not write handler environment")
 		}
 	}
 }

@@ -89,19 +89,19 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 		bad := ""
 		switch {
 		case !handlerName(h.Name):
-			bad = "bad handler name " + bound.Quote(h.Name)
+			bad = "invalid handler name " + bound.Quote(h.Name)
 		case !versionText(h.Version):
-			bad = fmt.Sprintf("bad version %s of handler %s", bound.Quote(h.Version), h.Name)
+			bad = fmt.Sprintf("invalid version %s of handler %s", bound.Quote(h.Version), h.Name)
 		case seen[strings.ToLower(h.Name)]:
-			bad = fmt.Sprintf("handler %s is named twice", h.Name)
+			bad = fmt.Sprintf("duplicate handler %s", h.Name)
 		}
 		seen[strings.ToLower(h.Name)] = true
 		for _, s := range h.Settings {
 			switch {
 			case h.MultiConfig && !extensionName(s.Name):
-				bad = fmt.Sprintf("bad extension name %s of handler %s", bound.Quote(s.Name), bound.Clip(h.Name))
+				bad = fmt.Sprintf("invalid extension name %s of handler %s", bound.Quote(s.Name), bound.Clip(h.Name))
 			case s.Seq < 0:
-				bad = fmt.Sprintf("bad sequence number %d of handler %s", s.Seq, h.Name)
+				bad = fmt.Sprintf("invalid sequence number %d of handler %s", s.Seq, h.Name)
 			}
 		}
 		h.Invalid = cmp.Or(h.Invalid, bad)
@@ -143,7 +143,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		h.settled = false
 	}
 	if i := slices.IndexFunc(gs.Handlers, func(h protocol.Handler) bool { return h.Name == "" }); i >= 0 {
-		m.log.Warn().Str("goalState", gs.ID).Str("why", gs.Handlers[i].Invalid).Msg("the goal state does not say which handlers are meant; none is deleted")
+		m.log.Warn().Str("goalState", gs.ID).Str("why", gs.Handlers[i].Invalid).Msg("goal state has invalid handlers, no handler is removed")
 	}
 	m.log.Info().Str("goalState", gs.ID).Int("handlers", len(gs.Handlers)).Bool("onHold", p.hold).
 		Msg("ProcessExtensionsGoalState started [" + gs.ID + "]")
@@ -468,7 +468,7 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 		if err != nil {
 			switch cause := context.Cause(ctx); {
 			case errors.Is(cause, errCancelled):
-				err = cancelled("while the platform was asked for its versions").err()
+				err = cancelled("while the manifest was fetched").err()
 			case cause != nil:
 				return cause
 			}

@@ -248,7 +248,7 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 func enableWhy(e WishExt, target Fact, rec ExtRecord, known, fresh bool, now Now) string {
 	switch {
 	case fresh || !known || rec.Hash == "" && !rec.Enabled:
-		return cmp.Or(e.Force, "not enabled yet")
+		return cmp.Or(e.Force, "first enable")
 	case e.Force != "":
 		return e.Force
 	case rec.FailKey != "" && rec.FailKey == now.Key && rec.Boot == now.Boot && rec.Hash == e.Hash:

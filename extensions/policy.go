@@ -66,7 +66,7 @@ var errPolicy = errors.New("invalid policy")
 func ParsePolicy(data []byte) (Policy, error) {
 	var p Policy
 	if err := policyLimits.JSON(data); err != nil {
-		return p, fmt.Errorf("%w: it has %w", errPolicy, err)
+		return p, fmt.Errorf("%w: %w", errPolicy, err)
 	}
 	top, err := strictObject(data, "", "policyVersion", "extensionPolicies")
 	if err != nil {
@@ -127,7 +127,7 @@ func strictObject(raw json.RawMessage, at string, known ...string) (map[string]j
 	var o map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &o); err != nil || o == nil {
 		if at == "" {
-			return nil, fmt.Errorf("%w: it is not a JSON object: %w", errPolicy, err)
+			return nil, fmt.Errorf("%w: not a JSON object: %w", errPolicy, err)
 		}
 		return nil, fmt.Errorf("%w: invalid type for attribute '%s', please change to object", errPolicy, at)
 	}
@@ -163,7 +163,7 @@ func ParseRules(data []byte) (rules []Rule, def string, err error) {
 		Rules   []Rule `json:"rules"`
 	}
 	if err := policyLimits.JSON(data); err != nil {
-		return nil, "", fmt.Errorf("%w: it has %w", errPolicy, err)
+		return nil, "", fmt.Errorf("%w: %w", errPolicy, err)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -171,20 +171,20 @@ func ParseRules(data []byte) (rules []Rule, def string, err error) {
 		return nil, "", fmt.Errorf("%w: %w", errPolicy, err)
 	}
 	if doc.Default != "" && doc.Default != "allow" && doc.Default != "deny" {
-		return nil, "", fmt.Errorf("%w: default is %q, not allow or deny", errPolicy, doc.Default)
+		return nil, "", fmt.Errorf("%w: default is %q (must be allow or deny)", errPolicy, doc.Default)
 	}
 	for i, r := range doc.Rules {
 		if r.Effect != "allow" && r.Effect != "deny" {
-			return nil, "", fmt.Errorf("%w: rule %d: effect is %q, not allow or deny", errPolicy, i, r.Effect)
+			return nil, "", fmt.Errorf("%w: rule %d: effect is %q (must be allow or deny)", errPolicy, i, r.Effect)
 		}
 		for _, pattern := range []string{r.Publisher, r.Type, r.Signer} {
 			if _, err := path.Match(pattern, ""); err != nil {
-				return nil, "", fmt.Errorf("%w: rule %d: bad pattern %q", errPolicy, i, pattern)
+				return nil, "", fmt.Errorf("%w: rule %d: invalid pattern %q", errPolicy, i, pattern)
 			}
 		}
 		for _, c := range r.Versions {
 			if _, ok := versionHolds(c, "1.0"); !ok {
-				return nil, "", fmt.Errorf("%w: rule %d: bad version condition %q", errPolicy, i, c)
+				return nil, "", fmt.Errorf("%w: rule %d: invalid version condition %q", errPolicy, i, c)
 			}
 		}
 	}

@@ -136,9 +136,9 @@ func phrases(t *testing.T) []string {
 	}
 	slices.Sort(out)
 	return append(slices.Compact(out),
-		"Extension will not be processed: ", "extension processing is disabled", "package is not acceptable", "Ran into config errors: ",
+		"Extension will not be processed: ", "extension processing is disabled", "invalid package", "Ran into config errors: ",
 		"Dependent Extension P.Y did not succeed", "Skipping processing of extensions since execution of dependent extension P.Y failed",
-		"Failed to download artifacts: ", "HandlerManifest.json not found", "in the policy file", "not allowed", "(1011)", "Malformed manifest file",
+		"Failed to download artifacts: ", "HandlerManifest.json not found", "in the policy file", "denied by policy", "(1011)", "Malformed manifest file",
 		"The package of an extension is not valid.", "policy", "deleted", "uninstall")
 }
 
@@ -257,7 +257,7 @@ func TestERR4CauseOfAnError(t *testing.T) {
 		err  error
 		want string
 	}{
-		"text":         {errors.New("AZ-NET-DNS: [InvalidPolicyError] package is not acceptable"), "other"},
+		"text":         {errors.New("AZ-NET-DNS: [InvalidPolicyError] invalid package"), "other"},
 		"given":        {fmt.Errorf("at work: %w", inner), causePackage},
 		"given twice":  {because(causeUnsigned, fmt.Errorf("AZ-NET-DNS: %w", inner)), causeUnsigned},
 		"joined":       {errors.Join(errors.New("first"), inner), causePackage},

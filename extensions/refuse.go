@@ -16,7 +16,7 @@ func (m *Manager) skip(q pair, why Problem) {
 	p.skipped[q.key()] = why
 	delete(p.waits, q.key())
 	delete(m.ends, q.key())
-	m.log.Warn().Str("extension", q.row).Str("code", why.Cause).Str("why", why.Text).Msg("extension is not processed")
+	m.log.Warn().Str("extension", q.row).Str("code", why.Cause).Str("why", why.Text).Msg("extension skipped")
 	h := m.handler(q.handler.Name)
 	w := newWork(m, h, q.handler, Task{Op: Enable, Version: q.handler.Version, Ext: q.ext})
 	w.emit(q.handler.Version, Enable, false, why.Text, 0)
@@ -28,7 +28,7 @@ func (m *Manager) skip(q pair, why Problem) {
 		w.placeholder(r, q.ext, q.seq, "Enable", why.Code, why.Text, false)
 	}
 	if err := w.put(r); err != nil {
-		m.log.Warn().Err(err).Str("extension", q.row).Msg("could not be recorded")
+		m.log.Warn().Err(err).Str("extension", q.row).Msg("could not save record")
 	}
 	h.recs = w.recs
 }
@@ -85,7 +85,7 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 	if m.cfg.Mode != ModeOn {
 		why = Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)}
 	} else if why = deny(); why.Text != "" && p.policy.mode == PolicyAudit {
-		m.log.Warn().Str("handler", want.Name).Str("policy", why.Text).Msg("the policy would refuse this extension")
+		m.log.Warn().Str("handler", want.Name).Str("policy", why.Text).Msg("policy would deny this extension (audit mode)")
 		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: why.Text})
 		why = Problem{}
 	}
@@ -126,7 +126,7 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		}
 	}
 	if err := w.put(r); err != nil {
-		m.log.Warn().Err(err).Str("handler", want.Name).Msg("could not be recorded")
+		m.log.Warn().Err(err).Str("handler", want.Name).Msg("could not save record")
 	}
 	h.recs = w.recs
 	return true

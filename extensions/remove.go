@@ -159,10 +159,10 @@ func (m *Manager) lookAtGraves() {
 			continue
 		}
 		if err := discard(base, m.store.trash(m.store.sub("tmp"))); err != nil {
-			m.log.Warn().Err(err).Str("handler", name).Str("version", version).Msg("directory of a removed handler is back and can't be removed")
+			m.log.Warn().Err(err).Str("handler", name).Str("version", version).Msg("directory of a removed handler exists again and could not be removed")
 			continue
 		}
-		m.log.Warn().Str("handler", name).Str("version", version).Msg("something made the directory of a removed handler anew; removed again")
+		m.log.Warn().Str("handler", name).Str("version", version).Msg("directory of a removed handler existed again, removed")
 	}
 }
 

@@ -373,7 +373,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 		r.end = endError
 	case e.Cancelled != "" && e.Last != nil && e.Cancelled == e.Last.Job:
 		r.end, r.missing = endError, false
-		r.fail(q, cancelled("before it reported an end"))
+		r.fail(q, cancelled("before it reported a final status"))
 	case v.pass.dead[q.key()].final:
 		r.end = endError
 		r.fail(q, Problem{codeOther, causeLimbo, v.pass.dead[q.key()].message})
@@ -425,7 +425,7 @@ func (v view) progressRow(r *row, q pair, h viewHandler) {
 func (v view) overdue(h viewHandler) string {
 	for _, r := range h.recs {
 		if r.Doing != nil && r.Doing.overdue(v.timeouts) {
-			return fmt.Sprintf("%s: %s; the agent ends both %v after the deadline", causeOverdue,
+			return fmt.Sprintf("%s: %s; the agent kills both %v after the deadline", causeOverdue,
 				host.Overdue(host.SupervisorState(v.store.jobDir(r.Doing.Job))), v.timeouts.Grace)
 		}
 	}

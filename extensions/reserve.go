@@ -130,14 +130,14 @@ func (w *work) makeRoom() {
 }
 
 func (w *work) giveUp() bool {
-	what := "some of the reserve is used"
+	what := "using some of the reserved space"
 	if !w.m.store.giveUp() {
 		if !w.m.spare() {
 			return false
 		}
-		what = "packages and old commands are deleted"
+		what = "deleting packages and old commands"
 	}
-	w.m.log.Warn().Str("handler", w.name).Str("code", causeDiskFull).Msg("the disk is full; " + what)
+	w.m.log.Warn().Str("handler", w.name).Str("code", causeDiskFull).Msg("disk is full, " + what)
 	return true
 }
 

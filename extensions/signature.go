@@ -12,7 +12,7 @@ import (
 
 // ErrNoTrust is what Config.Verify returns where nobody is trusted: then a
 // signature says nothing, which is no fault of the package.
-var ErrNoTrust = errors.New("no authority for signatures of extensions is known here")
+var ErrNoTrust = errors.New("no certificate is trusted to sign extensions")
 
 // verify looks at the signature before anything of the package is used.
 func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
@@ -39,7 +39,7 @@ func (w *work) policy() policyState {
 	return w.pass.policy
 }
 
-var errDenied = errors.New("not allowed")
+var errDenied = errors.New("denied by policy")
 
 // verified checks the signature and then, where one is required, that the
 // package was signed as this handler in this version: a valid package of
@@ -50,7 +50,7 @@ func (w *work) verified(ctx context.Context, file string, required bool) (signer
 	}
 	if w.m.cfg.Verify == nil {
 		if required {
-			return refuse(errors.New("a signature is required and can't be verified here"))
+			return refuse(errors.New("a signature is required but cannot be verified"))
 		}
 		return "", nil
 	}
@@ -60,7 +60,7 @@ func (w *work) verified(ctx context.Context, file string, required bool) (signer
 	}
 	if signature == "" {
 		if required {
-			return refuse(errors.New("it is not signed, and a signature is required"))
+			return refuse(errors.New("a signature is required but the package is not signed"))
 		}
 		return "", nil
 	}
@@ -75,7 +75,7 @@ func (w *work) verified(ctx context.Context, file string, required bool) (signer
 		}
 		if !errors.Is(err, ErrNoTrust) {
 			w.emitNamed("PackageSignatureResult", false, err.Error())
-			w.m.log.Warn().Err(err).Str("handler", w.name).Msg("the signature of the package is not valid")
+			w.m.log.Warn().Err(err).Str("handler", w.name).Msg("signature of the package is not valid")
 		}
 		return "", nil
 	}
@@ -106,9 +106,9 @@ func (hm HandlerManifest) signedAs(name, version string) string {
 	case hm.Publisher == "" && hm.Type == "" && hm.Version == "":
 		return "HandlerManifest.json has no signingInfo"
 	case !strings.EqualFold(hm.Publisher+"."+hm.Type, name):
-		return fmt.Sprintf("it was signed as %s.%s and offered as %s", hm.Publisher, hm.Type, name)
+		return fmt.Sprintf("signed as %s.%s, but offered as %s", hm.Publisher, hm.Type, name)
 	case !strings.EqualFold(hm.Version, version):
-		return fmt.Sprintf("it was signed as version %s and offered as %s", hm.Version, version)
+		return fmt.Sprintf("signed as version %s, but offered as %s", hm.Version, version)
 	}
 	return ""
 }
@@ -118,7 +118,7 @@ func (hm HandlerManifest) signedAs(name, version string) string {
 func manifestInside(file string) (HandlerManifest, error) {
 	z, closer, _, err := openBundle(file)
 	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
+		return HandlerManifest{}, fmt.Errorf("read package: %w", err)
 	}
 	defer closer.Close()
 	var best *zip.File
@@ -133,12 +133,12 @@ func manifestInside(file string) (HandlerManifest, error) {
 	}
 	r, err := best.Open()
 	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
+		return HandlerManifest{}, fmt.Errorf("read package: %w", err)
 	}
 	defer r.Close()
 	data, err := io.ReadAll(io.LimitReader(r, maxManifest))
 	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("look into package: %w", err)
+		return HandlerManifest{}, fmt.Errorf("read package: %w", err)
 	}
 	return ParseHandlerManifest(data)
 }

@@ -226,7 +226,7 @@ type Report struct {
 }
 
 // ErrEdge says that an operation is not possible in a state: a bug.
-var ErrEdge = errors.New("not an edge of the state machine")
+var ErrEdge = errors.New("not a valid state transition")
 
 // done is r after op succeeded.
 func (r Record) done(op Op, ext string) (Record, error) {

@@ -130,14 +130,14 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 		}
 		o, err := fields(s, "name", "code", "status", "formattedMessage")
 		if err != nil || o == nil {
-			return fmt.Errorf("%w: a substatus is not an object", errStatusShape)
+			return fmt.Errorf("%w: substatus is not an object", errStatusShape)
 		}
 		var sub protocol.Substatus
 		sub.Name, _ = text(o["name"])
 		sub.Code = statusCode(o["code"])
 		word, ok := text(o["status"])
 		if !ok || statusWord(word) != word {
-			return fmt.Errorf("%w: the status of substatus %q is not one of the four words", errStatusShape, clip(sub.Name, 80))
+			return fmt.Errorf("%w: substatus %q has an unknown status", errStatusShape, clip(sub.Name, 80))
 		}
 		sub.Status = word
 		if sub.Message, sub.Lang, err = formatted(o["formattedMessage"]); err != nil {

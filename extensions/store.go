@@ -45,7 +45,7 @@ func (s store) base(name, version string) string {
 	return s.root.Path(s.lib + "/" + name + "-" + version)
 }
 
-var errNotOurs = errors.New("the handler's directory is not the one that was made for it")
+var errNotOurs = errors.New("handler directory was replaced")
 
 // ours says what is wrong with a handler's directory: that it is not there,
 // or that there is something else, such as a link a handler has put in its
@@ -254,7 +254,7 @@ func (s store) record(file string) (r Record, err error) {
 		err = json.Unmarshal(b, &r)
 	}
 	if err == nil && (r.Name == "" || r.Version == "" || strings.ContainsAny(r.Name+r.Version, "/\x00")) {
-		err = errors.New("it names no handler")
+		err = errors.New("no handler name or version")
 	}
 	return r, err
 }

@@ -85,7 +85,7 @@ func (w *work) do(ctx context.Context) error {
 func (w *work) remove(version string) error {
 	r := w.rec(version)
 	if err := w.m.store.removeHandler(w.name, version); err != nil {
-		w.m.log.Warn().Err(err).Str("handler", w.name).Str("version", version).Msg("handler could not be removed completely")
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("version", version).Msg("could not remove handler completely")
 	}
 	w.m.auditLog(AuditEntry{What: "remove", Handler: w.name, Version: version, Why: w.task.Why})
 	r, err := r.done(Remove, "")
@@ -110,7 +110,7 @@ func (w *work) copy() error {
 		err = w.copyState(from, to)
 	}
 	if err != nil {
-		return w.failTarget(r, Problem{codeUpdate, causeOf(err, causeNotStarted), "[ExtensionUpdateError] copy the state of the old version: " + err.Error()})
+		return w.failTarget(r, Problem{codeUpdate, causeOf(err, causeNotStarted), "[ExtensionUpdateError] copy state of the old version: " + err.Error()})
 	}
 	ch := change(r, w.task.From)
 	ch.Copied = true
@@ -141,7 +141,7 @@ func (w *work) copyState(from, to string) error {
 			// A FIFO, a link or ten gigabytes are nobody's past; an update must
 			// not fail for what the old version has left lying about.
 			if !errors.Is(err, fs.ErrNotExist) {
-				w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version is not taken over")
+				w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version not copied")
 			}
 			continue
 		}
@@ -246,7 +246,7 @@ func (w *work) command(ctx context.Context) error {
 	case err == nil:
 	case t.Op == Uninstall || t.Op == Disable && t.To == "":
 		// Deleting must always be possible (asks U29).
-		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, nothing is run")
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, command not run")
 		return w.finish(r, d, host.JobResult{Class: host.JobOK})
 	default:
 		return w.refuse(r, d, Problem{manifestCode(err), causeOf(err, causeManifest), err.Error()})
