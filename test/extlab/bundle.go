@@ -39,7 +39,7 @@ var (
 		regexp.MustCompile(`^(.+)__([0-9][0-9.]*)\.zip$`),
 		regexp.MustCompile(`^(.+)-([0-9][0-9.]*)\.zip$`),
 	}
-	errNoZip = errors.New("not a zip file, or a damaged one")
+	errNoZip = errors.New("not a valid zip file")
 )
 
 // Open reads a package and finds out whose it is: from its file name, from
@@ -50,10 +50,10 @@ func Open(file string) (*Bundle, error) {
 		return nil, fmt.Errorf("open package: %w", err)
 	}
 	if fi.IsDir() {
-		return nil, fmt.Errorf("open package: %s is a directory: pack what is in it into a zip file", file)
+		return nil, fmt.Errorf("open package: %s is a directory; pack its contents into a zip file", file)
 	}
 	if fi.Size() > maxPackage {
-		return nil, fmt.Errorf("open package: %d bytes are more than %d", fi.Size(), maxPackage)
+		return nil, fmt.Errorf("open package: %d bytes, the limit is %d", fi.Size(), maxPackage)
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {

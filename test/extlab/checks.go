@@ -33,7 +33,7 @@ func (c *conformance) update(ctx context.Context) error {
 	}
 	r := c.Row()
 	if r == nil || r.Version != c.version {
-		return fmt.Errorf("the version is %+v", r)
+		return fmt.Errorf("wrong version in the status: %+v", r)
 	}
 	_, ops, err := c.since(n)
 	if err != nil {
@@ -63,7 +63,7 @@ func (c *conformance) install(ctx context.Context) error {
 		}
 	}
 	if slow > 4*time.Minute {
-		return errNote(fmt.Sprintf("enable took %v of the 5 minutes it has; do the work in the background", slow.Round(time.Second)))
+		return errNote(fmt.Sprintf("enable took %v of the allowed 5 minutes; do long work in the background", slow.Round(time.Second)))
 	}
 	return nil
 }
@@ -71,10 +71,10 @@ func (c *conformance) install(ctx context.Context) error {
 func (c *conformance) statusFile(context.Context) error {
 	r := c.Row()
 	if r == nil {
-		return errors.New("the platform is told nothing")
+		return errors.New("no status was reported to the platform")
 	}
 	if r.Seq == "" {
-		return errSkip("without settings the platform is told of the handler only")
+		return errSkip("without settings, only the status of the handler is reported")
 	}
 	name := r.Seq + ".status"
 	if r.Status == "" {
@@ -82,7 +82,7 @@ func (c *conformance) statusFile(context.Context) error {
 	}
 	data, err := c.box.ReadTail(c.base()+"/status/"+name, maxStatus)
 	if err != nil {
-		return errSkip("multi-config: look at it with fabric ext run")
+		return errSkip("multi-config: check the status files with fabric ext run")
 	}
 	var bad, odd []string
 	for _, f := range LintStatus("status/"+name, data) {
@@ -131,7 +131,7 @@ func (c *conformance) secrets(ctx context.Context) error {
 	doc, _ := c.vm.StatusDocument()
 	for i, secret := range walk(v) {
 		if strings.Contains(string(doc), secret) {
-			return errors.New("a protected setting is in the status that the platform gets")
+			return errors.New("a protected setting is in the reported status")
 		}
 		file := fmt.Sprintf("/run/secret-%d", i) // not in an argument, where it would find itself
 		if err := c.box.WriteFile(file, []byte(secret), 0o600); err != nil {
@@ -165,9 +165,9 @@ func (c *conformance) same(before *Row) error {
 	after := c.Row()
 	switch {
 	case before == nil || after == nil:
-		return errors.New("the extension is not in the status any more")
+		return errors.New("the extension is no longer in the status")
 	case before.Status != after.Status || before.Seq != after.Seq:
-		return fmt.Errorf("the status was %s for %s and is %s for %s: %s", before.Status, before.Seq, after.Status, after.Seq, after.Message)
+		return fmt.Errorf("the status was %s for sequence number %s and is %s for sequence number %s: %s", before.Status, before.Seq, after.Status, after.Seq, after.Message)
 	}
 	return nil
 }
@@ -179,23 +179,23 @@ func (c *conformance) reboot(ctx context.Context) error {
 	if err := c.Reboot(ctx); err != nil {
 		return err
 	}
-	if err := c.until(ctx, "enable after the boot", func() (bool, error) {
+	if err := c.until(ctx, "enable after the reboot", func() (bool, error) {
 		steps, _, err := c.since(n)
 		if len(steps) > 0 && steps[0].Op != "enable" {
-			err = fmt.Errorf("after the boot came %s", steps[0].Op)
+			err = fmt.Errorf("the first command after the reboot was %s", steps[0].Op)
 		}
 		return len(steps) > 0 && !steps[len(steps)-1].End.IsZero(), err
 	}); err != nil {
 		return err
 	}
-	if err := c.until(ctx, "the status after the boot to be as before", func() (bool, error) { return c.same(before) == nil, nil }); err != nil {
+	if err := c.until(ctx, "the status after the reboot to be as before", func() (bool, error) { return c.same(before) == nil, nil }); err != nil {
 		return errors.Join(c.same(before), err)
 	}
 	return nil
 }
 
 // errBare: nothing but a boot makes an extension without settings work again.
-const errBare = errSkip("without settings nothing has it enabled again")
+const errBare = errSkip("without settings, enable is not called again")
 
 func (c *conformance) bare() bool { return c.p.Settings == nil && c.p.Protected == nil }
 
@@ -213,7 +213,7 @@ func (c *conformance) gap(ctx context.Context) error {
 	r := c.Row()
 	last, err := strconv.Atoi(r.Seq)
 	if err != nil {
-		return errSkip("no settings, no sequence numbers")
+		return errSkip("without settings, there is no sequence number")
 	}
 	if err := c.put(last + 7); err != nil {
 		return err
@@ -222,7 +222,7 @@ func (c *conformance) gap(ctx context.Context) error {
 		return err
 	}
 	if r := c.Row(); r.Seq != strconv.Itoa(last+7) {
-		return fmt.Errorf("the status is for %s, not %d", r.Seq, last+7)
+		return fmt.Errorf("the status is for sequence number %s, not %d", r.Seq, last+7)
 	}
 	return nil
 }
@@ -231,7 +231,7 @@ func (c *conformance) gap(ctx context.Context) error {
 func (c *conformance) child(ctx context.Context) error {
 	pids, err := c.processes(ctx)
 	if err != nil || pids == "" {
-		return errors.Join(err, errNote("nothing runs after enable"))
+		return errors.Join(err, errNote("no process runs after enable"))
 	}
 	if err := c.Restart(ctx); err != nil {
 		return err
@@ -241,9 +241,9 @@ func (c *conformance) child(ctx context.Context) error {
 		return err
 	}
 	if pids != after {
-		return errNote("processes come and go: " + pids + " and then " + after)
+		return errNote("the processes have changed: " + pids + ", then " + after)
 	}
-	return errNote("runs on: " + pids)
+	return errNote("still running: " + pids)
 }
 
 // processes are those that belong to the package: by the mark that the agent
@@ -265,7 +265,7 @@ func (c *conformance) interrupt(ctx context.Context, do func() error) error {
 	if err := c.put(-1); err != nil {
 		return err
 	}
-	if err := c.until(ctx, "enable to begin", func() (bool, error) {
+	if err := c.until(ctx, "enable to start", func() (bool, error) {
 		steps, _, err := c.since(n)
 		return len(steps) > 0, err
 	}); err != nil {
@@ -290,9 +290,9 @@ func (c *conformance) kill(ctx context.Context) error {
 		return err
 	}
 	if err := c.good(ctx); err != nil {
-		return fmt.Errorf("after it was killed: %w", err)
+		return fmt.Errorf("after the command was killed: %w", err)
 	}
-	return errNote("killed: " + state + "; the next one: Succeeded")
+	return errNote("killed command: " + state + "; next settings: Succeeded")
 }
 
 func (c *conformance) rebootMeanwhile(ctx context.Context) error {
@@ -301,7 +301,7 @@ func (c *conformance) rebootMeanwhile(ctx context.Context) error {
 	}
 	state, failure, err := c.Settle(ctx)
 	if err != nil {
-		return fmt.Errorf("it came to no end: %w", err)
+		return fmt.Errorf("the operation did not end: %w", err)
 	}
 	if state == "Succeeded" {
 		return nil
@@ -312,7 +312,7 @@ func (c *conformance) rebootMeanwhile(ctx context.Context) error {
 	if err := c.good(ctx); err != nil {
 		return fmt.Errorf("after the reboot: %w", err)
 	}
-	return errNote("told as " + failure + "; the next one: Succeeded")
+	return errNote("reported: " + failure + "; next settings: Succeeded")
 }
 
 // full: with no room the extension says something, and does its work when
@@ -336,12 +336,12 @@ func (c *conformance) full(ctx context.Context) error {
 		return err
 	}
 	if err := c.good(ctx); err != nil {
-		return fmt.Errorf("with room again: %w", err)
+		return fmt.Errorf("after space was freed: %w", err)
 	}
 	if failure != "" {
 		state += " (" + failure[:min(len(failure), 100)] + ")"
 	}
-	return errNote("full: " + state + "; with room again: Succeeded")
+	return errNote("full disk: " + state + "; after space was freed: Succeeded")
 }
 
 func (c *conformance) remove(ctx context.Context) error {
@@ -358,7 +358,7 @@ func (c *conformance) remove(ctx context.Context) error {
 	}
 	for _, s := range steps {
 		if s.Class != "ok" {
-			return fmt.Errorf("%s ended with %d (%s)", s.Op, s.Code, s.Class)
+			return fmt.Errorf("%s exited with code %d (%s)", s.Op, s.Code, s.Class)
 		}
 	}
 	return errNote(strings.Join(ops, ", "))
@@ -375,7 +375,7 @@ func (c *conformance) left(ctx context.Context) error {
 		return err
 	}
 	if pids != "" || files != "" {
-		return fmt.Errorf("processes %s, files %s", pids, strings.ReplaceAll(files, "\n", " "))
+		return fmt.Errorf("left after uninstall: processes %s, files %s", pids, strings.ReplaceAll(files, "\n", " "))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func Conformance(ctx context.Context, p Plan, out io.Writer) ([]Verdict, error) 
 		return nil, err
 	}
 	c := &conformance{p: p, version: p.Bundle.Version, out: out}
-	c.verdict("the package", c.lint())
+	c.verdict("package", c.lint())
 	p.Lab.SmallDisk = true
 	l, err := New(ctx, p.Lab)
 	if err != nil {
@@ -66,26 +66,26 @@ func Conformance(ctx context.Context, p Plan, out io.Writer) ([]Verdict, error) 
 	}{
 		{"update from N-1", c.update},
 		{"install and enable", c.install},
-		{"the status file", c.statusFile},
-		{"secrets stay where they are", c.secrets},
-		{"the agent restarts", c.restart},
-		{"the machine reboots", c.reboot},
+		{"status file", c.statusFile},
+		{"no leaked secrets", c.secrets},
+		{"restart of the agent", c.restart},
+		{"reboot", c.reboot},
 		{"new settings", c.again},
 		{"gap in the sequence numbers", c.gap},
-		{"background child", c.child},
-		{"the command is killed", c.kill},
-		{"the machine reboots meanwhile", c.rebootMeanwhile},
-		{"the disk is full", c.full},
+		{"background processes", c.child},
+		{"killed command", c.kill},
+		{"reboot during enable", c.rebootMeanwhile},
+		{"full disk", c.full},
 		{"disable and uninstall", c.remove},
-		{"nothing is left", c.left},
-		{"installed again", c.anew},
+		{"no leftovers", c.left},
+		{"reinstall", c.anew},
 	} {
 		cctx, cancel := context.WithTimeout(ctx, p.Timeout)
 		c.deaths = 0
 		err := check.do(cctx)
 		cancel()
 		if c.deaths > 0 && err == nil {
-			err = errNote(fmt.Sprintf("the agent was killed %d times meanwhile: does the handler do that?", c.deaths))
+			err = errNote(fmt.Sprintf("the agent was killed %d times during this check; check whether the handler kills it", c.deaths))
 		}
 		if ctx.Err() != nil {
 			return c.list, ErrInterrupted
@@ -138,7 +138,7 @@ func (c *conformance) lint() error {
 		return errors.New(strings.Join(bad, "; "))
 	}
 	if rest > 0 {
-		return errNote(fmt.Sprintf("%d warnings: fabric ext lint", rest))
+		return errNote(fmt.Sprintf("%d warnings, see fabric ext lint", rest))
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func (c *conformance) good(ctx context.Context) error {
 	switch {
 	case err != nil:
 		if r := c.Row(); r != nil {
-			return fmt.Errorf("%w; the last word is %q: %s", err, r.Status, r.Message)
+			return fmt.Errorf("%w; the last status is %q: %s", err, r.Status, r.Message)
 		}
 		return err
 	case state != "Succeeded":

@@ -76,20 +76,20 @@ func TestLint(t *testing.T) {
 		want   []string
 	}{
 		"good":            {func(*bundles.Bundle) {}, nil},
-		"name":            {func(b *bundles.Bundle) { b.Name = "Pub Type;id" }, []string{`error: the name "Pub Type;id" has characters that agents refuse; letters, digits, dots, dashes and underlines are let through`}},
-		"crlf":            {func(b *bundles.Bundle) { b.Files["run.sh"] = "#!/bin/sh\r\nexit 0\r\n" }, []string{"error: run.sh:1: the line ends as on Windows (CRLF): the kernel looks for an interpreter whose name ends in a carriage return"}},
+		"name":            {func(b *bundles.Bundle) { b.Name = "Pub Type;id" }, []string{`error: the name "Pub Type;id" has characters that agents refuse; letters, digits, dots, dashes and underscores are allowed`}},
+		"crlf":            {func(b *bundles.Bundle) { b.Files["run.sh"] = "#!/bin/sh\r\nexit 0\r\n" }, []string{"error: run.sh:1: the line ends with CRLF: the kernel looks for an interpreter whose name ends in a carriage return"}},
 		"no #!":           {func(b *bundles.Bundle) { b.Files["run.sh"] = "exit 0\n" }, nil},
 		"missing command": {func(b *bundles.Bundle) { b.Enable = "" }, []string{"error: HandlerManifest.json (handlerManifest.enableCommand): missing"}},
 		"missing program": {func(b *bundles.Bundle) { b.Enable = "bin/none -x" }, []string{`error: HandlerManifest.json:5 (handlerManifest.enableCommand): "bin/none" is not in the package`}},
 		"booleans": {func(b *bundles.Bundle) {
 			b.Flags = map[string]any{"reportHeartbeat": "yes", "continueOnUpdateFailure": "true"}
-		}, []string{`error: HandlerManifest.json:9 (handlerManifest.reportHeartbeat): "yes" is no boolean and counts as false`, `warning: HandlerManifest.json:4 (handlerManifest.continueOnUpdateFailure): "true" is a string; write it without quotes`}},
-		"no manifest":  {func(b *bundles.Bundle) { b.Odd.Manifest = "-" }, []string{"error: HandlerManifest.json: there is none"}},
+		}, []string{`error: HandlerManifest.json:9 (handlerManifest.reportHeartbeat): "yes" is not a boolean and is treated as false`, `warning: HandlerManifest.json:4 (handlerManifest.continueOnUpdateFailure): "true" is a string; write it without quotes`}},
+		"no manifest":  {func(b *bundles.Bundle) { b.Odd.Manifest = "-" }, []string{"error: HandlerManifest.json: the file is missing"}},
 		"bad manifest": {func(b *bundles.Bundle) { b.Odd.Manifest = "[\n{\n" }, []string{"error: HandlerManifest.json:3: not an array of objects: unexpected end of JSON input"}},
-		"slip":         {func(b *bundles.Bundle) { b.Odd.Raw = map[string]string{"../evil": "x"} }, []string{"error: ../evil: the name leads out of the package; agents refuse it"}},
-		"link":         {func(b *bundles.Bundle) { b.Odd.Symlinks = map[string]string{"l": "/etc"} }, []string{"error: l: links are refused, or become files that hold their target"}},
-		"own folders":  {func(b *bundles.Bundle) { b.Files["config/0.settings"] = "{}" }, []string{"error: config/0.settings: the folder config belongs to the agent; files in it are taken for settings or a status"}},
-		"message":      {func(b *bundles.Bundle) { b.Files["lib.sh"] = "#!/bin/sh\n\necho '\"formatMessage\":'\n" }, []string{"warning: lib.sh:3: formatMessage: in a status it is called formattedMessage"}},
+		"slip":         {func(b *bundles.Bundle) { b.Odd.Raw = map[string]string{"../evil": "x"} }, []string{"error: ../evil: the path leads out of the package; agents refuse it"}},
+		"link":         {func(b *bundles.Bundle) { b.Odd.Symlinks = map[string]string{"l": "/etc"} }, []string{"error: l: agents refuse symbolic links, or replace them with files that contain the target path"}},
+		"own folders":  {func(b *bundles.Bundle) { b.Files["config/0.settings"] = "{}" }, []string{"error: config/0.settings: the directory config belongs to the agent; files in it are treated as settings or status"}},
+		"message":      {func(b *bundles.Bundle) { b.Files["lib.sh"] = "#!/bin/sh\n\necho '\"formatMessage\":'\n" }, []string{"warning: lib.sh:3: formatMessage: the field of a status is called formattedMessage"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := good()
@@ -111,7 +111,7 @@ func TestLint(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ doc, want string }{
 		"good":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]`, ""},
-		"word":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"Success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]`, `"Success" is none of`},
+		"word":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"Success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]`, `"Success" is not one of`},
 		"typo":   {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"success","code":0,"formatMessage":{"lang":"en","message":"m"}}}]`, "status.formatMessage"},
 		"object": {`{"status":{}}`, "not an array"},
 		"sub":    {`[{"version":1.0,"timestampUTC":"x","status":{"operation":"Enable","status":"success","code":0,"formattedMessage":{"lang":"en","message":"m"},"substatus":[{"status":"ok"}]}}]`, "status.substatus[0].status"},
@@ -134,7 +134,7 @@ func TestRun(t *testing.T) {
 		{name: "Hello", old: "1.0.0", version: "1.1.0", want: []string{"update    1.1.0", "uninstall 1.0.0", "status: success, code 0, sequence number 5: ", "protected settings decrypted", "Succeeded"}},
 		{name: "Background", version: "1.0.0", want: []string{"stdout | still writing", "done in the background", "Succeeded"}},
 		{name: "Multi", version: "1.0.0", want: []string{"status: success", "Succeeded"}},
-		{name: "NoSettings", version: "1.0.0", want: []string{"Ready (it has no status of its own)", "Succeeded"}},
+		{name: "NoSettings", version: "1.0.0", want: []string{"Ready (no extension status)", "Succeeded"}},
 		{name: "Crash", version: "1.0.0", fails: true, want: []string{"exit 52", "stderr | about to fail on purpose", "Failed"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestConformance(t *testing.T) {
 		b.Files["run.sh"] = "#!/bin/sh\n[ $1 = enable ] || exit 0\npkill -9 -f '^/usr/sbin/azguest run'\nexit 0\n"
 		var out bytes.Buffer
 		got, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
-		if err != nil || len(got) != 16 || strings.Count(out.String(), "the agent was killed 1 times meanwhile") < 3 || strings.Count(out.String(), string(errBare)) != 4 {
+		if err != nil || len(got) != 16 || strings.Count(out.String(), "the agent was killed 1 times during this check") < 3 || strings.Count(out.String(), string(errBare)) != 4 {
 			t.Errorf("%v\n%s", err, &out)
 		}
 	})
@@ -217,8 +217,8 @@ esac
 			t.Errorf("%v\n%s", err, &out)
 		}
 		for _, w := range []string{
-			"FAIL  the status file                  error: status/0.status (status.message): it is called formattedMessage",
-			"FAIL  disable and uninstall            uninstall ended with 1", "FAIL  nothing is left", "runs on: ", "skip  update from N-1",
+			"FAIL  status file                      error: status/0.status (status.message): this field is ignored; the message goes into formattedMessage",
+			"FAIL  disable and uninstall            uninstall exited with code 1", "FAIL  no leftovers", "still running: ", "skip  update from N-1",
 		} {
 			if !strings.Contains(out.String(), w) {
 				t.Errorf("%q is not in\n%s", w, &out)

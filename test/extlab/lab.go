@@ -71,13 +71,13 @@ func FindAgent(said string) (string, error) {
 			return t, nil
 		}
 	}
-	return "", fmt.Errorf("no agent at %s: give --agent, or put the binary beside this one", strings.Join(tries, ", "))
+	return "", fmt.Errorf("no agent at %s: give --agent, or put the binary in the directory of this program", strings.Join(tries, ", "))
 }
 
 // New makes a machine and waits until the agent on it is Ready.
 func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := sandbox.Available(); err != nil {
-		return nil, fmt.Errorf("no sandbox here: %w", err)
+		return nil, fmt.Errorf("sandbox is not available: %w", err)
 	}
 	l := &Lab{rights: sandbox.CurrentRights()}
 	defer func() {
@@ -191,7 +191,7 @@ func (l *Lab) Put(version string, seq int, public, protected json.RawMessage, ta
 
 // Settle waits until the platform has an answer: Succeeded, Failed or gone.
 func (l *Lab) Settle(ctx context.Context) (state, failure string, err error) {
-	err = l.until(ctx, "an end of the operation", func() (bool, error) {
+	err = l.until(ctx, "the operation to end", func() (bool, error) {
 		s, ferr := l.vm.ProvisioningState(resource)
 		if state, failure = s, ""; ferr != nil {
 			failure = ferr.Error()
@@ -219,7 +219,7 @@ func (l *Lab) until(ctx context.Context, what string, ok func() (bool, error)) e
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return ErrInterrupted
 			}
-			return fmt.Errorf("waited in vain for %s", what)
+			return fmt.Errorf("timeout waiting for %s", what)
 		}
 		if err := l.revive(); err != nil {
 			return err
@@ -243,7 +243,7 @@ func (l *Lab) revive() error {
 		return nil
 	}
 	if l.agent.Code() >= 0 {
-		return fmt.Errorf("the agent ended, code %d: %s", l.agent.Code(), tail(l.out.String(), 2000))
+		return fmt.Errorf("the agent exited with code %d: %s", l.agent.Code(), tail(l.out.String(), 2000))
 	}
 	if l.deaths++; l.deaths > maxDeaths {
 		return fmt.Errorf("the agent was killed %d times", l.deaths)

@@ -85,18 +85,18 @@ func Lint(b *Bundle) []Finding {
 func (l *linter) names() {
 	switch name := l.b.Name; {
 	case name == "":
-		l.say(Warning, "", "", "nothing says whose package this is: call the file Publisher.Type__1.0.0.zip, or give --name and --version")
+		l.say(Warning, "", "", "unknown name and version: rename the file to Publisher.Type__1.0.0.zip, or give --name and --version")
 	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "":
-		l.say(Error, "", "", "the name %q has characters that agents refuse; letters, digits, dots, dashes and underlines are let through", name)
+		l.say(Error, "", "", "the name %q has characters that agents refuse; letters, digits, dots, dashes and underscores are allowed", name)
 	case !strings.Contains(name, "."):
 		l.say(Error, "", "", "the name %q is not Publisher.Type", name)
 	case strings.Contains(name, "-"):
-		l.say(Warning, "", "", "the name %q has a dash: handler libraries split the directory <name>-<version> at it", name)
+		l.say(Warning, "", "", "the name %q has a dash; handler libraries split the directory name <name>-<version> at the dash", name)
 	}
 	if v := l.b.Version; v != "" {
 		parts := strings.Split(v, ".")
 		if len(parts) < 2 || len(parts) > 4 || slices.ContainsFunc(parts, func(p string) bool { return p == "" || strings.Trim(p, "0123456789") != "" }) {
-			l.say(Error, "", "", "the version %q is not two to four numbers with dots between", v)
+			l.say(Error, "", "", "the version %q is not two to four numbers separated by dots", v)
 		}
 	}
 }
@@ -110,41 +110,41 @@ func (l *linter) contents() {
 		clean := path.Clean(e.name)
 		switch {
 		case strings.HasPrefix(e.name, "/") || clean == ".." || strings.HasPrefix(clean, "../") || strings.Contains(e.name, "/../"):
-			l.say(Error, e.f.Name, "", "the name leads out of the package; agents refuse it")
+			l.say(Error, e.f.Name, "", "the path leads out of the package; agents refuse it")
 		case mode&fs.ModeSymlink != 0:
-			l.say(Error, e.f.Name, "", "links are refused, or become files that hold their target")
+			l.say(Error, e.f.Name, "", "agents refuse symbolic links, or replace them with files that contain the target path")
 		case mode.Type() != 0 && !mode.IsDir():
-			l.say(Error, e.f.Name, "", "a %v is refused", mode.Type())
+			l.say(Error, e.f.Name, "", "agents refuse files of this type (%v)", mode.Type())
 		case mode&(fs.ModeSetuid|fs.ModeSetgid) != 0:
-			l.say(Warning, e.f.Name, "", "setuid and setgid are dropped")
+			l.say(Warning, e.f.Name, "", "the setuid and setgid bits are dropped")
 		}
 		if strings.Contains(e.f.Name, `\`) {
-			l.say(Warning, e.f.Name, "", "made on Windows: the name has backslashes, and agents that do not turn them round make one flat file")
+			l.say(Warning, e.f.Name, "", "the path has backslashes, as made on Windows; agents that do not convert them create a single file with this name")
 		}
 		if seen[clean] && !mode.IsDir() {
-			l.say(Error, e.f.Name, "", "it is in the package twice")
+			l.say(Error, e.f.Name, "", "the package contains this file twice")
 		}
 		if other, ok := lower[strings.ToLower(clean)]; ok && other != clean {
-			l.say(Warning, e.f.Name, "", "differs from %s in case only", other)
+			l.say(Warning, e.f.Name, "", "differs from %s only in case", other)
 		}
 		seen[clean], lower[strings.ToLower(clean)] = true, clean
 		total += e.f.UncompressedSize64
 		top, _, _ := strings.Cut(clean, "/")
 		if (top == "config" || top == "status") && !mode.IsDir() {
-			l.say(Error, e.f.Name, "", "the folder %s belongs to the agent; files in it are taken for settings or a status", top)
+			l.say(Error, e.f.Name, "", "the directory %s belongs to the agent; files in it are treated as settings or status", top)
 		}
 		if clean == "HandlerEnvironment.json" || clean == "mrseq" {
-			l.say(Error, e.f.Name, "", "it is written on the machine; one from the package is believed until then")
+			l.say(Error, e.f.Name, "", "this file is written on the machine; until then, the one in the package is used")
 		}
 	}
 	if len(l.b.Data) > bigPackage {
-		l.say(Warning, "", "", "%d MiB are downloaded by every machine", len(l.b.Data)>>20)
+		l.say(Warning, "", "", "large package: every machine downloads %d MiB", len(l.b.Data)>>20)
 	}
 	if total > bigUnpacked {
 		l.say(Warning, "", "", "unpacks to %d MiB", total>>20)
 	}
 	if len(l.b.Data) > 0 && total > 64<<20 && total/uint64(len(l.b.Data)) > bigRatio {
-		l.say(Error, "", "", "%d bytes unpack to %d; agents take that for a bomb", len(l.b.Data), total)
+		l.say(Error, "", "", "%d bytes unpack to %d bytes; agents refuse this as a zip bomb", len(l.b.Data), total)
 	}
 }
 
@@ -153,15 +153,15 @@ var operations = []string{"install", "enable", "update", "disable", "uninstall"}
 func (l *linter) manifest() {
 	b := l.b
 	if b.Manifest == nil {
-		l.say(Error, "HandlerManifest.json", "", "there is none")
+		l.say(Error, "HandlerManifest.json", "", "the file is missing")
 		return
 	}
 	if strings.Contains(b.where, "/") {
-		l.say(Warning, b.where, "", "not at the root of the package: some agents find it there, some do not")
+		l.say(Warning, b.where, "", "not at the root of the package; some agents do not find it")
 	}
 	data := b.Manifest
 	if bytes.HasPrefix(data, bom) {
-		l.say(Warning, b.where, "", "begins with a byte order mark")
+		l.say(Warning, b.where, "", "starts with a byte order mark")
 		data = data[len(bom):]
 	}
 	var list []map[string]json.RawMessage
@@ -178,10 +178,10 @@ func (l *linter) manifest() {
 		return
 	}
 	if len(list) > 1 {
-		l.say(Warning, b.where, "", "of %d elements only the first one is read", len(list))
+		l.say(Warning, b.where, "", "the array has %d elements; only the first one is read", len(list))
 	}
 	if v := list[0]["version"]; len(v) > 0 && v[0] == '"' {
-		l.say(Warning, b.where, "version", "a string; the schema has the number 1.0")
+		l.say(Warning, b.where, "version", "is a string; the schema requires the number 1.0")
 	}
 	var hm map[string]json.RawMessage
 	if json.Unmarshal(list[0]["handlerManifest"], &hm) != nil || hm == nil {
@@ -197,12 +197,12 @@ func (l *linter) manifest() {
 		case `"true"`, `"false"`:
 			l.say(Warning, b.where, "handlerManifest."+key, "%s is a string; write it without quotes", v)
 		default:
-			l.say(Error, b.where, "handlerManifest."+key, "%s is no boolean and counts as false", v)
+			l.say(Error, b.where, "handlerManifest."+key, "%s is not a boolean and is treated as false", v)
 		}
 	}
 	var mode string
 	if raw, ok := hm["updateMode"]; ok && (json.Unmarshal(raw, &mode) != nil || !strings.EqualFold(mode, "UpdateWithInstall") && !strings.EqualFold(mode, "UpdateWithoutInstall")) {
-		l.say(Warning, b.where, "handlerManifest.updateMode", "%s is neither UpdateWithInstall nor UpdateWithoutInstall, and means the latter", raw)
+		l.say(Warning, b.where, "handlerManifest.updateMode", "%s is neither UpdateWithInstall nor UpdateWithoutInstall, and is treated as the latter", raw)
 	}
 	l.signing(list[0])
 }
@@ -210,10 +210,10 @@ func (l *linter) manifest() {
 // jsonFault says what is wrong with a document in the words of JSON.
 func jsonFault(data []byte, err error) string {
 	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return "it is, or has, a JSON " + t.Value
+		return "unexpected JSON " + t.Value
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
-		return "it is empty"
+		return "the file is empty"
 	}
 	return err.Error()
 }
@@ -224,10 +224,10 @@ func (l *linter) signing(top map[string]json.RawMessage) {
 		return
 	}
 	if want := s.Publisher + "." + s.Type; !strings.EqualFold(want, l.b.Name) {
-		l.say(Error, l.b.where, "signingInfo.type", "signed as %s, but this is %s", want, l.b.Name)
+		l.say(Error, l.b.where, "signingInfo.type", "the package is signed as %s, but its name is %s", want, l.b.Name)
 	}
 	if l.b.Version != "" && !strings.EqualFold(s.Version, l.b.Version) {
-		l.say(Error, l.b.where, "signingInfo.version", "signed as %s, but this is %s", s.Version, l.b.Version)
+		l.say(Error, l.b.where, "signingInfo.version", "the package is signed as version %s, but its version is %s", s.Version, l.b.Version)
 	}
 }
 
@@ -245,12 +245,12 @@ func (l *linter) command(op string, hm map[string]json.RawMessage) {
 	}
 	var text string
 	if json.Unmarshal(raw, &text) != nil || strings.TrimSpace(text) == "" {
-		l.say(Error, l.b.where, field, "not a command")
+		l.say(Error, l.b.where, field, "not a string with a command")
 		return
 	}
 	program := strings.TrimLeft(strings.Fields(text)[0], "/")
 	if strings.HasPrefix(text, "/") {
-		l.say(Warning, l.b.where, field, "the slash in front does not make it absolute: commands are relative to the package")
+		l.say(Warning, l.b.where, field, "the leading slash is ignored: commands are relative to the package")
 	}
 	f := l.b.file(program)
 	if f == nil {
@@ -264,23 +264,23 @@ func (l *linter) command(op string, hm map[string]json.RawMessage) {
 func (l *linter) program(f *zip.File, field string) {
 	data, err := read(f, 64<<20)
 	if err != nil {
-		l.say(Error, f.Name, field, "can't be unpacked: %v", err)
+		l.say(Error, f.Name, field, "cannot be unpacked: %v", err)
 		return
 	}
 	switch {
 	case len(data) == 0:
-		l.say(Error, f.Name, field, "it is empty")
+		l.say(Error, f.Name, field, "the file is empty")
 	case bytes.HasPrefix(data, []byte("\x7fELF")):
 		e, err := elf.NewFile(bytes.NewReader(data))
 		if err != nil {
-			l.say(Error, f.Name, field, "a damaged program: %v", err)
+			l.say(Error, f.Name, field, "not a valid ELF program: %v", err)
 			return
 		}
 		if e.Machine != elf.EM_X86_64 && e.Machine != elf.EM_AARCH64 {
-			l.say(Error, f.Name, field, "a program for %v", e.Machine)
+			l.say(Error, f.Name, field, "a program for the unsupported architecture %v", e.Machine)
 			return
 		}
-		l.say(Warning, f.Name, field, "a program for %v only; machines of the other architecture get it too, so pick the right one in a script", e.Machine)
+		l.say(Warning, f.Name, field, "a program for %v only, but machines of both architectures get the package; select the program in a script", e.Machine)
 	case !bytes.HasPrefix(data, []byte("#!")):
 		l.say(Error, f.Name, field, "neither a program nor a script with #! in its first line")
 	}
@@ -298,7 +298,7 @@ func (l *linter) scripts() {
 		}
 		for _, wrong := range []string{"formatMessage", "formatedMessage", "formattedmessage"} {
 			if at := bytes.Index(text, []byte(`"`+wrong+`"`)); at >= 0 {
-				l.out = append(l.out, Finding{Level: Warning, File: e.f.Name, Line: 1 + bytes.Count(text[:at], []byte("\n")), Message: wrong + ": in a status it is called formattedMessage"})
+				l.out = append(l.out, Finding{Level: Warning, File: e.f.Name, Line: 1 + bytes.Count(text[:at], []byte("\n")), Message: wrong + ": the field of a status is called formattedMessage"})
 			}
 		}
 		if !bytes.HasPrefix(text, []byte("#!")) {
@@ -306,15 +306,15 @@ func (l *linter) scripts() {
 		}
 		first, _, _ := bytes.Cut(text, []byte("\n"))
 		if bytes.HasSuffix(first, []byte("\r")) {
-			l.out = append(l.out, Finding{Level: Error, File: e.f.Name, Line: 1, Message: "the line ends as on Windows (CRLF): the kernel looks for an interpreter whose name ends in a carriage return"})
+			l.out = append(l.out, Finding{Level: Error, File: e.f.Name, Line: 1, Message: "the line ends with CRLF: the kernel looks for an interpreter whose name ends in a carriage return"})
 			continue
 		}
 		words := strings.Fields(string(first[2:]))
 		switch {
 		case len(words) == 0 || !strings.HasPrefix(words[0], "/"):
-			l.out = append(l.out, Finding{Level: Error, File: e.f.Name, Line: 1, Message: "no absolute path of an interpreter after #!"})
+			l.out = append(l.out, Finding{Level: Error, File: e.f.Name, Line: 1, Message: "no absolute path to an interpreter after #!"})
 		case path.Base(words[0]) == "python" || len(words) > 1 && path.Base(words[0]) == "env" && words[1] == "python":
-			l.out = append(l.out, Finding{Level: Warning, File: e.f.Name, Line: 1, Message: "current distributions have no program called python"})
+			l.out = append(l.out, Finding{Level: Warning, File: e.f.Name, Line: 1, Message: "current distributions have no program named python"})
 		}
 	}
 }

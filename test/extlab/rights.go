@@ -21,9 +21,9 @@ func aboutRights(r sandbox.Rights, out io.Writer) {
 	switch r {
 	case sandbox.Root:
 	case sandbox.Ranged:
-		fmt.Fprintln(out, "without root: root on the machine is you, and it has the ids of /etc/subuid; what it can't do, sudo can")
+		fmt.Fprintln(out, "without root: in the sandbox, root is your user, with the ids from /etc/subuid; if the handler needs more rights, use sudo")
 	case sandbox.Single:
-		fmt.Fprintln(out, "without root: root on the machine is you, and there are no other users; what it can't do, sudo can, or some of it a line in /etc/subuid and /etc/subgid with package uidmap")
+		fmt.Fprintln(out, "without root: in the sandbox, root is your user, and there are no other users; if the handler needs more rights, use sudo, or add a range for you to /etc/subuid and /etc/subgid and install uidmap")
 	}
 }
 
@@ -33,15 +33,15 @@ func hint(r sandbox.Rights, output string) string {
 	const sudo = "; run it with sudo"
 	switch {
 	case noInit.MatchString(output):
-		return "there is no systemd on this machine, with root neither"
+		return "there is no systemd in the sandbox, even with sudo"
 	case r == sandbox.Root:
 		return ""
 	case noMount.MatchString(output):
-		return "the handler needs root: without it only file systems such as tmpfs can be mounted, and no devices be made" + sudo
+		return "the handler needs root: without it, only file systems such as tmpfs can be mounted, and devices cannot be created" + sudo
 	case r == sandbox.Single && noOthers.MatchString(output):
-		return "the handler needs root: without it there is one user, and nothing can be given to another" + sudo + ", or add a range for you to /etc/subuid and /etc/subgid and install uidmap"
+		return "the handler needs root: without it, there is only one user, and files cannot be given to another user" + sudo + ", or add a range for you to /etc/subuid and /etc/subgid and install uidmap"
 	case noRights.MatchString(output):
-		return "the handler may need root: without it, what belongs to the machine's root and is not below /etc or /var can be replaced but not written to" + sudo
+		return "the handler may need root: without it, files of the machine's root outside /etc and /var can be replaced but not written to" + sudo
 	}
 	return ""
 }

@@ -30,8 +30,8 @@ var (
 	// ErrInterrupted says that somebody did not want to wait.
 	ErrInterrupted = errors.New("interrupted")
 	// ErrPlan says that what is asked for makes no sense.
-	ErrPlan  = errors.New("it can't be done")
-	errWhose = errors.New("nothing says whose package this is: give --name and --version")
+	ErrPlan  = errors.New("invalid arguments")
+	errWhose = errors.New("unknown name or version: give --name and --version")
 )
 
 // Names and versions that the platform takes.
@@ -56,24 +56,24 @@ func (p *Plan) wrong() error {
 		case !nameForm.MatchString(b.Name):
 			return fmt.Errorf("%s: the name %q is not Publisher.Type: give --name", b.File, b.Name)
 		case !versionForm.MatchString(b.Version):
-			return fmt.Errorf("%s: the version %q is not two to four numbers with dots between: give --version", b.File, b.Version)
+			return fmt.Errorf("%s: the version %q is not two to four numbers separated by dots: give --version", b.File, b.Version)
 		}
 	}
 	if p.Old != nil {
 		if !strings.EqualFold(p.Old.Name, p.Bundle.Name) {
-			return fmt.Errorf("%s is another extension than %s", p.Old.Name, p.Bundle.Name)
+			return fmt.Errorf("%s is not the same extension as %s", p.Old.Name, p.Bundle.Name)
 		}
 		if p.Old.Version == p.Bundle.Version {
-			return fmt.Errorf("both packages say that they are version %s", p.Old.Version)
+			return fmt.Errorf("both packages have version %s", p.Old.Version)
 		}
 	}
 	switch {
 	case p.Timeout <= 0:
-		return errors.New("no time is given for anything")
+		return errors.New("the time limit must be positive")
 	case p.Seq > math.MaxInt32:
-		return fmt.Errorf("the sequence number %d is larger than the platform's", p.Seq)
+		return fmt.Errorf("the sequence number %d is larger than the platform allows", p.Seq)
 	case p.Seq >= 0 && p.Settings == nil && p.Protected == nil:
-		return errors.New("a sequence number is one of settings, and there are none")
+		return errors.New("a sequence number needs settings, and there are none")
 	}
 	return nil
 }
@@ -179,7 +179,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	} else {
 		word := r.Status
 		if word == "" {
-			word = r.Handler + " (it has no status of its own)"
+			word = r.Handler + " (no extension status)"
 		}
 		if r.Code != "" {
 			word += ", code " + r.Code
@@ -210,7 +210,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	}
 	fmt.Fprintln(out)
 	if l.deaths > 0 {
-		fmt.Fprintf(out, "  the agent was killed and started again, as systemd does, %d times: does the handler do that?\n", l.deaths)
+		fmt.Fprintf(out, "  the agent was killed %d times, and restarted as by systemd; check whether the handler kills it\n", l.deaths)
 	}
 	if state != "Succeeded" {
 		if h := hint(l.rights, told.String()+failure); h != "" {

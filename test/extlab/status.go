@@ -14,7 +14,7 @@ func LintStatus(file string, data []byte) []Finding {
 		out = append(out, Finding{Level: level, File: file, Field: field, Message: fmt.Sprintf(format, a...)})
 	}
 	if bytes.HasPrefix(data, bom) {
-		say(Warning, "", "begins with a byte order mark")
+		say(Warning, "", "starts with a byte order mark")
 		data = data[len(bom):]
 	}
 	var list []map[string]json.RawMessage
@@ -27,7 +27,7 @@ func LintStatus(file string, data []byte) []Finding {
 		return out
 	}
 	if len(data) > 128<<10 {
-		say(Warning, "", "%d bytes: above 128 KiB the platform gets it shortened", len(data))
+		say(Warning, "", "%d bytes; a status above 128 KiB is shortened for the platform", len(data))
 	}
 	for _, key := range []string{"version", "timestampUTC"} {
 		if _, ok := list[0][key]; !ok {
@@ -47,19 +47,19 @@ func LintStatus(file string, data []byte) []Finding {
 			if strict {
 				level = Error
 			}
-			say(level, where+"status", "%s is none of %v; it counts as an error", o["status"], words)
+			say(level, where+"status", "%s is not one of %v; it is treated as an error", o["status"], words)
 		}
 		if c := o["code"]; len(c) > 0 && c[0] == '"' {
-			say(Warning, where+"code", "%s is a string", c)
+			say(Warning, where+"code", "%s is a string, not a number", c)
 		}
 		for _, wrong := range []string{"formatMessage", "formattedmessage", "FormattedMessage", "message"} {
 			if _, ok := o[wrong]; ok {
-				say(Error, where+wrong, "it is called formattedMessage; this one nobody sees")
+				say(Error, where+wrong, "this field is ignored; the message goes into formattedMessage")
 			}
 		}
 		raw, ok := o["formattedMessage"]
 		if !ok {
-			say(Warning, where+"formattedMessage", "missing: nobody will know more than the word")
+			say(Warning, where+"formattedMessage", "missing; only the status word is shown")
 			return
 		}
 		var fm map[string]json.RawMessage

@@ -24,15 +24,15 @@ type provisionFlags struct {
 
 func (p *provisionFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&p.user, "user", "", "administrator")
+	fl.StringVar(&p.user, "user", "", "name of the administrator account")
 	fl.StringVar(&p.password, "password", "", "password of the administrator")
 	fl.StringVar(&p.hostName, "host-name", "", "host name (default: the name of the VM)")
-	fl.StringArrayVar(&p.keyFiles, "ssh-key-file", nil, "file of SSH public keys, one a line; repeatable")
-	fl.StringVar(&p.customData, "custom-data-file", "", "file that becomes custom data")
-	fl.StringVar(&p.userData, "user-data-file", "", "file that becomes user data (IMDS only)")
-	fl.BoolVar(&p.allowPasswords, "allow-passwords", false, "leave ssh password authentication enabled without a password")
-	fl.BoolVar(&p.noAgent, "no-guest-agent", false, "say ProvisionGuestAgent false")
-	fl.StringVar(&p.pps, "pps", "", "pre-provisioning: Running, Savable or PreprovisionedOSDisk")
+	fl.StringArrayVar(&p.keyFiles, "ssh-key-file", nil, "file with SSH public keys, one per line; repeatable")
+	fl.StringVar(&p.customData, "custom-data-file", "", "file with the custom data")
+	fl.StringVar(&p.userData, "user-data-file", "", "file with the user data (IMDS only)")
+	fl.BoolVar(&p.allowPasswords, "allow-passwords", false, "leave DisableSshPasswordAuthentication false, even without --password")
+	fl.BoolVar(&p.noAgent, "no-guest-agent", false, "set ProvisionGuestAgent to false")
+	fl.StringVar(&p.pps, "pps", "", "type of pre-provisioning: Running, Savable or PreprovisionedOSDisk")
 }
 
 func (p *provisionFlags) read() (fabric.Provisioning, error) {
@@ -56,7 +56,7 @@ func (p *provisionFlags) read() (fabric.Provisioning, error) {
 		}
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return out, fmt.Errorf("read data for the machine: %w", err)
+			return out, fmt.Errorf("read custom data or user data: %w", err)
 		}
 		*field = data
 	}
@@ -75,8 +75,8 @@ func dvdCommand() *cobra.Command {
 		Use:   "dvd --out FILE",
 		Short: "build the provisioning medium",
 		Long: `Build the DVD that the platform attaches to a new machine: ovf-env.xml, and
-CustomData.bin when there is custom data. The file system is UDF 1.02, as the
-platform's; --fs iso and bridge are what Azure Stack and other clouds attach.
+CustomData.bin if there is custom data. The file system is UDF 1.02, like the
+platform's; Azure Stack and other clouds attach --fs iso or bridge.
 
   qemu-system-x86_64 … -drive file=dvd.iso,media=cdrom,readonly=on`,
 		Args: cobra.NoArgs,
@@ -91,7 +91,7 @@ platform's; --fs iso and bridge are what Azure Stack and other clouds attach.
 			m.Spelling, m.FS = fabric.Spelling(spell), fabric.FileSystem(fs)
 			if raw != "" {
 				if m.Raw, err = os.ReadFile(raw); err != nil {
-					return fmt.Errorf("read document: %w", err)
+					return fmt.Errorf("read ovf-env.xml: %w", err)
 				}
 			}
 			m.Extra = map[string][]byte{}
@@ -117,11 +117,11 @@ platform's; --fs iso and bridge are what Azure Stack and other clouds attach.
 	fl.StringVar(&out, "out", "", "image file to write")
 	p.register(cmd)
 	fl.StringVar(&fs, "fs", "udf", "file system: udf, iso or bridge")
-	fl.StringVar(&spell, "spelling", "dvd", "namespaces of ovf-env.xml: dvd, ns1 (as cloud-init rewrites it) or none")
-	fl.BoolVar(&m.Malformed, "malformed", false, "cut ovf-env.xml in the middle")
+	fl.StringVar(&spell, "spelling", "dvd", "namespaces of ovf-env.xml: dvd, ns1 (as rewritten by cloud-init) or none")
+	fl.BoolVar(&m.Malformed, "malformed", false, "truncate ovf-env.xml in the middle")
 	fl.StringVar(&m.Label, "label", "", "volume label")
 	fl.StringVar(&raw, "ovf", "", "use this file as ovf-env.xml")
-	fl.StringArrayVar(&extra, "file", nil, "further file for the medium; repeatable")
+	fl.StringArrayVar(&extra, "file", nil, "additional file for the medium; repeatable")
 	_ = cmd.MarkFlagRequired("out") // the flag exists
 	return cmd
 }
@@ -143,7 +143,7 @@ func bundlesCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "folder to write to")
+	cmd.Flags().StringVar(&out, "out", "", "directory to write to")
 	_ = cmd.MarkFlagRequired("out") // the flag exists
 	return cmd
 }

@@ -21,8 +21,8 @@ import (
 func extCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ext",
-		Short: "try a package of your own: lint, run, conformance",
-		Long: `For authors of extensions, without a cloud:
+		Short: "check and try out an extension package",
+		Long: `Check and try out an extension package, without a cloud:
 
   fabric ext lint ./Contoso.Hello__1.0.0.zip
   fabric ext run ./Contoso.Hello__1.0.0.zip --settings s.json --protected p.json
@@ -30,16 +30,17 @@ func extCommand() *cobra.Command {
   fabric ext conformance ./Contoso.Hello__1.0.0.zip --settings s.json
 
 run and conformance start the real agent in a sandbox: a copy-on-write view of
-this machine with processes and a network of its own, gone when they end.
+this machine with its own processes and network, which is deleted at the end.
 
-Root is not needed: you are root on that machine, by a user namespace. Handlers
-that give files to other users or run something as another need a range of ids
-for you in /etc/subuid and /etc/subgid (and package uidmap); those that mount
-devices need sudo. A handler that fails for such a reason is told apart by a
-hint. There is no systemd, with root neither. AZ-LAB-USERNS and AZ-LAB-OVERLAY
-say that this machine forbids it, and which setting does.
+Root is not needed: a user namespace makes you root in the sandbox. Handlers that
+change the owner of files or run commands as another user need a range of ids for
+you in /etc/subuid and /etc/subgid (and the package uidmap); handlers that mount
+devices need sudo. If a handler fails for such a reason, a hint is printed. There
+is no systemd in the sandbox, even with sudo. AZ-LAB-USERNS and AZ-LAB-OVERLAY
+mean that sandboxes are disabled on this machine; the message names the setting.
 
-Exit status: 0 it is well, 1 it is not, 2 wrong usage, 3 it could not be tried.`,
+Exit status: 0 success, 1 errors in the package or a failed extension, 2 wrong
+usage, 3 the package could not be tried out.`,
 	}
 	cmd.AddCommand(extLint(), extRun(), extConformance())
 	return cmd
@@ -55,15 +56,15 @@ type labFlags struct {
 
 func (f *labFlags) register(cmd *cobra.Command) *cobra.Command {
 	fl := cmd.Flags()
-	fl.StringVar(&f.name, "name", "", "Publisher.Type, if neither the file's name nor the package says it")
-	fl.StringVar(&f.version, "version", "", "version, likewise")
+	fl.StringVar(&f.name, "name", "", "name, Publisher.Type (default: from the file name or the package)")
+	fl.StringVar(&f.version, "version", "", "version (default: from the file name or the package)")
 	fl.StringVar(&f.settings, "settings", "", "file with the public settings, a JSON object; - is standard input")
 	fl.StringVar(&f.protected, "protected", "", "file with the protected settings; the platform encrypts them")
-	fl.StringVar(&f.from, "update-from", "", "package of an older version, which is installed first")
-	fl.IntVar(&f.seq, "seq", -1, "sequence number of the settings")
+	fl.StringVar(&f.from, "update-from", "", "package of an older version, to be installed first")
+	fl.IntVar(&f.seq, "seq", -1, "sequence number of the settings; if not given, the next one")
 	fl.StringVar(&f.agent, "agent", "", "the agent's binary (default: azguest beside this program, in $AZGUEST_BIN, or /usr/sbin/azguest)")
-	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "for each thing that is waited for")
-	fl.BoolVar(&f.verbose, "verbose", false, "show what the agent prints")
+	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "time limit of the run, or of each conformance check")
+	fl.BoolVar(&f.verbose, "verbose", false, "print the output of the agent")
 	return cmd
 }
 
@@ -142,7 +143,7 @@ func object(path string, in io.Reader) (json.RawMessage, error) {
 		line := 1 + bytes.Count(data[:min(int(syntax.Offset), len(data))], []byte("\n"))
 		err = fmt.Errorf("line %d: %w", line, err)
 	case errors.As(err, new(*json.UnmarshalTypeError)) || err == nil && o == nil:
-		err = errors.New("settings are { … }")
+		err = errors.New("settings must have the form { … }")
 	}
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s is not a JSON object: %w", path, err)}
@@ -156,16 +157,16 @@ func plainJSON(data []byte) ([]byte, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
-		return nil, errors.New("it is empty")
+		return nil, errors.New("the file is empty")
 	case bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")):
-		return nil, errors.New("it is UTF-16, as > of PowerShell writes: save it as UTF-8")
+		return nil, errors.New("the file is UTF-16, as written by > in PowerShell; save it as UTF-8")
 	}
 	return data, nil
 }
 
 func onePackage(_ *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usageError{fmt.Errorf("which package? One zip file is wanted, not %d", len(args))}
+		return usageError{fmt.Errorf("give one package (a zip file), not %d", len(args))}
 	}
 	return nil
 }
@@ -173,7 +174,7 @@ func onePackage(_ *cobra.Command, args []string) error {
 func extLint() *cobra.Command {
 	f := &labFlags{}
 	cmd := &cobra.Command{
-		Use: "lint PACKAGE", Short: "look at a package without running it", Args: onePackage,
+		Use: "lint PACKAGE", Short: "check a package without running it", Args: onePackage,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := f.open(args[0])
 			if err != nil {
@@ -208,9 +209,9 @@ func extLint() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&f.name, "name", "", "Publisher.Type, if neither the file's name nor the package says it")
-	cmd.Flags().StringVar(&f.version, "version", "", "version, likewise")
-	cmd.Flags().BoolVar(&f.asJSON, "json", false, "findings as JSON")
+	cmd.Flags().StringVar(&f.name, "name", "", "name, Publisher.Type (default: from the file name or the package)")
+	cmd.Flags().StringVar(&f.version, "version", "", "version (default: from the file name or the package)")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the findings as JSON")
 	return cmd
 }
 
@@ -220,7 +221,7 @@ var errSaid = errors.New("")
 func extRun() *cobra.Command {
 	f := &labFlags{}
 	return f.register(&cobra.Command{
-		Use: "run PACKAGE", Short: "install and enable a package under the real agent", Args: onePackage,
+		Use: "run PACKAGE", Short: "install and enable a package with the real agent", Args: onePackage,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.try(cmd, args[0], extlab.Run)
 		},
@@ -230,7 +231,7 @@ func extRun() *cobra.Command {
 func extConformance() *cobra.Command {
 	f := &labFlags{}
 	return f.register(&cobra.Command{
-		Use: "conformance PACKAGE", Short: "put a package through what happens in the field", Args: onePackage,
+		Use: "conformance PACKAGE", Short: "test a package under conditions that occur in production", Args: onePackage,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.try(cmd, args[0], func(ctx context.Context, p extlab.Plan, out io.Writer) error {
 				_, err := extlab.Conformance(ctx, p, out)
@@ -243,7 +244,7 @@ func extConformance() *cobra.Command {
 // try does something with a package where sandboxes can be made.
 func (f *labFlags) try(cmd *cobra.Command, file string, do func(context.Context, extlab.Plan, io.Writer) error) error {
 	if cmd.Flags().Changed("seq") && f.seq < 0 {
-		return usageError{fmt.Errorf("--seq %d: sequence numbers begin at 0", f.seq)}
+		return usageError{fmt.Errorf("--seq %d: sequence numbers start at 0", f.seq)}
 	}
 	err := sandbox.AsRoot(cmd.Context(), func(ctx context.Context) error {
 		p, err := f.plan(file, cmd.InOrStdin(), cmd.ErrOrStderr())

@@ -19,10 +19,10 @@ func TestSettings(t *testing.T) {
 	for name, tc := range map[string]struct{ data, want, refused string }{
 		"plain":   {`{"a":1}`, `{"a":1}`, ""},
 		"mark":    {"\xef\xbb\xbf{\"a\":1}\r\n", "{\"a\":1}\r\n", ""},
-		"wide":    {string(wide), "", "it is UTF-16, as > of PowerShell writes: save it as UTF-8"},
-		"empty":   {" \n", "", "it is empty"},
-		"null":    {"null", "", "settings are { … }"},
-		"array":   {"[1]", "", "settings are { … }"},
+		"wide":    {string(wide), "", "the file is UTF-16, as written by > in PowerShell; save it as UTF-8"},
+		"empty":   {" \n", "", "the file is empty"},
+		"null":    {"null", "", "settings must have the form { … }"},
+		"array":   {"[1]", "", "settings must have the form { … }"},
 		"comma":   {"{\n\"a\": 1,\n}", "", "line 3: invalid character"},
 		"cut":     {"{\"a\":\n", "", "line 2: unexpected end"},
 		"two":     {`{"a":1} {}`, "", "line 1: invalid character"},
@@ -50,10 +50,10 @@ func TestSettings(t *testing.T) {
 // TestExtUsage: wrong usage is exit status 2, before anything is tried.
 func TestExtUsage(t *testing.T) {
 	for want, args := range map[string]string{
-		"which package?":              "ext run",
+		"give one package":            "ext run",
 		"not 2":                       "ext lint a.zip b.zip",
 		"unknown flag":                "ext run a.zip --bogus",
-		"sequence numbers begin at 0": "ext run a.zip --seq -5",
+		"sequence numbers start at 0": "ext run a.zip --seq -5",
 	} {
 		_, err := run(t, strings.Fields(args)...)
 		if _, usage := errors.AsType[usageError](err); !usage || !strings.Contains(err.Error(), want) {

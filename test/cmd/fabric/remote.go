@@ -26,8 +26,8 @@ func putCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put NAME",
 		Short: "create or update an extension",
-		Long: `Create or update an extension through the control plane. The resource comes
-from flags, or as JSON from --file ("-" is standard input), as ARM takes it.`,
+		Long: `Create or update an extension through the control plane. The resource is built
+from flags, or read as ARM JSON from --file ("-" is standard input).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var body []byte
@@ -79,16 +79,16 @@ from flags, or as JSON from --file ("-" is standard input), as ARM takes it.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&handler, "handler", "", "Publisher.Type")
-	fl.StringVar(&version, "version", "1.0", "major.minor")
+	fl.StringVar(&handler, "handler", "", "name of the handler, Publisher.Type")
+	fl.StringVar(&version, "version", "1.0", "version of the handler, major.minor")
 	fl.StringVar(&settings, "settings", "", "public settings, JSON or @FILE")
 	fl.StringVar(&protected, "protected-settings", "", "protected settings, JSON or @FILE")
-	fl.StringVar(&tag, "force-update-tag", "", "change to run again with the same settings")
-	fl.StringArrayVar(&after, "after", nil, "name of an extension to wait for; repeatable")
-	fl.BoolVar(&autoUpgrade, "auto-upgrade", false, "take the newest minor version")
-	fl.BoolVar(&suppress, "suppress-failures", false, "count a failure as success")
-	fl.BoolVar(&wait, "wait", false, "wait for the operation to end; a failed one fails the command")
-	fl.StringVar(&file, "file", "", "the resource as JSON")
+	fl.StringVar(&tag, "force-update-tag", "", "any text; a new one runs the extension again with the same settings")
+	fl.StringArrayVar(&after, "after", nil, "name of an extension to be provisioned first; repeatable")
+	fl.BoolVar(&autoUpgrade, "auto-upgrade", false, "use the newest minor version")
+	fl.BoolVar(&suppress, "suppress-failures", false, "report a failure as success")
+	fl.BoolVar(&wait, "wait", false, "wait for the operation to end; exit with an error if it fails")
+	fl.StringVar(&file, "file", "", "file with the resource as JSON")
 	return r.flags(cmd)
 }
 
@@ -128,7 +128,7 @@ func show(w io.Writer, data []byte) error {
 func getCommand(r *remote) *cobra.Command {
 	return r.flags(&cobra.Command{
 		Use:   "get [NAME]",
-		Short: "show an extension with its instance view, or list them",
+		Short: "show an extension with its instance view, or list all",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
@@ -154,7 +154,7 @@ func deleteCommand(r *remote) *cobra.Command {
 			return r.client().DeleteExtension(cmd.Context(), args[0], wait)
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the guest does not report it any more")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the guest no longer reports the extension")
 	return r.flags(cmd)
 }
 
@@ -162,18 +162,18 @@ func awaitCommand(r *remote) *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "await CONDITION…",
-		Short: "wait for something the guest shall do",
-		Long: `Wait until every condition has been met, one after the other; the command
-fails, and says how things stand, when the time is over.
+		Short: "wait until the guest reaches a state",
+		Long: `Wait until all conditions are met, one after the other. At the timeout, fail and
+print the current state.
 
   ready                                the last health report is Ready
-  health=NotReady/ProvisioningFailed   …is that state and sub-status
+  health=NotReady/ProvisioningFailed   the last health report has this state and sub-status
   extension=NAME[:succeeded|failed|gone]
   handler=Publisher.Type[:Ready|NotReady|gone]
-  says=TEXT                            a text in the last status document
-  status[=N]                           so many status documents have come
-  request=KIND[:N]                     so many requests of a kind have come
-  converged                            the current goal state is processed`,
+  says=TEXT                            the last status document contains this text
+  status[=N]                           N status documents were received (default 1)
+  request=KIND[:N]                     N requests of this kind were received (default 1)
+  converged                            the guest has processed the current goal state`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			deadline := time.Now().Add(timeout)
@@ -189,7 +189,7 @@ fails, and says how things stand, when the time is over.
 			return nil
 		},
 	}
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "for all conditions together")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "time limit for all conditions together")
 	return r.flags(cmd)
 }
 
@@ -201,15 +201,15 @@ func journalCommand(r *remote) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "journal",
-		Short: "print what was received, as JSON lines",
-		Long: `Print what the platform received, and what it answered. Entries with "problems"
-name what a stricter platform would have objected to.
+		Short: "print the received requests, as JSON lines",
+		Long: `Print the requests that the platform received, and its answers. The "problems" of
+an entry are deviations from the protocol that a stricter platform could refuse.
 
 Kinds: versions goalstate hostingenvironmentconfig sharedconfig extensionsconfig
 certificates remoteaccess health roleproperties telemetry healthservice
 provisioninghealth hostga.versions hostga.health vmsettings artifact hostga.status
-vmagentlog immediategoalstate blob.get blob.put imds arm; and, not requests,
-status (a complete status document) and change (of the goal state).`,
+vmagentlog immediategoalstate blob.get blob.put imds arm. Two kinds are not
+requests: status (a complete status document) and change (of the goal state).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q := url.Values{"kind": {kind}, "contains": {contains}, "vm": {r.vm}}
@@ -225,10 +225,10 @@ status (a complete status document) and change (of the goal state).`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&kind, "kind", "", `kind of entry; "blob*" is a prefix`)
-	fl.StringVar(&contains, "contains", "", "text in URL or body")
+	fl.StringVar(&kind, "kind", "", `only entries of this kind; a prefix with *, such as "blob*", is allowed`)
+	fl.StringVar(&contains, "contains", "", "only entries with this text in the URL or the body")
 	fl.IntVar(&since, "since", 0, "only entries after this number")
-	fl.IntVar(&limit, "limit", 0, "only the last so many")
+	fl.IntVar(&limit, "limit", 0, "only the last N entries")
 	fl.BoolVar(&problems, "problems", false, "only entries with problems")
 	return r.flags(cmd)
 }
@@ -243,14 +243,15 @@ func failCommand(r *remote) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "fail KIND",
-		Short: "make an endpoint misbehave",
-		Long: `Make requests of a kind (see "fabric journal --help"; "*" is all) fail. Without
-an effect the connection is reset. Prints the id for "fabric mend".
+		Short: "inject a fault",
+		Long: `Inject a fault into requests of a kind (see "fabric journal --help"; "*" is all).
+Without flags for the effect, the connection is reset. Prints the id of the fault,
+for "fabric mend".
 
   fabric fail goalstate --status 503 --times 2
   fabric fail artifact --match Hello --truncate 100
   fabric fail '*' --probability 0.2 --seed 7 --for 1m --status 500
-  fabric fail hostga.status --apply --status 500     # stored, but denied`,
+  fabric fail hostga.status --apply --status 500     # store the status, then answer 500`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.Kind, f.VM = fabric.Kind(args[0]), r.vm
@@ -273,26 +274,26 @@ an effect the connection is reset. Prints the id for "fabric mend".
 	fl.StringVar(&body, "body", "", "answer with this body")
 	fl.StringVar(&ctype, "content-type", "", "answer with this content type")
 	fl.StringToStringVar(&set, "header", nil, `set a response header, name=value; name= removes it`)
-	fl.StringVar(&f.Header, "when-header", "", `only requests with this header, "name" or "name: value"`)
-	fl.StringVar(&f.Match, "match", "", "only requests whose URL or artifact location holds this text")
+	fl.StringVar(&f.Header, "when-header", "", `only requests with this header: "name" or "name: value"`)
+	fl.StringVar(&f.Match, "match", "", "only requests whose URL or artifact location contains this text")
 	fl.DurationVar(&delay, "delay", 0, "wait before answering")
-	fl.IntVar(&truncate, "truncate", 0, "cut the connection after so many bytes of the body")
-	fl.IntVar(&f.Rate, "rate", 0, "send so many bytes a second")
+	fl.IntVar(&truncate, "truncate", 0, "cut the connection after N bytes of the body")
+	fl.IntVar(&f.Rate, "rate", 0, "send the body at N bytes per second")
 	fl.BoolVar(&f.Chunked, "chunked", false, "send the body in chunks, without its length")
-	fl.BoolVar(&f.Reset, "reset", false, "cut the connection without an answer")
-	fl.BoolVar(&f.Apply, "apply", false, "carry the request out before answering wrongly")
-	fl.IntVar(&f.Skip, "skip", 0, "let so many requests pass first")
-	fl.IntVar(&f.Times, "times", 0, "strike so many times (default: always)")
-	fl.DurationVar(&lasts, "for", 0, "strike during this time (default: always)")
-	fl.Float64Var(&f.Probability, "probability", 0, "strike with this probability (default: always)")
-	fl.Uint64Var(&f.Seed, "seed", 0, "of the dice")
+	fl.BoolVar(&f.Reset, "reset", false, "reset the connection without an answer")
+	fl.BoolVar(&f.Apply, "apply", false, "process the request before the fault takes effect")
+	fl.IntVar(&f.Skip, "skip", 0, "let N requests pass first")
+	fl.IntVar(&f.Times, "times", 0, "affect only N requests (default: all)")
+	fl.DurationVar(&lasts, "for", 0, "remove the fault after this time (default: never)")
+	fl.Float64Var(&f.Probability, "probability", 0, "affect requests with this probability (default: 1)")
+	fl.Uint64Var(&f.Seed, "seed", 0, "random seed for --probability")
 	return r.flags(cmd)
 }
 
 func mendCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "mend [ID]",
-		Short: "take a fault away, or all of them",
+		Short: "remove a fault, or all faults",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := "/_fabric/faults"
@@ -309,15 +310,15 @@ func vmCommand(r *remote) *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
 		Use:   "vm [announce|announce-fasttrack|migrate|hibernate|rotate|rescan|status|config]",
-		Short: "show the virtual machine, or do something to it",
-		Long: `Without an argument, print what the platform knows about the machine.
+		Short: "show or change the virtual machine",
+		Long: `Without an argument, print the platform's data about the machine.
 
-  announce             a new incarnation, nothing else
-  announce-fasttrack   new vmSettings, nothing else
+  announce             publish a new incarnation, without other changes
+  announce-fasttrack   publish new vmSettings, without other changes
   migrate              move to another host: new container id and config name
   hibernate            resume with incarnation 1 and a new tenant certificate
-  rotate               a new tenant certificate
-  rescan               look for new packages in the repository
+  rotate               create a new tenant certificate
+  rescan               search the repository for new packages
   status               print the last status document
   config --set JSON    change the configuration, for example
                        '{"requiredFeatures":["X"],"statusBlob":"PageBlob"}'`,
@@ -361,6 +362,6 @@ func vmCommand(r *remote) *cobra.Command {
 			return show(cmd.OutOrStdout(), data)
 		},
 	}
-	cmd.Flags().StringVar(&config, "set", "{}", "configuration for config")
+	cmd.Flags().StringVar(&config, "set", "{}", "configuration to change, as JSON, for the action config")
 	return r.flags(cmd)
 }

@@ -18,10 +18,10 @@ func root(in io.Reader, out, errOut io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fabric",
 		Short: "emulate the platform around an Azure-style Linux VM",
-		Long: `fabric plays the host, the storage and the control plane of a cloud, so that a
-guest agent and its extensions can be tried without one.
+		Long: `fabric emulates the host, the storage and the control plane of a cloud, to test a
+guest agent and its extensions without a cloud.
 
-  # in a network namespace or VM network where the platform's addresses are yours:
+  # in a network namespace or VM network that has the platform's addresses:
   fabric bundles --out repo
   fabric serve --repo repo --vm vm-01 &
   fabric dvd --out dvd.iso --user me --ssh-key-file ~/.ssh/id_ed25519.pub --host-name vm-01
@@ -32,7 +32,8 @@ guest agent and its extensions can be tried without one.
   fabric journal --kind status --limit 1
   fabric fail goalstate --status 503 --times 2
 
-The other commands find a running "fabric serve" through --admin, or FABRIC_ADMIN.`,
+Commands other than serve, dvd, bundles and ext connect to a running "fabric serve"
+at the address in --admin or FABRIC_ADMIN.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -43,7 +44,7 @@ The other commands find a running "fabric serve" through --admin, or FABRIC_ADMI
 
 	r := &remote{}
 	cmd.PersistentFlags().StringVar(&r.admin, "admin", orEnv("FABRIC_ADMIN", defaultAdmin),
-		"address of the admin API and the control plane (FABRIC_ADMIN)")
+		"address of the admin API and the control plane; overrides FABRIC_ADMIN")
 	cmd.AddCommand(
 		serveCommand(&r.admin), dvdCommand(), bundlesCommand(),
 		putCommand(r), getCommand(r), deleteCommand(r),
@@ -64,7 +65,7 @@ func orEnv(name, otherwise string) string {
 type remote struct{ admin, vm string }
 
 func (r *remote) flags(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().StringVar(&r.vm, "vm", "", "virtual machine (default: the first)")
+	cmd.Flags().StringVar(&r.vm, "vm", "", "name of the virtual machine (default: the first)")
 	return cmd
 }
 

@@ -32,18 +32,18 @@ func serveCommand(admin *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "serve the platform until SIGTERM",
-		Long: `Serve the platform. When every listener is open, one line of JSON goes to
+		Long: `Serve the platform. When all listeners are open, print one line of JSON to
 standard output: {"event":"listening","wire":"168.63.129.16:80",…}.
 
 The default addresses are the platform's own; they must exist in the network
-namespace. Give 127.0.0.1:0 instead to try a client that can be pointed
-elsewhere, or "-" to leave a service out.
+namespace. For clients with a configurable address, use 127.0.0.1:0. "-" disables
+a service.
 
-The admin address serves two things: the control plane, shaped like ARM
+The admin address serves the control plane, compatible with ARM
 (PUT /subscriptions/…/virtualMachines/VM/extensions/NAME?api-version=…), and the
-emulator's own interface under /_fabric (journal, faults, await, vms).
+fabric's own interface under /_fabric (journal, faults, await, vms).
 
-Several --vm are told apart by their source address: --vm a=10.0.0.4 --vm b=10.0.0.5.`,
+Several --vm are distinguished by source address: --vm a=10.0.0.4 --vm b=10.0.0.5.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.admin = *admin
@@ -55,21 +55,21 @@ Several --vm are told apart by their source address: --vm a=10.0.0.4 --vm b=10.0
 	fl.StringVar(&f.hostga, "hostga", fabric.Endpoint+":32526", "address of the HostGAPlugin")
 	fl.StringVar(&f.blob, "blob", fabric.Endpoint+":10000", "address of blob storage")
 	fl.StringVar(&f.imds, "imds", fabric.IMDSAddress+":80", "address of the instance metadata service")
-	fl.StringVar(&f.arm, "arm", "", "second address of the control plane, with TLS")
-	fl.StringVar(&f.blobURL, "blob-url", "", "how guests reach blob storage; the account is appended, or replaces {account} (default http://<address of --blob>)")
-	fl.BoolVar(&f.tls, "blob-tls", false, "serve blob storage with https; see --ca-out")
-	fl.StringVar(&f.caOut, "ca-out", "", "write the certificate authority of the https listeners here")
-	fl.StringVar(&f.repo, "repo", "", "folder of handler packages, Name__Version.zip")
+	fl.StringVar(&f.arm, "arm", "", "additional address of the control plane, with TLS")
+	fl.StringVar(&f.blobURL, "blob-url", "", "URL of blob storage for guests; the account is appended, or replaces {account} (default http://<address of --blob>)")
+	fl.BoolVar(&f.tls, "blob-tls", false, "serve blob storage over https; see --ca-out")
+	fl.StringVar(&f.caOut, "ca-out", "", "write the CA certificate of the https listeners to this file")
+	fl.StringVar(&f.repo, "repo", "", "directory with handler packages, Name__Version.zip")
 	fl.StringArrayVar(&f.vms, "vm", []string{"vm-01"}, "virtual machine, NAME or NAME=ADDRESS; repeatable")
-	fl.StringVar(&f.vmID, "vm-id", "", "id of the first virtual machine, as its SMBIOS has it")
-	fl.StringVar(&f.journal, "journal", "", "append everything received to this file, as JSON lines")
-	fl.BoolVar(&f.fastTrack, "fasttrack", false, "announce changes of extensions through vmSettings")
-	fl.BoolVar(&f.pageBlob, "page-blob", false, "let the status blob be a page blob")
-	fl.BoolVar(&f.mixedCase, "mixed-case", false, "mix the case of the keys of vmSettings")
+	fl.StringVar(&f.vmID, "vm-id", "", "id of the first virtual machine, as in its SMBIOS")
+	fl.StringVar(&f.journal, "journal", "", "append the journal to this file, as JSON lines")
+	fl.BoolVar(&f.fastTrack, "fasttrack", false, "publish changes of extensions through vmSettings")
+	fl.BoolVar(&f.pageBlob, "page-blob", false, "use a page blob for the status")
+	fl.BoolVar(&f.mixedCase, "mixed-case", false, "use mixed case in the keys of vmSettings")
 	fl.StringVar(&f.agentVersion, "agent-version", "", "agent version to announce in family Prod; packages are WALinuxAgent__VERSION.zip in --repo")
-	fl.DurationVar(&f.retryAfter, "retry-after", time.Second, "between polls of operations")
-	fl.DurationVar(&f.budget, "extension-timeout", 90*time.Minute, "after which an extension operation fails")
-	fl.DurationVar(&f.idleExit, "idle-exit", 0, "end when nothing was asked for so long")
+	fl.DurationVar(&f.retryAfter, "retry-after", time.Second, "polling interval of operations, sent to clients as Retry-After")
+	fl.DurationVar(&f.budget, "extension-timeout", 90*time.Minute, "time after which an extension operation fails")
+	fl.DurationVar(&f.idleExit, "idle-exit", 0, "exit after this time without a request")
 	fl.StringVar(&f.subscription, "subscription", "", "subscription id")
 	fl.StringVar(&f.group, "resource-group", "rg", "resource group")
 	fl.StringVar(&f.location, "location", "westeurope", "location")
@@ -177,11 +177,11 @@ func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error
 			return err
 		}
 		if err := os.WriteFile(s.caOut, ca, 0o644); err != nil {
-			return fmt.Errorf("write authority: %w", err)
+			return fmt.Errorf("write CA certificate: %w", err)
 		}
 	}
 	if err := json.NewEncoder(out).Encode(line); err != nil {
-		return fmt.Errorf("say that we listen: %w", err)
+		return fmt.Errorf("write listening event: %w", err)
 	}
 	for {
 		wait := time.Hour
