@@ -49,7 +49,7 @@ const (
 // NewLab makes the namespace and starts the DHCP server in it.
 func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("a lab needs root: namespaces, taps and images of other users' files")
+		return nil, errors.New("root is needed for namespaces, tap devices and images with other users' files")
 	}
 	sweep(ctx)
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", labPrefix, os.Getpid()))
@@ -158,7 +158,7 @@ func sweep(ctx context.Context) {
 func (l *Lab) Plug(ctx context.Context) (string, error) {
 	guest := l.ns + "-guest"
 	if out, err := run(ctx, nil, "ip", "netns", "add", guest); err != nil {
-		return "", fmt.Errorf("plug in a machine: %w: %s", err, out)
+		return "", fmt.Errorf("attach a machine: %w: %s", err, out)
 	}
 	l.guest = guest
 	batch := strings.Join([]string{
@@ -167,7 +167,7 @@ func (l *Lab) Plug(ctx context.Context) (string, error) {
 		"link set guest0 up",
 	}, "\n")
 	if out, err := run(ctx, strings.NewReader(batch), "ip", "-netns", l.ns, "-batch", "-"); err != nil {
-		return "", fmt.Errorf("plug in a machine: %w: %s", err, out)
+		return "", fmt.Errorf("attach a machine: %w: %s", err, out)
 	}
 	return filepath.Join(netnsDir, guest), nil
 }

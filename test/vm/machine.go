@@ -40,7 +40,7 @@ func (l *Lab) NewMachine(ctx context.Context, image *Image, vmID, media string) 
 func (m *Machine) Blank(ctx context.Context) error {
 	m.Media = m.disc
 	if out, err := run(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", m.image.Disk, m.disk()); err != nil {
-		return fmt.Errorf("make a disk: %w: %s", err, out)
+		return fmt.Errorf("create the disk: %w: %s", err, out)
 	}
 	// The host keys are other ones then.
 	if err := os.Remove(m.knownHosts()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -202,7 +202,7 @@ func (m *Machine) RunAll(ctx context.Context, commands ...string) ([]string, err
 	}
 	parts := strings.Split(out, mark)
 	if len(parts) != len(commands)+1 {
-		return nil, fmt.Errorf("asked %d things, got %d answers: %q", len(commands), len(parts)-1, out)
+		return nil, fmt.Errorf("ran %d commands, got %d outputs: %q", len(commands), len(parts)-1, out)
 	}
 	for i := range parts {
 		parts[i] = strings.TrimRight(parts[i], "\n ")

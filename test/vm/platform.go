@@ -198,7 +198,7 @@ func (p *Platform) PutExtension(ctx context.Context, e Extension) error {
 	}
 	operation := header.Get("Azure-AsyncOperation")
 	if operation == "" {
-		return errors.New("the control plane names no operation to wait for")
+		return errors.New("the control plane returned no Azure-AsyncOperation header")
 	}
 	return until(ctx, "extension "+e.Name, func() (bool, error) {
 		var op struct {

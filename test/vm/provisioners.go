@@ -60,7 +60,7 @@ var (
 		all := r.Platform.health()
 		took := all[len(all)-1].Time.Sub(all[0].Time).Round(10 * time.Millisecond)
 		if took > minute {
-			return "", fmt.Errorf("%s from the first report to the last", took)
+			return "", fmt.Errorf("%s from the first report to the last, want at most %s", took, minute)
 		}
 		return fmt.Sprintf("%s from the first report to the last", took), nil
 	}}
@@ -81,21 +81,21 @@ var (
 		took := all[len(all)-1].Time.Sub(all[0].Time).Round(10 * time.Millisecond)
 		said := r.Platform.VM.Health().Description
 		if took > minute {
-			return "", fmt.Errorf("%s after it was begun: %s", took, said)
+			return "", fmt.Errorf("failure reported %s after the first report, want at most %s: %s", took, minute, said)
 		}
 		if !strings.Contains(said, "reason=error parsing ovf-env.xml") || strings.Contains(said, r.Password) {
-			return "", fmt.Errorf("it says %q", said)
+			return "", fmt.Errorf("wrong description of the failure: %q", said)
 		}
 		// Extensions are the way to repair it.
 		if err := r.Platform.PutExtension(ctx, sample); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("after %s, %q; an extension works", took, said), nil
+		return fmt.Sprintf("after %s: %q; extensions can be installed", took, said), nil
 	}}
 
 	// halfOrder is what the metadata can't know, and that the agent says so.
-	halfOrder = step{"half an order", func(ctx context.Context, r *Run) (string, error) {
-		return "no password, sudo without one; custom data missed and named", r.same(ctx,
+	halfOrder = step{"metadata only", func(ctx context.Context, r *Run) (string, error) {
+		return "no password, sudo without a password; missing custom data is logged", r.same(ctx,
 			check{"sudo getent shadow " + r.User + " | cut -d: -f2 | tr -d '!*'", ""},
 			check{"command sudo -n id -un", "root"},
 			check{"sudo ls /var/lib/waagent/CustomData 2>&1 | grep -c 'No such'", "1"},
@@ -108,7 +108,7 @@ var (
 	loginLater = step{"ssh", func(ctx context.Context, r *Run) (string, error) {
 		began := time.Now()
 		r.Machine.As(r.User, r.keyFile("ed25519"))
-		soon, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("no login for 2 minutes"))
+		soon, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("no login within 2 minutes"))
 		defer cancel()
 		err := until(soon, "ssh to answer", func() (bool, error) {
 			out, err := r.Machine.Run(soon, "hostname")
@@ -142,11 +142,11 @@ var (
 		)
 		for _, e := range r.Platform.health() {
 			if agent := e.Header["User-Agent"]; !strings.HasPrefix(agent, "Cloud-Init/") {
-				err = errors.Join(err, fmt.Errorf("%s told the platform too: %s", agent, e.Body))
+				err = errors.Join(err, fmt.Errorf("unexpected report from %s: %s", agent, e.Body))
 			}
 		}
 		if n := len(r.Platform.Ready()); n != 1 {
-			err = errors.Join(err, fmt.Errorf("received Ready %d times, not once", n))
+			err = errors.Join(err, fmt.Errorf("received Ready %d times, want once", n))
 		}
 		return "done; Ready received once, from cloud-init", err
 	}}
@@ -157,7 +157,7 @@ var (
 			check{"sudo journalctl -b -t useradd -o cat --no-pager | grep -c 'new user: name=" + r.User + "'", "1"},
 		)
 		if n := len(r.Platform.Ready()); n != 1 {
-			err = errors.Join(err, fmt.Errorf("received Ready %d times, not once", n))
+			err = errors.Join(err, fmt.Errorf("received Ready %d times, want once", n))
 		}
 		return "the agent provisioned; Ready received once", err
 	}}
@@ -179,11 +179,11 @@ var criticalChain = step{"critical chain", func(ctx context.Context, r *Run) (st
 	}
 	var began, ready, user, whole int64
 	if _, err := fmt.Sscan(got[0], &began, &ready, &user, &whole); err != nil {
-		return "", fmt.Errorf("systemd's time stamps: %w: %q", err, got[0])
+		return "", fmt.Errorf("parse systemd's time stamps: %w: %q", err, got[0])
 	}
 	agent, boot := time.Duration(ready-began)*time.Microsecond, time.Duration(whole-user)*time.Microsecond
 	waited := got[2] != "0"
-	said := fmt.Sprintf("agent started in %s of %s in user space, waited for: %v (%s)", agent.Round(time.Millisecond), boot.Round(time.Millisecond), waited, got[1])
+	said := fmt.Sprintf("agent took %s to start, of %s in user space; boot waited for it: %v (%s)", agent.Round(time.Millisecond), boot.Round(time.Millisecond), waited, got[1])
 	if waited && agent > time.Second/2 && agent > boot/4 {
 		return "", errors.New(said)
 	}
@@ -228,7 +228,7 @@ func powerCuts(ctx context.Context, r *Run) error {
 func cutAt(n int, at time.Duration) step {
 	return step{fmt.Sprintf("power cut %d", n), func(ctx context.Context, r *Run) (string, error) {
 		began := r.Machine.Started
-		err := until(ctx, "the moment", func() (bool, error) {
+		err := until(ctx, "the moment of the power cut", func() (bool, error) {
 			// A machine with nothing left to do takes no processor time.
 			done := false
 			for _, t := range r.Platform.Ready() {
@@ -239,7 +239,7 @@ func cutAt(n int, at time.Duration) step {
 		if err != nil {
 			return "", err
 		}
-		said := "before a word"
+		said := "before the first report"
 		for _, e := range r.Platform.Fabric.Journal(fabric.Query{Kind: fabric.Health, VM: vmName}) {
 			if e.Time.After(began) {
 				said = "after NotReady"
@@ -252,11 +252,11 @@ func cutAt(n int, at time.Duration) step {
 		if gone, eerr := r.Machine.Ejected(ctx); eerr == nil && gone {
 			r.Machine.Media = ""
 			if said != "after Ready" {
-				err = fmt.Errorf("the medium is ejected %s", said)
+				err = fmt.Errorf("the medium was ejected %s", said)
 			}
 			said += ", medium ejected"
 		}
 		r.Machine.Cut()
-		return fmt.Sprintf("at %.1f s of processor time, %s", at.Seconds(), said), err
+		return fmt.Sprintf("at %.1f s of CPU time, %s", at.Seconds(), said), err
 	}}
 }

@@ -79,7 +79,7 @@ func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 		return nil, err
 	}
 	// Building an image for the first time has its own time.
-	ctx, cancel := context.WithTimeoutCause(ctx, o.Patience, fmt.Errorf("no patience left after %s", o.Patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Patience, fmt.Errorf("scenario not finished after %s", o.Patience))
 	defer cancel()
 
 	lab, err := NewLab(ctx, logf)
@@ -137,7 +137,7 @@ func (r *Run) customer(ctx context.Context) error {
 	for _, kind := range []string{"ed25519", "rsa"} {
 		args := []string{"-q", "-t", kind, "-N", "", "-C", "customer@example", "-f", r.keyFile(kind)}
 		if out, err := run(ctx, nil, "ssh-keygen", args...); err != nil {
-			return fmt.Errorf("make a key: %w: %s", err, out)
+			return fmt.Errorf("generate a key: %w: %s", err, out)
 		}
 	}
 	return nil
@@ -163,7 +163,7 @@ func (r *Run) explain() {
 	r.say("--- console:\n%s", tail(r.Machine.Console(), 25))
 	for range 2 {
 		if said, err := r.Machine.Processors(ctx); err == nil {
-			r.say("--- processors, after %.1f s of work:\n%s", r.Machine.Processor().Seconds(), said)
+			r.say("--- processors, after %.1f s of CPU time:\n%s", r.Machine.Processor().Seconds(), said)
 		}
 	}
 	if r.Machine.user != "" {
@@ -181,10 +181,10 @@ func (r *Run) explain() {
 		r.say("--- health report at %s: %s", e.Time.Format(time.TimeOnly), e.Body)
 	}
 	for _, e := range r.Platform.Fabric.Journal(fabric.Query{Problems: true, Limit: 10}) {
-		r.say("--- objection to %s %s: %v", e.Method, e.URL, e.Problems)
+		r.say("--- protocol problem of %s %s: %v", e.Method, e.URL, e.Problems)
 	}
 	if log, err := os.ReadFile(r.lab.path("fabric.log")); err == nil {
-		r.say("--- log of the emulator:\n%s", tail(string(log), 15))
+		r.say("--- log of the fabric:\n%s", tail(string(log), 15))
 	}
 }
 

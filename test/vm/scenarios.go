@@ -40,12 +40,12 @@ func Scenarios() []Scenario {
 	return []Scenario{
 		{
 			Name:  "first-boot",
-			About: "blank image: provisioned once, reachable, an extension installed; the same after a reboot",
+			About: "blank image: provision once, log in, install an extension, and check that a reboot changes nothing",
 			Play:  firstBoot,
 		},
 		{
 			Name:  "no-udf",
-			About: "hardened image: the kernel may mount neither udf nor iso9660",
+			About: "hardened image: provision although the kernel can mount neither udf nor iso9660",
 			Image: Variant{Name: "no-udf", Files: map[string]string{
 				"/etc/modprobe.d/hardening.conf": "install udf /bin/false\ninstall isofs /bin/false\nblacklist udf\nblacklist isofs\n",
 			}},
@@ -55,7 +55,7 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name:   "iso9660",
-			About:  "the medium is ISO 9660 with Joliet, as other clouds on this protocol attach",
+			About:  "provision from an ISO 9660 medium with Joliet, as attached by other clouds with this protocol",
 			Medium: asISO9660,
 			Play: func(ctx context.Context, r *Run) error {
 				return steps(ctx, r, powerOn, ready, login, system)
@@ -63,7 +63,7 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name:   "metadata-only",
-			About:  "an empty drive: the order comes from the instance metadata alone",
+			About:  "empty drive: provision from the instance metadata alone",
 			Medium: noDisc,
 			Play: func(ctx context.Context, r *Run) error {
 				return steps(ctx, r, powerOn, ready, inTime, login, system, halfOrder)
@@ -71,7 +71,7 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name:   "malformed",
-			About:  "the document on the medium breaks off: reported as a failure within a minute, and the machine lives on",
+			About:  "truncated ovf-env.xml: report the failure within a minute, and still run extensions",
 			Medium: malformed,
 			Play: func(ctx context.Context, r *Run) error {
 				return steps(ctx, r, powerOn, failed)
@@ -79,7 +79,7 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name:  "cloud-init",
-			About: "Debian's cloud-init provisions: it alone says Ready, extensions come after it",
+			About: "Debian's cloud-init provisions and reports Ready; extensions start after it",
 			Image: cloudInit,
 			Play: func(ctx context.Context, r *Run) error {
 				return steps(ctx, r, powerOn, ready, loginLater, beside, system, control, restart, loginLater, beside, system)
@@ -87,7 +87,7 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name:  "cloud-init-crashed",
-			About: "cloud-init is killed before it has told the platform anything: the agent takes over",
+			About: "cloud-init is killed before its first report: the agent takes over",
 			Image: crashing,
 			Play: func(ctx context.Context, r *Run) error {
 				return steps(ctx, r, powerOn, ready, login, takenOver, accounts, control)
@@ -95,12 +95,12 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name:  "power-cut",
-			About: "the power fails at random moments of first boots; the next boot finishes each (--cuts says how many)",
+			About: "cut the power at random moments of first boots (--cuts times); the next boot completes each of them",
 			Play:  powerCuts,
 		},
 		{
 			Name:  "removal",
-			About: "the package is purged: nothing of it is left, and the machine still works",
+			About: "purge the package: no file of it is left, and the machine still boots",
 			Play: func(ctx context.Context, r *Run) error {
 				return steps(ctx, r, powerOn, ready, login, control, purge, restart, gone)
 			},
@@ -145,7 +145,7 @@ var (
 			return "", err
 		}
 		r.readyAt, r.ToReady = when, when.Sub(r.Machine.Started)
-		return fmt.Sprintf("power on to Ready received: %.1f s; emulation took %.1f s of processor time, load %s",
+		return fmt.Sprintf("power on to Ready received: %.1f s; CPU time of the emulation %.1f s, load %s",
 			r.ToReady.Seconds(), r.Machine.Processor().Seconds(), load()), nil
 	}}
 
@@ -167,7 +167,7 @@ var (
 		for _, kind := range []string{"rsa", "ed25519"} {
 			r.Machine.As(r.User, r.keyFile(kind))
 			if err := r.same(ctx, check{"id -un; hostname", r.User + "\n" + r.HostName}); err != nil {
-				return "", fmt.Errorf("with the %s key: %w", kind, err)
+				return "", fmt.Errorf("log in with the %s key: %w", kind, err)
 			}
 		}
 		// Who has a password gives it to sudo.
@@ -182,7 +182,7 @@ var (
 	bootDone = check{"systemctl is-system-running --wait || systemctl --failed --no-legend", "running"}
 
 	system = step{"system", func(ctx context.Context, r *Run) (string, error) {
-		return "running, no failed unit; agent active under its classic names too", r.same(ctx,
+		return "running, no failed units; the agent is active, also under its classic names", r.same(ctx,
 			bootDone,
 			check{"systemctl is-active azguest waagent walinuxagent ssh | sort -u", "active"},
 			check{"systemctl show -P Slice azguest", "azure.slice"},
@@ -199,17 +199,17 @@ var (
 			return "", err
 		}
 		if !ejected {
-			return "", errors.New("provisioned, but the medium is still in the drive")
+			return "", errors.New("the medium was not ejected after provisioning")
 		}
 		return "unmounted and ejected", nil
 	}}
 
-	noMedium = step{"user space", func(ctx context.Context, r *Run) (string, error) {
-		return "provisioned without a mount", r.same(ctx, check{"lsmod | grep -E '^(udf|isofs) '", ""})
+	noMedium = step{"no mount", func(ctx context.Context, r *Run) (string, error) {
+		return "provisioned without mounting the medium", r.same(ctx, check{"lsmod | grep -E '^(udf|isofs) '", ""})
 	}}
 
 	accounts = step{"account", func(ctx context.Context, r *Run) (string, error) {
-		return "sudo, hash, keys, custom data, modes; the password is nowhere in clear", r.same(ctx,
+		return "sudo, password hash, keys, custom data and modes are right; the password is not stored in clear", r.same(ctx,
 			check{"command sudo -n id -un", "sudo: a password is required"},
 			check{"sudo id -un", "root"},
 			check{"sudo getent shadow " + r.User + " | cut -d: -f2 | cut -c1-3", "$6$"},
@@ -229,9 +229,9 @@ var (
 		}
 		n := strings.Count(r.before["host keys"], "ssh_host_")
 		if n < 3 {
-			return "", fmt.Errorf("the image had none, now there are %d:\n%s", n, r.before["host keys"])
+			return "", fmt.Errorf("want at least 3 new host keys, got %d:\n%s", n, r.before["host keys"])
 		}
-		return fmt.Sprintf("%d made", n), nil
+		return fmt.Sprintf("%d generated", n), nil
 	}}
 
 	control = step{"extension", func(ctx context.Context, r *Run) (string, error) {
@@ -250,9 +250,9 @@ var (
 			return "", fmt.Errorf("not JSON: %s", out)
 		}
 		if !strings.Contains(out, sample.Publisher+"."+sample.Type) {
-			return "", fmt.Errorf("the extension is missing: %s", out)
+			return "", fmt.Errorf("the output lacks the extension: %s", out)
 		}
-		return fmt.Sprintf("%d bytes of JSON, extension in it", len(out)), nil
+		return fmt.Sprintf("%d bytes of JSON, with the extension", len(out)), nil
 	}}
 
 	reboot = step{"reboot", func(ctx context.Context, r *Run) (string, error) {
@@ -261,9 +261,9 @@ var (
 		}
 		r.reports = len(r.Platform.health())
 		if n := len(r.Platform.Ready()); n != 1 {
-			return "", fmt.Errorf("received Ready %d times in the first boot, not once", n)
+			return "", fmt.Errorf("received Ready %d times in the first boot, want once", n)
 		}
-		return "Ready received exactly once until now", r.Machine.Reboot(ctx)
+		return "Ready received exactly once in the first boot", r.Machine.Reboot(ctx)
 	}}
 
 	restart = step{"restart", func(ctx context.Context, r *Run) (string, error) {
@@ -288,7 +288,7 @@ var (
 		err = until(ctx, "the handler to be enabled again", func() (bool, error) {
 			got, err := r.Machine.Run(ctx, "cat /var/lib/azguest-sample-commands")
 			if err == nil && !strings.HasPrefix(want, got) {
-				err = fmt.Errorf("its commands were called in this order: %q", got)
+				err = fmt.Errorf("wrong order of handler commands: %q", got)
 			}
 			return got == want, err
 		})
@@ -298,7 +298,7 @@ var (
 		return r.viewed(ctx)
 	}}
 
-	unchanged = step{"nothing done twice", func(ctx context.Context, r *Run) (string, error) {
+	unchanged = step{"unchanged", func(ctx context.Context, r *Run) (string, error) {
 		now, err := r.facts(ctx)
 		if err != nil {
 			return "", err
@@ -311,12 +311,12 @@ var (
 		// Ready once per boot, and not a word of provisioning after the first:
 		// the classic agent is silent then, and a Ready that got lost with it.
 		if n := len(r.Platform.Ready()); n != 2 {
-			err = errors.Join(err, fmt.Errorf("received Ready %d times in two boots, not once in each", n))
+			err = errors.Join(err, fmt.Errorf("received Ready %d times in two boots, want once in each", n))
 		}
 		if n := len(r.Platform.health()); n != r.reports+1 {
-			err = errors.Join(err, fmt.Errorf("received %d health reports after the reboot, not one", n-r.reports))
+			err = errors.Join(err, fmt.Errorf("received %d health reports after the reboot, want one", n-r.reports))
 		}
-		return "account, host keys, host name, packages as before; Ready received once per boot", err
+		return "account, host keys, host name and packages have not changed; Ready received once per boot", err
 	}}
 
 	purge = step{"purge", func(ctx context.Context, r *Run) (string, error) {
@@ -456,7 +456,7 @@ func (r *Run) leftovers(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "no file, unit, slice or firewall table left", nil
+	return "no file, unit, slice or firewall table is left", nil
 }
 
 // load is how busy this machine is, without which no figure means anything.

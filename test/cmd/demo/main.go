@@ -29,16 +29,16 @@ func main() {
 const limit = 2 * time.Minute
 
 func run() int {
-	bin := flag.String("bin", ".build/amd64", "`folder` with azguest, agentctl and fabric")
-	packages := flag.String("packages", "", "`folder` with extension packages to publish besides the sample")
+	bin := flag.String("bin", ".build/amd64", "`directory` with azguest, agentctl and fabric")
+	packages := flag.String("packages", "", "`directory` with extension packages to publish in addition to the samples")
 	keep := flag.Bool("keep", false, "open a shell in the machine at the end")
 	plain := flag.Bool("plain-dvd", false, "make the DVD a plain file instead of a loop device")
-	verbose := flag.Bool("verbose", false, "show the agent's log")
+	verbose := flag.Bool("verbose", false, "print the agent's log")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done after %v", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not finished after %v", limit))
 	defer cancel()
 
 	d := &demo{out: os.Stdout, bin: *bin, packages: *packages, plain: *plain, verbose: *verbose}
@@ -119,16 +119,16 @@ func (d *demo) summary() string {
 // explain shows what there is to see after a failure.
 func (d *demo) explain(w io.Writer) {
 	if text := d.agentLog.tail(30); text != "" && !d.verbose {
-		fmt.Fprintf(w, "\nthe agent's last lines:\n%s\n", text)
+		fmt.Fprintf(w, "\nlast lines of the agent:\n%s\n", text)
 	}
 	if text := d.fabLog.tail(15); text != "" {
-		fmt.Fprintf(w, "\nthe emulator's last lines:\n%s\n", text)
+		fmt.Fprintf(w, "\nlast lines of the fabric:\n%s\n", text)
 	}
 }
 
 // shell opens a shell in the machine; the agent goes on running.
 func (d *demo) shell() error {
-	fmt.Fprintln(d.out, "\nA shell in the machine; exit ends it.")
+	fmt.Fprintln(d.out, "\nStarting a shell in the machine; type exit to leave.")
 	p, err := d.machine.Start(sandbox.Cmd{Args: []string{"bash", "-i"}, Dir: "/", Env: []string{"TERM=" + os.Getenv("TERM")}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return err

@@ -62,7 +62,7 @@ func (d *demo) medium(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	d.say("user %s with a password, an ed25519 and an RSA key; host name %s; %d bytes of custom data", d.who.user, d.who.hostname, len(d.who.customData))
+	d.say("user %s with a password, an Ed25519 key and an RSA key; host name %s; %d bytes of custom data", d.who.user, d.who.hostname, len(d.who.customData))
 	if err := d.local(ctx, append([]string{"dvd", "--out", d.file("dvd.img")}, d.wishes()...)...); err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (d *demo) boot(ctx context.Context) error {
 	}
 	go func() {
 		<-d.fabric.Done()
-		_ = w.CloseWithError(errors.New("the emulator ended"))
+		_ = w.CloseWithError(errors.New("fabric serve has exited"))
 	}()
 	ready := make(chan error, 1)
 	go func() {
@@ -165,7 +165,7 @@ func (d *demo) provision(ctx context.Context) error {
 	go func() {
 		select {
 		case <-d.agent.Done():
-			cancel(fmt.Errorf("the agent ended with code %d", d.agent.Code()))
+			cancel(fmt.Errorf("the agent exited with code %d", d.agent.Code()))
 		case <-ctx.Done():
 		}
 	}()
@@ -182,7 +182,7 @@ func (d *demo) account(ctx context.Context) error {
 		return err
 	}
 	if r, err := d.machine.Run(ctx, "hostname"); err != nil || strings.TrimSpace(r.Stdout) != d.who.hostname {
-		return fmt.Errorf("host name is %q: %w", strings.TrimSpace(r.Stdout), err)
+		return fmt.Errorf("wrong host name %q: %w", strings.TrimSpace(r.Stdout), err)
 	}
 	if _, err := d.machine.Start(sandbox.Cmd{Args: []string{"/usr/sbin/sshd", "-D", "-e"}, Stderr: &d.agentLog}); err != nil {
 		return err
@@ -204,7 +204,7 @@ func (d *demo) account(ctx context.Context) error {
 			return err
 		}
 		if want := d.who.user + "\n" + d.who.hostname + "\nroot\n"; got != want {
-			return fmt.Errorf("ssh with the %s key shows %q, want %q", k.name, got, want)
+			return fmt.Errorf("ssh with the %s key printed %q, want %q", k.name, got, want)
 		}
 	}
 	return nil
@@ -245,7 +245,7 @@ func (d *demo) extension(ctx context.Context) error {
 		}
 	}
 	if err := json.Unmarshal(got.Bytes(), &resource); err != nil {
-		return fmt.Errorf("answer of the control plane: %w: %.200s", err, got.String())
+		return fmt.Errorf("parse the answer of the control plane: %w: %.200s", err, got.String())
 	}
 	p := resource.Properties
 	d.say("%s %s: %s", "Azguest.Samples.Hello", p.InstanceView.TypeHandlerVersion, p.ProvisioningState)
@@ -253,7 +253,7 @@ func (d *demo) extension(ctx context.Context) error {
 		d.say("  %s: %s", s.Code, s.Message)
 	}
 	if p.ProvisioningState != "Succeeded" {
-		return fmt.Errorf("the extension is %s", p.ProvisioningState)
+		return fmt.Errorf("provisioning state of the extension: %s", p.ProvisioningState)
 	}
 	return nil
 }

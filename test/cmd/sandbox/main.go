@@ -42,15 +42,15 @@ func main() {
 
 func run(ctx context.Context) (int, error) {
 	var o sandbox.Options
-	flag.StringVar(&o.DVD, "dvd", "", "`image` that /dev/sr0 shows")
-	flag.BoolVar(&o.PlainDVD, "plain-dvd", false, "make /dev/sr0 a plain file")
-	flag.BoolVar(&o.CDROM, "cdrom", false, "let sysfs say that /dev/sr0 is a CD-ROM drive")
-	flag.BoolVar(&o.Fuse, "fuse", false, "make /dev/fuse")
-	flag.StringVar(&o.Hostname, "hostname", "", "host `name` before provisioning")
-	vmid := flag.String("vmid", "", "show the platform's DMI with this `uuid`")
-	debs := flag.String("debs", "", "Debian `packages`, separated by commas, to lay over the root")
+	flag.StringVar(&o.DVD, "dvd", "", "`image` to use as /dev/sr0")
+	flag.BoolVar(&o.PlainDVD, "plain-dvd", false, "make /dev/sr0 a plain file instead of a loop device")
+	flag.BoolVar(&o.CDROM, "cdrom", false, "show /dev/sr0 as a CD-ROM drive in sysfs")
+	flag.BoolVar(&o.Fuse, "fuse", false, "create /dev/fuse")
+	flag.StringVar(&o.Hostname, "hostname", "", "initial host `name`")
+	vmid := flag.String("vmid", "", "show DMI data of the platform with this `uuid`")
+	debs := flag.String("debs", "", "Debian `packages` to unpack over the root, separated by commas")
 	var files []string
-	flag.Func("install", "`file:path[:mode]` to copy into the machine; may be repeated", func(s string) error {
+	flag.Func("install", "copy a file into the machine, as `file:path[:mode]`; repeatable", func(s string) error {
 		files = append(files, s)
 		return nil
 	})

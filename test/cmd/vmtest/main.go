@@ -31,12 +31,12 @@ func main() {
 func realMain(ctx context.Context, args []string) error {
 	var (
 		f     = flag.NewFlagSet("vm", flag.ContinueOnError)
-		shell = f.Bool("shell", false, "afterwards log in to the machine; it ends with the shell")
-		keep  = f.Bool("keep", false, "leave console, journal and logs behind")
+		shell = f.Bool("shell", false, "log in to the machine afterwards; the machine is switched off when the shell ends")
+		keep  = f.Bool("keep", false, "keep console output, journal and logs")
 		list  = f.Bool("list", false, "list the scenarios")
-		all   = f.Bool("all", false, "play all scenarios (the default is first-boot)")
-		cuts  = f.Int("cuts", 0, "play power-cut with this many cuts")
-		repo  = f.String("repo", ".", "the checkout")
+		all   = f.Bool("all", false, "run all scenarios (default: first-boot)")
+		cuts  = f.Int("cuts", 0, "run power-cut with this many power cuts")
+		repo  = f.String("repo", ".", "root `directory` of the checkout")
 	)
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -61,7 +61,7 @@ func realMain(ctx context.Context, args []string) error {
 	}
 	for _, n := range names {
 		if !slices.ContainsFunc(scenarios, func(s vm.Scenario) bool { return s.Name == n }) {
-			return fmt.Errorf("no scenario %q: see --list", n)
+			return fmt.Errorf("unknown scenario %q; see --list", n)
 		}
 	}
 	cache, err := vm.CacheDir()
@@ -71,7 +71,7 @@ func realMain(ctx context.Context, args []string) error {
 	o := vm.Options{Repo: *repo, Cache: cache, Mirror: vm.Mirror(ctx), Out: os.Stdout, Keep: *keep, Cuts: *cuts}
 	if *shell {
 		o.Shell = func(m *vm.Machine) error {
-			fmt.Printf("the control plane, from another terminal:\n  %s\nlogging in; the machine ends with this shell\n", m.Hint())
+			fmt.Printf("To query the control plane from another terminal:\n  %s\nLogging in; the machine is switched off when this shell ends.\n", m.Hint())
 			_ = m.Shell() // the exit status of somebody's last command
 			return nil
 		}
@@ -91,7 +91,7 @@ func realMain(ctx context.Context, args []string) error {
 			failed = append(failed, s.Name)
 			continue
 		}
-		figures = append(figures, fmt.Sprintf("%-20s power on to Ready %5.1f s, whole scenario %5.1f s",
+		figures = append(figures, fmt.Sprintf("%-20s power on to Ready %5.1f s, total %5.1f s",
 			s.Name, r.ToReady.Seconds(), time.Since(began).Seconds()))
 	}
 	fmt.Println(strings.Join(figures, "\n"))
