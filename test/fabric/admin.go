@@ -68,7 +68,7 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 		if len(parts) > 1 {
 			var err error
 			if id, err = strconv.Atoi(parts[1]); err != nil {
-				fail(http.StatusBadRequest, fmt.Errorf("read id of fault: %w", err))
+				fail(http.StatusBadRequest, fmt.Errorf("parse id of fault: %w", err))
 				return
 			}
 		}
@@ -103,9 +103,9 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 			f.serveVM(w, r, parts[1:])
 			return
 		}
-		fail(http.StatusBadRequest, fmt.Errorf("no virtual machine named in %s", r.URL.Path))
+		fail(http.StatusBadRequest, fmt.Errorf("%s does not name a virtual machine", r.URL.Path))
 	default:
-		fail(http.StatusNotFound, fmt.Errorf("there is no %s %s", r.Method, r.URL.Path))
+		fail(http.StatusNotFound, fmt.Errorf("unknown request %s %s", r.Method, r.URL.Path))
 	}
 }
 
@@ -151,7 +151,7 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 	fail := func(code int, err error) { writeJSON(w, code, map[string]string{"error": err.Error()}) }
 	v := f.VM(parts[0])
 	if v == nil {
-		fail(http.StatusNotFound, fmt.Errorf("there is no virtual machine %s", parts[0]))
+		fail(http.StatusNotFound, fmt.Errorf("virtual machine %s does not exist", parts[0]))
 		return
 	}
 	action := ""
@@ -202,7 +202,7 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 			err = v.Claim(p)
 		}
 	default:
-		fail(http.StatusNotFound, fmt.Errorf("there is no %s %s", r.Method, r.URL.Path))
+		fail(http.StatusNotFound, fmt.Errorf("unknown request %s %s", r.Method, r.URL.Path))
 		return
 	}
 	if err != nil {
@@ -226,7 +226,7 @@ func (f *Fabric) serveAwait(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if v == nil {
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there is no virtual machine " + q.Get("vm")})
+		writeJSON(w, http.StatusNotFound, map[string]string{"error": "virtual machine " + q.Get("vm") + " does not exist"})
 		return
 	}
 	timeout := 30 * time.Second

@@ -48,12 +48,12 @@ func (c Remote) Do(ctx context.Context, method, path string, body any) ([]byte, 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, fmt.Errorf("ask the fabric: %w", err)
+		return nil, nil, fmt.Errorf("send request to the fabric: %w", err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, nil, fmt.Errorf("ask the fabric: %w", err)
+		return nil, nil, fmt.Errorf("read answer of the fabric: %w", err)
 	}
 	if resp.StatusCode >= 300 {
 		return data, resp.Header, &RemoteError{Status: resp.StatusCode, Body: strings.TrimSpace(string(data))}
@@ -68,7 +68,7 @@ type RemoteError struct {
 }
 
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("the fabric answers %d: %s", e.Status, e.Body)
+	return fmt.Sprintf("the fabric answered %d: %s", e.Status, e.Body)
 }
 
 // vmPath finds the resource id of the VM.
@@ -90,7 +90,7 @@ func (c Remote) vmPath(ctx context.Context) (string, error) {
 			return v.ID, nil
 		}
 	}
-	return "", fmt.Errorf("there is no virtual machine %q", c.VM)
+	return "", fmt.Errorf("virtual machine %q does not exist", c.VM)
 }
 
 const apiVersion = "api-version=2024-07-01"

@@ -90,7 +90,7 @@ func (f *Fabric) controlFault(status int) *answer {
 		http.StatusBadGateway: "BadGateway", http.StatusServiceUnavailable: "ServiceUnavailable", http.StatusGatewayTimeout: "GatewayTimeout",
 	}[status]
 	text := http.StatusText(status)
-	a := refuse(status, or(code, strings.ReplaceAll(text, " ", "")), "%s: this was asked for.", or(text, "status "+strconv.Itoa(status))).answer()
+	a := refuse(status, or(code, strings.ReplaceAll(text, " ", "")), "%s: this fault was injected.", or(text, "status "+strconv.Itoa(status))).answer()
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		a.header.Set("Retry-After", f.retryAfter())
 	}

@@ -171,7 +171,7 @@ func (f *Fabric) readDeployment(r *request, group, name string) (*deployment, *a
 		v, ok := property(o, "value")
 		switch _, linked := property(o, "reference"); {
 		case linked:
-			return bad("KeyVaultParameterReferenceNotSupported", "The value of deployment parameter '%s' is in a key vault, of which there is none here.", key)
+			return bad("KeyVaultParameterReferenceNotSupported", "The value of deployment parameter '%s' is in a key vault, which is not supported here.", key)
 		case !ok || v == nil:
 			if o, declared := d.declaration("parameters", key); !declared || o["nullable"] != true {
 				return bad("InvalidDeploymentParameterValue", "The value of deployment parameter '%s' is null. Please specify the value or use the parameter reference. See https://aka.ms/resource-manager-parameter-files for details.", key)

@@ -154,7 +154,7 @@ func TestTemplateErrors(t *testing.T) {
 		`[nonsense('a')]`:              "'nonsense' is not valid",
 		`[contoso.fn()]`:               "'contoso.fn' is not valid",
 		`[concat('a']`:                 "expected ',' or ')'",
-		`[concat('a)]`:                 "does not end",
+		`[concat('a)]`:                 "not terminated",
 		`['a' 'b']`:                    "expected the end",
 		`[parameters]`:                 "expected '('",
 		`[1x]`:                         "is not a number",

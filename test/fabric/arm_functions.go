@@ -218,10 +218,10 @@ func builtins() map[string]builtin {
 		"trim":    ofTexts(1, 1, func(a []string) (any, error) { return strings.TrimSpace(a[0]), nil }),
 		"replace": ofTexts(3, 3, func(a []string) (any, error) {
 			if a[1] == "" {
-				return nil, errors.New("nothing can't be replaced")
+				return nil, errors.New("the text to replace is empty")
 			}
 			if n := strings.Count(a[0], a[1]); n*len(a[2]) > maxValue {
-				return nil, errors.New("too large")
+				return nil, errors.New("the result is too large")
 			}
 			return strings.ReplaceAll(a[0], a[1], a[2]), nil
 		}),
@@ -265,7 +265,7 @@ func builtins() map[string]builtin {
 				parts = append(parts, text(v))
 			}
 			if len(list)*len(sep) > maxValue {
-				return nil, errors.New("too large")
+				return nil, errors.New("the result is too large")
 			}
 			return strings.Join(parts, sep), nil
 		}},
@@ -372,7 +372,7 @@ func concat(_ *scope, a []any) (any, error) {
 		size += len(parts[len(parts)-1])
 	}
 	if size > maxValue {
-		return nil, errors.New("too large")
+		return nil, errors.New("the result is too large")
 	}
 	return strings.Join(parts, ""), nil
 }

@@ -65,7 +65,7 @@ func format(_ *scope, a []any) (any, error) {
 			s = fmt.Sprintf("%0*d", width, n)
 		}
 		if size += len(s); size > maxValue {
-			err = errors.New("too large")
+			err = errors.New("the result is too large")
 			return ""
 		}
 		return s

@@ -62,7 +62,7 @@ func (d *deployment) plan() *apiError {
 		}
 	}
 	if list, _ := d.template["functions"].([]any); len(list) > 0 {
-		return invalid(errors.New("functions of the template's own are not supported here"))
+		return invalid(errors.New("user-defined functions are not supported here"))
 	}
 	unknown := []string{}
 	for _, name := range sortedKeys(d.given) {

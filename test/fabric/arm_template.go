@@ -192,7 +192,7 @@ func (p *exprParser) text1() (*expr, error) {
 		}
 		b.WriteByte(p.text[p.pos])
 	}
-	return nil, errors.New("a string does not end")
+	return nil, errors.New("a string is not terminated")
 }
 
 // A scope is where an expression stands.
@@ -333,7 +333,7 @@ func (s *scope) eval(e *expr) (any, error) {
 		yes, ok := cond.(bool)
 		switch {
 		case !ok:
-			return nil, errors.New("the template function 'if' wants a boolean first")
+			return nil, errors.New("the first argument of the template function 'if' is not a boolean")
 		case yes:
 			return s.eval(e.args[1])
 		}
@@ -394,7 +394,7 @@ func member(of, key any, safe bool) (any, error) {
 	case object:
 		name, ok := key.(string)
 		if !ok {
-			return nil, fmt.Errorf("the property '%s' can't be selected: an object has names", text(key))
+			return nil, fmt.Errorf("the property '%s' can't be selected: names of properties are strings", text(key))
 		}
 		if v, ok := property(of, name); ok || safe {
 			return v, nil
@@ -414,7 +414,7 @@ func member(of, key any, safe bool) (any, error) {
 			return nil, nil //nolint:nilnil // null is a value of the language
 		}
 	}
-	return nil, fmt.Errorf("the language expression property '%s' can't be evaluated: there are no properties in '%s'", text(key), text(of))
+	return nil, fmt.Errorf("the language expression property '%s' can't be evaluated: '%s' has no properties", text(key), text(of))
 }
 
 func property(of object, name string) (any, bool) {

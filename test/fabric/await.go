@@ -68,7 +68,7 @@ func ExtensionIs(name, state string) Condition {
 	return Condition{"extension=" + name + ":" + state, func(v *VM) (bool, string) {
 		e := v.extensionNamed(name)
 		if e == nil {
-			return strings.EqualFold(state, "gone"), "there is no extension " + name
+			return strings.EqualFold(state, "gone"), "extension " + name + " does not exist"
 		}
 		return strings.EqualFold(e.state, state), fmt.Sprintf("extension %s is %s%s", e.name, e.state, errorText(e.failure))
 	}}
@@ -87,14 +87,14 @@ func StatusSays(text string) Condition {
 		if v.status == nil {
 			return false, "no status yet"
 		}
-		return strings.Contains(string(v.status.raw), text), "the status does not say so"
+		return strings.Contains(string(v.status.raw), text), "the status does not contain this text"
 	}}
 }
 
 // StatusReports waits for n status documents in all.
 func StatusReports(n int) Condition {
 	return Condition{"status=" + strconv.Itoa(n), func(v *VM) (bool, string) {
-		return v.statuses >= n, fmt.Sprintf("%d status documents", v.statuses)
+		return v.statuses >= n, fmt.Sprintf("%d status documents received", v.statuses)
 	}}
 }
 
@@ -102,7 +102,7 @@ func StatusReports(n int) Condition {
 func Requested(kind Kind, n int) Condition {
 	return Condition{fmt.Sprintf("request=%s:%d", kind, n), func(v *VM) (bool, string) {
 		have := len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
-		return have >= n, fmt.Sprintf("%d requests of %s", have, kind)
+		return have >= n, fmt.Sprintf("%d requests of kind %s received", have, kind)
 	}}
 }
 
@@ -113,7 +113,7 @@ func Converged() Condition {
 			return false, "no status yet"
 		}
 		n := v.goalOrdinal(v.status)
-		return n == v.ordinal, fmt.Sprintf("goal state %d of %d is processed", n, v.ordinal)
+		return n == v.ordinal, fmt.Sprintf("goal state %d is processed, the current one is %d", n, v.ordinal)
 	}}
 }
 
@@ -163,7 +163,7 @@ func ParseCondition(s string) (Condition, error) {
 	case name == "converged":
 		return Converged(), nil
 	}
-	return Condition{}, fmt.Errorf("read condition %q: want ready, health=…, extension=…, handler=…, says=…, status[=n], request=kind[:n] or converged", s)
+	return Condition{}, fmt.Errorf("unknown condition %q: want ready, health=…, extension=…, handler=…, says=…, status[=N], request=KIND[:N] or converged", s)
 }
 
 // recheck bounds how long a condition that depends on the time alone (an

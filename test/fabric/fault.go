@@ -87,7 +87,7 @@ func (f *Fault) String() string {
 		s = append(s, "delay "+time.Duration(f.Delay).String())
 	}
 	if f.Apply {
-		s = append(s, "after the fact")
+		s = append(s, "after processing")
 	}
 	switch {
 	case f.Reset:
@@ -99,13 +99,13 @@ func (f *Fault) String() string {
 		s = append(s, fmt.Sprint(f.Status))
 	}
 	if f.Body != nil {
-		s = append(s, "other body")
+		s = append(s, "replaced body")
 	}
 	if f.ContentType != "" || len(f.Set) > 0 {
-		s = append(s, "other headers")
+		s = append(s, "changed headers")
 	}
 	if f.Chunked {
-		s = append(s, "no length")
+		s = append(s, "no Content-Length")
 	}
 	if f.Rate > 0 {
 		s = append(s, fmt.Sprintf("%d bytes/s", f.Rate))
@@ -123,7 +123,7 @@ type faults struct {
 // they were set; the first that applies strikes.
 func (f *Fabric) Fail(fault Fault) (int, error) {
 	if fault.Kind == "" {
-		return 0, errors.New("set fault: no kind")
+		return 0, errors.New("set fault: the kind is missing")
 	}
 	if _, err := path.Match(string(fault.Kind), ""); err != nil {
 		return 0, fmt.Errorf("set fault: kind %q: %w", fault.Kind, err)

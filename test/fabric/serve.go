@@ -175,10 +175,10 @@ func hostChannelProblems(r *request) []string {
 		p = append(p, "no User-Agent")
 	}
 	if e := r.Header.Get("Accept-Encoding"); e != "" && e != "identity" {
-		p = append(p, "asks for compression: Accept-Encoding "+e)
+		p = append(p, "compression requested: Accept-Encoding "+e)
 	}
 	if r.Header.Get("Via") != "" || r.Header.Get("X-Forwarded-For") != "" {
-		p = append(p, "came through a proxy")
+		p = append(p, "sent through a proxy")
 	}
 	return p
 }

@@ -151,7 +151,7 @@ func (v *VM) goalStateAnswer(r *request) *answer {
 	gs.path = v.machinePath()
 	a := replyXML(gs.goalStateXML(base(r))).note("incarnation", gs.incarnation)
 	if !strings.HasPrefix(r.RequestURI, "/machine/?") {
-		a.problem("goal state asked for as %s, the platform's form is /machine/?comp=goalstate", r.RequestURI)
+		a.problem("goal state requested with %s, want /machine/?comp=goalstate", r.RequestURI)
 	}
 	return a
 }
@@ -179,7 +179,7 @@ func (v *VM) subDocument(r *request) *answer {
 		container, _, _ := strings.Cut(strings.TrimPrefix(path, "/machine/"), "/")
 		if container == v.container {
 			return wireError(http.StatusBadRequest, "InvalidUri", "The URL "+r.RequestURI+" was not handed out by this goal state.").
-				problem("url changed by the client, or its incarnation is too old: %s", r.RequestURI)
+				problem("URL was changed by the client, or its incarnation is too old: %s", r.RequestURI)
 		}
 		return wireError(http.StatusGone, "ResourceGone", "The container "+container+" is not here any more.")
 	}
@@ -351,7 +351,7 @@ func (v *VM) healthReport(r *request) *answer {
 		}
 	}
 	if len(description) > maxDescription {
-		a.problem("description of %d bytes is cut to %d", len(description), maxDescription)
+		a.problem("description of %d bytes is truncated to %d", len(description), maxDescription)
 		description = strings.ToValidUTF8(description[:maxDescription], "")
 	}
 	v.noteHealth(a, role.Health.State, sub, description)

@@ -116,7 +116,7 @@ func talk(nl int, kind uint16, body []byte) error {
 		return err
 	}
 	if n < 20 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
-		return errors.New("no answer of netlink")
+		return errors.New("no answer from netlink")
 	}
 	if code := int32(binary.NativeEndian.Uint32(b[16:])); code != 0 {
 		return unix.Errno(-code)

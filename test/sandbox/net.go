@@ -20,11 +20,11 @@ func raiseLoopback(addrs []string) error {
 	for i, a := range addrs {
 		ip := net.ParseIP(a).To4()
 		if ip == nil {
-			return fmt.Errorf("network: %q is no IPv4 address", a)
+			return fmt.Errorf("network: %q is not an IPv4 address", a)
 		}
 		label := "lo:" + strconv.Itoa(i)
 		if err := setAddr(fd, unix.SIOCSIFADDR, label, ip); err != nil {
-			return fmt.Errorf("network: put %s on lo: %w", a, err)
+			return fmt.Errorf("network: add %s to lo: %w", a, err)
 		}
 		if err := setAddr(fd, unix.SIOCSIFNETMASK, label, net.IPv4bcast.To4()); err != nil {
 			return fmt.Errorf("network: netmask of %s: %w", a, err)

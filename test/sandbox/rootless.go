@@ -102,7 +102,7 @@ func AsRoot(ctx context.Context, do func(context.Context) error) error {
 		return do(ctx)
 	}
 	if runtime.GOOS != "linux" {
-		return errors.New("sandbox: needs Linux")
+		return errors.New("sandbox: only Linux is supported")
 	}
 	uids, gids := subIDs("/etc/subuid", os.Geteuid()), subIDs("/etc/subgid", os.Geteuid())
 	if uids != nil && gids != nil {
@@ -299,7 +299,7 @@ func fixes(root, code string) []string {
 		out = append(out, "user.max_user_namespaces is 0: sudo sysctl user.max_user_namespaces=15000")
 	}
 	if is("kernel/apparmor_restrict_unprivileged_userns", "1") {
-		out = append(out, "kernel.apparmor_restrict_unprivileged_userns is 1, so AppArmor forbids it to programs without a profile: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0")
+		out = append(out, "kernel.apparmor_restrict_unprivileged_userns is 1, so AppArmor denies user namespaces to programs without a profile: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0")
 	}
 	for _, mark := range []string{".dockerenv", "run/.containerenv"} {
 		if _, err := os.Stat(filepath.Join(root, mark)); err == nil {

@@ -111,7 +111,7 @@ type answer struct {
 // Available says why a sandbox can't be made here, or nil.
 func Available() error {
 	if runtime.GOOS != "linux" {
-		return errors.New("sandbox: needs Linux")
+		return errors.New("sandbox: only Linux is supported")
 	}
 	if os.Geteuid() != 0 {
 		return &Unavailable{CodeRoot, errors.New("sandbox: needs root"), []string{"run it as root: sudo"}}
@@ -124,7 +124,7 @@ func Available() error {
 		if rootless() {
 			return forbidden(CodeOverlay, err)
 		}
-		return &Unavailable{CodeRoot, err, []string{"this root has not all of root's rights, as in a container: docker run --privileged"}}
+		return &Unavailable{CodeRoot, err, []string{"root has limited rights here, as in a container: docker run --privileged"}}
 	}
 	return nil
 }
@@ -174,7 +174,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	_ = theirs.Close()
 	if err != nil {
 		_ = ctl.Close()
-		return nil, fmt.Errorf("sandbox: start supervisor (root needed): %w", err)
+		return nil, fmt.Errorf("sandbox: start supervisor (needs root): %w", err)
 	}
 	s := &Sandbox{super: cmd, ended: make(chan struct{}), ctl: ctl, lines: bufio.NewReader(ctl)}
 	go func() {
@@ -197,7 +197,7 @@ func (s *Sandbox) start(ctx context.Context, o Options, log io.Writer) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	if s.netID == own {
-		return errors.New("sandbox: the network namespace is the machine's own; refused")
+		return errors.New("sandbox: refused to use the machine's own network namespace")
 	}
 	if s.outer, err = openNS(s.super.Process.Pid, "net", "pid"); err != nil {
 		return err
@@ -238,7 +238,7 @@ func (s *Sandbox) boot(ctx context.Context, o order) (answer, error) {
 		line, err = s.lines.ReadBytes('\n')
 	}
 	if err != nil {
-		return ans, fmt.Errorf("sandbox: boot: the supervisor is gone: %w", errors.Join(context.Cause(ctx), err))
+		return ans, fmt.Errorf("sandbox: boot: the supervisor has exited: %w", errors.Join(context.Cause(ctx), err))
 	}
 	if err := json.Unmarshal(line, &ans); err != nil {
 		return ans, fmt.Errorf("sandbox: boot: %w", err)
@@ -285,7 +285,7 @@ func bootPID(super int) (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, errors.New("sandbox: the boot process is gone")
+	return 0, errors.New("sandbox: the boot process has exited")
 }
 
 // PID is process 1 of the sandboxed machine as this program sees it; its

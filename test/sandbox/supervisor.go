@@ -181,7 +181,7 @@ func (s *supervisor) prepare(scratch string) (string, error) {
 	}
 	if err := addCard(); err != nil {
 		// Without veth in the kernel; only agents that insist on a card mind.
-		fmt.Fprintln(os.Stderr, "sandbox: no network card:", err)
+		fmt.Fprintln(os.Stderr, "sandbox: no network interface added:", err)
 	}
 	sr0 := ""
 	if image != nil && !s.opt.PlainDVD {
