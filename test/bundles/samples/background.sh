@@ -1,14 +1,14 @@
 #!/bin/sh
-# Background: enable starts a process that outlives it and keeps the output
-# open, as careless handlers do, and reports success only from there.
+# Background: enable starts a background process that keeps the output of enable
+# open, as some handlers do, and that reports success when it is done.
 # shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Background
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 log "$1 seq=$seq"
-# stop ends the workers of all times: enable may have been killed, or called
-# again, before the last one was done. After a reboot a number may be somebody
-# else's.
+# stop ends all workers that were ever started: enable may have been killed, or
+# called again, before the last one was done. After a reboot, a process id may
+# belong to another process.
 stop() {
 	[ -f workers ] || return 0
 	while read -r worker; do

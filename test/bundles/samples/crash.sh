@@ -1,7 +1,7 @@
 #!/bin/sh
-# Crash: the command named by publicSettings.when (default enable) exits with
-# publicSettings.code (default 52), without a status. Commands that run before
-# there are settings obey a file named "crash" in the package.
+# Crash: the command in publicSettings.when (default enable) exits with
+# publicSettings.code (default 52), without a status. For commands that run before
+# there are settings, use a file named "crash" in the package.
 # shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Crash
 # shellcheck source-path=SCRIPTDIR source=lib.sh

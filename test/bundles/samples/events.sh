@@ -1,5 +1,5 @@
 #!/bin/sh
-# Events: leaves a telemetry event in its events folder.
+# Events: writes a telemetry event to its events folder.
 # shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Events
 # shellcheck source-path=SCRIPTDIR source=lib.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Hello: greets, and says whether it could read its secrets.
+# Hello: reports a greeting, and whether the protected settings could be decrypted.
 # shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Hello
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -14,8 +14,8 @@ install)
 	;;
 enable)
 	[ -f installed ] || { report error 51 "enable before install"; exit 51; }
-	# The same settings again, after a restart or reboot: nothing to do, but
-	# the old status must still be there.
+	# The same settings again, after a restart or reboot: there is nothing to do,
+	# if the old status still exists.
 	if [ -f mrseq ] && [ "$(cat mrseq)" = "$seq" ] && [ -f "$status/$prefix$seq.status" ]; then
 		echo "already applied $seq"
 		exit 0
@@ -30,8 +30,8 @@ enable)
 	3) said="no openssl" ;;
 	*) said="protected settings could not be decrypted" ;;
 	esac
-	# The number is remembered when there is a status for it: killed in
-	# between, this does the work once more and not never.
+	# Store the sequence number after the status: if this script is killed in
+	# between, the work is repeated instead of skipped.
 	if [ -n "$exit_code" ] && [ "$exit_code" != 0 ]; then
 		report error "$exit_code" "told to fail with $exit_code"
 		echo "$seq" >mrseq
@@ -44,7 +44,7 @@ enable)
 disable) echo disabled ;;
 update)
 	echo "updating from ${AZURE_GUEST_AGENT_UPDATING_FROM_VERSION:-unknown} to ${VERSION:-unknown}"
-	# 2.0.0 says in its manifest that no install follows.
+	# According to the manifest of 2.0.0, no install follows.
 	case $version in 2.*) date -u >installed ;; esac
 	log "update from=${AZURE_GUEST_AGENT_UPDATING_FROM_VERSION:-} to=${VERSION:-} disable=${AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODE:-}"
 	;;

@@ -1,5 +1,5 @@
-# Shared by the sample handlers. An extension in shell needs no more than this:
-# where its folders are, which settings are current, and a way to say how it went.
+# Functions shared by the sample handlers. This is all that an extension in shell
+# needs: its folders, the current settings, and a function that reports a status.
 
 base=$(cd "$(dirname "$0")/.." && pwd)
 cd "$base" || exit 51
@@ -13,7 +13,7 @@ config=$(environment configFolder)
 status=$(environment statusFolder)
 logs=$(environment logFolder)
 
-# The agent says which settings to use; an older one leaves it to us.
+# The agent sets the sequence number to use; older agents do not.
 seq=${ConfigSequenceNumber:-}
 if [ -z "$seq" ]; then
 	seq=$(ls "$config" 2>/dev/null | sed -n 's/^\([0-9][0-9]*\)\.settings$/\1/p' | sort -n | tail -n 1)
@@ -42,8 +42,8 @@ field() {
 	tr -d '\r\n' <"$settings" | sed -n 's/.*"'"$1"'"[ 	]*:[ 	]*"\([^"]*\)".*/\1/p'
 }
 
-# secrets decrypts protectedSettings to standard output, with the certificate
-# the agent left two levels above the config folder.
+# secrets decrypts protectedSettings to standard output, with the certificate that
+# the agent has stored two levels above the config folder.
 secrets() {
 	thumbprint=$(field protectedSettingsCertThumbprint)
 	encrypted=$(field protectedSettings)
@@ -54,14 +54,14 @@ secrets() {
 		openssl cms -inform DER -decrypt -recip "$lib/$thumbprint.crt" -inkey "$lib/$thumbprint.prv"
 }
 
-# escape makes text fit for a JSON string.
+# escape quotes text for a JSON string.
 escape() {
 	printf '%s' "$1" | tr '\n\t\r' '   ' | sed 's/\\/\\\\/g; s/"/\\"/g'
 }
 
-# report STATE CODE MESSAGE [SUBSTATUS] writes the status file. The folder above
-# is not made: somebody who reports late must not bring back a handler that was
-# removed meanwhile.
+# report STATE CODE MESSAGE [SUBSTATUS] writes the status file. The parent folder
+# is not created: a late report must not recreate the directory of a handler that
+# was removed meanwhile.
 report() {
 	now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 	sub=

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Multi: a handler with several instances, told apart by ConfigExtensionName.
+# Multi: a handler with several instances, distinguished by ConfigExtensionName.
 # shellcheck disable=SC2034,SC2154 # lib.sh uses HANDLER and sets the rest
 HANDLER=Azguest.Samples.Multi
 # shellcheck source-path=SCRIPTDIR source=lib.sh
