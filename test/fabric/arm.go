@@ -57,7 +57,7 @@ func (f *Fabric) newOperation(v *VM, result func() any) *operation {
 	return o
 }
 
-// control serves the ARM-shaped control plane (spec/extensions §9).
+// control serves the ARM-shaped control plane (extensions/SPEC.md §17).
 func (f *Fabric) control(r *request) *answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()

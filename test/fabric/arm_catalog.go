@@ -164,7 +164,7 @@ func startsWith(filter string) (string, bool) {
 	return strings.CutSuffix(inner, "')")
 }
 
-// runCommandDocuments are the commands of the action (spec/extensions §9.6).
+// runCommandDocuments are the commands of the action (extensions/SPEC.md §17.6).
 func (f *Fabric) runCommandDocuments(id string) (*answer, *apiError) {
 	document := object{
 		"$schema": "https://schema.management.azure.com/schemas/2016-11-17/runcommands.json", "id": "RunShellScript",

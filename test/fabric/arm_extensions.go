@@ -285,7 +285,7 @@ func (e *extension) resource(query url.Values) object {
 	return o
 }
 
-// instanceView is what the guest said last (spec/extensions §9.5).
+// instanceView is what the guest said last (extensions/SPEC.md §17.5).
 func (e *extension) instanceView() object {
 	if e.run {
 		return e.runView()

@@ -44,7 +44,7 @@ func (f *Fabric) cloudMetadata(r *request) *answer {
 }
 
 // login is the directory: it issues a token to whoever asks, since clients
-// refuse to work without one. Nobody checks it (spec/extensions §9.9).
+// refuse to work without one. Nobody checks it (extensions/SPEC.md §17.9).
 func (f *Fabric) login(r *request, p armPath) *answer {
 	path, here := strings.Join(p.lower, "/"), here(r)
 	base, found := here+"/"+strings.Join(p.segments[:max(1, len(p.segments)-2)], "/"), false

@@ -20,7 +20,7 @@ const (
 func (e *extension) transient() bool { return strings.EqualFold(e.handler(), runCommandAction) }
 
 // acceptRunCommand turns a managed run command into settings of its handler
-// (spec/extensions §9.6).
+// (extensions/SPEC.md §17.6).
 func (v *VM) acceptRunCommand(e *extension) (*extension, *apiError) {
 	var p struct {
 		Source              map[string]any    `json:"source"`

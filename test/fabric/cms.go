@@ -14,7 +14,7 @@ import (
 )
 
 // Ciphers as a client names them in x-ms-cipher-name, and the one CRP uses for
-// virtual machines opted in to FIPS 140-3 (spec/protocol §3).
+// virtual machines opted in to FIPS 140-3 (protocol/SPEC.md §5.4).
 const (
 	CipherAES128 = "AES128_CBC"
 	Cipher3DES   = "DES_EDE3_CBC"
@@ -31,7 +31,7 @@ const (
 // envelope encrypts content for cert as CMS EnvelopedData (DER).
 //
 // AES128_CBC brings RSAES-OAEP with empty parameters, everything else PKCS#1
-// v1.5, exactly as the WireServer pairs them (spec/protocol §3.2).
+// v1.5, exactly as the WireServer pairs them (protocol/SPEC.md §5.2).
 func envelope(content []byte, cert *x509.Certificate, cipherName string, form recipientForm) ([]byte, error) {
 	pub, ok := cert.PublicKey.(*rsa.PublicKey)
 	if !ok {

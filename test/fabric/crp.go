@@ -44,7 +44,7 @@ type resourceBody struct {
 	Properties map[string]json.RawMessage `json:"properties"`
 }
 
-// States of provisioning (spec/extensions §9.4).
+// States of provisioning (extensions/SPEC.md §17.4).
 const (
 	stateCreating  = "Creating"
 	stateUpdating  = "Updating"
@@ -165,7 +165,7 @@ func (v *VM) conclude(e *extension, failure *apiError) bool {
 	return e.deleting && failure == nil
 }
 
-// verdict is CRP's decision about one extension (spec/extensions §9.7).
+// verdict is CRP's decision about one extension (extensions/SPEC.md §17.7).
 func (v *VM) verdict(e *extension) (done bool, failure *apiError) {
 	s := v.status
 	if s != nil && v.lastStatus.After(e.since) {

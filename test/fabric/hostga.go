@@ -89,7 +89,7 @@ func join(before, a *answer) *answer {
 	return a
 }
 
-// hostGAHeaders checks the headers each call needs (spec/protocol §5.1). It
+// hostGAHeaders checks the headers each call needs (protocol/SPEC.md §7.1). It
 // reports whether the answer is final.
 func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 	v.f.mu.Lock()

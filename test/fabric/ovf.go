@@ -7,7 +7,7 @@ import (
 )
 
 // Spelling is how the namespaces of ovf-env.xml are written
-// (spec/provisioning §2.1).
+// (provisioning/SPEC.md §5.1).
 type Spelling string
 
 // The spellings met in the wild.

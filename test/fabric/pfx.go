@@ -24,7 +24,7 @@ type pfxEntry struct {
 	friendlyName string
 }
 
-const pfxIterations = 2000 // as the WireServer does (spec/protocol §3.2)
+const pfxIterations = 2000 // as the WireServer does (protocol/SPEC.md §5.3)
 
 // encodePFX makes a PKCS#12 file with the empty password, which is encoded as
 // two NUL bytes. fips uses PBES2 with AES-256-CBC and a SHA-256 MAC instead of

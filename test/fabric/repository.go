@@ -278,7 +278,7 @@ func compareVersions(a, b string) int {
 }
 
 // choose picks the version a goal state asks for: the newest of the requested
-// major.minor, or with autoUpgrade of the major (spec/extensions §9.7).
+// major.minor, or with autoUpgrade of the major (extensions/SPEC.md §17.7).
 func (h *handlerPackages) choose(requested string, autoUpgrade bool) (string, bool) {
 	want, ok := parseVersion(requested)
 	if !ok {

@@ -168,7 +168,7 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 }
 
 // hostChannelProblems are the rules for the host's two services: no proxy, no
-// compression (spec/protocol §1.5, §1.6).
+// compression (protocol/SPEC.md §2.1, §2.7).
 func hostChannelProblems(r *request) []string {
 	var p []string
 	if r.UserAgent() == "" {

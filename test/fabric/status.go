@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// statusBlob is a status document as the platform reads it (spec/protocol §7).
+// statusBlob is a status document as the platform reads it (protocol/SPEC.md §9.2).
 type statusBlob struct {
 	raw []byte
 

@@ -333,7 +333,7 @@ func (v *VM) newContainer() {
 
 // Hibernate resumes the VM elsewhere: the incarnation returns to 1 and the
 // tenant certificate is a new one, with everything encrypted anew
-// (spec/protocol §2.5).
+// (protocol/SPEC.md §4.5).
 func (v *VM) Hibernate() error {
 	tenant, err := newTenant()
 	if err != nil {

@@ -33,7 +33,7 @@ func (v *VM) vmSettings(r *request) *answer {
 type object = map[string]any
 
 // vmSettingsJSON renders a goal state as the HostGAPlugin does; see
-// spec/protocol §5.3 for where it differs from the XML.
+// protocol/SPEC.md §7.3 for where it differs from the XML.
 func (v *VM) vmSettingsJSON(gs *goalState) ([]byte, error) {
 	families := []object{}
 	for _, family := range gs.families(v.f) {

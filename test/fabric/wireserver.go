@@ -302,7 +302,7 @@ func (v *VM) remoteAccess(r *request, gs *goalState) *answer {
 	return replyXML(text)
 }
 
-// maxDescription is the server's limit in bytes (spec/provisioning §4.1).
+// maxDescription is the server's limit in bytes (protocol/SPEC.md §10.1).
 const maxDescription = 4096
 
 func (v *VM) healthReport(r *request) *answer {
@@ -451,7 +451,7 @@ func (v *VM) roleProperties(r *request) *answer {
 }
 
 // Telemetry is limited to 15 calls in 15 seconds and to bodies of 64 KiB
-// (spec/protocol §8.3).
+// (protocol/SPEC.md §11.1).
 const (
 	telemetryCalls  = 15
 	telemetryWindow = 15 * time.Second
