@@ -120,7 +120,7 @@ func (a *Agent) letIn(ctx context.Context) error {
 
 // accounts adds and removes just-in-time users. It is asked at every poll,
 // and looks at the accounts only when the platform changed the list or one
-// expires (spec/protocol §9).
+// expires (protocol/SPEC.md §12.2).
 func (a *Agent) accounts(ctx context.Context) error {
 	now := time.Now()
 	if ends := a.access.over(now, a.restoreAccess); len(ends) > 0 {

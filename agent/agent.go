@@ -261,7 +261,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 }
 
 // tighten takes rights from a directory that somebody else has made with more
-// than it may have (asks S2).
+// than it may have.
 func (a *Agent) tighten(name string, perm os.FileMode) error {
 	fi, err := a.Root.Stat(name)
 	if err != nil {

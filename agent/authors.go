@@ -21,7 +21,7 @@ import (
 // agentctl.
 
 // Policy is "azguest policy explain NAME": whether the policy of this machine
-// allows an extension (asks U20). It exits with 1 if not.
+// allows an extension. It exits with 1 if not.
 func (t *Tool) Policy(args []string) int {
 	if len(args) == 0 || args[0] != "explain" {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")

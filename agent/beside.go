@@ -12,7 +12,7 @@ import (
 )
 
 // bootBeside waits until the other provisioner is done. It reports nothing:
-// Ready and failure are theirs (asks U13), a second opinion would only make
+// Ready and failure are theirs, a second opinion would only make
 // the state flap. Only if cloud-init ends without having set the machine up
 // is it ours: nobody else is left who could.
 func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity, standing provisioning.Standing) error {
@@ -102,7 +102,7 @@ func (a *Agent) mayTakeOver(owner provisioning.Finding) bool {
 	return owner.Owner == provisioning.OwnerCloudInit && a.cfg.Provisioning.Agent == config.AgentAuto
 }
 
-// takeOver provisions where cloud-init has failed (spec/provisioning §5.8).
+// takeOver provisions where cloud-init has failed (provisioning/SPEC.md §3.7).
 // What it has done stays: each step looks first. If it has told the platform
 // Ready, which it does before everything else, then that was the one.
 func (a *Agent) takeOver(ctx context.Context, why error, opts provisioning.Options, id provisioning.Identity) error {

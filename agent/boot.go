@@ -51,7 +51,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	if owner.Owner == provisioning.OwnerNobody {
 		// "disabled" is also what images say whose provisioner is not known
 		// to the classic agent; if it is there, Ready is its business
-		// (spec/provisioning §5.5).
+		// (provisioning/SPEC.md §3.9).
 		if other := provisioning.FindOwner(a.Root, config.AgentAuto, id.ID); other.ReportsReady() {
 			owner = other
 		}
@@ -77,7 +77,7 @@ func (a *Agent) boot(ctx context.Context) error {
 		return a.provision(ctx, opts, id, false)
 	case standing == provisioning.Moved:
 		// A copy of a finished machine with nothing ordered for it: it stays
-		// as it is, under its new name (spec/provisioning §3.13).
+		// as it is, under its new name (provisioning/SPEC.md §11.4).
 		a.mark(ctx, opts, id)
 		a.ready(status.ProvDone)
 	default:
@@ -340,7 +340,7 @@ func (a *Agent) provisioningOptions() provisioning.Options {
 }
 
 // tellKVP leaves the report where the host looks when health is posted: it
-// must be there before the post (spec/provisioning §4.4). Only Hyper-V
+// must be there before the post (provisioning/SPEC.md §9.8). Only Hyper-V
 // guests have the directory.
 func (a *Agent) tellKVP(ctx context.Context, rec provisioning.Record) {
 	if !a.Root.Exists(path.Dir(kvp.GuestPool)) {

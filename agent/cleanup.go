@@ -10,7 +10,7 @@ import (
 )
 
 // Cleanup takes back what outlives the process and no package manager knows
-// of: the firewall rules (asks U48). Packages call it before their removal,
+// of: the firewall rules. Packages call it before their removal,
 // when the agent has been stopped.
 func Cleanup(ctx context.Context, run host.Runner) error {
 	// The rules are found by their name, whichever address they are about.

@@ -52,7 +52,7 @@ func (now reading) since(then reading) (slept, jumped time.Duration) {
 	return slept, jumped
 }
 
-// lookAtClock is the job that notices sleeps and jumps (asks U43). Deadlines
+// lookAtClock is the job that notices sleeps and jumps. Deadlines
 // need nothing of it, they are kept by monotonic clocks; but what the
 // platform wants may have changed meanwhile, and people want to know.
 func (a *Agent) lookAtClock(context.Context) error {

@@ -25,8 +25,8 @@ import (
 )
 
 // Bounds of a collection of logs. The first two are the classic agent's
-// (spec/extensions §8.4); the rest keeps the collection from being the fault
-// it is to help with (asks U46).
+// (extensions/SPEC.md §16.3); the rest keeps the collection from being the fault
+// it is to help with.
 const (
 	collectFile   = 30 << 20  // of one file the end is kept
 	collectTotal  = 150 << 20 // before compression
@@ -187,7 +187,7 @@ func (c *collector) gather(ctx context.Context) error {
 }
 
 // walk takes the files of one source. A directory is opened once and read
-// through its descriptor: no link inside leads out of it (asks S9).
+// through its descriptor: no link inside leads out of it.
 func (c *collector) walk(ctx context.Context, s source, seen map[string]bool) error {
 	top, err := c.root.OpenRoot(s.dir)
 	if err != nil {
@@ -365,7 +365,7 @@ var (
 
 // shipLogs is the job that uploads logs for support. It is not the default:
 // logs leave the machine only where a configuration file says Logs.Collect=y
-// in so many words (asks U46).
+// in so many words.
 func (a *Agent) shipLogs(ctx context.Context) error {
 	if !a.logsDue(time.Now()) {
 		return nil

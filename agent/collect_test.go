@@ -184,7 +184,7 @@ func FuzzScrubber(f *testing.F) {
 }
 
 // TestCollectingNeedsLittle: 60 MB of logs, the real program, at most 16 MB
-// of memory, of which a good part is the program itself (asks U46).
+// of memory, of which a good part is the program itself.
 func TestCollectingNeedsLittle(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the agent")

@@ -25,7 +25,7 @@ import (
 )
 
 // Exit codes of the commands in this file. The classic agent ends with 0
-// whatever happened (spec/provisioning §8.1); scripts that look deserve to
+// whatever happened (provisioning/SPEC.md §16.5); scripts that look deserve to
 // see a failure.
 const (
 	exitOK     = 0
@@ -51,7 +51,7 @@ func (w Waagent) Runs() bool { return w.Command == "daemon" || w.Command == "run
 // forUpload is our own addition to the classic words.
 const forUpload = "for-upload"
 
-// ParseWaagent reads the classic words (spec/provisioning §8.1): any number
+// ParseWaagent reads the classic words (provisioning/SPEC.md §16.2): any number
 // of - or / before each, flags anywhere, the last command wins. agentctl's
 // waagent-compat hands them over in one spelling; whoever calls us directly
 // gets the same liberty.
@@ -156,7 +156,7 @@ func generalizeOptions(cfg *config.Config, user bool) generalize.Options {
 }
 
 // deprovision stops the agent and takes everything out of the machine that
-// belongs to this VM (spec/provisioning §3.14).
+// belongs to this VM (provisioning/SPEC.md §14.2).
 func (t *Tool) deprovision(ctx context.Context, m generalize.Mode, user bool) error {
 	if !m.Plan {
 		if err := t.needRoot(); err != nil {
@@ -207,7 +207,7 @@ func (s *stopping) Read(b []byte) (int, error) {
 }
 
 // register makes the agent start with the machine, and now: the classic
-// order is enable, stop, start (spec/provisioning §3.15).
+// order is enable, stop, start (provisioning/SPEC.md §16.3).
 func (t *Tool) register(ctx context.Context) error {
 	if err := t.needRoot(); err != nil {
 		return err
@@ -270,7 +270,7 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 }
 
 // Firewall is "azguest firewall": the rules as the agent would set them, for
-// the time before it runs (asks S1).
+// the time before it runs.
 func (t *Tool) Firewall(ctx context.Context) int {
 	if !wanted(t.Root, t.Config) {
 		return exitOK
@@ -298,7 +298,7 @@ func (t *Tool) firewall(ctx context.Context, address string) error {
 }
 
 // Generalize is "azguest generalize": plan, or do it, with the agent's own
-// account of what it made (asks U36).
+// account of what it made.
 func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	f := flag.NewFlagSet("azguest generalize", flag.ContinueOnError)
 	f.SetOutput(t.Err)

@@ -214,7 +214,7 @@ func TestServiceCommands(t *testing.T) {
 }
 
 // TestClassicScriptIsPythonToo: extensions without a copy of the old agent
-// load /usr/sbin/waagent as a Python module, to report events (asks C5).
+// load /usr/sbin/waagent as a Python module, to report events.
 func TestClassicScriptIsPythonToo(t *testing.T) {
 	t.Parallel()
 	const script = "../scripts/packaging/waagent"

@@ -40,7 +40,7 @@ const (
 )
 
 // resourceDisk prepares the temporary disk at each start, because after each
-// move to another host there is a new one (spec/provisioning §3.11). It runs
+// move to another host there is a new one (provisioning/SPEC.md §12.1). It runs
 // beside provisioning and nothing waits for it. Without ResourceDisk.Format
 // it does not so much as look.
 func (a *Agent) resourceDisk(ctx context.Context) error {
@@ -127,7 +127,7 @@ func (a *Agent) findDisk(ctx context.Context, o disk.Options) ([]disk.Disk, erro
 
 // scsiTimeout is the job that keeps the time-out of every SCSI disk where
 // OS.RootDeviceScsiTimeout wants it, those included that are attached later
-// (spec/provisioning §3.12). sysfs is written only where it differs.
+// (provisioning/SPEC.md §12.6). sysfs is written only where it differs.
 func (a *Agent) scsiTimeout(context.Context) error {
 	want, err := scsiSeconds(a.cfg.OS.RootDeviceScsiTimeout)
 	if err != nil || want == "" {

@@ -23,7 +23,7 @@ const (
 	// askFirst and askAgain are the shortest and the longest pause between two
 	// questions to an endpoint that fails and that nobody has a use for at the
 	// moment: without them it would be called broken for ever. That makes 15 in
-	// the first hour, within asks U19.
+	// the first hour.
 	askFirst = 30 * time.Second
 	askAgain = 5 * time.Minute
 )
@@ -45,7 +45,7 @@ func (a *Agent) fillEndpoints(s *status.Snapshot) {
 }
 
 // storageHosts are the servers that a goal state sends us to: what a firewall
-// has to let through, or a host-only machine to do without (asks U28).
+// has to let through, or a machine without a route to do without.
 func storageHosts(gs *protocol.GoalState) []status.Host {
 	if gs == nil {
 		return nil

@@ -36,7 +36,7 @@ type fence struct {
 // each try costs the machine the platform for seconds.
 const reverted = time.Hour
 
-// guard is the job that keeps the platform's address for root (asks S1), or
+// guard is the job that keeps the platform's address for root, or
 // takes the rules away where they are switched off. It tries them out, too,
 // which takes seconds where the host is silent.
 func (a *Agent) guard(ctx context.Context) error {

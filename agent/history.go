@@ -11,7 +11,7 @@ import (
 )
 
 // changes notices what became of extensions: the last transitions are what a
-// person looks at first (asks §6).
+// person looks at first.
 type changes struct {
 	mu    sync.Mutex        // guards the fields below
 	known map[string]string // last settled outcome of each extension that is reported

@@ -20,7 +20,7 @@ import (
 // monitorHostName is the job behind Provisioning.MonitorHostName: a host
 // name that was changed on the running machine is kept for the next boot and
 // told to the DHCP server, from which the platform's DNS has it. No
-// interface is ever taken down for that (asks U14): whatever manages the
+// interface is ever taken down for that: whatever manages the
 // interface renews its lease, or nobody does.
 func (a *Agent) monitorHostName(ctx context.Context) error {
 	if a.Kernel.HostName == nil || !a.gate.opened.Load() {
@@ -66,7 +66,7 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 }
 
 // knownHostName is the name that was published last. Where cloud-init gave
-// the machine its name, that is it (spec/provisioning §3.3).
+// the machine its name, that is it (provisioning/SPEC.md §8.7).
 func (a *Agent) knownHostName(record string) (string, bool) {
 	if b, err := a.Root.ReadFile(record); err == nil && len(strings.TrimSpace(string(b))) > 0 {
 		return strings.TrimSpace(string(b)), true

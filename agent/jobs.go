@@ -22,7 +22,7 @@ type job struct {
 }
 
 // quietFor is how long the same job's failures stay out of the log after one
-// was written (asks U19: at most one line in ten minutes per fault).
+// was written: a fault gets at most one line in ten minutes.
 const quietFor = 10 * time.Minute
 
 // jobGoalState is the job that the agent can't be without.

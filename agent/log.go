@@ -26,8 +26,8 @@ const journalSocket = "/run/systemd/journal/socket"
 
 // NewLogger returns the logger of the process: structured records to the
 // journal where there is one (else text to stderr), and the classic text
-// file, which handlers append to as well (C4). An empty file switches the
-// file off. No text with a SAS signature passes, whoever wrote it (asks S3).
+// file, which handlers append to as well. An empty file switches the
+// file off. No text with a SAS signature passes, whoever wrote it.
 func NewLogger(file string, verbose bool) (zerolog.Logger, io.Closer) {
 	zerolog.TimeFieldFormat = time.RFC3339Nano
 	var sinks []io.Writer
@@ -132,7 +132,7 @@ func quoteIfNeeded(s string) string {
 }
 
 // journal speaks the journal's native protocol, so that fields stay fields:
-// PRIORITY, SYSLOG_IDENTIFIER, AZ_EXTENSION and so on (asks U24).
+// PRIORITY, SYSLOG_IDENTIFIER, AZ_EXTENSION and so on.
 type journal struct {
 	conn *net.UnixConn
 	lost atomic.Int64 // records that the journal did not take

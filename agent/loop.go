@@ -17,8 +17,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Polling: fast while something is going on, slow and cheap when idle
-// (asks U55, U07).
+// Polling: fast while something is going on, slow and cheap when idle.
 const (
 	fastPoll = time.Second
 	fastFor  = 5 * time.Minute
@@ -111,7 +110,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		}
 		if off {
 			// The VM was ordered without an agent: it was provisioned, and
-			// nobody will speak to us (spec/provisioning §3.2).
+			// nobody will speak to us (provisioning/SPEC.md §7.13).
 			a.Log.Info().Msg("agent disabled for this VM (disable_agent): no extensions and no status reports")
 			a.board.note("agent", "disabled for this VM (disable_agent)")
 			a.loop.end(errSwitchedOff)

@@ -227,7 +227,7 @@ func TestIdleIsCheap(t *testing.T) {
 		if n := count(f, since, fabric.Telemetry); n > 20 {
 			t.Errorf("%d telemetry posts in 20 idle minutes", n)
 		}
-		// As quiet as it gets, in bytes (asks U07).
+		// As quiet as it gets, in bytes.
 		since = time.Now()
 		bytes, conns := m.bytes.Load(), m.connections.Load()
 		time.Sleep(time.Hour)

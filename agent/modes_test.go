@@ -14,7 +14,7 @@ import (
 )
 
 // TestModes: every combination of Provisioning.Mode and Extensions.Mode says
-// something definite to the platform, which otherwise waits (asks U41).
+// something definite to the platform, which otherwise waits.
 //
 //	provisioning  health                extensions   about a handler of the goal state
 //	on            Ready when done       on           what became of it

@@ -14,7 +14,7 @@ import (
 )
 
 // Bounds of the search for the order: every end is provisioned or a reported
-// failure within a minute (asks U12).
+// failure within a minute (provisioning/SPEC.md §4.8).
 const (
 	// mediaWait is for a drive or a medium that comes late.
 	mediaWait = 30 * time.Second
@@ -69,7 +69,7 @@ func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioni
 		return in, nil, noOrder(errors.Join(err, errors.New("no account with a key in the instance metadata")))
 	}
 	if md.HasCustomData && !in.CustomData.Present {
-		// Nothing that was wanted is lost without a word (spec/provisioning §4.5).
+		// Nothing that was wanted is lost without a word (provisioning/SPEC.md §6.5).
 		const lost = "custom data of this VM could not be read"
 		a.Log.Warn().Str("code", provisioning.CodeCustomData).Msg(lost)
 		a.board.note("provisioning", lost)
@@ -155,7 +155,7 @@ func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisi
 }
 
 // noOrder is the failure of a machine that nobody says anything sensible
-// about. The reasons are those that portals know (spec/provisioning §4.3).
+// about. The reasons are those that portals know (provisioning/SPEC.md §9.7).
 func noOrder(err error) error {
 	if oe, ok := errors.AsType[*ovf.Error](err); ok {
 		return &provisioning.Error{ID: oe.Code(), Reason: oe.Reason(), Err: shorter{err, oe.Reason() + ": "}}

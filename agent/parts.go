@@ -83,7 +83,7 @@ func memoryMB(r host.Root) int64 {
 }
 
 // proxy is for storage only: the configuration's, else the environment's
-// (spec/protocol §1.6).
+// (protocol/SPEC.md §2.7).
 func (a *Agent) proxy() platform.Proxy {
 	env := func(names ...string) string {
 		for _, n := range names {

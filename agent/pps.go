@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Bounds around a pooled VM (spec/provisioning §4.7). The wait in the pool
+// Bounds around a pooled VM (provisioning/SPEC.md §10). The wait in the pool
 // itself has none.
 const (
 	ppsAsk     = 2 * time.Second  // for the metadata service to say what the VM is

@@ -16,7 +16,7 @@ import (
 )
 
 // TestADayIsQuiet: a day in which nothing happens is worth at most 24 lines in
-// the journal (asks U24), a sixth of one at most four, with everything on that
+// the journal, a sixth of one at most four, with everything on that
 // an administrator can switch on.
 func TestADayIsQuiet(t *testing.T) {
 	t.Parallel()

@@ -34,7 +34,7 @@ func UpdateGuard(ctx context.Context, args []string, log io.Writer) int {
 // version.
 const LockVariable = "AZGUEST_LOCK_FD"
 
-// Markers that the classic agent knows too (spec/protocol §11.1).
+// Markers that the classic agent knows too (protocol/SPEC.md §14.2).
 const (
 	rsmMark     = "waagent_rsm_update"
 	initialMark = "waagent_initial_update"
@@ -432,7 +432,7 @@ func (a *Agent) reported() {
 }
 
 // updateStatus is reported while the platform governs our version
-// (spec/protocol §7.3).
+// (protocol/SPEC.md §9.3).
 func (a *Agent) updateStatus() *protocol.UpdateStatus {
 	a.upd.mu.Lock()
 	defer a.upd.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 
 // platformRoot is where the classic agent keeps the authority of the
 // platform's own publishers, below the library directory
-// (spec/protocol §6.4).
+// (protocol/SPEC.md §8.3).
 const platformRoot = "microsoft_root_certificate.pem"
 
 // maxRootFile bounds a file of authorities, in bytes.
@@ -34,7 +34,7 @@ type trust struct {
 
 // verify is extensions.Config.Verify. The dates of the signer do not count,
 // and its certificate may be for any purpose: packages outlive the
-// certificates of their publishers (spec/protocol §6.4).
+// certificates of their publishers (protocol/SPEC.md §8.3).
 func (t trust) verify(ctx context.Context, file, signature string) (signer string, err error) {
 	roots, err := t.roots()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 const batch = 300
 
 // sendEvents is the telemetry job. With telemetry off nothing is sent, but
-// what handlers drop is still taken away (asks U45, spec/extensions §8.3).
+// what handlers drop is still taken away (extensions/SPEC.md §16.1).
 func (a *Agent) sendEvents(ctx context.Context) error {
 	if !a.cfg.Telemetry.Enabled {
 		return a.spool.Empty()
