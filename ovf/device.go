@@ -210,7 +210,7 @@ func readOnly(root host.Root, name string) bool {
 
 // Eject opens the drive's door, or on a virtual machine tells the platform
 // that the medium is not needed any more. Call it last, after the marker that
-// says "provisioned" is durable (spec/provisioning §1.8). Sources that are no
+// says "provisioned" is durable (provisioning/SPEC.md §4.10). Sources that are no
 // drive, and drives that cannot eject, are no error.
 func Eject(root host.Root, s Source) error {
 	if !s.Optical || s.Device == "" {

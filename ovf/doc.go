@@ -1,6 +1,6 @@
 // Package ovf finds and reads the provisioning medium: the small DVD with
 // ovf-env.xml that the platform attaches for the first boot
-// (spec/provisioning §1 and §2).
+// (provisioning/SPEC.md §4 and §5).
 //
 // Parse is pure: bytes in, Environment out. Load finds the document with a
 // Media, which is DVD on a machine and Dir in tests, and says where it was.

@@ -275,7 +275,7 @@ func unmount(dir string) error {
 }
 
 // forbidden finds the line of modprobe.d that keeps a module from being
-// loaded: the most frequent cause, worth naming (spec/provisioning §1.4).
+// loaded: the most frequent cause, worth naming (provisioning/SPEC.md §4.9).
 func forbidden(root host.Root, module string) string {
 	for _, dir := range []string{"/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"} {
 		files, err := root.Glob(dir + "/modprobe.d/*.conf")

@@ -6,7 +6,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Environment is what ovf-env.xml says (spec/provisioning §2.2). Nothing in
+// Environment is what ovf-env.xml says (provisioning/SPEC.md §5.2). Nothing in
 // it is mandatory: what a machine cannot be provisioned without is for the
 // caller to say, who may have other sources. A nil *bool means "not said".
 type Environment struct {

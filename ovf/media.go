@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Names on the medium (spec/provisioning §1.5).
+// Names on the medium (provisioning/SPEC.md §4.7).
 const (
 	documentName   = "ovf-env.xml"
 	customDataName = "CustomData.bin"

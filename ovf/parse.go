@@ -30,8 +30,8 @@ const (
 // before it says that there was an element.
 var limits = bound.Limits{Bytes: maxDocument, Nodes: maxTokens}
 
-// Redacted values: ours and cloud-init's, and waagent's (spec/provisioning
-// §1.6).
+// Redacted values: ours and cloud-init's, and waagent's
+// (provisioning/SPEC.md §5.4).
 const (
 	redacted       = "REDACTED"
 	redactedLegacy = "*"
@@ -39,7 +39,7 @@ const (
 
 // Parse reads a provisioning document. Elements are found by their local
 // name, in any case, whatever prefix or namespace they have: three spellings
-// are in use (spec/provisioning §2.1). An element that comes twice is an
+// are in use (provisioning/SPEC.md §5.1). An element that comes twice is an
 // error only if it says different things; nil and empty ones count as absent.
 // The error is an *Error.
 func Parse(doc []byte) (*Environment, error) {
@@ -87,7 +87,7 @@ func (p *parser) linux(prov, s section) {
 	e.UserName = p.hard(s, "UserName")
 	e.DisableSSHPassword = p.truth(s, "DisableSshPasswordAuthentication", p.hard)
 
-	// AdminPassword: afterburn reads it (spec/provisioning §2.3).
+	// AdminPassword: afterburn reads it (provisioning/SPEC.md §5.4).
 	switch pw, _ := p.raw(s, "UserPassword", "AdminPassword"); {
 	case noPassword(pw):
 	case pw == redacted, pw == redactedLegacy:
@@ -141,7 +141,7 @@ func noPassword(s string) bool {
 }
 
 // customData decodes what it can: bad custom data must not keep the user out
-// (spec/provisioning §8 item 3).
+// (provisioning/SPEC.md §5.9).
 func (p *parser) customData(s section) {
 	const name = "CustomData"
 	values := s.values(name)
@@ -191,7 +191,7 @@ func decodeBase64(s string) ([]byte, error) {
 }
 
 // oneLine repairs keys that were pasted with line breaks in them
-// (spec/provisioning §2.5).
+// (provisioning/SPEC.md §5.7).
 func oneLine(s string) string {
 	if !strings.Contains(s, "-----BEGIN") {
 		s = strings.NewReplacer("\r", "", "\n", "").Replace(s)

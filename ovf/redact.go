@@ -6,9 +6,9 @@ import (
 	"github.com/beevik/etree"
 )
 
-// Redacted is the copy of a document that may stay on disk, mode 0600, where
-// VMAccess, cloud-init and waagent look for it (asks C4, spec/provisioning
-// §1.8). The password becomes the word REDACTED, which cloud-init and Parse
+// Redacted is the copy of a document that may stay on disk, mode 0400, where
+// VMAccess, cloud-init and waagent look for it (provisioning/SPEC.md §5.12).
+// The password becomes the word REDACTED, which cloud-init and Parse
 // understand; an absent or empty one stays as it is. Custom and user data
 // become empty but for a comment: that reads as "none" everywhere, while a
 // word would be decoded as base64 by whoever takes the copy for a medium.

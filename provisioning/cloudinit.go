@@ -17,7 +17,7 @@ import (
 // CloudInitToldReady reports whether cloud-init has told the platform Ready
 // in this boot. It does so as soon as it has read the order and before it
 // does anything about it; then it leaves a copy of the document where the
-// classic agent looks (spec/provisioning §1.6, §4.6). If it died in between,
+// classic agent looks (provisioning/SPEC.md §3.8). If it died in between,
 // its log is the only witness.
 func CloudInitToldReady(r host.Root, o Options) bool {
 	if st, ok := CloudInit(r); ok && st.Platform() {

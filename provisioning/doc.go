@@ -1,6 +1,6 @@
 // Package provisioning makes a fresh machine what its provisioning document
 // says: host name, account, password, keys, sudo, sshd, host keys, custom
-// data (spec/provisioning §3).
+// data (provisioning/SPEC.md §7).
 //
 // [Gather] reads the machine, [Plan] decides without touching it, [Apply]
 // does what was decided, step by step, with a [Journal] on disk before and

@@ -35,7 +35,7 @@ const (
 )
 
 // An Error is a failure as the platform and the user see it: a stable code,
-// the reason string that portals know (spec/provisioning §4.3), and what is
+// the reason string that portals know (provisioning/SPEC.md §9.7), and what is
 // worth reporting beside it.
 type Error struct {
 	ID     string // one of the Code constants

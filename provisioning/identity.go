@@ -31,7 +31,8 @@ func (i Identity) Firm() bool { return i.Source != IDFromMachineID }
 
 // Identify finds the VM id: product_uuid, else the raw SMBIOS tables, else
 // (containers, emulators, kernels without DMI) one derived from the machine
-// id. The bytes are put in the platform's order (spec/provisioning §3.13).
+// id. The bytes are put in the platform's order
+// (provisioning/SPEC.md §11.2).
 func Identify(r host.Root) (Identity, error) {
 	if b, err := r.ReadFile("/sys/class/dmi/id/product_uuid"); err == nil {
 		if id := NormalID(string(b)); usable(id) {
@@ -104,7 +105,7 @@ func SwapID(id string) string {
 
 // SameVM compares two ids in any case and either byte order: markers of the
 // classic agent have the bytes swapped, and kernels have changed the case
-// (spec/provisioning §3.13, asks U35).
+// (provisioning/SPEC.md §11.3).
 func SameVM(a, b string) bool {
 	na, nb := NormalID(a), NormalID(b)
 	if na == "" || nb == "" {
@@ -204,7 +205,7 @@ func Stand(r host.Root, o Options, id Identity) (Standing, error) {
 
 // Forget removes what belongs to the VM the disk was copied from: cached
 // goal states, certificates, keys, sequence numbers, status files. Logs,
-// accounts and downloaded handlers stay (spec/provisioning §3.13, asks U35).
+// accounts and downloaded handlers stay (provisioning/SPEC.md §11.5).
 // It returns the names it removed. The marker goes last, so that a crash
 // in between repeats it.
 func Forget(r host.Root, o Options) ([]string, error) {

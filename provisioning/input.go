@@ -53,7 +53,7 @@ type CustomData struct {
 }
 
 // Metadata is the part of the instance metadata that concerns provisioning
-// (spec/provisioning §4.5); the caller fills it from protocol/imds.
+// (provisioning/SPEC.md §6.2); the caller fills it from protocol/imds.
 type Metadata struct {
 	VMID                string
 	ComputerName        string
@@ -139,7 +139,7 @@ func (in Input) NeedsCertificates() []string {
 }
 
 // Options is what the machine's configuration says about provisioning
-// (spec/provisioning §7.2).
+// (provisioning/SPEC.md §15.3).
 type Options struct {
 	Lib        string // state directory, /var/lib/waagent
 	SSHDir     string // /etc/ssh
@@ -157,7 +157,7 @@ type Options struct {
 	PasswordSaltLength  int
 	ClientAliveInterval string // seconds; empty: leave alone
 
-	Groups []string // extra groups for the user; none by default (asks S8)
+	Groups []string // extra groups for the user; none by default: each may carry rights
 	Shell  string   // empty: bash if there is one
 }
 

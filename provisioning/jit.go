@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// JITComment is the GECOS text of short-lived accounts (spec/protocol §9).
+// JITComment is the GECOS text of short-lived accounts (provisioning/SPEC.md §13.2).
 const JITComment = "JIT_Account"
 
 // JITUser is one account that the platform asks for until Expires.
@@ -24,9 +24,10 @@ type JITUser struct {
 }
 
 // JITSteps says which accounts to add and to remove at the moment now. It is
-// pure. Only accounts with the comment, and those that it had before its owner
-// changed it, are ours: another one of the same name is never touched, whatever the platform asks for; the reasons
-// for what is not done come back as warnings.
+// pure. Only accounts with the comment, and those that had it before their
+// owner changed it, are ours: another one of the same name is never touched,
+// whatever the platform asks for. The reasons for what is not done come back
+// as warnings.
 func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, warnings []error) {
 	o = o.WithDefaults()
 	for _, a := range f.Accounts {

@@ -34,7 +34,7 @@ type Finding struct {
 
 // ReportsReady reports whether the owner tells the platform Ready by itself.
 // Exactly one may: if it is not the owner, it is us, unless provisioning is
-// switched off altogether (asks U13).
+// switched off altogether.
 func (f Finding) ReportsReady() bool {
 	return f.Owner == OwnerCloudInit || f.Owner == OwnerAzureInit || f.Owner == OwnerIgnition
 }
@@ -43,7 +43,7 @@ func (f Finding) ReportsReady() bool {
 // (Provisioning.Agent) and from what can be seen: files that generators
 // leave in /run, links that enable units, the kernel command line. Nobody is
 // asked and nothing is started, so it costs no time of the boot
-// (spec/provisioning §5.8).
+// (provisioning/SPEC.md §3.2).
 func FindOwner(r host.Root, agent, vmID string) Finding {
 	switch strings.ToLower(strings.TrimSpace(agent)) {
 	case "waagent", "azguest", "self":
@@ -78,7 +78,7 @@ func cmdline(r host.Root) []string {
 }
 
 // cloudInit reports whether cloud-init provisions. Its generator decides at
-// every boot; the unit being enabled means nothing (asks U13).
+// every boot; the unit being enabled means nothing (provisioning/SPEC.md §3.3).
 func cloudInit(r host.Root) (string, bool) {
 	if which(r, "cloud-init") == "" && !r.Exists("/usr/lib/cloud-init") && !r.Exists("/run/cloud-init/enabled") {
 		return "", false
@@ -242,7 +242,7 @@ const (
 // WaitOwner waits until the owner has finished, by watching the files it
 // leaves behind. The context bounds the wait; its end is an error with
 // CodeOwner, never a reason to tell the platform that the VM has failed:
-// somebody else may have told it Ready (spec/provisioning §5.8).
+// somebody else may have told it Ready (provisioning/SPEC.md §3.6).
 func WaitOwner(ctx context.Context, sys *System, f Finding, vmID string) (Outcome, error) {
 	var out Outcome
 	r := sys.Root

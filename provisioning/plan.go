@@ -47,7 +47,7 @@ const (
 )
 
 // needs says which steps are pointless, or dangerous, after another failed
-// (spec/provisioning Appendix A). The marker needs everything.
+// (provisioning/SPEC.md §7.1). The marker needs everything.
 func needs(id string) []string {
 	switch id {
 	case StepPassword, StepSudo, StepKeys, StepKeyPairs:
@@ -218,7 +218,7 @@ func planUser(in Input, f Facts, o Options) (CreateUser, error) {
 	if !exists {
 		if i := slices.IndexFunc(f.Groups, func(g host.Group) bool { return g.Name == name }); i >= 0 {
 			// useradd refuses if the user's own group is there already. A
-			// group of the system must not be joined by accident (asks S8).
+			// group of the system must not be joined by accident.
 			if f.Groups[i].GID >= f.UIDMin {
 				s.Primary = name
 			} else {

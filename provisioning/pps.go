@@ -12,7 +12,7 @@ import (
 )
 
 // PPSType is the kind of pre-provisioned VM: one that waits in a pool until
-// somebody orders it (spec/provisioning §4.7).
+// somebody orders it (provisioning/SPEC.md §10.1).
 type PPSType string
 
 const (

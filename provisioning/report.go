@@ -15,7 +15,7 @@ const DocumentationURL = "https://aka.ms/linuxprovisioningerror"
 
 // A Record is the encoded provisioning report: the value of the KVP key
 // PROVISIONING_REPORT and the description of a NotReady
-// (spec/provisioning §4.3).
+// (provisioning/SPEC.md §9.6).
 type Record struct {
 	OK     bool
 	Reason string
@@ -136,7 +136,8 @@ func (r Record) encode(data []Pair) string {
 	return strings.Join(out, "|")
 }
 
-// quoteField is minimal CSV quoting with ' as the quote (Appendix B).
+// quoteField is minimal CSV quoting with ' as the quote
+// (provisioning/SPEC.md §9.6).
 func quoteField(s string) string {
 	if !strings.ContainsAny(s, "|'\r\n") {
 		return s

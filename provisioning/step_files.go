@@ -12,9 +12,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// SaveCustomData stores the custom data as bytes, 0600 (spec/provisioning
-// §2.6). Custom data that cannot be decoded is a warning: it must never keep
-// the user from getting into the VM.
+// SaveCustomData stores the custom data as bytes, 0600
+// (provisioning/SPEC.md §7.11). Custom data that cannot be decoded is a
+// warning: it must never keep the user from getting into the VM.
 type SaveCustomData struct {
 	Path    string
 	Data    host.Secret
@@ -170,7 +170,7 @@ func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
 }
 
 // scriptCommand says how to run data that lies at file. A script is run by
-// naming its interpreter, so that a noexec mount does not matter (asks U11).
+// naming its interpreter, so that a noexec mount does not matter.
 func scriptCommand(data []byte, file string) (host.Cmd, bool) {
 	switch {
 	case bytes.HasPrefix(data, []byte("\x7fELF")):

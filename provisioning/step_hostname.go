@@ -36,7 +36,8 @@ func CheckHostName(name string) error {
 
 // SetHostName gives the machine its name: the kernel's, /etc/hostname and,
 // where nothing else resolves it, a line in /etc/hosts so that sudo does not
-// wait for DNS. No interface is touched (asks U14).
+// wait for DNS. No interface is touched: a restart of one would cut off
+// whatever uses the network at that moment.
 type SetHostName struct {
 	Name, Old  string
 	Hosts      bool

@@ -18,7 +18,7 @@ import (
 // main file, where no Include and no Match comes before it. What is so already
 // is not said again: then a later edit of the image's own files counts. sshd
 // itself is asked what it makes of that; if it does not like it, everything
-// is put back as it was (asks U17).
+// is put back as it was: a broken sshd_config locks the user out.
 type ConfigureSSHD struct {
 	SSHD       string
 	Main, Dir  string

@@ -2,7 +2,7 @@
 // fs.FS over an io.ReaderAt: with Rock Ridge names if the volume has them,
 // else with Joliet names, else with the plain ones in lower case and without
 // their version, all as Linux shows them. It is the second reader for the
-// provisioning DVD (spec/provisioning §1.4), after package udf.
+// provisioning DVD (provisioning/SPEC.md §4.6), after package udf.
 //
 // Files in several extents are read; interleaved and zisofs-compressed ones
 // are shown and refused when they are opened. Symlinks are not followed.

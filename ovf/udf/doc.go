@@ -1,7 +1,7 @@
 // Package udf reads UDF volumes (ECMA-167 as narrowed by OSTA UDF 1.02 to
 // 2.60) in user space, as an fs.FS over an io.ReaderAt. The provisioning DVD
 // is such a volume, and hardened kernels refuse to load the module that would
-// mount it (spec/provisioning §1.4).
+// mount it (provisioning/SPEC.md §4.9).
 //
 // It reads what others write: bridges with ISO 9660 and pure UDF, logical
 // block sizes from 512 to 32768, plain, sparable, virtual (VAT) and metadata

@@ -36,7 +36,7 @@ func unpack(t testing.TB, name string) []byte {
 	return b
 }
 
-// pure takes the ISO 9660 half of a bridge away (spec/provisioning §1.3:
+// pure takes the ISO 9660 half of a bridge away (provisioning/SPEC.md §4.5:
 // the platform's medium is UDF alone).
 func pure(b []byte) []byte {
 	b = bytes.Clone(b)

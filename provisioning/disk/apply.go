@@ -236,7 +236,8 @@ func mount(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 const swapName = "swapfile"
 
 // swap makes the swap file and switches it on. No other swap is touched. The
-// file has its mode from the moment it exists (asks S2).
+// file has its mode from the moment it exists: it will hold the memory of
+// every process.
 func swap(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	name := path.Join(a.Dir, swapName)
 	size := int64(a.MiB) << 20

@@ -1,7 +1,7 @@
 // Package disk prepares the resource disk: the temporary disk of a VM, which
 // comes NTFS-formatted, is empty after every move to another host, and may
-// become a mounted file system with a swap file on it (spec/provisioning
-// §3.11, asks U37).
+// become a mounted file system with a swap file on it
+// (provisioning/SPEC.md §12).
 //
 // It is off unless configured. A disk is touched only if the platform's own
 // marks say that it is the resource disk, and formatted only if it is blank

@@ -1,6 +1,6 @@
 // Package generalize takes everything out of a machine that belongs to one
 // VM, so that its disk can become an image: what the classic command calls
-// deprovision (spec/provisioning §3.14), and the look at an image whether
+// deprovision (provisioning/SPEC.md §14), and the look at an image whether
 // something was left.
 //
 // [Plan] only reads. It lists what is there to be done and nothing else, so

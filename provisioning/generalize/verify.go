@@ -172,7 +172,7 @@ func (v *verifier) accounts() {
 	}
 }
 
-// marketplace is what certification asks for (asks U49).
+// marketplace is what certification for the marketplace checks.
 func (v *verifier) marketplace() {
 	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "ClientAliveInterval"); ok {
 		if n, err := strconv.Atoi(s); err != nil || n < 30 || n > 235 {

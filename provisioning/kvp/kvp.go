@@ -1,6 +1,6 @@
 // Package kvp writes the pool through which a Hyper-V guest tells its host
 // key-value pairs: a file of fixed-size records that the kernel's daemon
-// reads (spec/provisioning §4.4 and Appendix B).
+// reads (provisioning/SPEC.md §9.8).
 //
 // The host collects the pool when it receives the health report, so flush,
 // which every function here does, before the report is posted.

@@ -16,7 +16,7 @@ import (
 )
 
 // Bounds that hold for every image, whatever it says about itself. The
-// provisioning medium has two or three small files (spec/provisioning §1.5);
+// provisioning medium has two or three small files (provisioning/SPEC.md §4.7);
 // these leave room for any sane volume and keep a hostile one harmless.
 const (
 	MaxDirBytes = 2 << 20  // bytes of one directory that are read
