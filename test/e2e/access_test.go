@@ -11,7 +11,7 @@ import (
 
 // TestJustInTimeUsers is the "I lost my key" story: a person gets a new,
 // short-lived account without rebooting, and it goes when its time is over,
-// without a new goal state (spec/protocol §9).
+// without a new goal state (protocol/SPEC.md §12.2).
 func TestJustInTimeUsers(t *testing.T) {
 	t.Parallel()
 	c := newAgentCloud(t, blank())

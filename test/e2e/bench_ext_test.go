@@ -68,7 +68,7 @@ func (c *cloud) seen(t testing.TB, from int) time.Time {
 
 // BenchmarkHandlers is from the moment the agent has seen a goal state with
 // some independent, fresh extensions until all of them are in the status:
-// asks want ten within 2 s, and one within 0.3 s of what its commands take.
+// the aim is ten within 2 s, and one within 0.3 s of what its commands take.
 func BenchmarkHandlers(b *testing.B) {
 	for _, n := range []int{1, 10, 50} {
 		packages, all := fleet(b, n)

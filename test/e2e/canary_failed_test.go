@@ -11,7 +11,7 @@ import (
 
 // TestCanariesOfFailures: what is said about a provisioning that failed has no
 // secret in it, whatever it was that failed, and whoever is told: platform,
-// key-value pool, logs, people (asks S3).
+// key-value pool, logs, people.
 func TestCanariesOfFailures(t *testing.T) {
 	secrets := map[string]string{"password": `canary01-Pass&<x>"w0rd`, "custom data": "canary02-customdata"}
 	tool := func(name, body string) string {

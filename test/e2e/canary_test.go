@@ -68,7 +68,7 @@ func leaked(secrets map[string]string) {
 }
 
 // TestCanaries: secrets are planted wherever the agent gets any; then
-// everything that it writes, sends or starts is searched for them (asks S3).
+// everything that it writes, sends or starts is searched for them.
 // They may be in the files whose purpose it is to hold them, and nowhere else.
 func TestCanaries(t *testing.T) {
 	t.Parallel()

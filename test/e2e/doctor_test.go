@@ -7,8 +7,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestDoctor injects what goes wrong on machines and asks agentctl doctor
-// (asks §6). Each fault is found, by the code that agentctl explain knows, and
+// TestDoctor injects what goes wrong on machines and runs agentctl doctor.
+// Each fault is found, by the code that agentctl explain knows, and
 // is no longer found when it is mended.
 func TestDoctor(t *testing.T) {
 	t.Parallel()

@@ -11,7 +11,7 @@ import (
 
 // TestFirewallHasNoGap: while the agent is killed and started over and over,
 // an ordinary user who tries without pause never gets a connection to the
-// platform, and root always does (asks S1). AZGUEST_RESTARTS says how often.
+// platform, and root always does. AZGUEST_RESTARTS says how often.
 func TestFirewallHasNoGap(t *testing.T) {
 	restarts := 25
 	if n, err := strconv.Atoi(os.Getenv("AZGUEST_RESTARTS")); err == nil {

@@ -67,7 +67,7 @@ esac
 
 // TestVandal: beside a handler that leaves garbage wherever it can, reporting
 // goes on, another handler takes its new settings, agentctl answers, and the
-// agent stays small (asks U08).
+// agent stays small.
 func TestVandal(t *testing.T) {
 	t.Parallel()
 	o := blank()

@@ -20,7 +20,7 @@ esac
 // TestHygiene: started with the worst umask, in directories that are open to
 // all, with descriptors and variables that are nobody's business, the agent
 // leaves nothing that others may write or should not read, hands nothing on to
-// handlers, and listens to nobody (asks S2, S6, S8, S10).
+// handlers, and listens on no address.
 func TestHygiene(t *testing.T) {
 	o := blank()
 	o.packages["Azguest.E2E.Curious/1.0.0"] = handler(t, curious)

@@ -63,7 +63,7 @@ func (p publisher) sign(zip []byte, more ...string) []byte {
 // TestSignedExtensions: with openssl and the files that README.md names, only
 // packages that their publisher has signed run; each way to tamper with one is
 // refused before anything of it is unpacked, the control plane says why, and
-// so does the audit log (asks S7).
+// so does the audit log.
 func TestSignedExtensions(t *testing.T) {
 	t.Parallel()
 	p, stranger := newPublisher(t), newPublisher(t)

@@ -67,7 +67,7 @@ func fail(t testing.TB, c *cloud, f fabric.Fault) int {
 }
 
 // TestScreens: whatever is wrong, one look says what, since when and what to
-// do, and the exit code fits (asks §6).
+// do, and the exit code fits.
 func TestScreens(t *testing.T) {
 	t.Parallel()
 	t.Run("starting", func(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package extlab is a laboratory for the authors of VM extensions (asks U21):
+// Package extlab is a laboratory for the authors of VM extensions:
 // it looks at a package without running it, runs it on the emulated platform
 // under the real agent in a sandbox, and puts it through what happens to
 // extensions in the field. "fabric ext" is its face.

@@ -2,7 +2,7 @@
 // sandbox of this machine, against the emulated platform.
 //
 // Published handlers work: look-alikes of seven of them, which need from the
-// agent what the published ones were seen to need (spec/handlers), with the
+// agent what the published ones were seen to need (extensions/SPEC.md §18), with the
 // packaging oddities of the real ones, live through install, enable, new
 // settings, restart of the agent, reboot, upgrade, downgrade and delete.
 //

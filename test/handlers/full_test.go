@@ -45,7 +45,7 @@ func runnerZip(t testing.TB) []byte {
 
 // TestDiskFull: with no block or no inode left, the agent goes on reporting,
 // says why it is not well, runs the command that makes room, and is well
-// again by itself (asks U06).
+// again by itself.
 func TestDiskFull(t *testing.T) {
 	h := publisher + ".Runner"
 	for name, fill := range map[string]struct{ options, fill, code string }{

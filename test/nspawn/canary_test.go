@@ -20,8 +20,8 @@ exit 9
 `
 
 // TestCanaries: what systemd's journal gets to know, from the agent, from
-// what it starts and from the dump of one that hung, has no secret in it
-// (asks S3). The rest is searched by the test of the same name in test/e2e.
+// what it starts and from the dump of one that hung, has no secret in it.
+// The rest is searched by the test of the same name in test/e2e.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	leaky := bundles.Bundle{Name: "Azguest.Samples.Leaky", Version: "1.0.0.0", Files: map[string]string{"bin/leaky": leakyScript}}

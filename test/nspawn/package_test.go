@@ -116,7 +116,7 @@ find /sys/fs/cgroup -name '*azure*' -o -name '*azguest*'
 cat /etc/sudoers /etc/ssh/sshd_config /etc/fstab`
 
 // TestRemoval installs, works, removes: the machine is as it was, except for
-// what the customer ordered (asks U48).
+// what the customer ordered.
 func TestRemoval(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, order{noCloudInit: true, asleep: true, packages: []bundles.Bundle{probePackage()}})

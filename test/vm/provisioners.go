@@ -50,7 +50,8 @@ func malformed(_ context.Context, r *Run) (string, error) {
 	return name, os.WriteFile(name, image, 0o600)
 }
 
-// minute is the bound of asks U12: from the first word to the last.
+// minute is how long a provisioning that fails may take, from the first report
+// to the last: the customer watches it in the portal.
 const minute = time.Minute
 
 var (
@@ -163,7 +164,7 @@ var (
 	}}
 )
 
-// criticalChain is what the boot waits for (asks U38): for the agent at most
+// criticalChain is what the boot waits for: for the agent at most
 // half a second. A busy host stretches that like everything, so it must then be
 // a large part of the boot too. Where nothing waits for the agent, its start
 // takes as long as everybody else leaves it.

@@ -282,7 +282,7 @@ var (
 		if err != nil {
 			return "", err
 		}
-		// spec/extensions §2.4: a reboot calls enable once more, with the same
+		// extensions/SPEC.md §10.4: a reboot calls enable once more, with the same
 		// sequence number, and nothing else.
 		const want = "install\nenable\nenable"
 		err = until(ctx, "the handler to be enabled again", func() (bool, error) {
