@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestAcceptance has the rows of spec/extensions §11 that no other test is
+// TestAcceptance has the rows of extensions/SPEC.md §21 that no other test is
 // about; matrix_test.go says where each row is tested.
 func TestAcceptance(t *testing.T) {
 	t.Parallel()
@@ -71,7 +71,7 @@ func acceptHandler(t *testing.T) {
 	same(t, "fresh", "P.X 1.0.0 Ready 0 | 0 success 0\n", show(w.offer(ext("P.X", "1.0.0", 0))))
 	w.clearCalls()
 	w.offer(ext("P.X", "1.0.0", 0))
-	same(t, "the same again", []string(nil), w.calls())                         // decided otherwise: asks U30
+	same(t, "the same again", []string(nil), w.calls())                         // decided otherwise: DESIGN.md, decision 9
 	for _, public := range []string{"{\n  \"a\" : 1.0\n}\n", `"{\"a\":1.0}"`} { // WireServer, vmSettings
 		x := ext("P.X", "1.0.0", 0)
 		x.Settings[0].Public = []byte(public)

@@ -16,7 +16,7 @@ import (
 )
 
 // An AuditEntry is one line of the audit log: every execution has two, one
-// when it begins and one when it ends (asks S6). It contains no settings.
+// when it begins and one when it ends (extensions/SPEC.md §4.8). It contains no settings.
 type AuditEntry struct {
 	Time      time.Time `json:"time"`
 	N         int64     `json:"n"`    // grows by one with each line, across restarts and generations

@@ -109,7 +109,7 @@ func openFile(path string) (*os.File, error) {
 }
 
 // readSafely reads a file that somebody else owns: never through a symlink,
-// never waiting for a FIFO, never more than limit bytes (asks U08, S9).
+// never waiting for a FIFO, never more than limit bytes: a handler may have put anything there.
 func readSafely(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	dir, name := filepath.Split(path)
 	d, err := openFolder(dir)
@@ -149,8 +149,7 @@ func readIn(d *host.Dir, name string, limit int64) ([]byte, fs.FileInfo, error) 
 
 // writeBeside replaces path, in dir or in a folder of it, by data. The
 // temporary file lies in dir and not beside the target: handlers read whatever
-// they find in config and status (spec/extensions §1.4, "never leave
-// 12.settings.tmp").
+// they find in config and status (extensions/SPEC.md §4.4).
 func writeBeside(dir, path string, data []byte, mode fs.FileMode) error {
 	if err := writeIn(dir, path, data, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -207,7 +206,7 @@ func writeIn(dir, path string, data []byte, mode fs.FileMode) (err error) {
 
 // realDirs makes the folders of a handler that the agent writes to. What else
 // has their names is removed: through a link root would write, and clean up,
-// wherever it leads (asks S9).
+// wherever it leads.
 func realDirs(base string) error {
 	d, err := top.OpenDir(base, nil)
 	if err != nil {
@@ -261,7 +260,7 @@ type carrier struct {
 
 // carry gives fresh what is in old and not in it: settings, states, mrseq and
 // whatever else a handler keeps beside its package survive that the package is
-// unpacked once more (spec/extensions §5.4).
+// unpacked once more (extensions/SPEC.md §2.5).
 func carry(old, fresh *host.Dir) error {
 	c := carrier{left: maxCarried}
 	return c.merge(old, fresh, 0)

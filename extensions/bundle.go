@@ -38,7 +38,7 @@ var errBundle = because(causePackage, errors.New("invalid package"))
 // names are checked, links, devices and special files refused, special mode
 // bits dropped, sizes counted while they are written. Every file becomes
 // executable, because published packages carry no modes
-// (spec/extensions §5.4). On failure dst is removed.
+// (extensions/SPEC.md §2.4). On failure dst is removed.
 func unpack(src, dst string, limit int64) (err error) {
 	z, closer, size, err := openBundle(src)
 	if err != nil {
@@ -209,7 +209,7 @@ func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err 
 }
 
 // placeManifest puts the manifest, which may be anywhere in the package, at
-// its root and without a byte order mark (spec/extensions §1.2).
+// its root and without a byte order mark (extensions/SPEC.md §2.2).
 func placeManifest(root *os.Root, name string) error {
 	f, err := root.Open(name)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 )
 
 // A Cause says in one line why a command failed; Code is stable and known to
-// `agentctl explain` (asks U22).
+// `agentctl explain` (extensions/SPEC.md §15.8).
 type Cause struct {
 	Code string
 	Text string
@@ -337,7 +337,7 @@ func printable(b []byte) string {
 }
 
 // outputLimit bounds what of the output goes into a message
-// (spec/extensions §3.3).
+// (extensions/SPEC.md §9.6).
 const outputLimit = 3200
 
 // outputText is the two outputs as everybody knows them, at most outputLimit

@@ -8,7 +8,7 @@ import (
 )
 
 // The platform may name a certificate a moment before it delivers it, after a
-// hibernation for instance (spec/protocol Appendix D 6). A handler that was
+// hibernation for instance (protocol/SPEC.md §4.5). A handler that was
 // started meanwhile could not read its protected settings, would say so, and
 // would not be run again. So it waits a while; and one that has run in vain
 // runs once more when its certificate arrives after all.

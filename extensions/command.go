@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Variables of the contract (spec/extensions §3.2).
+// Variables of the contract (extensions/SPEC.md §9.3).
 const (
 	envPath          = "AZURE_GUEST_AGENT_EXTENSION_PATH"
 	envVersion       = "AZURE_GUEST_AGENT_EXTENSION_VERSION"
@@ -38,7 +38,7 @@ type call struct {
 }
 
 // environment is what a command gets besides PATH and LANG. Nothing of the
-// agent's own environment is in it, so nothing can override it (C7).
+// agent's own environment is in it, so nothing can override it.
 func (c call) environment() []string {
 	env := []string{
 		envPath + "=" + c.base,
@@ -103,13 +103,13 @@ func (c call) disableCodes() string {
 }
 
 // shellLine is what /bin/sh gets: only the first word is made absolute, and
-// a leading slash does not make it so (spec/extensions §3.1).
+// a leading slash does not make it so (extensions/SPEC.md §9.1).
 func shellLine(base, command string) string {
 	return base + "/" + strings.TrimLeft(command, "/")
 }
 
 // sliceName is the slice of a handler: no version, and no dash, which would
-// make another level (spec/extensions §3.4).
+// make another level (extensions/SPEC.md §9.8).
 func sliceName(handler, ext string) string {
 	name := handler
 	if ext != "" {

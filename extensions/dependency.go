@@ -10,7 +10,7 @@ import (
 )
 
 // order is the place of a pair: what goes away first, deepest dependants
-// before what they depend on, then the levels upwards (spec/extensions §4.2).
+// before what they depend on, then the levels upwards (extensions/SPEC.md §12.1).
 func (p pair) order() int {
 	if !p.enable {
 		return -p.level - 1

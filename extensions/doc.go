@@ -1,7 +1,7 @@
 // Package extensions runs VM extension handlers: it gets their packages,
 // runs their commands in the right order, and reports what became of them.
 //
-// The contract with a handler is the one of spec/extensions, to the byte
+// The contract with a handler is extensions/SPEC.md, to the byte
 // where handlers depend on it. What is decided is in three places: state.go
 // (what can follow what), plan.go (what is to be done, from facts) and pass.go
 // (what waits for what). Everything else does as it is told.

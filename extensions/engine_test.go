@@ -16,8 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// TestContractOnDisk checks what handlers find (spec/extensions §1,
-// spec/handlers).
+// TestContractOnDisk checks what handlers find (extensions/SPEC.md §4, §5, §6).
 func TestContractOnDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: `log "$(pwd) $(ls config | tr '\n' ' ')"
@@ -176,7 +175,7 @@ func TestVersionAndManifest(t *testing.T) {
 	w.repo.mu.Lock()
 	w.repo.noManif = errors.New("the repository is down")
 	w.repo.mu.Unlock()
-	// Deleting needs no manifest of the platform (asks U29).
+	// Deleting needs no manifest of the platform (extensions/SPEC.md §10.9).
 	if got := show(w.offer(gone(ext("P.X", "8.0", 1)))); got != "" || exists(w.base("P.X-8.0")) {
 		t.Errorf("uninstall without manifest: %s", got)
 	}
@@ -215,7 +214,7 @@ func TestUninstallAlways(t *testing.T) {
 }
 
 // TestAbsent: what the goal state does not name goes away without a command;
-// what is not ours stays (spec/extensions §2.9).
+// what is not ours stays (extensions/SPEC.md §10.10).
 func TestAbsent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple})
@@ -298,7 +297,7 @@ func TestOldAgent(t *testing.T) {
 }
 
 // TestDownloadOnce: what was downloaded is not downloaded again, be it that
-// install fails at each goal state (asks, digest cache).
+// install fails at each goal state.
 func TestDownloadOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: fails("install", "1")}).start()
@@ -314,7 +313,7 @@ func TestDownloadOnce(t *testing.T) {
 }
 
 // TestDeadWriter: transitioning that nobody can end becomes an error; one
-// that somebody works on does not (asks U02).
+// that somebody works on does not (extensions/SPEC.md §7.6).
 func TestDeadWriter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t,
@@ -335,7 +334,7 @@ func TestDeadWriter(t *testing.T) {
 }
 
 // TestGarbage: whatever a handler leaves in its files, only its own row
-// suffers (asks U08).
+// suffers.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	for name, make := range map[string]func(path string) error{
@@ -438,7 +437,7 @@ func TestExecDir(t *testing.T) {
 	}
 }
 
-// TestHeartbeat: spec/extensions §1.7.
+// TestHeartbeat: extensions/SPEC.md §8.
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple +

@@ -13,7 +13,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// Facts of spec/protocol, appendix D, that the engine answers for; the others
+// Facts of protocol/SPEC.md §18 that the engine answers for; the others
 // are in protocol/platform.
 
 // TestFact19MultiConfigInstancesAreReportedOneByOne, in the document that the

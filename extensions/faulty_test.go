@@ -12,7 +12,7 @@ import (
 
 // TestFaultyGoalStates: whatever a goal state says of some handlers, the one
 // that is as it should be runs, everything comes to an end, and the same again
-// runs nothing again (asks U08, U26).
+// runs nothing again.
 func TestFaultyGoalStates(t *testing.T) {
 	t.Parallel()
 	set := func(h protocol.Handler, f func(*protocol.Settings)) protocol.Handler {

@@ -320,7 +320,7 @@ func (s store) dropPackage(name, version string) {
 	_ = top.Remove(sumFile(zip))
 }
 
-// initialize makes the rest of a handler's directory (spec/extensions §1.1).
+// initialize makes the rest of a handler's directory (extensions/SPEC.md §4.3).
 func (w *work) initialize(r *Record) (code int, err error) {
 	base := w.m.store.base(r.Name, r.Version)
 	if err := realDirs(base); err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// Names in a handler's base directory (spec/extensions §1.1).
+// Names in a handler's base directory (extensions/SPEC.md §4.1).
 const (
 	manifestName    = "HandlerManifest.json"
 	environmentName = "HandlerEnvironment.json"
@@ -24,7 +24,8 @@ const (
 
 // handlerEnvironment is HandlerEnvironment.json to the byte: CustomScript's
 // shim does not parse it but cuts the text after `"logFolder": "` up to the
-// next `",`, so the blanks and the order are part of the contract (C1).
+// next `",`, so the blanks and the order are part of the contract
+// (extensions/SPEC.md §5.1).
 func handlerEnvironment(name, logDir, base string) []byte {
 	var b bytes.Buffer
 	str := func(s string) {
@@ -53,7 +54,7 @@ func handlerEnvironment(name, logDir, base string) []byte {
 // when absent; public settings keep their names, numbers and order, but go on
 // one line: the platform may send them on many, other agents never wrote more
 // than one, and shell handlers take it apart by lines. No settings at all is a file
-// of no bytes (spec/extensions §1.4).
+// of no bytes (extensions/SPEC.md §6.2).
 func settingsDocument(s *protocol.Settings) []byte {
 	if s == nil {
 		return nil
@@ -154,7 +155,7 @@ func randomID() string {
 }
 
 // dropSettings removes settings that handlers would take for newer ones:
-// numbers above seq and names that are none (spec/handlers, item 10). Only
+// numbers above seq and names that are none (extensions/SPEC.md §6.4). Only
 // files of this extension are looked at.
 func dropSettings(configDir, ext string, seq int) error {
 	base, folder := filepath.Split(configDir)
@@ -194,7 +195,7 @@ func dropSettings(configDir, ext string, seq int) error {
 
 // forgetExtension deletes what belongs to one multi-config extension that was
 // deleted. Its mrseq goes too: Run Command relies on it, and a run command
-// created anew under the same name would not run (spec/extensions §4.1).
+// created anew under the same name would not run (extensions/SPEC.md §11.3).
 func forgetExtension(base, ext string) error {
 	var errs []error
 	for folder, suffix := range map[string]string{"config": ".settings", "status": ".status"} {
@@ -228,7 +229,7 @@ func forgetExtension(base, ext string) error {
 // these settings and all to come. It gets the number of the last enable that
 // came to an end, or goes, as if none had.
 func (w *work) mendNumber(base, ext string) error {
-	names := []string{"mrseq", "bin/mrseq"} // spec/extensions §1.8
+	names := []string{"mrseq", "bin/mrseq"} // extensions/SPEC.md §4.5
 	if ext != "" {
 		names = []string{ext + ".mrseq"}
 	}

@@ -120,7 +120,7 @@ func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause
 		code = codeTimeout
 		throttled := ""
 		if res.Throttled > 0 {
-			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // spec/extensions §2.11, as tools know it
+			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // extensions/SPEC.md §15.7, as tools know it
 		}
 		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d)%s: %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), throttled, line, out)
 	case host.JobNotStarted:

@@ -13,7 +13,7 @@ import (
 const (
 	maxHeartbeat  = 256 << 10
 	maxBeatStatus = 64 // a word
-	// heartbeatAge is when a handler counts as dead (spec/extensions §1.7).
+	// heartbeatAge is when a handler counts as dead (extensions/SPEC.md §8.2).
 	heartbeatAge = 600 * time.Second
 )
 

@@ -112,7 +112,7 @@ func etc(t *testing.T, root string) (dir string, check func()) {
 }
 
 // TestLinks: a handler that puts links in place of its folders harms nobody
-// but itself, and not even that for long (asks S9).
+// but itself, and not even that for long.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	for _, dirs := range [][]string{{"config"}, {"status"}, {"config", "status"}} {
@@ -187,7 +187,7 @@ func TestBaseBecomesLink(t *testing.T) {
 }
 
 // TestGarbageInTheWay: what handlers leave where the agent has to write, or
-// to copy from, keeps nothing from going on (asks U08).
+// to copy from, keeps nothing from going on.
 func TestGarbageInTheWay(t *testing.T) {
 	t.Parallel()
 	for name, mk := range map[string]func(path string) error{

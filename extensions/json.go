@@ -9,7 +9,7 @@ import (
 
 // What handlers write is read without building it up in memory: a status
 // file of some megabytes can hold a million empty objects, and each of them
-// would be a map (asks U08). A document is checked once, by checkJSON; the
+// would be a map. A document is checked once, by checkJSON; the
 // other functions walk over bytes that are known to be JSON.
 
 var errKind = errors.New("unexpected type of value")

@@ -83,7 +83,7 @@ func testAgent(args []string) int {
 
 // TestKillAgent kills the agent with SIGKILL at each step of each transition.
 // Whoever comes back must end where an undisturbed agent ends, having run
-// every command exactly once (spec/extensions §11.7, item 6).
+// every command exactly once (extensions/SPEC.md §21.7, item 6).
 func TestKillAgent(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()

@@ -19,7 +19,7 @@ import (
 const maxCommandLog = 10 << 20
 
 // say adds a line to the handler's CommandExecution.log, in the folder and
-// the form that people and tools know (spec/extensions §1.1).
+// the form that people and tools know (extensions/SPEC.md §4.8).
 func (w *work) say(ext, format string, args ...any) {
 	name := "CommandExecution.log"
 	if ext != "" {

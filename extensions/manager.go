@@ -30,16 +30,17 @@ type Fetcher interface {
 // Modes of the engine.
 const (
 	ModeOn         = "on"
-	ModeOff        = "off"         // Extensions.Enabled=n: refuse, and say so (spec/extensions §2.12)
+	ModeOff        = "off"         // Extensions.Enabled=n: refuse, and say so (extensions/SPEC.md §13.7)
 	ModeReportOnly = "report-only" // report what is there, run and change nothing
 )
 
 // Timeouts bound the operations. Zero values mean the platform's usual ones
-// (spec/extensions §2.4).
+// (extensions/SPEC.md §9.4).
 type Timeouts struct {
 	Install, Update, Enable, Disable, Uninstall time.Duration
 	// DisableToUninstall is shorter than Disable so that a delete is over
-	// within 15 minutes even if both commands hang (asks U29).
+	// within 15 minutes even if both commands hang, which is how long a control
+	// plane waits for it (extensions/SPEC.md §10.9).
 	DisableToUninstall time.Duration
 	// Depend bounds how long one goal state waits for dependencies.
 	Depend time.Duration
@@ -54,7 +55,7 @@ type Timeouts struct {
 	// machine.
 	Grace time.Duration
 	// Dead is how long nothing of a handler may be alive before its
-	// transitioning status is called an error (asks U02: within 60 s).
+	// transitioning status is called an error (extensions/SPEC.md §7.6).
 	Dead time.Duration
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 // A HandlerManifest is HandlerManifest.json of a package: element 0 of its
-// array (spec/extensions §1.2). It is read again before every command,
+// array (extensions/SPEC.md §3.1). It is read again before every command,
 // because it may be edited in place.
 type HandlerManifest struct {
 	Commands map[Op]string
@@ -38,7 +38,7 @@ var errManifest = errors.New("malformed manifest file")
 var bom = []byte("\xef\xbb\xbf")
 
 // ParseHandlerManifest reads a manifest. Booleans may be strings, version a
-// number or a string; what is unknown is ignored (C2).
+// number or a string; what is unknown is ignored.
 func ParseHandlerManifest(data []byte) (HandlerManifest, error) {
 	data = lenientJSON(data)
 	if err := manifestLimits.JSON(data); err != nil {

@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-// A row of the acceptance matrix, spec/extensions §11: the behaviours that
+// A matrixRow of the acceptance matrix, extensions/SPEC.md §21: the behaviours that
 // handlers and control planes are used to, under the names by which they are
 // known. where are the tests that hold us to it (packages other than this one
 // in front, with a dot); otherwise says why ours is not the same.
-type row11 struct{ name, where, otherwise string }
+type matrixRow struct{ name, where, otherwise string }
 
 const accept = "TestAcceptance/"
 
-var matrix = []row11{
-	// §11.1 TestExtensionCleanup
+var matrix = []matrixRow{
+	// §21.1 TestExtensionCleanup
 	{"cleanup_leaves_installed_extensions", "TestLifecycle", ""},
 	{"cleanup_removes_uninstalled_extensions", "TestLifecycle", ""},
 	{"cleanup_removes_orphaned_packages", "TestAbsent", "directories without a HandlerState are somebody else's and stay"},
@@ -27,7 +27,7 @@ var matrix = []row11{
 	{"migrates / skips_if_empty / cleans_up / does_not_overwrite / ignores_move_errors / ignores_tree_remove_errors", "TestHandlerStateMigration", ""},
 	{"set_handler_status_ignores_none_content", "", "there is no null status: Report is a value"},
 	// TestExtension_Deprecated
-	{"ext_handler", accept + "ext_handler", "the same goal state again and one about others run nothing (asks U30)"},
+	{"ext_handler", accept + "ext_handler", "the same goal state again and one about others run nothing"},
 	{"only_download_extension_manifest_once_per_goal_state", accept + "only_download_extension_manifest_once", "not at all where the version that is asked for is there"},
 	{"fail_handler_on_bad_extension_config_and_report_error", "TestInvalidHandler", ""},
 	{"process_valid_extensions_if_present", "TestInvalidHandler", ""},
@@ -45,7 +45,7 @@ var matrix = []row11{
 	{"report_status_permanent / report_status_resource_gone", "protocol/platform.TestFact17StatusGoesThroughTheHostThenDirectly", ""},
 	{"download_failure_permanent_ProtocolError · ext_handler_io_error", "TestVersionAndManifest test/handlers.TestDiskFull test/handlers.TestReadOnly", ""},
 	{"initialise_and_use_command_execution_log_for_extensions", "TestContractOnDisk", ""},
-	{"no_reporting_status", accept + "no_reporting_status", "for 60 s; then it is an error, if nothing of it runs (asks U02)"},
+	{"no_reporting_status", accept + "no_reporting_status", "for 60 s; then it is an error, if nothing of it runs"},
 	{"wait_for_handler_completion_no_status / success_status / error_status", "TestDependencyWaits TestSequencing TestDependencyFails", "the last word is what the handler said, not always warning"},
 	{"not_create_placeholder_for_single_config_extensions", accept + "not_create_placeholder_for_single", ""},
 	{"include_part_of_status_in_ext_handler_message", accept + "include_part_of_status", ""},
@@ -68,7 +68,7 @@ var matrix = []row11{
 	{"persist_goal_state_aggregate_status_until_new_incarnation", accept + "persist_goal_state_aggregate_status", ""},
 	{"parse_required_features_properly / fail_goal_state_if_required_features_not_supported", "TestGates/Fact22 required features", ""},
 	// TestExtensionSequencing, TestInVMArtifactsProfile
-	{"handle_ext_handlers", "TestSequencing TestDependencyFails", "a failure stops what depends on it, not its siblings (asks U31)"},
+	{"handle_ext_handlers", "TestSequencing TestDependencyFails", "a failure stops what depends on it, not its siblings"},
 	{"handle_ext_handlers_with_uninstallation", "TestUninstallFirst", ""},
 	{"handle_ext_handlers_fallback", accept + "handle_ext_handlers_fallback", ""},
 	{"onHold as bool · as string", "protocol/platform.TestArtifactsProfile TestGates/on hold", ""},
@@ -98,19 +98,19 @@ var matrix = []row11{
 	{"report_both_policy_failure_and_heartbeat_in_status", "TestHeartbeatOfTheForbidden", ""},
 	{"save_policy_file_to_history_directory", "", "the audit log has each refusal and why; the history is what the platform sent"},
 	{"TestSignatureValidationNotEnforced", "TestSignature TestSignatureMatrix", ""},
-	// §11.2
+	// §21.2
 	{"parse_ext_status_should_raise_on_non_array · parse_extension_status00 · 01 · missing/null substatus · empty status", "TestParseStatus", ""},
 	{"extension_sequence_number", "TestHostileNames TestNumberGoesBack protocol/wire.TestOneBadHandlerHurtsNoOther", "the goal state's number only; a number that is none, or below 0, is a config error"},
 	{"report_error_if_plugin_settings_version_mismatch", "protocol/wire.TestOneBadHandlerHurtsNoOther", ""},
 	{"command_extension_log_truncates_correctly · set_logger_should_not_reset_the_mode_of_the_log_directory", "TestCommandLog", ""},
 	{"report_the_message_in_the_hearbeat", "TestHeartbeat", ""},
 	{"LaunchCommand: timeout kills group · non-zero message · does not wait for children · child that fails to start · truncate ≤3200", "TestSuperviseJob TestTimeout TestOutputText TestFailures", "no second of waiting after the end: what children print later is in the file, and is shown from there"},
-	{"LaunchCommand: exact helper env set · supported features env", "TestContractOnDisk", "the agent's own environment does not reach handlers (C7)"},
-	// §11.3
+	{"LaunchCommand: exact helper env set · supported features env", "TestContractOnDisk", "the agent's own environment does not reach handlers"},
+	// §21.3
 	{"download_and_expand · use_existing_package · ignore_existing_invalid · maintain_handler_state", "TestExistingPackage TestDownloadOnce", ""},
 	{"alternate URIs on failure / exception / invalid package · exception when all fail", "protocol/transfer.TestEveryAddressAndChannelIsTried TestFailures/bad zip", ""},
 	{"rm_ext_handler_dir", "TestUninstallAlways TestRemovalAgainstResistance", ""},
-	// §11.4
+	// §21.4
 	{"parse_multi_config_settings / with_disable_state", "protocol/wire.TestExtensionsConfig", ""},
 	{"execute_and_report_multi_config_extensions_properly", "TestMultiConfig", ""},
 	{"report_unregistered_version_error_per_extension · retry_handler_installation_per_extension_if_failed · retry_update_sequence_per_extension_if_previous_failed · report_disabled_extension_errors_if_update_failed", accept + "retry_update_sequence_per_extension", "a handler's failure is told for each extension, and is not tried again for each"},
@@ -123,18 +123,18 @@ var matrix = []row11{
 	{"fail_handler_if_handler_does_not_support_mc · check_every_time_if_handler_supports_mc", "TestMultiConfigUnsupported", ""},
 	{"process_dependency_chain_extensions_properly · report_extension_status_failures_for_all_dependent_extensions", "TestSequencing TestDependencyFails", ""},
 	{"stop_execution_if_status_file_contains_errors", accept + "stop_execution_if_status_file_errors", ""},
-	// §11.5
+	// §21.5
 	{"test_policy_engine", "TestPolicyFile TestRules TestPolicy", ""},
 	{"test_report_status", "protocol/platform.TestFact17StatusGoesThroughTheHostThenDirectly", ""},
 	{"test_signature_validation", "TestSignatureMatrix", "verified in Go, so no version of openssl matters"},
 	{"test_collect_telemetry_events", "agent/event.TestExtensionTelemetryPipeline agent/event.TestExtensionTelemetryLimits", ""},
-	// §11.6
+	// §21.6
 	{"AgentBvt: extension_operations, run_command, vm_access", "test/handlers.TestPublishedHandlers test/arm.TestAzureCLI", ""},
 	{"AgentExtWorkflow", "TestLifecycle TestDowngrade TestBoot TestShutdown TestEnableEveryStart", "a restart enables nothing unless Extensions.EnableEveryStart=y"},
 	{"ExtensionUpdate", "TestUpdateOnFailure", ""},
 	{"ExtensionsDisabled", "TestGates/extensions disabled", ""},
 	{"ExtSequencing, ExtPolicyWithDependencies", "TestSequencing TestDependencyFails " + accept + "fail_enable_if_dependent_disallowed", ""},
-	{"ExtensionPolicy", "TestPolicy", "a denied delete fails at once instead of timing out (asks U20)"},
+	{"ExtensionPolicy", "TestPolicy", "a denied delete fails at once instead of timing out"},
 	{"ExtSignatureValidation", "TestSignature", ""},
 	{"MultiConfigExt", "TestMultiConfig test/handlers.TestPublishedHandlers", ""},
 	{"ExtTelemetryPipeline", "agent/event.TestExtensionTelemetryPipeline test/handlers.TestPublishedHandlers", ""},
@@ -142,7 +142,7 @@ var matrix = []row11{
 	{"KeyvaultCertificates, FIPS, Hibernation", "protocol/platform.TestFact01And05CipherDecidesTransportAndFailureIsNotFatal protocol/platform.TestFact06HibernateBringsOtherCertificatesUnderTheSameIncarnation", ""},
 	{"NoOutboundConnections", "protocol/platform.TestHostOnlyNeverLeaves protocol/platform.TestRolesOfTheChannelsSwap", ""},
 	{"AgentStatus, AgentNotProvisioned, AgentWaitForCloudInit", "TestGates/gate agent.TestModes", ""},
-	// §11.7
+	// §21.7
 	{"1 real handlers", "test/handlers.TestPublishedHandlers", "look-alikes: the originals are not ours to ship"},
 	{"2 HandlerEnvironment byte test", "TestContractOnDisk test/handlers.TestPublishedHandlers", ""},
 	{"3 child holding stdout", "TestSuperviseJob test/extlab.TestConformance", ""},

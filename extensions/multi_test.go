@@ -9,7 +9,7 @@ import (
 
 const multiManifest = `"supportsMultipleExtensions":"true"`
 
-// TestMultiConfig is spec/extensions §11.4: install once, enable each,
+// TestMultiConfig is extensions/SPEC.md §21.4: install once, enable each,
 // delete one, upgrade with two, uninstall.
 func TestMultiConfig(t *testing.T) {
 	t.Parallel()

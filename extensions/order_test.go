@@ -47,7 +47,7 @@ func TestSequencing(t *testing.T) {
 }
 
 // TestDependencyFails: dependants of a failed extension are told at once,
-// others run (asks U31).
+// others run.
 func TestDependencyFails(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, script, message string }{
@@ -269,7 +269,7 @@ func TestGates(t *testing.T) {
 	})
 }
 
-// TestPolicy: refusals are told at once, for deletes too (asks U20).
+// TestPolicy: refusals are told at once, for deletes too.
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, named(simple, "P.A", "P.B", "P.C")...)

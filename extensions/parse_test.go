@@ -22,7 +22,7 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestParseStatus is spec/extensions §11.2, parse_ext_status.
+// TestParseStatus has the rows of parse_ext_status (extensions/SPEC.md §21.2).
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
 	zero := json.RawMessage("0")
@@ -214,7 +214,7 @@ func zipOf(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-// TestUnpack: hostile packages are refused and leave nothing (asks S4); odd
+// TestUnpack: hostile packages are refused and leave nothing; odd
 // ones of real publishers are taken.
 func TestUnpack(t *testing.T) {
 	t.Parallel()
@@ -315,7 +315,7 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
-// TestRules is the truth table of our own rules (asks U20).
+// TestRules is the truth table of our own rules (extensions/SPEC.md §14.2).
 func TestRules(t *testing.T) {
 	t.Parallel()
 	rules, def, err := ParseRules([]byte(`{"default":"deny","rules":[
@@ -353,7 +353,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestClassify: each class of failure has its cause (asks U22).
+// TestClassify: each class of failure has its cause (extensions/SPEC.md §15.8).
 func TestClassify(t *testing.T) {
 	t.Parallel()
 	fail := func(code int) host.JobResult { return host.JobResult{Class: host.JobFailed, Code: code} }

@@ -100,7 +100,7 @@ func planGone(have []Fact, now Now) []Task {
 	var tasks []Task
 	for _, f := range have {
 		// A failed disable does not keep an extension from being deleted, and
-		// is not tried twice (asks U29).
+		// is not tried twice (extensions/SPEC.md §10.9).
 		if f.State == Enabled && !f.blocked(now) {
 			tasks = append(tasks, disableAll(f, Task{Why: "uninstall", For: ForUninstall})...)
 		}
@@ -178,7 +178,7 @@ func planEnabled(w Wish, have []Fact, now Now) []Task {
 	}
 	tasks = append(tasks, planExts(w, target, fresh, now)...)
 	// Superseded versions go last and without commands: an uninstall now
-	// could take down what the new version just set up (asks U53).
+	// could take down what the new version just set up.
 	for _, f := range have {
 		if f.Version != w.Version && (old == nil || f.Version != old.Version || !fresh) {
 			tasks = append(tasks, Task{Op: Remove, Version: f.Version, Why: "superseded by " + w.Version})
@@ -187,7 +187,7 @@ func planEnabled(w Wish, have []Fact, now Now) []Task {
 	return tasks
 }
 
-// planChange is the version change of spec/extensions §2.5 between fetching
+// planChange is the version change of extensions/SPEC.md §10.5 between fetching
 // the new package and installing it.
 func planChange(target, old Fact, why string) []Task {
 	var ch Change
@@ -238,7 +238,7 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 // enableWhy says why an extension has to be enabled now, or "".
 //
 // The old agent enabled everything at each goal state and at each start. Here
-// an extension that is enabled and unchanged is left alone (asks U30). What
+// an extension that is enabled and unchanged is left alone (DESIGN.md, decision 9). What
 // real handlers need of the old rule is kept: after a boot their daemons are
 // gone, so each is enabled once per boot; once after an agent upgrade or
 // change, because the contract may have changed; and a failed one is tried

@@ -65,7 +65,7 @@ func fact(version string, s State, edit ...func(*Fact)) Fact {
 	return f
 }
 
-// TestPlan is the table of spec/extensions §2.8 and the version change.
+// TestPlan is the table of extensions/SPEC.md §10.3 and the version change.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	now := Now{Key: "k", Boot: "b", Agent: "a"}

@@ -29,7 +29,7 @@ const maxPolicy = 1 << 20
 const policyVersion = "0.1.0"
 
 // A Policy is who may run on this machine: the platform's own policy file
-// (spec/extensions §8.1) and rules of ours on top. What either refuses is
+// (extensions/SPEC.md §14.1) and rules of ours on top. What either refuses is
 // refused.
 type Policy struct {
 	// AllowListedOnly refuses what Extensions does not name.

@@ -13,7 +13,7 @@ import (
 // stored as a whole. Nobody reads the cause out of the text later: texts quote
 // scripts, servers and names of files, which may say anything.
 type Problem struct {
-	Code  int    // what the platform is told (spec/extensions §2.11)
+	Code  int    // what the platform is told (extensions/SPEC.md §15.6)
 	Cause string // stable, known to `agentctl explain`
 	Text  string // for people; begins with the cause where tools look for it
 }

@@ -95,8 +95,8 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 	if m.cfg.Mode == ModeReportOnly {
 		rep := Report{}
 		if len(h.recs) == 0 {
-			// Nothing to report, and the platform must not wait for it (asks
-			// U41). What is there is reported as it is.
+			// Nothing to report, and the platform must not wait for it. What is
+			// there is reported as it is.
 			rep = Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)}.report()
 		}
 		for _, q := range mine {

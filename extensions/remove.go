@@ -46,7 +46,7 @@ const trashPrefix = ".azg-gone-"
 
 // removeTree moves a tree to trash and deletes it there. That something is
 // left in the trash, because somebody still writes or deletes in there
-// (spec/extensions §5.6), is no error: it is emptied again and again.
+// (extensions/SPEC.md §10.8), is no error: it is emptied again and again.
 func removeTree(dir, trash string) error {
 	if err := discard(dir, trash); err != nil {
 		return err

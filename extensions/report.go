@@ -21,7 +21,7 @@ type Snapshot struct {
 	GoalState *protocol.GoalStateStatus // nil until the first one was processed
 	// Key is that of the goal state the rows are about, "" before the first.
 	Key string
-	// Converged: every row has come to an end (spec/extensions §6.4).
+	// Converged: every row has come to an end (extensions/SPEC.md §15.5).
 	Converged bool
 	// Waiting says what keeps the whole goal state from being processed.
 	Waiting string
@@ -288,7 +288,7 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 			v.extension(&r, q, files)
 			// What update or disable wrote, and what the version before had to
 			// say of the same settings, is not the word of the enable that never
-			// came (spec/extensions §10): the update would pass for a success.
+			// came (extensions/SPEC.md §10.7): the update would pass for a success.
 			if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
 				r.fail(q, r.rec.Report.problem())
 			}
@@ -356,7 +356,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 		}
 		v.extension(r, q, files)
 		// A status of before, or none, would have everybody wait for an end
-		// that has come already (asks U02).
+		// that has come already.
 		if r.missing || r.status.Extension.Status == transitioning && v.pass.dead[q.key()].final || v.outdated(r, q, e) {
 			r.fail(q, e.problem())
 		}
@@ -520,7 +520,7 @@ func highest(recs map[string]Record, none string) string {
 }
 
 // diskRows report what is installed when there is no goal state to go by
-// (spec/extensions §6.1).
+// (extensions/SPEC.md §15.3).
 func (v view) diskRows(files *fileCache) []row {
 	var out []row
 	for _, key := range slices.Sorted(maps.Keys(v.handlers)) {

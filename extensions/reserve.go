@@ -13,7 +13,7 @@ import (
 )
 
 // On a full disk the one thing that must still work is the command that makes
-// room (asks U06). What the agent needs for it is little: settings, a record,
+// room. What the agent needs for it is little: settings, a record,
 // a job with its output, and later the status. It is set aside while there is
 // plenty, and given up slice by slice when a write finds no room or is about
 // to: who fills the disk takes what is freed, and there must be more commands

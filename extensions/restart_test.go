@@ -19,7 +19,7 @@ import (
 )
 
 // TestRestartDuring: the agent ends while a command runs; it goes on, ends
-// once, and its result is taken over (asks U03).
+// once, and its result is taken over (DESIGN.md, decision 8).
 func TestRestartDuring(t *testing.T) {
 	t.Parallel()
 	for _, op := range []string{"install", "enable", "disable", "update", "uninstall"} {
@@ -132,7 +132,7 @@ func TestSupervisorKilled(t *testing.T) {
 }
 
 // TestBoot: each extension is enabled once after a boot and not because of a
-// goal state about others (asks U30).
+// goal state about others (DESIGN.md, decision 9).
 func TestBoot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.A", version: "1.0", script: simple}, pkg{name: "P.B", version: "1.0", script: simple})
@@ -432,7 +432,7 @@ func TestScope(t *testing.T) {
 }
 
 // TestScopeRefused: a command that systemd gives no scope, or that finds no
-// systemd, runs all the same, once (spec/extensions §3.4).
+// systemd, runs all the same, once (extensions/SPEC.md §9.8).
 func TestScopeRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/job"

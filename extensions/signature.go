@@ -43,7 +43,7 @@ var errDenied = errors.New("denied by policy")
 
 // verified checks the signature and then, where one is required, that the
 // package was signed as this handler in this version: a valid package of
-// another handler has a valid signature, too (spec/protocol §6.4).
+// another handler has a valid signature, too (extensions/SPEC.md §3.6).
 func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
 	refuse := func(err error) (string, error) {
 		return "", because(causeUnsigned, fmt.Errorf("%w: %s: %w", errBundle, causeUnsigned, err))
@@ -93,7 +93,7 @@ func (w *work) verified(ctx context.Context, file string, required bool) (signer
 }
 
 // signed logs a success in the words that people search for
-// (spec/extensions §8.2).
+// (extensions/SPEC.md §2.6).
 func (w *work) signed(op, text string) {
 	w.emitNamed(op, true, text)
 	w.m.log.Info().Str("handler", w.name).Msg(text)

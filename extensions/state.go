@@ -62,7 +62,7 @@ var after = map[edge]State{
 	{Installed, Disable}:   Disabled,
 	{Disabled, Disable}:    Disabled,
 	{Installed, Uninstall}: Absent,
-	{Enabled, Uninstall}:   Absent, // its disable failed; deleting goes on (asks U29)
+	{Enabled, Uninstall}:   Absent, // its disable failed; deleting goes on
 	{Disabled, Uninstall}:  Absent,
 	{Broken, Uninstall}:    Absent,
 	{Absent, Remove}:       Absent,
@@ -102,7 +102,7 @@ func (s State) Failed(op Op) State {
 func (s State) installed() bool { return s == Installed || s == Enabled || s == Disabled }
 
 // onDisk is the text of config/HandlerState, which the old agent reads and
-// writes too (spec/extensions §1.5).
+// writes too (extensions/SPEC.md §4.6).
 func (r Record) onDisk() string {
 	switch r.State {
 	case Enabled:
@@ -184,7 +184,7 @@ type Ended struct {
 	Cause    string         `json:"cause,omitempty"`
 }
 
-// Change is the progress of a version change (spec/extensions §2.5).
+// Change is the progress of a version change (extensions/SPEC.md §10.5).
 type Change struct {
 	From         string            `json:"from"`
 	Disabled     bool              `json:"disabled,omitempty"`

@@ -24,7 +24,7 @@ const (
 	statusError   = "error"
 )
 
-// Codes the agent reports (spec/extensions §2.11).
+// Codes the agent reports (extensions/SPEC.md §15.6).
 const (
 	codeOther         = -1
 	codeDownload      = 1001
@@ -43,7 +43,7 @@ const (
 // being written: shell and Python handlers write in place.
 const halfWritten = 3 * time.Second
 
-// Limits of what is read and reported (spec/extensions §6.3).
+// Limits of what is read and reported (extensions/SPEC.md §7.4).
 const (
 	maxStatusFile  = 8 << 20
 	bigStatus      = 128 << 10

@@ -164,7 +164,7 @@ func (s store) saveFiles(r Record) error {
 // load finds every handler version on disk: by its record, by its
 // HandlerState, or both. HandlerState wins about how far it has come, since
 // another agent may have been at work meanwhile; a directory without one is
-// somebody else's (spec/extensions §2.9). What of it can't be used is left out,
+// somebody else's (extensions/SPEC.md §4.2). What of it can't be used is left out,
 // set aside if it is a record, and returned as bad: one handler's files keep no
 // other from being managed.
 func (s store) load() (recs []Record, bad []error, err error) {
@@ -307,7 +307,7 @@ func (s store) adoptExts(r Record, base string) Record {
 }
 
 // migrate moves what very old agents kept in handler_state/ to where it is
-// looked for now. Nothing here is worth failing for (spec/extensions §1.1).
+// looked for now. Nothing here is worth failing for (extensions/SPEC.md §4.6).
 func (s store) migrate() {
 	old := s.root.Path(s.lib + "/handler_state")
 	entries, err := top.ReadDir(old)
@@ -327,7 +327,7 @@ func (s store) migrate() {
 }
 
 // splitDir takes a directory name apart: everything before the first dash is
-// the name, a version follows the last one (spec/extensions §1.1). Packages
+// the name, a version follows the last one (extensions/SPEC.md §4.2). Packages
 // of the agent itself look the same and are left out.
 func splitDir(dir string) (name, version string, ok bool) {
 	i := strings.LastIndexByte(dir, '-')
@@ -335,53 +335,6 @@ func splitDir(dir string) (name, version string, ok bool) {
 		return "", "", false
 	}
 	return dir[:i], dir[i+1:], true
-}
-
-// A Use is a part of the disk budget (asks U05).
-type Use struct {
-	Name    string
-	Path    string
-	Bytes   int64
-	Files   int
-	CanFree int64
-}
-
-// Disk says what the engine and its handlers occupy. Packages that wait for a
-// retry can be freed at the price of another download.
-func (m *Manager) Disk() []Use {
-	packages := use("packages", m.store.sub("packages"))
-	packages.CanFree = packages.Bytes
-	uses := []Use{packages, use("jobs", m.store.sub("jobs"))}
-	m.mu.Lock()
-	v := m.view
-	m.mu.Unlock()
-	for _, h := range v.handlers {
-		for _, r := range h.recs {
-			if r.State != Absent {
-				uses = append(uses, use("handler "+r.Name+"-"+r.Version, m.store.base(r.Name, r.Version)+"/"))
-			}
-		}
-	}
-	return uses
-}
-
-// FreeDisk deletes what can be had again: packages of failed installations
-// and the output of commands nobody asks for any more.
-func (m *Manager) FreeDisk() error {
-	return emptyDir(m.store.sub("packages"))
-}
-
-// use measures one directory.
-func use(name, path string) Use {
-	u := Use{Name: name, Path: path}
-	_ = top.Walk(path, maxCarried, func(_ string, _ *host.Dir, fi fs.FileInfo, err error) error {
-		if err == nil && fi.Mode().IsRegular() {
-			u.Bytes += fi.Size()
-			u.Files++
-		}
-		return nil
-	})
-	return u
 }
 
 // tidyJobs deletes jobs that nobody refers to and that are older than age,

@@ -15,7 +15,7 @@ func fails(op string, code string) string {
 	return "log\n[ \"$op\" = " + op + " ] && exit " + code + "\n[ \"$op\" = enable ] && status success\nexit 0\n"
 }
 
-// TestUpdateOnFailure is spec/extensions §11.1 TestExtensionUpdateOnFailure
+// TestUpdateOnFailure is TestExtensionUpdateOnFailure of extensions/SPEC.md §21.1
 // and the upgrade_failure rows.
 func TestUpdateOnFailure(t *testing.T) {
 	t.Parallel()
@@ -122,7 +122,7 @@ func TestUpdateFailsWithTheSameSettings(t *testing.T) {
 }
 
 // TestUpdateRecovers: after each of the failures the next goal state starts
-// where spec/extensions §2.5 says, with a good package.
+// where extensions/SPEC.md §10.6 says, with a good package.
 func TestUpdateRecovers(t *testing.T) {
 	t.Parallel()
 	for op, calls := range map[string][]string{
@@ -203,7 +203,7 @@ exit 0
 	}
 }
 
-// TestUpdateTrap is the trap of spec/extensions §10: disable and update write
+// TestUpdateTrap is the trap of extensions/SPEC.md §10.7: disable and update write
 // "success" for a sequence number whose enable has not run.
 func TestUpdateTrap(t *testing.T) {
 	t.Parallel()

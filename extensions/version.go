@@ -38,7 +38,7 @@ func parseVersion(s string) version {
 
 // CompareVersions orders version texts: numbers are padded with zeros
 // (1.0 = 1.0.0), a pre-release comes before its release, and what is not a
-// version comes before everything (spec/extensions §2.3).
+// version comes before everything (extensions/SPEC.md §2.7).
 func CompareVersions(a, b string) int {
 	va, vb := parseVersion(a), parseVersion(b)
 	if va.ok != vb.ok {

@@ -101,7 +101,7 @@ func (w *work) remove(version string) error {
 }
 
 // copy takes over what belongs to the handler's past: mrseq, without which
-// scripts would run again, and its status files (spec/extensions §1.8).
+// scripts would run again, and its status files (extensions/SPEC.md §4.5).
 func (w *work) copy() error {
 	r := w.rec(w.task.Version)
 	from, to := w.m.store.base(w.name, w.task.From), w.m.store.base(w.name, w.task.Version)
@@ -245,7 +245,7 @@ func (w *work) command(ctx context.Context) error {
 	switch {
 	case err == nil:
 	case t.Op == Uninstall || t.Op == Disable && t.To == "":
-		// Deleting must always be possible (asks U29).
+		// Deleting must always be possible (extensions/SPEC.md §3.7).
 		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, command not run")
 		return w.finish(r, d, host.JobResult{Class: host.JobOK})
 	default:
@@ -367,7 +367,7 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	case Update:
 		// The new version has its settings before the first command of a
 		// change looks for them, also when a downgrade runs the old package
-		// (spec/extensions §2.5, step 1).
+		// (extensions/SPEC.md §6.3).
 		base = w.m.store.base(w.name, w.task.To)
 		if err := errors.Join(w.m.store.ours(w.name, w.task.To), realDirs(base)); err != nil {
 			return fmt.Errorf("prepare %s: %w", w.name, err)
@@ -414,7 +414,7 @@ func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) 
 
 // dropStatus deals with a trap of a version change: disable and update of
 // some handlers write "success" into the status file of the new sequence
-// number, for a script that has not run yet (spec/extensions §10). Such a
+// number, for a script that has not run yet (extensions/SPEC.md §10.7). Such a
 // file gives way to the one from before the change; without one it is
 // deleted if the handler is going to write its own.
 func (w *work) dropStatus(base, ext string, seq int) error {
@@ -496,7 +496,7 @@ func opCode(op Op) int {
 
 func title(op Op) string { return strings.ToUpper(string(op[:1])) + string(op[1:]) }
 
-// operationName is the name of an op in telemetry (spec/extensions §8.5).
+// operationName is the name of an op in telemetry (extensions/SPEC.md §16.4).
 func operationName(op Op) string {
 	switch op {
 	case Fetch:
