@@ -7,9 +7,9 @@ import (
 )
 
 // A Fault is a platform channel that does not work at the moment. The
-// client that returns it has already paced itself (spec/protocol §1.6, asks
-// U19): calling again early costs no request and yields the same Fault with
-// Waiting set.
+// client that returns it has already paced itself (protocol/SPEC.md §2.5):
+// calling again early costs no request and yields the same Fault with Waiting
+// set.
 type Fault struct {
 	Op  string // what we were doing: "goalstate", "status", …
 	Err error

@@ -23,7 +23,7 @@ const (
 )
 
 // A GoalState is what the platform wants of this VM, merged from the
-// WireServer documents and vmSettings (spec/protocol §5.4).
+// WireServer documents and vmSettings (protocol/SPEC.md §7.4).
 type GoalState struct {
 	// Incarnation is compared for inequality only; it can repeat.
 	Incarnation string
@@ -43,9 +43,9 @@ type GoalState struct {
 	CreatedTicks  int64
 	ActivityID    string
 	CorrelationID string
-	// OnHold: do not process extensions (spec/protocol §4.3).
+	// OnHold: do not process extensions (protocol/SPEC.md §6.5).
 	OnHold bool
-	// Outdated: report but do not execute (spec/protocol §2.5).
+	// Outdated: report but do not execute (protocol/SPEC.md §7.5).
 	Outdated bool
 
 	RequiredFeatures []string
@@ -106,7 +106,7 @@ type Handler struct {
 	Level int
 	After []Dependency
 	// Invalid says why this handler's part of the document can't be used;
-	// it hurts no other handler (spec/extensions §2.2).
+	// it hurts no other handler (protocol/SPEC.md §6.2).
 	Invalid string
 }
 
@@ -127,7 +127,7 @@ type Settings struct {
 // Dependency names an extension that another one waits for.
 type Dependency struct{ Handler, Extension string }
 
-// AgentFamily is one channel of agent versions (spec/protocol §11).
+// AgentFamily is one channel of agent versions (protocol/SPEC.md §14.1).
 type AgentFamily struct {
 	Name         string
 	Version      string // empty when absent
@@ -138,7 +138,7 @@ type AgentFamily struct {
 }
 
 // A Certificate with or without its key. Thumbprint is the upper-case hex
-// SHA-1 of the DER (spec/protocol §3.3).
+// SHA-1 of the DER (protocol/SPEC.md §1.3).
 type Certificate struct {
 	Thumbprint string
 	Name       string // friendly name
@@ -146,7 +146,7 @@ type Certificate struct {
 	KeyPEM     secret.Secret // PKCS#8 PEM; not Set for a certificate without key
 }
 
-// RemoteAccess is the list of just-in-time users (spec/protocol §9).
+// RemoteAccess is the list of just-in-time users (protocol/SPEC.md §12).
 type RemoteAccess struct {
 	Incarnation string
 	Users       []RemoteUser
@@ -163,7 +163,7 @@ type RemoteUser struct {
 	Err      error
 }
 
-// A Manifest lists the versions of a package (spec/protocol §6.1).
+// A Manifest lists the versions of a package (protocol/SPEC.md §8.1).
 type Manifest struct {
 	Versions []PackageVersion
 	// From is the address that answered; package downloads name it.

@@ -13,7 +13,7 @@ const (
 	NotReady HealthState = "NotReady"
 )
 
-// Health is a provisioning health report (spec/protocol §8.1).
+// Health is a provisioning health report (protocol/SPEC.md §10.1).
 type Health struct {
 	State HealthState
 	// SubStatus is empty for Ready, else Provisioning or ProvisioningFailed.
@@ -22,7 +22,7 @@ type Health struct {
 }
 
 // Status is the aggregate status document before it is JSON
-// (spec/protocol §7.2, spec/extensions §6).
+// (protocol/SPEC.md §9.2, extensions/SPEC.md §15).
 type Status struct {
 	Agent    AgentStatus
 	Handlers []HandlerStatus

@@ -12,11 +12,11 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// stamp is the only time format of the status document (spec/protocol §7.3).
+// stamp is the only time format of the status document (protocol/SPEC.md §9.3).
 const stamp = "2006-01-02T15:04:05Z"
 
 // The document as it is on the wire; the order of the fields is that of
-// spec/protocol §7.2.
+// protocol/SPEC.md §9.2.
 type (
 	statusDoc struct {
 		Version   string       `json:"version"`
@@ -98,7 +98,7 @@ type (
 )
 
 // message cleans a text for the document: no signatures of storage
-// addresses (spec/protocol §7.3), no bytes that are no text.
+// addresses (protocol/SPEC.md §9.4), no bytes that are no text.
 func message(p *string) messageDoc {
 	m := messageDoc{Lang: "en-US"}
 	if p != nil {
@@ -193,7 +193,7 @@ func (h HandlerStatus) doc(at string) handlerDoc {
 	return d
 }
 
-// optional is null for "", as the reference writes it.
+// optional is null for "", as WALinuxAgent writes it.
 func optional(s string) *string {
 	if s == "" {
 		return nil
@@ -202,7 +202,7 @@ func optional(s string) *string {
 }
 
 // seqNo is what the goal state said: text for Fabric, a number for
-// FastTrack; without any, the null GUID as the reference reports it.
+// FastTrack; without any, the null GUID, as WALinuxAgent reports it.
 func seqNo(raw json.RawMessage) json.RawMessage {
 	if b := bytes.TrimSpace(raw); len(b) > 0 && json.Valid(b) {
 		return b

@@ -1,6 +1,6 @@
 // Package cms lets the rest of the agent open and verify what package
 // protocol/internal/cms can: protected settings for agentctl, signatures of
-// packages.
+// packages. It adds no cryptography of its own.
 package cms
 
 import (
@@ -81,7 +81,7 @@ func ParseSignature(encoded string) (Signature, error) {
 }
 
 // Verify checks the signature over content and the chain up to one of roots;
-// the signer's dates are not checked (spec/protocol §6.4).
+// the signer's dates are not checked (protocol/SPEC.md §8.3).
 func (s Signature) Verify(content io.Reader, roots *x509.CertPool) error {
 	return s.s.Verify(content, roots)
 }

@@ -1,6 +1,3 @@
-// Package discover finds the address of the WireServer. It is 168.63.129.16
-// unless the network says otherwise: option 245 of a DHCP lease is a hint, a
-// name server or a default gateway never is (spec/protocol §1.1, asks U25).
 package discover
 
 import (

@@ -29,7 +29,7 @@ func HasBus(root host.Root) bool {
 }
 
 // networkManager asks NetworkManager for option 245 of its leases, which with
-// its own DHCP client are in no file that has the option (spec/protocol §1.2).
+// its own DHCP client are in no file that has the option (protocol/SPEC.md §3.2).
 // It never waits longer than busTime, and never has NetworkManager started.
 func networkManager(ctx context.Context, root host.Root) ([]Candidate, error) {
 	if !HasBus(root) {

@@ -193,7 +193,7 @@ const (
 )
 
 // ErrLater says that the host did not take the status because our ids were
-// stale; they are fresh now, and the next report will do (spec/protocol §7.4).
+// stale; they are fresh now, and the next report will do (protocol/SPEC.md §9.5).
 var ErrLater = errors.New("status not accepted: container ID changed")
 
 // PutStatus uploads the status document through the host.

@@ -17,7 +17,7 @@ import (
 // minVMSettings is the first plugin whose vmSettings can be used.
 const minVMSettings = "1.0.8.133"
 
-// VMSettings is the document of spec/protocol §5.3.
+// VMSettings is the document of protocol/SPEC.md §7.3.
 type VMSettings struct {
 	Plugin string // its version
 	ETag   string
@@ -35,7 +35,7 @@ type VMSettings struct {
 
 // whole, truth and words take a value in the type it should have or as text,
 // and are zero for anything else: the writer of the document is not
-// consistent (spec/protocol §5.3).
+// consistent (protocol/SPEC.md §7.3).
 type (
 	whole struct {
 		set bool
@@ -71,7 +71,7 @@ func lenient(b []byte, v any) error {
 }
 
 // ParseVMSettings reads the document. What is wrong with one handler marks
-// that handler Invalid, where the reference rejects everything.
+// that handler Invalid, where WALinuxAgent rejects everything.
 func ParseVMSettings(b []byte) (*VMSettings, error) {
 	b = bytes.TrimRight(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), " \r\n\t\x00")
 	var doc struct {

@@ -1,5 +1,9 @@
-// Package imds asks the instance metadata service (spec/protocol §10). It is
+// Package imds asks the instance metadata service (protocol/SPEC.md §13). It is
 // a second source: nothing that the agent promises depends on it.
+//
+// imds.go has the instance document as the running agent uses it, pps.go the
+// questions of a first boot and of pre-provisioned machines. Requests go
+// through protocol/internal/web; nothing else of protocol is needed.
 package imds
 
 import (

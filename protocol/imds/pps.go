@@ -13,8 +13,8 @@ import (
 	"github.com/azguest/azguest/protocol/internal/web"
 )
 
-// Versions and bounds of what pre-provisioned VMs ask (spec/provisioning
-// §4.7).
+// Versions and bounds of what pre-provisioned VMs ask (protocol/SPEC.md §13.1,
+// §13.3).
 const (
 	extendedVersion    = "2021-08-01"
 	plainVersion       = "2019-06-01" // that every cloud has

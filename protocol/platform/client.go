@@ -55,7 +55,7 @@ type Options struct {
 	// key at each start.
 	VMID string
 	// NoFastTrack never asks for vmSettings; NoTelemetry sends no events and
-	// no observations (asks U45).
+	// no observations.
 	NoFastTrack, NoTelemetry bool
 	// IMDSHeartbeat lets Heartbeat ask the metadata service whether it lives.
 	IMDSHeartbeat bool
@@ -186,7 +186,7 @@ func (o *Options) dialer(dial web.Dial) web.Dial {
 	}
 }
 
-// canary is asked whether a host endpoint is back (asks U19): a connection
+// canary is asked whether a host endpoint is back (protocol/SPEC.md §2.5): a connection
 // if it could not be reached, else its cheapest request.
 func (c *Client) canary(dial web.Dial) web.Canary {
 	return func(ctx context.Context, hostport string, connect bool) error {
@@ -303,8 +303,8 @@ func (c *Client) noteEndpoint() {
 }
 
 // keep writes a file of the library directory unless it is there already. A
-// disk that can't be written must not keep the agent from working (asks
-// U06): that is logged, and that is all.
+// disk that can't be written must not keep the agent from working: that is
+// logged, and that is all.
 func (c *Client) keep(name string, data []byte, perm uint32) {
 	file := path.Join(c.o.LibDir, name)
 	if have, err := c.o.Root.ReadFile(file); err == nil && string(have) == string(data) {

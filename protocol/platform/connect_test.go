@@ -11,7 +11,7 @@ import (
 )
 
 // TestConnectWakesWithTheLease: the agent is up before the network, and tries
-// again when the kernel says that there is one (asks U25).
+// again when the kernel says that there is one.
 func TestConnectWakesWithTheLease(t *testing.T) {
 	t.Parallel()
 	for _, away := range []time.Duration{300 * time.Millisecond, 5 * time.Second, 47 * time.Second, 10 * time.Minute} {

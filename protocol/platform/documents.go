@@ -55,7 +55,7 @@ var docNames = []string{
 
 // fetch gets the documents in what, side by side, on top of old ones. Only
 // ExtensionsConfig is indispensable; whatever else fails keeps its old value,
-// is named in failed and asked for again later (asks U26).
+// is named in failed and asked for again later (protocol/SPEC.md §4.4).
 func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, what doc) (documents, error) {
 	d := old
 	d.failed = old.failed &^ what
@@ -151,7 +151,7 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 		if err == nil {
 			hold, err = onHold(p)
 		}
-		if err != nil { // any trouble: not on hold (spec/protocol §4.3)
+		if err != nil { // any trouble: not on hold (protocol/SPEC.md §6.5)
 			c.o.Log.Debug().Err(err).Msg("artifacts profile not available")
 		}
 	}
@@ -181,7 +181,7 @@ func onHold(b []byte) (bool, error) {
 	return false, errors.New("artifacts profile: onHold is neither true nor false")
 }
 
-// fetchCertificates asks with the better cipher first (spec/protocol §3.2).
+// fetchCertificates asks with the better cipher first (protocol/SPEC.md §5.2).
 func (c *Client) fetchCertificates(ctx context.Context, w *wire.Client, uri string) ([]protocol.Certificate, error) {
 	if uri == "" {
 		return nil, nil
@@ -282,7 +282,7 @@ func (c *Client) openAccess(ctx context.Context, w *wire.Client, uri string) (*p
 }
 
 // expiry reads "Wed, 01 Jan 2025 10:00:00 UTC"; whatever the zone says, it
-// is UTC (spec/protocol §9).
+// is UTC (protocol/SPEC.md §12.1).
 func expiry(s string) (time.Time, error) {
 	f := strings.Fields(s)
 	if len(f) >= 5 {
@@ -308,7 +308,7 @@ func utf16LE(b []byte) string {
 
 // writeDocuments leaves the files that other programs read: handlers find
 // certificates by thumbprint two levels above their configuration
-// (spec/protocol §3.3).
+// (protocol/SPEC.md §5.5).
 func (c *Client) writeDocuments(d *documents) {
 	var all []byte
 	for _, k := range d.certs {

@@ -23,9 +23,10 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// The tests here are the error-prone facts of spec/protocol Appendix D, by
-// number. Facts 3 and 4 are also in internal/cms, 11 in hostga, 18–20 in
-// package protocol and extensions, 21, 22, 24 and 25 concern other packages.
+// The tests here are the error-prone facts of protocol/SPEC.md §18, by
+// number; 18 is checked with 8 and 9. Tests of 11 are in protocol/hostga, of
+// 19, 20 and 22 in extensions, of 21 in agent, of 25 in agent/firewall. Of 24
+// the passwords are here, the accounts in provisioning.
 
 const ticks0 = 638712864000000000
 
@@ -149,7 +150,7 @@ func TestFact03And04WhatIsInThePacket(t *testing.T) {
 }
 
 // TestCertificatesComeBackToDisk: handlers read them from there, whatever
-// happened to the files meanwhile (spec/protocol §2.5, §5.4 step 6).
+// happened to the files meanwhile (protocol/SPEC.md §5.5, §7.4).
 func TestCertificatesComeBackToDisk(t *testing.T) {
 	t.Parallel()
 	testKey()
@@ -330,7 +331,7 @@ func TestFact08And09SourceAndTicksDecide(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, gs.Source, tc.want)
 			}
 			if want := map[protocol.Source]string{protocol.Fabric: `"1"`, protocol.FastTrack: `10`}[tc.want]; string(gs.SeqNo) != want {
-				t.Errorf("%s: fact 18: inSvdSeqNo %s, want %s", name, gs.SeqNo, want)
+				t.Errorf("%s: inSvdSeqNo %s, want %s", name, gs.SeqNo, want)
 			}
 			// An older candidate never replaces the current one.
 			f.set(func() { f.inc, f.ext = "2", extWith(ticks0-5, "", "") })
@@ -341,7 +342,7 @@ func TestFact08And09SourceAndTicksDecide(t *testing.T) {
 			if gs2.CreatedTicks != gs.CreatedTicks || gs2.Incarnation != "2" {
 				t.Errorf("%s: %d of incarnation %s replaced %d", name, gs2.CreatedTicks, gs2.Incarnation, gs.CreatedTicks)
 			}
-			// A newer one does, and one of the same time (spec/protocol §5.4, 5).
+			// A newer one does, and one of the same time (protocol/SPEC.md §7.4, step 5).
 			f.set(func() { f.inc, f.ext = "3", extWith(ticks0+50, "", "") })
 			gs3 := mustGS(t, c, gs2.Key())
 			if gs3.ID != "incarnation_3" {
@@ -373,7 +374,7 @@ func TestFact08FabricSettingsEndFastTrack(t *testing.T) {
 }
 
 // TestVMSettingsWithoutASource are used, but are not FastTrack: the host does
-// not check addresses for them (spec/protocol §5.3).
+// not check addresses for them (protocol/SPEC.md §7.6).
 func TestVMSettingsWithoutASource(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(f *fakeHost) {
@@ -777,7 +778,7 @@ func TestFact23InvalidHandlersComeThrough(t *testing.T) {
 }
 
 // TestArtifactsProfile is onHold as bool and as string: whatever else is in the
-// blob, or the way to it, does not stop extensions (spec/protocol §4.3).
+// blob, or the way to it, does not stop extensions (protocol/SPEC.md §6.5).
 func TestArtifactsProfile(t *testing.T) {
 	t.Parallel()
 	const url = "https://st.blob.example/profile"
@@ -1110,7 +1111,7 @@ func TestBrokenDocumentsMakeNoHotLoop(t *testing.T) {
 			}
 			what, most := "extensionsConfig", 20
 			if name == "noop" {
-				what, most = "comp=goalstate", 6*20 // spec/protocol §2.2
+				what, most = "comp=goalstate", 6*20 // protocol/SPEC.md §4.2
 			}
 			if n := len(f.requests(what)); n > most || n < 10 {
 				t.Errorf("%s: asked %d times in an hour", name, n)

@@ -102,7 +102,7 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 	}
 	s.looked = time.Now()
 	gs, raw, err := c.wireClient().GoalState(ctx, 0)
-	c.setIDs(gs) // also from an incomplete one (spec/protocol §2.2)
+	c.setIDs(gs) // also from an incomplete one (protocol/SPEC.md §4.2)
 	if _, paced := errors.AsType[*protocol.Fault](err); err != nil && !paced && ctx.Err() == nil {
 		return nil, s.root.failed(err)
 	}
@@ -162,7 +162,7 @@ func (s *state) listen(inc string, told *bool) {
 	}
 }
 
-// advance is the algorithm of spec/protocol §5.4.
+// advance is the algorithm of protocol/SPEC.md §7.4.
 func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*protocol.GoalState, error) {
 	s := &c.state
 	s.told = nil
@@ -216,7 +216,7 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 	c.chase(ctx, gs, raw)
 	if !wsNew {
 		// Handlers are about to look for their certificates, which somebody may
-		// have deleted, or a full disk refused (spec/protocol §5.4, 6).
+		// have deleted, or a full disk refused (protocol/SPEC.md §7.4, step 6).
 		c.writeDocuments(&s.docs)
 	}
 	out := c.merge(gs)
@@ -255,14 +255,14 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 
 // place is where the documents of a goal state are. An incarnation repeats
 // when a machine resumes from hibernation on another host, with other
-// documents, and only their addresses tell (spec/protocol Appendix D 6, 7).
+// documents, and only their addresses tell (protocol/SPEC.md §4.5).
 func place(gs *wire.GoalState) string {
 	return strings.Join([]string{gs.ContainerID, gs.ConfigName, gs.ExtensionsConfig, gs.Certificates}, " ")
 }
 
 // vmSettings returns the FastTrack document to consider, and whether it is
 // new. A host that does not have it, or has trouble with it, does not keep
-// the WireServer's goal state from counting (asks U26).
+// the WireServer's goal state from counting.
 func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew bool) {
 	s := &c.state
 	if c.o.NoFastTrack || time.Now().Before(s.probe) {
@@ -304,7 +304,7 @@ func (c *Client) vmSettings(ctx context.Context) (vm *hostga.VMSettings, isNew b
 		return nil, false
 	}
 	if s.vm.Source == string(protocol.Fabric) {
-		// Never used, however new; and it ends FastTrack (spec/protocol §5.2).
+		// Never used, however new; and it ends FastTrack (protocol/SPEC.md §7.5).
 		if isNew {
 			c.writeMarker(time.Time{})
 		}
@@ -341,7 +341,7 @@ func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, wsNew bool) *
 		return fast
 	}
 	// The host stopped FastTrack: what it said last must not be undone by an
-	// older Fabric goal state (spec/protocol Appendix D 10).
+	// older Fabric goal state (protocol/SPEC.md §7.5).
 	if vm == nil && !s.marker.IsZero() {
 		if ticksTime(fabric.ticks).Before(s.marker) {
 			fabric.outdate = true
@@ -356,7 +356,7 @@ func (c *Client) choose(gs *wire.GoalState, vm *hostga.VMSettings, wsNew bool) *
 // end of FastTrack is the exception: then the current one has lost its
 // ground, and the older goal state is reported, marked as outdated. Between
 // two of one source the newer is known without a date, so a document that
-// lost its own is no reason to stay behind (asks U26).
+// lost its own is no reason to stay behind.
 func (c *Client) adopt(n *adopted) {
 	s := &c.state
 	switch {
@@ -399,7 +399,7 @@ func (a *adopted) handlers() []protocol.Handler {
 
 // chase gets everything once more, at once, when FastTrack names certificates
 // that the WireServer did not deliver: after hibernation the incarnation
-// repeats with other certificates (spec/protocol Appendix D 6). A second look
+// repeats with other certificates (protocol/SPEC.md §4.5). A second look
 // follows after 6 s, then seldom ones.
 func (c *Client) chase(ctx context.Context, gs *wire.GoalState, raw []byte) {
 	s := &c.state
@@ -499,7 +499,7 @@ func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
 }
 
 // MissingError names certificates that a handler's settings are encrypted to
-// and that the platform has not delivered (asks U42).
+// and that the platform has not delivered.
 type MissingError struct{ Thumbprints []string }
 
 func (e *MissingError) Error() string {

@@ -7,7 +7,7 @@ import (
 
 // TestYoungFaultsHealWithinAMinute: one document of a new goal state is not to
 // be had or not to be read while everything else works, and then it is, with
-// nothing else to tell (asks U19).
+// nothing else to tell (protocol/SPEC.md §2.5).
 func TestYoungFaultsHealWithinAMinute(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(*fakeHost){

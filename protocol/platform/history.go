@@ -23,7 +23,7 @@ const (
 )
 
 // archive keeps the documents of a new goal state under history/, without
-// secrets, for people who look for what happened (spec/protocol §2.4). It is
+// secrets, for people who look for what happened (protocol/SPEC.md §16.2). It is
 // best effort: no sync, and no error leaves it.
 func (c *Client) archive(gs *protocol.GoalState) {
 	budget := c.historyBudget()

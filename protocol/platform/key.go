@@ -33,9 +33,8 @@ const (
 	certLeft = 30 * 24 * time.Hour
 )
 
-// transportKey is the key pair to which the platform encrypts for us. The
-// reference makes a new one at each start, which costs 50 to 300 ms of CPU.
-// We keep one for its lifetime, but only on the machine it was made on: the
+// transportKey is the key pair to which the platform encrypts for us. WALinuxAgent
+// makes a new one at each start, which costs 50 to 300 ms of CPU. We keep one for its lifetime, but only on the machine it was made on: the
 // serial number of the certificate carries a digest of the VM id, so that a
 // key which came along in an image is never used (two VMs of one image must
 // not be able to read each other's secrets). Nothing needs it before the
@@ -154,7 +153,7 @@ func (k *transportKey) make() (cms.Key, error) {
 	return pair, nil
 }
 
-// selfSigned makes the certificate of spec/protocol §3.1. The platform names
+// selfSigned makes the certificate of protocol/SPEC.md §5.1. The platform names
 // recipients by subject key identifier, so it is set to the SHA-1 that
 // OpenSSL would compute; Go's own would be a truncated SHA-256.
 func selfSigned(priv *rsa.PrivateKey, mark []byte, now time.Time) (*x509.Certificate, error) {

@@ -407,7 +407,7 @@ func some[T any](r *rand.Rand, all map[string]T, n int) []string {
 
 // TestMutants sends documents of real hosts with something wrong in them, one
 // after the other, to one client: status reporting never stops, nothing loops,
-// and the next good goal state is taken (asks U26).
+// and the next good goal state is taken.
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	n, seed := drill(t)

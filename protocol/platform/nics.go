@@ -18,7 +18,7 @@ import (
 
 // nics opens connections to the platform on a machine with several network
 // interfaces. The platform answers on the one that it configured by DHCP, and
-// the route with the lowest metric may lead out of another (asks U25). The
+// the route with the lowest metric may lead out of another. The
 // kernel's choice comes first; when that does not answer within a moment each
 // interface is tried, and the one that worked is asked first from then on.
 type nics struct {

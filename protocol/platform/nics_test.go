@@ -15,7 +15,7 @@ import (
 )
 
 // TestSecondInterface: the kernel's choice leads nowhere, one of the
-// interfaces does (asks U25).
+// interfaces does.
 func TestSecondInterface(t *testing.T) {
 	t.Parallel()
 	hang := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }

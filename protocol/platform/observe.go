@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// What the HealthService is told about (spec/protocol §8.6).
+// What the HealthService is told about (protocol/SPEC.md §10.4).
 const (
 	obsHeartbeat = "GuestAgentPluginHeartbeat"
 	obsStatus    = "GuestAgentPluginStatus"

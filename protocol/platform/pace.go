@@ -9,8 +9,8 @@ import (
 )
 
 // A pace spreads what the HTTP layer can't: answers that arrive well and
-// can't be used. It spends the attempts of an hour as that does (asks U19),
-// and leaves what was paced there alone.
+// can't be used. It spends the attempts of an hour as that does
+// (protocol/SPEC.md §2.5), and leaves what was paced there alone.
 type pace struct {
 	op    string
 	pace  web.Pace

@@ -27,7 +27,7 @@ const namesPatience = time.Minute
 // ReportHealth tells the platform how provisioning stands. It repeats, ever
 // more slowly up to 50 s, until the report is taken or the context ends. Where
 // the goal state can't be had, or the report is refused again and again, the
-// way that needs no names is tried (spec/provisioning §4.2).
+// way that needs no names is tried (protocol/SPEC.md §10.2).
 func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 	g := c.getIDs()
 	for try := 0; ; try++ {
@@ -64,7 +64,7 @@ var ErrNoStatusBlob = errors.New("goal state has no status blob")
 var ErrLater = hostga.ErrLater
 
 // ReportStatus sends the status document: through the host, and if that
-// fails directly to storage (spec/protocol §7.4, §7.5).
+// fails directly to storage (protocol/SPEC.md §9.5, §9.6).
 func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.Receipt, error) {
 	c.mu.Lock()
 	gs, none := c.current, c.noBlob

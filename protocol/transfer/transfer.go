@@ -1,6 +1,8 @@
 // Package transfer gets blobs: manifests into memory, packages to disk,
 // directly from storage or through the host, whichever works
-// (spec/protocol §6.2).
+// (protocol/SPEC.md §8.2). Begin with each: every address over every channel.
+// It may use the HostGAPlugin's client (hostga) and the HTTP layer (web), and
+// decides nothing about what it downloads.
 package transfer
 
 import (
@@ -31,9 +33,9 @@ import (
 type Order string
 
 const (
-	// HostFirst needs no way out of the virtual network (asks U28).
+	// HostFirst needs no way out of the virtual network.
 	HostFirst Order = "host-first"
-	// DirectFirst is what the reference does.
+	// DirectFirst is what WALinuxAgent does.
 	DirectFirst Order = "direct-first"
 	HostOnly    Order = "host-only"
 	DirectOnly  Order = "direct-only"

@@ -14,7 +14,7 @@ import (
 // pfxFormat is the only content we know; an empty format means the same.
 const pfxFormat = "Pkcs7BlobWithPfxContents"
 
-// ParseCertificates returns the CMS EnvelopedData of spec/protocol §3.2 as
+// ParseCertificates returns the CMS EnvelopedData of protocol/SPEC.md §5.2 as
 // DER, or nil when there are no certificates or they are in a form that is
 // not for us.
 func ParseCertificates(b []byte) ([]byte, error) {
@@ -61,7 +61,7 @@ type AccessUser struct {
 	Err           error
 }
 
-// ParseRemoteAccess reads the document of spec/protocol §9.
+// ParseRemoteAccess reads the document of protocol/SPEC.md §12.1.
 func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
 	root, err := parse("remoteAccess", b)
 	if err != nil {

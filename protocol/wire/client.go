@@ -15,7 +15,7 @@ import (
 )
 
 // Ciphers for encrypted documents. The name decides the key transport too:
-// AES comes with RSA-OAEP, DES with PKCS#1 v1.5 (spec/protocol §3.2).
+// AES comes with RSA-OAEP, DES with PKCS#1 v1.5 (protocol/SPEC.md §5.2).
 const (
 	AES = "AES128_CBC"
 	DES = "DES_EDE3_CBC"
@@ -33,7 +33,7 @@ type Client struct {
 }
 
 // New makes a client. endpoint is an address, or address:port; agentName is
-// the x-ms-agent-name, "WALinuxAgent" for the reference.
+// the x-ms-agent-name, "WALinuxAgent" unless configured otherwise.
 func New(w *web.Client, endpoint, agentName string) *Client {
 	return &Client{web: w, endpoint: endpoint, agent: agentName}
 }
@@ -74,7 +74,7 @@ func (c *Client) Versions(ctx context.Context, patience time.Duration) (Versions
 }
 
 // noopTries and noopGap are how an incomplete goal state is waited out
-// (spec/protocol §2.2).
+// (protocol/SPEC.md §4.2).
 const (
 	noopTries = 6
 	noopGap   = 500 * time.Millisecond

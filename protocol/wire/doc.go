@@ -4,6 +4,9 @@
 //
 // Documents are read as liberally as the platform writes them: names are
 // matched anywhere below a node, without namespace and case, order does not
-// matter, what is missing is empty (spec/protocol §1.7, asks U26). They are
-// bounded in size, depth and number of nodes.
+// matter, what is missing is empty (protocol/SPEC.md §2.8). They are
+// bounded in size, depth and number of nodes (limits.go).
+//
+// Begin with client.go; the readers share the small XML layer in xml.go. The
+// package uses the HTTP layer (web) and imports none of its neighbours.
 package wire

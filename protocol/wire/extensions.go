@@ -13,7 +13,7 @@ import (
 	"github.com/azguest/azguest/protocol/internal/settings"
 )
 
-// Extensions is ExtensionsConfig (spec/protocol §4).
+// Extensions is ExtensionsConfig (protocol/SPEC.md §6).
 type Extensions struct {
 	CreatedTicks              int64
 	ActivityID, CorrelationID string
@@ -25,7 +25,7 @@ type Extensions struct {
 }
 
 // ParseExtensions reads ExtensionsConfig. A mistake in the part of one
-// handler marks that handler Invalid and nothing else (spec/extensions §2.2).
+// handler marks that handler Invalid and nothing else (protocol/SPEC.md §6.2).
 func ParseExtensions(b []byte) (*Extensions, error) {
 	root, err := parse("extensionsConfig", b)
 	if err != nil {
@@ -233,7 +233,7 @@ func pluginSettings(h *protocol.Handler, p node) error {
 
 // one reads a RuntimeSettings element. Text that is no JSON leaves the
 // settings null, but the extension and its sequence number exist, so that
-// its status can be reported (spec/extensions §2.2).
+// its status can be reported (protocol/SPEC.md §6.3).
 func one(n node, name string) (protocol.Settings, error) {
 	s := protocol.Settings{Name: name}
 	seq, err := strconv.Atoi(n.attr("seqNo"))

@@ -8,10 +8,10 @@ import (
 )
 
 // ErrIncomplete is a goal state without a role instance. It occurs for a
-// moment while the platform changes something (spec/protocol §2.2).
+// moment while the platform changes something (protocol/SPEC.md §4.2).
 var ErrIncomplete = errors.New("goal state without role instance")
 
-// GoalState is the document of spec/protocol §2.1: ids, and where the rest
+// GoalState is the document of protocol/SPEC.md §4.1: ids, and where the rest
 // is. The addresses are as written, white space trimmed; ask for them
 // unchanged.
 type GoalState struct {
@@ -59,7 +59,7 @@ func DeploymentID(configName string) string {
 	return id
 }
 
-// Names are what the hosting environment document tells (spec/protocol §2.3).
+// Names are what the hosting environment document tells (protocol/SPEC.md §4.3).
 type Names struct{ VM, Role, Tenant string }
 
 // ParseHostingEnvironment reads the names; any may be absent.

@@ -9,10 +9,10 @@ import (
 )
 
 // maxDescription keeps below the 4096 bytes that the server takes; it is cut
-// before it is escaped (spec/protocol §8.1).
+// before it is escaped (protocol/SPEC.md §10.1).
 const maxDescription = 3686
 
-// Health builds the report of spec/protocol §8.1.
+// Health builds the report of protocol/SPEC.md §10.1.
 func Health(g *GoalState, h protocol.Health) []byte {
 	var sb strings.Builder
 	sb.WriteString(`<?xml version="1.0" encoding="utf-8"?>` + "\n")
@@ -26,7 +26,7 @@ func Health(g *GoalState, h protocol.Health) []byte {
 	return []byte(sb.String())
 }
 
-// ProvisioningHealth builds the report of spec/provisioning §4.2.
+// ProvisioningHealth builds the report of protocol/SPEC.md §10.2.
 func ProvisioningHealth(h protocol.Health) ([]byte, error) {
 	type details struct {
 		SubStatus   string `json:"subStatus"`
@@ -42,7 +42,7 @@ func ProvisioningHealth(h protocol.Health) ([]byte, error) {
 	return json.Marshal(doc)
 }
 
-// description is cut twice: the text as the reference does, and what the
+// description is cut twice: the text as WALinuxAgent does, and what the
 // escapes made of it so that the server never cuts inside of one.
 func description(s string) string {
 	s = cut(strings.ToValidUTF8(s, "?"), maxDescription)
@@ -66,14 +66,14 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// RoleProperties builds the document of spec/protocol §8.2.
+// RoleProperties builds the document of protocol/SPEC.md §10.3.
 func RoleProperties(g *GoalState, thumbprint string) []byte {
 	return []byte(`<?xml version="1.0" encoding="utf-8"?><RoleProperties><Container><ContainerId>` + esc(g.ContainerID) +
 		`</ContainerId><RoleInstances><RoleInstance><Id>` + esc(g.InstanceID) + `</Id><Properties><Property name="CertificateThumbprint" value="` +
 		esc(thumbprint) + `" /></Properties></RoleInstance></RoleInstances></Container></RoleProperties>`)
 }
 
-// Observation is one line of a HealthService report (spec/protocol §8.6).
+// Observation is one line of a HealthService report (protocol/SPEC.md §10.4).
 type Observation struct {
 	Name        string
 	Healthy     bool

@@ -5,7 +5,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// ParseManifest reads a version manifest (spec/protocol §6.1). Internal
+// ParseManifest reads a version manifest (protocol/SPEC.md §8.1). Internal
 // versions are usable like public ones. A version that occurs twice keeps
 // the addresses of both.
 func ParseManifest(b []byte) (*protocol.Manifest, error) {

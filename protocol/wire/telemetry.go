@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// maxBatch bounds the events of one POST: 64 KiB less the reserve that the
-// reference keeps (spec/protocol §8.3). The wrapper is not counted.
+// maxBatch bounds the events of one POST: 64 KiB less the reserve that
+// WALinuxAgent keeps (protocol/SPEC.md §11.1). The wrapper is not counted.
 const maxBatch = 65536 - 1024
 
 // Common are the parameters every event carries. What is empty goes out as
@@ -155,6 +155,6 @@ func number(s string) int64 {
 	return n
 }
 
-// The server takes 15 calls in 15 s (spec/protocol §8.3), so one a second is
+// The server takes 15 calls in 15 s (protocol/SPEC.md §11.1), so one a second is
 // always fine.
 const telemetryGap = time.Second

@@ -2,7 +2,7 @@ package wire
 
 import "slices"
 
-// Version is the protocol version we speak (spec/protocol §1.4).
+// Version is the protocol version we speak (protocol/SPEC.md §3.4).
 const Version = "2012-11-30"
 
 // Versions is the answer to comp=versions.
@@ -16,7 +16,7 @@ func (v Versions) Speaks() bool {
 	return v.Preferred == Version || slices.Contains(v.Supported, Version)
 }
 
-// ParseVersions reads the document of spec/protocol §1.4.
+// ParseVersions reads the document of protocol/SPEC.md §3.4.
 func ParseVersions(b []byte) (Versions, error) {
 	root, err := parse("versions", b)
 	if err != nil {

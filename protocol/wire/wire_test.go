@@ -97,7 +97,8 @@ func TestXMLIsBounded(t *testing.T) {
 	}
 }
 
-// extensions is the example of spec/protocol §4.1, with its parts.
+// extensionsConfig has the parts of the example in protocol/SPEC.md §6.1, with
+// other spellings and white space.
 const extensionsConfig = `<?xml version="1.0" encoding="utf-8"?>
 <Extensions version="1.0.0.0" goalStateIncarnation="7">
   <GuestAgentExtension xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><GAFamilies><GAFamily>
@@ -384,7 +385,7 @@ func FuzzDocuments(f *testing.F) {
 
 // TestMutatedDocuments drops, doubles and renames every element of the
 // specification's examples in turn: a document either parses or is refused,
-// and one broken handler never takes the others along (asks U26).
+// and one broken handler never takes the others along.
 func TestMutatedDocuments(t *testing.T) {
 	t.Parallel()
 	src := []byte(extensionsConfig)

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// bom may precede any text the platform serves (spec/protocol §1.7).
+// bom may precede any text the platform serves (protocol/SPEC.md §2.8).
 var bom = []byte{0xef, 0xbb, 0xbf}
 
 // TrimBOM drops a UTF-8 byte order mark.

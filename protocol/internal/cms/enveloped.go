@@ -5,9 +5,9 @@ import (
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/des" //nolint:gosec // the platform encrypts with it, spec/protocol §3.2
+	"crypto/des" //nolint:gosec // the platform encrypts with it, protocol/SPEC.md §5.2
 	"crypto/rsa"
-	"crypto/sha1"     //nolint:gosec // key identifiers are SHA-1, spec/protocol §3.1
+	"crypto/sha1"     //nolint:gosec // key identifiers are SHA-1, protocol/SPEC.md §5.1
 	_ "crypto/sha256" // makes the hashes available by number
 	_ "crypto/sha512"
 	"crypto/x509"
@@ -53,7 +53,7 @@ var ErrNotForUs = errors.New("not encrypted for any of the agent's keys")
 
 // A Key opens envelopes. The certificate is optional: it only decides which
 // recipient is tried first, as the platform's way of naming recipients is
-// not documented (spec/protocol §3.1).
+// not documented (protocol/SPEC.md §5.1).
 type Key struct {
 	RSA  *rsa.PrivateKey
 	Cert *x509.Certificate

@@ -3,7 +3,7 @@ package cms
 import (
 	"bytes"
 	"crypto"
-	"crypto/des" //nolint:gosec // the platform's PFX uses it, spec/protocol §3.2
+	"crypto/des" //nolint:gosec // the platform's PFX uses it, protocol/SPEC.md §5.3
 	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/x509/pkix"

@@ -68,7 +68,7 @@ func (p Pair) KeyPEM() []byte {
 }
 
 // A PFX is what was found in a packet. Notes tell what could not be used;
-// they never keep the rest from being used (spec/protocol Appendix D 4).
+// they never keep the rest from being used (protocol/SPEC.md §5.3).
 type PFX struct {
 	Pairs []Pair
 	// Verified: there was a MAC and it is right. A MAC that is wrong or of
@@ -124,7 +124,7 @@ func (r *reader) afford(iterations int) error {
 }
 
 // ParsePFX opens a PKCS#12 packet. The platform's password is empty, which
-// in the key derivation is two zero bytes (spec/protocol §3.2); no bytes at
+// in the key derivation is two zero bytes (protocol/SPEC.md §5.3); no bytes at
 // all is tried too.
 func ParsePFX(in []byte, password string) (*PFX, error) { return parsePFX(in, password, maxIterations) }
 

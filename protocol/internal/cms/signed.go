@@ -21,7 +21,7 @@ const (
 	oidRSAPSS        = "1.2.840.113549.1.1.10"
 )
 
-// A Signature is detached SignedData with one signer (spec/protocol §6.4).
+// A Signature is detached SignedData with one signer (protocol/SPEC.md §8.3).
 type Signature struct {
 	Signer *x509.Certificate
 	Others []*x509.Certificate // the rest of what came along

@@ -1,6 +1,6 @@
 // Package settings reads the parts of extension settings that the two goal
-// state documents share: states, and the JSON inside (spec/protocol §4.2,
-// §5.3, spec/extensions §2.2).
+// state documents share: states, and the JSON inside (protocol/SPEC.md §6.2,
+// §6.3 and §7.3). It decides nothing about them.
 package settings
 
 import (

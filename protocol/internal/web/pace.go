@@ -6,7 +6,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// The pace of a request that keeps failing (asks U19). Twenty attempts an
+// The pace of a request that keeps failing (protocol/SPEC.md §2.5). Twenty attempts an
 // hour can't look once a minute, so they are spent where they are worth most:
 // a fault is noticed as cleared within a minute while it is young, as most
 // are, then within a third of its age, at most nine minutes, and within

@@ -16,7 +16,7 @@ import (
 type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Proxy is how blobs are reached. The host's own endpoints never use it
-// (spec/protocol §1.6, asks U27).
+// (protocol/SPEC.md §2.7).
 type Proxy struct {
 	// HTTP and HTTPS are proxy URLs by scheme of the target; user and
 	// password may be part of them.
@@ -77,7 +77,7 @@ func Platform(host string) bool {
 
 // For returns the proxy for an address, nil for none. It is here and not from
 // a library because no_proxy has no standard: this is the rule of
-// spec/protocol §1.6 (exact address, network, domain suffix), with the
+// protocol/SPEC.md §2.7 (exact address, network, domain suffix), with the
 // spellings ".example", "*.example", "host:port" and "*" that people use.
 func (p *Proxy) For(u *url.URL) (*url.URL, error) {
 	raw := p.HTTP

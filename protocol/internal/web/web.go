@@ -1,6 +1,3 @@
-// Package web is the HTTP layer under every platform channel: one Do with
-// the status classes, limits and pace of spec/protocol §1.6. It knows no
-// document.
 package web
 
 import (
@@ -30,7 +27,7 @@ const (
 	DefaultTimeout = 10 * time.Second
 	DefaultTries   = 6
 	// DefaultPatience bounds all attempts of one call together, waiting
-	// included: what six attempts of the reference add up to.
+	// included: what six attempts of WALinuxAgent add up to.
 	DefaultPatience = 31 * time.Second
 )
 
@@ -73,7 +70,7 @@ type Request struct {
 	Timeout     time.Duration // one attempt; for a Sink: without progress
 	PerURL      bool          // pace by URL, not by machine
 	About       string        // pace by this too: what a relay is asked for
-	Retry400    bool          // spec/protocol §1.6: manifests through the host
+	Retry400    bool          // protocol/SPEC.md §2.3: manifests through the host
 	// Sink takes the body of a 200 or 206 instead of memory. It is called
 	// before each attempt and returns the writer, and headers to add.
 	Sink func(attempt int) (http.Header, func(status int, h http.Header) (io.Writer, error), error)
@@ -362,7 +359,7 @@ func connectFault(err error) bool {
 	return false
 }
 
-// retryable tells the classes of spec/protocol §1.6 apart.
+// retryable tells the classes of protocol/SPEC.md §2.3 apart.
 func retryable(err error, also400 bool) bool {
 	if se, ok := errors.AsType[*StatusError](err); ok {
 		switch se.Status {
