@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
 // apiError is ARM's error; it also goes into failed operations.
@@ -344,7 +346,7 @@ func (f *Fabric) pollHeaders(r *request, a *answer, o *operation, location bool)
 
 // decodeBody reads a JSON request body, numbers kept as they are.
 func decodeBody(r *request, into any) *apiError {
-	r.body = relaxed(r.body)
+	r.body = armtemplate.ToJSON(r.body)
 	d := json.NewDecoder(strings.NewReader(string(r.body)))
 	d.UseNumber()
 	if err := d.Decode(into); err != nil {

@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
 // States of a deployment, beside Succeeded and Failed.
@@ -27,13 +28,7 @@ type deployment struct {
 	correlation string
 	hash        string
 	raw         json.RawMessage
-	template    object
-	given       object // values of parameters
-	functions   map[string]builtin
-	parameters  map[string]any  // evaluated, by lower-case name
-	values      map[string]any  // variables, the same
-	busy        map[string]bool // what is being evaluated
-	steps       int             // of evaluation so far
+	template    *armtemplate.Template
 	items       []*deployItem
 
 	op             *operation
@@ -50,22 +45,6 @@ func (d *deployment) id() string {
 }
 
 func (d *deployment) running() bool { return d.state == stateAccepted || d.state == stateRunning }
-
-// itself is what deployment() answers.
-func (d *deployment) itself() object {
-	o := object{"name": d.name, "properties": object{
-		"template": object{"contentVersion": d.template["contentVersion"]}, "templateHash": d.hash, "mode": "Incremental", "provisioningState": stateAccepted,
-	}}
-	if d.location != "" {
-		o["location"] = d.location
-	}
-	return o
-}
-
-func (d *deployment) subscription() object {
-	s := d.f.opts.Subscription
-	return object{"id": "/subscriptions/" + s, "subscriptionId": s, "tenantId": tenant, "displayName": "fabric"}
-}
 
 func (f *Fabric) deploymentNamed(group, name string) *deployment {
 	for _, d := range f.deployments {
@@ -159,25 +138,25 @@ func (f *Fabric) readDeployment(r *request, group, name string) (*deployment, *a
 	}
 	d := &deployment{
 		f: f, group: strings.ToLower(group), name: name, location: body.Location, tags: body.Tags, raw: p.Template,
-		correlation: or(r.Header.Get("x-ms-correlation-request-id"), newGUID()), given: object{}, functions: builtins(),
-		parameters: map[string]any{}, values: map[string]any{}, busy: map[string]bool{}, state: stateAccepted, started: time.Now(),
+		correlation: or(r.Header.Get("x-ms-correlation-request-id"), newGUID()), hash: armtemplate.Hash(canonical(p.Template)), state: stateAccepted, started: time.Now(),
 	}
-	if err := decodeJSON(p.Template, &d.template); err != nil {
+	template, err := armtemplate.Parse(p.Template, templateHost{d})
+	if err != nil {
 		return nil, invalid(err)
 	}
-	d.hash = strconv.FormatUint(murmur(canonical(p.Template)), 10)
+	d.template = template
 	for _, key := range sortedKeys(p.Parameters) {
 		o, _ := p.Parameters[key].(object)
-		v, ok := property(o, "value")
-		switch _, linked := property(o, "reference"); {
+		v, ok := armtemplate.Property(o, "value")
+		switch _, linked := armtemplate.Property(o, "reference"); {
 		case linked:
 			return bad("KeyVaultParameterReferenceNotSupported", "The value of deployment parameter '%s' is in a key vault, which is not supported here.", key)
 		case !ok || v == nil:
-			if o, declared := d.declaration("parameters", key); !declared || o["nullable"] != true {
+			if !template.Nullable(key) {
 				return bad("InvalidDeploymentParameterValue", "The value of deployment parameter '%s' is null. Please specify the value or use the parameter reference. See https://aka.ms/resource-manager-parameter-files for details.", key)
 			}
 		}
-		d.given[key] = v
+		template.SetParameter(key, v)
 	}
 	if err := d.plan(); err != nil {
 		return nil, err
@@ -222,7 +201,7 @@ func (f *Fabric) validateDeployment(r *request, group, name string) (*answer, *a
 	list := []any{}
 	for _, it := range d.items {
 		if it.state == "" {
-			list = append(list, object{"id": it.id})
+			list = append(list, object{"id": it.ID})
 		}
 	}
 	properties := doc["properties"].(object) //nolint:forcetypeassert // made there
@@ -331,7 +310,7 @@ func (d *deployment) advance() (changed bool) {
 		})
 		return true
 	}
-	outputs, err := d.output(&scope{d: d, stage: atRun})
+	outputs, err := d.template.Outputs()
 	if err != nil {
 		d.finish(stateFailed, &apiError{Code: "DeploymentOutputEvaluationFailed", Target: d.id(), Message: fmt.Sprintf("Unable to evaluate template outputs: '%v'. Please see https://aka.ms/arm-common-errors for usage details.", err)})
 		return true
@@ -341,87 +320,24 @@ func (d *deployment) advance() (changed bool) {
 	return true
 }
 
-// unwanted says that nobody misses what was not deployed.
-func (it *deployItem) unwanted() bool {
-	return it.raw["condition"] != nil && it.started.IsZero() && !it.blocked()
-}
-
-// blocked says that it was not deployed because something before it failed.
-func (it *deployItem) blocked() bool {
-	return slices.ContainsFunc(it.needs, func(x *deployItem) bool {
-		return x.state == stateFailed || x.state == stateSkipped && !x.unwanted()
-	})
-}
-
-// start PUTs a resource, by the same way as a client.
-func (it *deployItem) start() {
-	it.state, it.started = stateRunning, time.Now()
-	s := *it.scope
-	s.stage = atRun
-	body, err := it.body(&s)
-	if err != nil {
-		it.fail(&apiError{
-			Code: "InvalidTemplate", Target: it.id, status: http.StatusBadRequest,
-			Message: fmt.Sprintf("Unable to process template language expressions for resource '%s': '%v'", it.id, err),
-		})
-		return
-	}
-	a, refusal := s.d.f.ask(http.MethodPut, it.id, it.version, body)
-	if refusal != nil {
-		it.fail(&apiError{Code: refusal.Code, Target: it.id, Message: refusal.Message, Details: refusal.Details, status: refusal.status})
-		return
-	}
-	it.code = a.code
-	async, _, _ := strings.Cut(a.header.Get("Azure-AsyncOperation"), "?")
-	it.op = s.d.f.ops[path.Base(async)]
-}
-
-func (it *deployItem) fail(e *apiError) {
-	it.state, it.finished, it.failure, it.code = stateFailed, time.Now(), e, e.status
-}
-
-// conclude is the end of a resource's own operation.
-func (it *deployItem) conclude() {
-	if it.op == nil || it.op.failure == nil {
-		it.state, it.finished = stateSucceeded, time.Now()
-		return
-	}
-	cause := *it.op.failure
-	cause.Target = or(cause.Target, it.id)
-	it.fail(&apiError{
-		Code: "ResourceDeploymentFailure", Target: it.id, Details: []*apiError{&cause}, status: http.StatusConflict,
-		Message: "The resource write operation failed to complete successfully, because it reached terminal provisioning state 'Failed'.",
-	})
-}
-
 // resource is the deployment as clients see it.
 func (d *deployment) resource() object {
 	end := d.ended
 	if end.IsZero() {
 		end = time.Now()
 	}
-	parameters := object{}
-	for _, name := range sortedKeys(d.section("parameters")) {
-		o, _ := d.declaration("parameters", name)
-		kind, _ := o["type"].(string)
-		shown := object{"type": typeName(kind)}
-		if v, err := d.parameter(name); err == nil && !secure(o) {
-			shown["value"] = v
-		}
-		parameters[name] = shown
-	}
 	made, dependencies, kinds := []any{}, []any{}, map[string][]any{}
 	about := func(it *deployItem) object {
-		return object{"id": it.id, "resourceType": it.kind, "resourceName": it.name}
+		return object{"id": it.ID, "resourceType": it.Type, "resourceName": it.Name}
 	}
 	for _, it := range d.items {
-		if it.existing || it.state == stateSkipped {
+		if it.Existing || it.state == stateSkipped {
 			continue
 		}
 		if it.state == stateSucceeded {
-			made = append(made, object{"id": it.id})
+			made = append(made, object{"id": it.ID})
 		}
-		namespace, kind, _ := strings.Cut(it.kind, "/")
+		namespace, kind, _ := strings.Cut(it.Type, "/")
 		kinds[namespace] = append(kinds[namespace], object{"resourceType": kind, "locations": []any{d.f.opts.Location}})
 		if len(it.needs) > 0 {
 			on, o := []any{}, about(it)
@@ -437,7 +353,7 @@ func (d *deployment) resource() object {
 		providers = append(providers, object{"namespace": namespace, "resourceTypes": kinds[namespace]})
 	}
 	properties := object{
-		"templateHash": d.hash, "parameters": parameters, "mode": "Incremental", "provisioningState": d.state, "correlationId": d.correlation,
+		"templateHash": d.hash, "parameters": d.template.Parameters(), "mode": "Incremental", "provisioningState": d.state, "correlationId": d.correlation,
 		"timestamp": end.UTC().Format(armTime), "duration": period(d.started, end), "providers": providers, "dependencies": dependencies,
 	}
 	switch d.state {
@@ -474,7 +390,7 @@ func (d *deployment) operations(id string) []any {
 		properties := object{
 			"provisioningOperation": "Create", "provisioningState": it.state, "timestamp": end.UTC().Format(armTime), "duration": period(it.started, end),
 			"trackingId": it.operation, "statusCode": strings.ReplaceAll(http.StatusText(it.code), " ", ""),
-			"targetResource": object{"id": it.id, "resourceType": it.kind, "resourceName": it.name},
+			"targetResource": object{"id": it.ID, "resourceType": it.Type, "resourceName": it.Name},
 		}
 		if it.failure != nil {
 			properties["statusMessage"] = object{"status": stateFailed, "error": it.failure}

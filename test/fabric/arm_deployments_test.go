@@ -151,34 +151,34 @@ func TestTemplateErrors(t *testing.T) {
 	_, _, c := testFabric(t)
 	deep := strings.Repeat("not(", 100) + "true()" + strings.Repeat(")", 100)
 	for expression, want := range map[string]string{
-		`[nonsense('a')]`:              "'nonsense' is not valid",
-		`[contoso.fn()]`:               "'contoso.fn' is not valid",
-		`[concat('a']`:                 "expected ',' or ')'",
-		`[concat('a)]`:                 "not terminated",
-		`['a' 'b']`:                    "expected the end",
-		`[parameters]`:                 "expected '('",
-		`[1x]`:                         "is not a number",
-		`[not()]`:                      "argument(s)",
-		`[parameters('nobody')]`:       "'nobody' is not found",
-		`[variables('nobody')]`:        "'nobody' is not found",
-		`[variables('a')]`:             "circular dependency",
-		`[resourceGroup().nothing]`:    "doesn't exist",
-		`[createArray(1)[1]]`:          "out of bounds",
-		`['text'.x]`:                   "no properties",
-		`[div(1, 0)]`:                  "divide by zero",
-		`[padLeft('a', 100000)]`:       "of the expected type",
-		`[min()]`:                      "argument(s)",
-		`[int('x')]`:                   "not an integer",
-		`[substring('abc', 2, 5)]`:     "within the string",
-		`[resourceId('A.B/c/d', 'x')]`: "requires '2'",
-		`[range(0, 10001)]`:            "10000",
-		`[format('{1}', 'a')]`:         "format is invalid",
-		`[copyIndex()]`:                "copyIndex",
-		`[utcNow()]`:                   "not expected at this location",
-		`[newGuid()]`:                  "not expected at this location",
-		`[reference('nobody').x]`:      "could not find template resource",
-		"[" + deep + "]":               "nested deeper",
-		"[" + strings.Repeat(" ", maxExpression) + "]": "limit exceeded",
+		`[nonsense('a')]`:                      "'nonsense' is not valid",
+		`[contoso.fn()]`:                       "'contoso.fn' is not valid",
+		`[concat('a']`:                         "expected ',' or ')'",
+		`[concat('a)]`:                         "not terminated",
+		`['a' 'b']`:                            "expected the end",
+		`[parameters]`:                         "expected '('",
+		`[1x]`:                                 "is not a number",
+		`[not()]`:                              "argument(s)",
+		`[parameters('nobody')]`:               "'nobody' is not found",
+		`[variables('nobody')]`:                "'nobody' is not found",
+		`[variables('a')]`:                     "circular dependency",
+		`[resourceGroup().nothing]`:            "doesn't exist",
+		`[createArray(1)[1]]`:                  "out of bounds",
+		`['text'.x]`:                           "no properties",
+		`[div(1, 0)]`:                          "divide by zero",
+		`[padLeft('a', 100000)]`:               "of the expected type",
+		`[min()]`:                              "argument(s)",
+		`[int('x')]`:                           "not an integer",
+		`[substring('abc', 2, 5)]`:             "within the string",
+		`[resourceId('A.B/c/d', 'x')]`:         "requires '2'",
+		`[range(0, 10001)]`:                    "10000",
+		`[format('{1}', 'a')]`:                 "format is invalid",
+		`[copyIndex()]`:                        "copyIndex",
+		`[utcNow()]`:                           "not expected at this location",
+		`[newGuid()]`:                          "not expected at this location",
+		`[reference('nobody').x]`:              "could not find template resource",
+		"[" + deep + "]":                       "nested deeper",
+		"[" + strings.Repeat(" ", 24576) + "]": "limit exceeded",
 	} {
 		sections := object{}
 		if strings.Contains(expression, "variables('a')") {
@@ -490,19 +490,6 @@ func TestBicep(t *testing.T) {
 
 // TestRelaxedJSON: azure-cli sends templates as they are, under a bare name.
 func TestRelaxedJSON(t *testing.T) {
-	for text, want := range map[string]string{
-		`{"a": 1, template:{"b": [1, 2,], /* c */ "d": "x // y", } } // end`:    `{"a":1,"template":{"b":[1,2],"d":"x // y"}}`,
-		"{\"a\": \"two\r\n\tlines \\\"quoted\\\"\", b: -1.5e3, c: [true,null]}": `{"a":"two\r\n\tlines \"quoted\"","b":-1500,"c":[true,null]}`,
-		`{"a":"//"}`: `{"a":"//"}`,
-	} {
-		var v any
-		if err := json.Unmarshal(relaxed([]byte(text)), &v); err != nil || string(encode(v)) != want {
-			t.Errorf("%s: %s, %v", text, encode(v), err)
-		}
-	}
-	if got := string(relaxed([]byte("grant_type=x&password=p"))); got != "grant_type=x&password=p" {
-		t.Errorf("a form became %q", got)
-	}
 	_, _, c := testFabric(t)
 	body := `{"properties": {"mode": "Incremental", "parameters": {"s": {"value": "hunter2"}}, template:` + string(encode(template(object{"parameters": object{"s": object{"type": "securestring"}}}))) + `}}`
 	if code, _, answer := c.do("PUT", c.deployments("/cli"), map[string]string{"Content-Type": "application/json"}, []byte(body)); code != 201 {
@@ -511,38 +498,4 @@ func TestRelaxedJSON(t *testing.T) {
 	if journal := string(encode(c.vm.f.Journal(Query{Kind: Control}))); strings.Contains(journal, "hunter2") || !strings.Contains(journal, "Incremental") {
 		t.Errorf("journal: %s", journal)
 	}
-}
-
-// FuzzTemplate: whatever is in a template, it is refused or deployed.
-func FuzzTemplate(f *testing.F) {
-	for _, s := range []string{
-		`[concat('a', variables('v'))]`, `[if(true(), 'a', createArray(1)[0])]`, `[[x]`, `[format('{0:D3}', 7)]`, `[copyIndex('x')]`, `[resourceId('A.B/c', 'd').?x]`,
-		`[union(createObject('a', 1), json('{}'))]`, `[union(createObject('', 00), json('{}'))]`, `[split(base64ToString('YQ=='), ',')]`, `[substring('abc', 1)]`, `[`, `[]`, `[.]`, `['`, `[range(0, 10000)]`, `[uri('%', 'x')]`,
-	} {
-		f.Add(s)
-	}
-	fabric, err := Open(Options{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	defer fabric.Close()
-	f.Fuzz(func(t *testing.T, text string) {
-		d := &deployment{
-			f: fabric, group: "rg", name: "x", functions: builtins(), parameters: map[string]any{}, values: map[string]any{}, busy: map[string]bool{}, given: object{},
-			template: template(object{
-				"variables": object{"v": text}, "outputs": object{"o": object{"type": "string", "value": text, "copy": object{"count": text, "input": text}}},
-				"resources": []any{extensionOf("x", "Contoso.One", object{"tags": object{text: text}, "dependsOn": []any{text}})},
-			}),
-		}
-		if err := d.plan(); err != nil && (err.Code == "" || err.status != http.StatusBadRequest) {
-			t.Errorf("%q: %+v", text, err)
-		}
-		relaxed([]byte(text))
-		s := &scope{d: d, stage: atRun}
-		if v, err := s.value(text); err == nil {
-			if _, err := json.Marshal(v); err != nil {
-				t.Errorf("%q: %v is not JSON: %v", text, v, err)
-			}
-		}
-	})
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
 // Kind names what a request was for. The same names select endpoints in faults
@@ -214,7 +216,7 @@ const redacted = "[redacted]"
 // kept as evidence and passed around.
 func withoutSecrets(body []byte) string {
 	var v any
-	d := json.NewDecoder(bytes.NewReader(relaxed(body)))
+	d := json.NewDecoder(bytes.NewReader(armtemplate.ToJSON(body)))
 	d.UseNumber()
 	if d.Decode(&v) != nil {
 		return formWithoutSecrets(string(body))
@@ -250,7 +252,7 @@ func withoutSecureParameters(properties map[string]any) {
 	given, _ := properties["parameters"].(map[string]any)
 	for name, v := range declared {
 		o, _ := v.(map[string]any)
-		if !secure(o) && o["$ref"] == nil {
+		if !armtemplate.Secure(o) && o["$ref"] == nil {
 			continue
 		}
 		if _, ok := o["defaultValue"]; ok {

@@ -1,22 +1,11 @@
-package fabric
+package armtemplate
 
 import (
 	"errors"
 	"fmt"
-	"strconv"
+	"maps"
+	"slices"
 	"strings"
-)
-
-// The language of templates: a string in brackets is an expression of function
-// calls, literals, members and indexes.
-
-// Limits of the language, as the platform's.
-const (
-	maxExpression = 24576   // characters
-	maxDepth      = 64      // of calls within calls
-	maxValue      = 4 << 20 // characters and items that a value may have
-	maxCopies     = 800
-	maxSteps      = 1 << 20 // of one deployment
 )
 
 // A stage says what an expression may ask for.
@@ -24,180 +13,16 @@ type stage int
 
 const (
 	atDefaults stage = iota // default values of parameters: also the time and random numbers
-	atPlan                  // before anything is deployed: what is deployed is not known yet
-	atRun
+	atPlan                  // everything before the deployment starts: reference() has no answer yet
+	atRun                   // during the deployment
 )
 
-// errLater is the answer of reference() before anything is deployed.
+// errLater is what reference() answers before anything is deployed.
 var errLater = errors.New("the template function 'reference' is not expected at this location")
 
-// An expr is a literal, a call, or a member of another expression.
-type expr struct {
-	literal any
-	fn      string // lower case
-	args    []*expr
-	of, key *expr
-	safe    bool // a missing member is null
-}
-
-type exprParser struct {
-	text       string
-	pos, depth int
-	known      map[string]builtin
-}
-
-// isExpression tells an expression from text; "[[" begins a text with a bracket.
-func isExpression(s string) bool {
-	return len(s) > 2 && s[0] == '[' && s[1] != '[' && s[len(s)-1] == ']'
-}
-
-func (d *deployment) parse(text string) (*expr, error) {
-	if len(text) > maxExpression {
-		return nil, fmt.Errorf("the template language expression limit exceeded: limit '%d' and actual '%d'", maxExpression, len(text))
-	}
-	p := &exprParser{text: text[1 : len(text)-1], known: d.functions}
-	e, err := p.expression()
-	if err == nil && p.peek() != 0 {
-		err = p.unexpected("the end")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the language expression '%s' is not valid: %w", text, err)
-	}
-	return e, nil
-}
-
-// peek is the next character that is no space, 0 at the end.
-func (p *exprParser) peek() byte {
-	for p.pos < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.pos]) >= 0 {
-		p.pos++
-	}
-	if p.pos == len(p.text) {
-		return 0
-	}
-	return p.text[p.pos]
-}
-
-func (p *exprParser) take(c byte) bool {
-	if p.peek() != c {
-		return false
-	}
-	p.pos++
-	return true
-}
-
-func (p *exprParser) unexpected(want string) error {
-	got := "the end"
-	if p.peek() != 0 {
-		got = "'" + p.text[p.pos:min(p.pos+10, len(p.text))] + "'"
-	}
-	return fmt.Errorf("expected %s at position %d and found %s", want, p.pos+1, got)
-}
-
-func (p *exprParser) word() string {
-	p.peek()
-	start := p.pos
-	for p.pos < len(p.text) {
-		c := p.text[p.pos]
-		if c != '_' && c != '$' && (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') {
-			break
-		}
-		p.pos++
-	}
-	return p.text[start:p.pos]
-}
-
-func (p *exprParser) expression() (*expr, error) {
-	if p.depth++; p.depth > maxDepth {
-		return nil, fmt.Errorf("it is nested deeper than %d levels", maxDepth)
-	}
-	defer func() { p.depth-- }()
-	e, err := p.primary()
-	for err == nil {
-		of := e
-		switch {
-		case p.take('.'):
-			safe := p.take('?')
-			name := p.word()
-			if name == "" {
-				return nil, p.unexpected("the name of a property")
-			}
-			e = &expr{of: of, key: &expr{literal: name}, safe: safe}
-		case p.take('['):
-			e = &expr{of: of, safe: p.take('?')}
-			if e.key, err = p.expression(); err == nil && !p.take(']') {
-				err = p.unexpected("']'")
-			}
-		default:
-			return e, nil
-		}
-	}
-	return nil, err
-}
-
-func (p *exprParser) primary() (*expr, error) {
-	c := p.peek()
-	switch {
-	case c == '\'':
-		return p.text1()
-	case c == '-' || c >= '0' && c <= '9':
-		start := p.pos
-		p.pos++
-		digits := p.text[start:p.pos] + p.word()
-		n, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("'%s' is not a number", digits)
-		}
-		return &expr{literal: number(n)}, nil
-	}
-	name := p.word()
-	if name == "" {
-		return nil, p.unexpected("a function or a literal")
-	}
-	for p.peek() == '.' { // a function of the template's author
-		p.pos++
-		name += "." + p.word()
-	}
-	if !p.take('(') {
-		return nil, p.unexpected("'(' after '" + name + "'")
-	}
-	e := &expr{fn: strings.ToLower(name)}
-	b, ok := p.known[e.fn]
-	if !ok {
-		return nil, fmt.Errorf("the template function '%s' is not valid. Please see https://aka.ms/arm-functions for usage details", name)
-	}
-	for !p.take(')') {
-		if len(e.args) > 0 && !p.take(',') {
-			return nil, p.unexpected("',' or ')'")
-		}
-		arg, err := p.expression()
-		if err != nil {
-			return nil, err
-		}
-		e.args = append(e.args, arg)
-	}
-	if n := len(e.args); n < b.min || b.max >= 0 && n > b.max {
-		return nil, fmt.Errorf("the template function '%s' can't have %d argument(s)", name, n)
-	}
-	return e, nil
-}
-
-// text1 reads a string literal, in which two quotes are one.
-func (p *exprParser) text1() (*expr, error) {
-	var b strings.Builder
-	for p.pos++; p.pos < len(p.text); p.pos++ {
-		if p.text[p.pos] == '\'' {
-			if p.pos++; p.pos == len(p.text) || p.text[p.pos] != '\'' {
-				return &expr{literal: b.String()}, nil
-			}
-		}
-		b.WriteByte(p.text[p.pos])
-	}
-	return nil, errors.New("a string is not terminated")
-}
-
-// A scope is where an expression stands.
+// A scope is the place where an expression stands.
 type scope struct {
-	d     *deployment
+	t     *Template
 	stage stage
 	loops map[string]int // indexes by lower-case name of the loop
 	loop  string         // the innermost
@@ -225,7 +50,7 @@ func (s *scope) value(v any) (any, error) {
 			}
 			return v, nil
 		}
-		e, err := s.d.parse(v)
+		e, err := s.t.parse(v)
 		if err != nil {
 			return nil, err
 		}
@@ -308,8 +133,8 @@ func (s *scope) count(v any) (int, error) {
 	return int(n), nil
 }
 
-func (s *scope) eval(e *expr) (any, error) {
-	if s.d.steps++; s.d.steps > maxSteps {
+func (s *scope) eval(e *expression) (any, error) {
+	if s.t.steps++; s.t.steps > maxSteps {
 		return nil, errors.New("the template is too complex")
 	}
 	switch {
@@ -352,7 +177,7 @@ func (s *scope) eval(e *expr) (any, error) {
 			return args[i], nil
 		}
 	}
-	v, err := s.d.functions[e.fn].call(s, args)
+	v, err := s.t.functions[e.fn].call(s, args)
 	if err != nil {
 		if errors.Is(err, errLater) {
 			return nil, err
@@ -396,7 +221,7 @@ func member(of, key any, safe bool) (any, error) {
 		if !ok {
 			return nil, fmt.Errorf("the property '%s' can't be selected: names of properties are strings", text(key))
 		}
-		if v, ok := property(of, name); ok || safe {
+		if v, ok := Property(of, name); ok || safe {
 			return v, nil
 		}
 		return nil, fmt.Errorf("the language expression property '%s' doesn't exist, available properties are '%s'", name, strings.Join(sortedKeys(of), ", "))
@@ -417,7 +242,8 @@ func member(of, key any, safe bool) (any, error) {
 	return nil, fmt.Errorf("the language expression property '%s' can't be evaluated: '%s' has no properties", text(key), text(of))
 }
 
-func property(of object, name string) (any, bool) {
+// Property is a property of an object; its name has no case.
+func Property(of object, name string) (any, bool) {
 	if v, ok := of[name]; ok {
 		return v, true
 	}
@@ -430,9 +256,9 @@ func property(of object, name string) (any, bool) {
 }
 
 // references are the first arguments of reference() in a piece of a template.
-func (d *deployment) references(v any) (out []*expr) {
-	var walk func(*expr)
-	walk = func(e *expr) {
+func (t *Template) references(v any) (out []*expression) {
+	var walk func(*expression)
+	walk = func(e *expression) {
 		if e == nil {
 			return
 		}
@@ -446,18 +272,20 @@ func (d *deployment) references(v any) (out []*expr) {
 	switch v := v.(type) {
 	case string:
 		if isExpression(v) {
-			if e, err := d.parse(v); err == nil { // an error is found where it is evaluated
+			if e, err := t.parse(v); err == nil { // an error is found where it is evaluated
 				walk(e)
 			}
 		}
 	case []any:
 		for _, item := range v {
-			out = append(out, d.references(item)...)
+			out = append(out, t.references(item)...)
 		}
 	case object:
 		for _, key := range sortedKeys(v) {
-			out = append(out, d.references(v[key])...)
+			out = append(out, t.references(v[key])...)
 		}
 	}
 	return out
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,6 +1,7 @@
-package fabric
+package armtemplate
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -14,9 +15,9 @@ import (
 	"unicode/utf8"
 )
 
-// A builtin is a function of the template language; max -1 is any number of
-// arguments.
-type builtin struct {
+// A function of the template language takes min to max arguments; max -1 is any
+// number.
+type function struct {
 	min, max int
 	call     func(s *scope, a []any) (any, error)
 }
@@ -35,7 +36,8 @@ func text(v any) string {
 	case json.Number:
 		return v.String()
 	}
-	return string(encode(v))
+	b, _ := json.Marshal(v) // values that came from JSON encode again
+	return string(b)
 }
 
 func integer(v any) (int64, error) {
@@ -60,9 +62,9 @@ func texts(a []any) ([]string, error) {
 	return out, nil
 }
 
-// ofTexts makes a builtin of a function of strings.
-func ofTexts(low, high int, call func(a []string) (any, error)) builtin {
-	return builtin{low, high, func(_ *scope, a []any) (any, error) {
+// ofTexts makes a function of a function of strings.
+func ofTexts(low, high int, call func(a []string) (any, error)) function {
+	return function{low, high, func(_ *scope, a []any) (any, error) {
 		list, err := texts(a)
 		if err != nil {
 			return nil, err
@@ -71,9 +73,9 @@ func ofTexts(low, high int, call func(a []string) (any, error)) builtin {
 	}}
 }
 
-// ofIntegers makes a builtin of a function of two integers.
-func ofIntegers(call func(a, b int64) (any, error)) builtin {
-	return builtin{2, 2, func(_ *scope, a []any) (any, error) {
+// ofIntegers makes a function of a function of two integers.
+func ofIntegers(call func(a, b int64) (any, error)) function {
+	return function{2, 2, func(_ *scope, a []any) (any, error) {
 		x, err := integer(a[0])
 		if err != nil {
 			return nil, err
@@ -86,8 +88,8 @@ func ofIntegers(call func(a, b int64) (any, error)) builtin {
 	}}
 }
 
-func ordered(holds func(int) bool) builtin {
-	return builtin{2, 2, func(_ *scope, a []any) (any, error) {
+func ordered(holds func(int) bool) function {
+	return function{2, 2, func(_ *scope, a []any) (any, error) {
 		if list, err := texts(a); err == nil {
 			return holds(strings.Compare(list[0], list[1])), nil
 		}
@@ -100,32 +102,31 @@ func ordered(holds func(int) bool) builtin {
 	}}
 }
 
-// builtins are the functions that templates of extensions use.
-func builtins() map[string]builtin {
-	return map[string]builtin{
-		// What the template says and where it is deployed.
-		"parameters": ofParameters(), "variables": ofVariables(), "copyindex": {0, 2, copyIndex}, "reference": {1, 3, reference},
-		"subscription": {0, 0, func(s *scope, _ []any) (any, error) { return s.d.subscription(), nil }},
-		"resourcegroup": {0, 0, func(s *scope, _ []any) (any, error) {
-			return s.d.f.groupResource(s.d.f.groups[strings.ToLower(s.d.group)]), nil
-		}},
-		"tenant":     {0, 0, func(*scope, []any) (any, error) { return object{"tenantId": tenant, "displayName": "fabric"}, nil }},
-		"deployment": {0, 0, func(s *scope, _ []any) (any, error) { return s.d.itself(), nil }},
-		"environment": {0, 0, func(*scope, []any) (any, error) {
-			const here = "https://" + ManagementHost
-			return object{
-				"name": "fabric", "portal": here, "resourceManager": here + "/", "gallery": here + "/", "graph": here + "/",
-				"authentication": object{"loginEndpoint": here + "/", "audiences": []any{here + "/"}, "tenant": "common", "identityProvider": "AAD"},
-				"suffixes":       object{"storage": "blob.fabric", "keyvaultDns": ".vault.fabric"},
-			}, nil
-		}},
+// builtins are the functions that templates of extensions use, by lower-case
+// name.
+func builtins() map[string]function {
+	all := map[string]function{}
+	for _, group := range []map[string]function{contextFunctions(), logicFunctions(), numberFunctions(), textFunctions(), listFunctions()} {
+		maps.Copy(all, group)
+	}
+	return all
+}
+
+// contextFunctions ask about the template itself and where it is deployed.
+func contextFunctions() map[string]function {
+	return map[string]function{
+		"parameters": {1, 1, func(s *scope, a []any) (any, error) { return s.t.parameter(text(a[0])) }},
+		"variables":  {1, 1, func(s *scope, a []any) (any, error) { return s.t.variable(text(a[0])) }},
+		"copyindex":  {0, 2, copyIndex}, "reference": {1, 3, reference},
+		"subscription": fromHost(Host.Subscription), "resourcegroup": fromHost(Host.ResourceGroup), "tenant": fromHost(Host.Tenant),
+		"deployment": fromHost(Host.Deployment), "environment": fromHost(Host.Environment),
 		"resourceid": {2, -1, resourceID}, "extensionresourceid": ofTexts(3, -1, func(a []string) (any, error) { return joinID(a[0], a[1], a[2:]) }),
 		"subscriptionresourceid": {2, -1, func(s *scope, a []any) (any, error) {
 			list, err := texts(a)
 			if err != nil {
 				return nil, err
 			}
-			subscription := s.d.f.opts.Subscription
+			subscription := text(s.t.host.Subscription()["subscriptionId"])
 			if !strings.Contains(list[0], "/") {
 				subscription, list = list[0], list[1:]
 			}
@@ -136,11 +137,19 @@ func builtins() map[string]builtin {
 			if s.stage != atDefaults {
 				return nil, errors.New("the function 'newGuid' is not expected at this location")
 			}
-			return newGUID(), nil
+			var random [16]byte
+			_, _ = rand.Read(random[:]) // never fails since Go 1.24
+			return guid(random, 4), nil
 		}},
+	}
+}
 
-		// Logic. "if" is the evaluator's own.
-		"if": {3, 3, nil}, "true": constant(true), "false": constant(false), "null": constant(nil),
+// logicFunctions name "if" for its number of arguments only: the evaluator looks
+// at them itself.
+func logicFunctions() map[string]function {
+	return map[string]function{
+		"if":   {3, 3, nil},
+		"true": constant(true), "false": constant(false), "null": constant(nil),
 		"not": {1, 1, func(_ *scope, a []any) (any, error) {
 			b, ok := a[0].(bool)
 			if !ok {
@@ -162,8 +171,12 @@ func builtins() map[string]builtin {
 			}
 			return nil, errArgument
 		}},
+	}
+}
 
-		// Numbers.
+// numberFunctions are those of integers.
+func numberFunctions() map[string]function {
+	return map[string]function{
 		"add": ofIntegers(func(a, b int64) (any, error) { return number(a + b), nil }),
 		"sub": ofIntegers(func(a, b int64) (any, error) { return number(a - b), nil }),
 		"mul": ofIntegers(func(a, b int64) (any, error) { return number(a * b), nil }),
@@ -197,12 +210,16 @@ func builtins() map[string]builtin {
 			}
 			return list, nil
 		}),
+	}
+}
 
-		// Strings.
+// textFunctions are those of strings.
+func textFunctions() map[string]function {
+	return map[string]function{
 		"string": {1, 1, func(_ *scope, a []any) (any, error) { return text(a[0]), nil }},
 		"json": ofTexts(1, 1, func(a []string) (any, error) {
 			var v any
-			err := decodeJSON([]byte(a[0]), &v)
+			err := Decode([]byte(a[0]), &v)
 			return v, err
 		}),
 		"format": {1, -1, format}, "substring": {2, 3, substring},
@@ -236,7 +253,7 @@ func builtins() map[string]builtin {
 		"base64tojson": ofTexts(1, 1, func(a []string) (v any, err error) {
 			s, err := fromBase64(a[0])
 			if err == nil {
-				err = decodeJSON([]byte(s), &v)
+				err = Decode([]byte(s), &v)
 			}
 			return v, err
 		}),
@@ -289,8 +306,12 @@ func builtins() map[string]builtin {
 				list, rest = append(list, rest[:at]), rest[at+size:]
 			}
 		}},
+	}
+}
 
-		// Arrays and objects.
+// listFunctions are those of arrays and objects.
+func listFunctions() map[string]function {
+	return map[string]function{
 		"concat":      {1, -1, concat},
 		"createarray": {0, -1, func(_ *scope, a []any) (any, error) { return a, nil }},
 		"array":       {1, 1, func(_ *scope, a []any) (any, error) { return array(a[0]), nil }},
@@ -316,14 +337,13 @@ func builtins() map[string]builtin {
 	}
 }
 
-func decodeJSON(data []byte, into any) error {
-	d := json.NewDecoder(strings.NewReader(string(data)))
-	d.UseNumber()
-	return d.Decode(into)
+// fromHost makes a function without arguments of what the host answers.
+func fromHost(ask func(Host) Object) function {
+	return function{0, 0, func(s *scope, _ []any) (any, error) { return ask(s.t.host), nil }}
 }
 
-func constant(v any) builtin {
-	return builtin{0, 0, func(*scope, []any) (any, error) { return v, nil }}
+func constant(v any) function {
+	return function{0, 0, func(*scope, []any) (any, error) { return v, nil }}
 }
 
 // logic is "and" or "or" of what the evaluator did not decide already.
@@ -398,7 +418,7 @@ func contains(_ *scope, a []any) (any, error) {
 	case []any:
 		return slices.ContainsFunc(v, func(x any) bool { return reflect.DeepEqual(x, a[1]) }), nil
 	case object:
-		_, ok := property(v, text(a[1]))
+		_, ok := Property(v, text(a[1]))
 		return ok, nil
 	}
 	return nil, errArgument

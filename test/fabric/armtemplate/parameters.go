@@ -1,4 +1,4 @@
-package fabric
+package armtemplate
 
 import (
 	"encoding/json"
@@ -9,23 +9,21 @@ import (
 	"strings"
 )
 
-// What goes into a template and what comes out of it.
-
-func (d *deployment) section(name string) object {
-	o, _ := d.template[name].(object)
+func (t *Template) section(name string) object {
+	o, _ := t.template[name].(object)
 	return o
 }
 
 // declaration is that of a parameter or output, with the type it refers to.
-func (d *deployment) declaration(section, name string) (object, bool) {
-	v, ok := property(d.section(section), name)
+func (t *Template) declaration(section, name string) (object, bool) {
+	v, ok := Property(t.section(section), name)
 	o, isObject := v.(object)
 	for range maxDepth {
 		ref, isRef := o["$ref"].(string)
 		if !isRef {
 			break
 		}
-		base, _ := d.section("definitions")[strings.TrimPrefix(ref, "#/definitions/")].(object)
+		base, _ := t.section("definitions")[strings.TrimPrefix(ref, "#/definitions/")].(object)
 		merged := maps.Clone(base)
 		if merged == nil {
 			return nil, false
@@ -40,22 +38,23 @@ func (d *deployment) declaration(section, name string) (object, bool) {
 	return o, ok && isObject
 }
 
-func secure(declaration object) bool {
+// Secure reports whether a parameter or an output is declared to be a secret.
+func Secure(declaration object) bool {
 	kind, _ := declaration["type"].(string)
 	return strings.HasPrefix(strings.ToLower(kind), "secure")
 }
 
 // once evaluates what may be asked for again and again, and may ask for itself.
-func (d *deployment) once(values map[string]any, what, name string, evaluate func() (any, error)) (any, error) {
+func (t *Template) once(values map[string]any, what, name string, evaluate func() (any, error)) (any, error) {
 	key := strings.ToLower(name)
 	if v, ok := values[key]; ok {
 		return v, nil
 	}
-	if d.busy[what+key] {
+	if t.busy[what+key] {
 		return nil, fmt.Errorf("circular dependency detected on the template %s '%s'", what, name)
 	}
-	d.busy[what+key] = true
-	defer delete(d.busy, what+key)
+	t.busy[what+key] = true
+	defer delete(t.busy, what+key)
 	v, err := evaluate()
 	if left := maxValue; err == nil && !fits(v, &left) {
 		err = fmt.Errorf("the template %s '%s' is too large", what, name)
@@ -66,24 +65,16 @@ func (d *deployment) once(values map[string]any, what, name string, evaluate fun
 	return v, err
 }
 
-func ofParameters() builtin {
-	return builtin{1, 1, func(s *scope, a []any) (any, error) { return s.d.parameter(text(a[0])) }}
-}
-
-func ofVariables() builtin {
-	return builtin{1, 1, func(s *scope, a []any) (any, error) { return s.d.variable(text(a[0])) }}
-}
-
-func (d *deployment) parameter(name string) (any, error) {
-	return d.once(d.parameters, "parameter", name, func() (any, error) {
-		o, ok := d.declaration("parameters", name)
+func (t *Template) parameter(name string) (any, error) {
+	return t.once(t.parameters, "parameter", name, func() (any, error) {
+		o, ok := t.declaration("parameters", name)
 		if !ok {
 			return nil, fmt.Errorf("the template parameter '%s' is not found. Please see https://aka.ms/arm-syntax-parameters for usage details", name)
 		}
-		v, given := property(d.given, name)
+		v, given := Property(t.given, name)
 		if byDefault, ok := o["defaultValue"]; !given && ok {
 			var err error
-			if v, err = (&scope{d: d, stage: atDefaults}).value(byDefault); err != nil {
+			if v, err = (&scope{t: t, stage: atDefaults}).value(byDefault); err != nil {
 				return nil, err
 			}
 		} else if !given && o["nullable"] != true {
@@ -122,7 +113,7 @@ func checkParameter(name string, o object, v any) error {
 		return fmt.Errorf("template parameter JToken type is not valid. Expected '%s'. Actual '%s' for the parameter '%s'. Please see https://aka.ms/resource-manager-parameter-files for usage details", spell[plain], spell[kind], name)
 	}
 	shown := "'" + text(v) + "'"
-	if secure(o) {
+	if Secure(o) {
 		shown = "given"
 	}
 	if allowed, ok := o["allowedValues"].([]any); ok && !slices.ContainsFunc(allowed, func(x any) bool { return reflect.DeepEqual(x, v) }) {
@@ -150,17 +141,17 @@ func each(list []any) []string {
 	return out
 }
 
-func (d *deployment) variable(name string) (any, error) {
-	return d.once(d.values, "variable", name, func() (any, error) {
-		s := &scope{d: d, stage: atPlan}
-		loops, _ := d.section("variables")["copy"].([]any)
+func (t *Template) variable(name string) (any, error) {
+	return t.once(t.values, "variable", name, func() (any, error) {
+		s := &scope{t: t, stage: atPlan}
+		loops, _ := t.section("variables")["copy"].([]any)
 		for _, loop := range loops {
 			if o, ok := loop.(object); ok && strings.EqualFold(text(o["name"]), name) {
 				_, list, err := s.copied(o)
 				return list, err
 			}
 		}
-		raw, ok := property(d.section("variables"), name)
+		raw, ok := Property(t.section("variables"), name)
 		if !ok {
 			return nil, fmt.Errorf("the template variable '%s' is not found. Please see https://aka.ms/arm-syntax-variables for usage details", name)
 		}
@@ -168,11 +159,11 @@ func (d *deployment) variable(name string) (any, error) {
 	})
 }
 
-// output evaluates the outputs of the template.
-func (d *deployment) output(s *scope) (object, error) {
+func (t *Template) outputs(at stage) (object, error) {
+	s := &scope{t: t, stage: at}
 	out := object{}
-	for _, name := range sortedKeys(d.section("outputs")) {
-		o, ok := d.declaration("outputs", name)
+	for _, name := range sortedKeys(t.section("outputs")) {
+		o, ok := t.declaration("outputs", name)
 		kind, isText := o["type"].(string)
 		if !ok || !isText {
 			return nil, fmt.Errorf("the template output '%s' is not valid: it has no type", name)
@@ -198,7 +189,7 @@ func (d *deployment) output(s *scope) (object, error) {
 			return nil, fmt.Errorf("the template output '%s' is not valid: %w", name, err)
 		}
 		shown := object{"type": typeName(kind)}
-		if ok && !secure(o) {
+		if ok && !Secure(o) {
 			shown["value"] = v
 		}
 		out[name] = shown

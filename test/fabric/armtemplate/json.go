@@ -1,15 +1,16 @@
-package fabric
+package armtemplate
 
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"unicode/utf8"
 )
 
-// relaxed turns what the control plane reads as JSON into JSON: templates have
+// ToJSON turns what the control plane reads as JSON into JSON: templates have
 // comments and strings of several lines, and azure-cli puts them into its
 // request under a name without quotes. What is no such thing stays what it is.
-func relaxed(body []byte) []byte {
+func ToJSON(body []byte) []byte {
 	if json.Valid(body) {
 		return body
 	}
@@ -94,4 +95,11 @@ func quoted(out *bytes.Buffer, text []byte) int {
 		}
 	}
 	return len(text)
+}
+
+// Decode reads JSON and keeps numbers as they are.
+func Decode(data []byte, into any) error {
+	d := json.NewDecoder(strings.NewReader(string(data)))
+	d.UseNumber()
+	return d.Decode(into)
 }

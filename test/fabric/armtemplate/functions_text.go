@@ -1,4 +1,4 @@
-package fabric
+package armtemplate
 
 import (
 	"crypto/sha1"
@@ -151,10 +151,15 @@ func murmur(data []byte) uint64 {
 // guidOf is a UUID of version 5 in the platform's name space.
 func guidOf(name string) string {
 	space := []byte("\x11\xfb\x06\xfb\x71\x2d\x4d\xdd\x98\xc7\xe7\x1b\xbd\x58\x88\x30")
-	b := sha1.Sum(append(space, name...)) //nolint:gosec // what version 5 is made of
-	b[6] = b[6]&0x0f | 0x50
+	sum := sha1.Sum(append(space, name...)) //nolint:gosec // what version 5 is made of
+	return guid([16]byte(sum[:]), 5)
+}
+
+// guid writes the bytes as a UUID of this version.
+func guid(b [16]byte, version byte) string {
+	b[6] = b[6]&0x0f | version<<4
 	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // joinID appends a type and its names to the ID of what they are in.
@@ -180,7 +185,7 @@ func resourceID(s *scope, a []any) (any, error) {
 	if at < 0 || at > 2 {
 		return nil, errors.New("the type of the resource is not among the first three arguments")
 	}
-	subscription, group := s.d.f.opts.Subscription, s.d.groupName()
+	subscription, group := text(s.t.host.Subscription()["subscriptionId"]), text(s.t.host.ResourceGroup()["name"])
 	if at > 0 {
 		group = list[at-1]
 	}
