@@ -89,8 +89,8 @@ func TestSearch(t *testing.T) {
 			if d.UserName != "anna" || d.Password.Reveal() != "pw" || !strings.HasPrefix(d.Raw.Reveal(), "<Environment") {
 				t.Errorf("%+v", d.Environment)
 			}
-			if b, ok := d.CustomDataBytes(); !ok || b.Reveal() != "custom\x00data\n" {
-				t.Errorf("custom data %v, %q", ok, b.Reveal())
+			if b := d.CustomDataFile; !b.Set() || b.Reveal() != "custom\x00data\n" {
+				t.Errorf("CustomData.bin: %q", b.Reveal())
 			}
 			if err := Eject(root, d.Source); err != nil {
 				t.Errorf("eject: %v", err)

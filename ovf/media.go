@@ -77,15 +77,6 @@ type Document struct {
 	CustomDataFile host.Secret
 }
 
-// CustomDataBytes is the decoded custom data: the document's, or else, when
-// that is absent or damaged, the file's.
-func (d *Document) CustomDataBytes() (host.Secret, bool) {
-	if d.CustomData.Set() {
-		return d.CustomData, true
-	}
-	return d.CustomDataFile, d.CustomDataFile.Set()
-}
-
 // Redacted is the copy of the document that may stay on disk.
 func (d *Document) Redacted() ([]byte, error) { return Redacted([]byte(d.Raw.Reveal())) }
 

@@ -47,11 +47,11 @@ type Facts struct {
 	Shells     []string // existing ones of /etc/shells
 
 	// Names of the programs, empty if absent.
-	Useradd, Adduser, Usermod, Chpasswd string
-	Visudo, Sudo, Doas                  string
-	SSHD                                string
-	Restorecon                          string // only if SELinux is on
-	Systemctl                           string // only if systemd runs
+	Useradd, Adduser, Chpasswd string
+	Visudo, Sudo, Doas         string
+	SSHD                       string
+	Restorecon                 string // only if SELinux is on
+	Systemctl                  string // only if systemd runs
 
 	SudoersDir      bool // exists
 	SudoersIncluded bool // some sudoers file reads it
@@ -106,7 +106,7 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	}
 	f.Shells = shells(r)
 
-	f.Useradd, f.Usermod, f.Chpasswd = which(r, "useradd"), which(r, "usermod"), which(r, "chpasswd")
+	f.Useradd, f.Chpasswd = which(r, "useradd"), which(r, "chpasswd")
 	if p := which(r, "adduser"); p != "" {
 		// Debian's adduser is another program with other options.
 		if busybox(r, "adduser") {

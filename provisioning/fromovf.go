@@ -21,7 +21,6 @@ func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 		GuestProxyAgent:     env.Platform.ProvisionGuestProxyAgent != nil && *env.Platform.ProvisionGuestProxyAgent,
 		PPS:                 ParsePPSType(env.Platform.PreprovisionedVMType),
 		Copy:                redacted,
-		From:                map[string]string{},
 	}
 	if in.PPS == PPSNone && env.Platform.PreprovisionedVM != nil && *env.Platform.PreprovisionedVM {
 		in.PPS = PPSRunning // the older spelling has no type
@@ -43,17 +42,6 @@ func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 	case !env.CustomDataText.Empty():
 		in.CustomData = CustomData{Present: true, Text: env.CustomDataText, Data: env.CustomData}
 	}
-	note := func(name string, there bool) {
-		if there {
-			in.From[name] = "ovf"
-		}
-	}
-	note("hostName", in.HostName != "")
-	note("userName", in.UserName != "")
-	note("password", !in.Password.Empty() || in.PasswordRedacted)
-	note("disablePasswordAuth", in.DisablePasswordAuth != nil)
-	note("keys", len(in.Keys) > 0)
-	note("customData", in.CustomData.Present)
 	return in
 }
 

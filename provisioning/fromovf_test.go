@@ -24,7 +24,6 @@ func TestFromDocument(t *testing.T) {
 		Keys: []provisioning.Key{{Path: "p", Fingerprint: "F", Value: "v"}}, KeyPairs: []provisioning.KeyPair{{Path: "q", Fingerprint: "G"}},
 		CustomData:          provisioning.CustomData{Present: true, Text: host.NewSecret("aGk="), Data: host.NewSecret("hi")},
 		ProvisionGuestAgent: &yes, PPS: provisioning.PPSRunning, Copy: []byte("x"),
-		From: map[string]string{"hostName": "ovf", "userName": "ovf", "password": "ovf", "disablePasswordAuth": "ovf", "keys": "ovf", "customData": "ovf"},
 	}
 	if diff := cmp.Diff(want, provisioning.FromDocument(env, []byte("x"), vmID)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -1,7 +1,6 @@
 package provisioning
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -30,9 +29,6 @@ type Input struct {
 	// Copy is the redacted document that may stay on disk; nil if there was
 	// no document.
 	Copy []byte
-
-	// From says where each field came from ("ovf", "imds"), for the log.
-	From map[string]string
 }
 
 // A Key is a public key for the user. Path is as the platform sends it
@@ -82,30 +78,22 @@ func (in Input) Fill(md *Metadata) Input {
 	if md == nil {
 		return in
 	}
-	in.From = maps.Clone(in.From)
-	if in.From == nil {
-		in.From = map[string]string{}
-	}
-	text := func(name string, have *string, other string) {
-		if *have == "" && strings.TrimSpace(other) != "" {
+	fill := func(have *string, other string) {
+		if *have == "" {
 			*have = strings.TrimSpace(other)
-			in.From[name] = "imds"
 		}
 	}
-	text("vmId", &in.VMID, NormalID(md.VMID))
-	text("hostName", &in.HostName, md.ComputerName)
-	text("userName", &in.UserName, md.AdminUserName)
-	if in.DisablePasswordAuth == nil && md.DisablePasswordAuth != nil {
+	fill(&in.VMID, NormalID(md.VMID))
+	fill(&in.HostName, md.ComputerName)
+	fill(&in.UserName, md.AdminUserName)
+	if in.DisablePasswordAuth == nil {
 		in.DisablePasswordAuth = md.DisablePasswordAuth
-		in.From["disablePasswordAuth"] = "imds"
 	}
-	if len(in.Keys) == 0 && len(md.Keys) > 0 {
+	if len(in.Keys) == 0 {
 		in.Keys = slices.Clone(md.Keys)
-		in.From["keys"] = "imds"
 	}
 	if !in.CustomData.Present && !md.UserData.Empty() {
 		in.CustomData = DecodeCustomData(md.UserData.Reveal())
-		in.From["customData"] = "imds"
 	}
 	if in.PPS == "" || in.PPS == PPSNone {
 		in.PPS = ParsePPSType(md.PPSType)

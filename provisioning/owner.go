@@ -46,15 +46,13 @@ func (f Finding) ReportsReady() bool {
 // (provisioning/SPEC.md §3.2).
 func FindOwner(r host.Root, agent, vmID string) Finding {
 	switch strings.ToLower(strings.TrimSpace(agent)) {
-	case "waagent", "azguest", "self":
+	case "waagent", "azguest":
 		return Finding{OwnerSelf, "Provisioning.Agent=" + agent}
 	case "cloud-init":
 		return Finding{OwnerCloudInit, "Provisioning.Agent=" + agent}
 	case "azure-init":
 		return Finding{OwnerAzureInit, "Provisioning.Agent=" + agent}
-	case "ignition", "afterburn":
-		return Finding{OwnerIgnition, "Provisioning.Agent=" + agent}
-	case "disabled", "none", "off":
+	case "disabled":
 		return Finding{OwnerNobody, "Provisioning.Agent=" + agent}
 	}
 	if because, yes := cloudInit(r); yes {

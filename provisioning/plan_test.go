@@ -229,7 +229,6 @@ func TestInputIsFilledFromMetadata(t *testing.T) {
 	want := provisioning.Input{
 		VMID: vmID, HostName: "from-ovf", UserName: "imdsuser", DisablePasswordAuth: &yes, Keys: md.Keys,
 		CustomData: provisioning.CustomData{Present: true, Text: host.NewSecret("aGk="), Data: host.NewSecret("hi")}, PPS: provisioning.PPSSavable,
-		From: map[string]string{"vmId": "imds", "userName": "imds", "disablePasswordAuth": "imds", "keys": "imds", "customData": "imds"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -190,29 +190,3 @@ func cutRunes(s string, n int) string {
 // MaxDescription is how many bytes a description may have once it stands
 // escaped in the health report; the server takes 4096 for the whole.
 const MaxDescription = 3686
-
-// CutForXML returns as much of s as has at most limit bytes in XML, escapes
-// counted, and without characters that XML cannot hold. The classic agent
-// cuts before it escapes, and then is over the limit.
-func CutForXML(s string, limit int) string {
-	var out strings.Builder
-	n := 0
-	for _, c := range strings.ToValidUTF8(s, "\uFFFD") {
-		size := utf8.RuneLen(c)
-		switch c {
-		case '&', '\'', '"', '\t', '\n', '\r':
-			size = 6 // the longest of the usual spellings
-		case '<', '>':
-			size = 4
-		default:
-			if c < 0x20 || c == 0xFFFE || c == 0xFFFF {
-				c, size = '\uFFFD', 3
-			}
-		}
-		if n += size; n > limit {
-			break
-		}
-		out.WriteRune(c)
-	}
-	return out.String()
-}

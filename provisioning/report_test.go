@@ -1,7 +1,6 @@
 package provisioning_test
 
 import (
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"strings"
@@ -93,24 +92,4 @@ func FuzzRecord(f *testing.F) {
 			t.Errorf("%d bytes, limit %d", len(s), limit)
 		}
 	})
-}
-
-func TestDescriptionsAreCutAsTheyWillBeWritten(t *testing.T) {
-	t.Parallel()
-	for _, in := range []string{"", "short", strings.Repeat("&", 5000), strings.Repeat("<a href='x'>", 1000), strings.Repeat("世", 5000), "bad \xff\x00\x01 bytes", strings.Repeat("\n", 4000)} {
-		got := provisioning.CutForXML(in, provisioning.MaxDescription)
-		var b strings.Builder
-		if err := xml.EscapeText(&b, []byte(got)); err != nil {
-			t.Fatal(err)
-		}
-		if b.Len() > provisioning.MaxDescription {
-			t.Errorf("%.20q…: %d bytes in XML", in, b.Len())
-		}
-		if !utf8.ValidString(got) {
-			t.Errorf("%.20q…: not UTF-8", in)
-		}
-	}
-	if got := provisioning.CutForXML("short & sweet", 100); got != "short & sweet" {
-		t.Errorf("got %q", got)
-	}
 }

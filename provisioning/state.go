@@ -20,14 +20,6 @@ func ReadyPending(sys *System, o Options, vmID string) bool {
 	return err == nil && SameVM(string(b), vmID)
 }
 
-// OweReady notes that Ready is to be reported.
-func OweReady(sys *System, o Options, vmID string) error {
-	if err := put(sys, path.Join(o.Dir(), pendingName), []byte(vmID), 0o600); err != nil {
-		return fail(CodeState, "failed to write state", err)
-	}
-	return nil
-}
-
 // ReadySent notes that the platform has taken it (any 2xx).
 func ReadySent(sys *System, o Options) error {
 	if err := sys.Root.Remove(path.Join(o.Dir(), pendingName)); err != nil {

@@ -64,7 +64,7 @@ func (a Action) String() string {
 
 // Options says what is to go.
 type Options struct {
-	Machine provisioning.Options // paths, DeleteRootPassword, RegenerateHostKeys
+	Machine provisioning.Options // paths, DeleteRootPassword
 	LogDir  string               // logs of extensions, /var/log/azure
 	User    bool                 // the provisioned account as well
 	Service string               // the agent's unit, to be stopped first; empty: leave it
