@@ -7,6 +7,8 @@ import (
 	"maps"
 	"testing/fstest"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/media"
 )
 
 // FileSystem is the layout of a provisioning medium.
@@ -70,16 +72,18 @@ func (m Medium) Image() ([]byte, error) {
 	if when.IsZero() {
 		when = time.Now()
 	}
-	label := or(m.Label, "rd_rdfe_stable."+when.UTC().Format("060102-1504"))
+	image := media.Image{Files: files, Label: or(m.Label, "rd_rdfe_stable."+when.UTC().Format("060102-1504")), Time: when}
 	switch or(string(m.FS), string(UDF)) {
 	case string(UDF):
-		return BuildImage(files, label, when, true, false)
+		image.UDF = true
 	case string(ISO9660):
-		return BuildImage(files, label, when, false, true)
+		image.ISO9660 = true
 	case string(Bridge):
-		return BuildImage(files, label, when, true, true)
+		image.UDF, image.ISO9660 = true, true
+	default:
+		return nil, fmt.Errorf("build medium: unknown file system %q", m.FS)
 	}
-	return nil, fmt.Errorf("build medium: unknown file system %q", m.FS)
+	return image.Build()
 }
 
 // Medium is the provisioning DVD of the VM.

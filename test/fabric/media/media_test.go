@@ -1,11 +1,10 @@
-package fabric
+package media
 
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/xml"
 	"fmt"
-	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -13,10 +12,10 @@ import (
 	"time"
 )
 
-func medium() Medium {
-	return Medium{
-		Provisioning: Provisioning{HostName: "vm-01", User: "me", Password: `p<&"' `, SSHKeys: []string{"ssh-ed25519 AAAA a", "ssh-rsa BBBB b"}, CustomData: bytes.Repeat([]byte{0, 1, 0xff}, 3000)},
-		Time:         time.Date(2025, 6, 7, 8, 9, 10, 0, time.UTC),
+func medium() Image {
+	return Image{
+		Files: map[string][]byte{"ovf-env.xml": []byte("<Environment/>"), "CustomData.bin": bytes.Repeat([]byte{0, 1, 0xff}, 3000)},
+		Label: "rd_rdfe_stable.250607-0809", Time: time.Date(2025, 6, 7, 8, 9, 10, 0, time.UTC), UDF: true,
 	}
 }
 
@@ -91,47 +90,45 @@ func udfFiles(t *testing.T, image []byte) map[string][]byte {
 }
 
 func TestUDF(t *testing.T) {
-	for _, kind := range []FileSystem{UDF, Bridge} {
+	for _, bridge := range []bool{false, true} {
 		m := medium()
-		m.FS = kind
-		m.Extra = map[string][]byte{"empty": nil}
+		m.ISO9660 = bridge
+		m.Files["empty"] = nil
 		for i := range 60 { // more than one block of directory
-			m.Extra[fmt.Sprintf("a-file-with-a-rather-long-name-%03d.txt", i)] = fmt.Appendf(nil, "%d", i)
+			m.Files[fmt.Sprintf("a-file-with-a-rather-long-name-%03d.txt", i)] = fmt.Appendf(nil, "%d", i)
 		}
-		image, err := m.Image()
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := m.Files()
+		image, err := m.Build()
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := udfFiles(t, image)
-		if len(got) != len(want) {
-			t.Errorf("%s: %d files, want %d", kind, len(got), len(want))
+		if len(got) != len(m.Files) {
+			t.Errorf("bridge %t: %d files, want %d", bridge, len(got), len(m.Files))
 		}
-		for name, data := range want {
+		for name, data := range m.Files {
 			if !bytes.Equal(got[name], data) {
-				t.Errorf("%s: %s differs", kind, name)
+				t.Errorf("bridge %t: %s differs", bridge, name)
 			}
 		}
-		if pure := !bytes.Contains(image[16*2048:32*2048], []byte("CD001")); pure != (kind == UDF) {
-			t.Errorf("%s: without ISO 9660: %t", kind, pure)
+		if has := bytes.Contains(image[16*2048:32*2048], []byte("CD001")); has != bridge {
+			t.Errorf("bridge %t: with ISO 9660: %t", bridge, has)
 		}
 	}
 }
 
 func TestImagesWithTools(t *testing.T) {
 	dir := t.TempDir()
-	for _, kind := range []FileSystem{UDF, ISO9660, Bridge} {
-		m := medium()
-		m.FS = kind
-		image, err := m.Image()
+	for kind, m := range map[string]Image{"udf": {UDF: true}, "iso": {ISO9660: true}, "bridge": {UDF: true, ISO9660: true}} {
+		like := medium()
+		m.Files, m.Label, m.Time = like.Files, like.Label, like.Time
+		image, err := m.Build()
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := filepath.Join(dir, string(kind)+".iso")
-		write(t, dir, string(kind)+".iso", image)
+		file := filepath.Join(dir, kind+".iso")
+		if err := os.WriteFile(file, image, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		run := func(name string, args ...string) string {
 			if _, err := exec.LookPath(name); err != nil {
 				t.Logf("no %s here", name)
@@ -143,7 +140,7 @@ func TestImagesWithTools(t *testing.T) {
 			}
 			return string(out)
 		}
-		if kind != ISO9660 {
+		if m.UDF {
 			out := run("udfinfo", file)
 			for _, want := range []string{"udfrev=1.02", "integrity=closed", "accesstype=readonly", "numfiles=2", "label=rd_rdfe_stable.250607-0809"} {
 				if out != "" && !strings.Contains(out, want) {
@@ -151,12 +148,12 @@ func TestImagesWithTools(t *testing.T) {
 				}
 			}
 		}
-		if kind != UDF {
+		if m.ISO9660 {
 			for _, names := range []string{"-R", "-J"} {
 				if out := run("isoinfo", names, "-f", "-i", file); out != "" && (!strings.Contains(out, "/ovf-env.xml") || !strings.Contains(out, "/CustomData.bin")) {
 					t.Errorf("%s %s: %s", kind, names, out)
 				}
-				if out := run("isoinfo", names, "-x", "/CustomData.bin", "-i", file); out != "" && out != string(m.CustomData) {
+				if out := run("isoinfo", names, "-x", "/CustomData.bin", "-i", file); out != "" && out != string(m.Files["CustomData.bin"]) {
 					t.Errorf("%s %s: content differs", kind, names)
 				}
 			}
@@ -164,70 +161,5 @@ func TestImagesWithTools(t *testing.T) {
 				t.Errorf("%s: xorriso: %s", kind, out)
 			}
 		}
-	}
-}
-
-func TestOVFSpellings(t *testing.T) {
-	const ovf, azure = "http://schemas.dmtf.org/ovf/environment/1", "http://schemas.microsoft.com/windowsazure"
-	for spelling, space := range map[Spelling][2]string{SpellingDVD: {ovf, azure}, SpellingNS1: {ovf, azure}, SpellingNone: {"", ""}} {
-		doc, err := OVFEnvironment(medium().Provisioning, spelling)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got struct {
-			XMLName xml.Name
-			Section struct {
-				XMLName xml.Name
-				Set     struct {
-					HostName struct {
-						XMLName xml.Name
-						Text    string `xml:",chardata"`
-					}
-					UserPassword string
-					SSH          struct {
-						Keys []struct{ Value, Path string } `xml:"PublicKeys>PublicKey"`
-					}
-				} `xml:"LinuxProvisioningConfigurationSet"`
-			} `xml:"ProvisioningSection"`
-		}
-		if err := xml.Unmarshal(doc, &got); err != nil {
-			t.Fatalf("%s: %v\n%s", spelling, err, doc)
-		}
-		if got.XMLName.Space != space[0] || got.Section.XMLName.Space != space[1] || got.Section.Set.HostName.XMLName.Space != space[1] {
-			t.Errorf("%s: namespaces %q %q", spelling, got.XMLName.Space, got.Section.XMLName.Space)
-		}
-		if got.Section.Set.UserPassword != `p<&"' ` || len(got.Section.Set.SSH.Keys) != 2 || got.Section.Set.SSH.Keys[0].Path != "/home/me/.ssh/authorized_keys" {
-			t.Errorf("%s: %+v", spelling, got.Section.Set)
-		}
-	}
-	if _, err := OVFEnvironment(Provisioning{}, "latin"); err == nil {
-		t.Error("unknown spelling was accepted")
-	}
-}
-
-func TestMalformedAndRaw(t *testing.T) {
-	m := medium()
-	m.Malformed = true
-	files, err := m.Files()
-	if err != nil || xml.Unmarshal(files["ovf-env.xml"], new(any)) == nil {
-		t.Errorf("document is well-formed (%v)", err)
-	}
-	m = Medium{Raw: []byte("x")}
-	if files, err = m.Files(); err != nil || string(files["ovf-env.xml"]) != "x" || len(files) != 1 {
-		t.Errorf("%v %v", files, err)
-	}
-	for _, bad := range []Medium{{FS: "fat"}, {Extra: map[string][]byte{"a/b": nil}}} {
-		if _, err := bad.Image(); err == nil {
-			t.Errorf("built %+v", bad)
-		}
-	}
-}
-
-func TestMediaOfVM(t *testing.T) {
-	f := New(t)
-	vm := f.CreateVM("box", Linux("me", "ssh-rsa A"))
-	b, err := fs.ReadFile(vm.Media(), "ovf-env.xml")
-	if err != nil || !strings.Contains(string(b), "<HostName>box</HostName>") {
-		t.Errorf("%s %v", b, err)
 	}
 }

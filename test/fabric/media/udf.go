@@ -1,92 +1,15 @@
-package fabric
+package media
 
 import (
-	"encoding/binary"
 	"fmt"
 	"hash/fnv"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 	"unicode/utf16"
 )
 
-// The writer of provisioning media: UDF 1.02 (ECMA-167 2nd edition, OSTA UDF
-// 1.02), ISO 9660 with Joliet and Rock Ridge, or both over the same data. Only
-// a root directory with files, as the platform's media have.
+const udfRevision = 0x0102
 
-const (
-	sector = 2048
-
-	mainVDS        = 32
-	reserveVDS     = 48
-	integrityVDS   = 64
-	isoTables      = 70 // path tables, directories, continuation area
-	anchor         = 256
-	partitionStart = 257
-
-	udfRevision = 0x0102
-)
-
-type imageFile struct {
-	name string
-	data []byte
-	at   int // first sector of the data
-}
-
-// An image under construction.
-type image struct {
-	buf   []byte
-	label string
-	when  time.Time
-	files []imageFile
-	total int // sectors
-}
-
-// BuildImage makes a disc image with the files in its root directory.
-func BuildImage(files map[string][]byte, label string, when time.Time, udf, iso bool) ([]byte, error) {
-	if !udf && !iso {
-		return nil, fmt.Errorf("build image: neither udf nor iso9660 asked for")
-	}
-	m := &image{label: label, when: when.UTC()}
-	names := slices.Sorted(maps.Keys(files))
-	if len(names) > 100 {
-		return nil, fmt.Errorf("build image: %d files, at most 100", len(names))
-	}
-	// Partition: file set, its end, root entry, directory, then entries, then data.
-	data := partitionStart + 3 + m.directorySectors(names) + len(names)
-	for _, name := range names {
-		if name == "" || strings.ContainsAny(name, "/\x00") || len(name) > 100 {
-			return nil, fmt.Errorf("build image: %q cannot be the name of a file", name)
-		}
-		m.files = append(m.files, imageFile{name: name, data: files[name], at: data})
-		data += (len(files[name]) + sector - 1) / sector
-	}
-	m.total = data + 1 // the last sector is an anchor
-	if m.total > 1<<19 {
-		return nil, fmt.Errorf("build image: %d sectors are more than 1 GiB", m.total)
-	}
-	m.buf = make([]byte, m.total*sector)
-	for _, f := range m.files {
-		copy(m.buf[f.at*sector:], f.data)
-	}
-	recognition := 16
-	if iso {
-		recognition = m.writeISO()
-	}
-	if udf {
-		m.writeUDF(recognition)
-	}
-	return m.buf, nil
-}
-
-func (m *image) at(n int) []byte { return m.buf[n*sector : (n+1)*sector] }
-
-func put16(b []byte, at, v int) { binary.LittleEndian.PutUint16(b[at:], uint16(v)) }
-func put32(b []byte, at, v int) { binary.LittleEndian.PutUint32(b[at:], uint32(v)) }
-func put64(b []byte, at, v int) { binary.LittleEndian.PutUint64(b[at:], uint64(v)) }
-
-func (m *image) writeUDF(recognition int) {
+func (m *writer) writeUDF(recognition int) {
 	for i, id := range []string{"BEA01", "NSR02", "TEA01"} {
 		b := m.at(recognition + i)
 		copy(b[1:], id)
@@ -108,9 +31,9 @@ func (m *image) writeUDF(recognition int) {
 }
 
 // partitionLength excludes the anchor at the end.
-func (m *image) partitionLength() int { return m.total - 1 - partitionStart }
+func (m *writer) partitionLength() int { return m.total - 1 - partitionStart }
 
-func (m *image) volumeDescriptors(start int) {
+func (m *writer) volumeDescriptors(start int) {
 	b := m.at(start) // primary volume descriptor
 	put32(b, 16, 0)
 	dstring(b[24:56], m.label)
@@ -171,7 +94,7 @@ func (m *image) volumeDescriptors(start int) {
 	tag(m.at(start+5), 8, start+5, 512)
 }
 
-func (m *image) integrity() {
+func (m *writer) integrity() {
 	b := m.at(integrityVDS)
 	udfTime(b[16:], m.when)
 	put32(b, 28, 1) // closed
@@ -191,7 +114,7 @@ func (m *image) integrity() {
 
 // Blocks of the partition: 0 file set descriptor, 1 its end, 2 the root's file
 // entry, 3… the root directory, then one file entry per file.
-func (m *image) fileSet() {
+func (m *writer) fileSet() {
 	b := m.at(partitionStart)
 	udfTime(b[16:], m.when)
 	put16(b, 28, 3)
@@ -240,7 +163,7 @@ func (m *image) fileSet() {
 }
 
 // directorySectors is the size of the root directory.
-func (m *image) directorySectors(names []string) int {
+func (m *writer) directorySectors(names []string) int {
 	n := 40
 	for _, name := range names {
 		n += (38 + len(compressed(name)) + 3) &^ 3
@@ -248,7 +171,7 @@ func (m *image) directorySectors(names []string) int {
 	return (n + sector - 1) / sector
 }
 
-func (m *image) fileEntry(block int, dir bool, size, data, unique int) {
+func (m *writer) fileEntry(block int, dir bool, size, data, unique int) {
 	b := m.at(partitionStart + block)
 	put16(b, 20, 4) // strategy
 	put16(b, 24, 1)

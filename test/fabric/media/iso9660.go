@@ -1,4 +1,4 @@
-package fabric
+package media
 
 import (
 	"encoding/binary"
@@ -17,7 +17,7 @@ type isoDirectory struct {
 
 // writeISO writes the ISO 9660 structures and returns the sector after the
 // volume descriptors.
-func (m *image) writeISO() int {
+func (m *writer) writeISO() int {
 	plain := isoDirectory{path: isoTables}
 	joliet := isoDirectory{path: isoTables + 2, joliet: true}
 	continuation := isoTables + 4
@@ -41,17 +41,7 @@ func (m *image) writeISO() int {
 	return 19
 }
 
-func both16(b []byte, at, v int) {
-	binary.LittleEndian.PutUint16(b[at:], uint16(v))
-	binary.BigEndian.PutUint16(b[at+2:], uint16(v))
-}
-
-func both32(b []byte, at, v int) {
-	binary.LittleEndian.PutUint32(b[at:], uint32(v))
-	binary.BigEndian.PutUint32(b[at+4:], uint32(v))
-}
-
-func (m *image) isoVolume(at int, d isoDirectory) {
+func (m *writer) isoVolume(at int, d isoDirectory) {
 	b := m.at(at)
 	text := func(at, size int, s string) {
 		field := b[at : at+size]
@@ -102,7 +92,7 @@ func (m *image) isoVolume(at int, d isoDirectory) {
 }
 
 // isoRoot writes a root directory.
-func (m *image) isoRoot(d *isoDirectory, continuation int) {
+func (m *writer) isoRoot(d *isoDirectory, continuation int) {
 	var records [][]byte
 	self := func(name string) []byte {
 		var rock []byte
@@ -153,7 +143,7 @@ func (m *image) isoRoot(d *isoDirectory, continuation int) {
 	both32(b[len(records[0]):], 10, d.size)
 }
 
-func (m *image) isoRecord(name string, at, size int, dir bool, system []byte) []byte {
+func (m *writer) isoRecord(name string, at, size int, dir bool, system []byte) []byte {
 	n := 33 + len(name)
 	n += n % 2
 	head := n
