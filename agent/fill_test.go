@@ -98,8 +98,8 @@ func TestCerts(t *testing.T) {
 			{Thumbprint: "BB", CertPEM: certPEM},
 			{Thumbprint: "CC", CertPEM: []byte("rubbish")},
 		},
-		Handlers: []protocol.Handler{{Name: "P.T", Settings: []protocol.Settings{{Thumbprint: "aa"}, {Thumbprint: "BB"}, {Thumbprint: "DD"}, {Thumbprint: "DD"}}}},
 	}
+	gs.Handlers = []protocol.Handler{{Name: "P.T", Settings: []protocol.Settings{{Thumbprint: "aa"}, {Thumbprint: "BB"}, {Thumbprint: "DD"}, {Thumbprint: "DD"}}}}
 	got := certs(gs)
 	if len(got) != 4 {
 		t.Fatalf("%+v", got)
@@ -118,7 +118,9 @@ func TestRequester(t *testing.T) {
 	var x asked
 	at := time.Now()
 	gs := func(activity string, seq int, when time.Time) *protocol.GoalState {
-		return &protocol.GoalState{ActivityID: activity, Received: when, Handlers: []protocol.Handler{{Name: "P.T", Version: "1", Settings: []protocol.Settings{{Name: "P.T", Seq: seq}}}}}
+		g := &protocol.GoalState{Received: when}
+		g.ActivityID, g.Handlers = activity, []protocol.Handler{{Name: "P.T", Version: "1", Settings: []protocol.Settings{{Name: "P.T", Seq: seq}}}}
+		return g
 	}
 	d := extensions.Detail{Name: "P.T", Version: "1", Seq: 0, Started: at.Add(time.Second)}
 	x.set(gs("one", 0, at))

@@ -297,7 +297,10 @@ func level(h protocol.Handler, n int, after ...string) protocol.Handler {
 // state builds the next goal state.
 func (w *world) state(hs ...protocol.Handler) *protocol.GoalState {
 	w.inc++
-	return &protocol.GoalState{Incarnation: fmt.Sprint(w.inc), ID: fmt.Sprintf("incarnation_%d", w.inc), SeqNo: []byte(fmt.Sprint(w.inc)), Handlers: hs}
+	return &protocol.GoalState{
+		Incarnation: fmt.Sprint(w.inc), ID: fmt.Sprintf("incarnation_%d", w.inc), SeqNo: []byte(fmt.Sprint(w.inc)),
+		Desired: protocol.Desired{Handlers: hs},
+	}
 }
 
 // offer hands over a goal state and waits until everything has come to an end.

@@ -22,6 +22,22 @@ const (
 	FastTrack Source = "FastTrack"
 )
 
+// Desired is what ExtensionsConfig and vmSettings both say: the same things,
+// written differently.
+type Desired struct {
+	// CreatedTicks counts 100 ns from 0001-01-01 UTC; 0 when unknown.
+	CreatedTicks  int64
+	ActivityID    string
+	CorrelationID string
+	// OnHold: do not process extensions (protocol/SPEC.md §6.5).
+	OnHold bool
+
+	RequiredFeatures []string
+	StatusBlob       StatusBlob
+	Families         []AgentFamily
+	Handlers         []Handler
+}
+
 // A GoalState is what the platform wants of this VM, merged from the
 // WireServer documents and vmSettings (protocol/SPEC.md §7.4).
 type GoalState struct {
@@ -39,19 +55,10 @@ type GoalState struct {
 	// SeqNo is reported back as inSvdSeqNo: the incarnation as a JSON string
 	// for Fabric, the number of the document for FastTrack.
 	SeqNo json.RawMessage
-	// CreatedTicks counts 100 ns from 0001-01-01 UTC; 0 when unknown.
-	CreatedTicks  int64
-	ActivityID    string
-	CorrelationID string
-	// OnHold: do not process extensions (protocol/SPEC.md §6.5).
-	OnHold bool
 	// Outdated: report but do not execute (protocol/SPEC.md §7.5).
 	Outdated bool
+	Desired
 
-	RequiredFeatures []string
-	StatusBlob       StatusBlob
-	Families         []AgentFamily
-	Handlers         []Handler
 	// Certs are the certificates the platform delivered, keys among them.
 	Certs []Certificate
 	// CertsErr is why Certs may be incomplete; it never fails the goal state.

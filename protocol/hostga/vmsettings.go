@@ -19,18 +19,11 @@ const minVMSettings = "1.0.8.133"
 
 // VMSettings is the document of protocol/SPEC.md §7.3.
 type VMSettings struct {
+	protocol.Desired
 	Plugin string // its version
 	ETag   string
-	Source string // Fabric, FastTrack, or "" when the document does not say
-
-	CreatedTicks              int64
-	SeqNo                     json.RawMessage
-	ActivityID, CorrelationID string
-	OnHold                    bool
-	StatusBlob                protocol.StatusBlob
-	RequiredFeatures          []string
-	Families                  []protocol.AgentFamily
-	Handlers                  []protocol.Handler
+	Source protocol.Source // "" when the document does not say
+	SeqNo  json.RawMessage // inSvdSeqNo, to be reported back
 }
 
 // whole, truth and words take a value in the type it should have or as text,
@@ -95,16 +88,14 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 	if err := lenient(b, &doc); err != nil {
 		return nil, &protocol.DocumentError{Doc: "vmSettings", Err: err}
 	}
-	vm := &VMSettings{
-		Plugin: doc.HostGAPluginVersion, Source: doc.ExtensionGoalStatesSource,
-		CreatedTicks: doc.ExtensionsLastModifiedTickCount.n, ActivityID: doc.ActivityID, CorrelationID: doc.CorrelationID,
-		OnHold: doc.OnHold.v,
-	}
+	vm := &VMSettings{Plugin: doc.HostGAPluginVersion, Source: protocol.Source(doc.ExtensionGoalStatesSource)}
+	vm.CreatedTicks, vm.ActivityID, vm.CorrelationID = doc.ExtensionsLastModifiedTickCount.n, doc.ActivityID, doc.CorrelationID
+	vm.OnHold = doc.OnHold.v
 	// The writer is not consistent about case, and to take one for the other
 	// would run what must not be run.
 	for _, known := range []protocol.Source{protocol.Fabric, protocol.FastTrack} {
-		if strings.EqualFold(strings.TrimSpace(vm.Source), string(known)) {
-			vm.Source = string(known)
+		if strings.EqualFold(strings.TrimSpace(doc.ExtensionGoalStatesSource), string(known)) {
+			vm.Source = known
 		}
 	}
 	if s := bytes.TrimSpace(doc.InSvdSeqNo); len(s) > 0 && string(s) != "null" && s[0] != '{' && s[0] != '[' {

@@ -26,7 +26,6 @@ type documents struct {
 	goalState, extensions, hosting, sharedConfig, vmSettings []byte
 
 	ext      *wire.Extensions
-	onHold   bool
 	names    wire.Names
 	certs    []protocol.Certificate
 	certsErr error
@@ -132,7 +131,7 @@ func (c *Client) lost(ctx context.Context, what doc, err error) doc {
 
 func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.GoalState, d *documents) error {
 	if gs.ExtensionsConfig == "" {
-		d.ext, d.extensions, d.onHold = &wire.Extensions{}, nil, false
+		d.ext, d.extensions = &wire.Extensions{}, nil
 		return nil
 	}
 	b, err := w.Document(ctx, "extensionsConfig", gs.ExtensionsConfig)
@@ -143,19 +142,18 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 	if err != nil {
 		return err
 	}
-	hold := false
 	if !x.ArtifactsProfile.Empty() {
 		p, _, err := c.transfers().Get(ctx, transfer.Want{
 			Op: "artifactsProfile", URIs: []secret.URL{x.ArtifactsProfile}, Limit: profileLimits.Bytes, Budget: 20 * time.Second,
 		})
 		if err == nil {
-			hold, err = onHold(p)
+			x.OnHold, err = onHold(p)
 		}
 		if err != nil { // any trouble: not on hold (protocol/SPEC.md §6.5)
 			c.o.Log.Debug().Err(err).Msg("artifacts profile not available")
 		}
 	}
-	d.ext, d.extensions, d.onHold = x, c.forHistory(b), hold
+	d.ext, d.extensions = x, c.forHistory(b)
 	return nil
 }
 
@@ -363,10 +361,10 @@ func (c *Client) readMarker() time.Time {
 // writeMarker sets or, with the zero time, removes the marker.
 func (c *Client) writeMarker(t time.Time) {
 	t = t.Truncate(time.Microsecond)
-	if t.Equal(c.state.marker) {
+	if t.Equal(c.state.marked) {
 		return
 	}
-	c.state.marker = t
+	c.state.marked = t
 	if t.IsZero() {
 		if err := c.o.Root.Remove(path.Join(c.o.LibDir, markerFile)); err != nil {
 			c.o.Log.Warn().Err(err).Msg("could not remove FastTrack marker")

@@ -506,7 +506,7 @@ func TestFact10EndOfFastTrackSurvivesRestarts(t *testing.T) {
 // one that had them a moment ago is not believed for six hours.
 func TestLostVMSettingsComeBack(t *testing.T) {
 	t.Parallel()
-	for away, most := range map[time.Duration]time.Duration{2 * time.Minute: time.Minute, 20 * time.Hour: reprobe} {
+	for away, most := range map[time.Duration]time.Duration{2 * time.Minute: time.Minute, 20 * time.Hour: settingsReprobe} {
 		bubble(t, func(f *fakeHost) { f.vm, f.etag = vmWith(ticks0+1, "FastTrack", ""), "1" }, func(t *testing.T, f *fakeHost, c *Client) {
 			gs := mustGS(t, c, "")
 			f.set(func() { f.fail["vmSettings"] = 404 })
@@ -885,7 +885,7 @@ func TestIdleTraffic(t *testing.T) {
 			}
 		}
 		// Nothing happens for long: the goal state document is the dear one.
-		look(quietAfter)
+		look(idleAfter)
 		f.clear()
 		look(time.Hour)
 		if n, all := len(f.requests("comp=goalstate")), len(f.requests("")); n < 145 || n > 155 || all < 745 || all > 755 {
@@ -900,7 +900,7 @@ func TestIdleTraffic(t *testing.T) {
 			t.Errorf("after a change: %+v", gs)
 		}
 		// What shows in the goal state alone is seen with the fourth look.
-		look(quietAfter + time.Minute)
+		look(idleAfter + time.Minute)
 		f.set(func() { f.inc = "3" })
 		start := time.Now()
 		for gs.Incarnation != "3" {
@@ -919,7 +919,7 @@ func TestIdleTraffic(t *testing.T) {
 			t.Errorf("%d looks in the minute after a change", n)
 		}
 		// On this host it is always looked at, until vmSettings tell again.
-		look(quietAfter)
+		look(idleAfter)
 		f.clear()
 		look(time.Minute)
 		if n := len(f.requests("comp=goalstate")); n != 10 {
@@ -930,7 +930,7 @@ func TestIdleTraffic(t *testing.T) {
 		})
 		time.Sleep(6 * time.Second)
 		gs = mustGS(t, c, gs.Key())
-		look(quietAfter + time.Minute)
+		look(idleAfter + time.Minute)
 		f.clear()
 		look(4 * time.Minute)
 		if n := len(f.requests("comp=goalstate")); n != 10 {

@@ -25,15 +25,15 @@ const (
 // archive keeps the documents of a new goal state under history/, without
 // secrets, for people who look for what happened (protocol/SPEC.md §16.2). It is
 // best effort: no sync, and no error leaves it.
-func (c *Client) archive(gs *protocol.GoalState) {
+func (c *Client) archive(incarnation string) {
 	budget := c.historyBudget()
 	if budget < 0 {
 		return
 	}
 	dir := path.Join(c.o.LibDir, "history")
-	name := time.Now().UTC().Format("2006-01-02T15-04-05") + "__" + safe(gs.Incarnation)
-	if gs.ETag != "" {
-		name += "-" + safe(gs.ETag)
+	name := time.Now().UTC().Format("2006-01-02T15-04-05") + "__" + safe(incarnation)
+	if etag := c.state.adopted.etag; etag != "" {
+		name += "-" + safe(etag)
 	}
 	entry := path.Join(dir, name)
 	if err := c.o.Root.MkdirAll(entry, 0o700); err != nil {
@@ -41,7 +41,7 @@ func (c *Client) archive(gs *protocol.GoalState) {
 		return
 	}
 	d := &c.state.docs
-	certs, _ := json.MarshalIndent(thumbprints(gs), "", "  ")
+	certs, _ := json.MarshalIndent(thumbprints(d.certs), "", "  ")
 	for _, f := range []struct {
 		name string
 		data []byte
@@ -82,9 +82,9 @@ type summary struct {
 	HasPrivateKey bool   `json:"hasPrivateKey"`
 }
 
-func thumbprints(gs *protocol.GoalState) []summary {
+func thumbprints(certs []protocol.Certificate) []summary {
 	out := []summary{}
-	for _, k := range gs.Certs {
+	for _, k := range certs {
 		out = append(out, summary{k.Thumbprint, k.KeyPEM.Set()})
 	}
 	return out

@@ -175,9 +175,9 @@ func (c *Client) refetch() {
 	default:
 		return // somebody is at it
 	}
-	if s := &c.state; s.adopted != nil && (s.again.IsZero() || c.due()) {
+	if s := &c.state; s.adopted != nil && (s.retryAt.IsZero() || s.due()) {
 		s.docs.failed |= extensions
-		s.again = time.Now().Add(chaseMax)
+		s.retryAt = time.Now().Add(statusBlobRetry)
 	}
 }
 

@@ -13,15 +13,11 @@ import (
 	"github.com/azguest/azguest/protocol/internal/settings"
 )
 
-// Extensions is ExtensionsConfig (protocol/SPEC.md §6).
+// Extensions is ExtensionsConfig (protocol/SPEC.md §6). OnHold is not part of
+// it: it stands in the document at ArtifactsProfile.
 type Extensions struct {
-	CreatedTicks              int64
-	ActivityID, CorrelationID string
-	RequiredFeatures          []string
-	StatusBlob                protocol.StatusBlob
-	ArtifactsProfile          secret.URL
-	Families                  []protocol.AgentFamily
-	Handlers                  []protocol.Handler
+	protocol.Desired
+	ArtifactsProfile secret.URL
 }
 
 // ParseExtensions reads ExtensionsConfig. A mistake in the part of one
@@ -32,11 +28,8 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 		return nil, err
 	}
 	meta := root.below("InVMGoalStateMetaData")
-	x := &Extensions{
-		ActivityID:       meta.attr("activityId"),
-		CorrelationID:    meta.attr("correlationId"),
-		ArtifactsProfile: secret.NewURL(root.below("InVMArtifactsProfileBlob").text()),
-	}
+	x := &Extensions{ArtifactsProfile: secret.NewURL(root.below("InVMArtifactsProfileBlob").text())}
+	x.ActivityID, x.CorrelationID = meta.attr("activityId"), meta.attr("correlationId")
 	// Unparsable is the same as missing: older than everything.
 	x.CreatedTicks, _ = strconv.ParseInt(meta.attr("createdOnTicks"), 10, 64)
 	for _, f := range root.below("RequiredFeatures").all("RequiredFeature") {
