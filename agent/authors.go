@@ -39,7 +39,7 @@ func (t *Tool) Policy(args []string) int {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
 		return exitFlags
 	}
-	a := extensions.ExplainPolicy(t.Root, extensions.Config{PolicyFile: t.Config.Policy.File, PolicyMode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
+	a := extensions.ExplainPolicy(t.Root, extensions.PolicyConfig{File: t.Config.Policy.File, Mode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
 	if *asJSON {
 		if err := t.json(a); err != nil {
 			return t.end(err)

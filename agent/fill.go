@@ -283,7 +283,7 @@ func describe(certPEM []byte) (kind string, until time.Time) {
 // moments.
 func (a *Agent) showPolicy() {
 	p := status.Policy{Mode: a.cfg.Policy.Mode, Why: a.cfg.PolicyWhy()}
-	files, err := extensions.PolicyFiles(a.Root, extensions.Config{PolicyFile: a.cfg.Policy.File})
+	files, err := extensions.PolicyFiles(a.Root, extensions.PolicyConfig{File: a.cfg.Policy.File})
 	if err != nil {
 		a.Log.Debug().Err(err).Msg("could not list policy files")
 	}

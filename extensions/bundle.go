@@ -26,7 +26,6 @@ const (
 	maxUnpacked  = 4 << 30
 	maxNameBytes = 1024
 	maxDepth     = 64
-	maxManifest  = 1 << 20
 )
 
 // errBundle says that a package is not one we unpack. It is the package's

@@ -66,8 +66,6 @@ func cancelled(when string) Problem {
 	return Problem{codeOther, causeCancelled, causeCancelled + ": cancelled by the operator " + when}
 }
 
-func (p Problem) err() error { return because(p.Cause, errors.New(p.Text)) }
-
 // cancel does the operator's will.
 func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 	key := strings.ToLower(c.name)
@@ -94,7 +92,7 @@ func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 		waits := cmp.Or(p.waits[q.key()], p.gate, "its turn")
 		settled, working := m.enabledRow(r)
 		switch {
-		case m.cfg.Mode != ModeOn || p.refused || p.skipped[q.key()].Text != "" || p.off[key].Text != "" || q.handler.Invalid != "":
+		case m.cfg.Mode != ModeOn || p.refused || !p.skipped[q.key()].None() || !p.off[key].None() || q.handler.Invalid != "":
 			continue
 		case !q.enable && !m.pairOpen(q), q.enable && r.end != endOpen, settled && !working:
 			continue
@@ -138,7 +136,7 @@ func (m *Manager) enabledRow(r row) (settled, working bool) {
 	q := r.pair
 	e, known := r.rec.Exts[q.ext]
 	wish := WishExt{Name: q.ext, Seq: q.seq, Hash: settingsHash(r.status.Version, q), Force: m.pass.forced[q.key()]}
-	settled = q.enable && known && enableWhy(wish, Fact{Record: r.rec}, e, known, !r.rec.State.installed(), m.now()) == "" && e.FailKey == ""
+	settled = q.enable && known && enableWhy(wish, r.rec.State, e.ExtFact, known, m.now()) == "" && e.FailKey == ""
 	st := r.status.Extension
 	return settled, e.Last != nil && e.Last.Op == Enable && (r.missing || st != nil && st.Status == transitioning)
 }

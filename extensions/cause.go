@@ -370,3 +370,8 @@ func lastBytes(s string, n int) string {
 	}
 	return s
 }
+
+// signalNumber is the number of a signal's name, 0 if there is none.
+func signalNumber(name string) int { return int(unix.SignalNum(name)) }
+
+func signalName(n int) string { return unix.SignalName(unix.Signal(n)) }

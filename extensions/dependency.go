@@ -24,12 +24,12 @@ func (p pair) order() int {
 func (m *Manager) gated(pairs []pair, start func()) bool {
 	wait := false
 	for _, q := range pairs {
-		if m.pass.skipped[q.key()].Text != "" {
+		if !m.pass.skipped[q.key()].None() {
 			continue
 		}
 		blocker, never := m.gate(q)
 		switch {
-		case never.Text != "":
+		case !never.None():
 			m.skip(q, never)
 		case blocker != "":
 			m.pass.waits[q.key()] = blocker

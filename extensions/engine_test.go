@@ -508,7 +508,7 @@ func TestNumberGoesBack(t *testing.T) {
 func TestHeartbeatOfTheForbidden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple})
-	w.cfg.PolicyMode = PolicyEnforce
+	w.cfg.Policy.Mode = PolicyEnforce
 	w.start()
 	w.offer(ext("P.X", "1.0", 0))
 	writeFile(t, w.base("P.X-1.0/heartbeat.log"), `[{"heartbeat":{"status":"ready","code":0,"formattedMessage":{"lang":"en-US","message":"all is well"}}}]`)

@@ -1,18 +1,13 @@
 package extensions
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
@@ -170,156 +165,6 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	return r, nil
 }
 
-// place gives an unpacked package its name. What the directory held before
-// and the package does not have is in the new one before that takes the old
-// one's place, and both change places in one step: whenever the power goes,
-// there is a handler with its settings, its states and its mrseq.
-func (s store) place(tmp, name, version string) error {
-	if err := s.placeTree(tmp, name, version); err != nil {
-		return fmt.Errorf("place package: %w", err)
-	}
-	return nil
-}
-
-func (s store) placeTree(tmp, name, version string) error {
-	base := s.base(name, version)
-	dir, link := base, false
-	if at := noexecMount(s.root.Path(s.lib)); at != "" {
-		if s.exec == "" {
-			return spelled(causeNoexec, fmt.Errorf("%s is mounted noexec; set Extensions.ExecDir to a directory on a file system that is not", at))
-		}
-		if bad := noexecMount(s.root.Path(s.exec)); bad != "" {
-			return spelled(causeNoexec, fmt.Errorf("Extensions.ExecDir is on %s, which is also mounted noexec", bad))
-		}
-	}
-	if s.exec != "" && s.exec != s.lib {
-		if err := s.root.MkdirAll(s.exec, 0o755); err != nil {
-			return err
-		}
-		dir, link = s.execDir(name, version), true
-	}
-	if err := carryFrom(base, tmp); err != nil { // a link is not followed: what it names is looked at below
-		return err
-	}
-	if link {
-		// Beside its place, under a name that goes with the trash if we die.
-		moved := s.trash(s.root.Path(s.exec))
-		if err := moveTree(tmp, moved); err != nil {
-			return errors.Join(err, top.RemoveAll(moved))
-		}
-		tmp = moved
-		if err := carryFrom(dir, tmp); err != nil {
-			return errors.Join(err, top.RemoveAll(tmp))
-		}
-	}
-	// A directory without a state would be nobody's if we died now.
-	if err := realDirs(tmp); err != nil {
-		return err
-	}
-	if err := writeBeside(tmp, tmp+"/config/HandlerState", []byte("NotInstalled"), 0o600); err != nil {
-		return err
-	}
-	// The record will say that it is there, and is synced: after a power cut
-	// empty files would pass for the handler.
-	if err := syncTree(tmp); err != nil {
-		return err
-	}
-	s.at("before the package has its name")
-	if err := top.ReplaceDir(tmp, dir); err != nil {
-		return err
-	}
-	s.at("after the package has its name")
-	if !link {
-		return nil
-	}
-	if target, err := top.Readlink(base); err == nil && target == dir {
-		return nil
-	}
-	// In the place of nothing, of another link, or of the directory that was
-	// the handler before ExecDir was set.
-	tmp = s.trash(s.sub("tmp"))
-	if err := top.Symlink(dir, tmp); err != nil {
-		return err
-	}
-	s.at("before the link has its name")
-	return top.ReplaceDir(tmp, base)
-}
-
-// trash is a name in dir that is deleted when nobody works there any more.
-func (s store) trash(dir string) string { return dir + "/" + trashPrefix + randomID() }
-
-// carryFrom carries from a directory, if it is one.
-func carryFrom(old, fresh string) error {
-	dir, name := filepath.Split(old)
-	from, err := openFolder(dir, name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrUnsafe) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	to, err := openFolder(fresh)
-	if err != nil {
-		return err
-	}
-	return errors.Join(carry(from, to), to.Close())
-}
-
-// syncTree brings to the disk what was written in a directory. One call for
-// the file system takes less than one for each of a package's files.
-func syncTree(dir string) error {
-	f, err := top.OpenDir(dir, nil)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.SyncFS(), f.Close())
-}
-
-// moveTree renames, or copies where the file systems differ.
-func moveTree(from, to string) error {
-	err := top.Rename(from, to)
-	if !errors.Is(err, unix.EXDEV) {
-		return err
-	}
-	src, err := openFolder(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	if err := top.Mkdir(to, 0o755); err != nil {
-		return err
-	}
-	dst, err := openFolder(to)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(copyTree(src, dst), dst.Close()); err != nil {
-		return err
-	}
-	return top.RemoveAll(from)
-}
-
-// room says in advance that the disk is full, with the figures.
-func (s store) room(limit int64) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.root.Path(s.lib), &st); err != nil {
-		return nil //nolint:nilerr // what can't be asked is found out by writing
-	}
-	const least = 4 << 20 // how much a package needs is known when it is there
-	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
-		return spelled(causeDiskLow, fmt.Errorf("%s has %d MiB free, at least %d MiB are needed", s.lib, free>>20, least>>20))
-	}
-	return nil
-}
-
-// dropPackage deletes the package of a handler that does not need it again.
-func (s store) dropPackage(name, version string) {
-	zip := s.sub("packages", name+"-"+version+".zip")
-	_ = top.Remove(zip)
-	_ = top.Remove(sumFile(zip))
-}
-
 // initialize makes the rest of a handler's directory (extensions/SPEC.md §4.3).
 func (w *work) initialize(r *Record) (code int, err error) {
 	base := w.m.store.base(r.Name, r.Version)
@@ -329,7 +174,7 @@ func (w *work) initialize(r *Record) (code int, err error) {
 	if err := w.m.environment(r.Name, r.Version); err != nil {
 		return codeDownload, err
 	}
-	hm, err := w.m.readManifest(r.Name, r.Version)
+	hm, err := w.m.store.readManifest(r.Name, r.Version)
 	if err != nil {
 		return manifestCode(err), err
 	}
@@ -379,70 +224,4 @@ func (m *Manager) environment(name, version string) error {
 		return fmt.Errorf("write handler environment: %w", err)
 	}
 	return writeBeside(base, base+"/"+environmentName, handlerEnvironment(name, logs, base), 0o644)
-}
-
-var errManifestLoad = errors.New("Failed to load manifest file") //nolint:staticcheck // tools look for this sentence
-
-// readManifest reads the manifest of an unpacked package.
-func (m *Manager) readManifest(name, version string) (HandlerManifest, error) {
-	path := m.store.base(name, version) + "/" + manifestName
-	if err := m.store.ours(name, version); err != nil {
-		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
-	}
-	data, _, err := readSafely(path, maxManifest)
-	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
-	}
-	hm, err := ParseHandlerManifest(data)
-	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("Malformed manifest file (%s): %w", path, err) //nolint:staticcheck // tools look for this sentence
-	}
-	return hm, nil
-}
-
-func manifestCode(err error) int {
-	if errors.Is(err, errManifestLoad) {
-		return codeManifestLoad
-	}
-	return codeManifestParse
-}
-
-// scanLimit bounds how much of a package is read for words.
-const scanLimit = 256 << 20
-
-// usesPackageManager looks for the names of package managers in the files of
-// a package. The old agent ran one handler after the other, so handlers never
-// had to wait for the lock of apt or rpm, and many do not; those that may
-// need it are kept apart, the others run side by side.
-func usesPackageManager(dir string) bool {
-	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
-	left, found := int64(scanLimit), errors.New("found")
-	err := top.Walk(dir, maxCarried, func(_ string, in *host.Dir, fi fs.FileInfo, err error) error {
-		if err != nil || !fi.Mode().IsRegular() {
-			return err
-		}
-		f, err := in.Open(fi.Name())
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		buf := make([]byte, 64<<10)
-		keep := 0
-		for left > 0 {
-			n, err := f.Read(buf[keep:])
-			left -= int64(n)
-			for _, word := range words {
-				if bytes.Contains(buf[:keep+n], word) {
-					return found
-				}
-			}
-			if err != nil {
-				return nil // the end, or something unpack would have noticed
-			}
-			// A word may lie across two reads.
-			keep = copy(buf, buf[max(0, keep+n-16):keep+n])
-		}
-		return nil
-	})
-	return errors.Is(err, found)
 }

@@ -2,10 +2,8 @@ package extensions
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -100,7 +98,7 @@ func settingsName(ext string, seq int, suffix string) string {
 }
 
 // handlerStatusFile is config/HandlerStatus as the old agent writes it.
-func handlerStatusFile(r Record, multi bool) []byte {
+func handlerStatusFile(name, version string, r Report, multi bool) []byte {
 	doc := struct {
 		Name    string `json:"name"`
 		Version string `json:"version"`
@@ -109,7 +107,7 @@ func handlerStatusFile(r Record, multi bool) []byte {
 		Message string `json:"message"`
 		Multi   bool   `json:"supports_multi_config"`
 		Ext     any    `json:"extension_status"`
-	}{r.Name, r.Version, r.Report.Status, r.Report.Code, r.Report.Message, multi, nil}
+	}{name, version, r.Status, r.Code, r.Message, multi, nil}
 	b, _ := json.Marshal(doc) // plain strings and numbers
 	return b
 }
@@ -144,14 +142,6 @@ func errorStatus(name, operation string, code int, message string, now time.Time
 	}}
 	b, _ := json.Marshal(doc) // maps of strings and numbers
 	return b
-}
-
-// randomID names a job or a temporary file. It must not contain the name of a
-// handler: some of them kill everything whose command line does.
-func randomID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return fmt.Sprintf("%x", b)
 }
 
 // dropSettings removes settings that handlers would take for newer ones:
@@ -221,36 +211,4 @@ func forgetExtension(base, ext string) error {
 		}))
 	}
 	return errors.Join(append(errs, top.RemoveAll(base+"/"+ext+".mrseq"))...)
-}
-
-// mendNumber deals with what a power cut leaves of the file in which a handler
-// keeps the sequence number that it has seen last: published ones truncate and
-// rewrite it in place, and with an empty one they neither run nor fail, for
-// these settings and all to come. It gets the number of the last enable that
-// came to an end, or goes, as if none had.
-func (w *work) mendNumber(base, ext string) error {
-	names := []string{"mrseq", "bin/mrseq"} // extensions/SPEC.md §4.5
-	if ext != "" {
-		names = []string{ext + ".mrseq"}
-	}
-	last := -1
-	for _, r := range w.recs {
-		if e, ok := r.Exts[ext]; ok && e.Hash != "" {
-			last = max(last, e.Seq)
-		}
-	}
-	var errs []error
-	for _, name := range names {
-		data, fi, err := readSafely(base+"/"+name, 64)
-		if err != nil || strings.Trim(string(data), "\x00 \t\r\n") != "" {
-			continue // none, one that is well, or what only the handler can know
-		}
-		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("sequence number file of the handler was empty, restored the last known number")
-		if last < 0 {
-			errs = append(errs, top.Remove(base+"/"+name))
-			continue
-		}
-		errs = append(errs, writeBeside(base, base+"/"+name, []byte(strconv.Itoa(last)), fi.Mode().Perm()))
-	}
-	return errors.Join(errs...)
 }

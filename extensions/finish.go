@@ -183,7 +183,7 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 				return err
 			}
 		} else {
-			ch := change(r, t.From)
+			ch := r.changeFrom(t.From)
 			ch.Updated = true
 			r.Change = &ch
 		}
@@ -201,7 +201,7 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 		return err
 	}
 	switch {
-	case t.Op == Disable && t.For == ForDelete:
+	case t.Op == Disable && t.Purpose == ForDelete:
 		delete(r.Exts, t.Ext) // done has cloned the map
 		if err := forgetExtension(w.m.store.base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("could not remove files of a deleted extension")
@@ -222,7 +222,7 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 // step notes progress of a version change in the record of the new version.
 func (w *work) step(t Task, f func(*Change)) error {
 	n := w.rec(t.To)
-	ch := change(n, t.From)
+	ch := n.changeFrom(t.From)
 	f(&ch)
 	n.Change = &ch
 	return w.put(n)
@@ -289,10 +289,10 @@ func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 	case t.Op == Uninstall:
 		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, handler is removed anyway")
 		return w.gone(r, t)
-	case t.Op == Disable && t.For == ForDelete:
+	case t.Op == Disable && t.Purpose == ForDelete:
 		w.say(t.Ext, "[Ignored Error] %s", p.Text)
 		return w.succeeded(r, d, exit)
-	case t.Op == Disable && t.For == ForUninstall:
+	case t.Op == Disable && t.Purpose == ForUninstall:
 		r = r.fail(Disable)
 		r.FailKey, r.FailBoot = d.Key, w.m.boot
 		return w.put(r)
@@ -306,7 +306,7 @@ func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text), false)
 			return w.put(r)
 		}
-		r.Report = p.report()
+		r.Report = reportOf(p)
 		return w.put(r)
 	}
 	r = r.fail(t.Op)

@@ -17,6 +17,28 @@ const (
 	heartbeatAge = 600 * time.Second
 )
 
+// A Report is the handler-level part of a status row.
+type Report struct {
+	Status  string `json:"status,omitempty"` // Ready or NotReady; empty: no row
+	Code    int    `json:"code"`
+	Message string `json:"message,omitempty"`
+	Cause   string `json:"cause,omitempty"` // stable; empty if all is well
+}
+
+// reportOf is the row of a handler that has a problem.
+func reportOf(p Problem) Report {
+	return Report{Status: "NotReady", Code: p.Code, Message: p.Text, Cause: p.Cause}
+}
+
+// problem is what a report says is wrong. One that says nothing has no cause.
+func (r Report) problem() Problem {
+	p := Problem{Code: r.Code, Cause: r.Cause, Text: r.Message}
+	if p.Cause == "" && p.Code != 0 {
+		p.Cause = causeOfCode(p.Code)
+	}
+	return p
+}
+
 // A beat is the content of heartbeat.log.
 type beat struct {
 	Status  string

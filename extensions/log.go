@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
@@ -186,8 +184,3 @@ func (m *Manager) auditLog(e AuditEntry) {
 		m.log.Warn().Err(err).Msg("could not write audit log")
 	}
 }
-
-// signalNumber is the number of a signal's name, 0 if there is none.
-func signalNumber(name string) int { return int(unix.SignalNum(name)) }
-
-func signalName(n int) string { return unix.SignalName(unix.Signal(n)) }

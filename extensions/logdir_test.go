@@ -221,7 +221,7 @@ func TestSEC1UnderAttack(t *testing.T) {
 		w, _ := speaker(t)
 		s := w.m.store
 		w.wish, w.want = Wish{Name: "P.X", Exts: []WishExt{{}}}, &protocol.Handler{Name: "P.X", Version: "1.0", Settings: []protocol.Settings{{}}}
-		rec := Record{Name: "P.X", Version: "1.0", State: Enabled, Report: Report{Status: "Ready"}, Exts: map[string]ExtRecord{"a": {Enabled: true, Hash: "x"}}}
+		rec := Record{Name: "P.X", Version: "1.0", State: Enabled, Report: Report{Status: "Ready"}, Exts: map[string]ExtRecord{"a": {ExtFact: ExtFact{Enabled: true, Hash: "x"}}}}
 		w.recs["1.0"] = rec
 		hosttest.Attack(t, s.base("P.X", "1.0"), []string{
 			"config/", "config/HandlerState", "config/0.settings", "config/9.settings", "status/", "status/0.status", "mrseq", "heartbeat.log",
@@ -236,7 +236,7 @@ func TestSEC1UnderAttack(t *testing.T) {
 			_ = forgetExtension(base, "a")
 			_, _, _ = statusOf(base+"/status/0.status", "P.X", "1.0", 0)
 			_ = withHeartbeat(Report{Status: "Ready"}, base+"/heartbeat.log", rec.Since, rec.Since)
-			_, _ = w.m.readManifest("P.X", "1.0")
+			_, _ = w.m.store.readManifest("P.X", "1.0")
 			_ = w.copyState(base, s.base("P.X", "2.0"))
 			_, _, _ = s.load()
 			to := s.sub("tmp", randomID())

@@ -97,9 +97,7 @@ type Config struct {
 	// EnableEveryStart enables everything at each start, as the old agent.
 	EnableEveryStart bool
 
-	PolicyFile string // waagent_policy.json
-	PolicyDir  string // our own rules
-	PolicyMode string // PolicyOff, PolicyAudit, PolicyEnforce
+	Policy PolicyConfig
 
 	// Turn is called whenever the engine comes round, at least once in
 	// StatusPoll; may be nil.
@@ -131,9 +129,7 @@ func (c Config) filled() Config {
 	str(&c.Wire, "168.63.129.16")
 	str(&c.Mode, ModeOn)
 	str(&c.Conf, "/etc/waagent.conf")
-	str(&c.PolicyFile, "/etc/waagent_policy.json")
-	str(&c.PolicyDir, "/etc/azguest/policy.d")
-	str(&c.PolicyMode, PolicyEnforce)
+	c.Policy = c.Policy.filled()
 	if c.Parallel <= 0 {
 		c.Parallel = max(16, 4*runtime.NumCPU())
 	}
@@ -405,7 +401,7 @@ func (m *Manager) resume(ctx context.Context, h *handler) {
 			continue
 		}
 		d := *r.Doing
-		d.Task = d.Task.aimed()
+		d.Task = withPurpose(d.Task)
 		r.Doing = &d
 		if d.Job == "" {
 			r.Doing = nil

@@ -32,6 +32,9 @@ type HandlerManifest struct {
 	Odd []string
 }
 
+// maxManifest bounds a manifest.
+const maxManifest = 1 << 20
+
 var errManifest = errors.New("malformed manifest file")
 
 // bom is the byte order mark some publishers' tools write.
@@ -245,4 +248,18 @@ func lenientJSON(data []byte) []byte {
 		out = append(out, c)
 	}
 	return out
+}
+
+// signedAs says why signingInfo does not name this handler in this version,
+// or "".
+func (hm HandlerManifest) signedAs(name, version string) string {
+	switch {
+	case hm.Publisher == "" && hm.Type == "" && hm.Version == "":
+		return "HandlerManifest.json has no signingInfo"
+	case !strings.EqualFold(hm.Publisher+"."+hm.Type, name):
+		return fmt.Sprintf("signed as %s.%s, but offered as %s", hm.Publisher, hm.Type, name)
+	case !strings.EqualFold(hm.Version, version):
+		return fmt.Sprintf("signed as version %s, but offered as %s", hm.Version, version)
+	}
+	return ""
 }

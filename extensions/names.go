@@ -49,3 +49,14 @@ func extensionName(s string) bool {
 func alphanumeric(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
+
+// splitDir takes a directory name apart: everything before the first dash is
+// the name, a version follows the last one (extensions/SPEC.md §4.2). Packages
+// of the agent itself look the same and are left out.
+func splitDir(dir string) (name, version string, ok bool) {
+	i := strings.LastIndexByte(dir, '-')
+	if i <= 0 || !parseVersion(dir[i+1:]).ok || strings.HasPrefix(dir, "WALinuxAgent-") || strings.HasPrefix(dir, "azguest-") {
+		return "", "", false
+	}
+	return dir[:i], dir[i+1:], true
+}

@@ -273,7 +273,7 @@ func TestGates(t *testing.T) {
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, named(simple, "P.A", "P.B", "P.C")...)
-	w.cfg.PolicyMode = PolicyEnforce
+	w.cfg.Policy.Mode = PolicyEnforce
 	w.start()
 	w.offer(ext("P.B", "1.0", 0))
 	writeFile(t, w.root.Path("/etc/waagent_policy.json"), `{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true,"extensions":{"p.a":{}}}}`)

@@ -1,6 +1,9 @@
 package extensions
 
 import (
+	"bytes"
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -70,4 +73,44 @@ func (m *Manager) packagesLocked(h *handler) string {
 		m.log.Info().Str("handler", h.name).Str("holder", who).Msg("waiting for the package manager")
 	}
 	return who
+}
+
+// scanLimit bounds how much of a package is read for words.
+const scanLimit = 256 << 20
+
+// usesPackageManager looks for the names of package managers in the files of
+// a package. The old agent ran one handler after the other, so handlers never
+// had to wait for the lock of apt or rpm, and many do not; those that may
+// need it are kept apart, the others run side by side.
+func usesPackageManager(dir string) bool {
+	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
+	left, found := int64(scanLimit), errors.New("found")
+	err := top.Walk(dir, maxCarried, func(_ string, in *host.Dir, fi fs.FileInfo, err error) error {
+		if err != nil || !fi.Mode().IsRegular() {
+			return err
+		}
+		f, err := in.Open(fi.Name())
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		buf := make([]byte, 64<<10)
+		keep := 0
+		for left > 0 {
+			n, err := f.Read(buf[keep:])
+			left -= int64(n)
+			for _, word := range words {
+				if bytes.Contains(buf[:keep+n], word) {
+					return found
+				}
+			}
+			if err != nil {
+				return nil // the end, or something unpack would have noticed
+			}
+			// A word may lie across two reads.
+			keep = copy(buf, buf[max(0, keep+n-16):keep+n])
+		}
+		return nil
+	})
+	return errors.Is(err, found)
 }

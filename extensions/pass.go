@@ -308,7 +308,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	p := m.pass
 	name := strings.ToLower(want.Name)
 	mine := slices.DeleteFunc(slices.Clone(p.pairs), func(q pair) bool { return q.handler != want })
-	if p.stuck[name].Text != "" || p.off[name].Text != "" || want.Invalid != "" {
+	if !p.stuck[name].None() || !p.off[name].None() || want.Invalid != "" {
 		return false
 	}
 	if len(h.recs) == 0 && want.Want != protocol.WantEnabled {
@@ -374,7 +374,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 		}
 		// The gate said never: go on without those extensions.
 		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e WishExt) bool {
-			return p.skipped[pairKey(want.Name, e.Name)].Text != ""
+			return !p.skipped[pairKey(want.Name, e.Name)].None()
 		})
 		for _, e := range wish.Exts {
 			if !e.Disable {
@@ -403,10 +403,10 @@ func (m *Manager) now() Now {
 func (m *Manager) facts(h *handler) []Fact {
 	var out []Fact
 	for _, r := range h.recs {
-		f := Fact{Record: r}
+		f := r.fact()
 		if r.State != Absent {
-			if hm, err := m.readManifest(r.Name, r.Version); err == nil {
-				f.NoInstallOnUpdate, f.ContinueOnFailure = hm.NoInstallOnUpdate, hm.ContinueOnFailure
+			if hm, err := m.store.readManifest(r.Name, r.Version); err == nil {
+				f.NoInstallOnUpdate = hm.NoInstallOnUpdate
 			}
 		}
 		out = append(out, f)
@@ -432,7 +432,7 @@ func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (Wish, b
 	ordered := slices.Clone(mine)
 	slices.SortStableFunc(ordered, func(a, b pair) int { return cmp.Compare(a.order(), b.order()) })
 	for _, q := range ordered {
-		if p.skipped[q.key()].Text != "" {
+		if !p.skipped[q.key()].None() {
 			continue
 		}
 		e := WishExt{Name: q.ext, Seq: q.seq, Disable: w.Enable && !q.enable, Force: p.forced[q.key()]}

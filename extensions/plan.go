@@ -16,29 +16,19 @@ type Task struct {
 	To   string `json:"to,omitempty"`
 	// Skip: the state changes but no command runs (install when the manifest
 	// says update without install).
-	Skip bool   `json:"skip,omitempty"`
-	Why  string `json:"why,omitempty"` // for people
-	For  Aim    `json:"for,omitempty"`
+	Skip    bool    `json:"skip,omitempty"`
+	Why     string  `json:"why,omitempty"` // for people; nothing is decided by it
+	Purpose Purpose `json:"for,omitempty"` // of a disable
 }
 
-// An Aim is what a disable prepares, where that changes what its end means.
-type Aim string
+// A Purpose is what a disable prepares, where that changes what its end means.
+type Purpose string
 
-// The aims. A disable without one leaves the extension as it is, disabled.
+// The purposes. A disable without one leaves the extension as it is, disabled.
 const (
-	ForDelete    Aim = "delete"    // of one extension of a multi-config handler
-	ForUninstall Aim = "uninstall" // of the handler
+	ForDelete    Purpose = "delete"    // of one extension of a multi-config handler
+	ForUninstall Purpose = "uninstall" // of the handler
 )
-
-// aimed is a task as it is written now: earlier versions had the aim of a
-// disable only in the words for people.
-func (t Task) aimed() Task {
-	aim, known := map[string]Aim{"deleted": ForDelete, "uninstall": ForUninstall}[t.Why]
-	if known && t.Op == Disable {
-		t.For = aim
-	}
-	return t
-}
 
 // Wish is what the platform wants of one handler, with its version decided.
 type Wish struct {
@@ -59,11 +49,32 @@ type WishExt struct {
 	Force   string // an operator's reason to run it again
 }
 
-// Fact is one version of a handler on disk with what its manifest says.
+// A Fact is one version of a handler on disk, as far as the decision depends
+// on it: from its record, and from its manifest.
 type Fact struct {
-	Record
-	NoInstallOnUpdate bool
-	ContinueOnFailure bool // continueOnUpdateFailure
+	Version string
+	State   State
+	Multi   bool
+	Change  *Change            // what of a version change to this one is done
+	Exts    map[string]ExtFact // by name, "" for single-config
+	// FailKey is the goal state, and FailBoot the boot, in which an operation
+	// of the handler failed; it is not tried again in both.
+	FailKey, FailBoot string
+
+	NoInstallOnUpdate bool // manifest: no install after an update
+}
+
+// An ExtFact is one extension of a handler version. It is stored as it is.
+type ExtFact struct {
+	Enabled bool   `json:"enabled,omitempty"`
+	Seq     int    `json:"seq"`
+	Hash    string `json:"hash,omitempty"` // of the settings last tried
+	// Boot and Agent are the boot and the agent version of the last try.
+	Boot  string `json:"boot,omitempty"`
+	Agent string `json:"agent,omitempty"`
+	Start string `json:"start,omitempty"` // of the agent, only if that matters
+	// FailKey is the goal state in which it failed; "" if it did not.
+	FailKey string `json:"failKey,omitempty"`
 }
 
 // Now is what else the decision depends on.
@@ -102,7 +113,7 @@ func planGone(have []Fact, now Now) []Task {
 		// A failed disable does not keep an extension from being deleted, and
 		// is not tried twice (extensions/SPEC.md §10.9).
 		if f.State == Enabled && !f.blocked(now) {
-			tasks = append(tasks, disableAll(f, Task{Why: "uninstall", For: ForUninstall})...)
+			tasks = append(tasks, disableAll(f, Task{Why: "uninstall", Purpose: ForUninstall})...)
 		}
 		switch f.State {
 		case Installed, Enabled, Disabled, Broken:
@@ -131,7 +142,7 @@ func disableAll(f Fact, like Task) []Task {
 	if like.To != "" {
 		like.From = f.Version
 	}
-	names := enabledNames(f.Record)
+	names := f.EnabledNames()
 	if !f.Multi || len(names) == 0 {
 		return []Task{like}
 	}
@@ -144,7 +155,7 @@ func disableAll(f Fact, like Task) []Task {
 }
 
 func planEnabled(w Wish, have []Fact, now Now) []Task {
-	target := Fact{Record: Record{Name: w.Name, Version: w.Version, State: Absent}}
+	target := Fact{Version: w.Version, State: Absent}
 	var old *Fact
 	for i, f := range have {
 		switch {
@@ -224,11 +235,11 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 		rec, known := target.Exts[e.Name]
 		if e.Disable {
 			if known && rec.Enabled && !fresh {
-				off = append(off, Task{Op: Disable, Version: w.Version, Ext: e.Name, Why: "deleted", For: ForDelete})
+				off = append(off, Task{Op: Disable, Version: w.Version, Ext: e.Name, Why: "deleted", Purpose: ForDelete})
 			}
 			continue
 		}
-		if why := enableWhy(e, target, rec, known, fresh, now); why != "" {
+		if why := enableWhy(e, target.State, rec, known, now); why != "" {
 			on = append(on, Task{Op: Enable, Version: w.Version, Ext: e.Name, Why: why})
 		}
 	}
@@ -245,9 +256,9 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 // again with the next goal state. A mere restart of the agent enables
 // nothing: handlers live on in their own scopes, and one whose script
 // restarts the agent would otherwise never come to rest.
-func enableWhy(e WishExt, target Fact, rec ExtRecord, known, fresh bool, now Now) string {
+func enableWhy(e WishExt, state State, rec ExtFact, known bool, now Now) string {
 	switch {
-	case fresh || !known || rec.Hash == "" && !rec.Enabled:
+	case !state.installed() || !known || rec.Hash == "" && !rec.Enabled:
 		return cmp.Or(e.Force, "first enable")
 	case e.Force != "":
 		return e.Force
@@ -265,7 +276,7 @@ func enableWhy(e WishExt, target Fact, rec ExtRecord, known, fresh bool, now Now
 		return "agent upgrade"
 	case now.Start != "" && rec.Start != now.Start:
 		return "agent start"
-	case !rec.Enabled || target.State != Enabled:
+	case !rec.Enabled || state != Enabled:
 		if rec.FailKey != "" {
 			return ""
 		}
@@ -274,11 +285,11 @@ func enableWhy(e WishExt, target Fact, rec ExtRecord, known, fresh bool, now Now
 	return ""
 }
 
-// enabledNames lists the enabled multi-config extensions, sorted.
-func enabledNames(r Record) []string {
+// EnabledNames lists the enabled multi-config extensions, sorted.
+func (f Fact) EnabledNames() []string {
 	var names []string
-	for _, name := range slices.Sorted(maps.Keys(r.Exts)) {
-		if name != "" && r.Exts[name].Enabled {
+	for _, name := range slices.Sorted(maps.Keys(f.Exts)) {
+		if name != "" && f.Exts[name].Enabled {
 			names = append(names, name)
 		}
 	}

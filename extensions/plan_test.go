@@ -55,9 +55,9 @@ func tasksText(tasks []Task) string {
 }
 
 func fact(version string, s State, edit ...func(*Fact)) Fact {
-	f := Fact{Record: Record{Name: "P.X", Version: version, State: s}}
+	f := Fact{Version: version, State: s}
 	if s == Enabled {
-		f.Exts = map[string]ExtRecord{"": {Enabled: true, Hash: "h", Boot: "b", Agent: "a"}}
+		f.Exts = map[string]ExtFact{"": {Enabled: true, Hash: "h", Boot: "b", Agent: "a"}}
 	}
 	for _, e := range edit {
 		e(&f)
@@ -72,7 +72,7 @@ func TestPlan(t *testing.T) {
 	enable := Wish{Name: "P.X", Version: "2", Enable: true, Exts: []WishExt{{Hash: "h"}}}
 	goneWish := Wish{Name: "P.X", Gone: true}
 	ch := func(c Change) func(*Fact) { return func(f *Fact) { f.Change = &c } }
-	ext := func(e ExtRecord) func(*Fact) { return func(f *Fact) { f.Exts = map[string]ExtRecord{"": e} } }
+	ext := func(e ExtFact) func(*Fact) { return func(f *Fact) { f.Exts = map[string]ExtFact{"": e} } }
 	failedIn := func(key, boot string) func(*Fact) {
 		return func(f *Fact) { f.FailKey, f.FailBoot = key, boot }
 	}
@@ -86,15 +86,15 @@ func TestPlan(t *testing.T) {
 		{"fetched", enable, []Fact{fact("2", Fetched)}, "install 2, enable 2"},
 		{"installed", enable, []Fact{fact("2", Installed)}, "enable 2"},
 		{"enabled", enable, []Fact{fact("2", Enabled)}, ""},
-		{"disabled", enable, []Fact{fact("2", Disabled, ext(ExtRecord{Hash: "h", Boot: "b", Agent: "a"}))}, "enable 2"},
+		{"disabled", enable, []Fact{fact("2", Disabled, ext(ExtFact{Hash: "h", Boot: "b", Agent: "a"}))}, "enable 2"},
 		{"broken", enable, []Fact{fact("2", Broken)}, "fetch 2, install 2, enable 2"},
 		{"broken in this goal state", enable, []Fact{fact("2", Broken, failedIn("k", "b"))}, ""},
 		{"broken before the boot", enable, []Fact{fact("2", Broken, failedIn("k", "b0"))}, "fetch 2, install 2, enable 2"},
-		{"new settings", enable, []Fact{fact("2", Enabled, ext(ExtRecord{Enabled: true, Hash: "g", Boot: "b", Agent: "a"}))}, "enable 2"},
-		{"boot", enable, []Fact{fact("2", Enabled, ext(ExtRecord{Enabled: true, Hash: "h", Boot: "b0", Agent: "a"}))}, "enable 2"},
-		{"agent", enable, []Fact{fact("2", Enabled, ext(ExtRecord{Enabled: true, Hash: "h", Boot: "b", Agent: "a0"}))}, "enable 2"},
-		{"failed here", enable, []Fact{fact("2", Installed, ext(ExtRecord{Hash: "h", Boot: "b", Agent: "a", FailKey: "k"}))}, ""},
-		{"failed before", enable, []Fact{fact("2", Installed, ext(ExtRecord{Hash: "h", Boot: "b", Agent: "a", FailKey: "j"}))}, "enable 2"},
+		{"new settings", enable, []Fact{fact("2", Enabled, ext(ExtFact{Enabled: true, Hash: "g", Boot: "b", Agent: "a"}))}, "enable 2"},
+		{"boot", enable, []Fact{fact("2", Enabled, ext(ExtFact{Enabled: true, Hash: "h", Boot: "b0", Agent: "a"}))}, "enable 2"},
+		{"agent", enable, []Fact{fact("2", Enabled, ext(ExtFact{Enabled: true, Hash: "h", Boot: "b", Agent: "a0"}))}, "enable 2"},
+		{"failed here", enable, []Fact{fact("2", Installed, ext(ExtFact{Hash: "h", Boot: "b", Agent: "a", FailKey: "k"}))}, ""},
+		{"failed before", enable, []Fact{fact("2", Installed, ext(ExtFact{Hash: "h", Boot: "b", Agent: "a", FailKey: "j"}))}, "enable 2"},
 		{"upgrade", enable, []Fact{fact("1", Enabled)}, "fetch 2, disable 1, copy 2, update 2, uninstall 1, install 2, enable 2"},
 		{"downgrade", enable, []Fact{fact("3", Enabled)}, "fetch 2, disable 3, copy 2, update 3, uninstall 3, install 2, enable 2"},
 		{"upgrade of a disabled one", enable, []Fact{fact("1", Installed)}, "fetch 2, copy 2, update 2, uninstall 1, install 2, enable 2"},
@@ -103,7 +103,7 @@ func TestPlan(t *testing.T) {
 		{"upgrade, updated", enable, []Fact{fact("1", Disabled), fact("2", Fetched, ch(Change{From: "1", Copied: true, Updated: true}))}, "uninstall 1, install 2, enable 2"},
 		{"upgrade, uninstalled", enable, []Fact{fact("2", Fetched, ch(Change{From: "1", Copied: true, Updated: true, UninstallCode: "0"}))}, "install 2, enable 2"},
 		{"upgrade without install", enable, []Fact{fact("1", Disabled), fact("2", Fetched, ch(Change{From: "1", Copied: true, Updated: true}), func(f *Fact) { f.NoInstallOnUpdate = true })}, "uninstall 1, install 2 (skip), enable 2"},
-		{"upgrade failed before", enable, []Fact{fact("1", Installed), fact("2", Broken, func(f *Fact) { f.FailedUpgrade = true })}, "fetch 2, copy 2, update 2, uninstall 1, install 2, enable 2"},
+		{"upgrade failed before", enable, []Fact{fact("1", Installed), fact("2", Broken)}, "fetch 2, copy 2, update 2, uninstall 1, install 2, enable 2"},
 		{"downgrade failed before", enable, []Fact{fact("3", Broken)}, "fetch 2, install 2, enable 2, remove 3"},
 		{"superseded", enable, []Fact{fact("2", Enabled), fact("1", Broken), fact("1.5", Fetched)}, "remove 1.5, remove 1"},
 		{"uninstall enabled", goneWish, []Fact{fact("2", Enabled)}, "disable 2, uninstall 2"},
@@ -123,6 +123,15 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// recordOf is a record with what the facts say.
+func recordOf(f Fact) Record {
+	r := Record{Name: "P.X", Version: f.Version, State: f.State, Change: f.Change}
+	for name, e := range f.Exts {
+		r = r.setExt(name, ExtRecord{ExtFact: e})
+	}
+	return r
+}
+
 // TestPlanConverges: from any state, doing the first task of the plan again
 // and again comes to an end, along edges of the table only.
 func TestPlanConverges(t *testing.T) {
@@ -137,7 +146,7 @@ func TestPlanConverges(t *testing.T) {
 				if r.IntN(2) == 0 {
 					f.Change = &Change{From: fmt.Sprint(r.IntN(3) + 1), Copied: r.IntN(2) == 0, Updated: r.IntN(2) == 0}
 				}
-				have[v] = f.Record
+				have[v] = recordOf(f)
 			}
 		}
 		w := Wish{Name: "P.X", Version: "2", Enable: r.IntN(3) > 0, Exts: []WishExt{{Hash: "h"}}}
@@ -149,7 +158,7 @@ func TestPlanConverges(t *testing.T) {
 			}
 			var facts []Fact
 			for _, v := range slices.Sorted(maps.Keys(have)) {
-				facts = append(facts, Fact{Record: have[v]})
+				facts = append(facts, have[v].fact())
 			}
 			tasks := Plan(w, facts, now)
 			if len(tasks) == 0 {
@@ -170,7 +179,7 @@ func TestPlanConverges(t *testing.T) {
 				}
 				if task.Op == Enable {
 					rec.FailKey = ""
-					rec = rec.setExt("", ExtRecord{Hash: "h", Boot: "b", Agent: "a", FailKey: "k"})
+					rec = rec.setExt("", ExtRecord{ExtFact: ExtFact{Hash: "h", Boot: "b", Agent: "a", FailKey: "k"}})
 				}
 				have[task.Version] = rec
 				continue
@@ -179,7 +188,7 @@ func TestPlanConverges(t *testing.T) {
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
-			c := change(have[task.To], task.From)
+			c := have[task.To].changeFrom(task.From)
 			switch task.Op {
 			case Fetch:
 				next.Change = nil
@@ -189,7 +198,7 @@ func TestPlanConverges(t *testing.T) {
 			case Update:
 				c.Updated = true
 			case Enable:
-				next = next.setExt("", ExtRecord{Enabled: true, Hash: "h", Boot: "b", Agent: "a"})
+				next = next.setExt("", ExtRecord{ExtFact: ExtFact{Enabled: true, Hash: "h", Boot: "b", Agent: "a"}})
 			case Disable:
 				c.DisableCodes = map[string]string{"": "0"}
 			case Install, Uninstall, Remove:

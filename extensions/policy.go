@@ -22,6 +22,21 @@ const (
 	PolicyEnforce = "enforce" // refuse it
 )
 
+// PolicyConfig says where the policy is and whether it is obeyed. The zero
+// value of each field is the usual one.
+type PolicyConfig struct {
+	Mode string // PolicyOff, PolicyAudit, PolicyEnforce
+	File string // waagent_policy.json
+	Dir  string // our own rules
+}
+
+func (c PolicyConfig) filled() PolicyConfig {
+	c.Mode = cmp.Or(c.Mode, PolicyEnforce)
+	c.File = cmp.Or(c.File, "/etc/waagent_policy.json")
+	c.Dir = cmp.Or(c.Dir, "/etc/azguest/policy.d")
+	return c
+}
+
 // maxPolicy bounds a policy file.
 const maxPolicy = 1 << 20
 
@@ -307,53 +322,56 @@ func (p Policy) needsSignature(name string) bool {
 	return p.SignatureRequired
 }
 
-// policyState is the policy as it was when a goal state came.
+// policyState is the policy as it was when a goal state came. The zero value
+// allows everything, without enforcing anything.
 type policyState struct {
-	mode   string
-	file   string
-	policy Policy
-	err    error // a bad policy refuses everything
+	Mode   string
+	File   string // of the fault, if there is one
+	Policy Policy
+	Err    error // a bad policy refuses everything
 }
 
-// deny is why an extension must not be processed; its text is empty if it may.
+// enforces reports whether refusals count.
+func (p policyState) enforces() bool { return p.Mode == PolicyEnforce }
+
+// deny is why an extension must not be processed, none if it may.
 func (p policyState) deny(name, version, signer string, removing bool) Problem {
 	code := codeEnable
 	if removing {
 		code = codeDisable
 	}
 	switch {
-	case p.mode == PolicyOff:
+	case p.Mode == PolicyOff:
 		return Problem{}
-	case p.err != nil:
-		return Problem{code, PolicyInvalid, fmt.Sprintf("Extension will not be processed: [InvalidPolicyError] Customer-provided policy file ('%s') is invalid, please correct the following error: %v", p.file, p.err)}
+	case p.Err != nil:
+		return Problem{code, PolicyInvalid, fmt.Sprintf("Extension will not be processed: [InvalidPolicyError] Customer-provided policy file ('%s') is invalid, please correct the following error: %v", p.File, p.Err)}
 	}
-	why := p.policy.decide(name, version, signer, removing)
+	why := p.Policy.decide(name, version, signer, removing)
 	if why == "" {
 		return Problem{}
 	}
 	return Problem{code, causeDenied, "Extension will not be processed: " + why + "."}
 }
 
-// loadPolicy reads the policy anew; each goal state gets the current one.
-func (m *Manager) loadPolicy() policyState { return readPolicy(m.store.root, m.cfg) }
-
-func readPolicy(root host.Root, c Config) policyState {
-	s := policyState{mode: c.PolicyMode, file: c.PolicyFile, policy: Policy{File: c.PolicyFile}}
-	if s.mode == PolicyOff {
+// readPolicy reads the policy anew.
+func readPolicy(root host.Root, c PolicyConfig) policyState {
+	c = c.filled()
+	s := policyState{Mode: c.Mode, File: c.File, Policy: Policy{File: c.File}}
+	if s.Mode == PolicyOff {
 		return s
 	}
 	files, err := PolicyFiles(root, c)
 	if err != nil {
-		s.err = err
+		s.Err = err
 		return s
 	}
 	for _, name := range files {
 		data, err := root.ReadBounded(name, maxPolicy)
 		switch {
 		case err != nil: // it is there, or was: a link that leads nowhere is no policy that allows
-		case name == c.PolicyFile:
-			s.policy, err = ParsePolicy(data)
-			s.policy.File = c.PolicyFile
+		case name == c.File:
+			s.Policy, err = ParsePolicy(data)
+			s.Policy.File = c.File
 		default:
 			var rules []Rule
 			var def string
@@ -361,11 +379,11 @@ func readPolicy(root host.Root, c Config) policyState {
 			for i := range rules {
 				rules[i].file = name
 			}
-			s.policy.Rules = append(s.policy.Rules, rules...)
-			s.policy.Default = cmp.Or(def, s.policy.Default)
+			s.Policy.Rules = append(s.Policy.Rules, rules...)
+			s.Policy.Default = cmp.Or(def, s.Policy.Default)
 		}
 		if err != nil {
-			s.file, s.err = name, err
+			s.File, s.Err = name, err
 			return s
 		}
 	}
@@ -373,32 +391,25 @@ func readPolicy(root host.Root, c Config) policyState {
 }
 
 // PolicyFiles are those that there are, in the order in which they are asked.
-func PolicyFiles(root host.Root, c Config) ([]string, error) {
+func PolicyFiles(root host.Root, c PolicyConfig) ([]string, error) {
 	c = c.filled()
 	files := []string{}
-	switch _, err := root.Lstat(c.PolicyFile); {
+	switch _, err := root.Lstat(c.File); {
 	case err == nil:
-		files = append(files, c.PolicyFile)
+		files = append(files, c.File)
 	case !errors.Is(err, fs.ErrNotExist):
 		return files, err
 	}
-	entries, err := root.ReadDir(c.PolicyDir) // sorted
+	entries, err := root.ReadDir(c.Dir) // sorted
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return files, err
 	}
 	for _, e := range entries {
 		if ruleFile(e.Name()) {
-			files = append(files, c.PolicyDir+"/"+e.Name())
+			files = append(files, c.Dir+"/"+e.Name())
 		}
 	}
 	return files, nil
-}
-
-// PolicyExplain says what the policy of this machine thinks of an extension:
-// the mode, and why it refuses; the text is empty if it does not.
-func (m *Manager) PolicyExplain(name, version, signer string) (mode string, refusal Problem) {
-	p := m.loadPolicy()
-	return p.mode, p.deny(name, version, signer, false)
 }
 
 // PolicyAnswer is what the policy of a machine thinks of an extension.
@@ -414,16 +425,17 @@ type PolicyAnswer struct {
 }
 
 // ExplainPolicy answers from the files of a machine, without an engine.
-func ExplainPolicy(root host.Root, c Config, name, version, signer string) PolicyAnswer {
+func ExplainPolicy(root host.Root, c PolicyConfig, name, version, signer string) PolicyAnswer {
 	c = c.filled()
 	p := readPolicy(root, c)
-	a := PolicyAnswer{Name: name, Version: version, Mode: p.mode, Files: []string{}}
-	if p.mode != PolicyOff {
+	a := PolicyAnswer{Name: name, Version: version, Mode: p.Mode, Files: []string{}}
+	if p.Mode != PolicyOff {
 		a.Files, _ = PolicyFiles(root, c) // what can't be read is the reason
 	}
-	a.Reason = p.deny(name, version, signer, false).Text
-	a.Allowed = a.Reason == "" || p.mode != PolicyEnforce
-	a.Signature = p.mode == PolicyEnforce && p.policy.needsSignature(name)
+	refusal := p.deny(name, version, signer, false)
+	a.Reason = refusal.Text
+	a.Allowed = refusal.None() || !p.enforces()
+	a.Signature = p.enforces() && p.Policy.needsSignature(name)
 	return a
 }
 

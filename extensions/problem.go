@@ -18,28 +18,26 @@ type Problem struct {
 	Text  string // for people; begins with the cause where tools look for it
 }
 
-// report is the row of a handler that has this problem.
-func (p Problem) report() Report {
-	return Report{Status: "NotReady", Code: p.Code, Message: p.Text, Cause: p.Cause}
-}
+// err is the problem as an error.
+func (p Problem) err() error { return because(p.Cause, errors.New(p.Text)) }
 
-// problem is what a report says is wrong. One that says nothing has no cause.
-func (r Report) problem() Problem {
-	p := Problem{Code: r.Code, Cause: r.Cause, Text: r.Message}
-	if p.Cause == "" && p.Code != 0 {
-		p.Cause = causeOfCode(p.Code)
-	}
-	return p
-}
+// Codes the agent reports (extensions/SPEC.md §15.6).
+const (
+	codeOther         = -1
+	codeDownload      = 1001
+	codeManifestLoad  = 1002
+	codeManifestParse = 1003
+	codeInstall       = 1007
+	codeUpdate        = 1008
+	codeEnable        = 1009
+	codeDisable       = 1010
+	codeTimeout       = 1011
+	codeStatus        = 1012
+	codeUnsupported   = 2001
+)
 
-// problem is why the last enable of an extension failed.
-func (e ExtRecord) problem() Problem {
-	p := Problem{Code: e.Code, Cause: e.Cause, Text: e.Err}
-	if p.Cause == "" && e.FailKey != "" {
-		p.Cause = causeOfCode(p.Code)
-	}
-	return p
-}
+// None reports whether there is no problem.
+func (p Problem) None() bool { return p == Problem{} }
 
 // PolicyInvalid is the cause of every refusal while the policy can't be read.
 const PolicyInvalid = "AZ-POL-INVALID"
@@ -120,4 +118,18 @@ func causeOfCode(code int) string {
 		return causeStatus
 	}
 	return causeExit
+}
+
+// noRoom: the write failed because the disk is full.
+func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// diskError puts the stable code in front of what is the disk's fault.
+func diskError(err error) error {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return spelled(causeReadOnly, err)
+	case noRoom(err):
+		return spelled(causeDiskFull, err)
+	}
+	return err
 }

@@ -62,7 +62,7 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 				if err := m.store.init(); err != nil {
 					t.Fatal(err)
 				}
-				old := Record{Name: "P.X", Version: "1.0", State: Enabled, Last: before, Exts: map[string]ExtRecord{"": {Enabled: true, Last: before}}}
+				old := Record{Name: "P.X", Version: "1.0", State: Enabled, Last: before, Exts: map[string]ExtRecord{"": {ExtFact: ExtFact{Enabled: true}, Last: before}}}
 				h := &handler{name: "P.X", recs: map[string]Record{"1.0": old, "2.0": {Name: "P.X", Version: "2.0", State: Fetched}}}
 				task := Task{Op: op, Version: "1.0", From: "1.0", To: "2.0"}
 				w := newWork(m, h, nil, task)
@@ -243,7 +243,7 @@ func TestERR4FaultsCarryTheirCause(t *testing.T) {
 
 func policyOf(text string) func(w *world) {
 	return func(w *world) {
-		w.cfg.PolicyMode = PolicyEnforce
+		w.cfg.Policy.Mode = PolicyEnforce
 		writeFile(w.t, w.root.Path("/etc/waagent_policy.json"), text)
 	}
 }

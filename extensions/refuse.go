@@ -22,7 +22,7 @@ func (m *Manager) skip(q pair, why Problem) {
 	w.emit(q.handler.Version, Enable, false, why.Text, 0)
 	r := w.rec(m.versionOf(q.handler))
 	if q.ext == "" || r.Report.Status == "" {
-		r.Report = why.report()
+		r.Report = reportOf(why)
 	}
 	if q.ext != "" {
 		w.placeholder(r, q.ext, q.seq, "Enable", why.Code, why.Text, false)
@@ -77,19 +77,19 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 	}
 	deny := func() Problem {
 		why := p.policy.deny(want.Name, m.versionOf(want), signer, want.Want != protocol.WantEnabled)
-		if why.Text == "" && there && want.Want == protocol.WantEnabled {
+		if why.None() && there && want.Want == protocol.WantEnabled {
 			why = m.unproven(p.policy, have)
 		}
 		return why
 	}
 	if m.cfg.Mode != ModeOn {
 		why = Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extension processing is disabled. To enable extension processing, set Extensions.Enabled=y in '%s'", want.Name, m.cfg.Conf)}
-	} else if why = deny(); why.Text != "" && p.policy.mode == PolicyAudit {
+	} else if why = deny(); !why.None() && p.policy.Mode == PolicyAudit {
 		m.log.Warn().Str("handler", want.Name).Str("policy", why.Text).Msg("policy would deny this extension (audit mode)")
 		m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Class: "audit", Text: why.Text})
 		why = Problem{}
 	}
-	if why.Text == "" {
+	if why.None() {
 		return false
 	}
 	if m.cfg.Mode == ModeReportOnly {
@@ -97,7 +97,7 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		if len(h.recs) == 0 {
 			// Nothing to report, and the platform must not wait for it. What is
 			// there is reported as it is.
-			rep = Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)}.report()
+			rep = reportOf(Problem{code, causeDisabled, fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)})
 		}
 		for _, q := range mine {
 			p.denied[q.key()] = rep
@@ -118,7 +118,7 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		}
 	}
 	r := w.rec(version)
-	r.Report = why.report()
+	r.Report = reportOf(why)
 	for _, q := range mine {
 		p.denied[q.key()] = r.Report
 		if q.enable && !q.bare {
@@ -130,4 +130,14 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 	}
 	h.recs = w.recs
 	return true
+}
+
+// loadPolicy reads the policy anew; each goal state gets the current one.
+func (m *Manager) loadPolicy() policyState { return readPolicy(m.store.root, m.cfg.Policy) }
+
+// PolicyExplain says what the policy of this machine thinks of an extension:
+// the mode, and why it refuses, none if it does not.
+func (m *Manager) PolicyExplain(name, version, signer string) (mode string, refusal Problem) {
+	p := m.loadPolicy()
+	return p.Mode, p.deny(name, version, signer, false)
 }

@@ -226,7 +226,7 @@ func (v view) row(q pair, files *fileCache) (r row) {
 	}
 	why := Problem{codeOther, causeOf(err, ""), err.Error()}
 	r = row{pair: q, end: endFailed, status: protocol.HandlerStatus{Name: q.handler.Name, Version: q.handler.Version}}
-	r.set(why.report())
+	r.set(reportOf(why))
 	r.fail(q, why)
 	return r
 }
@@ -238,7 +238,7 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 	r.status = protocol.HandlerStatus{Name: want.Name, Version: want.Version}
 	if want.Invalid != "" {
 		r.end = endFailed
-		r.set(Problem{codeOther, causeSettings, "Ran into config errors: " + want.Invalid + ". \nPlease retry again as another operation with updated settings"}.report())
+		r.set(reportOf(Problem{codeOther, causeSettings, "Ran into config errors: " + want.Invalid + ". \nPlease retry again as another operation with updated settings"}))
 		return r
 	}
 	h := v.handlers[strings.ToLower(want.Name)]
@@ -260,20 +260,20 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 	failedHere := r.rec.FailKey != "" && r.rec.FailKey == p.key && r.rec.FailBoot == v.boot
 	same := known && e.Enabled && e.Hash == hash && e.FailKey == "" && r.rec.State == Enabled
 	switch {
-	case p.stuck[strings.ToLower(want.Name)].Text != "":
+	case !p.stuck[strings.ToLower(want.Name)].None():
 		r.end = endFailed
-		r.set(p.stuck[strings.ToLower(want.Name)].report())
+		r.set(reportOf(p.stuck[strings.ToLower(want.Name)]))
 		r.fail(q, p.stuck[strings.ToLower(want.Name)])
 	case p.denied[q.key()].Status != "":
 		r.end = endFailed
 		rep := v.withBeat(p.denied[q.key()], r.rec, files)
 		r.set(rep)
 		r.fail(q, rep.problem())
-	case p.skipped[q.key()].Text != "":
+	case !p.skipped[q.key()].None():
 		r.end = endFailed
 		rep := r.rec.Report
 		if rep.Status == "" || q.ext == "" {
-			rep = p.skipped[q.key()].report()
+			rep = reportOf(p.skipped[q.key()])
 		}
 		r.set(rep)
 		r.fail(q, p.skipped[q.key()])
@@ -293,9 +293,9 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 				r.fail(q, r.rec.Report.problem())
 			}
 		}
-	case same || known && e.FailKey == p.key && enableWhy(wish, Fact{Record: r.rec}, e, known, !r.rec.State.installed(), now) == "":
+	case same || known && e.FailKey == p.key && enableWhy(wish, r.rec.State, e.ExtFact, known, now) == "":
 		v.settledRow(&r, q, e, files)
-		if enableWhy(wish, Fact{Record: r.rec}, e, known, !r.rec.State.installed(), now) != "" {
+		if enableWhy(wish, r.rec.State, e.ExtFact, known, now) != "" {
 			r.end = endOpen // to be enabled again, after a boot for instance
 		}
 	case p.hold || p.gate != "" || v.mode == ModeReportOnly:
@@ -313,9 +313,9 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 		if !q.bare && r.rec.onDisk() != "NotInstalled" {
 			v.extension(&r, q, files)
 		}
-	case p.off[strings.ToLower(want.Name)].Text != "" && h.busy == nil:
+	case !p.off[strings.ToLower(want.Name)].None() && h.busy == nil:
 		r.end = endFailed
-		r.set(p.off[strings.ToLower(want.Name)].report())
+		r.set(reportOf(p.off[strings.ToLower(want.Name)]))
 		r.fail(q, p.off[strings.ToLower(want.Name)])
 	default:
 		v.progressRow(&r, q, h)
@@ -440,7 +440,7 @@ func (v view) goingRow(r row, q pair, files *fileCache) row {
 		rep = d
 		r.end = endFailed
 	}
-	if off := v.pass.off[strings.ToLower(q.handler.Name)]; off.Text != "" {
+	if off := v.pass.off[strings.ToLower(q.handler.Name)]; !off.None() {
 		rep.Message, rep.Cause, r.end = off.Text, off.Cause, endFailed
 	}
 	if rep.Status == "" {
@@ -533,7 +533,7 @@ func (v view) diskRows(files *fileCache) []row {
 		base := v.store.base(rec.Name, rec.Version)
 		exts := []string{""}
 		if rec.Multi {
-			exts = enabledNames(rec)
+			exts = rec.fact().EnabledNames()
 		}
 		for _, ext := range exts {
 			q := pair{handler: want, id: pairKey(want.Name, ext), ext: ext, row: rec.Name, enable: true}

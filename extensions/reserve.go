@@ -96,20 +96,6 @@ func (s store) giveUp() bool {
 	return freed
 }
 
-// noRoom: the write failed because the disk is full.
-func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
-
-// diskError puts the stable code in front of what is the disk's fault.
-func diskError(err error) error {
-	switch {
-	case errors.Is(err, unix.EROFS):
-		return spelled(causeReadOnly, err)
-	case noRoom(err):
-		return spelled(causeDiskFull, err)
-	}
-	return err
-}
-
 // withRoom does a piece of work that writes, and does it again as long as
 // there was no room and more can be made.
 func (w *work) withRoom(do func() error) error {

@@ -17,15 +17,15 @@ var ErrNoTrust = errors.New("no certificate is trusted to sign extensions")
 // verify looks at the signature before anything of the package is used.
 func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
 	required := w.m.cfg.RequireSignature
-	if p := w.policy(); p.mode == PolicyEnforce && p.policy.needsSignature(w.name) {
+	if p := w.policy(); p.enforces() && p.Policy.needsSignature(w.name) {
 		required = true
 	}
 	if signer, err = w.verified(ctx, file, required); err != nil {
 		return "", err
 	}
 	// Only now is known who signed it; the version was looked at before.
-	if p := w.policy(); p.mode == PolicyEnforce {
-		if why := p.deny(w.name, w.task.Version, signer, false); why.Text != "" {
+	if p := w.policy(); p.enforces() {
+		if why := p.deny(w.name, w.task.Version, signer, false); !why.None() {
 			return "", because(why.Cause, fmt.Errorf("%s (%w)", why.Text, errDenied))
 		}
 	}
@@ -99,20 +99,6 @@ func (w *work) signed(op, text string) {
 	w.m.log.Info().Str("handler", w.name).Msg(text)
 }
 
-// signedAs says why signingInfo does not name this handler in this version,
-// or "".
-func (hm HandlerManifest) signedAs(name, version string) string {
-	switch {
-	case hm.Publisher == "" && hm.Type == "" && hm.Version == "":
-		return "HandlerManifest.json has no signingInfo"
-	case !strings.EqualFold(hm.Publisher+"."+hm.Type, name):
-		return fmt.Sprintf("signed as %s.%s, but offered as %s", hm.Publisher, hm.Type, name)
-	case !strings.EqualFold(hm.Version, version):
-		return fmt.Sprintf("signed as version %s, but offered as %s", hm.Version, version)
-	}
-	return ""
-}
-
 // manifestInside reads the manifest of a package that is still packed: the
 // one unpack would use.
 func manifestInside(file string) (HandlerManifest, error) {
@@ -147,7 +133,7 @@ func manifestInside(file string) (HandlerManifest, error) {
 // a policy that wants signatures, or "". It may come from a time without
 // that policy, or from another agent.
 func (m *Manager) unproven(p policyState, r Record) Problem {
-	if p.mode != PolicyAudit && p.mode != PolicyEnforce || p.err != nil || !p.policy.needsSignature(r.Name) {
+	if p.Mode != PolicyAudit && !p.enforces() || p.Err != nil || !p.Policy.needsSignature(r.Name) {
 		return Problem{}
 	}
 	if r.State == "" || r.State == Absent || r.State == Broken || r.Signer != "" {
@@ -156,5 +142,5 @@ func (m *Manager) unproven(p policyState, r Record) Problem {
 	if _, err := top.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {
 		return Problem{}
 	}
-	return Problem{codeEnable, causeUnsigned, fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.file, causeUnsigned)}
+	return Problem{codeEnable, causeUnsigned, fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.File, causeUnsigned)}
 }

@@ -68,7 +68,7 @@ func TestSignatureMatrix(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t)
 				w.repo.publish(t, pkg{name: "Pub.Type", version: "1.0.0", zip: tc.zip})
-				w.cfg.PolicyMode = mode
+				w.cfg.Policy.Mode = mode
 				writeFile(t, w.root.Path("/etc/waagent_policy.json"), `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{"pub.TYPE":{"signatureRequired":true}}}}`)
 				w.cfg.Verify = func(_ context.Context, file, signature string) (string, error) {
 					f, err := os.Open(file)
@@ -121,7 +121,7 @@ func TestSignatureMatrix(t *testing.T) {
 func TestSignatureRequiredLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: simple}, pkg{name: "Pub.Signed", version: "1.0.0", script: simple})
-	w.cfg.PolicyMode = PolicyEnforce
+	w.cfg.Policy.Mode = PolicyEnforce
 	w.cfg.Verify = func(context.Context, string, string) (string, error) { return "Contoso", nil }
 	w.start()
 	signed := func() protocol.Handler {

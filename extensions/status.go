@@ -24,21 +24,6 @@ const (
 	statusError   = "error"
 )
 
-// Codes the agent reports (extensions/SPEC.md §15.6).
-const (
-	codeOther         = -1
-	codeDownload      = 1001
-	codeManifestLoad  = 1002
-	codeManifestParse = 1003
-	codeInstall       = 1007
-	codeUpdate        = 1008
-	codeEnable        = 1009
-	codeDisable       = 1010
-	codeTimeout       = 1011
-	codeStatus        = 1012
-	codeUnsupported   = 2001
-)
-
 // halfWritten is how long a file that can't be parsed may be one that is just
 // being written: shell and Python handlers write in place.
 const halfWritten = 3 * time.Second

@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -142,7 +143,7 @@ func (s store) saveFiles(r Record) error {
 		return err
 	}
 	if r.Report.Status != "" {
-		if err := writeBeside(base, base+"/config/HandlerStatus", handlerStatusFile(r, r.Multi), 0o600); err != nil {
+		if err := writeBeside(base, base+"/config/HandlerStatus", handlerStatusFile(r.Name, r.Version, r.Report, r.Multi), 0o600); err != nil {
 			return err
 		}
 	}
@@ -300,7 +301,7 @@ func (s store) adoptExts(r Record, base string) Record {
 		r.Multi = true
 		b, _, err := readOwn(base+"/config/"+e.Name(), 64)
 		if err == nil && strings.TrimSpace(string(b)) == "enabled" && r.State == Enabled {
-			r = r.setExt(name, ExtRecord{Enabled: true, Seq: -1})
+			r = r.setExt(name, ExtRecord{ExtFact: ExtFact{Enabled: true, Seq: -1}})
 		}
 	}
 	return r
@@ -324,17 +325,6 @@ func (s store) migrate() {
 		}
 	}
 	_ = top.RemoveAll(old)
-}
-
-// splitDir takes a directory name apart: everything before the first dash is
-// the name, a version follows the last one (extensions/SPEC.md §4.2). Packages
-// of the agent itself look the same and are left out.
-func splitDir(dir string) (name, version string, ok bool) {
-	i := strings.LastIndexByte(dir, '-')
-	if i <= 0 || !parseVersion(dir[i+1:]).ok || strings.HasPrefix(dir, "WALinuxAgent-") || strings.HasPrefix(dir, "azguest-") {
-		return "", "", false
-	}
-	return dir[:i], dir[i+1:], true
 }
 
 // tidyJobs deletes jobs that nobody refers to and that are older than age,
@@ -378,4 +368,38 @@ func cutOutput(path string) {
 	}
 	_, _ = f.WriteString("... [TRUNCATED]\n" + keep)
 	_ = f.Close()
+}
+
+// randomID names a job or a temporary file. It must not contain the name of a
+// handler: some of them kill everything whose command line does.
+func randomID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x", b)
+}
+
+var errManifestLoad = errors.New("Failed to load manifest file") //nolint:staticcheck // tools look for this sentence
+
+// readManifest reads the manifest of an unpacked package.
+func (s store) readManifest(name, version string) (HandlerManifest, error) {
+	path := s.base(name, version) + "/" + manifestName
+	if err := s.ours(name, version); err != nil {
+		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
+	}
+	data, _, err := readSafely(path, maxManifest)
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
+	}
+	hm, err := ParseHandlerManifest(data)
+	if err != nil {
+		return HandlerManifest{}, fmt.Errorf("Malformed manifest file (%s): %w", path, err) //nolint:staticcheck // tools look for this sentence
+	}
+	return hm, nil
+}
+
+func manifestCode(err error) int {
+	if errors.Is(err, errManifestLoad) {
+		return codeManifestLoad
+	}
+	return codeManifestParse
 }

@@ -112,7 +112,7 @@ func (w *work) copy() error {
 	if err != nil {
 		return w.failTarget(r, Problem{codeUpdate, causeOf(err, causeNotStarted), "[ExtensionUpdateError] copy state of the old version: " + err.Error()})
 	}
-	ch := change(r, w.task.From)
+	ch := r.changeFrom(w.task.From)
 	ch.Copied = true
 	r.Change = &ch
 	return w.put(r)
@@ -154,20 +154,11 @@ func (w *work) copyState(from, to string) error {
 	return errors.Join(errs...)
 }
 
-func change(r Record, from string) Change {
-	if r.Change != nil && r.Change.From == from {
-		ch := *r.Change
-		ch.DisableCodes = maps.Clone(ch.DisableCodes)
-		return ch
-	}
-	return Change{From: from}
-}
-
 // failTarget records a handler-level failure of this goal state.
 func (w *work) failTarget(r Record, p Problem) error {
 	r.FailKey, r.FailBoot, r.Change = w.key(), w.m.boot, nil
 	p.Text = secret.Redact(p.Text)
-	r.Report = p.report()
+	r.Report = reportOf(p)
 	return w.put(r)
 }
 
@@ -237,11 +228,11 @@ func (w *work) command(ctx context.Context) error {
 	ext, seq, settings := w.extension()
 	d := Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC(), Boot: w.m.boot}
 	if t.To != "" {
-		if hm, err := w.m.readManifest(w.name, t.To); err == nil {
+		if hm, err := w.m.store.readManifest(w.name, t.To); err == nil {
 			d.Lenient = hm.ContinueOnFailure
 		}
 	}
-	hm, err := w.m.readManifest(w.name, t.Version)
+	hm, err := w.m.store.readManifest(w.name, t.Version)
 	switch {
 	case err == nil:
 	case t.Op == Uninstall || t.Op == Disable && t.To == "":
@@ -272,7 +263,7 @@ func (w *work) command(ctx context.Context) error {
 	}
 	ch := r.Change
 	if t.To != "" {
-		c := change(w.rec(t.To), t.From)
+		c := w.rec(t.To).changeFrom(t.From)
 		ch = &c
 	}
 	env := call{
@@ -528,4 +519,36 @@ func pythonDict(env []string) string {
 	}
 	b.WriteByte('}')
 	return b.String()
+}
+
+// mendNumber deals with what a power cut leaves of the file in which a handler
+// keeps the sequence number that it has seen last: published ones truncate and
+// rewrite it in place, and with an empty one they neither run nor fail, for
+// these settings and all to come. It gets the number of the last enable that
+// came to an end, or goes, as if none had.
+func (w *work) mendNumber(base, ext string) error {
+	names := []string{"mrseq", "bin/mrseq"} // extensions/SPEC.md §4.5
+	if ext != "" {
+		names = []string{ext + ".mrseq"}
+	}
+	last := -1
+	for _, r := range w.recs {
+		if e, ok := r.Exts[ext]; ok && e.Hash != "" {
+			last = max(last, e.Seq)
+		}
+	}
+	var errs []error
+	for _, name := range names {
+		data, fi, err := readSafely(base+"/"+name, 64)
+		if err != nil || strings.Trim(string(data), "\x00 \t\r\n") != "" {
+			continue // none, one that is well, or what only the handler can know
+		}
+		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("sequence number file of the handler was empty, restored the last known number")
+		if last < 0 {
+			errs = append(errs, top.Remove(base+"/"+name))
+			continue
+		}
+		errs = append(errs, writeBeside(base, base+"/"+name, []byte(strconv.Itoa(last)), fi.Mode().Perm()))
+	}
+	return errors.Join(errs...)
 }
