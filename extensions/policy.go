@@ -91,8 +91,7 @@ func ParsePolicy(data []byte) (Policy, error) {
 	if !ok {
 		return p, fmt.Errorf("%w: attribute 'policyVersion' is required and must be a string", errPolicy)
 	}
-	v := parseVersion(ver)
-	if !v.ok || len(v.nums) > 3 {
+	if n := Components(ver); n == 0 || n > 3 {
 		return p, fmt.Errorf("%w: invalid value for attribute 'policyVersion': %q; it must be 'major[.minor[.patch]]'", errPolicy, ver)
 	}
 	if CompareVersions(ver, policyVersion) > 0 {
@@ -215,7 +214,7 @@ func versionHolds(cond, v string) (holds, ok bool) {
 			continue
 		}
 		rest = strings.TrimSpace(rest)
-		if !parseVersion(rest).ok {
+		if Components(rest) == 0 {
 			return false, false
 		}
 		c := CompareVersions(v, rest)
@@ -233,7 +232,7 @@ func versionHolds(cond, v string) (holds, ok bool) {
 		}
 		return c == 0, true
 	}
-	return CompareVersions(v, cond) == 0, parseVersion(cond).ok
+	return CompareVersions(v, cond) == 0, Components(cond) > 0
 }
 
 // matches: an empty pattern matches everything. A rule about a signer can

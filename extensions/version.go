@@ -36,6 +36,14 @@ func parseVersion(s string) version {
 	return v
 }
 
+// Components is how many numbers a version has, 0 for a text that is none.
+func Components(s string) int {
+	if v := parseVersion(s); v.ok {
+		return len(v.nums)
+	}
+	return 0
+}
+
 // CompareVersions orders version texts: numbers are padded with zeros
 // (1.0 = 1.0.0), a pre-release comes before its release, and what is not a
 // version comes before everything (extensions/SPEC.md §2.7).
