@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // An AuditEntry is one line of the audit log: every execution has two, one
@@ -24,7 +25,7 @@ type AuditEntry struct {
 	Handler   string    `json:"handler"`
 	Version   string    `json:"version,omitempty"`
 	Extension string    `json:"extension,omitempty"`
-	Op        Op        `json:"op,omitempty"`
+	Op        plan.Op   `json:"op,omitempty"`
 	Seq       int       `json:"seq"`
 	Why       string    `json:"why,omitempty"`
 	GoalState string    `json:"goalState,omitempty"`

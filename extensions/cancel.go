@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -119,7 +120,7 @@ func (m *Manager) giveUpOn(q pair, why Problem) {
 			break
 		}
 		// The next start of the agent knows it too.
-		w := newWork(m, h, q.handler, Task{Op: Enable, Version: m.versionOf(q.handler)})
+		w := newWork(m, h, q.handler, plan.Task{Op: plan.Enable, Version: m.versionOf(q.handler)})
 		if err := w.failTarget(w.rec(w.task.Version), why); err != nil {
 			m.log.Warn().Err(err).Str("extension", q.row).Msg("could not save record")
 		}
@@ -135,17 +136,17 @@ func (m *Manager) giveUpOn(q pair, why Problem) {
 func (m *Manager) enabledRow(r row) (settled, working bool) {
 	q := r.pair
 	e, known := r.rec.Exts[q.ext]
-	wish := WishExt{Name: q.ext, Seq: q.seq, Hash: settingsHash(r.status.Version, q), Force: m.pass.forced[q.key()]}
-	settled = q.enable && known && enableWhy(wish, r.rec.State, e.ExtFact, known, m.now()) == "" && e.FailKey == ""
+	wish := plan.ExtWish{Name: q.ext, Seq: q.seq, Hash: settingsHash(r.status.Version, q), Force: m.pass.forced[q.key()]}
+	settled = q.enable && known && plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, m.now()) == "" && e.FailKey == ""
 	st := r.status.Extension
-	return settled, e.Last != nil && e.Last.Op == Enable && (r.missing || st != nil && st.Status == transitioning)
+	return settled, e.Last != nil && e.Last.Op == plan.Enable && (r.missing || st != nil && st.Status == transitioning)
 }
 
 // endRemains kills what the last enable of an extension has left at work, and
 // takes its status for final.
 func (m *Manager) endRemains(ctx context.Context, h *handler, r row) cancelAnswer {
 	version, ext := r.rec.Version, r.pair.ext
-	w := newWork(m, h, r.pair.handler, Task{Op: Enable, Version: version, Ext: ext, Why: "cancelled"})
+	w := newWork(m, h, r.pair.handler, plan.Task{Op: plan.Enable, Version: version, Ext: ext, Why: "cancelled"})
 	m.begin(ctx, h, w, func(ctx context.Context) error {
 		rec := w.rec(version)
 		e := rec.Exts[ext]

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -37,9 +38,9 @@ func (m *Manager) lacking(pairs []pair) string {
 }
 
 // waitsForCertificate says which certificate a command has to wait for, or "".
-func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t Task) string {
+func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t plan.Task) string {
 	p := m.pass
-	if want.Want != protocol.WantEnabled || t.Op == Fetch || t.Op == Copy || t.Op == Remove {
+	if want.Want != protocol.WantEnabled || t.Op == plan.Fetch || t.Op == plan.Copy || t.Op == plan.Remove {
 		return ""
 	}
 	thumb := m.lacking(pairs)

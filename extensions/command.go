@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // Variables of the contract (extensions/SPEC.md §9.3).
@@ -25,13 +27,13 @@ const (
 
 // A call is everything the environment of a command depends on.
 type call struct {
-	op      Op
+	op      plan.Op
 	base    string
 	version string
 	seq     int
 	ext     string // "" for single-config
 	wire    string
-	change  *Change
+	change  *plan.Change
 	target  string // version that is being installed, during a change
 	multi   bool
 	exts    []string // of the goal state, for the list of exit codes
@@ -51,18 +53,18 @@ func (c call) environment() []string {
 		env = append(env, envExtName+"="+c.ext)
 	}
 	switch c.op {
-	case Install, Enable:
+	case plan.Install, plan.Enable:
 		code := notRun
 		if c.change != nil && c.change.UninstallCode != "" {
 			code = c.change.UninstallCode
 		}
 		env = append(env, envUninstallCode+"="+code)
-	case Update:
+	case plan.Update:
 		from := ""
 		if c.change != nil {
 			from = c.change.From
 		}
-		if CompareVersions(c.target, from) < 0 {
+		if plan.CompareVersions(c.target, from) < 0 {
 			// A downgrade runs the old package, which has always been told the
 			// target twice; Run Command works out directories from that.
 			from = c.target
@@ -73,7 +75,7 @@ func (c call) environment() []string {
 		} else {
 			env = append(env, envDisableCode+"="+c.disableCode(""))
 		}
-	case Uninstall, Fetch, Copy, Disable, Remove:
+	case plan.Uninstall, plan.Fetch, plan.Copy, plan.Disable, plan.Remove:
 	}
 	return env
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -45,7 +46,7 @@ func (m *Manager) lookForDead() bool {
 		e, known := r.rec.Exts[q.ext]
 		st := r.status.Extension
 		if !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || st == nil || st.Status != transitioning && !r.missing ||
-			r.rec.State != Enabled && e.FailKey == "" || time.Since(e.Last.Finished).Abs() < m.cfg.Timeouts.Dead {
+			r.rec.State != plan.Enabled && e.FailKey == "" || time.Since(e.Last.Finished).Abs() < m.cfg.Timeouts.Dead {
 			changed = changed || old.final
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // A Detail is one row with everything an operator may ask about it; package
@@ -13,8 +14,8 @@ type Detail struct {
 	Name, Config, Version string
 	Seq                   int // -1 without settings
 	Desired               string
-	Actual                State
-	Phase                 Op // running now
+	Actual                plan.State
+	Phase                 plan.Op // running now
 	BlockedBy             string
 	Overdue               string // what runs ought to have ended: why it has not, and what is done
 
@@ -70,7 +71,7 @@ func (m *Manager) Details() []Detail {
 			d.Desired = "disabled"
 		}
 		if d.Actual == "" {
-			d.Actual = Absent
+			d.Actual = plan.Absent
 		}
 		if r.status.Message != nil {
 			d.Message = *r.status.Message

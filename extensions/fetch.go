@@ -11,6 +11,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -43,8 +44,8 @@ func (w *work) fetch(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		w.emit(t.Version, Fetch, false, err.Error(), 0)
-		r = r.fail(Fetch)
+		w.emit(t.Version, plan.Fetch, false, err.Error(), 0)
+		r = r.fail(plan.Fetch)
 		p.Text = err.Error()
 		if errors.Is(err, errDenied) {
 			p.Code = codeEnable
@@ -53,13 +54,13 @@ func (w *work) fetch(ctx context.Context) error {
 		}
 		return w.failTarget(r, p)
 	}
-	r, err = r.done(Fetch, "")
+	r, err = r.done(plan.Fetch, "")
 	if err != nil {
 		return err
 	}
 	r.Change, r.FailKey = nil, ""
 	w.say("", "Initialize extension directory")
-	w.emit(t.Version, Fetch, true, "Download succeeded", 0)
+	w.emit(t.Version, plan.Fetch, true, "Download succeeded", 0)
 	return w.put(r)
 }
 

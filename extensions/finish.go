@@ -10,6 +10,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // maxLost is how often an operation is repeated whose outcome is not known,
@@ -71,12 +72,12 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 		}
 	}
 	r = r.ended(ended, t.Ext)
-	if t.Op == Enable || t.Op == Disable {
+	if t.Op == plan.Enable || t.Op == plan.Disable {
 		e := r.Exts[t.Ext]
 		if ran {
 			e.Jobs = append(e.Jobs[max(0, len(e.Jobs)-3):], d.Job)
 		}
-		if t.Op == Enable {
+		if t.Op == plan.Enable {
 			if e.Hash != d.Hash {
 				e.Attempts = 0
 			}
@@ -159,27 +160,27 @@ func exitText(res host.JobResult) string {
 func (w *work) succeeded(r Record, d Doing, exit string) error {
 	t := d.Task
 	switch t.Op {
-	case Install:
+	case plan.Install:
 		r.Installed = time.Now().UTC()
 		r.Report = Report{Status: "NotReady", Message: "Plugin installed but not enabled"}
 		r.FailKey = ""
-	case Enable:
+	case plan.Enable:
 		e := r.Exts[t.Ext]
 		e.Enabled, e.FailKey, e.Code, e.Err, e.Cause, e.Enabling = true, "", 0, "", "", d.Started
 		r = r.setExt(t.Ext, e)
 		r.Report = Report{Status: "Ready", Message: "Plugin enabled"}
 		r.FailKey = ""
-	case Disable:
+	case plan.Disable:
 		if t.To != "" {
 			var err error
-			if r, err = r.done(Disable, t.Ext); err != nil {
+			if r, err = r.done(plan.Disable, t.Ext); err != nil {
 				return err
 			}
 			return w.oldDone(r, t, exit)
 		}
-	case Update:
+	case plan.Update:
 		if t.Version != t.To {
-			if err := w.step(t, func(ch *Change) { ch.Updated = true }); err != nil {
+			if err := w.step(t, func(ch *plan.Change) { ch.Updated = true }); err != nil {
 				return err
 			}
 		} else {
@@ -187,40 +188,40 @@ func (w *work) succeeded(r Record, d Doing, exit string) error {
 			ch.Updated = true
 			r.Change = &ch
 		}
-	case Uninstall:
+	case plan.Uninstall:
 		if t.To != "" {
-			if err := w.step(t, func(ch *Change) { ch.UninstallCode = exit }); err != nil {
+			if err := w.step(t, func(ch *plan.Change) { ch.UninstallCode = exit }); err != nil {
 				return err
 			}
 		}
 		return w.gone(r, t)
-	case Fetch, Copy, Remove:
+	case plan.Fetch, plan.Copy, plan.Remove:
 	}
 	r, err := r.done(t.Op, t.Ext)
 	if err != nil {
 		return err
 	}
 	switch {
-	case t.Op == Disable && t.Purpose == ForDelete:
+	case t.Op == plan.Disable && t.Purpose == plan.ForDelete:
 		delete(r.Exts, t.Ext) // done has cloned the map
 		if err := forgetExtension(w.m.store.base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("could not remove files of a deleted extension")
 		}
-	case t.Op == Enable:
+	case t.Op == plan.Enable:
 		w.m.store.dropPackage(r.Name, r.Version)
 		if err := top.RemoveAll(w.m.store.sub("saved", r.Name+"-"+r.Version)); err != nil {
 			w.m.log.Warn().Err(err).Msg("could not remove saved status files")
 		}
 		r.Change = nil
 	}
-	if t.Op == Disable && r.State != Enabled {
+	if t.Op == plan.Disable && r.State != plan.Enabled {
 		r.Report = Report{Status: "NotReady", Message: "Plugin disabled"}
 	}
 	return w.put(r)
 }
 
 // step notes progress of a version change in the record of the new version.
-func (w *work) step(t Task, f func(*Change)) error {
+func (w *work) step(t plan.Task, f func(*plan.Change)) error {
 	n := w.rec(t.To)
 	ch := n.changeFrom(t.From)
 	f(&ch)
@@ -230,8 +231,8 @@ func (w *work) step(t Task, f func(*Change)) error {
 
 // oldDone is the end of a disable of the old version, good or forgiven, that
 // r tells of already.
-func (w *work) oldDone(r Record, t Task, exit string) error {
-	if err := w.step(t, func(ch *Change) {
+func (w *work) oldDone(r Record, t plan.Task, exit string) error {
+	if err := w.step(t, func(ch *plan.Change) {
 		if ch.DisableCodes == nil {
 			ch.DisableCodes = map[string]string{}
 		}
@@ -243,14 +244,14 @@ func (w *work) oldDone(r Record, t Task, exit string) error {
 }
 
 // gone is the end of an uninstall: the handler leaves disk and report.
-func (w *work) gone(r Record, t Task) error {
+func (w *work) gone(r Record, t plan.Task) error {
 	w.m.store.at("before the removal")
 	if err := w.m.store.removeHandler(r.Name, r.Version); err != nil {
 		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("version", r.Version).Msg("could not remove handler completely")
 	}
 	w.m.store.at("after the removal")
 	w.m.auditLog(AuditEntry{What: "remove", Handler: r.Name, Version: r.Version, Op: t.Op, Why: t.Why})
-	if err := w.m.store.save(Record{Name: r.Name, Version: r.Version, State: Absent}); err != nil {
+	if err := w.m.store.save(Record{Name: r.Name, Version: r.Version, State: plan.Absent}); err != nil {
 		return err
 	}
 	delete(w.recs, r.Version)
@@ -267,10 +268,10 @@ func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 		w.emit(r.Version, t.Op, false, p.Text, 0)
 	}
 	switch {
-	case t.To != "" && (t.Op == Disable || t.Op == Uninstall):
+	case t.To != "" && (t.Op == plan.Disable || t.Op == plan.Uninstall):
 		if d.Lenient {
-			if t.Op == Disable {
-				return w.oldDone(r.fail(Disable), t, exit)
+			if t.Op == plan.Disable {
+				return w.oldDone(r.fail(plan.Disable), t, exit)
 			}
 			return w.succeeded(r, d, exit)
 		}
@@ -278,29 +279,29 @@ func (w *work) failed(r Record, d Doing, p Problem, exit string) error {
 			return err
 		}
 		return w.failTarget(w.rec(t.To), Problem{codeUpdate, p.Cause, "[ExtensionUpdateError] " + p.Text + "; ContinueOnUpdate: False"})
-	case t.Op == Update && t.Version != t.To: // a downgrade: the old package failed
-		if err := w.put(r.fail(Update)); err != nil {
+	case t.Op == plan.Update && t.Version != t.To: // a downgrade: the old package failed
+		if err := w.put(r.fail(plan.Update)); err != nil {
 			return err
 		}
 		if p.Code != codeTimeout {
 			p.Code = codeUpdate
 		}
 		return w.failTarget(w.rec(t.To), p)
-	case t.Op == Uninstall:
+	case t.Op == plan.Uninstall:
 		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, handler is removed anyway")
 		return w.gone(r, t)
-	case t.Op == Disable && t.Purpose == ForDelete:
+	case t.Op == plan.Disable && t.Purpose == plan.ForDelete:
 		w.say(t.Ext, "[Ignored Error] %s", p.Text)
 		return w.succeeded(r, d, exit)
-	case t.Op == Disable && t.Purpose == ForUninstall:
-		r = r.fail(Disable)
+	case t.Op == plan.Disable && t.Purpose == plan.ForUninstall:
+		r = r.fail(plan.Disable)
 		r.FailKey, r.FailBoot = d.Key, w.m.boot
 		return w.put(r)
-	case t.Op == Enable:
+	case t.Op == plan.Enable:
 		e := r.Exts[t.Ext]
 		e.FailKey, e.Code, e.Err, e.Cause = d.Key, p.Code, p.Text, p.Cause
 		e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
-		r = r.setExt(t.Ext, e).fail(Enable)
+		r = r.setExt(t.Ext, e).fail(plan.Enable)
 		if t.Ext != "" {
 			// One extension of many: the handler itself is as well as before.
 			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text), false)

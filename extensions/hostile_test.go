@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // TestHostileNames: names from the platform never become paths elsewhere,
@@ -20,32 +22,32 @@ func TestHostileNames(t *testing.T) {
 		"../../etc/P", "..", ".hidden", "P.X; touch " + marker, "P.X$(touch " + marker + ")", "P.X`touch " + marker + "`", "P.X'", `P.X"`,
 		"P X", "P.X\n", "P.X\t", "P.X\x1b[2J", "P.X\u202e", "P.X\\..", "-rf", "", strings.Repeat("a", 151), "WALinuxAgent", "azguest", "P.X\xff",
 	} {
-		if handlerName(name) {
+		if plan.IsHandlerName(name) {
 			t.Errorf("the handler name %q is let through", name)
 		}
 	}
 	for _, name := range []string{"Microsoft.Azure.Extensions.CustomScript", "Microsoft.CPlat.Core.RunCommandHandlerLinux", "A.B-C_D", "1.x"} {
-		if !handlerName(name) {
+		if !plan.IsHandlerName(name) {
 			t.Errorf("the handler name %q is refused", name)
 		}
 	}
 	for _, v := range []string{"1.0/../../x", "1.0-rc1", "1.0rc;id", "1.0rc$(id)", " 1.0", "1.0 ", "-1", "1..0", "", "1.0\n", "v1", "99999999999999999999", "1.0.rc.1;"} {
-		if versionText(v) {
+		if plan.IsVersion(v) {
 			t.Errorf("the version %q is let through", v)
 		}
 	}
 	for _, v := range []string{"1", "1.0", "1.0.0", "2.1.19.3", "1.0rc1", "20240101.1"} {
-		if !versionText(v) {
+		if !plan.IsVersion(v) {
 			t.Errorf("the version %q is refused", v)
 		}
 	}
 	for _, n := range []string{"../a", "a/b", `a\b`, ".a", "", "a\x00", "a\nb", "a\x7f", "a\xff"} {
-		if extensionName(n) {
+		if plan.IsExtensionName(n) {
 			t.Errorf("the extension name %q is let through", n)
 		}
 	}
 	for _, n := range []string{"a", "run command 1", "a.b-c_d", "übung"} {
-		if !extensionName(n) {
+		if !plan.IsExtensionName(n) {
 			t.Errorf("the extension name %q is refused", n)
 		}
 	}

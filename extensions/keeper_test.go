@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -219,7 +220,7 @@ func TestSEC5Cancel(t *testing.T) {
 	endless := func(name string) pkg {
 		return pkg{name: name, version: "1.0", script: "log\n[ \"$op\" = enable ] && sleep 600\nexit 0\n"}
 	}
-	phase := func(w *world, name string, op Op) func(Snapshot) bool {
+	phase := func(w *world, name string, op plan.Op) func(Snapshot) bool {
 		return func(Snapshot) bool {
 			for _, d := range w.m.Details() {
 				if d.Name == name && d.Phase == op && d.PID > 0 {
@@ -240,7 +241,7 @@ func TestSEC5Cancel(t *testing.T) {
 		{"running", func(w *world, g *given) {
 			w.repo.publish(w.t, endless("P.X"))
 			g.offer(w.start(), ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
-			w.await("enable", phase(w, "P.X", Enable))
+			w.await("enable", phase(w, "P.X", plan.Enable))
 		}, "stopped P.X: enable of version 1.0", "P.X 1.0 NotReady 1009 | 0 error 1009", "AZ-EXT-SIGNAL: it was killed by SIGKILL: cancelled by the operator", "success"},
 		{"running, stopped", func(w *world, g *given) {
 			w.repo.publish(w.t, trick("P.X", "kill -STOP $super"))
@@ -289,7 +290,7 @@ func TestSEC5Cancel(t *testing.T) {
 			y.script += "# apt-get\n"
 			w.repo.publish(w.t, y)
 			g.offer(w.start(), ext("P.Y", "1.0", 0))
-			w.await("the other", phase(w, "P.Y", Enable))
+			w.await("the other", phase(w, "P.Y", plan.Enable))
 			g.offer(w, ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("waiting", func(s Snapshot) bool {
 				return strings.Contains(message(s, 0), "is waiting for the package manager, used by P.Y")
@@ -300,7 +301,7 @@ func TestSEC5Cancel(t *testing.T) {
 			w.repo.publish(w.t, quiet("P.X"))
 			w.repo.publish(w.t, endless("P.Y"))
 			g.offer(w.start(), ext("P.Y", "1.0", 0))
-			w.await("the other", phase(w, "P.Y", Enable))
+			w.await("the other", phase(w, "P.Y", plan.Enable))
 			g.offer(w, ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
 			w.await("queued", func(s Snapshot) bool { return strings.Contains(message(s, 0), "is waiting to be processed") })
 		}, "P.X was waiting for its turn; cancelled", "P.X 1.0 NotReady -1", "AZ-EXT-CANCELLED", "transitioning"},

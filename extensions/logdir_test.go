@@ -14,6 +14,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -25,7 +26,7 @@ func speaker(t *testing.T) (w *work, log *bytes.Buffer) {
 	if err := m.store.init(); err != nil {
 		t.Fatal(err)
 	}
-	return newWork(m, &handler{name: "P.X", recs: map[string]Record{}}, nil, Task{Op: Enable, Version: "1.0"}), log
+	return newWork(m, &handler{name: "P.X", recs: map[string]Record{}}, nil, plan.Task{Op: plan.Enable, Version: "1.0"}), log
 }
 
 // TestSEC1LogFolderOfOthers: in a folder that somebody else than root can
@@ -220,8 +221,8 @@ func TestSEC1UnderAttack(t *testing.T) {
 	t.Run("directory of the handler", func(t *testing.T) {
 		w, _ := speaker(t)
 		s := w.m.store
-		w.wish, w.want = Wish{Name: "P.X", Exts: []WishExt{{}}}, &protocol.Handler{Name: "P.X", Version: "1.0", Settings: []protocol.Settings{{}}}
-		rec := Record{Name: "P.X", Version: "1.0", State: Enabled, Report: Report{Status: "Ready"}, Exts: map[string]ExtRecord{"a": {ExtFact: ExtFact{Enabled: true, Hash: "x"}}}}
+		w.wish, w.want = plan.Wish{Name: "P.X", Exts: []plan.ExtWish{{}}}, &protocol.Handler{Name: "P.X", Version: "1.0", Settings: []protocol.Settings{{}}}
+		rec := Record{Name: "P.X", Version: "1.0", State: plan.Enabled, Report: Report{Status: "Ready"}, Exts: map[string]ExtRecord{"a": {ExtFact: plan.ExtFact{Enabled: true, Hash: "x"}}}}
 		w.recs["1.0"] = rec
 		hosttest.Attack(t, s.base("P.X", "1.0"), []string{
 			"config/", "config/HandlerState", "config/0.settings", "config/9.settings", "status/", "status/0.status", "mrseq", "heartbeat.log",

@@ -15,6 +15,7 @@ import (
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -191,7 +192,7 @@ type Manager struct {
 type handler struct {
 	name    string
 	recs    map[string]Record
-	busy    *Task
+	busy    *plan.Task
 	stop    context.CancelCauseFunc // ends what busy is, if it can be ended
 	ended   chan string             // how that went, when it has ended and is recorded
 	settled bool                    // nothing left to do in this pass
@@ -418,7 +419,7 @@ func (m *Manager) resume(ctx context.Context, h *handler) {
 // outcome is what a goroutine of a handler comes back with.
 type outcome struct {
 	h    *handler
-	task Task
+	task plan.Task
 	recs map[string]Record
 	pass *pass
 	dec  *decision
@@ -453,7 +454,7 @@ func (m *Manager) finished(o outcome) {
 	m.buried(o.h.recs, o.recs)
 	o.h.recs = o.recs
 	for v, r := range o.h.recs {
-		if r.State == Absent && r.Report.Status == "" && r.Doing == nil {
+		if r.State == plan.Absent && r.Report.Status == "" && r.Doing == nil {
 			delete(o.h.recs, v)
 		}
 	}
@@ -478,7 +479,7 @@ func (m *Manager) finished(o outcome) {
 // a new agent may know more keys, and an old one may have written others.
 func (m *Manager) refreshFiles(h *handler) {
 	for _, r := range h.recs {
-		if !r.State.installed() {
+		if !r.State.Installed() {
 			continue
 		}
 		if err := m.environment(r.Name, r.Version); err != nil {

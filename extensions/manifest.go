@@ -9,13 +9,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // A HandlerManifest is HandlerManifest.json of a package: element 0 of its
 // array (extensions/SPEC.md §3.1). It is read again before every command,
 // because it may be edited in place.
 type HandlerManifest struct {
-	Commands map[Op]string
+	Commands map[plan.Op]string
 	// Heartbeat: the handler keeps heartbeat.log fresh.
 	Heartbeat         bool
 	ContinueOnFailure bool
@@ -58,10 +59,10 @@ func ParseHandlerManifest(data []byte) (HandlerManifest, error) {
 	if err != nil || hm == nil {
 		return HandlerManifest{}, fmt.Errorf("%w: no handlerManifest", errManifest)
 	}
-	m := HandlerManifest{Commands: map[Op]string{}}
-	for op, key := range map[Op]string{
-		Install: "installCommand", Enable: "enableCommand", Disable: "disableCommand",
-		Update: "updateCommand", Uninstall: "uninstallCommand",
+	m := HandlerManifest{Commands: map[plan.Op]string{}}
+	for op, key := range map[plan.Op]string{
+		plan.Install: "installCommand", plan.Enable: "enableCommand", plan.Disable: "disableCommand",
+		plan.Update: "updateCommand", plan.Uninstall: "uninstallCommand",
 	} {
 		if s, ok := text(hm[key]); ok {
 			m.Commands[op] = s

@@ -9,15 +9,16 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // packagerBusy says who keeps a command waiting that may use the package
 // manager, or "".
-func (m *Manager) packagerBusy(h *handler, t Task) string {
+func (m *Manager) packagerBusy(h *handler, t plan.Task) string {
 	switch t.Op {
-	case Fetch, Copy, Remove:
+	case plan.Fetch, plan.Copy, plan.Remove:
 		return ""
-	case Install, Update, Enable, Disable, Uninstall:
+	case plan.Install, plan.Update, plan.Enable, plan.Disable, plan.Uninstall:
 	}
 	if !h.recs[t.Version].Packager {
 		return ""
@@ -27,14 +28,14 @@ func (m *Manager) packagerBusy(h *handler, t Task) string {
 			continue
 		}
 		switch o.busy.Op {
-		case Install, Update, Enable, Disable, Uninstall:
+		case plan.Install, plan.Update, plan.Enable, plan.Disable, plan.Uninstall:
 			if o.recs[o.busy.Version].Packager {
 				return o.name
 			}
-		case Fetch, Copy, Remove:
+		case plan.Fetch, plan.Copy, plan.Remove:
 		}
 	}
-	if t.Op == Install || t.Op == Update || t.Op == Enable {
+	if t.Op == plan.Install || t.Op == plan.Update || t.Op == plan.Enable {
 		return m.packagesLocked(h)
 	}
 	return "" // what goes away does not wait for strangers

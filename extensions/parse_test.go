@@ -13,6 +13,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/test/peak"
 )
@@ -111,16 +112,16 @@ func TestHandlerManifest(t *testing.T) {
 		want     HandlerManifest
 		bad      bool
 	}{
-		{name: "defaults", in: `[{"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[Op]string{}}},
+		{name: "defaults", in: `[{"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}}},
 		{name: "full", in: `[{"name":"x","version":"1.13.19","handlerManifest":{"installCommand":"a","enableCommand":"b  -e","disableCommand":"c","updateCommand":"d","uninstallCommand":"e","reportHeartbeat":true,"continueOnUpdateFailure":"True","supportsMultipleExtensions":"true","updateMode":"UpdateWithoutInstall","rebootAfterInstall":false,"new":{}},"resourceLimits":{"cpuQuotaPercentage":-1}}]`, want: HandlerManifest{
-			Commands: map[Op]string{Install: "a", Enable: "b  -e", Disable: "c", Update: "d", Uninstall: "e"}, Heartbeat: true, ContinueOnFailure: true, Multi: true, NoInstallOnUpdate: true,
+			Commands: map[plan.Op]string{plan.Install: "a", plan.Enable: "b  -e", plan.Disable: "c", plan.Update: "d", plan.Uninstall: "e"}, Heartbeat: true, ContinueOnFailure: true, Multi: true, NoInstallOnUpdate: true,
 		}},
-		{name: "odd booleans", in: `[{"version":1.0,"handlerManifest":{"reportHeartbeat":"yes","continueOnUpdateFailure":1,"supportsMultipleExtensions":null,"updateMode":"updatewithinstall"}}]`, want: HandlerManifest{Commands: map[Op]string{}, Odd: []string{"reportHeartbeat", "continueOnUpdateFailure"}}},
-		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[Op]string{}, CPUPercent: 25, Services: []host.UnitLimit{{Name: "a.service", CPUPercent: 5}}}},
-		{name: "limits at their place", in: `[{"handlerManifest":{"updateMode":""},"resourceLimits":{"cpuQuotaPercentage":60.5,"services":[{"name":"b.service"}]}}]`, want: HandlerManifest{Commands: map[Op]string{}, NoInstallOnUpdate: true, CPUPercent: 60, Services: []host.UnitLimit{{Name: "b.service"}}}},
-		{name: "unknown mode", in: `[{"handlerManifest":{"updateMode":"Something"}}]`, want: HandlerManifest{Commands: map[Op]string{}, NoInstallOnUpdate: true}},
-		{name: "signing", in: `[{"signingInfo":{"publisher":"P","type":"T","version":"1.0"},"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[Op]string{}, Publisher: "P", Type: "T", Version: "1.0"}},
-		{name: "byte order mark", in: "\xef\xbb\xbf[{\"handlerManifest\":{}}]", want: HandlerManifest{Commands: map[Op]string{}}},
+		{name: "odd booleans", in: `[{"version":1.0,"handlerManifest":{"reportHeartbeat":"yes","continueOnUpdateFailure":1,"supportsMultipleExtensions":null,"updateMode":"updatewithinstall"}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, Odd: []string{"reportHeartbeat", "continueOnUpdateFailure"}}},
+		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, CPUPercent: 25, Services: []host.UnitLimit{{Name: "a.service", CPUPercent: 5}}}},
+		{name: "limits at their place", in: `[{"handlerManifest":{"updateMode":""},"resourceLimits":{"cpuQuotaPercentage":60.5,"services":[{"name":"b.service"}]}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, NoInstallOnUpdate: true, CPUPercent: 60, Services: []host.UnitLimit{{Name: "b.service"}}}},
+		{name: "unknown mode", in: `[{"handlerManifest":{"updateMode":"Something"}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, NoInstallOnUpdate: true}},
+		{name: "signing", in: `[{"signingInfo":{"publisher":"P","type":"T","version":"1.0"},"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, Publisher: "P", Type: "T", Version: "1.0"}},
+		{name: "byte order mark", in: "\xef\xbb\xbf[{\"handlerManifest\":{}}]", want: HandlerManifest{Commands: map[plan.Op]string{}}},
 		{name: "object", in: `{"handlerManifest":{}}`, bad: true},
 		{name: "empty", in: `[]`, bad: true},
 		{name: "null manifest", in: `[{"handlerManifest":null}]`, bad: true},

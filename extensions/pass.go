@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/bound"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -88,9 +89,9 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 		h := &c.Handlers[i]
 		bad := ""
 		switch {
-		case !handlerName(h.Name):
+		case !plan.IsHandlerName(h.Name):
 			bad = "invalid handler name " + bound.Quote(h.Name)
-		case !versionText(h.Version):
+		case !plan.IsVersion(h.Version):
 			bad = fmt.Sprintf("invalid version %s of handler %s", bound.Quote(h.Version), h.Name)
 		case seen[strings.ToLower(h.Name)]:
 			bad = fmt.Sprintf("duplicate handler %s", h.Name)
@@ -98,7 +99,7 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 		seen[strings.ToLower(h.Name)] = true
 		for _, s := range h.Settings {
 			switch {
-			case h.MultiConfig && !extensionName(s.Name):
+			case h.MultiConfig && !plan.IsExtensionName(s.Name):
 				bad = fmt.Sprintf("invalid extension name %s of handler %s", bound.Quote(s.Name), bound.Clip(h.Name))
 			case s.Seq < 0:
 				bad = fmt.Sprintf("invalid sequence number %d of handler %s", s.Seq, h.Name)
@@ -296,7 +297,7 @@ func (m *Manager) removeAbsent(ctx context.Context, h *handler) {
 		return
 	}
 	for v := range h.recs {
-		w := newWork(m, h, nil, Task{Op: Remove, Version: v, Why: "not in the goal state"})
+		w := newWork(m, h, nil, plan.Task{Op: plan.Remove, Version: v, Why: "not in the goal state"})
 		m.begin(ctx, h, w, w.do)
 		return
 	}
@@ -335,13 +336,13 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	}
 	now := m.now()
 	for range len(mine) + 1 {
-		tasks := Plan(wish, m.facts(h), now)
+		tasks := plan.For(wish, m.facts(h), now)
 		if len(tasks) == 0 {
 			return false
 		}
 		t := tasks[0]
 		who := mine
-		if t.Op == Enable || t.Op == Disable && t.Ext != "" && t.To == "" {
+		if t.Op == plan.Enable || t.Op == plan.Disable && t.Ext != "" && t.To == "" {
 			who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
 			if len(who) == 0 { // a handler that goes away is named without its extensions
 				who = mine
@@ -364,7 +365,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 			if d, ok := p.versions[name]; ok {
 				w.dec = &d
 			}
-			if t.Op == Enable {
+			if t.Op == plan.Enable {
 				delete(p.forced, pairKey(want.Name, t.Ext))
 			}
 			m.begin(ctx, h, w, w.do)
@@ -373,7 +374,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 			return true
 		}
 		// The gate said never: go on without those extensions.
-		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e WishExt) bool {
+		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e plan.ExtWish) bool {
 			return !p.skipped[pairKey(want.Name, e.Name)].None()
 		})
 		for _, e := range wish.Exts {
@@ -388,8 +389,8 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	return false
 }
 
-func (m *Manager) now() Now {
-	n := Now{Boot: m.boot, Agent: m.cfg.Agent}
+func (m *Manager) now() plan.Now {
+	n := plan.Now{Boot: m.boot, Agent: m.cfg.Agent}
 	if m.pass != nil {
 		n.Key = m.pass.key
 	}
@@ -400,11 +401,11 @@ func (m *Manager) now() Now {
 }
 
 // facts is what the plan needs to know of a handler.
-func (m *Manager) facts(h *handler) []Fact {
-	var out []Fact
+func (m *Manager) facts(h *handler) []plan.Fact {
+	var out []plan.Fact
 	for _, r := range h.recs {
 		f := r.fact()
-		if r.State != Absent {
+		if r.State != plan.Absent {
 			if hm, err := m.store.readManifest(r.Name, r.Version); err == nil {
 				f.NoInstallOnUpdate = hm.NoInstallOnUpdate
 			}
@@ -416,11 +417,11 @@ func (m *Manager) facts(h *handler) []Fact {
 
 // wish is what is wanted of a handler; not ready while its version is not
 // decided.
-func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (Wish, bool) {
+func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (plan.Wish, bool) {
 	p := m.pass
-	w := Wish{Name: h.name, Multi: want.MultiConfig, Enable: want.Want == protocol.WantEnabled, Gone: want.Want == protocol.WantUninstall}
+	w := plan.Wish{Name: h.name, Multi: want.MultiConfig, Enable: want.Want == protocol.WantEnabled, Gone: want.Want == protocol.WantUninstall}
 	if w.Enable {
-		if r, ok := h.recs[want.Version]; ok && r.State.installed() {
+		if r, ok := h.recs[want.Version]; ok && r.State.Installed() {
 			// Exactly what is asked for is here: nobody needs to be asked.
 			w.Version = want.Version
 		} else if d, ok := p.versions[strings.ToLower(want.Name)]; ok {
@@ -435,7 +436,7 @@ func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (Wish, b
 		if !p.skipped[q.key()].None() {
 			continue
 		}
-		e := WishExt{Name: q.ext, Seq: q.seq, Disable: w.Enable && !q.enable, Force: p.forced[q.key()]}
+		e := plan.ExtWish{Name: q.ext, Seq: q.seq, Disable: w.Enable && !q.enable, Force: p.forced[q.key()]}
 		e.Hash = settingsHash(w.Version, q)
 		w.Exts = append(w.Exts, e)
 	}
@@ -461,7 +462,7 @@ func settingsHash(version string, q pair) string {
 
 // decide asks the platform which versions there are.
 func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler) {
-	w := newWork(m, h, want, Task{Op: Fetch, Version: want.Version, Why: "version"})
+	w := newWork(m, h, want, plan.Task{Op: plan.Fetch, Version: want.Version, Why: "version"})
 	m.begin(ctx, h, w, func(ctx context.Context) error {
 		d := decision{}
 		manifest, err := m.fetch.Manifest(ctx, want.Manifests)
@@ -476,7 +477,7 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 			w.dec = &d
 			return w.noVersion(causeOf(err, causeDownload), fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
 		}
-		pkg, ok := decideVersion(want.Version, manifest)
+		pkg, ok := plan.ChooseVersion(want.Version, manifest)
 		if !ok {
 			d.err = fmt.Errorf("version %s is not in the manifest", want.Version)
 			w.dec = &d
@@ -491,6 +492,6 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 // noVersion reports a handler whose package is not known.
 func (w *work) noVersion(cause, message string) error {
 	r := w.rec(w.want.Version)
-	w.emit(r.Version, Fetch, false, message, 0)
+	w.emit(r.Version, plan.Fetch, false, message, 0)
 	return w.failTarget(r, Problem{codeOther, cause, message})
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // Modes of the policy.
@@ -91,10 +92,10 @@ func ParsePolicy(data []byte) (Policy, error) {
 	if !ok {
 		return p, fmt.Errorf("%w: attribute 'policyVersion' is required and must be a string", errPolicy)
 	}
-	if n := Components(ver); n == 0 || n > 3 {
+	if n := plan.Components(ver); n == 0 || n > 3 {
 		return p, fmt.Errorf("%w: invalid value for attribute 'policyVersion': %q; it must be 'major[.minor[.patch]]'", errPolicy, ver)
 	}
-	if CompareVersions(ver, policyVersion) > 0 {
+	if plan.CompareVersions(ver, policyVersion) > 0 {
 		return p, fmt.Errorf("%w: policy version %s is not supported; the highest one is %s", errPolicy, ver, policyVersion)
 	}
 	ext, err := strictObject(top["extensionPolicies"], "extensionPolicies", "allowListedExtensionsOnly", "signatureRequired", "extensions")
@@ -214,10 +215,10 @@ func versionHolds(cond, v string) (holds, ok bool) {
 			continue
 		}
 		rest = strings.TrimSpace(rest)
-		if Components(rest) == 0 {
+		if plan.Components(rest) == 0 {
 			return false, false
 		}
-		c := CompareVersions(v, rest)
+		c := plan.CompareVersions(v, rest)
 		switch op {
 		case ">=":
 			return c >= 0, true
@@ -232,7 +233,7 @@ func versionHolds(cond, v string) (holds, ok bool) {
 		}
 		return c == 0, true
 	}
-	return CompareVersions(v, cond) == 0, Components(cond) > 0
+	return plan.CompareVersions(v, cond) == 0, plan.Components(cond) > 0
 }
 
 // matches: an empty pattern matches everything. A rule about a signer can

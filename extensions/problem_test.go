@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -55,16 +56,16 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 		"failed":          {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobFailed, 7)) }, "7"},
 		"too long":        {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobTimeout, -1)) }, "1011"},
 	} {
-		for _, op := range []Op{Disable, Uninstall} {
+		for _, op := range []plan.Op{plan.Disable, plan.Uninstall} {
 			t.Run(name+" "+string(op), func(t *testing.T) {
 				t.Parallel()
 				m := New(host.Root(t.TempDir()), launcher(), nil, &events{}, zerolog.Nop(), Config{})
 				if err := m.store.init(); err != nil {
 					t.Fatal(err)
 				}
-				old := Record{Name: "P.X", Version: "1.0", State: Enabled, Last: before, Exts: map[string]ExtRecord{"": {ExtFact: ExtFact{Enabled: true}, Last: before}}}
-				h := &handler{name: "P.X", recs: map[string]Record{"1.0": old, "2.0": {Name: "P.X", Version: "2.0", State: Fetched}}}
-				task := Task{Op: op, Version: "1.0", From: "1.0", To: "2.0"}
+				old := Record{Name: "P.X", Version: "1.0", State: plan.Enabled, Last: before, Exts: map[string]ExtRecord{"": {ExtFact: plan.ExtFact{Enabled: true}, Last: before}}}
+				h := &handler{name: "P.X", recs: map[string]Record{"1.0": old, "2.0": {Name: "P.X", Version: "2.0", State: plan.Fetched}}}
+				task := plan.Task{Op: op, Version: "1.0", From: "1.0", To: "2.0"}
 				w := newWork(m, h, nil, task)
 				now := time.Now()
 				if err := tc.end(w, old, Doing{Task: task, Job: "j", Lenient: true, Started: now, Deadline: now.Add(time.Minute)}); err != nil {
@@ -75,7 +76,7 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 					t.Fatalf("nothing was noted: %+v", w.recs["2.0"])
 				}
 				got := ch.UninstallCode
-				if op == Disable {
+				if op == plan.Disable {
 					got = ch.DisableCodes[""]
 				}
 				if got != tc.want {

@@ -6,21 +6,22 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // onDisk is the text of config/HandlerState, which the old agent reads and
 // writes too (extensions/SPEC.md §4.6).
 func (r Record) onDisk() string {
 	switch r.State {
-	case Enabled:
+	case plan.Enabled:
 		return "Enabled"
-	case Installed, Disabled:
+	case plan.Installed, plan.Disabled:
 		return "Installed"
-	case Broken:
+	case plan.Broken:
 		if r.FailedUpgrade {
 			return "FailedUpgrade"
 		}
-	case Absent, Fetched:
+	case plan.Absent, plan.Fetched:
 	}
 	return "NotInstalled"
 }
@@ -29,9 +30,9 @@ func (r Record) onDisk() string {
 // disk before and after every operation that changes it, so that whatever
 // dies in between, the next Plan starts from the truth.
 type Record struct {
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	State   State  `json:"state"`
+	Name    string     `json:"name"`
+	Version string     `json:"version"`
+	State   plan.State `json:"state"`
 	// FailedUpgrade is the text HandlerState has for a Broken one whose
 	// update (and not install) failed.
 	FailedUpgrade bool `json:"failedUpgrade,omitempty"`
@@ -40,7 +41,7 @@ type Record struct {
 	Doing *Doing `json:"doing,omitempty"`
 	// Change is set on the new version while it replaces an older or newer
 	// one: the version change goes on where it stopped.
-	Change *Change `json:"change,omitempty"`
+	Change *plan.Change `json:"change,omitempty"`
 	// Exts has one entry per extension; the key is "" for single-config.
 	Exts map[string]ExtRecord `json:"exts,omitempty"`
 	// Report is the handler's row in the status, config/HandlerStatus.
@@ -66,7 +67,7 @@ type Record struct {
 // Doing is an operation under way. It holds everything that is needed to
 // finish it after a restart of the agent.
 type Doing struct {
-	Task     Task      `json:"task"`
+	Task     plan.Task `json:"task"`
 	Job      string    `json:"job"` // id; empty until the job exists
 	Seq      int       `json:"seq"`
 	Hash     string    `json:"hash,omitempty"`
@@ -82,7 +83,7 @@ type Doing struct {
 
 // Ended is an operation that is over.
 type Ended struct {
-	Op       Op             `json:"op"`
+	Op       plan.Op        `json:"op"`
 	Job      string         `json:"job,omitempty"`
 	Why      string         `json:"why,omitempty"`
 	Started  time.Time      `json:"started,omitzero"`
@@ -93,7 +94,7 @@ type Ended struct {
 
 // ExtRecord is one extension of a handler version.
 type ExtRecord struct {
-	ExtFact
+	plan.ExtFact
 	Code     int       `json:"code,omitempty"` // of the failure, as are Err and Cause: a Problem
 	Err      string    `json:"err,omitempty"`
 	Cause    string    `json:"cause,omitempty"`
@@ -106,19 +107,19 @@ type ExtRecord struct {
 }
 
 // done is r after op succeeded.
-func (r Record) done(op Op, ext string) (Record, error) {
+func (r Record) done(op plan.Op, ext string) (Record, error) {
 	next, ok := r.State.After(op)
 	if !ok {
-		return r, fmt.Errorf("%s %s-%s from state %s: %w", op, r.Name, r.Version, r.State, ErrEdge)
+		return r, fmt.Errorf("%s %s-%s from state %s: %w", op, r.Name, r.Version, r.State, plan.ErrEdge)
 	}
 	r.Exts = maps.Clone(r.Exts)
-	if op == Disable {
+	if op == plan.Disable {
 		if e, ok := r.Exts[ext]; ok {
 			e.Enabled = false
 			r.Exts[ext] = e
 		}
 		if ext != "" && r.enabledExts() > 0 {
-			next = Enabled
+			next = plan.Enabled
 		}
 	}
 	if next != r.State {
@@ -129,12 +130,12 @@ func (r Record) done(op Op, ext string) (Record, error) {
 }
 
 // fail is r after op failed.
-func (r Record) fail(op Op) Record {
+func (r Record) fail(op plan.Op) Record {
 	next := r.State.Failed(op)
 	if next != r.State {
 		r.State, r.Since = next, time.Now().UTC()
 	}
-	r.FailedUpgrade = next == Broken && (op == Update || r.FailedUpgrade && op != Install)
+	r.FailedUpgrade = next == plan.Broken && (op == plan.Update || r.FailedUpgrade && op != plan.Install)
 	r.Doing, r.Lost = nil, 0
 	return r
 }
@@ -152,7 +153,7 @@ func (r Record) enabledExts() int {
 // ended is r with an operation that is over in its place: that of the handler
 // or of one of its extensions.
 func (r Record) ended(e *Ended, ext string) Record {
-	if e.Op != Enable && e.Op != Disable {
+	if e.Op != plan.Enable && e.Op != plan.Disable {
 		r.Last = e
 		return r
 	}
@@ -182,29 +183,29 @@ func (e ExtRecord) problem() Problem {
 
 // withPurpose is a task as it is written now: earlier builds had the purpose
 // of a disable only in the reason, which is for people.
-func withPurpose(t Task) Task {
-	purpose, known := map[string]Purpose{"deleted": ForDelete, "uninstall": ForUninstall}[t.Why]
-	if known && t.Op == Disable {
+func withPurpose(t plan.Task) plan.Task {
+	purpose, known := map[string]plan.Purpose{"deleted": plan.ForDelete, "uninstall": plan.ForUninstall}[t.Why]
+	if known && t.Op == plan.Disable {
 		t.Purpose = purpose
 	}
 	return t
 }
 
 // changeFrom is how far the version change from another version has come.
-func (r Record) changeFrom(from string) Change {
+func (r Record) changeFrom(from string) plan.Change {
 	if r.Change != nil && r.Change.From == from {
 		ch := *r.Change
 		ch.DisableCodes = maps.Clone(ch.DisableCodes)
 		return ch
 	}
-	return Change{From: from}
+	return plan.Change{From: from}
 }
 
 // fact is what decisions depend on, without what the manifest says.
-func (r Record) fact() Fact {
-	f := Fact{Version: r.Version, State: r.State, Multi: r.Multi, Change: r.Change, FailKey: r.FailKey, FailBoot: r.FailBoot}
+func (r Record) fact() plan.Fact {
+	f := plan.Fact{Version: r.Version, State: r.State, Multi: r.Multi, Change: r.Change, FailKey: r.FailKey, FailBoot: r.FailBoot}
 	if r.Exts != nil {
-		f.Exts = make(map[string]ExtFact, len(r.Exts))
+		f.Exts = make(map[string]plan.ExtFact, len(r.Exts))
 	}
 	for name, e := range r.Exts {
 		f.Exts[name] = e.ExtFact

@@ -6,13 +6,15 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // recordIn is a record in some state, with one extension if it is enabled.
-func recordIn(version string, s State) Record {
+func recordIn(version string, s plan.State) Record {
 	r := Record{Name: "P.X", Version: version, State: s}
-	if s == Enabled {
-		r = r.setExt("", ExtRecord{ExtFact: ExtFact{Enabled: true, Hash: "h", Boot: "b", Agent: "a"}})
+	if s == plan.Enabled {
+		r = r.setExt("", ExtRecord{ExtFact: plan.ExtFact{Enabled: true, Hash: "h", Boot: "b", Agent: "a"}})
 	}
 	return r
 }
@@ -21,40 +23,40 @@ func recordIn(version string, s State) Record {
 // and again comes to an end, along edges of the table only.
 func TestPlanConverges(t *testing.T) {
 	t.Parallel()
-	states := []State{Absent, Fetched, Installed, Enabled, Disabled, Broken}
+	states := []plan.State{plan.Absent, plan.Fetched, plan.Installed, plan.Enabled, plan.Disabled, plan.Broken}
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		have := map[string]Record{}
 		for _, v := range []string{"1", "2", "3"} {
-			if s := states[r.IntN(len(states))]; s != Absent {
+			if s := states[r.IntN(len(states))]; s != plan.Absent {
 				rec := recordIn(v, s)
 				if r.IntN(2) == 0 {
-					rec.Change = &Change{From: fmt.Sprint(r.IntN(3) + 1), Copied: r.IntN(2) == 0, Updated: r.IntN(2) == 0}
+					rec.Change = &plan.Change{From: fmt.Sprint(r.IntN(3) + 1), Copied: r.IntN(2) == 0, Updated: r.IntN(2) == 0}
 				}
 				have[v] = rec
 			}
 		}
-		w := Wish{Name: "P.X", Version: "2", Enable: r.IntN(3) > 0, Exts: []WishExt{{Hash: "h"}}}
+		w := plan.Wish{Name: "P.X", Version: "2", Enable: r.IntN(3) > 0, Exts: []plan.ExtWish{{Hash: "h"}}}
 		w.Gone = !w.Enable && r.IntN(2) == 0
-		now := Now{Key: "k", Boot: "b", Agent: "a"}
+		now := plan.Now{Key: "k", Boot: "b", Agent: "a"}
 		for step := 0; ; step++ {
 			if step > 40 {
 				t.Fatalf("seed %d: no end", seed)
 			}
-			var facts []Fact
+			var facts []plan.Fact
 			for _, v := range slices.Sorted(maps.Keys(have)) {
 				facts = append(facts, have[v].fact())
 			}
-			tasks := Plan(w, facts, now)
+			tasks := plan.For(w, facts, now)
 			if len(tasks) == 0 {
 				break
 			}
 			task := tasks[0]
 			rec, ok := have[task.Version]
 			if !ok {
-				rec = Record{Name: "P.X", Version: task.Version, State: Absent}
+				rec = Record{Name: "P.X", Version: task.Version, State: plan.Absent}
 			}
-			if r.IntN(6) == 0 && task.Op != Uninstall && task.Op != Remove {
+			if r.IntN(6) == 0 && task.Op != plan.Uninstall && task.Op != plan.Remove {
 				rec = rec.fail(task.Op)
 				rec.FailKey, rec.FailBoot, rec.Change = "k", "b", nil
 				if task.To != "" && task.To != task.Version {
@@ -62,9 +64,9 @@ func TestPlanConverges(t *testing.T) {
 					n.FailKey, n.FailBoot, n.Change = "k", "b", nil
 					have[task.To] = n
 				}
-				if task.Op == Enable {
+				if task.Op == plan.Enable {
 					rec.FailKey = ""
-					rec = rec.setExt("", ExtRecord{ExtFact: ExtFact{Hash: "h", Boot: "b", Agent: "a", FailKey: "k"}})
+					rec = rec.setExt("", ExtRecord{ExtFact: plan.ExtFact{Hash: "h", Boot: "b", Agent: "a", FailKey: "k"}})
 				}
 				have[task.Version] = rec
 				continue
@@ -75,26 +77,26 @@ func TestPlanConverges(t *testing.T) {
 			}
 			c := have[task.To].changeFrom(task.From)
 			switch task.Op {
-			case Fetch:
+			case plan.Fetch:
 				next.Change = nil
-			case Copy:
+			case plan.Copy:
 				c.Copied = true
 				next.Change = &c
-			case Update:
+			case plan.Update:
 				c.Updated = true
-			case Enable:
-				next = next.setExt("", ExtRecord{ExtFact: ExtFact{Enabled: true, Hash: "h", Boot: "b", Agent: "a"}})
-			case Disable:
+			case plan.Enable:
+				next = next.setExt("", ExtRecord{ExtFact: plan.ExtFact{Enabled: true, Hash: "h", Boot: "b", Agent: "a"}})
+			case plan.Disable:
 				c.DisableCodes = map[string]string{"": "0"}
-			case Install, Uninstall, Remove:
+			case plan.Install, plan.Uninstall, plan.Remove:
 			}
 			have[task.Version] = next
-			if task.To != "" && task.Op != Copy {
+			if task.To != "" && task.Op != plan.Copy {
 				n := have[task.To]
 				n.Change = &c
 				have[task.To] = n
 			}
-			if next.State == Absent {
+			if next.State == plan.Absent {
 				delete(have, task.Version)
 			}
 		}

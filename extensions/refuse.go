@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -18,8 +19,8 @@ func (m *Manager) skip(q pair, why Problem) {
 	delete(m.ends, q.key())
 	m.log.Warn().Str("extension", q.row).Str("code", why.Cause).Str("why", why.Text).Msg("extension skipped")
 	h := m.handler(q.handler.Name)
-	w := newWork(m, h, q.handler, Task{Op: Enable, Version: q.handler.Version, Ext: q.ext})
-	w.emit(q.handler.Version, Enable, false, why.Text, 0)
+	w := newWork(m, h, q.handler, plan.Task{Op: plan.Enable, Version: q.handler.Version, Ext: q.ext})
+	w.emit(q.handler.Version, plan.Enable, false, why.Text, 0)
 	r := w.rec(m.versionOf(q.handler))
 	if q.ext == "" || r.Report.Status == "" {
 		r.Report = reportOf(why)
@@ -105,10 +106,10 @@ func (m *Manager) refuse(h *handler, want *protocol.Handler, mine []pair) bool {
 		return true
 	}
 	m.auditLog(AuditEntry{What: "deny", Handler: want.Name, Version: want.Version, GoalState: p.key, Code: code, Text: why.Text})
-	w := newWork(m, h, want, Task{Op: Enable, Version: want.Version})
-	op := Enable
+	w := newWork(m, h, want, plan.Task{Op: plan.Enable, Version: want.Version})
+	op := plan.Enable
 	if code == codeDisable {
-		op = Uninstall
+		op = plan.Uninstall
 	}
 	w.emit(want.Version, op, false, why.Text, 0)
 	version := want.Version

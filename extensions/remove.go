@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // A handler's directory is removed while things that the handler has started
@@ -137,7 +138,7 @@ func (s store) forgetGrave(dir string) { _ = top.Remove(s.sub("gone", filepath.B
 // made anew. What has a state is somebody's installation, and not that.
 func (m *Manager) lookAtGraves() {
 	for dir, since := range m.graves {
-		name, version, ok := splitDir(dir)
+		name, version, ok := plan.SplitDir(dir)
 		h := m.handlers[strings.ToLower(name)]
 		if h != nil && h.busy != nil {
 			continue

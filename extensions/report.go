@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -33,7 +34,7 @@ type view struct {
 	pass     *pass // a copy; nil before the first goal state
 	handlers map[string]viewHandler
 	boot     string
-	now      Now
+	now      plan.Now
 	store    store
 	mode     string
 	timeouts Timeouts
@@ -42,7 +43,7 @@ type view struct {
 type viewHandler struct {
 	name string
 	recs map[string]Record
-	busy *Task
+	busy *plan.Task
 }
 
 // live is a view of the loop's own state, for the loop only.
@@ -117,7 +118,7 @@ func (m *Manager) watchStatus() {
 	want := map[string]bool{}
 	for _, h := range m.handlers {
 		for _, r := range h.recs {
-			if r.State != Absent {
+			if r.State != plan.Absent {
 				want[m.store.base(r.Name, r.Version)+"/status"] = true
 			}
 		}
@@ -255,10 +256,10 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 	}
 	e, known := r.rec.Exts[q.ext]
 	hash := settingsHash(r.status.Version, q)
-	wish := WishExt{Name: q.ext, Seq: q.seq, Hash: hash}
+	wish := plan.ExtWish{Name: q.ext, Seq: q.seq, Hash: hash}
 	now := v.now
 	failedHere := r.rec.FailKey != "" && r.rec.FailKey == p.key && r.rec.FailBoot == v.boot
-	same := known && e.Enabled && e.Hash == hash && e.FailKey == "" && r.rec.State == Enabled
+	same := known && e.Enabled && e.Hash == hash && e.FailKey == "" && r.rec.State == plan.Enabled
 	switch {
 	case !p.stuck[strings.ToLower(want.Name)].None():
 		r.end = endFailed
@@ -293,9 +294,9 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 				r.fail(q, r.rec.Report.problem())
 			}
 		}
-	case same || known && e.FailKey == p.key && enableWhy(wish, r.rec.State, e.ExtFact, known, now) == "":
+	case same || known && e.FailKey == p.key && plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) == "":
 		v.settledRow(&r, q, e, files)
-		if enableWhy(wish, r.rec.State, e.ExtFact, known, now) != "" {
+		if plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) != "" {
 			r.end = endOpen // to be enabled again, after a boot for instance
 		}
 	case p.hold || p.gate != "" || v.mode == ModeReportOnly:
@@ -326,7 +327,7 @@ func (v view) describe(q pair, files *fileCache) (r row) {
 // withBeat adds to a refusal what the software that goes on running says.
 func (v view) withBeat(rep Report, rec Record, files *fileCache) Report {
 	base := v.store.base(rec.Name, rec.Version)
-	if rec.State != Enabled || !files.manifest(base+"/"+manifestName).Heartbeat {
+	if rec.State != plan.Enabled || !files.manifest(base+"/"+manifestName).Heartbeat {
 		return rep
 	}
 	data, _, err := readSafely(base+"/"+heartbeatName, maxHeartbeat)
@@ -386,7 +387,7 @@ func (v view) settledRow(r *row, q pair, e ExtRecord, files *fileCache) {
 // an earlier run, or of the version before, and with the same sequence number
 // the platform would take it for the end of what has failed.
 func (v view) outdated(r *row, q pair, e ExtRecord) bool {
-	if r.status.Extension.Status != success || e.Last == nil || e.Last.Op != Enable {
+	if r.status.Extension.Status != success || e.Last == nil || e.Last.Op != plan.Enable {
 		return false
 	}
 	fi, err := top.Lstat(v.statusFile(r.rec, q))
@@ -408,7 +409,7 @@ func (v view) progressRow(r *row, q pair, h viewHandler) {
 	}
 	msg := "Extension " + q.row + " " + doing
 	rep := Report{Status: "Installing", Message: msg}
-	if r.rec.State == Enabled && r.rec.Report.Status == "Ready" {
+	if r.rec.State == plan.Enabled && r.rec.Report.Status == "Ready" {
 		rep = r.rec.Report
 	}
 	r.set(rep)
@@ -503,10 +504,10 @@ func (r *row) set(rep Report) {
 func highest(recs map[string]Record, none string) string {
 	best := ""
 	better := func(a, b Record) bool {
-		if a.State.installed() != b.State.installed() {
-			return a.State.installed()
+		if a.State.Installed() != b.State.Installed() {
+			return a.State.Installed()
 		}
-		return CompareVersions(a.Version, b.Version) > 0
+		return plan.CompareVersions(a.Version, b.Version) > 0
 	}
 	for v, r := range recs {
 		if best == "" || better(r, recs[best]) {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -93,7 +94,7 @@ func TestSupervisorKilled(t *testing.T) {
 			var st host.JobState
 			w.await("enable runs, and the supervisor knows it", func(Snapshot) bool {
 				for _, d := range w.m.Details() {
-					if d.Phase == Enable {
+					if d.Phase == plan.Enable {
 						dir = strings.TrimSuffix(d.StdoutPath, "/"+host.JobStdout)
 						st, _ = host.JobStateOf(dir)
 					}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"path"
 	"strings"
+
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // ErrNoTrust is what Config.Verify returns where nobody is trusted: then a
@@ -136,7 +138,7 @@ func (m *Manager) unproven(p policyState, r Record) Problem {
 	if p.Mode != PolicyAudit && !p.enforces() || p.Err != nil || !p.Policy.needsSignature(r.Name) {
 		return Problem{}
 	}
-	if r.State == "" || r.State == Absent || r.State == Broken || r.Signer != "" {
+	if r.State == "" || r.State == plan.Absent || r.State == plan.Broken || r.Signer != "" {
 		return Problem{} // not there, or fetched anew, or verified
 	}
 	if _, err := top.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/plan"
 )
 
 // store is everything the engine keeps on disk. Names are relative to root.
@@ -116,7 +117,7 @@ func emptyDir(dir string) error {
 // save writes a record, or deletes it when there is nothing left to know.
 func (s store) save(r Record) error {
 	name := s.dir + "/records/" + r.Name + "-" + r.Version + ".json"
-	if r.State == Absent && r.Doing == nil && r.Report.Status == "" {
+	if r.State == plan.Absent && r.Doing == nil && r.Report.Status == "" {
 		return s.root.Remove(name)
 	}
 	b, err := json.MarshalIndent(r, "", " ")
@@ -193,7 +194,7 @@ func (s store) load() (recs []Record, bad []error, err error) {
 	}
 	seen := map[string]bool{}
 	for _, e := range entries {
-		name, version, ok := splitDir(e.Name())
+		name, version, ok := plan.SplitDir(e.Name())
 		if !ok {
 			continue
 		}
@@ -208,7 +209,7 @@ func (s store) load() (recs []Record, bad []error, err error) {
 		seen[e.Name()] = true
 		r, known := byDir[e.Name()]
 		if !known {
-			r = Record{Name: name, Version: version, State: Absent}
+			r = Record{Name: name, Version: version, State: plan.Absent}
 		}
 		switch text := strings.TrimSpace(string(b)); {
 		case known && text == r.onDisk():
@@ -226,17 +227,17 @@ func (s store) load() (recs []Record, bad []error, err error) {
 				r.Report, _ = parseHandlerStatus(b)
 			}
 		}
-		if r.State.installed() && emptied(base+"/"+manifestName) {
-			r.State = Broken // and so is the rest of the package, maybe: fetch it again
+		if r.State.Installed() && emptied(base+"/"+manifestName) {
+			r.State = plan.Broken // and so is the rest of the package, maybe: fetch it again
 		}
 		byDir[e.Name()] = r
 	}
 	var out []Record
 	for dir, r := range byDir {
-		if !seen[dir] && r.State != Absent {
-			if r.Doing == nil || r.Doing.Task.Op != Uninstall {
+		if !seen[dir] && r.State != plan.Absent {
+			if r.Doing == nil || r.Doing.Task.Op != plan.Uninstall {
 				// Its directory is gone: nothing can be run any more.
-				r = Record{Name: r.Name, Version: r.Version, State: Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
+				r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
 			}
 		}
 		out = append(out, r)
@@ -276,13 +277,13 @@ func adopt(r Record, text string) Record {
 	r.Exts, r.Change, r.FailedUpgrade, r.Doing = nil, nil, false, nil
 	switch text {
 	case "Enabled":
-		r.State = Enabled
+		r.State = plan.Enabled
 	case "Installed":
-		r.State = Installed
+		r.State = plan.Installed
 	case "FailedUpgrade":
-		r.State, r.FailedUpgrade = Broken, true
+		r.State, r.FailedUpgrade = plan.Broken, true
 	default:
-		r.State = Broken // something half done: fetch it again
+		r.State = plan.Broken // something half done: fetch it again
 	}
 	return r
 }
@@ -300,8 +301,8 @@ func (s store) adoptExts(r Record, base string) Record {
 		}
 		r.Multi = true
 		b, _, err := readOwn(base+"/config/"+e.Name(), 64)
-		if err == nil && strings.TrimSpace(string(b)) == "enabled" && r.State == Enabled {
-			r = r.setExt(name, ExtRecord{ExtFact: ExtFact{Enabled: true, Seq: -1}})
+		if err == nil && strings.TrimSpace(string(b)) == "enabled" && r.State == plan.Enabled {
+			r = r.setExt(name, ExtRecord{ExtFact: plan.ExtFact{Enabled: true, Seq: -1}})
 		}
 	}
 	return r

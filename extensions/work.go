@@ -15,6 +15,7 @@ import (
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -25,17 +26,17 @@ type work struct {
 	name string
 	recs map[string]Record
 	want *protocol.Handler // nil when a command of an earlier life is followed
-	wish Wish
+	wish plan.Wish
 	gs   *protocol.GoalState
 	pass *pass
-	task Task
+	task plan.Task
 	dec  *decision
 	how  string // what was met when it was stopped
 	// goal is the goal state of a command that an earlier life began.
 	goal string
 }
 
-func newWork(m *Manager, h *handler, want *protocol.Handler, t Task) *work {
+func newWork(m *Manager, h *handler, want *protocol.Handler, t plan.Task) *work {
 	return &work{m: m, name: h.name, recs: maps.Clone(h.recs), want: want, task: t, pass: m.pass}
 }
 
@@ -43,7 +44,7 @@ func (w *work) rec(version string) Record {
 	if r, ok := w.recs[version]; ok {
 		return r
 	}
-	return Record{Name: w.name, Version: version, State: Absent, Multi: w.wish.Multi}
+	return Record{Name: w.name, Version: version, State: plan.Absent, Multi: w.wish.Multi}
 }
 
 // put stores a record, on disk first.
@@ -56,7 +57,7 @@ func (w *work) put(r Record) error {
 		return err
 	}
 	w.m.store.at("between record and files")
-	if r.State != Absent {
+	if r.State != plan.Absent {
 		if err := w.withRoom(func() error { return w.m.store.saveFiles(r) }); err != nil {
 			return err
 		}
@@ -69,16 +70,16 @@ func (w *work) put(r Record) error {
 // do is the step itself.
 func (w *work) do(ctx context.Context) error {
 	switch w.task.Op {
-	case Fetch:
+	case plan.Fetch:
 		return w.fetch(ctx)
-	case Copy:
+	case plan.Copy:
 		return w.copy()
-	case Remove:
+	case plan.Remove:
 		return w.remove(w.task.Version)
-	case Install, Update, Enable, Disable, Uninstall:
+	case plan.Install, plan.Update, plan.Enable, plan.Disable, plan.Uninstall:
 		return w.command(ctx)
 	}
-	return fmt.Errorf("%s: %w", w.task.Op, ErrEdge)
+	return fmt.Errorf("%s: %w", w.task.Op, plan.ErrEdge)
 }
 
 // remove deletes a version without running anything.
@@ -88,11 +89,11 @@ func (w *work) remove(version string) error {
 		w.m.log.Warn().Err(err).Str("handler", w.name).Str("version", version).Msg("could not remove handler completely")
 	}
 	w.m.auditLog(AuditEntry{What: "remove", Handler: w.name, Version: version, Why: w.task.Why})
-	r, err := r.done(Remove, "")
+	r, err := r.done(plan.Remove, "")
 	if err != nil {
 		return err
 	}
-	r = Record{Name: r.Name, Version: r.Version, State: Absent}
+	r = Record{Name: r.Name, Version: r.Version, State: plan.Absent}
 	if err := w.m.store.save(r); err != nil {
 		return err
 	}
@@ -175,7 +176,7 @@ func (w *work) key() string {
 // extension is the one a command is about: its own for enable and disable,
 // the first one of the goal state for those of the whole handler.
 func (w *work) extension() (name string, seq int, s *protocol.Settings) {
-	pick := func(e WishExt) (string, int, *protocol.Settings) {
+	pick := func(e plan.ExtWish) (string, int, *protocol.Settings) {
 		if w.want != nil {
 			for i, s := range w.want.Settings {
 				if !w.wish.Multi || s.Name == e.Name {
@@ -204,18 +205,18 @@ func (w *work) extension() (name string, seq int, s *protocol.Settings) {
 func (w *work) timeout() time.Duration {
 	t := w.m.cfg.Timeouts
 	switch w.task.Op {
-	case Install:
+	case plan.Install:
 		return t.Install
-	case Update:
+	case plan.Update:
 		return t.Update
-	case Disable:
+	case plan.Disable:
 		if w.wish.Gone {
 			return t.DisableToUninstall
 		}
 		return t.Disable
-	case Uninstall:
+	case plan.Uninstall:
 		return t.Uninstall
-	case Enable, Fetch, Copy, Remove:
+	case plan.Enable, plan.Fetch, plan.Copy, plan.Remove:
 	}
 	return t.Enable
 }
@@ -235,18 +236,18 @@ func (w *work) command(ctx context.Context) error {
 	hm, err := w.m.store.readManifest(w.name, t.Version)
 	switch {
 	case err == nil:
-	case t.Op == Uninstall || t.Op == Disable && t.To == "":
+	case t.Op == plan.Uninstall || t.Op == plan.Disable && t.To == "":
 		// Deleting must always be possible (extensions/SPEC.md §3.7).
 		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, command not run")
 		return w.finish(r, d, host.JobResult{Class: host.JobOK})
 	default:
 		return w.refuse(r, d, Problem{manifestCode(err), causeOf(err, causeManifest), err.Error()})
 	}
-	if w.wish.Multi && !hm.Multi && (t.Op == Install || t.Op == Enable || t.Op == Update) {
+	if w.wish.Multi && !hm.Multi && (t.Op == plan.Install || t.Op == plan.Enable || t.Op == plan.Update) {
 		return w.refuse(r, d, Problem{codeOther, causeSettings, fmt.Sprintf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", w.name)})
 	}
 	d.Command = hm.Commands[t.Op]
-	if t.Skip || d.Command == "" && t.Op != Install && t.Op != Enable {
+	if t.Skip || d.Command == "" && t.Op != plan.Install && t.Op != plan.Enable {
 		return w.finish(r, d, host.JobResult{Class: host.JobOK})
 	}
 	if d.Command == "" {
@@ -256,7 +257,7 @@ func (w *work) command(ctx context.Context) error {
 	if err := w.withRoom(func() error { return w.prepare(base, ext, seq, settings) }); err != nil {
 		return w.refuse(r, d, Problem{opCode(t.Op), causeOf(err, causeNotStarted), err.Error()})
 	}
-	if t.Op == Disable && t.To != "" {
+	if t.Op == plan.Disable && t.To != "" {
 		if err := w.withRoom(w.saveStatus); err != nil {
 			return w.refuse(r, d, Problem{codeUpdate, causeOf(err, causeNotStarted), err.Error()})
 		}
@@ -274,7 +275,7 @@ func (w *work) command(ctx context.Context) error {
 		ID: randomID(), Shell: shellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
 		Slice: sliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
 	}
-	if t.Op == Uninstall {
+	if t.Op == plan.Uninstall {
 		// What is on its way out leaves no limit to its services or successor.
 		job.CPUPercent, job.Units = 0, slices.Clone(job.Units)
 		for i := range job.Units {
@@ -354,8 +355,8 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 		return err
 	}
 	switch w.task.Op {
-	case Install, Enable, Disable:
-	case Update:
+	case plan.Install, plan.Enable, plan.Disable:
+	case plan.Update:
 		// The new version has its settings before the first command of a
 		// change looks for them, also when a downgrade runs the old package
 		// (extensions/SPEC.md §6.3).
@@ -363,16 +364,16 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 		if err := errors.Join(w.m.store.ours(w.name, w.task.To), realDirs(base)); err != nil {
 			return fmt.Errorf("prepare %s: %w", w.name, err)
 		}
-	case Fetch, Copy, Uninstall, Remove:
+	case plan.Fetch, plan.Copy, plan.Uninstall, plan.Remove:
 		return nil
 	}
-	if w.want == nil || w.task.Op == Disable && (w.task.To != "" || !w.wish.Multi) {
+	if w.want == nil || w.task.Op == plan.Disable && (w.task.To != "" || !w.wish.Multi) {
 		return nil
 	}
 	if s == nil && len(w.want.Settings) > 0 {
 		return nil
 	}
-	if w.task.Op != Disable {
+	if w.task.Op != plan.Disable {
 		if err := dropSettings(base+"/config", ext, seq); err != nil {
 			return fmt.Errorf("prepare %s: %w", w.name, err)
 		}
@@ -382,7 +383,7 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 		return err
 	}
 	w.say(ext, "Update settings file: %s", name)
-	if w.task.Op == Enable {
+	if w.task.Op == plan.Enable {
 		return w.dropStatus(base, ext, seq)
 	}
 	return nil
@@ -466,40 +467,40 @@ func (w *work) saveStatus() error {
 	return nil
 }
 
-func opCode(op Op) int {
+func opCode(op plan.Op) int {
 	switch op {
-	case Install:
+	case plan.Install:
 		return codeInstall
-	case Update:
+	case plan.Update:
 		return codeUpdate
-	case Enable:
+	case plan.Enable:
 		return codeEnable
-	case Disable:
+	case plan.Disable:
 		return codeDisable
-	case Fetch:
+	case plan.Fetch:
 		return codeDownload
-	case Copy:
+	case plan.Copy:
 		return codeUpdate
-	case Uninstall, Remove:
+	case plan.Uninstall, plan.Remove:
 	}
 	return 1000
 }
 
-func title(op Op) string { return strings.ToUpper(string(op[:1])) + string(op[1:]) }
+func title(op plan.Op) string { return strings.ToUpper(string(op[:1])) + string(op[1:]) }
 
 // operationName is the name of an op in telemetry (extensions/SPEC.md §16.4).
-func operationName(op Op) string {
+func operationName(op plan.Op) string {
 	switch op {
-	case Fetch:
+	case plan.Fetch:
 		return "Download"
-	case Uninstall:
+	case plan.Uninstall:
 		return "UnInstall"
-	case Install, Copy, Update, Enable, Disable, Remove:
+	case plan.Install, plan.Copy, plan.Update, plan.Enable, plan.Disable, plan.Remove:
 	}
 	return title(op)
 }
 
-func (w *work) emit(version string, op Op, ok bool, message string, took time.Duration) {
+func (w *work) emit(version string, op plan.Op, ok bool, message string, took time.Duration) {
 	w.m.events.Emit(event.Event{
 		Kind: event.Operation, Time: time.Now().UTC(), Name: w.name, Version: version,
 		Op: operationName(op), OK: ok, Message: secret.Redact(message), Duration: took,

@@ -1,4 +1,4 @@
-package extensions
+package plan
 
 import (
 	"testing"
@@ -22,7 +22,7 @@ func TestVersions(t *testing.T) {
 		m.Versions = append(m.Versions, protocol.PackageVersion{Version: v})
 	}
 	for ask, want := range map[string]string{"4.0": "4.0.0.1", "4": "4.1.0.0", "4.0.0.0": "4.0.0.0", "3.9": "3.9", "5.0": "", "1": "", "10": "10.0"} {
-		if got, _ := decideVersion(ask, m); got.Version != want {
+		if got, _ := ChooseVersion(ask, m); got.Version != want {
 			t.Errorf("%s: got %q, want %q", ask, got.Version, want)
 		}
 	}

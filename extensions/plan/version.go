@@ -1,4 +1,4 @@
-package extensions
+package plan
 
 import (
 	"slices"
@@ -73,14 +73,14 @@ func CompareVersions(a, b string) int {
 	return va.preN - vb.preN
 }
 
-// decideVersion is the package to use for a requested version: the highest
+// ChooseVersion is the package to use for a requested version: the highest
 // one of which the request is a prefix, public or internal alike.
-func decideVersion(request string, m protocol.Manifest) (protocol.PackageVersion, bool) {
+func ChooseVersion(request string, m protocol.Manifest) (protocol.PackageVersion, bool) {
 	want := parseVersion(request)
 	var best protocol.PackageVersion
 	found := false
 	for _, p := range m.Versions {
-		if !versionText(p.Version) { // it would become a directory
+		if !IsVersion(p.Version) { // it would become a directory
 			continue
 		}
 		v := parseVersion(p.Version)

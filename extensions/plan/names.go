@@ -1,4 +1,4 @@
-package extensions
+package plan
 
 import (
 	"strings"
@@ -13,8 +13,8 @@ import (
 // nameMax keeps <Name>-<version> and what is made of it a file name.
 const nameMax = 150
 
-// handlerName: Publisher.Type.
-func handlerName(s string) bool {
+// IsHandlerName: Publisher.Type.
+func IsHandlerName(s string) bool {
 	if s == "" || len(s) > nameMax || !alphanumeric(rune(s[0])) {
 		return false
 	}
@@ -22,13 +22,13 @@ func handlerName(s string) bool {
 		return false
 	}
 	// What is put on the disk has to be found there again.
-	name, version, ok := splitDir(s + "-1.0")
+	name, version, ok := SplitDir(s + "-1.0")
 	return ok && name == s && version == "1.0"
 }
 
-// versionText: a version that is also a directory's ending. A dash would end
+// IsVersion: a version that is also a directory's ending. A dash would end
 // up in the name when the directory is read.
-func versionText(s string) bool {
+func IsVersion(s string) bool {
 	if s == "" || len(s) > 64 || s[0] < '0' || s[0] > '9' {
 		return false
 	}
@@ -38,10 +38,10 @@ func versionText(s string) bool {
 	return parseVersion(s).ok
 }
 
-// extensionName: one extension of a multi-config handler. It is part of file
+// IsExtensionName: one extension of a multi-config handler. It is part of file
 // names and the value of a variable, nothing of it reaches a shell of ours;
 // people choose it, so letters of all scripts and blanks are let through.
-func extensionName(s string) bool {
+func IsExtensionName(s string) bool {
 	return s != "" && len(s) < 200 && s[0] != '.' && utf8.ValidString(s) &&
 		strings.IndexFunc(s, func(r rune) bool { return r == '/' || r == '\\' || unicode.IsControl(r) }) < 0
 }
@@ -50,10 +50,10 @@ func alphanumeric(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
-// splitDir takes a directory name apart: everything before the first dash is
+// SplitDir takes a directory name apart: everything before the first dash is
 // the name, a version follows the last one (extensions/SPEC.md §4.2). Packages
 // of the agent itself look the same and are left out.
-func splitDir(dir string) (name, version string, ok bool) {
+func SplitDir(dir string) (name, version string, ok bool) {
 	i := strings.LastIndexByte(dir, '-')
 	if i <= 0 || !parseVersion(dir[i+1:]).ok || strings.HasPrefix(dir, "WALinuxAgent-") || strings.HasPrefix(dir, "azguest-") {
 		return "", "", false

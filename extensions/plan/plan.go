@@ -1,4 +1,4 @@
-package extensions
+package plan
 
 import (
 	"cmp"
@@ -37,11 +37,11 @@ type Wish struct {
 	Enable  bool // false: Disable or, if Gone, uninstall
 	Gone    bool
 	Multi   bool
-	Exts    []WishExt // in the order in which they are to be enabled
+	Exts    []ExtWish // in the order in which they are to be enabled
 }
 
-// WishExt is one extension of a Wish; Name is "" for single-config.
-type WishExt struct {
+// ExtWish is one extension of a Wish; Name is "" for single-config.
+type ExtWish struct {
 	Name    string
 	Seq     int
 	Hash    string // of version, sequence number and public settings
@@ -85,12 +85,12 @@ type Now struct {
 	Start string
 }
 
-// Plan says what is left to do for one handler, in order. It is pure, and it
+// For says what is left to do for one handler, in order. It is pure, and it
 // is asked again after every task: what a crash, a failure or a new goal
 // state left behind is a fact like any other. Nothing is left when it is
 // empty, be it because all is well or because it failed and this goal state
 // does not try again.
-func Plan(w Wish, have []Fact, now Now) []Task {
+func For(w Wish, have []Fact, now Now) []Task {
 	have = slices.Clone(have)
 	slices.SortFunc(have, func(a, b Fact) int { return CompareVersions(b.Version, a.Version) })
 	switch {
@@ -161,7 +161,7 @@ func planEnabled(w Wish, have []Fact, now Now) []Task {
 		switch {
 		case f.Version == w.Version:
 			target = f
-		case old == nil && f.State.installed():
+		case old == nil && f.State.Installed():
 			old = &have[i]
 		}
 	}
@@ -169,7 +169,7 @@ func planEnabled(w Wish, have []Fact, now Now) []Task {
 		return nil
 	}
 	var tasks []Task
-	fresh := !target.State.installed()
+	fresh := !target.State.Installed()
 	if fresh {
 		why := "not installed"
 		if old != nil {
@@ -239,14 +239,14 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 			}
 			continue
 		}
-		if why := enableWhy(e, target.State, rec, known, now); why != "" {
+		if why := WhyEnable(e, target.State, rec, known, now); why != "" {
 			on = append(on, Task{Op: Enable, Version: w.Version, Ext: e.Name, Why: why})
 		}
 	}
 	return append(off, on...)
 }
 
-// enableWhy says why an extension has to be enabled now, or "".
+// WhyEnable says why an extension has to be enabled now, or "".
 //
 // The old agent enabled everything at each goal state and at each start. Here
 // an extension that is enabled and unchanged is left alone (DESIGN.md, decision 9). What
@@ -256,9 +256,9 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 // again with the next goal state. A mere restart of the agent enables
 // nothing: handlers live on in their own scopes, and one whose script
 // restarts the agent would otherwise never come to rest.
-func enableWhy(e WishExt, state State, rec ExtFact, known bool, now Now) string {
+func WhyEnable(e ExtWish, state State, rec ExtFact, known bool, now Now) string {
 	switch {
-	case !state.installed() || !known || rec.Hash == "" && !rec.Enabled:
+	case !state.Installed() || !known || rec.Hash == "" && !rec.Enabled:
 		return cmp.Or(e.Force, "first enable")
 	case e.Force != "":
 		return e.Force

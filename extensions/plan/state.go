@@ -1,4 +1,4 @@
-package extensions
+package plan
 
 import "errors"
 
@@ -90,9 +90,9 @@ func (s State) Failed(op Op) State {
 	return s
 }
 
-// installed reports whether commands of this version have a meaning: its
+// Installed reports whether commands of this version have a meaning: its
 // install succeeded.
-func (s State) installed() bool { return s == Installed || s == Enabled || s == Disabled }
+func (s State) Installed() bool { return s == Installed || s == Enabled || s == Disabled }
 
 // Change is the progress of a version change (extensions/SPEC.md §10.5).
 type Change struct {

@@ -1,4 +1,4 @@
-package extensions
+package plan
 
 import (
 	"fmt"
@@ -69,7 +69,7 @@ func fact(version string, s State, edit ...func(*Fact)) Fact {
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	now := Now{Key: "k", Boot: "b", Agent: "a"}
-	enable := Wish{Name: "P.X", Version: "2", Enable: true, Exts: []WishExt{{Hash: "h"}}}
+	enable := Wish{Name: "P.X", Version: "2", Enable: true, Exts: []ExtWish{{Hash: "h"}}}
 	goneWish := Wish{Name: "P.X", Gone: true}
 	ch := func(c Change) func(*Fact) { return func(f *Fact) { f.Change = &c } }
 	ext := func(e ExtFact) func(*Fact) { return func(f *Fact) { f.Exts = map[string]ExtFact{"": e} } }
@@ -116,7 +116,7 @@ func TestPlan(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			if got := tasksText(Plan(tc.w, tc.have, now)); got != tc.want {
+			if got := tasksText(For(tc.w, tc.have, now)); got != tc.want {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}
 		})
