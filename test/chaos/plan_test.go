@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 // What is to become of an extension.
@@ -282,7 +283,7 @@ func (s *script) platform() step {
 		return set(fmt.Sprintf("certificates only by 3DES: %v", flag), func(c *fabric.Config) { c.Certificates.OnlyDES = flag })
 	case 8:
 		return set(fmt.Sprintf("settings encrypted with AES: %v", flag), func(c *fabric.Config) {
-			c.SettingsCipher = map[bool]string{true: fabric.CipherAES256, false: fabric.Cipher3DES}[flag]
+			c.SettingsCipher = map[bool]string{true: pki.CipherAES256, false: pki.Cipher3DES}[flag]
 		})
 	case 9:
 		return set(fmt.Sprintf("keys in mixed case: %v, old shapes: %v", flag, !flag), func(c *fabric.Config) { c.MixedCaseKeys, c.OldShape = flag, !flag })

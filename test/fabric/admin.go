@@ -137,7 +137,7 @@ func (v *VM) summary() object {
 	}
 	thumbprint := ""
 	if v.tenant != nil {
-		thumbprint = v.tenant.thumbprint()
+		thumbprint = v.tenant.Thumbprint()
 	}
 	return object{
 		"name": v.name, "id": v.id, "containerId": v.container, "configName": v.configName, "instanceId": v.instanceID(),

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 // An extension is a resource of the control plane: an extension, or a managed
@@ -28,7 +30,7 @@ type extension struct {
 	deleting        bool
 
 	sealed, sealedThumbprint string
-	sealedFor                *identity
+	sealedFor                *pki.Identity
 
 	state   string // provisioningState
 	failure *apiError

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 func extensionBody(handler, version string, properties map[string]any) map[string]any {
@@ -131,7 +133,7 @@ func TestGoalStateOfDeletion(t *testing.T) {
 }
 
 func TestProtectedSettings(t *testing.T) {
-	for _, cipher := range []string{Cipher3DES, CipherAES256} {
+	for _, cipher := range []string{pki.Cipher3DES, pki.CipherAES256} {
 		t.Run(cipher, func(t *testing.T) {
 			_, vm, c := testFabric(t)
 			vm.SetConfig(func(c *Config) { c.SettingsCipher = cipher })
@@ -149,7 +151,7 @@ func TestProtectedSettings(t *testing.T) {
 			}
 			s := settings.Runtime[0].Settings
 			cert, key, err := vm.Certificate()
-			if err != nil || s.ProtectedSettingsCertThumbprint != Thumbprint(cert) {
+			if err != nil || s.ProtectedSettingsCertThumbprint != pki.Thumbprint(cert) {
 				t.Fatalf("thumbprint %s, %v", s.ProtectedSettingsCertThumbprint, err)
 			}
 			p8, err := x509.MarshalPKCS8PrivateKey(key)
@@ -435,7 +437,7 @@ func TestHibernate(t *testing.T) {
 		t.Fatal(err)
 	}
 	after, _, err := vm.Certificate()
-	if err != nil || Thumbprint(before) == Thumbprint(after) {
+	if err != nil || pki.Thumbprint(before) == pki.Thumbprint(after) {
 		t.Errorf("certificate did not change (%v)", err)
 	}
 	if element(c.goalState(), "Incarnation") != "1" {

@@ -103,7 +103,7 @@ func (v *VM) hostingEnvironmentXML(gs *goalState) string {
 `, xmlHead, gs.incarnation)
 	if v.tenant != nil {
 		fmt.Fprintf(&b, `    <StoredCertificate name="TenantEncryptionCert" certificateId="sha1:%s" storeName="My" configurationLevel="System" />
-`, v.tenant.thumbprint())
+`, v.tenant.Thumbprint())
 	}
 	b.WriteString("  </StoredCertificates>\n")
 	if gs.cfg.OldShape {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 // Addresses that guests know by heart.
@@ -70,7 +72,7 @@ type Fabric struct {
 	journal *journal
 	faults  faults
 	store   *store
-	ca      *authority
+	ca      *pki.Authority
 
 	mu        sync.Mutex // guards the fields below, and the fields of every VM
 	vms       []*VM
@@ -134,7 +136,7 @@ func Open(o Options) (*Fabric, error) {
 		opts:      o,
 		journal:   newJournal(o.Journal, o.JournalKeep),
 		store:     newStore(),
-		ca:        &authority{},
+		ca:        &pki.Authority{},
 		packages:  map[string]*handlerPackages{},
 		ops:       map[string]*operation{},
 		groups:    map[string]*resourceGroup{strings.ToLower(o.ResourceGroup): {name: o.ResourceGroup, location: o.Location}},
@@ -201,7 +203,7 @@ func (f *Fabric) Listen(s Service, addr string, vm *VM, https bool) (net.Addr, e
 	}
 	got := l.Addr()
 	if https {
-		l = tls.NewListener(l, f.ca.config())
+		l = tls.NewListener(l, f.ca.ServerConfig())
 	}
 	srv := f.server(s)
 	if vm != nil {
@@ -221,6 +223,9 @@ func (f *Fabric) Listen(s Service, addr string, vm *VM, https bool) (net.Addr, e
 	return got, nil
 }
 
+// CACertificate is the authority of the https listeners, as PEM.
+func (f *Fabric) CACertificate() ([]byte, error) { return f.ca.PEM() }
+
 // Client returns a client that reaches this fabric and nothing else. The
 // requests concern the first VM.
 func (f *Fabric) Client() *http.Client { return f.client(nil) }
@@ -234,7 +239,7 @@ func (f *Fabric) client(vm *VM) *http.Client {
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return f.dial(ctx, addr, vm)
 		},
-		TLSClientConfig: &tls.Config{RootCAs: f.ca.pool(), MinVersion: tls.VersionTLS12},
+		TLSClientConfig: &tls.Config{RootCAs: f.ca.Pool(), MinVersion: tls.VersionTLS12},
 	}
 	f.mu.Lock()
 	f.clients = append(f.clients, t)
@@ -281,7 +286,7 @@ func (f *Fabric) dial(ctx context.Context, addr string, vm *VM) (net.Conn, error
 	client, server := net.Pipe()
 	var conn net.Conn = &pipeConn{Conn: server, vm: vm}
 	if port == "443" {
-		conn = tls.Server(conn, f.ca.config())
+		conn = tls.Server(conn, f.ca.ServerConfig())
 	}
 	select {
 	case l.conns <- conn:

@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 // Spelling is how the namespaces of ovf-env.xml are written
@@ -58,7 +60,7 @@ func OVFEnvironment(p Provisioning, spelling Spelling) ([]byte, error) {
 		fmt.Fprintf(&b, "      <%sSSH>\n        <%sPublicKeys>\n", inner, inner)
 		for _, key := range p.SSHKeys {
 			fmt.Fprintf(&b, "          <%sPublicKey>\n", inner)
-			text(6, inner, "Fingerprint", Thumbprint([]byte(key)))
+			text(6, inner, "Fingerprint", pki.Thumbprint([]byte(key)))
 			text(6, inner, "Path", "/home/"+p.User+"/.ssh/authorized_keys")
 			text(6, inner, "Value", key)
 			fmt.Fprintf(&b, "          </%sPublicKey>\n", inner)

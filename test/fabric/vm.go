@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 // A VM is a virtual machine as the platform knows it. Its fields are guarded
@@ -33,8 +35,8 @@ type VM struct {
 
 	noExtensions bool // allowExtensionOperations=false, by a client
 
-	tenant *identity
-	extra  []*identity // further certificates
+	tenant *pki.Identity
+	extra  []*pki.Identity // further certificates
 
 	incarnation int
 	svdSeq      int // inSvdSeqNo
@@ -335,7 +337,7 @@ func (v *VM) newContainer() {
 // tenant certificate is a new one, with everything encrypted anew
 // (protocol/SPEC.md §4.5).
 func (v *VM) Hibernate() error {
-	tenant, err := newTenant()
+	tenant, err := pki.NewTenant()
 	if err != nil {
 		return err
 	}
@@ -354,7 +356,7 @@ func (v *VM) Hibernate() error {
 
 // RotateCertificate replaces the tenant certificate under a new incarnation.
 func (v *VM) RotateCertificate() error {
-	tenant, err := newTenant()
+	tenant, err := pki.NewTenant()
 	if err != nil {
 		return err
 	}
@@ -371,13 +373,13 @@ func (v *VM) RotateCertificate() error {
 // "ec" selects the kind of key. It returns the thumbprint.
 func (v *VM) AddCertificate(text string, ec bool) (string, error) {
 	var (
-		id  *identity
+		id  *pki.Identity
 		err error
 	)
 	if text == "" {
-		id, err = newIdentity(subjectCN("keyvault"), "", ec, false)
+		id, err = pki.NewIdentity("keyvault", ec)
 	} else {
-		id, err = importIdentity(text)
+		id, err = pki.Import(text)
 	}
 	if err != nil {
 		return "", err
@@ -387,7 +389,7 @@ func (v *VM) AddCertificate(text string, ec bool) (string, error) {
 	v.announce(false)
 	v.f.mu.Unlock()
 	v.f.journal.wake()
-	return id.thumbprint(), nil
+	return id.Thumbprint(), nil
 }
 
 // Certificate is the VM's tenant certificate, DER, and its key; what protected
@@ -398,18 +400,18 @@ func (v *VM) Certificate() (der []byte, key *rsa.PrivateKey, err error) {
 	if err := v.needTenant(); err != nil {
 		return nil, nil, err
 	}
-	key, ok := v.tenant.key.(*rsa.PrivateKey)
+	key, ok := v.tenant.Key.(*rsa.PrivateKey)
 	if !ok {
 		return nil, nil, errors.New("tenant certificate has no rsa key")
 	}
-	return v.tenant.cert, key, nil
+	return v.tenant.Certificate.Raw, key, nil
 }
 
 func (v *VM) needTenant() error {
 	if v.tenant != nil {
 		return nil
 	}
-	t, err := newTenant()
+	t, err := pki.NewTenant()
 	if err != nil {
 		return err
 	}
@@ -422,11 +424,11 @@ func (v *VM) protect(plain []byte) (text, thumbprint string, err error) {
 	if err := v.needTenant(); err != nil {
 		return "", "", err
 	}
-	der, err := envelope(plain, v.tenant.parsed, or(v.cfg.SettingsCipher, Cipher3DES), byIssuerSerial)
+	der, err := pki.Encrypt(plain, v.tenant.Certificate, or(v.cfg.SettingsCipher, pki.Cipher3DES), pki.ByIssuerSerial)
 	if err != nil {
 		return "", "", fmt.Errorf("encrypt protected settings: %w", err)
 	}
-	return base64.StdEncoding.EncodeToString(der), v.tenant.thumbprint(), nil
+	return base64.StdEncoding.EncodeToString(der), v.tenant.Thumbprint(), nil
 }
 
 // newConfigName counts like the incarnation, unless the VM moves quietly.

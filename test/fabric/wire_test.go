@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 func TestVersionsNeedNoHeader(t *testing.T) {
@@ -80,7 +82,7 @@ func TestSubDocumentsByteExact(t *testing.T) {
 }
 
 func TestCertificates(t *testing.T) {
-	for _, cipher := range []string{CipherAES128, Cipher3DES} {
+	for _, cipher := range []string{pki.CipherAES128, pki.Cipher3DES} {
 		for _, fips := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s fips=%t", cipher, fips), func(t *testing.T) {
 				_, vm, c := testFabric(t)
@@ -106,7 +108,7 @@ func TestCertificates(t *testing.T) {
 				pfx := openssl(t, dir, der, "cms", "-decrypt", "-inform", "DER", "-recip", "cert.pem", "-inkey", "key.pem", "-binary")
 				printed := string(openssl(t, dir, der, "cms", "-cmsout", "-print", "-noout", "-inform", "DER"))
 				want := "rsaEncryption"
-				if cipher == CipherAES128 {
+				if cipher == pki.CipherAES128 {
 					want = "rsaesOaep"
 				}
 				if !strings.Contains(printed, want) || !strings.Contains(printed, "subjectKeyIdentifier") {
@@ -143,14 +145,14 @@ func TestCertificateVariants(t *testing.T) {
 		return c.sub("Certificates", map[string]string{"x-ms-guest-agent-public-x509-cert": header, "x-ms-cipher-name": cipher})
 	}
 	vm.SetConfig(func(c *Config) { c.Certificates = CertificateConfig{OnlyDES: true} })
-	if code, _ := ask(CipherAES128); code != 400 {
+	if code, _ := ask(pki.CipherAES128); code != 400 {
 		t.Errorf("AES: %d, want 400", code)
 	}
-	if code, _ := ask(Cipher3DES); code != 200 {
+	if code, _ := ask(pki.Cipher3DES); code != 200 {
 		t.Errorf("DES: %d, want 200", code)
 	}
 	vm.Configure(func(c *Config) { c.Certificates = CertificateConfig{None: true, Format: "CertificatesNonPfxPackage"} })
-	if code, body := ask(CipherAES128); code != 200 || strings.Contains(body, "<Data>") || element(body, "Format") != "CertificatesNonPfxPackage" {
+	if code, body := ask(pki.CipherAES128); code != 200 || strings.Contains(body, "<Data>") || element(body, "Format") != "CertificatesNonPfxPackage" {
 		t.Errorf("%d %s", code, body)
 	}
 	vm.Configure(func(c *Config) { c.Certificates = CertificateConfig{Absent: true} })
@@ -184,7 +186,7 @@ func TestRemoteAccess(t *testing.T) {
 		c.Users = []User{{Name: "jit1", Password: "Pä55!", Expires: time.Date(2030, 1, 1, 10, 0, 0, 0, time.UTC)}}
 	})
 	header, cert, key := transport(t)
-	code, body := c.sub("RemoteAccessInfo", map[string]string{"x-ms-guest-agent-public-x509-cert": header, "x-ms-cipher-name": CipherAES128})
+	code, body := c.sub("RemoteAccessInfo", map[string]string{"x-ms-guest-agent-public-x509-cert": header, "x-ms-cipher-name": pki.CipherAES128})
 	if code != 200 || element(body, "Expiration") != "Tue, 01 Jan 2030 10:00:00 UTC" {
 		t.Fatalf("%d %s", code, body)
 	}
@@ -340,7 +342,7 @@ func TestShapesOfRealDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	header, _, _ := transport(t)
-	secret := map[string]string{"x-ms-guest-agent-public-x509-cert": header, "x-ms-cipher-name": CipherAES128}
+	secret := map[string]string{"x-ms-guest-agent-public-x509-cert": header, "x-ms-cipher-name": pki.CipherAES128}
 	for file, get := range map[string]func() string{
 		"hibernate/goal_state_2/GoalState.xml":                func() string { return c.goalState() },
 		"wire/goal_state_remote_access.xml":                   func() string { return c.goalState() },
@@ -367,14 +369,14 @@ func TestShapesOfRealDocuments(t *testing.T) {
 
 func TestTransportCertificateProblems(t *testing.T) {
 	f, _, c := testFabric(t)
-	id, err := newIdentity(subjectCN("x"), "", false, false)
+	id, err := pki.NewIdentity("x", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(id.parsed.SubjectKeyId) != 0 {
+	if len(id.Certificate.SubjectKeyId) != 0 {
 		t.Skip("certificates come with a key id now")
 	}
-	h := map[string]string{"x-ms-guest-agent-public-x509-cert": base64.StdEncoding.EncodeToString(id.cert), "x-ms-cipher-name": CipherAES128}
+	h := map[string]string{"x-ms-guest-agent-public-x509-cert": base64.StdEncoding.EncodeToString(id.Certificate.Raw), "x-ms-cipher-name": pki.CipherAES128}
 	if code, _ := c.sub("Certificates", h); code != 200 {
 		t.Fatalf("%d", code)
 	}

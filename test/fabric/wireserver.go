@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/fabric/pki"
 )
 
 // wireKind names the call. Queries are compared without case, as the platform
@@ -199,6 +201,8 @@ func (v *VM) subDocument(r *request) *answer {
 	}
 }
 
+var errNoCertificate = errors.New("no certificate in header")
+
 // transportCertificate reads the certificate a client sends to have documents
 // encrypted to it.
 func transportCertificate(r *request) (*x509.Certificate, error) {
@@ -226,8 +230,8 @@ func (v *VM) transport(r *request) (*x509.Certificate, string, *answer) {
 	if err != nil {
 		return nil, "", wireError(http.StatusBadRequest, "InvalidHeaderValue", err.Error())
 	}
-	name := or(r.Header.Get("x-ms-cipher-name"), Cipher3DES)
-	if name != CipherAES128 && name != Cipher3DES {
+	name := or(r.Header.Get("x-ms-cipher-name"), pki.Cipher3DES)
+	if name != pki.CipherAES128 && name != pki.Cipher3DES {
 		return nil, "", wireError(http.StatusBadRequest, "InvalidHeaderValue", "The cipher "+name+" is not supported.")
 	}
 	return cert, name, nil
@@ -239,7 +243,7 @@ func (v *VM) certificates(r *request, gs *goalState) *answer {
 		return bad
 	}
 	cfg := v.cfg.Certificates
-	if cfg.OnlyDES && name == CipherAES128 {
+	if cfg.OnlyDES && name == pki.CipherAES128 {
 		return wireError(http.StatusBadRequest, "InvalidHeaderValue", "The cipher "+name+" is not supported.")
 	}
 	var a *answer
@@ -248,17 +252,17 @@ func (v *VM) certificates(r *request, gs *goalState) *answer {
 	} else {
 		data, err := v.package12(cfg.FIPS)
 		if err == nil {
-			data, err = envelope(data, cert, name, bySubjectKeyID)
+			data, err = pki.Encrypt(data, cert, name, pki.BySubjectKeyID)
 		}
 		if err != nil {
 			return wireError(http.StatusInternalServerError, "InternalError", err.Error())
 		}
 		a = replyXML(v.certificatesXML(gs, data))
 	}
-	a.note("cipher", name).note("subject", cert.Subject.String()).note("thumbprint", Thumbprint(cert.Raw))
+	a.note("cipher", name).note("subject", cert.Subject.String()).note("thumbprint", pki.Thumbprint(cert.Raw))
 	if len(cert.SubjectKeyId) == 0 {
 		a.problem("transport certificate has no subject key identifier")
-	} else if id, err := subjectKeyID(&x509.Certificate{RawSubjectPublicKeyInfo: cert.RawSubjectPublicKeyInfo}); err == nil &&
+	} else if id, err := pki.PublicKeyID(cert); err == nil &&
 		!bytes.Equal(id, cert.SubjectKeyId) {
 		a.problem("subject key identifier is not SHA-1 of the public key")
 	}
@@ -275,16 +279,18 @@ func (v *VM) package12(fips bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries := []pfxEntry{crp.pfxEntry}
-	for _, e := range v.extra {
-		entries = append(entries, e.pfxEntry)
-	}
-	return encodePFX(append(entries, v.tenant.pfxEntry), fips)
+	entries := append([]*pki.Identity{crp}, v.extra...)
+	return pki.EncodePFX(append(entries, v.tenant), fips)
 }
 
 // crpCertificate is made anew each time: nobody has its key.
-func (f *Fabric) crpCertificate() (*identity, error) {
-	return newIdentity(subjectCN("CRP"), "", true, true)
+func (f *Fabric) crpCertificate() (*pki.Identity, error) {
+	id, err := pki.NewIdentity("CRP", true)
+	if err != nil {
+		return nil, err
+	}
+	id.Key = nil
+	return id, nil
 }
 
 func (v *VM) remoteAccess(r *request, gs *goalState) *answer {
@@ -293,7 +299,7 @@ func (v *VM) remoteAccess(r *request, gs *goalState) *answer {
 		return bad
 	}
 	text, err := v.remoteAccessXML(gs, func(plain []byte) (string, error) {
-		der, err := envelope(plain, cert, name, bySubjectKeyID)
+		der, err := pki.Encrypt(plain, cert, name, pki.BySubjectKeyID)
 		return base64.StdEncoding.EncodeToString(der), err
 	})
 	if err != nil {

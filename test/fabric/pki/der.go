@@ -1,4 +1,4 @@
-package fabric
+package pki
 
 import (
 	"encoding/asn1"

@@ -1,7 +1,6 @@
-package fabric
+package pki
 
 import (
-	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des" //nolint:gosec // the platform's PFX is encrypted so
@@ -16,21 +15,13 @@ import (
 	"math/big"
 )
 
-// pfxEntry is a certificate and, often, its key. The platform also sends
-// certificates without a key (CN=CRP).
-type pfxEntry struct {
-	cert         []byte // DER
-	key          crypto.PrivateKey
-	friendlyName string
-}
-
 const pfxIterations = 2000 // as the WireServer does (protocol/SPEC.md §5.3)
 
-// encodePFX makes a PKCS#12 file with the empty password, which is encoded as
+// EncodePFX makes a PKCS#12 file with the empty password, which is encoded as
 // two NUL bytes. fips uses PBES2 with AES-256-CBC and a SHA-256 MAC instead of
 // the classic 3DES and SHA-1. Certificates come in the order given, keys in
 // the opposite one, so that a reader cannot pair them by position.
-func encodePFX(entries []pfxEntry, fips bool) ([]byte, error) {
+func EncodePFX(entries []*Identity, fips bool) ([]byte, error) {
 	var keyBags, certBags [][]byte
 	for _, e := range entries {
 		attributes := pfxAttributes(e)
@@ -38,14 +29,14 @@ func encodePFX(entries []pfxEntry, fips bool) ([]byte, error) {
 			derOID(1, 2, 840, 113549, 1, 12, 10, 1, 3),
 			tlv(contextTag(0, true), derSeq(
 				derOID(1, 2, 840, 113549, 1, 9, 22, 1),
-				tlv(contextTag(0, true), derOctets(e.cert)),
+				tlv(contextTag(0, true), derOctets(e.Certificate.Raw)),
 			)),
 			attributes,
 		))
-		if e.key == nil {
+		if e.Key == nil {
 			continue
 		}
-		pkcs8, err := x509.MarshalPKCS8PrivateKey(e.key)
+		pkcs8, err := x509.MarshalPKCS8PrivateKey(e.Key)
 		if err != nil {
 			return nil, fmt.Errorf("encode private key: %w", err)
 		}
@@ -73,6 +64,14 @@ func encodePFX(entries []pfxEntry, fips bool) ([]byte, error) {
 		))),
 	)
 
+	mac, err := pfxMAC(safe, fips)
+	if err != nil {
+		return nil, err
+	}
+	return derSeq(derInt(3), derSeq(data, tlv(contextTag(0, true), derOctets(safe))), mac), nil
+}
+
+func pfxMAC(safe []byte, fips bool) ([]byte, error) {
 	newHash, digest, size := sha1.New, derOID(1, 3, 14, 3, 2, 26), 20
 	if fips {
 		newHash, digest, size = sha256.New, derOID(2, 16, 840, 1, 101, 3, 4, 2, 1), 32
@@ -83,24 +82,19 @@ func encodePFX(entries []pfxEntry, fips bool) ([]byte, error) {
 	}
 	mac := hmac.New(newHash, pkcs12KDF(newHash, 3, salt, pfxIterations, size))
 	mac.Write(safe)
-
-	return derSeq(
-		derInt(3),
-		derSeq(data, tlv(contextTag(0, true), derOctets(safe))),
-		derSeq(derSeq(derSeq(digest, derNull()), derOctets(mac.Sum(nil))), derOctets(salt), derInt(pfxIterations)),
-	), nil
+	return derSeq(derSeq(derSeq(digest, derNull()), derOctets(mac.Sum(nil))), derOctets(salt), derInt(pfxIterations)), nil
 }
 
-func pfxAttributes(e pfxEntry) []byte {
-	id := sha1.Sum(e.cert)
+func pfxAttributes(e *Identity) []byte {
+	id := sha1.Sum(e.Certificate.Raw)
 	attributes := [][]byte{derSeq(
 		derOID(1, 2, 840, 113549, 1, 9, 21), // localKeyID: links key and certificate
 		derSet(derOctets(id[:])),
 	)}
-	if e.friendlyName != "" {
+	if e.FriendlyName != "" {
 		attributes = append(attributes, derSeq(
 			derOID(1, 2, 840, 113549, 1, 9, 20),
-			derSet(derBMP(e.friendlyName)),
+			derSet(derBMP(e.FriendlyName)),
 		))
 	}
 	return derSet(attributes...)
