@@ -65,23 +65,26 @@ var may = map[string][]string{
 	"protocol/wire":         {"agent/bound", "agent/event", "agent/secret", "protocol", "protocol/internal/..."},
 
 	"test/arch":     {},
-	"test/arm":      {"test/bundles", "test/fabric", "test/sandbox"},
+	"test/arm":      {"test/bundles", "test/fabric", "test/machine", "test/machine/machinetest", "test/sandbox"},
 	"test/arm/...":  {},
 	"test/bundles":  {},
 	"test/canary":   {},
-	"test/extlab":   {"test/fabric", "test/release", "test/sandbox"},
+	"test/extlab":   {"test/fabric", "test/machine", "test/release", "test/sandbox"},
 	"test/fabric":   {"test/fabric/..."}, // if emulator and agent share a struct, they share its bugs
+	"test/machine":  {"test/fabric", "test/sandbox"},
 	"test/peak":     {},
 	"test/release":  {},
 	"test/sandbox":  {},
 	"test/cmd/...":  {"test/..."},
-	"test/chaos":    {"test/bundles", "test/fabric", "test/release", "test/sandbox"},
-	"test/e2e":      {"test/bundles", "test/canary", "test/fabric", "test/release", "test/sandbox"},
-	"test/handlers": {"test/fabric", "test/release", "test/sandbox"},
-	"test/vm":       {"test/bundles", "test/fabric", "test/sandbox"},
-	"test/vm/...":   {"test/bundles", "test/fabric", "test/sandbox", "test/vm"},
+	"test/chaos":    {"test/bundles", "test/fabric", "test/machine", "test/machine/machinetest", "test/sandbox"},
+	"test/e2e":      {"test/bundles", "test/canary", "test/fabric", "test/machine", "test/machine/machinetest", "test/release", "test/sandbox"},
+	"test/handlers": {"test/fabric", "test/machine", "test/machine/machinetest", "test/sandbox"},
+	"test/vm":       {"test/bundles", "test/fabric", "test/machine", "test/sandbox"},
+
+	"test/machine/machinetest": {"test/fabric", "test/machine", "test/release", "test/sandbox"},
 
 	"test/fabric/...": {},
+	"test/vm/...":     {"test/bundles", "test/fabric", "test/sandbox", "test/vm"},
 }
 
 // owner says who alone may import a package from outside, tests aside.

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -12,8 +11,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
-	"github.com/azguest/azguest/test/release"
-	"github.com/azguest/azguest/test/sandbox"
+	"github.com/azguest/azguest/test/machine/machinetest"
 )
 
 var (
@@ -24,14 +22,11 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	sandbox.Main()
-	flag.Parse()
-	code := m.Run()
-	release.Remove()
-	for _, v := range verdicts.list {
-		fmt.Println("verdict:", v)
-	}
-	os.Exit(code)
+	machinetest.Main(m, func() {
+		for _, v := range verdicts.list {
+			fmt.Println("verdict:", v)
+		}
+	})
 }
 
 // givenSeed is AZGUEST_SEED: who judges a change wants the same steps each time.
@@ -66,7 +61,7 @@ func (l *life) play(s *script, st step) (spoiled bool) {
 	if err := st.do(l); err != nil {
 		l.t.Fatalf("step %d: %s: %v", s.n, st.text, err)
 	}
-	if err := l.alive(); err != nil {
+	if err := l.AgentEnded(); err != nil {
 		l.t.Fatalf("step %d: %s: %v", s.n, st.text, err)
 	}
 	time.Sleep(st.pause)
@@ -79,12 +74,12 @@ func (l *life) play(s *script, st step) (spoiled bool) {
 func (l *life) mend(s *script, spoiled bool) {
 	t := l.t
 	t.Helper()
-	l.f.Mend(0)
-	l.vm.Configure(func(c *fabric.Config) { *c = fabric.Config{FastTrack: c.FastTrack, StatusBlob: c.StatusBlob} })
+	l.Fabric.Mend(0)
+	l.VM.Configure(func(c *fabric.Config) { *c = fabric.Config{FastTrack: c.FastTrack, StatusBlob: c.StatusBlob} })
 	began := time.Now()
 	if !l.wait(patience, func() bool { return len(l.pending(append(s.names(), l.names()...))) == 0 }) {
 		for _, n := range l.pending(append(s.names(), l.names()...)) {
-			state, _ := l.vm.ProvisioningState(n)
+			state, _ := l.VM.ProvisioningState(n)
 			t.Errorf("%s is still %s, %v after everything was mended", n, state, patience)
 		}
 		t.Errorf("meanwhile: %s", strings.Join(l.verify(s), "\n"))
@@ -94,7 +89,7 @@ func (l *life) mend(s *script, spoiled bool) {
 	if spoiled {
 		var again []string
 		for _, name := range s.names() {
-			state, failure := l.vm.ProvisioningState(name)
+			state, failure := l.VM.ProvisioningState(name)
 			w := s.wants[name]
 			if !(s.outcome(name) != either && state != s.outcome(name)) && s.right(l, name) {
 				continue
@@ -102,7 +97,7 @@ func (l *life) mend(s *script, spoiled bool) {
 			again = append(again, fmt.Sprintf("%s: %v", name, failure))
 			s.n++
 			w.x.ForceUpdateTag = strconv.Itoa(s.n)
-			if err := l.vm.Put(w.x); err != nil {
+			if err := l.VM.Put(w.x); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -127,7 +122,7 @@ func (l *life) mend(s *script, spoiled bool) {
 // right: the message is the one of a good end. A handler whose certificate
 // could not be had says so in a success.
 func (s *script) right(l *life, name string) bool {
-	doc, _ := l.vm.StatusDocument()
+	doc, _ := l.VM.StatusDocument()
 	w := s.wants[name]
 	return s.outcome(name) != succeeds || strings.Contains(string(doc), w.says)
 }
@@ -157,11 +152,11 @@ type sample struct{ fds, goroutines, kib int }
 func (l *life) sample() sample {
 	l.t.Helper()
 	var out sample
-	dir := fmt.Sprintf("/proc/%d", l.agent.PID)
+	dir := fmt.Sprintf("/proc/%d", l.Agent.PID)
 	// A snapshot of after this moment, which the next heartbeat writes.
 	now := time.Now()
 	l.await("a fresh snapshot", func() bool {
-		s, err := l.snapshot()
+		s, err := l.ReadStatus()
 		out.goroutines = s.Agent.Goroutines
 		return err == nil && s.Written.After(now)
 	})
@@ -231,7 +226,7 @@ func grown(t testing.TB, all []sample) {
 
 // TestFaults is the run of minutes: everything at once, one machine.
 func TestFaults(t *testing.T) {
-	need(t)
+	machinetest.Need(t)
 	t.Parallel()
 	s := newScript(seed(t))
 	l := newLife(t, s)
@@ -266,7 +261,7 @@ func TestFaults(t *testing.T) {
 
 // TestSequences are short lives on a platform in order.
 func TestSequences(t *testing.T) {
-	need(t)
+	machinetest.Need(t)
 	t.Parallel()
 	base := seed(t)
 	for n := 1; n <= *sequences; n++ {
@@ -289,19 +284,9 @@ func TestSequences(t *testing.T) {
 			if s.chance(30) {
 				l.empty(s)
 			}
-			if err := l.sb.Close(); err != nil {
+			if err := l.Close(); err != nil {
 				l.t.Error(err)
 			}
 		})
 	}
-}
-
-// snapshot reads the JSON that agentctl shows.
-func (l *life) snapshot() (snapshot, error) {
-	var s snapshot
-	b, err := l.sb.ReadFile("/run/azguest/status.json")
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal(b, &s)
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,16 +18,14 @@ import (
 
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/fabric"
-	"github.com/azguest/azguest/test/release"
+	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/machine/machinetest"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
 // patience bounds every wait for something that must come. How soon that is
 // belongs to protocol/platform's tests, where time is not the machine's.
 const patience = 10 * time.Minute
-
-// blobAddress is where the emulated storage listens: TEST-NET, never routed.
-const blobAddress = "192.0.2.10"
 
 // conf makes waits short and everything run that can run.
 const conf = `
@@ -43,14 +40,9 @@ const password = "canary-Pa55w0rd: <b&ttery>"
 
 // A life is one machine with its agent, and the platform it is on.
 type life struct {
-	t  testing.TB
-	sb *sandbox.Sandbox
-	f  *fabric.Fabric
-	vm *fabric.VM
-
-	agent   *sandbox.Process
-	started int64    // where its log was when it was last started
-	log     *os.File // what the agent prints, of all its starts
+	*machine.Machine
+	t       testing.TB
+	started int // how much agents had printed when it was last started
 	heard   *heard
 	kills   int // processes of extensions that were killed
 }
@@ -87,94 +79,46 @@ func (v verdict) keep(text string) {
 	verdicts.list = append(verdicts.list, fmt.Sprintf("%s: %.1000s", v.Name(), text))
 }
 
-// need skips where a sandbox can't be made, or is not wanted.
-func need(t testing.TB) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("takes minutes")
-	}
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
-}
-
 // newLife makes a provisioned machine with all samples published.
 func newLife(t testing.TB, s *script) *life {
 	t.Helper()
 	t = verdict{t}
 	l := &life{t: t, heard: &heard{}}
-	var err error
-	l.log, err = os.Create(filepath.Join(t.TempDir(), "agent.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.log.Close() })
-	l.f = fabric.New(t, func(o *fabric.Options) {
-		o.BlobURL, o.Journal, o.JournalKeep = "http://"+blobAddress, l.heard, 3000
-		o.Log = func(string, ...any) {}
-	})
+	packages := map[string][]byte{}
 	for _, b := range bundles.Samples() {
 		data, err := b.Zip()
-		if err == nil {
-			err = l.f.AddPackage(b.Name, b.Version, data)
-		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		packages[b.Name+"/"+b.Version] = data
 	}
-	l.vm = l.f.CreateVM("vm-01", fabric.Provision(fabric.Provisioning{User: "azureuser", Password: password, HostName: "chaos"}),
-		fabric.WithConfig(func(c *fabric.Config) {
+	l.Machine = machinetest.WithAgent(t, machine.Options{
+		Conf: conf, Packages: packages,
+		Provisioning: fabric.Provisioning{Password: password, HostName: "chaos"},
+		Configure: func(c *fabric.Config) {
 			if s.pages {
 				c.StatusBlob = "PageBlob"
 			}
-		}))
-	image, err := l.vm.Medium().Image()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dvd := filepath.Join(t.TempDir(), "dvd.img")
-	if err := os.WriteFile(dvd, image, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l.sb, err = sandbox.New(t.Context(), sandbox.Options{DVD: dvd, PlainDVD: true, Addresses: []string{sandbox.WireServer, sandbox.IMDS, blobAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.sb.Close() })
-	for service, addr := range map[fabric.Service]string{
-		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526",
-		fabric.IMDS: sandbox.IMDS + ":80", fabric.Blob: blobAddress + ":80",
-	} {
-		if err := l.sb.InNetwork(func() error { _, err := l.f.Listen(service, addr, l.vm, false); return err }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	err = errors.Join(
-		l.sb.Install(release.Binary(t, "azguest"), "/usr/sbin/azguest", 0o755),
-		l.sb.Install(release.Binary(t, "agentctl"), "/usr/bin/agentctl", 0o755),
-		l.sb.WriteFile("/etc/waagent.conf", []byte(conf), 0o644),
-		l.start(),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
+		},
+		Sandbox: sandbox.Options{PlainDVD: true},
+		Fabric:  fabric.Options{Journal: l.heard, JournalKeep: 3000},
+	}).Machine
 	t.Cleanup(func() {
 		if t.Failed() {
-			l.dump()
+			l.keepLog()
 		}
 	})
-	l.await("Ready", func() bool { return l.vm.Health().State == "Ready" })
+	if err := l.start(); err != nil {
+		t.Fatal(err)
+	}
+	l.await("Ready", func() bool { return l.VM.Health().State == "Ready" })
 	return l
 }
 
 // start starts the agent as its unit does.
 func (l *life) start() error {
-	fi, err := l.log.Stat()
-	if err != nil {
-		return err
-	}
-	l.started = fi.Size()
-	l.agent, err = l.sb.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Stdout: l.log, Stderr: l.log})
+	l.started = len(l.Log.String())
+	err := l.StartAgent()
 	l.heard.started()
 	return err
 }
@@ -183,19 +127,17 @@ func (l *life) start() error {
 func (l *life) restart(kindly bool, down time.Duration) error {
 	l.heard.ending()
 	if kindly {
-		if err := l.agent.Signal(syscall.SIGTERM); err != nil {
+		ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+		defer cancel()
+		code, err := l.StopAgent(ctx)
+		if err != nil {
 			return err
 		}
-		select {
-		case <-l.agent.Done():
-		case <-time.After(patience):
-			return errors.New("the agent does not end after SIGTERM")
-		}
 		// One that has not yet come to say what it does with signals dies of it.
-		if c := l.agent.Code(); c != 0 && l.said("agent started") {
-			return fmt.Errorf("the agent ended with code %d after SIGTERM", c)
+		if code != 0 && l.said("agent started") {
+			return fmt.Errorf("the agent ended with code %d after SIGTERM", code)
 		}
-	} else if err := l.agent.Kill(); err != nil {
+	} else if err := l.KillAgent(); err != nil {
 		return err
 	}
 	time.Sleep(down)
@@ -203,30 +145,16 @@ func (l *life) restart(kindly bool, down time.Duration) error {
 }
 
 // said reports whether the agent has printed this since it was last started.
-func (l *life) said(what string) bool {
-	b, err := io.ReadAll(io.NewSectionReader(l.log, l.started, 64<<20))
-	return err == nil && bytes.Contains(b, []byte(what))
-}
+func (l *life) said(what string) bool { return strings.Contains(l.Log.String()[l.started:], what) }
 
 // reboot ends every process of the machine and boots it again.
 func (l *life) reboot(down time.Duration) error {
 	l.heard.ending()
-	if err := l.sb.Reboot(l.t.Context()); err != nil {
+	if err := l.Reboot(l.t.Context()); err != nil {
 		return err
 	}
 	time.Sleep(down)
 	return l.start()
-}
-
-// alive says what is wrong with the agent's process, which never ends by
-// itself.
-func (l *life) alive() error {
-	select {
-	case <-l.agent.Done():
-		return fmt.Errorf("the agent ended by itself with code %d", l.agent.Code())
-	default:
-		return nil
-	}
 }
 
 // A process of the machine, as this program sees it.
@@ -239,7 +167,7 @@ type process struct {
 
 // processes of the machine. What ends while we look is left out.
 func (l *life) processes() []process {
-	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", l.sb.PID()))
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", l.PID()))
 	if err != nil {
 		return nil
 	}
@@ -291,21 +219,11 @@ func (l *life) killOne(what string, n int) error {
 	return nil
 }
 
-// wait waits until ok, which is asked again and again: what it waits for is
-// observed from outside.
+// wait waits until ok, but not longer than most.
 func (l *life) wait(most time.Duration, ok func() bool) bool {
 	ctx, cancel := context.WithTimeout(l.t.Context(), most)
 	defer cancel()
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
+	return l.Wait(ctx, "", func() (bool, error) { return ok(), nil }) == nil
 }
 
 func (l *life) await(what string, ok func() bool) {
@@ -318,25 +236,16 @@ func (l *life) await(what string, ok func() bool) {
 // pending are the extensions whose operation is not over.
 func (l *life) pending(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
-		state, _ := l.vm.ProvisioningState(n)
+		state, _ := l.VM.ProvisioningState(n)
 		return state == succeeds || state == fails || state == ""
 	})
 }
 
-// dump shows, after a failure, the end of what everybody said.
-func (l *life) dump() {
-	doc, n := l.vm.StatusDocument()
-	l.t.Logf("status document %d: %.3000s", n, doc)
-	if b, err := os.ReadFile(l.log.Name()); err == nil {
-		keep := filepath.Join(os.TempDir(), "chaos-"+strings.ReplaceAll(l.t.Name(), "/", "-")+"-agent.log")
-		if err := os.WriteFile(keep, b, 0o600); err == nil {
-			l.t.Logf("the agent's log is in %s; its end:", keep)
-		}
-		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		l.t.Log(strings.Join(lines[max(0, len(lines)-40):], "\n"))
-	}
-	for _, e := range l.f.Journal(fabric.Query{Limit: 25}) {
-		l.t.Logf("fabric: %s %s %s %s %d %s %v", e.Time.Format("15:04:05.000"), e.Kind, e.Method, e.URL, e.Code, e.Fault, e.Problems)
+// keepLog keeps what the agent printed, all of it.
+func (l *life) keepLog() {
+	keep := filepath.Join(os.TempDir(), "chaos-"+strings.ReplaceAll(l.t.Name(), "/", "-")+"-agent.log")
+	if err := os.WriteFile(keep, []byte(l.Log.String()), 0o600); err == nil {
+		l.t.Logf("the agent's log is in %s", keep)
 	}
 }
 

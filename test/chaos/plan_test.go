@@ -194,7 +194,7 @@ func (s *script) change() step {
 	s.wants[name] = w
 	s.doubt()
 	x := w.x
-	return s.step(false, func(l *life) error { return l.vm.Put(x) }, "%s %s %s %v after %v, to end as %s", what, name, w.version, w.x.Settings, w.x.After, w.outcome)
+	return s.step(false, func(l *life) error { return l.VM.Put(x) }, "%s %s %s %v after %v, to end as %s", what, name, w.version, w.x.Settings, w.x.After, w.outcome)
 }
 
 // after draws what an extension is to wait for: only what comes before it in
@@ -230,7 +230,7 @@ func (s *script) doubt() {
 
 func (s *script) remove(name string) step {
 	delete(s.wants, name)
-	return s.step(false, func(l *life) error { return l.vm.DeleteExtension(name) }, "delete %s", name)
+	return s.step(false, func(l *life) error { return l.VM.DeleteExtension(name) }, "delete %s", name)
 }
 
 func (s *script) names() []string { return slices.Sorted(maps.Keys(s.wants)) }
@@ -259,21 +259,21 @@ func (s *script) blocked(name string) bool {
 // platform draws something that happens to a VM on a platform in order.
 func (s *script) platform() step {
 	set := func(text string, change func(*fabric.Config)) step {
-		return s.step(false, func(l *life) error { l.vm.Configure(change); return nil }, "%s", text)
+		return s.step(false, func(l *life) error { l.VM.Configure(change); return nil }, "%s", text)
 	}
 	flag := s.chance(50)
 	switch s.IntN(12) {
 	case 0:
 		flag = flag && s.fast
-		return s.step(false, func(l *life) error { l.vm.Announce(flag); return nil }, "announce the same again, by FastTrack: %v", flag)
+		return s.step(false, func(l *life) error { l.VM.Announce(flag); return nil }, "announce the same again, by FastTrack: %v", flag)
 	case 1:
-		return s.step(false, func(l *life) error { return l.vm.RotateCertificate() }, "rotate the tenant certificate")
+		return s.step(false, func(l *life) error { return l.VM.RotateCertificate() }, "rotate the tenant certificate")
 	case 2:
-		return s.step(false, func(l *life) error { return l.vm.Hibernate() }, "hibernate and resume elsewhere")
+		return s.step(false, func(l *life) error { return l.VM.Hibernate() }, "hibernate and resume elsewhere")
 	case 3:
-		return s.step(false, func(l *life) error { l.vm.Migrate(flag); return nil }, "migrate, quietly: %v", flag)
+		return s.step(false, func(l *life) error { l.VM.Migrate(flag); return nil }, "migrate, quietly: %v", flag)
 	case 4:
-		return s.step(false, func(l *life) error { _, err := l.vm.AddCertificate("", flag); return err }, "one more certificate, elliptic: %v", flag)
+		return s.step(false, func(l *life) error { _, err := l.VM.AddCertificate("", flag); return err }, "one more certificate, elliptic: %v", flag)
 	case 5:
 		code := pick(s.dice, []int{400, 410})
 		return set(fmt.Sprintf("outdated containers are answered with %d", code), func(c *fabric.Config) { c.StaleCode = code })
@@ -350,7 +350,7 @@ func (s *script) fault() step {
 		f.Status, f.Set = 302, map[string]string{"Location": "http://192.0.2.99/elsewhere"}
 	}
 	text := fmt.Sprintf("fault on %s: %s, %d times, skip %d, for %v, p=%.2f", f.Kind, (&f).String(), f.Times, f.Skip, time.Duration(f.For), f.Probability)
-	return s.step(spoils, func(l *life) error { _, err := l.f.Fail(f); return err }, "%s", text)
+	return s.step(spoils, func(l *life) error { _, err := l.Fabric.Fail(f); return err }, "%s", text)
 }
 
 // killHandler draws the end of a process that belongs to an extension.

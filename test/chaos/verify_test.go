@@ -10,74 +10,31 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/machine"
 )
 
 // signature of a shared access URL: worth as much as what it opens.
 var signature = regexp.MustCompile(`sig=[A-Za-z0-9+/%]{16,}`)
 
-// document is what is looked at in the status document.
-type document struct {
-	Aggregate struct {
-		Handlers []struct {
-			Name    string `json:"handlerName"`
-			Version string `json:"handlerVersion"`
-			Status  string `json:"status"`
-			Code    int    `json:"code"`
-			Message struct {
-				Message string `json:"message"`
-			} `json:"formattedMessage"`
-			Settings *struct {
-				Extension string `json:"extensionName"`
-				Status    struct {
-					Status struct {
-						Status  string `json:"status"`
-						Message struct {
-							Message string `json:"message"`
-						} `json:"formattedMessage"`
-					} `json:"status"`
-				} `json:"settingsStatus"`
-			} `json:"runtimeSettingsStatus"`
-		} `json:"handlerAggregateStatus"`
-	} `json:"aggregateStatus"`
-}
-
-// snapshot is what is looked at in the JSON of agentctl status.
-type snapshot struct {
-	Written time.Time `json:"written_at"`
-	Agent   struct {
-		Goroutines int `json:"goroutines"`
-	} `json:"agent"`
-	Extensions []struct {
-		Name    string `json:"name"`
-		Config  string `json:"config"`
-		Version string `json:"version"`
-		Actual  string `json:"actual"`
-		Phase   string `json:"phase"`
-		Status  string `json:"status"`
-		Ready   string `json:"ready"`
-		Message string `json:"message"`
-	} `json:"extensions"`
-}
-
-const lib = "/var/lib/waagent"
+const lib = machine.Lib
 
 // verify compares what everybody says with what is wanted, and lists what is
 // wrong. Secrets and objections are not among it.
 func (l *life) verify(s *script) []string {
 	var wrong []string
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	if err := l.alive(); err != nil {
+	if err := l.AgentEnded(); err != nil {
 		complain("%v", err)
 		return wrong
 	}
-	raw, _ := l.vm.StatusDocument()
-	var doc document
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		complain("status document: %v", err)
+	told, err := l.Rows()
+	if err != nil {
+		complain("%v", err)
 	}
-	r, _ := l.sb.Run(l.t.Context(), "agentctl", "status", "--output", "json")
-	var snap snapshot
-	if err := json.Unmarshal([]byte(r.Stdout), &snap); err != nil {
+	r, _ := l.Run(l.t.Context(), "agentctl", "status", "--output", "json")
+	snap, err := machine.ParseStatus([]byte(r.Stdout))
+	if err != nil {
 		complain("agentctl status: %v: %.200s%s", err, r.Stdout, r.Stderr)
 	}
 
@@ -92,7 +49,7 @@ func (l *life) verify(s *script) []string {
 		rows[w.x.Handler+"/"+config] = true
 		dir := w.x.Handler + "-" + w.version
 		dirs[dir] = true
-		state, failure := l.vm.ProvisioningState(name)
+		state, failure := l.VM.ProvisioningState(name)
 		if state != succeeds && state != fails || outcome != either && state != outcome {
 			complain("%s: the control plane says %s (%v), want %s", name, state, failure, outcome)
 			continue
@@ -109,20 +66,20 @@ func (l *life) verify(s *script) []string {
 		// The status document.
 		said := ""
 		found := false
-		for _, h := range doc.Aggregate.Handlers {
-			if h.Name != w.x.Handler || w.multi && (h.Settings == nil || h.Settings.Extension != name) {
+		for _, h := range told {
+			if h.Handler != w.x.Handler || w.multi && h.Extension != name {
 				continue
 			}
 			found = true
-			good := strings.EqualFold(h.Status, "Ready") && h.Code == 0 // heartbeats are passed on as they are
-			if h.Settings != nil {
-				good = good && h.Settings.Status.Status.Status == "success"
-				said = h.Settings.Status.Status.Message.Message
+			good := strings.EqualFold(h.HandlerStatus, "Ready") && h.HandlerCode == "0" // heartbeats are passed on as they are
+			if h.HasStatus {
+				good = good && h.Status == "success"
+				said = h.StatusMessage
 			} else if w.x.Settings != nil {
 				good = false
 			}
-			if !agrees(good, said+h.Message.Message) || h.Version != w.version {
-				complain("%s %s: the control plane says %s, the status document %s %s %q", name, w.version, state, h.Version, h.Status, said)
+			if !agrees(good, said+h.HandlerMessage) || h.Version != w.version {
+				complain("%s %s: the control plane says %s, the status document %s %s %q", name, w.version, state, h.Version, h.HandlerStatus, said)
 			}
 		}
 		if !found {
@@ -153,7 +110,7 @@ func (l *life) verify(s *script) []string {
 
 		// The disk.
 		file := lib + "/" + dir + "/config/HandlerState"
-		b, err := l.sb.ReadFile(file)
+		b, err := l.ReadFile(file)
 		if text := string(b); state == succeeds && text != "Enabled" {
 			complain("%s: the control plane says %s, %s %q (%v)", name, state, file, text, err)
 		} else if err == nil && !slices.Contains([]string{"Enabled", "Installed", "NotInstalled", "FailedUpgrade"}, text) {
@@ -161,20 +118,16 @@ func (l *life) verify(s *script) []string {
 		}
 		if w.multi {
 			file := lib + "/" + dir + "/config/" + name + ".HandlerState"
-			if b, err := l.sb.ReadFile(file); state == succeeds && string(b) != "enabled" {
+			if b, err := l.ReadFile(file); state == succeeds && string(b) != "enabled" {
 				complain("%s: the control plane says %s, %s %q (%v)", name, state, file, b, err)
 			}
 		}
 	}
 
 	// Nothing else.
-	for _, h := range doc.Aggregate.Handlers {
-		config := ""
-		if h.Settings != nil {
-			config = h.Settings.Extension
-		}
-		if !rows[h.Name+"/"+config] && !rows[h.Name+"/"] {
-			complain("the status document has %s %s, which nobody wants", h.Name, config)
+	for _, h := range told {
+		if !rows[h.Handler+"/"+h.Extension] && !rows[h.Handler+"/"] {
+			complain("the status document has %s %s, which nobody wants", h.Handler, h.Extension)
 		}
 	}
 	for _, e := range snap.Extensions {
@@ -201,7 +154,7 @@ func (w *want) secretLength() int {
 func (l *life) leftovers(s *script, dirs map[string]bool) []string {
 	var wrong []string
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	root := fmt.Sprintf("/proc/%d/root", l.sb.PID())
+	root := fmt.Sprintf("/proc/%d/root", l.PID())
 	entries, err := os.ReadDir(root + lib)
 	if err != nil {
 		complain("%v", err)
@@ -271,7 +224,7 @@ func (l *life) spilled() []string {
 			wrong = append(wrong, fmt.Sprintf("signature in %s: %.160q", where, text[max(0, i[0]-60):i[1]]))
 		}
 	}
-	root := fmt.Sprintf("/proc/%d/root", l.sb.PID())
+	root := fmt.Sprintf("/proc/%d/root", l.PID())
 	for _, dir := range []string{lib, "/var/log/azure", "/run/azguest", "/run/systemd"} {
 		_ = filepath.WalkDir(root+dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
@@ -283,8 +236,9 @@ func (l *life) spilled() []string {
 			return nil
 		})
 	}
+	look("what the agent printed", l.Log.String())
 	logs, _ := filepath.Glob(root + "/var/log/waagent*")
-	for _, path := range append(logs, l.log.Name()) {
+	for _, path := range logs {
 		if b, err := os.ReadFile(path); err == nil {
 			look(strings.TrimPrefix(path, root), string(b))
 		}
@@ -294,7 +248,7 @@ func (l *life) spilled() []string {
 		look("the environment of "+p.args, p.env)
 	}
 	for _, args := range [][]string{{"agentctl", "status", "--output", "json"}, {"agentctl", "status"}, {"agentctl", "ext", "history"}, {"agentctl", "ext", "list"}, {"agentctl", "logs"}} {
-		r, err := l.sb.Run(l.t.Context(), args...)
+		r, err := l.Run(l.t.Context(), args...)
 		if err != nil && r.Code == 2 {
 			wrong = append(wrong, fmt.Sprintf("%v: %v", args, err))
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/test/fabric"
-	"github.com/azguest/azguest/test/release"
+	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -32,58 +32,23 @@ Extensions.GoalStatePeriod=1
 
 const password = "Corr3ct-h0rse: <b&ttery>"
 
-// newAgentCloud is a cloud with the release binaries installed and nothing
-// started.
-func newAgentCloud(t testing.TB, o setup) *cloud {
-	t.Helper()
-	need(t)
-	agent, ctl := release.Binary(t, "azguest"), release.Binary(t, "agentctl")
-	c := newCloud(t, o)
-	for path, name := range map[string]string{agent: "/usr/sbin/azguest", ctl: "/usr/bin/agentctl"} {
-		if err := c.Install(path, name, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text := conf
-	if !o.telemetry {
-		text += "Telemetry.Enabled=n\n"
-	}
-	if !o.defaults {
-		if err := c.WriteFile("/etc/waagent.conf", []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.prepareSSHD(t)
-	return c
-}
-
-// agent starts the agent as its unit does.
-func (c *cloud) agent(t testing.TB, env ...string) *sandbox.Process {
-	t.Helper()
-	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Env: env, Stderr: &c.log, Stdout: &c.log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // blank is a machine with everything asked for, and the DVD the platform
 // would attach.
 func blank() setup {
-	return setup{
-		sandbox:      sandbox.Options{DMI: sandbox.AzureDMI("7b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d")},
-		provisioning: fabric.Provisioning{Password: password, CustomData: []byte("#!/bin/sh\n\x00\xff binary\n")},
-		packages:     map[string][]byte{},
-	}
+	return setup{Options: machine.Options{
+		Sandbox:      sandbox.Options{DMI: sandbox.AzureDMI(machine.VMUUID)},
+		Provisioning: fabric.Provisioning{Password: password, CustomData: []byte("#!/bin/sh\n\x00\xff binary\n")},
+		Packages:     map[string][]byte{},
+	}}
 }
 
 func TestFirstLight(t *testing.T) {
 	o := blank()
-	o.packages = samples(t)
+	o.Packages = samples(t)
 	c := newAgentCloud(t, o)
-	c.agent(t)
-	c.ready(t)
-	if got := c.sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.HasSuffix(got, "(ALL) ALL") {
+	c.StartAgent(t)
+	c.WaitReady(t)
+	if got := c.Sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.HasSuffix(got, "(ALL) ALL") {
 		t.Errorf("the machine shows %q", got)
 	}
 	if got := c.ssh(t, "azureuser", "id -un; echo '"+password+"' | sudo -S -p '' id -u; hostname"); got != "azureuser\n0\nfirst-light" {
@@ -133,12 +98,12 @@ func (c *cloud) end(t testing.TB) map[string]string {
 		lines = append(lines, strings.Join(f, ":"))
 	}
 	state["/etc/shadow"] = strings.Join(lines, "\n")
-	state["sudo"] = c.sh(t, "cd /etc/sudoers.d && for f in *; do stat -c '%n %a %U' $f; cat $f; done; visudo -cq && echo valid")
-	state["sshd"] = c.sh(t, "cd /etc/ssh && find sshd_config.d -type f | sort | while read f; do stat -c '%n %a %U' $f; grep -v '^#' $f || :; done; sshd -t && sshd -T -C user=azureuser,host=a,addr=127.0.0.1 | sort")
-	state["keys"] = c.sh(t, "cd /home/azureuser && stat -c '%n %a %U:%G' . .ssh .ssh/* && cat .ssh/authorized_keys")
-	state["host keys"] = c.sh(t, "cd /etc/ssh && stat -c '%n %a %U' ssh_host_*")
-	state["hostname"] = c.sh(t, "hostname")
-	state["lib"] = c.sh(t, "cd /var/lib/waagent && stat -c '%n %a' . provisioned CustomData ovf-env.xml && cat provisioned && sha256sum CustomData && ! grep -F 'Corr3ct' ovf-env.xml")
+	state["sudo"] = c.Sh(t, "cd /etc/sudoers.d && for f in *; do stat -c '%n %a %U' $f; cat $f; done; visudo -cq && echo valid")
+	state["sshd"] = c.Sh(t, "cd /etc/ssh && find sshd_config.d -type f | sort | while read f; do stat -c '%n %a %U' $f; grep -v '^#' $f || :; done; sshd -t && sshd -T -C user=azureuser,host=a,addr=127.0.0.1 | sort")
+	state["keys"] = c.Sh(t, "cd /home/azureuser && stat -c '%n %a %U:%G' . .ssh .ssh/* && cat .ssh/authorized_keys")
+	state["host keys"] = c.Sh(t, "cd /etc/ssh && stat -c '%n %a %U' ssh_host_*")
+	state["hostname"] = c.Sh(t, "hostname")
+	state["lib"] = c.Sh(t, "cd /var/lib/waagent && stat -c '%n %a' . provisioned CustomData ovf-env.xml && cat provisioned && sha256sum CustomData && ! grep -F 'Corr3ct' ovf-env.xml")
 	state["leftovers"] = c.leftovers(t)
 	// crypt(3) is somebody else's opinion on the hash.
 	r, err := c.RunCmd(t.Context(), sandbox.Cmd{
@@ -161,7 +126,7 @@ func (c *cloud) leftovers(t testing.TB) string {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := c.sh(t, "find /etc /home /var/lib/waagent -name '*.azg-*' -o -name '*.lock' -path '/etc/*' -o -name '*.azguest*' -path '/etc/*' | sort")
+		left := c.Sh(t, "find /etc /home /var/lib/waagent -name '*.azg-*' -o -name '*.lock' -path '/etc/*' -o -name '*.azguest*' -path '/etc/*' | sort")
 		if !strings.Contains(left, ".azg-") || ctx.Err() != nil {
 			return left
 		}
@@ -200,7 +165,7 @@ func (c *cloud) journal(t testing.TB) journal {
 // provisioned waits until every step has ended, also those after Ready.
 func (c *cloud) provisioned(t testing.TB) journal {
 	t.Helper()
-	c.ready(t)
+	c.WaitReady(t)
 	var j journal
 	await(t, "the end of the journal", func() bool {
 		j = c.journal(t)
@@ -226,7 +191,7 @@ func TestKilledAfterEachStep(t *testing.T) {
 	key := newKey(t)
 	o.key = key
 	whole := newAgentCloud(t, o)
-	whole.agent(t)
+	whole.StartAgent(t)
 	steps := whole.provisioned(t).Steps
 	if len(steps) < 8 {
 		t.Fatalf("only %d steps in the journal: %+v", len(steps), steps)
@@ -246,7 +211,7 @@ func TestKilledAfterEachStep(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				c := newAgentCloud(t, o)
-				p := c.agent(t, "AZGUEST_TEST_DIE_AFTER="+step.ID)
+				p := c.StartAgent(t, "AZGUEST_TEST_DIE_AFTER="+step.ID)
 				select {
 				case <-p.Done():
 				case <-time.After(patience):
@@ -257,11 +222,9 @@ func TestKilledAfterEachStep(t *testing.T) {
 				}
 				before := c.readyReports()
 				if reboot {
-					if err := c.Reboot(t.Context()); err != nil {
-						t.Fatal(err)
-					}
+					c.Reboot(t)
 				}
-				c.agent(t)
+				c.StartAgent(t)
 				// Once in each boot that gets so far, and never twice.
 				wantReady := before
 				if reboot || before == 0 {
@@ -288,7 +251,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 	o.key = newKey(t)
 	whole := newAgentCloud(t, o)
 	start := time.Now()
-	whole.agent(t)
+	whole.StartAgent(t)
 	whole.provisioned(t)
 	took := time.Since(start)
 	want := whole.end(t)
@@ -297,18 +260,16 @@ func TestKilledAtAnyTime(t *testing.T) {
 		after := took * time.Duration(i) / moments
 		t.Run(fmt.Sprintf("%d of %d", i, moments), func(t *testing.T) {
 			c := newAgentCloud(t, o)
-			p := c.agent(t)
+			p := c.StartAgent(t)
 			// The moment is the input, nothing is waited for.
 			time.Sleep(after)
 			if err := p.Kill(); err != nil {
 				t.Fatal(err)
 			}
 			if i%2 == 1 {
-				if err := c.Reboot(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				c.Reboot(t)
 			}
-			c.agent(t)
+			c.StartAgent(t)
 			c.provisioned(t)
 			if diff := cmp.Diff(want, c.end(t)); diff != "" {
 				t.Errorf("killed after %v: end state (-undisturbed +killed):\n%s", after, diff)
@@ -319,10 +280,10 @@ func TestKilledAtAnyTime(t *testing.T) {
 
 func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
 	o := blank()
-	o.packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
+	o.Packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
 	c := newAgentCloud(t, o)
-	p := c.agent(t)
-	c.ready(t)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	op := c.put(t, extension{name: "slow", publisher: "Azguest.E2E", kind: "Slow", version: "1.0", settings: map[string]any{"patience": "long"}})
 	var calls []byte
 	await(t, "enable to run", func() bool {
@@ -332,13 +293,13 @@ func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	c.agent(t)
-	_, before := c.vm.StatusDocument()
+	c.StartAgent(t)
+	_, before := c.VM.StatusDocument()
 	await(t, "the new agent's status", func() bool {
-		doc, n := c.vm.StatusDocument()
+		doc, n := c.VM.StatusDocument()
 		return n > before && strings.Contains(string(doc), "Azguest.E2E.Slow")
 	})
-	c.sh(t, "touch /var/tmp/handler/go")
+	c.Sh(t, "touch /var/tmp/handler/go")
 	if got := c.follow(t, op); got != "" {
 		t.Errorf("extension: %s", got)
 	}
@@ -361,8 +322,8 @@ func TestAgentctlWithoutAgent(t *testing.T) {
 	if r.Code != 3 {
 		t.Errorf("before the first start: exit %d, want 3: %s%s", r.Code, r.Stdout, r.Stderr)
 	}
-	p := c.agent(t)
-	c.ready(t)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	if r, err := c.Run(t.Context(), "agentctl", "status", "--wait=ready", "--timeout", "30s"); err != nil {
 		t.Errorf("while it runs: %v %s", err, r.Stdout)
 	}
@@ -380,28 +341,28 @@ func TestTelemetryOff(t *testing.T) {
 		t.Run(fmt.Sprintf("on=%v", on), func(t *testing.T) {
 			o := blank()
 			o.telemetry = on
-			o.packages = samples(t)
+			o.Packages = samples(t)
 			c := newAgentCloud(t, o)
 			if on {
-				c.sh(t, "echo Telemetry.Period=1 >>/etc/waagent.conf")
+				c.Sh(t, "echo Telemetry.Period=1 >>/etc/waagent.conf")
 			}
-			p := c.agent(t)
-			c.ready(t)
+			p := c.StartAgent(t)
+			c.WaitReady(t)
 			if got := c.follow(t, c.put(t, helloExtension)); got != "" {
 				t.Fatal(got)
 			}
 			if on {
-				await(t, "telemetry", func() bool { return c.vm.Requests(fabric.Telemetry) > 0 })
+				await(t, "telemetry", func() bool { return c.VM.Requests(fabric.Telemetry) > 0 })
 				return
 			}
 			if err := p.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
 			}
 			<-p.Done()
-			if n := c.vm.Requests(fabric.Telemetry); n != 0 {
+			if n := c.VM.Requests(fabric.Telemetry); n != 0 {
 				t.Errorf("%d telemetry requests although it is off", n)
 			}
-			if got := c.sh(t, "ls /var/lib/waagent/events 2>/dev/null | wc -l"); got != "0" {
+			if got := c.Sh(t, "ls /var/lib/waagent/events 2>/dev/null | wc -l"); got != "0" {
 				t.Errorf("%s event files although telemetry is off", got)
 			}
 		})
@@ -433,18 +394,18 @@ func TestMalformedMedium(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := blank()
-			o.medium = func(m *fabric.Medium) { tc.change(t, m) }
-			o.noIMDS = true // it could stand in for all but the password
+			o.Medium = func(m *fabric.Medium) { tc.change(t, m) }
+			o.NoIMDS = true // it could stand in for all but the password
 			c := newAgentCloud(t, o)
-			c.agent(t)
+			c.StartAgent(t)
 			await(t, "ProvisioningFailed", func() bool {
-				h := c.vm.Health()
+				h := c.VM.Health()
 				if h.State == "Ready" {
-					t.Fatalf("a machine with a bad medium is Ready: %s", c.sh(t, "tail -n 3 /etc/passwd"))
+					t.Fatalf("a machine with a bad medium is Ready: %s", c.Sh(t, "tail -n 3 /etc/passwd"))
 				}
 				return h.State == "NotReady" && h.SubStatus == "ProvisioningFailed"
 			})
-			if h := c.vm.Health(); !regexp.MustCompile(tc.reason).MatchString(h.Description) {
+			if h := c.VM.Health(); !regexp.MustCompile(tc.reason).MatchString(h.Description) {
 				t.Errorf("reason %q says nothing about %s", h.Description, tc.reason)
 			}
 			if _, err := c.ReadFile("/var/lib/waagent/provisioned"); err == nil {
@@ -458,15 +419,15 @@ func TestMalformedMedium(t *testing.T) {
 // with keys.
 func TestNoMedium(t *testing.T) {
 	o := blank()
-	o.noMedium = true
-	o.provisioning = fabric.Provisioning{}
+	o.NoMedium = true
+	o.Provisioning = fabric.Provisioning{}
 	c := newAgentCloud(t, o)
-	c.agent(t)
+	c.StartAgent(t)
 	await(t, "an answer to provisioning", func() bool {
-		h := c.vm.Health()
+		h := c.VM.Health()
 		return h.State == "Ready" || h.SubStatus == "ProvisioningFailed"
 	})
-	if h := c.vm.Health(); h.State != "Ready" {
+	if h := c.VM.Health(); h.State != "Ready" {
 		t.Fatalf("not ready: %s", h.Description)
 	}
 	if got := c.ssh(t, "azureuser", "hostname; sudo -n id -u"); got != "first-light\n0" {
@@ -476,30 +437,30 @@ func TestNoMedium(t *testing.T) {
 
 func TestISO9660(t *testing.T) {
 	o := blank()
-	o.sandbox.PlainDVD = true
-	o.medium = func(m *fabric.Medium) { m.FS = fabric.ISO9660 }
+	o.Sandbox.PlainDVD = true
+	o.Medium = func(m *fabric.Medium) { m.FS = fabric.ISO9660 }
 	c := newAgentCloud(t, o)
-	c.agent(t)
-	c.ready(t)
-	if got := c.sh(t, "getent passwd azureuser | cut -d: -f6; hostname"); got != "/home/azureuser\nfirst-light" {
+	c.StartAgent(t)
+	c.WaitReady(t)
+	if got := c.Sh(t, "getent passwd azureuser | cut -d: -f6; hostname"); got != "/home/azureuser\nfirst-light" {
 		t.Errorf("the machine shows %q", got)
 	}
 }
 
 func TestExtensionFails(t *testing.T) {
 	o := blank()
-	o.packages = samples(t)
-	o.packages["Azguest.E2E.Crash/1.0.0"] = handler(t, crash)
+	o.Packages = samples(t)
+	o.Packages["Azguest.E2E.Crash/1.0.0"] = handler(t, crash)
 	c := newAgentCloud(t, o)
-	c.agent(t)
-	c.ready(t)
+	c.StartAgent(t)
+	c.WaitReady(t)
 	if got := c.follow(t, c.put(t, extension{name: "crash", publisher: "Azguest.E2E", kind: "Crash", version: "1.0"})); !strings.Contains(got, "52") || !strings.Contains(got, "disk is full") {
 		t.Errorf("the control plane says %q; want the exit code and the reason", got)
 	}
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
 		t.Errorf("another extension suffers: %s", got)
 	}
-	if h := c.vm.Health(); h.State != "Ready" {
+	if h := c.VM.Health(); h.State != "Ready" {
 		t.Errorf("the machine is %s", h.State)
 	}
 	r, _ := c.Run(t.Context(), "agentctl", "status")

@@ -43,7 +43,7 @@ func (c *cloud) arm(t testing.TB, method, path string, body, answer any) http.He
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.f.Client().Do(req)
+	resp, err := c.Fabric.Client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func (c *cloud) view(t testing.TB) string {
 // readyReports counts the Ready reports that the platform received.
 func (c *cloud) readyReports() int {
 	n := 0
-	for _, e := range c.f.Journal(fabric.Query{Kind: fabric.Health, Contains: "<State>Ready</State>"}) {
+	for _, e := range c.Fabric.Journal(fabric.Query{Kind: fabric.Health, Contains: "<State>Ready</State>"}) {
 		if e.Code/100 == 2 {
 			n++
 		}
@@ -120,7 +120,7 @@ func (c *cloud) readyReports() int {
 // objections are requests that a strict platform would refuse.
 func (c *cloud) objections(t testing.TB) {
 	t.Helper()
-	for _, e := range c.f.Journal(fabric.Query{Problems: true}) {
+	for _, e := range c.Fabric.Journal(fabric.Query{Problems: true}) {
 		if e.Kind != fabric.Control {
 			t.Errorf("the platform objects to %s %s: %s", e.Method, e.URL, strings.Join(e.Problems, "; "))
 		}

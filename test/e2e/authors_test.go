@@ -9,14 +9,14 @@ import (
 // on a machine with an extension.
 func TestLevers(t *testing.T) {
 	o := blank()
-	o.packages = samples(t)
+	o.Packages = samples(t)
 	c := newAgentCloud(t, o)
-	p := c.agent(t)
-	c.ready(t)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
 		t.Fatal(got)
 	}
-	c.sh(t, "agentctl status --wait=converged --timeout 30s")
+	c.Sh(t, "agentctl status --wait=converged --timeout 30s")
 	const settings = "/var/lib/waagent/Azguest.Samples.Hello-1.1.0/config/0.settings"
 	const asUser = "setpriv --reuid=1000 --regid=1000 --clear-groups "
 	for _, tc := range []struct {
@@ -56,14 +56,14 @@ echo '{"rules":[{"effect":"deny","publisher":"Bad*","reason":"nobody asked for i
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	c.agent(t)
+	c.StartAgent(t)
 	c.screen(t, 0, "hold       no extension is started for another 59m", "maintenance")
 	op := c.put(t, extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"greeting": "later"}})
 	c.screen(t, 0, "waiting for the end of the hold (")
-	if got := c.sh(t, "grep -c greeting.:.*later /var/lib/waagent/Azguest.Samples.Hello-1.1.0/config/1.settings 2>/dev/null || :"); strings.TrimSpace(got) == "1" {
+	if got := c.Sh(t, "grep -c greeting.:.*later /var/lib/waagent/Azguest.Samples.Hello-1.1.0/config/1.settings 2>/dev/null || :"); strings.TrimSpace(got) == "1" {
 		t.Error("the handler got its settings during the hold")
 	}
-	c.sh(t, "agentctl resume")
+	c.Sh(t, "agentctl resume")
 	if got := c.follow(t, op); got != "" {
 		t.Error(got)
 	}

@@ -32,7 +32,7 @@ func fleet(t testing.TB, n int) (packages map[string][]byte, all []fabric.Extens
 
 // succeeded counts the rows of the last status document that say so.
 func (c *cloud) succeeded() int {
-	doc, _ := c.vm.StatusDocument()
+	doc, _ := c.VM.StatusDocument()
 	var d struct {
 		AggregateStatus struct {
 			HandlerAggregateStatus []struct {
@@ -57,7 +57,7 @@ func (c *cloud) succeeded() int {
 // seen is when the agent got the configuration of the extensions.
 func (c *cloud) seen(t testing.TB, from int) time.Time {
 	t.Helper()
-	for _, e := range c.f.Journal(fabric.Query{})[from:] {
+	for _, e := range c.Fabric.Journal(fabric.Query{})[from:] {
 		if e.Kind == fabric.ExtensionsConfig {
 			return e.Time
 		}
@@ -81,16 +81,16 @@ func BenchmarkHandlers(b *testing.B) {
 				for b.Loop() {
 					c := who.cloud(b)
 					for _, x := range all {
-						if err := c.vm.Put(x); err != nil {
+						if err := c.VM.Put(x); err != nil {
 							b.Fatal(err)
 						}
 					}
-					from := len(c.f.Journal(fabric.Query{}))
+					from := len(c.Fabric.Journal(fabric.Query{}))
 					who.start(b, c)
 					await(b, "all extensions", func() bool { return c.succeeded() == n })
 					end := time.Now()
 					took = append(took, end.Sub(c.seen(b, from)).Seconds())
-					c.close(b)
+					c.End(b)
 				}
 				report(b, took)
 			})
@@ -108,9 +108,9 @@ func BenchmarkBigPackage(b *testing.B) {
 			for b.Loop() {
 				c := who.cloud(b)
 				p := who.start(b, c)
-				c.ready(b)
-				from := len(c.f.Journal(fabric.Query{}))
-				if err := c.vm.Put(fabric.Extension{Name: "Big", Handler: "Azguest.Bench.Big", Version: "1.0", Settings: map[string]any{}}); err != nil {
+				c.WaitReady(b)
+				from := len(c.Fabric.Journal(fabric.Query{}))
+				if err := c.VM.Put(fabric.Extension{Name: "Big", Handler: "Azguest.Bench.Big", Version: "1.0", Settings: map[string]any{}}); err != nil {
 					b.Fatal(err)
 				}
 				peak := 0
@@ -120,7 +120,7 @@ func BenchmarkBigPackage(b *testing.B) {
 				})
 				b.ReportMetric(float64(peak)/1024, "peak-MiB")
 				b.ReportMetric(time.Since(c.seen(b, from)).Seconds(), "p50-s")
-				c.close(b)
+				c.End(b)
 			}
 			b.ReportMetric(0, "ns/op")
 		})

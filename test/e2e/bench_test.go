@@ -32,10 +32,10 @@ func contenders(packages map[string][]byte) []contender {
 		name: "azguest",
 		cloud: func(t testing.TB) *cloud {
 			o := blank()
-			o.packages, o.defaults = packages, true
+			o.Packages, o.defaults = packages, true
 			return newAgentCloud(t, o)
 		},
-		start: func(t testing.TB, c *cloud) *sandbox.Process { return c.agent(t) },
+		start: func(t testing.TB, c *cloud) *sandbox.Process { return c.StartAgent(t) },
 	}}
 	if os.Getenv("AZGUEST_BENCH_PEER") != "" {
 		list = append(list, contender{
@@ -57,9 +57,9 @@ func BenchmarkStartToReady(b *testing.B) {
 				c := who.cloud(b)
 				start := time.Now()
 				who.start(b, c)
-				c.ready(b)
-				took = append(took, c.vm.Health().Time.Sub(start).Seconds())
-				c.close(b)
+				c.WaitReady(b)
+				took = append(took, c.VM.Health().Time.Sub(start).Seconds())
+				c.End(b)
 			}
 			report(b, took)
 		})
@@ -82,7 +82,7 @@ esac
 		b.Run(who.name, func(b *testing.B) {
 			c := who.cloud(b)
 			who.start(b, c)
-			c.ready(b)
+			c.WaitReady(b)
 			e := helloExtension
 			c.follow(b, c.put(b, e))
 			var took []float64
@@ -99,7 +99,7 @@ esac
 				took = append(took, c.enabled(b, n).Sub(start).Seconds())
 			}
 			report(b, took)
-			c.close(b)
+			c.End(b)
 		})
 	}
 }
@@ -134,19 +134,19 @@ func BenchmarkIdle(b *testing.B) {
 		b.Run(who.name, func(b *testing.B) {
 			c := who.cloud(b)
 			p := who.start(b, c)
-			c.ready(b)
+			c.WaitReady(b)
 			if msg := c.follow(b, c.put(b, helloExtension)); msg != "" {
 				b.Fatal(msg)
 			}
 			for b.Loop() { // once: it is time that is measured, not turns
 			}
 			time.Sleep(settle)
-			from := len(c.f.Journal(fabric.Query{}))
+			from := len(c.Fabric.Journal(fabric.Query{}))
 			cpu, bytes := cpuSeconds(b, p.PID), traffic(b, p.PID)
 			time.Sleep(idle)
 			minutes := idle.Minutes()
 			requests := 0
-			for _, e := range c.f.Journal(fabric.Query{})[from:] {
+			for _, e := range c.Fabric.Journal(fabric.Query{})[from:] {
 				if e.Method != "" && e.Kind != fabric.Control {
 					requests++
 				}
@@ -156,7 +156,7 @@ func BenchmarkIdle(b *testing.B) {
 			b.ReportMetric(float64(requests)/minutes, "requests/min")
 			b.ReportMetric(float64(traffic(b, p.PID)-bytes)/minutes*60/1024, "KiB/h")
 			b.ReportMetric(0, "ns/op")
-			c.close(b)
+			c.End(b)
 		})
 	}
 }

@@ -45,32 +45,32 @@ func TestCanariesOfFailures(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := blank()
-			o.medium, o.noIMDS = tc.medium, true
-			o.provisioning.Password = secrets["password"]
-			o.provisioning.CustomData = []byte("#!/bin/sh\n# canary02-customdata\n")
+			o.Medium, o.NoIMDS = tc.medium, true
+			o.Provisioning.Password = secrets["password"]
+			o.Provisioning.CustomData = []byte("#!/bin/sh\n# canary02-customdata\n")
 			c := newAgentCloud(t, o)
-			c.sh(t, "mkdir -p /var/lib/hyperv /etc/waagent.conf.d; echo Logs.Verbose=y >/etc/waagent.conf.d/v.conf; "+tc.before)
-			c.agent(t)
+			c.Sh(t, "mkdir -p /var/lib/hyperv /etc/waagent.conf.d; echo Logs.Verbose=y >/etc/waagent.conf.d/v.conf; "+tc.before)
+			c.StartAgent(t)
 			await(t, "the end", func() bool {
-				h := c.vm.Health()
+				h := c.VM.Health()
 				return h.State == "Ready" || h.State == "NotReady" && h.SubStatus == "ProvisioningFailed"
 			})
-			if h := c.vm.Health(); tc.failed != (h.State != "Ready") {
+			if h := c.VM.Health(); tc.failed != (h.State != "Ready") {
 				t.Errorf("%s %s: %s", h.State, h.SubStatus, h.Description)
 			} else if tc.failed {
 				t.Log(h.Description)
 			}
 			all := maps.Clone(secrets)
 			all["another"] = "canary03-another"
-			for line := range strings.Lines(c.sh(t, "grep -F 'azureuser:$' /etc/shadow || :")) {
+			for line := range strings.Lines(c.Sh(t, "grep -F 'azureuser:$' /etc/shadow || :")) {
 				all["hash"] = strings.Split(line, ":")[1]
 			}
 			places := map[string]string{
-				"agentctl":            c.sh(t, "agentctl status; agentctl status -o json; agentctl doctor -o json; agentctl logs -n 10000") + c.collected(t),
-				"output of the agent": c.log.String(),
+				"agentctl":            c.Sh(t, "agentctl status; agentctl status -o json; agentctl doctor -o json; agentctl logs -n 10000") + c.collected(t),
+				"output of the agent": c.Log.String(),
 			}
 			maps.Copy(places, c.sent())
-			for file := range strings.SplitSeq(c.sh(t, `find / /run /tmp -xdev \( -path /proc -o -path /sys \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
+			for file := range strings.SplitSeq(c.Sh(t, `find / /run /tmp -xdev \( -path /proc -o -path /sys \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
 				if b, err := c.ReadFile(file); err == nil {
 					places[file] = string(b)
 				}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/azguest/azguest/test/canary"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -74,17 +75,17 @@ func TestCanaries(t *testing.T) {
 	t.Parallel()
 	o := blank()
 	o.telemetry = true
-	o.provisioning.Password = "canary01-Passw0rd!&<x>"
-	o.provisioning.CustomData = []byte("#!/bin/sh\n# canary02-customdata\n")
-	o.provisioning.UserData = []byte("canary03-userdata")
-	o.packages = samples(t)
-	o.packages["Azguest.E2E.Chatty/1.0.0"] = handler(t, chatty)
-	o.packages["Azguest.E2E.Damaged/1.0.0"] = []byte("PK\x03\x04 no zip")
+	o.Provisioning.Password = "canary01-Passw0rd!&<x>"
+	o.Provisioning.CustomData = []byte("#!/bin/sh\n# canary02-customdata\n")
+	o.Provisioning.UserData = []byte("canary03-userdata")
+	o.Packages = samples(t)
+	o.Packages["Azguest.E2E.Chatty/1.0.0"] = handler(t, chatty)
+	o.Packages["Azguest.E2E.Damaged/1.0.0"] = []byte("PK\x03\x04 no zip")
 	c := newAgentCloud(t, o)
-	c.sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Logs.Verbose=y\nTelemetry.Period=1\nHttpProxy.Host=http://joe:canary04-proxy@192.0.2.99\nHttpProxy.Port=3128\nDownload.Order=direct\n' >/etc/waagent.conf.d/canary.conf`)
+	c.Sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Logs.Verbose=y\nTelemetry.Period=1\nHttpProxy.Host=http://joe:canary04-proxy@192.0.2.99\nHttpProxy.Port=3128\nDownload.Order=direct\n' >/etc/waagent.conf.d/canary.conf`)
 
 	secrets := map[string]string{
-		"password": o.provisioning.Password, "custom data": "canary02-customdata", "user data": "canary03-userdata", "proxy": "canary04-proxy",
+		"password": o.Provisioning.Password, "custom data": "canary02-customdata", "user data": "canary03-userdata", "proxy": "canary04-proxy",
 	}
 	leaked(secrets)
 	var users []fabric.User
@@ -94,15 +95,15 @@ func TestCanaries(t *testing.T) {
 		secrets["just-in-time password of "+name] = u.Password
 	}
 
-	seen := &buffer{} // command lines and environments of all processes, as often as they can be looked at
+	seen := &machine.Buffer{} // command lines and environments of all processes, as often as they can be looked at
 	watch := func() {
 		r, _ := c.Run(t.Context(), "sh", "-c", `for p in /proc/[0-9]*; do [ "$p" = "/proc/$$" ] || cat $p/cmdline $p/environ 2>/dev/null; done`)
 		_, _ = seen.Write([]byte(r.Stdout))
 	}
 	agent := c.traced(t)
-	c.ready(t)
+	c.WaitReady(t)
 	watch()
-	c.vm.Configure(func(cfg *fabric.Config) { cfg.Users = users })
+	c.VM.Configure(func(cfg *fabric.Config) { cfg.Users = users })
 	var ops []string
 	for i, e := range []extension{
 		helloExtension,
@@ -120,7 +121,7 @@ func TestCanaries(t *testing.T) {
 		watch()
 		c.follow(t, op)
 	}
-	await(t, "the just-in-time account", func() bool { watch(); return c.sh(t, "getent passwd jit || :") != "" })
+	await(t, "the just-in-time account", func() bool { watch(); return c.Sh(t, "getent passwd jit || :") != "" })
 
 	// Documents that can't be read, with secrets in them.
 	for i, kind := range []fabric.Kind{fabric.ExtensionsConfig, fabric.GoalState, fabric.VMSettings, fabric.Certificates, fabric.RemoteAccess, fabric.PluginStatus, fabric.Metadata, fabric.Telemetry} {
@@ -129,34 +130,34 @@ func TestCanaries(t *testing.T) {
 		body := "<x>https://st.example/c/b?sv=2&sig=" + word + "%2F0000000 <unclosed"
 		fail(t, c, fabric.Fault{Kind: kind, Status: []int{200, 500}[i%2], Body: &body, Times: 3})
 	}
-	c.vm.Configure(func(cfg *fabric.Config) { cfg.StatusBlob = "PageBlob" })
+	c.VM.Configure(func(cfg *fabric.Config) { cfg.StatusBlob = "PageBlob" })
 	await(t, "the goal state after the damaged ones", func() bool {
 		watch()
 		r, _ := c.Run(t.Context(), "agentctl", "status", "-o", "json")
-		return strings.Contains(r.Stdout, fmt.Sprintf(`"incarnation_%d"`, c.vm.Incarnation()))
+		return strings.Contains(r.Stdout, fmt.Sprintf(`"incarnation_%d"`, c.VM.Incarnation()))
 	})
 	await(t, "the event of the handler", func() bool {
-		return len(c.f.Journal(fabric.Query{Kind: fabric.Telemetry, Contains: "fetching"})) > 0
+		return len(c.Fabric.Journal(fabric.Query{Kind: fabric.Telemetry, Contains: "fetching"})) > 0
 	})
 
 	// What the platform itself made up.
 	sig := regexp.MustCompile(`sig=([A-Za-z0-9%+/=_-]{16,})`)
-	for _, e := range c.f.Journal(fabric.Query{}) {
+	for _, e := range c.Fabric.Journal(fabric.Query{}) {
 		for _, text := range append(slices.Collect(maps.Values(e.Header)), e.URL) {
 			for _, m := range sig.FindAllStringSubmatch(text, -1) {
 				secrets["signature "+m[1][:6]] = m[1]
 			}
 		}
 	}
-	for i, m := range sig.FindAllStringSubmatch(c.vm.StatusURL(), -1) {
+	for i, m := range sig.FindAllStringSubmatch(c.VM.StatusURL(), -1) {
 		secrets[fmt.Sprint("status blob ", i)] = m[1]
 	}
-	for name := range strings.FieldsSeq(c.sh(t, "ls /var/lib/waagent/*.prv /var/lib/waagent/TransportPrivate.pem")) {
-		if lines := strings.Split(c.sh(t, "cat "+name), "\n"); len(lines) > 4 {
+	for name := range strings.FieldsSeq(c.Sh(t, "ls /var/lib/waagent/*.prv /var/lib/waagent/TransportPrivate.pem")) {
+		if lines := strings.Split(c.Sh(t, "cat "+name), "\n"); len(lines) > 4 {
 			secrets["key "+path.Base(name)] = lines[3]
 		}
 	}
-	for line := range strings.Lines(c.sh(t, "grep -F '$' /etc/shadow")) {
+	for line := range strings.Lines(c.Sh(t, "grep -F '$' /etc/shadow")) {
 		f := strings.Split(line, ":")
 		secrets["hash of the password of "+f[0]] = f[1]
 	}
@@ -171,25 +172,25 @@ func TestCanaries(t *testing.T) {
 		}
 	}
 	// A dump of a hung agent, as the watchdog orders it.
-	c.sh(t, `kill -QUIT "$(pgrep -xo azguest)"`)
+	c.Sh(t, `kill -QUIT "$(pgrep -xo azguest)"`)
 	select {
 	case <-agent.Done():
 	case <-t.Context().Done():
 	}
-	if !strings.Contains(c.log.String(), "SIGQUIT: quit") {
+	if !strings.Contains(c.Log.String(), "SIGQUIT: quit") {
 		t.Error("the agent did not say what it was at")
 	}
-	if got := c.sh(t, "find / -xdev -name 'core*' -newer /usr/sbin/azguest -type f -size +100k 2>/dev/null"); got != "" {
+	if got := c.Sh(t, "find / -xdev -name 'core*' -newer /usr/sbin/azguest -type f -size +100k 2>/dev/null"); got != "" {
 		t.Errorf("dumps of memory: %s", got)
 	}
-	places["output of the agent"], places["processes"] = c.log.String(), seen.String()
-	places["programs that were started"] = c.sh(t, "cat "+trace+" 2>/dev/null || :")
+	places["output of the agent"], places["processes"] = c.Log.String(), seen.String()
+	places["programs that were started"] = c.Sh(t, "cat "+trace+" 2>/dev/null || :")
 	if text := places["programs that were started"]; text != "" && !strings.Contains(text, `/chpasswd", "-e"`) {
 		t.Error("the trace does not show how the password was set")
 	}
 	maps.Copy(places, c.sent())
 	// Every file that the machine has got since, each by its name.
-	for name := range strings.SplitSeq(c.sh(t, `find / /run /tmp /dev/shm -xdev \( -path /proc -o -path /sys -o -path `+trace+` \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
+	for name := range strings.SplitSeq(c.Sh(t, `find / /run /tmp /dev/shm -xdev \( -path /proc -o -path /sys -o -path `+trace+` \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
 		if b, err := c.ReadFile(name); err == nil {
 			places[name] = string(b)
 		}
@@ -206,11 +207,11 @@ func (c *cloud) traced(t testing.TB) *sandbox.Process {
 	t.Helper()
 	if r, err := c.Run(t.Context(), "strace", "-V"); err != nil || r.Code != 0 {
 		t.Log("no strace: programs are looked at while they run only")
-		return c.agent(t)
+		return c.StartAgent(t)
 	}
 	p, err := c.Start(sandbox.Cmd{
 		Args:   []string{"strace", "--follow-forks", "--quiet=all", "--trace=execve", "--no-abbrev", "--string-limit=65536", "--seccomp-bpf", "--output=" + trace, "/usr/sbin/azguest", "run"},
-		Stderr: &c.log, Stdout: &c.log,
+		Stderr: &c.Log, Stdout: &c.Log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -301,7 +302,7 @@ func (c *cloud) collected(t testing.TB) string {
 // is told of one.
 func (c *cloud) sent() map[string]string {
 	places := map[string]string{}
-	for _, e := range c.f.Journal(fabric.Query{}) {
+	for _, e := range c.Fabric.Journal(fabric.Query{}) {
 		text := e.Body
 		var envelope struct{ Content string }
 		if e.Kind == fabric.PluginStatus && json.Unmarshal([]byte(e.Body), &envelope) == nil {
@@ -357,7 +358,7 @@ func (c *cloud) search(t testing.TB, secrets, places map[string]string) {
 	for place := range held {
 		r, _ := c.Run(t.Context(), "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "cat", place)
 		if r.Code == 0 && !strings.HasPrefix(place, "/etc/waagent.conf") && !strings.Contains(place, "Azguest.E2E.Chatty") {
-			t.Errorf("anybody can read %s (%s)", place, c.sh(t, "stat -c '%a %U' "+place))
+			t.Errorf("anybody can read %s (%s)", place, c.Sh(t, "stat -c '%a %U' "+place))
 		}
 	}
 }

@@ -13,14 +13,14 @@ import (
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	c := newAgentCloud(t, blank())
-	c.sh(t, `mkdir -p /var/lib/waagent && mount -t tmpfs -o size=80m,nr_inodes=2000,mode=700 tmpfs /var/lib/waagent
+	c.Sh(t, `mkdir -p /var/lib/waagent && mount -t tmpfs -o size=80m,nr_inodes=2000,mode=700 tmpfs /var/lib/waagent
 echo nameserver 192.0.2.53 >/etc/resolv.conf
 cp /usr/sbin/azguest /usr/sbin/azguest.new`)
-	p := c.agent(t)
-	c.ready(t)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	restart := func(t testing.TB) {
 		_ = p.Kill() // it may be dead
-		p = c.agent(t)
+		p = c.StartAgent(t)
 		await(t, "the agent", func() bool {
 			r, _ := c.Run(t.Context(), "agentctl", "status", "--wait=ready", "--timeout", "30s")
 			return r.Code < 3
@@ -69,13 +69,13 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 		{name: "down", fault: "pkill -TERM -x azguest; while pgrep -x azguest; do sleep 0.05; done", want: "agent error AZ-AGENT-DOWN", again: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c.sh(t, "mkdir -p /etc/waagent.conf.d")
+			c.Sh(t, "mkdir -p /etc/waagent.conf.d")
 			id := 0
 			if tc.set != nil {
 				id = fail(t, c, *tc.set)
 			}
 			if tc.fault != "" {
-				c.sh(t, tc.fault)
+				c.Sh(t, tc.fault)
 			}
 			if tc.again && tc.name != "down" && tc.name != "replaced on the disk" {
 				restart(t)
@@ -88,10 +88,10 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 			})
 			await(t, tc.want, func() bool { got = c.codes(t); return strings.Contains(got, tc.want) })
 			if tc.undo != "" {
-				c.sh(t, tc.undo)
+				c.Sh(t, tc.undo)
 			}
 			if id != 0 {
-				c.f.Mend(id)
+				c.Fabric.Mend(id)
 			}
 			if tc.again {
 				restart(t)
@@ -100,13 +100,13 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 		})
 	}
 	t.Run("crash loop", func(t *testing.T) {
-		lives := func() string { return c.sh(t, "cat /run/azguest/lives") }
+		lives := func() string { return c.Sh(t, "cat /run/azguest/lives") }
 		for range 4 {
 			before := lives()
 			if err := p.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			p = c.agent(t)
+			p = c.StartAgent(t)
 			// What agentctl waits for stands in the snapshot already.
 			await(t, "the start to be counted", func() bool { return lives() != before })
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -18,20 +19,20 @@ func TestFirewallHasNoGap(t *testing.T) {
 		restarts = n
 	}
 	c := newAgentCloud(t, blank())
-	c.sh(t, "nft add table ip admin && mkdir -p /etc/waagent.conf.d && echo OS.EnableFirewall=y >/etc/waagent.conf.d/firewall.conf")
-	p := c.agent(t)
-	c.ready(t)
-	await(t, "the rules", func() bool { return strings.Contains(c.sh(t, "nft list tables"), "ip azguest") })
+	c.Sh(t, "nft add table ip admin && mkdir -p /etc/waagent.conf.d && echo OS.EnableFirewall=y >/etc/waagent.conf.d/firewall.conf")
+	p := c.StartAgent(t)
+	c.WaitReady(t)
+	await(t, "the rules", func() bool { return strings.Contains(c.Sh(t, "nft list tables"), "ip azguest") })
 	try := `i=0; j=0
 while [ ! -e /tmp/stop ]; do
 	if timeout $2 bash -c "exec 3<>/dev/tcp/168.63.129.16/$1" 2>/dev/null; then i=$((i+1)); fi
 	j=$((j+1))
 done
 echo $i $j`
-	c.sh(t, "chmod 1777 /tmp; rm -f /tmp/stop")
+	c.Sh(t, "chmod 1777 /tmp; rm -f /tmp/stop")
 	// Who is to get through has all the time a busy machine may need.
-	start := func(as []string, port, patience string) (*sandbox.Process, *buffer) {
-		out := &buffer{}
+	start := func(as []string, port, patience string) (*sandbox.Process, *machine.Buffer) {
+		out := &machine.Buffer{}
 		q, err := c.Start(sandbox.Cmd{Args: append(as, "sh", "-c", try, "try", port, patience), Stdout: out, Stderr: out})
 		if err != nil {
 			t.Fatal(err)
@@ -46,17 +47,17 @@ echo $i $j`
 		if err := p.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		p = c.agent(t)
+		p = c.StartAgent(t)
 		pid := strconv.Itoa(p.PID)
 		await(t, "the agent's first look at the rules", func() bool {
-			return strings.Contains(c.sh(t, "agentctl status -o json || :"), `"verified_at"`) || !alive(pid)
+			return strings.Contains(c.Sh(t, "agentctl status -o json || :"), `"verified_at"`) || !alive(pid)
 		})
 	}
-	c.sh(t, "touch /tmp/stop")
+	c.Sh(t, "touch /tmp/stop")
 	for _, q := range []*sandbox.Process{user, plugin, root} {
 		_ = q.Wait()
 	}
-	for who, out := range map[string]*buffer{"uid 1234 to the WireServer": userOut, "uid 1234 to the HostGAPlugin": pluginOut} {
+	for who, out := range map[string]*machine.Buffer{"uid 1234 to the WireServer": userOut, "uid 1234 to the HostGAPlugin": pluginOut} {
 		f := strings.Fields(out.String())
 		if len(f) != 2 || f[0] != "0" || f[1] == "0" {
 			t.Errorf("%s: %q (connections, tries), want none of several", who, out.String())
@@ -65,21 +66,21 @@ echo $i $j`
 	if f := strings.Fields(rootOut.String()); len(f) != 2 || f[0] != f[1] || f[0] == "0" {
 		t.Errorf("root: %q (connections, tries), want all", rootOut.String())
 	}
-	if got := c.sh(t, "nft list tables | sort"); got != "table ip admin\ntable ip azguest" {
+	if got := c.Sh(t, "nft list tables | sort"); got != "table ip admin\ntable ip azguest" {
 		t.Errorf("tables: %q", got)
 	}
 	// Another firewall that loads its rules takes ours along. They come back at
 	// once, not at the next look, which is five minutes away.
-	c.sh(t, "nft flush ruleset; nft add table ip admin")
-	await(t, "the rules after another firewall's reload", func() bool { return strings.Contains(c.sh(t, "nft list tables"), "ip azguest") })
+	c.Sh(t, "nft flush ruleset; nft add table ip admin")
+	await(t, "the rules after another firewall's reload", func() bool { return strings.Contains(c.Sh(t, "nft list tables"), "ip azguest") })
 	c.screen(t, 0, "ordinary users: blocked")
 	// Switched off, the rules go with the next start.
-	c.sh(t, "echo OS.EnableFirewall=n >/etc/waagent.conf.d/firewall.conf")
+	c.Sh(t, "echo OS.EnableFirewall=n >/etc/waagent.conf.d/firewall.conf")
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	c.agent(t)
-	await(t, "the end of the rules", func() bool { return c.sh(t, "nft list tables") == "table ip admin" })
+	c.StartAgent(t)
+	await(t, "the end of the rules", func() bool { return c.Sh(t, "nft list tables") == "table ip admin" })
 }
 
 func alive(pid string) bool {

@@ -72,16 +72,16 @@ func TestVandal(t *testing.T) {
 	t.Parallel()
 	o := blank()
 	o.telemetry = true
-	o.packages = samples(t)
-	o.packages["Azguest.E2E.Vandal/1.0.0"] = handler(t, vandal)
+	o.Packages = samples(t)
+	o.Packages["Azguest.E2E.Vandal/1.0.0"] = handler(t, vandal)
 	c := newAgentCloud(t, o)
-	c.sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Telemetry.Period=1\nDebug.EtpCollectionPeriod=1\n' >/etc/waagent.conf.d/vandal.conf`)
-	p := c.agent(t)
-	c.ready(t)
+	c.Sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Telemetry.Period=1\nDebug.EtpCollectionPeriod=1\n' >/etc/waagent.conf.d/vandal.conf`)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	c.put(t, extension{name: "vandal", publisher: "Azguest.E2E", kind: "Vandal", version: "1.0"})
-	await(t, "the vandal", func() bool { return c.sh(t, "cat /var/tmp/handler/rounds 2>/dev/null || :") != "" })
+	await(t, "the vandal", func() bool { return c.Sh(t, "cat /var/tmp/handler/rounds 2>/dev/null || :") != "" })
 	rounds := func() int {
-		n, _ := strconv.Atoi(c.sh(t, "cat /var/tmp/handler/rounds"))
+		n, _ := strconv.Atoi(c.Sh(t, "cat /var/tmp/handler/rounds"))
 		return n
 	}
 	for i := range 4 {
@@ -95,7 +95,7 @@ func TestVandal(t *testing.T) {
 		}
 		from := rounds()
 		await(t, "more of the vandal", func() bool { return rounds() >= from+40 })
-		report, _ := c.vm.StatusDocument()
+		report, _ := c.VM.StatusDocument()
 		doc := string(report)
 		if !json.Valid(report) || strings.Contains(doc, "PRIVATE KEY") || strings.Contains(doc, "canary0") || len(doc) > 1<<20 {
 			t.Errorf("round %d: status document of %d bytes: %.300s", i, len(doc), doc)
@@ -112,7 +112,7 @@ func TestVandal(t *testing.T) {
 		t.Fatal("the agent has ended")
 	default:
 	}
-	usage := c.sh(t, `pid=$(pgrep -xo azguest); grep -e VmHWM -e VmRSS /proc/$pid/status; ls /proc/$pid/fd | wc -l; cut -d' ' -f14,15 /proc/$pid/stat`)
+	usage := c.Sh(t, `pid=$(pgrep -xo azguest); grep -e VmHWM -e VmRSS /proc/$pid/status; ls /proc/$pid/fd | wc -l; cut -d' ' -f14,15 /proc/$pid/stat`)
 	t.Logf("%d rounds: %s", rounds(), usage)
 	var hwm int
 	for line := range strings.Lines(usage) {

@@ -11,17 +11,17 @@ import (
 func TestGeneralize(t *testing.T) {
 	o := blank()
 	c := newAgentCloud(t, o)
-	p := c.agent(t)
-	c.ready(t)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	c.provisioned(t)
 
-	plan := c.sh(t, "agentctl generalize --plan; id azureuser >/dev/null && echo still there")
+	plan := c.Sh(t, "agentctl generalize --plan; id azureuser >/dev/null && echo still there")
 	for _, want := range []string{"delete the account azureuser", "host key", "/etc/machine-id", "still there"} {
 		if !strings.Contains(plan, want) {
 			t.Errorf("the plan lacks %q:\n%s", want, plan)
 		}
 	}
-	if got := c.sh(t, "echo n | agentctl waagent-compat -deprovision+user; echo $?; id azureuser >/dev/null && echo still there"); !strings.HasSuffix(got, "1\nstill there") {
+	if got := c.Sh(t, "echo n | agentctl waagent-compat -deprovision+user; echo $?; id azureuser >/dev/null && echo still there"); !strings.HasSuffix(got, "1\nstill there") {
 		t.Errorf("not confirmed: %s", got)
 	}
 	// There is no service manager in the sandbox that could stop it.
@@ -29,24 +29,22 @@ func TestGeneralize(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = p.Wait()
-	if got := c.sh(t, "agentctl waagent-compat -force /deprovision+user >/tmp/out 2>&1; echo $?; id azureuser 2>/dev/null; ls /etc/ssh/ssh_host_* /var/lib/waagent/* 2>/dev/null; cat /etc/hostname"); got != "0\nlocalhost.localdomain" {
-		t.Errorf("afterwards: %s\n%s", got, c.sh(t, "cat /tmp/out"))
+	if got := c.Sh(t, "agentctl waagent-compat -force /deprovision+user >/tmp/out 2>&1; echo $?; id azureuser 2>/dev/null; ls /etc/ssh/ssh_host_* /var/lib/waagent/* 2>/dev/null; cat /etc/hostname"); got != "0\nlocalhost.localdomain" {
+		t.Errorf("afterwards: %s\n%s", got, c.Sh(t, "cat /tmp/out"))
 	}
-	if got := c.sh(t, "agentctl generalize --plan --output json"); !strings.Contains(got, `"actions": []`) {
+	if got := c.Sh(t, "agentctl generalize --plan --output json"); !strings.Contains(got, `"actions": []`) {
 		t.Errorf("a second run would: %s", got)
 	}
-	verdict := c.sh(t, "agentctl image verify / --profile marketplace; echo $?")
+	verdict := c.Sh(t, "agentctl image verify / --profile marketplace; echo $?")
 	for _, bad := range []string{"ssh_host", "azureuser", "/var/lib/waagent", "machine-id", "authorized_keys"} {
 		if strings.Contains(verdict, bad) {
 			t.Errorf("something was left:\n%s", verdict)
 		}
 	}
 
-	if err := c.Reboot(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c.Reboot(t)
 	before := c.readyReports()
-	c.agent(t)
+	c.StartAgent(t)
 	await(t, "Ready of the next VM", func() bool { return c.readyReports() > before })
 	c.provisioned(t)
 	if got := c.ssh(t, "azureuser", "id -un; hostname"); got != "azureuser\nfirst-light" {
@@ -57,22 +55,22 @@ func TestGeneralize(t *testing.T) {
 // TestClassicCommands are the other words of the classic command line.
 func TestClassicCommands(t *testing.T) {
 	c := newAgentCloud(t, blank())
-	if got := c.sh(t, "azguest waagent -daemon >/tmp/log 2>&1 & echo $!"); got == "" {
+	if got := c.Sh(t, "azguest waagent -daemon >/tmp/log 2>&1 & echo $!"); got == "" {
 		t.Fatal("not started")
 	}
-	c.ready(t)
+	c.WaitReady(t)
 	c.provisioned(t)
-	got := c.sh(t, "agentctl waagent-compat -collect-logs -full; echo $?; stat -c '%a %n' /var/lib/waagent/logcollector/*; head -n 1 /var/lib/waagent/logcollector/results.txt; grep -c Corr3ct /var/lib/waagent/logcollector/results.txt || :")
+	got := c.Sh(t, "agentctl waagent-compat -collect-logs -full; echo $?; stat -c '%a %n' /var/lib/waagent/logcollector/*; head -n 1 /var/lib/waagent/logcollector/results.txt; grep -c Corr3ct /var/lib/waagent/logcollector/results.txt || :")
 	for _, want := range []string{"\n0\n600 /var/lib/waagent/logcollector/logs.zip\n600 /var/lib/waagent/logcollector/results.txt\nazguest ", "full collection"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("collect-logs lacks %q:\n%s", want, got)
 		}
 	}
-	if got := c.sh(t, "azguest waagent -deprovisionnow 2>&1; echo $?; azguest waagent -version 2>&1; echo $?; azguest waagent -configuration-path:/nowhere -start 2>&1; echo $?"); !strings.Contains(got, "unknown argument") || strings.Count(got, "\n2") != 2 || !strings.HasSuffix(got, "\n1") {
+	if got := c.Sh(t, "azguest waagent -deprovisionnow 2>&1; echo $?; azguest waagent -version 2>&1; echo $?; azguest waagent -configuration-path:/nowhere -start 2>&1; echo $?"); !strings.Contains(got, "unknown argument") || strings.Count(got, "\n2") != 2 || !strings.HasSuffix(got, "\n1") {
 		t.Errorf("what is wrong: %s", got)
 	}
 	// A second one is not started twice: the lock.
-	if got := c.sh(t, "timeout 20 azguest waagent -run-exthandlers >/dev/null 2>&1; echo $?"); got == "0" || got == "124" {
+	if got := c.Sh(t, "timeout 20 azguest waagent -run-exthandlers >/dev/null 2>&1; echo $?"); got == "0" || got == "124" {
 		t.Errorf("a second agent ended with %s", got)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // succeeds puts an extension and waits until the platform calls it a success.
 func (c *cloud) succeeds(t testing.TB, x fabric.Extension, meanwhile func()) {
 	t.Helper()
-	if err := c.vm.Put(x); err != nil {
+	if err := c.VM.Put(x); err != nil {
 		t.Fatal(err)
 	}
 	if meanwhile != nil {
@@ -19,7 +19,7 @@ func (c *cloud) succeeds(t testing.TB, x fabric.Extension, meanwhile func()) {
 	}
 	_, name, _ := strings.Cut(x.Handler, ".")
 	await(t, x.Handler, func() bool {
-		state, err := c.vm.ProvisioningState(name)
+		state, err := c.VM.ProvisioningState(name)
 		if state == "Failed" {
 			t.Fatalf("%s: %v", x.Handler, err)
 		}
@@ -30,7 +30,7 @@ func (c *cloud) succeeds(t testing.TB, x fabric.Extension, meanwhile func()) {
 // says waits until the status document says a text.
 func (c *cloud) says(t testing.TB, text string) {
 	t.Helper()
-	await(t, fmt.Sprintf("%q in the status", text), func() bool { d, _ := c.vm.StatusDocument(); return strings.Contains(string(d), text) })
+	await(t, fmt.Sprintf("%q in the status", text), func() bool { d, _ := c.VM.StatusDocument(); return strings.Contains(string(d), text) })
 }
 
 // TestWhatIsNotThereYet: a certificate that the platform delivers after the
@@ -39,33 +39,33 @@ func (c *cloud) says(t testing.TB, text string) {
 func TestWhatIsNotThereYet(t *testing.T) {
 	t.Parallel()
 	o := blank()
-	o.packages["Late.Key/1.0.0"] = handler(t, `
+	o.Packages["Late.Key/1.0.0"] = handler(t, `
 [ $op != enable ] || { thumb=$(sed -n 's/.*Thumbprint": "\([0-9A-F]*\)".*/\1/p' "$home/config/$seq.settings")
 	[ -e "/var/lib/waagent/$thumb.prv" ] && say success 0 "read" || say error 1 "no key $thumb"; }
 `)
-	o.packages["Late.Packages/1.0.0"] = handler(t, `
+	o.Packages["Late.Packages/1.0.0"] = handler(t, `
 # apt-get is what it would use
 [ $op != enable ] || say success 0 "done"
 `)
 	c := newAgentCloud(t, o)
-	c.agent(t)
-	c.ready(t)
-	if _, err := c.f.Fail(fabric.Fault{Kind: fabric.Certificates, Status: 404}); err != nil {
+	c.StartAgent(t)
+	c.WaitReady(t)
+	if _, err := c.Fabric.Fail(fabric.Fault{Kind: fabric.Certificates, Status: 404}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.vm.RotateCertificate(); err != nil {
+	if err := c.VM.RotateCertificate(); err != nil {
 		t.Fatal(err)
 	}
 	c.succeeds(t, fabric.Extension{Handler: "Late.Key", Version: "1.0", Protected: map[string]any{"key": "canary"}}, func() {
 		c.says(t, "is waiting for the certificate ")
-		c.f.Mend(0)
+		c.Fabric.Mend(0)
 	})
-	c.sh(t, `mkdir -p /var/lib/dpkg && mkfifo /var/tmp/free && (perl -e 'use Fcntl; open F, ">>", "/var/lib/dpkg/lock-frontend" or die;
+	c.Sh(t, `mkdir -p /var/lib/dpkg && mkfifo /var/tmp/free && (perl -e 'use Fcntl; open F, ">>", "/var/lib/dpkg/lock-frontend" or die;
 $l = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $l) or die; open L, ">", "/var/tmp/locked"; open G, "<", "/var/tmp/free"; <G>' >/dev/null 2>&1 &)`)
 	await(t, "the lock", func() bool { _, err := c.ReadFile("/var/tmp/locked"); return err == nil })
 	c.succeeds(t, fabric.Extension{Handler: "Late.Packages", Version: "1.0", Settings: map[string]any{}}, func() {
 		c.says(t, "is waiting for the package manager, used by perl (process ")
-		c.sh(t, "echo >/var/tmp/free")
+		c.Sh(t, "echo >/var/tmp/free")
 	})
 }
 
@@ -76,28 +76,28 @@ $l = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $l) or die; ope
 func TestMovedToAnOldHost(t *testing.T) {
 	t.Parallel()
 	o := blank()
-	o.config = func(c *fabric.Config) { c.FastTrack = true }
-	o.packages["Late.Plain/1.0.0"] = handler(t, "[ $op != enable ] || say success 0 \"round $seq\"\n")
+	o.Configure = func(c *fabric.Config) { c.FastTrack = true }
+	o.Packages["Late.Plain/1.0.0"] = handler(t, "[ $op != enable ] || say success 0 \"round $seq\"\n")
 	c := newAgentCloud(t, o)
-	p := c.agent(t)
-	c.ready(t)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
 	x := fabric.Extension{Handler: "Late.Plain", Version: "1.0", Settings: map[string]any{"n": 1}}
 	c.succeeds(t, x, nil)
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	calls := c.sh(t, "cat /var/tmp/handler/calls")
-	c.vm.SetConfig(func(cfg *fabric.Config) { cfg.NoVMSettings, cfg.FastTrack, cfg.StatusBlob = true, false, "PageBlob" })
-	_, before := c.vm.StatusDocument()
-	c.agent(t)
-	await(t, "a status", func() bool { _, n := c.vm.StatusDocument(); return n > before })
+	calls := c.Sh(t, "cat /var/tmp/handler/calls")
+	c.VM.SetConfig(func(cfg *fabric.Config) { cfg.NoVMSettings, cfg.FastTrack, cfg.StatusBlob = true, false, "PageBlob" })
+	_, before := c.VM.StatusDocument()
+	c.StartAgent(t)
+	await(t, "a status", func() bool { _, n := c.VM.StatusDocument(); return n > before })
 	c.says(t, "round 0")
-	if now := c.sh(t, "cat /var/tmp/handler/calls; [ -e /var/lib/waagent/fast_track.json ] && ls -d /var/lib/waagent/Late.Plain-*"); now != calls+"\n/var/lib/waagent/Late.Plain-1.0.0" {
+	if now := c.Sh(t, "cat /var/tmp/handler/calls; [ -e /var/lib/waagent/fast_track.json ] && ls -d /var/lib/waagent/Late.Plain-*"); now != calls+"\n/var/lib/waagent/Late.Plain-1.0.0" {
 		t.Errorf("before:\n%s\nafter:\n%s", calls, now)
 	}
 	x.Settings = map[string]any{"n": 2}
 	c.succeeds(t, x, nil)
-	if got := c.sh(t, "tail -n 1 /var/tmp/handler/calls | cut -d' ' -f1,2; ls /var/lib/waagent/fast_track.json 2>/dev/null || echo none"); got != "enable 1\nnone" {
+	if got := c.Sh(t, "tail -n 1 /var/tmp/handler/calls | cut -d' ' -f1,2; ls /var/lib/waagent/fast_track.json 2>/dev/null || echo none"); got != "enable 1\nnone" {
 		t.Errorf("after a newer goal state: %q", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -24,36 +25,32 @@ func TestReadyWithTheLease(t *testing.T) {
 		}
 	}
 	ip("del", sandbox.WireServer)
-	c.sh(t, "echo Logs.Verbose=y >>/etc/waagent.conf")
-	c.agent(t)
+	c.Sh(t, "echo Logs.Verbose=y >>/etc/waagent.conf")
+	c.StartAgent(t)
 	// Another address is no way to the platform, but a change.
 	await(t, "the agent to hear of a change", func() bool {
 		ip("add", "192.0.2.77")
 		ip("del", "192.0.2.77")
-		return strings.Contains(c.log.String(), "network changed, connecting to the platform again")
+		return strings.Contains(c.Log.String(), "network changed, connecting to the platform again")
 	})
-	if h := c.vm.Health(); h.State != "" {
+	if h := c.VM.Health(); h.State != "" {
 		t.Fatalf("reached without an address: %+v", h)
 	}
 	ip("add", sandbox.WireServer)
-	c.ready(t)
+	c.WaitReady(t)
 }
 
 // TestTheOtherInterface: two interfaces, and the route with the lower metric
 // leads out of the wrong one. A second namespace is the host.
 func TestTheOtherInterface(t *testing.T) {
 	c := newAgentCloud(t, blank())
-	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS, blobAddress}})
+	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS, machine.Storage}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = far.Close() }()
-	for service, addr := range map[fabric.Service]string{
-		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526", fabric.IMDS: sandbox.IMDS + ":80", fabric.Blob: blobAddress + ":80",
-	} {
-		if err := far.InNetwork(func() error { _, err := c.f.Listen(service, addr, c.vm, false); return err }); err != nil {
-			t.Fatal(err)
-		}
+	if err := machine.Connect(far, c.Fabric, c.VM, machine.Addresses()); err != nil {
+		t.Fatal(err)
 	}
 	// In the network namespace alone: names of processes are ours.
 	in := func(s *sandbox.Sandbox, script string) {
@@ -71,7 +68,7 @@ ip address add 10.9.0.4/24 dev wrong0
 ip address add 10.9.1.4/24 dev right0
 ip link set wrong0 up
 ip link set right0 up
-`, sandbox.WireServer, sandbox.IMDS, blobAddress, far.PID()))
+`, sandbox.WireServer, sandbox.IMDS, machine.Storage, far.PID()))
 	in(far, `
 ip address add 10.9.1.1/24 dev far1
 ip link set far0 up
@@ -81,9 +78,9 @@ ip link set far1 up
 ip route add default via 10.9.0.1 metric 100
 ip route add default via 10.9.1.1 metric 200
 `)
-	c.agent(t)
-	c.ready(t)
-	await(t, "a status", func() bool { _, n := c.vm.StatusDocument(); return n > 0 })
+	c.StartAgent(t)
+	c.WaitReady(t)
+	await(t, "a status", func() bool { _, n := c.VM.StatusDocument(); return n > 0 })
 }
 
 // TestWhoIsBehindABridgeIsNotThePlatform: while the platform does not answer,
@@ -96,12 +93,10 @@ func TestWhoIsBehindABridgeIsNotThePlatform(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = far.Close() }()
-	for service, addr := range map[fabric.Service]string{
-		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526", fabric.IMDS: sandbox.IMDS + ":80",
-	} {
-		if err := far.InNetwork(func() error { _, err := c.f.Listen(service, addr, c.vm, false); return err }); err != nil {
-			t.Fatal(err)
-		}
+	at := machine.Addresses()
+	delete(at, fabric.Blob)
+	if err := machine.Connect(far, c.Fabric, c.VM, at); err != nil {
+		t.Fatal(err)
 	}
 	in := func(s *sandbox.Sandbox, script string) {
 		t.Helper()
@@ -120,12 +115,12 @@ ip link set bridge0 up
 ip address add 172.17.0.2/16 dev inside0
 ip link set inside0 up
 `)
-	c.agent(t)
+	c.StartAgent(t)
 	await(t, "the agent to find nobody", func() bool {
-		h := c.vm.Health()
-		return h.State != "" || strings.Contains(c.log.String(), "platform not reachable yet")
+		h := c.VM.Health()
+		return h.State != "" || strings.Contains(c.Log.String(), "platform not reachable yet")
 	})
-	if h := c.vm.Health(); h.State != "" {
+	if h := c.VM.Health(); h.State != "" {
 		t.Errorf("a container was taken for the platform, and told %+v", h)
 	}
 }

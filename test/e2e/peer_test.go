@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/machine/machinetest"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -18,8 +20,8 @@ var peerPackages = []string{"waagent", "fuseiso", "openssh-server", "sudo", "ipt
 func TestPeer(t *testing.T) {
 	c := newPeerCloud(t, samples(t))
 	startPeer(t, c)
-	c.ready(t)
-	if got := c.sh(t, "getent passwd azureuser; hostname"); !strings.Contains(got, "first-light") {
+	c.WaitReady(t)
+	if got := c.Sh(t, "getent passwd azureuser; hostname"); !strings.Contains(got, "first-light") {
 		t.Error(got)
 	}
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
@@ -43,20 +45,18 @@ const mountHelper = "#!/bin/sh\nexec /usr/bin/fuseiso \"$1\" \"$2\"\n"
 // the place of Debian 12's.
 func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 	t.Helper()
-	need(t)
+	machinetest.Need(t)
 	layer, err := sandbox.DebianLayer(t.Context(), peerPackages...)
 	if err != nil {
 		t.Skipf("Debian's agent can't be had: %v", err)
 	}
-	c := newCloud(t, setup{
-		sandbox:      sandbox.Options{Layers: []string{layer}, Fuse: true},
-		provisioning: fabric.Provisioning{Password: password},
-		medium:       func(m *fabric.Medium) { m.FS = fabric.ISO9660 },
-		packages:     packages,
-	})
-	if err := c.WriteFile("/usr/sbin/mount.iso9660", []byte(mountHelper), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	c := newCloud(t, setup{Options: machine.Options{
+		Sandbox:      sandbox.Options{Layers: []string{layer}, Fuse: true},
+		Provisioning: fabric.Provisioning{Password: password},
+		Medium:       func(m *fabric.Medium) { m.FS = fabric.ISO9660 },
+		Packages:     packages,
+	}})
+	c.Write(t, "/usr/sbin/mount.iso9660", mountHelper, 0o755)
 	if file := os.Getenv("AZGUEST_PEER"); file != "" {
 		deb, err := os.ReadFile(file)
 		if err != nil {
@@ -65,7 +65,7 @@ func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 		if err := c.WriteFile("/root/peer.deb", deb, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		t.Log(c.sh(t, "rm -r /usr/lib/python3/dist-packages/azurelinuxagent && dpkg-deb -x /root/peer.deb / && python3 /usr/sbin/waagent -version"))
+		t.Log(c.Sh(t, "rm -r /usr/lib/python3/dist-packages/azurelinuxagent && dpkg-deb -x /root/peer.deb / && python3 /usr/sbin/waagent -version"))
 	}
 	c.prepareSSHD(t)
 	// It insists on ifupdown, which would have nothing to do here either.
@@ -77,14 +77,14 @@ func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 		}
 	}
 	// Debian's file leaves provisioning to cloud-init.
-	c.sh(t, "sed -i 's/^Provisioning.Agent=.*/Provisioning.Agent=waagent/; s/^ResourceDisk.Format=.*/ResourceDisk.Format=n/; s/^AutoUpdate.Enabled=.*/AutoUpdate.Enabled=n/' /etc/waagent.conf")
+	c.Sh(t, "sed -i 's/^Provisioning.Agent=.*/Provisioning.Agent=waagent/; s/^ResourceDisk.Format=.*/ResourceDisk.Format=n/; s/^AutoUpdate.Enabled=.*/AutoUpdate.Enabled=n/' /etc/waagent.conf")
 	return c
 }
 
 // startPeer starts Debian's agent in the sandbox, and nowhere else.
 func startPeer(t testing.TB, c *cloud) *sandbox.Process {
 	t.Helper()
-	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/bin/python3", "-u", "/usr/sbin/waagent", "-daemon"}, Stdout: &c.log, Stderr: &c.log})
+	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/bin/python3", "-u", "/usr/sbin/waagent", "-daemon"}, Stdout: &c.Log, Stderr: &c.Log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,24 +12,24 @@ import (
 // placeholders, of which nothing may reach the machine.
 func pooledVM(kind string) setup {
 	o := blank()
-	o.provisioning = fabric.Provisioning{HostName: "placeholder", User: "placeholder", Password: "Placeh0lder!", PPSType: kind}
+	o.Provisioning = fabric.Provisioning{HostName: "placeholder", User: "placeholder", Password: "Placeh0lder!", PPSType: kind}
 	return o
 }
 
 // inPool waits until the agent has reported Ready for the pool and waits.
 func (c *cloud) inPool(t *testing.T) {
 	t.Helper()
-	c.ready(t)
+	c.WaitReady(t)
 	await(t, "a VM that knows that it is pooled", func() bool {
 		_, err := c.ReadFile("/var/lib/waagent/azguest/pps_reported")
-		return err == nil && strings.Contains(c.sh(t, "agentctl status || :"), "waiting for reprovisioning data")
+		return err == nil && strings.Contains(c.Sh(t, "agentctl status || :"), "waiting for reprovisioning data")
 	})
 	c.untouched(t)
 }
 
 func (c *cloud) untouched(t *testing.T) {
 	t.Helper()
-	if got := c.sh(t, "getent passwd placeholder; hostname; ls /var/lib/waagent/provisioned 2>/dev/null || :"); strings.Contains(got, "placeholder") || strings.Contains(got, "provisioned") {
+	if got := c.Sh(t, "getent passwd placeholder; hostname; ls /var/lib/waagent/provisioned 2>/dev/null || :"); strings.Contains(got, "placeholder") || strings.Contains(got, "provisioned") {
 		t.Errorf("provisioned with placeholders: %s", got)
 	}
 }
@@ -37,7 +37,7 @@ func (c *cloud) untouched(t *testing.T) {
 // claim orders the VM and looks whether it becomes what was ordered.
 func (c *cloud) claim(t *testing.T) {
 	t.Helper()
-	if err := c.vm.Claim(fabric.Provisioning{HostName: "customer", User: "customer", Password: password, SSHKeys: []string{authorized(t, c.key.Public(), "customer")}}); err != nil {
+	if err := c.VM.Claim(fabric.Provisioning{HostName: "customer", User: "customer", Password: password, SSHKeys: []string{authorized(t, c.key.Public(), "customer")}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -46,7 +46,7 @@ func (c *cloud) claimed(t *testing.T, readies int) {
 	t.Helper()
 	await(t, "Ready for the owner", func() bool { return c.readyReports() >= readies })
 	c.provisioned(t)
-	if got := c.sh(t, "hostname; getent passwd customer | cut -d: -f1,6; getent passwd placeholder || :"); got != "customer\ncustomer:/home/customer" {
+	if got := c.Sh(t, "hostname; getent passwd customer | cut -d: -f1,6; getent passwd placeholder || :"); got != "customer\ncustomer:/home/customer" {
 		t.Errorf("the machine shows %q", got)
 	}
 	if got := c.ssh(t, "customer", "id -un"); got != "customer" {
@@ -67,7 +67,7 @@ func (c *cloud) claimed(t *testing.T, readies int) {
 func (c *cloud) neverUnready(t *testing.T) {
 	t.Helper()
 	var states []string
-	for _, e := range c.f.Journal(fabric.Query{Kind: fabric.Health}) {
+	for _, e := range c.Fabric.Journal(fabric.Query{Kind: fabric.Health}) {
 		for _, s := range []string{"NotReady", "Ready"} {
 			if strings.Contains(e.Body, "<State>"+s+"</State>") {
 				states = append(states, s)
@@ -81,10 +81,10 @@ func (c *cloud) neverUnready(t *testing.T) {
 
 func TestPooledRunning(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Running"))
-	c.agent(t)
+	c.StartAgent(t)
 	c.inPool(t)
 	c.claim(t)
-	c.sh(t, "ip link set fabric0 down && ip link set fabric0 up")
+	c.Sh(t, "ip link set fabric0 down && ip link set fabric0 up")
 	c.claimed(t, 2)
 	c.neverUnready(t)
 }
@@ -92,11 +92,11 @@ func TestPooledRunning(t *testing.T) {
 // A Savable VM is given other interfaces, maybe on another host.
 func TestPooledSavable(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Savable"))
-	c.agent(t)
+	c.StartAgent(t)
 	c.inPool(t)
-	c.sh(t, "ip link del eth0")
+	c.Sh(t, "ip link del eth0")
 	c.claim(t)
-	c.sh(t, "ip link add eth0 type veth peer name fabric0 && ip link set eth0 up && ip link set fabric0 up")
+	c.Sh(t, "ip link add eth0 type veth peer name fabric0 && ip link set eth0 up && ip link set fabric0 up")
 	c.claimed(t, 2)
 	c.neverUnready(t)
 }
@@ -107,20 +107,18 @@ func TestPooledAndStartedAgain(t *testing.T) {
 	for _, how := range []string{"agent killed", "reboot"} {
 		t.Run(how, func(t *testing.T) {
 			c := newAgentCloud(t, pooledVM("Running"))
-			p := c.agent(t)
+			p := c.StartAgent(t)
 			c.inPool(t)
 			if err := p.Kill(); err != nil {
 				t.Fatal(err)
 			}
 			_ = p.Wait()
 			if how == "reboot" {
-				if err := c.Reboot(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				c.Reboot(t)
 			}
-			c.agent(t)
+			c.StartAgent(t)
 			await(t, "the question for the order", func() bool {
-				return len(c.f.Journal(fabric.Query{Kind: fabric.Metadata, Contains: "reprovisiondata"})) > 0
+				return len(c.Fabric.Journal(fabric.Query{Kind: fabric.Metadata, Contains: "reprovisiondata"})) > 0
 			})
 			c.untouched(t)
 			c.claim(t)
@@ -133,14 +131,14 @@ func TestPooledAndStartedAgain(t *testing.T) {
 // What is ordered can be nonsense: the failure is told to the platform.
 func TestPooledWithABadOrder(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Running"))
-	c.agent(t)
+	c.StartAgent(t)
 	c.inPool(t)
-	if err := c.vm.Claim(fabric.Provisioning{HostName: "customer", User: "root", Password: password}); err != nil {
+	if err := c.VM.Claim(fabric.Provisioning{HostName: "customer", User: "root", Password: password}); err != nil {
 		t.Fatal(err)
 	}
-	c.sh(t, "ip link set fabric0 down && ip link set fabric0 up")
-	await(t, "the failure", func() bool { h := c.vm.Health(); return h.SubStatus == "ProvisioningFailed" })
-	if d := c.vm.Health().Description; !strings.Contains(d, "pps_type=Running") {
+	c.Sh(t, "ip link set fabric0 down && ip link set fabric0 up")
+	await(t, "the failure", func() bool { h := c.VM.Health(); return h.SubStatus == "ProvisioningFailed" })
+	if d := c.VM.Health().Description; !strings.Contains(d, "pps_type=Running") {
 		t.Errorf("reported: %s", d)
 	}
 }

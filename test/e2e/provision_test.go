@@ -13,9 +13,9 @@ import (
 // hears of the success, it holds.
 func TestVMAccessOpensPasswords(t *testing.T) {
 	o := blank()
-	o.provisioning = fabric.Provisioning{}
+	o.Provisioning = fabric.Provisioning{}
 	const vmaccess = "Microsoft.OSTCExtensions.VMAccessForLinux"
-	o.packages[vmaccess+"/1.5.0.0"] = handler(t, `
+	o.Packages[vmaccess+"/1.5.0.0"] = handler(t, `
 if [ "$op" = enable ]; then
 	echo 'PasswordAuthentication yes' >>/etc/ssh/sshd_config
 	say success 0 reset
@@ -24,22 +24,22 @@ fi
 	c := newAgentCloud(t, o)
 	c.prepareSSHD(t)
 	// As distributions ship it.
-	c.sh(t, "grep -q ^Include /etc/ssh/sshd_config || sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' /etc/ssh/sshd_config; sed -i '/^PasswordAuthentication/d' /etc/ssh/sshd_config")
-	c.agent(t)
-	c.ready(t)
+	c.Sh(t, "grep -q ^Include /etc/ssh/sshd_config || sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' /etc/ssh/sshd_config; sed -i '/^PasswordAuthentication/d' /etc/ssh/sshd_config")
+	c.StartAgent(t)
+	c.WaitReady(t)
 	const ask = "sshd -T | sed -n 's/^passwordauthentication //p'"
-	if got := c.sh(t, ask); got != "no" {
+	if got := c.Sh(t, ask); got != "no" {
 		t.Fatalf("passwords: %q, want no", got)
 	}
-	if err := c.vm.PutExtension(vmaccess, "1.5.0.0", map[string]any{}); err != nil {
+	if err := c.VM.PutExtension(vmaccess, "1.5.0.0", map[string]any{}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the success of VMAccess", func() bool {
-		state, err := c.vm.ProvisioningState("VMAccessForLinux")
+		state, err := c.VM.ProvisioningState("VMAccessForLinux")
 		return err == nil && state == "Succeeded"
 	})
-	if got := c.sh(t, ask); got != "yes" {
-		t.Errorf("passwords: %q after the success was reported, want yes\n%s", got, c.sh(t, "cat /etc/ssh/sshd_config.d/*.conf"))
+	if got := c.Sh(t, ask); got != "yes" {
+		t.Errorf("passwords: %q after the success was reported, want yes\n%s", got, c.Sh(t, "cat /etc/ssh/sshd_config.d/*.conf"))
 	}
 }
 
@@ -47,8 +47,8 @@ fi
 // certificate that the goal state does not have; the metadata has it by value.
 func TestKeyOfAnUndeliveredCertificate(t *testing.T) {
 	o := blank()
-	o.provisioning = fabric.Provisioning{}
-	o.medium = func(m *fabric.Medium) {
+	o.Provisioning = fabric.Provisioning{}
+	o.Medium = func(m *fabric.Medium) {
 		doc, err := fabric.OVFEnvironment(m.Provisioning, fabric.SpellingDVD)
 		if err != nil {
 			t.Fatal(err)
@@ -58,8 +58,8 @@ func TestKeyOfAnUndeliveredCertificate(t *testing.T) {
 			"<Path>$HOME/azureuser/.ssh/authorized_keys</Path>" + string(doc[to:]))
 	}
 	c := newAgentCloud(t, o)
-	c.agent(t)
-	c.ready(t)
+	c.StartAgent(t)
+	c.WaitReady(t)
 	if got := c.ssh(t, "azureuser", "id -un"); got != "azureuser" {
 		t.Errorf("ssh shows %q", got)
 	}

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/machine/machinetest"
 	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
@@ -186,7 +188,7 @@ mv "$f.tmp" "$f"
 // medium is the provisioning document, by file name.
 func newReplay(t *testing.T, medium string, r *replay) *sandbox.Sandbox {
 	t.Helper()
-	need(t)
+	machinetest.Need(t)
 	dir := os.Getenv("AZGUEST_FIXTURES")
 	if dir == "" {
 		t.Skip("AZGUEST_FIXTURES is not set")
@@ -343,7 +345,7 @@ func TestReplay(t *testing.T) {
 			t.Parallel()
 			r := oldHost(t, tc.extensions, tc.multi)
 			s := newReplay(t, "ovf-env-2.xml", r)
-			var log buffer
+			var log machine.Buffer
 			if _, err := s.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Stdout: &log, Stderr: &log}); err != nil {
 				t.Fatal(err)
 			}

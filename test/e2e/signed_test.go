@@ -107,32 +107,32 @@ func TestSignedExtensions(t *testing.T) {
 		if k.signature == nil && k.typ != "Unsigned" {
 			k.signature = p.sign(k.zip)
 		}
-		add := func() error { return c.f.AddPackage("Contoso."+k.typ, "1.0.0", k.zip) }
+		add := func() error { return c.Fabric.AddPackage("Contoso."+k.typ, "1.0.0", k.zip) }
 		if k.signature != nil {
-			add = func() error { return c.f.AddSigned("Contoso."+k.typ, "1.0.0", k.zip, k.signature) }
+			add = func() error { return c.Fabric.AddSigned("Contoso."+k.typ, "1.0.0", k.zip, k.signature) }
 		}
 		if err := add(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.sh(t, "mkdir -p /etc/azguest/trust.d")
+	c.Sh(t, "mkdir -p /etc/azguest/trust.d")
 	if err := c.WriteFile("/etc/azguest/trust.d/contoso.pem", p.file("ca.pem"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.sh(t, `mkdir -p /etc/waagent.conf.d
+	c.Sh(t, `mkdir -p /etc/waagent.conf.d
 echo 'Extensions.PolicyMode=enforce' >/etc/waagent.conf.d/policy.conf
 echo '{"policyVersion": "0.1.0", "extensionPolicies": {"signatureRequired": true}}' >/etc/waagent_policy.json
 agentctl config check`)
-	c.agent(t)
-	c.ready(t)
+	c.StartAgent(t)
+	c.WaitReady(t)
 	ops := map[string]string{}
 	for _, k := range cases {
 		ops[k.typ] = c.put(t, extension{name: k.typ, publisher: "Contoso", kind: k.typ, version: "1.0"})
 	}
 	for _, k := range cases {
 		got := c.follow(t, ops[k.typ])
-		unpacked := c.sh(t, "ls /var/lib/waagent/Contoso."+k.typ+"-1.0.0/HandlerManifest.json 2>/dev/null || :")
-		audit := c.sh(t, `grep -F '"Contoso.`+k.typ+`"' /var/log/azure/azguest-audit.log || :`)
+		unpacked := c.Sh(t, "ls /var/lib/waagent/Contoso."+k.typ+"-1.0.0/HandlerManifest.json 2>/dev/null || :")
+		audit := c.Sh(t, `grep -F '"Contoso.`+k.typ+`"' /var/log/azure/azguest-audit.log || :`)
 		t.Logf("%s: %s", k.typ, got)
 		if k.refused == "" {
 			if got != "" || unpacked == "" || !strings.Contains(audit, `"signer":"Contoso Packages"`) {
@@ -169,7 +169,7 @@ agentctl config check`)
 
 	// An extension that the policy does not list: it is neither installed nor
 	// removed, and the control plane says why.
-	c.sh(t, `echo '{"policyVersion": "0.1.0", "extensionPolicies": {"allowListedExtensionsOnly": true, "extensions": {"Contoso.KeyID": {"signatureRequired": true}}}}' >/etc/waagent_policy.json`)
+	c.Sh(t, `echo '{"policyVersion": "0.1.0", "extensionPolicies": {"allowListedExtensionsOnly": true, "extensions": {"Contoso.KeyID": {"signatureRequired": true}}}}' >/etc/waagent_policy.json`)
 	got := c.follow(t, c.put(t, extension{name: "Good", publisher: "Contoso", kind: "Good", version: "1.0", settings: map[string]any{"a": 1}}))
 	if !strings.Contains(got, "not specified as an allowed extension") || !strings.Contains(got, "/etc/waagent_policy.json") {
 		t.Errorf("not listed: %q", got)
@@ -181,13 +181,13 @@ agentctl config check`)
 	if got := c.follow(t, c.put(t, extension{name: "KeyID", publisher: "Contoso", kind: "KeyID", version: "1.0", settings: map[string]any{"a": 2}})); got != "" {
 		t.Errorf("the listed one: %s", got)
 	}
-	audit := c.sh(t, "cat /var/log/azure/azguest-audit.log")
+	audit := c.Sh(t, "cat /var/log/azure/azguest-audit.log")
 	if !strings.Contains(audit, "not specified as an allowed extension") {
 		t.Errorf("audit log: %s", audit)
 	}
 	// Allowed again, it goes with the next goal state.
-	c.sh(t, "rm /etc/waagent_policy.json")
-	c.vm.Configure(func(*fabric.Config) {})
+	c.Sh(t, "rm /etc/waagent_policy.json")
+	c.VM.Configure(func(*fabric.Config) {})
 	if got := c.follow(t, removal); got != "" {
 		t.Errorf("removal: %s", got)
 	}

@@ -59,7 +59,7 @@ func (c *cloud) codes(t testing.TB) string {
 
 func fail(t testing.TB, c *cloud, f fabric.Fault) int {
 	t.Helper()
-	id, err := c.f.Fail(f)
+	id, err := c.Fabric.Fail(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,23 +72,23 @@ func TestScreens(t *testing.T) {
 	t.Parallel()
 	t.Run("starting", func(t *testing.T) {
 		o := blank()
-		o.noMedium = true
+		o.NoMedium = true
 		c := newAgentCloud(t, o)
-		c.agent(t)
+		c.StartAgent(t)
 		c.screen(t, 1, "STARTING", "waiting for the provisioning medium")
 	})
 	t.Run("waiting for cloud-init", func(t *testing.T) {
 		c := newAgentCloud(t, blank())
-		c.sh(t, "mkdir -p /etc/waagent.conf.d && echo Provisioning.Agent=cloud-init >/etc/waagent.conf.d/x.conf")
-		c.agent(t)
+		c.Sh(t, "mkdir -p /etc/waagent.conf.d && echo Provisioning.Agent=cloud-init >/etc/waagent.conf.d/x.conf")
+		c.StartAgent(t)
 		c.screen(t, 1, "STARTING", "by cloud-init", "waiting for cloud-init (Provisioning.Agent=cloud-init)")
 	})
 	t.Run("provisioning failed", func(t *testing.T) {
 		o := blank()
-		o.noIMDS = true
-		o.medium = func(m *fabric.Medium) { m.Malformed = true }
+		o.NoIMDS = true
+		o.Medium = func(m *fabric.Medium) { m.Malformed = true }
 		c := newAgentCloud(t, o)
-		c.agent(t)
+		c.StartAgent(t)
 		c.screen(t, 2, "FAILED", "provision", "AZ-PROV-", "fix: ")
 		if r, _ := c.Run(t.Context(), "agentctl", "status", "--wait=ready", "--timeout", "30s"); r.Code != 2 {
 			t.Errorf("--wait=ready: exit %d, want 2 at once", r.Code)
@@ -97,13 +97,13 @@ func TestScreens(t *testing.T) {
 	t.Run("platform unreachable", func(t *testing.T) {
 		c := newAgentCloud(t, blank())
 		id := fail(t, c, fabric.Fault{Kind: "*", Reset: true})
-		c.agent(t)
+		c.StartAgent(t)
 		c.screen(t, 2, "FAILED", "AZ-NET-WIRESERVER", "wireserver error", "fix: ")
 		if got := c.codes(t); !strings.Contains(got, "wireserver error AZ-NET-WIRESERVER") {
 			t.Errorf("doctor: %s", got)
 		}
-		c.f.Mend(id)
-		c.ready(t)
+		c.Fabric.Mend(id)
+		c.WaitReady(t)
 		if r, _ := c.Run(t.Context(), "agentctl", "status", "--wait=converged", "--timeout", "60s"); r.Code != 0 {
 			t.Errorf("after it came back: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 		}
@@ -114,14 +114,14 @@ func TestScreens(t *testing.T) {
 	})
 	t.Run("extensions", func(t *testing.T) {
 		o := blank()
-		o.packages = map[string][]byte{"Azguest.E2E.Crash/1.0.0": handler(t, crash), "Azguest.E2E.Slow/1.0.0": handler(t, slow), "Azguest.E2E.Other/1.0.0": handler(t, crash)}
+		o.Packages = map[string][]byte{"Azguest.E2E.Crash/1.0.0": handler(t, crash), "Azguest.E2E.Slow/1.0.0": handler(t, slow), "Azguest.E2E.Other/1.0.0": handler(t, crash)}
 		c := newAgentCloud(t, o)
-		c.sh(t, `mkdir -p /etc/waagent.conf.d && echo Extensions.PolicyMode=enforce >/etc/waagent.conf.d/x.conf
+		c.Sh(t, `mkdir -p /etc/waagent.conf.d && echo Extensions.PolicyMode=enforce >/etc/waagent.conf.d/x.conf
 cat >/etc/waagent_policy.json <<.
 {"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true,"extensions":{"Azguest.E2E.Crash":{},"Azguest.E2E.Slow":{}}}}
 .`)
-		c.agent(t)
-		c.ready(t)
+		c.StartAgent(t)
+		c.WaitReady(t)
 		slowly := c.put(t, extension{name: "slow", publisher: "Azguest.E2E", kind: "Slow", version: "1.0", settings: map[string]any{"a": 1}})
 		c.screen(t, 0, "RUNNING  Azguest.E2E.Slow 1.0.0", "enable 00:")
 		c.follow(t, c.put(t, extension{name: "crash", publisher: "Azguest.E2E", kind: "Crash", version: "1.0", settings: map[string]any{"a": 1}}))
@@ -132,7 +132,7 @@ cat >/etc/waagent_policy.json <<.
 		if r.Code != 1 {
 			t.Errorf("--wait=converged while one runs: exit %d, want 1", r.Code)
 		}
-		c.sh(t, "touch /var/tmp/handler/go")
+		c.Sh(t, "touch /var/tmp/handler/go")
 		if got := c.follow(t, slowly); got != "" {
 			t.Error(got)
 		}
@@ -140,28 +140,28 @@ cat >/etc/waagent_policy.json <<.
 	})
 	t.Run("certificates", func(t *testing.T) {
 		o := blank()
-		o.packages = samples(t)
+		o.Packages = samples(t)
 		c := newAgentCloud(t, o)
 		fail(t, c, fabric.Fault{Kind: fabric.Certificates, Status: 500})
-		c.agent(t)
-		c.ready(t)
+		c.StartAgent(t)
+		c.WaitReady(t)
 		c.put(t, helloExtension)
 		c.screen(t, 1, "certs", "AZ-CERT-MISSING", "AZ-CERT-FETCH", "needed by Azguest.Samples.Hello")
 	})
 	t.Run("disk low", func(t *testing.T) {
 		c := newAgentCloud(t, blank())
-		c.sh(t, "mkdir -p /var/lib/waagent && mount -t tmpfs -o size=48m,mode=700 tmpfs /var/lib/waagent")
-		c.agent(t)
-		c.ready(t)
+		c.Sh(t, "mkdir -p /var/lib/waagent && mount -t tmpfs -o size=48m,mode=700 tmpfs /var/lib/waagent")
+		c.StartAgent(t)
+		c.WaitReady(t)
 		c.screen(t, 1, "disk", "AZ-DISK-LOW", "agentctl disk --free")
 	})
 	t.Run("firewall", func(t *testing.T) {
 		c := newAgentCloud(t, blank())
-		c.sh(t, "nft list tables && mkdir -p /etc/waagent.conf.d && echo OS.EnableFirewall=y >/etc/waagent.conf.d/x.conf")
-		p := c.agent(t)
-		c.ready(t)
+		c.Sh(t, "nft list tables && mkdir -p /etc/waagent.conf.d && echo OS.EnableFirewall=y >/etc/waagent.conf.d/x.conf")
+		p := c.StartAgent(t)
+		c.WaitReady(t)
 		c.screen(t, 0, "HEALTHY", "firewall   nftables ok, verified")
-		c.sh(t, "nft add table ip admin && nft add chain ip admin o '{ type filter hook output priority 0; }' && nft add rule ip admin o ip daddr 168.63.129.16 drop")
+		c.Sh(t, "nft add table ip admin && nft add chain ip admin o '{ type filter hook output priority 0; }' && nft add rule ip admin o ip daddr 168.63.129.16 drop")
 		if got := c.codes(t); !strings.Contains(got, "AZ-FW-BLOCKED") {
 			t.Errorf("doctor with a rule of an administrator: %s", got)
 		}

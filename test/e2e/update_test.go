@@ -12,6 +12,7 @@ import (
 
 	"github.com/azguest/azguest/agent/update/updatetest"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 )
 
 // build builds a program with some variables set by the linker.
@@ -60,10 +61,10 @@ Status.HeartbeatPeriod=2
 func updatable(t testing.TB, ca *updatetest.Authority, extra string, change func(*fabric.Config)) *cloud {
 	t.Helper()
 	o := blank()
-	o.config = change
-	o.packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
+	o.Configure = change
+	o.Packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
 	c := newAgentCloud(t, o)
-	c.sh(t, "mkdir -p /etc/azguest; cat >>/etc/waagent.conf <<'END'\n"+updateConf+extra+"END")
+	c.Sh(t, "mkdir -p /etc/azguest; cat >>/etc/waagent.conf <<'END'\n"+updateConf+extra+"END")
 	if err := c.WriteFile("/etc/azguest/update-roots.pem", ca.PEM(), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -71,24 +72,9 @@ func updatable(t testing.TB, ca *updatetest.Authority, extra string, change func
 	return c
 }
 
-// shown is what agentctl knows about the agent.
-type shown struct {
-	Agent struct {
-		Version string
-		PID     int
-		Update  struct {
-			Code       string
-			Requested  string
-			LastResult string `json:"last_result"`
-		}
-	}
-}
-
-func (c *cloud) shown(t testing.TB) shown {
-	t.Helper()
-	var s shown
-	r, _ := c.Run(t.Context(), "cat", "/run/azguest/status.json")
-	_ = json.Unmarshal([]byte(r.Stdout), &s) // not there yet
+// shown is what the agent says about itself; empty before it does.
+func (c *cloud) shown() machine.Status {
+	s, _ := c.ReadStatus()
 	return s
 }
 
@@ -103,7 +89,7 @@ func (c *cloud) reported(t testing.TB) (version, updateStatus string) {
 			} `json:"guestAgentStatus"`
 		} `json:"aggregateStatus"`
 	}
-	raw, _ := c.vm.StatusDocument()
+	raw, _ := c.VM.StatusDocument()
 	_ = json.Unmarshal(raw, &doc) // none yet
 	g := doc.AggregateStatus.GuestAgentStatus
 	return g.Version, string(g.UpdateStatus)
@@ -113,9 +99,9 @@ func (c *cloud) publish(t testing.TB, ca *updatetest.Authority, version string, 
 	t.Helper()
 	var err error
 	if ca == nil {
-		err = c.f.AddPackage("WALinuxAgent", version, zip)
+		err = c.Fabric.AddPackage("WALinuxAgent", version, zip)
 	} else {
-		err = c.f.AddSigned("WALinuxAgent", version, zip, ca.Sign(zip, nil))
+		err = c.Fabric.AddSigned("WALinuxAgent", version, zip, ca.Sign(zip, nil))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -128,20 +114,20 @@ func TestUpdate(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
 	c := updatable(t, ca, "", nil)
-	c.agent(t)
-	c.ready(t)
-	before := c.shown(t).Agent
+	c.StartAgent(t)
+	c.WaitReady(t)
+	before := c.shown().Agent
 	c.publish(t, ca, "9.0.0.1", newerAgent(t, "9.0.0.1"))
 	await(t, "the new version's report", func() bool { v, _ := c.reported(t); return v == "9.0.0.1" })
-	await(t, "the commit", func() bool { return strings.Contains(c.shown(t).Agent.Update.LastResult, "updated from") })
-	after := c.shown(t).Agent
+	await(t, "the commit", func() bool { return strings.Contains(c.shown().Agent.Update.LastResult, "updated from") })
+	after := c.shown().Agent
 	if after.PID != before.PID || after.Version != "9.0.0.1" || after.Update.Code != "" {
 		t.Errorf("after the update: %+v, before: %+v", after, before)
 	}
-	if r, _ := c.Run(t.Context(), "/usr/sbin/azguest", "run"); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr+c.log.String(), "another agent is running") {
+	if r, _ := c.Run(t.Context(), "/usr/sbin/azguest", "run"); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr+c.Log.String(), "another agent is running") {
 		t.Errorf("a second agent: exit %d %s", r.Code, r.Stderr)
 	}
-	if got := c.sh(t, "ls /var/lib/waagent/waagent_initial_update; test -e /var/lib/waagent/waagent_rsm_update || echo none"); got != "/var/lib/waagent/waagent_initial_update\nnone" {
+	if got := c.Sh(t, "ls /var/lib/waagent/waagent_initial_update; test -e /var/lib/waagent/waagent_rsm_update || echo none"); got != "/var/lib/waagent/waagent_initial_update\nnone" {
 		t.Errorf("markers: %s", got)
 	}
 	// Nobody has touched the guard; it must have gone by itself.
@@ -149,11 +135,9 @@ func TestUpdate(t *testing.T) {
 		r, _ := c.Run(t.Context(), "pgrep", "-f", "update-guard")
 		return r.Code != 0
 	})
-	if err := c.Reboot(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	c.agent(t)
-	await(t, "the new version after a reboot", func() bool { return c.shown(t).Agent.Version == "9.0.0.1" })
+	c.Reboot(t)
+	c.StartAgent(t)
+	await(t, "the new version after a reboot", func() bool { return c.shown().Agent.Version == "9.0.0.1" })
 }
 
 // TestUpdateWaitsForExtension: no hand-over while a handler runs a command.
@@ -161,8 +145,8 @@ func TestUpdateWaitsForExtension(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
 	c := updatable(t, ca, "", nil)
-	c.agent(t)
-	c.ready(t)
+	c.StartAgent(t)
+	c.WaitReady(t)
 	op := c.put(t, extension{name: "slow", publisher: "Azguest.E2E", kind: "Slow", version: "1.0"})
 	await(t, "enable to run", func() bool {
 		b, _ := c.ReadFile("/var/tmp/handler/calls")
@@ -171,19 +155,19 @@ func TestUpdateWaitsForExtension(t *testing.T) {
 	c.publish(t, ca, "9.0.0.2", newerAgent(t, "9.0.0.2"))
 	await(t, "the update to be ready", func() bool {
 		b, _ := c.ReadFile("/var/log/waagent.log")
-		return strings.Contains(string(b)+c.log.String(), "ready, waiting")
+		return strings.Contains(string(b)+c.Log.String(), "ready, waiting")
 	})
-	if v := c.shown(t).Agent.Version; v == "9.0.0.2" {
+	if v := c.shown().Agent.Version; v == "9.0.0.2" {
 		t.Error("handed over while a handler ran")
 	}
-	c.sh(t, "touch /var/tmp/handler/go")
+	c.Sh(t, "touch /var/tmp/handler/go")
 	if got := c.follow(t, op); got != "" {
 		t.Errorf("extension: %s", got)
 	}
 	await(t, "the new version", func() bool { v, _ := c.reported(t); return v == "9.0.0.2" })
 	// A new agent enables what is there once, as every restart of the classic
 	// one does; nothing else may happen to the handler.
-	calls := c.sh(t, "cut -d' ' -f1 /var/tmp/handler/calls")
+	calls := c.Sh(t, "cut -d' ' -f1 /var/tmp/handler/calls")
 	if calls != "install\nenable" && calls != "install\nenable\nenable" {
 		t.Errorf("commands of the handler: %q", calls)
 	}
@@ -201,15 +185,15 @@ func TestUpdateRollsBack(t *testing.T) {
 				// The version that hangs is given little time, the one after it
 				// the time that a slow machine needs.
 				const long, short = "HealthTimeout=600", "HealthTimeout=15"
-				c.sh(t, "sed -i s/"+long+"/"+short+"/ /etc/waagent.conf")
-				c.agent(t)
-				c.ready(t)
-				c.sh(t, "sed -i s/"+short+"/"+long+"/ /etc/waagent.conf")
+				c.Sh(t, "sed -i s/"+long+"/"+short+"/ /etc/waagent.conf")
+				c.StartAgent(t)
+				c.WaitReady(t)
+				c.Sh(t, "sed -i s/"+short+"/"+long+"/ /etc/waagent.conf")
 			} else {
-				c.agent(t)
-				c.ready(t)
+				c.StartAgent(t)
+				c.WaitReady(t)
 			}
-			old := c.shown(t).Agent
+			old := c.shown().Agent
 			c.publish(t, ca, "9.0.1.0", stray(t, "9.0.1.0", how))
 			await(t, "the start of the bad version", func() bool {
 				_, err := c.ReadFile("/var/tmp/stray-9.0.1.0")
@@ -217,15 +201,15 @@ func TestUpdateRollsBack(t *testing.T) {
 			})
 			began := time.Now()
 			await(t, "the old version to be back", func() bool {
-				a := c.shown(t).Agent
+				a := c.shown().Agent
 				return a.Version == old.Version && a.PID != old.PID && a.Update.Code == "AZ-UPD-ROLLBACK"
 			})
 			t.Logf("rolled back after %v", time.Since(began))
-			if got := c.shown(t).Agent.Update.LastResult; !strings.Contains(got, reason) {
+			if got := c.shown().Agent.Update.LastResult; !strings.Contains(got, reason) {
 				t.Errorf("reason %q does not say %q", got, reason)
 			}
 			await(t, "its report", func() bool { v, _ := c.reported(t); return v == old.Version })
-			c.sh(t, "rm /var/tmp/stray-9.0.1.0")
+			c.Sh(t, "rm /var/tmp/stray-9.0.1.0")
 			c.publish(t, ca, "9.0.1.1", newerAgent(t, "9.0.1.1"))
 			await(t, "the repaired version", func() bool { v, _ := c.reported(t); return v == "9.0.1.1" })
 			if _, err := c.ReadFile("/var/tmp/stray-9.0.1.0"); err == nil {
@@ -260,14 +244,14 @@ func TestUpdateRefused(t *testing.T) {
 				by = nil
 			}
 			c.publish(t, by, "9.0.2.0", tc.zip(t))
-			c.agent(t)
-			c.ready(t)
-			await(t, tc.code, func() bool { return strings.Contains(c.shown(t).Agent.Update.LastResult, tc.code) })
-			if got := c.sh(t, "ls -d /var/lib/waagent/WALinuxAgent-* /var/lib/waagent/azguest/stage-* /var/tmp/stray-* 2>/dev/null || :"); got != "" {
+			c.StartAgent(t)
+			c.WaitReady(t)
+			await(t, tc.code, func() bool { return strings.Contains(c.shown().Agent.Update.LastResult, tc.code) })
+			if got := c.Sh(t, "ls -d /var/lib/waagent/WALinuxAgent-* /var/lib/waagent/azguest/stage-* /var/tmp/stray-* 2>/dev/null || :"); got != "" {
 				t.Errorf("left on the disk: %s", got)
 			}
 			loads := 0
-			for _, e := range c.f.Journal(fabric.Query{Contains: "9.0.2.0.zip"}) {
+			for _, e := range c.Fabric.Journal(fabric.Query{Contains: "9.0.2.0.zip"}) {
 				if !strings.Contains(e.URL+string(e.Body), ".zip.sig") && e.Code/100 == 2 {
 					loads++
 				}
@@ -289,15 +273,15 @@ func TestUpdateByPlatform(t *testing.T) {
 	ca := updatetest.NewAuthority()
 	yes, no := true, false
 	want := func(c *cloud, version, from string) {
-		c.vm.Configure(func(f *fabric.Config) {
+		c.VM.Configure(func(f *fabric.Config) {
 			f.AgentFamilies = []fabric.AgentFamily{{Name: "Prod", Version: version, FromVersion: from, IsVersionFromRSM: &yes, IsVMEnabledForRSMUpgrades: &yes}}
 		})
 	}
 	c := updatable(t, ca, "", func(f *fabric.Config) {
 		f.AgentFamilies = []fabric.AgentFamily{{Name: "Prod", Version: "9.1.0.0", IsVersionFromRSM: &no, IsVMEnabledForRSMUpgrades: &yes}}
 	})
-	c.agent(t)
-	c.ready(t)
+	c.StartAgent(t)
+	c.WaitReady(t)
 	await(t, "the marker", func() bool {
 		_, err := c.ReadFile("/var/lib/waagent/waagent_rsm_update")
 		return err == nil
@@ -319,7 +303,7 @@ func TestUpdateByPlatform(t *testing.T) {
 		v, u := c.reported(t)
 		return v == "9.1.0.0" && strings.Contains(u, `"Success"`)
 	})
-	if got := c.sh(t, "cd /var/lib/waagent && ls -d WALinuxAgent-*"); got != "WALinuxAgent-9.1.0.0\nWALinuxAgent-9.2.0.0" {
+	if got := c.Sh(t, "cd /var/lib/waagent && ls -d WALinuxAgent-*"); got != "WALinuxAgent-9.1.0.0\nWALinuxAgent-9.2.0.0" {
 		t.Errorf("versions on the disk: %s", got)
 	}
 	want(c, "9.3.0.0", "")
@@ -335,21 +319,21 @@ func TestUpdateCrashLoop(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
 	c := updatable(t, ca, "", nil)
-	c.agent(t)
-	c.ready(t)
+	c.StartAgent(t)
+	c.WaitReady(t)
 	c.publish(t, ca, "9.4.0.0", newerAgent(t, "9.4.0.0"))
-	await(t, "the new version", func() bool { return strings.Contains(c.shown(t).Agent.Update.LastResult, "updated from") })
+	await(t, "the new version", func() bool { return strings.Contains(c.shown().Agent.Update.LastResult, "updated from") })
 	for i := range 3 {
-		pid := c.shown(t).Agent.PID
-		c.sh(t, fmt.Sprintf("kill -9 %d; while kill -0 %d 2>/dev/null; do sleep 0.05; done", pid, pid))
-		c.agent(t)
-		await(t, "the next agent", func() bool { return c.shown(t).Agent.PID != pid })
-		v := c.shown(t).Agent.Version
+		pid := c.shown().Agent.PID
+		c.Sh(t, fmt.Sprintf("kill -9 %d; while kill -0 %d 2>/dev/null; do sleep 0.05; done", pid, pid))
+		c.StartAgent(t)
+		await(t, "the next agent", func() bool { return c.shown().Agent.PID != pid })
+		v := c.shown().Agent.Version
 		if i < 2 != (v == "9.4.0.0") {
 			t.Errorf("start %d is version %s", i+1, v)
 		}
 	}
-	if got := c.shown(t).Agent.Update; got.Code != "AZ-UPD-ROLLBACK" {
+	if got := c.shown().Agent.Update; got.Code != "AZ-UPD-ROLLBACK" {
 		t.Errorf("shown: %+v", got)
 	}
 }

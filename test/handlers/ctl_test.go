@@ -5,17 +5,18 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 )
 
 // TestAgentctlExt: what an operator on the machine can see of an extension
 // and do about it, with the real binaries.
 func TestAgentctlExt(t *testing.T) {
 	h := publisher + ".Runner"
-	m := newMachine(t, fabric.Provisioning{}, nil)
-	if err := m.f.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
+	m := newMachine(t)
+	if err := m.Fabric.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
 		t.Fatal(err)
 	}
-	m.up(t)
+	start(t, m)
 	ctl := func(args string) (string, int) {
 		t.Helper()
 		r, _ := m.Run(t.Context(), append([]string{"agentctl"}, strings.Fields(args)...)...)
@@ -33,11 +34,11 @@ func TestAgentctlExt(t *testing.T) {
 			t.Errorf("agentctl %s: exit %d, want %d:\n%s", args, got, code, out)
 		}
 	}
-	m.put(t, fabric.Extension{
+	m.Put(t, fabric.Extension{
 		Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "test -e /var/tmp/go || { echo no go; exit 9; }; echo gone"},
 		Protected: map[string]any{"password": "CANARY-decrypt"},
 	})
-	if got := m.settle(t, "runner")["runner"]; got == "Succeeded" {
+	if got := m.Settle(t, "runner")["runner"]; got == "Succeeded" {
 		t.Fatalf("it was to fail: %s", got)
 	}
 	says("ext list", 0, h, "1.0.0")
@@ -50,21 +51,21 @@ func TestAgentctlExt(t *testing.T) {
 	if r, _ := m.Run(t.Context(), "setpriv", "--reuid=65534", "--clear-groups", "agentctl", "ext", "decrypt", settings); r.Code == 0 || strings.Contains(r.Stdout, "CANARY") {
 		t.Errorf("anybody may decrypt: %s", r.Stdout)
 	}
-	if strings.Contains(m.log.String(), "CANARY") {
+	if strings.Contains(m.Log.String(), "CANARY") {
 		t.Error("the log has the secret")
 	}
-	m.sh(t, "touch /var/tmp/go")
+	m.Sh(t, "touch /var/tmp/go")
 	says("ext retry runner", 0, "retry requested")
-	m.row(t, h, "well", func(l line) bool { return l.word() == "success" && l.message() == "gone" })
-	m.put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "sleep 300"}})
-	await(t, "enable to run", func() bool { return m.sh(t, "pgrep -f '[s]leep 300' || :") != "" })
+	m.WaitRow(t, h, "well", func(r machine.Row) bool { return r.Word() == "success" && r.Message() == "gone" })
+	m.Put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "sleep 300"}})
+	await(t, "enable to run", func() bool { return m.Sh(t, "pgrep -f '[s]leep 300' || :") != "" })
 	says("ext show runner", 0, "enable")
 	says("ext cancel runner", 0, "stopped ")
-	if got := m.settle(t, "runner")["runner"]; !strings.Contains(got, "AZ-EXT-SIGNAL") {
+	if got := m.Settle(t, "runner")["runner"]; !strings.Contains(got, "AZ-EXT-SIGNAL") {
 		t.Errorf("cancelled: %s", got)
 	}
 	says("ext cancel runner", 1, "nothing is running")
-	m.sh(t, "mkdir -p /etc/systemd/system "+lib+"/Gone.Handler-1.0/config; echo x >"+lib+"/Gone.Handler-1.0/HandlerManifest.json; echo 'ExecStart="+lib+"/Never.There-2.0/x' >/etc/systemd/system/never.service")
-	m.sh(t, "mkdir "+lib+"/work; cd "+lib+"/work; setsid sleep 299 >/dev/null 2>&1 & sleep 0; rm -r "+lib+"/work")
+	m.Sh(t, "mkdir -p /etc/systemd/system "+lib+"/Gone.Handler-1.0/config; echo x >"+lib+"/Gone.Handler-1.0/HandlerManifest.json; echo 'ExecStart="+lib+"/Never.There-2.0/x' >/etc/systemd/system/never.service")
+	m.Sh(t, "mkdir "+lib+"/work; cd "+lib+"/work; setsid sleep 299 >/dev/null 2>&1 & sleep 0; rm -r "+lib+"/work")
 	says("ext orphans", 1, "never.service", "Never.There-2.0/x does not exist", "Gone.Handler-1.0", "sleep 299")
 }

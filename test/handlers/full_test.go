@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 )
 
 // runner is a handler that runs the script of its settings, as Run Command
@@ -53,46 +54,46 @@ func TestDiskFull(t *testing.T) {
 		"no inodes": {"size=64m,nr_inodes=1500", "i=0; while : 2>/dev/null >" + lib + "/ballast/f$i; do i=$((i+1)); done", "AZ-DISK-INODES"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMachine(t, fabric.Provisioning{}, nil)
-			if err := m.f.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
+			m := newMachine(t)
+			if err := m.Fabric.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
 				t.Fatal(err)
 			}
-			m.sh(t, "mkdir -p "+lib+" && mount -t tmpfs -o "+fill.options+",mode=0755 tmpfs "+lib+" && mkdir -m 0700 "+lib+"/ballast")
-			m.up(t)
+			m.Sh(t, "mkdir -p "+lib+" && mount -t tmpfs -o "+fill.options+",mode=0755 tmpfs "+lib+" && mkdir -m 0700 "+lib+"/ballast")
+			start(t, m)
 			turn := 0
 			run := func(script string) (string, string) {
 				turn++
-				m.put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": script, "turn": turn}})
-				return m.settle(t, "runner")["runner"], m.rows(t)[h].message()
+				m.Put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": script, "turn": turn}})
+				return m.Settle(t, "runner")["runner"], m.Rows(t)[h].Message()
 			}
 			if state, msg := run("echo first"); state != "Succeeded" || msg != "first" {
 				t.Fatalf("before: %s %q", state, msg)
 			}
-			m.sh(t, "("+fill.fill+"); :")
-			m.alive(t)
+			m.Sh(t, "("+fill.fill+"); :")
+			m.WaitStatus(t)
 			if state, msg := run("echo I ran; test -e " + lib + "/ballast"); state != "Succeeded" || msg != "I ran" {
 				t.Errorf("on the full disk: %s %q", state, msg)
 			}
-			m.alive(t)
-			if out := m.sh(t, "agentctl status || :"); !strings.Contains(out, fill.code) {
+			m.WaitStatus(t)
+			if out := m.Sh(t, "agentctl status || :"); !strings.Contains(out, fill.code) {
 				t.Errorf("agentctl does not say %s:\n%s", fill.code, out)
 			}
-			if doc, _ := m.vm.StatusDocument(); !strings.Contains(string(doc), fill.code) {
+			if doc, _ := m.VM.StatusDocument(); !strings.Contains(string(doc), fill.code) {
 				t.Errorf("the platform is not told %s: %.400s", fill.code, doc)
 			}
 			// An agent that starts anew finds its way too.
-			m.restart(t)
+			m.RestartAgent(t)
 			for range 3 { // more than a reserve can hold
 				if state, msg := run("echo again"); state != "Succeeded" || msg != "again" {
 					t.Errorf("on the full disk, after a restart: %s %q", state, msg)
 				}
-				m.sh(t, "("+fill.fill+"); :")
+				m.Sh(t, "("+fill.fill+"); :")
 			}
 			// A command that fills the disk itself is not run again for that
 			// its outcome could not be written down.
-			m.write(t, "/var/tmp/fill.sh", "rm -r "+lib+"/ballast/; mkdir "+lib+"/ballast; echo once >>/var/tmp/fills\n("+fill.fill+") 2>/dev/null\n", 0o755)
+			m.Write(t, "/var/tmp/fill.sh", "rm -r "+lib+"/ballast/; mkdir "+lib+"/ballast; echo once >>/var/tmp/fills\n("+fill.fill+") 2>/dev/null\n", 0o755)
 			run("sh /var/tmp/fill.sh")
-			if n := strings.Count(m.read(t, "/var/tmp/fills"), "once"); n != 1 {
+			if n := strings.Count(m.Read(t, "/var/tmp/fills"), "once"); n != 1 {
 				t.Errorf("the command that fills the disk ran %d times", n)
 			}
 			if state, msg := run("rm -r " + lib + "/ballast; echo room"); state != "Succeeded" || msg != "room" {
@@ -102,10 +103,10 @@ func TestDiskFull(t *testing.T) {
 				r, _ := m.Run(t.Context(), "agentctl", "status")
 				return !strings.Contains(r.Stdout, "AZ-DISK-FULL") && !strings.Contains(r.Stdout, "AZ-DISK-INODES")
 			})
-			if err := m.vm.DeleteExtension("runner"); err != nil {
+			if err := m.VM.DeleteExtension("runner"); err != nil {
 				t.Fatal(err)
 			}
-			if got := fmt.Sprint(m.settle(t, "runner")); got != "map[runner:gone]" {
+			if got := fmt.Sprint(m.Settle(t, "runner")); got != "map[runner:gone]" {
 				t.Errorf("delete: %s", got)
 			}
 		})
@@ -116,29 +117,29 @@ func TestDiskFull(t *testing.T) {
 // Nothing can be run, but that is said, and it is done when it is over.
 func TestReadOnly(t *testing.T) {
 	h := publisher + ".Runner"
-	m := newMachine(t, fabric.Provisioning{}, nil)
-	if err := m.f.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
+	m := newMachine(t)
+	if err := m.Fabric.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
 		t.Fatal(err)
 	}
-	m.sh(t, "mkdir -p "+lib+" && mount -t tmpfs -o size=64m,mode=0755 tmpfs "+lib)
-	m.up(t)
-	m.put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "echo first"}})
-	m.settle(t, "runner")
+	m.Sh(t, "mkdir -p "+lib+" && mount -t tmpfs -o size=64m,mode=0755 tmpfs "+lib)
+	start(t, m)
+	m.Put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "echo first"}})
+	m.Settle(t, "runner")
 	for _, restart := range []bool{false, true} {
-		m.sh(t, "mount -o remount,ro "+lib)
+		m.Sh(t, "mount -o remount,ro "+lib)
 		if restart {
-			m.restart(t)
+			m.RestartAgent(t)
 		}
-		m.alive(t)
+		m.WaitStatus(t)
 		text := fmt.Sprintf("turn %v", restart)
-		m.put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "echo " + text}})
-		m.row(t, h, "told", func(l line) bool {
-			return l.Status == "NotReady" && strings.Contains(l.FormattedMessage.Message, "read-only")
+		m.Put(t, fabric.Extension{Name: "runner", Handler: h, Version: "1.0", Settings: map[string]any{"script": "echo " + text}})
+		m.WaitRow(t, h, "told", func(r machine.Row) bool {
+			return r.HandlerStatus == "NotReady" && strings.Contains(r.HandlerMessage, "read-only")
 		})
-		if out := m.sh(t, "agentctl status || :"); !strings.Contains(out, "AZ-DISK-READONLY") {
+		if out := m.Sh(t, "agentctl status || :"); !strings.Contains(out, "AZ-DISK-READONLY") {
 			t.Errorf("agentctl does not say it:\n%s", out)
 		}
-		m.sh(t, "mount -o remount,rw "+lib)
-		m.row(t, h, "done after all", func(l line) bool { return l.word() == "success" && l.message() == text })
+		m.Sh(t, "mount -o remount,rw "+lib)
+		m.WaitRow(t, h, "done after all", func(r machine.Row) bool { return r.Word() == "success" && r.Message() == text })
 	}
 }

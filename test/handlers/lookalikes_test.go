@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/machine/machinetest"
 )
 
 // A lookalike imitates a published handler; name is what the folder in
@@ -155,7 +157,7 @@ const together = `for n in $(seq 600); do [ $(grep -c 'begin rc[1-5][.]0 ' /var/
 var names = []string{"cse", "rc1", "rc2", "rc3", "rc4", "rc5", "ah", "gate", "vma", "vma17", "cs1"}
 
 // deploy asks for all look-alikes in a version with settings that tell turn.
-func (m *machine) deploy(t testing.TB, version string, turn int) {
+func (s *story) deploy(t testing.TB, version string, turn int) {
 	t.Helper()
 	secret := map[string]any{"secret": fmt.Sprintf("CANARY-%02d", turn)}
 	for _, l := range lookalikes() {
@@ -163,29 +165,29 @@ func (m *machine) deploy(t testing.TB, version string, turn int) {
 		switch l.name {
 		case "rc":
 			for i := range 5 {
-				m.put(t, fabric.Extension{
+				s.Put(t, fabric.Extension{
 					Name: fmt.Sprintf("rc%d", i+1), Handler: h, Version: version,
 					Settings: map[string]any{"script": together + fmt.Sprintf("; echo %d", turn)},
 				})
 			}
 		case "cse":
-			m.put(t, fabric.Extension{
+			s.Put(t, fabric.Extension{
 				Name: l.name, Handler: h, Version: version, Protected: secret,
 				Settings: map[string]any{"commandToExecute": fmt.Sprintf("sleep 2; echo out %d", turn)},
 			})
 		default:
-			m.put(t, fabric.Extension{Name: l.name, Handler: h, Version: version, Protected: secret, Settings: map[string]any{"turn": turn, "number": json.Number("1.0")}})
+			s.Put(t, fabric.Extension{Name: l.name, Handler: h, Version: version, Protected: secret, Settings: map[string]any{"turn": turn, "number": json.Number("1.0")}})
 		}
 	}
 }
 
 // A story is what the look-alikes went through, for the points to look at.
 type story struct {
-	*machine
+	*machinetest.Machine
 	results  map[string]map[string]string // by chapter and resource
 	calls    map[string][]string          // what was called in a chapter
 	runs     map[string]string            // runs so far, by chapter
-	rows     map[string]map[string]line
+	rows     map[string]map[string]machine.Row
 	shot     map[string]string // things looked at in the middle
 	document map[string]string
 }
@@ -193,51 +195,48 @@ type story struct {
 // tell brings the look-alikes through their life.
 func tell(t *testing.T) *story {
 	s := &story{
-		machine: newMachine(t, fabric.Provisioning{}, nil), results: map[string]map[string]string{}, calls: map[string][]string{},
-		runs: map[string]string{}, rows: map[string]map[string]line{}, shot: map[string]string{}, document: map[string]string{},
+		Machine: newMachine(t), results: map[string]map[string]string{}, calls: map[string][]string{},
+		runs: map[string]string{}, rows: map[string]map[string]machine.Row{}, shot: map[string]string{}, document: map[string]string{},
 	}
 	for _, l := range lookalikes() {
 		for _, v := range []string{"1.0.0", "1.1.0"} {
-			if err := s.f.AddPackage(publisher+"."+l.kind, v, l.zip(t, v)); err != nil {
+			if err := s.Fabric.AddPackage(publisher+"."+l.kind, v, l.zip(t, v)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	// A telemetry spool of others and files as other agents leave them.
-	s.up(t)
+	start(t, s.Machine)
 	chapter := func(name string) {
-		s.calls[name] = strings.Split(s.sh(t, "cat /var/tmp/seen/calls; mv /var/tmp/seen/calls /var/tmp/seen/calls-"+strings.ReplaceAll(name, " ", "-")+" || :"), "\n")
-		s.runs[name] = s.sh(t, "cd /var/tmp/seen; for h in cse cs1; do sed s/^/$h\\ / $h.runs; done | sort | uniq -c | sed 's/^ *//'; sed 's/ [0-9]*$//' rc.runs | sort | uniq -c | sed 's/^ *//'; sort vma.runs | uniq -c | sed 's/^ */vma /'")
-		s.rows[name] = s.machine.rows(t)
-		doc, _ := s.vm.StatusDocument()
+		s.calls[name] = strings.Split(s.Sh(t, "cat /var/tmp/seen/calls; mv /var/tmp/seen/calls /var/tmp/seen/calls-"+strings.ReplaceAll(name, " ", "-")+" || :"), "\n")
+		s.runs[name] = s.Sh(t, "cd /var/tmp/seen; for h in cse cs1; do sed s/^/$h\\ / $h.runs; done | sort | uniq -c | sed 's/^ *//'; sed 's/ [0-9]*$//' rc.runs | sort | uniq -c | sed 's/^ *//'; sort vma.runs | uniq -c | sed 's/^ */vma /'")
+		s.rows[name] = s.Rows(t)
+		doc, _ := s.VM.StatusDocument()
 		s.document[name] = string(doc)
 	}
 	s.deploy(t, "1.0", 1)
-	s.results["install"] = s.settle(t, names...)
-	s.shot["tree"] = s.sh(t, "cd "+lib+" && for d in "+publisher+".*; do stat -c '%n %a' $d/config $d/status; head -c 3 $d/HandlerManifest.json | od -An -c; stat -c '%A %n' $d/bin/* $d/*.sh $d/*.py 2>/dev/null | grep -v mrseq | cut -c-10 | grep -vc x; done; :")
-	s.shot["environment"] = s.read(t, lib+"/"+publisher+".CustomScript-1.0.0/HandlerEnvironment.json")
-	s.shot["cse log"] = s.read(t, "/var/log/azure/"+publisher+".CustomScript/handler.log")
-	s.shot["stray"] = s.sh(t, "cd "+lib+" && find . -name '*name*:*' -o -name '*\"*' | grep -v '^./azguest/' || :; ls /var/log/azure")
-	s.shot["settings"] = s.sh(t, "cd "+lib+" && ls -A "+publisher+".*/config")
-	s.shot["ah settings"] = s.sh(t, "cat "+lib+"/"+publisher+".ApplicationHealth-1.0.0/config/*.settings")
-	s.shot["vma settings"] = s.sh(t, "cat "+lib+"/"+publisher+".VMAccess-1.0.0/config/*.settings")
+	s.results["install"] = s.Settle(t, names...)
+	s.shot["tree"] = s.Sh(t, "cd "+lib+" && for d in "+publisher+".*; do stat -c '%n %a' $d/config $d/status; head -c 3 $d/HandlerManifest.json | od -An -c; stat -c '%A %n' $d/bin/* $d/*.sh $d/*.py 2>/dev/null | grep -v mrseq | cut -c-10 | grep -vc x; done; :")
+	s.shot["environment"] = s.Read(t, lib+"/"+publisher+".CustomScript-1.0.0/HandlerEnvironment.json")
+	s.shot["cse log"] = s.Read(t, "/var/log/azure/"+publisher+".CustomScript/handler.log")
+	s.shot["stray"] = s.Sh(t, "cd "+lib+" && find . -name '*name*:*' -o -name '*\"*' | grep -v '^./azguest/' || :; ls /var/log/azure")
+	s.shot["settings"] = s.Sh(t, "cd "+lib+" && ls -A "+publisher+".*/config")
+	s.shot["ah settings"] = s.Sh(t, "cat "+lib+"/"+publisher+".ApplicationHealth-1.0.0/config/*.settings")
+	s.shot["vma settings"] = s.Sh(t, "cat "+lib+"/"+publisher+".VMAccess-1.0.0/config/*.settings")
 	chapter("install")
 	s.deploy(t, "1.0", 2)
-	s.results["settings"] = s.settle(t, names...)
-	s.shot["settings 2"] = s.sh(t, "cd "+lib+" && wc -c "+publisher+".CustomScript-1.0.0/config/*.settings | sed 's/^ *//'; ls "+publisher+".VMAccess-1.0.0/config")
+	s.results["settings"] = s.Settle(t, names...)
+	s.shot["settings 2"] = s.Sh(t, "cd "+lib+" && wc -c "+publisher+".CustomScript-1.0.0/config/*.settings | sed 's/^ *//'; ls "+publisher+".VMAccess-1.0.0/config")
 	chapter("settings")
-	before := s.sh(t, "pgrep -f '[a]pplicationhealth-extension enable' | sort | tr '\\n' ' '")
-	s.restart(t)
-	s.shot["health"] = fmt.Sprint(before != "" && before == s.sh(t, "pgrep -f '[a]pplicationhealth-extension enable' | sort | tr '\\n' ' '"))
+	before := s.Sh(t, "pgrep -f '[a]pplicationhealth-extension enable' | sort | tr '\\n' ' '")
+	s.RestartAgent(t)
+	s.shot["health"] = fmt.Sprint(before != "" && before == s.Sh(t, "pgrep -f '[a]pplicationhealth-extension enable' | sort | tr '\\n' ' '"))
 	chapter("restart")
-	if err := s.Reboot(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.sh(t, "mkdir -p /run/lock")
-	s.run(t)
+	s.Reboot(t)
+	s.StartAgent(t)
 	// Everything is enabled again after a boot.
 	await(t, "enable after the boot", func() bool {
-		calls := s.read(t, "/var/tmp/seen/calls")
+		calls := s.Read(t, "/var/tmp/seen/calls")
 		for _, n := range []string{"cse", "ah", "gate", "vma", "vma17", "cs1"} {
 			if !strings.Contains(calls, n+"|1.0.0|enable") {
 				return false
@@ -245,26 +244,26 @@ func tell(t *testing.T) *story {
 		}
 		return strings.Count(calls, "rc|1.0.0|enable") == 5
 	})
-	await(t, "the health look-alike", func() bool { r := s.machine.rows(t)[publisher+".ApplicationHealth"]; return r.word() == "success" })
-	s.alive(t)
+	await(t, "the health look-alike", func() bool { r := s.Rows(t)[publisher+".ApplicationHealth"]; return r.Word() == "success" })
+	s.WaitStatus(t)
 	chapter("reboot")
 	s.deploy(t, "1.1", 2)
-	s.results["upgrade"] = s.settle(t, names...)
-	s.alive(t)
+	s.results["upgrade"] = s.Settle(t, names...)
+	s.WaitStatus(t)
 	chapter("upgrade")
 	s.deploy(t, "1.0", 3)
-	s.results["downgrade"] = s.settle(t, names...)
-	s.alive(t)
+	s.results["downgrade"] = s.Settle(t, names...)
+	s.WaitStatus(t)
 	chapter("downgrade")
 	for _, n := range names {
-		if err := s.vm.DeleteExtension(n); err != nil {
+		if err := s.VM.DeleteExtension(n); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.results["delete"] = s.settle(t, names...)
-	s.alive(t)
+	s.results["delete"] = s.Settle(t, names...)
+	s.WaitStatus(t)
 	chapter("delete")
-	s.shot["left"] = s.sh(t, "ls "+lib+" | grep "+publisher+" || :; pgrep -fa '[a]pplicationhealth-extension|[s]ervice.sh' || :")
+	s.shot["left"] = s.Sh(t, "ls "+lib+" | grep "+publisher+" || :; pgrep -fa '[a]pplicationhealth-extension|[s]ervice.sh' || :")
 	return s
 }
 
@@ -374,14 +373,14 @@ func TestPublishedHandlers(t *testing.T) {
 			}
 		}},
 		{"5 double blank", func(t *testing.T) {
-			if r := s.rows["install"][publisher+".VMAccess"]; !strings.Contains(r.message(), "secret of") {
+			if r := s.rows["install"][publisher+".VMAccess"]; !strings.Contains(r.Message(), "secret of") {
 				t.Errorf("the argument was kept: %+v", r)
 			}
 		}},
 		{"6 PATH", func(t *testing.T) {
 			for _, k := range []string{"CustomScript", "VMAccess", "VMAccessEdp", "GATestExt", "ApplicationHealth"} {
-				if r := s.rows["install"][publisher+"."+k]; !regexp.MustCompile(`\b(22|9|of 9|with 22|secret 22)`).MatchString(r.message()) {
-					t.Errorf("%s did not decrypt: %s", k, r.message())
+				if r := s.rows["install"][publisher+"."+k]; !regexp.MustCompile(`\b(22|9|of 9|with 22|secret 22)`).MatchString(r.Message()) {
+					t.Errorf("%s did not decrypt: %s", k, r.Message())
 				}
 			}
 		}},
@@ -395,8 +394,8 @@ func TestPublishedHandlers(t *testing.T) {
 		}},
 		{"8 background work lives on", func(t *testing.T) {
 			for _, c := range []string{"install", "settings"} {
-				if r := s.rows[c][publisher+".CustomScript"]; !strings.HasPrefix(r.message(), "Enable succeeded: ran") {
-					t.Errorf("%s: %s", c, r.message())
+				if r := s.rows[c][publisher+".CustomScript"]; !strings.HasPrefix(r.Message(), "Enable succeeded: ran") {
+					t.Errorf("%s: %s", c, r.Message())
 				}
 			}
 			want(t, "the same processes after the agent's restart", s.shot["health"], "true")
@@ -447,7 +446,7 @@ func TestPublishedHandlers(t *testing.T) {
 		}},
 		{"12 decryption", func(t *testing.T) {
 			for _, k := range []string{"ApplicationHealth", "GATestExt"} { // smime only
-				if r := s.rows["settings"][publisher+"."+k]; r.word() != "success" {
+				if r := s.rows["settings"][publisher+"."+k]; r.Word() != "success" {
 					t.Errorf("%s: %+v", k, r)
 				}
 			}
@@ -460,7 +459,7 @@ func TestPublishedHandlers(t *testing.T) {
 		}},
 		{"14 multi-config in parallel", func(t *testing.T) {
 			begins, ends := 0, 0
-			for l := range strings.Lines(s.read(t, "/var/tmp/seen/rc.runs")) {
+			for l := range strings.Lines(s.Read(t, "/var/tmp/seen/rc.runs")) {
 				if strings.HasPrefix(l, "end") {
 					ends++
 					break
@@ -471,17 +470,17 @@ func TestPublishedHandlers(t *testing.T) {
 			_ = ends
 		}},
 		{"15 odd statuses", func(t *testing.T) {
-			if r := s.rows["install"][publisher+".CustomScriptForLinux"]; r.word() != "error" || string(r.RuntimeSettingsStatus.SettingsStatus.Status.Code) != `"9"` && string(r.RuntimeSettingsStatus.SettingsStatus.Status.Code) != "9" {
+			if r := s.rows["install"][publisher+".CustomScriptForLinux"]; r.Word() != "error" || r.Code != "9" {
 				t.Errorf("failed with code \"9\": %+v", r)
 			}
-			if r := s.rows["install"][publisher+".VMAccess"]; r.word() != "success" {
+			if r := s.rows["install"][publisher+".VMAccess"]; r.Word() != "success" {
 				t.Errorf("string codes, no name: %+v", r)
 			}
 			// What disable and update wrote must never have been the answer.
 			for _, c := range []string{"upgrade", "downgrade"} {
 				for k, r := range s.rows[c] {
-					if strings.Contains(r.message(), "disable succeeded") || strings.Contains(r.message(), "uninstall succeeded") {
-						t.Errorf("%s of %s: %s", c, k, r.message())
+					if strings.Contains(r.Message(), "disable succeeded") || strings.Contains(r.Message(), "uninstall succeeded") {
+						t.Errorf("%s of %s: %s", c, k, r.Message())
 					}
 				}
 			}
@@ -509,13 +508,13 @@ func TestPublishedHandlers(t *testing.T) {
 		}},
 		{"17 secrets in logs", func(t *testing.T) {
 			// CommandExecution.log is where the output of commands belongs.
-			if got := s.sh(t, "grep -rl CANARY- /var/log /run /var/lib/waagent /tmp 2>/dev/null | grep -v -e CommandExecution -e /jobs/ || :"); got != "" {
+			if got := s.Sh(t, "grep -rl CANARY- /var/log /run /var/lib/waagent /tmp 2>/dev/null | grep -v -e CommandExecution -e /jobs/ || :"); got != "" {
 				t.Errorf("secrets in %s", got)
 			}
-			if strings.Contains(s.log.String(), "CANARY-") {
+			if strings.Contains(s.Log.String(), "CANARY-") {
 				t.Error("secrets in what the agent printed")
 			}
-			for _, e := range s.f.Journal(fabric.Query{Contains: "CANARY-"}) {
+			for _, e := range s.Fabric.Journal(fabric.Query{Contains: "CANARY-"}) {
 				if e.Kind != fabric.Control {
 					t.Errorf("secrets sent: %s %s", e.Kind, e.URL)
 				}
@@ -523,7 +522,7 @@ func TestPublishedHandlers(t *testing.T) {
 		}},
 		{"18 what they leave is reaped", func(t *testing.T) {
 			await(t, "events to be collected", func() bool {
-				return s.sh(t, "ls /var/log/azure/*/events/ "+lib+"/events | grep -c -e json -e tld || :") == "0"
+				return s.Sh(t, "ls /var/log/azure/*/events/ "+lib+"/events | grep -c -e json -e tld || :") == "0"
 			})
 		}},
 		{"19 pkill -f", func(t *testing.T) {
@@ -531,7 +530,7 @@ func TestPublishedHandlers(t *testing.T) {
 			// been hit, a result above would say so.
 			for _, c := range chapters {
 				for k, r := range s.rows[c] {
-					if m := r.message(); strings.Contains(m, "SIGTERM") || strings.Contains(m, "AZ-EXT-SIGNAL") || strings.Contains(m, "AZ-EXT-LIMBO") {
+					if m := r.Message(); strings.Contains(m, "SIGTERM") || strings.Contains(m, "AZ-EXT-SIGNAL") || strings.Contains(m, "AZ-EXT-LIMBO") {
 						t.Errorf("%s: %s: killed by another handler's pkill: %s", c, k, m)
 					}
 				}
