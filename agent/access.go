@@ -133,20 +133,20 @@ func (a *Agent) accounts(ctx context.Context) error {
 	if !due {
 		return nil
 	}
-	sys, opts := a.system(), a.provisioningOptions()
-	f, left, err := accountFacts(ctx, sys, opts)
+	m := a.machine(provisioning.Identity{})
+	f, left, err := accountFacts(ctx, m)
 	if err != nil {
 		a.access.again(now.Add(time.Minute))
 		return errors.Join(left, err)
 	}
-	steps, warnings := provisioning.JITSteps(users, f, opts, now)
+	steps, warnings := provisioning.JITSteps(users, f, m.Options, now)
 	for _, w := range warnings {
 		a.Log.Warn().Err(w).Msg("just-in-time access")
 	}
 	if err := a.keepAccess(users, now); err != nil {
 		a.Log.Warn().Err(err).Msg("just-in-time access: could not save the list of users")
 	}
-	if err = errors.Join(left, a.changeAccounts(ctx, sys, steps)); err != nil {
+	if err = errors.Join(left, a.changeAccounts(ctx, m, steps)); err != nil {
 		a.access.again(now.Add(time.Minute))
 	}
 	return err
@@ -155,18 +155,18 @@ func (a *Agent) accounts(ctx context.Context) error {
 // accountFacts is what accounts there are, after those were taken away whose
 // removal was cut off, and what is left of these: it is said and tried again,
 // and keeps nobody else from coming or going.
-func accountFacts(ctx context.Context, sys *provisioning.System, o provisioning.Options) (f provisioning.Facts, left, err error) {
-	left = provisioning.MendJIT(ctx, sys, o)
-	f, err = provisioning.Gather(ctx, sys, o)
+func accountFacts(ctx context.Context, m *provisioning.Machine) (f provisioning.Facts, left, err error) {
+	left = m.MendJIT(ctx)
+	f, err = m.Gather(ctx)
 	return f, left, err
 }
 
 // overdue ends accounts without the platform, which may be away for long.
 func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time.Time) error {
-	sys, opts := a.system(), a.provisioningOptions()
-	f, left, err := accountFacts(ctx, sys, opts)
+	m := a.machine(provisioning.Identity{})
+	f, left, err := accountFacts(ctx, m)
 	if err == nil {
-		err = a.changeAccounts(ctx, sys, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f, opts))
+		err = a.changeAccounts(ctx, m, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f))
 	}
 	if err = errors.Join(left, err); err != nil {
 		a.access.back(ends, now.Add(time.Minute))
@@ -191,8 +191,9 @@ func (a *Agent) restoreAccess() map[string]time.Time {
 	if ends == nil {
 		ends = map[string]time.Time{} // the file says null
 	}
-	for _, h := range provisioning.HalfRemoved(a.Root, a.provisioningOptions()) {
-		if provisioning.ShortLived(a.Root, a.provisioningOptions(), h) {
+	m := a.machine(provisioning.Identity{})
+	for _, h := range m.HalfRemoved() {
+		if m.ShortLived(h) {
 			ends[h.Name] = time.Time{}
 		}
 	}
@@ -229,11 +230,11 @@ func failure(err error) string {
 	return ": " + err.Error()
 }
 
-func (a *Agent) changeAccounts(ctx context.Context, sys *provisioning.System, steps []provisioning.Step) error {
+func (a *Agent) changeAccounts(ctx context.Context, m *provisioning.Machine, steps []provisioning.Step) error {
 	var errs []error
 	for _, s := range steps {
 		begin := time.Now()
-		err := s.Apply(ctx, sys)
+		err := s.Apply(ctx, m)
 		a.events.Emit(event.Event{Kind: event.Operation, Time: begin.UTC(), Op: "RemoteAccessHandling", OK: err == nil, Message: s.String() + failure(err), Duration: time.Since(begin)})
 		if err != nil {
 			errs = append(errs, err)

@@ -21,7 +21,7 @@ func (a *Agent) yieldSSHD(ctx context.Context) {
 		return
 	}
 	a.sshdSeen = newest
-	given, err := provisioning.YieldSSHD(ctx, a.system(), a.provisioningOptions())
+	given, err := a.machine(provisioning.Identity{}).YieldSSHD(ctx)
 	if len(given) > 0 {
 		a.Log.Info().Strs("keywords", given).Msg("sshd configuration was changed after provisioning, keeping the change")
 		a.board.note("sshd", "later change kept: "+strings.Join(given, ", "))

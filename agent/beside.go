@@ -15,13 +15,13 @@ import (
 // Ready and failure are theirs, a second opinion would only make
 // the state flap. Only if cloud-init ends without having set the machine up
 // is it ours: nobody else is left who could.
-func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity, standing provisioning.Standing) error {
+func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, m *provisioning.Machine, standing provisioning.Standing) error {
 	by := string(owner.Owner)
 	if standing != provisioning.Provisioned {
 		a.Log.Info().Str("by", by).Str("because", owner.Because).Msg("another provisioning agent is responsible")
 		var out provisioning.Outcome
 		err := a.waitFor(ctx, by+" ("+owner.Because+")", bootLimit, func(wctx context.Context) (err error) {
-			out, err = provisioning.WaitOwner(wctx, a.system(), owner, id.ID)
+			out, err = m.WaitOwner(wctx, owner)
 			return err
 		})
 		if ctx.Err() != nil {
@@ -33,7 +33,7 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 				Err: fmt.Errorf("exited without provisioning: %s", strings.Join(out.Errors, "; ")),
 			}
 			if a.mayTakeOver(owner) {
-				return a.takeOver(ctx, err, opts, id)
+				return a.takeOver(ctx, err, m)
 			}
 		}
 		if err != nil {
@@ -41,13 +41,13 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, opts
 			a.finishBoot(status.ProvFailed, err)
 			return nil
 		}
-		a.mark(ctx, opts, id)
+		a.mark(ctx, m)
 		a.board.note("provisioning", "done by "+by)
 	}
-	if err := a.waitStage(ctx, owner); err != nil {
+	if err := a.waitStage(ctx, owner, m); err != nil {
 		return err
 	}
-	if a.readyIsOurs(owner, opts, id) {
+	if readyIsOurs(owner, m) {
 		a.ready(status.ProvDone)
 		return ctx.Err()
 	}
@@ -66,14 +66,14 @@ func (a *Agent) waitFor(ctx context.Context, what string, limit time.Duration, w
 
 // waitStage waits for the stage of cloud-init that extensions wait for. It
 // fails only when the context ends.
-func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding) error {
+func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding, m *provisioning.Machine) error {
 	stage := a.stage()
 	if owner.Owner != provisioning.OwnerCloudInit || stage == "" {
 		return nil
 	}
 	var out provisioning.Outcome
 	err := a.waitFor(ctx, "cloud-init's "+string(stage)+" stage", a.cfg.Extensions.AfterTimeout, func(wctx context.Context) (err error) {
-		out, err = provisioning.WaitStage(wctx, a.system(), stage)
+		out, err = m.WaitStage(wctx, stage)
 		return err
 	})
 	if ctx.Err() != nil {
@@ -105,30 +105,30 @@ func (a *Agent) mayTakeOver(owner provisioning.Finding) bool {
 // takeOver provisions where cloud-init has failed (provisioning/SPEC.md §3.7).
 // What it has done stays: each step looks first. If it has told the platform
 // Ready, which it does before everything else, then that was the one.
-func (a *Agent) takeOver(ctx context.Context, why error, opts provisioning.Options, id provisioning.Identity) error {
-	told := provisioning.CloudInitToldReady(a.Root, opts)
+func (a *Agent) takeOver(ctx context.Context, why error, m *provisioning.Machine) error {
+	told := m.CloudInitToldReady()
 	a.Log.Warn().Err(why).Str("code", provisioning.CodeOf(why)).Bool("told_ready", told).Msg("cloud-init failed, taking over")
 	a.board.note("provisioning", "taken over by this agent: "+why.Error())
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(provisioning.OwnerSelf) })
-	return a.provision(ctx, opts, id, told)
+	return a.provision(ctx, m, told)
 }
 
 // readyIsOurs: after a take-over that an end of the agent cut short, and
 // where cloud-init had its order from somewhere else and told nobody.
-func (a *Agent) readyIsOurs(owner provisioning.Finding, opts provisioning.Options, id provisioning.Identity) bool {
-	if provisioning.ReadyPending(a.system(), opts, id.ID) {
+func readyIsOurs(owner provisioning.Finding, m *provisioning.Machine) bool {
+	if m.ReadyPending() {
 		return true
 	}
 	if owner.Owner != provisioning.OwnerCloudInit {
 		return false
 	}
-	st, ok := provisioning.CloudInit(a.Root)
-	return ok && !st.Empty() && !st.Platform() && !provisioning.CloudInitToldReady(a.Root, opts)
+	st, ok := provisioning.CloudInit(m.Root)
+	return ok && !st.Empty() && !st.Platform() && !m.CloudInitToldReady()
 }
 
 // readySent takes back the note that Ready is owed.
 func (a *Agent) readySent() {
-	if err := provisioning.ReadySent(a.system(), a.provisioningOptions()); err != nil {
+	if err := a.machine(provisioning.Identity{}).ReadySent(); err != nil {
 		a.Log.Debug().Err(err).Msg("could not remove marker for pending Ready")
 	}
 }

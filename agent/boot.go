@@ -26,33 +26,33 @@ const (
 // returns an error only when the context ends: what fails is reported and
 // shown, and extensions go on, because one of them may be the repair.
 func (a *Agent) boot(ctx context.Context) error {
-	opts := a.provisioningOptions()
 	id, err := provisioning.Identify(a.Root)
 	if err != nil {
 		a.Log.Warn().Err(err).Msg("could not identify VM")
 	}
+	m := a.machine(id)
 	a.board.set(func(s *status.Snapshot) {
 		s.VM.ID = id.ID
 		s.Provisioning.VMID = id.ID
 		s.Provisioning.State = status.ProvPending
 		s.Provisioning.Started = time.Now().UTC()
 	})
-	standing, err := provisioning.Stand(a.Root, opts, id)
+	standing, err := m.Stand()
 	if err != nil {
 		a.Log.Error().Err(err).Msg("provisioned marker not readable, ignored")
 		standing = provisioning.Fresh
 	}
 	if standing == provisioning.Moved {
-		gone, err := provisioning.Forget(a.Root, opts)
+		gone, err := m.Forget()
 		a.Log.Warn().Err(err).Int("files", len(gone)).Str("vm", id.ID).Msg("disk belonged to another VM, its state is deleted")
 		a.board.note("vm", "disk of another VM: state deleted")
 	}
-	owner := provisioning.FindOwner(a.Root, a.cfg.Provisioning.Agent, id.ID)
+	owner := m.FindOwner(a.cfg.Provisioning.Agent)
 	if owner.Owner == provisioning.OwnerNobody {
 		// "disabled" is also what images say whose provisioner is not known
 		// to the classic agent; if it is there, Ready is its business
 		// (provisioning/SPEC.md §3.9).
-		if other := provisioning.FindOwner(a.Root, config.AgentAuto, id.ID); other.ReportsReady() {
+		if other := m.FindOwner(config.AgentAuto); other.ReportsReady() {
 			owner = other
 		}
 	}
@@ -67,26 +67,26 @@ func (a *Agent) boot(ctx context.Context) error {
 		a.ready(status.ProvDisabled)
 	case owner.Owner == provisioning.OwnerNobody:
 		// Nobody else is in sight, and the platform waits for a word.
-		a.mark(ctx, opts, id)
+		a.mark(ctx, m)
 		a.ready(status.ProvDisabled)
 	case owner.Owner != provisioning.OwnerSelf:
-		return a.bootBeside(ctx, owner, opts, id, standing)
+		return a.bootBeside(ctx, owner, m, standing)
 	case standing == provisioning.Fresh:
-		return a.provision(ctx, opts, id, false)
+		return a.provision(ctx, m, false)
 	case standing == provisioning.Moved && a.hasOrder(ctx):
-		return a.provision(ctx, opts, id, false)
+		return a.provision(ctx, m, false)
 	case standing == provisioning.Moved:
 		// A copy of a finished machine with nothing ordered for it: it stays
 		// as it is, under its new name (provisioning/SPEC.md §11.4).
-		a.mark(ctx, opts, id)
+		a.mark(ctx, m)
 		a.ready(status.ProvDone)
 	default:
 		if standing == provisioning.Adopted {
-			a.mark(ctx, opts, id)
+			a.mark(ctx, m)
 		}
 		a.ready(status.ProvDone)
 		// An earlier agent may have ended between Ready and the end.
-		a.afterReady(ctx, nil, provisioning.Unfinished(a.Root, opts, id.ID), opts, id)
+		a.afterReady(ctx, m, nil, m.Unfinished())
 	}
 	return ctx.Err()
 }
@@ -123,9 +123,9 @@ func (a *Agent) finishBoot(state string, err error) {
 	})
 }
 
-func (a *Agent) mark(ctx context.Context, opts provisioning.Options, id provisioning.Identity) {
-	step := provisioning.WriteMarker{Path: opts.Lib + "/provisioned", VMID: id.ID}
-	if err := step.Apply(ctx, a.system()); err != nil {
+func (a *Agent) mark(ctx context.Context, m *provisioning.Machine) {
+	step := provisioning.WriteMarker{Path: m.Options.Lib + "/provisioned", VMID: m.VM.ID}
+	if err := step.Apply(ctx, m); err != nil {
 		a.Log.Error().Err(err).Msg("provisioned marker not written")
 	}
 }
@@ -133,7 +133,7 @@ func (a *Agent) mark(ctx context.Context, opts provisioning.Options, id provisio
 // provision is the first boot with this agent as the provisioner. told says
 // that somebody has told the platform Ready already: then it hears nothing
 // more of it, least of all NotReady.
-func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id provisioning.Identity, told bool) error {
+func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told bool) error {
 	start := time.Now()
 	pctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -141,11 +141,11 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 	p.limit = time.AfterFunc(bootLimit, func() { cancel(errors.New("provisioning took longer than the platform allows")) })
 	defer p.limit.Stop()
 	a.board.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
-	if !told && !a.wasPooled(opts) {
+	if !told && !wasPooled(m) {
 		a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
 	}
 
-	later, doc, err := a.applyPlan(pctx, opts, &id, p)
+	later, doc, err := a.applyPlan(pctx, m, p)
 	told = p.told
 	if err != nil {
 		if ctx.Err() != nil {
@@ -153,7 +153,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 		}
 		a.Log.Error().Err(err).Str("code", provisioning.CodeOf(err)).Msg("provisioning failed")
 		a.board.note("provisioning", "failed: "+provisioning.CodeOf(err))
-		rec := provisioning.Failure(err, "azguest/"+a.Version, id.ID, p.kind, time.Now())
+		rec := provisioning.Failure(err, "azguest/"+a.Version, m.VM.ID, p.kind, time.Now())
 		a.tellKVP(ctx, rec)
 		if !told {
 			a.health.Report(protocol.Health{
@@ -165,7 +165,7 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 	}
 	a.Log.Info().Dur("took", time.Since(start)).Str("media", doc.source()).Msg("machine provisioned")
 	a.board.note("provisioning", "done")
-	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, p.kind, time.Now()))
+	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, m.VM.ID, p.kind, time.Now()))
 	if told {
 		a.board.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
 		a.readySent()
@@ -173,29 +173,28 @@ func (a *Agent) provision(ctx context.Context, opts provisioning.Options, id pro
 	} else {
 		a.ready(status.ProvDone)
 	}
-	a.afterReady(ctx, doc, later, opts, id)
+	a.afterReady(ctx, m, doc, later)
 	return ctx.Err()
 }
 
 // applyPlan reads the document, decides and does. What is left for after
 // Ready is returned.
-func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id *provisioning.Identity, p *pool) (later []provisioning.Step, from *origin, err error) {
-	sys := a.system()
-	if opts.RegenerateHostKeys {
+func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool) (later []provisioning.Step, from *origin, err error) {
+	if m.Options.RegenerateHostKeys {
 		// sshd starts at the same time and cannot without one.
-		sys.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
+		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
-	facts, err := provisioning.Gather(ctx, sys, opts)
+	facts, err := m.Gather(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	in, doc, err := a.finalOrder(ctx, opts, id, p)
+	in, doc, err := a.finalOrder(ctx, m, p)
 	if err != nil {
 		return nil, nil, err
 	}
-	if p.kind != provisioning.PPSNone && sys.HostKeys != nil {
+	if p.kind != provisioning.PPSNone && m.HostKeys != nil {
 		// Copies of a saved machine must not share what was made before.
-		sys.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
+		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
 	a.orderKnown.say()
 	from = (*origin)(doc)
@@ -209,17 +208,17 @@ func (a *Agent) applyPlan(ctx context.Context, opts provisioning.Options, id *pr
 			}
 		}
 	}
-	steps, err := provisioning.Plan(in, facts, opts)
+	steps, err := provisioning.Plan(in, facts, m.Options)
 	if err != nil {
 		return nil, from, err
 	}
 	now, later := provisioning.Split(steps)
-	journal, err := provisioning.OpenJournal(a.Root, opts, id.ID)
+	journal, err := m.OpenJournal()
 	if err != nil {
 		return nil, from, err
 	}
 	a.showSteps(steps)
-	res, err := provisioning.Apply(ctx, sys, now, journal, a.observe)
+	res, err := m.Apply(ctx, now, journal, a.observe)
 	for _, w := range res.Warnings {
 		a.Log.Warn().Err(w).Str("code", w.Code()).Msg("provisioning step incomplete")
 	}
@@ -238,7 +237,7 @@ func (o *origin) source() string {
 
 // afterReady does what nobody waits for, and lets go of the medium last:
 // until the marker is on disk it is the only copy of the password.
-func (a *Agent) afterReady(ctx context.Context, from *origin, later []provisioning.Step, opts provisioning.Options, id provisioning.Identity) {
+func (a *Agent) afterReady(ctx context.Context, m *provisioning.Machine, from *origin, later []provisioning.Step) {
 	if from != nil && from.Source.Optical {
 		if err := ovf.Eject(a.Root, from.Source); err != nil {
 			a.Log.Debug().Err(err).Msg("could not eject provisioning medium")
@@ -247,18 +246,21 @@ func (a *Agent) afterReady(ctx context.Context, from *origin, later []provisioni
 	if len(later) == 0 {
 		return
 	}
-	journal, err := provisioning.OpenJournal(a.Root, opts, id.ID)
+	journal, err := m.OpenJournal()
 	if err != nil {
 		a.Log.Error().Err(err).Msg("could not write provisioning journal")
 		return
 	}
-	if _, err := provisioning.Apply(ctx, a.system(), later, journal, a.observe); err != nil && ctx.Err() == nil {
+	if _, err := m.Apply(ctx, later, journal, a.observe); err != nil && ctx.Err() == nil {
 		a.Log.Error().Err(err).Msg("step after Ready failed")
 	}
 }
 
-func (a *Agent) system() *provisioning.System {
-	return &provisioning.System{Root: a.Root, Run: a.Runner, Kernel: a.Kernel, Events: a.events, Log: a.Log}
+// machine is this machine as package provisioning sees it; without an
+// identity where it does not matter which VM this is.
+func (a *Agent) machine(id provisioning.Identity) *provisioning.Machine {
+	sys := &provisioning.System{Root: a.Root, Run: a.Runner, Kernel: a.Kernel, Events: a.events, Log: a.Log}
+	return provisioning.NewMachine(sys, a.provisioningOptions(), id)
 }
 
 func (a *Agent) showSteps(steps []provisioning.Step) {
@@ -316,7 +318,7 @@ func (a *Agent) healthDone(h protocol.Health, err error) {
 			a.Log.Warn().Err(werr).Msg("could not save that Ready was sent; it is sent again at the next start")
 		}
 		if !a.inPool.Load() {
-			if ferr := provisioning.FinishPPS(a.system(), a.provisioningOptions()); ferr != nil {
+			if ferr := a.machine(provisioning.Identity{}).FinishPPS(); ferr != nil {
 				a.Log.Warn().Err(ferr).Msg("could not remove marker for pre-provisioning")
 			}
 			a.readySent()

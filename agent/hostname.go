@@ -49,13 +49,13 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 		}
 		return nil
 	}
-	sys := a.system()
-	facts, err := provisioning.Gather(ctx, sys, a.provisioningOptions())
+	m := a.machine(provisioning.Identity{})
+	facts, err := m.Gather(ctx)
 	if err != nil {
 		return fmt.Errorf("publish host name: %w", err)
 	}
 	step := provisioning.SetHostName{Name: now, Old: known, Hosts: !facts.ResolvesSelf, Record: record, Restorecon: facts.Restorecon}
-	if err := step.Apply(ctx, sys); err != nil {
+	if err := step.Apply(ctx, m); err != nil {
 		return err
 	}
 	a.board.set(func(s *status.Snapshot) { s.VM.Name = now })

@@ -89,7 +89,8 @@ func (m machine) is(what string) string {
 	case "updates":
 		return c.Update.Mode
 	case "provisioning":
-		return string(provisioning.FindOwner(m.root, c.Provisioning.Agent, "").Owner)
+		machine := provisioning.NewMachine(&provisioning.System{Root: m.root}, provisioning.Options{}, provisioning.Identity{})
+		return string(machine.FindOwner(c.Provisioning.Agent).Owner)
 	case "log upload":
 		return onOff(c.Logs.Collect)
 	case "proxy":

@@ -104,7 +104,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if off, err := provisioning.AgentDisabled(a.system(), a.provisioningOptions()); off || err != nil {
+	if off, err := a.machine(provisioning.Identity{}).AgentDisabled(); off || err != nil {
 		if err != nil {
 			a.Log.Warn().Err(err).Msg("could not check whether the agent is disabled for this VM")
 		}

@@ -49,19 +49,18 @@ func (a *Agent) askPPS(ctx context.Context) <-chan provisioning.PPSType {
 
 // wasPooled: an earlier start has reported Ready for the pool. Then NotReady
 // would take the VM out of it.
-func (a *Agent) wasPooled(opts provisioning.Options) bool {
-	return provisioning.FindPPSType(a.system(), opts, provisioning.PPSNone, provisioning.PPSNone) == provisioning.PPSUnknown
+func wasPooled(m *provisioning.Machine) bool {
+	return m.FindPPSType(provisioning.PPSNone, provisioning.PPSNone) == provisioning.PPSUnknown
 }
 
 // finalOrder is the order for this machine: the one on the medium, or, if the
 // VM waits in a pool, the one of whom it is given to.
-func (a *Agent) finalOrder(ctx context.Context, opts provisioning.Options, id *provisioning.Identity, p *pool) (provisioning.Input, *ovf.Document, error) {
-	sys := a.system()
+func (a *Agent) finalOrder(ctx context.Context, m *provisioning.Machine, p *pool) (provisioning.Input, *ovf.Document, error) {
 	metadata := a.askPPS(ctx)
 	var first *ovf.Document
-	p.kind = provisioning.FindPPSType(sys, opts, provisioning.PPSNone, provisioning.PPSNone)
+	p.kind = m.FindPPSType(provisioning.PPSNone, provisioning.PPSNone)
 	if p.kind != provisioning.PPSUnknown {
-		in, doc, err := a.order(ctx, *id)
+		in, doc, err := a.order(ctx, m.VM)
 		if ctx.Err() != nil {
 			return in, nil, err
 		}
@@ -71,7 +70,7 @@ func (a *Agent) finalOrder(ctx context.Context, opts provisioning.Options, id *p
 		case <-ctx.Done():
 			return in, nil, context.Cause(ctx)
 		}
-		p.kind = provisioning.FindPPSType(sys, opts, in.PPS, told)
+		p.kind = m.FindPPSType(in.PPS, told)
 		if p.kind == provisioning.PPSNone {
 			return in, doc, err
 		}
@@ -80,18 +79,18 @@ func (a *Agent) finalOrder(ctx context.Context, opts provisioning.Options, id *p
 			p.kind = provisioning.PPSUnknown
 		}
 	}
-	raw, err := a.waitInPool(ctx, opts, *id, first, p)
+	raw, err := a.waitInPool(ctx, m, first, p)
 	if err != nil {
 		return provisioning.Input{}, first, err
 	}
 	if now, err := provisioning.Identify(a.Root); err == nil && now.Firm() {
-		*id = now
+		m.VM = now
 	}
-	return a.newOrder(ctx, raw, *id)
+	return a.newOrder(ctx, raw, m.VM)
 }
 
 // waitInPool reports Ready and waits until somebody orders the VM.
-func (a *Agent) waitInPool(ctx context.Context, opts provisioning.Options, id provisioning.Identity, first *ovf.Document, p *pool) ([]byte, error) {
+func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *ovf.Document, p *pool) ([]byte, error) {
 	what := "reprovisioning data: the VM is pre-provisioned (" + string(p.kind) + ")"
 	a.Log.Info().Str("pps", string(p.kind)).Msg("VM is pre-provisioned, waiting for reprovisioning data")
 	a.board.note("provisioning", "waiting for reprovisioning data ("+string(p.kind)+")")
@@ -107,7 +106,7 @@ func (a *Agent) waitInPool(ctx context.Context, opts provisioning.Options, id pr
 	f := &ppsFetch{a: a, medium: first}
 	flow := provisioning.PPS{
 		Ready: func(ctx context.Context) error {
-			a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, id.ID, p.kind, time.Now()))
+			a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, m.VM.ID, p.kind, time.Now()))
 			err := a.readyForPool(ctx, p.kind)
 			p.limit.Stop()
 			return err
@@ -124,7 +123,7 @@ func (a *Agent) waitInPool(ctx context.Context, opts provisioning.Options, id pr
 			flow.Links = f.links(next)
 		}
 	}
-	raw, err := provisioning.Reprovision(ctx, a.system(), opts, p.kind, flow)
+	raw, err := m.Reprovision(ctx, p.kind, flow)
 	if err != nil {
 		return nil, err
 	}
@@ -218,14 +217,7 @@ func (a *Agent) newOrder(ctx context.Context, raw []byte, id provisioning.Identi
 	if err := a.checkReordered(ctx); err != nil {
 		return bad(err)
 	}
-	redacted, err := doc.Redacted()
-	if err != nil {
-		a.Log.Warn().Err(err).Msg("copy of the provisioning document not kept")
-	}
-	for _, p := range env.Problems {
-		a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)
-	}
-	in := provisioning.FromDocument(env, redacted, id.ID)
+	in := a.fromDocument(doc, id)
 	if !in.Complete() {
 		md, merr := a.metadata(ctx)
 		if merr != nil {

@@ -56,8 +56,8 @@ type Journal struct {
 // OpenJournal reads the journal of this VM, or begins one: another VM's is
 // replaced, one that is damaged as well. The state directories are made
 // (0700) if they do not exist.
-func OpenJournal(r host.Root, o Options, vmID string) (*Journal, error) {
-	o = o.WithDefaults()
+func (m *Machine) OpenJournal() (*Journal, error) {
+	r, o, vmID := m.Root, m.Options, m.VM.ID
 	for _, dir := range []string{o.Lib, o.Dir()} {
 		if err := r.MkdirAll(dir, 0o700); err != nil {
 			return nil, fail(CodeState, "failed to write state", err)
@@ -77,7 +77,7 @@ func OpenJournal(r host.Root, o Options, vmID string) (*Journal, error) {
 		// After another boot nothing is taken for granted: what was done
 		// may have been lost with the power. Once the marker is there,
 		// synced after all of it, it is.
-		if st, err := Stand(r, o, Identity{ID: vmID, Source: IDFromMetadata}); err == nil && st == Provisioned {
+		if st, err := m.Stand(); err == nil && st == Provisioned {
 			j.root, j.name = r, name
 			return j, nil
 		}
@@ -139,7 +139,7 @@ const stepTimeout = 2 * time.Minute
 // Apply does the steps in order. A step that fails does not stop the others,
 // except those that need it; all failures come back as one *Failed. Late
 // steps, applied in a second call, have their own deadlines.
-func Apply(ctx context.Context, sys *System, steps []Step, j *Journal, observe Observer) (Result, error) {
+func (m *Machine) Apply(ctx context.Context, steps []Step, j *Journal, observe Observer) (Result, error) {
 	start := time.Now()
 	if observe == nil {
 		observe = func(Progress) {}
@@ -152,12 +152,12 @@ func Apply(ctx context.Context, sys *System, steps []Step, j *Journal, observe O
 			*e = Entry{ID: s.ID(), What: s.String(), State: Planned}
 		}
 	}
-	startHostKeys(sys, steps)
+	startHostKeys(m, steps)
 	for _, e := range j.Steps {
 		// An attempt that was cut off may have changed it and not come to
 		// tell sshd.
 		if (e.ID == StepHostKeys || e.ID == StepSSHD) && e.State != Planned {
-			sys.sshdChanged = bootClock()
+			m.sshdChanged = bootClock()
 		}
 	}
 	var res Result
@@ -166,7 +166,7 @@ func Apply(ctx context.Context, sys *System, steps []Step, j *Journal, observe O
 	for _, s := range steps {
 		err := context.Cause(ctx)
 		if err == nil {
-			err = applyOne(ctx, sys, s, j, broken, observe)
+			err = applyOne(ctx, m, s, j, broken, observe)
 		}
 		if w, ok := errors.AsType[*Warning](err); ok {
 			res.Warnings = append(res.Warnings, w)
@@ -205,7 +205,7 @@ func Apply(ctx context.Context, sys *System, steps []Step, j *Journal, observe O
 
 var errSkipped = errors.New("skipped")
 
-func applyOne(ctx context.Context, sys *System, s Step, j *Journal, broken map[string]bool, observe Observer) error {
+func applyOne(ctx context.Context, m *Machine, s Step, j *Journal, broken map[string]bool, observe Observer) error {
 	e := j.entry(s.ID())
 	for _, need := range needs(s.ID()) {
 		if broken[need] {
@@ -228,7 +228,7 @@ func applyOne(ctx context.Context, sys *System, s Step, j *Journal, broken map[s
 		limit = 2 * time.Hour
 	}
 	sctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not finished after %v: %w", s, limit, context.DeadlineExceeded))
-	err := s.Apply(sctx, sys)
+	err := s.Apply(sctx, m)
 	cancel()
 	observe(Progress{Step: s, State: Planned})
 	e.Took = time.Since(begin)
@@ -239,7 +239,7 @@ func applyOne(ctx context.Context, sys *System, s Step, j *Journal, broken map[s
 			e.State = Warned
 		}
 	}
-	sys.Events.Emit(event.Event{
+	m.Events.Emit(event.Event{
 		Kind: event.Operation, Time: begin.UTC(), Op: "Provision", OK: e.State == Done || e.State == Warned,
 		Message: s.String() + errText(err), Duration: e.Took,
 	})
@@ -258,18 +258,18 @@ func errText(err error) string {
 }
 
 // startHostKeys begins with the slow part before the first step.
-func startHostKeys(sys *System, steps []Step) {
+func startHostKeys(m *Machine, steps []Step) {
 	for _, s := range steps {
 		hk, ok := s.(HostKeys)
 		if !ok || hk.Late || !hk.Regenerate {
 			continue
 		}
-		if sys.HostKeys == nil {
-			sys.HostKeys = MakeHostKeys(hk.Types)
+		if m.HostKeys == nil {
+			m.HostKeys = MakeHostKeys(hk.Types)
 		}
 		for _, t := range hk.Types {
 			if !slices.Contains(hk.MayWait, t) {
-				sys.HostKeys.begin(t)
+				m.HostKeys.begin(t)
 			}
 		}
 	}

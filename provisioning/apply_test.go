@@ -35,7 +35,7 @@ func options() provisioning.Options {
 
 func plan(t *testing.T, m *machine, in provisioning.Input, o provisioning.Options) []provisioning.Step {
 	t.Helper()
-	f, err := provisioning.Gather(t.Context(), m.sys(), o)
+	f, err := m.provWith(o).Gather(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,11 +48,11 @@ func plan(t *testing.T, m *machine, in provisioning.Input, o provisioning.Option
 
 func apply(t *testing.T, m *machine, steps []provisioning.Step, o provisioning.Options, obs provisioning.Observer) (provisioning.Result, error) {
 	t.Helper()
-	j, err := provisioning.OpenJournal(m.root, o, vmID)
+	j, err := m.provWith(o).OpenJournal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return provisioning.Apply(t.Context(), m.sys(), steps, j, obs)
+	return m.provWith(o).Apply(t.Context(), steps, j, obs)
 }
 
 func TestAFreshMachineOfEachLayoutIsProvisioned(t *testing.T) {
@@ -224,11 +224,11 @@ func TestACancelledRunSaysSo(t *testing.T) {
 	m := newMachine(t, "debian")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	j, err := provisioning.OpenJournal(m.root, options(), vmID)
+	j, err := m.prov().OpenJournal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := provisioning.Apply(ctx, m.sys(), plan(t, m, input(), options()), j, nil); err == nil {
+	if _, err := m.prov().Apply(ctx, plan(t, m, input(), options()), j, nil); err == nil {
 		t.Error("no error")
 	}
 }

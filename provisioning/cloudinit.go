@@ -19,7 +19,8 @@ import (
 // does anything about it; then it leaves a copy of the document where the
 // classic agent looks (provisioning/SPEC.md §3.8). If it died in between,
 // its log is the only witness.
-func CloudInitToldReady(r host.Root, o Options) bool {
+func (m *Machine) CloudInitToldReady() bool {
+	r := m.Root
 	if st, ok := CloudInit(r); ok && st.Platform() {
 		return true
 	}
@@ -28,7 +29,7 @@ func CloudInitToldReady(r host.Root, o Options) bool {
 	if err != nil {
 		return false
 	}
-	copied, err := r.Stat(path.Join(o.WithDefaults().Lib, "ovf-env.xml"))
+	copied, err := r.Stat(path.Join(m.Options.Lib, "ovf-env.xml"))
 	if err == nil && copied.ModTime().After(began.ModTime()) {
 		return true
 	}

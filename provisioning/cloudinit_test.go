@@ -4,8 +4,6 @@ import (
 	"os"
 	"testing"
 	"time"
-
-	"github.com/azguest/azguest/provisioning"
 )
 
 // cloud-init tells the platform Ready before it leaves any other trace.
@@ -35,7 +33,7 @@ func TestCloudInitToldReadyByItsLog(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.write("/var/log/cloud-init.log", tc.log, 0o640)
-			if got := provisioning.CloudInitToldReady(m.root, options()); got != tc.want {
+			if got := m.prov().CloudInitToldReady(); got != tc.want {
 				t.Errorf("told Ready: %v, want %v", got, tc.want)
 			}
 		})

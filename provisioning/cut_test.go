@@ -20,14 +20,14 @@ import (
 // runJIT is what the test binary does inside the sandbox: what the agent does
 // with a list of short-lived accounts.
 func runJIT(names string) error {
-	sys := &provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}
+	sys := provisioning.NewMachine(&provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}, options(), provisioning.Identity{ID: vmID})
 	if name, ok := strings.CutPrefix(names, "remove:"); ok {
-		return provisioning.RemoveAccount(ctxBackground(), sys, options(), name)
+		return sys.RemoveAccount(ctxBackground(), name)
 	}
-	if err := provisioning.MendJIT(ctxBackground(), sys, options()); err != nil {
+	if err := sys.MendJIT(ctxBackground()); err != nil {
 		return err
 	}
-	f, err := provisioning.Gather(ctxBackground(), sys, options())
+	f, err := sys.Gather(ctxBackground())
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 		t.Helper()
 		for _, s := range plan(t, m, input(), o) {
 			if s.ID() == id {
-				return s.Apply(t.Context(), m.sys())
+				return s.Apply(t.Context(), m.prov())
 			}
 		}
 		t.Fatalf("no step %s", id)
@@ -223,12 +223,12 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 		first := m.read("/etc/ssh/ssh_host_rsa_key")
 		// Before the ledger: sshd may have shown that key to somebody.
 		m.write("/var/lib/waagent/azguest/hostkeys.json", strings.ReplaceAll(m.read("/var/lib/waagent/azguest/hostkeys.json"), `"rsa":"`, `"x":"`), 0o600)
-		for _, s := range provisioning.Unfinished(m.root, o, vmID) {
-			if err := s.Apply(t.Context(), m.sys()); err != nil {
+		for _, s := range m.provWith(o).Unfinished() {
+			if err := s.Apply(t.Context(), m.prov()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if m.read("/etc/ssh/ssh_host_rsa_key") != first || len(provisioning.Unfinished(m.root, o, vmID)) > 0 {
+		if m.read("/etc/ssh/ssh_host_rsa_key") != first || len(m.provWith(o).Unfinished()) > 0 {
 			t.Error("the key has changed, or is not known")
 		}
 	})
@@ -245,7 +245,7 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 		m.write("/var/lib/waagent/azguest/provision.json", strings.Repeat("\x00", 100), 0o600)
 		m.run.Answers["/bin/sh"] = hosttest.Answer{}
 		for range 2 {
-			if _, err := apply(t, m, provisioning.Unfinished(m.root, o, vmID), o, nil); err != nil {
+			if _, err := apply(t, m, m.provWith(o).Unfinished(), o, nil); err != nil {
 				t.Fatal(err)
 			}
 			if n := strings.Count(strings.Join(m.run.Commands(), "\n"), "/bin/sh "); n != 1 {

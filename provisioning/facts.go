@@ -6,32 +6,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 )
-
-// System is the machine that steps are applied to. Every field is required,
-// HostKeys excepted.
-type System struct {
-	Root   host.Root
-	Run    host.Runner
-	Kernel host.Kernel
-	Events event.Sink
-	Log    zerolog.Logger
-
-	// HostKeys may hold keys that are already being generated: sshd cannot
-	// start without one.
-	HostKeys *HostKeyMaker
-
-	// sshdChanged is when a step last changed what sshd reads when it
-	// starts, by bootClock; 0 if none did.
-	sshdChanged time.Duration
-}
 
 // Facts is what Plan must know of the machine. It is read from files alone:
 // no process is started, no distribution is named.
@@ -76,9 +55,8 @@ func (f Facts) shortLived(a host.Account) bool {
 
 // Gather reads the facts. An error means that the machine cannot even be
 // looked at; what is merely absent is a fact.
-func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
-	o = o.WithDefaults()
-	r := sys.Root
+func (m *Machine) Gather(ctx context.Context) (Facts, error) {
+	r, o := m.Root, m.Options
 	var f Facts
 	var err error
 	if f.Accounts, err = r.Accounts(); err != nil {
@@ -87,17 +65,17 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	if f.Groups, err = r.Groups(); err != nil {
 		return f, fail(CodeInternal, "failed to read the groups", err)
 	}
-	ledger := readJITLedger(r, o)
+	ledger := m.readJITLedger()
 	for _, a := range f.Accounts {
 		if !ledger.has(a) {
 			continue
 		}
 		f.ShortLived = append(f.ShortLived, a.Name)
-		if halfMade(r, o, a) {
+		if m.halfMade(a) {
 			f.HalfMade = append(f.HalfMade, a.Name)
 		}
 	}
-	for _, a := range HalfRemoved(r, o) {
+	for _, a := range m.HalfRemoved() {
 		f.Leaving = append(f.Leaving, a.Name)
 	}
 	f.UIDMin = 1000
@@ -135,10 +113,10 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	f.SudoersDir = r.Exists(o.SudoersDir)
 	f.SudoersIncluded = sudoersIncluded(r, o.SudoersDir)
 
-	gatherSSHD(r, o, &f)
+	m.gatherSSHD(&f)
 
-	if sys.Kernel.HostName != nil {
-		if name, err := sys.Kernel.HostName(); err == nil {
+	if m.Kernel.HostName != nil {
+		if name, err := m.Kernel.HostName(); err == nil {
 			f.HostName = name
 		}
 	}
@@ -146,7 +124,8 @@ func Gather(ctx context.Context, sys *System, o Options) (Facts, error) {
 	return f, context.Cause(ctx)
 }
 
-func gatherSSHD(r host.Root, o Options, f *Facts) {
+func (m *Machine) gatherSSHD(f *Facts) {
+	r, o := m.Root, m.Options
 	for _, name := range []string{path.Join(o.SSHDir, "sshd_config"), "/usr/etc/ssh/sshd_config"} {
 		if r.Exists(name) {
 			f.SSHDMain = name

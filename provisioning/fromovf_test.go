@@ -49,7 +49,7 @@ func TestWhatWasCutOffAfterReadyIsFinished(t *testing.T) {
 		t.Fatal("nothing is late")
 	}
 	m.keys = nil
-	left := provisioning.Unfinished(m.root, o, vmID)
+	left := m.provWith(o).Unfinished()
 	if len(left) != 2 {
 		t.Fatalf("unfinished: %v", left)
 	}
@@ -60,10 +60,11 @@ func TestWhatWasCutOffAfterReadyIsFinished(t *testing.T) {
 	if !m.root.Exists("/etc/ssh/ssh_host_rsa_key") || !m.run.Ran("/bin/sh ") {
 		t.Error("not finished")
 	}
-	if again := provisioning.Unfinished(m.root, o, vmID); len(again) != 0 {
+	if again := m.provWith(o).Unfinished(); len(again) != 0 {
 		t.Errorf("still unfinished: %v", again)
 	}
-	if other := provisioning.Unfinished(m.root, o, "11111111-2222-3333-4444-555555555555"); len(other) != 0 {
+	another := provisioning.NewMachine(m.system(), o, provisioning.Identity{ID: "11111111-2222-3333-4444-555555555555"})
+	if other := another.Unfinished(); len(other) != 0 {
 		t.Errorf("of another VM: %v", other)
 	}
 }

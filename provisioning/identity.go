@@ -184,20 +184,20 @@ const (
 // classic agent wrote when it could not read the id, is taken over; so is
 // what a power cut left of one that was not synced, and any marker if our own
 // id is not firm.
-func Stand(r host.Root, o Options, id Identity) (Standing, error) {
-	o = o.WithDefaults()
-	if !r.Exists(o.Lib + "/provisioned") {
+func (m *Machine) Stand() (Standing, error) {
+	marker := m.Options.Lib + "/provisioned"
+	if !m.Root.Exists(marker) {
 		return Fresh, nil
 	}
-	b, err := r.ReadFile(o.Lib + "/provisioned")
+	b, err := m.Root.ReadFile(marker)
 	if err != nil {
 		return "", fail(CodeMarker, "failed to read the provisioned marker", err)
 	}
 	old := strings.TrimSpace(string(b))
 	switch {
-	case SameVM(old, id.ID):
+	case SameVM(old, m.VM.ID):
 		return Provisioned, nil
-	case NormalID(old) == "", !id.Firm():
+	case NormalID(old) == "", !m.VM.Firm():
 		return Adopted, nil
 	}
 	return Moved, nil
@@ -208,17 +208,16 @@ func Stand(r host.Root, o Options, id Identity) (Standing, error) {
 // accounts and downloaded handlers stay (provisioning/SPEC.md §11.5).
 // It returns the names it removed. The marker goes last, so that a crash
 // in between repeats it.
-func Forget(r host.Root, o Options) ([]string, error) {
-	o = o.WithDefaults()
+func (m *Machine) Forget() ([]string, error) {
 	var gone []string
 	var errs []error
 	for _, p := range forgotten {
-		names, err := r.Glob(o.Lib + "/" + p)
+		names, err := m.Root.Glob(m.Options.Lib + "/" + p)
 		if err != nil {
 			return gone, fmt.Errorf("list %s: %w", p, err)
 		}
 		for _, n := range names {
-			if err := r.RemoveAll(n); err != nil {
+			if err := m.Root.RemoveAll(n); err != nil {
 				errs = append(errs, fmt.Errorf("remove %s: %w", n, err))
 				continue
 			}

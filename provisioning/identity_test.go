@@ -82,7 +82,6 @@ func TestSameVM(t *testing.T) {
 
 func TestStandAndForget(t *testing.T) {
 	t.Parallel()
-	o := provisioning.Options{}
 	firm := provisioning.Identity{ID: vmID, Source: provisioning.IDFromSMBIOS}
 	weak := provisioning.Identity{ID: vmID, Source: provisioning.IDFromMachineID}
 	other := "11111111-2222-3333-4444-555555555555"
@@ -105,7 +104,7 @@ func TestStandAndForget(t *testing.T) {
 		if tc.marker != nil {
 			m.write("/var/lib/waagent/provisioned", *tc.marker, 0o600)
 		}
-		if got, err := provisioning.Stand(m.root, o, tc.id); got != tc.want || err != nil {
+		if got, err := provisioning.NewMachine(m.system(), provisioning.Options{}, tc.id).Stand(); got != tc.want || err != nil {
 			t.Errorf("%s: %s, %v; want %s", tc.name, got, err, tc.want)
 		}
 	}
@@ -117,7 +116,7 @@ func TestStandAndForget(t *testing.T) {
 	} {
 		m.write("/var/lib/waagent/"+n, "x", 0o600)
 	}
-	if _, err := provisioning.Forget(m.root, o); err != nil {
+	if _, err := m.prov().Forget(); err != nil {
 		t.Fatal(err)
 	}
 	var left []string

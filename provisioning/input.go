@@ -167,4 +167,4 @@ func (o Options) WithDefaults() Options {
 }
 
 // Dir is where the package keeps its own state below Lib.
-func (o Options) Dir() string { return o.WithDefaults().Lib + "/azguest" }
+func (o Options) Dir() string { return o.Lib + "/azguest" }

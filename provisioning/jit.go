@@ -37,7 +37,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 		i := slices.IndexFunc(want, func(u JITUser) bool { return u.Name == a.Name })
 		// A user whose data can't be read is in the document all the same.
 		if i < 0 || want[i].Err == nil && !now.Before(want[i].Expires) {
-			steps = append(steps, RemoveJIT{Name: a.Name, Options: o})
+			steps = append(steps, RemoveJIT{Name: a.Name})
 		}
 	}
 	for _, u := range want {
@@ -65,7 +65,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 			}
 			// The ledger is for the account of the VM's order only.
 			acct.Ledger = ""
-			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword), Options: o}
+			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword)}
 			if sudo, ok := planSudo(in, f, o); ok {
 				s.Sudo = sudo.(Sudo)
 			}
@@ -76,11 +76,10 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 }
 
 // EndJIT removes the accounts of these names, as far as they are ours.
-func EndJIT(names []string, f Facts, o Options) (steps []Step) {
-	o = o.WithDefaults()
+func EndJIT(names []string, f Facts) (steps []Step) {
 	for _, name := range names {
 		if have, exists := find(f.Accounts, name); exists && f.shortLived(have) {
-			steps = append(steps, RemoveJIT{Name: name, Options: o})
+			steps = append(steps, RemoveJIT{Name: name})
 		}
 	}
 	return steps
@@ -104,7 +103,6 @@ type AddJIT struct {
 	Expires  time.Time
 	Password SetPassword
 	Sudo     Sudo
-	Options  Options
 }
 
 // ID implements Step.
@@ -116,67 +114,66 @@ func (s AddJIT) String() string {
 
 // Apply implements Step. The password comes last: an account without one was
 // cut off by the end of the agent or of the power, and is completed.
-func (s AddJIT) Apply(ctx context.Context, sys *System) error {
+func (s AddJIT) Apply(ctx context.Context, m *Machine) error {
 	name := s.Account.Name
 	bad := func(err error) error {
 		return fail(CodeUser, "failed to add just-in-time user", err, Pair{"user", name})
 	}
-	sys.Root.BreakStaleAccountLocks()
-	acct, cut, err := sys.Root.Account(name)
+	m.Root.BreakStaleAccountLocks()
+	acct, cut, err := m.Root.Account(name)
 	if err != nil {
 		return bad(err)
 	}
-	if cut && !halfMade(sys.Root, s.Options.WithDefaults(), acct) {
+	if cut && !m.halfMade(acct) {
 		return fmt.Errorf("just-in-time user %q was created by another program", name)
 	}
 	have := cut
 	if cut {
-		if have, err = s.Account.whole(ctx, sys, acct); err != nil {
+		if have, err = s.Account.whole(ctx, m, acct); err != nil {
 			return bad(err)
 		}
 	}
 	if !have {
 		// Half an account that was taken back has its number again.
-		if err := s.create(ctx, sys, acct.UID); err != nil {
+		if err := s.create(ctx, m, acct.UID); err != nil {
 			return bad(err)
 		}
 	}
-	if err = s.finish(ctx, sys, cut); err != nil {
-		undo := RemoveJIT{Name: name, Options: s.Options}
-		return errors.Join(err, undo.Apply(context.WithoutCancel(ctx), sys))
+	if err = s.finish(ctx, m, cut); err != nil {
+		undo := RemoveJIT{Name: name}
+		return errors.Join(err, undo.Apply(context.WithoutCancel(ctx), m))
 	}
 	return nil
 }
 
-func (s AddJIT) finish(ctx context.Context, sys *System, cut bool) error {
+func (s AddJIT) finish(ctx context.Context, m *Machine, cut bool) error {
 	if cut {
-		acct, _, err := sys.Root.Account(s.Account.Name)
+		acct, _, err := m.Root.Account(s.Account.Name)
 		if err == nil {
-			err = mendHome(sys.Root, acct, s.Account.HomeDir, true)
+			err = mendHome(m.Root, acct, s.Account.HomeDir, true)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	if s.Sudo.User != "" {
-		if err := s.Sudo.Apply(ctx, sys); err != nil {
+		if err := s.Sudo.Apply(ctx, m); err != nil {
 			return err
 		}
 	}
-	return s.Password.Apply(ctx, sys)
+	return s.Password.Apply(ctx, m)
 }
 
 // halfMade says that a short-lived account has no password yet.
-func halfMade(r host.Root, o Options, a host.Account) bool {
-	if !readJITLedger(r, o).has(a) {
+func (m *Machine) halfMade(a host.Account) bool {
+	if !m.readJITLedger().has(a) {
 		return false
 	}
-	field, _, err := r.PasswordField(o.Shadow, a.Name)
+	field, _, err := m.Root.PasswordField(m.Options.Shadow, a.Name)
 	return err == nil && strings.Trim(field, "*!") == ""
 }
 
-func (s AddJIT) create(ctx context.Context, sys *System, uid int) error {
-	o := s.Options.WithDefaults()
+func (s AddJIT) create(ctx context.Context, m *Machine, uid int) error {
 	c := host.Cmd{Name: "useradd", Timeout: toolTimeout, Args: []string{
 		// One day more than the platform says: the date of the account is a
 		// day, and we take it away by the minute.
@@ -196,16 +193,16 @@ func (s AddJIT) create(ctx context.Context, sys *System, uid int) error {
 	if s.Account.Shell != "" {
 		c.Args = append(c.Args, "-s", s.Account.Shell)
 	}
-	if err := sys.Root.MkdirAll(s.Account.HomeDir, 0o755); err != nil {
+	if err := m.Root.MkdirAll(s.Account.HomeDir, 0o755); err != nil {
 		return err
 	}
-	return withUID(sys, o, uid, func(uid int) error {
-		if err := noteJIT(sys, o, s.Account.Name, uid); err != nil {
+	return m.withUID(uid, func(uid int) error {
+		if err := m.noteJIT(s.Account.Name, uid); err != nil {
 			return err
 		}
 		d := c
 		d.Args = append(slices.Clone(c.Args), "-u", strconv.Itoa(uid), s.Account.Name)
-		_, err := sys.Run.Run(ctx, d)
+		_, err := m.Run.Run(ctx, d)
 		return err
 	})
 }
@@ -213,13 +210,13 @@ func (s AddJIT) create(ctx context.Context, sys *System, uid int) error {
 // withUID runs a tool that makes an account with a number: uid, or if that is 0
 // one that is free. One that the files do not know may be somebody's all the
 // same, of a directory service; the tool says so, and the next is tried.
-func withUID(sys *System, o Options, uid int, tool func(uid int) error) error {
+func (m *Machine) withUID(uid int, tool func(uid int) error) error {
 	if uid != 0 {
 		return tool(uid)
 	}
 	var not []int
 	for {
-		uid, err := freeUID(sys.Root, o, not)
+		uid, err := m.freeUID(not)
 		if err != nil {
 			return err
 		}
@@ -234,10 +231,7 @@ func withUID(sys *System, o Options, uid int, tool func(uid int) error) error {
 
 // RemoveJIT takes a short-lived account away, home and sudo rule with it. It
 // looks once more that the account is ours.
-type RemoveJIT struct {
-	Name    string
-	Options Options
-}
+type RemoveJIT struct{ Name string }
 
 // ID implements Step.
 func (s RemoveJIT) ID() string { return "jit-remove-" + s.Name }
@@ -245,15 +239,15 @@ func (s RemoveJIT) ID() string { return "jit-remove-" + s.Name }
 func (s RemoveJIT) String() string { return "remove the just-in-time user " + s.Name }
 
 // Apply implements Step.
-func (s RemoveJIT) Apply(ctx context.Context, sys *System) error {
-	a, have, err := sys.Root.Account(s.Name)
+func (s RemoveJIT) Apply(ctx context.Context, m *Machine) error {
+	a, have, err := m.Root.Account(s.Name)
 	if err != nil {
 		return err
 	}
-	if have && !ShortLived(sys.Root, s.Options, a) {
+	if have && !m.ShortLived(a) {
 		return fmt.Errorf("remove %s: not a just-in-time user", s.Name)
 	}
-	if err := removeAccount(ctx, sys, s.Options.WithDefaults(), s.Name, false); err != nil {
+	if err := m.removeAccount(ctx, s.Name, false); err != nil {
 		return fail(CodeUser, "failed to remove just-in-time user", err, Pair{"user", s.Name})
 	}
 	return nil

@@ -95,15 +95,15 @@ func TestJITAccountApplied(t *testing.T) {
 			if tc.broken != "" {
 				m.run.Answers[tc.broken] = hosttest.Answer{Code: 1}
 			}
-			sys := m.sys()
-			f, err := provisioning.Gather(t.Context(), sys, provisioning.Options{})
+			sys := m.prov()
+			f, err := sys.Gather(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			var steps []provisioning.Step
 			if tc.remove {
 				f.Accounts = []host.Account{{Name: "ann", Gecos: provisioning.JITComment}} // as it was
-				steps = provisioning.EndJIT([]string{"ann", "root"}, f, provisioning.Options{})
+				steps = provisioning.EndJIT([]string{"ann", "root"}, f)
 			} else {
 				f.Accounts = nil
 				steps, _ = provisioning.JITSteps([]provisioning.JITUser{{Name: "ann", Password: host.NewSecret("Pass w0rd!"), Expires: until}}, f, provisioning.Options{}, until.Add(-time.Hour))
@@ -144,11 +144,11 @@ func TestJITUserWithAnotherComment(t *testing.T) {
 			m.run.Answers["chpasswd"] = hosttest.Answer{}
 			gone := hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/passwd", passwd, 0o644); return nil }}
 			m.run.Answers["userdel"] = hosttest.Answer{Code: 1}
-			sys := m.sys()
+			sys := m.prov()
 			gather := func() provisioning.Facts {
 				t.Helper()
-				_ = provisioning.MendJIT(t.Context(), sys, provisioning.Options{})
-				f, err := provisioning.Gather(t.Context(), sys, provisioning.Options{})
+				_ = sys.MendJIT(t.Context())
+				f, err := sys.Gather(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -165,7 +165,7 @@ func TestJITUserWithAnotherComment(t *testing.T) {
 			if steps, warns := provisioning.JITSteps(want, f, provisioning.Options{}, until.Add(-time.Hour)); len(steps)+len(warns) != 0 {
 				t.Errorf("in its time: %v %v", steps, warns)
 			}
-			if steps := provisioning.EndJIT([]string{"ann"}, f, provisioning.Options{}); len(steps) != 1 {
+			if steps := provisioning.EndJIT([]string{"ann"}, f); len(steps) != 1 {
 				t.Errorf("without the platform: %v", steps)
 			}
 			steps, _ = provisioning.JITSteps(want, f, provisioning.Options{}, until)
@@ -177,7 +177,7 @@ func TestJITUserWithAnotherComment(t *testing.T) {
 			}
 			m.write("/etc/passwd", line(uid, comment+"x"), 0o644)
 			m.run.Answers["userdel"] = gone
-			if err := provisioning.MendJIT(t.Context(), sys, provisioning.Options{}); err != nil {
+			if err := sys.MendJIT(t.Context()); err != nil {
 				t.Error(err)
 			}
 			if got := m.read("/etc/passwd"); got != passwd {

@@ -15,11 +15,11 @@ import (
 // least the fields after the first, and would stay for ever.
 type jitLedger map[string]int
 
-func jitLedgerName(o Options) string { return path.Join(o.Dir(), "jit.json") }
+func (m *Machine) jitLedgerName() string { return path.Join(m.Options.Dir(), "jit.json") }
 
-func readJITLedger(r host.Root, o Options) jitLedger {
+func (m *Machine) readJITLedger() jitLedger {
 	l := jitLedger{}
-	if !readJSON(r, jitLedgerName(o), &l) || l == nil {
+	if !readJSON(m.Root, m.jitLedgerName(), &l) || l == nil {
 		return jitLedger{} // damaged is as good as none
 	}
 	return l
@@ -38,46 +38,46 @@ func jitComment(a host.Account) bool {
 	return full == JITComment
 }
 
-func (l jitLedger) write(sys *System, o Options) error {
+func (l jitLedger) write(m *Machine) error {
 	if len(l) == 0 {
-		return sys.Root.Remove(jitLedgerName(o))
+		return m.Root.Remove(m.jitLedgerName())
 	}
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err
 	}
-	return put(sys, jitLedgerName(o), append(b, '\n'), 0o600)
+	return m.put(m.jitLedgerName(), append(b, '\n'), 0o600)
 }
 
 // noteJIT notes an account before it is made.
-func noteJIT(sys *System, o Options, name string, uid int) error {
-	l := readJITLedger(sys.Root, o)
+func (m *Machine) noteJIT(name string, uid int) error {
+	l := m.readJITLedger()
 	if have, ok := l[name]; ok && have == uid {
 		return nil
 	}
 	l[name] = uid
-	return l.write(sys, o)
+	return l.write(m)
 }
 
 // forgetJIT is for an account of which nothing is left.
-func forgetJIT(sys *System, o Options, name string) error {
-	l := readJITLedger(sys.Root, o)
+func (m *Machine) forgetJIT(name string) error {
+	l := m.readJITLedger()
 	if _, ok := l[name]; !ok {
 		return nil
 	}
 	delete(l, name)
-	return l.write(sys, o)
+	return l.write(m)
 }
 
 // mendJITLedger adds the accounts that were made by an agent before us, and
 // forgets those that somebody else has taken away: the next one of the name is
 // not ours.
-func mendJITLedger(sys *System, o Options) error {
-	all, err := sys.Root.Accounts()
+func (m *Machine) mendJITLedger() error {
+	all, err := m.Root.Accounts()
 	if err != nil {
 		return err
 	}
-	l, leaving := readJITLedger(sys.Root, o), readRemoving(sys.Root, o)
+	l, leaving := m.readJITLedger(), m.readRemoving()
 	before := maps.Clone(l)
 	for _, a := range all {
 		if l.has(a) && a.UID != 0 {
@@ -91,11 +91,11 @@ func mendJITLedger(sys *System, o Options) error {
 	if maps.Equal(before, l) {
 		return nil
 	}
-	return l.write(sys, o)
+	return l.write(m)
 }
 
 // ShortLived reports whether an account is one that the platform has asked for
 // until a certain time.
-func ShortLived(r host.Root, o Options, a host.Account) bool {
-	return readJITLedger(r, o.WithDefaults()).has(a)
+func (m *Machine) ShortLived(a host.Account) bool {
+	return m.readJITLedger().has(a)
 }

@@ -133,7 +133,7 @@ func provisioned(t *testing.T, layout string, keys ...provisioning.Key) (*machin
 			if err := m.root.MkdirAll("/var/lib/waagent/azguest", 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Apply(t.Context(), m.sys()); err != nil {
+			if err := s.Apply(t.Context(), m.prov()); err != nil {
 				t.Fatal(err)
 			}
 		case provisioning.StepKeys:
@@ -169,7 +169,7 @@ func TestKeysGoWhereSSHDLooks(t *testing.T) {
 				t.Skip("needs root")
 			}
 			m.write("/etc/ssh/sshd_config", tc.conf, 0o644)
-			err := step.Apply(t.Context(), m.sys())
+			err := step.Apply(t.Context(), m.prov())
 			// The customer would wonder why no key works.
 			if _, warned := errors.AsType[*provisioning.Warning](err); err != nil && !warned || warned != (tc.name == "none") {
 				t.Fatal(err)
@@ -193,7 +193,7 @@ func TestKeysAreMergedAndNotAddedTwice(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := step.Apply(t.Context(), m.sys()); err != nil {
+		if err := step.Apply(t.Context(), m.prov()); err != nil {
 			t.Fatal(err)
 		}
 		want := "# mine\ngarbage line\nrestrict " + strings.TrimSuffix(edKey, " user@host") + "\n" + p256 + "\n"
@@ -253,7 +253,7 @@ func TestPlantedLinksAreNotFollowed(t *testing.T) {
 			if err := tc.plant(m, home); err != nil {
 				t.Fatal(err)
 			}
-			err := step.Apply(t.Context(), m.sys())
+			err := step.Apply(t.Context(), m.prov())
 			if (err == nil) != tc.ok {
 				t.Errorf("error %v, want none: %v", err, tc.ok)
 			}
@@ -301,7 +301,7 @@ func TestHomesBehindALinkOfRoots(t *testing.T) {
 	if err := os.Symlink("var/home", m.root.Path("/home")); err != nil {
 		t.Fatal(err)
 	}
-	if err := step.Apply(t.Context(), m.sys()); err != nil {
+	if err := step.Apply(t.Context(), m.prov()); err != nil {
 		t.Fatal(err)
 	}
 	if got := m.read("/var/home/azureuser/.ssh/authorized_keys"); got != edKey+"\n" {

@@ -29,7 +29,14 @@ type machine struct {
 	keys *provisioning.HostKeyMaker // shared by tests that are about something else
 }
 
-func (m *machine) sys() *provisioning.System {
+// prov is the machine as the package sees it.
+func (m *machine) prov() *provisioning.Machine { return m.provWith(options()) }
+
+func (m *machine) provWith(o provisioning.Options) *provisioning.Machine {
+	return provisioning.NewMachine(m.system(), o, provisioning.Identity{ID: vmID})
+}
+
+func (m *machine) system() *provisioning.System {
 	return &provisioning.System{
 		Root: m.root, Run: m.run, Events: event.Discard{}, Log: zerolog.Nop(), HostKeys: m.keys,
 		Kernel: host.Kernel{

@@ -44,7 +44,8 @@ func (f Finding) ReportsReady() bool {
 // leave in /run, links that enable units, the kernel command line. Nobody is
 // asked and nothing is started, so it costs no time of the boot
 // (provisioning/SPEC.md §3.2).
-func FindOwner(r host.Root, agent, vmID string) Finding {
+func (m *Machine) FindOwner(agent string) Finding {
+	r := m.Root
 	switch strings.ToLower(strings.TrimSpace(agent)) {
 	case "waagent", "azguest":
 		return Finding{OwnerSelf, "Provisioning.Agent=" + agent}
@@ -58,7 +59,7 @@ func FindOwner(r host.Root, agent, vmID string) Finding {
 	if because, yes := cloudInit(r); yes {
 		return Finding{OwnerCloudInit, because}
 	}
-	if because, yes := azureInit(r, vmID); yes {
+	if because, yes := azureInit(r, m.VM.ID); yes {
 		return Finding{OwnerAzureInit, because}
 	}
 	if because, yes := ignition(r); yes {
@@ -200,8 +201,8 @@ func openRC(r host.Root, service string) string {
 
 func azureInit(r host.Root, vmID string) (string, bool) {
 	for _, id := range []string{NormalID(vmID), SwapID(vmID)} {
-		if m := "/var/lib/azure-init/" + id + ".provisioned"; id != "" && r.Exists(m) {
-			return m, true
+		if marker := "/var/lib/azure-init/" + id + ".provisioned"; id != "" && r.Exists(marker) {
+			return marker, true
 		}
 	}
 	link := unitLink(r, "azure-init.service")
@@ -241,16 +242,16 @@ const (
 // leaves behind. The context bounds the wait; its end is an error with
 // CodeOwner, never a reason to tell the platform that the VM has failed:
 // somebody else may have told it Ready (provisioning/SPEC.md §3.6).
-func WaitOwner(ctx context.Context, sys *System, f Finding, vmID string) (Outcome, error) {
+func (m *Machine) WaitOwner(ctx context.Context, f Finding) (Outcome, error) {
 	var out Outcome
-	r := sys.Root
+	r, vmID := m.Root, m.VM.ID
 	asked := time.Now()
 	crashed := func(units ...string) bool {
 		if time.Since(asked) < askEvery {
 			return false
 		}
 		asked = time.Now()
-		if bad := failedUnits(ctx, sys, units); len(bad) > 0 {
+		if bad := m.failedUnits(ctx, units); len(bad) > 0 {
 			out = Outcome{Failed: true, Errors: bad}
 			return true
 		}
@@ -258,7 +259,7 @@ func WaitOwner(ctx context.Context, sys *System, f Finding, vmID string) (Outcom
 	}
 	switch f.Owner {
 	case OwnerCloudInit:
-		return WaitCloudInit(ctx, sys)
+		return m.WaitCloudInit(ctx)
 	case OwnerAzureInit:
 		names := []string{"/var/lib/azure-init/" + NormalID(vmID) + ".provisioned", "/var/lib/azure-init/" + SwapID(vmID) + ".provisioned"}
 		err := Watch(ctx, r, names, func() bool {
@@ -276,11 +277,11 @@ func WaitOwner(ctx context.Context, sys *System, f Finding, vmID string) (Outcom
 }
 
 // failedUnits asks systemd which of the units have failed.
-func failedUnits(ctx context.Context, sys *System, units []string) []string {
-	if !sys.Root.Exists("/run/systemd/system") {
+func (m *Machine) failedUnits(ctx context.Context, units []string) []string {
+	if !m.Root.Exists("/run/systemd/system") {
 		return nil
 	}
-	res, err := sys.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: append([]string{"show", "--property=Id,ActiveState,Result"}, units...), Timeout: 10 * time.Second})
+	res, err := m.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: append([]string{"show", "--property=Id,ActiveState,Result"}, units...), Timeout: 10 * time.Second})
 	if err != nil {
 		return nil // not an answer
 	}
@@ -317,11 +318,11 @@ var cloudUnits = map[Stage][]string{
 // WaitStage waits until cloud-init has passed a stage (extensions.after), or
 // will never do so: that is an Outcome with Failed and the reason. A stage
 // that crashed shows itself by the next one, the last by its unit.
-func WaitStage(ctx context.Context, sys *System, s Stage) (Outcome, error) {
+func (m *Machine) WaitStage(ctx context.Context, s Stage) (Outcome, error) {
 	var out Outcome
 	asked := time.Now()
-	err := Watch(ctx, sys.Root, []string{"/run/cloud-init/result.json", "/run/cloud-init/status.json"}, func() bool {
-		st, ok := CloudInit(sys.Root)
+	err := Watch(ctx, m.Root, []string{"/run/cloud-init/result.json", "/run/cloud-init/status.json"}, func() bool {
+		st, ok := CloudInit(m.Root)
 		switch {
 		case ok && st.Passed(s):
 			out = Outcome{Done: true, Errors: st.Errors}
@@ -329,7 +330,7 @@ func WaitStage(ctx context.Context, sys *System, s Stage) (Outcome, error) {
 			out = Outcome{Failed: true, Errors: append([]string{"the " + string(s) + " stage crashed"}, st.Errors...)}
 		case time.Since(asked) >= askEvery:
 			asked = time.Now()
-			if bad := failedUnits(ctx, sys, cloudUnits[s]); len(bad) > 0 {
+			if bad := m.failedUnits(ctx, cloudUnits[s]); len(bad) > 0 {
 				out = Outcome{Failed: true, Errors: append(bad, st.Errors...)}
 			}
 		}
@@ -347,18 +348,18 @@ func WaitStage(ctx context.Context, sys *System, s Stage) (Outcome, error) {
 //
 // Failed means that the account this platform ordered is not there, whatever
 // else cloud-init has done.
-func WaitCloudInit(ctx context.Context, sys *System) (Outcome, error) {
-	out, err := WaitStage(ctx, sys, StageInit)
+func (m *Machine) WaitCloudInit(ctx context.Context) (Outcome, error) {
+	out, err := m.WaitStage(ctx, StageInit)
 	if err != nil {
 		return out, err
 	}
-	if st, ok := CloudInit(sys.Root); out.Done && ok && !st.Empty() {
+	if st, ok := CloudInit(m.Root); out.Done && ok && !st.Empty() {
 		return out, nil
 	}
 	if out.Done {
 		out = Outcome{Failed: true, Errors: append([]string{"it found no provisioning data for this VM"}, out.Errors...)}
 	}
-	if _, err := WaitStage(ctx, sys, StageFinal); err != nil {
+	if _, err := m.WaitStage(ctx, StageFinal); err != nil {
 		return out, err
 	}
 	return out, nil

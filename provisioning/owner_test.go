@@ -80,7 +80,7 @@ func TestFindOwner(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := provisioning.FindOwner(m.root, tc.agent, vmID); got.Owner != tc.want || got.Because == "" {
+			if got := m.prov().FindOwner(tc.agent); got.Owner != tc.want || got.Because == "" {
 				t.Errorf("%+v, want %s", got, tc.want)
 			}
 		})
@@ -119,7 +119,7 @@ func TestWaitOwnerSeesTheResultAppear(t *testing.T) {
 	m := newMachine(t, "debian")
 	done := make(chan provisioning.Outcome, 1)
 	go func() {
-		out, err := provisioning.WaitOwner(t.Context(), m.sys(), provisioning.Finding{Owner: provisioning.OwnerCloudInit}, vmID)
+		out, err := m.prov().WaitOwner(t.Context(), provisioning.Finding{Owner: provisioning.OwnerCloudInit})
 		if err != nil {
 			t.Error(err)
 		}
@@ -145,7 +145,7 @@ func TestWaitOwnerIsBounded(t *testing.T) {
 	m := newMachine(t, "debian")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err := provisioning.WaitOwner(ctx, m.sys(), provisioning.Finding{Owner: provisioning.OwnerAzureInit}, vmID)
+	_, err := m.prov().WaitOwner(ctx, provisioning.Finding{Owner: provisioning.OwnerAzureInit})
 	if !errors.Is(err, context.DeadlineExceeded) || provisioning.CodeOf(err) != provisioning.CodeOwner {
 		t.Errorf("error %v", err)
 	}

@@ -21,7 +21,7 @@ type Step interface {
 	String() string
 	// Apply does it. Twice is the same as once. A *Warning does not fail
 	// the machine.
-	Apply(ctx context.Context, s *System) error
+	Apply(ctx context.Context, m *Machine) error
 }
 
 // Identifiers of the steps, in the order in which a plan has them.

@@ -282,7 +282,7 @@ func TestHostsFile(t *testing.T) {
 		m.write("/etc/hosts", tc.hosts, 0o644)
 		in := input()
 		in.HostName = tc.host
-		if err := stepOf[provisioning.SetHostName](t, plan(t, m, in, options())).Apply(t.Context(), m.sys()); err != nil {
+		if err := stepOf[provisioning.SetHostName](t, plan(t, m, in, options())).Apply(t.Context(), m.prov()); err != nil {
 			t.Fatal(err)
 		}
 		if got := m.read("/etc/hosts"); got != tc.want {
@@ -309,7 +309,7 @@ func TestSudoers(t *testing.T) {
 		in.UserName, in.Password = tc.user, host.NewSecret(tc.password)
 		s := stepOf[provisioning.Sudo](t, plan(t, m, in, options()))
 		for range 2 {
-			if err := s.Apply(t.Context(), m.sys()); err != nil {
+			if err := s.Apply(t.Context(), m.prov()); err != nil {
 				t.Fatal(err)
 			}
 			if got := m.read("/etc/sudoers.d/waagent"); got != tc.want {
@@ -324,7 +324,7 @@ func TestVisudoRefusing(t *testing.T) {
 	m := newMachine(t, "debian")
 	s := stepOf[provisioning.Sudo](t, plan(t, m, input(), options()))
 	m.run.Answers["/usr/sbin/visudo"] = answerIf(func() bool { return true }, "parse error")
-	if err := s.Apply(t.Context(), m.sys()); provisioning.CodeOf(err) != provisioning.CodeSudo {
+	if err := s.Apply(t.Context(), m.prov()); provisioning.CodeOf(err) != provisioning.CodeSudo {
 		t.Errorf("error %v", err)
 	}
 	if m.root.Exists("/etc/sudoers.d/waagent") {
@@ -340,7 +340,7 @@ func TestPasswordFieldWithoutPassword(t *testing.T) {
 		m.write("/etc/shadow", m.read("/etc/shadow")+"azureuser:"+have+":19000:0:99999:7:::\n", 0o640)
 		in := input()
 		in.Password = host.Secret{}
-		if err := stepOf[provisioning.SetPassword](t, plan(t, m, in, options())).Apply(t.Context(), m.sys()); err != nil {
+		if err := stepOf[provisioning.SetPassword](t, plan(t, m, in, options())).Apply(t.Context(), m.prov()); err != nil {
 			t.Fatal(err)
 		}
 		if got := m.read("/etc/shadow"); !strings.Contains(got, "azureuser:"+want+":") {
@@ -356,7 +356,7 @@ func TestShadowIsEditedWithoutChpasswd(t *testing.T) {
 	m.run.Answers["chpasswd"] = answerIf(func() bool { return true }, "PAM is broken")
 	s := stepOf[provisioning.SetPassword](t, plan(t, m, input(), options()))
 	for range 2 {
-		if err := s.Apply(t.Context(), m.sys()); err != nil {
+		if err := s.Apply(t.Context(), m.prov()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -390,7 +390,7 @@ func TestGuestProxyAgent(t *testing.T) {
 			if tc.answer != nil {
 				m.run.Answers["azure-proxy-agent --status --wait 90"] = *tc.answer
 			}
-			err := provisioning.ProxyAgent{}.Apply(t.Context(), m.sys())
+			err := provisioning.ProxyAgent{}.Apply(t.Context(), m.prov())
 			if tc.reason == "" {
 				if err != nil {
 					t.Error(err)

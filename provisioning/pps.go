@@ -37,8 +37,8 @@ func ParsePPSType(s string) PPSType {
 // FindPPSType decides which flow applies: an earlier boot that has reported
 // Ready comes first, then what the document and the metadata say, Savable
 // before OS disk before Running.
-func FindPPSType(sys *System, o Options, document, metadata PPSType) PPSType {
-	if sys.Root.Exists(ppsMarker(o)) {
+func (m *Machine) FindPPSType(document, metadata PPSType) PPSType {
+	if m.Root.Exists(m.ppsMarker()) {
 		return PPSUnknown
 	}
 	for _, t := range []PPSType{PPSSavable, PPSOSDisk, PPSRunning} {
@@ -49,7 +49,7 @@ func FindPPSType(sys *System, o Options, document, metadata PPSType) PPSType {
 	return PPSNone
 }
 
-func ppsMarker(o Options) string { return path.Join(o.Dir(), "pps_reported") }
+func (m *Machine) ppsMarker() string { return path.Join(m.Options.Dir(), "pps_reported") }
 
 // PPS is what the flows need of the rest of the agent.
 type PPS struct {
@@ -74,7 +74,7 @@ const ppsRetry = time.Second
 // ordered and returns the new document, which is then provisioned as if it
 // had come from the medium. The first document has placeholder data and must
 // not be used. Call FinishPPS when Ready was reported for the second time.
-func Reprovision(ctx context.Context, sys *System, o Options, t PPSType, p PPS) ([]byte, error) {
+func (m *Machine) Reprovision(ctx context.Context, t PPSType, p PPS) ([]byte, error) {
 	bad := func(reason string, err error) error {
 		return fail(CodePPS, reason, err, Pair{"pps_type", string(t)})
 	}
@@ -94,7 +94,7 @@ func Reprovision(ctx context.Context, sys *System, o Options, t PPSType, p PPS) 
 		if err := p.Ready(ctx); err != nil && (t == PPSRunning || ctx.Err() != nil) {
 			return nil, bad("failed to report ready before reprovisioning", err)
 		}
-		if err := put(sys, ppsMarker(o), nil, 0o600); err != nil {
+		if err := m.put(m.ppsMarker(), nil, 0o600); err != nil {
 			return nil, bad("failed to write state", err)
 		}
 		if p.Links != nil {
@@ -114,7 +114,7 @@ func Reprovision(ctx context.Context, sys *System, o Options, t PPSType, p PPS) 
 		if err == nil {
 			return doc, nil
 		}
-		sys.Log.Debug().Err(err).Msg("no reprovisioning document yet")
+		m.Log.Debug().Err(err).Msg("no reprovisioning document yet")
 		select {
 		case <-ctx.Done():
 			return nil, bad("error waiting for reprovisioning", errors.Join(context.Cause(ctx), err))
@@ -166,8 +166,8 @@ func CheckReordered(metadata PPSType) error {
 }
 
 // FinishPPS forgets that the VM was pooled.
-func FinishPPS(sys *System, o Options) error {
-	if err := sys.Root.Remove(ppsMarker(o)); err != nil {
+func (m *Machine) FinishPPS() error {
+	if err := m.Root.Remove(m.ppsMarker()); err != nil {
 		return fail(CodeState, "failed to write state", err)
 	}
 	return nil

@@ -59,7 +59,7 @@ func TestPPSFlows(t *testing.T) {
 						return []host.LinkEvent{e}, nil
 					},
 				}
-				doc, err := provisioning.Reprovision(ctx, m.sys(), provisioning.Options{}, tc.kind, p)
+				doc, err := m.prov().Reprovision(ctx, tc.kind, p)
 				if diff := cmp.Diff(tc.want, strings.Join(did, " ")); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
@@ -70,10 +70,10 @@ func TestPPSFlows(t *testing.T) {
 					t.Errorf("error %v, want %q", err, tc.reason)
 				}
 			})
-			if got := provisioning.FindPPSType(m.sys(), provisioning.Options{}, provisioning.PPSRunning, provisioning.PPSSavable); (got == provisioning.PPSUnknown) != (tc.reason == "" && tc.kind != provisioning.PPSUnknown) {
+			if got := m.prov().FindPPSType(provisioning.PPSRunning, provisioning.PPSSavable); (got == provisioning.PPSUnknown) != (tc.reason == "" && tc.kind != provisioning.PPSUnknown) {
 				t.Errorf("next boot takes it for %s", got)
 			}
-			if err := provisioning.FinishPPS(m.sys(), provisioning.Options{}); err != nil {
+			if err := m.prov().FinishPPS(); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -91,17 +91,18 @@ func TestReadyIsOwedUntilItIsSent(t *testing.T) {
 	if _, err := apply(t, m, steps, o, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !provisioning.ReadyPending(m.sys(), o, vmID) || provisioning.ReadyPending(m.sys(), o, "other") {
+	other := provisioning.NewMachine(m.system(), o, provisioning.Identity{ID: "other"})
+	if !m.prov().ReadyPending() || other.ReadyPending() {
 		t.Error("Ready is not owed")
 	}
-	if err := provisioning.ReadySent(m.sys(), o); err != nil {
+	if err := m.prov().ReadySent(); err != nil {
 		t.Fatal(err)
 	}
 	m.write("/proc/sys/kernel/random/boot_id", "boot-2\n", 0o644)
 	if _, err := apply(t, m, steps, o, nil); err != nil {
 		t.Fatal(err)
 	}
-	if provisioning.ReadyPending(m.sys(), o, vmID) {
+	if m.prov().ReadyPending() {
 		t.Error("owed again after it was sent")
 	}
 }

@@ -21,11 +21,11 @@ import (
 // jobs, the group and the home are that are left.
 type removing []host.Account
 
-func removingName(o Options) string { return path.Join(o.Dir(), "removing.json") }
+func (m *Machine) removingName() string { return path.Join(m.Options.Dir(), "removing.json") }
 
-func readRemoving(r host.Root, o Options) removing {
+func (m *Machine) readRemoving() removing {
 	var l removing
-	if !readJSON(r, removingName(o), &l) {
+	if !readJSON(m.Root, m.removingName(), &l) {
 		return nil // damaged is as good as none
 	}
 	return l
@@ -35,25 +35,24 @@ func (l removing) without(name string) removing {
 	return slices.DeleteFunc(slices.Clone(l), func(a host.Account) bool { return a.Name == name })
 }
 
-func (l removing) write(sys *System, o Options) error {
+func (l removing) write(m *Machine) error {
 	if len(l) == 0 {
-		return sys.Root.Remove(removingName(o))
+		return m.Root.Remove(m.removingName())
 	}
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err
 	}
-	return put(sys, removingName(o), append(b, '\n'), 0o600)
+	return m.put(m.removingName(), append(b, '\n'), 0o600)
 }
 
 // HalfRemoved lists the accounts whose removal has begun and not ended. One of
 // the same name that is another by now is not among them.
-func HalfRemoved(r host.Root, o Options) []host.Account {
+func (m *Machine) HalfRemoved() []host.Account {
 	var out []host.Account
-	o = o.WithDefaults()
-	ledger := readJITLedger(r, o)
-	for _, a := range readRemoving(r, o) {
-		if now, have, err := r.Account(a.Name); err == nil && (!have || sameAccount(now, a, ledger)) {
+	ledger := m.readJITLedger()
+	for _, a := range m.readRemoving() {
+		if now, have, err := m.Root.Account(a.Name); err == nil && (!have || sameAccount(now, a, ledger)) {
 			out = append(out, a)
 		}
 	}
@@ -71,44 +70,44 @@ func sameAccount(a, b host.Account, ledger jitLedger) bool {
 // all that another account of its name or number would inherit; see removal. Of
 // one that is half removed it takes the rest. If the caller works in a session
 // of the account, that session comes to its own end.
-func RemoveAccount(ctx context.Context, sys *System, o Options, name string) error {
-	return removeAccount(ctx, sys, o.WithDefaults(), name, true)
+func (m *Machine) RemoveAccount(ctx context.Context, name string) error {
+	return m.removeAccount(ctx, name, true)
 }
 
-func removeAccount(ctx context.Context, sys *System, o Options, name string, spare bool) error {
+func (m *Machine) removeAccount(ctx context.Context, name string, spare bool) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/:\n\x00") {
 		return fmt.Errorf("remove account %q: invalid name", printable(name))
 	}
-	a, have, err := sys.Root.Account(name)
+	a, have, err := m.Root.Account(name)
 	if err != nil {
 		return err
 	}
-	open := readRemoving(sys.Root, o)
-	sys.Root.BreakStaleAccountLocks()
+	open := m.readRemoving()
+	m.Root.BreakStaleAccountLocks()
 	switch {
 	case have && a.UID == 0:
 		return fmt.Errorf("remove account %s: account is root", name)
 	case have:
 		open = append(open.without(name), a)
-		if err := errors.Join(sys.Root.MkdirAll(o.Dir(), 0o700), open.write(sys, o)); err != nil {
+		if err := errors.Join(m.Root.MkdirAll(m.Options.Dir(), 0o700), open.write(m)); err != nil {
 			return err
 		}
 	default:
 		var noted bool
 		if a, noted = find(open, name); !noted || a.UID == 0 {
-			return ForgetSudo(sys.Root, o, name)
+			return m.ForgetSudo(name)
 		}
 	}
-	all, err := sys.Root.Accounts()
+	all, err := m.Root.Accounts()
 	if err != nil {
 		return err
 	}
-	m := removal{sys: sys, o: o, a: a, have: have, spare: spare, all: slices.DeleteFunc(all, func(b host.Account) bool { return b.Name == name })}
+	r := removal{Machine: m, a: a, have: have, spare: spare, all: slices.DeleteFunc(all, func(b host.Account) bool { return b.Name == name })}
 	// What has no account any more may be somebody else's by number.
-	m.number = !slices.ContainsFunc(m.all, func(b host.Account) bool { return b.UID == a.UID })
-	m.subordinate = sys.Root.Subordinates(a)
+	r.number = !slices.ContainsFunc(r.all, func(b host.Account) bool { return b.UID == a.UID })
+	r.subordinate = m.Root.Subordinates(a)
 	var errs []error
-	for _, s := range m.steps() {
+	for _, s := range r.steps() {
 		if err := s.do(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
 		}
@@ -116,13 +115,12 @@ func removeAccount(ctx context.Context, sys *System, o Options, name string, spa
 	if len(errs) > 0 {
 		return errors.Join(errs...) // the note stays, so that it is tried again
 	}
-	return errors.Join(open.without(name).write(sys, o), forgetJIT(sys, o, name))
+	return errors.Join(open.without(name).write(m), m.forgetJIT(name))
 }
 
 // A removal is one account on its way out.
 type removal struct {
-	sys         *System
-	o           Options
+	*Machine
 	a           host.Account
 	all         []host.Account // the others
 	have        bool           // it still has a line in passwd
@@ -141,54 +139,54 @@ type removalStep struct {
 // that fails does not keep the others from being done: first nobody gets in any
 // more, then nothing runs any more, and what is left behind goes when nobody is
 // there to make it again.
-func (m *removal) steps() []removalStep {
+func (r *removal) steps() []removalStep {
 	return []removalStep{
-		{"lock the account", m.lock},
-		{"reserve its UID", m.retire},
-		{"remove its sudo rights", m.sudo},
-		{"remove its keys", m.keys},
-		{"remove its jobs", m.jobs},
-		{"end its sessions", m.sessions},
-		{"end its processes", m.processes},
-		{"remove jobs left by them", m.jobs},
-		{"remove its shared memory", m.shared},
-		{"remove its home", m.home},
-		{"remove the account", m.account},
-		{"remove the record of the account", m.forget},
+		{"lock the account", r.lock},
+		{"reserve its UID", r.retire},
+		{"remove its sudo rights", r.sudo},
+		{"remove its keys", r.keys},
+		{"remove its jobs", r.jobs},
+		{"end its sessions", r.sessions},
+		{"end its processes", r.processes},
+		{"remove jobs left by them", r.jobs},
+		{"remove its shared memory", r.shared},
+		{"remove its home", r.home},
+		{"remove the account", r.account},
+		{"remove the record of the account", r.forget},
 		// Somebody may have been on the way in when the account was locked.
-		{"end its last processes", m.processes},
-		{"remove the last jobs", m.jobs},
+		{"end its last processes", r.processes},
+		{"remove the last jobs", r.jobs},
 	}
 }
 
-func (m *removal) lock(ctx context.Context) error {
-	if !m.have {
+func (r *removal) lock(ctx context.Context) error {
+	if !r.have {
 		return nil
 	}
 	shell := "/bin/false"
 	for _, s := range []string{"/usr/sbin/nologin", "/sbin/nologin", "/usr/bin/nologin"} {
-		if m.sys.Root.Exists(s) {
+		if r.Root.Exists(s) {
 			shell = s
 			break
 		}
 	}
-	return m.sys.Root.LockAccount(ctx, m.o.Shadow, m.a.Name, shell)
+	return r.Root.LockAccount(ctx, r.Options.Shadow, r.a.Name, shell)
 }
 
-func (m *removal) retire(context.Context) error { return retireUID(m.sys, m.o, m.a.UID) }
+func (r *removal) retire(context.Context) error { return r.retireUID(r.a.UID) }
 
-func (m *removal) sudo(context.Context) error {
-	errs := []error{ForgetSudo(m.sys.Root, m.o, m.a.Name)}
+func (r *removal) sudo(context.Context) error {
+	errs := []error{r.ForgetSudo(r.a.Name)}
 	for _, dir := range []string{"/run/sudo/ts", "/var/lib/sudo/ts", "/var/db/sudo/ts", "/var/lib/sudo/lectured", "/var/db/sudo/lectured"} {
-		errs = append(errs, m.file(path.Join(dir, m.a.Name)))
-		if m.number { // newer versions use it for the file's name
-			errs = append(errs, m.file(path.Join(dir, strconv.Itoa(m.a.UID))))
+		errs = append(errs, r.file(path.Join(dir, r.a.Name)))
+		if r.number { // newer versions use it for the file's name
+			errs = append(errs, r.file(path.Join(dir, strconv.Itoa(r.a.UID))))
 		}
 	}
-	if m.number {
+	if r.number {
 		// OpenDoas: <parent>-<session>-<terminal>-<start>-<uid>
-		errs = append(errs, eachOwned(m.sys.Root, "/run/doas", func(d *host.Dir, name string, _ int) error {
-			if strings.Count(name, "-") < 4 || !strings.HasSuffix(name, "-"+strconv.Itoa(m.a.UID)) {
+		errs = append(errs, eachOwned(r.Root, "/run/doas", func(d *host.Dir, name string, _ int) error {
+			if strings.Count(name, "-") < 4 || !strings.HasSuffix(name, "-"+strconv.Itoa(r.a.UID)) {
 				return nil
 			}
 			return d.Remove(name)
@@ -200,15 +198,15 @@ func (m *removal) sudo(context.Context) error {
 // keys takes the files away that sshd reads for this user. Those in the home
 // go with it in any case; a link on the way there is the user's, and no way of
 // root's.
-func (m *removal) keys(context.Context) error {
+func (r *removal) keys(context.Context) error {
 	var errs []error
-	for _, name := range authorizedKeysFiles(m.sys.Root, m.o, m.a) {
-		if slices.ContainsFunc(m.all, func(b host.Account) bool {
+	for _, name := range r.authorizedKeysFiles(r.a) {
+		if slices.ContainsFunc(r.all, func(b host.Account) bool {
 			return b.Home != "" && b.Home != "/" && strings.HasPrefix(name, b.Home+"/")
 		}) {
 			continue
 		}
-		if err := m.file(name); err != nil && !strings.HasPrefix(name, m.a.Home+"/") {
+		if err := r.file(name); err != nil && !strings.HasPrefix(name, r.a.Home+"/") {
 			errs = append(errs, err)
 		}
 	}
@@ -223,48 +221,48 @@ var (
 	mailDirs    = []string{"/var/mail", "/var/spool/mail"}
 )
 
-func (m *removal) jobs(context.Context) error {
-	errs := []error{m.file(path.Join("/var/lib/systemd/linger", m.a.Name))}
+func (r *removal) jobs(context.Context) error {
+	errs := []error{r.file(path.Join("/var/lib/systemd/linger", r.a.Name))}
 	for _, dir := range crontabDirs {
-		errs = append(errs, m.file(path.Join(dir, m.a.Name)), m.file(path.Join(dir, m.a.Name+".orig")), m.owned(dir))
-		if m.sys.Root.Exists(path.Join(dir, "cron.update")) || busybox(m.sys.Root, "crond") && path.Base(dir) == "crontabs" && m.sys.Root.Exists(dir) {
+		errs = append(errs, r.file(path.Join(dir, r.a.Name)), r.file(path.Join(dir, r.a.Name+".orig")), r.owned(dir))
+		if r.Root.Exists(path.Join(dir, "cron.update")) || busybox(r.Root, "crond") && path.Base(dir) == "crontabs" && r.Root.Exists(dir) {
 			// Busybox reads the file of a user again when the name is in here.
-			errs = append(errs, m.tellCron(path.Join(dir, "cron.update")))
+			errs = append(errs, r.tellCron(path.Join(dir, "cron.update")))
 		}
 	}
 	for _, dir := range jobDirs {
-		errs = append(errs, m.owned(dir))
+		errs = append(errs, r.owned(dir))
 	}
 	return errors.Join(errs...)
 }
 
-func (m *removal) tellCron(name string) error {
-	f, err := m.sys.Root.Append(name, 0o600)
+func (r *removal) tellCron(name string) error {
+	f, err := r.Root.Append(name, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(m.a.Name + "\n")
+	_, err = f.WriteString(r.a.Name + "\n")
 	return errors.Join(err, f.Close())
 }
 
 // file removes a file, or a link; a directory of that name is something else.
-func (m *removal) file(name string) error {
-	if fi, err := m.sys.Root.Lstat(name); err != nil || fi.IsDir() {
+func (r *removal) file(name string) error {
+	if fi, err := r.Root.Lstat(name); err != nil || fi.IsDir() {
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
-	return m.sys.Root.Remove(name)
+	return r.Root.Remove(name)
 }
 
 // owned removes the files in a directory that belong to the user.
-func (m *removal) owned(dir string) error {
-	if !m.number {
+func (r *removal) owned(dir string) error {
+	if !r.number {
 		return nil
 	}
-	return eachOwned(m.sys.Root, dir, func(d *host.Dir, name string, uid int) error {
-		if uid != m.a.UID {
+	return eachOwned(r.Root, dir, func(d *host.Dir, name string, uid int) error {
+		if uid != r.a.UID {
 			return nil
 		}
 		if fi, err := d.Lstat(name); err != nil || fi.IsDir() {
@@ -276,53 +274,53 @@ func (m *removal) owned(dir string) error {
 
 // sessions are for logind to end, where it is: it knows the processes of each,
 // root's too. That it does not is no failure, as they are looked for below.
-func (m *removal) sessions(ctx context.Context) error {
-	id := strconv.Itoa(m.a.UID)
-	in := m.sys.Kernel.InSession
-	if !m.number || !m.sys.Root.Exists("/run/systemd/users/"+id) || m.spare && (in == nil || in(m.a.UID)) {
+func (r *removal) sessions(ctx context.Context) error {
+	id := strconv.Itoa(r.a.UID)
+	in := r.Kernel.InSession
+	if !r.number || !r.Root.Exists("/run/systemd/users/"+id) || r.spare && (in == nil || in(r.a.UID)) {
 		return nil
 	}
-	if _, err := m.sys.Run.Run(ctx, host.Cmd{Name: "loginctl", Args: []string{"terminate-user", id}, Timeout: toolTimeout}); err != nil {
-		m.sys.Log.Debug().Err(err).Str("user", m.a.Name).Msg("logind did not end the sessions")
+	if _, err := r.Run.Run(ctx, host.Cmd{Name: "loginctl", Args: []string{"terminate-user", id}, Timeout: toolTimeout}); err != nil {
+		r.Log.Debug().Err(err).Str("user", r.a.Name).Msg("logind did not end the sessions")
 	}
 	return nil
 }
 
-func (m *removal) processes(ctx context.Context) error {
-	if !m.number || m.sys.Kernel.EndProcesses == nil {
+func (r *removal) processes(ctx context.Context) error {
+	if !r.number || r.Kernel.EndProcesses == nil {
 		return nil
 	}
-	return m.sys.Kernel.EndProcesses(ctx, host.Revoked{UID: m.a.UID, Subordinate: m.subordinate, SpareCaller: m.spare})
+	return r.Kernel.EndProcesses(ctx, host.Revoked{UID: r.a.UID, Subordinate: r.subordinate, SpareCaller: r.spare})
 }
 
-func (m *removal) shared(context.Context) error {
-	if !m.number {
+func (r *removal) shared(context.Context) error {
+	if !r.number {
 		return nil
 	}
 	var errs []error
-	if m.sys.Kernel.RemoveIPC != nil {
-		errs = append(errs, m.sys.Kernel.RemoveIPC(m.a.UID))
+	if r.Kernel.RemoveIPC != nil {
+		errs = append(errs, r.Kernel.RemoveIPC(r.a.UID))
 	}
-	errs = append(errs, m.owned("/dev/shm"), m.owned("/dev/mqueue"))
+	errs = append(errs, r.owned("/dev/shm"), r.owned("/dev/mqueue"))
 	for _, dir := range mailDirs {
-		errs = append(errs, m.file(path.Join(dir, m.a.Name)), m.owned(dir))
+		errs = append(errs, r.file(path.Join(dir, r.a.Name)), r.owned(dir))
 	}
-	run := path.Join("/run/user", strconv.Itoa(m.a.UID))
-	if m.sys.Root.Exists(run) && !(m.spare && m.sys.Kernel.InSession != nil && m.sys.Kernel.InSession(m.a.UID)) {
-		errs = append(errs, m.detach(run, func(host.Mount) bool { return true }), m.sys.Root.RemoveAll(run))
+	run := path.Join("/run/user", strconv.Itoa(r.a.UID))
+	if r.Root.Exists(run) && !(r.spare && r.Kernel.InSession != nil && r.Kernel.InSession(r.a.UID)) {
+		errs = append(errs, r.detach(run, func(host.Mount) bool { return true }), r.Root.RemoveAll(run))
 	}
 	return errors.Join(errs...)
 }
 
-func (m *removal) detach(below string, which func(host.Mount) bool) error {
-	mounts, err := m.sys.Root.Mounts(below)
+func (r *removal) detach(below string, which func(host.Mount) bool) error {
+	mounts, err := r.Root.Mounts(below)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	errs := []error{err}
 	for _, mt := range mounts {
 		if which(mt) {
-			errs = append(errs, m.sys.Root.Detach(mt))
+			errs = append(errs, r.Root.Detach(mt))
 		}
 	}
 	return errors.Join(errs...)
@@ -331,18 +329,18 @@ func (m *removal) detach(below string, which func(host.Mount) bool) error {
 // home removes the home, if it is the account's alone. What the user has
 // mounted there without being root is taken away first; what root has, stays,
 // and the home with it.
-func (m *removal) home(context.Context) (err error) {
-	home := path.Clean(m.a.Home)
-	if !m.number || !strings.HasPrefix(home, "/") || strings.Count(home, "/") < 2 {
+func (r *removal) home(context.Context) (err error) {
+	home := path.Clean(r.a.Home)
+	if !r.number || !strings.HasPrefix(home, "/") || strings.Count(home, "/") < 2 {
 		return nil
 	}
-	for _, b := range m.all {
+	for _, b := range r.all {
 		if b.Home == home || strings.HasPrefix(b.Home, home+"/") {
 			return nil // as userdel does
 		}
 	}
-	defer func() { m.kept = err != nil }()
-	d, err := m.sys.Root.OpenDir(home, nil)
+	defer func() { r.kept = err != nil }()
+	d, err := r.Root.OpenDir(home, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -353,57 +351,56 @@ func (m *removal) home(context.Context) (err error) {
 	home = d.Name() // without the links of root's on the way
 	// useradd makes a home as root and hands it over; one that it was cut off
 	// over is the account's all the same.
-	half := uid == os.Geteuid() && path.Clean(m.a.Home) == path.Join(m.o.HomeDir, m.a.Name)
-	if err = errors.Join(err, d.Close()); err != nil || uid != m.a.UID && !half {
+	half := uid == os.Geteuid() && path.Clean(r.a.Home) == path.Join(r.Options.HomeDir, r.a.Name)
+	if err = errors.Join(err, d.Close()); err != nil || uid != r.a.UID && !half {
 		return err
 	}
-	err = m.detach(home, func(mt host.Mount) bool {
-		return strings.HasPrefix(mt.Type, "fuse") && slices.Contains(mt.Options, "user_id="+strconv.Itoa(m.a.UID))
+	err = r.detach(home, func(mt host.Mount) bool {
+		return strings.HasPrefix(mt.Type, "fuse") && slices.Contains(mt.Options, "user_id="+strconv.Itoa(r.a.UID))
 	})
-	return errors.Join(err, m.sys.Root.RemoveAll(home))
+	return errors.Join(err, r.Root.RemoveAll(home))
 }
 
-func (m *removal) account(ctx context.Context) error {
-	if !m.have {
+func (r *removal) account(ctx context.Context) error {
+	if !r.have {
 		return nil
 	}
-	args, long := []string{"-f", "-r", m.a.Name}, []string{"--remove-home", m.a.Name}
-	if m.kept { // not by a tool that walks over names
-		args, long = []string{"-f", m.a.Name}, []string{m.a.Name}
+	args, long := []string{"-f", "-r", r.a.Name}, []string{"--remove-home", r.a.Name}
+	if r.kept { // not by a tool that walks over names
+		args, long = []string{"-f", r.a.Name}, []string{r.a.Name}
 	}
-	_, err := m.sys.Run.Run(ctx, host.Cmd{Name: "userdel", Args: args, Timeout: toolTimeout})
+	_, err := r.Run.Run(ctx, host.Cmd{Name: "userdel", Args: args, Timeout: toolTimeout})
 	if host.NotFound(err) {
-		_, err = m.sys.Run.Run(ctx, host.Cmd{Name: "deluser", Args: long, Timeout: toolTimeout})
+		_, err = r.Run.Run(ctx, host.Cmd{Name: "deluser", Args: long, Timeout: toolTimeout})
 	}
 	// userdel complains about a missing home, mail spool and such. What counts
 	// is whether the account is still there, unless the tool was killed.
 	ex, ended := errors.AsType[*host.ExitError](err)
-	if _, still, aerr := m.sys.Root.Account(m.a.Name); err != nil && (aerr != nil || still || !ended || ex.Code < 0) {
+	if _, still, aerr := r.Root.Account(r.a.Name); err != nil && (aerr != nil || still || !ended || ex.Code < 0) {
 		return err
 	}
 	return nil
 }
 
-func (m *removal) forget(ctx context.Context) error {
-	if _, still, err := m.sys.Root.Account(m.a.Name); err != nil || still {
+func (r *removal) forget(ctx context.Context) error {
+	if _, still, err := r.Root.Account(r.a.Name); err != nil || still {
 		return err // said already
 	}
-	return m.sys.Root.ForgetAccount(ctx, m.o.Shadow, m.a)
+	return r.Root.ForgetAccount(ctx, r.Options.Shadow, r.a)
 }
 
 // MendJIT ends the removals of short-lived accounts that were cut off, or of
 // which a part has failed.
-func MendJIT(ctx context.Context, sys *System, o Options) error {
-	o = o.WithDefaults()
+func (m *Machine) MendJIT(ctx context.Context) error {
 	var errs []error
-	if err := mendJITLedger(sys, o); err != nil {
+	if err := m.mendJITLedger(); err != nil {
 		errs = append(errs, fail(CodeUser, "failed to note just-in-time users", err))
 	}
-	for _, a := range HalfRemoved(sys.Root, o) {
-		if !ShortLived(sys.Root, o, a) {
+	for _, a := range m.HalfRemoved() {
+		if !m.ShortLived(a) {
 			continue
 		}
-		if err := removeAccount(ctx, sys, o, a.Name, false); err != nil {
+		if err := m.removeAccount(ctx, a.Name, false); err != nil {
 			errs = append(errs, fail(CodeUser, "failed to remove just-in-time user", err, Pair{"user", a.Name}))
 		}
 	}

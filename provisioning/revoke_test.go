@@ -163,7 +163,7 @@ func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 	m.write("/var/spool/cron/crontabs/ann", "x", 0o600)
 	stuck := true
 	var locked string
-	sys := m.sys()
+	sys := m.prov()
 	sys.Kernel.EndProcesses = func(_ context.Context, u host.Revoked) error {
 		if locked == "" {
 			locked = m.read("/etc/shadow") + m.read("/etc/passwd")
@@ -192,7 +192,7 @@ func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 	if got := m.read("/etc/gshadow"); got != "project:!::bob,eve\n" || m.root.Exists("/var/spool/cron/crontabs/ann") {
 		t.Errorf("gshadow %q, or the crontab is there", got)
 	}
-	f, err := provisioning.Gather(t.Context(), sys, provisioning.Options{})
+	f, err := sys.Gather(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,11 +200,11 @@ func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 	if steps, warnings := provisioning.JITSteps(want, f, provisioning.Options{}, time.Now()); len(steps) != 0 || len(warnings) != 1 {
 		t.Errorf("while it is being removed: %v %v", steps, warnings)
 	}
-	if err := provisioning.MendJIT(t.Context(), sys, provisioning.Options{}); err == nil {
+	if err := sys.MendJIT(t.Context()); err == nil {
 		t.Error("not said again")
 	}
 	stuck = false
-	if err := provisioning.MendJIT(t.Context(), sys, provisioning.Options{}); err != nil || len(provisioning.HalfRemoved(m.root, provisioning.Options{})) != 0 {
+	if err := sys.MendJIT(t.Context()); err != nil || len(m.prov().HalfRemoved()) != 0 {
 		t.Errorf("not ended: %v", err)
 	}
 	if n := strings.Count(strings.Join(m.run.Commands(), "\n"), "userdel"); n != 1 {
@@ -223,14 +223,14 @@ func TestSEC3DoasRules(t *testing.T) {
 		{User: "ann", Dir: "/etc/doas.d", Doas: true},
 		{User: "admin", NoPassword: true, Dir: "/etc/doas.d", Doas: true},
 	} {
-		if err := s.Apply(t.Context(), m.sys()); err != nil {
+		if err := s.Apply(t.Context(), m.prov()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := m.read(file); got != "permit ann\npermit nopass admin\n" {
 		t.Errorf("rules: %q", got)
 	}
-	if err := provisioning.RemoveAccount(t.Context(), m.sys(), provisioning.Options{}, "ann"); err != nil {
+	if err := m.prov().RemoveAccount(t.Context(), "ann"); err != nil {
 		t.Fatal(err)
 	}
 	if got := m.read(file); got != "permit nopass admin\n" {
@@ -264,7 +264,7 @@ func TestRemovalAmongManyFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := (provisioning.RemoveJIT{Name: "ann"}).Apply(t.Context(), m.sys()); err != nil {
+	if err := (provisioning.RemoveJIT{Name: "ann"}).Apply(t.Context(), m.prov()); err != nil {
 		t.Error(err)
 	}
 	for i := 0; i <= host.MaxEntries; i += 10_000 {

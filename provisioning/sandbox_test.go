@@ -66,13 +66,13 @@ func sandboxInput(key string) provisioning.Input {
 func inside(at, key string) error {
 	ctx := context.Background()
 	start := time.Now()
-	sys := &provisioning.System{
-		Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.New(os.Stdout),
-		HostKeys: provisioning.MakeHostKeys(provisioning.HostKeyTypes(false)),
-	}
 	o := options()
 	o.ExecuteCustomData = true
-	f, err := provisioning.Gather(ctx, sys, o)
+	sys := provisioning.NewMachine(&provisioning.System{
+		Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.New(os.Stdout),
+		HostKeys: provisioning.MakeHostKeys(provisioning.HostKeyTypes(false)),
+	}, o, provisioning.Identity{ID: vmID})
+	f, err := sys.Gather(ctx)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func inside(at, key string) error {
 		}
 		return nil
 	}
-	j, err := provisioning.OpenJournal(sys.Root, o, vmID)
+	j, err := sys.OpenJournal()
 	if err != nil {
 		return err
 	}
@@ -100,12 +100,12 @@ func inside(at, key string) error {
 		}
 	}
 	now, later := provisioning.Split(steps)
-	res, err := provisioning.Apply(ctx, sys, now, j, observe)
+	res, err := sys.Apply(ctx, now, j, observe)
 	fmt.Println("ready after", time.Since(start).Round(time.Millisecond), res.Warnings)
 	if err != nil {
 		return err
 	}
-	res, err = provisioning.Apply(ctx, sys, later, j, observe)
+	res, err = sys.Apply(ctx, later, j, observe)
 	fmt.Println("all after", time.Since(start).Round(time.Millisecond), res.Warnings)
 	return err
 }

@@ -175,20 +175,19 @@ func sameMain(a, b string) bool {
 
 // runSSHDStep is what the test binary does inside the sandbox.
 func runSSHDStep(value string) error {
-	sys := &provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}
-	o := provisioning.Options{}
+	sys := provisioning.NewMachine(&provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}, provisioning.Options{}, provisioning.Identity{ID: vmID})
 	if value == "yield" {
-		given, err := provisioning.YieldSSHD(ctxBackground(), sys, o)
+		given, err := sys.YieldSSHD(ctxBackground())
 		fmt.Println(given)
 		return err
 	}
-	f, err := provisioning.Gather(ctxBackground(), sys, o)
+	f, err := sys.Gather(ctxBackground())
 	if err != nil {
 		return err
 	}
 	in := input()
 	in.DisablePasswordAuth = new(value == "no")
-	steps, err := provisioning.Plan(in, f, o)
+	steps, err := provisioning.Plan(in, f, sys.Options)
 	if err != nil {
 		return err
 	}
@@ -283,7 +282,7 @@ func TestARefusedConfigurationIsRolledBack(t *testing.T) {
 	m.run.Answers["/usr/sbin/sshd"] = answerIf(func() bool {
 		return m.root.Exists("/etc/ssh/sshd_config.d/00-azguest.conf") || strings.Contains(m.read("/etc/ssh/sshd_config"), "azguest")
 	}, "line 1: Bad configuration option")
-	f, err := provisioning.Gather(t.Context(), m.sys(), options())
+	f, err := m.prov().Gather(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +292,7 @@ func TestARefusedConfigurationIsRolledBack(t *testing.T) {
 	}
 	for _, s := range steps {
 		if s.ID() == provisioning.StepSSHD {
-			err = s.Apply(t.Context(), m.sys())
+			err = s.Apply(t.Context(), m.prov())
 		}
 	}
 	if got := provisioning.CodeOf(err); err == nil || got != provisioning.CodeSSHD {

@@ -15,14 +15,14 @@ import (
 const pendingName = "ready_pending"
 
 // ReadyPending reports whether Ready is still owed for this VM.
-func ReadyPending(sys *System, o Options, vmID string) bool {
-	b, err := sys.Root.ReadFile(path.Join(o.Dir(), pendingName))
-	return err == nil && SameVM(string(b), vmID)
+func (m *Machine) ReadyPending() bool {
+	b, err := m.Root.ReadFile(path.Join(m.Options.Dir(), pendingName))
+	return err == nil && SameVM(string(b), m.VM.ID)
 }
 
 // ReadySent notes that the platform has taken it (any 2xx).
-func ReadySent(sys *System, o Options) error {
-	if err := sys.Root.Remove(path.Join(o.Dir(), pendingName)); err != nil {
+func (m *Machine) ReadySent() error {
+	if err := m.Root.Remove(path.Join(m.Options.Dir(), pendingName)); err != nil {
 		return fail(CodeState, "failed to write state", err)
 	}
 	return nil
@@ -30,9 +30,9 @@ func ReadySent(sys *System, o Options) error {
 
 // AgentDisabled reports whether the document had the agent switched off
 // (ProvisionGuestAgent=false): it provisions and then does nothing more.
-func AgentDisabled(sys *System, o Options) (bool, error) {
+func (m *Machine) AgentDisabled() (bool, error) {
 	// Whatever it is: what switches the agent off need not be readable.
-	_, err := sys.Root.Lstat(path.Join(o.WithDefaults().Lib, "disable_agent"))
+	_, err := m.Root.Lstat(path.Join(m.Options.Lib, "disable_agent"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

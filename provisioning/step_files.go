@@ -29,8 +29,8 @@ func (s SaveCustomData) String() string {
 }
 
 // Apply implements Step.
-func (s SaveCustomData) Apply(_ context.Context, sys *System) error {
-	if err := put(sys, s.Path, []byte(s.Data.Reveal()), 0o600); err != nil {
+func (s SaveCustomData) Apply(_ context.Context, m *Machine) error {
+	if err := m.put(s.Path, []byte(s.Data.Reveal()), 0o600); err != nil {
 		return warn(CodeCustomData, "save custom data: %w", err)
 	}
 	if s.Problem != "" {
@@ -49,8 +49,8 @@ func (CopyDocument) ID() string { return StepCopy }
 func (s CopyDocument) String() string { return "save a redacted copy of the provisioning document" }
 
 // Apply implements Step.
-func (s CopyDocument) Apply(_ context.Context, sys *System) error {
-	if err := put(sys, s.Path, []byte(s.Data), 0o400); err != nil {
+func (s CopyDocument) Apply(_ context.Context, m *Machine) error {
+	if err := m.put(s.Path, []byte(s.Data), 0o400); err != nil {
 		return warn(CodeCopy, "save redacted copy of the provisioning document: %w", err)
 	}
 	return nil
@@ -68,8 +68,8 @@ func (DisableAgent) String() string {
 }
 
 // Apply implements Step.
-func (s DisableAgent) Apply(_ context.Context, sys *System) error {
-	if err := put(sys, s.Path, nil, 0o600); err != nil {
+func (s DisableAgent) Apply(_ context.Context, m *Machine) error {
+	if err := m.put(s.Path, nil, 0o600); err != nil {
 		return fail(CodeState, "failed to write state", err)
 	}
 	return nil
@@ -88,26 +88,26 @@ func (WriteMarker) ID() string { return StepMarker }
 func (s WriteMarker) String() string { return "mark VM " + s.VMID + " as provisioned" }
 
 // Apply implements Step.
-func (s WriteMarker) Apply(_ context.Context, sys *System) error {
-	if b, err := sys.Root.ReadFile(s.Path); err == nil && string(b) == s.VMID {
+func (s WriteMarker) Apply(_ context.Context, m *Machine) error {
+	if b, err := m.Root.ReadFile(s.Path); err == nil && string(b) == s.VMID {
 		return nil // Ready may have been reported already
 	}
 	if s.Pending != "" {
-		if err := put(sys, s.Pending, []byte(s.VMID), 0o600); err != nil {
+		if err := m.put(s.Pending, []byte(s.VMID), 0o600); err != nil {
 			return fail(CodeState, "failed to write state", err)
 		}
 	}
-	if err := put(sys, s.Path, []byte(s.VMID), 0o600); err != nil {
+	if err := m.put(s.Path, []byte(s.VMID), 0o600); err != nil {
 		return fail(CodeMarker, "failed to write the provisioned marker", err)
 	}
 	return nil
 }
 
-func put(sys *System, name string, data []byte, perm fs.FileMode) error {
-	if err := sys.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
+func (m *Machine) put(name string, data []byte, perm fs.FileMode) error {
+	if err := m.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
 		return err
 	}
-	return sys.Root.WriteFile(name, data, perm)
+	return m.Root.WriteFile(name, data, perm)
 }
 
 // RunCustomData executes the custom data, after Ready and at most once for a
@@ -127,29 +127,29 @@ func (RunCustomData) ID() string { return StepRunData }
 func (RunCustomData) String() string { return "run the custom data" }
 
 // Apply implements Step.
-func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
+func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	once := path.Join(s.Dir, startedName)
-	if b, err := sys.Root.ReadFile(once); err == nil && SameVM(string(b), s.VMID) {
-		if !sys.Root.Exists(path.Join(s.Dir, "custom-data.log")) {
+	if b, err := m.Root.ReadFile(once); err == nil && SameVM(string(b), s.VMID) {
+		if !m.Root.Exists(path.Join(s.Dir, "custom-data.log")) {
 			// It is run once, also when that once was cut short: nobody
 			// knows how far it came.
 			return warn(CodeCustomData, "custom data was interrupted and is not run again")
 		}
 		return nil
 	}
-	data, err := sys.Root.ReadFile(s.File)
+	data, err := m.Root.ReadFile(s.File)
 	if err != nil {
 		return warn(CodeCustomData, "run custom data: %w", err)
 	}
-	c, ok := scriptCommand(data, sys.Root.Path(s.File))
+	c, ok := scriptCommand(data, m.Root.Path(s.File))
 	if !ok {
 		return warn(CodeCustomData, "custom data not run: neither a script with #! nor a program")
 	}
-	if err := put(sys, once, []byte(s.VMID), 0o600); err != nil {
+	if err := m.put(once, []byte(s.VMID), 0o600); err != nil {
 		return warn(CodeCustomData, "run custom data: %w", err)
 	}
-	if c.Name == sys.Root.Path(s.File) {
-		if err := sys.Root.WriteFile(s.File, data, 0o700); err != nil {
+	if c.Name == m.Root.Path(s.File) {
+		if err := m.Root.WriteFile(s.File, data, 0o700); err != nil {
 			return warn(CodeCustomData, "run custom data: %w", err)
 		}
 	}
@@ -157,9 +157,9 @@ func (s RunCustomData) Apply(ctx context.Context, sys *System) error {
 	if c.Timeout <= 0 {
 		c.Timeout = time.Hour
 	}
-	res, runErr := sys.Run.Run(ctx, c)
+	res, runErr := m.Run.Run(ctx, c)
 	log := fmt.Appendf(nil, "exit %d\n--- stdout\n%s\n--- stderr\n%s\n", res.Code, res.Stdout, res.Stderr)
-	err = put(sys, path.Join(s.Dir, "custom-data.log"), log, 0o600)
+	err = m.put(path.Join(s.Dir, "custom-data.log"), log, 0o600)
 	if runErr != nil {
 		return warn(CodeCustomData, "run custom data: %w", errors.Join(runErr, err))
 	}

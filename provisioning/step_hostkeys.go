@@ -169,12 +169,12 @@ type hostKeyLedger struct {
 }
 
 // Apply implements Step.
-func (s HostKeys) Apply(ctx context.Context, sys *System) error {
+func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeHostKeys, "failed to generate ssh host keys", err)
 	}
 	led := hostKeyLedger{}
-	if b, err := sys.Root.ReadFile(s.Ledger); err == nil {
+	if b, err := m.Root.ReadFile(s.Ledger); err == nil {
 		_ = json.Unmarshal(b, &led) // damaged is as good as none
 	}
 	if !SameVM(led.VMID, s.VMID) || led.Keys == nil {
@@ -184,7 +184,7 @@ func (s HostKeys) Apply(ctx context.Context, sys *System) error {
 	before := maps.Clone(led.Keys)
 	var missing []string
 	for _, t := range s.Types {
-		fp := s.onDisk(sys.Root, t)
+		fp := s.onDisk(m.Root, t)
 		// A key of the image stays unless it is to be replaced; one of ours
 		// stays in any case. By the late step the image's are gone: what is
 		// there was made since, and clients may have seen it.
@@ -194,17 +194,17 @@ func (s HostKeys) Apply(ctx context.Context, sys *System) error {
 			led.Keys[t] = fp
 		}
 	}
-	if sys.HostKeys == nil && len(missing) > 0 {
-		sys.HostKeys = MakeHostKeys(missing)
+	if m.HostKeys == nil && len(missing) > 0 {
+		m.HostKeys = MakeHostKeys(missing)
 	}
-	gid, perm := keyGroup(sys.Root)
+	gid, perm := keyGroup(m.Root)
 	for _, t := range missing {
 		wait := s.Late || !slices.Contains(s.MayWait, t)
-		k, ready, err := sys.HostKeys.get(ctx, t, wait)
+		k, ready, err := m.HostKeys.get(ctx, t, wait)
 		if err != nil && wait {
-			if _, ordered := sys.HostKeys.made[t]; !ordered {
-				maps.Copy(sys.HostKeys.made, MakeHostKeys([]string{t}).made)
-				k, ready, err = sys.HostKeys.get(ctx, t, true)
+			if _, ordered := m.HostKeys.made[t]; !ordered {
+				maps.Copy(m.HostKeys.made, MakeHostKeys([]string{t}).made)
+				k, ready, err = m.HostKeys.get(ctx, t, true)
 			}
 		}
 		if err != nil && wait {
@@ -214,38 +214,38 @@ func (s HostKeys) Apply(ctx context.Context, sys *System) error {
 			continue
 		}
 		name := path.Join(s.Dir, "ssh_host_"+t+"_key")
-		if err := sys.Root.MkdirAll(s.Dir, 0o755); err != nil {
+		if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
 			return bad(err)
 		}
 		// The public half first: sshd warns of one that does not match, but
 		// it is the private one that makes us believe that we are done.
-		if err := sys.Root.WriteFileAs(name+".pub", k.pub, 0o644, 0, 0); err != nil {
+		if err := m.Root.WriteFileAs(name+".pub", k.pub, 0o644, 0, 0); err != nil {
 			return bad(err)
 		}
-		if err := sys.Root.WriteFileAs(name, k.priv, perm, 0, gid); err != nil {
+		if err := m.Root.WriteFileAs(name, k.priv, perm, 0, gid); err != nil {
 			return bad(err)
 		}
-		led.Keys[t] = s.onDisk(sys.Root, t)
+		led.Keys[t] = s.onDisk(m.Root, t)
 	}
 	if !maps.Equal(before, led.Keys) {
 		b, err := json.Marshal(led)
 		if err != nil {
 			return bad(err)
 		}
-		if err := put(sys, s.Ledger, append(b, '\n'), 0o600); err != nil {
+		if err := m.put(s.Ledger, append(b, '\n'), 0o600); err != nil {
 			return bad(err)
 		}
-		restorecon(ctx, sys, s.Restorecon, "-R", s.Dir)
+		m.restorecon(ctx, s.Restorecon, "-R", s.Dir)
 	}
 	if s.Regenerate && !s.Late {
-		if err := s.dropOthers(sys.Root); err != nil {
+		if err := s.dropOthers(m.Root); err != nil {
 			return bad(err)
 		}
 	}
 	// A late key is for the next start of sshd: to read it now it would have
 	// to close its port, after everybody was told that the machine is ready.
 	if !maps.Equal(before, led.Keys) && !s.Late {
-		sys.sshdChanged = bootClock()
+		m.sshdChanged = bootClock()
 	}
 	return nil
 }
@@ -309,8 +309,8 @@ func keyGroup(r host.Root) (gid int, perm fs.FileMode) {
 // Unfinished returns the late steps of a VM that was provisioned by us and
 // whose agent ended between Ready and the end of them. It is cheap, and
 // empty on every boot but that one.
-func Unfinished(r host.Root, o Options, vmID string) []Step {
-	o = o.WithDefaults()
+func (m *Machine) Unfinished() []Step {
+	r, o, vmID := m.Root, m.Options, m.VM.ID
 	j := &Journal{}
 	if b, err := r.ReadFile(path.Join(o.Dir(), "provision.json")); err != nil || json.Unmarshal(b, j) != nil || !SameVM(j.VMID, vmID) {
 		j = &Journal{}

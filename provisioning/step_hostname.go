@@ -51,7 +51,7 @@ func (SetHostName) ID() string { return StepHostName }
 func (s SetHostName) String() string { return "set the host name to " + printable(s.Name) }
 
 // Apply implements Step.
-func (s SetHostName) Apply(ctx context.Context, sys *System) error {
+func (s SetHostName) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeHostName, "failed to provision hostname", err, Pair{"hostname", printable(s.Name)})
 	}
@@ -64,29 +64,29 @@ func (s SetHostName) Apply(ctx context.Context, sys *System) error {
 	// Before /etc/hostname: once that is written, the next boot does not know
 	// the old name any more, whose line this is to replace.
 	if s.Hosts {
-		if err := s.hosts(sys, name); err != nil {
+		if err := s.hosts(m, name); err != nil {
 			return bad(err)
 		}
 	}
-	if b, err := sys.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
-		if err := sys.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
+	if b, err := m.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
+		if err := m.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
 			return bad(err)
 		}
 	}
-	if err := sys.Root.MkdirAll(dirOf(s.Record), 0o700); err != nil {
+	if err := m.Root.MkdirAll(dirOf(s.Record), 0o700); err != nil {
 		return bad(err)
 	}
-	if err := sys.Root.WriteFile(s.Record, []byte(name), 0o644); err != nil {
+	if err := m.Root.WriteFile(s.Record, []byte(name), 0o644); err != nil {
 		return bad(err)
 	}
-	restorecon(ctx, sys, s.Restorecon, "/etc/hostname", "/etc/hosts")
-	if sys.Kernel.SetHostName == nil {
+	m.restorecon(ctx, s.Restorecon, "/etc/hostname", "/etc/hosts")
+	if m.Kernel.SetHostName == nil {
 		return nil
 	}
-	if now, err := sys.Kernel.HostName(); err == nil && now == name {
+	if now, err := m.Kernel.HostName(); err == nil && now == name {
 		return nil
 	}
-	if err := sys.Kernel.SetHostName(name); err != nil {
+	if err := m.Kernel.SetHostName(name); err != nil {
 		return bad(err)
 	}
 	return nil
@@ -94,13 +94,13 @@ func (s SetHostName) Apply(ctx context.Context, sys *System) error {
 
 const hostsMark = "# azguest"
 
-func (s SetHostName) hosts(sys *System, name string) error {
-	old, err := sys.Root.ReadFile("/etc/hosts")
+func (s SetHostName) hosts(m *Machine, name string) error {
+	old, err := m.Root.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read /etc/hosts: %w", err)
 	}
 	if next := hostsWith(string(old), s.Old, name); next != string(old) {
-		return sys.Root.WriteFile("/etc/hosts", []byte(next), 0o644)
+		return m.Root.WriteFile("/etc/hosts", []byte(next), 0o644)
 	}
 	return nil
 }

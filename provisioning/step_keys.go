@@ -37,11 +37,11 @@ func (s AuthorizeKeys) String() string {
 }
 
 // Apply implements Step.
-func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
+func (s AuthorizeKeys) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeKeys, "failed to provision ssh keys", err, Pair{"user", s.User})
 	}
-	accounts, err := sys.Root.Accounts()
+	accounts, err := m.Root.Accounts()
 	if err != nil {
 		return bad(err)
 	}
@@ -53,7 +53,7 @@ func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
 	files := map[string][]authKey{}
 	usable := 0
 	for i, k := range s.Keys {
-		keys, err := s.read(sys, k)
+		keys, err := s.read(m, k)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("key %d: %w", i+1, err))
 		}
@@ -65,18 +65,18 @@ func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
 		files[name] = append(files[name], keys...)
 	}
 	// sshd may look elsewhere than the document says.
-	if main := s.lookedAt(sys.Root, acct, files); main != "" {
+	if main := s.lookedAt(m.Root, acct, files); main != "" {
 		for _, name := range sortedKeys(files) {
 			if owner(accounts, name, acct).Name == acct.Name {
 				files[main] = append(files[main], files[name]...)
 			}
 		}
 	}
-	if s.noFile(sys.Root) {
+	if s.noFile(m.Root) {
 		problems = append(problems, errors.New("sshd of this image reads no key files (AuthorizedKeysFile none)"))
 	}
 	for _, name := range sortedKeys(files) {
-		if err := s.write(ctx, sys, owner(accounts, name, acct), name, files[name]); err != nil {
+		if err := s.write(ctx, m, owner(accounts, name, acct), name, files[name]); err != nil {
 			problems = append(problems, err)
 			usable = 0
 		}
@@ -91,7 +91,7 @@ func (s AuthorizeKeys) Apply(ctx context.Context, sys *System) error {
 }
 
 // read returns the keys of one element: by value, else from the certificate.
-func (s AuthorizeKeys) read(sys *System, k Key) ([]authKey, error) {
+func (s AuthorizeKeys) read(m *Machine, k Key) ([]authKey, error) {
 	if strings.TrimSpace(k.Value) != "" {
 		return parseAuthKeys(k.Value)
 	}
@@ -102,7 +102,7 @@ func (s AuthorizeKeys) read(sys *System, k Key) ([]authKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := sys.Root.ReadFile(path.Join(s.Lib, fp+".crt"))
+	b, err := m.Root.ReadFile(path.Join(s.Lib, fp+".crt"))
 	if err != nil {
 		return nil, fmt.Errorf("certificate %s not delivered by the platform: %w", fp, err)
 	}
@@ -194,7 +194,8 @@ func keysFile(pattern string, a host.Account) string {
 
 // authorizedKeysFiles are the files that sshd reads for this account and for no
 // other, as its configuration says anywhere.
-func authorizedKeysFiles(r host.Root, o Options, a host.Account) []string {
+func (m *Machine) authorizedKeysFiles(a host.Account) []string {
+	r, o := m.Root, m.Options
 	patterns := []string{".ssh/authorized_keys", ".ssh/authorized_keys2"}
 	for _, main := range []string{path.Join(o.SSHDir, "sshd_config"), "/usr/etc/ssh/sshd_config"} {
 		if !r.Exists(main) {
@@ -228,15 +229,15 @@ func (s AuthorizeKeys) noFile(r host.Root) bool {
 
 const maxAuthorizedKeys = 1 << 20
 
-func (s AuthorizeKeys) write(ctx context.Context, sys *System, a host.Account, name string, keys []authKey) error {
+func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, name string, keys []authKey) error {
 	inHome := strings.HasPrefix(name, a.Home+"/")
 	dirPerm, filePerm, uid, gid := fs.FileMode(0o700), fs.FileMode(0o600), a.UID, a.GID
 	if !inHome {
 		// sshd reads it as the user, StrictModes wants root or the user.
 		dirPerm, filePerm, uid, gid = 0o755, 0o644, 0, 0
 	}
-	d, err := sys.Root.OpenDir(path.Dir(name), func(dir string) (host.Make, bool) {
-		if inHome && !strings.HasPrefix(dir, a.Home) && !strings.HasPrefix(a.Home, dir) && !underResolved(sys.Root, a.Home, dir) {
+	d, err := m.Root.OpenDir(path.Dir(name), func(dir string) (host.Make, bool) {
+		if inHome && !strings.HasPrefix(dir, a.Home) && !strings.HasPrefix(a.Home, dir) && !underResolved(m.Root, a.Home, dir) {
 			return host.Make{}, false
 		}
 		return host.Make{Perm: dirPerm, UID: uid, GID: gid}, true
@@ -256,7 +257,7 @@ func (s AuthorizeKeys) write(ctx context.Context, sys *System, a host.Account, n
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, host.ErrUnsafe):
 		// Replaced below, not followed and not read.
-		sys.Log.Warn().Str("file", name).Err(err).Msg("existing file replaced")
+		m.Log.Warn().Str("file", name).Err(err).Msg("existing file replaced")
 		old = nil
 	case err != nil:
 		return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
@@ -270,7 +271,7 @@ func (s AuthorizeKeys) write(ctx context.Context, sys *System, a host.Account, n
 	if err := d.WriteFile(base, next, filePerm, uid, gid); err != nil {
 		return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
 	}
-	restorecon(ctx, sys, s.Restorecon, "-R", path.Dir(name))
+	m.restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
 	return nil
 }
 
@@ -309,8 +310,8 @@ func (s InstallKeyPairs) String() string {
 }
 
 // Apply implements Step.
-func (s InstallKeyPairs) Apply(ctx context.Context, sys *System) error {
-	accounts, err := sys.Root.Accounts()
+func (s InstallKeyPairs) Apply(ctx context.Context, m *Machine) error {
+	accounts, err := m.Root.Accounts()
 	if err != nil {
 		return fail(CodeKeyPair, "failed to provision ssh keys", err)
 	}
@@ -320,7 +321,7 @@ func (s InstallKeyPairs) Apply(ctx context.Context, sys *System) error {
 	}
 	var problems []error
 	for i, p := range s.Pairs {
-		if err := s.install(ctx, sys, accounts, acct, p); err != nil {
+		if err := s.install(ctx, m, accounts, acct, p); err != nil {
 			problems = append(problems, fmt.Errorf("key pair %d: %w", i+1, err))
 		}
 	}
@@ -330,12 +331,12 @@ func (s InstallKeyPairs) Apply(ctx context.Context, sys *System) error {
 	return nil
 }
 
-func (s InstallKeyPairs) install(ctx context.Context, sys *System, all []host.Account, acct host.Account, p KeyPair) error {
+func (s InstallKeyPairs) install(ctx context.Context, m *Machine, all []host.Account, acct host.Account, p KeyPair) error {
 	fp, err := fingerprint(p.Fingerprint)
 	if err != nil {
 		return err
 	}
-	key, err := sys.Root.ReadFile(path.Join(s.Lib, fp+".prv"))
+	key, err := m.Root.ReadFile(path.Join(s.Lib, fp+".prv"))
 	if err != nil {
 		return fmt.Errorf("key %s not delivered by the platform: %w", fp, err)
 	}
@@ -348,7 +349,7 @@ func (s InstallKeyPairs) install(ctx context.Context, sys *System, all []host.Ac
 	if !path.IsAbs(name) || !strings.HasPrefix(name, a.Home+"/") {
 		return fmt.Errorf("path %q is not in a home directory", printable(p.Path))
 	}
-	d, err := sys.Root.OpenDir(path.Dir(name), func(string) (host.Make, bool) {
+	d, err := m.Root.OpenDir(path.Dir(name), func(string) (host.Make, bool) {
 		return host.Make{Perm: 0o700, UID: a.UID, GID: a.GID}, true
 	})
 	if err != nil {
@@ -361,7 +362,7 @@ func (s InstallKeyPairs) install(ctx context.Context, sys *System, all []host.Ac
 	if err := d.WriteFile(path.Base(name)+".pub", pub, 0o644, a.UID, a.GID); err != nil {
 		return err
 	}
-	restorecon(ctx, sys, s.Restorecon, "-R", path.Dir(name))
+	m.restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
 	return nil
 }
 

@@ -39,14 +39,14 @@ func (s SetPassword) String() string {
 }
 
 // Apply implements Step.
-func (s SetPassword) Apply(ctx context.Context, sys *System) error {
+func (s SetPassword) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodePassword, "failed to provision password", err, Pair{"user", s.User})
 	}
 	if s.Keep {
 		return nil
 	}
-	have, found, err := sys.Root.PasswordField(s.Shadow, s.User)
+	have, found, err := m.Root.PasswordField(s.Shadow, s.User)
 	if err != nil {
 		return bad(err)
 	}
@@ -54,7 +54,7 @@ func (s SetPassword) Apply(ctx context.Context, sys *System) error {
 		if found && strings.Trim(have, "!") != "" {
 			return nil // "*", or a password of the image's own
 		}
-		return s.put(ctx, sys, "*", bad)
+		return s.put(ctx, m, "*", bad)
 	}
 	if strings.ContainsAny(s.Password.Reveal(), "\x00") {
 		return bad(errors.New("the password contains a NUL byte"))
@@ -66,26 +66,26 @@ func (s SetPassword) Apply(ctx context.Context, sys *System) error {
 	if err != nil {
 		return bad(err)
 	}
-	return s.put(ctx, sys, hash, bad)
+	return s.put(ctx, m, hash, bad)
 }
 
 // put hands the field over to chpasswd, or writes it if there is none or if
 // chpasswd did not do it (no PAM, a read-only helper, an account half made).
-func (s SetPassword) put(ctx context.Context, sys *System, field string, bad func(error) error) error {
+func (s SetPassword) put(ctx context.Context, m *Machine, field string, bad func(error) error) error {
 	var toolErr error
 	if s.Chpasswd {
-		_, toolErr = sys.Run.Run(ctx, host.Cmd{Name: "chpasswd", Args: []string{"-e"}, Stdin: []byte(s.User + ":" + field + "\n"), Timeout: toolTimeout})
-		if now, _, err := sys.Root.PasswordField(s.Shadow, s.User); err == nil && now == field {
+		_, toolErr = m.Run.Run(ctx, host.Cmd{Name: "chpasswd", Args: []string{"-e"}, Stdin: []byte(s.User + ":" + field + "\n"), Timeout: toolTimeout})
+		if now, _, err := m.Root.PasswordField(s.Shadow, s.User); err == nil && now == field {
 			return nil
 		}
 	}
-	if _, local, err := sys.Root.Account(s.User); err != nil || !local {
+	if _, local, err := m.Root.Account(s.User); err != nil || !local {
 		if toolErr == nil {
 			return nil // an account of NSS that chpasswd took
 		}
 		return bad(errors.Join(toolErr, err))
 	}
-	if err := sys.Root.EditPasswordField(ctx, s.Shadow, s.User, true, func(string, bool) string { return field }); err != nil {
+	if err := m.Root.EditPasswordField(ctx, s.Shadow, s.User, true, func(string, bool) string { return field }); err != nil {
 		return bad(errors.Join(toolErr, err))
 	}
 	return nil
@@ -135,15 +135,15 @@ func (LockRoot) ID() string { return StepRoot }
 func (LockRoot) String() string { return "lock the root password" }
 
 // Apply implements Step.
-func (s LockRoot) Apply(ctx context.Context, sys *System) error {
-	have, found, err := sys.Root.PasswordField(s.Shadow, "root")
+func (s LockRoot) Apply(ctx context.Context, m *Machine) error {
+	have, found, err := m.Root.PasswordField(s.Shadow, "root")
 	if err != nil {
 		return fail(CodeRoot, "failed to lock the root password", err)
 	}
 	if found && (strings.HasPrefix(have, "*") || strings.HasPrefix(have, "!")) {
 		return nil
 	}
-	if err := sys.Root.EditPasswordField(ctx, s.Shadow, "root", false, func(string, bool) string { return "*" }); err != nil {
+	if err := m.Root.EditPasswordField(ctx, s.Shadow, "root", false, func(string, bool) string { return "*" }); err != nil {
 		return fail(CodeRoot, "failed to lock the root password", err)
 	}
 	return nil

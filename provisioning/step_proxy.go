@@ -26,12 +26,12 @@ func (ProxyAgent) ID() string { return StepProxy }
 func (ProxyAgent) String() string { return "wait for the guest proxy agent" }
 
 // Apply implements Step.
-func (ProxyAgent) Apply(ctx context.Context, sys *System) error {
+func (ProxyAgent) Apply(ctx context.Context, m *Machine) error {
 	c := host.Cmd{
 		Name: "azure-proxy-agent", Args: []string{"--status", "--wait", strconv.Itoa(int(proxyPatience.Seconds()))},
 		Timeout: proxyPatience + 15*time.Second,
 	}
-	res, err := sys.Run.Run(ctx, c)
+	res, err := m.Run.Run(ctx, c)
 	if err == nil {
 		return nil
 	}

@@ -49,20 +49,20 @@ type verdict struct {
 }
 
 // Apply implements Step.
-func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
+func (s ConfigureSSHD) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeSSHD, "failed to update sshd config", err)
 	}
 	set := s.Settings
 	var last verdict
-	for _, t := range s.tries(sys.Root) {
+	for _, t := range s.tries(m.Root) {
 		w := t.way
 		undo, changed, err := w(t.set)
 		if err != nil {
 			last.err = err
 			continue
 		}
-		v := s.ask(ctx, sys, set)
+		v := s.ask(ctx, m, set)
 		if v.err != nil && strings.Contains(strings.ToLower(v.err.Error()), "challengeresponse") {
 			// A future sshd that has forgotten the old name.
 			if err := undo(); err != nil {
@@ -74,15 +74,15 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 				last.err = err
 				continue
 			}
-			v = s.ask(ctx, sys, set)
+			v = s.ask(ctx, m, set)
 		}
 		if v.err == nil && v.wrong == "" {
 			if changed {
-				restorecon(ctx, sys, s.Restorecon, "-R", s.Dir)
-				sys.sshdChanged = bootClock()
+				m.restorecon(ctx, s.Restorecon, "-R", s.Dir)
+				m.sshdChanged = bootClock()
 			}
-			if err := s.remember(sys.Root); err != nil {
-				sys.Log.Debug().Err(err).Msg("could not save sshd configuration of other files")
+			if err := s.remember(m.Root); err != nil {
+				m.Log.Debug().Err(err).Msg("could not save sshd configuration of other files")
 			}
 			if v.unrun {
 				return warn(CodeSSHD, "sshd configuration could not be tested")
@@ -90,15 +90,15 @@ func (s ConfigureSSHD) Apply(ctx context.Context, sys *System) error {
 			return nil
 		}
 		last = v
-		if v.wrong != "" && inMatch(readSSHD(sys.Root, s.Main, s.Dir, nil), strings.ToLower(v.wrong)) {
-			sys.sshdChanged = bootClock()
+		if v.wrong != "" && inMatch(readSSHD(m.Root, s.Main, s.Dir, nil), strings.ToLower(v.wrong)) {
+			m.sshdChanged = bootClock()
 			return warn(CodeSSHD, "a Match block of this image sets another value of %s for %s", v.wrong, s.User)
 		}
 		if err := undo(); err != nil {
 			return bad(err)
 		}
 		if v.err != nil {
-			if base := s.ask(ctx, sys, nil); base.err != nil {
+			if base := s.ask(ctx, m, nil); base.err != nil {
 				// It refused before we came. Our lines are not the reason,
 				// and without them the document is not obeyed.
 				if _, _, err := w(t.set); err != nil {
@@ -251,24 +251,24 @@ func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (und
 // ask lets sshd read its configuration as it would for the user, and
 // compares what counts. sshd -T checks everything that sshd -t does and
 // prints the effective values, so one process is enough.
-func (s ConfigureSSHD) ask(ctx context.Context, sys *System, set []Setting) verdict {
+func (s ConfigureSSHD) ask(ctx context.Context, m *Machine, set []Setting) verdict {
 	main := path.Join(s.Dir, "sshd_config")
-	if !sys.Root.Exists(main) {
+	if !m.Root.Exists(main) {
 		main = s.Main
 	}
-	c := host.Cmd{Name: s.SSHD, Args: []string{"-T", "-f", sys.Root.Path(main), "-C", "user=" + s.User + ",host=localhost,addr=127.0.0.1"}, Timeout: toolTimeout}
+	c := host.Cmd{Name: s.SSHD, Args: []string{"-T", "-f", m.Root.Path(main), "-C", "user=" + s.User + ",host=localhost,addr=127.0.0.1"}, Timeout: toolTimeout}
 	// Without a host key sshd does not even look at the rest; the ones it
 	// is configured for may still be on their way.
-	if keys, err := sys.Root.Glob(path.Join(s.Dir, "ssh_host_*_key")); err == nil && len(keys) > 0 {
-		c.Args = append(c.Args, "-h", sys.Root.Path(keys[0]))
+	if keys, err := m.Root.Glob(path.Join(s.Dir, "ssh_host_*_key")); err == nil && len(keys) > 0 {
+		c.Args = append(c.Args, "-h", m.Root.Path(keys[0]))
 	}
-	res, err := sys.Run.Run(ctx, c)
+	res, err := m.Run.Run(ctx, c)
 	if ex, ok := errors.AsType[*host.ExitError](err); ok {
 		// Early in the boot the directory that the unit makes is missing.
 		if _, dir, ok := strings.Cut(ex.Stderr, "Missing privilege separation directory:"); ok {
 			dir, _, _ = strings.Cut(strings.TrimSpace(dir), "\n")
-			if err := sys.Root.MkdirAll(strings.TrimSpace(dir), 0o755); err == nil {
-				res, err = sys.Run.Run(ctx, c)
+			if err := m.Root.MkdirAll(strings.TrimSpace(dir), 0o755); err == nil {
+				res, err = m.Run.Run(ctx, c)
 				if err == nil {
 					return judge(res.Stdout, set)
 				}

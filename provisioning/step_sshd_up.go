@@ -65,12 +65,12 @@ func idOf(fi fs.FileInfo) fileID {
 }
 
 // Apply implements Step.
-func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
-	units := s.units(sys.Root)
+func (s SSHDUp) Apply(ctx context.Context, m *Machine) error {
+	units := s.units(m.Root)
 	if s.PidFile == "none" {
 		// It cannot be observed, so it is told and not awaited.
-		if unit := units.running(sys.Root); unit != "" && sys.sshdChanged > 0 {
-			s.systemctl(ctx, sys, "reload", unit)
+		if unit := units.running(m.Root); unit != "" && m.sshdChanged > 0 {
+			s.systemctl(ctx, m, "reload", unit)
 		}
 		return nil
 	}
@@ -82,13 +82,13 @@ func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
 	var kicked bool
 	ask := time.After(askSoon)
 	for {
-		l, up := s.listener(sys.Root)
+		l, up := s.listener(m.Root)
 		switch {
-		case up && (l.started > sys.sshdChanged || told != fileID{} && l.file != told):
+		case up && (l.started > m.sshdChanged || told != fileID{} && l.file != told):
 			return nil // it has read everything, and listens
 		case up && told == fileID{}:
 			told = l.file
-			if sys.Kernel.Signal == nil || sys.Kernel.Signal(l.pid, unix.SIGHUP) != nil {
+			if m.Kernel.Signal == nil || m.Kernel.Signal(l.pid, unix.SIGHUP) != nil {
 				return nil // gone this moment, or nothing we may do
 			}
 		case up:
@@ -96,19 +96,19 @@ func (s SSHDUp) Apply(ctx context.Context, sys *System) error {
 		case units.enabled == nil && told == fileID{}:
 			return nil
 		case !kicked:
-			unit := units.gaveUp(sys.Root)
+			unit := units.gaveUp(m.Root)
 			select {
 			case <-ask:
 				ask = time.After(askAgain)
 				if unit == "" {
-					unit = s.failed(ctx, sys, units)
+					unit = s.failed(ctx, m, units)
 				}
 			default:
 			}
 			if unit != "" {
 				kicked = true
-				s.systemctl(ctx, sys, "reset-failed", unit)
-				s.systemctl(ctx, sys, "start", unit)
+				s.systemctl(ctx, m, "reset-failed", unit)
+				s.systemctl(ctx, m, "start", unit)
 			}
 		}
 		select {
@@ -209,12 +209,12 @@ func (u sshdUnits) gaveUp(r host.Root) string {
 
 // failed is an enabled unit that systemd has given up, which it does within
 // seconds where there is no host key. An order that comes later finds it so.
-func (s SSHDUp) failed(ctx context.Context, sys *System, units sshdUnits) string {
+func (s SSHDUp) failed(ctx context.Context, m *Machine, units sshdUnits) string {
 	if s.Systemctl == "" {
 		return ""
 	}
 	for _, unit := range units.enabled {
-		res, err := sys.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"show", "--property=ActiveState", unit}, Timeout: toolTimeout})
+		res, err := m.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"show", "--property=ActiveState", unit}, Timeout: toolTimeout})
 		if err == nil && strings.TrimSpace(string(res.Stdout)) == "ActiveState=failed" {
 			return unit
 		}
@@ -231,13 +231,13 @@ func populated(r host.Root, unit string) bool {
 	return false
 }
 
-func (s SSHDUp) systemctl(ctx context.Context, sys *System, verb, unit string) {
+func (s SSHDUp) systemctl(ctx context.Context, m *Machine, verb, unit string) {
 	if s.Systemctl == "" {
 		return
 	}
 	// --no-block: the unit may be ordered after ourselves.
-	if _, err := sys.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
-		sys.Log.Debug().Err(err).Str("unit", unit).Msg("could not reload sshd")
+	if _, err := m.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
+		m.Log.Debug().Err(err).Str("unit", unit).Msg("could not reload sshd")
 	}
 }
 

@@ -95,7 +95,7 @@ func TestAnSSHDThatWasGivenUpIsStarted(t *testing.T) {
 		return nil
 	}}
 	step := provisioning.SSHDUp{Systemctl: "systemctl"}
-	if err := step.Apply(t.Context(), m.sys()); err != nil {
+	if err := step.Apply(t.Context(), m.prov()); err != nil {
 		t.Errorf("%v; called %v", err, m.run.Commands())
 	}
 }

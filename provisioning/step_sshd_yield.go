@@ -64,11 +64,10 @@ func (s ConfigureSSHD) remember(r host.Root) error {
 // administrator, or of VMAccess for a customer who is locked out, would
 // never count. What was there before us, or says the same, changes nothing.
 // It returns the keywords that were given up; sshd has been told then.
-func YieldSSHD(ctx context.Context, sys *System, o Options) ([]string, error) {
-	o = o.WithDefaults()
-	r := sys.Root
+func (m *Machine) YieldSSHD(ctx context.Context) ([]string, error) {
+	r, o := m.Root, m.Options
 	var f Facts
-	gatherSSHD(r, o, &f)
+	m.gatherSSHD(&f)
 	conf := readSSHD(r, f.SSHDMain, o.SSHDir, nil)
 	keys, values := ourKeys(conf)
 	if len(keys) == 0 {
@@ -101,15 +100,15 @@ func YieldSSHD(ctx context.Context, sys *System, o Options) ([]string, error) {
 	if err != nil {
 		return nil, fail(CodeSSHD, "failed to update sshd config", err)
 	}
-	if v := s.ask(ctx, sys, nil); v.err != nil {
+	if v := s.ask(ctx, m, nil); v.err != nil {
 		// It does not start with the edit either; that is not for us to mend.
 		return nil, fail(CodeSSHD, "failed to update sshd config", errors.Join(v.err, undo()))
 	}
 	if err := now.save(r, note); err != nil {
 		return given, err
 	}
-	sys.sshdChanged = bootClock()
-	return given, SSHDUp{PidFile: f.SSHDSet["pidfile"]}.Apply(ctx, sys)
+	m.sshdChanged = bootClock()
+	return given, SSHDUp{PidFile: f.SSHDSet["pidfile"]}.Apply(ctx, m)
 }
 
 // properName is how the manual spells a keyword.

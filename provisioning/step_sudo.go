@@ -38,69 +38,69 @@ func (s Sudo) String() string {
 }
 
 // Apply implements Step.
-func (s Sudo) Apply(ctx context.Context, sys *System) error {
+func (s Sudo) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeSudo, "failed to provision sudoers", err, Pair{"user", s.User})
 	}
 	if s.Doas {
-		return s.doas(sys, bad)
+		return s.doas(m, bad)
 	}
-	if err := sys.Root.MkdirAll(s.Dir, 0o750); err != nil {
+	if err := m.Root.MkdirAll(s.Dir, 0o750); err != nil {
 		return bad(err)
 	}
 	name := path.Join(s.Dir, "waagent")
-	old, err := sys.Root.ReadFile(name)
+	old, err := m.Root.ReadFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return bad(err)
 	}
 	next := sudoersWith(string(old), s.User, s.NoPassword)
-	if err := s.replace(ctx, sys, name, string(old), next, 0o440); err != nil {
+	if err := s.replace(ctx, m, name, string(old), next, 0o440); err != nil {
 		return bad(err)
 	}
 	if s.Include {
 		const main = "/etc/sudoers"
-		old, err := sys.Root.ReadFile(main)
+		old, err := m.Root.ReadFile(main)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return bad(err)
 		}
-		if !sudoersIncluded(sys.Root, s.Dir) {
+		if !sudoersIncluded(m.Root, s.Dir) {
 			text := string(old)
 			if text != "" && !strings.HasSuffix(text, "\n") {
 				text += "\n"
 			}
 			// The old spelling is the one every sudo knows.
-			if err := s.replace(ctx, sys, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440); err != nil {
+			if err := s.replace(ctx, m, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440); err != nil {
 				return bad(err)
 			}
 		}
 	}
-	restorecon(ctx, sys, s.Restorecon, s.Dir+"/waagent")
+	m.restorecon(ctx, s.Restorecon, s.Dir+"/waagent")
 	return nil
 }
 
 // replace checks the text with visudo before it becomes the file: sudo
 // refuses to work at all with a file it cannot parse.
-func (s Sudo) replace(ctx context.Context, sys *System, name, old, next string, perm fs.FileMode) error {
+func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string, perm fs.FileMode) error {
 	if old == next {
 		return nil
 	}
 	if s.Check != "" {
-		if err := sys.Root.MkdirAll(s.Lib, 0o700); err != nil {
+		if err := m.Root.MkdirAll(s.Lib, 0o700); err != nil {
 			return err
 		}
 		tmp := path.Join(s.Lib, "sudoers.check")
-		if err := sys.Root.WriteFile(tmp, []byte(next), perm); err != nil {
+		if err := m.Root.WriteFile(tmp, []byte(next), perm); err != nil {
 			return err
 		}
-		_, err := sys.Run.Run(ctx, host.Cmd{Name: s.Check, Args: []string{"-cf", sys.Root.Path(tmp)}, Timeout: toolTimeout})
-		if rm := sys.Root.Remove(tmp); rm != nil {
+		_, err := m.Run.Run(ctx, host.Cmd{Name: s.Check, Args: []string{"-cf", m.Root.Path(tmp)}, Timeout: toolTimeout})
+		if rm := m.Root.Remove(tmp); rm != nil {
 			return rm
 		}
 		if err != nil && !host.NotFound(err) {
 			return fmt.Errorf("visudo rejected %s: %w", name, err)
 		}
 	}
-	return sys.Root.WriteFile(name, []byte(next), perm)
+	return m.Root.WriteFile(name, []byte(next), perm)
 }
 
 // sudoersWith returns the text with exactly one rule for the user. A line is
@@ -175,8 +175,8 @@ const (
 
 // doas writes the user's rule. Those of others, as of the account that the
 // machine was ordered with, stay.
-func (s Sudo) doas(sys *System, bad func(error) error) error {
-	if err := sys.Root.MkdirAll(s.Dir, 0o755); err != nil {
+func (s Sudo) doas(m *Machine, bad func(error) error) error {
+	if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
 		return bad(err)
 	}
 	rule := "permit " + s.User + "\n"
@@ -184,7 +184,7 @@ func (s Sudo) doas(sys *System, bad func(error) error) error {
 		rule = "permit nopass " + s.User + "\n"
 	}
 	name := path.Join(s.Dir, doasFile)
-	old, err := sys.Root.ReadFile(name)
+	old, err := m.Root.ReadFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return bad(err)
 	}
@@ -192,7 +192,7 @@ func (s Sudo) doas(sys *System, bad func(error) error) error {
 	if next != "" && !strings.HasSuffix(next, "\n") {
 		next += "\n"
 	}
-	if err := sys.Root.WriteFile(name, []byte(next+rule), 0o600); err != nil {
+	if err := m.Root.WriteFile(name, []byte(next+rule), 0o600); err != nil {
 		return bad(err)
 	}
 	return nil

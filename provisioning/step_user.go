@@ -40,70 +40,69 @@ func (CreateUser) ID() string { return StepUser }
 func (s CreateUser) String() string { return "create the user " + s.Name }
 
 // Apply implements Step.
-func (s CreateUser) Apply(ctx context.Context, sys *System) error {
+func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeUser, "failed to provision user", err, Pair{"user", s.Name})
 	}
-	sys.Root.BreakStaleAccountLocks()
-	acct, have, err := sys.Root.Account(s.Name)
+	m.Root.BreakStaleAccountLocks()
+	acct, have, err := m.Root.Account(s.Name)
 	if err != nil {
 		return bad(err)
 	}
-	ours, err := readLedger(sys.Root, s.Ledger)
+	ours, err := readLedger(m.Root, s.Ledger)
 	if err != nil {
 		return bad(err)
 	}
 	cut := have && ours.Making == s.Name // the one before us came to no end
 	if cut {
-		if have, err = s.whole(ctx, sys, acct); err != nil {
+		if have, err = s.whole(ctx, m, acct); err != nil {
 			return bad(err)
 		}
 	}
 	if !have {
 		ours.Users = append(slices.DeleteFunc(ours.Users, func(n string) bool { return n == s.Name }), s.Name)
 		ours.VMID, ours.Making = s.VMID, s.Name
-		if err := writeLedger(sys.Root, s.Ledger, ours); err != nil {
+		if err := writeLedger(m.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
-		if err := s.create(ctx, sys, acct.UID); err != nil {
+		if err := s.create(ctx, m, acct.UID); err != nil {
 			return bad(err)
 		}
-		if acct, have, err = sys.Root.Account(s.Name); err != nil {
+		if acct, have, err = m.Root.Account(s.Name); err != nil {
 			return bad(err)
 		}
 	}
 	if !have {
 		// useradd says "exists" but the file does not: LDAP, userdb. The
 		// account is somebody else's to keep; its home is not ours to make.
-		return s.groups(ctx, sys, bad)
+		return s.groups(ctx, m, bad)
 	}
 	if slices.Contains(ours.Users, s.Name) {
-		if err := mendHome(sys.Root, acct, s.HomeDir, cut); err != nil {
+		if err := mendHome(m.Root, acct, s.HomeDir, cut); err != nil {
 			return bad(err)
 		}
 	}
 	if ours.Making != "" {
 		ours.Making = ""
-		if err := writeLedger(sys.Root, s.Ledger, ours); err != nil {
+		if err := writeLedger(m.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
 	}
-	restorecon(ctx, sys, s.Restorecon, "-R", acct.Home)
-	return s.groups(ctx, sys, bad)
+	m.restorecon(ctx, s.Restorecon, "-R", acct.Home)
+	return s.groups(ctx, m, bad)
 }
 
 // create runs the tool that makes the account, with the number uid if it has
 // one. Otherwise the tool chooses, unless that number was an account's of ours
 // before, or something is left of one that had it.
-func (s CreateUser) create(ctx context.Context, sys *System, uid int) error {
-	o := Options{Lib: path.Dir(path.Dir(s.Ledger)), HomeDir: s.HomeDir}.WithDefaults()
-	if uid != 0 || numberTaken(sys.Root, o) {
-		return withUID(sys, o, uid, func(uid int) error { return s.run(ctx, sys, "-u", strconv.Itoa(uid)) })
+func (s CreateUser) create(ctx context.Context, m *Machine, uid int) error {
+	if uid != 0 || m.numberTaken() {
+		return m.withUID(uid, func(uid int) error { return s.run(ctx, m, "-u", strconv.Itoa(uid)) })
 	}
-	return s.run(ctx, sys)
+	return s.run(ctx, m)
 }
 
-func (s CreateUser) run(ctx context.Context, sys *System, more ...string) error {
+func (s CreateUser) run(ctx context.Context, m *Machine, more ...string) error {
 	var c host.Cmd
 	switch s.Tool {
 	case "useradd":
@@ -136,13 +135,13 @@ func (s CreateUser) run(ctx context.Context, sys *System, more ...string) error 
 	}
 	c.Args = append(c.Args, more...)
 	c.Timeout = toolTimeout
-	if err := sys.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
+	if err := m.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
 		return err
 	}
 	with := func(first ...string) error {
 		d := c
 		d.Args = append(append(slices.Clone(first), c.Args...), s.Name)
-		_, err := sys.Run.Run(ctx, d)
+		_, err := m.Run.Run(ctx, d)
 		return err
 	}
 	err := with()
@@ -161,26 +160,26 @@ func (s CreateUser) run(ctx context.Context, sys *System, more ...string) error 
 // the power went in the middle of it, some of the files have it and some
 // don't; what is there is removed then, and the home kept, so that the tool
 // can do it again.
-func (s CreateUser) whole(ctx context.Context, sys *System, acct host.Account) (bool, error) {
+func (s CreateUser) whole(ctx context.Context, m *Machine, acct host.Account) (bool, error) {
 	// Without the power cut, only we may have ended, and the tool goes on.
-	unlock, err := sys.Root.LockAccounts(ctx)
+	unlock, err := m.Root.LockAccounts(ctx)
 	if err != nil {
 		return false, err
 	}
-	missing, err := s.missing(sys.Root, acct)
+	missing, err := s.missing(m.Root, acct)
 	unlock()
 	if err != nil || missing == "" {
 		return true, err
 	}
-	sys.Log.Warn().Str("user", s.Name).Str("missing", missing).Msg("creation of the account was interrupted, creating it again")
+	m.Log.Warn().Str("user", s.Name).Str("missing", missing).Msg("creation of the account was interrupted, creating it again")
 	tool := "userdel"
 	if s.Tool == "adduser" {
 		tool = "deluser"
 	}
-	if _, err := sys.Run.Run(ctx, host.Cmd{Name: tool, Args: []string{s.Name}, Timeout: toolTimeout}); err != nil {
-		sys.Log.Warn().Err(err).Str("user", s.Name).Msg("could not remove incomplete account")
+	if _, err := m.Run.Run(ctx, host.Cmd{Name: tool, Args: []string{s.Name}, Timeout: toolTimeout}); err != nil {
+		m.Log.Warn().Err(err).Str("user", s.Name).Msg("could not remove incomplete account")
 	}
-	_, have, err := sys.Root.Account(s.Name)
+	_, have, err := m.Root.Account(s.Name)
 	return have, err
 }
 
@@ -216,24 +215,24 @@ func (s CreateUser) missing(r host.Root, acct host.Account) (string, error) {
 	return "", nil
 }
 
-func (s CreateUser) groups(ctx context.Context, sys *System, bad func(error) error) error {
+func (s CreateUser) groups(ctx context.Context, m *Machine, bad func(error) error) error {
 	if len(s.Groups) == 0 {
 		return nil
 	}
-	have, err := sys.Root.Groups()
+	have, err := m.Root.Groups()
 	if err != nil {
 		return bad(err)
 	}
 	for _, g := range s.Groups {
 		i := slices.IndexFunc(have, func(h host.Group) bool { return h.Name == g })
-		if i < 0 || slices.Contains(have[i].Members, s.Name) && inGshadow(sys.Root, g, s.Name) {
+		if i < 0 || slices.Contains(have[i].Members, s.Name) && inGshadow(m.Root, g, s.Name) {
 			continue
 		}
 		c := host.Cmd{Name: "usermod", Args: []string{"-aG", g, s.Name}, Timeout: toolTimeout}
 		if s.Tool == "adduser" {
 			c = host.Cmd{Name: "adduser", Args: []string{s.Name, g}, Timeout: toolTimeout}
 		}
-		if _, err := sys.Run.Run(ctx, c); err != nil {
+		if _, err := m.Run.Run(ctx, c); err != nil {
 			return bad(fmt.Errorf("add to group %s: %w", g, err))
 		}
 	}
@@ -367,8 +366,8 @@ func writeLedger(r host.Root, name string, l ledger) error {
 }
 
 // OwnUsers lists the accounts that provisioning made on this machine.
-func OwnUsers(r host.Root, o Options) []string {
-	l, err := readLedger(r, path.Join(o.Dir(), "users.json"))
+func (m *Machine) OwnUsers() []string {
+	l, err := readLedger(m.Root, path.Join(m.Options.Dir(), "users.json"))
 	if err != nil {
 		return nil
 	}
@@ -379,11 +378,11 @@ func dirOf(name string) string { return path.Dir(name) }
 
 // restorecon gives files the SELinux labels of the policy. It is best
 // effort: a policy that does not know the tool is not our failure.
-func restorecon(ctx context.Context, sys *System, tool string, args ...string) {
+func (m *Machine) restorecon(ctx context.Context, tool string, args ...string) {
 	if tool == "" {
 		return
 	}
-	if _, err := sys.Run.Run(ctx, host.Cmd{Name: tool, Args: append([]string{"-F"}, args...), Timeout: toolTimeout}); err != nil {
-		sys.Log.Debug().Err(err).Strs("files", args).Msg("could not set SELinux labels")
+	if _, err := m.Run.Run(ctx, host.Cmd{Name: tool, Args: append([]string{"-F"}, args...), Timeout: toolTimeout}); err != nil {
+		m.Log.Debug().Err(err).Strs("files", args).Msg("could not set SELinux labels")
 	}
 }

@@ -30,23 +30,23 @@ type uidLedger struct {
 // ever more than one range.
 const maxGiven = 1000
 
-func uidsName(o Options) string { return path.Join(o.Dir(), "uids.json") }
+func (m *Machine) uidsName() string { return path.Join(m.Options.Dir(), "uids.json") }
 
-func readUIDs(r host.Root, o Options) uidLedger {
+func (m *Machine) readUIDs() uidLedger {
 	var l uidLedger
-	readJSON(r, uidsName(o), &l) // damaged is as good as none
-	if boot := r.BootID(); l.Boot != boot {
+	readJSON(m.Root, m.uidsName(), &l) // damaged is as good as none
+	if boot := m.Root.BootID(); l.Boot != boot {
 		l.Boot, l.Given = boot, nil
 	}
 	return l
 }
 
-func (l uidLedger) write(sys *System, o Options) error {
+func (l uidLedger) write(m *Machine) error {
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err
 	}
-	return errors.Join(sys.Root.MkdirAll(o.Dir(), 0o700), put(sys, uidsName(o), append(b, '\n'), 0o600))
+	return errors.Join(m.Root.MkdirAll(m.Options.Dir(), 0o700), m.put(m.uidsName(), append(b, '\n'), 0o600))
 }
 
 func (l uidLedger) given(uid int) bool {
@@ -88,10 +88,10 @@ func uidRange(r host.Root) host.IDRange {
 }
 
 // retireUID notes that a number must not be given again.
-func retireUID(sys *System, o Options, uid int) error {
-	l := readUIDs(sys.Root, o)
+func (m *Machine) retireUID(uid int) error {
+	l := m.readUIDs()
 	last := l.Last
-	if uidRange(sys.Root).Has(uid) {
+	if uidRange(m.Root).Has(uid) {
 		last = max(last, uid)
 	}
 	if l.given(uid) && last == l.Last {
@@ -99,13 +99,13 @@ func retireUID(sys *System, o Options, uid int) error {
 	}
 	l.Last = last
 	l.add(uid)
-	return l.write(sys, o)
+	return l.write(m)
 }
 
 // freeUID chooses a number for a new account, other than those in not.
-func freeUID(r host.Root, o Options, not []int) (int, error) {
-	l, ids := readUIDs(r, o), uidRange(r)
-	used, err := usedUIDs(r, o)
+func (m *Machine) freeUID(not []int) (int, error) {
+	l, ids := m.readUIDs(), uidRange(m.Root)
+	used, err := m.usedUIDs()
 	if err != nil {
 		return 0, err
 	}
@@ -125,10 +125,10 @@ func freeUID(r host.Root, o Options, not []int) (int, error) {
 
 // numberTaken reports whether the number that a tool would choose by itself, the
 // next after the highest, must not be given.
-func numberTaken(r host.Root, o Options) bool {
-	l, ids := readUIDs(r, o), uidRange(r)
-	used, err := usedUIDs(r, o)
-	all, aerr := r.Accounts()
+func (m *Machine) numberTaken() bool {
+	l, ids := m.readUIDs(), uidRange(m.Root)
+	used, err := m.usedUIDs()
+	all, aerr := m.Root.Accounts()
 	if l.Last != 0 || err != nil || aerr != nil {
 		return l.Last != 0
 	}
@@ -143,13 +143,14 @@ func numberTaken(r host.Root, o Options) bool {
 
 // usedUIDs are the numbers that accounts have, and those without an account of
 // which something is left: a process, a home, a job, mail.
-func usedUIDs(r host.Root, o Options) (map[int]bool, error) {
+func (m *Machine) usedUIDs() (map[int]bool, error) {
+	r := m.Root
 	used := map[int]bool{}
 	all, err := r.Accounts()
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range append(all, readRemoving(r, o)...) {
+	for _, a := range append(all, m.readRemoving()...) {
 		used[a.UID] = true
 	}
 	pids, err := r.ProcessIDs()
@@ -163,7 +164,7 @@ func usedUIDs(r host.Root, o Options) (map[int]bool, error) {
 			}
 		}
 	}
-	for _, dir := range append([]string{o.HomeDir, "/run/user"}, append(crontabDirs, append(jobDirs, mailDirs...)...)...) {
+	for _, dir := range append([]string{m.Options.HomeDir, "/run/user"}, append(crontabDirs, append(jobDirs, mailDirs...)...)...) {
 		_ = eachOwned(r, dir, func(_ *host.Dir, _ string, uid int) error { // no directory, nothing left in it
 			used[uid] = true
 			return nil

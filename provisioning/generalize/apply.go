@@ -21,12 +21,13 @@ var ErrDeclined = errors.New("not confirmed, nothing changed")
 // Apply does what was planned. An action that fails does not stop the
 // others; all failures come back joined. done is told of each, may be nil.
 func Apply(ctx context.Context, sys *provisioning.System, o Options, actions []Action, done func(Action, error)) error {
+	m := o.machine(sys)
 	var errs []error
 	for _, a := range actions {
 		if err := context.Cause(ctx); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		err := apply(ctx, sys, o, a)
+		err := apply(ctx, m, a)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", a, err)
 			errs = append(errs, err)
@@ -42,30 +43,30 @@ func Apply(ctx context.Context, sys *provisioning.System, o Options, actions []A
 
 const toolTimeout = 2 * time.Minute
 
-func apply(ctx context.Context, sys *provisioning.System, o Options, a Action) error {
+func apply(ctx context.Context, m *provisioning.Machine, a Action) error {
 	switch a.Kind {
 	case Remove:
-		return sys.Root.RemoveAll(a.Path)
+		return m.Root.RemoveAll(a.Path)
 	case Empty:
-		fi, err := sys.Root.Stat(a.Path)
+		fi, err := m.Root.Stat(a.Path)
 		if err != nil {
 			return err
 		}
-		return sys.Root.WriteFile(a.Path, nil, fi.Mode().Perm())
+		return m.Root.WriteFile(a.Path, nil, fi.Mode().Perm())
 	case Write:
-		return sys.Root.WriteFile(a.Path, []byte(a.Content), 0o644)
+		return m.Root.WriteFile(a.Path, []byte(a.Content), 0o644)
 	case Command:
-		_, err := sys.Run.Run(ctx, host.Cmd{Name: a.Args[0], Args: a.Args[1:], Dir: sys.Root.Path("/"), Timeout: toolTimeout})
+		_, err := m.Run.Run(ctx, host.Cmd{Name: a.Args[0], Args: a.Args[1:], Dir: m.Root.Path("/"), Timeout: toolTimeout})
 		return err
 	case StopUnit:
-		_, err := sys.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: []string{"stop", a.Path}, Timeout: toolTimeout})
+		_, err := m.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: []string{"stop", a.Path}, Timeout: toolTimeout})
 		return err
 	case LockRoot:
-		return provisioning.LockRoot{Shadow: a.Path}.Apply(ctx, sys)
+		return provisioning.LockRoot{Shadow: a.Path}.Apply(ctx, m)
 	case SSHD:
-		return provisioning.ForgetSSHD(sys.Root, o.Machine)
+		return m.ForgetSSHD()
 	case DelUser:
-		return provisioning.RemoveAccount(ctx, sys, o.Machine, a.Path)
+		return m.RemoveAccount(ctx, a.Path)
 	}
 	return fmt.Errorf("unknown action %q", a.Kind)
 }

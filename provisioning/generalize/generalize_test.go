@@ -205,7 +205,8 @@ func inside(what string) error {
 	o := opts()
 	switch what {
 	case "provision":
-		f, err := provisioning.Gather(ctx, sys, o.Machine)
+		m := provisioning.NewMachine(sys, o.Machine, provisioning.Identity{ID: "x"})
+		f, err := m.Gather(ctx)
 		if err != nil {
 			return err
 		}
@@ -214,11 +215,11 @@ func inside(what string) error {
 		if err != nil {
 			return err
 		}
-		j, err := provisioning.OpenJournal(r, o.Machine, "x")
+		j, err := m.OpenJournal()
 		if err != nil {
 			return err
 		}
-		_, err = provisioning.Apply(ctx, sys, steps, j, nil)
+		_, err = m.Apply(ctx, steps, j, nil)
 		return err
 	case "deprovision":
 		return generalize.Deprovision(ctx, sys, o, generalize.Mode{Force: true}, nil, os.Stdout)

@@ -70,10 +70,15 @@ type Options struct {
 	Service string               // the agent's unit, to be stopped first; empty: leave it
 }
 
+// machine is what provisioning knows of the machine that is cleaned.
+func (o Options) machine(sys *provisioning.System) *provisioning.Machine {
+	return provisioning.NewMachine(sys, o.Machine, provisioning.Identity{})
+}
+
 // Plan lists what has to be done, in order. Warnings are what it cannot
 // know, in words.
 func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
-	o.Machine = o.Machine.WithDefaults()
+	m := o.machine(&provisioning.System{Root: r})
 	if o.LogDir == "" {
 		o.LogDir = "/var/log/azure"
 	}
@@ -84,31 +89,31 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	// First, because the account's name stands in files that go, and a second
 	// run after one that was cut off needs to find it.
 	if o.User {
-		users := p.users(o)
+		users := p.users(m)
 		if len(users) == 0 {
-			warnings = append(warnings, "no provisioned account found: neither "+o.Machine.Lib+"/ovf-env.xml nor the agent's records name an existing account")
+			warnings = append(warnings, "no provisioned account found: neither "+m.Options.Lib+"/ovf-env.xml nor the agent's records name an existing account")
 		}
 		for _, u := range users {
 			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
 		}
-		if len(users) > 0 && !r.Exists(o.Machine.Dir()) {
+		if len(users) > 0 && !r.Exists(m.Options.Dir()) {
 			// What is noted there meanwhile.
-			p.add(Action{Kind: Remove, Path: o.Machine.Dir(), Why: "state of this VM"})
+			p.add(Action{Kind: Remove, Path: m.Options.Dir(), Why: "state of this VM"})
 		}
 		p.glob(Remove, "sudo rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
 	}
-	p.glob(Remove, "host key, must be different in each VM", o.Machine.SSHDir+"/ssh_host_*key*")
+	p.glob(Remove, "host key, must be different in each VM", m.Options.SSHDir+"/ssh_host_*key*")
 	p.leases()
 	p.hostName()
-	if o.Machine.DeleteRootPassword {
-		if f, ok, err := r.PasswordField(o.Machine.Shadow, "root"); err == nil && ok && !strings.HasPrefix(f, "*") && !strings.HasPrefix(f, "!") {
-			p.add(Action{Kind: LockRoot, Path: o.Machine.Shadow, Why: "not used for logins"})
+	if m.Options.DeleteRootPassword {
+		if f, ok, err := r.PasswordField(m.Options.Shadow, "root"); err == nil && ok && !strings.HasPrefix(f, "*") && !strings.HasPrefix(f, "!") {
+			p.add(Action{Kind: LockRoot, Path: m.Options.Shadow, Why: "not used for logins"})
 		}
 	}
-	for _, f := range provisioning.SSHDTraces(r, o.Machine) {
+	for _, f := range m.SSHDTraces() {
 		p.add(Action{Kind: SSHD, Path: f, Why: "password authentication of this VM"})
 	}
-	p.glob(Remove, "state of this VM", o.Machine.Lib+"/*", o.Machine.Lib+"/.[!.]*", "/run/azguest/*")
+	p.glob(Remove, "state of this VM", m.Options.Lib+"/*", m.Options.Lib+"/.[!.]*", "/run/azguest/*")
 	p.glob(Remove, "log", o.LogDir+"/*", "/var/log/waagent.log*", "/var/log/journal/*")
 	p.glob(Remove, "history", "/root/.bash_history", "/home/*/.bash_history")
 	p.identity()
@@ -150,16 +155,16 @@ func (p *planner) glob(kind Kind, why string, patterns ...string) {
 
 // users are the accounts that the platform had made: named by the document,
 // or by our own ledger. Only those that exist, and never root.
-func (p *planner) users(o Options) []string {
+func (p *planner) users(m *provisioning.Machine) []string {
 	var names []string
-	if b, err := p.r.ReadFile(o.Machine.Lib + "/ovf-env.xml"); err == nil {
+	if b, err := p.r.ReadFile(m.Options.Lib + "/ovf-env.xml"); err == nil {
 		if env, err := ovf.Parse(b); err == nil {
 			names = append(names, strings.TrimSpace(env.UserName))
 		}
 	}
-	names = append(names, provisioning.OwnUsers(p.r, o.Machine)...)
+	names = append(names, m.OwnUsers()...)
 	var out []string
-	for _, a := range provisioning.HalfRemoved(p.r, o.Machine) {
+	for _, a := range m.HalfRemoved() {
 		out = append(out, a.Name)
 	}
 	for _, n := range names {

@@ -48,7 +48,6 @@ func (f Finding) String() string {
 // anywhere, and changes nothing. Everything that generalize would remove is
 // a finding, and so is every secret.
 func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
-	o.Machine = o.Machine.WithDefaults()
 	o.Machine.DeleteRootPassword, o.User = true, true
 	if !slices.Contains(Profiles(), profile) {
 		return nil, fmt.Errorf("unknown profile %q (available: marketplace, cis, immutable)", profile)
@@ -56,7 +55,7 @@ func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
 	if !r.Exists("/etc") || !r.Exists("/usr") {
 		return nil, errors.New("not a root file system: /etc or /usr is missing")
 	}
-	v := &verifier{r: r, o: o}
+	v := &verifier{r: r, m: o.machine(&provisioning.System{Root: r})}
 	actions, _ := Plan(r, o)
 	for _, a := range actions {
 		v.bad(a.Path, "%s", a.Why)
@@ -76,7 +75,7 @@ func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
 
 type verifier struct {
 	r   host.Root
-	o   Options
+	m   *provisioning.Machine
 	out []Finding
 }
 
@@ -158,13 +157,13 @@ func (v *verifier) accounts() {
 		return
 	}
 	for _, a := range all {
-		f, ok, err := v.r.PasswordField(v.o.Machine.Shadow, a.Name)
+		f, ok, err := v.r.PasswordField(v.m.Options.Shadow, a.Name)
 		switch {
 		case err != nil || !ok:
 		case f == "":
-			v.bad(v.o.Machine.Shadow, "%s can log in without a password", a.Name)
+			v.bad(v.m.Options.Shadow, "%s can log in without a password", a.Name)
 		case strings.HasPrefix(f, "$") && a.Name != "root":
-			v.bad(v.o.Machine.Shadow, "%s has the same password in every VM", a.Name)
+			v.bad(v.m.Options.Shadow, "%s has the same password in every VM", a.Name)
 		}
 		if a.UID == 0 && a.Name != "root" {
 			v.bad("/etc/passwd", "%s has uid 0", a.Name)
@@ -174,7 +173,7 @@ func (v *verifier) accounts() {
 
 // marketplace is what certification for the marketplace checks.
 func (v *verifier) marketplace() {
-	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "ClientAliveInterval"); ok {
+	if s, ok := v.m.SSHDValue("ClientAliveInterval"); ok {
 		if n, err := strconv.Atoi(s); err != nil || n < 30 || n > 235 {
 			v.bad("", "sshd: ClientAliveInterval is %s, certification requires 30 to 235", s)
 		}
@@ -200,7 +199,7 @@ func (v *verifier) cis() {
 			v.bad(name, "mode is %04o, at most %04o is allowed", fi.Mode().Perm(), most)
 		}
 	}
-	if s, ok := provisioning.SSHDValue(v.r, v.o.Machine, "PermitEmptyPasswords"); ok && strings.EqualFold(s, "yes") {
+	if s, ok := v.m.SSHDValue("PermitEmptyPasswords"); ok && strings.EqualFold(s, "yes") {
 		v.bad("", "sshd: PermitEmptyPasswords is on")
 	}
 	slices.SortFunc(v.out, func(a, b Finding) int { return strings.Compare(a.Path+a.Text, b.Path+b.Text) })

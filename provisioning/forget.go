@@ -11,8 +11,8 @@ import (
 
 // SSHDValue is the value of a keyword in the sshd configuration at top
 // level, and whether something sets it. Includes are followed.
-func SSHDValue(r host.Root, o Options, key string) (string, bool) {
-	o = o.WithDefaults()
+func (m *Machine) SSHDValue(key string) (string, bool) {
+	r, o := m.Root, m.Options
 	for _, main := range []string{path.Join(o.SSHDir, "sshd_config"), "/usr/etc/ssh/sshd_config"} {
 		if !r.Exists(main) {
 			continue
@@ -24,8 +24,8 @@ func SSHDValue(r host.Root, o Options, key string) (string, bool) {
 }
 
 // SSHDTraces lists the files in which provisioning has left sshd settings.
-func SSHDTraces(r host.Root, o Options) []string {
-	o = o.WithDefaults()
+func (m *Machine) SSHDTraces() []string {
+	r, o := m.Root, m.Options
 	var out []string
 	if n := dropIn(o.SSHDir); r.Exists(n) {
 		out = append(out, n)
@@ -37,8 +37,8 @@ func SSHDTraces(r host.Root, o Options) []string {
 }
 
 // ForgetSSHD takes those settings out again.
-func ForgetSSHD(r host.Root, o Options) error {
-	o = o.WithDefaults()
+func (m *Machine) ForgetSSHD() error {
+	r, o := m.Root, m.Options
 	name := path.Join(o.SSHDir, "sshd_config")
 	b, err := r.ReadFile(name)
 	switch {
@@ -58,8 +58,8 @@ func ForgetSSHD(r host.Root, o Options) error {
 // ForgetSudo takes a user's rule out of the sudoers file, or of that of doas,
 // and the file away if nothing else is in it. Only lines that name exactly this
 // user go.
-func ForgetSudo(r host.Root, o Options, user string) error {
-	o = o.WithDefaults()
+func (m *Machine) ForgetSudo(user string) error {
+	r, o := m.Root, m.Options
 	return errors.Join(
 		forgetLines(r, path.Join(o.SudoersDir, "waagent"), 0o440, func(f []string) bool {
 			return len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL")
