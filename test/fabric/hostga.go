@@ -105,11 +105,14 @@ func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 		}
 		return answer.note("stale", fmt.Sprintf("%s %q, current is %q", header, got, want)), true
 	}
-	if r.kind != PluginVersions && r.Header.Get("x-ms-version") != "2015-09-01" {
-		return pluginError(http.StatusBadRequest, "InvalidHeader", "The header x-ms-version is missing or not 2015-09-01."), true
-	}
-	if r.kind == PluginVersions && r.Header.Get("x-ms-version") != "" {
+	switch version := r.Header.Get("x-ms-version"); {
+	case r.kind == PluginVersions && version != "":
 		a.problem("x-ms-version on /versions")
+	case r.kind == PluginVersions || version == "2015-09-01":
+	case r.kind == ImmediateGoalState: // what it needs is not known (protocol/SPEC.md §7.8)
+		a.problem("x-ms-version %q, want 2015-09-01", version)
+	default:
+		return pluginError(http.StatusBadRequest, "InvalidHeader", "The header x-ms-version is missing or not 2015-09-01."), true
 	}
 	if got := r.Header.Get("x-ms-containerid"); got != container {
 		switch {
@@ -164,6 +167,11 @@ func (f *Fabric) artifact(r *request) *answer {
 	if err != nil || !ok {
 		return pluginError(http.StatusBadGateway, "ArtifactNotReachable", "The location "+location+" is not reachable from the host.")
 	}
+	for _, name := range []string{"Range", "x-ms-range", "If-Range"} {
+		if value := r.Header.Get(name); value != "" {
+			inner.Header.Set(name, value)
+		}
+	}
 	upstream := &request{Request: inner, vm: r.vm, kind: BlobGet}
 	var a *answer
 	if strings.HasPrefix(account, repositoryPrefix) {
@@ -171,7 +179,7 @@ func (f *Fabric) artifact(r *request) *answer {
 	} else {
 		a = f.store.serve(account, path, upstream)
 	}
-	if a.code != http.StatusOK {
+	if a.code != http.StatusOK && a.code != http.StatusPartialContent {
 		return pluginError(http.StatusBadGateway, "UpstreamFailure", fmt.Sprintf("Storage answered %d.", a.code)).note("upstream", a.code)
 	}
 	a.note("location", location)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -139,6 +140,42 @@ func TestArtifactChannels(t *testing.T) {
 	}
 	if n := len(f.Journal(Query{Kind: Artifact, VM: "VM-01"})); n != 4 {
 		t.Errorf("%d artifact requests in the journal", n)
+	}
+	h["x-ms-artifact-location"], h["Range"] = uri, "bytes=2-"
+	if code, _, rest := c.do("GET", "http://168.63.129.16:32526/extensionArtifact", h, nil); code != 206 || !bytes.Equal(rest, direct[2:]) {
+		t.Errorf("the rest of the package: %d, %d bytes", code, len(rest))
+	}
+}
+
+// TestRelayedRange: the relay passes on which part of a blob is wanted.
+func TestRelayedRange(t *testing.T) {
+	f, _, c := testFabric(t)
+	blob := f.SharedBlob("ten", []byte("0123456789"), "r")
+	_, header, _ := c.do("GET", blob, nil, nil)
+	relay := func(more map[string]string) (int, string, string) {
+		h := c.hostGAHeader()
+		h["x-ms-artifact-location"] = blob
+		maps.Copy(h, more)
+		code, header, body := c.do("GET", "http://168.63.129.16:32526/extensionArtifact", h, nil)
+		return code, header.Get("Content-Range"), string(body)
+	}
+	for name, test := range map[string]struct {
+		header      map[string]string
+		code        int
+		where, body string
+	}{
+		"whole":        {nil, 200, "", "0123456789"},
+		"rest":         {map[string]string{"Range": "bytes=7-"}, 206, "bytes 7-9/10", "789"},
+		"part":         {map[string]string{"x-ms-range": "bytes=2-4"}, 206, "bytes 2-4/10", "234"},
+		"unchanged":    {map[string]string{"Range": "bytes=7-", "If-Range": header.Get("ETag")}, 206, "bytes 7-9/10", "789"},
+		"changed":      {map[string]string{"Range": "bytes=7-", "If-Range": `"0x8"`}, 200, "", "0123456789"},
+		"beyond it":    {map[string]string{"Range": "bytes=10-"}, 502, "", ""},
+		"not anywhere": {map[string]string{"Range": "bytes=x-"}, 502, "", ""},
+	} {
+		code, where, body := relay(test.header)
+		if code != test.code || where != test.where || test.body != "" && body != test.body {
+			t.Errorf("%s: %d %q %q", name, code, where, body)
+		}
 	}
 }
 
@@ -311,6 +348,9 @@ func TestAgentLogAndVersions(t *testing.T) {
 		t.Errorf("immediate goal state: %d", code)
 	}
 	vm.SetConfig(func(c *Config) { c.Immediate = []byte(`{"immediateExtensionsGoalStates":[]}`) })
+	if code, _, _ := c.do("GET", "http://168.63.129.16:32526/immediateGoalState", nil, nil); code != 200 {
+		t.Errorf("immediate goal state without headers: %d", code)
+	}
 	code, header, _ := c.do("GET", "http://168.63.129.16:32526/immediateGoalState", h, nil)
 	if code != 200 || header.Get("ETag") == "" {
 		t.Errorf("immediate goal state: %d", code)

@@ -202,9 +202,11 @@ func (f *Fabric) repositoryBlob(r *request, blobPath string) *answer {
 		}
 		for _, p := range h.versions {
 			if strings.EqualFold(file, h.name+"__"+p.version+".zip") {
-				a := reply(http.StatusOK, "application/zip", p.data)
-				a.file = p.file
-				return a.note("package", h.name+" "+p.version)
+				a := reply(http.StatusOK, "application/zip", p.data).note("package", h.name+" "+p.version)
+				if a.file = p.file; a.file == "" {
+					return cutToRange(a, r)
+				}
+				return a
 			}
 			// Where a detached signature lies when neither goal state nor
 			// manifest has a place for it: beside the package.
