@@ -16,6 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol"
@@ -32,7 +33,7 @@ type Options struct {
 	Root     host.Root
 	Runner   host.Runner
 	Kernel   host.Kernel
-	Launcher host.Launcher
+	Launcher job.Launcher
 	Log      zerolog.Logger
 	// DieAfter names the point of provisioning at which the process kills
 	// itself (see provisioning.EndAt); only tests of power cuts set it.

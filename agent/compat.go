@@ -19,6 +19,7 @@ import (
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/firewall"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/generalize"
@@ -99,9 +100,9 @@ type Tool struct {
 	Root    host.Root
 	Runner  host.Runner
 	Kernel  host.Kernel
-	// Service is [ControlService], Detach [host.Detach].
+	// Service is [ControlService], Detach [process.Detach].
 	Service func(action string) error
-	Detach  func(context.Context, host.Daemon) error
+	Detach  func(context.Context, process.Daemon) error
 	In      io.Reader
 	Out     io.Writer
 	Err     io.Writer
@@ -263,7 +264,7 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 	if w.Verbose {
 		args = append(args, "-verbose")
 	}
-	if err := t.Detach(ctx, host.Daemon{Path: self, Args: args, Env: []string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8"}}); err != nil {
+	if err := t.Detach(ctx, process.Daemon{Path: self, Args: args, Env: []string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8"}}); err != nil {
 		return errors.Join(serr, err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 func TestParseWaagent(t *testing.T) {
@@ -64,7 +65,7 @@ func toolOn(t *testing.T, files map[string]string) (*Tool, *hosttest.Runner, *by
 	return &Tool{
 		Version: "3.0.0.1", Config: config.Default(), Root: root, Runner: run, In: strings.NewReader(""), Out: out, Err: out,
 		Service: func(string) error { return errors.New("no service manager") },
-		Detach:  func(context.Context, host.Daemon) error { return errors.New("not started") },
+		Detach:  func(context.Context, process.Daemon) error { return errors.New("not started") },
 	}, run, out
 }
 
@@ -202,7 +203,7 @@ func TestServiceCommands(t *testing.T) {
 				}
 				return nil
 			}
-			tool.Detach = func(_ context.Context, d host.Daemon) error {
+			tool.Detach = func(_ context.Context, d process.Daemon) error {
 				did = append(append(did, "detach"), d.Args...)
 				return nil
 			}

@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
@@ -69,7 +69,7 @@ func (a *Agent) fillExtensions(s *status.Snapshot) {
 	for _, d := range a.ext.Details() {
 		e := extension(d)
 		if e.Unit != "" {
-			e.Limits, e.ThrottledS = limits(host.CgroupLimits(e.Unit))
+			e.Limits, e.ThrottledS = limits(cgroup.LimitsOf(e.Unit))
 		}
 		e.Requester = a.asked.by(d)
 		s.Extensions = append(s.Extensions, e)
@@ -142,7 +142,7 @@ func extensionCode(d extensions.Detail) string {
 	return d.Cause
 }
 
-func limits(l host.Limits, ok bool) (*status.Limits, float64) {
+func limits(l cgroup.Limits, ok bool) (*status.Limits, float64) {
 	if !ok {
 		return nil, 0
 	}

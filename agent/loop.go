@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/protocol"
@@ -290,7 +290,7 @@ func (a *Agent) pace() {
 	if sched == nil || fast != l.slow {
 		return
 	}
-	if err := sched.every(job{jobGoalState, a.pollEvery(), a.poll}); err != nil {
+	if err := sched.every(repeated{jobGoalState, a.pollEvery(), a.poll}); err != nil {
 		a.Log.Warn().Err(err).Msg("could not change poll period")
 		return
 	}
@@ -311,12 +311,12 @@ func (a *Agent) rest(quiet bool) {
 	if quiet {
 		debug.SetGCPercent(quietGC)
 		runtime.GOMAXPROCS(1)
-		host.SetTimerSlack(quietSlack)
+		process.SetTimerSlack(quietSlack)
 		return
 	}
 	debug.SetGCPercent(BusyGC)
 	runtime.GOMAXPROCS(a.Processors)
-	host.SetTimerSlack(host.ExactTimers)
+	process.SetTimerSlack(process.ExactTimers)
 }
 
 // quietSlack is how late a timer may be when nothing is urgent.

@@ -51,7 +51,7 @@ func serveJobs(t *testing.T, a *Agent, without ...string) (stop func()) {
 		t.Fatal(err)
 	}
 	a.loop.changed = time.Now()
-	jobs := slices.DeleteFunc(a.jobs(), func(j job) bool { return slices.Contains(without, j.name) })
+	jobs := slices.DeleteFunc(a.jobs(), func(j repeated) bool { return slices.Contains(without, j.name) })
 	sched, err := startJobs(ctx, a.Log, jobs)
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestOneJobPanics(t *testing.T) {
 		var log bytes.Buffer
 		bad, good := 0, 0
 		ctx, cancel := context.WithCancel(t.Context())
-		sched, err := startJobs(ctx, zerolog.New(&log), []job{
+		sched, err := startJobs(ctx, zerolog.New(&log), []repeated{
 			{"bad", time.Second, func(context.Context) error {
 				if bad++; bad < 3 {
 					panic("nobody thought of this")
@@ -175,7 +175,7 @@ func TestJobsSayWhatIsTrue(t *testing.T) {
 		ends := []error{errors.New("no route"), errKnown, errKnown, nil, nil, errKnown, nil}
 		turn := 0
 		ctx, cancel := context.WithCancel(t.Context())
-		sched, err := startJobs(ctx, zerolog.New(&log), []job{{"x", time.Second, func(context.Context) error {
+		sched, err := startJobs(ctx, zerolog.New(&log), []repeated{{"x", time.Second, func(context.Context) error {
 			turn++
 			return ends[min(turn, len(ends))-1]
 		}}})

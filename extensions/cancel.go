@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -152,7 +152,7 @@ func (m *Manager) endRemains(ctx context.Context, h *handler, r row) cancelAnswe
 		e := rec.Exts[ext]
 		kill, stop := context.WithTimeout(ctx, endTime)
 		defer stop()
-		w.ended(host.EndJob(kill, m.store.jobDir(e.Last.Job)))
+		w.ended(job.End(kill, m.store.jobDir(e.Last.Job)))
 		e.Cancelled = e.Last.Job
 		return w.put(rec.setExt(ext, e))
 	})
@@ -160,7 +160,7 @@ func (m *Manager) endRemains(ctx context.Context, h *handler, r row) cancelAnswe
 }
 
 // ended notes what was met when a command was killed, for the operator.
-func (w *work) ended(e host.Ending) {
+func (w *work) ended(e job.Ending) {
 	w.how = fmt.Sprintf("%d processes were killed", e.Killed)
 	if len(e.Left) > 0 {
 		w.how += fmt.Sprintf(", processes %v did not exit", e.Left)

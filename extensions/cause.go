@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -202,25 +202,25 @@ func complaints(stdout, stderr string) string {
 }
 
 // classify finds the cause of a failed command in what it says. It is pure.
-func classify(res host.JobResult, timeout time.Duration, p probe, says string) Cause {
+func classify(res job.Result, timeout time.Duration, p probe, says string) Cause {
 	low := strings.ToLower(says)
 	switch res.Class {
-	case host.JobOK:
+	case job.OK:
 		return Cause{}
-	case host.JobTimeout:
+	case job.Timeout:
 		if res.Error != "" { // somebody else than the supervisor has ended it
 			return Cause{causeOverdue, fmt.Sprintf("it did not finish within %v, and %s; the agent killed both", timeout, res.Error)}
 		}
 		return Cause{"AZ-EXT-TIMEOUT", fmt.Sprintf("it did not finish within %v and was killed", timeout)}
-	case host.JobLost:
+	case job.Lost:
 		return Cause{"AZ-EXT-LOST", "it was interrupted (reboot or kill) and its result is unknown"}
-	case host.JobNotStarted:
+	case job.NotStarted:
 		return Cause{"AZ-EXT-NOTSTARTED", "it could not be started: " + res.Error}
 	}
 	switch {
 	case res.OOM:
 		return Cause{"AZ-EXT-OOM", "the kernel killed it because memory ran out"}
-	case res.Class == host.JobSignal:
+	case res.Class == job.Signal:
 		if res.Error != "" {
 			return Cause{"AZ-EXT-SIGNAL", "it was killed by " + res.Signal + ": " + res.Error}
 		}

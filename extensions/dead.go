@@ -9,7 +9,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -81,7 +82,7 @@ func (m *Manager) alive(r row, e ExtRecord, base string) bool {
 	ids := map[string]bool{}
 	for _, j := range e.Jobs {
 		ids[j] = true
-		if st, ok := host.JobStateOf(m.store.jobDir(j)); ok && st.Boot == m.boot && len(host.CgroupProcs(st.Scope)) > 0 {
+		if st, ok := job.StateOf(m.store.jobDir(j)); ok && st.Boot == m.boot && len(cgroup.Procs(st.Scope)) > 0 {
 			return true
 		}
 	}
@@ -89,10 +90,10 @@ func (m *Manager) alive(r row, e ExtRecord, base string) bool {
 		ids[r.rec.Last.Job] = true
 	}
 	delete(ids, "")
-	if target, err := top.Readlink(base); err == nil && len(host.Processes(nil, target)) > 0 {
+	if target, err := top.Readlink(base); err == nil && len(job.Processes(nil, target)) > 0 {
 		return true
 	}
-	if len(host.Processes(ids, base)) > 0 {
+	if len(job.Processes(ids, base)) > 0 {
 		return true
 	}
 	hm := m.files.manifest(base + "/" + manifestName)
@@ -139,7 +140,7 @@ func (m *Manager) deadMessage(q pair, e ExtRecord, st *protocol.ExtensionStatus,
 	out := ""
 	if e.Last.Job != "" {
 		dir := m.store.jobDir(e.Last.Job)
-		out = "\n" + outputText(tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096))
+		out = "\n" + outputText(tail(dir+"/"+job.Stdout, 4096), tail(dir+"/"+job.Stderr, 4096))
 	}
 	return fmt.Sprintf("AZ-EXT-LIMBO: no process of extension %s is running and it did not report a final status; %s%s", q.row, last, out)
 }

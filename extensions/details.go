@@ -4,7 +4,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 )
 
@@ -26,7 +26,7 @@ type Detail struct {
 
 	Started, Finished, Deadline time.Time
 	Attempts                    int
-	Exit                        *host.JobResult
+	Exit                        *job.Result
 	Cause                       string // stable code of what is wrong with the row, "" if nothing is known to be
 	WhyRan                      string
 	StdoutTail, StderrTail      string // root only; up to 4 KiB each
@@ -91,14 +91,14 @@ func (m *Manager) Details() []Detail {
 		if r.rec.Last != nil && (last == nil || r.rec.Last.Finished.After(last.Finished)) {
 			last = r.rec.Last
 		}
-		job := ""
+		id := ""
 		if last != nil {
 			res := last.Result
-			d.Started, d.Finished, d.Exit, d.WhyRan, job = last.Started, last.Finished, &res, last.Why, last.Job
+			d.Started, d.Finished, d.Exit, d.WhyRan, id = last.Started, last.Finished, &res, last.Why, last.Job
 		}
 		for _, o := range v.handlers[strings.ToLower(q.handler.Name)].recs {
 			if o.Doing != nil && (o.Doing.Task.Ext == "" || o.Doing.Task.Ext == q.ext) {
-				d.Phase, d.Started, d.Deadline, d.WhyRan, job = o.Doing.Task.Op, o.Doing.Started, o.Doing.Deadline, o.Doing.Task.Why, o.Doing.Job
+				d.Phase, d.Started, d.Deadline, d.WhyRan, id = o.Doing.Task.Op, o.Doing.Started, o.Doing.Deadline, o.Doing.Task.Why, o.Doing.Job
 				d.Finished, d.Exit = time.Time{}, nil
 				d.Overdue = v.overdue(v.handlers[strings.ToLower(q.handler.Name)])
 			}
@@ -106,19 +106,19 @@ func (m *Manager) Details() []Detail {
 		if b := v.handlers[strings.ToLower(q.handler.Name)].busy; b != nil && d.Phase == "" {
 			d.Phase = b.Op
 		}
-		m.output(&d, job)
+		m.output(&d, id)
 		out = append(out, d)
 	}
 	return out
 }
 
 // output adds what a job has left on disk.
-func (m *Manager) output(d *Detail, job string) {
-	if job == "" {
+func (m *Manager) output(d *Detail, id string) {
+	if id == "" {
 		return
 	}
-	dir := m.store.jobDir(job)
-	d.StdoutPath, d.StderrPath = dir+"/"+host.JobStdout, dir+"/"+host.JobStderr
+	dir := m.store.jobDir(id)
+	d.StdoutPath, d.StderrPath = dir+"/"+job.Stdout, dir+"/"+job.Stderr
 	d.StdoutTail, d.StderrTail = tail(d.StdoutPath, 4096), tail(d.StderrPath, 4096)
 	for _, p := range []string{d.StdoutPath, d.StderrPath} {
 		if s, ok := stampOf(p); ok && s.size > 0 {
@@ -127,7 +127,7 @@ func (m *Manager) output(d *Detail, job string) {
 			}
 		}
 	}
-	if st, ok := host.JobStateOf(dir); ok && d.Phase != "" {
+	if st, ok := job.StateOf(dir); ok && d.Phase != "" {
 		d.PID, d.Scope = st.Child, st.Scope
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/plan"
 )
@@ -19,15 +19,15 @@ import (
 const maxLost = 3
 
 // finish records the end of a command and what follows from it.
-func (w *work) finish(r Record, d Doing, res host.JobResult) error {
+func (w *work) finish(r Record, d Doing, res job.Result) error {
 	t := d.Task
 	dir := w.m.store.jobDir(d.Job)
 	ran := d.Job != ""
 	// A shutdown kills commands and what they wait for. A failure found in a
 	// later boot is from then, and says nothing about the handler.
 	boot := cmp.Or(d.Boot, w.m.boot)
-	lost := res.Class == host.JobLost || res.Class == host.JobNotStarted && res.Started.IsZero() ||
-		res.Class != host.JobOK && boot != w.m.boot
+	lost := res.Class == job.Lost || res.Class == job.NotStarted && res.Started.IsZero() ||
+		res.Class != job.OK && boot != w.m.boot
 	if lost && r.Lost+1 < maxLost {
 		w.m.log.Warn().Str("handler", r.Name).Str("op", string(t.Op)).Str("class", res.Class).Msg("command was interrupted, it will be run again")
 		r.Lost++
@@ -36,11 +36,11 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 	}
 	var stdout, stderr string
 	if ran {
-		stdout, stderr = tail(dir+"/"+host.JobStdout, 4096), tail(dir+"/"+host.JobStderr, 4096)
+		stdout, stderr = tail(dir+"/"+job.Stdout, 4096), tail(dir+"/"+job.Stderr, 4096)
 	}
 	base := w.m.store.base(r.Name, r.Version)
 	var p probe
-	if ran && res.Class == host.JobFailed {
+	if ran && res.Class == job.Failed {
 		p = probeCommand(base, d.Command)
 	}
 	cause := classify(res, d.Deadline.Sub(d.Started), p, complaints(stdout, stderr))
@@ -49,7 +49,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 		ended.Finished = time.Now().UTC()
 	}
 	problem := Problem{Code: opCode(t.Op), Cause: cause.Code}
-	if res.Class != host.JobOK {
+	if res.Class != job.OK {
 		problem.Code, problem.Text = w.failureText(base, d, res, cause, stdout, stderr, problem.Code)
 	}
 	if ran {
@@ -58,10 +58,10 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
 			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,
 		})
-		w.emit(r.Version, t.Op, res.Class == host.JobOK, problem.Text, ended.Finished.Sub(ended.Started))
+		w.emit(r.Version, t.Op, res.Class == job.OK, problem.Text, ended.Finished.Sub(ended.Started))
 		log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
 			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).Logger()
-		if res.Class == host.JobOK {
+		if res.Class == job.OK {
 			log.Info().Msg(string(t.Op) + " ended")
 		} else {
 			log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
@@ -92,7 +92,7 @@ func (w *work) finish(r Record, d Doing, res host.JobResult) error {
 	if ran {
 		exit = exitText(res)
 	}
-	if res.Class != host.JobOK {
+	if res.Class != job.OK {
 		return w.failed(r, d, problem, exit)
 	}
 	return w.succeeded(r, d, exit)
@@ -108,7 +108,7 @@ func seconds(d time.Duration) string {
 
 // failureText is the message for the platform: the cause first, then what
 // everybody's tools look for, then the ends of the outputs.
-func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause, stdout, stderr string, code int) (int, string) {
+func (w *work) failureText(base string, d Doing, res job.Result, cause Cause, stdout, stderr string, code int) (int, string) {
 	line := clip(shellLine(base, d.Command), maxCommandText)
 	out := outputText(stdout, stderr)
 	why := ""
@@ -117,16 +117,16 @@ func (w *work) failureText(base string, d Doing, res host.JobResult, cause Cause
 	}
 	var msg string
 	switch res.Class {
-	case host.JobTimeout:
+	case job.Timeout:
 		code = codeTimeout
 		throttled := ""
 		if res.Throttled > 0 {
 			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // extensions/SPEC.md §15.7, as tools know it
 		}
 		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d)%s: %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), throttled, line, out)
-	case host.JobNotStarted:
+	case job.NotStarted:
 		msg = fmt.Sprintf("[ExtensionOperationError] %sFailed to launch '%s': %s", why, line, res.Error)
-	case host.JobSignal, host.JobLost:
+	case job.Signal, job.Lost:
 		msg = fmt.Sprintf("[ExtensionOperationError] %sNon-zero exit code: %s, %s\n%s", why, exitText(res), line, out)
 	default:
 		msg = fmt.Sprintf("[ExtensionOperationError] %sNon-zero exit code: %d, %s\n%s", why, res.Code, line, out)
@@ -141,15 +141,15 @@ const maxCommandText = 2048
 
 // exitText is an exit code as handlers are told it: of a shell that was
 // killed it is the negative signal, as Python has it.
-func exitText(res host.JobResult) string {
+func exitText(res job.Result) string {
 	switch res.Class {
-	case host.JobTimeout:
+	case job.Timeout:
 		return strconv.Itoa(codeTimeout)
-	case host.JobSignal:
+	case job.Signal:
 		return strconv.Itoa(-signalNumber(res.Signal))
-	case host.JobNotStarted:
+	case job.NotStarted:
 		return notRun
-	case host.JobLost:
+	case job.Lost:
 		return strconv.Itoa(codeOther)
 	}
 	return strconv.Itoa(res.Code)

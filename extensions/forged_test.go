@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 )
 
 // TestSEC7ForgedResult: a command can write the file in which its supervisor
@@ -17,7 +17,7 @@ import (
 func TestSEC7ForgedResult(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("<\u0001\xc3", 40_000)
-	forge := func(t *testing.T, res host.JobResult) string {
+	forge := func(t *testing.T, res job.Result) string {
 		dir := t.TempDir()
 		b, err := json.Marshal(res)
 		if err != nil {
@@ -26,9 +26,9 @@ func TestSEC7ForgedResult(t *testing.T) {
 		writeFile(t, filepath.Join(dir, "result.json"), string(b))
 		return dir
 	}
-	for _, class := range []string{host.JobOK, host.JobFailed, host.JobTimeout, host.JobSignal, host.JobNotStarted, host.JobLost} {
-		dir := forge(t, host.JobResult{Class: class, Code: 1, Signal: long, Error: long, Scope: long, ScopeErr: long, Started: time.Now(), CPU: -1, Throttled: -1})
-		res, ok := host.JobResultOf(dir)
+	for _, class := range []string{job.OK, job.Failed, job.Timeout, job.Signal, job.NotStarted, job.Lost} {
+		dir := forge(t, job.Result{Class: class, Code: 1, Signal: long, Error: long, Scope: long, ScopeErr: long, Started: time.Now(), CPU: -1, Throttled: -1})
+		res, ok := job.ResultOf(dir)
 		if !ok {
 			t.Errorf("%s is no result", class)
 			continue
@@ -44,13 +44,13 @@ func TestSEC7ForgedResult(t *testing.T) {
 			t.Errorf("%s: a message of %d bytes", class, len(text))
 		}
 	}
-	if res, ok := host.JobResultOf(forge(t, host.JobResult{Class: "AZ-NET-DNS"})); ok {
+	if res, ok := job.ResultOf(forge(t, job.Result{Class: "AZ-NET-DNS"})); ok {
 		t.Errorf("a class of its own is a result: %+v", res)
 	}
-	if res, _ := host.JobResultOf(forge(t, host.JobResult{Class: host.JobSignal, Signal: "SIGAZ-NET-DNS"})); res.Signal != "" {
+	if res, _ := job.ResultOf(forge(t, job.Result{Class: job.Signal, Signal: "SIGAZ-NET-DNS"})); res.Signal != "" {
 		t.Errorf("a signal of its own: %q", res.Signal)
 	}
-	if res, _ := host.JobResultOf(forge(t, host.JobResult{Class: host.JobSignal, Signal: "SIGSEGV"})); res.Signal != "SIGSEGV" {
+	if res, _ := job.ResultOf(forge(t, job.Result{Class: job.Signal, Signal: "SIGSEGV"})); res.Signal != "SIGSEGV" {
 		t.Errorf("a real signal: %q", res.Signal)
 	}
 }

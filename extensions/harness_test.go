@@ -19,6 +19,7 @@ import (
 
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 )
@@ -26,8 +27,8 @@ import (
 // TestMain makes the test binary what the agent's binary is: its own
 // supervisor.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == host.SuperviseArg {
-		os.Exit(host.Supervise(context.Background(), os.Args[2:]))
+	if len(os.Args) > 1 && os.Args[1] == job.SuperviseArg {
+		os.Exit(job.Supervise(context.Background(), os.Args[2:]))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "test-agent" {
 		os.Exit(testAgent(os.Args[2:]))
@@ -217,7 +218,7 @@ func newWorld(t testing.TB, ps ...pkg) *world {
 }
 
 // launcher runs supervisors from this test binary.
-func launcher() host.Launcher { return host.SelfLauncher() }
+func launcher() job.Launcher { return job.SelfLauncher() }
 
 // start begins an agent's life.
 func (w *world) start() *world {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 )
 
 // The supervisor of a command keeps its deadline. But the command runs as root
@@ -41,14 +41,14 @@ func (d Doing) overdue(t Timeouts) bool {
 
 // follow waits for the end of a command: its own, that of its deadline, or the
 // operator's. The error is that of an agent that ends.
-func (w *work) follow(ctx context.Context, d Doing) (host.JobResult, error) {
+func (w *work) follow(ctx context.Context, d Doing) (job.Result, error) {
 	dir := w.m.store.jobDir(d.Job)
 	t := w.m.cfg.Timeouts
 	var err error
 	for _, after := range []time.Duration{t.late(), t.Grace} {
-		var res host.JobResult
+		var res job.Result
 		wait, stop := context.WithTimeoutCause(ctx, d.Began.Left(d.limit(t)+after), errOverdue)
-		res, err = host.WaitJob(wait, dir)
+		res, err = job.Wait(wait, dir)
 		stop()
 		if err == nil {
 			return res, nil
@@ -60,27 +60,27 @@ func (w *work) follow(ctx context.Context, d Doing) (host.JobResult, error) {
 	}
 	cancelled := errors.Is(err, errCancelled)
 	if ctx.Err() != nil && !cancelled {
-		return host.JobResult{}, err // the command goes on; the next start follows it
+		return job.Result{}, err // the command goes on; the next start follows it
 	}
 	// The end of the agent does not end this: half a job is worse than a late
 	// stop.
 	kill, stop := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer stop()
-	end := host.EndJob(kill, dir)
+	end := job.End(kill, dir)
 	w.ended(end)
-	if res, ok := host.JobResultOf(dir); ok && !cancelled {
+	if res, ok := job.ResultOf(dir); ok && !cancelled {
 		return res, nil // it came at the last moment
 	}
-	res := host.JobResult{Class: host.JobTimeout, Code: -1, Error: host.Overdue(end.Supervisor), Started: d.Started, Finished: time.Now().UTC()}
+	res := job.Result{Class: job.Timeout, Code: -1, Error: job.Overdue(end.Supervisor), Started: d.Started, Finished: time.Now().UTC()}
 	if cancelled {
-		res.Class, res.Signal, res.Error = host.JobSignal, "SIGKILL", errCancelled.Error()
+		res.Class, res.Signal, res.Error = job.Signal, "SIGKILL", errCancelled.Error()
 	}
 	if len(end.Left) > 0 {
 		res.Error += fmt.Sprintf("; processes %v did not exit after SIGKILL", end.Left)
 	}
 	w.m.log.Warn().Str("handler", w.name).Str("op", string(d.Task.Op)).Str("supervisor", end.Supervisor).Int("killed", end.Killed).Ints("left", end.Left).
 		Msg("command and supervisor were killed: " + res.Error)
-	if err := host.CloseJob(dir, res); err != nil {
+	if err := job.Close(dir, res); err != nil {
 		w.m.log.Debug().Err(err).Msg("could not save the result of the job")
 	}
 	return res, nil

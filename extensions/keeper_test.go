@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -74,7 +74,7 @@ func TestSEC5SecondKeeper(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, dir := range jobs {
-				if end := host.EndJob(t.Context(), w.root.Path(strings.TrimSuffix(dir, ".old"))); end.Killed > 0 {
+				if end := job.End(t.Context(), w.root.Path(strings.TrimSuffix(dir, ".old"))); end.Killed > 0 {
 					t.Errorf("%d processes were left of %s", end.Killed, dir)
 				}
 			}
@@ -125,7 +125,7 @@ func endJobs(w *world) {
 	dirs, _ := w.root.Glob("/var/lib/waagent/azguest/ext/jobs/*")
 	for _, dir := range dirs {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		host.EndJob(ctx, w.root.Path(dir))
+		job.End(ctx, w.root.Path(dir))
 		cancel()
 	}
 }

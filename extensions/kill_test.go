@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -193,7 +194,7 @@ func killJobs(w *world) {
 		w.t.Fatal(err)
 	}
 	for _, d := range dirs {
-		st, _ := host.JobStateOf(w.root.Path(d))
+		st, _ := job.StateOf(w.root.Path(d))
 		for _, pid := range []int{st.PID, -st.Child} {
 			if pid != 0 {
 				_ = unix.Kill(pid, unix.SIGKILL) // mostly gone already

@@ -14,6 +14,7 @@ import (
 
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
@@ -154,7 +155,7 @@ func (c Config) filled() Config {
 type Manager struct {
 	cfg    Config
 	store  store
-	launch host.Launcher
+	launch job.Launcher
 	fetch  Fetcher
 	events event.Sink
 	log    zerolog.Logger
@@ -199,7 +200,7 @@ type handler struct {
 }
 
 // New makes a Manager. Every argument is required.
-func New(root host.Root, launch host.Launcher, fetch Fetcher, events event.Sink, log zerolog.Logger, cfg Config) *Manager {
+func New(root host.Root, launch job.Launcher, fetch Fetcher, events event.Sink, log zerolog.Logger, cfg Config) *Manager {
 	cfg = cfg.filled()
 	m := &Manager{
 		cfg:      cfg,

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
 	"github.com/azguest/azguest/extensions/plan"
 )
 
@@ -25,8 +25,8 @@ type HandlerManifest struct {
 	NoInstallOnUpdate bool
 	// CPUPercent of one core for the handler's slice; 0: no limit.
 	CPUPercent int
-	Services   []host.UnitLimit // units the handler's work may be handed to
-	Publisher  string           // signingInfo
+	Services   []cgroup.UnitLimit // units the handler's work may be handed to
+	Publisher  string             // signingInfo
 	Type       string
 	Version    string
 	// Odd names keys whose value is not the boolean it should be.
@@ -123,7 +123,7 @@ func (m *HandlerManifest) limits(raw json.RawMessage) {
 	if json.Unmarshal(o["services"], &services) == nil {
 		for _, s := range services {
 			if name, ok := text(s["name"]); ok && name != "" {
-				m.Services = append(m.Services, host.UnitLimit{Name: name, CPUPercent: percent(s["cpuQuotaPercentage"])})
+				m.Services = append(m.Services, cgroup.UnitLimit{Name: name, CPUPercent: percent(s["cpuQuotaPercentage"])})
 			}
 		}
 	}

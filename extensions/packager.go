@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 )
 
@@ -66,7 +67,7 @@ func (m *Manager) packagesLocked(h *handler) string {
 				ids[j] = true
 			}
 		}
-		if pid != 0 && slices.Contains(host.Processes(ids, m.store.base(r.Name, r.Version)), pid) {
+		if pid != 0 && slices.Contains(job.Processes(ids, m.store.base(r.Name, r.Version)), pid) {
 			return ""
 		}
 	}

@@ -11,7 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
@@ -117,8 +118,8 @@ func TestHandlerManifest(t *testing.T) {
 			Commands: map[plan.Op]string{plan.Install: "a", plan.Enable: "b  -e", plan.Disable: "c", plan.Update: "d", plan.Uninstall: "e"}, Heartbeat: true, ContinueOnFailure: true, Multi: true, NoInstallOnUpdate: true,
 		}},
 		{name: "odd booleans", in: `[{"version":1.0,"handlerManifest":{"reportHeartbeat":"yes","continueOnUpdateFailure":1,"supportsMultipleExtensions":null,"updateMode":"updatewithinstall"}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, Odd: []string{"reportHeartbeat", "continueOnUpdateFailure"}}},
-		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, CPUPercent: 25, Services: []host.UnitLimit{{Name: "a.service", CPUPercent: 5}}}},
-		{name: "limits at their place", in: `[{"handlerManifest":{"updateMode":""},"resourceLimits":{"cpuQuotaPercentage":60.5,"services":[{"name":"b.service"}]}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, NoInstallOnUpdate: true, CPUPercent: 60, Services: []host.UnitLimit{{Name: "b.service"}}}},
+		{name: "limits", in: `[{"handlerManifest":{"resourceLimits":{"cpuQuotaPercentage":25,"memoryQuotaInMB":"x","services":[{"name":"a.service","cpuQuotaPercentage":5},{}]},"updateMode":null}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, CPUPercent: 25, Services: []cgroup.UnitLimit{{Name: "a.service", CPUPercent: 5}}}},
+		{name: "limits at their place", in: `[{"handlerManifest":{"updateMode":""},"resourceLimits":{"cpuQuotaPercentage":60.5,"services":[{"name":"b.service"}]}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, NoInstallOnUpdate: true, CPUPercent: 60, Services: []cgroup.UnitLimit{{Name: "b.service"}}}},
 		{name: "unknown mode", in: `[{"handlerManifest":{"updateMode":"Something"}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, NoInstallOnUpdate: true}},
 		{name: "signing", in: `[{"signingInfo":{"publisher":"P","type":"T","version":"1.0"},"handlerManifest":{}}]`, want: HandlerManifest{Commands: map[plan.Op]string{}, Publisher: "P", Type: "T", Version: "1.0"}},
 		{name: "byte order mark", in: "\xef\xbb\xbf[{\"handlerManifest\":{}}]", want: HandlerManifest{Commands: map[plan.Op]string{}}},
@@ -164,18 +165,18 @@ func TestSettingsDocument(t *testing.T) {
 // TestClassify: each class of failure has its cause (extensions/SPEC.md §15.8).
 func TestClassify(t *testing.T) {
 	t.Parallel()
-	fail := func(code int) host.JobResult { return host.JobResult{Class: host.JobFailed, Code: code} }
+	fail := func(code int) job.Result { return job.Result{Class: job.Failed, Code: code} }
 	for _, tc := range []struct {
 		want   string
-		res    host.JobResult
+		res    job.Result
 		p      probe
 		stderr string
 	}{
-		{"", host.JobResult{Class: host.JobOK}, probe{}, ""},
-		{"AZ-EXT-TIMEOUT", host.JobResult{Class: host.JobTimeout}, probe{}, ""},
-		{"AZ-EXT-SIGNAL", host.JobResult{Class: host.JobSignal, Signal: "SIGSEGV"}, probe{}, ""},
+		{"", job.Result{Class: job.OK}, probe{}, ""},
+		{"AZ-EXT-TIMEOUT", job.Result{Class: job.Timeout}, probe{}, ""},
+		{"AZ-EXT-SIGNAL", job.Result{Class: job.Signal, Signal: "SIGSEGV"}, probe{}, ""},
 		{"AZ-EXT-SIGNAL", fail(139), probe{}, ""},
-		{"AZ-EXT-OOM", host.JobResult{Class: host.JobFailed, Code: 137, OOM: true}, probe{}, ""},
+		{"AZ-EXT-OOM", job.Result{Class: job.Failed, Code: 137, OOM: true}, probe{}, ""},
 		{"AZ-EXT-NOEXEC", fail(126), probe{Noexec: "/var"}, "Permission denied"},
 		{"AZ-EXT-ARCH", fail(126), probe{Machine: "AARCH64"}, ""},
 		{"AZ-EXT-ARCH", fail(1), probe{}, "bin/x: cannot execute binary file: Exec format error"},
@@ -192,7 +193,7 @@ func TestClassify(t *testing.T) {
 		{"AZ-EXT-PKGLOCK", fail(100), probe{}, "E: Could not get lock /var/lib/dpkg/lock-frontend"},
 		{"AZ-EXT-UNSUPPORTED", fail(51), probe{}, ""},
 		{"AZ-EXT-DEPENDENCY", fail(52), probe{}, ""},
-		{"AZ-EXT-LOST", host.JobResult{Class: host.JobLost}, probe{}, ""},
+		{"AZ-EXT-LOST", job.Result{Class: job.Lost}, probe{}, ""},
 		{"AZ-EXT-EXIT", fail(1), probe{}, "something"},
 	} {
 		// Published shims send both streams to the standard output.
@@ -276,7 +277,7 @@ func TestThrottledTimeout(t *testing.T) {
 		0:                           "[ExtensionError] Timeout(300): /base/run enable\n",
 		12345678 * time.Microsecond: "[ExtensionError] Timeout(300);CPUThrottledTime(12.346secs): /base/run enable\n",
 	} {
-		code, got := (&work{}).failureText("/base", d, host.JobResult{Class: host.JobTimeout, Throttled: throttled}, Cause{}, "", "", 1009)
+		code, got := (&work{}).failureText("/base", d, job.Result{Class: job.Timeout, Throttled: throttled}, Cause{}, "", "", 1009)
 		if code != codeTimeout || !strings.HasPrefix(got, want) {
 			t.Errorf("code %d, %q, want %q", code, got, want)
 		}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -44,17 +45,17 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 
 	// Each way in which a command of a version change can end, after an
 	// operation of the same kind that came to something else.
-	before := &Ended{Result: host.JobResult{Class: host.JobFailed, Code: 77}}
+	before := &Ended{Result: job.Result{Class: job.Failed, Code: 77}}
 	for name, tc := range map[string]struct {
 		end  func(w *work, r Record, d Doing) error
 		want string
 	}{
 		"refused":         {func(w *work, r Record, d Doing) error { return w.refuse(r, d, Problem{1008, causeNotStarted, "x"}) }, notRun},
-		"could not start": {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobNotStarted, -1)) }, notRun},
-		"no such command": {func(w *work, r Record, d Doing) error { d.Job = ""; return w.finish(r, d, result(host.JobOK, 0)) }, notRun},
-		"good":            {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobOK, 0)) }, "0"},
-		"failed":          {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobFailed, 7)) }, "7"},
-		"too long":        {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(host.JobTimeout, -1)) }, "1011"},
+		"could not start": {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.NotStarted, -1)) }, notRun},
+		"no such command": {func(w *work, r Record, d Doing) error { d.Job = ""; return w.finish(r, d, result(job.OK, 0)) }, notRun},
+		"good":            {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.OK, 0)) }, "0"},
+		"failed":          {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.Failed, 7)) }, "7"},
+		"too long":        {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.Timeout, -1)) }, "1011"},
 	} {
 		for _, op := range []plan.Op{plan.Disable, plan.Uninstall} {
 			t.Run(name+" "+string(op), func(t *testing.T) {
@@ -87,9 +88,9 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 	}
 }
 
-func result(class string, code int) host.JobResult {
+func result(class string, code int) job.Result {
 	now := time.Now()
-	return host.JobResult{Class: class, Code: code, Started: now, Finished: now}
+	return job.Result{Class: class, Code: code, Started: now, Finished: now}
 }
 
 // TestERR3RefusedIsShownAsSuch: a command that could not be tried is the end
@@ -107,7 +108,7 @@ func TestERR3RefusedIsShownAsSuch(t *testing.T) {
 		t.Errorf("got %s want %s", got, want)
 	}
 	d := w.m.Details()[0]
-	if d.Exit == nil || d.Exit.Class != host.JobNotStarted || d.Cause != causeManifest {
+	if d.Exit == nil || d.Exit.Class != job.NotStarted || d.Cause != causeManifest {
 		t.Errorf("%+v: exit %+v", d, d.Exit)
 	}
 }

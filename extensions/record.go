@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 )
 
@@ -83,13 +84,13 @@ type Doing struct {
 
 // Ended is an operation that is over.
 type Ended struct {
-	Op       plan.Op        `json:"op"`
-	Job      string         `json:"job,omitempty"`
-	Why      string         `json:"why,omitempty"`
-	Started  time.Time      `json:"started,omitzero"`
-	Finished time.Time      `json:"finished,omitzero"`
-	Result   host.JobResult `json:"result"`
-	Cause    string         `json:"cause,omitempty"`
+	Op       plan.Op    `json:"op"`
+	Job      string     `json:"job,omitempty"`
+	Why      string     `json:"why,omitempty"`
+	Started  time.Time  `json:"started,omitzero"`
+	Finished time.Time  `json:"finished,omitzero"`
+	Result   job.Result `json:"result"`
+	Cause    string     `json:"cause,omitempty"`
 }
 
 // ExtRecord is one extension of a handler version.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -427,7 +428,7 @@ func (v view) overdue(h viewHandler) string {
 	for _, r := range h.recs {
 		if r.Doing != nil && r.Doing.overdue(v.timeouts) {
 			return fmt.Sprintf("%s: %s; the agent kills both %v after the deadline", causeOverdue,
-				host.Overdue(host.SupervisorState(v.store.jobDir(r.Doing.Job))), v.timeouts.Grace)
+				job.Overdue(job.SupervisorState(v.store.jobDir(r.Doing.Job))), v.timeouts.Grace)
 		}
 	}
 	return ""

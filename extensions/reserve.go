@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 )
 
 // On a full disk the one thing that must still work is the command that makes
@@ -156,7 +156,7 @@ func (m *Manager) spare() bool {
 	}
 	for _, e := range entries {
 		dir := m.store.jobDir(e.Name())
-		if _, over := host.JobResultOf(dir); over && !keep[e.Name()] && top.RemoveAll(dir) == nil {
+		if _, over := job.ResultOf(dir); over && !keep[e.Name()] && top.RemoveAll(dir) == nil {
 			freed = true
 		}
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -91,12 +92,12 @@ func TestSupervisorKilled(t *testing.T) {
 			w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}).start()
 			w.m.Offer(w.state(ext("P.X", "1.0", 0)))
 			var dir string
-			var st host.JobState
+			var st job.State
 			w.await("enable runs, and the supervisor knows it", func(Snapshot) bool {
 				for _, d := range w.m.Details() {
 					if d.Phase == plan.Enable {
-						dir = strings.TrimSuffix(d.StdoutPath, "/"+host.JobStdout)
-						st, _ = host.JobStateOf(dir)
+						dir = strings.TrimSuffix(d.StdoutPath, "/"+job.Stdout)
+						st, _ = job.StateOf(dir)
 					}
 				}
 				return exists(w.base("P.X-1.0/once")) && st.Child != 0
@@ -118,7 +119,7 @@ func TestSupervisorKilled(t *testing.T) {
 			w.m.Offer(w.state(ext("P.X", "1.0", 0)))
 			impatient, cancel := context.WithCancel(t.Context())
 			cancel()
-			if res, err := host.WaitJob(impatient, dir); err == nil {
+			if res, err := job.Wait(impatient, dir); err == nil {
 				t.Errorf("the orphan is not waited for: %+v", res)
 			}
 			writeFile(t, w.base("P.X-1.0/go"), "")
@@ -194,7 +195,7 @@ func TestShutdown(t *testing.T) {
 			w.await("its end", func(Snapshot) bool {
 				jobs, err := w.root.Glob("/var/lib/waagent/azguest/ext/jobs/*")
 				for _, dir := range jobs {
-					if st, ok := host.JobStateOf(w.root.Path(dir)); !ok || unix.Kill(st.PID, 0) == nil {
+					if st, ok := job.StateOf(w.root.Path(dir)); !ok || unix.Kill(st.PID, 0) == nil {
 						return false
 					}
 				}
@@ -355,38 +356,38 @@ func TestSuperviseJob(t *testing.T) {
 		signal, out        string
 		late               bool
 	}{
-		{name: "ok", shell: "echo hi; echo ho >&2", class: host.JobOK, out: "hi\n"},
-		{name: "failed", shell: "exit 7", class: host.JobFailed, code: 7},
-		{name: "signal", shell: "kill -9 $$", class: host.JobSignal, code: -1, signal: "SIGKILL"},
+		{name: "ok", shell: "echo hi; echo ho >&2", class: job.OK, out: "hi\n"},
+		{name: "failed", shell: "exit 7", class: job.Failed, code: 7},
+		{name: "signal", shell: "kill -9 $$", class: job.Signal, code: -1, signal: "SIGKILL"},
 		// As published shims do: what says why comes through another process.
-		{name: "piped output", shell: "cd $(mktemp -d) && mkfifo p && { (sleep 0.3; exec cat) <p & exec >p 2>&1; rm -r \"$PWD\"; echo why >&2; exit 3; }", class: host.JobFailed, code: 3, out: "why\n", late: true},
-		{name: "timeout", shell: "sleep 1000", class: host.JobTimeout, code: -1},
-		{name: "nothing inherited", shell: "test -z \"$SECRET_OF_AGENT$HOME\" && pwd && test \"$A\" = b", class: host.JobOK, out: "/\n"},
-		{name: "descriptors", shell: "ls /proc/self/fd | wc -l", class: host.JobOK, out: "4\n"},
+		{name: "piped output", shell: "cd $(mktemp -d) && mkfifo p && { (sleep 0.3; exec cat) <p & exec >p 2>&1; rm -r \"$PWD\"; echo why >&2; exit 3; }", class: job.Failed, code: 3, out: "why\n", late: true},
+		{name: "timeout", shell: "sleep 1000", class: job.Timeout, code: -1},
+		{name: "nothing inherited", shell: "test -z \"$SECRET_OF_AGENT$HOME\" && pwd && test \"$A\" = b", class: job.OK, out: "/\n"},
+		{name: "descriptors", shell: "ls /proc/self/fd | wc -l", class: job.OK, out: "4\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			job := host.Job{Shell: tc.shell, Dir: "/", Env: []string{"A=b"}, Timeout: patience}
-			if tc.class == host.JobTimeout {
-				job.Timeout = 50 * time.Millisecond
+			spec := job.Job{Shell: tc.shell, Dir: "/", Env: []string{"A=b"}, Timeout: patience}
+			if tc.class == job.Timeout {
+				spec.Timeout = 50 * time.Millisecond
 			}
 			var out []byte
 			// Output that comes in late is waited for, but not for ever: a slow
 			// machine may need more than one try.
 			for try := 0; try == 0 || tc.late && try < 20 && string(out) != tc.out; try++ {
 				dir := t.TempDir() + "/job"
-				job.ID = randomID()
-				if err := launcher().Start(dir, job); err != nil {
+				spec.ID = randomID()
+				if err := launcher().Start(dir, spec); err != nil {
 					t.Fatal(err)
 				}
-				res, err := host.WaitJob(context.Background(), dir)
+				res, err := job.Wait(context.Background(), dir)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if res.Class != tc.class || res.Code != tc.code || res.Signal != tc.signal {
 					t.Errorf("got %+v, want %s %d %s", res, tc.class, tc.code, tc.signal)
 				}
-				if out, err = os.ReadFile(dir + "/" + host.JobStdout); err != nil {
+				if out, err = os.ReadFile(dir + "/" + job.Stdout); err != nil {
 					t.Error(err)
 				}
 			}
@@ -401,29 +402,29 @@ func TestSuperviseJob(t *testing.T) {
 // which what it leaves behind keeps. Runs where systemd does.
 func TestScope(t *testing.T) {
 	t.Parallel()
-	if !host.HasSystemd() || os.Getuid() != 0 {
+	if !cgroup.HasSystemd() || os.Getuid() != 0 {
 		t.Skip("no systemd here")
 	}
 	dir := t.TempDir() + "/job"
 	id := randomID()
-	job := host.Job{
+	spec := job.Job{
 		ID: id, Shell: "cat /proc/self/cgroup; sleep 1000 >/dev/null 2>&1 &", Dir: "/", Timeout: patience,
 		Scope: "azguest-" + id + ".scope", Slice: sliceName("Pub.Some-Handler", ""), CPUPercent: 50,
 	}
-	if err := launcher().Start(dir, job); err != nil {
+	if err := launcher().Start(dir, spec); err != nil {
 		t.Fatal(err)
 	}
-	res, err := host.WaitJob(context.Background(), dir)
+	res, err := job.Wait(context.Background(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res.Class != host.JobOK || res.ScopeErr != "" || !strings.Contains(res.Scope, "/azure-vmextensions-Pub.Some_Handler.slice/azguest-"+id+".scope") {
+	if res.Class != job.OK || res.ScopeErr != "" || !strings.Contains(res.Scope, "/azure-vmextensions-Pub.Some_Handler.slice/azguest-"+id+".scope") {
 		t.Errorf("result %+v", res)
 	}
-	if b, err := os.ReadFile(dir + "/" + host.JobStdout); err != nil || !strings.Contains(string(b), job.Scope) {
+	if b, err := os.ReadFile(dir + "/" + job.Stdout); err != nil || !strings.Contains(string(b), spec.Scope) {
 		t.Errorf("the command ran in %s (%v)", b, err)
 	}
-	left := host.CgroupProcs(res.Scope)
+	left := cgroup.Procs(res.Scope)
 	if len(left) == 0 {
 		t.Error("the background child has left the scope")
 	}
@@ -437,15 +438,15 @@ func TestScope(t *testing.T) {
 func TestScopeRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/job"
-	job := host.Job{ID: randomID(), Shell: "echo ran", Dir: "/", Timeout: patience, Scope: "not the name of a scope", Slice: "neither"}
-	if err := launcher().Start(dir, job); err != nil {
+	spec := job.Job{ID: randomID(), Shell: "echo ran", Dir: "/", Timeout: patience, Scope: "not the name of a scope", Slice: "neither"}
+	if err := launcher().Start(dir, spec); err != nil {
 		t.Fatal(err)
 	}
-	res, err := host.WaitJob(t.Context(), dir)
-	if err != nil || res.Class != host.JobOK || res.ScopeErr == "" || res.Scope != "" {
+	res, err := job.Wait(t.Context(), dir)
+	if err != nil || res.Class != job.OK || res.ScopeErr == "" || res.Scope != "" {
 		t.Errorf("result %+v, %v", res, err)
 	}
-	if b, err := os.ReadFile(dir + "/" + host.JobStdout); err != nil || string(b) != "ran\n" {
+	if b, err := os.ReadFile(dir + "/" + job.Stdout); err != nil || string(b) != "ran\n" {
 		t.Errorf("stdout %q, %v", b, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/plan"
 )
 
@@ -345,7 +346,7 @@ func (s store) tidyJobs(keep map[string]bool, age time.Duration) {
 			_ = top.RemoveAll(dir)
 			continue
 		}
-		for _, name := range []string{host.JobStdout, host.JobStderr} {
+		for _, name := range []string{job.Stdout, job.Stderr} {
 			cutOutput(filepath.Join(dir, name))
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
@@ -239,7 +241,7 @@ func (w *work) command(ctx context.Context) error {
 	case t.Op == plan.Uninstall || t.Op == plan.Disable && t.To == "":
 		// Deleting must always be possible (extensions/SPEC.md §3.7).
 		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, command not run")
-		return w.finish(r, d, host.JobResult{Class: host.JobOK})
+		return w.finish(r, d, job.Result{Class: job.OK})
 	default:
 		return w.refuse(r, d, Problem{manifestCode(err), causeOf(err, causeManifest), err.Error()})
 	}
@@ -248,7 +250,7 @@ func (w *work) command(ctx context.Context) error {
 	}
 	d.Command = hm.Commands[t.Op]
 	if t.Skip || d.Command == "" && t.Op != plan.Install && t.Op != plan.Enable {
-		return w.finish(r, d, host.JobResult{Class: host.JobOK})
+		return w.finish(r, d, job.Result{Class: job.OK})
 	}
 	if d.Command == "" {
 		return w.refuse(r, d, Problem{codeManifestParse, causeManifest, fmt.Sprintf("Malformed manifest file: it has no %sCommand", t.Op)})
@@ -271,35 +273,35 @@ func (w *work) command(ctx context.Context) error {
 		op: t.Op, base: base, version: t.Version, seq: seq, ext: ext, wire: w.m.cfg.Wire,
 		change: ch, target: t.To, multi: w.wish.Multi, exts: w.extNames(),
 	}.environment()
-	job := host.Job{
+	spec := job.Job{
 		ID: randomID(), Shell: shellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
 		Slice: sliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
 	}
 	if t.Op == plan.Uninstall {
 		// What is on its way out leaves no limit to its services or successor.
-		job.CPUPercent, job.Units = 0, slices.Clone(job.Units)
-		for i := range job.Units {
-			job.Units[i].CPUPercent = 0
+		spec.CPUPercent, spec.Units = 0, slices.Clone(spec.Units)
+		for i := range spec.Units {
+			spec.Units[i].CPUPercent = 0
 		}
 	}
-	if host.HasSystemd() {
-		job.Scope = host.ScopeName(job.ID)
+	if cgroup.HasSystemd() {
+		spec.Scope = job.ScopeName(spec.ID)
 	}
-	d.Job, d.Deadline, d.Began = job.ID, d.Started.Add(job.Timeout), host.Now()
+	d.Job, d.Deadline, d.Began = spec.ID, d.Started.Add(spec.Timeout), host.Now()
 	r.Doing = &d
 	if err := w.put(r); err != nil {
 		return err
 	}
 	w.say(ext, "%s extension: [%s]", title(t.Op), d.Command)
-	w.say(ext, "Executing command: %s with environment variables: %s", job.Shell, pythonDict(env))
+	w.say(ext, "Executing command: %s with environment variables: %s", spec.Shell, pythonDict(env))
 	w.m.auditLog(AuditEntry{
 		What: "begin", Handler: w.name, Version: t.Version, Extension: ext, Op: t.Op, Seq: seq, Why: t.Why,
-		GoalState: d.Key, Command: job.Shell, Digest: r.Digest, Signer: r.Signer, Job: job.ID,
+		GoalState: d.Key, Command: spec.Shell, Digest: r.Digest, Signer: r.Signer, Job: spec.ID,
 	})
 	w.m.publishDoing(w.name, r)
 	w.m.store.at("before the start")
-	if err := w.withRoom(func() error { return w.m.launch.Start(w.m.store.jobDir(job.ID), job) }); err != nil {
-		return w.finish(r, d, host.JobResult{Class: host.JobNotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})
+	if err := w.withRoom(func() error { return w.m.launch.Start(w.m.store.jobDir(spec.ID), spec) }); err != nil {
+		return w.finish(r, d, job.Result{Class: job.NotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})
 	}
 	w.m.store.at("after the start")
 	return w.await(ctx, r)
@@ -321,7 +323,7 @@ func (w *work) await(ctx context.Context, r Record) error {
 // operation, and not what an earlier one of the same name came to.
 func (w *work) refuse(r Record, d Doing, p Problem) error {
 	now := time.Now().UTC()
-	res := host.JobResult{Class: host.JobNotStarted, Code: codeOther, Error: p.Text, Started: now, Finished: now}
+	res := job.Result{Class: job.NotStarted, Code: codeOther, Error: p.Text, Started: now, Finished: now}
 	r = r.ended(&Ended{Op: d.Task.Op, Why: d.Task.Why, Started: d.Started, Finished: now, Result: res, Cause: p.Cause}, d.Task.Ext)
 	return w.failed(r, d, p, notRun)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // removing lists the accounts whose removal has begun, until nothing of them is
@@ -126,7 +127,7 @@ type removal struct {
 	have        bool           // it still has a line in passwd
 	number      bool           // its number is nobody else's
 	spare       bool           // the caller's session stays
-	subordinate []host.IDRange
+	subordinate []process.IDRange
 	kept        bool // the home could not be removed
 }
 
@@ -290,7 +291,7 @@ func (r *removal) processes(ctx context.Context) error {
 	if !r.number || r.Kernel.EndProcesses == nil {
 		return nil
 	}
-	return r.Kernel.EndProcesses(ctx, host.Revoked{UID: r.a.UID, Subordinate: r.subordinate, SpareCaller: r.spare})
+	return r.Kernel.EndProcesses(ctx, process.Revoked{UID: r.a.UID, Subordinate: r.subordinate, SpareCaller: r.spare})
 }
 
 func (r *removal) shared(context.Context) error {

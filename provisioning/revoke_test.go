@@ -14,6 +14,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/agent/host/process"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/test/sandbox"
 )
@@ -164,7 +165,7 @@ func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 	stuck := true
 	var locked string
 	sys := m.prov()
-	sys.Kernel.EndProcesses = func(_ context.Context, u host.Revoked) error {
+	sys.Kernel.EndProcesses = func(_ context.Context, u process.Revoked) error {
 		if locked == "" {
 			locked = m.read("/etc/shadow") + m.read("/etc/passwd")
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // SSHDUp makes Ready mean that one can log in. What the steps before it have
@@ -147,7 +148,7 @@ func (s SSHDUp) listener(r host.Root) (listener, bool) {
 			continue
 		}
 		i, j := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
-		if i < 0 || j < i || !r.Believed(pid) || !strings.HasPrefix(string(stat[i+1:j]), "sshd") {
+		if i < 0 || j < i || !process.Believed(string(r), pid) || !strings.HasPrefix(string(stat[i+1:j]), "sshd") {
 			continue
 		}
 		l := listener{pid: pid, file: idOf(fi)}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // uidLedger is which numbers the accounts had that were removed. Whoever gets
@@ -22,8 +23,8 @@ type uidLedger struct {
 	Last int `json:"last,omitempty"`
 	// Boot, and the numbers of accounts that were removed in it. They are not
 	// given again before the next one, whatever happens.
-	Boot  string         `json:"boot,omitempty"`
-	Given []host.IDRange `json:"given,omitempty"`
+	Boot  string            `json:"boot,omitempty"`
+	Given []process.IDRange `json:"given,omitempty"`
 }
 
 // maxGiven bounds the ledger. Numbers are given in order, so there is hardly
@@ -50,18 +51,18 @@ func (l uidLedger) write(m *Machine) error {
 }
 
 func (l uidLedger) given(uid int) bool {
-	return slices.ContainsFunc(l.Given, func(g host.IDRange) bool { return g.Has(uid) })
+	return slices.ContainsFunc(l.Given, func(g process.IDRange) bool { return g.Has(uid) })
 }
 
 // add notes a number. Ranges that touch become one; of too many, those closest
 // to each other, with what is between them.
 func (l *uidLedger) add(uid int) {
 	if !l.given(uid) {
-		l.Given = append(l.Given, host.IDRange{First: uid, Last: uid})
+		l.Given = append(l.Given, process.IDRange{First: uid, Last: uid})
 	}
-	slices.SortFunc(l.Given, func(a, b host.IDRange) int { return a.First - b.First })
+	slices.SortFunc(l.Given, func(a, b process.IDRange) int { return a.First - b.First })
 	for gap := 1; ; gap *= 2 {
-		var out []host.IDRange
+		var out []process.IDRange
 		for _, g := range l.Given {
 			if n := len(out); n > 0 && g.First-out[n-1].Last <= gap {
 				out[n-1].Last = max(out[n-1].Last, g.Last)
@@ -76,8 +77,8 @@ func (l *uidLedger) add(uid int) {
 }
 
 // uidRange is the range for people's accounts.
-func uidRange(r host.Root) host.IDRange {
-	out, defs := host.IDRange{First: 1000, Last: 60000}, r.LoginDefs()
+func uidRange(r host.Root) process.IDRange {
+	out, defs := process.IDRange{First: 1000, Last: 60000}, r.LoginDefs()
 	if n, err := strconv.Atoi(defs["UID_MIN"]); err == nil && n > 0 {
 		out.First = n
 	}
@@ -153,12 +154,12 @@ func (m *Machine) usedUIDs() (map[int]bool, error) {
 	for _, a := range append(all, m.readRemoving()...) {
 		used[a.UID] = true
 	}
-	pids, err := r.ProcessIDs()
+	pids, err := process.IDs(string(r))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	for _, pid := range pids {
-		if p, ok := r.Process(pid); ok {
+		if p, ok := process.Look(string(r), pid); ok {
 			for _, id := range p.UIDs {
 				used[id] = true
 			}

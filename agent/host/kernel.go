@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // Kernel is what the agent asks of the kernel itself rather than of a file
@@ -18,7 +20,7 @@ type Kernel struct {
 	Signal func(pid int, sig unix.Signal) error
 	// EndProcesses ends everything that a user runs, and says what it could not
 	// end.
-	EndProcesses func(context.Context, Revoked) error
+	EndProcesses func(context.Context, process.Revoked) error
 	// RemoveIPC removes what a user has left in the kernel for other processes.
 	RemoveIPC func(uid int) error
 	// InSession reports whether this process works in a session of the user.
@@ -42,9 +44,9 @@ func LinuxKernel() Kernel {
 			return nil
 		},
 		Signal:       unix.Kill,
-		EndProcesses: endProcesses,
-		RemoveIPC:    removeIPC,
-		InSession:    inSession,
+		EndProcesses: process.EndUser,
+		RemoveIPC:    process.RemoveIPC,
+		InSession:    process.InSession,
 		Links: func() (func(context.Context) ([]LinkEvent, error), func(), error) {
 			l, err := OpenLinks()
 			if err != nil {

@@ -1,20 +1,12 @@
 package host
 
 import (
-	"context"
 	"os"
 	"testing"
 )
 
-// TestMain makes the test binary what the agent's binary is: its own
-// supervisor.
+// TestMain lets the test binary be a process that may open few files.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == SuperviseArg {
-		os.Exit(Supervise(context.Background(), os.Args[2:]))
-	}
-	if len(os.Args) > 2 && os.Args[1] == endlessArg {
-		os.Exit(endless(os.Args[2]))
-	}
 	if len(os.Args) > 2 && os.Args[1] == fewFilesArg {
 		os.Exit(removeWithFewFiles(os.Args[2]))
 	}

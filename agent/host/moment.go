@@ -1,6 +1,8 @@
 package host
 
 import (
+	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,4 +36,13 @@ func (m Moment) Left(span time.Duration) time.Duration {
 		return 0
 	}
 	return max(span-(now.At-m.At), 0)
+}
+
+// BootID is the kernel's name for this boot, or "" where there is none.
+func BootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }

@@ -1,4 +1,4 @@
-package host
+package host_test
 
 import (
 	"context"
@@ -9,6 +9,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // TestSEC5RunUnkillable: a tool that not even SIGKILL ends, because it is
@@ -20,19 +25,19 @@ func TestSEC5RunUnkillable(t *testing.T) {
 	defer cancel(nil)
 	ended := make(chan error, 1)
 	go func() {
-		_, err := Exec{}.Run(ctx, Cmd{Name: "sh", Args: []string{"-c", "echo $$ >" + file + ".new && mv " + file + ".new " + file + "; exec sleep 600"}, Timeout: time.Hour})
+		_, err := host.Exec{}.Run(ctx, host.Cmd{Name: "sh", Args: []string{"-c", "echo $$ >" + file + ".new && mv " + file + ".new " + file + "; exec sleep 600"}, Timeout: time.Hour})
 		ended <- err
 	}()
 	pid := 0
-	until(t, "the tool", func() bool {
+	hosttest.Until(t, "the tool", func() bool {
 		b, err := os.ReadFile(file)
 		if err == nil {
 			pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
 		}
 		return err == nil
 	})
-	frozenCgroup(t, "freezer", pid)
-	p, ok := Root("/").Process(pid)
+	hosttest.Freeze(t, "freezer", pid)
+	p, ok := process.Look("/", pid)
 	if !ok {
 		t.Fatal("the tool has gone")
 	}
@@ -40,16 +45,16 @@ func TestSEC5RunUnkillable(t *testing.T) {
 	cancel(enough)
 	select {
 	case err := <-ended:
-		if !errors.Is(err, enough) || !errors.Is(err, errUnkillable) {
+		if !errors.Is(err, enough) || !errors.Is(err, host.ErrUnkillable) {
 			t.Errorf("error %v", err)
 		}
-	case <-time.After(lastResort):
+	case <-time.After(time.Minute):
 		t.Error("it is waited for without end")
 	}
-	if err := thaw([]Process{p}); err != nil {
+	if err := cgroup.Thaw([]process.Info{p}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "its end", func() bool { return !sameProcess(p.PID, p.Ticks) })
+	hosttest.Until(t, "its end", func() bool { return !process.Alive(p.PID, p.Ticks) })
 }
 
 // TestSEC5RunGrandchild: what a tool leaves behind keeps its output open, and
@@ -57,7 +62,7 @@ func TestSEC5RunUnkillable(t *testing.T) {
 func TestSEC5RunGrandchild(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pid")
-	res, err := Exec{}.Run(t.Context(), Cmd{Name: "sh", Args: []string{"-c", "trap '' TERM; setsid sleep 600 & echo $! >" + file + "; echo done"}, Timeout: time.Hour})
+	res, err := host.Exec{}.Run(t.Context(), host.Cmd{Name: "sh", Args: []string{"-c", "trap '' TERM; setsid sleep 600 & echo $! >" + file + "; echo done"}, Timeout: time.Hour})
 	if err != nil || string(res.Stdout) != "done\n" {
 		t.Errorf("got %+v, %v", res, err)
 	}
@@ -69,7 +74,7 @@ func TestSEC5RunGrandchild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Kill(t.Context(), pid, StartTicks(pid)); err != nil {
+	if err := process.Kill(t.Context(), pid, process.StartTicks(pid)); err != nil {
 		t.Error(err)
 	}
 }

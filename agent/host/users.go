@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // An Account is one line of /etc/passwd.
@@ -316,12 +318,12 @@ func (r Root) ForgetAccount(ctx context.Context, shadow string, a Account) error
 // Subordinates are the numbers that /etc/subuid gives to this account alone.
 // Numbers below the range that is meant for this purpose are the system's,
 // whatever the file says.
-func (r Root) Subordinates(a Account) []IDRange {
+func (r Root) Subordinates(a Account) []process.IDRange {
 	least := 100_000
 	if n, err := strconv.Atoi(r.LoginDefs()["SUB_UID_MIN"]); err == nil && n > 1<<16 {
 		least = n
 	}
-	var mine, others []IDRange
+	var mine, others []process.IDRange
 	_ = r.colonLines("/etc/subuid", func(f []string) { // nothing that can't be read is theirs
 		if len(f) < 3 {
 			return
@@ -331,7 +333,7 @@ func (r Root) Subordinates(a Account) []IDRange {
 		if err1 != nil || err2 != nil || count < 1 {
 			return
 		}
-		id := IDRange{first, first + count - 1}
+		id := process.IDRange{First: first, Last: first + count - 1}
 		if f[0] == a.Name || f[0] == strconv.Itoa(a.UID) {
 			mine = append(mine, id)
 		} else {
@@ -342,8 +344,8 @@ func (r Root) Subordinates(a Account) []IDRange {
 	if err != nil {
 		return nil
 	}
-	return slices.DeleteFunc(mine, func(m IDRange) bool {
-		return m.First < least || slices.ContainsFunc(others, func(o IDRange) bool { return o.First <= m.Last && m.First <= o.Last }) ||
+	return slices.DeleteFunc(mine, func(m process.IDRange) bool {
+		return m.First < least || slices.ContainsFunc(others, func(o process.IDRange) bool { return o.First <= m.Last && m.First <= o.Last }) ||
 			slices.ContainsFunc(all, func(b Account) bool { return m.Has(b.UID) })
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // A Lock is held by the one agent of a machine, for as long as it lives: the
@@ -173,8 +174,8 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 }
 
 // Believed reports whether the name and the command line of a process of the
-// machine below root can be believed; see host.Root.Believed.
-func Believed(root string, pid int) bool { return host.Root(cmp.Or(root, "/")).Believed(pid) }
+// machine below root can be believed; see process.Believed.
+func Believed(root string, pid int) bool { return process.Believed(cmp.Or(root, "/"), pid) }
 
 // StartTicks is when a process started, in clock ticks since boot: field 22 of
 // /proc/PID/stat. A process id with its start time is unique.

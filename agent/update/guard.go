@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // look is how often the guard looks at the trial.
@@ -28,7 +30,7 @@ func Guard(ctx context.Context, args []string, log io.Writer) int {
 	// A stop of the agent's unit, or the end of a terminal, is not meant for
 	// us: the trial must come to an end.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
-	_ = unix.CloseRange(host.ReadyFD+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
+	_ = unix.CloseRange(process.ReadyFD+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	g := guard{Store: Store{Root: host.Root(args[0]), Lib: args[1]}, id: args[2], lock: args[3]}
 	if err := g.run(ctx); err != nil {
 		fmt.Fprintln(log, "update guard:", err)
@@ -47,15 +49,15 @@ func (g guard) run(ctx context.Context) error {
 	if t == nil {
 		return errors.New("trial not found")
 	}
-	if host.HasSystemd() {
-		if err := host.JoinScope(ctx, "azguest-update-guard.scope", "azure.slice", "update guard"); err != nil {
+	if cgroup.HasSystemd() {
+		if _, err := (cgroup.Scope{Name: "azguest-update-guard.scope", Slice: "azure.slice", Description: "Watch over an update of azguest"}).Join(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "update guard: continue in the agent's unit:", err)
 		}
 	}
 	// From our start, not from Began: the clock may be set meanwhile.
 	deadline := time.NewTimer(t.Health)
 	defer deadline.Stop()
-	if err := host.Announce(); err != nil {
+	if err := process.Announce(); err != nil {
 		return err
 	}
 	tick := time.NewTicker(look)
@@ -66,7 +68,7 @@ func (g guard) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
-			if !host.Alive(t.PID, t.Ticks) {
+			if !process.Alive(t.PID, t.Ticks) {
 				reason = "it exited before the platform accepted a status report"
 			}
 		case <-deadline.C:
@@ -119,7 +121,7 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 	}
 	// However long it takes: a process that hangs in the kernel holds the
 	// lock, and nobody but us would start an agent when it has gone.
-	if kerr := host.Kill(ctx, t.PID, t.Ticks); kerr != nil {
+	if kerr := process.Kill(ctx, t.PID, t.Ticks); kerr != nil {
 		return errors.Join(err, kerr)
 	}
 	if t.Managed {
@@ -128,7 +130,7 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 	if g.locked() || installed.Path == "" {
 		return err // somebody was faster
 	}
-	return errors.Join(err, host.Detach(ctx, host.Daemon{Path: installed.Path, Args: t.Args, Env: os.Environ()}))
+	return errors.Join(err, process.Detach(ctx, process.Daemon{Path: installed.Path, Args: t.Args, Env: os.Environ()}))
 }
 
 // locked reports whether an agent runs.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // crashWindow and crashStarts: the third start of a version within this
@@ -46,7 +47,7 @@ func Identify(version, lib string) (Self, error) {
 	pid := os.Getpid()
 	return Self{
 		Program: Program{Version: version, Path: exe}, Staged: strings.HasPrefix(exe, filepath.Join(lib, dirPrefix)),
-		PID: pid, Ticks: host.StartTicks(pid), Boot: host.BootID(),
+		PID: pid, Ticks: process.StartTicks(pid), Boot: host.BootID(),
 	}, nil
 }
 
@@ -117,7 +118,7 @@ func (s Store) Start(me Self, mode, pin string) (next *Program, err error) {
 	}
 	for {
 		err := s.Change(func(st *State) bool {
-			if next = st.begin(me, mode, pin, time.Now().UTC(), host.Alive); next != nil {
+			if next = st.begin(me, mode, pin, time.Now().UTC(), process.Alive); next != nil {
 				p := *next
 				next = &p
 			}
@@ -200,7 +201,7 @@ func (s Store) Begin(ctx context.Context, me Self, t Trial, lock string, env []s
 	if err != nil {
 		return t, err
 	}
-	err = host.Detach(ctx, host.Daemon{
+	err = process.Detach(ctx, process.Daemon{
 		Path: "/proc/self/exe", Args: []string{GuardArg, string(s.Root), s.Lib, t.ID, lock}, Env: env,
 		Log: s.Root.Path(path.Join(s.dir(), "guard.log")), Ready: true,
 	})

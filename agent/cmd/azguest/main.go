@@ -18,6 +18,8 @@ import (
 	"github.com/azguest/azguest/agent"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // version is set when a release is built.
@@ -91,8 +93,8 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 	case "version", "--version", "-version":
 		fmt.Fprintf(stdout, "azguest %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return 0
-	case host.SuperviseArg: // started by the agent itself, one for each handler command
-		return host.Supervise(context.Background(), rest)
+	case job.SuperviseArg: // started by the agent itself, one for each handler command
+		return job.Supervise(context.Background(), rest)
 	case agent.UpdateGuardArg: // started by the agent itself when it hands over to another version
 		return agent.UpdateGuard(context.Background(), rest, stderr)
 	case "help", "-h", "--help", "-help":
@@ -152,7 +154,7 @@ func tool(conf string, stdout, stderr io.Writer) *agent.Tool {
 	}
 	return &agent.Tool{
 		Version: version, Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
-		Service: agent.ControlService, Detach: host.Detach, In: os.Stdin, Out: stdout, Err: stderr,
+		Service: agent.ControlService, Detach: process.Detach, In: os.Stdin, Out: stdout, Err: stderr,
 	}
 }
 
@@ -217,8 +219,8 @@ func run(cmd string, args []string, stderr io.Writer) int {
 
 	lockFD := 0
 	if cmd == "run" {
-		host.AdoptChildren()
-		host.SetTimerSlack(host.ExactTimers)                    // the version before us may have rested
+		process.AdoptChildren()
+		process.SetTimerSlack(process.ExactTimers)              // the version before us may have rested
 		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
 		_ = os.Unsetenv(agent.LockVariable)
 		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], log); h != nil {
@@ -243,7 +245,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		Runner:     host.Exec{},
 		Kernel:     host.LinuxKernel(),
 		Processors: runtime.GOMAXPROCS(0),
-		Launcher:   host.SelfLauncher(),
+		Launcher:   job.SelfLauncher(),
 		Log:        log,
 		DieAfter:   os.Getenv("AZGUEST_TEST_DIE_AFTER"),
 		LockFD:     lockFD,

@@ -1,4 +1,4 @@
-package host
+package cgroup
 
 import (
 	"math"
@@ -11,11 +11,17 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// limits are the quotas to set for a job. None is set, too, where an earlier
-// version of the handler had one.
-func (j Job) limits() []UnitLimit {
+// A UnitLimit is what a unit of systemd may use.
+type UnitLimit struct {
+	Name       string `json:"name"`
+	CPUPercent int    `json:"cpuPercent,omitempty"` // of one core; 0 sets no limit
+}
+
+// limits are the quotas to set with a scope. None is set, too, where there is
+// one from an earlier time.
+func (s Scope) limits() []UnitLimit {
 	var out []UnitLimit
-	for _, l := range append([]UnitLimit{{j.Slice, j.CPUPercent}}, j.Units...) {
+	for _, l := range s.Limits {
 		if l.Name == "" {
 			continue
 		}
@@ -46,9 +52,9 @@ const cgroups = "/sys/fs/cgroup"
 // one where it does, else those of version 1.
 var limitTops = []string{"", "/cpu", "/cpu,cpuacct", "/memory", "/pids"}
 
-// throttled is for how long a cgroup and the slices it is in were kept
+// Throttled is for how long a cgroup and the slices it is in were kept
 // waiting for CPU, since they exist: the longest time of them.
-func throttled(cgroup string) time.Duration {
+func Throttled(cgroup string) time.Duration {
 	if cgroup == "" {
 		return 0
 	}
@@ -74,9 +80,9 @@ type Limits struct {
 	Throttled  time.Duration // for how long its processes were kept waiting for CPU
 }
 
-// CgroupLimits reads the limits in force for a cgroup: its own and those of
+// LimitsOf reads the limits in force for a cgroup: its own and those of
 // the slices it is in. ok is false if there is no such cgroup.
-func CgroupLimits(path string) (l Limits, ok bool) {
+func LimitsOf(path string) (l Limits, ok bool) {
 	if path == "" || path == "/" {
 		return l, false
 	}
@@ -93,7 +99,7 @@ func CgroupLimits(path string) (l Limits, ok bool) {
 			l.read(dir)
 		}
 	}
-	l.Throttled = throttled(path)
+	l.Throttled = Throttled(path)
 	return l, true
 }
 
@@ -139,4 +145,34 @@ func firstLine(path string) string {
 	}
 	line, _, _ := strings.Cut(string(b), "\n")
 	return strings.TrimSpace(line)
+}
+
+// OOMKills counts the kills of the OOM killer, in the cgroup if there is one
+// and on the whole machine otherwise.
+func OOMKills(cgroup string) int64 {
+	if cgroup != "" {
+		if n, ok := counter(filepath.Join("/sys/fs/cgroup", cgroup, "memory.events"), "oom_kill"); ok {
+			return n
+		}
+		if n, ok := counter(filepath.Join("/sys/fs/cgroup/memory", cgroup, "memory.oom_control"), "oom_kill"); ok {
+			return n
+		}
+	}
+	n, _ := counter("/proc/vmstat", "oom_kill")
+	return n
+}
+
+// counter reads one "name value" line.
+func counter(path, name string) (int64, bool) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
 }

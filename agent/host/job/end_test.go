@@ -1,28 +1,29 @@
-package host
+package job
 
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // lastResort ends a test that would hang.
 const lastResort = time.Minute
 
 // runningJob is a job of which the command runs.
-func runningJob(t *testing.T, shell string, timeout time.Duration) (dir string, st JobState) {
+func runningJob(t *testing.T, shell string, timeout time.Duration) (dir string, st State) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), rand.Text())
 	here := dir + ".here"
@@ -33,68 +34,29 @@ func runningJob(t *testing.T, shell string, timeout time.Duration) (dir string, 
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), lastResort)
 		defer cancel()
-		EndJob(ctx, dir)
+		End(ctx, dir)
 	})
-	until(t, "the command", func() bool {
+	hosttest.Until(t, "the command", func() bool {
 		var ok bool
-		st, ok = JobStateOf(dir)
+		st, ok = StateOf(dir)
 		_, err := os.Stat(here)
 		return ok && st.Child > 0 && err == nil
 	})
 	return dir, st
 }
 
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), lastResort)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waited in vain for %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-// frozenCgroup puts processes into a cgroup of their own and freezes it.
-func frozenCgroup(t *testing.T, controller string, pids ...int) {
-	t.Helper()
-	for _, f := range freezers() {
-		if f.controller != controller || f.root != "/" {
-			continue
-		}
-		dir := filepath.Join(f.mount, "azguest-test-"+rand.Text())
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Skipf("no cgroup can be made here: %v", err)
-		}
-		t.Cleanup(func() { _ = os.Remove(dir) })
-		for _, pid := range pids {
-			if err := writeControl(dir+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
-				t.Skipf("no process can be moved here: %v", err)
-			}
-		}
-		freeze := map[string]string{"freezer": "FROZEN", "": "1"}[controller]
-		if err := writeControl(filepath.Join(dir, f.file), freeze); err != nil {
-			t.Skipf("nothing can be frozen here: %v", err)
-		}
-		return
-	}
-	t.Skip("no such hierarchy here")
-}
-
 // TestSEC5EndJob: whatever a command does to its supervisor and to the files of
 // its job, the agent finds all of it and ends it.
 func TestSEC5EndJob(t *testing.T) {
-	replace := func(name string) func(t *testing.T, dir string, st JobState) {
-		return func(t *testing.T, dir string, _ JobState) {
+	replace := func(name string) func(t *testing.T, dir string, st State) {
+		return func(t *testing.T, dir string, _ State) {
 			if err := errors.Join(os.Remove(filepath.Join(dir, name)), unix.Mkfifo(filepath.Join(dir, name), 0o600)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	kill := func(sig unix.Signal) func(t *testing.T, dir string, st JobState) {
-		return func(t *testing.T, _ string, st JobState) {
+	kill := func(sig unix.Signal) func(t *testing.T, dir string, st State) {
+		return func(t *testing.T, _ string, st State) {
 			if err := unix.Kill(st.PID, sig); err != nil {
 				t.Fatal(err)
 			}
@@ -103,16 +65,16 @@ func TestSEC5EndJob(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		shell string
-		trick func(t *testing.T, dir string, st JobState)
+		trick func(t *testing.T, dir string, st State)
 		state string // of the supervisor
 	}{
 		{"nothing", "sleep 600", nil, "did not respond"},
 		{"stopped", "sleep 600", kill(unix.SIGSTOP), "was stopped by a signal"},
 		{"killed", "sleep 600", kill(unix.SIGKILL), "was killed"},
-		{"frozen, version 1", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "freezer", st.PID, st.Child) }, "was frozen by the cgroup "},
-		{"frozen, version 2", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "", st.PID, st.Child) }, "was frozen by the cgroup "},
-		{"only the command is frozen", "sleep 600", func(t *testing.T, _ string, st JobState) { frozenCgroup(t, "freezer", st.Child) }, "did not respond"},
-		{"traced", "sleep 600", func(t *testing.T, _ string, st JobState) {
+		{"frozen, version 1", "sleep 600", func(t *testing.T, _ string, st State) { hosttest.Freeze(t, "freezer", st.PID, st.Child) }, "was frozen by the cgroup "},
+		{"frozen, version 2", "sleep 600", func(t *testing.T, _ string, st State) { hosttest.Freeze(t, "", st.PID, st.Child) }, "was frozen by the cgroup "},
+		{"only the command is frozen", "sleep 600", func(t *testing.T, _ string, st State) { hosttest.Freeze(t, "freezer", st.Child) }, "did not respond"},
+		{"traced", "sleep 600", func(t *testing.T, _ string, st State) {
 			// The tracer lives as long as its thread.
 			traced, over := make(chan error), make(chan struct{})
 			go func() {
@@ -128,15 +90,15 @@ func TestSEC5EndJob(t *testing.T) {
 			if err := <-traced; err != nil {
 				t.Skipf("nothing can be traced here: %v", err)
 			}
-			until(t, "the stop", func() bool { p, _ := Root("/").Process(st.PID); return p.State == "t" })
+			hosttest.Until(t, "the stop", func() bool { p, _ := process.Look("/", st.PID); return p.State == "t" })
 		}, "was stopped by a debugger"},
 		{"a FIFO for the state", "sleep 600", replace(stateFile), "did not respond"},
 		{"a FIFO for the lock", "sleep 600", replace(lockFile), "did not respond"},
-		{"a FIFO for the log, and killed", "sleep 600", func(t *testing.T, dir string, st JobState) {
+		{"a FIFO for the log, and killed", "sleep 600", func(t *testing.T, dir string, st State) {
 			replace("supervisor.log")(t, dir, st)
 			kill(unix.SIGKILL)(t, dir, st)
 		}, "was killed"},
-		{"the directory is renamed", "sleep 600", func(t *testing.T, dir string, _ JobState) {
+		{"the directory is renamed", "sleep 600", func(t *testing.T, dir string, _ State) {
 			if err := os.Rename(dir, dir+".old"); err != nil {
 				t.Fatal(err)
 			}
@@ -156,27 +118,27 @@ func TestSEC5EndJob(t *testing.T) {
 				tc.trick(t, dir, st)
 			}
 			// A signal takes a moment to reach all threads.
-			until(t, "the supervisor to be as it is to be", func() bool { return strings.HasPrefix(SupervisorState(dir), tc.state) })
+			hosttest.Until(t, "the supervisor to be as it is to be", func() bool { return strings.HasPrefix(SupervisorState(dir), tc.state) })
 			// Whoever waits is not held up by what lies there either.
 			impatient, stop := context.WithCancelCause(t.Context())
 			late := errors.New("enough")
 			stop(late)
-			if res, err := WaitJob(impatient, dir); !errors.Is(err, late) {
+			if res, err := Wait(impatient, dir); !errors.Is(err, late) {
 				t.Errorf("a job that runs has ended: %+v, %v", res, err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), lastResort)
 			defer cancel()
-			end := EndJob(ctx, dir)
+			end := End(ctx, dir)
 			if len(end.Left) > 0 || end.Killed == 0 || !strings.HasPrefix(end.Supervisor, tc.state) {
 				t.Errorf("end %+v", end)
 			}
-			if sup, rest := jobProcesses(dir); sup.PID != 0 || len(rest) > 0 {
+			if sup, rest := processes(dir); sup.PID != 0 || len(rest) > 0 {
 				t.Errorf("alive: supervisor %+v, rest %+v", sup, rest)
 			}
-			if sameProcess(st.PID, st.Ticks) || sameProcess(st.Child, st.ChildTicks) {
+			if process.Alive(st.PID, st.Ticks) || process.Alive(st.Child, st.ChildTicks) {
 				t.Error("supervisor or command lives")
 			}
-			if p, ok := Root("/").Process(stranger.Process.Pid); !ok || p.Ended {
+			if p, ok := process.Look("/", stranger.Process.Pid); !ok || p.Ended {
 				t.Error("a stranger was killed")
 			}
 		})
@@ -194,7 +156,7 @@ func TestSEC5StateNamesStrangers(t *testing.T) {
 	t.Cleanup(func() { _ = stranger.Process.Kill(); _ = stranger.Wait() })
 	for _, pid := range []int{1, os.Getpid(), stranger.Process.Pid} {
 		forged := st
-		forged.PID, forged.Ticks, forged.Child, forged.ChildTicks = pid, startTicks(pid), pid, startTicks(pid)
+		forged.PID, forged.Ticks, forged.Child, forged.ChildTicks = pid, process.StartTicks(pid), pid, process.StartTicks(pid)
 		if err := writeJSON(dir, stateFile, forged); err != nil {
 			t.Fatal(err)
 		}
@@ -207,11 +169,11 @@ func TestSEC5StateNamesStrangers(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), lastResort)
 	defer cancel()
-	EndJob(ctx, dir)
-	if p, ok := Root("/").Process(stranger.Process.Pid); !ok || p.Ended {
+	End(ctx, dir)
+	if p, ok := process.Look("/", stranger.Process.Pid); !ok || p.Ended {
 		t.Error("a stranger was killed")
 	}
-	if got, _ := orphanOf(dir, JobState{Child: stranger.Process.Pid}); got != 0 {
+	if got, _ := orphanOf(dir, State{Child: stranger.Process.Pid}); got != 0 {
 		t.Errorf("process %d is taken for the command", got)
 	}
 }
@@ -234,7 +196,7 @@ func TestSEC5LockHeld(t *testing.T) {
 	enough := errors.New("enough")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, enough)
 	defer cancel()
-	if res, err := WaitJob(ctx, dir); !errors.Is(err, enough) {
+	if res, err := Wait(ctx, dir); !errors.Is(err, enough) {
 		t.Errorf("got %+v, %v", res, err)
 	}
 }
@@ -258,7 +220,7 @@ func TestERR8LostJobClock(t *testing.T) {
 				if err := writeJSON(dir, stateFile, st); err != nil {
 					t.Fatal(err)
 				}
-				until(t, "the supervisor's end", func() bool { return !sameProcess(st.PID, st.Ticks) })
+				hosttest.Until(t, "the supervisor's end", func() bool { return !process.Alive(st.PID, st.Ticks) })
 				ctx, cancel := context.WithCancel(t.Context())
 				if over {
 					ctx, cancel = context.WithTimeout(t.Context(), lastResort)
@@ -266,47 +228,14 @@ func TestERR8LostJobClock(t *testing.T) {
 					cancel()
 				}
 				defer cancel()
-				res, err := WaitJob(ctx, dir)
-				if alive := sameProcess(st.Child, st.ChildTicks); alive == over {
+				res, err := Wait(ctx, dir)
+				if alive := process.Alive(st.Child, st.ChildTicks); alive == over {
 					t.Errorf("the command lives: %v", alive)
 				}
-				if over != (err == nil && res.Class == JobTimeout) {
+				if over != (err == nil && res.Class == Timeout) {
 					t.Errorf("result %+v, %v", res, err)
 				}
 			})
 		}
-	}
-}
-
-// TestERR8Moment: what is left of a span does not depend on the wall clock, and
-// no stored value makes it longer.
-func TestERR8Moment(t *testing.T) {
-	const span, years = time.Hour, 10 * 365 * 24 * time.Hour
-	now := Now()
-	for _, tc := range []struct {
-		name     string
-		m        Moment
-		min, max time.Duration
-	}{
-		{"now", now, span - lastResort, span},
-		{"never written", Moment{}, span, span},
-		{"half of it is over", Moment{now.Boot, now.At - span/2}, span/2 - lastResort, span / 2},
-		{"over", Moment{now.Boot, now.At - span}, 0, 0},
-		{"over for years", Moment{now.Boot, now.At - years}, 0, 0},
-		{"in years", Moment{now.Boot, now.At + years}, span, span},
-		{"another boot", Moment{"another", now.At}, 0, 0},
-		{"another boot, in years", Moment{"another", now.At + years}, 0, 0},
-	} {
-		if got := tc.m.Left(span); got < tc.min || got > tc.max {
-			t.Errorf("%s: %v is left, want %v to %v", tc.name, got, tc.min, tc.max)
-		}
-	}
-	if got := now.Left(-span); got != 0 {
-		t.Errorf("%v is left of a span that is over", got)
-	}
-	b, err := json.Marshal(now)
-	var back Moment
-	if err != nil || json.Unmarshal(b, &back) != nil || back != now {
-		t.Errorf("%s is not %+v", b, now)
 	}
 }

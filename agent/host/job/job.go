@@ -1,4 +1,4 @@
-package host
+package job
 
 import (
 	"context"
@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // lockFD is where the supervisor finds the lock of its job.
@@ -31,10 +34,10 @@ func SelfLauncher() Launcher { return Launcher{Exe: "/proc/self/exe"} }
 // supervisor runs. Once it has returned nil the job goes on whatever happens
 // to this process. The supervisor is reaped here.
 func (l Launcher) Start(dir string, job Job) error {
-	if err := Root("").MkdirAll(dir, 0o700); err != nil {
+	if err := host.Root("").MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
-	files := Root(dir)
+	files := host.Root(dir)
 	// The lock is taken before anybody could see the job and handed over with
 	// the fork: at no moment does a started job look dead.
 	lock, err := files.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
@@ -45,7 +48,7 @@ func (l Launcher) Start(dir string, job Job) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("start job %s: already running: %w", job.ID, err)
 	}
-	for _, name := range []string{resultFile, stateFile, JobStdout, JobStderr} {
+	for _, name := range []string{resultFile, stateFile, Stdout, Stderr} {
 		if err := files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("start job: %w", err)
 		}
@@ -60,7 +63,7 @@ func (l Launcher) Start(dir string, job Job) error {
 	defer log.Close()
 	cmd := exec.Command(l.Exe, SuperviseArg, dir) //nolint:noctx // it outlives us on purpose
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + DefaultPath, "LANG=C.UTF-8", "GOMAXPROCS=2", "GOGC=50"}
+	cmd.Env = []string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8", "GOMAXPROCS=2", "GOGC=50"}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock} // becomes lockFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -72,12 +75,12 @@ func (l Launcher) Start(dir string, job Job) error {
 	return nil
 }
 
-// JobResultOf returns the result of a job, or ok=false while there is none. The
+// ResultOf returns the result of a job, or ok=false while there is none. The
 // command can have written it: what no supervisor writes is no result, and the
 // texts, which go into reports, have the length of texts.
-func JobResultOf(dir string) (res JobResult, ok bool) {
-	if err := readJSON(dir, resultFile, &res); err != nil || !slices.Contains(jobClasses(), res.Class) {
-		return JobResult{}, false
+func ResultOf(dir string) (res Result, ok bool) {
+	if err := readJSON(dir, resultFile, &res); err != nil || !slices.Contains(classes(), res.Class) {
+		return Result{}, false
 	}
 	if unix.SignalNum(res.Signal) == 0 {
 		res.Signal = ""
@@ -94,18 +97,18 @@ func JobResultOf(dir string) (res JobResult, ok bool) {
 // maxResultText bounds each text of a result.
 const maxResultText = 4096
 
-// JobStateOf returns who runs a job.
-func JobStateOf(dir string) (st JobState, ok bool) {
+// StateOf returns who runs a job.
+func StateOf(dir string) (st State, ok bool) {
 	if err := readJSON(dir, stateFile, &st); err != nil {
-		return JobState{}, false
+		return State{}, false
 	}
 	return st, st.PID > 0
 }
 
-// jobLocked reports whether somebody holds the lock of the job: a supervisor,
+// locked reports whether somebody holds the lock of the job: a supervisor,
 // though it may not be to be seen yet.
-func jobLocked(dir string) bool {
-	lock, err := Root(dir).OpenFile(lockFile, os.O_RDWR, 0)
+func locked(dir string) bool {
+	lock, err := host.Root(dir).OpenFile(lockFile, os.O_RDWR, 0)
 	if err != nil {
 		return false // nobody has begun, or the command has taken it away
 	}
@@ -113,48 +116,47 @@ func jobLocked(dir string) bool {
 	return errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
-// WaitJob waits for the end of a job that this process or an earlier one
+// Wait waits for the end of a job that this process or an earlier one
 // started, and returns its result. A job whose supervisor was killed is
 // waited for until its own process ends or its deadline is over, and then is
-// JobLost; a job that never got as far as a process is JobNotStarted with
+// Lost; a job that never got as far as a process is NotStarted with
 // Code -1. The error is the context's.
 //
 // A supervisor that lives is waited for as long as the context allows: whoever
-// must not wait for one that can't act sets a limit, and calls EndJob.
-func WaitJob(ctx context.Context, dir string) (JobResult, error) {
+// must not wait for one that can't act sets a limit, and calls End.
+func Wait(ctx context.Context, dir string) (Result, error) {
 	for retry := 20 * time.Millisecond; ; retry = min(2*retry, time.Second) {
-		if res, ok := JobResultOf(dir); ok {
+		if res, ok := ResultOf(dir); ok {
 			return res, nil
 		}
 		pid := supervisorOf(dir)
-		if pid == 0 && !jobLocked(dir) {
+		if pid == 0 && !locked(dir) {
 			// It may have ended between the two looks.
-			if res, ok := JobResultOf(dir); ok {
+			if res, ok := ResultOf(dir); ok {
 				return res, nil
 			}
-			return lostJob(ctx, dir)
+			return lost(ctx, dir)
 		}
 		// The result is asked for from time to time even so: it counts as soon
 		// as it is there.
 		if err := waitPID(ctx, pid, retry, 2*time.Second); err != nil {
-			if res, ok := JobResultOf(dir); ok {
+			if res, ok := ResultOf(dir); ok {
 				return res, nil
 			}
-			return JobResult{}, err
+			return Result{}, err
 		}
 	}
 }
 
 // supervisorOf is the process id of a job's supervisor, 0 if there is none.
 func supervisorOf(dir string) int {
-	r := Root("/")
-	self, _ := r.Process(os.Getpid())
-	if st, ok := JobStateOf(dir); ok && sameProcess(st.PID, st.Ticks) {
-		if p, ok := r.Process(st.PID); ok && supervises(p, self, dir) {
+	self, _ := process.Look("/", os.Getpid())
+	if st, ok := StateOf(dir); ok && process.Alive(st.PID, st.Ticks) {
+		if p, ok := process.Look("/", st.PID); ok && supervises(p, self, dir) {
 			return st.PID
 		}
 	}
-	for pid, p := range running() {
+	for pid, p := range process.Running() {
 		if supervises(p, self, dir) {
 			return pid
 		}
@@ -162,34 +164,34 @@ func supervisorOf(dir string) int {
 	return 0
 }
 
-// lostJob follows the orphan of a supervisor that is gone.
-func lostJob(ctx context.Context, dir string) (JobResult, error) {
-	st, known := JobStateOf(dir)
+// lost follows the orphan of a supervisor that is gone.
+func lost(ctx context.Context, dir string) (Result, error) {
+	st, known := StateOf(dir)
 	child, ticks := orphanOf(dir, st)
 	if !known && child == 0 {
-		if !Root("").Exists(dir) {
-			return JobResult{Class: JobLost, Code: -1, Error: "the directory of the job was removed"}, nil
+		if !host.Root("").Exists(dir) {
+			return Result{Class: Lost, Code: -1, Error: "the directory of the job was removed"}, nil
 		}
-		return JobResult{Class: JobNotStarted, Code: -1, Error: "the supervisor did not start: " + superviseLog(dir)}, nil
+		return Result{Class: NotStarted, Code: -1, Error: "the supervisor did not start: " + superviseLog(dir)}, nil
 	}
-	res := JobResult{Class: JobLost, Code: -1, Started: st.Started, Scope: st.Scope, Error: "the supervisor was killed"}
+	res := Result{Class: Lost, Code: -1, Started: st.Started, Scope: st.Scope, Error: "the supervisor was killed"}
 	var job Job
 	_ = readJSON(dir, jobFile, &job) // without it whoever waits has a limit of its own
-	for child > 0 && sameProcess(child, ticks) {
+	for child > 0 && process.Alive(child, ticks) {
 		look := time.Second
 		if job.Timeout > 0 {
 			left := st.Began.Left(job.Timeout)
 			if left <= 0 {
-				res.Class, res.Error = JobTimeout, Overdue(killed)
-				if e := EndJob(ctx, dir); len(e.Left) > 0 {
-					return JobResult{}, context.Cause(ctx)
+				res.Class, res.Error = Timeout, Overdue(killed)
+				if e := End(ctx, dir); len(e.Left) > 0 {
+					return Result{}, context.Cause(ctx)
 				}
 				break
 			}
 			look = min(look, left)
 		}
 		if err := waitPID(ctx, child, 20*time.Millisecond, look); err != nil {
-			return JobResult{}, err
+			return Result{}, err
 		}
 	}
 	res.Finished = time.Now().UTC()
@@ -199,15 +201,15 @@ func lostJob(ctx context.Context, dir string) (JobResult, error) {
 // orphanOf finds the process of a job whose supervisor was killed: the one
 // that it wrote down, or, if it could not, one that leads a session. Either
 // has the marker of the job.
-func orphanOf(dir string, st JobState) (pid int, ticks uint64) {
+func orphanOf(dir string, st State) (pid int, ticks uint64) {
 	ids := map[string]bool{filepath.Base(dir): true}
 	left := Processes(ids, "")
-	if slices.Contains(left, st.Child) && sameProcess(st.Child, st.ChildTicks) {
+	if slices.Contains(left, st.Child) && process.Alive(st.Child, st.ChildTicks) {
 		return st.Child, st.ChildTicks
 	}
 	for _, pid := range left {
 		if sid, err := unix.Getsid(pid); err == nil && sid == pid {
-			return pid, startTicks(pid)
+			return pid, process.StartTicks(pid)
 		}
 	}
 	return 0, 0
@@ -215,7 +217,7 @@ func orphanOf(dir string, st JobState) (pid int, ticks uint64) {
 
 // superviseLog is the last words of a supervisor.
 func superviseLog(dir string) string {
-	b, err := Root(dir).ReadBounded("supervisor.log", maxJobFile)
+	b, err := host.Root(dir).ReadBounded("supervisor.log", maxJobFile)
 	if err != nil || len(b) == 0 {
 		return "no output"
 	}
@@ -277,36 +279,35 @@ func waitPID(ctx context.Context, pid int, retry, look time.Duration) error {
 // below dir. A marker is random and root's to read; the rest is anybody's to
 // imitate. What a user has started is never among them, nor is the caller.
 func Processes(ids map[string]bool, dir string) []int {
-	r := Root("/")
-	all, err := r.ProcessIDs()
+	all, err := process.IDs("/")
 	if err != nil {
 		return nil
 	}
-	self, _ := r.Process(os.Getpid())
+	self, _ := process.Look("/", os.Getpid())
 	var pids []int
 	for _, pid := range all {
 		if pid == self.PID {
 			continue
 		}
-		if p, ok := r.Process(pid); ok && !p.Ended && p.service(self) && belongs(p, self, ids, dir) {
+		if p, ok := process.Look("/", pid); ok && !p.Ended && p.Service(self) && belongs(p, self, ids, dir) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-func belongs(p, self Process, ids map[string]bool, dir string) bool {
+func belongs(p, self process.Info, ids map[string]bool, dir string) bool {
 	proc := "/proc/" + strconv.Itoa(p.PID)
 	if len(ids) > 0 {
-		env, _ := procText(p.PID, "environ") // as far as it can be read
+		env, _ := process.Text(p.PID, "environ") // as far as it can be read
 		for v := range strings.SplitSeq(string(env), "\x00") {
-			if id, ok := strings.CutPrefix(v, JobMarker+"="); ok && ids[id] {
+			if id, ok := strings.CutPrefix(v, Marker+"="); ok && ids[id] {
 				return true
 			}
 		}
 	}
 	// Jobs run as the agent does, which is not root in a developer's tests.
-	if dir == "" || !p.run(os.Geteuid(), self) {
+	if dir == "" || !p.RunBy(os.Geteuid(), self) {
 		return false
 	}
 	for _, link := range []string{"/exe", "/cwd"} {
@@ -314,6 +315,6 @@ func belongs(p, self Process, ids map[string]bool, dir string) bool {
 			return true
 		}
 	}
-	cmdline, err := procText(p.PID, "cmdline")
+	cmdline, err := process.Text(p.PID, "cmdline")
 	return err == nil && strings.Contains(string(cmdline), dir+"/")
 }

@@ -1,4 +1,4 @@
-package host
+package process
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func TestSEC3WhatBelongsToAUser(t *testing.T) {
 		return out
 	}
 	proc := func(pid, parent int, uids [4]int) member {
-		return member{Process{PID: pid, Parent: parent, Session: pid, Ticks: 5, UIDs: uids, Login: -1, Slice: -1}, namespaces{pid: host, user: users}}
+		return member{Info{PID: pid, Parent: parent, Session: pid, Ticks: 5, UIDs: uids, Login: -1, Slice: -1}, namespaces{pid: host, user: users}}
 	}
 	with := func(m member, f func(*member)) member { f(&m); return m }
 	self := proc(50, 1, ids(0))
@@ -46,12 +46,12 @@ func TestSEC3WhatBelongsToAUser(t *testing.T) {
 		with(proc(151, 150, ids(1500)), func(m *member) { m.pid = "pid:[3]" }),
 		with(proc(152, 1, ids(1500)), func(m *member) { m.pid = "pid:[4]" }), // one whose keeper has gone
 	}
-	table := table{all: map[int]member{}, self: self.Process, ns: namespaces{pid: host, user: users}}
+	table := table{all: map[int]member{}, self: self.Info, ns: namespaces{pid: host, user: users}}
 	for _, m := range all {
 		table.all[m.PID] = m
 	}
 	u := Revoked{UID: 1500, Subordinate: []IDRange{{100000, 165535}}}
-	pids := func(ps []Process) (out []int) {
+	pids := func(ps []Info) (out []int) {
 		for _, p := range ps {
 			out = append(out, p.PID)
 		}
@@ -68,14 +68,14 @@ func TestSEC3WhatBelongsToAUser(t *testing.T) {
 		t.Errorf("in the second look: %v", got)
 	}
 	// The caller is a command of the user's own shell.
-	table.self = table.all[102].Process
+	table.self = table.all[102].Info
 	u.SpareCaller = true
 	want = slices.DeleteFunc(want, func(pid int) bool { return pid >= 100 && pid <= 102 })
 	if got := pids(table.victims(u, nil)); !slices.Equal(got, want) {
 		t.Errorf("ended by a caller in the session:\n%v, want\n%v", got, want)
 	}
 	for _, uid := range []int{0, -1, os.Geteuid()} {
-		if err := endProcesses(context.Background(), Revoked{UID: uid}); err == nil || !strings.Contains(err.Error(), "system account") {
+		if err := EndUser(context.Background(), Revoked{UID: uid}); err == nil || !strings.Contains(err.Error(), "system account") {
 			t.Errorf("uid %d: %v", uid, err)
 		}
 	}
@@ -90,38 +90,5 @@ func TestSEC3SharedMemoryOfAUser(t *testing.T) {
 `
 	if got := ipcOf(shm, 1500); !slices.Equal(got, []int{3, 4}) {
 		t.Errorf("got %v", got)
-	}
-}
-
-// TestSEC3SubordinateNumbers: what a line of /etc/subuid may make us end.
-func TestSEC3SubordinateNumbers(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		subuid string
-		want   []IDRange
-	}{
-		"its own":          {"ann:100000:65536\nbob:165536:65536\n", []IDRange{{100000, 165535}}},
-		"by number":        {"1500:100000:10\n", []IDRange{{100000, 100009}}},
-		"everything":       {"ann:0:4294967295\n", nil},
-		"the system's":     {"ann:1:65536\n", nil},
-		"another's too":    {"ann:100000:65536\nbob:120000:10\n", nil},
-		"an account in it": {"ann:200000:10\n", nil},
-		"nonsense":         {"ann:x:1\nann:100000:-1\nann\n", nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := Root(t.TempDir())
-			for file, text := range map[string]string{"passwd": "ann:x:1500:1500::/home/ann:/bin/sh\nldap:x:200005:1::/:/bin/sh\n", "subuid": tc.subuid} {
-				if err := r.MkdirAll("/etc", 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := r.WriteFile("/etc/"+file, []byte(text), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if got := r.Subordinates(Account{Name: "ann", UID: 1500}); !slices.Equal(got, tc.want) {
-				t.Errorf("got %v, want %v", got, tc.want)
-			}
-		})
 	}
 }

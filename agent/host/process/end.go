@@ -1,4 +1,4 @@
-package host
+package process
 
 import (
 	"context"
@@ -37,14 +37,14 @@ func (r IDRange) Has(id int) bool { return r.First <= id && id <= r.Last }
 // is in the middle of a disk access ends after it.
 const endPatience = 20 * time.Second
 
-// endProcesses ends everything that a user runs: what has the number as one of
+// EndUser ends everything that a user runs: what has the number as one of
 // its user ids, what is in the user's slice of systemd, in a namespace that the
 // user has made, and what descends from any of these, as a shell of sudo does.
 // It looks until two looks in a row have found nothing.
 //
 // A process that forks and ends faster than it can be looked up has no number
 // to send a signal to. That is what killEvery is for.
-func endProcesses(ctx context.Context, u Revoked) error {
+func EndUser(ctx context.Context, u Revoked) error {
 	if u.UID <= 0 || u.UID == os.Geteuid() {
 		return fmt.Errorf("end processes of uid %d: system account", u.UID)
 	}
@@ -59,7 +59,7 @@ func endProcesses(ctx context.Context, u Revoked) error {
 		victims := t.victims(u, seen)
 		for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
 			for _, p := range victims {
-				sendTo(p, sig)
+				_ = p.Signal(sig)
 			}
 		}
 		if !t.shared(u) {
@@ -87,30 +87,15 @@ func endProcesses(ctx context.Context, u Revoked) error {
 	}
 }
 
-// sendTo sends to the process that was looked at, and not to one that has its
-// number by now.
-func sendTo(p Process, sig unix.Signal) {
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if err == nil {
-		defer func() { _ = unix.Close(fd) }()
-	}
-	if now, ok := Root("/").Process(p.PID); !ok || now.Ticks != p.Ticks {
-		return
-	}
-	if err != nil || errors.Is(unix.PidfdSendSignal(fd, sig, nil, 0), unix.ENOSYS) {
-		_ = unix.Kill(p.PID, sig) // before Linux 5.3
-	}
-}
-
 // A table is the processes of one moment.
 type table struct {
 	all  map[int]member
-	self Process
+	self Info
 	ns   namespaces
 }
 
 type member struct {
-	Process
+	Info
 	namespaces
 }
 
@@ -121,16 +106,15 @@ type namespaces struct {
 }
 
 func takeTable() (table, error) {
-	r := Root("/")
 	t := table{all: map[int]member{}}
-	pids, err := r.ProcessIDs()
+	pids, err := IDs("/")
 	if err != nil {
 		return t, err
 	}
-	t.self, _ = r.Process(os.Getpid())
+	t.self, _ = Look("/", os.Getpid())
 	t.ns = namespacesOf("self", "")
 	for _, pid := range pids {
-		if p, ok := r.Process(pid); ok && !p.Ended {
+		if p, ok := Look("/", pid); ok && !p.Ended {
 			t.all[pid] = member{p, namespacesOf(strconv.Itoa(pid), t.ns.user)}
 		}
 	}
@@ -168,10 +152,10 @@ func namespacesOf(pid, ours string) namespaces {
 // victims are the processes of the user. One that has the number only as its
 // effective or file system user is root's and works for the user at the moment,
 // as servers do: it counts when the look before has seen it so, too.
-func (t table) victims(u Revoked, seen map[int]uint64) []Process {
+func (t table) victims(u Revoked, seen map[int]uint64) []Info {
 	spared := t.spared(u)
 	chosen := map[int]bool{}
-	may := func(p member) bool { return p.PID != 1 && p.PID != t.self.PID && !spared(p.Process) }
+	may := func(p member) bool { return p.PID != 1 && p.PID != t.self.PID && !spared(p.Info) }
 	for pid, p := range t.all {
 		ticks, again := seen[pid]
 		if may(p) && !t.foreign(p) && (t.of(p, u) || again && ticks == p.Ticks && p.OfUser(u.UID)) {
@@ -186,11 +170,11 @@ func (t table) victims(u Revoked, seen map[int]uint64) []Process {
 			}
 		}
 	}
-	var out []Process
+	var out []Info
 	for pid := range chosen {
-		out = append(out, t.all[pid].Process)
+		out = append(out, t.all[pid].Info)
 	}
-	slices.SortFunc(out, func(a, b Process) int { return a.PID - b.PID })
+	slices.SortFunc(out, func(a, b Info) int { return a.PID - b.PID })
 	return out
 }
 
@@ -238,7 +222,7 @@ func (t table) foreign(p member) bool {
 func (t table) shared(u Revoked) bool {
 	spared := t.spared(u)
 	for _, p := range t.all {
-		if p.OfUser(u.UID) && (t.foreign(p) || spared(p.Process)) {
+		if p.OfUser(u.UID) && (t.foreign(p) || spared(p.Info)) {
 			return true
 		}
 	}
@@ -247,25 +231,25 @@ func (t table) shared(u Revoked) bool {
 
 // spared is what a caller in a session of the user needs to come to its end:
 // the session, and those of the processes that it descends from.
-func (t table) spared(u Revoked) func(Process) bool {
+func (t table) spared(u Revoked) func(Info) bool {
 	if !u.SpareCaller {
-		return func(Process) bool { return false }
+		return func(Info) bool { return false }
 	}
 	line, sessions := map[int]bool{}, map[int]bool{}
-	var way []Process
+	var way []Info
 	for p, ok := t.all[t.self.PID]; ok && p.PID > 1 && len(way) <= len(t.all); p, ok = t.all[p.Parent] {
-		way = append(way, p.Process)
+		way = append(way, p.Info)
 		if t.of(p, u) { // up to the first one of the user
 			for _, q := range way {
 				line[q.PID], sessions[q.Session] = true, true
 			}
 		}
 	}
-	return func(p Process) bool { return line[p.PID] || sessions[p.Session] }
+	return func(p Info) bool { return line[p.PID] || sessions[p.Session] }
 }
 
-// inSession reports whether the caller works in a session of the user.
-func inSession(uid int) bool {
+// InSession reports whether the caller works in a session of the user.
+func InSession(uid int) bool {
 	t, err := takeTable()
 	return err != nil || t.spared(Revoked{UID: uid, SpareCaller: true})(t.self)
 }
@@ -317,9 +301,9 @@ func killEvery(uid int) error {
 	return <-done
 }
 
-// removeIPC removes the user's System V shared memory, semaphores and queues,
+// RemoveIPC removes the user's System V shared memory, semaphores and queues,
 // which stay when all processes have gone.
-func removeIPC(uid int) error {
+func RemoveIPC(uid int) error {
 	var errs []error
 	for kind, call := range map[string]uintptr{"shm": unix.SYS_SHMCTL, "sem": unix.SYS_SEMCTL, "msg": unix.SYS_MSGCTL} {
 		b, err := os.ReadFile("/proc/sysvipc/" + kind)

@@ -1,4 +1,4 @@
-package host
+package process
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,51 +83,6 @@ func Announce() error {
 	}
 	_, err := f.Write([]byte{1})
 	return errors.Join(err, f.Close())
-}
-
-// JoinScope moves this process into a systemd scope of its own, so that a
-// stop of the unit it was started from does not reach it.
-func JoinScope(ctx context.Context, scope, slice, why string) error {
-	_, err := joinScope(ctx, Job{ID: why, Scope: scope, Slice: slice})
-	return err
-}
-
-// StartTicks is when a process started, in clock ticks since boot, 0 if
-// there is none. With the process id it is unique in one boot, and exec does
-// not change it.
-func StartTicks(pid int) uint64 { return startTicks(pid) }
-
-// Alive reports whether pid is the process that started then, and no zombie.
-func Alive(pid int, ticks uint64) bool { return sameProcess(pid, ticks) }
-
-// Kill ends that process and no other, and waits until it is gone.
-func Kill(ctx context.Context, pid int, ticks uint64) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		if !Alive(pid, ticks) {
-			return nil
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil { // a kernel without pidfd
-			return fmt.Errorf("kill process %d: %w", pid, err)
-		}
-	} else {
-		defer unix.Close(fd)
-		// The number can't be given to somebody else while we hold fd.
-		if !Alive(pid, ticks) {
-			return nil
-		}
-		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("kill process %d: %w", pid, err)
-		}
-	}
-	for Alive(pid, ticks) {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("kill process %d: %w", pid, context.Cause(ctx))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return nil
 }
 
 // AdoptChildren reaps, when they end, the children that this process had

@@ -1,4 +1,4 @@
-package host
+package cgroup
 
 import (
 	"fmt"
@@ -36,7 +36,7 @@ func TestThrottled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = os.Remove(inner) }()
-	if got := throttled(name + "/inner"); got != 0 {
+	if got := Throttled(name + "/inner"); got != 0 {
 		t.Errorf("before: %v", got)
 	}
 	out, err := exec.CommandContext(t.Context(), "sh", "-c",
@@ -44,10 +44,10 @@ func TestThrottled(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), name+"/inner") {
 		t.Skipf("no process can be put there: %v %s", err, out)
 	}
-	if got := throttled(name + "/inner"); got <= 0 || got > time.Minute {
+	if got := Throttled(name + "/inner"); got <= 0 || got > time.Minute {
 		t.Errorf("after: %v", got)
 	}
-	if throttled("/nonexistent") != 0 || throttled("") != 0 {
+	if Throttled("/nonexistent") != 0 || Throttled("") != 0 {
 		t.Error("where there is no group")
 	}
 }
@@ -76,25 +76,6 @@ func TestLimits(t *testing.T) {
 		got.read(dir)
 		if diff := cmp.Diff(tc.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
-	}
-}
-
-// TestSlowed: a bit of waiting is nothing to talk about.
-func TestSlowed(t *testing.T) {
-	t.Parallel()
-	at := time.Now()
-	for _, tc := range []struct {
-		took, throttled time.Duration
-		want            bool
-	}{
-		{time.Minute, 0, false},
-		{time.Minute, 500 * time.Millisecond, false},
-		{time.Minute, 2 * time.Second, true},
-		{time.Second, 200 * time.Millisecond, true},
-	} {
-		if got := (JobResult{Started: at, Finished: at.Add(tc.took), Throttled: tc.throttled}).Slowed(); got != tc.want {
-			t.Errorf("%v of %v: %t", tc.throttled, tc.took, got)
 		}
 	}
 }

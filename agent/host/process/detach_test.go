@@ -1,4 +1,4 @@
-package host
+package process
 
 import (
 	"context"
@@ -21,7 +21,7 @@ func TestDetach(t *testing.T) {
 	pidFile, log := filepath.Join(dir, "pid"), filepath.Join(dir, "log")
 	err := Detach(t.Context(), Daemon{
 		Path: "/bin/sh", Args: []string{"-c", `echo $$ >"$P"; echo hello; printf x >&3; exec sleep 600`},
-		Env: []string{"P=" + pidFile, "PATH=" + DefaultPath}, Log: log, Ready: true,
+		Env: []string{"P=" + pidFile, "PATH=" + os.Getenv("PATH")}, Log: log, Ready: true,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package host
+package job
 
 import (
 	"context"
@@ -9,13 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // A handler's command must neither die with the agent nor lose its deadline
@@ -28,7 +30,7 @@ import (
 //	job.json     what to run (Job); written by the agent before it starts
 //	lock         flock held from before the fork until the supervisor ends
 //	state.json   process ids, written by the supervisor
-//	result.json  JobResult, written once, atomically
+//	result.json  Result, written once, atomically
 //	stdout stderr supervisor.log
 //
 // Whoever can take the lock knows that no supervisor is alive; whoever finds
@@ -39,15 +41,15 @@ const (
 	stateFile  = "state.json"
 	resultFile = "result.json"
 
-	// JobStdout and JobStderr are the names of the output files in a job's
+	// Stdout and Stderr are the names of the output files in a job's
 	// directory. They are plain files and not pipes, because handlers leave
 	// children behind that go on writing (spec/extensions §3.1).
-	JobStdout = "stdout"
-	JobStderr = "stderr"
+	Stdout = "stdout"
+	Stderr = "stderr"
 
-	// JobMarker is the environment variable by which everything that a job
+	// Marker is the environment variable by which everything that a job
 	// started can be found again, even after it left session and scope.
-	JobMarker = "AZGUEST_OPERATION"
+	Marker = "AZGUEST_OPERATION"
 
 	// SuperviseArg is the first argument that makes the agent's binary a
 	// supervisor.
@@ -61,7 +63,7 @@ type Job struct {
 	// arguments, quotes and double blanks (spec/extensions §1.2).
 	Shell   string        `json:"shell"`
 	Dir     string        `json:"dir"`
-	Env     []string      `json:"env"` // added to DefaultPath and LANG; nothing is inherited
+	Env     []string      `json:"env"` // added to host.DefaultPath and LANG; nothing is inherited
 	Timeout time.Duration `json:"timeout"`
 	// Scope is the systemd scope and Slice its slice. Without systemd, or
 	// when systemd refuses, the job runs in a session of its own only.
@@ -70,31 +72,33 @@ type Job struct {
 	// CPUPercent of one core limits the slice; 0 sets no limit.
 	CPUPercent int `json:"cpuPercent,omitempty"`
 	// Units are the handler's own services, limited as far as they exist.
-	Units []UnitLimit `json:"units,omitempty"`
+	Units []cgroup.UnitLimit `json:"units,omitempty"`
 }
 
-// A UnitLimit is what a unit of systemd may use.
-type UnitLimit struct {
-	Name       string `json:"name"`
-	CPUPercent int    `json:"cpuPercent,omitempty"` // of one core; 0 sets no limit
+// join moves the calling process into the scope of the job.
+func (j Job) join(ctx context.Context) (string, error) {
+	return cgroup.Scope{
+		Name: j.Scope, Description: "VM extension command " + j.ID, Slice: j.Slice,
+		Limits: append([]cgroup.UnitLimit{{Name: j.Slice, CPUPercent: j.CPUPercent}}, j.Units...),
+	}.Join(ctx)
 }
 
-// Classes of a JobResult.
+// Classes of a Result.
 const (
-	JobOK         = "ok"
-	JobFailed     = "failed"
-	JobTimeout    = "timeout"
-	JobSignal     = "signal"
-	JobNotStarted = "not-started"
-	JobLost       = "lost" // the supervisor died without leaving a result
+	OK         = "ok"
+	Failed     = "failed"
+	Timeout    = "timeout"
+	Signal     = "signal"
+	NotStarted = "not-started"
+	Lost       = "lost" // the supervisor died without leaving a result
 )
 
-func jobClasses() []string {
-	return []string{JobOK, JobFailed, JobTimeout, JobSignal, JobNotStarted, JobLost}
+func classes() []string {
+	return []string{OK, Failed, Timeout, Signal, NotStarted, Lost}
 }
 
-// A JobResult says how a job ended.
-type JobResult struct {
+// A Result says how a job ended.
+type Result struct {
 	Class    string        `json:"class"`
 	Code     int           `json:"code"` // of the shell; -1 if there is none
 	Signal   string        `json:"signal,omitempty"`
@@ -111,21 +115,21 @@ type JobResult struct {
 }
 
 // Slowed says that the limit of its slice took a noticeable part of its time.
-func (r JobResult) Slowed() bool {
+func (r Result) Slowed() bool {
 	return r.Throttled > time.Second || r.Throttled > 0 && r.Throttled*10 > r.Finished.Sub(r.Started)
 }
 
-// A JobState is who runs a job.
-type JobState struct {
-	PID        int       `json:"pid"`
-	Ticks      uint64    `json:"ticks"` // start time, tells a reused PID
-	Child      int       `json:"child,omitempty"`
-	ChildTicks uint64    `json:"childTicks,omitempty"`
-	Boot       string    `json:"boot"`
-	Started    time.Time `json:"started"`
-	Deadline   time.Time `json:"deadline"` // for people: the clock may be set
-	Began      Moment    `json:"began,omitzero"`
-	Scope      string    `json:"scope,omitempty"`
+// A State is who runs a job.
+type State struct {
+	PID        int         `json:"pid"`
+	Ticks      uint64      `json:"ticks"` // start time, tells a reused PID
+	Child      int         `json:"child,omitempty"`
+	ChildTicks uint64      `json:"childTicks,omitempty"`
+	Boot       string      `json:"boot"`
+	Started    time.Time   `json:"started"`
+	Deadline   time.Time   `json:"deadline"` // for people: the clock may be set
+	Began      host.Moment `json:"began,omitzero"`
+	Scope      string      `json:"scope,omitempty"`
 }
 
 // Supervise is the supervisor. Main calls it with what follows SuperviseArg;
@@ -135,7 +139,7 @@ func Supervise(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "usage: azguest supervise DIRECTORY")
 		return 2
 	}
-	SetTimerSlack(ExactTimers) // a handler has nothing of an agent that rested
+	process.SetTimerSlack(process.ExactTimers) // a handler has nothing of an agent that rested
 	if err := supervise(ctx, args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, "supervise:", err)
 		return 1
@@ -163,11 +167,11 @@ func supervise(ctx context.Context, dir string) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
 	unix.Umask(0o022)
 
-	st := JobState{PID: os.Getpid(), Ticks: startTicks(os.Getpid()), Boot: BootID(), Started: time.Now().UTC(), Began: Now()}
+	st := State{PID: os.Getpid(), Ticks: process.StartTicks(os.Getpid()), Boot: host.BootID(), Started: time.Now().UTC(), Began: host.Now()}
 	st.Deadline = st.Started.Add(job.Timeout)
-	res := JobResult{Code: -1, Started: st.Started}
+	res := Result{Code: -1, Started: st.Started}
 	if job.Scope != "" {
-		if path, err := joinScope(ctx, job); err != nil {
+		if path, err := job.join(ctx); err != nil {
 			res.ScopeErr = err.Error()
 		} else {
 			res.Scope, st.Scope = path, path
@@ -178,13 +182,13 @@ func supervise(ctx context.Context, dir string) error {
 	}
 	// Room for the result is made before the command can fill the disk: an
 	// outcome that can't be told would have the command repeated.
-	if err := Root(dir).WriteFileLazy(spareFile, []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
+	if err := host.Root(dir).WriteFileLazy(spareFile, []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
 		return fmt.Errorf("reserve space for the result: %w", err)
 	}
-	runJob(dir, job, &st, &res)
+	run(dir, job, &st, &res)
 	// As long as it took, even if the clock was set meanwhile.
 	res.Finished = st.Started.Add(time.Since(st.Started))
-	if res.Class == JobFailed || res.Class == JobSignal {
+	if res.Class == Failed || res.Class == Signal {
 		awaitOutput(st.Child)
 	}
 	return saveResult(dir, res)
@@ -219,12 +223,12 @@ const (
 
 // saveResult writes the result into the blocks of the spare file, which then
 // gets its name. JSON does not mind the blanks that follow.
-func saveResult(dir string, res JobResult) error {
+func saveResult(dir string, res Result) error {
 	b, err := json.Marshal(res)
 	if err != nil {
 		return err
 	}
-	if files := Root(dir); len(b) <= spareSize {
+	if files := host.Root(dir); len(b) <= spareSize {
 		err = overwrite(files, spareFile, b)
 		if err == nil {
 			err = files.Rename(spareFile, resultFile)
@@ -238,7 +242,7 @@ func saveResult(dir string, res JobResult) error {
 }
 
 // overwrite replaces the beginning of a file in place.
-func overwrite(in Root, name string, b []byte) error {
+func overwrite(in host.Root, name string, b []byte) error {
 	f, err := in.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -247,31 +251,31 @@ func overwrite(in Root, name string, b []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// runJob runs the command to its end or its deadline and fills res.
-func runJob(dir string, job Job, st *JobState, res *JobResult) {
-	out, err := openOutput(dir, JobStdout)
+// run runs the command to its end or its deadline and fills res.
+func run(dir string, job Job, st *State, res *Result) {
+	out, err := openOutput(dir, Stdout)
 	if err != nil {
-		res.Class, res.Error = JobNotStarted, err.Error()
+		res.Class, res.Error = NotStarted, err.Error()
 		return
 	}
 	defer out.Close()
-	errw, err := openOutput(dir, JobStderr)
+	errw, err := openOutput(dir, Stderr)
 	if err != nil {
-		res.Class, res.Error = JobNotStarted, err.Error()
+		res.Class, res.Error = NotStarted, err.Error()
 		return
 	}
 	defer errw.Close()
 	cmd := exec.Command("/bin/sh", "-c", job.Shell) //nolint:noctx // ended with its whole group, below
 	cmd.Dir = job.Dir
-	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8", JobMarker + "=" + job.ID}, job.Env...)
+	cmd.Env = append([]string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8", Marker + "=" + job.ID}, job.Env...)
 	cmd.Stdout, cmd.Stderr = out, errw
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	oomBefore, throttledBefore := oomKills(res.Scope), throttled(res.Scope)
+	oomBefore, throttledBefore := cgroup.OOMKills(res.Scope), cgroup.Throttled(res.Scope)
 	if err := cmd.Start(); err != nil {
-		res.Class, res.Error = JobNotStarted, strings.TrimPrefix(err.Error(), "fork/exec ")
+		res.Class, res.Error = NotStarted, strings.TrimPrefix(err.Error(), "fork/exec ")
 		return
 	}
-	st.Child, st.ChildTicks = cmd.Process.Pid, startTicks(cmd.Process.Pid)
+	st.Child, st.ChildTicks = cmd.Process.Pid, process.StartTicks(cmd.Process.Pid)
 	// Not being able to write this only makes a lost supervisor harder to
 	// follow; the command runs already.
 	_ = writeJSON(dir, stateFile, st)
@@ -297,29 +301,29 @@ func runJob(dir string, job Job, st *JobState, res *JobResult) {
 		res.CPU = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 		res.MaxRSS = ru.Maxrss * 1024
 	}
-	res.Throttled = max(0, throttled(res.Scope)-throttledBefore)
+	res.Throttled = max(0, cgroup.Throttled(res.Scope)-throttledBefore)
 	ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	res.Code = cmd.ProcessState.ExitCode()
 	switch {
 	case timedOut:
-		res.Class = JobTimeout
+		res.Class = Timeout
 	case ws.Signaled():
-		res.Class, res.Signal = JobSignal, unix.SignalName(ws.Signal())
+		res.Class, res.Signal = Signal, unix.SignalName(ws.Signal())
 	case err != nil || res.Code != 0:
-		res.Class = JobFailed
+		res.Class = Failed
 	default:
-		res.Class = JobOK
+		res.Class = OK
 	}
 	killed := ws.Signaled() && ws.Signal() == unix.SIGKILL || res.Code == 128+int(unix.SIGKILL)
-	if !timedOut && res.Class != JobOK {
-		after := oomKills(res.Scope)
+	if !timedOut && res.Class != OK {
+		after := cgroup.OOMKills(res.Scope)
 		res.OOM = after > oomBefore && (res.Scope != "" || killed)
 	}
 }
 
 // openOutput opens a file for what a command prints.
 func openOutput(dir, name string) (*os.File, error) {
-	f, err := Root(dir).Append(name, 0o600)
+	f, err := host.Root(dir).Append(name, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -335,79 +339,16 @@ func writeJSON(dir, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return Root(dir).WriteFile(name, append(b, '\n'), 0o600)
+	return host.Root(dir).WriteFile(name, append(b, '\n'), 0o600)
 }
 
 // maxJobFile is more than a job with its environment needs.
 const maxJobFile = 4 << 20
 
 func readJSON(dir, name string, v any) error {
-	b, err := Root(dir).ReadBounded(name, maxJobFile)
+	b, err := host.Root(dir).ReadBounded(name, maxJobFile)
 	if err != nil {
 		return err
 	}
 	return json.Unmarshal(b, v)
-}
-
-// BootID is the kernel's name for this boot, or "" where there is none.
-func BootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// startTicks is field 22 of /proc/PID/stat, 0 if there is no such process.
-func startTicks(pid int) uint64 {
-	f := statFields(strconv.Itoa(pid))
-	if len(f) < 20 {
-		return 0
-	}
-	n, _ := strconv.ParseUint(f[19], 10, 64)
-	return n
-}
-
-// statFields are the fields of /proc/PID/stat, or of a thread's, from the
-// third on: the second is a name that may contain anything.
-func statFields(dir string) []string {
-	b, err := os.ReadFile("/proc/" + dir + "/stat")
-	if err != nil {
-		return nil
-	}
-	i := strings.LastIndexByte(string(b), ')')
-	if i < 0 {
-		return nil
-	}
-	return strings.Fields(string(b[i+1:]))
-}
-
-// sameProcess reports whether pid is still the process that started then,
-// and not a zombie.
-func sameProcess(pid int, ticks uint64) bool {
-	if pid <= 0 {
-		return false
-	}
-	f := statFields(strconv.Itoa(pid))
-	if len(f) < 20 || ended(f) && !threads(pid) {
-		return false
-	}
-	return ticks == 0 || startTicks(pid) == ticks
-}
-
-func ended(f []string) bool { return f[0] == "Z" || f[0] == "X" }
-
-// threads reports whether a process whose first thread has ended lives on in
-// others. They are killed one by one, and until the last has gone its files
-// are open and its locks are held.
-func threads(pid int) bool {
-	dir := strconv.Itoa(pid) + "/task"
-	tasks, err := os.ReadDir("/proc/" + dir)
-	if err != nil {
-		return false // gone meanwhile
-	}
-	return slices.ContainsFunc(tasks, func(t os.DirEntry) bool {
-		f := statFields(dir + "/" + t.Name())
-		return len(f) > 0 && !ended(f)
-	})
 }

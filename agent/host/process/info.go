@@ -1,17 +1,18 @@
-package host
+package process
 
 import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
 
-// A Process is what the kernel says of a process. Whoever runs it chooses its
+// Info is what the kernel says of a process. Whoever runs it chooses its
 // name, its command line, its directory and its environment, and none of that
 // is in here.
-type Process struct {
+type Info struct {
 	PID, Parent, Session int
 	Ticks                uint64 // when it started, in clock ticks since boot
 	// UIDs are the real, effective, saved and file system user.
@@ -25,9 +26,9 @@ type Process struct {
 	Ended bool   // a zombie: it has no memory and no files any more
 }
 
-// ProcessIDs lists the processes there are.
-func (r Root) ProcessIDs() ([]int, error) {
-	d, err := os.Open(r.Path("/proc"))
+// IDs lists the processes there are. root is the directory that stands for "/".
+func IDs(root string) ([]int, error) {
+	d, err := os.Open(filepath.Join(root, "proc"))
 	if err != nil {
 		return nil, err
 	}
@@ -45,11 +46,11 @@ func (r Root) ProcessIDs() ([]int, error) {
 	return pids, nil
 }
 
-// Process looks at one process; false if there is none.
-func (r Root) Process(pid int) (Process, bool) {
-	dir := "/proc/" + strconv.Itoa(pid)
-	p := Process{PID: pid, Login: -1, Slice: -1}
-	b, err := os.ReadFile(r.Path(dir + "/stat"))
+// Look looks at one process; false if there is none.
+func Look(root string, pid int) (Info, bool) {
+	dir := filepath.Join(root, "proc", strconv.Itoa(pid))
+	p := Info{PID: pid, Login: -1, Slice: -1}
+	b, err := os.ReadFile(dir + "/stat")
 	if err != nil {
 		return p, false
 	}
@@ -62,7 +63,7 @@ func (r Root) Process(pid int) (Process, bool) {
 	p.Parent, _ = strconv.Atoi(f[1])
 	p.Session, _ = strconv.Atoi(f[3])
 	p.Ticks, _ = strconv.ParseUint(f[19], 10, 64)
-	if b, err = os.ReadFile(r.Path(dir + "/status")); err != nil {
+	if b, err = os.ReadFile(dir + "/status"); err != nil {
 		return p, false
 	}
 	known := false
@@ -78,31 +79,31 @@ func (r Root) Process(pid int) (Process, bool) {
 			break
 		}
 	}
-	if b, err := os.ReadFile(r.Path(dir + "/loginuid")); err == nil {
+	if b, err := os.ReadFile(dir + "/loginuid"); err == nil {
 		// What says "unset" is the largest number.
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n < 1<<32-1 {
 			p.Login = int(n)
 		}
 	}
-	if b, err := os.ReadFile(r.Path(dir + "/cgroup")); err == nil {
+	if b, err := os.ReadFile(dir + "/cgroup"); err == nil {
 		p.Slice = userSlice(string(b))
 	}
 	return p, known
 }
 
-// maxProcText is how much of a command line or an environment is looked at. It
+// maxText is how much of a command line or an environment is looked at. It
 // has no end: a process says by itself where its own lie (PR_SET_MM_MAP, which
 // takes no right), and names terabytes that it has never touched.
-const maxProcText = 256 << 10
+const maxText = 256 << 10
 
-// procText is the beginning of a file of /proc/PID that the process has written
+// Text is the beginning of a file of /proc/PID that the process has written
 // itself: "environ" or "cmdline".
-func procText(pid int, name string) ([]byte, error) {
+func Text(pid int, name string) ([]byte, error) {
 	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/" + name)
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxProcText))
+	b, err := io.ReadAll(io.LimitReader(f, maxText))
 	return b, errors.Join(err, f.Close())
 }
 
@@ -130,13 +131,13 @@ func userSlice(cgroup string) int {
 }
 
 // OfUser reports whether one of the process's user ids is uid.
-func (p Process) OfUser(uid int) bool {
+func (p Info) OfUser(uid int) bool {
 	return p.UIDs[0] == uid || p.UIDs[1] == uid || p.UIDs[2] == uid || p.UIDs[3] == uid
 }
 
-// service reports whether no user has started the process: it belongs to no
+// Service reports whether no user has started the process: it belongs to no
 // session of one, or to the same as the caller, which then was started by hand.
-func (p Process) service(self Process) bool {
+func (p Info) Service(self Info) bool {
 	return (p.Login == -1 || p.Login == self.Login) && (p.Slice == -1 || p.Slice == self.Slice)
 }
 
@@ -144,13 +145,28 @@ func (p Process) service(self Process) bool {
 // believed, because root runs it and not for somebody: a program with the
 // set-user-ID bit has root's rights, and the arguments that its user gave it.
 // What can't be looked at is believed, as it is gone by then.
-func (r Root) Believed(pid int) bool {
-	p, ok := r.Process(pid)
-	self, _ := r.Process(os.Getpid())
-	return !ok || p.run(0, self)
+func Believed(root string, pid int) bool {
+	p, ok := Look(root, pid)
+	self, _ := Look(root, os.Getpid())
+	return !ok || p.RunBy(0, self)
 }
 
-// run reports whether uid alone runs the process, and not in anybody's session.
-func (p Process) run(uid int, self Process) bool {
-	return p.UIDs == [4]int{uid, uid, uid, uid} && p.service(self)
+// RunBy reports whether uid alone runs the process, and not in anybody's session.
+func (p Info) RunBy(uid int, self Info) bool {
+	return p.UIDs == [4]int{uid, uid, uid, uid} && p.Service(self)
+}
+
+// Running lists the processes of the machine that have not ended.
+func Running() map[int]Info {
+	pids, err := IDs("/")
+	if err != nil {
+		return nil
+	}
+	out := map[int]Info{}
+	for _, pid := range pids {
+		if p, ok := Look("/", pid); ok && (!p.Ended || threads(pid)) {
+			out[pid] = p
+		}
+	}
+	return out
 }
