@@ -20,6 +20,7 @@ import (
 	"github.com/azguest/azguest/agent/firewall"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/process"
+	"github.com/azguest/azguest/agent/log"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/generalize"
@@ -141,7 +142,7 @@ func (t *Tool) end(err error) int {
 
 // log is for the few lines that packages below write of their own.
 func (t *Tool) log() zerolog.Logger {
-	return zerolog.New(redactor{zerolog.MultiLevelWriter(&textWriter{w: t.Err})}).Level(zerolog.WarnLevel)
+	return log.NewText(t.Err).Level(zerolog.WarnLevel)
 }
 
 func (t *Tool) system() *provisioning.System {

@@ -5,9 +5,11 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/kardianos/service"
 )
@@ -106,4 +108,27 @@ func ControlService(action string) error {
 		return fmt.Errorf("%s service: %w", action, err)
 	}
 	return nil
+}
+
+// notifyPatience bounds the wait for a service manager that does not read.
+const notifyPatience = time.Second
+
+// notify tells the service manager something (sd_notify); without one it
+// does nothing.
+func notify(state string) {
+	name := os.Getenv("NOTIFY_SOCKET") //nolint:forbidigo // the service manager's own interface
+	if name == "" {
+		return
+	}
+	if name[0] == '@' {
+		name = "\x00" + name[1:]
+	}
+	// wait: connecting a datagram socket does not block
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(notifyPatience))
+	_, _ = c.Write([]byte(state)) // nobody to tell if the manager is gone
+	_ = c.Close()
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/host/process"
+	"github.com/azguest/azguest/agent/log"
 )
 
 // version is set when a release is built.
@@ -214,7 +215,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	if logFile != "" {
 		logFile = host.Root(o.root).Path(logFile)
 	}
-	log, closer := agent.NewLogger(logFile, o.verbose || cfg.Logs.Verbose)
+	logger, closer := log.New(logFile, o.verbose || cfg.Logs.Verbose)
 	defer func() { _ = closer.Close() }()
 
 	lockFD := 0
@@ -223,8 +224,8 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		process.SetTimerSlack(process.ExactTimers)              // the version before us may have rested
 		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
 		_ = os.Unsetenv(agent.LockVariable)
-		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], log); h != nil {
-			log.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("start of the update failed, running the installed version")
+		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], logger); h != nil {
+			logger.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("start of the update failed, running the installed version")
 		}
 	}
 	// The runtime prints what every goroutine is at, and the service manager
@@ -246,14 +247,14 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		Kernel:     host.LinuxKernel(),
 		Processors: runtime.GOMAXPROCS(0),
 		Launcher:   job.SelfLauncher(),
-		Log:        log,
+		Log:        logger,
 		DieAfter:   os.Getenv("AZGUEST_TEST_DIE_AFTER"),
 		LockFD:     lockFD,
 
 		ConfigFile: o.config,
 	})
 	if cfgErr != nil {
-		log.Error().Err(cfgErr).Msg("configuration incomplete, using defaults")
+		logger.Error().Err(cfgErr).Msg("configuration incomplete, using defaults")
 	}
 	var err error
 	if cmd == "provision" {
@@ -267,7 +268,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		err = h.Exec(os.Environ())
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		log.Error().Err(err).Msg("agent failed")
+		logger.Error().Err(err).Msg("agent failed")
 		return 1
 	}
 	return 0

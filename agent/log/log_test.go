@@ -1,4 +1,4 @@
-package agent
+package log
 
 import (
 	"bytes"
@@ -81,26 +81,6 @@ func TestJournalFieldsStayFields(t *testing.T) {
 	}
 }
 
-func TestNotify(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "n")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	t.Setenv("NOTIFY_SOCKET", name)
-	notify("READY=1")
-	buf := make([]byte, 64)
-	n, err := l.Read(buf)
-	if err != nil || string(buf[:n]) != "READY=1" {
-		t.Errorf("got %q, %v", buf[:n], err)
-	}
-	if err := os.Unsetenv("NOTIFY_SOCKET"); err != nil {
-		t.Fatal(err)
-	}
-	notify("READY=1") // nobody listens: no effect
-}
-
 // TestLogOfOthers: a log that somebody else has left open to writers, or a
 // link that somebody else has put in its place.
 func TestLogOfOthers(t *testing.T) {
@@ -118,7 +98,7 @@ func TestLogOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	say := func() {
-		log, c := NewLogger(file, false)
+		log, c := New(file, false)
 		log.Info().Msg("hello")
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
