@@ -330,17 +330,6 @@ func (a *Agent) healthDone(h protocol.Health, err error) {
 	}
 }
 
-// provisioningOptions maps the configuration.
-func (a *Agent) provisioningOptions() provisioning.Options {
-	p, o := a.cfg.Provisioning, a.cfg.OS
-	return provisioning.Options{
-		Lib: a.cfg.Paths.Lib, SSHDir: o.SSHDir, HomeDir: o.HomeDir, Shadow: o.PasswordPath, SudoersDir: o.SudoersDir,
-		DeleteRootPassword: p.DeleteRootPassword, RegenerateHostKeys: p.RegenerateHostKeys, HostKeyType: p.HostKeyType,
-		DecodeCustomData: p.DecodeCustomData, ExecuteCustomData: p.ExecuteCustomData, AllowResetSysUser: p.AllowResetSysUser,
-		PasswordCryptID: p.PasswordCryptID, PasswordSaltLength: p.PasswordSaltLength, ClientAliveInterval: o.SSHClientAliveInterval,
-	}
-}
-
 // tellKVP leaves the report where the host looks when health is posted: it
 // must be there before the post (provisioning/SPEC.md §9.8). Only Hyper-V
 // guests have the directory.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"os"
+	"path"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,7 +20,7 @@ import (
 func files(t *testing.T, r host.Root, list map[string]string) {
 	t.Helper()
 	for name, text := range list {
-		if err := r.MkdirAll(dirName(name), 0o755); err != nil {
+		if err := r.MkdirAll(path.Dir(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.WriteFile(name, []byte(text), 0o644); err != nil {

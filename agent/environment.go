@@ -14,10 +14,11 @@ import (
 	"github.com/azguest/azguest/agent/firewall"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/protocol/discover"
 )
 
-// wirePort must stay reachable for root whatever the firewall does.
-const wirePort = 80
+// WirePort is the WireServer's. It must stay reachable for root whatever the firewall does.
+const WirePort = 80
 
 // fence is what the guard job remembers.
 type fence struct {
@@ -51,7 +52,7 @@ func (a *Agent) guard(ctx context.Context) error {
 			return nil
 		}
 		x.off = true // once per start is enough to clean up
-		return Cleanup(ctx, a.Runner)
+		return RemoveFirewall(ctx, a.Runner)
 	}
 	fw, err := a.wall(ctx)
 	if fw == nil || err != nil {
@@ -74,10 +75,10 @@ func (a *Agent) guard(ctx context.Context) error {
 // azureTag is the chassis asset tag of every machine of the platform.
 const azureTag = "7783-7084-3265-9085-8269-3286-77"
 
-// wanted says whether there are to be rules: where the configuration says so,
+// FirewallWanted says whether there are to be rules: where the configuration says so,
 // and else on the platform's machines, which are known by their tag or by
 // having found the platform.
-func wanted(root host.Root, c *config.Config) bool {
+func FirewallWanted(root host.Root, c *config.Config) bool {
 	if _, _, said := c.Said("OS.EnableFirewall"); said || !c.OS.EnableFirewall {
 		return c.OS.EnableFirewall
 	}
@@ -91,7 +92,7 @@ func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
 	x := &a.fence
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if time.Now().Before(x.next) || !wanted(a.Root, a.cfg) {
+	if time.Now().Before(x.next) || !FirewallWanted(a.Root, a.cfg) {
 		return nil, nil
 	}
 	addr, err := netip.ParseAddr(a.platform.Endpoint())
@@ -102,7 +103,7 @@ func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
 		if x.fw != nil {
 			x.fw.Close() // the next one replaces its table
 		}
-		x.fw, x.addr, x.tested = firewall.Keep(addr, wirePort, a.Runner), addr, false
+		x.fw, x.addr, x.tested = firewall.Keep(addr, WirePort, a.Runner), addr, false
 	}
 	backend, changed, err := x.fw.Apply(ctx)
 	if changed {
@@ -195,6 +196,15 @@ func (a *Agent) watchFirewall(ctx context.Context) error {
 	if ctx.Err() == nil {
 		// The job goes on looking.
 		a.Log.Debug().Err(err).Msg("could not watch firewall rules; changes are found at the next check")
+	}
+	return nil
+}
+
+// RemoveFirewall takes the rules away, whichever address they are about: they
+// are found by their name.
+func RemoveFirewall(ctx context.Context, run host.Runner) error {
+	if err := firewall.New(netip.MustParseAddr(discover.Default), WirePort, run).Remove(ctx); err != nil {
+		return fmt.Errorf("remove firewall rules: %w", err)
 	}
 	return nil
 }

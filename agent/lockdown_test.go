@@ -75,7 +75,7 @@ func (m machine) is(what string) string {
 	onOff := func(on bool) string { return map[bool]string{true: "on", false: "off"}[on] }
 	switch what {
 	case "firewall":
-		return onOff(wanted(m.root, c))
+		return onOff(FirewallWanted(m.root, c))
 	case "extensions":
 		return c.Extensions.Mode
 	case "policy":

@@ -200,3 +200,16 @@ func (a *Agent) newManager() *extensions.Manager {
 		Gate:   a.whyWait, StatusPoll: e.StatusPoll, EnableEveryStart: e.EnableEveryStart,
 	})
 }
+
+// ProvisioningOptions is what the configuration says about provisioning.
+func ProvisioningOptions(c *config.Config) provisioning.Options {
+	p, o := c.Provisioning, c.OS
+	return provisioning.Options{
+		Lib: c.Paths.Lib, SSHDir: o.SSHDir, HomeDir: o.HomeDir, Shadow: o.PasswordPath, SudoersDir: o.SudoersDir,
+		DeleteRootPassword: p.DeleteRootPassword, RegenerateHostKeys: p.RegenerateHostKeys, HostKeyType: p.HostKeyType,
+		DecodeCustomData: p.DecodeCustomData, ExecuteCustomData: p.ExecuteCustomData, AllowResetSysUser: p.AllowResetSysUser,
+		PasswordCryptID: p.PasswordCryptID, PasswordSaltLength: p.PasswordSaltLength, ClientAliveInterval: o.SSHClientAliveInterval,
+	}
+}
+
+func (a *Agent) provisioningOptions() provisioning.Options { return ProvisioningOptions(a.cfg) }

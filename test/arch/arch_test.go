@@ -26,10 +26,10 @@ const module = "github.com/azguest/azguest/"
 // that ends in "/..." stands for the package and everything below it.
 var may = map[string][]string{
 	"agent": {
-		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/log", "agent/secret", "agent/status", "agent/update",
-		"ovf/...", "protocol/...", "provisioning/...", "extensions/...",
+		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/secret", "agent/status", "agent/update",
+		"ovf/...", "protocol/...", "provisioning", "provisioning/disk", "provisioning/kvp", "extensions/...",
 	},
-	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/status", "agent/update", "provisioning/generalize"},
+	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool"},
 	"agent/cmd/agentctl": {"agent/ctl"},
 	"agent/ctl":          {"agent/config", "agent/doctor", "agent/host", "agent/secret", "agent/status"},
 	"agent/doctor":       {"agent/config", "agent/host", "agent/secret", "agent/status"},
@@ -47,6 +47,7 @@ var may = map[string][]string{
 	"agent/log":               {"agent/host", "agent/secret"},
 	"agent/secret":            {},
 	"agent/status":            {"agent/bound", "agent/host", "agent/host/process", "agent/secret"},
+	"agent/tool":              {"agent", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/secret", "agent/status", "extensions", "protocol/cms", "protocol/discover", "provisioning", "provisioning/generalize"},
 	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 

@@ -1,5 +1,6 @@
-// Command azguest is the guest agent. What it does is in package agent; here
-// is only the command line, and the one place that names the real machine.
+// Command azguest is the guest agent. What the agent does is in package agent,
+// what the one-shot commands do in agent/tool; here are only the command line,
+// and the one place that names the real machine.
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/host/process"
 	"github.com/azguest/azguest/agent/log"
+	"github.com/azguest/azguest/agent/tool"
 )
 
 // version is set when a release is built.
@@ -68,15 +70,15 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 	case "generalize", "image":
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		t := tool("", stdout, stderr)
+		t := newTool("", stdout, stderr)
 		if cmd == "image" {
 			return t.Image(ctx, rest)
 		}
 		return t.Generalize(ctx, rest)
 	case "policy":
-		return tool("", stdout, stderr).Policy(rest)
+		return newTool("", stdout, stderr).Policy(rest)
 	case "decrypt":
-		return tool("", stdout, stderr).Decrypt(rest)
+		return newTool("", stdout, stderr).Decrypt(rest)
 	case "install", "uninstall", "start", "stop", "restart":
 		if err := agent.ControlService(cmd); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)
@@ -84,9 +86,9 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	case "firewall":
-		return tool("", stdout, stderr).Firewall(context.Background())
+		return newTool("", stdout, stderr).Firewall(context.Background())
 	case "cleanup":
-		if err := agent.Cleanup(context.Background(), host.Exec{}); err != nil {
+		if err := tool.Cleanup(context.Background(), host.Exec{}); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)
 			return 1
 		}
@@ -111,7 +113,7 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 
 // waagent is the command line of the classic agent.
 func waagent(args []string, stdout, stderr io.Writer) int {
-	w, err := agent.ParseWaagent(args)
+	w, err := tool.ParseWaagent(args)
 	if err != nil {
 		fmt.Fprintln(stderr, "azguest:", err)
 		return 2
@@ -134,11 +136,11 @@ func waagent(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	return tool(w.ConfigFile, stdout, stderr).Waagent(ctx, w)
+	return newTool(w.ConfigFile, stdout, stderr).Waagent(ctx, w)
 }
 
 // tool is what commands that are not the agent work with.
-func tool(conf string, stdout, stderr io.Writer) *agent.Tool {
+func newTool(conf string, stdout, stderr io.Writer) *tool.Tool {
 	// Collecting logs must cost a machine in trouble next to nothing (at most
 	// 16 MB, the program's own pages included).
 	runtime.GOMAXPROCS(1)
@@ -153,7 +155,7 @@ func tool(conf string, stdout, stderr io.Writer) *agent.Tool {
 	if err != nil {
 		fmt.Fprintln(stderr, "azguest: configuration incomplete, using defaults:", err)
 	}
-	return &agent.Tool{
+	return &tool.Tool{
 		Version: version, Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
 		Service: agent.ControlService, Detach: process.Detach, In: os.Stdin, Out: stdout, Err: stderr,
 	}

@@ -1,4 +1,4 @@
-package agent
+package tool
 
 import (
 	"archive/zip"
@@ -17,8 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rs/zerolog"
-
+	"github.com/azguest/azguest/agent"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
@@ -28,13 +27,12 @@ import (
 // (extensions/SPEC.md §16.3); the rest keeps the collection from being the fault
 // it is to help with.
 const (
-	collectFile   = 30 << 20  // of one file the end is kept
-	collectTotal  = 150 << 20 // before compression
-	collectZip    = 64 << 20
-	collectUpload = 8 << 20 // of the archive, when it goes to the host
-	collectFiles  = 4000
-	collectFree   = 16 << 20 // of the file system must be left
-	collectChunk  = 64 << 10
+	collectFile  = 30 << 20  // of one file the end is kept
+	collectTotal = 150 << 20 // before compression
+	collectZip   = 64 << 20
+	collectFiles = 4000
+	collectFree  = 16 << 20 // of the file system must be left
+	collectChunk = 64 << 10
 )
 
 // collector makes an archive of logs for support. It streams: what it holds
@@ -105,7 +103,7 @@ func (t *Tool) collect(ctx context.Context, w Waagent) error {
 		root: t.Root, cfg: t.Config, full: w.Full, fileMax: collectFile, total: collectTotal, zipMax: collectZip, files: collectFiles, now: time.Now().UTC(),
 	}
 	if w.upload {
-		c.zipMax = collectUpload
+		c.zipMax = agent.LogsUploadMax
 		// The job has given us a process group of our own.
 		_ = unix.Setpriority(unix.PRIO_PGRP, 0, 19)
 	}
@@ -362,61 +360,3 @@ var (
 	errFull  = errors.New("the archive is full")
 	errWrite = errors.New("write the archive")
 )
-
-// shipLogs is the job that uploads logs for support. It is not the default:
-// logs leave the machine only where a configuration file says Logs.Collect=y
-// in so many words.
-func (a *Agent) shipLogs(ctx context.Context) error {
-	if !a.logsDue(time.Now()) {
-		return nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find own executable: %w", err)
-	}
-	args := []string{"waagent", "-collect-logs", "-" + forUpload}
-	if a.ConfigFile != "" {
-		args = append(args, "-configuration-path:"+a.ConfigFile)
-	}
-	// A process of its own, with the lowest priority: what it needs is gone
-	// when it ends, and the agent goes on meanwhile.
-	if _, err := a.Runner.Run(ctx, host.Cmd{Name: self, Args: args, Timeout: 5 * time.Minute}); err != nil {
-		return fmt.Errorf("collect logs: %w", err)
-	}
-	b, err := readAtMost(a.Root.Path(path.Join(a.cfg.Paths.Lib, "logcollector", "logs.zip")), 2*collectUpload)
-	if err != nil {
-		return fmt.Errorf("collect logs: %w", err)
-	}
-	if err := a.platform.UploadLogs(ctx, b); err != nil {
-		return fmt.Errorf("upload logs: %w", err)
-	}
-	// Each hour's would be all that an idle machine has to say.
-	level := zerolog.DebugLevel
-	if !a.logsShipped {
-		a.logsShipped, level = true, zerolog.InfoLevel
-	}
-	a.Log.WithLevel(level).Int("bytes", len(b)).Msg("logs uploaded for support")
-	return nil
-}
-
-func readAtMost(name string, limit int64) ([]byte, error) {
-	return host.Root("").ReadBounded(name, limit)
-}
-
-// shipsLogs: a default is no consent.
-func (a *Agent) shipsLogs() bool {
-	return a.cfg.Logs.Collect && a.cfg.Origin("Logs.Collect").File != ""
-}
-
-// logsDue keeps the period: the first time some minutes after the start. A
-// failure waits for the next period.
-func (a *Agent) logsDue(now time.Time) bool {
-	if a.nextLogs.IsZero() {
-		a.nextLogs = a.started.Add(a.cfg.Logs.CollectDelay)
-	}
-	if now.Before(a.nextLogs) {
-		return false
-	}
-	a.nextLogs = now.Add(a.cfg.Logs.CollectPeriod)
-	return true
-}

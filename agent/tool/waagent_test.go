@@ -1,4 +1,4 @@
-package agent
+package tool
 
 import (
 	"bytes"
@@ -218,7 +218,7 @@ func TestServiceCommands(t *testing.T) {
 // load /usr/sbin/waagent as a Python module, to report events.
 func TestClassicScriptIsPythonToo(t *testing.T) {
 	t.Parallel()
-	const script = "../scripts/packaging/waagent"
+	const script = "../../scripts/packaging/waagent"
 	text, err := os.ReadFile(script)
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
-package agent
+package tool
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -13,71 +12,8 @@ import (
 	"strings"
 
 	"github.com/azguest/azguest/agent/secret"
-	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol/cms"
 )
-
-// What authors of extensions and of policies ask for on the machine, through
-// agentctl.
-
-// Policy is "azguest policy explain NAME": whether the policy of this machine
-// allows an extension. It exits with 1 if not.
-func (t *Tool) Policy(args []string) int {
-	if len(args) == 0 || args[0] != "explain" {
-		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
-		return exitFlags
-	}
-	f := flag.NewFlagSet("azguest policy explain", flag.ContinueOnError)
-	f.SetOutput(t.Err)
-	version := f.String("version", "", "version of the extension")
-	signer := f.String("signer", "", "signer of the package")
-	asJSON := f.Bool("json", false, "as JSON")
-	if code, ok := parseFlags(f, args[1:]); !ok {
-		return code
-	}
-	if f.NArg() != 1 {
-		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
-		return exitFlags
-	}
-	a := extensions.ExplainPolicy(t.Root, extensions.PolicyConfig{File: t.Config.Policy.File, Mode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
-	if *asJSON {
-		if err := t.json(a); err != nil {
-			return t.end(err)
-		}
-	} else {
-		t.sayPolicy(a)
-	}
-	if !a.Allowed {
-		return exitFailed
-	}
-	return exitOK
-}
-
-func (t *Tool) sayPolicy(a extensions.PolicyAnswer) {
-	word := "allowed"
-	switch {
-	case !a.Allowed:
-		word = "refused"
-	case a.Reason != "":
-		word = "would be denied, but is allowed (the policy is audited, not enforced)"
-	}
-	fmt.Fprintf(t.Out, "%s: %s\n", strings.TrimSpace(a.Name+" "+a.Version), word)
-	if a.Reason != "" {
-		fmt.Fprintf(t.Out, "why:       %s\n", a.Reason)
-	}
-	fmt.Fprintf(t.Out, "policy:    %s (%s)\n", a.Mode, t.Config.PolicyWhy())
-	if a.Mode != extensions.PolicyOff {
-		fmt.Fprintf(t.Out, "files:     %s\n", cmp.Or(strings.Join(a.Files, ", "), "none"))
-		fmt.Fprintf(t.Out, "signed:    %s\n", map[bool]string{true: "required", false: "not required"}[a.Signature])
-	}
-}
-
-func (t *Tool) json(v any) error {
-	enc := json.NewEncoder(t.Out)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
 
 // maxSettings bounds a settings file; the platform's own bound is far below.
 const maxSettings = 4 << 20

@@ -1,0 +1,170 @@
+package tool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/azguest/azguest/agent"
+	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning/generalize"
+)
+
+// generalizeOptions is what the configuration says about taking a machine
+// apart.
+func generalizeOptions(cfg *config.Config, user bool) generalize.Options {
+	return generalize.Options{
+		Machine: agent.ProvisioningOptions(cfg), LogDir: cfg.Paths.ExtensionLogs, User: user, Service: agent.ServiceName + ".service",
+	}
+}
+
+// deprovision stops the agent and takes everything out of the machine that
+// belongs to this VM (provisioning/SPEC.md §14.2).
+func (t *Tool) deprovision(ctx context.Context, m generalize.Mode, user bool) error {
+	if !m.Plan {
+		if err := t.needRoot(); err != nil {
+			return err
+		}
+		if m.Force {
+			t.stopAgent(ctx)
+		}
+	}
+	return generalize.Deprovision(ctx, t.system(), generalizeOptions(t.Config, user), m, &stopping{ctx, t, t.In}, t.Out)
+}
+
+// stopping is the answer to the question: a Ctrl-C ends the waiting for it.
+type stopping struct {
+	ctx context.Context //nolint:containedctx // io.Reader has no other way
+	t   *Tool
+	in  io.Reader
+}
+
+func (s *stopping) Read(b []byte) (int, error) {
+	type answer struct {
+		b   []byte
+		err error
+	}
+	c := make(chan answer, 1)
+	go func() {
+		own := make([]byte, len(b)) // the read may outlive the call
+		n, err := s.in.Read(own)
+		c <- answer{own[:n], err}
+	}()
+	select {
+	case a := <-c:
+		if len(a.b) > 0 && (a.b[0] == 'y' || a.b[0] == 'Y') {
+			s.t.stopAgent(s.ctx)
+		}
+		return copy(b, a.b), a.err
+	case <-s.ctx.Done():
+		return 0, fmt.Errorf("interrupted, nothing changed: %w", context.Cause(s.ctx))
+	}
+}
+
+// Generalize is "azguest generalize": plan, or do it, with the agent's own
+// account of what it made.
+func (t *Tool) Generalize(ctx context.Context, args []string) int {
+	f := flag.NewFlagSet("azguest generalize", flag.ContinueOnError)
+	f.SetOutput(t.Err)
+	plan := f.Bool("plan", false, "show what would be done without changing anything")
+	yes := f.Bool("yes", false, "do not ask for confirmation")
+	keep := f.Bool("keep-user", false, "keep the provisioned account")
+	asJSON := f.Bool("json", false, "with -plan: as JSON")
+	shutdown := f.Bool("shutdown", false, "power off the machine when done")
+	if code, ok := parseFlags(f, args); !ok {
+		return code
+	}
+	if f.NArg() > 0 || (*plan && (*yes || *shutdown)) || (*asJSON && !*plan) {
+		fmt.Fprintln(t.Err, "usage: azguest generalize [--plan [--json]] [--yes [--shutdown]] [--keep-user]")
+		return exitFlags
+	}
+	err := t.deprovision(ctx, generalize.Mode{Plan: *plan, Force: *yes, JSON: *asJSON}, !*keep)
+	if err != nil || !*shutdown {
+		return t.end(err)
+	}
+	return t.end(t.powerOff(ctx))
+}
+
+// powerOff does not wait: the caller may be an extension that the shutdown
+// stops.
+func (t *Tool) powerOff(ctx context.Context) error {
+	tries := []host.Cmd{{Name: "poweroff"}, {Name: "shutdown", Args: []string{"-h", "now"}}}
+	if t.Root.Exists("/run/systemd/system") {
+		tries = append([]host.Cmd{{Name: "systemctl", Args: []string{"--no-block", "poweroff"}}}, tries...)
+	}
+	var errs []error
+	for _, c := range tries {
+		if _, err := t.Runner.Run(ctx, c); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		return nil
+	}
+	return fmt.Errorf("shut down after generalizing: %w", errors.Join(errs...))
+}
+
+// Image is "azguest image verify ROOT": whether a root file system may be
+// published as an image. It exits with 1 if not.
+func (t *Tool) Image(_ context.Context, args []string) int {
+	f := flag.NewFlagSet("azguest image verify", flag.ContinueOnError)
+	f.SetOutput(t.Err)
+	profile := f.String("profile", string(generalize.Marketplace), "marketplace, cis or immutable")
+	asJSON := f.Bool("json", false, "as JSON")
+	var names []string
+	for rest := args; ; {
+		if code, ok := parseFlags(f, rest); !ok {
+			return code
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		names, rest = append(names, f.Arg(0)), f.Args()[1:]
+	}
+	if len(names) != 2 || names[0] != "verify" {
+		fmt.Fprintln(t.Err, "usage: azguest image verify [--profile marketplace|cis|immutable] [--json] ROOT")
+		return exitFlags
+	}
+	dir, err := filepath.Abs(names[1])
+	if err != nil {
+		return t.end(err)
+	}
+	found, err := generalize.Verify(host.Root(dir), generalizeOptions(t.Config, true), generalize.Profile(*profile))
+	if err != nil {
+		fmt.Fprintln(t.Err, "azguest:", err)
+		return exitUsage
+	}
+	fatal := 0
+	for _, x := range found {
+		if x.Fatal {
+			fatal++
+		}
+	}
+	if *asJSON {
+		if found == nil {
+			found = []generalize.Finding{}
+		}
+		enc := json.NewEncoder(t.Out)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		err = enc.Encode(struct {
+			Root     string               `json:"root"`
+			Profile  string               `json:"profile"`
+			Fit      bool                 `json:"fit"`
+			Findings []generalize.Finding `json:"findings"`
+		}{dir, *profile, fatal == 0, found})
+	} else {
+		for _, x := range found {
+			fmt.Fprintln(t.Out, x)
+		}
+		fmt.Fprintf(t.Out, "%s: %d problems, %d notes (profile %s)\n", dir, fatal, len(found)-fatal, *profile)
+	}
+	if err != nil || fatal > 0 {
+		return exitFailed
+	}
+	return exitOK
+}
