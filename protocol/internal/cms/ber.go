@@ -22,8 +22,6 @@ const (
 	maxCertificates = 512
 	maxKey          = 10 << 10
 	maxKeys         = 128
-	// The library builds lists of an encrypted part before we can look at it.
-	maxLibrary = 256 << 10
 )
 
 // tooLarge is for parts that are left out and named.

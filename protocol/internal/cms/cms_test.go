@@ -281,7 +281,7 @@ func FuzzPFX(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, e := range []*pkcs12.Encoder{pkcs12.LegacyDES.WithIterations(1), pkcs12.Modern2023.WithIterations(1), pkcs12.Passwordless} {
+	for _, e := range []*pkcs12.Encoder{pkcs12.LegacyDES.WithIterations(1), pkcs12.LegacyRC2.WithIterations(1), pkcs12.Modern2023.WithIterations(1), pkcs12.Passwordless} {
 		b, err := e.Encode(k, cert, nil, "")
 		if err != nil {
 			f.Fatal(err)

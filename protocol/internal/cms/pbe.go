@@ -8,7 +8,6 @@ import (
 	"crypto/pbkdf2"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf16"
@@ -96,8 +95,8 @@ func (r *reader) decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte) ([]by
 	if id == oidPBES2 {
 		return r.decryptPBES2(alg.Parameters.FullBytes, text)
 	}
-	rc2 := id == oidPBE128RC2 || id == oidPBE40RC2
-	if id != oidPBE3DES && id != oidPBE2DES && !rc2 {
+	size := map[string]int{oidPBE3DES: 24, oidPBE2DES: 16, oidPBE128RC2: 16, oidPBE40RC2: 5}[id]
+	if size == 0 {
 		return nil, fmt.Errorf("unknown password-based encryption %s", bound.Clip(id))
 	}
 	var p struct {
@@ -110,19 +109,14 @@ func (r *reader) decryptPBE(alg pkix.AlgorithmIdentifier, text, pw []byte) ([]by
 	if err := r.afford(p.Iterations); err != nil {
 		return nil, err
 	}
-	if rc2 {
-		r.legacy = true
-		return nil, errors.New("RC2 encryption is not supported")
+	k := kdf(crypto.SHA1, 1, pw, p.Salt, p.Iterations, size)
+	iv := kdf(crypto.SHA1, 2, pw, p.Salt, p.Iterations, 8)
+	if id == oidPBE128RC2 || id == oidPBE40RC2 {
+		return cbc(newRC2(k, 8*size), iv, text)
 	}
-	n := 24
 	if id == oidPBE2DES {
-		n = 16
-	}
-	k := kdf(crypto.SHA1, 1, pw, p.Salt, p.Iterations, n)
-	if n == 16 {
 		k = append(k, k[:8]...)
 	}
-	iv := kdf(crypto.SHA1, 2, pw, p.Salt, p.Iterations, 8)
 	block, err := des.NewTripleDESCipher(k) //nolint:gosec // see import
 	if err != nil {
 		return nil, err
@@ -200,7 +194,7 @@ func kdf(h crypto.Hash, id byte, password, salt []byte, iterations, size int) []
 		w.Write(in)
 		a := w.Sum(nil)
 		for range iterations - 1 {
-			a = again(h, a)
+			a = sum(h, a)
 		}
 		if out = append(out, a...); len(out) >= size {
 			return out[:size]
@@ -218,8 +212,8 @@ func kdf(h crypto.Hash, id byte, password, salt []byte, iterations, size int) []
 	}
 }
 
-func again(h crypto.Hash, a []byte) []byte {
+func sum(h crypto.Hash, b []byte) []byte {
 	w := h.New()
-	w.Write(a)
+	w.Write(b)
 	return w.Sum(nil)
 }

@@ -15,8 +15,6 @@ import (
 	"slices"
 	"strings"
 
-	pkcs12 "software.sslmate.com/src/go-pkcs12"
-
 	"github.com/azguest/azguest/agent/bound"
 )
 
@@ -108,15 +106,11 @@ type reader struct {
 	notes     []string
 	bags      int
 	rounds    int // of key derivation that are left
-	// legacy: a cipher occurred that only the library knows. costly: some
-	// key derivation was refused, which the library would not.
-	legacy, costly bool
 }
 
 // afford counts the rounds of a key derivation against the limit.
 func (r *reader) afford(iterations int) error {
 	if iterations < 1 || iterations > r.rounds {
-		r.costly = true
 		return fmt.Errorf("%d iterations", iterations)
 	}
 	r.rounds -= iterations
@@ -163,10 +157,7 @@ func parsePFX(in []byte, password string, rounds int) (*PFX, error) {
 		}
 	}
 	if len(r.certs) == 0 {
-		r.keys = nil
-		if !r.legacy || r.costly || len(der) > maxLibrary || !r.library(der, password) {
-			return nil, fmt.Errorf("parse pfx: nothing readable: %s", strings.Join(r.notes, "; "))
-		}
+		return nil, fmt.Errorf("parse pfx: nothing readable: %s", strings.Join(r.notes, "; "))
 	}
 	out.Pairs = r.pairs()
 	out.Notes = r.notes
@@ -177,32 +168,6 @@ func (r *reader) note(format string, a ...any) {
 	if len(r.notes) < 32 {
 		r.notes = append(r.notes, bound.Clip(fmt.Sprintf(format, a...)))
 	}
-}
-
-// library asks go-pkcs12, which knows old ciphers that we do not (RC2).
-func (r *reader) library(der []byte, password string) bool {
-	blocks, err := pkcs12.ToPEM(der, password) //nolint:staticcheck // DecodeChain takes one key only
-	if err != nil {
-		r.note("%v", err)
-		return false
-	}
-	for _, b := range blocks {
-		local, _ := hex.DecodeString(b.Headers["localKeyId"])
-		if b.Type == "CERTIFICATE" {
-			r.certs = append(r.certs, cert{der: b.Bytes, local: local, name: b.Headers["friendlyName"]})
-			continue
-		}
-		var priv any
-		if priv, err = x509.ParsePKCS1PrivateKey(b.Bytes); err != nil {
-			if priv, err = x509.ParseECPrivateKey(b.Bytes); err != nil {
-				continue
-			}
-		}
-		if p8, err := x509.MarshalPKCS8PrivateKey(priv); err == nil {
-			r.addKey(p8, local)
-		}
-	}
-	return len(r.certs) > 0
 }
 
 // safe reads one ContentInfo: plain bags or encrypted ones.
