@@ -120,7 +120,6 @@ func New(o Options) *Client {
 	o.AgentName = cmp.Or(o.AgentName, "WALinuxAgent")
 	o.UserAgent = cmp.Or(o.UserAgent, "WALinuxAgent/"+o.AgentVersion)
 	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
-	c.state.documentPace.op, c.state.partsPace.op = "goal state", "goal state documents"
 	plain := &net.Dialer{Timeout: web.DialTimeout}
 	dial := o.dialer(newNICs(o.Root, web.NewDialer(), o.Dial).dial)
 	var nearRT, farRT http.RoundTripper

@@ -51,7 +51,7 @@ func (c *Client) Connect(ctx context.Context) error {
 				c.o.Log.Warn().Err(err).Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("platform not reachable yet")
 			}
 		}
-		woken, err := c.near.Rest(ctx, pause)
+		woken, err := c.near.Wait(ctx, pause)
 		if err != nil {
 			return fmt.Errorf("connect to the platform: %w", err)
 		}

@@ -50,9 +50,6 @@ type state struct {
 
 	blob   protocol.StatusBlob // the last one that was named
 	noBlob bool                // the goal state names none
-
-	documentPace pace // of a goal state document that can't be used
-	partsPace    pace // of its sub-documents
 }
 
 // adopted is the extensions goal state that counts.
@@ -78,6 +75,12 @@ const (
 	tickEpoch        = 621355968000000000
 )
 
+// Documents that are paced, by name.
+const (
+	goalStateDocument = "goal state"
+	subDocuments      = "goal state documents"
+)
+
 // GoalState returns what the platform wants. If that is the goal state with
 // the key known, the error is protocol.ErrNotModified; the same key can be
 // given out again when something in it changed (certificates arrived late).
@@ -95,7 +98,7 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 		s.marked, s.markerLoaded = c.readMarker(), true
 		s.supported = !s.marked.IsZero()
 	}
-	if err := s.documentPace.wait(); err != nil {
+	if err := c.near.Paced(goalStateDocument); err != nil {
 		return nil, err
 	}
 	if c.settingsUnchanged(ctx, known) {
@@ -120,17 +123,16 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 
 // fetchDocument gets the goal state document, and takes over the names in it.
 func (c *Client) fetchDocument(ctx context.Context) (*wire.GoalState, []byte, error) {
-	s := &c.state
-	s.fetchedAt = time.Now()
+	c.state.fetchedAt = time.Now()
 	gs, raw, err := c.wireClient().GoalState(ctx, 0)
 	c.setIDs(gs) // also from an incomplete one (protocol/SPEC.md §4.2)
 	if _, paced := errors.AsType[*protocol.Fault](err); err != nil && !paced && ctx.Err() == nil {
-		return nil, nil, s.documentPace.failed(err)
+		return nil, nil, c.near.Unusable(goalStateDocument, err)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	s.documentPace.worked()
+	c.near.Usable(goalStateDocument)
 	return gs, raw, nil
 }
 
@@ -185,10 +187,10 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 	s := &c.state
 	if at := gs.Incarnation + " " + place(gs); s.tried != at { // new documents, new chance
 		s.tried = at
-		s.partsPace.worked()
+		c.near.Usable(subDocuments)
 		c.near.Reset(docNames...)
 	}
-	if err := s.partsPace.wait(); err != nil {
+	if err := c.near.Paced(subDocuments); err != nil {
 		return err
 	}
 	docs, err := c.fetch(ctx, gs, s.docs, everything)
@@ -196,9 +198,9 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 		if ctx.Err() != nil {
 			return err
 		}
-		return s.partsPace.failed(err)
+		return c.near.Unusable(subDocuments, err)
 	}
-	s.partsPace.worked()
+	c.near.Usable(subDocuments)
 	docs.goalState = raw
 	s.docs, s.inc, s.place, s.refetch = docs, gs.Incarnation, place(gs), false
 	c.transfers().Reset()

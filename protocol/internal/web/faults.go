@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -12,21 +13,23 @@ const (
 	loudEvery   = 10 * time.Minute
 	canaryEvery = 45 * time.Second
 	maxAfter    = time.Minute // the longest Retry-After we believe
-	maxGates    = 1024
+	maxFaults   = 1024
 )
 
-// gates holds one gate for each kind of request that fails at the moment.
-type gates struct {
+// faults is the memory of everything that fails at the moment: one fault for
+// each kind of request, and for each kind of document that arrives and can't
+// be used.
+type faults struct {
 	mu sync.Mutex // guards m
-	m  map[string]*gate
+	m  map[string]*fault
 }
 
-// A gate is the memory of a failing kind of request. It is made by the first
+// A fault is the memory of one kind of request. It is made by the first
 // failure and forgotten at the first success.
-type gate struct {
-	host   string
+type fault struct {
+	host   string // "" for a document
 	pace   Pace
-	next   time.Time
+	next   time.Time // no request before, unless a canary says otherwise
 	err    error
 	conn   bool // the peer was not reached at all
 	loud   time.Time
@@ -36,144 +39,195 @@ type gate struct {
 }
 
 // wait is how long the request has to wait; err is why.
-func (gs *gates) wait(key string, now time.Time) (wait time.Duration, err error) {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.m[key]
-	if g == nil {
+func (fs *faults) wait(key string, now time.Time) (wait time.Duration, err error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	if f == nil {
 		return 0, nil
 	}
-	return g.next.Sub(now), g.err
+	return f.next.Sub(now), f.err
+}
+
+// get returns the fault of the key, a new one if there is none. The caller
+// holds mu.
+func (fs *faults) get(key, host string) *fault {
+	if f := fs.m[key]; f != nil {
+		return f
+	}
+	if fs.m == nil {
+		fs.m = map[string]*fault{}
+	}
+	if len(fs.m) >= maxFaults {
+		fs.evict()
+	}
+	f := &fault{host: host}
+	fs.m[key] = f
+	return f
 }
 
 // failed records an attempt that failed and says when the next one may be.
 // soon lets the first repetition through at once.
-func (gs *gates) failed(key, host string, now time.Time, err error, conn, soon bool, after time.Duration) time.Duration {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.m[key]
-	if g == nil {
-		if gs.m == nil {
-			gs.m = map[string]*gate{}
-		}
-		if len(gs.m) >= maxGates {
-			gs.evict()
-		}
-		g = &gate{host: host}
-		gs.m[key] = g
-	}
-	g.err, g.conn, g.canary = err, conn, now
-	// A machine that answers at all is only down when its canary says so: one
-	// that sings while this request fails says nothing about this request.
-	g.down = g.down || conn
-	delay := g.pace.Failed(now)
-	if soon && g.pace.Total() == 1 {
+func (fs *faults) failed(key, host string, now time.Time, err error, conn, soon bool, after time.Duration) time.Duration {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.get(key, host)
+	f.err, f.conn, f.canary = err, conn, now
+	// A machine that answers at all is only down when its canary says so: a
+	// canary that works while this request fails says nothing about it.
+	f.down = f.down || conn
+	delay := f.pace.Failed(now)
+	if soon && f.pace.Total() == 1 {
 		delay = 0
 	}
 	delay = max(delay, min(after, maxAfter))
-	g.next = now.Add(delay)
+	f.next = now.Add(delay)
 	return delay
 }
 
-// evict forgets the gate that failed least recently.
-func (gs *gates) evict() {
+// unusable records a document that arrived and can't be used. An err that is a
+// Fault has been paced where it occurred; the document waits as long as that.
+func (fs *faults) unusable(key string, now time.Time, err error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.get(key, "")
+	inner, paced := errors.AsType[*protocol.Fault](err)
+	if !paced {
+		f.err, f.next = err, now.Add(f.pace.Failed(now))
+		return
+	}
+	f.err, f.next = inner.Err, inner.Next
+	if !inner.Waiting || f.pace.Total() == 0 {
+		f.pace.Failed(now)
+	}
+}
+
+// evict forgets the fault whose next attempt is due first.
+func (fs *faults) evict() {
 	var oldest string
-	for k, g := range gs.m {
-		if o := gs.m[oldest]; o == nil || g.next.Before(o.next) {
+	for k, f := range fs.m {
+		if o := fs.m[oldest]; o == nil || f.next.Before(o.next) {
 			oldest = k
 		}
 	}
-	delete(gs.m, oldest)
+	delete(fs.m, oldest)
 }
 
-// worked forgets the gate. When there was one the fault has just cleared, and
-// whatever else waits for the same machine may try at once.
-func (gs *gates) worked(key string, now time.Time) {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.m[key]
-	if g == nil {
+// cleared forgets the fault. When there was one it is over, and whatever else
+// waits for the same machine may try at once.
+func (fs *faults) cleared(key string, now time.Time) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	if f == nil {
 		return
 	}
-	delete(gs.m, key)
-	for _, o := range gs.m {
-		if o.host == g.host && !o.pace.Spent(now) {
+	delete(fs.m, key)
+	for _, o := range fs.m {
+		if o.host == f.host && o.host != "" && !o.pace.Spent(now) {
 			o.next = now
 		}
 	}
 }
 
-// hurry lets everything try that could not reach its peer: it was another
-// network that did not lead there.
-func (gs *gates) hurry() {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	for k, g := range gs.m {
-		if g.conn {
-			delete(gs.m, k)
+// retryUnreached lets everything try that could not reach its peer: it was
+// another network that did not lead there.
+func (fs *faults) retryUnreached() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for k, f := range fs.m {
+		if f.conn {
+			delete(fs.m, k)
 		}
 	}
 }
 
 // unreached reports whether the last attempt did not reach its peer.
-func (gs *gates) unreached(key string) bool {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.m[key]
-	return g != nil && g.conn
+func (fs *faults) unreached(key string) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	return f != nil && f.conn
 }
 
-// reset forgets all gates whose key has the prefix.
-func (gs *gates) reset(match func(key string) bool) {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	for k := range gs.m {
+// reset forgets all faults whose key matches.
+func (fs *faults) reset(match func(key string) bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for k := range fs.m {
 		if match(k) {
-			delete(gs.m, k)
+			delete(fs.m, k)
 		}
 	}
 }
 
-// fault describes the state of the gate as an error.
-func (gs *gates) fault(key, op string, err error, now time.Time, waiting bool) *protocol.Fault {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	f := &protocol.Fault{Op: op, Err: err, Since: now, Tries: 1, Next: now, Loud: true, Waiting: waiting}
-	if g := gs.m[key]; g != nil {
-		f.Since, f.Tries, f.Next = g.pace.Since(), g.pace.Total(), g.next
-		f.Loud = g.loud.IsZero() || now.Sub(g.loud) >= loudEvery
-		if f.Loud {
-			g.loud = now
+// describe tells the state of the fault as an error.
+func (fs *faults) describe(key, op string, err error, now time.Time, waiting bool) *protocol.Fault {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	out := &protocol.Fault{Op: op, Err: err, Since: now, Tries: 1, Next: now, Loud: true, Waiting: waiting}
+	if f := fs.m[key]; f != nil {
+		out.Since, out.Tries, out.Next = f.pace.Since(), f.pace.Total(), f.next
+		out.Loud = f.loud.IsZero() || now.Sub(f.loud) >= loudEvery
+		if out.Loud {
+			f.loud = now
 		}
 	}
-	return f
+	return out
 }
 
-// probe reports whether a canary is due for the gate, and marks it as sent.
-func (gs *gates) probe(key string, now time.Time) (conn, due bool) {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.m[key]
-	if g == nil || now.Sub(g.canary) < canaryEvery || g.pace.Spent(now) {
+// canaryDue reports whether a canary is due for the fault, and marks it as
+// sent.
+func (fs *faults) canaryDue(key string, now time.Time) (conn, due bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	if f == nil || now.Sub(f.canary) < canaryEvery || f.pace.Spent(now) {
 		return false, false
 	}
-	g.canary = now
-	return g.conn, true
+	f.canary = now
+	return f.conn, true
 }
 
-// sang records how the canary went; true means that a real attempt is worth
-// it now: the machine did not answer before and does again.
-func (gs *gates) sang(key string, ok bool) bool {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.m[key]
-	if g == nil {
+// noteCanary records how the canary went; true means that a real attempt is
+// worth it now: the machine did not answer before and does again.
+func (fs *faults) noteCanary(key string, ok bool) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	if f == nil {
 		return true
 	}
-	was := g.down
-	g.down = !ok
+	was := f.down
+	f.down = !ok
 	return ok && was
 }
+
+// documentKey is in front of the keys of documents; no request has such an Op.
+const documentKey = "document "
+
+// Unusable tells that a document arrived and can't be used, or that a part of
+// it could not be fetched, and returns the Fault. It is paced like a request
+// that fails (protocol/SPEC.md §2.5): the caller asks Paced before the next
+// attempt.
+func (c *Client) Unusable(document string, err error) error {
+	key, now := documentKey+document, time.Now()
+	c.faults.unusable(key, now, err)
+	_, err = c.faults.wait(key, now)
+	return c.faults.describe(key, document, err, now, false)
+}
+
+// Paced returns the Fault while the next attempt at a document has to wait.
+func (c *Client) Paced(document string) error {
+	key, now := documentKey+document, time.Now()
+	if wait, err := c.faults.wait(key, now); wait > 0 {
+		return c.faults.describe(key, document, err, now, true)
+	}
+	return nil
+}
+
+// Usable forgets that a document could not be used.
+func (c *Client) Usable(document string) { c.faults.cleared(documentKey+document, time.Now()) }
 
 func hostOf(addr string) string {
 	if h, _, err := net.SplitHostPort(addr); err == nil {

@@ -6,43 +6,45 @@ import (
 	"time"
 )
 
-// newsGap is how long nobody is woken again: a DHCP client makes several
-// changes at once. It doubles up to newsMax while they go on, so that a route
-// that flaps does not make us loop, and two quiet minutes forget.
+// wakeGap is how long nobody is woken again: a DHCP client makes several
+// changes at once. It doubles up to wakeGapMax while they go on, so that a
+// route that flaps does not make us loop; after wakeQuiet without a change it
+// starts anew.
 const (
-	newsGap   = time.Second
-	newsMax   = time.Minute
-	newsQuiet = 2 * time.Minute
+	wakeGap    = time.Second
+	wakeGapMax = time.Minute
+	wakeQuiet  = 2 * time.Minute
 )
 
-// news are changes of addresses and routes. Somebody listens only while
-// something waits that could not reach its peer.
-type news struct {
+// netwatch limits how often a change of addresses or routes wakes requests
+// that wait. The kernel is asked for changes only while something waits that
+// could not reach its peer.
+type netwatch struct {
 	mu   sync.Mutex // guards the fields below
-	last time.Time
+	last time.Time  // when a change was acted upon
 	gap  time.Duration
 }
 
-// pause is how long the next change has to wait.
-func (n *news) pause() time.Duration {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return time.Until(n.last.Add(n.gap))
+// untilNext is how long the next change has to wait.
+func (w *netwatch) untilNext() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Until(w.last.Add(w.gap))
 }
 
-// heard notes that a change was acted upon.
-func (n *news) heard() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if time.Since(n.last) > newsQuiet {
-		n.gap = newsGap / 2
+// acted notes that a change was acted upon.
+func (w *netwatch) acted() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.last) > wakeQuiet {
+		w.gap = wakeGap / 2
 	}
-	n.last, n.gap = time.Now(), min(2*n.gap, newsMax)
+	w.last, w.gap = time.Now(), min(2*w.gap, wakeGapMax)
 }
 
-// listen subscribes until end is called; without anybody to tell the channel
+// watch subscribes until end is called; without anybody to tell the channel
 // is nil.
-func (c *Client) listen(ctx context.Context) (changed <-chan struct{}, end func()) {
+func (c *Client) watch(ctx context.Context) (changed <-chan struct{}, end func()) {
 	if c.Routes == nil {
 		return nil, func() {}
 	}
@@ -70,43 +72,43 @@ func (c *Client) listen(ctx context.Context) (changed <-chan struct{}, end func(
 	}
 }
 
-// doze waits for a time or, earlier, for a change of the network.
-func (c *Client) doze(ctx context.Context, d time.Duration, changed <-chan struct{}) (woken bool, err error) {
+// wait waits for a time or, earlier, for a change of the network.
+func (c *Client) wait(ctx context.Context, d time.Duration, changed <-chan struct{}) (woken bool, err error) {
 	short, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	woken = c.hears(short, changed)
+	woken = c.waitChange(short, changed)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
 	return woken, nil
 }
 
-// hears waits for a change of the network, and until it may be acted upon. It
-// reports false if the context ends before there was one.
-func (c *Client) hears(ctx context.Context, changed <-chan struct{}) bool {
+// waitChange waits for a change of the network, and until it may be acted
+// upon. It reports false if the context ends before there was one.
+func (c *Client) waitChange(ctx context.Context, changed <-chan struct{}) bool {
 	select {
 	case <-ctx.Done():
 		return false
 	case <-changed:
 	}
-	late := time.NewTimer(c.news.pause())
+	late := time.NewTimer(c.netwatch.untilNext())
 	defer late.Stop()
 	select {
 	case <-ctx.Done():
 	case <-late.C:
 	}
-	c.news.heard()
+	c.netwatch.acted()
 	return true
 }
 
-// Rest waits for a time, or until there is a network that was not there
+// Wait waits for a time, or until there is a network that was not there
 // before; then what could not be reached may be tried at once.
-func (c *Client) Rest(ctx context.Context, d time.Duration) (woken bool, err error) {
-	changed, end := c.listen(ctx)
+func (c *Client) Wait(ctx context.Context, d time.Duration) (woken bool, err error) {
+	changed, end := c.watch(ctx)
 	defer end()
-	woken, err = c.doze(ctx, d, changed)
+	woken, err = c.wait(ctx, d, changed)
 	if woken {
-		c.gates.hurry()
+		c.faults.retryUnreached()
 	}
 	return woken, err
 }

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,11 +37,11 @@ const Forever = time.Duration(-1)
 
 // A Client sends requests through one transport with one memory of faults.
 type Client struct {
-	rt     http.RoundTripper
-	agent  string
-	canary Canary
-	gates  gates
-	news   news
+	rt       http.RoundTripper
+	agent    string
+	canary   Canary
+	faults   faults
+	netwatch netwatch
 
 	// Routes subscribes to changes of addresses and routes; may be nil.
 	Routes func() (next func(context.Context) error, end func(), err error)
@@ -73,7 +74,7 @@ type Request struct {
 	Retry400    bool          // protocol/SPEC.md §2.3: manifests through the host
 	// Sink takes the body of a 200 or 206 instead of memory. It is called
 	// before each attempt and returns the writer, and headers to add.
-	Sink func(attempt int) (http.Header, func(status int, h http.Header) (io.Writer, error), error)
+	Sink func(attempt int) (http.Header, opener, error)
 }
 
 // A Response is an answer that was read to its end.
@@ -106,47 +107,41 @@ func (r *Request) key() (key, hostport string) {
 // Do makes the call. The error is a *protocol.Fault around a *StatusError or
 // what the network said, or the cause of the context.
 func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
-	if r.Method == "" {
-		r.Method = http.MethodGet
-	}
-	if r.Tries == 0 {
-		r.Tries = DefaultTries
-	}
-	if r.Patience == 0 {
-		r.Patience = DefaultPatience
-	}
+	r.Method = cmp.Or(r.Method, http.MethodGet)
+	r.Tries = cmp.Or(r.Tries, DefaultTries)
+	r.Patience = cmp.Or(r.Patience, DefaultPatience)
 	key, hostport := r.key()
 	began := time.Now()
 	var changed <-chan struct{}
 	end := func() {}
 	defer func() { end() }()
 	for attempt := 0; ; {
-		wait, err := c.gates.wait(key, time.Now())
-		if changed == nil && wait > 0 && r.Tries != 1 && c.gates.unreached(key) {
-			changed, end = c.listen(ctx)
+		wait, err := c.faults.wait(key, time.Now())
+		if changed == nil && wait > 0 && r.Tries != 1 && c.faults.unreached(key) {
+			changed, end = c.watch(ctx)
 		}
-		if wait > 0 && !c.sings(ctx, key, hostport) {
+		if wait > 0 && !c.canaryWell(ctx, key, hostport) {
 			wait = min(wait, canaryEvery) // wakes up in between for the canary
 			if r.Tries == 1 || r.Patience > 0 && time.Since(began)+wait > r.Patience {
-				return nil, c.gates.fault(key, r.Op, err, time.Now(), attempt == 0)
+				return nil, c.faults.describe(key, r.Op, err, time.Now(), attempt == 0)
 			}
-			woken, err := c.doze(ctx, wait, changed)
+			woken, err := c.wait(ctx, wait, changed)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.Op, err)
 			}
 			if woken {
-				c.gates.hurry()
+				c.faults.retryUnreached()
 			}
 			continue
 		}
 		attempt++
 		resp, err := c.attempt(ctx, &r, attempt, changed)
 		if errors.Is(err, errMoved) {
-			c.gates.hurry()
+			c.faults.retryUnreached()
 			continue
 		}
 		if err == nil {
-			c.gates.worked(key, time.Now())
+			c.faults.cleared(key, time.Now())
 			return resp, nil
 		}
 		if ctx.Err() != nil {
@@ -158,32 +153,32 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		if isStatus {
 			after = se.after
 		}
-		c.gates.failed(key, hostOf(hostport), time.Now(), err, connectFault(err), soon, after)
+		c.faults.failed(key, hostOf(hostport), time.Now(), err, connectFault(err), soon, after)
 		if !retryable(err, r.Retry400) || (r.Tries > 0 && attempt >= r.Tries) {
-			return nil, c.gates.fault(key, r.Op, err, time.Now(), false)
+			return nil, c.faults.describe(key, r.Op, err, time.Now(), false)
 		}
 	}
 }
 
-// sings sends the canary if it is due and reports whether it is worth trying
-// now.
-func (c *Client) sings(ctx context.Context, key, hostport string) bool {
+// canaryWell sends the canary if it is due, and reports whether a real attempt
+// is worth it now.
+func (c *Client) canaryWell(ctx context.Context, key, hostport string) bool {
 	if c.canary == nil {
 		return false
 	}
-	conn, due := c.gates.probe(key, time.Now())
+	conn, due := c.faults.canaryDue(key, time.Now())
 	if !due {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return c.gates.sang(key, c.canary(ctx, hostport, conn) == nil)
+	return c.faults.noteCanary(key, c.canary(ctx, hostport, conn) == nil)
 }
 
 // Reset forgets the faults of all requests whose Op is one of ops: what they
 // ask for has changed, so they may be made at once.
 func (c *Client) Reset(ops ...string) {
-	c.gates.reset(func(key string) bool {
+	c.faults.reset(func(key string) bool {
 		op, _, _ := strings.Cut(key, " ")
 		return slices.Contains(ops, op)
 	})
@@ -206,69 +201,22 @@ func unreached(why error) error { return &net.OpError{Op: "dial", Net: "tcp", Er
 
 // Once makes a single attempt outside of all pacing.
 func (c *Client) Once(ctx context.Context, r Request) (*Response, error) {
-	if r.Method == "" {
-		r.Method = http.MethodGet
-	}
+	r.Method = cmp.Or(r.Method, http.MethodGet)
 	return c.attempt(ctx, &r, 1, nil)
 }
 
 // attempt makes one. A change of the network ends it with errMoved while there
 // is no connection: the peer may be where it was not when the dial began.
 func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan struct{}) (*Response, error) {
-	timeout := r.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	actx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watch := time.AfterFunc(timeout, func() { cancel(&timeoutError{timeout}) })
-	defer watch.Stop()
-	// A connection has less time than the answer, however short the attempt is:
-	// a way that leads nowhere must be known as one.
-	dialing, connected := context.WithCancel(actx)
-	reach := time.AfterFunc(min(timeout*4/5, DialTimeout), func() {
-		if dialing.Err() == nil {
-			cancel(unreached(os.ErrDeadlineExceeded))
-		}
-	})
-	defer reach.Stop()
-	var moved sync.WaitGroup
-	// wait: connected ends what it waits with
-	defer moved.Wait()
-	defer connected()
-	if changed != nil {
-		moved.Go(func() {
-			if c.hears(dialing, changed) && dialing.Err() == nil {
-				cancel(unreached(errMoved))
-			}
-		})
-	}
-	actx = httptrace.WithClientTrace(actx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected() }})
-
-	u, err := url.Parse(r.URL)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, &addressError{secret.NewURL(r.URL).String()}
-	}
-	req, err := http.NewRequestWithContext(actx, r.Method, "http://"+u.Host, bytes.NewReader(r.Body))
+	timeout := cmp.Or(r.Timeout, DefaultTimeout)
+	actx, l := c.limit(ctx, timeout, changed)
+	defer l.end()
+	req, open, err := c.request(actx, r, n)
 	if err != nil {
-		return nil, &addressError{secret.NewURL(r.URL).String()}
-	}
-	req.URL = u // keeps the escapes as they were
-	if len(r.Body) == 0 && r.Method == http.MethodGet {
-		req.Body, req.GetBody = nil, nil
-	}
-	maps.Copy(req.Header, r.Header)
-	req.Header.Set("User-Agent", c.agent)
-	var open func(int, http.Header) (io.Writer, error)
-	if r.Sink != nil {
-		var extra http.Header
-		if extra, open, err = r.Sink(n); err != nil {
-			return nil, &localError{err}
-		}
-		maps.Copy(req.Header, extra)
+		return nil, err
 	}
 	resp, err := c.rt.RoundTrip(req)
-	connected() // as an answer says, too
+	l.connected() // as an answer says, too
 	if err != nil {
 		return nil, neterr(actx, ctx, err)
 	}
@@ -277,17 +225,14 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 		return nil, &StatusError{Status: resp.StatusCode, Body: string(body), after: retryAfter(resp.Header)}
 	}
-	limit := r.Limit
-	if limit == 0 {
-		limit = DefaultLimit
-	}
+	limit := cmp.Or(r.Limit, DefaultLimit)
 	out := &Response{Status: resp.StatusCode, Header: resp.Header}
 	if open != nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
 		w, err := open(resp.StatusCode, resp.Header)
 		if err != nil {
 			return nil, &localError{err}
 		}
-		return out, stream(actx, ctx, w, resp.Body, limit, func() { watch.Reset(timeout) })
+		return out, stream(actx, ctx, w, resp.Body, limit, l.progress)
 	}
 	if out.Body, err = readBody(resp.Body, resp.ContentLength, limit); err != nil {
 		if _, large := errors.AsType[*SizeError](err); large {
@@ -296,6 +241,75 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 		return nil, neterr(actx, ctx, err)
 	}
 	return out, nil
+}
+
+// limits are those of one attempt.
+type limits struct {
+	connected func() // there is a connection: only the answer is waited for
+	progress  func() // a piece of the answer has arrived: the time starts anew
+	end       func() // releases everything
+}
+
+// limit returns the context of one attempt. A connection has less time than
+// the answer, however short the attempt is: a way that leads nowhere must be
+// known as one.
+func (c *Client) limit(ctx context.Context, timeout time.Duration, changed <-chan struct{}) (context.Context, limits) {
+	actx, cancel := context.WithCancelCause(ctx)
+	answer := time.AfterFunc(timeout, func() { cancel(&timeoutError{timeout}) })
+	dialing, connected := context.WithCancel(actx)
+	dial := time.AfterFunc(min(timeout*4/5, DialTimeout), func() {
+		if dialing.Err() == nil {
+			cancel(unreached(os.ErrDeadlineExceeded))
+		}
+	})
+	var moved sync.WaitGroup
+	if changed != nil {
+		moved.Go(func() {
+			if c.waitChange(dialing, changed) && dialing.Err() == nil {
+				cancel(unreached(errMoved))
+			}
+		})
+	}
+	end := func() {
+		connected()
+		// wait: connected has ended what it waits with
+		moved.Wait()
+		dial.Stop()
+		answer.Stop()
+		cancel(nil)
+	}
+	actx = httptrace.WithClientTrace(actx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected() }})
+	return actx, limits{connected: connected, progress: func() { answer.Reset(timeout) }, end: end}
+}
+
+// opener takes the status and header of an answer, and returns where its body
+// goes.
+type opener = func(status int, h http.Header) (io.Writer, error)
+
+// request makes the HTTP request of attempt n. open is nil without a Sink.
+func (c *Client) request(ctx context.Context, r *Request, n int) (req *http.Request, open opener, err error) {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, nil, &addressError{secret.NewURL(r.URL).String()}
+	}
+	req, err = http.NewRequestWithContext(ctx, r.Method, "http://"+u.Host, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, nil, &addressError{secret.NewURL(r.URL).String()}
+	}
+	req.URL = u // keeps the escapes as they were
+	if len(r.Body) == 0 && r.Method == http.MethodGet {
+		req.Body, req.GetBody = nil, nil
+	}
+	maps.Copy(req.Header, r.Header)
+	req.Header.Set("User-Agent", c.agent)
+	if r.Sink != nil {
+		var extra http.Header
+		if extra, open, err = r.Sink(n); err != nil {
+			return nil, nil, &localError{err}
+		}
+		maps.Copy(req.Header, extra)
+	}
+	return req, open, nil
 }
 
 // stream copies until the end, telling progress for the watchdog.

@@ -369,7 +369,7 @@ func TestERR7SilentNetworkIsUnreachable(t *testing.T) {
 				if !errors.As(err, &code) || code.Code() != tc.code {
 					t.Errorf("%s, timeout %v: %v, want %s", name, timeout, err, tc.code)
 				}
-				if got := c.gates.unreached("x 168.63.129.16 "); got != (tc.code == "host-unreachable") {
+				if got := c.faults.unreached("x 168.63.129.16 "); got != (tc.code == "host-unreachable") {
 					t.Errorf("%s, timeout %v: counts as unreachable: %v", name, timeout, got)
 				}
 				time.Sleep(DialTimeout) // for the dial that was given up
