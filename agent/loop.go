@@ -182,7 +182,7 @@ func (a *Agent) connect(ctx context.Context) error {
 				a.platformWell()
 				// Who was away with the platform is back with it.
 				a.ask(ctx, func(platform.EndpointFact) bool { return true })
-				a.board.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.BogusEndpoint())
+				a.board.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.WrongEndpoint())
 			}
 			return err
 		case <-look.C:

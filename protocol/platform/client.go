@@ -74,7 +74,7 @@ type Proxy = web.Proxy
 
 // Facts go into every telemetry event.
 type Facts struct {
-	OSVersion    string // Linux:<distro>-<version>-<codename>:<kernel>
+	OSVersion    string // Linux:<distribution>-<version>:<kernel>
 	Architecture string // x86_64, aarch64
 	RAM          int64  // MB
 	Processors   int
@@ -82,30 +82,30 @@ type Facts struct {
 
 // A Client is the platform.
 type Client struct {
-	o       Options
-	near    *web.Client // host endpoints: never a proxy
-	storage *web.Client
-	blobs   *transfer.Client
-	meta    *imds.Client
-	hga     *hostga.Client
-	key     *transportKey
-	reach   reach
-	later   atomic.Bool // the host put the last status off: the names were stale
+	o            Options
+	hostWeb      *web.Client // host endpoints: never a proxy
+	storage      *web.Client
+	blobs        *transfer.Client
+	metadata     *imds.Client
+	hostPlugin   *hostga.Client
+	key          *transportKey
+	reach        reach
+	statusPutOff atomic.Bool // the host put the last status off: the names were stale
 
-	mu       sync.Mutex // guards the fields below
-	from     string     // origin of endpoint
-	plugin   string     // version of the HostGAPlugin
-	wire     *wire.Client
-	endpoint string
-	ids      wire.GoalState
-	current  *protocol.GoalState // as given out last
-	sourceFT bool                // current came by FastTrack
-	noBlob   bool                // current has the status blob of an earlier one
-	fast     bool                // the host offers vmSettings
-	instance *imds.Instance
-	asked    time.Time            // of the metadata service
-	sick     map[string]time.Time // since when a host service fails
-	pending  map[string]wire.Observation
+	mu             sync.Mutex // guards the fields below
+	endpointOrigin string     // origin of endpoint
+	pluginVersion  string     // version of the HostGAPlugin
+	wire           *wire.Client
+	endpoint       string
+	ids            wire.GoalState
+	current        *protocol.GoalState // as given out last
+	fromFastTrack  bool                // current came by FastTrack
+	noBlob         bool                // current has the status blob of an earlier one
+	hasSettings    bool                // the host offers vmSettings
+	instance       *imds.Instance
+	instanceAsked  time.Time            // of the metadata service
+	failingSince   map[string]time.Time // since when a host service fails
+	observations   map[string]wire.Observation
 	// otherType is the status blob that is not of the kind that the goal state
 	// names.
 	otherType string
@@ -119,7 +119,7 @@ func New(o Options) *Client {
 	o.LibDir = cmp.Or(o.LibDir, "/var/lib/waagent")
 	o.AgentName = cmp.Or(o.AgentName, "WALinuxAgent")
 	o.UserAgent = cmp.Or(o.UserAgent, "WALinuxAgent/"+o.AgentVersion)
-	c := &Client{o: o, turn: make(chan struct{}, 1), sick: map[string]time.Time{}, pending: map[string]wire.Observation{}}
+	c := &Client{o: o, turn: make(chan struct{}, 1), failingSince: map[string]time.Time{}, observations: map[string]wire.Observation{}}
 	plain := &net.Dialer{Timeout: web.DialTimeout}
 	dial := o.dialer(newNICs(o.Root, web.NewDialer(), o.Dial).dial)
 	var nearRT, farRT http.RoundTripper
@@ -133,26 +133,26 @@ func New(o Options) *Client {
 		}
 		farRT = web.Transport(o.dialer(far), &o.Proxy, o.RootCAs)
 	}
-	c.near = web.New(&watched{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
-	c.near.Routes = o.Routes
-	c.storage = web.New(&watched{rt: farRT, c: c, proxy: &c.o.Proxy}, o.UserAgent, nil)
-	c.meta = imds.New(c.near, 5*time.Second)
+	c.hostWeb = web.New(&observedTransport{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
+	c.hostWeb.Routes = o.Routes
+	c.storage = web.New(&observedTransport{rt: farRT, c: c, proxy: &c.o.Proxy}, o.UserAgent, nil)
+	c.metadata = imds.New(c.hostWeb, 5*time.Second)
 	c.key = &transportKey{root: o.Root, dir: o.LibDir, vmid: o.VMID}
-	c.use(cmp.Or(hostPart(o.Endpoint), discover.Default))
+	c.useEndpoint(cmp.Or(hostPart(o.Endpoint), discover.Default))
 	return c
 }
 
-// use sets the endpoint.
-func (c *Client) use(addr string) {
+// useEndpoint sets the endpoint.
+func (c *Client) useEndpoint(addr string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.endpoint == addr {
 		return
 	}
 	c.endpoint = addr
-	c.wire = wire.New(c.near, addr, c.o.AgentName)
-	c.hga = hostga.New(c.near, net.JoinHostPort(addr, hostga.Port), (*hostIDs)(c), c.o.AgentName, c.o.AgentVersion)
-	c.blobs = transfer.New(c.storage, c.hga, c.o.Order, c.relayed)
+	c.wire = wire.New(c.hostWeb, addr, c.o.AgentName)
+	c.hostPlugin = hostga.New(c.hostWeb, net.JoinHostPort(addr, hostga.Port), (*hostIDs)(c), c.o.AgentName, c.o.AgentVersion)
+	c.blobs = transfer.New(c.storage, c.hostPlugin, c.o.Order, c.relayUsed)
 }
 
 // hostPart is the endpoint to speak of: an override with a port is only
@@ -185,8 +185,8 @@ func (o *Options) dialer(dial web.Dial) web.Dial {
 	}
 }
 
-// canary is asked whether a host endpoint is back (protocol/SPEC.md §2.5): a connection
-// if it could not be reached, else its cheapest request.
+// canary is asked whether a server is back (protocol/SPEC.md §2.5): a
+// connection if it could not be reached, else its cheapest request.
 func (c *Client) canary(dial web.Dial) web.Canary {
 	return func(ctx context.Context, hostport string, connect bool) error {
 		_, port, err := net.SplitHostPort(hostport)
@@ -200,11 +200,16 @@ func (c *Client) canary(dial web.Dial) web.Canary {
 			}
 			return conn.Close()
 		}
-		url := "http://" + hostport + "/?comp=versions"
-		if port == hostga.Port {
-			url = "http://" + hostport + "/health"
+		r := web.Request{Op: "canary", Limit: 64 << 10, Timeout: 5 * time.Second}
+		switch hostname, _, _ := net.SplitHostPort(hostport); {
+		case hostname == imds.Address:
+			r.URL, r.Header = "http://"+hostport+"/metadata/versions", http.Header{"Metadata": {"true"}}
+		case port == hostga.Port:
+			r.URL = "http://" + hostport + "/health"
+		default:
+			r.URL = "http://" + hostport + "/?comp=versions"
 		}
-		_, err = c.near.Once(ctx, web.Request{Op: "canary", URL: url, Limit: 64 << 10, Timeout: 5 * time.Second})
+		_, err = c.hostWeb.Once(ctx, r)
 		return err
 	}
 }
@@ -239,7 +244,7 @@ func (c *Client) wireClient() *wire.Client {
 func (c *Client) hostClient() *hostga.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.hga
+	return c.hostPlugin
 }
 
 func (c *Client) transfers() *transfer.Client {
@@ -291,20 +296,20 @@ func (h *hostIDs) Refresh(ctx context.Context) error {
 // being made and written; the client can be used again.
 func (c *Client) Close() {
 	c.key.wait()
-	c.near.Close()
+	c.hostWeb.Close()
 	c.storage.Close()
 }
 
-// noteEndpoint writes the two files that tell others where the platform is.
-func (c *Client) noteEndpoint() {
-	c.keep("WireServerEndpoint", []byte(c.Endpoint()), 0o600)
-	c.keep("Protocol", []byte("WireProtocol"), 0o600)
+// writeEndpoint writes the two files that tell others where the platform is.
+func (c *Client) writeEndpoint() {
+	c.keepFile("WireServerEndpoint", []byte(c.Endpoint()), 0o600)
+	c.keepFile("Protocol", []byte("WireProtocol"), 0o600)
 }
 
-// keep writes a file of the library directory unless it is there already. A
+// keepFile writes a file of the library directory unless it is there already. A
 // disk that can't be written must not keep the agent from working: that is
 // logged, and that is all.
-func (c *Client) keep(name string, data []byte, perm uint32) {
+func (c *Client) keepFile(name string, data []byte, perm uint32) {
 	file := path.Join(c.o.LibDir, name)
 	if have, err := c.o.Root.ReadFile(file); err == nil && string(have) == string(data) {
 		return

@@ -29,21 +29,21 @@ func (c *Client) Connect(ctx context.Context) error {
 			if len(cands) == 1 && round >= 0 {
 				patience = 30 * time.Second
 			}
-			v, err := wire.New(c.near, cand.Addr, c.o.AgentName).Versions(ctx, patience)
+			v, err := wire.New(c.hostWeb, cand.Addr, c.o.AgentName).Versions(ctx, patience)
 			if err != nil && cand.Addr != discover.Default && cand.Origin != "configuration" {
-				c.reach.wrong(cand.Addr, cand.Origin, err)
+				c.reach.noteWrongEndpoint(cand.Addr, cand.Origin, err)
 			}
 			switch {
 			case err == nil:
 				if !v.Speaks() {
 					c.o.Log.Warn().Str("preferred", v.Preferred).Strs("supported", v.Supported).Msg("platform does not list the agent's protocol version, trying it")
 				}
-				c.use(cand.Addr)
+				c.useEndpoint(cand.Addr)
 				c.mu.Lock()
-				c.from = cand.Origin
+				c.endpointOrigin = cand.Origin
 				c.mu.Unlock()
 				c.o.Log.Debug().Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("connected to the platform")
-				c.noteEndpoint()
+				c.writeEndpoint()
 				return nil
 			case ctx.Err() != nil:
 				return fmt.Errorf("connect to the platform: %w", context.Cause(ctx))
@@ -51,7 +51,7 @@ func (c *Client) Connect(ctx context.Context) error {
 				c.o.Log.Warn().Err(err).Str("endpoint", cand.Addr).Str("origin", cand.Origin).Msg("platform not reachable yet")
 			}
 		}
-		woken, err := c.near.Wait(ctx, pause)
+		woken, err := c.hostWeb.Wait(ctx, pause)
 		if err != nil {
 			return fmt.Errorf("connect to the platform: %w", err)
 		}

@@ -74,7 +74,7 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 					d.names, d.hosting = n, c.forHistory(b)
 				}
 			}
-			lost[0] = c.lost(gctx, hosting, err)
+			lost[0] = c.noteLost(gctx, hosting, err)
 			return nil
 		})
 	}
@@ -84,7 +84,7 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 			if err == nil {
 				d.sharedConfig = b
 			}
-			lost[1] = c.lost(gctx, shared, err)
+			lost[1] = c.noteLost(gctx, shared, err)
 			return nil
 		})
 	}
@@ -94,14 +94,14 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 			if d.certsErr = err; err == nil {
 				d.certs = certs
 			}
-			lost[2] = c.lost(gctx, certificates, err)
+			lost[2] = c.noteLost(gctx, certificates, err)
 			return nil
 		})
 	}
 	if what&access != 0 {
 		g.Go(func() error {
 			err := c.fetchAccess(gctx, w, gs.RemoteAccess, &d)
-			lost[3] = c.lost(gctx, access, err)
+			lost[3] = c.noteLost(gctx, access, err)
 			return nil
 		})
 	}
@@ -118,8 +118,8 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 	return d, nil
 }
 
-// lost says what to ask for again, and logs why.
-func (c *Client) lost(ctx context.Context, what doc, err error) doc {
+// noteLost says what to ask for again, and logs why.
+func (c *Client) noteLost(ctx context.Context, what doc, err error) doc {
 	if err == nil {
 		return 0
 	}
@@ -311,20 +311,20 @@ func (c *Client) writeDocuments(d *documents) {
 	var all []byte
 	for _, k := range d.certs {
 		all = append(append(all, bytes.TrimRight(k.CertPEM, "\n")...), '\n')
-		c.keep(k.Thumbprint+".crt", k.CertPEM, 0o400)
+		c.keepFile(k.Thumbprint+".crt", k.CertPEM, 0o400)
 		if k.KeyPEM.Set() {
-			c.keep(k.Thumbprint+".prv", []byte(k.KeyPEM.Reveal()), 0o400)
+			c.keepFile(k.Thumbprint+".prv", []byte(k.KeyPEM.Reveal()), 0o400)
 		}
 	}
 	if len(all) > 0 {
 		// Azure Stack has its users copy this file among the authorities of the
 		// machine, so there are no private keys in it.
-		c.keep("Certificates.pem", all, 0o400)
+		c.keepFile("Certificates.pem", all, 0o400)
 	}
 	if d.sharedConfig != nil {
-		c.keep("SharedConfig.xml", d.sharedConfig, 0o600)
+		c.keepFile("SharedConfig.xml", d.sharedConfig, 0o600)
 	}
-	c.keep("GoalState.1.xml", []byte("<!-- placeholder for programs that look for this file; see history/ -->\n"), 0o600)
+	c.keepFile("GoalState.1.xml", []byte("<!-- placeholder for programs that look for this file; see history/ -->\n"), 0o600)
 }
 
 // marker of the last FastTrack goal state; it survives restarts.
@@ -372,5 +372,5 @@ func (c *Client) writeMarker(t time.Time) {
 		return
 	}
 	b, _ := json.Marshal(marker{t.Format(markerTime)}) // a string always marshals
-	c.keep(markerFile, b, 0o600)
+	c.keepFile(markerFile, b, 0o600)
 }

@@ -98,7 +98,7 @@ func (c *Client) GoalState(ctx context.Context, known string) (*protocol.GoalSta
 		s.marked, s.markerLoaded = c.readMarker(), true
 		s.supported = !s.marked.IsZero()
 	}
-	if err := c.near.Paced(goalStateDocument); err != nil {
+	if err := c.hostWeb.Paced(goalStateDocument); err != nil {
 		return nil, err
 	}
 	if c.settingsUnchanged(ctx, known) {
@@ -127,12 +127,12 @@ func (c *Client) fetchDocument(ctx context.Context) (*wire.GoalState, []byte, er
 	gs, raw, err := c.wireClient().GoalState(ctx, 0)
 	c.setIDs(gs) // also from an incomplete one (protocol/SPEC.md §4.2)
 	if _, paced := errors.AsType[*protocol.Fault](err); err != nil && !paced && ctx.Err() == nil {
-		return nil, nil, c.near.Unusable(goalStateDocument, err)
+		return nil, nil, c.hostWeb.Unusable(goalStateDocument, err)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	c.near.Usable(goalStateDocument)
+	c.hostWeb.Usable(goalStateDocument)
 	return gs, raw, nil
 }
 
@@ -142,12 +142,12 @@ func (c *Client) publish(gs *protocol.GoalState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.current = gs
-	c.fast = s.supported && !c.o.NoFastTrack
+	c.hasSettings = s.supported && !c.o.NoFastTrack
 	if s.vm != nil {
-		c.plugin = s.vm.Plugin
+		c.pluginVersion = s.vm.Plugin
 	}
 	c.noBlob = s.noBlob
-	c.sourceFT = gs.Source == protocol.FastTrack
+	c.fromFastTrack = gs.Source == protocol.FastTrack
 }
 
 // settingsUnchanged asks for vmSettings alone, where that is enough. They
@@ -187,10 +187,10 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 	s := &c.state
 	if at := gs.Incarnation + " " + place(gs); s.tried != at { // new documents, new chance
 		s.tried = at
-		c.near.Usable(subDocuments)
-		c.near.Reset(docNames...)
+		c.hostWeb.Usable(subDocuments)
+		c.hostWeb.Reset(docNames...)
 	}
-	if err := c.near.Paced(subDocuments); err != nil {
+	if err := c.hostWeb.Paced(subDocuments); err != nil {
 		return err
 	}
 	docs, err := c.fetch(ctx, gs, s.docs, everything)
@@ -198,13 +198,13 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 		if ctx.Err() != nil {
 			return err
 		}
-		return c.near.Unusable(subDocuments, err)
+		return c.hostWeb.Unusable(subDocuments, err)
 	}
-	c.near.Usable(subDocuments)
+	c.hostWeb.Usable(subDocuments)
 	docs.goalState = raw
 	s.docs, s.inc, s.place, s.refetch = docs, gs.Incarnation, place(gs), false
 	c.transfers().Reset()
-	c.near.Reset("manifest", "package", "artifactsProfile")
+	c.hostWeb.Reset("manifest", "package", "artifactsProfile")
 	c.schedule(docs.failed != 0, true)
 	c.writeDocuments(&docs)
 	return nil
@@ -304,7 +304,7 @@ func (c *Client) settingsUnsupported() {
 func (c *Client) FastTrack() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.fast
+	return c.hasSettings
 }
 
 // missing lists the thumbprints that handlers need and we have no key for.

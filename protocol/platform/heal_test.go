@@ -1,8 +1,12 @@
 package platform
 
 import (
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/azguest/azguest/agent/host"
 )
 
 // TestYoungFaultsHealWithinAMinute: one document of a new goal state is not to
@@ -42,4 +46,36 @@ func TestYoungFaultsHealWithinAMinute(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestMetadataHealsWithinAMinute: the canary of the metadata service is a
+// request that the service knows. It used to be one of the WireServer's, which
+// is refused.
+func TestMetadataHealsWithinAMinute(t *testing.T) {
+	t.Parallel()
+	testKey()
+	synctest.Test(t, func(t *testing.T) {
+		f := newHost(t)
+		c := f.client(host.Root(t.TempDir()), func(o *Options) { o.IMDSHeartbeat = true })
+		mustGS(t, c, "")
+		f.set(func() { f.fail["/metadata/"] = 503 })
+		for range 20 {
+			_ = c.Heartbeat(t.Context())
+			time.Sleep(time.Minute)
+		}
+		f.set(func() { clear(f.fail) })
+		f.clear()
+		for range 2 {
+			_ = c.Heartbeat(t.Context())
+			time.Sleep(time.Minute)
+		}
+		if asked := f.requests("/metadata/instance/network"); len(asked) == 0 {
+			t.Errorf("not asked again two minutes after the fault: %v", f.requests("169.254.169.254"))
+		}
+		for _, r := range f.requests("169.254.169.254") {
+			if !strings.Contains(r, "/metadata/") {
+				t.Errorf("asked for %s", r)
+			}
+		}
+	})
 }

@@ -22,12 +22,12 @@ import (
 // kernel's choice comes first; when that does not answer within a moment each
 // interface is tried, and the one that worked is asked first from then on.
 type nics struct {
-	plain   web.Dial
-	through func(name string) web.Dial
-	list    func() []string
+	kernel  web.Dial                   // as the routes say
+	through func(name string) web.Dial // one interface
+	list    func() []string            // their names
 
-	mu   sync.Mutex // guards last
-	last string     // interface that worked; "" is the kernel's choice
+	mu     sync.Mutex // guards worked
+	worked string     // interface that worked last; "" is the kernel's choice
 }
 
 // nicPatience is how long the first choice has before the others are tried
@@ -38,7 +38,7 @@ const nicPatience = 1500 * time.Millisecond
 // the network itself in tests, on a machine with one interface.
 func newNICs(root host.Root, plain *net.Dialer, instead web.Dial) *nics {
 	if instead != nil {
-		return &nics{plain: instead, list: func() []string { return nil }}
+		return &nics{kernel: instead, list: func() []string { return nil }}
 	}
 	through := func(name string) web.Dial {
 		d := *plain
@@ -49,7 +49,7 @@ func newNICs(root host.Root, plain *net.Dialer, instead web.Dial) *nics {
 		}
 		return d.DialContext
 	}
-	return &nics{plain: plain.DialContext, through: through, list: func() []string { return interfaces(root) }}
+	return &nics{kernel: plain.DialContext, through: through, list: func() []string { return interfaces(root) }}
 }
 
 // interfaces are those that may lead to the platform and have an address to ask
@@ -72,79 +72,111 @@ func interfaces(root host.Root) []string {
 	return out
 }
 
-// dial is a net.Dialer's DialContext.
+// dial is a net.Dialer's DialContext. The interface that worked last comes
+// first, the others are tried beside it if it fails or needs too long; the first
+// connection counts.
 func (n *nics) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	n.mu.Lock()
-	first := n.last
-	n.mu.Unlock()
+	r := &race{nics: n, network: network, addr: addr, results: make(chan dialed)}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // of the attempts that lost
-	type result struct {
-		name string
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
-	running := 0
-	start := func(name string) {
-		d := n.plain
-		if name != "" {
-			d = n.through(name)
-		}
-		running++
-		go func() {
-			conn, err := d(ctx, network, addr)
-			select {
-			case results <- result{name, conn, err}:
-			case <-ctx.Done():
-				if conn != nil {
-					_ = conn.Close() // somebody else was faster
-				}
-			}
-		}()
-	}
-	start(first)
+	defer cancel() // the attempts that lost
+	r.first = n.first()
+	r.start(ctx, r.first)
 	patience := time.NewTimer(nicPatience)
 	defer patience.Stop()
-	late := patience.C
-	others := func() {
-		late = nil
-		names := n.list()
-		if len(names) < 2 && first == "" {
-			return // the kernel has no choice
-		}
-		for _, name := range append([]string{""}, names...) {
-			if name != first {
-				start(name)
-			}
-		}
-	}
-	var err error
-	for running > 0 || late != nil {
+	othersTried := false
+	for {
 		select {
 		case <-ctx.Done():
-			// Nobody listens to the attempts any more; each closes what it gets.
-			if err == nil {
-				err = &net.OpError{Op: "dial", Net: network, Err: context.Cause(ctx)}
-			}
-			return nil, err
-		case <-late:
-			others()
-		case r := <-results:
-			running--
+			// Nobody waits for the attempts: each closes what it gets, and ends
+			// with its own time limit at the latest.
 			if r.err == nil {
-				n.mu.Lock()
-				n.last = r.name
-				n.mu.Unlock()
-				return r.conn, nil
+				r.err = &net.OpError{Op: "dial", Net: network, Err: context.Cause(ctx)}
 			}
-			if err == nil || r.name == "" {
-				err = r.err // the kernel's is the one that people can read
+			return nil, r.err
+		case <-patience.C:
+		case d := <-r.results:
+			r.running--
+			if d.err == nil {
+				n.remember(d.name)
+				return d.conn, nil
 			}
-			if late != nil {
-				others()
-			}
+			r.fail(d)
+		}
+		if !othersTried {
+			othersTried = true
+			r.startOthers(ctx)
+		}
+		if r.running == 0 {
+			return nil, r.err
 		}
 	}
-	return nil, err
+}
+
+func (n *nics) first() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.worked
+}
+
+func (n *nics) remember(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.worked = name
+}
+
+// race is one dial over several interfaces.
+type race struct {
+	*nics
+	network, addr string
+	first         string // interface that was tried first
+	results       chan dialed
+	running       int   // attempts whose result was not received yet
+	err           error // to be returned if all fail
+}
+
+// dialed is the result of one attempt.
+type dialed struct {
+	name string
+	conn net.Conn
+	err  error
+}
+
+// start begins an attempt through an interface, or as the kernel chooses.
+func (r *race) start(ctx context.Context, name string) {
+	dial := r.kernel
+	if name != "" {
+		dial = r.through(name)
+	}
+	r.running++
+	go func() {
+		conn, err := dial(ctx, r.network, r.addr)
+		select {
+		case r.results <- dialed{name, conn, err}:
+		case <-ctx.Done():
+			if conn != nil {
+				_ = conn.Close() // another one was faster
+			}
+		}
+	}()
+}
+
+// startOthers begins all attempts but the first one.
+func (r *race) startOthers(ctx context.Context) {
+	names := r.list()
+	if len(names) < 2 && r.first == "" {
+		return // the kernel has no choice
+	}
+	for _, name := range append([]string{""}, names...) {
+		if name != r.first {
+			r.start(ctx, name)
+		}
+	}
+}
+
+// fail keeps the error that says most: that of the kernel's choice has the
+// reason that people know, else the first one.
+func (r *race) fail(d dialed) {
+	if r.err == nil || d.name == "" {
+		r.err = d.err
+	}
 }

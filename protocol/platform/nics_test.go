@@ -47,7 +47,7 @@ func TestSecondInterface(t *testing.T) {
 					return a, nil
 				}
 			}
-			n := &nics{plain: through(""), through: through, list: func() []string { return tc.names }}
+			n := &nics{kernel: through(""), through: through, list: func() []string { return tc.names }}
 			var got []string
 			for i := range 2 {
 				start := time.Now()
@@ -60,7 +60,7 @@ func TestSecondInterface(t *testing.T) {
 						t.Errorf("%s: %v", name, err)
 					}
 				} else {
-					got = append(got, n.last)
+					got = append(got, n.worked)
 				}
 				if took := time.Since(start); i == 0 && took > tc.most || i == 1 && took > 0 {
 					t.Errorf("%s: connection %d took %v", name, i, took)
@@ -109,7 +109,7 @@ func TestERR1DialEndsWithItsContext(t *testing.T) {
 						return func(ctx context.Context, _, _ string) (net.Conn, error) { return nic(ctx) }
 					}
 					n := &nics{
-						plain:   func(ctx context.Context, _, _ string) (net.Conn, error) { return kernel(ctx) },
+						kernel:  func(ctx context.Context, _, _ string) (net.Conn, error) { return kernel(ctx) },
 						through: through, list: func() []string { return []string{"eth0", "eth1"} },
 					}
 					ctx, cancel := context.WithCancelCause(t.Context())

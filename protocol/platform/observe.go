@@ -20,8 +20,9 @@ const (
 	obsMetadata  = "InstanceMetadataHeartbeat"
 )
 
-// window is how long a service must have failed before that is reported.
-func window(name string) time.Duration {
+// failureWindow is how long a service must have failed before that is
+// reported.
+func failureWindow(name string) time.Duration {
 	switch name {
 	case obsHeartbeat, obsArtifact:
 		return 5 * time.Minute
@@ -31,9 +32,9 @@ func window(name string) time.Duration {
 	return 0
 }
 
-// relayed is told how the host's relay did.
-func (c *Client) relayed(err error) {
-	c.relay(err)
+// relayUsed is told how the host's relay did.
+func (c *Client) relayUsed(err error) {
+	c.noteRelay(err)
 	c.observe(obsArtifact, err)
 }
 
@@ -45,23 +46,23 @@ func (c *Client) observe(name string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o := wire.Observation{Name: name, Healthy: true}
-	if innocent(err) {
-		delete(c.sick, name)
+	if notTheService(err) {
+		delete(c.failingSince, name)
 	} else {
 		now := time.Now()
-		if c.sick[name].IsZero() {
-			c.sick[name] = now
+		if c.failingSince[name].IsZero() {
+			c.failingSince[name] = now
 		}
-		if now.Sub(c.sick[name]) >= window(name) {
+		if now.Sub(c.failingSince[name]) >= failureWindow(name) {
 			o.Healthy, o.Description = false, err.Error()
 		}
 	}
-	c.pending[name] = o
+	c.observations[name] = o
 }
 
-// innocent reports whether the error is not the service's fault: it is what
-// we sent, or what is behind the service (502), or a stale name.
-func innocent(err error) bool {
+// notTheService reports whether the error is not the service's: what we sent is
+// wrong, what is behind the service failed (502), or a name is stale.
+func notTheService(err error) bool {
 	if err == nil || errors.Is(err, hostga.ErrLater) {
 		return true
 	}
@@ -69,9 +70,9 @@ func innocent(err error) bool {
 	return ok && (se.Status < 500 || se.Status == 502)
 }
 
-// fresh is how old an answer of the host may be that says as much as being
-// asked for its health.
-const fresh = 30 * time.Second
+// recentAnswer is how old an answer of the host may be so that its health need
+// not be asked for.
+const recentAnswer = 30 * time.Second
 
 // Heartbeat asks the host how it is, unless it has just answered something
 // else, and the metadata service if that is wanted, and sends all observations
@@ -82,19 +83,19 @@ func (c *Client) Heartbeat(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if !c.reach.lately(HostPlugin, fresh) {
+	if !c.reach.answeredWithin(HostPlugin, recentAnswer) {
 		err = c.hostClient().Healthy(ctx)
 	}
 	c.observe(obsHeartbeat, err)
 	if c.o.IMDSHeartbeat {
-		c.observe(obsMetadata, c.meta.Alive(ctx))
+		c.observe(obsMetadata, c.metadata.Alive(ctx))
 	}
 	c.mu.Lock()
 	var obs []wire.Observation
-	for _, o := range c.pending {
+	for _, o := range c.observations {
 		obs = append(obs, o)
 	}
-	clear(c.pending)
+	clear(c.observations)
 	c.mu.Unlock()
 	slices.SortFunc(obs, func(a, b wire.Observation) int { return strings.Compare(a.Name, b.Name) })
 	return c.wireClient().PostHealthService(ctx, c.o.AgentName, obs)

@@ -10,13 +10,13 @@ import (
 // Extended asks the metadata service, once, for what a first boot must know
 // of a pooled VM.
 func (c *Client) Extended(ctx context.Context, timeout time.Duration) (imds.Extended, error) {
-	return c.meta.Extended(ctx, timeout)
+	return c.metadata.Extended(ctx, timeout)
 }
 
 // FirstBoot asks the metadata service, once, for what the machine is to be.
 // It is asked again until it answers: the network may still be coming up.
 func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (*imds.Instance, imds.Extended, bool, error) {
-	i, x, known, err := c.meta.FirstBoot(ctx, timeout)
+	i, x, known, err := c.metadata.FirstBoot(ctx, timeout)
 	if err == nil {
 		c.mu.Lock()
 		c.instance = i
@@ -29,9 +29,9 @@ func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (*imds.In
 // VM's new owner (provisioning/SPEC.md §10.3). Connections from before the change
 // of network lead nowhere, so none is kept after a failure.
 func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
-	b, err := c.meta.Reprovision(ctx)
+	b, err := c.metadata.Reprovision(ctx)
 	if err != nil {
-		c.near.Close()
+		c.hostWeb.Close()
 	}
 	return b, err
 }
@@ -39,9 +39,9 @@ func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
 // Reordered forgets what belongs to the machine as it was in its pool: the
 // metadata and the names the platform had for it.
 func (c *Client) Reordered() {
-	c.near.Close()
+	c.hostWeb.Close()
 	c.mu.Lock()
-	c.instance, c.asked = nil, time.Time{}
+	c.instance, c.instanceAsked = nil, time.Time{}
 	c.ids.InstanceID = "" // the next health report asks anew
 	c.mu.Unlock()
 }

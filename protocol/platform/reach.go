@@ -65,34 +65,34 @@ func (f EndpointFact) Failing() bool { return !f.Since.IsZero() }
 
 // reach keeps the facts.
 type reach struct {
-	mu     sync.Mutex // guards the fields below
-	facts  map[string]*EndpointFact
-	skew   time.Duration
-	skewAt time.Time
-	bogus  error
-	from   string // the address that bogus is about
+	mu            sync.Mutex // guards the fields below
+	facts         map[string]*EndpointFact
+	skew          time.Duration
+	skewAt        time.Time
+	wrongEndpoint error
+	wrongAddr     string // the address that wrongEndpoint is about
 }
 
-// wrong keeps an address that was given to us and does not speak the
+// noteWrongEndpoint keeps an address that was given to us and does not speak the
 // protocol.
-func (r *reach) wrong(addr, origin string, err error) {
+func (r *reach) noteWrongEndpoint(addr, origin string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.from = addr
-	r.bogus = fmt.Errorf("%s (from %s) is not a WireServer: %w", addr, origin, err)
+	r.wrongAddr = addr
+	r.wrongEndpoint = fmt.Errorf("%s (from %s) is not a WireServer: %w", addr, origin, err)
 }
 
-// BogusEndpoint says which address that DHCP, a lease or our own cache named
+// WrongEndpoint says which address that DHCP, a lease or our own cache named
 // led nowhere; nil if there was none, or if that is the one in use now.
-func (c *Client) BogusEndpoint() error {
+func (c *Client) WrongEndpoint() error {
 	in := c.Endpoint()
 	r := &c.reach
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.from == in {
+	if r.wrongAddr == in {
 		return nil
 	}
-	return r.bogus
+	return r.wrongEndpoint
 }
 
 // relayName is the record of storage as seen through the host.
@@ -123,9 +123,9 @@ func (r *reach) worked(name string, took time.Duration, change func(*EndpointFac
 	}
 }
 
-// lately reports whether a service has answered within the time, and not failed
-// since.
-func (r *reach) lately(name string, within time.Duration) bool {
+// answeredWithin reports whether a service has answered within the time, and
+// not failed since.
+func (r *reach) answeredWithin(name string, within time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := r.facts[name]
@@ -147,8 +147,9 @@ func (r *reach) failed(name, fault, text string, change func(*EndpointFact)) {
 	}
 }
 
-// watched is a RoundTripper that keeps the facts of what passes through it.
-type watched struct {
+// observedTransport is a RoundTripper that keeps the facts of what passes
+// through it.
+type observedTransport struct {
 	rt    http.RoundTripper
 	c     *Client
 	near  bool       // the platform's own addresses
@@ -156,13 +157,13 @@ type watched struct {
 }
 
 // CloseIdleConnections lets web.Client close.
-func (w *watched) CloseIdleConnections() {
+func (w *observedTransport) CloseIdleConnections() {
 	if t, ok := w.rt.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
 }
 
-func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
+func (w *observedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	name, start := w.name(req.URL), time.Now()
 	resp, err := w.rt.RoundTrip(req)
 	took := time.Since(start)
@@ -179,7 +180,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	case err != nil:
 		cause := context.Cause(req.Context())
 		if req.Context().Err() != nil && errors.Is(cause, context.Canceled) {
-			return resp, err // we gave up, nobody failed
+			return resp, err // the caller gave up, the service did not fail
 		}
 		fault, text := classify(err), err.Error()
 		if req.Context().Err() != nil && cause != nil {
@@ -200,7 +201,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func (w *watched) name(u *url.URL) string {
+func (w *observedTransport) name(u *url.URL) string {
 	switch {
 	case !w.near:
 		return Storage
@@ -256,8 +257,8 @@ func classify(err error) string {
 	return FaultNetwork
 }
 
-// relay keeps how storage looks through the host.
-func (c *Client) relay(err error) {
+// noteRelay keeps how storage looks through the host.
+func (c *Client) noteRelay(err error) {
 	host := func(f *EndpointFact) { f.Via = "host" }
 	switch se, ok := errors.AsType[*web.StatusError](err); {
 	case err == nil:
@@ -286,9 +287,9 @@ func (c *Client) Endpoints() []EndpointFact {
 	switch {
 	case direct == nil && relayed == nil:
 	case direct == nil:
-		out = append(out, named(*relayed))
+		out = append(out, asStorage(*relayed))
 	case relayed == nil:
-		out = append(out, named(*direct))
+		out = append(out, asStorage(*direct))
 	default:
 		f := *direct
 		if !relayed.Failing() && (direct.Failing() || relayed.LastOK.After(direct.LastOK)) {
@@ -298,12 +299,12 @@ func (c *Client) Endpoints() []EndpointFact {
 				f.Err, f.Fault, f.LastFail = direct.Err, direct.Fault, direct.LastFail
 			}
 		}
-		out = append(out, named(f))
+		out = append(out, asStorage(f))
 	}
 	return out
 }
 
-func named(f EndpointFact) EndpointFact {
+func asStorage(f EndpointFact) EndpointFact {
 	f.Name = Storage
 	return f
 }
@@ -337,7 +338,7 @@ func (c *Client) Probe(ctx context.Context, names ...string) []EndpointFact {
 		r.Timeout = 4 * time.Second
 		wg.Go(func() {
 			// What comes of it is in the facts; a 404 is an answer, too.
-			_, _ = c.near.Once(ctx, r)
+			_, _ = c.hostWeb.Once(ctx, r)
 		})
 	}
 	// wait: each request has a time-out of four seconds
@@ -350,7 +351,7 @@ func (c *Client) Probe(ctx context.Context, names ...string) []EndpointFact {
 func (c *Client) EndpointFrom() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.from
+	return c.endpointOrigin
 }
 
 // HostVersion is the version of the HostGAPlugin as vmSettings have it, ""
@@ -358,5 +359,5 @@ func (c *Client) EndpointFrom() string {
 func (c *Client) HostVersion() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.plugin
+	return c.pluginVersion
 }

@@ -54,9 +54,9 @@ func TestReach(t *testing.T) {
 			h := http.Header{"Date": {time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)}}
 			return &http.Response{StatusCode: 200, Status: "200 OK", Header: h, Body: io.NopCloser(strings.NewReader(""))}, nil
 		})
-		near := &watched{rt: rt, c: c, near: true}
-		far := &watched{rt: rt, c: c, proxy: &web.Proxy{HTTPS: "http://joe:canary@proxy:3128"}}
-		ask := func(w *watched, url string) {
+		near := &observedTransport{rt: rt, c: c, near: true}
+		far := &observedTransport{rt: rt, c: c, proxy: &web.Proxy{HTTPS: "http://joe:canary@proxy:3128"}}
+		ask := func(w *observedTransport, url string) {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -100,7 +100,7 @@ func TestReach(t *testing.T) {
 			t.Errorf("two down (-want +got):\n%s", diff)
 		}
 		// Through the host it works, so storage is reached.
-		c.relay(nil)
+		c.noteRelay(nil)
 		want[Storage] = "failing=false via=host fault=refused proxy=http://proxy:3128 url=https://st.example took=0s"
 		if diff := cmp.Diff(want, look()); diff != "" {
 			t.Errorf("relayed (-want +got):\n%s", diff)

@@ -24,10 +24,12 @@ import (
 // names it has to carry.
 const namesPatience = time.Minute
 
-// ReportHealth tells the platform how provisioning stands. It repeats, ever
-// more slowly up to 50 s, until the report is taken or the context ends. Where
-// the goal state can't be had, or the report is refused again and again, the
-// way that needs no names is tried (protocol/SPEC.md §10.2).
+// ReportHealth tells the platform how provisioning stands. The HTTP layer
+// repeats by its pace (protocol/SPEC.md §2.5) until the report is accepted or
+// the context ends. A report that is refused may have stale names, so it is
+// sent again, four times in all, with new ones. If the goal state can't be
+// fetched, or the report was refused the last time, the report that needs no
+// names is tried (protocol/SPEC.md §10.2).
 func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 	g := c.getIDs()
 	for try := 0; ; try++ {
@@ -40,7 +42,7 @@ func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 		}
 		named := err == nil
 		if named {
-			// Only what isn't worth repeating comes back: our names may be stale.
+			// The HTTP layer has repeated everything but refusals.
 			if err = c.wireClient().PostHealth(ctx, &g, h); err == nil {
 				return nil
 			}
@@ -124,7 +126,7 @@ func (c *Client) sendStatus(ctx context.Context, blob protocol.StatusBlob, doc [
 		err = c.hostClient().PutStatus(ctx, blob, doc)
 		c.observe("GuestAgentPluginStatus", err)
 		r.HTTPStatus = answered(err, http.StatusOK)
-		again := c.later.Swap(errors.Is(err, hostga.ErrLater))
+		again := c.statusPutOff.Swap(errors.Is(err, hostga.ErrLater))
 		if err == nil {
 			r.Accepted = true
 			return r, nil
@@ -241,7 +243,7 @@ func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret
 func (c *Client) verify() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sourceFT
+	return c.fromFastTrack
 }
 
 // UploadLogs hands a zip of logs to the host.
@@ -264,16 +266,6 @@ func (c *Client) SendEvents(ctx context.Context, evs []event.Event) error {
 		return fmt.Errorf("send %d events: %d are too large", len(evs), dropped)
 	}
 	return nil
-}
-
-// Telemetry returns the exact bodies SendEvents would post.
-func (c *Client) Telemetry(ctx context.Context, evs []event.Event) [][]byte {
-	batches, _ := wire.Telemetry(evs, c.common(ctx))
-	var out [][]byte
-	for _, b := range batches {
-		out = append(out, b.Body)
-	}
-	return out
 }
 
 // common are the parameters of every event.
@@ -300,7 +292,7 @@ func (c *Client) common(ctx context.Context) wire.Common {
 // ten minutes.
 func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	c.mu.Lock()
-	i, asked := c.instance, c.asked
+	i, asked := c.instance, c.instanceAsked
 	c.mu.Unlock()
 	if i != nil {
 		return i, nil
@@ -308,11 +300,11 @@ func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	if !asked.IsZero() && time.Since(asked) < 10*time.Minute {
 		return nil, errors.New("metadata service does not answer")
 	}
-	i, err := c.meta.Instance(ctx)
+	i, err := c.metadata.Instance(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ctx.Err() == nil { // what was not waited for is no answer
-		c.asked = time.Now()
+		c.instanceAsked = time.Now()
 	}
 	if err != nil {
 		return nil, err
@@ -320,6 +312,3 @@ func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	c.instance = i
 	return i, nil
 }
-
-// UserData asks the metadata service for user data, freshly; nil without any.
-func (c *Client) UserData(ctx context.Context) ([]byte, error) { return c.meta.UserData(ctx) }
