@@ -43,8 +43,8 @@ type Instance struct {
 
 // Compute describes the machine.
 type Compute struct {
-	Name, Location, SubscriptionID, ResourceGroup, VMID, Size, Zone, OSType string
-	Publisher, Offer, SKU, ImageVersion                                     string
+	Name, Location, SubscriptionID, ResourceGroup, VMID string
+	Publisher                                           string // of the image
 	// Admin, ComputerName and PasswordOff are from osProfile.
 	Admin, ComputerName string
 	PasswordOff         bool
@@ -60,7 +60,7 @@ var versions = [...]string{"2021-12-13", "2021-01-01", "2019-06-01", "2018-02-01
 
 // Instance asks for everything at once.
 func (c *Client) Instance(ctx context.Context) (*Instance, error) {
-	b, err := c.get(ctx, "instance", "")
+	b, err := c.get(ctx, "instance")
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (c *Client) Instance(ctx context.Context) (*Instance, error) {
 // its addresses. The whole document would be asked for in vain, and with user
 // data it can be a hundred times as large.
 func (c *Client) Alive(ctx context.Context) error {
-	b, err := c.get(ctx, "instance/network", "")
+	b, err := c.get(ctx, "instance/network")
 	if err != nil {
 		return err
 	}
@@ -85,30 +85,14 @@ func (c *Client) Alive(ctx context.Context) error {
 	return nil
 }
 
-// UserData asks for the user data alone; nil, nil when there is none.
-func (c *Client) UserData(ctx context.Context) ([]byte, error) {
-	b, err := c.get(ctx, "instance/compute/userData", "&format=text")
-	if se, ok := errors.AsType[*web.StatusError](err); ok && se.Status == http.StatusNotFound {
-		return nil, nil
-	}
-	if err != nil || len(b) == 0 {
-		return nil, err
-	}
-	out, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
-	if err != nil {
-		return nil, &protocol.DocumentError{Doc: "userData", Err: errors.New("not base64")}
-	}
-	return out, nil
-}
-
-func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
+func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("metadata service: no answer in %v: %w", c.patience, context.DeadlineExceeded))
 	defer cancel()
 	var err error
 	for _, v := range versions {
 		var resp *web.Response
 		resp, err = c.web.Do(ctx, web.Request{
-			Op: "imds", URL: "http://" + Address + "/metadata/" + path + "?api-version=" + v + query, PerURL: true,
+			Op: "imds", URL: "http://" + Address + "/metadata/" + path + "?api-version=" + v, PerURL: true,
 			Header: http.Header{"Metadata": {"true"}}, Tries: -1, Patience: c.patience, Timeout: min(c.patience, 5*time.Second), Limit: limits.Bytes,
 			Expect: []int{http.StatusBadRequest},
 		})
@@ -137,10 +121,9 @@ func (f *flag) UnmarshalJSON(b []byte) error {
 func Parse(b []byte) (*Instance, error) {
 	var doc struct {
 		Compute struct {
-			Name, Location, SubscriptionID, ResourceGroupName, VMID, VMSize, Zone, OSType string
-			Publisher, Offer, SKU, Version                                                string
-			UserData                                                                      string
-			OSProfile                                                                     struct {
+			Name, Location, SubscriptionID, ResourceGroupName, VMID, Publisher, UserData string
+
+			OSProfile struct {
 				AdminUsername, ComputerName   string
 				DisablePasswordAuthentication flag
 			}
@@ -166,8 +149,7 @@ func Parse(b []byte) (*Instance, error) {
 	d := doc.Compute
 	out := &Instance{Compute: Compute{
 		Name: d.Name, Location: d.Location, SubscriptionID: d.SubscriptionID, ResourceGroup: d.ResourceGroupName,
-		VMID: d.VMID, Size: d.VMSize, Zone: d.Zone, OSType: d.OSType,
-		Publisher: d.Publisher, Offer: d.Offer, SKU: d.SKU, ImageVersion: d.Version,
+		VMID: d.VMID, Publisher: d.Publisher,
 		Admin: d.OSProfile.AdminUsername, ComputerName: d.OSProfile.ComputerName, PasswordOff: bool(d.OSProfile.DisablePasswordAuthentication),
 	}}
 	for _, k := range d.PublicKeys {

@@ -83,14 +83,6 @@ func TestSilenceIsBounded(t *testing.T) {
 	})
 }
 
-func TestNoUserData(t *testing.T) {
-	t.Parallel()
-	c := New(web.New(answers(func(*http.Request) (*http.Response, error) { return answer(404, ""), nil }), "ua", nil), time.Second)
-	if b, err := c.UserData(t.Context()); b != nil || err != nil {
-		t.Errorf("UserData() = %q, %v", b, err)
-	}
-}
-
 func TestPlatformDocument(t *testing.T) {
 	t.Parallel()
 	dir := os.Getenv("AZGUEST_FIXTURES")

@@ -85,15 +85,6 @@ func New(storage *web.Client, host *hostga.Client, o Order, observe func(err err
 	return c
 }
 
-// Order is the current order of the channels, for status and doctor.
-func (c *Client) Order() []string {
-	var out []string
-	for _, ch := range c.channels() {
-		out = append(out, string(ch))
-	}
-	return out
-}
-
 func (c *Client) channels() []channel {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,8 +112,9 @@ type Want struct {
 	Budget   time.Duration // 0 is DefaultBudget
 }
 
-// Error says that no address gave the blob. Code is 1001 for manifests and
-// 1004 for packages at the extension level; here it is that of the last fault.
+// Error says that no address gave the blob. Code is that of the last fault; an
+// extension is reported with -1 for a manifest and 1001 for a package
+// (protocol/SPEC.md §9.3).
 type Error struct {
 	Op   string
 	Last error

@@ -156,19 +156,6 @@ func (c *Client) PostProvisioningHealth(ctx context.Context, h protocol.Health) 
 	return err
 }
 
-// PostRoleProperties announces the thumbprint of a certificate; the answer
-// has to be 202.
-func (c *Client) PostRoleProperties(ctx context.Context, g *GoalState, thumbprint string) error {
-	resp, err := c.web.Do(ctx, web.Request{
-		Op: "roleProperties", Method: http.MethodPost, URL: "http://" + c.endpoint + "/machine?comp=roleProperties", Body: RoleProperties(g, thumbprint),
-		Header: http.Header{"X-Ms-Agent-Name": {c.agent}, "X-Ms-Version": {Version}, "Content-Type": {"text/xml;charset=utf-8"}},
-	})
-	if err == nil && resp.Status != http.StatusAccepted {
-		return fmt.Errorf("roleProperties: status is %d, want 202", resp.Status)
-	}
-	return err
-}
-
 // PostTelemetry sends one batch. Three attempts, then it is lost.
 func (c *Client) PostTelemetry(ctx context.Context, b Batch) error {
 	_, err := c.do(ctx, web.Request{Op: "telemetry", Method: http.MethodPost, URL: "/machine?comp=telemetrydata", Body: b.Body, Tries: 3, Patience: 20 * time.Second})

@@ -66,13 +66,6 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// RoleProperties builds the document of protocol/SPEC.md §10.3.
-func RoleProperties(g *GoalState, thumbprint string) []byte {
-	return []byte(`<?xml version="1.0" encoding="utf-8"?><RoleProperties><Container><ContainerId>` + esc(g.ContainerID) +
-		`</ContainerId><RoleInstances><RoleInstance><Id>` + esc(g.InstanceID) + `</Id><Properties><Property name="CertificateThumbprint" value="` +
-		esc(thumbprint) + `" /></Properties></RoleInstance></RoleInstances></Container></RoleProperties>`)
-}
-
 // Observation is one line of a HealthService report (protocol/SPEC.md §10.4).
 type Observation struct {
 	Name        string

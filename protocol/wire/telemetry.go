@@ -19,7 +19,7 @@ const maxBatch = 65536 - 1024
 type Common struct {
 	GAVersion         string // WALinuxAgent-x.y.z
 	ContainerID       string
-	OSVersion         string // Linux:<distro>-<version>-<codename>:<kernel>
+	OSVersion         string // Linux:<distribution>-<version>:<kernel>
 	Architecture      string // x86_64, aarch64
 	RAM               int64  // MB
 	Processors        int
