@@ -26,24 +26,24 @@ type VMSettings struct {
 	SeqNo  json.RawMessage // inSvdSeqNo, to be reported back
 }
 
-// whole, truth and words take a value in the type it should have or as text,
-// and are zero for anything else: the writer of the document is not
+// integer and boolean take a value in the type it should have or as text, and
+// are zero for anything else: the writer of the document is not
 // consistent (protocol/SPEC.md §7.3).
 type (
-	whole struct {
+	integer struct {
 		set bool
 		n   int64
 	}
-	truth struct{ set, v bool }
+	boolean struct{ set, v bool }
 )
 
-func (w *whole) UnmarshalJSON(b []byte) error {
+func (w *integer) UnmarshalJSON(b []byte) error {
 	n, err := strconv.ParseInt(strings.Trim(string(b), `" `), 10, 64)
 	w.n, w.set = n, err == nil
 	return nil
 }
 
-func (t *truth) UnmarshalJSON(b []byte) error {
+func (t *boolean) UnmarshalJSON(b []byte) error {
 	s := strings.Trim(string(b), `" `)
 	t.set = s != "null" && s != ""
 	t.v = strings.EqualFold(s, "true")
@@ -71,9 +71,9 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 		HostGAPluginVersion             string
 		ActivityID, CorrelationID       string
 		InSvdSeqNo                      json.RawMessage
-		ExtensionsLastModifiedTickCount whole
+		ExtensionsLastModifiedTickCount integer
 		ExtensionGoalStatesSource       string
-		OnHold                          truth
+		OnHold                          boolean
 		StatusUploadBlob                struct{ StatusBlobType, Value string }
 		RequiredFeatures                []json.RawMessage
 		GAFamilies                      []json.RawMessage
@@ -138,7 +138,7 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 func family(raw json.RawMessage) (protocol.AgentFamily, bool) {
 	var f struct {
 		Name, Version, FromVersion                  string
-		IsVersionFromRSM, IsVMEnabledForRSMUpgrades truth
+		IsVersionFromRSM, IsVMEnabledForRSMUpgrades boolean
 		URIs                                        []string
 	}
 	if lenient(raw, &f) != nil || f.Name == "" {
@@ -156,7 +156,7 @@ func family(raw json.RawMessage) (protocol.AgentFamily, bool) {
 	return out, true
 }
 
-func (t truth) ptr() *bool {
+func (t boolean) ptr() *bool {
 	if !t.set {
 		return nil
 	}
@@ -165,13 +165,13 @@ func (t truth) ptr() *bool {
 
 type entry struct {
 	settings.Handler
-	SeqNo                         whole
+	SeqNo                         integer
 	ExtensionName, ExtensionState string
 }
 
 type dependency struct {
 	Name               string
-	DependencyLevel    whole
+	DependencyLevel    integer
 	DependsOnExtension []struct{ Handler, Extension string }
 }
 
@@ -182,8 +182,8 @@ type extension struct {
 	Name, Version, State, EncodedSignature string
 	Location, FailoverLocation             string
 	AdditionalLocations                    []string
-	SettingsSeqNo                          whole
-	IsMultiConfig                          truth
+	SettingsSeqNo                          integer
+	IsMultiConfig                          boolean
 	Settings                               []entry
 	DependsOn                              []dependency
 }

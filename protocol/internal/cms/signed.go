@@ -83,20 +83,8 @@ func parseSignature(in []byte) (*Signature, error) {
 	for _, p := range parts[3:] {
 		switch {
 		case p.Class == asn1.ClassContextSpecific && p.Tag == 0:
-			list, err := elements(p.Bytes)
-			if err != nil {
+			if err := s.readCertificates(p.Bytes); err != nil {
 				return nil, err
-			}
-			if len(list) > maxCertificates {
-				return nil, fmt.Errorf("more than %d certificates", maxCertificates)
-			}
-			for _, c := range list {
-				if len(c.FullBytes) > maxCertificate {
-					continue
-				}
-				if x, err := x509.ParseCertificate(c.FullBytes); err == nil {
-					s.Others = append(s.Others, x)
-				}
 			}
 		case p.Class == asn1.ClassUniversal && p.Tag == asn1.TagSet:
 			if infos, err = elements(p.Bytes); err != nil {
@@ -111,15 +99,8 @@ func parseSignature(in []byte) (*Signature, error) {
 	if _, err := asn1.Unmarshal(infos[0].FullBytes, &si); err != nil {
 		return nil, err
 	}
-	for i, c := range s.Others {
-		if matches(si.SID, c) {
-			s.Signer = c
-			s.Others = append(s.Others[:i:i], s.Others[i+1:]...)
-			break
-		}
-	}
-	if s.Signer == nil {
-		return nil, errors.New("certificate of the signer is not included")
+	if err := s.findSigner(si.SID); err != nil {
+		return nil, err
 	}
 	if s.Hash = digest(si.Digest.Algorithm); s.Hash == 0 {
 		return nil, fmt.Errorf("unknown digest %s", bound.Clip(si.Digest.Algorithm.String()))
@@ -127,6 +108,39 @@ func parseSignature(in []byte) (*Signature, error) {
 	s.sig, s.alg = si.Signature, si.SigAlg.Algorithm.String()
 	s.pss = s.alg == oidRSAPSS
 	return s, s.readAttributes(si.Attrs, content.Type)
+}
+
+// readCertificates takes the certificates that came along. One that can't be
+// read is left out.
+func (s *Signature) readCertificates(set []byte) error {
+	list, err := elements(set)
+	if err != nil {
+		return err
+	}
+	if len(list) > maxCertificates {
+		return fmt.Errorf("more than %d certificates", maxCertificates)
+	}
+	for _, c := range list {
+		if len(c.FullBytes) > maxCertificate {
+			continue
+		}
+		if x, err := x509.ParseCertificate(c.FullBytes); err == nil {
+			s.Others = append(s.Others, x)
+		}
+	}
+	return nil
+}
+
+// findSigner moves the signer's certificate out of Others.
+func (s *Signature) findSigner(sid asn1.RawValue) error {
+	for i, c := range s.Others {
+		if matches(sid, c) {
+			s.Signer = c
+			s.Others = append(s.Others[:i:i], s.Others[i+1:]...)
+			return nil
+		}
+	}
+	return errors.New("certificate of the signer is not included")
 }
 
 func (s *Signature) readAttributes(raw asn1.RawValue, content asn1.ObjectIdentifier) error {
