@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine/machinetest"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -17,18 +18,13 @@ const armAddress = "127.0.0.1:8443"
 // registers our cloud by its address alone, logs in and does what the
 // documentation of extensions shows.
 func TestAzureCLI(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs a sandbox")
-	}
-	if err := sandbox.Available(); err != nil {
-		t.Skip(err)
-	}
+	machinetest.Need(t)
 	layer, err := sandbox.DebianLayer(t.Context(), "azure-cli")
 	if err != nil {
 		t.Skipf("Debian's azure-cli can't be had: %v", err)
 	}
 	c := newCloud(t, layer)
-	if err := c.InNetwork(func() error { _, err := c.f.Listen(fabric.ARM, armAddress, nil, true); return err }); err != nil {
+	if err := c.InNetwork(func() error { _, err := c.Fabric.Listen(fabric.ARM, armAddress, nil, true); return err }); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.WriteFile("/root/ca.pem", c.ca, 0o644); err != nil {

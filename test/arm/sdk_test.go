@@ -1,7 +1,6 @@
 package arm
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -380,18 +379,4 @@ func asJSON(v any) string {
 		return err.Error()
 	}
 	return string(b)
-}
-
-// await waits until ok, which is asked again and again.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }

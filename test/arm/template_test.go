@@ -50,7 +50,7 @@ const helloTemplate = `{
 `
 
 // deployTemplate is the part of TestAzureCLI about templates.
-func deployTemplate(t *testing.T, c *machine, az func(string, ...string) any, refused func(string, ...string)) {
+func deployTemplate(t *testing.T, c *guest, az func(string, ...string) any, refused func(string, ...string)) {
 	t.Helper()
 	if err := c.WriteFile("/root/hello.json", []byte(helloTemplate), 0o644); err != nil {
 		t.Fatal(err)

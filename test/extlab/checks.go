@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/test/machine"
 )
 
 func (c *conformance) update(ctx context.Context) error {
@@ -80,7 +82,7 @@ func (c *conformance) statusFile(context.Context) error {
 	if r.Status == "" {
 		return errors.New("no status file for sequence number " + r.Seq)
 	}
-	data, err := c.box.ReadTail(c.base()+"/status/"+name, maxStatus)
+	data, err := c.ReadTail(c.base()+"/status/"+name, maxStatus)
 	if err != nil {
 		return errSkip("multi-config: check the status files with fabric ext run")
 	}
@@ -128,16 +130,16 @@ func (c *conformance) secrets(ctx context.Context) error {
 	if c.p.Protected == nil || json.Unmarshal(c.p.Protected, &v) != nil {
 		return errSkip("give --protected")
 	}
-	doc, _ := c.vm.StatusDocument()
+	doc, _ := c.VM.StatusDocument()
 	for i, secret := range walk(v) {
 		if strings.Contains(string(doc), secret) {
 			return errors.New("a protected setting is in the reported status")
 		}
 		file := fmt.Sprintf("/run/secret-%d", i) // not in an argument, where it would find itself
-		if err := c.box.WriteFile(file, []byte(secret), 0o600); err != nil {
+		if err := c.WriteFile(file, []byte(secret), 0o600); err != nil {
 			return err
 		}
-		found, err := c.sh(ctx, "grep -rlF -f "+file+" /var/log /tmp "+c.base()+" 2>/dev/null | head -n 3 | tr '\\n' ' '; rm "+file)
+		found, err := c.Sh(ctx, "grep -rlF -f "+file+" /var/log /tmp "+c.base()+" 2>/dev/null | head -n 3 | tr '\\n' ' '; rm "+file)
 		if err != nil {
 			return err
 		}
@@ -161,13 +163,13 @@ func (c *conformance) restart(ctx context.Context) error {
 }
 
 // same: the word about the extension has not changed.
-func (c *conformance) same(before *Row) error {
+func (c *conformance) same(before *machine.Row) error {
 	after := c.Row()
 	switch {
 	case before == nil || after == nil:
 		return errors.New("the extension is no longer in the status")
 	case before.Status != after.Status || before.Seq != after.Seq:
-		return fmt.Errorf("the status was %s for sequence number %s and is %s for sequence number %s: %s", before.Status, before.Seq, after.Status, after.Seq, after.Message)
+		return fmt.Errorf("the status was %s for sequence number %s and is %s for sequence number %s: %s", before.Status, before.Seq, after.Status, after.Seq, after.Message())
 	}
 	return nil
 }
@@ -249,7 +251,7 @@ func (c *conformance) child(ctx context.Context) error {
 // processes are those that belong to the package: by the mark that the agent
 // gives to commands, or because they work in its folder.
 func (c *conformance) processes(ctx context.Context) (string, error) {
-	return c.sh(ctx, `for p in /proc/[0-9]*; do
+	return c.Sh(ctx, `for p in /proc/[0-9]*; do
 [ "$p" != /proc/$$ ] || continue
 if grep -qs AZGUEST_OPERATION= $p/environ; then printf '%s ' "${p#/proc/}"; continue; fi
 case "$(readlink $p/exe) $(readlink $p/cwd) $(tr '\0' ' ' <$p/cmdline)" in *`+lib+"/"+c.handler+`-*) printf '%s ' "${p#/proc/}" ;; esac
@@ -277,7 +279,7 @@ func (c *conformance) interrupt(ctx context.Context, do func() error) error {
 // kill: what was killed in the middle must not keep the next from working.
 func (c *conformance) kill(ctx context.Context) error {
 	if err := c.interrupt(ctx, func() error {
-		_, err := c.sh(ctx, `for p in $(grep -sl AZGUEST_OPERATION= /proc/[0-9]*/environ); do kill -9 "$(basename "$(dirname "$p")")" 2>/dev/null; done; :`)
+		_, err := c.Sh(ctx, `for p in $(grep -sl AZGUEST_OPERATION= /proc/[0-9]*/environ); do kill -9 "$(basename "$(dirname "$p")")" 2>/dev/null; done; :`)
 		return err
 	}); err != nil {
 		return err
@@ -321,14 +323,14 @@ func (c *conformance) full(ctx context.Context) error {
 	if c.bare() {
 		return errBare
 	}
-	if _, err := c.sh(ctx, "cat /dev/zero >"+lib+"/ballast 2>/dev/null; :"); err != nil {
+	if _, err := c.Sh(ctx, "cat /dev/zero >"+lib+"/ballast 2>/dev/null; :"); err != nil {
 		return err
 	}
 	if err := c.put(-1); err != nil {
 		return err
 	}
 	state, failure, err := c.Settle(ctx)
-	_, rmErr := c.sh(ctx, "rm "+lib+"/ballast")
+	_, rmErr := c.Sh(ctx, "rm "+lib+"/ballast")
 	if err != nil || rmErr != nil {
 		return errors.Join(err, rmErr)
 	}
@@ -346,7 +348,7 @@ func (c *conformance) full(ctx context.Context) error {
 
 func (c *conformance) remove(ctx context.Context) error {
 	n := c.count()
-	if err := c.vm.DeleteExtension(resource); err != nil {
+	if err := c.VM.DeleteExtension(resource); err != nil {
 		return err
 	}
 	if state, failure, err := c.Settle(ctx); err != nil || state != "gone" {
@@ -370,7 +372,7 @@ func (c *conformance) left(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := c.sh(ctx, "ls -d "+lib+"/"+c.handler+"-* 2>/dev/null; grep -rlF "+lib+"/"+c.handler+"- /etc/systemd/system /etc/cron* /var/spool/cron /etc/init.d 2>/dev/null; :")
+	files, err := c.Sh(ctx, "ls -d "+lib+"/"+c.handler+"-* 2>/dev/null; grep -rlF "+lib+"/"+c.handler+"- /etc/systemd/system /etc/cron* /var/spool/cron /etc/init.d 2>/dev/null; :")
 	if err != nil {
 		return err
 	}

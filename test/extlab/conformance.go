@@ -155,7 +155,7 @@ func (c *conformance) good(ctx context.Context) error {
 	switch {
 	case err != nil:
 		if r := c.Row(); r != nil {
-			return fmt.Errorf("%w; the last status is %q: %s", err, r.Status, r.Message)
+			return fmt.Errorf("%w; the last status is %q: %s", err, r.Status, r.Message())
 		}
 		return err
 	case state != "Succeeded":

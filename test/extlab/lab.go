@@ -10,10 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -27,10 +27,9 @@ type Options struct {
 }
 
 const (
-	lib      = "/var/lib/waagent"
+	lib      = machine.Lib
 	logs     = "/var/log/azure"
 	resource = "ext"
-	storage  = "192.0.2.10" // TEST-NET, never routed
 )
 
 // An account needs an id of its own.
@@ -41,13 +40,8 @@ const conf = "Extensions.GoalStatePeriod=1\nProvisioning.RegenerateSshHostKeyPai
 // A Lab is one virtual machine with the agent on it, and the platform it
 // sees.
 type Lab struct {
-	box     *sandbox.Sandbox
-	fab     *fabric.Fabric
-	vm      *fabric.VM
-	agent   *sandbox.Process
-	out     buffer // of the agent
+	*machine.Machine
 	handler string
-	tmp     string
 	rights  sandbox.Rights
 	deaths  int // of the agent that nobody here ordered
 }
@@ -80,104 +74,46 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 		return nil, fmt.Errorf("sandbox is not available: %w", err)
 	}
 	l := &Lab{rights: sandbox.CurrentRights()}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, l.Close())
-		}
-	}()
-	if l.tmp, err = os.MkdirTemp("", "extlab-"); err != nil {
-		return nil, err
+	with := machine.Options{
+		Agent: o.Agent, Conf: conf, Output: o.Log,
+		Provisioning: fabric.Provisioning{Password: "Extl4b-password!", AllowPasswords: true, HostName: "extlab"},
+		Sandbox:      sandbox.Options{DMI: sandbox.AzureDMI(machine.VMUUID), Hostname: "extlab"},
 	}
-	if l.fab, err = fabric.Open(fabric.Options{BlobURL: "http://" + storage}); err != nil {
-		return nil, err
-	}
-	l.vm = l.fab.CreateVM("vm-01", fabric.Provision(fabric.Provisioning{User: "azureuser", Password: "Extl4b-password!", AllowPasswords: true, HostName: "extlab"}))
-	img, err := l.vm.Medium().Image()
-	if err != nil {
-		return nil, err
-	}
-	dvd := filepath.Join(l.tmp, "dvd.img")
-	if err := os.WriteFile(dvd, img, 0o600); err != nil {
-		return nil, err
-	}
-	machine := sandbox.Options{
-		DVD: dvd, DMI: sandbox.AzureDMI("7b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"),
-		Addresses: []string{sandbox.WireServer, sandbox.IMDS, storage}, Hostname: "extlab",
+	if l.rights == sandbox.Single {
+		with.Conf += noAccount
 	}
 	if o.SmallDisk {
-		machine.Disk, machine.DiskSize = lib, 512<<20
+		with.Sandbox.Disk, with.Sandbox.DiskSize = lib, 512<<20
 	}
-	if l.box, err = sandbox.New(ctx, machine); err != nil {
+	if l.Machine, err = machine.New(ctx, with); err != nil {
 		return nil, err
 	}
-	for service, addr := range map[fabric.Service]string{
-		fabric.Wire: sandbox.WireServer + ":80", fabric.HostGA: sandbox.WireServer + ":32526",
-		fabric.IMDS: sandbox.IMDS + ":80", fabric.Blob: storage + ":80",
-	} {
-		if err := l.box.InNetwork(func() error {
-			_, err := l.fab.Listen(service, addr, l.vm, false)
-			return err
-		}); err != nil {
-			return nil, err
-		}
+	if err = l.StartAgent(); err == nil {
+		err = l.until(ctx, "the machine to be Ready", func() (bool, error) {
+			h := l.VM.Health()
+			if h.SubStatus == "ProvisioningFailed" {
+				return false, errors.New(h.Description)
+			}
+			return h.State == "Ready", nil
+		})
 	}
-	if err := l.box.Install(o.Agent, "/usr/sbin/azguest", 0o755); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
-	settings := conf
-	if l.rights == sandbox.Single {
-		settings += noAccount
-	}
-	if err := l.box.WriteFile("/etc/waagent.conf", []byte(settings), 0o644); err != nil {
-		return nil, err
-	}
-	if o.Log != nil {
-		l.out.also = o.Log
-	}
-	if err := l.start(); err != nil {
-		return nil, err
-	}
-	return l, l.until(ctx, "the machine to be Ready", func() (bool, error) {
-		h := l.vm.Health()
-		if h.SubStatus == "ProvisioningFailed" {
-			return false, errors.New(h.Description)
-		}
-		return h.State == "Ready", nil
-	})
-}
-
-// Close ends the machine and everything on it.
-func (l *Lab) Close() error {
-	var errs []error
-	if l.box != nil {
-		errs = append(errs, l.box.Close())
-	}
-	if l.fab != nil {
-		errs = append(errs, l.fab.Close())
-	}
-	if l.tmp != "" {
-		errs = append(errs, os.RemoveAll(l.tmp))
-	}
-	return errors.Join(errs...)
-}
-
-func (l *Lab) start() error {
-	p, err := l.box.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Stdout: &l.out, Stderr: &l.out})
-	l.agent = p
-	return err
+	return l, nil
 }
 
 // Publish makes a package known to the platform.
 func (l *Lab) Publish(name, version string, zip []byte) error {
 	l.handler = name
-	return l.fab.AddPackage(name, version, zip)
+	return l.Fabric.AddPackage(name, version, zip)
 }
 
 // Put asks for the extension with these settings; tag changes to have it run
 // again. seq is the number to use, or negative for the next one.
 func (l *Lab) Put(version string, seq int, public, protected json.RawMessage, tag string) error {
 	if seq >= 0 {
-		l.vm.NextSequence(l.handler, resource, seq)
+		l.VM.NextSequence(l.handler, resource, seq)
 	}
 	x := fabric.Extension{Name: resource, Handler: l.handler, Version: version, ForceUpdateTag: tag}
 	if public != nil {
@@ -186,13 +122,13 @@ func (l *Lab) Put(version string, seq int, public, protected json.RawMessage, ta
 	if protected != nil {
 		x.Protected = protected
 	}
-	return l.vm.Put(x)
+	return l.VM.Put(x)
 }
 
 // Settle waits until the platform has an answer: Succeeded, Failed or gone.
 func (l *Lab) Settle(ctx context.Context) (state, failure string, err error) {
 	err = l.until(ctx, "the operation to end", func() (bool, error) {
-		s, ferr := l.vm.ProvisioningState(resource)
+		s, ferr := l.VM.ProvisioningState(resource)
 		if state, failure = s, ""; ferr != nil {
 			failure = ferr.Error()
 		}
@@ -204,27 +140,18 @@ func (l *Lab) Settle(ctx context.Context) (state, failure string, err error) {
 	return state, failure, err
 }
 
-// until asks again and again.
+// until waits, and starts an agent again that somebody has killed.
 func (l *Lab) until(ctx context.Context, what string, ok func() (bool, error)) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		done, err := ok()
-		if done || err != nil {
-			return err
+	err := l.Wait(ctx, what, func() (bool, error) {
+		if done, err := ok(); done || err != nil {
+			return done, err
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return ErrInterrupted
-			}
-			return fmt.Errorf("timeout waiting for %s", what)
-		}
-		if err := l.revive(); err != nil {
-			return err
-		}
+		return false, l.revive()
+	})
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return ErrInterrupted
 	}
+	return err
 }
 
 // maxDeaths of the agent are put up with.
@@ -234,84 +161,26 @@ const maxDeaths = 3
 // that, by pkill or kill -1. One that ends by itself has nothing to say any
 // more.
 func (l *Lab) revive() error {
-	if l.agent == nil {
-		return nil
-	}
-	select {
-	case <-l.agent.Done():
-	default:
-		return nil
-	}
-	if l.agent.Code() >= 0 {
-		return fmt.Errorf("the agent exited with code %d: %s", l.agent.Code(), tail(l.out.String(), 2000))
+	err := l.AgentEnded()
+	if err == nil || l.Agent.Code() >= 0 {
+		return err
 	}
 	if l.deaths++; l.deaths > maxDeaths {
 		return fmt.Errorf("the agent was killed %d times", l.deaths)
 	}
-	return l.start()
-}
-
-// sh runs a script in the machine.
-func (l *Lab) sh(ctx context.Context, script string) (string, error) {
-	r, err := l.box.Run(ctx, "sh", "-c", script)
-	return strings.TrimSpace(r.Stdout), err
-}
-
-// A Row is what the platform is told about the extension.
-type Row struct {
-	Version, Handler string // version and status of the handler
-	Message          string
-	Seq              string
-	Status           string // of the extension; "" if it has none
-	Code             string
-	Substatus        []string
+	return l.StartAgent()
 }
 
 // Row is the last word about the extension; nil if there is none.
-func (l *Lab) Row() *Row {
-	doc, n := l.vm.StatusDocument()
-	if n == 0 {
+func (l *Lab) Row() *machine.Row {
+	rows, err := l.Rows()
+	if err != nil {
 		return nil
 	}
-	type message struct{ Message string }
-	var d struct {
-		AggregateStatus struct {
-			HandlerAggregateStatus []struct {
-				HandlerName, HandlerVersion, Status string
-				FormattedMessage                    message
-				RuntimeSettingsStatus               *struct {
-					SequenceNumber json.RawMessage
-					SettingsStatus struct {
-						Status struct {
-							Status           string
-							Code             json.RawMessage
-							FormattedMessage message
-							Substatus        []struct {
-								Name, Status     string
-								FormattedMessage message
-							}
-						}
-					}
-				}
-			}
+	for _, r := range rows {
+		if strings.EqualFold(r.Handler, l.handler) {
+			return &r
 		}
-	}
-	if json.Unmarshal(doc, &d) != nil {
-		return nil
-	}
-	for _, h := range d.AggregateStatus.HandlerAggregateStatus {
-		if !strings.EqualFold(h.HandlerName, l.handler) {
-			continue
-		}
-		r := &Row{Version: h.HandlerVersion, Handler: h.Status, Message: h.FormattedMessage.Message}
-		if s := h.RuntimeSettingsStatus; s != nil {
-			st := s.SettingsStatus.Status
-			r.Seq, r.Status, r.Code, r.Message = strings.Trim(string(s.SequenceNumber), `"`), st.Status, strings.Trim(string(st.Code), `"`), st.FormattedMessage.Message
-			for _, sub := range st.Substatus {
-				r.Substatus = append(r.Substatus, fmt.Sprintf("%s: %s: %s", sub.Name, sub.Status, sub.FormattedMessage.Message))
-			}
-		}
-		return r
 	}
 	return nil
 }
@@ -332,7 +201,7 @@ type Step struct {
 // Steps are the commands so far, in the order in which they began. It reads
 // the agent's audit log.
 func (l *Lab) Steps() ([]Step, error) {
-	log, err := l.box.ReadTail(logs+"/azguest-audit.log", 4<<20)
+	log, err := l.ReadTail(logs+"/azguest-audit.log", 4<<20)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -362,7 +231,7 @@ func (l *Lab) Steps() ([]Step, error) {
 			s := &out[i]
 			s.End, s.Class, s.Code, s.Cause = e.Time, e.Class, e.Code, e.Text
 			for name, dst := range map[string]*string{"stdout": &s.Stdout, "stderr": &s.Stderr} {
-				if b, err := l.box.ReadTail(lib+"/azguest/ext/jobs/"+e.Job+"/"+name, maxOutput); err == nil {
+				if b, err := l.ReadTail(lib+"/azguest/ext/jobs/"+e.Job+"/"+name, maxOutput); err == nil {
 					*dst = strings.ToValidUTF8(string(b), "")
 				}
 			}
@@ -373,11 +242,10 @@ func (l *Lab) Steps() ([]Step, error) {
 
 // Restart kills the agent and starts it again.
 func (l *Lab) Restart(ctx context.Context) error {
-	if err := l.agent.Kill(); err != nil {
+	if err := l.KillAgent(); err != nil {
 		return err
 	}
-	l.agent = nil
-	if err := l.start(); err != nil {
+	if err := l.StartAgent(); err != nil {
 		return err
 	}
 	return l.alive(ctx)
@@ -385,46 +253,20 @@ func (l *Lab) Restart(ctx context.Context) error {
 
 // Reboot ends everything that runs on the machine and starts it again.
 func (l *Lab) Reboot(ctx context.Context) error {
-	l.agent = nil
-	if err := l.box.Reboot(ctx); err != nil {
+	if err := l.Machine.Reboot(ctx); err != nil {
 		return err
 	}
-	if _, err := l.sh(ctx, "mkdir -p /run/lock"); err != nil {
-		return err
-	}
-	return l.start()
+	return l.StartAgent()
 }
 
 // alive waits for another status document.
 func (l *Lab) alive(ctx context.Context) error {
-	_, before := l.vm.StatusDocument()
-	l.vm.Announce(false)
+	_, before := l.VM.StatusDocument()
+	l.VM.Announce(false)
 	return l.until(ctx, "a status document", func() (bool, error) {
-		_, n := l.vm.StatusDocument()
+		_, n := l.VM.StatusDocument()
 		return n > before, nil
 	})
-}
-
-// buffer collects the output of processes.
-type buffer struct {
-	mu   sync.Mutex // guards b
-	b    bytes.Buffer
-	also io.Writer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.also != nil {
-		_, _ = b.also.Write(p)
-	}
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }

@@ -179,7 +179,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	} else {
 		word := r.Status
 		if word == "" {
-			word = r.Handler + " (no extension status)"
+			word = r.HandlerStatus + " (no extension status)"
 		}
 		if r.Code != "" {
 			word += ", code " + r.Code
@@ -187,13 +187,13 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 		if r.Seq != "" {
 			word += ", sequence number " + r.Seq
 		}
-		fmt.Fprintf(out, "  status: %s: %s\n", word, clean(r.Message))
+		fmt.Fprintf(out, "  status: %s: %s\n", word, clean(r.Message()))
 		for _, s := range r.Substatus {
 			fmt.Fprintf(out, "    %s\n", clean(s))
 		}
 		if r.Seq != "" {
 			name := lib + "/" + l.handler + "-" + r.Version + "/status/" + r.Seq + ".status"
-			if data, err := l.box.ReadTail(name, maxStatus); err == nil {
+			if data, err := l.ReadTail(name, maxStatus); err == nil {
 				for _, f := range LintStatus("status/"+r.Seq+".status", data) {
 					fmt.Fprintf(out, "  %s\n", f)
 				}
@@ -203,8 +203,8 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	fmt.Fprintf(out, "  result after %.1f s: %s", time.Since(began).Seconds(), state)
 	if failure != "" {
 		// The message is told already.
-		if r != nil && r.Message != "" {
-			failure = strings.Replace(failure, r.Message, "…", 1)
+		if r != nil && r.Message() != "" {
+			failure = strings.Replace(failure, r.Message(), "…", 1)
 		}
 		fmt.Fprintf(out, ": %s", clean(failure))
 	}

@@ -68,7 +68,7 @@ func TestService(t *testing.T) {
 }
 
 // lines are what the agent has logged in this boot.
-func (m *machine) lines() []string {
+func (m *container) lines() []string {
 	m.t.Helper()
 	return strings.Split(m.sh("journalctl -b -u azguest --no-pager -o short-iso-precise"), "\n")
 }
@@ -79,11 +79,11 @@ func TestReboots(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		alone bool
-		off   func(*machine)
+		off   func(*container)
 	}{
-		{"alone, shut down", true, (*machine).off},
-		{"alone, power cut", true, (*machine).cut},
-		{"beside cloud-init, shut down", false, (*machine).off},
+		{"alone, shut down", true, (*container).off},
+		{"alone, power cut", true, (*container).cut},
+		{"beside cloud-init, shut down", false, (*container).off},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -11,7 +11,6 @@ package nspawn
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,6 +30,7 @@ import (
 
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/vm"
 )
 
@@ -39,8 +39,6 @@ const (
 	// must not meet it.
 	patience = 10 * time.Minute
 
-	wireServer  = "168.63.129.16"
-	imds        = "169.254.169.254"
 	blobAddress = "10.0.0.1:10000"
 	address     = "10.0.0.4" // of the machine
 	account     = "azureuser"
@@ -110,8 +108,8 @@ type order struct {
 	noMedium     bool
 }
 
-// A machine is one container with a platform of its own.
-type machine struct {
+// A container is one machine with a platform of its own.
+type container struct {
 	t    testing.TB
 	f    *fabric.Fabric
 	vm   *fabric.VM
@@ -129,11 +127,11 @@ type machine struct {
 }
 
 // newMachine makes platform and machine, switched off.
-func newMachine(t *testing.T, o order) *machine {
+func newMachine(t *testing.T, o order) *container {
 	t.Helper()
 	need(t)
 	im := theOneImage(t)
-	m := &machine{t: t, lower: im.layer + ":" + im.base}
+	m := &container{t: t, lower: im.layer + ":" + im.base}
 	var err error
 	if m.lab, err = vm.NewLab(t.Context(), t.Logf); err != nil {
 		t.Skipf("no network for a machine here: %v", err)
@@ -171,7 +169,7 @@ func newMachine(t *testing.T, o order) *machine {
 }
 
 // platform opens the platform's addresses in the machine's network.
-func (m *machine) platform(o order) {
+func (m *container) platform(o order) {
 	m.t.Helper()
 	p := o.provisioning
 	if p.User == "" {
@@ -190,14 +188,9 @@ func (m *machine) platform(o order) {
 		m.must(m.f.AddPackage(b.Name, b.Version, zip))
 	}
 	m.vm = m.f.CreateVM("vm-01", fabric.Address(address), fabric.Provision(p))
-	for service, addr := range map[fabric.Service]string{
-		fabric.Wire: wireServer + ":80", fabric.HostGA: wireServer + ":32526", fabric.IMDS: imds + ":80", fabric.Blob: blobAddress,
-	} {
-		m.must(m.lab.InNetwork(func() error {
-			_, err := m.f.Listen(service, addr, m.vm, false)
-			return err
-		}))
-	}
+	at := machine.Addresses()
+	at[fabric.Blob] = blobAddress
+	m.must(machine.Connect(m.lab, m.f, m.vm, at))
 	if o.extension != "" {
 		m.must(m.vm.PutExtension(o.extension, "1.0", map[string]any{"n": 1}))
 	}
@@ -211,7 +204,7 @@ func (m *machine) platform(o order) {
 	}
 }
 
-func (m *machine) must(err error) {
+func (m *container) must(err error) {
 	m.t.Helper()
 	if err != nil {
 		m.t.Fatal(err)
@@ -219,7 +212,7 @@ func (m *machine) must(err error) {
 }
 
 // write puts a file on the disk of a machine that is off.
-func (m *machine) write(name, text string) {
+func (m *container) write(name, text string) {
 	m.t.Helper()
 	path := filepath.Join(m.dir, "upper", name)
 	m.must(os.MkdirAll(filepath.Dir(path), 0o755))
@@ -246,7 +239,7 @@ exec systemd-nspawn --register=no --keep-unit --directory="$1/tree" --machine="$
 `
 
 // on boots the machine and returns when its process 1 runs.
-func (m *machine) on() {
+func (m *container) on() {
 	m.t.Helper()
 	minor := ""
 	if m.medium != "" {
@@ -296,7 +289,7 @@ func initOf(pid int) int {
 
 // insert attaches the medium to a loop device, which lives as long as we
 // hold it open, and returns its minor number.
-func (m *machine) insert() string {
+func (m *container) insert() string {
 	m.t.Helper()
 	out, err := exec.CommandContext(m.t.Context(), "losetup", "--find", "--show", "--read-only", m.medium).Output()
 	m.must(err)
@@ -309,7 +302,7 @@ func (m *machine) insert() string {
 }
 
 // alive fails the test if the machine is off.
-func (m *machine) alive() {
+func (m *container) alive() {
 	m.t.Helper()
 	select {
 	case <-m.done:
@@ -319,7 +312,7 @@ func (m *machine) alive() {
 }
 
 // cut takes the power away.
-func (m *machine) cut() {
+func (m *container) cut() {
 	if m.nspawn != nil {
 		_ = m.nspawn.Process.Kill() // gone already, at worst
 		<-m.done
@@ -333,13 +326,13 @@ func (m *machine) cut() {
 }
 
 // name of the container, and of its cgroups.
-func (m *machine) name() string {
+func (m *container) name() string {
 	return "m" + strings.TrimPrefix(filepath.Base(m.dir), "azguest-vm-")
 }
 
 // dropCgroups removes what the container's systemd has left, which was killed.
 // Its processes take a moment to go.
-func (m *machine) dropCgroups() {
+func (m *container) dropCgroups() {
 	for range 50 {
 		left := 0
 		for _, h := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu"} {
@@ -366,7 +359,7 @@ func (m *machine) dropCgroups() {
 }
 
 // off shuts the machine down in order.
-func (m *machine) off() {
+func (m *container) off() {
 	m.t.Helper()
 	m.must(syscall.Kill(m.leader, 34+4)) // SIGRTMIN+4: poweroff.target
 	select {
@@ -378,7 +371,7 @@ func (m *machine) off() {
 }
 
 // try runs a script in the machine.
-func (m *machine) try(script string) (string, error) {
+func (m *container) try(script string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.t.Context()), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nsenter", "--target", strconv.Itoa(m.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
@@ -393,7 +386,7 @@ func (m *machine) try(script string) (string, error) {
 }
 
 // sh runs a script in the machine, which must succeed.
-func (m *machine) sh(script string) string {
+func (m *container) sh(script string) string {
 	m.t.Helper()
 	out, err := m.try(script)
 	if err != nil {
@@ -403,31 +396,22 @@ func (m *machine) sh(script string) string {
 }
 
 // holds reports whether a script succeeds.
-func (m *machine) holds(script string) bool {
+func (m *container) holds(script string) bool {
 	_, err := m.try(script)
 	return err == nil
 }
 
-// await waits until ok, which is asked again and again. What it waits for is
-// observed from outside, where nothing can notify.
-func (m *machine) await(what string, ok func() bool) {
+// await waits until ok. Each question to a machine starts a few processes.
+func (m *container) await(what string, ok func() bool) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			m.t.Fatalf("waited %v in vain for %s", patience, what)
-		}
-	}
+	m.must(machine.Until(ctx, 100*time.Millisecond, what, func() (bool, error) { return ok(), nil }))
 }
 
 // reports are the health reports of this machine in order, as State or
 // State/SubStatus, and who sent each.
-func (m *machine) reports() (states, by []string) {
+func (m *container) reports() (states, by []string) {
 	for _, e := range m.f.Journal(fabric.Query{Kind: fabric.Health}) {
 		state, _, _ := strings.Cut(after(e.Body, "<State>"), "<")
 		if sub, _, _ := strings.Cut(after(e.Body, "<SubStatus>"), "<"); sub != "" {
@@ -458,7 +442,7 @@ func after(s, mark string) string {
 }
 
 // ready waits for Ready.
-func (m *machine) ready() {
+func (m *container) ready() {
 	m.t.Helper()
 	m.await("Ready", func() bool {
 		m.alive()
@@ -468,7 +452,7 @@ func (m *machine) ready() {
 
 // oneReady asserts what the platform was told in this boot: Ready once, by
 // who, and nothing after it.
-func (m *machine) oneReady(who string) {
+func (m *container) oneReady(who string) {
 	m.t.Helper()
 	states, by := m.reports()
 	n := 0
@@ -490,7 +474,7 @@ func (m *machine) oneReady(who string) {
 const booted = `systemctl is-system-running 2>/dev/null | grep -q -e running -e degraded`
 
 // settled waits until the machine has done all there is to do at a boot.
-func (m *machine) settled() {
+func (m *container) settled() {
 	m.t.Helper()
 	m.await("the end of the boot", func() bool {
 		m.alive()
@@ -498,25 +482,17 @@ func (m *machine) settled() {
 	})
 }
 
-// agent is the part of agentctl's status that is looked at.
-type agent struct {
-	Agent        struct{ PID int }
-	Provisioning struct {
-		State, By, Waiting, Error, Media, Code string
-	}
-}
-
 // status is what agentctl says; empty while it can't say anything.
-func (m *machine) status() (s agent) {
+func (m *container) status() machine.Status {
 	out, _ := m.try("agentctl status -o json")
-	_ = json.Unmarshal([]byte(out), &s) // nothing yet
+	s, _ := machine.ParseStatus([]byte(out)) // nothing yet
 	return s
 }
 
 // provisioned waits until the agent says that provisioning has ended, and how.
-func (m *machine) provisioned() agent {
+func (m *container) provisioned() machine.Status {
 	m.t.Helper()
-	var s agent
+	var s machine.Status
 	m.await("the end of provisioning in agentctl status", func() bool {
 		m.alive()
 		s = m.status()
@@ -526,7 +502,7 @@ func (m *machine) provisioned() agent {
 }
 
 // explain shows what one would look at first after a failure.
-func (m *machine) explain() {
+func (m *container) explain() {
 	for _, e := range m.f.Journal(fabric.Query{Kind: fabric.Health}) {
 		m.t.Logf("health %s %s %s", e.Time.Format(time.TimeOnly), e.Header["User-Agent"], e.Body)
 	}

@@ -40,7 +40,7 @@ type bootCase struct {
 	config   string
 	user     string // custom data: cloud-config without its first line
 	noCloud  bool   // cloud-init is switched off
-	play     func(*machine)
+	play     func(*container)
 	by       string // who provisions in the end
 	ready    string // who tells Ready; empty for nobody
 	state    string // of provisioning; default done
@@ -61,7 +61,7 @@ func bootCases() []bootCase {
 		{name: "cloud-init, provisioner first", first: "provisioner", by: "cloud-init", ready: "cloud-init", accounts: 1},
 		{
 			name: "extensions after nothing", user: holdFinal, config: "Extensions.After=none\n", by: "cloud-init", ready: "cloud-init", accounts: 1,
-			play: func(m *machine) {
+			play: func(m *container) {
 				m.succeeded()
 				m.passed("init")
 				m.sh("touch /run/go-final")
@@ -69,7 +69,7 @@ func bootCases() []bootCase {
 		},
 		{
 			name: "extensions after config", first: "agent", user: holdFinal, config: "Extensions.After=config\n", by: "cloud-init", ready: "cloud-init", accounts: 1,
-			play: func(m *machine) {
+			play: func(m *container) {
 				m.succeeded()
 				m.passed("init", "modules-config")
 				m.sh("touch /run/go-final")
@@ -77,7 +77,7 @@ func bootCases() []bootCase {
 		},
 		{
 			name: "extensions after final", user: holdFinal, config: "Extensions.After=final\n", by: "cloud-init", ready: "cloud-init", accounts: 1,
-			play: func(m *machine) {
+			play: func(m *container) {
 				m.waiting("cloud-init's final stage")
 				m.sh("touch /run/go-final")
 				m.succeeded()
@@ -87,7 +87,7 @@ func bootCases() []bootCase {
 		{
 			name: "agent killed while it waits", first: "agent", user: holdInit + holdFinal, config: "Extensions.WaitForCloudInit=y\n",
 			by: "cloud-init", ready: "cloud-init", accounts: 1,
-			play: func(m *machine) {
+			play: func(m *container) {
 				m.waiting("/run/cloud-init/enabled")
 				m.kill()
 				m.waiting("/run/cloud-init/enabled")
@@ -183,7 +183,7 @@ func TestProvisioners(t *testing.T) {
 
 // usable asserts that the customer can log in: the account with its key,
 // made before the extension ran.
-func (m *machine) usable() {
+func (m *container) usable() {
 	m.t.Helper()
 	if got := m.sh("cat ~azureuser/.ssh/authorized_keys; stat -c '%U %a' ~azureuser/.ssh/authorized_keys"); !strings.Contains(got, "customer@example") || !strings.HasSuffix(got, "\nazureuser 600") {
 		m.t.Errorf("authorized keys: %s", got)
@@ -198,7 +198,7 @@ func (m *machine) usable() {
 
 // passed asserts that cloud-init had ended just these stages when the probe
 // looked.
-func (m *machine) passed(want ...string) {
+func (m *container) passed(want ...string) {
 	m.t.Helper()
 	var s struct {
 		V1 map[string]json.RawMessage `json:"v1"`
@@ -220,7 +220,7 @@ func (m *machine) passed(want ...string) {
 
 // waiting waits until agentctl says what the agent waits for, and asserts that
 // no extension runs meanwhile.
-func (m *machine) waiting(want string) {
+func (m *container) waiting(want string) {
 	m.t.Helper()
 	m.await("agentctl to say that it waits for "+want, func() bool {
 		m.alive()
@@ -235,7 +235,7 @@ func (m *machine) waiting(want string) {
 }
 
 // kill ends the agent the hard way and waits for the next one.
-func (m *machine) kill() {
+func (m *container) kill() {
 	m.t.Helper()
 	old := m.sh("systemctl show -P MainPID azguest")
 	m.sh("kill -9 " + old)
@@ -247,7 +247,7 @@ func (m *machine) kill() {
 }
 
 // told asserts what the platform heard: Ready once from who, or nothing at all.
-func (m *machine) told(who string) {
+func (m *container) told(who string) {
 	m.t.Helper()
 	if who != "" {
 		m.oneReady(who)

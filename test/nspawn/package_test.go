@@ -75,7 +75,7 @@ func TestUpgrade(t *testing.T) {
 }
 
 // put copies a file into the running machine.
-func (m *machine) put(from, to string) {
+func (m *container) put(from, to string) {
 	m.t.Helper()
 	b, err := os.ReadFile(from)
 	m.must(err)

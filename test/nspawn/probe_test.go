@@ -47,7 +47,7 @@ func probePackage() bundles.Bundle {
 }
 
 // probed waits until the probe has started and returns what file says.
-func (m *machine) probed(file string) string {
+func (m *container) probed(file string) string {
 	m.t.Helper()
 	m.await("the probe's enable", func() bool {
 		m.alive()
@@ -57,7 +57,7 @@ func (m *machine) probed(file string) string {
 }
 
 // succeeded waits until the platform calls the probe a success.
-func (m *machine) succeeded() {
+func (m *container) succeeded() {
 	m.t.Helper()
 	m.await("the probe's success", func() bool {
 		m.alive()
@@ -70,7 +70,7 @@ func (m *machine) succeeded() {
 }
 
 // once asserts which commands the probe got, in all.
-func (m *machine) once(want ...string) {
+func (m *container) once(want ...string) {
 	m.t.Helper()
 	if got := m.sh("cat /var/lib/probe/commands"); got != strings.Join(want, "\n") {
 		m.t.Errorf("the probe was called with %q, want %q", got, want)

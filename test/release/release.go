@@ -11,6 +11,10 @@ import (
 	"testing"
 )
 
+// top is the top of the repository: tests run in their package's folder, two
+// below it.
+var top = filepath.Join("..", "..")
+
 // built is the folder that Binary has made; empty if none.
 var built string
 
@@ -28,6 +32,7 @@ var build = sync.OnceValues(func() (string, error) {
 	built = dir
 	cmd := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w", "-o", dir+"/",
 		"github.com/azguest/azguest/agent/cmd/azguest", "github.com/azguest/azguest/agent/cmd/agentctl")
+	cmd.Dir = top // test/arm is a module of its own
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
@@ -36,11 +41,10 @@ var build = sync.OnceValues(func() (string, error) {
 })
 
 // look lets the test cache know what the binaries are made of: it sees which
-// files this process looks at, not which ones the compiler does. Tests run in
-// their package's folder, two below the top.
+// files this process looks at, not which ones the compiler does.
 func look() error {
 	for _, dir := range []string{"agent", "extensions", "ovf", "protocol", "provisioning"} {
-		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(top, dir), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
 				_, err = os.Stat(path)
 			}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
 )
 
 const (
@@ -75,17 +76,9 @@ func (r *Run) startPlatform(vmID string) (*Platform, error) {
 			return p, err
 		}
 	}
-	return p, r.lab.InNetwork(func() error {
-		var errs error
-		for service, address := range map[fabric.Service]string{
-			fabric.Wire: endpoint + ":80", fabric.HostGA: endpoint + ":32526", fabric.IMDS: metadata + ":80",
-			fabric.Blob: blobAddress, fabric.ARM: armAddress,
-		} {
-			_, err := f.Listen(service, address, nil, false)
-			errs = errors.Join(errs, err)
-		}
-		return errs
-	})
+	at := machine.Addresses()
+	at[fabric.Blob], at[fabric.ARM] = blobAddress, armAddress
+	return p, machine.Connect(r.lab, f, nil, at)
 }
 
 // Ready returns when the guest said that it is ready, oldest first.

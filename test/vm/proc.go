@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/azguest/azguest/test/machine"
 )
 
 // run runs a command to its end and returns what it printed on both streams.
@@ -92,23 +94,7 @@ func tail(s string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// until asks again and again whether something holds, until it does, fails, or
-// the context ends; the error then says what was waited for.
+// until is machine.Until for what costs little to ask.
 func until(ctx context.Context, what string, holds func() (bool, error)) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, err := holds()
-		if err != nil {
-			return fmt.Errorf("wait for %s: %w", what, err)
-		}
-		if ok {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
+	return machine.Until(ctx, 50*time.Millisecond, what, holds)
 }
