@@ -16,7 +16,7 @@ import (
 )
 
 // The classic options with the defaults of the classic agent's code
-// (spec/provisioning §7.2), but for two: the firewall and the extension policy
+// (provisioning/SPEC.md §15), but for two: the firewall and the extension policy
 // are off only where somebody says so. "" is None.
 func classicKeys() map[string]string {
 	return map[string]string{

@@ -1,7 +1,7 @@
 // Package config reads waagent.conf and its drop-ins into a typed [Config].
 //
 // The syntax is that of the classic agent, trailing comments included
-// (spec/provisioning §7.1). Every key is one row of the table in keys.go:
+// (provisioning/SPEC.md §15.2). Every key is one row of the table in keys.go:
 // name, type, default, meaning, and where the value goes. `agentctl config
 // show`, the defaults, the warnings and the documentation all come from that
 // table.
@@ -16,5 +16,6 @@
 // Nothing in a file is fatal: a key nobody knows, a value that does not parse
 // and a file that is missing each give a [Warning] and leave the default.
 //
-// The package imports nothing of ours and starts no goroutine.
+// Begin with Config in config.go and the table in keys.go. Of ours the package
+// imports the floor only (DESIGN.md, The shape), and it starts no goroutine.
 package config

@@ -201,7 +201,7 @@ type line struct {
 	origin Origin
 }
 
-// parse cuts one file into assignments (spec/provisioning §7.1): '#' in the
+// parse cuts one file into assignments (provisioning/SPEC.md §15.2): '#' in the
 // first column is a comment, the key ends at the first '=', the value ends at
 // the first '#', quotes and blanks around it go.
 func parse(name string, data []byte) ([]line, []Warning) {

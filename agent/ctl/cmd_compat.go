@@ -43,8 +43,8 @@ type compat struct {
 	flags    []string // -force and the like, in classic spelling
 }
 
-// parseCompat reads a command line of the classic agent (spec/provisioning
-// §8.1): any number of '-' or '/', then the word, case-sensitive; flags
+// parseCompat reads a command line of the classic agent (provisioning/SPEC.md
+// §16.2): any number of '-' or '/', then the word, case-sensitive; flags
 // anywhere; the last command wins. Unlike the classic agent it takes whole
 // words only: -deprovisionnow is refused, not half understood.
 func parseCompat(args []string) (compat, error) {

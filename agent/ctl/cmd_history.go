@@ -34,7 +34,7 @@ type ran struct {
 	TookS     float64   `json:"took_s,omitempty"`
 }
 
-// historyCmd answers "why did this run?" (asks U30): the audit log knows each
+// historyCmd answers "why did this run?": the audit log knows each
 // command of each handler with its reason. It is for root; others see what
 // the snapshot has.
 func (a *app) historyCmd() *cobra.Command {

@@ -1,6 +1,8 @@
 // Package ctl is agentctl: one file per group of commands, render.go for what
 // a person reads.
 //
+// Begin with the list of commands in ctl.go.
+//
 // It knows what the files tell, the snapshot first of all, and asks the agent
 // itself only to change something, over a socket for root. It must start in
 // about a millisecond and stay small: it links neither protocol nor extensions

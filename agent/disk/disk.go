@@ -1,7 +1,7 @@
-// Package disk keeps the agent's own files within a budget (asks U05): it
+// Package disk keeps the agent's own files within a budget: it
 // measures what the agent uses below its directories, apart from the
 // handlers' own payloads, and a single janitor removes the oldest of what
-// can be made again or is only history.
+// can be made again or is only history. It imports the floor only.
 package disk
 
 import (

@@ -52,7 +52,7 @@ func Codes() []Code {
 		{"AZ-PROV-READONLY", "/etc cannot be written.", "The image is immutable, or the file system was remounted read-only after an error.", "dmesg; on immutable images provision with cloud-init or Ignition (Provisioning.Agent)"},
 		{"AZ-PROV-USERNAME", "The user name is not allowed.", "It is reserved, too long, or contains characters that are not allowed on Linux.", "create the VM with another user name"},
 		{"AZ-PROV-KEYPAIR", "A key pair of the provisioning document could not be installed.", "Its certificate was not delivered, or the path is not writable.", "agentctl certs"},
-		{"AZ-PROV-ROOT", "The root password could not be locked.", "usermod failed or /etc/shadow is not writable.", "passwd -l root"},
+		{"AZ-PROV-ROOT", "The root password could not be locked.", "/etc/shadow is not writable, or another program held its lock (/etc/.pwd.lock) for 15 s.", "passwd -l root"},
 		{"AZ-PROV-COPY", "The redacted copy of the provisioning document could not be written.", "Lib.Dir is full or read-only.", "agentctl doctor; provisioning is not affected"},
 		{"AZ-PROV-MARKER", "The marker for completed provisioning could not be written.", "Lib.Dir is full or read-only. Without it, the next boot provisions again.", "agentctl doctor"},
 		{"AZ-PROV-OWNER", "Another program is responsible for provisioning and failed or did not start.", "cloud-init, azure-init or Ignition is enabled, but exited with an error or was not started.", "cloud-init status --long; set Provisioning.Agent=waagent to provision with this agent"},
@@ -62,14 +62,14 @@ func Codes() []Code {
 		{"AZ-PROV-PASSWORD", "The password could not be set.", "chpasswd or PAM rejected it, or /etc/shadow is not writable.", "agentctl logs; reset the password through the control plane"},
 		{"AZ-PROV-SUDO", "The sudo rule was rejected.", "visudo found an error in the drop-in, or OS.SudoersDir is not included by /etc/sudoers.", "visudo -c"},
 		{"AZ-PROV-KEYS", "The SSH keys could not be installed.", "A key is not valid, or the home directory is not writable.", "agentctl logs shows the key"},
-		{"AZ-PROV-SSHD", "The change to the sshd configuration was rolled back.", "sshd -t rejected the configuration with the agent's change.", "sshd -t; usually the file already had an error"},
-		{"AZ-PROV-HOSTKEYS", "New SSH host keys could not be generated.", "ssh-keygen failed, or the type in Provisioning.SshHostKeyPairType is not supported on this machine.", "set Provisioning.SshHostKeyPairType=auto"},
+		{"AZ-PROV-SSHD", "The change to the sshd configuration was rolled back.", "sshd -T rejected the configuration with the agent's change.", "sshd -t shows the error; usually the file already had an error"},
+		{"AZ-PROV-HOSTKEYS", "New SSH host keys could not be generated.", "OS.SshDir is not writable, or the type in Provisioning.SshHostKeyPairType is not supported.", "set Provisioning.SshHostKeyPairType=auto"},
 		{"AZ-PROV-HOSTNAME", "The host name could not be set.", "The name is not valid or /etc/hostname is not writable.", "agentctl logs"},
 		{"AZ-PROV-PROXYAGENT", "The guest proxy agent does not work.", "The VM is configured to use it, but azure-proxy-agent is not installed or does not start.", "systemctl status azure-proxy-agent; use an image that includes it"},
 		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It cannot be decoded, or the script failed.", "check <Lib.Dir>/CustomData and: agentctl logs"},
 		{"AZ-PROV-DISK", "The temporary disk or its swap could not be prepared.", "It is missing, it contains data that the agent must not delete, or mkfs or mount failed; the kernel may not support ResourceDisk.Filesystem.", "agentctl status shows which; set ResourceDisk.Filesystem=ext4; a disk with data is not changed: mount it with /etc/fstab"},
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform allows.", "A step or the provisioning medium was slow.", "agentctl status shows how long each step took"},
-		{"AZ-VM-CLONED", "The machine was provisioned with another VM ID.", "The disk was copied from another machine without deprovisioning.", "run waagent -deprovision+user before capturing an image; the agent provisions this machine again at its next start"},
+		{"AZ-VM-CLONED", "The machine was provisioned with another VM ID.", "The disk was copied from another machine without deprovisioning.", "run waagent -deprovision+user before capturing an image; a machine that has a provisioning medium is provisioned again at the next start of the agent"},
 
 		// The way to the platform.
 		{"AZ-NET-NOROUTE", "There is no route to the platform address.", "No interface is up, or DHCP gave no default route.", "ip route get 168.63.129.16; networkctl status"},
@@ -82,7 +82,7 @@ func Codes() []Code {
 		{"AZ-NET-DNS", "Names cannot be resolved.", "/etc/resolv.conf is empty, or its name server does not answer.", "resolvectl status; downloads through the host (Download.Order=host) need no DNS"},
 		{"AZ-NET-LEASE", "The machine lost its address when its DHCP lease was renewed.", "The DHCP server did not answer, or it assigned another address and the network manager did not apply it.", "networkctl status or nmcli device show; set Provisioning.MonitorHostName=n to never renew the lease"},
 		{"AZ-NET-BUSY", "A platform service answers with errors.", "The host is busy or under maintenance, or this VM was moved.", "no action needed, the agent retries; if it persists, redeploy the VM"},
-		{"AZ-NET-ENDPOINT", "The endpoint from DHCP is not a WireServer.", "DHCP option 245 names a machine that does not speak the WireServer protocol.", "no action needed, the agent tries the fixed address next; set Protocol.EndpointDiscovery=static to skip DHCP"},
+		{"AZ-NET-ENDPOINT", "The endpoint from DHCP is not a WireServer.", "DHCP option 245 names a machine that does not speak the WireServer protocol.", "no action needed, the agent tries the other addresses as well; set Protocol.EndpointDiscovery=static to send no DHCP request"},
 
 		// What the platform says.
 		{"AZ-PLAT-REJECTED", "The platform did not accept the status report.", "It answered with a 4xx status: the URL of the status blob is outdated, or the report is not valid.", "agentctl status shows the answer; the report is sent again with the next goal state"},

@@ -188,7 +188,7 @@ func checkClock(e Env) []Finding {
 
 // checkIdentity compares the id of the machine with the one it was
 // provisioned under. The first three groups come in either byte order
-// (spec/provisioning §3.13).
+// (provisioning/SPEC.md §11.3).
 func checkIdentity(e Env) []Finding {
 	id, err := e.read("/sys/class/dmi/id/product_uuid")
 	if err != nil {

@@ -1,11 +1,13 @@
 // Package event is what the agent tells about itself: one Event type, one
 // Sink that takes it without ever blocking or failing, and a bounded Spool
-// on disk from which the telemetry job sends.
+// on disk from which the telemetry job sends. Begin with Event and Sink; spool.go
+// keeps the files, legacy.go and pipeline.go are the formats of others. Of ours
+// it imports the floor only.
 package event
 
 import "time"
 
-// Kind selects the provider and event id on the wire (spec/protocol §8.3).
+// Kind selects the provider and event id on the wire (protocol/SPEC.md §11.2).
 type Kind string
 
 const (
@@ -47,14 +49,14 @@ type Event struct {
 // drop events counts them.
 type Sink interface{ Emit(Event) }
 
-// Discard is the sink for when telemetry is off: nothing is kept (asks U45).
+// Discard is the sink for when telemetry is off: nothing is kept.
 type Discard struct{}
 
 // Emit implements Sink.
 func (Discard) Emit(Event) {}
 
 // Provider is the provider and the event id of a kind on the wire
-// (spec/protocol §8.3).
+// (protocol/SPEC.md §11.2).
 func (k Kind) Provider() (provider string, id int) {
 	switch k {
 	case Metric:

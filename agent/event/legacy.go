@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// The file format of the reference agent's events directory (spec/protocol
-// §8.4). We write it too, so that either agent can send what the other left.
+// The file format of the classic agent's events directory
+// (protocol/SPEC.md §11.3). We write it too, so that either agent can send what the other left.
 type tldFile struct {
 	EventID    int        `json:"eventId"`
 	ProviderID string     `json:"providerId"`
@@ -57,7 +57,7 @@ func encodeTLD(e Event) ([]byte, error) {
 }
 
 // decodeTLD reads an event file. Those of handlers (own is false) may set
-// only the parameters of an operation (spec/protocol §8.4).
+// only the parameters of an operation (protocol/SPEC.md §11.3).
 func decodeTLD(b []byte, own bool, now time.Time) (Event, error) {
 	var f tldFile
 	if err := json.Unmarshal(b, &f); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Limits of the extension telemetry pipeline (spec/protocol §8.5).
+// Limits of the extension telemetry pipeline (protocol/SPEC.md §11.4).
 const (
 	pipelineFile    = 4 << 20
 	pipelineEvent   = 6144

@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// Bounds of the spool (spec/protocol §8.4; the bytes are ours).
+// Bounds of the spool (protocol/SPEC.md §11.3; the bytes are ours).
 const (
 	MaxFiles  = 1000
 	maxBytes  = 8 << 20

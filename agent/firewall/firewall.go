@@ -1,11 +1,11 @@
 // Package firewall keeps ordinary users and containers away from the
 // platform's address, which hands root-equivalent secrets to whoever can
-// connect (asks S1).
+// connect (protocol/SPEC.md §15).
 //
 // The rules live in one nftables table of our own, put in place over netlink
 // in one transaction: no other table is read or changed (but for the one that
-// the Python agent may have left), and replacing the rules leaves no gap (asks
-// U09). Only the first packet of TCP connections is judged: of local processes,
+// the Python agent may have left), and replacing the rules leaves no gap.
+// Only the first packet of TCP connections is judged: of local processes,
 // where root's is accepted and every other dropped, and of anything forwarded
 // for a container or another network. Connection tracking is not asked: it
 // would be switched on for the whole machine, and root's own packets can be
@@ -24,8 +24,9 @@
 // and virtual machines that root has connected to the network beside it
 // (macvlan, ipvlan, a bridge with the network card in it).
 //
-// Where the kernel has no nftables the same three rules go to the iptables
-// table "security", as the Python agent does it (spec/protocol §12.1).
+// Where the kernel has no nftables four rules go to the iptables table
+// "security": three like those of the classic agent, and one for what is
+// forwarded (protocol/SPEC.md §15.1).
 package firewall
 
 import (

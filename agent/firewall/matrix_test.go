@@ -270,7 +270,7 @@ func (w world) check(when string, protected bool) {
 
 // TestBesideOthers: whatever other firewall is there, root reaches the
 // platform, users and containers do not, the load balancer's probes are
-// answered, and nothing of the others is touched (asks U09, S1).
+// answered, and nothing of the others is touched.
 func TestBesideOthers(t *testing.T) {
 	if !inNamespace(t) {
 		return

@@ -15,7 +15,7 @@ import (
 )
 
 // DefaultPath is the PATH a command gets: handlers and account tools live in
-// sbin directories that a bare service environment does not name (C6).
+// sbin directories that a bare service environment does not name.
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // A Cmd describes a process. It is a plain value: build it, log it, compare

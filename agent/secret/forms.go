@@ -24,7 +24,7 @@ const (
 // those of the platform.
 var expressions = []expression{
 	// The query of an http(s) URL that has one of the parameters of a shared
-	// access signature (spec/protocol §7.3). Plain http is covered too:
+	// access signature (protocol/SPEC.md §9.4). Plain http is covered too:
 	// emulators and private clouds use it.
 	{
 		words: []string{"sv=", "st=", "se=", "sr=", "sp=", "sip=", "spr=", "sig="},

@@ -1,6 +1,6 @@
 // Package secret holds values that must not leave the process by accident:
 // passwords, custom data, private keys, protected settings and the query
-// part of SAS URLs (asks S3). Every way Go has of printing or encoding a
+// part of SAS URLs. Every way Go has of printing or encoding a
 // value yields a placeholder; Reveal is the one word to search for in an
 // audit.
 package secret
@@ -56,11 +56,11 @@ func (Secret) MarshalJSON() ([]byte, error) { return json.Marshal(hidden) }
 // URL is a blob address whose query may carry a SAS signature. It prints as
 // scheme, host and path; the query only comes out of Reveal, byte for byte
 // as it was received (a platform URL must be requested unmodified,
-// spec/protocol §2.1).
+// protocol/SPEC.md §2.1).
 type URL struct{ p *string }
 
 // NewURL wraps a URL as received; surrounding white space is dropped because
-// real documents contain it (spec/protocol §1.7).
+// real documents contain it (protocol/SPEC.md §2.8).
 func NewURL(raw string) URL {
 	raw = strings.TrimSpace(raw)
 	return URL{&raw}

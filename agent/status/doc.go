@@ -15,5 +15,6 @@
 // All times are UTC, all durations whose key ends in _s are seconds, all sizes
 // are bytes. A zero time means "never" and is left out of the JSON.
 //
-// Of ours the package imports the floor only, so agentctl stays small.
+// Begin with Snapshot in snapshot.go. Of ours the package imports the floor only,
+// so agentctl stays small.
 package status

@@ -1,7 +1,7 @@
 // Package update replaces the running agent by another version of itself
-// (spec/protocol §11, asks U18, S5): it decides which version is wanted,
-// checks its package, hands over to it, and takes the hand-over back when
-// the new version does not report.
+// (protocol/SPEC.md §14): it decides which version is wanted, checks its
+// package, hands over to it, and takes the hand-over back when the new version
+// does not report. Begin with decide.go, which is pure.
 //
 // # Modes
 //
@@ -16,7 +16,7 @@
 // A zip with, at its root, HandlerManifest.json whose signingInfo says type
 // "azguest", publisher "Azguest" and the version; and bin/azguest-<GOARCH>
 // or bin/azguest. Its signature, detached CMS over the bytes of the zip
-// (spec/protocol §6.4), lies beside it under the same address with ".sig"
+// (protocol/SPEC.md §14.3), lies beside it under the same address with ".sig"
 // appended: classic manifests have no place for one. It is checked before the
 // first byte of the zip is looked at, against the authorities in the file
 // AutoUpdate.TrustRoots names. No file, no signature, no trust: no update.

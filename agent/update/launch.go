@@ -16,7 +16,7 @@ import (
 )
 
 // crashWindow and crashStarts: the third start of a version within this
-// time of one boot is one too many (spec/protocol §11.2).
+// time of one boot is one too many (protocol/SPEC.md §14.3).
 const (
 	crashWindow = 300 * time.Second
 	crashStarts = 3

@@ -96,7 +96,7 @@ func (t Trust) Verify(content io.Reader, signature []byte) (signer string, err e
 }
 
 // signer checks everything about a signature but the content. Other than for
-// extensions (spec/protocol §6.4) the dates count: new versions of the agent
+// extensions (protocol/SPEC.md §8.3) the dates count: new versions of the agent
 // are signed with valid certificates.
 func (t Trust) signer(signature []byte) (cms.Signature, error) {
 	s, err := cms.ParseSignature(encode(signature))

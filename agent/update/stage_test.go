@@ -182,7 +182,7 @@ func TestStageGood(t *testing.T) {
 	}
 }
 
-// TestTamper is the matrix of asks S5: whatever is not exactly what was
+// TestTamper is a matrix: whatever is not exactly what was
 // signed for us is refused before anything is unpacked or run.
 func TestTamper(t *testing.T) {
 	ca, other := updatetest.NewAuthority(), updatetest.NewAuthority()

@@ -52,7 +52,7 @@ func Compare(a, b string) int {
 }
 
 // hotfix reports whether two versions differ after the third number only
-// (spec/protocol §11.1).
+// (protocol/SPEC.md §14.2).
 func hotfix(a, b string) bool {
 	x, y := numbers(a), numbers(b)
 	for len(x) < 3 {

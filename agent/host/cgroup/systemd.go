@@ -37,8 +37,8 @@ type Scope struct {
 // Join moves the calling process into a new scope, as `systemd-run --scope`
 // does, sets the limits, and returns its cgroup. It talks to systemd
 // itself instead of running that command because then a refusal and a
-// failure of the handler can't be mistaken for each other (the reference
-// has to guess from stderr, spec/extensions §3.4).
+// failure of the handler can't be mistaken for each other (the classic
+// agent has to guess from stderr; extensions/SPEC.md §9.8).
 func (s Scope) Join(ctx context.Context) (string, error) {
 	if !HasSystemd() {
 		return "", errors.New("systemd is not running")

@@ -21,7 +21,7 @@ import (
 )
 
 // A handler's command must neither die with the agent nor lose its deadline
-// when the agent is restarted, upgraded or killed (asks U03). So the agent
+// when the agent is restarted, upgraded or killed. So the agent
 // does not run it: a second process of the agent's own binary, the
 // supervisor, does. It lives in a session (and, under systemd, a scope) of
 // its own, enforces the deadline, and leaves the outcome in a file. The two
@@ -43,7 +43,7 @@ const (
 
 	// Stdout and Stderr are the names of the output files in a job's
 	// directory. They are plain files and not pipes, because handlers leave
-	// children behind that go on writing (spec/extensions §3.1).
+	// children behind that go on writing (extensions/SPEC.md §9.6).
 	Stdout = "stdout"
 	Stderr = "stderr"
 
@@ -60,7 +60,7 @@ const (
 type Job struct {
 	ID string `json:"id"`
 	// Shell is given to /bin/sh -c as one string: manifests contain
-	// arguments, quotes and double blanks (spec/extensions §1.2).
+	// arguments, quotes and double blanks (extensions/SPEC.md §3.4).
 	Shell   string        `json:"shell"`
 	Dir     string        `json:"dir"`
 	Env     []string      `json:"env"` // added to host.DefaultPath and LANG; nothing is inherited
@@ -163,7 +163,7 @@ func supervise(ctx context.Context, dir string) error {
 	signal.Notify(term, unix.SIGTERM)
 
 	// Neither the agent's protection from the OOM killer nor its umask are
-	// the handler's (asks U15).
+	// the handler's.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
 	unix.Umask(0o022)
 
@@ -292,7 +292,7 @@ func run(dir string, job Job, st *State, res *Result) {
 	case <-timer.C:
 		timedOut = true
 		// The whole group, at once, and only now: what a finished command
-		// left behind is meant to live on (spec/extensions §3.1).
+		// left behind is meant to live on (extensions/SPEC.md §9.7).
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		// wait: the process was killed, and its output goes to files
 		err = <-done

@@ -62,7 +62,7 @@ func (a *Authority) Sign(content []byte, change func(*x509.Certificate)) []byte 
 	}
 	cert := must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, t, a.cert, &key.PublicKey, a.key))))
 
-	data := asn1.ObjectIdentifier{2, 123, 456, 7, 8, 9} // as the platform's (spec/protocol §6.4)
+	data := asn1.ObjectIdentifier{2, 123, 456, 7, 8, 9} // as the platform's (protocol/SPEC.md §8.3)
 	sum := sha512.Sum384(content)
 	attrs := slices.Concat(
 		attribute(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 3}, der(data)),
