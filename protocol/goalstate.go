@@ -157,7 +157,7 @@ type Certificate struct {
 type RemoteAccess struct {
 	Incarnation string
 	Users       []RemoteUser
-	// Err: there is a document but it can't be had or read. Accounts that
+	// Err: there is a document but it can't be fetched or read. Accounts that
 	// exist must then be left as they are.
 	Err error
 }

@@ -88,7 +88,7 @@ func property(ctx context.Context, conn *dbus.Conn, object dbus.ObjectPath, ifac
 }
 
 // dialBus connects to a message bus. The connection ends with the context, so
-// a bus that accepts and then says nothing holds nobody up.
+// a bus that accepts and then does not answer delays the search by that.
 func dialBus(ctx context.Context, socket string) (*dbus.Conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", socket)

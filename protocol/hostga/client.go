@@ -125,7 +125,7 @@ func (c *Client) VMSettings(ctx context.Context, etag string) (vm *VMSettings, r
 		if vm, err = ParseVMSettings(raw); err != nil {
 			return err
 		}
-		if vm.Plugin == "" { // an error document, or half of one: no word about support
+		if vm.Plugin == "" { // an error document, or half of one, says nothing about support
 			return &protocol.DocumentError{Doc: "vmSettings", Err: errors.New("no hostGAPluginVersion")}
 		}
 		if Older(vm.Plugin, minVMSettings) {

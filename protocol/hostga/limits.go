@@ -6,5 +6,5 @@ import "github.com/azguest/azguest/agent/bound"
 // counts as one; real documents have some hundred values and some hundred KiB.
 var limits = bound.Limits{Bytes: 3 << 20, Nodes: 30_000, Depth: 64}
 
-// maxAnswer bounds what the plugin says to what it was sent.
+// maxAnswer bounds the plugin's answers to PUT, and that of its health.
 const maxAnswer = 64 << 10

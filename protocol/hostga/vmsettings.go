@@ -122,7 +122,7 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 	var states []json.RawMessage
 	if len(doc.ExtensionGoalStates) > 0 {
 		if err := json.Unmarshal(doc.ExtensionGoalStates, &states); err != nil {
-			// The rest of the document is as good as ever; who was meant, nobody knows.
+			// The rest of the document can be used; which handlers are meant is unknown.
 			vm.Handlers = append(vm.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "extensionGoalStates is not an array"})
 		}
 	}

@@ -57,7 +57,7 @@ type Options struct {
 	// NoFastTrack never asks for vmSettings; NoTelemetry sends no events and
 	// no observations.
 	NoFastTrack, NoTelemetry bool
-	// IMDSHeartbeat lets Heartbeat ask the metadata service whether it lives.
+	// IMDSHeartbeat lets Heartbeat check the metadata service, too.
 	IMDSHeartbeat bool
 	// HistoryBytes bounds the archive of goal states; 0 is 8 MiB, < 0 none.
 	HistoryBytes int64

@@ -10,14 +10,13 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// Connect finds the WireServer and agrees on the version. It ends with the
-// context only: a machine without a platform has nothing better to do than
-// to wait, quietly.
+// Connect finds the WireServer and agrees on the version. Without a platform
+// it waits, quietly, until the context ends.
 func (c *Client) Connect(ctx context.Context) error {
 	c.key.start()
 	pause := time.Second
-	// Where there is somebody to ask for other addresses, a round before all
-	// others asks nobody, and is short.
+	// If NetworkManager may know other addresses, there is a first, short round
+	// that does not ask it.
 	round := 0
 	if c.o.Endpoint == "" && discover.HasBus(c.o.Root) {
 		round = -1
@@ -56,7 +55,7 @@ func (c *Client) Connect(ctx context.Context) error {
 			return fmt.Errorf("connect to the platform: %w", err)
 		}
 		pause = min(2*pause, 15*time.Second)
-		if woken { // what failed was another network
+		if woken { // what failed was the network before the change
 			pause = time.Second
 			c.o.Log.Debug().Msg("network changed, connecting to the platform again")
 		}

@@ -143,8 +143,9 @@ func (c *Client) do(ctx context.Context, what step, l *look) error {
 			c.searchCertificates(ctx, l.gs, l.raw)
 		}
 	case restoreFiles:
-		// Handlers are about to look for their certificates, which somebody may
-		// have deleted, or a full disk refused (protocol/SPEC.md §7.4, step 6).
+		// Handlers are about to look for their certificates. The files may have
+		// been deleted, or not written because the disk was full
+		// (protocol/SPEC.md §7.4, step 6).
 		c.writeDocuments(&s.docs)
 	case archive:
 		if s.changed {

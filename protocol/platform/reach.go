@@ -31,7 +31,7 @@ const (
 const (
 	FaultRoute   = "route"   // no route to the address
 	FaultBlocked = "blocked" // this machine's own kernel refused to send
-	FaultRefused = "refused" // nobody listens, or somebody says so
+	FaultRefused = "refused" // nothing listens there, or a firewall rejects
 	FaultTimeout = "timeout" // no answer: dropped packets, or a busy host
 	FaultProxy   = "proxy"   // the proxy, not the server behind it
 	FaultTLS     = "tls"     // a certificate that is not trusted

@@ -88,8 +88,8 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 	c.mu.Unlock()
 	r, err := c.sendStatus(ctx, blob, doc)
 	if otherKind(err) {
-		// The goal state is wrong about the kind of blob that is there, which
-		// nobody can change but by deleting it.
+		// The goal state is wrong about the kind of blob that is there. The kind
+		// of a blob can't be changed without deleting it.
 		blob.Page = !blob.Page
 		if r, err = c.sendStatus(ctx, blob, doc); err == nil {
 			c.mu.Lock()
@@ -175,7 +175,7 @@ func (c *Client) refetch() {
 		// wait: it gives back what this call has put there
 		defer func() { <-c.turn }()
 	default:
-		return // somebody is at it
+		return // a GoalState call is running
 	}
 	if s := &c.state; s.adopted != nil && (s.retryAt.IsZero() || s.due()) {
 		s.docs.failed |= extensions

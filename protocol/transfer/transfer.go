@@ -166,8 +166,8 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
 	defer dir.Close()
-	// The name is that of all temporary files: whoever is killed meanwhile finds
-	// it again at the next start (host.TempPattern).
+	// The name is that of all temporary files: if the agent is killed meanwhile,
+	// the next start removes it (host.TempPattern).
 	part, tmp, err := dir.CreateTemp(filepath.Base(path))
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)

@@ -49,8 +49,9 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 		return nil, &protocol.DocumentError{Doc: "extensionsConfig", Err: &bound.Error{What: "plugins", Max: protocol.MaxHandlers}}
 	}
 	if !plugins.ok() && len(all) > 0 {
-		// Half a document, and not one that wants everything gone: what a goal
-		// state does not name is deleted, unless somebody has lost the name.
+		// Half a document, and not one that orders the removal of everything: what
+		// a goal state does not name is deleted, unless an entry without a name
+		// may mean it.
 		x.Handlers = append(x.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "PluginSettings without Plugins"})
 	}
 	sets := map[string]*pluginSet{}

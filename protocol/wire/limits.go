@@ -26,8 +26,7 @@ func limits(doc string) bound.Limits {
 	return bound.Limits{Bytes: 256 << 10, Nodes: 3000, Depth: depth} // goalstate, versions
 }
 
-// maxAnswer bounds what the WireServer says to what it was sent, which nobody
-// reads.
+// maxAnswer bounds the WireServer's answers to POST, which are not read.
 const maxAnswer = 64 << 10
 
 // MaxManifest is the most bytes of a version manifest, which others fetch.

@@ -48,7 +48,7 @@ const (
 	oidSHA224 = "2.16.840.1.101.3.4.2.4"
 )
 
-// ErrNotForUs means that no recipient could be opened with the keys at hand.
+// ErrNotForUs means that no recipient could be opened with the given keys.
 var ErrNotForUs = errors.New("not encrypted for any of the agent's keys")
 
 // A Key opens envelopes. The certificate is optional: it only decides which
@@ -250,7 +250,8 @@ func PublicKeyID(k *rsa.PublicKey) []byte {
 func unwrap(r recipient, key *rsa.PrivateKey) ([]byte, error) {
 	switch alg := r.Alg.Algorithm.String(); alg {
 	case oidRSA:
-		// The platform leaves no choice; nobody can ask this oracle twice.
+		// The platform prescribes it. A padding oracle needs many answers to
+		// messages of the attacker's choice, which are not given here.
 		return key.Decrypt(nil, r.Key, &rsa.PKCS1v15DecryptOptions{}) //nolint:staticcheck // deprecated for new protocols; this one is the platform's
 	case oidOAEP:
 		opt, err := oaep(r.Alg.Parameters.FullBytes)

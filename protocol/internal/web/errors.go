@@ -13,7 +13,7 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// StatusError is an answer that is none.
+// StatusError is an answer with a status that the caller did not expect.
 type StatusError struct {
 	Status int
 	Body   string // at most 4 KiB
@@ -40,8 +40,7 @@ func (e *StatusError) InvalidContainer() bool {
 }
 
 // Named is the server's own code for what is wrong, where it gives one: the
-// errorCode of the host's plugin, the Code of storage. What else the body says
-// means nothing.
+// errorCode of the host's plugin, the Code of storage. Texts have no meaning.
 func (e *StatusError) Named() string {
 	body := []byte(strings.TrimSpace(strings.TrimPrefix(e.Body, "\ufeff")))
 	var doc struct {
@@ -87,7 +86,7 @@ func (e *timeoutError) Error() string { return fmt.Sprintf("%v after %v", errSlo
 func (*timeoutError) Unwrap() error   { return errSlow }
 func (*timeoutError) Code() string    { return "host-timeout" }
 
-// netError is what the network said.
+// netError is a failure of the network.
 type netError struct{ err error }
 
 func (e *netError) Error() string { return e.err.Error() }
@@ -102,7 +101,7 @@ func (e *SizeError) Error() string { return fmt.Sprintf("more than %d bytes", e.
 // Code is stable.
 func (*SizeError) Code() string { return "host-document" }
 
-// addressError is a URL that can't be one.
+// addressError is a text that is not an HTTP URL.
 type addressError struct{ url string }
 
 func (e *addressError) Error() string { return "not an HTTP URL: " + bound.Quote(e.url) }

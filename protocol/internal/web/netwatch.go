@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// wakeGap is how long nobody is woken again: a DHCP client makes several
+// wakeGap is how long no request is woken again: a DHCP client makes several
 // changes at once. It doubles up to wakeGapMax while they go on, so that a
 // route that flaps does not make us loop; after wakeQuiet without a change it
 // starts anew.

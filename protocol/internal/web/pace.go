@@ -6,8 +6,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// The pace of a request that keeps failing (protocol/SPEC.md §2.5). Twenty attempts an
-// hour can't look once a minute, so they are spent where they are worth most:
+// The pace of a request that keeps failing (protocol/SPEC.md §2.5). Twenty
+// attempts an hour can't probe once a minute, so most are made early:
 // a fault is noticed as cleared within a minute while it is young, as most
 // are, then within a third of its age, at most nine minutes, and within
 // little more than three when it has lasted for more than an hour.
@@ -18,7 +18,7 @@ const (
 	hourly     = 20
 	ageShare   = 0.3
 	maxShare   = 450 * time.Second
-	steady     = time.Hour / (hourly - 1) // one is left for a canary's word
+	steady     = time.Hour / (hourly - 1) // one attempt is left for when a canary works
 )
 
 // A Pace spreads the attempts at something that fails. The zero value is one
