@@ -376,8 +376,15 @@ func (c *conformance) left(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if pids != "" || files != "" {
-		return fmt.Errorf("left after uninstall: processes %s, files %s", pids, strings.ReplaceAll(files, "\n", " "))
+	var left []string
+	if pids != "" {
+		left = append(left, "processes "+pids)
+	}
+	if files != "" {
+		left = append(left, "files "+strings.ReplaceAll(files, "\n", " "))
+	}
+	if left != nil {
+		return errors.New("left after uninstall: " + strings.Join(left, ", "))
 	}
 	return nil
 }
