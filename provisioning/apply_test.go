@@ -61,6 +61,7 @@ func TestAFreshMachineOfEachLayoutIsProvisioned(t *testing.T) {
 		t.Run(layout, func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t, layout)
+			m.keys = sharedKeys()
 			steps := plan(t, m, input(), options())
 			res, err := apply(t, m, steps, options(), nil)
 			if err != nil || len(res.Warnings) > 0 {
@@ -127,18 +128,18 @@ type crash struct{}
 func TestAKillAtAnyPointConverges(t *testing.T) {
 	t.Parallel()
 	want := newMachine(t, "debian")
+	want.keys = sharedKeys()
 	if _, err := apply(t, want, plan(t, want, input(), options()), options(), nil); err != nil {
 		t.Fatal(err)
 	}
 	wantTree := want.tree()
-	keys := provisioning.MakeHostKeys(provisioning.HostKeyTypes(false))
 	for i, step := range plan(t, newMachine(t, "debian"), input(), options()) {
 		for _, at := range []provisioning.State{provisioning.Doing, provisioning.Planned, provisioning.Done} {
 			for _, reboot := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%d %s %s reboot=%v", i, step.ID(), at, reboot), func(t *testing.T) {
 					t.Parallel()
 					m := newMachine(t, "debian")
-					m.keys = keys
+					m.keys = sharedKeys()
 					func() {
 						defer func() {
 							if r := recover(); r != nil {
@@ -172,6 +173,7 @@ func TestAKillAtAnyPointConverges(t *testing.T) {
 func TestAFailedUserGatesWhatNeedsIt(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
+	m.keys = sharedKeys()
 	steps := plan(t, m, input(), options())
 	delete(m.run.Answers, "useradd")
 	res, err := apply(t, m, steps, options(), nil)
@@ -198,6 +200,7 @@ func TestAFailedUserGatesWhatNeedsIt(t *testing.T) {
 func TestNothingOnDiskOrInCommandsShowsThePassword(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
+	m.keys = sharedKeys()
 	in := input()
 	in.Password = host.NewSecret("canary-password-1")
 	var seen []string

@@ -11,6 +11,7 @@ import (
 // TestSEC3ARemovalIsNotLedAstray: another user exchanges names in the home and
 // in the spools of one who is being removed.
 func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		base  string
 		names []string
@@ -23,6 +24,7 @@ func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
 		{"/etc/ssh/keys", []string{"ann", "ann2/"}},
 	} {
 		t.Run(tc.base, func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t, "debian")
 			passwd := m.read("/etc/passwd")
 			m.write("/etc/ssh/sshd_config", "AuthorizedKeysFile /etc/ssh/keys/%u .ssh/authorized_keys\n", 0o644)
@@ -38,6 +40,7 @@ func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
 // TestSEC3AHomeIsNotLedAstray: a user does so in the own home while keys are
 // written there.
 func TestSEC3AHomeIsNotLedAstray(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "debian")
 	m.write("/etc/passwd", m.read("/etc/passwd")+"azureuser:x:1234:1234::/home/azureuser:/bin/bash\n", 0o644)
 	steps := plan(t, m, input(), options())

@@ -29,6 +29,12 @@ type machine struct {
 	keys *provisioning.HostKeyMaker // shared by tests that are about something else
 }
 
+// sharedKeys are made once, for tests that are about something else: an RSA key
+// takes longer than all the rest.
+var sharedKeys = sync.OnceValue(func() *provisioning.HostKeyMaker {
+	return provisioning.MakeHostKeys(provisioning.HostKeyTypes(false))
+})
+
 // prov is the machine as the package sees it.
 func (m *machine) prov() *provisioning.Machine { return m.provWith(options()) }
 

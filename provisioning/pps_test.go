@@ -86,6 +86,7 @@ func TestPPSFlows(t *testing.T) {
 func TestReadyIsOwedUntilItIsSent(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
+	m.keys = sharedKeys()
 	o := options()
 	steps := plan(t, m, input(), o)
 	if _, err := apply(t, m, steps, o, nil); err != nil {
@@ -111,6 +112,7 @@ func TestEndAt(t *testing.T) {
 	t.Parallel()
 	for at, want := range map[string]int{"user": 1, "2:doing": 1, "user:planned": 1, "nobody": 0} {
 		m := newMachine(t, "debian")
+		m.keys = sharedKeys()
 		n := 0
 		obs, err := provisioning.EndAt(at, func() { n++ })
 		if err != nil {

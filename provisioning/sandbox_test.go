@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,18 +32,13 @@ import (
 const (
 	insideEnv = "PROVISIONING_TEST_INSIDE"
 	keyEnv    = "PROVISIONING_TEST_KEY"
-	sshdEnv   = "PROVISIONING_TEST_SSHD" // apply the sshd step alone
-	jitEnv    = "PROVISIONING_TEST_JIT"  // the short-lived accounts that are wanted
+	rsaEnv    = "PROVISIONING_TEST_RSA"   // a host key that is given, not generated
+	aloneEnv  = "PROVISIONING_TEST_ALONE" // see insideBox
+	jitEnv    = "PROVISIONING_TEST_JIT"   // the short-lived accounts that are wanted
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
-	if value, ok := os.LookupEnv(sshdEnv); ok {
-		if err := runSSHDStep(value); err != nil {
-			fmt.Println(err)
-		}
-		os.Exit(0)
-	}
 	if names, ok := os.LookupEnv(jitEnv); ok {
 		if err := runJIT(names); err != nil {
 			fmt.Println(err)
@@ -72,6 +71,9 @@ func inside(at, key string) error {
 		Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.New(os.Stdout),
 		HostKeys: provisioning.MakeHostKeys(provisioning.HostKeyTypes(false)),
 	}, o, provisioning.Identity{ID: vmID})
+	if key := os.Getenv(rsaEnv); key != "" {
+		sys.HostKeys.Give("rsa", []byte(key))
+	}
 	f, err := sys.Gather(ctx)
 	if err != nil {
 		return err
@@ -114,7 +116,54 @@ type box struct {
 	*sandbox.Sandbox
 	t      *testing.T
 	key    string
+	rsa    string // the RSA host key that provisioning finds made; empty: it makes one
 	signer ssh.Signer
+}
+
+// givenRSA is one RSA key for all machines whose host keys are not what the
+// test is about: to make one takes longer than all the rest.
+var givenRSA = sync.OnceValue(func() string {
+	key, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		panic(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(block))
+})
+
+// insideBox runs a test in a sandbox, all of it in one process. In that
+// process it returns true; in that of "go test" it starts it, reports how the
+// test went there, and returns false.
+func insideBox(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(aloneEnv) == t.Name() {
+		return true
+	}
+	b := newBox(t, sandbox.Options{})
+	cmd := sandbox.Cmd{
+		Args: []string{"/usr/local/bin/provisioning.test", "-test.v", "-test.run=^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"},
+		Env:  []string{aloneEnv + "=" + t.Name()},
+	}
+	res, err := b.RunCmd(t.Context(), cmd)
+	if err != nil || !strings.Contains(res.Stdout, "--- PASS: "+t.Name()+" ") {
+		t.Errorf("in the sandbox: %v\n%s%s", err, res.Stdout, res.Stderr)
+	} else {
+		t.Log(res.Stdout)
+	}
+	return false
+}
+
+// sh runs a script on the machine of this process.
+func sh(t *testing.T, script string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", script, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func newBox(t *testing.T, o sandbox.Options) *box {
@@ -152,7 +201,7 @@ func newBox(t *testing.T, o sandbox.Options) *box {
 // exit code, which is negative when it was killed.
 func (b *box) provision(at string) (string, int) {
 	b.t.Helper()
-	res, err := b.RunCmd(b.t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{insideEnv + "=" + at, keyEnv + "=" + b.key}})
+	res, err := b.RunCmd(b.t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{insideEnv + "=" + at, keyEnv + "=" + b.key, rsaEnv + "=" + b.rsa}})
 	if err != nil && res.Code >= 0 && at == "" {
 		b.t.Errorf("provision: %v\n%s%s", err, res.Stdout, res.Stderr)
 	}
@@ -178,7 +227,8 @@ getent shadow | sed 's/\$6\$[^:]*/HASH/; s/:[0-9]*:/:DAY:/' | grep -v '^_' | sor
 sudo -l -U azureuser
 cd /; find /home/azureuser /etc/ssh /etc/sudoers.d /var/lib/waagent -printf '%M %u %g %p %l\n' | grep -v azguest/ | sort
 cat /home/azureuser/.ssh/authorized_keys /etc/ssh/sshd_config.d/00-azguest.conf /etc/sudoers.d/waagent /var/lib/waagent/provisioned
-for k in /etc/ssh/ssh_host_*_key; do ssh-keygen -lf $k | awk '{print $1, $4}'; ssh-keygen -y -f $k | cut -d' ' -f1,2 > /tmp/a; cut -d' ' -f1,2 $k.pub | cmp - /tmp/a; done
+cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf - | awk '{print $1, $NF}'
+for k in /etc/ssh/ssh_host_*_key; do read -r type body rest <$k.pub; set -- $(ssh-keygen -y -f $k); [ "$1 $2" = "$type $body" ] || echo "$k: not its public key"; done
 ls /etc/*.lock /etc/.*.azg* 2>/dev/null; true`)
 }
 
@@ -294,12 +344,14 @@ func TestKillNineOnARealMachineConverges(t *testing.T) {
 		t.Skip("takes half a minute")
 	}
 	ref := newBox(t, sandbox.Options{})
+	ref.rsa = givenRSA()
 	list, _ := ref.provision("list")
 	ref.provision("")
 	want := strings.ReplaceAll(ref.state(), ref.key, "KEY")
 	for id := range strings.FieldsSeq(list) {
 		t.Run(id, func(t *testing.T) {
 			b := newBox(t, sandbox.Options{})
+			b.rsa = givenRSA()
 			// "planned" is right after the step, before the journal knows.
 			out, code := b.provision(id + ":planned")
 			if code >= 0 && id != provisioning.StepLateKeys {
@@ -314,17 +366,6 @@ func TestKillNineOnARealMachineConverges(t *testing.T) {
 			}
 		})
 	}
-}
-
-func boxOptions() sandbox.Options { return sandbox.Options{} }
-
-func (b *box) sshdStep(t *testing.T, value string) string {
-	t.Helper()
-	res, err := b.RunCmd(t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{sshdEnv + "=" + value}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.Stdout
 }
 
 func ctxBackground() context.Context { return context.Background() }
@@ -349,6 +390,7 @@ func TestPowerCutWithinUseradd(t *testing.T) {
 		t.Skip("boots twenty machines")
 	}
 	ref := newBox(t, sandbox.Options{})
+	ref.rsa = givenRSA()
 	ref.provision("")
 	want := strings.ReplaceAll(ref.state(), ref.key, "KEY")
 	files := []string{"passwd", "shadow", "group", "gshadow", "subuid", "subgid"}
@@ -365,6 +407,7 @@ func TestPowerCutWithinUseradd(t *testing.T) {
 	for name, script := range cuts {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t, sandbox.Options{})
+			b.rsa = givenRSA()
 			b.sh("cat >/usr/local/sbin/useradd <<'EOF'\n#!/bin/sh\n/usr/sbin/useradd \"$@\" || exit\n" + script +
 				"for f in " + strings.Join(files, " ") + "; do printf 4194000 >/etc/$f.lock; done\nkill -9 $PPID\nEOF\nchmod 755 /usr/local/sbin/useradd")
 			if out, code := b.provision("cut"); code >= 0 {

@@ -1,8 +1,11 @@
 package provisioning_test
 
 import (
-	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,111 +99,175 @@ func sshdCases() []sshdCase {
 
 func TestHostileSSHDConfigurations(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions())
-	b.sh("mkdir -p /run/sshd; id sshd >/dev/null")
 	cases := sshdCases()
 	if len(cases) < 50 {
 		t.Fatalf("%d cases", len(cases))
 	}
-	for i, tc := range cases {
-		for _, want := range []string{"yes", "no"} {
-			t.Run(fmt.Sprintf("%02d %s/%s", i, tc.name, want), func(t *testing.T) {
-				var script strings.Builder
-				script.WriteString("set -e; rm -rf /etc/ssh; mkdir -p /etc/ssh/sshd_config.d; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key\n")
-				put := func(name, text string) {
-					fmt.Fprintf(&script, "cat > %s <<'EOF'\n%sEOF\n", name, text+"\n")
-					fmt.Fprintf(&script, "truncate -s -1 %s\n", name)
-				}
-				fix := func(s string) string { return strings.ReplaceAll(s, "DIR", "/etc/ssh") }
-				put("/etc/ssh/sshd_config", fix(tc.main))
-				for name, text := range tc.drop {
-					put("/etc/ssh/sshd_config.d/"+name, fix(text))
-				}
-				b.sh(script.String())
-				before := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum")
-				const ask = "sshd -T -C user=azureuser,host=h,addr=127.0.0.1 2>/dev/null | grep -E '^(passwordauthentication|kbdinteractiveauthentication) ' | sort || true"
-				wantEff := "kbdinteractiveauthentication " + want + "\npasswordauthentication " + want
-				// What is so already need not be written.
-				needless := b.sh(ask) == wantEff && tc.drop["00-azguest.conf"] == "" && !strings.Contains(tc.main, "# azguest")
-				out := b.sshdStep(t, want)
-				after := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum")
-				eff := b.sh(ask)
-				if needless && after != before {
-					t.Errorf("changed without need\n%s\n%s", before, after)
-				}
-				switch {
-				case tc.broken:
-					if !strings.Contains(out, "rejects the configuration of this image") {
-						t.Errorf("no warning: %s", out)
-					}
-				case tc.match && want == "yes":
-					if !strings.Contains(out, "Match block") {
-						t.Errorf("no warning: %s", out)
-					}
-				default:
-					if strings.TrimSpace(out) != "fine" {
-						t.Errorf("said %s", out)
-					}
-					if eff != wantEff {
-						t.Errorf("effective %q, want %q", eff, wantEff)
-					}
-				}
-				dropIn := strings.Contains(after, "00-azguest.conf")
-				if had := tc.drop["00-azguest.conf"] != ""; dropIn != (tc.dropIn && !needless) && !had && !tc.broken {
-					t.Errorf("drop-in %v, want %v", dropIn, tc.dropIn)
-				}
-				if tc.dropIn && !sameMain(before, after) {
-					t.Errorf("the main file was changed\n%s\n%s", before, after)
-				}
-				b.sshdStep(t, want)
-				if again := b.sh("cd /etc/ssh; find . -type f | sort | xargs md5sum"); again != after {
-					t.Errorf("a second run changed something\n%s\n%s", after, again)
-				}
-			})
-		}
-	}
-}
-
-func sameMain(a, b string) bool {
-	pick := func(s string) string {
-		for line := range strings.Lines(s) {
-			if strings.Contains(line, "./sshd_config\n") || strings.HasSuffix(strings.TrimSpace(line), "./sshd_config") {
-				return strings.TrimSpace(line)
+	for part := range 2 {
+		t.Run(fmt.Sprintf("part %d", part+1), func(t *testing.T) {
+			t.Parallel()
+			if !insideBox(t) {
+				return
 			}
-		}
-		return ""
+			hostKey := prepareSSHD(t)
+			for i, tc := range cases {
+				if i%2 == part {
+					t.Run(fmt.Sprintf("%02d %s", i, tc.name), func(t *testing.T) { tc.test(t, hostKey) })
+				}
+			}
+		})
 	}
-	return pick(a) == pick(b)
 }
 
-// runSSHDStep is what the test binary does inside the sandbox.
-func runSSHDStep(value string) error {
-	sys := provisioning.NewMachine(&provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}, provisioning.Options{}, provisioning.Identity{ID: vmID})
-	if value == "yield" {
-		given, err := sys.YieldSSHD(ctxBackground())
-		fmt.Println(given)
-		return err
-	}
-	f, err := sys.Gather(ctxBackground())
+// prepareSSHD makes the machine one on which sshd can be asked, and returns a
+// host key.
+func prepareSSHD(t *testing.T) []byte {
+	t.Helper()
+	sh(t, "mkdir -p /run/sshd; id sshd >/dev/null; rm -f /tmp/key*; ssh-keygen -q -t ed25519 -N '' -f /tmp/key")
+	key, err := os.ReadFile("/tmp/key")
 	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// resetSSHD makes the configuration of a case the machine's.
+func resetSSHD(t *testing.T, hostKey []byte, main string, drop map[string]string) {
+	t.Helper()
+	if err := os.RemoveAll("/etc/ssh"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("/etc/ssh/sshd_config.d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"ssh_host_ed25519_key": string(hostKey), "sshd_config": strings.ReplaceAll(main, "DIR", "/etc/ssh")}
+	for name, text := range drop {
+		files["sshd_config.d/"+name] = strings.ReplaceAll(text, "DIR", "/etc/ssh")
+	}
+	for name, text := range files {
+		perm := os.FileMode(0o644)
+		if name == "ssh_host_ed25519_key" {
+			perm = 0o600
+		}
+		if err := os.WriteFile("/etc/ssh/"+name, []byte(text), perm); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// askSSHD is what sshd makes of its configuration for the user.
+func askSSHD(t *testing.T) string {
+	t.Helper()
+	out, _ := exec.CommandContext(t.Context(), "sshd", "-T", "-C", "user=azureuser,host=h,addr=127.0.0.1").Output() // it refuses some
+	var lines []string
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "passwordauthentication ") || strings.HasPrefix(line, "kbdinteractiveauthentication ") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// sshdFiles is the configuration, by the names of its files.
+func sshdFiles(t *testing.T) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir("/etc/ssh", func(name string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		files[strings.TrimPrefix(name, "/etc/ssh/")] = string(b)
 		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// test applies the step to the configuration of the case, twice, for each
+// value, and asks sshd what it makes of it.
+func (tc sshdCase) test(t *testing.T, hostKey []byte) {
+	resetSSHD(t, hostKey, tc.main, tc.drop)
+	before, effBefore := sshdFiles(t), askSSHD(t)
+	for _, want := range []string{"yes", "no"} {
+		t.Run(want, func(t *testing.T) {
+			resetSSHD(t, hostKey, tc.main, tc.drop)
+			wantEff := "kbdinteractiveauthentication " + want + "\npasswordauthentication " + want
+			// What is so already need not be written.
+			needless := effBefore == wantEff && tc.drop["00-azguest.conf"] == "" && !strings.Contains(tc.main, "# azguest")
+			out := runSSHDStep(t, want)
+			after, eff := sshdFiles(t), askSSHD(t)
+			if diff := cmp.Diff(before, after); needless && diff != "" {
+				t.Errorf("changed without need (-before +after)\n%s", diff)
+			}
+			switch {
+			case tc.broken:
+				if !strings.Contains(out, "rejects the configuration of this image") {
+					t.Errorf("no warning: %s", out)
+				}
+			case tc.match && want == "yes":
+				if !strings.Contains(out, "Match block") {
+					t.Errorf("no warning: %s", out)
+				}
+			default:
+				if out != "fine" {
+					t.Errorf("said %s", out)
+				}
+				if eff != wantEff {
+					t.Errorf("effective %q, want %q", eff, wantEff)
+				}
+			}
+			_, dropIn := after["sshd_config.d/00-azguest.conf"]
+			if had := tc.drop["00-azguest.conf"] != ""; dropIn != (tc.dropIn && !needless) && !had && !tc.broken {
+				t.Errorf("drop-in %v, want %v", dropIn, tc.dropIn)
+			}
+			if diff := cmp.Diff(before["sshd_config"], after["sshd_config"]); tc.dropIn && diff != "" {
+				t.Errorf("the main file was changed (-before +after)\n%s", diff)
+			}
+			runSSHDStep(t, want)
+			if diff := cmp.Diff(after, sshdFiles(t)); diff != "" {
+				t.Errorf("a second run changed something (-first +second)\n%s", diff)
+			}
+		})
+	}
+}
+
+// sandboxed is the machine that the test runs on, inside a sandbox.
+func sandboxed(t *testing.T) *provisioning.Machine {
+	t.Helper()
+	if os.Getenv(aloneEnv) == "" {
+		t.Fatal("not in a sandbox")
+	}
+	sys := &provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}
+	return provisioning.NewMachine(sys, provisioning.Options{}, provisioning.Identity{ID: vmID})
+}
+
+// runSSHDStep applies the step of sshd's configuration and returns its error
+// in words, or "fine".
+func runSSHDStep(t *testing.T, value string) string {
+	t.Helper()
+	m := sandboxed(t)
+	f, err := m.Gather(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
 	in := input()
 	in.DisablePasswordAuth = new(value == "no")
-	steps, err := provisioning.Plan(in, f, sys.Options)
+	steps, err := provisioning.Plan(in, f, m.Options)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	for _, s := range steps {
-		if s.ID() == provisioning.StepSSHD {
-			if err := s.Apply(ctxBackground(), sys); err != nil {
-				return err
-			}
-			fmt.Println("fine")
-			return nil
-		}
+	i := slices.IndexFunc(steps, func(s provisioning.Step) bool { return s.ID() == provisioning.StepSSHD })
+	if i < 0 {
+		return "the plan has no such step"
 	}
-	return errors.New("the plan has no such step")
+	if err := steps[i].Apply(t.Context(), m); err != nil {
+		return err.Error()
+	}
+	return "fine"
 }
 
 // TestLaterEditsCount: what an administrator, or VMAccess for a customer who
@@ -208,8 +275,18 @@ func runSSHDStep(value string) error {
 // read first. What was there before must not begin to.
 func TestLaterEditsCount(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions())
-	b.sh("mkdir -p /run/sshd /var/lib/waagent/azguest")
+	if !insideBox(t) {
+		return
+	}
+	hostKey := prepareSSHD(t)
+	sh(t, "mkdir -p /var/lib/waagent/azguest")
+	yield := func(t *testing.T) string {
+		given, err := sandboxed(t).YieldSSHD(t.Context())
+		if err != nil {
+			t.Log(err) // what is given up is what counts
+		}
+		return fmt.Sprint(given)
+	}
 	const dropIn, head = "/etc/ssh/sshd_config.d/00-azguest.conf", "# azguest: begin"
 	for _, tc := range []struct {
 		name, main string
@@ -240,34 +317,34 @@ func TestLaterEditsCount(t *testing.T) {
 		{name: "an edit that sshd refuses", main: incl, edit: "printf 'PasswordAuthentication yes\nNoSuchThing 1\n' >>/etc/ssh/sshd_config", given: "[]", password: ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			b.sh("rm -rf /etc/ssh /var/lib/waagent/azguest/sshd.json; mkdir -p /etc/ssh/sshd_config.d; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key\ncat >/etc/ssh/sshd_config <<'EOF'\n" +
-				strings.ReplaceAll(tc.main, "DIR", "/etc/ssh") + "EOF\n")
-			if out := strings.TrimSpace(b.sshdStep(t, "no")); out != "fine" {
+			sh(t, "rm -f /var/lib/waagent/azguest/sshd.json")
+			resetSSHD(t, hostKey, tc.main, nil)
+			if out := runSSHDStep(t, "no"); out != "fine" {
 				t.Fatal(out)
 			}
 			if tc.edit != "" {
-				b.sh(tc.edit)
+				sh(t, tc.edit)
 			}
-			before := b.sh("cat " + dropIn + " 2>/dev/null || true")
-			given, _, _ := strings.Cut(b.sshdStep(t, "yield"), "\n")
+			before := sh(t, "cat "+dropIn+" 2>/dev/null || true")
+			given := yield(t)
 			if given != tc.given {
 				t.Errorf("gave up %s, want %s", given, tc.given)
 			}
-			eff := b.sh("sshd -T 2>/dev/null | sed -n 's/^passwordauthentication //p'")
+			eff := sh(t, "sshd -T 2>/dev/null | sed -n 's/^passwordauthentication //p'")
 			if eff != tc.password {
 				t.Errorf("passwords %q, want %q", eff, tc.password)
 			}
-			after := b.sh("cat " + dropIn + " 2>/dev/null || true")
+			after := sh(t, "cat "+dropIn+" 2>/dev/null || true")
 			if given == "[]" && after != before {
 				t.Errorf("the drop-in was\n%s\nand is\n%s", before, after)
 			}
 			if tc.left != "" && !strings.HasSuffix(after, "\n"+tc.left) {
 				t.Errorf("of the drop-in is left\n%s\nwant\n%s", after, tc.left)
 			}
-			if again, _, _ := strings.Cut(b.sshdStep(t, "yield"), "\n"); again != "[]" {
+			if again := yield(t); again != "[]" {
 				t.Errorf("a second look gave up %s", again)
 			}
-			if got := b.sh("cat /etc/ssh/sshd_config"); strings.Count(got, head) > 1 {
+			if got := sh(t, "cat /etc/ssh/sshd_config"); strings.Count(got, head) > 1 {
 				t.Errorf("blocks: %s", got)
 			}
 		})
