@@ -174,35 +174,27 @@ func (m *Machine) halfMade(a host.Account) bool {
 }
 
 func (s AddJIT) create(ctx context.Context, m *Machine, uid int) error {
-	c := host.Cmd{Name: "useradd", Timeout: toolTimeout, Args: []string{
-		// One day more than the platform says: the date of the account is a
-		// day, and we take it away by the minute.
-		"-m", "-p", "*", "-c", JITComment, "-e", s.Expires.AddDate(0, 0, 1).Format("2006-01-02"),
-	}}
-	if s.Account.Primary != "" || s.Account.NoOwnGroup {
-		// A group of that name is somebody's; as the account's own it would
-		// be removed with it.
-		c.Args = append(c.Args, "-N")
+	a := s.Account
+	// One day more than the platform says: the date of the account is a day,
+	// and we take it away by the minute.
+	about := []string{"-c", JITComment, "-e", s.Expires.AddDate(0, 0, 1).Format("2006-01-02")}
+	// A group of that name is somebody's; as the account's own it would be
+	// removed with it.
+	a.Primary, a.NoOwnGroup = "", a.Primary != "" || a.NoOwnGroup
+	if a.Tool == "adduser" {
+		about, a.NoOwnGroup = []string{"-g", JITComment}, false
 	}
-	if s.Account.Tool == "adduser" {
-		c.Name, c.Args = "adduser", []string{"-D", "-g", JITComment, "-h", s.Account.Home}
-	}
-	if s.Account.HomeDir != "/home" && c.Name == "useradd" {
-		c.Args = append(c.Args, "-d", s.Account.Home)
-	}
-	if s.Account.Shell != "" {
-		c.Args = append(c.Args, "-s", s.Account.Shell)
-	}
-	if err := m.Root.MkdirAll(s.Account.HomeDir, 0o755); err != nil {
+	if err := m.Root.MkdirAll(a.HomeDir, 0o755); err != nil {
 		return err
 	}
 	return m.withUID(uid, func(uid int) error {
-		if err := m.noteJIT(s.Account.Name, uid); err != nil {
+		if err := m.noteJIT(a.Name, uid); err != nil {
 			return err
 		}
-		d := c
-		d.Args = append(slices.Clone(c.Args), "-u", strconv.Itoa(uid), s.Account.Name)
-		_, err := m.Run.Run(ctx, d)
+		c, err := a.tool(about, []string{"-u", strconv.Itoa(uid)})
+		if err == nil {
+			_, err = m.Run.Run(ctx, c)
+		}
 		return err
 	})
 }

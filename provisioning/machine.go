@@ -1,6 +1,10 @@
 package provisioning
 
 import (
+	"context"
+	"encoding/json"
+	"io/fs"
+	"path"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -38,4 +42,32 @@ type System struct {
 	// sshdChanged is when a step last changed what sshd reads when it
 	// starts, by bootClock; 0 if none did.
 	sshdChanged time.Duration
+}
+
+// toolTimeout bounds the tools of the machine: useradd, visudo, sshd and such.
+const toolTimeout = 60 * time.Second
+
+// put writes a file of our own, below directories that only root may enter.
+func (m *Machine) put(name string, data []byte, perm fs.FileMode) error {
+	if err := m.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
+		return err
+	}
+	return m.Root.WriteFile(name, data, perm)
+}
+
+// readJSON reports whether there is such a file and it holds JSON.
+func readJSON(r host.Root, name string, v any) bool {
+	b, err := r.ReadFile(name)
+	return err == nil && json.Unmarshal(b, v) == nil
+}
+
+// restorecon gives files the SELinux labels of the policy. It is best
+// effort: a policy that does not know the tool is not our failure.
+func (m *Machine) restorecon(ctx context.Context, tool string, args ...string) {
+	if tool == "" {
+		return
+	}
+	if _, err := m.Run.Run(ctx, host.Cmd{Name: tool, Args: append([]string{"-F"}, args...), Timeout: toolTimeout}); err != nil {
+		m.Log.Debug().Err(err).Strs("files", args).Msg("could not set SELinux labels")
+	}
 }

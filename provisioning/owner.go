@@ -2,7 +2,6 @@ package provisioning
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"path"
@@ -363,11 +362,6 @@ func (m *Machine) WaitCloudInit(ctx context.Context) (Outcome, error) {
 		return out, err
 	}
 	return out, nil
-}
-
-func readJSON(r host.Root, name string, v any) bool {
-	b, err := r.ReadFile(name)
-	return err == nil && json.Unmarshal(b, v) == nil
 }
 
 // Watch calls check at once, whenever one of the files may have changed, and

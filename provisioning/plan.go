@@ -60,22 +60,6 @@ func needs(id string) []string {
 	return nil
 }
 
-// Late reports whether a step is for after Ready: it may take long, or
-// nobody waits for it.
-func Late(s Step) bool { return s.ID() == StepLateKeys || s.ID() == StepRunData }
-
-// Split parts a plan into what comes before Ready and what comes after it.
-func Split(steps []Step) (now, later []Step) {
-	for _, s := range steps {
-		if Late(s) {
-			later = append(later, s)
-		} else {
-			now = append(now, s)
-		}
-	}
-	return now, later
-}
-
 // Plan decides what is to be done. It is pure. An error means that the input
 // cannot be provisioned at all; it is an *Error with code and reason.
 func Plan(in Input, f Facts, o Options) ([]Step, error) {

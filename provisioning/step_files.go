@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"time"
 
@@ -101,13 +100,6 @@ func (s WriteMarker) Apply(_ context.Context, m *Machine) error {
 		return fail(CodeMarker, "failed to write the provisioned marker", err)
 	}
 	return nil
-}
-
-func (m *Machine) put(name string, data []byte, perm fs.FileMode) error {
-	if err := m.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
-		return err
-	}
-	return m.Root.WriteFile(name, data, perm)
 }
 
 // RunCustomData executes the custom data, after Ready and at most once for a

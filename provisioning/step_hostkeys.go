@@ -2,135 +2,17 @@ package provisioning
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"encoding/json"
-	"encoding/pem"
-	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
 )
-
-// HostKeyTypes are the types that are made, quick ones first. In FIPS mode
-// sshd refuses ed25519.
-func HostKeyTypes(fips bool) []string {
-	if fips {
-		return []string{"ecdsa", "rsa"}
-	}
-	return []string{"ed25519", "ecdsa", "rsa"}
-}
-
-// rsaBits is what ssh-keygen makes.
-const rsaBits = 3072
-
-// A HostKeyMaker generates host keys in the background: the quick ones at
-// once, so that they are there before sshd starts, RSA when it is asked for.
-// That takes a sixth of a second and more, which a boot has better uses for.
-type HostKeyMaker struct{ made map[string]*hostKey }
-
-type hostKey struct {
-	start func() // more than once does nothing
-	done  chan struct{}
-	priv  []byte // OpenSSH format
-	pub   []byte // one line
-	err   error
-}
-
-// MakeHostKeys starts to generate one key of each type but RSA. The
-// goroutines end by themselves.
-func MakeHostKeys(types []string) *HostKeyMaker {
-	m := &HostKeyMaker{made: map[string]*hostKey{}}
-	for _, t := range types {
-		k := &hostKey{done: make(chan struct{})}
-		k.start = sync.OnceFunc(func() {
-			go func() {
-				defer close(k.done)
-				if t == "rsa" {
-					// The thread ends with the goroutine because it is never
-					// unlocked; until then it yields to the rest of the boot.
-					runtime.LockOSThread()
-					_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 10)
-				}
-				k.priv, k.pub, k.err = generateHostKey(t)
-			}()
-		})
-		m.made[t] = k
-		if t != "rsa" {
-			k.start()
-		}
-	}
-	return m
-}
-
-// begin starts a key that somebody will wait for.
-func (m *HostKeyMaker) begin(t string) {
-	if k, ok := m.made[t]; ok {
-		k.start()
-	}
-}
-
-// get waits for a key, or not.
-func (m *HostKeyMaker) get(ctx context.Context, t string, wait bool) (*hostKey, bool, error) {
-	k, ok := m.made[t]
-	if !ok {
-		return nil, false, fmt.Errorf("key type %s was not requested", t)
-	}
-	if !wait {
-		select {
-		case <-k.done:
-		default:
-			return nil, false, nil
-		}
-	}
-	k.start()
-	select {
-	case <-k.done:
-		return k, true, k.err
-	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
-	}
-}
-
-func generateHostKey(t string) (priv, pub []byte, err error) {
-	var key crypto.Signer
-	switch t {
-	case "ed25519":
-		_, key, err = ed25519.GenerateKey(rand.Reader)
-	case "ecdsa":
-		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case "rsa":
-		key, err = rsa.GenerateKey(rand.Reader, rsaBits)
-	default:
-		err = errors.New("unknown key type")
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("generate %s key: %w", t, err)
-	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode %s key: %w", t, err)
-	}
-	p, err := ssh.NewPublicKey(key.Public())
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode %s key: %w", t, err)
-	}
-	return pem.EncodeToMemory(block), ssh.MarshalAuthorizedKey(p), nil
-}
 
 // HostKeys gives the machine host keys of its own, each replaced by rename
 // so that sshd never finds half of one. A ledger keyed by the VM id makes a
@@ -170,21 +52,43 @@ type hostKeyLedger struct {
 
 // Apply implements Step.
 func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
-	bad := func(err error) error {
-		return fail(CodeHostKeys, "failed to generate ssh host keys", err)
-	}
-	led := hostKeyLedger{}
-	if b, err := m.Root.ReadFile(s.Ledger); err == nil {
-		_ = json.Unmarshal(b, &led) // damaged is as good as none
-	}
-	if !SameVM(led.VMID, s.VMID) || led.Keys == nil {
-		led = hostKeyLedger{VMID: s.VMID, Keys: map[string]string{}}
-	}
+	led := s.ledger(m.Root)
 	led.Want = s.Types
 	before := maps.Clone(led.Keys)
+	err := s.makeMissing(ctx, m, led, s.missing(m.Root, led))
+	changed := !maps.Equal(before, led.Keys)
+	if err == nil && changed {
+		err = s.note(ctx, m, led)
+	}
+	if err == nil && s.Regenerate && !s.Late {
+		err = s.dropOthers(m.Root)
+	}
+	if err != nil {
+		return fail(CodeHostKeys, "failed to generate ssh host keys", err)
+	}
+	// A late key is for the next start of sshd: to read it now it would have
+	// to close its port, after everybody was told that the machine is ready.
+	if changed && !s.Late {
+		m.sshdChanged = bootClock()
+	}
+	return nil
+}
+
+// ledger is what is noted of this VM; damaged is as good as none.
+func (s HostKeys) ledger(r host.Root) hostKeyLedger {
+	var led hostKeyLedger
+	if !readJSON(r, s.Ledger, &led) || !SameVM(led.VMID, s.VMID) || led.Keys == nil {
+		return hostKeyLedger{VMID: s.VMID, Keys: map[string]string{}}
+	}
+	return led
+}
+
+// missing lists the types of which there is no key that may stay. The late
+// step notes those that may.
+func (s HostKeys) missing(r host.Root, led hostKeyLedger) []string {
 	var missing []string
 	for _, t := range s.Types {
-		fp := s.onDisk(m.Root, t)
+		fp := s.onDisk(r, t)
 		// A key of the image stays unless it is to be replaced; one of ours
 		// stays in any case. By the late step the image's are gone: what is
 		// there was made since, and clients may have seen it.
@@ -194,59 +98,63 @@ func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
 			led.Keys[t] = fp
 		}
 	}
+	return missing
+}
+
+// makeMissing writes the keys of these types, but for those that may wait and
+// are not ready.
+func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger, missing []string) error {
 	if m.HostKeys == nil && len(missing) > 0 {
 		m.HostKeys = MakeHostKeys(missing)
 	}
 	gid, perm := keyGroup(m.Root)
 	for _, t := range missing {
-		wait := s.Late || !slices.Contains(s.MayWait, t)
-		k, ready, err := m.HostKeys.get(ctx, t, wait)
-		if err != nil && wait {
-			if _, ordered := m.HostKeys.made[t]; !ordered {
-				maps.Copy(m.HostKeys.made, MakeHostKeys([]string{t}).made)
-				k, ready, err = m.HostKeys.get(ctx, t, true)
-			}
-		}
-		if err != nil && wait {
-			return bad(err)
+		k, ready, err := s.generated(ctx, m.HostKeys, t)
+		if err != nil {
+			return err
 		}
 		if !ready {
 			continue
 		}
 		name := path.Join(s.Dir, "ssh_host_"+t+"_key")
 		if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
-			return bad(err)
+			return err
 		}
 		// The public half first: sshd warns of one that does not match, but
 		// it is the private one that makes us believe that we are done.
 		if err := m.Root.WriteFileAs(name+".pub", k.pub, 0o644, 0, 0); err != nil {
-			return bad(err)
+			return err
 		}
 		if err := m.Root.WriteFileAs(name, k.priv, perm, 0, gid); err != nil {
-			return bad(err)
+			return err
 		}
 		led.Keys[t] = s.onDisk(m.Root, t)
 	}
-	if !maps.Equal(before, led.Keys) {
-		b, err := json.Marshal(led)
-		if err != nil {
-			return bad(err)
-		}
-		if err := m.put(s.Ledger, append(b, '\n'), 0o600); err != nil {
-			return bad(err)
-		}
-		m.restorecon(ctx, s.Restorecon, "-R", s.Dir)
+	return nil
+}
+
+// generated waits for a key, unless it may wait; ready says that it is there.
+func (s HostKeys) generated(ctx context.Context, keys *HostKeyMaker, t string) (k *hostKey, ready bool, err error) {
+	if !s.Late && slices.Contains(s.MayWait, t) {
+		k, ready, err = keys.get(ctx, t, false)
+		return k, ready && err == nil, nil // the late step says what is wrong
 	}
-	if s.Regenerate && !s.Late {
-		if err := s.dropOthers(m.Root); err != nil {
-			return bad(err)
-		}
+	if _, ordered := keys.made[t]; !ordered {
+		maps.Copy(keys.made, MakeHostKeys([]string{t}).made)
 	}
-	// A late key is for the next start of sshd: to read it now it would have
-	// to close its port, after everybody was told that the machine is ready.
-	if !maps.Equal(before, led.Keys) && !s.Late {
-		m.sshdChanged = bootClock()
+	return keys.get(ctx, t, true)
+}
+
+// note writes the ledger.
+func (s HostKeys) note(ctx context.Context, m *Machine, led hostKeyLedger) error {
+	b, err := json.Marshal(led)
+	if err != nil {
+		return err
 	}
+	if err := m.put(s.Ledger, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	m.restorecon(ctx, s.Restorecon, "-R", s.Dir)
 	return nil
 }
 
@@ -272,12 +180,8 @@ func (s HostKeys) dropOthers(r host.Root) error {
 }
 
 func (s HostKeys) mine(r host.Root, t string) bool {
-	var led hostKeyLedger
-	b, err := r.ReadFile(s.Ledger)
-	if err != nil || json.Unmarshal(b, &led) != nil {
-		return false
-	}
-	return SameVM(led.VMID, s.VMID) && led.Keys[t] != "" && led.Keys[t] == s.onDisk(r, t)
+	fp := s.ledger(r).Keys[t]
+	return fp != "" && fp == s.onDisk(r, t)
 }
 
 // onDisk is the fingerprint of a private key that is there and whole.
@@ -304,37 +208,4 @@ func keyGroup(r host.Root) (gid int, perm fs.FileMode) {
 		return groups[i].GID, 0o640
 	}
 	return 0, 0o600
-}
-
-// Unfinished returns the late steps of a VM that was provisioned by us and
-// whose agent ended between Ready and the end of them. It is cheap, and
-// empty on every boot but that one.
-func (m *Machine) Unfinished() []Step {
-	r, o, vmID := m.Root, m.Options, m.VM.ID
-	j := &Journal{}
-	if b, err := r.ReadFile(path.Join(o.Dir(), "provision.json")); err != nil || json.Unmarshal(b, j) != nil || !SameVM(j.VMID, vmID) {
-		j = &Journal{}
-	}
-	open := func(id string) bool {
-		i := slices.IndexFunc(j.Steps, func(e Entry) bool { return e.ID == id })
-		return i >= 0 && (j.Steps[i].State == Planned || j.Steps[i].State == Doing)
-	}
-	var out []Step
-	var led hostKeyLedger
-	name := path.Join(o.Dir(), "hostkeys.json")
-	if b, err := r.ReadFile(name); err == nil && json.Unmarshal(b, &led) == nil && SameVM(led.VMID, vmID) {
-		missing := func(t string) bool { return led.Keys[t] == "" }
-		if slices.ContainsFunc(led.Want, missing) || open(StepLateKeys) {
-			out = append(out, HostKeys{Dir: o.SSHDir, Types: led.Want, Late: true, Regenerate: o.RegenerateHostKeys, VMID: vmID, Ledger: name})
-		}
-	}
-	file := path.Join(o.Lib, "CustomData")
-	// The custom data of another agent's first boot are not ours to run. The
-	// journal is not synced, and may be gone; the other two are.
-	accounts, err := readLedger(r, path.Join(o.Dir(), "users.json"))
-	ours := j.VMID != "" || SameVM(led.VMID, vmID) || err == nil && SameVM(accounts.VMID, vmID)
-	if o.ExecuteCustomData && r.Exists(file) && ours && (open(StepRunData) || !r.Exists(path.Join(o.Dir(), startedName))) {
-		out = append(out, RunCustomData{File: file, Dir: o.Dir(), VMID: vmID})
-	}
-	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 )
@@ -73,7 +74,7 @@ func (s SetHostName) Apply(ctx context.Context, m *Machine) error {
 			return bad(err)
 		}
 	}
-	if err := m.Root.MkdirAll(dirOf(s.Record), 0o700); err != nil {
+	if err := m.Root.MkdirAll(path.Dir(s.Record), 0o700); err != nil {
 		return bad(err)
 	}
 	if err := m.Root.WriteFile(s.Record, []byte(name), 0o644); err != nil {

@@ -2,23 +2,14 @@ package provisioning
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
 )
-
-const toolTimeout = 60 * time.Second
 
 // CreateUser makes the account. One that exists is kept as it is, only
 // groups are added. A ledger remembers the accounts that are ours, so that
@@ -102,58 +93,65 @@ func (s CreateUser) create(ctx context.Context, m *Machine, uid int) error {
 	return s.run(ctx, m)
 }
 
-func (s CreateUser) run(ctx context.Context, m *Machine, more ...string) error {
-	var c host.Cmd
-	switch s.Tool {
-	case "useradd":
-		// "*" rather than the "!" that useradd would take: sshd without PAM
-		// treats "!" as a locked account and refuses keys.
-		c = host.Cmd{Name: "useradd", Args: []string{"-m", "-p", "*"}}
-		if s.HomeDir != "/home" {
-			c.Args = append(c.Args, "-d", s.Home)
-		}
-		if s.Shell != "" {
-			c.Args = append(c.Args, "-s", s.Shell)
-		}
-		if s.Primary != "" {
-			c.Args = append(c.Args, "-g", s.Primary)
-		} else if s.NoOwnGroup {
-			c.Args = append(c.Args, "-N")
-		}
-	case "adduser":
-		c = host.Cmd{Name: "adduser", Args: []string{"-D", "-h", s.Home}}
-		if s.Shell != "" {
-			c.Args = append(c.Args, "-s", s.Shell)
-		}
-		if s.Primary != "" {
-			c.Args = append(c.Args, "-G", s.Primary)
-		} else if s.NoOwnGroup {
-			c.Args = append(c.Args, "-G", "users")
-		}
-	default:
-		return errors.New("neither useradd nor busybox adduser is installed")
+func (s CreateUser) run(ctx context.Context, m *Machine, uid ...string) error {
+	c, err := s.tool(nil, uid)
+	if err != nil {
+		return err
 	}
-	c.Args = append(c.Args, more...)
-	c.Timeout = toolTimeout
 	if err := m.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
 		return err
 	}
-	with := func(first ...string) error {
-		d := c
-		d.Args = append(append(slices.Clone(first), c.Args...), s.Name)
-		_, err := m.Run.Run(ctx, d)
-		return err
-	}
-	err := with()
+	_, err = m.Run.Run(ctx, c)
 	if ex, ok := errors.AsType[*host.ExitError](err); ok && s.Tool == "useradd" {
 		switch ex.Code {
 		case 9: // exists, see Apply
 			return nil
 		case 3: // "invalid user name": stricter than we are about capitals and dots
-			err = with("--badname")
+			c.Args = append([]string{"--badname"}, c.Args...)
+			_, err = m.Run.Run(ctx, c)
 		}
 	}
 	return err
+}
+
+// tool is the command that makes the account: about says what is special about
+// it, uid is its number where the tool does not choose one.
+func (s CreateUser) tool(about, uid []string) (host.Cmd, error) {
+	var args []string
+	switch s.Tool {
+	case "useradd":
+		args = slices.Concat(
+			// "*" rather than the "!" that useradd would take: sshd without
+			// PAM treats "!" as a locked account and refuses keys.
+			[]string{"-m", "-p", "*"},
+			about,
+			option(s.HomeDir != "/home", "-d", s.Home),
+			option(s.Shell != "", "-s", s.Shell),
+			option(s.Primary != "", "-g", s.Primary),
+			option(s.Primary == "" && s.NoOwnGroup, "-N"),
+			uid,
+		)
+	case "adduser": // busybox
+		args = slices.Concat(
+			[]string{"-D", "-h", s.Home},
+			about,
+			option(s.Shell != "", "-s", s.Shell),
+			option(s.Primary != "", "-G", s.Primary),
+			option(s.Primary == "" && s.NoOwnGroup, "-G", "users"),
+			uid,
+		)
+	default:
+		return host.Cmd{}, errors.New("neither useradd nor busybox adduser is installed")
+	}
+	return host.Cmd{Name: s.Tool, Args: append(args, s.Name), Timeout: toolTimeout}, nil
+}
+
+// option is an argument that is given under a condition.
+func option(given bool, args ...string) []string {
+	if !given {
+		return nil
+	}
+	return args
 }
 
 // whole says that an account has everything that the tool writes for one. If
@@ -252,137 +250,4 @@ func inGshadow(r host.Root, group, member string) bool {
 		}
 	}
 	return true
-}
-
-// mendHome completes a home that was interrupted half way: useradd makes the
-// directory, hands it over and copies the skeleton, in this order, long
-// after the account exists. cut says that it certainly was interrupted.
-func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
-	if a.Home == "" || a.Home == "/" || !strings.HasPrefix(a.Home, homes+"/") {
-		return nil
-	}
-	d, err := r.OpenDir(a.Home, func(name string) (host.Make, bool) {
-		if path.Base(name) == path.Base(a.Home) {
-			return host.Make{Perm: 0o700, UID: 0, GID: 0}, true
-		}
-		return host.Make{Perm: 0o755}, true
-	})
-	if err != nil {
-		return fmt.Errorf("open home: %w", err)
-	}
-	defer func() { _ = d.Close() }()
-	uid, _, _, err := d.Owner()
-	if err != nil {
-		return err
-	}
-	if uid == a.UID && !cut {
-		return nil // the hand-over is the last thing useradd does but the copy
-	}
-	if uid != 0 && uid != a.UID {
-		return fmt.Errorf("home %s belongs to uid %d", a.Home, uid)
-	}
-	if err := copySkeleton(r, d, a); err != nil || uid == a.UID {
-		return err
-	}
-	return d.SetOwner(a.UID, a.GID, homeMode(r))
-}
-
-// homeMode is the mode that the machine's own tools give a home.
-func homeMode(r host.Root) fs.FileMode {
-	defs := r.LoginDefs()
-	if m, err := strconv.ParseUint(defs["HOME_MODE"], 8, 32); err == nil && m&0o700 == 0o700 && m <= 0o777 {
-		return fs.FileMode(m)
-	}
-	if m, err := strconv.ParseUint(defs["UMASK"], 8, 32); err == nil && m&0o700 == 0 && m <= 0o777 {
-		return 0o777 &^ fs.FileMode(m)
-	}
-	return 0o755
-}
-
-// copySkeleton copies the files of /etc/skel that are missing. Directories
-// in it are rare and left to the user's own programs.
-func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
-	entries, err := r.ReadDir("/etc/skel")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read /etc/skel: %w", err)
-	}
-	for _, e := range entries {
-		if !e.Type().IsRegular() {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil || info.Size() > 1<<20 {
-			continue
-		}
-		if st, err := d.Stat(e.Name()); err == nil && int(st.Uid) == a.UID && st.Mode&unix.S_IFMT == unix.S_IFREG {
-			continue
-		}
-		b, err := r.ReadFile(filepath.Join("/etc/skel", e.Name()))
-		if err != nil {
-			return fmt.Errorf("copy /etc/skel: %w", err)
-		}
-		if err := d.WriteFile(e.Name(), b, info.Mode().Perm(), a.UID, a.GID); err != nil {
-			return fmt.Errorf("copy /etc/skel: %w", err)
-		}
-	}
-	return nil
-}
-
-// ledger is the accounts this agent made, for repair and for generalize.
-type ledger struct {
-	VMID  string   `json:"vmId"`
-	Users []string `json:"users"`
-	// Making is the account that a tool was called to make, until it is made.
-	Making string `json:"making,omitempty"`
-}
-
-func readLedger(r host.Root, name string) (ledger, error) {
-	var l ledger
-	b, err := r.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err != nil {
-		return l, fmt.Errorf("read %s: %w", name, err)
-	}
-	if err := json.Unmarshal(b, &l); err != nil {
-		return ledger{}, nil //nolint:nilerr // half a file of a power cut: as good as none
-	}
-	return l, nil
-}
-
-func writeLedger(r host.Root, name string, l ledger) error {
-	b, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	if err := r.MkdirAll(path.Dir(name), 0o700); err != nil {
-		return err
-	}
-	return r.WriteFile(name, append(b, '\n'), 0o600)
-}
-
-// OwnUsers lists the accounts that provisioning made on this machine.
-func (m *Machine) OwnUsers() []string {
-	l, err := readLedger(m.Root, path.Join(m.Options.Dir(), "users.json"))
-	if err != nil {
-		return nil
-	}
-	return l.Users
-}
-
-func dirOf(name string) string { return path.Dir(name) }
-
-// restorecon gives files the SELinux labels of the policy. It is best
-// effort: a policy that does not know the tool is not our failure.
-func (m *Machine) restorecon(ctx context.Context, tool string, args ...string) {
-	if tool == "" {
-		return
-	}
-	if _, err := m.Run.Run(ctx, host.Cmd{Name: tool, Args: append([]string{"-F"}, args...), Timeout: toolTimeout}); err != nil {
-		m.Log.Debug().Err(err).Strs("files", args).Msg("could not set SELinux labels")
-	}
 }

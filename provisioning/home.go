@@ -1,0 +1,91 @@
+package provisioning
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// mendHome completes a home that was interrupted half way: useradd makes the
+// directory, hands it over and copies the skeleton, in this order, long
+// after the account exists. cut says that it certainly was interrupted.
+func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
+	if a.Home == "" || a.Home == "/" || !strings.HasPrefix(a.Home, homes+"/") {
+		return nil
+	}
+	d, err := r.OpenDir(a.Home, func(name string) (host.Make, bool) {
+		if path.Base(name) == path.Base(a.Home) {
+			return host.Make{Perm: 0o700, UID: 0, GID: 0}, true
+		}
+		return host.Make{Perm: 0o755}, true
+	})
+	if err != nil {
+		return fmt.Errorf("open home: %w", err)
+	}
+	defer func() { _ = d.Close() }()
+	uid, _, _, err := d.Owner()
+	if err != nil {
+		return err
+	}
+	if uid == a.UID && !cut {
+		return nil // the hand-over is the last thing useradd does but the copy
+	}
+	if uid != 0 && uid != a.UID {
+		return fmt.Errorf("home %s belongs to uid %d", a.Home, uid)
+	}
+	if err := copySkeleton(r, d, a); err != nil || uid == a.UID {
+		return err
+	}
+	return d.SetOwner(a.UID, a.GID, homeMode(r))
+}
+
+// homeMode is the mode that the machine's own tools give a home.
+func homeMode(r host.Root) fs.FileMode {
+	defs := r.LoginDefs()
+	if m, err := strconv.ParseUint(defs["HOME_MODE"], 8, 32); err == nil && m&0o700 == 0o700 && m <= 0o777 {
+		return fs.FileMode(m)
+	}
+	if m, err := strconv.ParseUint(defs["UMASK"], 8, 32); err == nil && m&0o700 == 0 && m <= 0o777 {
+		return 0o777 &^ fs.FileMode(m)
+	}
+	return 0o755
+}
+
+// copySkeleton copies the files of /etc/skel that are missing. Directories
+// in it are rare and left to the user's own programs.
+func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
+	entries, err := r.ReadDir("/etc/skel")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read /etc/skel: %w", err)
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || info.Size() > 1<<20 {
+			continue
+		}
+		if st, err := d.Stat(e.Name()); err == nil && int(st.Uid) == a.UID && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			continue
+		}
+		b, err := r.ReadFile(path.Join("/etc/skel", e.Name()))
+		if err != nil {
+			return fmt.Errorf("copy /etc/skel: %w", err)
+		}
+		if err := d.WriteFile(e.Name(), b, info.Mode().Perm(), a.UID, a.GID); err != nil {
+			return fmt.Errorf("copy /etc/skel: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,54 @@
+package provisioning
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// ledger is the accounts that this agent made, for repair and for generalize.
+type ledger struct {
+	VMID  string   `json:"vmId"`
+	Users []string `json:"users"`
+	// Making is the account that a tool was called to make, until it is made.
+	Making string `json:"making,omitempty"`
+}
+
+func readLedger(r host.Root, name string) (ledger, error) {
+	var l ledger
+	b, err := r.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return l, fmt.Errorf("read %s: %w", name, err)
+	}
+	if err := json.Unmarshal(b, &l); err != nil {
+		return ledger{}, nil //nolint:nilerr // half a file of a power cut: as good as none
+	}
+	return l, nil
+}
+
+func writeLedger(r host.Root, name string, l ledger) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	if err := r.MkdirAll(path.Dir(name), 0o700); err != nil {
+		return err
+	}
+	return r.WriteFile(name, append(b, '\n'), 0o600)
+}
+
+// OwnUsers lists the accounts that provisioning made on this machine.
+func (m *Machine) OwnUsers() []string {
+	l, err := readLedger(m.Root, path.Join(m.Options.Dir(), "users.json"))
+	if err != nil {
+		return nil
+	}
+	return l.Users
+}
