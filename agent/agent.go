@@ -61,7 +61,7 @@ type Agent struct {
 	cfg   *config.Config
 	paths status.Paths
 
-	board    *board
+	live     *liveStatus
 	health   *healthReporter
 	platform *platform.Client
 	ext      *extensions.Manager
@@ -70,33 +70,33 @@ type Agent struct {
 	started  time.Time
 	dieAt    provisioning.Observer // nil outside of tests
 
-	loop        loop        // what the goal-state job remembers between turns
-	inPool      atomic.Bool // a pooled VM waits for its order
-	orderKnown  *known
-	provisioned *known // the machine is made, or was given up on
-	pulse       pulse
-	aside       atomic.Bool  // something was set aside
-	hangTold    time.Time    // when a hang of the life before was told; only begin and the measure job use it
-	nextLogs    time.Time    // only the logs job uses it
-	logsShipped bool         // only the logs job uses it
-	badName     string       // only the host name job uses it
-	trimmed     atomic.Int64 // bytes that trimming the process came to; 0 asks for it, -1 until it is known
-	sshdSeen    time.Time    // only the reporter uses it
-	rep         reports
-	hold        hold
-	fence       fence
-	overBudget  atomic.Bool // also after the last cleaning
-	gate        gate
-	access      access
-	asked       asked
-	clock       reading // of the last look; only the clock job uses it
-	upd         updater
+	loop             loop        // what the goal-state job remembers between turns
+	inPool           atomic.Bool // a pooled VM waits for its order
+	diskLatch        *latch
+	provisionedLatch *latch // the machine is made, or was given up on
+	pulse            pulse
+	aside            atomic.Bool  // something was set aside
+	hangTold         time.Time    // when a hang of the life before was told; only begin and the measure job use it
+	nextLogs         time.Time    // only the logs job uses it
+	logsShipped      bool         // only the logs job uses it
+	badName          string       // only the host name job uses it
+	trimmed          atomic.Int64 // bytes that trimming the process came to; 0 asks for it, -1 until it is known
+	sshdSeen         time.Time    // only the reporter uses it
+	rep              reports
+	hold             hold
+	firewallJob      firewallJob
+	overBudget       atomic.Bool // also after the last cleaning
+	startGate        startGate
+	jit              jitUsers
+	requesters       requesters
+	clock            reading // of the last look; only the clock job uses it
+	upd              updater
 }
 
 // New puts an agent together. It reads what the machine says of itself, such as
 // its id and its name; nothing is written or sent yet.
 func New(o Options) *Agent {
-	a := &Agent{Options: o, cfg: o.Config, board: newBoard(), orderKnown: newKnown(), provisioned: newKnown(), loop: newLoop(), access: newAccess(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
+	a := &Agent{Options: o, cfg: o.Config, live: newLiveStatus(), diskLatch: newLatch(), provisionedLatch: newLatch(), loop: newLoop(), jit: newJITUsers(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
 	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
 	a.events = event.Discard{}
 	if a.cfg.Telemetry.Enabled {
@@ -132,7 +132,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer end(nil)
 	a.upd.end = end
 
-	a.keep(life, a.parts()...)
+	a.runParts(life, a.parts()...)
 	a.save()
 	if h := a.passOn(life); h != nil {
 		return h // for the service manager nothing stops
@@ -155,8 +155,8 @@ func (a *Agent) parts() []part {
 		{name: "watchdog", run: a.watchdog},
 		{name: "control", run: a.control},
 		{name: "events", run: a.spool.Run},
-		{name: "access", run: a.letIn},
-		{name: "provisioning", run: a.provisioned.after(a.boot), once: true},
+		{name: "access", run: a.runJIT},
+		{name: "provisioning", run: a.provisionedLatch.openAfter(a.boot), once: true},
 		{name: "platform", run: a.serve},
 		{name: "resource disk", run: a.resourceDisk, once: true},
 		{name: "firewall", run: a.watchFirewall, once: true},
@@ -173,7 +173,7 @@ func (a *Agent) Provision(ctx context.Context) error {
 	defer unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.keep(ctx,
+	a.runParts(ctx,
 		part{name: "health", run: a.health.Run},
 		part{name: "reporter", run: a.reporter},
 		part{name: "resource disk", run: a.resourceDisk, once: true},
@@ -191,7 +191,7 @@ func (a *Agent) Provision(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	if s := a.board.copy(); err == nil && s.Provisioning.State == status.ProvFailed {
+	if s := a.live.copy(); err == nil && s.Provisioning.State == status.ProvFailed {
 		err = errors.New(s.Provisioning.Error)
 	}
 	return err
@@ -206,7 +206,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		if err := a.Root.MkdirAll(d.name, d.perm); err != nil {
 			// Without it less works, and each part that needs it says so.
 			a.Log.Error().Err(err).Str("code", codeState).Msg("could not create directory of the agent")
-			a.board.problem("directory "+d.name, codeState, fixOf(codeState), err)
+			a.live.problem("directory "+d.name, codeState, fixOf(codeState), err)
 			continue
 		}
 		if err := a.tighten(d.name, d.perm); err != nil {
@@ -220,7 +220,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	a.sweep()
 	a.checkState()
 	restarts, ended := a.countLife()
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())
 		if terr != nil {
 			a.Log.Debug().Err(terr).Msg("could not read own start time")

@@ -31,7 +31,7 @@ func (a *Agent) boot(ctx context.Context) error {
 		a.Log.Warn().Err(err).Msg("could not identify VM")
 	}
 	m := a.machine(id)
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		s.VM.ID = id.ID
 		s.Provisioning.VMID = id.ID
 		s.Provisioning.State = status.ProvPending
@@ -45,7 +45,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	if standing == provisioning.Moved {
 		gone, err := m.Forget()
 		a.Log.Warn().Err(err).Int("files", len(gone)).Str("vm", id.ID).Msg("disk belonged to another VM, its state is deleted")
-		a.board.note("vm", "disk of another VM: state deleted")
+		a.live.note("vm", "disk of another VM: state deleted")
 	}
 	owner := m.FindOwner(a.cfg.Provisioning.Agent)
 	if owner.Owner == provisioning.OwnerNobody {
@@ -56,8 +56,8 @@ func (a *Agent) boot(ctx context.Context) error {
 			owner = other
 		}
 	}
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(owner.Owner) })
-	defer a.orderKnown.say()
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.By = string(owner.Owner) })
+	defer a.diskLatch.open()
 	a.decided(owner, standing)
 
 	switch {
@@ -104,7 +104,7 @@ func (a *Agent) hasOrder(ctx context.Context) bool {
 // ready reports Ready unless that was accepted in this boot already.
 func (a *Agent) ready(state string) {
 	if a.Root.Exists(readyMark) {
-		a.board.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
+		a.live.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
 	} else {
 		a.health.Report(protocol.Health{State: protocol.Ready})
 	}
@@ -112,7 +112,7 @@ func (a *Agent) ready(state string) {
 }
 
 func (a *Agent) finishBoot(state string, err error) {
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		p := &s.Provisioning
 		p.State, p.Finished, p.Waiting = state, time.Now().UTC(), ""
 		p.Error, p.Problem = "", status.Problem{}
@@ -140,7 +140,7 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 	p := &pool{told: told}
 	p.limit = time.AfterFunc(bootLimit, func() { cancel(errors.New("provisioning took longer than the platform allows")) })
 	defer p.limit.Stop()
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
 	if !told && !wasPooled(m) {
 		a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
 	}
@@ -152,7 +152,7 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 			return context.Cause(ctx) // told to stop: the next start goes on from here
 		}
 		a.Log.Error().Err(err).Str("code", provisioning.CodeOf(err)).Msg("provisioning failed")
-		a.board.note("provisioning", "failed: "+provisioning.CodeOf(err))
+		a.live.note("provisioning", "failed: "+provisioning.CodeOf(err))
 		rec := provisioning.Failure(err, "azguest/"+a.Version, m.VM.ID, p.kind, time.Now())
 		a.tellKVP(ctx, rec)
 		if !told {
@@ -164,10 +164,10 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 		return nil
 	}
 	a.Log.Info().Dur("took", time.Since(start)).Str("media", doc.source()).Msg("machine provisioned")
-	a.board.note("provisioning", "done")
+	a.live.note("provisioning", "done")
 	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, m.VM.ID, p.kind, time.Now()))
 	if told {
-		a.board.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
+		a.live.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
 		a.readySent()
 		a.finishBoot(status.ProvDone, nil)
 	} else {
@@ -188,7 +188,7 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	if err != nil {
 		return nil, nil, err
 	}
-	in, doc, err := a.finalOrder(ctx, m, p)
+	in, doc, err := a.finalInput(ctx, m, p)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,9 +196,9 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 		// Copies of a saved machine must not share what was made before.
 		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
-	a.orderKnown.say()
+	a.diskLatch.open()
 	from = (*origin)(doc)
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.Media = from.source() })
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.Media = from.source() })
 	if need := in.NeedsCertificates(); len(need) > 0 {
 		if err := a.fetchCertificates(ctx, need); err != nil {
 			a.Log.Warn().Err(err).Strs("thumbprints", need).Msg("could not fetch certificates for keys")
@@ -264,7 +264,7 @@ func (a *Agent) machine(id provisioning.Identity) *provisioning.Machine {
 }
 
 func (a *Agent) showSteps(steps []provisioning.Step) {
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		s.Provisioning.Steps = nil
 		for _, st := range steps {
 			s.Provisioning.Steps = append(s.Provisioning.Steps, status.Step{Name: st.ID(), State: "pending"})
@@ -279,7 +279,7 @@ func (a *Agent) observe(p provisioning.Progress) {
 		provisioning.Broken: "failed", provisioning.Skipped: "skipped",
 	}[p.State]
 	if name != "" {
-		a.board.set(func(s *status.Snapshot) {
+		a.live.set(func(s *status.Snapshot) {
 			steps := append([]status.Step{}, s.Provisioning.Steps...)
 			for i := range steps {
 				if steps[i].Name == p.Step.ID() {
@@ -301,7 +301,7 @@ func (a *Agent) observe(p provisioning.Progress) {
 // healthDone keeps what became of a health report.
 func (a *Agent) healthDone(h protocol.Health, err error) {
 	now := time.Now().UTC()
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		r := &s.Platform.LastHealth
 		r.At, r.Sent, r.Accepted, r.Error = now, true, err == nil, ""
 		s.Platform.Health = string(h.State)

@@ -52,10 +52,10 @@ func (now reading) since(then reading) (slept, jumped time.Duration) {
 	return slept, jumped
 }
 
-// lookAtClock is the job that notices sleeps and jumps. Deadlines
+// checkClock is the job that notices sleeps and jumps. Deadlines
 // need nothing of it, they are kept by monotonic clocks; but what the
 // platform wants may have changed meanwhile, and people want to know.
-func (a *Agent) lookAtClock(context.Context) error {
+func (a *Agent) checkClock(context.Context) error {
 	now, err := readClocks()
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (a *Agent) lookAtClock(context.Context) error {
 	if slept == 0 && jumped == 0 {
 		return nil
 	}
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		if slept > 0 {
 			s.Clock.Suspends++
 		}
@@ -79,11 +79,11 @@ func (a *Agent) lookAtClock(context.Context) error {
 	})
 	if slept > 0 {
 		a.Log.Info().Dur("slept", slept).Msg("machine resumed from sleep")
-		a.board.note("machine", "slept for "+slept.Round(time.Second).String())
+		a.live.note("machine", "slept for "+slept.Round(time.Second).String())
 	}
 	if jumped != 0 {
 		a.Log.Info().Dur("by", jumped).Msg("the clock was set")
-		a.board.note("clock", "set by "+jumped.Round(time.Second).String())
+		a.live.note("clock", "set by "+jumped.Round(time.Second).String())
 	}
 	// The host may be another one now.
 	a.rep.force()

@@ -126,14 +126,14 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 			return refuse(err)
 		}
 		a.ext.Wake() // so that what waits says for what
-		a.board.note("extensions", "held by the operator"+because(r.Reason))
+		a.live.note("extensions", "held by the operator"+because(r.Reason))
 		return status.Response{OK: true, Message: fmt.Sprintf("no extension starts until %s UTC; running commands continue", h.Until.Format(time.DateTime))}
 	case status.OpResume:
 		if err := a.keepHold(held{}); err != nil {
 			return refuse(err)
 		}
 		a.ext.Wake()
-		a.board.note("extensions", "hold ended by the operator")
+		a.live.note("extensions", "hold ended by the operator")
 		return status.Response{OK: true, Message: "hold ended"}
 	case status.OpClean:
 		freed, err := a.clean(true)
@@ -149,7 +149,7 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 			return refuse(err)
 		}
 		a.rep.force()
-		a.board.poke()
+		a.live.poke()
 		return status.Response{OK: true, Message: "goal state fetched, status report scheduled"}
 	case status.OpDoctor:
 		return a.doctor(ctx)

@@ -121,7 +121,7 @@ func TestERR8NobodyIsLeftBehind(t *testing.T) {
 		var ended time.Time
 		time.AfterFunc(time.Minute, cancel)
 		start := time.Now()
-		a.keep(ctx,
+		a.runParts(ctx,
 			part{name: "obeys", run: func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }},
 			part{name: "slow", run: func(ctx context.Context) error {
 				<-ctx.Done()

@@ -20,12 +20,12 @@ const (
 	// flaky is how many failures in a row make an endpoint a fault: one may
 	// be a live migration.
 	flaky = 2
-	// askFirst and askAgain are the shortest and the longest pause between two
+	// probeFirst and askAgain are the shortest and the longest pause between two
 	// questions to an endpoint that fails and that nobody has a use for at the
 	// moment: without them it would be called broken for ever. That makes 15 in
 	// the first hour.
-	askFirst = 30 * time.Second
-	askAgain = 5 * time.Minute
+	probeFirst = 30 * time.Second
+	probeAgain = 5 * time.Minute
 )
 
 // fillEndpoints puts what the platform client knows into a snapshot.
@@ -144,20 +144,20 @@ func why(name string) string {
 	}[name]
 }
 
-// lookAgain is the job that asks failing endpoints whether they are back.
-func (a *Agent) lookAgain(ctx context.Context) error {
-	a.ask(ctx, func(f platform.EndpointFact) bool {
-		pause := askAgain
+// probeFailing is the job that asks failing endpoints whether they are back.
+func (a *Agent) probeFailing(ctx context.Context) error {
+	a.probe(ctx, func(f platform.EndpointFact) bool {
+		pause := probeAgain
 		if n := f.Failures - flaky; n < 4 {
-			pause = min(askFirst<<max(n, 0), askAgain)
+			pause = min(probeFirst<<max(n, 0), probeAgain)
 		}
 		return time.Since(f.LastFail) >= pause-time.Second
 	})
 	return nil
 }
 
-// ask asks the failing endpoints that are due.
-func (a *Agent) ask(ctx context.Context, due func(platform.EndpointFact) bool) {
+// probe asks the failing endpoints that are due.
+func (a *Agent) probe(ctx context.Context, due func(platform.EndpointFact) bool) {
 	var names []string
 	for _, f := range a.platform.Endpoints() {
 		if f.Failing() && f.Name != platform.Storage && due(f) {
@@ -166,7 +166,7 @@ func (a *Agent) ask(ctx context.Context, due func(platform.EndpointFact) bool) {
 	}
 	if len(names) > 0 {
 		a.platform.Probe(ctx, names...)
-		a.board.poke()
+		a.live.poke()
 	}
 }
 

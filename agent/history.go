@@ -70,7 +70,7 @@ func outcome(e status.Extension) string {
 	return strings.ToLower(e.Actual)
 }
 
-// look compares the extensions with what was known. Operations that ended
+// askForCheck compares the extensions with what was known. Operations that ended
 // before since were those of an agent before us, and told by it.
 func (c *changes) look(exts []status.Extension, since, now time.Time) []status.Transition {
 	c.mu.Lock()
@@ -121,11 +121,11 @@ func (a *Agent) remember(s *status.Snapshot, ts []status.Transition) {
 	if len(ts) == 0 {
 		return
 	}
-	a.board.mu.Lock()
-	defer a.board.mu.Unlock()
-	h := append(slices.Clone(a.board.snap.History), ts...)
-	a.board.snap.History = h[max(0, len(h)-status.HistoryMax):]
-	s.History = slices.Clone(a.board.snap.History)
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
+	h := append(slices.Clone(a.live.snap.History), ts...)
+	a.live.snap.History = h[max(0, len(h)-status.HistoryMax):]
+	s.History = slices.Clone(a.live.snap.History)
 }
 
 // recall takes over the history of an agent before us in this boot: a restart
@@ -136,7 +136,7 @@ func (a *Agent) recall() {
 		return // the first of this boot, or nobody's
 	}
 	a.rep.changes.recall(old)
-	a.board.mu.Lock()
-	a.board.snap.History = append(slices.Clone(old.History), a.board.snap.History...)
-	a.board.mu.Unlock()
+	a.live.mu.Lock()
+	a.live.snap.History = append(slices.Clone(old.History), a.live.snap.History...)
+	a.live.mu.Unlock()
 }

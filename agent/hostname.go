@@ -23,7 +23,7 @@ import (
 // interface is ever taken down for that: whatever manages the
 // interface renews its lease, or nobody does.
 func (a *Agent) monitorHostName(ctx context.Context) error {
-	if a.Kernel.HostName == nil || !a.gate.opened.Load() {
+	if a.Kernel.HostName == nil || !a.startGate.opened.Load() {
 		return nil // the machine is being given its name
 	}
 	now, err := a.Kernel.HostName()
@@ -58,8 +58,8 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 	if err := step.Apply(ctx, m); err != nil {
 		return err
 	}
-	a.board.set(func(s *status.Snapshot) { s.VM.Name = now })
-	a.board.note("host name", "changed from "+known+" to "+now)
+	a.live.set(func(s *status.Snapshot) { s.VM.Name = now })
+	a.live.note("host name", "changed from "+known+" to "+now)
 	how, err := a.renewLease(ctx)
 	a.Log.Info().Err(err).Str("from", known).Str("to", now).Str("lease", how).Msg("host name changed")
 	return nil // the name is kept; the next renewal by itself will tell it
@@ -143,7 +143,7 @@ func (a *Agent) renewLease(ctx context.Context) (how string, err error) {
 		return "not renewed", fmt.Errorf("renew the lease of %s: %w", name, err)
 	}
 	if err := hasAddress(ctx, i); err != nil {
-		a.board.problem("network", "AZ-NET-LEASE", "journalctl -b; "+p.by, err)
+		a.live.problem("network", "AZ-NET-LEASE", "journalctl -b; "+p.by, err)
 		return "renewed by " + p.by, err
 	}
 	return "renewed by " + p.by, nil

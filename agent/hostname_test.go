@@ -42,7 +42,7 @@ func TestMonitorHostName(t *testing.T) {
 			if err := a.monitorHostName(t.Context()); err != nil || len(run.Commands()) > 0 {
 				t.Errorf("before provisioning has ended: %v", err)
 			}
-			a.gate.open()
+			a.startGate.open()
 			for range 2 {
 				if err := a.monitorHostName(t.Context()); err != nil {
 					t.Fatal(err)

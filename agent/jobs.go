@@ -36,13 +36,13 @@ func (a *Agent) jobs() []repeated {
 		{"heartbeat", a.cfg.Status.HeartbeatPeriod, a.heartbeat},
 		{"telemetry", a.cfg.Telemetry.Period, a.sendEvents},
 		{"handler-events", a.cfg.Protocol.ETPPeriod, a.collectEvents},
-		{"firewall", a.cfg.OS.FirewallPeriod, a.guard},
-		{"host-health", time.Minute, a.beat},
+		{"firewall", a.cfg.OS.FirewallPeriod, a.keepFirewall},
+		{"host-health", time.Minute, a.hostHealth},
 		{"memory", 30 * time.Second, a.trim},
-		{"clock", clockPeriod, a.lookAtClock},
-		{"endpoints", askFirst, a.lookAgain},
+		{"clock", clockPeriod, a.checkClock},
+		{"endpoints", probeFirst, a.probeFailing},
 		{"measure", 5 * time.Minute, a.measure},
-		{"housekeeping", time.Hour, a.tidy},
+		{"housekeeping", time.Hour, a.housekeeping},
 		{"self-update", a.updateEvery(), a.selfUpdate},
 	}
 	// What an administrator has to ask for.

@@ -214,7 +214,7 @@ func TestSEC15StatusSaysWhichAndWhy(t *testing.T) {
 		a := New(Options{Root: m.root, Config: m.conf})
 		a.showPolicy()
 		want := status.Policy{Mode: tc.mode, Why: tc.why, Source: "/etc/waagent_policy.json"}
-		if got := a.board.copy().Policy; got.Mode != want.Mode || got.Why != want.Why || got.Source != want.Source {
+		if got := a.live.copy().Policy; got.Mode != want.Mode || got.Why != want.Why || got.Source != want.Source {
 			t.Errorf("%q: %+v, want %+v", tc.conf, got, want)
 		}
 	}

@@ -99,7 +99,7 @@ func (l *loop) current() *protocol.GoalState {
 func (a *Agent) serve(ctx context.Context) error {
 	// The first seconds belong to provisioning and its report.
 	select {
-	case <-a.provisioned.c:
+	case <-a.provisionedLatch.opened:
 	case <-time.After(3 * time.Second):
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -112,7 +112,7 @@ func (a *Agent) serve(ctx context.Context) error {
 			// The VM was ordered without an agent: it was provisioned, and
 			// nobody will speak to us (provisioning/SPEC.md §7.13).
 			a.Log.Info().Msg("agent disabled for this VM (disable_agent): no extensions and no status reports")
-			a.board.note("agent", "disabled for this VM (disable_agent)")
+			a.live.note("agent", "disabled for this VM (disable_agent)")
 			a.loop.end(errSwitchedOff)
 			<-ctx.Done()
 			return context.Cause(ctx)
@@ -121,8 +121,8 @@ func (a *Agent) serve(ctx context.Context) error {
 	if err := a.connect(ctx); err != nil {
 		return err
 	}
-	a.board.set(func(s *status.Snapshot) { s.Platform.Endpoint = a.platform.Endpoint() })
-	a.keep(ctx, part{name: "extensions", run: a.engine}, part{name: "jobs", run: a.runJobs}, part{name: "gate", run: a.letExtensions, once: true})
+	a.live.set(func(s *status.Snapshot) { s.Platform.Endpoint = a.platform.Endpoint() })
+	a.runParts(ctx, part{name: "extensions", run: a.engine}, part{name: "jobs", run: a.runJobs}, part{name: "gate", run: a.openStartGate, once: true})
 	return context.Cause(ctx)
 }
 
@@ -135,12 +135,12 @@ func (a *Agent) engine(ctx context.Context) error {
 	return a.ext.Run(ctx)
 }
 
-// letExtensions lets extensions start when the machine is made, or was given up
+// openStartGate lets extensions start when the machine is made, or was given up
 // on.
-func (a *Agent) letExtensions(ctx context.Context) error {
+func (a *Agent) openStartGate(ctx context.Context) error {
 	select {
-	case <-a.provisioned.c:
-		a.gate.open()
+	case <-a.provisionedLatch.opened:
+		a.startGate.open()
 		a.ext.Wake()
 		return nil
 	case <-ctx.Done():
@@ -167,7 +167,7 @@ func (a *Agent) runJobs(ctx context.Context) error {
 
 // connect waits for the platform, and says so where people look.
 func (a *Agent) connect(ctx context.Context) error {
-	done := beside(func() error { return a.platform.Connect(ctx) })
+	done := inBackground(func() error { return a.platform.Connect(ctx) })
 	if err := a.measure(ctx); err != nil { // its job begins later
 		a.Log.Debug().Err(err).Msg("could not measure disk")
 	}
@@ -179,17 +179,17 @@ func (a *Agent) connect(ctx context.Context) error {
 			return context.Cause(ctx)
 		case err := <-done:
 			if err == nil {
-				a.platformWell()
+				a.platformOK()
 				// Who was away with the platform is back with it.
-				a.ask(ctx, func(platform.EndpointFact) bool { return true })
-				a.board.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.WrongEndpoint())
+				a.probe(ctx, func(platform.EndpointFact) bool { return true })
+				a.live.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.WrongEndpoint())
 			}
 			return err
 		case <-look.C:
-			a.access.look()
+			a.jit.askForCheck()
 			for _, f := range a.platform.Endpoints() {
 				if e := endpoint(f); f.Name == platform.WireServer && e.Code != "" {
-					a.platformIll(errors.New(e.LastError))
+					a.platformFailed(errors.New(e.LastError))
 				}
 			}
 		}
@@ -217,25 +217,25 @@ func (a *Agent) tick(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer a.access.look()
+	defer a.jit.askForCheck()
 	gs, err := a.platform.GoalState(ctx, a.loop.known)
 	switch {
 	case errors.Is(err, protocol.ErrNotModified):
-		a.platformWell()
+		a.platformOK()
 		a.pace()
 		return nil
 	case err != nil:
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		a.platformIll(err)
+		a.platformFailed(err)
 		a.pace()
 		if !protocol.Loud(err) {
 			return fmt.Errorf("get goal state: %w (%w)", err, errKnown)
 		}
 		return fmt.Errorf("get goal state: %w", err)
 	}
-	a.platformWell()
+	a.platformOK()
 	a.adopt(gs)
 	a.pace()
 	return nil
@@ -254,10 +254,10 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 	if gs.CertsErr != nil {
 		a.Log.Warn().Err(gs.CertsErr).Str("code", certsCode(gs.CertsErr)).Msg("certificates incomplete")
 	}
-	a.board.problem("certificates", certsCode(gs.CertsErr), fixOf(certsCode(gs.CertsErr)), gs.CertsErr)
-	a.asked.set(gs)
+	a.live.problem("certificates", certsCode(gs.CertsErr), fixOf(certsCode(gs.CertsErr)), gs.CertsErr)
+	a.requesters.set(gs)
 	a.showPolicy()
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		g := &s.Platform.GoalState
 		g.ID, g.ETag, g.Source, g.Activity, g.Received = gs.ID, gs.ETag, string(gs.Source), gs.ActivityID, gs.Received
 		g.Applied, g.LagS = time.Time{}, 0
@@ -267,12 +267,12 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 		s.Certs = certs(gs)
 	})
 	if !first {
-		a.board.note("goal state", gs.ID)
+		a.live.note("goal state", gs.ID)
 	}
-	a.access.set(gs.Users)
+	a.jit.set(gs.Users)
 	a.ext.Offer(gs)
 	a.rep.force()
-	a.board.poke()
+	a.live.poke()
 }
 
 // pollEvery is the period that fits the moment.
@@ -330,15 +330,15 @@ const (
 	quietGC = 20
 )
 
-func (a *Agent) platformWell() {
-	if a.board.copy().Platform.Code == "" {
+func (a *Agent) platformOK() {
+	if a.live.copy().Platform.Code == "" {
 		return
 	}
-	a.board.set(func(s *status.Snapshot) { s.Platform.Problem, s.Platform.Waiting = status.Problem{}, "" })
+	a.live.set(func(s *status.Snapshot) { s.Platform.Problem, s.Platform.Waiting = status.Problem{}, "" })
 }
 
-func (a *Agent) platformIll(err error) {
-	a.board.set(func(s *status.Snapshot) {
+func (a *Agent) platformFailed(err error) {
+	a.live.set(func(s *status.Snapshot) {
 		p := &s.Platform
 		if p.Since.IsZero() {
 			p.Since = time.Now().UTC()

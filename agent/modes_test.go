@@ -68,7 +68,7 @@ func oneMode(t *testing.T, prov, ext string) {
 	await(t, ctx, func() string {
 		doc, n := vm.StatusDocument()
 		got := fmt.Sprintf("status documents: %v, handler: %s", n > 0, handlerIn(string(doc)))
-		if got == "status documents: true, handler: "+want && a.board.copy().Provisioning.State != status.ProvPending {
+		if got == "status documents: true, handler: "+want && a.live.copy().Provisioning.State != status.ProvPending {
 			return ""
 		}
 		return got + ", want " + want
@@ -94,7 +94,7 @@ func oneMode(t *testing.T, prov, ext string) {
 	if prov == config.ModeOn {
 		wantState = status.ProvDone
 	}
-	if got := a.board.copy().Provisioning.State; got != wantState {
+	if got := a.live.copy().Provisioning.State; got != wantState {
 		t.Errorf("provisioning shows %s, want %s", got, wantState)
 	}
 	fetched := false

@@ -1,215 +1,95 @@
 package agent
 
 import (
-	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"runtime"
-	"slices"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
 
-	"github.com/azguest/azguest/agent/config"
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/agent/secret"
-	"github.com/azguest/azguest/extensions"
-	"github.com/azguest/azguest/protocol"
-	"github.com/azguest/azguest/protocol/platform"
-	"github.com/azguest/azguest/protocol/transfer"
-	"github.com/azguest/azguest/provisioning"
 )
 
-// newPlatform makes the client that speaks with the host.
-func (a *Agent) newPlatform() *platform.Client {
-	id, err := provisioning.Identify(a.Root)
-	if err != nil || !id.Firm() {
-		id.ID = "" // then there is a new transport key at each start
-	}
-	order := transfer.HostFirst
-	if a.cfg.Download.Order == config.OrderDirect {
-		order = transfer.DirectFirst
-	}
-	info := a.osInfo()
-	v := a.vm()
-	o := platform.Options{
-		Root: a.Root, LibDir: a.cfg.Paths.Lib,
-		Endpoint: a.cfg.Protocol.Endpoint, HostGA: a.cfg.Protocol.HostGA, IMDS: a.cfg.Protocol.IMDS,
-		DHCP:  a.cfg.Protocol.Discovery == "dhcp",
-		Proxy: a.proxy(), Order: order,
-		AgentVersion: a.Version, UserAgent: a.cfg.Protocol.UserAgent, VMID: id.ID,
-		NoFastTrack: !a.cfg.Extensions.FastTrack, NoTelemetry: !a.cfg.Telemetry.Enabled, IMDSHeartbeat: a.cfg.Protocol.IMDSHeartbeat,
-		Facts: platform.Facts{
-			OSVersion:    fmt.Sprintf("Linux:%s-%s:%s", info.Name, info.Version, v.Kernel),
-			Architecture: unameMachine(), RAM: memoryMB(a.Root), Processors: runtime.NumCPU(),
-		},
-		Routes: a.Kernel.Routes,
-		Log:    a.Log.With().Str("component", "platform").Logger(),
-	}
-	if a.Platform != nil {
-		a.Platform(&o)
-	}
-	return platform.New(o)
+// A part of the agent runs until its context ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+	// once: it has an end of its own, when its work is done.
+	once bool
 }
 
-func unameMachine() string {
-	switch runtime.GOARCH {
-	case "amd64":
-		return "x86_64"
-	case "arm64":
-		return "aarch64"
+const (
+	partFirst = time.Second // until the first restart of a part
+	partMax   = time.Minute // between two restarts
+	// partWell is how long a part has to run until it counts as well again.
+	partWell = 2 * time.Minute
+	codePart = "AZ-AGENT-PART"
+)
+
+// errEnded is the end of a part that should have none.
+var errEnded = errors.New("ended without a reason")
+
+// runParts runs parts side by side until the context ends, and each one again when
+// it ends before: a fault of one of them is shown, and ends none of the others.
+func (a *Agent) runParts(ctx context.Context, parts ...part) {
+	var all sync.WaitGroup
+	for _, p := range parts {
+		all.Go(func() { a.runPart(ctx, p) })
 	}
-	return runtime.GOARCH
+	// wait: each of them ends with the context
+	all.Wait() // each ends with the context
 }
 
-func memoryMB(r host.Root) int64 {
-	b, err := r.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err == nil {
-				return kb / 1024
+// inBackground runs f in a goroutine of its own, and its end can be had from the
+// channel. A panic is an error there, too.
+func inBackground(f func() error) <-chan error {
+	end := make(chan error, 1)
+	go func() { end <- host.Safely(f) }()
+	return end
+}
+
+// runPart runs one part.
+func (a *Agent) runPart(ctx context.Context, p part) {
+	pace := backoff.NewExponentialBackOff()
+	pace.InitialInterval, pace.MaxInterval, pace.RandomizationFactor = partFirst, partMax, 0
+	what, ill := "part "+p.name, false
+	well := func() { a.live.problem(what, "", "", nil) }
+	for {
+		began := time.Now()
+		recovery := func() bool { return false }
+		if ill {
+			recovery = time.AfterFunc(partWell, well).Stop
+		}
+		err := host.Safely(func() error { return p.run(ctx) })
+		recovery()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && p.once:
+			if ill {
+				well()
 			}
+			return
+		case err == nil:
+			err = errEnded
+		}
+		if time.Since(began) > partWell {
+			pace.Reset()
+		}
+		wait := pace.NextBackOff()
+		code := codePart
+		if p, ok := errors.AsType[*host.PanicError](err); ok {
+			code = p.Code()
+		}
+		ill = true
+		a.live.problem(what, code, fixOf(code), fmt.Errorf("%s is not running: %w", p.name, err))
+		a.Log.Error().Err(err).Func(host.LogStack(err)).Str("code", code).Str("part", p.name).Dur("again_in", wait).Msg("part of the agent failed, it will be restarted")
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
 		}
 	}
-	return 0
 }
-
-// proxy is for storage only: the configuration's, else the environment's
-// (protocol/SPEC.md §2.7).
-func (a *Agent) proxy() platform.Proxy {
-	env := func(names ...string) string {
-		for _, n := range names {
-			if v := os.Getenv(n); v != "" { //nolint:forbidigo // the service's environment is where administrators put a proxy
-				return v
-			}
-		}
-		return ""
-	}
-	p := platform.Proxy{NoProxy: env("no_proxy", "NO_PROXY")}
-	if h := a.cfg.Proxy.Host; h != "" {
-		if !strings.Contains(h, "://") {
-			h = "http://" + h
-		}
-		if a.cfg.Proxy.Port > 0 {
-			h = strings.TrimSuffix(h, "/") + ":" + strconv.Itoa(a.cfg.Proxy.Port)
-		}
-		p.HTTP, p.HTTPS = h, h
-		return p
-	}
-	p.HTTP, p.HTTPS = env("http_proxy"), env("https_proxy", "HTTPS_PROXY")
-	return p
-}
-
-// sendHealth is the health reporter's way out.
-func (a *Agent) sendHealth(ctx context.Context, h protocol.Health) error {
-	return a.platform.ReportHealth(ctx, h)
-}
-
-// metadata asks the metadata service once for what it knows of the order.
-func (a *Agent) metadata(ctx context.Context) (*provisioning.Metadata, error) {
-	i, x, known, err := a.platform.FirstBoot(ctx, metadataTry)
-	if err != nil {
-		return nil, err
-	}
-	c := i.Compute
-	md := &provisioning.Metadata{
-		VMID: c.VMID, ComputerName: cmp.Or(c.ComputerName, c.Name), AdminUserName: c.Admin,
-		PPSType: x.PPSType, HasCustomData: x.HasCustomData, CustomDataKnown: known,
-	}
-	if c.Admin != "" {
-		md.DisablePasswordAuth = &c.PasswordOff
-	}
-	for _, k := range c.Keys {
-		md.Keys = append(md.Keys, provisioning.Key{Path: k.Path, Value: k.Data})
-	}
-	if c.UserData.Set() {
-		md.UserData = secret.New(base64.StdEncoding.EncodeToString([]byte(c.UserData.Reveal())))
-	}
-	return md, nil
-}
-
-// certificateWait is how long a first boot waits for certificates. Without them
-// the rest of the order, and what the metadata service has, still make an
-// account that somebody can use.
-const certificateWait = 5 * time.Minute
-
-// fetchCertificates gets the goal state early, because a key of the account
-// is named by its certificate only.
-func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, certificateWait, fmt.Errorf("not available after %v", certificateWait))
-	defer cancel()
-	if err := a.platform.Connect(ctx); err != nil {
-		return err
-	}
-	gs, err := a.platform.GoalState(ctx, "")
-	if err != nil {
-		return err
-	}
-	var missing []string
-	for _, tp := range need {
-		if !slices.ContainsFunc(gs.Certs, func(c protocol.Certificate) bool { return strings.EqualFold(c.Thumbprint, tp) }) {
-			missing = append(missing, tp)
-		}
-	}
-	if len(missing) > 0 {
-		return errors.Join(fmt.Errorf("goal state has no certificate %s", strings.Join(missing, ", ")), gs.CertsErr)
-	}
-	return nil
-}
-
-// fetcher gets packages for the extension engine.
-type fetcher struct {
-	*platform.Client
-	root host.Root
-}
-
-func (f fetcher) Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error) {
-	m, err := f.Client.Manifest(ctx, uris)
-	if err != nil {
-		return protocol.Manifest{}, err
-	}
-	return *m, nil
-}
-
-func (f fetcher) Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
-	// The engine has complete names, the client those below the root.
-	return f.Client.Package(ctx, v.URIs, m.From, strings.TrimPrefix(dst, f.root.Path("")), limit)
-}
-
-// newManager makes the extension engine.
-func (a *Agent) newManager() *extensions.Manager {
-	e := a.cfg.Extensions
-	wire := a.cfg.Protocol.Endpoint
-	if h, _, err := net.SplitHostPort(wire); err == nil {
-		wire = h
-	}
-	return extensions.New(a.Root, a.Launcher, fetcher{a.platform, a.Root}, a.events, a.Log.With().Str("component", "extensions").Logger(), extensions.Config{
-		Lib: a.cfg.Paths.Lib, LogDir: a.cfg.Paths.ExtensionLogs, ExecDir: e.ExecDir, Wire: wire, Agent: a.Version,
-		Mode: e.Mode, IgnoreHold: !e.OverProvisioning, Features: []string{"MultipleExtensionsPerHandler"},
-		Policy: extensions.PolicyConfig{File: a.cfg.Policy.File, Mode: a.cfg.Policy.Mode},
-		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
-		Turn:   func() { a.pulse.beat("extensions") },
-		Gate:   a.whyWait, StatusPoll: e.StatusPoll, EnableEveryStart: e.EnableEveryStart,
-	})
-}
-
-// ProvisioningOptions is what the configuration says about provisioning.
-func ProvisioningOptions(c *config.Config) provisioning.Options {
-	p, o := c.Provisioning, c.OS
-	return provisioning.Options{
-		Lib: c.Paths.Lib, SSHDir: o.SSHDir, HomeDir: o.HomeDir, Shadow: o.PasswordPath, SudoersDir: o.SudoersDir,
-		DeleteRootPassword: p.DeleteRootPassword, RegenerateHostKeys: p.RegenerateHostKeys, HostKeyType: p.HostKeyType,
-		DecodeCustomData: p.DecodeCustomData, ExecuteCustomData: p.ExecuteCustomData, AllowResetSysUser: p.AllowResetSysUser,
-		PasswordCryptID: p.PasswordCryptID, PasswordSaltLength: p.PasswordSaltLength, ClientAliveInterval: o.SSHClientAliveInterval,
-	}
-}
-
-func (a *Agent) provisioningOptions() provisioning.Options { return ProvisioningOptions(a.cfg) }

@@ -34,7 +34,7 @@ type pool struct {
 // for the medium. No answer is "none": most platforms have no such service.
 func (a *Agent) askPPS(ctx context.Context) <-chan provisioning.PPSType {
 	c := make(chan provisioning.PPSType, 1)
-	beside(func() error {
+	inBackground(func() error {
 		kind := provisioning.ParsePPSType("")
 		defer func() { c <- kind }()
 		x, err := a.platform.Extended(ctx, ppsAsk)
@@ -53,14 +53,14 @@ func wasPooled(m *provisioning.Machine) bool {
 	return m.FindPPSType(provisioning.PPSNone, provisioning.PPSNone) == provisioning.PPSUnknown
 }
 
-// finalOrder is the order for this machine: the one on the medium, or, if the
+// finalInput is the order for this machine: the one on the medium, or, if the
 // VM waits in a pool, the one of whom it is given to.
-func (a *Agent) finalOrder(ctx context.Context, m *provisioning.Machine, p *pool) (provisioning.Input, *ovf.Document, error) {
+func (a *Agent) finalInput(ctx context.Context, m *provisioning.Machine, p *pool) (provisioning.Input, *ovf.Document, error) {
 	metadata := a.askPPS(ctx)
 	var first *ovf.Document
 	p.kind = m.FindPPSType(provisioning.PPSNone, provisioning.PPSNone)
 	if p.kind != provisioning.PPSUnknown {
-		in, doc, err := a.order(ctx, m.VM)
+		in, doc, err := a.provisioningInput(ctx, m.VM)
 		if ctx.Err() != nil {
 			return in, nil, err
 		}
@@ -86,16 +86,16 @@ func (a *Agent) finalOrder(ctx context.Context, m *provisioning.Machine, p *pool
 	if now, err := provisioning.Identify(a.Root); err == nil && now.Firm() {
 		m.VM = now
 	}
-	return a.newOrder(ctx, raw, m.VM)
+	return a.reprovisionedInput(ctx, raw, m.VM)
 }
 
 // waitInPool reports Ready and waits until somebody orders the VM.
 func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *ovf.Document, p *pool) ([]byte, error) {
 	what := "reprovisioning data: the VM is pre-provisioned (" + string(p.kind) + ")"
 	a.Log.Info().Str("pps", string(p.kind)).Msg("VM is pre-provisioned, waiting for reprovisioning data")
-	a.board.note("provisioning", "waiting for reprovisioning data ("+string(p.kind)+")")
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
-	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+	a.live.note("provisioning", "waiting for reprovisioning data ("+string(p.kind)+")")
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
+	defer a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
 	if p.kind == provisioning.PPSUnknown {
 		p.limit.Stop()
 	}
@@ -128,7 +128,7 @@ func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *
 		return nil, err
 	}
 	a.Log.Info().Str("pps", string(p.kind)).Msg("reprovisioning data received")
-	a.board.note("provisioning", "reprovisioning data received")
+	a.live.note("provisioning", "reprovisioning data received")
 	p.told = false
 	a.platform.Reordered()
 	// That Ready was for the pool; the one for the owner is still to come.
@@ -204,8 +204,8 @@ func (f *ppsFetch) links(next func(context.Context) ([]host.LinkEvent, error)) f
 	}
 }
 
-// newOrder reads the document that replaces the one of the medium.
-func (a *Agent) newOrder(ctx context.Context, raw []byte, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
+// reprovisionedInput reads the document that replaces the one of the medium.
+func (a *Agent) reprovisionedInput(ctx context.Context, raw []byte, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
 	bad := func(err error) (provisioning.Input, *ovf.Document, error) {
 		return provisioning.Input{}, nil, err
 	}

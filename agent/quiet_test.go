@@ -30,7 +30,7 @@ func TestADayIsQuiet(t *testing.T) {
 		})
 		var log lines
 		a.Log = zerolog.New(&log).Level(zerolog.InfoLevel)
-		a.gate.open()
+		a.startGate.open()
 		// The collector leaves its archive.
 		a.Runner = &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
 		files(t, a.Root, map[string]string{"/var/lib/waagent/logcollector/logs.zip": "PK"})

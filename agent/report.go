@@ -151,7 +151,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 			if !again {
 				continue
 			}
-		case <-a.board.dirty:
+		case <-a.live.dirty:
 		case <-a.ext.Changed():
 		case <-retry:
 			a.rep.force()
@@ -166,7 +166,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 			continue
 		}
 		retry, late = nil, time.After(tardy)
-		sent = beside(func() error {
+		sent = inBackground(func() error {
 			defer a.pulse.begin("report", 0)()
 			ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not finished after %v", turnLimit))
 			defer cancel()
@@ -180,7 +180,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 // heartbeat is the job that keeps the platform from calling us unresponsive.
 func (a *Agent) heartbeat(context.Context) error {
 	a.rep.force()
-	a.board.poke()
+	a.live.poke()
 	return nil
 }
 
@@ -203,8 +203,8 @@ func (a *Agent) report(ctx context.Context) error {
 	}
 	receipt, err := a.platform.ReportStatus(ctx, doc)
 	a.rep.answer(receipt, err)
-	a.board.mu.Lock()
-	r := &a.board.snap.Platform.LastReport
+	a.live.mu.Lock()
+	r := &a.live.snap.Platform.LastReport
 	r.At, r.Sent, r.Accepted, r.Via, r.Error = receipt.Sent, !receipt.Sent.IsZero(), receipt.Accepted, receipt.Via, ""
 	r.HTTPStatus = receipt.HTTPStatus
 	if err != nil {
@@ -212,7 +212,7 @@ func (a *Agent) report(ctx context.Context) error {
 	} else {
 		r.AcceptedAt = time.Now().UTC()
 	}
-	a.board.mu.Unlock()
+	a.live.mu.Unlock()
 	if err != nil {
 		a.rep.force()
 		return err
@@ -245,9 +245,9 @@ func (a *Agent) applied(ext extensions.Snapshot) {
 	if gs == nil || ext.Key != gs.Key() {
 		return
 	}
-	a.board.mu.Lock()
-	defer a.board.mu.Unlock()
-	g := &a.board.snap.Platform.GoalState
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
+	g := &a.live.snap.Platform.GoalState
 	switch {
 	case ext.Converged && g.Applied.IsZero():
 		g.Applied = time.Now().UTC()
@@ -274,7 +274,7 @@ func (a *Agent) save() {
 	a.rep.saving.Lock()
 	defer a.rep.saving.Unlock()
 	a.lookAtSpace()
-	s := a.board.copy()
+	s := a.live.copy()
 	a.fill(&s)
 	a.remember(&s, a.rep.changes.look(s.Extensions, a.started, time.Now().UTC()))
 	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
@@ -299,7 +299,7 @@ func (a *Agent) save() {
 // measure is the job that looks at the agent's own cost.
 func (a *Agent) measure(context.Context) error {
 	a.forgetHang()
-	a.lookAside()
+	a.showAside()
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
 		return fmt.Errorf("measure resources: %w", err)
@@ -310,14 +310,14 @@ func (a *Agent) measure(context.Context) error {
 		fds = len(d)
 	}
 	u, derr := a.diskUsage()
-	a.board.mu.Lock()
-	g := &a.board.snap.Agent
+	a.live.mu.Lock()
+	g := &a.live.snap.Agent
 	if up := time.Since(a.started).Seconds(); up > 0 {
 		g.CPUPercent = 100 * cpu / up
 	}
 	g.CPUSeconds, g.RSS, g.FDs = cpu, rss, fds
-	a.board.snap.Disk = u
-	a.board.mu.Unlock()
+	a.live.snap.Disk = u
+	a.live.mu.Unlock()
 	return derr
 }
 
@@ -350,7 +350,7 @@ func (a *Agent) diskUsage() (status.Disk, error) {
 	for _, s := range u.Shares {
 		d.Parts = append(d.Parts, status.DiskUse{Name: s.Name, Path: s.Path, Used: s.Used, Files: s.Files, CanFree: s.CanFree})
 	}
-	d.Problem = a.board.copy().Disk.Problem
+	d.Problem = a.live.copy().Disk.Problem
 	judgeSpace(&d, u, a.overBudget.Load())
 	return d, err
 }
@@ -387,16 +387,16 @@ func judgeSpace(d *status.Disk, u disk.Usage, overBudget bool) {
 // filled up long before the next look at everything, and returns it.
 func (a *Agent) lookAtSpace() status.Disk {
 	u, err := disk.Space(a.Root, a.cfg.Paths.Lib)
-	a.board.mu.Lock()
-	defer a.board.mu.Unlock()
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
 	if err == nil {
-		judgeSpace(&a.board.snap.Disk, u, a.overBudget.Load())
+		judgeSpace(&a.live.snap.Disk, u, a.overBudget.Load())
 	}
-	return a.board.snap.Disk
+	return a.live.snap.Disk
 }
 
-// tidy is the job that keeps the disk budget.
-func (a *Agent) tidy(context.Context) error {
+// housekeeping is the job that keeps the disk budget.
+func (a *Agent) housekeeping(context.Context) error {
 	_, err := a.clean(false)
 	return err
 }

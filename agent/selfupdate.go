@@ -106,7 +106,7 @@ func (a *Agent) tellLast(l update.Last) {
 		ev = a.Log.Error().Str("code", l.Code)
 	}
 	ev.Msg("agent " + l.Text)
-	a.board.note("agent", l.Text)
+	a.live.note("agent", l.Text)
 	a.emitUpdate(l.Code == "", l.Text)
 	err := a.upd.store.Change(func(st *update.State) bool {
 		told := st.Last == l
@@ -131,14 +131,14 @@ func updateProblem(code string, since time.Time) status.Problem {
 
 // showUpdate changes the snapshot if there is something to change.
 func (a *Agent) showUpdate(change func(*status.Update)) {
-	now := a.board.copy().Agent.Update
+	now := a.live.copy().Agent.Update
 	was := now
 	change(&now)
 	if now.Code == was.Code && !was.Since.IsZero() {
 		now.Since = was.Since
 	}
 	if now != was {
-		a.board.set(func(s *status.Snapshot) { s.Agent.Update = now })
+		a.live.set(func(s *status.Snapshot) { s.Agent.Update = now })
 	}
 }
 
@@ -168,7 +168,7 @@ func (a *Agent) selfUpdate(ctx context.Context) error {
 		return err
 	}
 	now := time.Now()
-	if u.ready.IsZero() && a.gate.opened.Load() {
+	if u.ready.IsZero() && a.startGate.opened.Load() {
 		u.ready = now
 	}
 	calm := !u.ready.IsZero() && now.Sub(u.ready) >= a.cfg.Update.Quiet
@@ -269,7 +269,7 @@ func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
 		}
 	}
 	if changed {
-		a.board.poke()
+		a.live.poke()
 	}
 	return errors.Join(errs...)
 }
@@ -373,7 +373,7 @@ func (a *Agent) notStaged(f update.Facts, d update.Decision, why error) error {
 		u.err = why
 	}
 	u.mu.Unlock()
-	a.board.poke()
+	a.live.poke()
 	if st, err := u.store.Load(); err == nil {
 		a.tellLast(st.Last)
 	}

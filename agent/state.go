@@ -195,7 +195,7 @@ func (a *Agent) checkState() {
 			}
 		}
 	}
-	a.lookAside()
+	a.showAside()
 }
 
 const codeState = "AZ-AGENT-STATE"
@@ -203,9 +203,9 @@ const codeState = "AZ-AGENT-STATE"
 // maxAside is how many names are shown.
 const maxAside = 5
 
-// lookAside shows what was set aside, by whomever, until somebody has taken it
+// showAside shows what was set aside, by whomever, until somebody has taken it
 // away.
-func (a *Agent) lookAside() {
+func (a *Agent) showAside() {
 	var found []string
 	seen := map[string]bool{}
 	for _, p := range a.places() {
@@ -227,6 +227,6 @@ func (a *Agent) lookAside() {
 	}
 	if err != nil || a.aside.Load() {
 		a.aside.Store(err != nil)
-		a.board.problem("state", codeState, fixOf(codeState), err)
+		a.live.problem("state", codeState, fixOf(codeState), err)
 	}
 }

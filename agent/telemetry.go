@@ -25,8 +25,8 @@ func (a *Agent) sendEvents(ctx context.Context) error {
 		return err
 	}
 	serr := a.platform.SendEvents(ctx, evs)
-	a.board.mu.Lock()
-	t := &a.board.snap.Telemetry
+	a.live.mu.Lock()
+	t := &a.live.snap.Telemetry
 	t.LastAt, t.Error, t.Problem = time.Now().UTC(), "", status.Problem{}
 	t.Dropped += a.spool.Dropped()
 	if serr != nil {
@@ -34,7 +34,7 @@ func (a *Agent) sendEvents(ctx context.Context) error {
 	} else {
 		t.Sent += int64(len(evs))
 	}
-	a.board.mu.Unlock()
+	a.live.mu.Unlock()
 	return errors.Join(err, serr)
 }
 
@@ -47,14 +47,14 @@ func (a *Agent) collectEvents(context.Context) error {
 	return err
 }
 
-// beat is the job that tells the host's health service how its own services
-// look from here.
-func (a *Agent) beat(ctx context.Context) error {
+// hostHealth is the job that tells the host's health service how its own services
+// askForCheck from here.
+func (a *Agent) hostHealth(ctx context.Context) error {
 	if !a.cfg.Telemetry.Enabled {
 		return nil
 	}
 	if err := a.platform.Heartbeat(ctx); err != nil {
-		a.board.set(func(s *status.Snapshot) { s.Telemetry.Error = secret.Redact(err.Error()) })
+		a.live.set(func(s *status.Snapshot) { s.Telemetry.Error = secret.Redact(err.Error()) })
 	}
 	return nil
 }

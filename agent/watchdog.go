@@ -67,7 +67,7 @@ func (p *pulse) begin(name string, period time.Duration) (end func()) {
 	}
 }
 
-// beat says that a part came round.
+// hostHealth says that a part came round.
 func (p *pulse) beat(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,7 +109,7 @@ func (a *Agent) watchdog(ctx context.Context) error {
 		switch {
 		case len(silent) == 0 && said:
 			said = false
-			a.board.problem("watchdog", "", "", nil)
+			a.live.problem("watchdog", "", "", nil)
 			fallthrough
 		case len(silent) == 0:
 			notify("WATCHDOG=1")
@@ -131,13 +131,13 @@ type hang struct {
 func (a *Agent) hung(ctx context.Context, what string) {
 	stacks := make([]byte, maxStacks)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	said := beside(func() error {
+	said := inBackground(func() error {
 		b, err := json.Marshal(hang{time.Now().UTC(), what, os.Getpid()})
 		if err == nil && a.Hung != nil { // else there is no next life to be told
 			err = a.Root.WriteFile(hungFile, append(b, '\n'), 0o600)
 		}
 		err = errors.Join(err, a.Root.WriteFile(hungStacks, stacks, 0o600))
-		a.board.problem("watchdog", codeHung, fixOf(codeHung), errors.New(what))
+		a.live.problem("watchdog", codeHung, fixOf(codeHung), errors.New(what))
 		a.Log.Error().Err(err).Str("code", codeHung).Str("stacks", hungStacks).Bool("ends", a.Hung != nil).Msg(what)
 		a.events.Emit(event.Event{Kind: event.Operation, Time: time.Now().UTC(), Name: "WALinuxAgent", Version: a.Version, Op: "AgentHung", Message: codeHung + ": " + what})
 		a.save()
@@ -175,8 +175,8 @@ func (a *Agent) afterHang() {
 	}
 	text := "restarted: " + h.What
 	a.Log.Error().Err(err).Str("code", codeHung).Time("at", h.At).Str("stacks", hungStacks).Msg(text)
-	a.board.note("agent", codeHung+": "+text)
-	a.board.problem("watchdog", codeHung, fixOf(codeHung), fmt.Errorf("%s at %s", text, h.At.Format(time.DateTime)))
+	a.live.note("agent", codeHung+": "+text)
+	a.live.problem("watchdog", codeHung, fixOf(codeHung), fmt.Errorf("%s at %s", text, h.At.Format(time.DateTime)))
 	a.events.Emit(event.Event{Kind: event.Operation, Time: time.Now().UTC(), Name: "WALinuxAgent", Version: a.Version, Op: "AgentHung", Message: codeHung + ": " + text})
 	a.hangTold = time.Now()
 }
@@ -185,6 +185,6 @@ func (a *Agent) afterHang() {
 func (a *Agent) forgetHang() {
 	if !a.hangTold.IsZero() && time.Since(a.hangTold) > hungShown {
 		a.hangTold = time.Time{}
-		a.board.problem("watchdog", "", "", nil)
+		a.live.problem("watchdog", "", "", nil)
 	}
 }

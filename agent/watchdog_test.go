@@ -35,7 +35,7 @@ func TestWatchdog(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		a.keep(ctx, part{name: "reporter", run: a.reporter}, part{name: "watchdog", run: a.watchdog})
+		a.runParts(ctx, part{name: "reporter", run: a.reporter}, part{name: "watchdog", run: a.watchdog})
 		done <- ctx.Err()
 	}()
 	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {

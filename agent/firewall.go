@@ -20,14 +20,14 @@ import (
 // WirePort is the WireServer's. It must stay reachable for root whatever the firewall does.
 const WirePort = 80
 
-// fence is what the guard job remembers.
-type fence struct {
-	mu     sync.Mutex // guards what follows; rules are set under it, nothing is waited for
-	fw     *firewall.Firewall
-	addr   netip.Addr // that fw protects
-	known  bool       // the rules were there before
-	next   time.Time  // no look before, after the rules were taken back
-	tested bool       // they do what they are for
+// firewallJob is what the guard job remembers.
+type firewallJob struct {
+	mu        sync.Mutex // guards what follows; rules are set under it, nothing is waited for
+	fw        *firewall.Firewall
+	addr      netip.Addr // that fw protects
+	installed bool       // the rules were there before
+	next      time.Time  // no look before, after the rules were taken back
+	tested    bool       // they do what they are for
 
 	trying sync.Mutex // one test at a time
 	off    bool       // under trying: switched off, and cleaned up
@@ -37,14 +37,14 @@ type fence struct {
 // each try costs the machine the platform for seconds.
 const reverted = time.Hour
 
-// guard is the job that keeps the platform's address for root, or
+// keepFirewall is the job that keeps the platform's address for root, or
 // takes the rules away where they are switched off. It tries them out, too,
 // which takes seconds where the host is silent.
-func (a *Agent) guard(ctx context.Context) error {
+func (a *Agent) keepFirewall(ctx context.Context) error {
 	if a.cfg.Protocol.Endpoint != "" {
 		return nil // the endpoint of a test: the rules would be about somebody else's address
 	}
-	x := &a.fence
+	x := &a.firewallJob
 	x.trying.Lock()
 	defer x.trying.Unlock()
 	if !a.cfg.OS.EnableFirewall {
@@ -54,11 +54,11 @@ func (a *Agent) guard(ctx context.Context) error {
 		x.off = true // once per start is enough to clean up
 		return RemoveFirewall(ctx, a.Runner)
 	}
-	fw, err := a.wall(ctx)
+	fw, err := a.setFirewall(ctx)
 	if fw == nil || err != nil {
 		return err
 	}
-	results, done, err := a.provoke(ctx, fw)
+	results, done, err := a.testFirewall(ctx, fw)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if fw != x.fw {
@@ -66,7 +66,7 @@ func (a *Agent) guard(ctx context.Context) error {
 	}
 	x.tested = done
 	if err != nil {
-		x.next, x.known = time.Now().Add(reverted), false
+		x.next, x.installed = time.Now().Add(reverted), false
 	}
 	a.showFirewall(err, func(f *status.Firewall) { f.Results = results })
 	return err
@@ -86,10 +86,10 @@ func FirewallWanted(root host.Root, c *config.Config) bool {
 	return err == nil && strings.TrimSpace(string(tag)) == azureTag || root.Exists(path.Join(c.Paths.Lib, "WireServerEndpoint"))
 }
 
-// wall puts the rules in place and returns the firewall if it has to be tried
+// setFirewall puts the rules in place and returns the firewall if it has to be tried
 // out.
-func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
-	x := &a.fence
+func (a *Agent) setFirewall(ctx context.Context) (*firewall.Firewall, error) {
+	x := &a.firewallJob
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if time.Now().Before(x.next) || !FirewallWanted(a.Root, a.cfg) {
@@ -109,13 +109,13 @@ func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
 	if changed {
 		x.tested = false
 	}
-	if changed && x.known {
+	if changed && x.installed {
 		a.Log.Warn().Str("code", "AZ-FW-DRIFT").Msg("firewall rules were removed by another program, restored")
-		a.board.note("firewall", "rules removed by another program, restored")
+		a.live.note("firewall", "rules removed by another program, restored")
 	}
-	x.known = err == nil && backend != firewall.None
+	x.installed = err == nil && backend != firewall.None
 	a.showFirewall(err, func(f *status.Firewall) { f.Backend = string(backend) })
-	if !x.known || x.tested {
+	if !x.installed || x.tested {
 		return nil, err
 	}
 	return x.fw, nil
@@ -123,7 +123,7 @@ func (a *Agent) wall(ctx context.Context) (*firewall.Firewall, error) {
 
 // showFirewall puts what was just found out on the board.
 func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
-	was := a.board.copy().Firewall
+	was := a.live.copy().Firewall
 	now := status.Firewall{State: status.OK, Backend: was.Backend, VerifiedAt: time.Now().UTC(), Results: was.Results}
 	change(&now)
 	bad := func(st status.State, code, message string) {
@@ -139,26 +139,26 @@ func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
 			code = fe.Code()
 		}
 		bad(status.Error, code, err.Error())
-	case now.Results[ordinary] == "reach it":
+	case now.Results[ordinaryUsers] == "reach it":
 		bad(status.Warn, "AZ-FW-SELFTEST", "a connection of an unprivileged user was not blocked")
 	}
 	set := func(s *status.Snapshot) { s.Firewall = now }
 	if was.State == now.State && was.Code == now.Code {
-		a.board.mu.Lock()
-		set(&a.board.snap)
-		a.board.mu.Unlock()
+		a.live.mu.Lock()
+		set(&a.live.snap)
+		a.live.mu.Unlock()
 	} else {
-		a.board.set(set)
+		a.live.set(set)
 	}
 }
 
-// ordinary is the key of the result that counts.
-const ordinary = "ordinary users"
+// ordinaryUsers is the key of the result that counts.
+const ordinaryUsers = "ordinary users"
 
-// provoke tries out the rules. Nothing can be said while root can't reach the
+// testFirewall tries out the rules. Nothing can be said while root can't reach the
 // platform either; then it has to be done again. An error says that the rules
 // themselves stop root, and are gone.
-func (a *Agent) provoke(ctx context.Context, fw *firewall.Firewall) (results map[string]string, done bool, err error) {
+func (a *Agent) testFirewall(ctx context.Context, fw *firewall.Firewall) (results map[string]string, done bool, err error) {
 	took, err := fw.Root(ctx)
 	if err != nil {
 		if _, ours := errors.AsType[*firewall.Error](err); !ours {
@@ -173,9 +173,9 @@ func (a *Agent) provoke(ctx context.Context, fw *firewall.Firewall) (results map
 		a.Log.Debug().Err(err).Msg("could not test firewall rules")
 		return results, false, nil
 	case open:
-		results[ordinary] = "reach it"
+		results[ordinaryUsers] = "reach it"
 	default:
-		results[ordinary] = "blocked"
+		results[ordinaryUsers] = "blocked"
 	}
 	return results, true, nil
 }
@@ -187,7 +187,7 @@ func (a *Agent) watchFirewall(ctx context.Context) error {
 		return nil
 	}
 	look := func() {
-		if _, err := a.wall(ctx); err != nil && ctx.Err() == nil {
+		if _, err := a.setFirewall(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Debug().Err(err).Msg("could not check firewall rules")
 		}
 	}

@@ -19,7 +19,7 @@ const (
 	// mediaWait is for a drive or a medium that comes late.
 	mediaWait = 30 * time.Second
 	// mediaSpare is the same where the metadata has all that a medium could
-	// say.
+	// open.
 	mediaSpare = 5 * time.Second
 	// mediaHang is for a device that does not answer at all.
 	mediaHang = mediaWait + 10*time.Second
@@ -29,10 +29,10 @@ const (
 	metadataTry  = 5 * time.Second // for one answer
 )
 
-// order finds out what this machine is to become: the document on the
+// provisioningInput finds out what this machine is to become: the document on the
 // medium, completed from the instance metadata where it lacks something.
 // Both are looked for at the same time.
-func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
+func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
 	asked, stop := context.WithCancel(ctx)
 	defer stop()
 	known := a.learn(asked)
@@ -72,7 +72,7 @@ func (a *Agent) order(ctx context.Context, id provisioning.Identity) (provisioni
 		// Nothing that was wanted is lost without a word (provisioning/SPEC.md §6.5).
 		const lost = "custom data of this VM could not be read"
 		a.Log.Warn().Str("code", provisioning.CodeCustomData).Msg(lost)
-		a.board.note("provisioning", lost)
+		a.live.note("provisioning", lost)
 	}
 	return in, doc, nil
 }
@@ -94,8 +94,8 @@ func (a *Agent) fromDocument(doc *ovf.Document, id provisioning.Identity) provis
 
 // search looks for the medium, for as long as one could still matter.
 func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, error) {
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
-	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
+	defer a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
 	ctx, cancel := context.WithTimeoutCause(ctx, mediaHang, fmt.Errorf("no answer from the provisioning medium in %v", mediaHang))
 	defer cancel()
 	sctx, end := context.WithCancelCause(ctx)
@@ -120,7 +120,7 @@ type knowledge struct {
 // coming up.
 func (a *Agent) learn(ctx context.Context) *knowledge {
 	k := &knowledge{done: make(chan struct{})}
-	beside(func() error {
+	inBackground(func() error {
 		for {
 			md, err := a.metadata(ctx)
 			if err == nil {

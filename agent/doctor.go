@@ -41,7 +41,7 @@ func (a *Agent) doctor(ctx context.Context) status.Response {
 	if err != nil {
 		return status.Response{Error: err.Error()}
 	}
-	a.board.poke()
+	a.live.poke()
 	return status.Response{OK: true, Data: data}
 }
 

@@ -13,7 +13,7 @@ import (
 // at provisioning: VMAccess is the way in for a customer who has lost theirs,
 // and edits the main file. It looks only when a file has changed.
 func (a *Agent) yieldSSHD(ctx context.Context) {
-	if !a.gate.opened.Load() {
+	if !a.startGate.opened.Load() {
 		return // the machine is being provisioned
 	}
 	newest := a.newestSSHD()
@@ -24,7 +24,7 @@ func (a *Agent) yieldSSHD(ctx context.Context) {
 	given, err := a.machine(provisioning.Identity{}).YieldSSHD(ctx)
 	if len(given) > 0 {
 		a.Log.Info().Strs("keywords", given).Msg("sshd configuration was changed after provisioning, keeping the change")
-		a.board.note("sshd", "later change kept: "+strings.Join(given, ", "))
+		a.live.note("sshd", "later change kept: "+strings.Join(given, ", "))
 	}
 	if err != nil {
 		a.Log.Warn().Err(err).Str("code", provisioning.CodeOf(err)).Msg("could not check sshd configuration")

@@ -115,7 +115,7 @@ func TestCerts(t *testing.T) {
 }
 
 func TestRequester(t *testing.T) {
-	var x asked
+	var x requesters
 	at := time.Now()
 	gs := func(activity string, seq int, when time.Time) *protocol.GoalState {
 		g := &protocol.GoalState{Received: when}

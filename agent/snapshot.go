@@ -71,7 +71,7 @@ func (a *Agent) fillExtensions(s *status.Snapshot) {
 		if e.Unit != "" {
 			e.Limits, e.ThrottledS = limits(cgroup.LimitsOf(e.Unit))
 		}
-		e.Requester = a.asked.by(d)
+		e.Requester = a.requesters.by(d)
 		s.Extensions = append(s.Extensions, e)
 	}
 	a.rep.date(s.Extensions)
@@ -149,33 +149,33 @@ func limits(l cgroup.Limits, ok bool) (*status.Limits, float64) {
 	return &status.Limits{CPUPercent: l.CPUPercent, MemoryMax: l.MemoryMax, TasksMax: l.TasksMax}, l.Throttled.Seconds()
 }
 
-// asked remembers in which goal state each set of settings came first, so
+// requesters remembers in which goal state each set of settings came first, so
 // that an operation can be traced to who ordered it.
-type asked struct {
-	mu     sync.Mutex // guards orders
-	orders map[string]order
+type requesters struct {
+	mu    sync.Mutex // guards orders
+	byKey map[string]requester
 }
 
-type order struct {
+type requester struct {
 	at       time.Time
 	activity string
 }
 
-func orderKey(name, config, version string, seq int) string {
+func requesterKey(name, config, version string, seq int) string {
 	return strings.ToLower(name) + "\x00" + config + "\x00" + version + "\x00" + strconv.Itoa(seq)
 }
 
 // set takes over what is asked for now; what was asked for before keeps its
-// order.
-func (x *asked) set(gs *protocol.GoalState) {
+// provisioningInput.
+func (x *requesters) set(gs *protocol.GoalState) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	now := map[string]order{}
+	now := map[string]requester{}
 	add := func(name, config, version string, seq int) {
-		key := orderKey(name, config, version, seq)
-		o, ok := x.orders[key]
+		key := requesterKey(name, config, version, seq)
+		o, ok := x.byKey[key]
 		if !ok {
-			o = order{gs.Received, gs.ActivityID}
+			o = requester{gs.Received, gs.ActivityID}
 		}
 		now[key] = o
 	}
@@ -191,16 +191,16 @@ func (x *asked) set(gs *protocol.GoalState) {
 			add(h.Name, config, h.Version, s.Seq)
 		}
 	}
-	x.orders = now
+	x.byKey = now
 }
 
 // by names the activity that ordered the last operation of an extension. An
 // operation that is older than the order was ordered by somebody we have
 // forgotten, for instance before a restart.
-func (x *asked) by(d extensions.Detail) string {
+func (x *requesters) by(d extensions.Detail) string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	o := x.orders[orderKey(d.Name, d.Config, d.Version, d.Seq)]
+	o := x.byKey[requesterKey(d.Name, d.Config, d.Version, d.Seq)]
 	if o.activity == "" || d.Started.IsZero() || d.Started.Before(o.at) {
 		return ""
 	}
@@ -293,7 +293,7 @@ func (a *Agent) showPolicy() {
 			p.Problem = problem(refusal.Cause, time.Now().UTC())
 		}
 	}
-	a.board.set(func(s *status.Snapshot) {
+	a.live.set(func(s *status.Snapshot) {
 		if s.Policy.Code == p.Code && p.Code != "" {
 			p.Since = s.Policy.Since
 		}
@@ -325,7 +325,7 @@ type life struct {
 }
 
 // countLife notes a start, and with the function it returns an end in good
-// order. Only what nobody ordered counts as a restart.
+// provisioningInput. Only what nobody ordered counts as a restart.
 func (a *Agent) countLife() (restarts int, end func()) {
 	var l life
 	b, err := a.Root.ReadFile(lives)

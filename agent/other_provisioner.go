@@ -42,7 +42,7 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, m *p
 			return nil
 		}
 		a.mark(ctx, m)
-		a.board.note("provisioning", "done by "+by)
+		a.live.note("provisioning", "done by "+by)
 	}
 	if err := a.waitStage(ctx, owner, m); err != nil {
 		return err
@@ -57,8 +57,8 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, m *p
 
 // waitFor shows what is waited for, and bounds it.
 func (a *Agent) waitFor(ctx context.Context, what string, limit time.Duration, wait func(context.Context) error) error {
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
-	defer a.board.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
+	defer a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
 	wctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not finished after %v", what, limit))
 	defer cancel()
 	return wait(wctx)
@@ -81,7 +81,7 @@ func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding, m *pr
 	}
 	if err != nil || out.Failed {
 		a.Log.Warn().Err(err).Strs("problems", out.Errors).Msg("extensions start without cloud-init's " + string(stage) + " stage")
-		a.board.note("cloud-init", string(stage)+" stage did not finish")
+		a.live.note("cloud-init", string(stage)+" stage did not finish")
 	}
 	return nil
 }
@@ -108,8 +108,8 @@ func (a *Agent) mayTakeOver(owner provisioning.Finding) bool {
 func (a *Agent) takeOver(ctx context.Context, why error, m *provisioning.Machine) error {
 	told := m.CloudInitToldReady()
 	a.Log.Warn().Err(why).Str("code", provisioning.CodeOf(why)).Bool("told_ready", told).Msg("cloud-init failed, taking over")
-	a.board.note("provisioning", "taken over by this agent: "+why.Error())
-	a.board.set(func(s *status.Snapshot) { s.Provisioning.By = string(provisioning.OwnerSelf) })
+	a.live.note("provisioning", "taken over by this agent: "+why.Error())
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.By = string(provisioning.OwnerSelf) })
 	return a.provision(ctx, m, told)
 }
 

@@ -8,18 +8,18 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// board is where every part of the agent writes down what it knows, and from
+// live is where every part of the agent writes down what it knows, and from
 // which the reporter copies. Nobody waits at the board for anything.
-type board struct {
+type liveStatus struct {
 	mu    sync.Mutex // guards snap
 	snap  status.Snapshot
 	dirty chan struct{} // holds one: something changed since the last copy
 }
 
-func newBoard() *board { return &board{dirty: make(chan struct{}, 1)} }
+func newLiveStatus() *liveStatus { return &liveStatus{dirty: make(chan struct{}, 1)} }
 
 // set changes the snapshot and lets the reporter know.
-func (b *board) set(change func(*status.Snapshot)) {
+func (b *liveStatus) set(change func(*status.Snapshot)) {
 	b.mu.Lock()
 	change(&b.snap)
 	b.mu.Unlock()
@@ -27,7 +27,7 @@ func (b *board) set(change func(*status.Snapshot)) {
 }
 
 // poke asks for a report without a change of ours.
-func (b *board) poke() {
+func (b *liveStatus) poke() {
 	select {
 	case b.dirty <- struct{}{}:
 	default:
@@ -35,7 +35,7 @@ func (b *board) poke() {
 }
 
 // note adds a line to the history that agentctl shows.
-func (b *board) note(what, text string) {
+func (b *liveStatus) note(what, text string) {
 	b.set(func(s *status.Snapshot) {
 		s.History = append(s.History, status.Transition{At: time.Now().UTC(), What: what, Why: text})
 		if n := len(s.History); n > status.HistoryMax {
@@ -45,7 +45,7 @@ func (b *board) note(what, text string) {
 }
 
 // problem records or clears (err nil) a fault without a section of its own.
-func (b *board) problem(what, code, fix string, err error) {
+func (b *liveStatus) problem(what, code, fix string, err error) {
 	b.set(func(s *status.Snapshot) {
 		i := slices.IndexFunc(s.Problems, func(p status.Item) bool { return p.What == what })
 		if err == nil {
@@ -70,7 +70,7 @@ func (b *board) problem(what, code, fix string, err error) {
 
 // copy returns the snapshot as it is now. The slices in it are replaced by
 // the writers, never changed in place, so they can be shared.
-func (b *board) copy() status.Snapshot {
+func (b *liveStatus) copy() status.Snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.snap

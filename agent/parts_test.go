@@ -13,7 +13,7 @@ import (
 )
 
 func problemOf(a *Agent, what string) status.Item {
-	all := a.board.copy().Problems
+	all := a.live.copy().Problems
 	if i := slices.IndexFunc(all, func(p status.Item) bool { return p.What == what }); i >= 0 {
 		return all[i]
 	}
@@ -40,7 +40,7 @@ func TestERR2PartsEndAlone(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				a.keep(ctx,
+				a.runParts(ctx,
 					part{name: "bad", run: func(ctx context.Context) error {
 						starts = append(starts, time.Now())
 						if bad++; bad <= 10 {
@@ -95,7 +95,7 @@ func TestWatchdogSaysThatAPartHangs(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				a.keep(ctx, part{name: "watchdog", run: a.watchdog}, part{name: "reporter", run: a.reporter})
+				a.runParts(ctx, part{name: "watchdog", run: a.watchdog}, part{name: "reporter", run: a.reporter})
 			}()
 			// A job that comes round for an hour, and then waits for something
 			// that its context does not end.

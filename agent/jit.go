@@ -16,23 +16,23 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// access is who the platform lets in for a while.
-type access struct {
+// jit is who the platform lets in for a while.
+type jitUsers struct {
 	wake chan struct{} // holds one: the accounts are to be looked at
 
-	mu    sync.Mutex // guards what follows
-	users []provisioning.JITUser
-	asked bool      // a goal state has been seen: before, nothing may be removed
-	due   time.Time // when the accounts have to be looked at again; zero: not
+	mu     sync.Mutex // guards what follows
+	users  []provisioning.JITUser
+	listed bool      // a goal state has been seen: before, nothing may be removed
+	due    time.Time // when the accounts have to be looked at again; zero: not
 	// ends is when accounts of an earlier life of this agent are over; nil
 	// until it was read.
 	ends map[string]time.Time
 }
 
-func newAccess() access { return access{wake: make(chan struct{}, 1)} }
+func newJITUsers() jitUsers { return jitUsers{wake: make(chan struct{}, 1)} }
 
-// look asks for a look at the accounts; it never waits.
-func (x *access) look() {
+// askForCheck asks for a look at the accounts; it never waits.
+func (x *jitUsers) askForCheck() {
 	select {
 	case x.wake <- struct{}{}:
 	default:
@@ -40,7 +40,7 @@ func (x *access) look() {
 }
 
 // set takes the list of a goal state over.
-func (x *access) set(doc *protocol.RemoteAccess) {
+func (x *jitUsers) set(doc *protocol.RemoteAccess) {
 	var users []provisioning.JITUser
 	if doc != nil && doc.Err != nil {
 		return // the list could not be had, which is not an empty one
@@ -52,25 +52,25 @@ func (x *access) set(doc *protocol.RemoteAccess) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.users, x.asked, x.due = users, true, time.Now()
+	x.users, x.listed, x.due = users, true, time.Now()
 }
 
-func (x *access) take(now time.Time) ([]provisioning.JITUser, bool) {
+func (x *jitUsers) takeDue(now time.Time) ([]provisioning.JITUser, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.asked || x.due.IsZero() || now.Before(x.due) {
+	if !x.listed || x.due.IsZero() || now.Before(x.due) {
 		return nil, false
 	}
 	x.due = provisioning.NextJIT(x.users, now)
 	return x.users, true
 }
 
-// over are the accounts whose time is over while the platform, which has the
+// expired are the accounts whose time is over while the platform, which has the
 // list, has not been heard yet. Each is named once.
-func (x *access) over(now time.Time, read func() map[string]time.Time) map[string]time.Time {
+func (x *jitUsers) expired(now time.Time, read func() map[string]time.Time) map[string]time.Time {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.asked {
+	if x.listed {
 		return nil
 	}
 	if x.ends == nil {
@@ -86,8 +86,8 @@ func (x *access) over(now time.Time, read func() map[string]time.Time) map[strin
 	return out
 }
 
-// back names accounts once more, at a later time.
-func (x *access) back(ends map[string]time.Time, at time.Time) {
+// putBack names accounts once more, at a later time.
+func (x *jitUsers) putBack(ends map[string]time.Time, at time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for name := range ends {
@@ -95,7 +95,7 @@ func (x *access) back(ends map[string]time.Time, at time.Time) {
 	}
 }
 
-func (x *access) again(at time.Time) {
+func (x *jitUsers) retryAt(at time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.due.IsZero() || at.Before(x.due) {
@@ -103,84 +103,84 @@ func (x *access) again(at time.Time) {
 	}
 }
 
-// letIn looks at the accounts whenever it is asked to: who polls does not wait
+// runJIT looks at the accounts whenever it is asked to: who polls does not wait
 // for useradd.
-func (a *Agent) letIn(ctx context.Context) error {
+func (a *Agent) runJIT(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-a.access.wake:
+		case <-a.jit.wake:
 		}
-		if err := a.accounts(ctx); err != nil && ctx.Err() == nil {
+		if err := a.updateJIT(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Error().Err(err).Msg("just-in-time access")
 		}
 	}
 }
 
-// accounts adds and removes just-in-time users. It is asked at every poll,
+// updateJIT adds and removes just-in-time users. It is asked at every poll,
 // and looks at the accounts only when the platform changed the list or one
 // expires (protocol/SPEC.md §12.2).
-func (a *Agent) accounts(ctx context.Context) error {
+func (a *Agent) updateJIT(ctx context.Context) error {
 	now := time.Now()
-	if ends := a.access.over(now, a.restoreAccess); len(ends) > 0 {
-		return a.overdue(ctx, ends, now)
+	if ends := a.jit.expired(now, a.savedExpiries); len(ends) > 0 {
+		return a.endExpired(ctx, ends, now)
 	}
-	if !a.gate.opened.Load() {
+	if !a.startGate.opened.Load() {
 		return nil // the first account of the machine is being made
 	}
-	users, due := a.access.take(now)
+	users, due := a.jit.takeDue(now)
 	if !due {
 		return nil
 	}
 	m := a.machine(provisioning.Identity{})
-	f, left, err := accountFacts(ctx, m)
+	f, left, err := jitFacts(ctx, m)
 	if err != nil {
-		a.access.again(now.Add(time.Minute))
+		a.jit.retryAt(now.Add(time.Minute))
 		return errors.Join(left, err)
 	}
 	steps, warnings := provisioning.JITSteps(users, f, m.Options, now)
 	for _, w := range warnings {
 		a.Log.Warn().Err(w).Msg("just-in-time access")
 	}
-	if err := a.keepAccess(users, now); err != nil {
+	if err := a.saveExpiries(users, now); err != nil {
 		a.Log.Warn().Err(err).Msg("just-in-time access: could not save the list of users")
 	}
-	if err = errors.Join(left, a.changeAccounts(ctx, m, steps)); err != nil {
-		a.access.again(now.Add(time.Minute))
+	if err = errors.Join(left, a.applyJIT(ctx, m, steps)); err != nil {
+		a.jit.retryAt(now.Add(time.Minute))
 	}
 	return err
 }
 
-// accountFacts is what accounts there are, after those were taken away whose
+// jitFacts is what accounts there are, after those were taken away whose
 // removal was cut off, and what is left of these: it is said and tried again,
 // and keeps nobody else from coming or going.
-func accountFacts(ctx context.Context, m *provisioning.Machine) (f provisioning.Facts, left, err error) {
+func jitFacts(ctx context.Context, m *provisioning.Machine) (f provisioning.Facts, left, err error) {
 	left = m.MendJIT(ctx)
 	f, err = m.Gather(ctx)
 	return f, left, err
 }
 
-// overdue ends accounts without the platform, which may be away for long.
-func (a *Agent) overdue(ctx context.Context, ends map[string]time.Time, now time.Time) error {
+// endExpired ends accounts without the platform, which may be away for long.
+func (a *Agent) endExpired(ctx context.Context, ends map[string]time.Time, now time.Time) error {
 	m := a.machine(provisioning.Identity{})
-	f, left, err := accountFacts(ctx, m)
+	f, left, err := jitFacts(ctx, m)
 	if err == nil {
-		err = a.changeAccounts(ctx, m, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f))
+		err = a.applyJIT(ctx, m, provisioning.EndJIT(slices.Sorted(maps.Keys(ends)), f))
 	}
 	if err = errors.Join(left, err); err != nil {
-		a.access.back(ends, now.Add(time.Minute))
+		a.jit.putBack(ends, now.Add(time.Minute))
 	}
 	return err
 }
 
-func (a *Agent) accessFile() string { return a.cfg.Paths.Lib + "/azguest/access.json" }
+func (a *Agent) jitFile() string { return a.cfg.Paths.Lib + "/azguest/access.json" }
 
-// restoreAccess reads when the accounts of an agent before us are over. The time
+// savedExpiries reads when the accounts of an agent before us are over. The time
 // of those whose removal has begun is.
-func (a *Agent) restoreAccess() map[string]time.Time {
+func (a *Agent) savedExpiries() map[string]time.Time {
 	ends := map[string]time.Time{}
-	b, err := a.Root.ReadFile(a.accessFile())
+	b, err := a.Root.ReadFile(a.jitFile())
 	if err == nil {
 		err = json.Unmarshal(b, &ends)
 	}
@@ -200,27 +200,27 @@ func (a *Agent) restoreAccess() map[string]time.Time {
 	return ends
 }
 
-// keepAccess writes down when the accounts are over, for a life of the agent
+// saveExpiries writes down when the accounts are over, for a life of the agent
 // in which the platform can't be asked.
-func (a *Agent) keepAccess(users []provisioning.JITUser, now time.Time) error {
+func (a *Agent) saveExpiries(users []provisioning.JITUser, now time.Time) error {
 	ends := map[string]time.Time{}
 	for _, u := range users {
 		if u.Err == nil && now.Before(u.Expires) {
 			ends[u.Name] = u.Expires.UTC()
 		}
 	}
-	have, err := a.Root.ReadFile(a.accessFile())
+	have, err := a.Root.ReadFile(a.jitFile())
 	if len(ends) == 0 {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		return a.Root.Remove(a.accessFile())
+		return a.Root.Remove(a.jitFile())
 	}
 	b, err := json.Marshal(ends)
 	if err != nil || bytes.Equal(b, have) {
 		return err
 	}
-	return errors.Join(a.Root.MkdirAll(a.cfg.Paths.Lib+"/azguest", 0o700), a.Root.WriteFile(a.accessFile(), b, 0o600))
+	return errors.Join(a.Root.MkdirAll(a.cfg.Paths.Lib+"/azguest", 0o700), a.Root.WriteFile(a.jitFile(), b, 0o600))
 }
 
 func failure(err error) string {
@@ -230,7 +230,7 @@ func failure(err error) string {
 	return ": " + err.Error()
 }
 
-func (a *Agent) changeAccounts(ctx context.Context, m *provisioning.Machine, steps []provisioning.Step) error {
+func (a *Agent) applyJIT(ctx context.Context, m *provisioning.Machine, steps []provisioning.Step) error {
 	var errs []error
 	for _, s := range steps {
 		begin := time.Now()
@@ -241,7 +241,7 @@ func (a *Agent) changeAccounts(ctx context.Context, m *provisioning.Machine, ste
 			continue
 		}
 		a.Log.Info().Str("what", s.String()).Msg("just-in-time access")
-		a.board.note("access", s.String())
+		a.live.note("access", s.String())
 	}
 	return errors.Join(errs...)
 }

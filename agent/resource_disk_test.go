@@ -62,7 +62,7 @@ func TestResourceDisk(t *testing.T) {
 			run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
 			a.Runner = run
 			files(t, a.Root, withDisk(tc.content))
-			a.orderKnown.say()
+			a.diskLatch.open()
 			if err := a.resourceDisk(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -71,7 +71,7 @@ func TestResourceDisk(t *testing.T) {
 				ran = append(ran, strings.Fields(c)[0])
 			}
 			problem := ""
-			for _, p := range a.board.copy().Problems {
+			for _, p := range a.live.copy().Problems {
 				problem = p.Message
 			}
 			if strings.Join(ran, " ") != tc.ran || (problem == "") != (tc.problem == "") || !strings.Contains(problem, tc.problem) {
@@ -100,10 +100,10 @@ func TestResourceDiskComesAfterTheOrder(t *testing.T) {
 		"cloud-init, a later boot":       {provisioning.OwnerCloudInit, provisioning.Provisioned, true},
 		"azure-init, the disk has moved": {provisioning.OwnerAzureInit, provisioning.Moved, false},
 	} {
-		a := &Agent{orderKnown: newKnown()}
+		a := &Agent{diskLatch: newLatch()}
 		a.decided(provisioning.Finding{Owner: tc.owner}, tc.standing)
 		select {
-		case <-a.orderKnown.c:
+		case <-a.diskLatch.opened:
 			if !tc.at {
 				t.Errorf("%s: at once", name)
 			}
@@ -112,8 +112,8 @@ func TestResourceDiskComesAfterTheOrder(t *testing.T) {
 				t.Errorf("%s: not at once", name)
 			}
 		}
-		a.orderKnown.say()
-		a.orderKnown.say() // twice is once
+		a.diskLatch.open()
+		a.diskLatch.open() // twice is once
 	}
 }
 
@@ -122,7 +122,7 @@ func TestResourceDiskComesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAgent(t, fabric.New(t), func(c *config.Config) { c.ResourceDisk.Format, c.ResourceDisk.FileSystem = true, "ext4" })
 		ctx, cancel := context.WithCancel(t.Context())
-		a.orderKnown.say()
+		a.diskLatch.open()
 		start := time.Now()
 		if err := a.resourceDisk(ctx); err != nil {
 			t.Fatal(err)
@@ -130,14 +130,14 @@ func TestResourceDiskComesLate(t *testing.T) {
 		if took := time.Since(start); took < 20*time.Second || took > time.Minute {
 			t.Errorf("looked for %v", took)
 		}
-		if p := a.board.copy().Problems; len(p) != 0 {
+		if p := a.live.copy().Problems; len(p) != 0 {
 			t.Errorf("a size without such a disk: %+v", p)
 		}
 		a.cfg.ResourceDisk.EnableSwap, a.cfg.ResourceDisk.SwapSizeMB = true, 64
 		if err := a.resourceDisk(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if p := a.board.copy().Problems; len(p) != 1 || !strings.Contains(p[0].Message, "no resource disk") {
+		if p := a.live.copy().Problems; len(p) != 1 || !strings.Contains(p[0].Message, "no resource disk") {
 			t.Errorf("problems: %+v", p)
 		}
 		cancel()

@@ -14,21 +14,21 @@ import (
 	"github.com/azguest/azguest/provisioning/disk"
 )
 
-// known is closed when it is known what becomes of the machine: it is not
+// installed is closed when it is known what becomes of the machine: it is not
 // waiting in a pool, and nobody else is about to make its file systems.
-type known struct {
-	once sync.Once
-	c    chan struct{}
+type latch struct {
+	once   sync.Once
+	opened chan struct{}
 }
 
-func newKnown() *known { return &known{c: make(chan struct{})} }
+func newLatch() *latch { return &latch{opened: make(chan struct{})} }
 
-func (k *known) say() { k.once.Do(func() { close(k.c) }) }
+func (k *latch) open() { k.once.Do(func() { close(k.opened) }) }
 
-// after makes it known when f has ended, in whatever way.
-func (k *known) after(f func(context.Context) error) func(context.Context) error {
+// openAfter makes it known when f has ended, in whatever way.
+func (k *latch) openAfter(f func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		defer k.say()
+		defer k.open()
 		return f(ctx)
 	}
 }
@@ -41,14 +41,14 @@ const (
 
 // resourceDisk prepares the temporary disk at each start, because after each
 // move to another host there is a new one (provisioning/SPEC.md §12.1). It runs
-// beside provisioning and nothing waits for it. Without ResourceDisk.Format
+// inBackground provisioning and nothing waits for it. Without ResourceDisk.Format
 // it does not so much as look.
 func (a *Agent) resourceDisk(ctx context.Context) error {
 	if !a.cfg.ResourceDisk.Format {
 		return nil
 	}
 	select {
-	case <-a.orderKnown.c:
+	case <-a.diskLatch.opened:
 	case <-ctx.Done():
 		return nil // whoever ended us says why
 	}
@@ -59,7 +59,7 @@ func (a *Agent) resourceDisk(ctx context.Context) error {
 	if err != nil {
 		a.Log.Warn().Err(err).Str("code", codeDisk).Msg("resource disk")
 	}
-	a.board.problem("resource disk", codeDisk, "agentctl explain "+codeDisk, err)
+	a.live.problem("resource disk", codeDisk, "agentctl explain "+codeDisk, err)
 	return nil
 }
 
@@ -104,7 +104,7 @@ func (a *Agent) prepareDisk(ctx context.Context) error {
 	}
 	if changed > 0 {
 		a.Log.Info().Str("disk", disks[0].Name).Str("at", o.MountPoint).Dur("took", time.Since(begin)).Msg("resource disk mounted")
-		a.board.note("resource disk", "mounted on "+o.MountPoint)
+		a.live.note("resource disk", "mounted on "+o.MountPoint)
 	}
 	return nil
 }
@@ -185,5 +185,5 @@ func (a *Agent) decided(owner provisioning.Finding, standing provisioning.Standi
 	if owner.Owner != provisioning.OwnerSelf && owner.Owner != provisioning.OwnerNobody && standing != provisioning.Provisioned {
 		return // theirs are the file systems until they are done
 	}
-	a.orderKnown.say()
+	a.diskLatch.open()
 }
