@@ -72,16 +72,16 @@ type Agent struct {
 
 	loop             loop        // what the goal-state job remembers between turns
 	inPool           atomic.Bool // a pooled VM waits for its order
-	diskLatch        *latch
-	provisionedLatch *latch // the machine is made, or was given up on
+	diskLatch        *latch      // the resource disk may be prepared
+	provisionedLatch *latch      // the machine is made, or was given up on
 	pulse            pulse
-	aside            atomic.Bool  // something was set aside
-	hangTold         time.Time    // when a hang of the life before was told; only begin and the measure job use it
-	nextLogs         time.Time    // only the logs job uses it
-	logsShipped      bool         // only the logs job uses it
-	badName          string       // only the host name job uses it
-	trimmed          atomic.Int64 // bytes that trimming the process came to; 0 asks for it, -1 until it is known
-	sshdSeen         time.Time    // only the reporter uses it
+	aside            atomic.Bool // something was set aside
+	hangTold         time.Time   // when a hang of the life before was told; only begin and the measure job use it
+	nextLogs         time.Time   // only the logs job uses it
+	logsShipped      bool        // only the logs job uses it
+	badName          string      // only the host name job uses it
+	memory           memory
+	sshdSeen         time.Time // only the reporter uses it
 	rep              reports
 	hold             hold
 	firewallJob      firewallJob
@@ -96,7 +96,7 @@ type Agent struct {
 // New puts an agent together. It reads what the machine says of itself, such as
 // its id and its name; nothing is written or sent yet.
 func New(o Options) *Agent {
-	a := &Agent{Options: o, cfg: o.Config, live: newLiveStatus(), diskLatch: newLatch(), provisionedLatch: newLatch(), loop: newLoop(), jit: newJITUsers(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
+	a := &Agent{Options: o, cfg: o.Config, live: newLiveStatus(), diskLatch: newLatch(), provisionedLatch: newLatch(), loop: newLoop(), jit: newJITUsers(), firewallJob: newFirewallJob(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
 	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
 	a.events = event.Discard{}
 	if a.cfg.Telemetry.Enabled {

@@ -20,7 +20,7 @@ const (
 	// flaky is how many failures in a row make an endpoint a fault: one may
 	// be a live migration.
 	flaky = 2
-	// probeFirst and askAgain are the shortest and the longest pause between two
+	// probeFirst and probeAgain are the shortest and the longest pause between two
 	// questions to an endpoint that fails and that nobody has a use for at the
 	// moment: without them it would be called broken for ever. That makes 15 in
 	// the first hour.

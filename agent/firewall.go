@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"path"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/azguest/azguest/agent/config"
@@ -20,18 +19,21 @@ import (
 // WirePort is the WireServer's. It must stay reachable for root whatever the firewall does.
 const WirePort = 80
 
-// firewallJob is what the guard job remembers.
+// firewallJob is what the firewall job remembers.
 type firewallJob struct {
-	mu        sync.Mutex // guards what follows; rules are set under it, nothing is waited for
-	fw        *firewall.Firewall
-	addr      netip.Addr // that fw protects
-	installed bool       // the rules were there before
-	next      time.Time  // no look before, after the rules were taken back
-	tested    bool       // they do what they are for
+	setting   turn               // to set rules; guards what follows
+	fw        *firewall.Firewall // nil before the first time
+	addr      netip.Addr         // that fw protects
+	installed bool               // the rules were there before
+	next      time.Time          // no look before, after the rules were taken back
+	tested    bool               // they do what they are for
+	open      bool               // the last test has found that an unprivileged user gets through
 
-	trying sync.Mutex // one test at a time
-	off    bool       // under trying: switched off, and cleaned up
+	testing turn // to test the rules; guards what follows
+	off     bool // switched off, and cleaned up
 }
+
+func newFirewallJob() firewallJob { return firewallJob{setting: newTurn(), testing: newTurn()} }
 
 // reverted is how long rules that had cut the agent off are not tried again:
 // each try costs the machine the platform for seconds.
@@ -45,8 +47,11 @@ func (a *Agent) keepFirewall(ctx context.Context) error {
 		return nil // the endpoint of a test: the rules would be about somebody else's address
 	}
 	x := &a.firewallJob
-	x.trying.Lock()
-	defer x.trying.Unlock()
+	end, err := x.testing.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if !a.cfg.OS.EnableFirewall {
 		if x.off {
 			return nil
@@ -58,17 +63,20 @@ func (a *Agent) keepFirewall(ctx context.Context) error {
 	if fw == nil || err != nil {
 		return err
 	}
-	results, done, err := a.testFirewall(ctx, fw)
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	test, err := a.testFirewall(ctx, fw)
+	endSetting, terr := x.setting.take(ctx)
+	if terr != nil {
+		return terr
+	}
+	defer endSetting()
 	if fw != x.fw {
 		return nil // about an address that is not the platform's any more
 	}
-	x.tested = done
+	x.tested, x.open = test.done, test.open
 	if err != nil {
 		x.next, x.installed = time.Now().Add(reverted), false
 	}
-	a.showFirewall(err, func(f *status.Firewall) { f.Results = results })
+	a.showFirewall(err, func(f *status.Firewall) { f.Results = test.results })
 	return err
 }
 
@@ -90,8 +98,11 @@ func FirewallWanted(root host.Root, c *config.Config) bool {
 // out.
 func (a *Agent) setFirewall(ctx context.Context) (*firewall.Firewall, error) {
 	x := &a.firewallJob
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	end, err := x.setting.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	if time.Now().Before(x.next) || !FirewallWanted(a.Root, a.cfg) {
 		return nil, nil
 	}
@@ -121,7 +132,7 @@ func (a *Agent) setFirewall(ctx context.Context) (*firewall.Firewall, error) {
 	return x.fw, nil
 }
 
-// showFirewall puts what was just found out on the board.
+// showFirewall shows what was just found out; who calls it may set rules.
 func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
 	was := a.live.copy().Firewall
 	now := status.Firewall{State: status.OK, Backend: was.Backend, VerifiedAt: time.Now().UTC(), Results: was.Results}
@@ -139,45 +150,48 @@ func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
 			code = fe.Code()
 		}
 		bad(status.Error, code, err.Error())
-	case now.Results[ordinaryUsers] == "reach it":
+	case a.firewallJob.open:
 		bad(status.Warn, "AZ-FW-SELFTEST", "a connection of an unprivileged user was not blocked")
 	}
 	set := func(s *status.Snapshot) { s.Firewall = now }
 	if was.State == now.State && was.Code == now.Code {
-		a.live.mu.Lock()
-		set(&a.live.snap)
-		a.live.mu.Unlock()
+		a.live.update(set)
 	} else {
 		a.live.set(set)
 	}
 }
 
-// ordinaryUsers is the key of the result that counts.
-const ordinaryUsers = "ordinary users"
+// firewallTest is what a test of the rules has found.
+type firewallTest struct {
+	results map[string]string // to be shown: who reaches the platform
+	open    bool              // an unprivileged user does
+	done    bool              // it could be told; else it has to be done again
+}
 
-// testFirewall tries out the rules. Nothing can be said while root can't reach the
-// platform either; then it has to be done again. An error says that the rules
-// themselves stop root, and are gone.
-func (a *Agent) testFirewall(ctx context.Context, fw *firewall.Firewall) (results map[string]string, done bool, err error) {
+// testFirewall tries out the rules. Nothing can be said while root can't reach
+// the platform either. An error says that the rules themselves stop root, and
+// are gone.
+func (a *Agent) testFirewall(ctx context.Context, fw *firewall.Firewall) (firewallTest, error) {
 	took, err := fw.Root(ctx)
 	if err != nil {
 		if _, ours := errors.AsType[*firewall.Error](err); !ours {
 			err = nil
 		}
-		return map[string]string{"root": "does not reach it"}, false, err
+		return firewallTest{results: map[string]string{"root": "does not reach it"}}, err
 	}
-	results = map[string]string{"root": "reaches it"}
-	open, err := fw.Exposed(ctx, max(300*time.Millisecond, 5*took))
-	switch {
-	case err != nil:
+	t := firewallTest{results: map[string]string{"root": "reaches it"}}
+	t.open, err = fw.Exposed(ctx, max(300*time.Millisecond, 5*took))
+	if err != nil {
 		a.Log.Debug().Err(err).Msg("could not test firewall rules")
-		return results, false, nil
-	case open:
-		results[ordinaryUsers] = "reach it"
-	default:
-		results[ordinaryUsers] = "blocked"
+		t.open = false
+		return t, nil
 	}
-	return results, true, nil
+	t.done = true
+	t.results["ordinary users"] = "blocked"
+	if t.open {
+		t.results["ordinary users"] = "reach it"
+	}
+	return t, nil
 }
 
 // watchFirewall puts the rules back as soon as somebody has taken them away;

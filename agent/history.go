@@ -70,7 +70,7 @@ func outcome(e status.Extension) string {
 	return strings.ToLower(e.Actual)
 }
 
-// askForCheck compares the extensions with what was known. Operations that ended
+// look compares the extensions with what was known. Operations that ended
 // before since were those of an agent before us, and told by it.
 func (c *changes) look(exts []status.Extension, since, now time.Time) []status.Transition {
 	c.mu.Lock()
@@ -115,17 +115,17 @@ func seqText(n int) string {
 	return fmt.Sprintf(" seq %d", n)
 }
 
-// remember adds transitions to the history on the board and in s, a copy of
-// it.
+// remember adds transitions to the history of the live status and of s, a copy
+// of it.
 func (a *Agent) remember(s *status.Snapshot, ts []status.Transition) {
 	if len(ts) == 0 {
 		return
 	}
-	a.live.mu.Lock()
-	defer a.live.mu.Unlock()
-	h := append(slices.Clone(a.live.snap.History), ts...)
-	a.live.snap.History = h[max(0, len(h)-status.HistoryMax):]
-	s.History = slices.Clone(a.live.snap.History)
+	a.live.update(func(live *status.Snapshot) {
+		h := append(slices.Clone(live.History), ts...)
+		live.History = h[max(0, len(h)-status.HistoryMax):]
+		s.History = slices.Clone(live.History)
+	})
 }
 
 // recall takes over the history of an agent before us in this boot: a restart
@@ -136,7 +136,5 @@ func (a *Agent) recall() {
 		return // the first of this boot, or nobody's
 	}
 	a.rep.changes.recall(old)
-	a.live.mu.Lock()
-	a.live.snap.History = append(slices.Clone(old.History), a.live.snap.History...)
-	a.live.mu.Unlock()
+	a.live.update(func(s *status.Snapshot) { s.History = append(slices.Clone(old.History), s.History...) })
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// jit is who the platform lets in for a while.
+// jitUsers is who the platform lets in for a while.
 type jitUsers struct {
 	wake chan struct{} // holds one: the accounts are to be looked at
 
@@ -66,15 +66,23 @@ func (x *jitUsers) takeDue(now time.Time) ([]provisioning.JITUser, bool) {
 }
 
 // expired are the accounts whose time is over while the platform, which has the
-// list, has not been heard yet. Each is named once.
+// list, has not been heard yet. Each is named once. Only one goroutine may call
+// it; read gets the accounts of an earlier life.
 func (x *jitUsers) expired(now time.Time, read func() map[string]time.Time) map[string]time.Time {
+	x.mu.Lock()
+	unread := !x.listed && x.ends == nil
+	x.mu.Unlock()
+	var saved map[string]time.Time
+	if unread {
+		saved = read() // a file, so not under the lock
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.listed {
 		return nil
 	}
 	if x.ends == nil {
-		x.ends = read()
+		x.ends = saved
 	}
 	out := map[string]time.Time{}
 	for name, end := range x.ends {

@@ -13,10 +13,10 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// What is repeated is a job of the agent (as the log calls it; a command of a
-// handler is a job.Job). A turn that is due while the one before is
-// still running is left out; turns never pile up.
-type repeated struct {
+// A periodicJob is something that repeats. A turn that is due while the one
+// before is still running is left out; turns never pile up. (A command of a
+// handler is a job.Job.)
+type periodicJob struct {
 	name  string
 	every time.Duration
 	run   func(context.Context) error
@@ -30,8 +30,8 @@ const quietFor = 10 * time.Minute
 const jobGoalState = "goal-state"
 
 // jobs is everything in the agent that repeats.
-func (a *Agent) jobs() []repeated {
-	list := []repeated{
+func (a *Agent) jobs() []periodicJob {
+	list := []periodicJob{
 		{jobGoalState, a.pollEvery(), a.poll},
 		{"heartbeat", a.cfg.Status.HeartbeatPeriod, a.heartbeat},
 		{"telemetry", a.cfg.Telemetry.Period, a.sendEvents},
@@ -48,14 +48,14 @@ func (a *Agent) jobs() []repeated {
 	// What an administrator has to ask for.
 	for _, j := range []struct {
 		on bool
-		repeated
+		periodicJob
 	}{
-		{a.cfg.OS.RootDeviceScsiTimeout != "", repeated{"scsi-timeout", a.cfg.OS.ScsiTimeoutPeriod, a.scsiTimeout}},
-		{a.cfg.Provisioning.MonitorHostName, repeated{"host-name", a.cfg.Provisioning.MonitorHostNamePeriod, a.monitorHostName}},
-		{a.shipsLogs(), repeated{"logs", time.Minute, a.shipLogs}},
+		{a.cfg.OS.RootDeviceScsiTimeout != "", periodicJob{"scsi-timeout", a.cfg.OS.ScsiTimeoutPeriod, a.scsiTimeout}},
+		{a.cfg.Provisioning.MonitorHostName, periodicJob{"host-name", a.cfg.Provisioning.MonitorHostNamePeriod, a.monitorHostName}},
+		{a.shipsLogs(), periodicJob{"logs", time.Minute, a.shipLogs}},
 	} {
 		if j.on {
-			list = append(list, j.repeated)
+			list = append(list, j.periodicJob)
 		}
 	}
 	return list
@@ -69,7 +69,7 @@ type scheduler struct {
 	opts []gocron.JobOption
 }
 
-func startJobs(ctx context.Context, log zerolog.Logger, jobs []repeated) (*scheduler, error) {
+func startJobs(ctx context.Context, log zerolog.Logger, jobs []periodicJob) (*scheduler, error) {
 	// Shutdown polls in a tight loop while a job runs. Every job obeys ctx,
 	// which is cancelled first, and the time it may take is limited.
 	g, err := gocron.NewScheduler(gocron.WithStopTimeout(5*time.Second), gocron.WithLogger(quiet{}))
@@ -98,7 +98,7 @@ var errKnown = errors.New("failed as before")
 
 // task logs what stops at the job: the first failure, a reminder every ten
 // minutes with the count, and the recovery.
-func (s *scheduler) task(j repeated) gocron.Task {
+func (s *scheduler) task(j periodicJob) gocron.Task {
 	var failures int
 	var logged time.Time
 	var turn sync.Mutex // guards them, and is held while the job runs
@@ -128,7 +128,7 @@ func (s *scheduler) task(j repeated) gocron.Task {
 }
 
 // every changes the period of a job; the next turn comes one period later.
-func (s *scheduler) every(j repeated) error {
+func (s *scheduler) every(j periodicJob) error {
 	old, ok := s.ids[j.name]
 	if !ok {
 		return fmt.Errorf("unknown job %q", j.name)

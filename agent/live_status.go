@@ -8,8 +8,9 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// live is where every part of the agent writes down what it knows, and from
-// which the reporter copies. Nobody waits at the board for anything.
+// liveStatus is where every part of the agent writes down what it knows, and from
+// which the reporter copies. Only the methods in this file lock it, and nothing
+// is waited for under the lock.
 type liveStatus struct {
 	mu    sync.Mutex // guards snap
 	snap  status.Snapshot
@@ -20,10 +21,15 @@ func newLiveStatus() *liveStatus { return &liveStatus{dirty: make(chan struct{},
 
 // set changes the snapshot and lets the reporter know.
 func (b *liveStatus) set(change func(*status.Snapshot)) {
-	b.mu.Lock()
-	change(&b.snap)
-	b.mu.Unlock()
+	b.update(change)
 	b.poke()
+}
+
+// update changes the snapshot without asking for a report.
+func (b *liveStatus) update(change func(*status.Snapshot)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.snap)
 }
 
 // poke asks for a report without a change of ours.

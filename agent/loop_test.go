@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -51,25 +52,20 @@ func serveJobs(t *testing.T, a *Agent, without ...string) (stop func()) {
 		t.Fatal(err)
 	}
 	a.loop.changed = time.Now()
-	jobs := slices.DeleteFunc(a.jobs(), func(j repeated) bool { return slices.Contains(without, j.name) })
+	jobs := slices.DeleteFunc(a.jobs(), func(j periodicJob) bool { return slices.Contains(without, j.name) })
 	sched, err := startJobs(ctx, a.Log, jobs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.loop.mu.Lock()
-	a.loop.sched = sched
-	a.loop.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = a.reporter(ctx)
-	}()
+	var done sync.WaitGroup
+	done.Go(func() { a.keepPace(ctx, sched) })
+	done.Go(func() { _ = a.reporter(ctx) })
 	return func() {
 		cancel()
 		if err := sched.Shutdown(); err != nil {
 			t.Error(err)
 		}
-		<-done
+		done.Wait()
 		a.platform.Close()
 	}
 }
@@ -136,7 +132,7 @@ func TestOneJobPanics(t *testing.T) {
 		var log bytes.Buffer
 		bad, good := 0, 0
 		ctx, cancel := context.WithCancel(t.Context())
-		sched, err := startJobs(ctx, zerolog.New(&log), []repeated{
+		sched, err := startJobs(ctx, zerolog.New(&log), []periodicJob{
 			{"bad", time.Second, func(context.Context) error {
 				if bad++; bad < 3 {
 					panic("nobody thought of this")
@@ -175,7 +171,7 @@ func TestJobsSayWhatIsTrue(t *testing.T) {
 		ends := []error{errors.New("no route"), errKnown, errKnown, nil, nil, errKnown, nil}
 		turn := 0
 		ctx, cancel := context.WithCancel(t.Context())
-		sched, err := startJobs(ctx, zerolog.New(&log), []repeated{{"x", time.Second, func(context.Context) error {
+		sched, err := startJobs(ctx, zerolog.New(&log), []periodicJob{{"x", time.Second, func(context.Context) error {
 			turn++
 			return ends[min(turn, len(ends))-1]
 		}}})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,17 +23,30 @@ const (
 	trimGrowth = 2 << 20
 )
 
+// memory is what the memory job remembers.
+type memory struct {
+	// idle is set when the agent becomes idle: it needs less from now on than
+	// what it needed before.
+	idle    atomic.Bool
+	trimmed bool  // since the last look; what is needed is not known yet
+	needed  int64 // resident memory, in bytes, at the first look after it was trimmed; 0 before
+}
+
 // trim is the job that keeps the agent small: it gives free heap back, and
 // lets go of the pages of our own program, of which idling needs a quarter.
 // They stay in the kernel's cache, so using one again costs a minor fault.
 func (a *Agent) trim(context.Context) error {
-	now := ownMemory()
-	// The first look after it was done: this is what is needed.
-	a.trimmed.CompareAndSwap(-1, now)
-	if time.Since(a.started) < 20*time.Second || now < max(trimAbove, a.trimmed.Load()+trimGrowth) {
+	now, m := ownMemory(), &a.memory
+	if m.idle.Swap(false) {
+		m.trimmed, m.needed = false, 0
+	}
+	if m.trimmed {
+		m.trimmed, m.needed = false, now
+	}
+	if time.Since(a.started) < 20*time.Second || now < max(trimAbove, m.needed+trimGrowth) {
 		return nil
 	}
-	a.trimmed.Store(-1)
+	m.trimmed = true
 	debug.FreeOSMemory()
 	b, err := host.Root("").ReadFile("/proc/self/smaps")
 	if err != nil {

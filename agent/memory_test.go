@@ -65,18 +65,18 @@ func TestTrimIsNotRepeatedForNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	needed := a.trimmed.Load()
+	needed := a.memory.needed
 	if needed < trimAbove {
 		t.Fatalf("needed: %d", needed)
 	}
-	if err := a.trim(t.Context()); err != nil || a.trimmed.Load() != needed {
-		t.Errorf("trimmed again: %d, needed %d", a.trimmed.Load(), needed)
+	if err := a.trim(t.Context()); err != nil || a.memory.trimmed || a.memory.needed != needed {
+		t.Errorf("trimmed again: %d, needed %d", a.memory.needed, needed)
 	}
 	more := make([]byte, 2*trimGrowth)
 	for i := range more {
 		more[i] = byte(i)
 	}
-	if err := a.trim(t.Context()); err != nil || a.trimmed.Load() >= 0 {
+	if err := a.trim(t.Context()); err != nil || !a.memory.trimmed {
 		t.Errorf("not trimmed after it had grown: %v", err)
 	}
 	runtime.KeepAlive(ballast)

@@ -102,7 +102,7 @@ func TestWatchdogSaysThatAPartHangs(t *testing.T) {
 			stuck := make(chan struct{})
 			end := a.pulse.begin(jobGoalState, time.Second)
 			start := time.Now()
-			sched, err := startJobs(ctx, a.Log, []repeated{{jobGoalState, time.Second, func(context.Context) error {
+			sched, err := startJobs(ctx, a.Log, []periodicJob{{jobGoalState, time.Second, func(context.Context) error {
 				defer a.pulse.beat(jobGoalState)
 				if time.Since(start) > time.Hour {
 					<-stuck

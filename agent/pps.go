@@ -31,10 +31,12 @@ type pool struct {
 }
 
 // askPPS asks the metadata service what kind of VM this is, beside the search
-// for the medium. No answer is "none": most platforms have no such service.
-func (a *Agent) askPPS(ctx context.Context) <-chan provisioning.PPSType {
+// for the medium, and gives up at stop, which has to be called. No answer is
+// "none": most platforms have no such service.
+func (a *Agent) askPPS(ctx context.Context) (answer <-chan provisioning.PPSType, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	c := make(chan provisioning.PPSType, 1)
-	inBackground(func() error {
+	ended := inBackground(func() error {
 		kind := provisioning.ParsePPSType("")
 		defer func() { c <- kind }()
 		x, err := a.platform.Extended(ctx, ppsAsk)
@@ -44,7 +46,11 @@ func (a *Agent) askPPS(ctx context.Context) <-chan provisioning.PPSType {
 		kind = provisioning.ParsePPSType(x.PPSType)
 		return nil
 	})
-	return c
+	return c, func() {
+		cancel()
+		// wait: it ends with the context
+		<-ended //nolint:errcheck // it has none
+	}
 }
 
 // wasPooled: an earlier start has reported Ready for the pool. Then NotReady
@@ -56,7 +62,8 @@ func wasPooled(m *provisioning.Machine) bool {
 // finalInput is the order for this machine: the one on the medium, or, if the
 // VM waits in a pool, the one of whom it is given to.
 func (a *Agent) finalInput(ctx context.Context, m *provisioning.Machine, p *pool) (provisioning.Input, *ovf.Document, error) {
-	metadata := a.askPPS(ctx)
+	metadata, stop := a.askPPS(ctx)
+	defer stop()
 	var first *ovf.Document
 	p.kind = m.FindPPSType(provisioning.PPSNone, provisioning.PPSNone)
 	if p.kind != provisioning.PPSUnknown {

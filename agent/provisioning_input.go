@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -33,9 +32,8 @@ const (
 // medium, completed from the instance metadata where it lacks something.
 // Both are looked for at the same time.
 func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
-	asked, stop := context.WithCancel(ctx)
+	known, stop := a.learn(ctx)
 	defer stop()
-	known := a.learn(asked)
 	doc, err := a.search(ctx, known)
 	in := provisioning.Input{}
 	if err == nil {
@@ -99,13 +97,22 @@ func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, er
 	ctx, cancel := context.WithTimeoutCause(ctx, mediaHang, fmt.Errorf("no answer from the provisioning medium in %v", mediaHang))
 	defer cancel()
 	sctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	spare := time.AfterFunc(mediaSpare, func() {
+	spare := inBackground(func() error {
+		select {
+		case <-sctx.Done():
+			return nil
+		case <-time.After(mediaSpare):
+		}
 		if md, err := known.await(sctx, mediaWait); err == nil && md.Suffices() {
 			end(errors.New("no provisioning medium found, and the instance metadata is sufficient"))
 		}
+		return nil
 	})
-	defer spare.Stop()
+	defer func() {
+		end(nil)
+		// wait: it ends with sctx
+		<-spare //nolint:errcheck // it has none
+	}()
 	return ovf.Load(sctx, ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media, Wait: mediaWait})
 }
 
@@ -116,11 +123,12 @@ type knowledge struct {
 	last atomic.Pointer[error] // the newest reason why not
 }
 
-// learn asks the metadata service until it answers. The network may still be
-// coming up.
-func (a *Agent) learn(ctx context.Context) *knowledge {
-	k := &knowledge{done: make(chan struct{})}
-	inBackground(func() error {
+// learn asks the metadata service until it answers, or until stop, which has to
+// be called. The network may still be coming up.
+func (a *Agent) learn(ctx context.Context) (k *knowledge, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	k = &knowledge{done: make(chan struct{})}
+	ended := inBackground(func() error {
 		for {
 			md, err := a.metadata(ctx)
 			if err == nil {
@@ -136,7 +144,11 @@ func (a *Agent) learn(ctx context.Context) *knowledge {
 			}
 		}
 	})
-	return k
+	return k, func() {
+		cancel()
+		// wait: it ends with the context
+		<-ended //nolint:errcheck // the context has ended
+	}
 }
 
 // await waits for the metadata.
@@ -158,16 +170,19 @@ func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisi
 // about. The reasons are those that portals know (provisioning/SPEC.md §9.7).
 func noOrder(err error) error {
 	if oe, ok := errors.AsType[*ovf.Error](err); ok {
-		return &provisioning.Error{ID: oe.Code(), Reason: oe.Reason(), Err: shorter{err, oe.Reason() + ": "}}
+		return &provisioning.Error{ID: oe.Code(), Reason: oe.Reason(), Err: inputDetail{oe}}
 	}
 	return &provisioning.Error{ID: "AZ-PROV-MEDIA", Reason: "error reading provisioning media", Err: err}
 }
 
-// shorter is an error without its beginning, which is said already.
-type shorter struct {
-	error
-	prefix string
+// inputDetail is the error without its reason, which is shown before it.
+type inputDetail struct{ fault *ovf.Error }
+
+func (e inputDetail) Error() string {
+	if e.fault.Line > 0 {
+		return fmt.Sprintf("%s (line %d)", e.fault.Text, e.fault.Line)
+	}
+	return e.fault.Text
 }
 
-func (e shorter) Error() string { return strings.TrimPrefix(e.error.Error(), e.prefix) }
-func (e shorter) Unwrap() error { return e.error }
+func (e inputDetail) Unwrap() error { return e.fault }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -30,9 +31,11 @@ type reports struct {
 	due  bool       // send even if nothing changed
 	last string     // what was accepted last, without times
 
-	saving sync.Mutex // guards notify, saved and changes
-	notify string     // STATUS= told to the service manager
-	saved  time.Time  // when the snapshot was
+	// saving is for one writer of the snapshot file at a time; who comes
+	// later writes what is newer. It guards notify and changes.
+	saving sync.Mutex
+	notify string       // STATUS= told to the service manager
+	saved  atomic.Int64 // when the snapshot was, in nanoseconds since 1970
 
 	refused time.Time            // since when the platform refuses reports; guarded by mu
 	seen    map[string]time.Time // problems of extensions; guarded by mu
@@ -73,11 +76,7 @@ func (r *reports) takeDue() bool {
 	return due
 }
 
-func (r *reports) lastSaved() time.Time {
-	r.saving.Lock()
-	defer r.saving.Unlock()
-	return r.saved
-}
+func (r *reports) lastSaved() time.Time { return time.Unix(0, r.saved.Load()) }
 
 // settle is how long the reporter collects changes before it reports them:
 // ten handlers that start together are one report, not ten.
@@ -97,28 +96,39 @@ func lifeSign(watchdog string) time.Duration {
 // have changed meanwhile.
 const tardy = time.Second
 
+// sending is what the reporter knows of the report that is on its way.
+type sending struct {
+	done    <-chan error     // its end; nil if none is on its way
+	late    <-chan time.Time // it takes long enough to show what has changed meanwhile
+	changed bool             // something has
+	retry   <-chan time.Time // after a report that was not taken
+	pause   *backoff.ExponentialBackOff
+}
+
+func newSending() *sending {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 2*time.Second, 45*time.Second
+	return &sending{pause: pause}
+}
+
+// wait is for the end of the reporter: the context of the report has ended.
+func (s *sending) wait() {
+	if s.done != nil {
+		// wait: the context has ended, and with it the report
+		<-s.done //nolint:errcheck // the context has ended, so it has to
+	}
+}
+
 // reporter writes the snapshot and sends the status document whenever
 // something changed, and the document again when it was not taken. The sending
 // may take minutes on a sick network; the snapshot does not wait for it.
 func (a *Agent) reporter(ctx context.Context) error {
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = 2*time.Second, 45*time.Second
-	var (
-		retry <-chan time.Time
-		sent  <-chan error // of the report that is on its way; nil if none is
-		late  <-chan time.Time
-		again bool // something changed while it was
-	)
 	// Even with nothing to say: a snapshot that grows old means that we hang.
 	sign := lifeSign(os.Getenv("WATCHDOG_USEC")) //nolint:forbidigo // the service manager's own interface
 	alive := time.NewTicker(sign)
 	defer alive.Stop()
-	defer func() {
-		if sent != nil {
-			// wait: the context has ended, and with it the report
-			<-sent //nolint:errcheck // the context has ended, so it has to
-		}
-	}()
+	s := newSending()
+	defer s.wait()
 	defer a.pulse.begin("reporter", sign)()
 	for {
 		a.pulse.beat("reporter")
@@ -131,29 +141,17 @@ func (a *Agent) reporter(ctx context.Context) error {
 				a.save()
 			}
 			continue
-		case <-late:
+		case <-s.late:
 			a.save()
 			continue
-		case err := <-sent:
-			sent, late = nil, nil
-			a.save()
-			switch {
-			case err == nil:
-				wait.Reset()
-			case ctx.Err() != nil:
-				return context.Cause(ctx)
-			default:
-				retry = time.After(wait.NextBackOff())
-				if protocol.Loud(err) {
-					a.Log.Warn().Err(err).Msg("status report not accepted by the platform")
-				}
-			}
-			if !again {
+		case err := <-s.done:
+			a.reportEnded(ctx, s, err)
+			if !s.changed {
 				continue
 			}
 		case <-a.live.dirty:
 		case <-a.ext.Changed():
-		case <-retry:
+		case <-s.retry:
 			a.rep.force()
 		}
 		select {
@@ -161,19 +159,40 @@ func (a *Agent) reporter(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-time.After(settle):
 		}
-		if again = sent != nil; again {
+		if s.changed = s.done != nil; s.changed {
 			a.save()
 			continue
 		}
-		retry, late = nil, time.After(tardy)
-		sent = inBackground(func() error {
-			defer a.pulse.begin("report", 0)()
-			ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not finished after %v", turnLimit))
-			defer cancel()
-			// What an extension has just changed must count when it is reported.
-			a.yieldSSHD(ctx)
-			return a.report(ctx)
-		})
+		a.beginReport(ctx, s)
+	}
+}
+
+// beginReport sends a report in the background.
+func (a *Agent) beginReport(ctx context.Context, s *sending) {
+	s.retry, s.late = nil, time.After(tardy)
+	s.done = inBackground(func() error {
+		defer a.pulse.begin("report", 0)()
+		ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not finished after %v", turnLimit))
+		defer cancel()
+		// What an extension has just changed must count when it is reported.
+		a.yieldSSHD(ctx)
+		return a.report(ctx)
+	})
+}
+
+// reportEnded says when to try again.
+func (a *Agent) reportEnded(ctx context.Context, s *sending, err error) {
+	s.done, s.late = nil, nil
+	a.save()
+	switch {
+	case err == nil:
+		s.pause.Reset()
+	case ctx.Err() != nil:
+	default:
+		s.retry = time.After(s.pause.NextBackOff())
+		if protocol.Loud(err) {
+			a.Log.Warn().Err(err).Msg("status report not accepted by the platform")
+		}
 	}
 }
 
@@ -203,16 +222,16 @@ func (a *Agent) report(ctx context.Context) error {
 	}
 	receipt, err := a.platform.ReportStatus(ctx, doc)
 	a.rep.answer(receipt, err)
-	a.live.mu.Lock()
-	r := &a.live.snap.Platform.LastReport
-	r.At, r.Sent, r.Accepted, r.Via, r.Error = receipt.Sent, !receipt.Sent.IsZero(), receipt.Accepted, receipt.Via, ""
-	r.HTTPStatus = receipt.HTTPStatus
-	if err != nil {
-		r.Error = secret.Redact(err.Error())
-	} else {
-		r.AcceptedAt = time.Now().UTC()
-	}
-	a.live.mu.Unlock()
+	a.live.update(func(s *status.Snapshot) {
+		r := &s.Platform.LastReport
+		r.At, r.Sent, r.Accepted, r.Via, r.Error = receipt.Sent, !receipt.Sent.IsZero(), receipt.Accepted, receipt.Via, ""
+		r.HTTPStatus = receipt.HTTPStatus
+		if err != nil {
+			r.Error = secret.Redact(err.Error())
+		} else {
+			r.AcceptedAt = time.Now().UTC()
+		}
+	})
 	if err != nil {
 		a.rep.force()
 		return err
@@ -245,16 +264,16 @@ func (a *Agent) applied(ext extensions.Snapshot) {
 	if gs == nil || ext.Key != gs.Key() {
 		return
 	}
-	a.live.mu.Lock()
-	defer a.live.mu.Unlock()
-	g := &a.live.snap.Platform.GoalState
-	switch {
-	case ext.Converged && g.Applied.IsZero():
-		g.Applied = time.Now().UTC()
-		g.LagS = g.Applied.Sub(g.Received).Seconds()
-	case !ext.Converged:
-		g.Applied, g.LagS = time.Time{}, 0
-	}
+	a.live.update(func(s *status.Snapshot) {
+		g := &s.Platform.GoalState
+		switch {
+		case ext.Converged && g.Applied.IsZero():
+			g.Applied = time.Now().UTC()
+			g.LagS = g.Applied.Sub(g.Received).Seconds()
+		case !ext.Converged:
+			g.Applied, g.LagS = time.Time{}, 0
+		}
+	})
 }
 
 func (a *Agent) features() []protocol.Feature {
@@ -288,7 +307,7 @@ func (a *Agent) save() {
 	if err != nil {
 		a.Log.Debug().Err(err).Msg("could not write status snapshot")
 	} else {
-		a.rep.saved = time.Now()
+		a.rep.saved.Store(time.Now().UnixNano())
 	}
 	if line := s.Overall.Line; line != a.rep.notify {
 		a.rep.notify = line
@@ -310,14 +329,14 @@ func (a *Agent) measure(context.Context) error {
 		fds = len(d)
 	}
 	u, derr := a.diskUsage()
-	a.live.mu.Lock()
-	g := &a.live.snap.Agent
-	if up := time.Since(a.started).Seconds(); up > 0 {
-		g.CPUPercent = 100 * cpu / up
-	}
-	g.CPUSeconds, g.RSS, g.FDs = cpu, rss, fds
-	a.live.snap.Disk = u
-	a.live.mu.Unlock()
+	a.live.update(func(s *status.Snapshot) {
+		g := &s.Agent
+		if up := time.Since(a.started).Seconds(); up > 0 {
+			g.CPUPercent = 100 * cpu / up
+		}
+		g.CPUSeconds, g.RSS, g.FDs = cpu, rss, fds
+		s.Disk = u
+	})
 	return derr
 }
 
@@ -385,14 +404,15 @@ func judgeSpace(d *status.Disk, u disk.Usage, overBudget bool) {
 
 // lookAtSpace refreshes what is known of the file system, which may have
 // filled up long before the next look at everything, and returns it.
-func (a *Agent) lookAtSpace() status.Disk {
+func (a *Agent) lookAtSpace() (d status.Disk) {
 	u, err := disk.Space(a.Root, a.cfg.Paths.Lib)
-	a.live.mu.Lock()
-	defer a.live.mu.Unlock()
-	if err == nil {
-		judgeSpace(&a.live.snap.Disk, u, a.overBudget.Load())
-	}
-	return a.live.snap.Disk
+	a.live.update(func(s *status.Snapshot) {
+		if err == nil {
+			judgeSpace(&s.Disk, u, a.overBudget.Load())
+		}
+		d = s.Disk
+	})
+	return d
 }
 
 // housekeeping is the job that keeps the disk budget.

@@ -3,35 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/disk"
 )
-
-// installed is closed when it is known what becomes of the machine: it is not
-// waiting in a pool, and nobody else is about to make its file systems.
-type latch struct {
-	once   sync.Once
-	opened chan struct{}
-}
-
-func newLatch() *latch { return &latch{opened: make(chan struct{})} }
-
-func (k *latch) open() { k.once.Do(func() { close(k.opened) }) }
-
-// openAfter makes it known when f has ended, in whatever way.
-func (k *latch) openAfter(f func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		defer k.open()
-		return f(ctx)
-	}
-}
 
 // Finding the resource disk: it may come later than the agent.
 const (
@@ -41,7 +17,7 @@ const (
 
 // resourceDisk prepares the temporary disk at each start, because after each
 // move to another host there is a new one (provisioning/SPEC.md §12.1). It runs
-// inBackground provisioning and nothing waits for it. Without ResourceDisk.Format
+// beside provisioning, and nothing waits for it. Without ResourceDisk.Format
 // it does not so much as look.
 func (a *Agent) resourceDisk(ctx context.Context) error {
 	if !a.cfg.ResourceDisk.Format {
@@ -123,57 +99,6 @@ func (a *Agent) findDisk(ctx context.Context, o disk.Options) ([]disk.Disk, erro
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-// scsiTimeout is the job that keeps the time-out of every SCSI disk where
-// OS.RootDeviceScsiTimeout wants it, those included that are attached later
-// (provisioning/SPEC.md §12.6). sysfs is written only where it differs.
-func (a *Agent) scsiTimeout(context.Context) error {
-	want, err := scsiSeconds(a.cfg.OS.RootDeviceScsiTimeout)
-	if err != nil || want == "" {
-		return err
-	}
-	names, err := a.Root.Glob("/sys/block/sd*/device/timeout")
-	if err != nil {
-		return fmt.Errorf("set SCSI timeouts: %w", err)
-	}
-	var errs []error
-	for _, n := range names {
-		b, err := a.Root.ReadFile(n)
-		if err != nil || strings.TrimSpace(string(b)) == want {
-			continue // a disk that was just taken out is no fault
-		}
-		// Not through Root.WriteFile: an attribute of sysfs is no file that
-		// could be replaced.
-		f, err := a.Root.OpenFile(n, os.O_WRONLY, 0)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		_, err = f.WriteString(want)
-		if err = errors.Join(err, f.Close()); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		a.Log.Debug().Str("disk", n).Str("seconds", want).Msg("SCSI timeout set")
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("set SCSI timeouts: %w", err)
-	}
-	return nil
-}
-
-// scsiSeconds checks the value of the configuration; "" is: leave it alone.
-func scsiSeconds(s string) (string, error) {
-	s = strings.TrimSpace(s)
-	if s == "" || strings.EqualFold(s, "none") {
-		return "", nil
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || n > 86400 {
-		return "", fmt.Errorf("OS.RootDeviceScsiTimeout is %q, not a number of seconds", s)
-	}
-	return strconv.Itoa(n), nil
 }
 
 // decided tells the resource disk that it may begin: the order is known, and

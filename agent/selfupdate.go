@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -298,10 +297,10 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 			return a.notStaged(f, d, err)
 		}
 	}
-	if wait := update.Wait(a.moment(f.Now)); wait != "" {
-		if note := d.Want + " " + strings.SplitN(wait, ",", 2)[0]; u.noted != note {
+	if what, text := update.Wait(a.moment(f.Now)); what != update.WaitNothing {
+		if note := d.Want + " " + string(what); u.noted != note {
 			u.noted = note
-			a.Log.Info().Str("to", d.Want).Str("for", wait).Msg("agent update ready, waiting")
+			a.Log.Info().Str("to", d.Want).Str("for", text).Msg("agent update ready, waiting")
 		}
 		return nil
 	}

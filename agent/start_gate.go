@@ -2,7 +2,9 @@ package agent
 
 import "sync/atomic"
 
-// startGate keeps handlers from starting while something else has to come first.
+// startGate keeps handlers from starting until the machine is provisioned, or was
+// given up on, and the platform has been reached. What else changes accounts or
+// the name of the machine waits for it, too.
 type startGate struct{ opened atomic.Bool }
 
 func (g *startGate) open() { g.opened.Store(true) }

@@ -25,16 +25,17 @@ func (a *Agent) sendEvents(ctx context.Context) error {
 		return err
 	}
 	serr := a.platform.SendEvents(ctx, evs)
-	a.live.mu.Lock()
-	t := &a.live.snap.Telemetry
-	t.LastAt, t.Error, t.Problem = time.Now().UTC(), "", status.Problem{}
-	t.Dropped += a.spool.Dropped()
-	if serr != nil {
-		t.Error = secret.Redact(serr.Error())
-	} else {
-		t.Sent += int64(len(evs))
-	}
-	a.live.mu.Unlock()
+	dropped := a.spool.Dropped()
+	a.live.update(func(s *status.Snapshot) {
+		t := &s.Telemetry
+		t.LastAt, t.Error, t.Problem = time.Now().UTC(), "", status.Problem{}
+		t.Dropped += dropped
+		if serr != nil {
+			t.Error = secret.Redact(serr.Error())
+		} else {
+			t.Sent += int64(len(evs))
+		}
+	})
 	return errors.Join(err, serr)
 }
 
@@ -48,7 +49,7 @@ func (a *Agent) collectEvents(context.Context) error {
 }
 
 // hostHealth is the job that tells the host's health service how its own services
-// askForCheck from here.
+// look from here.
 func (a *Agent) hostHealth(ctx context.Context) error {
 	if !a.cfg.Telemetry.Enabled {
 		return nil

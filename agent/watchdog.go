@@ -67,7 +67,7 @@ func (p *pulse) begin(name string, period time.Duration) (end func()) {
 	}
 }
 
-// hostHealth says that a part came round.
+// beat says that a part came round.
 func (p *pulse) beat(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,7 +148,7 @@ func (a *Agent) hung(ctx context.Context, what string) {
 		if err != nil {
 			a.Log.Error().Err(err).Func(host.LogStack(err)).Msg("could not report hang of the agent")
 		}
-	case <-time.After(hungSay):
+	case <-time.After(hungSay): // nobody waits longer for a log or a disk that hangs
 	case <-ctx.Done():
 		return
 	}

@@ -37,7 +37,9 @@ func (t *Tool) deprovision(ctx context.Context, m generalize.Mode, user bool) er
 	return generalize.Deprovision(ctx, t.system(), generalizeOptions(t.Config, user), m, &stopping{ctx, t, t.In}, t.Out)
 }
 
-// stopping is the answer to the question: a Ctrl-C ends the waiting for it.
+// stopping is the answer to the question: a Ctrl-C ends the waiting for it. The
+// read itself can't be ended; the goroutine that waits for it ends with the
+// process, which has nothing else to do then.
 type stopping struct {
 	ctx context.Context //nolint:containedctx // io.Reader has no other way
 	t   *Tool

@@ -265,23 +265,36 @@ type Moment struct {
 	Window    string        // AutoUpdate.Window
 }
 
-// Wait says what a hand-over waits for, or "". A version can only be judged
-// by its reports while the platform takes reports, and a machine in its
+// WaitFor names what a hand-over waits for.
+type WaitFor string
+
+// What a hand-over waits for.
+const (
+	WaitNothing      WaitFor = ""
+	WaitProvisioning WaitFor = "provisioning"
+	WaitQuiet        WaitFor = "quiet"     // some time after the start
+	WaitExtension    WaitFor = "extension" // one that is running
+	WaitReport       WaitFor = "report"    // to be accepted by the platform
+	WaitWindow       WaitFor = "window"    // of maintenance
+)
+
+// Wait says what a hand-over waits for, and how to say it. A version can only be
+// judged by its reports while the platform takes reports, and a machine in its
 // first minutes has better things to do.
-func Wait(m Moment) string {
+func Wait(m Moment) (what WaitFor, text string) {
 	switch left := m.Ready.Add(m.Quiet).Sub(m.Now); {
 	case m.Ready.IsZero():
-		return "provisioning"
+		return WaitProvisioning, "provisioning"
 	case left > 0:
-		return fmt.Sprintf("the end of the quiet period after start, %v left", left.Round(time.Second))
+		return WaitQuiet, fmt.Sprintf("the end of the quiet period after start, %v left", left.Round(time.Second))
 	case len(m.Busy) > 0:
-		return "a running extension: " + strings.Join(m.Busy, ", ")
+		return WaitExtension, "a running extension: " + strings.Join(m.Busy, ", ")
 	case m.Accepted.IsZero() || m.Now.Sub(m.Accepted) > 3*m.Heartbeat:
-		return "the platform to accept a status report"
+		return WaitReport, "the platform to accept a status report"
 	case !inWindow(m.Window, m.Now):
-		return "the maintenance window " + m.Window
+		return WaitWindow, "the maintenance window " + m.Window
 	}
-	return ""
+	return WaitNothing, ""
 }
 
 // inWindow understands "22:00-04:30", daily, in the machine's time zone. An

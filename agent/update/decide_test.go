@@ -167,7 +167,7 @@ func TestWait(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := good
 			tc.change(&m)
-			if got := Wait(m); (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
+			if what, got := Wait(m); (tc.want == "") != (got == "") || (what == WaitNothing) != (got == "") || !strings.Contains(got, tc.want) {
 				t.Errorf("Wait = %q, want %q", got, tc.want)
 			}
 		})

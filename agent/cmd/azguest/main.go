@@ -180,39 +180,14 @@ func flags(o *options, out io.Writer) *flag.FlagSet {
 	return f
 }
 
+// run is the agent: for the service (cmd "run"), or for the first boot only.
 func run(cmd string, args []string, stderr io.Writer) int {
-	var o options
-	f := flags(&o, stderr)
-	if err := f.Parse(args); err != nil || f.NArg() > 0 {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
-		}
-		if err == nil {
-			fmt.Fprintf(stderr, "azguest: unexpected argument %q\n", f.Arg(0))
-		}
-		return 2
+	o, code, ok := parseRun(args, stderr)
+	if !ok {
+		return code
 	}
-	// The agent waits most of its life; a small heap that is collected often
-	// and given back costs it nothing. Above the limit it is collected as often as
-	// need be: the worst documents of the platform are read in some 20 MiB more.
-	debug.SetGCPercent(agent.BusyGC)
-	debug.SetMemoryLimit(32 << 20)
-	// What handlers and tools create must not depend on who started us; every
-	// file of ours has an explicit mode.
-	syscall.Umask(0o022)
-
-	paths := config.DefaultPaths()
-	paths.Root = o.root
-	if o.config != "" {
-		paths.Main = []string{o.config}
-	}
-	// A file that can't be read leaves defaults and is among the warnings: an
-	// agent that refuses to start over it could not be repaired from outside.
-	cfg, warnings, cfgErr := config.Load(paths)
-	override(&cfg.Provisioning.Media, o.media)
-	override(&cfg.Protocol.Endpoint, o.endpoint)
-	override(&cfg.Protocol.HostGA, o.hostga)
-	override(&cfg.Protocol.IMDS, o.imds)
+	prepareProcess()
+	cfg, warnings, cfgErr := loadConfig(o)
 	logFile := cfg.Logs.File
 	if logFile != "" {
 		logFile = host.Root(o.root).Path(logFile)
@@ -230,17 +205,8 @@ func run(cmd string, args []string, stderr io.Writer) int {
 			logger.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("start of the update failed, running the installed version")
 		}
 	}
-	// The runtime prints what every goroutine is at, and the service manager
-	// starts us again.
-	hung := func() {
-		debug.SetTraceback("all")
-		_ = syscall.Kill(os.Getpid(), syscall.SIGABRT)
-	}
-	if !agent.Managed() {
-		hung = nil
-	}
 	a := agent.New(agent.Options{
-		Hung:       hung,
+		Hung:       hung(),
 		Version:    version,
 		Config:     cfg,
 		Warnings:   warnings,
@@ -258,7 +224,15 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	if cfgErr != nil {
 		logger.Error().Err(cfgErr).Msg("configuration incomplete, using defaults")
 	}
-	var err error
+	if err := live(cmd, a); err != nil && !errors.Is(err, context.Canceled) {
+		logger.Error().Err(err).Msg("agent failed")
+		return 1
+	}
+	return 0
+}
+
+// live runs the agent to its end, and the version to which it hands over.
+func live(cmd string, a *agent.Agent) (err error) {
 	if cmd == "provision" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
@@ -269,11 +243,64 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	if h, ok := errors.AsType[*agent.Handover](err); ok {
 		err = h.Exec(os.Environ())
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
-		logger.Error().Err(err).Msg("agent failed")
-		return 1
+	return err
+}
+
+// parseRun returns ok false with the exit status when the flags are wrong, or
+// were a question for help.
+func parseRun(args []string, stderr io.Writer) (o options, code int, ok bool) {
+	f := flags(&o, stderr)
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return o, 0, false
+	case err != nil:
+		return o, 2, false
+	case f.NArg() > 0:
+		fmt.Fprintf(stderr, "azguest: unexpected argument %q\n", f.Arg(0))
+		return o, 2, false
 	}
-	return 0
+	return o, 0, true
+}
+
+// prepareProcess sets what holds for the whole process.
+func prepareProcess() {
+	// The agent waits most of its life; a small heap that is collected often
+	// and given back costs it nothing. Above the limit it is collected as often as
+	// need be: the worst documents of the platform are read in some 20 MiB more.
+	debug.SetGCPercent(agent.BusyGC)
+	debug.SetMemoryLimit(32 << 20)
+	// What handlers and tools create must not depend on who started us; every
+	// file of ours has an explicit mode.
+	syscall.Umask(0o022)
+}
+
+// loadConfig reads the configuration; flags override it. A file that can't be
+// read leaves defaults and is among the warnings: an agent that refuses to start
+// over it could not be repaired from outside.
+func loadConfig(o options) (*config.Config, []config.Warning, error) {
+	paths := config.DefaultPaths()
+	paths.Root = o.root
+	if o.config != "" {
+		paths.Main = []string{o.config}
+	}
+	cfg, warnings, err := config.Load(paths)
+	override(&cfg.Provisioning.Media, o.media)
+	override(&cfg.Protocol.Endpoint, o.endpoint)
+	override(&cfg.Protocol.HostGA, o.hostga)
+	override(&cfg.Protocol.IMDS, o.imds)
+	return cfg, warnings, err
+}
+
+// hung ends a process that hangs: the runtime prints what every goroutine is at,
+// and the service manager starts us again. It is nil where nobody would.
+func hung() func() {
+	if !agent.Managed() {
+		return nil
+	}
+	return func() {
+		debug.SetTraceback("all")
+		_ = syscall.Kill(os.Getpid(), syscall.SIGABRT)
+	}
 }
 
 func override(field *string, value string) {

@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+)
+
+// lives counts the starts of the agent since boot. It is in /run, which
+// begins empty.
+const lives = "/run/azguest/lives"
+
+// A life is what the file says: how often the agent came back although
+// nobody had stopped it, and whether it is running.
+type life struct {
+	Restarts int  `json:"restarts"`
+	Running  bool `json:"running"`
+}
+
+// countLife notes a start, and with the function it returns an end in good
+// order. Only what nobody ordered counts as a restart.
+func (a *Agent) countLife() (restarts int, end func()) {
+	var l life
+	b, err := a.Root.ReadFile(lives)
+	if err == nil {
+		err = json.Unmarshal(b, &l)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.Log.Debug().Err(err).Msg("could not count restarts")
+	}
+	if l.Running {
+		l.Restarts++
+	}
+	write := func(l life) {
+		b, err := json.Marshal(l)
+		if err == nil {
+			err = a.Root.WriteFile(lives, append(b, '\n'), 0o644)
+		}
+		if err != nil {
+			a.Log.Debug().Err(err).Msg("could not save restart counter")
+		}
+	}
+	l.Running = true
+	write(l)
+	return l.Restarts, func() {
+		l.Running = false
+		write(l)
+	}
+}
