@@ -29,46 +29,21 @@ import (
 //	GET    /_fabric/ca.pem            the authority of the https listeners
 func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(strings.TrimPrefix(r.URL.Path, "/_fabric"), "/"), "/")
-	fail := func(code int, err error) {
-		writeJSON(w, code, map[string]string{"error": err.Error()})
-	}
 	switch key := r.Method + " " + parts[0]; key {
 	case "GET journal", "GET problems":
-		q, err := parseQuery(r.URL.Query())
-		if err != nil {
-			fail(http.StatusBadRequest, err)
-			return
-		}
-		q.Problems = q.Problems || parts[0] == "problems"
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		enc := json.NewEncoder(w)
-		for _, e := range f.Journal(q) {
-			if enc.Encode(e) != nil {
-				return // the reader went away
-			}
-		}
+		f.serveJournal(w, r, parts[0] == "problems")
 	case "GET await":
 		f.serveAwait(w, r)
 	case "GET faults":
 		writeJSON(w, http.StatusOK, f.Faults())
 	case "POST faults":
-		var fault Fault
-		if err := json.NewDecoder(r.Body).Decode(&fault); err != nil {
-			fail(http.StatusBadRequest, fmt.Errorf("read fault: %w", err))
-			return
-		}
-		id, err := f.Fail(fault)
-		if err != nil {
-			fail(http.StatusBadRequest, err)
-			return
-		}
-		writeJSON(w, http.StatusCreated, map[string]int{"id": id})
+		f.serveNewFault(w, r)
 	case "DELETE faults":
 		id := 0
 		if len(parts) > 1 {
 			var err error
 			if id, err = strconv.Atoi(parts[1]); err != nil {
-				fail(http.StatusBadRequest, fmt.Errorf("parse id of fault: %w", err))
+				writeError(w, http.StatusBadRequest, fmt.Errorf("parse id of fault: %w", err))
 				return
 			}
 		}
@@ -76,37 +51,68 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	case "POST rescan":
 		if err := f.Rescan(); err != nil {
-			fail(http.StatusInternalServerError, err)
+			writeError(w, http.StatusInternalServerError, err)
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
 	case "GET ca.pem":
 		ca, err := f.CACertificate()
 		if err != nil {
-			fail(http.StatusInternalServerError, err)
+			writeError(w, http.StatusInternalServerError, err)
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-pem-file")
 		_, _ = w.Write(ca) // the reader may be gone
-	case "GET vms":
-		if len(parts) > 1 {
+	case "GET vms", "PATCH vms", "POST vms":
+		switch {
+		case len(parts) > 1:
 			f.serveVM(w, r, parts[1:])
-			return
+		case r.Method == http.MethodGet:
+			list := []object{}
+			for _, v := range f.VMs() {
+				list = append(list, v.summary())
+			}
+			writeJSON(w, http.StatusOK, list)
+		default:
+			writeError(w, http.StatusBadRequest, fmt.Errorf("%s does not name a virtual machine", r.URL.Path))
 		}
-		list := []object{}
-		for _, v := range f.VMs() {
-			list = append(list, v.summary())
-		}
-		writeJSON(w, http.StatusOK, list)
-	case "PATCH vms", "POST vms":
-		if len(parts) > 1 {
-			f.serveVM(w, r, parts[1:])
-			return
-		}
-		fail(http.StatusBadRequest, fmt.Errorf("%s does not name a virtual machine", r.URL.Path))
 	default:
-		fail(http.StatusNotFound, fmt.Errorf("unknown request %s %s", r.Method, r.URL.Path))
+		writeError(w, http.StatusNotFound, fmt.Errorf("unknown request %s %s", r.Method, r.URL.Path))
 	}
+}
+
+func (f *Fabric) serveJournal(w http.ResponseWriter, r *http.Request, problems bool) {
+	q, err := parseQuery(r.URL.Query())
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	q.Problems = q.Problems || problems
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	for _, e := range f.Journal(q) {
+		if enc.Encode(e) != nil {
+			return // the reader went away
+		}
+	}
+}
+
+func (f *Fabric) serveNewFault(w http.ResponseWriter, r *http.Request) {
+	var fault Fault
+	if err := json.NewDecoder(r.Body).Decode(&fault); err != nil {
+		writeError(w, http.StatusBadRequest, fmt.Errorf("read fault: %w", err))
+		return
+	}
+	id, err := f.Fail(fault)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	writeJSON(w, http.StatusCreated, map[string]int{"id": id})
+}
+
+func writeError(w http.ResponseWriter, code int, err error) {
+	writeJSON(w, code, map[string]string{"error": err.Error()})
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

@@ -167,7 +167,7 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 	if v, ok := p.match("subscriptions/*/providers/microsoft.compute/locations/*/operations/*"); ok {
 		return f.pollOperation(r, v[2], query.Get("monitor") == "true")
 	}
-	if a, err, ok := f.smallRoutes(r, p, query); ok {
+	if a, err, ok := f.subscriptionRoutes(r, p, query); ok {
 		return a, err
 	}
 	if a, err, ok := f.hardware(r, p); ok {

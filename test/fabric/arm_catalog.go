@@ -9,12 +9,10 @@ import (
 	"strings"
 )
 
-// smallRoutes are what clients ask before they come to the point.
-func (f *Fabric) smallRoutes(r *request, p armPath, query url.Values) (*answer, *apiError, bool) {
-	o := f.opts
-	ok := func(v any) (*answer, *apiError, bool) { return replyJSON(http.StatusOK, v), nil, true }
-	subscription := object{"id": "/subscriptions/" + o.Subscription, "subscriptionId": o.Subscription, "displayName": "fabric", "state": "Enabled", "tenantId": tenant}
-	if len(p.lower) > 1 && p.lower[0] == "subscriptions" && !strings.EqualFold(p.segments[1], o.Subscription) {
+// subscriptionRoutes are all but those of virtual machines and their parts:
+// providers, deployments, resource groups, and what is published.
+func (f *Fabric) subscriptionRoutes(r *request, p armPath, query url.Values) (*answer, *apiError, bool) {
+	if len(p.lower) > 1 && p.lower[0] == "subscriptions" && !strings.EqualFold(p.segments[1], f.opts.Subscription) {
 		return nil, unknownSubscription(p.segments[1]), true
 	}
 	for _, pattern := range []string{"subscriptions/*/providers", "subscriptions/*/providers/*", "subscriptions/*/providers/*/register", "subscriptions/*/providers/*/unregister"} {
@@ -37,8 +35,20 @@ func (f *Fabric) smallRoutes(r *request, p armPath, query url.Values) (*answer, 
 		return a, err, true
 	}
 	if r.Method != http.MethodGet {
-		return nil, nil, false // what follows is only read
+		return nil, nil, false // everything else is only read
 	}
+	if a := f.subscriptionDocument(p); a != nil {
+		return a, nil, true
+	}
+	return f.catalogRoutes(r, p, query)
+}
+
+// subscriptionDocument is a document that does not change: about the
+// subscription, its region and its tenant.
+func (f *Fabric) subscriptionDocument(p armPath) *answer {
+	o := f.opts
+	ok := func(v any) *answer { return replyJSON(http.StatusOK, v) }
+	subscription := object{"id": "/subscriptions/" + o.Subscription, "subscriptionId": o.Subscription, "displayName": "fabric", "state": "Enabled", "tenantId": tenant}
 	if _, is := p.match("subscriptions"); is {
 		return ok(object{"value": []any{subscription}})
 	}
@@ -54,6 +64,12 @@ func (f *Fabric) smallRoutes(r *request, p armPath, query url.Values) (*answer, 
 	if _, is := p.match("tenants"); is {
 		return ok(object{"value": []any{object{"id": "/tenants/" + tenant, "tenantId": tenant, "displayName": "fabric"}}})
 	}
+	return nil
+}
+
+// catalogRoutes list what there is: providers, groups, resources, results of
+// operations, run commands and published handlers.
+func (f *Fabric) catalogRoutes(r *request, p armPath, query url.Values) (*answer, *apiError, bool) {
 	for _, pattern := range []string{"providers", "providers/*"} { // of the whole tenant
 		if v, is := p.match(pattern); is {
 			a, err := f.providerRoute(r, strings.Join(v, ""), "")
@@ -81,7 +97,7 @@ func (f *Fabric) smallRoutes(r *request, p armPath, query url.Values) (*answer, 
 		}
 	}
 	if _, is := p.match("subscriptions/*/providers/microsoft.compute/locations/*/publishers"); is {
-		return ok(f.publishers())
+		return replyJSON(http.StatusOK, f.publishers()), nil, true
 	}
 	const types = "subscriptions/*/providers/microsoft.compute/locations/*/publishers/*/artifacttypes/vmextension/types"
 	for _, pattern := range []string{types, types + "/*/versions", types + "/*/versions/*"} {

@@ -82,35 +82,9 @@ func (v *VM) put(r *request, old *extension, name string, run bool) (*answer, *a
 
 // accept checks a request and makes the extension it asks for.
 func (v *VM) accept(body resourceBody, old *extension, name string, run, patch bool) (*extension, *apiError) {
-	if body.Properties == nil {
-		body.Properties = map[string]json.RawMessage{}
-	}
-	// ARM ignores the case of property names, and nulls mean nothing.
-	known := []string{
-		"publisher", "type", "typeHandlerVersion", "autoUpgradeMinorVersion", "enableAutomaticUpgrade", "forceUpdateTag",
-		"settings", "protectedSettings", "protectedSettingsFromKeyVault", "suppressFailures", "provisionAfterExtensions", "instanceView", "provisioningState",
-	}
-	for key, raw := range maps.Clone(body.Properties) {
-		i := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, key) })
-		if i >= 0 && known[i] != key {
-			body.Properties[known[i]] = raw
-			delete(body.Properties, key)
-		}
-	}
-	maps.DeleteFunc(body.Properties, func(key string, raw json.RawMessage) bool {
-		return string(raw) == "null" || key == "instanceView" || key == "provisioningState"
-	})
+	body.normalize()
 	if patch {
-		merged := maps.Clone(old.body.Properties)
-		if old.protected != nil && !run {
-			merged["protectedSettings"] = old.protected
-		}
-		maps.Copy(merged, body.Properties)
-		body.Properties = merged
-		body.Location = or(body.Location, old.body.Location)
-		if body.Tags == nil {
-			body.Tags = old.body.Tags
-		}
+		body.complete(old, run)
 	}
 	body.Location = regionName(or(body.Location, v.f.opts.Location))
 	if old != nil {
@@ -151,6 +125,42 @@ func (v *VM) accept(body resourceBody, old *extension, name string, run, patch b
 		return nil, err
 	}
 	return e, nil
+}
+
+// normalize spells the names of properties as usual, since ARM ignores their
+// case, and drops nulls, which mean nothing, and what only ARM can say.
+func (b *resourceBody) normalize() {
+	if b.Properties == nil {
+		b.Properties = map[string]json.RawMessage{}
+	}
+	known := []string{
+		"publisher", "type", "typeHandlerVersion", "autoUpgradeMinorVersion", "enableAutomaticUpgrade", "forceUpdateTag",
+		"settings", "protectedSettings", "protectedSettingsFromKeyVault", "suppressFailures", "provisionAfterExtensions", "instanceView", "provisioningState",
+	}
+	for key, raw := range maps.Clone(b.Properties) {
+		i := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, key) })
+		if i >= 0 && known[i] != key {
+			b.Properties[known[i]] = raw
+			delete(b.Properties, key)
+		}
+	}
+	maps.DeleteFunc(b.Properties, func(key string, raw json.RawMessage) bool {
+		return string(raw) == "null" || key == "instanceView" || key == "provisioningState"
+	})
+}
+
+// complete makes a PATCH the whole resource: what it does not name stays.
+func (b *resourceBody) complete(old *extension, run bool) {
+	merged := maps.Clone(old.body.Properties)
+	if old.protected != nil && !run {
+		merged["protectedSettings"] = old.protected
+	}
+	maps.Copy(merged, b.Properties)
+	b.Properties = merged
+	b.Location = or(b.Location, old.body.Location)
+	if b.Tags == nil {
+		b.Tags = old.body.Tags
+	}
 }
 
 func (e *extension) text(name string) string {

@@ -22,21 +22,7 @@ func (e *extension) transient() bool { return strings.EqualFold(e.handler(), run
 // acceptRunCommand turns a managed run command into settings of its handler
 // (extensions/SPEC.md §17.6).
 func (v *VM) acceptRunCommand(e *extension) (*extension, *apiError) {
-	var p struct {
-		Source              map[string]any    `json:"source"`
-		Parameters          []any             `json:"parameters"`
-		ProtectedParameters []any             `json:"protectedParameters"`
-		Async               bool              `json:"asyncExecution"`
-		RunAsUser           string            `json:"runAsUser"`
-		RunAsPassword       string            `json:"runAsPassword"`
-		Timeout             json.Number       `json:"timeoutInSeconds"`
-		OutputBlob          string            `json:"outputBlobUri"`
-		ErrorBlob           string            `json:"errorBlobUri"`
-		FailureIsDeployment bool              `json:"treatFailureAsDeploymentFailure"`
-		SourceIdentity      map[string]string `json:"scriptUriManagedIdentity"`
-		OutputIdentity      map[string]string `json:"outputBlobManagedIdentity"`
-		ErrorIdentity       map[string]string `json:"errorBlobManagedIdentity"`
-	}
+	var p runCommandProperties
 	raw, err := json.Marshal(e.body.Properties)
 	if err == nil {
 		err = json.Unmarshal(raw, &p)
@@ -47,11 +33,45 @@ func (v *VM) acceptRunCommand(e *extension) (*extension, *apiError) {
 	if len(p.Source) == 0 {
 		return nil, refuse(http.StatusBadRequest, "InvalidParameter", "Required parameter 'source' is missing (null).")
 	}
-	public := object{"source": p.Source, "asyncExecution": p.Async, "treatFailureAsDeploymentFailure": p.FailureIsDeployment}
+	public, secret := p.settings()
+	e.settings = encode(public)
+	if len(secret) > 0 {
+		e.protected = encode(secret)
+	}
+	for _, name := range []string{"runAsPassword", "protectedParameters"} {
+		delete(e.body.Properties, name) // never returned
+	}
+	e.publisher, e.kind = splitHandler(runCommandHandler)
+	if refusal := v.newest(e, runCommandHandler); refusal != nil {
+		return nil, refusal
+	}
+	return e, nil
+}
+
+// runCommandProperties are those of a managed run command, as clients send them.
+type runCommandProperties struct {
+	Source              map[string]any    `json:"source"`
+	Parameters          []any             `json:"parameters"`
+	ProtectedParameters []any             `json:"protectedParameters"`
+	Async               bool              `json:"asyncExecution"`
+	RunAsUser           string            `json:"runAsUser"`
+	RunAsPassword       string            `json:"runAsPassword"`
+	Timeout             json.Number       `json:"timeoutInSeconds"`
+	OutputBlob          string            `json:"outputBlobUri"`
+	ErrorBlob           string            `json:"errorBlobUri"`
+	FailureIsDeployment bool              `json:"treatFailureAsDeploymentFailure"`
+	SourceIdentity      map[string]string `json:"scriptUriManagedIdentity"`
+	OutputIdentity      map[string]string `json:"outputBlobManagedIdentity"`
+	ErrorIdentity       map[string]string `json:"errorBlobManagedIdentity"`
+}
+
+// settings are those of the handler, public and protected ones.
+func (p runCommandProperties) settings() (public, secret object) {
+	public = object{"source": p.Source, "asyncExecution": p.Async, "treatFailureAsDeploymentFailure": p.FailureIsDeployment}
 	if p.Parameters != nil {
 		public["parameters"] = p.Parameters
 	}
-	secret := object{}
+	secret = object{}
 	blob := func(uri, name, sasName string) {
 		if uri == "" {
 			return
@@ -83,18 +103,7 @@ func (v *VM) acceptRunCommand(e *extension) (*extension, *apiError) {
 			secret[name] = identity
 		}
 	}
-	e.settings = encode(public)
-	if len(secret) > 0 {
-		e.protected = encode(secret)
-	}
-	for _, name := range []string{"runAsPassword", "protectedParameters"} {
-		delete(e.body.Properties, name) // never returned
-	}
-	e.publisher, e.kind = splitHandler(runCommandHandler)
-	if refusal := v.newest(e, runCommandHandler); refusal != nil {
-		return nil, refusal
-	}
-	return e, nil
+	return public, secret
 }
 
 func encode(v any) json.RawMessage {

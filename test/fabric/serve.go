@@ -89,28 +89,7 @@ func (f *Fabric) handler(s Service) http.Handler {
 }
 
 func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
-	var (
-		handle func(*request) *answer
-		common []string
-	)
-	switch s {
-	case Wire:
-		r.kind, handle = wireKind(r), f.wire
-		common = hostChannelProblems(r)
-	case HostGA:
-		r.kind, handle = hostGAKind(r), f.hostGA
-		common = hostChannelProblems(r)
-	case IMDS:
-		r.kind, handle = Metadata, f.imds
-	case Blob:
-		r.kind, handle = BlobPut, f.blob
-		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			r.kind = BlobGet
-		}
-	default:
-		r.kind, handle = Control, f.control
-	}
-
+	handle, common := f.dispatch(s, r)
 	vmName := ""
 	if r.vm != nil {
 		vmName = r.vm.name
@@ -136,10 +115,41 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	if fault != nil {
 		fault.change(a)
 	}
+	a.problems = append(common, a.problems...)
+	f.journal.add(journalEntry(s, r, a, vmName, fault))
+	send(w, r.Request, a, fault)
+}
 
+// dispatch finds out what is asked for, who answers, and which rules of the
+// service the request breaks.
+func (f *Fabric) dispatch(s Service, r *request) (handle func(*request) *answer, problems []string) {
+	switch s {
+	case Wire:
+		r.kind = wireKind(r)
+		return f.wire, hostChannelProblems(r)
+	case HostGA:
+		r.kind = hostGAKind(r)
+		return f.hostGA, hostChannelProblems(r)
+	case IMDS:
+		r.kind = Metadata
+		return f.imds, nil
+	case Blob:
+		r.kind = BlobPut
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			r.kind = BlobGet
+		}
+		return f.blob, nil
+	default:
+		r.kind = Control
+		return f.control, nil
+	}
+}
+
+// journalEntry is what the journal keeps of a request and its answer.
+func journalEntry(s Service, r *request, a *answer, vmName string, fault *Fault) Entry {
 	e := Entry{
 		Began: r.began, VM: vmName, Service: string(s), Kind: r.kind, From: r.RemoteAddr, Method: r.Method, URL: r.RequestURI, Host: r.Host,
-		Header: headers(r.Header), Code: a.code, Problems: append(common, a.problems...), Detail: a.detail,
+		Header: headers(r.Header), Code: a.code, Problems: a.problems, Detail: a.detail,
 	}
 	switch {
 	case s == Blob:
@@ -147,15 +157,14 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	case s == ARM && e.Header["Authorization"] != "":
 		e.Header["Authorization"] = redacted
 	}
-	if len(r.body) > 0 {
-		if utf8.Valid(r.body) && !slices.Contains(r.body, 0) {
-			e.Body = string(r.body)
-			if s == ARM {
-				e.Body = withoutSecrets(r.body)
-			}
-		} else {
-			e.Binary = len(r.body)
-		}
+	switch {
+	case len(r.body) == 0:
+	case !utf8.Valid(r.body) || slices.Contains(r.body, 0):
+		e.Binary = len(r.body)
+	case s == ARM:
+		e.Body = withoutSecrets(r.body)
+	default:
+		e.Body = string(r.body)
 	}
 	if fault != nil {
 		e.Fault = fault.String()
@@ -163,8 +172,7 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 			e.Code = 0
 		}
 	}
-	f.journal.add(e)
-	send(w, r.Request, a, fault)
+	return e
 }
 
 // hostChannelProblems are the rules for the host's two services: no proxy, no
