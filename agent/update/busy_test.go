@@ -25,7 +25,11 @@ func TestNBR7UnpackedVersionsStart(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := unpack(z, to); err != nil {
+		entries, err := packageRules.Check(z, int64(len(b)))
+		if err != nil {
+			return err
+		}
+		if err := unpack(entries, to); err != nil {
 			return err
 		}
 		_, err = host.Exec{}.Run(t.Context(), host.Cmd{Name: filepath.Join(to, "bin/azguest")})

@@ -9,14 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/unzip"
 )
 
 // Limits of a package of the agent, far above what one needs.
@@ -53,7 +52,7 @@ type identity struct {
 
 // open reads the directory of a package whose bytes were verified, and
 // refuses what is not this version of this agent. Nothing is written.
-func open(f io.ReaderAt, size int64, version string) (*zip.Reader, error) {
+func open(f io.ReaderAt, size int64, version string) ([]unzip.Entry, error) {
 	z, err := packageLimits.Open(f, size)
 	if err != nil {
 		return nil, foreign("package is not a zip file: %w", err)
@@ -69,7 +68,8 @@ func open(f io.ReaderAt, size int64, version string) (*zip.Reader, error) {
 	case Compare(s.Version, version) != 0 || !Valid(s.Version):
 		return nil, refuse("package has version %q, not %s", s.Version, version)
 	}
-	return z, check(z, size)
+	entries, err := packageRules.Check(z, size)
+	return entries, packageFault(err)
 }
 
 // identify reads the manifest, which is an array of one object or the object.
@@ -100,105 +100,29 @@ func identify(z *zip.Reader) (identity, error) {
 	return list[0], nil
 }
 
-// check looks at every entry before the first is written: plain files with
-// local names, each once, within the limits.
-func check(z *zip.Reader, size int64) error {
-	disk := packageLimits.Disk(size)
-	seen := map[string]bool{}
-	for _, f := range z.File {
-		name := path.Clean(f.Name)
-		mode := f.Mode()
-		switch {
-		case strings.ContainsAny(f.Name, "\\\x00") || !filepath.IsLocal(f.Name) || strings.Count(name, "/") > 16 || len(name) > 512:
-			return foreign("package has an invalid entry %s", bound.Quote(f.Name))
-		case !mode.IsRegular() && !mode.IsDir():
-			return foreign("package has an entry of type %v, %q", mode.Type(), f.Name)
-		case seen[name]:
-			return foreign("package has duplicate entry %q", f.Name)
-		}
-		seen[name] = true
-		if err := disk.Add(name, mode.IsDir(), int64(min(f.UncompressedSize64, math.MaxInt64))); err != nil {
-			return foreign("package of %d bytes unpacks to %w", size, err)
-		}
-	}
-	return nil
-}
-
 // files takes complete paths.
 const files = host.Root("")
 
-// unpack writes a checked package into dst, a directory it makes.
-func unpack(z *zip.Reader, dst string) (err error) {
-	if err := files.Mkdir(dst, 0o700); err != nil {
-		return fmt.Errorf("unpack: %w", err)
+// packageRules are those of a package. The old version is only left for this
+// one, which must survive a power cut.
+var packageRules = unzip.Rules{Limits: packageLimits, Name: 512, Depth: 16, Sync: true, Perm: func(name string, _ fs.FileMode) fs.FileMode {
+	if strings.HasPrefix(name, "bin/") {
+		return 0o755
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, files.RemoveAll(dst))
-		}
-	}()
-	root, err := files.OpenRoot(dst)
-	if err != nil {
-		return fmt.Errorf("unpack: %w", err)
+	return 0o644
+}}
+
+// packageFault marks what is the package's fault.
+func packageFault(err error) error {
+	if _, ok := errors.AsType[*unzip.InvalidError](err); ok {
+		return foreign("package is not valid: %w", err)
 	}
-	defer root.Close()
-	left := int64(maxUnpacked)
-	for _, f := range z.File {
-		name := path.Clean(f.Name)
-		if f.FileInfo().IsDir() {
-			if err := root.MkdirAll(name, 0o755); err != nil {
-				return fmt.Errorf("unpack: %w", err)
-			}
-			continue
-		}
-		if dir := path.Dir(name); dir != "." {
-			if err := root.MkdirAll(dir, 0o755); err != nil {
-				return fmt.Errorf("unpack: %w", err)
-			}
-		}
-		n, err := extract(root, f, name, left)
-		if err != nil {
-			return err
-		}
-		left -= n
-	}
-	return nil
+	return err
 }
 
-func extract(root *os.Root, f *zip.File, name string, left int64) (n int64, err error) {
-	mode := fs.FileMode(0o644)
-	if strings.HasPrefix(name, "bin/") {
-		mode = 0o755
-	}
-	in, err := f.Open()
-	if err != nil {
-		return 0, foreign("unpack %s: %w", name, err)
-	}
-	defer in.Close()
-	out, err := root.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return 0, fmt.Errorf("unpack: %w", err)
-	}
-	// Handlers are started meanwhile.
-	n, err = host.WriteProgram(out, io.LimitReader(in, left+1))
-	if err == nil {
-		err = out.Chmod(mode)
-	}
-	if err == nil {
-		// The old version is only left for this one; it must survive a
-		// power cut.
-		err = out.Sync()
-	}
-	err = errors.Join(err, out.Close())
-	switch {
-	case errors.Is(err, zip.ErrChecksum) || errors.Is(err, zip.ErrFormat) || errors.Is(err, zip.ErrAlgorithm):
-		return n, foreign("unpack %s: %w", name, err)
-	case err != nil:
-		return n, fmt.Errorf("unpack %s: %w", name, err)
-	case n > left:
-		return n, foreign("package unpacks to more than the declared size")
-	}
-	return n, nil
+// unpack writes a checked package into dst, a directory it makes.
+func unpack(entries []unzip.Entry, dst string) error {
+	return packageFault(packageRules.Write(entries, dst, 0o700, func(*os.Root) error { return nil }))
 }
 
 // binary is the program in an unpacked package, for this architecture.

@@ -45,10 +45,11 @@ var may = map[string][]string{
 	"agent/host/job":          {"agent/host", "agent/host/cgroup", "agent/host/process"},
 	"agent/host/process":      {}, // the processes of the machine; needs no files
 	"agent/log":               {"agent/host", "agent/secret"},
+	"agent/host/unzip":        {"agent/bound", "agent/host"},
 	"agent/secret":            {},
 	"agent/status":            {"agent/bound", "agent/host", "agent/host/process", "agent/secret"},
 	"agent/tool":              {"agent", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/secret", "agent/status", "extensions", "protocol/cms", "protocol/discover", "provisioning", "provisioning/generalize"},
-	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/secret", "protocol", "protocol/cms"},
+	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/host/unzip", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 
 	"ovf":                   {"agent/bound", "agent/host", "agent/secret", "ovf/iso9660", "ovf/udf", "ovf/internal/..."},
@@ -57,7 +58,7 @@ var may = map[string][]string{
 	"ovf/internal/...":      {},
 	"provisioning":          {"agent/bound", "agent/event", "agent/host", "agent/host/process", "agent/secret", "ovf"},
 	"provisioning/...":      {"agent/bound", "agent/event", "agent/host", "agent/secret", "ovf", "provisioning"},
-	"extensions":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/secret", "protocol", "extensions/..."},
+	"extensions":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/unzip", "agent/secret", "protocol", "extensions/..."},
 	"extensions/plan":       {"protocol"},
 	"protocol":              {"agent/bound", "agent/secret"},
 	"protocol/cms":          {"agent/bound", "agent/secret", "protocol/internal/cms"},
