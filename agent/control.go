@@ -40,7 +40,7 @@ func (h *hold) now() (held, bool) {
 	return h.held, left > 0 && left <= status.HoldMax
 }
 
-// why says what is waited for, or "".
+// why returns what handlers wait for, "" if there is no hold.
 func (h *hold) why() string {
 	if held, on := h.now(); on {
 		return "the end of the hold (" + held.Until.UTC().Format(time.DateTime) + " UTC)"

@@ -71,7 +71,7 @@ func outcome(e status.Extension) string {
 }
 
 // look compares the extensions with what was known. Operations that ended
-// before since were those of an agent before us, and told by it.
+// before since were those of the previous agent, which has reported them.
 func (c *changes) look(exts []status.Extension, since, now time.Time) []status.Transition {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// jitUsers is who the platform lets in for a while.
+// jitUsers are the short-lived users that the platform asks for.
 type jitUsers struct {
 	wake chan struct{} // holds one: the accounts are to be looked at
 
@@ -111,8 +111,8 @@ func (x *jitUsers) retryAt(at time.Time) {
 	}
 }
 
-// runJIT looks at the accounts whenever it is asked to: who polls does not wait
-// for useradd.
+// runJIT checks the accounts whenever it is asked to, so that polling does not
+// wait for useradd.
 func (a *Agent) runJIT(ctx context.Context) error {
 	for {
 		select {

@@ -42,7 +42,7 @@ type reports struct {
 	changes changes
 }
 
-// answer notes what became of a report. What says "not now" is no refusal.
+// answer records the result of a report. "Not now" is no refusal.
 func (r *reports) answer(receipt protocol.Receipt, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,8 +82,8 @@ func (r *reports) lastSaved() time.Time { return time.Unix(0, r.saved.Load()) }
 // ten handlers that start together are one report, not ten.
 const settle = 50 * time.Millisecond
 
-// lifeSign is how often the agent shows that it lives: each minute, and three
-// times before the watchdog of the service manager (in microseconds) bites.
+// lifeSign is how often the agent shows that it works: each minute, and three
+// times within the period of the service manager's watchdog (in microseconds).
 func lifeSign(watchdog string) time.Duration {
 	usec, err := strconv.ParseInt(watchdog, 10, 64)
 	if err != nil || usec <= 0 || usec > int64(time.Hour/time.Microsecond) {
@@ -180,7 +180,7 @@ func (a *Agent) beginReport(ctx context.Context, s *sending) {
 	})
 }
 
-// reportEnded says when to try again.
+// reportEnded plans the next try after a report that was not taken.
 func (a *Agent) reportEnded(ctx context.Context, s *sending, err error) {
 	s.done, s.late = nil, nil
 	a.save()
@@ -217,7 +217,7 @@ func (a *Agent) report(ctx context.Context) error {
 	if !a.rep.takeDue() && !news {
 		return nil
 	}
-	if news { // nobody who hears of it from the platform shall find less here
+	if news { // agentctl must not know less than the platform
 		a.save()
 	}
 	receipt, err := a.platform.ReportStatus(ctx, doc)
@@ -374,7 +374,7 @@ func (a *Agent) diskUsage() (status.Disk, error) {
 	return d, err
 }
 
-// judgeSpace says how the file system is, as doctor does.
+// judgeSpace sets the state of the file system; doctor has the same limits.
 func judgeSpace(d *status.Disk, u disk.Usage, overBudget bool) {
 	d.Free, d.FreePercent, d.InodesFree, d.ReadOnly = u.Free, 0, u.InodesFree, u.ReadOnly
 	if u.Size > 0 {

@@ -10,15 +10,15 @@ import (
 // begins empty.
 const lives = "/run/azguest/lives"
 
-// A life is what the file says: how often the agent came back although
-// nobody had stopped it, and whether it is running.
+// A life is the content of the file: how often the agent was started again
+// without having been stopped, and whether it is running.
 type life struct {
 	Restarts int  `json:"restarts"`
 	Running  bool `json:"running"`
 }
 
-// countLife notes a start, and with the function it returns an end in good
-// order. Only what nobody ordered counts as a restart.
+// countLife records a start; the function that it returns records a regular end.
+// Only a start without one before it counts as a restart.
 func (a *Agent) countLife() (restarts int, end func()) {
 	var l life
 	b, err := a.Root.ReadFile(lives)

@@ -82,10 +82,11 @@ func (a *Agent) beginUpdates() {
 	if err != nil {
 		a.Log.Warn().Err(err).Msg("update state not usable, ignored")
 	}
+	rsm := a.Root.Exists(path.Join(a.cfg.Paths.Lib, rsmMark))
 	u.mu.Lock()
 	u.self = me
 	u.trial = st.Trial != nil && st.Trial.PID == me.PID && st.Trial.Ticks == me.Ticks && st.Trial.Boot == me.Boot
-	u.rsm = a.Root.Exists(path.Join(a.cfg.Paths.Lib, rsmMark))
+	u.rsm = rsm
 	u.mu.Unlock()
 	a.tellLast(st.Last)
 }

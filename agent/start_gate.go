@@ -9,7 +9,7 @@ type startGate struct{ opened atomic.Bool }
 
 func (g *startGate) open() { g.opened.Store(true) }
 
-// whyWait says what handlers wait for, or "".
+// whyWait returns what handlers wait for, "" if they may start.
 func (a *Agent) whyWait() string {
 	if !a.startGate.opened.Load() {
 		if w := a.live.copy().Provisioning.Waiting; w != "" {

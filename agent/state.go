@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A place is where the agent, or a life before it, keeps something of its own.
+// A place is where this agent, or one before it, keeps state.
 type place struct {
 	pattern string
 	// What has to be there, if anything is: a directory of this mode, a socket,
@@ -99,7 +99,7 @@ func (a *Agent) places() []place {
 	}
 }
 
-// judge says what is wrong with what is at a place, nil if nothing is.
+// judge returns what is wrong with a file of a place, nil if nothing is.
 func (p place) judge(r host.Root, name string) error {
 	fi, err := r.Stat(name)
 	switch {
@@ -153,7 +153,7 @@ func kind(m fs.FileMode) string {
 	return "a file"
 }
 
-// lacking says that the machine, not the file, is in the way.
+// lacking reports whether the machine lacks something, and the file is not at fault.
 func lacking(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EROFS, unix.EINTR, unix.EAGAIN} {
 		if errors.Is(err, e) {
@@ -203,8 +203,7 @@ const codeState = "AZ-AGENT-STATE"
 // maxAside is how many names are shown.
 const maxAside = 5
 
-// showAside shows what was set aside, by whomever, until somebody has taken it
-// away.
+// showAside shows which files were set aside, until they are removed.
 func (a *Agent) showAside() {
 	var found []string
 	seen := map[string]bool{}

@@ -26,18 +26,18 @@ const (
 	// hungLooks is how often the watchdog has to look at it meanwhile: a machine
 	// that stood still looks like a part that did.
 	hungLooks = 4
-	// hungFile tells the next life why this one ended, and hungStacks what it
-	// was at. They are in memory: the disk may be what hangs.
+	// hungFile tells the next process why this one ended, and hungStacks has its
+	// stacks. They are in memory: the disk may be what hangs.
 	hungFile   = "/run/azguest/hung.json"
 	hungStacks = "/run/azguest/hung.stacks"
 	maxStacks  = 1 << 20
-	// hungShown is how long the next life shows it.
+	// hungShown is how long the next process shows it.
 	hungShown = time.Hour
-	// hungSay bounds what is said before the end: a log may be what hangs.
+	// hungSay bounds the report before the end: a log may be what hangs.
 	hungSay = 10 * time.Second
 )
 
-// pulse knows when the parts that the agent can't be without came round last.
+// pulse keeps when each vital part of the agent last showed that it works.
 type pulse struct {
 	mu    sync.Mutex // guards vital
 	vital map[string]*beat
@@ -49,7 +49,7 @@ type beat struct {
 	looks  int // of the watchdog, since then
 }
 
-// begin makes a part one that has to come round in every period, until end.
+// begin makes a part vital: it has to call beat in every period, until end.
 func (p *pulse) begin(name string, period time.Duration) (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,7 +67,7 @@ func (p *pulse) begin(name string, period time.Duration) (end func()) {
 	}
 }
 
-// beat says that a part came round.
+// beat shows that a part works.
 func (p *pulse) beat(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,8 +76,7 @@ func (p *pulse) beat(name string) {
 	}
 }
 
-// silent names the parts that do not come round any more. Only the watchdog
-// asks.
+// silent names the parts that hang. Only the watchdog calls it.
 func (p *pulse) silent(now time.Time) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,9 +91,9 @@ func (p *pulse) silent(now time.Time) []string {
 	return out
 }
 
-// watchdog tells the service manager that the agent lives while all its vital
-// parts come round. When one of them does not it says so and ends the process,
-// which is started again; where nobody would do that it only says so.
+// watchdog reports to the service manager that the agent works, while all vital
+// parts do. When one of them hangs it reports that and ends the process, so that
+// it is started again; where nothing would start it, it only reports.
 func (a *Agent) watchdog(ctx context.Context) error {
 	sign := time.NewTicker(lifeSign(os.Getenv("WATCHDOG_USEC"))) //nolint:forbidigo // the service manager's own interface
 	defer sign.Stop()
@@ -120,14 +119,14 @@ func (a *Agent) watchdog(ctx context.Context) error {
 	}
 }
 
-// A hang is what a life that hung leaves for the next one.
+// A hang is what a process that hung leaves on disk for the next one.
 type hang struct {
 	At   time.Time `json:"at"`
 	What string    `json:"what"`
 	PID  int       `json:"pid"`
 }
 
-// hung says that the agent hangs, and ends it.
+// hung reports that the agent hangs, and ends the process.
 func (a *Agent) hung(ctx context.Context, what string) {
 	stacks := make([]byte, maxStacks)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -157,7 +156,7 @@ func (a *Agent) hung(ctx context.Context, what string) {
 	}
 }
 
-// afterHang tells of a life that hung before this one.
+// afterHang reports that the process before this one hung.
 func (a *Agent) afterHang() {
 	b, err := a.Root.ReadFile(hungFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -181,7 +180,7 @@ func (a *Agent) afterHang() {
 	a.hangTold = time.Now()
 }
 
-// forgetHang takes it off the screen when it has been there for a while.
+// forgetHang removes that report from the status after an hour.
 func (a *Agent) forgetHang() {
 	if !a.hangTold.IsZero() && time.Since(a.hangTold) > hungShown {
 		a.hangTold = time.Time{}
