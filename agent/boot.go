@@ -235,7 +235,7 @@ func (o *origin) source() string {
 	return o.Source.String()
 }
 
-// afterReady does what nobody waits for, and lets go of the medium last:
+// afterReady does what Ready does not wait for, and ejects the medium only now:
 // until the marker is on disk it is the only copy of the password.
 func (a *Agent) afterReady(ctx context.Context, m *provisioning.Machine, from *origin, later []provisioning.Step) {
 	if from != nil && from.Source.Optical {

@@ -81,6 +81,20 @@ func (r *healthReporter) try(ctx context.Context, h protocol.Health) error {
 	return r.send(ctx, h)
 }
 
+// withdraw forgets a report that nobody has accepted.
+func (r *healthReporter) withdraw() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.want = nil
+	if r.stop != nil {
+		r.stop()
+	}
+	for _, c := range r.empty {
+		close(c)
+	}
+	r.empty = nil
+}
+
 // Flush waits until every report that was asked for has been accepted.
 func (r *healthReporter) Flush(ctx context.Context) error {
 	r.mu.Lock()

@@ -261,17 +261,3 @@ func (a *Agent) checkReordered(ctx context.Context) error {
 	}
 	return bad
 }
-
-// withdraw forgets a report that nobody has accepted.
-func (r *healthReporter) withdraw() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.want = nil
-	if r.stop != nil {
-		r.stop()
-	}
-	for _, c := range r.empty {
-		close(c)
-	}
-	r.empty = nil
-}
