@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/doctor"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
-	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/provisioning"
 )
 
@@ -81,10 +81,10 @@ func (m machine) is(what string) string {
 	case "policy":
 		return c.Policy.Mode
 	case "Contoso.Forbidden":
-		a := extensions.ExplainPolicy(m.root, extensions.PolicyConfig{File: c.Policy.File, Mode: c.Policy.Mode}, what, "1.0", "")
+		a := policy.Explain(m.root, policy.Config{File: c.Policy.File, Mode: c.Policy.Mode}, what, "1.0", "")
 		return map[bool]string{true: "allowed", false: "refused"}[a.Allowed]
 	case "unsigned packages":
-		a := extensions.ExplainPolicy(m.root, extensions.PolicyConfig{File: c.Policy.File, Mode: c.Policy.Mode}, "Contoso.Any", "1.0", "")
+		a := policy.Explain(m.root, policy.Config{File: c.Policy.File, Mode: c.Policy.Mode}, "Contoso.Any", "1.0", "")
 		return map[bool]string{false: "allowed", true: "refused"}[a.Signature]
 	case "updates":
 		return c.Update.Mode

@@ -9,6 +9,8 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/policy"
 )
 
 // fill completes a copy of the live status with what other parts know better.
@@ -141,13 +143,13 @@ func limits(l cgroup.Limits, ok bool) (*status.Limits, float64) {
 // moments.
 func (a *Agent) showPolicy() {
 	p := status.Policy{Mode: a.cfg.Policy.Mode, Why: a.cfg.PolicyWhy()}
-	files, err := extensions.PolicyFiles(a.Root, extensions.PolicyConfig{File: a.cfg.Policy.File})
+	files, err := policy.Files(a.Root, policy.Config{File: a.cfg.Policy.File})
 	if err != nil {
 		a.Log.Debug().Err(err).Msg("could not list policy files")
 	}
 	p.Source = strings.Join(files, ", ")
-	if p.Mode != extensions.PolicyOff {
-		if _, refusal := a.ext.PolicyExplain("Any.Extension", "1.0", ""); refusal.Cause == extensions.PolicyInvalid {
+	if p.Mode != policy.Off {
+		if _, refusal := a.ext.PolicyExplain("Any.Extension", "1.0", ""); refusal.Cause == fault.CausePolicyInvalid {
 			p.Problem = problem(refusal.Cause, time.Now().UTC())
 		}
 	}

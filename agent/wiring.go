@@ -18,6 +18,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/protocol/transfer"
@@ -194,7 +195,7 @@ func (a *Agent) newManager() *extensions.Manager {
 	return extensions.New(a.Root, a.Launcher, fetcher{a.platform, a.Root}, a.events, a.Log.With().Str("component", "extensions").Logger(), extensions.Config{
 		Lib: a.cfg.Paths.Lib, LogDir: a.cfg.Paths.ExtensionLogs, ExecDir: e.ExecDir, Wire: wire, Agent: a.Version,
 		Mode: e.Mode, IgnoreHold: !e.OverProvisioning, Features: []string{"MultipleExtensionsPerHandler"},
-		Policy: extensions.PolicyConfig{File: a.cfg.Policy.File, Mode: a.cfg.Policy.Mode},
+		Policy: policy.Config{File: a.cfg.Policy.File, Mode: a.cfg.Policy.Mode},
 		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
 		Turn:   func() { a.pulse.beat("extensions") },
 		Gate:   a.whyWait, StatusPoll: e.StatusPoll, EnableEveryStart: e.EnableEveryStart,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -334,7 +335,7 @@ func acceptOnlyIfAllowed(t *testing.T) {
 
 func acceptDependentDenied(t *testing.T) {
 	w := newWorld(t, named(simple, "P.A", "P.B")...)
-	w.cfg.Policy.Mode = PolicyEnforce
+	w.cfg.Policy.Mode = policy.Enforce
 	writeFile(t, w.root.Path("/etc/waagent_policy.json"), `{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true,"extensions":{"P.B":{}}}}`)
 	w.start()
 	s := w.processed(level(ext("P.A", "1.0", 0), 0), level(ext("P.B", "1.0", 0), 1, "P.A"))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 // TestSEC10AUserDoesNotKeepAHandlerAlive: neither a user's process that has the
@@ -46,7 +48,7 @@ func TestSEC10AUserDoesNotKeepAHandlerAlive(t *testing.T) {
 	}
 	w.start().processed(ext("P.Dead", "1.0", 0))
 	s := w.await("the end of waiting", func(s Snapshot) bool {
-		return len(s.Handlers) == 1 && s.Handlers[0].Extension.Status == statusError
+		return len(s.Handlers) == 1 && s.Handlers[0].Extension.Status == handler.Error
 	})
 	if m := message(s, 0); !strings.Contains(m, "AZ-EXT-LIMBO") {
 		t.Errorf("message %q", m)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 // rawZip is a package of which the entries are written as they are: names with
@@ -16,7 +18,7 @@ func rawZip(t testing.TB, add func(z *zip.Writer) error) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
-	w, err := z.Create(manifestName)
+	w, err := z.Create(handler.ManifestName)
 	if err == nil {
 		_, err = w.Write([]byte("[]"))
 	}

@@ -13,6 +13,9 @@ import (
 
 	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/host/unzip"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 // packageLimits are those of a package. Published ones reach 100 MB and a few
@@ -28,7 +31,7 @@ const (
 
 // errBundle says that a package is not one we unpack. It is the package's
 // fault: another address may have a better one.
-var errBundle = because(causePackage, errors.New("invalid package"))
+var errBundle = fault.Because(fault.CausePackage, errors.New("invalid package"))
 
 // unpack writes a package into dst, a directory it makes, and brings the
 // manifest to its root. On failure dst is removed.
@@ -45,13 +48,13 @@ func unpack(src, dst string, limit int64) error {
 	}
 	manifest := ""
 	for _, e := range entries {
-		if !e.Dir && path.Base(e.Name) == manifestName && (manifest == "" || depth(e.Name) < depth(manifest)) {
+		if !e.Dir && path.Base(e.Name) == handler.ManifestName && (manifest == "" || depth(e.Name) < depth(manifest)) {
 			manifest = e.Name
 		}
 	}
 	return bundleFault(rules.Write(entries, dst, 0o755, func(root *os.Root) error {
 		if manifest == "" {
-			return fmt.Errorf("%w: %s not found", errBundle, manifestName)
+			return fmt.Errorf("%w: %s not found", errBundle, handler.ManifestName)
 		}
 		return placeManifest(root, manifest)
 	}))
@@ -83,7 +86,7 @@ func depth(name string) int { return strings.Count(name, "/") }
 
 // openBundle reads the list of what is in a package.
 func openBundle(src string) (z *zip.Reader, closer io.Closer, size int64, err error) {
-	f, err := openFile(src)
+	f, err := folder.OpenFile(src)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("open package: %w", err)
 	}
@@ -104,16 +107,16 @@ func placeManifest(root *os.Root, name string) error {
 	if err != nil {
 		return fmt.Errorf("read manifest: %w", err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	data, err := io.ReadAll(io.LimitReader(f, handler.MaxManifest+1))
 	err = errors.Join(err, f.Close())
 	if err != nil {
 		return fmt.Errorf("read manifest: %w", err)
 	}
-	if len(data) > maxManifest {
+	if len(data) > handler.MaxManifest {
 		return fmt.Errorf("%w: %s is too long", errBundle, name)
 	}
-	if name == manifestName && !bytes.HasPrefix(data, bom) {
+	if name == handler.ManifestName && !bytes.HasPrefix(data, handler.Bom) {
 		return nil
 	}
-	return root.WriteFile(manifestName, bytes.TrimPrefix(data, bom), 0o744)
+	return root.WriteFile(handler.ManifestName, bytes.TrimPrefix(data, handler.Bom), 0o744)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/test/peak"
 )
 
@@ -44,7 +45,7 @@ func zipOf(t testing.TB, entries ...entry) []byte {
 // ones of real publishers are taken.
 func TestUnpack(t *testing.T) {
 	t.Parallel()
-	man := entry{manifestName, 0o644, "[]"}
+	man := entry{handler.ManifestName, 0o644, "[]"}
 	for _, tc := range []struct {
 		name    string
 		entries []entry
@@ -53,7 +54,7 @@ func TestUnpack(t *testing.T) {
 		{"plain", []entry{man, {"bin/", fs.ModeDir | 0o755, ""}, {"bin/x", 0o644, "x"}}, false},
 		{"no directory entries", []entry{man, {"a/b/c/x", 0, "x"}}, false},
 		{"backslashes", []entry{man, {`bin\x`, 0o644, "x"}}, false},
-		{"manifest below", []entry{{"Package/" + manifestName, 0o644, "\xef\xbb\xbf[]"}}, false},
+		{"manifest below", []entry{{"Package/" + handler.ManifestName, 0o644, "\xef\xbb\xbf[]"}}, false},
 		{"directory twice", []entry{man, {"d/", fs.ModeDir | 0o755, ""}, {"d/", fs.ModeDir | 0o755, ""}}, false},
 		{"setuid is dropped", []entry{man, {"x", fs.ModeSetuid | 0o777, "x"}}, false},
 		{"parent", []entry{man, {"../evil", 0o644, "x"}}, true},
@@ -90,7 +91,7 @@ func TestUnpack(t *testing.T) {
 				}
 				return
 			}
-			if b, err := os.ReadFile(dir + "/out/" + manifestName); err != nil || string(b) != "[]" {
+			if b, err := os.ReadFile(dir + "/out/" + handler.ManifestName); err != nil || string(b) != "[]" {
 				t.Errorf("manifest %q %v", b, err)
 			}
 			err = filepath.WalkDir(dir+"/out", func(p string, d fs.DirEntry, err error) error {
@@ -107,8 +108,8 @@ func TestUnpack(t *testing.T) {
 }
 
 func FuzzUnpack(f *testing.F) {
-	f.Add(zipOf(f, entry{manifestName, 0o644, "[]"}, entry{"bin/x", 0o644, "x"}))
-	f.Add(zipOf(f, entry{manifestName, 0o644, "[]"}, entry{"../x", fs.ModeSymlink | 0o644, "x"}))
+	f.Add(zipOf(f, entry{handler.ManifestName, 0o644, "[]"}, entry{"bin/x", 0o644, "x"}))
+	f.Add(zipOf(f, entry{handler.ManifestName, 0o644, "[]"}, entry{"../x", fs.ModeSymlink | 0o644, "x"}))
 	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(dir+"/p.zip", b, 0o600); err != nil {

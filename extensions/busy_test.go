@@ -7,6 +7,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 // Handlers are unpacked side by side and started at once, also the way the
@@ -17,7 +18,7 @@ func TestNBR7UnpackedHandlersStart(t *testing.T) {
 	}
 	dir := t.TempDir()
 	zip := filepath.Join(dir, "p.zip")
-	writeFile(t, zip, string(zipOf(t, entry{manifestName, 0o644, "[]"}, entry{"bin/run.sh", 0o644, "#!/bin/sh\nexit 0\n"})))
+	writeFile(t, zip, string(zipOf(t, entry{handler.ManifestName, 0o644, "[]"}, entry{"bin/run.sh", 0o644, "#!/bin/sh\nexit 0\n"})))
 	hosttest.Storm(t, func(n int) error {
 		to := filepath.Join(dir, fmt.Sprint(n))
 		if err := unpack(zip, to, 1<<20); err != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/protocol"
 )
@@ -63,8 +65,8 @@ func (m *Manager) Cancel(ctx context.Context, name, config string) (string, erro
 }
 
 // cancelled is why an extension that waited, or was fetched, has failed.
-func cancelled(when string) Problem {
-	return Problem{codeOther, causeCancelled, causeCancelled + ": cancelled by the operator " + when}
+func cancelled(when string) fault.Problem {
+	return fault.Problem{Code: fault.CodeOther, Cause: fault.CauseCancelled, Text: fault.CauseCancelled + ": cancelled by the operator " + when}
 }
 
 // cancel does the operator's will.
@@ -107,7 +109,7 @@ func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 }
 
 // giveUpOn keeps a pair that waits from being processed in this goal state.
-func (m *Manager) giveUpOn(q pair, why Problem) {
+func (m *Manager) giveUpOn(q pair, why fault.Problem) {
 	p, h := m.pass, m.handler(q.handler.Name)
 	switch {
 	case h.busy != nil: // with another instance; its records are away
@@ -139,12 +141,12 @@ func (m *Manager) enabledRow(r row) (settled, working bool) {
 	wish := plan.ExtWish{Name: q.ext, Seq: q.seq, Hash: settingsHash(r.status.Version, q), Force: m.pass.forced[q.key()]}
 	settled = q.enable && known && plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, m.now()) == "" && e.FailKey == ""
 	st := r.status.Extension
-	return settled, e.Last != nil && e.Last.Op == plan.Enable && (r.missing || st != nil && st.Status == transitioning)
+	return settled, e.Last != nil && e.Last.Op == plan.Enable && (r.missing || st != nil && st.Status == handler.Transitioning)
 }
 
 // endRemains kills what the last enable of an extension has left at work, and
 // takes its status for final.
-func (m *Manager) endRemains(ctx context.Context, h *handler, r row) cancelAnswer {
+func (m *Manager) endRemains(ctx context.Context, h *managed, r row) cancelAnswer {
 	version, ext := r.rec.Version, r.pair.ext
 	w := newWork(m, h, r.pair.handler, plan.Task{Op: plan.Enable, Version: version, Ext: ext, Why: "cancelled"})
 	m.begin(ctx, h, w, func(ctx context.Context) error {
@@ -152,14 +154,14 @@ func (m *Manager) endRemains(ctx context.Context, h *handler, r row) cancelAnswe
 		e := rec.Exts[ext]
 		kill, stop := context.WithTimeout(ctx, endTime)
 		defer stop()
-		w.ended(job.End(kill, m.store.jobDir(e.Last.Job)))
+		w.ended(job.End(kill, m.store.JobDir(e.Last.Job)))
 		e.Cancelled = e.Last.Job
-		return w.put(rec.setExt(ext, e))
+		return w.put(rec.SetExt(ext, e))
 	})
 	return cancelAnswer{did: "stopped " + r.pair.row + ": enable had finished, but the status was still transitioning", ended: h.ended}
 }
 
-// ended notes what was met when a command was killed, for the operator.
+// Ended notes what was met when a command was killed, for the operator.
 func (w *work) ended(e job.Ending) {
 	w.how = fmt.Sprintf("%d processes were killed", e.Killed)
 	if len(e.Left) > 0 {

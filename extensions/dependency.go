@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -44,7 +46,7 @@ func (m *Manager) gated(pairs []pair, start func()) bool {
 }
 
 // gate says what a pair waits for, or why it will never run in this pass.
-func (m *Manager) gate(q pair) (waits string, never Problem) {
+func (m *Manager) gate(q pair) (waits string, never fault.Problem) {
 	late := time.Since(m.pass.began) > m.cfg.Timeouts.Depend
 	var all map[string]bool
 	// The platform names what an extension waits for; without a list everything
@@ -74,14 +76,14 @@ func (m *Manager) gate(q pair) (waits string, never Problem) {
 		done, failure := m.pairDone(o)
 		switch {
 		case failure != "" && depends(o):
-			return "", Problem{codeOther, causeBlocked, failure}
+			return "", fault.Problem{Code: fault.CodeOther, Cause: fault.CauseBlocked, Text: failure}
 		case !done && late && depends(o):
-			return "", Problem{codeOther, causeBlocked, fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))}
+			return "", fault.Problem{Code: fault.CodeOther, Cause: fault.CauseBlocked, Text: fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))}
 		case !done && !late:
 			waits = "dependency " + o.row
 		}
 	}
-	return waits, Problem{}
+	return waits, fault.Problem{}
 }
 
 // dependencies are the keys of all pairs that one depends on by name. Each
@@ -182,5 +184,5 @@ func (m *Manager) lastWord(o pair) string {
 	if row := m.rowOf(o); row.status.Extension != nil && !row.missing {
 		return row.status.Extension.Status
 	}
-	return warning
+	return handler.Warning
 }

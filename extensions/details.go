@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
 )
 
 // A Detail is one row with everything an operator may ask about it; package
@@ -59,7 +61,7 @@ func (m *Manager) Details() []Detail {
 		d := Detail{
 			Name: q.handler.Name, Config: q.ext, Version: r.status.Version, Seq: q.seq, Desired: string(q.handler.Want),
 			Actual: r.rec.State, BlockedBy: r.waits, Ready: r.status.Status, Code: r.status.Code, Cause: r.cause,
-			LogDir: m.store.logDir(q.handler.Name), Installed: r.rec.Installed, Digest: r.rec.Digest, Signer: r.rec.Signer,
+			LogDir: m.store.LogDir(q.handler.Name), Installed: r.rec.Installed, Digest: r.rec.Digest, Signer: r.rec.Signer,
 		}
 		if m.refused.has(q.handler.Name) {
 			d.Notes = append(d.Notes, codeLogFolder)
@@ -117,12 +119,12 @@ func (m *Manager) output(d *Detail, id string) {
 	if id == "" {
 		return
 	}
-	dir := m.store.jobDir(id)
+	dir := m.store.JobDir(id)
 	d.StdoutPath, d.StderrPath = dir+"/"+job.Stdout, dir+"/"+job.Stderr
-	d.StdoutTail, d.StderrTail = tail(d.StdoutPath, 4096), tail(d.StderrPath, 4096)
+	d.StdoutTail, d.StderrTail = handler.Tail(d.StdoutPath, 4096), handler.Tail(d.StderrPath, 4096)
 	for _, p := range []string{d.StdoutPath, d.StderrPath} {
-		if s, ok := stampOf(p); ok && s.size > 0 {
-			if t := time.Unix(s.mtime.Unix()); t.After(d.LastOutput) {
+		if s, ok := store.StampOf(p); ok && s.Size > 0 {
+			if t := time.Unix(s.Mtime.Unix()); t.After(d.LastOutput) {
 				d.LastOutput = t.UTC()
 			}
 		}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/policy"
 )
 
 // TestContractOnDisk checks what handlers find (extensions/SPEC.md §4, §5, §6).
@@ -112,11 +114,11 @@ func TestFailures(t *testing.T) {
 		{name: "install", p: pkg{script: fails("install", "1")}, calls: []string{"1.0 install 0"}, report: "P.X 1.0 NotReady 1007\n"},
 		{name: "enable", p: pkg{script: fails("enable", "1")}, calls: []string{"1.0 install 0", "1.0 enable 0"}, report: "P.X 1.0 NotReady 1009 | 0 error 1009\n", says: []string{"Non-zero exit code: 1, "}},
 		{name: "bad zip", p: pkg{zip: []byte("this is no zip")}, report: "P.X 1.0 NotReady 1001\n", says: []string{"Failed to download artifacts", "from all URIs"}},
-		{name: "no manifest", p: pkg{files: map[string]string{manifestName: "[]"}}, report: "P.X 1.0 NotReady 1003\n", says: []string{"malformed manifest"}},
-		{name: "interpreter", p: pkg{files: map[string]string{"a.sh": "#!/no/such/interp\n", manifestName: `[{"handlerManifest":{"installCommand":"a.sh"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-INTERPRETER", "/no/such/interp"}},
-		{name: "crlf", p: pkg{files: map[string]string{"a.sh": "#!/bin/sh\r\nexit 0\r\n", manifestName: `[{"handlerManifest":{"installCommand":"a.sh"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-CRLF"}},
-		{name: "missing program", p: pkg{files: map[string]string{manifestName: `[{"handlerManifest":{"installCommand":"bin/none -x"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-NOFILE", "bin/none"}},
-		{name: "architecture", p: pkg{files: map[string]string{"a": foreignELF, manifestName: `[{"handlerManifest":{"installCommand":"a"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-ARCH", "S390"}},
+		{name: "no manifest", p: pkg{files: map[string]string{handler.ManifestName: "[]"}}, report: "P.X 1.0 NotReady 1003\n", says: []string{"malformed manifest"}},
+		{name: "interpreter", p: pkg{files: map[string]string{"a.sh": "#!/no/such/interp\n", handler.ManifestName: `[{"handlerManifest":{"installCommand":"a.sh"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-INTERPRETER", "/no/such/interp"}},
+		{name: "crlf", p: pkg{files: map[string]string{"a.sh": "#!/bin/sh\r\nexit 0\r\n", handler.ManifestName: `[{"handlerManifest":{"installCommand":"a.sh"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-CRLF"}},
+		{name: "missing program", p: pkg{files: map[string]string{handler.ManifestName: `[{"handlerManifest":{"installCommand":"bin/none -x"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-NOFILE", "bin/none"}},
+		{name: "architecture", p: pkg{files: map[string]string{"a": foreignELF, handler.ManifestName: `[{"handlerManifest":{"installCommand":"a"}}]`}}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-ARCH", "S390"}},
 		{name: "killed", p: pkg{script: "kill -9 $$\n"}, report: "P.X 1.0 NotReady 1007\n", says: []string{"AZ-EXT-SIGNAL", "SIGKILL"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -186,8 +188,8 @@ func TestUninstallAlways(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(base string) error{
 		"disable fails":   func(b string) error { return host.Root(b).WriteFile("/run.sh", []byte("#!/bin/sh\nexit 1\n"), 0o755) },
-		"manifest gone":   func(b string) error { return os.Remove(b + "/" + manifestName) },
-		"manifest broken": func(b string) error { return os.WriteFile(b+"/"+manifestName, []byte("{"), 0o644) },
+		"manifest gone":   func(b string) error { return os.Remove(b + "/" + handler.ManifestName) },
+		"manifest broken": func(b string) error { return os.WriteFile(b+"/"+handler.ManifestName, []byte("{"), 0o644) },
 		"directory gone":  os.RemoveAll,
 		"state gone":      func(b string) error { return os.RemoveAll(b + "/config") },
 	} {
@@ -323,7 +325,7 @@ func TestDeadWriter(t *testing.T) {
 	).start()
 	w.processed(ext("P.Dead", "1.0", 0), ext("P.Mute", "1.0", 0), ext("P.Live", "1.0", 0))
 	s := w.await("dead", func(s Snapshot) bool {
-		return len(s.Handlers) == 3 && s.Handlers[0].Extension.Status == statusError && s.Handlers[1].Extension.Status == statusError
+		return len(s.Handlers) == 3 && s.Handlers[0].Extension.Status == handler.Error && s.Handlers[1].Extension.Status == handler.Error
 	})
 	if got, want := show(s), "P.Dead 1.0 Ready 0 | 0 error -1\nP.Mute 1.0 Ready 0 | 0 error -1\nP.Live 1.0 Ready 0 | 0 transitioning 0\n"; got != want {
 		t.Errorf("got %s want %s", got, want)
@@ -361,7 +363,7 @@ func TestGarbage(t *testing.T) {
 				}
 			}
 			s := w.await("told", func(s Snapshot) bool {
-				return len(s.Handlers) == 2 && s.Handlers[0].Extension != nil && s.Handlers[0].Extension.Status == statusError
+				return len(s.Handlers) == 2 && s.Handlers[0].Extension != nil && s.Handlers[0].Extension.Status == handler.Error
 			})
 			if !strings.Contains(show(s), "P.Good 1.0 Ready 0 | 0 success 0\n") {
 				t.Errorf("the good one suffers: %s", show(s))
@@ -397,7 +399,7 @@ func TestHalfWritten(t *testing.T) {
 	}
 	// Nor is the first word of a number an error before it is whole.
 	writeFile(t, w.base("P.X-1.0/status/1.status"), half)
-	if st, _, fresh := statusOf(w.base("P.X-1.0/status/1.status"), "P.X", "1.0", 1); !fresh {
+	if st, _, fresh := handler.ReadStatus(w.base("P.X-1.0/status/1.status"), "P.X", "1.0", 1); !fresh {
 		t.Errorf("status %+v", st)
 	}
 }
@@ -477,7 +479,7 @@ func TestHeartbeat(t *testing.T) {
 }
 
 // TestNumberGoesBack: what an earlier life of a number left behind is not the
-// word of the one that is under way.
+// FileStatus of the one that is under way.
 func TestNumberGoesBack(t *testing.T) {
 	t.Parallel()
 	script := "log\n[ \"$op\" = enable ] && { while [ -e ../hold ]; do sleep 0.05; done; status success Enable \"$(wc -l <../calls.log)\"; }\nexit 0\n"
@@ -508,7 +510,7 @@ func TestNumberGoesBack(t *testing.T) {
 func TestHeartbeatOfTheForbidden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple})
-	w.cfg.Policy.Mode = PolicyEnforce
+	w.cfg.Policy.Mode = policy.Enforce
 	w.start()
 	w.offer(ext("P.X", "1.0", 0))
 	writeFile(t, w.base("P.X-1.0/heartbeat.log"), `[{"heartbeat":{"status":"ready","code":0,"formattedMessage":{"lang":"en-US","message":"all is well"}}}]`)

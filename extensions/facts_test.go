@@ -3,10 +3,8 @@ package extensions
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -55,35 +53,5 @@ func TestFact19MultiConfigInstancesAreReportedOneByOne(t *testing.T) {
 	want = []string{`P.M 1.0 Ready: "b", 2`, `P.S 1.0 Ready: no extensionName, 0`}
 	if diff := cmp.Diff(want, entries(w.offer(multi("P.M", "1.0", "-a:1", "b:2"), ext("P.S", "1.0", 0)))); diff != "" {
 		t.Errorf("one disabled (-want +got):\n%s", diff)
-	}
-}
-
-// TestFact20OnlyFilesAbove128KiBAreCut: one character decides, and it is the
-// size of the file that counts, not that of a field.
-func TestFact20OnlyFilesAbove128KiBAreCut(t *testing.T) {
-	t.Parallel()
-	long := strings.Repeat("é", 11000)
-	doc := fmt.Sprintf(`[{"status":{"status":"success","formattedMessage":{"lang":"en","message":%q},"substatus":[{"name":%q,"status":"success","formattedMessage":{"lang":"en","message":%q}}]}}]`,
-		long, long, long)
-	sizes := func(chars int) []int {
-		t.Helper()
-		path := t.TempDir() + "/0.status"
-		writeFile(t, path, doc+strings.Repeat(" ", chars-utf8.RuneCountInString(doc)))
-		st, _, _ := statusOf(path, "P.X", "1.0", 0)
-		if st.Message == nil || len(st.Substatus) != 1 {
-			t.Fatalf("status: %+v", st)
-		}
-		out := []int{utf8.RuneCountInString(*st.Message)}
-		for _, s := range st.Substatus {
-			out = append(out, utf8.RuneCountInString(s.Name), utf8.RuneCountInString(*s.Message))
-		}
-		return out
-	}
-	if diff := cmp.Diff([]int{11000, 11000, 11000}, sizes(131072)); diff != "" {
-		t.Errorf("at 128 KiB (-want +got):\n%s", diff)
-	}
-	mark := len(" ... [TRUNCATED]")
-	if diff := cmp.Diff([]int{1024 + mark, 10240 + mark, 10240 + mark}, sizes(131073)); diff != "" {
-		t.Errorf("above 128 KiB (-want +got):\n%s", diff)
 	}
 }

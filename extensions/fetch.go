@@ -11,7 +11,11 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -35,26 +39,26 @@ func (w *work) fetch(ctx context.Context) error {
 		if !errors.Is(cause, errCancelled) {
 			return cause
 		}
-		err = cancelled("while its package was downloaded").err()
+		err = cancelled("while its package was downloaded").Err()
 	}
-	p := Problem{Code: codeDownload, Cause: causeOf(err, causeDownload)}
+	p := fault.Problem{Code: fault.CodeDownload, Cause: fault.CauseOf(err, fault.CauseDownload)}
 	if err == nil {
 		if p.Code, err = w.initialize(&r); err != nil {
-			p.Cause = causeOf(err, causeOfCode(p.Code))
+			p.Cause = fault.CauseOf(err, fault.CauseOfCode(p.Code))
 		}
 	}
 	if err != nil {
 		w.emit(t.Version, plan.Fetch, false, err.Error(), 0)
-		r = r.fail(plan.Fetch)
+		r = r.Fail(plan.Fetch)
 		p.Text = err.Error()
 		if errors.Is(err, errDenied) {
-			p.Code = codeEnable
-		} else if p.Code == codeDownload {
+			p.Code = fault.CodeEnable
+		} else if p.Code == fault.CodeDownload {
 			p.Text = "Failed to download artifacts: [ExtensionDownloadError] " + p.Text
 		}
 		return w.failTarget(r, p)
 	}
-	r, err = r.done(plan.Fetch, "")
+	r, err = r.Done(plan.Fetch, "")
 	if err != nil {
 		return err
 	}
@@ -65,33 +69,33 @@ func (w *work) fetch(ctx context.Context) error {
 }
 
 // obtain leaves the unpacked package in the handler's directory.
-func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
-	side := w.m.store.root.Path(w.m.store.lib + "/" + r.Name + "__" + r.Version + ".zip")
-	if _, err := top.Lstat(side); err == nil {
+func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error) {
+	side := w.m.store.Root.Path(w.m.store.Lib + "/" + r.Name + "__" + r.Version + ".zip")
+	if _, err := folder.Root.Lstat(side); err == nil {
 		if got, err := w.accept(ctx, r, side, ""); err == nil {
 			return got, nil
 		}
 		// As everybody does: a bad file in this place is replaced.
-		_ = top.RemoveAll(side)
+		_ = folder.Root.RemoveAll(side)
 	}
-	kept := w.m.store.sub("packages", r.Name+"-"+r.Version+".zip")
-	if want, err := top.ReadBounded(sumFile(kept), 1024); err == nil {
+	kept := w.m.store.Sub("packages", r.Name+"-"+r.Version+".zip")
+	if want, err := folder.Root.ReadBounded(store.SumFile(kept), 1024); err == nil {
 		if got, err := w.accept(ctx, r, kept, strings.TrimSpace(string(want))); err == nil {
 			return got, nil
 		}
 	}
-	w.m.store.dropPackage(r.Name, r.Version)
+	w.m.store.DropPackage(r.Name, r.Version)
 	if w.dec == nil || w.dec.err != nil {
 		return r, errors.New("package not known")
 	}
 	if len(w.dec.pkg.URIs) == 0 {
 		return r, errors.New("no package uri found")
 	}
-	if err := w.m.store.room(w.m.cfg.PackageLimit); err != nil {
+	if err := w.m.store.CheckRoom(w.m.cfg.PackageLimit); err != nil {
 		return r, err
 	}
 	// All addresses together first; if what came is no package, each alone,
-	// because another one may have a better copy.
+	// Because another one may have a better copy.
 	tries := []protocol.PackageVersion{w.dec.pkg}
 	if len(w.dec.pkg.URIs) > 1 {
 		for _, u := range w.dec.pkg.URIs {
@@ -112,7 +116,7 @@ func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
 		}
 		got, err := w.accept(ctx, r, kept, sum)
 		if err == nil {
-			if err := top.WriteFile(sumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
+			if err := folder.Root.WriteFile(store.SumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
 				return got, fmt.Errorf("save package: %w", err)
 			}
 			return got, nil
@@ -122,15 +126,13 @@ func (w *work) obtain(ctx context.Context, r Record) (Record, error) {
 			break
 		}
 	}
-	w.m.store.dropPackage(r.Name, r.Version)
+	w.m.store.DropPackage(r.Name, r.Version)
 	return r, fmt.Errorf("Failed to download %s-%s from all URIs. Last error: %w", r.Name, r.Version, last) //nolint:staticcheck // tools look for this sentence
 }
 
-func sumFile(zip string) string { return strings.TrimSuffix(zip, ".zip") + ".sha256" }
-
 // accept verifies a package and unpacks it into the handler's directory.
-func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, error) {
-	f, err := openFile(file)
+func (w *work) accept(ctx context.Context, r store.Record, file, sum string) (store.Record, error) {
+	f, err := folder.OpenFile(file)
 	if err != nil {
 		return r, fmt.Errorf("open package: %w", err)
 	}
@@ -149,44 +151,44 @@ func (w *work) accept(ctx context.Context, r Record, file, sum string) (Record, 
 	signer, err := w.verify(ctx, file)
 	if err != nil {
 		if ctx.Err() == nil {
-			w.m.auditLog(AuditEntry{What: "deny", Handler: r.Name, Version: r.Version, GoalState: w.key(), Digest: digest, Code: codeDownload, Text: secret.Redact(err.Error())})
+			w.m.auditLog(store.AuditEntry{What: "deny", Handler: r.Name, Version: r.Version, GoalState: w.key(), Digest: digest, Code: fault.CodeDownload, Text: secret.Redact(err.Error())})
 		}
 		return r, err
 	}
-	tmp := w.m.store.sub("tmp", randomID())
+	tmp := w.m.store.Sub("tmp", store.NewID())
 	if err := unpack(file, tmp, w.m.cfg.UnpackLimit); err != nil {
 		return r, err
 	}
 	r.Packager = usesPackageManager(tmp)
-	if err := w.m.store.place(tmp, r.Name, r.Version); err != nil {
-		return r, errors.Join(err, top.RemoveAll(tmp))
+	if err := w.m.store.Place(tmp, r.Name, r.Version); err != nil {
+		return r, errors.Join(err, folder.Root.RemoveAll(tmp))
 	}
 	r.Digest, r.Signer = digest, signer
-	w.m.auditLog(AuditEntry{What: "package", Handler: r.Name, Version: r.Version, Digest: digest, Signer: signer})
+	w.m.auditLog(store.AuditEntry{What: "package", Handler: r.Name, Version: r.Version, Digest: digest, Signer: signer})
 	return r, nil
 }
 
 // initialize makes the rest of a handler's directory (extensions/SPEC.md §4.3).
-func (w *work) initialize(r *Record) (code int, err error) {
-	base := w.m.store.base(r.Name, r.Version)
-	if err := realDirs(base); err != nil {
-		return codeDownload, fmt.Errorf("initialize handler: %w", err)
+func (w *work) initialize(r *store.Record) (code int, err error) {
+	base := w.m.store.Base(r.Name, r.Version)
+	if err := folder.MakeAll(base); err != nil {
+		return fault.CodeDownload, fmt.Errorf("initialize handler: %w", err)
 	}
 	if err := w.m.environment(r.Name, r.Version); err != nil {
-		return codeDownload, err
+		return fault.CodeDownload, err
 	}
-	hm, err := w.m.store.readManifest(r.Name, r.Version)
+	hm, err := w.m.store.Manifest(r.Name, r.Version)
 	if err != nil {
-		return manifestCode(err), err
+		return store.ManifestCode(err), err
 	}
 	for _, key := range hm.Odd {
 		w.emitNamed("ExtensionHandlerManifest", false, "HandlerManifest.json: "+key+" is not a boolean, using the default")
 	}
 	if w.wish.Multi && !hm.Multi {
-		return codeOther, because(causeSettings, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name)) //nolint:staticcheck // tools look for this sentence
+		return fault.CodeOther, fault.Because(fault.CauseSettings, fmt.Errorf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", r.Name)) //nolint:staticcheck // tools look for this sentence
 	}
 	marker := base + "/package_validated"
-	why := hm.signedAs(r.Name, r.Version)
+	why := hm.SignedAs(r.Name, r.Version)
 	switch {
 	case r.Signer == "":
 	case why == "":
@@ -196,19 +198,19 @@ func (w *work) initialize(r *Record) (code int, err error) {
 		w.m.log.Warn().Str("handler", r.Name).Str("why", why).Msg("package is signed for another handler or version")
 	}
 	if r.Signer != "" && why == "" {
-		if err := writeBeside(base, marker, nil, 0o600); err != nil {
-			return codeDownload, err
+		if err := folder.Write(base, marker, nil, 0o600); err != nil {
+			return fault.CodeDownload, err
 		}
-	} else if err := top.Remove(marker); err != nil {
-		return codeDownload, err
+	} else if err := folder.Root.Remove(marker); err != nil {
+		return fault.CodeDownload, err
 	}
 	// From here on the old agent would know it as not installed.
-	return 0, writeBeside(base, base+"/config/HandlerState", []byte("NotInstalled"), 0o600)
+	return 0, folder.Write(base, base+"/config/HandlerState", []byte("NotInstalled"), 0o600)
 }
 
-// environment writes HandlerEnvironment.json and the folders it names.
+// Environment writes HandlerEnvironment.json and the folders it names.
 func (m *Manager) environment(name, version string) error {
-	logs := m.store.logDir(name)
+	logs := m.store.LogDir(name)
 	d, err := m.logFolder(name)
 	if err == nil {
 		err = d.Close()
@@ -220,9 +222,9 @@ func (m *Manager) environment(name, version string) error {
 	} else if err != nil {
 		return err
 	}
-	base := m.store.base(name, version)
-	if err := m.store.ours(name, version); err != nil {
+	base := m.store.Base(name, version)
+	if err := m.store.CheckBase(name, version); err != nil {
 		return fmt.Errorf("write handler environment: %w", err)
 	}
-	return writeBeside(base, base+"/"+environmentName, handlerEnvironment(name, logs, base), 0o644)
+	return folder.Write(base, base+"/"+handler.EnvironmentName, handler.EnvironmentFile(name, logs, base), 0o644)
 }

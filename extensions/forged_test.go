@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/store"
 )
 
 // TestSEC7ForgedResult: a command can write the file in which its supervisor
@@ -38,8 +40,8 @@ func TestSEC7ForgedResult(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", class, len(b), err)
 		}
 		w := &work{}
-		d := Doing{Command: "bin/" + long, Started: time.Now(), Deadline: time.Now().Add(time.Minute)}
-		cause := classify(res, time.Minute, probe{}, "")
+		d := store.Doing{Command: "bin/" + long, Started: time.Now(), Deadline: time.Now().Add(time.Minute)}
+		cause := handler.Classify(res, time.Minute, handler.Probe{}, "")
 		if _, text := w.failureText("/base", d, res, cause, long, long, 1); len(text) > 64<<10 {
 			t.Errorf("%s: a message of %d bytes", class, len(text))
 		}
@@ -65,11 +67,11 @@ func TestAuditLongCommand(t *testing.T) {
 	}
 	long := strings.Repeat("\x01", 1<<20)
 	for want := int64(1); want < 4; want++ {
-		a := newAudit(dir + "/audit.log") // as after a restart
-		if err := a.write(AuditEntry{What: "begin", Command: long, Text: long, Why: long, GoalState: long, Signer: long}); err != nil {
+		a := store.NewAuditLog(dir + "/audit.log") // as after a restart
+		if err := a.Write(store.AuditEntry{What: "begin", Command: long, Text: long, Why: long, GoalState: long, Signer: long}); err != nil {
 			t.Fatal(err)
 		}
-		if n := newAudit(dir + "/audit.log").seq(); n != want {
+		if n := store.NewAuditLog(dir + "/audit.log").Seq(); n != want {
 			t.Errorf("the last line has the number %d, want %d", n, want)
 		}
 	}
@@ -78,7 +80,7 @@ func TestAuditLongCommand(t *testing.T) {
 // TestHandlerStatusWord: what stands in the place of a word is one.
 func TestHandlerStatusWord(t *testing.T) {
 	t.Parallel()
-	if r, ok := parseHandlerStatus([]byte(`{"status": "` + strings.Repeat("R", 1<<20) + `"}`)); ok {
+	if r, ok := handler.ParseStatusRecord([]byte(`{"status": "` + strings.Repeat("R", 1<<20) + `"}`)); ok {
 		t.Errorf("a status of %d bytes", len(r.Status))
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/test/peak"
 )
 
@@ -17,16 +19,16 @@ func TestSEC4HandlerFilesMemory(t *testing.T) {
 		frame string
 		read  func([]byte) error
 	}{
-		{"status", maxStatusFile, `[{"status":{"status":"success","formattedMessage":{"message":"m"},|}}]`, func(b []byte) error { _, err := ParseStatus(b); return err }},
-		{"heartbeat", maxHeartbeat, `[{"heartbeat":{"status":"ready","code":0,|}}]`, func(b []byte) error { _, err := parseHeartbeat(b); return err }},
-		{"manifest", maxManifest, `[{"handlerManifest":{"installCommand":"a",|}}]`, func(b []byte) error { _, err := ParseHandlerManifest(b); return err }},
-		{"handler status", maxHeartbeat, `{"status":"Ready",|}`, func(b []byte) error {
-			if _, ok := parseHandlerStatus(b); !ok {
-				return errHeartbeat
+		{"status", handler.MaxStatusFile, `[{"status":{"status":"success","formattedMessage":{"message":"m"},|}}]`, func(b []byte) error { _, err := handler.ParseStatus(b); return err }},
+		{"heartbeat", handler.MaxHeartbeat, `[{"heartbeat":{"status":"ready","code":0,|}}]`, func(b []byte) error { _, err := handler.ParseHeartbeat(b); return err }},
+		{"manifest", handler.MaxManifest, `[{"handlerManifest":{"installCommand":"a",|}}]`, func(b []byte) error { _, err := handler.ParseManifest(b); return err }},
+		{"handler status", handler.MaxHeartbeat, `{"status":"Ready",|}`, func(b []byte) error {
+			if _, ok := handler.ParseStatusRecord(b); !ok {
+				return handler.ErrHeartbeat
 			}
 			return nil
 		}},
-		{"policy", maxPolicy, `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{|}}}`, func(b []byte) error { _, err := ParsePolicy(b); return err }},
+		{"policy", policy.MaxFile, `{"policyVersion":"0.1.0","extensionPolicies":{"extensions":{|}}}`, func(b []byte) error { _, err := policy.Parse(b); return err }},
 	} {
 		var cases []peak.Case
 		before, after, _ := strings.Cut(r.frame, "|")

@@ -21,6 +21,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -80,8 +81,8 @@ func (p pkg) build(t testing.TB) []byte {
 	if manifest != "" && !strings.HasSuffix(manifest, ",") {
 		manifest += ","
 	}
-	if _, own := p.files[manifestName]; !own {
-		add(manifestName, `[{"name":"x","version":1.0,"handlerManifest":{`+manifest+
+	if _, own := p.files[handler.ManifestName]; !own {
+		add(handler.ManifestName, `[{"name":"x","version":1.0,"handlerManifest":{`+manifest+
 			`"installCommand":"run.sh install","enableCommand":"run.sh enable","disableCommand":"run.sh disable","updateCommand":"run.sh update","uninstallCommand":"run.sh uninstall","rebootAfterInstall":false}}]`)
 	}
 	add("run.sh", prelude+p.script)
@@ -250,7 +251,7 @@ func (w *world) restart() {
 	w.start()
 }
 
-// ext describes a handler in a goal state.
+// Ext describes a handler in a goal state.
 func ext(name, version string, seq int) protocol.Handler {
 	h := protocol.Handler{Name: name, Version: version, Want: protocol.WantEnabled, Manifests: []secret.URL{secret.NewURL("test://" + name)}}
 	if seq >= 0 {
@@ -264,7 +265,7 @@ func gone(h protocol.Handler) protocol.Handler {
 	return h
 }
 
-// multi describes a multi-config handler; "x:3" is extension x with sequence
+// Multi describes a multi-config handler; "x:3" is extension x with sequence
 // number 3, "-x:3" the same to be deleted.
 func multi(name, version string, exts ...string) protocol.Handler {
 	h := ext(name, version, -1)
@@ -399,7 +400,7 @@ func message(s Snapshot, i int) string {
 	if i >= len(s.Handlers) {
 		return ""
 	}
-	if e := s.Handlers[i].Extension; e != nil && e.Message != nil && e.Status != success {
+	if e := s.Handlers[i].Extension; e != nil && e.Message != nil && e.Status != handler.Success {
 		return *e.Message
 	}
 	if m := s.Handlers[i].Message; m != nil {
@@ -419,6 +420,13 @@ func writeFile(t testing.TB, path, body string) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func symlink(t *testing.T, target, name string) {
+	t.Helper()
+	if err := os.Symlink(target, name); err != nil {
 		t.Fatal(err)
 	}
 }

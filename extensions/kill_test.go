@@ -43,7 +43,7 @@ func testAgent(args []string) int {
 	m := New(root, launcher(), repo, &events{}, zerolog.Nop(), Config{Agent: "1", StatusPoll: time.Second})
 	left := make(chan int, 1)
 	left <- n
-	m.store.step = func(string) {
+	m.store.Step = func(string) {
 		k := <-left - 1
 		if k == 0 {
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)

@@ -11,6 +11,7 @@ import (
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/store"
 )
 
 // maxCommandLog is where CommandExecution.log is cut.
@@ -82,7 +83,7 @@ func (m *Manager) logFolder(name string) (*host.Dir, error) {
 	own := func(string) (host.Make, bool) {
 		return host.Make{Perm: 0o755, UID: os.Geteuid(), GID: os.Getegid()}, true
 	}
-	d, err := m.store.root.OpenDir(m.store.logs, own)
+	d, err := m.store.Root.OpenDir(m.store.Logs, own)
 	if err == nil {
 		var c *host.Dir
 		c, err = d.MakeDir(name, 0o755)
@@ -119,15 +120,15 @@ func (m *Manager) ownLogFolder(name string) (*host.Dir, error) {
 	if !errors.Is(err, host.ErrUnsafe) {
 		return nil, err
 	}
-	instead := m.store.dir + "/logs/" + name
+	instead := m.store.Dir + "/logs/" + name
 	if m.refused.first(name) {
 		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Str("instead", instead).
 			Msg("log folder is writable by other users, the agent writes its lines elsewhere")
 	}
-	if err := m.store.root.MkdirAll(instead, 0o700); err != nil {
+	if err := m.store.Root.MkdirAll(instead, 0o700); err != nil {
 		return nil, err
 	}
-	return m.store.root.OpenDir(instead, nil)
+	return m.store.Root.OpenDir(instead, nil)
 }
 
 // trustedLogs says whether only root can put something into a handler's log
@@ -136,7 +137,7 @@ func (m *Manager) trustedLogs(d *host.Dir) error {
 	if err := d.Trusted(); err != nil {
 		return err
 	}
-	above, err := m.store.root.OpenDir(m.store.logs, nil)
+	above, err := m.store.Root.OpenDir(m.store.Logs, nil)
 	if err != nil {
 		return err
 	}
@@ -179,8 +180,8 @@ func (w *work) emitNamed(op string, ok bool, message string) {
 	})
 }
 
-func (m *Manager) auditLog(e AuditEntry) {
-	if err := m.audit.write(e); err != nil {
+func (m *Manager) auditLog(e store.AuditEntry) {
+	if err := m.audit.Write(e); err != nil {
 		m.log.Warn().Err(err).Msg("could not write audit log")
 	}
 }

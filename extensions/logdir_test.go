@@ -14,7 +14,10 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -23,14 +26,14 @@ func speaker(t *testing.T) (w *work, log *bytes.Buffer) {
 	t.Helper()
 	log = &bytes.Buffer{}
 	m := New(host.Root(t.TempDir()), launcher(), nil, &events{}, zerolog.New(log), Config{})
-	if err := m.store.init(); err != nil {
+	if err := m.store.Init(); err != nil {
 		t.Fatal(err)
 	}
-	return newWork(m, &handler{name: "P.X", recs: map[string]Record{}}, nil, plan.Task{Op: plan.Enable, Version: "1.0"}), log
+	return newWork(m, &managed{name: "P.X", recs: map[string]store.Record{}}, nil, plan.Task{Op: plan.Enable, Version: "1.0"}), log
 }
 
 // TestSEC1LogFolderOfOthers: in a folder that somebody else than root can
-// write to, or put another one in the place of, the agent opens nothing by
+// Write to, or put another one in the place of, the agent opens nothing by
 // name. Its lines are where only root can write, and it says so once.
 func TestSEC1LogFolderOfOthers(t *testing.T) {
 	t.Parallel()
@@ -64,12 +67,12 @@ func TestSEC1LogFolderOfOthers(t *testing.T) {
 				t.Skip("only root can give a folder away")
 			}
 			w, log := speaker(t)
-			azure := w.m.store.root.Path("/var/log/azure")
+			azure := w.m.store.Root.Path("/var/log/azure")
 			dir := azure + "/P.X"
 			if err := tc.make(azure, dir); err != nil {
 				t.Fatal(err)
 			}
-			cron := w.m.store.root.Path("/etc/cron.d/x")
+			cron := w.m.store.Root.Path("/etc/cron.d/x")
 			real, _ := filepath.EvalSymlinks(dir)
 			fi, err := os.Stat(real)
 			planted := ""
@@ -94,7 +97,7 @@ func TestSEC1LogFolderOfOthers(t *testing.T) {
 					t.Errorf("the account's file was written to (%v)", err)
 				}
 			}
-			b, err := os.ReadFile(w.m.store.sub("logs", "P.X", "CommandExecution.log"))
+			b, err := os.ReadFile(w.m.store.Sub("logs", "P.X", "CommandExecution.log"))
 			if err != nil || strings.Count(string(b), "line ") != 3 {
 				t.Errorf("the lines are lost: %q, %v", b, err)
 			}
@@ -113,9 +116,9 @@ func TestSEC1LogFolderOfOthers(t *testing.T) {
 func TestSEC1RotationFollowsNothing(t *testing.T) {
 	t.Parallel()
 	w, log := speaker(t)
-	dir := w.m.store.root.Path("/var/log/azure/P.X")
+	dir := w.m.store.Root.Path("/var/log/azure/P.X")
 	path := dir + "/CommandExecution.log"
-	target := w.m.store.root.Path("/etc/cron.d/x")
+	target := w.m.store.Root.Path("/etc/cron.d/x")
 	writeFile(t, path, strings.Repeat("0123456789\n", maxCommandLog/10))
 	symlink(t, target, path+".tmp")
 	w.say("", "the last line")
@@ -130,19 +133,19 @@ func TestSEC1RotationFollowsNothing(t *testing.T) {
 func TestSEC1AuditLog(t *testing.T) {
 	t.Parallel()
 	w, _ := speaker(t)
-	azure := w.m.store.root.Path("/var/log/azure")
-	w.m.auditLog(AuditEntry{What: "begin"})
+	azure := w.m.store.Root.Path("/var/log/azure")
+	w.m.auditLog(store.AuditEntry{What: "begin"})
 	if err := os.Chmod(azure, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	w.m.auditLog(AuditEntry{What: "end"})
+	w.m.auditLog(store.AuditEntry{What: "end"})
 	writeFile(t, azure+"/azguest-audit.log", `{"n": 999, "what": "forged"}`+"\n")
-	again := newAudit(azure + "/azguest-audit.log")
-	again.instead = w.m.store.sub("logs")
-	if n := again.seq(); n != 2 {
+	again := store.NewAuditLog(azure + "/azguest-audit.log")
+	again.Instead = w.m.store.Sub("logs")
+	if n := again.Seq(); n != 2 {
 		t.Errorf("goes on at %d", n)
 	}
-	if b, err := os.ReadFile(w.m.store.sub("logs", "azguest-audit.log")); err != nil || !strings.Contains(string(b), `"n":2`) {
+	if b, err := os.ReadFile(w.m.store.Sub("logs", "azguest-audit.log")); err != nil || !strings.Contains(string(b), `"n":2`) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
@@ -206,44 +209,44 @@ func TestSEC1StatusIsNobodysFile(t *testing.T) {
 func TestSEC1UnderAttack(t *testing.T) {
 	t.Run("log folder", func(t *testing.T) {
 		w, _ := speaker(t)
-		hosttest.Attack(t, w.m.store.root.Path("/var/log/azure/P.X"), []string{"CommandExecution.log", "CommandExecution.log.tmp", "events/"}, func(round int) {
+		hosttest.Attack(t, w.m.store.Root.Path("/var/log/azure/P.X"), []string{"CommandExecution.log", "CommandExecution.log.tmp", "events/"}, func(round int) {
 			w.say("", "round %d", round)
 			_ = w.m.environment("P.X", "1.0")
 		})
 	})
 	t.Run("folder of all logs", func(t *testing.T) {
 		w, _ := speaker(t)
-		hosttest.Attack(t, w.m.store.root.Path("/var/log/azure"), []string{"P.X/", "P.X/CommandExecution.log", "P.X/events/", "azguest-audit.log", "azguest-audit.log.1"}, func(round int) {
+		hosttest.Attack(t, w.m.store.Root.Path("/var/log/azure"), []string{"P.X/", "P.X/CommandExecution.log", "P.X/events/", "azguest-audit.log", "azguest-audit.log.1"}, func(round int) {
 			w.say("", "round %d", round)
-			w.m.auditLog(AuditEntry{What: "begin"})
+			w.m.auditLog(store.AuditEntry{What: "begin"})
 		})
 	})
 	t.Run("directory of the handler", func(t *testing.T) {
 		w, _ := speaker(t)
 		s := w.m.store
 		w.wish, w.want = plan.Wish{Name: "P.X", Exts: []plan.ExtWish{{}}}, &protocol.Handler{Name: "P.X", Version: "1.0", Settings: []protocol.Settings{{}}}
-		rec := Record{Name: "P.X", Version: "1.0", State: plan.Enabled, Report: Report{Status: "Ready"}, Exts: map[string]ExtRecord{"a": {ExtFact: plan.ExtFact{Enabled: true, Hash: "x"}}}}
+		rec := store.Record{Name: "P.X", Version: "1.0", State: plan.Enabled, Report: handler.Report{Status: "Ready"}, Exts: map[string]store.ExtRecord{"a": {ExtFact: plan.ExtFact{Enabled: true, Hash: "x"}}}}
 		w.recs["1.0"] = rec
-		hosttest.Attack(t, s.base("P.X", "1.0"), []string{
+		hosttest.Attack(t, s.Base("P.X", "1.0"), []string{
 			"config/", "config/HandlerState", "config/0.settings", "config/9.settings", "status/", "status/0.status", "mrseq", "heartbeat.log",
-			manifestName, environmentName, "package_validated", "a.mrseq", "download/", "download/x",
+			handler.ManifestName, handler.EnvironmentName, "package_validated", "a.mrseq", "download/", "download/x",
 		}, func(round int) {
-			base := s.base("P.X", "1.0")
-			_ = s.saveFiles(rec)
+			base := s.Base("P.X", "1.0")
+			_ = s.SaveFiles(rec)
 			_ = w.m.environment("P.X", "1.0")
 			_ = w.prepare(base, "", 0, &w.want.Settings[0])
 			_ = w.saveStatus()
 			_ = w.m.placeholder(rec, "", 0, "Enable", 1, "x", true)
-			_ = forgetExtension(base, "a")
-			_, _, _ = statusOf(base+"/status/0.status", "P.X", "1.0", 0)
-			_ = withHeartbeat(Report{Status: "Ready"}, base+"/heartbeat.log", rec.Since, rec.Since)
-			_, _ = w.m.store.readManifest("P.X", "1.0")
-			_ = w.copyState(base, s.base("P.X", "2.0"))
-			_, _, _ = s.load()
-			to := s.sub("tmp", randomID())
+			_ = handler.ForgetExtension(base, "a")
+			_, _, _ = handler.ReadStatus(base+"/status/0.status", "P.X", "1.0", 0)
+			_ = handler.WithHeartbeat(handler.Report{Status: "Ready"}, base+"/heartbeat.log", rec.Since, rec.Since)
+			_, _ = w.m.store.Manifest("P.X", "1.0")
+			_ = w.copyState(base, s.Base("P.X", "2.0"))
+			_, _, _ = s.Load()
+			to := s.Sub("tmp", store.NewID())
 			if err := os.MkdirAll(to, 0o755); err == nil {
-				_ = carryFrom(base, to)
-				_ = top.RemoveAll(to)
+				_ = store.CarryFrom(base, to)
+				_ = folder.Root.RemoveAll(to)
 			}
 		})
 	})

@@ -16,7 +16,10 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/fault"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/policy"
+	"github.com/azguest/azguest/extensions/store"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -99,7 +102,7 @@ type Config struct {
 	// EnableEveryStart enables everything at each start, as the old agent.
 	EnableEveryStart bool
 
-	Policy PolicyConfig
+	Policy policy.Config
 
 	// Turn is called whenever the engine comes round, at least once in
 	// StatusPoll; may be nil.
@@ -131,7 +134,7 @@ func (c Config) filled() Config {
 	str(&c.Wire, "168.63.129.16")
 	str(&c.Mode, ModeOn)
 	str(&c.Conf, "/etc/waagent.conf")
-	c.Policy = c.Policy.filled()
+	c.Policy = c.Policy.Filled()
 	if c.Parallel <= 0 {
 		c.Parallel = max(16, 4*runtime.NumCPU())
 	}
@@ -154,7 +157,7 @@ func (c Config) filled() Config {
 // another.
 type Manager struct {
 	cfg    Config
-	store  store
+	store  store.Store
 	launch job.Launcher
 	fetch  Fetcher
 	events event.Sink
@@ -168,17 +171,17 @@ type Manager struct {
 	done    chan outcome
 	cancels chan cancelRequest
 	running sync.WaitGroup
-	audit   *audit
+	audit   *store.AuditLog
 	refused refusals
 
 	// Owned by the goroutine of Run.
-	handlers map[string]*handler // by lower-case name
+	handlers map[string]*managed // by lower-case name
 	pass     *pass
 	ends     map[string]end // how pairs stand, while schedule looks at them
 	watch    *fsnotify.Watcher
 	watched  map[string]bool
 	busy     int
-	graves   map[string]time.Time // directories removed a short while ago
+	removed  map[string]time.Time // directories removed a short while ago
 	stall    stall
 	shown    []row // of the last look of an idle engine
 	emptying atomic.Bool
@@ -186,13 +189,13 @@ type Manager struct {
 	mu     sync.Mutex // guards what follows
 	view   view
 	forced map[string]string // operator's reasons by pair
-	files  fileCache
+	files  store.Cache
 }
 
-// handler is one Publisher.Type with all its versions.
-type handler struct {
+// managed is one Publisher.Type with all its versions.
+type managed struct {
 	name    string
-	recs    map[string]Record
+	recs    map[string]store.Record
 	busy    *plan.Task
 	stop    context.CancelCauseFunc // ends what busy is, if it can be ended
 	ended   chan string             // how that went, when it has ended and is recorded
@@ -204,24 +207,24 @@ func New(root host.Root, launch job.Launcher, fetch Fetcher, events event.Sink, 
 	cfg = cfg.filled()
 	m := &Manager{
 		cfg:      cfg,
-		store:    store{root: root, lib: cfg.Lib, dir: cfg.Lib + "/azguest/ext", exec: cfg.ExecDir, logs: cfg.LogDir},
+		store:    store.New(root, cfg.Lib, cfg.ExecDir, cfg.LogDir),
 		launch:   launch,
 		fetch:    fetch,
 		events:   events,
 		log:      log,
 		boot:     host.BootID(),
-		start:    randomID(),
+		start:    store.NewID(),
 		offers:   make(chan *protocol.GoalState, 1),
 		wake:     make(chan struct{}, 1),
 		changed:  make(chan struct{}, 1),
 		done:     make(chan outcome),
 		cancels:  make(chan cancelRequest),
-		audit:    newAudit(root.Path(cfg.LogDir + "/azguest-audit.log")),
-		handlers: map[string]*handler{},
+		audit:    store.NewAuditLog(root.Path(cfg.LogDir + "/azguest-audit.log")),
+		handlers: map[string]*managed{},
 		watched:  map[string]bool{},
 		forced:   map[string]string{},
 	}
-	m.audit.instead = m.store.sub("logs")
+	m.audit.Instead = m.store.Sub("logs")
 	return m
 }
 
@@ -249,7 +252,7 @@ func (m *Manager) Wake() { poke(m.wake) }
 
 // AuditSeq is the number of the last line of the audit log, 0 if there is
 // none.
-func (m *Manager) AuditSeq() int64 { return m.audit.seq() }
+func (m *Manager) AuditSeq() int64 { return m.audit.Seq() }
 
 // Changed gets a value whenever Status may have a new answer.
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
@@ -274,10 +277,10 @@ func poke(c chan struct{}) {
 // Run works until the context ends. Commands that are running then go on
 // under their supervisors and are picked up by the next Run.
 func (m *Manager) Run(ctx context.Context) error {
-	if err := m.store.init(); err != nil {
+	if err := m.store.Init(); err != nil {
 		return err
 	}
-	recs, bad, err := m.store.load()
+	recs, bad, err := m.store.Load()
 	for _, err := range bad {
 		m.log.Error().Err(err).Str("code", "AZ-AGENT-STATE").Msg("handler record not usable, using the state in the handler's directory")
 	}
@@ -297,10 +300,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	// What was being unpacked when the agent died is of no use, nor is what
 	// was being removed; something that lives on may keep some of it.
 	m.emptyTrash(ctx)
-	m.store.setAside()
-	m.graves = m.store.graves()
+	m.store.FillReserve()
+	m.removed = m.store.Removed()
 	// An earlier Run may have ended anywhere.
-	m.handlers, m.busy, m.watched, m.pass = map[string]*handler{}, 0, map[string]bool{}, nil
+	m.handlers, m.busy, m.watched, m.pass = map[string]*managed{}, 0, map[string]bool{}, nil
 	for _, r := range recs {
 		h := m.handler(r.Name)
 		h.recs[r.Version] = r
@@ -367,7 +370,7 @@ func (m *Manager) loop(ctx context.Context) error {
 				continue
 			}
 		case <-dead.C:
-			m.lookAtGraves()
+			m.removeAgain()
 			if dead := m.lookForDead(); !m.unstall() && !dead {
 				continue
 			}
@@ -376,7 +379,7 @@ func (m *Manager) loop(ctx context.Context) error {
 			if m.busy == 0 {
 				m.emptyTrash(ctx)
 			}
-			m.store.setAside()
+			m.store.FillReserve()
 			continue
 		case <-again:
 		}
@@ -386,24 +389,24 @@ func (m *Manager) loop(ctx context.Context) error {
 }
 
 // handler returns the entry of a name, in whatever case it is written.
-func (m *Manager) handler(name string) *handler {
+func (m *Manager) handler(name string) *managed {
 	key := strings.ToLower(name)
 	h := m.handlers[key]
 	if h == nil {
-		h = &handler{name: name, recs: map[string]Record{}}
+		h = &managed{name: name, recs: map[string]store.Record{}}
 		m.handlers[key] = h
 	}
 	return h
 }
 
 // resume picks up a command that was running when the agent ended.
-func (m *Manager) resume(ctx context.Context, h *handler) {
+func (m *Manager) resume(ctx context.Context, h *managed) {
 	for _, r := range h.recs {
 		if r.Doing == nil {
 			continue
 		}
 		d := *r.Doing
-		d.Task = withPurpose(d.Task)
+		d.Task = store.WithPurpose(d.Task)
 		r.Doing = &d
 		if d.Job == "" {
 			r.Doing = nil
@@ -419,9 +422,9 @@ func (m *Manager) resume(ctx context.Context, h *handler) {
 
 // outcome is what a goroutine of a handler comes back with.
 type outcome struct {
-	h    *handler
+	h    *managed
 	task plan.Task
-	recs map[string]Record
+	recs map[string]store.Record
 	pass *pass
 	dec  *decision
 	how  string
@@ -429,7 +432,7 @@ type outcome struct {
 }
 
 // begin runs one step of a handler in a goroutine of its own.
-func (m *Manager) begin(life context.Context, h *handler, w *work, do func(context.Context) error) {
+func (m *Manager) begin(life context.Context, h *managed, w *work, do func(context.Context) error) {
 	t := w.task
 	ctx, stop := context.WithCancelCause(life)
 	h.busy, h.stop, h.ended = &t, stop, make(chan string, 1)
@@ -451,8 +454,8 @@ func (m *Manager) finished(o outcome) {
 	o.h.busy = nil
 	o.h.ended <- o.how // wait: the channel has room for it
 	close(o.h.ended)
-	m.store.setAside() // if it was used, and there is room again
-	m.buried(o.h.recs, o.recs)
+	m.store.FillReserve() // if it was used, and there is room again
+	m.noteRemoved(o.h.recs, o.recs)
 	o.h.recs = o.recs
 	for v, r := range o.h.recs {
 		if r.State == plan.Absent && r.Report.Status == "" && r.Doing == nil {
@@ -467,8 +470,8 @@ func (m *Manager) finished(o outcome) {
 	}
 	if o.err != nil && m.pass != nil {
 		// The disk refused to remember; trying again at once would be a loop.
-		err := diskError(o.err)
-		m.pass.stuck[strings.ToLower(o.h.name)] = Problem{codeOther, causeOf(err, causeNotStarted), err.Error()}
+		err := fault.OfDisk(o.err)
+		m.pass.stuck[strings.ToLower(o.h.name)] = fault.Problem{Code: fault.CodeOther, Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: err.Error()}
 		m.stalled()
 	} else if o.err == nil && m.pass != nil && len(m.pass.stuck) == 0 {
 		m.stall = stall{}
@@ -478,7 +481,7 @@ func (m *Manager) finished(o outcome) {
 
 // refreshFiles writes HandlerEnvironment.json of an installed handler again:
 // a new agent may know more keys, and an old one may have written others.
-func (m *Manager) refreshFiles(h *handler) {
+func (m *Manager) refreshFiles(h *managed) {
 	for _, r := range h.recs {
 		if !r.State.Installed() {
 			continue
@@ -495,11 +498,11 @@ func (m *Manager) tidy() {
 	for _, h := range m.handlers {
 		keepJobs(keep, h.recs)
 	}
-	m.store.tidyJobs(keep, time.Hour)
+	m.store.TidyJobs(keep, time.Hour)
 }
 
 // keepJobs adds the jobs that records refer to.
-func keepJobs(keep map[string]bool, recs map[string]Record) {
+func keepJobs(keep map[string]bool, recs map[string]store.Record) {
 	for _, r := range recs {
 		if r.Doing != nil {
 			keep[r.Doing.Job] = true

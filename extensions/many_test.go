@@ -32,7 +32,7 @@ func TestSEC7ManyDependencies(t *testing.T) {
 	}
 	w := newWorld(t)
 	m := New(w.root, launcher(), w.repo, w.evs, zerolog.Nop(), w.cfg)
-	if err := m.store.init(); err != nil {
+	if err := m.store.Init(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 const multiManifest = `"supportsMultipleExtensions":"true"`
@@ -107,7 +109,7 @@ func TestMultiConfigUnsupported(t *testing.T) {
 	// check_every_time_if_handler_supports_mc: the manifest may be edited.
 	w = newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
 	w.offer(multi("P.M", "1.0", "a:1"))
-	manifest := w.base("P.M-1.0/" + manifestName)
+	manifest := w.base("P.M-1.0/" + handler.ManifestName)
 	writeFile(t, manifest, strings.Replace(w.read(manifest), multiManifest, `"supportsMultipleExtensions":"no"`, 1))
 	w.clearCalls()
 	if got, want := show(w.processed(multi("P.M", "1.0", "a:2"))), "P.M 1.0 Ready 0 | a 2 error -1\n"; got != want || w.calls() != nil {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -98,7 +100,7 @@ func dependencyWaits(t *testing.T, says, last string) {
 		w.m.Offer(w.state(ext("P.Never", "1.0", 0), level(ext("P.Dep", "1.0", 0), 1)))
 		waited := false
 		s := w.await("given up", func(s Snapshot) bool {
-			waited = waited || len(s.Handlers) == 2 && strings.Contains(message(s, 1), "is waiting for dependency P.Never") && s.Handlers[1].Extension.Status == transitioning
+			waited = waited || len(s.Handlers) == 2 && strings.Contains(message(s, 1), "is waiting for dependency P.Never") && s.Handlers[1].Extension.Status == handler.Transitioning
 			return len(s.Handlers) == 2 && s.Handlers[1].Status == "NotReady"
 		})
 		if waited && message(s, 1) == want {
@@ -273,7 +275,7 @@ func TestGates(t *testing.T) {
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, named(simple, "P.A", "P.B", "P.C")...)
-	w.cfg.Policy.Mode = PolicyEnforce
+	w.cfg.Policy.Mode = policy.Enforce
 	w.start()
 	w.offer(ext("P.B", "1.0", 0))
 	writeFile(t, w.root.Path("/etc/waagent_policy.json"), `{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true,"extensions":{"p.a":{}}}}`)

@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/bound"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -24,19 +27,19 @@ type pass struct {
 	gs       *protocol.GoalState
 	key      string
 	began    time.Time
-	versions map[string]decision  // by lower-case handler name
-	forced   map[string]string    // by pair
-	skipped  map[string]Problem   // by pair: why it is not tried in this goal state
-	denied   map[string]Report    // by pair: refused by policy or configuration
-	waits    map[string]string    // by pair: what it waits for
-	dead     map[string]deadline  // by pair: transitioning without a writer
-	stuck    map[string]Problem   // by lower-case handler name
-	locked   map[string]time.Time // by lower-case handler name: waiting for the package manager
-	blind    map[string]pair      // by pair: run without the certificate of its settings
-	off      map[string]Problem   // by lower-case handler name: what the operator has cancelled of it
+	versions map[string]decision       // by lower-case handler name
+	forced   map[string]string         // by pair
+	skipped  map[string]fault.Problem  // by pair: why it is not tried in this goal state
+	denied   map[string]handler.Report // by pair: refused by policy or configuration
+	waits    map[string]string         // by pair: what it waits for
+	dead     map[string]deadline       // by pair: transitioning without a writer
+	stuck    map[string]fault.Problem  // by lower-case handler name
+	locked   map[string]time.Time      // by lower-case handler name: waiting for the package manager
+	blind    map[string]pair           // by pair: run without the certificate of its settings
+	off      map[string]fault.Problem  // by lower-case handler name: what the operator has cancelled of it
 	pairs    []pair
 	names    *names // of the pairs, made when first needed
-	policy   policyState
+	policy   policy.Effective
 	state    *protocol.GoalStateStatus
 	refused  bool // required features are missing: nothing is processed
 	hold     bool
@@ -125,8 +128,8 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	}
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
-		skipped: map[string]Problem{}, denied: map[string]Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]Problem{}, locked: map[string]time.Time{}, blind: map[string]pair{}, off: map[string]Problem{}, pairs: pairsOf(gs), state: last,
+		skipped: map[string]fault.Problem{}, denied: map[string]handler.Report{}, waits: map[string]string{},
+		dead: map[string]deadline{}, stuck: map[string]fault.Problem{}, locked: map[string]time.Time{}, blind: map[string]pair{}, off: map[string]fault.Problem{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {
@@ -134,7 +137,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		if missing := m.missingFeatures(gs); len(missing) > 0 {
 			p.refused = true
 			p.state = &protocol.GoalStateStatus{
-				Code: codeUnsupported, SeqNo: gs.SeqNo, Done: time.Now().UTC(),
+				Code: fault.CodeUnsupported, SeqNo: gs.SeqNo, Done: time.Now().UTC(),
 				Message: fmt.Sprintf("Failing GS %s as Unsupported features found: %s", gs.ID, strings.Join(missing, ", ")),
 			}
 		}
@@ -292,7 +295,7 @@ func (m *Manager) schedule(ctx context.Context) {
 
 // removeAbsent deletes what the goal state does not name any more. No
 // command is run: the platform asks for that with an explicit uninstall.
-func (m *Manager) removeAbsent(ctx context.Context, h *handler) {
+func (m *Manager) removeAbsent(ctx context.Context, h *managed) {
 	if m.cfg.Mode == ModeReportOnly {
 		return
 	}
@@ -305,7 +308,7 @@ func (m *Manager) removeAbsent(ctx context.Context, h *handler) {
 
 // advance looks for the next step of one handler and starts it. It reports
 // whether there is something left to do or to wait for.
-func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handler) bool {
+func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handler) bool {
 	p := m.pass
 	name := strings.ToLower(want.Name)
 	mine := slices.DeleteFunc(slices.Clone(p.pairs), func(q pair) bool { return q.handler != want })
@@ -328,7 +331,7 @@ func (m *Manager) advance(ctx context.Context, h *handler, want *protocol.Handle
 	forget()
 	wish, ready := m.wish(h, want, mine)
 	if !ready {
-		// The version has to be decided first, and for that the platform asked.
+		// The Version has to be decided first, and for that the platform asked.
 		return m.gated(mine, func() { m.decide(ctx, h, want) })
 	}
 	if wish.Version == "" && wish.Enable {
@@ -401,12 +404,12 @@ func (m *Manager) now() plan.Now {
 }
 
 // facts is what the plan needs to know of a handler.
-func (m *Manager) facts(h *handler) []plan.Fact {
+func (m *Manager) facts(h *managed) []plan.Fact {
 	var out []plan.Fact
 	for _, r := range h.recs {
-		f := r.fact()
+		f := r.Fact()
 		if r.State != plan.Absent {
-			if hm, err := m.store.readManifest(r.Name, r.Version); err == nil {
+			if hm, err := m.store.Manifest(r.Name, r.Version); err == nil {
 				f.NoInstallOnUpdate = hm.NoInstallOnUpdate
 			}
 		}
@@ -417,7 +420,7 @@ func (m *Manager) facts(h *handler) []plan.Fact {
 
 // wish is what is wanted of a handler; not ready while its version is not
 // decided.
-func (m *Manager) wish(h *handler, want *protocol.Handler, mine []pair) (plan.Wish, bool) {
+func (m *Manager) wish(h *managed, want *protocol.Handler, mine []pair) (plan.Wish, bool) {
 	p := m.pass
 	w := plan.Wish{Name: h.name, Multi: want.MultiConfig, Enable: want.Want == protocol.WantEnabled, Gone: want.Want == protocol.WantUninstall}
 	if w.Enable {
@@ -456,12 +459,12 @@ func settingsHash(version string, q pair) string {
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%d\n%t\n", version, q.seq, q.bare)
-	h.Write(publicSettings(public)) // the same, whether it came as XML or as JSON
+	h.Write(handler.PublicSettings(public)) // the same, whether it came as XML or as JSON
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
 // decide asks the platform which versions there are.
-func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler) {
+func (m *Manager) decide(ctx context.Context, h *managed, want *protocol.Handler) {
 	w := newWork(m, h, want, plan.Task{Op: plan.Fetch, Version: want.Version, Why: "version"})
 	m.begin(ctx, h, w, func(ctx context.Context) error {
 		d := decision{}
@@ -469,19 +472,19 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 		if err != nil {
 			switch cause := context.Cause(ctx); {
 			case errors.Is(cause, errCancelled):
-				err = cancelled("while the manifest was fetched").err()
+				err = cancelled("while the manifest was fetched").Err()
 			case cause != nil:
 				return cause
 			}
 			d.err = err
 			w.dec = &d
-			return w.noVersion(causeOf(err, causeDownload), fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
+			return w.noVersion(fault.CauseOf(err, fault.CauseDownload), fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
 		}
 		pkg, ok := plan.ChooseVersion(want.Version, manifest)
 		if !ok {
 			d.err = fmt.Errorf("version %s is not in the manifest", want.Version)
 			w.dec = &d
-			return w.noVersion(causeDownload, fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
+			return w.noVersion(fault.CauseDownload, fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
 		}
 		d.version, d.manifest, d.pkg = pkg.Version, manifest, pkg
 		w.dec = &d
@@ -493,5 +496,5 @@ func (m *Manager) decide(ctx context.Context, h *handler, want *protocol.Handler
 func (w *work) noVersion(cause, message string) error {
 	r := w.rec(w.want.Version)
 	w.emit(r.Version, plan.Fetch, false, message, 0)
-	return w.failTarget(r, Problem{codeOther, cause, message})
+	return w.failTarget(r, fault.Problem{Code: fault.CodeOther, Cause: cause, Text: message})
 }

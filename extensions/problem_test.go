@@ -17,7 +17,11 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/policy"
+	"github.com/azguest/azguest/extensions/store"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -45,31 +49,38 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 
 	// Each way in which a command of a version change can end, after an
 	// operation of the same kind that came to something else.
-	before := &Ended{Result: job.Result{Class: job.Failed, Code: 77}}
+	before := &store.Ended{Result: job.Result{Class: job.Failed, Code: 77}}
 	for name, tc := range map[string]struct {
-		end  func(w *work, r Record, d Doing) error
+		end  func(w *work, r store.Record, d store.Doing) error
 		want string
 	}{
-		"refused":         {func(w *work, r Record, d Doing) error { return w.refuse(r, d, Problem{1008, causeNotStarted, "x"}) }, notRun},
-		"could not start": {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.NotStarted, -1)) }, notRun},
-		"no such command": {func(w *work, r Record, d Doing) error { d.Job = ""; return w.finish(r, d, result(job.OK, 0)) }, notRun},
-		"good":            {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.OK, 0)) }, "0"},
-		"failed":          {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.Failed, 7)) }, "7"},
-		"too long":        {func(w *work, r Record, d Doing) error { return w.finish(r, d, result(job.Timeout, -1)) }, "1011"},
+		"refused": {func(w *work, r store.Record, d store.Doing) error {
+			return w.refuse(r, d, fault.Problem{Code: 1008, Cause: fault.CauseNotStarted, Text: "x"})
+		}, handler.NotRun},
+		"could not start": {func(w *work, r store.Record, d store.Doing) error {
+			return w.finish(r, d, result(job.NotStarted, -1))
+		}, handler.NotRun},
+		"no such command": {func(w *work, r store.Record, d store.Doing) error {
+			d.Job = ""
+			return w.finish(r, d, result(job.OK, 0))
+		}, handler.NotRun},
+		"good":     {func(w *work, r store.Record, d store.Doing) error { return w.finish(r, d, result(job.OK, 0)) }, "0"},
+		"failed":   {func(w *work, r store.Record, d store.Doing) error { return w.finish(r, d, result(job.Failed, 7)) }, "7"},
+		"too long": {func(w *work, r store.Record, d store.Doing) error { return w.finish(r, d, result(job.Timeout, -1)) }, "1011"},
 	} {
 		for _, op := range []plan.Op{plan.Disable, plan.Uninstall} {
 			t.Run(name+" "+string(op), func(t *testing.T) {
 				t.Parallel()
 				m := New(host.Root(t.TempDir()), launcher(), nil, &events{}, zerolog.Nop(), Config{})
-				if err := m.store.init(); err != nil {
+				if err := m.store.Init(); err != nil {
 					t.Fatal(err)
 				}
-				old := Record{Name: "P.X", Version: "1.0", State: plan.Enabled, Last: before, Exts: map[string]ExtRecord{"": {ExtFact: plan.ExtFact{Enabled: true}, Last: before}}}
-				h := &handler{name: "P.X", recs: map[string]Record{"1.0": old, "2.0": {Name: "P.X", Version: "2.0", State: plan.Fetched}}}
+				old := store.Record{Name: "P.X", Version: "1.0", State: plan.Enabled, Last: before, Exts: map[string]store.ExtRecord{"": {ExtFact: plan.ExtFact{Enabled: true}, Last: before}}}
+				h := &managed{name: "P.X", recs: map[string]store.Record{"1.0": old, "2.0": {Name: "P.X", Version: "2.0", State: plan.Fetched}}}
 				task := plan.Task{Op: op, Version: "1.0", From: "1.0", To: "2.0"}
 				w := newWork(m, h, nil, task)
 				now := time.Now()
-				if err := tc.end(w, old, Doing{Task: task, Job: "j", Lenient: true, Started: now, Deadline: now.Add(time.Minute)}); err != nil {
+				if err := tc.end(w, old, store.Doing{Task: task, Job: "j", Lenient: true, Started: now, Deadline: now.Add(time.Minute)}); err != nil {
 					t.Fatal(err)
 				}
 				ch := w.recs["2.0"].Change
@@ -100,7 +111,7 @@ func TestERR3RefusedIsShownAsSuch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
 	w.offer(ext("P.X", "1.0", 0))
-	writeFile(t, w.base("P.X-1.0/"+manifestName), "{")
+	writeFile(t, w.base("P.X-1.0/"+handler.ManifestName), "{")
 	h := ext("P.X", "1.0", 0)
 	h.Settings[0].Public = []byte(`{"b": 2}`) // the same number, other settings
 	s := w.processed(h)
@@ -108,7 +119,7 @@ func TestERR3RefusedIsShownAsSuch(t *testing.T) {
 		t.Errorf("got %s want %s", got, want)
 	}
 	d := w.m.Details()[0]
-	if d.Exit == nil || d.Exit.Class != job.NotStarted || d.Cause != causeManifest {
+	if d.Exit == nil || d.Exit.Class != job.NotStarted || d.Cause != fault.CauseManifest {
 		t.Errorf("%+v: exit %+v", d, d.Exit)
 	}
 }
@@ -161,12 +172,12 @@ func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
 		script string
 		want   string
 	}{
-		"stdout":  {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "'; exit 3; }\nexit 0\n", causeExit},
-		"stderr":  {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "' >&2; exit 3; }\nexit 0\n", causeExit},
-		"install": {"log\n[ \"$op\" = install ] && { echo '" + quoted + "' >&2; exit 3; }\nexit 0\n", causeExit},
-		"status":  {"log\n[ \"$op\" = enable ] && status error Enable '" + strings.ReplaceAll(quoted, `"`, "") + "'\nexit 0\n", causeReported},
-		"both":    {"log\n[ \"$op\" = enable ] && { status error Enable '" + strings.ReplaceAll(quoted, `"`, "") + "'; echo '" + quoted + "'; exit 3; }\nexit 0\n", causeExit},
-		"no JSON": {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "' > $base/status/$seq.status; touch -d @1000000000 $base/status/$seq.status; }\nexit 0\n", causeStatus},
+		"stdout":  {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "'; exit 3; }\nexit 0\n", fault.CauseExit},
+		"stderr":  {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "' >&2; exit 3; }\nexit 0\n", fault.CauseExit},
+		"install": {"log\n[ \"$op\" = install ] && { echo '" + quoted + "' >&2; exit 3; }\nexit 0\n", fault.CauseExit},
+		"status":  {"log\n[ \"$op\" = enable ] && status error Enable '" + strings.ReplaceAll(quoted, `"`, "") + "'\nexit 0\n", fault.CauseReported},
+		"both":    {"log\n[ \"$op\" = enable ] && { status error Enable '" + strings.ReplaceAll(quoted, `"`, "") + "'; echo '" + quoted + "'; exit 3; }\nexit 0\n", fault.CauseExit},
+		"no JSON": {"log\n[ \"$op\" = enable ] && { echo '" + quoted + "' > $base/status/$seq.status; touch -d @1000000000 $base/status/$seq.status; }\nexit 0\n", fault.CauseStatus},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -180,7 +191,7 @@ func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
 						t.Errorf("%s: %s has cause %q, want %q (%s)", when, d.Name, d.Cause, want, show(s))
 					}
 				}
-				if _, refusal := w.m.PolicyExplain("P.X", "1.0", ""); refusal != (Problem{}) {
+				if _, refusal := w.m.PolicyExplain("P.X", "1.0", ""); refusal != (fault.Problem{}) {
 					t.Errorf("%s: the policy refuses: %+v", when, refusal)
 				}
 			}
@@ -193,7 +204,7 @@ func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
 			w.await("goal state taken", func(s Snapshot) bool { return s.Key == gs.Key() })
 			for _, h := range w.m.view.handlers {
 				for _, r := range h.recs {
-					if r.Name == "P.X" && tc.want == causeExit && r.Report.Cause != causeExit {
+					if r.Name == "P.X" && tc.want == fault.CauseExit && r.Report.Cause != fault.CauseExit {
 						t.Errorf("after a restart the record says %q of %s", r.Report.Cause, r.Report.Message)
 					}
 				}
@@ -213,19 +224,19 @@ func TestERR4FaultsCarryTheirCause(t *testing.T) {
 		gs   []protocol.Handler
 		want string
 	}{
-		"settings":    {func(*world) {}, []protocol.Handler{invalid}, causeSettings},
-		"download":    {func(w *world) { w.repo.fail = errors.New("AZ-NET-DNS: [InvalidPolicyError]") }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDownload},
-		"no manifest": {func(w *world) { w.repo.noManif = errors.New("AZ-POL-DENIED") }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDownload},
-		"package":     {func(w *world) { w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", zip: []byte("AZ-POL-SIGNATURE")}) }, []protocol.Handler{ext("P.X", "1.0", 0)}, causePackage},
+		"settings":    {func(*world) {}, []protocol.Handler{invalid}, fault.CauseSettings},
+		"download":    {func(w *world) { w.repo.fail = errors.New("AZ-NET-DNS: [InvalidPolicyError]") }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseDownload},
+		"no manifest": {func(w *world) { w.repo.noManif = errors.New("AZ-POL-DENIED") }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseDownload},
+		"package":     {func(w *world) { w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", zip: []byte("AZ-POL-SIGNATURE")}) }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CausePackage},
 		"manifest": {func(w *world) {
-			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", files: map[string]string{manifestName: "{"}})
-		}, []protocol.Handler{ext("P.X", "1.0", 0)}, causeManifest},
-		"unsigned":        {func(w *world) { w.cfg.RequireSignature = true }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeUnsigned},
-		"off":             {func(w *world) { w.cfg.Mode = ModeOff }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDisabled},
-		"report only":     {func(w *world) { w.cfg.Mode = ModeReportOnly }, []protocol.Handler{ext("P.X", "1.0", 0)}, causeDisabled},
-		"denied":          {policyOf(`{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true}}`), []protocol.Handler{ext("P.X", "1.0", 0)}, causeDenied},
-		"policy damaged":  {policyOf(`{`), []protocol.Handler{ext("P.X", "1.0", 0)}, PolicyInvalid},
-		"depends on one":  {func(w *world) { w.repo.publish(w.t, pkg{name: "P.A", version: "1.0", script: fails("enable", "1")}) }, []protocol.Handler{ext("P.A", "1.0", 0), level(ext("P.X", "1.0", 0), 1, "P.A")}, causeBlocked},
+			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", files: map[string]string{handler.ManifestName: "{"}})
+		}, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseManifest},
+		"unsigned":        {func(w *world) { w.cfg.RequireSignature = true }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CausePolicyUnsigned},
+		"off":             {func(w *world) { w.cfg.Mode = ModeOff }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseDisabled},
+		"report only":     {func(w *world) { w.cfg.Mode = ModeReportOnly }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseDisabled},
+		"denied":          {policyOf(`{"policyVersion":"0.1.0","extensionPolicies":{"allowListedExtensionsOnly":true}}`), []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CausePolicyDenied},
+		"policy damaged":  {policyOf(`{`), []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CausePolicyInvalid},
+		"depends on one":  {func(w *world) { w.repo.publish(w.t, pkg{name: "P.A", version: "1.0", script: fails("enable", "1")}) }, []protocol.Handler{ext("P.A", "1.0", 0), level(ext("P.X", "1.0", 0), 1, "P.A")}, fault.CauseBlocked},
 		"a defect":        {func(w *world) { w.repo.publish(w.t, pkg{name: "P.Panics", version: "1.0", script: simple}) }, []protocol.Handler{ext("P.Panics", "1.0", 0)}, "AZ-AGENT-FAULT"},
 		"nothing is left": {func(*world) {}, []protocol.Handler{ext("P.X", "1.0", 0)}, ""},
 	} {
@@ -245,7 +256,7 @@ func TestERR4FaultsCarryTheirCause(t *testing.T) {
 
 func policyOf(text string) func(w *world) {
 	return func(w *world) {
-		w.cfg.Policy.Mode = PolicyEnforce
+		w.cfg.Policy.Mode = policy.Enforce
 		writeFile(w.t, w.root.Path("/etc/waagent_policy.json"), text)
 	}
 }
@@ -254,21 +265,21 @@ func policyOf(text string) func(w *world) {
 // in the text.
 func TestERR4CauseOfAnError(t *testing.T) {
 	t.Parallel()
-	inner := because(causePackage, errors.New("x"))
+	inner := fault.Because(fault.CausePackage, errors.New("x"))
 	for name, tc := range map[string]struct {
 		err  error
 		want string
 	}{
 		"text":         {errors.New("AZ-NET-DNS: [InvalidPolicyError] invalid package"), "other"},
-		"given":        {fmt.Errorf("at work: %w", inner), causePackage},
-		"given twice":  {because(causeUnsigned, fmt.Errorf("AZ-NET-DNS: %w", inner)), causeUnsigned},
-		"joined":       {errors.Join(errors.New("first"), inner), causePackage},
-		"full":         {fmt.Errorf("write: %w", &os.PathError{Op: "write", Err: unix.ENOSPC}), causeDiskFull},
+		"given":        {fmt.Errorf("at work: %w", inner), fault.CausePackage},
+		"given twice":  {fault.Because(fault.CausePolicyUnsigned, fmt.Errorf("AZ-NET-DNS: %w", inner)), fault.CausePolicyUnsigned},
+		"joined":       {errors.Join(errors.New("first"), inner), fault.CausePackage},
+		"full":         {fmt.Errorf("write: %w", &os.PathError{Op: "write", Err: unix.ENOSPC}), fault.CauseDiskFull},
 		"the sentence": {errors.New("no space left on device"), "other"},
 		"panic":        {host.Safely(func() error { panic("AZ-NET-DNS") }), "AZ-AGENT-FAULT"},
 		"ended":        {context.Canceled, "other"},
 	} {
-		if got := causeOf(tc.err, "other"); got != tc.want {
+		if got := fault.CauseOf(tc.err, "other"); got != tc.want {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}

@@ -16,7 +16,9 @@ import (
 
 	"github.com/azguest/azguest/agent/host/cgroup"
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -306,7 +308,7 @@ func TestTenAtOnce(t *testing.T) {
 	s := w.await("all", func(s Snapshot) bool { return s.Converged && w.m.settled() && len(s.Handlers) == 10 })
 	t.Logf("ten extensions: %v", time.Since(began))
 	for _, h := range s.Handlers {
-		if h.Extension == nil || h.Extension.Status != success {
+		if h.Extension == nil || h.Extension.Status != handler.Success {
 			t.Errorf("%s: %s", h.Name, show(s))
 		}
 	}
@@ -376,7 +378,7 @@ func TestSuperviseJob(t *testing.T) {
 			// machine may need more than one try.
 			for try := 0; try == 0 || tc.late && try < 20 && string(out) != tc.out; try++ {
 				dir := t.TempDir() + "/job"
-				spec.ID = randomID()
+				spec.ID = store.NewID()
 				if err := launcher().Start(dir, spec); err != nil {
 					t.Fatal(err)
 				}
@@ -406,10 +408,10 @@ func TestScope(t *testing.T) {
 		t.Skip("no systemd here")
 	}
 	dir := t.TempDir() + "/job"
-	id := randomID()
+	id := store.NewID()
 	spec := job.Job{
 		ID: id, Shell: "cat /proc/self/cgroup; sleep 1000 >/dev/null 2>&1 &", Dir: "/", Timeout: patience,
-		Scope: "azguest-" + id + ".scope", Slice: sliceName("Pub.Some-Handler", ""), CPUPercent: 50,
+		Scope: "azguest-" + id + ".scope", Slice: handler.SliceName("Pub.Some-Handler", ""), CPUPercent: 50,
 	}
 	if err := launcher().Start(dir, spec); err != nil {
 		t.Fatal(err)
@@ -438,7 +440,7 @@ func TestScope(t *testing.T) {
 func TestScopeRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/job"
-	spec := job.Job{ID: randomID(), Shell: "echo ran", Dir: "/", Timeout: patience, Scope: "not the name of a scope", Slice: "neither"}
+	spec := job.Job{ID: store.NewID(), Shell: "echo ran", Dir: "/", Timeout: patience, Scope: "not the name of a scope", Slice: "neither"}
 	if err := launcher().Start(dir, spec); err != nil {
 		t.Fatal(err)
 	}

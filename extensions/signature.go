@@ -9,7 +9,12 @@ import (
 	"path"
 	"strings"
 
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/policy"
+	"github.com/azguest/azguest/extensions/store"
 )
 
 // ErrNoTrust is what Config.Verify returns where nobody is trusted: then a
@@ -19,24 +24,24 @@ var ErrNoTrust = errors.New("no certificate is trusted to sign extensions")
 // verify looks at the signature before anything of the package is used.
 func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
 	required := w.m.cfg.RequireSignature
-	if p := w.policy(); p.enforces() && p.Policy.needsSignature(w.name) {
+	if p := w.policy(); p.Enforces() && p.Policy.NeedsSignature(w.name) {
 		required = true
 	}
 	if signer, err = w.verified(ctx, file, required); err != nil {
 		return "", err
 	}
 	// Only now is known who signed it; the version was looked at before.
-	if p := w.policy(); p.enforces() {
-		if why := p.deny(w.name, w.task.Version, signer, false); !why.None() {
-			return "", because(why.Cause, fmt.Errorf("%s (%w)", why.Text, errDenied))
+	if p := w.policy(); p.Enforces() {
+		if why := p.Deny(w.name, w.task.Version, signer, false); !why.None() {
+			return "", fault.Because(why.Cause, fmt.Errorf("%s (%w)", why.Text, errDenied))
 		}
 	}
 	return signer, nil
 }
 
-func (w *work) policy() policyState {
+func (w *work) policy() policy.Effective {
 	if w.pass == nil {
-		return policyState{}
+		return policy.Effective{}
 	}
 	return w.pass.policy
 }
@@ -48,7 +53,7 @@ var errDenied = errors.New("denied by policy")
 // another handler has a valid signature, too (extensions/SPEC.md §3.6).
 func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
 	refuse := func(err error) (string, error) {
-		return "", because(causeUnsigned, fmt.Errorf("%w: %s: %w", errBundle, causeUnsigned, err))
+		return "", fault.Because(fault.CausePolicyUnsigned, fmt.Errorf("%w: %s: %w", errBundle, fault.CausePolicyUnsigned, err))
 	}
 	if w.m.cfg.Verify == nil {
 		if required {
@@ -87,7 +92,7 @@ func (w *work) verified(ctx context.Context, file string, required bool) (signer
 		if err != nil {
 			return refuse(err)
 		}
-		if why := hm.signedAs(w.name, w.task.Version); why != "" {
+		if why := hm.SignedAs(w.name, w.task.Version); why != "" {
 			return refuse(errors.New(why))
 		}
 	}
@@ -103,46 +108,46 @@ func (w *work) signed(op, text string) {
 
 // manifestInside reads the manifest of a package that is still packed: the
 // one unpack would use.
-func manifestInside(file string) (HandlerManifest, error) {
+func manifestInside(file string) (handler.Manifest, error) {
 	z, closer, _, err := openBundle(file)
 	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("read package: %w", err)
+		return handler.Manifest{}, fmt.Errorf("read package: %w", err)
 	}
 	defer closer.Close()
 	var best *zip.File
 	for _, f := range z.File {
 		name := strings.ReplaceAll(f.Name, `\`, "/")
-		if path.Base(name) == manifestName && (best == nil || depth(path.Clean(name)) < depth(path.Clean(strings.ReplaceAll(best.Name, `\`, "/")))) {
+		if path.Base(name) == handler.ManifestName && (best == nil || depth(path.Clean(name)) < depth(path.Clean(strings.ReplaceAll(best.Name, `\`, "/")))) {
 			best = f
 		}
 	}
 	if best == nil {
-		return HandlerManifest{}, fmt.Errorf("%s not found", manifestName)
+		return handler.Manifest{}, fmt.Errorf("%s not found", handler.ManifestName)
 	}
 	r, err := best.Open()
 	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("read package: %w", err)
+		return handler.Manifest{}, fmt.Errorf("read package: %w", err)
 	}
 	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, maxManifest))
+	data, err := io.ReadAll(io.LimitReader(r, handler.MaxManifest))
 	if err != nil {
-		return HandlerManifest{}, fmt.Errorf("read package: %w", err)
+		return handler.Manifest{}, fmt.Errorf("read package: %w", err)
 	}
-	return ParseHandlerManifest(data)
+	return handler.ParseManifest(data)
 }
 
 // unproven says why a package that is unpacked already must not be run under
 // a policy that wants signatures, or "". It may come from a time without
 // that policy, or from another agent.
-func (m *Manager) unproven(p policyState, r Record) Problem {
-	if p.Mode != PolicyAudit && !p.enforces() || p.Err != nil || !p.Policy.needsSignature(r.Name) {
-		return Problem{}
+func (m *Manager) unproven(p policy.Effective, r store.Record) fault.Problem {
+	if p.Mode != policy.Audit && !p.Enforces() || p.Err != nil || !p.Policy.NeedsSignature(r.Name) {
+		return fault.Problem{}
 	}
 	if r.State == "" || r.State == plan.Absent || r.State == plan.Broken || r.Signer != "" {
-		return Problem{} // not there, or fetched anew, or verified
+		return fault.Problem{} // not there, or fetched anew, or verified
 	}
-	if _, err := top.Lstat(m.store.base(r.Name, r.Version) + "/package_validated"); err == nil {
-		return Problem{}
+	if _, err := folder.Root.Lstat(m.store.Base(r.Name, r.Version) + "/package_validated"); err == nil {
+		return fault.Problem{}
 	}
-	return Problem{codeEnable, causeUnsigned, fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.File, causeUnsigned)}
+	return fault.Problem{Code: fault.CodeEnable, Cause: fault.CausePolicyUnsigned, Text: fmt.Sprintf("Extension will not be processed: failed to run extension '%s' because its package was installed without a valid signature, and the policy ('%s') requires one. To run, uninstall it and install it again (%s).", r.Name, p.File, fault.CausePolicyUnsigned)}
 }

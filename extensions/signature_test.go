@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/azguest/azguest/agent/update/updatetest"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/policy"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/cms"
 )
@@ -22,7 +24,7 @@ func signedPackage(t testing.TB, publisher, typ, version string) []byte {
 	if publisher != "" {
 		info = fmt.Sprintf(`,"signingInfo":{"publisher":%q,"type":%q,"version":%q}`, publisher, typ, version)
 	}
-	return pkg{script: simple, files: map[string]string{manifestName: `[{"name":"x","version":1.0` + info + `,"handlerManifest":{"installCommand":"run.sh install","enableCommand":"run.sh enable","disableCommand":"run.sh disable","updateCommand":"run.sh update","uninstallCommand":"run.sh uninstall","rebootAfterInstall":false}}]`}}.build(t)
+	return pkg{script: simple, files: map[string]string{handler.ManifestName: `[{"name":"x","version":1.0` + info + `,"handlerManifest":{"installCommand":"run.sh install","enableCommand":"run.sh enable","disableCommand":"run.sh disable","updateCommand":"run.sh update","uninstallCommand":"run.sh uninstall","rebootAfterInstall":false}}]`}}.build(t)
 }
 
 func flip(b []byte, i int) []byte {
@@ -63,7 +65,7 @@ func TestSignatureMatrix(t *testing.T) {
 		"older package":        {signedPackage(t, "Pub", "Type", "0.9.0"), "", false, false, true},
 		"no signingInfo":       {signedPackage(t, "", "", ""), "", false, false, true},
 	} {
-		for _, mode := range []string{PolicyEnforce, PolicyAudit, PolicyOff} {
+		for _, mode := range []string{policy.Enforce, policy.Audit, policy.Off} {
 			t.Run(name+" "+mode, func(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t)
@@ -96,7 +98,7 @@ func TestSignatureMatrix(t *testing.T) {
 				}
 				s := w.processed(h)
 				calls := w.calls()
-				if mode == PolicyEnforce && !tc.ok {
+				if mode == policy.Enforce && !tc.ok {
 					if len(calls) > 0 || exists(w.base("Pub.Type-1.0.0")+"/run.sh") {
 						t.Errorf("it was unpacked: calls %q", calls)
 					}
@@ -121,7 +123,7 @@ func TestSignatureMatrix(t *testing.T) {
 func TestSignatureRequiredLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: simple}, pkg{name: "Pub.Signed", version: "1.0.0", script: simple})
-	w.cfg.Policy.Mode = PolicyEnforce
+	w.cfg.Policy.Mode = policy.Enforce
 	w.cfg.Verify = func(context.Context, string, string) (string, error) { return "Contoso", nil }
 	w.start()
 	signed := func() protocol.Handler {

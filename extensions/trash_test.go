@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 // TestSEC5TrashHoldsNothingUp: something that lives on in the directory of a
@@ -46,7 +48,7 @@ func TestSEC5TrashHoldsNothingUp(t *testing.T) {
 func TestSEC7PastFiles(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	if names, err := pastFiles(base, "status"); err != nil || len(names) > 0 {
+	if names, err := handler.PastFiles(base, "status"); err != nil || len(names) > 0 {
 		t.Errorf("no folder: %v %v", names, err)
 	}
 	if err := os.Mkdir(base+"/status", 0o755); err != nil {
@@ -56,22 +58,22 @@ func TestSEC7PastFiles(t *testing.T) {
 		name := fmt.Sprintf("%s/status/%d.status", base, i)
 		writeFile(t, name, "[]")
 		if i < 1000 {
-			if err := os.Truncate(name, maxStatusFile); err != nil { // of which nothing takes room
+			if err := os.Truncate(name, handler.MaxStatusFile); err != nil { // of which nothing takes room
 				t.Fatal(err)
 			}
 		}
 	}
-	names, err := pastFiles(base, "status")
+	names, err := handler.PastFiles(base, "status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(names) > maxPastFiles || len(names) < 200 || names[0] != "1199.status" {
+	if len(names) > handler.MaxPastFiles || len(names) < 200 || names[0] != "1199.status" {
 		t.Errorf("%d files, the first is %v", len(names), names[:min(1, len(names))])
 	}
 	if err := os.Symlink("/etc", base+"/elsewhere"); err != nil {
 		t.Fatal(err)
 	}
-	if names, err := pastFiles(base, "elsewhere"); err != nil || len(names) > 0 {
+	if names, err := handler.PastFiles(base, "elsewhere"); err != nil || len(names) > 0 {
 		t.Errorf("a link: %v %v", names, err)
 	}
 }

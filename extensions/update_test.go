@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/extensions/handler"
 )
 
 // fails makes a script that fails in one operation.
@@ -228,7 +230,7 @@ exit 0
 			return false
 		}
 		e := s.Handlers[0].Extension
-		ok := e != nil && e.Status == success
+		ok := e != nil && e.Status == handler.Success
 		if ok && e.Seq == 1 && (e.Message == nil || *e.Message != "ran 1") {
 			early = true
 		}

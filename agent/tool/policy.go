@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/azguest/azguest/extensions"
+	"github.com/azguest/azguest/extensions/policy"
 )
 
 // Policy is "azguest policy explain NAME": whether the policy of this machine
@@ -28,7 +28,7 @@ func (t *Tool) Policy(args []string) int {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
 		return exitFlags
 	}
-	a := extensions.ExplainPolicy(t.Root, extensions.PolicyConfig{File: t.Config.Policy.File, Mode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
+	a := policy.Explain(t.Root, policy.Config{File: t.Config.Policy.File, Mode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
 	if *asJSON {
 		if err := t.json(a); err != nil {
 			return t.end(err)
@@ -42,7 +42,7 @@ func (t *Tool) Policy(args []string) int {
 	return exitOK
 }
 
-func (t *Tool) sayPolicy(a extensions.PolicyAnswer) {
+func (t *Tool) sayPolicy(a policy.Answer) {
 	word := "allowed"
 	switch {
 	case !a.Allowed:
@@ -55,7 +55,7 @@ func (t *Tool) sayPolicy(a extensions.PolicyAnswer) {
 		fmt.Fprintf(t.Out, "why:       %s\n", a.Reason)
 	}
 	fmt.Fprintf(t.Out, "policy:    %s (%s)\n", a.Mode, t.Config.PolicyWhy())
-	if a.Mode != extensions.PolicyOff {
+	if a.Mode != policy.Off {
 		fmt.Fprintf(t.Out, "files:     %s\n", cmp.Or(strings.Join(a.Files, ", "), "none"))
 		fmt.Fprintf(t.Out, "signed:    %s\n", map[bool]string{true: "required", false: "not required"}[a.Signature])
 	}

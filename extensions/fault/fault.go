@@ -1,0 +1,135 @@
+package fault
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+)
+
+// A Problem is a failure as it is known where it happens. It is handed on and
+// stored as a whole. Nobody reads the cause out of the text later: texts quote
+// scripts, servers and names of files, which may say anything.
+type Problem struct {
+	Code  int    // what the platform is told (extensions/SPEC.md §15.6)
+	Cause string // stable, known to `agentctl explain`
+	Text  string // for people; begins with the cause where tools look for it
+}
+
+// Err is the problem as an error.
+func (p Problem) Err() error { return Because(p.Cause, errors.New(p.Text)) }
+
+// Codes the agent reports (extensions/SPEC.md §15.6).
+const (
+	CodeOther         = -1
+	CodeDownload      = 1001
+	CodeManifestLoad  = 1002
+	CodeManifestParse = 1003
+	CodeInstall       = 1007
+	CodeUpdate        = 1008
+	CodeEnable        = 1009
+	CodeDisable       = 1010
+	CodeTimeout       = 1011
+	CodeStatus        = 1012
+	CodeUnsupported   = 2001
+)
+
+// None reports whether there is no problem.
+func (p Problem) None() bool { return p == Problem{} }
+
+// CausePolicyInvalid is the cause of every refusal while the policy can't be read.
+const CausePolicyInvalid = "AZ-POL-INVALID"
+
+// Causes of failures that are not those of a command (see classify).
+const (
+	CauseDownload       = "AZ-EXT-DOWNLOAD"
+	CausePackage        = "AZ-EXT-PACKAGE"
+	CauseManifest       = "AZ-EXT-MANIFEST"
+	CauseExit           = "AZ-EXT-EXIT"
+	CauseTimeout        = "AZ-EXT-TIMEOUT"
+	CauseNotStarted     = "AZ-EXT-NOTSTARTED"
+	CauseOverdue        = "AZ-EXT-OVERDUE"
+	CauseCancelled      = "AZ-EXT-CANCELLED"
+	CauseReported       = "AZ-EXT-REPORTED"
+	CauseStatus         = "AZ-EXT-STATUS"
+	CauseLimbo          = "AZ-EXT-LIMBO"
+	CauseUnresponsive   = "AZ-EXT-UNRESPONSIVE"
+	CauseBlocked        = "AZ-EXT-BLOCKED"
+	CauseSettings       = "AZ-EXT-SETTINGS"
+	CauseDisabled       = "AZ-EXT-DISABLED"
+	CauseNoexec         = "AZ-EXT-NOEXEC"
+	CausePolicyDenied   = "AZ-POL-DENIED"
+	CausePolicyUnsigned = "AZ-POL-SIGNATURE"
+	CauseDiskFull       = "AZ-DISK-FULL"
+	CauseDiskLow        = "AZ-DISK-LOW"
+	CauseReadOnly       = "AZ-DISK-READONLY"
+)
+
+// A caused is an error that knows its cause.
+type caused struct {
+	cause string
+	err   error
+}
+
+func (f *caused) Error() string { return f.err.Error() }
+func (f *caused) Unwrap() error { return f.err }
+
+// Code is the stable one.
+func (f *caused) Code() string { return f.cause }
+
+// Because gives an error its cause. The outermost one counts.
+func Because(cause string, err error) error { return &caused{cause, err} }
+
+// Prefixed is because with the cause in front of the text, for messages that
+// people read where nothing explains them.
+func Prefixed(cause string, err error) error { return Because(cause, fmt.Errorf("%s: %w", cause, err)) }
+
+// CauseOf is the cause an error was given where it was made, or the one that
+// the kernel's word implies, or otherwise.
+func CauseOf(err error, otherwise string) string {
+	if f, ok := errors.AsType[*caused](err); ok {
+		return f.cause
+	}
+	if p, ok := errors.AsType[*host.PanicError](err); ok {
+		return p.Code()
+	}
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return CauseReadOnly
+	case NoRoom(err):
+		return CauseDiskFull
+	}
+	return otherwise
+}
+
+// CauseOfCode is for what was recorded without a cause: by an earlier version
+// or by another agent.
+func CauseOfCode(code int) string {
+	switch code {
+	case CodeDownload:
+		return CauseDownload
+	case CodeManifestLoad, CodeManifestParse:
+		return CauseManifest
+	case CodeTimeout:
+		return CauseTimeout
+	case CodeStatus:
+		return CauseStatus
+	}
+	return CauseExit
+}
+
+// NoRoom: the write failed because the disk is full.
+func NoRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// OfDisk puts the stable code in front of what is the disk's fault.
+func OfDisk(err error) error {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return Prefixed(CauseReadOnly, err)
+	case NoRoom(err):
+		return Prefixed(CauseDiskFull, err)
+	}
+	return err
+}

@@ -1,0 +1,127 @@
+package handler
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+)
+
+const (
+	MaxHeartbeat  = 256 << 10
+	maxBeatStatus = 64 // a word
+	// heartbeatAge is when a handler counts as dead (extensions/SPEC.md §8.2).
+	heartbeatAge = 600 * time.Second
+)
+
+// A Report is the handler-level part of a status row.
+type Report struct {
+	Status  string `json:"status,omitempty"` // Ready or NotReady; empty: no row
+	Code    int    `json:"code"`
+	Message string `json:"message,omitempty"`
+	Cause   string `json:"cause,omitempty"` // stable; empty if all is well
+}
+
+// ReportOf is the row of a handler that has a problem.
+func ReportOf(p fault.Problem) Report {
+	return Report{Status: "NotReady", Code: p.Code, Message: p.Text, Cause: p.Cause}
+}
+
+// Problem is what a report says is wrong. One that says nothing has no cause.
+func (r Report) Problem() fault.Problem {
+	p := fault.Problem{Code: r.Code, Cause: r.Cause, Text: r.Message}
+	if p.Cause == "" && p.Code != 0 {
+		p.Cause = fault.CauseOfCode(p.Code)
+	}
+	return p
+}
+
+// A beat is the content of heartbeat.log.
+type beat struct {
+	Status  string
+	Message *string
+}
+
+var ErrHeartbeat = errors.New("malformed heartbeat file")
+
+// ParseHeartbeat reads heartbeat.log; an empty array is as malformed as
+// anything else.
+func ParseHeartbeat(data []byte) (beat, error) {
+	data = lenientJSON(data)
+	if err := heartbeatLimits.JSON(data); err != nil {
+		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(data, &list); err != nil {
+		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+	}
+	if len(list) == 0 {
+		return beat{}, fmt.Errorf("%w: the array is empty", ErrHeartbeat)
+	}
+	first, err := object(list[0])
+	if err != nil {
+		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+	}
+	hb, err := object(first["heartbeat"])
+	if err != nil || hb == nil {
+		return beat{}, fmt.Errorf("%w: no heartbeat object", ErrHeartbeat)
+	}
+	var b beat
+	var ok bool
+	if b.Status, ok = Text(hb["status"]); !ok || b.Status == "" || len(b.Status) > maxBeatStatus {
+		return beat{}, fmt.Errorf("%w: no status", ErrHeartbeat)
+	}
+	b.Message, _, err = formatted(hb["formattedMessage"])
+	if err != nil {
+		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+	}
+	if b.Message != nil {
+		m := cutMark(*b.Message, bigSubMessage)
+		b.Message = &m
+	}
+	return b, nil
+}
+
+// WithHeartbeat is the handler's row with its heartbeat on top. Unlike the
+// old agent nothing is written back, so a file that appears again is
+// believed again; and a handler gets the time in which it would be called
+// dead to write its first one.
+func WithHeartbeat(r Report, path string, enabled, now time.Time) Report {
+	if r.Status != "Ready" {
+		return r
+	}
+	data, fi, err := folder.Read(path, MaxHeartbeat)
+	if errors.Is(err, fs.ErrNotExist) {
+		if now.Sub(enabled) < heartbeatAge {
+			return r
+		}
+		return Report{Status: "NotReady", Code: fault.CodeOther, Message: "Failed to get heart beat file", Cause: fault.CauseUnresponsive}
+	}
+	var b beat
+	if err == nil {
+		b, err = ParseHeartbeat(data)
+		if err != nil && now.Sub(fi.ModTime()).Abs() < 5*time.Second {
+			return r // being written
+		}
+	}
+	if err != nil {
+		return Report{Status: "NotReady", Code: fault.CodeOther, Message: "Malformed heartbeat file: " + secret.Redact(err.Error()), Cause: fault.CauseStatus}
+	}
+	if now.Sub(fi.ModTime()) > heartbeatAge {
+		r.Status, r.Cause = "Unresponsive", fault.CauseUnresponsive
+		return r
+	}
+	r.Status = b.Status
+	if b.Status != "Ready" {
+		r.Cause = fault.CauseReported
+	}
+	if b.Message != nil {
+		r.Message = *b.Message
+	}
+	return r
+}

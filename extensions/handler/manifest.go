@@ -1,0 +1,266 @@
+package handler
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/extensions/plan"
+)
+
+// A Manifest is HandlerManifest.json of a package: element 0 of its
+// array (extensions/SPEC.md §3.1). It is read again before every command,
+// because it may be edited in place.
+type Manifest struct {
+	Commands map[plan.Op]string
+	// Heartbeat: the handler keeps heartbeat.log fresh.
+	Heartbeat         bool
+	ContinueOnFailure bool
+	Multi             bool
+	// NoInstallOnUpdate: updateMode is there and not UpdateWithInstall.
+	NoInstallOnUpdate bool
+	// CPUPercent of one core for the handler's slice; 0: no limit.
+	CPUPercent int
+	Services   []cgroup.UnitLimit // units the handler's work may be handed to
+	Publisher  string             // signingInfo
+	Type       string
+	Version    string
+	// Odd names keys whose value is not the boolean it should be.
+	Odd []string
+}
+
+// MaxManifest bounds a manifest.
+const MaxManifest = 1 << 20
+
+var errManifest = errors.New("malformed manifest file")
+
+// Bom is the byte order mark some publishers' tools write.
+var Bom = []byte("\xef\xbb\xbf")
+
+// ParseManifest reads a manifest. Booleans may be strings, version a
+// number or a string; what is unknown is ignored.
+func ParseManifest(data []byte) (Manifest, error) {
+	data = lenientJSON(data)
+	if err := manifestLimits.JSON(data); err != nil {
+		return Manifest{}, fmt.Errorf("%w: %w", errManifest, err)
+	}
+	var list []map[string]json.RawMessage
+	if err := json.Unmarshal(data, &list); err != nil {
+		return Manifest{}, fmt.Errorf("%w: %w", errManifest, err)
+	}
+	if len(list) == 0 {
+		return Manifest{}, fmt.Errorf("%w: the array is empty", errManifest)
+	}
+	hm, err := object(list[0]["handlerManifest"])
+	if err != nil || hm == nil {
+		return Manifest{}, fmt.Errorf("%w: no handlerManifest", errManifest)
+	}
+	m := Manifest{Commands: map[plan.Op]string{}}
+	for op, key := range map[plan.Op]string{
+		plan.Install: "installCommand", plan.Enable: "enableCommand", plan.Disable: "disableCommand",
+		plan.Update: "updateCommand", plan.Uninstall: "uninstallCommand",
+	} {
+		if s, ok := Text(hm[key]); ok {
+			m.Commands[op] = s
+		}
+	}
+	m.Heartbeat = m.boolish(hm, "reportHeartbeat")
+	m.ContinueOnFailure = m.boolish(hm, "continueOnUpdateFailure")
+	m.Multi = m.boolish(hm, "supportsMultipleExtensions")
+	if mode, ok := Text(hm["updateMode"]); ok {
+		m.NoInstallOnUpdate = !strings.EqualFold(mode, "UpdateWithInstall")
+	}
+	if m.limits(list[0]["resourceLimits"]); list[0]["resourceLimits"] == nil {
+		m.limits(hm["resourceLimits"]) // where some publishers have it
+	}
+	if s, err := object(list[0]["signingInfo"]); err == nil && s != nil {
+		m.signing(s)
+	} else if s, err := object(hm["signingInfo"]); err == nil {
+		m.signing(s)
+	}
+	return m, nil
+}
+
+func (m *Manifest) signing(s map[string]json.RawMessage) {
+	m.Publisher, _ = Text(s["publisher"])
+	m.Type, _ = Text(s["type"])
+	m.Version, _ = Text(s["version"])
+}
+
+// boolish: a boolean, or a string equal to true in any case. Everything else
+// is the default, and worth a remark.
+func (m *Manifest) boolish(o map[string]json.RawMessage, key string) bool {
+	raw := bytes.TrimSpace(o[key])
+	switch {
+	case len(raw) == 0 || string(raw) == "null" || string(raw) == "false":
+		return false
+	case string(raw) == "true":
+		return true
+	}
+	if s, ok := Text(raw); ok {
+		if strings.EqualFold(s, "true") {
+			return true
+		}
+		if strings.EqualFold(s, "false") {
+			return false
+		}
+	}
+	m.Odd = append(m.Odd, key)
+	return false
+}
+
+func (m *Manifest) limits(raw json.RawMessage) {
+	o, err := object(raw)
+	if err != nil || o == nil {
+		return
+	}
+	m.CPUPercent = percent(o["cpuQuotaPercentage"])
+	var services []map[string]json.RawMessage
+	if json.Unmarshal(o["services"], &services) == nil {
+		for _, s := range services {
+			if name, ok := Text(s["name"]); ok && name != "" {
+				m.Services = append(m.Services, cgroup.UnitLimit{Name: name, CPUPercent: percent(s["cpuQuotaPercentage"])})
+			}
+		}
+	}
+}
+
+// percent is a quota of one core, or 0 for none that makes sense.
+func percent(raw json.RawMessage) int {
+	var x float64
+	if json.Unmarshal(raw, &x) != nil || x < 1 || x >= 1e6 {
+		return 0
+	}
+	return int(x)
+}
+
+// object reads a JSON object with its keys as they are: encoding/json would
+// match the fields of a struct in any case. nil for null and absent.
+func object(raw json.RawMessage) (map[string]json.RawMessage, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	var o map[string]json.RawMessage
+	err := json.Unmarshal(raw, &o)
+	return o, err
+}
+
+// maxText is how much of one JSON string is looked at, in bytes of the file. No
+// status that is reported whole has as many, and of one that is shortened more
+// than enough is left.
+const maxText = 4 * bigTotal
+
+// Text reads a JSON string, of a very long one its beginning.
+func Text(raw json.RawMessage) (string, bool) {
+	if len(raw) == 0 || raw[0] != '"' {
+		return "", false
+	}
+	if len(raw) > maxText {
+		raw = append(bytes.Clone(raw[:wholeEscapes(raw, maxText)]), '"')
+	}
+	var s string
+	return s, json.Unmarshal(raw, &s) == nil
+}
+
+// wholeEscapes is the largest place up to limit at which a JSON string can be
+// cut: in no escape, in no pair of them, and in no character of several bytes.
+func wholeEscapes(raw []byte, limit int) int {
+	cut := 1
+	for i := 1; i < limit; {
+		switch {
+		case raw[i] != '\\':
+			i++
+		case raw[i+1] != 'u':
+			i += 2
+		case isPair(raw[i:]):
+			i += 12
+		default:
+			i += 6
+		}
+		// Of what is no UTF-8 at all something is left too.
+		if i <= limit && (utf8.RuneStart(raw[i]) || i < limit-utf8.UTFMax) {
+			cut = i
+		}
+	}
+	return cut
+}
+
+// isPair: an escape and the next one are the two halves of one character.
+func isPair(raw []byte) bool {
+	return raw[2]|0x20 == 'd' && strings.ContainsRune("89abAB", rune(raw[3])) && raw[6] == '\\' && raw[7] == 'u'
+}
+
+// maxEscaped is by how much escaping control characters may lengthen a file, in
+// bytes. What goes beyond it becomes blanks: no text that means something has so
+// many, and six bytes for each of some millions are more than the agent may take.
+const maxEscaped = 1 << 20
+
+// lenientJSON makes of what handlers write what encoding/json reads: no byte
+// order mark, no NUL padding at the end, and control characters inside of
+// strings escaped (Python and shell handlers write them raw). At most it
+// becomes twice as long, and maxEscaped.
+func lenientJSON(data []byte) []byte {
+	data = bytes.TrimRight(bytes.TrimPrefix(data, Bom), "\x00 \t\r\n")
+	controls := 0
+	for _, c := range data {
+		if c < 0x20 {
+			controls++
+		}
+	}
+	if controls == 0 {
+		return data
+	}
+	out := make([]byte, 0, len(data)+controls+min(5*controls, maxEscaped))
+	left := maxEscaped
+	inString, escaped := false, false
+	for _, c := range data {
+		switch {
+		case inString && c < 0x20:
+			if escaped { // a backslash before it: keep a backslash that means itself
+				out = append(out, '\\')
+			}
+			escaped = false
+			const hex = "0123456789abcdef"
+			switch {
+			case c == '\n':
+				out = append(out, `\n`...)
+			case c == '\r':
+				out = append(out, `\r`...)
+			case c == '\t':
+				out = append(out, `\t`...)
+			case left > 0:
+				out = append(out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+				left -= 5
+			default:
+				out = append(out, ' ')
+			}
+			continue
+		case escaped:
+			escaped = false
+		case inString && c == '\\':
+			escaped = true
+		case c == '"':
+			inString = !inString
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// SignedAs says why signingInfo does not name this handler in this version,
+// or "".
+func (hm Manifest) SignedAs(name, version string) string {
+	switch {
+	case hm.Publisher == "" && hm.Type == "" && hm.Version == "":
+		return "HandlerManifest.json has no signingInfo"
+	case !strings.EqualFold(hm.Publisher+"."+hm.Type, name):
+		return fmt.Sprintf("signed as %s.%s, but offered as %s", hm.Publisher, hm.Type, name)
+	case !strings.EqualFold(hm.Version, version):
+		return fmt.Sprintf("signed as version %s, but offered as %s", hm.Version, version)
+	}
+	return ""
+}

@@ -1,0 +1,149 @@
+package extensions
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
+	"github.com/azguest/azguest/protocol"
+)
+
+// wary reports whether there is anything to look after every few seconds: an
+// extension without an end, a directory that may come back, a full disk.
+func (m *Manager) wary() bool {
+	if m.pass == nil || !m.pass.settled || m.busy > 0 || len(m.removed)+len(m.pass.dead)+len(m.pass.stuck) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(m.live().rows(&m.files), func(r row) bool {
+		return r.missing || r.status.Extension != nil && r.status.Extension.Status == handler.Transitioning
+	})
+}
+
+// lookForDead finds extensions that say transitioning while nothing of them
+// is left to change that. It reports whether the report has changed.
+func (m *Manager) lookForDead() bool {
+	p := m.pass
+	if p == nil || p.refused || p.hold {
+		return false
+	}
+	changed := false
+	v := m.live()
+	for _, q := range p.pairs {
+		h := v.handlers[strings.ToLower(q.handler.Name)]
+		if !q.enable || q.bare || h.busy != nil {
+			delete(p.dead, q.key())
+			continue
+		}
+		old := p.dead[q.key()]
+		delete(p.dead, q.key())
+		r := v.row(q, &m.files)
+		e, known := r.rec.Exts[q.ext]
+		st := r.status.Extension
+		if !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || st == nil || st.Status != handler.Transitioning && !r.missing ||
+			r.rec.State != plan.Enabled && e.FailKey == "" || time.Since(e.Last.Finished).Abs() < m.cfg.Timeouts.Dead {
+			changed = changed || old.final
+			continue
+		}
+		base := m.store.Base(r.rec.Name, r.rec.Version)
+		var mod time.Time
+		if fi, err := folder.Root.Lstat(base + "/status/" + handler.FileName(q.ext, q.seq, ".status")); err == nil {
+			mod = fi.ModTime()
+		}
+		switch {
+		case m.alive(r, e, base):
+			changed = changed || old.final
+			continue
+		case old.since.IsZero() || !old.modTime.Equal(mod):
+			// Somebody we do not know of may be writing; wait once more.
+			p.dead[q.key()] = deadline{since: time.Now(), modTime: mod}
+			changed = changed || old.final
+			continue
+		case !old.final && time.Since(old.since) >= m.cfg.Timeouts.Dead:
+			old.final, changed = true, true
+			old.message = m.deadMessage(q, e, st, r.missing)
+			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension status is transitioning, but none of its processes runs")
+		}
+		p.dead[q.key()] = old
+	}
+	return changed
+}
+
+// alive reports whether anything could still change the extension's status:
+// a process of its commands or of its package, or a unit it handed its work
+// to.
+func (m *Manager) alive(r row, e store.ExtRecord, base string) bool {
+	ids := map[string]bool{}
+	for _, j := range e.Jobs {
+		ids[j] = true
+		if st, ok := job.StateOf(m.store.JobDir(j)); ok && st.Boot == m.boot && len(cgroup.Procs(st.Scope)) > 0 {
+			return true
+		}
+	}
+	if r.rec.Last != nil {
+		ids[r.rec.Last.Job] = true
+	}
+	delete(ids, "")
+	if target, err := folder.Root.Readlink(base); err == nil && len(job.Processes(nil, target)) > 0 {
+		return true
+	}
+	if len(job.Processes(ids, base)) > 0 {
+		return true
+	}
+	hm := m.files.Manifest(base + "/" + handler.ManifestName)
+	return len(hm.Services) > 0 || m.handedOver(r.rec.Name, base)
+}
+
+// handedOver looks for units and cron jobs that name the handler or its
+// directory. Only root's count: a crontab of a user says what the user likes.
+func (m *Manager) handedOver(name, base string) bool {
+	for _, dir := range []string{
+		"/etc/systemd/system", "/run/systemd/system", "/run/systemd/transient", "/usr/lib/systemd/system", "/lib/systemd/system",
+		"/etc/cron.d", "/etc/init.d",
+	} {
+		entries, err := m.store.Root.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.Type()&fs.ModeType == 0 && !strings.HasPrefix(e.Name(), "azguest-") && m.names(dir+"/"+e.Name(), name, base) {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc([]string{"/etc/crontab", "/etc/crontabs/root", "/var/spool/cron/root", "/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root"},
+		func(file string) bool { return m.names(file, name, base) })
+}
+
+// names reports whether a file that only root can have written names the
+// handler or its directory.
+func (m *Manager) names(file, name, base string) bool {
+	data, fi, err := folder.Read(m.store.Root.Path(file), 64<<10)
+	if err != nil {
+		return false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid() && st.Mode&0o022 == 0 && (strings.Contains(string(data), base) || strings.Contains(string(data), name))
+}
+
+func (m *Manager) deadMessage(q pair, e store.ExtRecord, st *protocol.ExtensionStatus, missing bool) string {
+	last := "it wrote no status file"
+	if !missing && st.Message != nil {
+		last = "its last status message was: " + handler.Clip(*st.Message, 1000)
+	}
+	out := ""
+	if e.Last.Job != "" {
+		dir := m.store.JobDir(e.Last.Job)
+		out = "\n" + handler.OutputText(handler.Tail(dir+"/"+job.Stdout, 4096), handler.Tail(dir+"/"+job.Stderr, 4096))
+	}
+	return fmt.Sprintf("AZ-EXT-LIMBO: no process of extension %s is running and it did not report a final status; %s%s", q.row, last, out)
+}

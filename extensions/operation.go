@@ -1,0 +1,561 @@
+package extensions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/event"
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
+	"github.com/azguest/azguest/protocol"
+)
+
+// work is one step for one handler, done in a goroutine. It owns the
+// handler's records until it comes back with them.
+type work struct {
+	m    *Manager
+	name string
+	recs map[string]store.Record
+	want *protocol.Handler // nil when a command of an earlier life is followed
+	wish plan.Wish
+	gs   *protocol.GoalState
+	pass *pass
+	task plan.Task
+	dec  *decision
+	how  string // what was met when it was stopped
+	// goal is the goal state of a command that an earlier life began.
+	goal string
+}
+
+func newWork(m *Manager, h *managed, want *protocol.Handler, t plan.Task) *work {
+	return &work{m: m, name: h.name, recs: maps.Clone(h.recs), want: want, task: t, pass: m.pass}
+}
+
+func (w *work) rec(version string) store.Record {
+	if r, ok := w.recs[version]; ok {
+		return r
+	}
+	return store.Record{Name: w.name, Version: version, State: plan.Absent, Multi: w.wish.Multi}
+}
+
+// put stores a record, on disk first.
+//
+// The record goes before HandlerState: where they differ after a crash, load
+// believes HandlerState only if another agent can have written it.
+func (w *work) put(r store.Record) error {
+	w.m.store.At("before the record")
+	if err := w.withRoom(func() error { return w.m.store.Save(r) }); err != nil {
+		return err
+	}
+	w.m.store.At("between record and files")
+	if r.State != plan.Absent {
+		if err := w.withRoom(func() error { return w.m.store.SaveFiles(r) }); err != nil {
+			return err
+		}
+	}
+	w.m.store.At("after the files")
+	w.recs[r.Version] = r
+	return nil
+}
+
+// do is the step itself.
+func (w *work) do(ctx context.Context) error {
+	switch w.task.Op {
+	case plan.Fetch:
+		return w.fetch(ctx)
+	case plan.Copy:
+		return w.copy()
+	case plan.Remove:
+		return w.remove(w.task.Version)
+	case plan.Install, plan.Update, plan.Enable, plan.Disable, plan.Uninstall:
+		return w.command(ctx)
+	}
+	return fmt.Errorf("%s: %w", w.task.Op, plan.ErrEdge)
+}
+
+// remove deletes a version without running anything.
+func (w *work) remove(version string) error {
+	r := w.rec(version)
+	if err := w.m.store.RemoveHandler(w.name, version); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("version", version).Msg("could not remove handler completely")
+	}
+	w.m.auditLog(store.AuditEntry{What: "remove", Handler: w.name, Version: version, Why: w.task.Why})
+	r, err := r.Done(plan.Remove, "")
+	if err != nil {
+		return err
+	}
+	r = store.Record{Name: r.Name, Version: r.Version, State: plan.Absent}
+	if err := w.m.store.Save(r); err != nil {
+		return err
+	}
+	delete(w.recs, version)
+	return nil
+}
+
+// copy takes over what belongs to the handler's past: mrseq, without which
+// scripts would run again, and its status files (extensions/SPEC.md §4.5).
+func (w *work) copy() error {
+	r := w.rec(w.task.Version)
+	from, to := w.m.store.Base(w.name, w.task.From), w.m.store.Base(w.name, w.task.Version)
+	err := errors.Join(w.m.store.CheckBase(w.name, w.task.From), w.m.store.CheckBase(w.name, w.task.Version))
+	if err == nil {
+		err = w.copyState(from, to)
+	}
+	if err != nil {
+		return w.failTarget(r, fault.Problem{Code: fault.CodeUpdate, Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: "[ExtensionUpdateError] copy state of the old version: " + err.Error()})
+	}
+	ch := r.ChangeFrom(w.task.From)
+	ch.Copied = true
+	r.Change = &ch
+	return w.put(r)
+}
+
+func (w *work) copyState(from, to string) error {
+	if err := folder.MakeAll(to); err != nil {
+		return err
+	}
+	paths := []string{"mrseq"}
+	past, err := handler.PastFiles(from, "status")
+	if err != nil {
+		return err
+	}
+	for _, name := range past {
+		paths = append(paths, "status/"+name)
+	}
+	var errs []error
+	for _, p := range paths {
+		read := folder.Read
+		if p != "mrseq" {
+			read = folder.ReadOwn
+		}
+		data, fi, err := read(from+"/"+p, handler.MaxStatusFile)
+		if err != nil {
+			// A FIFO, a link or ten gigabytes are nobody's past; an update must
+			// not fail for what the old version has left lying about.
+			if !errors.Is(err, fs.ErrNotExist) {
+				w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version not copied")
+			}
+			continue
+		}
+		if err := folder.Write(to, to+"/"+p, data, fi.Mode().Perm()); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, folder.Root.Chtimes(to+"/"+p, fi.ModTime()))
+	}
+	return errors.Join(errs...)
+}
+
+// failTarget records a handler-level failure of this goal state.
+func (w *work) failTarget(r store.Record, p fault.Problem) error {
+	r.FailKey, r.FailBoot, r.Change = w.key(), w.m.boot, nil
+	p.Text = secret.Redact(p.Text)
+	r.Report = handler.ReportOf(p)
+	return w.put(r)
+}
+
+func (w *work) key() string {
+	if w.goal != "" {
+		return w.goal
+	}
+	if w.pass != nil {
+		return w.pass.key
+	}
+	return ""
+}
+
+// extension is the one a command is about: its own for enable and disable,
+// the first one of the goal state for those of the whole handler.
+func (w *work) extension() (name string, seq int, s *protocol.Settings) {
+	pick := func(e plan.ExtWish) (string, int, *protocol.Settings) {
+		if w.want != nil {
+			for i, s := range w.want.Settings {
+				if !w.wish.Multi || s.Name == e.Name {
+					return e.Name, e.Seq, &w.want.Settings[i]
+				}
+			}
+		}
+		return e.Name, e.Seq, nil
+	}
+	for _, e := range w.wish.Exts {
+		if w.task.Ext == e.Name || w.task.Ext == "" && !e.Disable {
+			return pick(e)
+		}
+	}
+	for _, e := range w.wish.Exts {
+		if w.task.Ext == "" {
+			return pick(e)
+		}
+	}
+	if e, ok := w.rec(w.task.Version).Exts[w.task.Ext]; ok {
+		return w.task.Ext, e.Seq, nil
+	}
+	return w.task.Ext, 0, nil
+}
+
+func (w *work) timeout() time.Duration {
+	t := w.m.cfg.Timeouts
+	switch w.task.Op {
+	case plan.Install:
+		return t.Install
+	case plan.Update:
+		return t.Update
+	case plan.Disable:
+		if w.wish.Gone {
+			return t.DisableToUninstall
+		}
+		return t.Disable
+	case plan.Uninstall:
+		return t.Uninstall
+	case plan.Enable, plan.Fetch, plan.Copy, plan.Remove:
+	}
+	return t.Enable
+}
+
+// command runs one command of a handler, or what stands for it.
+func (w *work) command(ctx context.Context) error {
+	t := w.task
+	r := w.rec(t.Version)
+	base := w.m.store.Base(w.name, t.Version)
+	ext, seq, settings := w.extension()
+	d := store.Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC(), Boot: w.m.boot}
+	if t.To != "" {
+		if hm, err := w.m.store.Manifest(w.name, t.To); err == nil {
+			d.Lenient = hm.ContinueOnFailure
+		}
+	}
+	hm, err := w.m.store.Manifest(w.name, t.Version)
+	switch {
+	case err == nil:
+	case t.Op == plan.Uninstall || t.Op == plan.Disable && t.To == "":
+		// Deleting must always be possible (extensions/SPEC.md §3.7).
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, command not run")
+		return w.finish(r, d, job.Result{Class: job.OK})
+	default:
+		return w.refuse(r, d, fault.Problem{Code: store.ManifestCode(err), Cause: fault.CauseOf(err, fault.CauseManifest), Text: err.Error()})
+	}
+	if w.wish.Multi && !hm.Multi && (t.Op == plan.Install || t.Op == plan.Enable || t.Op == plan.Update) {
+		return w.refuse(r, d, fault.Problem{Code: fault.CodeOther, Cause: fault.CauseSettings, Text: fmt.Sprintf("Ran into config errors: Handler %s does not support MultiConfig but CRP expects it, failing due to inconsistent data. \nPlease retry again as another operation with updated settings", w.name)})
+	}
+	d.Command = hm.Commands[t.Op]
+	if t.Skip || d.Command == "" && t.Op != plan.Install && t.Op != plan.Enable {
+		return w.finish(r, d, job.Result{Class: job.OK})
+	}
+	if d.Command == "" {
+		return w.refuse(r, d, fault.Problem{Code: fault.CodeManifestParse, Cause: fault.CauseManifest, Text: fmt.Sprintf("Malformed manifest file: it has no %sCommand", t.Op)})
+	}
+	w.makeRoom()
+	if err := w.withRoom(func() error { return w.prepare(base, ext, seq, settings) }); err != nil {
+		return w.refuse(r, d, fault.Problem{Code: opCode(t.Op), Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: err.Error()})
+	}
+	if t.Op == plan.Disable && t.To != "" {
+		if err := w.withRoom(w.saveStatus); err != nil {
+			return w.refuse(r, d, fault.Problem{Code: fault.CodeUpdate, Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: err.Error()})
+		}
+	}
+	ch := r.Change
+	if t.To != "" {
+		c := w.rec(t.To).ChangeFrom(t.From)
+		ch = &c
+	}
+	env := handler.Call{
+		Op: t.Op, Base: base, Version: t.Version, Seq: seq, Ext: ext, Wire: w.m.cfg.Wire,
+		Change: ch, Target: t.To, Multi: w.wish.Multi, Exts: w.extNames(),
+	}.Environment()
+	spec := job.Job{
+		ID: store.NewID(), Shell: handler.ShellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
+		Slice: handler.SliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
+	}
+	if t.Op == plan.Uninstall {
+		// What is on its way out leaves no limit to its services or successor.
+		spec.CPUPercent, spec.Units = 0, slices.Clone(spec.Units)
+		for i := range spec.Units {
+			spec.Units[i].CPUPercent = 0
+		}
+	}
+	if cgroup.HasSystemd() {
+		spec.Scope = job.ScopeName(spec.ID)
+	}
+	d.Job, d.Deadline, d.Began = spec.ID, d.Started.Add(spec.Timeout), host.Now()
+	r.Doing = &d
+	if err := w.put(r); err != nil {
+		return err
+	}
+	w.say(ext, "%s extension: [%s]", title(t.Op), d.Command)
+	w.say(ext, "Executing command: %s with environment variables: %s", spec.Shell, pythonDict(env))
+	w.m.auditLog(store.AuditEntry{
+		What: "begin", Handler: w.name, Version: t.Version, Extension: ext, Op: t.Op, Seq: seq, Why: t.Why,
+		GoalState: d.Key, Command: spec.Shell, Digest: r.Digest, Signer: r.Signer, Job: spec.ID,
+	})
+	w.m.publishDoing(w.name, r)
+	w.m.store.At("before the start")
+	if err := w.withRoom(func() error { return w.m.launch.Start(w.m.store.JobDir(spec.ID), spec) }); err != nil {
+		return w.finish(r, d, job.Result{Class: job.NotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})
+	}
+	w.m.store.At("after the start")
+	return w.await(ctx, r)
+}
+
+// await waits for the command of a record that says what is being done.
+func (w *work) await(ctx context.Context, r store.Record) error {
+	d := *r.Doing
+	w.goal = d.Key
+	res, err := w.follow(ctx, d)
+	if err != nil {
+		return err
+	}
+	w.m.store.At("after the end")
+	return w.finish(r, d, res)
+}
+
+// refuse is a command that could not even be tried. That is the end of this
+// operation, and not what an earlier one of the same name came to.
+func (w *work) refuse(r store.Record, d store.Doing, p fault.Problem) error {
+	now := time.Now().UTC()
+	res := job.Result{Class: job.NotStarted, Code: fault.CodeOther, Error: p.Text, Started: now, Finished: now}
+	r = r.Ended(&store.Ended{Op: d.Task.Op, Why: d.Task.Why, Started: d.Started, Finished: now, Result: res, Cause: p.Cause}, d.Task.Ext)
+	return w.failed(r, d, p, handler.NotRun)
+}
+
+func (w *work) hash(ext string) string {
+	for _, e := range w.wish.Exts {
+		if e.Name == ext {
+			return e.Hash
+		}
+	}
+	return ""
+}
+
+func (w *work) extNames() []string {
+	var names []string
+	for _, e := range w.wish.Exts {
+		names = append(names, e.Name)
+	}
+	return names
+}
+
+// prepare brings the files of a handler in order before a command runs.
+func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
+	if err := folder.MakeAll(base); err != nil {
+		return fmt.Errorf("prepare %s: %w", w.name, err)
+	}
+	if err := w.mendNumber(base, ext); err != nil {
+		return fmt.Errorf("prepare %s: %w", w.name, err)
+	}
+	if err := w.settingsToLeave(base, ext, seq, s); err != nil {
+		return err
+	}
+	switch w.task.Op {
+	case plan.Install, plan.Enable, plan.Disable:
+	case plan.Update:
+		// The new version has its settings before the first command of a
+		// Change looks for them, also when a downgrade runs the old package
+		// (extensions/SPEC.md §6.3).
+		base = w.m.store.Base(w.name, w.task.To)
+		if err := errors.Join(w.m.store.CheckBase(w.name, w.task.To), folder.MakeAll(base)); err != nil {
+			return fmt.Errorf("prepare %s: %w", w.name, err)
+		}
+	case plan.Fetch, plan.Copy, plan.Uninstall, plan.Remove:
+		return nil
+	}
+	if w.want == nil || w.task.Op == plan.Disable && (w.task.To != "" || !w.wish.Multi) {
+		return nil
+	}
+	if s == nil && len(w.want.Settings) > 0 {
+		return nil
+	}
+	if w.task.Op != plan.Disable {
+		if err := handler.DropSettings(base+"/config", ext, seq); err != nil {
+			return fmt.Errorf("prepare %s: %w", w.name, err)
+		}
+	}
+	name := handler.FileName(ext, seq, ".settings")
+	if err := folder.Write(base, base+"/config/"+name, handler.SettingsFile(s), 0o600); err != nil {
+		return err
+	}
+	w.say(ext, "Update settings file: %s", name)
+	if w.task.Op == plan.Enable {
+		return w.dropStatus(base, ext, seq)
+	}
+	return nil
+}
+
+// settingsToLeave gives the package that goes a settings file for the
+// sequence number its commands are told, which is that of the version to
+// come: some published handlers end in failure in any command without one,
+// and the version change with them. A file that is there stays as it is.
+func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) error {
+	if w.task.To == "" || w.task.To == w.task.Version || w.want == nil || s == nil && len(w.want.Settings) > 0 {
+		return nil
+	}
+	name := base + "/config/" + handler.FileName(ext, seq, ".settings")
+	if _, err := folder.Root.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return folder.Write(base, name, handler.SettingsFile(s), 0o600)
+}
+
+// dropStatus deals with a trap of a version change: disable and update of
+// some handlers write "success" into the status file of the new sequence
+// number, for a script that has not run yet (extensions/SPEC.md §10.7). Such a
+// file gives way to the one from before the change; without one it is
+// deleted if the handler is going to write its own.
+func (w *work) dropStatus(base, ext string, seq int) error {
+	r := w.rec(w.task.Version)
+	if r.Change == nil {
+		return nil
+	}
+	name := handler.FileName(ext, seq, ".status")
+	data, _, err := folder.ReadOwn(base+"/status/"+name, handler.MaxStatusFile)
+	if err != nil {
+		return nil //nolint:nilerr // none, or one that the handler has to deal with
+	}
+	st, err := handler.ParseStatus(data)
+	if err == nil && strings.EqualFold(st.Operation, "enable") {
+		return nil
+	}
+	saved, _, err := folder.Read(w.m.store.Sub("saved", w.name+"-"+w.task.Version, name), handler.MaxStatusFile)
+	if err == nil {
+		return folder.Write(base, base+"/status/"+name, saved, 0o600)
+	}
+	// A handler that has seen this number will not run again and would leave
+	// nothing behind; then a wrong word is better than none.
+	if b, _, err := folder.Read(base+"/mrseq", 64); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n >= seq {
+			return nil
+		}
+	}
+	err = folder.In(base, "status", func(d *host.Dir) error { return d.Remove(name) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("prepare %s: %w", w.name, err)
+	}
+	return nil
+}
+
+// saveStatus keeps the status files from before a version change.
+func (w *work) saveStatus() error {
+	dir := w.m.store.Sub("saved", w.name+"-"+w.task.To)
+	if err := folder.Root.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("save status: %w", err)
+	}
+	base := w.m.store.Base(w.name, w.task.Version)
+	past, err := handler.PastFiles(base, "status")
+	if err != nil {
+		return fmt.Errorf("save status: %w", err)
+	}
+	for _, name := range past {
+		data, fi, err := folder.ReadOwn(base+"/status/"+name, handler.MaxStatusFile)
+		if err != nil || !strings.HasSuffix(name, ".status") {
+			continue
+		}
+		if st, err := handler.ParseStatus(data); err != nil || !strings.EqualFold(st.Operation, "enable") {
+			continue
+		}
+		if err := folder.Write(dir, filepath.Join(dir, name), data, fi.Mode().Perm()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func opCode(op plan.Op) int {
+	switch op {
+	case plan.Install:
+		return fault.CodeInstall
+	case plan.Update:
+		return fault.CodeUpdate
+	case plan.Enable:
+		return fault.CodeEnable
+	case plan.Disable:
+		return fault.CodeDisable
+	case plan.Fetch:
+		return fault.CodeDownload
+	case plan.Copy:
+		return fault.CodeUpdate
+	case plan.Uninstall, plan.Remove:
+	}
+	return 1000
+}
+
+func title(op plan.Op) string { return strings.ToUpper(string(op[:1])) + string(op[1:]) }
+
+// operationName is the name of an op in telemetry (extensions/SPEC.md §16.4).
+func operationName(op plan.Op) string {
+	switch op {
+	case plan.Fetch:
+		return "Download"
+	case plan.Uninstall:
+		return "UnInstall"
+	case plan.Install, plan.Copy, plan.Update, plan.Enable, plan.Disable, plan.Remove:
+	}
+	return title(op)
+}
+
+func (w *work) emit(version string, op plan.Op, ok bool, message string, took time.Duration) {
+	w.m.events.Emit(event.Event{
+		Kind: event.Operation, Time: time.Now().UTC(), Name: w.name, Version: version,
+		Op: operationName(op), OK: ok, Message: secret.Redact(message), Duration: took,
+	})
+}
+
+// pythonDict is the environment as the log of the old agent has it.
+func pythonDict(env []string) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, kv := range env {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		k, v, _ := strings.Cut(kv, "=")
+		b.WriteString(strconv.Quote(k) + ": " + strconv.Quote(v))
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// mendNumber deals with what a power cut leaves of the file in which a handler
+// keeps the sequence number that it has seen last: published ones truncate and
+// rewrite it in place, and with an empty one they neither run nor fail, for
+// these settings and all to come. It gets the number of the last enable that
+// came to an end, or goes, as if none had.
+func (w *work) mendNumber(base, ext string) error {
+	names := []string{"mrseq", "bin/mrseq"} // extensions/SPEC.md §4.5
+	if ext != "" {
+		names = []string{ext + ".mrseq"}
+	}
+	last := -1
+	for _, r := range w.recs {
+		if e, ok := r.Exts[ext]; ok && e.Hash != "" {
+			last = max(last, e.Seq)
+		}
+	}
+	var errs []error
+	for _, name := range names {
+		data, fi, err := folder.Read(base+"/"+name, 64)
+		if err != nil || strings.Trim(string(data), "\x00 \t\r\n") != "" {
+			continue // none, one that is well, or what only the handler can know
+		}
+		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("sequence number file of the handler was empty, restored the last known number")
+		if last < 0 {
+			errs = append(errs, folder.Root.Remove(base+"/"+name))
+			continue
+		}
+		errs = append(errs, folder.Write(base, base+"/"+name, []byte(strconv.Itoa(last)), fi.Mode().Perm()))
+	}
+	return errors.Join(errs...)
+}

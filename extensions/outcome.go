@@ -1,0 +1,326 @@
+package extensions
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/plan"
+	"github.com/azguest/azguest/extensions/store"
+)
+
+// maxLost is how often an operation is repeated whose outcome is not known,
+// Because the machine or the supervisor died. Handlers have to be idempotent;
+// one that takes the machine down each time must not do so for ever.
+const maxLost = 3
+
+// finish records the end of a command and what follows from it.
+func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
+	t := d.Task
+	dir := w.m.store.JobDir(d.Job)
+	ran := d.Job != ""
+	// A shutdown kills commands and what they wait for. A failure found in a
+	// later boot is from then, and says nothing about the handler.
+	boot := cmp.Or(d.Boot, w.m.boot)
+	lost := res.Class == job.Lost || res.Class == job.NotStarted && res.Started.IsZero() ||
+		res.Class != job.OK && boot != w.m.boot
+	if lost && r.Lost+1 < maxLost {
+		w.m.log.Warn().Str("handler", r.Name).Str("op", string(t.Op)).Str("class", res.Class).Msg("command was interrupted, it will be run again")
+		r.Lost++
+		r.Doing = nil
+		return w.put(r)
+	}
+	var stdout, stderr string
+	if ran {
+		stdout, stderr = handler.Tail(dir+"/"+job.Stdout, 4096), handler.Tail(dir+"/"+job.Stderr, 4096)
+	}
+	base := w.m.store.Base(r.Name, r.Version)
+	var p handler.Probe
+	if ran && res.Class == job.Failed {
+		p = handler.ProbeCommand(base, d.Command)
+	}
+	cause := handler.Classify(res, d.Deadline.Sub(d.Started), p, handler.Complaints(stdout, stderr))
+	ended := &store.Ended{Op: t.Op, Job: d.Job, Why: t.Why, Started: d.Started, Finished: res.Finished, Result: res, Cause: cause.Code}
+	if ended.Finished.IsZero() {
+		ended.Finished = time.Now().UTC()
+	}
+	problem := fault.Problem{Code: opCode(t.Op), Cause: cause.Code}
+	if res.Class != job.OK {
+		problem.Code, problem.Text = w.failureText(base, d, res, cause, stdout, stderr, problem.Code)
+	}
+	if ran {
+		w.say(t.Ext, "Command: %s\n%s", d.Command, handler.OutputText(stdout, stderr))
+		w.m.auditLog(store.AuditEntry{
+			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
+			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,
+		})
+		w.emit(r.Version, t.Op, res.Class == job.OK, problem.Text, ended.Finished.Sub(ended.Started))
+		log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
+			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).Logger()
+		if res.Class == job.OK {
+			log.Info().Msg(string(t.Op) + " ended")
+		} else {
+			log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
+		}
+		if res.Slowed() {
+			log.Warn().Str("code", codeThrottled).Dur("throttled", res.Throttled).Msg("the command was throttled by its CPU limit")
+			w.say(t.Ext, "%s: the command was throttled by its CPU limit for %s seconds", codeThrottled, seconds(res.Throttled))
+		}
+	}
+	r = r.Ended(ended, t.Ext)
+	if t.Op == plan.Enable || t.Op == plan.Disable {
+		e := r.Exts[t.Ext]
+		if ran {
+			e.Jobs = append(e.Jobs[max(0, len(e.Jobs)-3):], d.Job)
+		}
+		if t.Op == plan.Enable {
+			if e.Hash != d.Hash {
+				e.Attempts = 0
+			}
+			e.Attempts++
+			e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, boot, w.m.cfg.Agent, w.m.start
+		}
+		r = r.SetExt(t.Ext, e)
+	}
+	// What a version change tells about this command is what it came to, and
+	// of one that did not run that it did not.
+	exit := handler.NotRun
+	if ran {
+		exit = exitText(res)
+	}
+	if res.Class != job.OK {
+		return w.failed(r, d, problem, exit)
+	}
+	return w.succeeded(r, d, exit)
+}
+
+// codeThrottled is no fault of the command; it says why one was slow.
+const codeThrottled = "AZ-CG-THROTTLED"
+
+// seconds with as many decimals as tell something.
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
+}
+
+// failureText is the message for the platform: the cause first, then what
+// everybody's tools look for, then the ends of the outputs.
+func (w *work) failureText(base string, d store.Doing, res job.Result, cause handler.Cause, stdout, stderr string, code int) (int, string) {
+	line := handler.Clip(handler.ShellLine(base, d.Command), maxCommandText)
+	out := handler.OutputText(stdout, stderr)
+	why := ""
+	if cause.Code != "" && cause.Code != fault.CauseExit {
+		why = cause.Code + ": " + cause.Text + ". "
+	}
+	var msg string
+	switch res.Class {
+	case job.Timeout:
+		code = fault.CodeTimeout
+		throttled := ""
+		if res.Throttled > 0 {
+			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // extensions/SPEC.md §15.7, as tools know it
+		}
+		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d)%s: %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), throttled, line, out)
+	case job.NotStarted:
+		msg = fmt.Sprintf("[ExtensionOperationError] %sFailed to launch '%s': %s", why, line, res.Error)
+	case job.Signal, job.Lost:
+		msg = fmt.Sprintf("[ExtensionOperationError] %sNon-zero exit code: %s, %s\n%s", why, exitText(res), line, out)
+	default:
+		msg = fmt.Sprintf("[ExtensionOperationError] %sNon-zero exit code: %d, %s\n%s", why, res.Code, line, out)
+	}
+	return code, secret.Redact(msg)
+}
+
+// maxCommandText is how much of a command line goes into texts. A manifest can
+// have one of a megabyte, which a platform that takes no such report would
+// make a loss of all that is to be reported.
+const maxCommandText = 2048
+
+// exitText is an exit code as handlers are told it: of a shell that was
+// killed it is the negative signal, as Python has it.
+func exitText(res job.Result) string {
+	switch res.Class {
+	case job.Timeout:
+		return strconv.Itoa(fault.CodeTimeout)
+	case job.Signal:
+		return strconv.Itoa(-handler.SignalNumber(res.Signal))
+	case job.NotStarted:
+		return handler.NotRun
+	case job.Lost:
+		return strconv.Itoa(fault.CodeOther)
+	}
+	return strconv.Itoa(res.Code)
+}
+
+// succeeded moves on along the table. exit is what a later command of a
+// Version change is told about this one.
+func (w *work) succeeded(r store.Record, d store.Doing, exit string) error {
+	t := d.Task
+	switch t.Op {
+	case plan.Install:
+		r.Installed = time.Now().UTC()
+		r.Report = handler.Report{Status: "NotReady", Message: "Plugin installed but not enabled"}
+		r.FailKey = ""
+	case plan.Enable:
+		e := r.Exts[t.Ext]
+		e.Enabled, e.FailKey, e.Code, e.Err, e.Cause, e.Enabling = true, "", 0, "", "", d.Started
+		r = r.SetExt(t.Ext, e)
+		r.Report = handler.Report{Status: "Ready", Message: "Plugin enabled"}
+		r.FailKey = ""
+	case plan.Disable:
+		if t.To != "" {
+			var err error
+			if r, err = r.Done(plan.Disable, t.Ext); err != nil {
+				return err
+			}
+			return w.oldDone(r, t, exit)
+		}
+	case plan.Update:
+		if t.Version != t.To {
+			if err := w.step(t, func(ch *plan.Change) { ch.Updated = true }); err != nil {
+				return err
+			}
+		} else {
+			ch := r.ChangeFrom(t.From)
+			ch.Updated = true
+			r.Change = &ch
+		}
+	case plan.Uninstall:
+		if t.To != "" {
+			if err := w.step(t, func(ch *plan.Change) { ch.UninstallCode = exit }); err != nil {
+				return err
+			}
+		}
+		return w.gone(r, t)
+	case plan.Fetch, plan.Copy, plan.Remove:
+	}
+	r, err := r.Done(t.Op, t.Ext)
+	if err != nil {
+		return err
+	}
+	switch {
+	case t.Op == plan.Disable && t.Purpose == plan.ForDelete:
+		delete(r.Exts, t.Ext) // done has cloned the map
+		if err := handler.ForgetExtension(w.m.store.Base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("could not remove files of a deleted extension")
+		}
+	case t.Op == plan.Enable:
+		w.m.store.DropPackage(r.Name, r.Version)
+		if err := folder.Root.RemoveAll(w.m.store.Sub("saved", r.Name+"-"+r.Version)); err != nil {
+			w.m.log.Warn().Err(err).Msg("could not remove saved status files")
+		}
+		r.Change = nil
+	}
+	if t.Op == plan.Disable && r.State != plan.Enabled {
+		r.Report = handler.Report{Status: "NotReady", Message: "Plugin disabled"}
+	}
+	return w.put(r)
+}
+
+// Step notes progress of a version change in the record of the new version.
+func (w *work) step(t plan.Task, f func(*plan.Change)) error {
+	n := w.rec(t.To)
+	ch := n.ChangeFrom(t.From)
+	f(&ch)
+	n.Change = &ch
+	return w.put(n)
+}
+
+// oldDone is the end of a disable of the old version, good or forgiven, that
+// r tells of already.
+func (w *work) oldDone(r store.Record, t plan.Task, exit string) error {
+	if err := w.step(t, func(ch *plan.Change) {
+		if ch.DisableCodes == nil {
+			ch.DisableCodes = map[string]string{}
+		}
+		ch.DisableCodes[t.Ext] = exit
+	}); err != nil {
+		return err
+	}
+	return w.put(r)
+}
+
+// gone is the end of an uninstall: the handler leaves disk and report.
+func (w *work) gone(r store.Record, t plan.Task) error {
+	w.m.store.At("before the removal")
+	if err := w.m.store.RemoveHandler(r.Name, r.Version); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("version", r.Version).Msg("could not remove handler completely")
+	}
+	w.m.store.At("after the removal")
+	w.m.auditLog(store.AuditEntry{What: "remove", Handler: r.Name, Version: r.Version, Op: t.Op, Why: t.Why})
+	if err := w.m.store.Save(store.Record{Name: r.Name, Version: r.Version, State: plan.Absent}); err != nil {
+		return err
+	}
+	delete(w.recs, r.Version)
+	return nil
+}
+
+// failed decides what a failure means. It stops this handler for this goal
+// state, unless the contract says that it does not matter. exit is what a
+// later command of a version change is told.
+func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit string) error {
+	t := d.Task
+	w.say(t.Ext, "%s", p.Text)
+	if d.Job == "" {
+		w.emit(r.Version, t.Op, false, p.Text, 0)
+	}
+	switch {
+	case t.To != "" && (t.Op == plan.Disable || t.Op == plan.Uninstall):
+		if d.Lenient {
+			if t.Op == plan.Disable {
+				return w.oldDone(r.Fail(plan.Disable), t, exit)
+			}
+			return w.succeeded(r, d, exit)
+		}
+		if err := w.put(r.Fail(t.Op)); err != nil {
+			return err
+		}
+		return w.failTarget(w.rec(t.To), fault.Problem{Code: fault.CodeUpdate, Cause: p.Cause, Text: "[ExtensionUpdateError] " + p.Text + "; ContinueOnUpdate: False"})
+	case t.Op == plan.Update && t.Version != t.To: // a downgrade: the old package failed
+		if err := w.put(r.Fail(plan.Update)); err != nil {
+			return err
+		}
+		if p.Code != fault.CodeTimeout {
+			p.Code = fault.CodeUpdate
+		}
+		return w.failTarget(w.rec(t.To), p)
+	case t.Op == plan.Uninstall:
+		w.m.log.Warn().Str("handler", r.Name).Str("version", r.Version).Msg("uninstall failed, handler is removed anyway")
+		return w.gone(r, t)
+	case t.Op == plan.Disable && t.Purpose == plan.ForDelete:
+		w.say(t.Ext, "[Ignored Error] %s", p.Text)
+		return w.succeeded(r, d, exit)
+	case t.Op == plan.Disable && t.Purpose == plan.ForUninstall:
+		r = r.Fail(plan.Disable)
+		r.FailKey, r.FailBoot = d.Key, w.m.boot
+		return w.put(r)
+	case t.Op == plan.Enable:
+		e := r.Exts[t.Ext]
+		e.FailKey, e.Code, e.Err, e.Cause = d.Key, p.Code, p.Text, p.Cause
+		e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
+		r = r.SetExt(t.Ext, e).Fail(plan.Enable)
+		if t.Ext != "" {
+			// One extension of many: the handler itself is as well as before.
+			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text), false)
+			return w.put(r)
+		}
+		r.Report = handler.ReportOf(p)
+		return w.put(r)
+	}
+	r = r.Fail(t.Op)
+	return w.failTarget(r, p)
+}
+
+// placeholder writes an error status in a handler's place.
+func (w *work) placeholder(r store.Record, ext string, seq int, op string, code int, message string, overwrite bool) {
+	if err := w.m.placeholder(r, ext, seq, op, code, message, overwrite); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", ext).Msg("could not write error status")
+	}
+}

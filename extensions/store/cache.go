@@ -1,0 +1,104 @@
+package store
+
+import (
+	"sync"
+	"syscall"
+
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
+)
+
+// Cache reads status files and manifests only when they have changed.
+type Cache struct {
+	mu      sync.Mutex // guards the maps
+	entries map[string]cachedStatus
+	forms   map[string]cachedManifest
+}
+
+type cachedStatus struct {
+	stamp fileStamp
+	st    handler.FileStatus
+	good  bool
+}
+
+type cachedManifest struct {
+	stamp fileStamp
+	hm    handler.Manifest
+}
+
+// fileStamp changes whenever a file does.
+type fileStamp struct {
+	dev, ino uint64
+	Size     int64
+	Mtime    syscall.Timespec
+	ctime    syscall.Timespec
+	mode     uint32
+}
+
+func StampOf(path string) (fileStamp, bool) {
+	fi, err := folder.Root.Lstat(path)
+	if err != nil {
+		return fileStamp{}, false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileStamp{}, false
+	}
+	return fileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // Dev is not uint64 everywhere
+}
+
+// Status is the word of one status file. While a file is half written the
+// FileStatus before it stands.
+func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStatus, missing bool) {
+	stamp, there := StampOf(path)
+	c.mu.Lock()
+	old, known := c.entries[path]
+	c.mu.Unlock()
+	if !there {
+		return handler.FileStatus{ExtensionStatus: handler.MissingStatus(path, full)}, true
+	}
+	if known && old.stamp == stamp {
+		return old.st, false
+	}
+	st, fi, fresh := handler.ReadStatus(path, full, version, seq)
+	if fi == nil && st.Status == handler.Transitioning {
+		return st, true // gone meanwhile
+	}
+	if fresh {
+		if known && old.good {
+			return old.st, false
+		}
+		return handler.FileStatus{ExtensionStatus: handler.MissingStatus(path, full)}, false
+	}
+	c.mu.Lock()
+	if c.entries == nil || len(c.entries) > 1000 {
+		c.entries = map[string]cachedStatus{}
+	}
+	c.entries[path] = cachedStatus{stamp: stamp, st: st, good: true}
+	c.mu.Unlock()
+	return st, false
+}
+
+func (c *Cache) Manifest(path string) handler.Manifest {
+	stamp, there := StampOf(path)
+	if !there {
+		return handler.Manifest{}
+	}
+	c.mu.Lock()
+	old, known := c.forms[path]
+	c.mu.Unlock()
+	if known && old.stamp == stamp {
+		return old.hm
+	}
+	var hm handler.Manifest
+	if data, _, err := folder.Read(path, handler.MaxManifest); err == nil {
+		hm, _ = handler.ParseManifest(data) // a bad one has no heartbeat
+	}
+	c.mu.Lock()
+	if c.forms == nil || len(c.forms) > 1000 {
+		c.forms = map[string]cachedManifest{}
+	}
+	c.forms[path] = cachedManifest{stamp: stamp, hm: hm}
+	c.mu.Unlock()
+	return hm
+}

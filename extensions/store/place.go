@@ -1,0 +1,311 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
+)
+
+// Place gives an unpacked package its name. What the directory held before
+// and the package does not have is in the new one before that takes the old
+// one's place, and both change places in one step: whenever the power goes,
+// there is a handler with its settings, its states and its mrseq.
+func (s Store) Place(tmp, name, version string) error {
+	if err := s.placeTree(tmp, name, version); err != nil {
+		return fmt.Errorf("place package: %w", err)
+	}
+	return nil
+}
+
+func (s Store) placeTree(tmp, name, version string) error {
+	base := s.Base(name, version)
+	dir, link := base, false
+	if at := handler.NoexecMount(s.Root.Path(s.Lib)); at != "" {
+		if s.exec == "" {
+			return fault.Prefixed(fault.CauseNoexec, fmt.Errorf("%s is mounted noexec; set Extensions.ExecDir to a directory on a file system that is not", at))
+		}
+		if bad := handler.NoexecMount(s.Root.Path(s.exec)); bad != "" {
+			return fault.Prefixed(fault.CauseNoexec, fmt.Errorf("Extensions.ExecDir is on %s, which is also mounted noexec", bad))
+		}
+	}
+	if s.exec != "" && s.exec != s.Lib {
+		if err := s.Root.MkdirAll(s.exec, 0o755); err != nil {
+			return err
+		}
+		dir, link = s.execDir(name, version), true
+	}
+	if err := CarryFrom(base, tmp); err != nil { // a link is not followed: what it names is looked at below
+		return err
+	}
+	if link {
+		// Beside its place, under a name that goes with the trash if we die.
+		moved := s.TrashName(s.Root.Path(s.exec))
+		if err := moveTree(tmp, moved); err != nil {
+			return errors.Join(err, folder.Root.RemoveAll(moved))
+		}
+		tmp = moved
+		if err := CarryFrom(dir, tmp); err != nil {
+			return errors.Join(err, folder.Root.RemoveAll(tmp))
+		}
+	}
+	// A directory without a state would be nobody's if we died now.
+	if err := folder.MakeAll(tmp); err != nil {
+		return err
+	}
+	if err := folder.Write(tmp, tmp+"/config/HandlerState", []byte("NotInstalled"), 0o600); err != nil {
+		return err
+	}
+	// The record will say that it is there, and is synced: after a power cut
+	// empty files would pass for the handler.
+	if err := syncTree(tmp); err != nil {
+		return err
+	}
+	s.At("before the package has its name")
+	if err := folder.Root.ReplaceDir(tmp, dir); err != nil {
+		return err
+	}
+	s.At("after the package has its name")
+	if !link {
+		return nil
+	}
+	if target, err := folder.Root.Readlink(base); err == nil && target == dir {
+		return nil
+	}
+	// In the place of nothing, of another link, or of the directory that was
+	// the handler before ExecDir was set.
+	tmp = s.TrashName(s.Sub("tmp"))
+	if err := folder.Root.Symlink(dir, tmp); err != nil {
+		return err
+	}
+	s.At("before the link has its name")
+	return folder.Root.ReplaceDir(tmp, base)
+}
+
+// TrashName is a name in dir that is deleted when nobody works there any more.
+func (s Store) TrashName(dir string) string { return dir + "/" + trashPrefix + NewID() }
+
+// CarryFrom carries from a directory, if it is one.
+func CarryFrom(old, fresh string) error {
+	dir, name := filepath.Split(old)
+	from, err := folder.Open(dir, name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrUnsafe) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := folder.Open(fresh)
+	if err != nil {
+		return err
+	}
+	return errors.Join(carry(from, to), to.Close())
+}
+
+// syncTree brings to the disk what was written in a directory. One call for
+// the file system takes less than one for each of a package's files.
+func syncTree(dir string) error {
+	f, err := folder.Root.OpenDir(dir, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.SyncFS(), f.Close())
+}
+
+// moveTree renames, or copies where the file systems differ.
+func moveTree(from, to string) error {
+	err := folder.Root.Rename(from, to)
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	src, err := folder.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := folder.Root.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	dst, err := folder.Open(to)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(copyTree(src, dst), dst.Close()); err != nil {
+		return err
+	}
+	return folder.Root.RemoveAll(from)
+}
+
+// CheckRoom says in advance that the disk is full, with the figures.
+func (s Store) CheckRoom(limit int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.Root.Path(s.Lib), &st); err != nil {
+		return nil //nolint:nilerr // what can't be asked is found out by writing
+	}
+	const least = 4 << 20 // how much a package needs is known when it is there
+	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
+		return fault.Prefixed(fault.CauseDiskLow, fmt.Errorf("%s has %d MiB free, at least %d MiB are needed", s.Lib, free>>20, least>>20))
+	}
+	return nil
+}
+
+// DropPackage deletes the package of a handler that does not need it again.
+func (s Store) DropPackage(name, version string) {
+	zip := s.Sub("packages", name+"-"+version+".zip")
+	_ = folder.Root.Remove(zip)
+	_ = folder.Root.Remove(SumFile(zip))
+}
+
+// Bounds of what is taken over from one directory to the next. They protect
+// the agent, not the handler: one that has more cannot be unpacked once more.
+const (
+	MaxCarried      = 1 << 20 // files
+	maxCarriedDepth = 100
+)
+
+var errCarried = errors.New("the handler's directory has too many files to copy")
+
+// A carrier takes files over from one directory to another. The old one keeps
+// everything: until the new one has its name the old one is the handler.
+type carrier struct {
+	left int // how many files more
+	// copies: of each file the content, instead of a second name. A name is
+	// all it takes within one file system.
+	copies bool
+}
+
+// carry gives fresh what is in old and not in it: settings, states, mrseq and
+// whatever else a handler keeps beside its package survive that the package is
+// unpacked once more (extensions/SPEC.md §2.5).
+func carry(old, fresh *host.Dir) error {
+	c := carrier{left: MaxCarried}
+	return c.merge(old, fresh, 0)
+}
+
+// copyTree gives to a copy of all that is in from.
+func copyTree(from, to *host.Dir) error {
+	c := carrier{left: MaxCarried, copies: true}
+	return c.merge(from, to, 0)
+}
+
+func (c *carrier) merge(old, fresh *host.Dir, depth int) error {
+	list, err := old.ReadDir()
+	if err != nil {
+		return err
+	}
+	if c.left -= len(list); c.left < 0 || depth > maxCarriedDepth {
+		return fmt.Errorf("%s: %w", old.Name(), errCarried)
+	}
+	for _, e := range list {
+		have, err := fresh.Lstat(e.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = c.give(old, fresh, e.Name(), depth)
+		case err == nil && have.IsDir() && e.IsDir():
+			err = c.folder(old, fresh, e.Name(), depth)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give makes what has a name in one directory appear in the other.
+func (c *carrier) give(from, to *host.Dir, name string, depth int) error {
+	fi, err := from.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // gone meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	if fi.IsDir() {
+		return c.folder(from, to, name, depth)
+	}
+	if !c.copies {
+		if err = from.Link(name, to, name); err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	switch fi.Mode().Type() {
+	case 0:
+		return copyFile(from, to, name)
+	case fs.ModeSymlink:
+		target, err := from.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return to.Symlink(target, name)
+	default:
+		return nil // who listens at a socket or a FIFO makes it anew
+	}
+}
+
+func (c *carrier) folder(from, to *host.Dir, name string, depth int) error {
+	src, err := from.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := to.Mkdir(name, 0o700)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		dst, err = to.OpenDir(name)
+	}
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := c.merge(src, dst, depth+1); err != nil || !made {
+		return err
+	}
+	// Its owner gets it when it is complete.
+	uid, gid, perm, err := src.Owner()
+	if err != nil {
+		return err
+	}
+	return dst.SetOwner(uid, gid, perm)
+}
+
+// copyFile copies one file with owner, mode and time.
+func copyFile(from, to *host.Dir, name string) error {
+	in, err := from.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	fi, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := to.CreateProgram(name, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = host.WriteProgram(out, in)
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && err == nil && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+		err = out.Chown(int(st.Uid), int(st.Gid))
+	}
+	if err == nil {
+		err = out.Chmod(fi.Mode().Perm())
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	return to.Chtimes(name, fi.ModTime())
+}
+
+// SumFile is where the SHA-256 of a package is kept.
+func SumFile(zip string) string { return strings.TrimSuffix(zip, ".zip") + ".sha256" }

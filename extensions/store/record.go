@@ -1,0 +1,217 @@
+package store
+
+import (
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/plan"
+)
+
+// OnDisk is the text of config/HandlerState, which the old agent reads and
+// writes too (extensions/SPEC.md §4.6).
+func (r Record) OnDisk() string {
+	switch r.State {
+	case plan.Enabled:
+		return "Enabled"
+	case plan.Installed, plan.Disabled:
+		return "Installed"
+	case plan.Broken:
+		if r.FailedUpgrade {
+			return "FailedUpgrade"
+		}
+	case plan.Absent, plan.Fetched:
+	}
+	return "NotInstalled"
+}
+
+// A Record is what the agent knows about one version of a handler. It is on
+// disk before and after every operation that changes it, so that whatever
+// dies in between, the next Plan starts from the truth.
+type Record struct {
+	Name    string     `json:"name"`
+	Version string     `json:"version"`
+	State   plan.State `json:"state"`
+	// FailedUpgrade is the text HandlerState has for a Broken one whose
+	// update (and not install) failed.
+	FailedUpgrade bool `json:"failedUpgrade,omitempty"`
+	Multi         bool `json:"multi,omitempty"`
+	// Doing is set while an operation with a command runs.
+	Doing *Doing `json:"doing,omitempty"`
+	// Change is set on the new version while it replaces an older or newer
+	// one: the version change goes on where it stopped.
+	Change *plan.Change `json:"change,omitempty"`
+	// Exts has one entry per extension; the key is "" for single-config.
+	Exts map[string]ExtRecord `json:"exts,omitempty"`
+	// Report is the handler's row in the status, config/HandlerStatus.
+	Report handler.Report `json:"report"`
+	// FailKey is the goal state, and FailBoot the boot, in which a
+	// handler-level operation failed; it is not tried again in both.
+	FailKey  string `json:"failKey,omitempty"`
+	FailBoot string `json:"failBoot,omitempty"`
+	// Lost counts operations in a row whose outcome nobody knows.
+	Lost int `json:"lost,omitempty"`
+
+	// Packager: the package seems to use the system's package manager, which
+	// only one can do at a time.
+	Packager  bool      `json:"packager,omitempty"`
+	Digest    string    `json:"digest,omitempty"` // sha256 of the package, hex
+	Signer    string    `json:"signer,omitempty"`
+	Since     time.Time `json:"since,omitzero"` // of State
+	Installed time.Time `json:"installed,omitzero"`
+	// Last is the handler-level operation that ended last.
+	Last *Ended `json:"last,omitempty"`
+}
+
+// Doing is an operation under way. It holds everything that is needed to
+// finish it after a restart of the agent.
+type Doing struct {
+	Task     plan.Task `json:"task"`
+	Job      string    `json:"job"` // id; empty until the job exists
+	Seq      int       `json:"seq"`
+	Hash     string    `json:"hash,omitempty"`
+	Key      string    `json:"key,omitempty"` // goal state
+	Command  string    `json:"command"`
+	Started  time.Time `json:"started"`
+	Deadline time.Time `json:"deadline"`
+	// Began is Started by a clock that nobody can set.
+	Began   host.Moment `json:"began,omitzero"`
+	Lenient bool        `json:"lenient,omitempty"` // continueOnUpdateFailure of the new version
+	Boot    string      `json:"boot,omitempty"`    // in which it runs
+}
+
+// Ended is an operation that is over.
+type Ended struct {
+	Op       plan.Op    `json:"op"`
+	Job      string     `json:"job,omitempty"`
+	Why      string     `json:"why,omitempty"`
+	Started  time.Time  `json:"started,omitzero"`
+	Finished time.Time  `json:"finished,omitzero"`
+	Result   job.Result `json:"result"`
+	Cause    string     `json:"cause,omitempty"`
+}
+
+// ExtRecord is one extension of a handler version.
+type ExtRecord struct {
+	plan.ExtFact
+	Code     int       `json:"code,omitempty"` // of the failure, as are Err and Cause: a Problem
+	Err      string    `json:"err,omitempty"`
+	Cause    string    `json:"cause,omitempty"`
+	Attempts int       `json:"attempts,omitempty"` // of this Hash
+	Enabling time.Time `json:"enabling,omitzero"`  // when the last successful enable began
+	Jobs     []string  `json:"jobs,omitempty"`     // whose processes may still write
+	Last     *Ended    `json:"last,omitempty"`
+	// Cancelled is the job whose remains an operator has killed.
+	Cancelled string `json:"cancelled,omitempty"`
+}
+
+// Done is r after op succeeded.
+func (r Record) Done(op plan.Op, ext string) (Record, error) {
+	next, ok := r.State.After(op)
+	if !ok {
+		return r, fmt.Errorf("%s %s-%s from state %s: %w", op, r.Name, r.Version, r.State, plan.ErrEdge)
+	}
+	r.Exts = maps.Clone(r.Exts)
+	if op == plan.Disable {
+		if e, ok := r.Exts[ext]; ok {
+			e.Enabled = false
+			r.Exts[ext] = e
+		}
+		if ext != "" && r.enabledExts() > 0 {
+			next = plan.Enabled
+		}
+	}
+	if next != r.State {
+		r.State, r.Since = next, time.Now().UTC()
+	}
+	r.Doing, r.Lost, r.FailedUpgrade = nil, 0, false
+	return r, nil
+}
+
+// Fail is r after op failed.
+func (r Record) Fail(op plan.Op) Record {
+	next := r.State.Failed(op)
+	if next != r.State {
+		r.State, r.Since = next, time.Now().UTC()
+	}
+	r.FailedUpgrade = next == plan.Broken && (op == plan.Update || r.FailedUpgrade && op != plan.Install)
+	r.Doing, r.Lost = nil, 0
+	return r
+}
+
+func (r Record) enabledExts() int {
+	n := 0
+	for _, e := range r.Exts {
+		if e.Enabled {
+			n++
+		}
+	}
+	return n
+}
+
+// Ended is r with an operation that is over in its place: that of the handler
+// or of one of its extensions.
+func (r Record) Ended(e *Ended, ext string) Record {
+	if e.Op != plan.Enable && e.Op != plan.Disable {
+		r.Last = e
+		return r
+	}
+	x := r.Exts[ext]
+	x.Last = e
+	return r.SetExt(ext, x)
+}
+
+// SetExt returns r with the entry of one extension replaced.
+func (r Record) SetExt(name string, e ExtRecord) Record {
+	r.Exts = maps.Clone(r.Exts)
+	if r.Exts == nil {
+		r.Exts = map[string]ExtRecord{}
+	}
+	r.Exts[name] = e
+	return r
+}
+
+// Problem is why the last enable of an extension failed.
+func (e ExtRecord) Problem() fault.Problem {
+	p := fault.Problem{Code: e.Code, Cause: e.Cause, Text: e.Err}
+	if p.Cause == "" && e.FailKey != "" {
+		p.Cause = fault.CauseOfCode(p.Code)
+	}
+	return p
+}
+
+// WithPurpose is a task as it is written now: earlier builds had the purpose
+// of a disable only in the reason, which is for people.
+func WithPurpose(t plan.Task) plan.Task {
+	purpose, known := map[string]plan.Purpose{"deleted": plan.ForDelete, "uninstall": plan.ForUninstall}[t.Why]
+	if known && t.Op == plan.Disable {
+		t.Purpose = purpose
+	}
+	return t
+}
+
+// ChangeFrom is how far the version change from another version has come.
+func (r Record) ChangeFrom(from string) plan.Change {
+	if r.Change != nil && r.Change.From == from {
+		ch := *r.Change
+		ch.DisableCodes = maps.Clone(ch.DisableCodes)
+		return ch
+	}
+	return plan.Change{From: from}
+}
+
+// Fact is what decisions depend on, without what the manifest says.
+func (r Record) Fact() plan.Fact {
+	f := plan.Fact{Version: r.Version, State: r.State, Multi: r.Multi, Change: r.Change, FailKey: r.FailKey, FailBoot: r.FailBoot}
+	if r.Exts != nil {
+		f.Exts = make(map[string]plan.ExtFact, len(r.Exts))
+	}
+	for name, e := range r.Exts {
+		f.Exts[name] = e.ExtFact
+	}
+	return f
+}

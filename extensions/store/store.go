@@ -1,0 +1,417 @@
+package store
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
+	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/extensions/plan"
+)
+
+// Store is everything the engine keeps on disk. Names are relative to root.
+//
+//	<lib>/<Name>-<version>/             the handler, as every agent has it
+//	<lib>/azguest/ext/records/*.json    Record, one per handler version
+//	<lib>/azguest/ext/jobs/<id>/        running and last commands
+//	<lib>/azguest/ext/packages/         packages until they are installed
+//	<lib>/azguest/ext/saved/<Name-ver>/ status files from before a version change
+//	<lib>/azguest/ext/tmp/              being unpacked, being removed
+//	<lib>/azguest/ext/gone/             names of handlers removed a short while ago
+type Store struct {
+	Root host.Root
+	Lib  string
+	Dir  string // <lib>/azguest/ext
+	exec string // where packages are unpacked, if not in lib
+	Logs string // /var/log/azure
+	// Step is called where a crash would be interesting; tests die there.
+	Step func(where string)
+}
+
+// New is the store of a machine: below lib, with packages unpacked in
+// exec if that is not "", and logs of handlers in logs.
+func New(root host.Root, lib, exec, logs string) Store {
+	return Store{Root: root, Lib: lib, Dir: lib + "/azguest/ext", exec: exec, Logs: logs}
+}
+
+// At is called where a crash would be interesting.
+func (s Store) At(where string) {
+	if s.Step != nil {
+		s.Step(where)
+	}
+}
+
+// Base is the handler's directory as its commands see it.
+func (s Store) Base(name, version string) string {
+	return s.Root.Path(s.Lib + "/" + name + "-" + version)
+}
+
+var errNotOurs = errors.New("handler directory was replaced")
+
+// CheckBase says what is wrong with a handler's directory: that it is not there,
+// or that there is something else, such as a link a handler has put in its
+// Place. The link to ExecDir is ours.
+func (s Store) CheckBase(name, version string) error {
+	base := s.Base(name, version)
+	fi, err := folder.Root.Lstat(base)
+	switch {
+	case err != nil:
+		return err
+	case fi.IsDir():
+		return nil
+	}
+	if target, err := folder.Root.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", base, errNotOurs)
+}
+
+func (s Store) execDir(name, version string) string {
+	return s.Root.Path(filepath.Join(s.exec, name+"-"+version))
+}
+
+func (s Store) LogDir(name string) string { return s.Root.Path(s.Logs + "/" + name) }
+
+func (s Store) Sub(parts ...string) string {
+	return s.Root.Path(s.Dir + "/" + strings.Join(parts, "/"))
+}
+
+func (s Store) JobDir(id string) string { return s.Sub("jobs", id) }
+
+func (s Store) Init() error {
+	for _, d := range []string{s.Lib, s.Lib + "/events"} {
+		mode := fs.FileMode(0o755)
+		if strings.HasSuffix(d, "/events") {
+			mode = 0o700
+		}
+		if err := writable(s.Root.MkdirAll(d, mode)); err != nil {
+			return fmt.Errorf("prepare extensions: %w", err)
+		}
+	}
+	for _, d := range []string{"records", "jobs", "packages", "saved", "tmp", "gone"} {
+		if err := writable(s.Root.MkdirAll(s.Dir+"/"+d, 0o700)); err != nil {
+			return fmt.Errorf("prepare extensions: %w", err)
+		}
+	}
+	for _, dir := range []string{s.Lib, s.exec} {
+		if dir == "" {
+			continue
+		}
+		if err := writable(s.Root.AsideAll(dir)); err != nil {
+			return fmt.Errorf("prepare extensions: %w", err)
+		}
+	}
+	s.migrate()
+	return nil
+}
+
+func EmptyDir(dir string) error {
+	entries, err := folder.Root.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, folder.Root.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// Save writes a record, or deletes it when there is nothing left to know.
+func (s Store) Save(r Record) error {
+	name := s.Dir + "/records/" + r.Name + "-" + r.Version + ".json"
+	if r.State == plan.Absent && r.Doing == nil && r.Report.Status == "" {
+		return s.Root.Remove(name)
+	}
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("save record: %w", err)
+	}
+	if err := s.Root.WriteFile(name, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("save record: %w", err)
+	}
+	return nil
+}
+
+// SaveFiles writes config/HandlerState and HandlerStatus, if the handler has
+// a directory. The old agent can take over from there at any time.
+func (s Store) SaveFiles(r Record) error {
+	base := s.Base(r.Name, r.Version)
+	if s.CheckBase(r.Name, r.Version) != nil {
+		return nil //nolint:nilerr // the record is enough
+	}
+	if err := folder.MakeAll(base); err != nil {
+		return fmt.Errorf("write handler state: %w", err)
+	}
+	if err := folder.Write(base, base+"/config/HandlerState", []byte(r.OnDisk()), 0o600); err != nil {
+		return err
+	}
+	if r.Report.Status != "" {
+		if err := folder.Write(base, base+"/config/HandlerStatus", handler.StatusRecord(r.Name, r.Version, r.Report, r.Multi), 0o600); err != nil {
+			return err
+		}
+	}
+	for name, e := range r.Exts {
+		if name == "" {
+			continue
+		}
+		state := "disabled"
+		if e.Enabled {
+			state = "enabled"
+		}
+		if err := folder.Write(base, base+"/config/"+name+".HandlerState", []byte(state), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Load finds every handler version on disk: by its record, by its
+// HandlerState, or both. HandlerState wins about how far it has come, since
+// another agent may have been at work meanwhile; a directory without one is
+// somebody else's (extensions/SPEC.md §4.2). What of it can't be used is left out,
+// set aside if it is a record, and returned as bad: one handler's files keep no
+// other from being managed.
+func (s Store) Load() (recs []Record, bad []error, err error) {
+	byDir := map[string]Record{}
+	saved := map[string]time.Time{}
+	files, err := s.Root.Glob(s.Dir + "/records/*.json")
+	if err != nil {
+		return nil, nil, fmt.Errorf("load records: %w", err)
+	}
+	for _, f := range files {
+		r, err := s.record(f)
+		if err != nil {
+			// What is in the handler's directory tells the rest.
+			bad = append(bad, fmt.Errorf("load records: %w", s.Root.SetAside(f, err)))
+			continue
+		}
+		byDir[r.Name+"-"+r.Version] = r
+		if fi, err := s.Root.Stat(f); err == nil {
+			saved[r.Name+"-"+r.Version] = fi.ModTime()
+		}
+	}
+	entries, err := s.Root.ReadDir(s.Lib)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, bad, fmt.Errorf("load records: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, e := range entries {
+		name, version, ok := plan.SplitDir(e.Name())
+		if !ok {
+			continue
+		}
+		base := s.Base(name, version)
+		if s.CheckBase(name, version) != nil {
+			continue
+		}
+		b, fi, err := folder.ReadOwn(base+"/config/HandlerState", 1024)
+		if err != nil {
+			continue
+		}
+		seen[e.Name()] = true
+		r, known := byDir[e.Name()]
+		if !known {
+			r = Record{Name: name, Version: version, State: plan.Absent}
+		}
+		switch text := strings.TrimSpace(string(b)); {
+		case known && text == r.OnDisk():
+		case known && (!fi.ModTime().After(saved[e.Name()]) || !slices.Contains(handlerStates(), text)):
+			// We died between the record and the files, which follow now. Or
+			// the power did, and left bytes that no agent writes.
+			if err := writable(s.SaveFiles(r)); err != nil {
+				bad = append(bad, err)
+			}
+		default:
+			r = s.adoptExts(adopt(r, text), base)
+		}
+		if r.Report.Status == "" {
+			if b, _, err := folder.ReadOwn(base+"/config/HandlerStatus", handler.MaxHeartbeat); err == nil {
+				r.Report, _ = handler.ParseStatusRecord(b)
+			}
+		}
+		if r.State.Installed() && emptied(base+"/"+handler.ManifestName) {
+			r.State = plan.Broken // and so is the rest of the package, maybe: fetch it again
+		}
+		byDir[e.Name()] = r
+	}
+	var out []Record
+	for dir, r := range byDir {
+		if !seen[dir] && r.State != plan.Absent {
+			if r.Doing == nil || r.Doing.Task.Op != plan.Uninstall {
+				// Its directory is gone: nothing can be run any more.
+				r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
+			}
+		}
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(a.Name+a.Version, b.Name+b.Version) })
+	return out, bad, nil
+}
+
+// maxRecord is the largest record that is read.
+const maxRecord = 8 << 20
+
+// record reads one record.
+func (s Store) record(file string) (r Record, err error) {
+	b, err := s.Root.ReadBounded(file, maxRecord)
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil && (r.Name == "" || r.Version == "" || strings.ContainsAny(r.Name+r.Version, "/\x00")) {
+		err = errors.New("no handler name or version")
+	}
+	return r, err
+}
+
+// handlerStates are the words that agents write into HandlerState.
+func handlerStates() []string {
+	return []string{"NotInstalled", "Installed", "Enabled", "FailedUpgrade"}
+}
+
+// emptied says that nothing but NULs is left of a file, as after a power cut.
+func emptied(path string) bool {
+	b, _, err := folder.Read(path, handler.MaxManifest)
+	return err == nil && len(bytes.Trim(b, "\x00")) == 0
+}
+
+// adopt takes over the state that another agent left.
+func adopt(r Record, text string) Record {
+	r.Exts, r.Change, r.FailedUpgrade, r.Doing = nil, nil, false, nil
+	switch text {
+	case "Enabled":
+		r.State = plan.Enabled
+	case "Installed":
+		r.State = plan.Installed
+	case "FailedUpgrade":
+		r.State, r.FailedUpgrade = plan.Broken, true
+	default:
+		r.State = plan.Broken // something half done: fetch it again
+	}
+	return r
+}
+
+// adoptExts finds the multi-config extensions that another agent enabled.
+func (s Store) adoptExts(r Record, base string) Record {
+	entries, err := folder.List(base + "/config")
+	if err != nil {
+		return r
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".HandlerState")
+		if !ok || name == "" {
+			continue
+		}
+		r.Multi = true
+		b, _, err := folder.ReadOwn(base+"/config/"+e.Name(), 64)
+		if err == nil && strings.TrimSpace(string(b)) == "enabled" && r.State == plan.Enabled {
+			r = r.SetExt(name, ExtRecord{ExtFact: plan.ExtFact{Enabled: true, Seq: -1}})
+		}
+	}
+	return r
+}
+
+// migrate moves what very old agents kept in handler_state/ to where it is
+// looked for now. Nothing here is worth failing for (extensions/SPEC.md §4.6).
+func (s Store) migrate() {
+	old := s.Root.Path(s.Lib + "/handler_state")
+	entries, err := folder.Root.ReadDir(old)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		config := s.Root.Path(s.Lib+"/"+e.Name()) + "/config"
+		for from, to := range map[string]string{"state": "HandlerState", "status": "HandlerStatus"} {
+			if _, err := folder.Root.Lstat(config + "/" + to); err == nil {
+				continue
+			}
+			_ = folder.Root.Rename(old+"/"+e.Name()+"/"+from, config+"/"+to)
+		}
+	}
+	_ = folder.Root.RemoveAll(old)
+}
+
+// TidyJobs deletes jobs that nobody refers to and that are older than age,
+// and cuts the output of those that background processes still write to.
+func (s Store) TidyJobs(keep map[string]bool, age time.Duration) {
+	entries, err := folder.Root.ReadDir(s.Sub("jobs"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := s.JobDir(e.Name())
+		fi, err := e.Info()
+		if err != nil {
+			continue
+		}
+		if !keep[e.Name()] && time.Since(fi.ModTime()) > age {
+			_ = folder.Root.RemoveAll(dir)
+			continue
+		}
+		for _, name := range []string{job.Stdout, job.Stderr} {
+			cutOutput(filepath.Join(dir, name))
+		}
+	}
+}
+
+// maxOutput is how much output of one command stays on disk; the end of it
+// is what is of interest.
+const maxOutput = 8 << 20
+
+// cutOutput shortens a file that somebody may be appending to: writers use
+// O_APPEND, so after the cut they go on at the new end.
+func cutOutput(path string) {
+	fi, err := folder.Root.Lstat(path)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxOutput {
+		return
+	}
+	keep := handler.Tail(path, 1<<20)
+	f, err := folder.Root.OpenFile(path, os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString("... [TRUNCATED]\n" + keep)
+	_ = f.Close()
+}
+
+// NewID names a job or a temporary file. It must not contain the name of a
+// handler: some of them kill everything whose command line does.
+func NewID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x", b)
+}
+
+var errManifestLoad = errors.New("Failed to load manifest file") //nolint:staticcheck // tools look for this sentence
+
+// Manifest reads the manifest of an unpacked package.
+func (s Store) Manifest(name, version string) (handler.Manifest, error) {
+	path := s.Base(name, version) + "/" + handler.ManifestName
+	if err := s.CheckBase(name, version); err != nil {
+		return handler.Manifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
+	}
+	data, _, err := folder.Read(path, handler.MaxManifest)
+	if err != nil {
+		return handler.Manifest{}, fmt.Errorf("%w (%s): %w", errManifestLoad, path, err)
+	}
+	hm, err := handler.ParseManifest(data)
+	if err != nil {
+		return handler.Manifest{}, fmt.Errorf("Malformed manifest file (%s): %w", path, err) //nolint:staticcheck // tools look for this sentence
+	}
+	return hm, nil
+}
+
+func ManifestCode(err error) int {
+	if errors.Is(err, errManifestLoad) {
+		return fault.CodeManifestLoad
+	}
+	return fault.CodeManifestParse
+}
