@@ -287,7 +287,7 @@ func TestAPlatformThatIsGoneIsNotHammeredAndHealsSoon(t *testing.T) {
 		}
 		id := vm.Fail(fabric.GoalState, 503, 0)
 		time.Sleep(3 * time.Minute)
-		f.Mend(id)
+		f.RemoveFault(id)
 		heals(time.Minute)
 		time.Sleep(10 * time.Minute)
 
@@ -303,7 +303,7 @@ func TestAPlatformThatIsGoneIsNotHammeredAndHealsSoon(t *testing.T) {
 		if n := count(f, since, fabric.PluginStatus); n < 55 {
 			t.Errorf("%d status reports in that hour: a fault of one channel stops another", n)
 		}
-		f.Mend(id)
+		f.RemoveFault(id)
 		heals(4 * time.Minute)
 		stop()
 		synctest.Wait()

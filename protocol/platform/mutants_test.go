@@ -356,7 +356,7 @@ func (p *patient) suffer(name string, faults []fabric.Fault, spoilsStatus bool) 
 			p.t.Errorf("%s: %d requests for %s in %v", name, n, x.Kind, long)
 		}
 	}
-	p.f.Mend(0)
+	p.f.RemoveFault(0)
 	fast := slices.ContainsFunc(faults, func(x fabric.Fault) bool { return x.Kind == fabric.VMSettings })
 	p.vm.Announce(fast)
 	next := "incarnation_" + fmt.Sprint(p.vm.Incarnation())

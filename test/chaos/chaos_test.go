@@ -74,7 +74,7 @@ func (l *life) play(s *script, st step) (spoiled bool) {
 func (l *life) mend(s *script, spoiled bool) {
 	t := l.t
 	t.Helper()
-	l.Fabric.Mend(0)
+	l.Fabric.RemoveFault(0)
 	l.VM.Configure(func(c *fabric.Config) { *c = fabric.Config{FastTrack: c.FastTrack, StatusBlob: c.StatusBlob} })
 	began := time.Now()
 	if !l.wait(patience, func() bool { return len(l.pending(append(s.names(), l.names()...))) == 0 }) {

@@ -82,7 +82,7 @@ func TestJustInTimeUsers(t *testing.T) {
 	if got := c.Sh(t, "getent passwd jit2 | cut -d: -f1"); got != "jit2" {
 		t.Errorf("an account whose time is not over went while the host was away: %q", got)
 	}
-	c.Fabric.Mend(0)
+	c.Fabric.RemoveFault(0)
 	// The list goes away with the document.
 	c.VM.Configure(func(cfg *fabric.Config) { cfg.Users = nil })
 	await(t, "the end of jit2", func() bool { return c.Sh(t, "getent passwd jit2 || echo gone") == "gone" })

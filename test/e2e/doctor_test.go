@@ -91,7 +91,7 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 				c.Sh(t, tc.undo)
 			}
 			if id != 0 {
-				c.Fabric.Mend(id)
+				c.Fabric.RemoveFault(id)
 			}
 			if tc.again {
 				restart(t)

@@ -58,7 +58,7 @@ func TestWhatIsNotThereYet(t *testing.T) {
 	}
 	c.succeeds(t, fabric.Extension{Handler: "Late.Key", Version: "1.0", Protected: map[string]any{"key": "canary"}}, func() {
 		c.says(t, "is waiting for the certificate ")
-		c.Fabric.Mend(0)
+		c.Fabric.RemoveFault(0)
 	})
 	c.Sh(t, `mkdir -p /var/lib/dpkg && mkfifo /var/tmp/free && (perl -e 'use Fcntl; open F, ">>", "/var/lib/dpkg/lock-frontend" or die;
 $l = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $l) or die; open L, ">", "/var/tmp/locked"; open G, "<", "/var/tmp/free"; <G>' >/dev/null 2>&1 &)`)

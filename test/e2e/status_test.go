@@ -102,7 +102,7 @@ func TestScreens(t *testing.T) {
 		if got := c.codes(t); !strings.Contains(got, "wireserver error AZ-NET-WIRESERVER") {
 			t.Errorf("doctor: %s", got)
 		}
-		c.Fabric.Mend(id)
+		c.Fabric.RemoveFault(id)
 		c.WaitReady(t)
 		if r, _ := c.Run(t.Context(), "agentctl", "status", "--wait=converged", "--timeout", "60s"); r.Code != 0 {
 			t.Errorf("after it came back: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)

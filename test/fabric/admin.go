@@ -47,7 +47,7 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		f.Mend(id)
+		f.RemoveFault(id)
 		w.WriteHeader(http.StatusNoContent)
 	case "POST rescan":
 		if err := f.Rescan(); err != nil {
@@ -127,7 +127,7 @@ func (v *VM) summary() object {
 	f := v.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v.decide()
+	v.finishOperations()
 	extensions := []object{}
 	for _, e := range v.extensions {
 		x := object{"name": e.name, "handler": e.handler(), "version": e.version, "seq": e.seq, "provisioningState": e.state, "multiConfig": e.multi}

@@ -64,14 +64,14 @@ func (f *Fabric) control(r *request) *answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, v := range f.vms {
-		v.decide()
+		v.finishOperations()
 	}
-	f.deploy()
+	f.advanceDeployments()
 	a, err := f.route(r)
 	if err != nil {
 		a = err.answer()
 	}
-	f.deploy() // what was asked for begins at once
+	f.advanceDeployments() // what was asked for begins at once
 	id := newGUID()
 	a.header.Set("x-ms-request-id", id)
 	a.header.Set("x-ms-correlation-request-id", or(r.Header.Get("x-ms-correlation-request-id"), id))
@@ -170,7 +170,7 @@ func (f *Fabric) route(r *request) (*answer, *apiError) {
 	if a, err, ok := f.subscriptionRoutes(r, p, query); ok {
 		return a, err
 	}
-	if a, err, ok := f.hardware(r, p); ok {
+	if a, err, ok := f.deviceRoutes(r, p); ok {
 		return a, err
 	}
 	of, ofGroup := p.match(machines)

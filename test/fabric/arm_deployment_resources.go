@@ -93,15 +93,16 @@ func (d *deployment) addItems(resources []*armtemplate.Resource) {
 	}
 }
 
-// unwanted says that nobody misses what was not deployed.
-func (it *deployItem) unwanted() bool {
+// conditionFalse says that it was left out because of its condition, which is no
+// failure for what depends on it.
+func (it *deployItem) conditionFalse() bool {
 	return it.Conditional() && it.started.IsZero() && !it.blocked()
 }
 
 // blocked says that it was not deployed because something before it failed.
 func (it *deployItem) blocked() bool {
 	return slices.ContainsFunc(it.needs, func(x *deployItem) bool {
-		return x.state == stateFailed || x.state == stateSkipped && !x.unwanted()
+		return x.state == stateFailed || x.state == stateSkipped && !x.conditionFalse()
 	})
 }
 
@@ -130,8 +131,8 @@ func (it *deployItem) fail(e *apiError) {
 	it.state, it.finished, it.failure, it.code = stateFailed, time.Now(), e, e.status
 }
 
-// conclude is the end of a resource's own operation.
-func (it *deployItem) conclude() {
+// finish is the end of a resource's own operation.
+func (it *deployItem) finish() {
 	if it.op == nil || it.op.failure == nil {
 		it.state, it.finished = stateSucceeded, time.Now()
 		return

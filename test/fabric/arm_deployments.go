@@ -254,8 +254,8 @@ func (d *deployment) poll() *answer {
 	return a
 }
 
-// deploy goes on with every deployment. One may wait for another.
-func (f *Fabric) deploy() {
+// advanceDeployments goes on with every deployment. One may wait for another.
+func (f *Fabric) advanceDeployments() {
 	for again := true; again; {
 		again = false
 		for i := 0; i < len(f.deployments); i++ { // it grows
@@ -275,13 +275,13 @@ func (d *deployment) advance() (changed bool) {
 		case stateRunning:
 			if it.op == nil || it.op.state != "InProgress" {
 				changed = true
-				it.conclude()
+				it.finish()
 			}
 		case "":
 			ready := true
 			for _, other := range it.needs {
 				switch {
-				case other.state == stateFailed, other.state == stateSkipped && !other.unwanted():
+				case other.state == stateFailed, other.state == stateSkipped && !other.conditionFalse():
 					it.state, changed, ready = stateSkipped, true, false
 				case other.state == "", other.state == stateRunning:
 					ready = false

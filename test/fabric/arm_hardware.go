@@ -26,8 +26,8 @@ func (v *VM) nicID() string {
 	return v.f.groupID() + "/providers/Microsoft.Network/networkInterfaces/" + v.nicName()
 }
 
-// hardware answers for disks and network interfaces, which nobody can change.
-func (f *Fabric) hardware(r *request, p armPath) (*answer, *apiError, bool) {
+// deviceRoutes answers for disks and network interfaces, which nobody can change.
+func (f *Fabric) deviceRoutes(r *request, p armPath) (*answer, *apiError, bool) {
 	const inGroup = "subscriptions/*/resourcegroups/*/providers/"
 	for _, kind := range []struct {
 		pattern string

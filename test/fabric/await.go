@@ -175,7 +175,7 @@ func (v *VM) Wait(ctx context.Context, c Condition) error {
 	for {
 		changed := v.f.journal.wait()
 		v.f.mu.Lock()
-		v.decide()
+		v.finishOperations()
 		met, now := c.check(v)
 		v.f.mu.Unlock()
 		if met {

@@ -98,7 +98,7 @@ func (v *VM) call(method, name string, body any) error {
 func (v *VM) ProvisioningState(name string) (state string, failure error) {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
-	v.decide()
+	v.finishOperations()
 	e := v.extensionNamed(name)
 	if e == nil {
 		return "", nil

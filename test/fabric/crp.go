@@ -121,19 +121,19 @@ func canonical(raw json.RawMessage) []byte {
 	return b
 }
 
-// decide finishes what the last status document, or the passing of time, has
+// finishOperations finishes what the last status document, or the passing of time, has
 // decided. The caller holds f.mu.
-func (v *VM) decide() {
+func (v *VM) finishOperations() {
 	gone := false
 	for _, e := range v.extensions {
 		if !e.pending() {
 			continue
 		}
-		done, failure := v.verdict(e)
+		done, failure := v.outcome(e)
 		if !done {
 			continue
 		}
-		gone = v.conclude(e, failure) || gone
+		gone = v.finish(e, failure) || gone
 	}
 	if gone {
 		kept := v.extensions[:0]
@@ -147,8 +147,8 @@ func (v *VM) decide() {
 	}
 }
 
-// conclude ends an extension's operation and says whether the resource is gone.
-func (v *VM) conclude(e *extension, failure *apiError) bool {
+// finish ends an extension's operation and says whether the resource is gone.
+func (v *VM) finish(e *extension, failure *apiError) bool {
 	if failure != nil && e.flag("suppressFailures") && !e.deleting && failure.Code != "VMAgentStatusCommunicationError" {
 		failure = nil
 	}
@@ -167,18 +167,18 @@ func (v *VM) conclude(e *extension, failure *apiError) bool {
 	return e.deleting && failure == nil
 }
 
-// verdict is CRP's decision about one extension (extensions/SPEC.md §17.7).
-func (v *VM) verdict(e *extension) (done bool, failure *apiError) {
+// outcome is CRP's decision about one extension (extensions/SPEC.md §17.7).
+func (v *VM) outcome(e *extension) (done bool, failure *apiError) {
 	s := v.status
 	if s != nil && v.lastStatus.After(e.since) {
 		processed := v.goalOrdinal(s)
-		// Only a document that speaks of our goal state may condemn a handler:
+		// Only a document that speaks of our goal state may fail a handler:
 		// an earlier failure is reported until the agent has tried again.
 		current := processed >= e.ordinal || s.Aggregate.Artifacts == nil || s.Aggregate.Artifacts.GoalState == nil
 		if g := s.Aggregate.Artifacts; processed >= e.ordinal && g != nil && g.GoalState != nil && g.GoalState.Status == "Failed" {
 			return true, v.provisioningError(e, fmt.Sprintf("goal state failed with code %d: %s", g.GoalState.Code, g.GoalState.Message.Message))
 		}
-		if done, failure := v.judge(e, s, current); done {
+		if done, failure := v.outcomeOfRow(e, s, current); done {
 			return true, failure
 		}
 	}
@@ -204,7 +204,7 @@ func (v *VM) lastMessage(e *extension) string {
 	return row.Message.Message
 }
 
-func (v *VM) judge(e *extension, s *statusBlob, current bool) (done bool, failure *apiError) {
+func (v *VM) outcomeOfRow(e *extension, s *statusBlob, current bool) (done bool, failure *apiError) {
 	row := s.row(e.handler(), e.name, e.multi)
 	if e.deleting {
 		return row == nil, nil

@@ -74,18 +74,18 @@ type Fabric struct {
 	store   *store
 	ca      *pki.Authority
 
-	mu        sync.Mutex // guards the fields below, and the fields of every VM
-	vms       []*VM
-	packages  map[string]*handlerPackages // by lower-case handler name
-	ops       map[string]*operation
-	groups    map[string]*resourceGroup    // by lower-case name
-	providers map[string]*resourceProvider // by lower-case namespace
-	servers   []*http.Server
-	clients   []*http.Transport
-	memory    map[Service]*pipeListener
-	lastTouch time.Time
-	closed    bool
-	seqs      map[string]int // last sequence number by VM and extension; survives deletion
+	mu          sync.Mutex // guards the fields below, and the fields of every VM
+	vms         []*VM
+	packages    map[string]*handlerPackages // by lower-case handler name
+	ops         map[string]*operation
+	groups      map[string]*resourceGroup    // by lower-case name
+	providers   map[string]*resourceProvider // by lower-case namespace
+	servers     []*http.Server
+	clients     []*http.Transport
+	memory      map[Service]*pipeListener
+	lastRequest time.Time
+	closed      bool
+	seqs        map[string]int // last sequence number by VM and extension; survives deletion
 
 	deployments []*deployment // in the order in which they were first made
 }
@@ -144,7 +144,7 @@ func Open(o Options) (*Fabric, error) {
 		memory:    map[Service]*pipeListener{},
 		seqs:      map[string]int{},
 
-		lastTouch: time.Now(),
+		lastRequest: time.Now(),
 	}
 	if o.Repository != "" {
 		if err := f.loadRepository(o.Repository); err != nil {
@@ -187,7 +187,7 @@ func (f *Fabric) server(s Service) *http.Server {
 			}
 			return ctx
 		},
-		ErrorLog: quiet(),
+		ErrorLog: discardLog(),
 	}
 }
 
@@ -366,7 +366,7 @@ func (pipeAddr) String() string  { return "fabric" }
 func (f *Fabric) LastRequest() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.lastTouch
+	return f.lastRequest
 }
 
 func or(s, otherwise string) string {

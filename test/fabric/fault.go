@@ -27,14 +27,14 @@ type Fault struct {
 	// Header limits the fault to requests that carry it: "x-ms-cipher-name: AES128_CBC".
 	Header string `json:"header,omitempty"`
 
-	// How often: skip the first requests, then strike so many times, until a
+	// How often: skip the first requests, then affect so many, until a
 	// time has passed since the fault was set, with a probability. Zero means
 	// no limit, and for Probability always.
 	Skip        int      `json:"skip,omitempty"`
 	Times       int      `json:"times,omitempty"`
 	For         Duration `json:"for,omitempty"`
 	Probability float64  `json:"probability,omitempty"`
-	Seed        uint64   `json:"seed,omitempty"` // of the dice; the same seed throws the same numbers
+	Seed        uint64   `json:"seed,omitempty"` // random seed; the same one affects the same requests
 
 	// What happens. Delay comes first and combines with everything.
 	Delay       Duration          `json:"delay,omitempty"`
@@ -50,9 +50,9 @@ type Fault struct {
 	// stored and answered with 500.
 	Apply bool `json:"apply,omitempty"`
 
-	seen, struck int
-	since        time.Time
-	dice         *rand.Rand
+	seen, applied int
+	since         time.Time
+	random        *rand.Rand
 }
 
 // Duration is a time.Duration that reads and writes as "1.5s" in JSON.
@@ -119,7 +119,7 @@ type faults struct {
 	next int
 }
 
-// Fail sets a fault and returns its id for Mend. Faults are tried in the order
+// Fail sets a fault and returns its id for RemoveFault. Faults are tried in the order
 // they were set; the first that applies strikes.
 func (f *Fabric) Fail(fault Fault) (int, error) {
 	if fault.Kind == "" {
@@ -144,26 +144,26 @@ func (f *Fabric) Fail(fault Fault) (int, error) {
 	s.next++
 	fault.ID = s.next
 	fault.since = time.Now()
-	fault.seen, fault.struck = 0, 0
-	fault.dice = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // dice, not keys
+	fault.seen, fault.applied = 0, 0
+	fault.random = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // no keys
 	s.list = append(s.list, &fault)
 	return fault.ID, nil
 }
 
-// Mend removes a fault, or all of them when id is 0.
-func (f *Fabric) Mend(id int) {
+// RemoveFault removes a fault, or all of them when id is 0.
+func (f *Fabric) RemoveFault(id int) {
 	f.faults.mu.Lock()
 	defer f.faults.mu.Unlock()
 	f.faults.list = slices.DeleteFunc(f.faults.list, func(x *Fault) bool { return id == 0 || x.ID == id })
 }
 
-// Faults lists the faults that can still strike.
+// Faults lists the faults that have not expired.
 func (f *Fabric) Faults() []Fault {
 	f.faults.mu.Lock()
 	defer f.faults.mu.Unlock()
 	out := []Fault{}
 	for _, x := range f.faults.list {
-		if !x.spent() {
+		if !x.expired() {
 			out = append(out, *x)
 		}
 	}
@@ -171,7 +171,7 @@ func (f *Fabric) Faults() []Fault {
 }
 
 // Fail makes the next times requests of kind from this VM answer status; 0
-// times means until mended, and status 0 a connection reset.
+// times means until it is removed, and status 0 a connection reset.
 func (v *VM) Fail(kind Kind, status, times int) int {
 	id, err := v.f.Fail(Fault{Kind: kind, VM: v.name, Status: status, Times: times, Reset: status == 0})
 	if err != nil {
@@ -180,15 +180,15 @@ func (v *VM) Fail(kind Kind, status, times int) int {
 	return id
 }
 
-func (f *Fault) spent() bool {
-	return f.Times > 0 && f.struck >= f.Times || f.For > 0 && time.Since(f.since) >= time.Duration(f.For)
+func (f *Fault) expired() bool {
+	return f.Times > 0 && f.applied >= f.Times || f.For > 0 && time.Since(f.since) >= time.Duration(f.For)
 }
 
-// strike returns the fault to apply to this request, or nil.
-func (s *faults) strike(kind Kind, vm string, r *http.Request) *Fault {
+// pick returns the fault to apply to this request, or nil.
+func (s *faults) pick(kind Kind, vm string, r *http.Request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.list = slices.DeleteFunc(s.list, (*Fault).spent)
+	s.list = slices.DeleteFunc(s.list, (*Fault).expired)
 	for _, f := range s.list {
 		if ok, _ := path.Match(string(f.Kind), string(kind)); !ok {
 			continue
@@ -210,10 +210,10 @@ func (s *faults) strike(kind Kind, vm string, r *http.Request) *Fault {
 		if f.seen <= f.Skip {
 			continue
 		}
-		if f.Probability > 0 && f.dice.Float64() >= f.Probability {
+		if f.Probability > 0 && f.random.Float64() >= f.Probability {
 			continue
 		}
-		f.struck++
+		f.applied++
 		hit := *f
 		return &hit
 	}

@@ -48,7 +48,7 @@ func TestFaultTimesAndSkip(t *testing.T) {
 		t.Errorf("%d requests counted", n)
 	}
 	if len(f.Faults()) != 0 {
-		t.Errorf("a spent fault is listed: %+v", f.Faults())
+		t.Errorf("an expired fault is listed: %+v", f.Faults())
 	}
 }
 
@@ -56,7 +56,7 @@ func TestFaultEffects(t *testing.T) {
 	f, vm, c := testFabric(t)
 	set := func(fault Fault) {
 		t.Helper()
-		f.Mend(0)
+		f.RemoveFault(0)
 		fault.Kind = GoalState
 		if _, err := f.Fail(fault); err != nil {
 			t.Fatal(err)
@@ -84,13 +84,13 @@ func TestFaultEffects(t *testing.T) {
 	if code, _, _ := c.try(goalStateURL); code != 418 {
 		t.Errorf("fault by header: %d", code)
 	}
-	f.Mend(0)
+	f.RemoveFault(0)
 	vm.Fail(VMSettings, 0, 1)
 	id, err := f.Fail(Fault{Kind: VMSettings, Set: map[string]string{"ETag": ""}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Mend(id - 1)
+	f.RemoveFault(id - 1)
 	if code, etag, _ := c.vmSettings(""); code != 200 || etag != "" {
 		t.Errorf("%d etag %q", code, etag)
 	}
@@ -152,7 +152,7 @@ func TestFaultSeed(t *testing.T) {
 	}
 	a, b, other := run(7), run(7), run(8)
 	if a != b || a == other || !strings.Contains(a, "x") || !strings.Contains(a, ".") {
-		t.Errorf("dice: %s %s %s", a, b, other)
+		t.Errorf("probability: %s %s %s", a, b, other)
 	}
 }
 

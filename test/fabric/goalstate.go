@@ -141,7 +141,7 @@ func (v *VM) goals() []handlerGoal {
 			inst.public = e.settings
 		}
 		if e.protected != nil {
-			inst.protected, inst.thumbprint = v.seal(e)
+			inst.protected, inst.thumbprint = v.encryptSettings(e)
 		}
 		if inst.settings || e.multi || inst.level > 0 {
 			h.instances = append(h.instances, inst)
@@ -155,9 +155,9 @@ func (v *VM) goals() []handlerGoal {
 	return out
 }
 
-// seal encrypts protected settings once per certificate, as CRP does: a goal
+// encryptSettings encrypts protected settings once per certificate, as CRP does: a goal
 // state that does not change the extension repeats the same bytes.
-func (v *VM) seal(e *extension) (text, thumbprint string) {
+func (v *VM) encryptSettings(e *extension) (text, thumbprint string) {
 	if v.tenant == nil || e.sealedFor != v.tenant {
 		text, thumbprint, err := v.protect(e.protected)
 		if err != nil {

@@ -18,7 +18,7 @@ import (
 // maxBody bounds what a client may send; agent logs are the largest.
 const maxBody = 256 << 20
 
-func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
+func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
 
 // A request is what arrived, with its body read.
 type request struct {
@@ -82,7 +82,7 @@ func (f *Fabric) handler(s Service) http.Handler {
 			return
 		}
 		f.mu.Lock()
-		f.lastTouch = time.Now()
+		f.lastRequest = time.Now()
 		f.mu.Unlock()
 		f.answer(w, s, &request{Request: r, began: began, body: body, vm: f.vmOf(r)})
 	})
@@ -97,7 +97,7 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	if s == ARM {
 		vmName = or(f.machineOfPath(r.URL.Path), vmName)
 	}
-	fault := f.faults.strike(r.kind, vmName, r.Request)
+	fault := f.faults.pick(r.kind, vmName, r.Request)
 	if fault != nil && fault.Delay > 0 {
 		select {
 		case <-time.After(time.Duration(fault.Delay)):
@@ -253,7 +253,7 @@ func send(w http.ResponseWriter, r *http.Request, a *answer, fault *Fault) {
 		body = body[:max(0, *fault.Truncate)]
 	}
 	if fault != nil && fault.Rate > 0 {
-		trickle(w, r, body, fault.Rate)
+		sendSlowly(w, r, body, fault.Rate)
 	} else {
 		_, _ = w.Write(body) // the client may be gone; that is its business
 	}
@@ -263,7 +263,7 @@ func send(w http.ResponseWriter, r *http.Request, a *answer, fault *Fault) {
 	}
 }
 
-func trickle(w http.ResponseWriter, r *http.Request, body []byte, rate int) {
+func sendSlowly(w http.ResponseWriter, r *http.Request, body []byte, rate int) {
 	const steps = 10 // per second
 	chunk := max(1, rate/steps)
 	for len(body) > 0 {

@@ -217,8 +217,8 @@ func (v *VM) statusArrived(a *answer, data []byte) {
 	v.statuses++
 	v.lastStatus = time.Now()
 	detail := map[string]any{"goalState": v.goalOrdinal(s), "handlers": len(s.Aggregate.Handlers)}
-	v.decide()
-	f.deploy()
+	v.finishOperations()
+	f.advanceDeployments()
 	f.mu.Unlock()
 	f.journal.add(Entry{VM: v.name, Kind: Status, Body: string(s.raw), Code: http.StatusCreated, Problems: problems, Detail: detail})
 }

@@ -397,7 +397,7 @@ func (v *VM) AddCertificate(text string, ec bool) (string, error) {
 func (v *VM) Certificate() (der []byte, key *rsa.PrivateKey, err error) {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
-	if err := v.needTenant(); err != nil {
+	if err := v.ensureTenant(); err != nil {
 		return nil, nil, err
 	}
 	key, ok := v.tenant.Key.(*rsa.PrivateKey)
@@ -407,7 +407,7 @@ func (v *VM) Certificate() (der []byte, key *rsa.PrivateKey, err error) {
 	return v.tenant.Certificate.Raw, key, nil
 }
 
-func (v *VM) needTenant() error {
+func (v *VM) ensureTenant() error {
 	if v.tenant != nil {
 		return nil
 	}
@@ -421,7 +421,7 @@ func (v *VM) needTenant() error {
 
 // protect encrypts protected settings as CRP does.
 func (v *VM) protect(plain []byte) (text, thumbprint string, err error) {
-	if err := v.needTenant(); err != nil {
+	if err := v.ensureTenant(); err != nil {
 		return "", "", err
 	}
 	der, err := pki.Encrypt(plain, v.tenant.Certificate, or(v.cfg.SettingsCipher, pki.Cipher3DES), pki.ByIssuerSerial)

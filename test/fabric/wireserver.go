@@ -137,9 +137,9 @@ func (f *Fabric) wire(r *request) *answer {
 	return a
 }
 
-// base is where the guest reaches us, as it says itself: an emulator behind an
+// ownURL is where the guest reaches us, as it says itself: an emulator behind an
 // override hands out URLs of the override.
-func base(r *request) string {
+func ownURL(r *request) string {
 	host := r.Host
 	if !strings.Contains(host, ":") {
 		host += ":80"
@@ -151,7 +151,7 @@ func (v *VM) goalStateAnswer(r *request) *answer {
 	gs := *v.fabric
 	gs.container, gs.configName, gs.cfg.Incomplete = v.container, v.configName, v.cfg.Incomplete
 	gs.path = v.machinePath()
-	a := replyXML(gs.goalStateXML(base(r))).note("incarnation", gs.incarnation)
+	a := replyXML(gs.goalStateXML(ownURL(r))).note("incarnation", gs.incarnation)
 	if !strings.HasPrefix(r.RequestURI, "/machine/?") {
 		a.problem("goal state requested with %s, want /machine/?comp=goalstate", r.RequestURI)
 	}
@@ -250,7 +250,7 @@ func (v *VM) certificates(r *request, gs *goalState) *answer {
 	if cfg.None {
 		a = replyXML(v.certificatesXML(gs, nil))
 	} else {
-		data, err := v.package12(cfg.FIPS)
+		data, err := v.pfx(cfg.FIPS)
 		if err == nil {
 			data, err = pki.Encrypt(data, cert, name, pki.BySubjectKeyID)
 		}
@@ -269,10 +269,10 @@ func (v *VM) certificates(r *request, gs *goalState) *answer {
 	return a
 }
 
-// package12 is the PFX with everything the VM may have: the tenant certificate,
+// pfx is the PFX with everything the VM may have: the tenant certificate,
 // further ones, and CRP's own without a key.
-func (v *VM) package12(fips bool) ([]byte, error) {
-	if err := v.needTenant(); err != nil {
+func (v *VM) pfx(fips bool) ([]byte, error) {
+	if err := v.ensureTenant(); err != nil {
 		return nil, err
 	}
 	crp, err := v.f.crpCertificate()
