@@ -47,4 +47,30 @@
 //
 // Command test/cmd/fabric serves all this on real addresses; its help is the
 // manual for extension authors and image builders.
+//
+// # Reading the code
+//
+// Begin with fabric.go and serve.go (listeners, and the way of every request),
+// then vm.go and goalstate.go.
+//
+//   - the host: wireserver.go, documents.go, hostga.go, vmsettings.go, imds.go,
+//     status.go
+//   - storage and packages: storage.go, repository.go
+//   - the control plane: arm.go (routes), arm_extensions.go, arm_runcommand.go,
+//     arm_vm.go, arm_deployments.go, arm_deployment_resources.go, and crp.go,
+//     which decides what became of an extension; the other arm_ files are what
+//     clients ask for besides
+//   - for tests and people: control.go, await.go, fault.go, journal.go,
+//     admin.go, adminclient.go
+//   - the provisioning medium: ovf.go, dvd.go
+//
+// What needs no virtual machine is in packages of its own: armtemplate (the
+// language of templates), media (disc images), pki (certificates, CMS, PFX).
+// They and this package import nothing else of this repository.
+//
+// The rest is one package although it has many files: host, storage and control
+// plane are views of the same virtual machines and extensions under one mutex.
+// A PUT to the control plane changes the goal state, an upload to storage ends
+// an operation. Packages for them would have to export every field of VM and
+// extension.
 package fabric
