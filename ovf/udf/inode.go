@@ -149,67 +149,16 @@ const (
 // extents turns allocation descriptors into bytes of the image, following
 // them through their continuations. Kind is 0 short, 1 long, 2 extended.
 func (v *volume) extents(m *partition, ads []byte, kind uint16) ([]image.Extent, error) {
-	le := binary.LittleEndian
-	var out []image.Extent
-	steps := 0 // pieces of extents that were looked up, merged or not
+	l := extentList{v: v, kind: kind}
 	for range maxTable {
-		next := longAD{}
-		for width := []int{8, 16, 20}; len(ads) > 0; {
-			if int(kind) >= len(width) {
-				return nil, fmt.Errorf("%w: allocation descriptors of type %d", ErrCorrupt, kind)
-			}
-			w := width[kind]
-			if len(ads) < w {
-				break // padding
-			}
-			ad := ads[:w]
-			ads = ads[w:]
-			at, in := longAD{length: le.Uint32(ad), block: le.Uint32(ad[4:])}, m
-			switch kind {
-			case 1:
-				at = parseLongAD(ad)
-			case 2:
-				at.block, at.part = le.Uint32(ad[12:]), le.Uint16(ad[16:])
-			}
-			n := int64(at.length & lengthMask)
-			if n == 0 {
-				break // ends the list
-			}
-			if at.length>>30 == kindNext {
-				next = at
-				break
-			}
-			if kind != 0 && at.length>>30 == kindRecorded {
-				var err error
-				if in, err = v.part(at.part); err != nil {
-					return nil, err
-				}
-			}
-			if at.length>>30 != kindRecorded {
-				if out = push(out, image.Extent{Off: image.Hole, Len: n}); len(out) > image.MaxExtents {
-					return nil, fmt.Errorf("%w: extents of a file", image.ErrBounds)
-				}
-				continue
-			}
-			for block := at.block; n > 0; {
-				off, run, err := in.at(block, v.bs)
-				if err != nil {
-					return nil, err
-				}
-				run = min(run, n)
-				out = push(out, image.Extent{Off: off, Len: run})
-				if steps++; steps > maxSteps || len(out) > image.MaxExtents {
-					return nil, fmt.Errorf("%w: extents of a file", image.ErrBounds)
-				}
-				n -= run
-				block += uint32((run + v.bs - 1) / v.bs)
-			}
+		next, err := l.add(m, ads)
+		if err != nil {
+			return nil, err
 		}
 		if next.length == 0 {
-			return out, nil
+			return l.out, nil
 		}
 		if kind != 0 {
-			var err error
 			if m, err = v.part(next.part); err != nil {
 				return nil, err
 			}
@@ -218,13 +167,98 @@ func (v *volume) extents(m *partition, ads []byte, kind uint16) ([]image.Extent,
 		if err != nil {
 			return nil, fmt.Errorf("read allocation extent: %w", err)
 		}
-		n := int64(le.Uint32(b[20:]))
+		n := int64(binary.LittleEndian.Uint32(b[20:]))
 		if n > v.bs-24 {
 			return nil, fmt.Errorf("%w: allocation extent of %d bytes", ErrCorrupt, n)
 		}
 		ads = b[24 : 24+n]
 	}
 	return nil, fmt.Errorf("%w: allocation extents", image.ErrBounds)
+}
+
+// An extentList collects the extents of a file from its allocation
+// descriptors, which are of one kind.
+type extentList struct {
+	v     *volume
+	kind  uint16
+	out   []image.Extent
+	steps int // pieces of extents that were looked up, merged or not
+}
+
+// add adds what the descriptors say, and returns where the list goes on;
+// nowhere if that has no length.
+func (l *extentList) add(m *partition, ads []byte) (next longAD, err error) {
+	for width := []int{8, 16, 20}; len(ads) > 0; {
+		if int(l.kind) >= len(width) {
+			return next, fmt.Errorf("%w: allocation descriptors of type %d", ErrCorrupt, l.kind)
+		}
+		w := width[l.kind]
+		if len(ads) < w {
+			return next, nil // padding
+		}
+		at := l.parse(ads[:w])
+		ads = ads[w:]
+		n := int64(at.length & lengthMask)
+		switch {
+		case n == 0:
+			return next, nil // ends the list
+		case at.length>>30 == kindNext:
+			return at, nil
+		case at.length>>30 != kindRecorded:
+			l.out = push(l.out, image.Extent{Off: image.Hole, Len: n})
+			err = l.bounded()
+		default:
+			err = l.recorded(m, at, n)
+		}
+		if err != nil {
+			return next, err
+		}
+	}
+	return next, nil
+}
+
+// parse reads one descriptor. A short one says no partition.
+func (l *extentList) parse(ad []byte) longAD {
+	le := binary.LittleEndian
+	at := longAD{length: le.Uint32(ad), block: le.Uint32(ad[4:])}
+	switch l.kind {
+	case 1:
+		at = parseLongAD(ad)
+	case 2:
+		at.block, at.part = le.Uint32(ad[12:]), le.Uint16(ad[16:])
+	}
+	return at
+}
+
+// recorded adds n bytes that are on the medium, piece by piece.
+func (l *extentList) recorded(in *partition, at longAD, n int64) (err error) {
+	if l.kind != 0 {
+		if in, err = l.v.part(at.part); err != nil {
+			return err
+		}
+	}
+	for block := at.block; n > 0; {
+		off, run, err := in.at(block, l.v.bs)
+		if err != nil {
+			return err
+		}
+		run = min(run, n)
+		l.out = push(l.out, image.Extent{Off: off, Len: run})
+		l.steps++
+		if err := l.bounded(); err != nil {
+			return err
+		}
+		n -= run
+		block += uint32((run + l.v.bs - 1) / l.v.bs)
+	}
+	return nil
+}
+
+func (l *extentList) bounded() error {
+	if l.steps > maxSteps || len(l.out) > image.MaxExtents {
+		return fmt.Errorf("%w: extents of a file", image.ErrBounds)
+	}
+	return nil
 }
 
 // push appends an extent or lengthens the last one by it.

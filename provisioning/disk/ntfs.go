@@ -30,55 +30,22 @@ const (
 // into what is read is in use, which is said by Files alone.
 func readNTFS(r io.ReaderAt) (ntfs, error) {
 	var v ntfs
-	boot := make([]byte, 512)
-	if _, err := r.ReadAt(boot, 0); err != nil {
+	g, err := readGeometry(r)
+	if err != nil {
 		return v, err
 	}
-	if !isNTFS(boot) {
-		return v, errNTFS
-	}
-	bps := int64(binary.LittleEndian.Uint16(boot[11:]))
-	spc := int64(boot[13])
-	if spc > 128 {
-		spc = 1 << (256 - spc) // large clusters are written as a negative power
-	}
-	cluster := bps * spc
-	lcn := int64(binary.LittleEndian.Uint64(boot[48:]))
-	rec := int64(int8(boot[64]))
-	if rec < 0 {
-		rec = 1 << -rec
-	} else {
-		rec *= cluster
-	}
-	if bps < 256 || bps > 4096 || cluster <= 0 || cluster > 2<<20 || rec < 512 || rec > 16<<10 || lcn <= 0 || lcn > 1<<40 {
-		return v, errNTFS
-	}
-	at := lcn * cluster
-	b := make([]byte, rec)
+	b := make([]byte, g.record)
 	count := int64(1) // record 0 says how many there are
 	for i := int64(0); i < count; i++ {
-		if n, err := r.ReadAt(b, at+i*rec); err != nil && n < len(b) {
-			return v, errNTFS
-		}
-		if string(b[:4]) != "FILE" {
-			if i < mftFirst && i <= mftRoot {
-				return v, errNTFS
-			}
-			continue
-		}
-		if err := fixup(b, int(bps)); err != nil {
+		used, err := g.read(r, i, b)
+		if err != nil {
 			return v, err
 		}
-		inUse := binary.LittleEndian.Uint16(b[22:])&1 != 0
-		base := binary.LittleEndian.Uint64(b[32:]) & (1<<48 - 1)
-		if !inUse {
+		if !used {
 			continue
 		}
-		if i >= mftFirst && base == 0 {
-			v.Files++
-		}
 		if i == 0 {
-			if count = tableLength(b, lcn, rec); count < mftFirst {
+			if count = tableLength(b, g.table, g.record); count < mftFirst {
 				return v, errNTFS
 			}
 			if count > mftRecords {
@@ -86,24 +53,81 @@ func readNTFS(r io.ReaderAt) (ntfs, error) {
 				return v, nil
 			}
 		}
-		err := attributes(b, func(kind uint32, value []byte) {
-			switch {
-			case kind == 0x60 && i == mftVolume:
-				v.Label = utf16le(value)
-			case kind == 0x30 && i >= mftFirst && len(value) >= 66:
-				parent := binary.LittleEndian.Uint64(value) & (1<<48 - 1)
-				chars := int(value[64])
-				// Name space 2 is the short DOS name of the same file.
-				if parent == mftRoot && value[65] != 2 && len(value) >= 66+2*chars {
-					v.Root = append(v.Root, utf16le(value[66:66+2*chars]))
-				}
-			}
-		})
-		if err != nil {
+		if err := v.add(i, b); err != nil {
 			return v, err
 		}
 	}
 	return v, nil
+}
+
+// geometry is where the master file table is, from the boot sector.
+type geometry struct {
+	sector, cluster, record int64 // bytes
+	table                   int64 // cluster in which the table begins
+}
+
+func readGeometry(r io.ReaderAt) (geometry, error) {
+	boot := make([]byte, 512)
+	if _, err := r.ReadAt(boot, 0); err != nil {
+		return geometry{}, err
+	}
+	if !isNTFS(boot) {
+		return geometry{}, errNTFS
+	}
+	g := geometry{sector: int64(binary.LittleEndian.Uint16(boot[11:])), table: int64(binary.LittleEndian.Uint64(boot[48:]))}
+	perCluster := int64(boot[13])
+	if perCluster > 128 {
+		perCluster = 1 << (256 - perCluster) // large clusters are written as a negative power
+	}
+	g.cluster = g.sector * perCluster
+	g.record = int64(int8(boot[64]))
+	if g.record < 0 {
+		g.record = 1 << -g.record
+	} else {
+		g.record *= g.cluster
+	}
+	if g.sector < 256 || g.sector > 4096 || g.cluster <= 0 || g.cluster > 2<<20 ||
+		g.record < 512 || g.record > 16<<10 || g.table <= 0 || g.table > 1<<40 {
+		return geometry{}, errNTFS
+	}
+	return g, nil
+}
+
+// read reads record i of the table into b, and reports whether it is in use.
+func (g geometry) read(r io.ReaderAt, i int64, b []byte) (used bool, err error) {
+	if n, err := r.ReadAt(b, g.table*g.cluster+i*g.record); err != nil && n < len(b) {
+		return false, errNTFS
+	}
+	if string(b[:4]) != "FILE" {
+		if i <= mftRoot {
+			return false, errNTFS
+		}
+		return false, nil
+	}
+	if err := fixup(b, int(g.sector)); err != nil {
+		return false, err
+	}
+	return binary.LittleEndian.Uint16(b[22:])&1 != 0, nil
+}
+
+// add notes what record i says: a file, its name in the root, the label.
+func (v *ntfs) add(i int64, b []byte) error {
+	if base := binary.LittleEndian.Uint64(b[32:]) & (1<<48 - 1); i >= mftFirst && base == 0 {
+		v.Files++
+	}
+	return attributes(b, func(kind uint32, value []byte) {
+		switch {
+		case kind == 0x60 && i == mftVolume:
+			v.Label = utf16le(value)
+		case kind == 0x30 && i >= mftFirst && len(value) >= 66:
+			parent := binary.LittleEndian.Uint64(value) & (1<<48 - 1)
+			chars := int(value[64])
+			// Name space 2 is the short DOS name of the same file.
+			if parent == mftRoot && value[65] != 2 && len(value) >= 66+2*chars {
+				v.Root = append(v.Root, utf16le(value[66:66+2*chars]))
+			}
+		}
+	})
 }
 
 // tableLength is the number of records of the table, from its own record:
