@@ -153,7 +153,7 @@ func whyMissing(f fs.FS, err error) error {
 
 var (
 	errNoDocument = errors.New("no file " + documentName)
-	errSCVMM      = errors.New("System Center VMM medium (" + scvmmName + ") is not supported")
+	errSCVMM      = errors.New("medium of System Center VMM (" + scvmmName + ") is not supported")
 )
 
 // readMember reads a file of the root directory, of at most the size of a
