@@ -42,30 +42,44 @@ func blank() setup {
 	}}
 }
 
-func TestFirstLight(t *testing.T) {
+// TestFirstBoot: a blank machine becomes the customer's, and the platform hears
+// of it once.
+func TestFirstBoot(t *testing.T) {
+	c := newAgentCloud(t, blank())
+	c.StartAgent(t)
+	c.WaitReady(t)
+	if got := c.Sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.HasSuffix(got, "(ALL) ALL") {
+		t.Errorf("the machine shows %q, want azureuser with sudo on first-light", got)
+	}
+	if got := c.ssh(t, "azureuser", "id -un; echo '"+password+"' | sudo -S -p '' id -u; hostname"); got != "azureuser\n0\nfirst-light" {
+		t.Errorf("ssh shows %q, want azureuser, root by sudo, first-light", got)
+	}
+	if n := c.readyReports(); n != 1 {
+		t.Errorf("%d Ready reports, want 1", n)
+	}
+	c.objections(t)
+}
+
+// TestExtension: an extension is installed and enabled, and its status arrives
+// at the control plane and in agentctl.
+func TestExtension(t *testing.T) {
 	o := blank()
 	o.Packages = samples(t)
 	c := newAgentCloud(t, o)
 	c.StartAgent(t)
 	c.WaitReady(t)
-	if got := c.Sh(t, "getent passwd azureuser | cut -d: -f1,6; hostname; cat /etc/hostname; echo; sudo -l -U azureuser | tail -n 1"); !strings.HasPrefix(got, "azureuser:/home/azureuser\nfirst-light\nfirst-light\n") || !strings.HasSuffix(got, "(ALL) ALL") {
-		t.Errorf("the machine shows %q", got)
-	}
-	if got := c.ssh(t, "azureuser", "id -un; echo '"+password+"' | sudo -S -p '' id -u; hostname"); got != "azureuser\n0\nfirst-light" {
-		t.Errorf("ssh shows %q", got)
-	}
 	if got := c.follow(t, c.put(t, helloExtension)); got != "" {
-		t.Errorf("extension: %s", got)
+		t.Errorf("extension: %s, want success", got)
 	}
 	if v := c.view(t); !strings.Contains(v, "hello world from 1.1.0; protected settings decrypted") {
-		t.Errorf("instance view: %s", v)
+		t.Errorf("instance view: %s, want the handler's message", v)
 	}
 	r, err := c.Run(t.Context(), "agentctl", "status", "--output", "json")
 	if err != nil {
 		t.Error(err)
 	}
 	if !json.Valid([]byte(r.Stdout)) || !strings.Contains(r.Stdout, "Azguest.Samples.Hello") {
-		t.Errorf("agentctl status: %s", r.Stdout)
+		t.Errorf("agentctl status: %s, want JSON with the extension", r.Stdout)
 	}
 	if n := c.readyReports(); n != 1 {
 		t.Errorf("%d Ready reports, want 1", n)
