@@ -44,8 +44,7 @@ const (
 type Timeouts struct {
 	Install, Update, Enable, Disable, Uninstall time.Duration
 	// DisableToUninstall is shorter than Disable so that a delete is over
-	// within 15 minutes even if both commands hang, which is how long a control
-	// plane waits for it (extensions/SPEC.md §10.9).
+	// within 15 minutes even if both commands hang.
 	DisableToUninstall time.Duration
 	// Depend bounds how long one goal state waits for dependencies.
 	Depend time.Duration
@@ -343,9 +342,9 @@ func (m *Manager) loop(ctx context.Context) error {
 			dead.Stop()
 			wary = false
 		}
-		var again <-chan time.Time
+		var look <-chan time.Time
 		if d := m.nextLook(); d > 0 {
-			again = time.After(d)
+			look = time.After(d)
 		}
 		select {
 		case <-ctx.Done():
@@ -381,7 +380,7 @@ func (m *Manager) loop(ctx context.Context) error {
 			}
 			m.store.FillReserve()
 			continue
-		case <-again:
+		case <-look:
 		}
 		m.schedule(ctx)
 		m.publish()

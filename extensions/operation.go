@@ -277,20 +277,7 @@ func (w *work) command(ctx context.Context) error {
 		Op: t.Op, Base: base, Version: t.Version, Seq: seq, Ext: ext, Wire: w.m.cfg.Wire,
 		Change: ch, Target: t.To, Multi: w.wish.Multi, Exts: w.extNames(),
 	}.Environment()
-	spec := job.Job{
-		ID: store.NewID(), Shell: handler.ShellLine(base, d.Command), Dir: base, Env: env, Timeout: w.timeout(),
-		Slice: handler.SliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
-	}
-	if t.Op == plan.Uninstall {
-		// What is on its way out leaves no limit to its services or successor.
-		spec.CPUPercent, spec.Units = 0, slices.Clone(spec.Units)
-		for i := range spec.Units {
-			spec.Units[i].CPUPercent = 0
-		}
-	}
-	if cgroup.HasSystemd() {
-		spec.Scope = job.ScopeName(spec.ID)
-	}
+	spec := w.job(base, ext, d.Command, env, hm)
 	d.Job, d.Deadline, d.Began = spec.ID, d.Started.Add(spec.Timeout), host.Now()
 	r.Doing = &d
 	if err := w.put(r); err != nil {
@@ -309,6 +296,25 @@ func (w *work) command(ctx context.Context) error {
 	}
 	w.m.store.At("after the start")
 	return w.await(ctx, r)
+}
+
+// job is what the supervisor of a command gets.
+func (w *work) job(base, ext, command string, env []string, hm handler.Manifest) job.Job {
+	spec := job.Job{
+		ID: store.NewID(), Shell: handler.ShellLine(base, command), Dir: base, Env: env, Timeout: w.timeout(),
+		Slice: handler.SliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
+	}
+	if w.task.Op == plan.Uninstall {
+		// What is on its way out leaves no limit to its services or successor.
+		spec.CPUPercent, spec.Units = 0, slices.Clone(spec.Units)
+		for i := range spec.Units {
+			spec.Units[i].CPUPercent = 0
+		}
+	}
+	if cgroup.HasSystemd() {
+		spec.Scope = job.ScopeName(spec.ID)
+	}
+	return spec
 }
 
 // await waits for the command of a record that says what is being done.

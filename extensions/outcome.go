@@ -57,23 +57,7 @@ func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 		problem.Code, problem.Text = w.failureText(base, d, res, cause, stdout, stderr, problem.Code)
 	}
 	if ran {
-		w.say(t.Ext, "Command: %s\n%s", d.Command, handler.OutputText(stdout, stderr))
-		w.m.auditLog(store.AuditEntry{
-			What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
-			GoalState: d.Key, Job: d.Job, Class: res.Class, Code: res.Code, Text: cause.Text,
-		})
-		w.emit(r.Version, t.Op, res.Class == job.OK, problem.Text, ended.Finished.Sub(ended.Started))
-		log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
-			Str("class", res.Class).Int("exit", res.Code).Dur("took", ended.Finished.Sub(ended.Started)).Logger()
-		if res.Class == job.OK {
-			log.Info().Msg(string(t.Op) + " ended")
-		} else {
-			log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
-		}
-		if res.Slowed() {
-			log.Warn().Str("code", codeThrottled).Dur("throttled", res.Throttled).Msg("the command was throttled by its CPU limit")
-			w.say(t.Ext, "%s: the command was throttled by its CPU limit for %s seconds", codeThrottled, seconds(res.Throttled))
-		}
+		w.tellEnd(r, d, ended, cause, problem.Text, handler.OutputText(stdout, stderr))
 	}
 	r = r.Ended(ended, t.Ext)
 	if t.Op == plan.Enable || t.Op == plan.Disable {
@@ -100,6 +84,29 @@ func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 		return w.failed(r, d, problem, exit)
 	}
 	return w.succeeded(r, d, exit)
+}
+
+// tellEnd tells logs and telemetry how a command ended. text is that of its
+// problem, output what it wrote.
+func (w *work) tellEnd(r store.Record, d store.Doing, ended *store.Ended, cause handler.Cause, text, output string) {
+	t := d.Task
+	w.say(t.Ext, "Command: %s\n%s", d.Command, output)
+	w.m.auditLog(store.AuditEntry{
+		What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
+		GoalState: d.Key, Job: d.Job, Class: ended.Result.Class, Code: ended.Result.Code, Text: cause.Text,
+	})
+	w.emit(r.Version, t.Op, ended.Result.Class == job.OK, text, ended.Finished.Sub(ended.Started))
+	log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).
+		Str("class", ended.Result.Class).Int("exit", ended.Result.Code).Dur("took", ended.Finished.Sub(ended.Started)).Logger()
+	if ended.Result.Class == job.OK {
+		log.Info().Msg(string(t.Op) + " ended")
+	} else {
+		log.Warn().Str("cause", cause.Code).Str("detail", cause.Text).Msg(string(t.Op) + " ended")
+	}
+	if ended.Result.Slowed() {
+		log.Warn().Str("code", codeThrottled).Dur("throttled", ended.Result.Throttled).Msg("the command was throttled by its CPU limit")
+		w.say(t.Ext, "%s: the command was throttled by its CPU limit for %s seconds", codeThrottled, seconds(ended.Result.Throttled))
+	}
 }
 
 // codeThrottled is no fault of the command; it says why one was slow.

@@ -42,7 +42,7 @@ func (p Problem) None() bool { return p == Problem{} }
 // CausePolicyInvalid is the cause of every refusal while the policy can't be read.
 const CausePolicyInvalid = "AZ-POL-INVALID"
 
-// Causes of failures that are not those of a command (see classify).
+// Causes of failures that are not those of a command (for those see handler.Classify).
 const (
 	CauseDownload       = "AZ-EXT-DOWNLOAD"
 	CausePackage        = "AZ-EXT-PACKAGE"
@@ -82,7 +82,7 @@ func (f *caused) Code() string { return f.cause }
 // Because gives an error its cause. The outermost one counts.
 func Because(cause string, err error) error { return &caused{cause, err} }
 
-// Prefixed is because with the cause in front of the text, for messages that
+// Prefixed is Because with the cause in front of the text, for messages that
 // people read where nothing explains them.
 func Prefixed(cause string, err error) error { return Because(cause, fmt.Errorf("%s: %w", cause, err)) }
 

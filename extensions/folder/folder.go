@@ -65,8 +65,9 @@ func OpenFile(path string) (*os.File, error) {
 	return f, errors.Join(err, d.Close())
 }
 
-// Read reads a file that somebody else owns: never through a symlink,
-// never waiting for a FIFO, never more than limit bytes: a handler may have put anything there.
+// Read reads a file that somebody else owns: never through a symlink, never
+// waiting for a FIFO, never more than limit bytes. A handler may have put
+// anything there.
 func Read(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	dir, name := filepath.Split(path)
 	d, err := Open(dir)
@@ -77,7 +78,7 @@ func Read(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	return data, fi, errors.Join(err, d.Close())
 }
 
-// ReadOwn is readSafely for a file in a handler's config or status folder,
+// ReadOwn is Read for a file in a handler's config or status folder,
 // which must not be a link either.
 func ReadOwn(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	dir, name := filepath.Split(path)

@@ -21,7 +21,7 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// Store is everything the engine keeps on disk. Names are relative to root.
+// A Store is everything the engine keeps on disk. Names are relative to root.
 //
 //	<lib>/<Name>-<version>/             the handler, as every agent has it
 //	<lib>/azguest/ext/records/*.json    Record, one per handler version
