@@ -19,9 +19,8 @@ import (
 
 func putCommand(r *remote) *cobra.Command {
 	var (
-		handler, version, settings, protected, tag, file string
-		after                                            []string
-		autoUpgrade, suppress, wait                      bool
+		x    extensionFlags
+		wait bool
 	)
 	cmd := &cobra.Command{
 		Use:   "put NAME",
@@ -30,46 +29,9 @@ func putCommand(r *remote) *cobra.Command {
 from flags, or read as ARM JSON from --file ("-" is standard input).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var body []byte
-			if file != "" {
-				data, err := readFile(file, cmd.InOrStdin())
-				if err != nil {
-					return err
-				}
-				body = data
-			} else {
-				i := strings.LastIndex(handler, ".")
-				if i < 0 {
-					return usageError{errors.New("--handler must be Publisher.Type")}
-				}
-				p := map[string]any{"publisher": handler[:i], "type": handler[i+1:], "typeHandlerVersion": version, "autoUpgradeMinorVersion": autoUpgrade, "suppressFailures": suppress}
-				for name, text := range map[string]string{"settings": settings, "protectedSettings": protected} {
-					if text == "" {
-						continue
-					}
-					if text[0] == '@' {
-						data, err := readFile(text[1:], cmd.InOrStdin())
-						if err != nil {
-							return err
-						}
-						text = string(data)
-					}
-					if !json.Valid([]byte(text)) {
-						return usageError{fmt.Errorf("%s is not JSON", name)}
-					}
-					p[name] = json.RawMessage(text)
-				}
-				if tag != "" {
-					p["forceUpdateTag"] = tag
-				}
-				if len(after) > 0 {
-					p["provisionAfterExtensions"] = after
-				}
-				data, err := json.Marshal(map[string]any{"properties": p})
-				if err != nil {
-					return fmt.Errorf("encode extension: %w", err)
-				}
-				body = data
+			body, err := x.body(cmd.InOrStdin())
+			if err != nil {
+				return err
 			}
 			answer, err := r.client().PutExtension(cmd.Context(), args[0], body, wait)
 			if err != nil {
@@ -79,17 +41,63 @@ from flags, or read as ARM JSON from --file ("-" is standard input).`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&handler, "handler", "", "name of the handler, Publisher.Type")
-	fl.StringVar(&version, "version", "1.0", "version of the handler, major.minor")
-	fl.StringVar(&settings, "settings", "", "public settings, JSON or @FILE")
-	fl.StringVar(&protected, "protected-settings", "", "protected settings, JSON or @FILE")
-	fl.StringVar(&tag, "force-update-tag", "", "any text; a new one runs the extension again with the same settings")
-	fl.StringArrayVar(&after, "after", nil, "name of an extension to be provisioned first; repeatable")
-	fl.BoolVar(&autoUpgrade, "auto-upgrade", false, "use the newest minor version")
-	fl.BoolVar(&suppress, "suppress-failures", false, "report a failure as success")
+	fl.StringVar(&x.handler, "handler", "", "name of the handler, Publisher.Type")
+	fl.StringVar(&x.version, "version", "1.0", "version of the handler, major.minor")
+	fl.StringVar(&x.settings, "settings", "", "public settings, JSON or @FILE")
+	fl.StringVar(&x.protected, "protected-settings", "", "protected settings, JSON or @FILE")
+	fl.StringVar(&x.tag, "force-update-tag", "", "any text; a new one runs the extension again with the same settings")
+	fl.StringArrayVar(&x.after, "after", nil, "name of an extension to be provisioned first; repeatable")
+	fl.BoolVar(&x.autoUpgrade, "auto-upgrade", false, "use the newest minor version")
+	fl.BoolVar(&x.suppress, "suppress-failures", false, "report a failure as success")
 	fl.BoolVar(&wait, "wait", false, "wait for the operation to end; exit with an error if it fails")
-	fl.StringVar(&file, "file", "", "file with the resource as JSON")
+	fl.StringVar(&x.file, "file", "", "file with the resource as JSON")
 	return r.flags(cmd)
+}
+
+// extensionFlags describe an extension on the command line.
+type extensionFlags struct {
+	handler, version, settings, protected, tag, file string
+	after                                            []string
+	autoUpgrade, suppress                            bool
+}
+
+// body is the resource: from the file, or made of the flags.
+func (x extensionFlags) body(in io.Reader) ([]byte, error) {
+	if x.file != "" {
+		return readFile(x.file, in)
+	}
+	i := strings.LastIndex(x.handler, ".")
+	if i < 0 {
+		return nil, usageError{errors.New("--handler must be Publisher.Type")}
+	}
+	p := map[string]any{"publisher": x.handler[:i], "type": x.handler[i+1:], "typeHandlerVersion": x.version, "autoUpgradeMinorVersion": x.autoUpgrade, "suppressFailures": x.suppress}
+	for name, text := range map[string]string{"settings": x.settings, "protectedSettings": x.protected} {
+		if text == "" {
+			continue
+		}
+		if text[0] == '@' {
+			data, err := readFile(text[1:], in)
+			if err != nil {
+				return nil, err
+			}
+			text = string(data)
+		}
+		if !json.Valid([]byte(text)) {
+			return nil, usageError{fmt.Errorf("%s is not JSON", name)}
+		}
+		p[name] = json.RawMessage(text)
+	}
+	if x.tag != "" {
+		p["forceUpdateTag"] = x.tag
+	}
+	if len(x.after) > 0 {
+		p["provisionAfterExtensions"] = x.after
+	}
+	data, err := json.Marshal(map[string]any{"properties": p})
+	if err != nil {
+		return nil, fmt.Errorf("encode extension: %w", err)
+	}
+	return data, nil
 }
 
 func readFile(name string, in io.Reader) ([]byte, error) {

@@ -121,7 +121,27 @@ func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error
 	if err != nil {
 		return err
 	}
-	line := map[string]any{"event": "listening", "pid": os.Getpid(), "blobURL": o.BlobURL}
+	line := map[string]any{"event": "listening", "pid": os.Getpid(), "blobURL": o.BlobURL, "vms": s.createVMs(f, setup)}
+	if err := s.listen(f, blobAddr, line); err != nil {
+		return err
+	}
+	if s.caOut != "" {
+		ca, err := f.CACertificate()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(s.caOut, ca, 0o644); err != nil {
+			return fmt.Errorf("write CA certificate: %w", err)
+		}
+	}
+	if err := json.NewEncoder(out).Encode(line); err != nil {
+		return fmt.Errorf("write listening event: %w", err)
+	}
+	return untilIdle(ctx, f, s.idleExit)
+}
+
+// createVMs makes the virtual machines and returns their names and ids.
+func (s *serveFlags) createVMs(f *fabric.Fabric, setup fabric.Provisioning) []map[string]string {
 	var vms []map[string]string
 	for i, spec := range s.vms {
 		name, address, _ := strings.Cut(spec, "=")
@@ -147,8 +167,11 @@ func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error
 		v := f.CreateVM(name, options...)
 		vms = append(vms, map[string]string{"name": name, "id": v.ID()})
 	}
-	line["vms"] = vms
+	return vms
+}
 
+// listen opens the listeners and notes their addresses in line.
+func (s *serveFlags) listen(f *fabric.Fabric, blobAddr string, line map[string]any) error {
 	for _, l := range []struct {
 		service fabric.Service
 		name    string
@@ -171,22 +194,15 @@ func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error
 		}
 		line[l.name] = addr.String()
 	}
-	if s.caOut != "" {
-		ca, err := f.CACertificate()
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(s.caOut, ca, 0o644); err != nil {
-			return fmt.Errorf("write CA certificate: %w", err)
-		}
-	}
-	if err := json.NewEncoder(out).Encode(line); err != nil {
-		return fmt.Errorf("write listening event: %w", err)
-	}
+	return nil
+}
+
+// untilIdle waits for the end: of ctx, or of the requests if limit is not 0.
+func untilIdle(ctx context.Context, f *fabric.Fabric, limit time.Duration) error {
 	for {
 		wait := time.Hour
-		if s.idleExit > 0 {
-			wait = time.Until(f.LastRequest().Add(s.idleExit))
+		if limit > 0 {
+			wait = time.Until(f.LastRequest().Add(limit))
 			if wait <= 0 {
 				return nil
 			}
