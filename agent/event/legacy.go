@@ -73,62 +73,73 @@ func decodeTLD(b []byte, own bool, now time.Time) (Event, error) {
 		}
 	}
 	for _, p := range f.Parameters {
-		text, number := values(p.Value)
-		switch p.Name {
-		case "Name":
-			e.Name = text
-		case "Version":
-			e.Version = text
-		case "Operation":
-			e.Op = text
-		case "OperationSuccess":
-			e.OK = strings.EqualFold(text, "true")
-		case "Message":
-			e.Message = text
-		case "Duration":
-			e.Duration = time.Duration(min(max(number, 0), 1e12)) * time.Millisecond
-		}
-		if !own {
-			continue
-		}
-		switch p.Name {
-		case "Category":
-			e.Category = text
-		case "Counter":
-			e.Counter = text
-		case "Instance":
-			e.Instance = text
-		case "Value":
-			e.Value = number
-		case "EventName":
-			e.Name, e.Version = text, ""
-			if i := strings.LastIndexByte(text, '-'); i >= 0 {
-				e.Name, e.Version = text[:i], text[i+1:]
-			}
-		case "CapabilityUsed":
-			e.Level = text
-		case "Context1":
-			e.Message = text
-		case "Context2":
-			e.Timestamp = text
-		case "Context3":
-			e.OperationID = text
-		case "OpcodeName":
-			if t, err := time.Parse(eventTime, text); err == nil {
-				e.Time = t
-			}
-		case "EventTid":
-			e.TID = text
-		case "EventPid":
-			e.PID = text
-		case "TaskName":
-			e.Task = text
+		e.operation(p)
+		if own {
+			e.others(p)
 		}
 	}
 	if e.Kind == Operation && e.Name == "" && e.Message == "" {
 		return Event{}, errors.New("event file without a name")
 	}
 	return e, nil
+}
+
+// operation sets what a parameter says of an operation.
+func (e *Event) operation(p tldParam) {
+	text, number := values(p.Value)
+	switch p.Name {
+	case "Name":
+		e.Name = text
+	case "Version":
+		e.Version = text
+	case "Operation":
+		e.Op = text
+	case "OperationSuccess":
+		e.OK = strings.EqualFold(text, "true")
+	case "Message":
+		e.Message = text
+	case "Duration":
+		e.Duration = time.Duration(min(max(number, 0), 1e12)) * time.Millisecond
+	}
+}
+
+// others sets what only an agent's own files have: metrics, log lines, and who
+// wrote the event when.
+func (e *Event) others(p tldParam) {
+	text, number := values(p.Value)
+	switch p.Name {
+	case "Category":
+		e.Category = text
+	case "Counter":
+		e.Counter = text
+	case "Instance":
+		e.Instance = text
+	case "Value":
+		e.Value = number
+	case "EventName":
+		e.Name, e.Version = text, ""
+		if i := strings.LastIndexByte(text, '-'); i >= 0 {
+			e.Name, e.Version = text[:i], text[i+1:]
+		}
+	case "CapabilityUsed":
+		e.Level = text
+	case "Context1":
+		e.Message = text
+	case "Context2":
+		e.Timestamp = text
+	case "Context3":
+		e.OperationID = text
+	case "OpcodeName":
+		if t, err := time.Parse(eventTime, text); err == nil {
+			e.Time = t
+		}
+	case "EventTid":
+		e.TID = text
+	case "EventPid":
+		e.PID = text
+	case "TaskName":
+		e.Task = text
+	}
 }
 
 // values reads a parameter of any type as text and as a number.

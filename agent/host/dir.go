@@ -233,7 +233,7 @@ func (d *Dir) Append(name string, perm fs.FileMode) (*os.File, error) {
 // whoever reads while the machine runs, but a power cut may bring the old
 // content back, or none.
 func (d *Dir) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
-	return d.replace(name, data, perm, -1, -1, false)
+	return d.replace(d, name, data, perm, -1, -1, false)
 }
 
 // ReadBounded reads a regular file of at most limit bytes, whoever owns it. A

@@ -285,12 +285,23 @@ func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 // before it gets its name; a symlink of that name is replaced, not followed.
 func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int) error {
 	d.sweep(name)
-	return d.replace(name, data, perm, uid, gid, true)
+	return d.replace(d, name, data, perm, uid, gid, true)
 }
 
-// replace is WriteFile, synced or not, without looking for leftovers.
-func (d *Dir) replace(name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) (err error) {
-	full := path.Join(d.name, name)
+// WriteInto is WriteFile for a name in another directory of the same file
+// system. The temporary file is in this one: others read whatever they find in
+// the other.
+func (d *Dir) WriteInto(to *Dir, name string, data []byte, perm fs.FileMode) error {
+	if err := checked(name); err != nil {
+		return err
+	}
+	return d.replace(to, name, data, perm, -1, -1, true)
+}
+
+// replace is the one way in which files are replaced: WriteFile, synced or not,
+// without looking for leftovers. (A download comes in pieces: CreateTemp.)
+func (d *Dir) replace(to *Dir, name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) (err error) {
+	full := path.Join(to.name, name)
 	tmp := temporary(name)
 	fd, err := unix.Openat(d.fd(), tmp, newFlags(perm)|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -321,11 +332,11 @@ func (d *Dir) replace(name string, data []byte, perm fs.FileMode, uid, gid int, 
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := unix.Renameat(d.fd(), tmp, d.fd(), name); err != nil {
+	if err := unix.Renameat(d.fd(), tmp, to.fd(), name); err != nil {
 		return err
 	}
 	if sync {
-		d.Sync()
+		to.Sync()
 	}
 	return nil
 }

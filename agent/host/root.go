@@ -288,7 +288,7 @@ func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sy
 				uid, gid = int(st.Uid), int(st.Gid)
 			}
 		}
-		return d.replace(base, data, perm, uid, gid, sync)
+		return d.replace(d, base, data, perm, uid, gid, sync)
 	})
 }
 

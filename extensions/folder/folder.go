@@ -133,33 +133,15 @@ func writeIn(dir, path string, data []byte, mode fs.FileMode) (err error) {
 		}
 		defer to.Close()
 	}
-	f, tmp, err := base.CreateTemp("")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = base.Rename(tmp, to, name)
-	}
+	err = base.WriteInto(to, name, data, mode)
 	if errors.Is(err, syscall.EISDIR) {
 		// A handler made a directory of that name; it would keep us from ever
 		// writing the file.
 		if err = to.RemoveAll(name); err == nil {
-			err = base.Rename(tmp, to, name)
+			err = base.WriteInto(to, name, data, mode)
 		}
 	}
-	if err != nil {
-		return errors.Join(err, base.Remove(tmp))
-	}
-	to.Sync()
-	return nil
+	return err
 }
 
 // MakeAll makes the folders of a handler that the agent writes to. What else
