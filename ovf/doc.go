@@ -12,4 +12,7 @@
 // no kernel module, works where hardening forbids them, takes no process and
 // about a millisecond, and keeps a hostile image away from the kernel; only
 // what these readers do not understand is given to mount(2).
+//
+// Begin with media.go ([Load]), then dvd.go (the ways to read a device) and
+// parse.go. It imports agent/host, agent/secret and agent/bound.
 package ovf

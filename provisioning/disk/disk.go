@@ -8,6 +8,9 @@
 // or exactly as the platform delivers it. Whatever else is on it is
 // somebody's data: the disk is left alone and the reason is told. A mount
 // that fails never leads to formatting.
+//
+// Begin with [Plan], which is pure; probe.go and ntfs.go read what is on a
+// disk, apply.go does what was planned. It imports agent/host alone.
 package disk
 
 import (

@@ -4,7 +4,9 @@
 // something was left.
 //
 // [Plan] only reads. It lists what is there to be done and nothing else, so
-// the plan of a clean machine is empty and a second run does nothing.
+// the plan of a clean machine is empty and a second run does nothing. [Apply]
+// does it, [Verify] looks at an image. The package imports agent/host, ovf and
+// provisioning, which takes back what it has made.
 package generalize
 
 import (

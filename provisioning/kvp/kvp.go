@@ -3,7 +3,8 @@
 // reads (provisioning/SPEC.md §9.8).
 //
 // The host collects the pool when it receives the health report, so flush,
-// which every function here does, before the report is posted.
+// which every function here does, before the report is posted. Begin with
+// [Open]. The package imports agent/host alone.
 package kvp
 
 import (
