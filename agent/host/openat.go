@@ -47,7 +47,7 @@ func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, err
 	}
 	todo := split(name)
 	if slices.Contains(todo, "..") {
-		return nil, errors.Join(fmt.Errorf("open directory %s: %w: path contains ..", name, ErrUnsafe), d.Close())
+		return nil, errors.Join(fmt.Errorf("open directory %s: %w: path has a \"..\" in it", name, ErrUnsafe), d.Close())
 	}
 	if len(todo) == 0 {
 		return d, nil
