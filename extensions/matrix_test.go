@@ -17,7 +17,7 @@ type matrixRow struct{ name, where, otherwise string }
 const accept = "TestAcceptance/"
 
 var matrix = []matrixRow{
-	// §21.1 TestExtensionCleanup
+	// extensions/SPEC.md §21.1 TestExtensionCleanup
 	{"cleanup_leaves_installed_extensions", "TestLifecycle", ""},
 	{"cleanup_removes_uninstalled_extensions", "TestLifecycle", ""},
 	{"cleanup_removes_orphaned_packages", "TestAbsent", "directories without a HandlerState are somebody else's and stay"},
@@ -98,7 +98,7 @@ var matrix = []matrixRow{
 	{"report_both_policy_failure_and_heartbeat_in_status", "TestHeartbeatOfTheForbidden", ""},
 	{"save_policy_file_to_history_directory", "", "the audit log has each refusal and why; the history is what the platform sent"},
 	{"TestSignatureValidationNotEnforced", "TestSignature TestSignatureMatrix", ""},
-	// §21.2
+	// extensions/SPEC.md §21.2
 	{"parse_ext_status_should_raise_on_non_array · parse_extension_status00 · 01 · missing/null substatus · empty status", "extensions/handler.TestParseStatus", ""},
 	{"extension_sequence_number", "TestHostileNames TestNumberGoesBack protocol/wire.TestOneBadHandlerHurtsNoOther", "the goal state's number only; a number that is none, or below 0, is a config error"},
 	{"report_error_if_plugin_settings_version_mismatch", "protocol/wire.TestOneBadHandlerHurtsNoOther", ""},
@@ -106,11 +106,11 @@ var matrix = []matrixRow{
 	{"report_the_message_in_the_hearbeat", "TestHeartbeat", ""},
 	{"LaunchCommand: timeout kills group · non-zero message · does not wait for children · child that fails to start · truncate ≤3200", "TestSuperviseJob TestTimeout extensions/handler.TestOutputText TestFailures", "no second of waiting after the end: what children print later is in the file, and is shown from there"},
 	{"LaunchCommand: exact helper env set · supported features env", "TestContractOnDisk", "the agent's own environment does not reach handlers"},
-	// §21.3
+	// extensions/SPEC.md §21.3
 	{"download_and_expand · use_existing_package · ignore_existing_invalid · maintain_handler_state", "TestExistingPackage TestDownloadOnce", ""},
 	{"alternate URIs on failure / exception / invalid package · exception when all fail", "protocol/transfer.TestEveryAddressAndChannelIsTried TestFailures/bad zip", ""},
 	{"rm_ext_handler_dir", "TestUninstallAlways TestRemovalAgainstResistance", ""},
-	// §21.4
+	// extensions/SPEC.md §21.4
 	{"parse_multi_config_settings / with_disable_state", "protocol/wire.TestExtensionsConfig", ""},
 	{"execute_and_report_multi_config_extensions_properly", "TestMultiConfig", ""},
 	{"report_unregistered_version_error_per_extension · retry_handler_installation_per_extension_if_failed · retry_update_sequence_per_extension_if_previous_failed · report_disabled_extension_errors_if_update_failed", accept + "retry_update_sequence_per_extension", "a handler's failure is told for each extension, and is not tried again for each"},
@@ -123,12 +123,12 @@ var matrix = []matrixRow{
 	{"fail_handler_if_handler_does_not_support_mc · check_every_time_if_handler_supports_mc", "TestMultiConfigUnsupported", ""},
 	{"process_dependency_chain_extensions_properly · report_extension_status_failures_for_all_dependent_extensions", "TestSequencing TestDependencyFails", ""},
 	{"stop_execution_if_status_file_contains_errors", accept + "stop_execution_if_status_file_errors", ""},
-	// §21.5
+	// extensions/SPEC.md §21.5
 	{"test_policy_engine", "extensions/policy.TestPolicyFile extensions/policy.TestRules TestPolicy", ""},
 	{"test_report_status", "protocol/platform.TestFact17StatusGoesThroughTheHostThenDirectly", ""},
 	{"test_signature_validation", "TestSignatureMatrix", "verified in Go, so no version of openssl matters"},
 	{"test_collect_telemetry_events", "agent/event.TestExtensionTelemetryPipeline agent/event.TestExtensionTelemetryLimits", ""},
-	// §21.6
+	// extensions/SPEC.md §21.6
 	{"AgentBvt: extension_operations, run_command, vm_access", "test/handlers.TestPublishedHandlers test/arm.TestAzureCLI", ""},
 	{"AgentExtWorkflow", "TestLifecycle TestDowngrade TestBoot TestShutdown TestEnableEveryStart", "a restart enables nothing unless Extensions.EnableEveryStart=y"},
 	{"ExtensionUpdate", "TestUpdateOnFailure", ""},
@@ -142,7 +142,7 @@ var matrix = []matrixRow{
 	{"KeyvaultCertificates, FIPS, Hibernation", "protocol/platform.TestFact01And05CipherDecidesTransportAndFailureIsNotFatal protocol/platform.TestFact06HibernateBringsOtherCertificatesUnderTheSameIncarnation", ""},
 	{"NoOutboundConnections", "protocol/platform.TestHostOnlyNeverLeaves protocol/platform.TestRolesOfTheChannelsSwap", ""},
 	{"AgentStatus, AgentNotProvisioned, AgentWaitForCloudInit", "TestGates/gate agent.TestModes", ""},
-	// §21.7
+	// extensions/SPEC.md §21.7
 	{"1 real handlers", "test/handlers.TestPublishedHandlers", "look-alikes: the originals are not ours to ship"},
 	{"2 HandlerEnvironment byte test", "TestContractOnDisk test/handlers.TestPublishedHandlers", ""},
 	{"3 child holding stdout", "TestSuperviseJob test/extlab.TestConformance", ""},

@@ -71,13 +71,13 @@ func specified(t *testing.T, version string) *Bundle {
 // everything, word for word.
 func TestSpecifiedHandler(t *testing.T) {
 	if !strings.Contains(block(t, "### 20.5"), "fabric ext conformance Contoso.Hello__1.0.0.zip --settings s.json --protected p.json") {
-		t.Error("§20.5 tries something else than this test")
+		t.Error("extensions/SPEC.md §20.5 tries something else than this test")
 	}
 	for _, f := range Lint(specified(t, "1.0.0")) {
 		t.Errorf("lint: %s", f)
 	}
 	for _, f := range LintStatus("0.status", []byte(block(t, "### 7.2"))) {
-		t.Errorf("the status of §7.2: %s", f)
+		t.Errorf("the status of extensions/SPEC.md §7.2: %s", f)
 	}
 	a := agent(t)
 	for name, p := range map[string]Plan{
