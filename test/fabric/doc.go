@@ -68,7 +68,7 @@
 // language of templates), media (disc images), pki (certificates, CMS, PFX).
 // They and this package import nothing else of this repository.
 //
-// The rest is one package although it has many files: host, storage and control
+// The rest is one flat package: host, storage and control
 // plane are views of the same virtual machines and extensions under one mutex.
 // A PUT to the control plane changes the goal state, an upload to storage ends
 // an operation. Packages for them would have to export every field of VM and
