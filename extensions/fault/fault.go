@@ -120,7 +120,7 @@ func CauseOfCode(code int) string {
 	return CauseExit
 }
 
-// NoRoom: the write failed because the disk is full.
+// NoRoom reports whether a write failed because the disk is full.
 func NoRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // OfDisk puts the stable code in front of what is the disk's fault.

@@ -299,6 +299,7 @@ func Tail(path string, n int64) string {
 	return TailOf(f, n)
 }
 
+// TailOf is Tail of an open file.
 func TailOf(f *os.File, n int64) string {
 	fi, err := f.Stat()
 	if err != nil || !fi.Mode().IsRegular() {

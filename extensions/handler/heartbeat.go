@@ -41,44 +41,45 @@ func (r Report) Problem() fault.Problem {
 	return p
 }
 
-// A beat is the content of heartbeat.log.
-type beat struct {
+// A Beat is the content of heartbeat.log.
+type Beat struct {
 	Status  string
 	Message *string
 }
 
+// ErrHeartbeat says that heartbeat.log is not what it should be.
 var ErrHeartbeat = errors.New("malformed heartbeat file")
 
 // ParseHeartbeat reads heartbeat.log; an empty array is as malformed as
 // anything else.
-func ParseHeartbeat(data []byte) (beat, error) {
+func ParseHeartbeat(data []byte) (Beat, error) {
 	data = lenientJSON(data)
 	if err := heartbeatLimits.JSON(data); err != nil {
-		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+		return Beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
-		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+		return Beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
 	}
 	if len(list) == 0 {
-		return beat{}, fmt.Errorf("%w: the array is empty", ErrHeartbeat)
+		return Beat{}, fmt.Errorf("%w: the array is empty", ErrHeartbeat)
 	}
 	first, err := object(list[0])
 	if err != nil {
-		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+		return Beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
 	}
 	hb, err := object(first["heartbeat"])
 	if err != nil || hb == nil {
-		return beat{}, fmt.Errorf("%w: no heartbeat object", ErrHeartbeat)
+		return Beat{}, fmt.Errorf("%w: no heartbeat object", ErrHeartbeat)
 	}
-	var b beat
+	var b Beat
 	var ok bool
 	if b.Status, ok = Text(hb["status"]); !ok || b.Status == "" || len(b.Status) > maxBeatStatus {
-		return beat{}, fmt.Errorf("%w: no status", ErrHeartbeat)
+		return Beat{}, fmt.Errorf("%w: no status", ErrHeartbeat)
 	}
 	b.Message, _, err = formatted(hb["formattedMessage"])
 	if err != nil {
-		return beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
+		return Beat{}, fmt.Errorf("%w: %w", ErrHeartbeat, err)
 	}
 	if b.Message != nil {
 		m := cutMark(*b.Message, bigSubMessage)
@@ -102,7 +103,7 @@ func WithHeartbeat(r Report, path string, enabled, now time.Time) Report {
 		}
 		return Report{Status: "NotReady", Code: fault.CodeOther, Message: "Failed to get heart beat file", Cause: fault.CauseUnresponsive}
 	}
-	var b beat
+	var b Beat
 	if err == nil {
 		b, err = ParseHeartbeat(data)
 		if err != nil && now.Sub(fi.ModTime()).Abs() < 5*time.Second {

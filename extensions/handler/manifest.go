@@ -253,14 +253,14 @@ func lenientJSON(data []byte) []byte {
 
 // SignedAs says why signingInfo does not name this handler in this version,
 // or "".
-func (hm Manifest) SignedAs(name, version string) string {
+func (m Manifest) SignedAs(name, version string) string {
 	switch {
-	case hm.Publisher == "" && hm.Type == "" && hm.Version == "":
+	case m.Publisher == "" && m.Type == "" && m.Version == "":
 		return "HandlerManifest.json has no signingInfo"
-	case !strings.EqualFold(hm.Publisher+"."+hm.Type, name):
-		return fmt.Sprintf("signed as %s.%s, but offered as %s", hm.Publisher, hm.Type, name)
-	case !strings.EqualFold(hm.Version, version):
-		return fmt.Sprintf("signed as version %s, but offered as %s", hm.Version, version)
+	case !strings.EqualFold(m.Publisher+"."+m.Type, name):
+		return fmt.Sprintf("signed as %s.%s, but offered as %s", m.Publisher, m.Type, name)
+	case !strings.EqualFold(m.Version, version):
+		return fmt.Sprintf("signed as version %s, but offered as %s", m.Version, version)
 	}
 	return ""
 }

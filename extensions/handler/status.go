@@ -280,6 +280,7 @@ func MissingStatus(path, full string) protocol.ExtensionStatus {
 	return protocol.ExtensionStatus{Status: Transitioning, Code: json.RawMessage("0"), Message: &m}
 }
 
+// WrongStatus is an error of the agent in place of a status.
 func WrongStatus(code int, message string) protocol.ExtensionStatus {
 	raw, _ := json.Marshal(code) // an int
 	return protocol.ExtensionStatus{Status: Error, Code: raw, Message: &message}

@@ -13,7 +13,7 @@ import (
 // nameMax keeps <Name>-<version> and what is made of it a file name.
 const nameMax = 150
 
-// IsHandlerName: Publisher.Type.
+// IsHandlerName reports whether a text can name a handler: Publisher.Type.
 func IsHandlerName(s string) bool {
 	if s == "" || len(s) > nameMax || !alphanumeric(rune(s[0])) {
 		return false
@@ -26,8 +26,8 @@ func IsHandlerName(s string) bool {
 	return ok && name == s && version == "1.0"
 }
 
-// IsVersion: a version that is also a directory's ending. A dash would end
-// up in the name when the directory is read.
+// IsVersion reports whether a text is a version that can also end the name of
+// a directory. A dash would end up in the name when the directory is read.
 func IsVersion(s string) bool {
 	if s == "" || len(s) > 64 || s[0] < '0' || s[0] > '9' {
 		return false
@@ -38,9 +38,10 @@ func IsVersion(s string) bool {
 	return parseVersion(s).ok
 }
 
-// IsExtensionName: one extension of a multi-config handler. It is part of file
-// names and the value of a variable, nothing of it reaches a shell of ours;
-// people choose it, so letters of all scripts and blanks are let through.
+// IsExtensionName reports whether a text can name one extension of a
+// multi-config handler. It is part of file names and the value of a variable,
+// nothing of it reaches a shell of ours; people choose it, so letters of all
+// scripts and blanks are let through.
 func IsExtensionName(s string) bool {
 	return s != "" && len(s) < 200 && s[0] != '.' && utf8.ValidString(s) &&
 		strings.IndexFunc(s, func(r rune) bool { return r == '/' || r == '\\' || unicode.IsControl(r) }) < 0

@@ -34,6 +34,7 @@ type Config struct {
 	Dir  string // our own rules
 }
 
+// Filled is the configuration with the usual value in each empty field.
 func (c Config) Filled() Config {
 	c.Mode = cmp.Or(c.Mode, Enforce)
 	c.File = cmp.Or(c.File, "/etc/waagent_policy.json")

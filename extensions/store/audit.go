@@ -51,6 +51,7 @@ type AuditLog struct {
 	torn      bool       // the last line may lack its end
 }
 
+// NewAuditLog is the audit log in a file, which is made when it is needed.
 func NewAuditLog(path string) *AuditLog {
 	dir, name := filepath.Split(path)
 	return &AuditLog{dir: filepath.Clean(dir), name: name, n: -1, torn: true}

@@ -16,18 +16,18 @@ type Cache struct {
 }
 
 type cachedStatus struct {
-	stamp fileStamp
+	stamp FileStamp
 	st    handler.FileStatus
 	good  bool
 }
 
 type cachedManifest struct {
-	stamp fileStamp
+	stamp FileStamp
 	hm    handler.Manifest
 }
 
-// fileStamp changes whenever a file does.
-type fileStamp struct {
+// A FileStamp changes whenever a file does.
+type FileStamp struct {
 	dev, ino uint64
 	Size     int64
 	Mtime    syscall.Timespec
@@ -35,16 +35,17 @@ type fileStamp struct {
 	mode     uint32
 }
 
-func StampOf(path string) (fileStamp, bool) {
+// StampOf is the stamp of a file, if it is there.
+func StampOf(path string) (FileStamp, bool) {
 	fi, err := folder.Root.Lstat(path)
 	if err != nil {
-		return fileStamp{}, false
+		return FileStamp{}, false
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
-		return fileStamp{}, false
+		return FileStamp{}, false
 	}
-	return fileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // Dev is not uint64 everywhere
+	return FileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // Dev is not uint64 everywhere
 }
 
 // Status is the word of one status file. While a file is half written the
@@ -79,6 +80,7 @@ func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStat
 	return st, false
 }
 
+// Manifest is the manifest of a handler; one that cannot be used is empty.
 func (c *Cache) Manifest(path string) handler.Manifest {
 	stamp, there := StampOf(path)
 	if !there {

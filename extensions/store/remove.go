@@ -104,6 +104,7 @@ func (s Store) Removed() map[string]time.Time {
 	return out
 }
 
+// ForgetRemoved ends the watch over a directory that was removed.
 func (s Store) ForgetRemoved(dir string) { _ = folder.Root.Remove(s.Sub("gone", filepath.Base(dir))) }
 
 // Delete deletes what is in the trash. What still resists is tried again.

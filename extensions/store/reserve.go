@@ -28,26 +28,28 @@ const (
 	lowFiles = reserveSlice
 )
 
-// A Space is what a file system has left for us. Inodes are -1 where they
+// A FreeSpace is what a file system has left for us. Inodes are -1 where they
 // are not counted.
-type space struct {
+type FreeSpace struct {
 	bytes, inodes int64
 	ok            bool
 }
 
-func (s Store) Space() space {
+// Space is what the file system of the store has left.
+func (s Store) Space() FreeSpace {
 	var st unix.Statfs_t
 	if unix.Statfs(s.Sub(), &st) != nil {
-		return space{}
+		return FreeSpace{}
 	}
-	sp := space{bytes: int64(st.Bavail) * st.Bsize, inodes: -1, ok: true}
+	sp := FreeSpace{bytes: int64(st.Bavail) * st.Bsize, inodes: -1, ok: true}
 	if st.Files > 0 {
 		sp.inodes = int64(st.Ffree)
 	}
 	return sp
 }
 
-func (sp space) Low() bool {
+// Low says that a command should not begin without more room.
+func (sp FreeSpace) Low() bool {
 	return sp.ok && (sp.bytes < lowBytes || sp.inodes >= 0 && sp.inodes < lowFiles)
 }
 

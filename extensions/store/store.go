@@ -82,14 +82,18 @@ func (s Store) execDir(name, version string) string {
 	return s.Root.Path(filepath.Join(s.exec, name+"-"+version))
 }
 
+// LogDir is the log folder of a handler.
 func (s Store) LogDir(name string) string { return s.Root.Path(s.Logs + "/" + name) }
 
+// Sub is the complete path of something below Dir.
 func (s Store) Sub(parts ...string) string {
 	return s.Root.Path(s.Dir + "/" + strings.Join(parts, "/"))
 }
 
+// JobDir is the directory of a command.
 func (s Store) JobDir(id string) string { return s.Sub("jobs", id) }
 
+// Init makes the directories of the store.
 func (s Store) Init() error {
 	for _, d := range []string{s.Lib, s.Lib + "/events"} {
 		mode := fs.FileMode(0o755)
@@ -117,6 +121,7 @@ func (s Store) Init() error {
 	return nil
 }
 
+// EmptyDir removes everything in a directory.
 func EmptyDir(dir string) error {
 	entries, err := folder.Root.ReadDir(dir)
 	for _, e := range entries {
@@ -409,6 +414,7 @@ func (s Store) Manifest(name, version string) (handler.Manifest, error) {
 	return hm, nil
 }
 
+// ManifestCode is what the platform is told of an error of Store.Manifest.
 func ManifestCode(err error) int {
 	if errors.Is(err, errManifestLoad) {
 		return fault.CodeManifestLoad
