@@ -167,6 +167,7 @@ type Manager struct {
 	offers  chan *protocol.GoalState // a mailbox of one
 	wake    chan struct{}
 	changed chan struct{}
+	began   chan begun
 	done    chan outcome
 	cancels chan cancelRequest
 	running sync.WaitGroup
@@ -196,6 +197,7 @@ type managed struct {
 	name    string
 	recs    map[string]store.Record
 	busy    *plan.Task
+	begun   map[string]store.Record // records with the commands that busy has begun, by version
 	stop    context.CancelCauseFunc // ends what busy is, if it can be ended
 	ended   chan string             // how that went, when it has ended and is recorded
 	settled bool                    // nothing left to do in this pass
@@ -216,6 +218,7 @@ func New(root host.Root, launch job.Launcher, fetch Fetcher, events event.Sink, 
 		offers:   make(chan *protocol.GoalState, 1),
 		wake:     make(chan struct{}, 1),
 		changed:  make(chan struct{}, 1),
+		began:    make(chan begun),
 		done:     make(chan outcome),
 		cancels:  make(chan cancelRequest),
 		audit:    store.NewAuditLog(root.Path(cfg.LogDir + "/azguest-audit.log")),
@@ -333,25 +336,17 @@ func (m *Manager) loop(ctx context.Context) error {
 		if m.cfg.Turn != nil {
 			m.cfg.Turn()
 		}
-		// A wake-up costs more than what is done in it: none without need.
-		switch need := m.wary(); {
-		case need && !wary:
-			dead.Reset(every)
-			wary = true
-		case !need && wary:
-			dead.Stop()
-			wary = false
-		}
-		var look <-chan time.Time
-		if d := m.nextLook(); d > 0 {
-			look = time.After(d)
-		}
+		wary = m.paceDead(dead, every, wary)
 		select {
 		case <-ctx.Done():
 			return nil
 		case gs := <-m.offers:
 			m.newPass(gs)
 			m.takeForced()
+		case b := <-m.began:
+			m.hasBegun(b)
+			m.publish()
+			continue
 		case out := <-m.done:
 			m.finished(out)
 		case <-m.wake:
@@ -380,11 +375,32 @@ func (m *Manager) loop(ctx context.Context) error {
 			}
 			m.store.FillReserve()
 			continue
-		case <-look:
+		case <-m.lookTimer():
 		}
 		m.schedule(ctx)
 		m.publish()
 	}
+}
+
+// lookTimer fires when something that is waited for has to be looked at again.
+func (m *Manager) lookTimer() <-chan time.Time {
+	if d := m.nextLook(); d > 0 {
+		return time.After(d)
+	}
+	return nil
+}
+
+// paceDead stops the ticker of lookForDead while there is nothing to look for: a
+// wake-up costs more than what is done in it. wary is whether it ticks.
+func (m *Manager) paceDead(dead *time.Ticker, every time.Duration, wary bool) bool {
+	need := m.wary()
+	switch {
+	case need && !wary:
+		dead.Reset(every)
+	case !need && wary:
+		dead.Stop()
+	}
+	return need
 }
 
 // handler returns the entry of a name, in whatever case it is written.
@@ -419,6 +435,30 @@ func (m *Manager) resume(ctx context.Context, h *managed) {
 	}
 }
 
+// begun is what a goroutine of a handler tells before it starts a command.
+type begun struct {
+	name string
+	rec  store.Record
+}
+
+// tellBegun shows that a command has begun: only the loop publishes.
+func (w *work) tellBegun(ctx context.Context, r store.Record) {
+	select {
+	case w.m.began <- begun{w.name, r}:
+	case <-ctx.Done():
+	}
+}
+
+// hasBegun keeps the record for the rows. The handler's own records stay what
+// they were until the step has ended.
+func (m *Manager) hasBegun(b begun) {
+	h := m.handler(b.name)
+	if h.begun == nil {
+		h.begun = map[string]store.Record{}
+	}
+	h.begun[b.rec.Version] = b.rec
+}
+
 // outcome is what a goroutine of a handler comes back with.
 type outcome struct {
 	h    *managed
@@ -450,7 +490,7 @@ func (m *Manager) begin(life context.Context, h *managed, w *work, do func(conte
 // finished takes the outcome of a step.
 func (m *Manager) finished(o outcome) {
 	m.busy--
-	o.h.busy = nil
+	o.h.busy, o.h.begun = nil, nil
 	o.h.ended <- o.how // wait: the channel has room for it
 	close(o.h.ended)
 	m.store.FillReserve() // if it was used, and there is room again

@@ -289,7 +289,7 @@ func (w *work) command(ctx context.Context) error {
 		What: "begin", Handler: w.name, Version: t.Version, Extension: ext, Op: t.Op, Seq: seq, Why: t.Why,
 		GoalState: d.Key, Command: spec.Shell, Digest: r.Digest, Signer: r.Signer, Job: spec.ID,
 	})
-	w.m.publishDoing(w.name, r)
+	w.tellBegun(ctx, r)
 	w.m.store.At("before the start")
 	if err := w.withRoom(func() error { return w.m.launch.Start(w.m.store.JobDir(spec.ID), spec) }); err != nil {
 		return w.finish(r, d, job.Result{Class: job.NotStarted, Code: -1, Error: err.Error(), Started: d.Started, Finished: time.Now().UTC()})

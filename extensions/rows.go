@@ -69,20 +69,16 @@ func (m *Manager) publish() {
 		p.waits, p.dead, p.stuck, p.off = maps.Clone(p.waits), maps.Clone(p.dead), maps.Clone(p.stuck), maps.Clone(p.off)
 		v.pass = &p
 	}
-	m.mu.Lock()
 	for key, h := range v.handlers {
-		recs := maps.Clone(h.recs)
-		// A command that began since the loop last heard of this handler.
-		if old, ok := m.view.handlers[key]; ok && h.busy != nil {
-			for ver, r := range old.recs {
-				if r.Doing != nil && recs[ver].Doing == nil {
-					recs[ver] = r
-				}
+		h.recs = maps.Clone(h.recs)
+		for ver, r := range m.handlers[key].begun {
+			if h.recs[ver].Doing == nil {
+				h.recs[ver] = r
 			}
 		}
-		h.recs = recs
 		v.handlers[key] = h
 	}
+	m.mu.Lock()
 	m.view = v
 	m.mu.Unlock()
 	m.watchStatus()
@@ -100,19 +96,6 @@ func (m *Manager) still() bool {
 	same := m.shown != nil && reflect.DeepEqual(rows, m.shown)
 	m.shown = rows
 	return same
-}
-
-// publishDoing shows that a command has begun.
-func (m *Manager) publishDoing(name string, r store.Record) {
-	m.mu.Lock()
-	if h, ok := m.view.handlers[strings.ToLower(name)]; ok {
-		h.recs = maps.Clone(h.recs)
-		h.recs[r.Version] = r
-		m.view.handlers = maps.Clone(m.view.handlers) // readers have the old one
-		m.view.handlers[strings.ToLower(name)] = h
-	}
-	m.mu.Unlock()
-	poke(m.changed)
 }
 
 // watchStatus keeps inotify on the status folders of what is installed.
@@ -284,41 +267,14 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 		r.set(rep)
 		r.fail(q, p.skipped[q.key()])
 	case failedHere:
-		r.end = endFailed
-		r.set(r.rec.Report)
-		switch {
-		case q.bare:
-		case q.ext != "":
-			r.fail(q, r.rec.Report.Problem())
-		case r.rec.OnDisk() != "NotInstalled":
-			v.extension(&r, q, files)
-			// What update or disable wrote, and what the version before had to
-			// say of the same settings, is not the word of the enable that never
-			// came (extensions/SPEC.md §10.7): the update would pass for a success.
-			if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
-				r.fail(q, r.rec.Report.Problem())
-			}
-		}
+		v.failedRow(&r, q, files)
 	case same || known && e.FailKey == p.key && plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) == "":
 		v.settledRow(&r, q, e, files)
 		if plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) != "" {
 			r.end = endOpen // to be enabled again, after a boot for instance
 		}
 	case p.hold || p.gate != "" || v.mode == ModeReportOnly:
-		if r.rec.Report.Status == "" {
-			r.none = true
-			return r
-		}
-		if r.rec.Report.Code != 0 && v.mode != ModeReportOnly && !p.gs.Outdated {
-			// It failed in another goal state. This one has asked for it again
-			// and must not be told that it has failed already.
-			v.progressRow(&r, q, h)
-			return r
-		}
-		r.set(r.rec.Report)
-		if !q.bare && r.rec.OnDisk() != "NotInstalled" {
-			v.extension(&r, q, files)
-		}
+		v.heldRow(&r, q, h, files)
 	case !p.off[strings.ToLower(want.Name)].None() && h.busy == nil:
 		r.end = endFailed
 		r.set(handler.ReportOf(p.off[strings.ToLower(want.Name)]))
@@ -327,6 +283,44 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 		v.progressRow(&r, q, h)
 	}
 	return r
+}
+
+// failedRow is a handler that failed in this goal state.
+func (v view) failedRow(r *row, q pair, files *store.Cache) {
+	r.end = endFailed
+	r.set(r.rec.Report)
+	switch {
+	case q.bare:
+	case q.ext != "":
+		r.fail(q, r.rec.Report.Problem())
+	case r.rec.OnDisk() != "NotInstalled":
+		v.extension(r, q, files)
+		// What update or disable wrote, and what the version before had to
+		// say of the same settings, is not the word of the enable that never
+		// came (extensions/SPEC.md §10.7): the update would pass for a success.
+		if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
+			r.fail(q, r.rec.Report.Problem())
+		}
+	}
+}
+
+// heldRow is a handler that waits for the end of a hold, or is only reported.
+func (v view) heldRow(r *row, q pair, h viewHandler, files *store.Cache) {
+	p := v.pass
+	if r.rec.Report.Status == "" {
+		r.none = true
+		return
+	}
+	if r.rec.Report.Code != 0 && v.mode != ModeReportOnly && !p.gs.Outdated {
+		// It failed in another goal state. This one has asked for it again
+		// and must not be told that it has failed already.
+		v.progressRow(r, q, h)
+		return
+	}
+	r.set(r.rec.Report)
+	if !q.bare && r.rec.OnDisk() != "NotInstalled" {
+		v.extension(r, q, files)
+	}
 }
 
 // withBeat adds to a refusal what the software that goes on running says.
