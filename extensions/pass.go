@@ -343,36 +343,7 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 		if len(tasks) == 0 {
 			return false
 		}
-		t := tasks[0]
-		who := mine
-		if t.Op == plan.Enable || t.Op == plan.Disable && t.Ext != "" && t.To == "" {
-			who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
-			if len(who) == 0 { // a handler that goes away is named without its extensions
-				who = mine
-			}
-		}
-		if thumb := m.waitsForCertificate(want, who, t); thumb != "" {
-			p.waits[mine[0].key()] = "the certificate " + thumb
-			return true
-		}
-		if who := m.packagerBusy(h, t); who != "" {
-			p.waits[mine[0].key()] = "the package manager, used by " + who
-			return true
-		}
-		skippedAll := true
-		started := false
-		waits := m.gated(who, func() {
-			started = true
-			w := newWork(m, h, want, t)
-			w.wish, w.gs = wish, p.gs
-			if d, ok := p.versions[name]; ok {
-				w.dec = &d
-			}
-			if t.Op == plan.Enable {
-				delete(p.forced, pairKey(want.Name, t.Ext))
-			}
-			m.begin(ctx, h, w, w.do)
-		})
+		started, waits := m.beginTask(ctx, h, want, wish, tasks[0], mine)
 		if started || waits {
 			return true
 		}
@@ -380,16 +351,46 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e plan.ExtWish) bool {
 			return !p.skipped[pairKey(want.Name, e.Name)].None()
 		})
-		for _, e := range wish.Exts {
-			if !e.Disable {
-				skippedAll = false
-			}
-		}
-		if skippedAll {
+		if !slices.ContainsFunc(wish.Exts, func(e plan.ExtWish) bool { return !e.Disable }) {
 			return false
 		}
 	}
 	return false
+}
+
+// beginTask starts a task of a handler, if nothing keeps it from starting now. It
+// reports whether it has to wait; neither means that it will not be started in
+// this goal state.
+func (m *Manager) beginTask(ctx context.Context, h *managed, want *protocol.Handler, wish plan.Wish, t plan.Task, mine []pair) (started, waits bool) {
+	p := m.pass
+	who := mine
+	if t.Op == plan.Enable || t.Op == plan.Disable && t.Ext != "" && t.To == "" {
+		who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
+		if len(who) == 0 { // a handler that goes away is named without its extensions
+			who = mine
+		}
+	}
+	if thumb := m.waitsForCertificate(want, who, t); thumb != "" {
+		p.waits[mine[0].key()] = "the certificate " + thumb
+		return false, true
+	}
+	if other := m.packagerBusy(h, t); other != "" {
+		p.waits[mine[0].key()] = "the package manager, used by " + other
+		return false, true
+	}
+	waits = m.gated(who, func() {
+		started = true
+		w := newWork(m, h, want, t)
+		w.wish, w.gs = wish, p.gs
+		if d, ok := p.versions[strings.ToLower(want.Name)]; ok {
+			w.dec = &d
+		}
+		if t.Op == plan.Enable {
+			delete(p.forced, pairKey(want.Name, t.Ext))
+		}
+		m.begin(ctx, h, w, w.do)
+	})
+	return started, waits
 }
 
 func (m *Manager) now() plan.Now {

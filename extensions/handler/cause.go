@@ -203,12 +203,20 @@ func Complaints(stdout, stderr string) string {
 	return stderr
 }
 
-// Classify finds the cause of a failed command in what it says. It is pure.
+// Classify finds the cause of a failed command: how it ended, then what is wrong
+// with its program, then what it says. It is pure.
 func Classify(res job.Result, timeout time.Duration, p Probe, says string) Cause {
-	low := strings.ToLower(says)
-	switch res.Class {
-	case job.OK:
+	if res.Class == job.OK {
 		return Cause{}
+	}
+	return cmp.Or(causeOfEnd(res, timeout, p), causeOfProgram(res, p), causeOfWords(res, p, says),
+		Cause{"AZ-EXT-EXIT", fmt.Sprintf("it exited with code %d", res.Code)})
+}
+
+// causeOfEnd is a cause that needs no words: the command was ended, or never
+// started.
+func causeOfEnd(res job.Result, timeout time.Duration, p Probe) Cause {
+	switch res.Class {
 	case job.Timeout:
 		if res.Error != "" { // somebody else than the supervisor has ended it
 			return Cause{fault.CauseOverdue, fmt.Sprintf("it did not finish within %v, and %s; the agent killed both", timeout, res.Error)}
@@ -230,6 +238,11 @@ func Classify(res job.Result, timeout time.Duration, p Probe, says string) Cause
 	case p.Missing:
 		return Cause{"AZ-EXT-NOFILE", fmt.Sprintf("the package has no file %s", p.Program)}
 	}
+	return Cause{}
+}
+
+// causeOfProgram is what is wrong with the program that was to be run.
+func causeOfProgram(res job.Result, p Probe) Cause {
 	// 126 and 127 are the shell's words for "can't run" and "not found"; the
 	// program itself may use them too, so each needs a second sign.
 	if res.Code == 126 || res.Code == 127 || res.Code == 2 {
@@ -246,6 +259,13 @@ func Classify(res job.Result, timeout time.Duration, p Probe, says string) Cause
 			return Cause{"AZ-EXT-NOTEXEC", p.Program + " is not executable"}
 		}
 	}
+	return Cause{}
+}
+
+// causeOfWords is a cause by what programs, loaders and shells say, and by the
+// exit codes that have a meaning.
+func causeOfWords(res job.Result, p Probe, says string) Cause {
+	low := strings.ToLower(says)
 	switch {
 	case strings.Contains(low, "error while loading shared libraries"):
 		return Cause{"AZ-EXT-LIBRARY", "a shared library is missing: " + lineWith(says, "shared libraries")}
@@ -274,7 +294,7 @@ func Classify(res job.Result, timeout time.Duration, p Probe, says string) Cause
 	case res.Code == 52:
 		return Cause{"AZ-EXT-DEPENDENCY", "a dependency of the handler is missing (exit code 52)"}
 	}
-	return Cause{"AZ-EXT-EXIT", fmt.Sprintf("it exited with code %d", res.Code)}
+	return Cause{}
 }
 
 // lineWith is the last line that contains a word, for a message.

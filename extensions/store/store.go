@@ -186,11 +186,54 @@ func (s Store) SaveFiles(r Record) error {
 // set aside if it is a record, and returned as bad: one handler's files keep no
 // other from being managed.
 func (s Store) Load() (recs []Record, bad []error, err error) {
-	byDir := map[string]Record{}
-	saved := map[string]time.Time{}
-	files, err := s.Root.Glob(s.Dir + "/records/*.json")
+	byDir, saved, bad, err := s.loadRecords()
 	if err != nil {
 		return nil, nil, fmt.Errorf("load records: %w", err)
+	}
+	entries, err := s.Root.ReadDir(s.Lib)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, bad, fmt.Errorf("load records: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, e := range entries {
+		name, version, ok := plan.SplitDir(e.Name())
+		if !ok || s.CheckBase(name, version) != nil {
+			continue
+		}
+		text, fi, err := folder.ReadOwn(s.Base(name, version)+"/config/HandlerState", 1024)
+		if err != nil {
+			continue
+		}
+		seen[e.Name()] = true
+		r, known := byDir[e.Name()]
+		if !known {
+			r = Record{Name: name, Version: version, State: plan.Absent}
+		}
+		older := known && !fi.ModTime().After(saved[e.Name()])
+		r, err = s.withState(r, known, older, strings.TrimSpace(string(text)))
+		if err != nil {
+			bad = append(bad, err)
+		}
+		byDir[e.Name()] = r
+	}
+	for dir, r := range byDir {
+		if !seen[dir] && r.State != plan.Absent && (r.Doing == nil || r.Doing.Task.Op != plan.Uninstall) {
+			// Its directory is gone: nothing can be run any more.
+			r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
+		}
+		recs = append(recs, r)
+	}
+	slices.SortFunc(recs, func(a, b Record) int { return strings.Compare(a.Name+a.Version, b.Name+b.Version) })
+	return recs, bad, nil
+}
+
+// loadRecords reads the records by the name of their directory, with the time at
+// which each was saved.
+func (s Store) loadRecords() (byDir map[string]Record, saved map[string]time.Time, bad []error, err error) {
+	byDir, saved = map[string]Record{}, map[string]time.Time{}
+	files, err := s.Root.Glob(s.Dir + "/records/*.json")
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	for _, f := range files {
 		r, err := s.record(f)
@@ -204,62 +247,32 @@ func (s Store) Load() (recs []Record, bad []error, err error) {
 			saved[r.Name+"-"+r.Version] = fi.ModTime()
 		}
 	}
-	entries, err := s.Root.ReadDir(s.Lib)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, bad, fmt.Errorf("load records: %w", err)
+	return byDir, saved, bad, nil
+}
+
+// withState makes a record agree with what the handler's directory says. known is
+// whether there was a record, older whether HandlerState is not newer than it, and
+// text its content.
+func (s Store) withState(r Record, known, older bool, text string) (_ Record, err error) {
+	base := s.Base(r.Name, r.Version)
+	switch {
+	case known && text == r.OnDisk():
+	case known && (older || !slices.Contains(handlerStates(), text)):
+		// We died between the record and the files, which follow now. Or
+		// the power did, and left bytes that no agent writes.
+		err = writable(s.SaveFiles(r))
+	default:
+		r = s.adoptExts(adopt(r, text), base)
 	}
-	seen := map[string]bool{}
-	for _, e := range entries {
-		name, version, ok := plan.SplitDir(e.Name())
-		if !ok {
-			continue
+	if r.Report.Status == "" {
+		if b, _, err := folder.ReadOwn(base+"/config/HandlerStatus", handler.MaxHeartbeat); err == nil {
+			r.Report, _ = handler.ParseStatusRecord(b)
 		}
-		base := s.Base(name, version)
-		if s.CheckBase(name, version) != nil {
-			continue
-		}
-		b, fi, err := folder.ReadOwn(base+"/config/HandlerState", 1024)
-		if err != nil {
-			continue
-		}
-		seen[e.Name()] = true
-		r, known := byDir[e.Name()]
-		if !known {
-			r = Record{Name: name, Version: version, State: plan.Absent}
-		}
-		switch text := strings.TrimSpace(string(b)); {
-		case known && text == r.OnDisk():
-		case known && (!fi.ModTime().After(saved[e.Name()]) || !slices.Contains(handlerStates(), text)):
-			// We died between the record and the files, which follow now. Or
-			// the power did, and left bytes that no agent writes.
-			if err := writable(s.SaveFiles(r)); err != nil {
-				bad = append(bad, err)
-			}
-		default:
-			r = s.adoptExts(adopt(r, text), base)
-		}
-		if r.Report.Status == "" {
-			if b, _, err := folder.ReadOwn(base+"/config/HandlerStatus", handler.MaxHeartbeat); err == nil {
-				r.Report, _ = handler.ParseStatusRecord(b)
-			}
-		}
-		if r.State.Installed() && emptied(base+"/"+handler.ManifestName) {
-			r.State = plan.Broken // and so is the rest of the package, maybe: fetch it again
-		}
-		byDir[e.Name()] = r
 	}
-	var out []Record
-	for dir, r := range byDir {
-		if !seen[dir] && r.State != plan.Absent {
-			if r.Doing == nil || r.Doing.Task.Op != plan.Uninstall {
-				// Its directory is gone: nothing can be run any more.
-				r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
-			}
-		}
-		out = append(out, r)
+	if r.State.Installed() && emptied(base+"/"+handler.ManifestName) {
+		r.State = plan.Broken // and so is the rest of the package, maybe: fetch it again
 	}
-	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(a.Name+a.Version, b.Name+b.Version) })
-	return out, bad, nil
+	return r, err
 }
 
 // maxRecord is the largest record that is read.
