@@ -33,7 +33,7 @@ func TestLevers(t *testing.T) {
 		{asUser + "agentctl ext decrypt " + settings, 1, "permission denied"},
 		{"agentctl policy explain hello", 0, "Azguest.Samples.Hello 1.1.0: allowed"},
 		{`mkdir -p /etc/azguest/policy.d /etc/waagent.conf.d; echo Extensions.PolicyMode=audit >/etc/waagent.conf.d/p.conf
-echo '{"rules":[{"effect":"deny","publisher":"Bad*","reason":"nobody asked for it"}]}' >/etc/azguest/policy.d/a.json; agentctl policy explain Bad.Thing`, 0, "noted"},
+echo '{"rules":[{"effect":"deny","publisher":"Bad*","reason":"nobody asked for it"}]}' >/etc/azguest/policy.d/a.json; agentctl policy explain Bad.Thing`, 0, "the policy is audited, not enforced"},
 		{"echo Extensions.PolicyMode=enforce >/etc/waagent.conf.d/p.conf; agentctl policy explain Bad.Thing", 1, "nobody asked for it"},
 		{"agentctl policy explain Bad.Thing -o json", 1, `"allowed": false`},
 		{"echo '{' >/etc/azguest/policy.d/a.json; agentctl policy explain hello", 1, "InvalidPolicyError"},
