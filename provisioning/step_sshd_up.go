@@ -238,7 +238,7 @@ func (s SSHDUp) systemctl(ctx context.Context, m *Machine, verb, unit string) {
 	}
 	// --no-block: the unit may be ordered after ourselves.
 	if _, err := m.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
-		m.Log.Debug().Err(err).Str("unit", unit).Msg("could not reload sshd")
+		m.Log.Debug().Err(err).Str("unit", unit).Str("verb", verb).Msg("systemctl failed")
 	}
 }
 

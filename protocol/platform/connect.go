@@ -70,7 +70,7 @@ func (c *Client) candidates(ctx context.Context, round int) []discover.Candidate
 	if c.o.DHCP && round > 0 && round%4 == 1 {
 		a, err := discover.DHCP(ctx, c.o.Root)
 		if err != nil {
-			c.o.Log.Debug().Err(err).Msg("discovered platform address by DHCP")
+			c.o.Log.Debug().Err(err).Msg("could not discover the platform address by DHCP")
 		}
 		if a.IsValid() {
 			list = append(list, discover.Candidate{Addr: a.String(), Origin: "dhcp"})

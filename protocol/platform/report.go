@@ -196,7 +196,7 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 			Op: "directStatus", Method: http.MethodPut, URL: url, PerURL: true, Header: h, Body: body, Tries: 2, Patience: 5 * time.Second,
 		})
 		if err == nil && resp.Status != http.StatusCreated {
-			err = &web.StatusError{Status: resp.Status, Body: "want 201"}
+			err = &web.StatusError{Status: resp.Status, Body: "expected 201"}
 		}
 		return err
 	}
