@@ -23,7 +23,7 @@ const (
 	cdslCurrent      = 1<<31 - 1 // the slot that is in use
 )
 
-// Answers to cdromDriveStatus; 0 means that the drive does not know.
+// Answers to cdromDriveStatus; 0 means that the drive has no information.
 const (
 	discNone     = 1
 	discTrayOpen = 2
@@ -37,15 +37,16 @@ var (
 	errDataDisk = errors.New("writable disk, not a provisioning medium")
 )
 
-// maxSeed is the size up to which a writable device that is no optical drive
-// is looked at, in bytes. Data disks of these platforms begin at 1 GiB.
+// maxSeed is the largest size, in bytes, of a writable device other than an
+// optical drive that is examined. Data disks on these platforms begin at 1
+// GiB.
 const maxSeed = 64 << 20
 
 // candidate is a device that may hold the medium.
 type candidate struct {
 	name    string // as in /dev
 	optical bool   // by sysfs or by its name; a disc status confirms it
-	named   bool   // the operator said so: it need not look like a drive
+	named   bool   // named by the operator: need not look like a drive
 }
 
 // candidates lists devices in the order in which they are worth trying:
@@ -100,7 +101,8 @@ func candidates(root host.Root) []candidate {
 	return list
 }
 
-// virtual names kinds of block devices that the platform does not attach.
+// virtual reports whether name belongs to a kind of block device that is not
+// searched as a disk.
 func virtual(name string) bool {
 	for _, p := range []string{"loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr"} {
 		if strings.HasPrefix(name, p) {
@@ -110,7 +112,8 @@ func virtual(name string) bool {
 	return false
 }
 
-// identity is what two names of one device have in common.
+// identity returns a key that all names of one device or file have in common;
+// false if name is neither a block device nor a regular file.
 func identity(root host.Root, name string) (string, bool) {
 	fi, err := root.Stat(name)
 	if err != nil {
@@ -136,14 +139,15 @@ type device struct {
 	size   int64
 	major  uint32
 	minor  uint32
-	status int // of the drive; 0 if it does not say
+	status int // answer to cdromDriveStatus; 0 if unknown
 }
 
-// openDevice opens a candidate and asks the drive for a disc. A device that
-// knows no such question is taken as it is: a node on a loop device, a plain
-// file, a disk.
+// openDevice opens a candidate and asks the drive whether it has a disc. A
+// device that does not support the question (a loop device, a plain file, a
+// disk) is accepted without an answer.
 func openDevice(root host.Root, c candidate) (_ *device, err error) {
-	// O_NONBLOCK: a drive without a disc opens too.
+	// OpenMedium adds O_NONBLOCK, so that a drive without a disc can be opened
+	// too.
 	f, err := root.OpenMedium(c.name, os.O_RDONLY)
 	if err != nil {
 		if errors.Is(err, unix.ENOMEDIUM) {
@@ -166,7 +170,7 @@ func openDevice(root host.Root, c candidate) (_ *device, err error) {
 	case unix.S_IFBLK:
 		d.major, d.minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
 		d.status = driveStatus(f)
-		// A node may have any name; what sysfs knows about the device counts.
+		// A device node may have any name; the type in sysfs decides.
 		kind, err := root.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/device/type", d.major, d.minor))
 		if err == nil && strings.TrimSpace(string(kind)) != "5" {
 			d.optical = false
@@ -194,7 +198,8 @@ func openDevice(root host.Root, c candidate) (_ *device, err error) {
 	return d, nil
 }
 
-// driveStatus is 0 for what is no drive.
+// driveStatus returns the answer to cdromDriveStatus; 0 if the file is not a
+// drive.
 func driveStatus(f *os.File) int {
 	n, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), cdromDriveStatus, cdslCurrent)
 	if errno != 0 {
@@ -208,10 +213,10 @@ func readOnly(root host.Root, name string) bool {
 	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
-// Eject opens the drive's door, or on a virtual machine tells the platform
-// that the medium is not needed any more. Call it last, after the marker that
-// says "provisioned" is durable (provisioning/SPEC.md §4.10). Sources that are no
-// drive, and drives that cannot eject, are no error.
+// Eject opens the door of the drive, which on a virtual machine tells the
+// platform that the medium is no longer needed. Call it last, after the
+// provisioned marker is on disk (provisioning/SPEC.md §4.10). A source that is
+// not a drive, and a drive that cannot eject, is not an error.
 func Eject(root host.Root, s Source) error {
 	if !s.Optical || s.Device == "" {
 		return nil
@@ -224,7 +229,7 @@ func Eject(root host.Root, s Source) error {
 		return fmt.Errorf("eject %s: %w", s.Device, err)
 	}
 	defer f.Close() //nolint:errcheck // only read
-	// The door may not be lockable, which is fine.
+	// Unlocking the door may be unsupported; the error does not matter.
 	_ = unix.IoctlSetInt(int(f.Fd()), cdromLockDoor, 0)
 	err = unix.IoctlSetInt(int(f.Fd()), cdromEject, 0)
 	for _, ok := range []error{unix.ENOTTY, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.ENOMEDIUM} {

@@ -20,14 +20,13 @@ import (
 
 // DVD finds the provisioning medium among the machine's devices.
 //
-// What it trusts: an optical drive, by what sysfs and the drive say, or by
-// its name if neither says anything; any other whole disk only if it is
-// read-only or too small for a data disk. In every case the medium must hold
-// a provisioning document in its root directory.
+// A device is accepted if it is an optical drive, according to sysfs and the
+// drive, or by its name if neither decides. Any other whole disk is accepted
+// only if it is read-only or too small for a data disk. In every case the
+// medium must hold a provisioning document in its root directory.
 //
-// How it reads each: in user space; if that does not understand the medium,
-// through a mount that exists; at last, and drives only, through a read-only
-// mount of its own.
+// A device is read in user space; if that fails, through an existing mount;
+// finally, for drives only, through a read-only mount made for the purpose.
 type DVD struct {
 	Root host.Root // devices, /sys, /proc and /run are below it
 
@@ -35,18 +34,18 @@ type DVD struct {
 	// below Root.
 	Path string
 
-	// Wait is how long to look again for a device or a medium that comes
-	// late; 0 is one look. Once a medium is there but of no use, waiting does
-	// not help and Open returns, at once or, where the drive itself failed, a
-	// little later.
+	// Wait limits how long Open looks again for a device or a medium that
+	// appears late; 0 means one look. If there is a medium but it cannot be
+	// used, Open returns without waiting, or after a few seconds if the drive
+	// reported an I/O error.
 	Wait time.Duration
 }
 
-// mountDir is where Open mounts, if it must.
+// mountDir is the directory on which trial.mount mounts a device.
 const mountDir = "/run/azguest/media"
 
-// A look costs little: most often one failing glob. Every drive that is added
-// is seen this much later at worst.
+// lookEvery is the pause between two looks. A look is cheap: usually a glob
+// without a match.
 const lookEvery = 200 * time.Millisecond
 
 // Open implements Media.
@@ -94,7 +93,7 @@ func (d DVD) look(ctx context.Context) (*Medium, error) {
 	return nil, &MediaError{Tried: t.tried}
 }
 
-// trial collects what went wrong.
+// trial goes through the devices and records what failed.
 type trial struct {
 	root  host.Root
 	tried []Attempt
@@ -126,15 +125,17 @@ func (t *trial) device(c candidate) *Medium {
 	if m = t.mounted(d); m != nil {
 		return m
 	}
-	// Never give a disk that merely might be one to the kernel.
+	// Only drives and devices that the operator named are mounted: the kernel
+	// should not parse the content of an arbitrary disk.
 	if d.optical || d.named {
 		return t.mount(d)
 	}
 	return nil
 }
 
-// userSpace reads the device with our own readers. The second result says
-// that one of them did read it, and found no document.
+// userSpace reads the device with the packages udf and iso9660. The second
+// result reports whether one of them could read the volume, even if it holds
+// no provisioning document.
 func (t *trial) userSpace(d *device) (_ *Medium, understood bool) {
 	type volume struct {
 		kind string
@@ -155,8 +156,8 @@ func (t *trial) userSpace(d *device) (_ *Medium, understood bool) {
 			t.failed(d.candidate, "read "+v.kind, err)
 			continue
 		}
-		// The other half of a bridge has the same files, but may be whole
-		// where this one is damaged.
+		// On a bridge disc (UDF and ISO 9660) the other file system has the
+		// same files and may be intact where this one is damaged.
 		if err := accept(f); err != nil {
 			t.failed(d.candidate, "read "+v.kind, err)
 			understood = understood || errors.Is(err, errNoDocument) || errors.Is(err, errSCVMM) || isForeign(err)
@@ -174,8 +175,8 @@ func (t *trial) userSpace(d *device) (_ *Medium, understood bool) {
 	return nil, understood
 }
 
-// accept looks for a provisioning document. One that is ours but damaged is
-// accepted: what is wrong with it is for Load to say.
+// accept looks for a provisioning document. A damaged one is accepted too;
+// Load reports what is wrong with it.
 func accept(f fs.FS) error {
 	b, err := readMember(f, documentName)
 	if err != nil {
@@ -192,8 +193,9 @@ func isForeign(err error) bool {
 	return ok && e.Kind == KindForeign
 }
 
-// openTree shows a directory without letting symlinks lead out of it: who
-// wrote the medium does not choose which of our files are read.
+// openTree opens a directory as a file system whose symlinks cannot lead out
+// of it. Otherwise the medium could choose which files of the machine are
+// read.
 func openTree(root host.Root, dir string) (fs.FS, func() error, error) {
 	r, err := root.OpenRoot(dir)
 	if err != nil {
@@ -206,7 +208,7 @@ func openTree(root host.Root, dir string) (fs.FS, func() error, error) {
 	return f, r.Close, nil
 }
 
-// mounted uses a mount of the device that is there, wherever that is.
+// mounted reads the device through an existing mount, wherever that is.
 func (t *trial) mounted(d *device) *Medium {
 	b, err := t.root.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -227,14 +229,14 @@ func (t *trial) mounted(d *device) *Medium {
 	return nil
 }
 
-// mount gives the device to the kernel.
+// mount mounts the device read-only and reads it through the kernel.
 func (t *trial) mount(d *device) *Medium {
 	dir := t.root.Path(mountDir)
 	if err := t.root.MkdirAll(mountDir, 0o700); err != nil {
 		t.failed(d.candidate, "make "+mountDir, err)
 		return nil
 	}
-	// It may be there from before, with another mode.
+	// The directory may exist from an earlier run, with another mode.
 	if err := t.root.Chmod(mountDir, 0o700); err != nil {
 		t.failed(d.candidate, "make "+mountDir, err)
 		return nil
@@ -261,8 +263,8 @@ func (t *trial) mount(d *device) *Medium {
 	return nil
 }
 
-// unmount takes a mount away, at once or, if somebody looks at it, as soon as
-// nobody does.
+// unmount unmounts dir. If it is busy, the mount is detached and ends with its
+// last user.
 func unmount(dir string) error {
 	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
 	if err != nil {
@@ -274,8 +276,9 @@ func unmount(dir string) error {
 	return nil
 }
 
-// forbidden finds the line of modprobe.d that keeps a module from being
-// loaded: the most frequent cause, worth naming (provisioning/SPEC.md §4.9).
+// forbidden describes the line of modprobe.d that keeps a module from being
+// loaded, the most frequent reason why a mount fails
+// (provisioning/SPEC.md §4.9); empty if there is none.
 func forbidden(root host.Root, module string) string {
 	for _, dir := range []string{"/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"} {
 		files, err := root.Glob(dir + "/modprobe.d/*.conf")

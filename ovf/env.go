@@ -6,9 +6,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Environment is what ovf-env.xml says (provisioning/SPEC.md §5.2). Nothing in
-// it is mandatory: what a machine cannot be provisioned without is for the
-// caller to say, who may have other sources. A nil *bool means "not said".
+// Environment is the content of ovf-env.xml (provisioning/SPEC.md §5.2).
+// Nothing in it is mandatory: the caller may have other sources and decides
+// what is required. A nil *bool means that the element is absent.
 type Environment struct {
 	Version              string
 	ConfigurationSetType string
@@ -16,9 +16,9 @@ type Environment struct {
 	UserName             string
 
 	// Password is exactly as written, blanks included; absent if the element
-	// is missing, nil or empty. PasswordRedacted says that there was one and
-	// that this copy of the document does not have it: leave the account's
-	// password alone.
+	// is missing, nil or empty. PasswordRedacted means that the document had a
+	// password and this copy of it has not; the password of the account must
+	// not be changed.
 	Password         host.Secret
 	PasswordRedacted bool
 
@@ -26,9 +26,9 @@ type Environment struct {
 	PublicKeys         []PublicKey
 	KeyPairs           []KeyPair
 
-	// CustomData is decoded; CustomDataText is the base64 as it stands in
-	// the document, without blanks, there even if it could not be decoded.
-	// CustomDataRedacted says that this copy of the document had it removed.
+	// CustomData is decoded; CustomDataText is the base64 of the document
+	// without blanks, set even if it could not be decoded. CustomDataRedacted
+	// means that the custom data was removed from this copy of the document.
 	CustomData         host.Secret
 	CustomDataText     host.Secret
 	CustomDataRedacted bool
@@ -36,13 +36,14 @@ type Environment struct {
 
 	Platform Platform
 
-	// Problems are what is wrong with the document short of making it
-	// useless; each concerns one field, which is then as if absent.
+	// Problems lists defects that do not make the document useless. Each
+	// concerns one field, which is then treated as absent.
 	Problems []Problem
 }
 
 // PublicKey is a key for the user. Path is as the platform sends it:
-// "$HOME/<user>/.ssh/authorized_keys", where $HOME is the parent of homes.
+// "$HOME/<user>/.ssh/authorized_keys", where $HOME stands for the directory
+// that contains the home directories.
 type PublicKey struct {
 	Fingerprint string
 	Path        string
@@ -69,7 +70,7 @@ type Platform struct {
 	EnableTrustedImageIdentifier         *bool
 }
 
-// Problem is a field that could not be understood. Text never quotes content.
+// Problem is a field that could not be understood. Text never quotes values.
 type Problem struct {
 	Element string
 	Text    string
@@ -79,15 +80,15 @@ func (p Problem) String() string { return p.Element + ": " + p.Text }
 
 // Kinds of Error.
 const (
-	KindMalformed   = "malformed"   // not XML, or XML that we refuse
+	KindMalformed   = "malformed"   // not XML, or XML that is refused
 	KindForeign     = "foreign"     // XML, but no provisioning document
-	KindContradicts = "contradicts" // one thing said twice, differently
-	KindUnsupported = "unsupported" // a provisioning document for somebody else
+	KindContradicts = "contradicts" // an element that occurs twice with different values
+	KindUnsupported = "unsupported" // a provisioning document for another operating system
 )
 
-// Error says why a document is of no use. Its text is the reason that is
-// reported to the platform; it never quotes values of the document, which
-// may be secrets.
+// Error reports why a document cannot be used. Its text is the reason that is
+// reported to the platform; it never quotes values of the document, which may
+// be secrets.
 type Error struct {
 	Kind string
 	Line int // 0 if unknown
@@ -101,8 +102,8 @@ func (e *Error) Error() string {
 	return e.Reason() + ": " + e.Text
 }
 
-// Reason is the kind of failure in the words that portals know, with which
-// Error begins.
+// Reason is the kind of failure in the wording that portals recognize. The
+// text of Error begins with it.
 func (e *Error) Reason() string {
 	if e.Kind == KindMalformed {
 		return "error parsing ovf-env.xml"
@@ -110,5 +111,5 @@ func (e *Error) Reason() string {
 	return "unexpected metadata parsing ovf-env.xml"
 }
 
-// Code is stable: the table of codes has a text for it.
+// Code returns the stable error code, which the table of codes describes.
 func (e *Error) Code() string { return "AZ-PROV-INPUT" }

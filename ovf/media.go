@@ -23,15 +23,15 @@ const (
 	scvmmName      = "linuxosconfiguration.xml"
 )
 
-// Media is where the provisioning document may be.
+// Media is a place where the provisioning document may be.
 type Media interface {
 	// Open finds the medium and makes its files readable. The caller closes
 	// the Medium. The error is a *MediaError, or that of the context.
 	Open(ctx context.Context) (*Medium, error)
 }
 
-// A Medium is an opened one. Close unmounts what Open mounted; it does not
-// eject.
+// A Medium is an open provisioning medium. Close unmounts what Open mounted;
+// it does not eject.
 type Medium struct {
 	FS     fs.FS
 	Source Source
@@ -66,7 +66,7 @@ func (s Source) String() string {
 	return strings.TrimSpace(fmt.Sprintf("%s (%s %s)", s.Device, s.Method, s.FSType))
 }
 
-// Document is what was read from the medium. It lives in memory only.
+// Document is what was read from the medium. It is kept in memory only.
 type Document struct {
 	*Environment
 	Raw    host.Secret // the document, byte for byte
@@ -80,12 +80,13 @@ type Document struct {
 // Redacted is the copy of the document that may stay on disk.
 func (d *Document) Redacted() ([]byte, error) { return Redacted([]byte(d.Raw.Reveal())) }
 
-// Load finds, reads and parses the provisioning document. The medium is
-// closed when it returns. Errors are a *MediaError (nothing to read), an
-// *Error (nothing to understand), or that of the context.
+// Load finds, reads and parses the provisioning document. The medium is closed
+// when Load returns. The error is a *MediaError (no document could be read),
+// an *Error (the document cannot be used), or that of the context.
 //
-// A read from a device that does not answer can't be interrupted. When the
-// context ends, Load returns all the same, and leaves it behind.
+// A read from a device that does not answer cannot be interrupted. When the
+// context ends, Load returns nevertheless, and the read stays behind in its
+// goroutine.
 func Load(ctx context.Context, media Media) (*Document, error) {
 	type result struct {
 		d   *Document
@@ -101,8 +102,8 @@ func Load(ctx context.Context, media Media) (*Document, error) {
 		return r.d, r.err
 	case <-ctx.Done():
 	}
-	// What ends by itself has the better reason.
-	// wait: letGo is its bound
+	// A search that ends by itself has a more precise error.
+	//wait: letGo is its bound
 	select {
 	case r := <-c:
 		return r.d, r.err
@@ -111,7 +112,8 @@ func Load(ctx context.Context, media Media) (*Document, error) {
 	}
 }
 
-// letGo is how long a search may take to notice that its context has ended.
+// letGo is how long Load waits for a search to end after its context has
+// ended.
 const letGo = 2 * time.Second
 
 func load(ctx context.Context, media Media) (_ *Document, err error) {
@@ -119,8 +121,7 @@ func load(ctx context.Context, media Media) (_ *Document, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// A medium that does not unmount costs nothing but the mount point; what
-	// was read is good.
+	// An error of Close does not matter: everything has been read.
 	defer func() { _ = m.Close() }()
 	raw, err := readMember(m.FS, documentName)
 	if err != nil {
@@ -140,7 +141,8 @@ func load(ctx context.Context, media Media) (_ *Document, err error) {
 	return d, nil
 }
 
-// whyMissing names the one other kind of medium that is known.
+// whyMissing returns a more precise error for a missing document: a medium of
+// System Center VMM is named as such.
 func whyMissing(f fs.FS, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, serr := findMember(f, scvmmName); serr == nil {
@@ -156,14 +158,13 @@ var (
 	errSCVMM      = errors.New("medium of System Center VMM (" + scvmmName + ") is not supported")
 )
 
-// readMember reads a file of the root directory, of at most the size of a
-// document.
+// readMember reads a file of the root directory, of at most maxDocument bytes.
 func readMember(f fs.FS, name string) ([]byte, error) {
 	name, err := findMember(f, name)
 	if err != nil {
 		return nil, err
 	}
-	// First look, then open: to open a fifo would wait for a writer.
+	// Check before opening: opening a FIFO would wait for a writer.
 	st, err := fs.Stat(f, name)
 	if err != nil {
 		return nil, err
@@ -186,8 +187,9 @@ func readMember(f fs.FS, name string) ([]byte, error) {
 	return b, nil
 }
 
-// findMember finds a file whatever an ISO 9660 volume without extensions, or
-// the kernel's idea of one, has made of its name: OVF_ENV.XML;1, customda.bin.
+// findMember finds a file of the root directory also under the names that ISO
+// 9660 without extensions, or its kernel driver, makes of it: OVF_ENV.XML;1,
+// customda.bin.
 func findMember(f fs.FS, name string) (string, error) {
 	if _, err := fs.Stat(f, name); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return name, err
@@ -219,7 +221,7 @@ type Dir string
 
 // Open implements Media.
 func (d Dir) Open(context.Context) (*Medium, error) {
-	// What is in it does not lead out of it, whoever made it.
+	// Symlinks must not lead out of the directory.
 	r, err := os.OpenRoot(string(d)) //nolint:forbidigo // the caller names it, from where they are
 	if err != nil {
 		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err, true}}}
@@ -238,7 +240,7 @@ type Attempt struct {
 	Device string
 	Step   string
 	Err    error
-	Drive  bool // an optical drive, or what the operator named: meant to hold the medium
+	Drive  bool // an optical drive, or a device that the operator named
 }
 
 func (a Attempt) String() string { return a.Device + ": " + a.Step + ": " + a.Err.Error() }
@@ -254,7 +256,7 @@ func (e *MediaError) Error() string {
 	return "no provisioning medium: " + strings.Join(l, "; ")
 }
 
-// Unwrap gives errors.Is all that went wrong.
+// Unwrap returns the errors of all attempts, for errors.Is.
 func (e *MediaError) Unwrap() []error {
 	l := make([]error, len(e.Tried))
 	for i, a := range e.Tried {
@@ -263,12 +265,12 @@ func (e *MediaError) Unwrap() []error {
 	return l
 }
 
-// Code is stable: the table of codes has a text for it.
+// Code returns the stable error code, which the table of codes describes.
 func (e *MediaError) Code() string { return "AZ-PROV-MEDIA" }
 
-// Absent reports whether there simply is no medium (yet): no device, an empty
-// drive, or disks that are something else. Otherwise there is one and it could
-// not be used.
+// Absent reports whether there is no medium (yet): no device, an empty drive,
+// or only disks that hold something else. If it is false, a drive failed or
+// its medium could not be used.
 func (e *MediaError) Absent() bool {
 	for _, a := range e.Tried {
 		if a.Drive && !errors.Is(a.Err, errNoMedium) && !errors.Is(a.Err, errNotReady) && !errors.Is(a.Err, fs.ErrNotExist) {
@@ -278,8 +280,8 @@ func (e *MediaError) Absent() bool {
 	return true
 }
 
-// settle is how long a drive that fails to read is given to come to itself:
-// a medium that is being attached shows itself so.
+// settle is how long reading is retried when a drive reports an I/O error,
+// which happens while a medium is being attached.
 const settle = 5 * time.Second
 
 // worthWaiting reports whether another look may find more than this one.
@@ -292,5 +294,6 @@ func (e *MediaError) worthWaiting(waited time.Duration) bool {
 	})
 }
 
-// passing are errors of a device, not of what is on it.
+// passing lists temporary errors of a device, as opposed to errors in its
+// content.
 var passing = []error{unix.EIO, unix.ENOMEDIUM, unix.ENXIO, unix.EBUSY, unix.EAGAIN, unix.EMEDIUMTYPE}

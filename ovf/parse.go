@@ -25,12 +25,13 @@ const (
 	maxKeys     = 1000
 )
 
-// limits are what is counted before anything is built: one element can have as
-// many attributes as fit, and the decoder makes something of each of them
-// before it says that there was an element.
+// limits are checked before the document is decoded. An element can have any
+// number of attributes, and the decoder allocates all of them before it
+// returns the element.
 var limits = bound.Limits{Bytes: maxDocument, Nodes: maxTokens}
 
-// Redacted values: ours and cloud-init's, and waagent's
+// Values that stand for a removed secret: redacted is written by this agent
+// and by cloud-init, redactedLegacy by WALinuxAgent
 // (provisioning/SPEC.md §5.4).
 const (
 	redacted       = "REDACTED"
@@ -134,14 +135,15 @@ func (p *parser) platform(outer, s section) {
 	f.EnableTrustedImageIdentifier = p.truth(s, "EnableTrustedImageIdentifier", p.soft)
 }
 
-// noPassword is true of no characters, and of an empty element that somebody
-// has laid out. A password of blanks alone is one.
+// noPassword reports whether s is empty, or white space with a line break as
+// in an element that was pretty-printed. Blanks without a line break are a
+// password.
 func noPassword(s string) bool {
 	return s == "" || strings.TrimSpace(s) == "" && strings.Contains(s, "\n")
 }
 
-// customData decodes what it can: bad custom data must not keep the user out
-// (provisioning/SPEC.md §5.9).
+// customData decodes the custom data. Bad custom data is a problem and not an
+// error, so that the user still gets an account (provisioning/SPEC.md §5.9).
 func (p *parser) customData(s section) {
 	const name = "CustomData"
 	values := s.values(name)
@@ -176,8 +178,8 @@ func (p *parser) customData(s section) {
 	p.env.CustomData = host.NewSecret(string(data))
 }
 
-// decodeBase64 takes the usual and the URL alphabet, with and without
-// padding. The error does not quote.
+// decodeBase64 takes the usual and the URL alphabet, with and without padding.
+// The error does not quote the text.
 func decodeBase64(s string) ([]byte, error) {
 	enc := base64.RawStdEncoding
 	if strings.ContainsAny(s, "-_") {
@@ -215,8 +217,8 @@ func (p *parser) keys(s section, what string) []section {
 	return out
 }
 
-// raw is the exact value of the element of one of these names; the second
-// result is how many different ones there are. More than one is an error.
+// raw returns the exact value of the element with one of these names, and the
+// number of different values. More than one is an error of the document.
 func (p *parser) raw(s section, names ...string) (string, int) {
 	value, n := distinct(s, false, names)
 	if n > 1 && p.err == nil {
@@ -225,7 +227,8 @@ func (p *parser) raw(s section, names ...string) (string, int) {
 	return value, n
 }
 
-// hard is the trimmed value of an element that must not contradict itself.
+// hard returns the trimmed value of an element; different values are an error
+// of the document.
 func (p *parser) hard(s section, name string) string {
 	value, n := distinct(s, true, []string{name})
 	if n > 1 && p.err == nil {
@@ -234,7 +237,8 @@ func (p *parser) hard(s section, name string) string {
 	return value
 }
 
-// soft is the trimmed value of an element nothing depends on; the first wins.
+// soft returns the trimmed value of an element; of different values the first
+// is used, with a problem.
 func (p *parser) soft(s section, name string) string {
 	value, n := distinct(s, true, []string{name})
 	if n > 1 {
@@ -243,8 +247,8 @@ func (p *parser) soft(s section, name string) string {
 	return value
 }
 
-// truth reads a switch as cloud-init does, but keeps what is neither yes nor
-// no apart from no.
+// truth reads a switch with the words that cloud-init knows. Any other word is
+// a problem and gives nil; cloud-init reads it as false.
 func (p *parser) truth(s section, name string, get func(section, string) string) *bool {
 	yes, no := true, false
 	switch strings.ToLower(get(s, name)) {
@@ -259,8 +263,8 @@ func (p *parser) truth(s section, name string, get func(section, string) string)
 	return nil
 }
 
-// distinct counts the different values that are not empty, and gives the
-// first.
+// distinct returns the first value that is not empty, and the number of
+// different ones.
 func distinct(s section, trim bool, names []string) (first string, n int) {
 	seen := map[string]bool{}
 	for _, name := range names {
@@ -280,7 +284,7 @@ func distinct(s section, trim bool, names []string) (first string, n int) {
 	return first, len(seen)
 }
 
-// section is all elements of one name, which are read as if they were one.
+// section holds all elements of one name, which are read as if they were one.
 type section struct{ in []*etree.Element }
 
 func (s section) under(name string) section {
@@ -295,9 +299,9 @@ func (s section) under(name string) section {
 	return out
 }
 
-// value is the text of an element: all of its character data, CDATA
-// included, whatever comments stand between. mark says that a comment does
-// what Redacted does to custom data.
+// value is the text of an element: all of its character data, CDATA included,
+// without comments. mark is set if it contains the comment that Redacted puts
+// in place of custom data.
 type value struct {
 	text string
 	mark bool
@@ -321,7 +325,7 @@ func (s section) values(name string) []value {
 	return out
 }
 
-// isNil is xsi:nil, under whatever prefix.
+// isNil reports whether the element has xsi:nil, with any prefix.
 func isNil(e *etree.Element) bool {
 	for _, a := range e.Attr {
 		if a.Key == "nil" && a.Space != "" {
@@ -332,7 +336,7 @@ func isNil(e *etree.Element) bool {
 	return false
 }
 
-// parseTree checks a document token by token before a tree is made of it.
+// parseTree checks a document token by token before it builds a tree.
 func parseTree(doc []byte) (*etree.Document, error) {
 	doc, err := guard(doc)
 	if err != nil {
@@ -354,8 +358,9 @@ func guard(doc []byte) ([]byte, error) {
 		return bad(fmt.Sprintf("document has %d bytes, at most %d are allowed", len(doc), maxDocument))
 	}
 	doc = bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))
-	// What was written in whole blocks has their rest behind it. The last byte
-	// of a document in UTF-16 may be one of these too, its first ones are not.
+	// A writer that writes whole blocks pads the document with NUL bytes. This
+	// may also cut the last byte of a UTF-16 document, which is recognized by
+	// the bytes that remain.
 	doc = bytes.TrimRight(doc, "\x00")
 	if bytes.HasPrefix(doc, []byte("\xff\xfe")) || bytes.HasPrefix(doc, []byte("\xfe\xff")) || bytes.IndexByte(doc, 0) >= 0 {
 		return bad("document is UTF-16 or binary, not UTF-8")
@@ -367,11 +372,11 @@ func guard(doc []byte) ([]byte, error) {
 	if len(doc) == 0 {
 		return bad("document is empty")
 	}
-	if e, ok := errors.AsType[*bound.Error](limits.XML(doc)); ok { // what else it does not like, the decoder has a line for
+	if e, ok := errors.AsType[*bound.Error](limits.XML(doc)); ok { // the decoder reports other errors, with a line number
 		return bad("document has too many elements: " + e.Error())
 	}
 	d := xml.NewDecoder(bytes.NewReader(doc))
-	// The bytes are UTF-8; writers that label them otherwise exist.
+	// The bytes are UTF-8, even if the declaration names another encoding.
 	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }
 	depth := 0
 	for n := 0; ; n++ {

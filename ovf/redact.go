@@ -6,14 +6,14 @@ import (
 	"github.com/beevik/etree"
 )
 
-// Redacted is the copy of a document that may stay on disk, mode 0400, where
-// VMAccess, cloud-init and waagent look for it (provisioning/SPEC.md §5.12).
-// The password becomes the word REDACTED, which cloud-init and Parse
-// understand; an absent or empty one stays as it is. Custom and user data
-// become empty but for a comment: that reads as "none" everywhere, while a
-// word would be decoded as base64 by whoever takes the copy for a medium.
-// Comments and attributes that could hold the same secrets go. Prefixes and
-// namespaces stay. The error is an *Error.
+// Redacted returns the copy of a document that may stay on disk, mode 0400,
+// where VMAccess, cloud-init and WALinuxAgent look for it
+// (provisioning/SPEC.md §5.12). The password is replaced by the word REDACTED,
+// which cloud-init and Parse understand; an absent or empty one stays as it
+// is. Custom data and user data are replaced by a comment, which every reader
+// takes as "none"; a word would be decoded as base64. Comments and attributes
+// that could hold the same secrets are removed. Prefixes and namespaces stay.
+// The error is an *Error.
 func Redacted(doc []byte) ([]byte, error) {
 	tree, err := parseTree(doc)
 	if err != nil {
@@ -37,7 +37,7 @@ func redactTokens(e *etree.Element) {
 			if t.Target != "xml" {
 				continue
 			}
-			t.Inst = `version="1.0" encoding="utf-8"` // whatever the label was, it is UTF-8
+			t.Inst = `version="1.0" encoding="utf-8"` // the text is UTF-8, whatever was declared
 		case *etree.Element:
 			redactElement(t)
 		}
@@ -62,7 +62,8 @@ func redactElement(e *etree.Element) {
 		if isText {
 			text.WriteString(c.Data)
 		}
-		// What else there is may be a secret; our own mark is there to stay.
+		// Child elements may hold secrets and count as content. So does the
+		// mark of an earlier redaction, which is then written again.
 		mark := isComment && strings.TrimSpace(m.Data) == redacted
 		empty = empty && (isText || isComment) && !(mark && data)
 	}

@@ -14,16 +14,16 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// State is how far a step is.
+// State is the state of a step in the journal.
 type State string
 
 const (
 	Planned State = "planned"
-	Doing   State = "doing" // on disk while it runs; survives a crash
+	Doing   State = "doing" // written before the step starts, so it remains after a crash
 	Done    State = "done"
-	Warned  State = "warned" // done as far as it could be
+	Warned  State = "warned" // done, with a warning
 	Broken  State = "failed"
-	Skipped State = "skipped" // what it needs has failed
+	Skipped State = "skipped" // a step it needs has failed
 )
 
 // An Entry is one step in the journal.
@@ -37,10 +37,9 @@ type Entry struct {
 	Took  time.Duration `json:"took,omitempty"` // nanoseconds
 }
 
-// A Journal is what is known on disk about the provisioning of one VM. It
-// has no secrets. It is not what makes a second run safe, the steps are
-// that by themselves; it says what happened, and saves a run in the same
-// boot from doing things again.
+// A Journal records on disk how the provisioning of one VM went. It contains
+// no secrets. Steps can be repeated safely without it; it serves to show what
+// happened and to avoid repeating steps within the same boot.
 type Journal struct {
 	VMID     string    `json:"vmId"`
 	Boot     string    `json:"boot"` // boot id of the last attempt
@@ -53,9 +52,9 @@ type Journal struct {
 	name string
 }
 
-// OpenJournal reads the journal of this VM, or begins one: another VM's is
-// replaced, one that is damaged as well. The state directories are made
-// (0700) if they do not exist.
+// OpenJournal reads the journal of this VM or begins a new one. The journal of
+// another VM and a damaged one are replaced. The state directories are made
+// (0700) if they do not exist. An error has CodeState.
 func (m *Machine) OpenJournal() (*Journal, error) {
 	r, o, vmID := m.Root, m.Options, m.VM.ID
 	for _, dir := range []string{o.Lib, o.Dir()} {
@@ -74,9 +73,9 @@ func (m *Machine) OpenJournal() (*Journal, error) {
 	}
 	if boot := r.BootID(); boot == "" || boot != j.Boot {
 		j.Boot = boot
-		// After another boot nothing is taken for granted: what was done
-		// may have been lost with the power. Once the marker is there,
-		// synced after all of it, it is.
+		// In another boot, steps that were done are repeated, because a power
+		// cut may have undone them. With the marker, which is synced after all
+		// of them, nothing needs to be repeated.
 		if st, err := m.Stand(); err == nil && st == Provisioned {
 			j.root, j.name = r, name
 			return j, nil
@@ -91,8 +90,8 @@ func (m *Machine) OpenJournal() (*Journal, error) {
 	return j, nil
 }
 
-// save replaces the file by rename. It is not synced: a killed process
-// leaves the page cache alone, and after a power cut nothing is believed.
+// save replaces the file by rename. It is not synced: a crash of the process
+// does not lose it, and after a power cut it is not relied on.
 func (j *Journal) save() error {
 	b, err := json.MarshalIndent(j, "", " ")
 	if err != nil {
@@ -113,7 +112,7 @@ func (j *Journal) entry(id string) *Entry {
 	return &j.Steps[i]
 }
 
-// A Progress is told to the observer at every change of a step's state.
+// A Progress is passed to the observer at every change of a step's state.
 type Progress struct {
 	Step  Step
 	State State
@@ -121,24 +120,25 @@ type Progress struct {
 	Took  time.Duration
 }
 
-// An Observer watches Apply. It is called after the state is on disk. A test
-// may end the process in it: Doing is before the step, Planned (the second
-// time) right after it and before the journal knows, Done after that.
+// An Observer watches Apply. Doing is reported before the step and with the
+// journal on disk; Planned (the second time) right after the step and before
+// the journal is written; then Done, Warned or Broken, with the journal on
+// disk. Tests end the process in it.
 type Observer func(Progress)
 
-// Result is what became of a plan.
+// Result is the result of Apply.
 type Result struct {
 	Warnings []*Warning
 	Entries  []Entry
 	Took     time.Duration
 }
 
-// stepTimeout bounds a single step; the whole has the caller's context.
+// stepTimeout bounds a single step; the caller's context bounds the whole run.
 const stepTimeout = 2 * time.Minute
 
-// Apply does the steps in order. A step that fails does not stop the others,
-// except those that need it; all failures come back as one *Failed. Late
-// steps, applied in a second call, have their own deadlines.
+// Apply applies the steps in order. A step that fails does not stop the
+// others, except those that need it; all failures are returned as one *Failed.
+// Late steps, applied in a second call, have a longer time limit.
 func (m *Machine) Apply(ctx context.Context, steps []Step, j *Journal, observe Observer) (Result, error) {
 	start := time.Now()
 	if observe == nil {
@@ -154,8 +154,8 @@ func (m *Machine) Apply(ctx context.Context, steps []Step, j *Journal, observe O
 	}
 	startHostKeys(m, steps)
 	for _, e := range j.Steps {
-		// An attempt that was cut off may have changed it and not come to
-		// tell sshd.
+		// An interrupted attempt may have changed sshd's keys or configuration
+		// without telling sshd.
 		if (e.ID == StepHostKeys || e.ID == StepSSHD) && e.State != Planned {
 			m.sshdChanged = bootClock()
 		}
@@ -257,7 +257,8 @@ func errText(err error) string {
 	return ": " + err.Error()
 }
 
-// startHostKeys begins with the slow part before the first step.
+// startHostKeys starts to generate host keys, which is slow, before the first
+// step.
 func startHostKeys(m *Machine, steps []Step) {
 	for _, s := range steps {
 		hk, ok := s.(HostKeys)

@@ -14,17 +14,18 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// CloudInitToldReady reports whether cloud-init has told the platform Ready
-// in this boot. It does so as soon as it has read the order and before it
-// does anything about it; then it leaves a copy of the document where the
-// classic agent looks (provisioning/SPEC.md §3.8). If it died in between,
-// its log is the only witness.
+// CloudInitToldReady reports whether cloud-init has told the platform Ready in
+// this boot. It does so as soon as it has read the provisioning document and
+// before it changes the machine; then it leaves a copy of the document where
+// the classic agent looks (provisioning/SPEC.md §3.8). If it died in between,
+// only its log shows it.
 func (m *Machine) CloudInitToldReady() bool {
 	r := m.Root
 	if st, ok := CloudInit(r); ok && st.Platform() {
 		return true
 	}
-	// /run is new at each boot, and the generator is the first to write there.
+	// /run is empty at boot, and cloud-init's generator writes this file
+	// first.
 	began, err := r.Stat("/run/cloud-init/enabled")
 	if err != nil {
 		return false
@@ -36,9 +37,9 @@ func (m *Machine) CloudInitToldReady() bool {
 	return loggedReady(r, began.ModTime())
 }
 
-// loggedReady looks for cloud-init's word that the platform has taken Ready,
-// not older than since. Its log goes on from boot to boot; each line is there
-// before the next thing is done.
+// loggedReady looks in cloud-init's log for a line, not older than since,
+// which says that Ready was reported. The log is continued from boot to boot,
+// and each line is written before cloud-init goes on.
 func loggedReady(r host.Root, since time.Time) bool {
 	const tail = 1 << 20
 	f, err := r.Open("/var/log/cloud-init.log")
@@ -63,7 +64,7 @@ func loggedReady(r host.Root, since time.Time) bool {
 		if len(line) < len(stamp) || !strings.HasSuffix(strings.TrimSpace(line), ": Reported ready to Azure fabric.") {
 			continue
 		}
-		// The clock of the log has milliseconds, that of files more.
+		// The log has milliseconds, file times are more precise.
 		if at, err := time.Parse(stamp, line[:len(stamp)]); err == nil && at.After(since.Add(-time.Second)) {
 			return true
 		}
@@ -71,17 +72,18 @@ func loggedReady(r host.Root, since time.Time) bool {
 	return false
 }
 
-// CloudInitStatus is what cloud-init says of itself in /run/cloud-init.
+// CloudInitStatus is what cloud-init reports in /run/cloud-init.
 type CloudInitStatus struct {
 	Datasource string
 	Running    string   // the stage that runs now; empty if none
-	Begun      []string // stages that were begun, in cloud-init's words
-	Over       []string // those of them that came to their end
-	Finished   bool     // there is a result: the last stage came to its end
+	Begun      []string // stages that have begun, by cloud-init's names
+	Over       []string // those of them that have ended
+	Finished   bool     // result.json exists: the last stage has ended
 	Errors     []string
 }
 
-// stageNames are cloud-init's words for its stages, in the order they run.
+// stageNames are cloud-init's names of its stages, in the order in which they
+// run.
 var stageNames = [...]string{"init-local", "init", "modules-config", "modules-final"}
 
 func (s Stage) name() string {
@@ -96,14 +98,14 @@ func (s Stage) name() string {
 	return ""
 }
 
-// Passed reports whether a stage came to its end. What ended later proves
-// nothing: after a crash the service manager starts the next stage.
+// Passed reports whether a stage has ended. The end of a later stage does not
+// imply it: after a crash the service manager starts the next stage.
 func (s CloudInitStatus) Passed(stage Stage) bool {
 	return slices.Contains(s.Over, stage.name()) || s.Finished && len(s.Begun) == 0
 }
 
-// Crashed reports whether a stage will never come to its end, because a later
-// one was begun without it.
+// Crashed reports whether a stage will never end, because a later one has
+// begun without it.
 func (s CloudInitStatus) Crashed(stage Stage) bool {
 	if s.Passed(stage) {
 		return false
@@ -112,18 +114,18 @@ func (s CloudInitStatus) Crashed(stage Stage) bool {
 	return s.Finished || slices.ContainsFunc(s.Begun, func(b string) bool { return slices.Index(stageNames[:], b) > i })
 }
 
-// Platform is whether the order came from this platform. If it did not, the
-// fallback source has set up a machine nobody ordered (DataSourceNone), or
-// somebody has brought an order of their own (NoCloud and such).
+// Platform reports whether the datasource is this platform's. Otherwise
+// cloud-init has used its fallback (DataSourceNone), or a datasource that
+// somebody else supplied (NoCloud and such).
 func (s CloudInitStatus) Platform() bool { return strings.HasPrefix(s.Datasource, "DataSourceAzure") }
 
-// Empty is whether there was no order at all.
+// Empty reports whether cloud-init found no datasource.
 func (s CloudInitStatus) Empty() bool {
 	return s.Datasource == "" || strings.HasPrefix(s.Datasource, "DataSourceNone")
 }
 
-// CloudInit reads result.json and status.json; false if there is neither, or
-// only half of one.
+// CloudInit reads result.json and status.json; false if neither can be read
+// and parsed.
 func CloudInit(r host.Root) (CloudInitStatus, bool) {
 	var st CloudInitStatus
 	ok := false

@@ -7,9 +7,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// DecodeCustomData decodes base64 as documents contain it: broken into
-// lines, with or without padding. What cannot be decoded is kept as text
-// with the reason; it is never a reason not to provision.
+// DecodeCustomData decodes base64 as documents contain it: broken into lines,
+// with or without padding. If it cannot be decoded, Err has the reason and
+// Text the original; the VM is provisioned nevertheless.
 func DecodeCustomData(text string) CustomData {
 	c := CustomData{Present: true, Text: host.NewSecret(strings.TrimSpace(text))}
 	clean := strings.Map(func(r rune) rune {

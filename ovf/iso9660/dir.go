@@ -33,11 +33,11 @@ type record struct {
 	mode   fs.FileMode // from PX
 	hasPX  bool
 	link   bool   // SL
-	child  uint32 // CL: the directory lies there
+	child  uint32 // CL: first block of the relocated directory; 0 if none
 	hidden bool   // RE: the place a relocated directory was moved to
 }
 
-// record parses the fixed part of a directory record, all of which is b.
+// record parses the fixed part of the directory record in b.
 func (v *volume) record(b []byte) (*record, error) {
 	le := binary.LittleEndian
 	n := int(b[32])
@@ -63,7 +63,7 @@ func (v *volume) record(b []byte) (*record, error) {
 	return r, nil
 }
 
-// stamp decodes ECMA-119 9.1.5; what is out of range gives the zero time.
+// stamp decodes ECMA-119 9.1.5; fields out of range give the zero time.
 func stamp(b []byte) time.Time {
 	if b[1] < 1 || b[1] > 12 || b[2] < 1 || b[2] > 31 || b[3] > 23 || b[4] > 59 || b[5] > 60 {
 		return time.Time{}
@@ -80,7 +80,7 @@ func (v *volume) list(dir *image.Node) ([]*image.Dirent, error) {
 		return nil, err
 	}
 	var out []*image.Dirent
-	var open *record // a file more extents of which follow
+	var open *record // a file of which more extents follow
 	parts := 0
 	for at := 0; at < len(b); {
 		n := int(b[at])
@@ -133,7 +133,8 @@ func (v *volume) list(dir *image.Node) ([]*image.Dirent, error) {
 	return out, nil
 }
 
-// load makes the inode, which lies elsewhere only for a relocated directory.
+// load makes the inode of a record. The data of a relocated directory is at
+// r.child.
 func (v *volume) load(r *record) (*image.Node, error) {
 	if r.child == 0 {
 		return v.node(*r), nil
@@ -167,7 +168,7 @@ func (v *volume) node(r record) *image.Node {
 	return n
 }
 
-// describe gives the record its name and what else Rock Ridge says.
+// describe sets the name of the record and what Rock Ridge adds to it.
 func (v *volume) describe(r *record) {
 	switch {
 	case v.joliet:
@@ -178,12 +179,12 @@ func (v *volume) describe(r *record) {
 	if r.name == "" {
 		r.name = plain(r.id)
 	}
-	r.use = nil // lets go of the directory's bytes
+	r.use = nil // so that the bytes of the directory can be freed
 }
 
 // rockRidge reads the system use entries of a record (SUSP 1.12, RRIP 1.12)
-// and the areas they continue in. What is damaged ends the walk: the plain
-// name remains.
+// and of its continuation areas. It stops at a damaged entry. Without a Rock
+// Ridge name the plain name is used.
 func (v *volume) rockRidge(r *record) {
 	le := binary.LittleEndian
 	s := r.use

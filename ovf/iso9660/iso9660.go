@@ -111,13 +111,13 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 	return f, nil
 }
 
-// isJoliet knows the three UCS-2 levels by their escape sequences.
+// isJoliet recognizes the three UCS-2 levels by their escape sequences.
 func isJoliet(b []byte) bool {
 	e := b[88:91]
 	return e[0] == '%' && e[1] == '/' && (e[2] == '@' || e[2] == 'C' || e[2] == 'E')
 }
 
-// choose picks the tree as Linux does: Rock Ridge, Joliet, plain.
+// choose picks the tree as Linux does: Rock Ridge, else Joliet, else plain.
 func choose(r io.ReaderAt, size int64, primary, joliet []byte) (*volume, *record, error) {
 	var first error
 	if primary != nil {
@@ -164,9 +164,9 @@ func (v *volume) open(b []byte) (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read root directory: %w", err)
 	}
-	// The root's own record starts with SP if the system use entries are of
-	// SUSP; how Rock Ridge is announced (RR, ER) is not uniform, so take the
-	// entries themselves, as Linux does.
+	// The root's own record starts with SP if it has SUSP entries. How Rock
+	// Ridge is announced (RR, ER) is not uniform, so the entries themselves
+	// decide, as in Linux.
 	if s := dot.use; !v.joliet && len(s) >= 7 && string(s[:2]) == "SP" && s[4] == 0xbe && s[5] == 0xef {
 		v.rock, v.skip = true, int(s[6])
 	}
@@ -188,9 +188,9 @@ func (v *volume) dot(off int64) (*record, error) {
 	return v.record(b[:b[0]])
 }
 
-// plain is how Linux shows a name without extensions: lower case, no
-// version, no dot at the end. Applied to what is asked for as well, it makes
-// OVF_ENV.XML;1 and ovf_env.xml the same.
+// plain returns a name as Linux shows it without extensions: lower case, no
+// version, no dot at the end. It is applied to requested names too, so that
+// OVF_ENV.XML;1 and ovf_env.xml are equal.
 func plain(s string) string {
 	s, _, _ = strings.Cut(s, ";")
 	return strings.ToLower(strings.TrimSuffix(s, "."))

@@ -3,15 +3,15 @@
 // is such a volume, and hardened kernels refuse to load the module that would
 // mount it (provisioning/SPEC.md §4.9).
 //
-// It reads what others write: bridges with ISO 9660 and pure UDF, logical
+// It reads media of many writers: bridges with ISO 9660 and pure UDF, logical
 // block sizes from 512 to 32768, plain, sparable, virtual (VAT) and metadata
 // partitions, ICB strategies 4 and 4096, all kinds of allocation descriptors.
 // It does not read named streams, and does not follow symlinks.
 //
 // The image is taken to be hostile. Every table, chain and directory is
-// bounded (constants here and in package image), no chain is followed twice
-// around, and nothing is allocated because the image says it is large. An
-// operation reads only what it needs; nothing is cached.
+// bounded (constants here and in package image), and no allocation depends on
+// a size that the image claims. An operation reads only what it needs; nothing
+// is cached.
 //
 // Descriptors are verified (checksum, CRC, place) as strictly as Linux does,
 // no stricter: media exist whose CRC length is wrong.

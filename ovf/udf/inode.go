@@ -14,7 +14,7 @@ import (
 
 // longAD is the address of an ICB or of an extent (ECMA-167 4/14.14.2).
 type longAD struct {
-	length uint32 // with the two bits of its kind
+	length uint32 // the two highest bits are the kind
 	block  uint32
 	part   uint16
 }
@@ -53,7 +53,8 @@ func (v *volume) inode(at longAD) (*image.Node, error) {
 			if err == nil || m.mirror == nil {
 				return l, err
 			}
-			// Its entries have no checks of their own until they are read.
+			// The content of a directory has no checksum of its own, so damage
+			// is found only now; try the mirror.
 			other, _, merr := v.load(m.mirror, at.block)
 			if merr != nil {
 				return nil, err
@@ -146,8 +147,9 @@ const (
 	kindNext     = 3 // the list goes on there; 1 and 2: not recorded, reads as zero
 )
 
-// extents turns allocation descriptors into bytes of the image, following
-// them through their continuations. Kind is 0 short, 1 long, 2 extended.
+// extents turns allocation descriptors into extents of the image, and follows
+// them through their continuations. The kind is 0 for short, 1 for long, 2 for
+// extended descriptors.
 func (v *volume) extents(m *partition, ads []byte, kind uint16) ([]image.Extent, error) {
 	l := extentList{v: v, kind: kind}
 	for range maxTable {
@@ -185,8 +187,8 @@ type extentList struct {
 	steps int // pieces of extents that were looked up, merged or not
 }
 
-// add adds what the descriptors say, and returns where the list goes on;
-// nowhere if that has no length.
+// add adds the extents of these descriptors and returns where the list
+// continues. If that has length 0, the list is complete.
 func (l *extentList) add(m *partition, ads []byte) (next longAD, err error) {
 	for width := []int{8, 16, 20}; len(ads) > 0; {
 		if int(l.kind) >= len(width) {
@@ -217,7 +219,7 @@ func (l *extentList) add(m *partition, ads []byte) (next longAD, err error) {
 	return next, nil
 }
 
-// parse reads one descriptor. A short one says no partition.
+// parse reads one descriptor. A short one does not name a partition.
 func (l *extentList) parse(ad []byte) longAD {
 	le := binary.LittleEndian
 	at := longAD{length: le.Uint32(ad), block: le.Uint32(ad[4:])}
@@ -230,7 +232,7 @@ func (l *extentList) parse(ad []byte) longAD {
 	return at
 }
 
-// recorded adds n bytes that are on the medium, piece by piece.
+// recorded adds n bytes that are on the medium, one contiguous run at a time.
 func (l *extentList) recorded(in *partition, at longAD, n int64) (err error) {
 	if l.kind != 0 {
 		if in, err = l.v.part(at.part); err != nil {
@@ -261,7 +263,7 @@ func (l *extentList) bounded() error {
 	return nil
 }
 
-// push appends an extent or lengthens the last one by it.
+// push appends an extent, or lengthens the last one if they are contiguous.
 func push(l []image.Extent, e image.Extent) []image.Extent {
 	if n := len(l); n > 0 {
 		last := &l[n-1]
@@ -319,8 +321,9 @@ func (v *volume) list(n *image.Node) ([]*image.Dirent, error) {
 	return out, nil
 }
 
-// compressed decodes OSTA CS0 (UDF 2.1.1): a byte that says 8 or 16 bits a
-// character, then the characters. False for what is no name.
+// compressed decodes OSTA CS0 (UDF 2.1.1): a byte with the number of bits per
+// character, 8 or 16, then the characters. The result is false if b is not
+// such a name.
 func compressed(b []byte) (string, bool) {
 	if len(b) < 2 {
 		return "", false

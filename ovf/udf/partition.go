@@ -14,20 +14,20 @@ import (
 // image. Exactly one of vat, spare and file is set unless it is a plain one.
 type partition struct {
 	number uint16
-	start  int64 // first block
+	start  int64 // sparing table: first block of a packet in the partition -> its block of the image
 	vat    []uint32
 	spare  map[uint32]uint32 // first block of a packet, in the partition -> of the image
 	packet uint32            // blocks in a packet of a sparable partition
 	file   []image.Extent    // the metadata file
 	ends   []int64           // where in that file each extent stops
-	mirror *partition        // the same blocks once more, in the metadata mirror file
+	mirror *partition        // the same blocks in the metadata mirror file
 }
 
 // unmapped is a VAT entry without a block.
 const unmapped = math.MaxUint32
 
-// at finds a block: its place in bytes and how many bytes are certain to
-// follow it there.
+// at translates a block to its offset in the image, and returns how many bytes
+// are contiguous from there.
 func (p *partition) at(block uint32, bs int64) (off, run int64, err error) {
 	switch {
 	case p.vat != nil:
@@ -60,8 +60,8 @@ func (v *volume) part(ref uint16) (*partition, error) {
 	return v.maps[ref], nil
 }
 
-// taggedIn reads the descriptor in a block of a partition. What is damaged in
-// a metadata file may be whole in its mirror.
+// taggedIn reads the descriptor in a block of a partition. If it is damaged in
+// a metadata file, the mirror is tried.
 func (v *volume) taggedIn(m *partition, block uint32, ids ...uint16) ([]byte, error) {
 	off, _, err := m.at(block, v.bs)
 	if err == nil {
@@ -79,8 +79,8 @@ func (v *volume) taggedIn(m *partition, block uint32, ids ...uint16) ([]byte, er
 }
 
 // partitions reads the partition map table (ECMA-167 3/10.7, UDF 2.2.8 to
-// 2.2.10). Maps that build on another partition are finished in a second
-// turn, because they may stand before it.
+// 2.2.10). Maps that build on another partition are completed in a second
+// pass, because they may precede it.
 func (v *volume) partitions(table []byte, n int, found map[uint16][]byte) error {
 	le := binary.LittleEndian
 	type later struct {
@@ -120,7 +120,7 @@ func (v *volume) partitions(table []byte, n int, found map[uint16][]byte) error 
 		p.start = int64(le.Uint32(d[188:]))
 		v.maps = append(v.maps, p)
 	}
-	// UDF allows one of each; more would be a way to keep us busy.
+	// UDF allows one of each. More would let a hostile image cause more work.
 	if len(virtual) > 1 || len(metadata) > 1 {
 		return fmt.Errorf("%w: virtual or metadata partitions", image.ErrBounds)
 	}
@@ -137,8 +137,8 @@ func (v *volume) partitions(table []byte, n int, found map[uint16][]byte) error 
 	return nil
 }
 
-// sparable reads the sparing table of a rewritable medium. A partition none
-// of whose tables can be read is read without, as in Linux.
+// sparable reads the sparing table of a rewritable medium. If none of its
+// copies can be read, the partition is used without one, as in Linux.
 func (v *volume) sparable(p *partition, raw []byte) {
 	le := binary.LittleEndian
 	p.packet = max(1, uint32(le.Uint16(raw[40:])))
@@ -203,7 +203,7 @@ func (v *volume) readVAT(flat *partition, at int64) ([]uint32, error) {
 		}
 		b = b[h:]
 	case kind == 0 && len(b) >= 36 && bytes.HasPrefix(b[len(b)-35:], []byte("*UDF Virtual Alloc Tbl")):
-		b = b[:len(b)-36] // UDF 1.50: an identifier behind
+		b = b[:len(b)-36] // UDF 1.50: an identifier at the end
 	default:
 		return nil, fmt.Errorf("%w: no virtual allocation table", ErrCorrupt)
 	}
@@ -214,8 +214,8 @@ func (v *volume) readVAT(flat *partition, at int64) ([]uint32, error) {
 	return vat, nil
 }
 
-// metadata reads where the metadata file lies, and its mirror (UDF 2.2.10,
-// 2.2.13).
+// metadata finds the extents of the metadata file and of its mirror (UDF
+// 2.2.10, 2.2.13).
 func (v *volume) metadata(p *partition, raw []byte) error {
 	le := binary.LittleEndian
 	i := slices.IndexFunc(v.maps, func(m *partition) bool {
@@ -243,7 +243,7 @@ func (v *volume) metadata(p *partition, raw []byte) error {
 	case err != nil:
 		first, second = second, nil
 	case merr != nil || slices.Equal(first.file, second.file):
-		second = nil // without a copy the mirror names the same blocks
+		second = nil // a mirror that is not a copy names the same blocks
 	}
 	p.file, p.ends, p.mirror = first.file, first.ends, second
 	return nil

@@ -134,14 +134,15 @@ func (v *volume) open() error {
 	return err
 }
 
-// descriptors are what a volume descriptor sequence is read for; of each kind
-// the one with the highest sequence number counts.
+// descriptors holds what is needed from a volume descriptor sequence; of each
+// kind the one with the highest sequence number counts.
 type descriptors struct {
 	logical    []byte
 	partitions map[uint16][]byte
 }
 
-// sequence reads a volume descriptor sequence and then opens what it says.
+// sequence reads a volume descriptor sequence and opens the volume it
+// describes.
 func (v *volume) sequence(ext []byte) error {
 	d := descriptors{partitions: map[uint16][]byte{}}
 	le := binary.LittleEndian

@@ -22,7 +22,7 @@ import (
 
 const toolTimeout = 5 * time.Minute
 
-// Warning is what the file in the mount point says.
+// warning is the text of the file in the mount point.
 const warning = `WARNING: THIS IS A TEMPORARY DISK.
 
 Any data stored on this drive is SUBJECT TO LOSS and THERE IS NO WAY TO RECOVER IT.
@@ -30,8 +30,9 @@ Any data stored on this drive is SUBJECT TO LOSS and THERE IS NO WAY TO RECOVER 
 Please do not use this disk for storing any personal or application data.
 `
 
-// Apply does what was planned and stops at the first failure: each action
-// relies on the ones before. log is told of each, may be nil.
+// Apply applies the planned actions and stops at the first failure, because
+// each action relies on the ones before it. log, which may be nil, is called
+// before each action.
 func Apply(ctx context.Context, r host.Root, run host.Runner, actions []Action, log func(Action)) error {
 	for _, a := range actions {
 		if log != nil {
@@ -48,7 +49,7 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	switch a.Kind {
 	case Partition:
 		return withDisk(r, a.Disk, func(f *os.File, size int64) error {
-			// Looked at once more, by the one who writes.
+			// Checked again right before writing.
 			if empty, err := blank(f, size); err != nil || !empty {
 				return errors.Join(err, errors.New("the disk is no longer blank"))
 			}
@@ -68,8 +69,8 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	return fmt.Errorf("unknown action %q", a.Kind)
 }
 
-// withDisk opens a disk for writing. O_EXCL of a block device fails if
-// anything of it is mounted or held.
+// withDisk opens a disk for writing. O_EXCL on a block device fails if the
+// disk or a partition of it is mounted or otherwise in use.
 func withDisk(r host.Root, name string, fn func(*os.File, int64) error) error {
 	f, err := r.OpenMedium("/dev/"+name, os.O_RDWR|os.O_EXCL)
 	if err != nil {
@@ -95,7 +96,7 @@ func withDisk(r host.Root, name string, fn func(*os.File, int64) error) error {
 // 0FC63DAF-8483-4772-8E79-3D69D8477DE4.
 const linuxData = "\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4"
 
-// gptSectors is the length of the table of partitions.
+// gptSectors is the length of the partition entry array, in sectors.
 const gptSectors = 32
 
 // gptRange is the first and the last sector of the one partition.
@@ -138,7 +139,8 @@ func writeGPT(w io.WriterAt, size int64) error {
 	copy(mbr[446:], "\x00\x00\x02\x00\xee\xff\xff\xff\x01\x00\x00\x00")
 	binary.LittleEndian.PutUint32(mbr[458:], uint32(min(last, 0xffffffff)))
 	mbr[510], mbr[511] = 0x55, 0xaa
-	// The copy at the end first: half a table must not look like a whole one.
+	// The backup at the end is written first and the MBR last: an interrupted
+	// write must not look like a complete table.
 	for _, part := range []struct {
 		at int64
 		b  []byte
@@ -186,7 +188,7 @@ func mkfs(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if a.FS == "xfs" || a.FS == "btrfs" {
 		force = "-f"
 	}
-	// Through the name of the root: tests have a device of their own.
+	// In tests the device is below the root.
 	if _, err := run.Run(ctx, host.Cmd{Name: "mkfs." + a.FS, Args: []string{force, r.Path(a.Dev)}, Timeout: toolTimeout}); err != nil {
 		return err
 	}
@@ -236,8 +238,8 @@ func mount(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 const swapName = "swapfile"
 
 // swap makes the swap file and switches it on. No other swap is touched. The
-// file has its mode from the moment it exists: it will hold the memory of
-// every process.
+// file has mode 0600 from the moment it exists, because it will hold the
+// memory of every process.
 func swap(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	name := path.Join(a.Dir, swapName)
 	size := int64(a.MiB) << 20

@@ -4,13 +4,13 @@
 // (provisioning/SPEC.md §12).
 //
 // It is off unless configured. A disk is touched only if the platform's own
-// marks say that it is the resource disk, and formatted only if it is blank
-// or exactly as the platform delivers it. Whatever else is on it is
-// somebody's data: the disk is left alone and the reason is told. A mount
-// that fails never leads to formatting.
+// marks say that it is the resource disk, and formatted only if it is blank or
+// exactly as the platform delivers it. Anything else counts as user data: the
+// disk is left alone and the reason is returned. A mount that fails never
+// leads to formatting.
 //
 // Begin with [Plan], which is pure; probe.go and ntfs.go read what is on a
-// disk, apply.go does what was planned. It imports agent/host alone.
+// disk, apply.go carries out the plan. The package imports only agent/host.
 package disk
 
 import (
@@ -34,23 +34,23 @@ type Options struct {
 	MountOptions string // as for mount -o
 	Swap         bool
 	SwapMiB      int
-	Note         string // file that says on what a file system is being made; empty: none is kept
+	Note         string // path of the note about a file system that is being made; empty: no note is kept
 }
 
-// A Disk is a candidate and everything Plan must know of it.
+// A Disk is a candidate with everything that Plan needs to know about it.
 type Disk struct {
 	Name  string // sdb, nvme0n1
-	Found string // by which mark
+	Found string // how it was found
 	Size  int64  // bytes
 
 	Busy    string  // why it must not be written: mounted elsewhere, has holders
 	Mounted string  // where its partition is mounted, if at the wanted place
 	Table   Table   //
 	Nodes   []Node  // what holds data: the partitions, or the disk itself
-	Problem string  // why it could not be looked at
-	id      string  // what the partition table calls it
-	making  making  // what was being made when we last looked
-	ntfs    *string // of the only node: why it is not factory-fresh; nil: no NTFS
+	Problem string  // why it could not be examined
+	id      string  // identifier in the partition table
+	making  making  // content of the note at Options.Note
+	ntfs    *string // why the only node's NTFS volume is not factory-fresh, empty if it is; nil: no NTFS
 }
 
 // A Node is a block device that can hold a file system.
@@ -101,7 +101,7 @@ func (a Action) String() string {
 	return fmt.Sprintf("swap file of %d MiB in %s", a.MiB, a.Dir)
 }
 
-// Plan decides; it is pure. No actions comes with the reason.
+// Plan decides what to do. It is pure. Without actions it returns the reason.
 func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 	if !o.Format {
 		return nil, "ResourceDisk.Format is off"
@@ -162,8 +162,8 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 	return leave("it contains %s", n.FS)
 }
 
-// partition is the name of a partition: disks whose name ends in a digit
-// have a p before the number.
+// partition returns the name of a partition. If the disk's name ends in a
+// digit, a p precedes the number.
 func partition(disk string, n int) string {
 	if c := disk[len(disk)-1]; c >= '0' && c <= '9' {
 		return disk + "p" + strconv.Itoa(n)
@@ -171,8 +171,8 @@ func partition(disk string, n int) string {
 	return disk + strconv.Itoa(n)
 }
 
-// Look finds the resource disk by the platform's marks and looks at it. The
-// best candidate comes first.
+// Look finds disks by the platform's marks and examines them. The best
+// candidate comes first.
 func Look(r host.Root, o Options) ([]Disk, error) {
 	var names []string
 	found := map[string]string{}
@@ -203,9 +203,8 @@ func Look(r host.Root, o Options) ([]Disk, error) {
 	return out, nil
 }
 
-// vmbus finds the disk by where the platform attaches it: LUN 1 of the SCSI
-// controller that has the OS disk (generation 2), the second IDE disk
-// (generation 1).
+// vmbus finds the disk by its position: LUN 1 of the SCSI controller that has
+// the OS disk (generation 2), or the second IDE disk (generation 1).
 func vmbus(r host.Root) []string {
 	dirs, err := r.Glob("/sys/bus/vmbus/devices/*")
 	if err != nil {
@@ -234,7 +233,7 @@ func vmbus(r host.Root) []string {
 	return out
 }
 
-// localNVMe finds the raw local disks of newer sizes.
+// localNVMe finds the raw local disks of newer VM sizes.
 func localNVMe(r host.Root) []string {
 	models, err := r.Glob("/sys/class/nvme/nvme*/model")
 	if err != nil {
@@ -284,13 +283,14 @@ func look(r host.Root, name string, o Options) (Disk, error) {
 		return d, err
 	}
 	if d.making.Dev != "" && !slices.ContainsFunc(d.Nodes, d.interrupted) {
-		// It is whole, or something else by now: no word about what comes later.
+		// The file system is complete, or the disk has other content by now:
+		// the note is obsolete.
 		return d, madeWhole(r, o.Note)
 	}
 	return d, nil
 }
 
-// read looks at the content.
+// read examines the content of the disk: partition table and file systems.
 func (d *Disk) read(f io.ReaderAt) error {
 	if halfGPT(f, d.Size) {
 		d.Nodes = []Node{{Dev: "/dev/" + d.Name, FS: FSNone}}
@@ -307,7 +307,7 @@ func (d *Disk) read(f io.ReaderAt) error {
 		return err
 	}
 	if len(d.Table.Parts) == 0 {
-		// Somebody's table, or what is left of it.
+		// An empty partition table counts as user data.
 		d.Nodes = []Node{{Dev: "/dev/" + d.Name, FS: FSUnknown}}
 	}
 	for _, p := range d.Table.Parts {
@@ -328,8 +328,8 @@ func (d *Disk) read(f io.ReaderAt) error {
 	return nil
 }
 
-// uses finds out what the disk and its partitions are used for, by device
-// numbers: names in mount tables can be anything.
+// uses finds out what the disk and its partitions are used for. It compares
+// device numbers, because names in mount tables can be anything.
 func (d *Disk) uses(r host.Root, want string) error {
 	numbers := map[string]bool{}
 	dirs := []string{"/sys/block/" + d.Name}
@@ -369,6 +369,6 @@ func (d *Disk) uses(r host.Root, want string) error {
 			}
 		}
 	}
-	// A mount point that is in use by something else is not ours either.
+	// Other file systems on the mount point are not considered here.
 	return nil
 }

@@ -12,16 +12,16 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// What a power cut leaves in the middle of the work looks like somebody's
-// data, and would be left alone for as long as the disk lives. Two things are
-// known again: a partition table that is whole but for parts of it, on a disk
-// that is blank otherwise, and a partition of which a note on the system's
-// disk says that a file system was being made on it.
+// A file system that was being made when the power failed looks like user
+// data, and the disk would never be used again. Two cases are therefore
+// recognized: a disk that is blank except for parts of the partition table
+// that writeGPT writes, and a partition for which a note on the OS disk says
+// that a file system was being made on it.
 
-// A making is that note.
+// A making is this note.
 type making struct {
 	Dev  string `json:"dev"`  // /dev/sdb1
-	Disk string `json:"disk"` // what the partition table calls its disk
+	Disk string `json:"disk"` // identifier in the partition table of its disk
 }
 
 func readMaking(r host.Root, name string) (m making) {
@@ -35,8 +35,8 @@ func readMaking(r host.Root, name string) (m making) {
 	return m
 }
 
-// begin writes the note. A disk without an identity gets none. Where it can't
-// be written, on a full disk, nothing is lost but the repair after a cut.
+// begin writes the note. A disk without an identifier gets none. If the note
+// cannot be written, only the repair after a power cut is lost.
 func (m making) begin(r host.Root, name string) {
 	if name == "" || m.Disk == "" {
 		return
@@ -46,7 +46,8 @@ func (m making) begin(r host.Root, name string) {
 	}
 }
 
-// madeWhole ends the note, for good: a removal alone can be lost.
+// madeWhole removes the note. It is emptied first, because a power cut could
+// undo the removal.
 func madeWhole(r host.Root, name string) error {
 	if name == "" || !r.Exists(name) {
 		return nil
@@ -54,8 +55,9 @@ func madeWhole(r host.Root, name string) error {
 	return errors.Join(r.WriteFile(name, nil, 0o600), r.Remove(name))
 }
 
-// diskID is the number in the partition table; empty if there is none. A disk
-// that the platform put in its place has another one.
+// diskID is the identifier in the partition table (disk GUID or MBR
+// signature), in hex; empty if there is none. A disk that the platform
+// attached instead has another one.
 func diskID(r io.ReaderAt) string {
 	b := make([]byte, 2*sector)
 	if _, err := r.ReadAt(b, 0); err != nil {
@@ -71,8 +73,8 @@ func diskID(r io.ReaderAt) string {
 	return hex.EncodeToString(id)
 }
 
-// interrupted says that a node is what our own mkfs left: bytes that no
-// format claims, or the ruins of the volume that was there before.
+// interrupted reports whether a node is what our own interrupted mkfs left:
+// data without a signature, or a damaged NTFS volume.
 func (d *Disk) interrupted(n Node) bool {
 	if d.making.Dev != n.Dev || d.making.Disk == "" || d.making.Disk != d.id {
 		return false
@@ -82,8 +84,8 @@ func (d *Disk) interrupted(n Node) bool {
 
 const unreadable = "it cannot be read"
 
-// blank reports whether nothing is on a disk, but for parts of the table that
-// writeGPT was writing.
+// blank reports whether a disk is empty except for parts of the table that
+// writeGPT writes.
 func blank(r io.ReaderAt, size int64) (bool, error) {
 	fs, err := Probe(r, size)
 	if err != nil || fs == FSNone {
@@ -92,9 +94,8 @@ func blank(r io.ReaderAt, size int64) (bool, error) {
 	return fs == FSUnknown && halfGPT(r, size), nil
 }
 
-// halfGPT recognizes what writeGPT leaves when it is cut off: some of its five
-// parts, a partition over everything among them, none with anything else, and
-// blanks in the partition.
+// halfGPT recognizes what an interrupted writeGPT leaves: some of its five
+// parts, nothing else in the places of the others, and an empty partition.
 func halfGPT(r io.ReaderAt, size int64) bool {
 	last := size/sector - 1
 	first, end := gptRange(size)

@@ -8,26 +8,26 @@ import (
 	"unicode/utf16"
 )
 
-// An NTFS volume as far as it matters here: its label and the names in its
-// root. Nothing is mounted, because kernels without NTFS are common and a
-// mount of a hostile volume is a risk for nothing.
+// ntfs is what is needed from an NTFS volume: its label and the names in its
+// root directory. The volume is not mounted: many kernels do not support NTFS,
+// and mounting a hostile volume is a risk.
 type ntfs struct {
 	Label string
 	Root  []string // names in the root directory
-	Files int      // files and directories that are not the volume's own
+	Files int      // files and directories without those of the file system itself
 }
 
 var errNTFS = errors.New("the NTFS volume is damaged")
 
 const (
-	mftRecords = 4096 // as many as a factory-fresh volume has, many times over
+	mftRecords = 4096 // limit, many times the number of a factory-fresh volume
 	mftRoot    = 5
 	mftVolume  = 3
-	mftFirst   = 24 // the first record that can be somebody's
+	mftFirst   = 24 // first record of an ordinary file
 )
 
-// readNTFS reads the master file table. A volume with more files than fit
-// into what is read is in use, which is said by Files alone.
+// readNTFS reads the master file table. A volume with more than mftRecords
+// records is in use; only Files is set then.
 func readNTFS(r io.ReaderAt) (ntfs, error) {
 	var v ntfs
 	g, err := readGeometry(r)
@@ -35,7 +35,7 @@ func readNTFS(r io.ReaderAt) (ntfs, error) {
 		return v, err
 	}
 	b := make([]byte, g.record)
-	count := int64(1) // record 0 says how many there are
+	count := int64(1) // record 0 has the number of records
 	for i := int64(0); i < count; i++ {
 		used, err := g.read(r, i, b)
 		if err != nil {
@@ -60,7 +60,7 @@ func readNTFS(r io.ReaderAt) (ntfs, error) {
 	return v, nil
 }
 
-// geometry is where the master file table is, from the boot sector.
+// geometry describes where the master file table is, from the boot sector.
 type geometry struct {
 	sector, cluster, record int64 // bytes
 	table                   int64 // cluster in which the table begins
@@ -110,7 +110,8 @@ func (g geometry) read(r io.ReaderAt, i int64, b []byte) (used bool, err error) 
 	return binary.LittleEndian.Uint16(b[22:])&1 != 0, nil
 }
 
-// add notes what record i says: a file, its name in the root, the label.
+// add evaluates record i: it counts files and keeps names in the root and the
+// label.
 func (v *ntfs) add(i int64, b []byte) error {
 	if base := binary.LittleEndian.Uint64(b[32:]) & (1<<48 - 1); i >= mftFirst && base == 0 {
 		v.Files++
@@ -130,10 +131,10 @@ func (v *ntfs) add(i int64, b []byte) error {
 	})
 }
 
-// tableLength is the number of records of the table, from its own record:
-// the size of its data, if that lies in one piece from lcn on. A table in
-// several pieces has grown, so the volume is in use: more than anybody reads.
-// 0 is a damaged one.
+// tableLength returns the number of records of the table, from its own record
+// b, if its data lies in one piece that begins at cluster lcn. A table in
+// several pieces has grown, so the volume is in use; the result is larger than
+// any limit then. 0 means that the table is damaged.
 func tableLength(b []byte, lcn, rec int64) int64 {
 	at := int(binary.LittleEndian.Uint16(b[20:]))
 	for at+64 <= len(b) {
@@ -169,8 +170,8 @@ func tableLength(b []byte, lcn, rec int64) int64 {
 	return 0
 }
 
-// fixup puts back the two bytes at the end of each sector that NTFS replaces
-// by a counter.
+// fixup restores the two bytes at the end of each sector that NTFS replaces by
+// a counter.
 func fixup(b []byte, bps int) error {
 	off, n := int(binary.LittleEndian.Uint16(b[4:])), int(binary.LittleEndian.Uint16(b[6:]))
 	const stride = 512 // also where sectors are larger
@@ -221,10 +222,10 @@ func utf16le(b []byte) string {
 	return string(utf16.Decode(u))
 }
 
-// FactoryLabel is what the platform calls the volume it delivers.
+// FactoryLabel is the label of the volume as the platform delivers it.
 const FactoryLabel = "Temporary Storage"
 
-// fresh says why a volume is not as the platform delivers it; empty if it
+// fresh returns why a volume is not as the platform delivers it; empty if it
 // is.
 func (v ntfs) fresh() string {
 	if !strings.EqualFold(v.Label, FactoryLabel) {
@@ -237,7 +238,7 @@ func (v ntfs) fresh() string {
 			return "it has files"
 		}
 	}
-	// The two known names and what Windows keeps below them.
+	// The names allowed above, and what Windows keeps below them.
 	if v.Files > 64 {
 		return "it has files"
 	}

@@ -9,15 +9,15 @@ import (
 
 // What a disk or a partition holds.
 const (
-	FSNone    = ""        // no signature that anybody knows
-	FSNTFS    = "ntfs"    // the factory's format
+	FSNone    = ""        // no signature, and zero at both ends
+	FSNTFS    = "ntfs"    // as the platform delivers the disk
 	FSExt     = "ext"     // ext2, ext3, ext4
 	FSXFS     = "xfs"     //
 	FSBtrfs   = "btrfs"   //
 	FSSwap    = "swap"    //
-	FSLUKS    = "luks"    // encrypted: never ours
-	FSLVM     = "lvm"     // a physical volume: never ours
-	FSRAID    = "raid"    // a member of an array: never ours
+	FSLUKS    = "luks"    // encrypted; never changed
+	FSLVM     = "lvm"     // a physical volume; never changed
+	FSRAID    = "raid"    // a member of an array; never changed
 	FSFAT     = "fat"     //
 	FSISO     = "iso9660" //
 	FSUnknown = "data"    // bytes that are not zero, without a signature
@@ -41,9 +41,8 @@ type Part struct {
 
 const sector = 512
 
-// ReadTable reads a partition table of a disk of that many bytes. A table
-// that contradicts the size of the disk is an error: nothing is to be
-// believed then.
+// ReadTable reads the partition table of a disk of size bytes. A table that
+// contradicts the size of the disk is an error.
 func ReadTable(r io.ReaderAt, size int64) (Table, error) {
 	b := make([]byte, 2*sector)
 	if size < int64(len(b)) {
@@ -118,7 +117,7 @@ func isFAT(b []byte) bool {
 	return bytes.HasPrefix(b[54:], []byte("FAT")) || bytes.HasPrefix(b[82:], []byte("FAT32"))
 }
 
-// signatures are where well-known formats say who they are.
+// signatures lists where well-known formats have their magic bytes.
 func signatures() []struct {
 	fs    string
 	at    int64
@@ -145,12 +144,13 @@ func signatures() []struct {
 	}
 }
 
-// probeLen is how much of each end must be zero for a disk to be blank: as
-// far as any signature of the table above, and of ZFS and RAID at the end.
+// probeLen is how many bytes at each end must be zero for a disk to be blank.
+// It covers all signatures of the table above, and those of ZFS and RAID at
+// the end.
 const probeLen = 1 << 20
 
-// Probe says what a disk or a partition holds. Only what is zero at both
-// ends is called empty.
+// Probe returns what a disk or a partition holds, one of the FS constants. It
+// is FSNone only if both ends are zero.
 func Probe(r io.ReaderAt, size int64) (string, error) {
 	b := make([]byte, min(probeLen, size))
 	if _, err := r.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
