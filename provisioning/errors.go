@@ -6,13 +6,12 @@ import (
 	"strings"
 )
 
-// Stable codes of everything a user may be shown. `agentctl explain` has a
-// text for each.
+// Stable codes of failures and warnings. `agentctl explain` describes each.
 const (
 	CodeMedia      = "AZ-PROV-MEDIA"      // no provisioning medium, or not readable
 	CodeInput      = "AZ-PROV-INPUT"      // the document lacks or contradicts something
 	CodeID         = "AZ-PROV-ID"         // the VM id cannot be read
-	CodeState      = "AZ-PROV-STATE"      // our own state directory cannot be written
+	CodeState      = "AZ-PROV-STATE"      // the agent's state directory cannot be written
 	CodeReadOnly   = "AZ-PROV-READONLY"   // /etc cannot be written
 	CodeHostName   = "AZ-PROV-HOSTNAME"   // host name
 	CodeUserName   = "AZ-PROV-USERNAME"   // the user name is not allowed
@@ -28,15 +27,15 @@ const (
 	CodeCopy       = "AZ-PROV-COPY"       // the redacted copy of the document
 	CodeMarker     = "AZ-PROV-MARKER"     // the provisioned marker
 	CodeProxy      = "AZ-PROV-PROXYAGENT" // the guest proxy agent that was ordered
-	CodeOwner      = "AZ-PROV-OWNER"      // another provisioner failed or never came
+	CodeOwner      = "AZ-PROV-OWNER"      // another provisioner failed or did not finish
 	CodePPS        = "AZ-PROV-PPS"        // pre-provisioning
 	CodeTimeout    = "AZ-PROV-TIMEOUT"    // a step took too long
 	CodeInternal   = "AZ-PROV-INTERNAL"   // none of the above
 )
 
 // An Error is a failure as the platform and the user see it: a stable code,
-// the reason string that portals know (provisioning/SPEC.md §9.7), and what is
-// worth reporting beside it.
+// the reason string that portals know (provisioning/SPEC.md §9.7), and
+// supporting data.
 type Error struct {
 	ID     string // one of the Code constants
 	Reason string
@@ -54,14 +53,14 @@ func (e *Error) Error() string {
 	return e.Reason + ": " + e.Err.Error()
 }
 
-// Unwrap gives errors.Is what it needs.
+// Unwrap returns the cause, for errors.Is.
 func (e *Error) Unwrap() error { return e.Err }
 
 // Code is the stable code.
 func (e *Error) Code() string { return e.ID }
 
-// A Warning is something that went wrong and does not make the VM a failed
-// one: it is logged and shown, Ready is still reported.
+// A Warning is an error that does not fail provisioning: it is logged and
+// shown, and Ready is still reported.
 type Warning struct {
 	ID  string
 	Err error
@@ -69,7 +68,7 @@ type Warning struct {
 
 func (w *Warning) Error() string { return w.Err.Error() }
 
-// Unwrap gives errors.Is what it needs.
+// Unwrap returns the cause, for errors.Is.
 func (w *Warning) Unwrap() error { return w.Err }
 
 // Code is the stable code.
@@ -92,8 +91,8 @@ func CodeOf(err error) string {
 	return CodeInternal
 }
 
-// A Failed error is what Apply returns when steps failed: the first one
-// names code and reason, all are told.
+// A Failed error is what Apply returns when steps failed. Code and reason of
+// the report are those of the first one; the report contains all.
 type Failed struct{ Errors []*Error }
 
 func (f *Failed) Error() string {
@@ -104,7 +103,7 @@ func (f *Failed) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Unwrap gives errors.As every failure.
+// Unwrap returns every failure, for errors.As.
 func (f *Failed) Unwrap() []error {
 	out := make([]error, 0, len(f.Errors))
 	for _, e := range f.Errors {

@@ -12,18 +12,19 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Facts is what Plan must know of the machine. It is read from files alone:
-// no process is started, no distribution is named.
+// Facts is what Plan needs to know about the machine. It is read from files
+// alone: no process is started, and distributions are not distinguished by
+// name.
 type Facts struct {
 	Accounts []host.Account
 	Groups   []host.Group
-	// ShortLived are the names of short-lived accounts, whatever their comment
-	// says by now.
+	// ShortLived are the names of short-lived accounts, even if their comment
+	// was changed.
 	ShortLived []string
-	HalfMade   []string // those that were not completed
-	Leaving    []string // accounts whose removal has not come to its end
+	HalfMade   []string // those of them that are incomplete
+	Leaving    []string // accounts whose removal has begun and not ended
 	UIDMin     int
-	Shells     []string // existing ones of /etc/shells
+	Shells     []string // shells of /etc/shells that exist
 
 	// Names of the programs, empty if absent.
 	Useradd, Adduser, Chpasswd string
@@ -36,13 +37,13 @@ type Facts struct {
 	SudoersIncluded bool // some sudoers file reads it
 
 	SSHDMain         string            // the main configuration file
-	SSHDDropInWorks  bool              // a drop-in of ours would decide
-	SSHDSet          map[string]string // keywords set at top level, lower case
+	SSHDDropInWorks  bool              // keywords in the agent's drop-in would take effect
+	SSHDSet          map[string]string // keywords that others set at top level, lower case
 	SSHDHostKeyTypes []string          // types of the HostKey lines; empty: none given
 	HostKeyTypes     []string          // types of the private host keys on disk
 
 	HostName     string
-	ResolvesSelf bool // nss finds the own host name without /etc/hosts
+	ResolvesSelf bool // nss-myhostname resolves the machine's own name
 	SELinux      bool
 	Systemd      bool
 	FIPS         bool
@@ -53,8 +54,8 @@ func (f Facts) shortLived(a host.Account) bool {
 	return jitComment(a) || slices.Contains(f.ShortLived, a.Name)
 }
 
-// Gather reads the facts. An error means that the machine cannot even be
-// looked at; what is merely absent is a fact.
+// Gather reads the facts. An error means that the machine cannot be examined;
+// missing programs and files are facts, not errors.
 func (m *Machine) Gather(ctx context.Context) (Facts, error) {
 	r, o := m.Root, m.Options
 	var f Facts
@@ -139,7 +140,7 @@ func (m *Machine) gatherSSHD(f *Facts) {
 			}
 		}
 	}
-	// One that the image had and that is gone since an attempt that was cut off.
+	// Types of the image whose keys an interrupted attempt has removed.
 	var led hostKeyLedger
 	if readJSON(r, path.Join(o.Dir(), "hostkeys.json"), &led) {
 		for _, t := range led.Want {
@@ -157,7 +158,7 @@ func (m *Machine) gatherSSHD(f *Facts) {
 		if d.Match != "" {
 			continue
 		}
-		// A plan must not depend on what it did itself the last time.
+		// A plan must not depend on settings of an earlier run.
 		if _, ok := f.SSHDSet[d.Key]; !ok && !d.Ours {
 			f.SSHDSet[d.Key] = strings.Join(d.Args, " ")
 		}
@@ -170,7 +171,7 @@ func (m *Machine) gatherSSHD(f *Facts) {
 	f.SSHDDropInWorks = dropInDecides(r, f.SSHDMain, o.SSHDir)
 }
 
-// hostKeyType is the type in the name ssh_host_<type>_key.
+// hostKeyType returns the type in the name ssh_host_<type>_key.
 func hostKeyType(file string) string {
 	t, ok := strings.CutPrefix(path.Base(file), "ssh_host_")
 	if !ok {
@@ -195,14 +196,14 @@ func which(r host.Root, name string) string {
 	return ""
 }
 
-// busybox reports whether a program is one of busybox's.
+// busybox reports whether a program is part of busybox.
 func busybox(r host.Root, name string) bool {
 	target, err := r.Readlink(which(r, name))
 	return err == nil && strings.Contains(path.Base(target), "busybox")
 }
 
-// shells lists the login shells that exist; without /etc/shells those that
-// everybody has.
+// shells lists the login shells that exist; without /etc/shells it tries bash
+// and sh.
 func shells(r host.Root) []string {
 	var names []string
 	for _, file := range []string{"/etc/shells", "/usr/share/defaults/etc/shells", "/usr/etc/shells"} {
@@ -223,7 +224,8 @@ func shells(r host.Root) []string {
 	return slices.DeleteFunc(names, func(s string) bool { return !r.Exists(s) })
 }
 
-// nssMyHostname reports whether nss-myhostname answers for the own name.
+// nssMyHostname reports whether nss-myhostname resolves the machine's own
+// name.
 func nssMyHostname(r host.Root) bool {
 	for _, file := range []string{"/etc/nsswitch.conf", "/usr/etc/nsswitch.conf"} {
 		b, err := r.ReadFile(file)

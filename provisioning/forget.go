@@ -36,7 +36,7 @@ func (m *Machine) SSHDTraces() []string {
 	return out
 }
 
-// ForgetSSHD takes those settings out again.
+// ForgetSSHD removes these settings.
 func (m *Machine) ForgetSSHD() error {
 	r, o := m.Root, m.Options
 	name := path.Join(o.SSHDir, "sshd_config")
@@ -55,9 +55,9 @@ func (m *Machine) ForgetSSHD() error {
 	return r.Remove(dropIn(o.SSHDir))
 }
 
-// ForgetSudo takes a user's rule out of the sudoers file, or of that of doas,
-// and the file away if nothing else is in it. Only lines that name exactly this
-// user go.
+// ForgetSudo removes the rule of a user from the sudoers file and from that of
+// doas. A file that is then empty is removed. Only lines that name exactly
+// this user are changed.
 func (m *Machine) ForgetSudo(user string) error {
 	r, o := m.Root, m.Options
 	return errors.Join(

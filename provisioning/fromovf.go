@@ -7,7 +7,7 @@ import (
 	"github.com/azguest/azguest/ovf"
 )
 
-// FromDocument makes an Input of a provisioning document. redacted is the
+// FromDocument makes an Input from a provisioning document. redacted is the
 // copy that may stay on disk (ovf.Redacted), nil to leave none.
 func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 	in := Input{

@@ -13,9 +13,10 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// mendHome completes a home that was interrupted half way: useradd makes the
-// directory, hands it over and copies the skeleton, in this order, long
-// after the account exists. cut says that it certainly was interrupted.
+// mendHome completes a home directory whose creation was interrupted. useradd
+// makes the directory, changes its owner and copies the skeleton, in this
+// order, after it has added the account. cut means that the creation is known
+// to have been interrupted.
 func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 	if a.Home == "" || a.Home == "/" || !strings.HasPrefix(a.Home, homes+"/") {
 		return nil
@@ -35,7 +36,7 @@ func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 		return err
 	}
 	if uid == a.UID && !cut {
-		return nil // the hand-over is the last thing useradd does but the copy
+		return nil // useradd has changed the owner, which it does near the end
 	}
 	if uid != 0 && uid != a.UID {
 		return fmt.Errorf("home %s belongs to uid %d", a.Home, uid)
@@ -46,7 +47,8 @@ func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 	return d.SetOwner(a.UID, a.GID, homeMode(r))
 }
 
-// homeMode is the mode that the machine's own tools give a home.
+// homeMode returns the mode that the machine's own tools give a home
+// directory.
 func homeMode(r host.Root) fs.FileMode {
 	defs := r.LoginDefs()
 	if m, err := strconv.ParseUint(defs["HOME_MODE"], 8, 32); err == nil && m&0o700 == 0o700 && m <= 0o777 {
@@ -58,8 +60,8 @@ func homeMode(r host.Root) fs.FileMode {
 	return 0o755
 }
 
-// copySkeleton copies the files of /etc/skel that are missing. Directories
-// in it are rare and left to the user's own programs.
+// copySkeleton copies the files of /etc/skel that are missing. Directories in
+// it are rare and are not copied.
 func copySkeleton(r host.Root, d *host.Dir, a host.Account) error {
 	entries, err := r.ReadDir("/etc/skel")
 	if errors.Is(err, fs.ErrNotExist) {

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HostKeyTypes are the types that are made, quick ones first. In FIPS mode
+// HostKeyTypes lists the types that are made, quick ones first. In FIPS mode
 // sshd refuses ed25519.
 func HostKeyTypes(fips bool) []string {
 	if fips {
@@ -27,23 +27,23 @@ func HostKeyTypes(fips bool) []string {
 	return []string{"ed25519", "ecdsa", "rsa"}
 }
 
-// rsaBits is what ssh-keygen makes.
+// rsaBits is the size of RSA keys, the default of ssh-keygen.
 const rsaBits = 3072
 
-// A HostKeyMaker generates host keys in the background: the quick ones at
-// once, so that they are there before sshd starts, RSA when it is asked for.
-// That takes a sixth of a second and more, which a boot has better uses for.
+// A HostKeyMaker generates host keys in the background. Quick types start at
+// once, so that they exist before sshd starts. RSA takes a sixth of a second
+// or more and starts only when it is requested, to keep the boot fast.
 type HostKeyMaker struct{ made map[string]*hostKey }
 
 type hostKey struct {
-	start func() // more than once does nothing
+	start func() // only the first call has an effect
 	done  chan struct{}
 	priv  []byte // OpenSSH format
 	pub   []byte // one line
 	err   error
 }
 
-// MakeHostKeys starts to generate one key of each type but RSA. The
+// MakeHostKeys starts to generate one key of each type except RSA. The
 // goroutines end by themselves.
 func MakeHostKeys(types []string) *HostKeyMaker {
 	m := &HostKeyMaker{made: map[string]*hostKey{}}
@@ -53,8 +53,9 @@ func MakeHostKeys(types []string) *HostKeyMaker {
 			go func() {
 				defer close(k.done)
 				if t == "rsa" {
-					// The thread ends with the goroutine because it is never
-					// unlocked; until then it yields to the rest of the boot.
+					// The thread is never unlocked, so it ends with the
+					// goroutine. Until then it runs at low priority, to not
+					// delay the boot.
 					runtime.LockOSThread()
 					_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 10)
 				}
@@ -69,14 +70,15 @@ func MakeHostKeys(types []string) *HostKeyMaker {
 	return m
 }
 
-// begin starts a key that somebody will wait for.
+// begin starts to generate a key that will be waited for.
 func (m *HostKeyMaker) begin(t string) {
 	if k, ok := m.made[t]; ok {
 		k.start()
 	}
 }
 
-// get waits for a key, or not.
+// get returns a key. With wait it waits until the key is generated; otherwise
+// the second result is false if the key is not ready.
 func (m *HostKeyMaker) get(ctx context.Context, t string, wait bool) (*hostKey, bool, error) {
 	k, ok := m.made[t]
 	if !ok {

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Identity is which VM this is.
+// Identity says which VM this is.
 type Identity struct {
 	ID     string // lower-case UUID, as the platform calls the VM
 	Source string // IDFromSMBIOS …
@@ -25,8 +25,8 @@ const (
 	IDFromMachineID = "machine-id" // no SMBIOS at all: derived, good only for this installation
 )
 
-// Firm reports whether the id names the VM rather than the installation. A
-// copy of the disk has the same machine id, so that one proves nothing.
+// Firm reports whether the id names the VM rather than the installation. An id
+// derived from the machine id is the same on every copy of the disk.
 func (i Identity) Firm() bool { return i.Source != IDFromMachineID }
 
 // Identify finds the VM id: product_uuid, else the raw SMBIOS tables, else
@@ -58,7 +58,8 @@ func Identify(r host.Root) (Identity, error) {
 	return Identity{}, fail(CodeID, "failure to identify Azure VM ID", errors.New("no SMBIOS UUID and no machine ID"))
 }
 
-// usable rules out what firmware writes when it has no UUID.
+// usable reports whether id is a real UUID. Firmware without one writes all
+// zeros or all ones.
 func usable(id string) bool {
 	hexa := strings.ReplaceAll(id, "-", "")
 	return id != "" && strings.Trim(hexa, "0") != "" && strings.Trim(hexa, "f") != ""
@@ -90,7 +91,7 @@ func formatID(b []byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
-// SwapID turns the byte order of the first three fields, in which SMBIOS
+// SwapID reverses the byte order of the first three fields, in which SMBIOS
 // before 2.6 and the classic agent differ from the platform.
 func SwapID(id string) string {
 	b, err := parseID(NormalID(id))
@@ -180,10 +181,10 @@ const (
 	Moved       Standing = "moved"       // the disk belongs to another VM: a clone or a restored copy
 )
 
-// Stand compares the marker with the identity. An empty marker, which the
-// classic agent wrote when it could not read the id, is taken over; so is
-// what a power cut left of one that was not synced, and any marker if our own
-// id is not firm.
+// Stand compares the marker with the identity. The result is Adopted for an
+// empty marker, which the classic agent wrote when it could not read the id,
+// for a marker that a power cut has damaged, and for any marker if the id of
+// this VM is not firm.
 func (m *Machine) Stand() (Standing, error) {
 	marker := m.Options.Lib + "/provisioned"
 	if !m.Root.Exists(marker) {
@@ -203,11 +204,11 @@ func (m *Machine) Stand() (Standing, error) {
 	return Moved, nil
 }
 
-// Forget removes what belongs to the VM the disk was copied from: cached
+// Forget removes what belongs to the VM from which the disk was copied: cached
 // goal states, certificates, keys, sequence numbers, status files. Logs,
-// accounts and downloaded handlers stay (provisioning/SPEC.md §11.5).
-// It returns the names it removed. The marker goes last, so that a crash
-// in between repeats it.
+// accounts and downloaded handlers stay (provisioning/SPEC.md §11.5). It
+// returns the names that it removed. The marker is removed last, so that an
+// interrupted run is repeated.
 func (m *Machine) Forget() ([]string, error) {
 	var gone []string
 	var errs []error
@@ -227,7 +228,7 @@ func (m *Machine) Forget() ([]string, error) {
 	return gone, errors.Join(errs...)
 }
 
-// forgotten are patterns below the state directory.
+// forgotten are patterns below the state directory, in order of removal.
 var forgotten = []string{
 	"HostingEnvironmentConfig.xml", "Incarnation", "partition", "Protocol", "SharedConfig.xml", "WireServerEndpoint",
 	"published_hostname", "fast_track.json", "initial_goal_state", "waagent_rsm_update", "waagent_initial_update",

@@ -7,15 +7,15 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Input is what the VM is to become, merged from all sources.
+// Input is the requested state of the VM, merged from all sources.
 type Input struct {
 	VMID string // normalised, see Identify
 
 	HostName            string
 	UserName            string
 	Password            host.Secret // absent or empty: none
-	PasswordRedacted    bool        // somebody else has set one: leave it alone
-	DisablePasswordAuth *bool       // nil: not said
+	PasswordRedacted    bool        // another program has set a password, which stays
+	DisablePasswordAuth *bool       // nil: not given
 
 	Keys     []Key
 	KeyPairs []KeyPair
@@ -32,15 +32,15 @@ type Input struct {
 }
 
 // A Key is a public key for the user. Path is as the platform sends it
-// ("$HOME/<user>/.ssh/authorized_keys", where $HOME is the parent of homes);
-// it may be empty. Without Value the key is that of the certificate
-// <Lib>/<Fingerprint>.crt.
+// ("$HOME/<user>/.ssh/authorized_keys", where $HOME stands for the directory
+// that contains the home directories); it may be empty. Without Value the key
+// is that of the certificate <Lib>/<Fingerprint>.crt.
 type Key struct{ Path, Fingerprint, Value string }
 
 // A KeyPair is a private key <Lib>/<Fingerprint>.prv that goes to Path.
 type KeyPair struct{ Path, Fingerprint string }
 
-// CustomData is what the user gave the VM: bytes, never text.
+// CustomData is arbitrary data that the user gave the VM; it need not be text.
 type CustomData struct {
 	Present bool
 	Text    host.Secret // base64 as it stood in the document
@@ -59,8 +59,9 @@ type Metadata struct {
 	UserData            host.Secret
 	PPSType             string
 
-	// HasCustomData: there is some, which only a medium can have. Older
-	// services do not say, then CustomDataKnown is false.
+	// HasCustomData means that there is custom data, which only a medium
+	// contains. CustomDataKnown is false if the metadata service is too old to
+	// report it.
 	HasCustomData, CustomDataKnown bool
 }
 
@@ -71,9 +72,9 @@ func (md *Metadata) Suffices() bool {
 		md.DisablePasswordAuth != nil && *md.DisablePasswordAuth && md.CustomDataKnown && !md.HasCustomData
 }
 
-// Fill completes in from the instance metadata: what the document says wins,
-// because it is local and the only one that has the password; what it lacks
-// comes from md. Keys come from md only if the document has none.
+// Fill completes the input from the instance metadata. Values of the document
+// take precedence, because it is local and the only source of the password.
+// Keys are taken from md only if the document has none.
 func (in Input) Fill(md *Metadata) Input {
 	if md == nil {
 		return in
@@ -131,7 +132,7 @@ func (in Input) NeedsCertificates() []string {
 type Options struct {
 	Lib        string // state directory, /var/lib/waagent
 	SSHDir     string // /etc/ssh
-	HomeDir    string // parent of homes
+	HomeDir    string // parent of the home directories
 	Shadow     string // /etc/shadow
 	SudoersDir string // /etc/sudoers.d
 
@@ -145,7 +146,7 @@ type Options struct {
 	PasswordSaltLength  int
 	ClientAliveInterval string // seconds; empty: leave alone
 
-	Groups []string // extra groups for the user; none by default: each may carry rights
+	Groups []string // extra groups for the user; none by default, because each may grant rights
 	Shell  string   // empty: bash if there is one
 }
 

@@ -23,11 +23,11 @@ type JITUser struct {
 	Err      error // why the platform's data for it can't be used
 }
 
-// JITSteps says which accounts to add and to remove at the moment now. It is
-// pure. Only accounts with the comment, and those that had it before their
-// owner changed it, are ours: another one of the same name is never touched,
-// whatever the platform asks for. The reasons for what is not done come back
-// as warnings.
+// JITSteps returns the steps that add and remove accounts at the time now. It
+// is pure. Only accounts with the comment, and those that had it before their
+// owner changed it, are short-lived accounts; another account of the same name
+// is never touched. Requests that cannot be fulfilled are returned as
+// warnings.
 func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, warnings []error) {
 	o = o.WithDefaults()
 	for _, a := range f.Accounts {
@@ -35,7 +35,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 			continue // a removal that has begun is ended by MendJIT
 		}
 		i := slices.IndexFunc(want, func(u JITUser) bool { return u.Name == a.Name })
-		// A user whose data can't be read is in the document all the same.
+		// A user whose data cannot be read is still requested.
 		if i < 0 || want[i].Err == nil && !now.Before(want[i].Expires) {
 			steps = append(steps, RemoveJIT{Name: a.Name})
 		}
@@ -50,7 +50,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 				warnings = append(warnings, fmt.Errorf("just-in-time user %q: previous user of this name is still being removed", printable(u.Name)))
 			}
 		case !now.Before(u.Expires), exists && f.shortLived(have) && !slices.Contains(f.HalfMade, u.Name):
-			// Over, or there already.
+			// Expired, or complete already.
 		case exists && !f.shortLived(have):
 			warnings = append(warnings, fmt.Errorf("just-in-time user %q: an account with this name already exists", printable(u.Name)))
 		default:
@@ -63,7 +63,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 				warnings = append(warnings, err)
 				continue
 			}
-			// The ledger is for the account of the VM's order only.
+			// The ledger is only for the account of the provisioning document.
 			acct.Ledger = ""
 			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword)}
 			if sudo, ok := planSudo(in, f, o); ok {
@@ -75,7 +75,8 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 	return steps, warnings
 }
 
-// EndJIT removes the accounts of these names, as far as they are ours.
+// EndJIT returns the steps that remove the short-lived accounts of these
+// names.
 func EndJIT(names []string, f Facts) (steps []Step) {
 	for _, name := range names {
 		if have, exists := find(f.Accounts, name); exists && f.shortLived(have) {
@@ -96,8 +97,8 @@ func NextJIT(want []JITUser, now time.Time) time.Time {
 	return next
 }
 
-// AddJIT makes a short-lived account that may use sudo. If any part fails
-// the account, which did not exist before, is taken away again.
+// AddJIT makes a short-lived account that may use sudo. If any part fails, the
+// account, which did not exist before, is removed again.
 type AddJIT struct {
 	Account  CreateUser
 	Expires  time.Time
@@ -112,8 +113,8 @@ func (s AddJIT) String() string {
 	return fmt.Sprintf("add the just-in-time user %s until %s", s.Account.Name, s.Expires.Format(time.RFC3339))
 }
 
-// Apply implements Step. The password comes last: an account without one was
-// cut off by the end of the agent or of the power, and is completed.
+// Apply implements Step. The password is set last: an account without one was
+// interrupted by the end of the agent or a power cut, and is completed.
 func (s AddJIT) Apply(ctx context.Context, m *Machine) error {
 	name := s.Account.Name
 	bad := func(err error) error {
@@ -134,7 +135,7 @@ func (s AddJIT) Apply(ctx context.Context, m *Machine) error {
 		}
 	}
 	if !have {
-		// Half an account that was taken back has its number again.
+		// An incomplete account that was removed gets the same UID again.
 		if err := s.create(ctx, m, acct.UID); err != nil {
 			return bad(err)
 		}
@@ -164,7 +165,7 @@ func (s AddJIT) finish(ctx context.Context, m *Machine, cut bool) error {
 	return s.Password.Apply(ctx, m)
 }
 
-// halfMade says that a short-lived account has no password yet.
+// halfMade reports whether a short-lived account has no password yet.
 func (m *Machine) halfMade(a host.Account) bool {
 	if !m.readJITLedger().has(a) {
 		return false
@@ -175,11 +176,11 @@ func (m *Machine) halfMade(a host.Account) bool {
 
 func (s AddJIT) create(ctx context.Context, m *Machine, uid int) error {
 	a := s.Account
-	// One day more than the platform says: the date of the account is a day,
-	// and we take it away by the minute.
+	// The account expires at the end of a day, so one day is added; the agent
+	// removes the account to the minute.
 	about := []string{"-c", JITComment, "-e", s.Expires.AddDate(0, 0, 1).Format("2006-01-02")}
-	// A group of that name is somebody's; as the account's own it would be
-	// removed with it.
+	// A group of that name exists already. As the account's own group it would
+	// be removed with the account.
 	a.Primary, a.NoOwnGroup = "", a.Primary != "" || a.NoOwnGroup
 	if a.Tool == "adduser" {
 		about, a.NoOwnGroup = []string{"-g", JITComment}, false
@@ -199,9 +200,10 @@ func (s AddJIT) create(ctx context.Context, m *Machine, uid int) error {
 	})
 }
 
-// withUID runs a tool that makes an account with a number: uid, or if that is 0
-// one that is free. One that the files do not know may be somebody's all the
-// same, of a directory service; the tool says so, and the next is tried.
+// withUID calls tool, which makes an account, with a UID: uid, or a free one
+// if that is 0. A UID that is free in the local files may belong to an account
+// of a directory service; if the tool reports that, the next one is tried, up
+// to 50 in total.
 func (m *Machine) withUID(uid int, tool func(uid int) error) error {
 	if uid != 0 {
 		return tool(uid)
@@ -221,8 +223,8 @@ func (m *Machine) withUID(uid int, tool func(uid int) error) error {
 	}
 }
 
-// RemoveJIT takes a short-lived account away, home and sudo rule with it. It
-// looks once more that the account is ours.
+// RemoveJIT removes a short-lived account with its home and sudo rule. It
+// checks again that the account is a short-lived one.
 type RemoveJIT struct{ Name string }
 
 // ID implements Step.

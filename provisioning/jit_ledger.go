@@ -10,9 +10,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// jitLedger is which short-lived accounts there are, by name, with their
-// numbers. The comment alone does not tell: its owner may change it (chfn), at
-// least the fields after the first, and would stay for ever.
+// jitLedger lists the short-lived accounts: name to UID. The comment is not
+// sufficient, because the owner may change it (chfn), or at least the fields
+// after the first; the account would then never be removed.
 type jitLedger map[string]int
 
 func (m *Machine) jitLedgerName() string { return path.Join(m.Options.Dir(), "jit.json") }
@@ -20,19 +20,20 @@ func (m *Machine) jitLedgerName() string { return path.Join(m.Options.Dir(), "ji
 func (m *Machine) readJITLedger() jitLedger {
 	l := jitLedger{}
 	if !readJSON(m.Root, m.jitLedgerName(), &l) || l == nil {
-		return jitLedger{} // damaged is as good as none
+		return jitLedger{} // a damaged file is ignored
 	}
 	return l
 }
 
-// has reports whether an account is a short-lived one, of ours or of an agent
-// before us, which knows them by their comment.
+// has reports whether an account is a short-lived one, made by this agent or
+// by another one, which only sets the comment.
 func (l jitLedger) has(a host.Account) bool {
 	uid, ok := l[a.Name]
 	return ok && uid == a.UID || jitComment(a)
 }
 
-// jitComment: what follows a comma is not the name but telephone numbers.
+// jitComment reports whether the first field of the comment is JITComment. The
+// other fields, separated by commas, are telephone numbers and such.
 func jitComment(a host.Account) bool {
 	full, _, _ := strings.Cut(a.Gecos, ",")
 	return full == JITComment
@@ -49,7 +50,7 @@ func (l jitLedger) write(m *Machine) error {
 	return m.put(m.jitLedgerName(), append(b, '\n'), 0o600)
 }
 
-// noteJIT notes an account before it is made.
+// noteJIT adds an account to the ledger before it is made.
 func (m *Machine) noteJIT(name string, uid int) error {
 	l := m.readJITLedger()
 	if have, ok := l[name]; ok && have == uid {
@@ -59,7 +60,7 @@ func (m *Machine) noteJIT(name string, uid int) error {
 	return l.write(m)
 }
 
-// forgetJIT is for an account of which nothing is left.
+// forgetJIT removes an account from the ledger when nothing is left of it.
 func (m *Machine) forgetJIT(name string) error {
 	l := m.readJITLedger()
 	if _, ok := l[name]; !ok {
@@ -69,9 +70,9 @@ func (m *Machine) forgetJIT(name string) error {
 	return l.write(m)
 }
 
-// mendJITLedger adds the accounts that were made by an agent before us, and
-// forgets those that somebody else has taken away: the next one of the name is
-// not ours.
+// mendJITLedger adds the accounts that another agent made before, and removes
+// those that other programs have deleted: a later account of that name is not
+// a short-lived one.
 func (m *Machine) mendJITLedger() error {
 	all, err := m.Root.Accounts()
 	if err != nil {
@@ -94,8 +95,8 @@ func (m *Machine) mendJITLedger() error {
 	return l.write(m)
 }
 
-// ShortLived reports whether an account is one that the platform has asked for
-// until a certain time.
+// ShortLived reports whether an account is a just-in-time user, which the
+// platform has requested until a certain time.
 func (m *Machine) ShortLived(a host.Account) bool {
 	return m.readJITLedger().has(a)
 }

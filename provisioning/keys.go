@@ -39,9 +39,9 @@ const maxKey = 16 << 10
 
 // ParseKeys reads the public keys in a value as the platform delivers it:
 // OpenSSH lines with or without options, of any type; line breaks inside the
-// base64 body, which portals produce, are taken out; RFC 4716, PEM public
-// keys and X.509 certificates are converted. What is no key is an error; the
-// keys before it are returned all the same.
+// base64 body, which portals produce, are removed; RFC 4716, PEM public keys
+// and X.509 certificates are converted. Text that is no key is an error; keys
+// that could be read are returned with it.
 func ParseKeys(value string) ([]string, error) {
 	keys, err := parseAuthKeys(value)
 	var out []string
@@ -68,9 +68,9 @@ func parseAuthKeys(value string) ([]authKey, error) {
 		case len(logical) == 0 || startsKey(line):
 			logical = append(logical, line)
 		default:
-			// The rest of a broken line. If what we have ends in the middle
-			// of the base64, nothing goes between; it cannot be told from a
-			// broken comment, where a missing blank does no harm.
+			// The line continues the previous one and is appended without a
+			// blank. That is right within the base64. It may also continue a
+			// comment, where a missing blank does no harm.
 			logical[len(logical)-1] += line
 		}
 	}
@@ -99,8 +99,8 @@ func startsKey(line string) bool {
 	return rest != "" && splitOptions(line) != "" && startsKey(strings.TrimSpace(line[len(splitOptions(line)):]))
 }
 
-// keyTypeName reports whether s looks like the name of a key type. The list
-// of types grows; the blob says itself which it is.
+// keyTypeName reports whether s looks like the name of a key type. It compares
+// prefixes, because new types are added; the blob contains the exact type.
 func keyTypeName(s string) bool {
 	for _, p := range []string{"ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-", "rsa-sha2-", "webauthn-sk-"} {
 		if strings.HasPrefix(s, p) {
@@ -158,8 +158,8 @@ func parseAuthKey(line string) (authKey, error) {
 	if name != k.Type {
 		return k, fmt.Errorf("%s key: body contains key type %q", k.Type, printable(name))
 	}
-	// Types that the library knows must be whole; a type it does not know
-	// yet is left to sshd.
+	// Keys of types that the library knows must be valid; other types are left
+	// to sshd.
 	if knownType(name) {
 		if _, err := ssh.ParsePublicKey(blob); err != nil {
 			return k, fmt.Errorf("%s key: %w", k.Type, err)
@@ -182,7 +182,7 @@ func firstWord(s string) string {
 	return s
 }
 
-// decodeBlob is base64 with or without padding.
+// decodeBlob decodes base64 with or without padding.
 func decodeBlob(s string) ([]byte, error) {
 	if len(s) > maxKey {
 		return nil, fmt.Errorf("body has %d characters, at most %d are allowed", len(s), maxKey)
@@ -294,8 +294,8 @@ func rfc4716Keys(value string) ([]authKey, error) {
 	return out, nil
 }
 
-// mergeKeys adds keys to the text of an authorized_keys file: every line
-// that is there stays, a key that is there in any form is not added again.
+// mergeKeys adds keys to the text of an authorized_keys file. Existing lines
+// stay. A key that is present with any options or comment is not added again.
 func mergeKeys(old []byte, add []authKey) ([]byte, bool) {
 	have := map[string]bool{}
 	for line := range bytes.Lines(old) {
@@ -323,7 +323,7 @@ func mergeKeys(old []byte, add []authKey) ([]byte, bool) {
 	return out, changed
 }
 
-// certKey makes an authorized key of a PEM certificate.
+// certKey makes an authorized key from a PEM certificate.
 func certKey(b []byte) (authKey, error) {
 	keys, err := pemKeys(string(b))
 	if len(keys) > 0 {

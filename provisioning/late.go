@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// Late reports whether a step is for after Ready: it may take long, or
-// nobody waits for it.
+// Late reports whether a step is applied after Ready, because it may take long
+// or is not needed for a login.
 func Late(s Step) bool { return s.ID() == StepLateKeys || s.ID() == StepRunData }
 
-// Split parts a plan into what comes before Ready and what comes after it.
+// Split divides a plan into the steps before and after Ready.
 func Split(steps []Step) (now, later []Step) {
 	for _, s := range steps {
 		if Late(s) {
@@ -21,9 +21,9 @@ func Split(steps []Step) (now, later []Step) {
 	return now, later
 }
 
-// Unfinished returns the late steps of a VM that was provisioned by us and
-// whose agent ended between Ready and the end of them. It is cheap, and
-// empty on every boot but that one.
+// Unfinished returns the late steps of a VM that this agent provisioned but
+// whose late steps did not end, because the agent ended after Ready. It is
+// cheap, and empty on every other boot.
 func (m *Machine) Unfinished() []Step {
 	r, o, vmID := m.Root, m.Options, m.VM.ID
 	j := &Journal{}
@@ -44,8 +44,8 @@ func (m *Machine) Unfinished() []Step {
 		}
 	}
 	file := path.Join(o.Lib, "CustomData")
-	// The custom data of another agent's first boot are not ours to run. The
-	// journal is not synced, and may be gone; the other two are.
+	// Custom data of a VM that another agent provisioned is not run. The
+	// journal is not synced and may be lost; the other two files are synced.
 	accounts, err := readLedger(r, path.Join(o.Dir(), "users.json"))
 	ours := j.VMID != "" || SameVM(led.VMID, vmID) || err == nil && SameVM(accounts.VMID, vmID)
 	if o.ExecuteCustomData && r.Exists(file) && ours && (open(StepRunData) || !r.Exists(path.Join(o.Dir(), startedName))) {

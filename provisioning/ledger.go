@@ -10,11 +10,12 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// ledger is the accounts that this agent made, for repair and for generalize.
+// ledger lists the accounts that this agent made, for repair and for
+// generalize.
 type ledger struct {
 	VMID  string   `json:"vmId"`
 	Users []string `json:"users"`
-	// Making is the account that a tool was called to make, until it is made.
+	// Making is the account that a tool is making; empty when it is complete.
 	Making string `json:"making,omitempty"`
 }
 

@@ -13,21 +13,20 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A Machine is one machine as this package sees it: the system that is
-// changed, what is configured, and which VM it is.
+// A Machine is the machine that is provisioned: the system that is changed,
+// its configuration, and which VM it is.
 type Machine struct {
 	*System
 	Options Options // complete, see NewMachine
 	VM      Identity
 }
 
-// NewMachine fills the options that are empty.
+// NewMachine returns a Machine. Empty options get their defaults.
 func NewMachine(sys *System, o Options, vm Identity) *Machine {
 	return &Machine{System: sys, Options: o.WithDefaults(), VM: vm}
 }
 
-// System is how a machine is reached. Every field is required, HostKeys
-// excepted.
+// System is the access to a machine. Every field is required, except HostKeys.
 type System struct {
 	Root   host.Root
 	Run    host.Runner
@@ -47,7 +46,8 @@ type System struct {
 // toolTimeout bounds the tools of the machine: useradd, visudo, sshd and such.
 const toolTimeout = 60 * time.Second
 
-// put writes a file of our own, below directories that only root may enter.
+// put writes a file of the agent, and makes missing directories with mode
+// 0700.
 func (m *Machine) put(name string, data []byte, perm fs.FileMode) error {
 	if err := m.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
 		return err
@@ -55,14 +55,15 @@ func (m *Machine) put(name string, data []byte, perm fs.FileMode) error {
 	return m.Root.WriteFile(name, data, perm)
 }
 
-// readJSON reports whether there is such a file and it holds JSON.
+// readJSON reads a JSON file into v, and reports whether it exists and is
+// valid.
 func readJSON(r host.Root, name string, v any) bool {
 	b, err := r.ReadFile(name)
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
-// restorecon gives files the SELinux labels of the policy. It is best
-// effort: a policy that does not know the tool is not our failure.
+// restorecon sets the SELinux labels of files according to the policy. Errors
+// are only logged.
 func (m *Machine) restorecon(ctx context.Context, tool string, args ...string) {
 	if tool == "" {
 		return

@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Owner is who provisions this machine.
+// Owner is the program that provisions this machine.
 type Owner string
 
 const (
@@ -22,26 +22,26 @@ const (
 	OwnerCloudInit Owner = "cloud-init"
 	OwnerAzureInit Owner = "azure-init"
 	OwnerIgnition  Owner = "ignition" // with afterburn, which reports Ready
-	OwnerNobody    Owner = "nobody"   // the administrator says so
+	OwnerNobody    Owner = "nobody"   // switched off by Provisioning.Agent=disabled
 )
 
-// A Finding is who provisions and what that was concluded from.
+// A Finding is who provisions, and the reason for that conclusion.
 type Finding struct {
 	Owner   Owner
 	Because string
 }
 
-// ReportsReady reports whether the owner tells the platform Ready by itself.
-// Exactly one may: if it is not the owner, it is us, unless provisioning is
-// switched off altogether.
+// ReportsReady reports whether the owner itself reports Ready to the platform.
+// Exactly one program may do so. If the owner does not, the agent does, unless
+// provisioning is switched off altogether.
 func (f Finding) ReportsReady() bool {
 	return f.Owner == OwnerCloudInit || f.Owner == OwnerAzureInit || f.Owner == OwnerIgnition
 }
 
 // FindOwner decides who provisions, from the configuration
-// (Provisioning.Agent) and from what can be seen: files that generators
-// leave in /run, links that enable units, the kernel command line. Nobody is
-// asked and nothing is started, so it costs no time of the boot
+// (Provisioning.Agent) and from files: those that generators leave in /run,
+// links that enable units, the kernel command line. It starts no process and
+// waits for nothing, so it does not delay the boot
 // (provisioning/SPEC.md §3.2).
 func (m *Machine) FindOwner(agent string) Finding {
 	r := m.Root
@@ -75,8 +75,9 @@ func cmdline(r host.Root) []string {
 	return strings.Fields(string(b))
 }
 
-// cloudInit reports whether cloud-init provisions. Its generator decides at
-// every boot; the unit being enabled means nothing (provisioning/SPEC.md §3.3).
+// cloudInit reports whether cloud-init provisions. Its generator decides that
+// at every boot, whether or not the unit is enabled
+// (provisioning/SPEC.md §3.3).
 func cloudInit(r host.Root) (string, bool) {
 	if which(r, "cloud-init") == "" && !r.Exists("/usr/lib/cloud-init") && !r.Exists("/run/cloud-init/enabled") {
 		return "", false
@@ -89,9 +90,9 @@ func cloudInit(r host.Root) (string, bool) {
 	case r.Exists("/run/cloud-init/enabled"):
 		because = "/run/cloud-init/enabled"
 	case r.Exists("/run/systemd/system"):
-		// The generator runs before every unit: if systemd is up and the
-		// file is not there, cloud-init of this image has no generator, and
-		// the link decides.
+		// The generator runs before every unit. If systemd is up and the file
+		// does not exist, the cloud-init of this image has no generator, and
+		// the unit's link decides.
 		if because = unitLink(r, "cloud-init-local.service"); because == "" {
 			return "", false
 		}
@@ -101,15 +102,16 @@ func cloudInit(r host.Root) (string, bool) {
 		}
 	}
 	if list, file := datasources(r); list != nil && !slices.ContainsFunc(list, func(s string) bool { return strings.EqualFold(s, "Azure") }) {
-		return "", false // it runs, but not for this platform: file says so
+		return "", false // it runs, but its datasource_list does not contain this platform
 	} else if file != "" {
 		because += ", " + file
 	}
 	return because, true
 }
 
-// datasources is the list cloud-init will use: what ds-identify found, else
-// what the image configures; nil if nothing is said.
+// datasources returns the list that cloud-init will use and the file that sets
+// it: what ds-identify found, else what the image configures; nil if no file
+// sets it.
 func datasources(r host.Root) ([]string, string) {
 	files := []string{"/run/cloud-init/cloud.cfg"}
 	more, err := r.Glob("/etc/cloud/cloud.cfg.d/*.cfg")
@@ -149,7 +151,8 @@ func yamlList(text, key string) []string {
 		}
 		rest, ok := strings.CutPrefix(body, key)
 		if !ok {
-			// ds-identify indents by one: "di_report:" is not our business.
+			// Not the key at top level: ds-identify indents the lines below
+			// "di_report:".
 			continue
 		}
 		rest = strings.TrimSpace(rest)
@@ -167,7 +170,8 @@ func yamlList(text, key string) []string {
 	return out
 }
 
-// unitLink is the link that makes systemd start a unit; empty if none.
+// unitLink returns the link that makes systemd start a unit; empty if there is
+// none.
 func unitLink(r host.Root, unit string) string {
 	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/generator", "/run/systemd/generator.early", "/run/systemd/generator.late", "/usr/lib/systemd/system", "/lib/systemd/system"} {
 		if dir == "/etc/systemd/system" && masked(r, unit) {
@@ -208,8 +212,9 @@ func azureInit(r host.Root, vmID string) (string, bool) {
 	return link, link != ""
 }
 
-// ignition configures the machine in the initramfs, afterburn tells the
-// platform. Ignition alone (Flatcar) leaves accounts and Ready to us.
+// ignition reports whether Ignition with Afterburn provisions: Ignition
+// configures the machine in the initramfs, and Afterburn reports Ready.
+// Ignition alone (Flatcar) leaves accounts and Ready to the agent.
 func ignition(r host.Root) (string, bool) {
 	ran := r.Exists("/etc/.ignition-result.json") || slices.ContainsFunc(cmdline(r), func(s string) bool {
 		return s == "ignition.platform.id=azure" || s == "ignition.platform.id=azurestack"
@@ -221,26 +226,26 @@ func ignition(r host.Root) (string, bool) {
 	return link, link != ""
 }
 
-// An Outcome is what became of somebody else's provisioning.
+// An Outcome is the result of provisioning by another program.
 type Outcome struct {
 	Done   bool
 	Failed bool     // it ended, or crashed, without doing its work
-	Errors []string // what it says went wrong; with Done alone: it went on
+	Errors []string // errors that it reported; with Done they did not stop it
 }
 
 const (
-	// pollEvery is the slow look behind inotify, which can miss a directory
-	// that is replaced.
+	// pollEvery is how often files are checked in addition to inotify, which
+	// can miss a directory that is replaced.
 	pollEvery = 5 * time.Second
-	// askEvery is how often the service manager is asked whether the owner
-	// has crashed: that leaves no file behind.
+	// askEvery is how often the service manager is asked whether the owner has
+	// crashed, which leaves no file behind.
 	askEvery = 15 * time.Second
 )
 
-// WaitOwner waits until the owner has finished, by watching the files it
-// leaves behind. The context bounds the wait; its end is an error with
-// CodeOwner, never a reason to tell the platform that the VM has failed:
-// somebody else may have told it Ready (provisioning/SPEC.md §3.6).
+// WaitOwner waits until the owner has finished, by watching the files that it
+// leaves behind. The context bounds the wait. If it ends, the error has
+// CodeOwner and must not be reported to the platform as a failure: another
+// program may have reported Ready (provisioning/SPEC.md §3.6).
 func (m *Machine) WaitOwner(ctx context.Context, f Finding) (Outcome, error) {
 	var out Outcome
 	r, vmID := m.Root, m.VM.ID
@@ -269,7 +274,8 @@ func (m *Machine) WaitOwner(ctx context.Context, f Finding) (Outcome, error) {
 			return out, fail(CodeOwner, "azure-init did not finish", err)
 		}
 	case OwnerIgnition, OwnerNobody, OwnerSelf:
-		// Ignition has run in the initramfs, or we would not be here.
+		// Ignition has finished in the initramfs, before the agent started.
+		// The other two are not waited for.
 		out.Done = true
 	}
 	return out, nil
@@ -282,7 +288,7 @@ func (m *Machine) failedUnits(ctx context.Context, units []string) []string {
 	}
 	res, err := m.Run.Run(ctx, host.Cmd{Name: "systemctl", Args: append([]string{"show", "--property=Id,ActiveState,Result"}, units...), Timeout: 10 * time.Second})
 	if err != nil {
-		return nil // not an answer
+		return nil // systemd did not answer
 	}
 	var bad []string
 	for block := range strings.SplitSeq(string(res.Stdout), "\n\n") {
@@ -304,19 +310,21 @@ type Stage string
 const (
 	StageInit   Stage = "init"   // host name, users, keys
 	StageConfig Stage = "config" // packages and such
-	StageFinal  Stage = "final"  // user scripts: all of it
+	StageFinal  Stage = "final"  // user scripts; the last stage
 )
 
-// units of cloud-init, of all its versions, by the stage they run.
+// cloudUnits lists the units of cloud-init, in all its versions, by the stage
+// they run.
 var cloudUnits = map[Stage][]string{
 	StageInit:   {"cloud-init-main.service", "cloud-init.service", "cloud-init-network.service"},
 	StageConfig: {"cloud-init-main.service", "cloud-config.service"},
 	StageFinal:  {"cloud-init-main.service", "cloud-final.service"},
 }
 
-// WaitStage waits until cloud-init has passed a stage (extensions.after), or
-// will never do so: that is an Outcome with Failed and the reason. A stage
-// that crashed shows itself by the next one, the last by its unit.
+// WaitStage waits until cloud-init has passed a stage (Extensions.After), or
+// will never do so; the Outcome then has Failed and the reason. A crash is
+// recognized when a later stage has begun, or when the unit of the stage has
+// failed.
 func (m *Machine) WaitStage(ctx context.Context, s Stage) (Outcome, error) {
 	var out Outcome
 	asked := time.Now()
@@ -342,11 +350,11 @@ func (m *Machine) WaitStage(ctx context.Context, s Stage) (Outcome, error) {
 }
 
 // WaitCloudInit waits until cloud-init has set the machine up, which is the
-// end of its init stage. If it has failed to, it is left to end: two who
-// provision at the same time would be worse than one who does not.
+// end of its init stage. If that stage failed, it waits for the final stage
+// too, because two programs must not provision at the same time.
 //
-// Failed means that the account this platform ordered is not there, whatever
-// else cloud-init has done.
+// Failed means that the account of this platform's order does not exist,
+// whatever else cloud-init has done.
 func (m *Machine) WaitCloudInit(ctx context.Context) (Outcome, error) {
 	out, err := m.WaitStage(ctx, StageInit)
 	if err != nil {
@@ -364,9 +372,9 @@ func (m *Machine) WaitCloudInit(ctx context.Context) (Outcome, error) {
 	return out, nil
 }
 
-// Watch calls check at once, whenever one of the files may have changed, and
-// every few seconds, until it returns true or the context ends. The files
-// and their directories need not exist yet.
+// Watch calls check immediately, whenever one of the files may have changed,
+// and every few seconds, until check returns true or the context ends. The
+// files and their directories need not exist yet.
 func Watch(ctx context.Context, r host.Root, names []string, check func() bool) error {
 	if check() {
 		return nil
@@ -386,7 +394,7 @@ func Watch(ctx context.Context, r host.Root, names []string, check func() bool) 
 				watchNearest(r, w, path.Dir(n))
 			}
 		}
-		// Between the first look and the watch something may have happened.
+		// Something may have changed between the first check and the watch.
 		if check() {
 			return nil
 		}
@@ -400,7 +408,7 @@ func Watch(ctx context.Context, r host.Root, names []string, check func() bool) 
 	}
 }
 
-// watchNearest watches a directory, or what exists of the way to it.
+// watchNearest watches a directory, or its nearest parent that exists.
 func watchNearest(r host.Root, w *fsnotify.Watcher, dir string) {
 	for {
 		err := w.Add(r.Path(dir))

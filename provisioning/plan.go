@@ -12,15 +12,16 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A Step changes one thing. It is a comparable value (go-cmp): what is to be
-// done has been decided, Apply only does it.
+// A Step changes one thing. It is a comparable value (go-cmp). All decisions
+// were made when the plan was made; Apply only carries them out.
 type Step interface {
-	// ID names the step in the journal and in tests; it is unique in a plan.
+	// ID identifies the step in the journal and in tests; it is unique in a
+	// plan.
 	ID() string
-	// String says what it does, for the log; never a secret.
+	// String describes the step for the log. It contains no secret.
 	String() string
-	// Apply does it. Twice is the same as once. A *Warning does not fail
-	// the machine.
+	// Apply applies the step. It can be repeated with the same result. A
+	// *Warning does not fail the provisioning.
 	Apply(ctx context.Context, m *Machine) error
 }
 
@@ -46,8 +47,8 @@ const (
 	StepRunData  = "run-custom-data"
 )
 
-// needs says which steps are pointless, or dangerous, after another failed
-// (provisioning/SPEC.md §7.1). The marker needs everything.
+// needs returns the steps without which a step is pointless or dangerous
+// (provisioning/SPEC.md §7.1). The marker needs all steps, written "*".
 func needs(id string) []string {
 	switch id {
 	case StepPassword, StepSudo, StepKeys, StepKeyPairs:
@@ -60,8 +61,9 @@ func needs(id string) []string {
 	return nil
 }
 
-// Plan decides what is to be done. It is pure. An error means that the input
-// cannot be provisioned at all; it is an *Error with code and reason.
+// Plan decides which steps are to be applied. It is pure. An error means that
+// the input cannot be provisioned at all; it is an *Error with code and
+// reason.
 func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	o = o.WithDefaults()
 	if f.EtcReadOnly {
@@ -75,8 +77,8 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	var steps []Step
 	add := func(s Step) { steps = append(steps, s) }
 
-	// First of all: sshd is being started at the same time, and gives up on
-	// an image without keys after a few attempts.
+	// First, because sshd starts at the same time, and on an image without
+	// keys gives up after a few attempts.
 	hk, late := planHostKeys(in, f, o)
 	if hk != nil {
 		add(*hk)
@@ -129,13 +131,13 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	return steps, nil
 }
 
-// userName is what shadow-utils and busybox accept, plus capitals and dots,
-// which several distributions allow and portals offer.
+// userName matches the names that shadow-utils and busybox accept, and also
+// capitals and dots, which several distributions allow and portals offer.
 var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
 
-// reserved are names that belong to the system even where they do not exist
-// yet: a package installed later would take over the account. "ALL" is a
-// word of sudoers.
+// reserved reports whether a name belongs to the system, even if it does not
+// exist yet: a package installed later would take over the account. "ALL" is a
+// keyword of sudoers.
 func reserved(name string) bool {
 	switch name {
 	case "root", "toor", "ALL", "daemon", "bin", "sys", "sync", "adm", "lp", "mail", "news", "uucp", "operator",
@@ -146,7 +148,7 @@ func reserved(name string) bool {
 	return strings.HasPrefix(name, "systemd-")
 }
 
-// CheckUserName says why a name cannot be provisioned; nil if it can.
+// CheckUserName returns why a name cannot be provisioned; nil if it can.
 func CheckUserName(name string) error {
 	switch {
 	case name == "":
@@ -201,8 +203,8 @@ func planUser(in Input, f Facts, o Options) (CreateUser, error) {
 	}
 	if !exists {
 		if i := slices.IndexFunc(f.Groups, func(g host.Group) bool { return g.Name == name }); i >= 0 {
-			// useradd refuses if the user's own group is there already. A
-			// group of the system must not be joined by accident.
+			// useradd fails if a group with the user's name exists. A group of
+			// the system must not become the user's group by accident.
 			if f.Groups[i].GID >= f.UIDMin {
 				s.Primary = name
 			} else {
@@ -279,8 +281,8 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 			types = append(types, t)
 		}
 	}
-	// The kinds the image had, and the one the administrator names. "rsa"
-	// is what every shipped file says, so it is nobody's choice.
+	// The types of the image, and the type that the administrator names. "rsa"
+	// stands in every shipped file and is not taken as a choice.
 	for _, t := range f.HostKeyTypes {
 		want(t)
 	}
@@ -296,8 +298,8 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 		Dir: o.SSHDir, Types: types, Regenerate: o.RegenerateHostKeys, VMID: in.VMID, Ledger: path.Join(o.Dir(), "hostkeys.json"),
 		Restorecon: f.Restorecon,
 	}
-	// RSA takes longer than all the rest. sshd starts with one key, so RSA
-	// may come after Ready, unless sshd is told to use nothing else.
+	// RSA takes longer than all other keys. sshd starts with one key, so RSA
+	// may be made after Ready, unless sshd is configured to use nothing else.
 	fast := slices.ContainsFunc(types, func(t string) bool {
 		return t != "rsa" && (len(f.SSHDHostKeyTypes) == 0 || slices.Contains(f.SSHDHostKeyTypes, t))
 	})
@@ -325,11 +327,11 @@ func planSSHD(in Input, f Facts, o Options) (Step, bool) {
 	case in.DisablePasswordAuth != nil, !in.Password.Empty():
 		pw = "yes"
 	case !in.PasswordRedacted:
-		pw = "no" // no password was given, so none is to be guessed
+		pw = "no" // no password was given, so none needs to be accepted
 	}
 	if pw != "" {
-		// The second keyword is the old name of the first; every OpenSSH
-		// takes one of them, today's takes both.
+		// The third keyword is the old name of the second. Every OpenSSH knows
+		// one of them; current versions know both.
 		s.Settings = append(s.Settings, Setting{"PasswordAuthentication", pw},
 			Setting{"KbdInteractiveAuthentication", pw}, Setting{"ChallengeResponseAuthentication", pw})
 	}
@@ -349,7 +351,7 @@ func planCustomData(in Input, o Options) Step {
 	return s
 }
 
-// printable makes a hostile text fit for a log line.
+// printable makes untrusted text safe for a log line.
 func printable(s string) string {
 	s = strings.ToValidUTF8(s, "?")
 	s = strings.Map(func(r rune) rune {

@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// PPSType is the kind of pre-provisioned VM: one that waits in a pool until
-// somebody orders it (provisioning/SPEC.md §10.1).
+// PPSType is the kind of pre-provisioned VM: one that waits in a pool until it
+// is ordered (provisioning/SPEC.md §10.1).
 type PPSType string
 
 const (
@@ -23,8 +23,8 @@ const (
 	PPSUnknown PPSType = "Unknown" // Ready was reported by an earlier boot
 )
 
-// ParsePPSType reads the type as the document or the metadata spell it.
-// Anything else is none: a VM must not wait in a pool by mistake.
+// ParsePPSType reads the type as the document or the metadata spell it. Any
+// other text is PPSNone: a VM must not wait in a pool by mistake.
 func ParsePPSType(s string) PPSType {
 	for _, t := range []PPSType{PPSRunning, PPSSavable, PPSOSDisk, PPSUnknown} {
 		if strings.EqualFold(strings.TrimSpace(s), string(t)) {
@@ -51,23 +51,24 @@ func (m *Machine) FindPPSType(document, metadata PPSType) PPSType {
 
 func (m *Machine) ppsMarker() string { return path.Join(m.Options.Dir(), "pps_reported") }
 
-// PPS is what the flows need of the rest of the agent.
+// PPS holds the parts of the agent that Reprovision needs.
 type PPS struct {
 	// Ready tells the platform that the VM may go into the pool.
 	Ready func(ctx context.Context) error
-	// Fetch asks the metadata service for the reprovisioning document, with
-	// a time limit of its own (30 s). An error is asked again.
+	// Fetch requests the reprovisioning document from the metadata service,
+	// with a time limit of its own (30 s). After an error it is called again.
 	Fetch func(ctx context.Context) ([]byte, error)
-	// Network makes the network work again after the change: a lease on the
-	// primary interface. It may be nil where the system does that by itself.
+	// Network restores the network after the change: a lease on the primary
+	// interface. It may be nil if the system does that by itself.
 	Network func(ctx context.Context) error
-	// Links are the kernel's events, opened before Reprovision is called so
-	// that none is missed; nil if they cannot be had.
+	// Links returns the kernel's events about network interfaces. They are
+	// subscribed before Reprovision is called, so that none is missed. Nil if
+	// events are not available.
 	Links func(ctx context.Context) ([]host.LinkEvent, error)
 }
 
-// ppsRetry is the pause between two questions for the document. A VM waits
-// for hours or months in its pool.
+// ppsRetry is the pause between two calls of Fetch. A VM waits in its pool for
+// hours or months.
 const ppsRetry = time.Second
 
 // Reprovision goes through the pool: it reports Ready, waits until the VM is
@@ -89,8 +90,8 @@ func (m *Machine) Reprovision(ctx context.Context, t PPSType, p PPS) ([]byte, er
 		<-ctx.Done()
 		return nil, bad("error waiting for host shutdown", context.Cause(ctx))
 	case PPSRunning, PPSSavable:
-		// A Savable VM can lose its interface while the request is on its
-		// way; that is its sign, not a failure.
+		// A Savable VM can lose its interface while the request is in
+		// progress, because it was ordered; that is not a failure.
 		if err := p.Ready(ctx); err != nil && (t == PPSRunning || ctx.Err() != nil) {
 			return nil, bad("failed to report ready before reprovisioning", err)
 		}
@@ -123,9 +124,9 @@ func (m *Machine) Reprovision(ctx context.Context, t PPSType, p PPS) ([]byte, er
 	}
 }
 
-// waitLinks waits for the change of network that comes with an order: down
-// and up again, or out and in again. If the events stop coming, the document
-// is asked for all the same.
+// waitLinks waits for the change of network that comes with an order: down and
+// up again, or removed and added again. If events cannot be read, it returns,
+// and the document is requested nevertheless.
 func waitLinks(ctx context.Context, t PPSType, next func(context.Context) ([]host.LinkEvent, error)) error {
 	lost := map[int]bool{} // interfaces that went down, by index
 	gone := false
@@ -138,7 +139,7 @@ func waitLinks(ctx context.Context, t PPSType, next func(context.Context) ([]hos
 			return nil //nolint:nilerr // see above
 		}
 		if events == nil {
-			return nil // some were lost; what we wait for may be among them
+			return nil // some were lost, possibly the awaited one
 		}
 		for _, e := range events {
 			switch {
@@ -156,8 +157,8 @@ func waitLinks(ctx context.Context, t PPSType, next func(context.Context) ([]hos
 	}
 }
 
-// CheckReordered says whether the metadata, asked again after the order,
-// still calls the VM a pooled one, which would make it wait for ever.
+// CheckReordered returns an error if the metadata, requested again after the
+// order, still has a PPS type: the VM would wait for ever.
 func CheckReordered(metadata PPSType) error {
 	if metadata == PPSNone || metadata == "" {
 		return nil
@@ -165,7 +166,7 @@ func CheckReordered(metadata PPSType) error {
 	return fail(CodePPS, "invalid IMDS metadata for key=extended.compute.ppsType", nil, Pair{"value", string(metadata)})
 }
 
-// FinishPPS forgets that the VM was pooled.
+// FinishPPS removes the marker of a pooled VM.
 func (m *Machine) FinishPPS() error {
 	if err := m.Root.Remove(m.ppsMarker()); err != nil {
 		return fail(CodeState, "failed to write state", err)

@@ -16,10 +16,10 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// removing lists the accounts whose removal has begun, until nothing of them is
-// left. userdel takes an account out of one file after the other, passwd first:
-// after a power cut in between nothing else would tell whose the processes, the
-// jobs, the group and the home are that are left.
+// removing lists the accounts whose removal has begun, until nothing of them
+// is left. userdel removes an account from one file after the other, passwd
+// first. After a power cut in between, only this list tells to whom the
+// remaining processes, jobs, group and home belong.
 type removing []host.Account
 
 func (m *Machine) removingName() string { return path.Join(m.Options.Dir(), "removing.json") }
@@ -27,7 +27,7 @@ func (m *Machine) removingName() string { return path.Join(m.Options.Dir(), "rem
 func (m *Machine) readRemoving() removing {
 	var l removing
 	if !readJSON(m.Root, m.removingName(), &l) {
-		return nil // damaged is as good as none
+		return nil // a damaged file is ignored
 	}
 	return l
 }
@@ -47,8 +47,8 @@ func (l removing) write(m *Machine) error {
 	return m.put(m.removingName(), append(b, '\n'), 0o600)
 }
 
-// HalfRemoved lists the accounts whose removal has begun and not ended. One of
-// the same name that is another by now is not among them.
+// HalfRemoved lists the accounts whose removal has begun and not ended. An
+// account of the same name that was made later is not among them.
 func (m *Machine) HalfRemoved() []host.Account {
 	var out []host.Account
 	ledger := m.readJITLedger()
@@ -62,15 +62,15 @@ func (m *Machine) HalfRemoved() []host.Account {
 
 func sameAccount(a, b host.Account, ledger jitLedger) bool {
 	name := func(a host.Account) string { full, _, _ := strings.Cut(a.Gecos, ","); return full }
-	// Who may change the fields after the first may change the first as well,
-	// on some distributions.
+	// On some distributions users may change the full name as well; then the
+	// ledger of just-in-time users decides.
 	return a.Name == b.Name && a.UID == b.UID && (name(a) == name(b) || ledger.has(a))
 }
 
-// RemoveAccount ends what an account runs and may do, and takes it away with
-// all that another account of its name or number would inherit; see removal. Of
-// one that is half removed it takes the rest. If the caller works in a session
-// of the account, that session comes to its own end.
+// RemoveAccount removes an account: its rights, what it runs, and all that
+// another account of the same name or UID would inherit; see removal. If the
+// account is half removed, it removes the rest. If the caller works in a
+// session of the account, that session is not ended.
 func (m *Machine) RemoveAccount(ctx context.Context, name string) error {
 	return m.removeAccount(ctx, name, true)
 }
@@ -104,7 +104,8 @@ func (m *Machine) removeAccount(ctx context.Context, name string, spare bool) er
 		return err
 	}
 	r := removal{Machine: m, a: a, have: have, spare: spare, all: slices.DeleteFunc(all, func(b host.Account) bool { return b.Name == name })}
-	// What has no account any more may be somebody else's by number.
+	// Without a UID of its own, files and processes cannot be attributed to
+	// this account.
 	r.number = !slices.ContainsFunc(r.all, func(b host.Account) bool { return b.UID == a.UID })
 	r.subordinate = m.Root.Subordinates(a)
 	var errs []error
@@ -119,14 +120,14 @@ func (m *Machine) removeAccount(ctx context.Context, name string, spare bool) er
 	return errors.Join(open.without(name).write(m), m.forgetJIT(name))
 }
 
-// A removal is one account on its way out.
+// A removal is the state of removing one account.
 type removal struct {
 	*Machine
 	a           host.Account
-	all         []host.Account // the others
+	all         []host.Account // all other accounts
 	have        bool           // it still has a line in passwd
-	number      bool           // its number is nobody else's
-	spare       bool           // the caller's session stays
+	number      bool           // no other account has its UID
+	spare       bool           // the caller's session is not ended
 	subordinate []process.IDRange
 	kept        bool // the home could not be removed
 }
@@ -136,10 +137,10 @@ type removalStep struct {
 	do   func(context.Context) error
 }
 
-// steps is everything that is done, in order. Each can be repeated, and one
-// that fails does not keep the others from being done: first nobody gets in any
-// more, then nothing runs any more, and what is left behind goes when nobody is
-// there to make it again.
+// steps returns all steps of the removal, in order. Each can be repeated, and
+// one that fails does not stop the others. First nobody can log in any more,
+// then all processes end, and what remains is removed when nothing is left
+// that could make it again.
 func (r *removal) steps() []removalStep {
 	return []removalStep{
 		{"lock the account", r.lock},
@@ -154,7 +155,7 @@ func (r *removal) steps() []removalStep {
 		{"remove its home", r.home},
 		{"remove the account", r.account},
 		{"remove the record of the account", r.forget},
-		// Somebody may have been on the way in when the account was locked.
+		// A login may have been in progress when the account was locked.
 		{"end its last processes", r.processes},
 		{"remove the last jobs", r.jobs},
 	}
@@ -180,7 +181,7 @@ func (r *removal) sudo(context.Context) error {
 	errs := []error{r.ForgetSudo(r.a.Name)}
 	for _, dir := range []string{"/run/sudo/ts", "/var/lib/sudo/ts", "/var/db/sudo/ts", "/var/lib/sudo/lectured", "/var/db/sudo/lectured"} {
 		errs = append(errs, r.file(path.Join(dir, r.a.Name)))
-		if r.number { // newer versions use it for the file's name
+		if r.number { // newer versions of sudo name the file by UID
 			errs = append(errs, r.file(path.Join(dir, strconv.Itoa(r.a.UID))))
 		}
 	}
@@ -196,9 +197,9 @@ func (r *removal) sudo(context.Context) error {
 	return errors.Join(errs...)
 }
 
-// keys takes the files away that sshd reads for this user. Those in the home
-// go with it in any case; a link on the way there is the user's, and no way of
-// root's.
+// keys removes the files that sshd reads for this user. Those in the home are
+// removed with it in any case, so errors about them do not matter: a link on
+// the way may be the user's, which root does not follow.
 func (r *removal) keys(context.Context) error {
 	var errs []error
 	for _, name := range r.authorizedKeysFiles(r.a) {
@@ -214,8 +215,8 @@ func (r *removal) keys(context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Where jobs and mail wait, in files with the name of their user or owned by
-// it.
+// Directories of jobs and mail, in files that are named after their user or
+// owned by it.
 var (
 	crontabDirs = []string{"/var/spool/cron", "/var/spool/cron/crontabs", "/var/spool/cron/tabs", "/etc/crontabs", "/var/spool/fcron", "/var/spool/incron"}
 	jobDirs     = []string{"/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/at", "/var/spool/at/spool", "/var/spool/atjobs", "/var/spool/atspool"}
@@ -227,7 +228,8 @@ func (r *removal) jobs(context.Context) error {
 	for _, dir := range crontabDirs {
 		errs = append(errs, r.file(path.Join(dir, r.a.Name)), r.file(path.Join(dir, r.a.Name+".orig")), r.owned(dir))
 		if r.Root.Exists(path.Join(dir, "cron.update")) || busybox(r.Root, "crond") && path.Base(dir) == "crontabs" && r.Root.Exists(dir) {
-			// Busybox reads the file of a user again when the name is in here.
+			// crond of busybox reads a user's crontab again if this file
+			// contains the name.
 			errs = append(errs, r.tellCron(path.Join(dir, "cron.update")))
 		}
 	}
@@ -246,7 +248,7 @@ func (r *removal) tellCron(name string) error {
 	return errors.Join(err, f.Close())
 }
 
-// file removes a file, or a link; a directory of that name is something else.
+// file removes a file or a link; a directory of that name is left alone.
 func (r *removal) file(name string) error {
 	if fi, err := r.Root.Lstat(name); err != nil || fi.IsDir() {
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -273,8 +275,9 @@ func (r *removal) owned(dir string) error {
 	})
 }
 
-// sessions are for logind to end, where it is: it knows the processes of each,
-// root's too. That it does not is no failure, as they are looked for below.
+// sessions asks logind, if it runs, to end the sessions: it knows the
+// processes of each, including those of root. Errors are only logged, because
+// the next step finds the processes too.
 func (r *removal) sessions(ctx context.Context) error {
 	id := strconv.Itoa(r.a.UID)
 	in := r.Kernel.InSession
@@ -327,9 +330,9 @@ func (r *removal) detach(below string, which func(host.Mount) bool) error {
 	return errors.Join(errs...)
 }
 
-// home removes the home, if it is the account's alone. What the user has
-// mounted there without being root is taken away first; what root has, stays,
-// and the home with it.
+// home removes the home directory if no other account uses it. FUSE file
+// systems that the user has mounted there are detached first; what root has
+// mounted stays, and the home with it.
 func (r *removal) home(context.Context) (err error) {
 	home := path.Clean(r.a.Home)
 	if !r.number || !strings.HasPrefix(home, "/") || strings.Count(home, "/") < 2 {
@@ -349,9 +352,9 @@ func (r *removal) home(context.Context) (err error) {
 		return err
 	}
 	uid, _, _, err := d.Owner()
-	home = d.Name() // without the links of root's on the way
-	// useradd makes a home as root and hands it over; one that it was cut off
-	// over is the account's all the same.
+	home = d.Name() // the real path, after links of root
+	// useradd makes a home as root and then changes the owner. If it was
+	// interrupted in between, the home belongs to the account nevertheless.
 	half := uid == os.Geteuid() && path.Clean(r.a.Home) == path.Join(r.Options.HomeDir, r.a.Name)
 	if err = errors.Join(err, d.Close()); err != nil || uid != r.a.UID && !half {
 		return err
@@ -367,7 +370,7 @@ func (r *removal) account(ctx context.Context) error {
 		return nil
 	}
 	args, long := []string{"-f", "-r", r.a.Name}, []string{"--remove-home", r.a.Name}
-	if r.kept { // not by a tool that walks over names
+	if r.kept { // the tool must not remove the home by its path
 		args, long = []string{"-f", r.a.Name}, []string{r.a.Name}
 	}
 	_, err := r.Run.Run(ctx, host.Cmd{Name: "userdel", Args: args, Timeout: toolTimeout})
@@ -385,13 +388,13 @@ func (r *removal) account(ctx context.Context) error {
 
 func (r *removal) forget(ctx context.Context) error {
 	if _, still, err := r.Root.Account(r.a.Name); err != nil || still {
-		return err // said already
+		return err // already reported by the step before
 	}
 	return r.Root.ForgetAccount(ctx, r.Options.Shadow, r.a)
 }
 
-// MendJIT ends the removals of short-lived accounts that were cut off, or of
-// which a part has failed.
+// MendJIT completes removals of short-lived accounts that were interrupted or
+// partly failed.
 func (m *Machine) MendJIT(ctx context.Context) error {
 	var errs []error
 	if err := m.mendJITLedger(); err != nil {

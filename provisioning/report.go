@@ -10,7 +10,7 @@ import (
 	"github.com/azguest/azguest/ovf"
 )
 
-// DocumentationURL goes into every failure; portals link it.
+// DocumentationURL is part of every failure record; portals show it as a link.
 const DocumentationURL = "https://aka.ms/linuxprovisioningerror"
 
 // A Record is the encoded provisioning report: the value of the KVP key
@@ -29,11 +29,11 @@ type Record struct {
 // ReportKey is the key of the record in the KVP pool.
 const ReportKey = "PROVISIONING_REPORT"
 
-// MaxReport is how many bytes of the record arrive: the kernel's KVP channel
-// keeps 1022 UTF-16 units, one for each byte at most.
+// MaxReport is how many bytes of the record reach the host: the kernel's KVP
+// channel keeps 1022 UTF-16 units, and each takes at least one byte.
 const MaxReport = 1022
 
-// Failure makes the record of an error.
+// Failure returns the record of an error.
 func Failure(err error, agent, vmID string, pps PPSType, at time.Time) Record {
 	rec := Record{Agent: agent, VMID: vmID, PPS: pps, Time: at, Reason: "unhandled error"}
 	e, ok := errors.AsType[*Error](err)
@@ -64,15 +64,15 @@ func errString(err error) string {
 	return strings.ToValidUTF8(err.Error(), "?")
 }
 
-// Success makes the record of a provisioned machine.
+// Success returns the record of a provisioned machine.
 func Success(agent, vmID string, pps PPSType, at time.Time, extra ...Pair) Record {
 	return Record{OK: true, Agent: agent, VMID: vmID, PPS: pps, Time: at, Data: extra}
 }
 
-// Encode joins the fields as one CSV record with | between them and cloud-
-// init's quote, in at most limit bytes. What does not fit is taken from the
-// middle: supporting data first, from its end, then the end of the reason;
-// never half a rune.
+// Encode joins the fields as one CSV record with | between them and the quote
+// character of cloud-init, in at most limit bytes. If it is too long,
+// supporting data is cut or removed first, from its end, then the end of the
+// reason. Runes are not split.
 func (r Record) Encode(limit int) string {
 	data := slices.Clone(r.Data)
 	for {
@@ -81,7 +81,7 @@ func (r Record) Encode(limit int) string {
 			return s
 		}
 		if n := len(data); n > 0 {
-			// A long value is worth more than none.
+			// A shortened value is better than none.
 			over := len(s) - limit
 			if v := data[n-1].Value; len(v) > over+8 {
 				data[n-1].Value = cutRunes(v, len(v)-over-8) + "…"
@@ -176,7 +176,7 @@ func DecodeReport(s string) []Pair {
 	return out
 }
 
-// cutRunes returns at most n bytes of s and no half rune.
+// cutRunes returns at most n bytes of s and does not split a rune.
 func cutRunes(s string, n int) string {
 	if n >= len(s) {
 		return s
@@ -187,6 +187,6 @@ func cutRunes(s string, n int) string {
 	return s[:max(n, 0)]
 }
 
-// MaxDescription is how many bytes a description may have once it stands
-// escaped in the health report; the server takes 4096 for the whole.
+// MaxDescription is how many bytes a description may have after escaping in
+// the health report; the server accepts 4096 bytes for the whole report.
 const MaxDescription = 3686

@@ -28,13 +28,13 @@ const (
 		"# A keyword that gets another value there later is taken out of here.\n"
 )
 
-// sshdDefaults are what keywords we set have when nobody says anything.
+// sshdDefaults are sshd's defaults of the keywords that the agent sets.
 var sshdDefaults = map[string]string{
 	"passwordauthentication": "yes", "kbdinteractiveauthentication": "yes", "challengeresponseauthentication": "yes", "clientaliveinterval": "0",
 }
 
-// namesOf are the names of a keyword, lower case: two are one since OpenSSH
-// 8.7.
+// namesOf returns the names of a keyword, lower case. Two names mean the same
+// keyword since OpenSSH 8.7.
 func namesOf(key string) []string {
 	switch key = strings.ToLower(key); key {
 	case "kbdinteractiveauthentication", "challengeresponseauthentication":
@@ -43,7 +43,7 @@ func namesOf(key string) []string {
 	return []string{key}
 }
 
-// others are the lines that are not ours.
+// others returns the lines that the agent did not write.
 func others(conf []directive) []directive {
 	return slices.DeleteFunc(slices.Clone(conf), func(d directive) bool { return d.Ours })
 }
@@ -78,7 +78,7 @@ func (rd *sshdReader) file(name, match string, depth int) {
 	if !ok {
 		var err error
 		if b, err = rd.root.ReadFile(name); err != nil {
-			return // sshd will complain; the verification tells
+			return // sshd reports it when it checks the configuration
 		}
 	}
 	ours := path.Base(name) == dropInName
@@ -177,9 +177,9 @@ func sshdFields(line string) (key string, args []string) {
 	return key, args
 }
 
-// effective is what counts for everybody whom no condition singles out: the
-// first value in a "Match all", which goes before anything at top level,
-// else the first one there.
+// effective returns the directive that applies to everybody whom no Match
+// condition selects: the first value in a "Match all" block, which precedes
+// anything at top level, else the first one at top level.
 func effective(conf []directive, keys ...string) (directive, bool) {
 	for _, match := range []string{"all", ""} {
 		for _, d := range conf {
@@ -196,9 +196,9 @@ func inMatch(conf []directive, key string) bool {
 	return slices.ContainsFunc(conf, func(d directive) bool { return d.Key == key && d.Match != "" })
 }
 
-// dropInDecides reports whether keywords in our drop-in would be the ones
-// that count: the main file includes the directory, at top level, and
-// nothing earlier sets them.
+// dropInDecides reports whether keywords in the agent's drop-in would take
+// effect: the main file includes the directory, at top level, and nothing
+// earlier sets them.
 func dropInDecides(r host.Root, main, sshDir string) bool {
 	name := dropIn(sshDir)
 	conf := readSSHD(r, main, sshDir, map[string][]byte{name: []byte("PasswordAuthentication no\nKbdInteractiveAuthentication no\nChallengeResponseAuthentication no\n")})
@@ -223,8 +223,8 @@ func renderSettings(set []Setting) string {
 }
 
 // withBlock puts the settings at the very top of a configuration, where no
-// Include and no Match comes before them, and takes an older block of ours
-// out. Every other byte stays.
+// Include and no Match precedes them, and removes an older block of the agent.
+// Every other byte stays.
 func withBlock(old []byte, set []Setting) []byte {
 	if len(set) == 0 {
 		return withoutBlock(old)
@@ -235,7 +235,8 @@ func withBlock(old []byte, set []Setting) []byte {
 	return out.Bytes()
 }
 
-// withoutBlock removes our blocks; a begin without its end is left alone.
+// withoutBlock removes the agent's blocks; a begin without its end is left
+// alone.
 func withoutBlock(old []byte) []byte {
 	for {
 		from := bytes.Index(old, []byte(blockBegin+"\n"))

@@ -9,18 +9,19 @@ import (
 	"strings"
 )
 
-// pendingName is there from before the marker until the platform has taken
-// Ready. Without it a crash, or a network that fails in between, would leave
-// a provisioned VM that nobody ever calls ready.
+// pendingName is a file that exists from just before the marker is written
+// until the platform has accepted Ready. Without it, a crash or a network
+// failure in between would leave a provisioned VM for which Ready is never
+// reported.
 const pendingName = "ready_pending"
 
-// ReadyPending reports whether Ready is still owed for this VM.
+// ReadyPending reports whether Ready must still be reported for this VM.
 func (m *Machine) ReadyPending() bool {
 	b, err := m.Root.ReadFile(path.Join(m.Options.Dir(), pendingName))
 	return err == nil && SameVM(string(b), m.VM.ID)
 }
 
-// ReadySent notes that the platform has taken it (any 2xx).
+// ReadySent records that the platform has accepted Ready (any 2xx status).
 func (m *Machine) ReadySent() error {
 	if err := m.Root.Remove(path.Join(m.Options.Dir(), pendingName)); err != nil {
 		return fail(CodeState, "failed to write state", err)
@@ -31,7 +32,7 @@ func (m *Machine) ReadySent() error {
 // AgentDisabled reports whether the document had the agent switched off
 // (ProvisionGuestAgent=false): it provisions and then does nothing more.
 func (m *Machine) AgentDisabled() (bool, error) {
-	// Whatever it is: what switches the agent off need not be readable.
+	// Only the existence counts; the file need not be readable.
 	_, err := m.Root.Lstat(path.Join(m.Options.Lib, "disable_agent"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -43,9 +44,9 @@ func (m *Machine) AgentDisabled() (bool, error) {
 }
 
 // EndAt makes an observer that calls end at one point of a plan, for tests
-// that kill the agent there. at is a step's id or its number from 1, and
-// after a colon the point: "doing" is before the step, "planned" right after
-// it and before the journal knows, "done", the default, after that.
+// that kill the agent there. at is a step's id or its number from 1, and after
+// a colon the point: "doing" is before the step, "planned" right after it and
+// before the journal is written, "done", the default, after that.
 func EndAt(at string, end func()) (Observer, error) {
 	name, state, ok := strings.Cut(at, ":")
 	if !ok {

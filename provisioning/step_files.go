@@ -55,8 +55,8 @@ func (s CopyDocument) Apply(_ context.Context, m *Machine) error {
 	return nil
 }
 
-// DisableAgent leaves the file that keeps the agent from doing anything
-// after provisioning (ProvisionGuestAgent=false).
+// DisableAgent writes the file that keeps the agent from doing anything after
+// provisioning (ProvisionGuestAgent=false).
 type DisableAgent struct{ Path string }
 
 // ID implements Step.
@@ -74,11 +74,11 @@ func (s DisableAgent) Apply(_ context.Context, m *Machine) error {
 	return nil
 }
 
-// WriteMarker says on disk that this VM is provisioned, and before that that
-// Ready is owed (see ReadyPending).
+// WriteMarker writes the marker of a provisioned VM, and before it the file
+// that says that Ready must be reported (see ReadyPending).
 type WriteMarker struct {
 	Path, VMID string
-	Pending    string // empty: Ready is somebody else's to report
+	Pending    string // empty: another program reports Ready
 }
 
 // ID implements Step.
@@ -103,14 +103,14 @@ func (s WriteMarker) Apply(_ context.Context, m *Machine) error {
 }
 
 // RunCustomData executes the custom data, after Ready and at most once for a
-// VM id: a script that was cut short is not for us to repeat. Output goes to
-// a file beside the journal.
+// VM id; an interrupted script is not run again. Output goes to a file beside
+// the journal.
 type RunCustomData struct {
 	File, Dir, VMID string
 	Timeout         time.Duration // 0: one hour
 }
 
-// startedName says that the custom data has been started.
+// startedName is the file that says that the custom data has been started.
 const startedName = "custom-data.started"
 
 // ID implements Step.
@@ -123,8 +123,8 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	once := path.Join(s.Dir, startedName)
 	if b, err := m.Root.ReadFile(once); err == nil && SameVM(string(b), s.VMID) {
 		if !m.Root.Exists(path.Join(s.Dir, "custom-data.log")) {
-			// It is run once, also when that once was cut short: nobody
-			// knows how far it came.
+			// An interrupted run is not repeated, because it is unknown how
+			// far it came.
 			return warn(CodeCustomData, "custom data was interrupted and is not run again")
 		}
 		return nil
@@ -161,8 +161,8 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	return nil
 }
 
-// scriptCommand says how to run data that lies at file. A script is run by
-// naming its interpreter, so that a noexec mount does not matter.
+// scriptCommand returns the command that runs data, which is in file. A script
+// is run by naming its interpreter, so that a noexec mount does not matter.
 func scriptCommand(data []byte, file string) (host.Cmd, bool) {
 	switch {
 	case bytes.HasPrefix(data, []byte("\x7fELF")):

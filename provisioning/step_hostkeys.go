@@ -14,15 +14,15 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// HostKeys gives the machine host keys of its own, each replaced by rename
-// so that sshd never finds half of one. A ledger keyed by the VM id makes a
-// second run keep them.
+// HostKeys generates host keys for the machine. Each is replaced by rename, so
+// that sshd never reads a partial one. A second run keeps the keys that the
+// ledger lists for this VM id.
 type HostKeys struct {
 	Dir        string
 	Types      []string
-	MayWait    []string // leave to the late step unless ready
+	MayWait    []string // types left to the late step unless they are ready
 	Late       bool     // this is the late step: make what is missing
-	Regenerate bool     // the image's own keys must go
+	Regenerate bool     // keys of the image are replaced
 	VMID       string
 	Ledger     string
 	Restorecon string
@@ -43,10 +43,10 @@ func (s HostKeys) String() string {
 	return "generate SSH host keys: " + strings.Join(s.Types, ", ")
 }
 
-// hostKeyLedger says which keys were made for which VM.
+// hostKeyLedger records which keys were made for which VM.
 type hostKeyLedger struct {
 	VMID string            `json:"vmId"`
-	Want []string          `json:"want"` // all that were asked for
+	Want []string          `json:"want"` // all requested types
 	Keys map[string]string `json:"keys"` // type → SHA256 fingerprint
 }
 
@@ -66,15 +66,15 @@ func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
 	if err != nil {
 		return fail(CodeHostKeys, "failed to generate ssh host keys", err)
 	}
-	// A late key is for the next start of sshd: to read it now it would have
-	// to close its port, after everybody was told that the machine is ready.
+	// sshd reads a late key at its next start. To read it now, sshd would have
+	// to close its port after Ready was reported.
 	if changed && !s.Late {
 		m.sshdChanged = bootClock()
 	}
 	return nil
 }
 
-// ledger is what is noted of this VM; damaged is as good as none.
+// ledger returns the ledger of this VM; a damaged one is ignored.
 func (s HostKeys) ledger(r host.Root) hostKeyLedger {
 	var led hostKeyLedger
 	if !readJSON(r, s.Ledger, &led) || !SameVM(led.VMID, s.VMID) || led.Keys == nil {
@@ -83,15 +83,16 @@ func (s HostKeys) ledger(r host.Root) hostKeyLedger {
 	return led
 }
 
-// missing lists the types of which there is no key that may stay. The late
-// step notes those that may.
+// missing lists the types without a key that may stay. The late step enters
+// keys that may stay in the ledger.
 func (s HostKeys) missing(r host.Root, led hostKeyLedger) []string {
 	var missing []string
 	for _, t := range s.Types {
 		fp := s.onDisk(r, t)
-		// A key of the image stays unless it is to be replaced; one of ours
-		// stays in any case. By the late step the image's are gone: what is
-		// there was made since, and clients may have seen it.
+		// A key of the image stays unless keys are to be replaced; a key of
+		// the ledger always stays. Before the late step all keys of the image
+		// are removed, so a key found by it was made since, and clients may
+		// have seen it.
 		if fp == "" || (s.Regenerate && !s.Late && led.Keys[t] != fp) {
 			missing = append(missing, t)
 		} else if s.Late {
@@ -101,7 +102,7 @@ func (s HostKeys) missing(r host.Root, led hostKeyLedger) []string {
 	return missing
 }
 
-// makeMissing writes the keys of these types, but for those that may wait and
+// makeMissing writes the keys of these types, except those that may wait and
 // are not ready.
 func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger, missing []string) error {
 	if m.HostKeys == nil && len(missing) > 0 {
@@ -120,8 +121,8 @@ func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger
 		if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
 			return err
 		}
-		// The public half first: sshd warns of one that does not match, but
-		// it is the private one that makes us believe that we are done.
+		// The public half first: sshd warns if it does not match, but only the
+		// private key marks the type as done.
 		if err := m.Root.WriteFileAs(name+".pub", k.pub, 0o644, 0, 0); err != nil {
 			return err
 		}
@@ -133,11 +134,12 @@ func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger
 	return nil
 }
 
-// generated waits for a key, unless it may wait; ready says that it is there.
+// generated waits for a key unless it may wait; ready reports whether the key
+// exists.
 func (s HostKeys) generated(ctx context.Context, keys *HostKeyMaker, t string) (k *hostKey, ready bool, err error) {
 	if !s.Late && slices.Contains(s.MayWait, t) {
 		k, ready, err = keys.get(ctx, t, false)
-		return k, ready && err == nil, nil // the late step says what is wrong
+		return k, ready && err == nil, nil // the late step reports the error
 	}
 	if _, ordered := keys.made[t]; !ordered {
 		maps.Copy(keys.made, MakeHostKeys([]string{t}).made)
@@ -145,7 +147,7 @@ func (s HostKeys) generated(ctx context.Context, keys *HostKeyMaker, t string) (
 	return keys.get(ctx, t, true)
 }
 
-// note writes the ledger.
+// note writes the ledger and sets SELinux labels.
 func (s HostKeys) note(ctx context.Context, m *Machine, led hostKeyLedger) error {
 	b, err := json.Marshal(led)
 	if err != nil {
@@ -158,8 +160,8 @@ func (s HostKeys) note(ctx context.Context, m *Machine, led hostKeyLedger) error
 	return nil
 }
 
-// dropOthers removes host keys of types that are not wanted (dsa, or what
-// the image had): they are the same in every clone.
+// dropOthers removes host keys of types that are not requested (dsa, or other
+// types of the image): they are the same in every clone.
 func (s HostKeys) dropOthers(r host.Root) error {
 	names, err := r.Glob(path.Join(s.Dir, "ssh_host_*key*"))
 	if err != nil {
@@ -167,7 +169,7 @@ func (s HostKeys) dropOthers(r host.Root) error {
 	}
 	for _, n := range names {
 		t := hostKeyType(strings.TrimSuffix(n, ".pub"))
-		// The image's RSA key must not answer until the new one is made.
+		// The image's RSA key must not be used until the new one is made.
 		waits := slices.Contains(s.MayWait, t) && !s.mine(r, t)
 		if slices.Contains(s.Types, t) && !waits {
 			continue
@@ -184,7 +186,8 @@ func (s HostKeys) mine(r host.Root, t string) bool {
 	return fp != "" && fp == s.onDisk(r, t)
 }
 
-// onDisk is the fingerprint of a private key that is there and whole.
+// onDisk returns the fingerprint of the private key on disk; empty if it is
+// missing or damaged.
 func (s HostKeys) onDisk(r host.Root, t string) string {
 	b, err := r.ReadFile(path.Join(s.Dir, "ssh_host_"+t+"_key"))
 	if err != nil {
@@ -197,8 +200,8 @@ func (s HostKeys) onDisk(r host.Root, t string) string {
 	return ssh.FingerprintSHA256(signer.PublicKey())
 }
 
-// keyGroup is the group and mode of private host keys: distributions of the
-// Red Hat family let ssh-keysign read them through a group.
+// keyGroup returns the group and mode of private host keys. Distributions of
+// the Red Hat family let ssh-keysign read them through a group.
 func keyGroup(r host.Root) (gid int, perm fs.FileMode) {
 	groups, err := r.Groups()
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// CheckHostName says why a host name cannot be set; nil if it can. Linux
-// takes 64 bytes, DNS 63 for each label; underscores are against RFC 1123
-// but portals let them pass, so do we.
+// CheckHostName returns why a host name cannot be set; nil if it can. Linux
+// accepts 64 bytes, DNS 63 for each label. Underscores violate RFC 1123, but
+// portals allow them, so they are accepted.
 func CheckHostName(name string) error {
 	if len(name) > 64 {
 		return fmt.Errorf("%d characters, at most 64 are allowed", len(name))
@@ -35,10 +35,10 @@ func CheckHostName(name string) error {
 	return nil
 }
 
-// SetHostName gives the machine its name: the kernel's, /etc/hostname and,
-// where nothing else resolves it, a line in /etc/hosts so that sudo does not
-// wait for DNS. No interface is touched: a restart of one would cut off
-// whatever uses the network at that moment.
+// SetHostName sets the host name: in the kernel, in /etc/hostname and, if
+// nothing else resolves it, by a line in /etc/hosts so that sudo does not wait
+// for DNS. No interface is touched, because restarting one would cut off
+// programs that use the network.
 type SetHostName struct {
 	Name, Old  string
 	Hosts      bool
@@ -56,14 +56,14 @@ func (s SetHostName) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodeHostName, "failed to provision hostname", err, Pair{"hostname", printable(s.Name)})
 	}
-	// A bad name must not keep the user from being made, so it is an error
-	// of this step and not of the plan.
+	// An invalid name is an error of this step and not of the plan, so that
+	// the user is still created.
 	if err := CheckHostName(s.Name); err != nil {
 		return bad(err)
 	}
 	name := strings.TrimSuffix(s.Name, ".")
-	// Before /etc/hostname: once that is written, the next boot does not know
-	// the old name any more, whose line this is to replace.
+	// /etc/hosts is written before /etc/hostname. Afterwards the next boot no
+	// longer knows the old name, whose line is replaced here.
 	if s.Hosts {
 		if err := s.hosts(m, name); err != nil {
 			return bad(err)
@@ -106,9 +106,9 @@ func (s SetHostName) hosts(m *Machine, name string) error {
 	return nil
 }
 
-// hostsWith adds a line for name to the text of /etc/hosts unless it is
-// there. Our own earlier line goes; a line 127.0.1.1 that names the old host
-// name, which Debian's installer writes, is turned into ours.
+// hostsWith adds a line for name to the text of /etc/hosts unless there is
+// one. It replaces an earlier line of the agent, and a line 127.0.1.1 with the
+// old host name, as Debian's installer writes it.
 func hostsWith(text, old, name string) string {
 	ours := "127.0.1.1\t" + name
 	if short, _, ok := strings.Cut(name, "."); ok {

@@ -16,16 +16,16 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// AuthorizeKeys puts public keys where sshd looks for them. The home belongs
-// to the user, so nothing there is trusted: see host.Dir.
+// AuthorizeKeys adds public keys to the files that sshd reads. The home
+// belongs to the user, so nothing in it is trusted: see host.Dir.
 type AuthorizeKeys struct {
 	User       string
-	HomeDir    string // what $HOME in a Path stands for: the parent of homes
-	Lib        string // where certificates lie
+	HomeDir    string // replaces $HOME in a Path: the parent of the home directories
+	Lib        string // directory of the certificates
 	SSHDir     string
 	SSHDMain   string // read for AuthorizedKeysFile; may be empty
 	Keys       []Key
-	Required   bool // no other way in: a key that cannot be used is a failure
+	Required   bool // there is no other way to log in: an unusable key is a failure
 	Restorecon string
 }
 
@@ -64,7 +64,7 @@ func (s AuthorizeKeys) Apply(ctx context.Context, m *Machine) error {
 		name := s.target(accounts, acct, k.Path)
 		files[name] = append(files[name], keys...)
 	}
-	// sshd may look elsewhere than the document says.
+	// sshd may read other files than those in the document.
 	if main := s.lookedAt(m.Root, acct, files); main != "" {
 		for _, name := range sortedKeys(files) {
 			if owner(accounts, name, acct).Name == acct.Name {
@@ -113,7 +113,8 @@ func (s AuthorizeKeys) read(m *Machine, k Key) ([]authKey, error) {
 	return []authKey{key}, nil
 }
 
-// fingerprint is upper-case hex, so that it can be a file name.
+// fingerprint converts to upper-case hex, so that the result can be a file
+// name.
 func fingerprint(s string) (string, error) {
 	s = strings.ToUpper(strings.TrimSpace(s))
 	if s == "" || len(s) > 128 || strings.Trim(s, "0123456789ABCDEF") != "" {
@@ -122,9 +123,9 @@ func fingerprint(s string) (string, error) {
 	return s, nil
 }
 
-// target is the file that a Path means. A Path outside of any home, or in
-// the home of nobody, becomes the user's own file: a key in a place where
-// sshd does not look leaves the VM unreachable.
+// target returns the file that a Path means. A Path that is in no account's
+// home becomes the user's own file: a key where sshd does not look would leave
+// the VM unreachable.
 func (s AuthorizeKeys) target(all []host.Account, acct host.Account, p string) string {
 	own := path.Join(acct.Home, ".ssh/authorized_keys")
 	p = expandHome(p, s.HomeDir)
@@ -139,8 +140,8 @@ func (s AuthorizeKeys) target(all []host.Account, acct host.Account, p string) s
 	return own
 }
 
-// expandHome replaces $HOME by the parent of homes, and drops a path that
-// tries to be clever.
+// expandHome replaces $HOME by the parent of the home directories. A path with
+// ".." or NUL becomes empty.
 func expandHome(p, homes string) string {
 	p = strings.TrimSpace(p)
 	p = strings.ReplaceAll(strings.ReplaceAll(p, "${HOME}", homes), "$HOME", homes)
@@ -150,7 +151,8 @@ func expandHome(p, homes string) string {
 	return path.Clean(p)
 }
 
-// owner is the account in whose home a file lies, the longest home winning.
+// owner returns the account in whose home a file is, the one with the longest
+// path if homes are nested; def if there is none.
 func owner(all []host.Account, name string, def host.Account) host.Account {
 	best := def
 	length := 0
@@ -183,7 +185,7 @@ func (s AuthorizeKeys) lookedAt(r host.Root, a host.Account, files map[string][]
 	return names[0]
 }
 
-// keysFile is what a pattern of AuthorizedKeysFile means for an account.
+// keysFile expands a pattern of AuthorizedKeysFile for an account.
 func keysFile(pattern string, a host.Account) string {
 	n := strings.NewReplacer("%%", "%", "%h", a.Home, "%u", a.Name, "%U", fmt.Sprint(a.UID)).Replace(pattern)
 	if !path.IsAbs(n) {
@@ -192,8 +194,8 @@ func keysFile(pattern string, a host.Account) string {
 	return path.Clean(n)
 }
 
-// authorizedKeysFiles are the files that sshd reads for this account and for no
-// other, as its configuration says anywhere.
+// authorizedKeysFiles returns the files that sshd reads for this account and
+// for no other, according to any line of its configuration.
 func (m *Machine) authorizedKeysFiles(a host.Account) []string {
 	r, o := m.Root, m.Options
 	patterns := []string{".ssh/authorized_keys", ".ssh/authorized_keys2"}
@@ -218,7 +220,8 @@ func (m *Machine) authorizedKeysFiles(a host.Account) []string {
 	return out
 }
 
-// noFile: keys of this image come from a command or a certificate authority.
+// noFile reports whether sshd reads no key files: keys of this image come from
+// a command or a certificate authority.
 func (s AuthorizeKeys) noFile(r host.Root) bool {
 	if s.SSHDMain == "" {
 		return false
@@ -233,7 +236,8 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 	inHome := strings.HasPrefix(name, a.Home+"/")
 	dirPerm, filePerm, uid, gid := fs.FileMode(0o700), fs.FileMode(0o600), a.UID, a.GID
 	if !inHome {
-		// sshd reads it as the user, StrictModes wants root or the user.
+		// sshd reads the file as the user, and StrictModes requires root or
+		// the user as owner.
 		dirPerm, filePerm, uid, gid = 0o755, 0o644, 0, 0
 	}
 	d, err := m.Root.OpenDir(path.Dir(name), func(dir string) (host.Make, bool) {
@@ -256,7 +260,7 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, host.ErrUnsafe):
-		// Replaced below, not followed and not read.
+		// Replaced below, without following or reading it.
 		m.Log.Warn().Str("file", name).Err(err).Msg("existing file replaced")
 		old = nil
 	case err != nil:
@@ -275,7 +279,8 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 	return nil
 }
 
-// underResolved is for homes behind a link of root's (/home -> /var/home).
+// underResolved reports whether dir is below home after resolving links of
+// root (/home -> /var/home).
 func underResolved(r host.Root, home, dir string) bool {
 	d, err := r.OpenDir(home, nil)
 	if err != nil {
@@ -294,8 +299,8 @@ func sortedKeys(m map[string][]authKey) []string {
 	return out
 }
 
-// InstallKeyPairs puts private keys from the platform, and their public
-// halves, where the document says.
+// InstallKeyPairs writes private keys from the platform, and their public
+// halves, to the paths in the document.
 type InstallKeyPairs struct {
 	User, HomeDir, Lib string
 	Pairs              []KeyPair
@@ -366,7 +371,7 @@ func (s InstallKeyPairs) install(ctx context.Context, m *Machine, all []host.Acc
 	return nil
 }
 
-// publicHalf is the OpenSSH line of a PEM private key.
+// publicHalf returns the OpenSSH line of the public key of a PEM private key.
 func publicHalf(key []byte) ([]byte, error) {
 	block, _ := pem.Decode(key)
 	if block == nil {

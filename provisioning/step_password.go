@@ -12,13 +12,14 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// SetPassword sets the user's password, byte for byte as it was given. With
-// no password it makes sure that the account is not "locked": the field is
-// "*", which no password matches and every sshd lets keys in with.
+// SetPassword sets the user's password, byte for byte as given. Without a
+// password it makes sure that the account is not locked: the password field
+// becomes "*", which matches no password and with which every sshd accepts
+// keys.
 type SetPassword struct {
 	User     string
 	Password host.Secret
-	Keep     bool   // a redacted document: somebody else has set it
+	Keep     bool   // redacted document: another program has set the password
 	Crypt    string // "5" or "6", the method id of crypt(5)
 	Salt     int    // characters
 	Chpasswd bool
@@ -52,7 +53,7 @@ func (s SetPassword) Apply(ctx context.Context, m *Machine) error {
 	}
 	if s.Password.Empty() {
 		if found && strings.Trim(have, "!") != "" {
-			return nil // "*", or a password of the image's own
+			return nil // "*", or a password set in the image
 		}
 		return s.put(ctx, m, "*", bad)
 	}
@@ -69,8 +70,9 @@ func (s SetPassword) Apply(ctx context.Context, m *Machine) error {
 	return s.put(ctx, m, hash, bad)
 }
 
-// put hands the field over to chpasswd, or writes it if there is none or if
-// chpasswd did not do it (no PAM, a read-only helper, an account half made).
+// put passes the field to chpasswd. If there is no chpasswd, or it did not
+// change the field (no PAM, a read-only helper, an incomplete account), put
+// writes the field itself.
 func (s SetPassword) put(ctx context.Context, m *Machine, field string, bad func(error) error) error {
 	var toolErr error
 	if s.Chpasswd {
@@ -81,7 +83,7 @@ func (s SetPassword) put(ctx context.Context, m *Machine, field string, bad func
 	}
 	if _, local, err := m.Root.Account(s.User); err != nil || !local {
 		if toolErr == nil {
-			return nil // an account of NSS that chpasswd took
+			return nil // chpasswd has changed an account that comes from NSS
 		}
 		return bad(errors.Join(toolErr, err))
 	}
@@ -91,11 +93,11 @@ func (s SetPassword) put(ctx context.Context, m *Machine, field string, bad func
 	return nil
 }
 
-// saltAlphabet has 64 characters, so that a byte maps onto it evenly.
+// saltAlphabet has 64 characters, so that random bytes map onto it evenly.
 const saltAlphabet = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// hash is SHA-crypt with the default of 5000 rounds, which every crypt(3)
-// reads and which takes a few milliseconds of the boot.
+// hash returns a SHA-crypt hash with the default of 5000 rounds, which every
+// crypt(3) supports and which takes a few milliseconds.
 func (s SetPassword) hash() (string, error) {
 	salt := make([]byte, s.Salt)
 	if _, err := rand.Read(salt); err != nil {
@@ -126,7 +128,8 @@ func matches(field string, password host.Secret) bool {
 	return d.Match(password.Reveal())
 }
 
-// LockRoot makes root's password one that nothing matches; ageing stays.
+// LockRoot sets root's password field to "*", which matches no password.
+// Password ageing stays.
 type LockRoot struct{ Shadow string }
 
 // ID implements Step.

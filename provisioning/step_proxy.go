@@ -11,13 +11,14 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// ProxyAgent waits until the guest proxy agent works, where the document
-// orders one: what protects the platform's services on this machine has to be
-// up when the customer is told that it is ready. The image brings it. The
-// reasons are those of cloud-init, which portals know.
+// ProxyAgent waits until the guest proxy agent works, if the document requests
+// one: it protects the platform's services on this machine and has to be up
+// when Ready is reported. It is part of the image. The reason strings are
+// those of cloud-init, which portals know.
 type ProxyAgent struct{}
 
-// proxyPatience leaves time for the answer within stepTimeout.
+// proxyPatience is how long azure-proxy-agent may wait. It leaves time to
+// answer within stepTimeout.
 const proxyPatience = 90 * time.Second
 
 // ID implements Step.

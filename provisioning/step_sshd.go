@@ -13,19 +13,19 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// ConfigureSSHD makes keywords of sshd's configuration count: by a drop-in
-// that is read before anything else, or by a block at the very top of the
-// main file, where no Include and no Match comes before it. What is so already
-// is not said again: then a later edit of the image's own files counts. sshd
-// itself is asked what it makes of that; if it does not like it, everything
-// is put back as it was: a broken sshd_config locks the user out.
+// ConfigureSSHD makes keywords of sshd's configuration take effect: by a
+// drop-in that is read before anything else, or by a block at the very top of
+// the main file, where no Include and no Match precedes it. A value that is
+// effective already is not written again, so that a later edit of the image's
+// own files takes effect. sshd itself checks the result; if it rejects it,
+// everything is restored, because a broken sshd_config locks the user out.
 type ConfigureSSHD struct {
 	SSHD       string
 	Main, Dir  string
 	DropIn     bool
 	User       string
 	Settings   []Setting
-	Note       string // what others said, for YieldSSHD; empty: not kept
+	Note       string // file for the values in other files, for YieldSSHD; empty: none
 	Restorecon string
 }
 
@@ -41,11 +41,11 @@ func (s ConfigureSSHD) String() string {
 	return b.String()
 }
 
-// A verdict is what sshd said.
+// A verdict is sshd's answer about a configuration.
 type verdict struct {
-	err   error  // it refuses the configuration
+	err   error  // sshd rejects the configuration
 	wrong string // the keyword that has another value
-	unrun bool   // sshd could not be asked
+	unrun bool   // sshd could not be run
 }
 
 // Apply implements Step.
@@ -64,7 +64,7 @@ func (s ConfigureSSHD) Apply(ctx context.Context, m *Machine) error {
 		}
 		v := s.ask(ctx, m, set)
 		if v.err != nil && strings.Contains(strings.ToLower(v.err.Error()), "challengeresponse") {
-			// A future sshd that has forgotten the old name.
+			// A future sshd may no longer know the old name.
 			if err := undo(); err != nil {
 				return bad(err)
 			}
@@ -99,8 +99,8 @@ func (s ConfigureSSHD) Apply(ctx context.Context, m *Machine) error {
 		}
 		if v.err != nil {
 			if base := s.ask(ctx, m, nil); base.err != nil {
-				// It refused before we came. Our lines are not the reason,
-				// and without them the document is not obeyed.
+				// sshd rejected the configuration before, so these settings
+				// are not the reason, and the document requires them.
 				if _, _, err := w(t.set); err != nil {
 					return bad(err)
 				}
@@ -124,7 +124,7 @@ func withoutSetting(set []Setting, key string) []Setting {
 	return out
 }
 
-// A way writes the settings and returns how to take them back.
+// A way writes the settings and returns a function that undoes it.
 type way func(set []Setting) (undo func() error, changed bool, err error)
 
 type try struct {
@@ -132,8 +132,8 @@ type try struct {
 	set []Setting
 }
 
-// tries are what is done until sshd agrees: only what must be said, in each
-// way, then everything.
+// tries lists the attempts to be made until sshd accepts one: in each way only
+// the settings that are needed, then in each way all of them.
 func (s ConfigureSSHD) tries(r host.Root) []try {
 	var out []try
 	needed := s.needed(r)
@@ -149,7 +149,7 @@ func (s ConfigureSSHD) tries(r host.Root) []try {
 	return out
 }
 
-// needed are the settings that do not count already, by our own reading.
+// needed returns the settings that are not yet effective, as read by readSSHD.
 func (s ConfigureSSHD) needed(r host.Root) []Setting {
 	conf := others(readSSHD(r, s.Main, s.Dir, nil))
 	var out []Setting
@@ -177,8 +177,8 @@ func (s ConfigureSSHD) ways(r host.Root) []way {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, false, err
 		}
-		// The vendor's file under /usr is not ours to write; a copy in the
-		// administrator's place goes before it.
+		// The vendor's file under /usr is not changed; a copy in the
+		// administrator's directory takes precedence.
 		name, next := path.Join(s.Dir, "sshd_config"), withBlock(old, set)
 		if len(set) == 0 && string(next) == string(old) {
 			return func() error { return nil }, false, nil
@@ -187,7 +187,8 @@ func (s ConfigureSSHD) ways(r host.Root) []way {
 	})
 }
 
-// putDropIn writes our drop-in, or removes it where there is nothing to say.
+// putDropIn writes the agent's drop-in, or removes it if there are no
+// settings.
 func putDropIn(r host.Root, dir string, set []Setting) (undo func() error, changed bool, err error) {
 	name := dropIn(dir)
 	if len(set) == 0 {
@@ -206,10 +207,11 @@ func putDropIn(r host.Root, dir string, set []Setting) (undo func() error, chang
 	return swap(r, name, []byte(dropInHead+renderSettings(set)), nil, 0o600)
 }
 
-// swap replaces a file and remembers what was there. Where the file is a
-// link into a read-only tree, the link is replaced. What we want may be there
-// already, from an attempt that was cut off before sshd was asked: to take it
-// back is then to go back to what it would be without us, nil for no file.
+// swap replaces a file and returns a function that restores it. If the file is
+// a link into a read-only tree, the link is replaced. The new content may
+// exist already, from an attempt that was interrupted before sshd was asked;
+// undo then writes without, the content without the agent's settings, or
+// removes the file if that is nil.
 func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (undo func() error, changed bool, err error) {
 	old, err := r.ReadFile(name)
 	missing := errors.Is(err, fs.ErrNotExist)
@@ -248,23 +250,23 @@ func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (und
 	}, true, nil
 }
 
-// ask lets sshd read its configuration as it would for the user, and
-// compares what counts. sshd -T checks everything that sshd -t does and
-// prints the effective values, so one process is enough.
+// ask lets sshd read its configuration as it would for the user, and compares
+// the effective values. sshd -T checks everything that sshd -t does and prints
+// the values, so one process is enough.
 func (s ConfigureSSHD) ask(ctx context.Context, m *Machine, set []Setting) verdict {
 	main := path.Join(s.Dir, "sshd_config")
 	if !m.Root.Exists(main) {
 		main = s.Main
 	}
 	c := host.Cmd{Name: s.SSHD, Args: []string{"-T", "-f", m.Root.Path(main), "-C", "user=" + s.User + ",host=localhost,addr=127.0.0.1"}, Timeout: toolTimeout}
-	// Without a host key sshd does not even look at the rest; the ones it
-	// is configured for may still be on their way.
+	// Without a host key sshd does not check the rest; the keys that are
+	// configured may not exist yet.
 	if keys, err := m.Root.Glob(path.Join(s.Dir, "ssh_host_*_key")); err == nil && len(keys) > 0 {
 		c.Args = append(c.Args, "-h", m.Root.Path(keys[0]))
 	}
 	res, err := m.Run.Run(ctx, c)
 	if ex, ok := errors.AsType[*host.ExitError](err); ok {
-		// Early in the boot the directory that the unit makes is missing.
+		// Early in the boot, the directory that the unit makes may be missing.
 		if _, dir, ok := strings.Cut(ex.Stderr, "Missing privilege separation directory:"); ok {
 			dir, _, _ = strings.Cut(strings.TrimSpace(dir), "\n")
 			if err := m.Root.MkdirAll(strings.TrimSpace(dir), 0o755); err == nil {

@@ -16,23 +16,24 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// SSHDUp makes Ready mean that one can log in. What the steps before it have
-// changed reaches an sshd that was there already, with one restart of the
-// listener; an sshd that gave up because it had no keys is started; and both
-// are awaited, for a while. Afterwards sshd is left alone: when it reads its
-// configuration again it closes its port for a moment.
+// SSHDUp makes sure that one can log in when Ready is reported. An sshd that
+// was started before the last change gets one signal to reload; an sshd that
+// gave up because it had no keys is started; then the step waits until sshd
+// listens, for a limited time. Later changes must not reload sshd, because it
+// closes its port for a moment while it reads its configuration.
 //
-// An sshd that nobody has enabled is not started, and one that does not come
-// up does not fail the machine: the platform's other ways in still work.
+// An sshd that is not enabled is not started. If sshd does not come up, this
+// is only a warning: the platform has other ways to access the machine.
 type SSHDUp struct {
 	Systemctl string // only if systemd runs
 	PidFile   string // as configured; empty for the usual places, or "none"
 }
 
-// sshdPatience is how long Ready waits for sshd.
+// sshdPatience is how long the step waits for sshd.
 const sshdPatience = 15 * time.Second
 
-// In a fast boot sshd is up before systemd need be asked about it.
+// systemd is asked whether sshd has failed after askSoon, then every askAgain.
+// In a fast boot sshd is up before that.
 const (
 	askSoon  = 300 * time.Millisecond
 	askAgain = 2 * time.Second
@@ -43,15 +44,15 @@ func (SSHDUp) ID() string { return StepSSHDUp }
 
 func (SSHDUp) String() string { return "make sure that sshd listens" }
 
-// A listener is an sshd that accepts connections: it writes the file with its
-// number after it has opened its port, and removes it before it closes it.
+// A listener is an sshd that accepts connections. sshd writes its pid file
+// after it has opened its port, and removes it before it closes the port.
 type listener struct {
 	pid     int
 	started time.Duration // by bootClock
 	file    fileID
 }
 
-// fileID tells a file from one of the same name that replaced it.
+// fileID distinguishes a file from one that replaced it under the same name.
 type fileID struct {
 	inode   uint64
 	changed time.Time
@@ -69,7 +70,8 @@ func idOf(fi fs.FileInfo) fileID {
 func (s SSHDUp) Apply(ctx context.Context, m *Machine) error {
 	units := s.units(m.Root)
 	if s.PidFile == "none" {
-		// It cannot be observed, so it is told and not awaited.
+		// Without a pid file it cannot be observed: it is reloaded and not
+		// waited for.
 		if unit := units.running(m.Root); unit != "" && m.sshdChanged > 0 {
 			s.systemctl(ctx, m, "reload", unit)
 		}
@@ -86,14 +88,14 @@ func (s SSHDUp) Apply(ctx context.Context, m *Machine) error {
 		l, up := s.listener(m.Root)
 		switch {
 		case up && (l.started > m.sshdChanged || told != fileID{} && l.file != told):
-			return nil // it has read everything, and listens
+			return nil // it listens with the current configuration
 		case up && told == fileID{}:
 			told = l.file
 			if m.Kernel.Signal == nil || m.Kernel.Signal(l.pid, unix.SIGHUP) != nil {
-				return nil // gone this moment, or nothing we may do
+				return nil // it has just ended, or cannot be signalled
 			}
 		case up:
-			// It has not taken the signal yet.
+			// It has not handled the signal yet.
 		case units.enabled == nil && told == fileID{}:
 			return nil
 		case !kicked:
@@ -123,7 +125,7 @@ func (s SSHDUp) Apply(ctx context.Context, m *Machine) error {
 	}
 }
 
-// listener finds the sshd that has left its number.
+// listener finds the sshd that is named by its pid file.
 func (s SSHDUp) listener(r host.Root) (listener, bool) {
 	files := []string{"/run/sshd.pid", "/var/run/sshd.pid"}
 	if s.PidFile != "" {
@@ -142,7 +144,7 @@ func (s SSHDUp) listener(r host.Root) (listener, bool) {
 		if err != nil || pid <= 1 {
 			continue
 		}
-		// A file of an earlier life may name anybody.
+		// A pid file from before may name another process.
 		stat, err := r.ReadFile(path.Join("/proc", strconv.Itoa(pid), "stat"))
 		if err != nil {
 			continue
@@ -162,7 +164,7 @@ func (s SSHDUp) listener(r host.Root) (listener, bool) {
 	return listener{}, false
 }
 
-// sshdUnits are the units of systemd that bring sshd.
+// sshdUnits are the units of systemd that start sshd.
 type sshdUnits struct {
 	enabled []string // services that are started at boot
 }
@@ -177,7 +179,7 @@ func (s SSHDUp) units(r host.Root) sshdUnits {
 			continue // masked
 		}
 		for _, dir := range []string{"/etc/systemd/system/", "/usr/lib/systemd/system/"} {
-			// Links into /usr, which may lead out of a test's root.
+			// These are links into /usr, which may lead out of a test's root.
 			if r.Exists(dir+"multi-user.target.wants/"+unit) && !slices.Contains(u.enabled, unit) {
 				u.enabled = append(u.enabled, unit)
 			}
@@ -186,7 +188,7 @@ func (s SSHDUp) units(r host.Root) sshdUnits {
 	return u
 }
 
-// running is the unit in which some process is.
+// running returns the unit in which a process runs; empty if there is none.
 func (u sshdUnits) running(r host.Root) string {
 	for _, unit := range []string{"ssh.service", "sshd.service"} {
 		if populated(r, unit) {
@@ -196,9 +198,9 @@ func (u sshdUnits) running(r host.Root) string {
 	return ""
 }
 
-// gaveUp is an enabled unit that systemd has tried to start and in which
-// there is nothing now: it waits for its next attempt. Once systemd has given
-// it up for good, that file is gone too, and only systemd knows: see failed.
+// gaveUp returns an enabled unit that systemd has tried to start and that has
+// no process now: it waits for its next attempt. When systemd has given up for
+// good, that file is removed, and only systemd knows: see failed.
 func (u sshdUnits) gaveUp(r host.Root) string {
 	for _, unit := range u.enabled {
 		if r.Exists("/run/systemd/units/invocation:"+unit) && !populated(r, unit) {
@@ -208,8 +210,9 @@ func (u sshdUnits) gaveUp(r host.Root) string {
 	return ""
 }
 
-// failed is an enabled unit that systemd has given up, which it does within
-// seconds where there is no host key. An order that comes later finds it so.
+// failed returns an enabled unit that systemd has given up, which takes only
+// seconds without a host key. A VM that is provisioned later than that finds
+// it so.
 func (s SSHDUp) failed(ctx context.Context, m *Machine, units sshdUnits) string {
 	if s.Systemctl == "" {
 		return ""
@@ -236,18 +239,18 @@ func (s SSHDUp) systemctl(ctx context.Context, m *Machine, verb, unit string) {
 	if s.Systemctl == "" {
 		return
 	}
-	// --no-block: the unit may be ordered after ourselves.
+	// --no-block: the unit may be ordered after the agent's unit.
 	if _, err := m.Run.Run(ctx, host.Cmd{Name: s.Systemctl, Args: []string{"--no-block", verb, unit}, Timeout: toolTimeout}); err != nil {
 		m.Log.Debug().Err(err).Str("unit", unit).Str("verb", verb).Msg("systemctl failed")
 	}
 }
 
-// bootClock is the time since the machine started, asleep or not: the clock
-// by which the kernel says when a process began.
+// bootClock returns the time since the machine started, including suspend. The
+// kernel reports the start of processes by the same clock.
 func bootClock() time.Duration {
 	var ts unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return 1 // long ago, but not never
+		return 1 // early, but not 0, which means never
 	}
 	return time.Duration(ts.Nano())
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// sshdNote is what others say to sshd about the keywords we set: lower-case
-// name to value, empty for nothing.
+// sshdNote has the values that other files set for the agent's keywords:
+// lower-case name to value, empty if none.
 type sshdNote map[string]string
 
-// say is what the configuration says without us.
+// sayOthers returns what the configuration says without the agent's lines.
 func sayOthers(conf []directive, keys []string) sshdNote {
 	n := sshdNote{}
 	conf = others(conf)
@@ -37,7 +37,7 @@ func (n sshdNote) save(r host.Root, name string) error {
 	return r.WriteFile(name, append(b, '\n'), 0o600)
 }
 
-// ourKeys are the keywords that we set, with what they are set to.
+// ourKeys returns the keywords that the agent sets, and their values.
 func ourKeys(conf []directive) (keys []string, values map[string]string) {
 	values = map[string]string{}
 	for _, d := range conf {
@@ -49,7 +49,7 @@ func ourKeys(conf []directive) (keys []string, values map[string]string) {
 	return keys, values
 }
 
-// remember keeps what others say now, so that a later change is noticed.
+// remember saves the values in other files, so that a later change is noticed.
 func (s ConfigureSSHD) remember(r host.Root) error {
 	conf := readSSHD(r, s.Main, s.Dir, nil)
 	keys, _ := ourKeys(conf)
@@ -59,11 +59,12 @@ func (s ConfigureSSHD) remember(r host.Root) error {
 	return sayOthers(conf, keys).save(r, s.Note)
 }
 
-// YieldSSHD takes back what we said to sshd at provisioning where somebody
-// says otherwise since: our lines are read first, so the edit of an
-// administrator, or of VMAccess for a customer who is locked out, would
-// never count. What was there before us, or says the same, changes nothing.
-// It returns the keywords that were given up; sshd has been told then.
+// YieldSSHD removes the agent's sshd settings from provisioning for which
+// another file has since been given a different value. The agent's lines are
+// read first, so an edit of an administrator, or of VMAccess for a customer
+// who is locked out, would otherwise have no effect. Values that were there
+// before, or that are the same, change nothing. It returns the keywords that
+// were removed; sshd has been reloaded then.
 func (m *Machine) YieldSSHD(ctx context.Context) ([]string, error) {
 	r, o := m.Root, m.Options
 	var f Facts
@@ -77,7 +78,7 @@ func (m *Machine) YieldSSHD(ctx context.Context) ([]string, error) {
 	now := sayOthers(conf, keys)
 	before := sshdNote{}
 	if !readJSON(r, note, &before) {
-		return nil, now.save(r, note) // whatever there is, was there before
+		return nil, now.save(r, note) // values from before the first note are not changes
 	}
 	var given []string
 	for _, k := range keys {
@@ -101,7 +102,8 @@ func (m *Machine) YieldSSHD(ctx context.Context) ([]string, error) {
 		return nil, fail(CodeSSHD, "failed to update sshd config", err)
 	}
 	if v := s.ask(ctx, m, nil); v.err != nil {
-		// It does not start with the edit either; that is not for us to mend.
+		// sshd does not start with the edit either, which is not the agent's
+		// to repair.
 		return nil, fail(CodeSSHD, "failed to update sshd config", errors.Join(v.err, undo()))
 	}
 	if err := now.save(r, note); err != nil {
@@ -111,7 +113,7 @@ func (m *Machine) YieldSSHD(ctx context.Context) ([]string, error) {
 	return given, SSHDUp{PidFile: f.SSHDSet["pidfile"]}.Apply(ctx, m)
 }
 
-// properName is how the manual spells a keyword.
+// properName returns a keyword as sshd_config(5) spells it.
 func properName(key string) string {
 	for _, n := range []string{"PasswordAuthentication", "KbdInteractiveAuthentication", "ChallengeResponseAuthentication", "ClientAliveInterval"} {
 		if strings.EqualFold(n, key) {

@@ -12,10 +12,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Sudo lets the user become root: with a password if there is one, without
-// if there is none. The file is the classic <SudoersDir>/waagent, because
-// VMAccess adds users there and removes them from there; lines of others in
-// it are kept.
+// Sudo lets the user become root: with the password if there is one, else
+// without. The file is <SudoersDir>/waagent, as with the classic agent,
+// because VMAccess adds and removes users there; other lines in it are kept.
 type Sudo struct {
 	User       string
 	NoPassword bool
@@ -68,7 +67,7 @@ func (s Sudo) Apply(ctx context.Context, m *Machine) error {
 			if text != "" && !strings.HasSuffix(text, "\n") {
 				text += "\n"
 			}
-			// The old spelling is the one every sudo knows.
+			// Every version of sudo knows this old spelling.
 			if err := s.replace(ctx, m, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440); err != nil {
 				return bad(err)
 			}
@@ -173,8 +172,8 @@ const (
 	doasFile = "azguest.conf"
 )
 
-// doas writes the user's rule. Those of others, as of the account that the
-// machine was ordered with, stay.
+// doas writes the user's rule. Other rules in the file, such as that of the
+// provisioned account, stay.
 func (s Sudo) doas(m *Machine, bad func(error) error) error {
 	if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
 		return bad(err)
@@ -198,7 +197,8 @@ func (s Sudo) doas(m *Machine, bad func(error) error) error {
 	return nil
 }
 
-// doasRule reports whether a line is one that doas writes for the user.
+// doasRule reports whether a line is a rule of the user as Sudo.doas writes
+// it.
 func doasRule(f []string, user string) bool {
 	return slices.Equal(f, []string{"permit", user}) || slices.Equal(f, []string{"permit", "nopass", user})
 }

@@ -11,9 +11,10 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// CreateUser makes the account. One that exists is kept as it is, only
-// groups are added. A ledger remembers the accounts that are ours, so that
-// a home which a power cut left half made can be told from somebody's own.
+// CreateUser makes the account. An existing account is kept, and only groups
+// are added. A ledger lists the accounts that the agent made, so that a home
+// that a power cut left incomplete can be distinguished from an existing
+// user's home.
 type CreateUser struct {
 	Name, Home, HomeDir, Shell string
 	Groups                     []string
@@ -44,7 +45,7 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 	if err != nil {
 		return bad(err)
 	}
-	cut := have && ours.Making == s.Name // the one before us came to no end
+	cut := have && ours.Making == s.Name // an earlier attempt was interrupted
 	if cut {
 		if have, err = s.whole(ctx, m, acct); err != nil {
 			return bad(err)
@@ -64,8 +65,9 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 		}
 	}
 	if !have {
-		// useradd says "exists" but the file does not: LDAP, userdb. The
-		// account is somebody else's to keep; its home is not ours to make.
+		// useradd reports that the account exists, but /etc/passwd does not
+		// have it (LDAP, userdb). Such an account is not changed, and no home
+		// is made.
 		return s.groups(ctx, m, bad)
 	}
 	if slices.Contains(ours.Users, s.Name) {
@@ -83,9 +85,9 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 	return s.groups(ctx, m, bad)
 }
 
-// create runs the tool that makes the account, with the number uid if it has
-// one. Otherwise the tool chooses, unless that number was an account's of ours
-// before, or something is left of one that had it.
+// create runs the tool that makes the account, with the given uid if it is not
+// 0. Otherwise the tool chooses a UID, unless that one was used by a removed
+// account, or files or processes with it remain.
 func (s CreateUser) create(ctx context.Context, m *Machine, uid int) error {
 	if uid != 0 || m.numberTaken() {
 		return m.withUID(uid, func(uid int) error { return s.run(ctx, m, "-u", strconv.Itoa(uid)) })
@@ -114,8 +116,8 @@ func (s CreateUser) run(ctx context.Context, m *Machine, uid ...string) error {
 	return err
 }
 
-// tool is the command that makes the account: about says what is special about
-// it, uid is its number where the tool does not choose one.
+// tool returns the command that makes the account. about is additional
+// arguments, uid those that set the UID if the tool must not choose one.
 func (s CreateUser) tool(about, uid []string) (host.Cmd, error) {
 	var args []string
 	switch s.Tool {
@@ -146,7 +148,7 @@ func (s CreateUser) tool(about, uid []string) (host.Cmd, error) {
 	return host.Cmd{Name: s.Tool, Args: append(args, s.Name), Timeout: toolTimeout}, nil
 }
 
-// option is an argument that is given under a condition.
+// option returns the arguments if the condition given is true.
 func option(given bool, args ...string) []string {
 	if !given {
 		return nil
@@ -154,12 +156,12 @@ func option(given bool, args ...string) []string {
 	return args
 }
 
-// whole says that an account has everything that the tool writes for one. If
-// the power went in the middle of it, some of the files have it and some
-// don't; what is there is removed then, and the home kept, so that the tool
-// can do it again.
+// whole reports whether an account has everything that the tool writes. After
+// a power cut some files have it and some do not; the account is then removed,
+// except its home, so that the tool can make it again.
 func (s CreateUser) whole(ctx context.Context, m *Machine, acct host.Account) (bool, error) {
-	// Without the power cut, only we may have ended, and the tool goes on.
+	// If only the agent was interrupted, the tool may still be running; wait
+	// for its locks.
 	unlock, err := m.Root.LockAccounts(ctx)
 	if err != nil {
 		return false, err
@@ -181,7 +183,8 @@ func (s CreateUser) whole(ctx context.Context, m *Machine, acct host.Account) (b
 	return have, err
 }
 
-// missing names a file in which an account should have a line and has none.
+// missing returns a file in which the account has no line although it should;
+// empty if there is none.
 func (s CreateUser) missing(r host.Root, acct host.Account) (string, error) {
 	groups, err := r.Groups()
 	if err != nil {
@@ -237,8 +240,8 @@ func (s CreateUser) groups(ctx context.Context, m *Machine, bad func(error) erro
 	return nil
 }
 
-// inGshadow says that /etc/gshadow has the member too, which usermod writes
-// after /etc/group, or has nothing to say of the group.
+// inGshadow reports whether /etc/gshadow, which usermod writes after
+// /etc/group, has the member too, or has no line for the group.
 func inGshadow(r host.Root, group, member string) bool {
 	b, err := r.ReadFile("/etc/gshadow")
 	if err != nil {

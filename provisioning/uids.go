@@ -15,19 +15,19 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// uidLedger is which numbers the accounts had that were removed. Whoever gets
-// one of them gets the files with it, and what was left running.
+// uidLedger lists the UIDs of removed accounts. A new account with such a UID
+// would own the files and processes that remain.
 type uidLedger struct {
-	// Last is the highest of them, of any boot: the next account gets one above
-	// it, so that a number comes again only when all have been used.
+	// Last is the highest of them, from any boot. The next account gets a
+	// higher one, so that a UID is reused only when all have been used.
 	Last int `json:"last,omitempty"`
-	// Boot, and the numbers of accounts that were removed in it. They are not
-	// given again before the next one, whatever happens.
+	// Boot is the id of this boot, Given are the UIDs of accounts that were
+	// removed in it. They are never reused in the same boot.
 	Boot  string            `json:"boot,omitempty"`
 	Given []process.IDRange `json:"given,omitempty"`
 }
 
-// maxGiven bounds the ledger. Numbers are given in order, so there is hardly
+// maxGiven bounds the ledger. UIDs are assigned in order, so there is hardly
 // ever more than one range.
 const maxGiven = 1000
 
@@ -35,7 +35,7 @@ func (m *Machine) uidsName() string { return path.Join(m.Options.Dir(), "uids.js
 
 func (m *Machine) readUIDs() uidLedger {
 	var l uidLedger
-	readJSON(m.Root, m.uidsName(), &l) // damaged is as good as none
+	readJSON(m.Root, m.uidsName(), &l) // a damaged file is ignored
 	if boot := m.Root.BootID(); l.Boot != boot {
 		l.Boot, l.Given = boot, nil
 	}
@@ -54,8 +54,8 @@ func (l uidLedger) given(uid int) bool {
 	return slices.ContainsFunc(l.Given, func(g process.IDRange) bool { return g.Has(uid) })
 }
 
-// add notes a number. Ranges that touch become one; of too many, those closest
-// to each other, with what is between them.
+// add adds a UID. Adjacent ranges are joined. If there are too many, the
+// closest ones are joined too, including the UIDs between them.
 func (l *uidLedger) add(uid int) {
 	if !l.given(uid) {
 		l.Given = append(l.Given, process.IDRange{First: uid, Last: uid})
@@ -76,7 +76,7 @@ func (l *uidLedger) add(uid int) {
 	}
 }
 
-// uidRange is the range for people's accounts.
+// uidRange returns the range of UIDs for ordinary users.
 func uidRange(r host.Root) process.IDRange {
 	out, defs := process.IDRange{First: 1000, Last: 60000}, r.LoginDefs()
 	if n, err := strconv.Atoi(defs["UID_MIN"]); err == nil && n > 0 {
@@ -88,7 +88,7 @@ func uidRange(r host.Root) process.IDRange {
 	return out
 }
 
-// retireUID notes that a number must not be given again.
+// retireUID records that a UID must not be reused.
 func (m *Machine) retireUID(uid int) error {
 	l := m.readUIDs()
 	last := l.Last
@@ -103,7 +103,7 @@ func (m *Machine) retireUID(uid int) error {
 	return l.write(m)
 }
 
-// freeUID chooses a number for a new account, other than those in not.
+// freeUID returns a UID for a new account, other than those in not.
 func (m *Machine) freeUID(not []int) (int, error) {
 	l, ids := m.readUIDs(), uidRange(m.Root)
 	used, err := m.usedUIDs()
@@ -124,8 +124,8 @@ func (m *Machine) freeUID(not []int) (int, error) {
 	return 0, fmt.Errorf("no free UID from %d to %d: all are in use or were used since boot", ids.First, ids.Last)
 }
 
-// numberTaken reports whether the number that a tool would choose by itself, the
-// next after the highest, must not be given.
+// numberTaken reports whether the UID that a tool would choose by itself, the
+// highest one plus 1, must not be used.
 func (m *Machine) numberTaken() bool {
 	l, ids := m.readUIDs(), uidRange(m.Root)
 	used, err := m.usedUIDs()
@@ -142,8 +142,8 @@ func (m *Machine) numberTaken() bool {
 	return used[next]
 }
 
-// usedUIDs are the numbers that accounts have, and those without an account of
-// which something is left: a process, a home, a job, mail.
+// usedUIDs returns the UIDs of accounts, and those without an account of which
+// something is left: a process, a home, a job, mail.
 func (m *Machine) usedUIDs() (map[int]bool, error) {
 	r := m.Root
 	used := map[int]bool{}
@@ -166,7 +166,7 @@ func (m *Machine) usedUIDs() (map[int]bool, error) {
 		}
 	}
 	for _, dir := range append([]string{m.Options.HomeDir, "/run/user"}, append(crontabDirs, append(jobDirs, mailDirs...)...)...) {
-		_ = eachOwned(r, dir, func(_ *host.Dir, _ string, uid int) error { // no directory, nothing left in it
+		_ = eachOwned(r, dir, func(_ *host.Dir, _ string, uid int) error { // a directory that is missing has no owners
 			used[uid] = true
 			return nil
 		})
@@ -174,7 +174,7 @@ func (m *Machine) usedUIDs() (map[int]bool, error) {
 	return used, nil
 }
 
-// eachOwned calls f for each name in a directory with the number of its owner.
+// eachOwned calls f for each name in a directory, with the UID of its owner.
 func eachOwned(r host.Root, dir string, f func(d *host.Dir, name string, uid int) error) error {
 	d, err := r.OpenDir(dir, nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -185,11 +185,12 @@ func eachOwned(r host.Root, dir string, f func(d *host.Dir, name string, uid int
 	}
 	defer func() { _ = d.Close() }()
 	var errs []error
-	// However many there are: others can make as many as they like.
+	// The number of names is not limited: other users can make any number of
+	// them.
 	err = d.EachName(func(n string) {
 		fi, err := d.Lstat(n)
 		if err != nil {
-			return // gone meanwhile
+			return // removed meanwhile
 		}
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 			if err := f(d, n, int(st.Uid)); err != nil && !errors.Is(err, os.ErrNotExist) && len(errs) < 10 {

@@ -15,11 +15,12 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// ErrDeclined says that the person at the keyboard did not want it.
+// ErrDeclined means that the user did not confirm.
 var ErrDeclined = errors.New("not confirmed, nothing changed")
 
-// Apply does what was planned. An action that fails does not stop the
-// others; all failures come back joined. done is told of each, may be nil.
+// Apply applies the planned actions. An action that fails does not stop the
+// others; all failures are returned joined. done, which may be nil, is called
+// after each action.
 func Apply(ctx context.Context, sys *provisioning.System, o Options, actions []Action, done func(Action, error)) error {
 	m := o.machine(sys)
 	var errs []error
@@ -36,7 +37,7 @@ func Apply(ctx context.Context, sys *provisioning.System, o Options, actions []A
 			done(a, err)
 		}
 	}
-	// The next thing that happens is that somebody copies the disk.
+	// The disk may be copied next.
 	unix.Sync()
 	return errors.Join(errs...)
 }
@@ -71,16 +72,16 @@ func apply(ctx context.Context, m *provisioning.Machine, a Action) error {
 	return fmt.Errorf("unknown action %q", a.Kind)
 }
 
-// Mode is how Deprovision goes about it.
+// Mode selects how Deprovision works.
 type Mode struct {
 	Force bool // do not ask
 	Plan  bool // only show
 	JSON  bool // with Plan: as JSON
 }
 
-// Deprovision is the classic command: it says what will be lost, asks, and
-// does it. Anything that begins with y is yes. An error means that something
-// is left, and the command ends with a status other than zero.
+// Deprovision is the classic command: it shows what will be removed, asks, and
+// removes it. An answer that begins with y means yes. After an error something
+// may be left, and the command must end with a non-zero status.
 func Deprovision(ctx context.Context, sys *provisioning.System, o Options, m Mode, in io.Reader, out io.Writer) error {
 	actions, warnings := Plan(sys.Root, o)
 	if m.Plan && m.JSON {

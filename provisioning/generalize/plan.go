@@ -1,12 +1,12 @@
-// Package generalize takes everything out of a machine that belongs to one
-// VM, so that its disk can become an image: what the classic command calls
-// deprovision (provisioning/SPEC.md §14), and the look at an image whether
-// something was left.
+// Package generalize removes everything from a machine that belongs to one VM,
+// so that its disk can become an image. The classic command for this is called
+// deprovision (provisioning/SPEC.md §14). The package also checks whether an
+// image still contains such data.
 //
-// [Plan] only reads. It lists what is there to be done and nothing else, so
-// the plan of a clean machine is empty and a second run does nothing. [Apply]
-// does it, [Verify] looks at an image. The package imports agent/host, ovf and
-// provisioning, which takes back what it has made.
+// [Plan] only reads. It lists only what needs to be done, so the plan of a
+// clean machine is empty and a second run does nothing. [Apply] carries it
+// out, [Verify] checks an image. The package imports agent/host, ovf and
+// provisioning, which can remove what it has made.
 package generalize
 
 import (
@@ -28,8 +28,8 @@ const (
 	Empty    Kind = "empty"   // a file becomes empty, with its mode
 	Write    Kind = "write"   // a file gets new content
 	Command  Kind = "command" // a program is run
-	LockRoot Kind = "lock"    // root's password
-	SSHD     Kind = "sshd"    // our settings leave sshd's configuration
+	LockRoot Kind = "lock"    // root's password is locked
+	SSHD     Kind = "sshd"    // the agent's settings are removed from sshd's configuration
 	DelUser  Kind = "userdel" // an account with its home
 	StopUnit Kind = "stop"    // a service
 )
@@ -64,7 +64,7 @@ func (a Action) String() string {
 	return "remove " + a.Path + ": " + a.Why
 }
 
-// Options says what is to go.
+// Options selects what is removed.
 type Options struct {
 	Machine provisioning.Options // paths, DeleteRootPassword
 	LogDir  string               // logs of extensions, /var/log/azure
@@ -72,13 +72,13 @@ type Options struct {
 	Service string               // the agent's unit, to be stopped first; empty: leave it
 }
 
-// machine is what provisioning knows of the machine that is cleaned.
+// machine returns the machine that is cleaned.
 func (o Options) machine(sys *provisioning.System) *provisioning.Machine {
 	return provisioning.NewMachine(sys, o.Machine, provisioning.Identity{})
 }
 
-// Plan lists what has to be done, in order. Warnings are what it cannot
-// know, in words.
+// Plan lists what has to be done, in order. Warnings are texts about what it
+// could not find out.
 func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	m := o.machine(&provisioning.System{Root: r})
 	if o.LogDir == "" {
@@ -88,8 +88,8 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 	if o.Service != "" && r.Exists("/run/systemd/system") {
 		p.add(Action{Kind: StopUnit, Path: o.Service, Why: "it would write the state again"})
 	}
-	// First, because the account's name stands in files that go, and a second
-	// run after one that was cut off needs to find it.
+	// First, because later actions remove files with the account's name, which
+	// a second run after an interrupted one would need.
 	if o.User {
 		users := p.users(m)
 		if len(users) == 0 {
@@ -99,7 +99,7 @@ func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
 			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
 		}
 		if len(users) > 0 && !r.Exists(m.Options.Dir()) {
-			// What is noted there meanwhile.
+			// The deletion of an account keeps notes in this directory.
 			p.add(Action{Kind: Remove, Path: m.Options.Dir(), Why: "state of this VM"})
 		}
 		p.glob(Remove, "sudo rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
@@ -155,8 +155,9 @@ func (p *planner) glob(kind Kind, why string, patterns ...string) {
 	}
 }
 
-// users are the accounts that the platform had made: named by the document,
-// or by our own ledger. Only those that exist, and never root.
+// users returns the accounts to delete: those that the document or the agent's
+// ledger names, if they exist, and those whose removal was interrupted; never
+// root.
 func (p *planner) users(m *provisioning.Machine) []string {
 	var names []string
 	if b, err := p.r.ReadFile(m.Options.Lib + "/ovf-env.xml"); err == nil {
@@ -185,7 +186,7 @@ func (p *planner) leases() {
 	p.glob(Remove, "network interface names of this VM", "/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules")
 }
 
-// localName is what an image is called.
+// localName is the host name of an image.
 const localName = "localhost.localdomain\n"
 
 func (p *planner) hostName() {
@@ -209,7 +210,8 @@ func (p *planner) hostName() {
 	}
 }
 
-// identity is what machines must not share (machine-id(5), random-seed).
+// identity adds data that machines must not share (machine-id(5),
+// random-seed).
 func (p *planner) identity() {
 	p.glob(Empty, "must be different in each VM", "/etc/machine-id")
 	if fi, err := p.r.Lstat("/var/lib/dbus/machine-id"); err == nil && fi.Mode().IsRegular() {
@@ -219,8 +221,8 @@ func (p *planner) identity() {
 	p.glob(Empty, "KVP data of this VM", "/var/lib/hyperv/.kvp_pool_*")
 }
 
-// cloudInit lets cloud-init clean up after itself, and does it where it is
-// not installed any more.
+// cloudInit adds a call of "cloud-init clean", or the removal of cloud-init's
+// state if cloud-init is no longer installed.
 func (p *planner) cloudInit() {
 	has := p.r.Exists("/usr/bin/cloud-init") || p.r.Exists("/usr/local/bin/cloud-init")
 	used := false
@@ -237,8 +239,8 @@ func (p *planner) cloudInit() {
 	p.glob(Remove, "state of cloud-init", "/var/lib/cloud/instance", "/var/lib/cloud/instances", "/var/lib/cloud/data", "/var/lib/cloud/sem", "/var/log/cloud-init*.log")
 }
 
-// resolvConf goes only if it is a plain file that no service manages: a link
-// belongs to resolved, resolvconf or NetworkManager.
+// resolvConf empties /etc/resolv.conf if it is a regular file. A link belongs
+// to resolved, resolvconf or NetworkManager.
 func (p *planner) resolvConf() {
 	const name = "/etc/resolv.conf"
 	fi, err := p.r.Lstat(name)
@@ -248,7 +250,7 @@ func (p *planner) resolvConf() {
 	p.add(Action{Kind: Empty, Path: name, Why: "name servers of this network"})
 }
 
-// JSON is the plan for machines.
+// JSON encodes the plan.
 func JSON(actions []Action, warnings []string) ([]byte, error) {
 	if actions == nil {
 		actions = []Action{}

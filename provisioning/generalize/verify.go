@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Profile is a set of demands on an image.
+// Profile is a set of requirements for an image.
 type Profile string
 
 const (
@@ -23,12 +23,12 @@ const (
 	Immutable   Profile = "immutable"
 )
 
-// Profiles lists them.
+// Profiles lists all profiles.
 func Profiles() []Profile { return []Profile{Marketplace, CIS, Immutable} }
 
-// A Finding is something about an image that its maker should know.
+// A Finding is something about an image that its author should know.
 type Finding struct {
-	Fatal bool   `json:"fatal"` // the image must not be published so
+	Fatal bool   `json:"fatal"` // the image must not be published like this
 	Path  string `json:"path,omitempty"`
 	Text  string `json:"text"`
 }
@@ -44,9 +44,9 @@ func (f Finding) String() string {
 	return "note " + s
 }
 
-// Verify looks at the root file system of an image, mounted or unpacked
-// anywhere, and changes nothing. Everything that generalize would remove is
-// a finding, and so is every secret.
+// Verify checks the root file system of an image, mounted or unpacked
+// anywhere, and changes nothing. Everything that generalize would remove is a
+// finding, and so is every secret.
 func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
 	o.Machine.DeleteRootPassword, o.User = true, true
 	if !slices.Contains(Profiles(), profile) {
@@ -87,16 +87,17 @@ func (v *verifier) note(path, format string, args ...any) {
 	v.out = append(v.out, Finding{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
-// Bounds of the look for secrets: of one directory of the image, and of all.
+// Limits of the search for secrets: files below one directory of the image,
+// bytes in total, size of one file.
 const (
 	verifyFiles = 50_000
 	verifyBytes = 2 << 30
 	secretSize  = 1 << 20 // a key is smaller
 )
 
-// secrets looks for private keys and tokens where people leave them. Anything
-// may be in an image that others have worked in, and it may be in use: nothing
-// is followed, nothing waited for, and nothing read that is larger than a key.
+// secrets searches for private keys and tokens in the usual directories. The
+// image may have been changed by others and may be in use: links are not
+// followed, nothing is waited for, and files larger than a key are not read.
 func (v *verifier) secrets() {
 	left := int64(verifyBytes)
 	for _, top := range []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"} {
@@ -146,7 +147,7 @@ func looksSecret(b []byte) bool {
 		return false
 	}
 	line, _, _ := bytes.Cut(b[i:], []byte("\n"))
-	// A program that knows the marker is not a key.
+	// A binary program that contains this text is not a key.
 	return bytes.Contains(line, []byte("PRIVATE KEY-----")) && !bytes.Contains(b, []byte{0}) && bytes.Contains(b, []byte("-----END "))
 }
 
@@ -171,7 +172,7 @@ func (v *verifier) accounts() {
 	}
 }
 
-// marketplace is what certification for the marketplace checks.
+// marketplace checks what the certification for the marketplace requires.
 func (v *verifier) marketplace() {
 	if s, ok := v.m.SSHDValue("ClientAliveInterval"); ok {
 		if n, err := strconv.Atoi(s); err != nil || n < 30 || n > 235 {
@@ -205,8 +206,8 @@ func (v *verifier) cis() {
 	slices.SortFunc(v.out, func(a, b Finding) int { return strings.Compare(a.Path+a.Text, b.Path+b.Text) })
 }
 
-// immutable is for images whose /usr cannot be written: the agent must find
-// its places elsewhere.
+// immutable checks images whose /usr cannot be written: the agent needs other
+// directories.
 func (v *verifier) immutable() {
 	for _, dir := range []string{"/var/lib", "/var/log", "/run"} {
 		if !v.r.Exists(dir) {

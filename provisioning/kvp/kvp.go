@@ -1,10 +1,10 @@
-// Package kvp writes the pool through which a Hyper-V guest tells its host
-// key-value pairs: a file of fixed-size records that the kernel's daemon
+// Package kvp writes the pool through which a Hyper-V guest passes key-value
+// pairs to its host: a file of fixed-size records that a daemon in the guest
 // reads (provisioning/SPEC.md §9.8).
 //
-// The host collects the pool when it receives the health report, so flush,
-// which every function here does, before the report is posted. Begin with
-// [Open]. The package imports agent/host alone.
+// The host collects the pool when it receives the health report, so the pool
+// must be synced before the report is posted; every function here does that.
+// Begin with [Open]. The package imports only agent/host.
 package kvp
 
 import (
@@ -29,12 +29,12 @@ const (
 	KeySize    = 512
 	ValueSize  = 2048
 	RecordSize = KeySize + ValueSize
-	// MaxRecords is what the daemon reads of a pool.
+	// MaxRecords is how many records of a pool the daemon reads.
 	MaxRecords = 1024
 )
 
-// What survives the way to the host: the kernel turns the text into UTF-16
-// and loses the last unit of each field, silently.
+// Limits of what reaches the host: the kernel converts the text to UTF-16 and
+// silently drops the last unit of each field.
 const (
 	MaxKey   = 254  // UTF-16 units
 	MaxValue = 1022 // UTF-16 units
@@ -43,7 +43,7 @@ const (
 // GuestPool is the pool a guest writes and the host reads.
 const GuestPool = "/var/lib/hyperv/.kvp_pool_1"
 
-// ErrNoPool says that there is no directory for the pool: no Hyper-V, or no
+// ErrNoPool means that there is no directory for the pool: no Hyper-V, or no
 // daemon that would read it.
 var ErrNoPool = errors.New("no KVP pool on this machine")
 
@@ -56,13 +56,13 @@ type Pool struct {
 	name string
 }
 
-// Open names the guest's pool. The file is made when first written.
+// Open returns the guest's pool. The file is made when it is first written.
 func Open(r host.Root) *Pool { return &Pool{root: r, name: GuestPool} }
 
-// Set puts a key's value into the pool: the first record of that key is
-// overwritten and further ones are removed, or a record is appended. Text
-// that is too long for the channel is an error, because a cut value arrives
-// as another value; see Fit.
+// Set writes values to the pool: the first record of a key is overwritten and
+// further ones are removed, or a record is appended. Text that is too long for
+// the channel is an error, because the host would receive another value; see
+// Fit.
 func (p *Pool) Set(ctx context.Context, recs ...Record) error {
 	for _, rec := range recs {
 		if err := check(rec); err != nil {
@@ -97,7 +97,7 @@ func upsert(have []Record, rec Record) []Record {
 	return out
 }
 
-// Delete takes keys out of the pool.
+// Delete removes keys from the pool.
 func (p *Pool) Delete(ctx context.Context, keys ...string) error {
 	return p.edit(ctx, func(have []Record) ([]Record, error) {
 		var out []Record
@@ -114,9 +114,9 @@ func (p *Pool) Delete(ctx context.Context, keys ...string) error {
 	})
 }
 
-// DropStale empties the pool if it was written before this boot: what it
-// says is about a machine that is gone. Called again in the same boot it
-// does nothing, so it never takes away what another agent has just written.
+// DropStale empties the pool if it was written before this boot, because its
+// records are obsolete. Called again in the same boot it does nothing, so it
+// never removes what another agent has just written.
 func (p *Pool) DropStale(ctx context.Context) error {
 	boot, err := p.root.BootTime()
 	if err != nil {
@@ -130,7 +130,8 @@ func (p *Pool) DropStale(ctx context.Context) error {
 		return fmt.Errorf("drop stale KVP records: %w", err)
 	}
 	defer unlock()
-	// Looked at under the lock: somebody may have written while we waited.
+	// Checked under the lock: another process may have written the pool while
+	// this one waited.
 	fi, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("drop stale KVP records: %w", err)
@@ -144,7 +145,7 @@ func (p *Pool) DropStale(ctx context.Context) error {
 	return f.Sync()
 }
 
-// Read returns the records, in order. A rest that is no whole record is left
+// Read returns the records, in order. An incomplete record at the end is left
 // out.
 func (p *Pool) Read(ctx context.Context) ([]Record, error) {
 	f, unlock, err := p.lock(ctx, false)
@@ -177,7 +178,8 @@ func (p *Pool) edit(ctx context.Context, fn func([]Record) ([]Record, error)) er
 	if bytes.Equal(before, after) {
 		return nil
 	}
-	// In place: the daemon holds the file open, a rename would be lost on it.
+	// In place: the daemon keeps the file open and would not see a renamed
+	// one.
 	if _, err := f.WriteAt(after, 0); err != nil {
 		return fmt.Errorf("write KVP: %w", err)
 	}
@@ -190,7 +192,7 @@ func (p *Pool) edit(ctx context.Context, fn func([]Record) ([]Record, error)) er
 	return nil
 }
 
-// lockWait bounds how long somebody else may hold the pool.
+// lockWait limits how long to wait for another process that holds the lock.
 const lockWait = 5 * time.Second
 
 // lock opens the pool and takes both kinds of lock: the daemon uses fcntl,
@@ -256,7 +258,8 @@ func encodeAll(recs []Record) []byte {
 	b := make([]byte, len(recs)*RecordSize)
 	for i, r := range recs {
 		at := b[i*RecordSize:]
-		// A record of somebody else's may fill its field to the last byte.
+		// No NUL is required at the end: a record of another program may fill
+		// its fields completely.
 		copy(at[:KeySize], r.Key)
 		copy(at[KeySize:RecordSize], r.Value)
 	}
@@ -279,7 +282,7 @@ func check(r Record) error {
 	return nil
 }
 
-// units is the length of a text in UTF-16.
+// units returns the length of a text in UTF-16 units.
 func units(s string) int {
 	n := 0
 	for _, c := range s {
@@ -288,8 +291,8 @@ func units(s string) int {
 	return n
 }
 
-// Fit makes a text of any origin fit a value: valid UTF-8 without NUL, cut
-// between runes at the number of UTF-16 units, and of bytes, that arrive.
+// Fit shortens a text to fit a value: valid UTF-8 without NUL, cut between
+// runes, at most limit UTF-16 units and less than ValueSize bytes.
 func Fit(s string, limit int) string {
 	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
 	n := 0
@@ -301,7 +304,7 @@ func Fit(s string, limit int) string {
 	return s
 }
 
-// Split cuts a text into pieces that fit a value each, between runes, for
+// Split cuts a text into pieces that each fit a value, between runes, for
 // events that span several records.
 func Split(s string, limit int) []string {
 	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
