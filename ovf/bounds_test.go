@@ -9,8 +9,8 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestSEC4Memory: what it takes to read the worst documents of the allowed size,
-// from a medium that has custom data of that size, too.
+// TestSEC4Memory limits the memory for reading the worst documents of the
+// allowed size, from a medium that also has custom data of that size.
 func TestSEC4Memory(t *testing.T) {
 	head := `<Environment xmlns:wa="w"><wa:ProvisioningSection><wa:Version>1.0</wa:Version><LinuxProvisioningConfigurationSet>`
 	tail := `</LinuxProvisioningConfigurationSet></wa:ProvisioningSection></Environment>`

@@ -47,7 +47,7 @@ func put(t testing.TB, root host.Root, name string, data []byte) {
 	}
 }
 
-// Plain files stand for devices: what a sandbox without loop devices has.
+// Plain files stand in for devices, so that no loop device is needed.
 func TestSearch(t *testing.T) {
 	bridge := imageBytes(t, "genisoimage-bridge-small.img")
 	plain := imageBytes(t, "genisoimage-plain.img")
@@ -119,11 +119,11 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
-// A medium in trouble is described, device by device.
+// Errors about an unusable medium name each device.
 func TestDiagnosis(t *testing.T) {
 	bridge := imageBytes(t, "genisoimage-bridge-small.img")
 	cut := append([]byte{}, bridge...)
-	clear(cut[256*2048:]) // the anchor and all behind it
+	clear(cut[256*2048:]) // the anchor and everything after it
 	for n := 16; n < 20; n++ {
 		if string(cut[n*2048+1:n*2048+6]) == "CD001" {
 			clear(cut[n*2048 : n*2048+6])
@@ -162,8 +162,8 @@ func TestDiagnosis(t *testing.T) {
 	}
 }
 
-// Somebody else's OVF document is not ours; ours with a fault is reported as
-// what it is.
+// A foreign OVF document does not count as a provisioning document; a damaged
+// one is reported as damaged.
 func TestForeignDocument(t *testing.T) {
 	root := host.Root(t.TempDir())
 	img := imageBytes(t, "genisoimage-plain.img")
@@ -205,7 +205,8 @@ rubbish
 	}
 }
 
-// What is mounted elsewhere is used; what its symlinks point to outside is not.
+// An existing mount is used, but symlinks that lead out of it are not
+// followed.
 func TestMounted(t *testing.T) {
 	root := host.Root(t.TempDir())
 	put(t, root, "/media/a b/OVF_ENV.XML", []byte(linux("<UserName>u</UserName>")))
@@ -234,8 +235,8 @@ func TestMounted(t *testing.T) {
 	}
 }
 
-// A drive that comes late is found; with none, the wait has an end, and so
-// has the context.
+// A drive that appears late is found. Without one the wait ends, and so it
+// does with the context.
 func TestWait(t *testing.T) {
 	img := imageBytes(t, "genisoimage-bridge-small.img")
 	synctest.Test(t, func(t *testing.T) {
@@ -266,7 +267,7 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// A fifo by the name of the document must not stop us for ever.
+// A special file with the name of the document is refused and not opened.
 func TestSpecialFile(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, documentName), 0o700); err != nil {

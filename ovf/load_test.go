@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stuck is a medium whose device does not answer and can't be interrupted.
+// stuck is a medium whose device does not answer and cannot be interrupted.
 type stuck chan struct{}
 
 func (s stuck) Open(context.Context) (*Medium, error) {

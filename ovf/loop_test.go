@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A node by the name of a drive on a loop device: it knows none of a drive's
-// questions, and sysfs calls it something else. This is what a sandbox has.
+// A loop device with the name of a drive: it does not support the ioctls of a
+// drive, and its type in sysfs is another one. Sandboxes have such devices.
 func TestLoopDeviceAsDrive(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

@@ -20,7 +20,7 @@ const (
 	key2 = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAy"
 )
 
-// body is everything below the sections, with a prefix for each name.
+// body returns the sections with their content, each name with the prefix p.
 func body(p string) string {
 	s := `<ProvisioningSection><Version>1.0</Version><LinuxProvisioningConfigurationSet>
  <ConfigurationSetType>LinuxProvisioningConfiguration</ConfigurationSetType>
@@ -108,7 +108,8 @@ func TestSpellings(t *testing.T) {
 	}
 }
 
-// checkRedacted parses the copy: all is there but what must not be.
+// checkRedacted checks that the redacted copy has everything except the
+// secrets.
 func checkRedacted(t *testing.T, doc string, want *Environment) {
 	t.Helper()
 	copied, err := Redacted([]byte(doc))
@@ -131,7 +132,7 @@ func checkRedacted(t *testing.T, doc string, want *Environment) {
 	}
 }
 
-// linux is a document with this inside of the configuration set.
+// linux returns a document with s as the content of the configuration set.
 func linux(s string) string {
 	return `<Environment xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><ProvisioningSection><LinuxProvisioningConfigurationSet>` + s + `</LinuxProvisioningConfigurationSet></ProvisioningSection></Environment>`
 }
@@ -234,7 +235,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// The documents of another agent's tests.
+// Documents from the tests of another agent.
 func TestFixtures(t *testing.T) {
 	dir := os.Getenv("AZGUEST_FIXTURES")
 	if dir == "" {
@@ -261,7 +262,8 @@ func TestFixtures(t *testing.T) {
 				RetainWindowsPEPassInUnattend: new(true), RetainOfflineServicingPassInUnattend: new(true), PreprovisionedVM: new(false),
 			},
 		}
-		// The word CustomData is base64 by accident, of seven and a half bytes.
+		// The word CustomData happens to be valid base64, of seven and a half
+		// bytes.
 		data, err := decodeBase64("CustomData")
 		if err != nil {
 			t.Fatal(err)
@@ -277,7 +279,7 @@ func TestFixtures(t *testing.T) {
 	}
 }
 
-// Nothing that is printed shows a secret.
+// Printing any of the types shows no secret.
 func TestSecretsDoNotPrint(t *testing.T) {
 	e, err := Parse([]byte(linux("<UserPassword>s3cret-1</UserPassword><CustomData>czNjcmV0LTI=</CustomData>")))
 	if err != nil {
@@ -325,7 +327,7 @@ func FuzzParse(f *testing.F) {
 	}))
 }
 
-// TestPaddedWithZeros: a document that was written in whole blocks.
+// TestPaddedWithZeros reads a document that was written in whole blocks.
 func TestPaddedWithZeros(t *testing.T) {
 	doc := linux("<UserName>u</UserName>")
 	got, err := Parse([]byte(doc + strings.Repeat("\x00", 2048-len(doc))))

@@ -16,16 +16,16 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// What one damaged medium may cost.
+// Limits for reading one damaged medium.
 const (
-	stormTime   = 5 * time.Minute // a loaded machine is slow; a loop is for ever
+	stormTime   = 5 * time.Minute // long, because a loaded machine is slow; only an endless loop exceeds it
 	stormMemory = 64 << 20
 )
 
-// TestStorm damages media of all makes at random places, from a seed: bits,
-// numbers, blocks in each other's place, ends cut off; then checksums are made
-// right again, or nothing behind them would be reached. Whatever it is, it is
-// read or refused, soon, and in little memory.
+// TestStorm damages all kinds of media at random places, from a seed: bits,
+// numbers, exchanged blocks, truncated ends. Then it corrects the checksums,
+// so that the damage is not simply rejected. Every medium must be read or
+// refused, in limited time and memory.
 func TestStorm(t *testing.T) {
 	names, err := filepath.Glob("testdata/images/*.gz")
 	if err != nil || len(names) == 0 {
@@ -61,7 +61,7 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// readAll does to an image what Load does to a device.
+// readAll reads an image as Load reads a device.
 func readAll(img []byte) {
 	var volumes []fs.FS
 	if f, err := udf.Open(bytes.NewReader(img), int64(len(img))); err == nil {
@@ -85,8 +85,8 @@ func readAll(img []byte) {
 	}
 }
 
-// damaged is a copy with one to sixteen faults, most of them where something
-// is: images are mostly zeros.
+// damaged returns a copy with one to sixteen faults, most of them in blocks
+// that are not empty, because images consist mostly of zeros.
 func damaged(r *rand.Rand, whole []byte) []byte {
 	const block = 512
 	img := bytes.Clone(whole)
@@ -128,7 +128,7 @@ func damaged(r *rand.Rand, whole []byte) []byte {
 	return img
 }
 
-// tags finds the descriptors of UDF: their tag has the sum of its bytes.
+// tags finds the descriptors of UDF by the checksum of their tag.
 func tags(img []byte) []int {
 	var found []int
 	for at := 0; at+512 <= len(img); at += 512 {
@@ -148,7 +148,7 @@ func sum(tag []byte) (s byte) {
 	return s
 }
 
-// sign makes the checksums of a descriptor right.
+// sign corrects the checksums of a descriptor.
 func sign(b []byte) {
 	n := int(binary.LittleEndian.Uint16(b[10:]))
 	if len(b) < 16+n {

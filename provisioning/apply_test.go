@@ -90,7 +90,8 @@ func TestAFreshMachineOfEachLayoutIsProvisioned(t *testing.T) {
 			} else {
 				conf = m.read("/etc/ssh/sshd_config.d/00-azguest.conf")
 			}
-			// What the image has already is not said again, the rest is.
+			// Values that the image sets already are not written again; the
+			// others are.
 			var said []string
 			for line := range strings.Lines(conf) {
 				if key, value, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasSuffix(key, "Authentication") || key == "ClientAliveInterval" {
@@ -121,8 +122,8 @@ func TestAFreshMachineOfEachLayoutIsProvisioned(t *testing.T) {
 	}
 }
 
-// A crash is a panic out of the observer: nothing after it runs, as with
-// kill -9.
+// crash is the value of a panic in the observer: nothing after it runs, as
+// with kill -9.
 type crash struct{}
 
 func TestAKillAtAnyPointConverges(t *testing.T) {

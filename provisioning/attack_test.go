@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// TestSEC3ARemovalIsNotLedAstray: another user exchanges names in the home and
-// in the spools of one who is being removed.
+// TestSEC3ARemovalIsNotLedAstray exchanges names in the home and the spool
+// directories of an account while it is being removed, as another user could.
 func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -37,8 +37,8 @@ func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
 	}
 }
 
-// TestSEC3AHomeIsNotLedAstray: a user does so in the own home while keys are
-// written there.
+// TestSEC3AHomeIsNotLedAstray does the same in a user's own home while keys
+// are written there.
 func TestSEC3AHomeIsNotLedAstray(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// cloud-init tells the platform Ready before it leaves any other trace.
+// cloud-init reports Ready before it leaves any trace other than its log.
 func TestCloudInitToldReadyByItsLog(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC()

@@ -17,8 +17,8 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// runJIT is what the test binary does inside the sandbox: what the agent does
-// with a list of short-lived accounts.
+// runJIT runs in the test binary inside the sandbox and does what the agent
+// does with a list of short-lived accounts.
 func runJIT(names string) error {
 	sys := provisioning.NewMachine(&provisioning.System{Root: "/", Run: host.Exec{}, Kernel: host.LinuxKernel(), Events: event.Discard{}, Log: zerolog.Nop()}, options(), provisioning.Identity{ID: vmID})
 	if name, ok := strings.CutPrefix(names, "remove:"); ok {
@@ -43,8 +43,8 @@ func runJIT(names string) error {
 	return errors.Join(errs...)
 }
 
-// TestPowerCutWithinJIT: the tools that make and remove a short-lived account
-// are killed in the middle, and we with them. The next look completes it.
+// TestPowerCutWithinJIT kills the tools that make and remove a short-lived
+// account, and the agent, in the middle. The next run must complete the work.
 func TestPowerCutWithinJIT(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
@@ -63,7 +63,8 @@ find /home/ann /etc/sudoers.d/waagent /var/lib/waagent/azguest/removing.json /et
 	none := state()
 	jit("ann")
 	there := state()
-	// The files and the home as they were, but for those named.
+	// undone restores the files and the home as they were, except the files in
+	// done.
 	undone := func(done string) string {
 		return `for f in ` + files + `; do case " ` + done + ` " in *" $f "*) ;; *) cp -p /tmp/before/$f /etc/$f;; esac; done; [ -n "$HOME_DONE" ] || { rm -rf /home/ann; [ ! -d /tmp/before/ann ] || cp -a /tmp/before/ann /home/ann; }`
 	}
@@ -98,7 +99,7 @@ find /home/ann /etc/sudoers.d/waagent /var/lib/waagent/azguest/removing.json /et
 			t.Errorf("%s (-undisturbed +cut):\n%s", tc.name, diff)
 		}
 	}
-	// Who has the name, or the number, by now is left alone.
+	// Another account that has the name or the UID by now is left alone.
 	b.sh(`userdel -f -r ann 2>/dev/null || :; useradd -m -u 1777 bob; mkdir -p /var/lib/waagent/azguest
 echo '[{"Name":"ann","UID":1777,"GID":1777,"Gecos":"JIT_Account","Home":"/home/bob","Shell":"/bin/sh"},{"Name":"bob","UID":1777,"GID":1777,"Gecos":"JIT_Account","Home":"/home/bob","Shell":"/bin/sh"}]' >/var/lib/waagent/azguest/removing.json`)
 	jit("")
@@ -107,8 +108,9 @@ echo '[{"Name":"ann","UID":1777,"GID":1777,"Gecos":"JIT_Account","Home":"/home/b
 	}
 }
 
-// TestAnAttemptThatWasCutOff: files that one step writes one after the other,
-// and what an attempt left behind before it could ask or tell.
+// TestAnAttemptThatWasCutOff covers steps that write several files in turn,
+// and what an attempt leaves if it is interrupted before it has asked or
+// reloaded sshd.
 func TestAnAttemptThatWasCutOff(t *testing.T) {
 	t.Parallel()
 	reboot := func(m *machine) {
@@ -139,7 +141,7 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 		if err := m.root.Remove("/etc/hosts"); err != nil {
 			t.Fatal(err)
 		}
-		m.write("/etc/hosts/x", "", 0o644) // not to be written now
+		m.write("/etc/hosts/x", "", 0o644) // makes writing /etc/hosts fail
 		if err := step(t, m, options(), provisioning.StepHostName); err == nil {
 			t.Fatal("not interrupted")
 		}
@@ -221,7 +223,8 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		first := m.read("/etc/ssh/ssh_host_rsa_key")
-		// Before the ledger: sshd may have shown that key to somebody.
+		// The ledger was not written, but sshd may have shown the key to a
+		// client.
 		m.write("/var/lib/waagent/azguest/hostkeys.json", strings.ReplaceAll(m.read("/var/lib/waagent/azguest/hostkeys.json"), `"rsa":"`, `"x":"`), 0o600)
 		for _, s := range m.provWith(o).Unfinished() {
 			if err := s.Apply(t.Context(), m.prov()); err != nil {

@@ -2,7 +2,7 @@ package provisioning
 
 import "golang.org/x/crypto/ssh"
 
-// Give hands in a key that was made before.
+// Give adds a key that was made before.
 func (m *HostKeyMaker) Give(t string, priv []byte) {
 	k := &hostKey{start: func() {}, done: make(chan struct{}), priv: priv}
 	if signer, err := ssh.ParsePrivateKey(priv); err != nil {

@@ -62,8 +62,8 @@ func TestJITAccounts(t *testing.T) {
 	}
 }
 
-// TestJITAccountApplied: what is done for an account, and undone when only half
-// of it can be. Nothing is done to an account that is not ours.
+// TestJITAccountApplied checks what is done for an account, and that it is
+// undone if only part of it succeeds. Other accounts are not changed.
 func TestJITAccountApplied(t *testing.T) {
 	t.Parallel()
 	const ours, theirs = "ann:x:1500:1500:JIT_Account:/home/ann:/bin/bash", "ann:x:1500:1500:Ann:/home/ann:/bin/bash"
@@ -122,8 +122,8 @@ func TestJITAccountApplied(t *testing.T) {
 }
 
 // TestJITUserWithAnotherComment: the owner of a short-lived account may change
-// its comment, with chfn, and is removed all the same; also if the comment
-// changes between a removal that failed and the next.
+// its comment with chfn, and the account is removed nevertheless, also if the
+// comment changes between a failed removal and the next.
 func TestJITUserWithAnotherComment(t *testing.T) {
 	t.Parallel()
 	until := time.Date(2026, 1, 31, 23, 0, 0, 0, time.UTC)
@@ -160,7 +160,7 @@ func TestJITUserWithAnotherComment(t *testing.T) {
 				t.Fatalf("the user could not be made: %v", steps)
 			}
 			m.write("/etc/passwd", line(uid, comment), 0o644)
-			// As a new life of the agent would see it.
+			// As a restarted agent would see it.
 			f := gather()
 			if steps, warns := provisioning.JITSteps(want, f, provisioning.Options{}, until.Add(-time.Hour)); len(steps)+len(warns) != 0 {
 				t.Errorf("in its time: %v %v", steps, warns)
@@ -183,7 +183,7 @@ func TestJITUserWithAnotherComment(t *testing.T) {
 			if got := m.read("/etc/passwd"); got != passwd {
 				t.Errorf("left:\n%s", got)
 			}
-			// Whoever has the name and the number next is somebody else.
+			// A later account with the same name and UID is another one.
 			m.write("/etc/passwd", line(uid, "Ann"), 0o644)
 			if steps, _ := provisioning.JITSteps(nil, gather(), provisioning.Options{}, until); len(steps) != 0 {
 				t.Errorf("an administrator's account of the same name: %v", steps)

@@ -23,7 +23,7 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// newer is a type that no library knows yet.
+// newer returns a key of a type that the library does not know.
 func newer() string {
 	b := append([]byte{0, 0, 0, 20}, "ssh-mldsa-65@openssh"...)
 	b = append(b, 0, 0, 0, 4, 1, 2, 3, 4)
@@ -120,7 +120,8 @@ func FuzzParseKeys(f *testing.F) {
 	}))
 }
 
-// provisioned makes a machine whose user exists, and the keys step for it.
+// provisioned makes a machine whose user exists, and returns it with the step
+// that adds the keys and the user's home.
 func provisioned(t *testing.T, layout string, keys ...provisioning.Key) (*machine, provisioning.Step, string) {
 	t.Helper()
 	m := newMachine(t, layout)
@@ -170,7 +171,7 @@ func TestKeysGoWhereSSHDLooks(t *testing.T) {
 			}
 			m.write("/etc/ssh/sshd_config", tc.conf, 0o644)
 			err := step.Apply(t.Context(), m.prov())
-			// The customer would wonder why no key works.
+			// Without a key file no key works, so there must be a warning.
 			if _, warned := errors.AsType[*provisioning.Warning](err); err != nil && !warned || warned != (tc.name == "none") {
 				t.Fatal(err)
 			}

@@ -18,7 +18,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// A machine is a synthetic root with account tools that behave.
+// A machine is a synthetic root with simulated account tools.
 type machine struct {
 	t    *testing.T
 	root host.Root
@@ -26,16 +26,16 @@ type machine struct {
 	mu   sync.Mutex
 	name string // kernel's host name
 	sigs []string
-	keys *provisioning.HostKeyMaker // shared by tests that are about something else
+	keys *provisioning.HostKeyMaker // shared by tests that do not test host keys
 }
 
-// sharedKeys are made once, for tests that are about something else: an RSA key
+// sharedKeys are made once, for tests that do not test host keys: an RSA key
 // takes longer than all the rest.
 var sharedKeys = sync.OnceValue(func() *provisioning.HostKeyMaker {
 	return provisioning.MakeHostKeys(provisioning.HostKeyTypes(false))
 })
 
-// prov is the machine as the package sees it.
+// prov returns the machine with the default options of the tests.
 func (m *machine) prov() *provisioning.Machine { return m.provWith(options()) }
 
 func (m *machine) provWith(o provisioning.Options) *provisioning.Machine {
@@ -84,8 +84,8 @@ func (m *machine) program(names ...string) {
 	}
 }
 
-// newMachine makes the layout of a distribution. The numbers of the created
-// user are those of the test process, so that it also works without root.
+// newMachine makes the layout of a distribution. The created user has the UID
+// and GID of the test process, so that the tests also work without root.
 func newMachine(t *testing.T, layout string) *machine {
 	t.Helper()
 	m := &machine{t: t, root: host.Root(t.TempDir()), run: &hosttest.Runner{Answers: map[string]hosttest.Answer{}}, name: "localhost"}
@@ -178,8 +178,8 @@ func newMachine(t *testing.T, layout string) *machine {
 	return m
 }
 
-// tree is every file below the root with mode and content, for comparing
-// two machines. Hashes and keys, which are random, are replaced.
+// tree returns every file below the root with mode and content, to compare two
+// machines. Hashes and keys, which are random, are replaced.
 func (m *machine) tree() map[string]string {
 	m.t.Helper()
 	out := map[string]string{}

@@ -27,7 +27,7 @@ func (b *box) jit(names string) {
 	}
 }
 
-// password leaves the users' password where sudo can read it.
+// password writes the users' password to a file from which sudo can read it.
 func (b *box) password() {
 	b.t.Helper()
 	res, err := b.RunCmd(b.t.Context(), sandbox.Cmd{Args: []string{"sh", "-c", "cat >/tmp/pw; chmod 644 /tmp/pw"}, Stdin: strings.NewReader(passwd + "\n")})
@@ -36,18 +36,20 @@ func (b *box) password() {
 	}
 }
 
-// as runs a script in the background as a user, in a session of its own.
+// as is a shell function that runs a script in the background as a user, in a
+// session of its own.
 const as = `as() { setsid setpriv --reuid="$1" --regid="$(id -g "$1")" --init-groups sh -c "$2" >/dev/null 2>&1 </dev/null & }
 `
 
-// of_user lists the processes that have a number among their user ids.
+// ofUser is a shell function, of_user, that lists the processes with the
+// number among their user ids.
 const ofUser = `of_user() { grep -lE "^Uid:.*[[:space:]]$1([[:space:]]|$)" /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3; }
 `
 
-// TestSEC3RevokedUserKeepsNothing: a user whose time is over has a tree of
-// processes that restart each other and fork all the time, and everything that
-// could start another one later. Nothing of it is left, and the next user gets
-// another number.
+// TestSEC3RevokedUserKeepsNothing: an expired user has processes that restart
+// each other and fork continuously, and everything that could start another
+// process later. All of it must be removed, and the next user must get another
+// UID.
 func TestSEC3RevokedUserKeepsNothing(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
@@ -94,16 +96,16 @@ ipcs -m | grep 4711; true`)
 	if got := b.sh("test -e /etc/passwd && test -d /usr && getent group project && sudo -l -U bob | tail -n 1"); !strings.Contains(got, "project:") || !strings.Contains(got, "(ALL) ALL") {
 		t.Errorf("others: %s", got)
 	}
-	// Of the same name, the same number neither.
+	// An account with the same name must not get the same UID either.
 	b.jit("ann bob")
 	if got := b.sh("id -u ann; ls /var/spool/cron/crontabs"); got == uid || strings.Contains(got, "ann") {
 		t.Errorf("a new user of the old name has %q", got)
 	}
 }
 
-// TestSEC3TheCallerComesToItsEnd: an administrator who takes the own account
-// away, as whoever makes an image does, sees the end of the command. What the
-// account runs besides ends.
+// TestSEC3TheCallerComesToItsEnd: an administrator who removes the account of
+// the current session, as somebody who makes an image does, must see the
+// command end. Other processes of the account are ended.
 func TestSEC3TheCallerComesToItsEnd(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
@@ -119,8 +121,9 @@ getent passwd ann; ls -d /home/ann 2>/dev/null; of_user $u; true`)
 	}
 }
 
-// TestSEC3ANumberIsNotGivenTwice: not within a boot, nor while something is
-// left of who had it, and only in the range for people.
+// TestSEC3ANumberIsNotGivenTwice: a UID is not reused within a boot, nor while
+// something of its former account is left; only UIDs in the range for users
+// are given.
 func TestSEC3ANumberIsNotGivenTwice(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
@@ -143,15 +146,17 @@ mkdir /home/unknown; chown 3001 /home/unknown; useradd -u 3002 somebody`)
 	if err == nil || !strings.Contains(res.Stdout, "no free UID from 3000 to 3004") || b.sh("getent passwd ann || echo none") != "none" {
 		t.Errorf("a number was given again: %v %s", err, res.Stdout)
 	}
-	// In another boot they may be, but for those of which something is left.
+	// In another boot they may be reused, except those of which something is
+	// left.
 	b.sh(`sed -i 's/"boot":"[^"]*"/"boot":"another"/' /var/lib/waagent/azguest/uids.json; mkdir /home/left; chown 3000 /home/left`)
 	if got := next(); got != "3003" {
 		t.Errorf("in another boot: %s, want 3003", got)
 	}
 }
 
-// TestSEC3AStepThatFailsIsTriedAgain: it does not keep the others from being
-// done, it is said, and nobody gets the name before it has been done.
+// TestSEC3AStepThatFailsIsTriedAgain: a step that fails does not stop the
+// others, its error is returned, and the name is not given to a new account
+// before the step has succeeded.
 func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
@@ -213,8 +218,8 @@ func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestSEC3DoasRules: the rule of a short-lived user comes beside that of the
-// machine's own account, and goes alone.
+// TestSEC3DoasRules: the rule of a short-lived user is added beside that of
+// the provisioned account, and removed without it.
 func TestSEC3DoasRules(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "alpine")
@@ -239,9 +244,9 @@ func TestSEC3DoasRules(t *testing.T) {
 	}
 }
 
-// TestRemovalAmongManyFiles: as many files as others like to make, where
-// everybody may, do not keep a removal from coming to its end, nor a file of the
-// user's from being found among them.
+// TestRemovalAmongManyFiles: any number of files of other users in a
+// world-writable directory must neither stop a removal nor hide a file of the
+// user.
 func TestRemovalAmongManyFiles(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

@@ -27,12 +27,13 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// insideEnv makes the test binary provision the machine it runs on, which is
-// a sandbox. Its value is "", or "step:state" at which to kill itself.
+// With insideEnv the test binary provisions the machine on which it runs,
+// which is a sandbox. Its value is "", "list" to print the steps, or
+// "step:state", at which the binary kills itself.
 const (
 	insideEnv = "PROVISIONING_TEST_INSIDE"
 	keyEnv    = "PROVISIONING_TEST_KEY"
-	rsaEnv    = "PROVISIONING_TEST_RSA"   // a host key that is given, not generated
+	rsaEnv    = "PROVISIONING_TEST_RSA"   // an RSA host key to use instead of generating one
 	aloneEnv  = "PROVISIONING_TEST_ALONE" // see insideBox
 	jitEnv    = "PROVISIONING_TEST_JIT"   // the short-lived accounts that are wanted
 )
@@ -54,14 +55,14 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if inMemory("/dev/shm") {
-		_ = os.Setenv("TMPDIR", "/dev/shm") // without it, it only takes longer
+		_ = os.Setenv("TMPDIR", "/dev/shm") // if this fails, the tests only take longer
 	}
 	os.Exit(m.Run())
 }
 
-// inMemory says that a directory is in memory, with room for what tests write.
-// The synthetic machines are written and synced file by file, which takes
-// several times as long on a disk.
+// inMemory reports whether a directory is in memory, with room for what the
+// tests write. The synthetic machines are written and synced file by file,
+// which takes several times as long on a disk.
 func inMemory(dir string) bool {
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
@@ -129,12 +130,12 @@ type box struct {
 	*sandbox.Sandbox
 	t      *testing.T
 	key    string
-	rsa    string // the RSA host key that provisioning finds made; empty: it makes one
+	rsa    string // the RSA host key to use; empty: provisioning makes one
 	signer ssh.Signer
 }
 
-// givenRSA is one RSA key for all machines whose host keys are not what the
-// test is about: to make one takes longer than all the rest.
+// givenRSA is one RSA key for all tests that do not test host keys: making one
+// takes longer than all the rest.
 var givenRSA = sync.OnceValue(func() string {
 	key, err := rsa.GenerateKey(rand.Reader, 3072)
 	if err != nil {
@@ -147,9 +148,9 @@ var givenRSA = sync.OnceValue(func() string {
 	return string(pem.EncodeToMemory(block))
 })
 
-// insideBox runs a test in a sandbox, all of it in one process. In that
-// process it returns true; in that of "go test" it starts it, reports how the
-// test went there, and returns false.
+// insideBox runs a whole test in one process in a sandbox. In that process it
+// returns true. In the process of "go test" it starts the other one, reports
+// the result, and returns false.
 func insideBox(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(aloneEnv) == t.Name() {
@@ -169,7 +170,7 @@ func insideBox(t *testing.T) bool {
 	return false
 }
 
-// sh runs a script on the machine of this process.
+// sh runs a script on the machine on which this process runs.
 func sh(t *testing.T, script string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput()
@@ -210,8 +211,8 @@ func newBox(t *testing.T, o sandbox.Options) *box {
 	return &box{Sandbox: s, t: t, key: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))), signer: signer}
 }
 
-// provision runs the test binary inside and returns what it printed and its
-// exit code, which is negative when it was killed.
+// provision runs the test binary in the sandbox and returns its output and
+// exit code, which is negative if it was killed.
 func (b *box) provision(at string) (string, int) {
 	b.t.Helper()
 	res, err := b.RunCmd(b.t.Context(), sandbox.Cmd{Args: []string{"/usr/local/bin/provisioning.test"}, Env: []string{insideEnv + "=" + at, keyEnv + "=" + b.key, rsaEnv + "=" + b.rsa}})
@@ -230,8 +231,8 @@ func (b *box) sh(script string) string {
 	return strings.TrimSpace(res.Stdout)
 }
 
-// state is everything about the machine that provisioning decides, with what
-// is random taken out, as the machine's own tools tell it.
+// state returns everything on the machine that provisioning decides, without
+// random parts, as reported by the machine's own tools.
 func (b *box) state() string {
 	b.t.Helper()
 	return b.sh(`
@@ -365,7 +366,8 @@ func TestKillNineOnARealMachineConverges(t *testing.T) {
 		t.Run(id, func(t *testing.T) {
 			b := newBox(t, sandbox.Options{})
 			b.rsa = givenRSA()
-			// "planned" is right after the step, before the journal knows.
+			// "planned" is right after the step and before the journal is
+			// written.
 			out, code := b.provision(id + ":planned")
 			if code >= 0 && id != provisioning.StepLateKeys {
 				t.Fatalf("not killed, exit %d:\n%s", code, out)
@@ -383,7 +385,7 @@ func TestKillNineOnARealMachineConverges(t *testing.T) {
 
 func ctxBackground() context.Context { return context.Background() }
 
-// answerIf fails a command while a condition holds.
+// answerIf makes a command fail while a condition holds.
 func answerIf(cond func() bool, stderr string) hosttest.Answer {
 	return hosttest.Answer{Do: func(c host.Cmd) error {
 		if cond() {
@@ -396,7 +398,8 @@ func answerIf(cond func() bool, stderr string) hosttest.Answer {
 func mkfifo(name string) error { return unix.Mkfifo(name, 0o600) }
 
 // TestPowerCutWithinUseradd: useradd writes six files and then the home. The
-// power goes after each of them, and the next boot makes the rest.
+// power is cut after each of them, and the next boot must complete the
+// account.
 func TestPowerCutWithinUseradd(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -438,7 +441,7 @@ func TestPowerCutWithinUseradd(t *testing.T) {
 	}
 }
 
-// undo takes the account out of files in /etc.
+// undo returns a script that removes the account from files in /etc.
 func undo(files []string) string {
 	return "sed -i /^azureuser:/d " + "/etc/" + strings.Join(files, " /etc/") + "\n"
 }

@@ -17,13 +17,13 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// An sshdCase is a configuration somebody has, DIR being /etc/ssh.
+// An sshdCase is an existing sshd configuration. DIR stands for /etc/ssh.
 type sshdCase struct {
 	name, main string
 	drop       map[string]string // files of sshd_config.d
-	dropIn     bool              // ours goes into a drop-in
-	broken     bool              // sshd refuses it before we come
-	match      bool              // a Match block decides: a warning
+	dropIn     bool              // the agent's settings go into a drop-in
+	broken     bool              // sshd rejects it before any change
+	match      bool              // a Match block decides, which gives a warning
 }
 
 const incl = "Include DIR/sshd_config.d/*.conf\n"
@@ -119,7 +119,7 @@ func TestHostileSSHDConfigurations(t *testing.T) {
 	}
 }
 
-// prepareSSHD makes the machine one on which sshd can be asked, and returns a
+// prepareSSHD makes sure that sshd can be run on the machine, and returns a
 // host key.
 func prepareSSHD(t *testing.T) []byte {
 	t.Helper()
@@ -131,7 +131,7 @@ func prepareSSHD(t *testing.T) []byte {
 	return key
 }
 
-// resetSSHD makes the configuration of a case the machine's.
+// resetSSHD writes the configuration of a case to the machine.
 func resetSSHD(t *testing.T, hostKey []byte, main string, drop map[string]string) {
 	t.Helper()
 	if err := os.RemoveAll("/etc/ssh"); err != nil {
@@ -155,10 +155,10 @@ func resetSSHD(t *testing.T, hostKey []byte, main string, drop map[string]string
 	}
 }
 
-// askSSHD is what sshd makes of its configuration for the user.
+// askSSHD returns the effective values of the password keywords for the user.
 func askSSHD(t *testing.T) string {
 	t.Helper()
-	out, _ := exec.CommandContext(t.Context(), "sshd", "-T", "-C", "user=azureuser,host=h,addr=127.0.0.1").Output() // it refuses some
+	out, _ := exec.CommandContext(t.Context(), "sshd", "-T", "-C", "user=azureuser,host=h,addr=127.0.0.1").Output() // sshd rejects some
 	var lines []string
 	for line := range strings.Lines(string(out)) {
 		if strings.HasPrefix(line, "passwordauthentication ") || strings.HasPrefix(line, "kbdinteractiveauthentication ") {
@@ -169,7 +169,7 @@ func askSSHD(t *testing.T) string {
 	return strings.Join(lines, "\n")
 }
 
-// sshdFiles is the configuration, by the names of its files.
+// sshdFiles returns the files of the configuration, by name.
 func sshdFiles(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -187,8 +187,8 @@ func sshdFiles(t *testing.T) map[string]string {
 	return files
 }
 
-// test applies the step to the configuration of the case, twice, for each
-// value, and asks sshd what it makes of it.
+// test applies the step to the configuration of the case, twice for each
+// value, and checks what sshd reads from it.
 func (tc sshdCase) test(t *testing.T, hostKey []byte) {
 	resetSSHD(t, hostKey, tc.main, tc.drop)
 	before, effBefore := sshdFiles(t), askSSHD(t)
@@ -196,7 +196,7 @@ func (tc sshdCase) test(t *testing.T, hostKey []byte) {
 		t.Run(want, func(t *testing.T) {
 			resetSSHD(t, hostKey, tc.main, tc.drop)
 			wantEff := "kbdinteractiveauthentication " + want + "\npasswordauthentication " + want
-			// What is so already need not be written.
+			// Values that are effective already need not be written.
 			needless := effBefore == wantEff && tc.drop["00-azguest.conf"] == "" && !strings.Contains(tc.main, "# azguest")
 			out := runSSHDStep(t, want)
 			after, eff := sshdFiles(t), askSSHD(t)
@@ -235,7 +235,7 @@ func (tc sshdCase) test(t *testing.T, hostKey []byte) {
 	}
 }
 
-// sandboxed is the machine that the test runs on, inside a sandbox.
+// sandboxed returns the machine on which the test runs, inside a sandbox.
 func sandboxed(t *testing.T) *provisioning.Machine {
 	t.Helper()
 	if os.Getenv(aloneEnv) == "" {
@@ -245,8 +245,8 @@ func sandboxed(t *testing.T) *provisioning.Machine {
 	return provisioning.NewMachine(sys, provisioning.Options{}, provisioning.Identity{ID: vmID})
 }
 
-// runSSHDStep applies the step of sshd's configuration and returns its error
-// in words, or "fine".
+// runSSHDStep applies the step that configures sshd and returns the text of
+// its error, or "fine".
 func runSSHDStep(t *testing.T, value string) string {
 	t.Helper()
 	m := sandboxed(t)
@@ -270,9 +270,10 @@ func runSSHDStep(t *testing.T, value string) string {
 	return "fine"
 }
 
-// TestLaterEditsCount: what an administrator, or VMAccess for a customer who
-// is locked out, writes after provisioning must count, although our lines are
-// read first. What was there before must not begin to.
+// TestLaterEditsCount: edits after provisioning, by an administrator or by
+// VMAccess for a customer who is locked out, must take effect, although the
+// agent's lines are read first. Values from before provisioning must not take
+// effect.
 func TestLaterEditsCount(t *testing.T) {
 	t.Parallel()
 	if !insideBox(t) {
@@ -283,14 +284,14 @@ func TestLaterEditsCount(t *testing.T) {
 	yield := func(t *testing.T) string {
 		given, err := sandboxed(t).YieldSSHD(t.Context())
 		if err != nil {
-			t.Log(err) // what is given up is what counts
+			t.Log(err) // only the keywords that are given up matter here
 		}
 		return fmt.Sprint(given)
 	}
 	const dropIn, head = "/etc/ssh/sshd_config.d/00-azguest.conf", "# azguest: begin"
 	for _, tc := range []struct {
 		name, main string
-		edit       string // after provisioning with "no"
+		edit       string // made after provisioning with "no"
 		given      string
 		password   string // in the end
 		left       string // of our drop-in
@@ -303,7 +304,7 @@ func TestLaterEditsCount(t *testing.T) {
 		},
 		{
 			name: "VMAccess replaces", main: incl + "PasswordAuthentication no\nMatch User nobody\nX11Forwarding no\n", edit: "sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' /etc/ssh/sshd_config",
-			given: "[]", password: "yes", // there was nothing to say
+			given: "[]", password: "yes", // the value was set already
 		},
 		{name: "the old value said once more", main: incl + "PasswordAuthentication yes\n", edit: "sed -i 's/yes/YES/' /etc/ssh/sshd_config", given: "[]", password: "no"},
 		{name: "a drop-in", main: incl, edit: "echo 'PasswordAuthentication yes' >/etc/ssh/sshd_config.d/50-x.conf", given: "[passwordauthentication]", password: "yes"},
@@ -353,7 +354,7 @@ func TestLaterEditsCount(t *testing.T) {
 
 func TestARefusedConfigurationIsRolledBack(t *testing.T) {
 	t.Parallel()
-	// An sshd that takes anything but our keywords.
+	// An sshd that rejects only the agent's keywords.
 	m := newMachine(t, "debian")
 	before := m.tree()
 	m.run.Answers["/usr/sbin/sshd"] = answerIf(func() bool {

@@ -11,7 +11,7 @@ import (
 
 func FuzzSSHDConfiguration(f *testing.F) {
 	f.Add([]byte("Include /etc/ssh/sshd_config.d/*.conf\nMatch User \"a b\"\n\tPasswordAuthentication=no # x\n"))
-	f.Add([]byte("Include /etc/ssh/sshd_config\n")) // itself
+	f.Add([]byte("Include /etc/ssh/sshd_config\n")) // includes itself
 	f.Add([]byte(blockBegin + "\nx\n" + blockEnd + "\n"))
 	r := host.Root(f.TempDir())
 	if err := os.MkdirAll(r.Path("/etc/ssh"), 0o755); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// An sshd that was there before answers as soon as the platform may be told
-// Ready, with the new machine's key and not with the image's.
+// An sshd that was running before answers with the new host key, and no longer
+// with the image's, when Ready may be reported.
 func TestReadyMeansThatSSHDAnswers(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
@@ -37,7 +37,7 @@ func TestReadyMeansThatSSHDAnswers(t *testing.T) {
 	}
 	pid := b.sh("cat /run/sshd.pid")
 
-	// Killed right before it would have told sshd, and started again.
+	// Killed right before sshd would have been reloaded, and started again.
 	if out, code := b.provision("sshd-up:doing"); code >= 0 {
 		t.Fatalf("not killed:\n%s", out)
 	}
@@ -56,7 +56,7 @@ func TestReadyMeansThatSSHDAnswers(t *testing.T) {
 	}
 }
 
-// offered is the ed25519 host key with which sshd answers.
+// offered returns the ed25519 host key with which sshd answers.
 func (b *box) offered() []byte {
 	b.t.Helper()
 	conn, err := b.dial()
@@ -79,8 +79,8 @@ func (b *box) offered() []byte {
 	return key
 }
 
-// A machine that gets its order late: systemd has given sshd up long ago, as
-// it does within seconds where there is no host key.
+// A VM that is provisioned late: systemd has given sshd up, which takes only
+// seconds without a host key.
 func TestAnSSHDThatWasGivenUpIsStarted(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
@@ -88,7 +88,7 @@ func TestAnSSHDThatWasGivenUpIsStarted(t *testing.T) {
 	m.run.Answers["systemctl show --property=ActiveState ssh.service"] = hosttest.Answer{Stdout: "ActiveState=failed\n"}
 	m.run.Answers["systemctl --no-block reset-failed ssh.service"] = hosttest.Answer{}
 	m.run.Answers["systemctl --no-block start ssh.service"] = hosttest.Answer{Do: func(host.Cmd) error {
-		// It comes up and leaves its number.
+		// sshd starts and writes its pid file.
 		m.write("/run/sshd.pid", "4711\n", 0o644)
 		m.write("/proc/4711/stat", "4711 (sshd) S 1 4711 4711 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 "+
 			"9999999999 1 1", 0o644)

@@ -152,7 +152,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// walk visits what it can, as far as a test may take.
+// walk visits the files of an image, up to a limit.
 func walk(b []byte) {
 	f, err := Open(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
@@ -182,8 +182,8 @@ func TestMultiExtent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first half stays in place, the second goes to a block of its own
-	// behind the image.
+	// The first half stays in place, the second is appended to the image in a
+	// block of its own.
 	const half = 100
 	size := uint32(len(want))
 	put := func(r []byte, block, n uint32) {
@@ -209,12 +209,13 @@ func TestMultiExtent(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	for _, n := range []string{"genisoimage-plain.img", "xorriso-plain.img", "genisoimage-rock.img", "genisoimage-joliet.img"} {
-		// Behind the file system's tables there is only content.
+		// The rest of the image is only file content.
 		b := unpack(f, n)
 		f.Add(bytes.TrimRight(b[32768:min(len(b), 200<<10)], "\x00"))
 	}
 	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) {
-		// The system area says nothing: without it the fuzzer works on less.
+		// The system area has no meaning; without it the fuzzer has less to
+		// change.
 		walk(append(make([]byte, 32768), b...))
 	}))
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// walk visits what it can of an image, as far as a test may take.
+// walk visits the files of an image, up to a limit.
 func walk(r io.ReaderAt, size int64) {
 	f, err := Open(r, size)
 	if err != nil {
@@ -38,9 +38,9 @@ func walk(r io.ReaderAt, size int64) {
 	})
 }
 
-// A sparse image of 4 GiB whose root directory claims everything at once:
-// a directory of 4 GiB, and a file of 4 GiB in more extents than we follow.
-// Memory in use must stay far below 64 MiB at every step.
+// A sparse image of 4 GiB whose root directory claims a directory of 4 GiB, a
+// file of 4 GiB, and a file with more extents than are followed. All steps
+// together must allocate at most 64 MiB.
 func TestHostileSparseImage(t *testing.T) {
 	const size = 4 << 30
 	img := unpack(t, "udf-2.01.img")
@@ -60,8 +60,8 @@ func TestHostileSparseImage(t *testing.T) {
 	dir[27] = typeDir
 	sign(dir, block+1)
 	putFile(t, img, v, "dir", block+1, 0)
-	// Two blocks that continue in each other and are full of extents that
-	// cannot be merged.
+	// Two blocks that refer to each other as their continuation, full of
+	// extents that cannot be merged.
 	tiny := make([]byte, 16)
 	le.PutUint32(tiny, 1)
 	le.PutUint32(tiny[8:], 1)
@@ -108,14 +108,14 @@ func TestHostileSparseImage(t *testing.T) {
 	}
 	walk(file, size)
 	runtime.ReadMemStats(&after)
-	// All that was ever allocated, not only what is held: a harder bound.
+	// TotalAlloc counts all allocations, which is stricter than memory in use.
 	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
 		t.Errorf("allocated %d MiB", n>>20)
 	}
 }
 
-// Every number in the tables is set to its extremes in turn, and signed, so
-// that no checksum stands before the code that must survive it.
+// Every number in the tables is set to its extremes in turn. The checksums are
+// corrected, so that the code behind them is reached.
 func TestHostileNumbers(t *testing.T) {
 	for _, name := range []string{"udf-2.01.img", "udf-dvdr-vat2.img", "udf-cdrw-sparable.img", "udf-worm-4096.img", "udf-long.img"} {
 		img := unpack(t, name)
@@ -153,9 +153,10 @@ func FuzzOpen(f *testing.F) {
 	}))
 }
 
-// squeeze keeps the blocks of an image that are not empty, each behind its
-// number, so that a fuzzer works on structures instead of zeros; expand is
-// its inverse and signs every descriptor, or no change would pass the CRC.
+// squeeze keeps the blocks of an image that are not empty, each after its
+// number, so that a fuzzer works on structures instead of zeros. expand is its
+// inverse and corrects the checksums of every descriptor; otherwise no change
+// would pass the CRC.
 func squeeze(img []byte) []byte {
 	out := le.AppendUint16(nil, uint16(len(img)/512))
 	for i := 64; i < len(img)/512 && len(out) < 64<<10; i++ {

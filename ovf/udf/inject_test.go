@@ -13,7 +13,7 @@ import (
 
 var le = binary.LittleEndian
 
-// opened gives a test the inside of a volume.
+// opened returns the volume of an image.
 func opened(t testing.TB, b []byte) *volume {
 	t.Helper()
 	v := &volume{r: bytes.NewReader(b), size: int64(len(b)), bs: open(t, b).BlockSize()}
@@ -23,7 +23,7 @@ func opened(t testing.TB, b []byte) *volume {
 	return v
 }
 
-// sign makes a descriptor valid after a change: place, CRC, checksum.
+// sign makes a descriptor valid after a change: location, CRC, checksum.
 func sign(b []byte, location uint32) {
 	le.PutUint32(b[12:], location)
 	le.PutUint16(b[8:], crc16(b[16:16+int(le.Uint16(b[10:]))]))
@@ -35,7 +35,7 @@ func sign(b []byte, location uint32) {
 	b[4] = sum
 }
 
-// newTag begins a descriptor with a CRC over n bytes behind the tag.
+// newTag begins a descriptor with a CRC over n bytes after the tag.
 func newTag(b []byte, id uint16, n int) {
 	le.PutUint16(b, id)
 	le.PutUint16(b[2:], 2)
@@ -62,7 +62,7 @@ func putLongAD(b []byte, length, block uint32, part uint16) {
 }
 
 // putFile adds a file to the root directory of a volume that mkudffs made.
-// The entry says that the ICB is in the block of the partition.
+// block and part are the address of the file's ICB.
 func putFile(t *testing.T, img []byte, v *volume, name string, block uint32, part uint16) {
 	t.Helper()
 	off, _, err := v.maps[v.root.part].at(v.root.block, v.bs)
@@ -101,7 +101,7 @@ func putFile(t *testing.T, img []byte, v *volume, name string, block uint32, par
 	sign(fe, v.root.block)
 }
 
-// free finds n blocks of a partition with nothing in them.
+// free finds n consecutive empty blocks of a partition.
 func free(v *volume, img []byte, m *partition, n int) uint32 {
 	for b := uint32(8); ; b++ {
 		ok := true
@@ -144,7 +144,7 @@ func TestFilesOnAllVolumes(t *testing.T) {
 			}
 			copy(at(1), "first")
 			copy(at(2), "second")
-			// Block 3 is an allocation extent: the file goes on in block 2.
+			// Block 3 is an allocation extent; the file continues in block 2.
 			ads := make([]byte, 24)
 			le.PutUint32(ads, uint32(v.bs))
 			le.PutUint32(ads[4:], block+1)
@@ -180,9 +180,9 @@ func TestFilesOnAllVolumes(t *testing.T) {
 	}
 }
 
-// UDF 2.50 and later: file set, root and file lie in a metadata partition. No
-// tool at hand writes one, so a volume of mkudffs is rebuilt: its blocks stay
-// where they are and a metadata file strings them together.
+// UDF 2.50 and later: file set, root and file are in a metadata partition.
+// mkudffs does not write one, so one of its volumes is converted: the blocks
+// stay where they are, and a metadata file lists them.
 func TestMetadataPartition(t *testing.T) {
 	img := unpack(t, "udf-2.01.img")
 	v := opened(t, img)
@@ -232,11 +232,11 @@ func TestMetadataPartition(t *testing.T) {
 	}
 	check()
 	whole := bytes.Clone(img)
-	at(block + 1)[100]++ // the main file is damaged: its mirror is read
+	at(block + 1)[100]++ // the main file is damaged, so its mirror is read
 	check()
 
-	// A mirror with blocks of its own, as duplicated metadata are: any block
-	// of either copy may be damaged, and each copy's own entry.
+	// A mirror with blocks of its own, as with duplicated metadata: any block
+	// of either copy may be damaged, and the file entry of either copy.
 	copy(img, whole)
 	twin := free(v, img, m, 3)
 	for i, b := range []uint32{fsd.block, v.root.block, block} {
@@ -251,13 +251,13 @@ func TestMetadataPartition(t *testing.T) {
 		check()
 	}
 	copy(img, whole)
-	for _, b := range []uint32{fsd.block, twin + 1, block} { // a bit of each
+	for _, b := range []uint32{fsd.block, twin + 1, block} { // one block of each
 		clear(at(b))
 	}
 	check()
 }
 
-// A directory that contains itself has no bottom.
+// A directory that contains itself must be detected.
 func TestDirectoryLoop(t *testing.T) {
 	img := unpack(t, "udf-2.01.img")
 	v := opened(t, img)
@@ -268,8 +268,8 @@ func TestDirectoryLoop(t *testing.T) {
 	}
 }
 
-// Damage to any one block of the tables makes an error or nothing, never a
-// wrong document; the reserve sequence helps where it can.
+// Damage to any one block of the tables gives an error or no document, never a
+// wrong one; the reserve sequence helps where it can.
 func TestDamage(t *testing.T) {
 	img := unpack(t, "genisoimage-bridge-small.img")
 	want, err := open(t, img).ReadFile("ovf-env.xml")

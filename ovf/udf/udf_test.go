@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// unpack reads an image that testdata/images/make made.
+// unpack reads an image that the script testdata/images/make has made.
 func unpack(t testing.TB, name string) []byte {
 	t.Helper()
 	f, err := os.Open(filepath.Join("../testdata/images", name+".gz"))
@@ -36,8 +36,8 @@ func unpack(t testing.TB, name string) []byte {
 	return b
 }
 
-// pure takes the ISO 9660 half of a bridge away (provisioning/SPEC.md §4.5:
-// the platform's medium is UDF alone).
+// pure removes the ISO 9660 part of a bridge image (provisioning/SPEC.md §4.5:
+// the platform's medium is UDF only).
 func pure(b []byte) []byte {
 	b = bytes.Clone(b)
 	for s := 16; s < 32; s++ {
@@ -89,7 +89,8 @@ func TestBridgeAndPure(t *testing.T) {
 			}
 			found := false
 			for _, e := range es {
-				// genisoimage cuts what does not fit; it is enough that it comes back whole.
+				// genisoimage cuts long names; most of the name must be read
+				// back.
 				found = found || strings.HasPrefix(long, e.Name()) && len(e.Name()) > 100
 			}
 			if !found {
@@ -109,8 +110,8 @@ func TestBridgeAndPure(t *testing.T) {
 	}
 }
 
-// Volumes that mkudffs made have a root directory with nothing in it but,
-// with some media types, "lost+found".
+// Volumes that mkudffs made have a root directory that is empty, or has only
+// "lost+found" with some media types.
 func TestEmptyVolumes(t *testing.T) {
 	names, err := filepath.Glob("../testdata/images/udf-*.img.gz")
 	if err != nil || len(names) < 15 {
@@ -141,9 +142,9 @@ func TestEmptyVolumes(t *testing.T) {
 	}
 }
 
-// A volume that mkudffs made for a rewritable CD and the UDF driver of Linux
-// 6.1 then wrote to: files made, removed and renamed, many in one directory,
-// a hole, a name that needs 16 bits a character.
+// A volume that mkudffs made for a rewritable CD and to which the UDF driver
+// of Linux 6.1 has written: files made, removed and renamed, many in one
+// directory, a hole, a name that needs 16 bits per character.
 func TestWrittenByLinux(t *testing.T) {
 	f := open(t, unpack(t, "linux-cdrw.img"))
 	if err := fstest.TestFS(f, "ovf-env.xml", "CustomData.bin", "sparse", "Größe-€.xml", "dir/some file 39"); err != nil {

@@ -22,8 +22,8 @@ import (
 
 const mib = 1 << 20
 
-// ntfsImage makes the parts of an NTFS volume that are read: boot sector and
-// master file table.
+// ntfsImage makes the parts of an NTFS volume that readNTFS reads: boot sector
+// and master file table.
 func ntfsImage(label string, root ...string) []byte {
 	const rec, cluster = 1024, 4096
 	b := make([]byte, 8*mib)
@@ -56,7 +56,8 @@ func ntfsImage(label string, root ...string) []byte {
 		binary.LittleEndian.PutUint16(a[20:], 24)
 		copy(a[24:], value)
 		binary.LittleEndian.PutUint32(a[n2:], 0xffffffff)
-		// Counter 1 at the end of both sectors, the true bytes in the array.
+		// The update sequence: counter 1 at the end of both sectors, the
+		// original bytes in the array.
 		r[48] = 1
 		copy(r[50:], r[510:512])
 		copy(r[52:], r[1022:1024])
@@ -65,7 +66,8 @@ func ntfsImage(label string, root ...string) []byte {
 	for n := range 16 {
 		record(n, 0x10, make([]byte, 48))
 	}
-	// The table's own record: 64 records in one run of 16 clusters from 4 on.
+	// The table's own record: 64 records in one run of 16 clusters from
+	// cluster 4.
 	own := mft[56:]
 	copy(own, make([]byte, 200))
 	binary.LittleEndian.PutUint32(own, 0x80)
@@ -339,7 +341,7 @@ func FuzzDisk(f *testing.F) {
 	}))
 }
 
-// writeSome lets only some of the writes through.
+// writeSome performs only some of the writes, by the bits of some.
 type writeSome struct {
 	f    *os.File
 	some uint
@@ -368,7 +370,7 @@ func planned(t *testing.T, r host.Root, o Options) ([]Action, string) {
 	return actions, strings.Join(text, "; ") + reason
 }
 
-// TestPowerCutWithinThePartitionTable: of the parts of the table any may have
+// TestPowerCutWithinThePartitionTable: any of the parts of the table may have
 // reached the disk.
 func TestPowerCutWithinThePartitionTable(t *testing.T) {
 	t.Parallel()
@@ -412,8 +414,9 @@ func TestPowerCutWithinThePartitionTable(t *testing.T) {
 	}
 }
 
-// TestPowerCutWithinMkfs: what it has written by then is no file system, and
-// no data of anybody's, on that disk and until it was made again.
+// TestPowerCutWithinMkfs: what an interrupted mkfs has written is neither a
+// file system nor user data, but only on the same disk and until mkfs has
+// completed.
 func TestPowerCutWithinMkfs(t *testing.T) {
 	t.Parallel()
 	content := withMBR(7, ntfsImage(FactoryLabel))
@@ -455,7 +458,7 @@ func TestPowerCutWithinMkfs(t *testing.T) {
 	if err := Apply(t.Context(), r, run, actions[:1], nil); err != nil || r.Exists(o.Note) {
 		t.Errorf("%v, note left: %v", err, r.Exists(o.Note))
 	}
-	// The end of the agent between the tool and the note.
+	// The agent ended after mkfs and before it removed the note.
 	if err := r.WriteFile(o.Note, kept, 0o600); err != nil {
 		t.Fatal(err)
 	}

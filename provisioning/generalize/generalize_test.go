@@ -275,8 +275,8 @@ func TestARealMachineIsGeneralized(t *testing.T) {
 	}
 }
 
-// TestARunThatIsCutOffIsCompleted: whatever action was the last one before
-// the power went, or the one in the middle, a second run does the rest.
+// TestARunThatIsCutOffIsCompleted interrupts a run after each action, and in
+// the middle of one; a second run must do the rest.
 func TestARunThatIsCutOffIsCompleted(t *testing.T) {
 	t.Parallel()
 	left := func(r host.Root) string {

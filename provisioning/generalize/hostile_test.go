@@ -12,8 +12,8 @@ import (
 	"github.com/azguest/azguest/provisioning/generalize"
 )
 
-// TestSEC9AnImageIsReadWithBounds: what users leave in an image neither fills
-// the memory, nor stops the look at it, nor leads it out of the image.
+// TestSEC9AnImageIsReadWithBounds: files that users leave in an image must not
+// exhaust memory, block the check, or lead it out of the image.
 func TestSEC9AnImageIsReadWithBounds(t *testing.T) {
 	t.Parallel()
 	r, outside := used(t), t.TempDir()
@@ -70,7 +70,7 @@ func TestSEC9AnImageIsReadWithBounds(t *testing.T) {
 	}
 }
 
-// TestSEC9AnImageInUse: the same while a user exchanges the files.
+// TestSEC9AnImageInUse does the same while a user exchanges the files.
 func TestSEC9AnImageInUse(t *testing.T) {
 	r := used(t)
 	write(t, r, "/usr/lib/x", "", 0o600)

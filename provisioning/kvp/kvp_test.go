@@ -161,7 +161,7 @@ func TestWritersDoNotLoseRecords(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			// A pool of its own each: as different processes would.
+			// Each has its own pool, as different processes would.
 			if err := kvp.Open(r).Set(t.Context(), kvp.Record{Key: string(rune('a' + i)), Value: "x"}); err != nil {
 				t.Error(err)
 			}

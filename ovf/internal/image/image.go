@@ -1,8 +1,7 @@
-// Package image is what the readers of packages udf and iso9660 have in
-// common: the io/fs side of a volume whose layout somebody else, perhaps an
-// enemy, wrote. It knows files as lists of extents and asks the reader for
-// everything else, one inode at a time, so that memory does not grow with
-// what the image claims to hold.
+// Package image is the common part of packages udf and iso9660: it presents a
+// volume, which may be hostile, as an fs.FS. It represents files as lists of
+// extents and asks the reader for everything else, one inode at a time, so
+// that memory does not grow with what the image claims to hold.
 package image
 
 import (
@@ -15,22 +14,22 @@ import (
 	"time"
 )
 
-// Bounds that hold for every image, whatever it says about itself. The
-// provisioning medium has two or three small files (provisioning/SPEC.md §4.7);
-// these leave room for any sane volume and keep a hostile one harmless.
+// Limits for every image, whatever it claims. The provisioning medium has two
+// or three small files (provisioning/SPEC.md §4.7); the limits leave room for
+// any real volume and keep a hostile one harmless.
 const (
 	MaxDirBytes = 2 << 20  // bytes of one directory that are read
 	MaxEntries  = 8192     // entries of one directory
 	MaxExtents  = 32768    // extents of one file
-	MaxReadFile = 16 << 20 // bytes that FS.ReadFile hands out in one piece
+	MaxReadFile = 16 << 20 // bytes that FS.ReadFile returns at most
 	maxDepth    = 32       // elements of a path
 )
 
-// ErrBounds is in the chain of every error that says that an image exceeds
-// one of the bounds of its reader.
+// ErrBounds is in the chain of every error about an image that exceeds a limit
+// of its reader.
 var ErrBounds = errors.New("image exceeds a limit of the reader")
 
-// Hole as offset of an extent stands for bytes that read as zero.
+// Hole, as the offset of an extent, means that the bytes read as zero.
 const Hole = -1
 
 // An Extent is a run of bytes of a file.
@@ -39,16 +38,16 @@ type Extent struct {
 	Len int64
 }
 
-// A Node is an inode, loaded.
+// A Node is a loaded inode.
 type Node struct {
 	Mode   fs.FileMode
 	Size   int64
 	Time   time.Time
 	Data   []Extent                  // in order; bytes that they do not cover are zero
 	Inline []byte                    // the content itself, if it lies in the inode
-	Err    error                     // why the content cannot be read, if so
+	Err    error                     // why the content cannot be read; nil if it can
 	List   func() ([]*Dirent, error) // of a directory
-	ID     uint64                    // the place of the inode: tells a directory from its ancestors
+	ID     uint64                    // place of the inode, to recognize a directory that contains itself
 }
 
 // A Dirent names an inode that is not loaded yet.
@@ -65,8 +64,8 @@ type FS struct {
 	fold func(string) string
 }
 
-// New makes an FS. If no entry has exactly the name that is asked for, the
-// first one that fold makes equal to it is taken; fold may be nil.
+// New makes an FS. If no entry has exactly the requested name, the first one
+// that fold maps to the same text is used; fold may be nil.
 func New(r io.ReaderAt, root func() (*Node, error), fold func(string) string) *FS {
 	return &FS{r: r, root: root, fold: fold}
 }
@@ -89,8 +88,8 @@ func (f *FS) Open(name string) (fs.File, error) {
 	return &file{info: st, SectionReader: io.NewSectionReader(&content{f.r, n, Ends(n.Data)}, 0, n.Size)}, nil
 }
 
-// ReadFile implements fs.ReadFileFS. It refuses files larger than
-// MaxReadFile: fs.ReadFile alone would allocate what the image claims.
+// ReadFile implements fs.ReadFileFS. It refuses files larger than MaxReadFile,
+// because fs.ReadFile alone would allocate the size that the image claims.
 func (f *FS) ReadFile(name string) ([]byte, error) {
 	file, err := f.Open(name)
 	if err != nil {
@@ -180,8 +179,8 @@ func (f *FS) find(name string) (*Node, error) {
 
 func base(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 
-// list sorts the entries by name and drops names that come again: io/fs
-// promises the first, path look-up takes the first of the second.
+// list sorts the entries by name, as io/fs requires, and drops all but the
+// first of entries with the same name, as path look-up does.
 func list(n *Node) ([]fs.DirEntry, error) {
 	if !n.Mode.IsDir() || n.List == nil {
 		return nil, errors.New("not a directory")
@@ -246,7 +245,7 @@ type file struct {
 	*io.SectionReader
 }
 
-// Size is ambiguous between the two embedded types; they agree.
+// Size is defined because both embedded types have one; they agree.
 func (f *file) Size() int64 { return f.n.Size }
 
 type dir struct {
@@ -290,7 +289,7 @@ type content struct {
 	ends []int64
 }
 
-// Ends is the offset in the file at which each extent stops.
+// Ends returns the offset in the file at which each extent ends.
 func Ends(data []Extent) []int64 {
 	out := make([]int64, len(data))
 	var sum int64
@@ -313,7 +312,8 @@ func (c *content) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// some fills p from the one extent that holds off, as far as that goes.
+// some fills p from the one extent that contains off, as far as that extent
+// goes.
 func (c *content) some(p []byte, off int64) (int, error) {
 	left := c.n.Size - off
 	if left <= 0 {
@@ -327,7 +327,7 @@ func (c *content) some(p []byte, off int64) (int, error) {
 		}
 		return len(p), nil
 	}
-	i, _ := slices.BinarySearch(c.ends, off+1) // the first extent that ends behind off
+	i, _ := slices.BinarySearch(c.ends, off+1) // the first extent that ends after off
 	if i == len(c.ends) {
 		clear(p)
 		return len(p), nil
@@ -344,7 +344,7 @@ func (c *content) some(p []byte, off int64) (int, error) {
 		return n, nil
 	}
 	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF // the image is shorter than its own tables say
+		err = io.ErrUnexpectedEOF // the image is shorter than its tables claim
 	}
 	return n, err
 }
