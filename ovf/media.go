@@ -103,7 +103,7 @@ func Load(ctx context.Context, media Media) (*Document, error) {
 	case <-ctx.Done():
 	}
 	// A search that ends by itself has a more precise error.
-	//wait: letGo is its bound
+	// wait: letGo is its bound
 	select {
 	case r := <-c:
 		return r.d, r.err

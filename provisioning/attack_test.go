@@ -31,7 +31,7 @@ func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
 			m.run.Answers["userdel"] = hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/passwd", passwd, 0o644); return nil }}
 			hosttest.Attack(t, m.root.Path(tc.base), tc.names, func(int) {
 				m.write("/etc/passwd", passwd+"ann:x:1234:1234:JIT_Account:/home/ann:/bin/bash\n", 0o644)
-				_ = provisioning.RemoveJIT{Name: "ann"}.Apply(t.Context(), m.prov()) // what it can't do is said
+				_ = provisioning.RemoveJIT{Name: "ann"}.Apply(t.Context(), m.prov()) // errors do not matter here
 			})
 		})
 	}

@@ -183,7 +183,7 @@ const (
 
 // Stand compares the marker with the identity. The result is Adopted for an
 // empty marker, which the classic agent wrote when it could not read the id,
-// for a marker that a power cut has damaged, and for any marker if the id of
+// for a marker that a power cut has damaged, and for any other if the id of
 // this VM is not firm.
 func (m *Machine) Stand() (Standing, error) {
 	marker := m.Options.Lib + "/provisioned"

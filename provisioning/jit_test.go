@@ -70,7 +70,7 @@ func TestJITAccountApplied(t *testing.T) {
 	until := time.Date(2026, 1, 31, 23, 0, 0, 0, time.UTC)
 	for name, tc := range map[string]struct {
 		broken  string // the command that fails
-		have    string // the account that is there by then
+		have    string // the account that exists when the step is applied
 		remove  bool
 		command string // that has to be run
 		never   string // that must not be

@@ -104,8 +104,8 @@ func (m *Machine) removeAccount(ctx context.Context, name string, spare bool) er
 		return err
 	}
 	r := removal{Machine: m, a: a, have: have, spare: spare, all: slices.DeleteFunc(all, func(b host.Account) bool { return b.Name == name })}
-	// Without a UID of its own, files and processes cannot be attributed to
-	// this account.
+	// If another account has the same UID, files and processes cannot be
+	// attributed to this one.
 	r.number = !slices.ContainsFunc(r.all, func(b host.Account) bool { return b.UID == a.UID })
 	r.subordinate = m.Root.Subordinates(a)
 	var errs []error

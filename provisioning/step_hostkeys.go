@@ -90,9 +90,9 @@ func (s HostKeys) missing(r host.Root, led hostKeyLedger) []string {
 	for _, t := range s.Types {
 		fp := s.onDisk(r, t)
 		// A key of the image stays unless keys are to be replaced; a key of
-		// the ledger always stays. Before the late step all keys of the image
-		// are removed, so a key found by it was made since, and clients may
-		// have seen it.
+		// the ledger always stays. The keys of the image that are replaced
+		// are removed before the late step, so a key found by it was made
+		// since, and clients may have seen it.
 		if fp == "" || (s.Regenerate && !s.Late && led.Keys[t] != fp) {
 			missing = append(missing, t)
 		} else if s.Late {

@@ -13,9 +13,9 @@ import (
 )
 
 // SetPassword sets the user's password, byte for byte as given. Without a
-// password it makes sure that the account is not locked: the password field
-// becomes "*", which matches no password and with which every sshd accepts
-// keys.
+// password it makes sure that the account is not locked: a password field that
+// is empty or "!" becomes "*", which matches no password and with which every
+// sshd accepts keys.
 type SetPassword struct {
 	User     string
 	Password host.Secret

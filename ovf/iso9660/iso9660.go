@@ -7,9 +7,9 @@
 // Files in several extents are read; interleaved and zisofs-compressed ones
 // are shown and refused when they are opened. Symlinks are not followed.
 //
-// The image is taken to be hostile: every list and chain is bounded
-// (constants here and in package image) and nothing is allocated because the
-// image says it is large. Nothing is cached.
+// The image is taken to be hostile: every list and chain is bounded (constants
+// here and in package image), and so is every allocation, whatever sizes the
+// image claims. Nothing is cached.
 package iso9660
 
 import (

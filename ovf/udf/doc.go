@@ -9,9 +9,9 @@
 // It does not read named streams, and does not follow symlinks.
 //
 // The image is taken to be hostile. Every table, chain and directory is
-// bounded (constants here and in package image), and no allocation depends on
-// a size that the image claims. An operation reads only what it needs; nothing
-// is cached.
+// bounded (constants here and in package image), and so is every allocation,
+// whatever sizes the image claims. An operation reads only what it needs;
+// nothing is cached.
 //
 // Descriptors are verified (checksum, CRC, place) as strictly as Linux does,
 // no stricter: media exist whose CRC length is wrong.
