@@ -38,8 +38,8 @@ var (
 )
 
 // maxSeed is the largest size, in bytes, of a writable device other than an
-// optical drive that is examined. Data disks on these platforms begin at 1
-// GiB.
+// optical drive that is examined. Data disks on these platforms begin at
+// 1 GiB.
 const maxSeed = 64 << 20
 
 // candidate is a device that may hold the medium.

@@ -12,7 +12,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// JITComment is the GECOS text of short-lived accounts (provisioning/SPEC.md §13.2).
+// JITComment is the GECOS text of short-lived accounts
+// (provisioning/SPEC.md §13.2).
 const JITComment = "JIT_Account"
 
 // JITUser is one account that the platform asks for until Expires.
