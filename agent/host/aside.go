@@ -6,7 +6,7 @@ import (
 	"io/fs"
 )
 
-// AsideSuffix is what the name of a file ends in that was set aside.
+// AsideSuffix is appended to the name of a file that is set aside.
 const AsideSuffix = ".bad"
 
 // An AsideError is a file or directory of the agent's own that could not be
@@ -24,9 +24,10 @@ func (e *AsideError) Unwrap() error { return e.Err }
 // Code is stable.
 func (*AsideError) Code() string { return "AZ-AGENT-STATE" }
 
-// SetAside gives what can't be used another name, so that it is in nobody's way
-// and can be looked at. There is one such name for each; an older one goes. The
-// error is an AsideError, or says as well why it could not be done.
+// SetAside renames a file or directory that can't be used, so that it is out
+// of the way and can be inspected: it gets AsideSuffix appended, and replaces
+// an earlier one. The error is an AsideError on success. If the name is gone
+// it is why, and if renaming failed it wraps why and the reason.
 func (r Root) SetAside(name string, why error) error {
 	aside := name + AsideSuffix
 	err := r.RemoveAll(aside)
@@ -35,7 +36,7 @@ func (r Root) SetAside(name string, why error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return why // somebody was faster
+		return why // moved or removed meanwhile
 	case err != nil:
 		return fmt.Errorf("%w; set aside: %w", why, err)
 	}

@@ -21,24 +21,24 @@ import (
 // a file should be.
 var errNotRegular = fmt.Errorf("%w: not a regular file", ErrUnsafe)
 
-// ours says whether a file of this owner is root's, or the caller's own where
-// tests run without root. In a user namespace the machine's root is not
-// mapped and appears as the overflow uid.
+// ours reports whether a file with this owner counts as root's: uid 0, the
+// caller's own uid (tests run without root), and the overflow uid in a user
+// namespace that does not map the machine's root.
 func ours(uid uint32) bool {
 	return uid == 0 || int(uid) == os.Geteuid() || uid == overflowUID && unprivileged()
 }
 
 const overflowUID = 65534
 
-// unprivileged says whether this is a user namespace in which not every uid of
-// the machine has a number.
+// unprivileged reports whether this process is in a user namespace that does
+// not map every uid of the machine.
 var unprivileged = sync.OnceValue(func() bool {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && !slices.Equal(strings.Fields(string(b)), []string{"0", "0", "4294967295"})
 })
 
-// checked refuses what is not one component: with a slash in it the kernel
-// would follow links.
+// checked returns an error unless name is a single path component: with a
+// slash in it the kernel would follow links on the way.
 func checked(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("%w: %q is not a file name", ErrUnsafe, name)
@@ -53,8 +53,8 @@ func (d *Dir) fail(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: path.Join(d.name, name), Err: err}
 }
 
-// Trusted returns nil if only root can have put there what is in the
-// directory. The error wraps ErrUnsafe and says why not.
+// Trusted returns nil if only root can have created what is in the directory.
+// Otherwise the error wraps ErrUnsafe and says why.
 func (d *Dir) Trusted() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd(), &st); err != nil {
@@ -69,15 +69,18 @@ func (d *Dir) Trusted() error {
 	return nil
 }
 
-// Sync makes what was renamed or removed in the directory durable. Some file
-// systems refuse it; there is nothing that could be done about it.
+// Sync makes renames and removals in the directory durable. Some file systems
+// do not support it; callers could do nothing about an error, so none is
+// returned.
 func (d *Dir) Sync() { _ = d.f.Sync() }
 
 // SyncFS makes everything durable that was written to the file system of the
 // directory.
 func (d *Dir) SyncFS() error { return d.fail("sync", "", unix.Syncfs(d.fd())) }
 
-// TryLock takes the lock of the directory, until it is closed. It does not
+// TryLock takes the exclusive lock (flock) of the directory, held until the
+// Dir is closed. It does not wait: the error is unix.EWOULDBLOCK if the lock
+// is held already.
 // wait: the error is unix.EWOULDBLOCK if somebody has it.
 func (d *Dir) TryLock() error {
 	return d.fail("lock", "", unix.Flock(d.fd(), unix.LOCK_EX|unix.LOCK_NB))
@@ -114,8 +117,8 @@ func (d *Dir) Mkdir(name string, perm fs.FileMode) (*Dir, error) {
 	return c, d.fail("mkdir", name, err)
 }
 
-// MakeDir opens a directory in this one, which is made as Mkdir does where
-// there is nothing of this name. One that is there keeps its owner and mode.
+// MakeDir opens a directory in this one, and makes it first, as Mkdir does, if
+// there is none. An existing one keeps its owner and mode.
 func (d *Dir) MakeDir(name string, perm fs.FileMode) (*Dir, error) {
 	for range 3 {
 		c, err := d.OpenDir(name)
@@ -130,15 +133,15 @@ func (d *Dir) MakeDir(name string, perm fs.FileMode) (*Dir, error) {
 }
 
 // Open opens a regular file for reading. It neither follows a symbolic link
-// nor waits for the other end of a FIFO. Who owns the file and how large it is
-// can be asked of the result.
+// nor waits for the other end of a FIFO. The file may have any owner and size;
+// callers check those on the result if they matter.
 func (d *Dir) Open(name string) (*os.File, error) { return d.OpenFile(name, os.O_RDONLY, 0) }
 
 // OpenFile is os.OpenFile for a regular file in this directory. A file that is
-// opened for writing must have no second name and belong to root, the caller
-// or the directory's owner: whoever can write in the directory could have
-// linked somebody else's file there. A new file gets exactly perm. What will be
-// executable is made for reading; see WriteProgram.
+// opened for writing must have only one link and belong to root, the caller or
+// the directory's owner: a user who can write in the directory could have
+// hard-linked somebody else's file there. A new file gets exactly perm. A new
+// executable can only be opened for reading; see WriteProgram.
 func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	if err := checked(name); err != nil {
 		return nil, err
@@ -147,15 +150,15 @@ func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 		return nil, d.fail("open", name, errOpenProgram)
 	}
 	truncate := flag & os.O_TRUNC
-	flag &^= os.O_TRUNC // not before the file is judged
+	flag &^= os.O_TRUNC // only after judge has accepted the file
 	const safe = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
 	var fd int
 	err := error(unix.EEXIST)
 	made := false
 	for range 3 {
 		if flag&os.O_CREATE != 0 {
-			// Made in a step of its own, so that it is known to be new: only
-			// then is its mode ours to set.
+			// Created in a separate step, so that we know whether the file is
+			// new: only a new file gets the mode.
 			fd, err = unix.Openat(d.fd(), name, flag|os.O_EXCL|safe, uint32(perm.Perm()&0o700))
 			made = err == nil
 		}
@@ -229,15 +232,15 @@ func (d *Dir) Append(name string, perm fs.FileMode) (*os.File, error) {
 	return d.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, perm)
 }
 
-// WriteFileLazy is WriteFile without fsync, by the caller: all or nothing for
-// whoever reads while the machine runs, but a power cut may bring the old
-// content back, or none.
+// WriteFileLazy is WriteFile without fsync; the file belongs to the caller.
+// Readers see the old or the new content, never a part, but a power cut may
+// bring the old content back, or none.
 func (d *Dir) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
 	return d.replace(d, name, data, perm, -1, -1, false)
 }
 
-// ReadBounded reads a regular file of at most limit bytes, whoever owns it. A
-// larger one is an error, as is one that grows meanwhile.
+// ReadBounded reads a regular file of at most limit bytes, of any owner. A
+// larger file is a TooLargeError, as is one that grows beyond limit meanwhile.
 func (d *Dir) ReadBounded(name string, limit int64) ([]byte, fs.FileInfo, error) {
 	f, err := d.Open(name)
 	if err != nil {
@@ -251,7 +254,7 @@ func (d *Dir) ReadBounded(name string, limit int64) ([]byte, fs.FileInfo, error)
 	if fi.Size() > limit {
 		return nil, fi, d.fail("read", name, &TooLargeError{fi.Size(), limit})
 	}
-	// A file of /proc has no size.
+	// Files of /proc report size 0, so the limit is checked again.
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
 		err = &TooLargeError{int64(len(b)), limit}
@@ -262,7 +265,7 @@ func (d *Dir) ReadBounded(name string, limit int64) ([]byte, fs.FileInfo, error)
 	return b, fi, nil
 }
 
-// A TooLargeError says that a file has more bytes than its reader takes.
+// A TooLargeError says that a file has more bytes than the reader's limit.
 type TooLargeError struct{ Size, Limit int64 }
 
 func (e *TooLargeError) Error() string {
@@ -303,12 +306,12 @@ func (d *Dir) Names(limit int) (names []string, more bool, err error) {
 	return names[:min(limit, len(names))], len(names) > limit, nil
 }
 
-// maxNames is how many names of one directory EachName passes on. Somebody may
-// make files as fast as they are read, and a listing then has no end.
+// maxNames is how many names of one directory EachName passes on. A user may
+// create files as fast as they are listed, and the listing would never end.
 const maxNames = 4 << 20
 
 // EachName calls f for each name in the directory, in the order of the file
-// system; more than maxNames are an ErrTooMany. Removing meanwhile is allowed.
+// system; more than maxNames are an ErrTooMany. f may remove the file.
 func (d *Dir) EachName(f func(name string)) error {
 	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0) // with an offset of its own
 	if err != nil {
@@ -336,8 +339,8 @@ func (d *Dir) EachName(f func(name string)) error {
 // MaxEntries is how many entries of one directory ReadDir returns.
 const MaxEntries = 100_000
 
-// ReadDir lists the directory, sorted by name. What vanishes meanwhile is left
-// out; a directory of more than MaxEntries is an error.
+// ReadDir lists the directory, sorted by name. Entries that vanish meanwhile
+// are left out; a directory of more than MaxEntries is an error.
 func (d *Dir) ReadDir() ([]fs.DirEntry, error) {
 	names, more, err := d.Names(MaxEntries)
 	if err == nil && more {
@@ -370,22 +373,22 @@ func (d *Dir) Remove(name string) error {
 	return d.fail("remove", name, err)
 }
 
-// maxDepth is how many directories deep a tree is walked with one descriptor
-// for each level.
+// maxDepth is how many directory levels are walked with one open descriptor
+// per level.
 const maxDepth = 100
 
-// removeTime bounds the removal of one tree: somebody may go on to make files in
-// it, as fast as they are removed.
+// removeTime bounds the removal of one tree: a user may keep creating files in
+// it as fast as they are removed.
 var removeTime = 20 * time.Second
 
 // ErrBusy says that a tree was not removed within the time for it.
 var ErrBusy = errors.New("files keep being created in it")
 
-// RemoveAll deletes a tree; that it is not there is fine. Links in it are
-// removed and not followed, and it stops at what is mounted in it, which is not
-// ours, be it another part of the same file system. It ends, with ErrBusy,
-// although somebody makes more of the tree meanwhile; a second call goes on where
-// it stopped.
+// RemoveAll deletes a tree; it is no error if there is none. Symbolic links
+// are removed, not followed. A file system mounted in the tree, a bind mount
+// too, is left alone and is an error. If other processes keep creating files
+// in it, RemoveAll gives up after removeTime with ErrBusy; a second call
+// continues where it stopped.
 func (d *Dir) RemoveAll(name string) error {
 	if err := checked(name); err != nil {
 		return err
@@ -406,9 +409,9 @@ func (d *Dir) RemoveAll(name string) error {
 	return d.fail("remove", name, err)
 }
 
-// A place says where a directory is: the number of its mount, by which one part
-// of a file system that is mounted in another is told from it; of the file
-// system where the kernel does not say more.
+// A place identifies the mount that a directory is on, by mount id, which also
+// tells a bind mount from the rest of its file system. Where the kernel does
+// not give one it is the device number.
 type place struct{ mount, dev uint64 }
 
 func (d *Dir) place() (place, error) {
@@ -433,13 +436,13 @@ func (d *Dir) place() (place, error) {
 	return place{dev: uint64(st.Dev)}, nil //nolint:unconvert // 32 bits wide on some platforms
 }
 
-// A removal is that of one tree. What lies deeper than maxDepth is moved up to
-// top, and removed when the way to it is closed again: a chain of a hundred
-// thousand directories must take neither as many descriptors nor as much stack.
+// A removal is the state of one RemoveAll. Directories deeper than maxDepth
+// are moved up to top and removed afterwards, so that a chain of a hundred
+// thousand directories needs neither as many descriptors nor as much stack.
 type removal struct {
 	at     place
 	top    *Dir
-	lifted []string // in top
+	lifted []string // names in top
 	until  time.Time
 }
 
@@ -475,7 +478,7 @@ func (r *removal) remove(d *Dir, name string, depth int) error {
 		return cerr
 	}
 	var errs []error
-	// While others write there it may have to be emptied more than once.
+	// If others write in it, it may have to be emptied more than once.
 	for pass := range 5 {
 		errs = r.empty(c, depth, pass == 0)
 		err = unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR)
@@ -489,8 +492,8 @@ func (r *removal) remove(d *Dir, name string, depth int) error {
 	return errors.Join(append(errs, err, c.Close())...)
 }
 
-// empty deletes what is in a directory. What is not empty after a first look is
-// taken away from whoever may fill it as fast as it is emptied.
+// empty deletes the entries of a directory. If the first pass leaves some, the
+// directory is taken over (seize), so that its owner can't go on filling it.
 func (r *removal) empty(c *Dir, depth int, gentle bool) (errs []error) {
 	for look := 0; ; look++ {
 		if look == 1 || look == 0 && !gentle {
@@ -519,8 +522,8 @@ func (r *removal) empty(c *Dir, depth int, gentle bool) (errs []error) {
 	}
 }
 
-// seize makes a directory that is to be deleted root's alone, also for those who
-// have it open. What is returned gives it back.
+// seize makes a directory that is to be deleted accessible to root only, even
+// for processes that have it open. giveBack restores owner and mode.
 func (d *Dir) seize() (giveBack func()) {
 	var st unix.Stat_t
 	if unix.Fstat(d.fd(), &st) != nil {
@@ -576,7 +579,8 @@ func (d *Dir) rename(old string, to *Dir, name string, flags uint) error {
 	return nil
 }
 
-// Link gives a file, or a link itself, a second name in to.
+// Link makes a hard link to a file in to. For a symbolic link it is a second
+// name of the link itself, not of its target.
 func (d *Dir) Link(old string, to *Dir, name string) error {
 	if err := errors.Join(checked(old), checked(name)); err != nil {
 		return err
@@ -652,7 +656,7 @@ func (d *Dir) change(op, name string, f func(fd int) error) error {
 	return d.fail(op, name, errors.Join(err, unix.Close(fd)))
 }
 
-// Chtimes sets when a file was last read and changed.
+// Chtimes sets the access and modification time of a file.
 func (d *Dir) Chtimes(name string, at time.Time) error {
 	if err := checked(name); err != nil {
 		return err
@@ -664,11 +668,12 @@ func (d *Dir) Chtimes(name string, at time.Time) error {
 // SkipDir tells Walk not to descend.
 var SkipDir = fs.SkipDir
 
-// Walk calls f for everything below the directory, parents first, with the
-// directory that it is in and its name from here, up to limit entries. Links
-// are not followed and what is mounted in it not entered. What vanishes meanwhile
-// is left out; what can't be entered is given to f a second time, with the
-// error. An error of f, but for SkipDir, ends the walk.
+// Walk calls f for every entry below the directory, parents first, with its
+// path relative to d and the directory that it is in. More than limit entries
+// are an ErrTooMany. Symbolic links are not followed and mounted file systems
+// not entered. Entries that vanish meanwhile are left out; for a directory
+// that can't be entered f is called a second time, with the error. An error of
+// f other than SkipDir ends the walk.
 func (d *Dir) Walk(limit int, f func(rel string, in *Dir, fi fs.FileInfo, err error) error) error {
 	at, err := d.place()
 	if err != nil {
@@ -677,8 +682,7 @@ func (d *Dir) Walk(limit int, f func(rel string, in *Dir, fi fs.FileInfo, err er
 	return d.walk("", at, 0, &limit, f)
 }
 
-// walkNames is how many names of one directory a walk holds: of each of those
-// that are open at a time.
+// walkNames is how many names a walk reads at a time from each open directory.
 const walkNames = 512
 
 func (d *Dir) walk(prefix string, top place, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
@@ -690,7 +694,7 @@ func (d *Dir) walk(prefix string, top place, depth int, limit *int, f func(strin
 	defer func() { _ = list.Close() }()
 	for {
 		names, err := list.Readdirnames(walkNames)
-		slices.Sort(names) // of a larger directory, only so many at a time
+		slices.Sort(names) // within this batch; a larger directory has several
 		for _, n := range names {
 			if err := d.visit(prefix, n, top, depth, limit, f); err != nil {
 				return err
@@ -705,7 +709,7 @@ func (d *Dir) walk(prefix string, top place, depth int, limit *int, f func(strin
 	}
 }
 
-// visit is the part of a walk that begins at one name.
+// visit handles one name of a walk, and the tree below it.
 func (d *Dir) visit(prefix, n string, top place, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
 	fi, err := d.lstat(n)
 	if err != nil {

@@ -4,13 +4,14 @@
 // real machine is named in one place only, agent/cmd/azguest.
 //
 // Begin with Root (root.go), which takes paths, and Dir (dir.go, openat.go),
-// which works on a descriptor; both follow no name that somebody else could
-// have made (DESIGN.md, decision 38). Then Cmd and Runner (run.go), Kernel
-// (kernel.go), and the accounts of the machine (users.go).
+// which works on a descriptor; neither follows a symbolic link that a user
+// other than root could have made (DESIGN.md, decision 38). Then Cmd and
+// Runner (run.go), Kernel (kernel.go), and the accounts of the machine
+// (users.go).
 //
-// What runs has packages of its own: process (what the kernel says of
-// processes), cgroup (scopes and limits), job (a handler's command and its
+// Running processes have packages of their own: process (what the kernel says
+// of processes), cgroup (scopes and limits), job (a handler's command and its
 // supervisor). Files, accounts and mounts stay together because most of them
-// are methods of Root. Of ours the package imports agent/bound, agent/secret and
-// agent/host/process.
+// are methods of Root. From this module the package imports agent/bound,
+// agent/secret and agent/host/process.
 package host

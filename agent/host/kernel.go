@@ -10,18 +10,19 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// Kernel is what the agent asks of the kernel itself rather than of a file
-// or a program. It is a struct of functions so that a test can replace one
-// of them; a nil function is an answer of "not supported here".
+// Kernel is what the agent asks of the kernel directly rather than through a
+// file or a program. It is a struct of functions so that a test can replace
+// one of them; a nil function means "not supported here".
 type Kernel struct {
 	HostName    func() (string, error)
 	SetHostName func(string) error
 	// Signal sends sig to a process.
 	Signal func(pid int, sig unix.Signal) error
-	// EndProcesses ends everything that a user runs, and says what it could not
-	// end.
+	// EndProcesses ends everything that a user runs; the error names what is
+	// left.
 	EndProcesses func(context.Context, process.Revoked) error
-	// RemoveIPC removes what a user has left in the kernel for other processes.
+	// RemoveIPC removes the user's System V shared memory, semaphores and
+	// queues.
 	RemoveIPC func(uid int) error
 	// InSession reports whether this process works in a session of the user.
 	InSession func(uid int) bool
@@ -32,8 +33,8 @@ type Kernel struct {
 	Routes func() (next func(context.Context) error, end func(), err error)
 }
 
-// LinuxKernel is the real one. As with Exec, only agent/cmd/azguest and
-// tests inside a sandbox may name it.
+// LinuxKernel returns the functions of the real kernel. As with Exec, only
+// agent/cmd/azguest and tests inside a sandbox may name it.
 func LinuxKernel() Kernel {
 	return Kernel{
 		HostName: os.Hostname,

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A LinkEvent is a change of a network interface, as the kernel tells it.
+// A LinkEvent is a change of a network interface, as reported by the kernel.
 type LinkEvent struct {
 	Name  string
 	Index int
@@ -26,8 +26,8 @@ type Links struct{ f *os.File }
 // OpenLinks subscribes in the network namespace of the calling thread.
 func OpenLinks() (*Links, error) { return subscribe(unix.RTMGRP_LINK) }
 
-// OpenRoutes subscribes to addresses and routes instead: Next returns with
-// nothing in its hands when one came or went, as a DHCP client makes them.
+// OpenRoutes subscribes to changes of IPv4 addresses and routes instead, such
+// as a DHCP client makes. Next then returns without events when there was one.
 func OpenRoutes() (*Links, error) {
 	return subscribe(unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE)
 }
@@ -46,8 +46,9 @@ func subscribe(groups uint32) (*Links, error) {
 // Close ends the subscription.
 func (l *Links) Close() error { return l.f.Close() }
 
-// Next waits for events; one message may hold several. Lost events
-// (ENOBUFS) are an empty answer: look for yourself.
+// Next waits for events and returns those of one message. If the kernel had to
+// drop events (ENOBUFS) it returns none: the caller must look at the
+// interfaces itself.
 func (l *Links) Next(ctx context.Context) ([]LinkEvent, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err

@@ -13,28 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A LogFile is appended to by us and read, moved or deleted by others. Where
-// its directory can be written by a group, as /var/log on some distributions,
-// it is still only our own file that is written: what somebody put in its
-// place is moved aside. It is opened again when its name leads to another
-// file, so that logrotate needs no signal. Safe for concurrent use.
+// A LogFile is a log that the agent appends to, and that others may read, move
+// or delete. It is reopened when its name refers to another file, so logrotate
+// needs no signal. Where a group can write in the directory, as in /var/log on
+// some distributions, a file that somebody else put in its place is moved
+// aside and not written. Safe for concurrent use.
 type LogFile struct {
 	root  Root
 	name  string
-	perm  fs.FileMode // of a new file; what an administrator allows to read stays
-	limit int64       // bytes, then it is rotated
+	perm  fs.FileMode // of a new file; an existing one stays as readable as it is
+	limit int64       // bytes; a larger file is rotated
 	keep  int         // how many older ones, compressed, as name.1.gz and so on
 
 	mu sync.Mutex // guards f
 	f  *os.File
 }
 
-// NewLogFile does not open anything yet.
+// NewLogFile makes a LogFile; the first Write opens the file.
 func NewLogFile(root Root, name string, perm fs.FileMode, limit int64, keep int) *LogFile {
 	return &LogFile{root: root, name: path.Clean("/" + name), perm: perm, limit: limit, keep: keep}
 }
 
-// Write appends whole records.
+// Write appends p, which must consist of whole records: the file may be
+// rotated between two calls.
 func (l *LogFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,8 +63,8 @@ func (l *LogFile) Write(p []byte) (int, error) {
 	return l.f.Write(p)
 }
 
-// current says whether the name still leads to the file that is open, and how
-// large that is: others append to it too.
+// current reports whether the name still refers to the open file, and the
+// file's size, as others may append to it too.
 func (l *LogFile) current(dir *Dir, base string) (size int64, ok bool) {
 	if l.f == nil {
 		return 0, false
@@ -86,7 +87,8 @@ func (l *LogFile) open(dir *Dir, base string) (size int64, err error) {
 				err = fmt.Errorf("%w: file belongs to uid %d", ErrUnsafe, st.Uid)
 			}
 			if err == nil && st.Mode&0o022 != 0 {
-				// Another agent or a careless hand left it so.
+				// Another program or an administrator made it writable for
+				// others.
 				err = unix.Fchmod(int(f.Fd()), st.Mode&0o755)
 			}
 			if err == nil {
@@ -98,7 +100,8 @@ func (l *LogFile) open(dir *Dir, base string) (size int64, err error) {
 		if !errors.Is(err, ErrUnsafe) {
 			return 0, err
 		}
-		// It may be somebody's file, or be the trace of an attack.
+		// Kept, not deleted: it may be somebody's file, or evidence of an
+		// attack.
 		if merr := replaceName(dir, base, base+".foreign"); merr != nil && !errors.Is(merr, fs.ErrNotExist) {
 			return 0, errors.Join(err, merr)
 		}
@@ -106,9 +109,10 @@ func (l *LogFile) open(dir *Dir, base string) (size int64, err error) {
 	return 0, err
 }
 
-// replaceName gives a name to another, whatever has that: a directory, which no
-// file replaces, gets a name that is in nobody's way. To delete it would take as
-// long as its owner likes, and whoever logs would wait.
+// replaceName renames a file and replaces what has the new name. A directory,
+// which a file can't replace, is renamed out of the way first. It is not
+// deleted: that could take as long as its owner likes, and would block
+// logging.
 func replaceName(dir *Dir, name, to string) error {
 	err := dir.Rename(name, dir, to)
 	if errors.Is(err, fs.ErrNotExist) || err == nil {
@@ -123,7 +127,8 @@ func replaceName(dir *Dir, name, to string) error {
 	return dir.Rename(name, dir, to)
 }
 
-// rotate compresses the file into the first of the older ones.
+// rotate compresses the file to name.1.gz, renumbers the older ones, and
+// begins a new file.
 func (l *LogFile) rotate(dir *Dir, base string) error {
 	older := func(i int) string { return fmt.Sprintf("%s.%d.gz", base, i) }
 	for i := l.keep - 1; i > 0; i-- {
@@ -132,7 +137,8 @@ func (l *LogFile) rotate(dir *Dir, base string) error {
 		}
 	}
 	if l.keep > 0 {
-		// On a full disk the old records go: room for the newest counts more.
+		// If that fails, as on a full disk, the old records are lost: new ones
+		// matter more.
 		_ = l.pack(dir, base, older(1))
 	}
 	if err := errors.Join(l.close(), dir.Remove(base)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -9,8 +9,8 @@ import (
 )
 
 // A Moment is a point in time that means the same to every process of one
-// boot. Nobody can set its clock, and it stands still while the machine
-// sleeps, as timers do: whoever was asleep has not used up its time.
+// boot. Its clock can't be set and, like timers, does not run while the
+// machine is suspended, so a time limit is not used up by that.
 type Moment struct {
 	Boot string        `json:"boot"` // BootID
 	At   time.Duration `json:"at"`   // CLOCK_MONOTONIC
@@ -23,10 +23,9 @@ func Now() Moment {
 	return Moment{Boot: BootID(), At: time.Duration(ts.Nano())}
 }
 
-// Left is how much of a span that began at m is left: nothing if that was in
-// another boot, and never more than the span. A moment that is not known, as
-// in what an older version has written, or that is still to come, counts as
-// the present one.
+// Left is how much of a span that began at m is left: at most the span, and 0
+// if m is from another boot. A zero m, as in files of older versions, or one
+// in the future counts as now.
 func (m Moment) Left(span time.Duration) time.Duration {
 	now := Now()
 	switch {
@@ -38,7 +37,7 @@ func (m Moment) Left(span time.Duration) time.Duration {
 	return max(span-(now.At-m.At), 0)
 }
 
-// BootID is the kernel's name for this boot, or "" where there is none.
+// BootID is the kernel's random id of this boot, or "" where there is none.
 func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -42,8 +42,8 @@ func (r Root) Mounts(below string) ([]Mount, error) {
 	return out, nil
 }
 
-// Detach takes a mount away from its directory. Whoever has files open in it
-// keeps them; nobody can open others.
+// Detach unmounts a file system lazily: files that are open in it stay usable,
+// but no more can be opened.
 func (r Root) Detach(m Mount) error {
 	d, err := r.OpenDir(path.Dir(m.Point), nil)
 	if err != nil {

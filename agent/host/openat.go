@@ -20,10 +20,10 @@ import (
 var ErrUnsafe = errors.New("unsafe path")
 
 // A Dir is an open directory that was reached without following a symlink
-// which somebody other than root could have made. Everything is done relative
-// to the descriptor, so a rename of the path changes nothing; and no name in
-// it is followed, so nothing outside it is touched, whoever else can write
-// there. A name is one component: a file or directory in this directory.
+// which somebody other than root could have made. All operations are relative
+// to the descriptor, so that renaming the path has no effect on them, and
+// follow no link in it, so that nothing outside is touched even if others can
+// write there. A name is one component: a file or directory in this directory.
 type Dir struct {
 	f    *os.File
 	name string
@@ -35,11 +35,11 @@ type Make struct {
 	UID, GID int
 }
 
-// OpenDir opens a directory. mk is asked for each missing component, with its
-// full name; nil, or a false answer, is fs.ErrNotExist. A symbolic link on the
-// way is followed only where root owns both the link and the directory it is
-// in, and nobody else can write there (/var/run, or ostree's /home). A name
-// with ".." in it is refused.
+// OpenDir opens a directory. mk says how to make a missing component, given
+// its full name; if mk is nil or returns false, the error is fs.ErrNotExist. A
+// symbolic link on the way is followed only where root owns both the link and
+// the directory it is in, and nobody else can write there (/var/run, or
+// ostree's /home). A name with ".." in it is refused.
 func (r Root) OpenDir(name string, mk func(name string) (Make, bool)) (*Dir, error) {
 	d, err := r.openTop()
 	if err != nil {
@@ -91,7 +91,7 @@ func (r Root) openTop() (*Dir, error) {
 	return &Dir{f: os.NewFile(uintptr(fd), "/"), name: "/"}, nil
 }
 
-// absolute is where a link found in dir leads to.
+// absolute is the path that a link found in dir points to.
 func absolute(dir, target string) string {
 	if strings.HasPrefix(target, "/") {
 		return path.Clean(target)
@@ -136,7 +136,7 @@ func (d *Dir) child(part string, mk func(string) (Make, bool)) (*Dir, error) {
 		return nil, err
 	}
 	c, err = d.make(part, m)
-	if errors.Is(err, unix.EEXIST) { // somebody was faster: theirs is as it is
+	if errors.Is(err, unix.EEXIST) { // another process made it meanwhile; it stays as it is
 		return d.openChild(part)
 	}
 	return c, err
@@ -214,7 +214,7 @@ func (d *Dir) trustedLink(part string) (string, error) {
 // Name is the path of the directory below the root, links resolved.
 func (d *Dir) Name() string { return d.name }
 
-// Close gives the descriptor back.
+// Close closes the descriptor.
 func (d *Dir) Close() error { return d.f.Close() }
 
 // Owner returns who owns the directory and its permission bits.
@@ -226,8 +226,8 @@ func (d *Dir) Owner() (uid, gid int, perm fs.FileMode, err error) {
 	return int(st.Uid), int(st.Gid), fs.FileMode(st.Mode & 0o7777), nil
 }
 
-// SetOwner gives the directory owner and mode; what is already so is left
-// alone, so that it also works without the right to change it.
+// SetOwner sets owner and mode of the directory. Values that are right already
+// are not set, so that it works without the privilege to change them.
 func (d *Dir) SetOwner(uid, gid int, perm fs.FileMode) error {
 	u, g, p, err := d.Owner()
 	if err != nil {
@@ -247,7 +247,7 @@ func (d *Dir) SetOwner(uid, gid int, perm fs.FileMode) error {
 }
 
 // ReadFile reads a regular file of at most limit bytes. It neither follows a
-// symlink nor blocks on a FIFO, and refuses a file that has a second name or
+// symlink nor blocks on a FIFO, and refuses a file that has several links or
 // belongs to neither uid nor root.
 func (d *Dir) ReadFile(name string, uid int, limit int64) ([]byte, error) {
 	full := path.Join(d.name, name)
@@ -289,8 +289,8 @@ func (d *Dir) WriteFile(name string, data []byte, perm fs.FileMode, uid, gid int
 }
 
 // WriteInto is WriteFile for a name in another directory of the same file
-// system. The temporary file is in this one: others read whatever they find in
-// the other.
+// system. The temporary file is made in d, because other programs read every
+// file that they find in to.
 func (d *Dir) WriteInto(to *Dir, name string, data []byte, perm fs.FileMode) error {
 	if err := checked(name); err != nil {
 		return err
@@ -298,8 +298,10 @@ func (d *Dir) WriteInto(to *Dir, name string, data []byte, perm fs.FileMode) err
 	return d.replace(to, name, data, perm, -1, -1, true)
 }
 
-// replace is the one way in which files are replaced: WriteFile, synced or not,
-// without looking for leftovers. (A download comes in pieces: CreateTemp.)
+// replace writes a temporary file in d and renames it to name in to. All files
+// that are written as a whole go through it; a download, which comes in
+// pieces, uses CreateTemp. With uid < 0 the file belongs to the caller; sync
+// makes it durable.
 func (d *Dir) replace(to *Dir, name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) (err error) {
 	full := path.Join(to.name, name)
 	tmp := temporary(name)
@@ -341,8 +343,8 @@ func (d *Dir) replace(to *Dir, name string, data []byte, perm fs.FileMode, uid, 
 	return nil
 }
 
-// sweep removes the temporary files of earlier writes of this file that were
-// cut off. Nobody else looks for them: the directory is a user's.
+// sweep removes temporary files that interrupted writes of this file left.
+// Nothing else removes them: the directory belongs to a user.
 func (d *Dir) sweep(name string) {
 	fd, err := unix.Openat(d.fd(), ".", dirFlags, 0)
 	if err != nil {
@@ -350,7 +352,7 @@ func (d *Dir) sweep(name string) {
 	}
 	f := os.NewFile(uintptr(fd), d.name)
 	defer func() { _ = f.Close() }()
-	names, _ := f.Readdirnames(10000) // as far as it goes
+	names, _ := f.Readdirnames(10000) // best effort
 	for _, n := range names {
 		if rest, ok := strings.CutPrefix(n, "."+name+tempMark); ok && len(rest) == len(rand.Text()) {
 			_ = unix.Unlinkat(d.fd(), n, 0)

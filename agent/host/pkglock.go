@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Locks of package managers: those of the first kind are locked with fcntl,
-// those of the second name a process.
+// Lock files of package managers: packageLocks are locked with fcntl,
+// packagePIDs contain a process id.
 var (
 	packageLocks = []string{
 		"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock",
@@ -19,9 +19,9 @@ var (
 	packagePIDs = []string{"/run/yum.pid", "/run/zypp.pid", "/var/lib/dnf/rpmdb_lock.pid"}
 )
 
-// PackageLock says who is changing the installed packages, which only one can
-// do at a time: "apt-get (process 1234)", and 0 as the process where the kernel
-// does not tell. Without anybody the name is "".
+// PackageLock says which process is changing the installed packages, which
+// only one can do at a time: "apt-get (process 1234)" and the process id, or 0
+// where the kernel does not tell it. If there is none, who is "".
 func PackageLock(root Root) (who string, pid int) {
 	for _, name := range packageLocks {
 		if pid, held := lockHolder(root.Path(name)); held {
@@ -42,8 +42,8 @@ func PackageLock(root Root) (who string, pid int) {
 	return "", 0
 }
 
-// lockHolder asks for the process that has locked a file for writing. Readers
-// do not matter: rpm locks like this for every query.
+// lockHolder finds the process that has locked a file for writing. Read locks
+// do not matter: rpm takes one for every query.
 func lockHolder(path string) (pid int, held bool) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -55,10 +55,10 @@ func (w programWriter) Write(p []byte) (n int, err error) {
 
 var errOpenProgram = errors.New("program is open for writing")
 
-// isProgram is the answer for those who write whole files: it may be started.
+// isProgram reports whether a file with this mode may be executed.
 func isProgram(perm fs.FileMode) bool { return perm&0o111 != 0 }
 
-// newFlags is how a file is made that fill is to fill.
+// newFlags are the flags for creating a file that fill will write.
 func newFlags(perm fs.FileMode) int {
 	if isProgram(perm) {
 		return os.O_RDONLY | os.O_CREATE | os.O_EXCL

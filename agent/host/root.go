@@ -26,10 +26,9 @@ func NewSecret(s string) Secret { return secret.New(s) }
 // with t.TempDir(). It is a prefix, not a jail: absolute symlinks inside the
 // tree that root made are followed (os.Root would refuse them even at "/").
 //
-// Every operation walks to the directory that the name is in as OpenDir does,
-// and works relative to its descriptor: a link or another directory that a
-// local user puts on the way does not lead it elsewhere. Root("") takes
-// complete paths.
+// Every operation opens the directory that the name is in as OpenDir does, and
+// works relative to its descriptor: a link or another directory that a local
+// user puts on the way can't redirect it. Root("") takes complete paths.
 type Root string
 
 // Path is the name as the kernel must be given it.
@@ -74,8 +73,9 @@ func (r Root) in(name string, follow bool, f func(d *Dir, base string) error) er
 	return errors.Join(f(d, base), d.Close())
 }
 
-// maxRead is how much ReadFile reads: no file that the agent reads whole has
-// more, and a sparse file of a terabyte must not end it.
+// maxRead is the limit of ReadFile in bytes. No file that the agent reads
+// whole is larger, and a sparse file of a terabyte must not exhaust its
+// memory.
 const maxRead = 64 << 20
 
 // ReadFile reads a whole regular file of at most 64 MiB. A FIFO or a device
@@ -137,7 +137,7 @@ func (r Root) OpenDevice(name string, flag int) (f *os.File, err error) {
 	return f, err
 }
 
-// Resolve is the name without the links that root made.
+// Resolve returns the name with links that root made resolved.
 func (r Root) Resolve(name string) (full string, err error) {
 	err = r.in(name, true, func(d *Dir, base string) error {
 		full = path.Join(d.name, base)
@@ -262,20 +262,20 @@ func (r Root) WriteFileAs(name string, data []byte, perm fs.FileMode, uid, gid i
 	return r.write(name, data, perm, uid, gid, true)
 }
 
-// WriteFileLazy is WriteFile without fsync: all or nothing for whoever reads
-// while the machine runs, but a power cut may bring the old content back, or
-// none. It is for files that are rewritten often and believed only within
-// one boot.
+// WriteFileLazy is WriteFile without fsync. Readers see the old or the new
+// content, never a part, but a power cut may bring the old content back, or
+// none. It is for files that are rewritten often and used only within one
+// boot.
 func (r Root) WriteFileLazy(name string, data []byte, perm fs.FileMode) error {
 	return r.write(name, data, perm, -1, -1, false)
 }
 
-// tempMark stands between the name of a file and what is random in the name of
-// its temporary.
+// tempMark is between the name of a file and the random part in the name of
+// its temporary file.
 const tempMark = ".azg-"
 
-// TempPattern matches the names of files that WriteFile was killed over; the
-// one who may write in a directory may remove them there.
+// TempPattern matches temporary files that are left if the agent is killed
+// during WriteFile. The code that writes in a directory may remove them there.
 const TempPattern = ".*" + tempMark + "*"
 
 func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) error {
@@ -292,10 +292,12 @@ func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sy
 	})
 }
 
-// ReplaceDir gives the directory name tmp the name dst, and removes the one
-// that had it, as far as that can be done: what is left of it has the name tmp. Both are there or exchanged: at no moment is there none, and a
-// power cut leaves the one or the other. tmp must be complete and synced; both
-// must be on one file system.
+// ReplaceDir renames the directory tmp to dst. An existing dst is exchanged
+// with it in one step, so that it is never missing and a power cut leaves
+// either the old or the new one; then the old one is removed as far as
+// possible, and what is left of it is named tmp. Where the file system can't
+// exchange names, see Aside. tmp must be complete and synced; both must be on
+// one file system.
 func (r Root) ReplaceDir(tmp, dst string) error {
 	return r.in(tmp, false, func(from *Dir, a string) error {
 		return r.in(dst, false, func(to *Dir, b string) error {
@@ -303,7 +305,7 @@ func (r Root) ReplaceDir(tmp, dst string) error {
 			if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EINVAL) {
 				err = from.Exchange(a, to, b)
 				if errors.Is(err, errors.ErrUnsupported) {
-					// The old one steps aside, under a name that Aside finds.
+					// The old one is renamed first, to a name that Aside finds.
 					if err = to.RemoveAll(aside(b)); err == nil {
 						err = to.Rename(b, to, aside(b))
 					}
@@ -322,12 +324,12 @@ func (r Root) ReplaceDir(tmp, dst string) error {
 	})
 }
 
-// aside is where a directory waits while it is replaced on a file system that
+// aside is the name of a directory while it is replaced on a file system that
 // can't exchange two names.
 func aside(name string) string { return "." + name + tempMark + "old" }
 
-// Aside puts a directory back that a power cut found between the two steps of
-// ReplaceDir: the old one, as the new one may not be complete on disk.
+// Aside restores the old directory if a power cut interrupted ReplaceDir
+// between its two renames; the new one may not be complete on disk.
 func (r Root) Aside(dst string) error {
 	return r.in(dst, false, func(d *Dir, base string) error {
 		err := d.RenameNew(aside(base), d, base)
@@ -338,8 +340,8 @@ func (r Root) Aside(dst string) error {
 	})
 }
 
-// AsideAll is Aside for everything in a directory. Where both are there the new
-// one had its name already, and the old one is removed.
+// AsideAll is Aside for everything in a directory. Where the new directory has
+// its name already, the old one is removed.
 func (r Root) AsideAll(dir string) error {
 	d, err := r.OpenDir(path.Clean("/"+dir), nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -375,7 +377,7 @@ func (r Root) OpenRoot(name string) (*os.Root, error) {
 	return root, errors.Join(err, d.Close())
 }
 
-// SyncDir makes what was renamed or removed in a directory durable.
+// SyncDir makes renames and removals in a directory durable.
 func (r Root) SyncDir(name string) {
 	if d, err := r.OpenDir(path.Clean("/"+name), nil); err == nil {
 		d.Sync()
@@ -383,7 +385,8 @@ func (r Root) SyncDir(name string) {
 	}
 }
 
-// Remove deletes a file or an empty directory; that it is not there is fine.
+// Remove deletes a file or an empty directory; it is no error if there is
+// none.
 func (r Root) Remove(name string) error {
 	err := r.in(name, false, func(d *Dir, base string) error { return d.Remove(base) })
 	if errors.Is(err, fs.ErrNotExist) {

@@ -34,7 +34,7 @@ func (c Cmd) String() string {
 	return strings.Join(append([]string{c.Name}, c.Args...), " ")
 }
 
-// Result is what a process left behind. Output is cut at 1 MiB each.
+// Result is the outcome of a process. Stdout and Stderr are cut at 1 MiB each.
 type Result struct {
 	Stdout, Stderr []byte
 	Code           int
@@ -72,7 +72,7 @@ func NotFound(err error) bool { return errors.Is(err, exec.ErrNotFound) }
 // sandbox) may name it.
 type Exec struct{}
 
-// outputLimit keeps a chatty tool from filling memory.
+// outputLimit is how many bytes of each output are kept in memory.
 const outputLimit = 1 << 20
 
 // Run implements Runner. The child gets its own process group, which is
@@ -126,9 +126,9 @@ const (
 
 var errUnkillable = errors.New("process does not exit after SIGKILL")
 
-// end waits for the end of a process, and, if the context has ended, no longer
-// than killing it may take: one that hangs in the kernel, or is frozen, outlives
-// SIGKILL. It is reaped when it does end.
+// end waits for the end of a process and, once the context has ended, at most
+// killTime more: a process that hangs in the kernel, or is frozen, outlives
+// SIGKILL. It is reaped when it ends.
 func end(ctx context.Context, cmd *exec.Cmd) (code int, err error) {
 	done := make(chan error, 1)
 	// wait: a goroutine of its own, which ends with the process
@@ -162,7 +162,7 @@ func lookPath(name string) (string, error) {
 	return "", fmt.Errorf("run %s: %w", name, exec.ErrNotFound)
 }
 
-// capped keeps the first outputLimit bytes and counts on nobody needing more.
+// capped keeps the first outputLimit bytes and drops the rest.
 type capped struct {
 	mu sync.Mutex // guards b
 	b  []byte

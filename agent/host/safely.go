@@ -8,11 +8,11 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A PanicError is a fault of ours that Safely has caught. Code is
-// AZ-AGENT-FAULT.
+// A PanicError is a panic, that is a bug of the agent, that Safely has caught.
+// Code is AZ-AGENT-FAULT.
 type PanicError struct {
 	Value any
-	// Stack is that of the goroutine, for the log. It has addresses and no
+	// Stack is the stack of the goroutine, for the log. It has addresses but no
 	// contents of memory.
 	Stack string
 }
@@ -24,9 +24,10 @@ func (e *PanicError) Error() string {
 // Code is stable.
 func (e *PanicError) Code() string { return "AZ-AGENT-FAULT" }
 
-// Safely runs f and returns its error, or a PanicError. It stands where the
-// work on one document or one extension begins: what is wrong there must
-// neither stop the rest nor, through restarts that meet it again, the agent.
+// Safely runs f and returns its error, or a PanicError if it panics. It wraps
+// the work on one document or one extension: unexpected input there must stop
+// neither the rest nor the agent, which would meet the same input after each
+// restart.
 func Safely(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -33,8 +33,8 @@ type Group struct {
 	Members []string
 }
 
-// Accounts reads /etc/passwd. Lines that make no sense, and NIS markers, are
-// left out; a file that is not there is no accounts.
+// Accounts reads /etc/passwd. Malformed lines and NIS markers are left out;
+// without the file there are no accounts.
 func (r Root) Accounts() ([]Account, error) {
 	var out []Account
 	err := r.colonLines("/etc/passwd", func(f []string) {
@@ -220,9 +220,9 @@ func (r Root) editColons(name string, edit func(f []string) []string) error {
 	return r.WriteFile(name, out.Bytes(), fi.Mode().Perm())
 }
 
-// LockAccount ends every way to log in to an account that its line can end: the
-// password does not fit any more, the account has expired, and its shell lets
-// nobody in.
+// LockAccount disables logging in to an account as far as its entries can: the
+// password is locked, the account has expired, and shell, which refuses
+// logins, becomes its shell.
 func (r Root) LockAccount(ctx context.Context, shadow, name, shell string) error {
 	unlock, err := r.LockAccounts(ctx)
 	if err != nil {
@@ -253,9 +253,10 @@ func (r Root) LockAccount(ctx context.Context, shadow, name, shell string) error
 		}))
 }
 
-// ForgetAccount takes what is left of an account that has no line in
-// /etc/passwd any more out of the other files: tools that remove one were cut
-// off, or leave some of it. A group goes with the account if it was its own.
+// ForgetAccount removes the remaining entries of an account that is no longer
+// in /etc/passwd from the other files: the tool that removed it was
+// interrupted, or leaves some of them. The group of the account is removed if
+// nothing else uses it.
 func (r Root) ForgetAccount(ctx context.Context, shadow string, a Account) error {
 	unlock, err := r.LockAccounts(ctx)
 	if err != nil {
@@ -315,16 +316,16 @@ func (r Root) ForgetAccount(ctx context.Context, shadow string, a Account) error
 		r.editColons("/etc/subgid", lines(ids...)))
 }
 
-// Subordinates are the numbers that /etc/subuid gives to this account alone.
-// Numbers below the range that is meant for this purpose are the system's,
-// whatever the file says.
+// Subordinates are the uids that /etc/subuid gives to this account alone. Uids
+// below the range for this purpose (SUB_UID_MIN) are the system's, whatever
+// the file says.
 func (r Root) Subordinates(a Account) []process.IDRange {
 	least := 100_000
 	if n, err := strconv.Atoi(r.LoginDefs()["SUB_UID_MIN"]); err == nil && n > 1<<16 {
 		least = n
 	}
 	var mine, others []process.IDRange
-	_ = r.colonLines("/etc/subuid", func(f []string) { // nothing that can't be read is theirs
+	_ = r.colonLines("/etc/subuid", func(f []string) { // what can't be read is not theirs
 		if len(f) < 3 {
 			return
 		}
@@ -379,8 +380,9 @@ func (r Root) LockAccounts(ctx context.Context) (unlock func(), err error) {
 
 // BreakStaleAccountLocks removes the lock files of shadow-utils that a power
 // cut left behind: they name a process of an earlier boot, and useradd would
-// refuse to work if that number is in use again. The clock may have been
-// wrong when they were made, so a number that is not in use says the same.
+// refuse to work if that process id is in use again. The clock may have been
+// wrong when they were made, so a lock whose process does not exist is stale,
+// too.
 func (r Root) BreakStaleAccountLocks() {
 	boot, err := r.BootTime()
 	if err != nil {
@@ -395,8 +397,8 @@ func (r Root) BreakStaleAccountLocks() {
 	}
 }
 
-// lockHeld says that the process whose number is in a lock file lives. One
-// that can't be read may be in the making.
+// lockHeld reports whether the process named in a lock file is alive. A file
+// without a valid process id counts as held: it may be just being written.
 func (r Root) lockHeld(name string) bool {
 	b, err := r.ReadFile(name)
 	if err != nil {
@@ -427,7 +429,7 @@ func (r Root) BootTime() (time.Time, error) {
 	return time.Time{}, errors.New("read boot time: not in /proc/stat")
 }
 
-// BootID tells boots apart; empty if the kernel does not say.
+// BootID is the kernel's random id of this boot; "" if there is none.
 func (r Root) BootID() string {
 	b, err := r.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

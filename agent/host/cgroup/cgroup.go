@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Of are the cgroups of a process by their controllers, "" for the
-// unified hierarchy.
+// Of returns the cgroup paths of a process by controllers, as in
+// /proc/PID/cgroup. The unified hierarchy (version 2) has the key "".
 func Of(pid int) map[string]string {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
@@ -26,8 +26,8 @@ func Of(pid int) map[string]string {
 	return out
 }
 
-// ownCgroup is the path of this process in the unified hierarchy, or in
-// systemd's own one where that is the one in use.
+// ownCgroup is the cgroup path of this process: in systemd's own hierarchy of
+// version 1 if there is one, else in the unified hierarchy.
 func ownCgroup() string {
 	f, err := os.Open("/proc/self/cgroup")
 	if err != nil {
@@ -51,9 +51,8 @@ func ownCgroup() string {
 	return v2
 }
 
-// Procs lists the processes of a cgroup of systemd; none if it is gone.
-// The path may be from a file that somebody else has written: it leads nowhere
-// else than to a cgroup.
+// Procs lists the process ids in a cgroup of systemd; none if it is gone. path
+// may come from a file that others can write: it can't lead out of cgroupfs.
 func Procs(path string) []int {
 	path = filepath.Clean("/" + path)
 	if path == "/" {
@@ -74,5 +73,5 @@ func Procs(path string) []int {
 	return pids
 }
 
-// maxProcs is more than the names of all processes that there can be.
+// maxProcs is more bytes than a list of all possible process ids has.
 const maxProcs = 64 << 20

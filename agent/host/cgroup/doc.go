@@ -1,6 +1,7 @@
-// Package cgroup is what the agent does with control groups: a scope of systemd
-// for this process (Scope), what a cgroup may use and how long that has kept it
-// waiting (LimitsOf, Throttled), what is in it (Procs), and what to do about one
-// that is frozen (FrozenBy, Thaw). It works with both versions of cgroups, and
-// where there is neither a cgroup nor systemd its answers are empty.
+// Package cgroup works with control groups: it moves this process into a scope
+// of systemd (Scope), reads what a cgroup may use and how long it was
+// throttled (LimitsOf, Throttled), lists its processes (Procs), and finds and
+// thaws frozen ones (FrozenBy, Thaw). It works with both versions of cgroups.
+// Without cgroups the results are empty, and without systemd Join returns an
+// error.
 package cgroup

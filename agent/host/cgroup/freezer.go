@@ -12,17 +12,17 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// A Freezer is what one hierarchy of cgroups has to stop processes with.
+// A Freezer is a hierarchy of cgroups that can freeze (stop) processes.
 type Freezer struct {
-	Controller string // of /proc/PID/cgroup
+	Controller string // as in /proc/PID/cgroup; "" for version 2
 	Mount      string
-	Root       string // what of the hierarchy is mounted there
+	Root       string // cgroup that is mounted at Mount
 	File       string
 	frozen     func(string) bool
 	thaw       string
 }
 
-// Freezers finds the hierarchies that can freeze, wherever they are mounted.
+// Freezers lists the mounted hierarchies that can freeze.
 func Freezers() []Freezer {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -51,8 +51,8 @@ func Freezers() []Freezer {
 	return out
 }
 
-// frozenAt are the files that freeze a process: of its cgroup and of those
-// above it.
+// frozenAt lists the control files that keep a process frozen: of its cgroup
+// and of those above it.
 func (f Freezer) frozenAt(pid int) []string {
 	path, ok := "", false
 	for controllers, p := range Of(pid) {
@@ -75,8 +75,8 @@ func (f Freezer) frozenAt(pid int) []string {
 	return out
 }
 
-// FrozenBy is the cgroup that keeps a process from running, a folder of
-// cgroupfs; "" if none does.
+// FrozenBy is the directory in cgroupfs of the cgroup that keeps a process
+// frozen; "" if none does.
 func FrozenBy(pid int) string {
 	for _, f := range Freezers() {
 		if names := f.frozenAt(pid); len(names) > 0 {
@@ -86,8 +86,8 @@ func FrozenBy(pid int) string {
 	return ""
 }
 
-// Thaw lets frozen processes go on, which a SIGKILL waits for in the freezer of
-// version 1.
+// Thaw thaws the cgroups that freeze the processes. In version 1 a frozen
+// process does not act on SIGKILL before that.
 func Thaw(ps []process.Info) error {
 	var errs []error
 	fs := Freezers()
@@ -101,7 +101,7 @@ func Thaw(ps []process.Info) error {
 	return errors.Join(errs...)
 }
 
-// WriteControl writes to a file of cgroupfs, which is there or not.
+// WriteControl writes to a control file of cgroupfs; it never creates a file.
 func WriteControl(name, value string) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -111,9 +111,10 @@ func WriteControl(name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// KillScope kills everything in a scope that one of the processes is in, at
-// once, so that nothing in it can fork faster than it is found. Older kernels
-// can't.
+// KillScope kills all processes of a scope in one step (cgroup.kill), wherever
+// one of ps is in a scope of that name, so that they can't fork faster than
+// they are found. Kernels before Linux 5.14 do not support it; errors are
+// ignored.
 func KillScope(ps []process.Info, scope string) {
 	done := map[string]bool{}
 	for _, p := range ps {

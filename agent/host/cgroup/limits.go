@@ -11,14 +11,14 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// A UnitLimit is what a unit of systemd may use.
+// A UnitLimit is the CPU limit of a systemd unit.
 type UnitLimit struct {
 	Name       string `json:"name"`
 	CPUPercent int    `json:"cpuPercent,omitempty"` // of one core; 0 sets no limit
 }
 
-// limits are the quotas to set with a scope. None is set, too, where there is
-// one from an earlier time.
+// limits are the quotas to set along with the scope. A quota of 0 (no limit)
+// is set only to remove an earlier one.
 func (s Scope) limits() []UnitLimit {
 	var out []UnitLimit
 	for _, l := range s.Limits {
@@ -33,7 +33,8 @@ func (s Scope) limits() []UnitLimit {
 	return out
 }
 
-// quota are the properties of a limit in per cent of one core; 0 is none.
+// quota returns the unit properties for a limit in per cent of one core; 0 is
+// no limit.
 func quota(percent int) []property {
 	// 1 % of one core is 10 ms of each second.
 	usec := uint64(percent) * 10000
@@ -48,12 +49,12 @@ func quota(percent int) []property {
 
 const cgroups = "/sys/fs/cgroup"
 
-// limitTops are where the hierarchies are that limit something: the unified
-// one where it does, else those of version 1.
+// limitTops are the directories in cgroupfs with limits: that of the unified
+// hierarchy, and those of the controllers of version 1.
 var limitTops = []string{"", "/cpu", "/cpu,cpuacct", "/memory", "/pids"}
 
-// Throttled is for how long a cgroup and the slices it is in were kept
-// waiting for CPU, since they exist: the longest time of them.
+// Throttled is how long CPU quotas have kept a cgroup waiting since it exists:
+// the longest time among the cgroup and the slices that it is in.
 func Throttled(cgroup string) time.Duration {
 	if cgroup == "" {
 		return 0
@@ -94,7 +95,7 @@ func LimitsOf(path string) (l Limits, ok bool) {
 		return l, false
 	}
 	for _, top := range limitTops {
-		// In version 1 what has no limit of a kind is not in its hierarchy.
+		// In version 1 a cgroup without a limit is missing in that hierarchy.
 		for dir := filepath.Join(cgroups, top, path); len(dir) > len(cgroups+top); dir = filepath.Dir(dir) {
 			l.read(dir)
 		}
@@ -103,7 +104,7 @@ func LimitsOf(path string) (l Limits, ok bool) {
 	return l, true
 }
 
-// read adds what a directory of cgroupfs says, of either version.
+// read adds the limits in one directory of cgroupfs, of either version.
 func (l *Limits) read(dir string) {
 	number := func(name string) int64 {
 		n, err := strconv.ParseInt(firstLine(dir+"/"+name), 10, 64)

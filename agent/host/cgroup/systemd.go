@@ -12,12 +12,12 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// systemdSocket is systemd's own socket: it answers before and without
-// dbus-daemon, to root only.
+// systemdSocket is systemd's private D-Bus socket. It works without
+// dbus-daemon, for root only.
 const systemdSocket = "/run/systemd/private"
 
-// scopeTime bounds the whole conversation with systemd; a handler is never
-// held up longer than that by it.
+// scopeTime bounds the whole exchange with systemd, which delays a handler by
+// no more than that.
 const scopeTime = 3 * time.Second
 
 // HasSystemd reports whether systemd is the init of this machine, as
@@ -27,10 +27,10 @@ func HasSystemd() bool {
 	return err == nil && fi.IsDir()
 }
 
-// A Scope is a unit of systemd for processes that it has not started.
+// A Scope is a systemd scope: a unit for processes that systemd did not start.
 type Scope struct {
 	Name, Description string
-	Slice             string // it is in; "" for system.slice
+	Slice             string // of the scope; "" for system.slice
 	Limits            []UnitLimit
 }
 
@@ -65,7 +65,7 @@ func (s Scope) Join(ctx context.Context) (string, error) {
 	if call.Err != nil {
 		return "", fmt.Errorf("start scope: %w", call.Err)
 	}
-	// The job that moves us is asynchronous; nothing may be started before.
+	// systemd moves us asynchronously; start nothing before that is done.
 	for {
 		if now := ownCgroup(); now != before && strings.Contains(now, s.Name) {
 			break

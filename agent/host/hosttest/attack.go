@@ -17,25 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LocalUser is who attacks: a uid without any right on the machine.
+// LocalUser is the uid of the attacker: one without any rights on the machine.
 const LocalUser = 1234
 
-// Attack calls work again and again while a local user exchanges names below
-// base for what leads elsewhere: symbolic links to files and directories of
-// root, second names, FIFOs, sockets, directories, files of their own. It
-// fails the test if anything of root's outside of base was changed.
+// Attack calls work repeatedly while a local user replaces names below base by
+// things that lead elsewhere: symbolic links to files and directories of root,
+// hard links, FIFOs, sockets, directories, files of their own. It fails the
+// test if anything of root's outside of base was changed.
 //
-// base is made, and given to the user. names are paths below base, each with
-// a "/" at the end if a directory is expected there; what they are inside of
-// belongs to the user too. work gets the number of the round; it must come to
-// an end whatever it finds, and its errors are its own matter. Attack lasts
-// about two seconds.
+// base is made, and given to the user. names are paths below base, each with a
+// "/" at the end if a directory is expected there; their parent directories
+// belong to the user too. work gets the number of the round; it must return
+// whatever it finds, and handles its own errors. Attack lasts about two
+// seconds.
 func Attack(t *testing.T, base string, names []string, work func(round int)) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can become another user")
 	}
-	// Both on one file system, or nothing could be linked.
+	// Both on one file system, or no hard links could be made.
 	victim := filepath.Join(filepath.Dir(base), "victim-of-"+filepath.Base(base))
 	own := func(p string) error { return os.Lchown(p, LocalUser, LocalUser) }
 	err := errors.Join(
@@ -133,7 +133,7 @@ func attacker(base string, names []string, victim string, stop <-chan struct{}) 
 		}
 		_ = plant[expected](name)
 		_ = plant[kind](other)
-		// What wins a race is speed: this is all that happens most of the time.
+		// Speed wins a race, so most of the time is spent here.
 		for range 500 {
 			if unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE) != nil {
 				break

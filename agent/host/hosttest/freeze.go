@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/host/cgroup"
 )
 
-// Until waits until something is so; a test that would hang ends after a minute.
+// Until waits until ok returns true, and fails the test after a minute.
 func Until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// Storm calls start 500 times in eight goroutines, which is to write a program
-// and start it, while others do nothing but fork: a process between fork and
-// exec has a copy of every descriptor that is open at that moment.
+// Storm calls start 500 times from eight goroutines, while others do nothing
+// but fork. start is to write a program and start it: a process between fork
+// and exec has a copy of every descriptor that is open at that moment.
 func Storm(t *testing.T, start func(n int) error) {
 	t.Helper()
 	ctx, calm := context.WithCancel(t.Context())

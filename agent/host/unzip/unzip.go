@@ -1,9 +1,9 @@
-// Package unzip writes a zip file that somebody else has made into a directory:
-// everything in it is looked at before the first file is written (Check), and
-// nothing in it can reach outside of the directory (Write). Whose package it is,
-// and what has to be in it, is the caller's business: extensions and
-// agent/update. Of ours it imports agent/bound, which counts, and agent/host.
-// Begin with Rules.
+// Package unzip writes a zip file from an untrusted source into a directory:
+// everything in it is checked before the first file is written (Check), and
+// nothing in it can reach outside of the directory (Write). Whose package it
+// is, and what has to be in it, is for the callers, extensions and
+// agent/update. From this module it imports agent/bound, which has the limits,
+// and agent/host. Begin with Rules.
 package unzip
 
 import (
@@ -26,14 +26,15 @@ import (
 
 // Rules are what a zip file may hold, and how it is written.
 type Rules struct {
-	// Limits are of what the disk gives for it, and of what is written.
+	// Limits bounds the disk space that is taken, and the bytes that are
+	// written.
 	Limits bound.Package
-	// Name is how many bytes a name may have, Depth how many slashes.
+	// Name is the most bytes of a name, Depth the most slashes in it.
 	Name, Depth int
 	// Windows: a backslash separates directories; otherwise it is refused.
 	Windows bool
-	// Perm is the mode of a file. That of the zip file is only a hint: special
-	// bits and what others may write are nobody's business.
+	// Perm returns the mode of a file. hint is the mode in the zip file;
+	// special bits and write permission for others should not be taken from it.
 	Perm func(name string, hint fs.FileMode) fs.FileMode
 	// Sync: files are on disk before the directory counts as written.
 	Sync bool
@@ -57,7 +58,7 @@ type Entry struct {
 	file *zip.File
 }
 
-// Check looks at the list of a zip file of so many bytes: plain files and
+// Check checks the entries of a zip file of size bytes: only files and
 // directories with local names, each file once, within the limits. Entries for
 // the root are left out.
 func (r Rules) Check(z *zip.Reader, size int64) ([]Entry, error) {
@@ -92,7 +93,7 @@ func (r Rules) Check(z *zip.Reader, size int64) ([]Entry, error) {
 	return out, nil
 }
 
-// local is a name inside the zip file made local, "." for its root.
+// local turns a name of the zip file into a clean local one, "." for its root.
 func (r Rules) local(raw string) (string, error) {
 	name := raw
 	if r.Windows {
@@ -112,8 +113,8 @@ func (r Rules) local(raw string) (string, error) {
 // files takes complete paths.
 const files = host.Root("")
 
-// Write writes the entries into dst, a directory that it makes, and lets finish
-// do the rest in it. On failure dst is removed.
+// Write makes the directory dst and writes the entries into it, then calls
+// finish on it. On failure dst is removed.
 func (r Rules) Write(entries []Entry, dst string, perm fs.FileMode, finish func(*os.Root) error) (err error) {
 	if err := files.Mkdir(dst, perm); err != nil {
 		return fmt.Errorf("unpack: %w", err)
@@ -151,8 +152,8 @@ func (r Rules) Write(entries []Entry, dst string, perm fs.FileMode, finish func(
 	return finish(root)
 }
 
-// fault says whose fault it is that something could not be made: that of the
-// zip file, if the name is taken by one of its files.
+// fault classifies an error in creating name: the zip file is invalid if
+// another of its entries has the name.
 func fault(name string, err error) error {
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrInvalid) || errors.Is(err, unix.ENOTDIR) {
 		return invalid("duplicate entry %s: %w", bound.Quote(name), err)
@@ -160,7 +161,7 @@ func fault(name string, err error) error {
 	return fmt.Errorf("unpack %s: %w", name, err)
 }
 
-// extract writes a file of at most so many bytes, and returns how many it has.
+// extract writes a file of at most left bytes, and returns its size.
 func (r Rules) extract(root *os.Root, e Entry, left int64) (n int64, err error) {
 	in, err := e.file.Open()
 	if err != nil {
@@ -180,7 +181,7 @@ func (r Rules) extract(root *os.Root, e Entry, left int64) (n int64, err error) 
 	if err := out.Chmod(perm); err != nil {
 		return 0, fmt.Errorf("unpack %s: %w", e.Name, err)
 	}
-	// Other programs are started meanwhile.
+	// WriteProgram, as the agent may start other programs meanwhile.
 	n, err = host.WriteProgram(out, io.LimitReader(in, left+1))
 	if err != nil {
 		if _, ok := errors.AsType[*fs.PathError](err); ok { // ours: disk full
