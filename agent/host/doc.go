@@ -12,6 +12,6 @@
 // Running processes have packages of their own: process (what the kernel says
 // of processes), cgroup (scopes and limits), job (a handler's command and its
 // supervisor). Files, accounts and mounts stay together because most of them
-// are methods of Root. From this module the package imports agent/bound,
-// agent/secret and agent/host/process.
+// are methods of Root. From this module the package imports agent/secret and
+// agent/host/process.
 package host

@@ -19,9 +19,9 @@ import (
 )
 
 // A command runs as root. It can stop, freeze or kill its supervisor, and
-// write what it likes into the files of its job. So whoever ends a job asks
-// the kernel which processes belong to it, and believes no file: a process id
-// that a command has written down might be anybody's.
+// write what it likes into the files of its job. So End asks the kernel which
+// processes belong to a job and trusts no file: a process id that a command
+// has written down might be that of any process.
 
 // ScopeName is the systemd scope of a job.
 func ScopeName(id string) string { return "azguest-" + id + ".scope" }
@@ -31,8 +31,8 @@ func ScopeName(id string) string { return "azguest-" + id + ".scope" }
 // in its scope, and what descends from such a process or shares its session.
 func processes(dir string) (supervisor process.Info, rest []process.Info) {
 	all := process.Running()
-	// This process and those above it belong to nobody's job, even if the
-	// command of one has started the agent.
+	// This process and its ancestors belong to no job, even if the command of
+	// one has started the agent.
 	ours := map[int]bool{0: true, 1: true}
 	sessions := map[int]bool{0: true, 1: true}
 	for pid := os.Getpid(); pid > 1 && !ours[pid]; pid = all[pid].Parent {
@@ -45,8 +45,8 @@ func processes(dir string) (supervisor process.Info, rest []process.Info) {
 	theirs := map[int]bool{}
 	add := func(p process.Info) {
 		found[p.PID] = p
-		// A session of somebody else, such as that of a daemon which runs what
-		// a command has asked it to, is not the job's.
+		// A session with a leader outside of the job, such as that of a daemon
+		// which runs something for the command, is not the job's.
 		_, led := all[p.Session]
 		if _, ok := found[p.Session]; !sessions[p.Session] && (ok || !led) {
 			theirs[p.Session] = true
@@ -86,9 +86,9 @@ func processes(dir string) (supervisor process.Info, rest []process.Info) {
 	return supervisor, rest
 }
 
-// supervises says that a process is the supervisor of a job. Its command line
-// tells, which only a process of the agent's own user is believed: the lines of
-// others can be read, and imitated.
+// supervises reports whether a process is the supervisor of a job, by its
+// command line. Only processes of the agent's own user count: other users
+// could imitate the command line.
 func supervises(p, self process.Info, dir string) bool {
 	if !p.RunBy(os.Geteuid(), self) {
 		return false
@@ -110,7 +110,7 @@ func inScope(pid int, scope string) bool {
 	return false
 }
 
-// condition says in what condition a process is.
+// condition describes the state of a process, for messages.
 func condition(p process.Info) string {
 	if p.PID == 0 {
 		return killed
@@ -129,32 +129,32 @@ func condition(p process.Info) string {
 	return "did not respond"
 }
 
-// killed is the condition of a process that is gone.
+// killed is the condition of a process that no longer exists.
 const killed = "was killed"
 
-// Overdue says that a supervisor let the deadline of its command pass; state is
-// what SupervisorState says of it.
+// Overdue is the message that a supervisor did not enforce the deadline of its
+// command; state is what SupervisorState returned.
 func Overdue(state string) string {
 	return "the supervisor did not kill the command at its deadline: it " + state
 }
 
-// SupervisorState says in what condition the supervisor of a job is, for a
-// sentence about a job that ought to be over: "was stopped by a signal".
+// SupervisorState describes the supervisor of a job that should have ended,
+// for a message: "was stopped by a signal".
 func SupervisorState(dir string) string {
 	supervisor, _ := processes(dir)
 	return condition(supervisor)
 }
 
-// An Ending is what End has met.
+// An Ending is the result of End.
 type Ending struct {
 	Supervisor string // as SupervisorState
 	Killed     int    // processes, the supervisor among them
 	Left       []int  // those that even SIGKILL did not end in time
 }
 
-// End kills all that belongs to a job, its supervisor too, whatever state
-// it is in, and waits for its end or that of the context. Nobody needs to
-// answer for that, and nothing in the job's directory is believed.
+// End kills all processes of a job, its supervisor included, in whatever state
+// they are, and waits until they are gone or the context ends. It needs no
+// cooperation of the supervisor, and trusts nothing in the job's directory.
 func End(ctx context.Context, dir string) Ending {
 	supervisor, left := processes(dir)
 	out := Ending{Supervisor: condition(supervisor)}
@@ -173,7 +173,7 @@ func End(ctx context.Context, dir string) Ending {
 				out.Killed++
 			}
 		}
-		// Only now, so that nothing of it gets to run again.
+		// Only after SIGKILL, so that no process runs again.
 		_ = cgroup.Thaw(left)
 		select {
 		case <-ctx.Done():
@@ -189,7 +189,8 @@ func End(ctx context.Context, dir string) Ending {
 	}
 }
 
-// Close writes down how a job ended whose supervisor can't.
+// Close writes the result of a job whose supervisor can't write it. It is no
+// error if the job's directory is gone.
 func Close(dir string, res Result) error {
 	if err := writeJSON(dir, resultFile, res); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("close job: %w", err)

@@ -20,7 +20,7 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// lockFD is where the supervisor finds the lock of its job.
+// lockFD is the descriptor of the job's lock in the supervisor.
 const lockFD = 3
 
 // A Launcher starts supervisors. Exe is the agent's own binary.
@@ -38,8 +38,8 @@ func (l Launcher) Start(dir string, job Job) error {
 		return fmt.Errorf("start job: %w", err)
 	}
 	files := host.Root(dir)
-	// The lock is taken before anybody could see the job and handed over with
-	// the fork: at no moment does a started job look dead.
+	// The lock is taken before the job is visible and passed on with the fork,
+	// so that a started job never looks dead.
 	lock, err := files.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("start job: %w", err)
@@ -76,8 +76,8 @@ func (l Launcher) Start(dir string, job Job) error {
 }
 
 // ResultOf returns the result of a job, or ok=false while there is none. The
-// command can have written it: what no supervisor writes is no result, and the
-// texts, which go into reports, have the length of texts.
+// command may have written the file itself, so a result that no supervisor
+// would write is ignored, and its texts, which go into reports, are bounded.
 func ResultOf(dir string) (res Result, ok bool) {
 	if err := readJSON(dir, resultFile, &res); err != nil || !slices.Contains(classes(), res.Class) {
 		return Result{}, false
@@ -97,7 +97,7 @@ func ResultOf(dir string) (res Result, ok bool) {
 // maxResultText bounds each text of a result.
 const maxResultText = 4096
 
-// StateOf returns who runs a job.
+// StateOf returns the processes of a job as its supervisor has recorded them.
 func StateOf(dir string) (st State, ok bool) {
 	if err := readJSON(dir, stateFile, &st); err != nil {
 		return State{}, false
@@ -105,12 +105,12 @@ func StateOf(dir string) (st State, ok bool) {
 	return st, st.PID > 0
 }
 
-// locked reports whether somebody holds the lock of the job: a supervisor,
-// though it may not be to be seen yet.
+// locked reports whether the lock of the job is held: by a supervisor, which
+// may not show its own command line yet.
 func locked(dir string) bool {
 	lock, err := host.Root(dir).OpenFile(lockFile, os.O_RDWR, 0)
 	if err != nil {
-		return false // nobody has begun, or the command has taken it away
+		return false // the job was not started, or its command removed the file
 	}
 	defer lock.Close()
 	return errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
@@ -122,8 +122,9 @@ func locked(dir string) bool {
 // Lost; a job that never got as far as a process is NotStarted with
 // Code -1. The error is the context's.
 //
-// A supervisor that lives is waited for as long as the context allows: whoever
-// must not wait for one that can't act sets a limit, and calls End.
+// A live supervisor is waited for as long as the context allows, even if it is
+// stopped or frozen: callers that must not wait for that set a limit, and call
+// End.
 func Wait(ctx context.Context, dir string) (Result, error) {
 	for retry := 20 * time.Millisecond; ; retry = min(2*retry, time.Second) {
 		if res, ok := ResultOf(dir); ok {
@@ -131,14 +132,14 @@ func Wait(ctx context.Context, dir string) (Result, error) {
 		}
 		pid := supervisorOf(dir)
 		if pid == 0 && !locked(dir) {
-			// It may have ended between the two looks.
+			// It may have ended between the two checks.
 			if res, ok := ResultOf(dir); ok {
 				return res, nil
 			}
 			return lost(ctx, dir)
 		}
-		// The result is asked for from time to time even so: it counts as soon
-		// as it is there.
+		// The result file is checked from time to time even while the
+		// supervisor lives: a result counts as soon as it exists.
 		if err := waitPID(ctx, pid, retry, 2*time.Second); err != nil {
 			if res, ok := ResultOf(dir); ok {
 				return res, nil
@@ -164,7 +165,8 @@ func supervisorOf(dir string) int {
 	return 0
 }
 
-// lost follows the orphan of a supervisor that is gone.
+// lost waits for the command of a supervisor that is gone, and kills it at its
+// deadline.
 func lost(ctx context.Context, dir string) (Result, error) {
 	st, known := StateOf(dir)
 	child, ticks := orphanOf(dir, st)
@@ -176,7 +178,7 @@ func lost(ctx context.Context, dir string) (Result, error) {
 	}
 	res := Result{Class: Lost, Code: -1, Started: st.Started, Scope: st.Scope, Error: "the supervisor was killed"}
 	var job Job
-	_ = readJSON(dir, jobFile, &job) // without it whoever waits has a limit of its own
+	_ = readJSON(dir, jobFile, &job) // without it only the caller's limit applies
 	for child > 0 && process.Alive(child, ticks) {
 		look := time.Second
 		if job.Timeout > 0 {
@@ -198,9 +200,9 @@ func lost(ctx context.Context, dir string) (Result, error) {
 	return res, nil
 }
 
-// orphanOf finds the process of a job whose supervisor was killed: the one
-// that it wrote down, or, if it could not, one that leads a session. Either
-// has the marker of the job.
+// orphanOf finds the command of a job whose supervisor was killed: the process
+// that the supervisor recorded, or, if it could not, one that leads a session.
+// Either has the marker of the job.
 func orphanOf(dir string, st State) (pid int, ticks uint64) {
 	ids := map[string]bool{filepath.Base(dir): true}
 	left := Processes(ids, "")
@@ -215,7 +217,7 @@ func orphanOf(dir string, st State) (pid int, ticks uint64) {
 	return 0, 0
 }
 
-// superviseLog is the last words of a supervisor.
+// superviseLog is the end of the supervisor's log.
 func superviseLog(dir string) string {
 	b, err := host.Root(dir).ReadBounded("supervisor.log", maxJobFile)
 	if err != nil || len(b) == 0 {
@@ -224,9 +226,8 @@ func superviseLog(dir string) string {
 	return strings.TrimSpace(string(b[max(0, len(b)-500):]))
 }
 
-// waitPID returns when the process has ended, when the context ends (its
-// error), or after the time of a look; a process that can't be watched is
-// looked at sooner, after retry.
+// waitPID returns when the process has ended, when the context ends (with its
+// error), or after look; if the process can't be watched, after retry.
 func waitPID(ctx context.Context, pid int, retry, look time.Duration) error {
 	fd := -1
 	if pid > 0 {
@@ -274,10 +275,11 @@ func waitPID(ctx context.Context, pid int, retry, look time.Duration) error {
 }
 
 // Processes lists what is left of jobs and of the packages they belong to:
-// every process that carries the marker of one of the ids in its environment,
-// and those of root's whose program, working directory or command line lies
-// below dir. A marker is random and root's to read; the rest is anybody's to
-// imitate. What a user has started is never among them, nor is the caller.
+// every process that has the marker of one of the ids in its environment, and
+// those of root's whose program, working directory or command line is below
+// dir. A marker is random and readable by root only; the rest can be imitated
+// by any user. Processes that a user has started are left out, as is the
+// caller.
 func Processes(ids map[string]bool, dir string) []int {
 	all, err := process.IDs("/")
 	if err != nil {

@@ -33,8 +33,8 @@ import (
 //	result.json  Result, written once, atomically
 //	stdout stderr supervisor.log
 //
-// Whoever can take the lock knows that no supervisor is alive; whoever finds
-// result.json knows how it ended. Nothing else is promised.
+// If the lock can be taken, no supervisor is alive; if result.json exists, the
+// job has ended. Nothing else is guaranteed.
 const (
 	jobFile    = "job.json"
 	lockFile   = "lock"
@@ -110,16 +110,17 @@ type Result struct {
 	MaxRSS   int64         `json:"maxRSS,omitempty"` // bytes
 	Scope    string        `json:"scope,omitempty"`  // cgroup path
 	ScopeErr string        `json:"scopeErr,omitempty"`
-	// Throttled is for how long the limit of its slice kept it waiting.
+	// Throttled is how long the CPU limit of its slice has kept it waiting.
 	Throttled time.Duration `json:"throttled,omitempty"`
 }
 
-// Slowed says that the limit of its slice took a noticeable part of its time.
+// Slowed reports whether the limit of its slice has cost more than a second,
+// or more than a tenth of its time.
 func (r Result) Slowed() bool {
 	return r.Throttled > time.Second || r.Throttled > 0 && r.Throttled*10 > r.Finished.Sub(r.Started)
 }
 
-// A State is who runs a job.
+// A State identifies the processes of a job.
 type State struct {
 	PID        int         `json:"pid"`
 	Ticks      uint64      `json:"ticks"` // start time, tells a reused PID
@@ -139,7 +140,7 @@ func Supervise(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "usage: azguest supervise DIRECTORY")
 		return 2
 	}
-	process.SetTimerSlack(process.ExactTimers) // a handler has nothing of an agent that rested
+	process.SetTimerSlack(process.ExactTimers) // relaxed timers are for the agent, not for handlers
 	if err := supervise(ctx, args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, "supervise:", err)
 		return 1
@@ -148,22 +149,22 @@ func Supervise(ctx context.Context, args []string) int {
 }
 
 func supervise(ctx context.Context, dir string) error {
-	// The lock came with us as descriptor 3. Our child must keep neither it
-	// nor anything else that the agent was given by whoever started it.
+	// The lock was inherited as descriptor 3. The command must inherit neither
+	// it nor any other descriptor that the agent was started with.
 	syscall.CloseOnExec(lockFD)
 	_ = unix.CloseRange(lockFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	var job Job
 	if err := readJSON(dir, jobFile, &job); err != nil {
 		return fmt.Errorf("read job: %w", err)
 	}
-	// A stop of the agent's unit must not reach the handler; what is sent to
-	// the whole scope reaches the child itself, and we report how it ended.
+	// Stopping the agent's unit must not stop the handler. A signal to the
+	// whole scope reaches the command itself, and we report how it ended.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
 
-	// Neither the agent's protection from the OOM killer nor its umask are
-	// the handler's.
+	// The handler gets neither the agent's protection from the OOM killer nor
+	// its umask.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
 	unix.Umask(0o022)
 
@@ -180,13 +181,13 @@ func supervise(ctx context.Context, dir string) error {
 	if err := writeJSON(dir, stateFile, st); err != nil {
 		return err
 	}
-	// Room for the result is made before the command can fill the disk: an
-	// outcome that can't be told would have the command repeated.
+	// Reserve space for the result before the command can fill the disk: a
+	// command without a recorded result would be repeated.
 	if err := host.Root(dir).WriteFileLazy(spareFile, []byte(strings.Repeat(" ", spareSize)), 0o600); err != nil {
 		return fmt.Errorf("reserve space for the result: %w", err)
 	}
 	run(dir, job, &st, &res)
-	// As long as it took, even if the clock was set meanwhile.
+	// By the monotonic clock: the other one may have been set meanwhile.
 	res.Finished = st.Started.Add(time.Since(st.Started))
 	if res.Class == Failed || res.Class == Signal {
 		awaitOutput(st.Child)
@@ -194,13 +195,13 @@ func supervise(ctx context.Context, dir string) error {
 	return saveResult(dir, res)
 }
 
-// outputTime is how long the output of a failed command may come in late.
+// outputTime is how long the output of a failed command is waited for.
 const outputTime = time.Second
 
-// awaitOutput waits for what a failed command has piped its output through:
-// published shims run tee, which may still have the line that says why. It
-// belongs to the command's process group, as does what was left running on
-// purpose, so it is not waited for any longer.
+// awaitOutput waits, at most for outputTime, until the process group of a
+// failed command is empty: published shims pipe their output through tee,
+// which may still hold the line with the reason. Processes that were left
+// running on purpose are in the group, too, hence the limit.
 func awaitOutput(group int) {
 	end := time.After(outputTime)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -215,14 +216,15 @@ func awaitOutput(group int) {
 	}
 }
 
-// spareSize is a block, and more than a result needs.
+// spareSize is one block, and more than a result needs.
 const (
 	spareFile = "result.spare"
 	spareSize = 4096
 )
 
-// saveResult writes the result into the blocks of the spare file, which then
-// gets its name. JSON does not mind the blanks that follow.
+// saveResult writes the result into the blocks of the spare file, which is
+// then renamed, so that it needs no free space. JSON allows the trailing
+// blanks.
 func saveResult(dir string, res Result) error {
 	b, err := json.Marshal(res)
 	if err != nil {
@@ -291,7 +293,7 @@ func run(dir string, job Job, st *State, res *Result) {
 	case err = <-done:
 	case <-timer.C:
 		timedOut = true
-		// The whole group, at once, and only now: what a finished command
+		// The whole group, and only at the deadline: what a finished command
 		// left behind is meant to live on (extensions/SPEC.md §9.7).
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		// wait: the process was killed, and its output goes to files
@@ -327,7 +329,7 @@ func openOutput(dir, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The flag would be the command's, which does not expect it.
+	// The command would inherit O_NONBLOCK, which it does not expect.
 	if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Signal sends a signal to this process and to no other that may have got its
-// number.
+// Signal sends a signal to this process, and never to a later one with the
+// same process id. It is no error if the process is gone.
 func (p Info) Signal(sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	switch {
@@ -40,7 +40,8 @@ func (p Info) Signal(sig unix.Signal) error {
 	return err
 }
 
-// Kill ends that process and no other, and waits until it is gone.
+// Kill sends SIGKILL to the process that started at ticks, and waits until it
+// is gone or the context ends.
 func Kill(ctx context.Context, pid int, ticks uint64) error {
 	if err := (Info{PID: pid, Ticks: ticks}).Signal(unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill process %d: %w", pid, err)
@@ -55,9 +56,9 @@ func Kill(ctx context.Context, pid int, ticks uint64) error {
 	return nil
 }
 
-// StartTicks is when a process started, in clock ticks since boot, 0 if
-// there is none. With the process id it is unique in one boot, and exec does
-// not change it.
+// StartTicks is when a process started, in clock ticks since boot, 0 if there
+// is none. Process id and start time together identify a process within one
+// boot, and exec changes neither.
 func StartTicks(pid int) uint64 {
 	f := statFields(strconv.Itoa(pid))
 	if len(f) < 20 {
@@ -81,8 +82,8 @@ func statFields(dir string) []string {
 	return strings.Fields(string(b[i+1:]))
 }
 
-// Alive reports whether pid is still the process that started then, and not a
-// zombie. Of ticks 0 any process of this number is.
+// Alive reports whether pid is still the process that started at ticks, and
+// not a zombie. With ticks 0 any process with this id counts.
 func Alive(pid int, ticks uint64) bool {
 	if pid <= 0 {
 		return false
@@ -96,9 +97,9 @@ func Alive(pid int, ticks uint64) bool {
 
 func ended(f []string) bool { return f[0] == "Z" || f[0] == "X" }
 
-// threads reports whether a process whose first thread has ended lives on in
-// others. They are killed one by one, and until the last has gone its files
-// are open and its locks are held.
+// threads reports whether a process whose first thread has ended still has
+// others. SIGKILL ends them one by one, and until the last is gone the process
+// has its files open and holds its locks.
 func threads(pid int) bool {
 	dir := strconv.Itoa(pid) + "/task"
 	tasks, err := os.ReadDir("/proc/" + dir)

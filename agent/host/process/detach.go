@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReadyFD is where a process started by Detach finds the pipe into which it
-// writes one byte when it is at work; see Announce.
+// ReadyFD is the descriptor of a pipe in a process started by Detach, which
+// writes one byte to it when it is ready; see Announce.
 const ReadyFD = 3
 
-// A Daemon is a process that lives on whatever happens to its parent.
+// A Daemon describes a process that outlives its parent.
 type Daemon struct {
 	Path string
 	Args []string // after the name
@@ -28,7 +28,7 @@ type Daemon struct {
 }
 
 // Detach starts a process in a session of its own and does not wait for its
-// end. Nobody is told how it ends.
+// end. Its exit status is discarded.
 func Detach(ctx context.Context, d Daemon) error {
 	cmd := exec.Command(d.Path, d.Args...) //nolint:noctx // it outlives us on purpose
 	cmd.Dir, cmd.Env = "/", d.Env
@@ -74,8 +74,8 @@ func Detach(ctx context.Context, d Daemon) error {
 	return nil
 }
 
-// Announce tells the parent of a process started by Detach with Ready that
-// it is at work.
+// Announce tells the parent of a process started by Detach with Ready that it
+// is ready.
 func Announce() error {
 	f := os.NewFile(ReadyFD, "ready")
 	if f == nil {
@@ -86,8 +86,8 @@ func Announce() error {
 }
 
 // AdoptChildren reaps, when they end, the children that this process had
-// before its program was replaced by exec: nobody else knows of them. Call
-// it before anything is started.
+// before its program was replaced by exec: the new program does not know of
+// them otherwise. Call it before anything is started.
 func AdoptChildren() {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

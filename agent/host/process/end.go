@@ -15,35 +15,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Revoked user is one whose time on the machine is over.
+// A Revoked user is one whose processes EndUser ends, because the account is
+// locked or removed.
 type Revoked struct {
 	UID int
-	// Subordinate are the numbers that the user's own namespaces may use
-	// (subuid(5)) and nobody else has.
+	// Subordinate are the uids that the user's own namespaces may use
+	// (subuid(5)) and that no other account has.
 	Subordinate []IDRange
-	// SpareCaller leaves alone what the calling process descends from, and the
-	// sessions of those: a command that an administrator has called to remove
-	// the own account comes to its end.
+	// SpareCaller leaves alone the calling process, its ancestors up to the
+	// topmost one of the user, and their sessions, so that an administrator's
+	// command that removes the administrator's own account can finish.
 	SpareCaller bool
 }
 
-// An IDRange is a range of user numbers, both ends included.
+// An IDRange is a range of uids, both ends included.
 type IDRange struct{ First, Last int }
 
-// Has reports whether the range has the number.
+// Has reports whether id is in the range.
 func (r IDRange) Has(id int) bool { return r.First <= id && id <= r.Last }
 
-// endPatience is how long the end of killed processes is waited for. One that
-// is in the middle of a disk access ends after it.
+// endPatience is how long to wait for the end of killed processes. One that is
+// in the middle of a disk access ends after it.
 const endPatience = 20 * time.Second
 
-// EndUser ends everything that a user runs: what has the number as one of
-// its user ids, what is in the user's slice of systemd, in a namespace that the
-// user has made, and what descends from any of these, as a shell of sudo does.
-// It looks until two looks in a row have found nothing.
+// EndUser ends everything that a user runs: processes that have uid as one of
+// their user ids, are in the user's slice of systemd or in a namespace that
+// the user has made, and what descends from any of these, as a shell of sudo
+// does. It repeats until two scans in a row have found nothing.
 //
-// A process that forks and ends faster than it can be looked up has no number
-// to send a signal to. That is what killEvery is for.
+// A process that forks and exits faster than it can be looked up can't be
+// signalled by its process id; killEvery ends it.
 func EndUser(ctx context.Context, u Revoked) error {
 	if u.UID <= 0 || u.UID == os.Geteuid() {
 		return fmt.Errorf("end processes of uid %d: system account", u.UID)
@@ -63,7 +64,7 @@ func EndUser(ctx context.Context, u Revoked) error {
 			}
 		}
 		if !t.shared(u) {
-			_ = killEvery(u.UID) // the rounds do without, if they have to
+			_ = killEvery(u.UID) // best effort: the scans work without it
 		}
 		seen = t.borrowed(u)
 		if quiet++; len(victims) > 0 {
@@ -87,7 +88,7 @@ func EndUser(ctx context.Context, u Revoked) error {
 	}
 }
 
-// A table is the processes of one moment.
+// A table is a snapshot of all processes.
 type table struct {
 	all  map[int]member
 	self Info
@@ -102,7 +103,7 @@ type member struct {
 // namespaces are those of a process, as the kernel names them.
 type namespaces struct {
 	pid, user string
-	owners    []int // who has made the user namespace, and those it is in
+	owners    []int // uids that made the user namespace and its parents
 }
 
 func takeTable() (table, error) {
@@ -149,9 +150,9 @@ func namespacesOf(pid, ours string) namespaces {
 	return n
 }
 
-// victims are the processes of the user. One that has the number only as its
-// effective or file system user is root's and works for the user at the moment,
-// as servers do: it counts when the look before has seen it so, too.
+// victims are the processes to end. One that has uid only as its effective or
+// file system uid is root's and works for the user at the moment, as servers
+// do: it counts only if the scan before has seen it so, too.
 func (t table) victims(u Revoked, seen map[int]uint64) []Info {
 	spared := t.spared(u)
 	chosen := map[int]bool{}
@@ -182,12 +183,13 @@ func (t table) of(p member, u Revoked) bool {
 	if p.UIDs[0] == u.UID || p.UIDs[2] == u.UID || p.Slice == u.UID || slices.Contains(p.owners, u.UID) {
 		return true
 	}
-	// A set-user-ID file of a namespace runs outside of it too. Another
-	// namespace may use the same numbers for somebody else.
+	// A set-user-ID file of the user's namespace can run outside of it, too.
+	// Another namespace may use the same uids for somebody else.
 	return p.user == t.ns.user && slices.ContainsFunc(u.Subordinate, func(r IDRange) bool { return r.Has(p.UIDs[0]) || r.Has(p.UIDs[2]) })
 }
 
-// borrowed are processes of others that use the number at the moment.
+// borrowed are the processes that have uid in any of their user ids at the
+// moment; a process of root's may have borrowed it.
 func (t table) borrowed(u Revoked) map[int]uint64 {
 	out := map[int]uint64{}
 	for pid, p := range t.all {
@@ -198,9 +200,10 @@ func (t table) borrowed(u Revoked) map[int]uint64 {
 	return out
 }
 
-// foreign reports whether a process is in a container of root's, where the
-// numbers of users mean others: it has another process namespace, which a
-// process of root's looks after, and no user namespace of a user's.
+// foreign reports whether a process is in a container that root runs, where
+// uids mean other users: it has another PID namespace, which a process of
+// root's has started, and is in neither a user's user namespace nor a user's
+// slice.
 func (t table) foreign(p member) bool {
 	if p.pid == t.ns.pid || p.user != t.ns.user || p.Slice != -1 {
 		return false
@@ -218,7 +221,7 @@ func (t table) foreign(p member) bool {
 	return false
 }
 
-// shared reports whether processes have the number that are to stay.
+// shared reports whether processes have the uid that must not be ended.
 func (t table) shared(u Revoked) bool {
 	spared := t.spared(u)
 	for _, p := range t.all {
@@ -229,8 +232,7 @@ func (t table) shared(u Revoked) bool {
 	return false
 }
 
-// spared is what a caller in a session of the user needs to come to its end:
-// the session, and those of the processes that it descends from.
+// spared returns what SpareCaller leaves alone.
 func (t table) spared(u Revoked) func(Info) bool {
 	if !u.SpareCaller {
 		return func(Info) bool { return false }
@@ -239,7 +241,7 @@ func (t table) spared(u Revoked) func(Info) bool {
 	var way []Info
 	for p, ok := t.all[t.self.PID]; ok && p.PID > 1 && len(way) <= len(t.all); p, ok = t.all[p.Parent] {
 		way = append(way, p.Info)
-		if t.of(p, u) { // up to the first one of the user
+		if t.of(p, u) { // up to the user's topmost one
 			for _, q := range way {
 				line[q.PID], sessions[q.Session] = true, true
 			}
@@ -248,16 +250,18 @@ func (t table) spared(u Revoked) func(Info) bool {
 	return func(p Info) bool { return line[p.PID] || sessions[p.Session] }
 }
 
-// InSession reports whether the caller works in a session of the user.
+// InSession reports whether the caller runs in a session of the user; true
+// also if the processes can't be read.
 func InSession(uid int) bool {
 	t, err := takeTable()
 	return err != nil || t.spared(Revoked{UID: uid, SpareCaller: true})(t.self)
 }
 
-// killEvery kills all processes whose real or saved user the number is, in one
-// call: kill(-1) as that user. No process forks while the kernel goes through
-// them, so none gets away. The thread keeps root as its saved user and nobody
-// as its real one; so no process of the user may signal it meanwhile.
+// killEvery kills all processes whose real or saved uid is uid, in one call:
+// kill(-1) as that user. No process can fork while the kernel goes through
+// them, so none escapes. The calling thread keeps root as its saved uid and
+// has a real uid that no process has, so that no process of the user may
+// signal it meanwhile.
 func killEvery(uid int) error {
 	const nobody = 1<<32 - 3 // no process has it
 	done := make(chan error, 1)
@@ -308,7 +312,7 @@ func RemoveIPC(uid int) error {
 	for kind, call := range map[string]uintptr{"shm": unix.SYS_SHMCTL, "sem": unix.SYS_SEMCTL, "msg": unix.SYS_MSGCTL} {
 		b, err := os.ReadFile("/proc/sysvipc/" + kind)
 		if err != nil {
-			continue // a kernel without
+			continue // a kernel without System V IPC
 		}
 		for _, id := range ipcOf(string(b), uid) {
 			// The second argument of semctl is the number of a semaphore.

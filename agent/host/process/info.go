@@ -9,24 +9,23 @@ import (
 	"strings"
 )
 
-// Info is what the kernel says of a process. Whoever runs it chooses its
-// name, its command line, its directory and its environment, and none of that
-// is in here.
+// Info is what the kernel knows of a process. A process can choose its name,
+// command line, directory and environment itself, so none of these is in here.
 type Info struct {
 	PID, Parent, Session int
 	Ticks                uint64 // when it started, in clock ticks since boot
-	// UIDs are the real, effective, saved and file system user.
+	// UIDs are the real, effective, saved and file system uid.
 	UIDs [4]int
-	// Login is who the session belongs to in which it was started, -1 if none.
-	// It stays what it is through sudo and su; only root can set it.
+	// Login is the login uid of the session in which it was started (loginuid),
+	// -1 if none. sudo and su do not change it; only root can set it.
 	Login int
-	// Slice is whose slice of systemd the process is in, -1 if nobody's.
+	// Slice is the uid whose slice of systemd the process is in, -1 if none.
 	Slice int
 	State string // R, S, D, T (stopped), t (traced) …
 	Ended bool   // a zombie: it has no memory and no files any more
 }
 
-// IDs lists the processes there are. root is the directory that stands for "/".
+// IDs lists all process ids. root is the directory that stands for "/".
 func IDs(root string) ([]int, error) {
 	d, err := os.Open(filepath.Join(root, "proc"))
 	if err != nil {
@@ -46,7 +45,7 @@ func IDs(root string) ([]int, error) {
 	return pids, nil
 }
 
-// Look looks at one process; false if there is none.
+// Look reads what the kernel says of one process; false if there is none.
 func Look(root string, pid int) (Info, bool) {
 	dir := filepath.Join(root, "proc", strconv.Itoa(pid))
 	p := Info{PID: pid, Login: -1, Slice: -1}
@@ -80,7 +79,7 @@ func Look(root string, pid int) (Info, bool) {
 		}
 	}
 	if b, err := os.ReadFile(dir + "/loginuid"); err == nil {
-		// What says "unset" is the largest number.
+		// "Unset" is the largest number.
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n < 1<<32-1 {
 			p.Login = int(n)
 		}
@@ -91,13 +90,13 @@ func Look(root string, pid int) (Info, bool) {
 	return p, known
 }
 
-// maxText is how much of a command line or an environment is looked at. It
-// has no end: a process says by itself where its own lie (PR_SET_MM_MAP, which
-// takes no right), and names terabytes that it has never touched.
+// maxText is how many bytes of a command line or an environment are read. Any
+// process can say where in its memory they are (PR_SET_MM_MAP, which needs no
+// privilege) and so make them terabytes long.
 const maxText = 256 << 10
 
-// Text is the beginning of a file of /proc/PID that the process has written
-// itself: "environ" or "cmdline".
+// Text is the beginning of a file in /proc/PID that has content of the
+// process's own choice: "environ" or "cmdline".
 func Text(pid int, name string) ([]byte, error) {
 	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/" + name)
 	if err != nil {
@@ -108,7 +107,7 @@ func Text(pid int, name string) ([]byte, error) {
 }
 
 // userSlice is the N of user.slice/user-N.slice at the top of a process's
-// cgroup path. Further down the name is anybody's who has a slice.
+// cgroup path. Further down, users can make cgroups of that name.
 func userSlice(cgroup string) int {
 	for line := range strings.Lines(cgroup) {
 		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
@@ -136,22 +135,23 @@ func (p Info) OfUser(uid int) bool {
 }
 
 // Service reports whether no user has started the process: it belongs to no
-// session of one, or to the same as the caller, which then was started by hand.
+// login session, or to the same one as self, which then was started by hand.
 func (p Info) Service(self Info) bool {
 	return (p.Login == -1 || p.Login == self.Login) && (p.Slice == -1 || p.Slice == self.Slice)
 }
 
 // Believed reports whether the name and the command line of a process can be
-// believed, because root runs it and not for somebody: a program with the
-// set-user-ID bit has root's rights, and the arguments that its user gave it.
-// What can't be looked at is believed, as it is gone by then.
+// trusted: root runs it, and not on behalf of a user. (A set-user-ID program
+// has root's rights, and arguments that its user gave it.) A process that
+// can't be read counts as trusted, as it has ended by then.
 func Believed(root string, pid int) bool {
 	p, ok := Look(root, pid)
 	self, _ := Look(root, os.Getpid())
 	return !ok || p.RunBy(0, self)
 }
 
-// RunBy reports whether uid alone runs the process, and not in anybody's session.
+// RunBy reports whether all uids of the process are uid, and no user's session
+// has it, see Service.
 func (p Info) RunBy(uid int, self Info) bool {
 	return p.UIDs == [4]int{uid, uid, uid, uid} && p.Service(self)
 }
