@@ -1,8 +1,8 @@
-// Package protocol is the agent's own vocabulary for what the platform says
-// and wants to hear: goal state (goalstate.go), status document (status.go,
-// statusjson.go), health, and how a channel fails (fault.go). It does no I/O.
-// Neither XML nor JSON nor HTTP shows through, except that status.go knows how
-// to be JSON.
+// Package protocol has the types in which the agent describes what the
+// platform says and wants to hear: goal state (goalstate.go), status document
+// (status.go, statusjson.go), health, and how a channel fails (fault.go). It
+// does no I/O. XML, JSON and HTTP are hidden, except that a Status can encode
+// itself as JSON.
 //
 // The packages below it translate: wire (WireServer), hostga (HostGAPlugin)
 // and imds (instance metadata) have a client and the documents of one service

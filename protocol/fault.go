@@ -13,7 +13,8 @@ import (
 type Fault struct {
 	Op  string // what we were doing: "goalstate", "status", …
 	Err error
-	// Since is when this kind of request failed first; Tries how often since.
+	// Since is when this kind of request failed first; Tries is how often it
+	// has failed since.
 	Since time.Time
 	Tries int
 	// Next is when a request will be made again, unless something shows

@@ -22,8 +22,8 @@ const (
 	FastTrack Source = "FastTrack"
 )
 
-// Desired is what ExtensionsConfig and vmSettings both say: the same things,
-// written differently.
+// Desired is what ExtensionsConfig and vmSettings have in common; only their
+// formats differ.
 type Desired struct {
 	// CreatedTicks counts 100 ns from 0001-01-01 UTC; 0 when unknown.
 	CreatedTicks  int64
@@ -112,8 +112,8 @@ type Handler struct {
 	// Level and After are those of a handler without settings.
 	Level int
 	After []Dependency
-	// Invalid says why this handler's part of the document can't be used;
-	// it hurts no other handler (protocol/SPEC.md §6.2).
+	// Invalid says why this handler's part of the document can't be used; other
+	// handlers are not affected (protocol/SPEC.md §6.2).
 	Invalid string
 }
 
@@ -121,7 +121,7 @@ type Handler struct {
 type Settings struct {
 	Name string // the handler's name for single-config
 	Seq  int
-	Want Want // enabled, or disabled: a multi-config instance to be deleted
+	Want Want // enabled; disabled is a multi-config instance to be deleted
 	// Public is the JSON object as received, nil for null or absent.
 	Public json.RawMessage
 	// Protected is base64 CMS for the handler; the agent does not open it.
@@ -144,8 +144,8 @@ type AgentFamily struct {
 	ManifestURIs []secret.URL
 }
 
-// A Certificate with or without its key. Thumbprint is the upper-case hex
-// SHA-1 of the DER (protocol/SPEC.md §1.3).
+// A Certificate is a certificate with or without its key. Thumbprint is the
+// upper-case hex SHA-1 of the DER (protocol/SPEC.md §1.3).
 type Certificate struct {
 	Thumbprint string
 	Name       string // friendly name

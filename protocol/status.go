@@ -99,7 +99,7 @@ type Feature struct{ Key, Value string }
 type Receipt struct {
 	Via      string // "host" or "direct"
 	Bytes    int
-	Sent     time.Time // when it left
+	Sent     time.Time // when it was sent
 	Accepted bool      // the other side confirmed it
 	// HTTPStatus is what the other side answered; 0 if it did not.
 	HTTPStatus int

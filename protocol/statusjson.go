@@ -15,7 +15,7 @@ import (
 // stamp is the only time format of the status document (protocol/SPEC.md §9.3).
 const stamp = "2006-01-02T15:04:05Z"
 
-// The document as it is on the wire; the order of the fields is that of
+// The document in its wire format; the order of the fields is that of
 // protocol/SPEC.md §9.2.
 type (
 	statusDoc struct {
@@ -97,8 +97,8 @@ type (
 	featureDoc struct{ Key, Value string }
 )
 
-// message cleans a text for the document: no signatures of storage
-// addresses (protocol/SPEC.md §9.4), no bytes that are no text.
+// message cleans a text for the document: signatures of storage addresses are
+// removed (protocol/SPEC.md §9.4), and invalid UTF-8 is replaced.
 func message(p *string) messageDoc {
 	m := messageDoc{Lang: "en-US"}
 	if p != nil {
@@ -114,7 +114,7 @@ func code(raw json.RawMessage) json.RawMessage {
 	if len(b) == 0 || !json.Valid(b) || b[0] == '{' || b[0] == '[' {
 		return json.RawMessage("0")
 	}
-	if b[0] == '"' { // a text, it may be anything
+	if b[0] == '"' { // a text, which may contain a signed address
 		b = []byte(secret.Redact(string(b)))
 	}
 	return b
@@ -201,8 +201,8 @@ func optional(s string) *string {
 	return &s
 }
 
-// seqNo is what the goal state said: text for Fabric, a number for
-// FastTrack; without any, the null GUID, as WALinuxAgent reports it.
+// seqNo is the sequence number of the goal state: a string for Fabric, a
+// number for FastTrack; without one the null GUID, as WALinuxAgent reports it.
 func seqNo(raw json.RawMessage) json.RawMessage {
 	if b := bytes.TrimSpace(raw); len(b) > 0 && json.Valid(b) {
 		return b
@@ -210,7 +210,7 @@ func seqNo(raw json.RawMessage) json.RawMessage {
 	return json.RawMessage(`"00000000-0000-0000-0000-000000000000"`)
 }
 
-// ascii replaces every other character by its \u escape.
+// ascii replaces every non-ASCII character by its \u escape.
 func ascii(b []byte) []byte {
 	extra := 0
 	for _, c := range b {

@@ -1,6 +1,6 @@
-// Package cms lets the rest of the agent open and verify what package
-// protocol/internal/cms can: protected settings for agentctl, signatures of
-// packages. It adds no cryptography of its own.
+// Package cms gives the rest of the agent access to package
+// protocol/internal/cms: it opens protected settings, for agentctl, and
+// verifies signatures of packages. It adds no cryptography of its own.
 package cms
 
 import (
@@ -20,7 +20,7 @@ import (
 )
 
 // DecryptSettings opens protected settings (base64 of CMS EnvelopedData) with
-// a certificate and key as they lie in the library directory, both PEM.
+// a certificate and key in PEM, as stored in the library directory.
 func DecryptSettings(protected secret.Secret, certPEM, keyPEM []byte) (secret.Secret, error) {
 	der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(protected.Reveal()), ""))
 	if err != nil {
@@ -67,7 +67,7 @@ func parseKey(certPEM, keyPEM []byte) (cms.Key, error) {
 	}
 }
 
-// A Signature is a verified or yet unverified package signature.
+// A Signature is the signature of a package; Verify checks it.
 type Signature struct{ s *cms.Signature }
 
 // ParseSignature reads encodedSignature (base64 of detached SignedData).
@@ -86,13 +86,15 @@ func (s Signature) Verify(content io.Reader, roots *x509.CertPool) error {
 	return s.s.Verify(content, roots)
 }
 
-// Signer is the certificate that signed; who it is must still be checked.
+// Signer is the certificate of the signer; whether it is the expected one is
+// for the caller to check.
 func (s Signature) Signer() *x509.Certificate { return s.s.Signer }
 
-// Chain verifies the signer alone.
+// Chain verifies only that the signer's chain leads to one of roots.
 func (s Signature) Chain(roots *x509.CertPool) error { return s.s.VerifyChain(roots) }
 
-// Thumbprint is the name of a certificate in the library directory.
+// Thumbprint is the upper-case hex SHA-1 of a certificate, its name in the
+// library directory.
 func Thumbprint(der []byte) string {
 	sum := sha1.Sum(der) //nolint:gosec // see import
 	return strings.ToUpper(hex.EncodeToString(sum[:]))

@@ -14,13 +14,13 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// dhcpWait is how long the servers have to answer.
+// dhcpWait is how long answers of DHCP servers are waited for.
 const dhcpWait = 10 * time.Second
 
-// DHCP asks the network for option 245 with a DHCPDISCOVER on each of the
-// Uplinks, on all of them at once. It is the last resort: nothing is leased or
-// configured, and the client of the machine, if there is one, keeps the port
-// (both use SO_REUSEADDR, as WALinuxAgent does). It ends within ten seconds.
+// DHCP asks the network for option 245 with a DHCPDISCOVER on all of the
+// Uplinks at once. It is the last resort: nothing is leased or configured, and
+// the DHCP client of the machine, if there is one, keeps the port (both use
+// SO_REUSEADDR, as WALinuxAgent does). It ends within ten seconds.
 func DHCP(ctx context.Context, root host.Root) (netip.Addr, error) {
 	ifs, err := Uplinks(root)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 // Default is the address of the platform on every Azure cloud.
 const Default = "168.63.129.16"
 
-// A Candidate is an address to try, and who named it.
+// A Candidate is an address to try, and where it comes from.
 type Candidate struct {
 	Addr   string
 	Origin string // default, cache, dhclient, networkd, NetworkManager, dhcp
@@ -39,9 +39,9 @@ var leaseFiles = [...]struct{ pattern, origin string }{
 const maxLease = 4 << 20
 
 // Candidates lists the addresses to try, best first, without asking the
-// network. libDir has the address that worked last time. NetworkManager takes
-// its time to answer, so the first round asks it only if that address is
-// another than the default and no lease file vouches for it.
+// network. libDir has the address that worked last time. NetworkManager may be
+// slow to answer, so the first round asks it only if that address is neither
+// the default nor in a lease file.
 func Candidates(ctx context.Context, root host.Root, libDir string, now time.Time, first bool) []Candidate {
 	last := ""
 	if b, err := root.ReadFile(path.Join(libDir, "WireServerEndpoint")); err == nil {
@@ -50,7 +50,7 @@ func Candidates(ctx context.Context, root host.Root, libDir string, now time.Tim
 	list := fromFiles(root, now)
 	is := func(c Candidate) bool { return c.Addr == last }
 	if !first || last != "" && !slices.ContainsFunc(list, is) {
-		hints, _ := networkManager(ctx, root) // no bus, no NetworkManager, no answer: no hint
+		hints, _ := networkManager(ctx, root) // without a bus, NetworkManager or an answer there are none
 		for _, h := range hints {
 			list = add(list, h)
 		}
@@ -63,7 +63,7 @@ func Candidates(ctx context.Context, root host.Root, libDir string, now time.Tim
 	return list
 }
 
-// fromFiles is the default and what the lease files say.
+// fromFiles lists the default and the addresses in lease files.
 func fromFiles(root host.Root, now time.Time) []Candidate {
 	var hints []Candidate
 	seen := map[string]bool{}
@@ -183,8 +183,8 @@ func names245(k string) bool {
 
 // Option reads the value of option 245 in all its spellings: a8:3f:81:10,
 // a8:3f:81:1, a83f8110, 168.63.129.16, and the four bytes themselves, quoted
-// and escaped as dhclient prints binary text. An address that no host can
-// have is none.
+// and escaped as dhclient prints binary text. For an address that no server
+// can have it returns the zero Addr.
 func Option(s string) netip.Addr {
 	s = strings.TrimSuffix(strings.TrimSpace(s), ";")
 	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {

@@ -16,7 +16,7 @@ import (
 
 const (
 	busSocket = "/run/dbus/system_bus_socket"
-	// busTime bounds the whole conversation: a hint is not worth more.
+	// busTime bounds the whole exchange: the answer is only a hint.
 	busTime = 2 * time.Second
 
 	nmName   = "org.freedesktop.NetworkManager"
@@ -28,9 +28,9 @@ func HasBus(root host.Root) bool {
 	return root.Exists(busSocket)
 }
 
-// networkManager asks NetworkManager for option 245 of its leases, which with
-// its own DHCP client are in no file that has the option (protocol/SPEC.md §3.2).
-// It never waits longer than busTime, and never has NetworkManager started.
+// networkManager asks NetworkManager for option 245 of its leases: the lease
+// files of its own DHCP client do not have the option (protocol/SPEC.md §3.2).
+// It never waits longer than busTime, and never starts NetworkManager.
 func networkManager(ctx context.Context, root host.Root) ([]Candidate, error) {
 	if !HasBus(root) {
 		return nil, nil
@@ -88,7 +88,8 @@ func property(ctx context.Context, conn *dbus.Conn, object dbus.ObjectPath, ifac
 }
 
 // dialBus connects to a message bus. The connection ends with the context, so
-// a bus that accepts and then does not answer delays the search by that.
+// a bus that accepts and then does not answer delays the search no longer than
+// that.
 func dialBus(ctx context.Context, socket string) (*dbus.Conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", socket)

@@ -9,12 +9,12 @@ import (
 	"net/netip"
 )
 
-// The one question that is asked of a DHCP server, and what is read of its
-// answer (RFC 2131, RFC 2132, RFC 3396).
+// Constants of the DHCP request that is sent, and of the answer (RFC 2131, RFC
+// 2132, RFC 3396).
 const (
 	bootRequest, bootReply = 1, 2
 	ethernet               = 1
-	broadcast              = 0x8000 // flags: the answer cannot be sent to an address that we do not have
+	broadcast              = 0x8000 // flags: answer by broadcast, as we have no address yet
 
 	// Where the fields of a packet are.
 	atXID, atFlags, atHardware, atServer, atFile, atCookie, atOptions = 4, 10, 28, 44, 108, 236, 240
@@ -26,20 +26,20 @@ const (
 	optionEndpoint = 245
 
 	typeDiscover = 1
-	// minPacket is what servers and relays of the time of BOOTP insist on.
+	// minPacket is the least size that servers and relays for BOOTP accept.
 	minPacket = 300
 )
 
 var cookie = []byte{99, 130, 83, 99}
 
-// A Request is a DHCPDISCOVER: who asks, and the number by which the answer is
-// known.
+// A Request is a DHCPDISCOVER: the hardware address that asks, and the
+// transaction id that the answer repeats.
 type Request struct {
 	XID [4]byte
 	MAC [6]byte
 }
 
-// Discover makes a request with a number of its own.
+// Discover makes a request with a random transaction id.
 func Discover(mac net.HardwareAddr) (*Request, error) {
 	r := &Request{}
 	if len(mac) != len(r.MAC) {
@@ -50,8 +50,8 @@ func Discover(mac net.HardwareAddr) (*Request, error) {
 	return r, err
 }
 
-// ToBytes is the packet as it is sent. It wants what an ordinary client wants
-// besides: a server may answer nothing to a stranger list.
+// ToBytes is the packet as it is sent. It also requests the options that an
+// ordinary client wants, as a server may ignore an unusual list.
 func (r *Request) ToBytes() []byte {
 	b := make([]byte, atOptions, minPacket)
 	b[0], b[1], b[2] = bootRequest, ethernet, byte(len(r.MAC))
@@ -66,7 +66,8 @@ func (r *Request) ToBytes() []byte {
 	return b[:minPacket]
 }
 
-// Offer reads option 245 from an answer to req; what is not one is ignored.
+// Offer reads option 245 from an answer to req. For any other packet it
+// returns the zero Addr.
 func Offer(b []byte, req *Request) netip.Addr {
 	if len(b) < atOptions || b[0] != bootReply || b[1] != ethernet || int(b[2]) != len(req.MAC) ||
 		!bytes.Equal(b[atXID:atXID+4], req.XID[:]) || !bytes.Equal(b[atHardware:atHardware+len(req.MAC)], req.MAC[:]) ||
@@ -74,8 +75,8 @@ func Offer(b []byte, req *Request) netip.Addr {
 		return netip.Addr{}
 	}
 	var endpoint, overload []byte
-	// An option that is too long for one comes in pieces, and what has no
-	// room goes on in the fields for two names.
+	// A long option is split (RFC 3396), and options that do not fit continue
+	// in the fields for the file and server names.
 	read := func(area []byte) bool {
 		return options(area, func(code byte, value []byte) {
 			switch code {
@@ -98,8 +99,8 @@ func Offer(b []byte, req *Request) netip.Addr {
 	return usable(endpoint)
 }
 
-// options calls found for each option of an area. It is false for one whose
-// length leads out of it.
+// options calls found for each option of an area. It returns false if the
+// length of one exceeds the area.
 func options(area []byte, found func(code byte, value []byte)) bool {
 	for len(area) > 0 {
 		code := area[0]

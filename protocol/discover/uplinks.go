@@ -13,16 +13,15 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// maxUplinks bounds how many interfaces are asked for an address that no route
-// leads to.
+// maxUplinks bounds the number of interfaces that are tried.
 const maxUplinks = 16
 
-// Uplinks are the interfaces behind which the platform can be: network cards,
-// what is made of them, and those to whose gateway the machine sends what is
-// for the platform. Bridges and links of containers and guests are none of
-// these. A socket that is bound to an interface without a route looks for the
-// platform's address on the link itself, and whoever is behind a bridge could
-// answer; the platform's word makes root do things.
+// Uplinks lists the interfaces that may lead to the platform: network cards,
+// bonds and VLANs on top of them, and interfaces with a gateway through which
+// the machine reaches the platform's address. Bridges and links of containers
+// and guests are left out. A socket that is bound to an interface without a
+// route looks for the platform's address on that link, so a container behind a
+// bridge could answer in its place, and root does what the platform says.
 func Uplinks(root host.Root) ([]net.Interface, error) {
 	all, err := net.Interfaces()
 	if err != nil {
@@ -63,12 +62,12 @@ func card(root host.Root, name string) bool {
 	return false
 }
 
-// gateways are the interfaces, by index, with a gateway that a route to the
-// platform's address names, in whatever table.
+// gateways are the interfaces, by index, through whose gateway a route of any
+// table leads to the platform's address.
 func gateways() map[int]bool {
 	b, err := syscall.NetlinkRIB(unix.RTM_GETROUTE, unix.AF_INET)
 	if err != nil {
-		return nil // the network cards are left
+		return nil // only network cards count, then
 	}
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
@@ -83,8 +82,8 @@ func gateways() map[int]bool {
 	return out
 }
 
-// gateway is the interface of a route through a gateway that leads to the
-// platform's address, 0 of any other.
+// gateway is the interface index of a route that leads to the platform's
+// address through a gateway, 0 for any other route.
 func gateway(m *syscall.NetlinkMessage) int {
 	if m.Header.Type != unix.RTM_NEWROUTE || len(m.Data) < unix.SizeofRtMsg || m.Data[7] != unix.RTN_UNICAST {
 		return 0

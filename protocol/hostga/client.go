@@ -27,8 +27,8 @@ const (
 	storageVersion = "2014-02-14" // and of storage, for the headers it replays
 )
 
-// IDs are the values of the headers that name this VM; they change without a
-// new incarnation and are taken anew for each request.
+// IDs are the values of the headers that name this VM. They can change without
+// a new incarnation, so they are read anew for each request.
 type IDs struct{ ContainerID, ConfigName string }
 
 // Host is what the client needs to know and can ask for.
@@ -59,7 +59,7 @@ func Stale(err error) bool {
 	return ok && (se.Gone() || se.InvalidContainer())
 }
 
-// gone is Stale by 410 only.
+// gone is Stale for 410 only.
 func gone(err error) bool {
 	se, ok := errors.AsType[*web.StatusError](err)
 	return ok && se.Gone()
@@ -67,7 +67,7 @@ func gone(err error) bool {
 
 func (c *Client) url(path string) string { return "http://" + c.addr + path }
 
-// headers makes the usual set.
+// headers makes the headers that most requests have.
 func (c *Client) headers() http.Header {
 	ids := c.host.IDs()
 	h := http.Header{}
@@ -77,7 +77,7 @@ func (c *Client) headers() http.Header {
 	return h
 }
 
-// fresh calls f, and once more after a refresh if our ids were stale.
+// fresh calls f, and once more after a refresh if the ids it sent were stale.
 func (c *Client) fresh(ctx context.Context, f func() error) error {
 	err := f()
 	if !Stale(err) {
@@ -150,11 +150,12 @@ type Artifact struct {
 	Verify bool
 	// Manifest is set for packages: where the manifest came from.
 	Manifest secret.URL
-	// Small content tolerates the plugin's habit of a transient 400.
+	// Small is set for small content, for which a 400 is retried: the plugin
+	// sometimes answers so for a moment.
 	Small bool
 }
 
-// Fetch gets an artifact. sink nil returns the body.
+// Fetch gets an artifact. Without a Sink in r the body is in the response.
 func (c *Client) Fetch(ctx context.Context, a Artifact, r FetchLimits) (*web.Response, error) {
 	var resp *web.Response
 	err := c.fresh(ctx, func() error {
@@ -186,14 +187,16 @@ type FetchLimits struct {
 	Sink     func(attempt int) (http.Header, func(status int, h http.Header) (io.Writer, error), error)
 }
 
-// pageMax is the largest page write; pageUnit what sizes are multiples of.
+// pageMax is the most bytes of one page write; sizes are multiples of
+// pageUnit.
 const (
 	pageMax  = 4 << 20
 	pageUnit = 512
 )
 
-// ErrLater says that the host did not take the status because our ids were
-// stale; they are fresh now, and the next report will do (protocol/SPEC.md §9.5).
+// ErrLater says that the host refused the status because the ids in it were
+// stale. They have been refreshed, and the next report should succeed
+// (protocol/SPEC.md §9.5).
 var ErrLater = errors.New("status not accepted: container ID changed")
 
 // PutStatus uploads the status document through the host.
@@ -214,7 +217,7 @@ func (c *Client) PutStatus(ctx context.Context, blob protocol.StatusBlob, doc []
 }
 
 func (c *Client) putPages(ctx context.Context, url secret.URL, doc []byte) error {
-	// The host pads with spaces: it is JSON that is padded.
+	// Through the host the padding is spaces, which JSON allows.
 	padded := append(bytes.Clone(doc), bytes.Repeat([]byte{' '}, Padding(len(doc)))...)
 	err := c.replay(ctx, url.Reveal(), nil, header("Content-Length", "0"), header("x-ms-blob-content-length", strconv.Itoa(len(padded))),
 		header("x-ms-blob-type", "PageBlob"))
@@ -226,7 +229,8 @@ func (c *Client) putPages(ctx context.Context, url secret.URL, doc []byte) error
 	return err
 }
 
-// Padding is what a page blob of n bytes lacks.
+// Padding is how many bytes are missing to full pages in a page blob of n
+// bytes.
 func Padding(n int) int { return (pageUnit - n%pageUnit) % pageUnit }
 
 // PageURL is the address for page writes.

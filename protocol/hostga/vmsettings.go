@@ -20,7 +20,7 @@ const minVMSettings = "1.0.8.133"
 // VMSettings is the document of protocol/SPEC.md §7.3.
 type VMSettings struct {
 	protocol.Desired
-	Plugin string // its version
+	Plugin string // version of the HostGAPlugin
 	ETag   string
 	Source protocol.Source // "" when the document does not say
 	SeqNo  json.RawMessage // inSvdSeqNo, to be reported back
@@ -91,8 +91,8 @@ func ParseVMSettings(b []byte) (*VMSettings, error) {
 	vm := &VMSettings{Plugin: doc.HostGAPluginVersion, Source: protocol.Source(doc.ExtensionGoalStatesSource)}
 	vm.CreatedTicks, vm.ActivityID, vm.CorrelationID = doc.ExtensionsLastModifiedTickCount.n, doc.ActivityID, doc.CorrelationID
 	vm.OnHold = doc.OnHold.v
-	// The writer is not consistent about case, and to take one for the other
-	// would run what must not be run.
+	// The platform varies the case, and taking Fabric for FastTrack would
+	// execute what must not be executed.
 	for _, known := range []protocol.Source{protocol.Fabric, protocol.FastTrack} {
 		if strings.EqualFold(strings.TrimSpace(doc.ExtensionGoalStatesSource), string(known)) {
 			vm.Source = known
@@ -175,7 +175,7 @@ type dependency struct {
 	DependsOnExtension []struct{ Handler, Extension string }
 }
 
-// level is never below 0: that is where what is to be removed stands.
+// level is at least 0: negative levels are for handlers to be removed.
 func (d dependency) level() int { return int(max(0, d.DependencyLevel.n)) }
 
 type extension struct {

@@ -1,8 +1,8 @@
-// Package imds asks the instance metadata service (protocol/SPEC.md §13). It is
-// a second source: nothing that the agent promises depends on it.
+// Package imds asks the instance metadata service (protocol/SPEC.md §13). It
+// is a secondary source: nothing that the agent guarantees depends on it.
 //
 // imds.go has the instance document as the running agent uses it, pps.go the
-// questions of a first boot and of pre-provisioned machines. Requests go
+// requests of a first boot and of pre-provisioned machines. Requests go
 // through protocol/internal/web; nothing else of protocol is needed.
 package imds
 
@@ -22,7 +22,7 @@ import (
 	"github.com/azguest/azguest/protocol/internal/web"
 )
 
-// Address is where the service always is.
+// Address is the fixed address of the service.
 const Address = "169.254.169.254"
 
 // A Client asks the service; every call ends within its patience.
@@ -52,13 +52,13 @@ type Compute struct {
 	UserData            secret.Secret // decoded; absent when there is none
 }
 
-// Key is a public key that the platform was given for a user.
+// Key is a public key that the platform has for a user.
 type Key struct{ Path, Data string }
 
-// versions are tried in turn while the service says 400 to one.
+// versions are tried in turn as long as the service answers 400.
 var versions = [...]string{"2021-12-13", "2021-01-01", "2019-06-01", "2018-02-01"}
 
-// Instance asks for everything at once.
+// Instance fetches the whole instance document.
 func (c *Client) Instance(ctx context.Context) (*Instance, error) {
 	b, err := c.get(ctx, "instance")
 	if err != nil {
@@ -67,9 +67,9 @@ func (c *Client) Instance(ctx context.Context) (*Instance, error) {
 	return Parse(b)
 }
 
-// Alive asks for what says that the service works: the first interface, with
-// its addresses. The whole document would be asked for in vain, and with user
-// data it can be a hundred times as large.
+// Alive checks that the service works, by asking for the first interface and
+// its addresses. The whole document is not needed for that, and with user data
+// it can be a hundred times as large.
 func (c *Client) Alive(ctx context.Context) error {
 	b, err := c.get(ctx, "instance/network")
 	if err != nil {
@@ -107,7 +107,7 @@ func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	return nil, err
 }
 
-// flag is a bool or its text.
+// flag is a JSON boolean, or a string that contains one.
 type flag bool
 
 func (f *flag) UnmarshalJSON(b []byte) error {

@@ -13,17 +13,17 @@ import (
 	"github.com/azguest/azguest/protocol/internal/web"
 )
 
-// Versions and bounds of what pre-provisioned VMs ask (protocol/SPEC.md §13.1,
-// §13.3).
+// API versions and bounds for the requests of pre-provisioned VMs
+// (protocol/SPEC.md §13.1, §13.3).
 const (
 	extendedVersion    = "2021-08-01"
-	plainVersion       = "2019-06-01" // that every cloud has
+	plainVersion       = "2019-06-01" // available in every cloud
 	reprovisionVersion = "2019-06-01"
 	reprovisionLimit   = 4 << 20
 	reprovisionTimeout = 30 * time.Second
 )
 
-// Extended is what the service tells beyond the instance document.
+// Extended is what the service says beyond the instance document.
 type Extended struct {
 	PPSType       string // None, Running, Savable, PreprovisionedOSDisk; "" if it does not say
 	HasCustomData bool
@@ -38,9 +38,9 @@ func (c *Client) Extended(ctx context.Context, timeout time.Duration) (Extended,
 	return parseExtended(b)
 }
 
-// FirstBoot asks once for all that a first boot wants to know. A service that
-// does not know the extended document gives the plain one; known is false
-// then.
+// FirstBoot asks once for everything that a first boot needs. If the service
+// does not know the extended document, the plain one is fetched instead and
+// known is false.
 func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (i *Instance, x Extended, known bool, err error) {
 	b, err := c.once(ctx, extendedVersion+"&extended=true", timeout)
 	if se, ok := errors.AsType[*web.StatusError](err); ok && se.Status == http.StatusBadRequest {
@@ -91,9 +91,10 @@ func parseExtended(b []byte) (Extended, error) {
 	return Extended{doc.Extended.Compute.PPSType, bool(doc.Extended.Compute.HasCustomData)}, nil
 }
 
-// Reprovision asks once for the document of whom a pooled VM was given to.
-// While it waits in its pool, that is an error like any other (404, 410, 429,
-// 500, no connection): the caller asks again, as often as it likes.
+// Reprovision asks once for the provisioning document of the owner that a
+// pooled VM was assigned to. While the VM waits in its pool the result is an
+// error like any other (404, 410, 429, 500, no connection): the caller repeats
+// the call, as often as it likes.
 func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
 	resp, err := c.web.Once(ctx, web.Request{
 		Op: "reprovisiondata", URL: "http://" + Address + "/metadata/reprovisiondata?api-version=" + reprovisionVersion,

@@ -11,7 +11,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// pfxFormat is the only content we know; an empty format means the same.
+// pfxFormat is the only format that we can read; an empty one means the same.
 const pfxFormat = "Pkcs7BlobWithPfxContents"
 
 // ParseCertificates returns the CMS EnvelopedData of protocol/SPEC.md §5.2 as
@@ -54,7 +54,7 @@ type AccessDocument struct {
 	Users       []AccessUser
 }
 
-// AccessUser is one user of it.
+// AccessUser is one user of an AccessDocument.
 type AccessUser struct {
 	Name, Expires string
 	Password      []byte // DER of CMS EnvelopedData
@@ -69,7 +69,7 @@ func ParseRemoteAccess(b []byte) (*AccessDocument, error) {
 	}
 	doc := &AccessDocument{Incarnation: root.below("Incarnation").text()}
 	list := root.find("Users").all("User")
-	if len(list) > maxUsers { // opening a password takes some time, and half of the accounts would go
+	if len(list) > maxUsers { // decrypting takes time, and a cut list would remove accounts
 		return nil, &protocol.DocumentError{Doc: "remoteAccess", Err: &bound.Error{What: "users", Max: maxUsers}}
 	}
 	for _, n := range list {

@@ -38,7 +38,7 @@ func New(w *web.Client, endpoint, agentName string) *Client {
 	return &Client{web: w, endpoint: endpoint, agent: agentName}
 }
 
-// do is the one way to the WireServer.
+// do sends every request to the WireServer.
 func (c *Client) do(ctx context.Context, r web.Request) ([]byte, error) {
 	if strings.HasPrefix(r.URL, "/") {
 		r.URL = "http://" + c.endpoint + r.URL
@@ -64,7 +64,7 @@ func (c *Client) do(ctx context.Context, r web.Request) ([]byte, error) {
 }
 
 // Versions asks for the protocol versions; the only call without an x-ms
-// header. patience < 0 leaves the end to the context.
+// header. With patience < 0 it repeats until the context ends.
 func (c *Client) Versions(ctx context.Context, patience time.Duration) (Versions, error) {
 	b, err := c.do(ctx, web.Request{Op: "versions", URL: "/?comp=versions", Tries: -1, Patience: patience, Limit: limits("versions").Bytes})
 	if err != nil {
@@ -73,15 +73,15 @@ func (c *Client) Versions(ctx context.Context, patience time.Duration) (Versions
 	return ParseVersions(b)
 }
 
-// noopTries and noopGap are how an incomplete goal state is waited out
-// (protocol/SPEC.md §4.2).
+// noopTries and noopGap say how often and how fast an incomplete goal state is
+// asked for again (protocol/SPEC.md §4.2).
 const (
 	noopTries = 6
 	noopGap   = 500 * time.Millisecond
 )
 
-// GoalState gets the goal state. patience bounds the repetitions after a
-// failure: 0 for one attempt, as in a poll that comes again anyway.
+// GoalState gets the goal state and its text. patience bounds the repetitions
+// after a failure; 0 is one attempt, for callers that poll anyway.
 func (c *Client) GoalState(ctx context.Context, patience time.Duration) (*GoalState, []byte, error) {
 	r := web.Request{Op: "goalstate", URL: "/machine/?comp=goalstate", Tries: -1, Patience: patience, Limit: limits("goalstate").Bytes}
 	if patience == 0 {
@@ -104,8 +104,8 @@ func (c *Client) GoalState(ctx context.Context, patience time.Duration) (*GoalSt
 	}
 }
 
-// parseGoalState spares the parser the document it saw last: a machine polls
-// for months, and nearly every answer is the one before.
+// parseGoalState does not parse a document that equals the last one: a machine
+// polls for months, and nearly every answer is the same.
 func (c *Client) parseGoalState(b []byte) (*GoalState, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,8 +121,8 @@ func (c *Client) parseGoalState(b []byte) (*GoalState, error) {
 	return g, err
 }
 
-// Document gets a sub-document of the goal state by the address in it, which
-// is sent as it is.
+// Document gets a document that the goal state names by its address, which is
+// sent unchanged.
 func (c *Client) Document(ctx context.Context, name, uri string) ([]byte, error) {
 	return c.do(ctx, web.Request{Op: name, URL: uri, Tries: 3, Patience: 10 * time.Second, Limit: limits(name).Bytes})
 }
@@ -135,15 +135,15 @@ func (c *Client) Encrypted(ctx context.Context, name, uri, cert, cipher string) 
 	return c.do(ctx, web.Request{Op: name + "." + cipher, URL: uri, Header: h, Tries: 2, Patience: 10 * time.Second, Limit: limits(name).Bytes})
 }
 
-// PostHealth sends a health report until it is taken or the context ends.
+// PostHealth sends a health report until it is accepted or the context ends.
 func (c *Client) PostHealth(ctx context.Context, g *GoalState, h protocol.Health) error {
 	_, err := c.do(ctx, web.Request{Op: "health", Method: http.MethodPost, URL: "/machine?comp=health", Body: Health(g, h), Tries: -1, Patience: web.Forever})
 	return err
 }
 
-// PostProvisioningHealth sends a health report once, to the service that knows
-// the machine by its address: it needs no names of a goal state, and not every
-// cloud has it.
+// PostProvisioningHealth sends a health report once, to the service that
+// identifies the machine by its network address: the report needs no names
+// from a goal state, but not every cloud has the service.
 func (c *Client) PostProvisioningHealth(ctx context.Context, h protocol.Health) error {
 	body, err := ProvisioningHealth(h)
 	if err != nil {
@@ -156,14 +156,14 @@ func (c *Client) PostProvisioningHealth(ctx context.Context, h protocol.Health) 
 	return err
 }
 
-// PostTelemetry sends one batch. Three attempts, then it is lost.
+// PostTelemetry sends one batch. After three failed attempts it is lost.
 func (c *Client) PostTelemetry(ctx context.Context, b Batch) error {
 	_, err := c.do(ctx, web.Request{Op: "telemetry", Method: http.MethodPost, URL: "/machine?comp=telemetrydata", Body: b.Body, Tries: 3, Patience: 20 * time.Second})
 	return err
 }
 
-// PostTelemetryAll sends batches below the rate the server takes and returns
-// how many events arrived.
+// PostTelemetryAll sends batches, no faster than the server accepts, and
+// returns how many events arrived.
 func (c *Client) PostTelemetryAll(ctx context.Context, batches []Batch) (sent int, err error) {
 	for i, b := range batches {
 		if i > 0 {

@@ -14,7 +14,7 @@ import (
 )
 
 // Extensions is ExtensionsConfig (protocol/SPEC.md §6). OnHold is not part of
-// it: it stands in the document at ArtifactsProfile.
+// the document: it is in the blob at ArtifactsProfile.
 type Extensions struct {
 	protocol.Desired
 	ArtifactsProfile secret.URL
@@ -49,9 +49,9 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 		return nil, &protocol.DocumentError{Doc: "extensionsConfig", Err: &bound.Error{What: "plugins", Max: protocol.MaxHandlers}}
 	}
 	if !plugins.ok() && len(all) > 0 {
-		// Half a document, and not one that orders the removal of everything: what
-		// a goal state does not name is deleted, unless an entry without a name
-		// may mean it.
+		// An incomplete document must not remove every handler. What a goal
+		// state does not name is deleted, unless it has an invalid entry
+		// without a name, which may stand for any handler.
 		x.Handlers = append(x.Handlers, protocol.Handler{Want: protocol.WantEnabled, Invalid: "PluginSettings without Plugins"})
 	}
 	sets := map[string]*pluginSet{}
@@ -68,12 +68,12 @@ func ParseExtensions(b []byte) (*Extensions, error) {
 	return x, nil
 }
 
-// A pluginSet is what PluginSettings has for one name. It is read once, however
-// often the plugin is named: all those have the same texts.
+// A pluginSet is what PluginSettings has for one name. It is parsed once, even
+// if Plugins names it several times, so that all share the same texts.
 type pluginSet struct {
 	in   []node
 	done bool
-	as   protocol.Handler // with the parts that the settings decide
+	as   protocol.Handler // with the fields that the settings determine
 	err  error
 }
 
@@ -156,7 +156,7 @@ func handler(p node, sets map[string]*pluginSet) protocol.Handler {
 		h.MultiConfig, h.Settings, h.Level, h.After = set.as.MultiConfig, set.as.Settings, set.as.Level, set.as.After
 		if len(h.Settings) == 1 && !h.MultiConfig {
 			h.Settings = slices.Clone(h.Settings)
-			h.Settings[0].Name = h.Name // whose case may be another one
+			h.Settings[0].Name = h.Name // the case of which may differ
 		}
 	}
 	return h
@@ -245,8 +245,8 @@ func one(n node, name string) (protocol.Settings, error) {
 	return s, settings.Runtime(text, &s)
 }
 
-// level is 0 for what can't be parsed. There is nothing below: a negative one
-// would change places with what is to be removed.
+// level is 0 for text that can't be parsed, and never negative: negative
+// levels are for handlers to be removed.
 func level(d node) int {
 	n, err := strconv.Atoi(d.attr("dependencyLevel"))
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 // moment while the platform changes something (protocol/SPEC.md §4.2).
 var ErrIncomplete = errors.New("goal state without role instance")
 
-// GoalState is the document of protocol/SPEC.md §4.1: ids, and where the rest
-// is. The addresses are as written, white space trimmed; ask for them
-// unchanged.
+// GoalState is the document of protocol/SPEC.md §4.1: ids, and the addresses
+// of the other documents, which must be requested unchanged (only white space
+// around them is trimmed).
 type GoalState struct {
 	Incarnation, ContainerID, InstanceID, ConfigName string
 
@@ -59,7 +59,8 @@ func DeploymentID(configName string) string {
 	return id
 }
 
-// Names are what the hosting environment document tells (protocol/SPEC.md §4.3).
+// Names are the names in the hosting environment document (protocol/SPEC.md
+// §4.3).
 type Names struct{ VM, Role, Tenant string }
 
 // ParseHostingEnvironment reads the names; any may be absent.

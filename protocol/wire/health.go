@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// maxDescription keeps below the 4096 bytes that the server takes; it is cut
-// before it is escaped (protocol/SPEC.md §10.1).
+// maxDescription, in bytes before escaping, stays below the 4096 bytes that
+// the server accepts (protocol/SPEC.md §10.1).
 const maxDescription = 3686
 
 // Health builds the report of protocol/SPEC.md §10.1.
@@ -42,8 +42,9 @@ func ProvisioningHealth(h protocol.Health) ([]byte, error) {
 	return json.Marshal(doc)
 }
 
-// description is cut twice: the text as WALinuxAgent does, and what the
-// escapes made of it so that the server never cuts inside of one.
+// description is cut twice: the text, as WALinuxAgent does, and again until
+// its escaped form has at most 4096 bytes, so that the server never cuts
+// inside an escape.
 func description(s string) string {
 	s = cut(strings.ToValidUTF8(s, "?"), maxDescription)
 	for {

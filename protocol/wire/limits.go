@@ -2,12 +2,12 @@ package wire
 
 import "github.com/azguest/azguest/agent/bound"
 
-// limits has a line for each document that is read, by the name under which it
-// is asked for. Real ones are some KiB; the largest are certificates and the
-// settings of extensions with some hundred KiB, and manifests of publishers
-// that never withdraw a version. Four documents of a goal state are read side
-// by side, while the ones before them are still in use, so the sum of them
-// counts.
+// limits are the bounds of a document, by the name under which it is
+// requested. Most documents have some KiB; the largest are certificates and
+// the settings of extensions with some hundred KiB, and manifests of
+// publishers that never withdraw a version. Four documents of a goal state are
+// read at the same time, while the previous ones are still in use, so it is
+// their sum that counts.
 func limits(doc string) bound.Limits {
 	const depth = 64
 	switch doc {
@@ -20,7 +20,7 @@ func limits(doc string) bound.Limits {
 	case "remoteAccess":
 		return bound.Limits{Bytes: 512 << 10, Nodes: 5000, Depth: depth}
 	case "hostingEnvironmentConfig", "sharedConfig":
-		// Of a cloud service they name every instance.
+		// In a cloud service they list every instance.
 		return bound.Limits{Bytes: 512 << 10, Nodes: 10_000, Depth: depth}
 	}
 	return bound.Limits{Bytes: 256 << 10, Nodes: 3000, Depth: depth} // goalstate, versions
@@ -29,7 +29,8 @@ func limits(doc string) bound.Limits {
 // maxAnswer bounds the WireServer's answers to POST, which are not read.
 const maxAnswer = 64 << 10
 
-// MaxManifest is the most bytes of a version manifest, which others fetch.
+// MaxManifest is the limit of a version manifest in bytes, for the packages
+// that fetch it.
 const MaxManifest = 1 << 20
 
 // maxUsers bounds the accounts of a remote access document.

@@ -14,7 +14,7 @@ import (
 // WALinuxAgent keeps (protocol/SPEC.md §11.1). The wrapper is not counted.
 const maxBatch = 65536 - 1024
 
-// Common are the parameters every event carries. What is empty goes out as
+// Common are the parameters that every event carries. Empty ones are sent as
 // <Name>_UNINITIALIZED, as the platform's own tools expect.
 type Common struct {
 	GAVersion         string // WALinuxAgent-x.y.z

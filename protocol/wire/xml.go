@@ -18,8 +18,8 @@ var bom = []byte{0xef, 0xbb, 0xbf}
 // TrimBOM drops a UTF-8 byte order mark.
 func TrimBOM(b []byte) []byte { return bytes.TrimPrefix(b, bom) }
 
-// A node is an element, or nothing: all methods work on the nil node, so
-// that looking for something in what is not there finds nothing.
+// A node is an XML element, or none: all methods work on the zero node, so
+// that searching in a missing element finds nothing.
 type node struct{ e *etree.Element }
 
 // parse reads a document and returns its root element.
@@ -155,8 +155,8 @@ func (n node) attrOK(name string) (string, bool) {
 	return "", false
 }
 
-// esc escapes text for element content and attribute values, and drops what
-// XML 1.0 can't express at all.
+// esc escapes text for element content and attribute values, and drops
+// characters that XML 1.0 can't express.
 func esc(s string) string {
 	var sb strings.Builder
 	for _, r := range s {
