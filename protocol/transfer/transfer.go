@@ -1,8 +1,8 @@
-// Package transfer gets blobs: manifests into memory, packages to disk,
-// directly from storage or through the host, whichever works
-// (protocol/SPEC.md §8.2). Begin with each: every address over every channel.
-// It may use the HostGAPlugin's client (hostga) and the HTTP layer (web), and
-// decides nothing about what it downloads.
+// Package transfer downloads blobs: manifests into memory, packages to disk,
+// directly from storage or through the host, whichever works (protocol/SPEC.md
+// §8.2). Begin with each, which tries every address over every channel. It may
+// use the HostGAPlugin's client (hostga) and the HTTP layer (web), and makes
+// no decisions about what it downloads.
 package transfer
 
 import (
@@ -33,7 +33,7 @@ import (
 type Order string
 
 const (
-	// HostFirst needs no way out of the virtual network.
+	// HostFirst works without a way out of the virtual network.
 	HostFirst Order = "host-first"
 	// DirectFirst is what WALinuxAgent does.
 	DirectFirst Order = "direct-first"
@@ -41,8 +41,8 @@ const (
 	DirectOnly  Order = "direct-only"
 )
 
-// maxAddresses bounds how many addresses of one blob are tried. Published ones
-// have some; a list of thousands would be as many requests, and errors.
+// maxAddresses bounds how many addresses of one blob are tried. Real documents
+// have a few; a list of thousands would cause as many requests and errors.
 const maxAddresses = 64
 
 // DefaultBudget bounds one Get or File over all addresses and channels.
@@ -55,19 +55,20 @@ const (
 	direct  channel = "direct"
 )
 
-// A Client gets blobs. It is safe for concurrent use.
+// A Client downloads blobs. It is safe for concurrent use.
 type Client struct {
 	storage *web.Client
 	host    *hostga.Client
-	// observe is told how the host's relay did; may be nil.
+	// observe is called with the result of each try through the host; may be
+	// nil.
 	observe func(err error)
 
 	mu    sync.Mutex // guards order
 	order []channel
 }
 
-// New makes a client. storage goes to blobs, honouring the proxy; host is
-// the relay.
+// New makes a client. storage reaches blobs directly, honouring the proxy;
+// host is the relay.
 func New(storage *web.Client, host *hostga.Client, o Order, observe func(err error)) *Client {
 	c := &Client{storage: storage, host: host, observe: observe}
 	switch o {
@@ -112,9 +113,9 @@ type Want struct {
 	Budget   time.Duration // 0 is DefaultBudget
 }
 
-// Error says that no address gave the blob. Code is that of the last fault; an
-// extension is reported with -1 for a manifest and 1001 for a package
-// (protocol/SPEC.md §9.3).
+// Error says that no address delivered the blob. Code is that of the last
+// fault; an extension is reported with -1 for a manifest and 1001 for a
+// package (protocol/SPEC.md §9.3).
 type Error struct {
 	Op   string
 	Last error
@@ -126,8 +127,8 @@ func (e *Error) Error() string {
 	if len(e.Errs) == 0 {
 		return fmt.Sprintf("get %s: no URL", e.Op)
 	}
-	// Each channel has its own reason: a proxy in the way of one is not told
-	// by what is wrong with the other.
+	// Each channel fails for a reason of its own: what is wrong with the host
+	// does not show that a proxy blocks the direct way.
 	last := make([]string, len(e.ways))
 	for i, w := range e.ways {
 		last[i] = w.Error()
@@ -145,7 +146,7 @@ func (e *Error) Code() string {
 	return "download"
 }
 
-// Get returns a small blob and the address that gave it.
+// Get returns a small blob and the address that it came from.
 func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL, err error) {
 	from, err = c.each(ctx, w, func(ctx context.Context, ch channel, u secret.URL) error {
 		resp, err := c.fetch(ctx, ch, u, w, true, nil)
@@ -166,8 +167,8 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
 	defer dir.Close()
-	// The name is that of all temporary files: if the agent is killed meanwhile,
-	// the next start removes it (host.TempPattern).
+	// The name is like that of all temporary files: if the agent is killed
+	// meanwhile, the next start removes the file (host.TempPattern).
 	part, tmp, err := dir.CreateTemp(filepath.Base(path))
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
@@ -203,8 +204,8 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 	return digest, nil
 }
 
-// each tries every address over every channel until one works or the budget
-// is used up. The order of the addresses is random, which spreads load.
+// each tries every address over every channel until one works or the time
+// budget is used up. The order of the addresses is random, to spread load.
 func (c *Client) each(ctx context.Context, w Want, try func(context.Context, channel, secret.URL) error) (secret.URL, error) {
 	budget := w.Budget
 	if budget == 0 {
@@ -245,8 +246,8 @@ func (c *Client) each(ctx context.Context, w Want, try func(context.Context, cha
 	return secret.URL{}, out
 }
 
-// local reports whether trying another address is useless: our own disk is
-// the trouble.
+// local reports whether trying another address is useless, because our own
+// disk is the problem.
 func local(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO)
 }
@@ -268,7 +269,7 @@ func (c *Client) fetch(ctx context.Context, ch channel, u secret.URL, w Want, sm
 	})
 }
 
-// Reset forgets which blobs failed: a new goal state is a new chance.
+// Reset forgets which blobs failed, so that a new goal state tries at once.
 func (c *Client) Reset() {
 	ops := []string{"manifest", "package", "artifactsProfile"}
 	c.storage.Reset(ops...)

@@ -7,16 +7,16 @@ import (
 	"github.com/azguest/azguest/agent/bound"
 )
 
-// limits of one document in BER. What it holds in octet strings, encrypted or
-// not, is held against them in its turn.
+// limits of one BER document. The content of its octet strings, encrypted or
+// not, is checked against the same limits when it is parsed.
 var limits = bound.Limits{Bytes: maxInput, Nodes: 20_000, Depth: maxDepth}
 
 const (
 	maxInput = 2 << 20
 	maxDepth = 32
 
-	// How much of it may have to be computed with. An RSA key of 16384 bits has
-	// 9 KiB, and takes a tenth of a second to be checked.
+	// Bounds for the work that a document can cause. An RSA key of 16384 bits
+	// has 9 KiB, and checking it takes a tenth of a second.
 	maxRecipients   = 64
 	maxCertificate  = 64 << 10
 	maxCertificates = 512
@@ -24,7 +24,8 @@ const (
 	maxKeys         = 128
 )
 
-// tooLarge is for parts that are left out and named.
+// tooLarge returns an error if a part is too large. Such a part is left out,
+// with a note.
 func tooLarge(what string, n, most int) error {
 	if n > most {
 		return fmt.Errorf("%s of %d bytes, more than %d", what, n, most)
@@ -35,8 +36,7 @@ func tooLarge(what string, n, most int) error {
 var errBER = errors.New("malformed BER")
 
 // normalize turns BER into DER as far as encoding/asn1 needs it: definite,
-// minimal lengths, and octet strings in one piece. What is DER already comes
-// back with the same bytes.
+// minimal lengths, and octet strings in one piece. DER is returned unchanged.
 func normalize(in []byte) ([]byte, error) {
 	if err := limits.DER(in); err != nil {
 		return nil, err

@@ -5,7 +5,8 @@
 // named by subject key identifier, the key transport is OAEP with empty
 // parameters, and the input may be BER (protocol/SPEC.md §5).
 //
-// All input is hostile: it is bounded (ber.go), and nothing here panics on it.
+// All input is untrusted: it is bounded (ber.go), and must never cause a
+// panic.
 //
 // Begin with Decrypt (enveloped.go) and ParsePFX (pfx.go; its ciphers are in
 // pbe.go); signed.go has signatures. No other package of protocol is used.

@@ -160,8 +160,8 @@ func parseEnvelope(in []byte) (*envelope, error) {
 	return env, nil
 }
 
-// readRecipients keeps those whose key is transported; other kinds are not
-// for an RSA key.
+// readRecipients keeps the recipients whose key is transported (encrypted with
+// RSA); other kinds can't be used with an RSA key.
 func (env *envelope) readRecipients(set []byte) error {
 	list, err := elements(set)
 	if err != nil {
@@ -226,8 +226,8 @@ func matches(rid asn1.RawValue, c *x509.Certificate) bool {
 	return bytes.Equal(is.Issuer.FullBytes, c.RawIssuer) && is.Serial.Cmp(c.SerialNumber) == 0
 }
 
-// KeyID is the SHA-1 of the public key's bit string, which is what the
-// platform names recipients by.
+// KeyID is the SHA-1 of the public key's bit string, by which the platform
+// names recipients.
 func KeyID(c *x509.Certificate) []byte {
 	var spki struct {
 		Alg pkix.AlgorithmIdentifier
@@ -250,8 +250,8 @@ func PublicKeyID(k *rsa.PublicKey) []byte {
 func unwrap(r recipient, key *rsa.PrivateKey) ([]byte, error) {
 	switch alg := r.Alg.Algorithm.String(); alg {
 	case oidRSA:
-		// The platform prescribes it. A padding oracle needs many answers to
-		// messages of the attacker's choice, which are not given here.
+		// The platform requires it. A padding oracle attack needs many answers
+		// to chosen messages, which an attacker does not get here.
 		return key.Decrypt(nil, r.Key, &rsa.PKCS1v15DecryptOptions{}) //nolint:staticcheck // deprecated for new protocols; this one is the platform's
 	case oidOAEP:
 		opt, err := oaep(r.Alg.Parameters.FullBytes)
@@ -303,8 +303,8 @@ func oaep(params []byte) (*rsa.OAEPOptions, error) {
 	return opt, nil
 }
 
-// digest knows hashes by their own name and by that of their HMAC; 0 is for
-// what is not known.
+// digest returns the hash for its own OID or that of its HMAC; 0 if it is
+// unknown.
 func digest(oid asn1.ObjectIdentifier) crypto.Hash {
 	switch oid.String() {
 	case oidSHA1, oidHMACSHA1:

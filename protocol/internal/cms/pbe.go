@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/agent/bound"
 )
 
-// bmp is the password as the key derivation wants it: UTF-16 with the
+// bmp is the password in the form that key derivation needs: UTF-16 with a
 // terminating zero.
 func bmp(s string) []byte {
 	var out []byte
@@ -33,7 +33,7 @@ func fromBMP(b []byte) string {
 	return strings.TrimRight(string(utf16.Decode(u)), "\x00")
 }
 
-// verify checks the MAC, and puts the spelling of the password for which it
+// verify checks the MAC, and puts the encoding of the password with which it
 // is right first.
 func (r *reader) verify(mac, content []byte) bool {
 	if len(mac) == 0 {
@@ -73,7 +73,8 @@ func (r *reader) verify(mac, content []byte) bool {
 	return false
 }
 
-// decrypt opens password-based encryption with each spelling of the password.
+// decrypt opens password-based encryption; it tries each encoding of the
+// password.
 func (r *reader) decrypt(alg pkix.AlgorithmIdentifier, text []byte) ([]byte, error) {
 	var last error
 	for _, pw := range r.passwords {

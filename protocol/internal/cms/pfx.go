@@ -65,8 +65,8 @@ func (p Pair) KeyPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p.Key})
 }
 
-// A PFX is what was found in a packet. Notes tell what could not be used;
-// they never keep the rest from being used (protocol/SPEC.md §5.3).
+// A PFX is the content of a packet. Notes say what could not be used; the rest
+// can be used nevertheless (protocol/SPEC.md §5.3).
 type PFX struct {
 	Pairs []Pair
 	// Verified: there was a MAC and it is right. A MAC that is wrong or of
@@ -99,7 +99,7 @@ type cert struct {
 
 // reader collects what a packet holds.
 type reader struct {
-	passwords [][]byte // spellings, the one that worked first
+	passwords [][]byte // encodings to try, first the one that worked
 	plain     string
 	keys      []key
 	certs     []cert

@@ -11,7 +11,7 @@ type rc2 struct{ k [64]uint16 }
 
 const rc2Block = 8
 
-// newRC2 makes a cipher from a key of 1 to 128 bytes, of which so many bits
+// newRC2 makes a cipher from a key of 1 to 128 bytes, of which effective bits
 // count.
 func newRC2(key []byte, effective int) cipher.Block {
 	var l [128]byte

@@ -24,7 +24,7 @@ const (
 // A Signature is detached SignedData with one signer (protocol/SPEC.md §8.3).
 type Signature struct {
 	Signer *x509.Certificate
-	Others []*x509.Certificate // the rest of what came along
+	Others []*x509.Certificate // the other certificates in the document
 	Hash   crypto.Hash
 
 	attrs  []byte // signed attributes as a SET, nil without
@@ -110,7 +110,7 @@ func parseSignature(in []byte) (*Signature, error) {
 	return s, s.readAttributes(si.Attrs, content.Type)
 }
 
-// readCertificates takes the certificates that came along. One that can't be
+// readCertificates takes the certificates in the document. One that can't be
 // read is left out.
 func (s *Signature) readCertificates(set []byte) error {
 	list, err := elements(set)

@@ -1,6 +1,6 @@
 // Package settings reads the parts of extension settings that the two goal
 // state documents share: states, and the JSON inside (protocol/SPEC.md §6.2,
-// §6.3 and §7.3). It decides nothing about them.
+// §6.3 and §7.3). It makes no decisions about them.
 package settings
 
 import (
@@ -84,8 +84,8 @@ func (h *Handler) Into(s *protocol.Settings) error {
 	return nil
 }
 
-// shape keeps the place of a JSON mistake and drops the text around it,
-// which may be secret.
+// shape keeps the position of a JSON error and drops the text around it, which
+// may be secret.
 func shape(err error) error {
 	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Errorf("%s has JSON type %s", te.Field, bound.Clip(te.Value))

@@ -10,8 +10,8 @@ import (
 const piece = 64 << 10
 
 // readBody reads a body of at most limit bytes, and never holds much more than
-// twice of what it has: a buffer that grows by doubling would have four times
-// the body for a moment, the old and the new one.
+// twice its size: a buffer that grows by doubling would for a moment hold up
+// to four times the body, as old and new buffer.
 func readBody(r io.Reader, length, limit int64) ([]byte, error) {
 	if length > limit {
 		return nil, &SizeError{limit}

@@ -31,16 +31,17 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("status %d: %s", e.Status, msg)
 }
 
-// Gone is 410: the container or configuration name is stale.
+// Gone reports a 410: the container or configuration name is stale.
 func (e *StatusError) Gone() bool { return e.Status == 410 }
 
-// InvalidContainer is how the HostGAPlugin says the same with a 400.
+// InvalidContainer reports a 400 of the HostGAPlugin with the same meaning.
 func (e *StatusError) InvalidContainer() bool {
 	return e.Status == 400 && e.Named() == "InvalidContainerConfiguration"
 }
 
-// Named is the server's own code for what is wrong, where it gives one: the
-// errorCode of the host's plugin, the Code of storage. Texts have no meaning.
+// Named is the server's own code for the error, where it gives one: the
+// errorCode of the HostGAPlugin, the Code of storage. Message texts are not
+// interpreted.
 func (e *StatusError) Named() string {
 	body := []byte(strings.TrimSpace(strings.TrimPrefix(e.Body, "\ufeff")))
 	var doc struct {
@@ -62,7 +63,7 @@ func (e *StatusError) Named() string {
 	return ""
 }
 
-// Throttled is an answer that asks to come back later.
+// Throttled reports an answer that asks the client to come back later.
 func (e *StatusError) Throttled() bool {
 	return e.Status == 403 || e.Status == 429 || e.Status == 503
 }
@@ -93,7 +94,7 @@ func (e *netError) Error() string { return e.err.Error() }
 func (e *netError) Unwrap() error { return e.err }
 func (*netError) Code() string    { return "host-unreachable" }
 
-// SizeError is a body beyond its limit; it is not asked for again.
+// SizeError is a body beyond its limit; the request is not repeated.
 type SizeError struct{ Limit int64 }
 
 func (e *SizeError) Error() string { return fmt.Sprintf("more than %d bytes", e.Limit) }
@@ -107,7 +108,8 @@ type addressError struct{ url string }
 func (e *addressError) Error() string { return "not an HTTP URL: " + bound.Quote(e.url) }
 func (*addressError) Code() string    { return "host-document" }
 
-// localError is ours, not the network's: a full disk, a closed file.
+// localError is a failure on this machine, not of the network: a full disk, a
+// closed file.
 type localError struct{ err error }
 
 func (e *localError) Error() string { return e.err.Error() }

@@ -12,33 +12,33 @@ import (
 const (
 	loudEvery   = 10 * time.Minute
 	canaryEvery = 45 * time.Second
-	maxAfter    = time.Minute // the longest Retry-After we believe
+	maxAfter    = time.Minute // the longest Retry-After that is honoured
 	maxFaults   = 1024
 )
 
-// faults is the memory of everything that fails at the moment: one fault for
-// each kind of request, and for each kind of document that arrives and can't
-// be used.
+// faults records everything that fails at the moment: one fault for each kind
+// of request, and for each kind of document that arrives but can't be used.
 type faults struct {
 	mu sync.Mutex // guards m
 	m  map[string]*fault
 }
 
-// A fault is the memory of one kind of request. It is made by the first
-// failure and forgotten at the first success.
+// A fault is the record of one kind of request. It is made by the first
+// failure and deleted by the first success.
 type fault struct {
 	host   string // "" for a document
 	pace   Pace
-	next   time.Time // no request before, unless a canary says otherwise
+	next   time.Time // no request before, unless a canary succeeds
 	err    error
 	conn   bool // the peer was not reached at all
 	loud   time.Time
 	canary time.Time
-	// down: the last canary failed, so a good one means something.
+	// down: the last canary failed, so a success means that something changed.
 	down bool
 }
 
-// wait is how long the request has to wait; err is why.
+// wait returns how long the request has to wait, and the error that is the
+// reason.
 func (fs *faults) wait(key string, now time.Time) (wait time.Duration, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -66,15 +66,16 @@ func (fs *faults) get(key, host string) *fault {
 	return f
 }
 
-// failed records an attempt that failed and says when the next one may be.
-// soon lets the first repetition through at once.
+// failed records an attempt that failed and returns how long to wait for the
+// next one. With soon the first repetition may follow at once.
 func (fs *faults) failed(key, host string, now time.Time, err error, conn, soon bool, after time.Duration) time.Duration {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f := fs.get(key, host)
 	f.err, f.conn, f.canary = err, conn, now
-	// A machine that answers at all is only down when its canary says so: a
-	// canary that works while this request fails says nothing about it.
+	// A machine that answers at all counts as down only if its canary fails: a
+	// canary that succeeds while this request fails says nothing about the
+	// request.
 	f.down = f.down || conn
 	delay := f.pace.Failed(now)
 	if soon && f.pace.Total() == 1 {
@@ -85,8 +86,8 @@ func (fs *faults) failed(key, host string, now time.Time, err error, conn, soon 
 	return delay
 }
 
-// unusable records a document that arrived and can't be used. An err that is a
-// Fault has been paced where it occurred; the document waits as long as that.
+// unusable records a document that arrived and can't be used. If err is a
+// Fault, its request is paced already; the document waits as long as that.
 func (fs *faults) unusable(key string, now time.Time, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -113,8 +114,8 @@ func (fs *faults) evict() {
 	delete(fs.m, oldest)
 }
 
-// cleared forgets the fault. When there was one it is over, and whatever else
-// waits for the same machine may try at once.
+// cleared forgets the fault. If there was one, other requests that wait for
+// the same machine may be made at once.
 func (fs *faults) cleared(key string, now time.Time) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -130,8 +131,8 @@ func (fs *faults) cleared(key string, now time.Time) {
 	}
 }
 
-// retryUnreached lets everything try that could not reach its peer: it was
-// another network that did not lead there.
+// retryUnreached forgets the faults of requests that did not reach their peer,
+// so that they are made at once: the network has changed since.
 func (fs *faults) retryUnreached() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -161,7 +162,7 @@ func (fs *faults) reset(match func(key string) bool) {
 	}
 }
 
-// describe tells the state of the fault as an error.
+// describe returns the state of the fault as an error.
 func (fs *faults) describe(key, op string, err error, now time.Time, waiting bool) *protocol.Fault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -189,8 +190,8 @@ func (fs *faults) canaryDue(key string, now time.Time) (conn, due bool) {
 	return f.conn, true
 }
 
-// noteCanary records how the canary went; true means that a real attempt is
-// worth it now: the machine did not answer before and does again.
+// noteCanary records the result of a canary. It returns true if a real attempt
+// is worth making now: the machine did not answer before and does again.
 func (fs *faults) noteCanary(key string, ok bool) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -203,13 +204,14 @@ func (fs *faults) noteCanary(key string, ok bool) bool {
 	return ok && was
 }
 
-// documentKey is in front of the keys of documents; no request has such an Op.
+// documentKey is the prefix of the keys of documents; no request has such an
+// Op.
 const documentKey = "document "
 
-// Unusable tells that a document arrived and can't be used, or that a part of
-// it could not be fetched, and returns the Fault. It is paced like a request
-// that fails (protocol/SPEC.md §2.5): the caller asks Paced before the next
-// attempt.
+// Unusable records that a document arrived and can't be used, or that a part
+// of it could not be fetched, and returns the Fault. It is paced like a
+// request that fails (protocol/SPEC.md §2.5): the caller asks Paced before the
+// next attempt.
 func (c *Client) Unusable(document string, err error) error {
 	key, now := documentKey+document, time.Now()
 	c.faults.unusable(key, now, err)

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// wakeGap is how long no request is woken again: a DHCP client makes several
-// changes at once. It doubles up to wakeGapMax while they go on, so that a
-// route that flaps does not make us loop; after wakeQuiet without a change it
-// starts anew.
+// wakeGap is the least time between two changes of the network that wake
+// requests: a DHCP client makes several changes at once. It doubles up to
+// wakeGapMax while changes go on, so that a flapping route does not cause a
+// busy loop, and is reset after wakeQuiet without a change.
 const (
 	wakeGap    = time.Second
 	wakeGapMax = time.Minute
@@ -17,7 +17,7 @@ const (
 )
 
 // netwatch limits how often a change of addresses or routes wakes requests
-// that wait. The kernel is asked for changes only while something waits that
+// that wait. The client listens to changes only while a request waits that
 // could not reach its peer.
 type netwatch struct {
 	mu   sync.Mutex // guards the fields below
@@ -42,15 +42,15 @@ func (w *netwatch) acted() {
 	w.last, w.gap = time.Now(), min(2*w.gap, wakeGapMax)
 }
 
-// watch subscribes until end is called; without anybody to tell the channel
-// is nil.
+// watch subscribes to changes of the network until end is called. Without
+// Routes the channel is nil.
 func (c *Client) watch(ctx context.Context) (changed <-chan struct{}, end func()) {
 	if c.Routes == nil {
 		return nil, func() {}
 	}
 	next, stop, err := c.Routes()
 	if err != nil {
-		return nil, func() {} // the pace is all there is, then
+		return nil, func() {} // then only the pace wakes requests
 	}
 	ch := make(chan struct{}, 1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -72,7 +72,7 @@ func (c *Client) watch(ctx context.Context) (changed <-chan struct{}, end func()
 	}
 }
 
-// wait waits for a time or, earlier, for a change of the network.
+// wait waits for d or, if that comes first, for a change of the network.
 func (c *Client) wait(ctx context.Context, d time.Duration, changed <-chan struct{}) (woken bool, err error) {
 	short, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -83,8 +83,8 @@ func (c *Client) wait(ctx context.Context, d time.Duration, changed <-chan struc
 	return woken, nil
 }
 
-// waitChange waits for a change of the network, and until it may be acted
-// upon. It reports false if the context ends before there was one.
+// waitChange waits for a change of the network, and then until it may be acted
+// upon. It returns false if the context ends before there was one.
 func (c *Client) waitChange(ctx context.Context, changed <-chan struct{}) bool {
 	select {
 	case <-ctx.Done():
@@ -101,8 +101,8 @@ func (c *Client) waitChange(ctx context.Context, changed <-chan struct{}) bool {
 	return true
 }
 
-// Wait waits for a time, or until there is a network that was not there
-// before; then what could not be reached may be tried at once.
+// Wait waits for d, or until the network changes; then requests that could not
+// reach their peer may be made again at once.
 func (c *Client) Wait(ctx context.Context, d time.Duration) (woken bool, err error) {
 	changed, end := c.watch(ctx)
 	defer end()

@@ -21,8 +21,8 @@ const (
 	steady     = time.Hour / (hourly - 1) // one attempt is left for when a canary works
 )
 
-// A Pace spreads the attempts at something that fails. The zero value is one
-// that has not failed yet.
+// A Pace says when to repeat something that fails. The zero value has not
+// failed yet.
 type Pace struct {
 	early backoff.ExponentialBackOff
 	tries []time.Time // of the last hour, oldest first
@@ -30,7 +30,7 @@ type Pace struct {
 	since time.Time
 }
 
-// Failed records an attempt that failed and says how long to wait.
+// Failed records an attempt that failed and returns how long to wait.
 func (p *Pace) Failed(now time.Time) time.Duration {
 	if p.total == 0 {
 		p.since = now
@@ -59,13 +59,13 @@ func (p *Pace) forget(now time.Time) {
 	}
 }
 
-// Spent reports whether this hour has had its attempts.
+// Spent reports whether the attempts of one hour have been used up.
 func (p *Pace) Spent(now time.Time) bool {
 	p.forget(now)
 	return len(p.tries) >= hourly
 }
 
-// Since is when the first attempt failed, Total how many have.
+// Since is when the first attempt failed.
 func (p *Pace) Since() time.Time { return p.since }
 
 // Total is how many attempts have failed.

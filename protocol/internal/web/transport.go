@@ -15,8 +15,8 @@ import (
 // Dial opens connections; the type of net.Dialer.DialContext.
 type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Proxy is how blobs are reached. The host's own endpoints never use it
-// (protocol/SPEC.md §2.7).
+// Proxy says through which proxy blobs are reached. The host's own endpoints
+// never use it (protocol/SPEC.md §2.7).
 type Proxy struct {
 	// HTTP and HTTPS are proxy URLs by scheme of the target; user and
 	// password may be part of them.
@@ -26,14 +26,14 @@ type Proxy struct {
 }
 
 // idle is how long a connection is kept without a request: longer than the
-// longest pause between two looks at the goal state, as a new connection is
-// worth seven packets, and shorter than a minute, as other servers than the
-// platform's may close it after one, in the moment of the next request.
+// longest pause between two polls of the goal state, as a new connection costs
+// seven packets, and shorter than a minute, as servers other than the
+// platform's may close it after one, just when the next request is sent.
 const idle = 45 * time.Second
 
-// DialTimeout is the longest that opening a connection may take. It is below
-// DefaultTimeout, so that a peer that was not reached is told from one that was
-// and does not answer: three SYNs get lost before it ends.
+// DialTimeout is the longest that opening a connection may take: enough for
+// three SYNs. It is below DefaultTimeout, so that a peer that was not reached
+// can be told from one that was reached and does not answer.
 const DialTimeout = 8 * time.Second
 
 // NewDialer makes the dialer for the platform's own addresses. It sends no

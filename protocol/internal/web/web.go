@@ -32,10 +32,11 @@ const (
 	DefaultPatience = 31 * time.Second
 )
 
-// Forever as Patience leaves the end to the context.
+// Forever as Patience repeats until the context ends.
 const Forever = time.Duration(-1)
 
-// A Client sends requests through one transport with one memory of faults.
+// A Client sends requests through one transport and keeps track of their
+// faults.
 type Client struct {
 	rt       http.RoundTripper
 	agent    string
@@ -47,20 +48,20 @@ type Client struct {
 	Routes func() (next func(context.Context) error, end func(), err error)
 }
 
-// A Canary finds out cheaply whether a machine is back while a failing
-// request has to wait. connect: it could not be reached at all before, so
-// reaching it is enough.
+// A Canary finds out cheaply whether a machine is back while a failing request
+// has to wait. connect means that the machine could not be reached before, so
+// that opening a connection is enough.
 type Canary func(ctx context.Context, hostport string, connect bool) error
 
-// New makes a client. canary may be nil. rt must not ask for compression of its
-// own accord; that none is wanted is not said, since every request would.
+// New makes a client. canary may be nil. rt must not ask for compression by
+// itself; no header is sent to refuse it, as that would be in every request.
 func New(rt http.RoundTripper, userAgent string, canary Canary) *Client {
 	return &Client{rt: rt, agent: userAgent, canary: canary}
 }
 
-// A Request describes one call; the zero values are the usual ones.
+// A Request describes one call; zero values mean the defaults.
 type Request struct {
-	Op          string // names the call in errors and paces it
+	Op          string // names the call in errors and is part of its pacing key
 	Method, URL string // GET if empty
 	Header      http.Header
 	Body        []byte
@@ -72,8 +73,9 @@ type Request struct {
 	PerURL      bool          // pace by URL, not by machine
 	About       string        // pace by this too: what a relay is asked for
 	Retry400    bool          // protocol/SPEC.md §2.3: manifests through the host
-	// Sink takes the body of a 200 or 206 instead of memory. It is called
-	// before each attempt and returns the writer, and headers to add.
+	// Sink takes the body of a 200 or 206, which is not kept in memory then. It
+	// is called before each attempt and returns headers to add and a function
+	// that returns the writer.
 	Sink func(attempt int) (http.Header, opener, error)
 }
 
@@ -104,8 +106,9 @@ func (r *Request) key() (key, hostport string) {
 	return r.Op + " " + where + " " + about, hostport
 }
 
-// Do makes the call. The error is a *protocol.Fault around a *StatusError or
-// what the network said, or the cause of the context.
+// Do makes the call, and repeats it as the Request allows. The error is a
+// *protocol.Fault around a *StatusError or a network error, or the cause of
+// the context.
 func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	r.Method = cmp.Or(r.Method, http.MethodGet)
 	r.Tries = cmp.Or(r.Tries, DefaultTries)
@@ -196,17 +199,17 @@ var (
 	errMoved = errors.New("network changed")
 )
 
-// unreached is how an attempt ends that has found no connection.
+// unreached is the error of an attempt that got no connection.
 func unreached(why error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: why} }
 
-// Once makes a single attempt outside of all pacing.
+// Once makes a single attempt, without pacing.
 func (c *Client) Once(ctx context.Context, r Request) (*Response, error) {
 	r.Method = cmp.Or(r.Method, http.MethodGet)
 	return c.attempt(ctx, &r, 1, nil)
 }
 
-// attempt makes one. A change of the network ends it with errMoved while there
-// is no connection: the peer may be where it was not when the dial began.
+// attempt makes a single attempt. While it has no connection, a change of the
+// network ends it with errMoved: the peer may now be reached in another way.
 func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan struct{}) (*Response, error) {
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
 	actx, l := c.limit(ctx, timeout, changed)
@@ -216,7 +219,7 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 		return nil, err
 	}
 	resp, err := c.rt.RoundTrip(req)
-	l.connected() // as an answer says, too
+	l.connected() // an answer implies it
 	if err != nil {
 		return nil, neterr(actx, ctx, err)
 	}
@@ -243,16 +246,16 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 	return out, nil
 }
 
-// limits are those of one attempt.
+// limits are the time limits of one attempt.
 type limits struct {
-	connected func() // there is a connection: only the answer is waited for
-	progress  func() // a piece of the answer has arrived: the time starts anew
+	connected func() // call it when there is a connection; ends the limit for dialing
+	progress  func() // call it when a piece of the answer arrives; restarts the timeout
 	end       func() // releases everything
 }
 
-// limit returns the context of one attempt. A connection has less time than
-// the answer, however short the attempt is: a way that leads nowhere must be
-// known as one.
+// limit returns the context of one attempt. Connecting has less time than the
+// whole attempt, however short that is, so that an unreachable peer is
+// recognised as one.
 func (c *Client) limit(ctx context.Context, timeout time.Duration, changed <-chan struct{}) (context.Context, limits) {
 	actx, cancel := context.WithCancelCause(ctx)
 	answer := time.AfterFunc(timeout, func() { cancel(&timeoutError{timeout}) })
@@ -282,8 +285,8 @@ func (c *Client) limit(ctx context.Context, timeout time.Duration, changed <-cha
 	return actx, limits{connected: connected, progress: func() { answer.Reset(timeout) }, end: end}
 }
 
-// opener takes the status and header of an answer, and returns where its body
-// goes.
+// opener takes the status and header of an answer, and returns the writer for
+// its body.
 type opener = func(status int, h http.Header) (io.Writer, error)
 
 // request makes the HTTP request of attempt n. open is nil without a Sink.
@@ -312,7 +315,7 @@ func (c *Client) request(ctx context.Context, r *Request, n int) (req *http.Requ
 	return req, open, nil
 }
 
-// stream copies until the end, telling progress for the watchdog.
+// stream copies the body to its end and calls progress for each piece.
 func stream(actx, ctx context.Context, w io.Writer, r io.Reader, limit int64, progress func()) error {
 	buf := make([]byte, 64<<10)
 	var n int64
@@ -348,7 +351,7 @@ func retryAfter(h http.Header) time.Duration {
 	return time.Duration(min(s, 3600)) * time.Second
 }
 
-// neterr prefers our own reason for ending a request to Go's.
+// neterr prefers our own reason for ending a request to Go's error.
 func neterr(actx, ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -373,7 +376,8 @@ func connectFault(err error) bool {
 	return false
 }
 
-// retryable tells the classes of protocol/SPEC.md §2.3 apart.
+// retryable reports whether a request may be repeated after err, by the
+// classes of protocol/SPEC.md §2.3.
 func retryable(err error, also400 bool) bool {
 	if se, ok := errors.AsType[*StatusError](err); ok {
 		switch se.Status {
