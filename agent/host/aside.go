@@ -21,7 +21,7 @@ func (e *AsideError) Error() string {
 }
 func (e *AsideError) Unwrap() error { return e.Err }
 
-// Code is stable.
+// Code returns the error code, which is stable.
 func (*AsideError) Code() string { return "AZ-AGENT-STATE" }
 
 // SetAside renames a file or directory that can't be used, so that it is out

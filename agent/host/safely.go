@@ -21,7 +21,7 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("AZ-AGENT-FAULT: %v", e.Value)
 }
 
-// Code is stable.
+// Code returns the error code, which is stable.
 func (e *PanicError) Code() string { return "AZ-AGENT-FAULT" }
 
 // Safely runs f and returns its error, or a PanicError if it panics. It wraps

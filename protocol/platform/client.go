@@ -36,8 +36,8 @@ type Options struct {
 	// connections go elsewhere. HostGA and IMDS do the same for those two;
 	// an empty HostGA follows Endpoint (port 32526).
 	Endpoint, HostGA, IMDS string
-	// DHCP allows an own DHCPDISCOVER when neither the default address nor
-	// any lease leads to a WireServer.
+	// DHCP allows a DHCPDISCOVER of our own when neither the default address
+	// nor any lease leads to a WireServer.
 	DHCP bool
 
 	// Dial replaces the net.Dialers, HTTP the whole transport (tests).
@@ -51,8 +51,8 @@ type Options struct {
 	AgentName    string // x-ms-agent-name; "" is WALinuxAgent
 	AgentVersion string
 	UserAgent    string // "" is WALinuxAgent/<AgentVersion>
-	// VMID ties the transport key to this machine; without it there is a new
-	// key at each start.
+	// VMID ties the transport key to this machine; without it a new key is made
+	// at each start.
 	VMID string
 	// NoFastTrack never asks for vmSettings; NoTelemetry sends no events and
 	// no observations.
@@ -61,9 +61,8 @@ type Options struct {
 	IMDSHeartbeat bool
 	// HistoryBytes bounds the archive of goal states; 0 is 8 MiB, < 0 none.
 	HistoryBytes int64
-	// Routes subscribes to changes of addresses and routes, so that what waits
-	// for a network is tried when the lease comes and not some time later; may
-	// be nil.
+	// Routes subscribes to changes of addresses and routes, so that waiting
+	// requests are repeated as soon as there is a network; may be nil.
 	Routes func() (next func(context.Context) error, end func(), err error)
 	Facts  Facts
 	Log    zerolog.Logger
@@ -80,7 +79,7 @@ type Facts struct {
 	Processors   int
 }
 
-// A Client is the platform.
+// A Client speaks to all services of the platform.
 type Client struct {
 	o            Options
 	hostWeb      *web.Client // host endpoints: never a proxy
@@ -90,7 +89,7 @@ type Client struct {
 	hostPlugin   *hostga.Client
 	key          *transportKey
 	reach        reach
-	statusPutOff atomic.Bool // the host put the last status off: the names were stale
+	statusPutOff atomic.Bool // the host refused the last status because of stale ids
 
 	mu             sync.Mutex // guards the fields below
 	endpointOrigin string     // origin of endpoint
@@ -106,15 +105,15 @@ type Client struct {
 	instanceAsked  time.Time            // of the metadata service
 	failingSince   map[string]time.Time // since when a host service fails
 	observations   map[string]wire.Observation
-	// otherType is the status blob that is not of the kind that the goal state
-	// names.
+	// otherType is the address of a status blob whose type is not the one that
+	// the goal state names.
 	otherType string
 
 	turn  chan struct{} // held by the one GoalState call that runs
 	state state         // guarded by turn
 }
 
-// New makes a client; it touches nothing yet.
+// New makes a client. It does no I/O.
 func New(o Options) *Client {
 	o.LibDir = cmp.Or(o.LibDir, "/var/lib/waagent")
 	o.AgentName = cmp.Or(o.AgentName, "WALinuxAgent")
@@ -142,7 +141,7 @@ func New(o Options) *Client {
 	return c
 }
 
-// useEndpoint sets the endpoint.
+// useEndpoint sets the address of the WireServer and makes the clients for it.
 func (c *Client) useEndpoint(addr string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,8 +154,8 @@ func (c *Client) useEndpoint(addr string) {
 	c.blobs = transfer.New(c.storage, c.hostPlugin, c.o.Order, c.relayUsed)
 }
 
-// hostPart is the endpoint to speak of: an override with a port is only
-// about connections.
+// hostPart is the address that the agent uses for the endpoint: an override
+// with a port only redirects connections.
 func hostPart(endpoint string) string {
 	if _, _, err := net.SplitHostPort(endpoint); err == nil {
 		return discover.Default
@@ -164,8 +163,8 @@ func hostPart(endpoint string) string {
 	return endpoint
 }
 
-// dialer opens connections, sending those to the platform's addresses
-// elsewhere when there is an override.
+// dialer returns dial, with connections to the platform's addresses redirected
+// if there is an override.
 func (o *Options) dialer(dial web.Dial) web.Dial {
 	route := map[string]string{}
 	if h, _, err := net.SplitHostPort(o.Endpoint); err == nil {
@@ -185,8 +184,9 @@ func (o *Options) dialer(dial web.Dial) web.Dial {
 	}
 }
 
-// canary is asked whether a server is back (protocol/SPEC.md §2.5): a
-// connection if it could not be reached, else its cheapest request.
+// canary returns the function that checks whether a server is back
+// (protocol/SPEC.md §2.5): by a connection if it could not be reached, else by
+// its cheapest request.
 func (c *Client) canary(dial web.Dial) web.Canary {
 	return func(ctx context.Context, hostport string, connect bool) error {
 		_, port, err := net.SplitHostPort(hostport)
@@ -273,7 +273,7 @@ func (c *Client) getIDs() wire.GoalState {
 	return c.ids
 }
 
-// hostIDs is the client as the HostGAPlugin's client needs it.
+// hostIDs implements hostga.Host.
 type hostIDs Client
 
 func (h *hostIDs) IDs() hostga.IDs {
@@ -300,15 +300,16 @@ func (c *Client) Close() {
 	c.storage.Close()
 }
 
-// writeEndpoint writes the two files that tell others where the platform is.
+// writeEndpoint writes the two files that tell other programs where the
+// platform is.
 func (c *Client) writeEndpoint() {
 	c.keepFile("WireServerEndpoint", []byte(c.Endpoint()), 0o600)
 	c.keepFile("Protocol", []byte("WireProtocol"), 0o600)
 }
 
-// keepFile writes a file of the library directory unless it is there already. A
-// disk that can't be written must not keep the agent from working: that is
-// logged, and that is all.
+// keepFile writes a file of the library directory unless it has this content
+// already. A failure is only logged: a disk that can't be written must not
+// keep the agent from working.
 func (c *Client) keepFile(name string, data []byte, perm uint32) {
 	file := path.Join(c.o.LibDir, name)
 	if have, err := c.o.Root.ReadFile(file); err == nil && string(have) == string(data) {

@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// Connect finds the WireServer and agrees on the version. Without a platform
-// it waits, quietly, until the context ends.
+// Connect finds the WireServer and agrees on the protocol version. It repeats,
+// logging little, until the platform answers or the context ends.
 func (c *Client) Connect(ctx context.Context) error {
 	c.key.start()
 	pause := time.Second
@@ -55,7 +55,7 @@ func (c *Client) Connect(ctx context.Context) error {
 			return fmt.Errorf("connect to the platform: %w", err)
 		}
 		pause = min(2*pause, 15*time.Second)
-		if woken { // what failed was the network before the change
+		if woken { // earlier attempts used the network before the change
 			pause = time.Second
 			c.o.Log.Debug().Msg("network changed, connecting to the platform again")
 		}

@@ -10,12 +10,11 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// This file is the choice of the extensions goal state (protocol/SPEC.md
-// §7.4). decide says what has to be done after a look at the platform and does
-// nothing; advance does it.
+// This file chooses the extensions goal state (protocol/SPEC.md §7.4). decide
+// returns the steps that are due after a poll of the platform, without side
+// effects; advance performs them.
 
-// held is what the client had before the look, as far as it matters for
-// decide.
+// held is what the client had before the poll, as far as decide needs it.
 type held struct {
 	incarnation, place string // of the documents
 	documents          bool   // there are any
@@ -23,11 +22,11 @@ type held struct {
 	adopted            bool   // an extensions goal state was adopted before
 }
 
-// seen is what the look has shown.
+// seen is the result of the poll.
 type seen struct {
 	incarnation, place string // of the goal state document
 	settings           bool   // there are vmSettings that may be used
-	settingsNew        bool   // and they came with this look
+	settingsNew        bool   // and they came with this poll
 	retry              bool   // it is time to ask again for what is missing
 }
 
@@ -47,14 +46,14 @@ const (
 	archive            step = "archive the goal state"
 )
 
-// An action is a step, and what is done instead of the rest of the list if
-// the step fails; without that the look fails.
+// An action is a step, and the actions that replace the rest of the list if
+// the step fails; without those a failure ends the poll.
 type action struct {
 	do        step
 	otherwise []action
 }
 
-// decide is pure.
+// decide returns the actions that are due. It is a pure function.
 func decide(h held, n seen) []action {
 	documentsNew := h.refetch || !h.documents || n.incarnation != h.incarnation
 	moved := !documentsNew && n.place != h.place
@@ -89,14 +88,14 @@ type look struct {
 	vm     *hostga.VMSettings // to be considered; nil: none
 	before *adopted
 	certs  []protocol.Certificate
-	failed error // why the last step failed that had something else to be done instead
+	failed error // error of the last failed step that had an alternative
 }
 
 // advance takes over what a goal state document and vmSettings say, and
 // returns the goal state to give out.
 func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*protocol.GoalState, error) {
 	s := &c.state
-	vm, said := c.vmSettings(ctx) // may find that everything is needed anew
+	vm, said := c.vmSettings(ctx) // may request that everything is fetched again
 	s.noteAnnouncement(gs.Incarnation, said)
 	actions := decide(
 		held{incarnation: s.inc, place: s.place, documents: s.docs.ext != nil, refetch: s.refetch, adopted: s.adopted != nil},
@@ -116,7 +115,7 @@ func (c *Client) advance(ctx context.Context, gs *wire.GoalState, raw []byte) (*
 	return c.merge(gs), nil
 }
 
-// do takes one step.
+// do performs one step.
 func (c *Client) do(ctx context.Context, what step, l *look) error {
 	s := &c.state
 	switch what {
@@ -143,7 +142,7 @@ func (c *Client) do(ctx context.Context, what step, l *look) error {
 			c.searchCertificates(ctx, l.gs, l.raw)
 		}
 	case restoreFiles:
-		// Handlers are about to look for their certificates. The files may have
+		// Handlers will look for their certificates next. The files may have
 		// been deleted, or not written because the disk was full
 		// (protocol/SPEC.md §7.4, step 6).
 		c.writeDocuments(&s.docs)
@@ -155,14 +154,15 @@ func (c *Client) do(ctx context.Context, what step, l *look) error {
 	return nil
 }
 
-// warn logs why something else is done now, unless that was said before.
+// warn logs err as the reason for an alternative, unless it was logged
+// recently.
 func (c *Client) warn(ctx context.Context, err error, text string) {
 	if protocol.Loud(err) && ctx.Err() == nil {
 		c.o.Log.Warn().Err(err).Msg(text)
 	}
 }
 
-// fromDocuments is what ExtensionsConfig orders.
+// fromDocuments is the extensions goal state of ExtensionsConfig.
 func (s *state) fromDocuments(gs *wire.GoalState, now time.Time) *adopted {
 	seq, _ := json.Marshal(gs.Incarnation) // reported as text
 	a := &adopted{Desired: s.docs.ext.Desired, id: "incarnation_" + gs.Incarnation, source: protocol.Fabric, seq: seq}
@@ -170,14 +170,14 @@ func (s *state) fromDocuments(gs *wire.GoalState, now time.Time) *adopted {
 	return a
 }
 
-// fromSettings is what vmSettings order.
+// fromSettings is the extensions goal state of vmSettings.
 func fromSettings(vm *hostga.VMSettings, now time.Time) *adopted {
 	a := &adopted{Desired: vm.Desired, id: "etag_" + vm.ETag, etag: vm.ETag, source: vm.Source, fromSettings: true, seq: vm.SeqNo}
 	a.CreatedTicks = dated(a.CreatedTicks, now)
 	return a
 }
 
-// newer is the newer one of ExtensionsConfig and, if there are any,
+// newer returns the newer one of ExtensionsConfig and, if there are any,
 // vmSettings.
 func (c *Client) newer(gs *wire.GoalState, vm *hostga.VMSettings) *adopted {
 	s := &c.state
@@ -189,8 +189,8 @@ func (c *Client) newer(gs *wire.GoalState, vm *hostga.VMSettings) *adopted {
 		}
 		return fabric
 	}
-	// The host stopped FastTrack: what it said last must not be undone by an
-	// older Fabric goal state (protocol/SPEC.md §7.5).
+	// The host stopped FastTrack: its last FastTrack goal state must not be
+	// undone by an older Fabric one (protocol/SPEC.md §7.5).
 	if !s.marked.IsZero() {
 		if fabric.outdated = ticksTime(fabric.CreatedTicks).Before(s.marked); !fabric.outdated {
 			c.writeMarker(time.Time{})
@@ -199,11 +199,11 @@ func (c *Client) newer(gs *wire.GoalState, vm *hostga.VMSettings) *adopted {
 	return fabric
 }
 
-// adopt takes over a candidate that is not older than the current one. The
-// end of FastTrack is the exception: then the current one has lost its
-// ground, and the older goal state is reported, marked as outdated. Between
-// two of one source the newer is known without a date, so a document that
-// lost its own is no reason to stay behind.
+// adopt takes over a candidate that is not older than the current one. The end
+// of FastTrack is the exception: the current one has no source any more, and
+// the older goal state is reported, marked as outdated. Of two goal states of
+// one source the later one is the newer even without a date, so that a
+// document without date does not leave us with the previous one.
 func (s *state) adopt(n *adopted) {
 	if a := s.adopted; a == nil || n.CreatedTicks >= a.CreatedTicks || n.outdated || n.CreatedTicks <= 0 && n.fromSettings == a.fromSettings {
 		s.adopted = n

@@ -118,7 +118,8 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 	return d, nil
 }
 
-// noteLost says what to ask for again, and logs why.
+// noteLost returns the documents to ask for again, which are none without err,
+// and logs why.
 func (c *Client) noteLost(ctx context.Context, what doc, err error) doc {
 	if err == nil {
 		return 0
@@ -149,7 +150,7 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 		if err == nil {
 			x.OnHold, err = onHold(p)
 		}
-		if err != nil { // any trouble: not on hold (protocol/SPEC.md §6.5)
+		if err != nil { // on any error: not on hold (protocol/SPEC.md §6.5)
 			c.o.Log.Debug().Err(err).Msg("artifacts profile not available")
 		}
 	}
@@ -179,7 +180,7 @@ func onHold(b []byte) (bool, error) {
 	return false, errors.New("artifacts profile: onHold is neither true nor false")
 }
 
-// fetchCertificates asks with the better cipher first (protocol/SPEC.md §5.2).
+// fetchCertificates tries the better cipher first (protocol/SPEC.md §5.2).
 func (c *Client) fetchCertificates(ctx context.Context, w *wire.Client, uri string) ([]protocol.Certificate, error) {
 	if uri == "" {
 		return nil, nil
@@ -230,8 +231,8 @@ func openCertificates(ctx context.Context, w *wire.Client, uri, head, cipher str
 	return out, nil
 }
 
-// fetchAccess gets the list of just-in-time users. A document that can't be
-// had is not the same as none: the accounts must stay.
+// fetchAccess gets the list of just-in-time users. A failure is not the same
+// as an empty list: existing accounts must stay.
 func (c *Client) fetchAccess(ctx context.Context, w *wire.Client, uri string, d *documents) error {
 	if uri == "" {
 		d.users, d.access = nil, nil
@@ -304,7 +305,7 @@ func utf16LE(b []byte) string {
 	return strings.TrimPrefix(string(utf16.Decode(u)), "\ufeff")
 }
 
-// writeDocuments leaves the files that other programs read: handlers find
+// writeDocuments writes the files that other programs read: handlers find
 // certificates by thumbprint two levels above their configuration
 // (protocol/SPEC.md §5.5).
 func (c *Client) writeDocuments(d *documents) {
@@ -317,8 +318,8 @@ func (c *Client) writeDocuments(d *documents) {
 		}
 	}
 	if len(all) > 0 {
-		// Azure Stack has its users copy this file among the authorities of the
-		// machine, so there are no private keys in it.
+		// Azure Stack asks its users to add this file to the trusted
+		// authorities of the machine, so there are no private keys in it.
 		c.keepFile("Certificates.pem", all, 0o400)
 	}
 	if d.sharedConfig != nil {
@@ -327,7 +328,8 @@ func (c *Client) writeDocuments(d *documents) {
 	c.keepFile("GoalState.1.xml", []byte("<!-- placeholder for programs that look for this file; see history/ -->\n"), 0o600)
 }
 
-// marker of the last FastTrack goal state; it survives restarts.
+// marker is the file with the date of the last FastTrack goal state; it
+// survives restarts.
 type marker struct {
 	Timestamp string `json:"timestamp"`
 }

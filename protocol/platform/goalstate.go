@@ -26,10 +26,10 @@ type state struct {
 
 	vm            *hostga.VMSettings // the last one, for a 304
 	supported     bool               // vmSettings answered once
-	settingsProbe time.Time          // next try after "unsupported"
-	settingsLost  web.Pace           // of those, when it was supported before
-	// unannounced: vmSettings do not change with the WireServer's goal states;
-	// maybeUnannounced: they did not, the last time.
+	settingsProbe time.Time          // when to ask again after "unsupported"
+	settingsLost  web.Pace           // pace of these, if it was supported before
+	// unannounced: vmSettings do not change along with the WireServer's goal
+	// states. maybeUnannounced: they did not, the last time.
 	unannounced, maybeUnannounced bool
 
 	adopted *adopted
@@ -45,17 +45,17 @@ type state struct {
 	givenAt   time.Time // when there was something to give out
 	fetchedAt time.Time // the goal state document
 
-	marked       time.Time // date of the last FastTrack goal state, see fastTrackFile
+	marked       time.Time // date of the last FastTrack goal state, see markerFile
 	markerLoaded bool
 
 	blob   protocol.StatusBlob // the last one that was named
 	noBlob bool                // the goal state names none
 }
 
-// adopted is the extensions goal state that counts.
+// adopted is the extensions goal state in effect.
 type adopted struct {
-	// Desired is that of ExtensionsConfig or of vmSettings, except that a date
-	// that can't be one is 0.
+	// Desired is that of ExtensionsConfig or of vmSettings, with CreatedTicks 0
+	// if the date is impossible (see dated).
 	protocol.Desired
 	id           string
 	source       protocol.Source
@@ -69,7 +69,7 @@ type adopted struct {
 const (
 	idleAfter        = 10 * time.Minute
 	idleDocument     = 23 * time.Second // every fourth poll of the idle period
-	settingsReprobe  = 6 * time.Hour    // vmSettings that a host did not have
+	settingsReprobe  = 6 * time.Hour    // when a host without vmSettings is asked again
 	certificateRetry = 6 * time.Second  // second search for missing certificates
 	statusBlobRetry  = 3 * time.Minute  // how often a goal state without status blob is fetched
 	tickEpoch        = 621355968000000000
@@ -150,11 +150,11 @@ func (c *Client) publish(gs *protocol.GoalState) {
 	c.fromFastTrack = gs.Source == protocol.FastTrack
 }
 
-// settingsUnchanged asks for vmSettings alone, where that is enough. They
-// change with every goal state, the WireServer's too, and to hear that they
-// have not costs a quarter of the goal state document. So a machine to which
-// nothing has happened for a while gets that one every fourth time only. For
-// any other answer of the host the caller gets everything.
+// settingsUnchanged polls only vmSettings, where that is enough, and reports
+// whether they are unchanged. They change with every goal state, the
+// WireServer's included, and a 304 costs a quarter of the goal state document.
+// So an idle machine fetches that document at every fourth poll only. After
+// any other answer of the host the caller polls everything.
 func (c *Client) settingsUnchanged(ctx context.Context, known string) bool {
 	s := &c.state
 	now := time.Now()
@@ -166,8 +166,8 @@ func (c *Client) settingsUnchanged(ctx context.Context, known string) bool {
 	return errors.Is(err, protocol.ErrNotModified)
 }
 
-// noteAnnouncement learns whether vmSettings change with the goal states of
-// the WireServer. They may do so a moment later.
+// noteAnnouncement keeps track of whether vmSettings change along with the
+// goal states of the WireServer; they may change at the next poll only.
 func (s *state) noteAnnouncement(inc string, vm answer) {
 	moved := s.inc != "" && inc != s.inc
 	switch {
@@ -181,11 +181,11 @@ func (s *state) noteAnnouncement(inc string, vm answer) {
 	}
 }
 
-// fetchAll gets every document, and commits them and the incarnation only
-// together.
+// fetchAll gets every document. The documents and their incarnation are stored
+// only if all that is needed was fetched.
 func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) error {
 	s := &c.state
-	if at := gs.Incarnation + " " + place(gs); s.tried != at { // new documents, new chance
+	if at := gs.Incarnation + " " + place(gs); s.tried != at { // forget failures of the previous documents
 		s.tried = at
 		c.hostWeb.Usable(subDocuments)
 		c.hostWeb.Reset(docNames...)
@@ -240,8 +240,8 @@ const (
 )
 
 // vmSettings returns the FastTrack document to consider, nil for none, and
-// what the host answered. A host that does not have it, or has trouble with it,
-// does not keep the WireServer's goal state from counting.
+// what the host answered. If the host has none, or fails, the goal state of
+// the WireServer is used.
 func (c *Client) vmSettings(ctx context.Context) (*hostga.VMSettings, answer) {
 	s := &c.state
 	if c.o.NoFastTrack || time.Now().Before(s.settingsProbe) {
@@ -281,9 +281,9 @@ func (c *Client) vmSettings(ctx context.Context) (*hostga.VMSettings, answer) {
 	return s.vm, said
 }
 
-// settingsUnsupported plans when to ask a host again that has no vmSettings. One
-// that had them may have them again in a moment (a 404 of a host that is just
-// starting), so the first hour is watched.
+// settingsUnsupported plans when to ask a host without vmSettings again. A
+// host that had them may have them again soon (one that is just starting
+// answers 404), so it is asked more often for an hour.
 func (c *Client) settingsUnsupported() {
 	s := &c.state
 	if s.supported {
@@ -370,8 +370,8 @@ func (s *state) due() bool {
 	return !s.retryAt.IsZero() && !time.Now().Before(s.retryAt)
 }
 
-// fetchMissing asks again for what failed, and for everything that leads to
-// missing certificates.
+// fetchMissing asks again for the documents that failed, and for the
+// certificates if one is missing.
 func (c *Client) fetchMissing(ctx context.Context, gs *wire.GoalState) {
 	s := &c.state
 	what := s.docs.failed
@@ -397,7 +397,7 @@ func sameCerts(a, b []protocol.Certificate) bool {
 	return slices.EqualFunc(a, b, func(x, y protocol.Certificate) bool { return x.Thumbprint == y.Thumbprint })
 }
 
-// merge makes the goal state to give out.
+// merge makes the goal state that GoalState returns.
 func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
 	s := &c.state
 	a := s.adopted
@@ -409,11 +409,11 @@ func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
 		SharedConfig: bytes.Clone(s.docs.sharedConfig), Received: time.Now().UTC(),
 	}
 	if out.StatusBlob.URL.Empty() && s.docs.ext != nil {
-		// Better the other document's address than no status at all.
+		// The address in the other document is better than no status at all.
 		out.StatusBlob = s.docs.ext.StatusBlob
 	}
-	// And better the address of an earlier goal state: the platform's operators
-	// want to know about one that is not as it should be.
+	// So is that of an earlier goal state: the platform's operators need the
+	// status of a machine whose goal state is defective.
 	if s.noBlob = out.StatusBlob.URL.Empty(); s.noBlob {
 		out.StatusBlob = s.blob
 	}
@@ -432,13 +432,13 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("certificates of protected settings not delivered by the platform: %s", strings.Join(e.Thumbprints, ", "))
 }
 
-// Code is stable.
+// Code returns the error code, which is stable.
 func (*MissingError) Code() string { return "certificate-missing" }
 
-// dated is the date of a document, or 0, for none, where it can't be one: a
-// document from the far future would be newer than all that come after it. A
-// year is more than clocks of platforms are wrong by; one of ours that has not
-// been set yet says nothing.
+// dated is the date of a document in ticks, or 0 (none) if it is impossible: a
+// document dated far in the future would be newer than all later ones. No
+// platform's clock is wrong by more than a year. While our own clock is not
+// set yet (before 2020), nothing is checked.
 func dated(ticks int64, now time.Time) int64 {
 	at := ticksTime(ticks)
 	if at.IsZero() || now.Year() >= 2020 && at.Sub(now) > 366*24*time.Hour {

@@ -23,8 +23,8 @@ const (
 )
 
 // archive keeps the documents of a new goal state under history/, without
-// secrets, for people who look for what happened (protocol/SPEC.md §16.2). It is
-// best effort: no sync, and no error leaves it.
+// secrets, for troubleshooting (protocol/SPEC.md §16.2). It is best effort:
+// the files are not synced, and errors are only logged.
 func (c *Client) archive(incarnation string) {
 	budget := c.historyBudget()
 	if budget < 0 {
@@ -67,9 +67,9 @@ func (c *Client) archive(incarnation string) {
 
 func (c *Client) historyBudget() int64 { return cmp.Or(c.o.HistoryBytes, historyBytes) }
 
-// forHistory is a document to be kept for archive, or nil where it is too large
-// for that. What was made of a document is all that is needed otherwise, and
-// there is no memory for both.
+// forHistory returns a document that archive is to keep, or nil if it is too
+// large. Otherwise only the parsed form is needed, and memory is too scarce
+// for both.
 func (c *Client) forHistory(doc []byte) []byte {
 	if int64(len(doc)) > min(c.historyBudget()/4, historyDoc) {
 		return nil
@@ -90,7 +90,7 @@ func thumbprints(certs []protocol.Certificate) []summary {
 	return out
 }
 
-// safe makes part of a file name.
+// safe turns s into a part of a file name.
 func safe(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r == '.' || r == '_' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
@@ -132,8 +132,8 @@ func prune(root host.Root, dir string, budget int64) {
 	}
 }
 
-// size is that of a file or of the files in a directory, with a block for
-// each.
+// size is the size in bytes of a file or of the files in a directory, rounded
+// up to blocks.
 func size(root host.Root, name string) int64 {
 	var n int64
 	add := func(fi fs.FileInfo) {

@@ -33,11 +33,12 @@ const (
 	certLeft = 30 * 24 * time.Hour
 )
 
-// transportKey is the key pair to which the platform encrypts for us. WALinuxAgent
-// makes a new one at each start, which costs 50 to 300 ms of CPU. We keep one for its lifetime, but only on the machine it was made on: the
+// transportKey is the key pair to which the platform encrypts for us.
+// WALinuxAgent makes a new one at each start, which costs 50 to 300 ms of CPU.
+// We keep one for its lifetime, but only on the machine it was made on: the
 // serial number of the certificate carries a digest of the VM id, so that a
 // key which came along in an image is never used (two VMs of one image must
-// not be able to read each other's secrets). Nothing needs it before the
+// not be able to read each other's secrets). Nothing needs the key before the
 // certificates of the first goal state, so it is made in the background.
 type transportKey struct {
 	root host.Root
@@ -80,7 +81,7 @@ func (k *transportKey) get(ctx context.Context) (cms.Key, string, error) {
 	return k.pair, k.head, k.err
 }
 
-// wait waits if start was called.
+// wait waits for the key if start was called.
 func (k *transportKey) wait() {
 	if k.started.Load() {
 		// wait: making a key is work of our own, of some seconds at most
@@ -147,7 +148,7 @@ func (k *transportKey) make() (cms.Key, error) {
 		return cms.Key{}, fmt.Errorf("create transport key: %w", err)
 	}
 	pair := cms.Key{RSA: priv, Cert: cert}
-	// Without a disk the pair in memory is good for this run.
+	// If the disk can't be written, the pair in memory serves this run.
 	_ = writeLib(k.root, k.dir, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p8}), 0o400)
 	_ = writeLib(k.root, k.dir, certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o400)
 	return pair, nil
@@ -172,7 +173,7 @@ func selfSigned(priv *rsa.PrivateKey, mark []byte, now time.Time) (*x509.Certifi
 		SubjectKeyId:          id,
 		AuthorityKeyId:        id,
 	}
-	// Go leaves the authority key out of what signs itself, so say it.
+	// Go omits the authority key identifier in self-signed certificates.
 	aki, err := asn1.Marshal(struct {
 		ID []byte `asn1:"tag:0"`
 	}{id})

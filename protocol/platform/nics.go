@@ -18,11 +18,11 @@ import (
 
 // nics opens connections to the platform on a machine with several network
 // interfaces. The platform answers on the one that it configured by DHCP, and
-// the route with the lowest metric may lead out of another. The
-// kernel's choice comes first; when that does not answer within a moment each
-// interface is tried, and the one that worked is asked first from then on.
+// the route with the lowest metric may lead through another. The kernel's
+// choice is tried first; when that does not answer within nicPatience each
+// interface is tried, and the one that worked is tried first from then on.
 type nics struct {
-	kernel  web.Dial                   // as the routes say
+	kernel  web.Dial                   // the interface that the routes choose
 	through func(name string) web.Dial // one interface
 	list    func() []string            // their names
 
@@ -34,8 +34,8 @@ type nics struct {
 // beside it: SYN and its first repetition.
 const nicPatience = 1500 * time.Millisecond
 
-// newNICs makes the dialer for the platform's own addresses. instead stands for
-// the network itself in tests, on a machine with one interface.
+// newNICs makes the dialer for the platform's own addresses. A test passes
+// instead, which then is the only way to connect.
 func newNICs(root host.Root, plain *net.Dialer, instead web.Dial) *nics {
 	if instead != nil {
 		return &nics{kernel: instead, list: func() []string { return nil }}
@@ -52,8 +52,8 @@ func newNICs(root host.Root, plain *net.Dialer, instead web.Dial) *nics {
 	return &nics{kernel: plain.DialContext, through: through, list: func() []string { return interfaces(root) }}
 }
 
-// interfaces are those that may lead to the platform and have an address to ask
-// from.
+// interfaces lists the interfaces that may lead to the platform and have an
+// IPv4 address to connect from.
 func interfaces(root host.Root) []string {
 	all, err := discover.Uplinks(root)
 	if err != nil {
@@ -87,8 +87,8 @@ func (n *nics) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	for {
 		select {
 		case <-ctx.Done():
-			// Nobody waits for the attempts: each closes what it gets, and ends
-			// with its own time limit at the latest.
+			// The attempts are not waited for: each closes its connection, and
+			// ends with its own time limit at the latest.
 			if r.err == nil {
 				r.err = &net.OpError{Op: "dial", Net: network, Err: context.Cause(ctx)}
 			}
@@ -173,8 +173,8 @@ func (r *race) startOthers(ctx context.Context) {
 	}
 }
 
-// fail keeps the error that says most: that of the kernel's choice has the
-// reason that people know, else the first one.
+// fail keeps the most useful error: that of the kernel's choice, which people
+// know how to read, else the first one.
 func (r *race) fail(d dialed) {
 	if r.err == nil || d.name == "" {
 		r.err = d.err

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// What the HealthService is told about (protocol/SPEC.md §10.4).
+// Names of what is reported to the HealthService (protocol/SPEC.md §10.4).
 const (
 	obsHeartbeat = "GuestAgentPluginHeartbeat"
 	obsStatus    = "GuestAgentPluginStatus"
@@ -32,13 +32,14 @@ func failureWindow(name string) time.Duration {
 	return 0
 }
 
-// relayUsed is told how the host's relay did.
+// relayUsed records the result of a request through the host's relay.
 func (c *Client) relayUsed(err error) {
 	c.noteRelay(err)
 	c.observe(obsArtifact, err)
 }
 
-// observe keeps how a host service did for the next Heartbeat.
+// observe records the result of a call to a host service, for the next
+// Heartbeat.
 func (c *Client) observe(name string, err error) {
 	if c.o.NoTelemetry {
 		return
@@ -60,8 +61,9 @@ func (c *Client) observe(name string, err error) {
 	c.observations[name] = o
 }
 
-// notTheService reports whether the error is not the service's: what we sent is
-// wrong, what is behind the service failed (502), or a name is stale.
+// notTheService reports whether an error is not the service's fault: our
+// request was wrong, what is behind the service failed (502), or a name was
+// stale. No error counts, too.
 func notTheService(err error) bool {
 	if err == nil || errors.Is(err, hostga.ErrLater) {
 		return true
@@ -70,14 +72,14 @@ func notTheService(err error) bool {
 	return ok && (se.Status < 500 || se.Status == 502)
 }
 
-// recentAnswer is how old an answer of the host may be so that its health need
-// not be asked for.
+// recentAnswer is how old the host's last answer may be for Heartbeat not to
+// ask for its health.
 const recentAnswer = 30 * time.Second
 
-// Heartbeat asks the host how it is, unless it has just answered something
-// else, and the metadata service if that is wanted, and sends all observations
-// since the last one. Call it about once a minute; it does nothing without
-// telemetry.
+// Heartbeat asks for the health of the host, unless the host has just answered
+// something else, and of the metadata service if that is wanted, and sends all
+// observations since the last one. Call it about once a minute; it does
+// nothing without telemetry.
 func (c *Client) Heartbeat(ctx context.Context) error {
 	if c.o.NoTelemetry {
 		return nil

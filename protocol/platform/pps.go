@@ -7,14 +7,15 @@ import (
 	"github.com/azguest/azguest/protocol/imds"
 )
 
-// Extended asks the metadata service, once, for what a first boot must know
-// of a pooled VM.
+// Extended asks the metadata service, once, for what the first boot of a
+// pooled VM must know.
 func (c *Client) Extended(ctx context.Context, timeout time.Duration) (imds.Extended, error) {
 	return c.metadata.Extended(ctx, timeout)
 }
 
-// FirstBoot asks the metadata service, once, for what the machine is to be.
-// It is asked again until it answers: the network may still be coming up.
+// FirstBoot asks the metadata service, once, for what a first boot needs.
+// Callers repeat it until there is an answer: the network may still be coming
+// up.
 func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (*imds.Instance, imds.Extended, bool, error) {
 	i, x, known, err := c.metadata.FirstBoot(ctx, timeout)
 	if err == nil {
@@ -36,8 +37,8 @@ func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
 	return b, err
 }
 
-// Reordered forgets what belongs to the machine as it was in its pool: the
-// metadata and the names the platform had for it.
+// Reordered forgets what is known about the machine from its time in the pool:
+// the metadata and the names that the platform had for it.
 func (c *Client) Reordered() {
 	c.hostWeb.Close()
 	c.mu.Lock()

@@ -19,7 +19,7 @@ import (
 	"github.com/azguest/azguest/protocol/internal/web"
 )
 
-// Names of the services a machine speaks with.
+// Names of the services that the agent uses.
 const (
 	WireServer = "wireserver"
 	HostPlugin = "hostplugin"
@@ -40,12 +40,12 @@ const (
 	FaultNetwork = "network" // anything else
 )
 
-// An EndpointFact is how one service looked when it was last used. Nothing is
-// asked to find out: it is a by-product of the requests that are made anyway.
+// An EndpointFact is the state of one service when it was last used. It comes
+// from the requests that are made anyway; none is made to find out.
 type EndpointFact struct {
 	Name    string
 	URL     string // scheme and host; never a path or a query
-	Via     string // direct or host, as it worked last
+	Via     string // "direct" or "host", whichever worked last
 	Proxy   string // without credentials; "" is none
 	Latency time.Duration
 
@@ -63,7 +63,7 @@ type EndpointFact struct {
 // Failing reports whether the service did not answer last time.
 func (f EndpointFact) Failing() bool { return !f.Since.IsZero() }
 
-// reach keeps the facts.
+// reach keeps the facts about all services.
 type reach struct {
 	mu            sync.Mutex // guards the fields below
 	facts         map[string]*EndpointFact
@@ -73,8 +73,8 @@ type reach struct {
 	wrongAddr     string // the address that wrongEndpoint is about
 }
 
-// noteWrongEndpoint keeps an address that was given to us and does not speak the
-// protocol.
+// noteWrongEndpoint records an address that does not speak the protocol, and
+// where it came from.
 func (r *reach) noteWrongEndpoint(addr, origin string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,8 +82,8 @@ func (r *reach) noteWrongEndpoint(addr, origin string, err error) {
 	r.wrongEndpoint = fmt.Errorf("%s (from %s) is not a WireServer: %w", addr, origin, err)
 }
 
-// WrongEndpoint says which address that DHCP, a lease or our own cache named
-// led nowhere; nil if there was none, or if that is the one in use now.
+// WrongEndpoint says which address from DHCP, a lease or our own cache was
+// wrong; nil if there was none, or if it is the one in use now.
 func (c *Client) WrongEndpoint() error {
 	in := c.Endpoint()
 	r := &c.reach
@@ -95,7 +95,7 @@ func (c *Client) WrongEndpoint() error {
 	return r.wrongEndpoint
 }
 
-// relayName is the record of storage as seen through the host.
+// relayName is the name of the fact about storage as reached through the host.
 const relayName = Storage + "/host"
 
 func (r *reach) fact(name string) *EndpointFact {
@@ -147,8 +147,8 @@ func (r *reach) failed(name, fault, text string, change func(*EndpointFact)) {
 	}
 }
 
-// observedTransport is a RoundTripper that keeps the facts of what passes
-// through it.
+// observedTransport is a RoundTripper that keeps the facts about the requests
+// made through it.
 type observedTransport struct {
 	rt    http.RoundTripper
 	c     *Client
@@ -156,7 +156,7 @@ type observedTransport struct {
 	proxy *web.Proxy // for blobs; nil: none
 }
 
-// CloseIdleConnections lets web.Client close.
+// CloseIdleConnections is for web.Client.Close.
 func (w *observedTransport) CloseIdleConnections() {
 	if t, ok := w.rt.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
@@ -190,7 +190,8 @@ func (w *observedTransport) RoundTrip(req *http.Request) (*http.Response, error)
 	case resp.StatusCode == http.StatusProxyAuthRequired:
 		r.failed(name, FaultProxy, "the proxy requires authentication (407)", where)
 	case resp.StatusCode >= 500 && !(name == HostPlugin && resp.StatusCode == http.StatusBadGateway):
-		// 502 of the plugin is about what it was to fetch, not about itself.
+		// A 502 of the HostGAPlugin is about the server it fetches from, not
+		// about itself.
 		r.failed(name, FaultStatus, "status "+resp.Status, where)
 	default:
 		r.worked(name, took, where)
@@ -214,7 +215,7 @@ func (w *observedTransport) name(u *url.URL) string {
 }
 
 // clock compares our clock with the platform's. The header counts whole
-// seconds, so half a second is what it is wrong by on average.
+// seconds, so half a second is added, its average error.
 func (r *reach) clock(date string, start time.Time, took time.Duration) {
 	there, err := http.ParseTime(date)
 	if err != nil || took > 5*time.Second {
@@ -226,7 +227,7 @@ func (r *reach) clock(date string, start time.Time, took time.Duration) {
 	r.mu.Unlock()
 }
 
-// classify finds out what a failed request failed by.
+// classify returns the kind of fault of a failed request.
 func classify(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
 		return FaultProxy
@@ -257,7 +258,7 @@ func classify(err error) string {
 	return FaultNetwork
 }
 
-// noteRelay keeps how storage looks through the host.
+// noteRelay records whether storage can be reached through the host.
 func (c *Client) noteRelay(err error) {
 	host := func(f *EndpointFact) { f.Via = "host" }
 	switch se, ok := errors.AsType[*web.StatusError](err); {
@@ -271,8 +272,9 @@ func (c *Client) noteRelay(err error) {
 	}
 }
 
-// Endpoints is every service that was used so far, in the order of the
-// screen. Storage that can be reached in one of two ways can be reached.
+// Endpoints lists every service that was used so far, in the order in which
+// they are shown. Storage counts as reachable if one of the two ways to it
+// works.
 func (c *Client) Endpoints() []EndpointFact {
 	r := &c.reach
 	r.mu.Lock()
@@ -309,8 +311,8 @@ func asStorage(f EndpointFact) EndpointFact {
 	return f
 }
 
-// Skew is how far this machine's clock is ahead of the platform's, as the
-// last answer had it; ok is false before the first one.
+// Skew is how far this machine's clock is ahead of the platform's, by the last
+// answer; ok is false before the first one.
 func (c *Client) Skew() (skew time.Duration, at time.Time, ok bool) {
 	r := &c.reach
 	r.mu.Lock()
@@ -319,8 +321,8 @@ func (c *Client) Skew() (skew time.Duration, at time.Time, ok bool) {
 }
 
 // Probe asks the services named (all three of the platform if none are) for
-// something small, once each and side by side, and returns the facts.
-// It asks outside of all pacing: call it for people, not in a loop.
+// something small, once each and at the same time, and returns the facts. It
+// ignores all pacing: call it on request of a user, not in a loop.
 func (c *Client) Probe(ctx context.Context, names ...string) []EndpointFact {
 	ask := map[string]web.Request{
 		WireServer: {Op: "probe", URL: "http://" + c.Endpoint() + "/?comp=versions", Limit: 64 << 10},
@@ -337,7 +339,7 @@ func (c *Client) Probe(ctx context.Context, names ...string) []EndpointFact {
 		}
 		r.Timeout = 4 * time.Second
 		wg.Go(func() {
-			// What comes of it is in the facts; a 404 is an answer, too.
+			// The result is in the facts; a 404 is an answer, too.
 			_, _ = c.hostWeb.Once(ctx, r)
 		})
 	}
@@ -354,8 +356,8 @@ func (c *Client) EndpointFrom() string {
 	return c.endpointOrigin
 }
 
-// HostVersion is the version of the HostGAPlugin as vmSettings have it, ""
-// if they were never had.
+// HostVersion is the version of the HostGAPlugin, as in vmSettings; "" before
+// they were fetched.
 func (c *Client) HostVersion() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,8 +20,8 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// namesPatience is how long a health report waits for the goal state, whose
-// names it has to carry.
+// namesPatience is how long a health report waits for the goal state, which
+// has the ids that it must contain.
 const namesPatience = time.Minute
 
 // ReportHealth tells the platform how provisioning stands. The HTTP layer
@@ -59,10 +59,11 @@ func (c *Client) ReportHealth(ctx context.Context, h protocol.Health) error {
 	}
 }
 
-// ErrNoStatusBlob says that the goal state names no place for the status.
+// ErrNoStatusBlob says that the goal state has no address for the status.
 var ErrNoStatusBlob = errors.New("goal state has no status blob")
 
-// ErrLater is hostga.ErrLater: sent, not taken, and the next one will do.
+// ErrLater is hostga.ErrLater: the status was refused this time, and the next
+// report should succeed.
 var ErrLater = hostga.ErrLater
 
 // ReportStatus sends the status document: through the host, and if that
@@ -88,8 +89,8 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 	c.mu.Unlock()
 	r, err := c.sendStatus(ctx, blob, doc)
 	if otherKind(err) {
-		// The goal state is wrong about the kind of blob that is there. The kind
-		// of a blob can't be changed without deleting it.
+		// The goal state names the wrong type for the blob that exists. The
+		// type of a blob can't be changed without deleting it.
 		blob.Page = !blob.Page
 		if r, err = c.sendStatus(ctx, blob, doc); err == nil {
 			c.mu.Lock()
@@ -103,7 +104,8 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 	return r, err
 }
 
-// otherKind: storage has a blob of the other kind at this address.
+// otherKind reports whether storage has a blob of the other type at the
+// address.
 func otherKind(err error) bool {
 	if both, ok := errors.AsType[*bothFailed](err); ok {
 		err = both.direct
@@ -112,13 +114,14 @@ func otherKind(err error) bool {
 	return ok && se.Status == http.StatusConflict && se.Named() == "InvalidBlobType"
 }
 
-// blobName is the address of a blob without what authorises.
+// blobName is the address of a blob without the signature that authorises
+// access.
 func blobName(u secret.URL) string {
 	name, _, _ := strings.Cut(u.Reveal(), "?")
 	return name
 }
 
-// sendStatus sends the document to one kind of blob.
+// sendStatus sends the document to a blob of the given type.
 func (c *Client) sendStatus(ctx context.Context, blob protocol.StatusBlob, doc []byte) (protocol.Receipt, error) {
 	var err error
 	r := protocol.Receipt{Via: "host", Bytes: len(doc), Sent: time.Now().UTC()}
@@ -131,8 +134,8 @@ func (c *Client) sendStatus(ctx context.Context, blob protocol.StatusBlob, doc [
 			r.Accepted = true
 			return r, nil
 		}
-		// New names are worth one wait. A host that says the same with them is
-		// not to keep the status from the platform.
+		// After an ID change wait once for the next report. If the host refuses
+		// that, too, the status still has to reach the platform, directly.
 		if errors.Is(err, hostga.ErrLater) && !again || ctx.Err() != nil || c.o.Order == transfer.HostOnly {
 			return r, fmt.Errorf("report status: %w", err)
 		}
@@ -150,8 +153,8 @@ func (c *Client) sendStatus(ctx context.Context, blob protocol.StatusBlob, doc [
 	return r, nil
 }
 
-// answered is the status of an answer: ok without an error, 0 if there was
-// none.
+// answered is the HTTP status of an answer: ok without an error, 0 if there
+// was no answer.
 func answered(err error, ok int) int {
 	if err == nil {
 		return ok
@@ -162,7 +165,7 @@ func answered(err error, ok int) int {
 	return 0
 }
 
-// bothFailed is loud if either way is.
+// bothFailed has the errors of both ways to send a status.
 type bothFailed struct{ host, direct error }
 
 func (e *bothFailed) Error() string   { return fmt.Sprintf("host: %v; direct: %v", e.host, e.direct) }
@@ -204,7 +207,7 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 	if !blob.Page {
 		return put(u, doc, "X-Ms-Blob-Type", "BlockBlob")
 	}
-	padded := append(bytes.Clone(doc), make([]byte, hostga.Padding(len(doc)))...) // zeros, here
+	padded := append(bytes.Clone(doc), make([]byte, hostga.Padding(len(doc)))...) // directly it is padded with zeros
 	if err := put(u, nil, "X-Ms-Blob-Type", "PageBlob", "X-Ms-Blob-Content-Length", strconv.Itoa(len(padded))); err != nil {
 		return err
 	}
@@ -232,27 +235,28 @@ func (c *Client) Manifest(ctx context.Context, uris []secret.URL) (*protocol.Man
 	return m, nil
 }
 
-// Package gets a package to dst (a name below the root), at most limit
-// bytes, and returns its SHA-256 in hex. manifest is where the version
-// manifest came from; the host wants to know.
+// Package gets a package to dst (a name below the root), at most limit bytes,
+// and returns its SHA-256 in hex. manifest is the address that the version
+// manifest came from; the host is told it.
 func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret.URL, dst string, limit int64) (sha256 string, err error) {
 	return c.transfers().File(ctx, transfer.Want{Op: "package", URIs: uris, Verify: c.verify(), Manifest: manifest, Limit: limit}, c.o.Root.Path(dst))
 }
 
-// verify: the host checks addresses of FastTrack goal states only.
+// verify reports whether the host is to check addresses against the goal
+// state, which it does for FastTrack only.
 func (c *Client) verify() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.fromFastTrack
 }
 
-// UploadLogs hands a zip of logs to the host.
+// UploadLogs uploads a zip of logs through the host.
 func (c *Client) UploadLogs(ctx context.Context, zip []byte) error {
 	return c.hostClient().PutLogs(ctx, wire.DeploymentID(c.getIDs().ConfigName), zip)
 }
 
-// SendEvents sends telemetry. Events that do not arrive are lost, as the
-// protocol has it; the error says how many.
+// SendEvents sends telemetry. Events that do not arrive are not sent again, as
+// the protocol has it; the error says how many arrived.
 func (c *Client) SendEvents(ctx context.Context, evs []event.Event) error {
 	if c.o.NoTelemetry || len(evs) == 0 {
 		return nil
@@ -288,8 +292,8 @@ func (c *Client) common(ctx context.Context) wire.Common {
 	return out
 }
 
-// Instance asks the metadata service, once; failures are asked again after
-// ten minutes.
+// Instance returns what the metadata service says about this machine. It asks
+// until there was an answer, at most every ten minutes.
 func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	c.mu.Lock()
 	i, asked := c.instance, c.instanceAsked
@@ -303,7 +307,7 @@ func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	i, err := c.metadata.Instance(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ctx.Err() == nil { // what was not waited for is no answer
+	if ctx.Err() == nil { // a cancelled call says nothing about the service
 		c.instanceAsked = time.Now()
 	}
 	if err != nil {

@@ -138,7 +138,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() []error { return e.Errs }
 
-// Code is stable.
+// Code returns the error code, which is stable.
 func (e *Error) Code() string {
 	if c, ok := e.Last.(interface{ Code() string }); ok {
 		return c.Code()

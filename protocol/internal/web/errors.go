@@ -68,7 +68,7 @@ func (e *StatusError) Throttled() bool {
 	return e.Status == 403 || e.Status == 429 || e.Status == 503
 }
 
-// Code is stable.
+// Code returns the error code, which is stable.
 func (e *StatusError) Code() string {
 	switch {
 	case e.Gone():
@@ -99,7 +99,7 @@ type SizeError struct{ Limit int64 }
 
 func (e *SizeError) Error() string { return fmt.Sprintf("more than %d bytes", e.Limit) }
 
-// Code is stable.
+// Code returns the error code, which is stable.
 func (*SizeError) Code() string { return "host-document" }
 
 // addressError is a text that is not an HTTP URL.
