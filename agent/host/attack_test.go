@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/agent/host/hosttest"
 )
 
-// TestSEC6DirUnderAttack: every operation of Dir and Root, while a local user
-// exchanges the names that it works on.
+// TestSEC6DirUnderAttack: every operation of Dir and Root is used while a
+// local user replaces the names that it works on.
 func TestSEC6DirUnderAttack(t *testing.T) {
 	t.Parallel()
 	top := host.Root(t.TempDir())

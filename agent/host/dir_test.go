@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree makes a directory with a file in it, and one outside it that must stay
-// as it is whatever is done to the first.
+// tree makes a directory with a file in it, and one outside of it that must
+// stay unchanged whatever is done to the first.
 func tree(t *testing.T) (r Root, d *Dir, outside string) {
 	t.Helper()
 	top := t.TempDir()
@@ -55,8 +55,8 @@ func foreign(t *testing.T, in, outside string) {
 	}
 }
 
-// TestDirFollowsNothing: no operation reads or changes what a link, a second
-// name, a FIFO or a socket in the directory leads to, and none waits.
+// TestDirFollowsNothing: no operation reads or changes the target of a link, a
+// hard link, a FIFO or a socket in the directory, and none waits for one.
 func TestDirFollowsNothing(t *testing.T) {
 	t.Parallel()
 	r, d, outside := tree(t)
@@ -126,8 +126,8 @@ func TestDirFollowsNothing(t *testing.T) {
 func second[T any](_ T, err error) error        { return err }
 func third[A, B any](_ A, _ B, err error) error { return err }
 
-// TestRootFollowsRootsLinksOnly: a link counts where only root can have made
-// it, on the way and as the last name.
+// TestRootFollowsRootsLinksOnly: a link is followed only if root alone can
+// have made it, both on the way and as the last name.
 func TestRootFollowsRootsLinksOnly(t *testing.T) {
 	t.Parallel()
 	r, _, _ := tree(t)
@@ -180,7 +180,8 @@ func TestRootFollowsRootsLinksOnly(t *testing.T) {
 	}
 }
 
-// TestRemoveAllDeep: neither depth nor number takes descriptors or stack.
+// TestRemoveAllDeep: neither deep nor wide trees take many descriptors or much
+// stack.
 func TestRemoveAllDeep(t *testing.T) {
 	t.Parallel()
 	r, d, outside := tree(t)
@@ -214,8 +215,8 @@ func TestRemoveAllDeep(t *testing.T) {
 	}
 }
 
-// TestExchangeAndNew: what must not be missing at any moment is exchanged,
-// what must not be replaced is not.
+// TestExchangeAndNew: Exchange never leaves a name missing, and RenameNew
+// never replaces.
 func TestExchangeAndNew(t *testing.T) {
 	t.Parallel()
 	r, d, _ := tree(t)
@@ -244,8 +245,8 @@ func TestExchangeAndNew(t *testing.T) {
 	}
 }
 
-// TestBoundedReads: what is larger than its reader takes is refused by size,
-// and never read.
+// TestBoundedReads: a file beyond the reader's limit is refused by its size,
+// and not read.
 func TestBoundedReads(t *testing.T) {
 	t.Parallel()
 	r, d, _ := tree(t)
@@ -290,7 +291,8 @@ func TestBoundedReads(t *testing.T) {
 }
 
 // TestReplaceDir: the new directory has the name afterwards, the old one is
-// gone, and what a cut leaves on a file system without exchange is put back.
+// gone, and after a power cut on a file system without exchange the old one is
+// restored.
 func TestReplaceDir(t *testing.T) {
 	t.Parallel()
 	r, _, _ := tree(t)

@@ -42,7 +42,7 @@ func TestParseLinks(t *testing.T) {
 	}
 }
 
-// TestOpenRoutes: the subscription is to be had, and it ends with the context.
+// TestOpenRoutes: subscribing works, and Next ends with its context.
 func TestOpenRoutes(t *testing.T) {
 	t.Parallel()
 	l, err := OpenRoutes()

@@ -48,8 +48,9 @@ func TestLogFileRotates(t *testing.T) {
 	}
 }
 
-// TestLogFileIsOurs: what stands in the way of the log is moved aside and
-// never written to, and a file that others moved away is made again.
+// TestLogFileIsOurs: another user's file or directory in place of the log is
+// moved aside and never written to, and a log that was moved away is made
+// again.
 func TestLogFileIsOurs(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(victim, log string) error{
@@ -100,9 +101,9 @@ func TestLogFileIsOurs(t *testing.T) {
 	}
 }
 
-// TestLogFileDeletesNoTrees: a directory that somebody else puts in the way of
-// the log, or of the older ones, is moved and not deleted: as long as that takes
-// everything that logs would wait.
+// TestLogFileDeletesNoTrees: a directory that somebody else puts in place of
+// the log, or of an older one, is moved and not deleted: deleting could take
+// long, and would block everything that logs.
 func TestLogFileDeletesNoTrees(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -133,8 +134,8 @@ func TestLogFileDeletesNoTrees(t *testing.T) {
 	}
 }
 
-// TestSEC1LogUnderAttack: the folder of the log belongs to a local user, which
-// is worse than a group that may write in it.
+// TestSEC1LogUnderAttack: the directory of the log belongs to a local user,
+// which is worse than a group that can write in it.
 func TestSEC1LogUnderAttack(t *testing.T) {
 	t.Parallel()
 	base := filepath.Join(t.TempDir(), "log")

@@ -19,7 +19,7 @@ import (
 
 const hello = "#!/bin/sh\necho hello\n"
 
-// Every way to write a program, and every way to start one.
+// Every way to write a program is combined with every way to start one.
 func TestNBR7WrittenProgramsStart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of processes")
@@ -65,7 +65,8 @@ func TestNBR7WrittenProgramsStart(t *testing.T) {
 	})
 }
 
-// busy says which descriptor of ours has the file open for writing.
+// busy returns an error that names a descriptor of ours that has the file open
+// for writing.
 func busy(name string) error {
 	names, err := filepath.Glob("/proc/self/fd/*")
 	if err != nil {
@@ -88,8 +89,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// What is read for a program may come slowly; nothing is open for writing
-// meanwhile, and what is written is all of it.
+// The content of a program may arrive slowly: meanwhile nothing is open for
+// writing, and in the end the content is complete.
 func TestNBR7NothingIsOpenBetweenPieces(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "program")
@@ -114,7 +115,7 @@ func TestNBR7NothingIsOpenBetweenPieces(t *testing.T) {
 	}
 }
 
-// The unsafe way is refused.
+// A program can't be opened for writing.
 func TestNBR7NoProgramIsOpenForWriting(t *testing.T) {
 	t.Parallel()
 	root := host.Root(t.TempDir())

@@ -33,8 +33,7 @@ func removeWithFewFiles(dir string) int {
 	return 0
 }
 
-// TestRemoveAllTakesFewDescriptors: whoever may write in a directory can make
-// one below the other, without end.
+// TestRemoveAllTakesFewDescriptors: a user can nest directories without limit.
 func TestRemoveAllTakesFewDescriptors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/deep"
@@ -65,8 +64,8 @@ func TestRemoveAllTakesFewDescriptors(t *testing.T) {
 	}
 }
 
-// TestSEC5RemovalEnds: what a handler has left behind works in its directory,
-// and makes files faster than they are removed.
+// TestSEC5RemovalEnds: a process that a handler has left running makes files
+// in its directory faster than they are removed.
 func TestSEC5RemovalEnds(t *testing.T) {
 	was := removeTime
 	removeTime = 500 * time.Millisecond
@@ -87,7 +86,7 @@ func TestSEC5RemovalEnds(t *testing.T) {
 		makers.Go(func() {
 			for i := 0; !end.Load(); i++ {
 				if err := unix.Mkdirat(fd, strconv.Itoa(m)+"-"+strconv.Itoa(i%2000), 0o700); errors.Is(err, unix.ENOENT) {
-					return // the directory has gone, and with it the case
+					return // the directory is gone, and the test with it
 				}
 				if m == 0 && i == 1500 {
 					close(full)
@@ -113,8 +112,8 @@ func TestSEC5RemovalEnds(t *testing.T) {
 	}
 }
 
-// TestSEC7WalkHoldsFewNames: a walk over a directory with more files than
-// anybody expects takes no more memory than one over another.
+// TestSEC7WalkHoldsFewNames: a walk over a directory with very many files
+// takes no more memory than any other.
 func TestSEC7WalkHoldsFewNames(t *testing.T) {
 	const files = 40_000
 	dir := t.TempDir()

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRemoveAllStopsAtMounts: another part of the same file system that root
-// has mounted in a tree is not deleted with it, nor walked through.
+// TestRemoveAllStopsAtMounts: a bind mount that root has made in a tree is
+// neither deleted with it nor walked through.
 func TestRemoveAllStopsAtMounts(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -55,8 +55,8 @@ func TestRemoveAllStopsAtMounts(t *testing.T) {
 	}
 }
 
-// TestRemoveAllAgainstAFiller: a user who goes on to fill a directory while it
-// is removed neither keeps it nor holds root up.
+// TestRemoveAllAgainstAFiller: a user who goes on filling a directory while it
+// is removed can neither keep it nor block root.
 func TestRemoveAllAgainstAFiller(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

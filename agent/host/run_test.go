@@ -16,8 +16,8 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// TestSEC5RunUnkillable: a tool that not even SIGKILL ends, because it is
-// frozen or hangs in the kernel, holds nobody up.
+// TestSEC5RunUnkillable: Run returns even if SIGKILL does not end a tool,
+// because it is frozen or hangs in the kernel.
 func TestSEC5RunUnkillable(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pid")
@@ -57,8 +57,8 @@ func TestSEC5RunUnkillable(t *testing.T) {
 	hosttest.Until(t, "its end", func() bool { return !process.Alive(p.PID, p.Ticks) })
 }
 
-// TestSEC5RunGrandchild: what a tool leaves behind keeps its output open, and
-// nobody waits for that.
+// TestSEC5RunGrandchild: a child that a tool leaves behind keeps its output
+// open; Run does not wait for that.
 func TestSEC5RunGrandchild(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pid")

@@ -7,7 +7,8 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// TestSEC3SubordinateNumbers: what a line of /etc/subuid may make us end.
+// TestSEC3SubordinateNumbers: for which lines of /etc/subuid processes may be
+// ended.
 func TestSEC3SubordinateNumbers(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// TestPlatformPackageSignature reads a signature that the platform sent; the
-// package to it is not at hand, so only the signer can be looked at.
+// TestPlatformPackageSignature reads a signature that the platform sent. The
+// package that it signs is not at hand, so only the signer is checked.
 func TestPlatformPackageSignature(t *testing.T) {
 	t.Parallel()
 	dir := os.Getenv("AZGUEST_FIXTURES")

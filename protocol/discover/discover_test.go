@@ -111,7 +111,7 @@ func TestCandidates(t *testing.T) {
 	if diff := cmp.Diff(want, Candidates(t.Context(), root, "/lib", time.Now(), false)); diff != "" {
 		t.Error(diff)
 	}
-	// A cached address that nothing vouches for any more is forgotten.
+	// A cached address that no other source confirms is forgotten.
 	if err := root.WriteFile("/lib/WireServerEndpoint", []byte("10.9.9.9"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +142,9 @@ func packet(req *Request, options, file, server string) []byte {
 	return append(b, options...)
 }
 
-// TestSEC13DHCP: the request is, byte for byte, what the library sent that
-// was in its place; of an answer everything is read that may be in one.
+// TestSEC13DHCP: the request has the same bytes as that of the library which
+// was used before; option 245 is read from every place in an answer where it
+// may be.
 func TestSEC13DHCP(t *testing.T) {
 	t.Parallel()
 	req := &Request{XID: [4]byte{0x0b, 9, 0xd0, 0x6f}, MAC: [6]byte{0, 13, 58, 1, 2, 3}}

@@ -18,8 +18,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// busConfig is a private bus on which everybody may do everything. It can
-// start NetworkManager: what asks for it by mistake leaves a file.
+// busConfig is a private bus without access control. It can start
+// NetworkManager; a call that does so by mistake leaves a file.
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -41,8 +41,8 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// newBus starts a message bus where a machine has its own. started is the
-// file that tells that the bus started NetworkManager.
+// newBus starts a message bus at the usual path below root. started is the
+// file that shows that the bus has started NetworkManager.
 func newBus(t *testing.T) (root host.Root, started string) {
 	t.Helper()
 	prog, err := exec.LookPath("dbus-daemon")
@@ -172,8 +172,8 @@ func TestNetworkManagerOption245(t *testing.T) {
 	}
 }
 
-// TestNetworkManagerIsAskedOnlyWhenItMatters: not before the default address
-// was tried, unless that is not the one that worked last time.
+// TestNetworkManagerIsAskedOnlyWhenItMatters: it is not asked before the
+// default address was tried, unless another one worked last time.
 func TestNetworkManagerIsAskedOnlyWhenItMatters(t *testing.T) {
 	t.Parallel()
 	root, _ := newBus(t)
@@ -212,7 +212,7 @@ func TestNetworkManagerIsNotStarted(t *testing.T) {
 	if _, err := os.Stat(started); err == nil {
 		t.Error("the bus was made to start NetworkManager")
 	}
-	// That the bus would have: the same call without the flag.
+	// Proof that the bus would start it: the same call without the flag.
 	conn, err := dialBus(t.Context(), root.Path(busSocket))
 	if err != nil {
 		t.Fatal(err)

@@ -7,8 +7,8 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestSEC4VMSettingsMemory: the worst documents of the size that is taken, and
-// those of 8 MiB that used to take a gigabyte.
+// TestSEC4VMSettingsMemory: the worst documents within the size limit, and
+// documents of 8 MiB that once took a gigabyte.
 func TestSEC4VMSettingsMemory(t *testing.T) {
 	most, n := int(limits.Bytes), limits.Nodes
 	handlers := func(unit, sep string, count int) string {

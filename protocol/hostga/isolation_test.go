@@ -15,9 +15,9 @@ import (
 // odd are values of each kind.
 var odd = []string{`null`, `true`, `-1`, `1.5`, `1e400`, `99999999999999999999999`, `""`, `" "`, `"text"`, `"\ud800"`, `[]`, `[null]`, `{}`, `{"a":{"b":[1]}}`, `[[[[]]]]`, `"` + strings.Repeat("x", 70000) + `"`}
 
-// TestFaultsStayInTheirHandler: every value of one handler's part is replaced
-// by each other kind of value. The document is read all the same, and the
-// other handlers are what they were.
+// TestFaultsStayInTheirHandler: every value in one handler's part is replaced
+// by a value of each other kind. The document is read all the same, and the
+// other handlers do not change.
 func TestFaultsStayInTheirHandler(t *testing.T) {
 	t.Parallel()
 	docs := map[string][]byte{"example": []byte(example)}
@@ -76,8 +76,8 @@ func TestFaultsStayInTheirHandler(t *testing.T) {
 	}
 }
 
-// TestFaultsBesideTheHandlers: what is wrong elsewhere in the document changes
-// no handler, unless it is the list of them itself.
+// TestFaultsBesideTheHandlers: an invalid value elsewhere in the document
+// changes no handler, unless it is the list of handlers itself.
 func TestFaultsBesideTheHandlers(t *testing.T) {
 	t.Parallel()
 	var tree map[string]any
@@ -105,8 +105,8 @@ func TestFaultsBesideTheHandlers(t *testing.T) {
 	})
 }
 
-// each calls f for each place in a value; with builds the whole with some text
-// there.
+// each calls f for each place in a value; with returns the whole value with a
+// text put there.
 func each(v any, f func(path string, with func(string) []byte)) {
 	const mark = "\u2603here"
 	var walk func(at string, v any, set func(any))

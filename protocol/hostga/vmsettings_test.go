@@ -71,7 +71,7 @@ func TestFact11KeysInAnyCase(t *testing.T) {
 	}
 }
 
-// lowerKeys changes the keys of the document, not its texts.
+// lowerKeys changes the keys of the document, but not its texts.
 func lowerKeys(text string, change func(string) string) string {
 	var out strings.Builder
 	for i := 0; i < len(text); {
@@ -119,8 +119,9 @@ func TestOneBadHandlerHurtsNoOther(t *testing.T) {
 	}
 }
 
-// TestNoHandlerIsLost: what a goal state does not name is deleted, so a list
-// that can't be read is not an empty one, and who has lost the name is counted.
+// TestNoHandlerIsLost: handlers that a goal state does not name are deleted,
+// so a list that can't be read is not an empty one, and a handler that lost
+// its name is still counted.
 func TestNoHandlerIsLost(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{`{}`, `"x"`, `5`, `true`, `{"name":"A"}`} {

@@ -18,14 +18,15 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// large is a platform of which every document is as large as is taken. A body
-// is made while it is read, so that only the reader's memory is measured.
+// large is a platform whose documents all have the largest size accepted. A
+// body is generated while it is read, so that only the reader's memory is
+// measured.
 type large struct {
 	inc   atomic.Int64
-	whole bool // accepted ones; else as bad as they can be
+	whole bool // valid documents; else the worst possible ones
 }
 
-// A text is head, n times unit, tail.
+// text returns head, n times unit, and tail.
 func text(head, unit string, n int, tail string) io.Reader {
 	return io.MultiReader(strings.NewReader(head), &repeat{unit: unit, n: n}, strings.NewReader(tail))
 }
@@ -94,8 +95,9 @@ func (l *large) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// TestSEC4GoalStateMemory: all documents of a goal state are as large as is
-// taken, side by side, and come anew with what they replace still in use.
+// TestSEC4GoalStateMemory: all documents of a goal state have the largest size
+// accepted, are read at the same time, and are replaced while the old ones are
+// still in use.
 func TestSEC4GoalStateMemory(t *testing.T) {
 	read := func(whole bool) func([]byte) error {
 		return func([]byte) error {
@@ -108,7 +110,7 @@ func TestSEC4GoalStateMemory(t *testing.T) {
 			var errs []error
 			for range 3 {
 				l.inc.Add(1)
-				// A fault is paced; what was tried is what counts here.
+				// A fault is paced; here only the attempt counts.
 				gs, err := c.GoalState(t.Context(), "")
 				if gs != nil {
 					last = gs

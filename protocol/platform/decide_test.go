@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestDecide: every look at the platform, and what follows from it.
+// TestDecide: every possible result of a poll, and the actions that follow.
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	first := held{}
@@ -63,7 +63,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// listing is a list of actions to read.
+// listing is a list of actions in readable form.
 func listing(list []action) string {
 	var out []string
 	for _, a := range list {

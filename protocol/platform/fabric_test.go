@@ -21,10 +21,10 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestAgainstTheFabric runs the client against the emulator, which was
-// written from the specification by others: in each of its configurations
-// the client gets its certificates, opens protected settings with them,
-// downloads the package and is believed by the control plane.
+// TestAgainstTheFabric runs the client against the emulator, which others
+// wrote from the specification: in each configuration of the emulator the
+// client gets its certificates, opens protected settings with them, downloads
+// the package, and its reports are accepted by the control plane.
 func TestAgainstTheFabric(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*fabric.Config){

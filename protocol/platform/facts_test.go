@@ -23,10 +23,10 @@ import (
 	"github.com/azguest/azguest/protocol/wire"
 )
 
-// The tests here are the error-prone facts of protocol/SPEC.md §18, by
-// number; 18 is checked with 8 and 9. Tests of 11 are in protocol/hostga, of
-// 19, 20 and 22 in extensions, of 21 in agent, of 25 in agent/firewall. Of 24
-// the passwords are here, the accounts in provisioning.
+// The tests here are the error-prone facts of protocol/SPEC.md §18, by number.
+// Fact 18 is checked with 8 and 9. Fact 11 is tested in protocol/hostga, 19,
+// 20 and 22 in extensions, 21 in agent, 25 in agent/firewall. For fact 24 the
+// passwords are tested here, the accounts in provisioning.
 
 const ticks0 = 638712864000000000
 
@@ -106,11 +106,11 @@ func TestFact01And05CipherDecidesTransportAndFailureIsNotFatal(t *testing.T) {
 			if gs.CertsErr != nil || len(gs.Certs) != 1 || !gs.Certs[0].KeyPEM.Set() {
 				t.Errorf("%s: %v, %+v", name, gs.CertsErr, gs.Certs)
 			}
-			// The second cipher is a way out and not the way.
+			// The second cipher is only used if the first one fails.
 			if n, want := len(f.requests("comp=certificates")), map[string]int{"AES": 1, "DES": 3}[name]; n != want {
 				t.Errorf("%s: asked %d times, want %d", name, n, want)
 			}
-			// Those of before are worth more than none.
+			// The previous certificates are better than none.
 			f.set(func() {
 				f.inc = "2"
 				f.fail["certificates AES128_CBC"], f.fail["certificates DES_EDE3_CBC"] = 404, 404
@@ -122,8 +122,8 @@ func TestFact01And05CipherDecidesTransportAndFailureIsNotFatal(t *testing.T) {
 	}
 }
 
-// TestFact03And04WhatIsInThePacket: nobody is asked for a password, and a
-// certificate of others that comes along without a key is no loss of the rest.
+// TestFact03And04WhatIsInThePacket: no password is needed, and another party's
+// certificate without a key does not make the rest unusable.
 func TestFact03And04WhatIsInThePacket(t *testing.T) {
 	t.Parallel()
 	own, other := newTenant(t, "own"), stranger(t)
@@ -149,8 +149,8 @@ func TestFact03And04WhatIsInThePacket(t *testing.T) {
 	})
 }
 
-// TestCertificatesComeBackToDisk: handlers read them from there, whatever
-// happened to the files meanwhile (protocol/SPEC.md §5.5, §7.4).
+// TestCertificatesComeBackToDisk: handlers read certificates from files, which
+// are restored if they were lost (protocol/SPEC.md §5.5, §7.4).
 func TestCertificatesComeBackToDisk(t *testing.T) {
 	t.Parallel()
 	testKey()
@@ -243,7 +243,7 @@ func TestFact06HibernateBringsOtherCertificatesUnderTheSameIncarnation(t *testin
 
 // TestFact06ResumedUnderAnIncarnationAlreadySeen: the machine was away for so
 // long that the new host's incarnation is the one we know, with other
-// documents behind it. Nothing but their addresses tells.
+// documents. Only their addresses show it.
 func TestFact06ResumedUnderAnIncarnationAlreadySeen(t *testing.T) {
 	t.Parallel()
 	old, fresh := newTenant(t, "old"), newTenant(t, "new")
@@ -257,7 +257,8 @@ func TestFact06ResumedUnderAnIncarnationAlreadySeen(t *testing.T) {
 		if len(next.Handlers) != 1 || len(next.Certs) != 1 || next.Certs[0].Thumbprint != thumbprint(fresh) || next.Key() == gs.Key() {
 			t.Errorf("after the resumption: %+v, %+v", next.Handlers, next.Certs)
 		}
-		// Trouble with the new place is neither a loop nor the end of the old one.
+		// Failing requests at the new place neither cause a loop nor make the
+		// documents of the old one unusable.
 		f.set(func() { f.container, f.fail["extensionsConfig"] = "c3", 503 })
 		f.clear()
 		for range 600 {
@@ -270,8 +271,8 @@ func TestFact06ResumedUnderAnIncarnationAlreadySeen(t *testing.T) {
 	})
 }
 
-// TestFact06IncarnationsAreNotOrdered: a lower one is as new as a higher one,
-// and nothing but the number has to tell.
+// TestFact06IncarnationsAreNotOrdered: a lower incarnation is as new as a
+// higher one, and nothing else need have changed.
 func TestFact06IncarnationsAreNotOrdered(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(f *fakeHost) { f.fixed, f.inc = true, "10" }, func(t *testing.T, f *fakeHost, c *Client) {
@@ -356,8 +357,8 @@ func TestFact08And09SourceAndTicksDecide(t *testing.T) {
 	}
 }
 
-// TestFact08FabricSettingsEndFastTrack: the marker goes with the first
-// vmSettings that repeat what the WireServer has.
+// TestFact08FabricSettingsEndFastTrack: the marker is removed with the first
+// vmSettings whose source is Fabric.
 func TestFact08FabricSettingsEndFastTrack(t *testing.T) {
 	t.Parallel()
 	testKey()
@@ -401,8 +402,8 @@ func TestVMSettingsWithoutASource(t *testing.T) {
 	})
 }
 
-// TestUndatedGoalStates: a document without a date follows one of its own
-// source, and beats none of the other.
+// TestUndatedGoalStates: a document without a date replaces one of the same
+// source, and never one of the other.
 func TestUndatedGoalStates(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -430,8 +431,8 @@ func TestUndatedGoalStates(t *testing.T) {
 	}
 }
 
-// TestGoalStateFromTheFuture: a date that can't be one does not make all later
-// goal states old.
+// TestGoalStateFromTheFuture: an impossible date does not make all later goal
+// states look old.
 func TestGoalStateFromTheFuture(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ vm, ext, want string }{
@@ -490,7 +491,8 @@ func TestFact10EndOfFastTrackSurvivesRestarts(t *testing.T) {
 		if !gs2.Outdated || gs2.Source != protocol.Fabric || c.FastTrack() {
 			t.Errorf("after the end: %+v", gs2)
 		}
-		// And so after a restart, until the platform says something newer.
+		// The same holds after a restart, until the platform sends something
+		// newer.
 		c = f.client(root, nil)
 		if gs = mustGS(t, c, ""); !gs.Outdated {
 			t.Error("executed an outdated goal state after a restart")
@@ -503,7 +505,8 @@ func TestFact10EndOfFastTrackSurvivesRestarts(t *testing.T) {
 }
 
 // TestLostVMSettingsComeBack: a 404 means that the host has no vmSettings, but
-// one that had them a moment ago is not believed for six hours.
+// a host that had them a moment ago is asked again sooner than after six
+// hours.
 func TestLostVMSettingsComeBack(t *testing.T) {
 	t.Parallel()
 	for away, most := range map[time.Duration]time.Duration{2 * time.Minute: time.Minute, 20 * time.Hour: settingsReprobe} {
@@ -602,7 +605,7 @@ func TestFact15StaleNamesAreRefreshed(t *testing.T) {
 		if r, err = c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted {
 			t.Errorf("next status: %+v, %v", r, err)
 		}
-		// By a 400 the host says the same; a status then goes directly.
+		// The host can say the same with a 400; a status is then sent directly.
 		f.set(func() { f.container, f.invalid = "c11", true })
 		if _, err := c.Manifest(t.Context(), []secret.URL{secret.NewURL("https://a.example/m.xml?sig=1")}); err != nil {
 			t.Errorf("manifest after a 400: %v", err)
@@ -616,8 +619,9 @@ func TestFact15StaleNamesAreRefreshed(t *testing.T) {
 	})
 }
 
-// TestStatusOfAHostThatIsAlwaysGone: new names are worth one wait. A host that
-// goes on saying 410 must not keep the status from the platform for ever.
+// TestStatusOfAHostThatIsAlwaysGone: after an ID change the client waits once
+// for the next report. A host that always answers 410 must not keep the status
+// from the platform for ever.
 func TestStatusOfAHostThatIsAlwaysGone(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(f *fakeHost) { f.ext = strings.Replace(extNone, "https://st.blob", "http://st.blob", 1) }, func(t *testing.T, f *fakeHost, c *Client) {
@@ -685,7 +689,7 @@ func TestFact17StatusGoesThroughTheHostThenDirectly(t *testing.T) {
 			if page && len(f.requests("&comp=page")) == 0 {
 				t.Errorf("requests: %v", f.requests(""))
 			}
-			// Nothing but 201 is a yes of storage.
+			// Storage confirms with 201 only.
 			f.set(func() { f.stored = 200 })
 			if r, err = c.ReportStatus(t.Context(), protocol.Status{}); err == nil || r.Accepted {
 				t.Errorf("storage said 200: %+v, %v", r, err)
@@ -694,8 +698,8 @@ func TestFact17StatusGoesThroughTheHostThenDirectly(t *testing.T) {
 	}
 }
 
-// TestFact17PagesOfALargeStatus: no write is larger than 4 MiB or ends between
-// sectors, on both ways, and the address may have no query to add to.
+// TestFact17PagesOfALargeStatus: on both ways no write is larger than 4 MiB or
+// ends between sectors, and the address may come without a query.
 func TestFact17PagesOfALargeStatus(t *testing.T) {
 	t.Parallel()
 	for query, page := range map[string]string{"?sig=canary": "?sig=canary&comp=page", "": "?comp=page"} {
@@ -738,7 +742,7 @@ func TestFact17PagesOfALargeStatus(t *testing.T) {
 }
 
 // TestStatusBlobOfTheOtherKind: storage refuses a page blob where there is a
-// block blob, and the other way round; the status gets there all the same.
+// block blob, and the reverse; the status is delivered all the same.
 func TestStatusBlobOfTheOtherKind(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"BlockBlob", "PageBlob"} {
@@ -755,7 +759,7 @@ func TestStatusBlobOfTheOtherKind(t *testing.T) {
 					t.Errorf("%s, report %d: %+v, %v", kind, i, r, err)
 				}
 			}
-			// Somebody has put it right.
+			// The goal state and the blob agree now.
 			f.set(func() { f.kind, f.inc = other, "2" })
 			gs = mustGS(t, c, gs.Key())
 			if r, err := c.ReportStatus(t.Context(), protocol.Status{}); err != nil || !r.Accepted || gs.ID != "incarnation_2" {
@@ -884,7 +888,7 @@ func TestIdleTraffic(t *testing.T) {
 				notModified(t, c, gs.Key())
 			}
 		}
-		// Nothing happens for long: the goal state document is the dear one.
+		// An idle machine polls vmSettings: the goal state document costs more.
 		look(idleAfter)
 		f.clear()
 		look(time.Hour)
@@ -899,7 +903,7 @@ func TestIdleTraffic(t *testing.T) {
 		if gs = mustGS(t, c, gs.Key()); gs.Incarnation != "2" || gs.Source != protocol.Fabric {
 			t.Errorf("after a change: %+v", gs)
 		}
-		// What shows in the goal state alone is seen with the fourth look.
+		// A change in the goal state document alone is seen at the fourth poll.
 		look(idleAfter + time.Minute)
 		f.set(func() { f.inc = "3" })
 		start := time.Now()
@@ -912,13 +916,14 @@ func TestIdleTraffic(t *testing.T) {
 		if d := time.Since(start); d > 24*time.Second {
 			t.Errorf("seen after %v", d)
 		}
-		// And after that it is looked at every time again.
+		// After that the document is fetched at every poll again.
 		f.clear()
 		look(time.Minute)
 		if n := len(f.requests("comp=goalstate")); n != 10 {
 			t.Errorf("%d looks in the minute after a change", n)
 		}
-		// On this host it is always looked at, until vmSettings tell again.
+		// On this host it is fetched at every poll, until vmSettings change
+		// again.
 		look(idleAfter)
 		f.clear()
 		look(time.Minute)
@@ -955,9 +960,9 @@ func TestTelemetryOffMeansNone(t *testing.T) {
 	})
 }
 
-// TestHeartbeatAsksLittle: what has just answered is not asked for its health,
-// and the metadata service only if that is wanted, and then not for everything:
-// user data can be of 64 KiB.
+// TestHeartbeatAsksLittle: a service that has just answered is not asked for
+// its health. The metadata service is asked only if that is wanted, and then
+// not for everything: user data can have 64 KiB.
 func TestHeartbeatAsksLittle(t *testing.T) {
 	t.Parallel()
 	testKey()
@@ -1080,8 +1085,8 @@ func TestRolesOfTheChannelsSwap(t *testing.T) {
 	})
 }
 
-// TestBrokenDocumentsMakeNoHotLoop: documents that arrive and can't be used
-// are not fetched at every poll, and what can be used goes on working.
+// TestBrokenDocumentsMakeNoHotLoop: documents that arrive but can't be used
+// are not fetched at every poll, and the rest goes on working.
 func TestBrokenDocumentsMakeNoHotLoop(t *testing.T) {
 	t.Parallel()
 	for name, breakIt := range map[string]func(f *fakeHost){

@@ -35,8 +35,9 @@ func get(t *testing.T, p *patient, url string, header map[string]string) string 
 	return string(b)
 }
 
-// TestHostileAnswers is TestMutants for what surrounds the documents: each
-// kind of request meets each of these, by FastTrack and without.
+// TestHostileAnswers does for HTTP answers what TestMutants does for
+// documents: each kind of request meets each of these answers, with FastTrack
+// and without.
 func TestHostileAnswers(t *testing.T) {
 	t.Parallel()
 	text := func(s string) *string { return &s }

@@ -9,9 +9,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// TestYoungFaultsHealWithinAMinute: one document of a new goal state is not to
-// be had or not to be read while everything else works, and then it is, with
-// nothing else to tell (protocol/SPEC.md §2.5).
+// TestYoungFaultsHealWithinAMinute: one document of a new goal state can't be
+// fetched or read while everything else works, and later it can, without any
+// other sign of it (protocol/SPEC.md §2.5).
 func TestYoungFaultsHealWithinAMinute(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(*fakeHost){
@@ -49,8 +49,7 @@ func TestYoungFaultsHealWithinAMinute(t *testing.T) {
 }
 
 // TestMetadataHealsWithinAMinute: the canary of the metadata service is a
-// request that the service knows. It used to be one of the WireServer's, which
-// is refused.
+// request that the service knows, not the WireServer's, which it refuses.
 func TestMetadataHealsWithinAMinute(t *testing.T) {
 	t.Parallel()
 	testKey()

@@ -32,9 +32,9 @@ import (
 	"github.com/azguest/azguest/protocol/internal/cms/cmstest"
 )
 
-// fakeHost is the platform for these tests, as little of it as they need and
-// from the specification. It answers over pipes, so that it works on fake
-// time; package test/fabric is the grown-up one.
+// fakeHost is the platform for these tests: only the parts that they need,
+// written from the specification. It answers over pipes, so that it works on
+// fake time; package test/fabric is the complete emulator.
 type fakeHost struct {
 	t *testing.T
 
@@ -54,9 +54,9 @@ type fakeHost struct {
 	secret    string // sealed for {{secret}} in the list of users
 	fixed     bool   // addresses of documents without the incarnation
 	stored    int    // what storage says to a PUT; 0 is 201
-	kind      string // of the blobs that are there, if not as the writer likes
+	kind      string // of the existing blobs; "" takes what is written
 	puts      []put
-	verified  []bool         // of each blob through the host: was it to be checked
+	verified  []bool         // for each blob through the host: was a check asked for
 	fail      map[string]int // status by path or host, until removed
 	log       []string
 	health    []string
@@ -108,7 +108,7 @@ func newTenant(t *testing.T, name string) tenant {
 	return tenant{c, k}
 }
 
-// stranger is a certificate of somebody else, whose key is not for us.
+// stranger is a certificate of another party, whose key we do not get.
 func stranger(t *testing.T) tenant {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -144,7 +144,7 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
-// serve starts the services and returns the dialer that leads to them.
+// serve starts the services and returns a dialer that connects to them.
 func (f *fakeHost) serve() func(ctx context.Context, network, addr string) (net.Conn, error) {
 	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	srv := &http.Server{Handler: http.HandlerFunc(f.handle), ReadHeaderTimeout: time.Hour}
@@ -241,7 +241,7 @@ func (f *fakeHost) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
 }
 
-// put is storage. It says what the protocol demands of every writer.
+// put plays storage. It reports violations of the protocol by the writer.
 func (f *fakeHost) put(url string, h http.Header, body []byte) {
 	f.puts = append(f.puts, put{url, h, body})
 	if v := h.Get("x-ms-version"); v != "2014-02-14" {
@@ -457,7 +457,7 @@ func (f *fakeHost) certificates(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `<CertificateFile><Format>Pkcs7BlobWithPfxContents</Format>%s</CertificateFile>`, data)
 }
 
-// client makes a client of this host.
+// client makes a client that talks to this host.
 func (f *fakeHost) client(root host.Root, change func(*Options)) *Client {
 	o := Options{Root: root, Dial: f.serve(), AgentVersion: "9.9.9", VMID: "vm-id", Log: zerolog.New(zerolog.NewTestWriter(f.t))}
 	if change != nil {

@@ -23,8 +23,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// mutantsOf makes documents that a careless or newer host might send from one
-// that a real host has sent.
+// mutantsOf changes a document of a real host in ways in which a faulty or
+// newer host might send it.
 func mutantsOf(r *rand.Rand, doc string, n int) map[string]string {
 	out := map[string]string{
 		"as it is": doc, "empty": "", "BOM": "\ufeff" + doc, "CRLF": strings.ReplaceAll(doc, "\n", "\r\n"), "NULs after": doc + strings.Repeat("\x00", 700),
@@ -53,14 +53,14 @@ func mutantsOf(r *rand.Rand, doc string, n int) map[string]string {
 	return out
 }
 
-// An element is where one stands in the text.
+// An element is the position of an XML element in the text.
 type element struct {
 	name                     string
 	start, tag, closing, end int // of the start tag, behind it, of the end tag, behind that
 	text                     bool
 }
 
-// elements finds all of them, innermost last in the order of their end.
+// elements finds all elements, ordered by their end, so inner ones come first.
 func elements(doc string) (out []element) {
 	d := xml.NewDecoder(strings.NewReader(strings.TrimPrefix(doc, "\ufeff")))
 	d.Strict = false
@@ -207,7 +207,7 @@ func mutateJSON(r *rand.Rand, doc string) (mutant, how string) {
 	return string(b), how
 }
 
-// A sighting is a document of some host.
+// A sighting is a recorded document of some host.
 type sighting struct {
 	kind fabric.Kind
 	name string
@@ -219,8 +219,8 @@ var (
 	statusJSON = regexp.MustCompile(`("(?i:statusUploadBlob)"[^}]*"value"\s*:\s*")[^"]*"`)
 )
 
-// ours makes a document one of this platform: the status has a place to go,
-// the machine its name, and the next goal state is a later one.
+// ours adapts a document to this platform: the address of the status, the
+// names of the machine, and a date before that of the next goal state.
 func (p *patient) ours(doc string) string {
 	container := regexp.MustCompile(`(<ContainerId>)[^<]*`)
 	config := regexp.MustCompile(`(<ConfigName>)[^<]*`)
@@ -231,7 +231,8 @@ func (p *patient) ours(doc string) string {
 	return statusJSON.ReplaceAllString(doc, "${1}"+p.vm.StatusURL()+`"`)
 }
 
-// sightings are what the emulator sends, and what AZGUEST_FIXTURES holds.
+// sightings are the documents that the emulator sends, and those in
+// AZGUEST_FIXTURES.
 func sightings(t *testing.T) (out []sighting) {
 	t.Helper()
 	for _, k := range []fabric.Kind{fabric.GoalState, fabric.ExtensionsConfig, fabric.HostingEnvironment, fabric.SharedConfig, fabric.Certificates, fabric.RemoteAccess, fabric.VMSettings, fabric.Versions} {
@@ -264,7 +265,7 @@ func sightings(t *testing.T) (out []sighting) {
 	return out
 }
 
-// A patient is a client and its platform, on fake time.
+// A patient is a client with its platform, on fake time.
 type patient struct {
 	t   *testing.T
 	f   *fabric.Fabric
@@ -302,8 +303,8 @@ func (p *patient) report() bool {
 	return err == nil && r.Accepted
 }
 
-// live does for a while what the agent's loop does: a look at the goal state
-// every six seconds, a status every minute.
+// live does for d what the agent's loop does: a poll of the goal state every
+// six seconds, a status every minute.
 func (p *patient) live(d time.Duration) (sent, accepted int) {
 	for i := 0; time.Duration(i)*6*time.Second < d; i++ {
 		p.look()
@@ -318,7 +319,7 @@ func (p *patient) live(d time.Duration) (sent, accepted int) {
 	return sent, accepted
 }
 
-// suffer lets the patient live with a fault, then without.
+// suffer runs the client with a fault, then without.
 func (p *patient) suffer(name string, faults []fabric.Fault, spoilsStatus bool) {
 	p.t.Helper()
 	for _, x := range faults {
@@ -337,7 +338,7 @@ func (p *patient) suffer(name string, faults []fabric.Fault, spoilsStatus bool) 
 	if accepted < sent && !spoilsStatus {
 		p.t.Errorf("%s: %d of %d status documents accepted", name, accepted, sent)
 	}
-	// 50 looks at two documents, and 20 attempts at each that fails.
+	// 50 polls of two documents, and 20 attempts for each that fails.
 	if n := len(p.f.Journal(fabric.Query{})) - total; n > 300 {
 		p.t.Errorf("%s: %d requests in %v", name, n, long)
 	}
@@ -379,8 +380,8 @@ func (p *patient) suffer(name string, faults []fabric.Fault, spoilsStatus bool) 
 	}
 }
 
-// drill is how much of what there is to try is tried, and which: AZGUEST_DRILL
-// of each kind (3), by the seed AZGUEST_SEED. All of it takes minutes.
+// drill returns how many cases of each kind are tried (AZGUEST_DRILL, default
+// 3), and the seed that chooses them (AZGUEST_SEED). All cases take minutes.
 func drill(t *testing.T) (n int, seed uint64) {
 	t.Helper()
 	n, seed = 3, uint64(time.Now().UnixNano())
@@ -405,9 +406,9 @@ func some[T any](r *rand.Rand, all map[string]T, n int) []string {
 	return names[:min(n, len(names))]
 }
 
-// TestMutants sends documents of real hosts with something wrong in them, one
-// after the other, to one client: status reporting never stops, nothing loops,
-// and the next good goal state is taken.
+// TestMutants sends damaged documents of real hosts, one after the other, to
+// one client: status reporting never stops, nothing loops, and the next good
+// goal state is adopted.
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	n, seed := drill(t)
@@ -434,13 +435,13 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// moved: the document sends the status somewhere else.
+// moved reports whether the document names another address for the status.
 func moved(doc, url string) bool {
 	doc = strings.ReplaceAll(doc, "&amp;", "&")
 	return !strings.Contains(doc, url) && regexp.MustCompile(`(?i)statusUploadBlob`).MatchString(doc)
 }
 
-// document is what the platform sends in good order.
+// document is what the platform sends without a fault.
 func document(t *testing.T, p *patient, kind fabric.Kind) string {
 	t.Helper()
 	asked := p.f.Journal(fabric.Query{Kind: kind})

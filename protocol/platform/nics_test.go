@@ -14,8 +14,8 @@ import (
 	"github.com/azguest/azguest/protocol/internal/web"
 )
 
-// TestSecondInterface: the kernel's choice leads nowhere, one of the
-// interfaces does.
+// TestSecondInterface: the kernel's choice does not reach the platform, one of
+// the other interfaces does.
 func TestSecondInterface(t *testing.T) {
 	t.Parallel()
 	hang := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
@@ -125,7 +125,7 @@ func TestERR1DialEndsWithItsContext(t *testing.T) {
 					if took := time.Since(start); took > after {
 						t.Errorf("kernel %s, others %s, ended after %v: returned %v later", kind, other, after, took-after)
 					}
-					time.Sleep(10 * time.Minute) // for those that know no context
+					time.Sleep(10 * time.Minute) // for attempts that ignore the context
 				})
 				if open != 0 {
 					t.Fatalf("kernel %s, others %s, ended after %v: %d connections left open", kind, other, after, open)
@@ -159,7 +159,7 @@ func TestERR1CanaryEndsWithItsCaller(t *testing.T) {
 				hang := silent
 				mu.Unlock()
 				if hang {
-					time.Sleep(time.Hour) // an attempt that knows no context
+					time.Sleep(time.Hour) // an attempt that ignores the context
 				}
 				return dial(ctx, network, addr)
 			}

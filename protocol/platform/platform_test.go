@@ -14,9 +14,9 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestFirstMinutes is the life of a machine's first minutes: it connects,
-// reports, gets a goal state with certificates and an extension, downloads,
-// and reports status.
+// TestFirstMinutes does what an agent does in a machine's first minutes: it
+// connects, reports, gets a goal state with certificates and an extension,
+// downloads, and reports status.
 func TestFirstMinutes(t *testing.T) {
 	t.Parallel()
 	f := newHost(t)

@@ -99,13 +99,13 @@ func TestReach(t *testing.T) {
 		if diff := cmp.Diff(want, look()); diff != "" {
 			t.Errorf("two down (-want +got):\n%s", diff)
 		}
-		// Through the host it works, so storage is reached.
+		// It works through the host, so storage counts as reachable.
 		c.noteRelay(nil)
 		want[Storage] = "failing=false via=host fault=refused proxy=http://proxy:3128 url=https://st.example took=0s"
 		if diff := cmp.Diff(want, look()); diff != "" {
 			t.Errorf("relayed (-want +got):\n%s", diff)
 		}
-		// A request we gave up ourselves is nobody's fault.
+		// A request that we cancelled is no fault of the service.
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, wire, nil)

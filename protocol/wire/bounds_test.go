@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestSEC4WireServerMemory: the worst of each document, of the size and with
-// the number of nodes that are taken, and what used to take a gigabyte.
+// TestSEC4WireServerMemory: the worst case of each document, with the size and
+// number of nodes that are accepted, and documents that once took a gigabyte.
 func TestSEC4WireServerMemory(t *testing.T) {
 	readers := map[string]func(b []byte) error{
 		"versions":                 func(b []byte) error { _, err := ParseVersions(b); return err },

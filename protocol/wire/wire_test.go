@@ -165,8 +165,8 @@ func TestExtensionsConfig(t *testing.T) {
 	}
 }
 
-// TestManifestVersions: internal ones are as good as public ones, and one that
-// is both has the addresses of both.
+// TestManifestVersions: internal versions can be used like public ones, and
+// one that is both has the addresses of both.
 func TestManifestVersions(t *testing.T) {
 	t.Parallel()
 	m, err := ParseManifest([]byte(`<PluginVersionManifest><Plugins><Plugin><Version>1.0</Version><Uris><Uri> https://a/1 </Uri></Uris><DisallowMajorVersionUpgrade>true</DisallowMajorVersionUpgrade></Plugin></Plugins>
@@ -179,8 +179,8 @@ func TestManifestVersions(t *testing.T) {
 	}
 }
 
-// TestHalfADocumentWantsNothingGone: what a goal state does not name is
-// deleted, so a list that is missing is not the same as an empty one.
+// TestHalfADocumentWantsNothingGone: handlers that a goal state does not name
+// are deleted, so a missing list is not the same as an empty one.
 func TestHalfADocumentWantsNothingGone(t *testing.T) {
 	t.Parallel()
 	broken := strings.NewReplacer("<Plugins>", "<Plugs>", "</Plugins>", "</Plugs>").Replace(extensionsConfig)
@@ -194,7 +194,7 @@ func TestHalfADocumentWantsNothingGone(t *testing.T) {
 	}
 }
 
-// TestDependencyLevels: what is no number is 0, like what is not there.
+// TestDependencyLevels: a level that is not a number is 0, like a missing one.
 func TestDependencyLevels(t *testing.T) {
 	t.Parallel()
 	for level, want := range map[string]int{`dependencyLevel="3"`: 3, `dependencyLevel="x"`: 0, `dependencyLevel="-2"`: 0, `dependencyLevel=""`: 0, "": 0} {
@@ -234,14 +234,15 @@ func TestOneBadHandlerHurtsNoOther(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", name, x.Handlers, tc.want)
 		}
 	}
-	// No JSON at all: the extension is there with its number and no settings.
+	// Not JSON at all: the extension exists with its sequence number, but
+	// without settings.
 	x, err := ParseExtensions([]byte(set(`<Plugin name="Bad" version="1"><RuntimeSettings seqNo="5">{broken</RuntimeSettings></Plugin>`)))
 	if err != nil || x.Handlers[1].Invalid != "" || x.Handlers[1].Settings[0].Seq != 5 || x.Handlers[1].Settings[0].Public != nil {
 		t.Errorf("no JSON: %+v, %v", x, err)
 	}
 }
 
-// TestPlatformDocuments reads what others recorded, and counts.
+// TestPlatformDocuments reads recorded documents and counts what they contain.
 func TestPlatformDocuments(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]struct{ handlers, invalid, settings int }{
@@ -385,7 +386,7 @@ func FuzzDocuments(f *testing.F) {
 
 // TestMutatedDocuments drops, doubles and renames every element of the
 // specification's examples in turn: a document either parses or is refused,
-// and one broken handler never takes the others along.
+// and one broken handler does not affect the others.
 func TestMutatedDocuments(t *testing.T) {
 	t.Parallel()
 	src := []byte(extensionsConfig)

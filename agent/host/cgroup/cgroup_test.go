@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSEC5ScopeOfAState: the state of a job is a file that the command of the
-// job can write. What it names as its scope is a cgroup, and not a FIFO.
+// TestSEC5ScopeOfAState: the command of a job can write the job's state file.
+// A scope that it names there is read only if it is a cgroup, and not, for
+// example, a FIFO.
 func TestSEC5ScopeOfAState(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

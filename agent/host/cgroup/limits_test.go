@@ -12,7 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestThrottled: the kernel's own counters, of a control group made for it.
+// TestThrottled reads the kernel's own counters, of a control group made for
+// it.
 func TestThrottled(t *testing.T) {
 	name := fmt.Sprintf("/azguest-test-%d", os.Getpid())
 	dir := ""
@@ -52,7 +53,8 @@ func TestThrottled(t *testing.T) {
 	}
 }
 
-// TestLimits: both versions of cgroupfs say the same.
+// TestLimits: the same limits in both versions of cgroupfs give the same
+// result.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -22,7 +22,7 @@ import (
 // lastResort ends a test that would hang.
 const lastResort = time.Minute
 
-// runningJob is a job of which the command runs.
+// runningJob starts a job and returns when its command runs.
 func runningJob(t *testing.T, shell string, timeout time.Duration) (dir string, st State) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), rand.Text())
@@ -45,8 +45,8 @@ func runningJob(t *testing.T, shell string, timeout time.Duration) (dir string, 
 	return dir, st
 }
 
-// TestSEC5EndJob: whatever a command does to its supervisor and to the files of
-// its job, the agent finds all of it and ends it.
+// TestSEC5EndJob: whatever a command does to its supervisor and to the files
+// of its job, End finds all of its processes and kills them.
 func TestSEC5EndJob(t *testing.T) {
 	replace := func(name string) func(t *testing.T, dir string, st State) {
 		return func(t *testing.T, dir string, _ State) {
@@ -119,7 +119,7 @@ func TestSEC5EndJob(t *testing.T) {
 			}
 			// A signal takes a moment to reach all threads.
 			hosttest.Until(t, "the supervisor to be as it is to be", func() bool { return strings.HasPrefix(SupervisorState(dir), tc.state) })
-			// Whoever waits is not held up by what lies there either.
+			// Wait with a limit is not held up by what the command left there.
 			impatient, stop := context.WithCancelCause(t.Context())
 			late := errors.New("enough")
 			stop(late)
@@ -145,8 +145,8 @@ func TestSEC5EndJob(t *testing.T) {
 	}
 }
 
-// TestSEC5StateNamesStrangers: a command writes the ids of others into the
-// files of its job. They are neither waited for nor killed.
+// TestSEC5StateNamesStrangers: a command writes process ids of other programs
+// into the files of its job. They are neither waited for nor killed.
 func TestSEC5StateNamesStrangers(t *testing.T) {
 	dir, st := runningJob(t, "sleep 600", time.Hour)
 	stranger := exec.Command("sleep", "600")
@@ -178,7 +178,7 @@ func TestSEC5StateNamesStrangers(t *testing.T) {
 	}
 }
 
-// TestSEC5LockHeld: somebody else holds the lock of a job that is over; the
+// TestSEC5LockHeld: another process holds the lock of a job that is over; the
 // wait ends with its context.
 func TestSEC5LockHeld(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), rand.Text())
@@ -201,8 +201,8 @@ func TestSEC5LockHeld(t *testing.T) {
 	}
 }
 
-// TestERR8LostJobClock: the wall clock was set between what the supervisor
-// wrote and now. The orphan has the time that it was given.
+// TestERR8LostJobClock: the wall clock was set after the supervisor wrote its
+// state. The orphaned command still gets exactly its time limit.
 func TestERR8LostJobClock(t *testing.T) {
 	const tenYears = 10 * 365 * 24 * time.Hour
 	for _, jump := range []time.Duration{-tenYears, 0, tenYears} {

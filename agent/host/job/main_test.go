@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// TestMain makes the test binary what the agent's binary is: its own
-// supervisor.
+// TestMain lets the test binary be its own supervisor, as the agent's is.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == SuperviseArg {
 		os.Exit(Supervise(context.Background(), os.Args[2:]))

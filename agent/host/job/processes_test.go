@@ -55,8 +55,8 @@ func TestSEC10OnlyRootsProcessesCount(t *testing.T) {
 			}
 		})
 	}
-	// A handler may run its service as somebody else. It has the marker, which
-	// is random and not for others to read.
+	// A handler may run its service as another user. It has the marker, which
+	// is random and which other users can't read.
 	c := &exec.Cmd{Path: sleep, Args: []string{"sleep", "1000"}, Env: []string{Marker + "=0123456789abcdef"}}
 	if pid := start(t, 1234, c); !slices.Equal(Processes(map[string]bool{"0123456789abcdef": true}, dir), []int{pid}) {
 		t.Error("the process of a job does not count")

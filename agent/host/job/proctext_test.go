@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endlessArg makes the test program a process whose environment and command
-// line have as many bytes as it likes.
+// endlessArg makes the test program a process that claims a huge environment
+// and command line.
 const endlessArg = "endless-text"
 
 func endless(size string) int {
@@ -51,8 +51,9 @@ func endless(size string) int {
 	return 0
 }
 
-// TestSEC7ProcessesWithoutEnd: a process without any right says where its
-// environment and its command line lie, and may say that they have terabytes.
+// TestSEC7ProcessesWithoutEnd: a process needs no privilege to say where its
+// environment and its command line are, and can claim that they have
+// terabytes.
 func TestSEC7ProcessesWithoutEnd(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to be another user")

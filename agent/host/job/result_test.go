@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TestSlowed: a bit of waiting is nothing to talk about.
+// TestSlowed: short waits are not reported.
 func TestSlowed(t *testing.T) {
 	t.Parallel()
 	at := time.Now()

@@ -44,7 +44,7 @@ func TestDetach(t *testing.T) {
 	if b, err := os.ReadFile(log); err != nil || string(b) != "hello\n" {
 		t.Errorf("log %q %v", b, err)
 	}
-	// Another process with that number is not ours to kill.
+	// Another process with that id must not be killed.
 	if err := Kill(t.Context(), pid, ticks+1); err != nil || !Alive(pid, ticks) {
 		t.Errorf("killed by number alone (%v)", err)
 	}
@@ -96,8 +96,9 @@ func init() { //nolint:gochecknoinits // only here the first thread is ours
 	_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0) // ends one thread, not the process
 }
 
-// TestKillWaitsForEveryThread: Kill is over when the process holds nothing any
-// more. Threads end one after the other, and the first may be the first.
+// TestKillWaitsForEveryThread: Kill returns only when the process holds no
+// more files and locks. Threads end one after the other, and the main thread
+// may be the first.
 func TestKillWaitsForEveryThread(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lock")
 	f, err := os.Create(name)
@@ -139,7 +140,8 @@ func TestKillWaitsForEveryThread(t *testing.T) {
 	}
 }
 
-// TestAdoptChildren stands for an exec: a child that nobody waits for.
+// TestAdoptChildren simulates an exec: there is a child that nothing waits
+// for.
 func TestAdoptChildren(t *testing.T) {
 	cmd := exec.Command("/bin/sh", "-c", "read x")
 	in, err := cmd.StdinPipe()

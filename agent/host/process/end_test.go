@@ -9,7 +9,7 @@ import (
 )
 
 // TestSEC3WhatBelongsToAUser: which processes are ended with a user, and which
-// are others' although they look alike.
+// look alike but belong to others.
 func TestSEC3WhatBelongsToAUser(t *testing.T) {
 	t.Parallel()
 	const host, box, users = "pid:[1]", "pid:[2]", "user:[1]"
@@ -28,7 +28,7 @@ func TestSEC3WhatBelongsToAUser(t *testing.T) {
 		proc(1, 0, ids(0)), proc(2, 1, ids(0)), self,
 		proc(100, 1, ids(1500)),                           // the shell
 		proc(101, 100, ids(0)),                            // sudo in it
-		proc(102, 101, ids(0)),                            // and its shell
+		proc(102, 101, ids(0)),                            // and the shell of that
 		proc(110, 1, ids(1500, 0)),                        // a set-user-ID program
 		proc(111, 1, ids(0, 0, 1500, 0)),                  // dropped for good, but for its saved user
 		proc(112, 1, ids(0, 1500, 0, 1500)),               // root's server at work for the user
@@ -39,12 +39,12 @@ func TestSEC3WhatBelongsToAUser(t *testing.T) {
 		with(proc(131, 1, ids(100005)), func(m *member) { m.user, m.owners = "user:[3]", []int{0} }),       // a container of root's that uses the same numbers
 		with(proc(132, 1, ids(7)), func(m *member) { m.user, m.owners = "user:[4]", []int{100000, 1500} }), // a namespace in the user's
 		proc(133, 1, ids(100007)), // a set-user-ID file of the namespace, outside of it
-		proc(140, 2, ids(0)),      // looks after a container
+		proc(140, 2, ids(0)),      // starts and supervises a container
 		with(proc(141, 140, ids(0)), func(m *member) { m.pid = box }),
 		with(proc(142, 141, ids(1500)), func(m *member) { m.pid = box }),       // another user of that number
 		with(proc(150, 100, ids(1500)), func(m *member) { m.pid = "pid:[3]" }), // a sandbox of the user's
 		with(proc(151, 150, ids(1500)), func(m *member) { m.pid = "pid:[3]" }),
-		with(proc(152, 1, ids(1500)), func(m *member) { m.pid = "pid:[4]" }), // one whose keeper has gone
+		with(proc(152, 1, ids(1500)), func(m *member) { m.pid = "pid:[4]" }), // one whose supervisor has gone
 	}
 	table := table{all: map[int]member{}, self: self.Info, ns: namespaces{pid: host, user: users}}
 	for _, m := range all {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestSEC10WhoRunsAProcess: who has started a program counts too, as one with
-// the set-user-ID bit runs as root with a command line of its user's.
+// TestSEC10WhoRunsAProcess: it matters, too, who has started a program, as one
+// with the set-user-ID bit runs as root with a command line that a user chose.
 func TestSEC10WhoRunsAProcess(t *testing.T) {
 	t.Parallel()
 	const stat = "77 (a) b) S 1 77 77 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 18446744073709551615 0\n"

@@ -25,19 +25,19 @@ func oidOf(id ...int) []byte {
 	return b
 }
 
-// TestSEC4CMSMemory: envelopes, packets and signatures of the size that is
-// taken, made of as many parts as are, and of more.
+// TestSEC4CMSMemory: envelopes, packets and signatures of the size limit, with
+// as many parts as are accepted, and with more.
 func TestSEC4CMSMemory(t *testing.T) {
 	const size = maxInput - 1000
 	n := limits.Nodes - 100
 	enveloped, signed, data := oidOf(1, 2, 840, 113549, 1, 7, 3), oidOf(1, 2, 840, 113549, 1, 7, 2), oidOf(1, 2, 840, 113549, 1, 7, 1)
 	one := []byte{2, 1, 0}
 	contents := func(typ, content []byte) []byte { return der(0x30, typ, der(0xa0, content)) }
-	// envelope has these recipients.
+	// envelope returns one with these recipients.
 	envelope := func(recipients []byte) []byte {
 		return contents(enveloped, der(0x30, one, der(0x31, recipients), der(0x30, data)))
 	}
-	// packet has these SafeContents.
+	// packet returns one with these SafeContents.
 	packet := func(bags []byte) []byte {
 		return der(0x30, []byte{2, 1, 3}, contents(data, der(0x04, der(0x30, contents(data, der(0x04, der(0x30, bags)))))))
 	}

@@ -26,8 +26,8 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// fixture reads somebody else's document; the tests that need it are skipped
-// where it is not at hand.
+// fixture reads a recorded document; tests that need one are skipped where it
+// is not at hand.
 func fixture(t testing.TB, name string) []byte {
 	t.Helper()
 	dir := os.Getenv("AZGUEST_FIXTURES")

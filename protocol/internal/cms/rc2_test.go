@@ -49,8 +49,8 @@ func TestRC2(t *testing.T) {
 	}
 }
 
-// TestPFXOfOpenSSL: the old ciphers as the best known writer has them, which
-// TestEveryPFX has from a library.
+// TestPFXOfOpenSSL: the old ciphers as OpenSSL writes them; TestEveryPFX has
+// them from a library.
 func TestPFXOfOpenSSL(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {

@@ -2,8 +2,7 @@ package web
 
 import "testing"
 
-// TestERR4OnlyTheServersCodeCounts: a word in the rest of a body means
-// nothing.
+// TestERR4OnlyTheServersCodeCounts: a word elsewhere in the body is ignored.
 func TestERR4OnlyTheServersCodeCounts(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{

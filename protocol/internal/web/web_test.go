@@ -146,9 +146,9 @@ func TestHealing(t *testing.T) {
 	}
 }
 
-// TestOneDocumentHeals: the machine answers all the time and one of its
-// documents doesn't, so no canary helps and the attempts of an hour are all
-// there is.
+// TestOneDocumentHeals: the machine always answers, but one of its documents
+// fails, so no canary helps and only the attempts of each hour can find out
+// that it works again.
 func TestOneDocumentHeals(t *testing.T) {
 	t.Parallel()
 	limit := func(age time.Duration) time.Duration {
@@ -173,7 +173,7 @@ func TestOneDocumentHeals(t *testing.T) {
 				if _, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: 1}); err == nil {
 					break
 				}
-				time.Sleep(6 * time.Second) // as the agent looks
+				time.Sleep(6 * time.Second) // as the agent polls
 			}
 			if late := time.Since(start) - away; late > limit(away) {
 				t.Errorf("away %v: healed %v late, want at most %v", away, late, limit(away))
@@ -335,10 +335,10 @@ func TestProxyIsNeverForTheHost(t *testing.T) {
 	}
 }
 
-// TestERR7SilentNetworkIsUnreachable: a network that drops what is sent is one
-// that does not lead to the peer, for attempts of every length, so that a new
+// TestERR7SilentNetworkIsUnreachable: with a network that drops all packets a
+// peer counts as not reached, for attempts of every length, so that a new
 // route or address ends the wait. A peer that was reached and does not answer
-// is slow.
+// counts as slow.
 func TestERR7SilentNetworkIsUnreachable(t *testing.T) {
 	t.Parallel()
 	if NewDialer().Timeout >= DefaultTimeout {
@@ -378,16 +378,16 @@ func TestERR7SilentNetworkIsUnreachable(t *testing.T) {
 	}
 }
 
-// TestERR7NewRouteWakes: the network drops everything for a while, and then
-// there is another one: what waits goes on, also what is in the middle of a
-// dial that will never end.
+// TestERR7NewRouteWakes: the network drops all packets for a while, and then
+// there is another one: waiting requests are made again, also one in the
+// middle of a dial that would never end.
 func TestERR7NewRouteWakes(t *testing.T) {
 	t.Parallel()
 	for _, away := range []time.Duration{time.Second, 12 * time.Second, 33 * time.Second, time.Minute, 10 * time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
 			up := func() bool { return time.Since(start) >= away }
-			// A dial that began on the old network does not come to anything.
+			// A dial that began on the old network never succeeds.
 			c := New(Transport(func(ctx context.Context, _, _ string) (net.Conn, error) {
 				if !up() {
 					ctx, cancel := context.WithTimeout(ctx, DialTimeout) // the dialer's own
@@ -419,8 +419,8 @@ func TestERR7NewRouteWakes(t *testing.T) {
 				return next, func() {}, nil
 			}
 			_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: -1, Patience: Forever})
-			// The first attempt is not interrupted: nobody listens before something
-			// has failed.
+			// The first attempt is not interrupted: changes are listened to
+			// only after a failure.
 			most := 2 * time.Second
 			if away < DialTimeout {
 				most += DialTimeout
