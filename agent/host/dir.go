@@ -81,7 +81,6 @@ func (d *Dir) SyncFS() error { return d.fail("sync", "", unix.Syncfs(d.fd())) }
 // TryLock takes the exclusive lock (flock) of the directory, held until the
 // Dir is closed. It does not wait: the error is unix.EWOULDBLOCK if the lock
 // is held already.
-// wait: the error is unix.EWOULDBLOCK if somebody has it.
 func (d *Dir) TryLock() error {
 	return d.fail("lock", "", unix.Flock(d.fd(), unix.LOCK_EX|unix.LOCK_NB))
 }
@@ -219,8 +218,8 @@ func (d *Dir) CreateProgram(name string, perm fs.FileMode) (*os.File, error) {
 	return d.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, perm)
 }
 
-// CreateTemp makes a file with a name that nobody can foresee, for writing,
-// mode 0600. TempPattern matches the name.
+// CreateTemp makes a file with an unpredictable name, for writing, mode 0600.
+// TempPattern matches the name.
 func (d *Dir) CreateTemp(like string) (f *os.File, name string, err error) {
 	name = temporary(like)
 	f, err = d.Create(name, 0o600)
@@ -713,7 +712,7 @@ func (d *Dir) walk(prefix string, top place, depth int, limit *int, f func(strin
 func (d *Dir) visit(prefix, n string, top place, depth int, limit *int, f func(string, *Dir, fs.FileInfo, error) error) error {
 	fi, err := d.lstat(n)
 	if err != nil {
-		return nil //nolint:nilerr // it has vanished meanwhile
+		return nil //nolint:nilerr // removed meanwhile
 	}
 	if *limit--; *limit < 0 {
 		return d.fail("walk", "", ErrTooMany)

@@ -52,7 +52,7 @@ func TestOpenRoutes(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	for err == nil { // something may really change meanwhile
+	for err == nil { // the machine's own addresses may change meanwhile
 		_, err = l.Next(ctx)
 	}
 	if !errors.Is(err, context.DeadlineExceeded) {

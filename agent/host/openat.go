@@ -151,8 +151,9 @@ func (d *Dir) openChild(part string) (*Dir, error) {
 	return &Dir{f: os.NewFile(uintptr(fd), full), name: full}, nil
 }
 
-// make makes a directory. It gets owner and mode before it gets its name, so
-// that a directory which somebody puts in its place meanwhile keeps its own.
+// make makes a directory. It sets owner and mode before it gives the directory
+// its name, so that one which another process puts in its place is not
+// changed.
 func (d *Dir) make(part string, m Make) (*Dir, error) {
 	tmp := temporary(part)
 	if err := unix.Mkdirat(d.fd(), tmp, 0o700); err != nil {
@@ -180,7 +181,8 @@ func (d *Dir) make(part string, m Make) (*Dir, error) {
 	return nil, errors.Join(err, unix.Unlinkat(d.fd(), tmp, unix.AT_REMOVEDIR))
 }
 
-// temporary is a name nobody can foresee, that TempPattern matches.
+// temporary is an unpredictable name for a temporary file, which TempPattern
+// matches.
 func temporary(name string) string {
 	if len(name) > 200 { // of 255
 		name = name[:200]

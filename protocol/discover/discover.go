@@ -22,8 +22,8 @@ type Candidate struct {
 	Origin string // default, cache, dhclient, networkd, NetworkManager, dhcp
 }
 
-// leaseFiles are looked at in this order; which program wrote them decides
-// how they are read.
+// leaseFiles are read in this order; the program that wrote them determines
+// the format.
 var leaseFiles = [...]struct{ pattern, origin string }{
 	{"/run/systemd/netif/leases/*", "networkd"},
 	{"/var/lib/NetworkManager/internal-*.lease", "NetworkManager"},

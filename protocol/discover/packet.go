@@ -9,8 +9,8 @@ import (
 	"net/netip"
 )
 
-// Constants of the DHCP request that is sent, and of the answer (RFC 2131, RFC
-// 2132, RFC 3396).
+// Constants of the DHCP request that is sent, and of the answer (RFC 2131,
+// RFC 2132, RFC 3396).
 const (
 	bootRequest, bootReply = 1, 2
 	ethernet               = 1

@@ -7,5 +7,5 @@ import "github.com/azguest/azguest/agent/bound"
 // KiB.
 var limits = bound.Limits{Bytes: 3 << 20, Nodes: 30_000, Depth: 64}
 
-// maxAnswer bounds the plugin's answers to PUT, and that of its health.
+// maxAnswer bounds the plugin's answers to PUT and to the health request.
 const maxAnswer = 64 << 10

@@ -34,7 +34,7 @@ type Client struct {
 // New makes a client. patience bounds one call, repetitions included.
 func New(w *web.Client, patience time.Duration) *Client { return &Client{w, patience} }
 
-// Instance is what the service tells about this machine.
+// Instance is what the service says about this machine.
 type Instance struct {
 	Compute Compute
 	// MAC and Private are those of the first interface.

@@ -81,7 +81,8 @@ func decide(h held, n seen) []action {
 	return nil
 }
 
-// look is one poll of the platform, and what was held before it.
+// look is the state of one poll of the platform: its results so far, and what
+// was held before it.
 type look struct {
 	gs     *wire.GoalState
 	raw    []byte

@@ -1,9 +1,9 @@
 // Package platform is everything that the agent uses to talk to the platform:
 // one Client for the WireServer, the HostGAPlugin, blob storage and the
-// metadata service. It decides which goal state counts (protocol/SPEC.md
-// §7.4), keeps the files that other programs read (protocol/SPEC.md §16), and
-// goes on working whatever the host answers; its results have the types of
-// package protocol.
+// metadata service. It decides which goal state counts
+// (protocol/SPEC.md §7.4), keeps the files that other programs read
+// (protocol/SPEC.md §16), and goes on working whatever the host answers; its
+// results have the types of package protocol.
 //
 // Order of use: New, Connect, Identity and ReportHealth as early as wanted,
 // then GoalState in a loop and the reports at any time. Methods are safe for

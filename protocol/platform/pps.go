@@ -27,8 +27,8 @@ func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (*imds.In
 }
 
 // Reprovision asks the metadata service, once, for the document of a pooled
-// VM's new owner (provisioning/SPEC.md §10.3). Connections from before the change
-// of network lead nowhere, so none is kept after a failure.
+// VM's new owner (provisioning/SPEC.md §10.3). The network changes at that
+// time and older connections stop working, so none is kept after a failure.
 func (c *Client) Reprovision(ctx context.Context) ([]byte, error) {
 	b, err := c.metadata.Reprovision(ctx)
 	if err != nil {

@@ -237,7 +237,7 @@ func (c *Client) Manifest(ctx context.Context, uris []secret.URL) (*protocol.Man
 
 // Package gets a package to dst (a name below the root), at most limit bytes,
 // and returns its SHA-256 in hex. manifest is the address that the version
-// manifest came from; the host is told it.
+// manifest came from, which is passed on to the host.
 func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret.URL, dst string, limit int64) (sha256 string, err error) {
 	return c.transfers().File(ctx, transfer.Want{Op: "package", URIs: uris, Verify: c.verify(), Manifest: manifest, Limit: limit}, c.o.Root.Path(dst))
 }

@@ -1,8 +1,8 @@
 // Package transfer downloads blobs: manifests into memory, packages to disk,
-// directly from storage or through the host, whichever works (protocol/SPEC.md
-// §8.2). Begin with each, which tries every address over every channel. It may
-// use the HostGAPlugin's client (hostga) and the HTTP layer (web), and makes
-// no decisions about what it downloads.
+// directly from storage or through the host, whichever works
+// (protocol/SPEC.md §8.2). Begin with each, which tries every address over
+// every channel. It may use the HostGAPlugin's client (hostga) and the HTTP
+// layer (web), and makes no decisions about what it downloads.
 package transfer
 
 import (

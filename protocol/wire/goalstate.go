@@ -59,8 +59,8 @@ func DeploymentID(configName string) string {
 	return id
 }
 
-// Names are the names in the hosting environment document (protocol/SPEC.md
-// §4.3).
+// Names are the names in the hosting environment document
+// (protocol/SPEC.md §4.3).
 type Names struct{ VM, Role, Tenant string }
 
 // ParseHostingEnvironment reads the names; any may be absent.

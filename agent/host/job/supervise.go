@@ -187,7 +187,7 @@ func supervise(ctx context.Context, dir string) error {
 		return fmt.Errorf("reserve space for the result: %w", err)
 	}
 	run(dir, job, &st, &res)
-	// By the monotonic clock: the other one may have been set meanwhile.
+	// By the monotonic clock: the wall clock may have been set meanwhile.
 	res.Finished = st.Started.Add(time.Since(st.Started))
 	if res.Class == Failed || res.Class == Signal {
 		awaitOutput(st.Child)

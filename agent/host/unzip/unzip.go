@@ -184,7 +184,7 @@ func (r Rules) extract(root *os.Root, e Entry, left int64) (n int64, err error) 
 	// WriteProgram, as the agent may start other programs meanwhile.
 	n, err = host.WriteProgram(out, io.LimitReader(in, left+1))
 	if err != nil {
-		if _, ok := errors.AsType[*fs.PathError](err); ok { // ours: disk full
+		if _, ok := errors.AsType[*fs.PathError](err); ok { // not the zip file's fault: disk full
 			return n, fmt.Errorf("unpack %s: %w", e.Name, err)
 		}
 		return n, invalid("%s: %w", e.Name, err)
