@@ -253,7 +253,7 @@ func (d *Dir) ReadBounded(name string, limit int64) ([]byte, fs.FileInfo, error)
 	if fi.Size() > limit {
 		return nil, fi, d.fail("read", name, &TooLargeError{fi.Size(), limit})
 	}
-	// Files of /proc report size 0, so the limit is checked again.
+	// Files of /proc report size 0, so the limit is checked while reading, too.
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
 		err = &TooLargeError{int64(len(b)), limit}

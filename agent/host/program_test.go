@@ -19,7 +19,8 @@ import (
 
 const hello = "#!/bin/sh\necho hello\n"
 
-// Every way to write a program is combined with every way to start one.
+// TestNBR7WrittenProgramsStart combines every way to write a program with
+// every way to start one.
 func TestNBR7WrittenProgramsStart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of processes")
@@ -89,8 +90,9 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// The content of a program may arrive slowly: meanwhile nothing is open for
-// writing, and in the end the content is complete.
+// TestNBR7NothingIsOpenBetweenPieces: the content of a program may arrive
+// slowly. Meanwhile nothing is open for writing, and in the end the content is
+// complete.
 func TestNBR7NothingIsOpenBetweenPieces(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "program")
@@ -115,7 +117,7 @@ func TestNBR7NothingIsOpenBetweenPieces(t *testing.T) {
 	}
 }
 
-// A program can't be opened for writing.
+// TestNBR7NoProgramIsOpenForWriting: opening a program for writing is refused.
 func TestNBR7NoProgramIsOpenForWriting(t *testing.T) {
 	t.Parallel()
 	root := host.Root(t.TempDir())

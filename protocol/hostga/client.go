@@ -195,8 +195,8 @@ const (
 )
 
 // ErrLater says that the host refused the status because the ids in it were
-// stale. They have been refreshed, and the next report should succeed
-// (protocol/SPEC.md §9.5).
+// stale. They have been refreshed, or the error also says why not; the next
+// report should succeed (protocol/SPEC.md §9.5).
 var ErrLater = errors.New("status not accepted: container ID changed")
 
 // PutStatus uploads the status document through the host.

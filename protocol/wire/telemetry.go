@@ -155,6 +155,6 @@ func number(s string) int64 {
 	return n
 }
 
-// The server takes 15 calls in 15 s (protocol/SPEC.md §11.1), so one a second is
-// always fine.
+// telemetryGap is the pause between two calls: the server accepts 15 calls in
+// 15 s (protocol/SPEC.md §11.1), so one a second is always accepted.
 const telemetryGap = time.Second

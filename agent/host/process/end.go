@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Revoked user is one whose processes EndUser ends, because the account is
-// locked or removed.
+// A Revoked user is one whose account is being removed; EndUser ends the
+// user's processes.
 type Revoked struct {
 	UID int
 	// Subordinate are the uids that the user's own namespaces may use

@@ -150,8 +150,8 @@ func Believed(root string, pid int) bool {
 	return !ok || p.RunBy(0, self)
 }
 
-// RunBy reports whether all uids of the process are uid, and no user's session
-// has it, see Service.
+// RunBy reports whether all user ids of the process are uid, and it is a
+// Service.
 func (p Info) RunBy(uid int, self Info) bool {
 	return p.UIDs == [4]int{uid, uid, uid, uid} && p.Service(self)
 }
