@@ -32,11 +32,11 @@ type Fetcher interface {
 	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (sha256 string, err error)
 }
 
-// Modes of the engine.
+// Modes of the engine, for Config.Mode.
 const (
 	ModeOn         = "on"
-	ModeOff        = "off"         // Extensions.Enabled=n: refuse, and say so (extensions/SPEC.md §13.7)
-	ModeReportOnly = "report-only" // report what is there, run and change nothing
+	ModeOff        = "off"         // Extensions.Enabled=n: refuse, and report it (extensions/SPEC.md §13.7)
+	ModeReportOnly = "report-only" // report what is installed; run and change nothing
 )
 
 // Timeouts bound the operations. Zero values mean the platform's usual ones
@@ -48,18 +48,18 @@ type Timeouts struct {
 	DisableToUninstall time.Duration
 	// Depend bounds how long one goal state waits for dependencies.
 	Depend time.Duration
-	// Packages bounds how long a handler waits for somebody else who is
-	// changing the installed packages, such as a boot's unattended upgrades.
+	// Packages bounds how long a handler waits while another program changes
+	// the installed packages, such as unattended upgrades after a boot.
 	Packages time.Duration
-	// Certificate bounds how long a handler waits for that of its protected
-	// settings: until the platform was asked for it a second time.
+	// Certificate bounds how long a handler waits for the certificate that its
+	// protected settings are encrypted for. It leaves time to fetch the
+	// certificates a second time.
 	Certificate time.Duration
-	// Grace is for how long after its deadline a command is left to its
-	// supervisor: killing and writing down the outcome takes a moment on a busy
-	// machine.
+	// Grace is how long after the deadline the supervisor may take to kill its
+	// command and to record the result before the agent kills both.
 	Grace time.Duration
-	// Dead is how long nothing of a handler may be alive before its
-	// transitioning status is called an error (extensions/SPEC.md §7.6).
+	// Dead is how long a handler may have no living process before its
+	// transitioning status is reported as an error (extensions/SPEC.md §7.6).
 	Dead time.Duration
 }
 
@@ -83,42 +83,44 @@ func (t Timeouts) filled() Timeouts {
 	return t
 }
 
-// Config is what the engine needs beside its required parts. The zero value
-// of each field is the usual one.
+// Config has the optional settings of the engine. A zero value selects the
+// default of a field.
 type Config struct {
-	Lib     string // /var/lib/waagent: handlers have that path in them
-	LogDir  string // /var/log/azure
-	ExecDir string // where packages are unpacked if Lib is mounted noexec
-	Wire    string // 168.63.129.16, told to handlers
+	Lib     string // default /var/lib/waagent, which handlers have hard-coded
+	LogDir  string // default /var/log/azure
+	ExecDir string // where packages are unpacked instead if Lib is mounted noexec
+	Wire    string // WireServer address passed to handlers, default 168.63.129.16
 	Agent   string // version of the agent
-	Mode    string // ModeOn …
+	Mode    string // one of the Mode constants, default ModeOn
 	Conf    string // the configuration file, named in messages
 
 	// IgnoreHold switches artifact holds off (EnableOverProvisioning=n).
 	IgnoreHold bool
-	// Features are the required features that are supported.
+	// Features are the names of the features that a goal state may require.
 	Features []string
-	// EnableEveryStart enables everything at each start, as the old agent.
+	// EnableEveryStart enables everything at each start of the agent, as
+	// WALinuxAgent does.
 	EnableEveryStart bool
 
 	Policy policy.Config
 
-	// Turn is called whenever the engine comes round, at least once in
-	// StatusPoll; may be nil.
+	// Turn is called in each round of the engine's loop, at least once per
+	// StatusPoll; it may be nil.
 	Turn func()
-	// Gate says what processing still waits for (cloud-init, the operator),
-	// or "". It is asked again on Wake and every second.
+	// Gate returns what processing still waits for (cloud-init, the operator),
+	// or "". It is called again on Wake and every second.
 	Gate func() string
-	// Verify checks the detached signature of a package, base64 CMS, and
-	// names the signer.
+	// Verify checks the detached signature of a package (base64 of CMS) and
+	// returns the name of the signer.
 	Verify func(ctx context.Context, file, signature string) (signer string, err error)
 	// RequireSignature refuses packages that Verify does not accept.
 	RequireSignature bool
 
 	Timeouts   Timeouts
-	Parallel   int           // operations at a time; 0: enough for all usual cases
-	StatusPoll time.Duration // slow look at status files behind inotify
-	// PackageLimit and UnpackLimit bound a package, in bytes.
+	Parallel   int           // concurrent operations; default 16 or 4 per CPU, whichever is more
+	StatusPoll time.Duration // interval of polling status files, in case inotify misses a change
+	// PackageLimit and UnpackLimit bound the size of a package, compressed and
+	// unpacked, in bytes.
 	PackageLimit, UnpackLimit int64
 }
 
@@ -150,10 +152,9 @@ func (c Config) filled() Config {
 	return c
 }
 
-// A Manager brings the handlers on this machine to where the platform wants
-// them. One goroutine decides (Run), one per handler does; independent
-// handlers go side by side, and what one does never holds up the report of
-// another.
+// A Manager brings the handlers on this machine to the goal state. The
+// goroutine of Run decides what to do; one goroutine per busy handler does it.
+// Independent handlers run in parallel, and none delays the report of another.
 type Manager struct {
 	cfg    Config
 	store  store.Store
@@ -162,9 +163,9 @@ type Manager struct {
 	events event.Sink
 	log    zerolog.Logger
 	boot   string
-	start  string // name of this start
+	start  string // random name of this start of the agent
 
-	offers  chan *protocol.GoalState // a mailbox of one
+	offers  chan *protocol.GoalState // holds only the latest
 	wake    chan struct{}
 	changed chan struct{}
 	began   chan begun
@@ -177,29 +178,29 @@ type Manager struct {
 	// Owned by the goroutine of Run.
 	handlers map[string]*managed // by lower-case name
 	pass     *pass
-	ends     map[string]end // how pairs stand, while schedule looks at them
+	ends     map[string]end // cached results of pairs, during one run of schedule
 	watch    *fsnotify.Watcher
 	watched  map[string]bool
 	busy     int
-	removed  map[string]time.Time // directories removed a short while ago
+	removed  map[string]time.Time // directories removed recently
 	stall    stall
-	shown    []row // of the last look of an idle engine
+	shown    []row // rows of the last poll of an idle engine
 	emptying atomic.Bool
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	view   view
-	forced map[string]string // operator's reasons by pair
+	forced map[string]string // by pair: the operator's reason to run it again
 	files  store.Cache
 }
 
-// managed is one Publisher.Type with all its versions.
+// managed is one handler (Publisher.Type) with all its versions.
 type managed struct {
 	name    string
 	recs    map[string]store.Record
 	busy    *plan.Task
-	begun   map[string]store.Record // records with the commands that busy has begun, by version
-	stop    context.CancelCauseFunc // ends what busy is, if it can be ended
-	ended   chan string             // how that went, when it has ended and is recorded
+	begun   map[string]store.Record // by version: records with the commands that busy has started
+	stop    context.CancelCauseFunc // cancels the running step
+	ended   chan string             // receives work.how once the step has ended and is recorded
 	settled bool                    // nothing left to do in this pass
 }
 
@@ -230,8 +231,8 @@ func New(root host.Root, launch job.Launcher, fetch Fetcher, events event.Sink, 
 	return m
 }
 
-// Offer hands over a goal state. It never blocks; only the last one that was
-// not looked at yet counts.
+// Offer hands over a goal state. It never blocks; a goal state that was not
+// taken yet is replaced by a later one.
 func (m *Manager) Offer(gs *protocol.GoalState) {
 	if gs == nil {
 		return
@@ -249,19 +250,20 @@ func (m *Manager) Offer(gs *protocol.GoalState) {
 	}
 }
 
-// Wake makes the manager look again at what it waits for.
+// Wake makes the manager check again whatever it waits for.
 func (m *Manager) Wake() { poke(m.wake) }
 
 // AuditSeq is the number of the last line of the audit log, 0 if there is
 // none.
 func (m *Manager) AuditSeq() int64 { return m.audit.Seq() }
 
-// Changed gets a value whenever Status may have a new answer.
+// Changed receives a value whenever the result of Status may have changed.
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
 
 // Retry enables an extension once more in this goal state; config is the
 // name of the instance for multi-config and "" otherwise. Before the first goal
-// state it is kept for that one. The reason is kept in the history.
+// state, the request is kept for that one. The reason is recorded in the
+// history.
 func (m *Manager) Retry(name, config, reason string) {
 	m.mu.Lock()
 	m.forced[pairKey(name, config)] = reason
@@ -299,12 +301,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer m.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// What was being unpacked when the agent died is of no use, nor is what
-	// was being removed; something that lives on may keep some of it.
+	// Remove what was being unpacked or removed when the agent ended. A process
+	// that is still alive may keep some of it in use.
 	m.emptyTrash(ctx)
 	m.store.FillReserve()
 	m.removed = m.store.Removed()
-	// An earlier Run may have ended anywhere.
+	// An earlier Run may have left any state in memory.
 	m.handlers, m.busy, m.watched, m.pass = map[string]*managed{}, 0, map[string]bool{}, nil
 	for _, r := range recs {
 		h := m.handler(r.Name)
@@ -382,7 +384,8 @@ func (m *Manager) loop(ctx context.Context) error {
 	}
 }
 
-// lookTimer fires when something that is waited for has to be looked at again.
+// lookTimer fires when something that is waited for has to be checked again.
+// It is nil if there is nothing to wait for.
 func (m *Manager) lookTimer() <-chan time.Time {
 	if d := m.nextLook(); d > 0 {
 		return time.After(d)
@@ -390,8 +393,8 @@ func (m *Manager) lookTimer() <-chan time.Time {
 	return nil
 }
 
-// paceDead stops the ticker of lookForDead while there is nothing to look for: a
-// wake-up costs more than what is done in it. wary is whether it ticks.
+// paceDead stops the ticker of lookForDead while there is nothing to look for,
+// to save wake-ups. wary reports whether the ticker runs; so does the result.
 func (m *Manager) paceDead(dead *time.Ticker, every time.Duration, wary bool) bool {
 	need := m.wary()
 	switch {
@@ -403,7 +406,8 @@ func (m *Manager) paceDead(dead *time.Ticker, every time.Duration, wary bool) bo
 	return need
 }
 
-// handler returns the entry of a name, in whatever case it is written.
+// handler returns the entry of a handler name, ignoring case; a missing one is
+// added.
 func (m *Manager) handler(name string) *managed {
 	key := strings.ToLower(name)
 	h := m.handlers[key]
@@ -435,13 +439,14 @@ func (m *Manager) resume(ctx context.Context, h *managed) {
 	}
 }
 
-// begun is what a goroutine of a handler tells before it starts a command.
+// begun is sent by a handler's goroutine before it starts a command.
 type begun struct {
 	name string
 	rec  store.Record
 }
 
-// tellBegun shows that a command has begun: only the loop publishes.
+// tellBegun sends the record of a command that is about to start to the loop,
+// which publishes it.
 func (w *work) tellBegun(ctx context.Context, r store.Record) {
 	select {
 	case w.m.began <- begun{w.name, r}:
@@ -449,8 +454,8 @@ func (w *work) tellBegun(ctx context.Context, r store.Record) {
 	}
 }
 
-// hasBegun keeps the record for the rows. The handler's own records stay what
-// they were until the step has ended.
+// hasBegun keeps the record of a started command for the report. The handler's
+// own records do not change until the step has ended.
 func (m *Manager) hasBegun(b begun) {
 	h := m.handler(b.name)
 	if h.begun == nil {
@@ -459,7 +464,7 @@ func (m *Manager) hasBegun(b begun) {
 	h.begun[b.rec.Version] = b.rec
 }
 
-// outcome is what a goroutine of a handler comes back with.
+// outcome is the result of one step, sent by the handler's goroutine.
 type outcome struct {
 	h    *managed
 	task plan.Task
@@ -470,7 +475,7 @@ type outcome struct {
 	err  error
 }
 
-// begin runs one step of a handler in a goroutine of its own.
+// begin runs one step of a handler in its own goroutine.
 func (m *Manager) begin(life context.Context, h *managed, w *work, do func(context.Context) error) {
 	t := w.task
 	ctx, stop := context.WithCancelCause(life)
@@ -482,12 +487,12 @@ func (m *Manager) begin(life context.Context, h *managed, w *work, do func(conte
 		err := host.Safely(func() error { return do(ctx) })
 		select {
 		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, how: w.how, err: err}:
-		case <-life.Done(): // the next Run finds on the disk what became of it
+		case <-life.Done(): // the next Run reads the result from disk
 		}
 	})
 }
 
-// finished takes the outcome of a step.
+// finished processes the outcome of a step.
 func (m *Manager) finished(o outcome) {
 	m.busy--
 	o.h.busy, o.h.begun = nil, nil
@@ -508,7 +513,7 @@ func (m *Manager) finished(o outcome) {
 		m.log.Error().Err(o.err).Func(host.LogStack(o.err)).Str("handler", o.h.name).Str("op", string(o.task.Op)).Msg("extension operation failed")
 	}
 	if o.err != nil && m.pass != nil {
-		// The disk refused to remember; trying again at once would be a loop.
+		// The result could not be stored. Trying again at once would loop.
 		err := fault.OfDisk(o.err)
 		m.pass.stuck[strings.ToLower(o.h.name)] = fault.Problem{Code: fault.CodeOther, Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: err.Error()}
 		m.stalled()
@@ -518,8 +523,8 @@ func (m *Manager) finished(o outcome) {
 	o.h.settled = false
 }
 
-// refreshFiles writes HandlerEnvironment.json of an installed handler again:
-// a new agent may know more keys, and an old one may have written others.
+// refreshFiles rewrites HandlerEnvironment.json of the installed versions: it
+// may have been written by another agent or an older version, with other keys.
 func (m *Manager) refreshFiles(h *managed) {
 	for _, r := range h.recs {
 		if !r.State.Installed() {
@@ -531,7 +536,7 @@ func (m *Manager) refreshFiles(h *managed) {
 	}
 }
 
-// tidy keeps the jobs directory small.
+// tidy removes old job directories that no record refers to.
 func (m *Manager) tidy() {
 	keep := map[string]bool{}
 	for _, h := range m.handlers {

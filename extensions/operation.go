@@ -25,20 +25,20 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// work is one step for one handler, done in a goroutine. It owns the
-// handler's records until it comes back with them.
+// work is one step for one handler, done in its own goroutine. It works on a
+// copy of the handler's records, which finished takes over.
 type work struct {
 	m    *Manager
 	name string
 	recs map[string]store.Record
-	want *protocol.Handler // nil when a command of an earlier life is followed
+	want *protocol.Handler // nil for a command that was started before the agent restarted
 	wish plan.Wish
 	gs   *protocol.GoalState
 	pass *pass
 	task plan.Task
 	dec  *decision
-	how  string // what was met when it was stopped
-	// goal is the goal state of a command that an earlier life began.
+	how  string // how stopping it went: killed and remaining processes
+	// goal is the key of the goal state that the followed command belongs to.
 	goal string
 }
 
@@ -53,10 +53,10 @@ func (w *work) rec(version string) store.Record {
 	return store.Record{Name: w.name, Version: version, State: plan.Absent, Multi: w.wish.Multi}
 }
 
-// put stores a record, on disk first.
+// put stores a record, first on disk and then in w.recs.
 //
-// The record goes before HandlerState: where they differ after a crash, load
-// believes HandlerState only if another agent can have written it.
+// The record is written before HandlerState. If they differ after a crash, Load
+// uses HandlerState only if another agent can have written it.
 func (w *work) put(r store.Record) error {
 	w.m.store.At("before the record")
 	if err := w.withRoom(func() error { return w.m.store.Save(r) }); err != nil {
@@ -73,7 +73,7 @@ func (w *work) put(r store.Record) error {
 	return nil
 }
 
-// do is the step itself.
+// do runs the step.
 func (w *work) do(ctx context.Context) error {
 	switch w.task.Op {
 	case plan.Fetch:
@@ -107,8 +107,8 @@ func (w *work) remove(version string) error {
 	return nil
 }
 
-// copy takes over what belongs to the handler's past: mrseq, without which
-// scripts would run again, and its status files (extensions/SPEC.md §4.5).
+// copy copies files of the old version to the new one: mrseq, without which
+// scripts would run again, and the status files (extensions/SPEC.md §4.5).
 func (w *work) copy() error {
 	r := w.rec(w.task.Version)
 	from, to := w.m.store.Base(w.name, w.task.From), w.m.store.Base(w.name, w.task.Version)
@@ -145,8 +145,8 @@ func (w *work) copyState(from, to string) error {
 		}
 		data, fi, err := read(from+"/"+p, handler.MaxStatusFile)
 		if err != nil {
-			// A FIFO, a link or ten gigabytes are nobody's past; an update must
-			// not fail for what the old version has left lying about.
+			// Not a regular file, or too big. The update must not fail because
+			// of leftovers of the old version.
 			if !errors.Is(err, fs.ErrNotExist) {
 				w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version not copied")
 			}
@@ -161,7 +161,7 @@ func (w *work) copyState(from, to string) error {
 	return errors.Join(errs...)
 }
 
-// failTarget records a handler-level failure of this goal state.
+// failTarget records a failure of the whole handler in this goal state.
 func (w *work) failTarget(r store.Record, p fault.Problem) error {
 	r.FailKey, r.FailBoot, r.Change = w.key(), w.m.boot, nil
 	p.Text = secret.Redact(p.Text)
@@ -179,8 +179,9 @@ func (w *work) key() string {
 	return ""
 }
 
-// extension is the one a command is about: its own for enable and disable,
-// the first one of the goal state for those of the whole handler.
+// extension returns the extension that a command is about: the task's own for
+// enable and disable, and the first one of the goal state for commands of the
+// whole handler.
 func (w *work) extension() (name string, seq int, s *protocol.Settings) {
 	pick := func(e plan.ExtWish) (string, int, *protocol.Settings) {
 		if w.want != nil {
@@ -227,7 +228,8 @@ func (w *work) timeout() time.Duration {
 	return t.Enable
 }
 
-// command runs one command of a handler, or what stands for it.
+// command runs one command of a handler. Without a command to run, it only
+// changes the state.
 func (w *work) command(ctx context.Context) error {
 	t := w.task
 	r := w.rec(t.Version)
@@ -298,14 +300,15 @@ func (w *work) command(ctx context.Context) error {
 	return w.await(ctx, r)
 }
 
-// job is what the supervisor of a command gets.
+// job describes a command for its supervisor.
 func (w *work) job(base, ext, command string, env []string, hm handler.Manifest) job.Job {
 	spec := job.Job{
 		ID: store.NewID(), Shell: handler.ShellLine(base, command), Dir: base, Env: env, Timeout: w.timeout(),
 		Slice: handler.SliceName(w.name, ext), CPUPercent: hm.CPUPercent, Units: hm.Services,
 	}
 	if w.task.Op == plan.Uninstall {
-		// What is on its way out leaves no limit to its services or successor.
+		// Lift the limits: they must not stay on the handler's services, or on
+		// the slice, which a later installation uses again.
 		spec.CPUPercent, spec.Units = 0, slices.Clone(spec.Units)
 		for i := range spec.Units {
 			spec.Units[i].CPUPercent = 0
@@ -317,7 +320,7 @@ func (w *work) job(base, ext, command string, env []string, hm handler.Manifest)
 	return spec
 }
 
-// await waits for the command of a record that says what is being done.
+// await waits for the command in r.Doing and processes its result.
 func (w *work) await(ctx context.Context, r store.Record) error {
 	d := *r.Doing
 	w.goal = d.Key
@@ -329,8 +332,8 @@ func (w *work) await(ctx context.Context, r store.Record) error {
 	return w.finish(r, d, res)
 }
 
-// refuse is a command that could not even be tried. That is the end of this
-// operation, and not what an earlier one of the same name came to.
+// refuse fails an operation whose command could not be started. The record
+// gets a result of its own, so that no earlier one is taken for it.
 func (w *work) refuse(r store.Record, d store.Doing, p fault.Problem) error {
 	now := time.Now().UTC()
 	res := job.Result{Class: job.NotStarted, Code: fault.CodeOther, Error: p.Text, Started: now, Finished: now}
@@ -355,7 +358,7 @@ func (w *work) extNames() []string {
 	return names
 }
 
-// prepare brings the files of a handler in order before a command runs.
+// prepare writes the files that a command needs, and removes stale ones.
 func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	if err := folder.MakeAll(base); err != nil {
 		return fmt.Errorf("prepare %s: %w", w.name, err)
@@ -369,8 +372,8 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	switch w.task.Op {
 	case plan.Install, plan.Enable, plan.Disable:
 	case plan.Update:
-		// The new version has its settings before the first command of a
-		// Change looks for them, also when a downgrade runs the old package
+		// The settings are written for the new version before its first
+		// command, also when a downgrade runs the old package's update
 		// (extensions/SPEC.md §6.3).
 		base = w.m.store.Base(w.name, w.task.To)
 		if err := errors.Join(w.m.store.CheckBase(w.name, w.task.To), folder.MakeAll(base)); err != nil {
@@ -401,10 +404,10 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 	return nil
 }
 
-// settingsToLeave gives the package that goes a settings file for the
-// sequence number its commands are told, which is that of the version to
-// come: some published handlers end in failure in any command without one,
-// and the version change with them. A file that is there stays as it is.
+// settingsToLeave writes a settings file for the old version during a version
+// change, unless it exists. The old version's commands get the sequence number
+// of the new version, and some published handlers fail without a settings file
+// of that number, which would make the version change fail.
 func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) error {
 	if w.task.To == "" || w.task.To == w.task.Version || w.want == nil || s == nil && len(w.want.Settings) > 0 {
 		return nil
@@ -416,11 +419,11 @@ func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) 
 	return folder.Write(base, name, handler.SettingsFile(s), 0o600)
 }
 
-// dropStatus deals with a trap of a version change: disable and update of
-// some handlers write "success" into the status file of the new sequence
-// number, for a script that has not run yet (extensions/SPEC.md §10.7). Such a
-// file gives way to the one from before the change; without one it is
-// deleted if the handler is going to write its own.
+// dropStatus removes a premature status file in a version change: disable and
+// update of some handlers write "success" into the status file of the new
+// sequence number before the script has run (extensions/SPEC.md §10.7). Such a
+// file is replaced by the one saved before the change. If there is none, it is
+// deleted, provided that the handler is going to write a new one.
 func (w *work) dropStatus(base, ext string, seq int) error {
 	r := w.rec(w.task.Version)
 	if r.Change == nil {
@@ -439,8 +442,8 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 	if err == nil {
 		return folder.Write(base, base+"/status/"+name, saved, 0o600)
 	}
-	// A handler that has seen this number will not run again and would leave
-	// nothing behind; then a wrong word is better than none.
+	// A handler that has already seen this number does not run again and writes
+	// no status; then the premature one is better than none.
 	if b, _, err := folder.Read(base+"/mrseq", 64); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n >= seq {
 			return nil
@@ -453,7 +456,7 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 	return nil
 }
 
-// saveStatus keeps the status files from before a version change.
+// saveStatus saves the status files of the old version before a version change.
 func (w *work) saveStatus() error {
 	dir := w.m.store.Sub("saved", w.name+"-"+w.task.To)
 	if err := folder.Root.MkdirAll(dir, 0o700); err != nil {
@@ -519,7 +522,7 @@ func (w *work) emit(version string, op plan.Op, ok bool, message string, took ti
 	})
 }
 
-// pythonDict is the environment as the log of the old agent has it.
+// pythonDict formats the environment as a Python dict, as WALinuxAgent logs it.
 func pythonDict(env []string) string {
 	var b strings.Builder
 	b.WriteByte('{')
@@ -534,11 +537,11 @@ func pythonDict(env []string) string {
 	return b.String()
 }
 
-// mendNumber deals with what a power cut leaves of the file in which a handler
-// keeps the sequence number that it has seen last: published ones truncate and
-// rewrite it in place, and with an empty one they neither run nor fail, for
-// these settings and all to come. It gets the number of the last enable that
-// came to an end, or goes, as if none had.
+// mendNumber repairs an mrseq file that a power cut has left empty. A handler
+// keeps the last sequence number it has seen there; published ones rewrite it
+// in place, and with an empty file they neither run nor fail any more. The file
+// gets the sequence number of the last finished enable, or is removed if there
+// is none.
 func (w *work) mendNumber(base, ext string) error {
 	names := []string{"mrseq", "bin/mrseq"} // extensions/SPEC.md §4.5
 	if ext != "" {
@@ -554,7 +557,7 @@ func (w *work) mendNumber(base, ext string) error {
 	for _, name := range names {
 		data, fi, err := folder.Read(base+"/"+name, 64)
 		if err != nil || strings.Trim(string(data), "\x00 \t\r\n") != "" {
-			continue // none, one that is well, or what only the handler can know
+			continue // missing, not empty, or not readable by the agent
 		}
 		w.m.log.Warn().Str("handler", w.name).Str("file", name).Int("seq", last).Msg("sequence number file of the handler was empty, restored the last known number")
 		if last < 0 {

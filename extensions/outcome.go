@@ -17,18 +17,18 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// maxLost is how often an operation is repeated whose outcome is not known,
-// Because the machine or the supervisor died. Handlers have to be idempotent;
-// one that takes the machine down each time must not do so for ever.
+// maxLost is how often an operation is tried whose result is unknown because
+// the machine or the supervisor died. Handlers have to be idempotent, but one
+// that crashes the machine each time must not be repeated for ever.
 const maxLost = 3
 
-// finish records the end of a command and what follows from it.
+// finish records the result of a command and changes the state accordingly.
 func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 	t := d.Task
 	dir := w.m.store.JobDir(d.Job)
 	ran := d.Job != ""
-	// A shutdown kills commands and what they wait for. A failure found in a
-	// later boot is from then, and says nothing about the handler.
+	// A shutdown kills commands, or services that they need. So a failure that
+	// is found only after a reboot says nothing about the handler.
 	boot := cmp.Or(d.Boot, w.m.boot)
 	lost := res.Class == job.Lost || res.Class == job.NotStarted && res.Started.IsZero() ||
 		res.Class != job.OK && boot != w.m.boot
@@ -74,8 +74,8 @@ func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 		}
 		r = r.SetExt(t.Ext, e)
 	}
-	// What a version change tells about this command is what it came to, and
-	// of one that did not run that it did not.
+	// Later commands of a version change get the exit code of this one, or
+	// NotRun if it did not run.
 	exit := handler.NotRun
 	if ran {
 		exit = exitText(res)
@@ -86,8 +86,8 @@ func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 	return w.succeeded(r, d, exit)
 }
 
-// tellEnd tells logs and telemetry how a command ended. text is that of its
-// problem, output what it wrote.
+// tellEnd writes the result of a command to the logs and to telemetry. text is
+// that of its problem, output is what the command wrote.
 func (w *work) tellEnd(r store.Record, d store.Doing, ended *store.Ended, cause handler.Cause, text, output string) {
 	t := d.Task
 	w.say(t.Ext, "Command: %s\n%s", d.Command, output)
@@ -109,16 +109,16 @@ func (w *work) tellEnd(r store.Record, d store.Doing, ended *store.Ended, cause 
 	}
 }
 
-// codeThrottled is no fault of the command; it says why one was slow.
+// codeThrottled is a note, not a failure: it explains why a command was slow.
 const codeThrottled = "AZ-CG-THROTTLED"
 
-// seconds with as many decimals as tell something.
+// seconds formats a duration in seconds, without trailing zeros.
 func seconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
 }
 
-// failureText is the message for the platform: the cause first, then what
-// everybody's tools look for, then the ends of the outputs.
+// failureText is the message for the platform: the cause, then the wording of
+// WALinuxAgent, which tools search for, then the ends of the outputs.
 func (w *work) failureText(base string, d store.Doing, res job.Result, cause handler.Cause, stdout, stderr string, code int) (int, string) {
 	line := handler.Clip(handler.ShellLine(base, d.Command), maxCommandText)
 	out := handler.OutputText(stdout, stderr)
@@ -132,7 +132,7 @@ func (w *work) failureText(base string, d store.Doing, res job.Result, cause han
 		code = fault.CodeTimeout
 		throttled := ""
 		if res.Throttled > 0 {
-			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // extensions/SPEC.md §15.7, as tools know it
+			throttled = ";CPUThrottledTime(" + seconds(res.Throttled) + "secs)" // a format that tools parse, extensions/SPEC.md §15.7
 		}
 		msg = fmt.Sprintf("[ExtensionError] %sTimeout(%d)%s: %s\n%s", why, int(d.Deadline.Sub(d.Started).Seconds()), throttled, line, out)
 	case job.NotStarted:
@@ -145,13 +145,13 @@ func (w *work) failureText(base string, d store.Doing, res job.Result, cause han
 	return code, secret.Redact(msg)
 }
 
-// maxCommandText is how much of a command line goes into texts. A manifest can
-// have one of a megabyte, which a platform that takes no such report would
-// make a loss of all that is to be reported.
+// maxCommandText is how many characters of a command line go into messages. A
+// command line of a megabyte in a manifest would make the whole status report
+// too big for the platform.
 const maxCommandText = 2048
 
-// exitText is an exit code as handlers are told it: of a shell that was
-// killed it is the negative signal, as Python has it.
+// exitText is an exit code in the form that handlers get: for a shell that was
+// killed, it is the negative signal number, as in Python.
 func exitText(res job.Result) string {
 	switch res.Class {
 	case job.Timeout:
@@ -166,8 +166,8 @@ func exitText(res job.Result) string {
 	return strconv.Itoa(res.Code)
 }
 
-// succeeded moves on along the table. exit is what a later command of a
-// Version change is told about this one.
+// succeeded applies the transition of a successful operation. exit is the exit
+// code that later commands of a version change get for this one.
 func (w *work) succeeded(r store.Record, d store.Doing, exit string) error {
 	t := d.Task
 	switch t.Op {
@@ -214,7 +214,7 @@ func (w *work) succeeded(r store.Record, d store.Doing, exit string) error {
 	}
 	switch {
 	case t.Op == plan.Disable && t.Purpose == plan.ForDelete:
-		delete(r.Exts, t.Ext) // done has cloned the map
+		delete(r.Exts, t.Ext) // Done has cloned the map
 		if err := handler.ForgetExtension(w.m.store.Base(r.Name, r.Version), t.Ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", t.Ext).Msg("could not remove files of a deleted extension")
 		}
@@ -231,7 +231,7 @@ func (w *work) succeeded(r store.Record, d store.Doing, exit string) error {
 	return w.put(r)
 }
 
-// Step notes progress of a version change in the record of the new version.
+// step records progress of a version change in the record of the new version.
 func (w *work) step(t plan.Task, f func(*plan.Change)) error {
 	n := w.rec(t.To)
 	ch := n.ChangeFrom(t.From)
@@ -240,8 +240,8 @@ func (w *work) step(t plan.Task, f func(*plan.Change)) error {
 	return w.put(n)
 }
 
-// oldDone is the end of a disable of the old version, good or forgiven, that
-// r tells of already.
+// oldDone stores the end of a disable of the old version, which succeeded or
+// may fail (continueOnUpdateFailure). r already has the result.
 func (w *work) oldDone(r store.Record, t plan.Task, exit string) error {
 	if err := w.step(t, func(ch *plan.Change) {
 		if ch.DisableCodes == nil {
@@ -254,7 +254,8 @@ func (w *work) oldDone(r store.Record, t plan.Task, exit string) error {
 	return w.put(r)
 }
 
-// gone is the end of an uninstall: the handler leaves disk and report.
+// gone is the end of an uninstall: it removes the handler from disk and from
+// the report.
 func (w *work) gone(r store.Record, t plan.Task) error {
 	w.m.store.At("before the removal")
 	if err := w.m.store.RemoveHandler(r.Name, r.Version); err != nil {
@@ -269,9 +270,9 @@ func (w *work) gone(r store.Record, t plan.Task) error {
 	return nil
 }
 
-// failed decides what a failure means. It stops this handler for this goal
-// state, unless the contract says that it does not matter. exit is what a
-// later command of a version change is told.
+// failed handles a failed operation. The handler is not processed further in
+// this goal state, unless the contract ignores the failure. exit is the exit
+// code that later commands of a version change get.
 func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit string) error {
 	t := d.Task
 	w.say(t.Ext, "%s", p.Text)
@@ -314,7 +315,7 @@ func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit strin
 		e.Seq, e.Hash, e.Boot, e.Agent, e.Start = d.Seq, d.Hash, w.m.boot, w.m.cfg.Agent, w.m.start
 		r = r.SetExt(t.Ext, e).Fail(plan.Enable)
 		if t.Ext != "" {
-			// One extension of many: the handler itself is as well as before.
+			// One extension of many: the handler's own status does not change.
 			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text), false)
 			return w.put(r)
 		}
@@ -325,7 +326,7 @@ func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit strin
 	return w.failTarget(r, p)
 }
 
-// placeholder writes an error status in a handler's place.
+// placeholder writes an error status file on behalf of a handler.
 func (w *work) placeholder(r store.Record, ext string, seq int, op string, code int, message string, overwrite bool) {
 	if err := w.m.placeholder(r, ext, seq, op, code, message, overwrite); err != nil {
 		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", ext).Msg("could not write error status")

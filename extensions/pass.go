@@ -31,14 +31,14 @@ type pass struct {
 	forced   map[string]string         // by pair
 	skipped  map[string]fault.Problem  // by pair: why it is not tried in this goal state
 	denied   map[string]handler.Report // by pair: refused by policy or configuration
-	waits    map[string]string         // by pair: what it waits for
-	dead     map[string]deadline       // by pair: transitioning without a writer
+	waits    map[string]string         // by pair: what it waits for, as text
+	dead     map[string]deadline       // by pair: status "transitioning", but no living process
 	stuck    map[string]fault.Problem  // by lower-case handler name
 	locked   map[string]time.Time      // by lower-case handler name: waiting for the package manager
-	blind    map[string]pair           // by pair: run without the certificate of its settings
-	off      map[string]fault.Problem  // by lower-case handler name: what the operator has cancelled of it
+	blind    map[string]pair           // by pair: run without the certificate for its protected settings
+	off      map[string]fault.Problem  // by lower-case handler name: cancelled by the operator
 	pairs    []pair
-	names    *names // of the pairs, made when first needed
+	names    *names // of the pairs, built when first needed
 	policy   policy.Effective
 	state    *protocol.GoalStateStatus
 	refused  bool // required features are missing: nothing is processed
@@ -47,7 +47,7 @@ type pass struct {
 	settled  bool
 }
 
-// pair is one extension of one handler, the unit of ordering.
+// pair is one extension of one handler. Dependencies are between pairs.
 type pair struct {
 	handler *protocol.Handler
 	id      string
@@ -56,16 +56,17 @@ type pair struct {
 	seq     int
 	level   int
 	enable  bool
-	bare    bool // without settings: nothing to wait for
+	bare    bool // the goal state has no settings for it, so no status is expected
 	after   []protocol.Dependency
 }
 
-// pairKey names a pair in maps.
+// pairKey is the key of a pair in maps.
 func pairKey(handler, ext string) string { return strings.ToLower(handler) + "\x00" + ext }
 
 func (p pair) key() string { return p.id }
 
-// deadline is since when nothing of a transitioning extension lives.
+// deadline is about a transitioning extension that has had no living process
+// since a point in time.
 type deadline struct {
 	since   time.Time
 	final   bool
@@ -73,8 +74,9 @@ type deadline struct {
 	message string
 }
 
-// checked is the goal state with what must not become a file name, or is
-// named twice, marked as invalid. What says the same twice is there once.
+// checked returns a copy of a goal state in which handlers with duplicate
+// names, or names that are unsafe as file names, are marked as invalid. Exact
+// duplicates are dropped.
 func checked(gs *protocol.GoalState) *protocol.GoalState {
 	c := *gs
 	c.Handlers = nil
@@ -113,15 +115,15 @@ func checked(gs *protocol.GoalState) *protocol.GoalState {
 	return &c
 }
 
-// newPass takes over a goal state.
+// newPass starts to work on a goal state.
 func (m *Manager) newPass(gs *protocol.GoalState) {
 	gs = checked(gs)
 	var last *protocol.GoalStateStatus
 	if m.pass != nil {
 		last = m.pass.state
 		if m.pass.key == gs.Key() && !m.pass.hold == !m.held(gs) {
-			// The same once more, with other certificates. What was told stays
-			// told; the pairs point into the handlers of their goal state.
+			// The same goal state, perhaps with other certificates: keep the
+			// results, but rebuild the pairs, which point into its handlers.
 			m.pass.gs, m.pass.pairs, m.pass.names = gs, pairsOf(gs), nil
 			return
 		}
@@ -153,7 +155,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		Msg("ProcessExtensionsGoalState started [" + gs.ID + "]")
 }
 
-// held: the goal state is not to be processed.
+// held reports whether a goal state is only to be reported, not processed.
 func (m *Manager) held(gs *protocol.GoalState) bool {
 	return gs.OnHold && !m.cfg.IgnoreHold || gs.Outdated
 }
@@ -168,7 +170,7 @@ func (m *Manager) missingFeatures(gs *protocol.GoalState) []string {
 	return missing
 }
 
-// pairsOf flattens a goal state.
+// pairsOf lists the pairs of a goal state.
 func pairsOf(gs *protocol.GoalState) []pair {
 	var out []pair
 	for i := range gs.Handlers {
@@ -184,7 +186,7 @@ func pairsOf(gs *protocol.GoalState) []pair {
 			}
 			out = append(out, p)
 			if !h.MultiConfig {
-				break // one set of settings is all a single-config handler has
+				break // a single-config handler has only one set of settings
 			}
 		}
 	}
@@ -193,7 +195,7 @@ func pairsOf(gs *protocol.GoalState) []pair {
 
 func (m *Manager) takeForced() {
 	if m.pass == nil {
-		return // kept for the first goal state
+		return // stay in m.forced until the first goal state
 	}
 	m.mu.Lock()
 	forced := m.forced
@@ -206,13 +208,14 @@ func (m *Manager) takeForced() {
 		delete(m.pass.stuck, name)
 		delete(m.pass.off, name)
 		if m.pass.versions[name].err != nil {
-			delete(m.pass.versions, name) // the platform is asked once more
+			delete(m.pass.versions, name) // fetch the manifest again
 		}
 		m.rearm(name)
 	}
 }
 
-// rearm makes a handler, by its lower-case name, one that has not failed yet.
+// rearm forgets earlier failures of a handler, named in lower case, so that it
+// is tried again.
 func (m *Manager) rearm(name string) {
 	h := m.handlers[name]
 	if h == nil {
@@ -225,7 +228,8 @@ func (m *Manager) rearm(name string) {
 	}
 }
 
-// nextLook is when schedule has to be asked again without being told.
+// nextLook is after how long schedule has to run again without an event; 0
+// means that it need not.
 func (m *Manager) nextLook() time.Duration {
 	if m.pass == nil || m.pass.settled {
 		return 0
@@ -239,7 +243,7 @@ func (m *Manager) nextLook() time.Duration {
 	return 0
 }
 
-// schedule starts whatever can be started now.
+// schedule starts all steps that can start now.
 func (m *Manager) schedule(ctx context.Context) {
 	p := m.pass
 	if p == nil || p.refused || p.hold || ctx.Err() != nil {
@@ -277,7 +281,7 @@ func (m *Manager) schedule(ctx context.Context) {
 			continue
 		}
 		if !slices.ContainsFunc(p.gs.Handlers, func(w protocol.Handler) bool {
-			// One that has lost its name may be any.
+			// A handler without a name could be this one.
 			return strings.ToLower(w.Name) == key || w.Name == ""
 		}) {
 			m.removeAbsent(ctx, h)
@@ -293,8 +297,8 @@ func (m *Manager) schedule(ctx context.Context) {
 	}
 }
 
-// removeAbsent deletes what the goal state does not name any more. No
-// command is run: the platform asks for that with an explicit uninstall.
+// removeAbsent deletes a handler that is no longer in the goal state. It runs
+// no command: to have one run, the platform asks for an uninstall.
 func (m *Manager) removeAbsent(ctx context.Context, h *managed) {
 	if m.cfg.Mode == ModeReportOnly {
 		return
@@ -306,8 +310,8 @@ func (m *Manager) removeAbsent(ctx context.Context, h *managed) {
 	}
 }
 
-// advance looks for the next step of one handler and starts it. It reports
-// whether there is something left to do or to wait for.
+// advance starts the next step of one handler, if it can. It reports whether
+// there is something left to do or to wait for.
 func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handler) bool {
 	p := m.pass
 	name := strings.ToLower(want.Name)
@@ -318,7 +322,7 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 	if len(h.recs) == 0 && want.Want != protocol.WantEnabled {
 		return false
 	}
-	// What is done here changes how these stand, and none of the others.
+	// The cached ends of this handler's pairs are no longer valid.
 	forget := func() {
 		for _, q := range mine {
 			delete(m.ends, q.key())
@@ -331,7 +335,7 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 	forget()
 	wish, ready := m.wish(h, want, mine)
 	if !ready {
-		// The Version has to be decided first, and for that the platform asked.
+		// The version has to be chosen first, from the platform's manifest.
 		return m.gated(mine, func() { m.decide(ctx, h, want) })
 	}
 	if wish.Version == "" && wish.Enable {
@@ -347,7 +351,8 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 		if started || waits {
 			return true
 		}
-		// The gate said never: go on without those extensions.
+		// It will not start in this goal state: go on without the extensions
+		// that gated has skipped.
 		wish.Exts = slices.DeleteFunc(slices.Clone(wish.Exts), func(e plan.ExtWish) bool {
 			return !p.skipped[pairKey(want.Name, e.Name)].None()
 		})
@@ -358,15 +363,14 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 	return false
 }
 
-// beginTask starts a task of a handler, if nothing keeps it from starting now. It
-// reports whether it has to wait; neither means that it will not be started in
-// this goal state.
+// beginTask starts a task of a handler unless it has to wait for something.
+// If it neither started nor waits, it will not start in this goal state.
 func (m *Manager) beginTask(ctx context.Context, h *managed, want *protocol.Handler, wish plan.Wish, t plan.Task, mine []pair) (started, waits bool) {
 	p := m.pass
 	who := mine
 	if t.Op == plan.Enable || t.Op == plan.Disable && t.Ext != "" && t.To == "" {
 		who = slices.DeleteFunc(slices.Clone(mine), func(q pair) bool { return q.ext != t.Ext })
-		if len(who) == 0 { // a handler that goes away is named without its extensions
+		if len(who) == 0 { // a handler to be removed is listed without extensions
 			who = mine
 		}
 	}
@@ -404,7 +408,7 @@ func (m *Manager) now() plan.Now {
 	return n
 }
 
-// facts is what the plan needs to know of a handler.
+// facts returns what the plan needs to know about the versions of a handler.
 func (m *Manager) facts(h *managed) []plan.Fact {
 	var out []plan.Fact
 	for _, r := range h.recs {
@@ -419,14 +423,14 @@ func (m *Manager) facts(h *managed) []plan.Fact {
 	return out
 }
 
-// wish is what is wanted of a handler; not ready while its version is not
-// decided.
+// wish returns what the goal state wants of a handler; false while the version
+// is not chosen yet.
 func (m *Manager) wish(h *managed, want *protocol.Handler, mine []pair) (plan.Wish, bool) {
 	p := m.pass
 	w := plan.Wish{Name: h.name, Multi: want.MultiConfig, Enable: want.Want == protocol.WantEnabled, Gone: want.Want == protocol.WantUninstall}
 	if w.Enable {
 		if r, ok := h.recs[want.Version]; ok && r.State.Installed() {
-			// Exactly what is asked for is here: nobody needs to be asked.
+			// The wanted version is installed: no manifest is needed.
 			w.Version = want.Version
 		} else if d, ok := p.versions[strings.ToLower(want.Name)]; ok {
 			w.Version = d.version
@@ -447,9 +451,9 @@ func (m *Manager) wish(h *managed, want *protocol.Handler, mine []pair) (plan.Wi
 	return w, true
 }
 
-// settingsHash names the settings of an extension as far as a handler has to
-// run again for a change. The protected part is not in it: the platform may
-// encrypt the same settings anew, and changes the number when it means it.
+// settingsHash is a hash of everything whose change makes enable run again.
+// Protected settings are left out: the platform may encrypt the same ones
+// again, and raises the sequence number when they change.
 func settingsHash(version string, q pair) string {
 	var public json.RawMessage
 	for _, s := range q.handler.Settings {
@@ -460,11 +464,11 @@ func settingsHash(version string, q pair) string {
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%d\n%t\n", version, q.seq, q.bare)
-	h.Write(handler.PublicSettings(public)) // the same, whether it came as XML or as JSON
+	h.Write(handler.PublicSettings(public)) // the same for the XML and the JSON form of a goal state
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
-// decide asks the platform which versions there are.
+// decide fetches the manifest and chooses a version from it.
 func (m *Manager) decide(ctx context.Context, h *managed, want *protocol.Handler) {
 	w := newWork(m, h, want, plan.Task{Op: plan.Fetch, Version: want.Version, Why: "version"})
 	m.begin(ctx, h, w, func(ctx context.Context) error {
@@ -493,7 +497,7 @@ func (m *Manager) decide(ctx context.Context, h *managed, want *protocol.Handler
 	})
 }
 
-// noVersion reports a handler whose package is not known.
+// noVersion records that no package was found for a handler.
 func (w *work) noVersion(cause, message string) error {
 	r := w.rec(w.want.Version)
 	w.emit(r.Version, plan.Fetch, false, message, 0)

@@ -21,20 +21,20 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// A Snapshot is what the platform is to be told.
+// A Snapshot is the status to report to the platform.
 type Snapshot struct {
 	Handlers  []protocol.HandlerStatus
 	GoalState *protocol.GoalStateStatus // nil until the first one was processed
-	// Key is that of the goal state the rows are about, "" before the first.
+	// Key identifies the goal state of the rows; "" before the first one.
 	Key string
-	// Converged: every row has come to an end (extensions/SPEC.md §15.5).
+	// Converged reports whether all rows are final (extensions/SPEC.md §15.5).
 	Converged bool
-	// Waiting says what keeps the whole goal state from being processed.
+	// Waiting is what the whole goal state waits for (see Config.Gate), or "".
 	Waiting string
 }
 
-// view is everything rows are made of. The loop publishes it; Status and
-// Details work on it without disturbing anybody.
+// view is a copy of all state that rows are made of. The loop publishes it, so
+// that Status and Details never have to wait for the loop.
 type view struct {
 	pass     *pass // a copy; nil before the first goal state
 	handlers map[string]viewHandler
@@ -60,7 +60,7 @@ func (m *Manager) live() view {
 	return v
 }
 
-// publish shows the state of things to the other goroutines.
+// publish makes the current state visible to other goroutines.
 func (m *Manager) publish() {
 	v := m.live()
 	if v.pass != nil {
@@ -85,8 +85,8 @@ func (m *Manager) publish() {
 	poke(m.changed)
 }
 
-// still reports whether nothing has changed since the last look: nobody has to
-// be told then. While anything is going on it is never so.
+// still reports whether the rows are the same as at the last poll, so that
+// nothing has to be published. While there is work, it reports false.
 func (m *Manager) still() bool {
 	if m.pass == nil || !m.pass.settled || m.busy > 0 {
 		m.shown = nil
@@ -98,7 +98,7 @@ func (m *Manager) still() bool {
 	return same
 }
 
-// watchStatus keeps inotify on the status folders of what is installed.
+// watchStatus watches the status folders of all handlers with inotify.
 func (m *Manager) watchStatus() {
 	if m.watch == nil {
 		return
@@ -113,7 +113,7 @@ func (m *Manager) watchStatus() {
 	}
 	for dir := range m.watched {
 		if !want[dir] {
-			_ = m.watch.Remove(dir) // it went away with the directory
+			_ = m.watch.Remove(dir) // fails if it was removed with the directory
 			delete(m.watched, dir)
 		}
 	}
@@ -148,14 +148,14 @@ func (m *Manager) Status() Snapshot {
 	return s
 }
 
-// end is how far an extension has come as far as others wait for it.
+// end is the result of an extension, for the extensions that depend on it.
 type end int
 
 const (
 	endOpen end = iota
 	endGood
-	endFailed // an operation failed, or was never tried
-	endError  // the extension says so itself
+	endFailed // an operation failed, or is not tried in this goal state
+	endError  // enabled, but its status is an error
 )
 
 // row is one line of the report, with what else is known about it.
@@ -167,7 +167,7 @@ type row struct {
 	none    bool
 	missing bool // there is no status file
 	waits   string
-	cause   string // of what is wrong with it, as far as the agent found it out
+	cause   string // stable code of what is wrong with it, "" if not known
 }
 
 func (r row) terminal() bool {
@@ -178,23 +178,23 @@ func (r row) terminal() bool {
 	return slices.Contains([]string{handler.Success, handler.Error, "Ready", "NotReady", "ready", "notready"}, word)
 }
 
-// rows are the lines in the order of the goal state.
+// rows are the rows of the report, in the order of the goal state.
 func (v view) rows(files *store.Cache) []row {
 	if v.pass == nil || v.pass.refused {
 		return v.diskRows(files)
 	}
 	var out []row
-	// A goal state that is not executed deletes nothing either.
+	// An outdated goal state is not processed, so it deletes nothing.
 	named, lost := map[string]bool{}, v.pass.gs.Outdated
 	for _, q := range v.pass.pairs {
-		if q.handler.Name == "" { // nobody could read that row
+		if q.handler.Name == "" { // it was not readable
 			lost = true
 			continue
 		}
 		named[strings.ToLower(q.handler.Name)] = true
 		out = append(out, v.row(q, files))
 	}
-	if lost { // what is not deleted is not silent either
+	if lost { // the other handlers stay, and are reported
 		out = append(out, slices.DeleteFunc(v.diskRows(files), func(r row) bool { return named[strings.ToLower(r.rec.Name)] })...)
 	}
 	return out
@@ -203,8 +203,8 @@ func (v view) rows(files *store.Cache) []row {
 // rowOf is the row of one pair, for the loop.
 func (m *Manager) rowOf(q pair) row { return m.live().row(q, &m.files) }
 
-// row is what is to be said of one pair. A fault of ours in it is said of this
-// pair alone.
+// row is the report of one pair. A panic in here is reported as the failure of
+// this pair and does not affect others.
 func (v view) row(q pair, files *store.Cache) (r row) {
 	err := host.Safely(func() error {
 		r = v.describe(q, files)
@@ -271,7 +271,7 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 	case same || known && e.FailKey == p.key && plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) == "":
 		v.settledRow(&r, q, e, files)
 		if plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) != "" {
-			r.end = endOpen // to be enabled again, after a boot for instance
+			r.end = endOpen // it will be enabled again, for example after a boot
 		}
 	case p.hold || p.gate != "" || v.mode == ModeReportOnly:
 		v.heldRow(&r, q, h, files)
@@ -285,7 +285,7 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 	return r
 }
 
-// failedRow is a handler that failed in this goal state.
+// failedRow reports a handler that failed in this goal state.
 func (v view) failedRow(r *row, q pair, files *store.Cache) {
 	r.end = endFailed
 	r.set(r.rec.Report)
@@ -295,16 +295,17 @@ func (v view) failedRow(r *row, q pair, files *store.Cache) {
 		r.fail(q, r.rec.Report.Problem())
 	case r.rec.OnDisk() != "NotInstalled":
 		v.extension(r, q, files)
-		// What update or disable wrote, and what the version before had to
-		// say of the same settings, is not the word of the enable that never
-		// came (extensions/SPEC.md §10.7): the update would pass for a success.
+		// Status files written by update or disable, or by the previous
+		// version, are not the result of the enable, which has not run
+		// (extensions/SPEC.md §10.7). Reporting them could show a success.
 		if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
 			r.fail(q, r.rec.Report.Problem())
 		}
 	}
 }
 
-// heldRow is a handler that waits for the end of a hold, or is only reported.
+// heldRow reports a handler that waits for the end of a hold, or is only
+// reported and not processed.
 func (v view) heldRow(r *row, q pair, h viewHandler, files *store.Cache) {
 	p := v.pass
 	if r.rec.Report.Status == "" {
@@ -312,8 +313,8 @@ func (v view) heldRow(r *row, q pair, h viewHandler, files *store.Cache) {
 		return
 	}
 	if r.rec.Report.Code != 0 && v.mode != ModeReportOnly && !p.gs.Outdated {
-		// It failed in another goal state. This one has asked for it again
-		// and must not be told that it has failed already.
+		// The failure is from another goal state. This one asks for a new
+		// attempt, which must not be reported as failed beforehand.
 		v.progressRow(r, q, h)
 		return
 	}
@@ -323,7 +324,8 @@ func (v view) heldRow(r *row, q pair, h viewHandler, files *store.Cache) {
 	}
 }
 
-// withBeat adds to a refusal what the software that goes on running says.
+// withBeat adds the heartbeat of the extension to a refusal by policy, because
+// its software goes on running.
 func (v view) withBeat(rep handler.Report, rec store.Record, files *store.Cache) handler.Report {
 	base := v.store.Base(rec.Name, rec.Version)
 	if rec.State != plan.Enabled || !files.Manifest(base+"/"+handler.ManifestName).Heartbeat {
@@ -342,7 +344,7 @@ func (v view) withBeat(rep handler.Report, rec store.Record, files *store.Cache)
 	return rep
 }
 
-// settledRow is an extension that was enabled, or could not be.
+// settledRow reports an extension whose enable succeeded or failed.
 func (v view) settledRow(r *row, q pair, e store.ExtRecord, files *store.Cache) {
 	r.set(r.rec.Report)
 	base := v.store.Base(r.rec.Name, r.rec.Version)
@@ -355,8 +357,8 @@ func (v view) settledRow(r *row, q pair, e store.ExtRecord, files *store.Cache) 
 			return
 		}
 		v.extension(r, q, files)
-		// A Status of before, or none, would have everybody wait for an end
-		// that has come already.
+		// With an old status, or none, the platform would keep waiting for a
+		// result.
 		if r.missing || r.status.Extension.Status == handler.Transitioning && v.pass.dead[q.key()].final || v.outdated(r, q, e) {
 			r.fail(q, e.Problem())
 		}
@@ -382,9 +384,9 @@ func (v view) settledRow(r *row, q pair, e store.ExtRecord, files *store.Cache) 
 	}
 }
 
-// outdated: a success from before the enable that failed. It is the word of
-// an earlier run, or of the version before, and with the same sequence number
-// the platform would take it for the end of what has failed.
+// outdated reports whether the status is a success from before the failed
+// enable: from an earlier run or from the previous version. The platform would
+// take it for the result, because the sequence number is the same.
 func (v view) outdated(r *row, q pair, e store.ExtRecord) bool {
 	if r.status.Extension.Status != handler.Success || e.Last == nil || e.Last.Op != plan.Enable {
 		return false
@@ -393,8 +395,8 @@ func (v view) outdated(r *row, q pair, e store.ExtRecord) bool {
 	return err == nil && fi.ModTime().Before(e.Last.Started)
 }
 
-// progressRow is an extension that is being worked on. Its old status and
-// the words of commands that are under way must not be taken for its result.
+// progressRow reports an extension that is being processed. Its status file is
+// left out: it is old, or written by a command that still runs.
 func (v view) progressRow(r *row, q pair, h viewHandler) {
 	doing := "is waiting to be processed"
 	switch {
@@ -420,8 +422,8 @@ func (v view) progressRow(r *row, q pair, h viewHandler) {
 	}
 }
 
-// overdue says that the command of a handler ought to have ended, and what is
-// Done about it; "" if it has time.
+// overdue describes a command that should have ended by now and what the agent
+// will do about it. It is "" if no command is overdue.
 func (v view) overdue(h viewHandler) string {
 	for _, r := range h.recs {
 		if r.Doing != nil && v.timeouts.overdue(*r.Doing) {
@@ -432,8 +434,8 @@ func (v view) overdue(h viewHandler) string {
 	return ""
 }
 
-// goingRow is an extension that is to be disabled or removed: reported as it
-// is until it is gone.
+// goingRow reports an extension that is to be disabled or removed, as long as
+// it is there.
 func (v view) goingRow(r row, q pair, files *store.Cache) row {
 	rep := r.rec.Report
 	if d := v.pass.denied[q.key()]; d.Status != "" {
@@ -464,7 +466,7 @@ func (v view) statusFile(rec store.Record, q pair) string {
 	return v.store.Base(rec.Name, rec.Version) + "/status/" + handler.FileName(q.ext, q.seq, ".status")
 }
 
-// extension attaches the status file.
+// extension adds the content of the status file to a row.
 func (v view) extension(r *row, q pair, files *store.Cache) {
 	w, missing := files.Status(v.statusFile(r.rec, q), q.row, r.rec.Version, q.seq)
 	st := w.ExtensionStatus
@@ -479,7 +481,7 @@ func (v view) extension(r *row, q pair, files *store.Cache) {
 	}
 }
 
-// Fail replaces the extension's status by an error of the agent.
+// fail replaces the extension's status with an error from the agent.
 func (r *row) fail(q pair, p fault.Problem) {
 	r.cause = p.Cause
 	if q.bare {
@@ -499,7 +501,8 @@ func (r *row) set(rep handler.Report) {
 	r.cause = rep.Problem().Cause
 }
 
-// highest is the newest installed version, or what is there at all.
+// highest returns the highest installed version, or the highest of all if none
+// is installed. Without any version it returns none.
 func highest(recs map[string]store.Record, none string) string {
 	best := ""
 	better := func(a, b store.Record) bool {
@@ -519,7 +522,7 @@ func highest(recs map[string]store.Record, none string) string {
 	return best
 }
 
-// diskRows report what is installed when there is no goal state to go by
+// diskRows reports the installed handlers when there is no goal state
 // (extensions/SPEC.md §15.3).
 func (v view) diskRows(files *store.Cache) []row {
 	var out []row
@@ -554,8 +557,8 @@ func (v view) diskRows(files *store.Cache) []row {
 	return out
 }
 
-// newestSettings is the number of the settings file written last; bare if it
-// is empty or there is none.
+// newestSettings returns the sequence number of the settings file written
+// last. bare means that there is none, or only an empty one of number 0.
 func newestSettings(dir, ext string) (seq int, bare bool) {
 	entries, err := folder.List(dir)
 	if err != nil {
@@ -576,8 +579,8 @@ func newestSettings(dir, ext string) (seq int, bare bool) {
 		if err != nil || fi.ModTime().Before(newest) {
 			continue
 		}
-		// Handlers empty their settings after use, so the size only tells
-		// about number 0, which is what a handler without settings has.
+		// A handler without settings has an empty 0.settings. Other empty
+		// files mean nothing: handlers may empty their settings after use.
 		newest, seq, bare = fi.ModTime(), n, n == 0 && fi.Size() == 0
 	}
 	return seq, bare

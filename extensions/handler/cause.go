@@ -25,27 +25,29 @@ import (
 	"github.com/azguest/azguest/extensions/folder"
 )
 
-// A Cause says in one line why a command failed; Code is stable and known to
-// `agentctl explain` (extensions/SPEC.md §15.8).
+// A Cause is why a command failed. Text is one line; Code is stable and
+// documented by `agentctl explain` (extensions/SPEC.md §15.8).
 type Cause struct {
 	Code string
 	Text string
 }
 
-// Probe is what the file behind a command tells about why it could not run.
+// A Probe has the properties of a command's program that may explain why it
+// could not run.
 type Probe struct {
 	Program   string // the first word, as a path
 	Missing   bool
 	NotExec   bool
-	Noexec    string // mount point with the noexec flag
-	Machine   string // of a foreign ELF file
+	Noexec    string // the mount point, if it is mounted noexec
+	Machine   string // of an ELF file for another architecture
 	Interp    string // of a #! line or an ELF file
 	NoInterp  bool
 	CRLF      bool
-	Enforcing bool // SELinux
+	Enforcing bool // SELinux is in enforcing mode
 }
 
-// ProbeCommand looks at the program that a command line starts with.
+// ProbeCommand examines the program that a command line starts with. base is
+// the handler's directory.
 func ProbeCommand(base, command string) Probe {
 	word := firstWord(command)
 	p := Probe{Program: filepath.Join(base, word)}
@@ -59,7 +61,7 @@ func ProbeCommand(base, command string) Probe {
 	if b, err := folder.Root.ReadFile("/sys/fs/selinux/enforce"); err == nil {
 		p.Enforcing = strings.TrimSpace(string(b)) == "1"
 	}
-	// A command may have put a FIFO in its own place.
+	// A command may have replaced its program with a FIFO.
 	f, err := folder.Root.Open(p.Program)
 	if err != nil || !fi.Mode().IsRegular() {
 		return p
@@ -89,15 +91,15 @@ func ProbeCommand(base, command string) Probe {
 	return p
 }
 
-// Bounds of what is read of an ELF file: more than programs have.
+// Limits for reading ELF files, higher than what real programs have.
 const (
 	maxSegments = 128
 	maxInterp   = 256
 )
 
-// elfHead is what an ELF file says about where it runs, EM_NONE and "" if it
-// can't be read. Package elf reads all of its sections, and one that a handler
-// has made may have terabytes of them in a file that takes no room.
+// elfHead returns the architecture and the interpreter of an ELF file, EM_NONE
+// and "" if it can't be read. Package debug/elf is not used because it reads
+// all sections, and a sparse file of a handler may have terabytes of them.
 func elfHead(f io.ReaderAt) (machine elf.Machine, interp string) {
 	head := make([]byte, 64)
 	if n, _ := f.ReadAt(head, 0); n < 52 {
@@ -108,8 +110,8 @@ func elfHead(f io.ReaderAt) (machine elf.Machine, interp string) {
 		order = binary.BigEndian
 	}
 	machine = elf.Machine(order.Uint16(head[18:]))
-	// Where the segments are described, and where in such a description the
-	// place and the size of one are.
+	// Offset, entry size and number of the program headers, and where in an
+	// entry the file offset and the size of its segment are.
 	var at uint64
 	var size, count, place, length int
 	word := func(b []byte) uint64 { return order.Uint64(b) }
@@ -163,7 +165,8 @@ func ownMachine() elf.Machine {
 	return elf.EM_NONE
 }
 
-// NoexecMount is the mount point of path if it is mounted noexec.
+// NoexecMount returns the mount point of path if it is mounted noexec, and
+// otherwise "".
 func NoexecMount(path string) string {
 	var st unix.Statfs_t
 	if unix.Statfs(path, &st) != nil || st.Flags&unix.ST_NOEXEC == 0 {
@@ -194,8 +197,9 @@ func mountPoint(path string) string {
 	return best
 }
 
-// Complaints is where a command says what is wrong. Published shims send
-// everything to the standard output, through tee into a log of their own.
+// Complaints returns the output that should contain the error messages: stderr,
+// or stdout if that is empty. Published handlers' shell shims send everything
+// to stdout, through tee into their own log.
 func Complaints(stdout, stderr string) string {
 	if strings.TrimSpace(stderr) == "" {
 		return stdout
@@ -203,8 +207,8 @@ func Complaints(stdout, stderr string) string {
 	return stderr
 }
 
-// Classify finds the cause of a failed command: how it ended, then what is wrong
-// with its program, then what it says. It is pure.
+// Classify finds the cause of a failed command from how it ended, then from the
+// properties of its program, then from its output (says). It is pure.
 func Classify(res job.Result, timeout time.Duration, p Probe, says string) Cause {
 	if res.Class == job.OK {
 		return Cause{}
@@ -213,12 +217,12 @@ func Classify(res job.Result, timeout time.Duration, p Probe, says string) Cause
 		Cause{"AZ-EXT-EXIT", fmt.Sprintf("it exited with code %d", res.Code)})
 }
 
-// causeOfEnd is a cause that needs no words: the command was ended, or never
-// started.
+// causeOfEnd finds a cause without looking at the output: the command was
+// killed, or never started.
 func causeOfEnd(res job.Result, timeout time.Duration, p Probe) Cause {
 	switch res.Class {
 	case job.Timeout:
-		if res.Error != "" { // somebody else than the supervisor has ended it
+		if res.Error != "" { // it was not ended by the supervisor
 			return Cause{fault.CauseOverdue, fmt.Sprintf("it did not finish within %v, and %s; the agent killed both", timeout, res.Error)}
 		}
 		return Cause{"AZ-EXT-TIMEOUT", fmt.Sprintf("it did not finish within %v and was killed", timeout)}
@@ -241,10 +245,10 @@ func causeOfEnd(res job.Result, timeout time.Duration, p Probe) Cause {
 	return Cause{}
 }
 
-// causeOfProgram is what is wrong with the program that was to be run.
+// causeOfProgram finds a cause in the properties of the program.
 func causeOfProgram(res job.Result, p Probe) Cause {
-	// 126 and 127 are the shell's words for "can't run" and "not found"; the
-	// program itself may use them too, so each needs a second sign.
+	// A shell exits with 126 for "can't run" and 127 for "not found". Programs
+	// may use these codes too, so a second indication is needed.
 	if res.Code == 126 || res.Code == 127 || res.Code == 2 {
 		switch {
 		case p.Noexec != "":
@@ -262,8 +266,8 @@ func causeOfProgram(res job.Result, p Probe) Cause {
 	return Cause{}
 }
 
-// causeOfWords is a cause by what programs, loaders and shells say, and by the
-// exit codes that have a meaning.
+// causeOfWords finds a cause in the messages of programs, loaders and shells,
+// and in exit codes that have a meaning.
 func causeOfWords(res job.Result, p Probe, says string) Cause {
 	low := strings.ToLower(says)
 	switch {
@@ -285,7 +289,7 @@ func causeOfWords(res job.Result, p Probe, says string) Cause {
 	case res.Code == 126:
 		return Cause{"AZ-EXT-NOTEXEC", "a command could not be executed (exit code 126)"}
 	case res.Code > 128 && res.Code < 128+32:
-		// How a shell tells that its child was killed.
+		// The exit code of a shell whose child was killed by a signal.
 		return Cause{"AZ-EXT-SIGNAL", fmt.Sprintf("it was killed by %s (exit code %d)", signalName(res.Code-128), res.Code)}
 	case res.Code == 127:
 		return Cause{"AZ-EXT-NOTFOUND", strings.TrimSuffix("a command was not found (exit code 127): "+cmp.Or(lineWith(says, "not found"), lineWith(says, "No such file")), ": ")}
@@ -297,7 +301,7 @@ func causeOfWords(res job.Result, p Probe, says string) Cause {
 	return Cause{}
 }
 
-// lineWith is the last line that contains a word, for a message.
+// lineWith returns the last line that contains a word, cut to 300 characters.
 func lineWith(s, word string) string {
 	found := ""
 	for line := range strings.Lines(s) {
@@ -308,8 +312,9 @@ func lineWith(s, word string) string {
 	return Clip(found, 300)
 }
 
-// Tail is the end of a file as text, at most n bytes, cut between characters
-// with invalid bytes shown as \xNN.
+// Tail returns the end of a file as text: at most n bytes are read, a partial
+// word at the start is dropped, and invalid UTF-8 is shown as \xNN. It returns
+// "" if the file can't be read.
 func Tail(path string, n int64) string {
 	f, err := folder.OpenFile(path)
 	if err != nil {
@@ -319,7 +324,7 @@ func Tail(path string, n int64) string {
 	return TailOf(f, n)
 }
 
-// TailOf is Tail of an open file.
+// TailOf is like Tail for an open file.
 func TailOf(f *os.File, n int64) string {
 	fi, err := f.Stat()
 	if err != nil || !fi.Mode().IsRegular() {
@@ -330,8 +335,8 @@ func TailOf(f *os.File, n int64) string {
 	got, _ := f.ReadAt(buf, at)
 	buf = buf[:got]
 	if at > 0 {
-		// The first word is cut. Of an address it may be the signature, which
-		// nobody would know for one.
+		// Drop the first word, which is incomplete. It may be the rest of a URL
+		// with a signature that secret.Redact would not recognize.
 		i := bytes.IndexAny(buf, " \t\r\n\"'<>")
 		if i < 0 {
 			i = len(buf)
@@ -341,7 +346,7 @@ func TailOf(f *os.File, n int64) string {
 	return printable(buf)
 }
 
-// printable makes text of bytes.
+// printable converts bytes to text, with invalid UTF-8 as \xNN.
 func printable(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)
@@ -359,15 +364,16 @@ func printable(b []byte) string {
 	return out.String()
 }
 
-// outputLimit bounds what of the output goes into a message
+// outputLimit is how many bytes of output go into a message
 // (extensions/SPEC.md §9.6).
 const outputLimit = 3200
 
-// OutputText is the two outputs as everybody knows them, at most outputLimit
-// bytes long: each side keeps its end and may use what the other leaves.
+// OutputText joins the two outputs in the form of WALinuxAgent, in at most
+// outputLimit bytes: the end of each is kept, and one may use the room that
+// the other does not need. Secrets are masked.
 func OutputText(stdout, stderr string) string {
 	const room = outputLimit - len("[stdout]\n\n\n[stderr]\n")
-	// Before they are cut: half a signature is not known for one.
+	// Redact before cutting: a partial signature would not be recognized.
 	stdout, stderr = secret.Redact(stdout), secret.Redact(stderr)
 	if len(stdout)+len(stderr) > room {
 		const half = room / 2
@@ -394,7 +400,8 @@ func lastBytes(s string, n int) string {
 	return s
 }
 
-// SignalNumber is the number of a signal's name, 0 if there is none.
+// SignalNumber returns the number of a signal, given its name such as SIGKILL;
+// 0 if there is none.
 func SignalNumber(name string) int { return int(unix.SignalNum(name)) }
 
 func signalName(n int) string { return unix.SignalName(unix.Signal(n)) }

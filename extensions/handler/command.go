@@ -8,7 +8,7 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// Variables of the contract (extensions/SPEC.md §9.3).
+// Environment variables of the contract (extensions/SPEC.md §9.3).
 const (
 	envPath          = "AZURE_GUEST_AGENT_EXTENSION_PATH"
 	envVersion       = "AZURE_GUEST_AGENT_EXTENSION_VERSION"
@@ -25,7 +25,7 @@ const (
 	NotRun = "NOT_RUN"
 )
 
-// A Call is everything the environment of a command depends on.
+// A Call has everything that the environment of a command depends on.
 type Call struct {
 	Op      plan.Op
 	Base    string
@@ -34,13 +34,13 @@ type Call struct {
 	Ext     string // "" for single-config
 	Wire    string
 	Change  *plan.Change
-	Target  string // version that is being installed, during a change
+	Target  string // version that is being installed, during a version change
 	Multi   bool
-	Exts    []string // of the goal state, for the list of exit codes
+	Exts    []string // extensions of the goal state, for the list of exit codes
 }
 
-// Environment is what a command gets besides PATH and LANG. Nothing of the
-// agent's own environment is in it, so nothing can override it.
+// Environment returns the variables (as KEY=value) that a command gets besides
+// PATH and LANG. The agent's own environment is not passed on.
 func (c Call) Environment() []string {
 	env := []string{
 		envPath + "=" + c.Base,
@@ -65,8 +65,9 @@ func (c Call) Environment() []string {
 			from = c.Change.From
 		}
 		if plan.CompareVersions(c.Target, from) < 0 {
-			// A downgrade runs the old package, which has always been told the
-			// Target twice; Run Command works out directories from that.
+			// A downgrade runs the old package's update, which gets the target in
+			// both variables, as WALinuxAgent does it; Run Command derives
+			// directories from them.
 			from = c.Target
 		}
 		env = append(env, envNewVersion+"="+c.Target, envUpdatingFrom+"="+from)
@@ -89,7 +90,8 @@ func (c Call) disableCode(ext string) string {
 	return NotRun
 }
 
-// disableCodes is the list for multi-config in the spacing of Python.
+// disableCodes is the list of exit codes for multi-config, as JSON with the
+// spacing of Python's json module.
 func (c Call) disableCodes() string {
 	var b strings.Builder
 	b.WriteByte('[')
@@ -104,14 +106,14 @@ func (c Call) disableCodes() string {
 	return b.String()
 }
 
-// ShellLine is what /bin/sh gets: only the first word is made absolute, and
-// a leading slash does not make it so (extensions/SPEC.md §9.1).
+// ShellLine returns the command line for /bin/sh. The first word is relative to
+// base, even with a leading slash (extensions/SPEC.md §9.1).
 func ShellLine(base, command string) string {
 	return base + "/" + strings.TrimLeft(command, "/")
 }
 
-// SliceName is the slice of a handler: no version, and no dash, which would
-// make another level (extensions/SPEC.md §9.8).
+// SliceName is the systemd slice of a handler. It has no version, and no dash,
+// which would make another level (extensions/SPEC.md §9.8).
 func SliceName(handler, ext string) string {
 	name := handler
 	if ext != "" {

@@ -24,9 +24,9 @@ const (
 	HeartbeatName   = "heartbeat.log"
 )
 
-// EnvironmentFile is HandlerEnvironment.json to the byte: CustomScript's
-// shim does not parse it but cuts the text after `"logFolder": "` up to the
-// next `",`, so the blanks and the order are part of the contract
+// EnvironmentFile returns the content of HandlerEnvironment.json. Spaces and
+// order of keys are part of the contract, because CustomScript's shim does not
+// parse it: it takes the text between `"logFolder": "` and the next `",`
 // (extensions/SPEC.md §5.1).
 func EnvironmentFile(name, logDir, base string) []byte {
 	var b bytes.Buffer
@@ -52,11 +52,11 @@ func EnvironmentFile(name, logDir, base string) []byte {
 	return b.Bytes()
 }
 
-// SettingsFile is <seq>.settings. All three keys are always there, null
-// when absent; public settings keep their names, numbers and order, but go on
-// one line: the platform may send them on many, other agents never wrote more
-// than one, and shell handlers take it apart by lines. No settings at all is a file
-// of no bytes (extensions/SPEC.md §6.2).
+// SettingsFile returns the content of <seq>.settings. All three keys are always
+// there, null when absent. Public settings keep their names, numbers and order,
+// but are written on one line, as other agents do: the platform may send
+// several lines, and shell handlers parse the file by lines. Without settings
+// the file is empty (extensions/SPEC.md §6.2).
 func SettingsFile(s *protocol.Settings) []byte {
 	if s == nil {
 		return nil
@@ -79,9 +79,9 @@ func SettingsFile(s *protocol.Settings) []byte {
 	return b.Bytes()
 }
 
-// PublicSettings are the public settings as a handler gets them, in whatever
-// wrapping they came: the WireServer has an object over many lines, vmSettings
-// a string that holds one.
+// PublicSettings returns the public settings as a handler gets them: one JSON
+// document on one line, null if raw is empty or invalid. raw is an object, maybe
+// on several lines (WireServer), or a string that contains one (vmSettings).
 func PublicSettings(raw []byte) []byte {
 	raw = bytes.TrimSpace(raw)
 	if inner, ok := Text(raw); ok {
@@ -93,7 +93,7 @@ func PublicSettings(raw []byte) []byte {
 	return oneLine(raw)
 }
 
-// FileName is the name of a settings or status file.
+// FileName returns the name of a settings or status file: [<ext>.]<seq><suffix>.
 func FileName(ext string, seq int, suffix string) string {
 	if ext != "" {
 		return ext + "." + strconv.Itoa(seq) + suffix
@@ -101,7 +101,8 @@ func FileName(ext string, seq int, suffix string) string {
 	return strconv.Itoa(seq) + suffix
 }
 
-// StatusRecord is config/HandlerStatus as the old agent writes it.
+// StatusRecord returns the content of config/HandlerStatus as WALinuxAgent
+// writes it.
 func StatusRecord(name, version string, r Report, multi bool) []byte {
 	doc := struct {
 		Name    string `json:"name"`
@@ -116,7 +117,8 @@ func StatusRecord(name, version string, r Report, multi bool) []byte {
 	return b
 }
 
-// ParseStatusRecord reads config/HandlerStatus.
+// ParseStatusRecord parses config/HandlerStatus. It returns false if there is
+// no valid status.
 func ParseStatusRecord(data []byte) (Report, bool) {
 	data = lenientJSON(data)
 	if heartbeatLimits.JSON(data) != nil {
@@ -134,7 +136,8 @@ func ParseStatusRecord(data []byte) (Report, bool) {
 	return r, r.Status != "" && len(r.Status) <= maxBeatStatus
 }
 
-// ErrorStatusFile is a status file the agent writes in a handler's place.
+// ErrorStatusFile returns the content of a status file with an error, which the
+// agent writes on behalf of a handler.
 func ErrorStatusFile(name, operation string, code int, message string, now time.Time) []byte {
 	doc := []any{map[string]any{
 		"version":      1.0,
@@ -148,9 +151,9 @@ func ErrorStatusFile(name, operation string, code int, message string, now time.
 	return b
 }
 
-// DropSettings removes settings that handlers would take for newer ones:
-// numbers above seq and names that are none (extensions/SPEC.md §6.4). Only
-// files of this extension are looked at.
+// DropSettings removes settings files that handlers would take for newer ones:
+// those with a number above seq, or without a number (extensions/SPEC.md §6.4).
+// Only files of this extension are removed.
 func DropSettings(configDir, ext string, seq int) error {
 	base, name := filepath.Split(configDir)
 	d, err := folder.Open(base, name)
@@ -179,7 +182,7 @@ func DropSettings(configDir, ext string, seq int) error {
 			continue
 		case err != nil && ext != "": // another extension, "a.b" beside "a"
 			continue
-		case err != nil && strings.Contains(stem, "."): // multi-config, left by other agents
+		case err != nil && strings.Contains(stem, "."): // of multi-config, left by other agents
 			continue
 		}
 		errs = append(errs, d.RemoveAll(e.Name()))
@@ -187,9 +190,9 @@ func DropSettings(configDir, ext string, seq int) error {
 	return errors.Join(errs...)
 }
 
-// ForgetExtension deletes what belongs to one multi-config extension that was
-// deleted. Its mrseq goes too: Run Command relies on it, and a run command
-// created anew under the same name would not run (extensions/SPEC.md §11.3).
+// ForgetExtension removes the files of one multi-config extension that was
+// deleted. This includes its mrseq: with it, a run command that is created
+// again under the same name would not run (extensions/SPEC.md §11.3).
 func ForgetExtension(base, ext string) error {
 	var errs []error
 	for kind, suffix := range map[string]string{"config": ".settings", "status": ".status"} {
@@ -217,18 +220,18 @@ func ForgetExtension(base, ext string) error {
 	return errors.Join(append(errs, folder.Root.RemoveAll(base+"/"+ext+".mrseq"))...)
 }
 
-// Bounds of the status files that are taken over at a version change: root
-// copies them, in a folder that a service account can fill with names of files
-// that take no room.
+// Limits of the status files that are copied in a version change. They are
+// copied as root, from a folder that a service account may be able to fill with
+// sparse files.
 const (
-	maxPastNames = 20_000 // looked at
+	maxPastNames = 20_000 // names that are read
 	MaxPastFiles = 500
 	maxPastBytes = 32 << 20
 )
 
-// PastFiles are the names of the newest files of a folder, as many as are worth
-// taking over. More than that is no error: a version change must not fail for
-// what the old version has left lying about.
+// PastFiles returns the names of the newest files of a folder, within the limits
+// above. Having more is no error: a version change must not fail because of
+// leftovers of the old version.
 func PastFiles(base, name string) ([]string, error) {
 	var found []fs.FileInfo
 	err := folder.In(base, name, func(d *host.Dir) error {

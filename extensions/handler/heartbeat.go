@@ -14,25 +14,27 @@ import (
 
 const (
 	MaxHeartbeat  = 256 << 10
-	maxBeatStatus = 64 // a word
-	// heartbeatAge is when a handler counts as dead (extensions/SPEC.md §8.2).
+	maxBeatStatus = 64 // bytes; it is a single word
+	// heartbeatAge is the age of a heartbeat from which on the handler counts as
+	// unresponsive (extensions/SPEC.md §8.2).
 	heartbeatAge = 600 * time.Second
 )
 
 // A Report is the handler-level part of a status row.
 type Report struct {
-	Status  string `json:"status,omitempty"` // Ready or NotReady; empty: no row
+	Status  string `json:"status,omitempty"` // such as Ready or NotReady; empty: not reported
 	Code    int    `json:"code"`
 	Message string `json:"message,omitempty"`
-	Cause   string `json:"cause,omitempty"` // stable; empty if all is well
+	Cause   string `json:"cause,omitempty"` // stable code; empty if there is no problem
 }
 
-// ReportOf is the row of a handler that has a problem.
+// ReportOf returns the report of a handler that has a problem.
 func ReportOf(p fault.Problem) Report {
 	return Report{Status: "NotReady", Code: p.Code, Message: p.Text, Cause: p.Cause}
 }
 
-// Problem is what a report says is wrong. One that says nothing has no cause.
+// Problem returns the problem in a report. A missing cause is derived from the
+// code; with code 0 it stays empty.
 func (r Report) Problem() fault.Problem {
 	p := fault.Problem{Code: r.Code, Cause: r.Cause, Text: r.Message}
 	if p.Cause == "" && p.Code != 0 {
@@ -47,11 +49,11 @@ type Beat struct {
 	Message *string
 }
 
-// ErrHeartbeat says that heartbeat.log is not what it should be.
+// ErrHeartbeat means that the content of heartbeat.log is invalid.
 var ErrHeartbeat = errors.New("malformed heartbeat file")
 
-// ParseHeartbeat reads heartbeat.log; an empty array is as malformed as
-// anything else.
+// ParseHeartbeat parses the content of heartbeat.log. Errors wrap ErrHeartbeat;
+// an empty array is an error, too.
 func ParseHeartbeat(data []byte) (Beat, error) {
 	data = lenientJSON(data)
 	if err := heartbeatLimits.JSON(data); err != nil {
@@ -88,10 +90,10 @@ func ParseHeartbeat(data []byte) (Beat, error) {
 	return b, nil
 }
 
-// WithHeartbeat is the handler's row with its heartbeat on top. Unlike the
-// old agent nothing is written back, so a file that appears again is
-// believed again; and a handler gets the time in which it would be called
-// dead to write its first one.
+// WithHeartbeat returns the report of a handler with its heartbeat taken into
+// account. Unlike WALinuxAgent it stores nothing, so the handler becomes ready
+// again when the heartbeat comes back. After being enabled, a handler has
+// heartbeatAge to write its first heartbeat.
 func WithHeartbeat(r Report, path string, enabled, now time.Time) Report {
 	if r.Status != "Ready" {
 		return r

@@ -7,14 +7,14 @@ import (
 	"slices"
 )
 
-// What handlers write is read without building it up in memory: a status
-// file of some megabytes can hold a million empty objects, and each of them
-// would be a map. A document is checked once, by checkJSON; the
-// other functions walk over bytes that are known to be JSON.
+// Status files are read without decoding them as a whole: a file of some
+// megabytes can hold a million empty objects, and each would become a map. A
+// document is validated once, by checkJSON; the other functions work on bytes
+// that are known to be valid JSON.
 
 var errKind = errors.New("unexpected type of value")
 
-// checkJSON says what is wrong with a document, if anything.
+// checkJSON returns the syntax error of a document, or nil.
 func checkJSON(data []byte) error {
 	if json.Valid(data) {
 		return nil
@@ -23,7 +23,7 @@ func checkJSON(data []byte) error {
 	return json.Unmarshal(data, &raw)
 }
 
-// elements are the first elements of an array, at most limit.
+// elements returns the first elements of an array, at most limit.
 func elements(data []byte, limit int) ([]json.RawMessage, error) {
 	data = bytes.TrimSpace(data)
 	if len(data) == 0 || data[0] != '[' {
@@ -42,8 +42,8 @@ func elements(data []byte, limit int) ([]json.RawMessage, error) {
 	return out, nil
 }
 
-// fields are the named fields of an object, as they are; the last one of a
-// name counts. It is nil for null and for nothing.
+// fields returns the raw values of the named fields of an object. Of duplicate
+// fields the last one counts. The result is nil for null and for no data.
 func fields(data []byte, names ...string) (map[string]json.RawMessage, error) {
 	data = bytes.TrimSpace(data)
 	switch {
@@ -66,8 +66,8 @@ func fields(data []byte, names ...string) (map[string]json.RawMessage, error) {
 	return out, nil
 }
 
-// isName reports whether a name in quotes is n. Only one with a backslash in
-// it has to be read for that, and none of ours needs as many as it may have.
+// isName reports whether the JSON string raw is n. It is decoded only if it has
+// escapes (or U+FFFD); one longer than n with every byte escaped can't be n.
 func isName(raw []byte, n string) bool {
 	if len(raw) > 6*len(n)+2 {
 		return false
@@ -79,7 +79,8 @@ func isName(raw []byte, n string) bool {
 	return s == n
 }
 
-// skipBlanks is the place of the next thing that counts.
+// skipBlanks returns the index of the next token from i on, without white
+// space, commas and colons.
 func skipBlanks(data []byte, i int) int {
 	for data[i] == ' ' || data[i] == '\t' || data[i] == '\n' || data[i] == '\r' || data[i] == ',' || data[i] == ':' {
 		i++
@@ -87,7 +88,7 @@ func skipBlanks(data []byte, i int) int {
 	return i
 }
 
-// skipValue is the place after the value that begins at i.
+// skipValue returns the index after the value that begins at i.
 func skipValue(data []byte, i int) int {
 	depth := 0
 	for ; i < len(data); i++ {
@@ -103,7 +104,7 @@ func skipValue(data []byte, i int) int {
 			continue
 		case ']', '}':
 			if depth == 0 {
-				return i // of a number or a word
+				return i // the end of the surrounding array or object
 			}
 			depth--
 		default:
@@ -122,8 +123,8 @@ func skipValue(data []byte, i int) int {
 	return i
 }
 
-// oneLine is a document on one line, with the blanks that Python puts between
-// things. Strings and numbers stay as they are.
+// oneLine returns a document on one line, with spaces after commas and colons
+// as Python's json module writes them. Strings and numbers are not changed.
 func oneLine(data []byte) []byte {
 	out := make([]byte, 0, len(data)+16)
 	for i := 0; i < len(data); i++ {

@@ -12,37 +12,39 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// A Manifest is HandlerManifest.json of a package: element 0 of its
+// A Manifest is the HandlerManifest.json of a package: element 0 of its
 // array (extensions/SPEC.md §3.1). It is read again before every command,
-// because it may be edited in place.
+// because handlers and users may edit it in place.
 type Manifest struct {
 	Commands map[plan.Op]string
-	// Heartbeat: the handler keeps heartbeat.log fresh.
+	// Heartbeat means that the handler updates heartbeat.log regularly.
 	Heartbeat         bool
 	ContinueOnFailure bool
 	Multi             bool
-	// NoInstallOnUpdate: updateMode is there and not UpdateWithInstall.
+	// NoInstallOnUpdate means that updateMode is set, but not to
+	// UpdateWithInstall.
 	NoInstallOnUpdate bool
-	// CPUPercent of one core for the handler's slice; 0: no limit.
+	// CPUPercent is the CPU limit of the handler's slice, in percent of one
+	// core; 0 means no limit.
 	CPUPercent int
-	Services   []cgroup.UnitLimit // units the handler's work may be handed to
-	Publisher  string             // signingInfo
+	Services   []cgroup.UnitLimit // systemd units that may do the handler's work
+	Publisher  string             // this and the next two are from signingInfo
 	Type       string
 	Version    string
-	// Odd names keys whose value is not the boolean it should be.
+	// Odd has the keys whose values should be booleans but are not.
 	Odd []string
 }
 
-// MaxManifest bounds a manifest.
+// MaxManifest is the maximum size of a manifest in bytes.
 const MaxManifest = 1 << 20
 
 var errManifest = errors.New("malformed manifest file")
 
-// Bom is the byte order mark some publishers' tools write.
+// Bom is the UTF-8 byte order mark, which some publishers' tools write.
 var Bom = []byte("\xef\xbb\xbf")
 
-// ParseManifest reads a manifest. Booleans may be strings, version a
-// number or a string; what is unknown is ignored.
+// ParseManifest parses a manifest. Booleans may be strings, and the version a
+// number or a string. Unknown keys are ignored.
 func ParseManifest(data []byte) (Manifest, error) {
 	data = lenientJSON(data)
 	if err := manifestLimits.JSON(data); err != nil {
@@ -75,7 +77,7 @@ func ParseManifest(data []byte) (Manifest, error) {
 		m.NoInstallOnUpdate = !strings.EqualFold(mode, "UpdateWithInstall")
 	}
 	if m.limits(list[0]["resourceLimits"]); list[0]["resourceLimits"] == nil {
-		m.limits(hm["resourceLimits"]) // where some publishers have it
+		m.limits(hm["resourceLimits"]) // some publishers have them here
 	}
 	if s, err := object(list[0]["signingInfo"]); err == nil && s != nil {
 		m.signing(s)
@@ -91,8 +93,8 @@ func (m *Manifest) signing(s map[string]json.RawMessage) {
 	m.Version, _ = Text(s["version"])
 }
 
-// boolish: a boolean, or a string equal to true in any case. Everything else
-// is the default, and worth a remark.
+// boolish returns a value that is a boolean, or a string equal to "true" in any
+// case. Everything else is false; an unexpected value is noted in m.Odd.
 func (m *Manifest) boolish(o map[string]json.RawMessage, key string) bool {
 	raw := bytes.TrimSpace(o[key])
 	switch {
@@ -129,7 +131,7 @@ func (m *Manifest) limits(raw json.RawMessage) {
 	}
 }
 
-// percent is a quota of one core, or 0 for none that makes sense.
+// percent parses a CPU limit in percent of one core; 0 if it is not valid.
 func percent(raw json.RawMessage) int {
 	var x float64
 	if json.Unmarshal(raw, &x) != nil || x < 1 || x >= 1e6 {
@@ -138,8 +140,8 @@ func percent(raw json.RawMessage) int {
 	return int(x)
 }
 
-// object reads a JSON object with its keys as they are: encoding/json would
-// match the fields of a struct in any case. nil for null and absent.
+// object parses a JSON object. It keeps the case of the keys, which
+// encoding/json ignores for structs. The result is nil for null and no data.
 func object(raw json.RawMessage) (map[string]json.RawMessage, error) {
 	if len(raw) == 0 {
 		return nil, nil
@@ -149,12 +151,13 @@ func object(raw json.RawMessage) (map[string]json.RawMessage, error) {
 	return o, err
 }
 
-// maxText is how much of one JSON string is looked at, in bytes of the file. No
-// status that is reported whole has as many, and of one that is shortened more
-// than enough is left.
+// maxText is how much of one JSON string is decoded, in bytes of the file. It is
+// more than any string of a status that is reported without shortening, and
+// more than what is left of a shortened one.
 const maxText = 4 * bigTotal
 
-// Text reads a JSON string, of a very long one its beginning.
+// Text decodes a JSON string, of a very long one only the first maxText bytes.
+// It returns false if raw is not a string.
 func Text(raw json.RawMessage) (string, bool) {
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
@@ -166,8 +169,9 @@ func Text(raw json.RawMessage) (string, bool) {
 	return s, json.Unmarshal(raw, &s) == nil
 }
 
-// wholeEscapes is the largest place up to limit at which a JSON string can be
-// cut: in no escape, in no pair of them, and in no character of several bytes.
+// wholeEscapes returns the largest index up to limit at which a JSON string can
+// be cut without splitting an escape, a surrogate pair or a multi-byte
+// character.
 func wholeEscapes(raw []byte, limit int) int {
 	cut := 1
 	for i := 1; i < limit; {
@@ -181,7 +185,7 @@ func wholeEscapes(raw []byte, limit int) int {
 		default:
 			i += 6
 		}
-		// Of what is no UTF-8 at all something is left too.
+		// Invalid UTF-8 may have no start of a character near the limit.
 		if i <= limit && (utf8.RuneStart(raw[i]) || i < limit-utf8.UTFMax) {
 			cut = i
 		}
@@ -189,20 +193,20 @@ func wholeEscapes(raw []byte, limit int) int {
 	return cut
 }
 
-// isPair: an escape and the next one are the two halves of one character.
+// isPair reports whether an escape and the next one are a surrogate pair.
 func isPair(raw []byte) bool {
 	return raw[2]|0x20 == 'd' && strings.ContainsRune("89abAB", rune(raw[3])) && raw[6] == '\\' && raw[7] == 'u'
 }
 
-// maxEscaped is by how much escaping control characters may lengthen a file, in
-// bytes. What goes beyond it becomes blanks: no text that means something has so
-// many, and six bytes for each of some millions are more than the agent may take.
+// maxEscaped is by how many bytes escapes of the form \u00XX may lengthen a
+// document. Further control characters become spaces: real text has few, and
+// six bytes for each of several millions would need too much memory.
 const maxEscaped = 1 << 20
 
-// lenientJSON makes of what handlers write what encoding/json reads: no byte
-// order mark, no NUL padding at the end, and control characters inside of
-// strings escaped (Python and shell handlers write them raw). At most it
-// becomes twice as long, and maxEscaped.
+// lenientJSON converts the JSON of handlers to what encoding/json accepts: it
+// removes a byte order mark and trailing NULs, and escapes control characters
+// in strings, which Python and shell handlers write as they are. The result is
+// at most twice as long, plus maxEscaped bytes.
 func lenientJSON(data []byte) []byte {
 	data = bytes.TrimRight(bytes.TrimPrefix(data, Bom), "\x00 \t\r\n")
 	controls := 0
@@ -220,7 +224,7 @@ func lenientJSON(data []byte) []byte {
 	for _, c := range data {
 		switch {
 		case inString && c < 0x20:
-			if escaped { // a backslash before it: keep a backslash that means itself
+			if escaped { // the backslash before it does not start an escape: double it
 				out = append(out, '\\')
 			}
 			escaped = false
@@ -251,8 +255,8 @@ func lenientJSON(data []byte) []byte {
 	return out
 }
 
-// SignedAs says why signingInfo does not name this handler in this version,
-// or "".
+// SignedAs returns why signingInfo does not match this handler and version, or
+// "" if it does.
 func (m Manifest) SignedAs(name, version string) string {
 	switch {
 	case m.Publisher == "" && m.Type == "" && m.Version == "":

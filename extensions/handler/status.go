@@ -18,7 +18,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// Values of an extension's status.
+// Values of an extension's status (status.status in a status file).
 const (
 	Transitioning = "transitioning"
 	Warning       = "warning"
@@ -26,11 +26,12 @@ const (
 	Error         = "error"
 )
 
-// halfWritten is how long a file that can't be parsed may be one that is just
-// being written: shell and Python handlers write in place.
+// halfWritten is how long after its last change a file that can't be parsed may
+// still be incomplete: shell and Python handlers write in place.
 const halfWritten = 3 * time.Second
 
-// Limits of what is read and reported (extensions/SPEC.md §7.4).
+// Limits of what is read and reported, in bytes or characters
+// (extensions/SPEC.md §7.4).
 const (
 	MaxStatusFile  = 8 << 20
 	bigStatus      = 128 << 10
@@ -49,9 +50,8 @@ var (
 	errStatusShape = errors.New("not a status")
 )
 
-// ParseStatus reads what a handler says about itself. What could be
-// understood is returned with the error. An empty array or null is a status
-// without a word (Status == "").
+// ParseStatus parses a status file. With an error it returns what could be
+// parsed. For an empty array or null, Status is "".
 func ParseStatus(data []byte) (protocol.ExtensionStatus, error) {
 	var st protocol.ExtensionStatus
 	data = lenientJSON(data)
@@ -78,7 +78,7 @@ func ParseStatus(data []byte) (protocol.ExtensionStatus, error) {
 	}
 	for field, dst := range map[string]*string{"name": &st.Name, "operation": &st.Operation, "configurationAppliedTime": &st.AppliedTime} {
 		word, _ := Text(body[field])
-		*dst = Clip(word, maxWord) // nothing cuts them later, and the platform refuses what is too long as a whole
+		*dst = Clip(word, maxWord) // they are not shortened later, and the platform rejects a report that is too long
 	}
 	st.Code = statusCode(body["code"])
 	word, ok := Text(body["status"])
@@ -92,7 +92,7 @@ func ParseStatus(data []byte) (protocol.ExtensionStatus, error) {
 	return st, parseSubstatus(&st, body["substatus"])
 }
 
-// statusWord coerces unknown words to error: a handler that says "failed"
+// statusWord changes unknown words to "error": a handler that reports "failed"
 // has failed. Case matters.
 func statusWord(w string) string {
 	switch w {
@@ -130,8 +130,8 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 		if sub.Message, sub.Lang, err = formatted(o["formattedMessage"]); err != nil {
 			return err
 		}
-		// What will not be reported is only looked at. A file that is reported
-		// whole has fewer characters, whatever masking secrets adds to them.
+		// Substatuses beyond this bound are only validated. A file that is
+		// reported without shortening stays below it, even with masked secrets.
 		total += len(sub.Name)
 		if sub.Message != nil {
 			total += len(*sub.Message)
@@ -143,15 +143,15 @@ func parseSubstatus(st *protocol.ExtensionStatus, raw json.RawMessage) error {
 	return nil
 }
 
-// statusCode passes a whole number, or a short string, through. What else
-// there may be (1e999, a number of a hundred digits, an object) would break
-// the report for everybody, so it is 0.
+// statusCode returns an integer or a short string as it is. Anything else (1e999,
+// a number of a hundred digits, an object) could make the platform reject the
+// whole report and becomes 0.
 func statusCode(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 || len(raw) > maxCode {
 		return json.RawMessage("0")
 	}
 	if raw[0] == '"' {
-		return bytes.Clone(raw) // it outlives the file it was read from
+		return bytes.Clone(raw) // do not keep the whole file in memory
 	}
 	var n json.Number
 	if raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') || json.Unmarshal(raw, &n) != nil {
@@ -187,8 +187,8 @@ func formatted(raw json.RawMessage) (message *string, lang string, err error) {
 	return nil, lang, nil
 }
 
-// shorten cuts a status whose file is too big for the report: the parent
-// message first, then substatuses in their order until the budget is used.
+// shorten cuts a status whose file is too big for the report: first the
+// message, then each substatus, in order, until bigTotal is used up.
 func shorten(st *protocol.ExtensionStatus) {
 	total := 0
 	if st.Message != nil {
@@ -214,8 +214,8 @@ func shorten(st *protocol.ExtensionStatus) {
 	st.Substatus = kept
 }
 
-// cutMark cuts at n characters, never inside of one. A text of exactly n
-// characters gets the mark too, as everybody is used to.
+// cutMark cuts a text to n characters and appends a mark. A text of exactly n
+// characters gets the mark, too, as in WALinuxAgent.
 func cutMark(s string, n int) string {
 	if utf8.RuneCountInString(s) < n {
 		return s
@@ -223,7 +223,7 @@ func cutMark(s string, n int) string {
 	return Clip(s, n) + truncatedMark
 }
 
-// Clip is the first n characters of s.
+// Clip returns the first n characters of s.
 func Clip(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -237,16 +237,16 @@ func Clip(s string, n int) string {
 	return s
 }
 
-// A FileStatus is what one status file has to say. cause is what is wrong with the
-// file; what a handler says in it has none.
+// A FileStatus is the status in a status file. Cause is set if the file is
+// unusable, and not for errors that a handler reports in it.
 type FileStatus struct {
 	protocol.ExtensionStatus
 	Cause string
 }
 
-// ReadStatus is the extension status to report for one status file, whatever
-// is found there. fresh says that the file was written moments ago and may
-// be half a file.
+// ReadStatus returns the extension status to report for one status file, also
+// if the file is missing or invalid. fresh reports that an invalid file was
+// changed a moment ago, so that it may be incomplete.
 func ReadStatus(path, full, version string, seq int) (st FileStatus, fi fs.FileInfo, fresh bool) {
 	data, fi, err := folder.ReadOwn(path, MaxStatusFile)
 	switch {
@@ -274,13 +274,13 @@ func ReadStatus(path, full, version string, seq int) (st FileStatus, fi fs.FileI
 	return FileStatus{wrong, fault.CauseStatus}, fi, fresh
 }
 
-// MissingStatus is reported while a handler has not written anything.
+// MissingStatus is the status while a handler has not written a status file.
 func MissingStatus(path, full string) protocol.ExtensionStatus {
 	m := fmt.Sprintf("This status is being reported by the Guest Agent since no status file was reported by extension %s: [ExtensionStatusError] Status file %s does not exist", full, path)
 	return protocol.ExtensionStatus{Status: Transitioning, Code: json.RawMessage("0"), Message: &m}
 }
 
-// WrongStatus is an error of the agent in place of a status.
+// WrongStatus is an error of the agent that is reported instead of a status.
 func WrongStatus(code int, message string) protocol.ExtensionStatus {
 	raw, _ := json.Marshal(code) // an int
 	return protocol.ExtensionStatus{Status: Error, Code: raw, Message: &message}

@@ -6,14 +6,15 @@ import (
 	"unicode/utf8"
 )
 
-// Names from the platform become directories, arguments of /bin/sh and names
-// of systemd units. So what is let through is what published handlers have,
-// and not what can be made harmless by quoting.
+// Names from the platform become names of directories and systemd units, and
+// arguments of /bin/sh. So only characters that published handlers use are
+// allowed; nothing relies on quoting.
 
-// nameMax keeps <Name>-<version> and what is made of it a file name.
+// nameMax is short enough that <Name>-<version>, with a suffix, is still a
+// valid file name.
 const nameMax = 150
 
-// IsHandlerName reports whether a text can name a handler: Publisher.Type.
+// IsHandlerName reports whether s can be the name of a handler: Publisher.Type.
 func IsHandlerName(s string) bool {
 	if s == "" || len(s) > nameMax || !alphanumeric(rune(s[0])) {
 		return false
@@ -21,13 +22,13 @@ func IsHandlerName(s string) bool {
 	if strings.IndexFunc(s, func(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("._-", r) }) >= 0 {
 		return false
 	}
-	// What is put on the disk has to be found there again.
+	// The name has to be recognized when the directory is read.
 	name, version, ok := SplitDir(s + "-1.0")
 	return ok && name == s && version == "1.0"
 }
 
-// IsVersion reports whether a text is a version that can also end the name of
-// a directory. A dash would end up in the name when the directory is read.
+// IsVersion reports whether s is a version that can also be the last part of a
+// directory name. It has no dash, because SplitDir splits at the last one.
 func IsVersion(s string) bool {
 	if s == "" || len(s) > 64 || s[0] < '0' || s[0] > '9' {
 		return false
@@ -38,10 +39,10 @@ func IsVersion(s string) bool {
 	return parseVersion(s).ok
 }
 
-// IsExtensionName reports whether a text can name one extension of a
-// multi-config handler. It is part of file names and the value of a variable,
-// nothing of it reaches a shell of ours; people choose it, so letters of all
-// scripts and blanks are let through.
+// IsExtensionName reports whether s can be the name of one extension of a
+// multi-config handler. It becomes part of file names and the value of an
+// environment variable, but is never passed to a shell. Users choose it, so
+// letters of all scripts and spaces are allowed.
 func IsExtensionName(s string) bool {
 	return s != "" && len(s) < 200 && s[0] != '.' && utf8.ValidString(s) &&
 		strings.IndexFunc(s, func(r rune) bool { return r == '/' || r == '\\' || unicode.IsControl(r) }) < 0
@@ -51,9 +52,9 @@ func alphanumeric(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
-// SplitDir takes a directory name apart: everything before the first dash is
-// the name, a version follows the last one (extensions/SPEC.md §4.2). Packages
-// of the agent itself look the same and are left out.
+// SplitDir splits the name of a handler's directory at the last dash into name
+// and version (extensions/SPEC.md §4.2). Package directories of the agents,
+// which have the same form, are not accepted.
 func SplitDir(dir string) (name, version string, ok bool) {
 	i := strings.LastIndexByte(dir, '-')
 	if i <= 0 || !parseVersion(dir[i+1:]).ok || strings.HasPrefix(dir, "WALinuxAgent-") || strings.HasPrefix(dir, "azguest-") {

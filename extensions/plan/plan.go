@@ -6,25 +6,26 @@ import (
 	"slices"
 )
 
-// A Task is one step for one version of a handler. It is a plain value.
+// A Task is one step for one version of a handler.
 type Task struct {
 	Op      Op     `json:"op"`
-	Version string `json:"version"`       // whose package it is about
-	Ext     string `json:"ext,omitempty"` // enable, disable of a multi-config extension
-	// From and To are set during a version change: the old and the new one.
+	Version string `json:"version"`       // whose package is used
+	Ext     string `json:"ext,omitempty"` // the extension to enable or disable, for multi-config
+	// From and To are the old and the new version, during a version change.
 	From string `json:"from,omitempty"`
 	To   string `json:"to,omitempty"`
-	// Skip: the state changes but no command runs (install when the manifest
-	// says update without install).
+	// Skip means that the state changes but no command runs (an install, if
+	// the manifest asks for update without install).
 	Skip    bool    `json:"skip,omitempty"`
-	Why     string  `json:"why,omitempty"` // for people; nothing is decided by it
-	Purpose Purpose `json:"for,omitempty"` // of a disable
+	Why     string  `json:"why,omitempty"` // for logs and operators; not used in decisions
+	Purpose Purpose `json:"for,omitempty"` // only of a disable
 }
 
-// A Purpose is what a disable prepares, where that changes what its end means.
+// A Purpose is what a disable is part of, if that changes how its end is
+// handled.
 type Purpose string
 
-// The purposes. A disable without one leaves the extension as it is, disabled.
+// The purposes. A disable without one just leaves the extension disabled.
 const (
 	ForDelete    Purpose = "delete"    // of one extension of a multi-config handler
 	ForUninstall Purpose = "uninstall" // of the handler
@@ -55,16 +56,17 @@ type Fact struct {
 	Version string
 	State   State
 	Multi   bool
-	Change  *Change            // what of a version change to this one is done
+	Change  *Change            // progress of a version change to this version
 	Exts    map[string]ExtFact // by name, "" for single-config
 	// FailKey is the goal state, and FailBoot the boot, in which an operation
-	// of the handler failed; it is not tried again in both.
+	// of the handler failed. It is not tried again as long as both are current.
 	FailKey, FailBoot string
 
 	NoInstallOnUpdate bool // manifest: no install after an update
 }
 
-// An ExtFact is one extension of a handler version. It is stored as it is.
+// An ExtFact is one extension of a handler version. It is part of the record on
+// disk.
 type ExtFact struct {
 	Enabled bool   `json:"enabled,omitempty"`
 	Seq     int    `json:"seq"`
@@ -77,19 +79,19 @@ type ExtFact struct {
 	FailKey string `json:"failKey,omitempty"`
 }
 
-// Now is what else the decision depends on.
+// Now is the current goal state, boot and agent version.
 type Now struct {
 	Key, Boot, Agent string
-	// Start is the name of this start of the agent if everything is to be
-	// enabled once per start, as the old agent did, and else "".
+	// Start identifies this start of the agent if everything is to be enabled
+	// once per start, as WALinuxAgent does. Otherwise it is "".
 	Start string
 }
 
-// For says what is left to do for one handler, in order. It is pure, and it
-// is asked again after every task: what a crash, a failure or a new goal
-// state left behind is a fact like any other. Nothing is left when it is
-// empty, be it because all is well or because it failed and this goal state
-// does not try again.
+// For returns the remaining tasks for one handler, in order. It is a pure
+// function and is called again after every task, so it needs no special cases
+// for crashes, failures or new goal states. The result is empty if nothing is
+// left to do, or if the handler failed and is not tried again in this goal
+// state.
 func For(w Wish, have []Fact, now Now) []Task {
 	have = slices.Clone(have)
 	slices.SortFunc(have, func(a, b Fact) int { return CompareVersions(b.Version, a.Version) })
@@ -110,8 +112,8 @@ func (f Fact) blocked(now Now) bool {
 func planGone(have []Fact, now Now) []Task {
 	var tasks []Task
 	for _, f := range have {
-		// A failed disable does not keep an extension from being deleted, and
-		// is not tried twice (extensions/SPEC.md §10.9).
+		// A failed disable is not repeated and does not prevent the uninstall
+		// (extensions/SPEC.md §10.9).
 		if f.State == Enabled && !f.blocked(now) {
 			tasks = append(tasks, disableAll(f, Task{Why: "uninstall", Purpose: ForUninstall})...)
 		}
@@ -135,8 +137,8 @@ func planDisabled(have []Fact, now Now) []Task {
 	return tasks
 }
 
-// disableAll disables the handler once, or each enabled extension of it; like
-// says the rest of the tasks.
+// disableAll returns a disable for the handler or, for multi-config, for each
+// of its enabled extensions. Other fields are copied from like.
 func disableAll(f Fact, like Task) []Task {
 	like.Op, like.Version = Disable, f.Version
 	if like.To != "" {
@@ -188,8 +190,8 @@ func planEnabled(w Wish, have []Fact, now Now) []Task {
 		tasks = append(tasks, Task{Op: Install, Version: w.Version, Skip: noInstall, Why: why})
 	}
 	tasks = append(tasks, planExts(w, target, fresh, now)...)
-	// Superseded versions go last and without commands: an uninstall now
-	// could take down what the new version just set up.
+	// Superseded versions are removed last and without commands: an uninstall
+	// now could break what the new version has just set up.
 	for _, f := range have {
 		if f.Version != w.Version && (old == nil || f.Version != old.Version || !fresh) {
 			tasks = append(tasks, Task{Op: Remove, Version: f.Version, Why: "superseded by " + w.Version})
@@ -198,8 +200,8 @@ func planEnabled(w Wish, have []Fact, now Now) []Task {
 	return tasks
 }
 
-// planChange is the version change of extensions/SPEC.md §10.5 between fetching
-// the new package and installing it.
+// planChange returns the tasks of a version change between fetching the new
+// package and installing it (extensions/SPEC.md §10.5).
 func planChange(target, old Fact, why string) []Task {
 	var ch Change
 	if target.Change != nil && target.Change.From == old.Version {
@@ -246,16 +248,16 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 	return append(off, on...)
 }
 
-// WhyEnable says why an extension has to be enabled now, or "".
+// WhyEnable returns why an extension has to be enabled now, or "".
 //
-// The old agent enabled everything at each goal state and at each start. Here
-// an extension that is enabled and unchanged is left alone (DESIGN.md, decision 9). What
-// real handlers need of the old rule is kept: after a boot their daemons are
-// gone, so each is enabled once per boot; once after an agent upgrade or
-// change, because the contract may have changed; and a failed one is tried
-// again with the next goal state. A mere restart of the agent enables
-// nothing: handlers live on in their own scopes, and one whose script
-// restarts the agent would otherwise never come to rest.
+// WALinuxAgent enables everything at each goal state and at each start. Here
+// an extension that is enabled and unchanged is left alone (DESIGN.md,
+// decision 9), with these exceptions: each is enabled once per boot, because
+// its daemons are gone after a boot; once after an upgrade or change of the
+// agent, because the contract may have changed; and a failed one is tried
+// again with the next goal state. A restart of the agent enables nothing:
+// handlers keep running in their own scopes, and an extension whose script
+// restarts the agent would otherwise run for ever.
 func WhyEnable(e ExtWish, state State, rec ExtFact, known bool, now Now) string {
 	switch {
 	case !state.Installed() || !known || rec.Hash == "" && !rec.Enabled:
@@ -285,7 +287,7 @@ func WhyEnable(e ExtWish, state State, rec ExtFact, known bool, now Now) string 
 	return ""
 }
 
-// EnabledNames lists the enabled multi-config extensions, sorted.
+// EnabledNames returns the names of the enabled multi-config extensions, sorted.
 func (f Fact) EnabledNames() []string {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(f.Exts)) {

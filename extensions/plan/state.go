@@ -5,8 +5,8 @@ import "errors"
 // State is how far one version of a handler has come. It is stored as text.
 type State string
 
-// The states. Broken is a package whose install or update failed: only
-// fetching it again or removing it leads out.
+// The states. Broken is a package whose install or update failed; it has to be
+// fetched again or removed.
 const (
 	Absent    State = "Absent"
 	Fetched   State = "Fetched"
@@ -36,9 +36,9 @@ type edge struct {
 	op   Op
 }
 
-// after is the whole state machine: an edge that is not here does not exist.
-// Disabling one of several enabled extensions of a multi-config handler
-// leaves the handler enabled; Record.done knows that.
+// after is the state machine: transitions that are not listed are not allowed.
+// A multi-config handler stays enabled when one of several enabled extensions
+// is disabled; Record.Done handles that.
 var after = map[edge]State{
 	{Absent, Fetch}:        Fetched,
 	{Fetched, Fetch}:       Fetched,
@@ -55,7 +55,7 @@ var after = map[edge]State{
 	{Installed, Disable}:   Disabled,
 	{Disabled, Disable}:    Disabled,
 	{Installed, Uninstall}: Absent,
-	{Enabled, Uninstall}:   Absent, // its disable failed; deleting goes on
+	{Enabled, Uninstall}:   Absent, // its disable failed; the removal continues
 	{Disabled, Uninstall}:  Absent,
 	{Broken, Uninstall}:    Absent,
 	{Absent, Remove}:       Absent,
@@ -66,7 +66,7 @@ var after = map[edge]State{
 	{Broken, Remove}:       Absent,
 }
 
-// failed is where a failure leads when that is not back to where it began.
+// failed lists the failed operations that change the state.
 var failed = map[edge]State{
 	{Fetched, Install}:  Broken,
 	{Fetched, Update}:   Broken,
@@ -76,13 +76,14 @@ var failed = map[edge]State{
 	{Fetched, Fetch}:    Absent,
 }
 
-// After is the state to which a successful op leads.
+// After returns the state after a successful op, and false if op is not
+// allowed in s.
 func (s State) After(op Op) (State, bool) {
 	next, ok := after[edge{s, op}]
 	return next, ok
 }
 
-// Failed is the state to which a failed op leads.
+// Failed returns the state after a failed op.
 func (s State) Failed(op Op) State {
 	if next, ok := failed[edge{s, op}]; ok {
 		return next
@@ -90,20 +91,21 @@ func (s State) Failed(op Op) State {
 	return s
 }
 
-// Installed reports whether commands of this version have a meaning: its
-// install succeeded.
+// Installed reports whether the install of this version succeeded, so that its
+// other commands can be run.
 func (s State) Installed() bool { return s == Installed || s == Enabled || s == Disabled }
 
-// Change is the progress of a version change (extensions/SPEC.md §10.5).
+// Change is the progress of a version change (extensions/SPEC.md §10.5). Exit
+// codes are decimal, or NOT_RUN.
 type Change struct {
 	From         string            `json:"from"`
 	Disabled     bool              `json:"disabled,omitempty"`
-	DisableCodes map[string]string `json:"disableCodes,omitempty"` // by extension
+	DisableCodes map[string]string `json:"disableCodes,omitempty"` // exit codes by extension
 	Copied       bool              `json:"copied,omitempty"`
 	Updated      bool              `json:"updated,omitempty"`
-	// UninstallCode reaches install and enable of the new version.
+	// UninstallCode is passed to install and enable of the new version.
 	UninstallCode string `json:"uninstallCode,omitempty"`
 }
 
-// ErrEdge says that an operation is not possible in a state: a bug.
+// ErrEdge means that an operation is not allowed in a state. This is a bug.
 var ErrEdge = errors.New("not a valid state transition")

@@ -8,7 +8,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// version is a dotted number with an optional pre-release word.
+// version is a dotted number with an optional pre-release suffix.
 type version struct {
 	nums []int
 	pre  int // 0 alpha, 1 beta, 2 rc, 3 none
@@ -36,7 +36,7 @@ func parseVersion(s string) version {
 	return v
 }
 
-// Components is how many numbers a version has, 0 for a text that is none.
+// Components returns how many numbers a version has, 0 if s is not a version.
 func Components(s string) int {
 	if v := parseVersion(s); v.ok {
 		return len(v.nums)
@@ -44,9 +44,10 @@ func Components(s string) int {
 	return 0
 }
 
-// CompareVersions orders version texts: numbers are padded with zeros
-// (1.0 = 1.0.0), a pre-release comes before its release, and what is not a
-// version comes before everything (extensions/SPEC.md §2.7).
+// CompareVersions compares two versions; the result is negative, 0 or positive.
+// Numbers are padded with zeros (1.0 = 1.0.0), a pre-release comes before its
+// release, and a string that is not a version comes before all versions
+// (extensions/SPEC.md §2.7).
 func CompareVersions(a, b string) int {
 	va, vb := parseVersion(a), parseVersion(b)
 	if va.ok != vb.ok {
@@ -73,14 +74,14 @@ func CompareVersions(a, b string) int {
 	return va.preN - vb.preN
 }
 
-// ChooseVersion is the package to use for a requested version: the highest
-// one of which the request is a prefix, public or internal alike.
+// ChooseVersion returns the package to use for a requested version: the highest
+// one that the request is a prefix of, whether public or internal.
 func ChooseVersion(request string, m protocol.Manifest) (protocol.PackageVersion, bool) {
 	want := parseVersion(request)
 	var best protocol.PackageVersion
 	found := false
 	for _, p := range m.Versions {
-		if !IsVersion(p.Version) { // it would become a directory
+		if !IsVersion(p.Version) { // it becomes part of a directory name
 			continue
 		}
 		v := parseVersion(p.Version)
