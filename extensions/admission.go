@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// skip gives a pair up for this goal state.
+// skip excludes a pair from processing in this goal state.
 func (m *Manager) skip(q pair, why fault.Problem) {
 	p := m.pass
 	p.skipped[q.key()] = why
@@ -39,7 +39,7 @@ func (m *Manager) skip(q pair, why fault.Problem) {
 	h.recs = w.recs
 }
 
-// versionOf is the version a row is about.
+// versionOf returns the version that is processed for a handler.
 func (m *Manager) versionOf(want *protocol.Handler) string {
 	if d, ok := m.pass.versions[strings.ToLower(want.Name)]; ok && d.version != "" {
 		return d.version
@@ -47,7 +47,8 @@ func (m *Manager) versionOf(want *protocol.Handler) string {
 	return want.Version
 }
 
-// placeholder writes an error status file for a handler that has none.
+// placeholder writes an error status file on behalf of a handler. An existing
+// file is kept unless overwrite is set.
 func (m *Manager) placeholder(r store.Record, ext string, seq int, op string, code int, message string, overwrite bool) error {
 	base := m.store.Base(r.Name, r.Version)
 	if err := folder.Root.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -67,9 +68,8 @@ func (m *Manager) placeholder(r store.Record, ext string, seq int, op string, co
 	return folder.Write(base, path, handler.ErrorStatusFile(full, op, code, message, time.Now()), 0o600)
 }
 
-// refuse handles what must not run at all: extensions switched off, or not
-// allowed by the policy. It reports whether that is the case for the whole
-// handler.
+// refuse handles a handler that must not run at all, because extensions are
+// switched off or the policy denies it. It reports whether that is the case.
 func (m *Manager) refuse(h *managed, want *protocol.Handler, mine []pair) bool {
 	p := m.pass
 	code := fault.CodeEnable
@@ -101,8 +101,8 @@ func (m *Manager) refuse(h *managed, want *protocol.Handler, mine []pair) bool {
 	if m.cfg.Mode == ModeReportOnly {
 		rep := handler.Report{}
 		if len(h.recs) == 0 {
-			// Nothing to report, and the platform must not wait for it. What is
-			// there is reported as it is.
+			// It is not installed: report that, so that the platform does not wait
+			// for it. An installed one is reported as it is.
 			rep = handler.ReportOf(fault.Problem{Code: code, Cause: fault.CauseDisabled, Text: fmt.Sprintf("Extension '%s' will not be processed since extensions are only reported. To enable extension processing, set Extensions.Mode=on in '%s'", want.Name, m.cfg.Conf)})
 		}
 		for _, q := range mine {
@@ -118,7 +118,7 @@ func (m *Manager) refuse(h *managed, want *protocol.Handler, mine []pair) bool {
 	}
 	w.emit(want.Version, op, false, why.Text, 0)
 	version := want.Version
-	if code == fault.CodeDisable { // the installed one is meant
+	if code == fault.CodeDisable { // report it for the installed version
 		for v := range h.recs {
 			version = v
 		}
@@ -138,11 +138,11 @@ func (m *Manager) refuse(h *managed, want *protocol.Handler, mine []pair) bool {
 	return true
 }
 
-// loadPolicy reads the policy anew; each goal state gets the current one.
+// loadPolicy reads the policy. It is read again for each goal state.
 func (m *Manager) loadPolicy() policy.Effective { return policy.Read(m.store.Root, m.cfg.Policy) }
 
-// PolicyExplain says what the policy of this machine thinks of an extension:
-// the mode, and why it refuses, none if it does not.
+// PolicyExplain returns the mode of this machine's policy, and why it denies an
+// extension. refusal is the zero value if it allows it.
 func (m *Manager) PolicyExplain(name, version, signer string) (mode string, refusal fault.Problem) {
 	p := m.loadPolicy()
 	return p.Mode, p.Deny(name, version, signer, false)

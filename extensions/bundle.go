@@ -18,9 +18,9 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// packageLimits are those of a package. Published ones reach 100 MB and a few
-// thousand files. What is counted is what the disk gives for it: 500 KB of
-// names can be a hundred thousand directories.
+// packageLimits are the limits of a package. Published ones have up to 100 MB
+// and a few thousand files. Inodes are limited, too, because 500 KB of names can
+// unpack to a hundred thousand directories.
 var packageLimits = bound.Package{Directory: 4 << 20, Inodes: 50_000, Bytes: maxUnpacked, Ratio: 200, Floor: 64 << 20}
 
 const (
@@ -29,12 +29,12 @@ const (
 	maxDepth     = 64
 )
 
-// errBundle says that a package is not one we unpack. It is the package's
-// fault: another address may have a better one.
+// errBundle means that a package is invalid. Another address may have a valid
+// copy.
 var errBundle = fault.Because(fault.CausePackage, errors.New("invalid package"))
 
-// unpack writes a package into dst, a directory it makes, and brings the
-// manifest to its root. On failure dst is removed.
+// unpack unpacks a package of at most limit bytes (unpacked) into dst, which it
+// creates, and puts the manifest at the root. On failure dst is removed.
 func unpack(src, dst string, limit int64) error {
 	z, closer, size, err := openBundle(src)
 	if err != nil {
@@ -60,9 +60,10 @@ func unpack(src, dst string, limit int64) error {
 	}))
 }
 
-// packageRules are those of a package, which may unpack to so many bytes. Every
-// file becomes executable, because published packages carry no modes
-// (extensions/SPEC.md §2.4); of theirs only counts whether all may execute it.
+// packageRules are the rules for unpacking a package to at most limit bytes.
+// Every file becomes executable for root, because published packages carry no
+// modes (extensions/SPEC.md §2.4). If a file has a mode, it only decides whether
+// others may execute it.
 func packageRules(limit int64) unzip.Rules {
 	r := unzip.Rules{Limits: packageLimits, Name: maxNameBytes, Depth: maxDepth, Windows: true, Perm: func(_ string, hint fs.FileMode) fs.FileMode {
 		if hint&0o011 != 0 {
@@ -74,7 +75,7 @@ func packageRules(limit int64) unzip.Rules {
 	return r
 }
 
-// bundleFault marks what is the package's fault.
+// bundleFault adds errBundle to errors about an invalid package.
 func bundleFault(err error) error {
 	if _, ok := errors.AsType[*unzip.InvalidError](err); ok {
 		return fmt.Errorf("%w: %w", errBundle, err)
@@ -84,7 +85,7 @@ func bundleFault(err error) error {
 
 func depth(name string) int { return strings.Count(name, "/") }
 
-// openBundle reads the list of what is in a package.
+// openBundle opens a package and reads its directory of files.
 func openBundle(src string) (z *zip.Reader, closer io.Closer, size int64, err error) {
 	f, err := folder.OpenFile(src)
 	if err != nil {
@@ -100,8 +101,8 @@ func openBundle(src string) (z *zip.Reader, closer io.Closer, size int64, err er
 	return z, f, fi.Size(), nil
 }
 
-// placeManifest puts the manifest, which may be anywhere in the package, at
-// its root and without a byte order mark (extensions/SPEC.md §2.2).
+// placeManifest copies the manifest, which may be in any folder of the package,
+// to the root and removes a byte order mark (extensions/SPEC.md §2.2).
 func placeManifest(root *os.Root, name string) error {
 	f, err := root.Open(name)
 	if err != nil {

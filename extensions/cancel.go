@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// A cancelRequest is an operator's, for the loop.
+// A cancelRequest is an operator's request to cancel, sent to the loop.
 type cancelRequest struct {
 	name, config string // the instance of a multi-config handler, or "" for all of it
 	answer       chan cancelAnswer
@@ -24,17 +24,17 @@ type cancelRequest struct {
 
 type cancelAnswer struct {
 	did   string
-	ended chan string // of what was stopped, with how; nil if nothing ran
+	ended chan string // receives work.how when the stopped step has ended; nil if nothing ran
 	err   error
 }
 
-// cancelTime bounds a request, endTime included.
+// cancelTime is the time limit of a request, including endTime.
 const cancelTime = time.Minute
 
-// Cancel ends whatever is going on for an extension, in whatever state that is:
-// what runs is killed and what waits is given up, until the next goal state or
-// Retry. It says what it did. A removal goes on without the command that was
-// killed.
+// Cancel stops the processing of an extension until the next goal state or
+// Retry: a running command is killed, and a waiting extension is skipped. It
+// returns a description of what it did. A removal continues after its command
+// was killed.
 func (m *Manager) Cancel(ctx context.Context, name, config string) (string, error) {
 	ctx, stop := context.WithTimeoutCause(ctx, cancelTime, errors.New("no answer from the agent"))
 	defer stop()
@@ -64,12 +64,13 @@ func (m *Manager) Cancel(ctx context.Context, name, config string) (string, erro
 	}
 }
 
-// cancelled is why an extension that waited, or was fetched, has failed.
+// cancelled is the problem of an extension that an operator cancelled. when
+// completes the message.
 func cancelled(when string) fault.Problem {
 	return fault.Problem{Code: fault.CodeOther, Cause: fault.CauseCancelled, Text: fault.CauseCancelled + ": cancelled by the operator " + when}
 }
 
-// cancel does the operator's will.
+// cancel handles a request in the loop.
 func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 	key := strings.ToLower(c.name)
 	h, p := m.handlers[key], m.pass
@@ -81,8 +82,8 @@ func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 	}
 	if h != nil && h.busy != nil && (c.config == "" || h.busy.Ext == "" || h.busy.Ext == c.config) {
 		t := *h.busy
-		// Deleting must always be possible, the more so when a command of it
-		// hangs; anything else ends here.
+		// Removing must always be possible, even if one of its commands hangs.
+		// Everything else is not processed further in this goal state.
 		if c.config == "" && slices.ContainsFunc(mine, func(q pair) bool { return q.handler.Want == protocol.WantEnabled }) {
 			p.off[key] = cancelled("during " + string(t.Op))
 		}
@@ -108,11 +109,11 @@ func (m *Manager) cancel(ctx context.Context, c cancelRequest) cancelAnswer {
 	return cancelAnswer{err: fmt.Errorf("cancel %s: nothing is running or waiting", c.name)}
 }
 
-// giveUpOn keeps a pair that waits from being processed in this goal state.
+// giveUpOn makes sure that a waiting pair is not processed in this goal state.
 func (m *Manager) giveUpOn(q pair, why fault.Problem) {
 	p, h := m.pass, m.handler(q.handler.Name)
 	switch {
-	case h.busy != nil: // with another instance; its records are away
+	case h.busy != nil: // with another instance, whose step owns the records now
 		p.skipped[q.key()] = why
 	case q.enable && q.ext != "":
 		m.skip(q, why)
@@ -121,7 +122,7 @@ func (m *Manager) giveUpOn(q pair, why fault.Problem) {
 		if !q.enable {
 			break
 		}
-		// The next start of the agent knows it too.
+		// Record it, so that it is still cancelled after a restart of the agent.
 		w := newWork(m, h, q.handler, plan.Task{Op: plan.Enable, Version: m.versionOf(q.handler)})
 		if err := w.failTarget(w.rec(w.task.Version), why); err != nil {
 			m.log.Warn().Err(err).Str("extension", q.row).Msg("could not save record")
@@ -133,8 +134,8 @@ func (m *Manager) giveUpOn(q pair, why fault.Problem) {
 	m.log.Warn().Str("extension", q.row).Str("why", why.Text).Msg("extension cancelled")
 }
 
-// enabledRow says that an extension is enabled as it should be, and that it has
-// not reported an end of that yet.
+// enabledRow reports whether an extension is enabled as wanted (settled), and
+// whether its enable has not led to a final status yet (working).
 func (m *Manager) enabledRow(r row) (settled, working bool) {
 	q := r.pair
 	e, known := r.rec.Exts[q.ext]
@@ -144,8 +145,8 @@ func (m *Manager) enabledRow(r row) (settled, working bool) {
 	return settled, e.Last != nil && e.Last.Op == plan.Enable && (r.missing || st != nil && st.Status == handler.Transitioning)
 }
 
-// endRemains kills what the last enable of an extension has left at work, and
-// takes its status for final.
+// endRemains kills the processes that the last enable of an extension has left
+// running. From then on its status counts as final.
 func (m *Manager) endRemains(ctx context.Context, h *managed, r row) cancelAnswer {
 	version, ext := r.rec.Version, r.pair.ext
 	w := newWork(m, h, r.pair.handler, plan.Task{Op: plan.Enable, Version: version, Ext: ext, Why: "cancelled"})
@@ -161,7 +162,7 @@ func (m *Manager) endRemains(ctx context.Context, h *managed, r row) cancelAnswe
 	return cancelAnswer{did: "stopped " + r.pair.row + ": enable had finished, but the status was still transitioning", ended: h.ended}
 }
 
-// Ended notes what was met when a command was killed, for the operator.
+// ended notes for the operator how many processes were killed and which remain.
 func (w *work) ended(e job.Ending) {
 	w.how = fmt.Sprintf("%d processes were killed", e.Killed)
 	if len(e.Left) > 0 {

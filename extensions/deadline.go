@@ -10,38 +10,38 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// The supervisor of a command keeps its deadline. But the command runs as root
-// and can stop its supervisor, or freeze it, or take its files away; and then
-// the handler, and all that wait for it, would wait for ever. So the agent keeps
-// each deadline a second time, some seconds later, and by then believes nobody
-// but the kernel.
+// The supervisor of a command enforces its deadline. But the command runs as
+// root: it can stop or freeze its supervisor, or remove its files, and then the
+// handler and its dependants would wait for ever. So the agent enforces each
+// deadline, too, a few seconds later, and relies only on the kernel for that.
 
 var (
 	errOverdue   = errors.New("the command is overdue")
 	errCancelled = errors.New("cancelled by the operator")
 )
 
-// endTime bounds the end of a command that is killed. What is not dead by then
-// hangs in the kernel, and the handlers that wait must not.
+// endTime is how long to wait for a killed command to end. A process that is
+// still there hangs in the kernel, and other handlers must not wait for it.
 const endTime = 10 * time.Second
 
-// limit is how long the command may run. The record is a file, and nothing in
-// a file lets a command run for longer than any may.
+// limit is how long the command may run: as recorded, but at most the longest
+// of all timeouts, in case the record on disk is wrong.
 func (t Timeouts) limit(d store.Doing) time.Duration {
 	return min(d.Deadline.Sub(d.Started), max(t.Install, t.Update, t.Enable, t.Disable, t.Uninstall, t.DisableToUninstall))
 }
 
-// late is when the report says that a command ought to have ended. The agent's
-// time begins a little before the supervisor's, and a kill takes a moment.
+// late is how long after its deadline a command is reported as overdue. The
+// agent's timer starts a little before the supervisor's, and a kill takes a
+// moment.
 func (t Timeouts) late() time.Duration { return min(t.Grace/4, 5*time.Second) }
 
-// overdue says that the command ought to have ended.
+// overdue reports whether the command should have ended by now.
 func (t Timeouts) overdue(d store.Doing) bool {
 	return d.Job != "" && d.Began.Left(t.limit(d)+t.late()) <= 0
 }
 
-// follow waits for the end of a command: its own, that of its deadline, or the
-// operator's. The error is that of an agent that ends.
+// follow waits for a command, and kills it if it is overdue or cancelled by the
+// operator. It returns an error only if the agent itself is stopping.
 func (w *work) follow(ctx context.Context, d store.Doing) (job.Result, error) {
 	dir := w.m.store.JobDir(d.Job)
 	t := w.m.cfg.Timeouts
@@ -57,20 +57,19 @@ func (w *work) follow(ctx context.Context, d store.Doing) (job.Result, error) {
 		if !errors.Is(err, errOverdue) {
 			break
 		}
-		poke(w.m.changed) // the report says so
+		poke(w.m.changed) // the report shows that it is overdue
 	}
 	cancelled := errors.Is(err, errCancelled)
 	if ctx.Err() != nil && !cancelled {
-		return job.Result{}, err // the command goes on; the next start follows it
+		return job.Result{}, err // the command goes on; the next start of the agent waits for it
 	}
-	// The end of the agent does not end this: half a job is worse than a late
-	// stop.
+	// Kill the command completely even if the agent is stopping.
 	kill, stop := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer stop()
 	end := job.End(kill, dir)
 	w.ended(end)
 	if res, ok := job.ResultOf(dir); ok && !cancelled {
-		return res, nil // it came at the last moment
+		return res, nil // the result came just before the kill
 	}
 	res := job.Result{Class: job.Timeout, Code: -1, Error: job.Overdue(end.Supervisor), Started: d.Started, Finished: time.Now().UTC()}
 	if cancelled {

@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// order is the place of a pair: what goes away first, deepest dependants
-// before what they depend on, then the levels upwards (extensions/SPEC.md §12.1).
+// order is the position of a pair in processing: first removals, highest level
+// first, then the others by ascending level (extensions/SPEC.md §12.1).
 func (p pair) order() int {
 	if !p.enable {
 		return -p.level - 1
@@ -20,9 +20,9 @@ func (p pair) order() int {
 	return p.level
 }
 
-// gated runs start if at least one of the pairs may go now. It reports
-// whether something is to be waited for instead; false without having
-// started means that none of them ever may in this goal state.
+// gated calls start if at least one of the pairs may be processed now. It
+// returns whether it has called start or the pairs have to wait. False means
+// that none of them can be processed in this goal state.
 func (m *Manager) gated(pairs []pair, start func()) bool {
 	wait := false
 	for _, q := range pairs {
@@ -45,12 +45,12 @@ func (m *Manager) gated(pairs []pair, start func()) bool {
 	return wait
 }
 
-// gate says what a pair waits for, or why it will never run in this pass.
+// gate returns what a pair waits for, or why it can't run in this goal state.
 func (m *Manager) gate(q pair) (waits string, never fault.Problem) {
 	late := time.Since(m.pass.began) > m.cfg.Timeouts.Depend
 	var all map[string]bool
-	// The platform names what an extension waits for; without a list everything
-	// of a lower level counts. Names are followed transitively.
+	// A goal state may list what an extension depends on, which includes the
+	// dependencies of those. Without a list, everything of a lower level counts.
 	depends := func(o pair) bool {
 		if len(q.after) == 0 {
 			return q.level > 0
@@ -64,7 +64,7 @@ func (m *Manager) gate(q pair) (waits string, never fault.Problem) {
 		if o.order() >= q.order() || o.key() == q.key() {
 			continue
 		}
-		if !o.enable { // what goes away goes first; whether it succeeds matters to nobody
+		if !o.enable { // removals come first, whether they succeed or not
 			if o.handler != q.handler && m.pairOpen(o) {
 				waits = "the removal of " + o.row
 			}
@@ -86,9 +86,9 @@ func (m *Manager) gate(q pair) (waits string, never fault.Problem) {
 	return waits, fault.Problem{}
 }
 
-// dependencies are the keys of all pairs that one depends on by name. Each
-// name and each pair is looked at once, however often it is named: a goal state
-// has room for thousands of both.
+// dependencies returns the keys of all pairs that q depends on by name, directly
+// or indirectly. Each name and each pair is visited once, because a goal state
+// can have thousands of both.
 func (p *pass) dependencies(q pair) map[string]bool {
 	if p.names == nil {
 		p.names = namesOf(p.pairs)
@@ -118,11 +118,12 @@ func (p *pass) dependencies(q pair) map[string]bool {
 	return all
 }
 
-// names tell which extensions a dependency means, in lower case.
+// names is an index of pairs by the names used in dependencies, in lower case.
 type names struct {
-	// exact are those of this name; without an extension all of the handler.
+	// exact has the pairs with this name; without an extension, all pairs of
+	// the handler.
 	exact map[protocol.Dependency][]pair
-	// single is a single-config extension, which is named by its handler alone.
+	// single has the single-config extensions, by handler name.
 	single map[string][]pair
 }
 
@@ -142,7 +143,7 @@ func namesOf(pairs []pair) *names {
 	return n
 }
 
-// pairOpen reports whether a removal is still to be done.
+// pairOpen reports whether a removal is not finished yet.
 func (m *Manager) pairOpen(o pair) bool {
 	h := m.handler(o.handler.Name)
 	if h.settled || m.pass.denied[o.key()].Status != "" || o.handler.Invalid != "" {
@@ -159,8 +160,8 @@ func (m *Manager) pairOpen(o pair) bool {
 	return h.busy != nil || len(h.recs) > 0
 }
 
-// pairDone reports whether an extension has reached an end in this pass, and
-// what is wrong with it.
+// pairDone reports whether an extension has reached its end in this goal state,
+// and if it failed, the message for those that depend on it.
 func (m *Manager) pairDone(o pair) (done bool, failure string) {
 	var at end
 	if known, ok := m.ends[o.key()]; ok {

@@ -10,16 +10,16 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// A Detail is one row with everything an operator may ask about it; package
+// A Detail is one row of the report with all details for operators. Package
 // agent maps it to the snapshot of agentctl.
 type Detail struct {
 	Name, Config, Version string
 	Seq                   int // -1 without settings
 	Desired               string
 	Actual                plan.State
-	Phase                 plan.Op // running now
+	Phase                 plan.Op // operation that is running, or ""
 	BlockedBy             string
-	Overdue               string // what runs ought to have ended: why it has not, and what is done
+	Overdue               string // of a command that should have ended: why it has not, and what the agent does
 
 	Ready   string // handler status as reported
 	Code    int
@@ -29,7 +29,7 @@ type Detail struct {
 	Started, Finished, Deadline time.Time
 	Attempts                    int
 	Exit                        *job.Result
-	Cause                       string // stable code of what is wrong with the row, "" if nothing is known to be
+	Cause                       string // stable code of what is wrong with the row, or ""
 	WhyRan                      string
 	StdoutTail, StderrTail      string // root only; up to 4 KiB each
 	StdoutPath, StderrPath      string
@@ -38,14 +38,14 @@ type Detail struct {
 	PID       int
 	Scope     string
 	LogDir    string
-	Notes     []string // codes of what is no fault of it
+	Notes     []string // codes of notes that are not failures
 	Installed time.Time
 	Digest    string
 	Signer    string
 }
 
-// Details is what agentctl shows: one entry per row, with the command that
-// runs or ran last.
+// Details returns what agentctl shows: one entry per row, with the command that
+// is running or ran last.
 func (m *Manager) Details() []Detail {
 	m.mu.Lock()
 	v := m.view
@@ -53,8 +53,8 @@ func (m *Manager) Details() []Detail {
 	var out []Detail
 	for _, r := range v.rows(&m.files) {
 		q := r.pair
-		// What was to go and is gone is nothing to show, although the goal
-		// state names it until the next one.
+		// Do not show an extension whose removal is finished, although it is
+		// still in the goal state.
 		if r.none && (len(v.handlers) == 0 || !q.enable && v.handlers[strings.ToLower(q.handler.Name)].busy == nil) {
 			continue
 		}
@@ -114,7 +114,7 @@ func (m *Manager) Details() []Detail {
 	return out
 }
 
-// output adds what a job has left on disk.
+// output adds what the directory of a job has: output, process and scope.
 func (m *Manager) output(d *Detail, id string) {
 	if id == "" {
 		return

@@ -9,8 +9,8 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// withRoom does a piece of work that writes, and does it again as long as
-// there was no room and more can be made.
+// withRoom calls do, which writes to disk. If the disk is full, it frees space
+// and calls it again, as long as there is something to free.
 func (w *work) withRoom(do func() error) error {
 	err := do()
 	for fault.NoRoom(err) && w.giveUp() {
@@ -19,7 +19,7 @@ func (w *work) withRoom(do func() error) error {
 	return err
 }
 
-// makeRoom sees to it that a command finds some.
+// makeRoom frees space before a command if there is too little.
 func (w *work) makeRoom() {
 	for w.m.store.Space().Low() {
 		if !w.giveUp() {
@@ -40,9 +40,9 @@ func (w *work) giveUp() bool {
 	return true
 }
 
-// spare deletes what the agent can do without: packages that could be
-// downloaded again, and commands of which the newest of each handler is all
-// that anybody asks for. It reports whether there was any.
+// spare deletes data that the agent does not need: packages, which can be
+// downloaded again, and finished jobs except the last one of each extension. It
+// reports whether it has deleted anything.
 func (m *Manager) spare() bool {
 	freed := false
 	if entries, err := folder.Root.ReadDir(m.store.Sub("packages")); err == nil && len(entries) > 0 {
@@ -76,27 +76,27 @@ func (m *Manager) spare() bool {
 	return freed
 }
 
-// A stall is a handler whose state could not be written.
+// A stall counts the attempts to go on after a handler's state could not be
+// stored.
 type stall struct {
 	tries int
 	next  time.Time
 }
 
-// Unwritable disks are looked at again soon, and ever less often if it was
-// not the disk.
+// Times between the attempts: they double up to stallLast.
 const (
 	stallFirst = 5 * time.Second
 	stallLast  = 10 * time.Minute
 )
 
-// stalled notes that a handler is stuck.
+// stalled notes that a handler is stuck, and sets the time of the next attempt.
 func (m *Manager) stalled() {
 	m.stall.tries++
 	m.stall.next = time.Now().Add(min(stallFirst<<min(m.stall.tries-1, 7), stallLast))
 }
 
-// unstall tries what was stuck again, when the disk takes writes. It reports
-// whether there is something to be done.
+// unstall makes stuck handlers run again if the disk can be written. It reports
+// whether there are any.
 func (m *Manager) unstall() bool {
 	if m.pass == nil || len(m.pass.stuck) == 0 || time.Now().Before(m.stall.next) {
 		return false
@@ -104,7 +104,7 @@ func (m *Manager) unstall() bool {
 	probe := m.store.TrashName(m.store.Sub("tmp"))
 	err := folder.Root.WriteFileLazy(probe, make([]byte, 8192), 0o600)
 	_ = folder.Root.Remove(probe)
-	if err != nil && !fault.NoRoom(err) { // on a full one it is worth a try
+	if err != nil && !fault.NoRoom(err) { // if the disk is full, withRoom may help
 		return false
 	}
 	for name := range m.pass.stuck {

@@ -19,7 +19,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// decision is which package serves a handler in one goal state.
+// decision is which package is used for a handler in one goal state.
 type decision struct {
 	version  string
 	manifest protocol.Manifest
@@ -27,9 +27,9 @@ type decision struct {
 	err      error
 }
 
-// fetch gets the package of a version onto the disk: from a file an operator
-// put there, from what an earlier attempt downloaded, or from the platform;
-// then unpacks and initializes it.
+// fetch installs the package of a version in the handler's directory and
+// initializes that. The package comes from a file that an operator has put
+// there, from an earlier download, or from the platform.
 func (w *work) fetch(ctx context.Context) error {
 	t := w.task
 	r := w.rec(t.Version)
@@ -68,14 +68,14 @@ func (w *work) fetch(ctx context.Context) error {
 	return w.put(r)
 }
 
-// obtain leaves the unpacked package in the handler's directory.
+// obtain gets a package and unpacks it into the handler's directory.
 func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error) {
 	side := w.m.store.Root.Path(w.m.store.Lib + "/" + r.Name + "__" + r.Version + ".zip")
 	if _, err := folder.Root.Lstat(side); err == nil {
 		if got, err := w.accept(ctx, r, side, ""); err == nil {
 			return got, nil
 		}
-		// As everybody does: a bad file in this place is replaced.
+		// Like other agents, replace an invalid file.
 		_ = folder.Root.RemoveAll(side)
 	}
 	kept := w.m.store.Sub("packages", r.Name+"-"+r.Version+".zip")
@@ -94,8 +94,8 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 	if err := w.m.store.CheckRoom(w.m.cfg.PackageLimit); err != nil {
 		return r, err
 	}
-	// All addresses together first; if what came is no package, each alone,
-	// Because another one may have a better copy.
+	// First all addresses together. If the result is not a valid package, try
+	// each one alone, because another one may have a valid copy.
 	tries := []protocol.PackageVersion{w.dec.pkg}
 	if len(w.dec.pkg.URIs) > 1 {
 		for _, u := range w.dec.pkg.URIs {
@@ -110,7 +110,7 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 		if err != nil {
 			last = fmt.Errorf("download %s-%s: %w", r.Name, r.Version, err)
 			if len(p.URIs) == len(w.dec.pkg.URIs) {
-				break // each address was tried
+				break // Fetcher.Package has tried every address
 			}
 			continue
 		}
@@ -130,7 +130,8 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 	return r, fmt.Errorf("Failed to download %s-%s from all URIs. Last error: %w", r.Name, r.Version, last) //nolint:staticcheck // tools look for this sentence
 }
 
-// accept verifies a package and unpacks it into the handler's directory.
+// accept verifies a package and unpacks it into the handler's directory. sum is
+// its expected SHA-256 in hex, or "".
 func (w *work) accept(ctx context.Context, r store.Record, file, sum string) (store.Record, error) {
 	f, err := folder.OpenFile(file)
 	if err != nil {
@@ -168,7 +169,7 @@ func (w *work) accept(ctx context.Context, r store.Record, file, sum string) (st
 	return r, nil
 }
 
-// initialize makes the rest of a handler's directory (extensions/SPEC.md §4.3).
+// initialize creates the rest of a handler's directory (extensions/SPEC.md §4.3).
 func (w *work) initialize(r *store.Record) (code int, err error) {
 	base := w.m.store.Base(r.Name, r.Version)
 	if err := folder.MakeAll(base); err != nil {
@@ -204,11 +205,12 @@ func (w *work) initialize(r *store.Record) (code int, err error) {
 	} else if err := folder.Root.Remove(marker); err != nil {
 		return fault.CodeDownload, err
 	}
-	// From here on the old agent would know it as not installed.
+	// With this file WALinuxAgent would know it as not installed.
 	return 0, folder.Write(base, base+"/config/HandlerState", []byte("NotInstalled"), 0o600)
 }
 
-// Environment writes HandlerEnvironment.json and the folders it names.
+// environment writes HandlerEnvironment.json and creates the log folders that
+// it names.
 func (m *Manager) environment(name, version string) error {
 	logs := m.store.LogDir(name)
 	d, err := m.logFolder(name)
@@ -216,8 +218,8 @@ func (m *Manager) environment(name, version string) error {
 		err = d.Close()
 	}
 	if errors.Is(err, host.ErrUnsafe) {
-		// What the handler or somebody else has put there is the handler's
-		// affair; the agent keeps away from it.
+		// The folder was replaced by the handler or somebody else. The agent
+		// does not write there.
 		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Msg("log folder is not usable")
 	} else if err != nil {
 		return err

@@ -10,10 +10,9 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// emptyTrash deletes what is in the trash, beside everything else: a process
-// that an uninstalled handler has left behind can work in there, and make files
-// as fast as they are removed. The loop calls it only when nothing is being
-// unpacked.
+// emptyTrash deletes the content of the trash in the background: a process that
+// a removed handler has left running can create files there as fast as they are
+// deleted. The loop calls it only while nothing is being unpacked.
 func (m *Manager) emptyTrash(ctx context.Context) {
 	names := m.store.Trash()
 	if len(names) == 0 || !m.emptying.CompareAndSwap(false, true) {
@@ -27,8 +26,9 @@ func (m *Manager) emptyTrash(ctx context.Context) {
 	}()
 }
 
-// removeAgain removes again what a process that outlived its handler has
-// made anew. What has a state is somebody's installation, and not that.
+// removeAgain removes the directory of a removed handler again if a leftover
+// process has created it again. A directory with a HandlerState file is kept:
+// another agent has installed the handler.
 func (m *Manager) removeAgain() {
 	for dir, since := range m.removed {
 		name, version, ok := plan.SplitDir(dir)
@@ -60,7 +60,7 @@ func (m *Manager) removeAgain() {
 	}
 }
 
-// noteRemoved notes what the last step of a handler has removed.
+// noteRemoved notes which versions the last step of a handler has removed.
 func (m *Manager) noteRemoved(before, after map[string]store.Record) {
 	for v, r := range before {
 		if _, there := after[v]; !there {

@@ -18,8 +18,9 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// wary reports whether there is anything to look after every few seconds: an
-// extension without an end, a directory that may come back, a full disk.
+// wary reports whether something has to be checked every few seconds: an
+// extension without a final status, the directory of a removed handler, or a
+// disk that could not be written.
 func (m *Manager) wary() bool {
 	if m.pass == nil || !m.pass.settled || m.busy > 0 || len(m.removed)+len(m.pass.dead)+len(m.pass.stuck) > 0 {
 		return true
@@ -29,8 +30,9 @@ func (m *Manager) wary() bool {
 	})
 }
 
-// lookForDead finds extensions that say transitioning while nothing of them
-// is left to change that. It reports whether the report has changed.
+// lookForDead finds extensions whose status is transitioning although they have
+// no process left that could change it. It returns whether the status report
+// has changed.
 func (m *Manager) lookForDead() bool {
 	p := m.pass
 	if p == nil || p.refused || p.hold {
@@ -64,7 +66,7 @@ func (m *Manager) lookForDead() bool {
 			changed = changed || old.final
 			continue
 		case old.since.IsZero() || !old.modTime.Equal(mod):
-			// Somebody we do not know of may be writing; wait once more.
+			// The file has changed, so an unknown process may write it: wait again.
 			p.dead[q.key()] = deadline{since: time.Now(), modTime: mod}
 			changed = changed || old.final
 			continue
@@ -78,9 +80,9 @@ func (m *Manager) lookForDead() bool {
 	return changed
 }
 
-// alive reports whether anything could still change the extension's status:
-// a process of its commands or of its package, or a unit it handed its work
-// to.
+// alive reports whether something could still change the extension's status:
+// a process of its commands or of its package, or a systemd unit or cron job
+// that does its work.
 func (m *Manager) alive(r row, e store.ExtRecord, base string) bool {
 	ids := map[string]bool{}
 	for _, j := range e.Jobs {
@@ -103,8 +105,8 @@ func (m *Manager) alive(r row, e store.ExtRecord, base string) bool {
 	return len(hm.Services) > 0 || m.handedOver(r.rec.Name, base)
 }
 
-// handedOver looks for units and cron jobs that name the handler or its
-// directory. Only root's count: a crontab of a user says what the user likes.
+// handedOver reports whether a systemd unit or cron job mentions the handler or
+// its directory. Crontabs of other users than root do not count.
 func (m *Manager) handedOver(name, base string) bool {
 	for _, dir := range []string{
 		"/etc/systemd/system", "/run/systemd/system", "/run/systemd/transient", "/usr/lib/systemd/system", "/lib/systemd/system",
@@ -124,8 +126,8 @@ func (m *Manager) handedOver(name, base string) bool {
 		func(file string) bool { return m.names(file, name, base) })
 }
 
-// names reports whether a file that only root can have written names the
-// handler or its directory.
+// names reports whether a file mentions the handler or its directory. A file
+// that others than root can write does not count.
 func (m *Manager) names(file, name, base string) bool {
 	data, fi, err := folder.Read(m.store.Root.Path(file), 64<<10)
 	if err != nil {

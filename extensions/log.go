@@ -14,11 +14,12 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// maxCommandLog is where CommandExecution.log is cut.
+// maxCommandLog is the size in bytes above which CommandExecution.log is cut.
 const maxCommandLog = 10 << 20
 
 // say adds a line to the handler's CommandExecution.log, in the folder and
-// the form that people and tools know (extensions/SPEC.md §4.8).
+// format of WALinuxAgent, which people and tools expect
+// (extensions/SPEC.md §4.8). Secrets are masked.
 func (w *work) say(ext, format string, args ...any) {
 	name := "CommandExecution.log"
 	if ext != "" {
@@ -30,7 +31,8 @@ func (w *work) say(ext, format string, args ...any) {
 	}
 	line := fmt.Sprintf("%s INFO ExtHandler [%s-%s] %s\n", time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"),
 		full, w.task.Version, secret.Redact(fmt.Sprintf(format, args...)))
-	// A full disk, or garbage in the log's place, must not stop a handler.
+	// A full disk, or something else in place of the log, must not stop a
+	// handler.
 	d, err := w.m.ownLogFolder(w.name)
 	if err == nil {
 		err = errors.Join(appendLog(d, name, line), d.Close())
@@ -50,7 +52,8 @@ func appendLog(d *host.Dir, name, line string) error {
 	return errors.Join(err, f.Close())
 }
 
-// cutLog cuts a log to its last part, beginning with a whole line.
+// cutLog cuts a log that is too long to its last part, starting with a whole
+// line.
 func cutLog(d *host.Dir, name string) {
 	fi, err := d.Lstat(name)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxCommandLog {
@@ -72,13 +75,14 @@ func cutLog(d *host.Dir, name string) {
 	}
 }
 
-// codeLogFolder is no fault of the extension; it says where its command log is.
+// codeLogFolder is a note, not a failure: the agent's log lines about the
+// extension are in another folder.
 const codeLogFolder = "AZ-EXT-LOGDIR"
 
-// logFolder opens a handler's log folder, whose mode is left alone if it is
-// there, and makes it and the events folder if need be. It may have been given
-// to a service account, and whoever can write in a directory above it may have
-// put another one in its place: what is made there is made by descriptor.
+// logFolder opens a handler's log folder and creates it and its events folder if
+// necessary. The mode of an existing one is not changed. The folder may belong
+// to a service account, or may have been replaced by somebody who can write to
+// a directory above it, so everything in it is created by descriptor.
 func (m *Manager) logFolder(name string) (*host.Dir, error) {
 	own := func(string) (host.Make, bool) {
 		return host.Make{Perm: 0o755, UID: os.Geteuid(), GID: os.Getegid()}, true
@@ -95,7 +99,7 @@ func (m *Manager) logFolder(name string) (*host.Dir, error) {
 		if events, err = d.MakeDir("events", 0o700); err == nil {
 			err = events.Close()
 		}
-		if errors.Is(err, host.ErrUnsafe) { // the handler's own doing
+		if errors.Is(err, host.ErrUnsafe) { // made by the handler; not used by the agent
 			err = nil
 		}
 	}
@@ -105,9 +109,10 @@ func (m *Manager) logFolder(name string) (*host.Dir, error) {
 	return d, nil
 }
 
-// ownLogFolder opens the folder for the agent's own lines about a handler: the
-// handler's log folder if only root can write there, and on the way there, and
-// else one that nobody else can reach. That is said once.
+// ownLogFolder opens the folder for the agent's own log lines about a handler:
+// the handler's log folder if only root can write to it and to the directory
+// above it, and otherwise one that only root can access. The latter is logged
+// once.
 func (m *Manager) ownLogFolder(name string) (*host.Dir, error) {
 	d, err := m.logFolder(name)
 	if err == nil {
@@ -131,8 +136,8 @@ func (m *Manager) ownLogFolder(name string) (*host.Dir, error) {
 	return m.store.Root.OpenDir(instead, nil)
 }
 
-// trustedLogs says whether only root can put something into a handler's log
-// folder, or another folder into its place.
+// trustedLogs returns an error unless only root can write to a handler's log
+// folder and replace it.
 func (m *Manager) trustedLogs(d *host.Dir) error {
 	if err := d.Trusted(); err != nil {
 		return err
@@ -144,7 +149,7 @@ func (m *Manager) trustedLogs(d *host.Dir) error {
 	return errors.Join(above.Trusted(), above.Close())
 }
 
-// refusals are the handlers whose log folder is not written to.
+// refusals are the handlers whose log folder the agent does not write to.
 type refusals struct {
 	mu    sync.Mutex // guards names
 	names map[string]bool

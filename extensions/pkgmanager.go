@@ -15,8 +15,8 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// packagerBusy says who keeps a command waiting that may use the package
-// manager, or "".
+// packagerBusy returns who uses the package manager, if the command has to wait
+// for it because it may need it, too; otherwise "".
 func (m *Manager) packagerBusy(h *managed, t plan.Task) string {
 	switch t.Op {
 	case plan.Fetch, plan.Copy, plan.Remove:
@@ -41,13 +41,14 @@ func (m *Manager) packagerBusy(h *managed, t plan.Task) string {
 	if t.Op == plan.Install || t.Op == plan.Update || t.Op == plan.Enable {
 		return m.packagesLocked(h)
 	}
-	return "" // what goes away does not wait for strangers
+	return "" // removals do not wait for other programs
 }
 
-// packagesLocked says who else is changing the installed packages. Most
-// handlers fail at once where they meet that, at a boot for instance, when
-// updates run; it is worth waiting for, but not for ever, and not for what the
-// handler left running itself.
+// packagesLocked returns the program that holds the lock of the package manager
+// if it is worth waiting for, or "". Most handlers fail at once if the lock is
+// held, for example by updates after a boot. The wait is limited to
+// Timeouts.Packages; a process that the handler itself left running is not
+// waited for.
 func (m *Manager) packagesLocked(h *managed) string {
 	key := strings.ToLower(h.name)
 	who, pid := host.PackageLock(m.store.Root)
@@ -79,13 +80,13 @@ func (m *Manager) packagesLocked(h *managed) string {
 	return who
 }
 
-// scanLimit bounds how much of a package is read for words.
+// scanLimit is how many bytes of a package usesPackageManager reads.
 const scanLimit = 256 << 20
 
-// usesPackageManager looks for the names of package managers in the files of
-// a package. The old agent ran one handler after the other, so handlers never
-// had to wait for the lock of apt or rpm, and many do not; those that may
-// need it are kept apart, the others run side by side.
+// usesPackageManager reports whether the files of a package mention a package
+// manager. WALinuxAgent runs one handler after the other, so many handlers do
+// not wait for the lock of apt or rpm. Handlers that may need it therefore do
+// not run in parallel with each other.
 func usesPackageManager(dir string) bool {
 	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
 	left, found := int64(scanLimit), errors.New("found")
@@ -109,7 +110,7 @@ func usesPackageManager(dir string) bool {
 				}
 			}
 			if err != nil {
-				return nil // the end, or something unpack would have noticed
+				return nil // end of file; other errors are left to unpack
 			}
 			// A word may lie across two reads.
 			keep = copy(buf, buf[max(0, keep+n-16):keep+n])

@@ -17,11 +17,12 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// ErrNoTrust is what Config.Verify returns where nobody is trusted: then a
-// signature says nothing, which is no fault of the package.
+// ErrNoTrust is returned by Config.Verify if no signing certificate is trusted
+// on this machine, so that signatures can't be checked.
 var ErrNoTrust = errors.New("no certificate is trusted to sign extensions")
 
-// verify looks at the signature before anything of the package is used.
+// verify checks the signature of a package before it is unpacked, and whether
+// the policy allows the signer.
 func (w *work) verify(ctx context.Context, file string) (signer string, err error) {
 	required := w.m.cfg.RequireSignature
 	if p := w.policy(); p.Enforces() && p.Policy.NeedsSignature(w.name) {
@@ -30,7 +31,7 @@ func (w *work) verify(ctx context.Context, file string) (signer string, err erro
 	if signer, err = w.verified(ctx, file, required); err != nil {
 		return "", err
 	}
-	// Only now is known who signed it; the version was looked at before.
+	// Check the policy again, now with the signer.
 	if p := w.policy(); p.Enforces() {
 		if why := p.Deny(w.name, w.task.Version, signer, false); !why.None() {
 			return "", fault.Because(why.Cause, fmt.Errorf("%s (%w)", why.Text, errDenied))
@@ -48,8 +49,8 @@ func (w *work) policy() policy.Effective {
 
 var errDenied = errors.New("denied by policy")
 
-// verified checks the signature and then, where one is required, that the
-// package was signed as this handler in this version: a valid package of
+// verified checks the signature. If one is required, it also checks that the
+// package was signed for this handler and version, because the package of
 // another handler has a valid signature, too (extensions/SPEC.md §3.6).
 func (w *work) verified(ctx context.Context, file string, required bool) (signer string, err error) {
 	refuse := func(err error) (string, error) {
@@ -99,15 +100,15 @@ func (w *work) verified(ctx context.Context, file string, required bool) (signer
 	return signer, nil
 }
 
-// signed logs a success in the words that people search for
+// signed logs a success in the wording of WALinuxAgent, which people search for
 // (extensions/SPEC.md §2.6).
 func (w *work) signed(op, text string) {
 	w.emitNamed(op, true, text)
 	w.m.log.Info().Str("handler", w.name).Msg(text)
 }
 
-// manifestInside reads the manifest of a package that is still packed: the
-// one unpack would use.
+// manifestInside reads the manifest from a package, the same one that unpack
+// uses.
 func manifestInside(file string) (handler.Manifest, error) {
 	z, closer, _, err := openBundle(file)
 	if err != nil {
@@ -136,15 +137,15 @@ func manifestInside(file string) (handler.Manifest, error) {
 	return handler.ParseManifest(data)
 }
 
-// unproven says why a package that is unpacked already must not be run under
-// a policy that wants signatures, or "". It may come from a time without
-// that policy, or from another agent.
+// unproven returns why an installed package must not run under a policy that
+// requires signatures; the zero value if it may run. Such a package was
+// installed before the policy, or by another agent.
 func (m *Manager) unproven(p policy.Effective, r store.Record) fault.Problem {
 	if p.Mode != policy.Audit && !p.Enforces() || p.Err != nil || !p.Policy.NeedsSignature(r.Name) {
 		return fault.Problem{}
 	}
 	if r.State == "" || r.State == plan.Absent || r.State == plan.Broken || r.Signer != "" {
-		return fault.Problem{} // not there, or fetched anew, or verified
+		return fault.Problem{} // not installed, to be fetched again, or verified
 	}
 	if _, err := folder.Root.Lstat(m.store.Base(r.Name, r.Version) + "/package_validated"); err == nil {
 		return fault.Problem{}

@@ -8,14 +8,14 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// The platform may name a certificate a moment before it delivers it, after a
-// hibernation for instance (protocol/SPEC.md §4.5). A handler that was
-// started meanwhile could not read its protected settings, would say so, and
-// would not be run again. So it waits a while; and one that has run in vain
-// runs once more when its certificate arrives after all.
+// The platform may refer to a certificate a moment before it delivers it, for
+// example after a hibernation (protocol/SPEC.md §4.5). A handler that is started
+// before could not decrypt its protected settings, would fail and would not be
+// run again. So it has to wait a while; and if it has failed without the
+// certificate, it is run once more when the certificate arrives.
 
-// lacking is the certificate that one of the pairs needs and that is not on
-// disk, where handlers look for it, or "".
+// lacking returns the thumbprint of a certificate that one of the pairs needs
+// and whose key is not on disk, or "".
 func (m *Manager) lacking(pairs []pair) string {
 	for _, q := range pairs {
 		if !q.enable {
@@ -37,7 +37,8 @@ func (m *Manager) lacking(pairs []pair) string {
 	return ""
 }
 
-// waitsForCertificate says which certificate a command has to wait for, or "".
+// waitsForCertificate returns the thumbprint of the certificate that a command
+// has to wait for, or "".
 func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t plan.Task) string {
 	p := m.pass
 	if want.Want != protocol.WantEnabled || t.Op == plan.Fetch || t.Op == plan.Copy || t.Op == plan.Remove {
@@ -59,8 +60,8 @@ func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t pl
 	return ""
 }
 
-// lookForCertificates runs those again that failed without their certificate,
-// once, when it is there.
+// lookForCertificates makes extensions that failed without their certificate
+// run once more when it has arrived.
 func (m *Manager) lookForCertificates() {
 	p := m.pass
 	for key, q := range p.blind {
@@ -69,7 +70,7 @@ func (m *Manager) lookForCertificates() {
 		}
 		switch m.rowOf(q).end {
 		case endOpen:
-			continue // it may still come to a good end
+			continue // it may still succeed
 		case endFailed, endError:
 			p.forced[key] = "certificate received"
 			m.rearm(strings.ToLower(q.handler.Name))

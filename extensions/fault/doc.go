@@ -1,4 +1,4 @@
-// Package fault has the failures of extensions as they are told: the codes
-// that the platform knows, and the causes that `agentctl explain` knows. An
-// error gets its cause where it is made; nobody reads it out of a text later.
+// Package fault has the codes of extension failures that are reported to the
+// platform, and the causes that `agentctl explain` documents. An error gets its
+// cause where it is created; it is never derived from a text later.
 package fault

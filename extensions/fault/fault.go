@@ -9,16 +9,16 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A Problem is a failure as it is known where it happens. It is handed on and
-// stored as a whole. Nobody reads the cause out of the text later: texts quote
-// scripts, servers and names of files, which may say anything.
+// A Problem is a failure with its code, cause and text, as set where it occurs.
+// It is passed on and stored as a whole. The cause is never derived from the
+// text, because texts quote scripts, servers and file names.
 type Problem struct {
-	Code  int    // what the platform is told (extensions/SPEC.md §15.6)
-	Cause string // stable, known to `agentctl explain`
-	Text  string // for people; begins with the cause where tools look for it
+	Code  int    // reported to the platform (extensions/SPEC.md §15.6)
+	Cause string // stable, documented by `agentctl explain`
+	Text  string // for people; may begin with the cause
 }
 
-// Err is the problem as an error.
+// Err returns the problem as an error.
 func (p Problem) Err() error { return Because(p.Cause, errors.New(p.Text)) }
 
 // Codes the agent reports (extensions/SPEC.md §15.6).
@@ -39,10 +39,10 @@ const (
 // None reports whether there is no problem.
 func (p Problem) None() bool { return p == Problem{} }
 
-// CausePolicyInvalid is the cause of every refusal while the policy can't be read.
+// CausePolicyInvalid is the cause of all refusals while the policy can't be read.
 const CausePolicyInvalid = "AZ-POL-INVALID"
 
-// Causes of failures that are not those of a command (for those see handler.Classify).
+// Causes of failures. handler.Classify has more, for failed commands.
 const (
 	CauseDownload       = "AZ-EXT-DOWNLOAD"
 	CausePackage        = "AZ-EXT-PACKAGE"
@@ -67,7 +67,7 @@ const (
 	CauseReadOnly       = "AZ-DISK-READONLY"
 )
 
-// A caused is an error that knows its cause.
+// A caused is an error with a cause.
 type caused struct {
 	cause string
 	err   error
@@ -76,18 +76,19 @@ type caused struct {
 func (f *caused) Error() string { return f.err.Error() }
 func (f *caused) Unwrap() error { return f.err }
 
-// Code is the stable one.
+// Code returns the cause.
 func (f *caused) Code() string { return f.cause }
 
-// Because gives an error its cause. The outermost one counts.
+// Because returns err with a cause. If an error has several, the outermost one
+// counts.
 func Because(cause string, err error) error { return &caused{cause, err} }
 
-// Prefixed is Because with the cause in front of the text, for messages that
-// people read where nothing explains them.
+// Prefixed is Because with the cause in front of the text, for messages that are
+// shown without their cause.
 func Prefixed(cause string, err error) error { return Because(cause, fmt.Errorf("%s: %w", cause, err)) }
 
-// CauseOf is the cause an error was given where it was made, or the one that
-// the kernel's word implies, or otherwise.
+// CauseOf returns the cause of an error: the one set by Because, the one of a
+// panic, one for a full or read-only disk, or else otherwise.
 func CauseOf(err error, otherwise string) string {
 	if f, ok := errors.AsType[*caused](err); ok {
 		return f.cause
@@ -104,8 +105,8 @@ func CauseOf(err error, otherwise string) string {
 	return otherwise
 }
 
-// CauseOfCode is for what was recorded without a cause: by an earlier version
-// or by another agent.
+// CauseOfCode returns the cause that corresponds to a code, for failures that an
+// earlier version or another agent recorded without a cause.
 func CauseOfCode(code int) string {
 	switch code {
 	case CodeDownload:
@@ -123,7 +124,8 @@ func CauseOfCode(code int) string {
 // NoRoom reports whether a write failed because the disk is full.
 func NoRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// OfDisk puts the stable code in front of what is the disk's fault.
+// OfDisk adds cause and prefix to an error of a full or read-only disk. It
+// returns other errors as they are.
 func OfDisk(err error) error {
 	switch {
 	case errors.Is(err, unix.EROFS):

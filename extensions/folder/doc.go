@@ -1,5 +1,5 @@
-// Package folder reads and writes the directories of handlers. A handler may
-// have given its directory to a service account, which can put anything there
-// at any time: so a directory is entered by descriptor, never through a link,
-// and a file is read within a limit and without waiting.
+// Package folder reads and writes the directories of handlers safely. A handler
+// may have given its directory to a service account, which can put anything
+// there at any time. So directories are opened by descriptor without following
+// links, and files are read up to a limit and without blocking.
 package folder

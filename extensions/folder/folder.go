@@ -11,15 +11,15 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Root takes complete paths, as handlers are told them.
+// Root is the root for complete paths, as handlers get them.
 //
-// Everything above a handler's directory is root's. What is below it may have
-// been given to a service account, which can put anything there at any time:
-// it is entered by descriptor, and never through a link.
+// Everything above a handler's directory belongs to root. What is below may
+// belong to a service account, which can put anything there at any time, so it
+// is opened by descriptor without following links.
 const Root = host.Root("")
 
-// Open opens a directory and then, one by one, what is below it, where
-// no link is followed.
+// Open opens a directory and then, one by one, the directories below it. For
+// those, links are not followed.
 func Open(dir string, below ...string) (*host.Dir, error) {
 	d, err := Root.OpenDir(dir, nil)
 	for _, name := range below {
@@ -34,7 +34,7 @@ func Open(dir string, below ...string) (*host.Dir, error) {
 	return d, err
 }
 
-// List lists a folder of a handler; behind a link it is host.ErrUnsafe.
+// List lists a folder of a handler. If it is a link, the error is host.ErrUnsafe.
 func List(path string) ([]fs.DirEntry, error) {
 	base, name := filepath.Split(path)
 	d, err := Open(base, name)
@@ -45,7 +45,7 @@ func List(path string) ([]fs.DirEntry, error) {
 	return list, errors.Join(err, d.Close())
 }
 
-// In runs f with a folder of a handler.
+// In calls f with the opened folder name in base.
 func In(base, name string, f func(*host.Dir) error) error {
 	d, err := Open(base, name)
 	if err != nil {
@@ -54,7 +54,7 @@ func In(base, name string, f func(*host.Dir) error) error {
 	return errors.Join(f(d), d.Close())
 }
 
-// OpenFile opens a regular file for reading that is not behind a link.
+// OpenFile opens a regular file for reading. The file must not be a link.
 func OpenFile(path string) (*os.File, error) {
 	dir, name := filepath.Split(path)
 	d, err := Open(dir)
@@ -65,9 +65,8 @@ func OpenFile(path string) (*os.File, error) {
 	return f, errors.Join(err, d.Close())
 }
 
-// Read reads a file that somebody else owns: never through a symlink, never
-// waiting for a FIFO, never more than limit bytes. A handler may have put
-// anything there.
+// Read reads a file that may have been written by a handler. It does not follow
+// a symlink, does not block on a FIFO, and reads at most limit bytes.
 func Read(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	dir, name := filepath.Split(path)
 	d, err := Open(dir)
@@ -78,8 +77,8 @@ func Read(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	return data, fi, errors.Join(err, d.Close())
 }
 
-// ReadOwn is Read for a file in a handler's config or status folder,
-// which must not be a link either.
+// ReadOwn is Read for a file in a handler's config or status folder. The folder
+// must not be a link either.
 func ReadOwn(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	dir, name := filepath.Split(path)
 	base, folder := filepath.Split(filepath.Clean(dir))
@@ -91,9 +90,9 @@ func ReadOwn(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	return data, fi, errors.Join(err, d.Close())
 }
 
-// readIn reads a file of a folder. Where others than root can write, a file
-// with a second name may be anybody's: what is read is told to the platform,
-// and shown to every user of the machine.
+// readIn reads a file in a folder. If others than root can write to the folder,
+// a hard link may lead to any file, and its content would be reported to the
+// platform and shown to other users. So such files are refused.
 func readIn(d *host.Dir, name string, limit int64) ([]byte, fs.FileInfo, error) {
 	data, fi, err := d.ReadBounded(name, limit)
 	if err != nil {
@@ -105,9 +104,9 @@ func readIn(d *host.Dir, name string, limit int64) ([]byte, fs.FileInfo, error) 
 	return data, fi, nil
 }
 
-// Write replaces path, in dir or in a folder of it, by data. The
-// temporary file lies in dir and not beside the target: handlers read whatever
-// they find in config and status (extensions/SPEC.md §4.4).
+// Write atomically replaces the file path, which is in dir or in a folder of it.
+// The temporary file is in dir and not next to the target, because handlers read
+// whatever they find in config and status (extensions/SPEC.md §4.4).
 func Write(dir, path string, data []byte, mode fs.FileMode) error {
 	if err := writeIn(dir, path, data, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -135,8 +134,8 @@ func writeIn(dir, path string, data []byte, mode fs.FileMode) (err error) {
 	}
 	err = base.WriteInto(to, name, data, mode)
 	if errors.Is(err, syscall.EISDIR) {
-		// A handler made a directory of that name; it would keep us from ever
-		// writing the file.
+		// A handler has created a directory of that name, which would prevent
+		// writing the file for ever.
 		if err = to.RemoveAll(name); err == nil {
 			err = base.WriteInto(to, name, data, mode)
 		}
@@ -144,9 +143,9 @@ func writeIn(dir, path string, data []byte, mode fs.FileMode) (err error) {
 	return err
 }
 
-// MakeAll makes the folders of a handler that the agent writes to. What else
-// has their names is removed: through a link root would write, and clean up,
-// wherever it leads.
+// MakeAll creates the folders of a handler that the agent writes to. Anything
+// else with their names is removed: through a link, root would write and delete
+// files in another place.
 func MakeAll(base string) error {
 	d, err := Root.OpenDir(base, nil)
 	if err != nil {

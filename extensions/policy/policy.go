@@ -22,19 +22,19 @@ import (
 // Modes of the policy.
 const (
 	Off     = "off"
-	Audit   = "audit"   // say what would be refused
-	Enforce = "enforce" // refuse it
+	Audit   = "audit"   // log what would be refused
+	Enforce = "enforce" // refuse extensions
 )
 
-// Config says where the policy is and whether it is obeyed. The zero
-// value of each field is the usual one.
+// Config says where the policy is and whether it is enforced. A zero value
+// selects the default of a field.
 type Config struct {
-	Mode string // PolicyOff, PolicyAudit, PolicyEnforce
-	File string // waagent_policy.json
-	Dir  string // our own rules
+	Mode string // Off, Audit or Enforce (default)
+	File string // the platform's policy file
+	Dir  string // directory with rules of this agent
 }
 
-// Filled is the configuration with the usual value in each empty field.
+// Filled returns the configuration with defaults in the empty fields.
 func (c Config) Filled() Config {
 	c.Mode = cmp.Or(c.Mode, Enforce)
 	c.File = cmp.Or(c.File, "/etc/waagent_policy.json")
@@ -42,20 +42,20 @@ func (c Config) Filled() Config {
 	return c
 }
 
-// MaxFile bounds a policy file.
+// MaxFile is the maximum size of a policy file in bytes.
 const MaxFile = 1 << 20
 
-// policyLimits bound a policy file.
+// policyLimits are the JSON limits of a policy file.
 var policyLimits = bound.Limits{Bytes: MaxFile, Nodes: 50_000, Depth: 64}
 
-// policyVersion is the newest version of the platform's schema we know.
+// policyVersion is the newest supported version of the platform's schema.
 const policyVersion = "0.1.0"
 
-// A Policy is who may run on this machine: the platform's own policy file
-// (extensions/SPEC.md §14.1) and rules of ours on top. What either refuses is
-// refused.
+// A Policy says which extensions may run: the platform's policy file
+// (extensions/SPEC.md §14.1) and the rules of policy.d in addition. An extension
+// is refused if either refuses it.
 type Policy struct {
-	// AllowListedOnly refuses what Extensions does not name.
+	// AllowListedOnly refuses extensions that are not in Extensions.
 	AllowListedOnly bool
 	// SignatureRequired is the default for every extension.
 	SignatureRequired bool
@@ -71,21 +71,21 @@ type ExtensionPolicy struct {
 	Runtime           json.RawMessage
 }
 
-// A Rule of policy.d; the first one that matches decides.
+// A Rule is a rule of policy.d. The first one that matches decides.
 type Rule struct {
 	Effect    string   `json:"effect"` // allow, deny
 	Publisher string   `json:"publisher,omitempty"`
 	Type      string   `json:"type,omitempty"`
-	Versions  []string `json:"versions,omitempty"` // ">=1.2", "<2", all must hold
-	Signer    string   `json:"signer,omitempty"`   // shell pattern over the signer's name
+	Versions  []string `json:"versions,omitempty"` // conditions such as ">=1.2", "<2"; all must hold
+	Signer    string   `json:"signer,omitempty"`   // shell pattern for the signer's name
 	Reason    string   `json:"reason,omitempty"`
 	file      string
 }
 
 var errPolicy = errors.New("invalid policy")
 
-// Parse reads waagent_policy.json. It is strict: a policy that is not
-// understood must not be half obeyed.
+// Parse parses waagent_policy.json. It is strict: unknown content is an error,
+// so that a policy is never applied in part.
 func Parse(data []byte) (Policy, error) {
 	var p Policy
 	if err := policyLimits.JSON(data); err != nil {
@@ -139,8 +139,8 @@ func Parse(data []byte) (Policy, error) {
 	return p, nil
 }
 
-// strictObject reads an object with no attributes but the known ones (any,
-// if none is given). null and absent are an empty one.
+// strictObject parses an object that may only have the known attributes (any, if
+// none are given). Null and absent count as empty, except at the top (at is "").
 func strictObject(raw json.RawMessage, at string, known ...string) (map[string]json.RawMessage, error) {
 	raw = bytes.TrimSpace(raw)
 	if at != "" && (len(raw) == 0 || string(raw) == "null") {
@@ -176,7 +176,8 @@ func strictBool(raw json.RawMessage, at string, b *bool) error {
 	return nil
 }
 
-// ParseRules reads one file of policy.d:
+// ParseRules parses one file of policy.d and returns its rules and the effect
+// when none matches:
 //
 //	{"default": "allow", "rules": [{"effect": "deny", "publisher": "Contoso*", "type": "*", "versions": ["<2.0"]}]}
 func ParseRules(data []byte) (rules []Rule, def string, err error) {
@@ -213,7 +214,8 @@ func ParseRules(data []byte) (rules []Rule, def string, err error) {
 	return doc.Rules, doc.Default, nil
 }
 
-// versionHolds checks a condition such as ">=1.2"; ok is false if it is none.
+// versionHolds reports whether a version fulfils a condition such as ">=1.2"; ok
+// is false if the condition is invalid.
 func versionHolds(cond, v string) (holds, ok bool) {
 	cond = strings.TrimSpace(cond)
 	for _, op := range []string{">=", "<=", "!=", "==", ">", "<", "="} {
@@ -243,8 +245,8 @@ func versionHolds(cond, v string) (holds, ok bool) {
 	return plan.CompareVersions(v, cond) == 0, plan.Components(cond) > 0
 }
 
-// matches: an empty pattern matches everything. A rule about a signer can
-// only be decided when the signer is known.
+// matches reports whether a rule matches. An empty pattern matches everything.
+// For a rule with a signer, the signer has to be known (see decide).
 func (r Rule) matches(name, version, signer string) bool {
 	publisher, typ := name, ""
 	if i := strings.LastIndexByte(name, '.'); i >= 0 {
@@ -265,12 +267,13 @@ func (r Rule) matches(name, version, signer string) bool {
 	return true
 }
 
-// UnknownSigner stands for a signer that is not known yet: rules that ask
-// for one then decide nothing, and are asked again before the package is used.
+// UnknownSigner stands for a signer that is not known yet. If a rule depends on
+// the signer, the extension is allowed for now. The policy is checked again
+// before the package is used.
 const UnknownSigner = "\x00"
 
-// decide says why an extension is refused, or "". A version that is not known
-// counts as the lowest.
+// decide returns why an extension is refused, or "". An unknown version counts
+// as the lowest.
 func (p Policy) decide(name, version, signer string, removing bool) string {
 	verb := "run"
 	if removing {
@@ -329,19 +332,20 @@ func (p Policy) NeedsSignature(name string) bool {
 	return p.SignatureRequired
 }
 
-// Effective is the policy as it was when a goal state came. The zero value
-// allows everything, without enforcing anything.
+// Effective is the policy that Read found, with its mode. The zero value allows
+// everything and enforces nothing.
 type Effective struct {
 	Mode   string
-	File   string // of the fault, if there is one
+	File   string // the policy file, or the one that caused Err
 	Policy Policy
-	Err    error // a bad policy refuses everything
+	Err    error // an invalid policy refuses everything
 }
 
-// Enforces reports whether refusals count.
+// Enforces reports whether refusals are enforced.
 func (p Effective) Enforces() bool { return p.Mode == Enforce }
 
-// Deny is why an extension must not be processed, none if it may.
+// Deny returns why an extension must not be processed, and the zero value if it
+// may be.
 func (p Effective) Deny(name, version, signer string, removing bool) fault.Problem {
 	code := fault.CodeEnable
 	if removing {
@@ -360,7 +364,7 @@ func (p Effective) Deny(name, version, signer string, removing bool) fault.Probl
 	return fault.Problem{Code: code, Cause: fault.CausePolicyDenied, Text: "Extension will not be processed: " + why + "."}
 }
 
-// Read reads the policy anew.
+// Read reads the policy from its files. Errors are in Effective.Err.
 func Read(root host.Root, c Config) Effective {
 	c = c.Filled()
 	s := Effective{Mode: c.Mode, File: c.File, Policy: Policy{File: c.File}}
@@ -375,7 +379,7 @@ func Read(root host.Root, c Config) Effective {
 	for _, name := range files {
 		data, err := root.ReadBounded(name, MaxFile)
 		switch {
-		case err != nil: // it is there, or was: a link that leads nowhere is no policy that allows
+		case err != nil: // a file that exists but can't be read must not count as no policy
 		case name == c.File:
 			s.Policy, err = Parse(data)
 			s.Policy.File = c.File
@@ -397,7 +401,7 @@ func Read(root host.Root, c Config) Effective {
 	return s
 }
 
-// Files are those that there are, in the order in which they are asked.
+// Files returns the policy files that exist, in the order in which they apply.
 func Files(root host.Root, c Config) ([]string, error) {
 	c = c.Filled()
 	files := []string{}
@@ -419,25 +423,26 @@ func Files(root host.Root, c Config) ([]string, error) {
 	return files, nil
 }
 
-// Answer is what the policy of a machine thinks of an extension.
+// An Answer is the result of Explain for one extension.
 type Answer struct {
 	Name      string `json:"name"`
 	Version   string `json:"version,omitempty"`
 	Mode      string `json:"mode"`             // off, audit, enforce
-	Allowed   bool   `json:"allowed"`          // it may run: nothing speaks against it, or nobody enforces it
-	Reason    string `json:"reason,omitempty"` // what speaks against it
+	Allowed   bool   `json:"allowed"`          // it may run: not refused, or the policy is not enforced
+	Reason    string `json:"reason,omitempty"` // why it is refused, also if not enforced
 	Signature bool   `json:"signature_required"`
-	// Files are those that were read, in the order in which they are asked.
+	// Files are the files that were read, in the order in which they apply.
 	Files []string `json:"files"`
 }
 
-// Explain answers from the files of a machine, without an engine.
+// Explain evaluates the policy files of a machine for one extension, without an
+// engine.
 func Explain(root host.Root, c Config, name, version, signer string) Answer {
 	c = c.Filled()
 	p := Read(root, c)
 	a := Answer{Name: name, Version: version, Mode: p.Mode, Files: []string{}}
 	if p.Mode != Off {
-		a.Files, _ = Files(root, c) // what can't be read is the reason
+		a.Files, _ = Files(root, c) // an error is in p.Err, too, and so in the reason
 	}
 	refusal := p.Deny(name, version, signer, false)
 	a.Reason = refusal.Text
@@ -446,7 +451,7 @@ func Explain(root host.Root, c Config, name, version, signer string) Answer {
 	return a
 }
 
-// ruleFile says whether a file of policy.d counts.
+// ruleFile reports whether a file in policy.d is read.
 func ruleFile(name string) bool {
 	return strings.HasSuffix(name, ".json") && !strings.HasPrefix(name, ".")
 }

@@ -18,11 +18,12 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// An AuditEntry is one line of the audit log: every execution has two, one
-// when it begins and one when it ends (extensions/SPEC.md §4.8). It contains no settings.
+// An AuditEntry is one line of the audit log, in JSON. Every execution of a
+// command has two, at its begin and its end (extensions/SPEC.md §4.8). Settings
+// are never logged.
 type AuditEntry struct {
 	Time      time.Time `json:"time"`
-	N         int64     `json:"n"`    // grows by one with each line, across restarts and generations
+	N         int64     `json:"n"`    // line number; continues after restarts and log rotation
 	What      string    `json:"what"` // begin, end, deny, package, remove
 	Handler   string    `json:"handler"`
 	Version   string    `json:"version,omitempty"`
@@ -42,29 +43,30 @@ type AuditEntry struct {
 
 const auditMax = 10 << 20
 
-// AuditLog appends to the log and keeps one older generation.
+// An AuditLog appends to a log file and keeps one rotated file (.1).
 type AuditLog struct {
 	dir, name string
-	Instead   string     // directory for it while others can write in dir; "" if there is none
-	mu        sync.Mutex // one writer at a time; guards what follows
-	n         int64      // of the last line, once it is known; -1 before
-	torn      bool       // the last line may lack its end
+	Instead   string     // directory to use while others than root can write to dir; "" for none
+	mu        sync.Mutex // one writer at a time; guards the fields below
+	n         int64      // number of the last line; -1 while not known
+	torn      bool       // the last line may be incomplete
 }
 
-// NewAuditLog is the audit log in a file, which is made when it is needed.
+// NewAuditLog returns the audit log in a file, which is created when needed.
 func NewAuditLog(path string) *AuditLog {
 	dir, name := filepath.Split(path)
 	return &AuditLog{dir: filepath.Clean(dir), name: name, n: -1, torn: true}
 }
 
-// Seq is the number of the last line, 0 if there is none.
+// Seq returns the number of the last line, 0 if there is none.
 func (a *AuditLog) Seq() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.last()
 }
 
-// last finds out where an earlier life of the agent has stopped.
+// last returns the number of the last line. After a restart of the agent, it
+// reads it from the log.
 func (a *AuditLog) last() int64 {
 	if a.n >= 0 {
 		return a.n
@@ -86,7 +88,7 @@ func (a *AuditLog) last() int64 {
 	return a.n
 }
 
-// lastLine is the number of the last whole line of a log.
+// lastLine returns the number of the last complete line of a log.
 func lastLine(d *host.Dir, name string) int64 {
 	f, err := d.Open(name)
 	if err != nil {
@@ -96,7 +98,7 @@ func lastLine(d *host.Dir, name string) int64 {
 	lines := strings.Split(strings.TrimRight(handler.TailOf(f, auditLine), "\n"), "\n")
 	for _, line := range slices.Backward(lines) {
 		var e AuditEntry
-		// A power cut may have torn the last one.
+		// The last line may be incomplete after a power cut.
 		if json.Unmarshal([]byte(line), &e) == nil && e.N > 0 {
 			return e.N
 		}
@@ -104,14 +106,14 @@ func lastLine(d *host.Dir, name string) int64 {
 	return 0
 }
 
-// auditLine is more than a few lines, whose texts have at most maxAuditText
-// characters each.
+// auditLine is how many bytes lastLine reads: enough for several lines, because
+// texts in them have at most maxAuditText characters.
 const (
 	auditLine    = 256 << 10
 	maxAuditText = 2048
 )
 
-// trustedFolder opens a directory in which only root can have put something.
+// trustedFolder opens a directory that only root can write to.
 func trustedFolder(dir string) (*host.Dir, error) {
 	if dir == "" {
 		return nil, fs.ErrNotExist
@@ -126,8 +128,8 @@ func trustedFolder(dir string) (*host.Dir, error) {
 	return d, nil
 }
 
-// folder is where the log is written: what others can put in its place would
-// be their log and not ours.
+// folder opens the directory for the log. Others must not be able to write to
+// it, because they could replace the log.
 func (a *AuditLog) folder() (*host.Dir, error) {
 	err := folder.Root.MkdirAll(a.dir, 0o755)
 	if err == nil {
@@ -149,7 +151,7 @@ func (a *AuditLog) Write(e AuditEntry) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e.Time, e.N = time.Now().UTC(), a.last()+1
-	// Several lines fit into auditLine, or nobody would find the last number.
+	// Lines must be shorter than auditLine, so that lastLine finds the number.
 	for _, s := range []*string{&e.Command, &e.Text, &e.Why, &e.GoalState, &e.Signer} {
 		*s = handler.Clip(*s, maxAuditText)
 	}
@@ -171,7 +173,7 @@ func (a *AuditLog) append(line []byte) error {
 	}
 	defer d.Close()
 	if fi, err := d.Lstat(a.name); err == nil && fi.Size() > auditMax {
-		_ = d.Rename(a.name, d, a.name+".1") // a log that can't be rotated still grows
+		_ = d.Rename(a.name, d, a.name+".1") // if it can't be rotated, keep appending
 	}
 	f, err := d.OpenFile(a.name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -185,7 +187,7 @@ func (a *AuditLog) append(line []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// endsLine says that nothing stands before the next line.
+// endsLine reports whether a file is empty or ends with a newline.
 func endsLine(f *os.File) bool {
 	fi, err := f.Stat()
 	if err != nil || fi.Size() == 0 {

@@ -8,7 +8,8 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// Cache reads status files and manifests only when they have changed.
+// A Cache reads status files and manifests only when they have changed. The zero
+// value is ready to use.
 type Cache struct {
 	mu      sync.Mutex // guards the maps
 	entries map[string]cachedStatus
@@ -26,7 +27,7 @@ type cachedManifest struct {
 	hm    handler.Manifest
 }
 
-// A FileStamp changes whenever a file does.
+// A FileStamp has the metadata that changes whenever a file does.
 type FileStamp struct {
 	dev, ino uint64
 	Size     int64
@@ -35,7 +36,7 @@ type FileStamp struct {
 	mode     uint32
 }
 
-// StampOf is the stamp of a file, if it is there.
+// StampOf returns the stamp of a file, and false if there is none.
 func StampOf(path string) (FileStamp, bool) {
 	fi, err := folder.Root.Lstat(path)
 	if err != nil {
@@ -48,8 +49,8 @@ func StampOf(path string) (FileStamp, bool) {
 	return FileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // Dev is not uint64 everywhere
 }
 
-// Status is the word of one status file. While a file is half written the
-// FileStatus before it stands.
+// Status returns the content of one status file (see handler.ReadStatus). While
+// the file is incomplete, it returns the previous content.
 func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStatus, missing bool) {
 	stamp, there := StampOf(path)
 	c.mu.Lock()
@@ -63,7 +64,7 @@ func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStat
 	}
 	st, fi, fresh := handler.ReadStatus(path, full, version, seq)
 	if fi == nil && st.Status == handler.Transitioning {
-		return st, true // gone meanwhile
+		return st, true // deleted meanwhile
 	}
 	if fresh {
 		if known && old.good {
@@ -80,7 +81,7 @@ func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStat
 	return st, false
 }
 
-// Manifest is the manifest of a handler; one that cannot be used is empty.
+// Manifest returns the manifest at path, empty if it is missing or invalid.
 func (c *Cache) Manifest(path string) handler.Manifest {
 	stamp, there := StampOf(path)
 	if !there {
@@ -94,7 +95,7 @@ func (c *Cache) Manifest(path string) handler.Manifest {
 	}
 	var hm handler.Manifest
 	if data, _, err := folder.Read(path, handler.MaxManifest); err == nil {
-		hm, _ = handler.ParseManifest(data) // a bad one has no heartbeat
+		hm, _ = handler.ParseManifest(data) // an invalid one counts as empty
 	}
 	c.mu.Lock()
 	if c.forms == nil || len(c.forms) > 1000 {

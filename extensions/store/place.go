@@ -17,10 +17,10 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// Place gives an unpacked package its name. What the directory held before
-// and the package does not have is in the new one before that takes the old
-// one's place, and both change places in one step: whenever the power goes,
-// there is a handler with its settings, its states and its mrseq.
+// Place moves an unpacked package to its final directory. Files of an existing
+// directory that are not in the package are first carried over, and then both
+// directories are exchanged atomically. So even after a power cut there is a
+// complete handler with its settings, states and mrseq.
 func (s Store) Place(tmp, name, version string) error {
 	if err := s.placeTree(tmp, name, version); err != nil {
 		return fmt.Errorf("place package: %w", err)
@@ -45,11 +45,12 @@ func (s Store) placeTree(tmp, name, version string) error {
 		}
 		dir, link = s.execDir(name, version), true
 	}
-	if err := CarryFrom(base, tmp); err != nil { // a link is not followed: what it names is looked at below
+	if err := CarryFrom(base, tmp); err != nil { // a link is not followed; its target is handled below
 		return err
 	}
 	if link {
-		// Beside its place, under a name that goes with the trash if we die.
+		// Next to its final place, under a name that is deleted with the trash
+		// if the agent ends before the move.
 		moved := s.TrashName(s.Root.Path(s.exec))
 		if err := moveTree(tmp, moved); err != nil {
 			return errors.Join(err, folder.Root.RemoveAll(moved))
@@ -59,15 +60,16 @@ func (s Store) placeTree(tmp, name, version string) error {
 			return errors.Join(err, folder.Root.RemoveAll(tmp))
 		}
 	}
-	// A directory without a state would be nobody's if we died now.
+	// If the agent ended now, a directory without HandlerState would not be
+	// recognized as a handler.
 	if err := folder.MakeAll(tmp); err != nil {
 		return err
 	}
 	if err := folder.Write(tmp, tmp+"/config/HandlerState", []byte("NotInstalled"), 0o600); err != nil {
 		return err
 	}
-	// The record will say that it is there, and is synced: after a power cut
-	// empty files would pass for the handler.
+	// The record is synced and will say that the package is there. So sync the
+	// files, too: they could be empty after a power cut.
 	if err := syncTree(tmp); err != nil {
 		return err
 	}
@@ -82,8 +84,8 @@ func (s Store) placeTree(tmp, name, version string) error {
 	if target, err := folder.Root.Readlink(base); err == nil && target == dir {
 		return nil
 	}
-	// In the place of nothing, of another link, or of the directory that was
-	// the handler before ExecDir was set.
+	// Create the link, or replace another link or the directory that had the
+	// handler before ExecDir was set.
 	tmp = s.TrashName(s.Sub("tmp"))
 	if err := folder.Root.Symlink(dir, tmp); err != nil {
 		return err
@@ -92,10 +94,11 @@ func (s Store) placeTree(tmp, name, version string) error {
 	return folder.Root.ReplaceDir(tmp, base)
 }
 
-// TrashName is a name in dir that is deleted when nobody works there any more.
+// TrashName returns a new path in dir that is deleted when the trash is emptied.
 func (s Store) TrashName(dir string) string { return dir + "/" + trashPrefix + NewID() }
 
-// CarryFrom carries from a directory, if it is one.
+// CarryFrom carries files from the directory old to fresh (see carry). It does
+// nothing if old does not exist or is a link.
 func CarryFrom(old, fresh string) error {
 	dir, name := filepath.Split(old)
 	from, err := folder.Open(dir, name)
@@ -113,8 +116,8 @@ func CarryFrom(old, fresh string) error {
 	return errors.Join(carry(from, to), to.Close())
 }
 
-// syncTree brings to the disk what was written in a directory. One call for
-// the file system takes less than one for each of a package's files.
+// syncTree writes a directory to the disk. It syncs the whole file system, which
+// is faster than one call for each file.
 func syncTree(dir string) error {
 	f, err := folder.Root.OpenDir(dir, nil)
 	if err != nil {
@@ -123,7 +126,7 @@ func syncTree(dir string) error {
 	return errors.Join(f.SyncFS(), f.Close())
 }
 
-// moveTree renames, or copies where the file systems differ.
+// moveTree renames a tree, or copies it to another file system.
 func moveTree(from, to string) error {
 	err := folder.Root.Rename(from, to)
 	if !errors.Is(err, unix.EXDEV) {
@@ -147,28 +150,29 @@ func moveTree(from, to string) error {
 	return folder.Root.RemoveAll(from)
 }
 
-// CheckRoom says in advance that the disk is full, with the figures.
+// CheckRoom returns an error if there is too little space to download a package
+// of at most limit bytes.
 func (s Store) CheckRoom(limit int64) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.Root.Path(s.Lib), &st); err != nil {
-		return nil //nolint:nilerr // what can't be asked is found out by writing
+		return nil //nolint:nilerr // writing will tell
 	}
-	const least = 4 << 20 // how much a package needs is known when it is there
+	const least = 4 << 20 // the size of the package is not known yet
 	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {
 		return fault.Prefixed(fault.CauseDiskLow, fmt.Errorf("%s has %d MiB free, at least %d MiB are needed", s.Lib, free>>20, least>>20))
 	}
 	return nil
 }
 
-// DropPackage deletes the package of a handler that does not need it again.
+// DropPackage deletes the downloaded package of a handler.
 func (s Store) DropPackage(name, version string) {
 	zip := s.Sub("packages", name+"-"+version+".zip")
 	_ = folder.Root.Remove(zip)
 	_ = folder.Root.Remove(SumFile(zip))
 }
 
-// Bounds of what is taken over from one directory to the next. They protect
-// the agent, not the handler: one that has more cannot be unpacked once more.
+// Limits for carrying files from one directory to the next. They protect the
+// agent. A handler with more files can't be unpacked again.
 const (
 	MaxCarried      = 1 << 20 // files
 	maxCarriedDepth = 100
@@ -176,24 +180,24 @@ const (
 
 var errCarried = errors.New("the handler's directory has too many files to copy")
 
-// A carrier takes files over from one directory to another. The old one keeps
-// everything: until the new one has its name the old one is the handler.
+// A carrier links or copies files from one directory to another. The old one
+// keeps all its files, because it is the handler until it is replaced.
 type carrier struct {
-	left int // how many files more
-	// copies: of each file the content, instead of a second name. A name is
-	// all it takes within one file system.
+	left int // how many more files it may handle
+	// copies means to copy files to another file system, instead of creating
+	// hard links.
 	copies bool
 }
 
-// carry gives fresh what is in old and not in it: settings, states, mrseq and
-// whatever else a handler keeps beside its package survive that the package is
-// unpacked once more (extensions/SPEC.md §2.5).
+// carry adds everything to fresh that is in old but not in fresh: settings,
+// states, mrseq and other files of a handler are kept when its package is
+// unpacked again (extensions/SPEC.md §2.5).
 func carry(old, fresh *host.Dir) error {
 	c := carrier{left: MaxCarried}
 	return c.merge(old, fresh, 0)
 }
 
-// copyTree gives to a copy of all that is in from.
+// copyTree copies everything in from to the directory to.
 func copyTree(from, to *host.Dir) error {
 	c := carrier{left: MaxCarried, copies: true}
 	return c.merge(from, to, 0)
@@ -222,11 +226,11 @@ func (c *carrier) merge(old, fresh *host.Dir, depth int) error {
 	return nil
 }
 
-// give makes what has a name in one directory appear in the other.
+// give links or copies one entry of a directory to the other.
 func (c *carrier) give(from, to *host.Dir, name string, depth int) error {
 	fi, err := from.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // gone meanwhile
+		return nil // deleted meanwhile
 	}
 	if err != nil {
 		return err
@@ -249,7 +253,7 @@ func (c *carrier) give(from, to *host.Dir, name string, depth int) error {
 		}
 		return to.Symlink(target, name)
 	default:
-		return nil // who listens at a socket or a FIFO makes it anew
+		return nil // sockets and FIFOs are created again by their users
 	}
 }
 
@@ -271,7 +275,7 @@ func (c *carrier) folder(from, to *host.Dir, name string, depth int) error {
 	if err := c.merge(src, dst, depth+1); err != nil || !made {
 		return err
 	}
-	// Its owner gets it when it is complete.
+	// Change the owner only when it is complete.
 	uid, gid, perm, err := src.Owner()
 	if err != nil {
 		return err
@@ -307,5 +311,5 @@ func copyFile(from, to *host.Dir, name string) error {
 	return to.Chtimes(name, fi.ModTime())
 }
 
-// SumFile is where the SHA-256 of a package is kept.
+// SumFile returns the path of the file with the SHA-256 of a package.
 func SumFile(zip string) string { return strings.TrimSuffix(zip, ".zip") + ".sha256" }

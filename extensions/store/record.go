@@ -12,8 +12,8 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// OnDisk is the text of config/HandlerState, which the old agent reads and
-// writes too (extensions/SPEC.md §4.6).
+// OnDisk returns the content of config/HandlerState, which WALinuxAgent reads
+// and writes, too (extensions/SPEC.md §4.6).
 func (r Record) OnDisk() string {
 	switch r.State {
 	case plan.Enabled:
@@ -29,46 +29,47 @@ func (r Record) OnDisk() string {
 	return "NotInstalled"
 }
 
-// A Record is what the agent knows about one version of a handler. It is on
-// disk before and after every operation that changes it, so that whatever
-// dies in between, the next Plan starts from the truth.
+// A Record is what the agent knows about one version of a handler. It is
+// written before and after every operation that changes it, so that processing
+// can continue after a crash.
 type Record struct {
 	Name    string     `json:"name"`
 	Version string     `json:"version"`
 	State   plan.State `json:"state"`
-	// FailedUpgrade is the text HandlerState has for a Broken one whose
-	// update (and not install) failed.
+	// FailedUpgrade is set if State is Broken because the update failed, and
+	// not the install. HandlerState is then "FailedUpgrade".
 	FailedUpgrade bool `json:"failedUpgrade,omitempty"`
 	Multi         bool `json:"multi,omitempty"`
 	// Doing is set while an operation with a command runs.
 	Doing *Doing `json:"doing,omitempty"`
-	// Change is set on the new version while it replaces an older or newer
-	// one: the version change goes on where it stopped.
+	// Change is set on the new version while it replaces another one. After
+	// an interruption, the version change continues from there.
 	Change *plan.Change `json:"change,omitempty"`
 	// Exts has one entry per extension; the key is "" for single-config.
 	Exts map[string]ExtRecord `json:"exts,omitempty"`
-	// Report is the handler's row in the status, config/HandlerStatus.
+	// Report is the handler's status in the report and config/HandlerStatus.
 	Report handler.Report `json:"report"`
-	// FailKey is the goal state, and FailBoot the boot, in which a
-	// handler-level operation failed; it is not tried again in both.
+	// FailKey is the goal state, and FailBoot the boot, in which an operation
+	// of the whole handler failed. It is not tried again as long as both are
+	// current.
 	FailKey  string `json:"failKey,omitempty"`
 	FailBoot string `json:"failBoot,omitempty"`
-	// Lost counts operations in a row whose outcome nobody knows.
+	// Lost counts consecutive operations whose result is unknown.
 	Lost int `json:"lost,omitempty"`
 
-	// Packager: the package seems to use the system's package manager, which
-	// only one can do at a time.
+	// Packager means that the package seems to use the system's package
+	// manager, which only one process can do at a time.
 	Packager  bool      `json:"packager,omitempty"`
 	Digest    string    `json:"digest,omitempty"` // sha256 of the package, hex
 	Signer    string    `json:"signer,omitempty"`
-	Since     time.Time `json:"since,omitzero"` // of State
+	Since     time.Time `json:"since,omitzero"` // when State changed last
 	Installed time.Time `json:"installed,omitzero"`
-	// Last is the handler-level operation that ended last.
+	// Last is the operation of the whole handler that ended last.
 	Last *Ended `json:"last,omitempty"`
 }
 
-// Doing is an operation under way. It holds everything that is needed to
-// finish it after a restart of the agent.
+// Doing is a running operation, with everything that is needed to finish it
+// after a restart of the agent.
 type Doing struct {
 	Task     plan.Task `json:"task"`
 	Job      string    `json:"job"` // id; empty until the job exists
@@ -78,13 +79,13 @@ type Doing struct {
 	Command  string    `json:"command"`
 	Started  time.Time `json:"started"`
 	Deadline time.Time `json:"deadline"`
-	// Began is Started by a clock that nobody can set.
+	// Began is Started on a clock that can't be set.
 	Began   host.Moment `json:"began,omitzero"`
 	Lenient bool        `json:"lenient,omitempty"` // continueOnUpdateFailure of the new version
-	Boot    string      `json:"boot,omitempty"`    // in which it runs
+	Boot    string      `json:"boot,omitempty"`    // boot in which it runs
 }
 
-// Ended is an operation that is over.
+// Ended is a finished operation.
 type Ended struct {
 	Op       plan.Op    `json:"op"`
 	Job      string     `json:"job,omitempty"`
@@ -98,18 +99,19 @@ type Ended struct {
 // ExtRecord is one extension of a handler version.
 type ExtRecord struct {
 	plan.ExtFact
-	Code     int       `json:"code,omitempty"` // of the failure, as are Err and Cause: a Problem
+	Code     int       `json:"code,omitempty"` // Code, Err and Cause are the Problem if enable failed
 	Err      string    `json:"err,omitempty"`
 	Cause    string    `json:"cause,omitempty"`
-	Attempts int       `json:"attempts,omitempty"` // of this Hash
+	Attempts int       `json:"attempts,omitempty"` // number of enables with this Hash
 	Enabling time.Time `json:"enabling,omitzero"`  // when the last successful enable began
-	Jobs     []string  `json:"jobs,omitempty"`     // whose processes may still write
+	Jobs     []string  `json:"jobs,omitempty"`     // jobs whose processes may still write the status
 	Last     *Ended    `json:"last,omitempty"`
-	// Cancelled is the job whose remains an operator has killed.
+	// Cancelled is the job whose remaining processes an operator has killed.
 	Cancelled string `json:"cancelled,omitempty"`
 }
 
-// Done is r after op succeeded.
+// Done returns r after op succeeded. The error wraps plan.ErrEdge if op is not
+// allowed in the state of r.
 func (r Record) Done(op plan.Op, ext string) (Record, error) {
 	next, ok := r.State.After(op)
 	if !ok {
@@ -132,7 +134,7 @@ func (r Record) Done(op plan.Op, ext string) (Record, error) {
 	return r, nil
 }
 
-// Fail is r after op failed.
+// Fail returns r after op failed.
 func (r Record) Fail(op plan.Op) Record {
 	next := r.State.Failed(op)
 	if next != r.State {
@@ -153,8 +155,8 @@ func (r Record) enabledExts() int {
 	return n
 }
 
-// Ended is r with an operation that is over in its place: that of the handler
-// or of one of its extensions.
+// Ended returns r with a finished operation stored as the last one of the
+// handler or, for enable and disable, of the extension.
 func (r Record) Ended(e *Ended, ext string) Record {
 	if e.Op != plan.Enable && e.Op != plan.Disable {
 		r.Last = e
@@ -175,7 +177,7 @@ func (r Record) SetExt(name string, e ExtRecord) Record {
 	return r
 }
 
-// Problem is why the last enable of an extension failed.
+// Problem returns why the last enable of an extension failed.
 func (e ExtRecord) Problem() fault.Problem {
 	p := fault.Problem{Code: e.Code, Cause: e.Cause, Text: e.Err}
 	if p.Cause == "" && e.FailKey != "" {
@@ -184,8 +186,8 @@ func (e ExtRecord) Problem() fault.Problem {
 	return p
 }
 
-// WithPurpose is a task as it is written now: earlier builds had the purpose
-// of a disable only in the reason, which is for people.
+// WithPurpose converts a task from a record of an earlier build, which had the
+// purpose of a disable only in Why.
 func WithPurpose(t plan.Task) plan.Task {
 	purpose, known := map[string]plan.Purpose{"deleted": plan.ForDelete, "uninstall": plan.ForUninstall}[t.Why]
 	if known && t.Op == plan.Disable {
@@ -194,7 +196,7 @@ func WithPurpose(t plan.Task) plan.Task {
 	return t
 }
 
-// ChangeFrom is how far the version change from another version has come.
+// ChangeFrom returns the progress of the version change from another version.
 func (r Record) ChangeFrom(from string) plan.Change {
 	if r.Change != nil && r.Change.From == from {
 		ch := *r.Change
@@ -204,7 +206,7 @@ func (r Record) ChangeFrom(from string) plan.Change {
 	return plan.Change{From: from}
 }
 
-// Fact is what decisions depend on, without what the manifest says.
+// Fact returns the facts for the plan, except those from the manifest.
 func (r Record) Fact() plan.Fact {
 	f := plan.Fact{Version: r.Version, State: r.State, Multi: r.Multi, Change: r.Change, FailKey: r.FailKey, FailBoot: r.FailBoot}
 	if r.Exts != nil {

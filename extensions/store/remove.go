@@ -11,22 +11,23 @@ import (
 	"github.com/azguest/azguest/extensions/folder"
 )
 
-// A handler's directory is removed while things that the handler has started
-// may still be at work in it. It is taken out of its place first, by a rename,
-// so that it is gone at once whatever happens to its files; what is left of
-// them goes later. A process that makes the directory anew by its full name is
-// met by looking again for a while.
+// Processes of a handler may still run while its directory is removed. So the
+// directory is first renamed, which makes it disappear at once, and its files
+// are deleted after that. In case a process creates the directory again, it is
+// checked for some time (RemovedTime).
 
-// RemovedTime is how long it is looked after a directory that was removed.
+// RemovedTime is for how long it is checked whether the directory of a removed
+// handler exists again.
 const RemovedTime = time.Hour
 
-// RemoveHandler deletes everything of one handler version but its logs.
+// RemoveHandler deletes all files of one handler version except its logs.
 func (s Store) RemoveHandler(name, version string) error {
 	base := s.Base(name, version)
-	// The mark comes first: if we die in between, the next start looks.
+	// Write the marker first: if the agent ends during the removal, its next
+	// start checks the directory.
 	errs := []error{folder.Root.WriteFile(s.Sub("gone", name+"-"+version), nil, 0o600)}
-	// Only the directory that we linked to ourselves: a handler may have put
-	// a link to anything in its place, and we are root.
+	// Remove only a link target that the agent itself has created: a handler may
+	// have replaced the link, and the agent runs as root.
 	if target, err := folder.Root.Readlink(base); err == nil && s.exec != "" && target == s.execDir(name, version) {
 		errs = append(errs, removeTree(target, s.TrashName(s.Root.Path(s.exec))))
 	}
@@ -44,9 +45,9 @@ func (s Store) RemoveHandler(name, version string) error {
 
 const trashPrefix = ".azg-gone-"
 
-// removeTree moves a tree to trash and deletes it there. That something is
-// left in the trash, because somebody still writes or deletes in there
-// (extensions/SPEC.md §10.8), is no error: it is emptied again and again.
+// removeTree moves a tree to trash and deletes it there. It is no error if
+// something is left there because a process still writes or deletes files
+// (extensions/SPEC.md §10.8): the trash is emptied again later.
 func removeTree(dir, trash string) error {
 	if err := Discard(dir, trash); err != nil {
 		return err
@@ -55,14 +56,14 @@ func removeTree(dir, trash string) error {
 	return nil
 }
 
-// Discard takes a tree out of its place, which takes no time whatever is in it.
+// Discard moves a tree to trash by renaming it, which takes no time. If that
+// fails, it deletes the tree.
 func Discard(dir, trash string) error {
 	err := folder.Root.Rename(dir, trash)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// A mount point, or a directory that became one's working place only: it
-	// has to go where it is.
+	// It may be a mount point, which can't be renamed: delete its content.
 	for range 3 {
 		if err = folder.Root.RemoveAll(dir); err == nil || errors.Is(err, host.ErrBusy) {
 			return err
@@ -71,11 +72,11 @@ func Discard(dir, trash string) error {
 	return err
 }
 
-// Trash are the names of what removals and interrupted installations have
-// left. Nothing may be unpacked at that moment; later it gets other names.
+// Trash returns the paths of what removals and interrupted installations have
+// left. It must not be called while something is being unpacked.
 func (s Store) Trash() []string {
 	var out []string
-	entries, _ := folder.Root.ReadDir(s.Sub("tmp")) // what can't be listed stays
+	entries, _ := folder.Root.ReadDir(s.Sub("tmp")) // an unreadable directory is left alone
 	for _, e := range entries {
 		out = append(out, s.Sub("tmp", e.Name()))
 	}
@@ -88,8 +89,8 @@ func (s Store) Trash() []string {
 	return out
 }
 
-// Removed are the directories that were removed a short while ago, with the
-// time when.
+// Removed returns the directories that were removed recently, with the time of
+// the removal.
 func (s Store) Removed() map[string]time.Time {
 	out := map[string]time.Time{}
 	entries, err := folder.Root.ReadDir(s.Sub("gone"))
@@ -104,10 +105,11 @@ func (s Store) Removed() map[string]time.Time {
 	return out
 }
 
-// ForgetRemoved ends the watch over a directory that was removed.
+// ForgetRemoved deletes the marker of a removed directory.
 func (s Store) ForgetRemoved(dir string) { _ = folder.Root.Remove(s.Sub("gone", filepath.Base(dir))) }
 
-// Delete deletes what is in the trash. What still resists is tried again.
+// Delete deletes the given trash until ctx ends. Errors are ignored, because the
+// trash is emptied again later.
 func Delete(ctx context.Context, names []string) {
 	for _, name := range names {
 		if ctx.Err() != nil {

@@ -12,30 +12,30 @@ import (
 	"github.com/azguest/azguest/extensions/folder"
 )
 
-// On a full disk the one thing that must still work is the command that makes
-// CheckRoom. What the agent needs for it is little: settings, a record,
-// a job with its output, and later the status. It is set aside while there is
-// plenty, and given up slice by slice when a write finds no room or is about
-// to: who fills the disk takes what is freed, and there must be more commands
-// than one.
+// On a full disk, commands must still work, because one of them may free space.
+// The agent needs little for that: settings, a record, a job with its output,
+// and later the status. This space is reserved while there is plenty, and freed
+// in slices when a write fails for lack of space, or before it would: whoever
+// fills the disk uses the freed space, too, and it must last for several
+// commands.
 const (
 	reserveFiles = 128
-	reserveFile  = 32 << 10 // bytes of each
+	reserveFile  = 32 << 10 // size of each in bytes
 	reserveSlice = 16       // files given up at a time
-	// lowBytes and lowFiles are when a command is not begun without more room:
-	// its supervisor and the handler itself write too.
+	// With less than lowBytes or lowFiles, space is freed before a command is
+	// started, because its supervisor and the handler write, too.
 	lowBytes = 256 << 10
 	lowFiles = reserveSlice
 )
 
-// A FreeSpace is what a file system has left for us. Inodes are -1 where they
-// are not counted.
+// A FreeSpace is the free space of a file system. inodes is -1 if the file
+// system does not count them.
 type FreeSpace struct {
 	bytes, inodes int64
 	ok            bool
 }
 
-// Space is what the file system of the store has left.
+// Space returns the free space of the store's file system.
 func (s Store) Space() FreeSpace {
 	var st unix.Statfs_t
 	if unix.Statfs(s.Sub(), &st) != nil {
@@ -48,12 +48,13 @@ func (s Store) Space() FreeSpace {
 	return sp
 }
 
-// Low says that a command should not begin without more room.
+// Low reports whether space should be freed before a command is started.
 func (sp FreeSpace) Low() bool {
 	return sp.ok && (sp.bytes < lowBytes || sp.inodes >= 0 && sp.inodes < lowFiles)
 }
 
-// FillReserve makes what is missing of the reserve, if there is plenty.
+// FillReserve creates the missing files of the reserve, if there is plenty of
+// space.
 func (s Store) FillReserve() {
 	dir := s.Sub("reserve")
 	if left, err := folder.Root.ReadDir(dir); err == nil && len(left) >= reserveFiles {
@@ -84,7 +85,7 @@ func (s Store) FillReserve() {
 	}
 }
 
-// UseReserve frees a slice of the reserve and reports whether there was one.
+// UseReserve frees a slice of the reserve and reports whether it freed anything.
 func (s Store) UseReserve() bool {
 	dir := s.Sub("reserve")
 	left, err := folder.Root.ReadDir(dir)
@@ -98,8 +99,8 @@ func (s Store) UseReserve() bool {
 	return freed
 }
 
-// writable lets the caller go on where only the disk says no: what was to be
-// written is written with the next change.
+// writable ignores errors of a full or read-only disk and missing directories.
+// The data is written with the next change.
 func writable(err error) error {
 	if fault.NoRoom(err) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrNotExist) {
 		return nil

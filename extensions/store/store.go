@@ -21,48 +21,48 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// A Store is everything the engine keeps on disk. Names are relative to root.
+// A Store is the engine's data on disk. Paths are relative to Root.
 //
-//	<lib>/<Name>-<version>/             the handler, as every agent has it
+//	<lib>/<Name>-<version>/             the handler, as with every agent
 //	<lib>/azguest/ext/records/*.json    Record, one per handler version
 //	<lib>/azguest/ext/jobs/<id>/        running and last commands
 //	<lib>/azguest/ext/packages/         packages until they are installed
 //	<lib>/azguest/ext/saved/<Name-ver>/ status files from before a version change
-//	<lib>/azguest/ext/tmp/              being unpacked, being removed
-//	<lib>/azguest/ext/gone/             names of handlers removed a short while ago
+//	<lib>/azguest/ext/tmp/              packages being unpacked, trash
+//	<lib>/azguest/ext/gone/             names of handlers removed recently
 type Store struct {
 	Root host.Root
 	Lib  string
 	Dir  string // <lib>/azguest/ext
-	exec string // where packages are unpacked, if not in lib
+	exec string // where packages are unpacked, if not in Lib
 	Logs string // /var/log/azure
-	// Step is called where a crash would be interesting; tests die there.
+	// Step is called by At, if it is not nil. Tests simulate crashes with it.
 	Step func(where string)
 }
 
-// New is the store of a machine: below lib, with packages unpacked in
-// exec if that is not "", and logs of handlers in logs.
+// New returns a store below the directory lib. Packages are unpacked in exec if
+// that is not "", and the log folders of handlers are in logs.
 func New(root host.Root, lib, exec, logs string) Store {
 	return Store{Root: root, Lib: lib, Dir: lib + "/azguest/ext", exec: exec, Logs: logs}
 }
 
-// At is called where a crash would be interesting.
+// At marks a point at which tests simulate a crash.
 func (s Store) At(where string) {
 	if s.Step != nil {
 		s.Step(where)
 	}
 }
 
-// Base is the handler's directory as its commands see it.
+// Base returns the path of a handler's directory as its commands see it.
 func (s Store) Base(name, version string) string {
 	return s.Root.Path(s.Lib + "/" + name + "-" + version)
 }
 
 var errNotOurs = errors.New("handler directory was replaced")
 
-// CheckBase says what is wrong with a handler's directory: that it is not there,
-// or that there is something else, such as a link a handler has put in its
-// Place. The link to ExecDir is ours.
+// CheckBase returns an error if a handler's directory does not exist, or if it
+// is something else, such as a link that a handler has put in its place. The
+// agent's own link to ExecDir is allowed.
 func (s Store) CheckBase(name, version string) error {
 	base := s.Base(name, version)
 	fi, err := folder.Root.Lstat(base)
@@ -82,18 +82,18 @@ func (s Store) execDir(name, version string) string {
 	return s.Root.Path(filepath.Join(s.exec, name+"-"+version))
 }
 
-// LogDir is the log folder of a handler.
+// LogDir returns the path of a handler's log folder.
 func (s Store) LogDir(name string) string { return s.Root.Path(s.Logs + "/" + name) }
 
-// Sub is the complete path of something below Dir.
+// Sub returns the complete path of something below Dir.
 func (s Store) Sub(parts ...string) string {
 	return s.Root.Path(s.Dir + "/" + strings.Join(parts, "/"))
 }
 
-// JobDir is the directory of a command.
+// JobDir returns the path of a job's directory.
 func (s Store) JobDir(id string) string { return s.Sub("jobs", id) }
 
-// Init makes the directories of the store.
+// Init creates the directories of the store.
 func (s Store) Init() error {
 	for _, d := range []string{s.Lib, s.Lib + "/events"} {
 		mode := fs.FileMode(0o755)
@@ -130,7 +130,8 @@ func EmptyDir(dir string) error {
 	return err
 }
 
-// Save writes a record, or deletes it when there is nothing left to know.
+// Save writes a record, or deletes it if the handler is absent and there is
+// nothing to report about it.
 func (s Store) Save(r Record) error {
 	name := s.Dir + "/records/" + r.Name + "-" + r.Version + ".json"
 	if r.State == plan.Absent && r.Doing == nil && r.Report.Status == "" {
@@ -147,7 +148,7 @@ func (s Store) Save(r Record) error {
 }
 
 // SaveFiles writes config/HandlerState and HandlerStatus, if the handler has
-// a directory. The old agent can take over from there at any time.
+// a directory. With them WALinuxAgent can take over at any time.
 func (s Store) SaveFiles(r Record) error {
 	base := s.Base(r.Name, r.Version)
 	if s.CheckBase(r.Name, r.Version) != nil {
@@ -179,12 +180,12 @@ func (s Store) SaveFiles(r Record) error {
 	return nil
 }
 
-// Load finds every handler version on disk: by its record, by its
-// HandlerState, or both. HandlerState wins about how far it has come, since
-// another agent may have been at work meanwhile; a directory without one is
-// somebody else's (extensions/SPEC.md §4.2). What of it can't be used is left out,
-// set aside if it is a record, and returned as bad: one handler's files keep no
-// other from being managed.
+// Load returns all handler versions on disk, found by their record, by their
+// HandlerState, or both. If the two differ, a newer HandlerState decides about
+// the state, because another agent may have written it. Directories without
+// HandlerState are not handlers (extensions/SPEC.md §4.2). Records that can't be
+// read are set aside. Such errors are returned as bad, so that one handler's
+// files do not prevent managing the others.
 func (s Store) Load() (recs []Record, bad []error, err error) {
 	byDir, saved, bad, err := s.loadRecords()
 	if err != nil {
@@ -218,7 +219,7 @@ func (s Store) Load() (recs []Record, bad []error, err error) {
 	}
 	for dir, r := range byDir {
 		if !seen[dir] && r.State != plan.Absent && (r.Doing == nil || r.Doing.Task.Op != plan.Uninstall) {
-			// Its directory is gone: nothing can be run any more.
+			// Its directory is gone, so it has no commands to run.
 			r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
 		}
 		recs = append(recs, r)
@@ -227,8 +228,8 @@ func (s Store) Load() (recs []Record, bad []error, err error) {
 	return recs, bad, nil
 }
 
-// loadRecords reads the records by the name of their directory, with the time at
-// which each was saved.
+// loadRecords reads all records. The maps have the record, and the time at which
+// it was saved, by the name of the handler's directory.
 func (s Store) loadRecords() (byDir map[string]Record, saved map[string]time.Time, bad []error, err error) {
 	byDir, saved = map[string]Record{}, map[string]time.Time{}
 	files, err := s.Root.Glob(s.Dir + "/records/*.json")
@@ -238,7 +239,7 @@ func (s Store) loadRecords() (byDir map[string]Record, saved map[string]time.Tim
 	for _, f := range files {
 		r, err := s.record(f)
 		if err != nil {
-			// What is in the handler's directory tells the rest.
+			// The state is then taken from the handler's directory.
 			bad = append(bad, fmt.Errorf("load records: %w", s.Root.SetAside(f, err)))
 			continue
 		}
@@ -250,16 +251,16 @@ func (s Store) loadRecords() (byDir map[string]Record, saved map[string]time.Tim
 	return byDir, saved, bad, nil
 }
 
-// withState makes a record agree with what the handler's directory says. known is
-// whether there was a record, older whether HandlerState is not newer than it, and
-// text its content.
+// withState brings a record and the handler's HandlerState into agreement. known
+// reports whether there was a record, older whether HandlerState is not newer
+// than the record; text is the content of HandlerState.
 func (s Store) withState(r Record, known, older bool, text string) (_ Record, err error) {
 	base := s.Base(r.Name, r.Version)
 	switch {
 	case known && text == r.OnDisk():
 	case known && (older || !slices.Contains(handlerStates(), text)):
-		// We died between the record and the files, which follow now. Or
-		// the power did, and left bytes that no agent writes.
+		// The agent ended between writing the record and the files, or a power
+		// cut left invalid content: write the files now.
 		err = writable(s.SaveFiles(r))
 	default:
 		r = s.adoptExts(adopt(r, text), base)
@@ -270,12 +271,12 @@ func (s Store) withState(r Record, known, older bool, text string) (_ Record, er
 		}
 	}
 	if r.State.Installed() && emptied(base+"/"+handler.ManifestName) {
-		r.State = plan.Broken // and so is the rest of the package, maybe: fetch it again
+		r.State = plan.Broken // other files may be damaged, too: fetch the package again
 	}
 	return r, err
 }
 
-// maxRecord is the largest record that is read.
+// maxRecord is the maximum size of a record in bytes.
 const maxRecord = 8 << 20
 
 // record reads one record.
@@ -290,18 +291,18 @@ func (s Store) record(file string) (r Record, err error) {
 	return r, err
 }
 
-// handlerStates are the words that agents write into HandlerState.
+// handlerStates are the values that agents write into HandlerState.
 func handlerStates() []string {
 	return []string{"NotInstalled", "Installed", "Enabled", "FailedUpgrade"}
 }
 
-// emptied says that nothing but NULs is left of a file, as after a power cut.
+// emptied reports whether a file is empty or has only NULs, as after a power cut.
 func emptied(path string) bool {
 	b, _, err := folder.Read(path, handler.MaxManifest)
 	return err == nil && len(bytes.Trim(b, "\x00")) == 0
 }
 
-// adopt takes over the state that another agent left.
+// adopt sets the state to the HandlerState that another agent has written.
 func adopt(r Record, text string) Record {
 	r.Exts, r.Change, r.FailedUpgrade, r.Doing = nil, nil, false, nil
 	switch text {
@@ -312,12 +313,12 @@ func adopt(r Record, text string) Record {
 	case "FailedUpgrade":
 		r.State, r.FailedUpgrade = plan.Broken, true
 	default:
-		r.State = plan.Broken // something half done: fetch it again
+		r.State = plan.Broken // an incomplete installation: fetch it again
 	}
 	return r
 }
 
-// adoptExts finds the multi-config extensions that another agent enabled.
+// adoptExts adds the multi-config extensions that another agent has enabled.
 func (s Store) adoptExts(r Record, base string) Record {
 	entries, err := folder.List(base + "/config")
 	if err != nil {
@@ -337,8 +338,8 @@ func (s Store) adoptExts(r Record, base string) Record {
 	return r
 }
 
-// migrate moves what very old agents kept in handler_state/ to where it is
-// looked for now. Nothing here is worth failing for (extensions/SPEC.md §4.6).
+// migrate moves the state files that very old agents kept in handler_state/ to
+// the handlers' config folders (extensions/SPEC.md §4.6). Errors are ignored.
 func (s Store) migrate() {
 	old := s.Root.Path(s.Lib + "/handler_state")
 	entries, err := folder.Root.ReadDir(old)
@@ -357,8 +358,8 @@ func (s Store) migrate() {
 	_ = folder.Root.RemoveAll(old)
 }
 
-// TidyJobs deletes jobs that nobody refers to and that are older than age,
-// and cuts the output of those that background processes still write to.
+// TidyJobs deletes jobs that are older than age and not in keep. It cuts the
+// output files of the others, because background processes may write to them.
 func (s Store) TidyJobs(keep map[string]bool, age time.Duration) {
 	entries, err := folder.Root.ReadDir(s.Sub("jobs"))
 	if err != nil {
@@ -380,12 +381,11 @@ func (s Store) TidyJobs(keep map[string]bool, age time.Duration) {
 	}
 }
 
-// maxOutput is how much output of one command stays on disk; the end of it
-// is what is of interest.
+// maxOutput is the size in bytes above which an output file of a command is cut.
 const maxOutput = 8 << 20
 
-// cutOutput shortens a file that somebody may be appending to: writers use
-// O_APPEND, so after the cut they go on at the new end.
+// cutOutput cuts a file to its end while processes may write to it. They use
+// O_APPEND, so they continue at the new end.
 func cutOutput(path string) {
 	fi, err := folder.Root.Lstat(path)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxOutput {
@@ -400,8 +400,9 @@ func cutOutput(path string) {
 	_ = f.Close()
 }
 
-// NewID names a job or a temporary file. It must not contain the name of a
-// handler: some of them kill everything whose command line does.
+// NewID returns a random name for a job or a temporary file. It must not contain
+// the name of a handler: some handlers kill all processes with their name in the
+// command line.
 func NewID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -427,7 +428,7 @@ func (s Store) Manifest(name, version string) (handler.Manifest, error) {
 	return hm, nil
 }
 
-// ManifestCode is what the platform is told of an error of Store.Manifest.
+// ManifestCode returns the code to report for an error of Store.Manifest.
 func ManifestCode(err error) int {
 	if errors.Is(err, errManifestLoad) {
 		return fault.CodeManifestLoad
