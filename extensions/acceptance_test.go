@@ -15,8 +15,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestAcceptance has the rows of extensions/SPEC.md §21 that no other test is
-// about; matrix_test.go says where each row is tested.
+// TestAcceptance has the rows of extensions/SPEC.md §21 that have no test of
+// their own; matrix_test.go says where each row is tested.
 func TestAcceptance(t *testing.T) {
 	t.Parallel()
 	for row, test := range map[string]func(t *testing.T){
@@ -72,7 +72,7 @@ func acceptHandler(t *testing.T) {
 	same(t, "fresh", "P.X 1.0.0 Ready 0 | 0 success 0\n", show(w.offer(ext("P.X", "1.0.0", 0))))
 	w.clearCalls()
 	w.offer(ext("P.X", "1.0.0", 0))
-	same(t, "the same again", []string(nil), w.calls())                         // decided otherwise: DESIGN.md, decision 9
+	same(t, "the same again", []string(nil), w.calls())                         // different by design: DESIGN.md, decision 9
 	for _, public := range []string{"{\n  \"a\" : 1.0\n}\n", `"{\"a\":1.0}"`} { // WireServer, vmSettings
 		x := ext("P.X", "1.0.0", 0)
 		x.Settings[0].Public = []byte(public)
@@ -88,7 +88,7 @@ func acceptHandler(t *testing.T) {
 	w.processed(off)
 	same(t, "disabled once", []string{"1.1.0 disable 2"}, w.calls())
 	same(t, "enabled again", "P.X 1.1.0 Ready 0 | 2 success 0\n", show(w.offer(ext("P.X", "1.1.0", 2))))
-	for range 2 { // the second one is harmless
+	for range 2 { // the second one must not matter
 		same(t, "uninstall", "", show(w.offer(gone(ext("P.X", "1.1.0", 2)))))
 	}
 	same(t, "calls", []string{"1.1.0 disable 2", "1.1.0 enable 2", "1.1.0 disable 2", "1.1.0 uninstall 2"}, w.calls())
@@ -137,7 +137,7 @@ func acceptManifestOnce(t *testing.T) {
 	w.offer(ext("P.X", "1.0.0", 0))
 	same(t, "lists of versions", 1, w.repo.manifests)
 	w.m.Status()
-	w.offer(ext("P.X", "1.0.0", 1)) // decided otherwise: what is asked for is there already
+	w.offer(ext("P.X", "1.0.0", 1)) // different by design: the wanted version is already installed
 	same(t, "after new settings", 1, w.repo.manifests)
 	w.offer(ext("P.X", "1.0.1", 1))
 	same(t, "after an update", 2, w.repo.manifests)
@@ -350,9 +350,9 @@ func acceptMultiUpdateFails(t *testing.T) {
 	w.offer(multi("P.M", "1.0", "a:1", "b:1"))
 	w.clearCalls()
 	s := w.processed(multi("P.M", "2.0", "a:2", "b:2"))
-	// report_disabled_extension_errors_if_update_failed: each extension says it.
+	// report_disabled_extension_errors_if_update_failed: each extension reports it.
 	same(t, "report", "P.M 2.0 NotReady 1008 | a 2 error 1008\nP.M 2.0 NotReady 1008 | b 2 error 1008\n", show(s))
-	// Decided otherwise: once for the handler, not once for each extension.
+	// Different by design: once for the handler, not once for each extension.
 	same(t, "calls", []string{"1.0 disable a 2"}, w.calls())
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// TestSEC10AUserDoesNotKeepAHandlerAlive: neither a user's process that has the
-// handler's name nor a user's crontab that names it is the handler's.
+// TestSEC10AUserDoesNotKeepAHandlerAlive: a user's process with the handler's
+// name, or a user's crontab that mentions it, does not count as the handler's.
 func TestSEC10AUserDoesNotKeepAHandlerAlive(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
@@ -34,7 +34,7 @@ func TestSEC10AUserDoesNotKeepAHandlerAlive(t *testing.T) {
 		perm os.FileMode
 	}{
 		{"/var/spool/cron/crontabs/eve", 1234, 0o600},
-		{"/var/spool/cron/eve", 0, 0o600}, // some cron daemons own the files of users
+		{"/var/spool/cron/eve", 0, 0o600}, // with some cron daemons, the files of users belong to root
 		{"/var/spool/cron/tabs/root", 1234, 0o600},
 		{"/etc/cron.d/x", 0, 0o666},
 		{"/etc/cron.d/y", 1234, 0o644},

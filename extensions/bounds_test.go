@@ -12,8 +12,7 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// rawZip is a package of which the entries are written as they are: names with
-// their content, without a word about modes.
+// rawZip makes a zip file with the entries that add writes, without file modes.
 func rawZip(t testing.TB, add func(z *zip.Writer) error) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -40,8 +39,8 @@ func entries(n int, name func(i int) string) func(z *zip.Writer) error {
 	}
 }
 
-// TestSEC7PackagesAreCountedAsTheDiskDoes: whatever takes a block or an inode
-// counts, and is counted before the first of it is made.
+// TestSEC7PackagesAreCountedAsTheDiskDoes: everything that needs a block or an
+// inode counts towards the limits, which are checked before anything is written.
 func TestSEC7PackagesAreCountedAsTheDiskDoes(t *testing.T) {
 	t.Parallel()
 	chain := func(i, levels int) string { return strings.Repeat(fmt.Sprintf("%x/", i), levels) + "x" }
@@ -96,7 +95,7 @@ func small(n int) func(z *zip.Writer) error {
 	}
 }
 
-// lie adds a file that says another size than it has.
+// lie adds a file whose header has a wrong size.
 func lie(says uint64, has int) func(z *zip.Writer) error {
 	return func(z *zip.Writer) error {
 		w, err := z.CreateRaw(&zip.FileHeader{Name: "x", Method: zip.Store, UncompressedSize64: says, CompressedSize64: uint64(has)})

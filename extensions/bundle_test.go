@@ -41,8 +41,8 @@ func zipOf(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-// TestUnpack: hostile packages are refused and leave nothing; odd
-// ones of real publishers are taken.
+// TestUnpack: hostile packages are refused and leave no files; unusual packages
+// of real publishers are accepted.
 func TestUnpack(t *testing.T) {
 	t.Parallel()
 	man := entry{handler.ManifestName, 0o644, "[]"}

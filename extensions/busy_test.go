@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// Handlers are unpacked side by side and started at once, also the way the
-// agent does it: by a shell.
+// TestNBR7UnpackedHandlersStart: handlers can be started immediately after they
+// were unpacked in parallel, directly and, as the agent does it, by a shell.
 func TestNBR7UnpackedHandlersStart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of processes")

@@ -13,9 +13,9 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// trick is a handler whose enable plays a trick on its supervisor, $super, or
-// on its job's directory, $job, and then goes on for ever; once it finds the
-// file `calm` it behaves.
+// trick is a handler whose enable tampers with its supervisor (PID $super) or
+// its job directory ($job) and then runs for ever. If the file `calm` exists, it
+// behaves normally.
 func trick(name, what string) pkg {
 	return pkg{name: name, version: "1.0", script: `log
 if [ "$op" = enable ] && [ ! -e "$base/../calm" ]; then
@@ -33,13 +33,14 @@ exit 0
 `}
 }
 
-// apt is one that waits for others who use the package manager.
+// apt is a handler that uses the package manager.
 func apt(name string) pkg {
 	return pkg{name: name, version: "1.0", script: simple + "# apt-get install\n"}
 }
 
-// TestSEC5SecondKeeper: whatever a command does to its supervisor, it is ended
-// soon after its deadline, with a code, and those that wait for it go on.
+// TestSEC5SecondKeeper: whatever a command does to its supervisor, it is killed
+// soon after its deadline and reported with a code, and handlers that wait for
+// it continue.
 func TestSEC5SecondKeeper(t *testing.T) {
 	t.Parallel()
 	const overdue = "the supervisor did not kill the command at its deadline: it "
@@ -79,7 +80,7 @@ func TestSEC5SecondKeeper(t *testing.T) {
 					t.Errorf("%d processes were left of %s", end.Killed, dir)
 				}
 			}
-			// The next goal state tries it again, and it can.
+			// The next goal state tries it again, successfully.
 			writeFile(t, w.base("calm"), "")
 			if s := w.offer(ext("P.Bad", "1.0", 1), ext("P.Apt", "1.0", 0)); strings.Count(show(s), "success") != 2 {
 				t.Errorf("then: %s", show(s))
@@ -88,8 +89,8 @@ func TestSEC5SecondKeeper(t *testing.T) {
 	}
 }
 
-// stuck starts a world whose handler has stopped its supervisor, and waits
-// until it has.
+// stuck starts a world with a handler that stops its supervisor, and waits until
+// it has done so.
 func stuck(t *testing.T, what string, timeout, grace time.Duration) (*world, *protocol.GoalState) {
 	t.Helper()
 	w := newWorld(t, trick("P.Bad", what), pkg{name: "P.Dep", version: "1.0", script: simple})
@@ -102,8 +103,8 @@ func stuck(t *testing.T, what string, timeout, grace time.Duration) (*world, *pr
 	return w, gs
 }
 
-// meanwhile restarts the agent, and lets the clocks go on: the wall clock by
-// jump, the other by passed.
+// meanwhile restarts the agent and advances the clocks: the wall clock by jump,
+// the monotonic one by passed.
 func meanwhile(w *world, jump, passed time.Duration) {
 	w.t.Helper()
 	w.stop()
@@ -131,8 +132,8 @@ func endJobs(w *world) {
 	}
 }
 
-// TestSEC5AfterRestart: the agent that kept the deadline is gone. The next one
-// keeps it, by a clock that was not set meanwhile.
+// TestSEC5AfterRestart: after a restart, the agent still enforces the deadline,
+// by a clock that can't be set.
 func TestSEC5AfterRestart(t *testing.T) {
 	t.Parallel()
 	const tenYears = 10 * 365 * 24 * time.Hour
@@ -140,7 +141,7 @@ func TestSEC5AfterRestart(t *testing.T) {
 		t.Run(jump.String(), func(t *testing.T) {
 			t.Parallel()
 			w, gs := stuck(t, "kill -STOP $super", time.Hour, time.Hour)
-			// The wall clock jumps, and the time is over by the other.
+			// The wall clock jumps; by the monotonic clock the deadline is over.
 			meanwhile(w, jump, 3*time.Hour)
 			w.m.Offer(gs)
 			s := w.await("the end", func(s Snapshot) bool { return s.Key == gs.Key() && s.Converged && w.m.settled() })
@@ -154,8 +155,8 @@ func TestSEC5AfterRestart(t *testing.T) {
 	}
 }
 
-// TestSEC5StoredTime: nothing in a record lets a command run for longer than
-// any may.
+// TestSEC5StoredTime: no times in a record let a command run for longer than the
+// longest timeout.
 func TestSEC5StoredTime(t *testing.T) {
 	t.Parallel()
 	times := Timeouts{}.filled()
@@ -177,7 +178,7 @@ func TestSEC5StoredTime(t *testing.T) {
 	}
 }
 
-// TestSEC5Overdue: while a command is overdue, the report says so and why.
+// TestSEC5Overdue: while a command is overdue, the report says so, and why.
 func TestSEC5Overdue(t *testing.T) {
 	t.Parallel()
 	w, gs := stuck(t, "kill -STOP $super", time.Hour, 10*time.Hour)
@@ -207,14 +208,14 @@ func (g *given) offer(w *world, hs ...protocol.Handler) {
 	w.m.Offer(g.gs)
 }
 
-// Done waits until nothing is left to be run.
+// done waits until nothing is left to be run.
 func (g *given) done(w *world, hs ...protocol.Handler) {
 	g.offer(w, hs...)
 	w.await("goal state processed", func(s Snapshot) bool { return s.Key == g.gs.Key() && w.m.settled() })
 }
 
-// TestSEC5Cancel: an operator's word ends what goes on for an extension in
-// whatever state that is, and nothing else.
+// TestSEC5Cancel: a cancellation by the operator stops the processing of an
+// extension in any state, and affects no other extension.
 func TestSEC5Cancel(t *testing.T) {
 	t.Parallel()
 	quiet := func(name string) pkg { return pkg{name: name, version: "1.0", script: simple} }
@@ -234,7 +235,7 @@ func TestSEC5Cancel(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		setup func(w *world, g *given)
-		says  string // what Cancel says
+		says  string // result of Cancel
 		row   string // of P.X, in the end
 		why   string // its message
 		other string // row of P.Y
@@ -365,8 +366,8 @@ func TestSEC5Cancel(t *testing.T) {
 			if tc.row == "" {
 				return
 			}
-			// Nothing is left to be cancelled, and the next start does not take it up
-			// again in this goal state.
+			// Nothing is left to be cancelled, and after a restart it is still not
+			// processed in this goal state.
 			if did, err := w.m.Cancel(t.Context(), "P.X", ""); err == nil {
 				t.Errorf("once more: %q", did)
 			}

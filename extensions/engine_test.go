@@ -18,7 +18,8 @@ import (
 	"github.com/azguest/azguest/extensions/policy"
 )
 
-// TestContractOnDisk checks what handlers find (extensions/SPEC.md §4, §5, §6).
+// TestContractOnDisk checks the files that handlers find (extensions/SPEC.md §4,
+// §5, §6).
 func TestContractOnDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: `log "$(pwd) $(ls config | tr '\n' ' ')"
@@ -85,7 +86,7 @@ exit 0
 }
 
 // TestNoSettings is ext_handler_no_settings: an empty 0.settings, sequence
-// number 0, a row without an extension.
+// number 0, and a row without an extension status.
 func TestNoSettings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
@@ -101,7 +102,8 @@ func TestNoSettings(t *testing.T) {
 	}
 }
 
-// TestFailures: one attempt per goal state, the right code, no later command.
+// TestFailures: a failure has one attempt per goal state and the right code, and
+// later commands do not run.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -137,7 +139,7 @@ func TestFailures(t *testing.T) {
 					t.Errorf("message %q does not say %q", message(s, 0), word)
 				}
 			}
-			// An uninstall takes it away whatever it was.
+			// An uninstall removes it, whatever the failure was.
 			if got := show(w.processed(gone(ext("P.X", "1.0", 0)))); got != "" {
 				t.Errorf("after uninstall %s", got)
 			}
@@ -148,10 +150,11 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// foreignELF is the start of a program for a big iron.
+// foreignELF is the start of an ELF program for another architecture (s390x).
 var foreignELF = "\x7fELF\x02\x02\x01" + strings.Repeat("\x00", 9) + "\x00\x02\x00\x16\x00\x00\x00\x01" + strings.Repeat("\x00", 40)
 
-// TestVersionAndManifest: what the platform's list says, or does not.
+// TestVersionAndManifest: versions that the platform's manifest has or does not
+// have.
 func TestVersionAndManifest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0.0", script: simple}, pkg{name: "P.X", version: "1.0.3", script: simple}).start()
@@ -167,7 +170,7 @@ func TestVersionAndManifest(t *testing.T) {
 	if got, want := show(s), "P.X 8.0 NotReady -1\n"; got != want || !strings.Contains(message(s, 0), "Failed to retrieve extension manifest") {
 		t.Errorf("no manifest: got %s %q want %s", got, message(s, 0), want)
 	}
-	// An operator who has mended it need not wait for another goal state.
+	// When the problem is solved, Retry works without another goal state.
 	w.repo.publish(t, pkg{name: "P.X", version: "8.0", script: simple})
 	w.repo.mu.Lock()
 	w.repo.noManif = nil
@@ -177,13 +180,13 @@ func TestVersionAndManifest(t *testing.T) {
 	w.repo.mu.Lock()
 	w.repo.noManif = errors.New("the repository is down")
 	w.repo.mu.Unlock()
-	// Deleting needs no manifest of the platform (extensions/SPEC.md §10.9).
+	// An uninstall needs no manifest from the platform (extensions/SPEC.md §10.9).
 	if got := show(w.offer(gone(ext("P.X", "8.0", 1)))); got != "" || exists(w.base("P.X-8.0")) {
 		t.Errorf("uninstall without manifest: %s", got)
 	}
 }
 
-// TestUninstallAlways: nothing keeps a handler from being deleted.
+// TestUninstallAlways: a handler can be removed in any state.
 func TestUninstallAlways(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(base string) error{
@@ -215,8 +218,8 @@ func TestUninstallAlways(t *testing.T) {
 	}
 }
 
-// TestAbsent: what the goal state does not name goes away without a command;
-// what is not ours stays (extensions/SPEC.md §10.10).
+// TestAbsent: a handler that is not in the goal state is removed without a
+// command; other directories stay (extensions/SPEC.md §10.10).
 func TestAbsent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple})
@@ -238,8 +241,8 @@ func TestAbsent(t *testing.T) {
 	}
 }
 
-// TestNameless: a goal state in which a handler has lost its name does not
-// tell who is to be deleted.
+// TestNameless: if a handler in the goal state has no name, it is not known
+// which ones are absent, so none is removed.
 func TestNameless(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple}).start()
@@ -257,8 +260,8 @@ func TestNameless(t *testing.T) {
 	w.await("P.X gone", func(Snapshot) bool { return !exists(w.base("P.X-1.0")) })
 }
 
-// TestOldAgent: states of another agent are taken over, and what we leave is
-// what it expects.
+// TestOldAgent: the states of another agent are taken over, and it finds the
+// files that it expects.
 func TestOldAgent(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -298,8 +301,8 @@ func TestOldAgent(t *testing.T) {
 	}
 }
 
-// TestDownloadOnce: what was downloaded is not downloaded again, be it that
-// install fails at each goal state.
+// TestDownloadOnce: a package is downloaded only once, even if its install fails
+// in each goal state.
 func TestDownloadOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: fails("install", "1")}).start()
@@ -314,8 +317,8 @@ func TestDownloadOnce(t *testing.T) {
 	}
 }
 
-// TestDeadWriter: transitioning that nobody can end becomes an error; one
-// that somebody works on does not (extensions/SPEC.md §7.6).
+// TestDeadWriter: a transitioning status becomes an error if no process is left
+// to change it, and only then (extensions/SPEC.md §7.6).
 func TestDeadWriter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t,
@@ -335,8 +338,7 @@ func TestDeadWriter(t *testing.T) {
 	}
 }
 
-// TestGarbage: whatever a handler leaves in its files, only its own row
-// suffers.
+// TestGarbage: invalid files of a handler affect only its own row.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	for name, make := range map[string]func(path string) error{
@@ -379,8 +381,9 @@ func TestGarbage(t *testing.T) {
 
 func make0(n int) []byte { return make([]byte, n) }
 
-// TestHalfWritten: many handlers write their status in place. Until it can be
-// read the word before it stands; what stays half is an error.
+// TestHalfWritten: many handlers write their status in place. Until the file can
+// be parsed, the previous status is reported. If it stays incomplete, it is an
+// error.
 func TestHalfWritten(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
@@ -397,14 +400,15 @@ func TestHalfWritten(t *testing.T) {
 	if got, want := show(w.m.Status()), "P.X 1.0 Ready 0 | 0 error 1012\n"; got != want {
 		t.Errorf("left like this: got %s want %s", got, want)
 	}
-	// Nor is the first word of a number an error before it is whole.
+	// The first status of a new number, too, is no error while incomplete.
 	writeFile(t, w.base("P.X-1.0/status/1.status"), half)
 	if st, _, fresh := handler.ReadStatus(w.base("P.X-1.0/status/1.status"), "P.X", "1.0", 1); !fresh {
 		t.Errorf("status %+v", st)
 	}
 }
 
-// TestInvalidHandler: a config error of one handler is told and hurts nobody.
+// TestInvalidHandler: a config error of one handler is reported and does not
+// affect others.
 func TestInvalidHandler(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.Good", version: "1.0", script: simple}).start()
@@ -419,7 +423,7 @@ func TestInvalidHandler(t *testing.T) {
 	}
 }
 
-// TestExecDir: packages may live elsewhere; handlers see the usual path.
+// TestExecDir: packages may be unpacked in ExecDir; handlers see the usual path.
 func TestExecDir(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: simple})
@@ -439,7 +443,7 @@ func TestExecDir(t *testing.T) {
 	}
 }
 
-// TestHeartbeat: extensions/SPEC.md §8.
+// TestHeartbeat tests extensions/SPEC.md §8.
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple +
@@ -478,8 +482,8 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
-// TestNumberGoesBack: what an earlier life of a number left behind is not the
-// FileStatus of the one that is under way.
+// TestNumberGoesBack: if a sequence number is used again, the status file of its
+// earlier use is not reported for the running enable.
 func TestNumberGoesBack(t *testing.T) {
 	t.Parallel()
 	script := "log\n[ \"$op\" = enable ] && { while [ -e ../hold ]; do sleep 0.05; done; status success Enable \"$(wc -l <../calls.log)\"; }\nexit 0\n"
@@ -506,7 +510,8 @@ func TestNumberGoesBack(t *testing.T) {
 }
 
 // TestHeartbeatOfTheForbidden is report_both_policy_failure_and_heartbeat_in_status:
-// what runs on is heard, and no reason to call the handler ready.
+// the heartbeat of a denied extension is reported, but does not make the handler
+// ready.
 func TestHeartbeatOfTheForbidden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple})
@@ -531,8 +536,8 @@ func TestHeartbeatOfTheForbidden(t *testing.T) {
 
 var longAgo = time.Now().Add(-time.Hour)
 
-// TestPackageManager: handlers that may use the package manager are kept
-// apart, others are not.
+// TestPackageManager: handlers that may use the package manager run one after
+// the other, others in parallel.
 func TestPackageManager(t *testing.T) {
 	t.Parallel()
 	apt := `log
@@ -547,8 +552,8 @@ exit 0
 	}
 }
 
-// TestPackageManagerOfOthers: somebody else who changes packages is waited
-// for, which can be seen, and who waits does not wait for ever.
+// TestPackageManagerOfOthers: a handler waits while another program uses the
+// package manager. The wait is reported and limited.
 func TestPackageManagerOfOthers(t *testing.T) {
 	t.Parallel()
 	apt := ": apt-get\n" + simple
@@ -574,7 +579,7 @@ func TestPackageManagerOfOthers(t *testing.T) {
 		gs := w.state(ext("P.A", "1.0", 0), ext("P.B", "1.0", 0))
 		began := time.Now()
 		w.m.Offer(gs)
-		if patient { // else the wait may be over before the other is done
+		if patient { // otherwise the wait may be over before P.B is done
 			w.await("the wait", func(s Snapshot) bool {
 				return strings.Contains(show(s), "P.B 1.0 Ready 0 | 0 success 0\n") && strings.HasPrefix(show(s), "P.A 1.0 Installing 0 | 0 transitioning 0\n") &&
 					strings.Contains(message(s, 0), "is waiting for the package manager, used by another program")
@@ -589,12 +594,12 @@ func TestPackageManagerOfOthers(t *testing.T) {
 			t.Errorf("it did not wait: %v", took)
 		}
 		lock(unix.F_WRLCK)
-		w.offer(gone(ext("P.A", "1.0", 0)), ext("P.B", "1.0", 0)) // strangers keep nobody from deleting
+		w.offer(gone(ext("P.A", "1.0", 0)), ext("P.B", "1.0", 0)) // a removal does not wait for other programs
 	}
 }
 
-// TestOfferedAgain: the same goal state comes again, with a part that could not
-// be had before, while handlers are under way. None of them loses a step.
+// TestOfferedAgain: the same goal state comes again, now with a part that could
+// not be fetched before, while handlers are busy. No step is lost.
 func TestOfferedAgain(t *testing.T) {
 	t.Parallel()
 	script := "log\n[ \"$op\" = enable ] && { log begun; while [ ! -e ../go ]; do sleep 0.05; done; status success; }\nexit 0\n"
@@ -615,13 +620,13 @@ func TestOfferedAgain(t *testing.T) {
 	if n := strings.Count(show(s), "success"); n != 5 {
 		t.Errorf("%d of 5: %s%q", n, show(s), w.calls())
 	}
-	if n := countCalls(w.calls(), "enable"); n != 6 { // P.B says it twice
+	if n := countCalls(w.calls(), "enable"); n != 6 { // P.B logs it twice
 		t.Errorf("%d enables: %q", n, w.calls())
 	}
 }
 
-// TestCertificateComesLate: settings that can't be read yet are waited for, and
-// a handler that had to go without runs again when they can.
+// TestCertificateComesLate: a handler waits for the certificate of its protected
+// settings, and one that had to run without it runs again when it arrives.
 func TestCertificateComesLate(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, script string }{
@@ -648,7 +653,7 @@ func TestCertificateComesLate(t *testing.T) {
 					w.await("a failure", func(s Snapshot) bool { return strings.Contains(show(s), "3 error ") && w.m.settled() })
 				}
 				writeFile(t, w.base("ABCD.prv"), "key")
-				w.m.Offer(gs) // what changed in it has no new key
+				w.m.Offer(gs) // only the certificates changed; the key is the same
 				w.await("success", func(s Snapshot) bool { return strings.Count(show(s), "success") == 2 && w.m.settled() })
 				want := map[bool]int{true: 1, false: 2}[patient]
 				w.m.Offer(gs)
@@ -662,7 +667,8 @@ func TestCertificateComesLate(t *testing.T) {
 }
 
 // TestExistingPackage is use_existing_package and ignore_existing_invalid: a
-// package an operator put there needs no download; a bad one is replaced.
+// package that an operator has put in place is not downloaded; an invalid one is
+// replaced.
 func TestExistingPackage(t *testing.T) {
 	t.Parallel()
 	p := pkg{name: "P.X", version: "1.0", script: simple}
@@ -681,8 +687,8 @@ func TestExistingPackage(t *testing.T) {
 	}
 }
 
-// TestHandlerStateMigration is the suite of that name: what very old agents
-// left is moved, and never over something newer.
+// TestHandlerStateMigration is the suite of that name: state files of very old
+// agents are moved, but never over newer ones.
 func TestHandlerStateMigration(t *testing.T) {
 	t.Parallel()
 	p := pkg{name: "P.X", version: "1.0", script: simple}
@@ -706,13 +712,13 @@ func TestHandlerStateMigration(t *testing.T) {
 	}
 }
 
-// TestOldAgentMulti: extensions that another agent enabled can be deleted.
+// TestOldAgentMulti: extensions that another agent has enabled can be deleted.
 func TestOldAgentMulti(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
 	w.offer(multi("P.M", "1.0", "a:1", "b:1"))
 	w.stop()
-	if err := os.RemoveAll(w.base("azguest")); err != nil { // all we know
+	if err := os.RemoveAll(w.base("azguest")); err != nil { // all state of this agent
 		t.Fatal(err)
 	}
 	w.clearCalls()
@@ -726,8 +732,8 @@ func TestOldAgentMulti(t *testing.T) {
 	}
 }
 
-// TestSignature: required and missing or bad means that nothing of the
-// package is used; not required, it is only said.
+// TestSignature: a package without a valid signature is not used if one is
+// required. Otherwise an invalid signature is only logged.
 func TestSignature(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -765,8 +771,8 @@ func TestSignature(t *testing.T) {
 	}
 }
 
-// TestOneHandlerPanics: a defect of ours that one package meets is told of that
-// handler, and others run.
+// TestOneHandlerPanics: if one package triggers a panic in the agent, the error
+// is reported for that handler, and others run.
 func TestOneHandlerPanics(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.Panics", version: "1.0", script: simple}, pkg{name: "P.Good", version: "1.0", script: simple}).start()
@@ -779,7 +785,7 @@ func TestOneHandlerPanics(t *testing.T) {
 	}
 }
 
-// TestERR8RetryBeforeTheFirstGoalState: it is kept for that one.
+// TestERR8RetryBeforeTheFirstGoalState: the request is kept for that goal state.
 func TestERR8RetryBeforeTheFirstGoalState(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0.0", script: simple}).start()
@@ -789,7 +795,7 @@ func TestERR8RetryBeforeTheFirstGoalState(t *testing.T) {
 	w.restart()
 	w.clearCalls()
 	w.m.Retry("P.X", "", "operator: before")
-	for len(w.m.wake) > 0 { // until the engine has looked at it
+	for len(w.m.wake) > 0 { // until the engine has received it
 		runtime.Gosched()
 	}
 	w.offer(ext("P.X", "1.0.0", 0))

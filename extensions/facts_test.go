@@ -11,10 +11,10 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// Facts of protocol/SPEC.md §18 that the engine answers for; the others
-// are in protocol/platform.
+// Facts of protocol/SPEC.md §18 that concern the engine; the others are tested
+// in protocol/platform.
 
-// TestFact19MultiConfigInstancesAreReportedOneByOne, in the document that the
+// TestFact19MultiConfigInstancesAreReportedOneByOne tests the document that the
 // platform gets.
 func TestFact19MultiConfigInstancesAreReportedOneByOne(t *testing.T) {
 	t.Parallel()

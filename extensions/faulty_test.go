@@ -10,9 +10,9 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestFaultyGoalStates: whatever a goal state says of some handlers, the one
-// that is as it should be runs, everything comes to an end, and the same again
-// runs nothing again.
+// TestFaultyGoalStates: whatever is wrong with some handlers of a goal state, the
+// valid one runs, and processing ends. The same handlers in another goal state
+// repeat nothing, except failed enables.
 func TestFaultyGoalStates(t *testing.T) {
 	t.Parallel()
 	set := func(h protocol.Handler, f func(*protocol.Settings)) protocol.Handler {
@@ -70,7 +70,7 @@ func TestFaultyGoalStates(t *testing.T) {
 				t.Errorf("what is said twice is reported twice: %s", show(s))
 			}
 			w.clearCalls()
-			// The dead, the unknown and the impossible stay as they are.
+			// Nothing is repeated, except failed enables.
 			w.offer(all...)
 			for _, c := range w.calls() {
 				if strings.Contains(c, "P.Good") || strings.Contains(c, "install") || strings.Contains(c, "update") || strings.Contains(c, "disable") {

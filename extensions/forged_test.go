@@ -13,9 +13,9 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// TestSEC7ForgedResult: a command can write the file in which its supervisor
-// tells how it ended. What it says there reaches the report of all handlers,
-// which the platform takes as a whole or not at all.
+// TestSEC7ForgedResult: a command can forge the result file of its supervisor.
+// Texts from it become part of the report of all handlers, which the platform
+// accepts or rejects as a whole.
 func TestSEC7ForgedResult(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("<\u0001\xc3", 40_000)
@@ -57,8 +57,8 @@ func TestSEC7ForgedResult(t *testing.T) {
 	}
 }
 
-// TestAuditLongCommand: the numbers go on after a manifest with a command line
-// of a megabyte.
+// TestAuditLongCommand: line numbers of the audit log continue after a manifest
+// with a command line of a megabyte.
 func TestAuditLongCommand(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -77,7 +77,7 @@ func TestAuditLongCommand(t *testing.T) {
 	}
 }
 
-// TestHandlerStatusWord: what stands in the place of a word is one.
+// TestHandlerStatusWord: a status that is too long is not accepted.
 func TestHandlerStatusWord(t *testing.T) {
 	t.Parallel()
 	if r, ok := handler.ParseStatusRecord([]byte(`{"status": "` + strings.Repeat("R", 1<<20) + `"}`)); ok {

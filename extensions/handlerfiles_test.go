@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestSEC4HandlerFilesMemory: the worst that a handler can write into each of
-// the files that the agent reads, at the largest size that is read.
+// TestSEC4HandlerFilesMemory: the worst content of each file of a handler, at
+// the largest size that the agent reads, does not need too much memory.
 func TestSEC4HandlerFilesMemory(t *testing.T) {
 	for _, r := range []struct {
 		file  string

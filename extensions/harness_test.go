@@ -25,8 +25,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestMain makes the test binary what the agent's binary is: its own
-// supervisor.
+// TestMain makes the test binary its own supervisor, as the agent's binary is.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == job.SuperviseArg {
 		os.Exit(job.Supervise(context.Background(), os.Args[2:]))
@@ -55,7 +54,7 @@ status() { f="$base/status/${ext:+$ext.}$seq.status"
   printf '[{"version":1.0,"timestampUTC":"2024-01-01T00:00:00Z","status":{"name":"t","operation":"%s","status":"%s","code":0,"formattedMessage":{"lang":"en-US","message":"%s"}}}]' "${2:-Enable}" "$1" "$3" > "$f.tmp" && mv "$f.tmp" "$f"; }
 `
 
-// simple logs each call and reports success.
+// simple is a script that logs each call and reports success.
 const simple = `log
 [ "$op" = enable ] && status success
 exit 0
@@ -103,8 +102,8 @@ type repository struct {
 	downloads int
 	fail      error
 	noManif   error
-	hang      string        // the handler whose download does not end
-	hangs     chan struct{} // closed when it has begun
+	hang      string        // name of the handler whose download does not end
+	hangs     chan struct{} // closed when that download has begun
 }
 
 func (r *repository) publish(t testing.TB, ps ...pkg) {
@@ -161,7 +160,7 @@ func (r *repository) Package(ctx context.Context, _ protocol.Manifest, v protoco
 	return hex.EncodeToString(sum[:]), os.WriteFile(dst, b, 0o600)
 }
 
-// world is one machine with one manager on it, which can die and come back.
+// world is one machine with one manager on it, which can be restarted.
 type world struct {
 	t    testing.TB
 	root host.Root
@@ -185,8 +184,8 @@ func (e *events) Emit(ev event.Event) {
 	e.all = append(e.all, ev)
 }
 
-// home is t.TempDir for a machine whose supervisors may outlive the test: one
-// that writes its last word while the directory is removed is no failure.
+// home is like t.TempDir for a machine whose supervisors may outlive the test:
+// the test does not fail if one still writes while the directory is removed.
 func home(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "extensions") //nolint:usetesting // see above
@@ -221,7 +220,7 @@ func newWorld(t testing.TB, ps ...pkg) *world {
 // launcher runs supervisors from this test binary.
 func launcher() job.Launcher { return job.SelfLauncher() }
 
-// start begins an agent's life.
+// start starts the agent.
 func (w *world) start() *world {
 	w.t.Helper()
 	log := zerolog.Nop()
@@ -251,7 +250,7 @@ func (w *world) restart() {
 	w.start()
 }
 
-// Ext describes a handler in a goal state.
+// ext describes a handler in a goal state.
 func ext(name, version string, seq int) protocol.Handler {
 	h := protocol.Handler{Name: name, Version: version, Want: protocol.WantEnabled, Manifests: []secret.URL{secret.NewURL("test://" + name)}}
 	if seq >= 0 {
@@ -265,7 +264,7 @@ func gone(h protocol.Handler) protocol.Handler {
 	return h
 }
 
-// Multi describes a multi-config handler; "x:3" is extension x with sequence
+// multi describes a multi-config handler; "x:3" is extension x with sequence
 // number 3, "-x:3" the same to be deleted.
 func multi(name, version string, exts ...string) protocol.Handler {
 	h := ext(name, version, -1)
@@ -305,7 +304,7 @@ func (w *world) state(hs ...protocol.Handler) *protocol.GoalState {
 	}
 }
 
-// offer hands over a goal state and waits until everything has come to an end.
+// offer hands over a goal state and waits until all rows are final.
 func (w *world) offer(hs ...protocol.Handler) Snapshot {
 	w.t.Helper()
 	gs := w.state(hs...)
@@ -313,13 +312,14 @@ func (w *world) offer(hs ...protocol.Handler) Snapshot {
 	return w.await("goal state done", func(s Snapshot) bool { return s.Key == gs.Key() && s.GoalState != nil && w.m.settled() && s.Converged })
 }
 
-// processed waits until nothing is left to be run, whatever the handlers say.
+// processed hands over a goal state and waits until nothing is left to be run,
+// whatever the handlers report.
 func (w *world) processed(hs ...protocol.Handler) Snapshot {
 	w.t.Helper()
 	gs := w.state(hs...)
 	w.m.Offer(gs)
 	w.await("goal state processed", func(s Snapshot) bool { return s.Key == gs.Key() && w.m.settled() })
-	return w.m.Status() // the one before may be from a moment before that
+	return w.m.Status() // the last report may be slightly older
 }
 
 func (m *Manager) settled() bool {
@@ -336,10 +336,10 @@ func (m *Manager) settled() bool {
 	return true
 }
 
-// patience ends a test that hangs; a slow machine must not meet it.
+// patience is when a test that hangs fails; long enough for slow machines.
 const patience = 5 * time.Minute
 
-// await waits for a report.
+// await waits for a report for which ok is true.
 func (w *world) await(what string, ok func(Snapshot) bool) Snapshot {
 	w.t.Helper()
 	late := time.After(patience)
@@ -379,7 +379,7 @@ func (w *world) read(path string) string {
 	return string(b)
 }
 
-// show is a report in one line per row.
+// show formats a report with one line per row.
 func show(s Snapshot) string {
 	var b strings.Builder
 	for _, h := range s.Handlers {

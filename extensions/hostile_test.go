@@ -13,8 +13,8 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// TestHostileNames: names from the platform never become paths elsewhere,
-// nor words for a shell.
+// TestHostileNames: names from the platform never lead to paths outside of the
+// usual directories or to shell commands.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	marker := filepath.Join(t.TempDir(), "ran")
@@ -67,7 +67,7 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// TestSameVersion: 1.0 and 1.0.0 are the same number and two packages.
+// TestSameVersion: 1.0 and 1.0.0 compare as equal but are two packages.
 func TestSameVersion(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
@@ -79,7 +79,7 @@ func TestSameVersion(t *testing.T) {
 	if exists(w.base("P.X-1.0")) {
 		t.Error("the old directory is left")
 	}
-	// The largest number that fits is a number like any other.
+	// The largest possible sequence number works like any other.
 	if got, want := show(w.offer(ext("P.X", "1.0.0", 1<<53))), "P.X 1.0.0 Ready 0 | 9007199254740992 success 0\n"; got != want {
 		t.Errorf("got %s want %s", got, want)
 	}
@@ -113,8 +113,8 @@ func etc(t *testing.T, root string) (dir string, check func()) {
 	}
 }
 
-// TestLinks: a handler that puts links in place of its folders harms nobody
-// but itself, and not even that for long.
+// TestLinks: a handler that replaces its folders with links does not affect
+// anything else, and the links are removed.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	for _, dirs := range [][]string{{"config"}, {"status"}, {"config", "status"}} {
@@ -155,8 +155,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestBaseBecomesLink: the whole directory gives way to a link, by each of
-// the handler's commands.
+// TestBaseBecomesLink: each of the handler's commands replaces the whole
+// directory with a link.
 func TestBaseBecomesLink(t *testing.T) {
 	t.Parallel()
 	for _, op := range []string{"install", "enable", "disable", "update", "uninstall"} {
@@ -188,8 +188,8 @@ func TestBaseBecomesLink(t *testing.T) {
 	}
 }
 
-// TestGarbageInTheWay: what handlers leave where the agent has to write, or
-// to copy from, keeps nothing from going on.
+// TestGarbageInTheWay: processing continues even if a handler leaves unusable
+// files where the agent has to write or copy from.
 func TestGarbageInTheWay(t *testing.T) {
 	t.Parallel()
 	for name, mk := range map[string]func(path string) error{
@@ -216,7 +216,7 @@ func TestGarbageInTheWay(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_ = os.RemoveAll(w.base("P.X-1.0/status/1.status")) // or the sample could not write its own
+			_ = os.RemoveAll(w.base("P.X-1.0/status/1.status")) // so that the test handler can write its own
 			s := w.offer(ext("P.X", "1.0", 1))
 			if got, want := show(s), "P.X 1.0 Ready 0 | 1 success 0\n"; got != want {
 				t.Errorf("new settings: got %s want %s", got, want)

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestAnIdleEngineIsSilent: looking again without finding anything new is
-// nothing to tell anybody.
+// TestAnIdleEngineIsSilent: an idle engine that finds no changes does not signal
+// Changed.
 func TestAnIdleEngineIsSilent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0"})
@@ -24,7 +24,7 @@ func TestAnIdleEngineIsSilent(t *testing.T) {
 		}
 	}
 	n := quiet()
-	for range 10 { // what the last command has left behind takes as long as it takes
+	for range 10 { // effects of the last command may take a while
 		if n <= 1 {
 			return
 		}

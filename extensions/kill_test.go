@@ -19,8 +19,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// testAgent is a whole agent as far as this package goes. It kills itself at
-// the n-th step (0: never) and else prints its report when all is done.
+// testAgent is an agent process with the engine. It kills itself at the n-th
+// step (0: never); otherwise it prints its report when everything is done.
 //
 //	test-agent ROOT N +|-NAME:VERSION:SEQ …
 func testAgent(args []string) int {
@@ -83,8 +83,8 @@ func testAgent(args []string) int {
 }
 
 // TestKillAgent kills the agent with SIGKILL at each step of each transition.
-// Whoever comes back must end where an undisturbed agent ends, having run
-// every command exactly once (extensions/SPEC.md §21.7, item 6).
+// After a restart, the result must be the same as without the kill, and every
+// command must have run exactly once (extensions/SPEC.md §21.7, item 6).
 func TestKillAgent(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()
@@ -122,7 +122,7 @@ exit 0
 		first, second string
 		calls         []string
 		report        string
-		files         []string // what must be in Lib, beside azguest and calls.log
+		files         []string // expected files in Lib, besides azguest and calls.log
 	}{
 		{"install", "", "+P.X:1.0:0", []string{"1.0 install 0", "1.0 enable 0"}, "P.X 1.0 Ready 0 | 0 success 0\n", []string{"P.X-1.0", "events"}},
 		{"settings", "+P.X:1.0:0", "+P.X:1.0:1", []string{"1.0 enable 1"}, "P.X 1.0 Ready 0 | 1 success 0\n", []string{"P.X-1.0", "events"}},
@@ -132,7 +132,7 @@ exit 0
 	} {
 		run := func(t *testing.T, power bool) {
 			t.Parallel()
-			// All points take minutes; a sample of them is for every day.
+			// All points take minutes; normally only a sample is tested.
 			points, stride := 0, 3
 			switch {
 			case os.Getenv("AZGUEST_TEST_FULL") != "":
@@ -187,7 +187,7 @@ exit 0
 	}
 }
 
-// killJobs does to everything that runs for a world what a power cut does.
+// killJobs kills all processes of a world's jobs, like a power cut.
 func killJobs(w *world) {
 	dirs, err := w.root.Glob("/var/lib/waagent/azguest/ext/jobs/*")
 	if err != nil {

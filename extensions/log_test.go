@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestCommandLog: CommandExecution.log is cut to whole lines, a folder that is
-// there keeps its mode, and garbage in the log's place stops nobody.
+// TestCommandLog: CommandExecution.log is cut to whole lines, an existing folder
+// keeps its mode, and something else in place of the log does not matter.
 func TestCommandLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple})
@@ -39,7 +39,7 @@ func TestCommandLog(t *testing.T) {
 	if exists(log + ".tmp") {
 		t.Error("the temporary file is left")
 	}
-	// A link leads nowhere, a folder is no log; both are no reason to fail.
+	// A link is not followed, and a folder is no log; neither is a failure.
 	target := w.base("precious")
 	writeFile(t, target, "theirs")
 	if err := os.Remove(log); err != nil {

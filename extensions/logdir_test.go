@@ -21,7 +21,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// speaker is an engine that says something about a handler, with its own log.
+// speaker returns an operation that can write to the command log of a handler,
+// and the agent's log.
 func speaker(t *testing.T) (w *work, log *bytes.Buffer) {
 	t.Helper()
 	log = &bytes.Buffer{}
@@ -32,13 +33,13 @@ func speaker(t *testing.T) (w *work, log *bytes.Buffer) {
 	return newWork(m, &managed{name: "P.X", recs: map[string]store.Record{}}, nil, plan.Task{Op: plan.Enable, Version: "1.0"}), log
 }
 
-// TestSEC1LogFolderOfOthers: in a folder that somebody else than root can
-// Write to, or put another one in the place of, the agent opens nothing by
-// name. Its lines are where only root can write, and it says so once.
+// TestSEC1LogFolderOfOthers: if others than root can write to a log folder or
+// replace it, the agent opens nothing there by name. It writes its lines to a
+// folder that only root can write to, and logs that once.
 func TestSEC1LogFolderOfOthers(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		root bool // only root can make it
+		root bool // the case needs root
 		make func(azure, dir string) error
 	}{
 		"folder of a service account": {true, func(_, dir string) error { return errors.Join(os.MkdirAll(dir, 0o755), os.Chown(dir, 1234, 1234)) }},
@@ -77,8 +78,8 @@ func TestSEC1LogFolderOfOthers(t *testing.T) {
 			fi, err := os.Stat(real)
 			planted := ""
 			if err == nil && fi.IsDir() {
-				// What was found: at the next command the account's text was moved
-				// to where its link led.
+				// The bug that was found: with the next command, the account's text
+				// was written to the target of its link.
 				planted = real + "/CommandExecution.log"
 				writeFile(t, planted, strings.Repeat("* * * * * root touch /pwned\n", maxCommandLog/20))
 				symlink(t, cron, planted+".tmp")
@@ -111,8 +112,8 @@ func TestSEC1LogFolderOfOthers(t *testing.T) {
 	}
 }
 
-// TestSEC1RotationFollowsNothing: in root's own folder, too, the log is cut by
-// way of a name that nobody can foresee.
+// TestSEC1RotationFollowsNothing: cutting the log uses an unpredictable temporary
+// name, also in root's own folder.
 func TestSEC1RotationFollowsNothing(t *testing.T) {
 	t.Parallel()
 	w, log := speaker(t)
@@ -128,8 +129,8 @@ func TestSEC1RotationFollowsNothing(t *testing.T) {
 	}
 }
 
-// TestSEC1AuditLog: the audit log, too, is where only root can write, and goes
-// on counting there and back.
+// TestSEC1AuditLog: the audit log, too, is written where only root can write. Its
+// line numbers continue when it moves to the other folder and back.
 func TestSEC1AuditLog(t *testing.T) {
 	t.Parallel()
 	w, _ := speaker(t)
@@ -150,8 +151,8 @@ func TestSEC1AuditLog(t *testing.T) {
 	}
 }
 
-// TestSEC1StatusIsNobodysFile: what a service account puts where its status
-// is read is not told to the platform and to every user, if it is not its own.
+// TestSEC1StatusIsNobodysFile: if a service account replaces its status file
+// with a link to a file of others, the content is neither reported nor shown.
 func TestSEC1StatusIsNobodysFile(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -182,7 +183,7 @@ func TestSEC1StatusIsNobodysFile(t *testing.T) {
 					said += *h.Extension.Message
 				}
 			}
-			// The next version gets what is this one's, and no more.
+			// Only this version's own files are copied to the next version.
 			w.processed(ext("P.X", "2.0", 0))
 			if b, err := os.ReadFile(w.base("P.X-2.0/status/0.status")); err == nil {
 				said += string(b)
@@ -204,8 +205,8 @@ func TestSEC1StatusIsNobodysFile(t *testing.T) {
 	}
 }
 
-// TestSEC1UnderAttack: a local user to whom a folder was given exchanges
-// everything in it while the agent works there.
+// TestSEC1UnderAttack: a local user who owns a folder keeps replacing everything
+// in it while the agent works there.
 func TestSEC1UnderAttack(t *testing.T) {
 	t.Run("log folder", func(t *testing.T) {
 		w, _ := speaker(t)

@@ -10,10 +10,10 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestSEC7ManyDependencies: a goal state that names as many extensions as it
-// may, each of which waits for all before it. What one look at it costs must
-// not grow with the third power of their number: the engine would be taken for
-// one that hangs, at each start again.
+// TestSEC7ManyDependencies: a goal state has the maximum number of extensions,
+// each of which depends (indirectly) on all before it. The time of one round must not grow
+// with the third power of their number, or the watchdog would restart the agent
+// again and again.
 func TestSEC7ManyDependencies(t *testing.T) {
 	t.Parallel()
 	const handlers, exts = 8, 500

@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// A matrixRow of the acceptance matrix, extensions/SPEC.md §21: the behaviours that
-// handlers and control planes are used to, under the names by which they are
-// known. where are the tests that hold us to it (packages other than this one
-// in front, with a dot); otherwise says why ours is not the same.
+// A matrixRow is a row of the acceptance matrix, extensions/SPEC.md §21: the
+// behaviours that handlers and control planes rely on, by their test names in
+// WALinuxAgent. where has the tests for it (with the package and a dot in front,
+// if it is not this one); otherwise says how and why this agent differs.
 type matrixRow struct{ name, where, otherwise string }
 
 const accept = "TestAcceptance/"
@@ -155,7 +155,7 @@ var matrix = []matrixRow{
 	{"10 control plane clients", "test/arm.TestAzureCLI", ""},
 }
 
-// TestMatrix: every row has a test, or a reason, and the tests are there.
+// TestMatrix: every row has a test or a reason, and the tests exist.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	sources := map[string]string{}
@@ -180,7 +180,7 @@ func TestMatrix(t *testing.T) {
 		sources[dir] = b.String()
 		return b.String()
 	}
-	// Names of subtests have blanks in them, so a test begins at its Test.
+	// Names of subtests have spaces in them, so split at "Test".
 	begin := regexp.MustCompile(`(?:^| )((?:[a-z0-9/]+\.)?Test[A-Za-z0-9_]*)`)
 	for _, r := range matrix {
 		if r.where == "" && r.otherwise == "" {

@@ -67,8 +67,8 @@ func TestMultiConfig(t *testing.T) {
 	}
 }
 
-// TestMultiConfigEnableFails: one extension fails; handler and others are
-// well, and a status of the handler's own is not overwritten.
+// TestMultiConfigEnableFails: if one extension fails, the handler and its other
+// extensions do not, and a status file of the handler is not overwritten.
 func TestMultiConfigEnableFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.M", version: "1.0", manifest: multiManifest, script: `log
@@ -85,14 +85,14 @@ exit 0
 	if m := message(s, 2); m != "own words" {
 		t.Errorf("message %q", m)
 	}
-	// Nor does it matter which of them came last.
+	// The order of the extensions does not matter.
 	s = w.processed(multi("P.M", "1.0", "good:2", "bad:2"))
 	if got, want := show(s), "P.M 1.0 Ready 0 | good 2 success 0\nP.M 1.0 Ready 0 | bad 2 error 1009\n"; got != want {
 		t.Errorf("got %s want %s", got, want)
 	}
 }
 
-// TestMultiConfigUnsupported: the package does not say that it can do it.
+// TestMultiConfigUnsupported: the manifest does not declare multi-config support.
 func TestMultiConfigUnsupported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple}).start()
@@ -117,8 +117,8 @@ func TestMultiConfigUnsupported(t *testing.T) {
 	}
 }
 
-// TestMultiConfigGoneWithoutExtensions: a handler that goes away may be named
-// without its extensions; each is disabled all the same. Found by test/chaos.
+// TestMultiConfigGoneWithoutExtensions: a handler to be removed may be listed
+// without its extensions; each is disabled anyway. Found by test/chaos.
 func TestMultiConfigGoneWithoutExtensions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()

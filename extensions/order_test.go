@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// slow reports success a moment after enable has returned.
+// slow is a script that reports success a moment after enable has returned.
 const slow = `log
 [ "$op" = enable ] && { status transitioning; (sleep 0.2; log finished; status success) >/dev/null 2>&1 & }
 exit 0
@@ -28,8 +28,8 @@ func named(script string, names ...string) []pkg {
 	return ps
 }
 
-// TestSequencing is process_dependency_chain_extensions_properly: a level
-// begins when the one below has reported success.
+// TestSequencing is process_dependency_chain_extensions_properly: a level is
+// processed when the one below has reported success.
 func TestSequencing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, named(slow, "P.A", "P.B", "P.C")...).start()
@@ -48,8 +48,8 @@ func TestSequencing(t *testing.T) {
 	}
 }
 
-// TestDependencyFails: dependants of a failed extension are told at once,
-// others run.
+// TestDependencyFails: dependants of a failed extension fail at once, others
+// run.
 func TestDependencyFails(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, script, message string }{
@@ -81,7 +81,7 @@ func TestDependencyFails(t *testing.T) {
 	}
 }
 
-// TestDependencyWaits: waiting has an end, and is visible meanwhile.
+// TestDependencyWaits: waiting for a dependency is limited, and reported.
 func TestDependencyWaits(t *testing.T) {
 	t.Parallel()
 	t.Run("transitioning", func(t *testing.T) { t.Parallel(); dependencyWaits(t, "status transitioning", "transitioning") })
@@ -91,8 +91,8 @@ func TestDependencyWaits(t *testing.T) {
 func dependencyWaits(t *testing.T, says, last string) {
 	never := pkg{name: "P.Never", version: "1.0", script: "log\n[ \"$op\" = enable ] && { " + says + "; while [ -d \"$base\" ]; do sleep 0.1; done >/dev/null 2>&1 & }\nexit 0\n"}
 	want := "Dependent Extension P.Never did not reach a terminal state within the allowed timeout. Last status was " + last
-	// On a slow machine it may be given up before enable has run or we have
-	// looked.
+	// On a slow machine, the wait may end before enable has run or the test has
+	// seen the report.
 	for most := 800 * time.Millisecond; ; most *= 4 {
 		w := newWorld(t, append(named(simple, "P.Dep"), never)...)
 		w.cfg.Timeouts.Depend = most
@@ -112,8 +112,8 @@ func dependencyWaits(t *testing.T, says, last string) {
 	}
 }
 
-// TestUninstallFirst: what goes away goes before what comes, dependants
-// before what they depend on.
+// TestUninstallFirst: removals come before installations, and dependants are
+// removed before their dependencies.
 func TestUninstallFirst(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, named(simple, "P.A", "P.B", "P.C")...).start()
@@ -128,7 +128,8 @@ func TestUninstallFirst(t *testing.T) {
 	}
 }
 
-// TestGates: on hold, unsupported features, switched off, gate.
+// TestGates: goal states on hold, with unsupported features, with extensions
+// switched off, and behind a gate.
 func TestGates(t *testing.T) {
 	t.Parallel()
 	t.Run("on hold", func(t *testing.T) {
@@ -183,7 +184,7 @@ func TestGates(t *testing.T) {
 		if got, want := show(s), "P.A 1.0 Ready 0 | 0 success 0\n"; got != want || w.calls() != nil {
 			t.Errorf("got %s want %s; ran %q", got, want, w.calls())
 		}
-		// The next one finds everything where it was.
+		// The next goal state finds everything unchanged.
 		if got, want := show(w.offer(ext("P.A", "1.0", 0))), "P.A 1.0 Ready 0 | 0 success 0\n"; got != want || w.calls() != nil {
 			t.Errorf("got %s want %s; ran %q", got, want, w.calls())
 		}
@@ -200,7 +201,7 @@ func TestGates(t *testing.T) {
 		if got := show(s); !strings.HasPrefix(got, "P.A 1.0 Ready 0 | 0 ") {
 			t.Errorf("report %s", got)
 		}
-		// Older than the handler: it is there all the same.
+		// The goal state is older than the handler, which is still reported.
 		gs = w.state(ext("P.B", "1.0", 0))
 		gs.Outdated = true
 		w.m.Offer(gs)
@@ -271,7 +272,7 @@ func TestGates(t *testing.T) {
 	})
 }
 
-// TestPolicy: refusals are told at once, for deletes too.
+// TestPolicy: refusals are reported at once, also those of removals.
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, named(simple, "P.A", "P.B", "P.C")...)
@@ -301,14 +302,14 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// TestDependencyWithoutSettings: a handler without settings has a list of what
-// it waits for too, and does not suffer from others. Found by test/chaos.
+// TestDependencyWithoutSettings: a handler without settings can have a list of
+// dependencies, too, and is not affected by others. Found by test/chaos.
 func TestDependencyWithoutSettings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.Bad", version: "1.0", script: "exit 9"}, pkg{name: "P.Good", version: "1.0", script: simple}, pkg{name: "P.Bare", version: "1.0", script: simple}).start()
 	bare := ext("P.Bare", "1.0", 0)
 	bare.Settings, bare.Level, bare.After = nil, 1, []protocol.Dependency{{Handler: "P.Good"}}
-	// It is as late as its level says, and fails with what it waits for.
+	// It runs when its level does, and fails if its dependency fails.
 	late := newWorld(t, append(named(slow, "P.First"), named(simple, "P.Bare")...)...).start()
 	after := bare
 	after.After = []protocol.Dependency{{Handler: "P.First"}}
@@ -328,9 +329,9 @@ func TestDependencyWithoutSettings(t *testing.T) {
 	}
 }
 
-// TestSameGoalStateOnceMore: the platform's client gives out a goal state again
-// when its certificates changed. Who waits, goes on waiting and is enabled.
-// Found by test/chaos.
+// TestSameGoalStateOnceMore: the platform client delivers a goal state again
+// when its certificates have changed. Waiting extensions keep waiting and are
+// then enabled. Found by test/chaos.
 func TestSameGoalStateOnceMore(t *testing.T) {
 	t.Parallel()
 	sign := t.TempDir() + "/go"

@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/extensions/store"
 )
 
-// TestThrottledTimeout: a command that was late because of its CPU limit says
-// for how long that kept it, in the words that tools know.
+// TestThrottledTimeout: the error of a command that timed out has the time for
+// which its CPU limit throttled it, in the format that tools parse.
 func TestThrottledTimeout(t *testing.T) {
 	t.Parallel()
 	at := time.Now()

@@ -25,8 +25,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestERR3WhatNeverRanIsToldSo: the new version learns what a command of the
-// old one came to, and never what an earlier one of the same kind did.
+// TestERR3WhatNeverRanIsToldSo: the new version gets the exit code of the old
+// version's command in this version change, never that of an earlier command.
 func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 	t.Parallel()
 	t.Run("status can't be saved", func(t *testing.T) {
@@ -47,8 +47,8 @@ func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
 		}
 	})
 
-	// Each way in which a command of a version change can end, after an
-	// operation of the same kind that came to something else.
+	// All ways in which a command of a version change can end, after an earlier
+	// operation of the same kind with another result.
 	before := &store.Ended{Result: job.Result{Class: job.Failed, Code: 77}}
 	for name, tc := range map[string]struct {
 		end  func(w *work, r store.Record, d store.Doing) error
@@ -104,9 +104,8 @@ func result(class string, code int) job.Result {
 	return job.Result{Class: class, Code: code, Started: now, Finished: now}
 }
 
-// TestERR3RefusedIsShownAsSuch: a command that could not be tried is the end
-// of its operation: neither the result nor the success of the one before is
-// shown for it.
+// TestERR3RefusedIsShownAsSuch: if a command could not be started, that is shown
+// as the result of its operation, and not the result of an earlier one.
 func TestERR3RefusedIsShownAsSuch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
@@ -124,8 +123,8 @@ func TestERR3RefusedIsShownAsSuch(t *testing.T) {
 	}
 }
 
-// phrases are what the agent says itself when something is wrong: every code,
-// and every phrase that a tool or an earlier version looked for.
+// phrases returns texts of the agent's own errors: all codes, and all phrases
+// that tools or an earlier version searched for.
 func phrases(t *testing.T) []string {
 	t.Helper()
 	b, err := os.ReadFile("../agent/doctor/codes.go")
@@ -155,17 +154,17 @@ func phrases(t *testing.T) []string {
 		"The package of an extension is not valid.", "policy", "deleted", "uninstall")
 }
 
-// TestERR4WordsOfAHandlerAreNoDiagnosis feeds everything the agent says when
-// it refuses or finds a fault through every place where a handler can say
-// something: what is wrong is what happened to the command, or that the
-// handler reports an error, whatever it says. It stays so after a restart.
+// TestERR4WordsOfAHandlerAreNoDiagnosis puts all texts of the agent's errors into
+// every place where a handler can write text. The cause must still be what
+// happened to the command, or that the handler reported an error, also after a
+// restart.
 func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
 	t.Parallel()
 	all := phrases(t)
 	if len(all) < 60 {
 		t.Fatalf("only %d phrases: %q", len(all), all)
 	}
-	// One run says them all, in the places where they could be found first.
+	// One run has them all, in the places where they would be found first.
 	said := strings.Join(all, ": ")
 	quoted := strings.ReplaceAll(said, "'", "")
 	for name, tc := range map[string]struct {
@@ -199,7 +198,7 @@ func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
 			w.stop()
 			w.start()
 			gs := w.state(ext("P.X", "1.0", 0), ext("P.Y", "1.0", 0))
-			gs.OnHold = true // told again, and nothing run
+			gs.OnHold = true // reported again without running anything
 			w.m.Offer(gs)
 			w.await("goal state taken", func(s Snapshot) bool { return s.Key == gs.Key() })
 			for _, h := range w.m.view.handlers {
@@ -213,8 +212,8 @@ func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
 	}
 }
 
-// TestERR4FaultsCarryTheirCause: each fault of the engine's own is named where
-// it is made, and the name reaches the row.
+// TestERR4FaultsCarryTheirCause: each error of the engine gets its cause where
+// it is created, and the cause is in the row.
 func TestERR4FaultsCarryTheirCause(t *testing.T) {
 	t.Parallel()
 	invalid := ext("P.X", "1.0", 0)
@@ -261,8 +260,8 @@ func policyOf(text string) func(w *world) {
 	}
 }
 
-// TestERR4CauseOfAnError: it is the outermost that was given, and not a word
-// in the text.
+// TestERR4CauseOfAnError: CauseOf returns the outermost cause that was set, and
+// never one found in the text.
 func TestERR4CauseOfAnError(t *testing.T) {
 	t.Parallel()
 	inner := fault.Because(fault.CausePackage, errors.New("x"))

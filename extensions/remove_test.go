@@ -7,16 +7,17 @@ import (
 	"testing"
 )
 
-// busyBody leaves a process behind that goes on filling the handler's
-// directory, by its name and from inside of it, and makes it anew if it has to.
+// busyBody is a script that leaves a process running, which keeps creating files
+// in the handler's directory, by its path and from inside, and creates the
+// directory again if necessary.
 const busyBody = `log
 [ "$op" = enable ] && { status success
   setsid sh -c 'i=0; while [ ! -e "${0%/*}/stop" ] && [ $i -lt 600 ]; do i=$((i+1)); mkdir -p "$0/status/d$i" here$i; true >"$0/status/d$i/f"; true >here$i/f; done; touch "${0%/*}/stopped"' "$base" >/dev/null 2>&1 & }
 exit 0
 `
 
-// TestRemovalAgainstResistance: the directory of a removed handler goes, and
-// stays away, although something of the handler lives on in it.
+// TestRemovalAgainstResistance: the directory of a removed handler is removed and
+// stays removed, although a process of the handler still writes to it.
 func TestRemovalAgainstResistance(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"uninstall", "not in the goal state", "killed meanwhile"} {
@@ -42,7 +43,7 @@ func TestRemovalAgainstResistance(t *testing.T) {
 			if len(left) > 0 {
 				t.Errorf("records are left: %q", left)
 			}
-			// The trash is emptied at the latest with the next start.
+			// The trash is emptied at the next start, if not before.
 			w.restart()
 			w.await("the trash to be emptied", func(Snapshot) bool {
 				e, err := os.ReadDir(w.base("azguest/ext/tmp"))
@@ -51,7 +52,7 @@ func TestRemovalAgainstResistance(t *testing.T) {
 			if !gone() {
 				t.Error("the directory is back")
 			}
-			// It can be installed again, and is not taken for the old one.
+			// It can be installed again, and is then not removed.
 			w.repo.publish(t, pkg{name: "P.X", version: "1.0", script: simple})
 			if got, want := show(w.offer(ext("P.X", "1.0", 1))), "P.X 1.0 Ready 0 | 1 success 0\n"; got != want {
 				t.Errorf("installed again: got %s want %s", got, want)

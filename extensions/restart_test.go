@@ -22,8 +22,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestRestartDuring: the agent ends while a command runs; it goes on, ends
-// once, and its result is taken over (DESIGN.md, decision 8).
+// TestRestartDuring: if the agent ends while a command runs, the command goes on,
+// runs once, and the next start takes its result (DESIGN.md, decision 8).
 func TestRestartDuring(t *testing.T) {
 	t.Parallel()
 	for _, op := range []string{"install", "enable", "disable", "update", "uninstall"} {
@@ -50,7 +50,7 @@ func TestRestartDuring(t *testing.T) {
 			w.await("command runs", func(Snapshot) bool { return exists(here) })
 			w.restart()
 			w.m.Offer(first)
-			w.restart() // and once more
+			w.restart() // a second time
 			writeFile(t, goOn, "")
 			w.m.Offer(first)
 			s := w.await("done", func(s Snapshot) bool { return s.Converged && s.Key == first.Key() && w.m.settled() })
@@ -83,8 +83,8 @@ func countCalls(calls []string, op string) int {
 	return n
 }
 
-// TestSupervisorKilled: a supervisor that dies takes nothing with it and
-// leaves nothing hanging, even if it had not yet noted whom it supervises.
+// TestSupervisorKilled: if a supervisor is killed, its command goes on, and the
+// operation does not hang, even if the supervisor had not yet recorded the PID.
 func TestSupervisorKilled(t *testing.T) {
 	t.Parallel()
 	for _, noted := range []bool{true, false} {
@@ -117,7 +117,7 @@ func TestSupervisorKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.await("its end", func(Snapshot) bool { return unix.Kill(st.PID, 0) != nil })
-			w.restart() // nor does the next agent know
+			w.restart() // the next agent does not know it either
 			w.m.Offer(w.state(ext("P.X", "1.0", 0)))
 			impatient, cancel := context.WithCancel(t.Context())
 			cancel()
@@ -126,7 +126,7 @@ func TestSupervisorKilled(t *testing.T) {
 			}
 			writeFile(t, w.base("P.X-1.0/go"), "")
 			w.await("enabled", func(s Snapshot) bool { return s.Converged && w.m.settled() })
-			// The orphan was waited for, then the operation repeated.
+			// The agent waited for the orphan and then repeated the operation.
 			want := []string{"1.0 install 0", "1.0 enable 0", "1.0 enable 0 done", "1.0 enable 0", "1.0 enable 0 done"}
 			if diff := cmp.Diff(want, w.calls()); diff != "" {
 				t.Errorf("calls (-want +got):\n%s", diff)
@@ -135,8 +135,8 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
-// TestBoot: each extension is enabled once after a boot and not because of a
-// goal state about others (DESIGN.md, decision 9).
+// TestBoot: each extension is enabled once after a boot, and not for a goal state
+// that changes others (DESIGN.md, decision 9).
 func TestBoot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.A", version: "1.0", script: simple}, pkg{name: "P.B", version: "1.0", script: simple})
@@ -172,14 +172,14 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// TestShutdown: the machine goes down while a command runs. What the command
-// came to meanwhile, killed like all else or just done, is not the last word:
-// a daemon it has started is gone.
+// TestShutdown: the machine shuts down while a command runs. Whether the command
+// was killed or finished just before, enable runs again after the boot, because
+// daemons that it had started are gone.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, op, end string }{
 		{"enable killed", "enable", "kill -TERM $$"},
-		{"enable failed", "enable", "exit 1"}, // what it waited for was killed
+		{"enable failed", "enable", "exit 1"}, // a process that it waited for was killed
 		{"enable done", "enable", ":"},
 		{"install killed", "install", "kill -TERM $$"},
 	} {
@@ -222,8 +222,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestLostNumber: a power cut has emptied the file in which a handler keeps the
-// sequence number that it has seen. It is not stuck for ever.
+// TestLostNumber: a handler is not stuck for ever after a power cut has emptied
+// its mrseq file, in which it keeps the last sequence number it has seen.
 func TestLostNumber(t *testing.T) {
 	t.Parallel()
 	script := "f=$base/${ext:+$ext.}mrseq\nlog \"saw $(cat $f 2>/dev/null || echo none)\"\n[ $op = enable ] && { echo $seq >$f; status success; }\nexit 0\n"
@@ -264,8 +264,8 @@ func TestLostNumber(t *testing.T) {
 	})
 }
 
-// TestEnableEveryStart: who relies on the habit of the old agent gets it, once
-// per start and not per goal state.
+// TestEnableEveryStart: with this option everything is enabled once per start, as
+// WALinuxAgent does, but not once per goal state.
 func TestEnableEveryStart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple})
@@ -275,7 +275,7 @@ func TestEnableEveryStart(t *testing.T) {
 	for range 2 {
 		w.restart()
 		w.clearCalls()
-		if err := os.Remove(w.base("P.X-1.0/config/3.settings")); err != nil { // handlers do
+		if err := os.Remove(w.base("P.X-1.0/config/3.settings")); err != nil { // as some handlers do
 			t.Fatal(err)
 		}
 		w.offer(ext("P.X", "1.0", 3))
@@ -288,7 +288,7 @@ func TestEnableEveryStart(t *testing.T) {
 	}
 }
 
-// TestTenAtOnce: ten fresh extensions do not wait for each other.
+// TestTenAtOnce: ten new extensions do not wait for each other.
 func TestTenAtOnce(t *testing.T) {
 	t.Parallel()
 	var ps []pkg
@@ -314,12 +314,12 @@ func TestTenAtOnce(t *testing.T) {
 	}
 }
 
-// TestTimeout: the deadline kills the group, says so, and is 1011; what a
-// command leaves behind when it ends in time lives on.
+// TestTimeout: at the deadline the process group is killed and reported with code
+// 1011. Background processes of a command that ends in time go on.
 func TestTimeout(t *testing.T) {
 	t.Parallel()
-	// The deadline has to be long enough for the command to say something. How
-	// long that is depends on the machine.
+	// The deadline has to be long enough for the command to write something,
+	// which depends on the machine.
 	for deadline := 300 * time.Millisecond; ; deadline *= 4 {
 		w := newWorld(t, pkg{name: "P.Slow", version: "1.0", script: "log\n[ \"$op\" = enable ] && { echo working; exec sleep 1000; }\nexit 0\n"})
 		w.cfg.Timeouts.Enable = deadline
@@ -349,7 +349,7 @@ func TestTimeout(t *testing.T) {
 	w.await("background child", func(Snapshot) bool { return exists(w.base("outlived")) })
 }
 
-// TestSuperviseJob: what a job leaves is right for each way to end.
+// TestSuperviseJob: result and output of a job are right for each way to end.
 func TestSuperviseJob(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -361,7 +361,7 @@ func TestSuperviseJob(t *testing.T) {
 		{name: "ok", shell: "echo hi; echo ho >&2", class: job.OK, out: "hi\n"},
 		{name: "failed", shell: "exit 7", class: job.Failed, code: 7},
 		{name: "signal", shell: "kill -9 $$", class: job.Signal, code: -1, signal: "SIGKILL"},
-		// As published shims do: what says why comes through another process.
+		// As in published shims: the error message comes through another process.
 		{name: "piped output", shell: "cd $(mktemp -d) && mkfifo p && { (sleep 0.3; exec cat) <p & exec >p 2>&1; rm -r \"$PWD\"; echo why >&2; exit 3; }", class: job.Failed, code: 3, out: "why\n", late: true},
 		{name: "timeout", shell: "sleep 1000", class: job.Timeout, code: -1},
 		{name: "nothing inherited", shell: "test -z \"$SECRET_OF_AGENT$HOME\" && pwd && test \"$A\" = b", class: job.OK, out: "/\n"},
@@ -374,8 +374,8 @@ func TestSuperviseJob(t *testing.T) {
 				spec.Timeout = 50 * time.Millisecond
 			}
 			var out []byte
-			// Output that comes in late is waited for, but not for ever: a slow
-			// machine may need more than one try.
+			// The wait for late output is limited, so a slow machine may need more
+			// than one try.
 			for try := 0; try == 0 || tc.late && try < 20 && string(out) != tc.out; try++ {
 				dir := t.TempDir() + "/job"
 				spec.ID = store.NewID()
@@ -400,8 +400,8 @@ func TestSuperviseJob(t *testing.T) {
 	}
 }
 
-// TestScope: under systemd a command has a scope in the handler's slice,
-// which what it leaves behind keeps. Runs where systemd does.
+// TestScope: under systemd a command has a scope in the handler's slice, in which
+// its background processes stay. It needs systemd.
 func TestScope(t *testing.T) {
 	t.Parallel()
 	if !cgroup.HasSystemd() || os.Getuid() != 0 {
@@ -435,8 +435,8 @@ func TestScope(t *testing.T) {
 	}
 }
 
-// TestScopeRefused: a command that systemd gives no scope, or that finds no
-// systemd, runs all the same, once (extensions/SPEC.md §9.8).
+// TestScopeRefused: if systemd is missing or refuses to create a scope, a command
+// runs without one, once (extensions/SPEC.md §9.8).
 func TestScopeRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/job"
@@ -453,8 +453,8 @@ func TestScopeRefused(t *testing.T) {
 	}
 }
 
-// TestPowerCutEmptiesFiles: bytes that nobody wrote say nothing. The record
-// knows how far the handler was, and a package without its manifest is
+// TestPowerCutEmptiesFiles: state files that a power cut has emptied are ignored.
+// The state comes from the record, and a package with an empty manifest is
 // fetched again.
 func TestPowerCutEmptiesFiles(t *testing.T) {
 	t.Parallel()

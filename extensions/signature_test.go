@@ -18,7 +18,7 @@ import (
 	"github.com/azguest/azguest/protocol/cms"
 )
 
-// signingInfo is a manifest that says who it was signed as.
+// signedPackage returns a package whose manifest has this signingInfo.
 func signedPackage(t testing.TB, publisher, typ, version string) []byte {
 	info := ""
 	if publisher != "" {
@@ -35,8 +35,8 @@ func flip(b []byte, i int) []byte {
 
 func flipLast(b []byte) []byte { return flip(b, len(b)-1) }
 
-// TestSignatureMatrix: what is not signed as it should be is never unpacked
-// where the policy asks for signatures, and runs as ever where it does not.
+// TestSignatureMatrix: a package without a proper signature is never unpacked if
+// the policy requires signatures, and runs as usual if not.
 func TestSignatureMatrix(t *testing.T) {
 	t.Parallel()
 	ca, other := updatetest.NewAuthority(), updatetest.NewAuthority()
@@ -118,8 +118,8 @@ func TestSignatureMatrix(t *testing.T) {
 	}
 }
 
-// TestSignatureRequiredLater: a policy that comes after the package stops
-// what was never verified, and only that.
+// TestSignatureRequiredLater: a policy that requires signatures after a package
+// was installed stops it only if it was never verified.
 func TestSignatureRequiredLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: simple}, pkg{name: "Pub.Signed", version: "1.0.0", script: simple})
@@ -143,7 +143,7 @@ func TestSignatureRequiredLater(t *testing.T) {
 	}
 }
 
-// TestNobodyTrusted: without authorities a signature is no reason to speak.
+// TestNobodyTrusted: without trusted authorities, signatures cause no warnings.
 func TestNobodyTrusted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: simple})

@@ -11,9 +11,9 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// TestSEC5TrashHoldsNothingUp: something that lives on in the directory of a
-// removed handler makes files as fast as they are removed, while the agent
-// starts and afterwards.
+// TestSEC5TrashHoldsNothingUp: a leftover process in the directory of a removed
+// handler creates files as fast as they are deleted. This delays neither the
+// start of the agent nor later work.
 func TestSEC5TrashHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple})
@@ -43,8 +43,8 @@ func TestSEC5TrashHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// TestSEC7PastFiles: a version change takes over the newest status files, and
-// neither all that a folder holds nor none.
+// TestSEC7PastFiles: a version change copies the newest status files, but not
+// any number of them.
 func TestSEC7PastFiles(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
@@ -58,7 +58,7 @@ func TestSEC7PastFiles(t *testing.T) {
 		name := fmt.Sprintf("%s/status/%d.status", base, i)
 		writeFile(t, name, "[]")
 		if i < 1000 {
-			if err := os.Truncate(name, handler.MaxStatusFile); err != nil { // of which nothing takes room
+			if err := os.Truncate(name, handler.MaxStatusFile); err != nil { // a sparse file
 				t.Fatal(err)
 			}
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// fails makes a script that fails in one operation.
+// fails returns a script that fails in one operation.
 func fails(op string, code string) string {
 	return "log\n[ \"$op\" = " + op + " ] && exit " + code + "\n[ \"$op\" = enable ] && status success\nexit 0\n"
 }
@@ -98,8 +98,9 @@ func TestUpdateOnFailure(t *testing.T) {
 	}
 }
 
-// TestUpdateFailsWithTheSameSettings: what the version before has reported for
-// these settings is no success of the new one. Found by test/chaos.
+// TestUpdateFailsWithTheSameSettings: the success that the old version has
+// reported for the same settings is not reported for the new one. Found by
+// test/chaos.
 func TestUpdateFailsWithTheSameSettings(t *testing.T) {
 	t.Parallel()
 	for op, report := range map[string]string{
@@ -115,7 +116,7 @@ func TestUpdateFailsWithTheSameSettings(t *testing.T) {
 			if diff := cmp.Diff(report, show(s)); diff != "" {
 				t.Errorf("report (-want +got):\n%s%s", diff, message(s, 0))
 			}
-			// The next goal state tries again, and what fails again is told again.
+			// The next goal state tries again, and the new failure is reported.
 			if diff := cmp.Diff(report, show(w.processed(ext("P.X", "2.0", 0)))); diff != "" {
 				t.Errorf("once more (-want +got):\n%s", diff)
 			}
@@ -123,8 +124,8 @@ func TestUpdateFailsWithTheSameSettings(t *testing.T) {
 	}
 }
 
-// TestUpdateRecovers: after each of the failures the next goal state starts
-// where extensions/SPEC.md §10.6 says, with a good package.
+// TestUpdateRecovers: after each failure, the next goal state continues as
+// described in extensions/SPEC.md §10.6, now with a good package.
 func TestUpdateRecovers(t *testing.T) {
 	t.Parallel()
 	for op, calls := range map[string][]string{
@@ -153,7 +154,8 @@ func TestUpdateRecovers(t *testing.T) {
 	}
 }
 
-// TestDowngrade: the old package's update runs, and is told the target twice.
+// TestDowngrade: the old package's update runs and gets the target in both
+// version variables.
 func TestDowngrade(t *testing.T) {
 	t.Parallel()
 	script := strings.Replace(simple, "log", `log "${VERSION-none} ${AZURE_GUEST_AGENT_UPDATING_FROM_VERSION-none}"`, 1)
@@ -170,7 +172,7 @@ func TestDowngrade(t *testing.T) {
 	}
 }
 
-// TestUpdateKeepsState: mrseq and status files go over before update runs.
+// TestUpdateKeepsState: mrseq and status files are copied before update runs.
 func TestUpdateKeepsState(t *testing.T) {
 	t.Parallel()
 	script := `log "mrseq=$(cat mrseq 2>/dev/null) status=$(ls status | grep -v seen | tr '\n' ' ')"
@@ -205,7 +207,7 @@ exit 0
 	}
 }
 
-// TestUpdateTrap is the trap of extensions/SPEC.md §10.7: disable and update write
+// TestUpdateTrap tests extensions/SPEC.md §10.7: disable and update write
 // "success" for a sequence number whose enable has not run.
 func TestUpdateTrap(t *testing.T) {
 	t.Parallel()
@@ -221,7 +223,7 @@ exit 0
 `
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}, pkg{name: "P.Y", version: "1.0", script: simple}).start()
 	w.offer(ext("P.X", "1.0", 0))
-	// A new number: success must only be seen after the script has run.
+	// A new number: success must only be reported after the script has run.
 	early := false
 	gs := w.state(ext("P.X", "2.0", 1))
 	w.m.Offer(gs)
@@ -239,7 +241,7 @@ exit 0
 	if early {
 		t.Error("the update's success was reported as the script's")
 	}
-	// The same number: the word of the script that ran stays.
+	// The same number: the status of the script that ran is kept.
 	w2 := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}, pkg{name: "P.X", version: "2.0", script: script}).start()
 	w2.offer(ext("P.X", "1.0", 5))
 	s := w2.offer(ext("P.X", "2.0", 5))
@@ -248,9 +250,9 @@ exit 0
 	}
 }
 
-// TestUpdateSettingsForAll: a handler that wants a settings file for the
-// number that each of its commands is told can be upgraded and downgraded
-// with new settings, and deleted.
+// TestUpdateSettingsForAll: a handler whose commands all need a settings file of
+// the current sequence number can be upgraded and downgraded with new settings,
+// and removed.
 func TestUpdateSettingsForAll(t *testing.T) {
 	t.Parallel()
 	picky := "log\ngrep -q runtimeSettings config/$seq.settings || exit 1\n[ \"$op\" = enable ] && status success\nexit 0\n"

@@ -66,7 +66,8 @@ func OpenFile(path string) (*os.File, error) {
 }
 
 // Read reads a file that may have been written by a handler. It does not follow
-// a symlink, does not block on a FIFO, and reads at most limit bytes.
+// a symlink and does not block on a FIFO. A file of more than limit bytes is an
+// error.
 func Read(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	dir, name := filepath.Split(path)
 	d, err := Open(dir)

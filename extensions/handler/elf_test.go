@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSEC7SparseProgram: a program that could not be run is looked at to find
-// out why. It may claim to have as much of anything as it likes.
+// TestSEC7SparseProgram: examining a program that could not be run does not need
+// too much memory, whatever sizes its headers claim.
 func TestSEC7SparseProgram(t *testing.T) {
 	const size = 128 << 20
 	make64 := func(shnum, phnum uint16, interp uint64) []byte {
@@ -66,7 +66,7 @@ func TestSEC7SparseProgram(t *testing.T) {
 	}
 }
 
-// TestELFHead: of real programs it tells what package elf does.
+// TestELFHead: for real programs, elfHead returns the same as package debug/elf.
 func TestELFHead(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()
@@ -91,7 +91,7 @@ func TestELFHead(t *testing.T) {
 		}
 		_ = f.Close()
 	}
-	for cut := range 64 { // a shorter file is no reason to fail
+	for cut := range 64 { // a truncated file must not cause a panic
 		_, _ = elfHead(strings.NewReader(elfOfAnother[:min(cut, len(elfOfAnother))]))
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// FuzzJSON: the walk over a document sees what encoding/json sees.
+// FuzzJSON: the functions of json.go find the same as encoding/json.
 func FuzzJSON(f *testing.F) {
 	for _, s := range []string{
 		`[{"status":{"a":[1,2,{"b":"\"]"}],"name":"x"}}]`, `{"a" : 1 ,"b":[],"a":-1.5e3}`, `[]`, `{}`, `[ 1 , null,true ,"\\" ]`,
@@ -51,7 +51,7 @@ func FuzzJSON(f *testing.F) {
 			var names []string
 			for k := range want {
 				if len(k) > 100 || k == "" {
-					return // no name of ours
+					return // not a name that the agent uses
 				}
 				names = append(names, k)
 			}
@@ -72,8 +72,8 @@ func FuzzJSON(f *testing.F) {
 	}))
 }
 
-// TestStatusMemory: a status file of the largest size that is read must not
-// cost many times its size, whatever it is made of.
+// TestStatusMemory: parsing a status file of the maximum size must not need many
+// times its size in memory, whatever it contains.
 func TestStatusMemory(t *testing.T) {
 	const limit = 24 << 20
 	head := `[{"version":1.0,"status":{"status":"success","operation":"Enable","code":0,"formattedMessage":{"lang":"en","message":"m"},"substatus":[`
@@ -98,8 +98,8 @@ func TestStatusMemory(t *testing.T) {
 	}
 }
 
-// TestLongTextsAreCutWhole: of a very long string its beginning is read, and
-// the cut makes no character that is not in it.
+// TestLongTextsAreCutWhole: only the beginning of a very long string is decoded,
+// and it is not cut inside of a character or an escape.
 func TestLongTextsAreCutWhole(t *testing.T) {
 	t.Parallel()
 	for _, unit := range []string{"x", `\n`, `\u0041`, `\ud83d\ude00`, `\uD83D\uDE00`, "é", "\U0001f600", `\\`, "\\\"", "ab\U0001f600", `a\ud83d\ude00`, `\ud83dx\n`} {

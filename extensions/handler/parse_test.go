@@ -75,8 +75,8 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
-// TestLargeStatus: above 128 KiB messages are cut and substatuses dropped, and
-// nothing is cut inside of a character (very_large_status_message).
+// TestLargeStatus: for files above 128 KiB, messages are cut and substatuses
+// dropped, but never inside of a character (very_large_status_message).
 func TestLargeStatus(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("é", 20000)
@@ -141,7 +141,7 @@ func TestHandlerManifest(t *testing.T) {
 	}
 }
 
-// TestSettingsDocument: nulls are there, public settings keep their bytes.
+// TestSettingsDocument: absent keys are null, and public settings do not change.
 func TestSettingsDocument(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -162,7 +162,7 @@ func TestSettingsDocument(t *testing.T) {
 	}
 }
 
-// TestClassify: each class of failure has its cause (extensions/SPEC.md §15.8).
+// TestClassify: each kind of failure has its cause (extensions/SPEC.md §15.8).
 func TestClassify(t *testing.T) {
 	t.Parallel()
 	fail := func(code int) job.Result { return job.Result{Class: job.Failed, Code: code} }
@@ -196,7 +196,7 @@ func TestClassify(t *testing.T) {
 		{"AZ-EXT-LOST", job.Result{Class: job.Lost}, Probe{}, ""},
 		{"AZ-EXT-EXIT", fail(1), Probe{}, "something"},
 	} {
-		// Published shims send both streams to the standard output.
+		// Published shims send both streams to stdout.
 		for _, says := range []string{Complaints("output", tc.stderr), Complaints(tc.stderr, "\n")} {
 			if got := Classify(tc.res, time.Minute, tc.p, says); got.Code != tc.want || strings.HasSuffix(strings.TrimSpace(got.Text), ":") {
 				t.Errorf("%+v %+v %q: got %v, want %s", tc.res, tc.p, says, got, tc.want)
@@ -205,7 +205,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// TestOutputText: at most the limit, each side keeps its end.
+// TestOutputText: the result is within the limit and has the end of each output.
 func TestOutputText(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("é", 3000)
@@ -224,7 +224,7 @@ func TestOutputText(t *testing.T) {
 		t.Errorf("tail %q", got)
 	}
 
-	// Wherever an address is cut, nothing of its signature is shown.
+	// Wherever a URL is cut, no part of its signature is shown.
 	const sig = "AAAABBBBCCCCDDDDEEEEFFFFGGGGHHHHIIIIJJJJKKKK"
 	line := "get https://st.example/c/b?sv=1&sig=" + sig
 	for n := range 2 * len(line) {

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestFact20OnlyFilesAbove128KiBAreCut: one character decides, and it is the
-// size of the file that counts, not that of a field.
+// TestFact20OnlyFilesAbove128KiBAreCut: the size of the file decides, exactly to
+// the character, and not that of a field.
 func TestFact20OnlyFilesAbove128KiBAreCut(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("é", 11000)

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestStates draws the state machine from its table; doc and table can't
-// drift apart. Write it anew with UPDATE=1.
+// TestStates compares the diagram in testdata/states.mmd with the state machine.
+// With UPDATE=1 in the environment it writes the diagram.
 func TestStates(t *testing.T) {
 	t.Parallel()
 	var lines []string
@@ -38,7 +38,7 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// tasksText is a plan on one line.
+// tasksText formats a plan on one line.
 func tasksText(tasks []Task) string {
 	var out []string
 	for _, t := range tasks {

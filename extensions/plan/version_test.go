@@ -6,7 +6,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestVersions is version_decide and the order of versions.
+// TestVersions tests which version is chosen (version_decide), and the order of
+// versions.
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

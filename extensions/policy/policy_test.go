@@ -7,7 +7,7 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestPolicyFile is test_policy_engine.py.
+// TestPolicyFile has the cases of WALinuxAgent's test_policy_engine.py.
 func TestPolicyFile(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, in, err string }{
@@ -42,7 +42,7 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
-// TestRules is the truth table of our own rules (extensions/SPEC.md §14.2).
+// TestRules is the truth table of the rules in policy.d (extensions/SPEC.md §14.2).
 func TestRules(t *testing.T) {
 	t.Parallel()
 	rules, def, err := ParseRules([]byte(`{"default":"deny","rules":[

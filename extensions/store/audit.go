@@ -19,8 +19,8 @@ import (
 )
 
 // An AuditEntry is one line of the audit log, in JSON. Every execution of a
-// command has two, at its begin and its end (extensions/SPEC.md §4.8). Settings
-// are never logged.
+// command has two, when it begins and when it ends (extensions/SPEC.md §4.8).
+// Settings are never logged.
 type AuditEntry struct {
 	Time      time.Time `json:"time"`
 	N         int64     `json:"n"`    // line number; continues after restarts and log rotation

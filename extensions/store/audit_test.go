@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestAuditNumbers: lines are numbered without a gap, across restarts, a torn
-// line and the change of generations.
+// TestAuditNumbers: lines are numbered without gaps, across restarts, an
+// incomplete line and log rotation.
 func TestAuditNumbers(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "azure", "audit.log")
@@ -45,7 +45,7 @@ func TestAuditNumbers(t *testing.T) {
 	if got := a.Seq(); got != 4 {
 		t.Errorf("after a torn line: %d", got)
 	}
-	// The next line must not be glued to it.
+	// The next line must not be appended to it.
 	write(a, 1)
 	if err := os.Truncate(path, auditMax+1); err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestAuditNumbers(t *testing.T) {
 	}
 }
 
-// TestAuditTorn: what follows a torn line can be read.
+// TestAuditTorn: lines after an incomplete line can be read.
 func TestAuditTorn(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "audit.log")

@@ -18,12 +18,12 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// past is what a handler has done so far, and what a power cut must not take.
+// past has files of a handler that must survive a power cut.
 var past = map[string]string{
 	"mrseq": "3", "config/3.settings": "{}", "config/HandlerState": "Enabled", "status/3.status": "[]", "download/3/script.sh": "sudo reboot", "heartbeat.log": "[]",
 }
 
-// used makes a directory of a handler with a past.
+// used creates the directory of a handler that has run (see past).
 func used(t *testing.T, dir string) {
 	t.Helper()
 	for name, body := range past {
@@ -32,7 +32,7 @@ func used(t *testing.T, dir string) {
 	write(t, dir+"/run.sh", "old")
 }
 
-// unpacked makes what a package unpacks to.
+// unpacked creates the directory of an unpacked package.
 func unpacked(t *testing.T, s Store) string {
 	t.Helper()
 	tmp := s.Sub("tmp", NewID())
@@ -41,9 +41,9 @@ func unpacked(t *testing.T, s Store) string {
 	return tmp
 }
 
-// whole says what is missing of a handler's directory; its package may be the
-// old or the new one, all else must be there. HandlerState alone says that it
-// has to be installed again.
+// whole returns what is missing in a handler's directory. The package may be the
+// old or the new one; all files of past must be there. Only HandlerState may
+// differ, if the handler has to be installed again.
 func whole(base string) error {
 	var errs []error
 	for name, body := range past {
@@ -62,10 +62,9 @@ func whole(base string) error {
 
 type cut string
 
-// TestERR5PowerCutWhileReplacing: whenever the power goes while a used
-// directory is replaced by a package that was fetched again, the handler has
-// its settings, its states and its mrseq, and the next start goes on from
-// there.
+// TestERR5PowerCutWhileReplacing: a power cut at any time while a used directory
+// is replaced with a package that was fetched again leaves the handler with its
+// settings, states and mrseq, and the next start continues from there.
 func TestERR5PowerCutWhileReplacing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -151,9 +150,8 @@ func symlink(t *testing.T, target, name string) {
 	}
 }
 
-// TestERR5NeverMissing looks at the directory all the time while it is
-// replaced again and again: every state of the disk that is ever seen is one
-// from which a start goes on.
+// TestERR5NeverMissing keeps checking the directory while it is replaced again
+// and again: a start can continue from every state of the disk that occurs.
 func TestERR5NeverMissing(t *testing.T) {
 	t.Parallel()
 	s := New(host.Root(t.TempDir()), "/lib", "", "")
@@ -171,11 +169,11 @@ func TestERR5NeverMissing(t *testing.T) {
 				return
 			default:
 			}
-			// By one descriptor: between two names it may be exchanged.
+			// Use one descriptor: between two accesses by path it may be replaced.
 			d, err := os.Open(base)
 			if err == nil {
 				err = unix.Faccessat(int(d.Fd()), "mrseq", unix.R_OK, 0)
-				// What was opened may be the old one that is being deleted.
+				// The opened directory may be the old one, which is being deleted.
 				if fi, serr := os.Stat(base); err != nil && serr == nil {
 					if di, derr := d.Stat(); derr == nil && !os.SameFile(fi, di) {
 						err = nil
@@ -203,9 +201,9 @@ func TestERR5NeverMissing(t *testing.T) {
 	}
 }
 
-// TestERR5StepsAside is every state of the disk on a file system that can't
-// exchange two names: the old directory steps aside, the new one takes its
-// Place, the old one goes.
+// TestERR5StepsAside tests every state of the disk on a file system that can't
+// exchange two names: the old directory is renamed, the new one gets its name,
+// and the old one is deleted.
 func TestERR5StepsAside(t *testing.T) {
 	t.Parallel()
 	for name, there := range map[string][]string{
@@ -232,8 +230,9 @@ func TestERR5StepsAside(t *testing.T) {
 	}
 }
 
-// TestERR5TakenOver: what a handler may have in its directory is in the new
-// one, the old one is as it was, and nothing of it was followed or opened.
+// TestERR5TakenOver: everything that a handler may have in its directory is in
+// the new one, the old one has not changed, and no link or FIFO in it was
+// followed or opened.
 func TestERR5TakenOver(t *testing.T) {
 	t.Parallel()
 	for _, copies := range []bool{false, true} {
@@ -285,7 +284,7 @@ func TestERR5TakenOver(t *testing.T) {
 					what = strings.Replace(what, "old", "new", 1)
 				}
 				if name == "fifo" && copies {
-					continue // made anew by who listens there
+					continue // created again by the process that uses it
 				}
 				if got[name] != what {
 					t.Errorf("%s is %q, want %q", name, got[name], what)

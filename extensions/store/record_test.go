@@ -10,7 +10,7 @@ import (
 	"github.com/azguest/azguest/extensions/plan"
 )
 
-// recordIn is a record in some state, with one extension if it is enabled.
+// recordIn returns a record in a state, with one extension if it is enabled.
 func recordIn(version string, s plan.State) Record {
 	r := Record{Name: "P.X", Version: version, State: s}
 	if s == plan.Enabled {
@@ -19,8 +19,8 @@ func recordIn(version string, s plan.State) Record {
 	return r
 }
 
-// TestPlanConverges: from any state, doing the first task of the plan again
-// and again comes to an end, along edges of the table only.
+// TestPlanConverges: from any state, repeatedly doing the first task of the plan
+// comes to an end, and uses only transitions of the table.
 func TestPlanConverges(t *testing.T) {
 	t.Parallel()
 	states := []plan.State{plan.Absent, plan.Fetched, plan.Installed, plan.Enabled, plan.Disabled, plan.Broken}

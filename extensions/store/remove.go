@@ -63,7 +63,8 @@ func Discard(dir, trash string) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// It may be a mount point, which can't be renamed: delete its content.
+	// It can't be renamed, for example because it is a mount point: delete it in
+	// place.
 	for range 3 {
 		if err = folder.Root.RemoveAll(dir); err == nil || errors.Is(err, host.ErrBusy) {
 			return err

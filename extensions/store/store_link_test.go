@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// TestRemovalFollowsOnlyOurOwnLink: a handler that puts a link in place of
-// its directory must not make its uninstall delete what the link names.
+// TestRemovalFollowsOnlyOurOwnLink: if a handler replaces its directory with a
+// link, its uninstall must not delete the target of the link.
 func TestRemovalFollowsOnlyOurOwnLink(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
