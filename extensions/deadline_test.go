@@ -236,7 +236,7 @@ func TestSEC5Cancel(t *testing.T) {
 		name  string
 		setup func(w *world, g *given)
 		says  string // result of Cancel
-		row   string // of P.X, in the end
+		row   string // of P.X, finally
 		why   string // its message
 		other string // row of P.Y
 	}{

@@ -18,8 +18,8 @@ import (
 	"github.com/azguest/azguest/extensions/policy"
 )
 
-// TestContractOnDisk checks the files that handlers find (extensions/SPEC.md §4,
-// §5, §6).
+// TestContractOnDisk checks the files that handlers find
+// (extensions/SPEC.md §4, §5, §6).
 func TestContractOnDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: `log "$(pwd) $(ls config | tr '\n' ' ')"
@@ -509,9 +509,9 @@ func TestNumberGoesBack(t *testing.T) {
 	}
 }
 
-// TestHeartbeatOfTheForbidden is report_both_policy_failure_and_heartbeat_in_status:
-// the heartbeat of a denied extension is reported, but does not make the handler
-// ready.
+// TestHeartbeatOfTheForbidden is
+// report_both_policy_failure_and_heartbeat_in_status: the heartbeat of a denied
+// extension is reported, but does not make the handler ready.
 func TestHeartbeatOfTheForbidden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple})

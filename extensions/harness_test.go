@@ -44,7 +44,7 @@ type pkg struct {
 	script        string
 	manifest      string // fields of handlerManifest besides the commands
 	files         map[string]string
-	zip           []byte // instead of all that
+	zip           []byte // the whole package; other fields are not used then
 }
 
 const prelude = `#!/bin/sh

@@ -85,7 +85,7 @@ func TestSameVersion(t *testing.T) {
 	}
 }
 
-// etc is a folder that must stay as it is.
+// etc creates a folder that must not change; check verifies that.
 func etc(t *testing.T, root string) (dir string, check func()) {
 	t.Helper()
 	dir = filepath.Join(root, "precious")

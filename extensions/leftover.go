@@ -18,8 +18,8 @@ func (m *Manager) emptyTrash(ctx context.Context) {
 	if len(names) == 0 || !m.emptying.CompareAndSwap(false, true) {
 		return
 	}
-	// wait: nobody waits for it; it ends with the context and the bound of one
-	// removal
+	// wait: not waited for; it ends with the context, after the removal in
+	// progress
 	go func() {
 		defer m.emptying.Store(false)
 		store.Delete(ctx, names)

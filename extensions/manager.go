@@ -23,12 +23,13 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// A Fetcher gets manifests and packages from wherever the platform has them.
+// A Fetcher downloads manifests and packages from the platform.
 type Fetcher interface {
-	// Manifest gets the list of versions from the first address that answers.
+	// Manifest returns the list of published versions, from the first address
+	// that answers.
 	Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error)
-	// Package writes one package to dst, at most limit bytes, and returns the
-	// lower-case hex SHA-256 of what it wrote.
+	// Package downloads one package of at most limit bytes to dst and returns
+	// its SHA-256 in lower-case hex. It tries all addresses of v.
 	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (sha256 string, err error)
 }
 
@@ -39,14 +40,15 @@ const (
 	ModeReportOnly = "report-only" // report what is installed; run and change nothing
 )
 
-// Timeouts bound the operations. Zero values mean the platform's usual ones
+// Timeouts limit the operations. Zero values mean the platform's usual ones
 // (extensions/SPEC.md §9.4).
 type Timeouts struct {
 	Install, Update, Enable, Disable, Uninstall time.Duration
 	// DisableToUninstall is shorter than Disable so that a delete is over
 	// within 15 minutes even if both commands hang.
 	DisableToUninstall time.Duration
-	// Depend bounds how long one goal state waits for dependencies.
+	// Depend bounds how long the extensions of one goal state wait for their
+	// dependencies.
 	Depend time.Duration
 	// Packages bounds how long a handler waits while another program changes
 	// the installed packages, such as unattended upgrades after a boot.
@@ -94,7 +96,8 @@ type Config struct {
 	Mode    string // one of the Mode constants, default ModeOn
 	Conf    string // the configuration file, named in messages
 
-	// IgnoreHold switches artifact holds off (EnableOverProvisioning=n).
+	// IgnoreHold ignores that a goal state is on hold
+	// (EnableOverProvisioning=n).
 	IgnoreHold bool
 	// Features are the names of the features that a goal state may require.
 	Features []string
@@ -113,7 +116,7 @@ type Config struct {
 	// Verify checks the detached signature of a package (base64 of CMS) and
 	// returns the name of the signer.
 	Verify func(ctx context.Context, file, signature string) (signer string, err error)
-	// RequireSignature refuses packages that Verify does not accept.
+	// RequireSignature refuses packages without a signature that Verify accepts.
 	RequireSignature bool
 
 	Timeouts   Timeouts
@@ -201,7 +204,7 @@ type managed struct {
 	begun   map[string]store.Record // by version: records with the commands that busy has started
 	stop    context.CancelCauseFunc // cancels the running step
 	ended   chan string             // receives work.how once the step has ended and is recorded
-	settled bool                    // nothing left to do in this pass
+	settled bool                    // nothing left to do in this goal state
 }
 
 // New makes a Manager. Every argument is required.
@@ -435,7 +438,7 @@ func (m *Manager) resume(ctx context.Context, h *managed) {
 		m.log.Info().Str("handler", r.Name).Str("version", r.Version).Str("op", string(d.Task.Op)).Msg("command was running when the agent stopped, still following it")
 		w := newWork(m, h, nil, d.Task)
 		m.begin(ctx, h, w, func(ctx context.Context) error { return w.await(ctx, r) })
-		return // a handler does one thing at a time
+		return // a handler has only one step at a time
 	}
 }
 
@@ -498,7 +501,7 @@ func (m *Manager) finished(o outcome) {
 	o.h.busy, o.h.begun = nil, nil
 	o.h.ended <- o.how // wait: the channel has room for it
 	close(o.h.ended)
-	m.store.FillReserve() // if it was used, and there is room again
+	m.store.FillReserve() // if it was used and there is space again
 	m.noteRemoved(o.h.recs, o.recs)
 	o.h.recs = o.recs
 	for v, r := range o.h.recs {

@@ -11,9 +11,9 @@ import (
 )
 
 // TestSEC7ManyDependencies: a goal state has the maximum number of extensions,
-// each of which depends (indirectly) on all before it. The time of one round must not grow
-// with the third power of their number, or the watchdog would restart the agent
-// again and again.
+// each of which depends, also indirectly, on all before it. The time of one
+// round must not grow with the third power of their number, or the watchdog
+// would restart the agent again and again.
 func TestSEC7ManyDependencies(t *testing.T) {
 	t.Parallel()
 	const handlers, exts = 8, 500

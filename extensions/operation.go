@@ -55,8 +55,8 @@ func (w *work) rec(version string) store.Record {
 
 // put stores a record, first on disk and then in w.recs.
 //
-// The record is written before HandlerState. If they differ after a crash, Load
-// uses HandlerState only if another agent can have written it.
+// The record is written before HandlerState. If they differ after a crash,
+// store.Load uses HandlerState only if another agent can have written it.
 func (w *work) put(r store.Record) error {
 	w.m.store.At("before the record")
 	if err := w.withRoom(func() error { return w.m.store.Save(r) }); err != nil {
@@ -245,7 +245,7 @@ func (w *work) command(ctx context.Context) error {
 	switch {
 	case err == nil:
 	case t.Op == plan.Uninstall || t.Op == plan.Disable && t.To == "":
-		// Deleting must always be possible (extensions/SPEC.md §3.7).
+		// Removing must always be possible (extensions/SPEC.md §3.7).
 		w.m.log.Warn().Err(err).Str("handler", w.name).Str("op", string(t.Op)).Msg("no usable manifest, command not run")
 		return w.finish(r, d, job.Result{Class: job.OK})
 	default:
@@ -503,7 +503,8 @@ func opCode(op plan.Op) int {
 
 func title(op plan.Op) string { return strings.ToUpper(string(op[:1])) + string(op[1:]) }
 
-// operationName is the name of an op in telemetry (extensions/SPEC.md §16.4).
+// operationName returns the name of an op in telemetry
+// (extensions/SPEC.md §16.4).
 func operationName(op plan.Op) string {
 	switch op {
 	case plan.Fetch:

@@ -22,19 +22,19 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// pass is the work on one goal state.
+// pass is the processing of one goal state.
 type pass struct {
 	gs       *protocol.GoalState
 	key      string
 	began    time.Time
-	versions map[string]decision       // by lower-case handler name
-	forced   map[string]string         // by pair
+	versions map[string]decision       // by lower-case handler name: the chosen package
+	forced   map[string]string         // by pair: why it is run again
 	skipped  map[string]fault.Problem  // by pair: why it is not tried in this goal state
 	denied   map[string]handler.Report // by pair: refused by policy or configuration
 	waits    map[string]string         // by pair: what it waits for, as text
 	dead     map[string]deadline       // by pair: status "transitioning", but no living process
-	stuck    map[string]fault.Problem  // by lower-case handler name
-	locked   map[string]time.Time      // by lower-case handler name: waiting for the package manager
+	stuck    map[string]fault.Problem  // by lower-case handler name: a result could not be stored
+	locked   map[string]time.Time      // by lower-case handler name: since when it waits for the package manager
 	blind    map[string]pair           // by pair: run without the certificate for its protected settings
 	off      map[string]fault.Problem  // by lower-case handler name: cancelled by the operator
 	pairs    []pair

@@ -51,7 +51,8 @@ type viewHandler struct {
 	busy *plan.Task
 }
 
-// live is a view of the loop's own state, for the loop only.
+// live returns a view of the loop's state without copying it, for use in the
+// loop only.
 func (m *Manager) live() view {
 	v := view{pass: m.pass, handlers: map[string]viewHandler{}, boot: m.boot, now: m.now(), store: m.store, mode: m.cfg.Mode, timeouts: m.cfg.Timeouts}
 	for key, h := range m.handlers {
@@ -124,7 +125,7 @@ func (m *Manager) watchStatus() {
 	}
 }
 
-// Status is the report as of now. It never blocks on a handler.
+// Status returns the current status report. It never waits for a handler.
 func (m *Manager) Status() Snapshot {
 	m.mu.Lock()
 	v := m.view
@@ -158,7 +159,7 @@ const (
 	endError  // enabled, but its status is an error
 )
 
-// row is one line of the report, with what else is known about it.
+// row is one row of the report, with internal details about it.
 type row struct {
 	status  protocol.HandlerStatus
 	rec     store.Record
@@ -200,7 +201,7 @@ func (v view) rows(files *store.Cache) []row {
 	return out
 }
 
-// rowOf is the row of one pair, for the loop.
+// rowOf returns the row of one pair, for use in the loop only.
 func (m *Manager) rowOf(q pair) row { return m.live().row(q, &m.files) }
 
 // row is the report of one pair. A panic in here is reported as the failure of
@@ -325,7 +326,7 @@ func (v view) heldRow(r *row, q pair, h viewHandler, files *store.Cache) {
 }
 
 // withBeat adds the heartbeat of the extension to a refusal by policy, because
-// its software goes on running.
+// its software keeps running.
 func (v view) withBeat(rep handler.Report, rec store.Record, files *store.Cache) handler.Report {
 	base := v.store.Base(rec.Name, rec.Version)
 	if rec.State != plan.Enabled || !files.Manifest(base+"/"+handler.ManifestName).Heartbeat {

@@ -10,5 +10,5 @@
 //   - command.go: command line and environment of a command.
 //   - cause.go: why a command failed.
 //
-// It imports package folder for the files, and plan for the operations.
+// It imports package folder to access the files, and plan for the operations.
 package handler

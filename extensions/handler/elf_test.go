@@ -96,5 +96,5 @@ func TestELFHead(t *testing.T) {
 	}
 }
 
-// elfOfAnother is the start of a program for another architecture.
+// elfOfAnother is the start of an ELF program for another architecture (s390x).
 var elfOfAnother = "\x7fELF\x02\x02\x01" + strings.Repeat("\x00", 9) + "\x00\x02\x00\x16\x00\x00\x00\x01" + strings.Repeat("\x00", 40)

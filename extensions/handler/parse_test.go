@@ -105,7 +105,7 @@ func TestLargeStatus(t *testing.T) {
 	}
 }
 
-// TestHandlerManifest is TestExtensionHandlerManifest.
+// TestHandlerManifest has the cases of TestExtensionHandlerManifest.
 func TestHandlerManifest(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

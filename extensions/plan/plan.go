@@ -35,7 +35,7 @@ const (
 type Wish struct {
 	Name    string
 	Version string
-	Enable  bool // false: Disable or, if Gone, uninstall
+	Enable  bool // false: disable or, if Gone, uninstall
 	Gone    bool
 	Multi   bool
 	Exts    []ExtWish // in the order in which they are to be enabled
@@ -47,11 +47,11 @@ type ExtWish struct {
 	Seq     int
 	Hash    string // of version, sequence number and public settings
 	Disable bool   // a multi-config extension to be deleted
-	Force   string // an operator's reason to run it again
+	Force   string // if not "", run it again for this reason
 }
 
-// A Fact is one version of a handler on disk, as far as the decision depends
-// on it: from its record, and from its manifest.
+// A Fact has what the decision depends on for one version of a handler on disk,
+// from its record and its manifest.
 type Fact struct {
 	Version string
 	State   State
@@ -74,7 +74,7 @@ type ExtFact struct {
 	// Boot and Agent are the boot and the agent version of the last try.
 	Boot  string `json:"boot,omitempty"`
 	Agent string `json:"agent,omitempty"`
-	Start string `json:"start,omitempty"` // of the agent, only if that matters
+	Start string `json:"start,omitempty"` // start of the agent, if Now.Start is used
 	// FailKey is the goal state in which it failed; "" if it did not.
 	FailKey string `json:"failKey,omitempty"`
 }
@@ -104,7 +104,8 @@ func For(w Wish, have []Fact, now Now) []Task {
 	return planEnabled(w, have, now)
 }
 
-// blocked reports whether the handler failed in this goal state already.
+// blocked reports whether the handler has already failed in this goal state and
+// boot.
 func (f Fact) blocked(now Now) bool {
 	return f.FailKey != "" && f.FailKey == now.Key && f.FailBoot == now.Boot
 }
@@ -251,13 +252,13 @@ func planExts(w Wish, target Fact, fresh bool, now Now) []Task {
 // WhyEnable returns why an extension has to be enabled now, or "".
 //
 // WALinuxAgent enables everything at each goal state and at each start. Here
-// an extension that is enabled and unchanged is left alone (DESIGN.md,
-// decision 9), with these exceptions: each is enabled once per boot, because
-// its daemons are gone after a boot; once after an upgrade or change of the
-// agent, because the contract may have changed; and a failed one is tried
-// again with the next goal state. A restart of the agent enables nothing:
-// handlers keep running in their own scopes, and an extension whose script
-// restarts the agent would otherwise run for ever.
+// an enabled and unchanged extension is left alone (DESIGN.md, decision 9), with
+// these exceptions: each is enabled once per boot, because its daemons are gone
+// after a boot; once after an upgrade or change of the agent, because the
+// contract may have changed; and a failed one is tried again with the next goal
+// state. A restart of the agent enables nothing: handlers keep running in their
+// own scopes, and an extension whose script restarts the agent would otherwise
+// run for ever.
 func WhyEnable(e ExtWish, state State, rec ExtFact, known bool, now Now) string {
 	switch {
 	case !state.Installed() || !known || rec.Hash == "" && !rec.Enabled:

@@ -2,7 +2,7 @@ package plan
 
 import "errors"
 
-// State is how far one version of a handler has come. It is stored as text.
+// State is the state of one version of a handler. It is stored as text.
 type State string
 
 // The states. Broken is a package whose install or update failed; it has to be
@@ -16,19 +16,19 @@ const (
 	Broken    State = "Broken"
 )
 
-// Op is one step that leads from a State to the next.
+// Op is an operation that leads from one State to the next.
 type Op string
 
 // The operations. Copy, Fetch and Remove run no command of the handler.
 const (
 	Fetch     Op = "fetch"
 	Install   Op = "install"
-	Copy      Op = "copy" // mrseq and status files of the old version
+	Copy      Op = "copy" // copies mrseq and status files of the old version
 	Update    Op = "update"
 	Enable    Op = "enable"
 	Disable   Op = "disable"
-	Uninstall Op = "uninstall" // the command, then the directory
-	Remove    Op = "remove"    // the directory only
+	Uninstall Op = "uninstall" // runs the command, then deletes the directory
+	Remove    Op = "remove"    // only deletes the directory
 )
 
 type edge struct {

@@ -61,7 +61,7 @@ type Policy struct {
 	SignatureRequired bool
 	Extensions        map[string]ExtensionPolicy // by lower-case name
 	Rules             []Rule
-	File              string // where it was read, for messages
+	File              string // the platform's policy file, for messages
 	Default           string // effect when no rule matches: allow or deny
 }
 

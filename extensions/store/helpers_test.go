@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// outside is a folder that must stay as it is.
+// outside creates a folder that must not change; check verifies that.
 func outside(t *testing.T, root string) (dir string, check func()) {
 	t.Helper()
 	dir = filepath.Join(root, "precious")

@@ -297,7 +297,7 @@ func TestERR5TakenOver(t *testing.T) {
 	}
 }
 
-// tree describes everything in a directory.
+// tree returns a description of everything in a directory.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}

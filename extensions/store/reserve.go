@@ -21,7 +21,7 @@ import (
 const (
 	reserveFiles = 128
 	reserveFile  = 32 << 10 // size of each in bytes
-	reserveSlice = 16       // files given up at a time
+	reserveSlice = 16       // files freed at a time
 	// With less than lowBytes or lowFiles, space is freed before a command is
 	// started, because its supervisor and the handler write, too.
 	lowBytes = 256 << 10
