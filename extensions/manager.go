@@ -90,7 +90,7 @@ func (t Timeouts) filled() Timeouts {
 type Config struct {
 	Lib     string // default /var/lib/waagent, which handlers have hard-coded
 	LogDir  string // default /var/log/azure
-	ExecDir string // where packages are unpacked instead if Lib is mounted noexec
+	ExecDir string // if set, packages are unpacked here (for a Lib that is mounted noexec)
 	Wire    string // WireServer address passed to handlers, default 168.63.129.16
 	Agent   string // version of the agent
 	Mode    string // one of the Mode constants, default ModeOn
