@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// serveAdmin is the emulator's own interface, beside the control plane:
-//
+// serveAdmin serves the emulator's own admin API, which has no counterpart on
+// the platform:
 //	GET    /_fabric/journal?kind=&vm=&since=&contains=&problems=&limit=
 //	GET    /_fabric/problems
 //	GET    /_fabric/await?for=CONDITION&vm=&timeout=30s

@@ -12,7 +12,8 @@ import (
 	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
-// apiError is ARM's error; it also goes into failed operations.
+// apiError is an error as ARM returns it, in an answer or in a failed
+// operation.
 type apiError struct {
 	Code    string      `json:"code"`
 	Message string      `json:"message"`
@@ -36,7 +37,7 @@ type operation struct {
 	start, end time.Time
 	state      string // InProgress, Succeeded, Failed
 	failure    *apiError
-	result     func() any // what GET on Location answers when done, nil for nothing
+	result     func() any // builds the answer to GET on the Location URL once done; nil for an empty one
 	vm         *VM
 }
 
@@ -71,7 +72,7 @@ func (f *Fabric) control(r *request) *answer {
 	if err != nil {
 		a = err.answer()
 	}
-	f.advanceDeployments() // what was asked for begins at once
+	f.advanceDeployments() // start queued deployment steps before answering
 	id := newGUID()
 	a.header.Set("x-ms-request-id", id)
 	a.header.Set("x-ms-correlation-request-id", or(r.Header.Get("x-ms-correlation-request-id"), id))
@@ -83,8 +84,8 @@ func (f *Fabric) control(r *request) *answer {
 	return a
 }
 
-// controlFault is how ARM itself fails: with its kind of error, and with a hint
-// when to come back where that is worthwhile.
+// controlFault answers with an HTTP status as ARM itself does: with ARM's error
+// code for it, and with Retry-After where a retry can help.
 func (f *Fabric) controlFault(status int) *answer {
 	code := map[int]string{
 		http.StatusUnauthorized: "AuthenticationFailed", http.StatusForbidden: "AuthorizationFailed", http.StatusConflict: "Conflict",
@@ -99,7 +100,7 @@ func (f *Fabric) controlFault(status int) *answer {
 	return a
 }
 
-// machineOfPath is the name of the virtual machine that a path is about.
+// machineOfPath returns the name of the virtual machine that a path addresses.
 func (f *Fabric) machineOfPath(path string) string {
 	p := splitPath(path)
 	if len(p.lower) < 8 || p.lower[6] != "virtualmachines" {
@@ -113,7 +114,7 @@ func (f *Fabric) machineOfPath(path string) string {
 	return ""
 }
 
-// armPath is a request path in lower case beside its original.
+// armPath is a request path: its segments as sent, and in lower case.
 type armPath struct{ segments, lower []string }
 
 func splitPath(p string) armPath {
@@ -125,14 +126,14 @@ func splitPath(p string) armPath {
 	return out
 }
 
-// first is the path's first n segments.
+// first returns the first n segments of the path.
 func (p armPath) first(n int) armPath {
 	n = min(n, len(p.lower))
 	return armPath{p.segments[:n], p.lower[:n]}
 }
 
-// match compares with a pattern in which * stands for any one segment, and
-// returns what the stars stood for.
+// match compares the path with a pattern in which * stands for any one segment,
+// and returns the segments at the stars.
 func (p armPath) match(pattern string) ([]string, bool) {
 	want := strings.Split(pattern, "/")
 	if len(want) != len(p.lower) {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// subscriptionRoutes are all but those of virtual machines and their parts:
-// providers, deployments, resource groups, and what is published.
+// subscriptionRoutes serves everything outside virtual machines and their child
+// resources: providers, deployments, resource groups, and published images.
 func (f *Fabric) subscriptionRoutes(r *request, p armPath, query url.Values) (*answer, *apiError, bool) {
 	if len(p.lower) > 1 && p.lower[0] == "subscriptions" && !strings.EqualFold(p.segments[1], f.opts.Subscription) {
 		return nil, unknownSubscription(p.segments[1]), true
@@ -27,7 +27,7 @@ func (f *Fabric) subscriptionRoutes(r *request, p armPath, query url.Values) (*a
 		return a, err, true
 	}
 	if v, is := p.first(7).match("subscriptions/*/resourcegroups/*/deployments/*/operations"); is {
-		a, err := f.deploymentRoute(r, v[1], p.segments[5:]) // the operations' other address, which clients use
+		a, err := f.deploymentRoute(r, v[1], p.segments[5:]) // alternative address of a deployment, used by clients
 		return a, err, true
 	}
 	if v, is := p.match("subscriptions/*/resourcegroups/*"); is {
@@ -35,7 +35,7 @@ func (f *Fabric) subscriptionRoutes(r *request, p armPath, query url.Values) (*a
 		return a, err, true
 	}
 	if r.Method != http.MethodGet {
-		return nil, nil, false // everything else is only read
+		return nil, nil, false // all other resources are read-only
 	}
 	if a := f.subscriptionDocument(p); a != nil {
 		return a, nil, true
@@ -43,8 +43,8 @@ func (f *Fabric) subscriptionRoutes(r *request, p armPath, query url.Values) (*a
 	return f.catalogRoutes(r, p, query)
 }
 
-// subscriptionDocument is a document that does not change: about the
-// subscription, its region and its tenant.
+// subscriptionDocument returns a fixed document about the subscription, its
+// regions or its tenants.
 func (f *Fabric) subscriptionDocument(p armPath) *answer {
 	o := f.opts
 	ok := func(v any) *answer { return replyJSON(http.StatusOK, v) }
@@ -67,10 +67,10 @@ func (f *Fabric) subscriptionDocument(p armPath) *answer {
 	return nil
 }
 
-// catalogRoutes list what there is: providers, groups, resources, results of
-// operations, run commands and published handlers.
+// catalogRoutes serves the lists: providers, groups, resources, operation
+// results, run commands and published handlers.
 func (f *Fabric) catalogRoutes(r *request, p armPath, query url.Values) (*answer, *apiError, bool) {
-	for _, pattern := range []string{"providers", "providers/*"} { // of the whole tenant
+	for _, pattern := range []string{"providers", "providers/*"} { // at tenant level
 		if v, is := p.match(pattern); is {
 			a, err := f.providerRoute(r, strings.Join(v, ""), "")
 			return a, err, true
@@ -109,7 +109,8 @@ func (f *Fabric) catalogRoutes(r *request, p armPath, query url.Values) (*answer
 	return nil, nil, false
 }
 
-// images lists what is published: types of a publisher, versions of a type.
+// images lists published handlers: the types of a publisher, or the versions of
+// a type.
 func (f *Fabric) images(v []string, query url.Values) (*answer, *apiError) {
 	item := func(publisher, kind, version string) object {
 		name, path := version, "/Types/"+kind+"/Versions/"+version
@@ -156,7 +157,7 @@ func (f *Fabric) images(v []string, query url.Values) (*answer, *apiError) {
 	return replyJSON(http.StatusOK, list), nil
 }
 
-// publishers lists who has published something.
+// publishers lists the publishers of all packages.
 func (f *Fabric) publishers() []any {
 	names := map[string]string{}
 	for _, h := range f.packages {
@@ -171,7 +172,7 @@ func (f *Fabric) publishers() []any {
 	return list
 }
 
-// startsWith reads the one filter that clients use: startswith(name,'1.0').
+// startsWith parses the only filter that is supported: startswith(name,'1.0').
 func startsWith(filter string) (string, bool) {
 	inner, ok := strings.CutPrefix(strings.ReplaceAll(filter, " ", ""), "startswith(name,'")
 	if !ok {
@@ -180,7 +181,8 @@ func startsWith(filter string) (string, bool) {
 	return strings.CutSuffix(inner, "')")
 }
 
-// runCommandDocuments are the commands of the action (extensions/SPEC.md §17.6).
+// runCommandDocuments lists the commands of the run command action
+// (extensions/SPEC.md §17.6).
 func (f *Fabric) runCommandDocuments(id string) (*answer, *apiError) {
 	document := object{
 		"$schema": "https://schema.management.azure.com/schemas/2016-11-17/runcommands.json", "id": "RunShellScript",

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// What is sent here is what published clients send, Terraform above all.
+// The tests of this file send the requests of published clients, mainly those
+// of Terraform.
 
 const arm = "https://" + ManagementHost
 
@@ -22,9 +23,9 @@ func (c client) subscription(path, version string) string {
 	return arm + "/subscriptions/" + c.vm.f.opts.Subscription + path + sep + "api-version=" + version
 }
 
-// TestCloudMetadata: Terraform refuses a cloud whose directory is not of the
-// public kind, azure-cli asks the public cloud about one whose address does
-// not end like one on premises.
+// TestCloudMetadata: Terraform rejects a cloud whose identity provider is not
+// of the public cloud's kind; azure-cli asks the public cloud about an
+// authority unless its address looks like one on premises.
 func TestCloudMetadata(t *testing.T) {
 	_, _, c := testFabric(t)
 	for _, version := range []string{"2015-01-01", "2022-09-01"} {
@@ -44,7 +45,8 @@ func TestCloudMetadata(t *testing.T) {
 	}
 }
 
-// TestRegions: Terraform, asked to check regions, asks twice the slash.
+// TestRegions: when Terraform checks regions, it requests a path that begins
+// with two slashes.
 func TestRegions(t *testing.T) {
 	_, _, c := testFabric(t)
 	_, _, doc := c.arm("GET", arm+"//metadata/endpoints?api-version=2018-01-01", nil)
@@ -82,8 +84,8 @@ func TestLoginWithSecret(t *testing.T) {
 	}
 }
 
-// TestResourceProviders: a client lists them, registers what is missing, and
-// looks until it is registered.
+// TestResourceProviders: a client lists the providers, registers those that are
+// missing, and polls until they are registered.
 func TestResourceProviders(t *testing.T) {
 	_, _, c := testFabric(t)
 	list := func() map[string]string {
@@ -138,7 +140,8 @@ func TestResourceGroups(t *testing.T) {
 	if code != 201 || doc["location"] != "westeurope" || fmt.Sprint(doc["tags"]) != "map[a:b]" || !strings.HasSuffix(doc["id"].(string), "/resourceGroups/Second") {
 		t.Fatalf("made: %d %v", code, doc)
 	}
-	// Another name for it is no other group, and a PATCH keeps what it does not name.
+	// Another spelling of the name means the same group, and a PATCH keeps the
+	// properties that it does not name.
 	code, _, doc = c.arm("PATCH", c.subscription("/resourcegroups/SECOND", "2023-07-01"), map[string]any{})
 	if code != 200 || doc["name"] != "Second" || fmt.Sprint(doc["tags"]) != "map[a:b]" {
 		t.Errorf("patched: %d %v", code, doc)
@@ -153,7 +156,7 @@ func TestResourceGroups(t *testing.T) {
 		t.Errorf("exists: %d", code)
 	}
 
-	// The machine is in one group only.
+	// The machine belongs to one group only.
 	there := strings.Replace(vm.resourceID(), "/rg/", "/Second/", 1)
 	if code, _, doc := c.arm("GET", arm+there+"?api-version=2024-03-01", nil); code != 404 || !strings.Contains(fmt.Sprint(doc), "ResourceNotFound") {
 		t.Errorf("the machine in another group: %d %v", code, doc)
@@ -177,7 +180,8 @@ func TestResourceGroups(t *testing.T) {
 		t.Errorf("resources of the empty group: %v", got)
 	}
 
-	// Deleting is done when Location says so, or when the group is gone.
+	// A deletion has ended when the Location URL says so, or when the group is
+	// gone.
 	code, header, _ := c.arm("DELETE", second, nil)
 	if code != 202 || header.Get("Location") == "" {
 		t.Fatalf("delete: %d %v", code, header)
@@ -193,8 +197,8 @@ func TestResourceGroups(t *testing.T) {
 	}
 }
 
-// TestMachineAsConfigured: what a client compares with its configuration, and
-// what it looks up before it does.
+// TestMachineAsConfigured: the properties that a client compares with its
+// configuration, and what it looks up before that.
 func TestMachineAsConfigured(t *testing.T) {
 	f, _, _ := testFabric(t)
 	vm := f.CreateVM("vm-tf", Provision(Provisioning{User: "me", HostName: "tf", SSHKeys: []string{"ssh-ed25519 AAAA me"}, UserData: []byte("hello")}))
@@ -241,8 +245,8 @@ func TestMachineAsConfigured(t *testing.T) {
 		t.Errorf("another network interface: %d %v", code, doc)
 	}
 
-	// A change names an operation that can be followed, and what it forbids is
-	// not the agent.
+	// A PATCH returns an operation that can be polled. Forbidding extension
+	// operations does not mean that the VM has no agent.
 	code, header, doc := c.arm("PATCH", "", map[string]any{"properties": map[string]any{"osProfile": map[string]any{"allowExtensionOperations": false}}})
 	if code != 200 || at(doc, "properties", "osProfile", "allowExtensionOperations") != false || at(doc, "properties", "osProfile", "linuxConfiguration", "provisionVMAgent") != true {
 		t.Errorf("patch: %d %v", code, doc)
@@ -259,8 +263,8 @@ func TestMachineAsConfigured(t *testing.T) {
 	}
 }
 
-// TestControlPlaneFaults: what is made to fail fails as ARM does, and for one
-// machine if that was asked for.
+// TestControlPlaneFaults: an injected failure looks like one of ARM, and can be
+// limited to one machine.
 func TestControlPlaneFaults(t *testing.T) {
 	f, vm, c := testFabric(t)
 	other := client{t, f.CreateVM("vm-02")}
@@ -281,7 +285,8 @@ func TestControlPlaneFaults(t *testing.T) {
 	}
 }
 
-// TestNamesOfResources: clients spell names and regions as people do.
+// TestNamesOfResources: clients vary the case of names, and the spelling of
+// regions.
 func TestNamesOfResources(t *testing.T) {
 	_, vm, c := testFabric(t)
 	body := extensionBody("Contoso.Multi", "1.0", map[string]any{"settings": map[string]any{"a": 1}})
@@ -293,7 +298,7 @@ func TestNamesOfResources(t *testing.T) {
 	if code, _, doc := c.arm("PUT", "/extensions/FIRST", body); code != 200 || doc["name"] != "first" || !strings.HasSuffix(doc["id"].(string), "/first") {
 		t.Errorf("in capitals: %d %v", code, doc)
 	}
-	// The guest would take another spelling for another extension.
+	// The guest would treat another spelling as another extension.
 	if _, doc := c.sub("ExtensionsConfig", nil); strings.Contains(doc, "FIRST") || !strings.Contains(doc, `name="first"`) {
 		t.Error(doc)
 	}

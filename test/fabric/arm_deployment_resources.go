@@ -12,24 +12,24 @@ import (
 	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
-// deployable are the types of resources that PUT knows, by lower-case name.
+// deployable are the resource types that PUT supports, in lower case.
 var deployable = []string{
 	"microsoft.compute/virtualmachines", "microsoft.compute/virtualmachines/extensions", "microsoft.compute/virtualmachines/runcommands", "microsoft.resources/deployments",
 }
 
-// stateSkipped are resources whose condition does not hold, or that depend on
-// one that failed.
+// stateSkipped is the state of a resource whose condition is false, or that
+// depends on one that failed.
 const stateSkipped = "Skipped"
 
-// A deployItem is one resource of a template, and what became of it.
+// A deployItem is one resource of a template, with the state of its deployment.
 type deployItem struct {
 	*armtemplate.Resource
 	d                 *deployment
 	needs             []*deployItem
-	state             string // empty until it is its turn
+	state             string // empty until it is started
 	operation         string // its ID among the deployment's operations
 	op                *operation
-	code              int // of the PUT
+	code              int // HTTP status of the PUT
 	failure           *apiError
 	started, finished time.Time
 }
@@ -42,8 +42,8 @@ func invalid(err error) *apiError {
 	return refuse(http.StatusBadRequest, "InvalidTemplate", "Deployment template validation failed: '%v.'", err)
 }
 
-// plan lists what is to be deployed, and finds whatever can be wrong with the
-// template before anything is.
+// plan lists the resources to deploy. It reports every error that can be found
+// in the template before the first resource is deployed.
 func (d *deployment) plan() *apiError {
 	if err := d.template.Check(); err != nil {
 		return invalid(err)
@@ -93,20 +93,21 @@ func (d *deployment) addItems(resources []*armtemplate.Resource) {
 	}
 }
 
-// conditionFalse says that it was left out because of its condition, which is no
-// failure for what depends on it.
+// conditionFalse reports whether the resource was skipped because of its
+// condition. That does not block the resources that depend on it.
 func (it *deployItem) conditionFalse() bool {
 	return it.Conditional() && it.started.IsZero() && !it.blocked()
 }
 
-// blocked says that it was not deployed because something before it failed.
+// blocked reports whether the resource was not deployed because one that it
+// depends on failed.
 func (it *deployItem) blocked() bool {
 	return slices.ContainsFunc(it.needs, func(x *deployItem) bool {
 		return x.state == stateFailed || x.state == stateSkipped && !x.conditionFalse()
 	})
 }
 
-// start PUTs a resource, by the same way as a client.
+// start sends the PUT of a resource, through the same code as a client's.
 func (it *deployItem) start() {
 	it.state, it.started = stateRunning, time.Now()
 	body, err := it.Body()
@@ -131,7 +132,7 @@ func (it *deployItem) fail(e *apiError) {
 	it.state, it.finished, it.failure, it.code = stateFailed, time.Now(), e, e.status
 }
 
-// finish is the end of a resource's own operation.
+// finish records the result of a resource once its own operation has ended.
 func (it *deployItem) finish() {
 	if it.op == nil || it.op.failure == nil {
 		it.state, it.finished = stateSucceeded, time.Now()
@@ -145,7 +146,7 @@ func (it *deployItem) finish() {
 	})
 }
 
-// ask sends the control plane a request of its own.
+// ask sends a request from the fabric itself to the control plane.
 func (f *Fabric) ask(method, path, version string, body any) (*answer, *apiError) {
 	r := &http.Request{Method: method, Host: ManagementHost, Header: http.Header{}, URL: &url.URL{Path: path, RawQuery: "api-version=" + url.QueryEscape(version)}}
 	sent := &request{Request: r, kind: Control}
@@ -155,7 +156,8 @@ func (f *Fabric) ask(method, path, version string, body any) (*answer, *apiError
 	return f.route(sent)
 }
 
-// templateHost is what a template can ask about its deployment.
+// templateHost implements the functions with which a template reads its
+// deployment.
 type templateHost struct{ d *deployment }
 
 func (h templateHost) Subscription() object {

@@ -19,7 +19,7 @@ const (
 	stateCanceled = "Canceled"
 )
 
-// A deployment is a template and what became of it.
+// A deployment is a template and the state of its resources.
 type deployment struct {
 	f           *Fabric
 	group, name string // the group in lower case
@@ -106,7 +106,8 @@ func (f *Fabric) deploymentRoute(r *request, group string, rest []string) (*answ
 	return nil, notAllowed(r)
 }
 
-// readDeployment makes a deployment of a request, ready to run.
+// readDeployment parses and checks a request and returns a deployment that is
+// ready to run.
 func (f *Fabric) readDeployment(r *request, group, name string) (*deployment, *apiError) {
 	var body struct {
 		Location   string            `json:"location"`
@@ -204,7 +205,7 @@ func (f *Fabric) validateDeployment(r *request, group, name string) (*answer, *a
 			list = append(list, object{"id": it.ID})
 		}
 	}
-	properties := doc["properties"].(object) //nolint:forcetypeassert // made there
+	properties := doc["properties"].(object) //nolint:forcetypeassert // set by resource
 	properties["validatedResources"] = list
 	delete(properties, "outputResources")
 	return replyJSON(http.StatusOK, doc), nil
@@ -254,11 +255,12 @@ func (d *deployment) poll() *answer {
 	return a
 }
 
-// advanceDeployments goes on with every deployment. One may wait for another.
+// advanceDeployments advances every deployment until none changes any more,
+// because one may wait for another.
 func (f *Fabric) advanceDeployments() {
 	for again := true; again; {
 		again = false
-		for i := 0; i < len(f.deployments); i++ { // it grows
+		for i := 0; i < len(f.deployments); i++ { // advance may append
 			if d := f.deployments[i]; d.state == stateRunning {
 				again = d.advance() || again
 			}
@@ -266,8 +268,8 @@ func (f *Fabric) advanceDeployments() {
 	}
 }
 
-// advance looks at what runs, starts what can be, and says whether something
-// has changed.
+// advance records what has ended and starts what is ready, and reports whether
+// anything has changed.
 func (d *deployment) advance() (changed bool) {
 	busy := false
 	for _, it := range d.items {
@@ -320,7 +322,7 @@ func (d *deployment) advance() (changed bool) {
 	return true
 }
 
-// resource is the deployment as clients see it.
+// resource is the deployment as ARM returns it.
 func (d *deployment) resource() object {
 	end := d.ended
 	if end.IsZero() {
@@ -376,7 +378,8 @@ func period(from, to time.Time) string {
 	return "PT" + strconv.FormatFloat(to.Sub(from).Round(time.Microsecond).Seconds(), 'f', -1, 64) + "S"
 }
 
-// operations are those that have begun: all, or the one.
+// operations lists the deployment's operations that have started, or only the
+// one with that id.
 func (d *deployment) operations(id string) []any {
 	list := []any{}
 	for _, it := range d.items {

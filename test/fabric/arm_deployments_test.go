@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-// template is one with these sections.
+// template returns a template with these sections.
 func template(sections object) object {
 	t := object{"$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#", "contentVersion": "1.0.0.0", "resources": []any{}}
 	maps.Copy(t, sections)
 	return t
 }
 
-// extensionOf is a resource of a template.
+// extensionOf returns an extension resource for a template.
 func extensionOf(name, handler string, more object) object {
 	publisher, kind := splitHandler(handler)
 	r := object{
@@ -36,13 +36,14 @@ func (c client) deploy(name string, template object, parameters object) (int, ht
 	return c.arm("PUT", c.deployments("/"+name), object{"properties": object{"mode": "Incremental", "template": template, "parameters": parameters}})
 }
 
-// refused is ARM's error in a document.
+// refused returns the code and message of ARM's error in a document.
 func refused(doc map[string]any) (code, message string) {
 	e, _ := doc["error"].(map[string]any)
 	return fmt.Sprint(e["code"]), fmt.Sprint(e["message"])
 }
 
-// evaluate deploys a template that only has an output.
+// evaluate deploys a template that has one output and no resources, and returns
+// that output.
 func evaluate(c client, expression any, sections object) (any, string) {
 	t := template(object{"outputs": object{"x": object{"type": "object", "value": expression}}})
 	maps.Copy(t, sections)
@@ -140,7 +141,8 @@ func TestTemplateFunctions(t *testing.T) {
 			t.Errorf("%s: %s %s, want %s", expression, gotJSON, failure, want)
 		}
 	}
-	// Property loops, evaluated names, numbers as they were.
+	// Property loops are expanded, names are evaluated, and numbers keep their
+	// spelling.
 	got, failure := evaluate(c, object{"copy": []any{object{"name": "list", "count": 2, "input": object{"i": "[copyIndex('list')]"}}}, "[toLower('KEY')]": "[[x]", "n": json.Number("12345678901234567")}, nil)
 	if s := fmt.Sprint(got); failure != "" || !strings.Contains(s, "list:[map[i:0] map[i:1]]") || !strings.Contains(s, "key:[x]") {
 		t.Errorf("object: %v %s", got, failure)
@@ -243,7 +245,7 @@ func TestTemplateErrors(t *testing.T) {
 	}
 }
 
-// reports lets the machine say what became of its extensions.
+// reports uploads a status document with these rows as the machine's.
 func (c client) reports(rows ...row) {
 	c.putStatus(statusBody(fmt.Sprint(c.vm.Incarnation()), rows...))
 }
@@ -293,7 +295,7 @@ func TestDeployment(t *testing.T) {
 	if code, _, doc := c.deploy("first", template(nil), nil); code != 409 || !strings.Contains(fmt.Sprint(doc), "DeploymentActive") {
 		t.Errorf("at the same time: %d %v", code, doc)
 	}
-	if len(vm.extensions) != 3 { // what depends on nothing, side by side
+	if len(vm.extensions) != 3 { // resources without dependencies are deployed in parallel
 		t.Fatalf("%d extensions", len(vm.extensions))
 	}
 	one := handlerOf("Contoso.One", "1.0.10", "Ready", 0, "").ext(0, "", "success", "")
@@ -305,7 +307,7 @@ func TestDeployment(t *testing.T) {
 		t.Errorf("did not wait for the loop: %d extensions", len(vm.extensions))
 	}
 	c.reports(one, many("many1"), many("many2"))
-	if len(vm.extensions) != 4 || string(vm.extensions[3].settings) != `{"state":"Succeeded"}` { // nobody had to ask
+	if len(vm.extensions) != 4 || string(vm.extensions[3].settings) != `{"state":"Succeeded"}` { // without a client's poll in between
 		t.Fatalf("%d extensions, %s", len(vm.extensions), vm.extensions[len(vm.extensions)-1].settings)
 	}
 	if string(vm.extensions[0].settings) != `{"big":12345678901234567}` {
@@ -347,7 +349,7 @@ func TestDeployment(t *testing.T) {
 	if code, _, doc := c.arm("POST", c.deployments("/first/cancel"), nil); code != 409 {
 		t.Errorf("cancel what is over: %d %v", code, doc)
 	}
-	// The same again changes nothing and is there at once.
+	// Deploying the same template again changes nothing and ends at once.
 	if code, header, _ := c.deploy("first", template(object{"resources": []any{extensionOf("one", "Contoso.One", object{"condition": false})}}), nil); code != 200 || c.poll(header)["status"] != "Succeeded" {
 		t.Errorf("again: %d", code)
 	}
@@ -363,7 +365,7 @@ func TestDeployment(t *testing.T) {
 	}
 }
 
-// TestFailedDeployment: the errors are those that scripts take apart.
+// TestFailedDeployment: the errors have the structure that scripts parse.
 func TestFailedDeployment(t *testing.T) {
 	_, vm, c := testFabric(t)
 	_, header, _ := c.deploy("bad", template(object{"resources": []any{
@@ -397,7 +399,8 @@ func TestFailedDeployment(t *testing.T) {
 	if _, _, doc := c.arm("GET", c.deployments("/bad"), nil); !strings.Contains(fmt.Sprint(doc["properties"].(map[string]any)["error"]), "it broke") {
 		t.Errorf("deployment: %v", doc)
 	}
-	// A machine that does not exist, and one that waits for the guest for ever.
+	// A VM that does not exist, and an extension whose status the guest never
+	// reports.
 	_, header, _ = c.deploy("lost", template(object{"resources": []any{extensionOf("x", "Contoso.One", object{"name": "nobody/x"})}}), nil)
 	if op := c.poll(header); op["status"] != "Failed" || !strings.Contains(fmt.Sprint(op), "ParentResourceNotFound") {
 		t.Errorf("lost: %v", op)
@@ -466,8 +469,8 @@ func TestBicep(t *testing.T) {
 	if _, _, doc := c.arm("GET", c.deployments("/module"), nil); strings.Contains(fmt.Sprint(doc), "s3cret") || doc["name"] != "module" {
 		t.Errorf("module: %v", doc)
 	}
-	// Without a scope of its own a nested template uses the outer's; a nested
-	// resource is its parent's child.
+	// A nested template without a scope of its own uses the outer template's. A
+	// resource inside another is its child.
 	_, header, _ = c.deploy("outer", template(object{
 		"variables": object{"who": "outer"},
 		"resources": []any{
@@ -488,7 +491,8 @@ func TestBicep(t *testing.T) {
 	}
 }
 
-// TestRelaxedJSON: azure-cli sends templates as they are, under a bare name.
+// TestRelaxedJSON: azure-cli sends a template as it is, under a name without
+// quotes.
 func TestRelaxedJSON(t *testing.T) {
 	_, _, c := testFabric(t)
 	body := `{"properties": {"mode": "Incremental", "parameters": {"s": {"value": "hunter2"}}, template:` + string(encode(template(object{"parameters": object{"s": object{"type": "securestring"}}}))) + `}}`

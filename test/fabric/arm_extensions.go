@@ -46,7 +46,8 @@ func (v *VM) extensionRoute(r *request, name string, run bool, query url.Values)
 	return nil, notAllowed(r)
 }
 
-// allowed refuses what no extension operation may do in the VM's state.
+// allowed returns the error with which extension operations are rejected in the
+// VM's current state.
 func (v *VM) allowed() *apiError {
 	if v.cfg.NoAgent || v.noExtensions {
 		return refuse(http.StatusConflict, "OperationNotAllowed", "This operation cannot be performed when extension operations are disallowed. To allow, please ensure VM Agent is installed on the VM and the osProfile.allowExtensionOperations property is true.")
@@ -88,7 +89,7 @@ func (v *VM) accept(body resourceBody, old *extension, name string, run, patch b
 	}
 	body.Location = regionName(or(body.Location, v.f.opts.Location))
 	if old != nil {
-		name = old.name // the first spelling stays, here and in the guest
+		name = old.name // the first spelling is kept, here and in the guest
 		if body.Location != old.body.Location {
 			return nil, refuse(http.StatusConflict, "InvalidResourceLocation",
 				"The resource '%s/%s' already exists in location '%s' in resource group '%s'. A resource with the same name cannot be created in location '%s'. Please select a new resource name.",
@@ -127,8 +128,8 @@ func (v *VM) accept(body resourceBody, old *extension, name string, run, patch b
 	return e, nil
 }
 
-// normalize spells the names of properties as usual, since ARM ignores their
-// case, and drops nulls, which mean nothing, and what only ARM can say.
+// normalize gives property names their usual case, since ARM ignores case, and
+// drops nulls and read-only properties.
 func (b *resourceBody) normalize() {
 	if b.Properties == nil {
 		b.Properties = map[string]json.RawMessage{}
@@ -149,7 +150,8 @@ func (b *resourceBody) normalize() {
 	})
 }
 
-// complete makes a PATCH the whole resource: what it does not name stays.
+// complete turns a PATCH into the whole resource: properties that it does not
+// name keep their values.
 func (b *resourceBody) complete(old *extension, run bool) {
 	merged := maps.Clone(old.body.Properties)
 	if old.protected != nil && !run {
@@ -165,7 +167,7 @@ func (b *resourceBody) complete(old *extension, run bool) {
 
 func (e *extension) text(name string) string {
 	var s string
-	_ = json.Unmarshal(e.body.Properties[name], &s) // something else than a string counts as absent
+	_ = json.Unmarshal(e.body.Properties[name], &s) // anything but a string counts as absent
 	return s
 }
 
@@ -188,7 +190,7 @@ func settingsObject(raw json.RawMessage, name string) (json.RawMessage, *apiErro
 	return raw, nil
 }
 
-// resolve finds handler and version, and refuses what CRP refuses.
+// resolve looks up the handler and its version, and rejects what CRP rejects.
 func (v *VM) resolve(e, old *extension) *apiError {
 	if old != nil && !strings.EqualFold(old.handler(), e.handler()) {
 		return refuse(http.StatusConflict, "PropertyChangeNotAllowed", "Changing property 'publisher' or 'type' of VM extension '%s' is not allowed.", e.name)
@@ -214,7 +216,7 @@ func (v *VM) resolve(e, old *extension) *apiError {
 		if !e.multi {
 			return refuse(http.StatusBadRequest, "BadRequest", "Multiple VMExtensions per handler not supported for OS type 'Linux'. VMExtension '%s' with handler '%s' already added or specified in input.", other.name, e.handler())
 		}
-		other.version = version // a handler has one version
+		other.version = version // all extensions of a handler have the same version
 	}
 	return nil
 }
@@ -269,7 +271,7 @@ func (v *VM) resourceID() string {
 	return v.f.groupID() + "/providers/Microsoft.Compute/virtualMachines/" + v.name
 }
 
-// resource is the extension as clients see it.
+// resource is the extension as ARM returns it.
 func (e *extension) resource(query url.Values) object {
 	properties := object{}
 	for key, raw := range e.body.Properties {
@@ -295,7 +297,8 @@ func (e *extension) resource(query url.Values) object {
 	return o
 }
 
-// instanceView is what the guest said last (extensions/SPEC.md §17.5).
+// instanceView is built from the guest's last status document
+// (extensions/SPEC.md §17.5).
 func (e *extension) instanceView() object {
 	if e.run {
 		return e.runView()

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// A resourceGroup is what ARM keeps of it. All machines are in the fabric's
-// own; others are there for clients that make one first.
+// A resourceGroup holds the properties of a resource group. All machines are in
+// the fabric's own group; others exist for clients that create a group first.
 type resourceGroup struct {
 	name, location string
 	tags           map[string]string
@@ -39,7 +39,7 @@ func unknownGroup(name string) *apiError {
 	return refuse(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", name)
 }
 
-// groupRoute is one resource group's.
+// groupRoute serves the requests to one resource group.
 func (f *Fabric) groupRoute(r *request, name string) (*answer, *apiError) {
 	key := strings.ToLower(name)
 	g := f.groups[key]
@@ -55,12 +55,13 @@ func (f *Fabric) groupRoute(r *request, name string) (*answer, *apiError) {
 		return f.putGroup(r, g, name)
 	case http.MethodDelete:
 		if strings.EqualFold(name, f.opts.ResourceGroup) && len(f.vms) > 0 {
-			// The machines belong to whoever runs them.
+			// Virtual machines are not deleted: they belong to whoever runs the
+			// fabric.
 			return nil, refuse(http.StatusConflict, "ResourceGroupDeletionBlocked", "Deletion of resource group '%s' did not complete: it contains virtual machines that can't be deleted here.", g.name)
 		}
 		for _, d := range slices.Clone(f.deployments) {
 			if d.group == key {
-				_, _ = d.cancel() // which is refused where it is over
+				_, _ = d.cancel() // fails if it has already ended
 				f.deployments = slices.DeleteFunc(f.deployments, func(x *deployment) bool { return x == d })
 			}
 		}
@@ -101,7 +102,7 @@ func (f *Fabric) putGroup(r *request, g *resourceGroup, name string) (*answer, *
 	return replyJSON(code, f.groupResource(g)), nil
 }
 
-// listResources is everything in the subscription, or in one group.
+// listResources lists everything in the subscription, or in one group.
 func (f *Fabric) listResources(group string, query url.Values) (*answer, *apiError) {
 	if group != "" && f.groups[strings.ToLower(group)] == nil {
 		return nil, unknownGroup(group)
@@ -139,7 +140,8 @@ func (f *Fabric) listResources(group string, query url.Values) (*answer, *apiErr
 	return replyJSON(http.StatusOK, object{"value": list}), nil
 }
 
-// regionName is what ARM makes of "West Europe", a name for people.
+// regionName turns a display name such as "West Europe" into ARM's
+// "westeurope".
 func regionName(s string) string { return strings.ToLower(strings.ReplaceAll(s, " ", "")) }
 
 func notAllowed(r *request) *apiError {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// What a machine is made of, as far as clients look it up before they believe
-// in the machine: one disk, one network interface.
+// The devices of a virtual machine that clients look up before they work with
+// it: one disk, one network interface.
 
 const diskGB = 30
 
@@ -26,7 +26,7 @@ func (v *VM) nicID() string {
 	return v.f.groupID() + "/providers/Microsoft.Network/networkInterfaces/" + v.nicName()
 }
 
-// deviceRoutes answers for disks and network interfaces, which nobody can change.
+// deviceRoutes serves disks and network interfaces, which are read-only.
 func (f *Fabric) deviceRoutes(r *request, p armPath) (*answer, *apiError, bool) {
 	const inGroup = "subscriptions/*/resourcegroups/*/providers/"
 	for _, kind := range []struct {
@@ -94,7 +94,8 @@ func (v *VM) nic() object {
 	}
 }
 
-// macWithDashes writes 0022480A1B2C as the network's API does.
+// macWithDashes formats 0022480A1B2C as the network API does:
+// 00-22-48-0A-1B-2C.
 func macWithDashes(mac string) string {
 	mac = strings.NewReplacer(":", "", "-", "").Replace(mac)
 	var parts []string

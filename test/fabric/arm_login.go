@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// tenant is the directory that the subscription trusts.
+// tenant is the id of the directory that the subscription trusts.
 const tenant = "00000000-0000-4000-8000-000000000001"
 
 func here(r *request) string {
@@ -20,22 +20,22 @@ func here(r *request) string {
 	return scheme + "://" + r.Host
 }
 
-// cloudMetadata lets az and Terraform discover a custom cloud. The oldest
-// versions and the newest describe one cloud, most between a list.
+// cloudMetadata lets az and Terraform discover a custom cloud. The oldest and
+// the newest API versions return one cloud, most versions between them a list.
 func (f *Fabric) cloudMetadata(r *request) *answer {
 	here := here(r)
 	cloud := object{
 		"name": "fabric", "portal": here, "resourceManager": here, "graph": here, "graphAudience": here, "gallery": here, "batch": here, "media": here,
 		"galleryEndpoint": here, "graphEndpoint": here, "portalEndpoint": here, "microsoftGraphResourceId": here,
-		// Libraries ask the directory of the public cloud whether to trust
-		// another one, unless its address says that it runs on premises.
-		// Terraform goes by the kind of directory instead, and wants nothing to
-		// do with clouds on premises.
+		// Client libraries ask the public cloud whether to trust the identity
+		// provider unless its address looks like one on premises (/adfs).
+		// Terraform reads identityProvider instead, and does not support clouds
+		// on premises.
 		"authentication": object{"loginEndpoint": here + "/adfs", "audiences": []any{here}, "tenant": "common", "identityProvider": "AAD"},
 		"suffixes":       object{"storage": "blob.fabric", "keyVaultDns": "vault.fabric"},
 	}
 	switch v := lowerQuery(r.URL.Query()).Get("api-version"); {
-	case v == "2018-01-01": // the one that knows the regions, of each cloud by its host
+	case v == "2018-01-01": // the version with the regions, by the host of each cloud
 		cloud["cloudEndpoint"] = object{"fabric": object{"endpoint": r.Host, "locations": []any{f.opts.Location}}}
 	case v >= "2018" && v < "2022":
 		return replyJSON(http.StatusOK, []any{cloud})
@@ -43,8 +43,9 @@ func (f *Fabric) cloudMetadata(r *request) *answer {
 	return replyJSON(http.StatusOK, cloud)
 }
 
-// login is the directory: it issues a token to whoever asks, since clients
-// refuse to work without one. Nobody checks it (extensions/SPEC.md §17.9).
+// login is the identity provider. It issues a token to every client, because
+// clients do not work without one. The token is not checked (extensions/SPEC.md
+// §17.9).
 func (f *Fabric) login(r *request, p armPath) *answer {
 	path, here := strings.Join(p.lower, "/"), here(r)
 	base, found := here+"/"+strings.Join(p.segments[:max(1, len(p.segments)-2)], "/"), false

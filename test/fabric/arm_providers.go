@@ -12,12 +12,13 @@ const (
 	stateRegistering   = "Registering"
 )
 
-// compute is the one resource provider that does something.
+// compute is the only resource provider with an implementation.
 const compute = "Microsoft.Compute"
 
-// newProviders are the resource providers of a subscription that has had a
-// virtual machine made by hand: Terraform registers what it may need and is
-// not, and leaves alone what the cloud does not list.
+// newProviders returns the resource providers of a subscription in which a
+// virtual machine was once created by hand. Terraform registers those that it
+// may need and that are not registered, and ignores those that the cloud does
+// not list.
 func newProviders() map[string]*resourceProvider {
 	out := map[string]*resourceProvider{}
 	for state, names := range map[string][]string{
@@ -59,7 +60,7 @@ func (f *Fabric) providerRoute(r *request, name, action string) (*answer, *apiEr
 	}
 	switch action {
 	case "register":
-		// Registering takes a moment: it is done when the client looks again.
+		// Registering takes a moment: it has ended at the client's next GET.
 		if p.state != stateRegistered {
 			p.state = stateRegistering
 		}
@@ -76,8 +77,8 @@ func (f *Fabric) providerRoute(r *request, name, action string) (*answer, *apiEr
 	return a, nil
 }
 
-// provider is a resource provider as clients that choose an api-version by
-// asking for it want to see it.
+// provider is a resource provider in the form that clients expect when they
+// look up its api-versions.
 func (f *Fabric) provider(p *resourceProvider) object {
 	types := []any{}
 	for _, name := range map[string][]string{

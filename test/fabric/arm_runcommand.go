@@ -9,14 +9,15 @@ import (
 	"strings"
 )
 
-// The two handlers behind run commands.
+// The handlers that implement run commands.
 const (
 	runCommandHandler = "Microsoft.CPlat.Core.RunCommandHandlerLinux" // managed run commands
 	runCommandAction  = "Microsoft.CPlat.Core.RunCommandLinux"        // the action
 	actionName        = "RunCommandLinux"
 )
 
-// transient extensions belong to the run command action and are not listed.
+// transient reports whether the extension belongs to the run command action;
+// those are not listed.
 func (e *extension) transient() bool { return strings.EqualFold(e.handler(), runCommandAction) }
 
 // acceptRunCommand turns a managed run command into settings of its handler
@@ -48,7 +49,8 @@ func (v *VM) acceptRunCommand(e *extension) (*extension, *apiError) {
 	return e, nil
 }
 
-// runCommandProperties are those of a managed run command, as clients send them.
+// runCommandProperties are the properties of a managed run command, as clients
+// send them.
 type runCommandProperties struct {
 	Source              map[string]any    `json:"source"`
 	Parameters          []any             `json:"parameters"`
@@ -65,7 +67,7 @@ type runCommandProperties struct {
 	ErrorIdentity       map[string]string `json:"errorBlobManagedIdentity"`
 }
 
-// settings are those of the handler, public and protected ones.
+// settings returns the public and protected settings of the handler.
 func (p runCommandProperties) settings() (public, secret object) {
 	public = object{"source": p.Source, "asyncExecution": p.Async, "treatFailureAsDeploymentFailure": p.FailureIsDeployment}
 	if p.Parameters != nil {
@@ -107,11 +109,11 @@ func (p runCommandProperties) settings() (public, secret object) {
 }
 
 func encode(v any) json.RawMessage {
-	b, _ := json.Marshal(v) // values that came from JSON encode again
+	b, _ := json.Marshal(v) // values decoded from JSON can be encoded
 	return b
 }
 
-// newest takes the newest published version of a handler.
+// newest selects the newest published version of a handler.
 func (v *VM) newest(e *extension, handler string) *apiError {
 	h := v.f.packages[strings.ToLower(handler)]
 	if h == nil || len(h.versions) == 0 {
@@ -124,8 +126,8 @@ func (v *VM) newest(e *extension, handler string) *apiError {
 	return nil
 }
 
-// runView is the instance view of a managed run command: the handler puts it,
-// as JSON, into its status message.
+// runView is the instance view of a managed run command. The handler writes it
+// as JSON into its status message.
 func (e *extension) runView() object {
 	view := object{"executionState": "Pending", "executionMessage": "", "exitCode": 0, "output": "", "error": ""}
 	if e.vm.status == nil {
@@ -147,7 +149,8 @@ func (e *extension) runView() object {
 	return view
 }
 
-// invokeRunCommand is the action: run now, answer with the output.
+// invokeRunCommand is the run command action: it runs the script now and
+// answers with its output.
 func (v *VM) invokeRunCommand(r *request) (*answer, *apiError) {
 	var body struct {
 		CommandID  string   `json:"commandId"`
@@ -177,7 +180,7 @@ func (v *VM) invokeRunCommand(r *request) (*answer, *apiError) {
 	}
 	e := &extension{vm: v, name: actionName, body: resourceBody{
 		Location:   v.f.opts.Location,
-		Properties: map[string]json.RawMessage{"forceUpdateTag": encode(newGUID())}, // an action runs each time
+		Properties: map[string]json.RawMessage{"forceUpdateTag": encode(newGUID())}, // so that it always runs
 	}}
 	e.publisher, e.kind = splitHandler(runCommandAction)
 	if err := v.newest(e, runCommandAction); err != nil {

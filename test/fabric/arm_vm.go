@@ -12,7 +12,7 @@ import (
 // unresponsive.
 const silentAfter = 10 * time.Minute
 
-// resource is the VM as clients see it.
+// resource is the VM as ARM returns it.
 func (v *VM) resource(query url.Values) object {
 	p := v.setup
 	linux := object{
@@ -121,8 +121,8 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 	return a, nil
 }
 
-// power handles the actions that concern the goal state. Nothing is started or
-// stopped: the guest belongs to whoever runs it.
+// power handles the actions that concern the goal state. It starts and stops
+// nothing: the guest is not under the fabric's control.
 func (v *VM) power(r *request, action string) (*answer, *apiError) {
 	switch action {
 	case "reapply":
@@ -143,7 +143,8 @@ func (v *VM) power(r *request, action string) (*answer, *apiError) {
 	return a, nil
 }
 
-// instanceView is the VM's, with what the agent said about itself.
+// instanceView is the VM's instance view, with what the agent reported about
+// itself.
 func (v *VM) instanceView() object {
 	agentStatus := func(code, level, display, message string, at time.Time) object {
 		return object{"code": code, "level": level, "displayStatus": display, "message": message, "time": at.UTC().Format(armTime)}

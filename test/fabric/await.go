@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Condition is something to wait for.
+// A Condition is a state of a VM to wait for.
 type Condition struct {
 	Name  string
 	check func(v *VM) (met bool, now string) // the caller holds f.mu
@@ -27,9 +27,9 @@ func HealthIs(state string) Condition {
 	}}
 }
 
-// Ready waits until the handler (Publisher.Type), or the handler of the
-// extension, with that name is reported Ready, and the extension's operation
-// has ended well.
+// Ready waits until a handler is reported Ready and the extension's operation
+// has succeeded. The name is that of the handler (Publisher.Type) or of an
+// extension.
 func Ready(name string) Condition {
 	return Condition{"handler=" + name, func(v *VM) (bool, string) {
 		handler := name
@@ -81,7 +81,7 @@ func errorText(e *apiError) string {
 	return " with " + e.Code + ": " + e.Message
 }
 
-// StatusSays waits for a text in the last status document.
+// StatusSays waits until the last status document contains a text.
 func StatusSays(text string) Condition {
 	return Condition{"says=" + text, func(v *VM) (bool, string) {
 		if v.status == nil {
@@ -91,14 +91,14 @@ func StatusSays(text string) Condition {
 	}}
 }
 
-// StatusReports waits for n status documents in all.
+// StatusReports waits for n status documents in total.
 func StatusReports(n int) Condition {
 	return Condition{"status=" + strconv.Itoa(n), func(v *VM) (bool, string) {
 		return v.statuses >= n, fmt.Sprintf("%d status documents received", v.statuses)
 	}}
 }
 
-// Requested waits for n requests of a kind.
+// Requested waits for n requests of a kind in total.
 func Requested(kind Kind, n int) Condition {
 	return Condition{fmt.Sprintf("request=%s:%d", kind, n), func(v *VM) (bool, string) {
 		have := len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
@@ -106,7 +106,8 @@ func Requested(kind Kind, n int) Condition {
 	}}
 }
 
-// Converged waits until the guest says it has processed the current goal state.
+// Converged waits until the guest reports that it has processed the current
+// goal state.
 func Converged() Condition {
 	return Condition{"converged", func(v *VM) (bool, string) {
 		if v.status == nil {
@@ -117,15 +118,15 @@ func Converged() Condition {
 	}}
 }
 
-// ParseCondition reads the notation of the command line:
+// ParseCondition parses a condition as written on the command line:
 //
 //	ready                     health=Ready
 //	health=NotReady/ProvisioningFailed
 //	extension=NAME[:succeeded|failed|gone]
 //	handler=Publisher.Type[:Ready|NotReady|gone]
-//	says=TEXT                 a text in the last status
-//	status[=N]                so many status documents, default 1
-//	request=KIND[:N]          so many requests, default 1
+//	says=TEXT                 the last status contains TEXT
+//	status[=N]                N status documents, default 1
+//	request=KIND[:N]          N requests of the kind, default 1
 //	converged                 the current goal state is processed
 func ParseCondition(s string) (Condition, error) {
 	name, value, _ := strings.Cut(s, "=")
@@ -166,11 +167,12 @@ func ParseCondition(s string) (Condition, error) {
 	return Condition{}, fmt.Errorf("unknown condition %q: want ready, health=…, extension=…, handler=…, says=…, status[=N], request=KIND[:N] or converged", s)
 }
 
-// recheck bounds how long a condition that depends on the time alone (an
-// operation timing out) goes unnoticed.
+// recheck is the interval at which conditions are checked that change with time
+// alone, such as an operation that times out.
 const recheck = 200 * time.Millisecond
 
-// Wait blocks until the condition is met; the error says what was instead.
+// Wait blocks until the condition is met. The error of a cancelled ctx says
+// what the state was instead.
 func (v *VM) Wait(ctx context.Context, c Condition) error {
 	for {
 		changed := v.f.journal.wait()

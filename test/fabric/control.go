@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// An Extension is what PutExtension asks for, beside handler and version.
+// An Extension is the request of Put.
 type Extension struct {
 	Name      string // of the resource; default the last part of the handler's name
 	Handler   string // Publisher.Type
@@ -54,8 +54,8 @@ func (v *VM) Put(x Extension) error {
 	return v.call(http.MethodPut, or(x.Name, kind), object{"location": v.f.opts.Location, "properties": p})
 }
 
-// NextSequence makes seq the number that the next settings of an extension
-// get, as if there had been others before. It must not go back.
+// NextSequence makes seq the sequence number of the next settings of an
+// extension, as if there had been others before. It must not decrease.
 func (v *VM) NextSequence(handler, name string, seq int) {
 	publisher, kind := splitHandler(handler)
 	v.f.mu.Lock()
@@ -64,8 +64,8 @@ func (v *VM) NextSequence(handler, name string, seq int) {
 	v.f.seqs[e.sequenceKey()] = seq - 1
 }
 
-// DeleteExtension removes an extension by the name of its resource. It is gone
-// when the guest does not report it any more.
+// DeleteExtension removes an extension by the name of its resource. The
+// resource disappears once the guest no longer reports it.
 func (v *VM) DeleteExtension(name string) error { return v.call(http.MethodDelete, name, nil) }
 
 func (v *VM) call(method, name string, body any) error {
@@ -93,8 +93,8 @@ func (v *VM) call(method, name string, body any) error {
 	return fmt.Errorf("%s: %s", e.Error.Code, e.Error.Message)
 }
 
-// ProvisioningState of an extension, with the error of a failed one; empty when
-// there is no such extension.
+// ProvisioningState returns the state of an extension, with the error of a
+// failed one; empty if there is no such extension.
 func (v *VM) ProvisioningState(name string) (state string, failure error) {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()

@@ -39,7 +39,7 @@ type extension struct {
 	since   time.Time
 }
 
-// resourceBody is what a client sent, kept to be sent back.
+// resourceBody is the resource as a client sent it, kept for GET.
 type resourceBody struct {
 	Location   string                     `json:"location,omitempty"`
 	Tags       map[string]string          `json:"tags,omitempty"`
@@ -81,8 +81,8 @@ func (e *extension) sequenceKey() string {
 	return strings.ToLower(e.vm.name + "/" + e.handler() + "/" + e.name)
 }
 
-// nextSeq gives the settings a new number when they changed, or when the last
-// attempt failed and is now repeated.
+// nextSeq gives the settings a new sequence number if they changed, or if the
+// last attempt failed and is now repeated.
 func (e *extension) nextSeq(changed bool) {
 	key := e.sequenceKey()
 	last, known := e.vm.f.seqs[key]
@@ -97,7 +97,7 @@ func (e *extension) nextSeq(changed bool) {
 	e.vm.f.seqs[key] = e.seq
 }
 
-// sameSettings compares what makes a handler run again.
+// sameSettings compares the parts whose change makes a handler run again.
 func sameSettings(a, b *extension) bool {
 	tag := func(e *extension) string { return string(e.body.Properties["forceUpdateTag"]) }
 	return bytes.Equal(canonical(a.settings), canonical(b.settings)) &&
@@ -121,8 +121,8 @@ func canonical(raw json.RawMessage) []byte {
 	return b
 }
 
-// finishOperations finishes what the last status document, or the passing of time, has
-// decided. The caller holds f.mu.
+// finishOperations ends the operations that the last status document, or a
+// timeout, has decided. The caller holds f.mu.
 func (v *VM) finishOperations() {
 	gone := false
 	for _, e := range v.extensions {
@@ -147,7 +147,8 @@ func (v *VM) finishOperations() {
 	}
 }
 
-// finish ends an extension's operation and says whether the resource is gone.
+// finish ends an extension's operation and reports whether the resource is
+// gone.
 func (v *VM) finish(e *extension, failure *apiError) bool {
 	if failure != nil && e.flag("suppressFailures") && !e.deleting && failure.Code != "VMAgentStatusCommunicationError" {
 		failure = nil
@@ -167,13 +168,13 @@ func (v *VM) finish(e *extension, failure *apiError) bool {
 	return e.deleting && failure == nil
 }
 
-// outcome is CRP's decision about one extension (extensions/SPEC.md §17.7).
+// outcome decides about one extension as CRP does (extensions/SPEC.md §17.7).
 func (v *VM) outcome(e *extension) (done bool, failure *apiError) {
 	s := v.status
 	if s != nil && v.lastStatus.After(e.since) {
 		processed := v.goalOrdinal(s)
-		// Only a document that speaks of our goal state may fail a handler:
-		// an earlier failure is reported until the agent has tried again.
+		// Only a document about this goal state may fail a handler: an earlier
+		// failure is reported until the agent has tried again.
 		current := processed >= e.ordinal || s.Aggregate.Artifacts == nil || s.Aggregate.Artifacts.GoalState == nil
 		if g := s.Aggregate.Artifacts; processed >= e.ordinal && g != nil && g.GoalState != nil && g.GoalState.Status == "Failed" {
 			return true, v.provisioningError(e, fmt.Sprintf("goal state failed with code %d: %s", g.GoalState.Code, g.GoalState.Message.Message))

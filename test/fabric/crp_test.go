@@ -171,7 +171,8 @@ func TestProtectedSettings(t *testing.T) {
 					t.Errorf("%s: %q", tool, got)
 				}
 			}
-			// The next goal state repeats the same bytes, a new certificate does not.
+			// The next goal state repeats the same bytes; a new certificate
+			// changes them.
 			vm.Announce(false)
 			if _, again := c.sub("ExtensionsConfig", nil); element(again, "RuntimeSettings") != element(doc, "RuntimeSettings") {
 				t.Error("protected settings were encrypted again")

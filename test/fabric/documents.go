@@ -10,13 +10,13 @@ import (
 	"unicode/utf16"
 )
 
-// The XML documents of the WireServer. They are written as text, in the shapes
-// of the real ones, because their very spelling is part of the protocol.
+// The XML documents of the WireServer. They are written as text in the exact
+// form of the real ones, because clients may depend on their spelling.
 
 const xmlHead = `<?xml version="1.0" encoding="utf-8"?>` + "\n"
 
-// esc escapes text for elements, attr also for attribute values. The platform
-// leaves quotes in elements as they are.
+// esc escapes text for elements, attr also for attribute values. In elements
+// the platform does not escape quotes.
 func esc(s string) string {
 	var b strings.Builder
 	_ = xml.EscapeText(&b, []byte(s)) // a strings.Builder never fails
@@ -291,7 +291,7 @@ func pluginSettingsXML(b *strings.Builder, h handlerGoal) {
 	b.WriteString("  </Plugin>\n")
 }
 
-// runtimeSettings is the JSON inside the XML. Absent parts are left out.
+// runtimeSettings returns the JSON inside the XML. Absent parts are left out.
 func runtimeSettings(i instanceGoal) string {
 	type handlerSettings struct {
 		Thumbprint string          `json:"protectedSettingsCertThumbprint,omitempty"`
@@ -306,7 +306,7 @@ func runtimeSettings(i instanceGoal) string {
 	}{[]entry{{handlerSettings{i.thumbprint, i.protected, i.public}}}}
 	b, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
-		return "{}" // the raw settings were checked when they were accepted
+		return "{}" // cannot fail: raw settings were checked when they were accepted
 	}
 	return string(b)
 }

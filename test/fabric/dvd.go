@@ -11,14 +11,14 @@ import (
 	"github.com/azguest/azguest/test/fabric/media"
 )
 
-// FileSystem is the layout of a provisioning medium.
+// FileSystem is the file system of a provisioning medium.
 type FileSystem string
 
-// The layouts; the platform's is pure UDF, Azure Stack also has ISO 9660.
+// The file systems: the platform's is pure UDF, Azure Stack also has ISO 9660.
 const (
 	UDF     FileSystem = "udf"
 	ISO9660 FileSystem = "iso"
-	Bridge  FileSystem = "bridge" // both over the same data
+	Bridge  FileSystem = "bridge" // both, sharing the same file data
 )
 
 // A Medium describes a provisioning DVD.
@@ -31,13 +31,13 @@ type Medium struct {
 	Malformed bool
 	// Raw replaces ovf-env.xml.
 	Raw []byte
-	// Extra are further files, by name.
+ // more files, by name
 	Extra map[string][]byte
-	// Time of the files; default now.
+ // modification time of the files; default now
 	Time time.Time
 }
 
-// Files are the files of the medium.
+// Files returns the files of the medium by name.
 func (m Medium) Files() (map[string][]byte, error) {
 	doc := m.Raw
 	if doc == nil {
@@ -86,18 +86,18 @@ func (m Medium) Image() ([]byte, error) {
 	return image.Build()
 }
 
-// Medium is the provisioning DVD of the VM.
+// Medium returns the provisioning DVD of the VM.
 func (v *VM) Medium() Medium {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
 	return Medium{Provisioning: v.setup}
 }
 
-// Media is the content of the VM's provisioning DVD as a file system, for
+// Media returns the content of the VM's provisioning DVD as a file system, for
 // agents under test that take one.
 func (v *VM) Media() fs.FS {
 	files, err := v.Medium().Files()
-	if err != nil { // only an unknown spelling, and there is none here
+	if err != nil { // Files only fails for an unknown spelling
 		return fstest.MapFS{}
 	}
 	out := fstest.MapFS{}

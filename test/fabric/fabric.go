@@ -16,13 +16,13 @@ import (
 	"github.com/azguest/azguest/test/fabric/pki"
 )
 
-// Addresses that guests know by heart.
+// The fixed addresses of the platform.
 const (
 	Endpoint     = "168.63.129.16"
 	IMDSAddress  = "169.254.169.254"
 	hostGAPort   = "32526"
 	memoryDomain = ".blob.fabric"
-	// ManagementHost is the control plane's name for Client.
+	// ManagementHost is the name under which Client reaches the control plane.
 	ManagementHost = "management.fabric"
 )
 
@@ -38,9 +38,9 @@ const (
 	ARM    Service = "arm"    // the control plane, and the admin API under /_fabric
 )
 
-// Options of a fabric. The zero value is fit for tests.
+// Options of a fabric. The zero value is suitable for tests.
 type Options struct {
-	// BlobURL is where blobs are reached: a URL in which "{account}" is
+	// BlobURL is the address of blob storage: a URL in which "{account}" is
 	// replaced, or to which the account is appended as a path segment. The
 	// default is http://{account}.blob.fabric, which only Client can reach.
 	BlobURL string
@@ -56,7 +56,7 @@ type Options struct {
 	Location      string        // default "westeurope"
 	RetryAfter    time.Duration // between polls of an operation; rounded to seconds, default 1 s
 	// ExtensionTimeout is the extensionsTimeBudget of a VM that has none of its
-	// own; default 90 minutes, as the platform's.
+	// own; default 90 minutes, as on the platform.
 	ExtensionTimeout time.Duration
 
 	Journal     io.Writer // receives the journal as JSON lines; may be nil
@@ -177,7 +177,7 @@ func (f *Fabric) server(s Service) *http.Server {
 	return &http.Server{
 		Handler:           f.handler(s),
 		ReadHeaderTimeout: time.Minute,
-		IdleTimeout:       2 * time.Minute, // what Windows' HTTP service has
+		IdleTimeout:       2 * time.Minute, // as in Windows' HTTP service
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {
 				c = t.NetConn()
@@ -191,12 +191,12 @@ func (f *Fabric) server(s Service) *http.Server {
 	}
 }
 
-// Listen serves s on a TCP address and returns the address got, so that
-// "127.0.0.1:0" works. Requests that arrive there concern vm; with a nil vm
-// the source address decides, and then the first VM. With https the certificate
-// is signed by CACertificate.
+// Listen serves s on a TCP address and returns the actual address, so that
+// "127.0.0.1:0" can be used. Requests that arrive there concern vm; if vm is
+// nil, the VM with the source address, or else the first VM. With https the
+// certificate is signed by CACertificate.
 func (f *Fabric) Listen(s Service, addr string, vm *VM, https bool) (net.Addr, error) {
-	lc := net.ListenConfig{KeepAlive: -1} // the platform sends no probes every 15 s, either
+	lc := net.ListenConfig{KeepAlive: -1} // the platform sends no keep-alive probes either
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", s, err)
@@ -219,11 +219,11 @@ func (f *Fabric) Listen(s Service, addr string, vm *VM, https bool) (net.Addr, e
 	}
 	f.servers = append(f.servers, srv)
 	f.mu.Unlock()
-	go func() { _ = srv.Serve(l) }() // ends with Close
+	go func() { _ = srv.Serve(l) }() // returns after Close
 	return got, nil
 }
 
-// CACertificate is the authority of the https listeners, as PEM.
+// CACertificate returns the CA certificate of the https listeners, as PEM.
 func (f *Fabric) CACertificate() ([]byte, error) { return f.ca.PEM() }
 
 // Client returns a client that reaches this fabric and nothing else. The
@@ -235,7 +235,7 @@ func (v *VM) Client() *http.Client { return v.f.client(v) }
 
 func (f *Fabric) client(vm *VM) *http.Client {
 	t := &http.Transport{
-		DisableCompression: true, // as every client of the platform
+		DisableCompression: true, // like every client of the platform
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return f.dial(ctx, addr, vm)
 		},
@@ -247,13 +247,13 @@ func (f *Fabric) client(vm *VM) *http.Client {
 	return &http.Client{Transport: t}
 }
 
-// DialContext connects to the service that a guest would find at addr. It
-// never leaves the process.
+// DialContext connects to the service that a guest finds at addr, within this
+// process.
 func (f *Fabric) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
 	return f.dial(ctx, addr, nil)
 }
 
-// DialContext is the fabric's, with requests that come from this VM.
+// DialContext is like Fabric.DialContext, for requests from this VM.
 func (v *VM) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
 	return v.f.dial(ctx, addr, v)
 }
@@ -298,7 +298,7 @@ func (f *Fabric) dial(ctx context.Context, addr string, vm *VM) (net.Conn, error
 	}
 }
 
-// blobHost is host:port of a blob URL without {account}, for dial.
+// blobHost returns host:port of a blob URL without {account}, for dial.
 func (f *Fabric) blobHost() string {
 	u, err := url.Parse(f.opts.BlobURL)
 	if err != nil {
@@ -326,7 +326,7 @@ func (f *Fabric) pipe(s Service) (*pipeListener, error) {
 	srv := f.server(s)
 	f.memory[s] = l
 	f.servers = append(f.servers, srv)
-	go func() { _ = srv.Serve(l) }() // ends with Close
+	go func() { _ = srv.Serve(l) }() // returns after Close
 	return l, nil
 }
 
@@ -362,7 +362,7 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "fabric" }
 
-// LastRequest is when a guest or client last asked for something.
+// LastRequest returns the time of the last request of a guest or client.
 func (f *Fabric) LastRequest() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()

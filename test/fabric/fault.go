@@ -13,41 +13,42 @@ import (
 	"time"
 )
 
-// A Fault makes an endpoint misbehave. The zero Fault of a kind resets the
-// connection of every request, which is rarely what is wanted: say at least
+// A Fault makes an endpoint misbehave. A Fault without an effect resets the
+// connection of every request of its kind, which is rarely wanted: set at least
 // one of the effects.
 type Fault struct {
 	ID int `json:"id,omitempty"` // given by the fabric
 
-	// Which requests: kind (a path.Match pattern, so "*" is all), VM name, and
-	// text that must occur in the request target or in the artifact location.
+	// Selection of requests: kind (a path.Match pattern, so "*" is all), VM
+	// name, and text that must occur in the request target or in the artifact
+	// location.
 	Kind  Kind   `json:"kind"`
 	VM    string `json:"vm,omitempty"`
 	Match string `json:"match,omitempty"`
 	// Header limits the fault to requests that carry it: "x-ms-cipher-name: AES128_CBC".
 	Header string `json:"header,omitempty"`
 
-	// How often: skip the first requests, then affect so many, until a
-	// time has passed since the fault was set, with a probability. Zero means
-	// no limit, and for Probability always.
+	// Frequency: skip the first requests, then affect a number of requests,
+	// until a duration has passed since the fault was set, with a probability.
+	// Zero means no limit, and for Probability always.
 	Skip        int      `json:"skip,omitempty"`
 	Times       int      `json:"times,omitempty"`
 	For         Duration `json:"for,omitempty"`
 	Probability float64  `json:"probability,omitempty"`
 	Seed        uint64   `json:"seed,omitempty"` // random seed; the same one affects the same requests
 
-	// What happens. Delay comes first and combines with everything.
+	// Effects. Delay comes first and can be combined with all others.
 	Delay       Duration          `json:"delay,omitempty"`
 	Status      int               `json:"status,omitempty"`
 	Body        *string           `json:"body,omitempty"`
 	ContentType string            `json:"contentType,omitempty"`
 	Set         map[string]string `json:"set,omitempty"`      // response headers to set; "" removes one
-	Truncate    *int              `json:"truncate,omitempty"` // send so many bytes of the body under the full Content-Length, then cut
+	Truncate    *int              `json:"truncate,omitempty"` // send this many bytes of the body under the full Content-Length, then cut
 	Reset       bool              `json:"reset,omitempty"`    // cut the connection without an answer
 	Rate        int               `json:"rate,omitempty"`     // bytes per second of the body
 	Chunked     bool              `json:"chunked,omitempty"`  // no Content-Length
-	// Apply carries the request out before lying about it: a status that was
-	// stored and answered with 500.
+	// Apply processes the request before the faulty answer: for example, a
+	// status that was stored and answered with 500.
 	Apply bool `json:"apply,omitempty"`
 
 	seen, applied int
@@ -55,13 +56,14 @@ type Fault struct {
 	random        *rand.Rand
 }
 
-// Duration is a time.Duration that reads and writes as "1.5s" in JSON.
+// Duration is a time.Duration whose JSON form is a string such as "1.5s".
 type Duration time.Duration
 
-// MarshalJSON writes the Go notation.
+// MarshalJSON writes the notation of time.ParseDuration.
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
-// UnmarshalJSON reads the Go notation, or a number of seconds.
+// UnmarshalJSON accepts the notation of time.ParseDuration, or a number of
+// seconds.
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	var seconds float64
 	if json.Unmarshal(b, &seconds) == nil {
@@ -80,7 +82,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// String describes the effect for the journal.
+// String describes the effects, for the journal.
 func (f *Fault) String() string {
 	var s []string
 	if f.Delay > 0 {
@@ -119,8 +121,8 @@ type faults struct {
 	next int
 }
 
-// Fail sets a fault and returns its id for RemoveFault. Faults are tried in the order
-// they were set; the first that applies strikes.
+// Fail sets a fault and returns its id for RemoveFault. Faults are tried in the
+// order in which they were set; only the first that matches a request applies.
 func (f *Fabric) Fail(fault Fault) (int, error) {
 	if fault.Kind == "" {
 		return 0, errors.New("set fault: the kind is missing")
@@ -145,7 +147,7 @@ func (f *Fabric) Fail(fault Fault) (int, error) {
 	fault.ID = s.next
 	fault.since = time.Now()
 	fault.seen, fault.applied = 0, 0
-	fault.random = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // no keys
+	fault.random = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // not for keys
 	s.list = append(s.list, &fault)
 	return fault.ID, nil
 }
@@ -170,8 +172,8 @@ func (f *Fabric) Faults() []Fault {
 	return out
 }
 
-// Fail makes the next times requests of kind from this VM answer status; 0
-// times means until it is removed, and status 0 a connection reset.
+// Fail makes the next requests of kind from this VM answer status. With times 0
+// it lasts until it is removed; with status 0 the connection is reset.
 func (v *VM) Fail(kind Kind, status, times int) int {
 	id, err := v.f.Fail(Fault{Kind: kind, VM: v.name, Status: status, Times: times, Reset: status == 0})
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A goalState is one announcement, frozen: sub-documents of an incarnation keep
-// saying the same until they disappear.
+// A goalState is a snapshot of one announcement: the sub-documents of an
+// incarnation do not change until they are no longer served.
 type goalState struct {
 	ordinal               int
 	incarnation           int // 0 when announced by vmSettings alone
@@ -24,7 +24,7 @@ type goalState struct {
 	container, instanceID, configName, path string
 }
 
-// A handlerGoal is what the VM shall do about one handler.
+// A handlerGoal is the wanted state of one handler.
 type handlerGoal struct {
 	name, version, state string
 	multi                bool
@@ -35,7 +35,8 @@ type handlerGoal struct {
 	autoUpgrade          bool
 }
 
-// An instanceGoal is one settings object; a handler without settings has none.
+// An instanceGoal is one settings object of a handler; a handler without
+// settings has none.
 type instanceGoal struct {
 	name, state           string
 	seq                   int
@@ -46,15 +47,16 @@ type instanceGoal struct {
 	after                 [][2]string // handler, extension
 }
 
-// sequenced says whether any instance takes part in an order.
+// sequenced reports whether any instance has a dependency level.
 func (h handlerGoal) sequenced() bool {
 	return slices.ContainsFunc(h.instances, func(i instanceGoal) bool { return i.level > 0 })
 }
 
-// keepDocuments bounds how long sub-documents of old incarnations are served.
+// keepDocuments is the number of incarnations whose sub-documents are served.
 const keepDocuments = 16
 
-// announce freezes the VM's wishes into a new goal state. The caller holds f.mu.
+// announce takes a snapshot of the VM's wanted state as a new goal state. The
+// caller holds f.mu.
 func (v *VM) announce(fastTrack bool) {
 	v.ordinal++
 	v.svdSeq++
@@ -91,7 +93,8 @@ func (v *VM) announce(fastTrack bool) {
 
 func documentKey(path string, incarnation int) string { return path + "#" + strconv.Itoa(incarnation) }
 
-// ticks is the creation time: 100 ns since the year 1, never twice the same.
+// ticks returns the creation time in units of 100 ns since the year 1; it never
+// returns the same value twice.
 func (v *VM) ticks() int64 {
 	const unixEpoch = 621355968000000000
 	t := time.Now().UnixNano()/100 + unixEpoch
@@ -101,7 +104,7 @@ func (v *VM) ticks() int64 {
 	return t
 }
 
-// goals turns the VM's extension resources into what the guest is told.
+// goals converts the VM's extension resources to the handlers of a goal state.
 func (v *VM) goals() []handlerGoal {
 	var out []handlerGoal
 	levels := v.levels()
@@ -155,8 +158,8 @@ func (v *VM) goals() []handlerGoal {
 	return out
 }
 
-// encryptSettings encrypts protected settings once per certificate, as CRP does: a goal
-// state that does not change the extension repeats the same bytes.
+// encryptSettings encrypts protected settings once per certificate, as CRP
+// does: a goal state that does not change the extension repeats the same bytes.
 func (v *VM) encryptSettings(e *extension) (text, thumbprint string) {
 	if v.tenant == nil || e.sealedFor != v.tenant {
 		text, thumbprint, err := v.protect(e.protected)
@@ -169,8 +172,9 @@ func (v *VM) encryptSettings(e *extension) (text, thumbprint string) {
 	return e.sealed, e.sealedThumbprint
 }
 
-// levels computes dependencyLevel: the longest chain of provisionAfterExtensions,
-// starting at 1; empty when no extension asks for an order.
+// levels computes dependencyLevel: the length of the longest chain of
+// provisionAfterExtensions, starting at 1; empty if no extension has
+// dependencies.
 func (v *VM) levels() map[string]int {
 	levels := map[string]int{}
 	if !slices.ContainsFunc(v.extensions, func(e *extension) bool { return !e.deleting && len(e.after) > 0 }) {
@@ -203,7 +207,7 @@ func (v *VM) extensionNamed(name string) *extension {
 	return nil
 }
 
-// families are the agent families, with default URIs.
+// families returns the agent families, with default URIs.
 func (gs *goalState) families(f *Fabric) []AgentFamily {
 	families := gs.cfg.AgentFamilies
 	if families == nil {
@@ -219,7 +223,7 @@ func (gs *goalState) families(f *Fabric) []AgentFamily {
 	return out
 }
 
-// Addresses of the VM's own blobs; the account name is part of the URL.
+// Account of the VM's own blobs; it is part of their URL.
 const statusAccount = "vmstatus"
 
 func (v *VM) blobPath(suffix string) string {
@@ -232,11 +236,11 @@ func (v *VM) grantBlobs() {
 	f.store.grant(statusAccount, v.blobPath("status"), "w")
 	f.store.grant(statusAccount, v.blobPath("vmSettings"), "r")
 	f.store.grant(statusAccount, v.blobPath("vmHealth"), "rw")
-	profile, _ := json.Marshal(map[string]any{"onHold": v.cfg.OnHold}) // a map of a bool always encodes
+	profile, _ := json.Marshal(map[string]any{"onHold": v.cfg.OnHold}) // cannot fail
 	f.store.set(statusAccount, v.blobPath("vmSettings"), profile)
 }
 
-// StatusURL is the SAS URL the guest uploads its status to.
+// StatusURL is the SAS URL to which the guest uploads its status.
 func (v *VM) StatusURL() string {
 	return v.f.store.url(v.f.opts.BlobURL, statusAccount, v.blobPath("status"))
 }

@@ -27,15 +27,15 @@ import (
 	"time"
 )
 
-// The client side of these tests is written by hand, against the protocol, so
-// that it cannot share a mistake with the server.
+// The client side of these tests is written from the protocol alone, so that it
+// does not repeat a mistake of the server.
 
 type client struct {
 	t  *testing.T
 	vm *VM
 }
 
-// raw sends bytes as they are and reads one response.
+// raw sends text unchanged and reads one response.
 func (c client) raw(addr, text string) (*http.Response, []byte) {
 	c.t.Helper()
 	conn, err := c.vm.DialContext(c.t.Context(), "tcp", addr)
@@ -89,7 +89,7 @@ func (c client) goalState() string {
 	return string(body)
 }
 
-// element finds the text of the first element of that name.
+// element returns the text of the first element of that name.
 func element(doc, name string) string {
 	m := regexp.MustCompile(`(?s)<` + name + `(?: [^>]*)?>(.*?)</` + name + `>`).FindStringSubmatch(doc)
 	if m == nil {
@@ -98,7 +98,7 @@ func element(doc, name string) string {
 	return strings.NewReplacer("&amp;", "&", "&lt;", "<", "&gt;", ">", "&quot;", `"`).Replace(m[1])
 }
 
-// sub fetches a sub-document by the URL in the goal state, unchanged.
+// sub fetches a sub-document by its URL in the goal state, unchanged.
 func (c client) sub(name string, header map[string]string) (int, string) {
 	c.t.Helper()
 	u := element(c.goalState(), name)
@@ -186,7 +186,7 @@ func (r row) ext(seq int, name, status, message string) row {
 	return r
 }
 
-// putStatus uploads through the HostGAPlugin as a block blob.
+// putStatus uploads a status through the HostGAPlugin as a block blob.
 func (c client) putStatus(body []byte) {
 	c.t.Helper()
 	doc, err := json.Marshal(map[string]any{
@@ -210,7 +210,7 @@ func (c client) putStatus(body []byte) {
 	}
 }
 
-// transport is a certificate as agents make it.
+// transport creates a transport certificate as agents do.
 func transport(t *testing.T) (header string, certPEM, keyPEM []byte) {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -235,7 +235,7 @@ func transport(t *testing.T) (header string, certPEM, keyPEM []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p8})
 }
 
-// openssl runs the tool on files of a temporary folder.
+// openssl runs openssl in dir and returns its output.
 func openssl(t *testing.T, dir string, stdin []byte, args ...string) []byte {
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {
@@ -259,7 +259,7 @@ func write(t *testing.T, dir, name string, data []byte) {
 	}
 }
 
-// pack makes a package with a manifest.
+// pack builds a package with a manifest.
 func pack(t *testing.T, multi bool) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -277,7 +277,8 @@ func pack(t *testing.T, multi bool) []byte {
 	return b.Bytes()
 }
 
-// testFabric has two single handlers, one of several instances, and a VM.
+// testFabric creates a fabric with two single-config handlers, a multi-config
+// one, and a VM.
 func testFabric(t *testing.T, set ...func(*Options)) (*Fabric, *VM, client) {
 	t.Helper()
 	f := New(t, set...)
@@ -323,7 +324,7 @@ func (c client) arm(method, path string, body any) (int, http.Header, map[string
 	return code, header, doc
 }
 
-// poll asks for an operation once.
+// poll requests the state of an operation once.
 func (c client) poll(header http.Header) map[string]any {
 	c.t.Helper()
 	u := header.Get("Azure-AsyncOperation")

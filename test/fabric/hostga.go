@@ -30,9 +30,9 @@ func hostGAKind(r *request) Kind {
 	return Unknown
 }
 
-// pluginError is the HostGAPlugin's error document.
+// pluginError returns an error document of the HostGAPlugin.
 func pluginError(code int, name, message string) *answer {
-	b, _ := json.MarshalIndent(map[string]string{"errorCode": name, "message": message, "details": ""}, "", "  ") // strings always encode
+	b, _ := json.MarshalIndent(map[string]string{"errorCode": name, "message": message, "details": ""}, "", "  ") // strings can always be encoded
 	return reply(code, "application/json; charset=utf-8", b)
 }
 
@@ -83,14 +83,14 @@ func (f *Fabric) hostGA(r *request) *answer {
 	return a
 }
 
-// join keeps the problems found before the answer was made.
+// join prepends the problems that were found before the answer was made.
 func join(before, a *answer) *answer {
 	a.problems = append(before.problems, a.problems...)
 	return a
 }
 
-// hostGAHeaders checks the headers each call needs (protocol/SPEC.md §7.1). It
-// reports whether the answer is final.
+// hostGAHeaders checks the headers that each call needs (protocol/SPEC.md
+// §7.1). It reports whether the answer is final.
 func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 	v.f.mu.Lock()
 	container, configName, deployment, stale := v.container, v.configName, v.deployment, v.cfg.StaleCode
@@ -109,7 +109,7 @@ func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 	case r.kind == PluginVersions && version != "":
 		a.problem("x-ms-version on /versions")
 	case r.kind == PluginVersions || version == "2015-09-01":
-	case r.kind == ImmediateGoalState: // what it needs is not known (protocol/SPEC.md §7.8)
+	case r.kind == ImmediateGoalState: // its required headers are unknown (protocol/SPEC.md §7.8)
 		a.problem("x-ms-version %q, want 2015-09-01", version)
 	default:
 		return pluginError(http.StatusBadRequest, "InvalidHeader", "The header x-ms-version is missing or not 2015-09-01."), true
@@ -148,7 +148,7 @@ func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 				a.problem("no %s", name)
 			}
 		}
-	default: // the others have no more headers
+	default: // the other calls need no more headers
 	}
 	if (r.kind == VMSettings || r.kind == AgentLog) && r.Header.Get("x-ms-client-correlationid") == "" {
 		a.problem("no x-ms-client-correlationid")
@@ -156,7 +156,7 @@ func (v *VM) hostGAHeaders(r *request) (*answer, bool) {
 	return a, false
 }
 
-// artifact fetches a blob on the guest's behalf; only blobs of this fabric.
+// artifact fetches a blob for the guest; only blobs of this fabric are served.
 func (f *Fabric) artifact(r *request) *answer {
 	location := r.Header.Get("x-ms-artifact-location")
 	if location == "" {
@@ -189,7 +189,7 @@ func (f *Fabric) artifact(r *request) *answer {
 	return a
 }
 
-// statusRelay replays a PUT that the guest describes in JSON.
+// statusRelay carries out a PUT that the guest describes in JSON.
 func (f *Fabric) statusRelay(r *request) *answer {
 	var doc struct {
 		Content *string `json:"content"`
@@ -250,7 +250,7 @@ func (v *VM) agentLog(r *request) *answer {
 	return a
 }
 
-// AgentLog is the last log archive the guest uploaded.
+// AgentLog returns the last log archive that the guest uploaded.
 func (v *VM) AgentLog() ([]byte, bool) { return v.f.store.get("vmlogs", "/"+v.name+".zip") }
 
 func (v *VM) immediate(r *request) *answer {

@@ -147,7 +147,7 @@ func TestArtifactChannels(t *testing.T) {
 	}
 }
 
-// TestRelayedRange: the relay passes on which part of a blob is wanted.
+// TestRelayedRange: the relay passes on the requested range of a blob.
 func TestRelayedRange(t *testing.T) {
 	f, _, c := testFabric(t)
 	blob := f.SharedBlob("ten", []byte("0123456789"), "r")

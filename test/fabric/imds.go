@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// imdsVersions are the api-versions the emulator answers; cloud-init falls back
-// on a 400 for versions it does not find.
+// imdsVersions are the supported api-versions. Others are answered with 400,
+// after which cloud-init tries an older version.
 func imdsVersions() []string {
 	return []string{
 		"2017-03-01", "2017-04-02", "2017-08-01", "2017-10-01", "2017-12-01", "2018-02-01", "2018-04-02", "2018-10-01",
@@ -69,8 +69,8 @@ func (f *Fabric) imds(r *request) *answer {
 	return imdsError(http.StatusNotFound, "Not found")
 }
 
-// instanceMetadata walks the document as the path says; leaves need
-// format=text, as with the real service.
+// instanceMetadata returns the part of the document at path; as with the real
+// service, a leaf needs format=text.
 func (v *VM) instanceMetadata(r *request, path string) *answer {
 	var node any = v.metadata(r.URL.Query().Get("extended") == "true")
 	for part := range strings.SplitSeq(path, "/") {
@@ -185,8 +185,8 @@ func (v *VM) tagList() []any {
 	return list
 }
 
-// Claim turns a pre-provisioned VM into a customer's: reprovisiondata answers
-// with the new provisioning document, and IMDS with the new facts.
+// Claim assigns a pre-provisioned VM to a customer: reprovisiondata answers
+// with the new provisioning document, and IMDS with the new values.
 func (v *VM) Claim(p Provisioning) error {
 	p.HostName = or(p.HostName, v.name)
 	doc, err := OVFEnvironment(p, SpellingDVD)

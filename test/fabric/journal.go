@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
-// Kind names what a request was for. The same names select endpoints in faults
+// Kind is the purpose of a request. The same names select requests in faults
 // and entries in the journal.
 type Kind string
 
@@ -51,7 +51,7 @@ const (
 	Control  Kind = "arm"
 
 	// Status is not an endpoint: it is a complete status document that arrived
-	// in the status blob, by whichever way.
+	// in the status blob, whether by direct upload or through the HostGAPlugin.
 	Status Kind = "status"
 	// Change is not an endpoint either: the platform changed its goal state.
 	Change Kind = "change"

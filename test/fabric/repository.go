@@ -66,7 +66,7 @@ func (f *Fabric) loadRepository(dir string) error {
 	return nil
 }
 
-// Rescan looks for new packages in the repository folder.
+// Rescan loads new packages from the repository folder.
 func (f *Fabric) Rescan() error {
 	if f.opts.Repository == "" {
 		return nil
@@ -75,7 +75,7 @@ func (f *Fabric) Rescan() error {
 }
 
 // AddPackage publishes a version of a handler (Publisher.Type) from a zip file
-// in memory. A version can be replaced, as no real platform would allow.
+// in memory. Unlike on a real platform, a version can be replaced.
 func (f *Fabric) AddPackage(name, version string, zipFile []byte) error {
 	if _, ok := parseVersion(version); !ok {
 		return fmt.Errorf("add package %s: version %q is not numbers and dots", name, version)
@@ -96,7 +96,7 @@ func (f *Fabric) addPackage(p *handlerPackage, name string) error {
 	if p.file != "" && p.signature == "" {
 		sig, err := os.ReadFile(p.file + ".sig")
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // most packages have none
+		case errors.Is(err, fs.ErrNotExist): // most packages have no signature
 		case err != nil:
 			return fmt.Errorf("read signature of %s: %w", name, err)
 		case bytes.HasPrefix(sig, []byte("MII")):
@@ -117,7 +117,7 @@ func (f *Fabric) addPackage(p *handlerPackage, name string) error {
 	return nil
 }
 
-// packageName takes Name__Version.zip apart.
+// packageName splits a file name of the form Name__Version.zip.
 func packageName(file string) (name, version string, ok bool) {
 	stem, zipped := strings.CutSuffix(file, ".zip")
 	i := strings.LastIndex(stem, "__")
@@ -130,8 +130,9 @@ func packageName(file string) (name, version string, ok bool) {
 	return stem[:i], stem[i+2:], true
 }
 
-// supportsMultiple reads the handler manifest inside the package. A package
-// that cannot be read supports nothing; the guest shall find out the rest.
+// supportsMultiple reports what the handler manifest inside the package says. A
+// package that cannot be read counts as single-config; its fault is left to the
+// guest to find.
 func (p *handlerPackage) supportsMultiple() bool {
 	data := p.data
 	if data == nil {
@@ -175,7 +176,7 @@ func repositoryFolder(name string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// manifestURLs are where a handler's manifest is: location, failover, further.
+// manifestURLs returns the locations of a handler's manifest.
 func (f *Fabric) manifestURLs(name string) (location, failover string, additional []string) {
 	var urls [3]string
 	for i, account := range repositoryAccounts() {
@@ -208,8 +209,8 @@ func (f *Fabric) repositoryBlob(r *request, blobPath string) *answer {
 				}
 				return a
 			}
-			// Where a detached signature lies when neither goal state nor
-			// manifest has a place for it: beside the package.
+			// A detached signature is also served beside the package, for
+			// clients that find none in goal state and manifest.
 			if p.signature != "" && strings.EqualFold(file, h.name+"__"+p.version+".zip.sig") {
 				sig, err := base64.StdEncoding.DecodeString(p.signature)
 				if err != nil {
@@ -266,7 +267,7 @@ func parseVersion(s string) ([]int, bool) {
 	return out, true
 }
 
-// compareVersions orders by number; a missing part counts as 0.
+// compareVersions compares by number; a missing part counts as 0.
 func compareVersions(a, b string) int {
 	x, _ := parseVersion(a)
 	y, _ := parseVersion(b)
@@ -279,7 +280,7 @@ func compareVersions(a, b string) int {
 	return slices.Compare(x, y)
 }
 
-// choose picks the version a goal state asks for: the newest of the requested
+// choose selects the version for a goal state: the newest of the requested
 // major.minor, or with autoUpgrade of the major (extensions/SPEC.md §17.7).
 func (h *handlerPackages) choose(requested string, autoUpgrade bool) (string, bool) {
 	want, ok := parseVersion(requested)

@@ -15,12 +15,13 @@ import (
 	"unicode/utf8"
 )
 
-// maxBody bounds what a client may send; agent logs are the largest.
+// maxBody is the maximum size of a request body in bytes; agent logs are the
+// largest.
 const maxBody = 256 << 20
 
 func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
 
-// A request is what arrived, with its body read.
+// A request is an HTTP request whose body has been read.
 type request struct {
 	*http.Request
 	began time.Time
@@ -29,12 +30,13 @@ type request struct {
 	kind  Kind
 }
 
-// An answer is what goes back. Handlers fill it; faults change it afterwards.
+// An answer is a response under construction. Endpoints fill it; faults change
+// it afterwards.
 type answer struct {
 	code     int
 	header   http.Header
 	body     []byte
-	file     string // served instead of body, with ranges
+	file     string // served instead of body, with support for ranges
 	detail   map[string]any
 	problems []string
 }
@@ -51,7 +53,7 @@ func replyXML(body string) *answer {
 	return reply(http.StatusOK, "text/xml; charset=utf-8", []byte(body))
 }
 
-// problem notes something a strict platform would object to.
+// problem records a violation that a strict platform would reject.
 func (a *answer) problem(format string, args ...any) *answer {
 	a.problems = append(a.problems, fmt.Sprintf(format, args...))
 	return a
@@ -120,8 +122,8 @@ func (f *Fabric) answer(w http.ResponseWriter, s Service, r *request) {
 	send(w, r.Request, a, fault)
 }
 
-// dispatch finds out what is asked for, who answers, and which rules of the
-// service the request breaks.
+// dispatch determines the kind of the request, the function that answers it,
+// and the rules of the service that it breaks.
 func (f *Fabric) dispatch(s Service, r *request) (handle func(*request) *answer, problems []string) {
 	switch s {
 	case Wire:
@@ -145,7 +147,7 @@ func (f *Fabric) dispatch(s Service, r *request) (handle func(*request) *answer,
 	}
 }
 
-// journalEntry is what the journal keeps of a request and its answer.
+// journalEntry builds the journal entry of a request and its answer.
 func journalEntry(s Service, r *request, a *answer, vmName string, fault *Fault) Entry {
 	e := Entry{
 		Began: r.began, VM: vmName, Service: string(s), Kind: r.kind, From: r.RemoteAddr, Method: r.Method, URL: r.RequestURI, Host: r.Host,
@@ -175,7 +177,7 @@ func journalEntry(s Service, r *request, a *answer, vmName string, fault *Fault)
 	return e
 }
 
-// hostChannelProblems are the rules for the host's two services: no proxy, no
+// hostChannelProblems checks the rules of the host's two services: no proxy, no
 // compression (protocol/SPEC.md §2.1, §2.7).
 func hostChannelProblems(r *request) []string {
 	var p []string
@@ -230,7 +232,7 @@ func send(w http.ResponseWriter, r *http.Request, a *answer, fault *Fault) {
 			}
 			a.code, a.body = http.StatusInternalServerError, []byte(err.Error())
 		} else {
-			a.body, _ = os.ReadFile(a.file) // an unreadable file is as good as a cut one
+			a.body, _ = os.ReadFile(a.file) // an unreadable file is sent as an empty one
 		}
 	}
 	if a.code == http.StatusNotModified || a.code == http.StatusNoContent {
@@ -246,7 +248,7 @@ func send(w http.ResponseWriter, r *http.Request, a *answer, fault *Fault) {
 		return
 	}
 	if chunked {
-		_ = http.NewResponseController(w).Flush() // net/http counts short bodies itself
+		_ = http.NewResponseController(w).Flush() // an error shows in the next write
 	}
 	body := a.body
 	if fault != nil && fault.Truncate != nil && *fault.Truncate < len(body) {
@@ -255,11 +257,11 @@ func send(w http.ResponseWriter, r *http.Request, a *answer, fault *Fault) {
 	if fault != nil && fault.Rate > 0 {
 		sendSlowly(w, r, body, fault.Rate)
 	} else {
-		_, _ = w.Write(body) // the client may be gone; that is its business
+		_, _ = w.Write(body) // the client may have disconnected
 	}
 	if len(body) < len(a.body) {
 		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler) // net/http's way to cut a connection
+		panic(http.ErrAbortHandler) // how net/http cuts a connection
 	}
 }
 
@@ -282,7 +284,7 @@ func sendSlowly(w http.ResponseWriter, r *http.Request, body []byte, rate int) {
 }
 
 // reset closes the connection without an answer; over TCP the client sees a
-// reset rather than an orderly end.
+// reset instead of an orderly end.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -294,8 +296,8 @@ func reset(w http.ResponseWriter) {
 	_ = conn.Close()
 }
 
-// vmOf finds the VM a request concerns: bound to the listener or client, by
-// source address, by container, or else the first.
+// vmOf returns the VM that a request concerns: the one bound to the listener or
+// client, or with that source address or container, or else the first.
 func (f *Fabric) vmOf(r *http.Request) *VM {
 	if vm, ok := r.Context().Value(vmKey{}).(*VM); ok {
 		return vm

@@ -74,7 +74,7 @@ type extensionStatus struct {
 	Substatus []extensionStatus `json:"substatus"`
 }
 
-// looseInt reads numbers that handlers wrote as strings.
+// looseInt is a number that handlers may write as a string.
 type looseInt int
 
 func (n *looseInt) UnmarshalJSON(b []byte) error {
@@ -99,7 +99,7 @@ func parseStatus(data []byte) (*statusBlob, error) {
 	return s, nil
 }
 
-// problems lists what the document does against the rules.
+// problems lists the rules that the document violates.
 func (s *statusBlob) problems() []string {
 	var p []string
 	add := func(format string, args ...any) { p = append(p, "status: "+fmt.Sprintf(format, args...)) }
@@ -149,7 +149,7 @@ func (s *statusBlob) problems() []string {
 	return p
 }
 
-// findSAS looks for a signature that should have been redacted.
+// findSAS looks for a SAS signature that should have been redacted.
 func findSAS(raw []byte) string {
 	i := bytes.Index(raw, []byte("sig="))
 	if i < 0 {
@@ -158,8 +158,8 @@ func findSAS(raw []byte) string {
 	return string(raw[max(0, i-20):i]) + "sig=…"
 }
 
-// row finds the row of an extension: by handler, and by name where the handler
-// holds several.
+// row returns the row of an extension: by handler, and for a multi-config
+// handler also by name.
 func (s *statusBlob) row(handler, extension string, multi bool) *handlerRow {
 	for i := range s.Aggregate.Handlers {
 		h := &s.Aggregate.Handlers[i]
@@ -173,8 +173,8 @@ func (s *statusBlob) row(handler, extension string, multi bool) *handlerRow {
 	return nil
 }
 
-// bareRow is the row of a multi-config handler that says nothing about an
-// instance: the handler itself failed.
+// bareRow returns a multi-config handler's row without an instance, which
+// reports a failure of the handler itself.
 func (s *statusBlob) bareRow(handler string) *handlerRow {
 	for i := range s.Aggregate.Handlers {
 		if h := &s.Aggregate.Handlers[i]; strings.EqualFold(h.Name, handler) && (h.Settings == nil || h.Settings.Extension == "") {
@@ -184,8 +184,8 @@ func (s *statusBlob) bareRow(handler string) *handlerRow {
 	return nil
 }
 
-// goalOrdinal is which of the VM's goal states the document says was processed
-// last; 0 when it does not say, or says something else.
+// goalOrdinal returns the ordinal of the VM's goal state that the document
+// reports as processed last; 0 if it reports none, or an unknown one.
 func (v *VM) goalOrdinal(s *statusBlob) int {
 	if s.Aggregate.Artifacts == nil || s.Aggregate.Artifacts.GoalState == nil {
 		return 0
@@ -200,8 +200,8 @@ func (v *VM) goalOrdinal(s *statusBlob) int {
 	return 0
 }
 
-// statusArrived takes note of a write to the VM's status blob. Page blobs are
-// written in steps, so text that does not parse is not an error yet.
+// statusArrived records a write to the VM's status blob. Page blobs are written
+// in steps, so text that does not parse is not an error yet.
 func (v *VM) statusArrived(a *answer, data []byte) {
 	s, err := parseStatus(data)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// store is blob storage: blobs by account and path, reachable with the shared
-// access signature that was given out for them.
+// store is blob storage: blobs by account and path, accessible with the shared
+// access signatures that the fabric issued for them.
 type store struct {
 	mu     sync.Mutex // guards the fields below
 	blobs  map[string]*storedBlob
@@ -37,7 +37,8 @@ type grant struct {
 
 func newStore() *store { return &store{blobs: map[string]*storedBlob{}, grants: map[string]grant{}} }
 
-// grant makes a blob reachable; granting again changes nothing.
+// grant issues a signature for a blob; a second call for the same blob keeps
+// the first.
 func (s *store) grant(account, path, permissions string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,7 +71,7 @@ func accountURL(blobURL, account string) string {
 	return blobURL + "/" + account
 }
 
-// set stores a block blob from inside.
+// set stores a block blob without a request.
 func (s *store) set(account, path string, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,9 +90,9 @@ func (s *store) get(account, path string) ([]byte, bool) {
 
 func blobETag() string { return fmt.Sprintf(`"0x8%015X"`, time.Now().UnixNano()) }
 
-// SharedBlob makes a blob that anyone with the URL may use as permissions say
-// (letters of r, w, a, c, d), for scripts and outputs of extensions. A nil
-// data leaves it to the guest to create it.
+// SharedBlob creates a blob, for scripts and outputs of extensions, and returns
+// its URL. permissions are letters of r, w, a, c, d. If data is nil, the blob
+// is left to the guest to create.
 func (f *Fabric) SharedBlob(path string, data []byte, permissions string) string {
 	const account = "user"
 	path = "/" + strings.TrimPrefix(path, "/")
@@ -102,13 +103,14 @@ func (f *Fabric) SharedBlob(path string, data []byte, permissions string) string
 	return f.store.url(f.opts.BlobURL, account, path)
 }
 
-// BlobContent returns what a SAS URL given out by the fabric holds now.
+// BlobContent returns the current content of a blob, by a SAS URL of the
+// fabric.
 func (f *Fabric) BlobContent(rawURL string) ([]byte, bool) {
 	account, path, _ := f.splitBlobURL(rawURL)
 	return f.store.get(account, path)
 }
 
-// splitBlobURL takes a blob URL apart; ok is false for URLs of other places.
+// splitBlobURL splits a blob URL; ok is false if the URL is not of this fabric.
 func (f *Fabric) splitBlobURL(raw string) (account, path string, ok bool) {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -136,7 +138,7 @@ func splitAccount(path string) (account, rest string, ok bool) {
 	return account, "/" + rest, ok
 }
 
-// blob serves a request that came to the storage listener.
+// blob serves a request to the storage listener.
 func (f *Fabric) blob(r *request) *answer {
 	var (
 		account, path string
@@ -150,7 +152,7 @@ func (f *Fabric) blob(r *request) *answer {
 			scheme = "https"
 		}
 		account, path, ok = f.splitBlobURL(scheme + "://" + r.Host + r.URL.RequestURI())
-		if !ok { // reached under another name: the account is in the path
+		if !ok { // another host name: the account is in the path
 			account, path, ok = splitAccount(r.URL.Path)
 		}
 	}
@@ -197,8 +199,8 @@ func (s *store) serve(account, path string, r *request) *answer {
 	return blobError(http.StatusMethodNotAllowed, "UnsupportedHttpVerb", "The resource doesn't support specified Http Verb.")
 }
 
-// authorize demands every parameter of the signature that was given out, with
-// its value; more parameters (comp=page) are welcome.
+// authorize requires every parameter of the issued signature with its value;
+// more parameters (comp=page) are allowed.
 func (s *store) authorize(key string, r *request) *answer {
 	g, ok := s.grants[key]
 	if !ok {
@@ -256,8 +258,8 @@ func (s *store) read(key string, r *request) *answer {
 	return cutToRange(a, r)
 }
 
-// cutToRange reduces a whole blob to the range that was asked for, unless the
-// blob has become another one since.
+// cutToRange reduces a whole blob to the requested range, unless If-Range names
+// another version of the blob.
 func cutToRange(a *answer, r *request) *answer {
 	spec := or(r.Header.Get("x-ms-range"), r.Header.Get("Range"))
 	if known := r.Header.Get("If-Range"); spec == "" || known != "" && known != a.header.Get("ETag") {
@@ -272,7 +274,7 @@ func cutToRange(a *answer, r *request) *answer {
 	return a
 }
 
-// parseRange reads bytes=first-last, the end optional.
+// parseRange parses bytes=first-last; last is optional.
 func parseRange(spec string, size int) (first, last int, ok bool) {
 	spec, found := strings.CutPrefix(spec, "bytes=")
 	a, b, dash := strings.Cut(spec, "-")
@@ -290,8 +292,8 @@ func parseRange(spec string, size int) (first, last int, ok bool) {
 	return first, last, true
 }
 
-// Limits of a page blob: everything is in pages of 512 bytes, and one call
-// writes at most 4 MiB.
+// Limits of a page blob: pages are 512 bytes, and one call writes at most 4
+// MiB.
 const (
 	pageSize     = 512
 	maxPageWrite = 4 << 20
@@ -398,7 +400,8 @@ func (b *storedBlob) writePage(r *request) *answer {
 	return nil
 }
 
-// blobWritten looks at a finished write: a status blob that parses is a report.
+// blobWritten handles a finished write: a status blob that parses counts as a
+// status report.
 func (f *Fabric) blobWritten(a *answer, account, path string) {
 	if account != statusAccount {
 		return

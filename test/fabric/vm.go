@@ -47,7 +47,7 @@ type VM struct {
 	documents   map[string]*goalState // by request path; old incarnations stay readable
 	configs     int
 	configNames map[string]bool // announced for the current container
-	seen        map[string]int  // ordinal by sequence number as reported: "f7", "s12"
+	seen        map[string]int  // ordinal by reported sequence number: "f7" Fabric, "s12" FastTrack
 
 	extensions []*extension
 	health     HealthReport
@@ -60,8 +60,8 @@ type VM struct {
 	reprovis  []byte      // body of reprovisiondata, when the VM is claimed
 }
 
-// Provisioning is what the platform wants the machine to become. It fills both
-// the provisioning medium and IMDS.
+// Provisioning is the wanted configuration of the machine. It is the content of
+// both the provisioning medium and IMDS.
 type Provisioning struct {
 	HostName   string   `json:"hostName,omitempty"` // default: the VM's name
 	User       string   `json:"user,omitempty"`
@@ -77,8 +77,8 @@ type Provisioning struct {
 	PPSType      string `json:"ppsType,omitempty"` // None, Running, Savable, PreprovisionedOSDisk
 }
 
-// Config is what can be changed on a VM while it runs. Change it with
-// VM.Configure, which also announces a new goal state.
+// Config is the configuration that can be changed while a VM runs. Change it
+// with VM.Configure, which also announces a new goal state.
 type Config struct {
 	// FastTrack announces changes of extensions through vmSettings.
 	FastTrack bool `json:"fastTrack,omitempty"`
@@ -93,8 +93,8 @@ type Config struct {
 	// NoStatusBlob leaves the status blob out of the goal state.
 	NoStatusBlob     bool     `json:"noStatusBlob,omitempty"`
 	RequiredFeatures []string `json:"requiredFeatures,omitempty"`
-	// AgentFamilies announce versions of the agent; default one family Prod
-	// without a version.
+	// AgentFamilies announces versions of the agent; the default is one family,
+	// Prod, without a version.
 	AgentFamilies []AgentFamily `json:"agentFamilies,omitempty"`
 	Users         []User        `json:"users,omitempty"` // JIT accounts
 	OnHold        bool          `json:"onHold,omitempty"`
@@ -105,7 +105,7 @@ type Config struct {
 	// OldShape serves hosting environment and shared config in the long,
 	// older shape with Deployment and Role.
 	OldShape bool `json:"oldShape,omitempty"`
-	// StaleCode answers requests of the HostGAPlugin that carry an outdated
+	// StaleCode is the answer to HostGAPlugin requests with an outdated
 	// container or config name: 410 (default), or 400 for
 	// InvalidContainerConfiguration. /vmSettings always answers 410.
 	StaleCode int `json:"staleCode,omitempty"`
@@ -113,14 +113,15 @@ type Config struct {
 	// default only a move to another host does that.
 	StrictConfigName bool              `json:"strictConfigName,omitempty"`
 	Certificates     CertificateConfig `json:"certificates,omitzero"`
-	// SettingsCipher encrypts protected settings: DES_EDE3_CBC (default) or AES256_CBC.
+	// SettingsCipher is the cipher of protected settings: DES_EDE3_CBC
+	// (default) or AES256_CBC.
 	SettingsCipher string `json:"settingsCipher,omitempty"`
-	// Immediate are the immediate extension goal states of /immediateGoalState,
-	// as JSON; none answers 404.
+	// Immediate is the JSON that /immediateGoalState returns; if empty, it
+	// answers 404.
 	Immediate []byte `json:"immediate,omitempty"`
-	// NoAgent is provisionVMAgent=false: extension operations are refused.
+	// NoAgent is provisionVMAgent=false: extension operations are rejected.
 	NoAgent bool `json:"noAgent,omitempty"`
-	// Stopped refuses changes because the VM is not running.
+	// Stopped rejects changes because the VM is not running.
 	Stopped bool `json:"stopped,omitempty"`
 }
 
@@ -149,12 +150,12 @@ type User struct {
 	Name     string    `json:"name"`
 	Password string    `json:"password"`
 	Expires  time.Time `json:"expires,omitzero"`
-	// RawExpiration replaces the formatted time, to be wrong on purpose.
+	// RawExpiration replaces the formatted time, for invalid values.
 	RawExpiration string   `json:"rawExpiration,omitempty"`
 	Groups        []string `json:"groups,omitempty"`
 }
 
-// HealthReport is the last word of the guest about itself.
+// HealthReport is the guest's last health report.
 type HealthReport struct {
 	State       string    `json:"state"` // Ready or NotReady; empty before the first report
 	SubStatus   string    `json:"subStatus,omitempty"`
@@ -163,24 +164,24 @@ type HealthReport struct {
 	Count       int       `json:"count"` // reports so far
 }
 
-// VMOption is a detail of a new VM.
+// VMOption configures a new VM.
 type VMOption func(*VM)
 
-// Linux names the administrator and, optionally, SSH public keys.
+// Linux sets the administrator and, optionally, SSH public keys.
 func Linux(user string, keys ...string) VMOption {
 	return func(v *VM) { v.setup.User, v.setup.SSHKeys = user, keys }
 }
 
-// Provision sets everything the medium and IMDS say.
+// Provision sets the whole content of the medium and IMDS.
 func Provision(p Provisioning) VMOption { return func(v *VM) { v.setup = p } }
 
-// Address gives the VM its private address.
+// Address sets the VM's private address.
 func Address(ip string) VMOption { return func(v *VM) { v.address = ip } }
 
 // WithConfig changes the configuration before the first goal state.
 func WithConfig(change func(*Config)) VMOption { return func(v *VM) { change(&v.cfg) } }
 
-// VMID sets the VM id, for guests whose SMBIOS says one.
+// VMID sets the VM id, for guests whose SMBIOS has one.
 func VMID(id string) VMOption { return func(v *VM) { v.id = strings.ToLower(id) } }
 
 // CreateVM adds a virtual machine and announces its first goal state,
@@ -206,7 +207,7 @@ func (f *Fabric) CreateVM(name string, options ...VMOption) *VM {
 	return v
 }
 
-// VM returns a virtual machine by name, any case, or nil.
+// VM returns a virtual machine by its name, ignoring case, or nil.
 func (f *Fabric) VM(name string) *VM {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -232,7 +233,7 @@ func (f *Fabric) VMs() []*VM {
 // Name of the VM.
 func (v *VM) Name() string { return v.name }
 
-// ID is the VM id, which SMBIOS shows with its first three groups swapped.
+// ID is the VM id; SMBIOS has it with the first three groups byte-swapped.
 func (v *VM) ID() string { return v.id }
 
 // ContainerID is the current container.
@@ -256,7 +257,7 @@ func (v *VM) Incarnation() int {
 	return v.incarnation
 }
 
-// ETag is the current one of vmSettings.
+// ETag is the current ETag of vmSettings.
 func (v *VM) ETag() string {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
@@ -270,8 +271,8 @@ func (v *VM) Health() HealthReport {
 	return v.health
 }
 
-// StatusDocument is the last complete status blob as received, and how many
-// there were.
+// StatusDocument returns the last complete status blob as received, and how
+// many there have been.
 func (v *VM) StatusDocument() (document []byte, count int) {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
@@ -281,8 +282,8 @@ func (v *VM) StatusDocument() (document []byte, count int) {
 	return slices.Clone(v.status.raw), v.statuses
 }
 
-// Configure changes the VM and announces the change: with a new incarnation,
-// or through vmSettings where the configuration says FastTrack.
+// Configure changes the VM and announces the change: with a new incarnation, or
+// through vmSettings if the configuration has FastTrack.
 func (v *VM) Configure(change func(*Config)) {
 	v.f.mu.Lock()
 	change(&v.cfg)
@@ -298,8 +299,8 @@ func (v *VM) SetConfig(change func(*Config)) {
 	v.f.mu.Unlock()
 }
 
-// Announce publishes a new goal state although nothing changed: a new
-// incarnation, or with fastTrack a new vmSettings document.
+// Announce publishes a new goal state without a change: a new incarnation, or
+// with fastTrack a new vmSettings document.
 func (v *VM) Announce(fastTrack bool) {
 	v.f.mu.Lock()
 	v.announce(fastTrack)
@@ -307,8 +308,8 @@ func (v *VM) Announce(fastTrack bool) {
 	v.f.journal.wake()
 }
 
-// Migrate moves the VM to another host: container and config name change, the
-// old ones become stale. With quiet the incarnation stays as it is.
+// Migrate moves the VM to another host: container and config name change, and
+// the old ones become stale. With quiet the incarnation does not change.
 func (v *VM) Migrate(quiet bool) {
 	v.f.mu.Lock()
 	v.newContainer()
@@ -326,15 +327,16 @@ func (v *VM) Migrate(quiet bool) {
 	v.f.journal.wake()
 }
 
-// newContainer makes everything handed out for the old one stale.
+// newContainer assigns a new container; everything issued for the old one
+// becomes stale.
 func (v *VM) newContainer() {
 	v.container = newGUID()
 	clear(v.documents)
 	clear(v.configNames)
 }
 
-// Hibernate resumes the VM elsewhere: the incarnation returns to 1 and the
-// tenant certificate is a new one, with everything encrypted anew
+// Hibernate resumes the VM on another host: the incarnation returns to 1, the
+// tenant certificate is replaced and everything is encrypted again
 // (protocol/SPEC.md §4.5).
 func (v *VM) Hibernate() error {
 	tenant, err := pki.NewTenant()
@@ -354,7 +356,8 @@ func (v *VM) Hibernate() error {
 	return nil
 }
 
-// RotateCertificate replaces the tenant certificate under a new incarnation.
+// RotateCertificate replaces the tenant certificate and announces a new
+// incarnation.
 func (v *VM) RotateCertificate() error {
 	tenant, err := pki.NewTenant()
 	if err != nil {
@@ -368,9 +371,9 @@ func (v *VM) RotateCertificate() error {
 	return nil
 }
 
-// AddCertificate gives the VM one more certificate, as Key Vault does: text is
-// PEM with a certificate and optionally its key. An empty text makes a new one:
-// "ec" selects the kind of key. It returns the thumbprint.
+// AddCertificate adds a certificate to the VM, like one from Key Vault, and
+// returns its thumbprint. text is PEM with a certificate and optionally its
+// key; if it is empty, a new certificate is made, with an EC key if ec is set.
 func (v *VM) AddCertificate(text string, ec bool) (string, error) {
 	var (
 		id  *pki.Identity
@@ -392,8 +395,8 @@ func (v *VM) AddCertificate(text string, ec bool) (string, error) {
 	return id.Thumbprint(), nil
 }
 
-// Certificate is the VM's tenant certificate, DER, and its key; what protected
-// settings are encrypted to.
+// Certificate returns the VM's tenant certificate (DER) and its key, to which
+// protected settings are encrypted.
 func (v *VM) Certificate() (der []byte, key *rsa.PrivateKey, err error) {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
@@ -431,7 +434,7 @@ func (v *VM) protect(plain []byte) (text, thumbprint string, err error) {
 	return base64.StdEncoding.EncodeToString(der), v.tenant.Thumbprint(), nil
 }
 
-// newConfigName counts like the incarnation, unless the VM moves quietly.
+// newConfigName increases with each incarnation, and with each quiet migration.
 func (v *VM) newConfigName() string {
 	v.configs++
 	return fmt.Sprintf("%s.0.%s.0._%s.%d.xml", v.deployment, v.deployment, v.name, v.configs)
@@ -439,8 +442,8 @@ func (v *VM) newConfigName() string {
 
 func (v *VM) instanceID() string { return v.deployment + "._" + v.name }
 
-// machinePath is the path of the sub-documents, escaped as the platform does:
-// more than needed, and clients must not change it.
+// machinePath is the path of the sub-documents. It is percent-encoded as on the
+// platform: more than needed, and clients must not change it.
 func (v *VM) machinePath() string {
 	var b strings.Builder
 	for _, r := range []byte(v.instanceID()) {
@@ -462,7 +465,7 @@ func newGUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// newETag looks like HostGAPlugin's: a long number.
+// newETag returns a long number, like the HostGAPlugin's ETags.
 func newETag() string {
 	n, _ := rand.Int(rand.Reader, new(big.Int).SetUint64(1<<63))
 	return n.String()

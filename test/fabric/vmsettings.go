@@ -105,7 +105,8 @@ func (v *VM) vmSettingsJSON(gs *goalState) ([]byte, error) {
 func handlerJSON(h handlerGoal) object {
 	o := object{
 		"name": h.name, "version": h.version, "location": h.location,
-		// The platform spells this key in two ways; see MixedCaseKeys for worse.
+		// The platform itself spells this key in two ways; MixedCaseKeys varies
+		// all keys.
 		"failoverlocation": h.failover, "additionalLocations": h.additional,
 		"state": h.state, "autoUpgrade": h.autoUpgrade, "runAsStartupTask": false, "isJson": true, "useExactVersion": true,
 		"settingsSeqNo": 0, "isMultiConfig": h.multi,
@@ -158,8 +159,7 @@ func handlerJSON(h handlerGoal) object {
 	return o
 }
 
-// mixCase spells keys in three ways in turn: as they are, with a capital, and
-// all small.
+// mixCase changes the case of keys in turn: unchanged, capitalized, lower case.
 func mixCase(v any, n *int) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -231,7 +231,7 @@ func TestHealth(t *testing.T) {
 	if err := vm.Wait(wait(t), HealthIs("Ready")); err != nil {
 		t.Error(err)
 	}
-	// azure-init's way needs no goal state.
+	// azure-init reports health without fetching a goal state.
 	code, _, _ := c.do("POST", "http://168.63.129.16/provisioning/health", map[string]string{"Content-Type": "application/json", "x-ms-guest-agent-name": "x v1"},
 		[]byte(`{"state":"NotReady","details":{"subStatus":"Provisioning","description":"d"}}`))
 	if code != 201 || vm.Health().SubStatus != "Provisioning" {
@@ -326,8 +326,9 @@ func shape(t *testing.T, doc []byte) map[string]bool {
 	}
 }
 
-// The real documents are not part of this project; where they are at hand, ours
-// must hold every element they hold.
+// TestShapesOfRealDocuments: real documents are not part of this repository.
+// Where a folder of them is available, the fabric's documents must have every
+// element that they have.
 func TestShapesOfRealDocuments(t *testing.T) {
 	dir := os.Getenv("AZGUEST_FIXTURES")
 	if dir == "" {

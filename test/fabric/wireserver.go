@@ -17,8 +17,9 @@ import (
 	"github.com/azguest/azguest/test/fabric/pki"
 )
 
-// wireKind names the call. Queries are compared without case, as the platform
-// does for its own endpoints; sub-documents are matched exactly in wire.
+// wireKind returns the kind of a request. Queries are compared without case, as
+// the platform does for its own endpoints; sub-documents are matched exactly in
+// wire.
 func wireKind(r *request) Kind {
 	path, _, _ := strings.Cut(r.RequestURI, "?")
 	q := r.URL.Query()
@@ -63,7 +64,7 @@ func wireKind(r *request) Kind {
 	return Unknown
 }
 
-// wireError is the WireServer's error document.
+// wireError returns an error document of the WireServer.
 func wireError(code int, name, message string) *answer {
 	return reply(code, "text/xml; charset=utf-8", fmt.Appendf(nil,
 		`%s<Error xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema">
@@ -101,7 +102,7 @@ func (f *Fabric) wire(r *request) *answer {
 		return a
 	case HealthService:
 		return healthService(r)
-	default: // the others depend on the VM
+	default: // the other calls need a VM
 	}
 	if r.vm == nil {
 		return wireError(http.StatusNotFound, "ResourceNotFound", "There is no virtual machine.")
@@ -137,8 +138,8 @@ func (f *Fabric) wire(r *request) *answer {
 	return a
 }
 
-// ownURL is where the guest reaches us, as it says itself: an emulator behind an
-// override hands out URLs of the override.
+// ownURL is the fabric's base URL as the guest addressed it, so that documents
+// contain an address that the guest can reach.
 func ownURL(r *request) string {
 	host := r.Host
 	if !strings.Contains(host, ":") {
@@ -158,8 +159,8 @@ func (v *VM) goalStateAnswer(r *request) *answer {
 	return a
 }
 
-// subDocument serves what the goal state points to. The request must be the
-// URL as it was given, escapes included.
+// subDocument serves the documents that the goal state refers to. The request
+// must use the URL exactly as issued, escapes included.
 func (v *VM) subDocument(r *request) *answer {
 	path, query, _ := strings.Cut(r.RequestURI, "?")
 	var gs *goalState
@@ -203,8 +204,8 @@ func (v *VM) subDocument(r *request) *answer {
 
 var errNoCertificate = errors.New("no certificate in header")
 
-// transportCertificate reads the certificate a client sends to have documents
-// encrypted to it.
+// transportCertificate reads the certificate to which the client wants
+// documents to be encrypted.
 func transportCertificate(r *request) (*x509.Certificate, error) {
 	text := r.Header.Get("x-ms-guest-agent-public-x509-cert")
 	if text == "" {
@@ -221,7 +222,8 @@ func transportCertificate(r *request) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// transport reads certificate and cipher of a request for an encrypted document.
+// transport reads certificate and cipher from a request for an encrypted
+// document.
 func (v *VM) transport(r *request) (*x509.Certificate, string, *answer) {
 	cert, err := transportCertificate(r)
 	if errors.Is(err, errNoCertificate) {
@@ -269,8 +271,8 @@ func (v *VM) certificates(r *request, gs *goalState) *answer {
 	return a
 }
 
-// pfx is the PFX with everything the VM may have: the tenant certificate,
-// further ones, and CRP's own without a key.
+// pfx returns a PFX with all certificates of the VM: the tenant certificate,
+// additional ones, and CRP's own without a key.
 func (v *VM) pfx(fips bool) ([]byte, error) {
 	if err := v.ensureTenant(); err != nil {
 		return nil, err
@@ -283,7 +285,7 @@ func (v *VM) pfx(fips bool) ([]byte, error) {
 	return pki.EncodePFX(append(entries, v.tenant), fips)
 }
 
-// crpCertificate is made anew each time: nobody has its key.
+// crpCertificate makes a new certificate each time; its key is discarded.
 func (f *Fabric) crpCertificate() (*pki.Identity, error) {
 	id, err := pki.NewIdentity("CRP", true)
 	if err != nil {

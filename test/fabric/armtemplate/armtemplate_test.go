@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// stubHost has nothing deployed.
+// stubHost is a host without deployed resources.
 type stubHost struct{}
 
 func (stubHost) Subscription() Object  { return object{"subscriptionId": "s"} }
@@ -43,8 +43,8 @@ func asJSON(t *testing.T, v any) string {
 	return string(b)
 }
 
-// FuzzTemplate: whatever is in a template, it is refused or evaluated, without
-// a panic and to values that are JSON.
+// FuzzTemplate: any template is either rejected or evaluated to values that can
+// be encoded as JSON, without a panic.
 func FuzzTemplate(f *testing.F) {
 	for _, s := range []string{
 		`[concat('a', variables('v'))]`, `[if(true(), 'a', createArray(1)[0])]`, `[[x]`, `[format('{0:D3}', 7)]`, `[copyIndex('x')]`, `[resourceId('A.B/c', 'd').?x]`,

@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// A stage says what an expression may ask for.
+// A stage determines which functions an expression may call.
 type stage int
 
 const (
-	atDefaults stage = iota // default values of parameters: also the time and random numbers
-	atPlan                  // everything before the deployment starts: reference() has no answer yet
+	atDefaults stage = iota // default values of parameters: time and random values are allowed
+	atPlan                  // before the deployment starts: reference() cannot be evaluated yet
 	atRun                   // during the deployment
 )
 
-// errLater is what reference() answers before anything is deployed.
+// errLater is the error of reference() before anything is deployed.
 var errLater = errors.New("the template function 'reference' is not expected at this location")
 
-// A scope is the place where an expression stands.
+// A scope is the context in which an expression is evaluated.
 type scope struct {
 	t     *Template
 	stage stage
@@ -28,7 +28,7 @@ type scope struct {
 	loop  string         // the innermost
 }
 
-// in is the scope within one turn of a loop.
+// in returns the scope of one iteration of a loop.
 func (s *scope) in(loop string, index int) *scope {
 	inner := *s
 	inner.loop, inner.loops = strings.ToLower(loop), map[string]int{strings.ToLower(loop): index}
@@ -40,7 +40,7 @@ func (s *scope) in(loop string, index int) *scope {
 	return &inner
 }
 
-// value evaluates all that is in a piece of a template.
+// value evaluates all expressions in a part of a template.
 func (s *scope) value(v any) (any, error) {
 	switch v := v.(type) {
 	case string:
@@ -100,7 +100,7 @@ func (s *scope) object(v object) (any, error) {
 	return out, nil
 }
 
-// copied is a property made by a loop: {name, count, input}.
+// copied evaluates a property loop: {name, count, input}.
 func (s *scope) copied(v any) (string, []any, error) {
 	loop, _ := v.(object)
 	name, _ := loop["name"].(string)
@@ -150,7 +150,7 @@ func (s *scope) eval(e *expression) (any, error) {
 		return member(of, key, e.safe)
 	case e.fn == "":
 		return e.literal, nil
-	case e.fn == "if": // the other branch may not even make sense
+	case e.fn == "if": // the other branch may be invalid, and is not evaluated
 		cond, err := s.eval(e.args[0])
 		if err != nil {
 			return nil, err
@@ -191,7 +191,7 @@ func (s *scope) eval(e *expression) (any, error) {
 	return v, nil
 }
 
-// fits reports whether a value is small enough to go on with.
+// fits reports whether a value is within the size limit.
 func fits(v any, left *int) bool {
 	*left--
 	switch v := v.(type) {
@@ -213,7 +213,7 @@ func fits(v any, left *int) bool {
 	return *left > 0
 }
 
-// member is of.key or of[key]; names of properties have no case.
+// member returns of.key or of[key]; property names ignore case.
 func member(of, key any, safe bool) (any, error) {
 	switch of := of.(type) {
 	case object:
@@ -242,7 +242,7 @@ func member(of, key any, safe bool) (any, error) {
 	return nil, fmt.Errorf("the language expression property '%s' can't be evaluated: '%s' has no properties", text(key), text(of))
 }
 
-// Property is a property of an object; its name has no case.
+// Property returns a property of an object; its name ignores case.
 func Property(of object, name string) (any, bool) {
 	if v, ok := of[name]; ok {
 		return v, true
@@ -255,7 +255,8 @@ func Property(of object, name string) (any, bool) {
 	return nil, false
 }
 
-// references are the first arguments of reference() in a piece of a template.
+// references returns the first arguments of reference() in a part of a
+// template.
 func (t *Template) references(v any) (out []*expression) {
 	var walk func(*expression)
 	walk = func(e *expression) {
@@ -272,7 +273,7 @@ func (t *Template) references(v any) (out []*expression) {
 	switch v := v.(type) {
 	case string:
 		if isExpression(v) {
-			if e, err := t.parse(v); err == nil { // an error is found where it is evaluated
+			if e, err := t.parse(v); err == nil { // an error is reported when it is evaluated
 				walk(e)
 			}
 		}

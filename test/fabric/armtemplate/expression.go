@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Limits of the language, as the platform's.
+// Limits of the language, the same as the platform's.
 const (
 	maxExpression = 24576   // characters
 	maxDepth      = 64      // of calls within calls
@@ -16,8 +16,8 @@ const (
 	maxSteps      = 1 << 20 // of one deployment
 )
 
-// An expression is a string in brackets: a literal, a function call, or a member
-// or an item of another expression.
+// An expression is a string in brackets: a literal, a function call, or a
+// member or an item of another expression.
 type expression struct {
 	literal any
 	fn      string // lower case
@@ -32,7 +32,8 @@ type parser struct {
 	known      map[string]function
 }
 
-// isExpression tells an expression from text; "[[" begins a text with a bracket.
+// isExpression distinguishes an expression from text; "[[" begins a text with a
+// bracket.
 func isExpression(s string) bool {
 	return len(s) > 2 && s[0] == '[' && s[1] != '[' && s[len(s)-1] == ']'
 }
@@ -52,7 +53,7 @@ func (t *Template) parse(text string) (*expression, error) {
 	return e, nil
 }
 
-// peek is the next character that is no space, 0 at the end.
+// peek returns the next character that is not white space, 0 at the end.
 func (p *parser) peek() byte {
 	for p.pos < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.pos]) >= 0 {
 		p.pos++
@@ -139,7 +140,7 @@ func (p *parser) primary() (*expression, error) {
 	if name == "" {
 		return nil, p.unexpected("a function or a literal")
 	}
-	for p.peek() == '.' { // a function of the template's author
+	for p.peek() == '.' { // a user-defined function
 		p.pos++
 		name += "." + p.word()
 	}

@@ -15,8 +15,8 @@ import (
 	"unicode/utf8"
 )
 
-// A function of the template language takes min to max arguments; max -1 is any
-// number.
+// A function of the template language takes min to max arguments; with max -1
+// there is no upper limit.
 type function struct {
 	min, max int
 	call     func(s *scope, a []any) (any, error)
@@ -24,7 +24,7 @@ type function struct {
 
 var errArgument = errors.New("an argument is not of the expected type")
 
-// text is a value as string() shows it.
+// text converts a value like string() of the language.
 func text(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -36,7 +36,7 @@ func text(v any) string {
 	case json.Number:
 		return v.String()
 	}
-	b, _ := json.Marshal(v) // values that came from JSON encode again
+	b, _ := json.Marshal(v) // values decoded from JSON can be encoded
 	return string(b)
 }
 
@@ -62,7 +62,7 @@ func texts(a []any) ([]string, error) {
 	return out, nil
 }
 
-// ofTexts makes a function of a function of strings.
+// ofTexts makes a template function from a Go function of strings.
 func ofTexts(low, high int, call func(a []string) (any, error)) function {
 	return function{low, high, func(_ *scope, a []any) (any, error) {
 		list, err := texts(a)
@@ -73,7 +73,7 @@ func ofTexts(low, high int, call func(a []string) (any, error)) function {
 	}}
 }
 
-// ofIntegers makes a function of a function of two integers.
+// ofIntegers makes a template function from a Go function of two integers.
 func ofIntegers(call func(a, b int64) (any, error)) function {
 	return function{2, 2, func(_ *scope, a []any) (any, error) {
 		x, err := integer(a[0])
@@ -102,8 +102,7 @@ func ordered(holds func(int) bool) function {
 	}}
 }
 
-// builtins are the functions that templates of extensions use, by lower-case
-// name.
+// builtins are the supported functions, by lower-case name.
 func builtins() map[string]function {
 	all := map[string]function{}
 	for _, group := range []map[string]function{contextFunctions(), logicFunctions(), numberFunctions(), textFunctions(), listFunctions()} {
@@ -112,7 +111,7 @@ func builtins() map[string]function {
 	return all
 }
 
-// contextFunctions ask about the template itself and where it is deployed.
+// contextFunctions return values of the template itself and of its deployment.
 func contextFunctions() map[string]function {
 	return map[string]function{
 		"parameters": {1, 1, func(s *scope, a []any) (any, error) { return s.t.parameter(text(a[0])) }},
@@ -144,8 +143,8 @@ func contextFunctions() map[string]function {
 	}
 }
 
-// logicFunctions name "if" for its number of arguments only: the evaluator looks
-// at them itself.
+// logicFunctions contain "if" only for its number of arguments: the evaluator
+// implements it, so that only one branch is evaluated.
 func logicFunctions() map[string]function {
 	return map[string]function{
 		"if":   {3, 3, nil},
@@ -174,7 +173,7 @@ func logicFunctions() map[string]function {
 	}
 }
 
-// numberFunctions are those of integers.
+// numberFunctions are the functions of integers.
 func numberFunctions() map[string]function {
 	return map[string]function{
 		"add": ofIntegers(func(a, b int64) (any, error) { return number(a + b), nil }),
@@ -213,7 +212,7 @@ func numberFunctions() map[string]function {
 	}
 }
 
-// textFunctions are those of strings.
+// textFunctions are the functions of strings.
 func textFunctions() map[string]function {
 	return map[string]function{
 		"string": {1, 1, func(_ *scope, a []any) (any, error) { return text(a[0]), nil }},
@@ -309,7 +308,7 @@ func textFunctions() map[string]function {
 	}
 }
 
-// listFunctions are those of arrays and objects.
+// listFunctions are the functions of arrays and objects.
 func listFunctions() map[string]function {
 	return map[string]function{
 		"concat":      {1, -1, concat},
@@ -337,7 +336,7 @@ func listFunctions() map[string]function {
 	}
 }
 
-// fromHost makes a function without arguments of what the host answers.
+// fromHost makes a function without arguments that returns a value of the host.
 func fromHost(ask func(Host) Object) function {
 	return function{0, 0, func(s *scope, _ []any) (any, error) { return ask(s.t.host), nil }}
 }
@@ -365,7 +364,7 @@ func array(v any) []any {
 	return []any{v}
 }
 
-// joined are the items of arrays, of nothing else.
+// joined concatenates the items of arrays; it rejects other values.
 func joined(arrays []any) ([]any, error) {
 	out := []any{}
 	for _, v := range arrays {
@@ -424,7 +423,7 @@ func contains(_ *scope, a []any) (any, error) {
 	return nil, errArgument
 }
 
-// edge is the first or the last of something.
+// edge implements first() and last().
 func edge(first bool) func(*scope, []any) (any, error) {
 	return func(_ *scope, a []any) (any, error) {
 		switch v := a[0].(type) {
@@ -450,7 +449,7 @@ func edge(first bool) func(*scope, []any) (any, error) {
 	}
 }
 
-// union merges objects, inner ones too, or arrays without repetition.
+// union merges objects recursively, or arrays without duplicates.
 func union(_ *scope, a []any) (any, error) {
 	if _, ok := a[0].([]any); ok {
 		list, err := joined(a)

@@ -15,7 +15,7 @@ import (
 	"unicode/utf8"
 )
 
-// The longer functions of the template language, of strings and names.
+// The longer functions of the template language for strings and names.
 
 func substring(_ *scope, a []any) (any, error) {
 	s, ok := a[0].(string)
@@ -38,7 +38,7 @@ func substring(_ *scope, a []any) (any, error) {
 
 var placeholder = regexp.MustCompile(`\{\{|\}\}|\{(\d{1,3})(?::[dD](\d{1,2}))?\}|[{}]`)
 
-// format fills {0} and, for integers with leading zeros, {0:D3}.
+// format replaces {0}, and {0:D3} for integers with leading zeros.
 func format(_ *scope, a []any) (any, error) {
 	pattern, ok := a[0].(string)
 	if !ok {
@@ -78,7 +78,7 @@ func fromBase64(s string) (string, error) {
 	return string(b), err
 }
 
-// utcNow writes the time in a pattern of .NET.
+// utcNow formats the time with a .NET pattern.
 func utcNow(s *scope, a []any) (any, error) {
 	if s.stage != atDefaults {
 		return nil, errors.New("the function 'utcNow' is not expected at this location")
@@ -102,7 +102,7 @@ func utcNow(s *scope, a []any) (any, error) {
 	).Replace(layout), nil
 }
 
-// uniqueString is the platform's hash, so that names come out as they do there.
+// uniqueString is the platform's hash, so that generated names are the same.
 func uniqueString(s string) string {
 	h := murmur([]byte(s))
 	var out [13]byte
@@ -155,14 +155,14 @@ func guidOf(name string) string {
 	return guid([16]byte(sum[:]), 5)
 }
 
-// guid writes the bytes as a UUID of this version.
+// guid formats the bytes as a UUID of this version.
 func guid(b [16]byte, version byte) string {
 	b[6] = b[6]&0x0f | version<<4
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// joinID appends a type and its names to the ID of what they are in.
+// joinID appends a type and its names to the ID of the parent.
 func joinID(in, kind string, names []string) (string, error) {
 	parts := strings.Split(strings.TrimSuffix(kind, "/"), "/")
 	if len(parts) != len(names)+1 || len(parts) < 2 {
@@ -175,7 +175,8 @@ func joinID(in, kind string, names []string) (string, error) {
 	return strings.Join(id, "/"), nil
 }
 
-// resourceID has a subscription and a group first if it likes.
+// resourceID accepts an optional subscription and resource group as its first
+// arguments.
 func resourceID(s *scope, a []any) (any, error) {
 	list, err := texts(a)
 	if err != nil {
@@ -227,7 +228,7 @@ func padLeft(_ *scope, a []any) (any, error) {
 	return strings.Repeat(pad, max(0, int(n)-utf8.RuneCountInString(s))) + s, nil
 }
 
-// portion is the first so many of something, or the rest of it.
+// portion implements take() and skip().
 func portion(first bool) func(*scope, []any) (any, error) {
 	return func(_ *scope, a []any) (any, error) {
 		n, err := integer(a[1])
@@ -254,7 +255,7 @@ func portion(first bool) func(*scope, []any) (any, error) {
 	}
 }
 
-// items makes a list of an object.
+// items implements items(): a list of the properties of an object.
 func items(_ *scope, a []any) (any, error) {
 	o, ok := a[0].(object)
 	if !ok {
@@ -267,7 +268,7 @@ func items(_ *scope, a []any) (any, error) {
 	return list, nil
 }
 
-// extreme is the smallest or the largest of integers, or of a list of them.
+// extreme implements min() and max() of integers, or of a list of them.
 func extreme(choose func(a, b int64) int64) func(*scope, []any) (any, error) {
 	return func(_ *scope, a []any) (any, error) {
 		if list, ok := a[0].([]any); ok && len(a) == 1 {

@@ -7,15 +7,15 @@ import (
 	"unicode/utf8"
 )
 
-// ToJSON turns what the control plane reads as JSON into JSON: templates have
-// comments and strings of several lines, and azure-cli puts them into its
-// request under a name without quotes. What is no such thing stays what it is.
+// ToJSON converts the relaxed JSON that the control plane accepts to JSON:
+// templates may contain comments and strings of several lines, and azure-cli
+// sends them under a name without quotes. Other content is returned unchanged.
 func ToJSON(body []byte) []byte {
 	if json.Valid(body) {
 		return body
 	}
 	var out bytes.Buffer
-	comma := -1 // where a comma is that may turn out to be one too many
+	comma := -1 // position of a comma that may turn out to be a trailing one
 	for i := 0; i < len(body); {
 		c, rest := body[i], body[i:]
 		switch {
@@ -57,7 +57,7 @@ func ToJSON(body []byte) []byte {
 	return out.Bytes()
 }
 
-// until is how far it is to the end of a piece of text that ends so.
+// until returns the length of the text up to and including end.
 func until(text []byte, end string) int {
 	if n := bytes.Index(text, []byte(end)); n >= 0 {
 		return n + len(end)
@@ -65,13 +65,13 @@ func until(text []byte, end string) int {
 	return len(text)
 }
 
-// bareword characters are those of names, numbers and true, false and null.
+// bareword reports whether c can be part of a name, a number, or true, false
+// and null.
 func bareword(c byte) bool {
 	return c == '_' || c == '$' || c == '-' || c == '+' || c == '.' || c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c >= utf8.RuneSelf
 }
 
-// quoted copies a string, its line breaks written as JSON wants them, and says
-// how long it was.
+// quoted copies a string with its line breaks escaped, and returns its length.
 func quoted(out *bytes.Buffer, text []byte) int {
 	out.WriteByte('"')
 	for i := 1; i < len(text); i++ {
@@ -97,7 +97,7 @@ func quoted(out *bytes.Buffer, text []byte) int {
 	return len(text)
 }
 
-// Decode reads JSON and keeps numbers as they are.
+// Decode reads JSON and keeps numbers as they are written.
 func Decode(data []byte, into any) error {
 	d := json.NewDecoder(strings.NewReader(string(data)))
 	d.UseNumber()

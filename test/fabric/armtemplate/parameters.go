@@ -14,7 +14,8 @@ func (t *Template) section(name string) object {
 	return o
 }
 
-// declaration is that of a parameter or output, with the type it refers to.
+// declaration returns the declaration of a parameter or output, with the type
+// definition that it refers to.
 func (t *Template) declaration(section, name string) (object, bool) {
 	v, ok := Property(t.section(section), name)
 	o, isObject := v.(object)
@@ -38,13 +39,14 @@ func (t *Template) declaration(section, name string) (object, bool) {
 	return o, ok && isObject
 }
 
-// Secure reports whether a parameter or an output is declared to be a secret.
+// Secure reports whether a parameter or an output is declared as a secret.
 func Secure(declaration object) bool {
 	kind, _ := declaration["type"].(string)
 	return strings.HasPrefix(strings.ToLower(kind), "secure")
 }
 
-// once evaluates what may be asked for again and again, and may ask for itself.
+// once evaluates a value on its first use, and detects values that depend on
+// themselves.
 func (t *Template) once(values map[string]any, what, name string, evaluate func() (any, error)) (any, error) {
 	key := strings.ToLower(name)
 	if v, ok := values[key]; ok {
@@ -197,7 +199,7 @@ func (t *Template) outputs(at stage) (object, error) {
 	return out, nil
 }
 
-// typeName is how the platform spells a type when it answers.
+// typeName returns the platform's spelling of a type in its answers.
 func typeName(kind string) string {
 	for _, name := range []string{"String", "SecureString", "Int", "Bool", "Object", "SecureObject", "Array"} {
 		if strings.EqualFold(name, kind) {

@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// A Resource is one resource of a template; of a copy loop, that of one turn.
+// A Resource is one resource of a template, or one iteration of a copy loop.
 type Resource struct {
 	Type, Name string
 	ID, Group  string
 	APIVersion string
-	Existing   bool        // only named, not to be deployed
-	Skipped    bool        // its condition does not hold
-	Needs      []*Resource // what has to be deployed before it
+	Existing   bool        // only referred to, not deployed
+	Skipped    bool        // its condition is false
+	Needs      []*Resource // the resources that must be deployed before it
 
 	symbol, loop string // symbolic name; name of the copy loop
 	raw          object
@@ -33,18 +33,19 @@ func (r *Resource) Linked() bool {
 	return r.nested() && properties["templateLink"] != nil
 }
 
-// Check finds what is wrong with the resource's expressions before anything is
-// deployed.
+// Check finds errors in the resource's expressions before anything is deployed.
 func (r *Resource) Check() error { return ignoreLater(r.body(r.scope)) }
 
-// Body is what is PUT. What the resource needs has been deployed.
+// Body returns the body of the PUT. The resources that it needs must have been
+// deployed.
 func (r *Resource) Body() (Object, error) {
 	s := *r.scope
 	s.stage = atRun
 	return r.body(&s)
 }
 
-// Resources are the resources of the template, each with those that it needs.
+// Resources returns the resources of the template, each with those that it
+// needs.
 func (t *Template) Resources() ([]*Resource, error) {
 	t.resources = nil
 	if err := t.expand(&scope{t: t, stage: atPlan}, t.template["resources"], nil); err != nil {
@@ -92,7 +93,7 @@ func (t *Template) expand(s *scope, resources any, parent *Resource) error {
 				return err
 			}
 			made = append(made, t.resources[at])
-			if batch > 0 && i >= batch { // the batch before this one's
+			if batch > 0 && i >= batch { // depends on the previous batch
 				t.resources[at].Needs = slices.Clone(made[i/batch*batch-batch : i/batch*batch])
 			}
 		}
@@ -161,11 +162,11 @@ func (t *Template) add(s *scope, raw object, key, loop string, parent *Resource)
 	return t.expand(s, raw["resources"], r)
 }
 
-// named are the resources that a name means: an ID, a type and names, a name,
-// a symbolic name, or a loop.
+// named returns the resources that a name refers to: an ID, a type and names, a
+// name, a symbolic name, or a loop.
 func (t *Template) named(name string) (out []*Resource) {
 	for _, r := range t.resources {
-		path, _ := joinID("", r.Type, strings.Split(r.Name, "/")) // was joined before
+		path, _ := joinID("", r.Type, strings.Split(r.Name, "/")) // succeeded before
 		turn := ""
 		if r.symbol != "" && r.loop != "" {
 			turn = fmt.Sprintf("%s[%d]", r.symbol, r.scope.loops[strings.ToLower(r.loop)])
@@ -180,8 +181,8 @@ func (t *Template) named(name string) (out []*Resource) {
 	return out
 }
 
-// findNeeds finds what a resource waits for: what it depends on, and what its
-// expressions refer to.
+// findNeeds collects the resources to wait for: those in dependsOn, and those
+// that expressions refer to.
 func (t *Template) findNeeds(r *Resource) error {
 	list, _ := r.raw["dependsOn"].([]any)
 	for _, v := range list {
@@ -202,7 +203,7 @@ func (t *Template) findNeeds(r *Resource) error {
 		delete(refers, "properties")
 	}
 	for _, e := range t.references(refers) {
-		if v, err := r.scope.eval(e); err == nil { // otherwise it depends on something later still
+		if v, err := r.scope.eval(e); err == nil { // otherwise it can only be evaluated later
 			r.Needs = append(r.Needs, t.named(text(v))...)
 		}
 	}
@@ -240,14 +241,15 @@ func (r *Resource) nested() bool {
 	return strings.EqualFold(r.Type, "Microsoft.Resources/deployments")
 }
 
-// inner says that a nested template has parameters and variables of its own.
+// inner reports whether a nested template has parameters and variables of its
+// own.
 func (r *Resource) inner() bool {
 	properties, _ := r.raw["properties"].(object)
 	options, _ := properties["expressionEvaluationOptions"].(object)
 	return strings.EqualFold(text(options["scope"]), "inner")
 }
 
-// body is what is PUT.
+// body returns the body of the PUT.
 func (r *Resource) body(s *scope) (object, error) {
 	if r.Existing {
 		return object{}, nil
@@ -272,7 +274,7 @@ func (r *Resource) body(s *scope) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := v.(object) //nolint:forcetypeassert // an object's value is one
+	out := v.(object) //nolint:forcetypeassert // the value of an object is an object
 	if properties, ok := out["properties"].(object); ok && template != nil {
 		if r.inner() {
 			properties["template"] = template
@@ -283,7 +285,7 @@ func (r *Resource) body(s *scope) (object, error) {
 	return out, nil
 }
 
-// escaped protects what has been evaluated from being evaluated again.
+// escaped prevents a second evaluation of an evaluated value.
 func escaped(v any) any {
 	switch v := v.(type) {
 	case string:
@@ -307,7 +309,8 @@ func escaped(v any) any {
 	return v
 }
 
-// reference reads a resource of the template, or any other by its ID.
+// reference implements reference(), for a resource of the template or any other
+// by its ID.
 func reference(s *scope, a []any) (any, error) {
 	if s.stage != atRun {
 		return nil, errLater

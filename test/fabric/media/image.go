@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Where things are, in sectors. UDF's anchor is at 256 on any medium.
+// Positions in sectors. UDF's anchor is at 256 on any medium.
 const (
 	sector = 2048 // bytes
 
@@ -59,7 +59,7 @@ type file struct {
 	at   int // first sector of the data
 }
 
-// A writer has an image under construction.
+// A writer holds an image under construction.
 type writer struct {
 	buf   []byte
 	label string
@@ -68,8 +68,8 @@ type writer struct {
 	total int // sectors
 }
 
-// place gives every file its sectors. Partition: file set, its end, root entry,
-// directory, then entries, then data.
+// place assigns sectors to every file. Order within the partition: file set,
+// its terminator, root entry, directory, file entries, data.
 func (m *writer) place(files map[string][]byte) error {
 	names := slices.Sorted(maps.Keys(files))
 	if len(names) > 100 {

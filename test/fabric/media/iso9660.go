@@ -7,12 +7,13 @@ import (
 	"unicode/utf16"
 )
 
-// isoDirectory is one of the two trees: plain with Rock Ridge, and Joliet.
+// isoDirectory is one of the two directory trees: plain with Rock Ridge, and
+// Joliet.
 type isoDirectory struct {
 	joliet bool
 	sector int // of the root directory
 	size   int // bytes, whole sectors
-	path   int // sector of the little-endian path table; the other follows
+	path   int // sector of the little-endian path table; the big-endian one follows
 }
 
 // writeISO writes the ISO 9660 structures and returns the sector after the
@@ -137,7 +138,8 @@ func (m *writer) isoRoot(d *isoDirectory, continuation int) {
 		used += len(r)
 	}
 	d.size = (at - d.sector + 1) * sector
-	// The two entries for the directory itself learn its size last.
+	// The size of the directory is known only now; set it in the two entries
+	// for the directory itself.
 	b := m.at(d.sector)
 	both32(b, 10, d.size)
 	both32(b[len(records[0]):], 10, d.size)
@@ -165,7 +167,7 @@ func (m *writer) isoRecord(name string, at, size int, dir bool, system []byte) [
 	return b
 }
 
-// isoName makes a level 1 name; n keeps shortened names apart.
+// isoName makes a level 1 name; n makes shortened names unique.
 func isoName(name string, n int) string {
 	clean := func(s string, size int) string {
 		s = strings.Map(func(r rune) rune {

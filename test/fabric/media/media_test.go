@@ -20,7 +20,7 @@ func medium() Image {
 }
 
 // udfFiles is a reader written for this test: it follows the descriptors from
-// the anchor and checks each tag on the way.
+// the anchor and checks each tag.
 func udfFiles(t *testing.T, image []byte) map[string][]byte {
 	t.Helper()
 	le := binary.LittleEndian
@@ -94,7 +94,7 @@ func TestUDF(t *testing.T) {
 		m := medium()
 		m.ISO9660 = bridge
 		m.Files["empty"] = nil
-		for i := range 60 { // more than one block of directory
+		for i := range 60 { // more than one block of directory entries
 			m.Files[fmt.Sprintf("a-file-with-a-rather-long-name-%03d.txt", i)] = fmt.Appendf(nil, "%d", i)
 		}
 		image, err := m.Build()

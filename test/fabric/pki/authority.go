@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// An Authority signs certificates for https. It is made when first needed, since
-// most tests never speak TLS; the zero value is ready for use.
+// An Authority signs certificates for https. Its key is made on first use,
+// since most tests do not use TLS; the zero value is ready to use.
 type Authority struct {
 	mu   sync.Mutex // guards the fields below
 	key  *ecdsa.PrivateKey
@@ -51,7 +51,7 @@ func (a *Authority) ready() error {
 	return nil
 }
 
-// Pool has the authority's own certificate, for clients.
+// Pool returns a pool with the authority's own certificate, for clients.
 func (a *Authority) Pool() *x509.CertPool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -62,7 +62,8 @@ func (a *Authority) Pool() *x509.CertPool {
 	return p
 }
 
-// ServerConfig serves any name with a certificate for it.
+// ServerConfig returns a configuration that serves any name with a certificate
+// for it.
 func (a *Authority) ServerConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		name := h.ServerName
@@ -106,7 +107,7 @@ func (a *Authority) issue(name string) (*tls.Certificate, error) {
 	return c, nil
 }
 
-// PEM is the authority's own certificate.
+// PEM returns the authority's own certificate.
 func (a *Authority) PEM() ([]byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

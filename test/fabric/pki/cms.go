@@ -20,10 +20,10 @@ const (
 	CipherAES256 = "AES256_CBC"
 )
 
-// RecipientForm is how an envelope names the certificate that it is for.
+// RecipientForm is how an envelope identifies the certificate of its recipient.
 type RecipientForm int
 
-// The forms.
+// The two forms.
 const (
 	BySubjectKeyID RecipientForm = iota // the WireServer's
 	ByIssuerSerial                      // CRP's, for protected settings
@@ -31,8 +31,9 @@ const (
 
 // Encrypt encrypts content for cert as CMS EnvelopedData (DER).
 //
-// AES128_CBC brings RSAES-OAEP with empty parameters, everything else PKCS#1
-// v1.5, exactly as the WireServer pairs them (protocol/SPEC.md §5.2).
+// With AES128_CBC the content key is encrypted with RSAES-OAEP with empty
+// parameters, otherwise with PKCS#1 v1.5, as the WireServer does
+// (protocol/SPEC.md §5.2).
 func Encrypt(content []byte, cert *x509.Certificate, cipherName string, form RecipientForm) ([]byte, error) {
 	pub, ok := cert.PublicKey.(*rsa.PublicKey)
 	if !ok {
@@ -70,7 +71,7 @@ func Encrypt(content []byte, cert *x509.Certificate, cipherName string, form Rec
 	return derSeq(derOID(1, 2, 840, 113549, 1, 7, 3), tlv(contextTag(0, true), enveloped)), nil
 }
 
-// contentKey makes a random key for the cipher of this name.
+// contentKey makes a random key for the named cipher.
 func contentKey(cipherName string) (key, algorithm []byte, b cipher.Block, err error) {
 	var (
 		size  int
@@ -96,7 +97,8 @@ func contentKey(cipherName string) (key, algorithm []byte, b cipher.Block, err e
 	return key, algorithm, b, nil
 }
 
-// wrapKey encrypts the content key with the transport that belongs to the cipher.
+// wrapKey encrypts the content key with the key transport that belongs to the
+// cipher.
 func wrapKey(key []byte, pub *rsa.PublicKey, cipherName string) (transport, wrapped []byte, err error) {
 	if cipherName == CipherAES128 {
 		transport = derSeq(derOID(1, 2, 840, 113549, 1, 1, 7), derSeq())
@@ -125,8 +127,8 @@ func recipientID(cert *x509.Certificate, form RecipientForm) ([]byte, error) {
 	return tlv(contextTag(0, false), id), nil
 }
 
-// PublicKeyID is SHA-1 of the public key's bits: what the subject key identifier
-// of a transport certificate has to be.
+// PublicKeyID returns the SHA-1 of the public key's bits, which must be the
+// subject key identifier of a transport certificate.
 func PublicKeyID(cert *x509.Certificate) ([]byte, error) {
 	var info struct {
 		Algorithm asn1.RawValue
@@ -139,7 +141,7 @@ func PublicKeyID(cert *x509.Certificate) ([]byte, error) {
 	return sum[:], nil
 }
 
-// encryptCBC pads as PKCS#7 does and returns the random vector it used.
+// encryptCBC pads as in PKCS#7 and returns the random initialization vector.
 func encryptCBC(b cipher.Block, content []byte) (iv, out []byte, err error) {
 	iv = make([]byte, b.BlockSize())
 	if _, err := rand.Read(iv); err != nil {

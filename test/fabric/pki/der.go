@@ -6,9 +6,9 @@ import (
 	"unicode/utf16"
 )
 
-// The platform's envelopes use corners of ASN.1 that encoding/asn1 marshals
-// awkwardly (implicit primitive content, CHOICEs, raw names), so they are put
-// together from tag-length-value pieces.
+// The platform's envelopes use features of ASN.1 that encoding/asn1 can hardly
+// marshal (implicit primitive content, CHOICEs, raw names), so they are
+// assembled from tag-length-value pieces.
 
 const (
 	tagInteger     = 0x02

@@ -19,19 +19,19 @@ import (
 	"time"
 )
 
-// An Identity is a certificate and, often, its key, as the platform hands them
-// to a virtual machine. It also sends certificates without a key (CN=CRP).
+// An Identity is a certificate that the platform sends to a virtual machine,
+// usually with its key; CRP's own (CN=CRP) comes without.
 type Identity struct {
 	Certificate  *x509.Certificate
 	Key          crypto.PrivateKey
 	FriendlyName string
 }
 
-// Thumbprint is that of the certificate.
+// Thumbprint returns the thumbprint of the certificate.
 func (i *Identity) Thumbprint() string { return Thumbprint(i.Certificate.Raw) }
 
-// Thumbprint is how the platform names a certificate: SHA-1 of its DER form,
-// upper-case hex.
+// Thumbprint is the platform's identifier of a certificate: SHA-1 of its DER
+// form, in upper-case hex.
 func Thumbprint(der []byte) string {
 	sum := sha1.Sum(der)
 	return strings.ToUpper(hex.EncodeToString(sum[:]))
@@ -79,8 +79,8 @@ func newIdentity(subject pkix.Name, ec bool) (*Identity, error) {
 	return &Identity{Certificate: parsed, Key: key}, nil
 }
 
-// NewTenant makes a certificate that protected settings are encrypted to. It
-// looks like CRP's: issuer DC=Windows Azure CRP Certificate Generator.
+// NewTenant makes a certificate to which protected settings are encrypted. It
+// resembles CRP's: issuer DC=Windows Azure CRP Certificate Generator.
 func NewTenant() (*Identity, error) {
 	id, err := newIdentity(pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{
 		Type: asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 25}, Value: "Windows Azure CRP Certificate Generator",

@@ -15,12 +15,12 @@ import (
 	"math/big"
 )
 
-const pfxIterations = 2000 // as the WireServer does (protocol/SPEC.md §5.3)
+const pfxIterations = 2000 // as in the WireServer's PFX (protocol/SPEC.md §5.3)
 
 // EncodePFX makes a PKCS#12 file with the empty password, which is encoded as
-// two NUL bytes. fips uses PBES2 with AES-256-CBC and a SHA-256 MAC instead of
-// the classic 3DES and SHA-1. Certificates come in the order given, keys in
-// the opposite one, so that a reader cannot pair them by position.
+// two NUL bytes. With fips it uses PBES2 with AES-256-CBC and a SHA-256 MAC
+// instead of 3DES and SHA-1. Certificates are in the given order, keys in
+// reverse order, so that a reader cannot pair them by position.
 func EncodePFX(entries []*Identity, fips bool) ([]byte, error) {
 	var keyBags, certBags [][]byte
 	for _, e := range entries {
@@ -106,7 +106,8 @@ func pfxEncrypt(plain []byte, fips bool) (algorithm, encrypted []byte, err error
 		if _, err := rand.Read(salt); err != nil {
 			return nil, nil, fmt.Errorf("make salt: %w", err)
 		}
-		// OpenSSL and Windows both take the "empty" PBES2 password as no bytes.
+		// OpenSSL and Windows both encode the empty PBES2 password as zero
+		// bytes.
 		key, err := pbkdf2.Key(sha256.New, "", salt, pfxIterations, 32)
 		if err != nil {
 			return nil, nil, fmt.Errorf("derive key: %w", err)
@@ -141,9 +142,9 @@ func pfxEncrypt(plain []byte, fips bool) (algorithm, encrypted []byte, err error
 		cbc(cipher.Block(b), iv, plain), nil
 }
 
-// pkcs12KDF is RFC 7292 appendix B.2 for the password of two NUL bytes. purpose
-// is 1 for a key, 2 for a vector, 3 for a MAC key. Both hashes used here have
-// 64-byte blocks.
+// pkcs12KDF is the key derivation of RFC 7292 appendix B.2 for the password of
+// two NUL bytes. purpose is 1 for a key, 2 for an initialization vector, 3 for
+// a MAC key. Both hashes used here have 64-byte blocks.
 func pkcs12KDF(newHash func() hash.Hash, purpose byte, salt []byte, iterations, size int) []byte {
 	const block = 64
 	fill := func(b []byte) []byte {
