@@ -1,8 +1,9 @@
-// Package bundles builds handler packages: zip files as extension publishers
-// make them, oddities included, and a set of sample handlers written in shell.
+// Package bundles builds handler packages: zip files like those of extension
+// publishers, including malformed ones, and a set of sample handlers written in
+// shell.
 //
-// The packages go into a repository folder as Name__Version.zip, which is what
-// the emulator serves and what an agent finds when packages are side-loaded.
+// The packages go into a repository folder as Name__Version.zip, which the
+// emulator serves and from which an agent can side-load packages.
 package bundles
 
 import (
@@ -34,7 +35,7 @@ type Bundle struct {
 	Odd   Oddities
 }
 
-// Oddities are what real packages look like.
+// Oddities are deviations that real packages have, and some hostile ones.
 type Oddities struct {
 	// ExecBits marks files as executable; most published packages have no
 	// modes at all, which is the default here.
@@ -45,7 +46,8 @@ type Oddities struct {
 	BOM bool
 	// Nested puts the manifest into this folder instead of the root.
 	Nested string
-	// Backslashes separates paths as careless tools on Windows do.
+	// Backslashes separates paths with backslashes, as some tools on Windows
+	// do.
 	Backslashes bool
 	// Stored leaves files uncompressed.
 	Stored bool
@@ -65,7 +67,7 @@ type Oddities struct {
 // FileName is Name__Version.zip.
 func (b Bundle) FileName() string { return b.Name + "__" + b.Version + ".zip" }
 
-// Manifest is HandlerManifest.json.
+// Manifest returns the content of HandlerManifest.json.
 func (b Bundle) Manifest() ([]byte, error) {
 	if b.Odd.Manifest != "" {
 		return []byte(b.Odd.Manifest), nil
@@ -105,7 +107,7 @@ func (b Bundle) Manifest() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// Zip builds the package. The same bundle gives the same bytes.
+// Zip builds the package. The result is reproducible.
 func (b Bundle) Zip() ([]byte, error) {
 	var out bytes.Buffer
 	z := zip.NewWriter(&out)

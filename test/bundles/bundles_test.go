@@ -109,7 +109,7 @@ func TestSamplesAreComplete(t *testing.T) {
 	}
 }
 
-// a machine with one handler directory, as an agent prepares it.
+// A machine has one handler directory, prepared as by an agent.
 type machine struct {
 	t         *testing.T
 	lib, base string
@@ -246,7 +246,7 @@ func TestHello(t *testing.T) {
 	if state, _ := m.status("4.status"); state != "error" {
 		t.Errorf("status %s", state)
 	}
-	// Without the variable the highest number counts.
+	// Without ConfigSequenceNumber, the highest number counts.
 	m.settings("12.settings", `{"greeting": "new"}`, "")
 	if out, code := m.run("enable"); code != 0 {
 		t.Errorf("%d %s", code, out)

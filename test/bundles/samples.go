@@ -6,10 +6,10 @@ import (
 )
 
 //go:embed samples/*.sh
-var scripts embed.FS //nolint:gochecknoglobals // the only form embedding has; never written
+var scripts embed.FS //nolint:gochecknoglobals // go:embed needs a global; never written
 
-// script reads a sample; a missing one is a mistake in this package, and its
-// tests find it.
+// script reads a sample script. A missing one is a bug of this package that its
+// tests find.
 func script(name string) string {
 	data, err := scripts.ReadFile("samples/" + name + ".sh")
 	if err != nil {
@@ -18,7 +18,7 @@ func script(name string) string {
 	return string(data)
 }
 
-// sample is a handler that is one script with five verbs.
+// sample returns a handler whose five commands are one script.
 func sample(name, version, file string, flags map[string]any, odd Oddities) Bundle {
 	command := "bin/handler.sh "
 	return Bundle{
@@ -28,7 +28,7 @@ func sample(name, version, file string, flags map[string]any, odd Oddities) Bund
 		Flags: flags, Odd: odd,
 		Files: map[string]string{
 			"bin/handler.sh": script(file), "bin/lib.sh": script("lib"), "version": version + "\n",
-			// What the publishing side reads; agents leave it alone.
+			// For the publishing tools; agents ignore it.
 			"manifest.xml": `<?xml version="1.0" encoding="utf-8"?>
 <ExtensionImage xmlns="http://schemas.microsoft.com/windowsazure">
   <ProviderNameSpace>Azguest.Samples</ProviderNameSpace>
@@ -41,20 +41,20 @@ func sample(name, version, file string, flags map[string]any, odd Oddities) Bund
 	}
 }
 
-// Samples are the sample handlers:
+// Samples returns the sample handlers:
 //
 //	Hello       1.0.0, 1.0.1, 1.1.0, 2.0.0: greets with publicSettings.greeting,
-//	            says whether protected settings could be decrypted, and fails
+//	            says whether protected settings could be decrypted, and exits
 //	            with publicSettings.exitCode. 2.0.0 updates without install.
 //	Slow        reports progress for publicSettings.seconds
-//	Crash       exits without a status where publicSettings.when says
+//	Crash       exits without a status in the command publicSettings.when
 //	CrashInstall, CrashUpdate  fail in these commands
-//	Noisy       much output, not all of it text, and a long status
-//	Background  goes on after enable with the output still open
-//	Multi       several instances; the flag is a string, as published ones have it
+//	Noisy       much output, some of it binary, and a long status
+//	Background  continues after enable with its output still open
+//	Multi       several instances; the flag is a string, as in published packages
 //	Heartbeat   reports through the heartbeat file
-//	Events      leaves telemetry
-//	NoSettings  has nothing but an enable command, and no status
+//	Events      writes telemetry events
+//	NoSettings  has only an enable command, and no status
 //	Nested      manifest in a sub-folder, with a byte order mark
 func Samples() []Bundle {
 	plain := Oddities{}

@@ -1,7 +1,6 @@
-// Package canary looks for planted secrets in what a program has left behind,
-// in any form that they are written in: as they are, escaped for an address,
-// JSON or XML, in base64, in hexadecimal, as UTF-16, in other letters, broken
-// into lines.
+// Package canary searches the output of a program for planted secrets in any
+// encoding: unchanged, escaped for a URL, JSON or XML, in base64, in
+// hexadecimal, as UTF-16, in upper or lower case, with line breaks.
 package canary
 
 import (
@@ -17,13 +16,14 @@ import (
 	"unicode/utf16"
 )
 
-// shortest is what is looked for at least, in bytes: less is found anywhere.
+// shortest is the minimum length of a secret, in bytes: shorter ones would be
+// found by chance.
 const shortest = 8
 
-// half is how much of a long secret is one, too.
+// half is the length of a part of a long secret that counts as found, in bytes.
 const half = 20
 
-// A Search knows secrets in all their forms.
+// A Search looks for secrets in all their encodings.
 type Search struct {
 	forms []form
 }
@@ -51,7 +51,7 @@ func New(secrets map[string]string) *Search {
 	return s
 }
 
-// In lists the secrets in a text, each once.
+// In lists the secrets that a text contains, each once.
 func (s *Search) In(text string) []Hit {
 	var hits []Hit
 	folded := fold(text)
@@ -66,9 +66,8 @@ func (s *Search) In(text string) []Hit {
 	return hits
 }
 
-// fold takes away what does not keep anybody from reading a secret: the size
-// of letters, the breaks of lines (also those written as \n), the bytes
-// between the letters of UTF-16.
+// fold removes differences that do not hide a secret: upper and lower case,
+// line breaks (also those written as \n), the NUL bytes of UTF-16.
 func fold(s string) string {
 	s = strings.NewReplacer(`\r`, "", `\n`, "", `\t`, "").Replace(s)
 	return strings.ToLower(strings.Map(func(r rune) rune {
@@ -80,7 +79,7 @@ func fold(s string) string {
 	}, s))
 }
 
-// forms are the ways of writing a word.
+// forms returns the encodings of a word.
 func forms(word string) []string {
 	var wide []byte
 	for _, u := range utf16.Encode([]rune(word)) {
@@ -94,11 +93,11 @@ func forms(word string) []string {
 			if len(enc) < 16 {
 				continue
 			}
-			core := enc[4 : len(enc)-4] // what stands beside has no part in it
+			core := enc[4 : len(enc)-4] // without the parts that depend on adjacent bytes
 			out = append(out, core, url.QueryEscape(core), strings.NewReplacer("+", "-", "/", "_").Replace(core))
 		}
 	}
-	if len(word) >= 2*half { // one that was cut is still one
+	if len(word) >= 2*half { // a truncated secret is one, too
 		out = append(out, word[:half], word[len(word)-half:])
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 
 // serveAdmin serves the emulator's own admin API, which has no counterpart on
 // the platform:
+//
 //	GET    /_fabric/journal?kind=&vm=&since=&contains=&problems=&limit=
 //	GET    /_fabric/problems
 //	GET    /_fabric/await?for=CONDITION&vm=&timeout=30s

@@ -53,16 +53,17 @@ const (
 	// Status is not an endpoint: it is a complete status document that arrived
 	// in the status blob, whether by direct upload or through the HostGAPlugin.
 	Status Kind = "status"
-	// Change is not an endpoint either: the platform changed its goal state.
+	// Change is not an endpoint either: the platform changed the VM's goal
+	// state.
 	Change Kind = "change"
 
 	Unknown Kind = "unknown"
 )
 
-// An Entry is one thing the fabric received, with its answer.
+// An Entry is one request with its answer, or another event (Status, Change).
 type Entry struct {
 	Seq     int               `json:"seq"`
-	Began   time.Time         `json:"began,omitzero"` // when its headers were there; of requests only
+	Began   time.Time         `json:"began,omitzero"` // when its headers had arrived; set for requests only
 	Time    time.Time         `json:"time"`
 	VM      string            `json:"vm,omitempty"`
 	Service string            `json:"service,omitempty"`
@@ -75,14 +76,15 @@ type Entry struct {
 	Body    string            `json:"body,omitempty"`   // text bodies; long ones are cut
 	Binary  int               `json:"binary,omitempty"` // size of a body that is not text
 	Code    int               `json:"code,omitempty"`   // HTTP status of the answer; 0 when the connection was cut
-	Fault   string            `json:"fault,omitempty"`  // what was injected, if anything
-	// Problems lists what a strict platform would object to, although this
-	// request was served.
+	Fault   string            `json:"fault,omitempty"`  // the injected fault, if any
+	// Problems lists violations that a strict platform would reject, although
+	// this request was served.
 	Problems []string       `json:"problems,omitempty"`
-	Detail   map[string]any `json:"detail,omitempty"` // facts read from the body
+	Detail   map[string]any `json:"detail,omitempty"` // values read from the body
 }
 
-// maxJournalBody keeps a journal of a long run in memory: bodies are cut to it.
+// maxJournalBody is the maximum size of a recorded body, so that the journal of
+// a long run fits into memory.
 const maxJournalBody = 256 << 10
 
 type journal struct {
@@ -123,7 +125,8 @@ func (j *journal) add(e Entry) {
 	j.changed = make(chan struct{})
 }
 
-// wake lets waiters look again although nothing was received.
+// wake wakes up waiters to check their conditions although nothing was
+// received.
 func (j *journal) wake() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -144,7 +147,7 @@ type Query struct {
 	Since    int    // entries with a larger Seq
 	Contains string // text in URL or body
 	Problems bool   // only entries with problems
-	Limit    int    // the last so many
+	Limit    int    // only the last N entries
 }
 
 func (q Query) match(e Entry) bool {
@@ -201,19 +204,20 @@ func (j *journal) find(q Query) []Entry {
 	return found
 }
 
-// Journal returns what was received, oldest first.
+// Journal returns the selected entries, oldest first.
 func (f *Fabric) Journal(q Query) []Entry { return f.journal.find(q) }
 
-// Requests counts what was received for kind, faulty answers included.
+// Requests returns how many requests of a kind this VM has sent, including
+// those with a faulty answer.
 func (v *VM) Requests(kind Kind) int {
 	return len(v.f.journal.find(Query{Kind: kind, VM: v.name}))
 }
 
-// redacted stands in the journal where a secret was.
+// redacted replaces secrets in the journal.
 const redacted = "[redacted]"
 
-// withoutSecrets is a control plane request fit for the journal: journals are
-// kept as evidence and passed around.
+// withoutSecrets removes the secrets from a control plane request before it is
+// recorded, because journals are kept and shared.
 func withoutSecrets(body []byte) string {
 	var v any
 	d := json.NewDecoder(bytes.NewReader(armtemplate.ToJSON(body)))
@@ -244,8 +248,9 @@ func withoutSecrets(body []byte) string {
 	return string(encode(v))
 }
 
-// withoutSecureParameters hides those of a deployment, and what they are by
-// default. A type that is defined elsewhere may be secure.
+// withoutSecureParameters redacts the values and default values of a
+// deployment's secure parameters. A type that is defined elsewhere counts as
+// secure.
 func withoutSecureParameters(properties map[string]any) {
 	template, _ := properties["template"].(map[string]any)
 	declared, _ := template["parameters"].(map[string]any)
@@ -266,7 +271,8 @@ func withoutSecureParameters(properties map[string]any) {
 	}
 }
 
-// formWithoutSecrets is that of a login. What is no form stays as it is.
+// formWithoutSecrets redacts the secrets in the form of a login. Other bodies
+// are returned unchanged.
 func formWithoutSecrets(body string) string {
 	fields := strings.Split(body, "&")
 	for i, field := range fields {

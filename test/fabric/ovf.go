@@ -8,11 +8,11 @@ import (
 	"github.com/azguest/azguest/test/fabric/pki"
 )
 
-// Spelling is how the namespaces of ovf-env.xml are written
+// Spelling selects how the namespaces of ovf-env.xml are written
 // (provisioning/SPEC.md §5.1).
 type Spelling string
 
-// The spellings met in the wild.
+// The spellings that occur in practice.
 const (
 	SpellingDVD  Spelling = "dvd"  // as on the platform's medium
 	SpellingNS1  Spelling = "ns1"  // as cloud-init rewrites it: ns0 and ns1
@@ -23,8 +23,9 @@ func (p Provisioning) passwordsDisabled() bool { return p.Password == "" && !p.A
 
 // OVFEnvironment writes the provisioning document.
 func OVFEnvironment(p Provisioning, spelling Spelling) ([]byte, error) {
-	// outer names the elements of the Azure namespace, inner those inside the
-	// configuration set, which the medium declares once more.
+	// outer is the prefix of elements of the Azure namespace, inner that of
+	// elements inside the configuration set, where the medium declares the
+	// namespace again.
 	var open, outer, inner, set string
 	switch or(string(spelling), string(SpellingDVD)) {
 	case string(SpellingDVD):

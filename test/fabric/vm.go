@@ -434,7 +434,8 @@ func (v *VM) protect(plain []byte) (text, thumbprint string, err error) {
 	return base64.StdEncoding.EncodeToString(der), v.tenant.Thumbprint(), nil
 }
 
-// newConfigName increases with each incarnation, and with each quiet migration.
+// newConfigName returns the next config name. The name changes with each
+// incarnation and with each quiet migration.
 func (v *VM) newConfigName() string {
 	v.configs++
 	return fmt.Sprintf("%s.0.%s.0._%s.%d.xml", v.deployment, v.deployment, v.name, v.configs)

@@ -1,12 +1,14 @@
-// Package machine is one virtual machine of the emulated platform: a sandbox
-// with the agent's binaries installed, and the fabric that it sees.
+// Package machine provides one virtual machine of the emulated platform: a
+// sandbox with the agent's binaries installed, and the fabric that it is
+// connected to.
 //
-// New makes a machine, on which nothing runs yet; StartAgent, KillAgent,
-// RestartAgent and Reboot are what happens to it; Sh, Rows and ReadStatus say
-// what has become of it; Explain shows what one looks at after a failure.
-// Programs use it directly. Tests use machinetest, where a failure ends the
-// test. Where a machine is more than a sandbox (test/vm, test/nspawn), Connect
-// and Until are of use alone.
+// New creates a machine on which nothing is running yet; StartAgent, KillAgent,
+// RestartAgent and Reboot control it; Sh, Rows and ReadStatus return its state;
+// Explain prints what helps to find the cause of a failure. Programs use the
+// package directly. Tests use machinetest, where an error ends the test. For
+// machines that are more than a sandbox (test/vm, test/nspawn), only Connect
+// and Until are useful.
 //
-// It knows the agent from outside only: nothing of the agent is linked.
+// The agent is used through its interfaces only: none of its packages is
+// imported.
 package machine

@@ -9,11 +9,12 @@ import (
 )
 
 const (
-	explainRequests = 300      // as many requests are shown after a failure,
-	explainLog      = 64 << 10 // and so many bytes of a log
+	explainRequests = 300      // maximum number of requests to print after a failure
+	explainLog      = 64 << 10 // maximum number of bytes of a log
 )
 
-// Explain shows, after a failure, what the platform saw and the agent logged.
+// Explain prints, after a failure, the requests that the platform received and
+// what the agent logged.
 func (m *Machine) Explain(logf func(format string, args ...any)) {
 	var shown []fabric.Entry
 	for _, e := range m.Fabric.Journal(fabric.Query{}) {
@@ -28,8 +29,8 @@ func (m *Machine) Explain(logf func(format string, args ...any)) {
 		logf("status document %d: %s", n, doc)
 	}
 	logf("agent:\n%s", m.Log.Tail(explainLog))
-	// An agent that was started by another, after an update for instance, has
-	// no terminal of ours.
+	// The output of an agent that another one started, after an update for
+	// instance, is not in m.Log.
 	for _, name := range []string{"/var/log/waagent.log", Lib + "/azguest/guard.log", Lib + "/azguest/update.json"} {
 		if b, err := m.ReadTail(name, explainLog); err == nil {
 			logf("%s:\n%s", name, b)
@@ -48,7 +49,7 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.also != nil {
-		_, _ = b.also.Write(p) // a terminal that is gone stops nobody
+		_, _ = b.also.Write(p) // an error of the copy, such as a closed terminal, is ignored
 	}
 	return b.b.Write(p)
 }
@@ -59,7 +60,7 @@ func (b *Buffer) String() string {
 	return b.b.String()
 }
 
-// Tail is the end of it, at most n bytes.
+// Tail returns the end of the output, at most n bytes.
 func (b *Buffer) Tail(n int) string {
 	s := b.String()
 	return s[max(0, len(s)-n):]

@@ -19,18 +19,19 @@ import (
 const (
 	// Lib is the agent's state directory.
 	Lib = "/var/lib/waagent"
-	// Storage is where the emulated storage listens: TEST-NET, never routed.
+	// Storage is the address of the emulated storage: in TEST-NET, which is
+	// never routed.
 	Storage = "192.0.2.10"
-	// VMUUID is the VM's id in the SMBIOS of machines that show AzureDMI.
+	// VMUUID is the VM id in the SMBIOS of machines with AzureDMI.
 	VMUUID = "7b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 )
 
-// Options of a machine. The zero value has an account, a DVD and a platform
-// that answers, and no agent.
+// Options of a machine. The zero value is a machine with an account, a DVD and
+// a platform, but without the agent.
 type Options struct {
 	Agent, Ctl string    // binaries to install as azguest and agentctl; empty for none
 	Conf       string    // the text of /etc/waagent.conf; empty for no file
-	Output     io.Writer // also gets what the agent prints; may be nil
+	Output     io.Writer // receives a copy of the agent's output; may be nil
 
 	Name         string               // of the VM; default "vm-01"
 	Provisioning fabric.Provisioning  // user and host name have defaults
@@ -38,7 +39,7 @@ type Options struct {
 	Packages     map[string][]byte    // name/version: zip file
 	Medium       func(*fabric.Medium) // changes the DVD; may be nil
 	NoMedium     bool                 // no DVD in the drive
-	NoIMDS       bool                 // nobody answers at the address of IMDS
+	NoIMDS       bool                 // no service at the address of IMDS
 
 	Sandbox sandbox.Options // DVD and Addresses are set by New
 	Fabric  fabric.Options  // BlobURL is set by New
@@ -49,13 +50,13 @@ type Machine struct {
 	*sandbox.Sandbox
 	Fabric *fabric.Fabric
 	VM     *fabric.VM
-	Agent  *sandbox.Process // as it was last started; nil if it was not, or was ended
-	Log    Buffer           // what all agents printed
+	Agent  *sandbox.Process // as last started; nil if not started, or killed
+	Log    Buffer           // output of all agents
 
 	tmp string
 }
 
-// New makes a machine and its platform. Nothing is started on it.
+// New creates a machine and its platform. Nothing is started on it.
 func New(ctx context.Context, o Options) (_ *Machine, err error) {
 	m := &Machine{Log: Buffer{also: o.Output}}
 	defer func() {
@@ -91,7 +92,7 @@ func New(ctx context.Context, o Options) (_ *Machine, err error) {
 	return m, m.WriteFile("/etc/waagent.conf", []byte(o.Conf), 0o644)
 }
 
-// platform opens the fabric and makes the VM there.
+// platform opens the fabric and creates the VM in it.
 func (m *Machine) platform(o Options) (err error) {
 	o.Fabric.BlobURL = "http://" + Storage
 	if m.Fabric, err = fabric.Open(o.Fabric); err != nil {
@@ -113,7 +114,7 @@ func (m *Machine) platform(o Options) (err error) {
 	return nil
 }
 
-// dvd writes the DVD that the platform would attach, and returns its name.
+// dvd writes the DVD that the platform would attach, and returns its file name.
 func (m *Machine) dvd(change func(*fabric.Medium)) (name string, err error) {
 	medium := m.VM.Medium()
 	if change != nil {
@@ -130,12 +131,14 @@ func (m *Machine) dvd(change func(*fabric.Medium)) (name string, err error) {
 	return name, os.WriteFile(name, image, 0o600)
 }
 
-// A Network is where sockets can be opened: a sandbox's, or a namespace's.
+// A Network is a place where sockets can be opened: a sandbox, or a network
+// namespace.
 type Network interface {
 	InNetwork(func() error) error
 }
 
-// Addresses are those at which a guest finds the platform's services.
+// Addresses returns the addresses at which a guest finds the platform's
+// services.
 func Addresses() map[fabric.Service]string {
 	return map[fabric.Service]string{
 		fabric.Wire:   sandbox.WireServer + ":80",
@@ -145,8 +148,8 @@ func Addresses() map[fabric.Service]string {
 	}
 }
 
-// Connect has the platform answer in a network, at these addresses. The
-// network must have them.
+// Connect serves the platform in a network, at these addresses. They must
+// already be assigned in the network.
 func Connect(n Network, f *fabric.Fabric, vm *fabric.VM, at map[fabric.Service]string) error {
 	for service, address := range at {
 		err := n.InNetwork(func() error {
@@ -160,8 +163,8 @@ func Connect(n Network, f *fabric.Fabric, vm *fabric.VM, at map[fabric.Service]s
 	return nil
 }
 
-// InstallAgent puts binaries where the package puts them; the name of an empty
-// one is left alone.
+// InstallAgent installs binaries at the paths that the package uses; one whose
+// argument is empty is skipped.
 func (m *Machine) InstallAgent(agent, ctl string) error {
 	for to, from := range map[string]string{"/usr/sbin/azguest": agent, "/usr/bin/agentctl": ctl} {
 		if from == "" {
@@ -189,20 +192,21 @@ func (m *Machine) Close() error {
 	return errors.Join(errs...)
 }
 
-// StartAgent starts the agent as its unit does.
+// StartAgent starts the agent with the command line of its unit.
 func (m *Machine) StartAgent(env ...string) (err error) {
 	m.Agent, err = m.Start(sandbox.Cmd{Args: []string{"/usr/sbin/azguest", "run"}, Env: env, Stdout: &m.Log, Stderr: &m.Log})
 	return err
 }
 
-// KillAgent ends the agent at once, as a crash would.
+// KillAgent ends the agent at once, like a crash.
 func (m *Machine) KillAgent() error {
 	p := m.Agent
 	m.Agent = nil
 	return p.Kill()
 }
 
-// StopAgent ends the agent as its unit does, and returns its exit code.
+// StopAgent ends the agent with SIGTERM, as its unit does, and returns its exit
+// code.
 func (m *Machine) StopAgent(ctx context.Context) (code int, err error) {
 	p := m.Agent
 	if err := p.Signal(syscall.SIGTERM); err != nil {
@@ -228,8 +232,8 @@ func (m *Machine) RestartAgent(ctx context.Context) error {
 	return m.WaitStatus(ctx)
 }
 
-// Reboot ends everything that runs on the machine and boots it. The agent is
-// not started.
+// Reboot ends every process of the machine and boots it. The agent is not
+// started.
 func (m *Machine) Reboot(ctx context.Context) error {
 	m.Agent = nil
 	if err := m.Sandbox.Reboot(ctx); err != nil {
@@ -239,7 +243,8 @@ func (m *Machine) Reboot(ctx context.Context) error {
 	return err
 }
 
-// AgentEnded is an error if the agent was started and has ended by itself.
+// AgentEnded returns an error if the agent was started and has ended
+// unexpectedly.
 func (m *Machine) AgentEnded() error {
 	if m.Agent == nil {
 		return nil

@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// A Row is one row of the status document that the platform has: what it was
-// told about a handler, and about an extension of it.
+// A Row is one row of the last status document that the platform received: the
+// status of a handler, and of one of its extensions.
 type Row struct {
 	Handler, Version string
 	HandlerStatus    string // Ready, NotReady and so on
 	HandlerCode      string
 	HandlerMessage   string
 
-	HasStatus                                   bool   // the rest is there
+	HasStatus                                   bool   // the fields below are set
 	Extension                                   string // its name, if the handler has several
 	Seq, Operation, Status, Code, StatusMessage string
 	Substatus                                   []string // name: status: message
 }
 
-// Word is the extension's status, or the handler's if it has none.
+// Word returns the extension's status, or the handler's if it has none.
 func (r Row) Word() string {
 	if r.HasStatus {
 		return r.Status
@@ -29,7 +29,8 @@ func (r Row) Word() string {
 	return r.HandlerStatus
 }
 
-// Message is the extension's, or the handler's if it has no status.
+// Message returns the extension's message, or the handler's if it has no
+// status.
 func (r Row) Message() string {
 	if r.HasStatus {
 		return r.StatusMessage
@@ -37,8 +38,8 @@ func (r Row) Message() string {
 	return r.HandlerMessage
 }
 
-// Key is how Rows names the row: the handler, and the extension if it has a
-// name of its own.
+// Key returns the key of the row in Rows: the handler, and the extension if it
+// has a name of its own.
 func (r Row) Key() string {
 	if r.Extension != "" {
 		return r.Handler + "." + r.Extension
@@ -46,7 +47,8 @@ func (r Row) Key() string {
 	return r.Handler
 }
 
-// Rows are the rows of the last status document by Key; none before the first.
+// Rows returns the rows of the last status document by Key; none before the
+// first document.
 func (m *Machine) Rows() (map[string]Row, error) {
 	out := map[string]Row{}
 	doc, n := m.VM.StatusDocument()
@@ -98,8 +100,7 @@ func (m *Machine) Rows() (map[string]Row, error) {
 	return out, nil
 }
 
-// Status is what the agent says about itself in its status file, as far as
-// anybody here looks at it.
+// Status is the part of the agent's status file that tests use.
 type Status struct {
 	Written time.Time `json:"written_at"`
 	Agent   struct {
@@ -121,7 +122,7 @@ type Status struct {
 	}
 }
 
-// StatusFile is what `agentctl status` reads.
+// StatusFile is the file that `agentctl status` reads.
 const StatusFile = "/run/azguest/status.json"
 
 // ReadStatus reads the status file.

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Until asks again and again whether something holds, until it does, fails, or
-// the context ends. What it waits for is seen from outside, where nothing can
-// notify.
+// Until calls holds at an interval until it returns true or an error, or the
+// context ends. It polls because the state of another machine cannot be
+// watched.
 func Until(ctx context.Context, every time.Duration, what string, holds func() (bool, error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -28,16 +28,16 @@ func Until(ctx context.Context, every time.Duration, what string, holds func() (
 	}
 }
 
-// often is how often a machine in a sandbox is asked.
+// often is the polling interval for a machine in a sandbox.
 const often = 20 * time.Millisecond
 
-// Wait is Until for what is asked of a machine.
+// Wait is Until with the polling interval for machines.
 func (m *Machine) Wait(ctx context.Context, what string, holds func() (bool, error)) error {
 	return Until(ctx, often, what, holds)
 }
 
-// WaitReady waits for a Ready report. A failed provisioning is an error at
-// once.
+// WaitReady waits for a Ready report. It returns an error at once if
+// provisioning has failed.
 func (m *Machine) WaitReady(ctx context.Context) error {
 	return m.Wait(ctx, "Ready", func() (bool, error) {
 		h := m.VM.Health()
@@ -48,8 +48,8 @@ func (m *Machine) WaitReady(ctx context.Context) error {
 	})
 }
 
-// WaitStatus waits for another status document. An agent with nothing new to
-// say may be slow to repeat itself, so it gets a new goal state.
+// WaitStatus waits for another status document. It announces a new goal state
+// first, because an agent without changes may report at long intervals.
 func (m *Machine) WaitStatus(ctx context.Context) error {
 	_, before := m.VM.StatusDocument()
 	m.VM.Announce(false)
@@ -59,8 +59,8 @@ func (m *Machine) WaitStatus(ctx context.Context) error {
 	})
 }
 
-// Settle waits for the end of operations on extensions, and returns what
-// became of each: Succeeded, gone, or the error.
+// Settle waits until the operations on extensions end, and returns the result
+// of each: Succeeded, gone, or the error.
 func (m *Machine) Settle(ctx context.Context, extensions ...string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, name := range extensions {

@@ -1,5 +1,6 @@
-// Package peak measures for tests what memory it takes to read a document: of a
-// whole process that does nothing else, or of one call under a fuzzer.
+// Package peak measures the memory that is needed to read a document, for
+// tests: of a whole process that does nothing else, or of one call under a
+// fuzzer.
 package peak
 
 import (
@@ -16,31 +17,31 @@ import (
 	"testing"
 )
 
-// Process is what a process that reads a document may take in all, with the
-// program, its tests and the document itself.
+// Process is the memory limit in bytes of a process that reads a document,
+// including the program, its tests and the document itself.
 const Process = 64 << 20
 
-// A Case is one document and who reads it.
+// A Case is one document and the function that reads it.
 type Case struct {
 	Name string
-	// Doc makes the document. It is called in another process than Read, so
-	// that making it is not measured.
+	// Doc returns the document. It is called in another process than Read, so
+	// that its memory is not measured.
 	Doc func() []byte
-	// Read reads the document. Its error only goes into the log: that a
-	// document is refused is as good as that it is read.
+	// Read reads the document. Its error is only logged: a document may be
+	// rejected.
 	Read func(doc []byte) error
 }
 
-// The child knows by these what to do.
+// Environment variables with the task of a child process.
 const (
 	envCase   = "PEAK_CASE"
 	envDoc    = "PEAK_DOC"
 	envReport = "PEAK_REPORT"
 )
 
-// Run runs each case in a process of its own, which is the test program with
-// this test alone, and fails those that take more than Process. The figures go
-// into the log.
+// Run runs each case in a process of its own, which is the test program running
+// this test only, and fails those that use more than Process. The results are
+// logged.
 func Run(t *testing.T, cases []Case) {
 	t.Helper()
 	if name := os.Getenv(envCase); name != "" {
@@ -61,7 +62,7 @@ func Run(t *testing.T, cases []Case) {
 		if err := os.WriteFile(file, doc, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		// The test that runs, without a subtest's name.
+		// The name of the running test, without that of a subtest.
 		top, _, _ := strings.Cut(t.Name(), "/")
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(top)+"$", "-test.count=1")
 		cmd.Env = append(os.Environ(), envCase+"="+c.Name, envDoc+"="+file, envReport+"="+report)
@@ -87,9 +88,9 @@ func Run(t *testing.T, cases []Case) {
 	}
 }
 
-// child reads the document and leaves the figure.
+// child reads the document and writes the result.
 func child(t *testing.T, c Case) {
-	debug.SetMemoryLimit(32 << 20) // as the agent does, which collects more often above it
+	debug.SetMemoryLimit(32 << 20) // the agent's own limit; above it, garbage is collected more often
 	t.Helper()
 	doc, err := os.ReadFile(os.Getenv(envDoc))
 	if err != nil {
@@ -110,10 +111,10 @@ func child(t *testing.T, c Case) {
 	}
 }
 
-// HighWater is the most memory that this process has had so far, in bytes.
+// HighWater returns the peak memory of this process so far, in bytes.
 func HighWater() (int64, error) { return Memory("self", "VmHWM") }
 
-// Memory is a line of /proc/PID/status in bytes: VmHWM, VmRSS.
+// Memory returns a value of /proc/PID/status in bytes, such as VmHWM or VmRSS.
 func Memory(pid, name string) (int64, error) {
 	b, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
@@ -129,16 +130,15 @@ func Memory(pid, name string) (int64, error) {
 	return 0, fmt.Errorf("no %s of process %s", name, pid)
 }
 
-// What a call may allocate under a fuzzer: something for having been called,
-// and so many bytes for each of its input.
+// Limits of the allocation of one call under a fuzzer, in bytes: a fixed
+// amount, and an amount for each byte of input.
 const (
 	fuzzBase  = 16 << 20
 	fuzzTimes = 512
 )
 
-// Fuzz calls read, a fuzz target with an input of size bytes, and fails the
-// test if that allocated more than such an input is worth or, however large it
-// is, more than Process.
+// Fuzz calls read, which reads an input of size bytes, and fails the test if it
+// allocated more than allowed for that size, or more than Process.
 func Fuzz(t *testing.T, size int, read func()) {
 	t.Helper()
 	before := allocated()
@@ -148,23 +148,23 @@ func Fuzz(t *testing.T, size int, read func()) {
 	}
 }
 
-// Target is a fuzz target of which each call is held against Fuzz.
+// Target returns a fuzz target that checks each call with Fuzz.
 func Target[T []byte | string](target func(t *testing.T, in T)) func(t *testing.T, in T) {
 	return func(t *testing.T, in T) {
 		Fuzz(t, len(in), func() { target(t, in) })
 	}
 }
 
-// allocated is what was ever allocated on the heap. It does not stop the
-// world, as runtime.ReadMemStats does.
+// allocated returns the number of bytes allocated on the heap so far. Unlike
+// runtime.ReadMemStats it does not stop the world.
 func allocated() uint64 {
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)
 	return s[0].Value.Uint64()
 }
 
-// Fill is a document of about size bytes: head, as many of unit as fit, tail. A
-// unit may contain %d, its number.
+// Fill returns a document of about size bytes: head, as many of unit as fit,
+// tail. A %d in unit is replaced by the unit's number.
 func Fill(head, unit, tail string, size int) []byte {
 	var b bytes.Buffer
 	b.Grow(size)

@@ -2,5 +2,5 @@
 
 package peak
 
-// Race says that the race detector is built in.
+// Race reports whether the race detector is built in.
 const Race = true

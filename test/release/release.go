@@ -1,4 +1,4 @@
-// Package release gives system tests the release binaries of the agent.
+// Package release provides the release binaries of the agent to system tests.
 package release
 
 import (
@@ -11,11 +11,11 @@ import (
 	"testing"
 )
 
-// top is the top of the repository: tests run in their package's folder, two
-// below it.
+// top is the top of the repository: tests run in the directory of their
+// package, two levels below.
 var top = filepath.Join("..", "..")
 
-// built is the folder that Binary has made; empty if none.
+// built is the directory that Binary has created; empty if none.
 var built string
 
 var build = sync.OnceValues(func() (string, error) {
@@ -32,7 +32,7 @@ var build = sync.OnceValues(func() (string, error) {
 	built = dir
 	cmd := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w", "-o", dir+"/",
 		"github.com/azguest/azguest/agent/cmd/azguest", "github.com/azguest/azguest/agent/cmd/agentctl")
-	cmd.Dir = top // test/arm is a module of its own
+	cmd.Dir = top // test/arm has a go.mod of its own
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
@@ -40,8 +40,9 @@ var build = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// look lets the test cache know what the binaries are made of: it sees which
-// files this process looks at, not which ones the compiler does.
+// look looks at the sources of the binaries, so that the test cache depends on
+// them: it knows the files that this process looks at, not those that the
+// compiler reads.
 func look() error {
 	for _, dir := range []string{"agent", "extensions", "ovf", "protocol", "provisioning"} {
 		err := filepath.WalkDir(filepath.Join(top, dir), func(path string, d fs.DirEntry, err error) error {
@@ -57,9 +58,9 @@ func look() error {
 	return nil
 }
 
-// Binary is the path of azguest or agentctl. AZGUEST_BIN names a folder of
-// ones built before; otherwise they are built here, as scripts/build does,
-// once in a test program, which calls Remove at its end.
+// Binary returns the path of azguest or agentctl. AZGUEST_BIN names a directory
+// with existing binaries; otherwise they are built as by scripts/build, once
+// per test program, which must call Remove at its end.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := build()

@@ -14,18 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootConfig is what the supervisor tells the boot process.
+// bootConfig is the configuration that the supervisor passes to the boot
+// process.
 type bootConfig struct {
 	Options Options
 	Base    string
 	Loop    int // number of the loop device behind /dev/sr0, -1 for none
-	// For root of a user namespace: the directories that have an overlay each,
-	// and those that are hidden by a mount.
+	// Only for root of a user namespace: the directories that have an overlay
+	// each, and those that are hidden by a mount.
 	Lowers, Covers []string
 }
 
-// bootMain is process 1 of the sandboxed machine: it builds the machine,
-// says "ok" (or what failed), and then only reaps.
+// bootMain is process 1 of the sandboxed machine: it sets up the machine,
+// reports "ok" or the error, and from then on only reaps processes.
 func bootMain(report *os.File) error {
 	unix.CloseOnExec(int(report.Fd()))
 	var c bootConfig
@@ -104,7 +105,7 @@ func (c bootConfig) boot() error {
 	if err := c.bootID(root); err != nil {
 		return err
 	}
-	// Kernel settings that are not per namespace stay out of reach.
+	// Kernel settings that are not per namespace are read-only.
 	for _, name := range []string{"proc/sys", "proc/sysrq-trigger", "proc/irq", "proc/bus"} {
 		if err := readOnly(filepath.Join(root, name)); err != nil {
 			return err
@@ -132,8 +133,8 @@ func (c bootConfig) boot() error {
 	return pivot(root)
 }
 
-// bootID gives every boot of the machine an id of its own: it is how programs
-// notice that there was one.
+// bootID gives every boot of the machine its own boot id, by which programs
+// detect a reboot.
 func (c bootConfig) bootID(root string) error {
 	var b [16]byte
 	if _, err := rand.Read(b[:]); err != nil {
@@ -155,7 +156,7 @@ func (c bootConfig) bootID(root string) error {
 	return nil
 }
 
-// hostname does what a machine's start does with /etc/hostname.
+// hostname sets the host name from /etc/hostname, as a machine's boot does.
 func (c bootConfig) hostname(root string) error {
 	b, err := os.ReadFile(filepath.Join(root, "etc/hostname"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -200,7 +201,8 @@ type node struct {
 	major, minor uint32
 }
 
-// make makes the node, or shows the machine's: only its root may make some.
+// make creates the node, or bind-mounts the machine's: only real root can
+// create nodes.
 func (n node) make(dev string) error {
 	path := filepath.Join(dev, n.name)
 	if !rootless() {
@@ -212,7 +214,7 @@ func (n node) make(dev string) error {
 	return unix.Mount("/dev/"+n.name, path, "", unix.MS_BIND, "")
 }
 
-// dev fills a minimal /dev.
+// dev sets up a minimal /dev.
 func (c bootConfig) dev(dev string) error {
 	unix.Umask(0)
 	defer unix.Umask(0o022)
@@ -239,7 +241,7 @@ func (c bootConfig) dev(dev string) error {
 	}
 	terminals := "newinstance,ptmxmode=0666,mode=0620,gid=5"
 	if CurrentRights() == Single {
-		terminals = strings.TrimSuffix(terminals, ",gid=5") // there is no such group
+		terminals = strings.TrimSuffix(terminals, ",gid=5") // group 5 does not exist in the namespace
 	}
 	err := mountAll(dev, []mount{
 		{"devpts", "pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, terminals},
@@ -265,8 +267,8 @@ func (c bootConfig) dev(dev string) error {
 	}
 	sr0 := filepath.Join(dev, "sr0")
 	if c.Loop >= 0 {
-		// A node, not a bind mount of /dev/loopN: bound over, the device
-		// looks as if it were mounted already.
+		// A node, not a bind mount of /dev/loopN: after a bind mount the device
+		// would look as if it were mounted already.
 		if err := unix.Mknod(sr0, unix.S_IFBLK|0o660, int(unix.Mkdev(7, uint32(c.Loop)))); err != nil {
 			return fmt.Errorf("make /dev/sr0: %w", err)
 		}
@@ -279,7 +281,7 @@ func (c bootConfig) dev(dev string) error {
 	return os.WriteFile(sr0, b, 0o660)
 }
 
-// sys lays what the options say about hardware over /sys.
+// sys mounts the hardware of the options over /sys.
 func (c bootConfig) sys(root string) error {
 	files := map[string]string{}
 	if d := c.Options.DMI; d != nil {
@@ -305,7 +307,7 @@ func (c bootConfig) sys(root string) error {
 			return err
 		}
 	}
-	// A machine with real DMI must not show through.
+	// The real DMI of this machine must not be visible.
 	data := ""
 	if c.Options.DMI != nil {
 		err := opaque(filepath.Join(fake, "class/dmi"))
@@ -322,7 +324,7 @@ func (c bootConfig) sys(root string) error {
 	return nil
 }
 
-// opaque lets a directory of an upper layer show nothing of what is below.
+// opaque makes a directory of an upper layer hide everything in lower layers.
 func opaque(dir string) error {
 	name := "trusted.overlay.opaque"
 	if rootless() {
@@ -334,10 +336,10 @@ func opaque(dir string) error {
 	return nil
 }
 
-// mountRoot shows the machine as one overlay of its root.
+// mountRoot mounts the machine as one overlay of its root.
 func (c bootConfig) mountRoot(string) error { return mountOverlay(c.Base) }
 
-// pivot makes root the root of this mount namespace and lets go of the old.
+// pivot makes root the root of this mount namespace and unmounts the old one.
 func pivot(root string) error {
 	if err := unix.Chdir(root); err != nil {
 		return err
@@ -351,22 +353,22 @@ func pivot(root string) error {
 	return unix.Chdir("/")
 }
 
-// hiddenDirs of the machine are empty in the sandbox: secrets, and what
-// another agent or an earlier provisioning left.
+// hiddenDirs are directories of the machine that are empty in the sandbox:
+// secrets, and files of another agent or an earlier provisioning.
 var hiddenDirs = []string{
 	"/root", "/home", "/var/lib/waagent", "/var/lib/azure", "/var/lib/cloud", "/var/lib/azguest",
 	"/var/log/azure", "/etc/waagent.conf.d", "/etc/azguest", "/etc/sudoers.d",
 }
 
-// hiddenFiles are not there at all; names may be patterns.
+// hiddenFiles do not exist in the sandbox; names may be patterns.
 var hiddenFiles = []string{
 	"/.dockerenv", "/etc/waagent.conf", "/var/log/waagent*", "/etc/ssh/ssh_host_*",
 	"/etc/ssh/sshd_config.d/*azguest*", "/etc/ssh/sshd_config.d/*cloud*", "/etc/sudoers.d/waagent",
 	"/etc/shadow-", "/etc/gshadow-", "/etc/krb5.keytab",
 }
 
-// prepareUpper makes the upper layer hide what belongs to this machine and
-// not to any machine. It returns directories that have to be hidden otherwise.
+// prepareUpper makes the upper layer hide what is specific to this machine. It
+// returns directories that have to be hidden in another way.
 func prepareUpper(upper, hostname string, more []string) ([]string, error) {
 	var covers []string
 	if err := os.Mkdir(upper, 0o755); err != nil {
@@ -415,7 +417,7 @@ func prepareUpper(upper, hostname string, more []string) ([]string, error) {
 	return covers, os.WriteFile(filepath.Join(upper, "etc/hostname"), []byte(hostname+"\n"), 0o644)
 }
 
-// copyDir makes a directory of the machine in the upper layer, with its
+// copyDir creates a directory of the machine in the upper layer, with its
 // parents, their modes and owners.
 func copyDir(upper, name string) error {
 	if name == "/" {
@@ -442,8 +444,8 @@ func copyDir(upper, name string) error {
 	return unix.Chmod(path, st.Mode&0o7777)
 }
 
-// lockPasswords puts a shadow file into the upper layer in which no account
-// of the machine has a password.
+// lockPasswords writes a shadow file into the upper layer in which no account
+// has a password.
 func lockPasswords(upper string) error {
 	if rootless() {
 		return replaceSecrets(upper)

@@ -10,7 +10,8 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// Programs are put into sandboxes and started there while other tests fork.
+// Programs are installed in sandboxes and started there while other tests fork
+// (see write).
 func TestNBR7InstalledProgramsStart(t *testing.T) {
 	need(t)
 	s, err := sandbox.New(t.Context(), sandbox.Options{})

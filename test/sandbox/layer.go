@@ -16,12 +16,12 @@ import (
 	"syscall"
 )
 
-// copyLayer copies a tree into the upper layer. The kernel won't take a
-// folder of the root file system as a layer of an overlay of that file
-// system ("too many levels"), and these trees are small.
+// copyLayer copies a tree into the upper layer. A folder of the root file
+// system cannot be a layer of an overlay of that file system ("too many
+// levels"), and these trees are small.
 //
-// Where the machine has a symlink to a folder (/lib) and the tree a folder,
-// the files go where the link points, as dpkg would put them.
+// Where the machine has a symlink to a folder (/lib) and the tree has a folder,
+// the files are copied to the target of the link, as dpkg does.
 func copyLayer(from *os.Root, upper string) error {
 	return fs.WalkDir(from.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || name == "." {
@@ -48,8 +48,8 @@ func copyLayer(from *os.Root, upper string) error {
 	})
 }
 
-// onMachine is the name of a folder with the symlinks of the machine
-// resolved, as far as it exists there.
+// onMachine resolves the symlinks of the machine in the name of a folder, as
+// far as the folder exists there.
 func onMachine(dir string) (string, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
@@ -74,7 +74,7 @@ func layerDir(upper, target string, fi fs.FileInfo) error {
 
 func layerLink(from *os.Root, name, upper, target string) error {
 	if st, err := os.Stat(target); err == nil && st.IsDir() {
-		return nil // /lib and its like: the machine knows better
+		return nil // /lib and the like: keep the machine's link
 	}
 	to, err := from.Readlink(name)
 	if err != nil {
@@ -115,10 +115,10 @@ func layerFile(from *os.Root, name, upper, target string, fi fs.FileInfo) error 
 	return os.Chmod(path, fi.Mode())
 }
 
-// DebianLayer returns a folder with the files of Debian packages and of what
-// they depend on, unpacked and never installed, for Options.Layers. What the
-// machine has is left out; the answer is "" if it has everything. What was
-// downloaded is kept under the user's cache folder.
+// DebianLayer returns a folder for Options.Layers with the files of Debian
+// packages and their dependencies, unpacked but not installed. Packages that
+// the machine has are left out; if it has all of them, the result is "".
+// Downloads are kept in the user's cache folder.
 func DebianLayer(ctx context.Context, packages ...string) (string, error) {
 	packages, err := missing(ctx, packages)
 	if err != nil {
@@ -131,7 +131,7 @@ func DebianLayer(ctx context.Context, packages ...string) (string, error) {
 	if err != nil {
 		cache = "/var/cache"
 	}
-	// The list may be too long for a file name.
+	// The list may be too long for a file name, so it is hashed.
 	sum := sha256.Sum256([]byte(strings.Join(packages, " ")))
 	key := packages[0] + "-" + hex.EncodeToString(sum[:6])
 	dir := filepath.Join(cache, "azguest", "layers", key)
@@ -174,8 +174,8 @@ func DebianLayer(ctx context.Context, packages ...string) (string, error) {
 	return dir, nil
 }
 
-// missing are the packages that apt would install here, as NAME=VERSION: it
-// is asked to simulate, which changes nothing.
+// missing lists the packages that apt would install here, as NAME=VERSION, by a
+// simulation that changes nothing.
 func missing(ctx context.Context, packages []string) ([]string, error) {
 	known := true
 	for _, p := range packages {
@@ -216,7 +216,7 @@ func missing(ctx context.Context, packages []string) ([]string, error) {
 }
 
 func download(ctx context.Context, dir string, packages []string) error {
-	// As root: apt's own user can't write into a private folder.
+	// As root: apt's own user can't write to a private folder.
 	c := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, packages...)...)
 	c.Dir = dir
 	c.Env = append(os.Environ(), "LC_ALL=C")
@@ -231,11 +231,12 @@ func lastLine(b []byte) string {
 	return lines[len(lines)-1]
 }
 
-// SSHServer are the packages of an SSH server and sudo, for machines without.
+// SSHServer returns the packages of an SSH server and sudo, for machines
+// without them.
 func SSHServer() []string { return []string{"openssh-server", "sudo"} }
 
-// PrepareSSHD does what installing openssh-server and sudo does and
-// unpacking does not: its account, its configuration and host keys. Nothing is started.
+// PrepareSSHD does the part of the installation of openssh-server and sudo that
+// unpacking does not: account, configuration and host keys. Nothing is started.
 func (s *Sandbox) PrepareSSHD(ctx context.Context) error {
 	_, err := s.Run(ctx, "sh", "-ec", `
 test -x /usr/sbin/sshd || { echo "no sshd on this machine" >&2; exit 1; }

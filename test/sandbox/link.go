@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The network card that guests look for. Its other end stays in the same
-// namespace and leads nowhere: the platform's addresses are local.
+// The network card that agents expect. Its peer stays in the same namespace
+// unconnected: the platform's addresses are local.
 const (
 	cardName    = "eth0"
 	cardPeer    = "fabric0"
@@ -18,9 +18,9 @@ const (
 	cardGateway = "10.0.0.1"
 )
 
-// addCard makes eth0 with an address, a default route and a route to the
-// WireServer, as DHCP would. Agents read the interface, its MAC address and
-// the route table before they try to speak to anybody.
+// addCard creates eth0 with an address, a default route and a route to the
+// WireServer, as DHCP would. Agents read the interface, its MAC address and the
+// route table before they connect to the platform.
 func addCard() error {
 	nl, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -45,7 +45,7 @@ func addCard() error {
 	if err != nil {
 		return err
 	}
-	// Not at creation: an end whose peer is not tied to it yet can't be up.
+	// Not at creation: an interface can't be up before its peer exists.
 	for _, i := range []*net.Interface{card, other} {
 		if err := talk(nl, unix.RTM_SETLINK, ifInfo(int32(i.Index), unix.IFF_UP)); err != nil {
 			return fmt.Errorf("bring %s up: %w", i.Name, err)
@@ -77,7 +77,7 @@ func addCard() error {
 	return nil
 }
 
-// ifInfo is struct ifinfomsg.
+// ifInfo encodes a struct ifinfomsg.
 func ifInfo(index int32, flags uint32) []byte {
 	b := make([]byte, 4, 16) // family, padding, type
 	b = binary.NativeEndian.AppendUint32(b, uint32(index))
@@ -85,7 +85,7 @@ func ifInfo(index int32, flags uint32) []byte {
 	return binary.NativeEndian.AppendUint32(b, flags)
 }
 
-// attr is struct rtattr with its payload, padded.
+// attr encodes a struct rtattr with its payload, padded.
 func attr(kind uint16, parts ...[]byte) []byte {
 	b := make([]byte, 4)
 	for _, p := range parts {
@@ -101,7 +101,8 @@ func attr(kind uint16, parts ...[]byte) []byte {
 
 func cstring(s string) []byte { return append([]byte(s), 0) }
 
-// talk sends one request that creates something and waits for the answer.
+// talk sends one request that creates something and waits for the
+// acknowledgement.
 func talk(nl int, kind uint16, body []byte) error {
 	msg := make([]byte, 16, 16+len(body))
 	binary.NativeEndian.PutUint32(msg, uint32(16+len(body)))

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attachLoop shows the image as a read-only block device. It is detached by
-// the kernel when its last user, the returned file, is closed or dies.
+// attachLoop attaches the image to a read-only loop device. The kernel detaches
+// it when the returned file, its last user, is closed.
 func attachLoop(image *os.File) (*os.File, error) {
 	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer ctl.Close()
-	// Others attach devices too: whoever loses the race tries the next.
+	// Another process may take the free device first: try again.
 	for range 16 {
 		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
@@ -44,7 +44,8 @@ func attachLoop(image *os.File) (*os.File, error) {
 	return nil, errors.New("no free loop device after 16 tries")
 }
 
-// loopNumber is the minor number behind /dev/sr0, -1 for none.
+// loopNumber returns the number of the loop device behind /dev/sr0, -1 for
+// none.
 func (s *supervisor) loopNumber() int {
 	if s.loop == nil {
 		return -1

@@ -15,21 +15,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Without root the machine can't be shown as one overlay of "/", for two
-// reasons. The kernel takes no directory with mounts of others below it as a
-// layer; so there is an overlay for each directory that has none. And what
-// belongs to the machine's root belongs to nobody inside, who has no rights to
-// it; so directories that root writes in are made beforehand in the upper
-// layer, which decides whose they are, and small files are copied there.
+// Without root the machine can't be mounted as one overlay of "/", for two
+// reasons. A directory with other mounts below it cannot be a layer, so there
+// is one overlay for each directory without any. And files of the machine's
+// root belong to an unmapped user inside, so root inside cannot change them;
+// directories that root writes to are therefore created beforehand in the upper
+// layer, which determines their owner, and small files are copied there.
 
-// fresh are top directories that begin empty.
+// fresh are top directories that are empty at first.
 var fresh = []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt", "/media", "/root", "/home", "/lost+found", "/snap", "/.snapshots"}
 
-// maxSplit bounds how deep a directory is taken apart around a mount.
+// maxSplit is how many levels of directories are split up around a mount.
 const maxSplit = 3
 
-// lowers are the directories of the machine that get an overlay each. It
-// makes what lies between them in the upper layer.
+// lowers returns the directories of the machine that get an overlay each. It
+// creates the directories above them in the upper layer.
 func lowers(upper, base string) ([]string, error) {
 	mounts, err := mountPoints()
 	if err != nil {
@@ -41,13 +41,14 @@ func lowers(upper, base string) ([]string, error) {
 	split = func(dir string, depth int) error {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			return nil //nolint:nilerr // not ours to see: it stays empty
+			return nil //nolint:nilerr // not readable for this user: it stays empty
 		}
 		for _, e := range entries {
 			name := filepath.Join(dir, e.Name())
 			switch {
 			case strings.ContainsAny(name, `:,\`):
-				// They mean something to overlayfs; it is missed.
+				// These characters have a meaning in overlayfs options; the
+				// directory is left out.
 			case slices.Contains(fresh, name) || name == base || name == "/etc" || hidden(upper, name) && e.IsDir():
 				if err := copyDir(upper, name); err != nil {
 					return err
@@ -92,7 +93,7 @@ func mountPoints() ([]string, error) {
 	return out, s.Err()
 }
 
-// unescape undoes the \040 of mountinfo.
+// unescape decodes octal escapes such as \040 in mountinfo.
 func unescape(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -108,7 +109,7 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// Bounds of what is copied, so that a big machine is not slow to start.
+// Limits of copying, so that a sandbox starts quickly on a big machine.
 const (
 	maxCopied = 8 << 20 // of one file
 	maxBytes  = 64 << 20
@@ -119,12 +120,12 @@ const (
 // A copier copies parts of the machine into the upper layer.
 type copier struct {
 	upper       string
-	dirs, files int // so many more
+	dirs, files int // how many more may be copied
 	bytes       int64
 }
 
-// owned are the directories that root must own, down to a depth, with the
-// files in them or without.
+// owned are the directories that root inside must own, with their depth, and
+// whether the files in them are copied.
 var owned = []struct {
 	dir   string
 	depth int
@@ -139,10 +140,10 @@ var owned = []struct {
 	{"/usr/lib/sudo", 1, true},
 }
 
-// notCopied are many files that nobody appends to.
+// notCopied are directories with many files to which nothing is appended.
 var notCopied = []string{"/var/cache", "/var/lib/dpkg/info", "/var/lib/apt/lists", "/var/lib/docker", "/var/lib/containers", "/var/lib/snapd", "/var/lib/flatpak"}
 
-// own makes directories and files of the machine in the upper layer.
+// own creates the owned directories and files in the upper layer.
 func own(upper string) error {
 	c := &copier{upper: upper, files: maxFiles, bytes: maxBytes}
 	for _, o := range owned {
@@ -150,7 +151,7 @@ func own(upper string) error {
 		err := filepath.WalkDir(o.dir, func(name string, d fs.DirEntry, err error) error {
 			switch {
 			case err != nil:
-				return nil //nolint:nilerr // not ours to see: it stays as it is
+				return nil //nolint:nilerr // not readable for this user: it is not copied
 			case hidden(upper, name):
 				if d.IsDir() {
 					return fs.SkipDir
@@ -176,7 +177,7 @@ func own(upper string) error {
 	return nil
 }
 
-// hidden says that a name was hidden already: by a white-out, or by a
+// hidden reports whether a name is hidden already: by a white-out, or by a
 // directory that shows nothing of the machine.
 func hidden(upper, name string) bool {
 	var st unix.Stat_t
@@ -191,8 +192,8 @@ func hidden(upper, name string) bool {
 	return err == nil
 }
 
-// forget takes away the white-outs that hide nothing, because there is no
-// overlay where they are; they would be seen as devices.
+// forget removes white-outs where there is no overlay, because they would
+// appear as devices.
 func forget(upper string, lowers []string) error {
 	return filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -209,8 +210,8 @@ func forget(upper string, lowers []string) error {
 	})
 }
 
-// file copies a file or a link of the machine that can be read and is not too
-// large, unless the upper layer has it. Its directory must exist there.
+// file copies a readable file or link of the machine that is not too large,
+// unless the upper layer has it. Its directory must exist there.
 func (c *copier) file(name string, kind fs.FileMode) error {
 	if kind == fs.ModeSymlink {
 		to, err := os.Readlink(name)
@@ -224,11 +225,11 @@ func (c *copier) file(name string, kind fs.FileMode) error {
 	}
 	fi, err := os.Lstat(name)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() > min(maxCopied, c.bytes) || c.files == 0 {
-		return nil //nolint:nilerr // it stays as it is
+		return nil //nolint:nilerr // not copied
 	}
 	src, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		// A lock, or a log that somebody will want to append to.
+		// A lock file, or a log to which a program may append.
 		if fi.Size() == 0 || strings.HasPrefix(name, "/var/log/") {
 			return create(c.upper, name, strings.NewReader(""), fi)
 		}
@@ -261,8 +262,9 @@ func create(upper, name string, data io.Reader, fi fs.FileInfo) error {
 	return os.Chmod(path, fi.Mode())
 }
 
-// owner is whose a copy of what belongs to uid and gid is. The machine's ids
-// all look like the same unmapped one.
+// owner returns the owner of a copy of a file of uid and gid. In a user
+// namespace all ids of the machine appear as the same unmapped one, so it is
+// root.
 func owner(uid, gid uint32) (int, int) {
 	if !rootless() {
 		return int(uid), int(gid)
@@ -270,7 +272,8 @@ func owner(uid, gid uint32) (int, int) {
 	return 0, 0
 }
 
-// mountLowers shows the machine as rootless sandboxes do.
+// mountLowers mounts the machine as separate overlays, for sandboxes without
+// root.
 func (c bootConfig) mountLowers(root string) error {
 	upper := filepath.Join(c.Base, "upper")
 	if err := unix.Mount(upper, root, "", unix.MS_BIND, ""); err != nil {
@@ -282,8 +285,8 @@ func (c bootConfig) mountLowers(root string) error {
 			return err
 		}
 		err := overlay(dir, filepath.Join(upper, dir), work, filepath.Join(root, dir))
-		// A file system that can't be a layer is missed where it is not
-		// part of the system itself.
+		// Other file systems that can't be a layer are left out; an error only
+		// concerns directories of the system itself.
 		if err != nil && strings.Count(dir, "/") == 1 && slices.Contains([]string{"/usr", "/var", "/bin", "/sbin", "/lib"}, dir) {
 			return err
 		}
@@ -300,11 +303,11 @@ func (c bootConfig) mountLowers(root string) error {
 	return nil
 }
 
-// overlay lays upper over lower at target.
+// overlay mounts an overlay of upper over lower at target.
 func overlay(lower, upper, work, target string) error {
 	opt := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)
 	var err error
-	// Kernels before 6.6 have no such attributes on a tmpfs.
+	// Kernels before 6.6 have no user extended attributes on tmpfs.
 	for _, more := range []string{",userxattr", ""} {
 		if err = unix.Mount("overlay", target, "overlay", 0, opt+more); err == nil {
 			return nil
@@ -313,8 +316,8 @@ func overlay(lower, upper, work, target string) error {
 	return fmt.Errorf("overlay of %s (%s): %w", lower, opt, err)
 }
 
-// replaceSecrets writes what only the machine's root may read: nobody has a
-// password, and root may use sudo.
+// replaceSecrets replaces the files that only real root can read: no account
+// has a password, and root may use sudo.
 func replaceSecrets(upper string) error {
 	if err := copyDir(upper, "/etc"); err != nil {
 		return err
@@ -325,7 +328,7 @@ func replaceSecrets(upper string) error {
 	} {
 		b, err := os.ReadFile(f.from)
 		if err != nil {
-			continue // then nobody needs the other
+			continue // without it the other is not needed
 		}
 		if _, err := os.Lstat(f.to); err != nil {
 			continue

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// raiseLoopback brings lo up and puts the addresses on it, each as a /32, so
-// that only these are local and everything else is unreachable. Plain ioctls:
-// the machine may have no iproute2.
+// raiseLoopback brings lo up and adds the addresses, each as a /32, so that
+// only these are local and everything else is unreachable. It uses ioctls
+// because the machine may not have iproute2.
 func raiseLoopback(addrs []string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

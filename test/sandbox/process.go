@@ -33,13 +33,13 @@ type Cmd struct {
 
 // A Process is a started process.
 type Process struct {
-	PID  int // as this program sees it, so /proc/PID works
+	PID  int // in this program's namespace, so /proc/PID works
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
 }
 
-// Result is what a process that ended left behind.
+// Result is the output and exit code of a process that has ended.
 type Result struct {
 	Stdout, Stderr string
 	Code           int // -1 when killed by a signal
@@ -48,18 +48,18 @@ type Result struct {
 // Start starts a process inside the sandboxed machine.
 func (s *Sandbox) Start(c Cmd) (*Process, error) { return s.launch(c, true) }
 
-// Beside starts a process that sees this machine's own files but lives in
-// the sandbox's network and ends with the sandbox: the emulator.
+// Beside starts a process that sees this machine's own files but runs in the
+// sandbox's network and ends with the sandbox, such as the emulator.
 func (s *Sandbox) Beside(c Cmd) (*Process, error) { return s.launch(c, false) }
 
-// Run runs a command inside the machine to its end. A non-zero exit is an
-// error that quotes the output.
+// Run runs a command inside the machine and waits for its end. A non-zero exit
+// code is an error that quotes the output.
 func (s *Sandbox) Run(ctx context.Context, args ...string) (Result, error) {
 	return s.RunCmd(ctx, Cmd{Args: args})
 }
 
-// RunCmd is Run with all the choices of Cmd; Stdout and Stderr are collected
-// and, if set, also copied.
+// RunCmd is Run with all options of Cmd; Stdout and Stderr are collected and,
+// if set, also copied.
 func (s *Sandbox) RunCmd(ctx context.Context, c Cmd) (Result, error) {
 	return run(ctx, c, s.Start)
 }
@@ -97,9 +97,9 @@ func tee(w io.Writer, b *bytes.Buffer) io.Writer {
 	return io.MultiWriter(b, w)
 }
 
-// dropped are the capabilities by which root inside could change the machine
-// outside the namespaces. Loading a module is the one that a guest agent
-// really tries (modprobe udf).
+// dropped are the capabilities with which root inside could change the machine
+// outside the namespaces. Loading modules is what a guest agent does try
+// (modprobe udf).
 var dropped = []uintptr{
 	unix.CAP_SYS_MODULE, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME, unix.CAP_SYS_RAWIO,
 	unix.CAP_MKNOD, unix.CAP_SYSLOG, unix.CAP_WAKE_ALARM, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE,
@@ -130,18 +130,18 @@ func (s *Sandbox) launch(c Cmd, inside bool) (*Process, error) {
 	return p, nil
 }
 
-// onOwnThread starts fn on a thread that ends with it, so that nothing else
-// ever runs where fn has moved the thread.
+// onOwnThread runs fn on a thread that ends afterwards, so that no other
+// goroutine runs on a thread that fn has moved to other namespaces.
 func onOwnThread(fn func()) {
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() != os.Getpid() {
 			fn()
-			return // without unlocking: that is what ends the thread
+			return // without unlocking, which ends the thread
 		}
-		// The first thread can't end. It would hold the namespaces as long as
-		// this program lives, and /proc/self would show them for its own. It
-		// is kept out of the way until somebody else is at work.
+		// The first thread can't end. It would keep the namespaces alive as
+		// long as this program, and /proc/self would refer to them. So it is
+		// blocked until another thread runs fn.
 		begun := make(chan struct{})
 		onOwnThread(func() {
 			close(begun)
@@ -152,8 +152,8 @@ func onOwnThread(fn func()) {
 	}()
 }
 
-// start runs on a thread that is in the right namespaces, so names resolve
-// as the sandboxed machine sees them.
+// start runs on a thread that is in the right namespaces, so names resolve as
+// in the sandboxed machine.
 func (p *Process) start(c Cmd, inside bool) error {
 	if inside {
 		for _, bit := range dropped {
@@ -175,14 +175,14 @@ func (p *Process) start(c Cmd, inside bool) error {
 		Path: name, Args: c.Args, Dir: c.Dir, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
 		Env:         append([]string{"PATH=" + Path, "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"}, c.Env...),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-		// A daemon that keeps our pipe must not hold us up.
+		// Do not wait for daemons that keep the pipe open.
 		WaitDelay: time.Second,
 	}
 	return p.cmd.Start()
 }
 
 // enter moves the calling thread into the namespaces of the sandbox and
-// makes sure that it is not left in the machine's own network.
+// verifies that it has left the machine's own network.
 func (s *Sandbox) enter(inside bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,7 +192,7 @@ func (s *Sandbox) enter(inside bool) error {
 	if err := s.outer.join(); err != nil {
 		return err
 	}
-	// /proc is still the machine's own here.
+	// /proc still is the machine's own here.
 	if now, err := os.Readlink("/proc/thread-self/ns/net"); err != nil || now != s.netID {
 		return fmt.Errorf("not in the sandbox's network namespace (%q, want %q, %w)", now, s.netID, err)
 	}
@@ -202,7 +202,7 @@ func (s *Sandbox) enter(inside bool) error {
 	return nil
 }
 
-// Done is closed when the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Wait waits for the end of the process.
@@ -214,7 +214,8 @@ func (p *Process) Wait() error {
 	return p.err
 }
 
-// Code is the exit code of a process that ended, -1 if a signal killed it.
+// Code waits for the end of the process and returns its exit code, -1 if a
+// signal killed it.
 func (p *Process) Code() int {
 	<-p.done
 	return p.cmd.ProcessState.ExitCode()
@@ -223,7 +224,7 @@ func (p *Process) Code() int {
 // Signal sends a signal to the process.
 func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// Kill ends the process at once, as a power cut would, and waits for it.
+// Kill ends the process at once, like a power failure, and waits for it.
 func (p *Process) Kill() error {
 	err := p.cmd.Process.Kill()
 	<-p.done
@@ -233,9 +234,10 @@ func (p *Process) Kill() error {
 	return err
 }
 
-// InNetwork calls fn on a thread that is in the sandbox's network: sockets
-// that fn itself makes (not goroutines it starts) belong to the sandbox, for
-// as long as they live. An emulator inside the test program listens this way.
+// InNetwork calls fn on a thread that is in the sandbox's network: sockets that
+// fn itself creates (not goroutines it starts) belong to the sandbox for as
+// long as they exist. This lets an emulator inside the test program listen
+// there.
 func (s *Sandbox) InNetwork(fn func() error) error {
 	done := make(chan error, 1)
 	onOwnThread(func() {
@@ -260,12 +262,13 @@ func (s *Sandbox) Dial(ctx context.Context, network, addr string) (net.Conn, err
 	return conn, err
 }
 
-// HTTPClient is a client that lives in the sandbox's network.
+// HTTPClient returns a client that connects within the sandbox's network.
 func (s *Sandbox) HTTPClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: s.Dial}}
 }
 
-// nsSet are namespaces of a process, in the order in which to join them.
+// nsSet is a list of namespaces of a process, in the order in which to join
+// them.
 type nsSet []ns
 
 type ns struct {

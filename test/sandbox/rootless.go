@@ -19,20 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rights are what root inside a sandbox is.
+// Rights describes root inside a sandbox.
 type Rights string
 
 const (
 	// Root is the machine's own root.
 	Root Rights = "root"
-	// Ranged is a user who has a range of ids to give away (/etc/subuid).
+	// Ranged is root of a user namespace with a range of ids (/etc/subuid).
 	Ranged Rights = "ranged"
-	// Single is a user who has one id, which is root's inside: there is
-	// nobody else whom a file could be given to.
+	// Single is root of a user namespace with a single id: there are no other
+	// users to whom files could belong.
 	Single Rights = "single"
 )
 
-// CurrentRights are those of this process.
+// CurrentRights returns the rights of this process.
 func CurrentRights() Rights {
 	uid, uerr := os.ReadFile("/proc/self/uid_map")
 	gid, gerr := os.ReadFile("/proc/self/gid_map")
@@ -42,7 +42,7 @@ func CurrentRights() Rights {
 	return lesser(rightsOf(string(uid)), rightsOf(string(gid)))
 }
 
-// lesser is the lesser of two.
+// lesser returns the lesser of two rights.
 func lesser(a, b Rights) Rights {
 	for _, r := range []Rights{Single, Ranged} {
 		if a == r || b == r {
@@ -67,34 +67,34 @@ func rightsOf(idMap string) Rights {
 			return Root
 		}
 	}
-	// useradd starts at 1000.
+	// useradd assigns ids from 1000.
 	if ids > 1001 {
 		return Ranged
 	}
 	return Single
 }
 
-// rootless says that this process is root of a user namespace only.
+// rootless reports whether this process is root of a user namespace only.
 func rootless() bool { return CurrentRights() != Root }
 
-// Ended is how the program ended that AsRoot ran again: its exit status.
+// Ended is the exit status of the program that AsRoot ran again.
 type Ended int
 
 func (e Ended) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// lifelineName names the descriptor whose other end the caller holds: the
-// program that was run again ends in good order when it is closed, however
-// the caller ended.
+// lifelineName names the descriptor of a pipe whose other end the caller of
+// AsRoot holds: the program that was run again shuts down when it is closed,
+// however the caller ended.
 const (
 	lifelineName = "AZGUEST_SANDBOX_LIFELINE"
 	againName    = "azguest-sandbox-again"
 )
 
-// AsRoot calls do where sandboxes can be made: in this process if it is
-// root, else in this program run again, with the same arguments, as root of a
-// user namespace of its own. In the latter case the error is an Ended, or says
-// why that was not possible (see Code). Threads can't join a user namespace,
-// so nothing less than the whole program will do.
+// AsRoot calls do where sandboxes can be created: in this process if it is
+// root, otherwise in this program run again, with the same arguments, as root
+// of a user namespace of its own. In the latter case the error is an Ended, or
+// says why that was not possible (see Code). The whole program is run again
+// because a multi-threaded process can't join a user namespace.
 func AsRoot(ctx context.Context, do func(context.Context) error) error {
 	if os.Geteuid() == 0 {
 		ctx, cancel := lifeline(ctx)
@@ -115,12 +115,12 @@ func AsRoot(ctx context.Context, do func(context.Context) error) error {
 		if _, mapped := errors.AsType[*mapError](err); !mapped {
 			return err
 		}
-		// Without them most handlers work too.
+		// Most handlers work without other ids, too.
 	}
 	return runAgain(ctx, nil)
 }
 
-// lifeline is a context that ends with the caller of AsRoot.
+// lifeline returns a context that ends with the caller of AsRoot.
 func lifeline(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	fd, err := strconv.Atoi(os.Getenv(lifelineName))
@@ -136,14 +136,14 @@ func lifeline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// mapError: the helpers of package uidmap did not do it.
+// mapError reports that the helpers of package uidmap failed.
 type mapError struct{ err error }
 
 func (e *mapError) Error() string { return e.err.Error() }
 func (e *mapError) Unwrap() error { return e.err }
 
-// runAgain runs this program in a new user namespace. With a nil mapIDs root
-// inside is this user and there are no others.
+// runAgain runs this program in a new user namespace. If mapIDs is nil, this
+// user is root inside and there are no other users.
 func runAgain(ctx context.Context, mapIDs func(pid int) error) error {
 	life, lifeEnd, err := os.Pipe()
 	if err != nil {
@@ -156,7 +156,7 @@ func runAgain(ctx context.Context, mapIDs func(pid int) error) error {
 		return err
 	}
 	defer readyEnd.Close()
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // it ends in its own order, by its lifeline
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // it ends by its lifeline
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), lifelineName+"=3")
 	cmd.ExtraFiles = []*os.File{life, ready}
@@ -166,11 +166,11 @@ func runAgain(ctx context.Context, mapIDs func(pid int) error) error {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	} else {
-		// It has no ids yet, and waits for them.
+		// The child has no ids yet, and waits for them.
 		cmd.Args[0] = againName
 		cmd.Args = append([]string{againName, os.Args[0]}, os.Args[1:]...)
 	}
-	// Ctrl-C reaches the child by itself; in any case it ends by its lifeline,
+	// Ctrl-C reaches the child directly; in any case it ends by its lifeline,
 	// and this process after it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
@@ -190,7 +190,7 @@ func runAgain(ctx context.Context, mapIDs func(pid int) error) error {
 	_ = readyEnd.Close()
 	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // its exit status says it all
+		_ = cmd.Wait() // only its exit status is needed
 		close(ended)
 	}()
 	for {
@@ -210,8 +210,8 @@ func runAgain(ctx context.Context, mapIDs func(pid int) error) error {
 	}
 }
 
-// again is the program run again before it has its ids: executing the
-// program once more as what is root by then gives it the capabilities.
+// again runs in the child before it has its ids: once they are mapped, it
+// executes the program again, which gives it the capabilities of root.
 func again() error {
 	ready := os.NewFile(4, "ready")
 	if _, err := io.Copy(io.Discard, ready); err != nil {
@@ -221,10 +221,11 @@ func again() error {
 	return syscall.Exec("/proc/self/exe", os.Args[1:], os.Environ())
 }
 
-// idRange is a line of /etc/subuid.
+// idRange is the range of a line of /etc/subuid.
 type idRange struct{ start, count string }
 
-// subIDs is the first range of ids that a user may give away; nil for none.
+// subIDs returns the first usable range of subordinate ids of a user; nil for
+// none.
 func subIDs(file string, uid int) *idRange {
 	f, err := os.Open(file)
 	if err != nil {
@@ -256,21 +257,21 @@ func newIDMap(program string, pid, own int, r *idRange) error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command(path, strconv.Itoa(pid), "0", strconv.Itoa(own), "1", "1", r.start, r.count).CombinedOutput() //nolint:noctx // a moment
+	out, err := exec.Command(path, strconv.Itoa(pid), "0", strconv.Itoa(own), "1", "1", r.start, r.count).CombinedOutput() //nolint:noctx // takes a moment only
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }
 
-// Codes of what keeps a user from making sandboxes.
+// Codes of the reasons why a user can't create sandboxes.
 const (
 	CodeRoot    = "AZ-LAB-ROOT"    // not root, or a root that may not
 	CodeUserNS  = "AZ-LAB-USERNS"  // no user namespaces for users
 	CodeOverlay = "AZ-LAB-OVERLAY" // no overlay in them
 )
 
-// An Unavailable says why there can be no sandbox, and the way out.
+// An Unavailable says why sandboxes can't be created, and how to fix it.
 type Unavailable struct {
 	Code string
 	Err  error
@@ -285,7 +286,8 @@ func (u *Unavailable) Unwrap() error { return u.Err }
 
 func forbidden(code string, err error) error { return &Unavailable{code, err, fixes("/", code)} }
 
-// fixes are the ways out of what the machine's settings forbid.
+// fixes returns the commands that change the settings of the machine which
+// forbid it.
 func fixes(root, code string) []string {
 	is := func(name, value string) bool {
 		b, err := os.ReadFile(filepath.Join(root, "proc/sys", name))

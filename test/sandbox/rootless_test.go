@@ -52,8 +52,7 @@ func TestSubIDs(t *testing.T) {
 	}
 }
 
-// TestFixes: each setting that forbids user namespaces is named with the way
-// out.
+// TestFixes: each setting that forbids user namespaces is named with its fix.
 func TestFixes(t *testing.T) {
 	for name, tc := range map[string]struct{ file, value, want string }{
 		"debian":    {"proc/sys/kernel/unprivileged_userns_clone", "0\n", "sudo sysctl kernel.unprivileged_userns_clone=1"},
@@ -76,8 +75,8 @@ func TestFixes(t *testing.T) {
 	}
 }
 
-// TestLowers: every directory of the machine's root is there, and none that
-// is a layer has a mount of others below it.
+// TestLowers: every directory of the machine's root exists, and no layer has
+// another mount below it.
 func TestLowers(t *testing.T) {
 	upper := filepath.Join(t.TempDir(), "upper")
 	if err := os.Mkdir(upper, 0o755); err != nil {
@@ -113,7 +112,8 @@ func TestLowers(t *testing.T) {
 	}
 }
 
-// TestForget: a white-out is seen as a device where there is no overlay.
+// TestForget: white-outs are removed where there is no overlay, because they
+// would appear as devices.
 func TestForget(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

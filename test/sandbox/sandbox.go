@@ -22,41 +22,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options says what the sandboxed machine looks like. The zero value is a
-// machine without a DVD, without DMI, with the machine's own files.
+// Options configure the sandboxed machine. The zero value is a machine without
+// a DVD and without DMI, with the files of the real one.
 type Options struct {
-	// DVD is the image that /dev/sr0 shows; empty for no drive.
+	// DVD is the file name of the image in /dev/sr0; empty for no drive.
 	DVD string
-	// PlainDVD makes /dev/sr0 a regular file instead of a loop device. It is
-	// what happens by itself where loop devices can't be had.
+	// PlainDVD makes /dev/sr0 a regular file instead of a loop device. This
+	// also happens where loop devices are not available.
 	PlainDVD bool
-	// CDROM adds what sysfs says of a real CD-ROM drive (SCSI type 5).
+	// CDROM adds the sysfs entries of a real CD-ROM drive (SCSI type 5).
 	CDROM bool
-	// DMI is what /sys/class/dmi/id shows; nil for no such folder.
+	// DMI is the content of /sys/class/dmi/id; nil for no such folder.
 	DMI *DMI
 	// Layers are folders laid over the machine's root, uppermost first.
 	Layers []string
-	// Addresses are put on lo, beside 127.0.0.1. Nil means the platform's two.
+	// Addresses are added to lo, beside 127.0.0.1. Nil means the platform's
+	// two.
 	Addresses []string
 	// Hostname before provisioning; "sandbox" if empty.
 	Hostname string
-	// Fuse makes /dev/fuse, for other agents that must mount the DVD where the
+	// Fuse adds /dev/fuse, for other agents that must mount the DVD where the
 	// kernel can't.
 	Fuse bool
-	// Hide are further paths of the machine that must not show through. A
-	// directory becomes empty, a file disappears.
+	// Hide are further paths of the machine to hide. A directory becomes empty,
+	// a file disappears.
 	Hide []string
 	// Disk is the path of a directory with a file system of its own, which can
-	// be filled without hurting anything else and keeps its files when the
-	// machine reboots; empty for none.
+	// be filled up without affecting anything else and survives reboots; empty
+	// for none.
 	Disk string
 	// DiskSize is the size of Disk in bytes.
 	DiskSize int64
-	// Log gets what the supervisor has to say; nil discards it.
+	// Log receives messages of the supervisor; nil discards them.
 	Log io.Writer
 }
 
-// DMI is the part of SMBIOS that agents look at.
+// DMI is the part of SMBIOS that agents read.
 type DMI struct {
 	UUID     string // product_uuid, as the kernel prints it (lower case)
 	AssetTag string // chassis_asset_tag
@@ -64,7 +65,7 @@ type DMI struct {
 	Product  string // product_name
 }
 
-// AzureDMI is what a VM of the platform shows, with the given UUID.
+// AzureDMI returns the DMI of a VM of the platform, with the given UUID.
 func AzureDMI(uuid string) *DMI {
 	return &DMI{
 		UUID:     uuid,
@@ -83,7 +84,7 @@ const (
 // A Sandbox is a running sandboxed machine.
 type Sandbox struct {
 	super *exec.Cmd
-	ended chan struct{} // closed when the supervisor was reaped
+	ended chan struct{} // closed when the supervisor has been reaped
 	netID string        // identity of its network namespace
 	disk  string        // see scratchFor
 	outer nsSet         // for processes beside the machine
@@ -91,14 +92,14 @@ type Sandbox struct {
 	mu    sync.Mutex // guards the control socket and everything below
 	ctl   net.Conn
 	lines *bufio.Reader
-	pid   int   // the boot process, as this program sees it
+	pid   int   // the boot process, in this program's namespace
 	inner nsSet // for processes inside the machine
 }
 
-// order and answer are the lines on the control socket.
+// order and answer are the messages on the control socket, one JSON line each.
 type order struct {
 	Boot    bool
-	Options Options // with the first order only
+	Options Options // only in the first order
 	Scratch string  // see scratchFor
 }
 
@@ -108,7 +109,7 @@ type answer struct {
 	Loop  string // the device behind /dev/sr0, or why it is a plain file
 }
 
-// Available says why a sandbox can't be made here, or nil.
+// Available returns the reason why a sandbox can't be created here, or nil.
 func Available() error {
 	if runtime.GOOS != "linux" {
 		return errors.New("sandbox: only Linux is supported")
@@ -131,7 +132,7 @@ func Available() error {
 
 const superFlags = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID
 
-// New makes a sandbox and boots it. The caller must Close it.
+// New creates a sandbox and boots it. The caller must Close it.
 func New(ctx context.Context, o Options) (*Sandbox, error) {
 	if o.Addresses == nil {
 		o.Addresses = []string{WireServer, IMDS}
@@ -168,7 +169,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	cmd.Env = []string{"PATH=" + Path, "LANG=C.UTF-8", "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stdout, cmd.Stderr = log, log
-	// Ctrl-C goes to the program, which closes the sandbox in its own order.
+	// Ctrl-C reaches only the program, which closes the sandbox itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: superFlags, Setsid: true}
 	err = cmd.Start()
 	_ = theirs.Close()
@@ -215,9 +216,9 @@ func (s *Sandbox) start(ctx context.Context, o Options, log io.Writer) error {
 	return nil
 }
 
-// Reboot ends every process of the machine and boots it again: same files,
-// new process namespace, empty /run and /tmp, the host name from
-// /etc/hostname. Processes started with Beside keep running.
+// Reboot ends every process of the machine and boots it again: same files, new
+// process namespace, empty /run and /tmp, the host name from /etc/hostname.
+// Processes started with Beside continue.
 func (s *Sandbox) Reboot(ctx context.Context) error {
 	_, err := s.boot(ctx, order{Boot: true})
 	return err
@@ -253,9 +254,9 @@ func (s *Sandbox) boot(ctx context.Context, o order) (answer, error) {
 	return ans, err
 }
 
-// bootPID finds the boot process: the child of the supervisor that is number
-// 1 of a process namespace of its own. The supervisor can't tell, because it
-// sees other numbers than we do.
+// bootPID finds the boot process: the child of the supervisor that is process 1
+// of a process namespace of its own. The supervisor can't tell, because process
+// ids differ in its namespace.
 func bootPID(super int) (int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -268,7 +269,7 @@ func bootPID(super int) (int, error) {
 		}
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "status"))
 		if err != nil {
-			continue // it ended meanwhile
+			continue // it has ended meanwhile
 		}
 		parent, own := 0, ""
 		for line := range strings.SplitSeq(string(b), "\n") {
@@ -288,16 +289,16 @@ func bootPID(super int) (int, error) {
 	return 0, errors.New("sandbox: the boot process has exited")
 }
 
-// PID is process 1 of the sandboxed machine as this program sees it; its
-// files are under /proc/PID/root.
+// PID returns process 1 of the sandboxed machine in this program's namespace;
+// its files are under /proc/PID/root.
 func (s *Sandbox) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pid
 }
 
-// Close ends everything in and beside the sandbox and waits until it is gone.
-// It may be called more than once.
+// Close ends everything in and beside the sandbox and waits for it. It may be
+// called more than once.
 func (s *Sandbox) Close() error {
 	_ = s.ctl.Close()
 	_ = s.super.Process.Kill()
@@ -311,7 +312,7 @@ func (s *Sandbox) Close() error {
 	return dropScratch(disk)
 }
 
-// open opens a file of the machine, resolving links as the machine would.
+// open opens a file of the machine, resolving links inside the machine.
 func (s *Sandbox) open(name string, flags int, perm fs.FileMode) (*os.File, error) {
 	return open(s.PID(), name, flags, perm)
 }
@@ -338,7 +339,7 @@ func (s *Sandbox) ReadFile(name string) ([]byte, error) { return s.ReadTail(name
 
 // ReadTail reads the last bytes of a file of the machine, at most n.
 func (s *Sandbox) ReadTail(name string, n int64) ([]byte, error) {
-	// What programs inside have made of the name is not to be waited for.
+	// Without blocking: a program inside may have replaced the file by a pipe.
 	f, err := s.open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -356,8 +357,8 @@ func (s *Sandbox) ReadTail(name string, n int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, n))
 }
 
-// WriteFile writes a file of the machine with exactly perm; its directory
-// must exist.
+// WriteFile writes a file of the machine with exactly the mode perm; its
+// directory must exist.
 func (s *Sandbox) WriteFile(name string, data []byte, perm fs.FileMode) error {
 	return s.write(name, strings.NewReader(string(data)), perm)
 }
@@ -372,17 +373,17 @@ func (s *Sandbox) Install(from, name string, perm fs.FileMode) error {
 	return s.write(name, src, perm)
 }
 
-// write may write a program that the caller starts next. A process that
-// another test has just forked would have a copy of the descriptor until its
-// exec, and the kernel starts nothing that is open for writing; so nobody
-// forks meanwhile.
+// write may write a program that the caller starts next. If another test forked
+// meanwhile, its child would hold a copy of the descriptor until its exec, and
+// a file that is open for writing cannot be executed; so forks are locked out.
 func (s *Sandbox) write(name string, r io.Reader, perm fs.FileMode) error {
-	pid := s.PID() // who starts a process may hold its lock
+	pid := s.PID() // not under ForkLock: starting a process may hold the mutex
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	f, err := open(pid, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
 	if errors.Is(err, fs.ErrPermission) {
-		// Without root a file of the machine can't be written to, but replaced.
+		// Without root a file of the machine can't be changed, but it can be
+		// replaced.
 		if err = remove(pid, name); err == nil {
 			f, err = open(pid, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
 		}
@@ -399,7 +400,7 @@ func (s *Sandbox) write(name string, r io.Reader, perm fs.FileMode) error {
 	return f.Close()
 }
 
-// remove takes away a file of the machine.
+// remove removes a file of the machine.
 func remove(pid int, name string) error {
 	dir, err := open(pid, filepath.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {

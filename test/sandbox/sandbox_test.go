@@ -29,7 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// hold makes a sandbox, says who its processes are, and waits to be killed.
+// hold creates a sandbox, prints the ids of its processes, and waits to be
+// killed.
 func hold() {
 	s, err := sandbox.New(context.Background(), sandbox.Options{DVD: os.Getenv("SANDBOX_TEST_HOLD")})
 	if err != nil {
@@ -146,7 +147,7 @@ func TestNetworkIsItsOwn(t *testing.T) {
 	if strings.TrimSpace(r.Stdout) == own {
 		t.Fatal("process beside runs in the machine's own network")
 	}
-	// A server inside answers on the platform's address, and only there.
+	// A server inside is reachable at the platform's address, and only inside.
 	listening, up := io.Pipe()
 	srv, err := s.Start(sandbox.Cmd{
 		Args: []string{
@@ -255,8 +256,8 @@ func TestReboot(t *testing.T) {
 	}
 }
 
-// TestDisk: a disk of its own is as small as was asked for, and survives a
-// boot.
+// TestDisk: Options.Disk has the requested size, and its files survive a
+// reboot.
 func TestDisk(t *testing.T) {
 	s := create(t, sandbox.Options{Disk: "/var/lib/own", DiskSize: 1 << 20})
 	sh(t, s, "echo kept > /var/lib/own/kept; head -c 2M /dev/zero > /var/lib/own/full 2>/dev/null; :")
@@ -325,7 +326,7 @@ func TestKilledProgramLeavesNothing(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	gone(t, a, b, c)
-	// The supervisor notices and the kernel tidies up.
+	// The supervisor ends and the kernel cleans up.
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if m, l := snapshot(t); m == mounts && l == loops {
 			return
@@ -335,7 +336,7 @@ func TestKilledProgramLeavesNothing(t *testing.T) {
 	t.Errorf("left behind:\n%s\n%s\nwere\n%s\n%s", m, l, mounts, loops)
 }
 
-// patience ends a test that hangs; a slow machine must not meet it.
+// patience is the time limit of tests. It only ends tests that hang.
 const patience = 5 * time.Minute
 
 func gone(t *testing.T, pids ...int) {
@@ -353,7 +354,7 @@ func gone(t *testing.T, pids ...int) {
 	}
 }
 
-// snapshot is what must be the same before and after.
+// snapshot returns the mounts and loop devices, which must not change.
 func snapshot(t *testing.T) (mounts, loops string) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mountinfo")
@@ -391,8 +392,8 @@ func BenchmarkNew(b *testing.B) {
 	}
 }
 
-// TestFirstThreadStaysHome: whatever thread a process is started from, this
-// program's own first one is never left behind in the sandbox.
+// TestFirstThreadStaysHome: from whatever thread a process is started, this
+// program's first thread never stays in the sandbox's namespaces.
 func TestFirstThreadStaysHome(t *testing.T) {
 	s := create(t, sandbox.Options{})
 	own, err := os.Readlink("/proc/self/ns/mnt") // of the first thread

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// scratchFor makes a directory on a disk for the upper layer, where a tmpfs
-// can't be one: before Linux 6.6 it has no extended attributes for users, and
-// without them overlayfs can't remove a directory of the machine. It is "" if
-// none is needed, or none is to be had.
+// scratchFor creates a directory on a disk for the upper layer, where a tmpfs
+// can't be one: before Linux 6.6 tmpfs has no user extended attributes, and
+// without them overlayfs can't remove a directory of the machine. The result is
+// "" if no directory is needed, or if none can be created.
 func scratchFor() (string, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -32,7 +32,7 @@ func scratchFor() (string, error) {
 		if err != nil {
 			continue
 		}
-		// An upper layer must not lie in a lower one.
+		// An upper layer must not be inside a lower one.
 		top, _, _ := strings.Cut(strings.TrimPrefix(real, "/"), "/")
 		if !slices.Contains(fresh, "/"+top) {
 			continue
@@ -51,7 +51,7 @@ func scratchFor() (string, error) {
 	return "", nil
 }
 
-// olderThan compares a kernel's release.
+// olderThan reports whether a kernel release is older than major.minor.
 func olderThan(release string, major, minor int) bool {
 	var a, b int
 	if _, err := fmt.Sscanf(release, "%d.%d", &a, &b); err != nil {
@@ -68,7 +68,7 @@ func hasAttributes(dir string) bool {
 	return unix.Removexattr(dir, name) == nil
 }
 
-// useScratch puts a directory of a disk in the place of the tmpfs at base.
+// useScratch mounts a directory of a disk in place of the tmpfs at base.
 func useScratch(dir *os.File, base string) error {
 	if err := unix.Unmount(base, 0); err != nil {
 		return fmt.Errorf("scratch: %w", err)
@@ -79,12 +79,12 @@ func useScratch(dir *os.File, base string) error {
 	return os.Chmod(base, 0o755)
 }
 
-// dropScratch removes what the machine has left on the disk.
+// dropScratch removes the machine's files from the disk.
 func dropScratch(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	// Directories that their owner may not write in are root's to remove, but
+	// Root inside can remove directories that their owner may not write to, but
 	// only by name.
 	err := os.RemoveAll(dir)
 	if errors.Is(err, os.ErrNotExist) {

@@ -18,16 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The names under which the program starts itself again.
+// The names (argv[0]) under which the program starts itself again.
 const (
 	superName = "azguest-sandbox-supervisor"
 	bootName  = "azguest-sandbox-init"
 	probeName = "azguest-sandbox-probe"
 )
 
-// Main must be the first call of a program that makes sandboxes. It returns
-// at once in the program itself and never in the processes that the sandbox
-// starts from its executable.
+// Main must be called first by a program that creates sandboxes. It returns at
+// once in the program itself and never in the processes that the sandbox starts
+// from its executable.
 func Main() {
 	var err error
 	switch os.Args[0] {
@@ -49,7 +49,7 @@ func Main() {
 	os.Exit(0)
 }
 
-// supervisor is the process that holds what survives a reboot.
+// supervisor is the process that holds everything that survives a reboot.
 type supervisor struct {
 	opt  Options
 	base string   // where the private tmpfs is mounted
@@ -59,11 +59,11 @@ type supervisor struct {
 
 	mu   sync.Mutex // guards what follows; held while a child is made or reaped
 	boot int
-	dead chan struct{} // closed when boot was reaped
+	dead chan struct{} // closed when the boot process has been reaped
 }
 
-// supervise obeys orders until the control socket ends, which it does
-// however the program that holds the other end dies.
+// supervise executes orders until the control socket is closed, which happens
+// however the program at the other end ends.
 func supervise(ctl *os.File) error {
 	unix.CloseOnExec(int(ctl.Fd()))
 	sup := &supervisor{}
@@ -71,8 +71,8 @@ func supervise(ctl *os.File) error {
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
-			// The program is gone or wants us gone; our end takes every
-			// process of the namespace along.
+			// The program has ended or closed the sandbox; the end of this
+			// process ends every process of the namespace.
 			return nil //nolint:nilerr // that is how it is told
 		}
 		var o order
@@ -101,13 +101,13 @@ func supervise(ctl *os.File) error {
 	}
 }
 
-// prepare makes the private tmpfs with the upper layer, sets up the network
-// and the loop device. It returns what /dev/sr0 will be.
+// prepare creates the private tmpfs with the upper layer and sets up the
+// network and the loop device. It returns a description of /dev/sr0.
 func (s *supervisor) prepare(scratch string) (string, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return "", fmt.Errorf("make mounts private: %w", err)
 	}
-	// Open what the tmpfs may hide before it is mounted.
+	// Open files that the tmpfs may hide before it is mounted.
 	var image *os.File
 	if s.opt.DVD != "" {
 		f, err := os.Open(s.opt.DVD)
@@ -180,7 +180,8 @@ func (s *supervisor) prepare(scratch string) (string, error) {
 		return "", err
 	}
 	if err := addCard(); err != nil {
-		// Without veth in the kernel; only agents that insist on a card mind.
+		// The kernel has no veth; only agents that insist on a network card
+		// need it.
 		fmt.Fprintln(os.Stderr, "sandbox: no network interface added:", err)
 	}
 	sr0 := ""
@@ -210,14 +211,14 @@ func (s *supervisor) prepare(scratch string) (string, error) {
 	return sr0, nil
 }
 
-// mountScratch mounts a tmpfs that only this mount namespace sees, so that
-// it disappears with us and never touches a disk.
+// mountScratch mounts a tmpfs that only this mount namespace sees, so that it
+// disappears with the supervisor and is never written to a disk.
 func mountScratch() (string, error) {
 	var errs []error
 	for _, dir := range []string{"/mnt", "/media", "/srv", "/opt"} {
 		err := unix.Mount("sandbox", dir, "tmpfs", unix.MS_NOSUID, "mode=0755,size=4g")
 		if err == nil {
-			// nosuid here would make sudo useless on the overlay.
+		 // nosuid would disable sudo on the overlay
 			return dir, unix.Mount("", dir, "", unix.MS_REMOUNT, "mode=0755,size=4g")
 		}
 		errs = append(errs, fmt.Errorf("tmpfs on %s: %w", dir, err))
@@ -225,8 +226,8 @@ func mountScratch() (string, error) {
 	return "", errors.Join(errs...)
 }
 
-// diskName is where Options.Disk is mounted under the supervisor's base, from
-// where each boot has it shown at its place.
+// diskName is the mount point of Options.Disk under the supervisor's base; each
+// boot mounts it at its place.
 const diskName = "disk"
 
 func makeDisk(dir string, size int64) error {
@@ -239,8 +240,8 @@ func makeDisk(dir string, size int64) error {
 	return nil
 }
 
-// reboot ends the boot process, if there is one, with all its children, and
-// starts the next.
+// reboot ends the boot process, if any, with all its children, and starts the
+// next.
 func (s *supervisor) reboot() error {
 	if s.boot != 0 {
 		if err := unix.Kill(s.boot, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -285,8 +286,8 @@ func (s *supervisor) reboot() error {
 	return nil
 }
 
-// reapAll collects every process that ends: ours and those that lost their
-// parents. The supervisor is process 1 of its namespace.
+// reapAll reaps every process that ends: children and orphans, because the
+// supervisor is process 1 of its namespace.
 func (s *supervisor) reapAll() {
 	child := make(chan os.Signal, 1)
 	signal.Notify(child, unix.SIGCHLD)
@@ -310,7 +311,8 @@ func (s *supervisor) reapOne() bool {
 	return true
 }
 
-// probe answers Available: can a tmpfs carry an overlay of the root here?
+// probe tests for Available whether a tmpfs can be the upper layer of an
+// overlay of the root.
 func probe() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -338,8 +340,8 @@ func mountOverlay(base string) error {
 	return nil
 }
 
-// LookPath is exec.LookPath on this machine with the sandbox's PATH, for
-// tests that skip where a tool is missing.
+// LookPath is exec.LookPath on this machine with the sandbox's PATH, for tests
+// that are skipped where a tool is missing.
 func LookPath(name string) (string, error) {
 	for dir := range strings.SplitSeq(Path, ":") {
 		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {

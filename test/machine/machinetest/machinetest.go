@@ -1,8 +1,8 @@
-// Package machinetest is test/machine for tests: what fails there ends the
-// test here, and what a machine leaves to be looked at is logged with it.
+// Package machinetest is test/machine for tests: an error ends the test, and
+// the machine's logs are printed if the test fails.
 //
-// Methods that have the name of one of machine.Machine take the test in the
-// place of a context.
+// Methods with the name of one of machine.Machine take the test instead of a
+// context.
 package machinetest
 
 import (
@@ -21,11 +21,11 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// Patience bounds every wait: it is not what is tested, and a slow machine must
-// not meet it.
+// Patience is the time limit of every wait. It only ends tests that hang, so it
+// is longer than any slow machine needs.
 const Patience = 5 * time.Minute
 
-// Main is TestMain of a package whose tests make machines.
+// Main implements TestMain for packages whose tests create machines.
 func Main(m *testing.M, atEnd ...func()) {
 	sandbox.Main()
 	flag.Parse()
@@ -37,7 +37,7 @@ func Main(m *testing.M, atEnd ...func()) {
 	os.Exit(code)
 }
 
-// Need skips where a sandbox can't be made, or is not wanted.
+// Need skips the test where a sandbox can't be created, or is not wanted.
 func Need(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -48,10 +48,10 @@ func Need(t testing.TB) {
 	}
 }
 
-// A Machine is a machine.Machine that lives as long as its test.
+// A Machine is a machine.Machine that is closed at the end of its test.
 type Machine struct{ *machine.Machine }
 
-// New makes a machine as the options say, and nothing is started on it.
+// New creates a machine. Nothing is started on it.
 func New(t testing.TB, o machine.Options) *Machine {
 	t.Helper()
 	Need(t)
@@ -74,7 +74,7 @@ func New(t testing.TB, o machine.Options) *Machine {
 	return &Machine{m}
 }
 
-// WithAgent is New with the release binaries of the agent installed.
+// WithAgent is New, with the release binaries of the agent installed.
 func WithAgent(t testing.TB, o machine.Options) *Machine {
 	t.Helper()
 	Need(t)
@@ -82,13 +82,13 @@ func WithAgent(t testing.TB, o machine.Options) *Machine {
 	return New(t, o)
 }
 
-// End ends the machine and the platform before the test does.
+// End closes the machine and the platform before the end of the test.
 func (m *Machine) End(t testing.TB) {
 	t.Helper()
 	must(t, m.Close())
 }
 
-// Await waits until ok.
+// Await waits until ok returns true.
 func Await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	patiently(t, func(ctx context.Context) error {
@@ -96,7 +96,8 @@ func Await(t testing.TB, what string, ok func() bool) {
 	})
 }
 
-// patiently does what has an end, and fails the test if it has none.
+// patiently calls do with a time limit of Patience, and fails the test if it
+// returns an error.
 func patiently(t testing.TB, do func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
@@ -148,7 +149,7 @@ func (m *Machine) WaitStatus(t testing.TB) {
 	patiently(t, m.Machine.WaitStatus)
 }
 
-// Put asks the control plane for an extension.
+// Put creates or updates an extension through the control plane.
 func (m *Machine) Put(t testing.TB, x fabric.Extension) {
 	t.Helper()
 	if err := m.VM.Put(x); err != nil {
@@ -156,8 +157,8 @@ func (m *Machine) Put(t testing.TB, x fabric.Extension) {
 	}
 }
 
-// Settle waits for the end of operations and returns what became of them:
-// Succeeded, gone, or the error.
+// Settle waits until operations end and returns the result of each: Succeeded,
+// gone, or the error.
 func (m *Machine) Settle(t testing.TB, extensions ...string) (out map[string]string) {
 	t.Helper()
 	patiently(t, func(ctx context.Context) (err error) {
@@ -175,7 +176,7 @@ func (m *Machine) Rows(t testing.TB) map[string]machine.Row {
 	return rows
 }
 
-// WaitRow waits for a row of which ok is true.
+// WaitRow waits for a row for which ok returns true.
 func (m *Machine) WaitRow(t testing.TB, key, what string, ok func(machine.Row) bool) {
 	t.Helper()
 	var last machine.Row
@@ -191,8 +192,8 @@ func (m *Machine) WaitRow(t testing.TB, key, what string, ok func(machine.Row) b
 	})
 }
 
-// Sh runs a script in the machine, which must succeed, and returns what it
-// printed.
+// Sh runs a script in the machine and returns its output. The script must
+// succeed.
 func (m *Machine) Sh(t testing.TB, script string) string {
 	t.Helper()
 	out, err := m.Machine.Sh(t.Context(), script)
@@ -206,7 +207,7 @@ func (m *Machine) Write(t testing.TB, name, text string, mode fs.FileMode) {
 	must(t, m.WriteFile(name, []byte(text), mode))
 }
 
-// Read reads a file of the machine; one that is not there is empty.
+// Read reads a file of the machine; a missing file counts as empty.
 func (m *Machine) Read(t testing.TB, name string) string {
 	t.Helper()
 	b, err := m.ReadFile(name)
@@ -216,7 +217,7 @@ func (m *Machine) Read(t testing.TB, name string) string {
 	return string(b)
 }
 
-// Log is a writer that shows output with the test it belongs to.
+// Log is a writer that writes to the log of a test.
 type Log struct{ T testing.TB }
 
 func (l Log) Write(p []byte) (int, error) {
