@@ -31,7 +31,8 @@ type entry struct {
 	name string // with forward slashes
 }
 
-// maxPackage bounds what is read into memory.
+// maxPackage is the maximum size of a package, in bytes: it is read into
+// memory.
 const maxPackage = 1 << 30
 
 var (
@@ -42,8 +43,8 @@ var (
 	errNoZip = errors.New("not a valid zip file")
 )
 
-// Open reads a package and finds out whose it is: from its file name, from
-// manifest.xml, or from what the handler manifest says.
+// Open reads a package. It takes handler name and version from the file name,
+// from manifest.xml, or from the handler manifest.
 func Open(file string) (*Bundle, error) {
 	fi, err := os.Stat(file)
 	if err != nil {
@@ -130,7 +131,8 @@ func (b *Bundle) identify() {
 
 var bom = []byte("\xef\xbb\xbf")
 
-// file is the entry of a name, with whatever slashes.
+// file returns the entry of a name, which may be separated by slashes or
+// backslashes.
 func (b *Bundle) file(name string) *zip.File {
 	for _, e := range b.entries {
 		if path.Clean(e.name) == path.Clean(name) {

@@ -105,8 +105,8 @@ func (c *conformance) statusFile(context.Context) error {
 
 func (c *conformance) base() string { return lib + "/" + c.handler + "-" + c.version }
 
-// secrets looks for the values of protected settings where others could read
-// them.
+// secrets searches for the values of protected settings where other users could
+// read them.
 func (c *conformance) secrets(ctx context.Context) error {
 	var walk func(v any) []string
 	walk = func(v any) (out []string) {
@@ -135,7 +135,7 @@ func (c *conformance) secrets(ctx context.Context) error {
 		if strings.Contains(string(doc), secret) {
 			return errors.New("a protected setting is in the reported status")
 		}
-		file := fmt.Sprintf("/run/secret-%d", i) // not in an argument, where it would find itself
+		file := fmt.Sprintf("/run/secret-%d", i) // a file, because grep would find itself if it were an argument
 		if err := c.WriteFile(file, []byte(secret), 0o600); err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (c *conformance) secrets(ctx context.Context) error {
 	return nil
 }
 
-// restart: a new agent finds everything as it was.
+// restart: a new process of the agent must report the same status.
 func (c *conformance) restart(ctx context.Context) error {
 	before := c.Row()
 	if err := c.Restart(ctx); err != nil {
@@ -162,7 +162,7 @@ func (c *conformance) restart(ctx context.Context) error {
 	return c.same(before)
 }
 
-// same: the word about the extension has not changed.
+// same returns an error if the reported status of the extension has changed.
 func (c *conformance) same(before *machine.Row) error {
 	after := c.Row()
 	switch {
@@ -174,8 +174,8 @@ func (c *conformance) same(before *machine.Row) error {
 	return nil
 }
 
-// reboot: enable is called again with the same number, and has to end as
-// before although there is nothing new to do.
+// reboot: enable is called again with the same sequence number, and must end
+// with the same status although there is nothing to do.
 func (c *conformance) reboot(ctx context.Context) error {
 	before, n := c.Row(), c.count()
 	if err := c.Reboot(ctx); err != nil {
@@ -196,7 +196,7 @@ func (c *conformance) reboot(ctx context.Context) error {
 	return nil
 }
 
-// errBare: nothing but a boot makes an extension without settings work again.
+// errBare: extensions without settings run again only after a reboot.
 const errBare = errSkip("without settings, enable is not called again")
 
 func (c *conformance) bare() bool { return c.p.Settings == nil && c.p.Protected == nil }
@@ -229,7 +229,7 @@ func (c *conformance) gap(ctx context.Context) error {
 	return nil
 }
 
-// child tells what enable left running; it must not need the agent.
+// child reports what enable has left running; it must survive the agent.
 func (c *conformance) child(ctx context.Context) error {
 	pids, err := c.processes(ctx)
 	if err != nil || pids == "" {
@@ -248,8 +248,9 @@ func (c *conformance) child(ctx context.Context) error {
 	return errNote("still running: " + pids)
 }
 
-// processes are those that belong to the package: by the mark that the agent
-// gives to commands, or because they work in its folder.
+// processes lists the processes that belong to the package: those with the
+// environment variable that the agent sets for commands, and those whose
+// working directory is the package's.
 func (c *conformance) processes(ctx context.Context) (string, error) {
 	return c.Sh(ctx, `for p in /proc/[0-9]*; do
 [ "$p" != /proc/$$ ] || continue
@@ -258,7 +259,7 @@ case "$(readlink $p/exe) $(readlink $p/cwd) $(tr '\0' ' ' <$p/cmdline)" in *`+li
 done 2>/dev/null; :`)
 }
 
-// interrupt puts new settings and calls do while the first command runs.
+// interrupt puts new settings and calls do while the first command is running.
 func (c *conformance) interrupt(ctx context.Context, do func() error) error {
 	if c.bare() {
 		return errBare
@@ -276,7 +277,7 @@ func (c *conformance) interrupt(ctx context.Context, do func() error) error {
 	return do()
 }
 
-// kill: what was killed in the middle must not keep the next from working.
+// kill: after a command was killed, the next one must succeed.
 func (c *conformance) kill(ctx context.Context) error {
 	if err := c.interrupt(ctx, func() error {
 		_, err := c.Sh(ctx, `for p in $(grep -sl AZGUEST_OPERATION= /proc/[0-9]*/environ); do kill -9 "$(basename "$(dirname "$p")")" 2>/dev/null; done; :`)
@@ -317,8 +318,8 @@ func (c *conformance) rebootMeanwhile(ctx context.Context) error {
 	return errNote("reported: " + failure + "; next settings: Succeeded")
 }
 
-// full: with no room the extension says something, and does its work when
-// there is room again.
+// full: on a full disk the extension must report an error, and succeed once
+// there is space again.
 func (c *conformance) full(ctx context.Context) error {
 	if c.bare() {
 		return errBare
@@ -366,7 +367,7 @@ func (c *conformance) remove(ctx context.Context) error {
 	return errNote(strings.Join(ops, ", "))
 }
 
-// left looks for what an uninstall should have taken away.
+// left looks for remains that an uninstall should have removed.
 func (c *conformance) left(ctx context.Context) error {
 	pids, err := c.processes(ctx)
 	if err != nil {

@@ -11,21 +11,21 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// Outcomes of a check.
+// Results of a check.
 const (
 	Pass = "pass"
 	Fail = "FAIL"
 	Skip = "skip"
 )
 
-// A Verdict is the outcome of one check.
+// A Verdict is the result of one check.
 type Verdict struct {
 	Check  string `json:"check"`
 	Result string `json:"result"`
 	Note   string `json:"note,omitempty"`
 }
 
-// conformance is a package going through the checks; each of them leaves the
+// conformance is the state of a run of the checks; each check leaves the
 // extension installed for the next.
 type conformance struct {
 	*Lab
@@ -34,17 +34,16 @@ type conformance struct {
 	version string
 	out     io.Writer
 	list    []Verdict
-	judged  int // that many steps belong to checks that are done
+	judged  int // number of steps that belong to finished checks
 }
 
-// errSkip: the check does not apply; the text says why.
+// errSkip is the reason why a check does not apply.
 type errSkip string
 
 func (e errSkip) Error() string { return string(e) }
 
-// Conformance puts a package through what happens to extensions in the
-// field, and prints a line for each check. It is ErrFailed if one of them
-// failed.
+// Conformance runs all checks on a package and prints a line for each. The
+// error is ErrFailed if a check failed.
 func Conformance(ctx context.Context, p Plan, out io.Writer) ([]Verdict, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -92,7 +91,7 @@ func Conformance(ctx context.Context, p Plan, out io.Writer) ([]Verdict, error) 
 		}
 		c.verdict(check.name, err)
 		if c.list[len(c.list)-1].Result == Fail && check.name == "install and enable" {
-			break // nothing that follows would mean anything
+			break // the following checks would be meaningless
 		}
 	}
 	for _, v := range c.list {
@@ -120,7 +119,7 @@ func (c *conformance) verdict(name string, err error) {
 	fmt.Fprintf(c.out, "%-4s  %-32s %s\n", v.Result, v.Check, strings.Join(strings.Fields(clean(v.Note)), " "))
 }
 
-// errNote is a check that passed with a remark.
+// errNote is the remark of a check that passed.
 type errNote string
 
 func (e errNote) Error() string { return string(e) }
@@ -143,13 +142,13 @@ func (c *conformance) lint() error {
 	return nil
 }
 
-// put asks for the next turn of the same settings.
+// put requests another run with the same settings.
 func (c *conformance) put(seq int) error {
 	c.turn++
 	return c.Put(c.version, seq, c.p.Settings, c.p.Protected, strconv.Itoa(c.turn))
 }
 
-// good is the end of a turn that must succeed.
+// good waits for the end of a run that must succeed.
 func (c *conformance) good(ctx context.Context) error {
 	state, failure, err := c.Settle(ctx)
 	switch {
@@ -164,7 +163,7 @@ func (c *conformance) good(ctx context.Context) error {
 	return nil
 }
 
-// since are the steps after the first n.
+// since returns the steps after the first n.
 func (c *conformance) since(n int) ([]Step, []string, error) {
 	steps, err := c.Steps()
 	if err != nil {
@@ -178,7 +177,7 @@ func (c *conformance) since(n int) ([]Step, []string, error) {
 	return steps, ops, nil
 }
 
-// told is what the commands after the first n printed.
+// told returns the output of the commands after the first n.
 func (c *conformance) told(n int) string {
 	if c.Lab == nil {
 		return ""
@@ -205,6 +204,6 @@ func (c *conformance) count() int {
 	if c.Lab == nil {
 		return 0
 	}
-	steps, _ := c.Steps() // none is 0
+	steps, _ := c.Steps() // no steps count as 0
 	return len(steps)
 }

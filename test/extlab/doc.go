@@ -1,8 +1,8 @@
-// Package extlab is a laboratory for the authors of VM extensions:
-// it looks at a package without running it, runs it on the emulated platform
-// under the real agent in a sandbox, and puts it through what happens to
-// extensions in the field. "fabric ext" is its face.
+// Package extlab is a laboratory for the authors of VM extensions: it checks a
+// package without running it, runs it on the emulated platform with the real
+// agent in a sandbox, and tests it in the situations that extensions meet in
+// practice. It implements the command "fabric ext".
 //
-// It knows the handler contract from the outside only: nothing of the agent
-// is linked, the agent is a binary like any other.
+// It depends on the handler contract only: none of the agent's packages is
+// imported, and the agent is run as a binary.
 package extlab

@@ -23,10 +23,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// patience ends a test that hangs; a slow machine must not meet it.
+// patience is the time limit of tests. It only ends tests that hang.
 const patience = 10 * time.Minute
 
-// agent is the release binary.
+// agent returns the path of the release binary.
 func agent(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
@@ -69,7 +69,7 @@ func good() bundles.Bundle {
 	}
 }
 
-// TestLint: each mistake is named where it is.
+// TestLint: each mistake is reported with its position.
 func TestLint(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*bundles.Bundle)
@@ -98,7 +98,7 @@ func TestLint(t *testing.T) {
 			for _, f := range Lint(opened(t, b)) {
 				got = append(got, f.String())
 			}
-			if name == "no #!" { // one for each command
+			if name == "no #!" { // one finding for each command
 				if len(got) != 5 || !strings.Contains(got[0], "neither a program nor a script") {
 					t.Errorf("got %q", got)
 				}
@@ -123,7 +123,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// TestRun: what an author sees, and the exit status.
+// TestRun: the output for the author, and the exit status.
 func TestRun(t *testing.T) {
 	a := agent(t)
 	for _, tc := range []struct {
@@ -164,8 +164,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestConformance: a good sample passes everything, a careless handler is
-// told what it does.
+// TestConformance: a good sample passes all checks, and the mistakes of a bad
+// handler are reported.
 func TestConformance(t *testing.T) {
 	a := agent(t)
 	t.Run("good", func(t *testing.T) {

@@ -21,8 +21,8 @@ import (
 type Options struct {
 	Agent string // the agent's binary
 	Log   io.Writer
-	// SmallDisk gives the agent's folder a file system of its own, which can
-	// be filled.
+	// SmallDisk gives the agent's directory a small file system of its own,
+	// which tests can fill.
 	SmallDisk bool
 }
 
@@ -32,13 +32,13 @@ const (
 	resource = "ext"
 )
 
-// An account needs an id of its own.
+// Configuration for a sandbox with a single id, where no account can be
+// created.
 const noAccount = "Provisioning.Mode=ready-only\n"
 
 const conf = "Extensions.GoalStatePeriod=1\nProvisioning.RegenerateSshHostKeyPair=n\nTelemetry.Enabled=n\n"
 
-// A Lab is one virtual machine with the agent on it, and the platform it
-// sees.
+// A Lab is one virtual machine with the agent, and its emulated platform.
 type Lab struct {
 	*machine.Machine
 	handler string
@@ -46,8 +46,8 @@ type Lab struct {
 	deaths  int // of the agent that nobody here ordered
 }
 
-// FindAgent finds the agent's binary: where it is said to be, or where it
-// usually is.
+// FindAgent returns the path of the agent's binary: said if it is set,
+// otherwise one of the usual places.
 func FindAgent(said string) (string, error) {
 	tries := []string{said}
 	if said == "" {
@@ -68,7 +68,7 @@ func FindAgent(said string) (string, error) {
 	return "", fmt.Errorf("no agent at %s: give --agent, or put the binary in the directory of this program", strings.Join(tries, ", "))
 }
 
-// New makes a machine and waits until the agent on it is Ready.
+// New creates a machine and waits until its agent is Ready.
 func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := sandbox.Available(); err != nil {
 		return nil, fmt.Errorf("sandbox is not available: %w", err)
@@ -103,14 +103,14 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	return l, nil
 }
 
-// Publish makes a package known to the platform.
+// Publish adds a package to the platform.
 func (l *Lab) Publish(name, version string, zip []byte) error {
 	l.handler = name
 	return l.Fabric.AddPackage(name, version, zip)
 }
 
-// Put asks for the extension with these settings; tag changes to have it run
-// again. seq is the number to use, or negative for the next one.
+// Put creates or updates the extension with these settings; another tag makes
+// it run again. seq is the sequence number, or negative for the next one.
 func (l *Lab) Put(version string, seq int, public, protected json.RawMessage, tag string) error {
 	if seq >= 0 {
 		l.VM.NextSequence(l.handler, resource, seq)
@@ -125,7 +125,8 @@ func (l *Lab) Put(version string, seq int, public, protected json.RawMessage, ta
 	return l.VM.Put(x)
 }
 
-// Settle waits until the platform has an answer: Succeeded, Failed or gone.
+// Settle waits until the operation ends, with the state Succeeded, Failed or
+// gone.
 func (l *Lab) Settle(ctx context.Context) (state, failure string, err error) {
 	err = l.until(ctx, "the operation to end", func() (bool, error) {
 		s, ferr := l.VM.ProvisioningState(resource)
@@ -140,7 +141,7 @@ func (l *Lab) Settle(ctx context.Context) (state, failure string, err error) {
 	return state, failure, err
 }
 
-// until waits, and starts an agent again that somebody has killed.
+// until waits for a condition, and restarts the agent if it was killed.
 func (l *Lab) until(ctx context.Context, what string, ok func() (bool, error)) error {
 	err := l.Wait(ctx, what, func() (bool, error) {
 		if done, err := ok(); done || err != nil {
@@ -154,12 +155,12 @@ func (l *Lab) until(ctx context.Context, what string, ok func() (bool, error)) e
 	return err
 }
 
-// maxDeaths of the agent are put up with.
+// maxDeaths is how often the agent may be killed by a handler.
 const maxDeaths = 3
 
-// revive starts an agent again that was killed, as systemd does: handlers do
-// that, by pkill or kill -1. One that ends by itself has nothing to say any
-// more.
+// revive restarts an agent that was killed by a signal, as systemd does: some
+// handlers do that, by pkill or kill -1. An agent that exits by itself is an
+// error.
 func (l *Lab) revive() error {
 	err := l.AgentEnded()
 	if err == nil || l.Agent.Code() >= 0 {
@@ -171,7 +172,8 @@ func (l *Lab) revive() error {
 	return l.StartAgent()
 }
 
-// Row is the last word about the extension; nil if there is none.
+// Row returns the row of the extension in the last status document; nil if
+// there is none.
 func (l *Lab) Row() *machine.Row {
 	rows, err := l.Rows()
 	if err != nil {
@@ -185,7 +187,7 @@ func (l *Lab) Row() *machine.Row {
 	return nil
 }
 
-// maxOutput of a command is kept: a handler may print any amount.
+// maxOutput is how many bytes of a command's output are kept.
 const maxOutput = 16 << 10
 
 // A Step is one command that the agent ran.
@@ -198,8 +200,8 @@ type Step struct {
 	Cause            string
 }
 
-// Steps are the commands so far, in the order in which they began. It reads
-// the agent's audit log.
+// Steps returns the commands so far, in the order of their start. It reads the
+// agent's audit log.
 func (l *Lab) Steps() ([]Step, error) {
 	log, err := l.ReadTail(logs+"/azguest-audit.log", 4<<20)
 	if errors.Is(err, os.ErrNotExist) {
@@ -251,7 +253,7 @@ func (l *Lab) Restart(ctx context.Context) error {
 	return l.alive(ctx)
 }
 
-// Reboot ends everything that runs on the machine and starts it again.
+// Reboot ends every process of the machine and boots it again.
 func (l *Lab) Reboot(ctx context.Context) error {
 	if err := l.Machine.Reboot(ctx); err != nil {
 		return err

@@ -16,10 +16,10 @@ import (
 // Levels of a Finding.
 const (
 	Error   = "error"   // it will not work
-	Warning = "warning" // it works until it does not
+	Warning = "warning" // it cannot work
 )
 
-// A Finding is one thing that is wrong with a package.
+// A Finding is one problem of a package.
 type Finding struct {
 	Level   string `json:"level"`
 	File    string `json:"file,omitempty"` // in the package
@@ -42,7 +42,7 @@ func (f Finding) String() string {
 	return f.Level + ": " + at + f.Message
 }
 
-// Limits above which a package is remarked on.
+// Limits above which a warning is given.
 const (
 	bigPackage  = 100 << 20
 	bigUnpacked = 1 << 30
@@ -59,7 +59,7 @@ func (l *linter) say(level, file, field, format string, a ...any) {
 	l.out = append(l.out, Finding{Level: level, File: file, Field: field, Line: l.line(file, field), Message: fmt.Sprintf(format, a...)})
 }
 
-// line is where a field of the manifest is.
+// line returns the line of a field in the manifest, 0 if unknown.
 func (l *linter) line(file, field string) int {
 	if file == "" || file != l.b.where || field == "" {
 		return 0
@@ -71,7 +71,7 @@ func (l *linter) line(file, field string) int {
 	return 1 + bytes.Count(l.b.Manifest[:at], []byte("\n"))
 }
 
-// Lint looks at a package without running anything of it.
+// Lint checks a package without running anything of it.
 func Lint(b *Bundle) []Finding {
 	l := &linter{b: b}
 	l.names()
@@ -101,7 +101,7 @@ func (l *linter) names() {
 	}
 }
 
-// contents looks at the entries of the zip file.
+// contents checks the entries of the zip file.
 func (l *linter) contents() {
 	seen, lower := map[string]bool{}, map[string]string{}
 	var total uint64
@@ -207,7 +207,7 @@ func (l *linter) manifest() {
 	l.signing(list[0])
 }
 
-// jsonFault says what is wrong with a document in the words of JSON.
+// jsonFault describes a JSON error without the names of Go types.
 func jsonFault(data []byte, err error) string {
 	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return "unexpected JSON " + t.Value
@@ -231,7 +231,7 @@ func (l *linter) signing(top map[string]json.RawMessage) {
 	}
 }
 
-// command looks at one command and the program it names.
+// command checks one command and the program that it names.
 func (l *linter) command(op string, hm map[string]json.RawMessage) {
 	field := "handlerManifest." + op + "Command"
 	raw, ok := hm[op+"Command"]
@@ -260,7 +260,7 @@ func (l *linter) command(op string, hm map[string]json.RawMessage) {
 	l.program(f, field)
 }
 
-// program looks at what a command runs.
+// program checks the program of a command.
 func (l *linter) program(f *zip.File, field string) {
 	data, err := read(f, 64<<20)
 	if err != nil {
@@ -286,7 +286,7 @@ func (l *linter) program(f *zip.File, field string) {
 	}
 }
 
-// scripts looks at the first line of every script.
+// scripts checks the first line of every script.
 func (l *linter) scripts() {
 	for _, e := range l.b.entries {
 		if e.f.Mode().IsDir() || e.f.UncompressedSize64 < 2 {

@@ -8,7 +8,7 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// What a handler can't do without the machine's root.
+// Messages of failures that root of a user namespace may cause.
 var (
 	noMount  = regexp.MustCompile(`(?i)\bmount\b.*(permission denied|not permitted|failed|must be superuser)|losetup|/dev/loop|mknod.*not permitted`)
 	noOthers = regexp.MustCompile(`(?i)(chown|chgrp|setuid|setgid|setresuid|setgroups|cannot set groups|initgroups|useradd|install: cannot change owner).*(invalid argument|not permitted|failure|failed)|cannot set groups|cannot change owner|EINVAL.*chown`)
@@ -16,7 +16,7 @@ var (
 	noInit   = regexp.MustCompile(`(?i)systemctl|booted with systemd|failed to connect to bus`)
 )
 
-// aboutRights says at the beginning what root on the machine is.
+// aboutRights prints what root on the machine can't do.
 func aboutRights(r sandbox.Rights, out io.Writer) {
 	switch r {
 	case sandbox.Root:
@@ -27,8 +27,8 @@ func aboutRights(r sandbox.Rights, out io.Writer) {
 	}
 }
 
-// hint is what the missing rights may have to do with the end of a command;
-// empty if there is no sign of that.
+// hint returns how missing rights may have caused the failure of a command;
+// empty if its output shows no sign of that.
 func hint(r sandbox.Rights, output string) string {
 	const sudo = "; run it with sudo"
 	switch {

@@ -19,25 +19,26 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// nobody is a user without rights, who is on every machine.
+// nobody is the id of an unprivileged user that exists on every machine.
 const nobody = 65534
 
-// A desk is where an author works: the programs, and a folder of their own.
+// A desk is the working environment of an author: the programs, and a home
+// directory.
 type desk struct {
 	t    *testing.T
-	dir  string // can be read by everybody
-	home string // is nobody's
+	dir  string // readable for all users
+	home string // owned by nobody
 	attr *syscall.SysProcAttr
 }
 
-// fabricFor builds what an author downloads.
+// fabricFor builds the programs that an author downloads.
 func fabricFor(t *testing.T) *desk {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be somebody else")
 	}
 	azguest := agent(t)
-	dir, err := os.MkdirTemp("", "extlab-desk-") //nolint:usetesting // others can't get into t.TempDir()
+	dir, err := os.MkdirTemp("", "extlab-desk-") //nolint:usetesting // other users can't read t.TempDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func fabricFor(t *testing.T) *desk {
 	return d
 }
 
-// file puts a file on the desk.
+// file creates a file on the desk.
 func (d *desk) file(name, text string) string {
 	d.t.Helper()
 	path := filepath.Join(d.dir, name)
@@ -104,7 +105,7 @@ func (d *desk) command(args ...string) *exec.Cmd {
 	return c
 }
 
-// fabric runs it and looks that it leaves nothing.
+// fabric runs the program and checks that it leaves nothing behind.
 func (d *desk) fabric(args ...string) (string, int) {
 	d.t.Helper()
 	c := d.command(append([]string{filepath.Join(d.dir, "fabric")}, args...)...)
@@ -119,7 +120,7 @@ func (d *desk) fabric(args ...string) (string, int) {
 	return string(out), c.ProcessState.ExitCode()
 }
 
-// clean: nothing is left of what was done at the desk.
+// clean checks that no files and processes are left.
 func (d *desk) clean() {
 	d.t.Helper()
 	left, err := os.ReadDir(d.home)
@@ -140,11 +141,11 @@ func (d *desk) clean() {
 	}
 }
 
-// running are the processes that came from the desk: its programs, and what
-// is in a sandbox of theirs.
+// running returns the processes of the desk's programs, and those in their
+// sandboxes.
 func (d *desk) running() string {
 	var out []string
-	all, _ := filepath.Glob("/proc/[0-9]*/exe") // the pattern is right
+	all, _ := filepath.Glob("/proc/[0-9]*/exe") // the pattern is valid
 	for _, exe := range all {
 		to, err := os.Readlink(exe)
 		if err == nil && strings.HasPrefix(to, d.dir) {
@@ -154,8 +155,8 @@ func (d *desk) running() string {
 	return strings.Join(out, ", ")
 }
 
-// careful is a handler as they are written: a shell script with protected
-// settings, which writes where root writes.
+// careful is a typical handler: a shell script with protected settings that
+// writes to directories of root.
 const careful = `#!/bin/sh
 set -e
 cd "$(dirname "$0")"
@@ -176,8 +177,8 @@ enable)
 esac
 `
 
-// TestRootless: without root everything works that does not need more than
-// one user, and what does says so.
+// TestRootless: without root everything works that needs only one user; for the
+// rest, the output explains why it does not.
 func TestRootless(t *testing.T) {
 	d := fabricFor(t)
 	settings, protected := d.file("s.json", `{"greeting":"hi"}`), d.file("p.json", `{"secret":"CANARY-9f3e"}`)
@@ -198,7 +199,7 @@ func TestRootless(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name string
-		attr *syscall.SysProcAttr // nobody's, unless given
+		attr *syscall.SysProcAttr // default: runs as nobody
 		args []string
 		code int
 		want []string
@@ -239,7 +240,7 @@ func TestRootless(t *testing.T) {
 			}
 		})
 	}
-	// The agent may be installed on the machine: its own is put in its place.
+	// The sandboxed agent must replace one that is installed on the machine.
 	t.Run("in place of the machine's", func(t *testing.T) {
 		mine := *d
 		mine.t = t
@@ -259,9 +260,8 @@ func TestRootless(t *testing.T) {
 	})
 }
 
-// TestRootlessForbidden: where the machine does not let users have
-// namespaces, the author is told what to do. The limit is set in a user
-// namespace made for it.
+// TestRootlessForbidden: where users may not create namespaces, the author gets
+// instructions. The limit is set in a user namespace of the test.
 func TestRootlessForbidden(t *testing.T) {
 	d := fabricFor(t)
 	all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 65536}}
@@ -280,7 +280,7 @@ func TestRootlessForbidden(t *testing.T) {
 	d.clean()
 }
 
-// TestRootlessInterrupted: however it ends, nothing is left.
+// TestRootlessInterrupted: nothing is left behind, whatever ends the program.
 func TestRootlessInterrupted(t *testing.T) {
 	d := fabricFor(t)
 	b := good()
@@ -332,9 +332,9 @@ func TestRootlessInterrupted(t *testing.T) {
 	}
 }
 
-// sleeping says that the handler of the test is at work.
+// sleeping reports whether the test's handler is running.
 func sleeping() bool {
-	all, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is valid
 	for _, name := range all {
 		if b, err := os.ReadFile(name); err == nil && string(b) == "sleep\x001001\x00" {
 			return true

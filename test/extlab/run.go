@@ -13,28 +13,28 @@ import (
 	"unicode"
 )
 
-// A Plan is what to run a package with.
+// A Plan describes the run of a package.
 type Plan struct {
 	Bundle    *Bundle
 	Old       *Bundle // installed first; nil for none
 	Settings  json.RawMessage
 	Protected json.RawMessage
-	Seq       int // of the settings; negative for the platform's choice
+	Seq       int // sequence number of the settings; negative for the platform's choice
 	Timeout   time.Duration
 	Lab       Options
 }
 
 var (
-	// ErrFailed says that everything was done and the extension failed.
+	// ErrFailed means that the run was completed and the extension failed.
 	ErrFailed = errors.New("the extension failed")
-	// ErrInterrupted says that somebody did not want to wait.
+	// ErrInterrupted means that the user cancelled the run.
 	ErrInterrupted = errors.New("interrupted")
-	// ErrPlan says that what is asked for makes no sense.
+	// ErrPlan means that the arguments are invalid.
 	ErrPlan  = errors.New("invalid arguments")
 	errWhose = errors.New("unknown name or version: give --name and --version")
 )
 
-// Names and versions that the platform takes.
+// The names and versions that the platform accepts.
 var (
 	nameForm    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
 	versionForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+){1,3}$`)
@@ -78,8 +78,8 @@ func (p *Plan) wrong() error {
 	return nil
 }
 
-// Run installs a package on a machine of the emulated platform and says how
-// it went; ErrFailed if the extension did not succeed.
+// Run installs a package on a machine of the emulated platform and prints the
+// result; the error is ErrFailed if the extension did not succeed.
 func Run(ctx context.Context, p Plan, out io.Writer) error {
 	if err := p.check(); err != nil {
 		return err
@@ -127,10 +127,12 @@ func (l *Lab) install(_ context.Context, b *Bundle, seq int, public, protected j
 	return l.Put(b.Version, seq, public, protected, b.Version)
 }
 
-// maxStatus is more than the platform takes.
+// maxStatus is the maximum size of a status file that is read, in bytes; it is
+// larger than the platform's limit.
 const maxStatus = 1 << 20
 
-// clean makes what a handler printed harmless to a terminal.
+// clean replaces characters in a handler's output that could control the
+// terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
@@ -140,7 +142,7 @@ func clean(s string) string {
 	}, strings.TrimRight(strings.ReplaceAll(s, "\r\n", "\n"), "\r"))
 }
 
-// report prints what happened since the steps that were printed already.
+// report prints the steps after the first from.
 func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure string, waitErr error) (int, error) {
 	steps, err := l.Steps()
 	if err != nil {
@@ -202,7 +204,7 @@ func (l *Lab) report(out io.Writer, began time.Time, from int, state, failure st
 	}
 	fmt.Fprintf(out, "  result after %.1f s: %s", time.Since(began).Seconds(), state)
 	if failure != "" {
-		// The message is told already.
+		// The message has already been printed.
 		if r != nil && r.Message() != "" {
 			failure = strings.Replace(failure, r.Message(), "…", 1)
 		}

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// chapter is a part of extensions/SPEC.md, from its heading to the next one of
-// the same or a higher level.
+// chapter returns a part of extensions/SPEC.md, from its heading to the next
+// one of the same or a higher level.
 func chapter(t *testing.T, heading string) string {
 	t.Helper()
 	doc, err := os.ReadFile("../../extensions/SPEC.md")
@@ -29,7 +29,7 @@ func chapter(t *testing.T, heading string) string {
 	return rest
 }
 
-// block is the only piece of code in a part of the specification.
+// block returns the only code block in a part of the specification.
 func block(t *testing.T, heading string) string {
 	t.Helper()
 	found := regexp.MustCompile("(?s)```[a-z]+\n(.*?)```").FindAllStringSubmatch(chapter(t, heading), -1)
@@ -39,7 +39,8 @@ func block(t *testing.T, heading string) string {
 	return found[0][1]
 }
 
-// specified packs the handler of extensions/SPEC.md §20 as it stands there.
+// specified packs the handler of extensions/SPEC.md §20 exactly as printed
+// there.
 func specified(t *testing.T, version string) *Bundle {
 	t.Helper()
 	var out bytes.Buffer
@@ -67,8 +68,8 @@ func specified(t *testing.T, version string) *Bundle {
 	return b
 }
 
-// TestSpecifiedHandler: the minimal handler that authors are shown passes
-// everything, word for word.
+// TestSpecifiedHandler: the minimal handler of the specification passes all
+// checks, unchanged.
 func TestSpecifiedHandler(t *testing.T) {
 	if !strings.Contains(block(t, "### 20.5"), "fabric ext conformance Contoso.Hello__1.0.0.zip --settings s.json --protected p.json") {
 		t.Error("extensions/SPEC.md §20.5 tries something else than this test")

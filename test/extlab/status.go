@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// LintStatus looks at a status file that a handler wrote.
+// LintStatus checks a status file that a handler has written.
 func LintStatus(file string, data []byte) []Finding {
 	var out []Finding
 	say := func(level, field, format string, a ...any) {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestWorstDay: whatever a handler does, the author gets an answer that says
-// it, and a terminal that still works.
+// TestWorstDay: whatever a handler does, the output says so, and does not
+// disturb the terminal.
 func TestWorstDay(t *testing.T) {
 	a := agent(t)
 	const ok = `echo '[{"version":1.0,"timestampUTC":"2026-01-01T00:00:00Z","status":{"operation":"Enable","status":"success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]' >status/$ConfigSequenceNumber.status` + "\n"
@@ -78,7 +78,7 @@ func TestWorstDay(t *testing.T) {
 	})
 }
 
-// TestPlan: what makes no sense is said before anything is started.
+// TestPlan: invalid arguments are reported before anything is started.
 func TestPlan(t *testing.T) {
 	bundle := func(name, version string) *Bundle { return &Bundle{File: "x.zip", Name: name, Version: version} }
 	settings := []byte(`{}`)

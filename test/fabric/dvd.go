@@ -31,9 +31,9 @@ type Medium struct {
 	Malformed bool
 	// Raw replaces ovf-env.xml.
 	Raw []byte
-	// more files, by name
+	// Extra are more files, by name.
 	Extra map[string][]byte
-	// modification time of the files; default now
+	// Time is the modification time of the files; default now.
 	Time time.Time
 }
 

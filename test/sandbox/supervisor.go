@@ -218,7 +218,7 @@ func mountScratch() (string, error) {
 	for _, dir := range []string{"/mnt", "/media", "/srv", "/opt"} {
 		err := unix.Mount("sandbox", dir, "tmpfs", unix.MS_NOSUID, "mode=0755,size=4g")
 		if err == nil {
-		 // nosuid would disable sudo on the overlay
+			// nosuid would disable sudo on the overlay
 			return dir, unix.Mount("", dir, "", unix.MS_REMOUNT, "mode=0755,size=4g")
 		}
 		errs = append(errs, fmt.Errorf("tmpfs on %s: %w", dir, err))

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// basePackages is the whole guest: what a small Debian cloud image has. A
-// change makes a new base image.
+// basePackages is everything in the guest: the packages of a small Debian cloud
+// image. A change causes a new base image to be built.
 var basePackages = []string{
 	"systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd",
 	"linux-image-cloud-amd64", "tiny-initramfs",
@@ -23,19 +23,19 @@ var basePackages = []string{
 	"iproute2", "nftables", "netbase", "ca-certificates", "lsof", "logrotate",
 }
 
-// baseSetup runs in the new tree (its $1) before the kernel is installed. The
-// initrd loads what the system disk and the drive need and mounts the disk; it
-// needs neither a shell nor udev for that. On the real platform, too, both
-// hang on a controller whose driver the initrd has loaded.
+// baseSetup runs before the kernel is installed; $1 is the new tree. The initrd
+// loads the drivers of the system disk and of the CD-ROM drive and mounts the
+// disk; it needs neither a shell nor udev for that. On the real platform, too,
+// both are attached to a controller whose driver is in the initrd.
 const baseSetup = `
 mkdir -p "$1/etc/tiny-initramfs"
 printf 'AUTO_MODULES=no\nMICROCODE=no\nINCLUDE_MODULES="virtio_pci virtio_blk ext4 ata_piix sr_mod"\n' >"$1/etc/tiny-initramfs/tiny-initramfs.conf"
 `
 
-// baseFinish makes the tree an image: no identity in it (no host keys, no
-// machine id), networkd with DHCP, nothing periodic in the background, and of
-// what Debian starts by default nothing that such a machine has no use for:
-// debugging file systems, modules for disks it does not have, a screen.
+// baseFinish turns the tree into an image: without an identity (host keys,
+// machine id), with networkd and DHCP, without periodic jobs, and without
+// services that Debian starts by default but that such a machine does not need:
+// debugging file systems, modules for absent disks, a screen.
 const baseFinish = `
 rm -f "$1"/etc/ssh/ssh_host_*
 : >"$1/etc/machine-id"
@@ -55,33 +55,33 @@ chroot "$1" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_al
 rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*
 `
 
-// A Variant is how an image differs from the plain one.
+// A Variant is a modification of the plain image.
 type Variant struct {
 	Name string
-	// Packages of Debian that the plain image lacks.
+	// Packages are additional Debian packages.
 	Packages []string
-	// Files to write, by absolute path in the guest; mode 0644.
+	// Files are written to absolute paths in the guest, with mode 0644.
 	Files map[string]string
-	// Script runs in the tree after our package is installed, with /proc.
+	// Script runs in the tree after the agent's package is installed, with
+	// /proc.
 	Script string
 }
 
-// An Image is a disk that can be booted.
+// An Image is a bootable disk.
 type Image struct {
 	Kernel, Initrd string
 	Disk           string // raw, one ext4 file system, read by overlays only
 }
 
-// Images makes images and keeps them.
+// Images builds images and caches them.
 type Images struct {
 	Dir    string // survives between runs
 	Mirror string // a Debian mirror; empty for the usual one
 	Log    func(format string, args ...any)
 }
 
-// base returns the directory of the base image with these packages besides the
-// usual ones, making it if need be: root is the tree, kernel and initrd lie
-// beside it.
+// base returns the directory of the base image with the additional packages,
+// building it if necessary: root is the tree, kernel and initrd are beside it.
 func (im *Images) base(ctx context.Context, more []string) (string, error) {
 	packages := slices.Concat(basePackages, more)
 	key := digest(strings.Join(packages, " "), baseSetup, baseFinish)
@@ -135,9 +135,9 @@ func (im *Images) base(ctx context.Context, more []string) (string, error) {
 	return dir, nil
 }
 
-// installScript puts the package into an overlay of the base tree and turns the
-// result into a file system. The mounts are in a namespace of their own and
-// need no cleaning up.
+// installScript installs the package in an overlay of the base tree and turns
+// the result into a file system. The mounts are in a mount namespace of their
+// own and need no cleanup.
 const installScript = `
 base=$1 scratch=$2 deb=$3 disk=$4
 mount -t tmpfs -o size=2g tmpfs "$scratch"
@@ -158,7 +158,7 @@ mke2fs -q -F -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d . "$disk"
 `
 
 // Image returns the image with the package deb installed (none if empty),
-// changed as v says.
+// modified by v.
 func (im *Images) Image(ctx context.Context, deb string, v Variant) (*Image, error) {
 	base, err := im.base(ctx, v.Packages)
 	if err != nil {
@@ -216,7 +216,7 @@ func (v Variant) script() string {
 	return b.String()
 }
 
-// prune keeps the newest images of a kind; each is some hundred megabytes.
+// prune keeps the newest images of a kind; each has a few hundred megabytes.
 func (im *Images) prune(pattern, current string, keep int) {
 	found, err := filepath.Glob(filepath.Join(im.Dir, pattern))
 	if err != nil || len(found) <= keep {
@@ -266,8 +266,8 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, data, 0o644)
 }
 
-// CacheDir is where images are kept: AZGUEST_CACHE, as in the scripts, or the
-// user's cache.
+// CacheDir returns the directory of images: AZGUEST_CACHE, as in the scripts,
+// or the user's cache directory.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("AZGUEST_CACHE"); dir != "" {
 		return dir, nil
@@ -276,9 +276,9 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "azguest"), err
 }
 
-// Mirror is the Debian mirror this machine itself is configured to use, so
-// that images can be made where only that one is reachable; empty for the
-// usual one.
+// Mirror returns the Debian mirror that this machine is configured to use, so
+// that images can be built where only that one is reachable; empty for the
+// default.
 func Mirror(ctx context.Context) string {
 	out, err := run(ctx, nil, "apt-get", "indextargets", "--format", "$(REPO_URI)",
 		"Created-By: Packages", "Origin: Debian", "Component: main", "Codename: bookworm")
@@ -287,7 +287,7 @@ func Mirror(ctx context.Context) string {
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
 	if strings.Contains(first, "//deb.debian.org/") {
-		return "" // mmdebstrap then adds the security archive by itself
+		return "" // mmdebstrap then adds the security archive itself
 	}
 	return strings.TrimSuffix(first, "/")
 }

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the network looks like from the guest. Only 168.63.129.16 and
-// 169.254.169.254 are the platform's own; the rest is any virtual network.
+// The network as the guest sees it. Only 168.63.129.16 and 169.254.169.254 are
+// specific to the platform.
 const (
 	gateway      = "10.0.0.1"
 	guestAddress = "10.0.0.4"
@@ -28,25 +28,25 @@ const (
 )
 
 // A Lab is a network namespace with the platform's addresses, a bridge for the
-// guest and a DHCP server that says what the platform's says.
+// guest and a DHCP server with the platform's options.
 type Lab struct {
 	Dir string // scratch, removed by Close unless Keep
-	// Keep leaves the scratch directory, with the console and all logs.
+	// Keep keeps the scratch directory, with the console and all logs.
 	Keep bool
 	Log  func(format string, args ...any)
 
 	ns    string
-	guest string // namespace of a machine that was plugged in
+	guest string // network namespace of a machine attached with Plug
 	dhcp  *process
 }
 
 const (
 	netnsDir  = "/run/netns"
-	labPrefix = "azguest-vm-" // then the process id of who made it
-	keepFile  = "keep"        // marks a scratch directory somebody wants to read
+	labPrefix = "azguest-vm-" // followed by the process id of its creator
+	keepFile  = "keep"        // marks a scratch directory that must be kept
 )
 
-// NewLab makes the namespace and starts the DHCP server in it.
+// NewLab creates the namespace and starts the DHCP server in it.
 func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("root is needed for namespaces, tap devices and images with other users' files")
@@ -56,7 +56,7 @@ func NewLab(ctx context.Context, log func(string, ...any)) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Named after the directory, so that one process can have several.
+	// Named after the directory, so that one process can have several labs.
 	l := &Lab{Dir: dir, Log: log, ns: filepath.Base(dir)}
 	if err := l.up(ctx); err != nil {
 		l.Close()
@@ -87,7 +87,8 @@ func (l *Lab) up(ctx context.Context) error {
 		"--log-facility=-", "--log-dhcp", "--port=0", "--pid-file=", "--interface=br0", "--bind-interfaces",
 		"--dhcp-leasefile="+l.path("leases"), "--dhcp-authoritative", "--no-ping",
 		"--dhcp-range="+guestAddress+","+guestAddress+",255.255.255.0,1h",
-		// The guest's DUID changes until it has a machine id; its card does not.
+		// The guest's DUID changes until it has a machine id; its MAC address
+		// does not.
 		"--dhcp-host="+guestMAC+",id:*,"+guestAddress,
 		"--dhcp-option=3,"+gateway, "--dhcp-option=15,fabric.internal",
 		"--dhcp-option=121,0.0.0.0/0,"+gateway+","+endpoint+"/32,"+gateway+","+metadata+"/32,"+gateway,
@@ -96,7 +97,7 @@ func (l *Lab) up(ctx context.Context) error {
 	return err
 }
 
-// Close ends what the lab started and removes what it made.
+// Close stops the processes of the lab and removes what it created.
 func (l *Lab) Close() {
 	if l.dhcp != nil {
 		l.dhcp.stop(syscall.SIGTERM)
@@ -122,14 +123,14 @@ func (l *Lab) Close() {
 	_ = os.RemoveAll(l.Dir) // a temporary directory at worst
 }
 
-// sweep removes what runs left behind that were killed before they could: their
-// namespaces with every process in them, and their scratch directories.
+// sweep removes the remains of killed runs: their namespaces with every process
+// in them, and their scratch directories.
 func sweep(ctx context.Context) {
 	stale := func(name string) bool {
 		pid, err := strconv.Atoi(strings.Split(strings.TrimPrefix(filepath.Base(name), labPrefix), "-")[0])
 		return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 	}
-	spaces, _ := filepath.Glob(filepath.Join(netnsDir, labPrefix+"*")) // the pattern is good
+	spaces, _ := filepath.Glob(filepath.Join(netnsDir, labPrefix+"*")) // the pattern is valid
 	for _, name := range spaces {
 		if !stale(name) {
 			continue
@@ -152,9 +153,9 @@ func sweep(ctx context.Context) {
 	}
 }
 
-// Plug makes the network namespace of another machine, which has one card,
-// eth0, on the lab's bridge, and returns the namespace's file. It has the
-// address that DHCP gives out, so there can be one such machine.
+// Plug creates the network namespace of another machine, whose card eth0 is on
+// the lab's bridge, and returns the namespace's file. It has the address that
+// DHCP assigns, so there can be only one such machine.
 func (l *Lab) Plug(ctx context.Context) (string, error) {
 	guest := l.ns + "-guest"
 	if out, err := run(ctx, nil, "ip", "netns", "add", guest); err != nil {
@@ -174,7 +175,7 @@ func (l *Lab) Plug(ctx context.Context) (string, error) {
 
 func (l *Lab) path(name string) string { return filepath.Join(l.Dir, name) }
 
-// inside is the command line that runs args in the lab's network.
+// inside returns the command line that runs args in the lab's network.
 func (l *Lab) inside(args ...string) []string {
 	return append([]string{"nsenter", "--net=" + filepath.Join(netnsDir, l.ns), "--"}, args...)
 }
@@ -190,8 +191,8 @@ func (l *Lab) runInside(ctx context.Context, args ...string) (string, error) {
 }
 
 // InNetwork calls fn on a thread that is in the lab's network. A socket belongs
-// to the network it was made in, whoever uses it later; so fn makes sockets and
-// returns, and starts no goroutine that makes any.
+// to the network in which it was created, whoever uses it later; so fn must
+// create its sockets itself, not in goroutines that it starts.
 func (l *Lab) InNetwork(fn func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -210,7 +211,7 @@ func (l *Lab) InNetwork(fn func() error) error {
 	}
 	defer func() {
 		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
-			panic(err) // going on would send this program's traffic into the lab
+			panic(err) // otherwise this program's own traffic would go into the lab
 		}
 	}()
 	return fn()
@@ -225,7 +226,7 @@ func (l *Lab) dial(ctx context.Context, network, address string) (conn net.Conn,
 	return conn, err
 }
 
-// client speaks HTTP from within the lab's network.
+// client returns an HTTP client within the lab's network.
 func (l *Lab) client() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: l.dial}, Timeout: 30 * time.Second}
 }

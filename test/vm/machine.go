@@ -13,36 +13,36 @@ import (
 	"time"
 )
 
-// A Machine is one virtual machine: a disk of its own over an image, a medium
-// in its drive, and a processor while it is switched on.
+// A Machine is one virtual machine: a disk of its own on top of an image, a
+// CD-ROM drive, and a QEMU process while it is switched on.
 type Machine struct {
 	lab   *Lab
 	image *Image
 	vmID  string
 	Media string // file in the CD-ROM drive; empty for an empty drive
-	disc  string // what the platform attached at first
+	disc  string // the medium that the platform attached at first
 
-	Started time.Time // when it was switched on, last
-	printed int       // size of the console before that
+	Started time.Time // when it was last switched on
+	printed int       // size of the console output before that
 	qemu    *process
 	key     string // private key for Run
 	user    string
 }
 
-// NewMachine makes a machine, switched off.
+// NewMachine creates a machine, switched off.
 func (l *Lab) NewMachine(ctx context.Context, image *Image, vmID, media string) (*Machine, error) {
 	m := &Machine{lab: l, image: image, vmID: vmID, disc: media}
 	return m, m.Blank(ctx)
 }
 
-// Blank puts a new disk and the platform's medium into a machine that is off:
-// its first boot again.
+// Blank gives a machine that is switched off a new disk and the platform's
+// medium, so that its next boot is a first boot.
 func (m *Machine) Blank(ctx context.Context) error {
 	m.Media = m.disc
 	if out, err := run(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", m.image.Disk, m.disk()); err != nil {
 		return fmt.Errorf("create the disk: %w: %s", err, out)
 	}
-	// The host keys are other ones then.
+	// A new disk has other host keys.
 	if err := os.Remove(m.knownHosts()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -54,8 +54,8 @@ func (m *Machine) knownHosts() string { return m.lab.path("known_hosts") }
 func (m *Machine) disk() string    { return m.lab.path("disk.qcow2") }
 func (m *Machine) console() string { return m.lab.path("console.log") }
 
-// On switches the machine on. It shows itself as one of the platform's: asset
-// tag and maker are what guests look for.
+// On switches the machine on. Its SMBIOS has the manufacturer and asset tag by
+// which guests recognize the platform.
 func (m *Machine) On() error {
 	drive := "if=none,id=cd,media=cdrom,readonly=on"
 	if m.Media != "" {
@@ -63,20 +63,20 @@ func (m *Machine) On() error {
 	}
 	m.Started, m.printed = time.Now(), len(m.Console())
 	qemu, err := m.lab.startInside("qemu.log", "qemu-system-x86_64",
-		// KVM is left alone: nested, stock guest kernels hang under it.
-		// Five-level page tables are walked by hand here, for nothing; and what
-		// the processor is said to have of cryptography and virtualization,
-		// the guest loads drivers for and tests.
+		// KVM is not used: stock guest kernels hang under nested KVM.
+		// Five-level page tables make emulation slower without any use; for
+		// emulated cryptography and virtualization features the guest would
+		// load and test drivers.
 		"-M", "pc", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-hypervisor,-la57,-svm,-aes,-pclmulqdq,-vaes,-vpclmulqdq",
 		"-smp", "2", "-m", "1024", "-nodefaults", "-display", "none",
 		"-chardev", "file,id=console,append=on,path="+m.console(), "-serial", "chardev:console",
 		"-qmp", "unix:"+m.lab.path("qmp")+",server=on,wait=off",
 		"-kernel", m.image.Kernel, "-initrd", m.image.Initrd,
-		// All processors emulated here read one clock, which the kernel's own
-		// test does not believe; the clock it would take instead is a hundred
-		// times slower to read. Its test of the timer counts ticks in a busy
-		// wait, which a busy host delivers too late; when its last try fails it
-		// panics ("IO-APIC + timer doesn't work!").
+		// All emulated processors read one clock, but the kernel's test of the
+		// TSC does not trust it; the clock that it would use instead is a
+		// hundred times slower to read. The kernel's test of the timer counts
+		// ticks in a busy wait; on a busy host they arrive too late, and when
+		// its last try fails it panics ("IO-APIC + timer doesn't work!").
 		"-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=0 mitigations=off tsc=reliable no_timer_check",
 		"-smbios", "type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,version=Hyper-V UEFI Release v4.1,uuid="+m.vmID,
 		"-smbios", "type=3,asset=7783-7084-3265-9085-8269-3286-77",
@@ -89,7 +89,7 @@ func (m *Machine) On() error {
 	return err
 }
 
-// Cut takes the power away.
+// Cut turns the power off, without a shutdown.
 func (m *Machine) Cut() {
 	if m.qemu != nil {
 		m.qemu.stop(syscall.SIGKILL)
@@ -97,15 +97,15 @@ func (m *Machine) Cut() {
 	}
 }
 
-// File reads a file from the disk of a machine that is off, whether or not
-// anybody could ever log in to it.
+// File reads a file from the disk of a machine that is switched off, even if it
+// was never possible to log in.
 func (m *Machine) File(ctx context.Context, name string) (string, error) {
 	raw := m.lab.path("disk.raw")
 	defer func() { _ = os.Remove(raw) }() // in the scratch directory
 	if out, err := run(ctx, nil, "qemu-img", "convert", "-O", "raw", m.disk(), raw); err != nil {
 		return "", fmt.Errorf("read the disk: %w: %s", err, out)
 	}
-	// What the power cut left in the journal is not in its place yet.
+	// After a power cut the file system's journal must be replayed first.
 	_, _ = run(ctx, nil, "e2fsck", "-p", "-E", "journal_only", raw)
 	out, err := run(ctx, nil, "debugfs", "-R", "cat "+name, raw)
 	if err != nil {
@@ -114,8 +114,8 @@ func (m *Machine) File(ctx context.Context, name string) (string, error) {
 	return out, nil
 }
 
-// Processor is the processor time that the emulation has taken: what a boot
-// costs, on a machine that is busy with other things too.
+// Processor returns the processor time that the emulation has used. It measures
+// the cost of a boot independently of other load on the host.
 func (m *Machine) Processor() time.Duration {
 	if m.qemu == nil {
 		return 0
@@ -124,7 +124,7 @@ func (m *Machine) Processor() time.Duration {
 	if err != nil {
 		return 0
 	}
-	// Behind the name, in hundredths of a second: utime and stime.
+	// After the name: utime and stime, in hundredths of a second.
 	_, rest, _ := strings.Cut(string(b), ") ")
 	f := strings.Fields(rest)
 	if len(f) < 13 {
@@ -138,8 +138,8 @@ func (m *Machine) Processor() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// Died is an error when QEMU is gone, or the guest's kernel, which then waits
-// for ever.
+// Died returns an error if QEMU has ended, or if the guest's kernel has
+// panicked, after which it waits forever.
 func (m *Machine) Died() error {
 	if m.qemu == nil {
 		return errors.New("the machine is switched off")
@@ -153,7 +153,7 @@ func (m *Machine) Died() error {
 	return m.qemu.died()
 }
 
-// Console is everything the machine wrote to its serial console.
+// Console returns the machine's output on its serial console.
 func (m *Machine) Console() string {
 	b, _ := os.ReadFile(m.console())
 	return string(b)
@@ -171,8 +171,8 @@ func (m *Machine) ssh(args ...string) []string {
 }
 
 // Run runs a shell command line as the provisioned user and returns its output.
-// A connection that is refused is an error at once: who is told that the
-// machine is ready may log in.
+// A refused connection is an error at once: a machine that has reported Ready
+// must accept logins.
 func (m *Machine) Run(ctx context.Context, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -189,9 +189,9 @@ func (m *Machine) Run(ctx context.Context, command string) (string, error) {
 }
 
 // RunAll runs several command lines over one connection, each in a subshell,
-// and returns what each printed. A command that fails is not an error.
+// and returns their outputs. A command that fails is not an error.
 func (m *Machine) RunAll(ctx context.Context, commands ...string) ([]string, error) {
-	const mark = "\x1e" // a record separator, which nothing here prints
+	const mark = "\x1e" // a record separator, which no command here prints
 	var script strings.Builder
 	for _, c := range commands {
 		fmt.Fprintf(&script, "(\n%s\n) 2>&1; printf '\\036'\n", c)
@@ -210,8 +210,8 @@ func (m *Machine) RunAll(ctx context.Context, commands ...string) ([]string, err
 	return parts[:len(commands)], nil
 }
 
-// Hint says how to reach the control plane from this host while the machine
-// runs.
+// Hint returns a command line that reaches the control plane from this host
+// while the machine runs.
 func (m *Machine) Hint() string {
 	return fmt.Sprintf("nsenter --net=%s/%s curl -s 'http://%s%s/instanceView%s'", netnsDir, m.lab.ns, armAddress, vmPath, armVersion)
 }
@@ -224,7 +224,7 @@ func (m *Machine) Shell() error {
 	return cmd.Run()
 }
 
-// Reboot restarts the guest from inside and waits until a new kernel answers
+// Reboot restarts the guest from inside and waits until the new boot answers
 // ssh.
 func (m *Machine) Reboot(ctx context.Context) error {
 	const bootID = "cat /proc/sys/kernel/random/boot_id"
@@ -232,7 +232,7 @@ func (m *Machine) Reboot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The connection may break before the answer is there.
+	// The connection may break before the command returns.
 	_, _ = m.Run(ctx, "sudo systemctl reboot")
 	m.Started = time.Now()
 	return until(ctx, "the machine after its reboot", func() (bool, error) {

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// Where the platform's services are that have no address of their own.
+	// Addresses of services that have no fixed address on the platform.
 	armAddress  = gateway + ":8080"
 	blobAddress = gateway + ":10000"
 
@@ -27,15 +27,16 @@ const (
 	vmName     = "vm-01"
 )
 
-// A Platform is the emulator at work in a lab. The control plane is used over
-// HTTP, as customers do; what the guest sent is read from the journal.
+// A Platform is the emulator running in a lab. The control plane is used over
+// HTTP, as customers do; the guest's requests are read from the journal.
 type Platform struct {
 	Fabric *fabric.Fabric
 	VM     *fabric.VM
 	client *http.Client
 }
 
-// startPlatform opens the platform's addresses in the lab, with one machine.
+// startPlatform creates one VM and listens on the platform's addresses in the
+// lab.
 func (r *Run) startPlatform(vmID string) (*Platform, error) {
 	journal, err := os.Create(r.lab.path("journal.json"))
 	if err != nil {
@@ -81,7 +82,7 @@ func (r *Run) startPlatform(vmID string) (*Platform, error) {
 	return p, machine.Connect(r.lab, f, nil, at)
 }
 
-// Ready returns when the guest said that it is ready, oldest first.
+// Ready returns the times of the guest's Ready reports, oldest first.
 func (p *Platform) Ready() []time.Time {
 	var ready []time.Time
 	for _, e := range p.health() {
@@ -96,8 +97,7 @@ func (p *Platform) health() []fabric.Entry {
 	return p.Fabric.Journal(fabric.Query{Kind: fabric.Health, VM: vmName})
 }
 
-// AwaitReady waits until the guest says that it is ready, in the life that
-// began when it was last switched on.
+// AwaitReady waits until the guest reports Ready after it was last switched on.
 func (p *Platform) AwaitReady(ctx context.Context, m *Machine) (time.Time, error) {
 	var when time.Time
 	err := until(ctx, "the guest to report Ready", func() (bool, error) {
@@ -171,14 +171,14 @@ func (p *Platform) arm(ctx context.Context, method, path string, body, answer an
 const vmPath = "/subscriptions/00000000-0000-4000-8000-00000000f00d/resourceGroups/rg" +
 	"/providers/Microsoft.Compute/virtualMachines/" + vmName
 
-// An Extension is what a customer asks for.
+// An Extension is an extension as a customer requests it.
 type Extension struct {
 	Name, Publisher, Type, Version string
 	Settings, Protected            map[string]any
 }
 
-// PutExtension asks for an extension as the portal does and waits until the
-// platform says how it went.
+// PutExtension creates an extension through the control plane and waits until
+// the operation ends.
 func (p *Platform) PutExtension(ctx context.Context, e Extension) error {
 	properties := map[string]any{
 		"publisher": e.Publisher, "type": e.Type, "typeHandlerVersion": e.Version,
@@ -211,7 +211,7 @@ func (p *Platform) PutExtension(ctx context.Context, e Extension) error {
 	})
 }
 
-// InstanceView is the part of the instance view that is looked at.
+// InstanceView is the part of the instance view that tests use.
 type InstanceView struct {
 	VMAgent struct {
 		VMAgentVersion string
@@ -234,7 +234,8 @@ func (p *Platform) View(ctx context.Context) (InstanceView, error) {
 	return v, err
 }
 
-// repoFile finds a built file in .build of the checkout, newest first.
+// repoFile returns the newest built file in .build of the checkout that matches
+// a pattern.
 func repoFile(repo, pattern string) (string, error) {
 	found, err := filepath.Glob(filepath.Join(repo, ".build", pattern))
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/test/machine"
 )
 
-// run runs a command to its end and returns what it printed on both streams.
+// run runs a command to its end and returns its output on both streams.
 func run(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out bytes.Buffer
@@ -28,8 +28,8 @@ func run(ctx context.Context, stdin io.Reader, name string, args ...string) (str
 	return out.String(), err
 }
 
-// own keeps the terminal's Ctrl-C from the child, so that we end it in order,
-// and ends it even if we are killed.
+// own keeps Ctrl-C of the terminal from the child, so that it is stopped in
+// order, and makes it end if this program is killed.
 func own(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -59,13 +59,13 @@ func start(log, name string, args ...string) (*process, error) {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // the state says it too
+		_ = p.cmd.Wait() // see ProcessState
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// died is an error if the process has ended by itself.
+// died returns an error if the process has ended unexpectedly.
 func (p *process) died() error {
 	select {
 	case <-p.done:
@@ -76,7 +76,7 @@ func (p *process) died() error {
 	}
 }
 
-// stop ends the process: politely, or at once.
+// stop ends the process with a signal, and kills it if that does not help.
 func (p *process) stop(sig syscall.Signal) {
 	p.once.Do(func() {
 		_ = p.cmd.Process.Signal(sig)
@@ -94,7 +94,7 @@ func tail(s string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// until is machine.Until for what costs little to ask.
+// until is machine.Until with a short interval, for cheap conditions.
 func until(ctx context.Context, what string, holds func() (bool, error)) error {
 	return machine.Until(ctx, 50*time.Millisecond, what, holds)
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// cloudInit is an image whose provisioner is Debian's cloud-init. Its programs
-// are what its Azure datasource runs; the disk has no partition to grow. It
-// keeps the host's name in /etc/hosts, as images have it: there is no DNS here,
-// and sudo would look for it long.
+// cloudInit is an image that is provisioned by Debian's cloud-init. The
+// additional packages are what its Azure datasource runs; the disk has no
+// partition to grow. The host name is kept in /etc/hosts, as in other images,
+// because there is no DNS here and sudo would wait for it.
 var cloudInit = Variant{
 	Name: "cloud-init", Packages: []string{"cloud-init", "eject", "isc-dhcp-client"},
 	Files: map[string]string{
@@ -23,8 +23,8 @@ var cloudInit = Variant{
 	},
 }
 
-// crashing is the same with a mount(8) that kills the cloud-init which calls
-// it: that is when it looks for the medium, before it has reported anything.
+// crashing is the same with a mount(8) that kills the cloud-init that calls it,
+// which is when it looks for the medium, before its first report.
 var crashing = Variant{
 	Name: "cloud-init-crashed", Packages: cloudInit.Packages, Files: cloudInit.Files,
 	Script: `cat >/usr/local/bin/mount <<'END'
@@ -38,7 +38,7 @@ chmod 755 /usr/local/bin/mount
 
 func noDisc(context.Context, *Run) (string, error) { return "", nil }
 
-// malformed is the platform's own medium with a document that breaks off.
+// malformed returns the platform's medium with a truncated document.
 func malformed(_ context.Context, r *Run) (string, error) {
 	m := r.Platform.VM.Medium()
 	m.Malformed = true
@@ -50,13 +50,13 @@ func malformed(_ context.Context, r *Run) (string, error) {
 	return name, os.WriteFile(name, image, 0o600)
 }
 
-// minute is how long a provisioning that fails may take, from the first report
-// to the last: the customer watches it in the portal.
+// minute is the time limit of a failing provisioning, from the first report to
+// the last, because the customer waits for it in the portal.
 const minute = time.Minute
 
 var (
-	// inTime measures by the guest's own words, so a slow emulation counts
-	// only with what it emulates between them.
+	// inTime measures between the guest's own reports, so that a slow boot of
+	// the emulation does not count.
 	inTime = step{"in time", func(_ context.Context, r *Run) (string, error) {
 		all := r.Platform.health()
 		took := all[len(all)-1].Time.Sub(all[0].Time).Round(10 * time.Millisecond)
@@ -66,7 +66,7 @@ var (
 		return fmt.Sprintf("%s from the first report to the last", took), nil
 	}}
 
-	// failed waits for the report of a failure. Nobody can log in then.
+	// failed waits for the report of a failure, after which nobody can log in.
 	failed = step{"reported failure", func(ctx context.Context, r *Run) (string, error) {
 		err := until(ctx, "a report of the failure", func() (bool, error) {
 			if len(r.Platform.Ready()) > 0 {
@@ -87,14 +87,15 @@ var (
 		if !strings.Contains(said, "reason=error parsing ovf-env.xml") || strings.Contains(said, r.Password) {
 			return "", fmt.Errorf("wrong description of the failure: %q", said)
 		}
-		// Extensions are the way to repair it.
+		// It must be possible to repair the machine with extensions.
 		if err := r.Platform.PutExtension(ctx, sample); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("after %s: %q; extensions can be installed", took, said), nil
 	}}
 
-	// halfOrder is what the metadata can't know, and that the agent says so.
+	// halfOrder checks what a machine lacks that was provisioned from the
+	// metadata only, and that the agent logs it.
 	halfOrder = step{"metadata only", func(ctx context.Context, r *Run) (string, error) {
 		return "no password, sudo without a password; missing custom data is logged", r.same(ctx,
 			check{"sudo getent shadow " + r.User + " | cut -d: -f2 | tr -d '!*'", ""},
@@ -104,8 +105,8 @@ var (
 		)
 	}}
 
-	// loginLater waits for the account too: cloud-init says Ready before it
-	// makes one.
+	// loginLater also waits for the account: cloud-init reports Ready before it
+	// creates one.
 	loginLater = step{"ssh", func(ctx context.Context, r *Run) (string, error) {
 		began := time.Now()
 		r.Machine.As(r.User, r.keyFile("ed25519"))
@@ -121,8 +122,8 @@ var (
 		return fmt.Sprintf("after %.1f s", time.Since(began).Seconds()), nil
 	}}
 
-	// beside is what both of them have made of the machine, and who told the
-	// platform what.
+	// beside checks what agent and cloud-init have done together, and which of
+	// them reported to the platform.
 	beside = step{"cloud-init", func(ctx context.Context, r *Run) (string, error) {
 		err := until(ctx, "the end of the boot", func() (bool, error) {
 			out, err := r.Machine.Run(ctx, "systemctl is-system-running || true")
@@ -164,10 +165,10 @@ var (
 	}}
 )
 
-// criticalChain is what the boot waits for: for the agent at most
-// half a second. A busy host stretches that like everything, so it must then be
-// a large part of the boot too. Where nothing waits for the agent, its start
-// takes as long as everybody else leaves it.
+// criticalChain checks how long the boot waits for the agent: at most half a
+// second. On a busy host everything takes longer, so a longer wait only fails
+// if it is also a large part of the boot. If nothing waits for the agent, its
+// start takes as long as the other services leave it.
 var criticalChain = step{"critical chain", func(ctx context.Context, r *Run) (string, error) {
 	const micros = "ExecMainStartTimestampMonotonic ActiveEnterTimestampMonotonic"
 	got, err := r.Machine.RunAll(ctx,
@@ -191,7 +192,7 @@ var criticalChain = step{"critical chain", func(ctx context.Context, r *Run) (st
 	return said, nil
 }}
 
-// accountsMade is how often the account is made in this boot.
+// accountsMade is how often the account must have been created in this boot.
 func (r *Run) accountsMade() string {
 	if r.before == nil {
 		r.before = map[string]string{}
@@ -201,8 +202,8 @@ func (r *Run) accountsMade() string {
 }
 
 // powerCuts cuts the power at random moments of first boots. Moments are
-// measured in processor time of the emulation: a busy host stretches the
-// clock, not that. Each boot after a cut must end as if nothing had happened.
+// measured in processor time of the emulation, which does not depend on the
+// load of the host. Each boot after a cut must end in the normal state.
 func powerCuts(ctx context.Context, r *Run) error {
 	if err := steps(ctx, r, powerOn, ready); err != nil {
 		return err
@@ -215,8 +216,8 @@ func powerCuts(ctx context.Context, r *Run) error {
 			return err
 		}
 		r.before = nil
-		// The kernel's own start is nobody's first boot yet; some are cut
-		// after Ready, when the medium may be gone.
+		// The start of the kernel is skipped; some cuts come after Ready, when
+		// the medium may be ejected already.
 		at := time.Duration((0.35 + 0.8*rand.Float64()) * float64(whole))
 		if err := steps(ctx, r, powerOn, cutAt(n+1, at), powerOn, ready, login, accounts, hostKeys); err != nil {
 			return err
@@ -230,7 +231,7 @@ func cutAt(n int, at time.Duration) step {
 	return step{fmt.Sprintf("power cut %d", n), func(ctx context.Context, r *Run) (string, error) {
 		began := r.Machine.Started
 		err := until(ctx, "the moment of the power cut", func() (bool, error) {
-			// A machine with nothing left to do takes no processor time.
+			// An idle machine uses no processor time.
 			done := false
 			for _, t := range r.Platform.Ready() {
 				done = done || t.After(began) && time.Since(t) > 5*time.Second
@@ -249,7 +250,7 @@ func cutAt(n int, at time.Duration) step {
 				}
 			}
 		}
-		// What the guest has ejected, the platform has taken back.
+		// The platform has removed a medium that the guest ejected.
 		if gone, eerr := r.Machine.Ejected(ctx); eerr == nil && gone {
 			r.Machine.Media = ""
 			if said != "after Ready" {

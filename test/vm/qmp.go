@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// qmp asks QEMU's monitor one question; the arguments may be nil.
+// qmp sends one command to QEMU's monitor; the arguments may be nil.
 func (m *Machine) qmp(ctx context.Context, command string, arguments, answer any) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", m.lab.path("qmp"))
@@ -64,7 +64,7 @@ func (m *Machine) qmp(ctx context.Context, command string, arguments, answer any
 	return json.Unmarshal(got, answer)
 }
 
-// Ejected says whether the guest opened the CD-ROM drive.
+// Ejected reports whether the guest has opened the CD-ROM drive.
 func (m *Machine) Ejected(ctx context.Context) (bool, error) {
 	var drives []struct {
 		Device   string
@@ -81,8 +81,8 @@ func (m *Machine) Ejected(ctx context.Context) (bool, error) {
 	return false, fmt.Errorf("monitor: no drive cd")
 }
 
-// Processors says what each processor of the guest is doing: where it is, and
-// whether it waits for an interrupt.
+// Processors returns the state of each processor of the guest: its position,
+// and whether it waits for an interrupt.
 func (m *Machine) Processors(ctx context.Context) (string, error) {
 	var all string
 	question := map[string]string{"command-line": "info registers -a"}

@@ -13,39 +13,39 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// Options say what to try and how.
+// Options of a run.
 type Options struct {
-	Repo   string // checkout with what scripts/vm --prepare built in .build
+	Repo   string // checkout in whose .build scripts/vm --prepare has put its results
 	Cache  string // directory for images, survives between runs
 	Mirror string // Debian mirror; empty for the usual one
 	Out    io.Writer
-	Keep   bool // leave the scratch directory behind
-	Cuts   int  // first boots that lose their power; default 3
-	// Shell, if set, is called when the scenario has been played, while the
-	// machine still runs; also when it failed, if somebody can log in.
+	Keep   bool // keep the scratch directory
+	Cuts   int  // number of first boots with a power cut; default 3
+	// Shell, if set, is called at the end of the scenario while the machine
+	// still runs; also if it failed, provided that somebody can log in.
 	Shell func(m *Machine) error
-	// Patience with one scenario; default 5 minutes, and more for one that
-	// boots often.
+	// Patience is the time limit of one scenario; default 5 minutes, and more
+	// for one that boots often.
 	Patience time.Duration
 }
 
-// A Run is a scenario being played.
+// A Run is the execution of a scenario.
 type Run struct {
 	Lab      *Lab
 	Machine  *Machine
 	Platform *Platform
 
-	// What the customer wished for.
+	// What the customer requested.
 	User, Password, HostName, CustomData string
 
-	ToReady time.Duration // from power on to the report, as the platform received it
+	ToReady time.Duration // from power on until the platform received the report
 
 	lab     *Lab
 	out     io.Writer
 	cuts    int
 	readyAt time.Time
 	reports int               // health reports before the reboot
-	before  map[string]string // facts, by name
+	before  map[string]string // values before the reboot, by name
 }
 
 func (r *Run) say(format string, args ...any) {
@@ -54,7 +54,7 @@ func (r *Run) say(format string, args ...any) {
 
 func (r *Run) keyFile(kind string) string { return r.lab.path("id_" + kind) }
 
-// Play plays one scenario on a new machine.
+// Play runs one scenario on a new machine.
 func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 	if o.Cuts == 0 {
 		o.Cuts = 3
@@ -78,7 +78,8 @@ func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Building an image for the first time has its own time.
+	// Building an image for the first time does not count against the time
+	// limit.
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Patience, fmt.Errorf("scenario not finished after %s", o.Patience))
 	defer cancel()
 
@@ -132,7 +133,7 @@ func Play(ctx context.Context, o Options, s Scenario) (r *Run, err error) {
 	return r, err
 }
 
-// customer makes the keys the customer logs in with.
+// customer creates the customer's SSH keys.
 func (r *Run) customer(ctx context.Context) error {
 	for _, kind := range []string{"ed25519", "rsa"} {
 		args := []string{"-q", "-t", kind, "-N", "", "-C", "customer@example", "-f", r.keyFile(kind)}
@@ -155,8 +156,8 @@ func (r *Run) publicKeys() ([]string, error) {
 	return keys, nil
 }
 
-// explain shows what one would look at first after a failure. It may be that no
-// time is left for the scenario, and that nobody can log in.
+// explain prints what helps to find the cause of a failure. It does not use the
+// scenario's context, which may have expired, and does not need a login.
 func (r *Run) explain() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

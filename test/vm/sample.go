@@ -2,15 +2,16 @@ package vm
 
 import "github.com/azguest/azguest/test/bundles"
 
-// sample is what the customer asks for; the platform serves its package.
+// sample is the extension that the customer requests; the platform serves its
+// package.
 var sample = Extension{
 	Name: "hello", Publisher: "Azguest.Samples", Type: "Hello", Version: "1.0",
 	Settings:  map[string]any{"name": "world"},
 	Protected: map[string]any{"secret": "s3cret"},
 }
 
-// A handler as small as they get. Each command leaves a line behind, so that
-// one sees what was called twice.
+// A minimal handler. Each command appends a line to a file, so that repeated
+// calls are visible.
 const sampleScript = `#!/bin/sh
 set -eu
 cd "$(dirname "$0")/.."

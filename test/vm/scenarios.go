@@ -15,19 +15,20 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// A Scenario is one machine's life, seen from outside.
+// A Scenario is a sequence of steps and checks on one machine, seen from
+// outside.
 type Scenario struct {
 	Name  string
 	About string
 	Image Variant
-	// Medium makes the provisioning DVD, a file; an empty name is an empty
-	// drive. Nil is what the platform attaches: UDF.
+	// Medium creates the provisioning DVD and returns its file name; an empty
+	// name is an empty drive. Nil is the platform's own medium, in UDF.
 	Medium func(ctx context.Context, r *Run) (string, error)
-	// Play switches the machine on and looks.
+	// Play switches the machine on, and runs the steps and checks.
 	Play func(ctx context.Context, r *Run) error
 }
 
-// Lives is how many machines a scenario has beyond one.
+// Lives returns how many first boots a scenario has beyond one.
 func (s Scenario) Lives(o Options) int {
 	if s.Name == "power-cut" {
 		return o.Cuts
@@ -35,7 +36,7 @@ func (s Scenario) Lives(o Options) int {
 	return 0
 }
 
-// Scenarios is the table of everything that is tried in a virtual machine.
+// Scenarios returns the table of all scenarios.
 func Scenarios() []Scenario {
 	return []Scenario{
 		{
@@ -108,13 +109,13 @@ func Scenarios() []Scenario {
 	}
 }
 
-// A step is something that is done or looked at, and what to say about it.
+// A step is an action or a check; it returns a text for the report.
 type step struct {
 	name string
 	do   func(ctx context.Context, r *Run) (string, error)
 }
 
-// steps does one after the other; later ones rest on earlier ones.
+// steps runs steps in order, up to the first error.
 func steps(ctx context.Context, r *Run, all ...step) error {
 	for _, s := range all {
 		began := time.Now()
@@ -149,8 +150,8 @@ var (
 			r.ToReady.Seconds(), r.Machine.Processor().Seconds(), load()), nil
 	}}
 
-	// login says how long after Ready the first login worked: customers wait for
-	// the one and expect the other.
+	// login reports how long after Ready the first login succeeded, because
+	// customers expect to be able to log in at that time.
 	login = step{"ssh", func(ctx context.Context, r *Run) (string, error) {
 		r.Machine.As(r.User, r.keyFile("ed25519"))
 		err := until(ctx, "ssh to answer", func() (bool, error) {
@@ -170,7 +171,7 @@ var (
 				return "", fmt.Errorf("log in with the %s key: %w", kind, err)
 			}
 		}
-		// Who has a password gives it to sudo.
+		// sudo asks an account with a password for it.
 		_, err = r.Machine.Run(ctx, "umask 077; echo '"+r.Password+"' >~/.pw; printf '#!/bin/sh\\ncat ~/.pw\\n' >~/.ask; chmod 700 ~/.ask")
 		if err != nil {
 			return "", err
@@ -178,7 +179,7 @@ var (
 		return fmt.Sprintf("%s@%s with both keys; first login %.1f s after Ready", r.User, r.HostName, after), nil
 	}}
 
-	// bootDone waits for the end of the boot and says what failed in it.
+	// bootDone waits for the end of the boot and reports failed units.
 	bootDone = check{"systemctl is-system-running --wait || systemctl --failed --no-legend", "running"}
 
 	system = step{"system", func(ctx context.Context, r *Run) (string, error) {
@@ -218,7 +219,7 @@ var (
 			check{"grep -c ' customer@example$' ~/.ssh/authorized_keys", "2"},
 			check{"sudo stat -c %a /var/lib/waagent", "700"},
 			check{"sudo base64 -d /var/lib/waagent/CustomData", r.CustomData},
-			// Telemetry that is sent meanwhile disappears.
+			// Telemetry files that are sent during the search disappear.
 			check{"sudo grep -rslFf ~/.pw /var/lib/waagent /var/log /run/azguest /run/log /etc", ""},
 		)
 	}}
@@ -270,7 +271,7 @@ var (
 		return "", r.Machine.Reboot(ctx)
 	}}
 
-	// alive waits for Ready and a status that were sent after the reboot.
+	// alive waits for a Ready report and a status document after the reboot.
 	alive = step{"status after reboot", func(ctx context.Context, r *Run) (string, error) {
 		if _, err := r.Platform.AwaitReady(ctx, r.Machine); err != nil {
 			return "", err
@@ -308,8 +309,9 @@ var (
 				err = errors.Join(err, fmt.Errorf("%s changed:\n%s\n-- before:\n%s", name, now[name], was))
 			}
 		}
-		// Ready once per boot, and not a word of provisioning after the first:
-		// the classic agent is silent then, and a Ready that got lost with it.
+		// Ready must be reported once per boot. After the first boot nothing
+		// else about provisioning may be reported: the classic agent reports
+		// nothing then, so a lost Ready is never repeated.
 		if n := len(r.Platform.Ready()); n != 2 {
 			err = errors.Join(err, fmt.Errorf("received Ready %d times in two boots, want once in each", n))
 		}
@@ -334,7 +336,7 @@ var (
 	}}
 )
 
-// asUDF is the platform's own medium.
+// asUDF returns the platform's own medium.
 func asUDF(_ context.Context, r *Run) (string, error) {
 	image, err := r.Platform.VM.Medium().Image()
 	if err != nil {
@@ -344,8 +346,8 @@ func asUDF(_ context.Context, r *Run) (string, error) {
 	return name, os.WriteFile(name, image, 0o600)
 }
 
-// asISO9660 copies the files to a plain ISO 9660 image, made by a tool that is
-// not ours.
+// asISO9660 copies the files of the medium to a plain ISO 9660 image, made by a
+// tool that is not part of this project.
 func asISO9660(ctx context.Context, r *Run) (string, error) {
 	files, err := r.Platform.VM.Medium().Files()
 	if err != nil {
@@ -366,10 +368,10 @@ func asISO9660(ctx context.Context, r *Run) (string, error) {
 	return image, nil
 }
 
-// A check is a command and what it must print, blanks at the end aside.
+// A check is a command and its expected output, without trailing white space.
 type check struct{ command, want string }
 
-// same is an error unless every command prints what is wanted.
+// same returns an error unless every command prints the expected output.
 func (r *Run) same(ctx context.Context, checks ...check) error {
 	commands := make([]string, len(checks))
 	for i, c := range checks {
@@ -387,7 +389,7 @@ func (r *Run) same(ctx context.Context, checks ...check) error {
 	return err
 }
 
-// facts are what must survive a reboot.
+// facts returns the values that must survive a reboot, by name.
 func (r *Run) facts(ctx context.Context) (map[string]string, error) {
 	ask := []struct{ name, command string }{
 		{"host keys", "sudo sh -c 'sha256sum /etc/ssh/ssh_host_*_key'"},
@@ -411,7 +413,8 @@ func (r *Run) facts(ctx context.Context) (map[string]string, error) {
 	for i, a := range ask {
 		got[a.name] = said[i]
 	}
-	// A package that is fetched again is a handler that is installed again.
+	// Another download of a package would mean another installation of its
+	// handler.
 	got["packages fetched"] = fmt.Sprint(r.Platform.fetched())
 	return got, nil
 }
@@ -421,7 +424,7 @@ func (r *Run) remember(ctx context.Context) (err error) {
 	return err
 }
 
-// viewed says what the customer's portal shows of the sample.
+// viewed returns the status of the sample extension in the instance view.
 func (r *Run) viewed(ctx context.Context) (string, error) {
 	view, err := r.Platform.View(ctx)
 	if err != nil {
@@ -441,13 +444,13 @@ func (r *Run) viewed(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the instance view shows no extension: %+v", view)
 }
 
-// leftovers is an error if anything of the package is left on the machine. The
-// customer's account with its sudo rights and keys is not: it is theirs.
+// leftovers returns an error if anything of the package is left on the machine.
+// The customer's account with its sudo rights and keys must stay.
 func (r *Run) leftovers(ctx context.Context) (string, error) {
 	err := r.same(ctx,
 		check{"sudo find / -xdev \\( -iname '*azguest*' -o -iname 'azure*.slice*' -o -name 'waagent*' \\) " +
 			"-not -path '/proc/*' -not -path '/etc/sudoers.d/*' -not -path '/etc/ssh/*' " +
-			// What our test's own extension noted is the extension's, not the package's.
+			// Files of the sample extension do not belong to the package.
 			"-not -name 'azguest-sample-*'", ""},
 		check{"systemctl list-units --all --no-legend 'azguest*' 'azure*' 'wa*agent*'", ""},
 		check{"sudo nft list tables", ""},
@@ -459,7 +462,8 @@ func (r *Run) leftovers(ctx context.Context) (string, error) {
 	return "no file, unit, slice or firewall table is left", nil
 }
 
-// load is how busy this machine is, without which no figure means anything.
+// load returns the load of this machine, which is needed to judge the measured
+// times.
 func load() string {
 	b, _ := os.ReadFile("/proc/loadavg")
 	one, _, _ := strings.Cut(string(b), " ")

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// verdicts are what failed and why. TestMain prints them last, because after a
-// failure there may be other scenarios, and only the end of a long log is read.
+// verdicts are the failures with their reasons. TestMain prints them again at
+// the end of the log.
 var verdicts []string
 
 func TestMain(m *testing.M) {
@@ -23,8 +23,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestScenarios boots machines; scripts/test --full prepares what it needs and
-// sets AZGUEST_VM.
+// TestScenarios boots machines; scripts/test --full prepares them and sets
+// AZGUEST_VM.
 func TestScenarios(t *testing.T) {
 	if os.Getenv("AZGUEST_VM") == "" {
 		t.Skip("AZGUEST_VM is not set; see scripts/test --full")
@@ -37,7 +37,7 @@ func TestScenarios(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// In order, one at a time: each has the whole machine for its figures.
+	// One at a time, so that measurements are not disturbed.
 	for _, s := range Scenarios() {
 		t.Run(s.Name, func(t *testing.T) {
 			var said strings.Builder
@@ -73,7 +73,7 @@ func TestVariantScript(t *testing.T) {
 	}
 }
 
-// TestLab makes the network and reaches into it, without a machine.
+// TestLab creates the network and connects to it, without a machine.
 func TestLab(t *testing.T) {
 	if os.Geteuid() != 0 || testing.Short() {
 		t.Skip("needs root")
@@ -110,8 +110,8 @@ func TestLab(t *testing.T) {
 	}
 }
 
-// TestDied: a kernel that has panicked is the end of a machine, but only in the
-// life that began when it was switched on.
+// TestDied: a machine has died if its kernel has panicked, but only since it
+// was last switched on.
 func TestDied(t *testing.T) {
 	l := &Lab{Dir: t.TempDir()}
 	m := &Machine{lab: l}

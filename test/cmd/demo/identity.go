@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// identity is what the customer filled in, different in each run.
+// identity is what the customer requests, different in each run.
 type identity struct {
 	user, hostname, password string
 	customData               []byte
@@ -31,7 +31,7 @@ func newIdentity() (identity, error) {
 	id := identity{
 		user:     "u" + strings.ToLower(rand.Text()[:7]),
 		hostname: "vm-" + strings.ToLower(rand.Text()[:8]),
-		// Characters that shells, XML and chpasswd have opinions on.
+		// With characters that are special in shells, XML and chpasswd.
 		password:   rand.Text()[:12] + `a1!<&">'$:`,
 		customData: []byte("#!/bin/sh\n# custom data of this run: " + rand.Text() + "\n"),
 	}
@@ -61,7 +61,7 @@ func newIdentity() (identity, error) {
 	return id, nil
 }
 
-// log keeps what a process prints.
+// log keeps the output of a process.
 type log struct {
 	mu sync.Mutex // guards b
 	b  bytes.Buffer
@@ -73,7 +73,7 @@ func (l *log) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// tail is the last n lines.
+// tail returns the last n lines.
 func (l *log) tail(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

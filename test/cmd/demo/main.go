@@ -1,7 +1,7 @@
-// Command demo turns a blank machine into a provisioned one and installs an
-// extension on it, with the release binaries, and shows each step: see
-// scripts/demo. The machine is a sandbox of this one, the platform is the
-// emulator; nothing of this machine is touched.
+// Command demo provisions a blank machine and installs an extension on it, with
+// the release binaries, and prints each step: see scripts/demo. The machine is
+// a sandbox of this one and the platform is the emulator; this machine is not
+// changed.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	os.Exit(run())
 }
 
-// limit is for the whole demo; it takes a few seconds.
+// limit is the time limit of the whole demo, which takes a few seconds.
 const limit = 2 * time.Minute
 
 func run() int {
@@ -87,7 +87,7 @@ type timing struct {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 
-// step runs one part and remembers how long it took.
+// step runs one part and records its duration.
 func (d *demo) step(what string, do func() error) error {
 	fmt.Fprintf(d.out, "\n== %s\n", what)
 	start := time.Now()
@@ -100,7 +100,7 @@ func (d *demo) step(what string, do func() error) error {
 	return nil
 }
 
-// say prints lines, indented.
+// say prints indented lines.
 func (d *demo) say(format string, args ...any) {
 	text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
 	for line := range strings.SplitSeq(text, "\n") {
@@ -116,7 +116,7 @@ func (d *demo) summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// explain shows what there is to see after a failure.
+// explain prints the last log lines after a failure.
 func (d *demo) explain(w io.Writer) {
 	if text := d.agentLog.tail(30); text != "" && !d.verbose {
 		fmt.Fprintf(w, "\nlast lines of the agent:\n%s\n", text)
@@ -126,14 +126,14 @@ func (d *demo) explain(w io.Writer) {
 	}
 }
 
-// shell opens a shell in the machine; the agent goes on running.
+// shell opens a shell in the machine; the agent keeps running.
 func (d *demo) shell() error {
 	fmt.Fprintln(d.out, "\nStarting a shell in the machine; type exit to leave.")
 	p, err := d.machine.Start(sandbox.Cmd{Args: []string{"bash", "-i"}, Dir: "/", Env: []string{"TERM=" + os.Getenv("TERM")}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return err
 	}
-	_ = p.Wait() // the last command's exit code is nobody's business
+	_ = p.Wait() // the exit code of the last command does not matter
 	return nil
 }
 

@@ -24,7 +24,7 @@ const (
 	apiVersion = "?api-version=2024-07-01"
 )
 
-// run is the whole demo, top to bottom.
+// run runs all steps of the demo in order.
 func (d *demo) run(ctx context.Context) error {
 	for _, s := range []struct {
 		what string
@@ -44,8 +44,8 @@ func (d *demo) run(ctx context.Context) error {
 	return nil
 }
 
-// medium makes up a customer and has the emulator build the DVD and the
-// extension packages.
+// medium makes up a customer, and builds the DVD and the extension packages
+// with the emulator.
 func (d *demo) medium(ctx context.Context) (err error) {
 	if d.dir, err = os.MkdirTemp("", "azguest-demo-"); err != nil {
 		return err
@@ -84,7 +84,7 @@ func (d *demo) medium(ctx context.Context) (err error) {
 
 func (d *demo) file(name string) string { return filepath.Join(d.dir, name) }
 
-// wishes are the customer's, as the emulator's flags.
+// wishes returns the customer's requests as flags of the emulator.
 func (d *demo) wishes() []string {
 	return []string{
 		"--user", d.who.user, "--password", d.who.password, "--host-name", d.who.hostname,
@@ -92,7 +92,7 @@ func (d *demo) wishes() []string {
 	}
 }
 
-// local runs the emulator's program where no network is needed.
+// local runs the emulator's program outside the sandbox.
 func (d *demo) local(ctx context.Context, args ...string) error {
 	out, err := exec.CommandContext(ctx, d.program("fabric"), args...).CombinedOutput()
 	if err != nil {
@@ -101,7 +101,7 @@ func (d *demo) local(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// boot makes the sandbox and starts the emulator in its network.
+// boot creates the sandbox and starts the emulator in its network.
 func (d *demo) boot(ctx context.Context) error {
 	layer, err := sandbox.DebianLayer(ctx, sandbox.SSHServer()...)
 	if err != nil {
@@ -135,7 +135,7 @@ func (d *demo) boot(ctx context.Context) error {
 	go func() {
 		_, err := bufio.NewReader(r).ReadString('\n')
 		ready <- err
-		_, _ = io.Copy(io.Discard, r) // it may say more
+		_, _ = io.Copy(io.Discard, r) // discard any further output
 	}()
 	select {
 	case err := <-ready:
@@ -149,7 +149,7 @@ func (d *demo) boot(ctx context.Context) error {
 	return d.show(ctx, "hostname; ls -l /dev/sr0; getent passwd "+d.who.user+" || echo 'no account "+d.who.user+"'")
 }
 
-// provision starts the agent and waits until the platform has heard Ready.
+// provision starts the agent and waits until the platform has received Ready.
 func (d *demo) provision(ctx context.Context) error {
 	var out io.Writer = &d.agentLog
 	if d.verbose {
@@ -176,7 +176,7 @@ func (d *demo) provision(ctx context.Context) error {
 	return nil
 }
 
-// account looks at what was made of the customer's wishes.
+// account checks that the customer's requests were applied.
 func (d *demo) account(ctx context.Context) error {
 	if err := d.show(ctx, "hostname", "getent passwd "+d.who.user, "chage -l "+d.who.user, "sudo -l -U "+d.who.user+" | tail -n 2"); err != nil {
 		return err
@@ -187,8 +187,8 @@ func (d *demo) account(ctx context.Context) error {
 	if _, err := d.machine.Start(sandbox.Cmd{Args: []string{"/usr/sbin/sshd", "-D", "-e"}, Stderr: &d.agentLog}); err != nil {
 		return err
 	}
-	// An account with a password must give it to sudo: this shows that it is
-	// the right one.
+	// sudo asks an account with a password for it, which shows that the
+	// password is right.
 	if err := d.machine.WriteFile("/tmp/password", []byte(d.who.password+"\n"), 0o600); err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (d *demo) account(ctx context.Context) error {
 	return nil
 }
 
-// extension asks the control plane for the sample extension, as anybody can.
+// extension creates the sample extension through the control plane.
 func (d *demo) extension(ctx context.Context) error {
 	body, err := json.Marshal(map[string]any{"location": "westeurope", "properties": map[string]any{
 		"publisher": "Azguest.Samples", "type": "Hello", "typeHandlerVersion": "1.0",
@@ -258,7 +258,7 @@ func (d *demo) extension(ctx context.Context) error {
 	return nil
 }
 
-// status asks the agent's own tool, inside.
+// status runs agentctl in the machine.
 func (d *demo) status(ctx context.Context) error { return d.show(ctx, "agentctl status") }
 
 // show runs commands in the machine and prints them with their output.
@@ -271,7 +271,7 @@ func (d *demo) show(ctx context.Context, scripts ...string) error {
 	return nil
 }
 
-// output is show for one command, with what it printed.
+// output is show for one command, and returns its output.
 func (d *demo) output(ctx context.Context, script string) (string, error) {
 	d.say("# %s", script)
 	r, err := d.machine.Run(ctx, "sh", "-c", script)

@@ -14,7 +14,7 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// provisionFlags say what the machine shall become.
+// provisionFlags are the flags of the wanted configuration of the machine.
 type provisionFlags struct {
 	user, password, hostName, pps string
 	keyFiles                      []string
@@ -106,7 +106,7 @@ platform's; Azure Stack and other clouds attach --fs iso or bridge.
 			if err != nil {
 				return err
 			}
-			// The medium holds a password in clear.
+			// Mode 0600, because the medium contains a password in clear text.
 			if err := os.WriteFile(out, image, 0o600); err != nil {
 				return fmt.Errorf("write medium: %w", err)
 			}
@@ -148,7 +148,7 @@ func bundlesCommand() *cobra.Command {
 	return cmd
 }
 
-// freePort finds a port for an address that asks for any.
+// freePort returns the address with a free port if its port is 0.
 func freePort(ctx context.Context, addr string) (string, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)

@@ -46,7 +46,7 @@ usage, 3 the package could not be tried out.`,
 	return cmd
 }
 
-// labFlags are shared by what runs a package.
+// labFlags are the flags of the commands that run a package.
 type labFlags struct {
 	name, version, settings, protected, from, agent string
 	seq                                             int
@@ -68,7 +68,8 @@ func (f *labFlags) register(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// notTried is exit status 3.
+// notTried is an error with exit status 3: the laboratory failed, not the
+// extension.
 type notTried struct{ error }
 
 func (e notTried) Unwrap() error { return e.error }
@@ -121,7 +122,7 @@ func (f *labFlags) open(file string) (*extlab.Bundle, error) {
 	return b, nil
 }
 
-// object reads settings, which are a JSON object.
+// object reads settings, which must be a JSON object.
 func object(path string, in io.Reader) (json.RawMessage, error) {
 	var data []byte
 	var err error
@@ -151,8 +152,8 @@ func object(path string, in io.Reader) (json.RawMessage, error) {
 	return data, nil
 }
 
-// plainJSON takes away the byte order mark that editors on Windows write, as
-// the command lines of the cloud do.
+// plainJSON removes the byte order mark that editors on Windows write, as the
+// cloud's command-line tools do.
 func plainJSON(data []byte) ([]byte, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	switch {
@@ -215,7 +216,7 @@ func extLint() *cobra.Command {
 	return cmd
 }
 
-// errSaid is a failure of which everything is said already.
+// errSaid is an error that has already been reported in full.
 var errSaid = errors.New("")
 
 func extRun() *cobra.Command {
@@ -241,7 +242,8 @@ func extConformance() *cobra.Command {
 	})
 }
 
-// try does something with a package where sandboxes can be made.
+// try calls do with the plan of a package, in a process that can create
+// sandboxes.
 func (f *labFlags) try(cmd *cobra.Command, file string, do func(context.Context, extlab.Plan, io.Writer) error) error {
 	if cmd.Flags().Changed("seq") && f.seq < 0 {
 		return usageError{fmt.Errorf("--seq %d: sequence numbers start at 0", f.seq)}
@@ -253,8 +255,9 @@ func (f *labFlags) try(cmd *cobra.Command, file string, do func(context.Context,
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		// Without this the program would end with the first line that nobody
-		// reads, and leave its files. Not ignored: handlers would inherit it.
+		// Otherwise SIGPIPE would end the program at the first write after its
+		// reader has ended, and its files would be left behind. Not ignored,
+		// because handlers would inherit that.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		return tried(do(ctx, p, &listener{cmd.OutOrStdout(), cancel}))
 	})
@@ -264,7 +267,7 @@ func (f *labFlags) try(cmd *cobra.Command, file string, do func(context.Context,
 	return err
 }
 
-// A listener ends everything when nobody reads any more.
+// A listener cancels the run when its output can no longer be written.
 type listener struct {
 	io.Writer
 	gone func()
@@ -278,7 +281,7 @@ func (l *listener) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// tried tells a failure of the extension from one of the laboratory.
+// tried distinguishes a failure of the extension from one of the laboratory.
 func tried(err error) error {
 	switch {
 	case err == nil:

@@ -9,8 +9,8 @@ import (
 	"unicode/utf16"
 )
 
-// TestSettings: what editors and shells make of a settings file is taken, or
-// refused in words that help.
+// TestSettings: settings files as editors and shells write them are accepted,
+// or rejected with a helpful message.
 func TestSettings(t *testing.T) {
 	wide := []byte{0xff, 0xfe}
 	for _, c := range utf16.Encode([]rune(`{"a":1}`)) {
@@ -47,7 +47,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestExtUsage: wrong usage is exit status 2, before anything is tried.
+// TestExtUsage: wrong usage is exit status 2, before anything is run.
 func TestExtUsage(t *testing.T) {
 	for want, args := range map[string]string{
 		"give one package":            "ext run",

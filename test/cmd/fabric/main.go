@@ -1,6 +1,6 @@
-// Command fabric emulates the platform around a virtual machine: it serves
-// what a guest agent talks to, builds provisioning media and handler packages,
-// and drives the machine through an ARM-shaped control plane.
+// Command fabric emulates the platform around a virtual machine: it serves the
+// endpoints that a guest agent uses, builds provisioning media and handler
+// packages, and controls the machine through an ARM-shaped control plane.
 //
 // "fabric --help" is the manual.
 package main
@@ -17,12 +17,12 @@ import (
 )
 
 func main() {
-	sandbox.Main() // fabric ext: this program is also its sandbox
+	sandbox.Main() // fabric ext runs this program again as its sandbox
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := root(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
 	stop()
 	if ended, ok := errors.AsType[sandbox.Ended](err); ok {
-		os.Exit(int(ended)) // everything is said
+		os.Exit(int(ended)) // the program that was run again has printed everything
 	}
 	if err != nil {
 		if err.Error() != "" {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// output is a buffer another goroutine may read.
+// output is a buffer that another goroutine may read.
 type output struct {
 	mu   sync.Mutex
 	b    bytes.Buffer

@@ -54,14 +54,14 @@ from flags, or read as ARM JSON from --file ("-" is standard input).`,
 	return r.flags(cmd)
 }
 
-// extensionFlags describe an extension on the command line.
+// extensionFlags are the flags that describe an extension.
 type extensionFlags struct {
 	handler, version, settings, protected, tag, file string
 	after                                            []string
 	autoUpgrade, suppress                            bool
 }
 
-// body is the resource: from the file, or made of the flags.
+// body returns the resource: the content of the file, or built from the flags.
 func (x extensionFlags) body(in io.Reader) ([]byte, error) {
 	if x.file != "" {
 		return readFile(x.file, in)
@@ -115,7 +115,7 @@ func readFile(name string, in io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// show prints JSON with indentation, and anything else as it is.
+// show prints JSON with indentation, and anything else unchanged.
 func show(w io.Writer, data []byte) error {
 	if len(data) == 0 {
 		return nil

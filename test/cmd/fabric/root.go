@@ -9,7 +9,7 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// usageError ends the program with 2.
+// usageError is an error with exit status 2.
 type usageError struct{ error }
 
 const defaultAdmin = "127.0.0.1:8170"
@@ -61,7 +61,7 @@ func orEnv(name, otherwise string) string {
 	return otherwise
 }
 
-// remote is the running fabric a command speaks to.
+// remote is the address of the running fabric that a command uses.
 type remote struct{ admin, vm string }
 
 func (r *remote) flags(cmd *cobra.Command) *cobra.Command {

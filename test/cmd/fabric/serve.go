@@ -99,8 +99,8 @@ func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error
 	if s.tls {
 		scheme = "https"
 	}
-	// The URL names the port, so a free port must be found before the fabric
-	// knows its own URL.
+	// The URL contains the port, so a free port must be found before the fabric
+	// is opened.
 	blobAddr := s.blob
 	if s.blobURL == "" && strings.HasSuffix(blobAddr, ":0") {
 		if blobAddr, err = freePort(ctx, blobAddr); err != nil {
@@ -140,7 +140,7 @@ func serve(ctx context.Context, s *serveFlags, out, errOut io.Writer) (err error
 	return untilIdle(ctx, f, s.idleExit)
 }
 
-// createVMs makes the virtual machines and returns their names and ids.
+// createVMs creates the virtual machines and returns their names and ids.
 func (s *serveFlags) createVMs(f *fabric.Fabric, setup fabric.Provisioning) []map[string]string {
 	var vms []map[string]string
 	for i, spec := range s.vms {
@@ -170,7 +170,7 @@ func (s *serveFlags) createVMs(f *fabric.Fabric, setup fabric.Provisioning) []ma
 	return vms
 }
 
-// listen opens the listeners and notes their addresses in line.
+// listen opens the listeners and adds their addresses to line.
 func (s *serveFlags) listen(f *fabric.Fabric, blobAddr string, line map[string]any) error {
 	for _, l := range []struct {
 		service fabric.Service
@@ -197,7 +197,8 @@ func (s *serveFlags) listen(f *fabric.Fabric, blobAddr string, line map[string]a
 	return nil
 }
 
-// untilIdle waits for the end: of ctx, or of the requests if limit is not 0.
+// untilIdle waits until ctx ends or, if limit is not 0, until there has been no
+// request for that time.
 func untilIdle(ctx context.Context, f *fabric.Fabric, limit time.Duration) error {
 	for {
 		wait := time.Hour

@@ -1,9 +1,9 @@
-// Command sandbox runs a command on a copy-on-write view of this machine, in
-// a network of its own where 168.63.129.16 and 169.254.169.254 are local:
+// Command sandbox runs a command on a copy-on-write view of this machine, in a
+// network of its own where 168.63.129.16 and 169.254.169.254 are local:
 //
 //	sandbox [flags] [command [argument ...]]
 //
-// Without a command it is a shell. Everything is gone when it ends.
+// Without a command it runs a shell. At its end all changes are discarded.
 package main
 
 import (

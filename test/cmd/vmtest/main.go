@@ -1,5 +1,5 @@
-// Command vmtest plays the scenarios of test/vm, or gives a shell on a machine
-// that has been through one. scripts/vm builds what it needs and runs it.
+// Command vmtest runs the scenarios of test/vm, or opens a shell on a machine
+// at the end of one. scripts/vm builds what it needs and runs it.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 )
 
 func main() {
-	// A second Ctrl-C ends us at once; children die with us.
+	// A second Ctrl-C ends this program at once; its children end with it.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	err := realMain(ctx, os.Args[1:])
 	stop()
@@ -72,7 +72,7 @@ func realMain(ctx context.Context, args []string) error {
 	if *shell {
 		o.Shell = func(m *vm.Machine) error {
 			fmt.Printf("To query the control plane from another terminal:\n  %s\nLogging in; the machine is switched off when this shell ends.\n", m.Hint())
-			_ = m.Shell() // the exit status of somebody's last command
+			_ = m.Shell() // the exit status of the last command does not matter
 			return nil
 		}
 	}
