@@ -1,9 +1,10 @@
-// Package arch holds the rules of the architecture as tests: who may import
-// whom, which package owns which library, which names stay in one place.
+// Package arch holds the rules of the architecture as tests: which packages may
+// import which, which package alone uses a library, which names may only be
+// mentioned in one place.
 //
-// The rule in one sentence: package agent is the roof, agent/host,
-// agent/event, agent/config, agent/bound and agent/secret are the floor, between them
-// arrows only point down, and the emulator stands outside.
+// In short: package agent is at the top; agent/host, agent/event, agent/config,
+// agent/bound and agent/secret are at the bottom; between them imports only go
+// down; and the emulator imports none of them.
 package arch
 
 import (
@@ -22,8 +23,8 @@ import (
 
 const module = "github.com/azguest/azguest/"
 
-// may says which packages of ours a package may import, tests aside. A path
-// that ends in "/..." stands for the package and everything below it.
+// may lists the packages of this module that a package may import, tests aside.
+// A path that ends in "/..." stands for the package and everything below it.
 var may = map[string][]string{
 	"agent": {
 		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/secret", "agent/status", "agent/update",
@@ -98,8 +99,8 @@ var may = map[string][]string{
 	"test/vm/...":     {"test/bundles", "test/fabric", "test/sandbox", "test/vm"},
 }
 
-// owner says who alone may import a package from outside, tests aside.
-// Programs for tests run processes; the release binaries don't contain them.
+// owner lists the packages that may import an external package, tests aside.
+// Test programs run processes; the release binaries don't contain them.
 var owner = map[string][]string{
 	"os/exec":                             {"agent/host/...", "test/..."},
 	"net/http":                            {"protocol/...", "test/..."},
@@ -108,15 +109,15 @@ var owner = map[string][]string{
 	"github.com/go-co-op/gocron/v2":       {"agent"},
 	"github.com/google/nftables":          {"agent/firewall"},
 	"github.com/spf13/cobra":              {"agent/ctl", "agent/cmd/...", "test/cmd/..."},
-	"software.sslmate.com/src/go-pkcs12":  {}, // tests compare our own reader with it
+	"software.sslmate.com/src/go-pkcs12":  {}, // tests compare this project's own reader with it
 	"github.com/go-crypt/crypt":           {"provisioning"},
 	"github.com/godbus/dbus/v5":           {"agent/host/cgroup", "agent", "protocol/discover"},
 	"github.com/rogpeppe/go-internal/...": {"test/..."},
 	"github.com/google/go-cmp/...":        {"test/..."},
 }
 
-// names says which packages alone may mention an exported name of a package
-// of ours, tests aside.
+// names lists the packages that may mention an exported name of another package
+// of this module, tests aside.
 var names = map[string][]string{
 	"agent/host.Exec": {"agent/cmd/azguest", "test/..."},
 }
@@ -128,7 +129,7 @@ type file struct {
 	ast  *ast.File
 }
 
-// root is the folder of go.mod.
+// root returns the directory of go.mod.
 func root(t *testing.T) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -146,15 +147,15 @@ func root(t *testing.T) string {
 	}
 }
 
-// skipped are folders that hold no source of ours.
+// skipped reports whether a directory has no source files of this project.
 func skipped(d fs.DirEntry) bool {
 	n := d.Name()
 	return d.IsDir() && (n == "testdata" || n == "vendor" || len(n) > 1 && n[0] == '.' && n != ".ci")
 }
 
-// sources parses every Go file in this process: a test that asks `go list`
-// goes on passing from the test cache after the rule was broken, this one
-// opens the files, which the cache notices.
+// sources parses every Go file in this process. A test that used `go list`
+// would still pass from the test cache after a rule was broken; opening the
+// files makes the cache depend on them.
 func sources(t *testing.T, tests bool) []file {
 	t.Helper()
 	top := root(t)
@@ -199,8 +200,8 @@ func matches(pkg string, list []string) bool {
 	})
 }
 
-// rule finds the line of a table for a key: the exact one, else the longest
-// pattern.
+// rule returns the line of a table for a key: the exact one, otherwise the
+// longest matching pattern.
 func rule(table map[string][]string, key string) (list []string, ok bool) {
 	if list, ok = table[key]; ok {
 		return list, true
@@ -249,8 +250,8 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// TestFabricImportsNothing holds for its tests too: they must not bend the
-// emulator to the agent.
+// TestFabricImportsNothing also covers the fabric's tests, so that the emulator
+// is not adapted to the agent.
 func TestFabricImportsNothing(t *testing.T) {
 	for _, f := range sources(t, true) {
 		if !matches(f.pkg, []string{"test/fabric/..."}) || !strings.HasSuffix(f.name, "_test.go") {
@@ -296,7 +297,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestNoInit: what happens at start is written in main, not hidden.
+// TestNoInit: what happens at program start is written in main, not hidden in
+// init functions.
 func TestNoInit(t *testing.T) {
 	for _, f := range sources(t, false) {
 		for _, d := range f.ast.Decls {
@@ -307,7 +309,7 @@ func TestNoInit(t *testing.T) {
 	}
 }
 
-// TestPackagesAreDocumented: every package says what it is for.
+// TestPackagesAreDocumented: every package has a package comment.
 func TestPackagesAreDocumented(t *testing.T) {
 	doc := map[string]bool{}
 	for _, f := range sources(t, true) {
@@ -320,8 +322,8 @@ func TestPackagesAreDocumented(t *testing.T) {
 	}
 }
 
-// TestNoMachinePaths: the project works in a clean clone on any machine, so no
-// file names a folder of the machine it was written on.
+// TestNoMachinePaths: the project must work in a clean clone on any machine, so
+// no file names a directory of the machine on which it was written.
 func TestNoMachinePaths(t *testing.T) {
 	// Written so that this file does not contain them.
 	forbidden := [][]byte{
@@ -347,7 +349,7 @@ func TestNoMachinePaths(t *testing.T) {
 			return err
 		}
 		if bytes.IndexByte(b[:min(len(b), 8000)], 0) >= 0 {
-			return nil // a program somebody built here, or an image
+			return nil // a locally built program, or an image
 		}
 		for _, bad := range forbidden {
 			for i, line := range bytes.Split(b, []byte("\n")) {
@@ -369,9 +371,9 @@ func pathByte(c byte) bool {
 		'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
-// TestNBR7ProgramsAreWrittenSafely: what os.WriteFile has written can't always
-// be started, because a process that another test has just forked may still have
-// it open. host.Root and sandbox.Sandbox write programs so that it can.
+// TestNBR7ProgramsAreWrittenSafely: a file that os.WriteFile has written can't
+// always be executed, because a process that another test has just forked may
+// still have it open. host.Root and sandbox.Sandbox write programs safely.
 func TestNBR7ProgramsAreWrittenSafely(t *testing.T) {
 	for _, f := range sources(t, true) {
 		ast.Inspect(f.ast, func(n ast.Node) bool {

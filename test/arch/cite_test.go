@@ -21,15 +21,16 @@ var (
 	section = regexp.MustCompile(`§§? ?(\d+(?:\.\d+)*)((?:(?:,| and| or| to|–|-) ?§? ?\d+(?:\.\d+)*)*)`)
 	number  = regexp.MustCompile(`\d+(?:\.\d+)*`)
 	heading = regexp.MustCompile(`(?m)^#{2,} (\d+(?:\.\d+)*)\.? `)
-	// cited is what a section number can belong to: a document of this
-	// repository, or a published standard.
+	// cited is the document before a section number: one of this repository, or
+	// a published standard.
 	cited = regexp.MustCompile(`(?:[\w-]+/)*SPEC\.md\b|\bRFC \d+|\bECMA-\d+|\bISO(?:/IEC)? \d+|\bOSTA\b|\bUDF \d|\bAPPNOTE\b|\bX\.\d{3}\b|\bPKCS ?#\d+|\bIEEE \d+|\bFIPS \d+|\bSP 800-\d+|\bPOSIX\b|\bTIS\b|\bPE/COFF\b|https?://`)
-	// private is how documents outside this repository were cited.
+	// private matches references to documents outside this repository, as they
+	// were once written.
 	private  = regexp.MustCompile(`\bspec/\w+|\basks? [USC]\d|\bfaults?\.md\b|\((?:[USC]\d{1,2}(?:, ?)?)+\)|\b[U]\d{2}\b[^+]`)
 	decision = regexp.MustCompile(`\b[Dd]ecisions? (\d+)((?:(?:,| and| to|–) ?\d+)*)`)
 )
 
-// documents are the files of the repository that people read, by path.
+// documents returns the text files of the repository, by path.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	top := root(t)
@@ -66,9 +67,9 @@ func documents(t *testing.T) map[string]string {
 	return out
 }
 
-// TestCitations: whatever a text cites is in this repository or published: a
-// section exists in the document that is named before its number, decisions
-// exist, and nothing refers to documents that only their author had.
+// TestCitations: everything that a text cites is in this repository or
+// published. A section must exist in the document that is named before its
+// number, decisions must exist, and nothing may refer to private documents.
 func TestCitations(t *testing.T) {
 	t.Parallel()
 	all := documents(t)
@@ -132,8 +133,9 @@ func TestCitations(t *testing.T) {
 	}
 }
 
-// blocks are the parts of a file in which a citation's document can be named
-// before its section: a comment group or a string in Go, a line elsewhere.
+// blocks splits a file into the parts in which a citation's document must be
+// named before its section: a comment group or a string in Go, a line
+// elsewhere.
 func blocks(f *ast.File, text string) []string {
 	if f == nil {
 		return strings.Split(text, "\n")
@@ -166,9 +168,9 @@ func around(s, part string) string {
 
 var link = regexp.MustCompile(`\[([^\]]+)\]\(([^)\s]+)\)`)
 
-// TestLinks follows every link of README.md, DESIGN.md and the specifications:
-// the file exists, so does the heading behind a #, and what is linked as code
-// is declared in the file.
+// TestLinks checks every link in README.md, DESIGN.md and the specifications:
+// the file must exist, as must the heading after a #, and a name that is linked
+// as code must be declared in the file.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	all := documents(t)
@@ -209,7 +211,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// declarations are the names that a file declares: "Name" and "Type.Method".
+// declarations returns the names that a file declares: "Name" and
+// "Type.Method".
 func declarations(f *ast.File) []string {
 	var out []string
 	for _, d := range f.Decls {
@@ -242,7 +245,8 @@ func declarations(f *ast.File) []string {
 	return out
 }
 
-// anchors are the fragments that GitHub makes of a document's headings.
+// anchors returns the fragments that GitHub generates for a document's
+// headings.
 func anchors(text string) []string {
 	var out []string
 	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
@@ -253,8 +257,8 @@ func anchors(text string) []string {
 	return out
 }
 
-// TestFlatPackages: a package of more than 20 files, tests aside, says in its
-// documentation why it is flat.
+// TestFlatPackages: the documentation of a package of more than 20 files, tests
+// aside, must say why it is flat.
 func TestFlatPackages(t *testing.T) {
 	t.Parallel()
 	files, doc := map[string]int{}, map[string]string{}

@@ -13,9 +13,9 @@ import (
 )
 
 // TestCodesExist: each code that a test looks for, a document names or a script
-// prints is one that `agentctl explain` knows. A test that looks for the
-// absence of a code nobody emits can't fail. That the agent emits all of them
-// is TestCodesAreEmitted in agent/doctor.
+// prints must be known to `agentctl explain`, because a test for the absence of
+// a code that nobody emits can't fail. TestCodesAreEmitted in agent/doctor
+// checks that the agent emits all codes.
 func TestCodesExist(t *testing.T) {
 	code := regexp.MustCompile(`\bAZ-[A-Z]+-[A-Z0-9]+\b`)
 	endings := []string{".go", ".md", ".sh", ".py", ".txt", ".golden", ".txtar", ".1", ".8", ".service", ".conf", ""}
@@ -48,5 +48,5 @@ func TestCodesExist(t *testing.T) {
 	}
 }
 
-// noCodes look like codes and stand for any, or for one that does not exist.
+// noCodes have the form of a code but are placeholders.
 var noCodes = []string{"AZ-AREA-WHAT"}

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// table reads the lines of a file in testdata that are no comments.
+// table reads the lines of a file in testdata, without comments.
 func table(t *testing.T, name string, columns int) [][]string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name))
@@ -34,7 +34,8 @@ func table(t *testing.T, name string, columns int) [][]string {
 	return out
 }
 
-// goList runs the go command as the release is built, without the network.
+// goList runs "go list" with the build tags of the release, without the
+// network.
 func goList(t *testing.T, arch string, args ...string) []string {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), "go", append([]string{"list", "-tags", "nethttpomithttp2"}, args...)...)
@@ -51,11 +52,11 @@ func goList(t *testing.T, arch string, args ...string) []string {
 
 var pseudo = regexp.MustCompile(`[.-]\d{14}-[0-9a-f]{12}$`)
 
-// TestSEC13ModulesOfTheRelease: a program that is root everywhere has no code
-// of others in it but what somebody has decided on.
+// TestSEC13ModulesOfTheRelease: a program that runs as root may only contain
+// modules that were explicitly approved.
 func TestSEC13ModulesOfTheRelease(t *testing.T) {
 	t.Parallel()
-	sources(t, false) // so that the cache of tests notices a new import
+	sources(t, false) // makes the test cache depend on the sources
 	want := map[string]string{}
 	for _, f := range table(t, "deps.txt", 3) {
 		if want[f[1]] != "" {
@@ -71,7 +72,7 @@ func TestSEC13ModulesOfTheRelease(t *testing.T) {
 			for _, line := range slices.Compact(lines) {
 				mod, version, ok := strings.Cut(line, " ")
 				if !ok {
-					continue // of the standard library, or ours
+					continue // of the standard library, or of this module
 				}
 				have[mod] += p.mark
 				if pseudo.MatchString(version) {
@@ -92,7 +93,7 @@ func TestSEC13ModulesOfTheRelease(t *testing.T) {
 	}
 }
 
-// numbers reads v1.2.3 and go1.2.3.
+// numbers parses v1.2.3 and go1.2.3.
 func numbers(version string) []int {
 	var out []int
 	version, _, _ = strings.Cut(strings.TrimLeft(version, "vgo"), "-")
@@ -106,11 +107,11 @@ func numbers(version string) []int {
 	return out
 }
 
-// TestSEC13KnownBadVersions needs no network: it holds the modules that are
-// built with, those of tests included, against the advisories that we know.
+// TestSEC13KnownBadVersions checks the modules of the build, including those of
+// tests, against the advisories in testdata. It needs no network.
 func TestSEC13KnownBadVersions(t *testing.T) {
 	t.Parallel()
-	if _, err := os.ReadFile(filepath.Join(root(t), "go.mod")); err != nil { // for the cache of tests
+	if _, err := os.ReadFile(filepath.Join(root(t), "go.mod")); err != nil { // for the test cache
 		t.Fatal(err)
 	}
 	have := map[string]string{"std": runtime.Version()}

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// TestDesignNamesTests: every test that DESIGN.md names as the keeper of a
-// promise is there.
+// TestDesignNamesTests: every test that DESIGN.md names must exist.
 func TestDesignNamesTests(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(filepath.Join(root(t), "DESIGN.md"))

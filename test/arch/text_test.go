@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// asked are the functions with which code looks into a text.
+// asked are the functions with which code searches a text.
 var asked = map[string][]string{
 	"strings": {"Contains", "ContainsAny", "ContainsFunc", "ContainsRune", "Count", "Cut", "CutPrefix", "CutSuffix", "EqualFold", "Fields", "FieldsSeq", "HasPrefix", "HasSuffix", "Index", "IndexAny", "IndexByte", "IndexFunc", "IndexRune", "LastIndex", "LastIndexByte", "Lines", "Split", "SplitN", "SplitSeq"},
 	"bytes":   {"Contains", "Count", "Cut", "CutPrefix", "CutSuffix", "EqualFold", "HasPrefix", "HasSuffix", "Index"},
@@ -18,15 +18,13 @@ var asked = map[string][]string{
 	"slices":  {"Contains"},
 }
 
-// methods are those of a regular expression.
+// methods are the methods of a regular expression that do.
 var methods = []string{"MatchString", "FindString", "FindStringSubmatch", "FindStringIndex", "FindAllString", "FindAllStringSubmatch"}
 
-// texts are fields that hold what somebody says: an error, a handler, a tool,
-// a server.
+// texts are fields with free text of an error, a handler, a tool or a server.
 var texts = []string{"Message", "Msg", "Stderr", "StdoutTail", "StderrTail", "Body", "Why", "WhyRan", "Reason", "Refusal", "LastError"}
 
-// byText are the places where a text is looked into all the same, by function,
-// each with its reason.
+// byText lists the functions that may search such texts, with the reason.
 var byText = map[string]string{
 	"agent/host.ExitError.Error":              "how the output of a tool is shown: its last line",
 	"ovf.syntaxError":                         "the kind of a syntax error is in encoding/xml's text alone, and only its own constants are looked for, because the rest may quote a password; it chooses words, no code",
@@ -36,9 +34,10 @@ var byText = map[string]string{
 	"protocol/internal/web.StatusError.Error": "how a body is shown",
 }
 
-// TestERR4NothingIsDecidedByText: a fault carries its code from where it is
-// made. Code that looks for words in an error, a status or the output of a
-// command finds there what a script, a server or a file name has put in.
+// TestERR4NothingIsDecidedByText: an error carries its code from where it was
+// created. Code that searches for words in an error, a status or the output of
+// a command may find words that a script, a server or a file name has put
+// there.
 func TestERR4NothingIsDecidedByText(t *testing.T) {
 	used := map[string]bool{}
 	for _, f := range sources(t, false) {
@@ -81,9 +80,8 @@ func receiver(fn *ast.FuncDecl) string {
 	return ""
 }
 
-// looks finds the expressions of a function that look into the text of an
-// error, or into a variable that was given one, and comparisons of such a text
-// with another.
+// looks returns the expressions in a function that search the text of an error,
+// or a variable with such a text, or compare such a text with another.
 func looks(body *ast.BlockStmt) []string {
 	vars := map[string]bool{}
 	ast.Inspect(body, func(n ast.Node) bool {
@@ -129,7 +127,7 @@ func looks(body *ast.BlockStmt) []string {
 	return out
 }
 
-// says reports whether an expression has the text of an error in it.
+// says reports whether an expression contains the text of an error.
 func says(x ast.Expr, vars map[string]bool) bool {
 	found := false
 	ast.Inspect(x, func(n ast.Node) bool {

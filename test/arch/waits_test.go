@@ -10,14 +10,14 @@ import (
 	"testing"
 )
 
-// waitMark stands before the reason why a wait needs no context of its own, in a
-// comment at the end of its first line or on the line above it.
+// waitMark stands before the reason why a wait needs no context, in a comment
+// at the end of its first line or on the line above it.
 const waitMark = "wait: "
 
-// TestWaitsEnd: whatever may wait for long ends with a context. A select has a
-// case for the end of one (or does not wait at all), and nothing else waits: no
-// channel is read or written outside of a select, and no lock, process, group of
-// goroutines or connection is waited for, unless the line says why that ends.
+// TestWaitsEnd: whatever may wait for long must end with a context. A select
+// must have a case for that (or a default), and nothing else may wait: channels
+// are only used in a select, and no lock, process, group of goroutines or
+// connection is waited for, unless a comment says why the wait ends.
 func TestWaitsEnd(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range sources(t, false) {
@@ -36,7 +36,7 @@ func TestWaitsEnd(t *testing.T) {
 	}
 }
 
-// TestWaitsAreFound shows what counts as a wait.
+// TestWaitsAreFound shows which statements count as a wait.
 func TestWaitsAreFound(t *testing.T) {
 	for body, want := range map[string]int{
 		"<-c":                  1,
@@ -73,7 +73,7 @@ func TestWaitsAreFound(t *testing.T) {
 	}
 }
 
-// waits finds the waits in a file that nothing ends.
+// waits returns the waits in a file that may never end.
 func waits(fset *token.FileSet, tree *ast.File) []string {
 	excused := map[int]bool{}
 	for _, group := range tree.Comments {
@@ -132,8 +132,8 @@ func waits(fset *token.FileSet, tree *ast.File) []string {
 	return out
 }
 
-// withRoom are the channels that are made with room in the file: the one result
-// of a goroutine fits.
+// withRoom returns the buffered channels that the file creates: the single
+// result of a goroutine fits.
 func withRoom(tree *ast.File) map[string]bool {
 	out := map[string]bool{}
 	ast.Inspect(tree, func(n ast.Node) bool {
@@ -165,7 +165,7 @@ func isDone(e ast.Expr) bool {
 	return ok && sel.Sel.Name == "Done" && len(call.Args) == 0
 }
 
-// waitingCall names a call that may wait for ever.
+// waitingCall returns the name of a call that may wait forever.
 func waitingCall(call *ast.CallExpr) string {
 	sel, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
@@ -193,7 +193,7 @@ func waitingCall(call *ast.CallExpr) string {
 	return ""
 }
 
-// flags are the names in a | b | c.
+// flags returns the names in a | b | c.
 func flags(e ast.Expr) []string {
 	switch e := e.(type) {
 	case *ast.BinaryExpr:

@@ -11,12 +11,12 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// armAddress is the control plane inside the machine's network.
+// armAddress is the address of the control plane inside the machine's network.
 const armAddress = "127.0.0.1:8443"
 
-// TestAzureCLI is a customer at a keyboard: Debian's azure-cli, unmodified,
-// registers our cloud by its address alone, logs in and does what the
-// documentation of extensions shows.
+// TestAzureCLI: Debian's azure-cli, unmodified, registers the emulated cloud by
+// its address alone, logs in and runs the commands of the documentation of
+// extensions.
 func TestAzureCLI(t *testing.T) {
 	machinetest.Need(t)
 	layer, err := sandbox.DebianLayer(t.Context(), "azure-cli")
@@ -69,8 +69,9 @@ func TestAzureCLI(t *testing.T) {
 	vm := []string{"--resource-group", group, "--vm-name", c.name}
 	on := func(args ...string) []string { return append(args, vm...) }
 
-	// Debian's package asks for a version of Compute newer than the library
-	// that it comes with; in a profile it asks for one that is in there.
+	// By default Debian's package requests an API version of Compute that is
+	// newer than the library that it ships; with this profile it requests one
+	// that the library has.
 	az("", "cloud", "register", "--name", "fabric", "--endpoint-resource-manager", "https://"+armAddress, "--profile", "2020-09-01-hybrid")
 	az("", "cloud", "set", "--name", "fabric")
 	az(subscription, "login", "--service-principal", "--username", "me", "--password", "pw", "--tenant", "adfs")
@@ -83,7 +84,7 @@ func TestAzureCLI(t *testing.T) {
 		"--settings", `{"greeting":"hello az"}`, "--protected-settings", `{"secret":"s3cret"}`)...)
 	az("hello az from 1.1.0; protected settings decrypted", on("vm", "extension", "show", "--name", "Hello", "--instance-view")...)
 	az(`"typePropertiesType": "Hello"`, on("vm", "extension", "list")...)
-	// Without a version the client looks for the newest one itself.
+	// Without a version the client looks up the newest one itself.
 	az(`"provisioningState": "Succeeded"`, on("vm", "extension", "set", "--publisher", "Azguest.Samples", "--name", "Events", "--settings", `{"a":1}`)...)
 	refused("told to fail with 7", on("vm", "extension", "set", "--publisher", "Azguest.Samples", "--name", "Hello", "--version", "1.0", "--settings", `{"exitCode":7}`)...)
 	refused("could not be found", on("vm", "extension", "set", "--publisher", "Azguest.Samples", "--name", "Nobody", "--version", "1.0")...)

@@ -28,7 +28,7 @@ const subscription = "00000000-0000-4000-8000-00000000f00d"
 
 func TestMain(m *testing.M) { machinetest.Main(m) }
 
-// runCommands are stand-ins for the two handlers behind run commands.
+// runCommands are replacements of the two handlers behind run commands.
 func runCommands(t *testing.T) []bundles.Bundle {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "run")
@@ -53,8 +53,7 @@ func runCommands(t *testing.T) []bundles.Bundle {
 	return out
 }
 
-// A guest is one VM with the agent in it, and the address of its control
-// plane.
+// A guest is one VM with the agent, and the address of its control plane.
 type guest struct {
 	*machinetest.Machine
 	name string
@@ -63,8 +62,8 @@ type guest struct {
 	ca   []byte
 }
 
-// newCloud starts the platform and a machine whose agent is ready; layers lie
-// over the machine's root.
+// newCloud starts the platform and a machine whose agent is ready; layers are
+// added to the machine's root.
 func newCloud(t *testing.T, layers ...string) *guest {
 	t.Helper()
 	machinetest.Need(t)
@@ -98,20 +97,20 @@ func newCloud(t *testing.T, layers ...string) *guest {
 	return &guest{m, "vm-sdk", "https://" + addr.String(), &http.Client{Transport: transport}, ca}
 }
 
-// await waits until ok.
+// await waits until ok returns true.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	machinetest.Await(t, what, ok)
 }
 
-// token is a credential without anybody who would issue one.
+// token is a credential that is not issued by anybody.
 type token struct{}
 
 func (token) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	return azcore.AccessToken{Token: "no-secret", ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// options point the SDK at our cloud.
+// options configure the SDK for the emulated cloud.
 func (g *guest) options() *armpolicy.ClientOptions {
 	return &armpolicy.ClientOptions{ClientOptions: policy.ClientOptions{
 		Cloud: cloud.Configuration{
@@ -122,7 +121,7 @@ func (g *guest) options() *armpolicy.ClientOptions {
 	}}
 }
 
-// factory is the SDK, pointed at our cloud.
+// factory returns the SDK's client factory for the emulated cloud.
 func (g *guest) factory(t *testing.T) *armcompute.ClientFactory {
 	t.Helper()
 	f, err := armcompute.NewClientFactory(subscription, token{}, g.options())

@@ -1,8 +1,8 @@
-// Package arm holds tests in which somebody else's client speaks with the
-// emulated control plane: Microsoft's SDK for Go, unmodified, its pollers and
-// its JSON. It is a module of its own so that the SDK is no dependency of the
-// agent's.
+// Package arm tests the emulated control plane with third-party clients:
+// Microsoft's SDK for Go, unmodified, with its pollers and its JSON, and
+// azure-cli. It is a module of its own so that the SDK is not a dependency of
+// the agent.
 //
-// The guest at the other end is the real agent in a sandbox: what the SDK asks
-// for is done, and what it reads was reported.
+// The guest is the real agent in a sandbox: it carries out what the SDK
+// requests, and the SDK reads what it reports.
 package arm

@@ -20,7 +20,7 @@ const (
 	location = "westeurope"
 )
 
-// done follows an operation as the SDK does.
+// done polls an operation with the SDK until it ends.
 func done[T any](t *testing.T, p *runtime.Poller[T], err error) T {
 	t.Helper()
 	if err != nil {
@@ -33,7 +33,7 @@ func done[T any](t *testing.T, p *runtime.Poller[T], err error) T {
 	return out
 }
 
-// code is that of ARM's error.
+// code returns the code of ARM's error.
 func code(err error) string {
 	if re, ok := errors.AsType[*azcore.ResponseError](err); ok {
 		return re.ErrorCode
@@ -41,7 +41,7 @@ func code(err error) string {
 	return ""
 }
 
-// greeting is the sample, asked for.
+// greeting is a request for the sample extension.
 func greeting(settings, protected map[string]any) armcompute.VirtualMachineExtension {
 	x := armcompute.VirtualMachineExtension{
 		Location: new(location),
@@ -72,7 +72,8 @@ func TestExtensions(t *testing.T) {
 		value(made.Type) != "Microsoft.Compute/virtualMachines/extensions" || !strings.HasSuffix(value(made.ID), "/virtualMachines/"+c.name+"/extensions/hello") {
 		t.Errorf("made: %s", asJSON(made))
 	}
-	// What Terraform compares: settings as they were, secrets not at all.
+	// Terraform compares these: settings are returned unchanged, protected
+	// settings not at all.
 	if got := asJSON(made.Properties.Settings); got != asJSON(settings) {
 		t.Errorf("settings %s, want %s", got, asJSON(settings))
 	}
@@ -97,7 +98,7 @@ func TestExtensions(t *testing.T) {
 		t.Errorf("level: %s", asJSON(view))
 	}
 
-	// PATCH keeps what it doesn't name.
+	// PATCH keeps properties that it doesn't name.
 	up, err := client.BeginUpdate(t.Context(), group, c.name, "hello", armcompute.VirtualMachineExtensionUpdate{
 		Properties: &armcompute.VirtualMachineExtensionUpdateProperties{Settings: map[string]any{"greeting": "patched"}},
 	}, nil)
@@ -109,7 +110,7 @@ func TestExtensions(t *testing.T) {
 		t.Errorf("list: %s %v", asJSON(list), err)
 	}
 
-	// A failure of the handler is the operation's, and the resource stays.
+	// If the handler fails, the operation fails, and the resource remains.
 	p, err = client.BeginCreateOrUpdate(t.Context(), group, c.name, "hello", greeting(map[string]any{"exitCode": 7}, nil), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +126,7 @@ func TestExtensions(t *testing.T) {
 		t.Errorf("instance view of a failure: %s", asJSON(got.Properties.InstanceView))
 	}
 
-	// Refusals.
+	// Rejected requests.
 	for want, change := range map[string]func(*armcompute.VirtualMachineExtensionProperties){
 		"InvalidParameter":         func(p *armcompute.VirtualMachineExtensionProperties) { p.TypeHandlerVersion = new("1.0.0") },
 		"ArtifactNotFound":         func(p *armcompute.VirtualMachineExtensionProperties) { p.Type = new("Nobody") },
@@ -158,8 +159,8 @@ func TestExtensions(t *testing.T) {
 	done(t, d, err)
 }
 
-// TestResume: a poller that was saved and loaded again, as Terraform and
-// pipelines do, goes on.
+// TestResume: a poller that was saved and loaded again, as by Terraform and
+// pipelines, continues.
 func TestResume(t *testing.T) {
 	c := newCloud(t)
 	client := c.factory(t).NewVirtualMachineExtensionsClient()
@@ -209,7 +210,7 @@ func TestMachine(t *testing.T) {
 		t.Errorf("list of the subscription: %s %v", asJSON(page), err)
 	}
 
-	// The agent's word has a date that advances.
+	// The time of the agent's status advances.
 	first := *agent.Statuses[0].Time
 	await(t, "a later status", func() bool {
 		v, err := vms.InstanceView(t.Context(), group, c.name, nil)
@@ -258,7 +259,7 @@ func TestRunCommand(t *testing.T) {
 	f := c.factory(t)
 	vms, commands := f.NewVirtualMachinesClient(), f.NewVirtualMachineRunCommandsClient()
 
-	// The action, twice: it runs each time.
+	// The run command action, twice: it runs each time.
 	input := armcompute.RunCommandInput{
 		CommandID:  new("RunShellScript"),
 		Script:     []*string{new("echo to be or"), new("echo not $1 >&2")},
@@ -279,7 +280,7 @@ func TestRunCommand(t *testing.T) {
 		t.Errorf("the action shows as an extension: %s %v", asJSON(list), err)
 	}
 
-	// What there is to run.
+	// The list of commands.
 	page, err := commands.NewListPager(location, nil).NextPage(t.Context())
 	if err != nil || !slices.ContainsFunc(page.Value, func(d *armcompute.RunCommandDocumentBase) bool {
 		return value(d.ID) == "RunShellScript" && *d.OSType == armcompute.OperatingSystemTypesLinux
@@ -290,7 +291,7 @@ func TestRunCommand(t *testing.T) {
 		t.Errorf("document: %s %v", asJSON(doc), err)
 	}
 
-	// Managed ones.
+	// Managed run commands.
 	managed := func(script string) armcompute.VirtualMachineRunCommand {
 		return armcompute.VirtualMachineRunCommand{Location: new(location), Properties: &armcompute.VirtualMachineRunCommandProperties{
 			Source: &armcompute.VirtualMachineRunCommandScriptSource{Script: new(script)}, TimeoutInSeconds: new(int32(120)),
@@ -332,7 +333,8 @@ func TestRunCommand(t *testing.T) {
 	if v := got.Properties.InstanceView; err != nil || *v.ExecutionState != armcompute.ExecutionStateFailed || *v.ExitCode != 3 || !strings.Contains(value(v.Output), "again") {
 		t.Errorf("a script that fails: %s %v", asJSON(v), err)
 	}
-	// Asked to, as Terraform asks, the platform takes it for a failed operation.
+	// With TreatFailureAsDeploymentFailure, which Terraform sets, the operation
+	// fails.
 	up, err = commands.BeginUpdate(t.Context(), group, c.name, "one", armcompute.VirtualMachineRunCommandUpdate{Properties: &armcompute.VirtualMachineRunCommandProperties{
 		Source: &armcompute.VirtualMachineRunCommandScriptSource{Script: new("echo worse >&2; exit 4")}, TreatFailureAsDeploymentFailure: new(true),
 	}}, nil)
@@ -352,7 +354,7 @@ func TestRunCommand(t *testing.T) {
 }
 
 // TestRegistration: a client that finds the resource provider unregistered
-// asks for it; the SDK does so by itself, here it must not have to.
+// registers it. The SDK does so itself, but must not need to here.
 func TestRegistration(t *testing.T) {
 	c := newCloud(t)
 	_, err := c.factory(t).NewVirtualMachinesClient().Get(t.Context(), group, c.name, nil)

@@ -14,7 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 )
 
-// helloTemplate installs the sample with what its parameters say.
+// helloTemplate installs the sample with settings from its parameters.
 const helloTemplate = `{
   "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
   "contentVersion": "1.0.0.0",
@@ -76,8 +76,8 @@ func deployTemplate(t *testing.T, c *guest, az func(string, ...string) any, refu
 	az("", of("delete", "hello")...)
 }
 
-// TestTemplate is the SDK with a template. Its client of deployments is a
-// module of its own; what it does with a long operation is not.
+// TestTemplate deploys a template with the SDK. Its client of deployments is in
+// a module of its own, but the poller is the same.
 func TestTemplate(t *testing.T) {
 	c := newCloud(t)
 	client, err := armclient.NewClient("test", "v1.0.0", token{}, c.options())

@@ -29,16 +29,16 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// givenSeed is AZGUEST_SEED: who judges a change wants the same steps each time.
+// givenSeed returns AZGUEST_SEED, with which runs can be compared.
 func givenSeed() uint64 {
 	n, err := strconv.ParseUint(os.Getenv("AZGUEST_SEED"), 10, 64)
 	if err != nil {
-		return 0 // draws one
+		return 0 // a random seed is used
 	}
 	return n
 }
 
-// seed is that of this run.
+// seed returns the seed of this run.
 func seed(t *testing.T) uint64 {
 	n := *seedFlag
 	if n == 0 {
@@ -48,7 +48,7 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// play does a step and what is paused after it.
+// play executes a step and the pause after it.
 func (l *life) play(s *script, st step) (spoiled bool) {
 	l.t.Helper()
 	l.t.Logf("%s step %d: %s", time.Now().Format("15:04:05.000"), s.n, st.text)
@@ -65,12 +65,12 @@ func (l *life) play(s *script, st step) (spoiled bool) {
 		l.t.Fatalf("step %d: %s: %v", s.n, st.text, err)
 	}
 	time.Sleep(st.pause)
-	// A kill that met nothing spoils nothing.
+	// A kill that found no process spoils nothing.
 	return st.spoils && (l.kills > before || strings.HasPrefix(st.text, "fault"))
 }
 
-// mend ends all faults, waits for the end of all operations, asks again for
-// what a fault has spoiled, and has everything compared.
+// mend removes all faults, waits for the end of all operations, puts extensions
+// again that a fault may have spoiled, and verifies the result.
 func (l *life) mend(s *script, spoiled bool) {
 	t := l.t
 	t.Helper()
@@ -119,15 +119,16 @@ func (l *life) mend(s *script, spoiled bool) {
 	t.Logf("%s well: %d extensions, %.1f s after mending, all in %.1f s", time.Now().Format("15:04:05.000"), len(s.wants), healed.Seconds(), time.Since(began).Seconds())
 }
 
-// right: the message is the one of a good end. A handler whose certificate
-// could not be had says so in a success.
+// right reports whether the status has the message of a successful run. A
+// handler may succeed with another message if its certificate could not be
+// fetched.
 func (s *script) right(l *life, name string) bool {
 	doc, _ := l.VM.StatusDocument()
 	w := s.wants[name]
 	return s.outcome(name) != succeeds || strings.Contains(string(doc), w.says)
 }
 
-// names are all that the kinds have, so that deletions are waited for too.
+// names are the resources of all kinds, so that deletions are awaited, too.
 func (l *life) names() []string {
 	var out []string
 	for _, k := range kinds() {
@@ -136,8 +137,8 @@ func (l *life) names() []string {
 	return out
 }
 
-// empty deletes everything and waits until it is gone: the point at which
-// resources are compared.
+// empty deletes all extensions and waits until they are gone; this is the state
+// in which the agent's resources are compared.
 func (l *life) empty(s *script) {
 	for _, name := range s.names() {
 		s.n++
@@ -146,14 +147,14 @@ func (l *life) empty(s *script) {
 	l.mend(s, false)
 }
 
-// A sample of what the agent's process holds.
+// A sample of the resources of the agent's process.
 type sample struct{ fds, goroutines, kib int }
 
 func (l *life) sample() sample {
 	l.t.Helper()
 	var out sample
 	dir := fmt.Sprintf("/proc/%d", l.Agent.PID)
-	// A snapshot of after this moment, which the next heartbeat writes.
+	// Wait for a snapshot that is newer than now; the next heartbeat writes it.
 	now := time.Now()
 	l.await("a fresh snapshot", func() bool {
 		s, err := l.ReadStatus()
@@ -178,13 +179,13 @@ func (l *life) sample() sample {
 	return out
 }
 
-// Growth that is not one. A descriptor and two goroutines belong to each idle
-// connection, of which the agent keeps a few for a while (four hosts, two
-// each at most); a supervised command or a job in flight adds goroutines. The
-// heap breathes between one collection and the next, by a factor of two with
-// Go's default, and what was mapped is returned late: memory may differ by
-// half and 6 MiB. What leaks with each round goes beyond all that in a run of
-// half an hour and, if it is more than a few KiB a round, in one of minutes.
+// Allowed growth, which is not a leak. Each idle connection has a descriptor
+// and two goroutines, and the agent keeps a few for a while (four hosts, at
+// most two each); a supervised command or a running job adds goroutines. The
+// heap size varies by a factor of two between collections with Go's default,
+// and unused memory is returned late: memory may grow by half and 6 MiB. A leak
+// in each round exceeds all that in a run of half an hour and, if it is more
+// than a few KiB a round, in one of minutes.
 const (
 	moreFDs, moreGoroutines = 8, 24
 	morePercent, moreKiB    = 50, 6 << 10
@@ -197,7 +198,7 @@ func grown(t testing.TB, all []sample) {
 		t.Logf("%d measurements are too few to see growth", len(all))
 		return
 	}
-	all = all[1:] // before the first one nothing was warm
+	all = all[1:] // the first one was taken before caches were filled
 	third := max(1, len(all)/3)
 	median := func(part []sample, of func(sample) int) int {
 		var n []int
@@ -224,7 +225,7 @@ func grown(t testing.TB, all []sample) {
 	}
 }
 
-// TestFaults is the run of minutes: everything at once, one machine.
+// TestFaults: one long run on one machine with all kinds of events.
 func TestFaults(t *testing.T) {
 	machinetest.Need(t)
 	t.Parallel()
@@ -248,8 +249,8 @@ func TestFaults(t *testing.T) {
 			spoiled = l.play(s, s.next(weights)) || spoiled
 		}
 		l.mend(s, spoiled)
-		// A table of extensions that lives on is a better test than an empty
-		// one; the agent is compared with itself when there is nothing.
+		// Tables that persist between rounds are a better test than empty ones;
+		// but to compare the agent with itself, everything must be deleted.
 		if spared {
 			l.empty(s)
 			samples = append(samples, l.sample())
@@ -259,7 +260,7 @@ func TestFaults(t *testing.T) {
 	grown(l.t, samples)
 }
 
-// TestSequences are short lives on a platform in order.
+// TestSequences: short runs on a platform without faults.
 func TestSequences(t *testing.T) {
 	machinetest.Need(t)
 	t.Parallel()

@@ -23,11 +23,11 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// patience bounds every wait for something that must come. How soon that is
-// belongs to protocol/platform's tests, where time is not the machine's.
+// patience is the time limit of every wait. How soon something must happen is
+// tested in protocol/platform, with a simulated clock.
 const patience = 10 * time.Minute
 
-// conf makes waits short and everything run that can run.
+// conf sets short intervals and enables all that can run in a sandbox.
 const conf = `
 Extensions.GoalStatePeriod=1
 Status.HeartbeatPeriod=5
@@ -35,26 +35,26 @@ Telemetry.Period=2
 Debug.EtpCollectionPeriod=3
 `
 
-// password is one of the things that must not be found anywhere.
+// password is one of the secrets that must not be found anywhere.
 const password = "canary-Pa55w0rd: <b&ttery>"
 
-// A life is one machine with its agent, and the platform it is on.
+// A life is one machine with its agent, and its platform.
 type life struct {
 	*machine.Machine
 	t       testing.TB
-	started int // how much agents had printed when it was last started
+	started int // length of the agents' output at the last start
 	heard   *heard
 	kills   int // processes of extensions that were killed
 }
 
-// verdicts are the errors of all tests, which TestMain prints again at the
-// end: before them are hundreds of steps, and after them what everybody logged.
+// verdicts are the errors of all tests, which TestMain prints again at the end,
+// because they are hard to find in the log of all steps.
 var verdicts struct {
 	sync.Mutex // guards the list
 	list       []string
 }
 
-// A verdict is a test whose errors are among the verdicts.
+// A verdict is a test whose errors are added to the verdicts.
 type verdict struct{ testing.TB }
 
 func (v verdict) Errorf(format string, args ...any) {
@@ -79,7 +79,7 @@ func (v verdict) keep(text string) {
 	verdicts.list = append(verdicts.list, fmt.Sprintf("%s: %.1000s", v.Name(), text))
 }
 
-// newLife makes a provisioned machine with all samples published.
+// newLife creates a provisioned machine; all samples are published.
 func newLife(t testing.TB, s *script) *life {
 	t.Helper()
 	t = verdict{t}
@@ -115,7 +115,7 @@ func newLife(t testing.TB, s *script) *life {
 	return l
 }
 
-// start starts the agent as its unit does.
+// start starts the agent with the command line of its unit.
 func (l *life) start() error {
 	l.started = len(l.Log.String())
 	err := l.StartAgent()
@@ -123,7 +123,8 @@ func (l *life) start() error {
 	return err
 }
 
-// restart ends the agent, kindly or not, and starts it again.
+// restart ends the agent, by SIGTERM if kindly, otherwise by SIGKILL, and
+// starts it again.
 func (l *life) restart(kindly bool, down time.Duration) error {
 	l.heard.ending()
 	if kindly {
@@ -133,7 +134,8 @@ func (l *life) restart(kindly bool, down time.Duration) error {
 		if err != nil {
 			return err
 		}
-		// One that has not yet come to say what it does with signals dies of it.
+		// An agent that has not installed its signal handlers yet is killed by
+		// the signal.
 		if code != 0 && l.said("agent started") {
 			return fmt.Errorf("the agent ended with code %d after SIGTERM", code)
 		}
@@ -144,7 +146,7 @@ func (l *life) restart(kindly bool, down time.Duration) error {
 	return l.start()
 }
 
-// said reports whether the agent has printed this since it was last started.
+// said reports whether the agent has printed a text since it was last started.
 func (l *life) said(what string) bool { return strings.Contains(l.Log.String()[l.started:], what) }
 
 // reboot ends every process of the machine and boots it again.
@@ -157,7 +159,7 @@ func (l *life) reboot(down time.Duration) error {
 	return l.start()
 }
 
-// A process of the machine, as this program sees it.
+// A process of the machine; pid is in this program's namespace.
 type process struct {
 	pid          int
 	args, env    string
@@ -165,7 +167,8 @@ type process struct {
 	ofExtension  bool
 }
 
-// processes of the machine. What ends while we look is left out.
+// processes lists the processes of the machine. Those that end meanwhile are
+// left out.
 func (l *life) processes() []process {
 	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", l.PID()))
 	if err != nil {
@@ -201,8 +204,8 @@ func (l *life) processes() []process {
 	return out
 }
 
-// killOne kills one of the processes that belong to extensions, if there is
-// one: which ones there are depends on the moment.
+// killOne kills one of the processes that belong to extensions, if there is one
+// at this moment.
 func (l *life) killOne(what string, n int) error {
 	all := slices.DeleteFunc(l.processes(), func(p process) bool {
 		return !(what == "supervisor" && p.isSupervisor || what == "handler" && p.ofExtension)
@@ -219,7 +222,7 @@ func (l *life) killOne(what string, n int) error {
 	return nil
 }
 
-// wait waits until ok, but not longer than most.
+// wait waits until ok returns true, but no longer than most.
 func (l *life) wait(most time.Duration, ok func() bool) bool {
 	ctx, cancel := context.WithTimeout(l.t.Context(), most)
 	defer cancel()
@@ -233,7 +236,7 @@ func (l *life) await(what string, ok func() bool) {
 	}
 }
 
-// pending are the extensions whose operation is not over.
+// pending returns the extensions whose operation has not ended.
 func (l *life) pending(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
 		state, _ := l.VM.ProvisioningState(n)
@@ -241,7 +244,7 @@ func (l *life) pending(names []string) []string {
 	})
 }
 
-// keepLog keeps what the agent printed, all of it.
+// keepLog saves all output of the agents.
 func (l *life) keepLog() {
 	keep := filepath.Join(os.TempDir(), "chaos-"+strings.ReplaceAll(l.t.Name(), "/", "-")+"-agent.log")
 	if err := os.WriteFile(keep, []byte(l.Log.String()), 0o600); err == nil {
@@ -249,8 +252,8 @@ func (l *life) keepLog() {
 	}
 }
 
-// heard is a journal that listens for what must not be said, and for what a
-// strict platform would object to.
+// heard receives the fabric's journal and checks it for secrets, and for
+// requests that a strict platform would reject.
 type heard struct {
 	mu       sync.Mutex // guards what follows
 	canaries []string
@@ -259,14 +262,16 @@ type heard struct {
 	since    time.Time // when the agent that runs was started
 }
 
-// ending says that the agent is about to be ended: what it is sending is cut.
+// ending records that the agent is about to be ended, which may cut off its
+// requests.
 func (h *heard) ending() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.down = true
 }
 
-// started says that another agent runs, which has sent nothing yet.
+// started records that another agent is running, which has not sent anything
+// yet.
 func (h *heard) started() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -285,7 +290,7 @@ func (h *heard) list() []string {
 	return slices.Clone(h.canaries)
 }
 
-// Write takes a line of the journal.
+// Write receives one line of the journal.
 func (h *heard) Write(line []byte) (int, error) {
 	var e fabric.Entry
 	if err := json.Unmarshal(line, &e); err != nil {
@@ -296,11 +301,12 @@ func (h *heard) Write(line []byte) (int, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// A goal state may be announced between the answer that named the last one
-	// and the report about it: nobody can do better.
+	// A new goal state may be announced between the agent's request for the
+	// goal state and its health report; that cannot be avoided.
 	overtaken := func(p string) bool { return e.Kind == fabric.Health && strings.HasPrefix(p, "health for incarnation ") }
-	// An agent that was ended does not finish its requests, and the platform may
-	// notice it when the next one runs already. That one has no excuse.
+	// An agent that was ended does not finish its requests, and the platform
+	// may notice that only when the next one is running. The requests of the
+	// latter must be complete.
 	cut := func(p string) bool {
 		return strings.HasPrefix(p, "body did not arrive: ") && (h.down || e.Began.Before(h.since))
 	}
@@ -313,14 +319,14 @@ func (h *heard) Write(line []byte) (int, error) {
 			h.bad = append(h.bad, fmt.Sprintf("%s secret in %s %s: %.300s", e.Time.Format("15:04:05.000"), e.Method, e.URL, e.Body))
 		}
 	}
-	// The relay of the host is told where to put the status: with signature.
+	// Requests to the host's relay contain the blob's URL with its signature.
 	if e.Kind != fabric.PluginStatus && e.Kind != fabric.Artifact && signature.MatchString(e.Body) {
 		h.bad = append(h.bad, fmt.Sprintf("%s signature in %s %s: %.300s", e.Time.Format("15:04:05.000"), e.Method, e.URL, e.Body))
 	}
 	return len(line), nil
 }
 
-// takeBad is what was heard since the last time.
+// takeBad returns the problems since the last call.
 func (h *heard) takeBad() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -12,39 +12,39 @@ import (
 	"github.com/azguest/azguest/test/fabric/pki"
 )
 
-// What is to become of an extension.
+// Expected result of an extension.
 const (
 	succeeds = "Succeeded"
 	fails    = "Failed"
-	either   = "either" // depends on what the agent has seen on the way
+	either   = "either" // depends on the goal states that the agent has seen
 )
 
-// A want is an extension as the customer wants it last.
+// A want is an extension as it was last requested.
 type want struct {
 	x       fabric.Extension
 	version string // exact one, as the control plane chooses it
 	multi   bool
 	outcome string
-	// doubtful: what it waits for was bound to fail for a while. It may have
-	// been tried in time or not, and one that was not stays failed.
+	// doubtful: a dependency was expected to fail for a while. The extension
+	// may have been tried while it did not, and otherwise it stays failed.
 	doubtful bool
-	says     string // part of the status message, if it ends well or the handler speaks
+	says     string // part of the status message, if it succeeds or the handler reports
 	secret   string // in the protected settings
 }
 
-// A kind is a sample handler and the ways it is asked for.
+// A kind is a sample handler and the variants in which it is requested.
 type kind struct {
 	names    []string // of the resources; several for multi-config
 	handler  string
-	versions map[string]string // as asked for: as chosen
+	versions map[string]string // versions as requested: as chosen
 	draw     func(d *dice, w *want)
 }
 
-// dice are the only source of chance.
+// dice are the only source of randomness.
 type dice struct{ *rand.Rand }
 
 func newDice(seed uint64) *dice {
-	return &dice{rand.New(rand.NewPCG(seed, 0xc4a05))} //nolint:gosec // a drill, not a key
+	return &dice{rand.New(rand.NewPCG(seed, 0xc4a05))} //nolint:gosec // a test, not a key
 }
 
 func (d *dice) chance(percent int) bool { return d.IntN(100) < percent }
@@ -57,7 +57,7 @@ func (d *dice) millis(most int) time.Duration {
 
 const publisher = "Azguest.Samples."
 
-// kinds are in the order in which one may depend on another.
+// kinds are in an order in which each may depend on earlier ones.
 func kinds() []kind {
 	one := map[string]string{"1.0": "1.0.0"}
 	plain := func(settings map[string]any, says string) func(*dice, *want) {
@@ -122,13 +122,14 @@ func kinds() []kind {
 	}
 }
 
-// protect gives an extension protected settings, or says that it has none.
+// protect adds protected settings to an extension, or expects the message that
+// it has none.
 func (w *want) protect(d *dice) {
 	if !d.chance(60) {
 		if w.outcome == succeeds {
 			w.says += "no protected settings"
 			if w.x.Handler == publisher+"Hello" {
-				w.says = strings.TrimSuffix(w.says, "no protected settings") // a version stands between
+				w.says = strings.TrimSuffix(w.says, "no protected settings") // the message has the version before it
 			}
 		}
 		return
@@ -137,22 +138,23 @@ func (w *want) protect(d *dice) {
 	w.x.Protected = map[string]any{"secret": w.secret}
 }
 
-// A step is one thing that happens. Its text is what the log shows.
+// A step is one event. Its text is logged.
 type step struct {
 	text  string
 	pause time.Duration // afterwards
 	do    func(*life) error
-	// spoils: a customer may have to ask again for what this one hits.
+	// spoils: extensions may fail because of this step, and have to be put
+	// again.
 	spoils bool
 }
 
-// A script draws steps and keeps in mind what they add up to.
+// A script draws steps and keeps track of the expected result.
 type script struct {
 	*dice
 	kinds []kind
 	wants map[string]*want
 	fast  bool
-	pages bool // the status blob is a page blob, for all its life
+	pages bool // the status blob is a page blob throughout the run
 	n     int  // steps so far
 }
 
@@ -178,7 +180,7 @@ func (s *script) change() step {
 	old := s.wants[name]
 	what := "put"
 	if old != nil && old.version != w.version && s.chance(30) {
-		// Nothing but the version.
+		// Only the version changes.
 		copied := *old
 		copied.x.Version, copied.version, copied.doubtful = asked, w.version, false
 		w, what = &copied, "move"
@@ -188,7 +190,7 @@ func (s *script) change() step {
 	}
 	for _, other := range s.wants {
 		if other.x.Handler == w.x.Handler {
-			other.version, other.x.Version = w.version, w.x.Version // a handler has one
+			other.version, other.x.Version = w.version, w.x.Version // all extensions of a handler have one version
 		}
 	}
 	s.wants[name] = w
@@ -197,8 +199,8 @@ func (s *script) change() step {
 	return s.step(false, func(l *life) error { return l.VM.Put(x) }, "%s %s %s %v after %v, to end as %s", what, name, w.version, w.x.Settings, w.x.After, w.outcome)
 }
 
-// after draws what an extension is to wait for: only what comes before it in
-// the table, so that there are no circles.
+// after draws a dependency of an extension: one that is earlier in the table,
+// so that there are no cycles.
 func (s *script) after(name string) []string {
 	if !s.chance(25) {
 		return nil
@@ -220,7 +222,7 @@ func (s *script) after(name string) []string {
 	return []string{pick(s.dice, before)}
 }
 
-// doubt marks what waits for something that is to fail.
+// doubt marks extensions with a dependency that may fail.
 func (s *script) doubt() {
 	for _, name := range s.names() {
 		w := s.wants[name]
@@ -235,9 +237,9 @@ func (s *script) remove(name string) step {
 
 func (s *script) names() []string { return slices.Sorted(maps.Keys(s.wants)) }
 
-// outcome is what is to become of an extension, its dependencies considered:
-// what waits for something that may fail is tried or not, depending on what
-// it was before.
+// outcome is the expected result of an extension, including its dependencies:
+// whether an extension is tried whose dependency may fail depends on the
+// earlier state of that dependency.
 func (s *script) outcome(name string) string {
 	w := s.wants[name]
 	if w == nil {
@@ -249,14 +251,14 @@ func (s *script) outcome(name string) string {
 	return w.outcome
 }
 
-// blocked: something that an extension waits for need not succeed.
+// blocked reports whether a dependency of the extension may fail.
 func (s *script) blocked(name string) bool {
 	return slices.ContainsFunc(s.wants[name].x.After, func(a string) bool {
 		return s.wants[a] != nil && s.outcome(a) != succeeds
 	})
 }
 
-// platform draws something that happens to a VM on a platform in order.
+// platform draws an event of a platform without faults.
 func (s *script) platform() step {
 	set := func(text string, change func(*fabric.Config)) step {
 		return s.step(false, func(l *life) error { l.VM.Configure(change); return nil }, "%s", text)
@@ -295,8 +297,8 @@ func (s *script) platform() step {
 	}
 }
 
-// Endpoints that fail. The package kinds are what an extension can't do
-// without: if they fail for long, it fails, and has to be asked for again.
+// Endpoints that can fail. Extensions need the package kinds: if those fail for
+// long, an extension fails, and has to be put again.
 var (
 	endpoints = []fabric.Kind{
 		fabric.Versions, fabric.GoalState, fabric.HostingEnvironment, fabric.SharedConfig, fabric.ExtensionsConfig, fabric.Certificates,
@@ -353,14 +355,14 @@ func (s *script) fault() step {
 	return s.step(spoils, func(l *life) error { _, err := l.Fabric.Fail(f); return err }, "%s", text)
 }
 
-// killHandler draws the end of a process that belongs to an extension.
+// killHandler draws the kill of a process that belongs to an extension.
 func (s *script) killHandler() step {
 	n := s.IntN(1000)
 	what := pick(s.dice, []string{"handler", "supervisor"})
 	return s.step(true, func(l *life) error { return l.killOne(what, n) }, "kill -9 a %s process (number %d)", what, n)
 }
 
-// killAgent draws the end of the agent and its return.
+// killAgent draws the end of the agent and its restart.
 func (s *script) killAgent() step {
 	down := s.millis(700)
 	switch s.IntN(6) {
@@ -373,8 +375,9 @@ func (s *script) killAgent() step {
 	}
 }
 
-// next draws a step. weights are per cent for changes of goal states, events
-// of the platform, faults, and kills of handlers; what is left kills the agent.
+// next draws a step. weights are percentages of changes of goal states, events
+// of the platform, faults, and kills of handlers; the remaining steps end the
+// agent.
 func (s *script) next(weights [4]int) step {
 	s.n++
 	roll := s.IntN(100)

@@ -14,13 +14,13 @@ import (
 	"github.com/azguest/azguest/test/machine"
 )
 
-// signature of a shared access URL: worth as much as what it opens.
+// signature matches the signature of a SAS URL, which is a secret.
 var signature = regexp.MustCompile(`sig=[A-Za-z0-9+/%]{16,}`)
 
 const lib = machine.Lib
 
-// verify compares what everybody says with what is wanted, and lists what is
-// wrong. Secrets and objections are not among it.
+// verify compares every source of status with the expected result, and lists
+// the differences. Secrets and protocol problems are checked elsewhere.
 func (l *life) verify(s *script) []string {
 	var wrong []string
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
@@ -54,10 +54,10 @@ func (l *life) verify(s *script) []string {
 			complain("%s: the control plane says %s (%v), want %s", name, state, failure, outcome)
 			continue
 		}
-		// What failed once and was tried again by a later goal state is well, but
-		// an operation that has ended stays as it ended.
-		// Nor is an extension well any more whose turn does not come after a
-		// reboot, because what it waits for failed; it says so.
+		// An extension that failed and was tried again by a later goal state
+		// may be good, but its finished operation stays failed. After a reboot,
+		// an extension may no longer be enabled because its dependency failed;
+		// it reports that.
 		agrees := func(good bool, why string) bool {
 			return good == (state == succeeds) || good && outcome == either ||
 				!good && s.blocked(name) && strings.Contains(strings.ToLower(why), "dependent extension")
@@ -71,7 +71,7 @@ func (l *life) verify(s *script) []string {
 				continue
 			}
 			found = true
-			good := strings.EqualFold(h.HandlerStatus, "Ready") && h.HandlerCode == "0" // heartbeats are passed on as they are
+			good := strings.EqualFold(h.HandlerStatus, "Ready") && h.HandlerCode == "0" // heartbeats are reported unchanged
 			if h.HasStatus {
 				good = good && h.Status == "success"
 				said = h.StatusMessage
@@ -124,7 +124,7 @@ func (l *life) verify(s *script) []string {
 		}
 	}
 
-	// Nothing else.
+	// No other extensions.
 	for _, h := range told {
 		if !rows[h.Handler+"/"+h.Extension] && !rows[h.Handler+"/"] {
 			complain("the status document has %s %s, which nobody wants", h.Handler, h.Extension)
@@ -138,7 +138,8 @@ func (l *life) verify(s *script) []string {
 	return append(wrong, l.leftovers(s, dirs)...)
 }
 
-// secretLength is that of the protected settings as the handler sees them.
+// secretLength is the length of the protected settings as the handler sees
+// them.
 func (w *want) secretLength() int {
 	if w.secret == "" {
 		return 0
@@ -150,7 +151,7 @@ func (w *want) secretLength() int {
 	return len(b)
 }
 
-// leftovers are files and processes that should not be there.
+// leftovers lists files and processes that should not exist.
 func (l *life) leftovers(s *script, dirs map[string]bool) []string {
 	var wrong []string
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
@@ -184,8 +185,9 @@ func (l *life) leftovers(s *script, dirs map[string]bool) []string {
 		}
 		for _, e := range entries {
 			name := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".json"), ".zip"), ".sha256")
-			// A package stays as long as its handler fails, to be tried again
-			// without a download; a record as long as there is something to say.
+			// A package is kept as long as its handler fails, so that it can be
+			// tried again without a download; a record as long as it has
+			// something to report.
 			if sub == "tmp" || !dirs[name] && !s.mayRemain(name) {
 				complain("%s/azguest/ext/%s/%s is left over", lib, sub, e.Name())
 			}
@@ -199,7 +201,8 @@ func (l *life) leftovers(s *script, dirs map[string]bool) []string {
 	return wrong
 }
 
-// mayRemain: the older version stays when an update failed.
+// mayRemain reports whether a handler's directory may be left: the older
+// version stays if an update failed.
 func (s *script) mayRemain(dir string) bool {
 	for name, w := range s.wants {
 		if s.outcome(name) != succeeds && strings.HasPrefix(dir, w.x.Handler+"-") {
@@ -209,7 +212,7 @@ func (s *script) mayRemain(dir string) bool {
 	return false
 }
 
-// spilled lists secrets in files, processes and what agentctl says.
+// spilled lists secrets in files, processes and the output of agentctl.
 func (l *life) spilled() []string {
 	var wrong []string
 	canaries := l.heard.list()
@@ -228,7 +231,7 @@ func (l *life) spilled() []string {
 	for _, dir := range []string{lib, "/var/log/azure", "/run/azguest", "/run/systemd"} {
 		_ = filepath.WalkDir(root+dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
-				return nil //nolint:nilerr // gone meanwhile
+				return nil //nolint:nilerr // it has disappeared
 			}
 			if b, err := os.ReadFile(path); err == nil {
 				look(strings.TrimPrefix(path, root), string(b))

@@ -9,9 +9,9 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestJustInTimeUsers is the "I lost my key" story: a person gets a new,
-// short-lived account without rebooting, and it goes when its time is over,
-// without a new goal state (protocol/SPEC.md §12.2).
+// TestJustInTimeUsers: somebody who has lost access gets a new, short-lived
+// account without a reboot; it is deleted at its expiry time, without a new
+// goal state (protocol/SPEC.md §12.2).
 func TestJustInTimeUsers(t *testing.T) {
 	t.Parallel()
 	c := newAgentCloud(t, blank())
@@ -27,7 +27,8 @@ func TestJustInTimeUsers(t *testing.T) {
 		{Name: "late", Password: "Too late 1", Expires: time.Now().Add(-time.Hour)},
 	}
 	var right string
-	// How long an account has to live to be seen depends on the machine.
+	// How long an account must live to be seen depends on the speed of the
+	// machine.
 	for life := 20 * time.Second; ; life *= 3 {
 		over := time.Now().Add(life)
 		users[0].Expires = over
@@ -57,10 +58,11 @@ func TestJustInTimeUsers(t *testing.T) {
 	if got := c.Sh(t, "getent passwd jit2 | cut -d: -f1; visudo -cq && echo valid"); got != "jit2\nvalid" {
 		t.Errorf("after jit1 went: %q", got)
 	}
-	// Time goes on while the host is away, and the agent a new one.
+	// Accounts also expire while the host does not answer and the agent has
+	// been restarted.
 	var over time.Time
 	for life, made := 15*time.Second, false; !made; life *= 3 {
-		over = time.Now().Add(life).Truncate(time.Second) // as the document has it
+		over = time.Now().Add(life).Truncate(time.Second) // with the precision of the document
 		now := []fabric.User{{Name: "jit3", Password: "Pass w0rd 3", Expires: over}, users[1]}
 		c.VM.Configure(func(cfg *fabric.Config) { cfg.Users = now })
 		await(t, "a third account", func() bool {
@@ -83,7 +85,7 @@ func TestJustInTimeUsers(t *testing.T) {
 		t.Errorf("an account whose time is not over went while the host was away: %q", got)
 	}
 	c.Fabric.RemoveFault(0)
-	// The list goes away with the document.
+	// Without the document there are no accounts.
 	c.VM.Configure(func(cfg *fabric.Config) { cfg.Users = nil })
 	await(t, "the end of jit2", func() bool { return c.Sh(t, "getent passwd jit2 || echo gone") == "gone" })
 	if got := c.Sh(t, "getent shadow taken; getent passwd taken"); got != before {

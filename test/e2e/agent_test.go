@@ -20,8 +20,8 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// conf makes the agent do everything that is off by default, and poll as
-// often as it may, so that tests wait less.
+// conf enables everything that is off by default, and the shortest polling
+// intervals, so that tests wait less.
 const conf = `
 Provisioning.DeleteRootPassword=y
 Provisioning.RegenerateSshHostKeyPair=y
@@ -32,8 +32,8 @@ Extensions.GoalStatePeriod=1
 
 const password = "Corr3ct-h0rse: <b&ttery>"
 
-// blank is a machine with everything asked for, and the DVD the platform
-// would attach.
+// blank is a new machine with all settings that a customer can request, and the
+// DVD that the platform attaches.
 func blank() setup {
 	return setup{Options: machine.Options{
 		Sandbox:      sandbox.Options{DMI: sandbox.AzureDMI(machine.VMUUID)},
@@ -42,8 +42,7 @@ func blank() setup {
 	}}
 }
 
-// TestFirstBoot: a blank machine becomes the customer's, and the platform hears
-// of it once.
+// TestFirstBoot: a blank machine is provisioned, and Ready is reported once.
 func TestFirstBoot(t *testing.T) {
 	c := newAgentCloud(t, blank())
 	c.StartAgent(t)
@@ -60,8 +59,8 @@ func TestFirstBoot(t *testing.T) {
 	c.objections(t)
 }
 
-// TestExtension: an extension is installed and enabled, and its status arrives
-// at the control plane and in agentctl.
+// TestExtension: an extension is installed and enabled, and its status is shown
+// by the control plane and by agentctl.
 func TestExtension(t *testing.T) {
 	o := blank()
 	o.Packages = samples(t)
@@ -87,8 +86,8 @@ func TestExtension(t *testing.T) {
 	c.objections(t)
 }
 
-// end is the state in which provisioning leaves the machine, made comparable:
-// a salt and a date may differ, a result may not.
+// end returns the state of the machine after provisioning in a comparable form,
+// without values that may differ, such as salts and dates.
 func (c *cloud) end(t testing.TB) map[string]string {
 	t.Helper()
 	state := map[string]string{}
@@ -119,7 +118,7 @@ func (c *cloud) end(t testing.TB) map[string]string {
 	state["hostname"] = c.Sh(t, "hostname")
 	state["lib"] = c.Sh(t, "cd /var/lib/waagent && stat -c '%n %a' . provisioned CustomData ovf-env.xml && cat provisioned && sha256sum CustomData && ! grep -F 'Corr3ct' ovf-env.xml")
 	state["leftovers"] = c.leftovers(t)
-	// crypt(3) is somebody else's opinion on the hash.
+	// crypt(3) checks the hash independently of the agent.
 	r, err := c.RunCmd(t.Context(), sandbox.Cmd{
 		Args:  []string{"perl", "-e", `$h = (getpwnam "azureuser")[1]; chomp($p = <STDIN>); print crypt($p, $h) eq $h ? "right" : "wrong"`},
 		Stdin: strings.NewReader(password + "\n"),
@@ -131,8 +130,8 @@ func (c *cloud) end(t testing.TB) map[string]string {
 	return state
 }
 
-// leftovers are the files that a write which was cut off has left. One that is
-// on its way at this moment has another name, or none, a little later.
+// leftovers lists the temporary files that interrupted writes have left. It
+// looks more than once, because a file that is being written disappears soon.
 func (c *cloud) leftovers(t testing.TB) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -151,7 +150,7 @@ func (c *cloud) leftovers(t testing.TB) string {
 	}
 }
 
-// A journal is what the agent wrote about its provisioning.
+// A journal is the agent's record of its provisioning.
 type journal struct {
 	Finished time.Time `json:"finished"`
 	Steps    []struct {
@@ -176,7 +175,7 @@ func (c *cloud) journal(t testing.TB) journal {
 	return j
 }
 
-// provisioned waits until every step has ended, also those after Ready.
+// provisioned waits until every step has ended, including those after Ready.
 func (c *cloud) provisioned(t testing.TB) journal {
 	t.Helper()
 	c.WaitReady(t)
@@ -188,7 +187,7 @@ func (c *cloud) provisioned(t testing.TB) journal {
 			if s.State == "planned" || s.State == "doing" {
 				return false
 			}
-			// What comes after Ready is written down when it begins.
+			// Steps after Ready are recorded when they begin.
 			late = late || s.ID == "late-host-keys"
 		}
 		return late
@@ -196,9 +195,10 @@ func (c *cloud) provisioned(t testing.TB) journal {
 	return j
 }
 
-// TestKilledAfterEachStep: a kill -9 right after any step, the agent started
-// again, in the same boot or after a reboot, ends where an undisturbed run
-// does. The steps are those that the undisturbed run journaled.
+// TestKilledAfterEachStep: if the agent is killed with SIGKILL right after any
+// step and started again, in the same boot or after a reboot, the result is
+// that of an undisturbed run. The steps are those in the journal of the
+// undisturbed run.
 func TestKilledAfterEachStep(t *testing.T) {
 	t.Parallel()
 	o := blank()
@@ -239,7 +239,7 @@ func TestKilledAfterEachStep(t *testing.T) {
 					c.Reboot(t)
 				}
 				c.StartAgent(t)
-				// Once in each boot that gets so far, and never twice.
+				// Once in each boot that reaches it, and never twice.
 				wantReady := before
 				if reboot || before == 0 {
 					wantReady++
@@ -257,8 +257,8 @@ func TestKilledAfterEachStep(t *testing.T) {
 	}
 }
 
-// TestKilledAtAnyTime is the same without the agent's help: kill -9 at moments
-// spread over the first boot, which also hits the middle of a step.
+// TestKilledAtAnyTime kills the agent at moments spread over the first boot,
+// which may also be in the middle of a step.
 func TestKilledAtAnyTime(t *testing.T) {
 	t.Parallel()
 	o := blank()
@@ -275,7 +275,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 		t.Run(fmt.Sprintf("%d of %d", i, moments), func(t *testing.T) {
 			c := newAgentCloud(t, o)
 			p := c.StartAgent(t)
-			// The moment is the input, nothing is waited for.
+			// A fixed delay: the moment is the input of this test.
 			time.Sleep(after)
 			if err := p.Kill(); err != nil {
 				t.Fatal(err)
@@ -384,7 +384,7 @@ func TestTelemetryOff(t *testing.T) {
 }
 
 func TestMalformedMedium(t *testing.T) {
-	// without writes the document again with something replaced.
+	// without writes the document again with a part replaced.
 	without := func(old, now string) func(testing.TB, *fabric.Medium) {
 		return func(t testing.TB, m *fabric.Medium) {
 			doc, err := fabric.OVFEnvironment(m.Provisioning, m.Spelling)
@@ -409,7 +409,7 @@ func TestMalformedMedium(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := blank()
 			o.Medium = func(m *fabric.Medium) { tc.change(t, m) }
-			o.NoIMDS = true // it could stand in for all but the password
+			o.NoIMDS = true // IMDS could replace everything but the password
 			c := newAgentCloud(t, o)
 			c.StartAgent(t)
 			await(t, "ProvisioningFailed", func() bool {
@@ -429,8 +429,8 @@ func TestMalformedMedium(t *testing.T) {
 	}
 }
 
-// TestNoMedium: without a DVD the metadata service has enough for a machine
-// with keys.
+// TestNoMedium: without a DVD, the metadata service suffices to provision a
+// machine with SSH keys.
 func TestNoMedium(t *testing.T) {
 	o := blank()
 	o.NoMedium = true

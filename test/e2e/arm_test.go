@@ -12,19 +12,19 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// vmPath is the VM's resource, as the control plane's URLs have it.
+// vmPath is the VM's resource ID.
 const vmPath = "/subscriptions/00000000-0000-4000-8000-00000000f00d/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm-01"
 
-// An extension is what a customer asks for.
+// An extension is an extension as a customer requests it.
 type extension struct {
 	name, publisher, kind, version string
 	settings, protected            map[string]any
 }
 
-// helloExtension is the sample, asked for.
+// helloExtension is a request for the sample extension.
 var helloExtension = extension{name: "hello", publisher: "Azguest.Samples", kind: "Hello", version: "1.0", settings: map[string]any{"greeting": "hello world"}, protected: map[string]any{"secret": "s3cret"}}
 
-// arm speaks to the control plane as any client does.
+// arm sends a request to the control plane, as any client does.
 func (c *cloud) arm(t testing.TB, method, path string, body, answer any) http.Header {
 	t.Helper()
 	var payload io.Reader
@@ -63,7 +63,7 @@ func (c *cloud) arm(t testing.TB, method, path string, body, answer any) http.He
 	return resp.Header
 }
 
-// put asks for an extension and returns the operation to follow.
+// put creates or updates an extension and returns the URL of the operation.
 func (c *cloud) put(t testing.TB, e extension) string {
 	t.Helper()
 	properties := map[string]any{
@@ -81,7 +81,8 @@ func (c *cloud) put(t testing.TB, e extension) string {
 	return op
 }
 
-// follow waits for the end of an operation: "" if it succeeded, else why not.
+// follow waits for the end of an operation and returns its error, "" if it
+// succeeded.
 func (c *cloud) follow(t testing.TB, operation string) string {
 	t.Helper()
 	var op struct {
@@ -98,7 +99,7 @@ func (c *cloud) follow(t testing.TB, operation string) string {
 	return fmt.Sprintf("%s: %s: %s", op.Status, op.Error.Code, op.Error.Message)
 }
 
-// view is the instance view as text, for a look.
+// view returns the instance view as text.
 func (c *cloud) view(t testing.TB) string {
 	t.Helper()
 	var v json.RawMessage
@@ -117,7 +118,7 @@ func (c *cloud) readyReports() int {
 	return n
 }
 
-// objections are requests that a strict platform would refuse.
+// objections fails the test for requests that a strict platform would reject.
 func (c *cloud) objections(t testing.TB) {
 	t.Helper()
 	for _, e := range c.Fabric.Journal(fabric.Query{Problems: true}) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestLevers: what administrators and authors of extensions ask agentctl for,
-// on a machine with an extension.
+// TestLevers: the agentctl commands that administrators and authors of
+// extensions use, on a machine with an extension.
 func TestLevers(t *testing.T) {
 	o := blank()
 	o.Packages = samples(t)
@@ -52,7 +52,7 @@ echo '{"rules":[{"effect":"deny","publisher":"Bad*","reason":"nobody asked for i
 			t.Errorf("%s: exit %d, want %d and %q:\n%s%s", tc.do, r.Code, tc.code, tc.want, r.Stdout, r.Stderr)
 		}
 	}
-	// The hold is the operator's, not the process's.
+	// The hold survives a restart of the agent.
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}

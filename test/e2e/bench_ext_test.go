@@ -12,14 +12,14 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// quick is a handler that does nothing but tell that it did.
+// quick is a handler that only reports success.
 const quick = `
 case $op in
 enable) say success 0 "enabled $seq" ;;
 esac
 `
 
-// fleet are n independent handlers.
+// fleet returns n independent handlers.
 func fleet(t testing.TB, n int) (packages map[string][]byte, all []fabric.Extension) {
 	packages = map[string][]byte{}
 	for i := range n {
@@ -30,7 +30,7 @@ func fleet(t testing.TB, n int) (packages map[string][]byte, all []fabric.Extens
 	return packages, all
 }
 
-// succeeded counts the rows of the last status document that say so.
+// succeeded counts the rows of the last status document that report success.
 func (c *cloud) succeeded() int {
 	doc, _ := c.VM.StatusDocument()
 	var d struct {
@@ -54,7 +54,7 @@ func (c *cloud) succeeded() int {
 	return n
 }
 
-// seen is when the agent got the configuration of the extensions.
+// seen returns when the agent received the configuration of the extensions.
 func (c *cloud) seen(t testing.TB, from int) time.Time {
 	t.Helper()
 	for _, e := range c.Fabric.Journal(fabric.Query{})[from:] {
@@ -66,15 +66,16 @@ func (c *cloud) seen(t testing.TB, from int) time.Time {
 	return time.Time{}
 }
 
-// BenchmarkHandlers is from the moment the agent has seen a goal state with
-// some independent, fresh extensions until all of them are in the status:
-// the aim is ten within 2 s, and one within 0.3 s of what its commands take.
+// BenchmarkHandlers measures the time from the moment the agent has received a
+// goal state with independent, new extensions until all of them are in the
+// status. The aim is ten within 2 s, and one within 0.3 s of the duration of
+// its commands.
 func BenchmarkHandlers(b *testing.B) {
 	for _, n := range []int{1, 10, 50} {
 		packages, all := fleet(b, n)
 		for _, who := range contenders(packages) {
 			if n > 10 && who.name != "azguest" {
-				continue // it takes four seconds for each, one after the other
+				continue // takes four seconds for each, one after the other
 			}
 			b.Run(fmt.Sprintf("%s/%d", who.name, n), func(b *testing.B) {
 				var took []float64
@@ -98,8 +99,8 @@ func BenchmarkHandlers(b *testing.B) {
 	}
 }
 
-// BenchmarkBigPackage is what the largest package in the field costs: the
-// highest memory of the agent while 500 MB come and are unpacked.
+// BenchmarkBigPackage measures the largest package in practice: the agent's
+// peak memory while 500 MB are downloaded and unpacked.
 func BenchmarkBigPackage(b *testing.B) {
 	const size = 500 << 20
 	packages := map[string][]byte{"Azguest.Bench.Big/1.0.0": big(b, size)}
@@ -127,7 +128,7 @@ func BenchmarkBigPackage(b *testing.B) {
 	}
 }
 
-// big is a package with so many bytes that can't be compressed.
+// big is a package with size bytes of incompressible data.
 func big(t testing.TB, size int) []byte {
 	t.Helper()
 	small, err := zip.NewReader(bytes.NewReader(handler(t, quick)), int64(len(handler(t, quick))))

@@ -15,9 +15,9 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// The benchmarks are run by scripts/bench, which says how often and prints a
-// table. They report seconds of wall clock of the real thing, in metrics whose
-// names end in the unit; ns/op means nothing here.
+// The benchmarks are run by scripts/bench, which sets the number of runs and
+// prints a table. They report seconds of wall-clock time in metrics whose names
+// end in the unit; ns/op is meaningless.
 
 // A contender is an agent to measure.
 type contender struct {
@@ -26,7 +26,7 @@ type contender struct {
 	start func(testing.TB, *cloud) *sandbox.Process
 }
 
-// contenders are ours, and Debian's if AZGUEST_BENCH_PEER is set.
+// contenders are this agent, and Debian's if AZGUEST_BENCH_PEER is set.
 func contenders(packages map[string][]byte) []contender {
 	list := []contender{{
 		name: "azguest",
@@ -47,8 +47,8 @@ func contenders(packages map[string][]byte) []contender {
 	return list
 }
 
-// BenchmarkStartToReady is from the start of the process on a blank machine
-// to the moment the platform received Ready.
+// BenchmarkStartToReady measures the time from the start of the process on a
+// blank machine until the platform has received Ready.
 func BenchmarkStartToReady(b *testing.B) {
 	for _, who := range contenders(samples(b)) {
 		b.Run(who.name, func(b *testing.B) {
@@ -66,9 +66,9 @@ func BenchmarkStartToReady(b *testing.B) {
 	}
 }
 
-// BenchmarkChangeToHandler is from a change of the goal state to the first
-// instruction of the handler's enable command, at the default poll period, at
-// a random moment of it.
+// BenchmarkChangeToHandler measures the time from a change of the goal state,
+// at a random moment of the default poll period, to the first instruction of
+// the handler's enable command.
 func BenchmarkChangeToHandler(b *testing.B) {
 	const clock = `
 case $op in
@@ -89,7 +89,7 @@ esac
 			n := 0
 			for b.Loop() {
 				n++
-				// Not synchronisation: the moment must be random.
+				// Not for synchronisation: the moment must be random.
 				time.Sleep(rand.N(6 * time.Second))
 				e.settings = map[string]any{"n": n}
 				start := time.Now()
@@ -104,7 +104,8 @@ esac
 	}
 }
 
-// enabled is when the handler's enable command for a sequence number began.
+// enabled returns when the handler's enable command for a sequence number
+// began.
 func (c *cloud) enabled(t testing.TB, seq int) time.Time {
 	t.Helper()
 	text, err := c.ReadFile("/var/tmp/handler/enabled")
@@ -125,9 +126,9 @@ func (c *cloud) enabled(t testing.TB, seq int) time.Time {
 	return time.Time{}
 }
 
-// BenchmarkIdle is what an agent with one extension costs while nothing
-// happens: AZGUEST_BENCH_SETTLE seconds after the last change, looked at for
-// AZGUEST_BENCH_IDLE seconds; default 120 each.
+// BenchmarkIdle measures an idle agent with one extension for
+// AZGUEST_BENCH_IDLE seconds, beginning AZGUEST_BENCH_SETTLE seconds after the
+// last change; default 120 each.
 func BenchmarkIdle(b *testing.B) {
 	settle, idle := period(b, "AZGUEST_BENCH_SETTLE"), period(b, "AZGUEST_BENCH_IDLE")
 	for _, who := range contenders(samples(b)) {
@@ -138,7 +139,7 @@ func BenchmarkIdle(b *testing.B) {
 			if msg := c.follow(b, c.put(b, helloExtension)); msg != "" {
 				b.Fatal(msg)
 			}
-			for b.Loop() { // once: it is time that is measured, not turns
+			for b.Loop() { // runs once: the duration is fixed
 			}
 			time.Sleep(settle)
 			from := len(c.Fabric.Journal(fabric.Query{}))
@@ -161,7 +162,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// period reads a number of seconds from the environment.
+// period reads a duration in seconds from the environment.
 func period(b *testing.B, name string) time.Duration {
 	b.Helper()
 	s := os.Getenv(name)
@@ -184,7 +185,8 @@ func report(b *testing.B, took []float64) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// family is a process and its descendants: an agent may be several.
+// family returns a process and its descendants, because an agent may have
+// several processes.
 func family(t testing.TB, pid int) []int {
 	t.Helper()
 	children := map[int][]int{}
@@ -195,7 +197,7 @@ func family(t testing.TB, pid int) []int {
 	for _, name := range stats {
 		b, err := os.ReadFile(name)
 		if err != nil {
-			continue // it ended
+			continue // it has ended
 		}
 		var child int
 		if _, err := fmt.Sscanf(filepath.Base(filepath.Dir(name)), "%d", &child); err != nil {
@@ -216,8 +218,8 @@ func family(t testing.TB, pid int) []int {
 	return all
 }
 
-// cpuSeconds is the time on the processor, from the scheduler's own account:
-// the ticks of stat are too coarse for an agent that sleeps.
+// cpuSeconds returns the processor time from the scheduler's statistics: the
+// ticks in stat are too coarse for an agent that is mostly idle.
 func cpuSeconds(t testing.TB, pid int) float64 {
 	t.Helper()
 	var total float64
@@ -242,7 +244,7 @@ func cpuSeconds(t testing.TB, pid int) float64 {
 	return total
 }
 
-// pss is the proportional set size in KiB.
+// pss returns the proportional set size in KiB.
 func pss(t testing.TB, pid int) int {
 	t.Helper()
 	total := 0
@@ -264,9 +266,9 @@ func pss(t testing.TB, pid int) int {
 	return total
 }
 
-// traffic is how many bytes went over the loopback of the machine, where the
-// platform is: both directions, with the headers of HTTP, TCP and IP. A
-// loopback does not count Ethernet's.
+// traffic returns the number of bytes on the machine's loopback, where the
+// platform is: both directions, including the headers of HTTP, TCP and IP, but
+// not Ethernet's.
 func traffic(t testing.TB, pid int) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))

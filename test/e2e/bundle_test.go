@@ -10,11 +10,11 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// handler is a package of a handler whose commands are one shell script that
-// is called with the name of the command. What the script may use:
+// handler returns a package of a handler whose commands are one shell script
+// that is called with the name of the command. The script can use:
 //
 //	$now           when the command began, in nanoseconds
-//	$work          a folder that is there from the first command on
+//	$work          a directory that exists from the first command on
 //	say STATUS CODE MESSAGE   writes the status file of this sequence number
 func handler(t testing.TB, script string) []byte {
 	t.Helper()
@@ -66,7 +66,7 @@ op=$1
 	return b.Bytes()
 }
 
-// samples are the sample handlers of the project.
+// samples returns the sample handlers of the project.
 func samples(t testing.TB) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{}
@@ -80,7 +80,7 @@ func samples(t testing.TB) map[string][]byte {
 	return out
 }
 
-// slow waits in enable until it is let go.
+// slow is a handler whose enable waits until the test releases it.
 const slow = `
 case $op in
 enable)
@@ -91,7 +91,8 @@ enable)
 esac
 `
 
-// crash fails to enable with an exit code that is in the report.
+// crash is a handler whose enable fails with an exit code that must be
+// reported.
 const crash = `
 case $op in
 enable) echo "disk is full" >&2; exit 52 ;;

@@ -9,9 +9,9 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestCanariesOfFailures: what is said about a provisioning that failed has no
-// secret in it, whatever it was that failed, and whoever is told: platform,
-// key-value pool, logs, people.
+// TestCanariesOfFailures: reports of a failed provisioning contain no secret,
+// whatever has failed, in any channel: platform, key-value pool, logs,
+// terminals.
 func TestCanariesOfFailures(t *testing.T) {
 	secrets := map[string]string{"password": `canary01-Pass&<x>"w0rd`, "custom data": "canary02-customdata"}
 	tool := func(name, body string) string {

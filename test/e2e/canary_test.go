@@ -21,9 +21,9 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// chatty says secrets wherever a handler can, in the spellings that handlers
-// produce, and fails: plain, as JSON of several makes, as a parameter of
-// another address, cut by what comes after it.
+// chatty is a handler that prints secrets wherever it can, in the notations
+// that handlers use, and fails: plain, in several forms of JSON, as a parameter
+// of another URL, followed by different characters.
 const chatty = `
 leak() { # NUMBER: eight spellings
 	echo "fetching https://st.example/c/b?sv=1&sig=canary$1a%2Fout0000000000&sp=r"
@@ -57,7 +57,7 @@ install|enable)
 esac
 `
 
-// leaked are the secrets of chatty.
+// leaked adds the secrets that chatty prints.
 func leaked(secrets map[string]string) {
 	for number, what := range map[int]string{25: "output", 26: "error output", 27: "own log", 28: "status, heartbeat or event"} {
 		for i, tail := range []string{"%2Fout0000000000", "", "%252Fout00000000", "%2Fout0000000000", "/out0000000000", ".out0000000000", "-out", ""} {
@@ -68,9 +68,9 @@ func leaked(secrets map[string]string) {
 	secrets["cut output"], secrets["cut error output"] = "canary29outAAAABBBBCCCC/DDDDEEEE", "canary30outAAAABBBBCCCC/DDDDEEEE"
 }
 
-// TestCanaries: secrets are planted wherever the agent gets any; then
-// everything that it writes, sends or starts is searched for them.
-// They may be in the files whose purpose it is to hold them, and nowhere else.
+// TestCanaries: secrets are planted in every input of the agent; then
+// everything that it writes, sends or starts is searched for them. They may
+// only be in the files whose purpose is to hold them.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	o := blank()
@@ -95,7 +95,7 @@ func TestCanaries(t *testing.T) {
 		secrets["just-in-time password of "+name] = u.Password
 	}
 
-	seen := &machine.Buffer{} // command lines and environments of all processes, as often as they can be looked at
+	seen := &machine.Buffer{} // command lines and environments of all processes, sampled continuously
 	watch := func() {
 		r, _ := c.Run(t.Context(), "sh", "-c", `for p in /proc/[0-9]*; do [ "$p" = "/proc/$$" ] || cat $p/cmdline $p/environ 2>/dev/null; done`)
 		_, _ = seen.Write([]byte(r.Stdout))
@@ -123,7 +123,7 @@ func TestCanaries(t *testing.T) {
 	}
 	await(t, "the just-in-time account", func() bool { watch(); return c.Sh(t, "getent passwd jit || :") != "" })
 
-	// Documents that can't be read, with secrets in them.
+	// Malformed documents that contain secrets.
 	for i, kind := range []fabric.Kind{fabric.ExtensionsConfig, fabric.GoalState, fabric.VMSettings, fabric.Certificates, fabric.RemoteAccess, fabric.PluginStatus, fabric.Metadata, fabric.Telemetry} {
 		word := fmt.Sprintf("canary%02dsas", 40+i)
 		secrets["damaged "+string(kind)] = word
@@ -140,7 +140,7 @@ func TestCanaries(t *testing.T) {
 		return len(c.Fabric.Journal(fabric.Query{Kind: fabric.Telemetry, Contains: "fetching"})) > 0
 	})
 
-	// What the platform itself made up.
+	// Secrets that the platform itself has generated.
 	sig := regexp.MustCompile(`sig=([A-Za-z0-9%+/=_-]{16,})`)
 	for _, e := range c.Fabric.Journal(fabric.Query{}) {
 		for _, text := range append(slices.Collect(maps.Values(e.Header)), e.URL) {
@@ -171,7 +171,7 @@ func TestCanaries(t *testing.T) {
 			t.Errorf("the bundle has no %q", want)
 		}
 	}
-	// A dump of a hung agent, as the watchdog orders it.
+	// A goroutine dump of a hung agent, as the watchdog requests it.
 	c.Sh(t, `kill -QUIT "$(pgrep -xo azguest)"`)
 	select {
 	case <-agent.Done():
@@ -189,7 +189,7 @@ func TestCanaries(t *testing.T) {
 		t.Error("the trace does not show how the password was set")
 	}
 	maps.Copy(places, c.sent())
-	// Every file that the machine has got since, each by its name.
+	// Every file that has been created since, by its name.
 	for name := range strings.SplitSeq(c.Sh(t, `find / /run /tmp /dev/shm -xdev \( -path /proc -o -path /sys -o -path `+trace+` \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
 		if b, err := c.ReadFile(name); err == nil {
 			places[name] = string(b)
@@ -200,9 +200,9 @@ func TestCanaries(t *testing.T) {
 
 const trace = "/var/exec.trace"
 
-// traced starts the agent so that every program it starts, however short its
-// life, is written down with arguments and environment; without strace, what
-// is seen from time to time has to do.
+// traced starts the agent under strace, which records the arguments and
+// environment of every program that it starts, however short-lived; without
+// strace, processes are only sampled.
 func (c *cloud) traced(t testing.TB) *sandbox.Process {
 	t.Helper()
 	if r, err := c.Run(t.Context(), "strace", "-V"); err != nil || r.Code != 0 {
@@ -219,7 +219,7 @@ func (c *cloud) traced(t testing.TB) *sandbox.Process {
 	return p
 }
 
-// screens is what people see, root and others.
+// screens returns what commands print for root and for other users.
 func (c *cloud) screens(t testing.TB) string {
 	t.Helper()
 	var b strings.Builder
@@ -267,7 +267,7 @@ func (c *cloud) screens(t testing.TB) string {
 	return b.String()
 }
 
-// collected is what goes to support.
+// collected returns the content of the archive for support.
 func (c *cloud) collected(t testing.TB) string {
 	t.Helper()
 	r, err := c.Run(t.Context(), "/usr/sbin/azguest", "waagent", "-collect-logs", "-full")
@@ -297,9 +297,9 @@ func (c *cloud) collected(t testing.TB) string {
 	return b.String()
 }
 
-// sent is what the guest sends. Addresses of blobs have signatures, where the
-// request is for the blob itself, and so have the headers by which the host
-// is told of one.
+// sent returns what the guest has sent. Blob URLs contain signatures where the
+// request is for the blob itself, and in the headers that name a blob to the
+// host.
 func (c *cloud) sent() map[string]string {
 	places := map[string]string{}
 	for _, e := range c.Fabric.Journal(fabric.Query{}) {
@@ -307,7 +307,7 @@ func (c *cloud) sent() map[string]string {
 		var envelope struct{ Content string }
 		if e.Kind == fabric.PluginStatus && json.Unmarshal([]byte(e.Body), &envelope) == nil {
 			if b, err := base64.StdEncoding.DecodeString(envelope.Content); err == nil {
-				text = string(b) // the rest of the envelope is the address itself
+				text = string(b) // the rest of the envelope is the URL itself
 			}
 		}
 		if e.Kind != fabric.BlobGet && e.Kind != fabric.BlobPut {
@@ -325,11 +325,11 @@ func (c *cloud) sent() map[string]string {
 	return places
 }
 
-// search fails the test for each secret in a place that is not there for it.
+// search fails the test for each secret in a place where it must not be.
 func (c *cloud) search(t testing.TB, secrets, places map[string]string) {
 	t.Helper()
-	// Files that are there to hold a secret: only root reads them, and either
-	// the classic agent has them too or an administrator wrote them.
+	// Files that must hold a secret: only root can read them, and either the
+	// classic agent writes them, too, or an administrator has written them.
 	contract := regexp.MustCompile(`^(/etc/waagent\.conf\.d/canary\.conf proxy|` +
 		`/etc/g?shadow-? hash .*|` +
 		`/var/lib/waagent/Azguest\.E2E\.Chatty-1\.0\.0/(bin/handler|heartbeat\.log|status/0\.status) .*|` + // the handler's own
@@ -349,7 +349,7 @@ func (c *cloud) search(t testing.TB, secrets, places map[string]string) {
 		}
 	}
 	t.Logf("%d secrets, %d places", len(secrets), len(places))
-	// The search itself has to find something.
+	// The search must find the secrets that are there.
 	for _, place := range []string{"/var/lib/waagent/CustomData", "/etc/shadow", "/etc/waagent.conf.d/canary.conf", "/var/log/azure/Azguest.E2E.Chatty/own.log"} {
 		if !held[place] {
 			t.Errorf("the search does not see the secret in %s, where it has to be", place)

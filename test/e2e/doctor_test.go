@@ -7,9 +7,9 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestDoctor injects what goes wrong on machines and runs agentctl doctor.
-// Each fault is found, by the code that agentctl explain knows, and
-// is no longer found when it is mended.
+// TestDoctor injects typical faults of machines and runs agentctl doctor. Each
+// fault must be reported with a code that agentctl explain knows, and no longer
+// be reported once it is fixed.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	c := newAgentCloud(t, blank())
@@ -19,14 +19,14 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 	p := c.StartAgent(t)
 	c.WaitReady(t)
 	restart := func(t testing.TB) {
-		_ = p.Kill() // it may be dead
+		_ = p.Kill() // it may have ended
 		p = c.StartAgent(t)
 		await(t, "the agent", func() bool {
 			r, _ := c.Run(t.Context(), "agentctl", "status", "--wait=ready", "--timeout", "30s")
 			return r.Code < 3
 		})
 	}
-	// What this machine cannot do better, and so is no finding here.
+	// Findings that this machine always has.
 	base := c.codes(t)
 	if strings.Contains(base, " error ") {
 		t.Fatalf("before the first fault: %s", base)
@@ -39,7 +39,7 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 	for _, tc := range []struct {
 		name, fault, want, undo string
 		set                     *fabric.Fault
-		again                   bool // the agent has to be started anew, before and after
+		again                   bool // the agent has to be restarted before and after
 	}{
 		{name: "no route", fault: "ip route save table main >/tmp/routes; ip route flush table main", want: "route error AZ-NET-NOROUTE", undo: "ip route restore </tmp/routes"},
 		{name: "administrator's rule", fault: drop("ip daddr " + platform + " drop"), want: "wireserver error AZ-FW-BLOCKED", undo: undrop},
@@ -107,7 +107,7 @@ cp /usr/sbin/azguest /usr/sbin/azguest.new`)
 				t.Fatal(err)
 			}
 			p = c.StartAgent(t)
-			// What agentctl waits for stands in the snapshot already.
+			// agentctl reads the number of starts from the snapshot.
 			await(t, "the start to be counted", func() bool { return lives() != before })
 		}
 		if got := c.codes(t); !strings.Contains(got, "agent warn AZ-AGENT-CRASHLOOP") {

@@ -10,9 +10,9 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// TestFirewallHasNoGap: while the agent is killed and started over and over,
-// an ordinary user who tries without pause never gets a connection to the
-// platform, and root always does. AZGUEST_RESTARTS says how often.
+// TestFirewallHasNoGap: while the agent is killed and restarted repeatedly, an
+// ordinary user who keeps trying never gets a connection to the platform, and
+// root always does. AZGUEST_RESTARTS is the number of restarts.
 func TestFirewallHasNoGap(t *testing.T) {
 	restarts := 25
 	if n, err := strconv.Atoi(os.Getenv("AZGUEST_RESTARTS")); err == nil {
@@ -30,7 +30,7 @@ while [ ! -e /tmp/stop ]; do
 done
 echo $i $j`
 	c.Sh(t, "chmod 1777 /tmp; rm -f /tmp/stop")
-	// Who is to get through has all the time a busy machine may need.
+	// A user that must succeed gets all the time that a busy machine may need.
 	start := func(as []string, port, patience string) (*sandbox.Process, *machine.Buffer) {
 		out := &machine.Buffer{}
 		q, err := c.Start(sandbox.Cmd{Args: append(as, "sh", "-c", try, "try", port, patience), Stdout: out, Stderr: out})
@@ -69,12 +69,12 @@ echo $i $j`
 	if got := c.Sh(t, "nft list tables | sort"); got != "table ip admin\ntable ip azguest" {
 		t.Errorf("tables: %q", got)
 	}
-	// Another firewall that loads its rules takes ours along. They come back at
-	// once, not at the next look, which is five minutes away.
+	// Another firewall that loads its rules deletes the agent's. They are
+	// restored at once, not at the next check, which is five minutes away.
 	c.Sh(t, "nft flush ruleset; nft add table ip admin")
 	await(t, "the rules after another firewall's reload", func() bool { return strings.Contains(c.Sh(t, "nft list tables"), "ip azguest") })
 	c.screen(t, 0, "ordinary users: blocked")
-	// Switched off, the rules go with the next start.
+	// Switched off, the rules are removed at the next start.
 	c.Sh(t, "echo OS.EnableFirewall=n >/etc/waagent.conf.d/firewall.conf")
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// vandal leaves, every twentieth of a second, something else in each place
-// where the agent reads: files of all kinds and sizes, half of them changed
-// while they are read. Its enable ends; the vandal stays.
+// vandal writes other garbage into each place that the agent reads, every 50
+// ms: files of all kinds and sizes, half of them changed while they are read.
+// It continues after its enable command has ended.
 const vandal = `
 case $op in
 enable)
@@ -65,9 +65,9 @@ enable)
 esac
 `
 
-// TestVandal: beside a handler that leaves garbage wherever it can, reporting
-// goes on, another handler takes its new settings, agentctl answers, and the
-// agent stays small.
+// TestVandal: while one handler writes garbage wherever it can, the agent keeps
+// reporting, another handler gets its new settings, agentctl answers, and the
+// agent's memory stays small.
 func TestVandal(t *testing.T) {
 	t.Parallel()
 	o := blank()

@@ -1,9 +1,9 @@
-// Package e2e is the system as a customer meets it: the release binaries,
-// built once, in a sandbox of this machine, against the emulated platform.
+// Package e2e tests the whole system: the release binaries, built once, in a
+// sandbox of this machine, with the emulated platform.
 //
-// A test makes a cloud (sandbox, fabric and one VM of it), starts the agent,
-// and looks at what the platform received and at what the machine became. Tests
-// skip, and say why, where a sandbox can't be made.
+// A test creates a cloud (sandbox, fabric and one VM of it), starts the agent,
+// and checks what the platform received and the state of the machine. Tests are
+// skipped, with the reason, where a sandbox can't be created.
 package e2e
 
 import (
@@ -19,12 +19,12 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// patience bounds every wait.
+// patience is the time limit of every wait.
 const patience = machinetest.Patience
 
 func TestMain(m *testing.M) { machinetest.Main(m) }
 
-// A cloud is one VM of a platform of its own.
+// A cloud is one VM with a platform of its own.
 type cloud struct {
 	*machinetest.Machine
 	key ed25519.PrivateKey // of the account
@@ -49,7 +49,7 @@ func newCloud(t testing.TB, o setup) *cloud {
 	return &cloud{machinetest.New(t, o.Options), o.key}
 }
 
-// newAgentCloud is a cloud with the release binaries installed and nothing
+// newAgentCloud is a cloud with the release binaries installed. Nothing is
 // started.
 func newAgentCloud(t testing.TB, o setup) *cloud {
 	t.Helper()
@@ -66,13 +66,14 @@ func newAgentCloud(t testing.TB, o setup) *cloud {
 	return c
 }
 
-// await waits until ok.
+// await waits until ok returns true.
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	machinetest.Await(t, what, ok)
 }
 
-// prepareSSHD does what installing openssh-server does.
+// prepareSSHD does the part of the installation of openssh-server that
+// unpacking does not.
 func (c *cloud) prepareSSHD(t testing.TB) {
 	t.Helper()
 	if err := c.PrepareSSHD(t.Context()); err != nil {
@@ -132,7 +133,7 @@ func newKey(t testing.TB) ed25519.PrivateKey {
 	return key
 }
 
-// authorized is a public key as a line of authorized_keys.
+// authorized returns a public key as a line of authorized_keys.
 func authorized(t testing.TB, pub any, comment string) string {
 	t.Helper()
 	k, err := ssh.NewPublicKey(pub)

@@ -7,7 +7,7 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// curious writes down what a handler's command gets from the agent.
+// curious records what a handler's command inherits from the agent.
 const curious = `
 ls -l /proc/self/fd | sed -n 's/.* \([0-9]*\) -> \(.*\)/\1 \2/p' >"$work/fds-$op"
 tr '\0' '\n' </proc/self/environ | cut -d= -f1 | sort >"$work/env-$op"
@@ -17,10 +17,10 @@ enable) say success 0 "looked around" ;;
 esac
 `
 
-// TestHygiene: started with the worst umask, in directories that are open to
-// all, with descriptors and variables that are nobody's business, the agent
-// leaves nothing that others may write or should not read, hands nothing on to
-// handlers, and listens on no address.
+// TestHygiene: the agent is started with the worst umask, in directories that
+// are open to all, with stray descriptors and variables. It must leave no files
+// that others may write or should not read, pass nothing on to handlers, and
+// listen on no address.
 func TestHygiene(t *testing.T) {
 	o := blank()
 	o.Packages["Azguest.E2E.Curious/1.0.0"] = handler(t, curious)
@@ -44,7 +44,7 @@ ss -Hlntu | sort >/tmp/listening`)
 	}
 	c.Sh(t, "agentctl status --wait=converged --timeout 30s; agentctl report; agentctl hold --for 1m; agentctl resume")
 
-	// Files: nobody else may write any of them, and may read these only.
+	// Files: nobody else may write any of them, and others may read only these.
 	open := c.Sh(t, `find /var/lib/waagent /var/log/azure /run/azguest /var/log/waagent.log /etc/sudoers.d /etc/ssh /home/azureuser /root /etc/passwd /etc/shadow /etc/group /etc/gshadow /etc/hostname /etc/hosts \
 	-newer /tmp/old ! -type l ! -path '/var/lib/waagent/Azguest.E2E.Curious-1.0.0/*' \( -perm /022 -o ! -user root ! -path '/home/azureuser*' \) -printf '%m %u %p\n'`)
 	if open != "" {
@@ -53,7 +53,7 @@ ss -Hlntu | sort >/tmp/listening`)
 	readable := c.Sh(t, `find /var/lib/waagent /run/azguest /var/log/waagent.log /var/log/azure -newer /tmp/old -type f ! -path '/var/lib/waagent/Azguest.E2E.Curious-1.0.0/*' -perm /044 -printf '%p\n' | sort`)
 	for name := range strings.FieldsSeq(readable) {
 		switch name {
-		case "/var/log/waagent.log": // was there, and open to readers
+		case "/var/log/waagent.log": // existed before, with this mode
 		case "/run/azguest/status.json", "/run/azguest/lives", "/run/azguest/ready-accepted", "/var/lib/waagent/published_hostname":
 		default:
 			if !strings.HasPrefix(name, "/var/log/azure/Azguest.E2E.Curious/") {
@@ -65,7 +65,8 @@ ss -Hlntu | sort >/tmp/listening`)
 		"700 /var/lib/waagent\n700 /var/lib/waagent/azguest\n755 /run/azguest\n600 /run/azguest/ctl.sock\n600 /run/azguest/agent.lock\n600 /var/lib/waagent/Azguest.E2E.Curious-1.0.0/config/0.settings" {
 		t.Errorf("modes:\n%s", got)
 	}
-	// What root runs, and every directory above it, is root's alone.
+	// Only root may write to the programs that root runs, and to the
+	// directories above them.
 	walk := c.Sh(t, `for f in /usr/sbin/azguest /usr/bin/agentctl /etc/waagent.conf /etc/waagent.conf.d/x.conf $(find /var/lib/waagent/Azguest.E2E.Curious-1.0.0 -type f); do
 	while :; do
 		find "$f" -maxdepth 0 \( ! -user root -o -perm /022 \) -printf '%m %u %p\n'
@@ -76,8 +77,8 @@ done | sort -u`)
 	if walk != "" {
 		t.Errorf("not root's alone:\n%s", walk)
 	}
-	// Handlers get three descriptors and a plain umask, and none of the
-	// starter's variables.
+	// Handlers get three descriptors, a normal umask, and none of the variables
+	// of the agent's parent.
 	for _, op := range []string{"install", "enable"} {
 		for l := range strings.Lines(c.Sh(t, "cat /var/tmp/handler/fds-"+op)) {
 			fd, target, _ := strings.Cut(strings.TrimSpace(l), " ")
@@ -98,7 +99,7 @@ done | sort -u`)
 	if got := c.Sh(t, "ss -Hlntu | sort | diff /tmp/listening - || :"); got != "" {
 		t.Errorf("somebody listens:\n%s", got)
 	}
-	// The control socket is root's.
+	// Only root may use the control socket.
 	r, _ := c.Run(t.Context(), "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "agentctl", "retry", "curious")
 	if r.Code == 0 || !strings.Contains(r.Stderr, "AZ-CTL-DENIED") {
 		t.Errorf("an ordinary user: exit %d %s", r.Code, r.Stderr)

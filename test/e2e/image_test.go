@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestGeneralize is the way of an image: a provisioned machine is taken apart
-// by the classic command line as scripts write it, is fit for an image
-// afterwards, and the next VM made of it is provisioned as if it were new.
+// TestGeneralize: a provisioned machine is deprovisioned with the classic
+// command line, as scripts do; it can then be used as an image, and a VM
+// created from it is provisioned like a new one.
 func TestGeneralize(t *testing.T) {
 	o := blank()
 	c := newAgentCloud(t, o)
@@ -24,7 +24,7 @@ func TestGeneralize(t *testing.T) {
 	if got := c.Sh(t, "echo n | agentctl waagent-compat -deprovision+user; echo $?; id azureuser >/dev/null && echo still there"); !strings.HasSuffix(got, "1\nstill there") {
 		t.Errorf("not confirmed: %s", got)
 	}
-	// There is no service manager in the sandbox that could stop it.
+	// The sandbox has no service manager that could stop it.
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestGeneralize(t *testing.T) {
 	}
 }
 
-// TestClassicCommands are the other words of the classic command line.
+// TestClassicCommands tests the other commands of the classic command line.
 func TestClassicCommands(t *testing.T) {
 	c := newAgentCloud(t, blank())
 	if got := c.Sh(t, "azguest waagent -daemon >/tmp/log 2>&1 & echo $!"); got == "" {
@@ -69,7 +69,7 @@ func TestClassicCommands(t *testing.T) {
 	if got := c.Sh(t, "azguest waagent -deprovisionnow 2>&1; echo $?; azguest waagent -version 2>&1; echo $?; azguest waagent -configuration-path:/nowhere -start 2>&1; echo $?"); !strings.Contains(got, "unknown argument") || strings.Count(got, "\n2") != 2 || !strings.HasSuffix(got, "\n1") {
 		t.Errorf("what is wrong: %s", got)
 	}
-	// A second one is not started twice: the lock.
+	// A second agent does not start, because of the lock.
 	if got := c.Sh(t, "timeout 20 azguest waagent -run-exthandlers >/dev/null 2>&1; echo $?"); got == "0" || got == "124" {
 		t.Errorf("a second agent ended with %s", got)
 	}

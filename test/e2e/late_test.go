@@ -8,7 +8,7 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// succeeds puts an extension and waits until the platform calls it a success.
+// succeeds puts an extension and waits until its operation has succeeded.
 func (c *cloud) succeeds(t testing.TB, x fabric.Extension, meanwhile func()) {
 	t.Helper()
 	if err := c.VM.Put(x); err != nil {
@@ -27,15 +27,15 @@ func (c *cloud) succeeds(t testing.TB, x fabric.Extension, meanwhile func()) {
 	})
 }
 
-// says waits until the status document says a text.
+// says waits until the status document contains a text.
 func (c *cloud) says(t testing.TB, text string) {
 	t.Helper()
 	await(t, fmt.Sprintf("%q in the status", text), func() bool { d, _ := c.VM.StatusDocument(); return strings.Contains(string(d), text) })
 }
 
-// TestWhatIsNotThereYet: a certificate that the platform delivers after the
-// settings that need it, and a package manager that somebody else uses, are
-// waited for; the platform is told for what.
+// TestWhatIsNotThereYet: the agent waits for a certificate that is delivered
+// after the settings that need it, and for a package manager that is in use,
+// and reports what it waits for.
 func TestWhatIsNotThereYet(t *testing.T) {
 	t.Parallel()
 	o := blank()
@@ -69,10 +69,11 @@ $l = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $l) or die; ope
 	})
 }
 
-// TestMovedToAnOldHost: the machine comes, with a new agent, to a host without
-// vmSettings, whose goal state is older than its extensions. Nothing is run or
-// deleted, nothing vanishes from the status, which goes to the blob that is
-// there and not to the kind that the goal state calls it.
+// TestMovedToAnOldHost: the machine moves, with a new agent, to a host without
+// vmSettings whose goal state is older than the extensions. No command is run,
+// nothing is deleted, and nothing disappears from the status. The status is
+// written to the existing blob in its actual type, not in the type that the
+// goal state names.
 func TestMovedToAnOldHost(t *testing.T) {
 	t.Parallel()
 	o := blank()

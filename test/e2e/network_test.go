@@ -12,9 +12,9 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// TestReadyWithTheLease: the platform's address can't be reached when the
-// agent starts, and then the network comes up. The agent hears of it from the
-// kernel. How soon it looks then is protocol/platform's to test.
+// TestReadyWithTheLease: the platform's address is unreachable when the agent
+// starts, and then the network comes up. The kernel notifies the agent. How
+// soon it tries again is tested in protocol/platform.
 func TestReadyWithTheLease(t *testing.T) {
 	t.Parallel()
 	c := newAgentCloud(t, blank())
@@ -27,7 +27,7 @@ func TestReadyWithTheLease(t *testing.T) {
 	ip("del", sandbox.WireServer)
 	c.Sh(t, "echo Logs.Verbose=y >>/etc/waagent.conf")
 	c.StartAgent(t)
-	// Another address is no way to the platform, but a change.
+	// An unrelated address is also a change, but no way to the platform.
 	await(t, "the agent to hear of a change", func() bool {
 		ip("add", "192.0.2.77")
 		ip("del", "192.0.2.77")
@@ -40,8 +40,8 @@ func TestReadyWithTheLease(t *testing.T) {
 	c.WaitReady(t)
 }
 
-// TestTheOtherInterface: two interfaces, and the route with the lower metric
-// leads out of the wrong one. A second namespace is the host.
+// TestTheOtherInterface: of two interfaces, the one with the lower route metric
+// does not lead to the platform. A second namespace is the host.
 func TestTheOtherInterface(t *testing.T) {
 	c := newAgentCloud(t, blank())
 	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS, machine.Storage}})
@@ -52,7 +52,7 @@ func TestTheOtherInterface(t *testing.T) {
 	if err := machine.Connect(far, c.Fabric, c.VM, machine.Addresses()); err != nil {
 		t.Fatal(err)
 	}
-	// In the network namespace alone: names of processes are ours.
+	// In the network namespace only.
 	in := func(s *sandbox.Sandbox, script string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "nsenter", "-t", strconv.Itoa(s.PID()), "-n", "sh", "-ec", script)
@@ -83,8 +83,9 @@ ip route add default via 10.9.1.1 metric 200
 	await(t, "a status", func() bool { _, n := c.VM.StatusDocument(); return n > 0 })
 }
 
-// TestWhoIsBehindABridgeIsNotThePlatform: while the platform does not answer,
-// a container or guest of the machine does, in its name. No route leads there.
+// TestWhoIsBehindABridgeIsNotThePlatform: while the platform does not answer, a
+// container or guest of this machine answers in its place. The agent must not
+// connect to it.
 func TestWhoIsBehindABridgeIsNotThePlatform(t *testing.T) {
 	t.Parallel()
 	c := newAgentCloud(t, blank())

@@ -11,12 +11,13 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// peerPackages is Debian's agent with what it needs; fuseiso mounts the DVD
-// where the kernel knows no file system for it.
+// peerPackages are Debian's agent and its dependencies; fuseiso mounts the DVD
+// where the kernel does not support its file system.
 var peerPackages = []string{"waagent", "fuseiso", "openssh-server", "sudo", "iptables", "eject", "openssl"}
 
-// TestPeer proves the emulator, not our agent: Debian's own agent, unmodified,
-// must provision from our medium and run our sample extension.
+// TestPeer tests the emulator, not this agent: Debian's own agent, unmodified,
+// must be able to provision from the emulator's medium and run the sample
+// extension.
 func TestPeer(t *testing.T) {
 	c := newPeerCloud(t, samples(t))
 	startPeer(t, c)
@@ -30,8 +31,7 @@ func TestPeer(t *testing.T) {
 	if v := c.view(t); !strings.Contains(v, "hello world from 1.1.0; protected settings decrypted") {
 		t.Errorf("instance view: %s", v)
 	}
-	// What a strict platform would object to in the agent that it knows best is
-	// a mistake of the emulator.
+	// A problem in a request of this agent is a mistake of the emulator.
 	c.objections(t)
 	if n := c.readyReports(); n == 0 {
 		t.Error("no Ready report")
@@ -40,9 +40,9 @@ func TestPeer(t *testing.T) {
 
 const mountHelper = "#!/bin/sh\nexec /usr/bin/fuseiso \"$1\" \"$2\"\n"
 
-// newPeerCloud is a cloud with Debian's agent installed and nothing started.
-// AZGUEST_PEER may name a package (.deb) of another version of it, which takes
-// the place of Debian 12's.
+// newPeerCloud is a cloud with Debian's agent installed. Nothing is started.
+// AZGUEST_PEER may name a package (.deb) of another version, which replaces
+// that of Debian 12.
 func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 	t.Helper()
 	machinetest.Need(t)
@@ -68,7 +68,7 @@ func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 		t.Log(c.Sh(t, "rm -r /usr/lib/python3/dist-packages/azurelinuxagent && dpkg-deb -x /root/peer.deb / && python3 /usr/sbin/waagent -version"))
 	}
 	c.prepareSSHD(t)
-	// It insists on ifupdown, which would have nothing to do here either.
+	// It requires ifupdown, which has nothing to do here.
 	for _, name := range []string{"/usr/sbin/ifdown", "/usr/sbin/ifup"} {
 		if _, err := c.ReadFile(name); err != nil {
 			if err := c.WriteFile(name, []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
@@ -76,12 +76,12 @@ func newPeerCloud(t testing.TB, packages map[string][]byte) *cloud {
 			}
 		}
 	}
-	// Debian's file leaves provisioning to cloud-init.
+	// Debian's configuration leaves provisioning to cloud-init.
 	c.Sh(t, "sed -i 's/^Provisioning.Agent=.*/Provisioning.Agent=waagent/; s/^ResourceDisk.Format=.*/ResourceDisk.Format=n/; s/^AutoUpdate.Enabled=.*/AutoUpdate.Enabled=n/' /etc/waagent.conf")
 	return c
 }
 
-// startPeer starts Debian's agent in the sandbox, and nowhere else.
+// startPeer starts Debian's agent, in the sandbox only.
 func startPeer(t testing.TB, c *cloud) *sandbox.Process {
 	t.Helper()
 	p, err := c.Start(sandbox.Cmd{Args: []string{"/usr/bin/python3", "-u", "/usr/sbin/waagent", "-daemon"}, Stdout: &c.Log, Stderr: &c.Log})

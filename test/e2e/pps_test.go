@@ -8,15 +8,16 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// pooledVM is a VM that the platform keeps in a pool: its medium has
-// placeholders, of which nothing may reach the machine.
+// pooledVM is a VM that the platform keeps in a pool (pre-provisioning): its
+// medium has placeholders that must not be applied.
 func pooledVM(kind string) setup {
 	o := blank()
 	o.Provisioning = fabric.Provisioning{HostName: "placeholder", User: "placeholder", Password: "Placeh0lder!", PPSType: kind}
 	return o
 }
 
-// inPool waits until the agent has reported Ready for the pool and waits.
+// inPool waits until the agent has reported Ready and waits to be assigned to a
+// customer.
 func (c *cloud) inPool(t *testing.T) {
 	t.Helper()
 	c.WaitReady(t)
@@ -34,7 +35,7 @@ func (c *cloud) untouched(t *testing.T) {
 	}
 }
 
-// claim orders the VM and looks whether it becomes what was ordered.
+// claim assigns the VM to a customer.
 func (c *cloud) claim(t *testing.T) {
 	t.Helper()
 	if err := c.VM.Claim(fabric.Provisioning{HostName: "customer", User: "customer", Password: password, SSHKeys: []string{authorized(t, c.key.Public(), "customer")}}); err != nil {
@@ -63,7 +64,7 @@ func (c *cloud) claimed(t *testing.T, readies int) {
 	c.objections(t)
 }
 
-// never fails if the VM was NotReady again after it had been Ready.
+// neverUnready fails if the VM reported NotReady after Ready.
 func (c *cloud) neverUnready(t *testing.T) {
 	t.Helper()
 	var states []string
@@ -89,7 +90,7 @@ func TestPooledRunning(t *testing.T) {
 	c.neverUnready(t)
 }
 
-// A Savable VM is given other interfaces, maybe on another host.
+// A Savable VM gets other network interfaces, perhaps on another host.
 func TestPooledSavable(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Savable"))
 	c.StartAgent(t)
@@ -101,8 +102,8 @@ func TestPooledSavable(t *testing.T) {
 	c.neverUnready(t)
 }
 
-// The agent dies while the VM is in its pool, or the VM is booted again: it
-// asks for its order, and tells nobody that it is not ready.
+// If the agent is killed or the VM reboots while it is in the pool, the agent
+// asks for the provisioning document again, and does not report NotReady.
 func TestPooledAndStartedAgain(t *testing.T) {
 	for _, how := range []string{"agent killed", "reboot"} {
 		t.Run(how, func(t *testing.T) {
@@ -128,7 +129,8 @@ func TestPooledAndStartedAgain(t *testing.T) {
 	}
 }
 
-// What is ordered can be nonsense: the failure is told to the platform.
+// The provisioning document may be invalid: the failure is reported to the
+// platform.
 func TestPooledWithABadOrder(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Running"))
 	c.StartAgent(t)

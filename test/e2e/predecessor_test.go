@@ -25,12 +25,12 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// predecessor is what the agent of commit aac09a6 had on disk when it was
-// killed while a handler ran: the last state of the files before the packages
-// of this repository were redrawn. A file's name has its mode before it; a
-// directory's ends in a slash. Left out are private keys and the packages of
-// handlers, which the test makes itself. @BOOT@, @STARTED@, @DEADLINE@ and
-// @UPTIME@ stand for the boot's id and for when the handler began.
+// predecessor contains the files that the agent of commit aac09a6 had on disk
+// when it was killed while a handler was running. It was the last version
+// before the packages of this repository were reorganized. A file's mode is
+// before its name; a directory's name ends in a slash. Private keys and handler
+// packages are left out; the test creates them. @BOOT@, @STARTED@, @DEADLINE@
+// and @UPTIME@ stand for the boot id and the times of the handler.
 //
 // To record it again, with the binaries of that commit in DIR:
 //
@@ -42,15 +42,15 @@ var (
 	slowExtension   = extension{name: "slow", publisher: "Azguest.E2E", kind: "Slow", version: "1.0", settings: map[string]any{"patience": "long"}}
 )
 
-// refusedVersion of the agent has no signature.
+// refusedVersion is an unsigned version of the agent.
 const refusedVersion = "9.0.2.0"
 
-// person is a just-in-time user who outlives this test.
+// person is a just-in-time user that does not expire during the test.
 func person(name string) fabric.User {
 	return fabric.User{Name: name, Password: "Pass w0rd 1", Expires: time.Date(2126, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
-// newSuccession is the machine on which the predecessor ran, without its files.
+// newSuccession is the machine of the predecessor, without its files.
 func newSuccession(t *testing.T) *cloud {
 	t.Helper()
 	c := updatable(t, updatetest.NewAuthority(), "", nil)
@@ -61,7 +61,7 @@ func newSuccession(t *testing.T) *cloud {
 	return c
 }
 
-// TestRecordPredecessor writes the file again.
+// TestRecordPredecessor records the file again.
 func TestRecordPredecessor(t *testing.T) {
 	if os.Getenv("AZGUEST_RECORD") == "" {
 		t.Skip("AZGUEST_RECORD is not set")
@@ -108,13 +108,14 @@ func TestRecordPredecessor(t *testing.T) {
 	}
 }
 
-// toldFile stands among the files for what the platform was told at the end.
+// toldFile is the name under which the last status document is recorded among
+// the files.
 const toldFile = "told"
 
 func rowsText(rows map[string]machine.Row) string { return fmt.Sprintf("%+v", rows) }
 
-// layOut puts the predecessor's files on a machine. It returns the directory of
-// the job that was running, and what the platform had been told.
+// layOut writes the predecessor's files to a machine. It returns the directory
+// of the running job, and the last status document.
 func (c *cloud) layOut(t *testing.T) (job, told string) {
 	t.Helper()
 	recorded, err := os.ReadFile(predecessor)
@@ -172,7 +173,8 @@ func (c *cloud) layOut(t *testing.T) (job, told string) {
 	return job, told
 }
 
-// transport is a recorded certificate with another key, and times of today.
+// transport returns a certificate like the recorded one with another key and
+// current times.
 func transport(t *testing.T, recorded string) (certificate, key string) {
 	t.Helper()
 	block, _ := pem.Decode([]byte(recorded))
@@ -203,9 +205,9 @@ func transport(t *testing.T, recorded string) (certificate, key string) {
 	return text("CERTIFICATE", der), text("PRIVATE KEY", private)
 }
 
-// TestUpgradeWhileHandlerRuns: the agent's binary is replaced and restarted by
-// one of this tree while a handler runs that the predecessor's supervisor
-// watches. Nothing is run twice, and everything the predecessor knew is known.
+// TestUpgradeWhileHandlerRuns: the predecessor is replaced by the agent of this
+// tree while a handler runs under the predecessor's supervisor. Nothing is run
+// twice, and no state is lost.
 func TestUpgradeWhileHandlerRuns(t *testing.T) {
 	t.Parallel()
 	c := newSuccession(t)
@@ -213,8 +215,8 @@ func TestUpgradeWhileHandlerRuns(t *testing.T) {
 	op := c.put(t, slowExtension)
 	job, told := c.layOut(t)
 
-	// The supervisor has the lock from the agent that started it, and its binary
-	// is not there any more.
+	// The supervisor inherited the lock from the agent that started it, and its
+	// binary has been deleted.
 	_, err := c.Start(sandbox.Cmd{Args: []string{"sh", "-c", `cp /usr/sbin/azguest /usr/sbin/azguest.old
 exec 3<>"$1/lock"; flock -n 3; exec /usr/sbin/azguest.old supervise "$1" >>"$1/supervisor.log" 2>&1`, "start", job}, Env: []string{"AZGUEST_OPERATION=" + path.Base(job)}})
 	if err != nil {
@@ -251,20 +253,20 @@ exec 3<>"$1/lock"; flock -n 3; exec /usr/sbin/azguest.old supervise "$1" >>"$1/s
 	if after := c.Sh(t, unchanged); after != before {
 		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
 	}
-	// What it remembers of updates: the refused one is not tried again.
+	// Its state of updates is kept: the refused version is not tried again.
 	await(t, "the state of updates", func() bool { return strings.Contains(c.shown().Agent.Update.LastResult, "AZ-UPD-UNSIGNED") })
 	if n := len(c.Fabric.Journal(fabric.Query{Contains: refusedVersion + ".zip.sig"})); n != 0 {
 		t.Errorf("version %s of the agent, which was refused, was looked at %d times", refusedVersion, n)
 	}
-	// Its history goes on, and so does the numbering of its audit log.
+	// Its history is continued, and so is the numbering of its audit log.
 	if got := c.Sh(t, `agentctl ext history | grep -c Azguest.E2E.Slow; grep -o '"n":[0-9]*' /var/log/azure/azguest-audit.log | sort -u | wc -l; wc -l </var/log/azure/azguest-audit.log`); strings.HasPrefix(got, "0") || strings.Split(got, "\n")[1] != strings.Split(got, "\n")[2] {
 		t.Errorf("history: %q, want lines of the handler and audit lines with a number each", got)
 	}
 	if got := c.Sh(t, "ls -d /var/lib/waagent/history/*__1 | head -n 1"); got == "" {
 		t.Error("the goal states that the predecessor kept are gone")
 	}
-	// The platform no longer wants the just-in-time user of the predecessor, who
-	// is the agent's to remove; a number that it gave is not given again.
+	// The platform no longer lists the predecessor's just-in-time user, which
+	// the agent must remove; its user id is not used again.
 	await(t, "the end of jit1", func() bool { return c.Sh(t, "id -u jit1 2>/dev/null || :") == "" })
 	c.VM.Configure(func(cfg *fabric.Config) { cfg.Users = []fabric.User{person("jit2")} })
 	await(t, "jit2", func() bool { return c.Sh(t, "id -u jit2 2>/dev/null || :") != "" })

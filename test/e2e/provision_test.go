@@ -7,10 +7,10 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestVMAccessOpensPasswords: the machine was ordered without passwords, its
-// owner has lost the key and gets in by VMAccess, which edits sshd_config. Our
-// drop-in is read before that and must not undo it. By the time the platform
-// hears of the success, it holds.
+// TestVMAccessOpensPasswords: the machine was created without password logins,
+// and its owner has lost the key and uses VMAccess, which edits sshd_config.
+// The agent's drop-in takes precedence over that file and must not undo the
+// change. The change must be in effect before success is reported.
 func TestVMAccessOpensPasswords(t *testing.T) {
 	o := blank()
 	o.Provisioning = fabric.Provisioning{}
@@ -23,7 +23,7 @@ fi
 `)
 	c := newAgentCloud(t, o)
 	c.prepareSSHD(t)
-	// As distributions ship it.
+	// As in distributions.
 	c.Sh(t, "grep -q ^Include /etc/ssh/sshd_config || sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' /etc/ssh/sshd_config; sed -i '/^PasswordAuthentication/d' /etc/ssh/sshd_config")
 	c.StartAgent(t)
 	c.WaitReady(t)
@@ -43,8 +43,9 @@ fi
 	}
 }
 
-// TestKeyOfAnUndeliveredCertificate: the document names the key by a
-// certificate that the goal state does not have; the metadata has it by value.
+// TestKeyOfAnUndeliveredCertificate: the provisioning document refers to the
+// key by a certificate that is not in the goal state, but IMDS has the key
+// itself.
 func TestKeyOfAnUndeliveredCertificate(t *testing.T) {
 	o := blank()
 	o.Provisioning = fabric.Provisioning{}

@@ -24,9 +24,9 @@ import (
 	"github.com/azguest/azguest/test/sandbox"
 )
 
-// A replay is a host that knows nothing: it hands out other people's
-// documents as they are and keeps what it gets. It shares no code with the
-// fabric, so it does not share its mistakes either.
+// A replay is a host without any logic: it serves documents recorded by others
+// unchanged and keeps what it receives. It shares no code with the fabric, so
+// it does not repeat its mistakes.
 type replay struct {
 	dir string // of the documents
 	zip []byte // what every package address answers
@@ -104,8 +104,8 @@ func (r *replay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	_, _ = w.Write(b)
 }
 
-// relay takes the status document out of what the HostGAPlugin is asked to
-// put, whether it is a block or the page of a page blob.
+// relay extracts the status document from a PUT request to the HostGAPlugin,
+// for a block blob or a page blob.
 func (r *replay) relay(body []byte) {
 	var put struct{ Content string }
 	if json.Unmarshal(body, &put) != nil || put.Content == "" {
@@ -120,7 +120,7 @@ func (r *replay) relay(body []byte) {
 	r.status = bytes.TrimRight(doc, " \x00")
 }
 
-// rows are the handlers of the last status document: name, version, status,
+// rows returns the handlers of the last status document: name, version, status,
 // extension name and status.
 func (r *replay) rows() (rows []string, aggregate string) {
 	r.mu.Lock()
@@ -156,8 +156,8 @@ func (r *replay) rows() (rows []string, aggregate string) {
 	return rows, strings.TrimSpace(fmt.Sprint(a.Status, " ", a.Code))
 }
 
-// anyHandler is a package for every name and version: it writes the status
-// that its settings want, in the spelling of a careful handler.
+// anyHandler is a package for every name and version; its handler writes the
+// status that its settings ask for.
 func anyHandler(t testing.TB, multi bool) []byte {
 	t.Helper()
 	const script = `#!/bin/sh
@@ -184,8 +184,8 @@ mv "$f.tmp" "$f"
 	return buf.Bytes()
 }
 
-// newReplay boots a machine in front of a host that replays documents.
-// medium is the provisioning document, by file name.
+// newReplay boots a machine on a host that replays documents. medium is the
+// provisioning document, by file name.
 func newReplay(t *testing.T, medium string, r *replay) *sandbox.Sandbox {
 	t.Helper()
 	machinetest.Need(t)
@@ -244,8 +244,8 @@ func newReplay(t *testing.T, medium string, r *replay) *sandbox.Sandbox {
 	return s
 }
 
-// oldHost has the documents of a host of some years ago, with nothing beside the
-// WireServer but the relay.
+// oldHost is a host of some years ago, which has only the WireServer and the
+// status relay.
 func oldHost(t testing.TB, extensions string, multi bool) *replay {
 	return &replay{zip: anyHandler(t, multi), files: map[string]string{
 		"versions": "wire/version_info.xml", "goalstate": "wire/goal_state.xml", "hostingEnvironmentConfig": "wire/hosting_env.xml",
@@ -254,11 +254,11 @@ func oldHost(t testing.TB, extensions string, multi bool) *replay {
 	}}
 }
 
-// TestReplay: the documents that others recorded, byte for byte, through the
-// whole agent. The account is one that no careful person would write down:
-// capital letters, a key that is none, custom data that is no base64. Most
-// documents name versions that the recorded manifest lacks; those handlers,
-// and what depends on them, must say so, and the others must not suffer.
+// TestReplay: recorded documents, byte for byte, are processed by the whole
+// agent. The account in them is unusual: capital letters, an invalid key,
+// custom data that is not base64. Most documents name versions that the
+// recorded manifest lacks; those handlers, and the extensions that depend on
+// them, must report that, without affecting others.
 func TestReplay(t *testing.T) {
 	for _, tc := range []struct {
 		extensions string

@@ -14,8 +14,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// A publisher is one at work: an authority, a certificate that it has
-// signed, packages signed with that. What it runs is what README.md says.
+// A publisher has a certificate authority, a signing certificate, and packages
+// signed with it, made with the commands in README.md.
 type publisher struct {
 	t   testing.TB
 	dir string
@@ -50,7 +50,7 @@ func (p publisher) file(name string) []byte {
 	return b
 }
 
-// sign signs a package, with more options than it takes.
+// sign signs a package, with additional options.
 func (p publisher) sign(zip []byte, more ...string) []byte {
 	p.t.Helper()
 	if err := os.WriteFile(filepath.Join(p.dir, "package.zip"), zip, 0o600); err != nil {
@@ -61,9 +61,9 @@ func (p publisher) sign(zip []byte, more ...string) []byte {
 }
 
 // TestSignedExtensions: with openssl and the files that README.md names, only
-// packages that their publisher has signed run; each way to tamper with one is
-// refused before anything of it is unpacked, the control plane says why, and
-// so does the audit log.
+// packages that their publisher has signed are run. Every kind of manipulation
+// is rejected before anything is unpacked, with the reason in the control plane
+// and in the audit log.
 func TestSignedExtensions(t *testing.T) {
 	t.Parallel()
 	p, stranger := newPublisher(t), newPublisher(t)
@@ -84,7 +84,7 @@ func TestSignedExtensions(t *testing.T) {
 	cases := []struct {
 		typ            string
 		zip, signature []byte
-		refused        string // "": it runs
+		refused        string // "" if it runs
 	}{
 		{"Good", proper("Good"), p.sign(proper("Good")), ""},
 		{"Placeholder", proper("Placeholder"), p.sign(proper("Placeholder"), "-econtent_type", "2.123.456.7.8.9", "-md", "sha384"), ""},
@@ -150,7 +150,7 @@ agentctl config check`)
 			t.Errorf("%s: audit log: %q", k.typ, audit)
 		}
 	}
-	// What people are told.
+	// The reason is shown to users.
 	r, _ := c.Run(t.Context(), "agentctl", "status")
 	t.Logf("%s", r.Stdout)
 	if !strings.Contains(r.Stdout, "AZ-POL-SIGNATURE") {
@@ -167,8 +167,8 @@ agentctl config check`)
 		t.Errorf("policy explain: %v %s%s", err, r.Stdout, r.Stderr)
 	}
 
-	// An extension that the policy does not list: it is neither installed nor
-	// removed, and the control plane says why.
+	// An extension that the policy does not list is neither installed nor
+	// removed, and the control plane shows the reason.
 	c.Sh(t, `echo '{"policyVersion": "0.1.0", "extensionPolicies": {"allowListedExtensionsOnly": true, "extensions": {"Contoso.KeyID": {"signatureRequired": true}}}}' >/etc/waagent_policy.json`)
 	got := c.follow(t, c.put(t, extension{name: "Good", publisher: "Contoso", kind: "Good", version: "1.0", settings: map[string]any{"a": 1}}))
 	if !strings.Contains(got, "not specified as an allowed extension") || !strings.Contains(got, "/etc/waagent_policy.json") {
@@ -185,7 +185,7 @@ agentctl config check`)
 	if !strings.Contains(audit, "not specified as an allowed extension") {
 		t.Errorf("audit log: %s", audit)
 	}
-	// Allowed again, it goes with the next goal state.
+	// Once it is allowed again, the next goal state removes it.
 	c.Sh(t, "rm /etc/waagent_policy.json")
 	c.VM.Configure(func(*fabric.Config) {})
 	if got := c.follow(t, removal); got != "" {

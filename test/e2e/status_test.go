@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// screen waits until agentctl status shows all of want, and returns the
-// screen. Every code on it has to come with what to do.
+// screen waits until agentctl status prints all of want, and returns its
+// output. Every code in it must come with a fix.
 func (c *cloud) screen(t testing.TB, exit int, want ...string) string {
 	t.Helper()
 	var out string
@@ -37,7 +37,7 @@ func (c *cloud) screen(t testing.TB, exit int, want ...string) string {
 	return out
 }
 
-// codes are those of agentctl doctor.
+// codes returns the findings of agentctl doctor with their codes.
 func (c *cloud) codes(t testing.TB) string {
 	t.Helper()
 	r, _ := c.Run(t.Context(), "agentctl", "doctor", "-o", "json")
@@ -66,8 +66,8 @@ func fail(t testing.TB, c *cloud, f fabric.Fault) int {
 	return id
 }
 
-// TestScreens: whatever is wrong, one look says what, since when and what to
-// do, and the exit code fits.
+// TestScreens: in each faulty state, the output says what is wrong, since when
+// and how to fix it, and the exit code fits.
 func TestScreens(t *testing.T) {
 	t.Parallel()
 	t.Run("starting", func(t *testing.T) {

@@ -11,9 +11,9 @@ enable) say success 0 "enabled with $seq" ;;
 esac
 `
 
-// TestTakeOver: a machine that Debian's agent has provisioned and extended
-// gets ours in its place. It is not provisioned again, and nothing of its
-// extensions is installed again.
+// TestTakeOver: a machine that Debian's agent has provisioned and extended gets
+// this agent instead. It is not provisioned again, and no extension is
+// installed again.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	c := newPeerCloud(t, map[string][]byte{"Azguest.E2E.Steady/1.0.0": handler(t, steady)})
@@ -22,7 +22,7 @@ func TestTakeOver(t *testing.T) {
 	if got := c.follow(t, c.put(t, extension{name: "steady", publisher: "Azguest.E2E", kind: "Steady", version: "1.0", settings: map[string]any{"a": 1}})); got != "" {
 		t.Fatalf("the extension under Debian's agent: %s", got)
 	}
-	// Its extension process is a child of its own.
+	// Its extension process is a separate child.
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +39,8 @@ func TestTakeOver(t *testing.T) {
 	if after := c.Sh(t, machine); after != before {
 		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
 	}
-	// A new agent enables what is there once, with the same sequence number, as
-	// every start of the classic one does (design, decision 9).
+	// A new agent enables existing extensions once, with the same sequence
+	// number, as the classic agent does at every start (design, decision 9).
 	const list = "cut -d' ' -f1,2 /var/tmp/handler/calls"
 	if after := c.Sh(t, list); after != calls+"\nenable 0" {
 		t.Errorf("the handler's calls were\n%s\nand are\n%s", calls, after)
@@ -48,7 +48,7 @@ func TestTakeOver(t *testing.T) {
 	if v := c.view(t); !strings.Contains(v, "enabled with 0") {
 		t.Errorf("instance view: %s", v)
 	}
-	// New settings are the next thing that happens, and once.
+	// New settings run next, and once.
 	if got := c.follow(t, c.put(t, extension{name: "steady", publisher: "Azguest.E2E", kind: "Steady", version: "1.0", settings: map[string]any{"a": 2}})); got != "" {
 		t.Errorf("new settings: %s", got)
 	}

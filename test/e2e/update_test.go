@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/test/machine"
 )
 
-// build builds a program with some variables set by the linker.
+// build builds a program with variables set by the linker.
 func build(t testing.TB, pkg string, set ...string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "program")
@@ -45,8 +45,8 @@ func stray(t testing.TB, version, how string) []byte {
 	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, "./testdata/stray", "version="+version, "how="+how)})
 }
 
-// updateConf looks for updates at once; everything else about them is as
-// delivered.
+// updateConf looks for updates at once; other settings of updates have their
+// defaults.
 const updateConf = `
 AutoUpdate.Mode=channel
 Autoupdate.Frequency=1
@@ -68,17 +68,17 @@ func updatable(t testing.TB, ca *updatetest.Authority, extra string, change func
 	if err := c.WriteFile("/etc/azguest/update-roots.pem", ca.PEM(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.publish(t, nil, "0.0.0.0", updatetest.Python("0.0.0.0")) // a family that exists
+	c.publish(t, nil, "0.0.0.0", updatetest.Python("0.0.0.0")) // so that the family exists
 	return c
 }
 
-// shown is what the agent says about itself; empty before it does.
+// shown returns the agent's status file; empty before the first one.
 func (c *cloud) shown() machine.Status {
 	s, _ := c.ReadStatus()
 	return s
 }
 
-// reported is guestAgentStatus of the document the platform has.
+// reported returns guestAgentStatus of the last status document.
 func (c *cloud) reported(t testing.TB) (version, updateStatus string) {
 	t.Helper()
 	var doc struct {
@@ -90,7 +90,7 @@ func (c *cloud) reported(t testing.TB) (version, updateStatus string) {
 		} `json:"aggregateStatus"`
 	}
 	raw, _ := c.VM.StatusDocument()
-	_ = json.Unmarshal(raw, &doc) // none yet
+	_ = json.Unmarshal(raw, &doc) // no document yet
 	g := doc.AggregateStatus.GuestAgentStatus
 	return g.Version, string(g.UpdateStatus)
 }
@@ -108,8 +108,8 @@ func (c *cloud) publish(t testing.TB, ca *updatetest.Authority, version string, 
 	}
 }
 
-// TestUpdate: a good version takes over in the same process, with the lock
-// held all the time, and a reboot comes back with it.
+// TestUpdate: a good version takes over in the same process while the lock is
+// held, and still runs after a reboot.
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
@@ -130,7 +130,7 @@ func TestUpdate(t *testing.T) {
 	if got := c.Sh(t, "ls /var/lib/waagent/waagent_initial_update; test -e /var/lib/waagent/waagent_rsm_update || echo none"); got != "/var/lib/waagent/waagent_initial_update\nnone" {
 		t.Errorf("markers: %s", got)
 	}
-	// Nobody has touched the guard; it must have gone by itself.
+	// The guard must have ended by itself.
 	await(t, "the end of the guard", func() bool {
 		r, _ := c.Run(t.Context(), "pgrep", "-f", "update-guard")
 		return r.Code != 0
@@ -140,7 +140,8 @@ func TestUpdate(t *testing.T) {
 	await(t, "the new version after a reboot", func() bool { return c.shown().Agent.Version == "9.0.0.1" })
 }
 
-// TestUpdateWaitsForExtension: no hand-over while a handler runs a command.
+// TestUpdateWaitsForExtension: no update while a command of a handler is
+// running.
 func TestUpdateWaitsForExtension(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
@@ -165,16 +166,16 @@ func TestUpdateWaitsForExtension(t *testing.T) {
 		t.Errorf("extension: %s", got)
 	}
 	await(t, "the new version", func() bool { v, _ := c.reported(t); return v == "9.0.0.2" })
-	// A new agent enables what is there once, as every restart of the classic
-	// one does; nothing else may happen to the handler.
+	// A new agent enables existing extensions once, as the classic one does at
+	// every restart; no other command may run.
 	calls := c.Sh(t, "cut -d' ' -f1 /var/tmp/handler/calls")
 	if calls != "install\nenable" && calls != "install\nenable\nenable" {
 		t.Errorf("commands of the handler: %q", calls)
 	}
 }
 
-// TestUpdateRollsBack: a version that crashes or hangs is taken back without
-// anybody's help, reported, and left alone until a newer one appears.
+// TestUpdateRollsBack: a version that crashes or hangs is rolled back
+// automatically, reported, and not tried again until a newer one is published.
 func TestUpdateRollsBack(t *testing.T) {
 	t.Parallel()
 	for how, reason := range map[string]string{"crash": "it exited before", "hang": "no status report"} {
@@ -182,8 +183,8 @@ func TestUpdateRollsBack(t *testing.T) {
 			ca := updatetest.NewAuthority()
 			c := updatable(t, ca, "", nil)
 			if how == "hang" {
-				// The version that hangs is given little time, the one after it
-				// the time that a slow machine needs.
+				// The version that hangs gets a short time limit, the one after
+				// it the time that a slow machine needs.
 				const long, short = "HealthTimeout=600", "HealthTimeout=15"
 				c.Sh(t, "sed -i s/"+long+"/"+short+"/ /etc/waagent.conf")
 				c.StartAgent(t)
@@ -219,8 +220,8 @@ func TestUpdateRollsBack(t *testing.T) {
 	}
 }
 
-// TestUpdateRefused: what is not signed, or not this agent, is neither
-// unpacked nor run.
+// TestUpdateRefused: a package that is unsigned, or is not of this agent, is
+// neither unpacked nor run.
 func TestUpdateRefused(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -266,8 +267,8 @@ func TestUpdateRefused(t *testing.T) {
 	}
 }
 
-// TestUpdateByPlatform: the platform governs the version, up and down, and
-// hears what became of its wishes.
+// TestUpdateByPlatform: the platform selects the version, up and down, and the
+// result is reported to it.
 func TestUpdateByPlatform(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
@@ -313,8 +314,8 @@ func TestUpdateByPlatform(t *testing.T) {
 	})
 }
 
-// TestUpdateCrashLoop: a committed version that keeps dying later is given
-// up by the installed one.
+// TestUpdateCrashLoop: if a version that was committed keeps crashing later,
+// the installed version takes over.
 func TestUpdateCrashLoop(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()

@@ -15,8 +15,8 @@ import (
 
 // Levels of a Finding.
 const (
-	Error   = "error"   // it will not work
-	Warning = "warning" // it cannot work
+	Error   = "error"   // it cannot work
+	Warning = "warning" // it fails in some situations
 )
 
 // A Finding is one problem of a package.

@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/test/machine"
 )
 
-// TestAgentctlExt: what an operator on the machine can see of an extension
-// and do about it, with the real binaries.
+// TestAgentctlExt: what an operator on the machine can see and do about an
+// extension, with the real binaries.
 func TestAgentctlExt(t *testing.T) {
 	h := publisher + ".Runner"
 	m := newMachine(t)

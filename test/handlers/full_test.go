@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/test/machine"
 )
 
-// runner is a handler that runs the script of its settings, as Run Command
-// does, and reports its output.
+// runner is a handler that runs the script in its settings, like Run Command,
+// and reports its output.
 const runner = `#!/bin/sh
 cd "$(dirname "$0")" || exit 51
 [ "$1" = enable ] || exit 0
@@ -44,9 +44,9 @@ func runnerZip(t testing.TB) []byte {
 	return b.Bytes()
 }
 
-// TestDiskFull: with no block or no inode left, the agent goes on reporting,
-// says why it is not well, runs the command that makes room, and is well
-// again by itself.
+// TestDiskFull: without free blocks or inodes, the agent keeps reporting, says
+// that the disk is full, runs a command that frees space, and recovers by
+// itself.
 func TestDiskFull(t *testing.T) {
 	h := publisher + ".Runner"
 	for name, fill := range map[string]struct{ options, fill, code string }{
@@ -81,16 +81,16 @@ func TestDiskFull(t *testing.T) {
 			if doc, _ := m.VM.StatusDocument(); !strings.Contains(string(doc), fill.code) {
 				t.Errorf("the platform is not told %s: %.400s", fill.code, doc)
 			}
-			// An agent that starts anew finds its way too.
+			// A restarted agent works, too.
 			m.RestartAgent(t)
-			for range 3 { // more than a reserve can hold
+			for range 3 { // more often than reserved space allows
 				if state, msg := run("echo again"); state != "Succeeded" || msg != "again" {
 					t.Errorf("on the full disk, after a restart: %s %q", state, msg)
 				}
 				m.Sh(t, "("+fill.fill+"); :")
 			}
-			// A command that fills the disk itself is not run again for that
-			// its outcome could not be written down.
+			// A command that fills the disk itself is not run again because its
+			// result could not be stored.
 			m.Write(t, "/var/tmp/fill.sh", "rm -r "+lib+"/ballast/; mkdir "+lib+"/ballast; echo once >>/var/tmp/fills\n("+fill.fill+") 2>/dev/null\n", 0o755)
 			run("sh /var/tmp/fill.sh")
 			if n := strings.Count(m.Read(t, "/var/tmp/fills"), "once"); n != 1 {
@@ -113,8 +113,9 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestReadOnly: the kernel has remounted the agent's file system read-only.
-// Nothing can be run, but that is said, and it is done when it is over.
+// TestReadOnly: the kernel has remounted the agent's file system read-only. No
+// command can be run, which is reported; it is run once the file system is
+// writable again.
 func TestReadOnly(t *testing.T) {
 	h := publisher + ".Runner"
 	m := newMachine(t)

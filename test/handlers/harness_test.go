@@ -20,7 +20,7 @@ Telemetry.Period=1
 Debug.EtpCollectionPeriod=2
 `
 
-// newMachine is a machine with the agent installed and not started.
+// newMachine is a machine with the agent installed. Nothing is started.
 func newMachine(t testing.TB) *machinetest.Machine {
 	t.Helper()
 	m := machinetest.WithAgent(t, machine.Options{
@@ -39,7 +39,7 @@ func start(t testing.TB, m *machinetest.Machine) {
 	m.WaitReady(t)
 }
 
-// await waits until ok.
+// await waits until ok returns true.
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	machinetest.Await(t, what, ok)

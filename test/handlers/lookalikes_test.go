@@ -18,14 +18,14 @@ import (
 	"github.com/azguest/azguest/test/machine/machinetest"
 )
 
-// A lookalike imitates a published handler; name is what the folder in
-// testdata is called, kind the handler that is made of it.
+// A lookalike imitates a published handler. name is its folder in testdata,
+// kind the type of the handler.
 type lookalike struct {
 	name, kind string
 	manifest   string            // HandlerManifest.json
 	files      map[string]string // in the package: file in testdata
 	dirs       bool              // the package has entries for folders
-	bom        bool              // the manifest begins with one
+	bom        bool              // the manifest begins with a byte order mark
 	ballast    string            // name of a file of 26 MB
 }
 
@@ -91,8 +91,8 @@ func lookalikes() []lookalike {
 	}
 }
 
-// zip packs it as its publisher does: no modes at all, so that unzip -Z shows
-// 0644 or less for what must run.
+// zip packs it like its publisher: without file modes, so that executables
+// appear in unzip -Z with 0644 or less.
 func (l lookalike) zip(t testing.TB, version string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -149,9 +149,9 @@ func keys[K comparable, V any](m map[K]V) func(func(K) bool) {
 	}
 }
 
-// names are the resources of the first deployment.
-// together holds each first run until all five have begun, or a minute: then
-// they do not run side by side.
+// names are the resources of the first deployment. together makes each first
+// run wait until all five have begun, or for a minute, which means that they do
+// not run in parallel.
 const together = `for n in $(seq 600); do [ $(grep -c 'begin rc[1-5][.]0 ' /var/tmp/seen/rc.runs) -lt 5 ] || break; sleep 0.1; done`
 
 var names = []string{"cse", "rc1", "rc2", "rc3", "rc4", "rc5", "ah", "gate", "vma", "vma17", "cs1"}
@@ -181,18 +181,18 @@ func (s *story) deploy(t testing.TB, version string, turn int) {
 	}
 }
 
-// A story is what the look-alikes went through, for the points to look at.
+// A story records what happened to the look-alikes, for the checks that follow.
 type story struct {
 	*machinetest.Machine
 	results  map[string]map[string]string // by chapter and resource
-	calls    map[string][]string          // what was called in a chapter
+	calls    map[string][]string          // commands by chapter
 	runs     map[string]string            // runs so far, by chapter
 	rows     map[string]map[string]machine.Row
-	shot     map[string]string // things looked at in the middle
+	shot     map[string]string // files and outputs recorded in the middle of a chapter
 	document map[string]string
 }
 
-// tell brings the look-alikes through their life.
+// tell runs the look-alikes through all chapters.
 func tell(t *testing.T) *story {
 	s := &story{
 		Machine: newMachine(t), results: map[string]map[string]string{}, calls: map[string][]string{},
@@ -205,7 +205,7 @@ func tell(t *testing.T) *story {
 			}
 		}
 	}
-	// A telemetry spool of others and files as other agents leave them.
+	// Telemetry events of other programs, and files as other agents leave them.
 	start(t, s.Machine)
 	chapter := func(name string) {
 		s.calls[name] = strings.Split(s.Sh(t, "cat /var/tmp/seen/calls; mv /var/tmp/seen/calls /var/tmp/seen/calls-"+strings.ReplaceAll(name, " ", "-")+" || :"), "\n")
@@ -234,7 +234,7 @@ func tell(t *testing.T) *story {
 	chapter("restart")
 	s.Reboot(t)
 	s.StartAgent(t)
-	// Everything is enabled again after a boot.
+	// Every handler is enabled again after a boot.
 	await(t, "enable after the boot", func() bool {
 		calls := s.Read(t, "/var/tmp/seen/calls")
 		for _, n := range []string{"cse", "ah", "gate", "vma", "vma17", "cs1"} {
@@ -267,7 +267,7 @@ func tell(t *testing.T) *story {
 	return s
 }
 
-// of are the calls of one handler in a chapter, as "version op".
+// of returns the calls of one handler in a chapter, as "version op".
 func (s *story) of(chapter, handler string) []string {
 	var out []string
 	for _, c := range s.calls[chapter] {
@@ -300,7 +300,7 @@ func op(call string) string { return strings.Split(call, "|")[2] }
 
 var chapters = []string{"install", "settings", "restart", "reboot", "upgrade", "downgrade", "delete"}
 
-// TestPublishedHandlers is extensions/SPEC.md §18.1 point by point.
+// TestPublishedHandlers checks extensions/SPEC.md §18.1 point by point.
 func TestPublishedHandlers(t *testing.T) {
 	s := tell(t)
 	want := func(t *testing.T, what, got, want string) {
@@ -439,13 +439,13 @@ func TestPublishedHandlers(t *testing.T) {
 			if !strings.Contains(s.shot["vma settings"], "*** REDACTED ***") {
 				t.Fatalf("the look-alike does not scrub: %s", s.shot["vma settings"])
 			}
-			// After the boot it could decrypt again.
+			// After the boot it could decrypt its settings again.
 			if !regexp.MustCompile(`vma [2-9] run 1 9`).MatchString(s.runs["reboot"]) {
 				t.Errorf("runs: %s", s.runs["reboot"])
 			}
 		}},
 		{"12 decryption", func(t *testing.T) {
-			for _, k := range []string{"ApplicationHealth", "GATestExt"} { // smime only
+			for _, k := range []string{"ApplicationHealth", "GATestExt"} { // only those that decrypt with smime
 				if r := s.rows["settings"][publisher+"."+k]; r.Word() != "success" {
 					t.Errorf("%s: %+v", k, r)
 				}
@@ -476,7 +476,8 @@ func TestPublishedHandlers(t *testing.T) {
 			if r := s.rows["install"][publisher+".VMAccess"]; r.Word() != "success" {
 				t.Errorf("string codes, no name: %+v", r)
 			}
-			// What disable and update wrote must never have been the answer.
+			// The status that disable and update write must never be taken for
+			// enable's.
 			for _, c := range []string{"upgrade", "downgrade"} {
 				for k, r := range s.rows[c] {
 					if strings.Contains(r.Message(), "disable succeeded") || strings.Contains(r.Message(), "uninstall succeeded") {
@@ -491,7 +492,7 @@ func TestPublishedHandlers(t *testing.T) {
 				want(t, "downgrade of "+h, strings.Join(s.of("downgrade", h), ", "), "1.1.0 disable, 1.1.0 update, 1.1.0 uninstall, 1.0.0 install, 1.0.0 enable")
 				want(t, "delete of "+h, strings.Join(s.of("delete", h), ", "), "1.0.0 disable, 1.0.0 uninstall")
 			}
-			// One run for each sequence number, whatever happened in between.
+			// One run for each sequence number, in spite of all restarts.
 			runs := s.runs["delete"]
 			for l := range strings.Lines(runs) {
 				if !strings.HasPrefix(l, "1 ") && !strings.HasPrefix(l, "vma ") {
@@ -507,7 +508,7 @@ func TestPublishedHandlers(t *testing.T) {
 			}
 		}},
 		{"17 secrets in logs", func(t *testing.T) {
-			// CommandExecution.log is where the output of commands belongs.
+			// Only CommandExecution.log contains the output of commands.
 			if got := s.Sh(t, "grep -rl CANARY- /var/log /run /var/lib/waagent /tmp 2>/dev/null | grep -v -e CommandExecution -e /jobs/ || :"); got != "" {
 				t.Errorf("secrets in %s", got)
 			}
@@ -526,8 +527,8 @@ func TestPublishedHandlers(t *testing.T) {
 			})
 		}},
 		{"19 pkill -f", func(t *testing.T) {
-			// It runs in each version change beside ten others: had anybody
-			// been hit, a result above would say so.
+			// It runs in each version change beside ten others; if it had
+			// killed a process of theirs, a result above would show it.
 			for _, c := range chapters {
 				for k, r := range s.rows[c] {
 					if m := r.Message(); strings.Contains(m, "SIGTERM") || strings.Contains(m, "AZ-EXT-SIGNAL") || strings.Contains(m, "AZ-EXT-LIMBO") {

@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// TestService is the package on a machine without another provisioner: what
-// systemd thinks of it, where extensions run, how much it says.
+// TestService: the package on a machine without another provisioner: the state
+// of the unit, the cgroups of extensions, the amount of logging.
 func TestService(t *testing.T) {
 	t.Parallel()
 	limited := probePackage()
@@ -50,9 +50,8 @@ func TestService(t *testing.T) {
 		t.Errorf("scopes are left: %s", got)
 	}
 
-	// After the first minutes, whatever is said each hour would be too much;
-	// here it is a minute in which nothing happens.
-	// When the boot is over is up to the machine.
+	// Once the boot has ended, an idle minute must pass without log messages.
+	// When the boot ends depends on the machine.
 	var said []string
 	for range 10 {
 		before := m.lines()
@@ -67,13 +66,13 @@ func TestService(t *testing.T) {
 	t.Errorf("an idle minute is worth %d lines:\n%s", len(said), strings.Join(said, "\n"))
 }
 
-// lines are what the agent has logged in this boot.
+// lines returns the agent's log of this boot.
 func (m *container) lines() []string {
 	m.t.Helper()
 	return strings.Split(m.sh("journalctl -b -u azguest --no-pager -o short-iso-precise"), "\n")
 }
 
-// TestReboots boots twice: what was done once is not done again.
+// TestReboots boots twice: completed work is not repeated.
 func TestReboots(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -96,7 +95,7 @@ func TestReboots(t *testing.T) {
 			states, _ := m.reports()
 			reports := len(states)
 			c.off(m)
-			m.medium = "" // the platform has taken it away
+			m.medium = "" // the platform has detached it
 			m.on()
 			m.await("the agent's status", func() bool { m.alive(); return m.status().Provisioning.State == "done" })
 			m.settled()

@@ -9,7 +9,7 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// leakyScript is a handler that says signatures and keys and fails.
+// leakyScript is a handler that prints signatures and keys and fails.
 const leakyScript = `#!/bin/sh
 cd "$(dirname "$0")/.."
 echo "fetching https://st.example/c/b?sv=1&sig=canary10%2Fout0000000000&sp=r" >&2
@@ -19,9 +19,9 @@ logger -t handler "a handler's own words" || true
 exit 9
 `
 
-// TestCanaries: what systemd's journal gets to know, from the agent, from
-// what it starts and from the dump of one that hung, has no secret in it.
-// The rest is searched by the test of the same name in test/e2e.
+// TestCanaries: the journal contains no secret, whether from the agent, from
+// what it starts, or from the dump of a hung agent. Other places are searched
+// by the test of the same name in test/e2e.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	leaky := bundles.Bundle{Name: "Azguest.Samples.Leaky", Version: "1.0.0.0", Files: map[string]string{"bin/leaky": leakyScript}}

@@ -6,8 +6,8 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// TestAStoppedAgentIsStartedAgain: systemd hears nothing from an agent that
-// hangs, ends it and starts another, which goes on where that one was.
+// TestAStoppedAgentIsStartedAgain: systemd gets no watchdog notification from a
+// hung agent, ends it and starts another, which continues.
 func TestAStoppedAgentIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, order{noCloudInit: true, packages: []bundles.Bundle{probePackage()}, extension: probe})
@@ -30,6 +30,6 @@ func TestAStoppedAgentIsStartedAgain(t *testing.T) {
 			t.Errorf("%s: %q (%v), want %q", script, got, err, want)
 		}
 	}
-	// It is not a boot: nothing is enabled again.
+	// This was no boot, so nothing is enabled again.
 	m.once("install", "enable")
 }

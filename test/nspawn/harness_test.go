@@ -1,11 +1,11 @@
-// Package nspawn is the package as it lives under a real systemd: Debian's
-// systemd, D-Bus, networkd, dpkg, sshd and cloud-init with its Azure
-// datasource, in a container on a network where the emulated platform answers.
+// Package nspawn tests the package under a real systemd: Debian's systemd,
+// D-Bus, networkd, dpkg, sshd and cloud-init with its Azure datasource, in a
+// container on a network where the emulated platform answers.
 //
 // A test boots a machine from a copy-on-write tree, in a fraction of a second,
-// and looks at it from outside. What a container lacks is put there: DMI, a
-// drive with the medium, a way to mount it. Tests skip, and say why, where that
-// can't be had: it takes root, namespaces and packages of Debian.
+// and checks it from outside. What a container lacks is added: DMI, a drive
+// with the medium, a way to mount it. Tests are skipped, with the reason, where
+// that is not possible: it needs root, namespaces and Debian packages.
 package nspawn
 
 import (
@@ -35,15 +35,15 @@ import (
 )
 
 const (
-	// patience bounds every wait: it is not what is tested, and a slow machine
-	// must not meet it.
+	// patience is the time limit of every wait. It only ends tests that hang,
+	// so it is longer than any slow machine needs.
 	patience = 10 * time.Minute
 
 	blobAddress = "10.0.0.1:10000"
 	address     = "10.0.0.4" // of the machine
 	account     = "azureuser"
 
-	scratchPrefix = "azguest-nspawn-" // then the process id of who made it
+	scratchPrefix = "azguest-nspawn-" // followed by the process id of its creator
 )
 
 func TestMain(m *testing.M) {
@@ -61,7 +61,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// sweep removes what a run left behind that was killed.
+// sweep removes what killed runs have left behind.
 func sweep() {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), scratchPrefix+"*"))
 	if err != nil {
@@ -75,7 +75,7 @@ func sweep() {
 	}
 }
 
-// need skips where machines can't be made, or are not wanted.
+// need skips the test where machines can't be created, or are not wanted.
 func need(t testing.TB) {
 	t.Helper()
 	switch {
@@ -96,10 +96,10 @@ func need(t testing.TB) {
 	}
 }
 
-// order is what a test wants.
+// order is the configuration of a machine.
 type order struct {
 	provisioning fabric.Provisioning
-	noCloudInit  bool              // switched off, as an administrator does
+	noCloudInit  bool              // disabled as by an administrator
 	config       string            // appended to /etc/waagent.conf
 	files        map[string]string // written before the first boot
 	packages     []bundles.Bundle
@@ -126,7 +126,7 @@ type container struct {
 	loop   *os.File
 }
 
-// newMachine makes platform and machine, switched off.
+// newMachine creates a platform and a machine, switched off.
 func newMachine(t *testing.T, o order) *container {
 	t.Helper()
 	need(t)
@@ -168,7 +168,7 @@ func newMachine(t *testing.T, o order) *container {
 	return m
 }
 
-// platform opens the platform's addresses in the machine's network.
+// platform listens on the platform's addresses in the machine's network.
 func (m *container) platform(o order) {
 	m.t.Helper()
 	p := o.provisioning
@@ -211,7 +211,7 @@ func (m *container) must(err error) {
 	}
 }
 
-// write puts a file on the disk of a machine that is off.
+// write writes a file to the disk of a machine that is off.
 func (m *container) write(name, text string) {
 	m.t.Helper()
 	path := filepath.Join(m.dir, "upper", name)
@@ -219,9 +219,9 @@ func (m *container) write(name, text string) {
 	m.must(os.WriteFile(path, []byte(text), 0o644))
 }
 
-// bootScript runs in a mount namespace of its own, and in a process namespace:
-// the container does not end with nspawn, but with that. Each container has a
-// cgroup of its own, or several systemds would take one for theirs.
+// bootScript runs in a mount namespace and a process namespace of its own,
+// because the container ends with the latter, not with nspawn. Each container
+// has a cgroup of its own; otherwise several systemds would use the same.
 const bootScript = `
 for h in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup/cpu; do
 	[ -e "$h/cgroup.procs" ] || continue
@@ -238,7 +238,7 @@ exec systemd-nspawn --register=no --keep-unit --directory="$1/tree" --machine="$
 	--link-journal=no --console=pipe --bind=/dev/fuse /testbed/init "$5" "$6"
 `
 
-// on boots the machine and returns when its process 1 runs.
+// on boots the machine and returns when its process 1 is running.
 func (m *container) on() {
 	m.t.Helper()
 	minor := ""
@@ -256,7 +256,7 @@ func (m *container) on() {
 	m.must(m.nspawn.Start())
 	m.done = make(chan struct{})
 	go func() {
-		_ = m.nspawn.Wait() // however it ends, it is off
+		_ = m.nspawn.Wait() // whatever its exit status
 		close(m.done)
 	}()
 	m.await("process 1", func() bool {
@@ -266,7 +266,7 @@ func (m *container) on() {
 	})
 }
 
-// initOf is the process 1 among the descendants of a container manager.
+// initOf returns the process 1 among the descendants of a container manager.
 func initOf(pid int) int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
@@ -287,8 +287,8 @@ func initOf(pid int) int {
 	return 0
 }
 
-// insert attaches the medium to a loop device, which lives as long as we
-// hold it open, and returns its minor number.
+// insert attaches the medium to a loop device, which exists as long as its file
+// is held open, and returns its minor number.
 func (m *container) insert() string {
 	m.t.Helper()
 	out, err := exec.CommandContext(m.t.Context(), "losetup", "--find", "--show", "--read-only", m.medium).Output()
@@ -311,10 +311,10 @@ func (m *container) alive() {
 	}
 }
 
-// cut takes the power away.
+// cut turns the power off, without a shutdown.
 func (m *container) cut() {
 	if m.nspawn != nil {
-		_ = m.nspawn.Process.Kill() // gone already, at worst
+		_ = m.nspawn.Process.Kill() // it may have ended
 		<-m.done
 		m.nspawn, m.leader = nil, 0
 		m.dropCgroups()
@@ -325,13 +325,13 @@ func (m *container) cut() {
 	}
 }
 
-// name of the container, and of its cgroups.
+// name is the name of the container and of its cgroups.
 func (m *container) name() string {
 	return "m" + strings.TrimPrefix(filepath.Base(m.dir), "azguest-vm-")
 }
 
-// dropCgroups removes what the container's systemd has left, which was killed.
-// Its processes take a moment to go.
+// dropCgroups removes the cgroups that the killed systemd of the container has
+// left, once their processes have ended.
 func (m *container) dropCgroups() {
 	for range 50 {
 		left := 0
@@ -358,7 +358,7 @@ func (m *container) dropCgroups() {
 	m.t.Log("a cgroup of the machine is left")
 }
 
-// off shuts the machine down in order.
+// off shuts the machine down.
 func (m *container) off() {
 	m.t.Helper()
 	m.must(syscall.Kill(m.leader, 34+4)) // SIGRTMIN+4: poweroff.target
@@ -401,7 +401,8 @@ func (m *container) holds(script string) bool {
 	return err == nil
 }
 
-// await waits until ok. Each question to a machine starts a few processes.
+// await waits until ok returns true, at an interval that allows for the cost of
+// starting processes in the machine.
 func (m *container) await(what string, ok func() bool) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
@@ -409,8 +410,8 @@ func (m *container) await(what string, ok func() bool) {
 	m.must(machine.Until(ctx, 100*time.Millisecond, what, func() (bool, error) { return ok(), nil }))
 }
 
-// reports are the health reports of this machine in order, as State or
-// State/SubStatus, and who sent each.
+// reports returns the health reports of this machine in order, as State or
+// State/SubStatus, and the sender of each.
 func (m *container) reports() (states, by []string) {
 	for _, e := range m.f.Journal(fabric.Query{Kind: fabric.Health}) {
 		state, _, _ := strings.Cut(after(e.Body, "<State>"), "<")
@@ -450,8 +451,8 @@ func (m *container) ready() {
 	})
 }
 
-// oneReady asserts what the platform was told in this boot: Ready once, by
-// who, and nothing after it.
+// oneReady asserts that this boot reported Ready once, by who, and nothing
+// after it.
 func (m *container) oneReady(who string) {
 	m.t.Helper()
 	states, by := m.reports()
@@ -470,10 +471,10 @@ func (m *container) oneReady(who string) {
 	}
 }
 
-// booted holds when systemd has nothing left to start.
+// booted is a command that succeeds when systemd has finished the boot.
 const booted = `systemctl is-system-running 2>/dev/null | grep -q -e running -e degraded`
 
-// settled waits until the machine has done all there is to do at a boot.
+// settled waits until the boot has ended and the agent has finished its work.
 func (m *container) settled() {
 	m.t.Helper()
 	m.await("the end of the boot", func() bool {
@@ -482,14 +483,14 @@ func (m *container) settled() {
 	})
 }
 
-// status is what agentctl says; empty while it can't say anything.
+// status returns the output of agentctl status; empty while there is none.
 func (m *container) status() machine.Status {
 	out, _ := m.try("agentctl status -o json")
-	s, _ := machine.ParseStatus([]byte(out)) // nothing yet
+	s, _ := machine.ParseStatus([]byte(out)) // no output yet
 	return s
 }
 
-// provisioned waits until the agent says that provisioning has ended, and how.
+// provisioned waits until provisioning has ended, and returns the status.
 func (m *container) provisioned() machine.Status {
 	m.t.Helper()
 	var s machine.Status
@@ -501,7 +502,7 @@ func (m *container) provisioned() machine.Status {
 	return s
 }
 
-// explain shows what one would look at first after a failure.
+// explain prints what helps to find the cause of a failure.
 func (m *container) explain() {
 	for _, e := range m.f.Journal(fabric.Query{Kind: fabric.Health}) {
 		m.t.Logf("health %s %s %s", e.Time.Format(time.TimeOnly), e.Header["User-Agent"], e.Body)

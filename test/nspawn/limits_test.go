@@ -7,9 +7,9 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// TestLimits: what a manifest says of resources is obeyed, and a command that
-// was slow because of it says so, once, as a note and not as a fault. Enable is
-// made to be slow; which other commands are is up to the machine.
+// TestLimits: the resource limits of a manifest are applied, and a command that
+// was slowed down by them is reported once, as a note and not as a fault.
+// Enable is made slow; whether other commands are depends on the machine.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	b := probePackage()
@@ -30,7 +30,8 @@ func TestLimits(t *testing.T) {
 		"agentctl ext show Probe | grep -c '^  throttled_s *[0-9.]*$'": "1",
 		"agentctl status >/dev/null; echo $?":                          "0",
 		"agentctl explain AZ-CG-THROTTLED | grep -c resourceLimits":    "1",
-		// Who collects the audit log knows whether a line is missing.
+		// The sequence number in the status lets a collector of the audit log
+		// detect missing lines.
 		`[ "$(agentctl status --output json | sed -n 's/^ *"audit_seq": *\([0-9]*\).*/\1/p')" = "$(wc -l </var/log/azure/azguest-audit.log)" ] && tail -n 1 /var/log/azure/azguest-audit.log | grep -c "\"n\":$(wc -l </var/log/azure/azguest-audit.log),"`: "1",
 	} {
 		if got, err := m.try(script); got != want {
@@ -45,7 +46,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %s", log, wrong)
 		}
 	}
-	// A version without limits has none.
+	// A version without limits runs without limits.
 	b.Flags, b.Version = nil, "1.0.1.0"
 	zip, err := b.Zip()
 	m.must(err)
@@ -64,7 +65,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// notesOfThrottling looks at commands, in order, and what was noted after them.
+// notesOfThrottling checks commands and the notes after them, in order.
 func notesOfThrottling(lines []string) string {
 	before, enable := "", 0
 	for _, l := range lines {
@@ -86,7 +87,7 @@ func notesOfThrottling(lines []string) string {
 	return ""
 }
 
-// TestTOOL15NotesOfThrottling: how many commands were slow is not judged.
+// TestTOOL15NotesOfThrottling: any number of commands may be slow.
 func TestTOOL15NotesOfThrottling(t *testing.T) {
 	t.Parallel()
 	const note = "AZ-CG-THROTTLED"

@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// agentFirst is the unit as images write it that want the agent before
-// everything: cloud-init starts when the agent says that it is up.
+// agentFirst is the unit file of images that want the agent to start first:
+// cloud-init starts once the agent has notified systemd that it is up.
 func agentFirst(t testing.TB) map[string]string {
 	t.Helper()
 	unit, err := os.ReadFile("../../agent/azguest.service")
@@ -26,13 +26,13 @@ func agentFirst(t testing.TB) map[string]string {
 }
 
 // holdInit and holdFinal keep cloud-init in its init or final stage until
-// /run/go-init or /run/go-final is there.
+// /run/go-init or /run/go-final exists.
 const (
 	holdInit  = "bootcmd:\n- until [ -e /run/go-init ]; do sleep 0.1; done\n"
 	holdFinal = "runcmd:\n- until [ -e /run/go-final ]; do sleep 0.1; done\n"
 )
 
-// A case is one way of the boot.
+// A bootCase is one order of events in a boot.
 type bootCase struct {
 	name     string
 	files    map[string]string
@@ -42,9 +42,9 @@ type bootCase struct {
 	noCloud  bool   // cloud-init is switched off
 	play     func(*container)
 	by       string // who provisions in the end
-	ready    string // who tells Ready; empty for nobody
+	ready    string // who reports Ready; empty for nobody
 	state    string // of provisioning; default done
-	accounts int    // how often the account is made
+	accounts int    // how often the account is created
 	log      string // what the agent must have logged
 }
 
@@ -117,7 +117,7 @@ func bootCases() []bootCase {
 			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
 		},
 		{
-			// Between Ready and the first trace of it on disk.
+			// Between its Ready report and the first trace of it on disk.
 			name: "cloud-init killed right after Ready", files: map[string]string{"/etc/crash-ip": ""},
 			by: "azguest", ready: "cloud-init", accounts: 1, log: "taking over",
 		},
@@ -132,7 +132,8 @@ func bootCases() []bootCase {
 	}
 }
 
-// TestProvisioners is who provisions × who comes first × who dies.
+// TestProvisioners: combinations of who provisions, who starts first, and who
+// dies.
 func TestProvisioners(t *testing.T) {
 	for _, c := range bootCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -182,7 +183,7 @@ func TestProvisioners(t *testing.T) {
 }
 
 // usable asserts that the customer can log in: the account with its key,
-// made before the extension ran.
+// created before the extension ran.
 func (m *container) usable() {
 	m.t.Helper()
 	if got := m.sh("cat ~azureuser/.ssh/authorized_keys; stat -c '%U %a' ~azureuser/.ssh/authorized_keys"); !strings.Contains(got, "customer@example") || !strings.HasSuffix(got, "\nazureuser 600") {
@@ -196,8 +197,7 @@ func (m *container) usable() {
 	}
 }
 
-// passed asserts that cloud-init had ended just these stages when the probe
-// looked.
+// passed asserts which stages of cloud-init had ended when the probe ran.
 func (m *container) passed(want ...string) {
 	m.t.Helper()
 	var s struct {
@@ -212,14 +212,14 @@ func (m *container) passed(want ...string) {
 			have = append(have, name)
 		}
 	}
-	// With "none", cloud-init may have come further by itself.
+	// With "none", cloud-init may have advanced by itself.
 	if len(have) < len(want) || strings.Join(have[:len(want)], " ") != strings.Join(want, " ") {
 		m.t.Errorf("the extension ran when cloud-init had ended %q, want %q", have, want)
 	}
 }
 
-// waiting waits until agentctl says what the agent waits for, and asserts that
-// no extension runs meanwhile.
+// waiting waits until agentctl reports what the agent waits for, and asserts
+// that no extension runs meanwhile.
 func (m *container) waiting(want string) {
 	m.t.Helper()
 	m.await("agentctl to say that it waits for "+want, func() bool {
@@ -234,7 +234,7 @@ func (m *container) waiting(want string) {
 	}
 }
 
-// kill ends the agent the hard way and waits for the next one.
+// kill kills the agent with SIGKILL and waits for the next one.
 func (m *container) kill() {
 	m.t.Helper()
 	old := m.sh("systemctl show -P MainPID azguest")
@@ -246,7 +246,8 @@ func (m *container) kill() {
 	})
 }
 
-// told asserts what the platform heard: Ready once from who, or nothing at all.
+// told asserts the platform's health reports: Ready once from who, or none at
+// all.
 func (m *container) told(who string) {
 	m.t.Helper()
 	if who != "" {

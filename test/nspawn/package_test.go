@@ -10,7 +10,7 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// job is what is known about the handler that runs.
+// jobScript prints what is known about the running handler.
 const jobScript = `pid=$(cat /var/lib/probe/pid)
 test -d /proc/$pid
 echo $pid
@@ -18,9 +18,9 @@ cut -d' ' -f4 /proc/$pid/stat
 grep azure /proc/$pid/cgroup
 agentctl ext show ` + probe + ` -o json | grep -i deadline`
 
-// TestUpgrade restarts, kills and upgrades the agent while a handler works:
-// the handler goes on, under the same supervisor and with the same deadline,
-// and its result counts once.
+// TestUpgrade restarts, kills and upgrades the agent while a handler is
+// running: the handler continues, under the same supervisor and with the same
+// deadline, and its result is reported once.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, order{
@@ -48,7 +48,7 @@ func TestUpgrade(t *testing.T) {
 	deb := newer(t, theOneImage(t).deb, "99.0.0.1")
 	m.put(deb, "/root/newer.deb")
 	old := m.sh("systemctl show -P MainPID azguest")
-	// As a handler or an administrator does it, with the agent in the way.
+	// Like an administrator, while the agent is running.
 	m.sh("DEBIAN_FRONTEND=noninteractive dpkg -i /root/newer.deb")
 	m.await("the upgraded agent", func() bool {
 		m.alive()
@@ -82,8 +82,8 @@ func (m *container) put(from, to string) {
 	m.must(os.WriteFile(filepath.Join("/proc", itoa(m.leader), "root", to), b, 0o644))
 }
 
-// TestUpgradeByExtension is the agent's package upgraded by a handler, which
-// the agent waits for: neither may wait for the other.
+// TestUpgradeByExtension: a handler upgrades the agent's package while the
+// agent waits for the handler. Neither may wait for the other.
 func TestUpgradeByExtension(t *testing.T) {
 	t.Parallel()
 	b := probePackage()
@@ -104,7 +104,8 @@ func TestUpgradeByExtension(t *testing.T) {
 	}
 }
 
-// everything is all there is on the machine that the package could have left.
+// everything is a script that lists everything that the package could leave on
+// the machine.
 const everything = `find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /root/newer.deb -o -path /testbed -o -path '/var/log/journal' -o -path '/run/log' \
 	-o -path '/run/systemd/units' -o -path '/run/udev' -o -path '/run/user' -o -path '/run/systemd/inaccessible' \) -prune -o -print | sort
 find /run -xdev \( -path /run/log -o -path /run/systemd/units -o -path /run/user -o -path /run/host -o -path '/run/systemd/*' \) -prune -o -print | sort
@@ -115,8 +116,8 @@ systemctl list-units --all --no-legend --no-pager --plain | cut -d' ' -f1 | grep
 find /sys/fs/cgroup -name '*azure*' -o -name '*azguest*'
 cat /etc/sudoers /etc/ssh/sshd_config /etc/fstab`
 
-// TestRemoval installs, works, removes: the machine is as it was, except for
-// what the customer ordered.
+// TestRemoval installs, uses and removes the package: the machine is as before,
+// except for what the customer requested.
 func TestRemoval(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, order{noCloudInit: true, asleep: true, packages: []bundles.Bundle{probePackage()}})
@@ -168,8 +169,8 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
-// ordered is what stays because it was the order for this machine, or because
-// others keep it.
+// ordered reports whether a line may remain, because it was requested for this
+// machine or is maintained by other programs.
 func ordered(line string) bool {
 	for _, prefix := range []string{
 		"/home/azureuser", "/etc/ssh/", "/etc/sudoers.d/", "/etc/subuid", "/etc/subgid", "/var/log/", "/var/cache/", "/var/lib/systemd/", "/var/lib/dpkg/",

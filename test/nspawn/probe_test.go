@@ -6,9 +6,9 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// probe is a handler that keeps what it finds in /var/lib/probe: which
-// commands it was called with, where it runs, how far cloud-init was. Its
-// enable lasts as long as there is a file /etc/hold-probe.
+// probe is a handler that records its environment in /var/lib/probe: the
+// commands it was called with, its cgroup, the stage of cloud-init. Its enable
+// lasts as long as the file /etc/hold-probe exists.
 const probe = "Azguest.Samples.Probe"
 
 const probeScript = `#!/bin/sh
@@ -46,7 +46,8 @@ func probePackage() bundles.Bundle {
 	return b
 }
 
-// probed waits until the probe has started and returns what file says.
+// probed waits until the probe has started and returns the content of a file of
+// its.
 func (m *container) probed(file string) string {
 	m.t.Helper()
 	m.await("the probe's enable", func() bool {
@@ -56,7 +57,7 @@ func (m *container) probed(file string) string {
 	return m.sh("cat /var/lib/probe/" + file)
 }
 
-// succeeded waits until the platform calls the probe a success.
+// succeeded waits until the operation of the probe has succeeded.
 func (m *container) succeeded() {
 	m.t.Helper()
 	m.await("the probe's success", func() bool {
@@ -69,7 +70,7 @@ func (m *container) succeeded() {
 	})
 }
 
-// once asserts which commands the probe got, in all.
+// once asserts the commands that the probe was called with, in total.
 func (m *container) once(want ...string) {
 	m.t.Helper()
 	if got := m.sh("cat /var/lib/probe/commands"); got != strings.Join(want, "\n") {

@@ -18,8 +18,8 @@ import (
 	"github.com/azguest/azguest/test/vm"
 )
 
-// basePackages is the whole machine: a small Debian cloud image without a
-// kernel. A change makes a new base tree.
+// basePackages is everything in the machine: a small Debian cloud image without
+// a kernel. A change causes a new base tree to be built.
 var basePackages = []string{
 	"systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd",
 	"openssh-server", "sudo", "passwd", "login", "procps", "kmod", "util-linux",
@@ -27,21 +27,23 @@ var basePackages = []string{
 	"eject", "isc-dhcp-client", "cloud-init", "fuseiso", "fuse",
 }
 
-// neededPackages are what this machine has to have, by a program of each.
+// neededPackages are the packages that the tests need on this machine, by one
+// of their programs.
 var neededPackages = map[string]string{
 	"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "dnsmasq": "dnsmasq-base",
 	"ip": "iproute2", "nsenter": "util-linux", "losetup": "util-linux", "dpkg-deb": "dpkg",
 }
 
-// layerScript makes an image of the tree it is called in ($1): no identity,
-// our package, and what makes a container look like a machine of the platform.
+// layerScript turns the tree $1 into an image: it removes its identity,
+// installs the agent's package, and makes the container look like a machine of
+// the platform.
 //
 //   - This kernel has no iso9660: mount(8) calls /sbin/mount.iso9660, which is
 //     fuseiso.
-//   - systemd-detect-virt says what it says on the platform; cloud-init does
+//   - systemd-detect-virt prints the same as on the platform; cloud-init does
 //     nothing in what it takes for a container.
-//   - Process 1 is started by a script of ours, which lays DMI over /sys and
-//     makes the node of the drive.
+//   - Process 1 is started by a script that mounts DMI over /sys and creates the
+//     node of the drive.
 const layerScript = `
 tree=$1 deb=$2
 cd "$tree"
@@ -121,7 +123,7 @@ var (
 	scratch   string // of the whole run; TestMain removes it
 )
 
-// theOneImage is built once per run.
+// theOneImage returns the image, which is built once per run.
 func theOneImage(t testing.TB) image {
 	t.Helper()
 	imageOnce.Do(func() { theImage, errImage = makeImage(t) })
@@ -134,7 +136,7 @@ func theOneImage(t testing.TB) image {
 	return theImage
 }
 
-// errNoBase is a machine that can't get Debian's packages.
+// errNoBase means that Debian's packages can't be downloaded on this machine.
 var errNoBase = errors.New("no Debian tree")
 
 func makeImage(t testing.TB) (im image, err error) {
@@ -160,8 +162,8 @@ func makeImage(t testing.TB) (im image, err error) {
 	return im, nil
 }
 
-// baseTree is the tree of Debian's packages, kept in the cache: of the
-// release that AZGUEST_DEBIAN names, or of 12.
+// baseTree returns the cached tree of Debian's packages, of the release that
+// AZGUEST_DEBIAN names, or of 12.
 func baseTree(ctx context.Context, logf func(string, ...any)) (string, error) {
 	cache, err := vm.CacheDir()
 	if err != nil {
@@ -200,7 +202,8 @@ func baseTree(ctx context.Context, logf func(string, ...any)) (string, error) {
 	return dir, nil
 }
 
-// debianPackage is our package: the one AZGUEST_DEB names, or a new one.
+// debianPackage returns the agent's package: the one AZGUEST_DEB names, or a
+// new one.
 func debianPackage(ctx context.Context) (string, error) {
 	if deb := os.Getenv("AZGUEST_DEB"); deb != "" {
 		return filepath.Abs(deb)
@@ -216,7 +219,7 @@ func debianPackage(ctx context.Context) (string, error) {
 	return found[0], nil
 }
 
-// newer makes the package again under a higher version.
+// newer builds the package again with a higher version.
 func newer(t testing.TB, deb, version string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -229,7 +232,7 @@ dpkg-deb --root-owner-group -Znone -b "$2/x" "$3"`, "newer", deb, dir, out, vers
 	return out
 }
 
-// command runs a command to its end; its output is in the error.
+// command runs a command to its end; an error contains its output.
 func command(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {

@@ -1,7 +1,7 @@
-// Command runcommand is a stand-in for the two handlers behind run commands:
-// it runs the script of its settings and reports what came of it. With a name
-// (ConfigExtensionName) the report is that of managed run commands, JSON
-// inside the message.
+// Command runcommand replaces the two handlers behind run commands: it runs the
+// script in its settings and reports the result. With a name
+// (ConfigExtensionName) the report is that of managed run commands: JSON inside
+// the message.
 package main
 
 import (
@@ -26,12 +26,12 @@ func main() {
 	}
 }
 
-// settings of both kinds.
+// settings are the settings of either handler.
 type settings struct {
 	Runtime []struct {
 		Handler struct {
 			Public struct {
-				Script string `json:"script"` // base64, of the action
+				Script string `json:"script"` // base64, for the action
 				Source struct {
 					Script string `json:"script"`
 				} `json:"source"`
@@ -55,7 +55,7 @@ func enable() error {
 	if name != "" {
 		prefix = name + "."
 	}
-	// A sequence number runs once.
+	// Each sequence number runs once.
 	done := filepath.Join(base, prefix+"done")
 	if last, err := os.ReadFile(done); err == nil && string(last) == seq {
 		return nil

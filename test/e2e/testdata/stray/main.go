@@ -1,5 +1,5 @@
-// Command stray is a version of the agent that goes wrong: it crashes at
-// once, or runs and never reports. It is built by the tests of updates.
+// Command stray is a faulty version of the agent: it crashes at once, or runs
+// and never reports. The tests of updates build it.
 package main
 
 import (
