@@ -82,7 +82,7 @@ var may = map[string][]string{
 	"test/bundles":  {},
 	"test/canary":   {},
 	"test/extlab":   {"test/fabric", "test/machine", "test/release", "test/sandbox"},
-	"test/fabric":   {"test/fabric/..."}, // if emulator and agent share a struct, they share its bugs
+	"test/fabric":   {"test/fabric/..."}, // if emulator and agent shared a struct, they would share its bugs
 	"test/machine":  {"test/fabric", "test/sandbox"},
 	"test/peak":     {},
 	"test/release":  {},
@@ -341,7 +341,7 @@ func TestNoMachinePaths(t *testing.T) {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() || d.Name() == ".git" { // a second working tree's
+		if !d.Type().IsRegular() || d.Name() == ".git" { // the .git file of a second working tree
 			return nil
 		}
 		b, err := os.ReadFile(path)

@@ -111,7 +111,7 @@ func escaped(word string) []string {
 	var plain, x bytes.Buffer
 	e := json.NewEncoder(&plain)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(word) // to memory
+	_ = e.Encode(word) // cannot fail: it writes to memory
 	_ = xml.EscapeText(&x, []byte(word))
 	return []string{
 		word, url.QueryEscape(word), url.PathEscape(word), x.String(),

@@ -332,9 +332,9 @@ func (c *cloud) search(t testing.TB, secrets, places map[string]string) {
 	// classic agent writes them, too, or an administrator has written them.
 	contract := regexp.MustCompile(`^(/etc/waagent\.conf\.d/canary\.conf proxy|` +
 		`/etc/g?shadow-? hash .*|` +
-		`/var/lib/waagent/Azguest\.E2E\.Chatty-1\.0\.0/(bin/handler|heartbeat\.log|status/0\.status) .*|` + // the handler's own
+		`/var/lib/waagent/Azguest\.E2E\.Chatty-1\.0\.0/(bin/handler|heartbeat\.log|status/0\.status) .*|` + // the handler's own files
 		`/var/log/azure/Azguest\.E2E\.Chatty/(own\.log|events/[0-9]+\.json) .*|` +
-		`/var/lib/waagent/azguest/ext/jobs/[0-9a-f]+/std(out|err) .*|` + // what it printed, as it printed it; redacted when shown
+		`/var/lib/waagent/azguest/ext/jobs/[0-9a-f]+/std(out|err) .*|` + // the unmodified output of commands; redacted when shown
 		`/var/lib/waagent/CustomData custom data|/var/lib/waagent/ovf-env\.xml custom data|` +
 		`/var/lib/waagent/[0-9A-F]{40}\.prv key .*|/var/lib/waagent/TransportPrivate\.pem key .*|/var/lib/waagent/[^/]*\.pem key .*)$`)
 	held := map[string]bool{}

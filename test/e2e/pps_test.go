@@ -90,7 +90,8 @@ func TestPooledRunning(t *testing.T) {
 	c.neverUnready(t)
 }
 
-// A Savable VM gets other network interfaces, perhaps on another host.
+// TestPooledSavable: a Savable VM gets other network interfaces, perhaps on
+// another host.
 func TestPooledSavable(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Savable"))
 	c.StartAgent(t)
@@ -102,8 +103,9 @@ func TestPooledSavable(t *testing.T) {
 	c.neverUnready(t)
 }
 
-// If the agent is killed or the VM reboots while it is in the pool, the agent
-// asks for the provisioning document again, and does not report NotReady.
+// TestPooledAndStartedAgain: if the agent is killed or the VM reboots while it
+// is in the pool, the agent asks for the provisioning document again, and does
+// not report NotReady.
 func TestPooledAndStartedAgain(t *testing.T) {
 	for _, how := range []string{"agent killed", "reboot"} {
 		t.Run(how, func(t *testing.T) {
@@ -129,8 +131,8 @@ func TestPooledAndStartedAgain(t *testing.T) {
 	}
 }
 
-// The provisioning document may be invalid: the failure is reported to the
-// platform.
+// TestPooledWithABadOrder: the provisioning document may be invalid; the
+// failure is reported to the platform.
 func TestPooledWithABadOrder(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Running"))
 	c.StartAgent(t)

@@ -32,8 +32,8 @@ const (
 	resource = "ext"
 )
 
-// Configuration for a sandbox with a single id, where no account can be
-// created.
+// noAccount is the configuration for a sandbox with a single id, where no
+// account can be created.
 const noAccount = "Provisioning.Mode=ready-only\n"
 
 const conf = "Extensions.GoalStatePeriod=1\nProvisioning.RegenerateSshHostKeyPair=n\nTelemetry.Enabled=n\n"
@@ -43,7 +43,7 @@ type Lab struct {
 	*machine.Machine
 	handler string
 	rights  sandbox.Rights
-	deaths  int // of the agent that nobody here ordered
+	deaths  int // how often the agent was killed by a handler
 }
 
 // FindAgent returns the path of the agent's binary: said if it is set,

@@ -236,7 +236,7 @@ func (l *linter) command(op string, hm map[string]json.RawMessage) {
 	field := "handlerManifest." + op + "Command"
 	raw, ok := hm[op+"Command"]
 	if !ok {
-		level := Warning // agents pass over it, or fail
+		level := Warning // some agents skip the command, others fail
 		if op == "install" || op == "enable" {
 			level = Error
 		}

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// A Remote speaks to a running fabric program through its admin address.
+// A Remote is a client of a running fabric program, by its admin address.
 type Remote struct {
-	URL  string // http://host:port
-	VM   string // default: the first
+	URL  string // base URL: http://host:port
+	VM   string // name; default the first
 	HTTP *http.Client
 }
 
-// Do calls the admin API or the control plane and returns the body of a 2xx
-// answer with its header.
+// Do sends a request to the admin API or the control plane and returns the body
+// of a 2xx answer with its header. Other answers are a RemoteError.
 func (c Remote) Do(ctx context.Context, method, path string, body any) ([]byte, http.Header, error) {
 	var r io.Reader
 	switch b := body.(type) {
@@ -95,19 +95,22 @@ func (c Remote) vmPath(ctx context.Context) (string, error) {
 
 const apiVersion = "api-version=2024-07-01"
 
-// PutExtension creates or updates an extension; body is the resource as ARM
-// takes it. With wait it polls the operation, and a failure is an error.
+// PutExtension creates or updates an extension; body is the resource in ARM's
+// JSON. With wait it polls the operation until it ends, and returns an error if
+// it failed.
 func (c Remote) PutExtension(ctx context.Context, name string, body []byte, wait bool) ([]byte, error) {
 	return c.change(ctx, http.MethodPut, "extensions/"+url.PathEscape(name), body, wait)
 }
 
-// DeleteExtension removes an extension.
+// DeleteExtension removes an extension. With wait it polls the operation until
+// it ends.
 func (c Remote) DeleteExtension(ctx context.Context, name string, wait bool) error {
 	_, err := c.change(ctx, http.MethodDelete, "extensions/"+url.PathEscape(name), nil, wait)
 	return err
 }
 
-// GetExtension reads an extension with its instance view; an empty name lists.
+// GetExtension returns an extension with its instance view as JSON; with an
+// empty name it lists all.
 func (c Remote) GetExtension(ctx context.Context, name string) ([]byte, error) {
 	vm, err := c.vmPath(ctx)
 	if err != nil {

@@ -262,7 +262,7 @@ func lowerQuery(q url.Values) url.Values {
 	return out
 }
 
-// splitHandler takes Publisher.Type apart: the type is the last part.
+// splitHandler splits Publisher.Type: the type is the last part.
 func splitHandler(name string) (publisher, kind string) {
 	i := strings.LastIndex(name, ".")
 	if i < 0 {
@@ -271,7 +271,8 @@ func splitHandler(name string) (publisher, kind string) {
 	return name[:i], name[i+1:]
 }
 
-// pollOperation answers the async URL, and with monitor the Location URL.
+// pollOperation serves the Azure-AsyncOperation URL, or with monitor the
+// Location URL.
 func (f *Fabric) pollOperation(r *request, id string, monitor bool) (*answer, *apiError) {
 	o := f.ops[strings.ToLower(id)]
 	if o == nil {
@@ -310,8 +311,8 @@ func (f *Fabric) pollOperation(r *request, id string, monitor bool) (*answer, *a
 	return a, nil
 }
 
-// operationResult is what Location leads to where there is no status of an
-// operation to ask for.
+// operationResult serves the Location URL of operations that have no
+// Azure-AsyncOperation URL.
 func (f *Fabric) operationResult(r *request, id string) (*answer, *apiError) {
 	o := f.ops[strings.ToLower(id)]
 	if o == nil {
@@ -330,7 +331,8 @@ func (f *Fabric) retryAfter() string {
 	return strconv.Itoa(max(1, int((f.opts.RetryAfter+time.Second/2)/time.Second)))
 }
 
-// pollHeaders tells the client where to ask; location is for DELETE and POST.
+// pollHeaders sets the headers with the URLs to poll; DELETE and POST also have
+// a Location.
 func (f *Fabric) pollHeaders(r *request, a *answer, o *operation, location bool) {
 	scheme := "http"
 	if r.TLS != nil {
@@ -345,7 +347,7 @@ func (f *Fabric) pollHeaders(r *request, a *answer, o *operation, location bool)
 	a.header.Set("Retry-After", f.retryAfter())
 }
 
-// decodeBody reads a JSON request body, numbers kept as they are.
+// decodeBody parses a JSON request body; numbers are kept as written.
 func decodeBody(r *request, into any) *apiError {
 	r.body = armtemplate.ToJSON(r.body)
 	d := json.NewDecoder(strings.NewReader(string(r.body)))

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/test/fabric/armtemplate"
 )
 
-// States of a deployment, beside Succeeded and Failed.
+// States of a deployment, in addition to Succeeded and Failed.
 const (
 	stateAccepted = "Accepted"
 	stateRunning  = "Running"
@@ -205,7 +205,7 @@ func (f *Fabric) validateDeployment(r *request, group, name string) (*answer, *a
 			list = append(list, object{"id": it.ID})
 		}
 	}
-	properties := doc["properties"].(object) //nolint:forcetypeassert // set by resource
+	properties := doc["properties"].(object) //nolint:forcetypeassert // made there
 	properties["validatedResources"] = list
 	delete(properties, "outputResources")
 	return replyJSON(http.StatusOK, doc), nil

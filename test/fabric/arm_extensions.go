@@ -81,7 +81,7 @@ func (v *VM) put(r *request, old *extension, name string, run bool) (*answer, *a
 	return a, nil
 }
 
-// accept checks a request and makes the extension it asks for.
+// accept checks a request and builds the extension from it.
 func (v *VM) accept(body resourceBody, old *extension, name string, run, patch bool) (*extension, *apiError) {
 	body.normalize()
 	if patch {
@@ -221,7 +221,7 @@ func (v *VM) resolve(e, old *extension) *apiError {
 	return nil
 }
 
-// install puts an accepted extension in place and announces it.
+// install stores an accepted extension and announces it.
 func (v *VM) install(e, old *extension) {
 	e.state = stateCreating
 	changed := true
@@ -255,8 +255,8 @@ func (v *VM) remove(r *request, e *extension) (*answer, *apiError) {
 	}
 	e.deleting, e.state, e.failure, e.since = true, stateDeleting, nil, time.Now()
 	e.op = v.f.newOperation(v, nil)
-	// A disabled instance of a multi-config handler gets a new number so that
-	// the guest sees the change.
+	// A disabled instance of a multi-config handler gets a new sequence number
+	// so that the guest sees the change.
 	if e.multi {
 		e.nextSeq(true)
 	}

@@ -12,7 +12,7 @@ import (
 // The handlers that implement run commands.
 const (
 	runCommandHandler = "Microsoft.CPlat.Core.RunCommandHandlerLinux" // managed run commands
-	runCommandAction  = "Microsoft.CPlat.Core.RunCommandLinux"        // the action
+	runCommandAction  = "Microsoft.CPlat.Core.RunCommandLinux"        // the run command action
 	actionName        = "RunCommandLinux"
 )
 
@@ -20,7 +20,7 @@ const (
 // those are not listed.
 func (e *extension) transient() bool { return strings.EqualFold(e.handler(), runCommandAction) }
 
-// acceptRunCommand turns a managed run command into settings of its handler
+// acceptRunCommand converts a managed run command to settings of its handler
 // (extensions/SPEC.md §17.6).
 func (v *VM) acceptRunCommand(e *extension) (*extension, *apiError) {
 	var p runCommandProperties

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// silentAfter is how old a status may be before the platform calls the agent
-// unresponsive.
+// silentAfter is the age of the last status after which the platform calls the
+// agent unresponsive.
 const silentAfter = 10 * time.Minute
 
 // resource is the VM as ARM returns it.

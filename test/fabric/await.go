@@ -14,8 +14,8 @@ type Condition struct {
 	check func(v *VM) (met bool, now string) // the caller holds f.mu
 }
 
-// HealthIs waits until the guest's last health report is state, or with a
-// slash state and sub-status: "NotReady/ProvisioningFailed".
+// HealthIs waits until the state of the guest's last health report is state, or
+// with a slash until state and sub-status are: "NotReady/ProvisioningFailed".
 func HealthIs(state string) Condition {
 	return Condition{"health=" + state, func(v *VM) (bool, string) {
 		now := v.health.State

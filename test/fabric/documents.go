@@ -379,5 +379,5 @@ func utf16LE(s string) []byte {
 	return b
 }
 
-// stamp is the platform's time format for status and headers.
+// stamp formats a time as in the platform's status and headers.
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }

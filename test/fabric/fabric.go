@@ -47,8 +47,8 @@ type Options struct {
 	// Repository is a folder of packages named Name__Version.zip. Packages can
 	// also be added with AddPackage.
 	Repository string
-	// FastTrack announces changes of extensions through vmSettings instead of
-	// a new incarnation, for virtual machines that don't say otherwise.
+	// FastTrack announces changes of extensions through vmSettings instead of a
+	// new incarnation. A VM's configuration can override it.
 	FastTrack bool
 
 	Subscription  string        // default 00000000-0000-4000-8000-00000000f00d

@@ -223,7 +223,8 @@ func (gs *goalState) families(f *Fabric) []AgentFamily {
 	return out
 }
 
-// Account of the VM's own blobs; it is part of their URL.
+// statusAccount is the storage account of the VM's own blobs; it is part of
+// their URL.
 const statusAccount = "vmstatus"
 
 func (v *VM) blobPath(suffix string) string {

@@ -56,7 +56,7 @@ type VM struct {
 	lastStatus time.Time
 	created    time.Time
 
-	telemetry []time.Time // calls in the last 15 s
+	telemetry []time.Time // times of calls in the last 15 s
 	reprovis  []byte      // body of reprovisiondata, when the VM is claimed
 }
 
@@ -125,7 +125,7 @@ type Config struct {
 	Stopped bool `json:"stopped,omitempty"`
 }
 
-// CertificateConfig varies the certificates document.
+// CertificateConfig modifies the certificates document.
 type CertificateConfig struct {
 	None    bool   `json:"none,omitempty"`    // no Data element
 	Format  string `json:"format,omitempty"`  // default Pkcs7BlobWithPfxContents; "-" leaves the element out
@@ -135,7 +135,7 @@ type CertificateConfig struct {
 	Absent bool `json:"absent,omitempty"`
 }
 
-// AgentFamily is a GAFamily of the goal state; nil and empty fields are left out.
+// AgentFamily is a GAFamily of the goal state; empty fields are left out.
 type AgentFamily struct {
 	Name                      string   `json:"name"`
 	Version                   string   `json:"version,omitempty"`
@@ -230,27 +230,27 @@ func (f *Fabric) VMs() []*VM {
 	return slices.Clone(f.vms)
 }
 
-// Name of the VM.
+// Name returns the name of the VM.
 func (v *VM) Name() string { return v.name }
 
 // ID is the VM id; SMBIOS has it with the first three groups byte-swapped.
 func (v *VM) ID() string { return v.id }
 
-// ContainerID is the current container.
+// ContainerID returns the id of the current container.
 func (v *VM) ContainerID() string {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
 	return v.container
 }
 
-// ConfigName is the current config name.
+// ConfigName returns the current config name.
 func (v *VM) ConfigName() string {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
 	return v.configName
 }
 
-// Incarnation is the current incarnation.
+// Incarnation returns the current incarnation.
 func (v *VM) Incarnation() int {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
@@ -264,7 +264,7 @@ func (v *VM) ETag() string {
 	return v.etag
 }
 
-// Health is the last health report.
+// Health returns the last health report.
 func (v *VM) Health() HealthReport {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()

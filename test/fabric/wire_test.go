@@ -299,7 +299,7 @@ func TestIncompleteGoalState(t *testing.T) {
 	}
 }
 
-// shape is the set of paths of elements, with attribute names.
+// shape returns the paths of all elements, and the names of their attributes.
 func shape(t *testing.T, doc []byte) map[string]bool {
 	t.Helper()
 	d := xml.NewDecoder(bytes.NewReader(bytes.TrimPrefix(doc, []byte("\ufeff"))))

@@ -149,14 +149,14 @@ func keys[K comparable, V any](m map[K]V) func(func(K) bool) {
 	}
 }
 
-// names are the resources of the first deployment. together makes each first
-// run wait until all five have begun, or for a minute, which means that they do
-// not run in parallel.
+// together makes each first run wait until all five have begun, or for a minute,
+// which means that they do not run in parallel.
 const together = `for n in $(seq 600); do [ $(grep -c 'begin rc[1-5][.]0 ' /var/tmp/seen/rc.runs) -lt 5 ] || break; sleep 0.1; done`
 
+// names are the resources of the first deployment.
 var names = []string{"cse", "rc1", "rc2", "rc3", "rc4", "rc5", "ah", "gate", "vma", "vma17", "cs1"}
 
-// deploy asks for all look-alikes in a version with settings that tell turn.
+// deploy puts all look-alikes in a version, with settings that depend on turn.
 func (s *story) deploy(t testing.TB, version string, turn int) {
 	t.Helper()
 	secret := map[string]any{"secret": fmt.Sprintf("CANARY-%02d", turn)}
@@ -205,7 +205,6 @@ func tell(t *testing.T) *story {
 			}
 		}
 	}
-	// Telemetry events of other programs, and files as other agents leave them.
 	start(t, s.Machine)
 	chapter := func(name string) {
 		s.calls[name] = strings.Split(s.Sh(t, "cat /var/tmp/seen/calls; mv /var/tmp/seen/calls /var/tmp/seen/calls-"+strings.ReplaceAll(name, " ", "-")+" || :"), "\n")

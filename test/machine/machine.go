@@ -45,7 +45,7 @@ type Options struct {
 	Fabric  fabric.Options  // BlobURL is set by New
 }
 
-// A Machine is a virtual machine and the platform that it sees.
+// A Machine is a virtual machine and its platform.
 type Machine struct {
 	*sandbox.Sandbox
 	Fabric *fabric.Fabric

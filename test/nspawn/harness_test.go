@@ -442,7 +442,7 @@ func after(s, mark string) string {
 	return rest
 }
 
-// ready waits for Ready.
+// ready waits for a Ready report.
 func (m *container) ready() {
 	m.t.Helper()
 	m.await("Ready", func() bool {

@@ -41,7 +41,7 @@ func lowers(upper, base string) ([]string, error) {
 	split = func(dir string, depth int) error {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			return nil //nolint:nilerr // not readable for this user: it stays empty
+			return nil //nolint:nilerr // not ours to see: it stays empty
 		}
 		for _, e := range entries {
 			name := filepath.Join(dir, e.Name())
@@ -151,7 +151,7 @@ func own(upper string) error {
 		err := filepath.WalkDir(o.dir, func(name string, d fs.DirEntry, err error) error {
 			switch {
 			case err != nil:
-				return nil //nolint:nilerr // not readable for this user: it is not copied
+				return nil //nolint:nilerr // not ours to see: it stays as it is
 			case hidden(upper, name):
 				if d.IsDir() {
 					return fs.SkipDir
@@ -225,7 +225,7 @@ func (c *copier) file(name string, kind fs.FileMode) error {
 	}
 	fi, err := os.Lstat(name)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() > min(maxCopied, c.bytes) || c.files == 0 {
-		return nil //nolint:nilerr // not copied
+		return nil //nolint:nilerr // it stays as it is
 	}
 	src, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {

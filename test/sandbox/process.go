@@ -64,7 +64,7 @@ func (s *Sandbox) RunCmd(ctx context.Context, c Cmd) (Result, error) {
 	return run(ctx, c, s.Start)
 }
 
-// RunBeside is RunCmd for Beside.
+// RunBeside is RunCmd for a process that Beside starts.
 func (s *Sandbox) RunBeside(ctx context.Context, c Cmd) (Result, error) {
 	return run(ctx, c, s.Beside)
 }

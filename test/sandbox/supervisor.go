@@ -259,7 +259,7 @@ func (s *supervisor) reboot() error {
 		_ = w.Close()
 		return err
 	}
-	// Not os/exec: its Wait would compete with reapAll.
+	// Not os/exec, whose Wait would compete with reapAll.
 	s.mu.Lock()
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{bootName}, &syscall.ProcAttr{
 		Env:   []string{"PATH=" + Path, "LANG=C.UTF-8", "SANDBOX_BOOT=" + string(cfg)},

@@ -10,8 +10,8 @@ var sample = Extension{
 	Protected: map[string]any{"secret": "s3cret"},
 }
 
-// A minimal handler. Each command appends a line to a file, so that repeated
-// calls are visible.
+// sampleScript is a minimal handler. Each command appends a line to a file, so
+// that repeated calls are visible.
 const sampleScript = `#!/bin/sh
 set -eu
 cd "$(dirname "$0")/.."

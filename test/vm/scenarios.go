@@ -283,8 +283,8 @@ var (
 		if err != nil {
 			return "", err
 		}
-		// extensions/SPEC.md §10.4: a reboot calls enable once more, with the same
-		// sequence number, and nothing else.
+		// extensions/SPEC.md §10.4: a reboot calls enable once more, with the
+		// same sequence number, and no other command.
 		const want = "install\nenable\nenable"
 		err = until(ctx, "the handler to be enabled again", func() (bool, error) {
 			got, err := r.Machine.Run(ctx, "cat /var/lib/azguest-sample-commands")

@@ -345,7 +345,8 @@ func constant(v any) function {
 	return function{0, 0, func(*scope, []any) (any, error) { return v, nil }}
 }
 
-// logic is "and" or "or" of what the evaluator did not decide already.
+// logic implements and() and or(): end is the result if the evaluator found no
+// operand that decides it earlier.
 func logic(end bool) func(*scope, []any) (any, error) {
 	return func(_ *scope, a []any) (any, error) {
 		for _, v := range a {

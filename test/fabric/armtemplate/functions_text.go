@@ -148,7 +148,7 @@ func murmur(data []byte) uint64 {
 	return uint64(h2)<<32 | uint64(h1)
 }
 
-// guidOf is a UUID of version 5 in the platform's name space.
+// guidOf returns a UUID of version 5 in the platform's name space.
 func guidOf(name string) string {
 	space := []byte("\x11\xfb\x06\xfb\x71\x2d\x4d\xdd\x98\xc7\xe7\x1b\xbd\x58\x88\x30")
 	sum := sha1.Sum(append(space, name...)) //nolint:gosec // what version 5 is made of
@@ -215,7 +215,7 @@ func copyIndex(s *scope, a []any) (any, error) {
 	return number(int64(i) + offset), nil
 }
 
-// padLeft is for what is no longer than a few lines.
+// padLeft implements padLeft(), for lengths of up to 1000 characters.
 func padLeft(_ *scope, a []any) (any, error) {
 	s, pad := text(a[0]), " "
 	n, err := integer(a[1])

@@ -26,8 +26,8 @@ type Resource struct {
 // Conditional reports whether the resource has a condition.
 func (r *Resource) Conditional() bool { return r.raw["condition"] != nil }
 
-// Linked reports whether the resource is a deployment whose template is
-// elsewhere.
+// Linked reports whether the resource is a deployment whose template is at
+// another URL.
 func (r *Resource) Linked() bool {
 	properties, _ := r.raw["properties"].(object)
 	return r.nested() && properties["templateLink"] != nil
@@ -274,7 +274,7 @@ func (r *Resource) body(s *scope) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := v.(object) //nolint:forcetypeassert // the value of an object is an object
+	out := v.(object) //nolint:forcetypeassert // an object's value is one
 	if properties, ok := out["properties"].(object); ok && template != nil {
 		if r.inner() {
 			properties["template"] = template

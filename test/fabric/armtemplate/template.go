@@ -9,29 +9,31 @@ import (
 	"strings"
 )
 
-// Object is an object of JSON.
+// Object is a JSON object.
 type Object = map[string]any
 
-// object is for use in this package.
+// object is Object, for use in this package.
 type object = Object
 
-// A Host is the control plane that a template is deployed to, as far as a
-// template can see it.
+// A Host is the control plane to which a template is deployed. Functions of the
+// template language use it.
 type Host interface {
-	// These answer the functions of the same names. The subscriptionId of the
-	// subscription and the name of the group are also parts of resource IDs.
+	// These return the values of the functions with the same names. The
+	// subscriptionId of the subscription and the name of the group are also
+	// parts of resource IDs.
 	Subscription() Object
 	ResourceGroup() Object
 	Tenant() Object
 	Deployment() Object
 	Environment() Object
-	// Reference answers the function reference(): a resource by its ID, whole
-	// or only its properties. An empty version leaves the choice to the host.
+	// Reference implements the function reference(): it returns a resource by
+	// its ID, whole or only its properties. With an empty version the host
+	// chooses one.
 	Reference(id, version string, whole bool) (any, error)
 }
 
-// A Template is a template with the parameters of one deployment. It is not
-// for use by several goroutines at once.
+// A Template is a template with the parameters of one deployment. It must not
+// be used by several goroutines at the same time.
 type Template struct {
 	host       Host
 	template   object
@@ -39,12 +41,12 @@ type Template struct {
 	functions  map[string]function
 	parameters map[string]any  // evaluated, by lower-case name
 	values     map[string]any  // variables, the same
-	busy       map[string]bool // what is being evaluated
-	steps      int             // of evaluation so far
+	busy       map[string]bool // names that are being evaluated
+	steps      int             // evaluation steps so far
 	resources  []*Resource
 }
 
-// Parse reads a template for a deployment by this host.
+// Parse parses a template for a deployment to this host.
 func Parse(text json.RawMessage, host Host) (*Template, error) {
 	var document object
 	if err := Decode(text, &document); err != nil {
@@ -60,23 +62,23 @@ func newTemplate(document object, host Host) *Template {
 	}
 }
 
-// Hash is the template's hash as the platform shows it; canonical is the
-// template with its keys in order and without blanks.
+// Hash returns the template's hash as the platform shows it; canonical is the
+// template with sorted keys and without white space.
 func Hash(canonical []byte) string { return strconv.FormatUint(murmur(canonical), 10) }
 
-// ContentVersion is the version that the template's author gave it.
+// ContentVersion returns the contentVersion of the template.
 func (t *Template) ContentVersion() any { return t.template["contentVersion"] }
 
-// Nullable reports whether a parameter takes null for a value.
+// Nullable reports whether a parameter accepts null.
 func (t *Template) Nullable(parameter string) bool {
 	o, declared := t.declaration("parameters", parameter)
 	return declared && o["nullable"] == true
 }
 
-// SetParameter gives a parameter its value.
+// SetParameter sets the value of a parameter.
 func (t *Template) SetParameter(name string, value any) { t.given[name] = value }
 
-// Check finds what is wrong with sections, parameters and variables.
+// Check reports errors in sections, parameters and variables.
 func (t *Template) Check() error {
 	if err := t.checkSections(); err != nil {
 		return err
@@ -125,8 +127,8 @@ func (t *Template) checkSections() error {
 	return nil
 }
 
-// Parameters are the parameters as the platform shows them: with their types,
-// and with their values unless these are secure.
+// Parameters returns the parameters as the platform shows them: with their
+// types, and with their values unless they are secure.
 func (t *Template) Parameters() Object {
 	out := object{}
 	for _, name := range sortedKeys(t.section("parameters")) {
@@ -141,7 +143,7 @@ func (t *Template) Parameters() Object {
 	return out
 }
 
-// CheckOutputs finds what is wrong with the outputs before there are any.
+// CheckOutputs reports errors in the outputs before the deployment.
 func (t *Template) CheckOutputs() error {
 	return ignoreLater(t.outputs(atPlan))
 }
@@ -149,7 +151,8 @@ func (t *Template) CheckOutputs() error {
 // Outputs evaluates the outputs at the end of the deployment.
 func (t *Template) Outputs() (Object, error) { return t.outputs(atRun) }
 
-// ignoreLater takes it for no error that something has to be deployed first.
+// ignoreLater drops an error that only means that something must be deployed
+// first.
 func ignoreLater(_ object, err error) error {
 	if errors.Is(err, errLater) {
 		return nil

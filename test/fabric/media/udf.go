@@ -112,8 +112,9 @@ func (m *writer) integrity() {
 	tag(m.at(integrityVDS+1), 8, integrityVDS+1, 512)
 }
 
-// Blocks of the partition: 0 file set descriptor, 1 its end, 2 the root's file
-// entry, 3… the root directory, then one file entry per file.
+// fileSet writes the first blocks of the partition: 0 file set descriptor, 1
+// its terminator, 2 the root's file entry, 3… the root directory, then one file
+// entry per file.
 func (m *writer) fileSet() {
 	b := m.at(partitionStart)
 	udfTime(b[16:], m.when)
@@ -236,8 +237,8 @@ func crcCCITT(b []byte) uint16 {
 	return crc
 }
 
-// compressed is OSTA compressed Unicode: a byte per character where that is
-// enough, two otherwise.
+// compressed encodes OSTA compressed Unicode: one byte per character where that
+// is sufficient, otherwise two.
 func compressed(s string) []byte {
 	wide := false
 	for _, r := range s {
@@ -257,7 +258,8 @@ func compressed(s string) []byte {
 	return out
 }
 
-// dstring fills a field of fixed length, whose last byte is the length used.
+// dstring fills a field of fixed length, whose last byte is the number of bytes
+// used.
 func dstring(field []byte, s string) {
 	c := compressed(s)
 	if len(c) > len(field)-1 {
@@ -274,8 +276,8 @@ func regid(b []byte, id string, suffix []byte) {
 	copy(b[24:32], suffix)
 }
 
-// udfSuffix of a domain or UDF identifier: revision, and for domains the flags
-// 1 (hard) and 2 (soft write protection).
+// udfSuffix returns the suffix of a domain or UDF identifier: revision, and for
+// domains the flags 1 (hard) and 2 (soft write protection).
 func udfSuffix(flags byte) []byte {
 	return []byte{udfRevision & 0xff, udfRevision >> 8, flags}
 }

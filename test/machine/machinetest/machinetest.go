@@ -168,7 +168,7 @@ func (m *Machine) Settle(t testing.TB, extensions ...string) (out map[string]str
 	return out
 }
 
-// Rows are the rows of the last status document.
+// Rows returns the rows of the last status document by Key.
 func (m *Machine) Rows(t testing.TB) map[string]machine.Row {
 	t.Helper()
 	rows, err := m.Machine.Rows()

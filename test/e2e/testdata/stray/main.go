@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Set by the linker.
+// version and how are set by the linker.
 var version, how string
 
 func main() {
