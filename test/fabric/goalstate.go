@@ -52,7 +52,8 @@ func (h handlerGoal) sequenced() bool {
 	return slices.ContainsFunc(h.instances, func(i instanceGoal) bool { return i.level > 0 })
 }
 
-// keepDocuments is the number of incarnations whose sub-documents are served.
+// keepDocuments is the number of latest incarnations whose sub-documents are
+// served.
 const keepDocuments = 16
 
 // announce takes a snapshot of the VM's wanted state as a new goal state. The
