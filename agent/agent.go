@@ -24,7 +24,7 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Options are what an Agent is made of. Every field is required except
+// Options has everything that an Agent needs. Every field is required except
 // Warnings, DieAfter, Processors, Hung and Platform.
 type Options struct {
 	Version  string
@@ -38,24 +38,25 @@ type Options struct {
 	// DieAfter names the point of provisioning at which the process kills
 	// itself (see provisioning.EndAt); only tests of power cuts set it.
 	DieAfter string
-	// LockFD is the lock's descriptor if the version before us kept it for
-	// us, else 0.
+	// LockFD is the descriptor of the lock if the previous version of the agent
+	// passed it on, else 0.
 	LockFD int
 	// ConfigFile is the classic configuration file if it was named on the
 	// command line, else "".
 	ConfigFile string
-	// Processors is how many the process uses while it is busy. It is given
-	// one while it is not; 0 leaves that alone, as it must be where an agent
-	// is not the whole process.
+	// Processors is GOMAXPROCS while the agent is busy; while it is idle,
+	// GOMAXPROCS is 1. 0 leaves it alone, as it must be where an agent is only
+	// a part of the process, for example in a test.
 	Processors int
-	// Hung ends the process with a dump; an agent that hangs calls it where
-	// somebody starts it again. nil: nobody would, so it goes on.
+	// Hung ends the process with a dump; an agent that hangs calls it. It is
+	// nil if nothing would start the process again; then the agent only reports
+	// that it hangs.
 	Hung func()
 	// Platform changes how the platform is reached; only tests set it.
 	Platform func(*platform.Options)
 }
 
-// Agent is the whole agent. Make one with New, run it once.
+// Agent is the guest agent. Make one with New, run it once.
 type Agent struct {
 	Options
 	cfg   *config.Config
@@ -66,35 +67,35 @@ type Agent struct {
 	platform *platform.Client
 	ext      *extensions.Manager
 	spool    *event.Spool
-	events   event.Sink // the spool, or nothing at all if telemetry is off
+	events   event.Sink // the spool; discards events if telemetry is off
 	started  time.Time
 	dieAt    provisioning.Observer // nil outside of tests
 
 	loop             loop        // what the goal-state job remembers between turns
-	inPool           atomic.Bool // a pooled VM waits for its order
-	diskLatch        *latch      // the resource disk may be prepared
-	provisionedLatch *latch      // the machine is made, or was given up on
+	inPool           atomic.Bool // a pre-provisioned VM waits for its reprovisioning data
+	diskLatch        *latch      // open once the resource disk may be prepared
+	provisionedLatch *latch      // open once provisioning has finished or failed
 	pulse            pulse
-	aside            atomic.Bool // something was set aside
-	hangTold         time.Time   // when a hang of the life before was told; only begin and the measure job use it
+	aside            atomic.Bool // unusable state files were set aside
+	hangTold         time.Time   // when a hang of the previous process was reported; only begin and the measure job use it
 	nextLogs         time.Time   // only the logs job uses it
 	logsShipped      bool        // only the logs job uses it
-	badName          string      // only the host name job uses it
+	badName          string      // the last invalid name that was logged; only the host name job uses it
 	memory           memory
 	sshdSeen         time.Time // only the reporter uses it
 	rep              reports
 	hold             hold
 	firewallJob      firewallJob
-	overBudget       atomic.Bool // also after the last cleaning
+	overBudget       atomic.Bool // the disk budget was exceeded even after the last cleaning
 	startGate        startGate
 	jit              jitUsers
 	requesters       requesters
-	clock            reading // of the last look; only the clock job uses it
+	clock            reading // at the last check; only the clock job uses it
 	upd              updater
 }
 
-// New puts an agent together. It reads what the machine says of itself, such as
-// its id and its name; nothing is written or sent yet.
+// New makes an agent. It reads facts about the machine, such as its VM id and
+// host name; nothing is written or sent yet.
 func New(o Options) *Agent {
 	a := &Agent{Options: o, cfg: o.Config, live: newLiveStatus(), diskLatch: newLatch(), provisionedLatch: newLatch(), loop: newLoop(), jit: newJITUsers(), firewallJob: newFirewallJob(), started: time.Now().UTC(), paths: status.DefaultPaths(string(o.Root))}
 	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
@@ -115,10 +116,10 @@ func New(o Options) *Agent {
 	return a
 }
 
-// Run is the whole life: one lock, then the parts side by side until the
-// context ends, see keep. Provisioning comes before extensions, but status flows
-// from the first second. It returns a *Handover if another version is to go on
-// in this process.
+// Run takes the lock and runs all parts of the agent concurrently until the
+// context ends, see runParts. Extensions wait for provisioning; status reports
+// do not. It returns a *Handover if another version is to take over this
+// process.
 func (a *Agent) Run(ctx context.Context) error {
 	unlock, err := a.begin(ctx)
 	if err != nil {
@@ -135,7 +136,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.runParts(life, a.parts()...)
 	a.save()
 	if h := a.passOn(life); h != nil {
-		return h // for the service manager nothing stops
+		return h // no STOPPING=1: the service continues in this process
 	}
 	notify("STOPPING=1")
 	if service.Err() != nil {
@@ -146,8 +147,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return context.Cause(life)
 }
 
-// parts is everything in the agent that goes on side by side. What repeats is
-// in jobs.
+// parts returns everything in the agent that runs concurrently. Periodic work
+// is in jobs.
 func (a *Agent) parts() []part {
 	return []part{
 		{name: "health", run: a.health.Run},
@@ -163,8 +164,8 @@ func (a *Agent) parts() []part {
 	}
 }
 
-// Provision is the first boot only: it returns when the platform has
-// accepted Ready, or with the reason of the failure once that was reported.
+// Provision does only the first boot: it returns when the platform has accepted
+// Ready, or with the reason of the failure once that was reported.
 func (a *Agent) Provision(ctx context.Context) error {
 	unlock, err := a.begin(ctx)
 	if err != nil {
@@ -197,14 +198,16 @@ func (a *Agent) Provision(ctx context.Context) error {
 	return err
 }
 
-// begin takes the lock, makes the directories and says who we are.
+// begin creates the directories, takes the lock and fills in the first
+// snapshot. unlock releases the lock.
 func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	for _, d := range []struct {
 		name string
 		perm os.FileMode
 	}{{"/run/azguest", 0o755}, {a.cfg.Paths.Lib, 0o700}, {a.cfg.Paths.ExtensionLogs, 0o755}} {
 		if err := a.Root.MkdirAll(d.name, d.perm); err != nil {
-			// Without it less works, and each part that needs it says so.
+			// Continue: each part that needs the directory reports its own
+			// error.
 			a.Log.Error().Err(err).Str("code", codeState).Msg("could not create directory of the agent")
 			a.live.problem("directory "+d.name, codeState, fixOf(codeState), err)
 			continue
@@ -234,7 +237,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		s.Policy.Mode = a.cfg.Policy.Mode
 		s.Firewall = status.Firewall{State: status.Off, Message: a.cfg.FirewallWhy()}
 		if a.cfg.OS.EnableFirewall {
-			s.Firewall = status.Firewall{State: status.Unknown} // not looked at yet
+			s.Firewall = status.Firewall{State: status.Unknown} // not checked yet
 		}
 		s.Disk.LibDir = a.cfg.Paths.Lib
 	})
@@ -261,8 +264,8 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	}, nil
 }
 
-// tighten takes rights from a directory that somebody else has made with more
-// than it may have.
+// tighten removes permissions beyond perm from a directory that already
+// existed.
 func (a *Agent) tighten(name string, perm os.FileMode) error {
 	fi, err := a.Root.Stat(name)
 	if err != nil {
@@ -275,20 +278,21 @@ func (a *Agent) tighten(name string, perm os.FileMode) error {
 }
 
 // sweep removes the temporary files of writes and downloads that a kill or a
-// power cut interrupted; one of them may be a copy of shadow. Nobody else
-// writes them: we hold the lock.
+// power cut interrupted; one of them may be a copy of shadow. No other process
+// is writing them, because this one holds the lock.
 func (a *Agent) sweep() {
 	lib, o := a.cfg.Paths.Lib, a.cfg.OS
 	for _, dir := range []string{
 		"/etc", "/run/azguest", o.SSHDir, o.SSHDir + "/sshd_config.d", o.SudoersDir, path.Dir(o.PasswordPath),
 		lib, lib + "/*/config", lib + "/*/status", lib + "/history/*",
 		lib + "/azguest", lib + "/azguest/*",
-		// Not jobs: those who watch over commands outlive us and write there.
+		// Not jobs: the supervisors of commands outlive the agent and write
+		// there.
 		lib + "/azguest/ext/packages", lib + "/azguest/ext/records",
 	} {
 		names, err := a.Root.Glob(dir + "/" + host.TempPattern)
 		if err != nil {
-			continue // a configured path that is no pattern
+			continue // a configured path that is not a valid pattern
 		}
 		for _, n := range names {
 			if err := a.Root.Remove(n); err != nil {
@@ -308,8 +312,8 @@ func (a *Agent) vm() status.VM {
 	return v
 }
 
-// osInfo is guestOSInfo of the status document. Names come from os-release
-// and nothing depends on them.
+// osInfo returns guestOSInfo of the status document. Names come from
+// os-release; no decision depends on them.
 func (a *Agent) osInfo() protocol.OSInfo {
 	info := protocol.OSInfo{Name: "linux"}
 	if name, err := os.Hostname(); err == nil {

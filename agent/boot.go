@@ -15,16 +15,17 @@ import (
 )
 
 const (
-	// readyMark says that Ready was accepted in this boot: it is in /run.
+	// readyMark exists if Ready was accepted in this boot; /run is empty after
+	// a reboot.
 	readyMark = "/run/azguest/ready-accepted"
 	// The platform gives up on a first boot after about 20 minutes.
 	bootLimit = 18 * time.Minute
 )
 
-// boot makes the machine what the platform ordered, or waits for who else
-// does, and sees to it that Ready is reported by exactly one of them. It
-// returns an error only when the context ends: what fails is reported and
-// shown, and extensions go on, because one of them may be the repair.
+// boot provisions the machine, or waits for another provisioner such as
+// cloud-init, and makes sure that exactly one of them reports Ready. It returns
+// an error only when the context ends: failures are reported and shown, and
+// extensions start nevertheless, because one of them may be the repair.
 func (a *Agent) boot(ctx context.Context) error {
 	id, err := provisioning.Identify(a.Root)
 	if err != nil {
@@ -49,9 +50,9 @@ func (a *Agent) boot(ctx context.Context) error {
 	}
 	owner := m.FindOwner(a.cfg.Provisioning.Agent)
 	if owner.Owner == provisioning.OwnerNobody {
-		// "disabled" is also what images say whose provisioner is not known
-		// to the classic agent; if it is there, Ready is its business
-		// (provisioning/SPEC.md §3.9).
+		// "disabled" is also configured in images whose provisioner the classic
+		// agent does not know. If such a provisioner is found, it is the one
+		// that reports Ready (provisioning/SPEC.md §3.9).
 		if other := m.FindOwner(config.AgentAuto); other.ReportsReady() {
 			owner = other
 		}
@@ -66,7 +67,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	case a.cfg.Provisioning.Mode == config.ModeReadyOnly:
 		a.ready(status.ProvDisabled)
 	case owner.Owner == provisioning.OwnerNobody:
-		// Nobody else is in sight, and the platform waits for a word.
+		// No other provisioner was found, and the platform waits for Ready.
 		a.mark(ctx, m)
 		a.ready(status.ProvDisabled)
 	case owner.Owner != provisioning.OwnerSelf:
@@ -76,8 +77,9 @@ func (a *Agent) boot(ctx context.Context) error {
 	case standing == provisioning.Moved && a.hasOrder(ctx):
 		return a.provision(ctx, m, false)
 	case standing == provisioning.Moved:
-		// A copy of a finished machine with nothing ordered for it: it stays
-		// as it is, under its new name (provisioning/SPEC.md §11.4).
+		// A copy of a provisioned machine, without a provisioning document of
+		// its own: it is kept as it is, with its new VM id
+		// (provisioning/SPEC.md §11.4).
 		a.mark(ctx, m)
 		a.ready(status.ProvDone)
 	default:
@@ -85,14 +87,14 @@ func (a *Agent) boot(ctx context.Context) error {
 			a.mark(ctx, m)
 		}
 		a.ready(status.ProvDone)
-		// An earlier agent may have ended between Ready and the end.
+		// An earlier process may have ended after Ready with steps left to do.
 		a.afterReady(ctx, m, nil, m.Unfinished())
 	}
 	return ctx.Err()
 }
 
-// hasOrder looks once whether a medium with a document is there, readable or
-// not.
+// hasOrder reports whether a medium with a provisioning document is present,
+// readable or not. It looks only once.
 func (a *Agent) hasOrder(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, mediaSpare)
 	defer cancel()
@@ -101,7 +103,8 @@ func (a *Agent) hasOrder(ctx context.Context) bool {
 	return err == nil || malformed
 }
 
-// ready reports Ready unless that was accepted in this boot already.
+// ready reports Ready, unless the platform has accepted it in this boot
+// already.
 func (a *Agent) ready(state string) {
 	if a.Root.Exists(readyMark) {
 		a.live.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
@@ -130,9 +133,9 @@ func (a *Agent) mark(ctx context.Context, m *provisioning.Machine) {
 	}
 }
 
-// provision is the first boot with this agent as the provisioner. told says
-// that somebody has told the platform Ready already: then it hears nothing
-// more of it, least of all NotReady.
+// provision does the first boot with this agent as the provisioner. told means
+// that Ready was already reported to the platform: then no more health reports
+// are sent, least of all NotReady.
 func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told bool) error {
 	start := time.Now()
 	pctx, cancel := context.WithCancelCause(ctx)
@@ -149,7 +152,7 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 	told = p.told
 	if err != nil {
 		if ctx.Err() != nil {
-			return context.Cause(ctx) // told to stop: the next start goes on from here
+			return context.Cause(ctx) // stopped; the next start continues from here
 		}
 		a.Log.Error().Err(err).Str("code", provisioning.CodeOf(err)).Msg("provisioning failed")
 		a.live.note("provisioning", "failed: "+provisioning.CodeOf(err))
@@ -177,11 +180,11 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 	return ctx.Err()
 }
 
-// applyPlan reads the document, decides and does. What is left for after
-// Ready is returned.
+// applyPlan reads the provisioning document, makes the plan and applies it. It
+// returns the steps that are left for after Ready.
 func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool) (later []provisioning.Step, from *origin, err error) {
 	if m.Options.RegenerateHostKeys {
-		// sshd starts at the same time and cannot without one.
+		// Made early: sshd starts at the same time and needs a host key.
 		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
 	facts, err := m.Gather(ctx)
@@ -193,7 +196,7 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 		return nil, nil, err
 	}
 	if p.kind != provisioning.PPSNone && m.HostKeys != nil {
-		// Copies of a saved machine must not share what was made before.
+		// Copies of a saved VM must not share host keys.
 		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
 	a.diskLatch.open()
@@ -202,7 +205,7 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	if need := in.NeedsCertificates(); len(need) > 0 {
 		if err := a.fetchCertificates(ctx, need); err != nil {
 			a.Log.Warn().Err(err).Strs("thumbprints", need).Msg("could not fetch certificates for keys")
-			// The metadata has the same keys by value.
+			// The instance metadata has the values of the same keys.
 			if md, merr := a.metadata(ctx); merr == nil {
 				in.Keys = append(in.Keys, md.Keys...)
 			}
@@ -225,7 +228,8 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	return later, from, err
 }
 
-// origin is where the order came from; nil means the instance metadata.
+// origin is where the provisioning data came from; nil means the instance
+// metadata.
 type origin ovf.Document
 
 func (o *origin) source() string {
@@ -235,8 +239,9 @@ func (o *origin) source() string {
 	return o.Source.String()
 }
 
-// afterReady does what Ready does not wait for, and ejects the medium only now:
-// until the marker is on disk it is the only copy of the password.
+// afterReady applies the steps that Ready does not wait for. It also ejects the
+// medium, which must not happen earlier: until the marker is on disk, the
+// medium has the only copy of the password.
 func (a *Agent) afterReady(ctx context.Context, m *provisioning.Machine, from *origin, later []provisioning.Step) {
 	if from != nil && from.Source.Optical {
 		if err := ovf.Eject(a.Root, from.Source); err != nil {
@@ -256,8 +261,8 @@ func (a *Agent) afterReady(ctx context.Context, m *provisioning.Machine, from *o
 	}
 }
 
-// machine is this machine as package provisioning sees it; without an
-// identity where it does not matter which VM this is.
+// machine returns this machine as package provisioning sees it. id may be empty
+// where it does not matter which VM this is.
 func (a *Agent) machine(id provisioning.Identity) *provisioning.Machine {
 	sys := &provisioning.System{Root: a.Root, Run: a.Runner, Kernel: a.Kernel, Events: a.events, Log: a.Log}
 	return provisioning.NewMachine(sys, a.provisioningOptions(), id)
@@ -272,7 +277,8 @@ func (a *Agent) showSteps(steps []provisioning.Step) {
 	})
 }
 
-// observe shows progress, and dies where a test of power cuts says so.
+// observe shows progress, and kills the process at the step that a power cut
+// test has chosen.
 func (a *Agent) observe(p provisioning.Progress) {
 	name := map[provisioning.State]string{
 		provisioning.Doing: "running", provisioning.Done: "done", provisioning.Warned: "done",
@@ -298,7 +304,7 @@ func (a *Agent) observe(p provisioning.Progress) {
 	}
 }
 
-// healthDone keeps what became of a health report.
+// healthDone records the result of a health report.
 func (a *Agent) healthDone(h protocol.Health, err error) {
 	now := time.Now().UTC()
 	a.live.set(func(s *status.Snapshot) {
@@ -330,9 +336,9 @@ func (a *Agent) healthDone(h protocol.Health, err error) {
 	}
 }
 
-// tellKVP leaves the report where the host looks when health is posted: it
-// must be there before the post (provisioning/SPEC.md §9.8). Only Hyper-V
-// guests have the directory.
+// tellKVP writes the report to the KVP pool, which the host reads when health
+// is posted: it must be there before the post (provisioning/SPEC.md §9.8). Only
+// Hyper-V guests have the directory.
 func (a *Agent) tellKVP(ctx context.Context, rec provisioning.Record) {
 	if !a.Root.Exists(path.Dir(kvp.GuestPool)) {
 		return

@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// certs judges the certificates of a goal state.
+// certs returns the state of the certificates of a goal state.
 func certs(gs *protocol.GoalState) []status.Cert {
 	users := map[string][]string{}
 	for _, h := range gs.Handlers {
@@ -58,7 +58,8 @@ func certs(gs *protocol.GoalState) []status.Cert {
 	return out
 }
 
-// certsCode: they did not come, or can't be read.
+// certsCode returns the code for certificates that could not be fetched or
+// could not be decrypted.
 func certsCode(err error) string {
 	if _, fault := errors.AsType[*protocol.Fault](err); fault {
 		return "AZ-CERT-FETCH"

@@ -17,11 +17,11 @@ const clockPeriod = 30 * time.Second
 const (
 	leastSleep = 2 * time.Second // CLOCK_BOOTTIME ahead of CLOCK_MONOTONIC: the machine slept
 	leastJump  = 2 * time.Second // the wall clock against CLOCK_BOOTTIME: it was set
-	skewMax    = 5 * time.Minute // against the platform: signatures and tokens stop to work
+	skewMax    = 5 * time.Minute // against the platform: beyond it, signatures and tokens do not work
 )
 
-// A reading is the three clocks at one moment. Mono stands still while the
-// machine sleeps, boot does not, wall is what somebody set.
+// A reading is the three clocks at one moment. mono stands still while the
+// machine sleeps, boot does not; wall is the clock that can be set.
 type reading struct {
 	wall       time.Time // without Go's monotonic part
 	mono, boot time.Duration
@@ -38,7 +38,7 @@ func readClocks() (reading, error) {
 	return reading{time.Now().Round(0), time.Duration(mono.Nano()), time.Duration(boot.Nano())}, nil
 }
 
-// since says what happened between two readings: for how long the machine
+// since returns what happened between two readings: for how long the machine
 // slept, and by how much the wall clock was set (0: neither).
 func (now reading) since(then reading) (slept, jumped time.Duration) {
 	slept = (now.boot - then.boot) - (now.mono - then.mono)
@@ -52,9 +52,9 @@ func (now reading) since(then reading) (slept, jumped time.Duration) {
 	return slept, jumped
 }
 
-// checkClock is the job that notices sleeps and jumps. Deadlines
-// need nothing of it, they are kept by monotonic clocks; but what the
-// platform wants may have changed meanwhile, and people want to know.
+// checkClock is the job that detects sleeps and changes of the wall clock.
+// Deadlines do not depend on it, because they use monotonic clocks. It shows
+// what happened and makes the next status report go out.
 func (a *Agent) checkClock(context.Context) error {
 	now, err := readClocks()
 	if err != nil {
@@ -85,12 +85,12 @@ func (a *Agent) checkClock(context.Context) error {
 		a.Log.Info().Dur("by", jumped).Msg("the clock was set")
 		a.live.note("clock", "set by "+jumped.Round(time.Second).String())
 	}
-	// The host may be another one now.
+	// The VM may be on another host now.
 	a.rep.force()
 	return nil
 }
 
-// fillClock judges the clock against the platform's.
+// fillClock sets the state of the clock from its difference to the platform's.
 func fillClock(c *status.Clock, skew time.Duration, at time.Time, known bool) {
 	if c.State == "" {
 		c.State = status.Unknown

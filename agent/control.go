@@ -12,14 +12,14 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// hold is the operator's "start no extension until then".
+// hold is the operator's request to start no extension until a given time.
 type hold struct {
 	mu sync.Mutex // guards held
 	held
 }
 
-// held is a hold as it is kept on disk: one that a restart or a reboot ends
-// could not be relied upon.
+// held is a hold as it is saved on disk, so that it survives restarts and
+// reboots.
 type held struct {
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason,omitempty"`
@@ -31,16 +31,17 @@ func (h *hold) set(to held) {
 	h.mu.Unlock()
 }
 
-// now is the hold that is in force, if one is.
+// now returns the hold, and whether it is in force.
 func (h *hold) now() (held, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	left := time.Until(h.Until)
-	// A clock that was far ahead must not hold for years.
+	// A hold that was set while the clock was far ahead must not last for
+	// years.
 	return h.held, left > 0 && left <= status.HoldMax
 }
 
-// why returns what handlers wait for, "" if there is no hold.
+// why returns a text for what handlers wait for, "" if there is no hold.
 func (h *hold) why() string {
 	if held, on := h.now(); on {
 		return "the end of the hold (" + held.Until.UTC().Format(time.DateTime) + " UTC)"
@@ -50,7 +51,7 @@ func (h *hold) why() string {
 
 func (a *Agent) holdFile() string { return a.cfg.Paths.Lib + "/azguest/hold.json" }
 
-// keepHold makes a hold, or ends it.
+// keepHold saves a hold and puts it in force; a zero h ends it.
 func (a *Agent) keepHold(h held) error {
 	var err error
 	if h.Until.IsZero() {
@@ -71,7 +72,7 @@ func (a *Agent) keepHold(h held) error {
 	return nil
 }
 
-// restoreHold takes over the hold of an agent before us.
+// restoreHold restores the hold that a previous process saved.
 func (a *Agent) restoreHold() {
 	b, err := a.Root.ReadFile(a.holdFile())
 	var h held
@@ -87,9 +88,9 @@ func (a *Agent) restoreHold() {
 	a.hold.set(h)
 }
 
-// control serves agentctl's requests to change something. Only root is
-// heard, and each request is written to the log. Without the socket the
-// agent is whole: agentctl status reads a file.
+// control serves agentctl's requests to change something. Only requests from
+// root are accepted, and each one is logged. No other part needs the socket:
+// agentctl status reads a file.
 func (a *Agent) control(ctx context.Context) error {
 	return status.Serve(ctx, a.paths.Socket, a.request)
 }
@@ -125,7 +126,7 @@ func (a *Agent) request(ctx context.Context, r status.Request) status.Response {
 		if err := a.keepHold(h); err != nil {
 			return refuse(err)
 		}
-		a.ext.Wake() // so that what waits says for what
+		a.ext.Wake() // so that waiting handlers show what they wait for
 		a.live.note("extensions", "held by the operator"+because(r.Reason))
 		return status.Response{OK: true, Message: fmt.Sprintf("no extension starts until %s UTC; running commands continue", h.Until.Format(time.DateTime))}
 	case status.OpResume:

@@ -1,18 +1,18 @@
-// Package agent is the process: it puts the parts together and owns their
-// order in time. Start reading at Agent.Run.
+// Package agent is the agent process: it creates the parts, connects them and
+// decides in which order they run. Start reading at Agent.Run.
 //
 // What it promises:
 //
 //   - One agent per machine (a lock), one provisioning per VM id (a marker
 //     that is on disk before Ready is sent), one Ready per boot.
-//   - Status flows while work is slow: provisioning, fetching, handlers and
-//     reporting run side by side, and a report goes out on every change and
-//     at least once a heartbeat.
-//   - Nothing in here gives up silently. What fails is retried by the one
-//     place that owns it, shown in the snapshot that agentctl reads, and
-//     logged once by whoever stops the error.
-//   - Dying is always allowed. Everything that matters is on disk before it
-//     is acted upon; handlers live in processes of their own and go on.
+//   - Status is reported while work is slow: provisioning, fetching, handlers
+//     and reporting run concurrently, and a report is sent on every change
+//     and at least once per heartbeat period.
+//   - No failure is silent. What fails is retried by the code that is
+//     responsible for it, shown in the snapshot that agentctl reads, and
+//     logged once where the error is handled.
+//   - The process may end at any time. Important state is on disk before it
+//     is acted upon; handlers are processes of their own and continue.
 //
 // First boot:
 //
@@ -21,15 +21,15 @@
 //	WireServer ◄── NotReady: Provisioning ◄─────────────────┘                │
 //	WireServer ◄── Ready (or NotReady: ProvisioningFailed + reason) ◄────────┘
 //
-// For ever after:
+// After the first boot:
 //
 //	WireServer, HostGAPlugin ─ platform.GoalState ─► tick ─ Manager.Offer ─► handlers
 //	     ▲                                                                      │
 //	     └── status blob ◄─ report ◄─ Manager.Status, Manager.Changed ◄─────────┘
 //	                          └─► /run/azguest/status.json ─► agentctl
 //
-// The package is flat, because its files are the methods of one type, [Agent],
-// each on one subject, and share its fields; what could stand alone is in the
+// The package is flat, because its files have the methods of one type, [Agent],
+// each on one subject, and share its fields; independent parts are in the
 // packages below (agent/update decides about versions, agent/firewall sets rules,
 // agent/status keeps the snapshot, agent/doctor the codes). The files, by subject:
 //

@@ -14,18 +14,18 @@ import (
 	"github.com/azguest/azguest/protocol/imds"
 )
 
-// checkTime bounds everything doctor asks the agent to look at.
+// checkTime is the time limit for all checks of one doctor request.
 const checkTime = 5 * time.Second
 
-// doctor asks the platform's services right now and says what it found. It
-// changes nothing; a failure it sees counts as one everywhere.
+// doctor probes the platform's services now and returns its findings. It
+// changes nothing, but a failed probe counts as a failure of that endpoint.
 func (a *Agent) doctor(ctx context.Context) status.Response {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	n := doctor.Network{}
 	failing := false
 	for _, f := range a.platform.Probe(ctx) {
-		f.Failures += flaky // a person asks: one failure is enough
+		f.Failures += flaky // on request, one failure is enough to be reported
 		e := endpoint(f)
 		failing = failing || e.State != status.OK
 		n.Endpoints = append(n.Endpoints, e)
@@ -45,7 +45,7 @@ func (a *Agent) doctor(ctx context.Context) status.Response {
 	return status.Response{OK: true, Data: data}
 }
 
-// lookUp tries the first of the hosts that has a name.
+// lookUp resolves the first host that has a name instead of an address.
 func lookUp(ctx context.Context, hosts []status.Host) error {
 	for _, h := range hosts {
 		u, err := url.Parse(h.URL)
@@ -60,7 +60,8 @@ func lookUp(ctx context.Context, hosts []status.Host) error {
 	return nil
 }
 
-// blockingRules reads this machine's firewall with whatever lists it.
+// blockingRules returns the firewall rules of this machine, as listed by nft or
+// iptables, that block the platform.
 func (a *Agent) blockingRules(ctx context.Context) []string {
 	addrs := []string{a.platform.Endpoint(), imds.Address}
 	if _, _, err := net.SplitHostPort(addrs[0]); err == nil {

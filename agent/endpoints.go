@@ -17,18 +17,18 @@ import (
 )
 
 const (
-	// flaky is how many failures in a row make an endpoint a fault: one may
-	// be a live migration.
+	// flaky is how many consecutive failures make an endpoint a problem: a
+	// single one may be caused by a live migration.
 	flaky = 2
-	// probeFirst and probeAgain are the shortest and the longest pause between two
-	// questions to an endpoint that fails and that nobody has a use for at the
-	// moment: without them it would be called broken for ever. That makes 15 in
+	// probeFirst and probeAgain are the shortest and the longest pause between
+	// two probes of a failing endpoint. Without probes, an endpoint that is not
+	// in use at the moment would be shown as failing for ever. That makes 15 in
 	// the first hour.
 	probeFirst = 30 * time.Second
 	probeAgain = 5 * time.Minute
 )
 
-// fillEndpoints puts what the platform client knows into a snapshot.
+// fillEndpoints adds the platform client's view of its endpoints to a snapshot.
 func (a *Agent) fillEndpoints(s *status.Snapshot) {
 	s.Endpoints = nil
 	for _, f := range a.platform.Endpoints() {
@@ -44,8 +44,8 @@ func (a *Agent) fillEndpoints(s *status.Snapshot) {
 	fillClock(&s.Clock, skew, at, known)
 }
 
-// storageHosts are the servers that a goal state sends us to: what a firewall
-// has to let through, or a machine without a route to do without.
+// storageHosts returns the storage servers that a goal state refers to; a
+// firewall has to let them through.
 func storageHosts(gs *protocol.GoalState) []status.Host {
 	if gs == nil {
 		return nil
@@ -79,7 +79,7 @@ func storageHosts(gs *protocol.GoalState) []status.Host {
 	return out
 }
 
-// endpoint judges one endpoint.
+// endpoint returns the state of one endpoint.
 func endpoint(f platform.EndpointFact) status.Endpoint {
 	e := status.Endpoint{
 		Name: f.Name, URL: f.URL, Via: f.Via, Proxy: f.Proxy, State: status.OK,
@@ -91,7 +91,7 @@ func endpoint(f platform.EndpointFact) status.Endpoint {
 	}
 	e.State = status.Warn
 	if f.Failures < flaky && !f.LastOK.IsZero() {
-		return e // once is no fault yet
+		return e // a single failure is not a problem yet
 	}
 	if f.Name == platform.WireServer && f.Fault != platform.FaultStatus {
 		e.State = status.Error
@@ -105,7 +105,7 @@ func endpoint(f platform.EndpointFact) status.Endpoint {
 	return e
 }
 
-// endpointCode names what keeps an endpoint from answering.
+// endpointCode returns the code for what keeps an endpoint from answering.
 func endpointCode(name, fault string) string {
 	switch fault {
 	case platform.FaultRoute:
@@ -115,7 +115,7 @@ func endpointCode(name, fault string) string {
 	case platform.FaultStatus:
 		return "AZ-NET-BUSY"
 	case platform.FaultProxy:
-		return "AZ-NET-PROXY" // for the platform's own address: one that catches all traffic
+		return "AZ-NET-PROXY" // for the platform's own address: a proxy that intercepts all traffic
 	}
 	switch name {
 	case platform.WireServer:
@@ -134,7 +134,7 @@ func endpointCode(name, fault string) string {
 	return "AZ-NET-STORAGE"
 }
 
-// why is what an endpoint is needed for.
+// why returns what an endpoint is needed for.
 func why(name string) string {
 	return map[string]string{
 		platform.WireServer: "goal state, certificates, health reports",
@@ -144,7 +144,7 @@ func why(name string) string {
 	}[name]
 }
 
-// probeFailing is the job that asks failing endpoints whether they are back.
+// probeFailing is the job that probes failing endpoints.
 func (a *Agent) probeFailing(ctx context.Context) error {
 	a.probe(ctx, func(f platform.EndpointFact) bool {
 		pause := probeAgain
@@ -156,7 +156,7 @@ func (a *Agent) probeFailing(ctx context.Context) error {
 	return nil
 }
 
-// probe asks the failing endpoints that are due.
+// probe probes the failing endpoints that are due.
 func (a *Agent) probe(ctx context.Context, due func(platform.EndpointFact) bool) {
 	var names []string
 	for _, f := range a.platform.Endpoints() {
@@ -170,8 +170,8 @@ func (a *Agent) probe(ctx context.Context, due func(platform.EndpointFact) bool)
 	}
 }
 
-// platformCode says what a failed poll failed by: the way there, or what
-// came back.
+// platformCode returns the code for a failed poll: the WireServer could not be
+// reached, or its answer could not be used.
 func (a *Agent) platformCode() string {
 	for _, f := range a.platform.Endpoints() {
 		if f.Name == platform.WireServer && f.Failing() && f.Fault != platform.FaultStatus {
@@ -181,7 +181,7 @@ func (a *Agent) platformCode() string {
 	return "AZ-PLAT-GOALSTATE"
 }
 
-// fixOf is the table's advice.
+// fixOf returns the advice for a code, from the table of codes.
 func fixOf(code string) string {
 	c, _ := doctor.Lookup(code)
 	return cmp.Or(c.Fix, "agentctl explain "+code)

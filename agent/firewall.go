@@ -16,35 +16,36 @@ import (
 	"github.com/azguest/azguest/protocol/discover"
 )
 
-// WirePort is the WireServer's. It must stay reachable for root whatever the firewall does.
+// WirePort is the WireServer's TCP port. It must stay reachable for root
+// whatever the firewall does.
 const WirePort = 80
 
 // firewallJob is what the firewall job remembers.
 type firewallJob struct {
-	setting   turn               // to set rules; guards what follows
+	setting   turn               // held while rules are set; guards the fields below
 	fw        *firewall.Firewall // nil before the first time
-	addr      netip.Addr         // that fw protects
-	installed bool               // the rules were there before
-	next      time.Time          // no look before, after the rules were taken back
-	tested    bool               // they do what they are for
-	open      bool               // the last test has found that an unprivileged user gets through
+	addr      netip.Addr         // the address that fw protects
+	installed bool               // the rules were in place at the last check
+	next      time.Time          // no check before, after rules that blocked root were removed
+	tested    bool               // the rules were tested since they last changed
+	open      bool               // the last test found that an unprivileged user gets through
 
-	testing turn // to test the rules; guards what follows
-	off     bool // switched off, and cleaned up
+	testing turn // held while rules are tested; guards the field below
+	off     bool // switched off by the configuration, rules removed
 }
 
 func newFirewallJob() firewallJob { return firewallJob{setting: newTurn(), testing: newTurn()} }
 
 // reverted is how long rules that had cut the agent off are not tried again:
-// each try costs the machine the platform for seconds.
+// each try cuts the machine off from the platform for seconds.
 const reverted = time.Hour
 
-// keepFirewall is the job that keeps the platform's address for root, or
-// takes the rules away where they are switched off. It tries them out, too,
-// which takes seconds where the host is silent.
+// keepFirewall is the job that keeps the rules in place that reserve the
+// platform's address for root, or removes them if they are switched off. It
+// also tests them, which takes seconds if the host does not answer.
 func (a *Agent) keepFirewall(ctx context.Context) error {
 	if a.cfg.Protocol.Endpoint != "" {
-		return nil // the endpoint of a test: the rules would be about somebody else's address
+		return nil // the endpoint of a test: the rules would protect an unrelated address
 	}
 	x := &a.firewallJob
 	end, err := x.testing.take(ctx)
@@ -70,7 +71,7 @@ func (a *Agent) keepFirewall(ctx context.Context) error {
 	}
 	defer endSetting()
 	if fw != x.fw {
-		return nil // about an address that is not the platform's any more
+		return nil // the test was of an address that is no longer the platform's
 	}
 	x.tested, x.open = test.done, test.open
 	if err != nil {
@@ -83,9 +84,10 @@ func (a *Agent) keepFirewall(ctx context.Context) error {
 // azureTag is the chassis asset tag of every machine of the platform.
 const azureTag = "7783-7084-3265-9085-8269-3286-77"
 
-// FirewallWanted says whether there are to be rules: where the configuration says so,
-// and else on the platform's machines, which are known by their tag or by
-// having found the platform.
+// FirewallWanted reports whether the rules have to be set: as the configuration
+// says, or, if it does not set OS.EnableFirewall, on the platform's machines.
+// Those are known by their asset tag or because an endpoint of the platform was
+// found earlier.
 func FirewallWanted(root host.Root, c *config.Config) bool {
 	if _, _, said := c.Said("OS.EnableFirewall"); said || !c.OS.EnableFirewall {
 		return c.OS.EnableFirewall
@@ -94,8 +96,7 @@ func FirewallWanted(root host.Root, c *config.Config) bool {
 	return err == nil && strings.TrimSpace(string(tag)) == azureTag || root.Exists(path.Join(c.Paths.Lib, "WireServerEndpoint"))
 }
 
-// setFirewall puts the rules in place and returns the firewall if it has to be tried
-// out.
+// setFirewall sets the rules and returns the firewall if it has to be tested.
 func (a *Agent) setFirewall(ctx context.Context) (*firewall.Firewall, error) {
 	x := &a.firewallJob
 	end, err := x.setting.take(ctx)
@@ -132,7 +133,8 @@ func (a *Agent) setFirewall(ctx context.Context) (*firewall.Firewall, error) {
 	return x.fw, nil
 }
 
-// showFirewall shows what was just found out; who calls it may set rules.
+// showFirewall shows the result of setting or testing the rules. The caller
+// must hold firewallJob.setting.
 func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
 	was := a.live.copy().Firewall
 	now := status.Firewall{State: status.OK, Backend: was.Backend, VerifiedAt: time.Now().UTC(), Results: was.Results}
@@ -161,16 +163,16 @@ func (a *Agent) showFirewall(err error, change func(*status.Firewall)) {
 	}
 }
 
-// firewallTest is what a test of the rules has found.
+// firewallTest is the result of a test of the rules.
 type firewallTest struct {
-	results map[string]string // to be shown: who reaches the platform
-	open    bool              // an unprivileged user does
-	done    bool              // it could be told; else it has to be done again
+	results map[string]string // who reaches the platform, to be shown
+	open    bool              // an unprivileged user reaches the platform
+	done    bool              // the test was conclusive; else it is repeated
 }
 
-// testFirewall tries out the rules. Nothing can be said while root can't reach
-// the platform either. An error says that the rules themselves stop root, and
-// are gone.
+// testFirewall tests the rules. The test is inconclusive while root can't reach
+// the platform either. An error means that the rules themselves blocked root
+// and were removed.
 func (a *Agent) testFirewall(ctx context.Context, fw *firewall.Firewall) (firewallTest, error) {
 	took, err := fw.Root(ctx)
 	if err != nil {
@@ -194,8 +196,8 @@ func (a *Agent) testFirewall(ctx context.Context, fw *firewall.Firewall) (firewa
 	return t, nil
 }
 
-// watchFirewall puts the rules back as soon as somebody has taken them away;
-// the job would need its period. Trying them out again is left to the job.
+// watchFirewall restores the rules as soon as another program has removed them;
+// the job would notice only in its next turn. Testing is left to the job.
 func (a *Agent) watchFirewall(ctx context.Context) error {
 	if a.cfg.Protocol.Endpoint != "" || !a.cfg.OS.EnableFirewall {
 		return nil
@@ -205,17 +207,17 @@ func (a *Agent) watchFirewall(ctx context.Context) error {
 			a.Log.Debug().Err(err).Msg("could not check firewall rules")
 		}
 	}
-	look() // until the table is ours again, others can flush it
+	look() // until our table is in place, others can flush it
 	err := firewall.Watch(ctx, look)
 	if ctx.Err() == nil {
-		// The job goes on looking.
+		// The job still checks the rules.
 		a.Log.Debug().Err(err).Msg("could not watch firewall rules; changes are found at the next check")
 	}
 	return nil
 }
 
-// RemoveFirewall takes the rules away, whichever address they are about: they
-// are found by their name.
+// RemoveFirewall removes the rules, whichever address they protect: they are
+// found by name.
 func RemoveFirewall(ctx context.Context, run host.Runner) error {
 	if err := firewall.New(netip.MustParseAddr(discover.Default), WirePort, run).Remove(ctx); err != nil {
 		return fmt.Errorf("remove firewall rules: %w", err)

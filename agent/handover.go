@@ -14,8 +14,8 @@ import (
 	"github.com/azguest/azguest/agent/update"
 )
 
-// Handover is the error with which Run ends when another version of the
-// agent is to take this process over. The caller must call Exec, or Abandon.
+// Handover is the error with which Run ends when another version of the agent
+// is to take over this process. The caller must call Exec or Abandon.
 type Handover struct {
 	to    update.Program
 	trial update.Trial
@@ -26,8 +26,8 @@ type Handover struct {
 
 func (h *Handover) Error() string { return "hand over to version " + h.to.Version }
 
-// Exec becomes the other version; it returns only if that failed. env is
-// the environment.
+// Exec replaces the program of this process with the other version; it returns
+// only if that failed. env is the environment.
 func (h *Handover) Exec(env []string) error {
 	if h.fd > 0 {
 		env = append(without(env, LockVariable), LockVariable+"="+strconv.Itoa(h.fd))
@@ -39,7 +39,7 @@ func (h *Handover) Exec(env []string) error {
 	return errors.Join(err, h.store.Spoilt(h.to, err))
 }
 
-// Abandon is for when the agent was asked to end instead.
+// Abandon gives the hand-over up because the agent was asked to stop.
 func (h *Handover) Abandon() error {
 	why := errors.New("agent stopped")
 	if err := h.store.Abandon(h.trial, why); !errors.Is(err, why) {
@@ -58,10 +58,10 @@ func without(env []string, name string) []string {
 	return out
 }
 
-// StartVersion says whether a newer version was committed to and shall run
-// instead of this installed one. It is called first thing by an agent that is
-// to run; args are its arguments. A fault here only means that we run
-// ourselves.
+// StartVersion returns the hand-over to a newer version if one was committed
+// and should run instead of this installed one, else nil. It must be called
+// before anything else of the agent runs; args are its arguments. After an
+// error, which is logged, this version runs.
 func StartVersion(version string, cfg *config.Config, root host.Root, args []string, log zerolog.Logger) *Handover {
 	me, err := update.Identify(version, root.Path(cfg.Paths.Lib))
 	if err != nil {
@@ -80,7 +80,7 @@ func StartVersion(version string, cfg *config.Config, root host.Root, args []str
 	return &Handover{to: *next, store: store, args: args}
 }
 
-// passOn is the hand-over that ends Run, or nil.
+// passOn returns the hand-over that ends Run, or nil.
 func (a *Agent) passOn(ctx context.Context) *Handover {
 	a.upd.mu.Lock()
 	h := a.upd.handover
@@ -98,7 +98,7 @@ func (a *Agent) passOn(ctx context.Context) *Handover {
 
 const lockFile = "/run/azguest/agent.lock" // status.DefaultPaths has it, too
 
-// acquire takes the lock, or takes it over from the version before us.
+// acquire takes the lock, or takes it over from the previous version.
 func (a *Agent) acquire(ctx context.Context) (*status.Lock, error) {
 	if a.LockFD > 0 {
 		if lock, err := status.Adopt(a.LockFD, a.paths.Lock); err == nil {
@@ -108,7 +108,7 @@ func (a *Agent) acquire(ctx context.Context) (*status.Lock, error) {
 	}
 	lock, err := status.Acquire(ctx, a.paths.Lock)
 	if _, taken := errors.AsType[*status.LockedError](err); err != nil && !taken && ctx.Err() == nil && !lacking(err) {
-		// Something that is no lock. Nobody can hold it.
+		// It is not a lock file, so no process can hold it.
 		a.Log.Error().Err(a.Root.SetAside(lockFile, err)).Str("code", codeState).Msg("state file of the agent not usable")
 		lock, err = status.Acquire(ctx, a.paths.Lock)
 	}

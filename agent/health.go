@@ -12,17 +12,17 @@ import (
 )
 
 // healthReporter sends health reports one at a time. A newer report replaces
-// one that has not been taken yet, so that a "Provisioning" that got stuck
-// can never arrive after "Ready". A report is tried until the platform
-// accepts it: a VM whose Ready got lost is deleted by its creator.
+// one that was not accepted yet, so that a "Provisioning" that got stuck can
+// never arrive after "Ready". A report is tried until the platform accepts it:
+// a VM whose Ready got lost is deleted by its creator.
 type healthReporter struct {
 	send func(context.Context, protocol.Health) error
-	// done is told of every accepted report, and of every failed try.
+	// done is called for every accepted report and for every failed try.
 	done func(protocol.Health, error)
 
 	mu    sync.Mutex // guards want, stop and empty
 	want  *protocol.Health
-	stop  func()          // ends what is being sent; nil if nothing is
+	stop  func()          // cancels the report being sent; nil if there is none
 	empty []chan struct{} // closed when nothing is left to send
 	wake  chan struct{}
 }
@@ -31,8 +31,8 @@ func newHealthReporter(send func(context.Context, protocol.Health) error, done f
 	return &healthReporter{send: send, done: done, wake: make(chan struct{}, 1)}
 }
 
-// overtake is how long a report that is on its way may still take when a
-// newer one is there.
+// overtake is how long the report being sent may still take once a newer one is
+// waiting.
 const overtake = 2 * time.Second
 
 // Report asks for h to be sent. It never blocks.
@@ -81,7 +81,7 @@ func (r *healthReporter) try(ctx context.Context, h protocol.Health) error {
 	return r.send(ctx, h)
 }
 
-// withdraw forgets a report that nobody has accepted.
+// withdraw drops the report that was not accepted yet.
 func (r *healthReporter) withdraw() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// changes notices what became of extensions: the last transitions are what a
-// person looks at first.
+// changes detects transitions of extensions for the history, which users look
+// at first.
 type changes struct {
 	mu    sync.Mutex        // guards the fields below
 	known map[string]string // last settled outcome of each extension that is reported
@@ -25,8 +25,8 @@ type changes struct {
 // "handler/" if the handler has only one.
 func historyKey(e status.Extension) string { return e.Name + "/" + e.Config }
 
-// settled is the outcome with version and sequence number, "" if there is none
-// yet.
+// settled returns the outcome with version and sequence number, "" if there is
+// none yet.
 func settled(e status.Extension) string {
 	is := outcome(e)
 	if is == "" {
@@ -58,8 +58,8 @@ func (c *changes) recall(old status.Snapshot) {
 // outcomeGone is the outcome of an extension that is no longer reported.
 const outcomeGone = "gone"
 
-// outcome is how an extension ended up, "" while something of it runs or
-// waits.
+// outcome returns how the last operation of an extension ended, "" while it is
+// in progress or waiting.
 func outcome(e status.Extension) string {
 	switch {
 	case e.Phase != "" || e.BlockedBy != "" || e.Status == status.StatusTransitioning:
@@ -70,8 +70,9 @@ func outcome(e status.Extension) string {
 	return strings.ToLower(e.Actual)
 }
 
-// look compares the extensions with what was known. Operations that ended
-// before since were those of the previous agent, which has reported them.
+// look returns the transitions since its last call. Operations that ended
+// before since are those of the previous agent process, which has reported
+// them.
 func (c *changes) look(exts []status.Extension, since, now time.Time) []status.Transition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,12 +129,12 @@ func (a *Agent) remember(s *status.Snapshot, ts []status.Transition) {
 	})
 }
 
-// recall takes over the history of an agent before us in this boot: a restart
-// is no reason to forget what led to it.
+// recall restores the history of the previous process of this boot, so that it
+// shows what led to the restart.
 func (a *Agent) recall() {
 	old, err := status.Load(a.paths.Snapshot)
 	if err != nil || old.Agent.BootID != a.Root.BootID() {
-		return // the first of this boot, or nobody's
+		return // the first process of this boot, or no snapshot
 	}
 	a.rep.changes.recall(old)
 	a.live.update(func(s *status.Snapshot) { s.History = append(slices.Clone(old.History), s.History...) })

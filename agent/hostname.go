@@ -17,14 +17,14 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// monitorHostName is the job behind Provisioning.MonitorHostName: a host
-// name that was changed on the running machine is kept for the next boot and
-// told to the DHCP server, from which the platform's DNS has it. No
-// interface is ever taken down for that: whatever manages the
-// interface renews its lease, or nobody does.
+// monitorHostName is the job behind Provisioning.MonitorHostName: a host name
+// that was changed on the running machine is saved for the next boot and sent
+// to the DHCP server, from which the platform's DNS gets it. No interface is
+// taken down for that: the program that manages the interface renews the lease,
+// if it can.
 func (a *Agent) monitorHostName(ctx context.Context) error {
 	if a.Kernel.HostName == nil || !a.startGate.opened.Load() {
-		return nil // the machine is being given its name
+		return nil // provisioning may be setting the host name
 	}
 	now, err := a.Kernel.HostName()
 	if err != nil {
@@ -33,14 +33,14 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 	record := path.Join(a.cfg.Paths.Lib, "published_hostname")
 	known, ok := a.knownHostName(record)
 	if !ok {
-		// Nothing to compare with: what there is, is what was published.
+		// No name was saved yet: assume that the current one was published.
 		if err := a.Root.WriteFile(record, []byte(now), 0o644); err != nil {
 			return fmt.Errorf("save host name: %w", err)
 		}
 		return nil
 	}
 	if now == known || now == "" || now == "localhost" || now == "(none)" {
-		return nil // a machine between two names has none to publish
+		return nil // not a name to publish
 	}
 	if err := provisioning.CheckHostName(now); err != nil {
 		if a.badName != now {
@@ -62,11 +62,11 @@ func (a *Agent) monitorHostName(ctx context.Context) error {
 	a.live.note("host name", "changed from "+known+" to "+now)
 	how, err := a.renewLease(ctx)
 	a.Log.Info().Err(err).Str("from", known).Str("to", now).Str("lease", how).Msg("host name changed")
-	return nil // the name is kept; the next renewal by itself will tell it
+	return nil // the name is saved; the next regular renewal sends it
 }
 
-// knownHostName is the name that was published last. Where cloud-init gave
-// the machine its name, that is it (provisioning/SPEC.md §8.7).
+// knownHostName returns the name that was published last: the recorded one,
+// else the one that cloud-init has set (provisioning/SPEC.md §8.7).
 func (a *Agent) knownHostName(record string) (string, bool) {
 	if b, err := a.Root.ReadFile(record); err == nil && len(strings.TrimSpace(string(b))) > 0 {
 		return strings.TrimSpace(string(b)), true
@@ -84,15 +84,15 @@ func (a *Agent) knownHostName(record string) (string, bool) {
 	return doc.Hostname, true
 }
 
-// renewal is how to have a lease renewed without taking the link down.
+// renewal is how to renew a lease without taking the link down.
 type renewal struct {
-	by  string // who manages the interface; "" if nobody that can
+	by  string // the program that manages the interface; "" if none can renew
 	cmd host.Cmd
 }
 
-// planRenewal finds out who manages an interface by what it left under /run,
-// never by the name of the distribution. dhclient and wicked can renew only
-// by giving the address back first, so they are left in peace.
+// planRenewal finds the program that manages an interface by its files under
+// /run, never by the name of the distribution. dhclient and wicked can renew
+// only by releasing the address first, so they are not used.
 func planRenewal(r host.Root, name string, index int) renewal {
 	n := strconv.Itoa(index)
 	cmd := func(name string, args ...string) host.Cmd {
@@ -110,7 +110,7 @@ func planRenewal(r host.Root, name string, index int) renewal {
 	return renewal{}
 }
 
-// defaultInterface is the one with the default route.
+// defaultInterface returns the name of the interface with the default route.
 func defaultInterface(r host.Root) string {
 	b, err := r.ReadFile("/proc/net/route")
 	if err != nil {
@@ -124,8 +124,8 @@ func defaultInterface(r host.Root) string {
 	return ""
 }
 
-// renewLease asks for it, and looks whether the machine still has an address
-// afterwards.
+// renewLease renews the DHCP lease and checks that the machine still has an
+// address afterwards. how says what was done.
 func (a *Agent) renewLease(ctx context.Context) (how string, err error) {
 	name := defaultInterface(a.Root)
 	if name == "" {

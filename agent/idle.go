@@ -8,15 +8,15 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// setIdle leaves one processor to an agent to which nothing happens: waking a
-// second one costs more than the little that both do. It also needs less
-// memory from now on.
+// setIdle adapts the Go runtime to an agent that is idle (quiet) or busy. An
+// idle one gets a single processor, because waking a second one costs more than
+// it gains, imprecise timers and a small heap.
 func (a *Agent) setIdle(quiet bool) {
 	if quiet {
 		a.memory.idle.Store(true)
 	}
 	if a.Processors < 1 {
-		return // not our process
+		return // the agent is not the whole process
 	}
 	if quiet {
 		debug.SetGCPercent(quietGC)
@@ -29,12 +29,12 @@ func (a *Agent) setIdle(quiet bool) {
 	process.SetTimerSlack(process.ExactTimers)
 }
 
-// quietSlack is how late a timer may be when nothing is urgent.
+// quietSlack is how late a timer may be while the agent is idle.
 const quietSlack = 4 * time.Millisecond
 
-// How much of the heap may be garbage, in percent of what is used. An agent
-// that rests makes so little that a small heap costs no more collections than
-// those that the runtime makes every two minutes anyway.
+// Percentages for the garbage collector (GOGC). An idle agent allocates so
+// little that a small heap costs no more collections than those that the
+// runtime makes every two minutes anyway.
 const (
 	BusyGC  = 50
 	quietGC = 20

@@ -16,22 +16,23 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// jitUsers are the short-lived users that the platform asks for.
+// jitUsers are the just-in-time users that the platform asks for
+// (protocol/SPEC.md §12.2).
 type jitUsers struct {
-	wake chan struct{} // holds one: the accounts are to be looked at
+	wake chan struct{} // capacity 1: the accounts have to be checked
 
 	mu     sync.Mutex // guards what follows
 	users  []provisioning.JITUser
-	listed bool      // a goal state has been seen: before, nothing may be removed
-	due    time.Time // when the accounts have to be looked at again; zero: not
-	// ends is when accounts of an earlier life of this agent are over; nil
-	// until it was read.
+	listed bool      // a goal state was received; before that, nothing may be removed
+	due    time.Time // time of the next check; zero: none is needed
+	// ends has the expiry times that a previous process saved; nil until they
+	// were read.
 	ends map[string]time.Time
 }
 
 func newJITUsers() jitUsers { return jitUsers{wake: make(chan struct{}, 1)} }
 
-// askForCheck asks for a look at the accounts; it never waits.
+// askForCheck requests a check of the accounts; it never blocks.
 func (x *jitUsers) askForCheck() {
 	select {
 	case x.wake <- struct{}{}:
@@ -39,11 +40,11 @@ func (x *jitUsers) askForCheck() {
 	}
 }
 
-// set takes the list of a goal state over.
+// set takes over the list of users of a goal state.
 func (x *jitUsers) set(doc *protocol.RemoteAccess) {
 	var users []provisioning.JITUser
 	if doc != nil && doc.Err != nil {
-		return // the list could not be had, which is not an empty one
+		return // the list could not be fetched; that does not make it empty
 	}
 	if doc != nil {
 		for _, u := range doc.Users {
@@ -65,9 +66,9 @@ func (x *jitUsers) takeDue(now time.Time) ([]provisioning.JITUser, bool) {
 	return x.users, true
 }
 
-// expired are the accounts whose time is over while the platform, which has the
-// list, has not been heard yet. Each is named once. Only one goroutine may call
-// it; read gets the accounts of an earlier life.
+// expired returns the saved accounts that have expired while no goal state,
+// which has the list, was received yet. Each is returned once. Only one
+// goroutine may call it; read returns the saved accounts.
 func (x *jitUsers) expired(now time.Time, read func() map[string]time.Time) map[string]time.Time {
 	x.mu.Lock()
 	unread := !x.listed && x.ends == nil
@@ -94,7 +95,7 @@ func (x *jitUsers) expired(now time.Time, read func() map[string]time.Time) map[
 	return out
 }
 
-// putBack names accounts once more, at a later time.
+// putBack makes expired return accounts once more, from at on.
 func (x *jitUsers) putBack(ends map[string]time.Time, at time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -126,8 +127,8 @@ func (a *Agent) runJIT(ctx context.Context) error {
 	}
 }
 
-// updateJIT adds and removes just-in-time users. It is asked at every poll,
-// and looks at the accounts only when the platform changed the list or one
+// updateJIT adds and removes just-in-time users. It is called after every poll,
+// and checks the accounts only if the platform has changed the list or one
 // expires (protocol/SPEC.md §12.2).
 func (a *Agent) updateJIT(ctx context.Context) error {
 	now := time.Now()
@@ -135,7 +136,7 @@ func (a *Agent) updateJIT(ctx context.Context) error {
 		return a.endExpired(ctx, ends, now)
 	}
 	if !a.startGate.opened.Load() {
-		return nil // the first account of the machine is being made
+		return nil // provisioning may be creating the first account
 	}
 	users, due := a.jit.takeDue(now)
 	if !due {
@@ -160,16 +161,18 @@ func (a *Agent) updateJIT(ctx context.Context) error {
 	return err
 }
 
-// jitFacts is what accounts there are, after those were taken away whose
-// removal was cut off, and what is left of these: it is said and tried again,
-// and keeps nobody else from coming or going.
+// jitFacts completes interrupted removals of accounts, then returns the facts
+// about the machine's accounts. left is the error of the removals: it is
+// reported and they are tried again, but it does not keep other accounts from
+// being added or removed.
 func jitFacts(ctx context.Context, m *provisioning.Machine) (f provisioning.Facts, left, err error) {
 	left = m.MendJIT(ctx)
 	f, err = m.Gather(ctx)
 	return f, left, err
 }
 
-// endExpired ends accounts without the platform, which may be away for long.
+// endExpired removes expired accounts without a goal state, because the
+// platform may be unreachable for long.
 func (a *Agent) endExpired(ctx context.Context, ends map[string]time.Time, now time.Time) error {
 	m := a.machine(provisioning.Identity{})
 	f, left, err := jitFacts(ctx, m)
@@ -184,8 +187,8 @@ func (a *Agent) endExpired(ctx context.Context, ends map[string]time.Time, now t
 
 func (a *Agent) jitFile() string { return a.cfg.Paths.Lib + "/azguest/access.json" }
 
-// savedExpiries reads when the accounts of an agent before us are over. The time
-// of those whose removal has begun is.
+// savedExpiries reads the expiry times that a previous process saved. Accounts
+// whose removal has begun count as expired.
 func (a *Agent) savedExpiries() map[string]time.Time {
 	ends := map[string]time.Time{}
 	b, err := a.Root.ReadFile(a.jitFile())
@@ -208,8 +211,8 @@ func (a *Agent) savedExpiries() map[string]time.Time {
 	return ends
 }
 
-// saveExpiries writes down when the accounts are over, for a life of the agent
-// in which the platform can't be asked.
+// saveExpiries saves when the accounts expire, for a later process that can't
+// reach the platform.
 func (a *Agent) saveExpiries(users []provisioning.JITUser, now time.Time) error {
 	ends := map[string]time.Time{}
 	for _, u := range users {

@@ -13,9 +13,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A periodicJob is something that repeats. A turn that is due while the one
-// before is still running is left out; turns never pile up. (A command of a
-// handler is a job.Job.)
+// A periodicJob runs periodically. A turn that is due while the previous one is
+// still running is skipped; turns never pile up. (A command of a handler is a
+// job.Job.)
 type periodicJob struct {
 	name  string
 	every time.Duration
@@ -26,10 +26,11 @@ type periodicJob struct {
 // was written: a fault gets at most one line in ten minutes.
 const quietFor = 10 * time.Minute
 
-// jobGoalState is the job that the agent can't be without.
+// jobGoalState is the job that fetches the goal state; the agent can't work
+// without it.
 const jobGoalState = "goal-state"
 
-// jobs is everything in the agent that repeats.
+// jobs returns all periodic work of the agent.
 func (a *Agent) jobs() []periodicJob {
 	list := []periodicJob{
 		{jobGoalState, a.pollEvery(), a.poll},
@@ -45,7 +46,7 @@ func (a *Agent) jobs() []periodicJob {
 		{"housekeeping", time.Hour, a.housekeeping},
 		{"self-update", a.updateEvery(), a.selfUpdate},
 	}
-	// What an administrator has to ask for.
+	// Jobs that an administrator has to enable.
 	for _, j := range []struct {
 		on bool
 		periodicJob
@@ -77,8 +78,8 @@ func startJobs(ctx context.Context, log zerolog.Logger, jobs []periodicJob) (*sc
 		return nil, fmt.Errorf("start scheduler: %w", err)
 	}
 	s := &scheduler{Scheduler: g, log: log, ids: map[string]gocron.Job{}}
-	// Not its singleton mode, which keeps a goroutine and room for a thousand
-	// turns for each job: see task.
+	// gocron's singleton mode is not used: it keeps a goroutine and a queue for
+	// a thousand turns for each job. See task.
 	s.opts = []gocron.JobOption{gocron.WithContext(ctx)}
 	for _, j := range jobs {
 		opts := append([]gocron.JobOption{gocron.WithName(j.name), gocron.WithStartAt(gocron.WithStartImmediately())}, s.opts...)
@@ -92,12 +93,12 @@ func startJobs(ctx context.Context, log zerolog.Logger, jobs []periodicJob) (*sc
 	return s, nil
 }
 
-// errKnown is the end of a turn that failed as others before it: it was said,
-// and a job that ends like this does not work again.
+// errKnown is returned by a turn that failed for a reason that was already
+// logged. It is not logged again, and the job does not count as recovered.
 var errKnown = errors.New("failed as before")
 
-// task logs what stops at the job: the first failure, a reminder every ten
-// minutes with the count, and the recovery.
+// task returns a function for gocron that runs a job and logs its errors: the
+// first failure, a reminder every ten minutes with the count, and the recovery.
 func (s *scheduler) task(j periodicJob) gocron.Task {
 	var failures int
 	var logged time.Time

@@ -15,7 +15,8 @@ func newLatch() *latch { return &latch{opened: make(chan struct{})} }
 
 func (k *latch) open() { k.once.Do(func() { close(k.opened) }) }
 
-// openAfter opens the latch when f has ended, in whatever way.
+// openAfter returns a function that calls f and then opens the latch, also if f
+// fails.
 func (k *latch) openAfter(f func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		defer k.open()

@@ -8,18 +8,18 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// liveStatus is where every part of the agent writes down what it knows, and from
-// which the reporter copies. Only the methods in this file lock it, and nothing
-// is waited for under the lock.
+// liveStatus holds the current status of every part of the agent; the reporter
+// copies it. Only the methods in this file lock it, and nothing blocks while it
+// is locked.
 type liveStatus struct {
 	mu    sync.Mutex // guards snap
 	snap  status.Snapshot
-	dirty chan struct{} // holds one: something changed since the last copy
+	dirty chan struct{} // capacity 1: something changed since the last copy
 }
 
 func newLiveStatus() *liveStatus { return &liveStatus{dirty: make(chan struct{}, 1)} }
 
-// set changes the snapshot and lets the reporter know.
+// set changes the snapshot and asks for a report.
 func (b *liveStatus) set(change func(*status.Snapshot)) {
 	b.update(change)
 	b.poke()
@@ -32,7 +32,7 @@ func (b *liveStatus) update(change func(*status.Snapshot)) {
 	change(&b.snap)
 }
 
-// poke asks for a report without a change of ours.
+// poke asks for a report without changing the snapshot.
 func (b *liveStatus) poke() {
 	select {
 	case b.dirty <- struct{}{}:
@@ -50,7 +50,8 @@ func (b *liveStatus) note(what, text string) {
 	})
 }
 
-// problem records or clears (err nil) a fault without a section of its own.
+// problem records a problem that has no section of its own in the snapshot, or
+// clears it (err nil).
 func (b *liveStatus) problem(what, code, fix string, err error) {
 	b.set(func(s *status.Snapshot) {
 		i := slices.IndexFunc(s.Problems, func(p status.Item) bool { return p.What == what })

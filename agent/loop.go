@@ -19,40 +19,41 @@ const (
 
 // loop is what the goal-state job remembers.
 type loop struct {
-	// turn is held by the one tick there is: the job's, or one that agentctl
-	// asks for. It guards known.
+	// turn is held during a tick, which either the job or a request of agentctl
+	// starts. It guards known.
 	turn  turn
 	known string
-	// polled holds one: a poll has ended, and the period may have to change.
+	// polled has capacity 1: a poll has ended, and the period may have to
+	// change.
 	polled chan struct{}
 
 	mu      sync.Mutex // guards what follows
 	gs      *protocol.GoalState
 	changed time.Time // last new goal state, or the start
-	absent  error     // why nobody asks for goal states; nil while somebody does
+	absent  error     // why no goal states are fetched; nil while they are
 }
 
 func newLoop() loop {
 	return loop{turn: newTurn(), polled: make(chan struct{}, 1), absent: errNotConnected}
 }
 
-// Why nobody asks the platform for a goal state.
+// Reasons why no goal states are fetched.
 var (
 	errNotConnected = errors.New("not connected to the platform yet")
 	errSwitchedOff  = errors.New("the agent is disabled for this VM (disable_agent)")
 )
 
-// begin says that there is somebody to ask from now on.
+// begin records that goal states are fetched from now on.
 func (l *loop) begin() { l.end(nil) }
 
-// end says that there is nobody.
+// end records why no goal states are fetched from now on.
 func (l *loop) end(why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.absent = why
 }
 
-// ready is nil if the platform is asked for goal states, else why not.
+// ready returns nil if goal states are fetched, else why not.
 func (l *loop) ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,8 +79,8 @@ func (l *loop) current() *protocol.GoalState {
 	return l.gs
 }
 
-// turnLimit bounds one turn of a job that the agent can't be without; it is
-// more than the requests of one turn take together on a slow host.
+// turnLimit bounds one turn of a vital job; it is more than all requests of one
+// turn take on a slow host.
 const turnLimit = 4 * time.Minute
 
 // poll is one turn of the goal-state job.
@@ -90,7 +91,7 @@ func (a *Agent) poll(ctx context.Context) error {
 	return a.tick(ctx)
 }
 
-// tick asks the platform for a goal state. It never waits for a handler.
+// tick fetches the goal state if it has changed. It never waits for a handler.
 func (a *Agent) tick(ctx context.Context) error {
 	end, err := a.loop.turn.take(ctx)
 	if err != nil {
@@ -119,7 +120,7 @@ func (a *Agent) tick(ctx context.Context) error {
 	return nil
 }
 
-// adopt hands a new goal state to everybody it concerns.
+// adopt passes a new goal state to all parts that use it.
 func (a *Agent) adopt(gs *protocol.GoalState) {
 	l := &a.loop
 	l.mu.Lock()
@@ -153,7 +154,7 @@ func (a *Agent) adopt(gs *protocol.GoalState) {
 	a.live.poke()
 }
 
-// pollEvery is the period that fits the moment.
+// pollEvery returns the current polling period.
 func (a *Agent) pollEvery() time.Duration {
 	if a.loop.lately() {
 		return min(fastPoll, a.cfg.Extensions.Period)
@@ -161,7 +162,7 @@ func (a *Agent) pollEvery() time.Duration {
 	return a.cfg.Extensions.Period
 }
 
-// tellPolled says that a poll has ended.
+// tellPolled signals that a poll has ended.
 func (l *loop) tellPolled() {
 	select {
 	case l.polled <- struct{}{}:

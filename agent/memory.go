@@ -15,26 +15,28 @@ import (
 )
 
 const (
-	// trimAbove is the resident memory at which giving some back is worth the
-	// work; what the boot needed and idling does not is above it.
+	// trimAbove is the resident memory in bytes from which on releasing some is
+	// worth the work; it is between what booting and what idling needs.
 	trimAbove = 9 << 20
-	// trimGrowth is what a trimmed process may grow by: the pages that idling
-	// touches come back at once, and letting go of them again is for nothing.
+	// trimGrowth is by how many bytes a trimmed process may grow before it is
+	// trimmed again: the pages that an idle agent uses come back at once, and
+	// releasing them again gains nothing.
 	trimGrowth = 2 << 20
 )
 
 // memory is what the memory job remembers.
 type memory struct {
-	// idle is set when the agent becomes idle: it needs less from now on than
-	// what it needed before.
+	// idle is set when the agent becomes idle, because it needs less memory
+	// from then on.
 	idle    atomic.Bool
-	trimmed bool  // since the last look; what is needed is not known yet
-	needed  int64 // resident memory, in bytes, at the first look after it was trimmed; 0 before
+	trimmed bool  // at the last check; needed is not known yet
+	needed  int64 // resident memory, in bytes, at the first check after a trim; 0 before
 }
 
-// trim is the job that keeps the agent small: it gives free heap back, and
-// lets go of the pages of our own program, of which idling needs a quarter.
-// They stay in the kernel's cache, so using one again costs a minor fault.
+// trim is the job that keeps the agent's resident memory small: it returns free
+// heap to the kernel and drops the pages of our own program, of which an idle
+// agent needs a quarter. They stay in the kernel's page cache, so using one
+// again costs a minor fault.
 func (a *Agent) trim(context.Context) error {
 	now, m := ownMemory(), &a.memory
 	if m.idle.Swap(false) {
@@ -66,9 +68,10 @@ func (a *Agent) trim(context.Context) error {
 
 type mapping struct{ from, to uintptr }
 
-// cleanMappings finds the read-only mappings of a file, in the text of
-// /proc/self/smaps, that have no page of their own: dropping those pages
-// loses nothing. A mapping with relocations has, and is left alone.
+// cleanMappings returns the read-only mappings of a file, found in the text of
+// /proc/self/smaps, that have no private (anonymous) pages: dropping their
+// pages loses nothing. A mapping with relocations has private pages and is left
+// out.
 func cleanMappings(smaps []byte, file string) []mapping {
 	var out []mapping
 	var cur mapping

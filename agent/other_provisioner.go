@@ -11,10 +11,10 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// bootBeside waits until the other provisioner is done. It reports nothing:
-// Ready and failure are theirs, a second opinion would only make
-// the state flap. Only if cloud-init ends without having set the machine up
-// is it ours: nobody else is left who could.
+// bootBeside waits until the other provisioner is done. It reports nothing: the
+// other one reports Ready or the failure, and a second report would make the
+// state flap. Only if cloud-init ends without having provisioned the machine
+// does this agent do it, because nothing else would.
 func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, m *provisioning.Machine, standing provisioning.Standing) error {
 	by := string(owner.Owner)
 	if standing != provisioning.Provisioned {
@@ -55,7 +55,7 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, m *p
 	return ctx.Err()
 }
 
-// waitFor shows what is waited for, and bounds it.
+// waitFor calls wait with a time limit, and shows meanwhile what is waited for.
 func (a *Agent) waitFor(ctx context.Context, what string, limit time.Duration, wait func(context.Context) error) error {
 	a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = what })
 	defer a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
@@ -64,8 +64,8 @@ func (a *Agent) waitFor(ctx context.Context, what string, limit time.Duration, w
 	return wait(wctx)
 }
 
-// waitStage waits for the stage of cloud-init that extensions wait for. It
-// fails only when the context ends.
+// waitStage waits for the stage of cloud-init after which extensions may start.
+// It fails only when the context ends.
 func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding, m *provisioning.Machine) error {
 	stage := a.stage()
 	if owner.Owner != provisioning.OwnerCloudInit || stage == "" {
@@ -86,7 +86,7 @@ func (a *Agent) waitStage(ctx context.Context, owner provisioning.Finding, m *pr
 	return nil
 }
 
-// stage is what extensions wait for, "" for nothing.
+// stage returns the stage of cloud-init that extensions wait for, "" for none.
 func (a *Agent) stage() provisioning.Stage {
 	switch a.cfg.Extensions.After {
 	case config.AfterConfig:
@@ -97,14 +97,15 @@ func (a *Agent) stage() provisioning.Stage {
 	return ""
 }
 
-// mayTakeOver: not from somebody the administrator has chosen by name.
+// mayTakeOver reports whether this agent may provision instead of cloud-init:
+// not if the administrator has chosen the provisioner by name.
 func (a *Agent) mayTakeOver(owner provisioning.Finding) bool {
 	return owner.Owner == provisioning.OwnerCloudInit && a.cfg.Provisioning.Agent == config.AgentAuto
 }
 
 // takeOver provisions where cloud-init has failed (provisioning/SPEC.md §3.7).
-// What it has done stays: each step looks first. If it has told the platform
-// Ready, which it does before everything else, then that was the one.
+// What cloud-init has done stays: each step checks first. If it has reported
+// Ready, which it does before everything else, no other health report is sent.
 func (a *Agent) takeOver(ctx context.Context, why error, m *provisioning.Machine) error {
 	told := m.CloudInitToldReady()
 	a.Log.Warn().Err(why).Str("code", provisioning.CodeOf(why)).Bool("told_ready", told).Msg("cloud-init failed, taking over")
@@ -113,8 +114,9 @@ func (a *Agent) takeOver(ctx context.Context, why error, m *provisioning.Machine
 	return a.provision(ctx, m, told)
 }
 
-// readyIsOurs: after a take-over that an end of the agent cut short, and
-// where cloud-init had its order from somewhere else and told nobody.
+// readyIsOurs reports whether this agent has to report Ready: after a take-over
+// that was interrupted, and where cloud-init used another data source and has
+// not reported anything.
 func readyIsOurs(owner provisioning.Finding, m *provisioning.Machine) bool {
 	if m.ReadyPending() {
 		return true
@@ -126,7 +128,7 @@ func readyIsOurs(owner provisioning.Finding, m *provisioning.Machine) bool {
 	return ok && !st.Empty() && !st.Platform() && !m.CloudInitToldReady()
 }
 
-// readySent takes back the note that Ready is owed.
+// readySent removes the marker that Ready still has to be reported.
 func (a *Agent) readySent() {
 	if err := a.machine(provisioning.Identity{}).ReadySent(); err != nil {
 		a.Log.Debug().Err(err).Msg("could not remove marker for pending Ready")

@@ -16,23 +16,25 @@ import (
 type part struct {
 	name string
 	run  func(context.Context) error
-	// once: it has an end of its own, when its work is done.
+	// once: it ends by itself when its work is done.
 	once bool
 }
 
 const (
 	partFirst = time.Second // until the first restart of a part
 	partMax   = time.Minute // between two restarts
-	// partWell is how long a part has to run until it counts as well again.
+	// partWell is how long a part has to run until it counts as healthy again.
 	partWell = 2 * time.Minute
 	codePart = "AZ-AGENT-PART"
 )
 
-// errEnded is the end of a part that should have none.
+// errEnded is the error of a part that returned nil although its work has no
+// end.
 var errEnded = errors.New("ended without a reason")
 
-// runParts runs parts side by side until the context ends, and each one again when
-// it ends before: a fault of one of them is shown, and ends none of the others.
+// runParts runs parts concurrently until the context ends, and restarts each
+// one that ends earlier. A failure of one is shown and does not stop the
+// others.
 func (a *Agent) runParts(ctx context.Context, parts ...part) {
 	var all sync.WaitGroup
 	for _, p := range parts {
@@ -42,15 +44,15 @@ func (a *Agent) runParts(ctx context.Context, parts ...part) {
 	all.Wait() // each ends with the context
 }
 
-// inBackground runs f in a goroutine of its own, and its end can be had from the
-// channel. A panic is an error there, too.
+// inBackground runs f in a goroutine of its own and returns a channel that
+// receives its result. A panic is returned as an error.
 func inBackground(f func() error) <-chan error {
 	end := make(chan error, 1)
 	go func() { end <- host.Safely(f) }()
 	return end
 }
 
-// runPart runs one part.
+// runPart runs one part, and restarts it with growing pauses.
 func (a *Agent) runPart(ctx context.Context, p part) {
 	pace := backoff.NewExponentialBackOff()
 	pace.InitialInterval, pace.MaxInterval, pace.RandomizationFactor = partFirst, partMax, 0

@@ -11,10 +11,11 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// serve talks to the platform: goal states in, status out, extensions run.
-// It starts at once; only the handlers wait for provisioning.
+// serve connects to the platform, fetches goal states and runs extensions.
+// After a few seconds it no longer waits for provisioning; only the handlers
+// do.
 func (a *Agent) serve(ctx context.Context) error {
-	// The first seconds belong to provisioning and its report.
+	// Leave the first seconds to provisioning and its report.
 	select {
 	case <-a.provisionedLatch.opened:
 	case <-time.After(3 * time.Second):
@@ -26,8 +27,8 @@ func (a *Agent) serve(ctx context.Context) error {
 			a.Log.Warn().Err(err).Msg("could not check whether the agent is disabled for this VM")
 		}
 		if off {
-			// The VM was ordered without an agent: it was provisioned, and
-			// nobody will speak to us (provisioning/SPEC.md §7.13).
+			// The VM was ordered without an agent: it was provisioned, and that
+			// is all the platform expects (provisioning/SPEC.md §7.13).
 			a.Log.Info().Msg("agent disabled for this VM (disable_agent): no extensions and no status reports")
 			a.live.note("agent", "disabled for this VM (disable_agent)")
 			a.loop.end(errSwitchedOff)
@@ -43,17 +44,16 @@ func (a *Agent) serve(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// engine runs the extension engine. One that was started anew gets to know what
-// the platform wants.
+// engine runs the extension engine. After a restart, the engine is given the
+// current goal state again.
 func (a *Agent) engine(ctx context.Context) error {
 	defer a.pulse.begin("extensions", a.cfg.Extensions.StatusPoll)()
-	a.checkState() // of the engine, before it looks at it again
+	a.checkState() // also the engine's state, before it is read again
 	a.ext.Offer(a.loop.current())
 	return a.ext.Run(ctx)
 }
 
-// openStartGate lets extensions start when the machine is made, or was given up
-// on.
+// openStartGate lets extensions start when provisioning has finished or failed.
 func (a *Agent) openStartGate(ctx context.Context) error {
 	select {
 	case <-a.provisionedLatch.opened:
@@ -83,7 +83,8 @@ func (a *Agent) runJobs(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// connect waits for the platform, and says so where people look.
+// connect connects to the platform. Until that works, it shows the reason in
+// the status.
 func (a *Agent) connect(ctx context.Context) error {
 	done := inBackground(func() error { return a.platform.Connect(ctx) })
 	if err := a.measure(ctx); err != nil { // its job begins later
@@ -100,7 +101,7 @@ func (a *Agent) connect(ctx context.Context) error {
 		case err := <-done:
 			if err == nil {
 				a.platformOK()
-				// Who was away with the platform is back with it.
+				// Other endpoints that failed may be back, too.
 				a.probe(ctx, func(platform.EndpointFact) bool { return true })
 				a.live.problem("endpoint", "AZ-NET-ENDPOINT", fixOf("AZ-NET-ENDPOINT"), a.platform.WrongEndpoint())
 			}
@@ -116,7 +117,7 @@ func (a *Agent) connect(ctx context.Context) error {
 	}
 }
 
-// platformOK says that the platform answers.
+// platformOK clears the platform's problem, because the platform has answered.
 func (a *Agent) platformOK() {
 	if a.live.copy().Platform.Code == "" {
 		return

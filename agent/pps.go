@@ -14,25 +14,25 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Bounds around a pooled VM (provisioning/SPEC.md §10). The wait in the pool
-// itself has none.
+// Limits for a pre-provisioned VM (provisioning/SPEC.md §10), which waits in a
+// pool until it gets an owner. That wait itself has no limit.
 const (
-	ppsAsk     = 2 * time.Second  // for the metadata service to say what the VM is
-	ppsPeek    = 30 * time.Second // between looks for the document while no link event comes
-	ppsGoodbye = time.Minute      // for the Ready of a VM whose interface may go meanwhile
-	ppsSettle  = 20               // questions, one a second, until the metadata knows of the order
+	ppsAsk     = 2 * time.Second  // for one answer of the metadata service
+	ppsPeek    = 30 * time.Second // between requests for the document while no link event comes
+	ppsGoodbye = time.Minute      // for the Ready of a VM whose interface may be removed meanwhile
+	ppsSettle  = 20               // requests, one a second, until the metadata shows the new owner's order
 )
 
-// pool is what one first boot knows about its being a pooled VM.
+// pool is what a first boot knows about being pre-provisioned.
 type pool struct {
 	kind  provisioning.PPSType // None for most
-	told  bool                 // somebody has told the platform Ready
-	limit *time.Timer          // ends the first boot; does not run in the pool
+	told  bool                 // Ready was already reported to the platform
+	limit *time.Timer          // ends the first boot; stopped while the VM is in the pool
 }
 
-// askPPS asks the metadata service what kind of VM this is, beside the search
-// for the medium, and gives up at stop, which has to be called. No answer is
-// "none": most platforms have no such service.
+// askPPS asks the metadata service for the pre-provisioning type, concurrently
+// with the search for the medium, until stop is called, which is required. No
+// answer counts as "none": most platforms have no such service.
 func (a *Agent) askPPS(ctx context.Context) (answer <-chan provisioning.PPSType, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	c := make(chan provisioning.PPSType, 1)
@@ -53,14 +53,14 @@ func (a *Agent) askPPS(ctx context.Context) (answer <-chan provisioning.PPSType,
 	}
 }
 
-// wasPooled: an earlier start has reported Ready for the pool. Then NotReady
-// would take the VM out of it.
+// wasPooled reports whether an earlier start has reported Ready for the pool.
+// NotReady would take the VM out of the pool.
 func wasPooled(m *provisioning.Machine) bool {
 	return m.FindPPSType(provisioning.PPSNone, provisioning.PPSNone) == provisioning.PPSUnknown
 }
 
-// finalInput is the order for this machine: the one on the medium, or, if the
-// VM waits in a pool, the one of whom it is given to.
+// finalInput returns the provisioning data of this machine: that of the medium,
+// or, if the VM is pre-provisioned, that of the VM's new owner.
 func (a *Agent) finalInput(ctx context.Context, m *provisioning.Machine, p *pool) (provisioning.Input, *ovf.Document, error) {
 	metadata, stop := a.askPPS(ctx)
 	defer stop()
@@ -81,7 +81,7 @@ func (a *Agent) finalInput(ctx context.Context, m *provisioning.Machine, p *pool
 		if p.kind == provisioning.PPSNone {
 			return in, doc, err
 		}
-		first = doc // with placeholders, or not even that: nobody reads it
+		first = doc // it has placeholders at best, so it is not used
 		if p.told {
 			p.kind = provisioning.PPSUnknown
 		}
@@ -96,7 +96,8 @@ func (a *Agent) finalInput(ctx context.Context, m *provisioning.Machine, p *pool
 	return a.reprovisionedInput(ctx, raw, m.VM)
 }
 
-// waitInPool reports Ready and waits until somebody orders the VM.
+// waitInPool reports Ready and waits until the VM gets an owner. It returns the
+// reprovisioning document.
 func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *ovf.Document, p *pool) ([]byte, error) {
 	what := "reprovisioning data: the VM is pre-provisioned (" + string(p.kind) + ")"
 	a.Log.Info().Str("pps", string(p.kind)).Msg("VM is pre-provisioned, waiting for reprovisioning data")
@@ -120,7 +121,7 @@ func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *
 		},
 		Fetch: f.fetch,
 	}
-	// Opened before Ready: the change of network may come right after it.
+	// Opened before Ready is reported: the network may change right after it.
 	if a.Kernel.Links != nil && (p.kind == provisioning.PPSRunning || p.kind == provisioning.PPSSavable) {
 		next, end, err := a.Kernel.Links()
 		if err != nil {
@@ -138,7 +139,8 @@ func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *
 	a.live.note("provisioning", "reprovisioning data received")
 	p.told = false
 	a.platform.Reordered()
-	// That Ready was for the pool; the one for the owner is still to come.
+	// That Ready was for the pool; the one for the new owner has yet to be
+	// reported.
 	if err := a.Root.Remove(readyMark); err != nil {
 		return nil, &provisioning.Error{ID: provisioning.CodePPS, Reason: "failed to write state", Err: err}
 	}
@@ -146,7 +148,7 @@ func (a *Agent) waitInPool(ctx context.Context, m *provisioning.Machine, first *
 }
 
 // readyForPool returns when the platform has accepted Ready. A Savable VM may
-// lose its interface on the way, which says that the platform knows.
+// lose its network interface meanwhile, which shows that the platform knows.
 func (a *Agent) readyForPool(ctx context.Context, kind provisioning.PPSType) error {
 	a.health.Report(protocol.Health{State: protocol.Ready})
 	if kind != provisioning.PPSSavable {
@@ -156,14 +158,15 @@ func (a *Agent) readyForPool(ctx context.Context, kind provisioning.PPSType) err
 	defer cancel()
 	err := a.health.Flush(short)
 	if err != nil {
-		// Sent later, it would be the Ready of a machine that is not made.
+		// Sent later, it would report a machine as ready that is not
+		// provisioned.
 		a.health.withdraw()
 	}
 	return err
 }
 
-// ppsFetch asks for the document, also while link events are awaited: one
-// that was missed must not cost the machine.
+// ppsFetch fetches the reprovisioning document, also while link events are
+// awaited, because an event may be missed.
 type ppsFetch struct {
 	a      *Agent
 	medium *ovf.Document
@@ -176,8 +179,8 @@ var errOrdered = errors.New("reprovisioning data received")
 
 func (f *ppsFetch) fetch(ctx context.Context) ([]byte, error) {
 	f.once.Do(func() {
-		// The note that Ready was reported is on disk: the medium with its
-		// placeholders is of no use any more.
+		// It is saved on disk that Ready was reported, so the medium with its
+		// placeholders is no longer needed.
 		if f.medium != nil && f.medium.Source.Optical {
 			if err := ovf.Eject(f.a.Root, f.medium.Source); err != nil {
 				f.a.Log.Debug().Err(err).Msg("could not eject provisioning medium")
@@ -239,9 +242,9 @@ func (a *Agent) reprovisionedInput(ctx context.Context, raw []byte, id provision
 	return in, doc, nil
 }
 
-// checkReordered waits until the metadata has noticed that the VM is not a
-// pooled one any more. A service that does not answer keeps nobody from
-// provisioning: the document was its own word.
+// checkReordered waits until the metadata no longer describes a pre-provisioned
+// VM. If the service does not answer, provisioning goes on: the document came
+// from the same service.
 func (a *Agent) checkReordered(ctx context.Context) error {
 	var bad error
 	for range ppsSettle {

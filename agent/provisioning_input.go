@@ -12,25 +12,25 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Bounds of the search for the order: every end is provisioned or a reported
-// failure within a minute (provisioning/SPEC.md §4.8).
+// Limits of the search for provisioning data: within a minute, the machine is
+// provisioned or a failure is reported (provisioning/SPEC.md §4.8).
 const (
 	// mediaWait is for a drive or a medium that comes late.
 	mediaWait = 30 * time.Second
-	// mediaSpare is the same where the metadata has all that a medium could
-	// open.
+	// mediaSpare is the same if a medium could add nothing to the instance
+	// metadata.
 	mediaSpare = 5 * time.Second
 	// mediaHang is for a device that does not answer at all.
 	mediaHang = mediaWait + 10*time.Second
 	// metadataWait is for the metadata when there is no medium.
 	metadataWait = 10 * time.Second
-	metadataAsk  = time.Second     // between two questions
+	metadataAsk  = time.Second     // between two requests
 	metadataTry  = 5 * time.Second // for one answer
 )
 
-// provisioningInput finds out what this machine is to become: the document on the
-// medium, completed from the instance metadata where it lacks something.
-// Both are looked for at the same time.
+// provisioningInput returns what to provision: the document on the medium,
+// completed from the instance metadata where it lacks something. Both are
+// searched for at the same time.
 func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity) (provisioning.Input, *ovf.Document, error) {
 	known, stop := a.learn(ctx)
 	defer stop()
@@ -46,9 +46,9 @@ func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity)
 		return in, nil, context.Cause(ctx)
 	}
 	if oe, ok := errors.AsType[*ovf.Error](err); ok {
-		// There is an order, and we do not understand it. Whatever the
-		// metadata says, the password and the custom data would be missing:
-		// better a failure that is seen than a machine that is half right.
+		// There is a provisioning document, but it can't be parsed. The
+		// metadata has no password and no custom data, so a visible failure is
+		// better than a machine that is provisioned only in part.
 		return in, nil, noOrder(oe)
 	}
 	md, merr := known.await(ctx, metadataWait)
@@ -67,7 +67,7 @@ func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity)
 		return in, nil, noOrder(errors.Join(err, errors.New("no account with a key in the instance metadata")))
 	}
 	if md.HasCustomData && !in.CustomData.Present {
-		// Nothing that was wanted is lost without a word (provisioning/SPEC.md §6.5).
+		// Report what could not be provisioned (provisioning/SPEC.md §6.5).
 		const lost = "custom data of this VM could not be read"
 		a.Log.Warn().Str("code", provisioning.CodeCustomData).Msg(lost)
 		a.live.note("provisioning", lost)
@@ -90,7 +90,8 @@ func (a *Agent) fromDocument(doc *ovf.Document, id provisioning.Identity) provis
 	return in
 }
 
-// search looks for the medium, for as long as one could still matter.
+// search searches for the medium, until the time limit or until the metadata
+// makes it unnecessary.
 func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, error) {
 	a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "the provisioning medium" })
 	defer a.live.set(func(s *status.Snapshot) { s.Provisioning.Waiting = "" })
@@ -116,15 +117,15 @@ func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, er
 	return ovf.Load(sctx, ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media, Wait: mediaWait})
 }
 
-// knowledge is what the instance metadata says, as soon as it says something.
+// knowledge is the answer of the instance metadata, once there is one.
 type knowledge struct {
 	done chan struct{} // closed when md is there
 	md   *provisioning.Metadata
-	last atomic.Pointer[error] // the newest reason why not
+	last atomic.Pointer[error] // the latest error of the metadata service
 }
 
-// learn asks the metadata service until it answers, or until stop, which has to
-// be called. The network may still be coming up.
+// learn asks the metadata service until it answers or stop is called, which is
+// required. The network may still be coming up.
 func (a *Agent) learn(ctx context.Context) (k *knowledge, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	k = &knowledge{done: make(chan struct{})}
@@ -151,7 +152,7 @@ func (a *Agent) learn(ctx context.Context) (k *knowledge, stop func()) {
 	}
 }
 
-// await waits for the metadata.
+// await waits for the metadata, at most for patience.
 func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisioning.Metadata, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer in %v", patience))
 	defer cancel()
@@ -166,8 +167,8 @@ func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisi
 	return nil, context.Cause(ctx)
 }
 
-// noOrder is the failure of a machine that nobody says anything sensible
-// about. The reasons are those that portals know (provisioning/SPEC.md §9.7).
+// noOrder is the error of a machine without usable provisioning data. The
+// reasons are those that portals know (provisioning/SPEC.md §9.7).
 func noOrder(err error) error {
 	if oe, ok := errors.AsType[*ovf.Error](err); ok {
 		return &provisioning.Error{ID: oe.Code(), Reason: oe.Reason(), Err: inputDetail{oe}}

@@ -29,20 +29,20 @@ import (
 type reports struct {
 	mu   sync.Mutex // guards due
 	due  bool       // send even if nothing changed
-	last string     // what was accepted last, without times
+	last string     // the document that was accepted last, as JSON without times
 
-	// saving is for one writer of the snapshot file at a time; who comes
-	// later writes what is newer. It guards notify and changes.
+	// saving serializes writes of the snapshot file, so that a later write is a
+	// newer snapshot. It guards notify and changes.
 	saving sync.Mutex
-	notify string       // STATUS= told to the service manager
-	saved  atomic.Int64 // when the snapshot was, in nanoseconds since 1970
+	notify string       // STATUS= as last sent to the service manager
+	saved  atomic.Int64 // when the snapshot was saved, in nanoseconds since 1970
 
 	refused time.Time            // since when the platform refuses reports; guarded by mu
-	seen    map[string]time.Time // problems of extensions; guarded by mu
+	seen    map[string]time.Time // when problems of extensions were first seen; guarded by mu
 	changes changes
 }
 
-// answer records the result of a report. "Not now" is no refusal.
+// answer records the result of a report. platform.ErrLater is not a refusal.
 func (r *reports) answer(receipt protocol.Receipt, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,12 +78,13 @@ func (r *reports) takeDue() bool {
 
 func (r *reports) lastSaved() time.Time { return time.Unix(0, r.saved.Load()) }
 
-// settle is how long the reporter collects changes before it reports them:
-// ten handlers that start together are one report, not ten.
+// settle is how long the reporter collects changes before it reports them: ten
+// handlers that start together make one report, not ten.
 const settle = 50 * time.Millisecond
 
-// lifeSign is how often the agent shows that it works: each minute, and three
-// times within the period of the service manager's watchdog (in microseconds).
+// lifeSign returns how often the agent shows that it works: every minute, and
+// three times within the watchdog period of the service manager (in
+// microseconds).
 func lifeSign(watchdog string) time.Duration {
 	usec, err := strconv.ParseInt(watchdog, 10, 64)
 	if err != nil || usec <= 0 || usec > int64(time.Hour/time.Microsecond) {
@@ -92,16 +93,16 @@ func lifeSign(watchdog string) time.Duration {
 	return min(time.Minute, max(time.Duration(usec)*time.Microsecond/3, 10*time.Millisecond))
 }
 
-// tardy is how long a report may take before agentctl is shown that things
-// have changed meanwhile.
+// tardy is how long a report may take before agentctl is shown what has changed
+// meanwhile.
 const tardy = time.Second
 
-// sending is what the reporter knows of the report that is on its way.
+// sending is what the reporter knows about the report that is being sent.
 type sending struct {
-	done    <-chan error     // its end; nil if none is on its way
-	late    <-chan time.Time // it takes long enough to show what has changed meanwhile
-	changed bool             // something has
-	retry   <-chan time.Time // after a report that was not taken
+	done    <-chan error     // receives its result; nil if none is being sent
+	late    <-chan time.Time // fires when changes made meanwhile have to be shown
+	changed bool             // something has changed meanwhile
+	retry   <-chan time.Time // fires when a report that failed has to be sent again
 	pause   *backoff.ExponentialBackOff
 }
 
@@ -111,7 +112,7 @@ func newSending() *sending {
 	return &sending{pause: pause}
 }
 
-// wait is for the end of the reporter: the context of the report has ended.
+// wait waits for the report that is being sent; its context has ended.
 func (s *sending) wait() {
 	if s.done != nil {
 		// wait: the context has ended, and with it the report
@@ -119,11 +120,12 @@ func (s *sending) wait() {
 	}
 }
 
-// reporter writes the snapshot and sends the status document whenever
-// something changed, and the document again when it was not taken. The sending
-// may take minutes on a sick network; the snapshot does not wait for it.
+// reporter writes the snapshot and sends the status document whenever something
+// changed, and sends the document again if it was not accepted. Sending may
+// take minutes on a bad network; the snapshot does not wait for it.
 func (a *Agent) reporter(ctx context.Context) error {
-	// Even with nothing to say: a snapshot that grows old means that we hang.
+	// Saved even if nothing has changed: an old snapshot means that the agent
+	// hangs.
 	sign := lifeSign(os.Getenv("WATCHDOG_USEC")) //nolint:forbidigo // the service manager's own interface
 	alive := time.NewTicker(sign)
 	defer alive.Stop()
@@ -136,7 +138,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-alive.C:
-			// With each report it was, too.
+			// Each report saves it, too.
 			if time.Since(a.rep.lastSaved()) > sign/2 {
 				a.save()
 			}
@@ -174,13 +176,14 @@ func (a *Agent) beginReport(ctx context.Context, s *sending) {
 		defer a.pulse.begin("report", 0)()
 		ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("not finished after %v", turnLimit))
 		defer cancel()
-		// What an extension has just changed must count when it is reported.
+		// A change that an extension has just made to sshd's configuration must
+		// be in effect when the extension is reported.
 		a.yieldSSHD(ctx)
 		return a.report(ctx)
 	})
 }
 
-// reportEnded plans the next try after a report that was not taken.
+// reportEnded plans the next attempt after a report that was not accepted.
 func (a *Agent) reportEnded(ctx context.Context, s *sending, err error) {
 	s.done, s.late = nil, nil
 	a.save()
@@ -196,7 +199,8 @@ func (a *Agent) reportEnded(ctx context.Context, s *sending, err error) {
 	}
 }
 
-// heartbeat is the job that keeps the platform from calling us unresponsive.
+// heartbeat is the job that makes a report due, so that the platform does not
+// consider the agent unresponsive.
 func (a *Agent) heartbeat(context.Context) error {
 	a.rep.force()
 	a.live.poke()
@@ -241,7 +245,7 @@ func (a *Agent) report(ctx context.Context) error {
 	return nil
 }
 
-// statusDocument is what the platform gets to know.
+// statusDocument returns the status that is reported to the platform.
 func (a *Agent) statusDocument() protocol.Status {
 	ext := a.ext.Status()
 	a.applied(ext)
@@ -258,7 +262,7 @@ func (a *Agent) statusDocument() protocol.Status {
 	}
 }
 
-// applied notes when the engine has come to an end with a goal state.
+// applied records when the engine has finished with a goal state.
 func (a *Agent) applied(ext extensions.Snapshot) {
 	gs := a.loop.current()
 	if gs == nil || ext.Key != gs.Key() {
@@ -287,8 +291,8 @@ func (a *Agent) features() []protocol.Feature {
 	return out
 }
 
-// save writes the snapshot for agentctl. That it can't be written (a full
-// /run) is worth a line, not an end.
+// save writes the snapshot for agentctl. A failure, for example because /run is
+// full, is only logged.
 func (a *Agent) save() {
 	a.rep.saving.Lock()
 	defer a.rep.saving.Unlock()
@@ -296,12 +300,12 @@ func (a *Agent) save() {
 	s := a.live.copy()
 	a.fill(&s)
 	a.remember(&s, a.rep.changes.look(s.Extensions, a.started, time.Now().UTC()))
-	s.Agent.Goroutines = runtime.NumGoroutine() // costs nothing, so it is never old
+	s.Agent.Goroutines = runtime.NumGoroutine() // cheap, so it is measured each time
 	s.Overall = s.Judge()
 	s = s.Clean()
 	err := status.Save(a.paths.Snapshot, s)
 	if err != nil && !lacking(err) {
-		a.checkState() // something else may stand in its place
+		a.checkState() // something else may be in its place
 		err = status.Save(a.paths.Snapshot, s)
 	}
 	if err != nil {
@@ -315,7 +319,7 @@ func (a *Agent) save() {
 	}
 }
 
-// measure is the job that looks at the agent's own cost.
+// measure is the job that measures the resources that the agent uses.
 func (a *Agent) measure(context.Context) error {
 	a.forgetHang()
 	a.showAside()
@@ -402,8 +406,8 @@ func judgeSpace(d *status.Disk, u disk.Usage, overBudget bool) {
 	}
 }
 
-// lookAtSpace refreshes what is known of the file system, which may have
-// filled up long before the next look at everything, and returns it.
+// lookAtSpace updates and returns the state of the file system, which may have
+// filled up since the last full measurement.
 func (a *Agent) lookAtSpace() (d status.Disk) {
 	u, err := disk.Space(a.Root, a.cfg.Paths.Lib)
 	a.live.update(func(s *status.Snapshot) {
@@ -421,7 +425,8 @@ func (a *Agent) housekeeping(context.Context) error {
 	return err
 }
 
-// clean frees what the budget does not need; all of what may go if hard.
+// clean deletes files until the disk budget is kept, or, if hard, everything
+// that may be deleted. It returns the number of bytes freed.
 func (a *Agent) clean(hard bool) (int64, error) {
 	u, err := disk.Measure(a.Root, a.diskDirs())
 	budget, files := int64(a.cfg.Disk.BudgetMB)<<20, a.cfg.Disk.Files
@@ -430,7 +435,7 @@ func (a *Agent) clean(hard bool) (int64, error) {
 	}
 	freed, cerr := disk.Clean(u, disk.Plan(u, budget, files))
 	if !hard {
-		// What is in use can't be freed.
+		// Files in use can't be deleted, so the budget may still be exceeded.
 		a.overBudget.Store(u.Used-freed > budget)
 	}
 	if freed > 0 {

@@ -10,10 +10,10 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// requesters remembers in which goal state each set of settings came first, so
-// that an operation can be traced to who ordered it.
+// requesters remembers the goal state in which each set of settings came first,
+// so that an operation can be traced to the activity that requested it.
 type requesters struct {
-	mu    sync.Mutex // guards orders
+	mu    sync.Mutex // guards byKey
 	byKey map[string]requester
 }
 
@@ -26,8 +26,8 @@ func requesterKey(name, config, version string, seq int) string {
 	return strings.ToLower(name) + "\x00" + config + "\x00" + version + "\x00" + strconv.Itoa(seq)
 }
 
-// set takes over what is asked for now; what was asked for before keeps its
-// order.
+// set records the settings of a goal state. Settings that were in the previous
+// one keep their requester.
 func (x *requesters) set(gs *protocol.GoalState) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -55,9 +55,9 @@ func (x *requesters) set(gs *protocol.GoalState) {
 	x.byKey = now
 }
 
-// by names the activity that ordered the last operation of an extension. An
-// operation that is older than the order was ordered by somebody we have
-// forgotten, for instance before a restart.
+// by returns the activity that requested the last operation of an extension.
+// The requester of an operation that began before the settings were received is
+// not known any more, for example after a restart.
 func (x *requesters) by(d extensions.Detail) string {
 	x.mu.Lock()
 	defer x.mu.Unlock()

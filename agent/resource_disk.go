@@ -9,7 +9,7 @@ import (
 	"github.com/azguest/azguest/provisioning/disk"
 )
 
-// Finding the resource disk: it may come later than the agent.
+// The resource disk may appear after the agent has started.
 const (
 	diskTries = 10
 	diskPause = 3 * time.Second
@@ -17,8 +17,8 @@ const (
 
 // resourceDisk prepares the temporary disk at each start, because after each
 // move to another host there is a new one (provisioning/SPEC.md §12.1). It runs
-// beside provisioning, and nothing waits for it. Without ResourceDisk.Format
-// it does not so much as look.
+// concurrently with provisioning, and nothing waits for it. Without
+// ResourceDisk.Format it does nothing.
 func (a *Agent) resourceDisk(ctx context.Context) error {
 	if !a.cfg.ResourceDisk.Format {
 		return nil
@@ -26,7 +26,7 @@ func (a *Agent) resourceDisk(ctx context.Context) error {
 	select {
 	case <-a.diskLatch.opened:
 	case <-ctx.Done():
-		return nil // whoever ended us says why
+		return nil // what has ended the context reports the reason
 	}
 	err := a.prepareDisk(ctx)
 	if ctx.Err() != nil {
@@ -56,8 +56,8 @@ func (a *Agent) prepareDisk(ctx context.Context) error {
 		return err
 	}
 	if len(disks) == 0 && !o.Swap {
-		// Most sizes have none, and packages ship with Format on: nothing is
-		// missing, unless somebody wants swap on it.
+		// Most VM sizes have none, and packages enable ResourceDisk.Format:
+		// this is an error only if swap was asked for.
 		a.Log.Debug().Msg("no resource disk")
 		return nil
 	}
@@ -85,8 +85,8 @@ func (a *Agent) prepareDisk(ctx context.Context) error {
 	return nil
 }
 
-// findDisk waits for the disk for a while. That it was taken out of the VM's
-// size is no fault of the machine, but of its configuration: it is told.
+// findDisk waits a while for the resource disk. If there is none, the result is
+// empty: the VM's size may not include one.
 func (a *Agent) findDisk(ctx context.Context, o disk.Options) ([]disk.Disk, error) {
 	for try := 1; ; try++ {
 		disks, err := disk.Look(a.Root, o)
@@ -101,14 +101,14 @@ func (a *Agent) findDisk(ctx context.Context, o disk.Options) ([]disk.Disk, erro
 	}
 }
 
-// decided tells the resource disk that it may begin: the order is known, and
-// the one who provisions is us, or has done it.
+// decided lets the preparation of the resource disk begin, unless provisioning
+// has to come first.
 func (a *Agent) decided(owner provisioning.Finding, standing provisioning.Standing) {
 	if owner.Owner == provisioning.OwnerSelf && standing == provisioning.Fresh {
-		return // provision will say it, when the VM is not a pooled one
+		return // applyPlan opens the latch when the provisioning data is known
 	}
 	if owner.Owner != provisioning.OwnerSelf && owner.Owner != provisioning.OwnerNobody && standing != provisioning.Provisioned {
-		return // theirs are the file systems until they are done
+		return // the other provisioner may still set up file systems
 	}
 	a.diskLatch.open()
 }

@@ -6,8 +6,8 @@ import (
 	"io/fs"
 )
 
-// lives counts the starts of the agent since boot. It is in /run, which
-// begins empty.
+// lives is the file that counts restarts of the agent since boot; /run is empty
+// after a reboot.
 const lives = "/run/azguest/lives"
 
 // A life is the content of the file: how often the agent was started again
@@ -17,8 +17,8 @@ type life struct {
 	Running  bool `json:"running"`
 }
 
-// countLife records a start; the function that it returns records a regular end.
-// Only a start without one before it counts as a restart.
+// countLife records a start; end records a regular end. Only a start without a
+// regular end before it counts as a restart.
 func (a *Agent) countLife() (restarts int, end func()) {
 	var l life
 	b, err := a.Root.ReadFile(lives)

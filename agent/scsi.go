@@ -25,10 +25,10 @@ func (a *Agent) scsiTimeout(context.Context) error {
 	for _, n := range names {
 		b, err := a.Root.ReadFile(n)
 		if err != nil || strings.TrimSpace(string(b)) == want {
-			continue // a disk that was just taken out is no fault
+			continue // a disk that was just removed is not an error
 		}
-		// Not through Root.WriteFile: an attribute of sysfs is no file that
-		// could be replaced.
+		// Not with Root.WriteFile, which replaces files: an attribute of sysfs
+		// has to be written in place.
 		f, err := a.Root.OpenFile(n, os.O_WRONLY, 0)
 		if err != nil {
 			errs = append(errs, err)
@@ -47,7 +47,8 @@ func (a *Agent) scsiTimeout(context.Context) error {
 	return nil
 }
 
-// scsiSeconds checks the value of the configuration; "" is: leave it alone.
+// scsiSeconds checks the value of the configuration; "" means that time-outs
+// are left alone.
 func scsiSeconds(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	if s == "" || strings.EqualFold(s, "none") {

@@ -24,7 +24,8 @@ import (
 // hand-over; UpdateGuard is that process.
 const UpdateGuardArg = update.GuardArg
 
-// UpdateGuard watches a hand-over to its end and returns an exit status.
+// UpdateGuard watches a hand-over to its end and returns the exit status of the
+// process.
 func UpdateGuard(ctx context.Context, args []string, log io.Writer) int {
 	return update.Guard(ctx, args, log)
 }
@@ -45,13 +46,13 @@ type updater struct {
 	trust update.Trust
 	end   context.CancelCauseFunc // ends Run
 	lock  *status.Lock
-	kept  bool        // the lock goes on to the next version
-	going atomic.Bool // no extension may start any more
+	kept  bool        // the lock is passed on to the next version
+	going atomic.Bool // a hand-over begins: no extension may start any more
 
-	ready      time.Time // when extensions were let go; only the job uses it
+	ready      time.Time // when extensions were allowed to start; only the job uses it
 	manifest   *protocol.Manifest
 	manifestAt time.Time
-	manifestOf string // first address, to notice another family
+	manifestOf string // its first URI, to detect another family
 	noted      string // what was logged last
 	settled    bool
 
@@ -60,11 +61,12 @@ type updater struct {
 	trial    bool
 	accepted time.Time
 	rsm      bool
-	err      error // why what is asked for is not done
+	err      error // why the requested version is not installed
 	handover *Handover
 }
 
-// beginUpdates finds out who we are. It comes before the first report.
+// beginUpdates identifies the running program and loads the update state. It
+// has to be called before the first report.
 func (a *Agent) beginUpdates() {
 	u := &a.upd
 	u.store = update.Store{Root: a.Root, Lib: a.cfg.Paths.Lib}
@@ -91,8 +93,8 @@ func (a *Agent) beginUpdates() {
 	a.tellLast(st.Last)
 }
 
-// tellLast reports an outcome that no agent has told yet: the one that began
-// the update is no more.
+// tellLast reports the result of the last update, unless a process has reported
+// it already; the process that began the update has ended.
 func (a *Agent) tellLast(l update.Last) {
 	a.showUpdate(func(s *status.Update) {
 		s.LastResult, s.LastAt = l.Text, l.At
@@ -146,8 +148,8 @@ func (a *Agent) showUpdate(change func(*status.Update)) {
 // there is nothing to do.
 func (a *Agent) updateEvery() time.Duration { return min(10*time.Second, a.cfg.Update.Period) }
 
-// selfUpdate is one turn of the job: decide, make ready, wait for the right
-// moment, hand over.
+// selfUpdate is one turn of the job: decide, stage the version, wait for the
+// right moment, hand over.
 func (a *Agent) selfUpdate(ctx context.Context) error {
 	u := &a.upd
 	if u.end == nil || u.self.Path == "" {
@@ -227,7 +229,7 @@ func (a *Agent) updateFacts(gs *protocol.GoalState, st update.State, now time.Ti
 	return f
 }
 
-// keepDecision writes down what survives a restart, and shows the rest.
+// keepDecision saves what must survive a restart, and shows the rest.
 func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
 	u := &a.upd
 	var errs []error
@@ -261,7 +263,7 @@ func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
 		u.noted = d.Err.Error()
 		a.Log.Info().Str("code", update.CodeOf(d.Err)).Err(d.Err).Msg("agent not updated")
 		if u.rsm || f.Mode == update.Pinned {
-			// Somebody waits for an answer.
+			// This version was requested, so the result is shown.
 			a.showUpdate(func(s *status.Update) {
 				s.LastResult, s.LastAt = d.Err.Error(), f.Now.UTC()
 				s.Problem = updateProblem(update.CodeOf(d.Err), f.Now.UTC())
@@ -282,7 +284,8 @@ func (a *Agent) marker(name string, on bool) error {
 	return a.Root.Remove(file)
 }
 
-// bringUp stages the version and hands over when the moment has come.
+// bringUp stages the version, and hands over as soon as the agent may be
+// replaced.
 func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, st update.State) error {
 	u := &a.upd
 	to := st.Installed
@@ -305,8 +308,8 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 		}
 		return nil
 	}
-	// From here on no extension starts; what started in between has the
-	// right of way.
+	// From here on no extension starts. If one has started just before, the
+	// hand-over waits for it.
 	u.going.Store(true)
 	if busy := a.busy(); len(busy) > 0 {
 		u.going.Store(false)
@@ -342,19 +345,19 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 
 var errHandover = errors.New("switching to another version of the agent")
 
-// Managed says that somebody starts the agent again when it ends.
+// Managed reports whether a service manager starts the agent again when it
+// ends.
 func Managed() bool {
 	return os.Getenv("INVOCATION_ID") != "" || os.Getenv("NOTIFY_SOCKET") != "" //nolint:forbidigo // the service manager's own interface
 }
 
-// notStaged keeps why there is no update, and when to try again: for a
-// package that is not accepted after a day, else after minutes, then hours.
+// notStaged records why there is no update, and when to try again: after a day
+// if the package is not accepted, else after minutes, later hours.
 func (a *Agent) notStaged(f update.Facts, d update.Decision, why error) error {
 	u := &a.upd
 	text, code := fmt.Sprintf("no update to %s: %v", d.Want, why), update.CodeOf(why)
-	// That the platform's family only has somebody else's agent is the normal
-	// case on most platforms and no reason to call the machine degraded; a
-	// person who asked for a version gets an answer.
+	// On most platforms the agent family has only another agent. That is
+	// normal, so it is shown as a problem only if a version was requested.
 	asked := d.RSM || f.Mode == update.Pinned
 	shown := code
 	if update.Final(why) && !asked {
@@ -380,7 +383,7 @@ func (a *Agent) notStaged(f update.Facts, d update.Decision, why error) error {
 	return errors.Join(errs...)
 }
 
-// moment is what update.Wait looks at.
+// moment returns what update.Wait has to know.
 func (a *Agent) moment(now time.Time) update.Moment {
 	busy := a.busy()
 	a.upd.mu.Lock()
@@ -392,7 +395,7 @@ func (a *Agent) moment(now time.Time) update.Moment {
 	}
 }
 
-// busy names the handlers that run a command, or are about to.
+// busy returns the names of the handlers that run a command or are about to.
 func (a *Agent) busy() []string {
 	var out []string
 	for _, d := range a.ext.Details() {
@@ -406,8 +409,8 @@ func (a *Agent) busy() []string {
 	return out
 }
 
-// reported is called when the platform has accepted a status document: for
-// a version on trial that is the proof.
+// reported is called when the platform has accepted a status document. That
+// completes the trial of a new version.
 func (a *Agent) reported() {
 	u := &a.upd
 	u.mu.Lock()
@@ -422,7 +425,7 @@ func (a *Agent) reported() {
 	if err != nil {
 		a.Log.Error().Err(err).Str("code", "AZ-UPD-FAILED").Msg("could not save this version as installed")
 		u.mu.Lock()
-		u.trial = true // once more with the next report
+		u.trial = true // try again with the next report
 		u.mu.Unlock()
 		return
 	}
@@ -431,8 +434,8 @@ func (a *Agent) reported() {
 	}
 }
 
-// updateStatus is reported while the platform governs our version
-// (protocol/SPEC.md §9.3).
+// updateStatus returns the update status, or nil unless the platform chooses
+// the version (protocol/SPEC.md §9.3).
 func (a *Agent) updateStatus() *protocol.UpdateStatus {
 	a.upd.mu.Lock()
 	defer a.upd.mu.Unlock()
@@ -446,8 +449,8 @@ func (a *Agent) updateStatus() *protocol.UpdateStatus {
 	return s
 }
 
-// governable: the platform may choose our version. Without anybody to trust
-// there is no use in telling it so.
+// governable reports whether the platform may choose the version. Without
+// trusted signers it may not, because no package could be accepted.
 func (a *Agent) governable() bool {
 	return a.cfg.Update.Mode == config.UpdateChannel && a.cfg.Update.Versioning && (a.upd.trust.Roots != nil || a.upd.trust.Unsigned)
 }

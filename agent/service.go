@@ -24,14 +24,14 @@ const ServiceName = "azguest"
 //go:embed azguest.service
 var unit string
 
-// program adapts a function that runs until its context ends to what the
-// service library wants.
+// program implements service.Interface with a function that runs until its
+// context ends.
 type program struct {
 	run    func(context.Context) error
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
-	asked  bool // to stop, by a signal
+	asked  bool // a signal has asked it to stop
 }
 
 // Start implements service.Interface; it must not block.
@@ -61,9 +61,9 @@ func (p *program) Stop(service.Service) error {
 }
 
 func newService(p *program) (service.Service, error) {
-	// The library's own wait ends at a signal only: an agent that dies by
-	// itself would leave a process that does nothing, and the service manager
-	// would call it active.
+	// The library's own wait ends only at a signal: if the agent ended by
+	// itself, the process would go on without doing anything, and the service
+	// manager would consider it active.
 	wait := func() {
 		sig := make(chan os.Signal, 1)
 		signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
@@ -80,7 +80,8 @@ func newService(p *program) (service.Service, error) {
 		Description: "Provisions the VM and runs its extensions",
 		Arguments:   []string{"run"},
 		Option: service.KeyValue{
-			// The text goes through a template; the unit has no use for one.
+			// The library executes this text as a template; the unit has no
+			// template actions.
 			"SystemdScript": unit,
 			"RunWait":       wait,
 		},
@@ -97,8 +98,8 @@ func RunService(run func(context.Context) error) error {
 	return s.Run()
 }
 
-// ControlService does install, uninstall, start, stop, restart or status on
-// the machine's service manager.
+// ControlService performs install, uninstall, start, stop, restart or status
+// with the machine's service manager.
 func ControlService(action string) error {
 	s, err := newService(&program{})
 	if err != nil {
@@ -110,11 +111,11 @@ func ControlService(action string) error {
 	return nil
 }
 
-// notifyPatience bounds the wait for a service manager that does not read.
+// notifyPatience limits the wait for a service manager that does not read.
 const notifyPatience = time.Second
 
-// notify tells the service manager something (sd_notify); without one it
-// does nothing.
+// notify sends a state to the service manager (sd_notify); without one it does
+// nothing.
 func notify(state string) {
 	name := os.Getenv("NOTIFY_SOCKET") //nolint:forbidigo // the service manager's own interface
 	if name == "" {
@@ -129,6 +130,6 @@ func notify(state string) {
 		return
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(notifyPatience))
-	_, _ = c.Write([]byte(state)) // nobody to tell if the manager is gone
+	_, _ = c.Write([]byte(state)) // ignored: the manager may be gone
 	_ = c.Close()
 }

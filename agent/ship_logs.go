@@ -12,16 +12,15 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// LogsForUpload is the flag, our own addition to the classic ones, with which
-// shipLogs collects logs: in a smaller archive, and with idle priority.
+// LogsForUpload is a flag of -collect-logs that the classic agent does not
+// have. shipLogs uses it to collect a smaller archive, with idle priority.
 const LogsForUpload = "for-upload"
 
-// LogsUploadMax bounds an archive of logs that goes to the host.
+// LogsUploadMax is the largest archive of logs that is uploaded, in bytes.
 const LogsUploadMax = 8 << 20
 
-// shipLogs is the job that uploads logs for support. It is not the default:
-// logs leave the machine only where a configuration file says Logs.Collect=y
-// in so many words.
+// shipLogs is the job that uploads logs for support. It is off by default: logs
+// leave the machine only if a configuration file says Logs.Collect=y.
 func (a *Agent) shipLogs(ctx context.Context) error {
 	if !a.logsDue(time.Now()) {
 		return nil
@@ -34,8 +33,8 @@ func (a *Agent) shipLogs(ctx context.Context) error {
 	if a.ConfigFile != "" {
 		args = append(args, "-configuration-path:"+a.ConfigFile)
 	}
-	// A process of its own, with the lowest priority: what it needs is gone
-	// when it ends, and the agent goes on meanwhile.
+	// A separate process with the lowest priority: its memory is freed when it
+	// ends, and the agent goes on meanwhile.
 	if _, err := a.Runner.Run(ctx, host.Cmd{Name: self, Args: args, Timeout: 5 * time.Minute}); err != nil {
 		return fmt.Errorf("collect logs: %w", err)
 	}
@@ -46,7 +45,8 @@ func (a *Agent) shipLogs(ctx context.Context) error {
 	if err := a.platform.UploadLogs(ctx, b); err != nil {
 		return fmt.Errorf("upload logs: %w", err)
 	}
-	// Each hour's would be all that an idle machine has to say.
+	// Only the first one is logged at info level: an idle machine would log
+	// nothing but these.
 	level := zerolog.DebugLevel
 	if !a.logsShipped {
 		a.logsShipped, level = true, zerolog.InfoLevel
@@ -55,13 +55,14 @@ func (a *Agent) shipLogs(ctx context.Context) error {
 	return nil
 }
 
-// shipsLogs: a default is no consent.
+// shipsLogs reports whether logs are uploaded. A default is not consent, so a
+// configuration file has to say it.
 func (a *Agent) shipsLogs() bool {
 	return a.cfg.Logs.Collect && a.cfg.Origin("Logs.Collect").File != ""
 }
 
-// logsDue keeps the period: the first time some minutes after the start. A
-// failure waits for the next period.
+// logsDue reports whether the next upload is due: first some minutes after the
+// start, then once per period, also after a failure.
 func (a *Agent) logsDue(now time.Time) bool {
 	if a.nextLogs.IsZero() {
 		a.nextLogs = a.started.Add(a.cfg.Logs.CollectDelay)

@@ -16,25 +16,25 @@ import (
 	"github.com/azguest/azguest/protocol/cms"
 )
 
-// platformRoot is where the classic agent keeps the authority of the
-// platform's own publishers, below the library directory
+// platformRoot is the file, below the library directory, in which the classic
+// agent keeps the root certificate of the platform's own publishers
 // (protocol/SPEC.md §8.3).
 const platformRoot = "microsoft_root_certificate.pem"
 
-// maxRootFile bounds a file of authorities, in bytes.
+// maxRootFile is the largest size of a file of root certificates, in bytes.
 const maxRootFile = 1 << 20
 
-// trust is who may sign packages of extensions. It is read at each use:
-// packages come rarely, and an authority that was taken away must not be
-// trusted until the next start.
+// trust verifies the signatures of extension packages. Root certificates are
+// read at each use: packages come rarely, and a certificate that was removed
+// must not be trusted until the next start.
 type trust struct {
 	root     host.Root
 	dir, lib string
 }
 
-// verify is extensions.Config.Verify. The dates of the signer do not count,
-// and its certificate may be for any purpose: packages outlive the
-// certificates of their publishers (protocol/SPEC.md §8.3).
+// verify implements extensions.Config.Verify. The dates and the purpose of the
+// signer's certificate are not checked: packages outlive the certificates of
+// their publishers (protocol/SPEC.md §8.3).
 func (t trust) verify(ctx context.Context, file, signature string) (signer string, err error) {
 	roots, err := t.roots()
 	if err != nil {
@@ -58,9 +58,9 @@ func (t trust) verify(ctx context.Context, file, signature string) (signer strin
 	return cms.Thumbprint(s.Signer().Raw), nil
 }
 
-// roots reads the authorities: every *.pem and *.crt of the directory, and
-// the classic agent's file. A file that can't be read is an error and not one
-// authority less: whoever put it there relies on it.
+// roots reads the root certificates: every *.pem and *.crt of the directory,
+// and the classic agent's file. A file that can't be read is an error; it is
+// not skipped, because whoever put it there relies on it.
 func (t trust) roots() (*x509.CertPool, error) {
 	var names []string
 	entries, err := t.root.ReadDir(t.dir)
@@ -103,7 +103,7 @@ func (t trust) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// reader ends with the context: packages are large.
+// reader stops reading when the context ends, because packages are large.
 type reader struct {
 	ctx context.Context
 	f   *os.File

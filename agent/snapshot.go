@@ -13,7 +13,8 @@ import (
 	"github.com/azguest/azguest/extensions/policy"
 )
 
-// fill completes a copy of the live status with what other parts know better.
+// fill completes a copy of the live status with the state that other parts
+// keep.
 func (a *Agent) fill(s *status.Snapshot) {
 	a.fillEndpoints(s)
 	a.fillExtensions(s)
@@ -53,7 +54,7 @@ func problem(code string, since time.Time) status.Problem {
 	return status.Problem{Code: code, Since: since, Fix: fixOf(code)}
 }
 
-// fillExtensions puts the engine's view into a snapshot.
+// fillExtensions adds the engine's view to a snapshot.
 func (a *Agent) fillExtensions(s *status.Snapshot) {
 	s.Extensions = []status.Extension{}
 	for _, d := range a.ext.Details() {
@@ -67,8 +68,8 @@ func (a *Agent) fillExtensions(s *status.Snapshot) {
 	a.rep.date(s.Extensions)
 }
 
-// date says since when what no command failed at is wrong: since it was seen
-// first.
+// date sets Since of problems that are not the failure of a command: to the
+// time at which they were first seen.
 func (r *reports) date(exts []status.Extension) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,7 +90,7 @@ func (r *reports) date(exts []status.Extension) {
 	r.seen = seen
 }
 
-// extension maps one row.
+// extension converts the engine's details of an extension.
 func extension(d extensions.Detail) status.Extension {
 	e := status.Extension{
 		Name: d.Name, Config: d.Config, Version: d.Version, Seq: d.Seq, Desired: d.Desired, Actual: string(d.Actual), Phase: string(d.Phase),
@@ -100,7 +101,7 @@ func extension(d extensions.Detail) status.Extension {
 	}
 	e.Notes = slices.Clone(d.Notes)
 	if d.Exit != nil {
-		e.ThrottledS = d.Exit.Throttled.Seconds() // of what ended; what runs is looked at by the caller
+		e.ThrottledS = d.Exit.Throttled.Seconds() // of the command that ended; the caller handles a running one
 		if d.Exit.Slowed() {
 			e.Notes = append(e.Notes, "AZ-CG-THROTTLED")
 		}
@@ -113,21 +114,22 @@ func extension(d extensions.Detail) status.Extension {
 	return e
 }
 
-// extensionCode names what is wrong with an extension, "" if nothing is. The
-// engine knows; the message, which may quote a handler, is not looked at.
+// extensionCode returns the code of an extension's problem, "" if there is
+// none. It comes from the engine, not from the message, which may quote a
+// handler.
 func extensionCode(d extensions.Detail) string {
 	failed := d.Status == status.StatusError || d.Ready == "NotReady" || d.Ready == "Unresponsive"
 	if d.Overdue != "" {
 		return "AZ-EXT-OVERDUE"
 	}
-	if d.Phase != "" || d.BlockedBy != "" || !failed { // being worked on, or well
+	if d.Phase != "" || d.BlockedBy != "" || !failed { // in progress, or no failure
 		return ""
 	}
 	switch d.Cause {
 	case "":
-		return "AZ-EXT-REPORTED" // by a heartbeat or another agent: nothing of ours has failed
+		return "AZ-EXT-REPORTED" // reported by a heartbeat or another agent: no command of ours has failed
 	case "AZ-EXT-NOEXEC":
-		return "AZ-EXEC-NOEXEC" // where `agentctl explain` has one for both
+		return "AZ-EXEC-NOEXEC" // `agentctl explain` has one code for both
 	}
 	return d.Cause
 }
@@ -139,8 +141,8 @@ func limits(l cgroup.Limits, ok bool) (*status.Limits, float64) {
 	return &status.Limits{CPUPercent: l.CPUPercent, MemoryMax: l.MemoryMax, TasksMax: l.TasksMax}, l.Throttled.Seconds()
 }
 
-// showPolicy reads which policy is in force; the engine reads it at the same
-// moments.
+// showPolicy shows which policy is in force, as read from the files; the engine
+// reads them at the same moments.
 func (a *Agent) showPolicy() {
 	p := status.Policy{Mode: a.cfg.Policy.Mode, Why: a.cfg.PolicyWhy()}
 	files, err := policy.Files(a.Root, policy.Config{File: a.cfg.Policy.File})

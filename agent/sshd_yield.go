@@ -9,9 +9,9 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// yieldSSHD lets later edits of sshd's configuration count over what was set
-// at provisioning: VMAccess is the way in for a customer who has lost theirs,
-// and edits the main file. It looks only when a file has changed.
+// yieldSSHD lets later edits of sshd's configuration take precedence over what
+// was set at provisioning. VMAccess, with which customers restore lost access,
+// edits the main file. The check is made only if a file has changed.
 func (a *Agent) yieldSSHD(ctx context.Context) {
 	if !a.startGate.opened.Load() {
 		return // the machine is being provisioned
@@ -31,7 +31,7 @@ func (a *Agent) yieldSSHD(ctx context.Context) {
 	}
 }
 
-// newestSSHD is when a file of sshd's configuration was changed last.
+// newestSSHD returns when a file of sshd's configuration was last changed.
 func (a *Agent) newestSSHD() time.Time {
 	dir := a.cfg.OS.SSHDir
 	names := []string{path.Join(dir, "sshd_config"), path.Join(dir, "sshd_config.d")}

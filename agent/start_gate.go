@@ -2,14 +2,14 @@ package agent
 
 import "sync/atomic"
 
-// startGate keeps handlers from starting until the machine is provisioned, or was
-// given up on, and the platform has been reached. What else changes accounts or
-// the name of the machine waits for it, too.
+// startGate keeps handlers from starting until provisioning has finished or
+// failed, and the platform has been reached. Everything else that changes
+// accounts or the name of the machine waits for it, too.
 type startGate struct{ opened atomic.Bool }
 
 func (g *startGate) open() { g.opened.Store(true) }
 
-// whyWait returns what handlers wait for, "" if they may start.
+// whyWait returns a text for what handlers wait for, "" if they may start.
 func (a *Agent) whyWait() string {
 	if !a.startGate.opened.Load() {
 		if w := a.live.copy().Provisioning.Waiting; w != "" {

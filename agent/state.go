@@ -15,27 +15,28 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// A place is where this agent, or one before it, keeps state.
+// A place is a path at which this agent, or an earlier agent, keeps state.
 type place struct {
 	pattern string
 	// What has to be there, if anything is: a directory of this mode, a socket,
 	// or a regular file.
 	dir    fs.FileMode
 	socket bool
-	// limit is the largest a file may be, json or a time what it has to hold.
+	// limit is the largest size of a file in bytes; json and time say what it
+	// must contain.
 	limit int64
 	json  bool
 	time  bool
-	// mark: that it is there says something, whatever is in it. An empty one
-	// takes its place.
+	// mark: only the existence of the file matters, not its content. An
+	// unusable one is replaced by an empty one.
 	mark bool
 }
 
-// certName is the name of a certificate, as a pattern.
+// certName is a pattern for the thumbprint in a certificate's file name.
 var certName = strings.Repeat("[0-9A-F]", 40)
 
-// places is all of the agent's own state that is read at a start or later, the
-// directories before what is in them.
+// places returns all of the agent's own state that is read at a start or later,
+// directories before their contents.
 func (a *Agent) places() []place {
 	lib := a.cfg.Paths.Lib
 	own := lib + "/azguest"
@@ -73,7 +74,7 @@ func (a *Agent) places() []place {
 		{pattern: lib + "/fast_track.json", limit: small, mark: true},
 		{pattern: lib + "/provisioned", limit: small, mark: true},
 		{pattern: lib + "/published_hostname", limit: small},
-		// What only has to make room for what is written there.
+		// These are only written; anything else in their place is moved away.
 		{pattern: lib + "/ovf-env.xml", limit: large},
 		{pattern: lib + "/CustomData", limit: large},
 		{pattern: lib + "/sudoers.check", limit: large},
@@ -90,7 +91,7 @@ func (a *Agent) places() []place {
 		{pattern: lib + "/" + rsmMark, limit: small, mark: true},
 
 		{pattern: lives, limit: small, json: true},
-		{pattern: readyMark, limit: small, time: true}, // to say Ready once more does no harm
+		{pattern: readyMark, limit: small, time: true}, // reporting Ready once more does no harm
 		{pattern: hungFile, limit: small, json: true},
 		{pattern: hungStacks, limit: large},
 		{pattern: "/run/azguest/status.json", limit: 2 * large, json: true},
@@ -134,7 +135,7 @@ func (p place) judge(r host.Root, name string) error {
 		_, err = time.Parse(time.RFC3339, strings.TrimSpace(string(b)))
 		return err
 	}
-	return nil // also what a power cut left empty: for all readers that is none
+	return nil // also if empty after a power cut: all readers treat that as missing
 }
 
 func kind(m fs.FileMode) string {
@@ -153,7 +154,8 @@ func kind(m fs.FileMode) string {
 	return "a file"
 }
 
-// lacking reports whether the machine lacks something, and the file is not at fault.
+// lacking reports whether an error is due to a lack of resources on the machine
+// and not to the file.
 func lacking(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EROFS, unix.EINTR, unix.EAGAIN} {
 		if errors.Is(err, e) {
@@ -163,14 +165,13 @@ func lacking(err error) bool {
 	return false
 }
 
-// checkState sets aside what of the agent's own state can't be used: a start
-// that met it again and again would end each time, or wait for ever. What it
-// was for begins anew.
+// checkState sets aside state files that can't be used, because they could make
+// each start fail or hang. Their state is started anew.
 func (a *Agent) checkState() {
 	for _, p := range a.places() {
 		names, err := a.Root.Glob(p.pattern)
 		if err != nil {
-			continue // a configured path that is no pattern
+			continue // a configured path that is not a valid pattern
 		}
 		for _, name := range names {
 			err := p.judge(a.Root, name)
@@ -200,7 +201,7 @@ func (a *Agent) checkState() {
 
 const codeState = "AZ-AGENT-STATE"
 
-// maxAside is how many names are shown.
+// maxAside is the largest number of names that are shown.
 const maxAside = 5
 
 // showAside shows which files were set aside, until they are removed.

@@ -10,12 +10,12 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// batch is how many events one turn sends at most: the server takes 15
-// posts in 15 seconds, and nothing here is urgent.
+// batch is the largest number of events that one turn sends: the server accepts
+// 15 posts in 15 seconds, and nothing here is urgent.
 const batch = 300
 
-// sendEvents is the telemetry job. With telemetry off nothing is sent, but
-// what handlers drop is still taken away (extensions/SPEC.md §16.1).
+// sendEvents is the telemetry job. With telemetry off nothing is sent, but the
+// event files that handlers write are still removed (extensions/SPEC.md §16.1).
 func (a *Agent) sendEvents(ctx context.Context) error {
 	if !a.cfg.Telemetry.Enabled {
 		return a.spool.Empty()
@@ -48,8 +48,8 @@ func (a *Agent) collectEvents(context.Context) error {
 	return err
 }
 
-// hostHealth is the job that tells the host's health service how its own services
-// look from here.
+// hostHealth is the job that reports to the host's health service whether the
+// host's services can be reached from here.
 func (a *Agent) hostHealth(ctx context.Context) error {
 	if !a.cfg.Telemetry.Enabled {
 		return nil

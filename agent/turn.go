@@ -2,8 +2,8 @@ package agent
 
 import "context"
 
-// A turn is held by one at a time, like a mutex. It is waited for with a context,
-// so that it may be held while files, sockets and other programs are used.
+// A turn is a mutex that is waited for with a context, so that it may be held
+// while files, sockets and other programs are used.
 type turn chan struct{}
 
 func newTurn() turn { return make(turn, 1) }

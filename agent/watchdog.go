@@ -19,25 +19,26 @@ import (
 
 const (
 	codeHung = "AZ-AGENT-HUNG"
-	// hungAfter is how long a vital part may stay away beyond its period. What
-	// it does has a limit of its own, turnLimit, so one that is away for longer
-	// does not come back.
+	// hungAfter is how long a vital part may be silent beyond its period. Its
+	// turns are limited to turnLimit, so one that is silent for longer hangs.
 	hungAfter = turnLimit + time.Minute
-	// hungLooks is how often the watchdog has to look at it meanwhile: a machine
-	// that stood still looks like a part that did.
+	// hungLooks is how many checks of the watchdog must have passed meanwhile:
+	// after a pause of the whole machine, every part has been silent.
 	hungLooks = 4
-	// hungFile tells the next process why this one ended, and hungStacks has its
-	// stacks. They are in memory: the disk may be what hangs.
+	// hungFile tells the next process why this one ended, and hungStacks has
+	// its stacks. They are in /run, in memory, because the disk may be what
+	// hangs.
 	hungFile   = "/run/azguest/hung.json"
 	hungStacks = "/run/azguest/hung.stacks"
 	maxStacks  = 1 << 20
-	// hungShown is how long the next process shows it.
+	// hungShown is how long the next process shows the hang.
 	hungShown = time.Hour
-	// hungSay bounds the report before the end: a log may be what hangs.
+	// hungSay limits the report before the process ends, because the log may be
+	// what hangs.
 	hungSay = 10 * time.Second
 )
 
-// pulse keeps when each vital part of the agent last showed that it works.
+// pulse records when each vital part of the agent last showed that it works.
 type pulse struct {
 	mu    sync.Mutex // guards vital
 	vital map[string]*beat
@@ -46,7 +47,7 @@ type pulse struct {
 type beat struct {
 	at     time.Time
 	period time.Duration
-	looks  int // of the watchdog, since then
+	looks  int // checks of the watchdog since then
 }
 
 // begin makes a part vital: it has to call beat in every period, until end.
@@ -132,7 +133,7 @@ func (a *Agent) hung(ctx context.Context, what string) {
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	said := inBackground(func() error {
 		b, err := json.Marshal(hang{time.Now().UTC(), what, os.Getpid()})
-		if err == nil && a.Hung != nil { // else there is no next life to be told
+		if err == nil && a.Hung != nil { // else no new process follows
 			err = a.Root.WriteFile(hungFile, append(b, '\n'), 0o600)
 		}
 		err = errors.Join(err, a.Root.WriteFile(hungStacks, stacks, 0o600))
@@ -180,7 +181,7 @@ func (a *Agent) afterHang() {
 	a.hangTold = time.Now()
 }
 
-// forgetHang removes that report from the status after an hour.
+// forgetHang removes the report of a hang from the status after hungShown.
 func (a *Agent) forgetHang() {
 	if !a.hangTold.IsZero() && time.Since(a.hangTold) > hungShown {
 		a.hangTold = time.Time{}

@@ -25,11 +25,11 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// newPlatform makes the client that speaks with the host.
+// newPlatform makes the client for the platform's services.
 func (a *Agent) newPlatform() *platform.Client {
 	id, err := provisioning.Identify(a.Root)
 	if err != nil || !id.Firm() {
-		id.ID = "" // then there is a new transport key at each start
+		id.ID = "" // then a new transport key is made at each start
 	}
 	order := transfer.HostFirst
 	if a.cfg.Download.Order == config.OrderDirect {
@@ -83,8 +83,8 @@ func memoryMB(r host.Root) int64 {
 	return 0
 }
 
-// proxy is for storage only: the configuration's, else the environment's
-// (protocol/SPEC.md §2.7).
+// proxy returns the proxy for storage, the only service that uses one: that of
+// the configuration, else that of the environment (protocol/SPEC.md §2.7).
 func (a *Agent) proxy() platform.Proxy {
 	env := func(names ...string) string {
 		for _, n := range names {
@@ -109,12 +109,12 @@ func (a *Agent) proxy() platform.Proxy {
 	return p
 }
 
-// sendHealth is the health reporter's way out.
+// sendHealth sends a health report to the platform.
 func (a *Agent) sendHealth(ctx context.Context, h protocol.Health) error {
 	return a.platform.ReportHealth(ctx, h)
 }
 
-// metadata asks the metadata service once for what it knows of the order.
+// metadata asks the metadata service once for provisioning data.
 func (a *Agent) metadata(ctx context.Context) (*provisioning.Metadata, error) {
 	i, x, known, err := a.platform.FirstBoot(ctx, metadataTry)
 	if err != nil {
@@ -137,13 +137,13 @@ func (a *Agent) metadata(ctx context.Context) (*provisioning.Metadata, error) {
 	return md, nil
 }
 
-// certificateWait is how long a first boot waits for certificates. Without them
-// the rest of the order, and what the metadata service has, still make an
-// account that somebody can use.
+// certificateWait is how long a first boot waits for certificates. Without
+// them, the rest of the provisioning data and the metadata service still
+// provide an account that can be used.
 const certificateWait = 5 * time.Minute
 
-// fetchCertificates gets the goal state early, because a key of the account
-// is named by its certificate only.
+// fetchCertificates fetches the goal state early, because keys of the account
+// may be given only as thumbprints of certificates.
 func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, certificateWait, fmt.Errorf("not available after %v", certificateWait))
 	defer cancel()
@@ -166,7 +166,7 @@ func (a *Agent) fetchCertificates(ctx context.Context, need []string) error {
 	return nil
 }
 
-// fetcher gets packages for the extension engine.
+// fetcher fetches packages for the extension engine.
 type fetcher struct {
 	*platform.Client
 	root host.Root
@@ -181,7 +181,7 @@ func (f fetcher) Manifest(ctx context.Context, uris []secret.URL) (protocol.Mani
 }
 
 func (f fetcher) Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
-	// The engine has complete names, the client those below the root.
+	// The engine uses absolute paths, the client uses paths below the root.
 	return f.Client.Package(ctx, v.URIs, m.From, strings.TrimPrefix(dst, f.root.Path("")), limit)
 }
 
@@ -202,7 +202,7 @@ func (a *Agent) newManager() *extensions.Manager {
 	})
 }
 
-// ProvisioningOptions is what the configuration says about provisioning.
+// ProvisioningOptions returns what the configuration says about provisioning.
 func ProvisioningOptions(c *config.Config) provisioning.Options {
 	p, o := c.Provisioning, c.OS
 	return provisioning.Options{
