@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// Commands that change something. They ask the agent, which writes down who
+// Commands that change something. They ask the agent to do it, which logs who
 // asked.
 
 func (a *app) call(ctx context.Context, r status.Request) error {
@@ -42,13 +42,14 @@ func (a *app) call(ctx context.Context, r status.Request) error {
 	return nil
 }
 
-// extCall makes a command about one extension.
+// extCall makes a command that sends a request about one extension.
 func (a *app) extCall(use, short, op string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeExt,
 		RunE: func(c *cobra.Command, args []string) error {
 			r := status.Request{Op: op, Extension: args[0]}
-			// The agent knows full names only; the snapshot helps with short ones.
+			// The agent accepts only full names; short ones are looked up in
+			// the snapshot.
 			if s, _, err := a.load(); err == nil {
 				found, err := findExt(s, args[0])
 				if err != nil {

@@ -13,9 +13,9 @@ import (
 	"github.com/azguest/azguest/agent/config"
 )
 
-// CompatVersion is the version of the classic agent whose behaviour ours
+// CompatVersion is the version of the classic agent whose behaviour this agent
 // matches. Certification tests and scripts read it from `waagent -version` and
-// ask for at least some number; our own number would fail them for no reason.
+// require a minimum; our own version number would fail them without reason.
 const CompatVersion = "2.15.0.1"
 
 // compatUsage is what `waagent -help` prints.
@@ -36,9 +36,9 @@ Options may start with any number of - or /. This is azguest; see also:
 agentctl --help
 `
 
-// compat is a classic command line, understood.
+// compat is a parsed classic command line.
 type compat struct {
-	command  string // canonical, without dashes
+	command  string // canonical spelling, without dashes
 	confPath string
 	flags    []string // -force and the like, in classic spelling
 }
@@ -86,7 +86,8 @@ func parseCompat(args []string) (compat, error) {
 	return c, nil
 }
 
-// argv is the classic spelling of c, each word once and in one order.
+// argv returns the command line in classic spelling, each word once and in a
+// fixed order.
 func (c compat) argv() []string {
 	out := []string{"-" + c.command}
 	if c.confPath != "" {
@@ -95,14 +96,15 @@ func (c compat) argv() []string {
 	return append(out, c.flags...)
 }
 
-// compatCmd is what /usr/sbin/waagent calls. What shows something is done
-// here; what does something is the business of azguest, which takes the same
-// words: azguest waagent -deprovision+user -force.
+// compatCmd is called by /usr/sbin/waagent. Commands that show something are
+// done here; the others are passed to azguest, which takes the same words:
+// azguest waagent -deprovision+user -force.
 func (a *app) compatCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "waagent-compat [ARGUMENT...]", Short: "Run a command of the classic agent (waagent)",
 		Hidden: true, DisableFlagParsing: true,
-		// The words here are not cobra's: -output would be a classic argument.
+		// The arguments are not parsed by cobra: -output would be a classic
+		// argument.
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := parseCompat(args)
@@ -131,8 +133,8 @@ func (a *app) compatCmd() *cobra.Command {
 	}
 }
 
-// compatVersion prints three lines that scripts cut up: the first and the
-// third keep the classic form to the letter.
+// compatVersion prints three lines that scripts parse: the first and the third
+// have exactly the classic form.
 func (a *app) compatVersion() {
 	name, version := a.osRelease()
 	a.text("WALinuxAgent-%s running on %s %s\n", CompatVersion, name, version)
@@ -142,7 +144,7 @@ func (a *app) compatVersion() {
 
 // osRelease reads ID and VERSION_ID.
 func (a *app) osRelease() (name, version string) {
-	data, _ := a.root().ReadBounded("/etc/os-release", 64<<10) // without it the words below stand
+	data, _ := a.root().ReadBounded("/etc/os-release", 64<<10) // without the file, the defaults below are used
 	for l := range strings.Lines(string(data)) {
 		k, v, _ := strings.Cut(strings.TrimSpace(l), "=")
 		v = strings.Trim(v, `"'`)
@@ -172,17 +174,17 @@ func (a *app) compatConfig(path string) error {
 	return nil
 }
 
-// toAgent hands a classic command line to azguest.
+// toAgent passes a classic command line to azguest.
 func (a *app) toAgent(c compat) error {
 	return a.become(append([]string{"waagent"}, c.argv()...))
 }
 
-// become turns this process into azguest with these arguments.
+// become replaces this process with azguest, run with args.
 func (a *app) become(args []string) error {
 	for _, p := range []string{"/usr/bin/azguest", "/usr/sbin/azguest", "/usr/local/bin/azguest"} {
 		err := a.Exec(a.root().Path(p), append([]string{"azguest"}, args...))
 		if !errors.Is(err, fs.ErrNotExist) {
-			return err // nil only in tests: a process that became another does not return
+			return err // nil only in tests: after a successful exec this is not reached
 		}
 	}
 	return exitWith(1, errors.New("azguest is not installed"))

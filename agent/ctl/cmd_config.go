@@ -32,7 +32,7 @@ Extensions, selects settings by name.`,
 			conf, _, err := a.config()
 			list := []config.Setting{}
 			for _, s := range conf.Settings() {
-				// A key that is named in full is a question for what holds.
+				// A key given in full is shown even if no file sets it.
 				whole := len(args) == 1 && strings.EqualFold(s.Key, args[0])
 				if len(args) == 1 && !strings.HasPrefix(strings.ToLower(s.Key), strings.ToLower(args[0])) {
 					continue
@@ -66,17 +66,18 @@ Extensions, selects settings by name.`,
 	return c
 }
 
-// known: some key begins so.
+// known reports whether the name of some key begins with prefix.
 func known(prefix string) bool {
 	return slices.ContainsFunc(config.Keys(), func(k config.Key) bool {
 		return strings.HasPrefix(strings.ToLower(k.Name), strings.ToLower(prefix))
 	})
 }
 
-// maxChecked is more than a file of the configuration may have.
+// maxChecked limits the size of a checked file, in bytes; the configuration's
+// own limit is lower.
 const maxChecked = 2 << 20
 
-// readNamed reads what the caller named, who may name a pipe as well.
+// readNamed reads a file that the user has named, which may also be a pipe.
 func readNamed(name string) ([]byte, error) {
 	f, err := os.Open(name) //nolint:forbidigo // it is the caller's own choice, and not below the root
 	if err != nil {

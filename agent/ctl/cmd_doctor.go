@@ -59,7 +59,7 @@ Exit code 0: no problems; 1: warnings; 2: errors.`,
 			p := painter(a.view().color)
 			for _, f := range found {
 				if f.State == status.OK && code != 0 && !all {
-					continue // what is well is shown when all is well, or when asked for
+					continue // passed checks are shown if all have passed, or with --all
 				}
 				word, rank := strings.ToUpper(string(f.State)), 0
 				switch f.State { //nolint:exhaustive // error is 0
@@ -83,10 +83,10 @@ Exit code 0: no problems; 1: warnings; 2: errors.`,
 	return c
 }
 
-// askAround has the agent look at the network.
+// askAround asks the agent to check the network.
 func (a *app) askAround(ctx context.Context, life status.Life) []doctor.Finding {
 	if !life.Running {
-		return nil // said already
+		return nil // reported by another check
 	}
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()

@@ -76,8 +76,8 @@ func seq(n int) string {
 	return fmt.Sprint(n)
 }
 
-// findExt takes a full name, the part after the last dot, or the name of an
-// instance, in any case.
+// findExt finds extensions by their full name, the part after the last dot, or
+// the name of an instance, ignoring case.
 func findExt(s status.Snapshot, name string) ([]status.Extension, error) {
 	match := func(ok func(status.Extension) bool) []status.Extension {
 		var out []status.Extension
@@ -113,13 +113,13 @@ func (a *app) completeExt(*cobra.Command, []string, string) ([]string, cobra.She
 	return slices.Compact(slices.Sorted(slices.Values(out))), cobra.ShellCompDirectiveNoFileComp
 }
 
-// showExt prints every key of the JSON that has a value: what is new in the
-// snapshot shows up here by itself.
+// showExt prints every key of the JSON that has a value, so that new fields of
+// the snapshot are shown without a change here.
 func (a *app) showExt(e status.Extension) {
 	a.text("%s\n", clean(e.Title()))
 	b, err := json.Marshal(e)
 	if err != nil {
-		return // a plain struct of plain values
+		return // can't happen: a plain struct of plain values
 	}
 	d := json.NewDecoder(strings.NewReader(string(b)))
 	if _, err := d.Token(); err != nil {

@@ -34,9 +34,9 @@ type ran struct {
 	TookS     float64   `json:"took_s,omitempty"`
 }
 
-// historyCmd answers "why did this run?": the audit log knows each
-// command of each handler with its reason. It is for root; others see what
-// the snapshot has.
+// historyCmd shows what ran and why: the audit log has each command of each
+// handler with its reason. Only root can read it; others see what the snapshot
+// has.
 func (a *app) historyCmd() *cobra.Command {
 	lines := 50
 	c := &cobra.Command{
@@ -50,8 +50,9 @@ func (a *app) historyCmd() *cobra.Command {
 			if len(args) == 1 {
 				name = strings.ToLower(args[0])
 			}
-			conf, _, _ := a.config() // what cannot be read is at its default
-			// The second is where the agent writes while others can write in the first.
+			conf, _, _ := a.config() // settings that can't be read have their defaults
+			// The agent writes to the second while other users can write to the
+			// directory of the first.
 			runs, err := a.runs(name, path.Join(conf.Paths.ExtensionLogs, "azguest-audit.log"), path.Join(conf.Paths.Lib, "azguest/ext/logs/azguest-audit.log"))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				fmt.Fprintf(a.Stderr, "agentctl: run as root to see commands: %v\n", err)
@@ -110,7 +111,7 @@ func (a *app) printHistory(runs []ran, changes []status.Transition) {
 	table(a.Stdout, rows)
 }
 
-// runs reads the audit log and the generation before it.
+// runs reads the audit log, in either place, and its previous generation.
 func (a *app) runs(name, file, other string) ([]ran, error) {
 	out := []ran{}
 	at := map[string]int{}

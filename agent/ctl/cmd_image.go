@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Commands that make images. azguest does the work: it knows what it has
-// made of the machine. What is asked is checked here, so that completion, man
-// page and usage are those of one tool.
+// Commands for images. azguest does the work, because it knows what it has
+// changed on the machine. Arguments are checked here, so that completion,
+// manual page and usage are those of one tool.
 
 func (a *app) generalizeCmd() *cobra.Command {
 	var plan, yes, shutdown, keep bool
@@ -50,7 +50,8 @@ deleted.`,
 	return c
 }
 
-// profiles are those of package generalize, which agentctl does not link.
+// profiles returns the profiles of package generalize, which agentctl does not
+// link.
 func profiles() []string { return []string{"marketplace", "cis", "immutable"} }
 
 func (a *app) imageCmd() *cobra.Command {
@@ -75,7 +76,7 @@ Exit code 0: no problems; 1: the image should not be published.`,
 	}
 	verify.Flags().StringVar(&profile, "profile", "marketplace", strings.Join(profiles(), ", "))
 	if err := verify.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions(profiles(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // a name misspelt a line above
+		panic(err) // the name above is misspelt
 	}
 	image.AddCommand(verify)
 	return image

@@ -55,7 +55,7 @@ func (a *app) logsCmd() *cobra.Command {
 // logFiles finds what to show: the agent's log, or every log file in the
 // directory of an extension, and the directory to watch.
 func (a *app) logFiles(args []string) (files []string, dir string, err error) {
-	conf, _, _ := a.config() // what cannot be read is at its default
+	conf, _, _ := a.config() // settings that can't be read have their defaults
 	if len(args) == 0 {
 		if conf.Logs.File == "" {
 			return nil, "", exitWith(ExitUnknown, errors.New("the agent writes no log file (Logs.File=off); run: journalctl -u azguest"))
@@ -81,8 +81,8 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 		}
 		dir = path.Join("/", conf.Paths.ExtensionLogs, name)
 	}
-	// One extension may have one directory per version below; deeper it gets
-	// into somebody else's data.
+	// An extension may have one directory per version; deeper directories are
+	// not for logs.
 	at := map[string]time.Time{}
 	add := func(dir string) error {
 		return a.root().Walk(dir, maxWalk, func(rel string, _ *host.Dir, fi fs.FileInfo, err error) error {
@@ -98,26 +98,26 @@ func (a *app) logFiles(args []string) (files []string, dir string, err error) {
 			return nil
 		})
 	}
-	// Where others can write in the log folder the agent keeps its own lines in
-	// the second directory.
+	// While other users can write to the log directory, the agent writes its
+	// own lines to the second directory.
 	instead := path.Join("/", conf.Paths.Lib, "azguest/ext/logs", name)
-	_ = add(instead) // mostly there is none
+	_ = add(instead) // usually it does not exist
 	if err := add(dir); err != nil && !errors.Is(err, host.ErrTooMany) {
 		if len(files) == 0 {
 			return nil, "", exitWith(ExitUnknown, fmt.Errorf("no logs of %s: %w", name, err))
 		}
-		dir = instead // a link of somebody's: what is there is theirs
+		dir = instead // not readable, or a link: show only the agent's own lines
 	}
 	slices.SortFunc(files, func(x, y string) int { return at[x].Compare(at[y]) })
 	return files, dir, nil
 }
 
-// The directory of an extension may belong to anybody, and what is in it may
-// change while it is looked at.
+// Limits for the directory of an extension, to which other users may write, and
+// which may change while it is read.
 const (
 	maxWalk     = 100000  // entries of a directory
 	maxFollowed = 1000    // files
-	maxTail     = 1 << 20 // bytes of a file that are looked at in one go
+	maxTail     = 1 << 20 // bytes of a file that are read at once
 )
 
 func plainLog(p string) bool {
@@ -128,17 +128,17 @@ func plainLog(p string) bool {
 	return true
 }
 
-// tailer prints the ends of files and remembers how far it got. Names are
-// those of the machine, without what stands before them in a test.
+// tailer prints the ends of files and remembers how far it got. File names are
+// below the root.
 type tailer struct {
 	app  *app
 	at   map[string]int64
 	head string // file whose name was printed last
 }
 
-// tail reads what a file has from a place on, but not more than maxTail from
-// its end: whoever may write to it can make it a terabyte long. The file is a
-// regular one, and not at the end of somebody's link.
+// tail reads a file from an offset on, but not more than its last maxTail
+// bytes: other users may have made it very large. Only regular files are read,
+// and links of other users are not followed.
 func (t *tailer) tail(name string, from int64) ([]byte, error) {
 	f, err := t.app.root().Open(name)
 	if err != nil {
@@ -194,8 +194,7 @@ func (t *tailer) header(name string) {
 	}
 }
 
-// safe keeps control characters of others from a terminal, and secrets from
-// whoever looks over a shoulder or is sent what was printed.
+// safe redacts secrets and, on a terminal, replaces control characters.
 func (t *tailer) safe(b []byte) string {
 	s := secret.Redact(string(b))
 	if t.app.TTY {
@@ -204,7 +203,8 @@ func (t *tailer) safe(b []byte) string {
 	return s
 }
 
-// follow prints what is appended, as the kernel tells of it.
+// follow prints what is appended to the files, as notified by the kernel, until
+// the context ends.
 func (t *tailer) follow(ctx context.Context, files []string, dir string) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -224,11 +224,11 @@ func (t *tailer) follow(ctx context.Context, files []string, dir string) error {
 	one := len(files) == 1
 	more := func(name string) error {
 		if _, known := t.at[name]; !known && (one || !plainLog(name) || len(t.at) >= maxFollowed) {
-			return nil // another file beside the agent's log, or one too many
+			return nil // another file next to the agent's log, or too many files
 		}
 		return t.more(name, !one)
 	}
-	for _, f := range files { // what came between reading and watching
+	for _, f := range files { // what was written between reading and watching
 		if err := more(f); err != nil {
 			return err
 		}
@@ -236,7 +236,7 @@ func (t *tailer) follow(ctx context.Context, files []string, dir string) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil // Ctrl-C is how this ends
+			return nil // ended by Ctrl-C
 		case ev := <-w.Events:
 			if ev.Has(fsnotify.Write) || ev.Has(fsnotify.Create) {
 				if err := more(path.Join("/", strings.TrimPrefix(ev.Name, t.app.Root))); err != nil {

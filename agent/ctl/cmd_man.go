@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manCmd prints a manual page for man(1), made of the commands themselves, so
-// that it cannot be older than they are. Packages call it when they are built.
+// manCmd prints a manual page for man(1), generated from the commands, so that
+// it is never out of date. Packages call it when they are built.
 func (a *app) manCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "man", Short: "Print the manual page (roff)", Args: cobra.NoArgs, Hidden: true,
@@ -62,7 +62,7 @@ func paragraphs(s string) string {
 	return strings.ReplaceAll(roff(s), "\n\n", "\n.PP\n")
 }
 
-// roff escapes what means something to roff.
+// roff escapes characters that have a meaning in roff.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
 	lines := strings.Split(s, "\n")

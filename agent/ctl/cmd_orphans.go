@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// orphan is something an extension left behind.
+// orphan is something that an extension has left behind.
 type orphan struct {
 	Kind string `json:"kind"` // package, logs, unit
 	Path string `json:"path"`
@@ -63,7 +63,7 @@ var packageDir = regexp.MustCompile(`^(.+\..+)-([0-9]+(\.[0-9]+)*)$`)
 
 func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 	out := []orphan{}
-	conf, _, _ := a.config() // what cannot be read is at its default
+	conf, _, _ := a.config() // settings that can't be read have their defaults
 	has := func(name, version string) bool {
 		return slices.ContainsFunc(s.Extensions, func(e status.Extension) bool {
 			return strings.EqualFold(e.Name, name) && (version == "" || e.Version == version)
@@ -96,9 +96,10 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 	return append(append(out, a.deadUnits(conf.Paths.Lib)...), a.lostProcesses(conf.Paths.Lib)...), nil
 }
 
-// lostProcesses finds what works in a directory below lib that was removed
-// under it. Links of others' processes are for root to read; where users can
-// reach the directory, theirs are not what an extension left behind.
+// lostProcesses finds processes whose program or working directory was in a
+// directory below lib that was deleted. Only root can read the links of other
+// users' processes. Processes of users are left out: they are not from an
+// extension.
 func (a *app) lostProcesses(lib string) []orphan {
 	var out []orphan
 	procs, _ := a.root().Glob("/proc/[0-9]*") // the pattern is ours
@@ -120,12 +121,12 @@ func (a *app) lostProcesses(lib string) []orphan {
 	return out
 }
 
-// deadUnits finds units that start something below lib that is not there.
+// deadUnits finds units that start a program below lib that does not exist.
 func (a *app) deadUnits(lib string) []orphan {
 	var out []orphan
 	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
 		if fi, err := a.root().Lstat(path.Dir(dir)); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
-			continue // the other spelling of one we have
+			continue // another name of a directory in this list
 		}
 		files, _ := a.root().Glob(path.Join(dir, "*.service")) // the pattern is ours
 		for _, name := range files {
@@ -137,7 +138,8 @@ func (a *app) deadUnits(lib string) []orphan {
 	return out
 }
 
-// goneProgram is the program below lib that a unit starts and that is gone.
+// goneProgram returns the program below lib that a unit starts and that does
+// not exist, "" if there is none.
 func (a *app) goneProgram(unit, lib string) string {
 	f, err := a.root().Open(unit)
 	if err != nil {

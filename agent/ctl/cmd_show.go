@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// table prints columns; every cell is made harmless.
+// table prints columns; control characters in cells are replaced.
 func table(w io.Writer, rows [][]string) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
@@ -28,7 +28,7 @@ func table(w io.Writer, rows [][]string) {
 		}
 		fmt.Fprintln(tw, strings.Join(r, "\t"))
 	}
-	_ = tw.Flush() // nobody is left to tell
+	_ = tw.Flush() // ignored: there is nowhere to report it
 }
 
 // show makes a command that prints one part of the snapshot, as JSON or as
@@ -186,7 +186,7 @@ func (a *app) inventoryCmd() *cobra.Command {
 		for _, e := range s.Extensions {
 			out = append(out, item{e.Name, e.Version, e.Digest, e.Signer, e.Installed, e.Requester, e.Actual})
 		}
-		// Instances of one handler are one piece of software.
+		// Instances of one handler are listed once.
 		return slices.CompactFunc(out, func(x, y item) bool { return x.Name == y.Name && x.Version == y.Version })
 	}
 	return a.show("inventory", "Show the version, digest, signer, install date and requester of the agent and its extensions",

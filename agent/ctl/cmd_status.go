@@ -38,8 +38,8 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 4 unknown, 64 wrong usage.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			// A flag that may stand alone takes its value with '=' only;
-			// people write a blank.
+			// A flag with an optional value takes it only with '='; users write
+			// a space.
 			if len(args) == 1 {
 				if !c.Flags().Changed("wait") || wait != "ready" {
 					return usage("unexpected argument %q", args[0])
@@ -64,7 +64,7 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 			err := a.wait(ctx, wait)
 			code := a.showStatus()
 			if err != nil {
-				// Out of time is never 0, however well things look.
+				// A wait that failed never ends with 0.
 				return exitWith(max(code, ExitDegraded), err)
 			}
 			return exit(code)
@@ -86,7 +86,7 @@ func (a *app) view() view {
 	}
 }
 
-// observed is what agentctl adds to the snapshot.
+// observed is what agentctl adds to the snapshot in JSON.
 type observed struct {
 	At      time.Time   `json:"at"`
 	AgeS    float64     `json:"age_s"` // of the snapshot
@@ -128,8 +128,8 @@ func (a *app) json(v any) {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	_ = e.Encode(v) // plain values
-	// The encoder leaves some characters alone that a terminal obeys. They
-	// occur in strings only, where an escape means the same.
+	// The encoder does not escape all characters that control a terminal. They
+	// occur only in strings, where escapes mean the same.
 	for _, r := range plain.String() {
 		switch {
 		case r == '\n' || !controls(r):
@@ -144,8 +144,8 @@ func (a *app) json(v any) {
 	a.text("%s", safe.String())
 }
 
-// wait returns when the goal is reached. It looks again whenever something in
-// the run directory changes, and never by the clock.
+// wait waits until the goal ("ready" or "converged") is reached. It checks
+// again whenever something in the run directory changes; it does not poll.
 func (a *app) wait(ctx context.Context, goal string) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -155,7 +155,8 @@ func (a *app) wait(ctx context.Context, goal string) error {
 	dir := a.paths().Dir
 	for {
 		// The directory comes and goes with the agent's unit, so its parents
-		// are watched as well. Before looking: nothing is missed in between.
+		// are watched as well. They are watched before the snapshot is read, so
+		// that no change is missed.
 		for d := dir; ; d = filepath.Dir(d) {
 			if err := w.Add(d); err == nil && d != dir || d == filepath.Dir(d) {
 				break
@@ -178,7 +179,7 @@ func (a *app) wait(ctx context.Context, goal string) error {
 	}
 }
 
-// next waits for an event worth looking at.
+// next waits for a change that may matter.
 func next(ctx context.Context, w *fsnotify.Watcher, file, dir string) error {
 	for {
 		select {

@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// removal is one thing that the removal of the package takes away, or leaves.
+// removal is one thing that removing the package deletes or keeps.
 type removal struct {
 	Kind string `json:"kind"`
 	What string `json:"what"`           // a path, or a name
@@ -66,8 +66,9 @@ everything.`,
 	return c
 }
 
-// goes is what the package and its scripts take away, as patterns. A test
-// compares it with what is packed. Links count only where they are ours.
+// goes lists what the package and its scripts delete, as patterns. A test
+// compares it with the content of the packages. Links count only if they point
+// to this agent.
 var goes = [...]struct{ kind, pattern, why string }{
 	{"unit", "/usr/lib/systemd/system/azguest.service", "stopped and disabled first"},
 	{"unit", "/usr/lib/systemd/system/azguest-*.service", ""},
@@ -98,7 +99,7 @@ var goes = [...]struct{ kind, pattern, why string }{
 	{"completion", "/usr/share/fish/vendor_completions.d/agentctl.fish", ""},
 }
 
-// purged is what only "purge" takes away. RPM knows no such thing.
+// purged lists what is deleted only by "purge", which RPM does not have.
 var purged = [...]struct{ kind, pattern, why string }{
 	{"configuration", "/etc/waagent.conf", ""},
 	{"state", "/var/lib/waagent", "settings, certificates and packages of extensions"},
@@ -143,19 +144,21 @@ func (a *app) exists(name string) bool {
 	return a.root().Exists(name)
 }
 
-// glob lists what is there, as paths of the machine.
+// glob lists existing files, as paths below the root.
 func (a *app) glob(pattern string) []string {
 	names, _ := a.root().Glob(pattern) // the patterns are ours
 	return names
 }
 
-// leadsToUs: another agent has links of the same names.
+// leadsToUs reports whether a link points to a unit of this agent; another
+// agent has links of the same names.
 func (a *app) leadsToUs(link string) bool {
 	to, err := a.root().Readlink(link)
 	return err == nil && strings.HasPrefix(filepath.Base(to), "azguest")
 }
 
-// rulesTable is where the firewall rules are, as the agent saw it last.
+// rulesTable returns where the firewall rules are, according to the last
+// status.
 func (a *app) rulesTable() []removal {
 	s, _, err := a.load()
 	switch {
@@ -169,8 +172,9 @@ func (a *app) rulesTable() []removal {
 	return nil
 }
 
-// orderedForTheMachine is what provisioning made of the machine. A package
-// that takes the administrator's account or sudo with it locks them out.
+// orderedForTheMachine returns what provisioning has set up, which stays: a
+// package that removed the administrator's account or sudo rights would lock
+// them out.
 func (a *app) orderedForTheMachine() []removal {
 	const sudoers = "/etc/sudoers.d/waagent"
 	var out []removal
@@ -201,7 +205,8 @@ func (a *app) orderedForTheMachine() []removal {
 	return out
 }
 
-// home is the home directory of an account of this machine.
+// home returns the home directory of an account of this machine, "" if there is
+// no such account.
 func (a *app) home(user string) string {
 	b, _ := a.root().ReadFile("/etc/passwd") // no file, no account
 	for l := range strings.Lines(string(b)) {
@@ -212,8 +217,8 @@ func (a *app) home(user string) string {
 	return ""
 }
 
-// leftRunning is what belongs to extensions: nobody but the platform tells
-// them to go.
+// leftRunning returns extensions and their processes. They stay, because only
+// the platform removes extensions.
 func (a *app) leftRunning() []removal {
 	var out []removal
 	if s, _, err := a.load(); err == nil {

@@ -31,12 +31,12 @@ const (
 	ExitUsage    = 64
 )
 
-// Env is everything agentctl takes from outside.
+// Env is the environment that agentctl runs in.
 type Env struct {
 	Version string
 	Stdout  io.Writer
 	Stderr  io.Writer
-	Root    string // stands before every path; "" is the machine
+	Root    string // prefix of every path; "" is the running system
 	Now     func() time.Time
 	TTY     bool // Stdout is a terminal
 	NoColor bool
@@ -44,7 +44,7 @@ type Env struct {
 	Exec    func(path string, argv []string) error // replaces this process
 }
 
-// System is the machine as it is. getenv is os.Getenv.
+// System returns the environment of this process. getenv is os.Getenv.
 func System(version string, getenv func(string) string) Env {
 	fd := int(os.Stdout.Fd())
 	e := Env{
@@ -59,7 +59,7 @@ func System(version string, getenv func(string) string) Env {
 	return e
 }
 
-// exitError ends the program with a code; without an err nothing more is said.
+// exitError ends the program with a code; if err is nil, nothing is printed.
 type exitError struct {
 	code int
 	err  error
@@ -178,14 +178,14 @@ running, 4 unknown, 64 wrong usage.`,
 	return root
 }
 
-// root is the machine. What users can put in the way of its files does not
-// lead agentctl, which root runs, to others.
+// root returns the root of the file system. Links that users have made do not
+// lead agentctl, which may run as root, to other files.
 func (a *app) root() host.Root { return host.Root(cmp.Or(a.Root, "/")) }
 
 func (a *app) paths() status.Paths { return status.DefaultPaths(a.Root) }
 
-// text writes to standard output. Errors of writing are not looked at: there
-// is nobody left to tell.
+// text writes to standard output. Write errors are ignored, because there is
+// nowhere to report them.
 func (a *app) text(format string, args ...any) { fmt.Fprintf(a.Stdout, format, args...) }
 
 func (a *app) load() (status.Snapshot, status.Life, error) {
@@ -197,8 +197,8 @@ func (a *app) load() (status.Snapshot, status.Life, error) {
 	return s, life, err
 }
 
-// snapshot is load for commands that need one. A snapshot of a newer agent
-// serves as far as it goes.
+// snapshot is load for commands that need a snapshot. One of a newer agent is
+// used as far as it can be read.
 func (a *app) snapshot() (status.Snapshot, error) {
 	s, life, err := a.load()
 	switch {
@@ -240,16 +240,16 @@ func clean(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// controls: what a terminal obeys instead of showing it, and what only changes
-// how its neighbours look (order of writing, breaks, nothing at all): with it
-// a line can say the opposite of what stands in it.
+// controls reports whether a character controls a terminal, or is invisible and
+// only changes how other characters are shown (direction, line breaks): it
+// could make a line look like the opposite of what it says.
 func controls(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-// cleanAll cleans every string below v. Names, versions and messages come
-// from the platform and from publishers, and whoever prints one more of them
-// must not have to think of it.
+// cleanAll cleans every string below v. Names, versions and messages come from
+// the platform and from publishers; cleaning all of them at once means that no
+// output can miss it.
 func cleanAll(v reflect.Value) {
 	switch v.Kind() { //nolint:exhaustive // nothing else holds a string
 	case reflect.Pointer:

@@ -1,12 +1,12 @@
-// Package ctl is agentctl: one file per group of commands, render.go for what
-// a person reads.
+// Package ctl is agentctl: one file per group of commands, and render.go for
+// the status screen.
 //
 // Begin with the list of commands in ctl.go.
 //
-// It knows what the files tell, the snapshot first of all, and asks the agent
-// itself only to change something, over a socket for root. It must start in
-// about a millisecond and stay small: it links neither protocol nor extensions
-// nor net/http, and a test holds it to that.
+// It reads files, above all the snapshot, and asks the agent itself only to
+// change or check something, over a socket that only root may use. It must
+// start in about a millisecond and stay small: it links neither protocol nor
+// extensions nor net/http, and a test enforces that.
 //
 // Exit codes of status, the same for scripts and monitors:
 //
@@ -14,10 +14,10 @@
 //	1   degraded, or still starting
 //	2   failed
 //	3   the agent is not running
-//	4   cannot tell
-//	64  wrong usage (EX_USAGE, so that no mistyped command looks like a sick agent)
+//	4   unknown
+//	64  wrong usage (EX_USAGE, so that a mistyped command does not look like a failed agent)
 //
 // Other commands end with 0, with 1 when something is wrong with what they
-// looked at, with 4 when they could not look, and with 64. waagent-compat ends
+// looked at, with 4 when they could not look at it, and with 64. waagent-compat ends
 // with 2 on wrong usage.
 package ctl

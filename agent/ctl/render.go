@@ -12,7 +12,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// view is everything the status screen is made of.
+// view has everything that the status screen shows.
 type view struct {
 	snap    status.Snapshot
 	snapErr error
@@ -22,7 +22,7 @@ type view struct {
 	width   int // 0: do not cut
 }
 
-// verdict is the one word and the exit code.
+// verdict is the overall state and the exit code.
 type verdict struct {
 	State    string   `json:"state"`
 	ExitCode int      `json:"exit_code"`
@@ -59,13 +59,13 @@ func (v view) verdict() verdict {
 type row struct {
 	label string
 	text  string
-	rank  int // 0 broken, 1 not well, 2 well
+	rank  int // 0 failed, 1 warning, 2 ok
 	more  []string
 }
 
 const indent = 11
 
-// render writes the screen: the verdict, then what is not well, then the rest.
+// render writes the screen: the verdict, then problems, then the rest.
 func (v view) render(w io.Writer) {
 	ver := v.verdict()
 	p := painter(v.color)
@@ -100,7 +100,7 @@ func (v view) render(w io.Writer) {
 	v.lastChange(w)
 }
 
-// line writes one row, cut to the width of the terminal.
+// line writes one line, with a label or indented.
 func (v view) line(w io.Writer, label, text string) {
 	text = strings.ReplaceAll(strings.TrimRight(text, " "), "\n", " ")
 	if label == "" {
@@ -144,7 +144,7 @@ func (v view) agentFacts() []string {
 	return facts
 }
 
-// rows are the parts in their usual order.
+// rows returns the parts in their usual order.
 func (v view) rows() []row {
 	s := v.snap
 	rows := []row{v.platformRow()}
@@ -186,7 +186,7 @@ func (v view) rows() []row {
 	return append(rows, v.extensionsRow())
 }
 
-// policyRow is there where there is a policy, obeyed or not.
+// policyRow shows the policy, whether or not it is enforced.
 func (v view) policyRow() row {
 	p := v.snap.Policy
 	text := p.Mode

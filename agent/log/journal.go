@@ -16,16 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// journal speaks the journal's native protocol, so that fields stay fields:
-// PRIORITY, SYSLOG_IDENTIFIER, AZ_EXTENSION and so on.
+// journal writes records with the journal's native protocol, so that fields are
+// preserved: PRIORITY, SYSLOG_IDENTIFIER, AZ_EXTENSION and so on.
 type journal struct {
 	conn *net.UnixConn
-	lost atomic.Int64 // records that the journal did not take
+	lost atomic.Int64 // records that the journal did not accept
 }
 
 const journalSocket = "/run/systemd/journal/socket"
 
-// logPatience bounds the wait for a journal that does not read.
+// logPatience limits the wait for a journal that does not read.
 const logPatience = time.Second
 
 func dialJournal() *journal {
@@ -82,11 +82,11 @@ func (j *journal) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// send gives a record to the journal. A record that is too large for the
-// socket is sent as a sealed file in memory. go-systemd sends large records,
-// too, but without a deadline (DESIGN.md, decision 58).
+// send sends a record to the journal. A record that is too large for the socket
+// is sent as a sealed file in memory. go-systemd sends large records, too, but
+// without a deadline (DESIGN.md, decision 58).
 func (j *journal) send(record []byte) error {
-	_ = j.conn.SetWriteDeadline(time.Now().Add(logPatience)) // else the next line waits as long as it takes
+	_ = j.conn.SetWriteDeadline(time.Now().Add(logPatience)) // without a deadline, the write may block
 	_, err := j.conn.Write(record)
 	if !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) {
 		return err
@@ -116,7 +116,8 @@ func ident(r rune) rune {
 	return '_'
 }
 
-// field appends one field; a value with a line break takes the length form.
+// field appends one field; a value with a line break is written with its
+// length.
 func field(b *bytes.Buffer, name, value string) {
 	if value == "" {
 		return

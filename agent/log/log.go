@@ -12,8 +12,9 @@ import (
 )
 
 // New returns the logger of the agent. It writes structured records to the
-// journal where there is one (else text to stderr), and text to the classic
-// log file, to which handlers append as well; file "" switches that off.
+// journal if there is one (else text to stderr), and text to the classic log
+// file, to which handlers append as well; an empty file name disables the log
+// file.
 func New(file string, verbose bool) (zerolog.Logger, io.Closer) {
 	zerolog.TimeFieldFormat = time.RFC3339Nano
 	var sinks []io.Writer
@@ -39,9 +40,9 @@ type nopCloser struct{}
 
 func (nopCloser) Close() error { return nil }
 
-// redactor masks secrets in every record: texts of others (error bodies,
-// output) may contain what our own types never print. It reports success even
-// if nothing could be written, because a full disk must not stop the agent.
+// redactor masks secrets in every record, because texts from elsewhere (error
+// bodies, output) may contain secrets. It reports success even if nothing could
+// be written: a full disk must not stop the agent.
 type redactor struct{ w zerolog.LevelWriter }
 
 func (r redactor) Write(p []byte) (int, error) { return r.WriteLevel(zerolog.NoLevel, p) }

@@ -7,7 +7,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Cleanup is "azguest cleanup": it takes back what outlives the process and no
-// package manager knows of, the firewall rules. Packages call it before their
-// removal, when the agent has been stopped.
+// Cleanup is the command "azguest cleanup": it removes what outlives the
+// process and no package manager knows about, the firewall rules. Packages call
+// it before they are removed, after the agent was stopped.
 func Cleanup(ctx context.Context, run host.Runner) error { return agent.RemoveFirewall(ctx, run) }

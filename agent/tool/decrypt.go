@@ -15,14 +15,15 @@ import (
 	"github.com/azguest/azguest/protocol/cms"
 )
 
-// maxSettings bounds a settings file; the platform's own bound is far below.
+// maxSettings is the largest size of a settings file in bytes; the platform's
+// own limit is far lower.
 const maxSettings = 4 << 20
 
 var thumbprint = regexp.MustCompile(`^[0-9A-Fa-f]{40,64}$`)
 
-// Decrypt is "azguest decrypt FILE": protected settings in clear, for handlers
-// that would have to call openssl otherwise. Who may read the key may read
-// what it opens: there is no further question.
+// Decrypt is the command "azguest decrypt FILE": it prints decrypted protected
+// settings, for handlers that would have to call openssl otherwise. It makes no
+// further check: whoever can read the private key may decrypt the settings.
 func (t *Tool) Decrypt(args []string) int {
 	f := flag.NewFlagSet("azguest decrypt", flag.ContinueOnError)
 	f.SetOutput(t.Err)

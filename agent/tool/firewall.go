@@ -12,8 +12,8 @@ import (
 	"github.com/azguest/azguest/protocol/discover"
 )
 
-// Firewall is "azguest firewall": the rules as the agent would set them, for
-// the time before it runs.
+// Firewall is the command "azguest firewall": it sets the rules as the agent
+// would, for the time before the agent runs.
 func (t *Tool) Firewall(ctx context.Context) int {
 	if !agent.FirewallWanted(t.Root, t.Config) {
 		return exitOK

@@ -15,15 +15,15 @@ import (
 	"github.com/azguest/azguest/provisioning/generalize"
 )
 
-// generalizeOptions is what the configuration says about taking a machine
-// apart.
+// generalizeOptions returns what the configuration says about generalizing a
+// machine.
 func generalizeOptions(cfg *config.Config, user bool) generalize.Options {
 	return generalize.Options{
 		Machine: agent.ProvisioningOptions(cfg), LogDir: cfg.Paths.ExtensionLogs, User: user, Service: agent.ServiceName + ".service",
 	}
 }
 
-// deprovision stops the agent and takes everything out of the machine that
+// deprovision stops the agent and removes everything from the machine that
 // belongs to this VM (provisioning/SPEC.md §14.2).
 func (t *Tool) deprovision(ctx context.Context, m generalize.Mode, user bool) error {
 	if !m.Plan {
@@ -37,9 +37,9 @@ func (t *Tool) deprovision(ctx context.Context, m generalize.Mode, user bool) er
 	return generalize.Deprovision(ctx, t.system(), generalizeOptions(t.Config, user), m, &stopping{ctx, t, t.In}, t.Out)
 }
 
-// stopping is the answer to the question: a Ctrl-C ends the waiting for it. The
-// read itself can't be ended; the goroutine that waits for it ends with the
-// process, which has nothing else to do then.
+// stopping reads the answer to the confirmation question, and stops the agent
+// if it is yes. Ctrl-C ends the wait. The read itself can't be interrupted; its
+// goroutine ends with the process, which has nothing else to do then.
 type stopping struct {
 	ctx context.Context //nolint:containedctx // io.Reader has no other way
 	t   *Tool
@@ -68,8 +68,8 @@ func (s *stopping) Read(b []byte) (int, error) {
 	}
 }
 
-// Generalize is "azguest generalize": plan, or do it, with the agent's own
-// account of what it made.
+// Generalize is the command "azguest generalize": it removes everything from
+// the machine that belongs to this VM, or shows what it would remove.
 func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	f := flag.NewFlagSet("azguest generalize", flag.ContinueOnError)
 	f.SetOutput(t.Err)
@@ -92,8 +92,8 @@ func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	return t.end(t.powerOff(ctx))
 }
 
-// powerOff does not wait: the caller may be an extension that the shutdown
-// stops.
+// powerOff powers the machine off. It does not wait for that, because the
+// caller may be an extension that the shutdown stops.
 func (t *Tool) powerOff(ctx context.Context) error {
 	tries := []host.Cmd{{Name: "poweroff"}, {Name: "shutdown", Args: []string{"-h", "now"}}}
 	if t.Root.Exists("/run/systemd/system") {
@@ -110,8 +110,8 @@ func (t *Tool) powerOff(ctx context.Context) error {
 	return fmt.Errorf("shut down after generalizing: %w", errors.Join(errs...))
 }
 
-// Image is "azguest image verify ROOT": whether a root file system may be
-// published as an image. It exits with 1 if not.
+// Image is the command "azguest image verify ROOT": it checks whether a root
+// file system may be published as an image, and exits with 1 if not.
 func (t *Tool) Image(_ context.Context, args []string) int {
 	f := flag.NewFlagSet("azguest image verify", flag.ContinueOnError)
 	f.SetOutput(t.Err)

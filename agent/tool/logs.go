@@ -23,20 +23,20 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// Bounds of a collection of logs. The first two are the classic agent's
-// (extensions/SPEC.md §16.3); the rest keeps the collection from being the fault
-// it is to help with.
+// Limits of a collection of logs. The first two are the classic agent's
+// (extensions/SPEC.md §16.3); the others keep a collection from causing
+// problems itself.
 const (
-	collectFile  = 30 << 20  // of one file the end is kept
+	collectFile  = 30 << 20  // per file; of a larger one only the end is kept
 	collectTotal = 150 << 20 // before compression
 	collectZip   = 64 << 20
 	collectFiles = 4000
-	collectFree  = 16 << 20 // of the file system must be left
+	collectFree  = 16 << 20 // of the file system must stay free
 	collectChunk = 64 << 10
 )
 
-// collector makes an archive of logs for support. It streams: what it holds
-// in memory is one chunk of one file.
+// collector makes an archive of logs for support. It streams: it holds no more
+// than one chunk of one file in memory.
 type collector struct {
 	root host.Root
 	cfg  *config.Config
@@ -58,7 +58,7 @@ type collector struct {
 type source struct {
 	dir   string
 	depth int
-	ok    func(rel string) (take bool, why string) // why: say so in the list of what was left out
+	ok    func(rel string) (take bool, why string) // why, if set, is noted in the list of what was left out
 	full  bool                                     // only with -full
 }
 
@@ -97,14 +97,15 @@ func sources(cfg *config.Config) []source {
 	)
 }
 
-// collect is -collect-logs: <Lib>/logcollector/logs.zip and results.txt.
+// collect is the command -collect-logs: it writes <Lib>/logcollector/logs.zip
+// and results.txt.
 func (t *Tool) collect(ctx context.Context, w Waagent) error {
 	c := &collector{
 		root: t.Root, cfg: t.Config, full: w.Full, fileMax: collectFile, total: collectTotal, zipMax: collectZip, files: collectFiles, now: time.Now().UTC(),
 	}
 	if w.upload {
 		c.zipMax = agent.LogsUploadMax
-		// The job has given us a process group of our own.
+		// The job has started this process in a process group of its own.
 		_ = unix.Setpriority(unix.PRIO_PGRP, 0, 19)
 	}
 	name, err := c.run(ctx, t.Version)
@@ -125,7 +126,7 @@ func (c *collector) run(ctx context.Context, version string) (name string, err e
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = d.Close() }() // lets go of the lock
+	defer func() { _ = d.Close() }() // releases the lock
 	if err := d.TryLock(); err != nil {
 		return "", fmt.Errorf("another log collection is running: %w", err)
 	}
@@ -184,8 +185,8 @@ func (c *collector) gather(ctx context.Context) error {
 	return nil
 }
 
-// walk takes the files of one source. A directory is opened once and read
-// through its descriptor: no link inside leads out of it.
+// walk collects the files of one source. A directory is opened once and read
+// through its descriptor, so that no link inside leads out of it.
 func (c *collector) walk(ctx context.Context, s source, seen map[string]bool) error {
 	top, err := c.root.OpenRoot(s.dir)
 	if err != nil {
@@ -256,7 +257,7 @@ func (c *collector) file(top *os.Root, rel, full string) error {
 		return nil
 	}
 	if bytes.IndexByte(head[:n], 0) >= 0 || bytes.HasPrefix(head[:n], []byte{0x1f, 0x8b}) {
-		// What nobody can look into, nobody can redact.
+		// Files that are not text can't be redacted.
 		c.leave(full, fmt.Sprintf("not text (%d bytes)", fi.Size()))
 		return nil
 	}
@@ -322,7 +323,8 @@ func (c *collector) results(version string) string {
 	return b.String()
 }
 
-// peakMemory is the largest resident set of this process so far.
+// peakMemory returns the largest resident set of this process so far, as text
+// with unit.
 func peakMemory() string {
 	b, err := host.Root("").ReadFile("/proc/self/status")
 	if err != nil || runtime.GOOS != "linux" {
@@ -344,7 +346,7 @@ func (c *collector) text(name, data string) error {
 	return err
 }
 
-// counted knows how large the archive is already.
+// counted counts the bytes of the archive.
 type counted struct {
 	w io.Writer
 	n int64

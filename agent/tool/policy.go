@@ -9,8 +9,8 @@ import (
 	"github.com/azguest/azguest/extensions/policy"
 )
 
-// Policy is "azguest policy explain NAME": whether the policy of this machine
-// allows an extension. It exits with 1 if not.
+// Policy is the command "azguest policy explain NAME": it shows whether the
+// policy of this machine allows an extension, and exits with 1 if not.
 func (t *Tool) Policy(args []string) int {
 	if len(args) == 0 || args[0] != "explain" {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")

@@ -16,8 +16,8 @@ import (
 type scrubber struct {
 	c       *collector
 	in      *bufio.Reader
-	partial bool // in the middle of a line that is not copied
-	key     bool // inside of a private key
+	partial bool // inside a line that is not copied
+	key     bool // inside a private key
 }
 
 func newScrubber(c *collector, in io.Reader, partial bool) *scrubber {
@@ -43,7 +43,7 @@ func (r *scrubber) copy(w io.Writer) (size int64, err error) {
 			continue
 		}
 		var out string
-		if rerr == nil { // more follows: a secret must not lie on the seam
+		if rerr == nil { // more follows: cut only where no secret can be split
 			if n = seam(b); n == 0 {
 				n, out, r.partial = len(b), "[overlong line omitted]\n", true
 			}
@@ -63,11 +63,12 @@ func (r *scrubber) copy(w io.Writer) (size int64, err error) {
 	}
 }
 
-// skip goes on by what was peeked at.
+// skip consumes n bytes that were peeked at.
 func (r *scrubber) skip(n int) { _, _ = r.in.Discard(n) }
 
-// seam is where a chunk can be cut: behind a line, or in JSON and XML of one
-// line behind something that no name of a value stands before; 0 if nowhere.
+// seam returns where a chunk can be cut: after a line, or, in JSON and XML
+// without line breaks, after a separator that is never between a name and its
+// value; 0 if nowhere.
 func seam(b []byte) int {
 	for _, s := range []string{"\n", `},`, `",`, `><`, ", ", "; "} {
 		if i := bytes.LastIndex(b, []byte(s)); i > 0 {
@@ -81,8 +82,8 @@ func seam(b []byte) int {
 // or not), as key=value, as a header or on a command line.
 var named = regexp.MustCompile(`(?i)((?:password|passwd|passphrase|secret|token|accountkey|accesskey|access_key|authorization|credentials?|connectionstring|protectedsettings)\\*["']?\s*[:=]\s*)(\\*"(?:[^"\\]|\\[^"])*\\*"|'[^']*'|(?:(?:bearer|basic|sharedkey|sharedkeylite)\s+)?[^\s,;"'&<>}\]]+)`)
 
-// suspicious is a look that costs a small part of what named does. low is in
-// lower case.
+// suspicious reports whether named could match; it costs much less. low must be
+// in lower case.
 func suspicious(low string) bool {
 	for _, word := range [...]string{
 		"password", "passwd", "passphrase", "secret", "token", "accountkey", "accesskey", "access_key", "authorization", "credential", "connectionstring", "protectedsettings",
@@ -115,14 +116,14 @@ func (r *scrubber) values(s string) string {
 		p := named.FindStringSubmatch(m)
 		switch strings.ToLower(strings.Trim(p[2], `\"'`)) {
 		case "", "y", "n", "true", "false", "null", "none", "<redacted>", "redacted", "[redacted]":
-			return m // a switch, or done already
+			return m // not a secret, or already redacted
 		}
 		r.c.redacted++
 		return p[1] + "<redacted>"
 	})
 }
 
-// keys takes private keys out, which may be longer than a chunk.
+// keys removes private keys, which may be longer than a chunk.
 func (r *scrubber) keys(s string) string {
 	if !r.key && !strings.Contains(s, "PRIVATE KEY-----") {
 		return s

@@ -19,18 +19,17 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Exit codes of the commands. The classic agent ends with 0
-// whatever happened (provisioning/SPEC.md §16.5); scripts that look deserve to
-// see a failure.
+// Exit codes of the commands. The classic agent exits with 0 even after a
+// failure (provisioning/SPEC.md §16.5); here scripts can see failures.
 const (
 	exitOK     = 0
-	exitFailed = 1  // something was tried and is not done, or the image is not fit
-	exitUsage  = 2  // not understood; also what a refused word of the classic grammar gives
-	exitFlags  = 64 // wrong flags of generalize and image, as agentctl has it
+	exitFailed = 1  // failed, or the image must not be published
+	exitUsage  = 2  // unknown arguments; also commands of the classic agent that are provided by agentctl
+	exitFlags  = 64 // wrong flags, as in agentctl
 )
 
-// A Tool does what is asked for on a command line and ends, beside the agent
-// or without it. Every field is required.
+// A Tool runs one command of azguest and ends, whether or not the agent is
+// running. Every field is required.
 type Tool struct {
 	Version string
 	Config  *config.Config
@@ -45,7 +44,7 @@ type Tool struct {
 	Err     io.Writer
 }
 
-// end says what went wrong.
+// end prints err, if there is one, and returns the exit status.
 func (t *Tool) end(err error) int {
 	if err == nil {
 		return exitOK
@@ -54,7 +53,7 @@ func (t *Tool) end(err error) int {
 	return exitFailed
 }
 
-// log is for the few lines that packages below write of their own.
+// log returns the logger for warnings of the packages below.
 func (t *Tool) log() zerolog.Logger {
 	return log.NewText(t.Err).Level(zerolog.WarnLevel)
 }
@@ -63,7 +62,8 @@ func (t *Tool) system() *provisioning.System {
 	return &provisioning.System{Root: t.Root, Run: t.Runner, Kernel: t.Kernel, Events: event.Discard{}, Log: t.log()}
 }
 
-// needRoot: half of it would be done, and that half is the dangerous one.
+// needRoot returns an error unless root runs the command: otherwise only a part
+// would be done, which is dangerous.
 func (t *Tool) needRoot() error {
 	if t.Root == "/" && os.Geteuid() != 0 {
 		return errors.New("only root may do this")
@@ -71,8 +71,8 @@ func (t *Tool) needRoot() error {
 	return nil
 }
 
-// parseFlags returns ok false with the exit status when the flags are wrong,
-// or were a question for help.
+// parseFlags returns ok false and the exit status if the flags are wrong or ask
+// for help.
 func parseFlags(f *flag.FlagSet, args []string) (code int, ok bool) {
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):

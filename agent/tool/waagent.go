@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/provisioning/generalize"
 )
 
-// Waagent is a command line of the classic agent, understood.
+// Waagent is a parsed command line of the classic agent.
 type Waagent struct {
 	Command    string // canonical word without dashes, "help" if there is none
 	ConfigFile string // of -configuration-path, "" for the usual one
@@ -26,13 +26,14 @@ type Waagent struct {
 	upload     bool // collect-logs for the upload job: smaller, and idle priority
 }
 
-// Runs says whether the command is the agent itself, in the foreground.
+// Runs reports whether the command is to run the agent itself, in the
+// foreground.
 func (w Waagent) Runs() bool { return w.Command == "daemon" || w.Command == "run-exthandlers" }
 
-// ParseWaagent reads the classic words (provisioning/SPEC.md §16.2): any number
-// of - or / before each, flags anywhere, the last command wins. agentctl's
-// waagent-compat hands them over in one spelling; whoever calls us directly
-// gets the same liberty.
+// ParseWaagent parses the command line of the classic agent
+// (provisioning/SPEC.md §16.2): any number of - or / before each word, flags
+// anywhere, the last command wins. agentctl's waagent-compat passes the words
+// in one spelling; direct callers may use all of them.
 func ParseWaagent(args []string) (Waagent, error) {
 	w := Waagent{Command: "help"}
 	for _, arg := range args {
@@ -69,7 +70,7 @@ func ParseWaagent(args []string) (Waagent, error) {
 	return w, nil
 }
 
-// Waagent does what the classic command line says, except to run the agent
+// Waagent runs the command of a classic command line, except to run the agent
 // (see [Waagent.Runs]), and returns the exit status.
 func (t *Tool) Waagent(ctx context.Context, w Waagent) int {
 	var err error
@@ -91,8 +92,8 @@ func (t *Tool) Waagent(ctx context.Context, w Waagent) int {
 	return t.end(err)
 }
 
-// register makes the agent start with the machine, and now: the classic
-// order is enable, stop, start (provisioning/SPEC.md §16.3).
+// register enables the service and restarts it, in the order of the classic
+// agent: enable, stop, start (provisioning/SPEC.md §16.3).
 func (t *Tool) register(ctx context.Context) error {
 	if err := t.needRoot(); err != nil {
 		return err
@@ -106,7 +107,7 @@ func (t *Tool) register(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintln(t.Out, "Stop "+agent.ServiceName+" service")
-	// It may not run; what counts is that it starts.
+	// It may not be running; a failed stop matters only if the start fails.
 	stopped := t.Service("stop")
 	fmt.Fprintln(t.Out, "Start "+agent.ServiceName+" service")
 	if err := t.Service("start"); err != nil {
@@ -115,7 +116,8 @@ func (t *Tool) register(ctx context.Context) error {
 	return nil
 }
 
-// packagedUnit: with it there is nothing to install, only to enable.
+// packagedUnit reports whether the systemd unit is already installed, so that
+// it only has to be enabled.
 func (t *Tool) packagedUnit() bool {
 	if !t.Root.Exists("/run/systemd/system") {
 		return false
@@ -128,8 +130,8 @@ func (t *Tool) packagedUnit() bool {
 	return false
 }
 
-// start is "in the background": as a service where there is one, else as a
-// process of its own. The lock sees to it that there is one agent.
+// start starts the agent in the background: as a service if there is one, else
+// as a separate process. The lock ensures that only one agent runs.
 func (t *Tool) start(ctx context.Context, w Waagent) error {
 	serr := errors.New("a service has its own configuration path")
 	if w.ConfigFile == "" {
@@ -154,8 +156,8 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 	return nil
 }
 
-// stopAgent is for machines whose service manager is not systemd: what the
-// plan cannot say has to be done before it.
+// stopAgent stops the agent on machines whose service manager is not systemd,
+// because the plan of package generalize can't.
 func (t *Tool) stopAgent(ctx context.Context) {
 	if t.Root.Exists("/run/systemd/system") {
 		return // the plan stops the unit
@@ -163,7 +165,7 @@ func (t *Tool) stopAgent(ctx context.Context) {
 	paths := status.DefaultPaths(string(t.Root))
 	l, err := status.Acquire(ctx, paths.Lock)
 	if err == nil {
-		_ = l.Release() // nobody runs
+		_ = l.Release() // no agent is running
 		return
 	}
 	if _, running := errors.AsType[*status.LockedError](err); !running {

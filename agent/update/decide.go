@@ -17,12 +17,12 @@ const (
 	Channel = "channel"
 )
 
-// Rules is the configuration.
+// Rules is the configuration of updates.
 type Rules struct {
 	Mode, Pin  string
 	Family     string // AutoUpdate.GAFamily
 	Versioning bool   // Debug.EnableGAVersioning: the platform may ask for a version
-	Downgrade  bool   // Debug.EnableRsmDowngrade: and for an older one without naming ours
+	Downgrade  bool   // Debug.EnableRsmDowngrade: and for an older one, even if it names another fromVersion
 	Hotfix     time.Duration
 	Regular    time.Duration // an update is spread over this time from when it was first seen
 }
@@ -33,19 +33,20 @@ type Facts struct {
 	Now                time.Time
 	Running, Installed string
 	Families           []protocol.AgentFamily
-	// RSM is the marker waagent_rsm_update: the platform governs our version.
+	// RSM is whether the marker waagent_rsm_update exists: the platform chooses
+	// the version.
 	RSM bool
-	// Initial: the marker waagent_initial_update is missing, no update was
+	// Initial: the marker waagent_initial_update is missing, so no update was
 	// ever tried here.
 	Initial bool
 	// Manifest is that of the family, nil if not yet asked for.
 	Manifest *protocol.Manifest
 	Bad      map[string]Bad
 	Plan     Plan
-	Dice     float64 // in [0,1): where in the time over which updates are spread
+	Dice     float64 // random, in [0,1): the position in the time over which updates are spread
 }
 
-// Plan is when an update that was seen will be made.
+// Plan is when an update will be made.
 type Plan struct {
 	Version string    `json:"version,omitempty"`
 	At      time.Time `json:"at,omitzero"`
@@ -53,12 +54,12 @@ type Plan struct {
 
 // Kinds of a Bad version.
 const (
-	RolledBack = "rolled-back" // was tried; never again
-	Refused    = "refused"     // was not accepted; looked at again after a day
-	Withdrawn  = "withdrawn"   // the platform ordered away from it
+	RolledBack = "rolled-back" // was tried and failed; not tried again
+	Refused    = "refused"     // was not accepted; tried again after a day
+	Withdrawn  = "withdrawn"   // the platform requested another version instead
 )
 
-// refusedFor is how long a refused package is not looked at again.
+// refusedFor is how long a refused package is not tried again.
 const refusedFor = 24 * time.Hour
 
 // Bad says why a version is not used.
@@ -73,21 +74,22 @@ type Bad struct {
 type Decision struct {
 	Want      string // version to bring up, "" for none
 	Requested string // version the platform or the administrator asks for
-	// RSM is the mode from now on; the status document then has updateStatus.
+	// RSM is whether the platform chooses the version from now on; the status
+	// document then has updateStatus.
 	RSM bool
-	// NeedManifest: nothing can be said before the manifest was read.
+	// NeedManifest: call Decide again with the manifest.
 	NeedManifest bool
-	// Withdraw the running version: this is an ordered downgrade.
+	// Withdraw the running version: the platform requested a downgrade.
 	Withdraw bool
 	// Attempted: the initial update needs no further try.
 	Attempted bool
 	Family    protocol.AgentFamily
 	Plan      Plan
-	Err       error // *Error; why what is asked for is not done
+	Err       error // *Error; why the requested version is not used
 }
 
-// Decide is the whole of what to update to. It is pure, and can be asked
-// again at any time: what was done is no longer wanted.
+// Decide decides which version to update to. It is a pure function and may be
+// called at any time: a version that is already running is not wanted again.
 func Decide(f Facts) Decision {
 	switch f.Mode {
 	case Pinned:
@@ -130,7 +132,7 @@ func (f Facts) channel() Decision {
 		return d
 	}
 	d.Family = fam
-	// The very first update is always the platform-independent one.
+	// The very first update always goes to the newest version of the manifest.
 	if f.Versioning && !f.Initial {
 		switch {
 		case fam.RSMEnabled != nil:
@@ -146,7 +148,7 @@ func (f Facts) channel() Decision {
 	return f.latest(d)
 }
 
-// ordered follows the platform's request.
+// ordered decides by the platform's request.
 func (f Facts) ordered(d Decision) Decision {
 	fam := d.Family
 	d.Plan = Plan{}
@@ -177,8 +179,8 @@ func (f Facts) ordered(d Decision) Decision {
 	return d
 }
 
-// latest follows the manifest, at a random time so that not every VM of the
-// platform does so at once.
+// latest decides for the newest version of the manifest, at a random time so
+// that not all VMs of the platform update at once.
 func (f Facts) latest(d Decision) Decision {
 	if f.Manifest == nil {
 		d.NeedManifest = true
@@ -220,7 +222,7 @@ func (f Facts) latest(d Decision) Decision {
 	return d
 }
 
-// family is the one of the configured name that has addresses.
+// family returns the family that has the configured name and a manifest.
 func (f Facts) family() (protocol.AgentFamily, error) {
 	i := slices.IndexFunc(f.Families, func(a protocol.AgentFamily) bool {
 		return strings.EqualFold(a.Name, f.Family) && len(a.ManifestURIs) > 0
@@ -231,8 +233,9 @@ func (f Facts) family() (protocol.AgentFamily, error) {
 	return f.Families[i], nil
 }
 
-// blocks reports whether the version is out of the question. What the
-// platform withdrew it may order again.
+// blocks reports whether the version must not be used. byOurselves means that
+// the platform has not asked for it: a version that it withdrew, it may request
+// again.
 func (b Bad) blocks(now time.Time, byOurselves bool) bool {
 	switch b.Kind {
 	case Refused:
@@ -250,18 +253,18 @@ func (b Bad) error(version string) error {
 	return &Error{Kind: b.Code, Err: fmt.Errorf("version %s: %s", version, b.Reason)}
 }
 
-// Moment is what a hand-over has to wait for.
+// Moment is what decides whether a hand-over has to wait.
 type Moment struct {
 	Now time.Time
-	// Ready is when extensions were let go in this life of the agent, zero
-	// before.
+	// Ready is when extensions were allowed to start in this process; zero if
+	// they were not yet.
 	Ready time.Time
 	Quiet time.Duration // after Ready
-	// Busy names what runs, for the person who wonders.
+	// Busy has the names of what is running, for the log.
 	Busy []string
-	// Accepted is when the platform took a status document last.
+	// Accepted is when the platform last accepted a status document.
 	Accepted  time.Time
-	Heartbeat time.Duration // how often it gets one
+	Heartbeat time.Duration // how often one is sent
 	Window    string        // AutoUpdate.Window
 }
 
@@ -278,9 +281,9 @@ const (
 	WaitWindow       WaitFor = "window"    // of maintenance
 )
 
-// Wait says what a hand-over waits for, and how to say it. A version can only be
-// judged by its reports while the platform takes reports, and a machine in its
-// first minutes has better things to do.
+// Wait returns what a hand-over has to wait for, and a text for people. A new
+// version is judged by its status reports, so the platform has to accept
+// reports; and the first minutes after a start are left to other work.
 func Wait(m Moment) (what WaitFor, text string) {
 	switch left := m.Ready.Add(m.Quiet).Sub(m.Now); {
 	case m.Ready.IsZero():
@@ -297,8 +300,8 @@ func Wait(m Moment) (what WaitFor, text string) {
 	return WaitNothing, ""
 }
 
-// inWindow understands "22:00-04:30", daily, in the machine's time zone. An
-// empty window is always open, one that can't be read never closes.
+// inWindow reports whether now is in a daily window such as "22:00-04:30", in
+// the machine's time zone. An empty or invalid window is always open.
 func inWindow(window string, now time.Time) bool {
 	from, to, ok := strings.Cut(window, "-")
 	if !ok {

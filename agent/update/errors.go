@@ -11,7 +11,7 @@ const (
 	codeUnsigned = "AZ-UPD-UNSIGNED" // the signature
 	codeForeign  = "AZ-UPD-FOREIGN"  // not this agent's package
 	codeRefused  = "AZ-UPD-REFUSED"  // a request that can't be followed
-	codeRollback = "AZ-UPD-ROLLBACK" // was tried and taken back
+	codeRollback = "AZ-UPD-ROLLBACK" // was tried and rolled back
 )
 
 // Error is why there is no update.
@@ -23,17 +23,17 @@ type Error struct {
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Code is stable.
+// Code returns the code, which is stable.
 func (e *Error) Code() string { return e.Kind }
 
-// Final reports whether the package itself is to blame: trying again gives
-// the same answer.
+// Final reports whether another attempt would fail as well, because the package
+// or the request itself is at fault.
 func Final(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && (e.Kind == codeUnsigned || e.Kind == codeForeign || e.Kind == codeRefused)
 }
 
-// CodeOf is the code of an error, AZ-UPD-FAILED if it has none of ours.
+// CodeOf returns the code of an error, AZ-UPD-FAILED if it is not an [*Error].
 func CodeOf(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind

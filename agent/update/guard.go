@@ -17,18 +17,18 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// look is how often the guard looks at the trial.
+// look is how often the guard checks the trial.
 const look = 200 * time.Millisecond
 
-// Guard is the process that watches a hand-over. Main calls it with what
-// follows GuardArg; the result is the exit status.
+// Guard is the process that watches a hand-over. main calls it with the
+// arguments after GuardArg; the result is the exit status.
 func Guard(ctx context.Context, args []string, log io.Writer) int {
 	if len(args) != 4 {
 		fmt.Fprintln(log, "usage: azguest "+GuardArg+" ROOT LIB TRIAL LOCK")
 		return 2
 	}
-	// A stop of the agent's unit, or the end of a terminal, is not meant for
-	// us: the trial must come to an end.
+	// Ignore signals that stop the agent's unit or come from a terminal: the
+	// guard must see the trial to its end.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 	_ = unix.CloseRange(process.ReadyFD+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	g := guard{Store: Store{Root: host.Root(args[0]), Lib: args[1]}, id: args[2], lock: args[3]}
@@ -54,7 +54,8 @@ func (g guard) run(ctx context.Context) error {
 			fmt.Fprintln(os.Stderr, "update guard: continue in the agent's unit:", err)
 		}
 	}
-	// From our start, not from Began: the clock may be set meanwhile.
+	// Counted from the guard's start, not from Began: the clock may be set
+	// meanwhile.
 	deadline := time.NewTimer(t.Health)
 	defer deadline.Stop()
 	if err := process.Announce(); err != nil {
@@ -76,7 +77,7 @@ func (g guard) run(ctx context.Context) error {
 		}
 		now := g.trial()
 		if now == nil {
-			return nil // committed, or given up
+			return nil // committed or abandoned
 		}
 		if reason != "" {
 			return g.rollBack(ctx, *t, reason)
@@ -84,8 +85,8 @@ func (g guard) run(ctx context.Context) error {
 	}
 }
 
-// trial is ours as long as it is undecided. A state that can't be read does
-// not decide it.
+// trial returns the trial that this guard watches, nil once it is decided. A
+// state that can't be read counts as undecided.
 func (g guard) trial() *Trial {
 	st, err := g.Load()
 	if err != nil {
@@ -97,8 +98,8 @@ func (g guard) trial() *Trial {
 	return st.Trial
 }
 
-// rollBack decides the trial and only then kills: after that the version
-// can't commit itself any more.
+// rollBack saves the result before it kills the process, so that the version
+// can't be committed any more.
 func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 	ours := true
 	var installed Program
@@ -112,15 +113,16 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 		return true
 	})
 	if !ours {
-		// Committed at the last moment, or noticed by an agent that started.
+		// Committed at the last moment, or rolled back by an agent that
+		// started.
 		return nil
 	}
 	if err != nil {
-		// A full disk must not keep a dead agent in its place.
+		// Continue: a full disk must not leave a dead agent in place.
 		err = fmt.Errorf("save rollback: %w", err)
 	}
-	// However long it takes: a process that hangs in the kernel holds the
-	// lock, and nobody but us would start an agent when it has gone.
+	// Without time limit: a process that hangs in the kernel holds the lock,
+	// and only the guard would start an agent once it is gone.
 	if kerr := process.Kill(ctx, t.PID, t.Ticks); kerr != nil {
 		return errors.Join(err, kerr)
 	}
@@ -128,7 +130,7 @@ func (g guard) rollBack(ctx context.Context, t Trial, reason string) error {
 		return err // the service manager starts the installed binary
 	}
 	if g.locked() || installed.Path == "" {
-		return err // somebody was faster
+		return err // another agent is running, or there is nothing to start
 	}
 	return errors.Join(err, process.Detach(ctx, process.Daemon{Path: installed.Path, Args: t.Args, Env: os.Environ()}))
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// crashWindow and crashStarts: the third start of a version within this
-// time of one boot is one too many (protocol/SPEC.md §14.3).
+// A version that is started for the third time (crashStarts) within crashWindow
+// of one boot is rolled back (protocol/SPEC.md §14.3).
 const (
 	crashWindow = 300 * time.Second
 	crashStarts = 3
@@ -31,16 +31,16 @@ type Self struct {
 	Boot   string
 }
 
-// Identify says who we are. lib is the library directory as the kernel
-// names it.
+// Identify identifies the running program. lib is the library directory as the
+// kernel names it.
 func Identify(version, lib string) (Self, error) {
 	exe, err := files.Readlink("/proc/self/exe")
 	if err != nil {
 		return Self{}, fmt.Errorf("find own binary: %w", err)
 	}
-	// An upgrade of the package may have replaced the file meanwhile.
+	// The file may have been replaced by an upgrade of the package.
 	exe = strings.TrimSuffix(exe, " (deleted)")
-	if d, err := files.OpenDir(lib, nil); err == nil { // the kernel resolved links
+	if d, err := files.OpenDir(lib, nil); err == nil { // resolve links, as the kernel did
 		lib = d.Name()
 		_ = d.Close()
 	}
@@ -51,17 +51,17 @@ func Identify(version, lib string) (Self, error) {
 	}, nil
 }
 
-// begin is what the installed binary decides at its start: which version to
-// hand over to, nil for itself. alive tells whether a process still is what
-// it was.
+// begin decides at the start of the installed binary which version to hand over
+// to; nil is itself. alive reports whether a process is still the one that had
+// this id and start time.
 func (s *State) begin(me Self, mode, pin string, now time.Time, alive func(pid int, ticks uint64) bool) *Program {
 	s.Installed = me.Program
 	if t := s.Trial; t != nil {
 		switch {
 		case t.Boot == me.Boot && t.PID == me.PID && t.Ticks == me.Ticks && t.To.Path == me.Path:
-			return nil // it is us who are tried
+			return nil // this process is on trial
 		case t.Boot == me.Boot && alive(t.PID, t.Ticks):
-			return nil // it is being tried right now; the lock will tell us so
+			return nil // another process is on trial, and holds the lock
 		case t.Boot == me.Boot:
 			s.rollBack("it exited before the platform accepted a status report", now)
 		default:
@@ -110,8 +110,8 @@ func (s *State) begin(me Self, mode, pin string, now time.Time, alive func(pid i
 	return nil
 }
 
-// Start is called first thing by an agent that is to run. It returns the
-// version to hand over to with Exec, or nil to go on as what we are.
+// Start must be called before anything else of the agent runs. It returns the
+// version to hand over to with Exec, or nil to continue with the running one.
 func (s Store) Start(me Self, mode, pin string) (next *Program, err error) {
 	if me.Staged {
 		return nil, nil
@@ -137,7 +137,7 @@ func (s Store) Start(me Self, mode, pin string) (next *Program, err error) {
 	}
 }
 
-// Spoilt notes that a committed version can't be started.
+// Spoilt records that a committed version can't be started.
 func (s Store) Spoilt(p Program, why error) error {
 	return s.Change(func(st *State) bool {
 		now := time.Now().UTC()
@@ -150,11 +150,11 @@ func (s Store) Spoilt(p Program, why error) error {
 	})
 }
 
-// Stopped is called when the agent was asked to stop: such an end is no
-// crash.
+// Stopped is called when the agent was asked to stop, so that this end does not
+// count as a crash.
 func (s Store) Stopped() error { return s.forgetStarts() }
 
-// Settled is called when the agent has lived long enough.
+// Settled is called when the agent has run long enough to count as working.
 func (s Store) Settled() error { return s.forgetStarts() }
 
 func (s Store) forgetStarts() error {
@@ -168,7 +168,7 @@ func (s Store) forgetStarts() error {
 	})
 }
 
-// Commit makes the running version the one to use if it is on trial. It is
+// Commit makes the running version the one to use, if it is on trial. It is
 // called when the platform has accepted a status document from it.
 func (s Store) Commit(me Self) (done bool, err error) {
 	st, err := s.Load()
@@ -189,8 +189,8 @@ func (s Store) Commit(me Self) (done bool, err error) {
 // GuardArg is the first argument that makes the agent's binary a guard.
 const GuardArg = "update-guard"
 
-// Begin writes down a trial and starts its guard. When it has returned nil
-// the caller has to end its work and call Exec.
+// Begin saves a trial and starts its guard. After that, the caller has to end
+// its work and call Exec.
 func (s Store) Begin(ctx context.Context, me Self, t Trial, lock string, env []string) (Trial, error) {
 	t.ID, t.Began = rand.Text(), time.Now().UTC()
 	t.PID, t.Ticks, t.Boot = me.PID, me.Ticks, me.Boot
@@ -211,7 +211,7 @@ func (s Store) Begin(ctx context.Context, me Self, t Trial, lock string, env []s
 	return t, nil
 }
 
-// Abandon ends a trial that did not get as far as the new version.
+// Abandon ends a trial whose new version was not started, and returns why.
 func (s Store) Abandon(t Trial, why error) error {
 	if err := s.Change(func(st *State) bool {
 		if st.Trial == nil || st.Trial.ID != t.ID {

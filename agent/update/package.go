@@ -18,7 +18,7 @@ import (
 	"github.com/azguest/azguest/agent/host/unzip"
 )
 
-// Limits of a package of the agent, far above what one needs.
+// Limits of a package of the agent; they are far above what is needed.
 const (
 	// MaxPackage is the size of the zip in bytes.
 	MaxPackage = 128 << 20
@@ -32,10 +32,10 @@ const (
 	packagePublisher = "Azguest"
 )
 
-// packageLimits count what the disk gives for a package.
+// packageLimits limit the disk space that a package may use.
 var packageLimits = bound.Package{Directory: 256 << 10, Inodes: 500, Bytes: maxUnpacked, Ratio: 200}
 
-// manifestLimits are those of the manifest, checked before it is decoded.
+// manifestLimits are the limits of the manifest, checked before it is decoded.
 var manifestLimits = bound.Limits{Bytes: maxManifest, Nodes: 20_000, Depth: 64}
 
 // identity is what a package says about itself.
@@ -100,11 +100,11 @@ func identify(z *zip.Reader) (identity, error) {
 	return list[0], nil
 }
 
-// files takes complete paths.
+// files opens files by absolute path.
 const files = host.Root("")
 
-// packageRules are those of a package. The old version is only left for this
-// one, which must survive a power cut.
+// packageRules are the rules for unpacking a package. It is synced to disk,
+// because the next version must survive a power cut.
 var packageRules = unzip.Rules{Limits: packageLimits, Name: 512, Depth: 16, Sync: true, Perm: func(name string, _ fs.FileMode) fs.FileMode {
 	if strings.HasPrefix(name, "bin/") {
 		return 0o755
@@ -112,7 +112,7 @@ var packageRules = unzip.Rules{Limits: packageLimits, Name: 512, Depth: 16, Sync
 	return 0o644
 }}
 
-// packageFault marks what is the package's fault.
+// packageFault marks errors that the content of the package causes.
 func packageFault(err error) error {
 	if _, ok := errors.AsType[*unzip.InvalidError](err); ok {
 		return foreign("package is not valid: %w", err)
@@ -125,7 +125,7 @@ func unpack(entries []unzip.Entry, dst string) error {
 	return packageFault(packageRules.Write(entries, dst, 0o700, func(*os.Root) error { return nil }))
 }
 
-// binary is the program in an unpacked package, for this architecture.
+// binary returns the path of the program for arch in an unpacked package.
 func binary(dir, arch string) (string, error) {
 	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "386": elf.EM_386, "riscv64": elf.EM_RISCV}[arch]
 	for _, name := range []string{"bin/azguest-" + arch, "bin/azguest"} {

@@ -18,21 +18,21 @@ import (
 // MaxSignature is the size of a signature, with its certificates, in bytes.
 const MaxSignature = 256 << 10
 
-// Trust is whose packages are run.
+// Trust says whose packages are accepted.
 type Trust struct {
-	Roots *x509.CertPool // authorities; nil trusts nobody
-	// Unsigned accepts packages without a signature. One that is there must
-	// still be right.
+	Roots *x509.CertPool // root certificates; nil trusts nobody
+	// Unsigned accepts packages without a signature. A signature that is
+	// present must still be valid.
 	Unsigned bool
 	Now      time.Time // for the dates of the signer's certificate
 }
 
-// maxRoots is how large a file of authorities may be: that of all public ones
-// has a quarter of a megabyte.
+// maxRoots is the largest size of a file of root certificates, in bytes: that
+// of all public ones has a quarter of a megabyte.
 const maxRoots = 4 << 20
 
-// LoadRoots reads authorities from a PEM file. Without the file there are
-// none, which is no error here: nothing will be trusted.
+// LoadRoots reads root certificates from a PEM file. Without the file it
+// returns nil, so that nothing is trusted.
 func LoadRoots(path string) (*x509.CertPool, error) {
 	b, err := files.ReadBounded(path, maxRoots)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,8 +63,8 @@ func LoadRoots(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Check says before anything is downloaded whether a signature could
-// convince.
+// Check checks, before the package is downloaded, whether its signature could
+// be accepted.
 func (t Trust) Check(signature []byte) error {
 	switch {
 	case len(signature) == 0 && t.Unsigned:
@@ -88,16 +88,16 @@ func (t Trust) Verify(content io.Reader, signature []byte) (signer string, err e
 	if err != nil {
 		return "", err
 	}
-	// This checks the chain once more; what counts are the bytes.
+	// This checks the chain once more, and the content.
 	if err := s.Verify(content, t.Roots); err != nil {
 		return "", unsigned("%w", err)
 	}
 	return s.Signer().Subject.CommonName, nil
 }
 
-// signer checks everything about a signature but the content. Other than for
-// extensions (protocol/SPEC.md §8.3) the dates count: new versions of the agent
-// are signed with valid certificates.
+// signer checks everything about a signature but the content. Unlike for
+// extensions (protocol/SPEC.md §8.3), the dates of the certificate count: new
+// versions of the agent are signed with valid certificates.
 func (t Trust) signer(signature []byte) (cms.Signature, error) {
 	s, err := cms.ParseSignature(encode(signature))
 	if err != nil {
@@ -118,7 +118,7 @@ func (t Trust) signer(signature []byte) (cms.Signature, error) {
 	return s, nil
 }
 
-// encode brings DER, PEM or base64 to base64.
+// encode converts DER, PEM or base64 to base64.
 func encode(sig []byte) string {
 	if b, _ := pem.Decode(sig); b != nil {
 		return base64.StdEncoding.EncodeToString(b.Bytes)

@@ -22,7 +22,7 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// A Fetcher gets blobs; package agent passes the platform's client, as it
+// A Fetcher fetches blobs. Package agent passes the platform's client, as it
 // does to the extensions.
 type Fetcher interface {
 	// Manifest reads a version manifest from the first address that answers.
@@ -31,7 +31,7 @@ type Fetcher interface {
 	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (digest string, err error)
 }
 
-// A Stager gets versions onto the disk.
+// A Stager downloads versions and makes them ready to run.
 type Stager struct {
 	Store
 	Fetch Fetcher
@@ -42,12 +42,13 @@ type Stager struct {
 
 const (
 	dirPrefix = "WALinuxAgent-"
-	// record lies in every directory of ours. Directories of the classic
-	// agent have the same names, and none of them is touched.
+	// record is a file in every directory that this agent has made. Directories
+	// of the classic agent have similar names and are not touched.
 	record = "azguest-staged.json"
 )
 
-// staged is what was found out about a package when it was unpacked.
+// staged is what was found out about a package when it was unpacked; the record
+// has it.
 type staged struct {
 	Program
 	Package string    `json:"package"` // SHA-256 of the zip
@@ -55,10 +56,10 @@ type staged struct {
 	At      time.Time `json:"at"`
 }
 
-// Stage makes a version ready to be run and returns it. m may be nil. The
-// order is: signature, trust, download, signature over the bytes, identity,
-// unpacking, a trial run of "version". Final tells whether another try can
-// help.
+// Stage makes a version ready to be run and returns it. m may be nil. The order
+// is: signature, trust, download, signature over the bytes, identity,
+// unpacking, a trial run of "version". Final reports whether another attempt is
+// useless.
 func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version string, m *protocol.Manifest) (Program, error) {
 	if !Valid(version) {
 		return Program{}, refuse("%q is not a version", version)
@@ -82,7 +83,7 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 	if err != nil {
 		return Program{}, err
 	}
-	// Without a chance to be trusted not even a download.
+	// Do not download a package that can't be accepted.
 	if err := s.Trust.Check(sig); err != nil {
 		return Program{}, err
 	}
@@ -98,14 +99,14 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 	return p, errors.Join(err, s.Root.Remove(zip))
 }
 
-// signature gets the signature beside the package. That there is none is
-// an answer; that it can't be asked for is an error.
+// signature fetches the signature of a package. It returns nil if there is
+// none, and an error if that can't be found out.
 func (s Stager) signature(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion) ([]byte, error) {
 	beside := protocol.PackageVersion{Version: v.Version}
 	for _, u := range v.URIs {
 		p, err := url.Parse(u.Reveal())
 		if err != nil {
-			continue // an address that isn't one has no neighbour
+			continue // not a valid address
 		}
 		p.Path += ".sig"
 		if p.RawPath != "" {
@@ -184,8 +185,8 @@ func (s Stager) place(ctx context.Context, version, tmp, dir, digest, signer str
 	if err != nil {
 		return Program{}, err
 	}
-	// A program that can't even say its version can't be run here: wrong
-	// libraries, noexec, a security module.
+	// Run it once, to see whether it works on this machine: libraries, noexec
+	// or a security module may prevent that.
 	res, err := s.Run.Run(ctx, host.Cmd{Name: bin, Args: []string{"version"}, Timeout: 20 * time.Second})
 	if err != nil {
 		return Program{}, foreign("version %s cannot run on this machine: %w", version, err)
@@ -260,8 +261,8 @@ func hashFile(name string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Prune removes what is neither the running version nor the one before, and
-// what interrupted attempts left.
+// Prune removes versions other than the running, the committed and the previous
+// one, and the leftovers of interrupted attempts.
 func (s Store) Prune(running string) error {
 	st, err := s.Load()
 	if err != nil {

@@ -49,22 +49,23 @@ type Start struct {
 	Boot    string    `json:"boot"`
 }
 
-// Last is the outcome a person sees.
+// Last is the result of the last update, as users see it.
 type Last struct {
 	At   time.Time `json:"at,omitzero"`
 	Text string    `json:"text,omitempty"`
 	Code string    `json:"code,omitempty"` // empty if all is well
-	// Told: an agent has shown and reported it.
+	// Told: it was shown and reported.
 	Told bool `json:"told,omitempty"`
 }
 
-// Tries is how often something transient went wrong, and when to try again.
+// Tries is how often staging failed for a transient reason, and when to try
+// again.
 type Tries struct {
 	N    int       `json:"n"`
 	Next time.Time `json:"next"`
 }
 
-// State is what survives: restarts, crashes, reboots.
+// State is what must survive restarts, crashes and reboots.
 type State struct {
 	// Installed is the binary that boots start; it is never removed.
 	Installed Program  `json:"installed"`
@@ -82,10 +83,10 @@ type State struct {
 	Last        Last             `json:"last,omitzero"`
 }
 
-// maxBad bounds the memory of bad versions.
+// maxBad is the largest number of bad versions that are remembered.
 const maxBad = 20
 
-// condemn remembers why a version is not used; the oldest is forgotten.
+// condemn records why a version is not used; the oldest record may be dropped.
 func (s *State) condemn(version string, b Bad) {
 	if s.Bad == nil {
 		s.Bad = map[string]Bad{}
@@ -102,7 +103,7 @@ func (s *State) condemn(version string, b Bad) {
 	}
 }
 
-// rollBack ends the trial with a verdict.
+// rollBack ends the trial and marks its version as bad.
 func (s *State) rollBack(reason string, now time.Time) {
 	t := s.Trial
 	s.Trial = nil
@@ -134,9 +135,9 @@ func (s *State) commit(now time.Time) {
 	s.Last = Last{At: now, Text: fmt.Sprintf("updated from %s to %s", t.From, t.To.Version)}
 }
 
-// Note keeps why a version could not be made ready. What its package is to
-// blame for is not looked at again for a day; anything else is tried again,
-// less and less often.
+// Note records why a version could not be staged. If its package is at fault,
+// it is not tried again for a day; otherwise it is tried again with growing
+// pauses.
 func (s *State) Note(version string, why error, code, text string, now time.Time) {
 	s.Last = Last{At: now, Code: code, Text: text}
 	if Final(why) {
@@ -145,15 +146,15 @@ func (s *State) Note(version string, why error, code, text string, now time.Time
 		return
 	}
 	n := s.Tries[version].N + 1
-	// One version at a time is wanted; the others need no memory.
+	// Only one version is wanted at a time; the others are forgotten.
 	s.Tries = map[string]Tries{version: {N: n, Next: now.Add(min(firstRetry<<min(n-1, 10), refusedFor))}}
 }
 
 // firstRetry is the wait after the first transient failure.
 const firstRetry = time.Minute
 
-// Who holds the lock writes a file and lets go. One that does not must not keep
-// an agent from starting.
+// The lock is held only while a file is written. A process that holds it longer
+// must not keep an agent from starting.
 const (
 	lockPatience = 10 * time.Second
 	lockTry      = 10 * time.Millisecond
@@ -180,7 +181,7 @@ func (s Store) Load() (State, error) {
 		return st, fmt.Errorf("read update state: %w", err)
 	}
 	if len(bytes.Trim(b, "\x00\n ")) == 0 {
-		return st, nil // what a power cut leaves of it
+		return st, nil // empty after a power cut
 	}
 	if err := json.Unmarshal(b, &st); err != nil {
 		return State{}, fmt.Errorf("read update state: %w", err)
@@ -188,9 +189,9 @@ func (s Store) Load() (State, error) {
 	return st, nil
 }
 
-// Change reads, changes and writes the state while nobody else does. A
-// state that can't be read is replaced: it only costs a download. If change
-// returns false nothing is written.
+// Change reads, changes and writes the state under a lock. A state that can't
+// be parsed is replaced: that costs only a download. If change returns false,
+// nothing is written.
 func (s Store) Change(change func(*State) bool) error {
 	if err := s.Root.MkdirAll(s.dir(), 0o700); err != nil {
 		return fmt.Errorf("save update state: %w", err)
@@ -199,7 +200,7 @@ func (s Store) Change(change func(*State) bool) error {
 	if err != nil {
 		return fmt.Errorf("save update state: %w", err)
 	}
-	defer f.Close() // gives the lock back
+	defer f.Close() // releases the lock
 	for end := time.Now().Add(lockPatience); ; {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {

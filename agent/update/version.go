@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// numbers takes a dotted version apart; what follows a "-" or "+" (a
-// development build) does not count. nil is no version.
+// numbers parses a dotted version; what follows a "-" or "+" (a development
+// build) is ignored. It returns nil if s is not a version.
 func numbers(s string) []int {
 	s = strings.TrimSpace(s)
 	if i := strings.IndexAny(s, "-+"); i >= 0 {
@@ -30,8 +30,8 @@ func Valid(s string) bool {
 	return numbers(s) != nil && len(s) <= 64 && strings.Trim(s, "0123456789.") == ""
 }
 
-// Compare orders versions by number, a missing part counts as 0. What is no
-// version comes before everything.
+// Compare compares versions number by number; a missing number counts as 0. A
+// string that is not a version comes before all versions.
 func Compare(a, b string) int {
 	x, y := numbers(a), numbers(b)
 	switch {
@@ -51,7 +51,7 @@ func Compare(a, b string) int {
 	return slices.Compare(x, y)
 }
 
-// hotfix reports whether two versions differ after the third number only
+// hotfix reports whether two versions have the same first three numbers
 // (protocol/SPEC.md §14.2).
 func hotfix(a, b string) bool {
 	x, y := numbers(a), numbers(b)

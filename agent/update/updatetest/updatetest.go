@@ -25,7 +25,7 @@ type Authority struct {
 	cert *x509.Certificate
 }
 
-// NewAuthority makes an authority of its own.
+// NewAuthority makes a self-signed authority.
 func NewAuthority() *Authority {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	t := &x509.Certificate{
@@ -36,20 +36,20 @@ func NewAuthority() *Authority {
 	return &Authority{key, must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key))))}
 }
 
-// PEM is the certificate of the authority.
+// PEM returns the certificate of the authority.
 func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// Pool trusts the authority.
+// Pool returns a pool that trusts the authority.
 func (a *Authority) Pool() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(a.cert)
 	return p
 }
 
-// Sign signs content, detached, with a new certificate; change may make it
-// worse.
+// Sign signs content, detached, with a new certificate; change, if not nil, may
+// make the certificate invalid.
 func (a *Authority) Sign(content []byte, change func(*x509.Certificate)) []byte {
 	key := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	t := &x509.Certificate{
@@ -106,7 +106,7 @@ func der(v any) []byte { return must(asn1.Marshal(v)) }
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic(err) // of a test's own making
+		panic(err) // a mistake in the test itself
 	}
 	return v
 }
@@ -117,7 +117,7 @@ type File struct {
 	Data []byte
 }
 
-// Manifest is the HandlerManifest.json of a package of this agent.
+// Manifest returns the HandlerManifest.json of a package of this agent.
 func Manifest(version string) File {
 	return File{"HandlerManifest.json", fmt.Appendf(nil, `[{"name":"azguest","version":1.0,"handlerManifest":{
  "installCommand":"","uninstallCommand":"","updateCommand":"","disableCommand":"","enableCommand":"bin/azguest run",
@@ -140,7 +140,7 @@ func Zip(files ...File) []byte {
 	return b.Bytes()
 }
 
-// Python is a package of the classic agent.
+// Python returns a package of the classic agent.
 func Python(version string) []byte {
 	return Zip(
 		File{"HandlerManifest.json", fmt.Appendf(nil, `[{"name":"WALinuxAgent","version":1.0,"handlerManifest":{
