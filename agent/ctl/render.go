@@ -207,7 +207,8 @@ func (v view) policyRow() row {
 	return v.problem(r, p.Problem, "")
 }
 
-// problem marks a row that carries a code.
+// problem sets the rank of a row from its state and code, and adds the lines
+// about the problem.
 func (v view) problem(r row, p status.Problem, st status.State) row {
 	r.rank = 2
 	if st == status.Error {
@@ -221,7 +222,7 @@ func (v view) problem(r row, p status.Problem, st status.State) row {
 	return r
 }
 
-// worry is the line under something that is not well.
+// worry returns the lines about a problem: code, meaning and fix.
 func (v view) worry(p status.Problem, ext string) []string {
 	if p.Code == "" {
 		return nil
@@ -312,7 +313,7 @@ func (v view) endpointsRow() row {
 			x := v.problem(row{}, e.Problem, e.State)
 			r.rank = min(r.rank, x.rank)
 			if e.Code == v.snap.Platform.Code {
-				continue // said there
+				continue // shown in the platform row
 			}
 			if e.LastError != "" {
 				r.more = append(r.more, e.Name+": "+v.cut(clean(e.LastError), len(e.Name)+2))
@@ -461,7 +462,7 @@ func transition(t status.Transition) string {
 	return text
 }
 
-// cut shortens s to what is left of the line after used columns.
+// cut shortens s to the rest of the line after used columns.
 func (v view) cut(s string, used int) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if v.width == 0 {

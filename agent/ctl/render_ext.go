@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// extWord is the one word for an extension, and how bad it is: 0 failed,
-// 1 waiting or degraded, 2 running, 3 well.
+// extWord returns the word for the state of an extension, and its rank: 0
+// failed, 1 waiting or degraded, 2 running, 3 ok.
 func extWord(e status.Extension, now time.Time) (string, int) {
 	switch {
 	case e.Overdue != "":
@@ -84,7 +84,7 @@ func (v view) extensionsRow() row {
 	return r
 }
 
-// message is what an extension says, or how to get at it.
+// message returns the message of an extension, or how to see it.
 func message(e status.Extension) string {
 	if e.Message == "" && e.Withheld {
 		return "run as root to see the message"
@@ -92,7 +92,7 @@ func message(e status.Extension) string {
 	return e.Message
 }
 
-// extFacts is what stands behind the name of an extension on the screen.
+// extFacts returns what follows the name of an extension on the screen.
 func (v view) extFacts(e status.Extension) string {
 	var f []string
 	if e.Seq >= 0 {
@@ -139,8 +139,8 @@ func (v view) extFacts(e status.Extension) string {
 	return "  " + strings.Join(f, ", ")
 }
 
-// meaning and fixFor take the words from doctor's table; a fix in the snapshot
-// knows more.
+// meaning and fixFor return texts from doctor's table; a fix in the snapshot
+// takes precedence, because it is more specific.
 func meaning(code string) string {
 	if c, ok := doctor.Lookup(code); ok {
 		return c.Meaning
@@ -159,7 +159,7 @@ func fixFor(code, own, ext string) string {
 	return clean(own)
 }
 
-// span is a duration as people say it: 14s, 3m, 3h12m, 12d.
+// span formats a duration for people: 14s, 3m, 3h12m, 12d.
 func span(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -176,13 +176,13 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// clock is mm:ss, for something with a deadline.
+// clock formats a duration as mm:ss, for something with a deadline.
 func clock(d time.Duration) string {
 	d = max(d, 0)
 	return fmt.Sprintf("%02d:%02d", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// size is a number of bytes as df -h writes it.
+// size formats a number of bytes like df -h.
 func size(n int64) string {
 	const units = "KMGTPE"
 	if n < 1<<10 {
@@ -198,7 +198,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%.0f%c", f, units[u])
 }
 
-// painter colours, or does not.
+// painter adds colours if it is true.
 type painter bool
 
 func (p painter) wrap(seq, s string) string {

@@ -26,7 +26,7 @@ func Lookup(code string) (Code, bool) {
 	return Code{}, false
 }
 
-// Codes is the table, sorted by area as written here.
+// Codes returns the table of all codes, by area.
 func Codes() []Code {
 	return []Code{
 		// The process.
@@ -71,7 +71,7 @@ func Codes() []Code {
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform allows.", "A step or the provisioning medium was slow.", "agentctl status shows how long each step took"},
 		{"AZ-VM-CLONED", "The machine was provisioned with another VM ID.", "The disk was copied from another machine without deprovisioning.", "run waagent -deprovision+user before capturing an image; a machine that has a provisioning medium is provisioned again at the next start of the agent"},
 
-		// The way to the platform.
+		// The connection to the platform.
 		{"AZ-NET-NOROUTE", "There is no route to the platform address.", "No interface is up, or DHCP gave no default route.", "ip route get 168.63.129.16; networkctl status"},
 		{"AZ-NET-WIRESERVER", "The WireServer (168.63.129.16:80) does not answer.", "A firewall rule on this machine drops the traffic, a proxy intercepts it, or the host is busy.", "run nft list ruleset and iptables -t security -S as root; allow root to connect to 168.63.129.16 on ports 80 and 32526"},
 		{"AZ-NET-HOSTPLUGIN", "The HostGAPlugin (168.63.129.16:32526) does not answer, but the WireServer does.", "A firewall rule allows only port 80.", "allow root to connect to 168.63.129.16 on port 32526"},
@@ -84,7 +84,7 @@ func Codes() []Code {
 		{"AZ-NET-BUSY", "A platform service answers with errors.", "The host is busy or under maintenance, or this VM was moved.", "no action needed, the agent retries; if it persists, redeploy the VM"},
 		{"AZ-NET-ENDPOINT", "The endpoint from DHCP is not a WireServer.", "DHCP option 245 names a machine that does not speak the WireServer protocol.", "no action needed, the agent tries the other addresses as well; set Protocol.EndpointDiscovery=static to send no DHCP request"},
 
-		// What the platform says.
+		// Answers of the platform.
 		{"AZ-PLAT-REJECTED", "The platform did not accept the status report.", "It answered with a 4xx status: the URL of the status blob is outdated, or the report is not valid.", "agentctl status shows the answer; the report is sent again with the next goal state"},
 		{"AZ-PLAT-GOALSTATE", "The goal state cannot be read.", "The platform sent a document that the agent does not understand, or parts of it are missing.", "agentctl logs shows the document; the agent fetches it again"},
 		{"AZ-PLAT-FEATURE", "The platform requires a feature that this agent does not support.", "The goal state lists an unknown required feature; the agent reports error 2001.", "upgrade azguest"},
@@ -161,7 +161,7 @@ func Codes() []Code {
 		{"AZ-LAB-USERNS", "The sandbox needs root or user namespaces, and this machine does not allow unprivileged user namespaces.", "A sysctl, AppArmor (Ubuntu 24.04) or the seccomp filter of a container forbids them; the message says which.", "follow the message, or run it with sudo"},
 		{"AZ-LAB-OVERLAY", "The kernel does not allow an overlay mount of the root file system in a user namespace.", "Linux is older than 5.11, AppArmor forbids it, or a container hides parts of /proc.", "follow the message, or run it with sudo"},
 
-		// The agent about itself.
+		// Updates, telemetry and control of the agent.
 		{"AZ-UPD-ROLLBACK", "An update of the agent was rolled back.", "The new version did not report status in time.", "no action needed; this version is not tried again"},
 		{"AZ-UPD-FAILED", "An update of the agent could not be prepared.", "The download or a check of the package failed.", "agentctl status"},
 		{"AZ-UPD-FOREIGN", "An update package is not a package of this agent.", "The platform offers another agent in this agent family, or the package is damaged.", "no action needed; set AutoUpdate.Mode=distro to stop checking for updates"},

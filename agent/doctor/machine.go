@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dirs are the places the agent writes to.
+// dirs returns the directories that the agent writes to.
 func (e Env) dirs() []string {
 	d := []string{e.Config.Paths.Lib, e.Config.Paths.ExtensionLogs, "/run"}
 	if x := e.Config.Extensions.ExecDir; x != "" {
@@ -24,7 +24,7 @@ func (e Env) dirs() []string {
 	return slices.Compact(d)
 }
 
-// existing is the deepest part of a path that is there.
+// existing returns the deepest part of a path that exists.
 func (e Env) existing(name string) string {
 	for name != "/" && name != "." {
 		if _, err := e.root().Stat(name); err == nil {
@@ -186,8 +186,8 @@ func checkClock(e Env) []Finding {
 	return one(ok("%s", e.Now.UTC().Format(time.RFC3339)))
 }
 
-// checkIdentity compares the id of the machine with the one it was
-// provisioned under. The first three groups come in either byte order
+// checkIdentity compares the VM id of the machine with the one that it was
+// provisioned with. The first three groups may be in either byte order
 // (provisioning/SPEC.md §11.3).
 func checkIdentity(e Env) []Finding {
 	id, err := e.read("/sys/class/dmi/id/product_uuid")
@@ -197,7 +197,7 @@ func checkIdentity(e Env) []Finding {
 	marker := filepath.Join(e.Config.Paths.Lib, "provisioned")
 	was, err := e.read(marker)
 	if err != nil {
-		return nil // not provisioned by us
+		return nil // not provisioned by this agent
 	}
 	was, _, _ = strings.Cut(was, "\n")
 	if strings.EqualFold(was, id) || strings.EqualFold(was, swapID(id)) {

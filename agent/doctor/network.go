@@ -8,17 +8,18 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// Network is what the agent found when it asked around; agentctl itself
-// opens no connection.
+// Network is what the agent found when it probed the platform's services;
+// agentctl itself opens no connection.
 type Network struct {
-	Endpoints []status.Endpoint // right after they were asked
+	Endpoints []status.Endpoint // right after they were probed
 	Rules     []string          // of this machine's firewall, see BlockingRules
-	Skew      time.Duration     // this machine's clock is ahead of the platform's by
+	Skew      time.Duration     // how far this machine's clock is ahead of the platform's
 	SkewKnown bool
-	DNS       error // of a lookup of a storage name; nil if it worked or nobody needs it
+	DNS       error // of a lookup of a storage name; nil if it worked or was not needed
 }
 
-// Findings judges it. The order is that of the screen before sorting.
+// Findings returns the findings about the network, in the order of the screen
+// before sorting.
 func (n Network) Findings() []Finding {
 	var out []Finding
 	wireOK, blamed := true, false
@@ -43,7 +44,7 @@ func (n Network) Findings() []Finding {
 		if f.State == status.OK || f.State == "" {
 			f.State = status.Warn
 		}
-		// A rule on this machine explains a connection that is not made.
+		// A rule on this machine may explain why there is no connection.
 		if rules := n.suspects(e.Name); len(rules) > 0 {
 			f.Code, blamed = "AZ-FW-BLOCKED", true
 			f.Evidence += "; suspect rule: " + strings.Join(rules, "; ")
@@ -77,7 +78,7 @@ func (n Network) Findings() []Finding {
 // metadata is the address of the metadata service.
 const metadata = "169.254.169.254"
 
-// suspects are the rules that can explain why an endpoint does not answer.
+// suspects returns the rules that may explain why an endpoint does not answer.
 func (n Network) suspects(name string) []string {
 	var out []string
 	for _, r := range n.Rules {
@@ -89,7 +90,7 @@ func (n Network) suspects(name string) []string {
 	return out
 }
 
-// Network says whether a finding has to do with reaching the platform.
+// Network reports whether a finding is about reaching the platform.
 func (f Finding) Network() bool {
 	switch f.Check {
 	case "agent", "route", "names", "network", "platform", "firewall", "firewall rules", "time",
@@ -99,12 +100,11 @@ func (f Finding) Network() bool {
 	return strings.HasPrefix(f.Check, "endpoint ") || strings.HasPrefix(f.Check, "storage ")
 }
 
-// BlockingRules finds, in the listing of a firewall (nft list ruleset,
-// iptables -S), rules that can keep root from the platform: those that drop
-// or reject what goes to one of the addresses or a network around it, and
-// those that drop packets in state INVALID, which root's own can be. Our own
-// rules spare root and do not count. The answer holds each rule once, as it
-// stands in the listing.
+// BlockingRules finds, in the listing of a firewall (nft list ruleset, iptables
+// -S), rules that can keep root from the platform: those that drop or reject
+// what goes to one of the addresses or a network around it, and those that drop
+// packets in state INVALID, which root's own can be. The agent's own rules
+// accept root and do not count. Each rule is returned once, as in the listing.
 func BlockingRules(listing string, addrs ...string) []string {
 	var out []string
 	seen := map[string]bool{}
@@ -115,8 +115,8 @@ func BlockingRules(listing string, addrs ...string) []string {
 		if strings.HasPrefix(low, "table ") {
 			ours = strings.HasPrefix(low, "table ip azguest ") || strings.HasPrefix(low, "table inet azguest ")
 		}
-		// In a listing of nft the chain says whose packets it sees: what comes
-		// in or is passed on does not stop what root sends.
+		// In a listing of nft, the hook of a chain says which packets it sees:
+		// incoming and forwarded packets are not those that root sends.
 		switch {
 		case strings.HasPrefix(low, "chain "):
 			passing = false
@@ -130,7 +130,7 @@ func BlockingRules(listing string, addrs ...string) []string {
 		for _, a := range addrs {
 			hit = hit || strings.Contains(low, a)
 		}
-		// A chain that drops whatever no rule allows.
+		// A chain that drops everything that no rule allows.
 		hit = hit || strings.HasPrefix(low, "-p output drop") || strings.Contains(low, "hook output") && strings.Contains(low, "policy drop")
 		if hit {
 			seen[rule] = true
@@ -140,7 +140,8 @@ func BlockingRules(listing string, addrs ...string) []string {
 	return out
 }
 
-// blocks: the rule ends packets, and root's are among them.
+// blocks reports whether a rule drops or rejects packets, including those of
+// root.
 func blocks(rule string) bool {
 	ends := strings.Contains(rule, " drop") || strings.Contains(rule, " reject") || strings.Contains(rule, "-p output drop")
 	if !ends {
@@ -151,7 +152,7 @@ func blocks(rule string) bool {
 			return false
 		}
 	}
-	// What comes in or is passed on does not stop what root sends.
+	// Rules for incoming or forwarded packets do not affect what root sends.
 	return !strings.HasPrefix(rule, "-a forward") && !strings.HasPrefix(rule, "-a input") && !strings.HasPrefix(rule, "-a prerouting") ||
 		strings.Contains(rule, "invalid") && !strings.HasPrefix(rule, "-a forward")
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// Env is the evidence. Everything that is not read from Root is put in by the
-// caller.
+// Env is what the checks look at: the files below Root, and what the caller has
+// found out.
 type Env struct {
-	Root      string // stands before every path; "" is the machine
+	Root      string // prefix of every path; "" is the running system
 	Now       time.Time
 	Config    *config.Config
 	Warnings  []config.Warning
@@ -32,15 +32,16 @@ type Env struct {
 	Snapshot  status.Snapshot
 	SnapErr   error // of status.Load
 	Life      status.Life
-	// Network is what the running agent found, nil if it could not be asked.
+	// Network is what the running agent found when it was asked; nil if it
+	// could not be asked.
 	Network []Finding
 
-	// Statfs is unix.Statfs, but for tests.
+	// Statfs is unix.Statfs; nil means that, too. Tests replace it.
 	Statfs func(path string, st *unix.Statfs_t) error
 }
 
-// A Finding is the result of one check. A finding in State OK says what was
-// looked at, so that silence never has to be interpreted.
+// A Finding is the result of one check. If its State is OK, Evidence says what
+// was checked.
 type Finding struct {
 	Check    string       `json:"check"`
 	State    status.State `json:"state"` // OK, Warn, Error, Unknown
@@ -49,13 +50,13 @@ type Finding struct {
 	Fix      string       `json:"fix,omitempty"`
 }
 
-// A check looks at one thing. No findings: not applicable here.
+// A check checks one thing. It returns no findings where it does not apply.
 type check struct {
 	name string
 	run  func(Env) []Finding
 }
 
-// checks is everything doctor looks at, in the order of the screen.
+// checks returns all checks, in the order of the screen.
 func checks() []check {
 	return []check{
 		{"agent", checkAgent},
@@ -77,7 +78,8 @@ func checks() []check {
 	}
 }
 
-// Run makes every check, worst findings first, else in the order of checks.
+// Run runs all checks and returns their findings, worst first, else in the
+// order of checks.
 func Run(ctx context.Context, e Env) []Finding {
 	if e.Statfs == nil {
 		e.Statfs = unix.Statfs
@@ -100,8 +102,8 @@ func Run(ctx context.Context, e Env) []Finding {
 	return out
 }
 
-// merge adds the agent's findings. What it saw just now replaces what its
-// snapshot says of the same endpoint.
+// merge adds the findings of the agent. They replace those from its snapshot
+// about the same endpoint.
 func merge(found, fresh []Finding) []Finding {
 	now := map[string]bool{}
 	for _, f := range fresh {
@@ -174,28 +176,29 @@ func checkAgent(e Env) []Finding {
 	return one(bad("AZ-AGENT-SNAPSHOT", "running, pid %d, but %v", e.Life.PID, e.SnapErr))
 }
 
-// crashes is how many restarts that nobody ordered make a loop.
+// crashes is how many unexpected restarts count as a crash loop.
 const crashes = 3
 
-// restarts is how often the agent came back since boot although nobody had
-// stopped it. An agent that dies early leaves no snapshot, but it has counted
-// itself.
+// restarts returns how often the agent was restarted since boot without having
+// been stopped. An agent that exits early leaves no snapshot, but it has
+// counted its start.
 func (e Env) restarts() int {
 	var l struct {
 		Restarts int  `json:"restarts"`
-		Running  bool `json:"running"` // its end was not in good order
+		Running  bool `json:"running"` // it was started and has not stopped regularly
 	}
 	text, err := e.read("/run/azguest/lives")
 	if err != nil || json.Unmarshal([]byte(text), &l) != nil {
 		return e.Snapshot.Agent.Restarts
 	}
 	if l.Running && e.Life.Known && !e.Life.Running {
-		l.Restarts++ // it will count this end when it starts
+		l.Restarts++ // the next start will count this exit
 	}
 	return max(l.Restarts, e.Snapshot.Agent.Restarts)
 }
 
-// unitDirs is where systemd looks, first hit wins.
+// unitDirs returns the directories in which systemd looks for units; the first
+// match wins.
 func unitDirs() []string {
 	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 }
@@ -238,8 +241,8 @@ func checkBinary(e Env) []Finding {
 	return one(ok("%s", exe))
 }
 
-// checkOther looks for WALinuxAgent: a process that runs its script, or a
-// unit of its that will be started.
+// checkOther looks for WALinuxAgent: a process that runs its script, or an
+// enabled unit.
 func checkOther(e Env) []Finding {
 	var out []Finding
 	entries, err := e.root().ReadDir("/proc")
@@ -248,11 +251,11 @@ func checkOther(e Env) []Finding {
 	}
 	for _, d := range entries {
 		if pid, err := strconv.Atoi(d.Name()); err != nil || pid == e.Life.PID || pid == os.Getpid() || !status.Believed(e.Root, pid) {
-			continue // another agent runs as root; a user's process is named as the user likes
+			continue // other agents run as root; a user's process can have any name
 		}
 		b, err := e.root().ReadFile("/proc/" + d.Name() + "/cmdline")
 		if err != nil {
-			continue // ended meanwhile, or not ours to see
+			continue // ended meanwhile, or not readable for this user
 		}
 		if isWaagent(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")) {
 			out = append(out, bad("AZ-AGENT-OTHER", "pid %s runs: %s", d.Name(), strings.ReplaceAll(strings.TrimRight(string(b), "\x00"), "\x00", " ")))
@@ -261,8 +264,8 @@ func checkOther(e Env) []Finding {
 	for _, u := range []string{"waagent.service", "walinuxagent.service"} {
 		name := "/etc/systemd/system/multi-user.target.wants/" + u
 		target, err := e.root().Readlink(name)
-		// Our own package may answer to the old names.
-		// An alias in /etc goes before a unit elsewhere.
+		// The names may be aliases of this agent's unit. An alias in /etc takes
+		// precedence over a unit elsewhere.
 		if err == nil && filepath.Base(target) == u && !e.aliasOfOurs(target) && !e.aliasOfOurs("/etc/systemd/system/"+u) {
 			out = append(out, warn("AZ-AGENT-OTHER", "%s is enabled", u))
 		}
@@ -278,7 +281,8 @@ func (e Env) aliasOfOurs(unit string) bool {
 	return err == nil && filepath.Base(target) == "azguest.service"
 }
 
-// isWaagent: an interpreter or a script called waagent, or the egg of a
+// isWaagent reports whether a command line is that of the classic agent as a
+// service: an interpreter or a script called waagent, or the egg of a
 // downloaded agent, with a command that keeps it running.
 func isWaagent(argv []string) bool {
 	service := slices.ContainsFunc(argv, func(a string) bool {
@@ -313,7 +317,7 @@ func checkConfig(e Env) []Finding {
 		case w.About == config.AboutUnknown:
 			out = append(out, warn("AZ-CONF-UNKNOWN", "%s", w))
 		case w.About == config.AboutUnread:
-			// said by ConfigErr
+			// reported by ConfigErr
 		default:
 			out = append(out, warn("AZ-CONF-VALUE", "%s", w))
 		}
@@ -324,8 +328,8 @@ func checkConfig(e Env) []Finding {
 	return out
 }
 
-// checkLocks tells which protections are not there although one could think
-// that they are.
+// checkLocks reports protections that are not in force although it may look as
+// if they were.
 func checkLocks(e Env) []Finding {
 	var out []Finding
 	c := e.Config
@@ -359,7 +363,7 @@ func checkLocks(e Env) []Finding {
 	return out
 }
 
-// trusts says whether there is a file in the directory of authorities.
+// trusts reports whether the directory of root certificates has a file.
 func (e Env) trusts(dir string) bool {
 	entries, err := e.root().ReadDir(dir)
 	return err == nil && len(entries) > 0
@@ -377,9 +381,9 @@ func checkRoute(e Env) []Finding {
 	return one(ok("168.63.129.16 via %s", dev))
 }
 
-// routeTo finds the device of the most specific route in /proc/net/route that
-// is up. Addresses there are hexadecimal in the order of the machine; every
-// machine we run on is little endian.
+// routeTo returns the device of the most specific route in /proc/net/route that
+// is up. Addresses there are hexadecimal in the byte order of the machine; all
+// supported machines are little endian.
 func routeTo(table string, addr uint32) (string, bool) {
 	dev, best := "", int64(-1)
 	for l := range strings.Lines(table) {
@@ -423,7 +427,7 @@ func checkCgroups(e Env) []Finding {
 	return one(warn("AZ-CG-MISSING", "/sys/fs/cgroup is empty"))
 }
 
-// checkSnapshot repeats what the agent itself says is wrong.
+// checkSnapshot repeats the problems that the agent itself reports.
 func checkSnapshot(e Env) []Finding {
 	if e.SnapErr != nil && !errors.Is(e.SnapErr, status.ErrSchema) {
 		if errors.Is(e.SnapErr, fs.ErrNotExist) {

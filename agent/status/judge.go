@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// Judge works the verdict out of the parts; the agent stores it in Overall
-// before Save. It is pure.
+// Judge computes the verdict from the parts; the agent stores it in Overall
+// before Save. It is a pure function.
 //
-//	failed    provisioning failed, or a part is in State Error, or the
-//	          platform has a problem and has not taken one report yet
-//	starting  not provisioned or nothing accepted yet, and nothing wrong
-//	degraded  anything that carries a code
+//	failed    provisioning failed, or a part is in state Error, or the
+//	          platform has a problem and has not accepted any report yet
+//	degraded  something has a code
+//	starting  not provisioned, or no report accepted yet
 //	healthy   else
 func (s Snapshot) Judge() Overall {
 	var o Overall
@@ -73,14 +73,14 @@ func (s Snapshot) line(o Overall) string {
 	return strings.Join(parts, ", ")
 }
 
-// A Worry is one thing that is not well, wherever it stands in the snapshot.
+// A Worry is one problem, from any part of the snapshot.
 type Worry struct {
 	Problem
 	What    string // "disk", "Contoso.Monitor 1.0.2", …
 	Message string
 }
 
-// Worries lists everything that carries a code, in the order of the screen.
+// Worries returns everything that has a code, in the order of the screen.
 func (s Snapshot) Worries() []Worry {
 	var out []Worry
 	add := func(p Problem, what, message string) {
@@ -111,8 +111,9 @@ func (s Snapshot) Worries() []Worry {
 	return out
 }
 
-// Ready says that the machine is provisioned and the platform has taken a
-// report that said so, ours or that of the one who provisioned.
+// Ready reports whether the machine is provisioned and the platform has
+// accepted a report that said so, from this agent or from the other
+// provisioner.
 func (s Snapshot) Ready() bool {
 	done := s.Provisioning.State == ProvDone || s.Provisioning.State == ProvDisabled
 	taken := s.Platform.LastHealth.Accepted || s.Platform.LastReport.Accepted
@@ -124,8 +125,8 @@ func (s Snapshot) Ready() bool {
 	return done && taken && told
 }
 
-// Converged says that it is ready, and the newest goal state is applied: no
-// extension runs, waits or will be tried again.
+// Converged reports whether the machine is ready and the newest goal state is
+// applied: no extension runs, waits or will be tried again.
 func (s Snapshot) Converged() bool {
 	g := s.Platform.GoalState
 	if !s.Ready() || g.Received.IsZero() || g.Applied.Before(g.Received) {
@@ -139,11 +140,11 @@ func (s Snapshot) Converged() bool {
 	return true
 }
 
-// Stale says that the agent has not written for so long that it hangs: it
-// writes at least at every heartbeat, and that is a minute at most.
+// Stale reports whether the agent has not written for so long that it must
+// hang: it writes at least once a minute.
 func (s Snapshot) Stale(now time.Time) bool { return now.Sub(s.WrittenAt) > 3*time.Minute }
 
-// Title is how an extension is called on screens.
+// Title returns the name of an extension for people: with instance and version.
 func (e Extension) Title() string {
 	name := e.Name
 	if e.Config != "" {
@@ -155,7 +156,7 @@ func (e Extension) Title() string {
 	return name
 }
 
-// Bad says that the extension is in a final state nobody wants.
+// Bad reports whether the extension has failed or has a code.
 func (e Extension) Bad() bool {
 	return e.Actual == ActualBroken || e.Status == StatusError || e.Code != ""
 }

@@ -18,27 +18,27 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// A Lock is held by the one agent of a machine, for as long as it lives: the
-// kernel lets go of it even after SIGKILL.
+// A Lock is held by the one agent of a machine while it runs. The kernel
+// releases it even after SIGKILL.
 type Lock struct{ f *os.File }
 
-// LockedError says that another agent holds the lock.
+// LockedError means that another agent holds the lock.
 type LockedError struct {
 	Path string
-	PID  int // 0: it did not say
+	PID  int // 0: unknown
 }
 
 func (e *LockedError) Error() string {
 	return fmt.Sprintf("another agent is running (pid %d holds %s)", e.PID, e.Path)
 }
 
-// Code is for `agentctl explain`.
+// Code returns the code for `agentctl explain`.
 func (*LockedError) Code() string { return "AZ-AGENT-TWICE" }
 
 // Acquire takes the lock and writes our process id into the file. It is 0600:
 // flock needs no more than an open file, so with 0644 any user could keep the
-// agent from starting. A root agentctl that looks at the lock holds it for some
-// microseconds; so a lock in the way is tried again for a second.
+// agent from starting. An agentctl of root that checks the lock holds it for
+// some microseconds, so Acquire tries for a second.
 func Acquire(ctx context.Context, path string) (*Lock, error) {
 	f, err := machine.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -76,8 +76,8 @@ func Acquire(ctx context.Context, path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Keep makes the lock outlive this program: after an exec the next one takes
-// it over with Adopt from the descriptor that is returned.
+// Keep makes the lock survive an exec: the next program takes it over by
+// passing fd to Adopt.
 func (l *Lock) Keep() (fd int, err error) {
 	fd = int(l.f.Fd())
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
@@ -86,10 +86,12 @@ func (l *Lock) Keep() (fd int, err error) {
 	return fd, nil
 }
 
-// Adopt takes over the lock at path that the program before us kept.
+// Adopt takes over the lock at path from the descriptor that the previous
+// program got from Keep.
 func Adopt(fd int, path string) (*Lock, error) {
-	// No os.File of it before it is known to be ours: it would be closed when
-	// that is collected, whosever the number is by then.
+	// Make no os.File before the descriptor is known to be the lock: the
+	// garbage collector would close it, even if the number is that of another
+	// file.
 	var have unix.Stat_t
 	want, err := host.Root("").Stat(path)
 	if err = errors.Join(err, unix.Fstat(fd, &have)); err != nil {
@@ -106,8 +108,8 @@ func Adopt(fd int, path string) (*Lock, error) {
 	return l, nil
 }
 
-// Release gives the lock back. The file stays: removing it would let two
-// agents hold two files of one name.
+// Release releases the lock. The file stays: if it were removed, two agents
+// could hold two files of the same name.
 func (l *Lock) Release() error {
 	return errors.Join(l.f.Truncate(0), l.f.Close())
 }
@@ -127,22 +129,21 @@ func readPID(f *os.File) int {
 	return pid
 }
 
-// Life is what can be known about the agent's process.
+// Life is what could be found out about the agent's process.
 type Life struct {
-	Known   bool   `json:"known"` // false: nothing that we may look at tells
+	Known   bool   `json:"known"` // false: it could not be found out
 	Running bool   `json:"running"`
 	PID     int    `json:"pid,omitempty"`
 	How     string `json:"how"` // lock, process, or why it is not known
 }
 
 // Probe finds out whether the agent runs: by the lock, which only root can
-// see, else by the process id and its start time in the snapshot. proc is
-// "/proc".
+// open, else by the process id and start time in the snapshot. proc is "/proc".
 func Probe(lockPath, proc string, s Snapshot) Life {
 	f, err := machine.Open(lockPath)
 	switch {
 	case err == nil:
-		defer f.Close() // gives a lock back, too
+		defer f.Close() // releases the lock, too
 		err = flock(f, unix.LOCK_SH|unix.LOCK_NB)
 		switch {
 		case errors.Is(err, unix.EWOULDBLOCK):
@@ -159,8 +160,8 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 	ticks, err := StartTicks(proc, s.Agent.PID)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		// With hidepid other people's processes look absent, and so does
-		// init; then absence says nothing.
+		// With hidepid, processes of other users, including init, seem not to
+		// exist; then the absence of a process means nothing.
 		if _, err := machine.Stat(proc + "/1"); err != nil {
 			return Life{How: "processes of other users are hidden; run as root"}
 		}
@@ -168,7 +169,7 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 	case err != nil:
 		return Life{How: err.Error()}
 	case s.Agent.StartTicks != 0 && ticks != s.Agent.StartTicks:
-		return Life{Known: true, How: "process"} // another process got the number
+		return Life{Known: true, How: "process"} // another process has this id
 	}
 	return Life{Known: true, Running: true, PID: s.Agent.PID, How: "process"}
 }
@@ -177,8 +178,8 @@ func Probe(lockPath, proc string, s Snapshot) Life {
 // machine below root can be believed; see process.Believed.
 func Believed(root string, pid int) bool { return process.Believed(cmp.Or(root, "/"), pid) }
 
-// StartTicks is when a process started, in clock ticks since boot: field 22 of
-// /proc/PID/stat. A process id with its start time is unique.
+// StartTicks returns when a process started, in clock ticks since boot: field
+// 22 of /proc/PID/stat. A process id together with its start time is unique.
 func StartTicks(proc string, pid int) (uint64, error) {
 	data, err := machine.ReadBounded(proc+"/"+strconv.Itoa(pid)+"/stat", 64<<10)
 	if err != nil {

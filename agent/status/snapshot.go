@@ -6,7 +6,7 @@ import "time"
 // meaning or goes away; new keys do not change it.
 const Schema = 1
 
-// State is the verdict on the whole agent, or on one of its parts.
+// State is the state of the whole agent, or of one of its parts.
 type State string
 
 // Whole agent: Healthy, Degraded, Failed, Starting.
@@ -21,7 +21,7 @@ const (
 	Warn    State = "warn"
 	Error   State = "error"
 	Off     State = "off"     // switched off by configuration: not a fault
-	Unknown State = "unknown" // not looked at yet
+	Unknown State = "unknown" // not checked yet
 )
 
 // Desired states of an extension.
@@ -42,7 +42,7 @@ const (
 	ActualBroken    = "Broken"
 )
 
-// What a handler says of itself in its status file.
+// States that a handler reports in its status file.
 const (
 	StatusTransitioning = "transitioning"
 	StatusSuccess       = "success"
@@ -68,7 +68,7 @@ const (
 	ByNobody    = "nobody"
 )
 
-// A Problem is what every item that is not well carries: a stable code that
+// A Problem is part of every item that can have one: a stable code that
 // `agentctl explain` knows, since when, and what to do about it.
 type Problem struct {
 	Code  string    `json:"code,omitempty"`
@@ -76,20 +76,19 @@ type Problem struct {
 	Fix   string    `json:"fix,omitempty"`
 }
 
-// Snapshot is the whole of agentctl's knowledge.
+// Snapshot is everything that agentctl knows about the agent.
 //
-// A field with text that is not the agent's own says with the key "see" who
-// gets to see it, see [Snapshot.Redact] and [Snapshot.Clean]:
+// The tag "see" of a field whose text is not the agent's own says who may read
+// it, see [Snapshot.Redact] and [Snapshot.Clean]:
 //
-//	see:"root"  what programs of this machine wrote (handlers, scripts,
-//	            tools): in the file of root only. Which secrets a script may
-//	            print nobody can know, so no look at the text is enough
-//	see:"line"  errors of servers and words of operators: everybody gets a
-//	            short line without users and queries of addresses
-//	see:"url"   addresses: without users and queries
-//	see:"word"  one of the words a handler may use for its state
+//	see:"root"  output of programs of this machine (handlers, scripts, tools):
+//	            only in root's file, because a script may print any secret
+//	see:"line"  errors of servers and texts of operators: others get a short
+//	            line without user names and queries of URLs
+//	see:"url"   URLs: without user names and queries
+//	see:"word"  one of the words that a handler may use for its state
 //
-// Codes, states, names and numbers have no such key.
+// Codes, states, names and numbers have no such tag.
 type Snapshot struct {
 	SchemaVersion int       `json:"schema_version"` // set by Save
 	WrittenAt     time.Time `json:"written_at"`     // set by Save when zero
@@ -111,15 +110,15 @@ type Snapshot struct {
 	Telemetry    Telemetry    `json:"telemetry"`
 	Problems     []Item       `json:"problems,omitempty"` // anything without a section of its own
 	History      []Transition `json:"history,omitempty"`  // newest last, at most HistoryMax
-	// AuditSeq is the number of the last line of the audit log: who collects
-	// it sees whether one is missing. 0: there is none.
+	// AuditSeq is the number of the last line of the audit log, so that a
+	// collector of the log can detect missing lines. 0: there is none.
 	AuditSeq int64 `json:"audit_seq"`
 }
 
 // HistoryMax is how many transitions a snapshot keeps.
 const HistoryMax = 20
 
-// Overall is the verdict; [Snapshot.Judge] works it out from the parts.
+// Overall is the verdict; [Snapshot.Judge] computes it from the parts.
 type Overall struct {
 	State State    `json:"state"`
 	Codes []string `json:"codes,omitempty"` // sorted, each once
@@ -131,7 +130,7 @@ type Agent struct {
 	Version    string    `json:"version"`
 	Commit     string    `json:"commit,omitempty"`
 	PID        int       `json:"pid,omitempty"`
-	StartTicks uint64    `json:"start_ticks,omitempty"` // field 22 of /proc/PID/stat: tells a reused PID
+	StartTicks uint64    `json:"start_ticks,omitempty"` // field 22 of /proc/PID/stat: detects a reused PID
 	Started    time.Time `json:"started,omitzero"`
 	BootID     string    `json:"boot_id,omitempty"` // /proc/sys/kernel/random/boot_id
 	RSS        int64     `json:"rss,omitempty"`
@@ -164,7 +163,7 @@ type VM struct {
 	Kernel      string `json:"kernel,omitempty"`
 }
 
-// Platform is the conversation with the fabric.
+// Platform is the state of the communication with the platform.
 type Platform struct {
 	Problem
 	Endpoint          string     `json:"endpoint,omitempty"`
@@ -176,24 +175,24 @@ type Platform struct {
 	RequiredFeatures  []string   `json:"required_features,omitempty"`
 	MissingFeatures   []string   `json:"missing_features,omitempty"`
 	LastHealth        Report     `json:"last_health"`
-	Waiting           string     `json:"waiting,omitempty" see:"line"` // on what, in words
+	Waiting           string     `json:"waiting,omitempty" see:"line"` // what is waited for
 	OnHold            bool       `json:"on_hold,omitempty"`
 	VMSettings        VMSettings `json:"vm_settings"`
 }
 
-// Report is one message to the platform. Sent and Accepted differ on purpose:
-// a report that left is not one that was taken.
+// Report is one message to the platform. A report that was sent was not
+// necessarily accepted.
 type Report struct {
 	At         time.Time `json:"at,omitzero"`
 	HTTPStatus int       `json:"http_status,omitempty"`
 	Sent       bool      `json:"sent"`
 	Accepted   bool      `json:"accepted"`
-	AcceptedAt time.Time `json:"accepted_at,omitzero"` // the last one that was taken
+	AcceptedAt time.Time `json:"accepted_at,omitzero"` // when one was last accepted
 	Via        string    `json:"via,omitempty"`        // host or direct
 	Error      string    `json:"error,omitempty" see:"line"`
 }
 
-// GoalState is what the platform wants, and how far we are.
+// GoalState is the current goal state, and how far it is applied.
 type GoalState struct {
 	ID       string    `json:"id,omitempty"` // incarnation, or etag source id
 	ETag     string    `json:"etag,omitempty"`
@@ -210,7 +209,7 @@ type VMSettings struct {
 	Version   string `json:"version,omitempty"` // of the HostGAPlugin
 }
 
-// Provisioning is the first boot.
+// Provisioning is the state of the first boot.
 type Provisioning struct {
 	Problem
 	State    string    `json:"state,omitempty"` // Prov*
@@ -262,7 +261,7 @@ type Firewall struct {
 	State      State             `json:"state"`
 	Backend    string            `json:"backend,omitempty"` // nftables, iptables, none
 	VerifiedAt time.Time         `json:"verified_at,omitzero"`
-	Results    map[string]string `json:"results,omitempty"` // check → yes or no
+	Results    map[string]string `json:"results,omitempty"` // who → whether they reach the address
 	Message    string            `json:"message,omitempty" see:"root"`
 }
 
@@ -285,7 +284,7 @@ type Extension struct {
 	Started   time.Time `json:"started,omitzero"` // of the running or last operation
 	Finished  time.Time `json:"finished,omitzero"`
 	Deadline  time.Time `json:"deadline,omitzero"`
-	Overdue   string    `json:"overdue,omitempty"` // why what runs has not ended at its deadline, and what is done
+	Overdue   string    `json:"overdue,omitempty"` // why the running command has not ended at its deadline, and what is done about it
 	Attempts  int       `json:"attempts,omitempty"`
 	NextRetry time.Time `json:"next_retry,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`
@@ -301,7 +300,7 @@ type Extension struct {
 	Unit       string  `json:"unit,omitempty"` // scope the handler runs in
 	Limits     *Limits `json:"limits,omitempty"`
 	ThrottledS float64 `json:"throttled_s,omitempty"` // by its CPU limit, in the last command that ended or since its slice exists
-	// Notes are codes that explain something and are no fault.
+	// Notes are codes of information that is not a problem.
 	Notes []string `json:"notes,omitempty"`
 
 	WhyRan    string    `json:"why_ran,omitempty"`    // new sequence number, reboot, retry, operator …
@@ -357,7 +356,7 @@ type Disk struct {
 	Freed       int64     `json:"freed,omitempty"`
 }
 
-// DiskUse is one share of the budget.
+// DiskUse is one part of the disk usage. Sizes are bytes.
 type DiskUse struct {
 	Name    string `json:"name"` // packages, history, logs, spool …
 	Path    string `json:"path,omitempty"`
@@ -366,22 +365,22 @@ type DiskUse struct {
 	CanFree int64  `json:"can_free,omitempty"`
 }
 
-// Hold is an operator's order to start no extension.
+// Hold is an operator's request to start no extension until a time.
 type Hold struct {
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason,omitempty" see:"line"`
 }
 
-// Policy is what extensions are allowed.
+// Policy is the extension policy.
 type Policy struct {
 	Problem
 	Mode   string   `json:"mode,omitempty"`   // off, audit, enforce
 	Why    string   `json:"why,omitempty"`    // what decided about the mode
-	Source string   `json:"source,omitempty"` // the files that there are, obeyed or not
+	Source string   `json:"source,omitempty"` // the policy files that exist, enforced or not
 	Denied []string `json:"denied,omitempty"`
 }
 
-// Clock is what the agent noticed about time.
+// Clock is what the agent has found out about the clock.
 type Clock struct {
 	Problem
 	State    State     `json:"state,omitempty"`
@@ -390,7 +389,7 @@ type Clock struct {
 	LastJump time.Time `json:"last_jump,omitzero"`
 }
 
-// Telemetry is what is sent about the agent itself.
+// Telemetry is the state of telemetry.
 type Telemetry struct {
 	Problem
 	Enabled  bool      `json:"enabled"`
@@ -411,7 +410,7 @@ type Item struct {
 	Message string `json:"message,omitempty" see:"root"`
 }
 
-// Transition is one thing that changed.
+// Transition is one change of state.
 type Transition struct {
 	At   time.Time `json:"at"`
 	What string    `json:"what"` // "goal state", "Contoso.Monitor 1.0.2"

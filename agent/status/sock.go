@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The control socket: one line of JSON in, one line out, then it is closed.
-// Only root is served.
+// Protocol of the control socket: one line of JSON as the request, one line as
+// the answer, then it is closed. Only root is served.
 
 // Ops of a Request.
 const (
@@ -26,13 +26,13 @@ const (
 	OpCancel = "cancel" // stop what runs for Extension
 	OpHold   = "hold"   // start no extension for ForS seconds
 	OpResume = "resume" // end a hold
-	OpClean  = "clean"  // free what the disk budget does not need
+	OpClean  = "clean"  // delete expendable files
 	OpReport = "report" // fetch the goal state and report status now
-	OpDoctor = "doctor" // ask the platform's services now; Data is a list of findings
+	OpDoctor = "doctor" // probe the platform's services now; Data is a list of findings
 )
 
-// HoldMax is the longest hold: whoever wants more switches extensions off in
-// the configuration, where others find it.
+// HoldMax is the longest hold. To stop extensions for longer, disable them in
+// the configuration, where others can see it.
 const HoldMax = 7 * 24 * time.Hour
 
 // Request asks the agent to do something.
@@ -42,17 +42,18 @@ type Request struct {
 	Config    string  `json:"config,omitempty"` // instance of a multi-config extension
 	ForS      float64 `json:"for_s,omitempty"`
 	Reason    string  `json:"reason,omitempty"`
-	PID       int     `json:"-"` // of the peer, set by Serve, for the audit log
+	PID       int     `json:"-"` // of the peer, set by Serve, for the log
 	UID       int     `json:"-"`
 }
 
-// Response is the answer. OK false carries Error, and a Code where there is one.
+// Response is the answer. If OK is false, Error says why, and Code may have a
+// code.
 type Response struct {
 	OK      bool   `json:"ok"`
 	Message string `json:"message,omitempty"`
 	Error   string `json:"error,omitempty"`
 	Code    string `json:"code,omitempty"`
-	// Data is what was asked for, where that is more than a sentence.
+	// Data is the result of requests that ask for data.
 	Data json.RawMessage `json:"data,omitempty"`
 }
 
@@ -63,15 +64,15 @@ const (
 	sockTimeout = 2 * time.Minute
 )
 
-// Serve answers requests until ctx ends. The caller must hold the agent's
-// lock: a socket left over from a dead agent is removed. handle is called from
-// several goroutines. An error of one client is the client's, not ours.
+// Serve answers requests until ctx ends. The caller must hold the agent's lock:
+// a socket left over from an agent that died is removed. handle is called from
+// several goroutines. Errors of single clients are not returned.
 func Serve(ctx context.Context, path string, handle func(context.Context, Request) Response) error {
 	if err := machine.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	// The socket is born with its mode: there is no moment at which others
-	// could connect.
+	// The mode is set before the socket is bound, so that others can't connect
+	// at any time.
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var merr error
 		err := rc.Control(func(fd uintptr) { merr = unix.Fchmod(int(fd), 0o600) })
@@ -126,7 +127,7 @@ func serveOne(ctx context.Context, c net.Conn, handle func(context.Context, Requ
 		answer(Response{Error: "only root may do this", Code: "AZ-CTL-DENIED"})
 		return
 	}
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second)) // a line is there at once, or never
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second)) // clients send the line at once
 	line, err := bufio.NewReader(io.LimitReader(c, maxLine)).ReadBytes('\n')
 	var req Request
 	if err == nil {
@@ -156,8 +157,8 @@ func peer(c net.Conn) (*unix.Ucred, error) {
 	return cred, err
 }
 
-// Call sends one request and waits for the answer. The error is about the way
-// there and back; what the agent thinks of the request is in the Response.
+// Call sends one request and waits for the answer. The error is about the
+// connection; errors of the agent are in the Response.
 func Call(ctx context.Context, path string, req Request) (Response, error) {
 	var (
 		d    net.Dialer
@@ -187,7 +188,8 @@ func Call(ctx context.Context, path string, req Request) (Response, error) {
 	return resp, nil
 }
 
-// cmpErr is the first that is not nil: a cancelled context explains a broken read.
+// cmpErr returns the first error that is not nil: a cancelled context explains
+// a failed read.
 func cmpErr(a, b error) error {
 	if a != nil {
 		return a

@@ -17,7 +17,7 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// Paths are our run-time files.
+// Paths are the run-time files of the agent.
 type Paths struct {
 	Dir      string
 	Snapshot string // see Save
@@ -25,7 +25,8 @@ type Paths struct {
 	Socket   string // see Serve
 }
 
-// DefaultPaths is /run/azguest; prefix stands before it in tests, else "".
+// DefaultPaths returns the paths in /run/azguest. Tests put prefix before them,
+// else it is "".
 func DefaultPaths(prefix string) Paths {
 	dir := filepath.Join(prefix, "/run/azguest")
 	return Paths{
@@ -36,7 +37,7 @@ func DefaultPaths(prefix string) Paths {
 	}
 }
 
-// maxSnapshot bounds what Load reads.
+// maxSnapshot is the largest file that Load reads, in bytes.
 const maxSnapshot = 16 << 20
 
 // ErrSchema is wrapped by Load for a snapshot of a newer schema. The Snapshot
@@ -44,7 +45,7 @@ const maxSnapshot = 16 << 20
 var ErrSchema = errors.New("written by a newer agent")
 
 // Save writes the snapshot twice, each atomically: at path for everybody,
-// without the words of handlers, and beside it as *.root.json for root. The
+// without texts of handlers, and next to it as *.root.json for root. The
 // directory must exist. SchemaVersion is set, WrittenAt when it is zero.
 func Save(path string, s Snapshot) error {
 	s.SchemaVersion = Schema
@@ -57,7 +58,7 @@ func Save(path string, s Snapshot) error {
 	if s.Extensions == nil {
 		s.Extensions = []Extension{}
 	}
-	// The private file first: a reader who may see both never finds the public
+	// The private file first: a reader who may read both never finds the public
 	// one newer for longer than this function runs.
 	if err := writeJSON(rootPath(path), s, 0o600); err != nil {
 		return fmt.Errorf("save status: %w", err)
@@ -105,7 +106,7 @@ func readJSON(path string) (Snapshot, error) {
 	return s, nil
 }
 
-// writeJSON replaces path, all or nothing.
+// writeJSON replaces the file at path atomically.
 func writeJSON(path string, v any, perm fs.FileMode) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -114,22 +115,22 @@ func writeJSON(path string, v any, perm fs.FileMode) error {
 	return machine.WriteFile(path, append(data, '\n'), perm)
 }
 
-// machine takes complete paths.
+// machine opens files by absolute path.
 const machine = host.Root("/")
 
-// publicMessage is how much of a text everybody may see, in bytes.
+// publicMessage is how much of a text is in the public file, in bytes.
 const publicMessage = 160
 
-// words are the states that a handler can say it is in. Nothing keeps it from
-// writing something else in their place.
+// words are the states that a handler can report. It may also write something
+// else in their place.
 var words = []string{
 	StatusTransitioning, StatusSuccess, StatusWarning, StatusError,
 	"Ready", "NotReady", "Installing", "Unresponsive",
 }
 
-// Redact is the view for everybody: the texts that are root's go, the others
-// are cut to a line (see [Snapshot]). Queries go from URLs: a SAS token is a
-// key.
+// Redact returns the snapshot for everybody: texts for root are removed, the
+// others are shortened to a line (see [Snapshot]). Queries are removed from
+// URLs, because a SAS token grants access.
 func (s Snapshot) Redact() Snapshot {
 	s.Redacted = true
 	s.Extensions = slices.Clone(s.Extensions)
@@ -153,20 +154,20 @@ func (s Snapshot) Redact() Snapshot {
 	return s
 }
 
-// Clean takes secrets out of the texts of others, whichever part of the agent
-// wrote them down. That is the view for root.
+// Clean returns the snapshot for root: secrets are masked in all texts that are
+// not the agent's own, whichever part of the agent has stored them.
 func (s Snapshot) Clean() Snapshot {
 	s.each(func(_, text string) string { return secret.Redact(text) })
 	return s
 }
 
-// each replaces the texts of others.
+// each replaces all texts that are not the agent's own.
 func (s *Snapshot) each(put func(see, text string) string) {
 	texts(reflect.ValueOf(s).Elem(), "", put)
 }
 
-// texts replaces each string below v that stands in a field with the key
-// "see". What v shares with another snapshot is copied before.
+// texts replaces each string below v that is in a field with the tag "see".
+// What v shares with another snapshot is copied before.
 func texts(v reflect.Value, see string, put func(see, text string) string) {
 	switch v.Kind() { //nolint:exhaustive // nothing else holds such a text
 	case reflect.Struct:
@@ -201,7 +202,7 @@ func texts(v reflect.Value, see string, put func(see, text string) string) {
 }
 
 func publicText(s string) string {
-	// First of all, as a secret may have several lines.
+	// Before the text is cut, because a secret may have several lines.
 	s, _, _ = strings.Cut(strings.TrimSpace(secret.Redact(s)), "\n")
 	for _, mark := range []string{"[stdout]", "[stderr]"} { // CustomScript's
 		s, _, _ = strings.Cut(s, mark)
@@ -217,9 +218,9 @@ func publicText(s string) string {
 	return s[:n] + "…"
 }
 
-// scrub takes the user and the query out of every URL in s. The expressions
-// are compiled here and not once, since only the agent calls it: agentctl
-// must start at once.
+// scrub removes user name and query from every URL in s. The expressions are
+// compiled here, not once, because only the agent calls it: agentctl must start
+// fast.
 func scrub(s string) string {
 	if !strings.Contains(s, "://") {
 		return s
