@@ -2,9 +2,9 @@ package config
 
 import "time"
 
-// Config is every setting, typed. The zero value is not useful: take
-// [Default] or [Load]. Fields are grouped as the keys are; the name of a key
-// is in keys.go beside its field.
+// Config has every setting, typed. The zero value is not useful: use [Default]
+// or [Load]. Fields are grouped as the keys are; keys.go names the key of each
+// field.
 type Config struct {
 	Extensions   Extensions
 	Provisioning Provisioning
@@ -22,10 +22,10 @@ type Config struct {
 	Limits       Limits
 	Disk         Disk
 
-	values map[string]Value // by key, only what a file set
+	values map[string]Value // by key, only those that a file has set
 }
 
-// Extensions is how handlers are run.
+// Extensions configures how handlers are run.
 type Extensions struct {
 	Enabled             bool          // Extensions.Enabled; see also Mode
 	Mode                string        // ModeOn, ModeOff, ModeReportOnly; follows Enabled unless set
@@ -33,13 +33,13 @@ type Extensions struct {
 	AfterTimeout        time.Duration // then go on without it
 	Period              time.Duration // goal-state poll
 	InitialPeriod       time.Duration // until the first goal state is complete
-	FastTrack           bool          // Debug.EnableFastTrack: read vmSettings
+	FastTrack           bool          // Debug.EnableFastTrack: also fetch goal states from the HostGAPlugin (vmSettings)
 	OverProvisioning    bool          // honour OnHold
 	ExecDir             string        // where packages are unpacked; empty: Paths.Lib
 	SignatureValidation bool
-	TrustRoots          string        // directory of PEM files: who may sign packages
-	EnableEveryStart    bool          // enable everything at each start of the agent, as the classic one
-	StatusPoll          time.Duration // slow look at status files behind inotify
+	TrustRoots          string        // directory of PEM files: root certificates of those who may sign packages
+	EnableEveryStart    bool          // enable everything at each start of the agent, like the classic agent
+	StatusPoll          time.Duration // polling of status files, in addition to inotify
 }
 
 // Values of Extensions.Mode and Provisioning.Mode.
@@ -57,7 +57,7 @@ const (
 	AfterNone   = "none"
 )
 
-// Provisioning is the first boot.
+// Provisioning configures the first boot.
 type Provisioning struct {
 	Agent                 string // AgentAuto …
 	Mode                  string // ModeOn, ModeReadyOnly, ModeOff
@@ -83,7 +83,7 @@ const (
 	AgentDisabled  = "disabled"
 )
 
-// ResourceDisk is the temporary disk.
+// ResourceDisk configures the temporary disk.
 type ResourceDisk struct {
 	Format         bool // false: the disk is not even mounted
 	FileSystem     string
@@ -94,7 +94,7 @@ type ResourceDisk struct {
 	SwapSizeMB     int // MiB
 }
 
-// Logs is what the agent writes about itself.
+// Logs configures the logs of the agent.
 type Logs struct {
 	Verbose       bool
 	Console       bool
@@ -104,7 +104,7 @@ type Logs struct {
 	File          string        // /var/log/waagent.log; None switches it off
 }
 
-// OS is what the agent may change on the machine.
+// OS configures what the agent may change on the machine.
 type OS struct {
 	AllowHTTP              bool
 	EnableFIPS             bool
@@ -127,7 +127,7 @@ type OS struct {
 	MonitorNetworkChanges  bool
 }
 
-// Dirs are the classic paths.
+// Dirs are the paths that the classic agent uses, too.
 type Dirs struct {
 	Lib           string
 	ExtensionLogs string
@@ -141,7 +141,7 @@ type Proxy struct {
 	Port int // 0: none given
 }
 
-// Protocol is how the platform is reached.
+// Protocol configures how the platform is reached.
 type Protocol struct {
 	Discovery     string // "dhcp", else the fixed address
 	Endpoint      string // host[:port] instead of the platform's; for tests
@@ -151,10 +151,11 @@ type Protocol struct {
 	DetectSCVMM   bool
 	HTTPTimeout   time.Duration
 	ETPPeriod     time.Duration
-	IMDSHeartbeat bool // ask the metadata service each minute whether it lives
+	IMDSHeartbeat bool // check every minute whether the metadata service answers
 }
 
-// Update is self-update. Mode rules; the classic flags only choose its default.
+// Update configures updates of the agent. Mode decides; the classic flags only
+// choose its default.
 type Update struct {
 	Mode           string // UpdateOff …
 	Pin            string // version, for UpdatePinned
@@ -168,21 +169,21 @@ type Update struct {
 	Versioning     bool // Debug.EnableGAVersioning: the platform may ask for a version
 	AllowDowngrade bool
 	NeedSignature  bool          // AutoUpdate.RequireSignature
-	TrustRoots     string        // PEM file: who may sign our packages
+	TrustRoots     string        // PEM file: root certificates of those who may sign packages of the agent
 	HealthTimeout  time.Duration // for the first accepted report of a new version
-	Quiet          time.Duration // after the start: no update
+	Quiet          time.Duration // time without updates after the start
 	Window         string        // "22:00-04:30", local time; empty: any time
 }
 
 // Values of AutoUpdate.Mode.
 const (
 	UpdateOff     = "off"
-	UpdateDistro  = "distro"  // the package manager's business
+	UpdateDistro  = "distro"  // updates only by the package manager
 	UpdatePinned  = "pinned"  // stay on AutoUpdate.Pin
 	UpdateChannel = "channel" // what the platform offers
 )
 
-// Policy is which extensions may run.
+// Policy configures which extensions may run.
 type Policy struct {
 	File    string
 	Enabled bool   // Debug.EnableExtensionPolicy
@@ -196,18 +197,20 @@ const (
 	PolicyEnforce = "enforce"
 )
 
-// Status is how often the platform hears of us when nothing changes.
+// Status configures how often status is reported when nothing changes.
 type Status struct {
 	HeartbeatPeriod time.Duration // 1 s … 60 s
 }
 
-// Telemetry is events about the agent; status reports are not telemetry.
+// Telemetry configures events about the agent; status reports are not
+// telemetry.
 type Telemetry struct {
-	Enabled bool // false: not one byte is sent
+	Enabled bool // false: nothing is sent
 	Period  time.Duration
 }
 
-// Download is the order of the two channels.
+// Download configures the order of the two channels: through the host, and
+// directly from storage.
 type Download struct {
 	Order string // OrderHost, OrderDirect: which of the two is tried first
 }
@@ -218,7 +221,7 @@ const (
 	OrderDirect = "direct"
 )
 
-// Limits is control groups.
+// Limits configures control groups.
 type Limits struct {
 	Enabled          bool // CGroups.Enabled
 	CheckPeriod      time.Duration
@@ -232,7 +235,7 @@ type Limits struct {
 	CgroupV2         bool
 }
 
-// Disk is the agent's own budget.
+// Disk is the budget for the agent's own files.
 type Disk struct {
 	BudgetMB int // MiB under Paths.Lib, active extensions not counted
 	Files    int

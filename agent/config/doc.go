@@ -13,9 +13,10 @@
 //	/etc/waagent.conf.d/*.conf               the administrator
 //	/run/azguest/waagent.conf.d/*.conf       until the next boot
 //
-// Nothing in a file is fatal: a key nobody knows, a value that does not parse
-// and a file that is missing each give a [Warning] and leave the default.
+// No error in a file is fatal: an unknown key, an invalid value and a missing
+// file each give a [Warning] and leave the default.
 //
-// Begin with Config in config.go and the table in keys.go. Of ours the package
-// imports the floor only (DESIGN.md, The shape), and it starts no goroutine.
+// Begin with Config in config.go and the table in keys.go. Of this module, the
+// package imports only the floor (DESIGN.md, The shape), and it starts no
+// goroutine.
 package config

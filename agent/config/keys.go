@@ -14,19 +14,18 @@ const (
 	Ignored Kind = "ignored" // known from old files, without effect
 )
 
-// A Key is one row of the table: everything there is to know about one
-// setting.
+// A Key is one row of the table: everything about one setting.
 type Key struct {
 	Name    string
 	Kind    Kind
 	Default string // as it would stand in a file; "" means None
 	Doc     string
-	Own     bool     // ours: the classic agent does not know it
+	Own     bool     // not known to the classic agent
 	Hidden  bool     // the classic agent's -show-configuration leaves it out
 	Choices []string // of an Enum
 	Alias   string   // the key this one is another name for
-	Min     int64    // of an Int or Seconds; below it the default is taken
-	Max     int64    // 0: none; above it Max is taken
+	Min     int64    // of an Int or Seconds; below it the default is used
+	Max     int64    // 0: no limit; above it Max is used
 
 	at func(*Config) any // *bool, *int, *int64, *string, *time.Duration; nil: no field
 }

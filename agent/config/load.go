@@ -16,20 +16,21 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// maxFile bounds one file. The largest waagent.conf in the wild has 6 KB.
+// maxFile is the largest size of a file, in bytes. The largest published
+// waagent.conf has 6 KB.
 const maxFile = 1 << 20
 
-// Paths is where the files are. Root stands before every path, for tests.
+// Paths are the paths of the files. Root is put before every path, for tests.
 type Paths struct {
 	Root string
 	Dist string   // directory of the distribution's drop-ins
 	Main []string // the classic file: the first that exists
 	Dir  string   // directory of the administrator's drop-ins
-	Run  string   // directory of drop-ins that do not survive a boot
+	Run  string   // directory of drop-ins that are gone after a reboot
 }
 
-// DefaultPaths is the machine's. The second main file is Flatcar's, the third
-// Clear Linux's.
+// DefaultPaths returns the paths of the running system. The second main file is
+// Flatcar's, the third Clear Linux's.
 func DefaultPaths() Paths {
 	return Paths{
 		Dist: "/usr/lib/azguest/waagent.conf.d",
@@ -53,7 +54,7 @@ func (o Origin) String() string {
 	return o.File + ":" + strconv.Itoa(o.Line)
 }
 
-// A Warning is something in a file that did not do what its author thought.
+// A Warning is about something in a file that has no effect or is invalid.
 type Warning struct {
 	Origin     Origin `json:"origin"`
 	Key        string `json:"key,omitempty"`
@@ -69,7 +70,7 @@ type About int
 // What warnings are about.
 const (
 	AboutValue   About = iota // what a key is set to
-	AboutUnknown              // a key nobody knows, or a line without effect
+	AboutUnknown              // an unknown key, or a line without effect
 	AboutUnread               // a file that can't be read
 )
 
@@ -92,24 +93,24 @@ func (w Warning) String() string {
 	return b.String()
 }
 
-// A Value is what one file said about one key.
+// A Value is what a file sets for a key.
 type Value struct {
 	Text   string
 	Origin Origin
-	None   bool // "None": as if the key were not there
+	None   bool // "None": same as if the key were not set
 }
 
-// Default is the configuration of a machine without any file.
+// Default returns the configuration of a machine without any file.
 func Default() *Config {
 	c := &Config{}
 	c.apply(nil)
 	return c
 }
 
-// Load reads every layer. The Config is never nil: what could not be read or
-// understood is left at its default and named in a Warning. The error tells of
-// files that exist and could not be read, so that a caller who must not go on
-// with half a configuration can stop.
+// Load reads all files. The Config is never nil: what could not be read or
+// understood keeps its default and is named in a Warning. The error names files
+// that exist and could not be read, so that a caller that must not continue
+// with an incomplete configuration can stop.
 func Load(p Paths) (*Config, []Warning, error) {
 	var (
 		all   []line
@@ -167,7 +168,7 @@ func build(lines []line) (*Config, []Warning) {
 	return c, append(warns, c.apply(values)...)
 }
 
-// trimRoot takes a test's prefix out of a path error.
+// trimRoot removes a test's root from the path of an error.
 func trimRoot(err error, root string) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok && root != "" {
 		return &fs.PathError{Op: pe.Op, Path: strings.TrimPrefix(pe.Path, root), Err: pe.Err}
@@ -175,8 +176,8 @@ func trimRoot(err error, root string) error {
 	return err
 }
 
-// dropIns lists *.conf in a directory, sorted; no directory, no drop-ins.
-// Names with a leading dot are editors' leftovers.
+// dropIns returns the names of *.conf in a directory, sorted; none if there is
+// no directory. Names with a leading dot are leftovers of editors.
 func dropIns(root host.Root, dir string) ([]string, error) {
 	if dir == "" {
 		return nil, nil
@@ -201,9 +202,9 @@ type line struct {
 	origin Origin
 }
 
-// parse cuts one file into assignments (provisioning/SPEC.md §15.2): '#' in the
-// first column is a comment, the key ends at the first '=', the value ends at
-// the first '#', quotes and blanks around it go.
+// parse parses one file into assignments (provisioning/SPEC.md §15.2): '#' in
+// the first column is a comment, the key ends at the first '=', the value ends
+// at the first '#', quotes and blanks around it are removed.
 func parse(name string, data []byte) ([]line, []Warning) {
 	var (
 		lines []line
@@ -223,8 +224,8 @@ func parse(name string, data []byte) ([]line, []Warning) {
 		key, value, ok := strings.Cut(raw, "=")
 		key = strings.TrimSpace(key)
 		if !ok {
-			// A '#' after blanks is no comment to the classic parser, but
-			// without '=' the line is ignored all the same.
+			// For the classic parser, a '#' after blanks is not a comment, but
+			// without '=' the line is ignored as well.
 			if key != "" && !strings.HasPrefix(key, "#") {
 				warns = append(warns, Warning{Origin: at, About: AboutUnknown, Message: "line without '=' is ignored", Suggestion: "write Key=value"})
 			}
@@ -261,7 +262,7 @@ func collect(lines []line) (map[string]Value, []Warning) {
 	warn := func(l line, note bool, msg, suggestion string) {
 		warns = append(warns, Warning{Origin: l.origin, Key: l.key, Message: msg, Suggestion: suggestion, Note: note})
 	}
-	direct := map[string]bool{} // set under its own name, which beats an alias
+	direct := map[string]bool{} // set under its own name, which takes precedence over an alias
 	for _, l := range lines {
 		k, known := byName[l.key]
 		name := l.key
@@ -273,8 +274,9 @@ func collect(lines []line) (map[string]Value, []Warning) {
 			warns[len(warns)-1].About = AboutUnknown
 			continue
 		case k.Kind == Ignored:
-			// Agents until 2.2.45 did not provision with this. Who has not said so
-			// in the newer words may count on it.
+			// Until version 2.2.45, the classic agent did not provision if this
+			// was n. Without Provisioning.Agent, the administrator may rely on
+			// it.
 			lost := l.key == "Provisioning.Enabled" && strings.EqualFold(l.value, "n") &&
 				!slices.ContainsFunc(lines, func(o line) bool { return o.key == "Provisioning.Agent" })
 			warn(l, !lost, "has no effect", k.Doc)
@@ -296,7 +298,7 @@ func collect(lines []line) (map[string]Value, []Warning) {
 	return values, warns
 }
 
-// apply fills the fields: defaults, then values, then what follows from other
+// apply sets the fields: defaults, then values, then what depends on other
 // keys.
 func (c *Config) apply(values map[string]Value) []Warning {
 	var warns []Warning
@@ -329,7 +331,7 @@ func (c *Config) apply(values map[string]Value) []Warning {
 	return append(warns, c.derive(set)...)
 }
 
-// derive fills in the keys whose default is another key.
+// derive sets the keys whose default is that of another key.
 func (c *Config) derive(set map[string]bool) []Warning {
 	var warns []Warning
 	note := func(key, msg, suggestion string) {
@@ -353,7 +355,7 @@ func (c *Config) derive(set map[string]bool) []Warning {
 	}
 	if !set["AutoUpdate.Mode"] {
 		switch {
-		case !c.Update.ToLatest: // the newer flag rules; without it, it is AutoUpdate.Enabled
+		case !c.Update.ToLatest: // the newer flag decides; its default is AutoUpdate.Enabled
 
 			c.Update.Mode = UpdateOff
 		case set["AutoUpdate.Enabled"] || set["AutoUpdate.UpdateToLatestVersion"]:
@@ -393,13 +395,13 @@ func pick(ok bool, yes, no string) string {
 	return no
 }
 
-// clampedError says that another value than the written one is used.
+// clampedError means that another value than the given one is used.
 type clampedError struct{ msg, used string }
 
 func (e *clampedError) Error() string { return e.msg }
 
 // check returns the text to store. With an error, an empty text means that the
-// default stands.
+// default is used.
 func (k Key) check(text string) (string, error) {
 	if text == "" && k.Default != "" && (k.Kind == String || k.Kind == Path) {
 		return "", errors.New("empty") // an empty Lib.Dir would be the current directory
@@ -448,7 +450,7 @@ func (k Key) check(text string) (string, error) {
 // maxNumber keeps seconds well inside a time.Duration.
 const maxNumber = 1 << 32
 
-// store puts a checked text into the field. "" is the zero value.
+// store sets the field from a checked text. "" is the zero value.
 func (k Key) store(c *Config, text string) {
 	if k.at == nil {
 		return

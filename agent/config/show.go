@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// A Setting is one key as it stands after loading.
+// A Setting is one key with its effective value.
 type Setting struct {
 	Key     string `json:"key"`
-	Value   string `json:"value"` // effective, as it would stand in a file
+	Value   string `json:"value"` // effective, as written in a file
 	Default string `json:"default"`
 	Origin  Origin `json:"origin"` // zero: the default
-	Set     bool   `json:"set"`    // a file set it, even if to None or to nonsense
+	Set     bool   `json:"set"`    // a file set it, even to None or to an invalid value
 	Kind    Kind   `json:"kind"`
 	Doc     string `json:"doc"`
 	Own     bool   `json:"own,omitempty"`
 	Hidden  bool   `json:"hidden,omitempty"`
 }
 
-// Settings lists every key that has an effect, in the order of the table.
+// Settings returns every key that has an effect, in the order of the table.
 func (c *Config) Settings() []Setting {
 	var out []Setting
 	for _, k := range Keys() {
@@ -37,8 +37,8 @@ func (c *Config) Settings() []Setting {
 	return out
 }
 
-// withoutLogin takes user and password out of an address, such as that of a
-// proxy: what is shown is pasted into tickets.
+// withoutLogin removes user and password from an address, such as that of a
+// proxy, because the output may be pasted into tickets.
 func withoutLogin(v string) string {
 	i := strings.LastIndexByte(v, '@')
 	if i < 0 {
@@ -51,11 +51,11 @@ func withoutLogin(v string) string {
 	return scheme + "://<redacted>" + v[i:]
 }
 
-// Origin says where a key's value came from.
+// Origin returns where the value of a key came from.
 func (c *Config) Origin(key string) Origin { return c.values[key].Origin }
 
-// Said is what a file says about a key, and where: not said is what is missing,
-// None, or no value for it.
+// Said returns the value that a file sets for a key, and where. ok is false if
+// no file sets it, or only to None or to an invalid value.
 func (c *Config) Said(key string) (text string, at Origin, ok bool) {
 	v, ok := c.values[key]
 	i := slices.IndexFunc(Keys(), func(k Key) bool { return k.Name == key })
@@ -69,8 +69,8 @@ func (c *Config) Said(key string) (text string, at Origin, ok bool) {
 	return text, v.Origin, true
 }
 
-// Because says which of the keys decides, the first one that is said: "Key=value
-// in FILE:LINE", or "" if it is the default of all.
+// Because returns the first of the keys that a file sets, as "Key=value in
+// FILE:LINE", or "" if all of them have their defaults.
 func (c *Config) Because(keys ...string) string {
 	for _, k := range keys {
 		if text, at, ok := c.Said(k); ok {
@@ -80,17 +80,17 @@ func (c *Config) Because(keys ...string) string {
 	return ""
 }
 
-// PolicyWhy says why extension policies are in the mode they are in.
+// PolicyWhy returns why extension policies have their mode.
 func (c *Config) PolicyWhy() string {
 	return cmp.Or(c.Because("Extensions.PolicyMode", "Debug.EnableExtensionPolicy"), "default: a policy file is enforced if it exists")
 }
 
-// FirewallWhy says why the firewall is on or off.
+// FirewallWhy returns why the firewall is on or off.
 func (c *Config) FirewallWhy() string {
 	return cmp.Or(c.Because("OS.EnableFirewall"), "default on this platform")
 }
 
-// text is the effective value of k.
+// text returns the effective value of k.
 func (k Key) text(c *Config) string {
 	if k.at == nil {
 		if v, ok := c.values[k.Name]; ok && !v.None {
@@ -122,9 +122,9 @@ func none(s string) string {
 	return s
 }
 
-// Classic lists "Key = value" in the manner of the old agent's
-// -show-configuration: sorted, switches as True and False, only the keys it
-// knows, without its hidden ones.
+// Classic returns lines "Key = value" in the format of the classic agent's
+// -show-configuration: sorted, switches as True and False, only the keys that
+// it knows, without its hidden ones.
 func (c *Config) Classic() []string {
 	var out []string
 	for _, s := range c.Settings() {

@@ -2,7 +2,8 @@ package config
 
 import "strings"
 
-// suggest names the known key closest to an unknown one, if one is close.
+// suggest returns a hint that names the known key closest to an unknown one, ""
+// if none is close.
 func suggest(key string) string {
 	best, dist := "", 1<<30
 	low := strings.ToLower(key)
@@ -23,8 +24,8 @@ func suggest(key string) string {
 	return ""
 }
 
-// distance is how many letters must be put in, taken out, changed or swapped
-// with their neighbour to make b of a.
+// distance returns how many letters have to be inserted, deleted, changed or
+// swapped with their neighbour to turn a into b.
 func distance(a, b string) int {
 	if len(a) > 200 || len(b) > 200 {
 		return 1 << 20 // not a typing error

@@ -15,7 +15,7 @@
 //	2   failed
 //	3   the agent is not running
 //	4   unknown
-//	64  wrong usage (EX_USAGE, so that a mistyped command does not look like a failed agent)
+//	64  wrong usage (EX_USAGE, so that typing errors do not look like a failed agent)
 //
 // Other commands end with 0, with 1 when something is wrong with what they
 // looked at, with 4 when they could not look at it, and with 64. waagent-compat ends

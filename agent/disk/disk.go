@@ -1,7 +1,7 @@
-// Package disk keeps the agent's own files within a budget: it
-// measures what the agent uses below its directories, apart from the
-// handlers' own payloads, and a single janitor removes the oldest of what
-// can be made again or is only history. It imports the floor only.
+// Package disk keeps the agent's own files within a budget: it measures what
+// the agent uses in its directories, apart from the payloads of handlers, and
+// removes the oldest files that can be made again or are only history. Of this
+// module, it imports only the floor (DESIGN.md, The shape).
 package disk
 
 import (
@@ -20,20 +20,21 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// young is how long a file is left alone: somebody may be writing it.
+// young is the age from which on files may be removed: younger ones may still
+// be written.
 const young = 15 * time.Minute
 
 // A Share is one part of the budget.
 type Share struct {
 	Name  string
-	Path  string // what a person would look at
+	Path  string // for people: where the files are
 	Used  int64  // bytes
 	Files int
-	// CanFree is what the janitor would be allowed to remove.
+	// CanFree is what Clean would be allowed to remove, in bytes.
 	CanFree int64
 }
 
-// Usage is the whole picture. Sizes are bytes.
+// Usage is the result of a measurement. Sizes are bytes.
 type Usage struct {
 	Shares      []Share
 	Used        int64
@@ -53,16 +54,16 @@ type file struct {
 	share int
 }
 
-// Dirs are the directories that count.
+// Dirs are the directories and files that are measured.
 type Dirs struct{ Lib, HandlerLogs, AgentLog string }
 
-// rule says which files belong to a share and whether the janitor may take
-// them. The first rule that matches a name wins.
+// rule says which files belong to a share and whether they may be removed. The
+// first rule that matches a name wins.
 type rule struct {
 	share   string
 	globs   []string
-	expend  bool // old ones may go
-	shallow bool // only the names themselves, not what is below
+	expend  bool // old files may be removed
+	shallow bool // only matching files, not the contents of matching directories
 }
 
 func rules(d Dirs) []rule {
@@ -85,8 +86,8 @@ func rules(d Dirs) []rule {
 	}
 }
 
-// Space is the part of the picture that costs nothing to look at: what the
-// file system under the library directory has left.
+// Space returns what can be measured without cost: the space left in the file
+// system of the library directory.
 func Space(root host.Root, lib string) (Usage, error) {
 	var u Usage
 	var st unix.Statfs_t
@@ -104,11 +105,12 @@ func Space(root host.Root, lib string) (Usage, error) {
 	return u, nil
 }
 
-// maxEntries bounds what is looked at in one directory: the handlers write
-// there, and what is remembered of each file is memory of the agent's.
+// maxEntries is the largest number of entries that are measured in one
+// directory: handlers write there, and each file that is remembered takes
+// memory.
 const maxEntries = 200000
 
-// Measure looks at everything the rules name. Files that vanish meanwhile
+// Measure measures everything that the rules name. Files that vanish meanwhile
 // are not an error; what can't be read is named in the error and left out.
 func Measure(root host.Root, d Dirs) (Usage, error) {
 	var errs []error
@@ -152,7 +154,7 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 					})
 				}
 				if errors.Is(err, fs.ErrNotExist) {
-					continue // it vanished between the listing and the look
+					continue // it vanished after it was listed
 				}
 				if err != nil {
 					errs = append(errs, fmt.Errorf("measure %s: %w", name, err))
@@ -167,7 +169,7 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 	return u, errors.Join(errs...)
 }
 
-// allocated is what the file takes, not how long it claims to be.
+// allocated returns the space that a file takes on disk, not its length.
 func allocated(fi fs.FileInfo) int64 {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return st.Blocks * 512
@@ -175,8 +177,8 @@ func allocated(fi fs.FileInfo) int64 {
 	return fi.Size()
 }
 
-// Plan says which files to remove, oldest first, so that at most budget
-// bytes and maxFiles files are left. It is pure.
+// Plan returns which files to remove, oldest first, so that at most budget
+// bytes and maxFiles files are left. It is a pure function.
 func Plan(u Usage, budget int64, maxFiles int) []string {
 	used, files := u.Used, u.Files
 	var out []string
@@ -191,7 +193,7 @@ func Plan(u Usage, budget int64, maxFiles int) []string {
 	return out
 }
 
-// machine takes complete paths, which is what a plan has.
+// machine opens files by absolute path, as they are in a plan.
 const machine = host.Root("/")
 
 // Clean carries out a plan and removes directories it emptied. It returns
@@ -204,8 +206,8 @@ func Clean(u Usage, plan []string) (int64, error) {
 	var freed int64
 	var errs []error
 	for _, name := range plan {
-		// Handlers, and whom they run as, may write in these directories: no
-		// link that was put on the way is followed.
+		// Handlers and their service accounts may write to these directories:
+		// links in the path are not followed.
 		gone := !machine.Exists(name)
 		if err := machine.Remove(name); err != nil {
 			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
@@ -215,7 +217,8 @@ func Clean(u Usage, plan []string) (int64, error) {
 			continue
 		}
 		freed += sizes[name]
-		// The parent goes with its last file; a filled one stays.
+		// The parent is removed with its last file; a directory that is not
+		// empty stays.
 		_ = machine.Remove(filepath.Dir(name))
 	}
 	return freed, errors.Join(errs...)

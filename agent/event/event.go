@@ -1,8 +1,8 @@
-// Package event is what the agent tells about itself: one Event type, one
-// Sink that takes it without ever blocking or failing, and a bounded Spool
-// on disk from which the telemetry job sends. Begin with Event and Sink; spool.go
-// keeps the files, legacy.go and pipeline.go are the formats of others. Of ours
-// it imports the floor only.
+// Package event is the agent's telemetry: one Event type, one Sink that accepts
+// events without ever blocking or failing, and a bounded Spool on disk from
+// which the telemetry job sends. Begin with Event and Sink; spool.go keeps the
+// files, legacy.go and pipeline.go read the formats of the classic agent and of
+// handlers. Of this module, it imports only the floor (DESIGN.md, The shape).
 package event
 
 import "time"
@@ -45,17 +45,17 @@ type Event struct {
 	TID         string `json:"tid,omitempty"`
 }
 
-// A Sink takes events. Emit never blocks and never fails; a sink that has to
+// A Sink accepts events. Emit never blocks and never fails; a sink that has to
 // drop events counts them.
 type Sink interface{ Emit(Event) }
 
-// Discard is the sink for when telemetry is off: nothing is kept.
+// Discard is the sink used when telemetry is off: nothing is kept.
 type Discard struct{}
 
 // Emit implements Sink.
 func (Discard) Emit(Event) {}
 
-// Provider is the provider and the event id of a kind on the wire
+// Provider returns the provider and the event id of a kind on the wire
 // (protocol/SPEC.md §11.2).
 func (k Kind) Provider() (provider string, id int) {
 	switch k {

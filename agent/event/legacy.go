@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// The file format of the classic agent's events directory
-// (protocol/SPEC.md §11.3). We write it too, so that either agent can send what the other left.
+// tldFile is the file format of the classic agent's events directory
+// (protocol/SPEC.md §11.3). This agent writes it, too, so that either agent can
+// send what the other has left.
 type tldFile struct {
 	EventID    int        `json:"eventId"`
 	ProviderID string     `json:"providerId"`
@@ -24,7 +25,7 @@ type tldParam struct {
 
 const eventTime = "2006-01-02T15:04:05.000000Z"
 
-// encodeTLD is the event as a file.
+// encodeTLD returns the content of the file for an event.
 func encodeTLD(e Event) ([]byte, error) {
 	f := tldFile{}
 	f.ProviderID, f.EventID = e.Kind.Provider()
@@ -56,8 +57,8 @@ func encodeTLD(e Event) ([]byte, error) {
 	return json.Marshal(f)
 }
 
-// decodeTLD reads an event file. Those of handlers (own is false) may set
-// only the parameters of an operation (protocol/SPEC.md §11.3).
+// decodeTLD parses an event file. own is false for files of handlers, which may
+// set only the parameters of an operation (protocol/SPEC.md §11.3).
 func decodeTLD(b []byte, own bool, now time.Time) (Event, error) {
 	var f tldFile
 	if err := json.Unmarshal(b, &f); err != nil {
@@ -84,7 +85,7 @@ func decodeTLD(b []byte, own bool, now time.Time) (Event, error) {
 	return e, nil
 }
 
-// operation sets what a parameter says of an operation.
+// operation sets the field of an operation that a parameter is for.
 func (e *Event) operation(p tldParam) {
 	text, number := values(p.Value)
 	switch p.Name {
@@ -103,8 +104,8 @@ func (e *Event) operation(p tldParam) {
 	}
 }
 
-// others sets what only an agent's own files have: metrics, log lines, and who
-// wrote the event when.
+// others sets the fields that only files of an agent may set: metrics, log
+// lines, and which process wrote the event when.
 func (e *Event) others(p tldParam) {
 	text, number := values(p.Value)
 	switch p.Name {
@@ -142,12 +143,12 @@ func (e *Event) others(p tldParam) {
 	}
 }
 
-// values reads a parameter of any type as text and as a number.
+// values returns the value of a parameter of any type as text and as a number.
 func values(v any) (string, float64) {
 	switch v := v.(type) {
 	case string:
 		var n float64
-		_, _ = fmt.Sscan(v, &n) // 0 for what is no number
+		_, _ = fmt.Sscan(v, &n) // 0 if it is not a number
 		return v, n
 	case bool:
 		return fmt.Sprint(v), 0

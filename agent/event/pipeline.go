@@ -22,30 +22,31 @@ const (
 	pipelineEvents  = 360
 )
 
-// Bounds of ours. What a handler leaves must not fill our memory: an event of
-// the largest size takes a fraction of pipelineRaw however it is escaped, and
-// of each turn no more than pipelineEvents are kept.
+// Limits of this agent: what handlers leave must not fill its memory. An event
+// of the largest size takes a fraction of pipelineRaw however it is escaped,
+// and no more than pipelineEvents are kept in each turn.
 const (
 	pipelineRaw   = 256 << 10
-	pipelineNames = 4096 // files of one handler that are looked at in one turn
+	pipelineNames = 4096 // files of one handler that are read in one turn
 	pipelineTries = 10 * pipelineEvents
 )
 
-// Collected is what one run over the events directories of handlers found.
+// Collected is the result of one collection from the events directories of
+// handlers.
 type Collected struct {
 	Events []Event
-	// Handlers counts events by handler, and says in words what was dropped.
+	// Handlers has the number of events by handler.
 	Handlers map[string]int
 	Dropped  map[string]map[string]int // handler → reason → count
 }
 
 // CollectExtensions reads the events that handlers left in
-// <logDir>/<handler>/events and empties those directories, wanted or not:
-// they would grow without bound otherwise. keep false only empties.
+// <logDir>/<handler>/events and empties those directories, which would grow
+// without bound otherwise. If keep is false, the events are only removed.
 //
 // A handler may have given its folder to a service account, so everything is
-// done on descriptors: only what is in the directory that was opened is read
-// and removed, wherever its name leads meanwhile.
+// done on descriptors: only what is in the opened directory is read and
+// removed, even if its name leads elsewhere meanwhile.
 func CollectExtensions(logDir string, keep bool) (Collected, error) {
 	out := Collected{Handlers: map[string]int{}, Dropped: map[string]map[string]int{}}
 	logs, err := files.OpenDir(logDir, nil)
@@ -68,8 +69,8 @@ func CollectExtensions(logDir string, keep bool) (Collected, error) {
 	return out, errors.Join(append(errs, logs.Close())...)
 }
 
-// handler collects the events of one handler. Having no folder for them is as
-// good as having none.
+// handler collects the events of one handler. A missing folder is the same as
+// an empty one.
 func (c *Collected) handler(logs *host.Dir, name string, keep bool) error {
 	folder, err := logs.OpenDir(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -111,16 +112,16 @@ func (c *Collected) collect(handler string, dir *host.Dir, keep bool) error {
 			}
 		}
 		if rerr := dir.Remove(n); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
-			// A directory somebody made here; it is not ours to empty. One is
-			// named for all.
+			// A directory; it is not emptied. Only the first one is reported.
 			err = rerr
 		}
 	}
 	return err
 }
 
-// newest lists the last names of a directory, last first. What is beyond the
-// bound is removed: memory is needed for a few of a million only.
+// newest returns the names in a directory that sort last, in descending order.
+// Files beyond the limit are removed, so that only a limited number of names is
+// in memory.
 func newest(dir *host.Dir, most int) ([]string, error) {
 	var names []string
 	err := dir.EachName(func(n string) {
@@ -136,12 +137,12 @@ func newest(dir *host.Dir, most int) ([]string, error) {
 func cut(dir *host.Dir, names []string, most int) []string {
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
 	for _, n := range names[min(most, len(names)):] {
-		_ = dir.Remove(n) // one that is a directory is named by the rest
+		_ = dir.Remove(n) // fails for a directory
 	}
 	return names[:min(most, len(names))]
 }
 
-// isEventFile: digits and .json.
+// isEventFile reports whether a name is digits and .json.
 func isEventFile(n string) bool {
 	base, ok := strings.CutSuffix(n, ".json")
 	return ok && base != "" && strings.Trim(base, "0123456789") == ""
@@ -157,7 +158,7 @@ func (c *Collected) parse(handler string, b []byte, now time.Time) {
 		c.one(handler, b, now)
 		return
 	}
-	// One by one: four megabytes hold two million elements.
+	// Decoded one by one: four megabytes may hold two million elements.
 	dec := json.NewDecoder(bytes.NewReader(b))
 	_, _ = dec.Token() // the bracket
 	for tries := 0; dec.More() && c.Handlers[handler] < pipelineEvents; tries++ {
@@ -180,7 +181,7 @@ func (c *Collected) one(handler string, raw json.RawMessage, now time.Time) {
 	c.Events = append(c.Events, e)
 }
 
-// pipelineOne reads one event; reason says why it is dropped.
+// pipelineOne parses one event; reason says why it is dropped.
 func pipelineOne(handler string, raw json.RawMessage, now time.Time) (e Event, reason string) {
 	if len(raw) > pipelineRaw {
 		return e, "OversizeEventError"
@@ -226,7 +227,7 @@ func pipelineOne(handler string, raw json.RawMessage, now time.Time) (e Event, r
 	}, ""
 }
 
-// shorten cuts to n characters.
+// shorten cuts s to n characters.
 func shorten(s string, n int) string {
 	if len(s) <= n {
 		return s

@@ -16,22 +16,22 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 )
 
-// Bounds of the spool (protocol/SPEC.md §11.3; the bytes are ours).
+// Limits of the spool (protocol/SPEC.md §11.3; maxBytes is this agent's own).
 const (
 	MaxFiles  = 1000
 	maxBytes  = 8 << 20
-	maxFile   = 64 << 10 // what a POST takes
+	maxFile   = 64 << 10 // largest size that fits into a POST
 	maxMemory = 256      // events between Emit and the disk
 )
 
 // A Spool keeps events on disk until they are sent: one file each, oldest
 // dropped first, so that neither a dead network nor a busy agent fills the
-// disk. The directory is shared with handlers, which drop files of their own.
+// disk. The directory is shared with handlers, which write files of their own.
 //
-// Emit only puts the event in memory; Run, or the next Take, writes it down.
+// Emit only puts the event in memory; Run, or the next Take, writes it to disk.
 type Spool struct {
 	dir   string
-	queue chan *Event // pointers: the room is never all needed
+	queue chan *Event // pointers, because it is rarely full
 
 	dropped atomic.Int64
 	mu      sync.Mutex // guards the directory and seq
@@ -52,7 +52,7 @@ func (s *Spool) Emit(e Event) {
 			return
 		default:
 		}
-		select { // full: the oldest goes
+		select { // full: drop the oldest
 		case <-s.queue:
 			s.dropped.Add(1)
 		default:
@@ -60,7 +60,7 @@ func (s *Spool) Emit(e Event) {
 	}
 }
 
-// Dropped is how many events were lost since the last call.
+// Dropped returns how many events were lost since the last call.
 func (s *Spool) Dropped() int64 { return s.dropped.Swap(0) }
 
 // Run writes events to disk as they come, until the context ends; then it
@@ -78,7 +78,7 @@ func (s *Spool) Run(ctx context.Context) error {
 	}
 }
 
-// Flush writes what is in memory and enforces the bounds.
+// Flush writes what is in memory to disk and enforces the limits.
 func (s *Spool) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,10 +97,10 @@ func (s *Spool) flush() error {
 	}
 }
 
-// write makes a file; an event that can't be written is dropped and counted,
-// never retried: a full disk must not become a full memory.
+// write makes a file. An event that can't be written is dropped and counted,
+// not tried again: a full disk must not fill the memory.
 func (s *Spool) write(e Event) {
-	e.Message = secret.Redact(e.Message) // it may lie there until the network is back
+	e.Message = secret.Redact(e.Message) // it may stay on disk until the network is back
 	b, err := encodeTLD(e)
 	if err != nil || len(b) > maxFile {
 		s.dropped.Add(1)
@@ -117,7 +117,7 @@ func (s *Spool) write(e Event) {
 	}
 }
 
-// files takes complete paths.
+// files opens files by absolute path.
 const files = host.Root("")
 
 type spooled struct {
@@ -127,7 +127,7 @@ type spooled struct {
 }
 
 // list returns the event files, oldest first, and removes leftovers of
-// writers that died.
+// interrupted writes.
 func (s *Spool) list() ([]spooled, error) {
 	entries, err := files.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -159,7 +159,7 @@ func (s *Spool) list() ([]spooled, error) {
 	return out, nil
 }
 
-// trim removes the oldest files beyond the bounds.
+// trim removes the oldest files beyond the limits.
 func (s *Spool) trim() error {
 	list, err := s.list()
 	if err != nil {
@@ -178,9 +178,10 @@ func (s *Spool) trim() error {
 }
 
 // Take removes up to limit of the oldest events from the spool and returns
-// them. They are gone from disk before they are sent, as the protocol has it:
-// an event arrives at most once, and one that can't be sent never comes back
-// to block the others. A file that is no event is removed and counted.
+// them. They are removed from disk before they are sent, as the protocol
+// demands: an event arrives at most once, and one that can't be sent never
+// comes back to block the others. A file that is not an event is removed and
+// counted as dropped.
 func (s *Spool) Take(limit int) ([]Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,7 +199,7 @@ func (s *Spool) Take(limit int) ([]Event, error) {
 		b, rerr := files.ReadBounded(name, maxFile)
 		if err := files.Remove(name); err != nil {
 			ferr = errors.Join(ferr, err)
-			continue // what can't be removed would be sent for ever
+			continue // a file that can't be removed would be sent again and again
 		}
 		var e Event
 		if rerr == nil {
@@ -213,8 +214,8 @@ func (s *Spool) Take(limit int) ([]Event, error) {
 	return out, ferr
 }
 
-// Empty removes all events, for when telemetry is off: handlers go on
-// writing theirs.
+// Empty removes all events. It is used when telemetry is off, because handlers
+// go on writing theirs.
 func (s *Spool) Empty() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,7 +234,7 @@ func (s *Spool) Empty() error {
 	return err
 }
 
-// Size is how many events wait on disk, and their bytes.
+// Size returns how many events wait on disk, and their size in bytes.
 func (s *Spool) Size() (events int, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
