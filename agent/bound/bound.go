@@ -1,17 +1,16 @@
-// Package bound keeps a document from costing more than it is worth. A reader
-// has a table of Limits beside it, one line for each kind of document, and
-// holds a document against its line before anything is built from it.
+// Package bound limits what reading a document may cost. Each reader has a
+// table of Limits, one line for each kind of document, and checks a document
+// against it before it builds anything from it.
 //
-// The bytes of a document say little about the memory that reading it takes:
-// two of them are an empty object, and that is a map or a struct of some
-// hundred bytes. So what is counted, besides bytes and depth, is nodes: every
-// value, name, element, attribute and piece of text that a reader might make
-// something of. Counting them takes no memory, and looks at a document as the
-// standard library's decoders do: where they would end with an error, the count
-// may be wrong, and does not matter.
+// The size of a document says little about the memory that reading it takes: an
+// empty object has two bytes, but becomes a map or a struct of some hundred
+// bytes. So, besides bytes and depth, nodes are counted: every value, name,
+// element, attribute and text for which a reader may need memory. Counting
+// needs no memory. It parses a document like the standard library's decoders;
+// where they fail, the count may be wrong, which does not matter.
 //
-// It is used by every package that reads what somebody else wrote, imports
-// none of ours and keeps no state.
+// It is used by every package that reads documents from elsewhere, imports no
+// other package of this module and keeps no state.
 package bound
 
 import (
@@ -22,17 +21,16 @@ import (
 	"unicode/utf8"
 )
 
-// Limits are what one kind of document may have. A field that is 0 is not
-// limited.
+// Limits are the limits of one kind of document. 0 means no limit.
 type Limits struct {
 	Bytes int64
-	// Nodes are the values and names of JSON, the elements, attributes,
-	// texts, comments and instructions of XML, the elements of DER.
+	// Nodes is the number of values and names of JSON, of elements, attributes,
+	// texts, comments and instructions of XML, of elements of DER.
 	Nodes int
 	Depth int
 }
 
-// An Error says which limit a document does not keep.
+// An Error says which limit a document exceeds.
 type Error struct {
 	What string // bytes, nodes, levels, …
 	Max  int64
@@ -40,7 +38,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("more than %d %s", e.Max, e.What) }
 
-// Size holds the length of a document against the limit.
+// Size checks the length of a document, in bytes, against the limit.
 func (l Limits) Size(n int64) error {
 	if l.Bytes > 0 && n > l.Bytes {
 		return &Error{"bytes", l.Bytes}
@@ -68,8 +66,8 @@ func (c *counter) open() error {
 	return nil
 }
 
-// JSON holds a document against the limits. It says nothing about whether the
-// document is JSON.
+// JSON checks a document against the limits. It does not check whether the
+// document is valid JSON.
 func (l Limits) JSON(doc []byte) error {
 	if err := l.Size(int64(len(doc))); err != nil {
 		return err
@@ -100,9 +98,9 @@ func (l Limits) JSON(doc []byte) error {
 	return nil
 }
 
-// XML holds a document against the limits, and refuses one with a document type
-// definition, which has no business in any document of ours. It says nothing
-// else about whether the document is XML.
+// XML checks a document against the limits, and rejects one with a document
+// type definition, which none of the documents needs. It does not check whether
+// the document is valid XML.
 func (l Limits) XML(doc []byte) error {
 	if err := l.Size(int64(len(doc))); err != nil {
 		return err
@@ -141,7 +139,7 @@ func (l Limits) XML(doc []byte) error {
 
 var errDTD = fmt.Errorf("has a document type definition")
 
-// element reads a start tag up to its end.
+// element counts the parts of a start tag, up to its end.
 func (c *counter) element(doc []byte) (rest []byte, err error) {
 	if err = c.open(); err == nil {
 		err = c.node()
@@ -166,7 +164,7 @@ func (c *counter) element(doc []byte) (rest []byte, err error) {
 	return nil, err
 }
 
-// after is what follows the next end, nothing without one.
+// after returns what follows the next end, nil if there is none.
 func after(doc []byte, end string) []byte {
 	if i := bytes.Index(doc, []byte(end)); i >= 0 {
 		return doc[i+len(end):]
@@ -174,8 +172,8 @@ func after(doc []byte, end string) []byte {
 	return nil
 }
 
-// DER holds a document in BER or DER against the limits. What is in octet
-// strings is a document of its own.
+// DER checks a document in BER or DER against the limits. The content of octet
+// strings is not counted: it is a document of its own.
 func (l Limits) DER(doc []byte) error {
 	if err := l.Size(int64(len(doc))); err != nil {
 		return err
@@ -186,16 +184,16 @@ func (l Limits) DER(doc []byte) error {
 	return err
 }
 
-// An object identifier becomes a list of numbers, eight bytes for one, and then
-// text. Real ones have a dozen bytes.
+// An object identifier is decoded to a list of numbers, eight bytes each, and
+// then to text. Real ones have a dozen bytes.
 const (
 	tagOID = 6
 	maxOID = 128
 )
 
-// elements counts what is in a constructed element, up to the end of doc or to
-// the mark that ends one without a length. What is malformed ends it too: no
-// reader comes further there.
+// elements counts the elements in doc, up to its end or, if marked is set, up
+// to the mark that ends an element without a length. Malformed data ends it,
+// too: no reader gets further.
 func (c *counter) elements(doc []byte, marked bool) (rest []byte, err error) {
 	for len(doc) > 0 {
 		if marked && len(doc) > 1 && doc[0] == 0 && doc[1] == 0 {
@@ -234,8 +232,9 @@ func (c *counter) elements(doc []byte, marked bool) (rest []byte, err error) {
 	return nil, nil
 }
 
-// derLength is the length of the element at the beginning of doc, -1 for one
-// that says where it ends, and that of its tag and length; 0 without.
+// derLength returns the length of the content of the element at the beginning
+// of doc, -1 if it is ended by a mark, and the length of what precedes the
+// content. head is 0 if the element is malformed.
 func derLength(doc []byte) (n, head int) {
 	i := 1
 	if doc[0]&0x1f == 0x1f {
@@ -265,15 +264,15 @@ func derLength(doc []byte) (n, head int) {
 	return n, i
 }
 
-// shown is how much of a text from a document an error quotes.
+// shown is how many bytes of a text from a document an error quotes.
 const shown = 80
 
-// Quote is a text from a document as an error may show it: in quotes, and not
-// longer than fits on a line. A document can hold a text of megabytes as often
-// as an error is made of it.
+// Quote returns a text from a document as an error may show it: in quotes, and
+// shortened to fit on a line. The document may have megabytes of text, and many
+// errors may be made of it.
 func Quote(s string) string { return fmt.Sprintf("%q", Clip(s)) }
 
-// Clip is the beginning of a text from a document.
+// Clip returns the beginning of a text from a document.
 func Clip(s string) string {
 	if len(s) <= shown {
 		return s

@@ -6,26 +6,27 @@ import (
 	"path"
 )
 
-// Package are the limits of an archive that is unpacked.
+// Package has the limits of an archive that is unpacked.
 type Package struct {
-	// Directory are the bytes of the archive's own list of its entries, which
-	// is read as a whole and of which each entry takes at least 46.
+	// Directory is the size in bytes of the archive's list of entries, which is
+	// read as a whole; each entry takes at least 46.
 	Directory int64
-	// Inodes are files and directories, those that are only part of a name
-	// among them.
+	// Inodes is the number of files and directories, including directories that
+	// are only part of a name.
 	Inodes int
-	// Bytes are what the disk takes: whole blocks, inodes and names.
+	// Bytes is the space on disk: whole blocks, inodes and names.
 	Bytes int64
-	// Ratio is how many times the archive's size Bytes may be, above Floor.
+	// Ratio is how many times larger than the archive its content on disk may
+	// be, if that is more than Floor bytes.
 	Ratio, Floor int64
 }
 
-// Open reads the list of a zip's entries.
+// Open reads the list of entries of a zip, within the limit.
 func (l Package) Open(f io.ReaderAt, size int64) (*zip.Reader, error) {
-	const tail = 256 << 10 // where the list is, is looked for at the end
+	const tail = 256 << 10 // the position of the list is searched for at the end
 	r := &metered{r: f, left: l.Directory + tail, max: l.Directory}
 	z, err := zip.NewReader(r, size)
-	r.left = -1 // from now on it is files that are read
+	r.left = -1 // from now on, files are read
 	if r.over {
 		err = &Error{"bytes in the zip directory", l.Directory}
 	}
@@ -35,7 +36,8 @@ func (l Package) Open(f io.ReaderAt, size int64) (*zip.Reader, error) {
 	return z, nil
 }
 
-// metered ends reading when too much was read; a negative rest is no limit.
+// metered makes reads fail after too much was read; if left is negative, there
+// is no limit.
 type metered struct {
 	r         io.ReaderAt
 	left, max int64
@@ -52,7 +54,7 @@ func (m *metered) ReadAt(p []byte, off int64) (int, error) {
 	return m.r.ReadAt(p, off)
 }
 
-// Disk counts what an archive takes on a disk when it is unpacked.
+// Disk counts the space that an archive takes on disk when it is unpacked.
 type Disk struct {
 	l     Package
 	size  int64
@@ -60,20 +62,20 @@ type Disk struct {
 	seen  map[string]bool
 }
 
-// Disk begins to count for an archive of so many bytes.
+// Disk starts to count for an archive of size bytes.
 func (l Package) Disk(size int64) *Disk { return &Disk{l: l, size: size, seen: map[string]bool{}} }
 
-// What files take besides their content: ext4 has inodes of 256 bytes, others
-// more, and a name takes its length and some. A directory takes a block.
+// Space that files take besides their content: ext4 has inodes of 256 bytes,
+// others larger ones, and a name takes its length and some more. A directory
+// takes a block.
 const (
 	block     = 4096
 	inodeSize = 512
 	entrySize = 16
 )
 
-// Add counts a file of so many bytes, or a directory, with the directories
-// above it that were not counted yet. The name is clean and separated by
-// slashes.
+// Add counts a file of size bytes, or a directory, and the directories above it
+// that were not counted yet. The name is clean and separated by slashes.
 func (d *Disk) Add(name string, dir bool, size int64) error {
 	if dir {
 		size = block

@@ -1,32 +1,32 @@
-// Package firewall keeps ordinary users and containers away from the
-// platform's address, which hands root-equivalent secrets to whoever can
-// connect (protocol/SPEC.md §15).
+// Package firewall blocks ordinary users and containers from the platform's
+// address, which gives root-equivalent secrets to everyone who can connect
+// (protocol/SPEC.md §15).
 //
-// The rules live in one nftables table of our own, put in place over netlink
-// in one transaction: no other table is read or changed (but for the one that
-// the Python agent may have left), and replacing the rules leaves no gap.
-// Only the first packet of TCP connections is judged: of local processes,
-// where root's is accepted and every other dropped, and of anything forwarded
-// for a container or another network. Connection tracking is not asked: it
-// would be switched on for the whole machine, and root's own packets can be
-// classified invalid. DNS (port 53), UDP and everything that comes from the
-// platform (load balancer probes) pass.
+// The rules are in an nftables table of their own, set over netlink in one
+// transaction: no other table is read or changed (except one that the classic
+// agent may have left), and replacing the rules leaves no gap. Only the first
+// packet of a TCP connection is matched. Of local processes, root's are
+// accepted and all others dropped; those forwarded for a container or another
+// network are dropped. Connection tracking is not used: it would be enabled for
+// the whole machine, and root's own packets can be classified invalid. DNS
+// (port 53), UDP and everything that comes from the platform (load balancer
+// probes) pass.
 //
-// The rules are never taken away to find something out. Whether they stop the
-// agent itself is answered by a counter in them ([Firewall.Root]).
+// The rules are never removed for a test. Whether they block the agent itself
+// is shown by a counter in them ([Firewall.Root]).
 //
-// Other firewalls flush what is not theirs. The table of a [Firewall] that is
-// kept is owned by its socket, so that they can't; where the kernel does not
-// know that (before 6.9), [Watch] tells when the table is gone, and two routing
-// rules, which no firewall knows of, keep users out meanwhile.
+// Other firewalls flush tables that are not theirs. The table of a [Firewall]
+// made with [Keep] is owned by its socket, so that they can't. Where the kernel
+// does not support that (before 6.9), [Watch] reports when the table is gone,
+// and two routing rules, which firewalls do not manage, block users meanwhile.
 //
-// What does not pass through this machine's IP stack is not seen: containers
-// and virtual machines that root has connected to the network beside it
-// (macvlan, ipvlan, a bridge with the network card in it).
+// Traffic that does not pass through this machine's IP stack is not matched:
+// that of containers and virtual machines that root has connected directly to
+// the network (macvlan, ipvlan, a bridge with the network card in it).
 //
-// Where the kernel has no nftables four rules go to the iptables table
-// "security": three like those of the classic agent, and one for what is
-// forwarded (protocol/SPEC.md §15.1).
+// If the kernel has no nftables, four rules are added to the iptables table
+// "security": three like those of the classic agent, and one for forwarded
+// packets (protocol/SPEC.md §15.1).
 package firewall
 
 import (
@@ -43,7 +43,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// TableName is the nftables table; family ip.
+// TableName is the name of the nftables table, of family ip.
 const TableName = "azguest"
 
 // Backend says which kernel facility holds the rules.
@@ -65,7 +65,7 @@ func (e *Error) Error() string { return e.err.Error() }
 func (e *Error) Unwrap() error { return e.err }
 
 // Code is AZ-FW-APPLY (rules could not be set) or AZ-FW-REVERTED (they were
-// taken back because the agent itself lost the platform).
+// removed because the agent itself lost the platform).
 func (e *Error) Code() string { return e.code }
 
 // A Firewall protects one address.
@@ -79,11 +79,11 @@ type Firewall struct {
 
 	keep   bool
 	mu     sync.Mutex // guards what follows
-	socket *socket    // owns the table, if it is kept and that is possible
+	socket *socket    // owns the table, if keep is set and the kernel supports that
 }
 
-// New returns a firewall for the platform's address. port is one that must
-// stay reachable for root: 80.
+// New returns a firewall for the platform's address. port must stay reachable
+// for root: 80.
 func New(addr netip.Addr, port uint16, run host.Runner) *Firewall {
 	target := netip.AddrPortFrom(addr, port)
 	return &Firewall{addr: addr, run: run, target: target, reach: func(ctx context.Context) error {
@@ -97,16 +97,15 @@ func New(addr netip.Addr, port uint16, run host.Runner) *Firewall {
 	}}
 }
 
-// Keep is New for who stays: until Close, or the end of the process, no other
-// process can take the table away, where the kernel can promise that. The
-// rules stay when it ends.
+// Keep is like New, but until Close or the end of the process, no other process
+// can remove the table, if the kernel supports that. The rules stay afterwards.
 func Keep(addr netip.Addr, port uint16, run host.Runner) *Firewall {
 	f := New(addr, port, run)
 	f.keep = true
 	return f
 }
 
-// Close lets go of the table, which stays.
+// Close gives up the ownership of the table. The rules stay.
 func (f *Firewall) Close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,15 +115,15 @@ func (f *Firewall) Close() {
 	}
 }
 
-// Apply puts the rules in place, or leaves them if they are there and whole;
-// changed tells whether they were not. An error is AZ-FW-APPLY.
+// Apply sets the rules, unless they are in place and complete; changed reports
+// whether they were not. The code of an error is AZ-FW-APPLY.
 func (f *Firewall) Apply(ctx context.Context) (backend Backend, changed bool, err error) {
 	if !f.addr.Is4() || f.addr.IsLoopback() {
 		return None, false, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// Beside the table, and no reason to do without it.
+	// In addition to the table; the table is set even if this fails.
 	routes := setRoutes(f.addr)
 	ok, err := present(plan(f.addr, f.root))
 	switch {
@@ -143,7 +142,7 @@ func (f *Firewall) Apply(ctx context.Context) (backend Backend, changed bool, er
 	return backend, !ok, nil
 }
 
-// set puts the table in place, or the rules of iptables.
+// set replaces the table, or the rules of iptables.
 func (f *Firewall) set(ctx context.Context) (Backend, error) {
 	s := f.socket
 	if s == nil {
@@ -178,7 +177,7 @@ func (f *Firewall) set(ctx context.Context) (Backend, error) {
 	return IPTables, nil
 }
 
-// Remove takes all our rules away; that there are none is fine.
+// Remove removes all rules of the agent. It is not an error if there are none.
 func (f *Firewall) Remove(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,7 +192,7 @@ func (f *Firewall) Remove(ctx context.Context) error {
 	s.close()
 	f.socket = nil
 	if missing(err) {
-		// Only then can there be rules of the other kind.
+		// iptables is used only without nftables.
 		err = f.removeIPTables(ctx)
 	}
 	if rerr := setRoutes(netip.Addr{}); rerr != nil && !noRoutes(rerr) {
@@ -202,13 +201,13 @@ func (f *Firewall) Remove(ctx context.Context) error {
 	return err
 }
 
-// missing says that the kernel does not know nftables.
+// missing reports whether the kernel lacks nftables.
 func missing(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) ||
 		errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
-// noRoutes says that the kernel has no routing rules.
+// noRoutes reports whether the kernel lacks routing rules.
 func noRoutes(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
 }

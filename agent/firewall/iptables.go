@@ -15,7 +15,7 @@ type iptablesRule struct {
 }
 
 // iptablesRules are appended in this order: DNS passes, root passes, other
-// connections are dropped with their first packet. What is forwarded has no
+// connections are dropped with their first packet. Forwarded packets have no
 // owner.
 func (f *Firewall) iptablesRules() []iptablesRule {
 	with := func(chain string, more ...string) iptablesRule {
@@ -44,15 +44,15 @@ func (f *Firewall) iptables(ctx context.Context) error {
 	}
 	for _, r := range f.iptablesRules() {
 		if _, err := f.ipt(ctx, "-A", r); err != nil {
-			// Half of the rules is none.
+			// Remove an incomplete set of rules.
 			return errors.Join(fmt.Errorf("add iptables rule: %w", err), f.removeIPTables(ctx))
 		}
 	}
 	return nil
 }
 
-// removeIPTables deletes our rules however often they are there. Without
-// iptables there is nothing to delete.
+// removeIPTables deletes the agent's rules, however often they are there.
+// Without iptables there is nothing to delete.
 func (f *Firewall) removeIPTables(ctx context.Context) error {
 	for _, r := range f.iptablesRules() {
 		for range 100 {

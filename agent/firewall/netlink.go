@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket speaks netlink. The kernel works on a request while it is sent, so
-// that the answer is there when sending returns: nothing is ever waited for.
+// A socket is a netlink socket. The kernel processes a request while it is
+// sent, so that the answer is there when sending returns: nothing blocks.
 type socket struct{ fd int }
 
 func dial(protocol int) (*socket, error) {
@@ -21,9 +21,9 @@ func dial(protocol int) (*socket, error) {
 	return &socket{fd}, nil
 }
 
-func (s *socket) close() { _ = unix.Close(s.fd) } // nothing is lost with it
+func (s *socket) close() { _ = unix.Close(s.fd) } // nothing is lost if it fails
 
-// attribute is struct nlattr with its payload, padded.
+// attribute returns struct nlattr with its payload, padded.
 func attribute(kind uint16, parts ...[]byte) []byte {
 	b := make([]byte, 4)
 	for _, p := range parts {
@@ -34,7 +34,7 @@ func attribute(kind uint16, parts ...[]byte) []byte {
 	return append(b, make([]byte, -len(b)&3)...)
 }
 
-// message is struct nlmsghdr with its payload.
+// message returns struct nlmsghdr with its payload.
 func message(kind, flags uint16, parts ...[]byte) []byte {
 	b := make([]byte, unix.SizeofNlMsghdr)
 	for _, p := range parts {
@@ -46,8 +46,8 @@ func message(kind, flags uint16, parts ...[]byte) []byte {
 	return b
 }
 
-// ask sends one request and returns the payloads of what the kernel answers:
-// nothing but an error, if it is no dump.
+// ask sends one request and returns the payloads of the kernel's answers: only
+// an error, unless the request is a dump.
 func (s *socket) ask(request []byte) (answers [][]byte, err error) {
 	if err := unix.Sendto(s.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, os.NewSyscallError("netlink", err)

@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plan is the whole rule set, as values. The table is deleted and made again
-// in the same transaction, so that the result does not depend on what was
-// there and no packet sees it missing.
+// plan returns the whole rule set. The table is deleted and made again in the
+// same transaction, so that the result does not depend on its previous content
+// and no packet passes in between.
 func plan(addr netip.Addr, root uint32) []chainPlan {
 	return []chainPlan{
 		{"output", unix.NF_INET_LOCAL_OUT, [][]expr.Any{
 			rule(addr, owner(root), accepted),
-			// Nobody but root can mark packets: what is counted here is root's,
-			// and about to be dropped. See Root.
+			// Only root can mark packets, so this counts packets of root that
+			// are about to be dropped. See Root.
 			rule(addr, mark(probeMark), counted),
 			rule(addr, nil, dropped),
 		}},
@@ -39,24 +39,25 @@ type chainPlan struct {
 	rules [][]expr.Any
 }
 
-// What makes a TCP packet the first of a connection. Whatever else is set does
-// not matter: some hosts take SYN with FIN for one.
+// Flags of the first packet of a TCP connection. Other flags are ignored: some
+// hosts accept SYN with FIN.
 const (
-	tcpFlags = 0x12 // SYN and ACK are looked at
+	tcpFlags = 0x12 // SYN and ACK are compared
 	tcpSYN   = 0x02 // and only SYN is set
 )
 
-// probeMark is on the packets that ask whether our own rules stop root.
+// probeMark is the mark of packets that test whether the agent's rules block
+// root.
 const probeMark = 0x617a6775
 
-// rule is: ip daddr ADDR tcp dport != 53 tcp flags & (syn | ack) == syn [WHOSE]
-// VERDICT. That is the first packet of a connection. Asking for the state of
-// the connection ("ct state new") would say the same and switch connection
-// tracking on for everything this machine sends and receives.
+// rule returns: ip daddr ADDR tcp dport != 53 tcp flags & (syn | ack) == syn
+// [WHOSE] VERDICT. It matches the first packet of a connection. "ct state new"
+// would match the same, but would enable connection tracking for everything
+// that this machine sends and receives.
 //
-// The verdicts are in the order accept for root, drop for the rest: "drop what
-// is not root's" would let pass what has no owner, as the connections do that
-// the kernel makes for a socket of another kind (SMC, MPTCP).
+// The rules accept root and then drop the rest. "Drop what is not root's" would
+// let packets without an owner pass, such as those of connections that the
+// kernel makes for a socket of another kind (SMC, MPTCP).
 func rule(addr netip.Addr, whose, verdict []expr.Any) []expr.Any {
 	ip := addr.As4()
 	return slices.Concat([]expr.Any{
@@ -72,8 +73,9 @@ func rule(addr netip.Addr, whose, verdict []expr.Any) []expr.Any {
 	}, whose, verdict)
 }
 
-// fragments is: ip daddr ADDR ip protocol tcp ip frag-off & 0x3fff != 0 counter
-// drop. A container can cut a first packet so that no rule sees its flags.
+// fragments returns: ip daddr ADDR ip protocol tcp ip frag-off & 0x3fff != 0
+// counter drop. A container can fragment a first packet so that no rule sees
+// its flags.
 func fragments(addr netip.Addr) []expr.Any {
 	ip := addr.As4()
 	return slices.Concat([]expr.Any{
@@ -103,16 +105,16 @@ func metaIs(key expr.MetaKey, v uint32) []expr.Any {
 	}
 }
 
-// Flags of a table (linux/netfilter/nf_tables.h, since 6.9). Nobody but the
-// socket that made the table can change or flush it; when the socket is gone,
-// the table stays and is everybody's.
+// Flags of a table (linux/netfilter/nf_tables.h, since 6.9). Only the socket
+// that made the table can change or flush it; when the socket is closed, the
+// table stays and everyone can.
 const (
 	tableDormant = 1
 	tableOwner   = 2
 	tablePersist = 4
 )
 
-// replace puts the table in place, with these flags.
+// replace replaces the table, with these flags.
 func (s *socket) replace(chains []chainPlan, flags uint32) error {
 	b := batch{}
 	b.without(TableName)
@@ -144,7 +146,7 @@ func (s *socket) replace(chains []chainPlan, flags uint32) error {
 	return err
 }
 
-// remove takes the table away.
+// remove removes the table.
 func (s *socket) remove() error {
 	b := batch{}
 	b.without(TableName)
@@ -153,9 +155,9 @@ func (s *socket) remove() error {
 	return err
 }
 
-// classicTable is the table of the Python agent, whose place we have taken:
-// nobody else would take it away, and it drops packets of root that connection
-// tracking calls invalid.
+// classicTable is the table of the classic agent, which this agent replaces:
+// nothing else would remove it, and it drops packets of root that connection
+// tracking considers invalid.
 const classicTable = "walinuxagent"
 
 // A batch is one transaction.
@@ -173,15 +175,16 @@ func (b *batch) add(kind uint16, attrs ...[]byte) {
 	b.messages = append(b.messages, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, append([][]byte{nfgen}, attrs...)...))
 }
 
-// without deletes a table; it is made before, so that there is one.
+// without deletes a table. The table is created before, so that there is one to
+// delete.
 func (b *batch) without(table string) {
 	name := attribute(unix.NFTA_TABLE_NAME, cstring(table))
 	b.add(unix.NFT_MSG_NEWTABLE, name)
 	b.add(unix.NFT_MSG_DELTABLE, name)
 }
 
-// end is the request. Whatever fails is answered, and the last message in any
-// case.
+// end returns the request. The kernel answers each error, and the last message
+// in any case.
 func (b *batch) end() []byte {
 	last := b.messages[len(b.messages)-1]
 	binary.NativeEndian.PutUint16(last[6:], binary.NativeEndian.Uint16(last[6:])|unix.NLM_F_ACK)
@@ -201,8 +204,8 @@ func number(kind uint16, v uint32) []byte {
 	return attribute(kind, binary.BigEndian.AppendUint32(nil, v))
 }
 
-// present reports whether our table is there with exactly our chains and
-// rules, and awake.
+// present reports whether the agent's table exists, with exactly its chains and
+// rules, and is not dormant.
 func present(chains []chainPlan) (bool, error) {
 	c, err := nftables.New()
 	if err != nil {
@@ -238,18 +241,19 @@ func present(chains []chainPlan) (bool, error) {
 	return true, nil
 }
 
-// tableFlags are in network order, and the library reads them in the machine's.
+// tableFlags returns the flags of a table. They are in network byte order, but
+// the library reads them in the machine's.
 func tableFlags(t *nftables.Table) uint32 {
 	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, t.Flags))
 }
 
-// is reports whether a chain is this one, and sees packets.
+// is reports whether a chain is this one and is hooked.
 func (p chainPlan) is(c *nftables.Chain) bool {
 	return c.Table.Name == TableName && c.Name == p.name && c.Type == nftables.ChainTypeFilter &&
 		c.Hooknum != nil && uint32(*c.Hooknum) == p.hook && c.Priority != nil && *c.Priority == 0
 }
 
-// refused is how many of root's own first packets reached the rule that drops
+// refused returns how many first packets of root reached the rule that drops
 // them.
 func refused() (uint64, error) {
 	c, err := nftables.New()
@@ -268,8 +272,8 @@ func refused() (uint64, error) {
 	return 0, nil
 }
 
-// same compares the comparisons and the verdict; counters differ always and
-// the kernel fills in fields of the rest.
+// same compares the comparisons and the verdict; counters always differ, and
+// the kernel fills in other fields.
 func same(have, want []expr.Any) bool {
 	return signature(have) == signature(want)
 }

@@ -12,32 +12,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The routing rules are a second lock on the two doors that matter, for the
-// moment in which the first is open: where the kernel can't keep the table
-// from being flushed, another firewall that loads its rules takes ours along,
-// and a user who tries without pause is faster than we hear of it. They are:
+// The routing rules protect the two most important ports while the table is
+// missing: where the kernel can't keep the table from being flushed, another
+// firewall that loads its rules removes it, and a user who tries without pause
+// can connect before it is restored. The rules are:
 //
 //	ip rule add pref 5 uidrange 1-4294967294 to ADDRESS ipproto tcp dport PORT prohibit
 //
-// No firewall flushes them. They judge sockets by their owner and know no
-// first packets, so they can't stand for all ports: the answers of a user's
-// server to the load balancer's probes go to the platform's address too, at
-// ports from the dynamic range. What is forwarded has no owner and passes.
+// No firewall flushes them. They match sockets by their owner, but can't match
+// only the first packet of a connection, so they can't be used for all ports:
+// the answers of a user's server to the load balancer's probes go to the
+// platform's address, too, to ports of the dynamic range. Forwarded packets
+// have no owner and pass.
 //
-// The rule for this machine's own addresses is before all. Where the platform's
-// is one of them, as in test beds, the two change places.
+// The kernel's rule for this machine's own addresses comes before all others.
+// If the platform's address is one of them, as in tests, that rule is moved
+// behind these.
 const (
 	rulePriority = 5 // before those of other programs
 	firstUser    = 1
-	lastUser     = 1<<32 - 2 // the next is "no user"
+	lastUser     = 1<<32 - 2 // the next number means "no user"
 	actNop       = 3         // FR_ACT_NOP
 )
 
-// doors are the WireServer and the HostGAPlugin.
+// doors are the ports of the WireServer and the HostGAPlugin.
 var doors = [...]uint16{80, 32526}
 
-// A routeRule is what there is to one rule, by attribute. Pref, owner and
-// protocol of all of ours are the same.
+// A routeRule is one routing rule of the agent. Owner and protocol are the same
+// in all of them.
 type routeRule struct {
 	addr   netip.Addr
 	port   uint16
@@ -45,8 +47,9 @@ type routeRule struct {
 	pref   uint32
 }
 
-// attributes says it as the kernel does. The protocol is "kernel", because
-// systemd-networkd removes the rules of everybody else.
+// attributes returns the attributes of the rule as the kernel has them. The
+// protocol is "kernel", because systemd-networkd removes the rules of all
+// others.
 func (r routeRule) attributes() map[uint16][]byte {
 	ip := r.addr.As4()
 	port := binary.NativeEndian.AppendUint16(nil, r.port)
@@ -70,8 +73,8 @@ func (r routeRule) message(kind, flags uint16) []byte {
 	return message(kind, flags|unix.NLM_F_ACK, body)
 }
 
-// parseRule reads one rule of a dump; ok says that it is one of ours, for
-// whatever address.
+// parseRule parses one rule of a dump; ok means that it is one of the agent's,
+// for any address.
 func parseRule(b []byte) (r routeRule, ok bool) {
 	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET || b[1] != 32 {
 		return r, false
@@ -90,7 +93,7 @@ func parseRule(b []byte) (r routeRule, ok bool) {
 	if p := have[unix.FRA_PRIORITY]; len(p) == 4 {
 		r.pref = binary.NativeEndian.Uint32(p)
 	} else {
-		have[unix.FRA_PRIORITY] = make([]byte, 4) // 0 is not said
+		have[unix.FRA_PRIORITY] = make([]byte, 4) // 0 is left out by the kernel
 	}
 	port := have[unix.FRA_DPORT_RANGE]
 	if !isAddr || len(port) != 4 {
@@ -105,8 +108,8 @@ func parseRule(b []byte) (r routeRule, ok bool) {
 	return r, r.action == unix.FR_ACT_PROHIBIT || r.action == actNop
 }
 
-// localFirst says that the rule for this machine's own addresses comes before
-// all of ours.
+// localFirst reports whether the rule for this machine's own addresses comes
+// before all rules of the agent.
 func (s *socket) localFirst() (bool, error) {
 	answers, err := s.ask(dumpRules())
 	for _, b := range answers {
@@ -120,8 +123,8 @@ func (s *socket) localFirst() (bool, error) {
 	return false, err
 }
 
-// localLast puts the rule for this machine's own addresses behind ours, which
-// has no other effect. It is made again before it is taken away.
+// localLast moves the rule for this machine's own addresses behind those of the
+// agent, which has no other effect. It is added again before it is deleted.
 func (s *socket) localLast() error {
 	body := make([]byte, unix.SizeofRtMsg)
 	body[0], body[4], body[7] = unix.AF_INET, unix.RT_TABLE_LOCAL, unix.FR_ACT_TO_TBL
@@ -138,7 +141,7 @@ func dumpRules() []byte {
 	return message(unix.RTM_GETRULE, unix.NLM_F_DUMP, append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...))
 }
 
-// isLocal says that the address is one of this machine, as in test beds.
+// isLocal reports whether the address is one of this machine, as in tests.
 func isLocal(addr netip.Addr) bool {
 	own, err := net.InterfaceAddrs()
 	return err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
@@ -168,8 +171,8 @@ func (s *socket) change(kind, flags uint16, r routeRule) error {
 	return nil
 }
 
-// setRoutes makes the routing rules of ours those about addr: none, if it is
-// the zero address. A kernel that can't have them says so.
+// setRoutes sets the agent's routing rules for addr, or removes them if addr is
+// the zero address. It returns an error if the kernel does not support them.
 func setRoutes(addr netip.Addr) error {
 	s, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -184,7 +187,7 @@ func setRoutes(addr netip.Addr) error {
 	pref := uint32(rulePriority)
 	if addr.IsValid() {
 		if isLocal(addr) {
-			pref = 0 // nothing can be before the rule for local addresses, but behind it
+			pref = 0 // no rule can come before the one for local addresses, which is moved behind below
 		}
 		for _, port := range doors {
 			want = append(want, routeRule{addr, port, unix.FR_ACT_PROHIBIT, pref})
@@ -194,9 +197,9 @@ func setRoutes(addr netip.Addr) error {
 		if slices.Contains(have, r) {
 			continue
 		}
-		// Kernels before 4.17 ignore what they do not know, ports and owners,
-		// and would have a rule that forbids everything to everybody. So it is
-		// asked first with a rule that does nothing.
+		// Kernels before 4.17 ignore attributes that they do not know, such as
+		// ports and owners, and would make a rule that blocks everything for
+		// everyone. So a rule without effect is tried first.
 		r.action = actNop
 		if err := s.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err

@@ -26,10 +26,10 @@ const (
 	attrTable     = 1 // the table's name, in each of these messages
 )
 
-// Watch calls changed whenever somebody, we included, has changed our table,
-// until the context ends. Another firewall that loads its rules ("flush
-// ruleset") takes ours along, and until the next regular look everybody could
-// reach the platform.
+// Watch calls changed after every change of the agent's table, by whatever
+// process, until the context ends. Another firewall that loads its rules
+// ("flush ruleset") removes the table, and until the next periodic check,
+// everyone could reach the platform.
 func Watch(ctx context.Context, changed func()) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -37,7 +37,7 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 	f := os.NewFile(uintptr(fd), "nftables events")
 	defer f.Close() // read only
-	// Without an address of its own a socket is passed over for most messages.
+	// A socket without an address does not get most messages.
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (groupNFTables - 1)}); err != nil {
 		return fmt.Errorf("watch firewall: %w", err)
 	}
@@ -50,7 +50,7 @@ func Watch(ctx context.Context, changed func()) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, unix.ENOBUFS):
-			changed() // something was missed, perhaps us
+			changed() // messages were lost, perhaps about our table
 		case err != nil:
 			return fmt.Errorf("watch firewall: %w", err)
 		case touched(buf[:n]):
@@ -90,12 +90,13 @@ func touched(b []byte) bool {
 	return false
 }
 
-// nobody is an ordinary user in every distribution, with or without an entry.
+// nobody is the id of an ordinary user on every distribution, with or without
+// an entry in passwd.
 const nobody = 65534
 
-// Exposed tries, as an ordinary user, what the rules forbid, and reports
-// whether it succeeds. A connection that is not made within patience is one
-// that is blocked; give it more than root's takes.
+// Exposed tries to connect as an ordinary user, which the rules forbid, and
+// reports whether that succeeds. A connection that is not made within patience
+// counts as blocked; patience should be longer than root's connection takes.
 func (f *Firewall) Exposed(ctx context.Context, patience time.Duration) (bool, error) {
 	type answer struct {
 		open bool
@@ -106,8 +107,8 @@ func (f *Firewall) Exposed(ctx context.Context, patience time.Duration) (bool, e
 		runtime.LockOSThread()
 		open, err := f.connectAs(nobody, patience)
 		if back, rerr := unix.SetfsuidRetUid(-1); rerr == nil && back == os.Geteuid() {
-			// Else it stays locked: a thread that is somebody else must not
-			// come back to the others, and ends with this function.
+			// Otherwise the thread stays locked, so that it ends with this
+			// goroutine: a thread with another user id must not be used again.
 			runtime.UnlockOSThread()
 		}
 		c <- answer{open, err}
@@ -120,15 +121,15 @@ func (f *Firewall) Exposed(ctx context.Context, patience time.Duration) (bool, e
 	}
 }
 
-// connectAs makes a connection whose owner is uid. The rules look at the user
-// for file access with which the socket was made, and that belongs to one
+// connectAs makes a connection whose owner is uid. The rules match the user for
+// file access with which the socket was made, which is a property of the
 // thread.
 func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
 	if _, err := unix.SetfsuidRetUid(uid); err != nil {
 		return false, fmt.Errorf("become uid %d: %w", uid, err)
 	}
-	defer func() { _, _ = unix.SetfsuidRetUid(os.Geteuid()) }() // the caller looks whether it worked
-	if now, _ := unix.SetfsuidRetUid(-1); now != uid {          // its way to say no
+	defer func() { _, _ = unix.SetfsuidRetUid(os.Geteuid()) }() // the caller checks whether it worked
+	if now, _ := unix.SetfsuidRetUid(-1); now != uid {          // it returns no error
 		return false, fmt.Errorf("become uid %d: refused", uid)
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -165,10 +166,10 @@ func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
 	}
 }
 
-// Root measures how long root's own connection takes. If it is our own rules
-// that stop it, they are taken back, and the error is AZ-FW-REVERTED: a
-// firewall that cuts off its own agent is worse than none. A host that is
-// silent is no reason.
+// Root measures how long a connection of root takes. If the agent's own rules
+// block it, they are removed, and the code of the error is AZ-FW-REVERTED: a
+// firewall that cuts off its own agent is worse than none. If only the host
+// does not answer, the rules stay.
 func (f *Firewall) Root(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	err := f.reach(ctx)
@@ -187,8 +188,8 @@ func (f *Firewall) Root(ctx context.Context) (time.Duration, error) {
 }
 
 // lockedOut sends the first packet of a connection with a mark that only root
-// can give, and looks whether it came as far as the rule that drops. The rules
-// judge it while it is sent.
+// can set, and checks whether it reached the rule that drops. The rules are
+// evaluated while it is sent.
 func (f *Firewall) lockedOut() bool {
 	before, err := refused()
 	if err != nil {

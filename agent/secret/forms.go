@@ -6,22 +6,22 @@ import (
 	"unicode/utf8"
 )
 
-// In texts of others an address is rarely as it was sent: it went through
-// JSON (& as \u0026, / as \/, both perhaps with more backslashes), XML (&amp;)
-// or another address (%3D, %253D).
+// In texts from elsewhere, URLs are often escaped: by JSON (& as \u0026, / as
+// \/, both perhaps with more backslashes), by XML (&amp;) or as a part of
+// another URL (%3D, %253D).
 const (
 	slash = `(?:\\*/)`
 	query = `(?:[^\s"'<>\\]|\\+/|\\+u00[0-9a-f]{2})*` // not the backslash before a quote
 	equal = `(?:=|%(?:25)*3d|\\*u003d|\\*x3d|&#(?:61|x3d);)`
 	value = `(?:[A-Za-z0-9%+/=_~.-]|\\+/|\\*u00(?:2b|2f|3d)|&#(?:43|47|61);){8,}`
-	// What stands around a word on a command line, and as JSON.
+	// What may surround a word on a command line, also in JSON.
 	quote = `\\*["']?`
 	arg   = `([^\s"'\\|;<>]+)`
 )
 
-// expressions are what is known by its form. The formats are those that the
-// rule sets of secret scanners name (gitleaks, detect-secrets, trufflehog) and
-// those of the platform.
+// expressions find secrets by their form. The forms are those in the rule sets
+// of secret scanners (gitleaks, detect-secrets, trufflehog) and those of the
+// platform.
 var expressions = []expression{
 	// The query of an http(s) URL that has one of the parameters of a shared
 	// access signature (protocol/SPEC.md §9.4). Plain http is covered too:
@@ -32,16 +32,15 @@ var expressions = []expression{
 		find:  once(`(?i)https?:` + slash + slash + `[^\s"'<>?]+\?((?:` + query + `(?:&(?:amp;)?|\\+u0026))?(?:sv|st|se|sr|sp|sip|spr|sig)=` + query + `)`),
 		keep:  done,
 	},
-	// A signature that stands outside of a URL, or in one that is a
-	// parameter of another.
+	// A signature outside of a URL, or in a URL that is a parameter of another.
 	{words: []string{"sig=", "sig%", `sig\`, "sig&"}, find: once(`(?i)(?:^|[^a-z])sig` + equal + `(` + value + `)`)},
 	// The key of a storage account or of a bus, as in a connection string.
 	{words: []string{"key=", "key%", `key\`, "key&"}, find: once(`(?i)(?:account|access)_?key` + equal + `(` + value + `)`)},
-	// Credentials in an address; without a colon they are a token.
+	// Credentials in a URL; without a colon they are a token.
 	{words: []string{"://", `:\/`, `:\\`}, and: "@", find: once(`(?i)https?:` + slash + slash + `([^\s/"'<>\\]+)@`), keep: done},
 	{words: []string{"://", `:\/`, `:\\`}, and: "@", find: once(`:` + slash + slash + `([^\s/:@"'<>\\]*:[^\s/"'<>\\]+)@`), keep: done},
 	{words: []string{"proxy"}, and: "@", find: once(`(?i)proxy[a-z_.]{0,12}["']?\s*[:=]\s*["']?([^\s/:@"'<>\\]+:[^\s/@"'<>\\]+)@`)},
-	// Secrets in the query of an address that no name gives away.
+	// Secrets in the query of a URL whose names do not say so.
 	{words: []string{"code=", "code%3d"}, find: once(`(?i)\bcode` + equal + `([A-Za-z0-9%/+=_~.-]{16,})`), keep: func(_, s string) bool { return !mixed(s) }},
 	{words: []string{"signature=", "signature%", "credential="}, find: once(`(?i)(?:[?&;, ]|^)(?:x-(?:amz|goog)-)?(?:signature|credential)` + equal + `([A-Za-z0-9%/+=_~.-]{16,})`), keep: plain},
 	{
@@ -79,7 +78,7 @@ var expressions = []expression{
 	{words: []string{"sha256$", "sha1$", "sha-256$", "argon2$", "scrypt$"}, find: once(`\b((?:pbkdf2_sha(?:1|256)|bcrypt_sha256|argon2|scrypt|SCRAM-SHA-256)\$[A-Za-z0-9$./+,=:-]{20,})`)},
 	{words: []string{"aad3b435"}, find: once(`(?i)\baad3b435[0-9a-f]{24}:([0-9a-f]{32})\b`)},
 
-	// Tokens with a beginning of their own.
+	// Tokens with a characteristic prefix.
 	{
 		words: []string{"ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glrt-", "glcbt-", "glptt-", "glft-", "glimt-", "glagent-", "gloas-", "glsoat-", "glffct-", "gr1348941"},
 		find:  once(`\b(gh[pousr]_[A-Za-z0-9]{10,}|github_pat_[A-Za-z0-9_]{20,}|gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat|ffct)-[A-Za-z0-9_.-]{16,}|GR1348941[A-Za-z0-9_-]{16,})`),
@@ -140,20 +139,22 @@ var expressions = []expression{
 	{words: []string{":*:", ":5432:", ":5433:", ":6432:"}, find: once(`(?:^|[\s"'])[^\s:"']+:(?:[1-9][0-9]{3,4}|\*):[^\s:"']+:[^\s:"']+:((?:[^\s:"'\\]|\\[:\\])+)(?:[\s"']|$)`)},
 }
 
-// done keeps what was replaced before, so that a second look changes nothing.
+// done keeps text that was already redacted, so that redacting twice changes
+// nothing.
 func done(_, s string) bool { return s == redacted }
 
-// plain keeps words: "code=insufficient_permissions".
+// plain keeps values without digits, such as "code=insufficient_permissions".
 func plain(_, s string) bool { return !strings.ContainsAny(s, "0123456789") || s == redacted }
 
-// parameter: "Bearer authorization_uri=…" is a question, not an answer.
+// parameter reports whether s is a parameter and not a token, as in "Bearer
+// authorization_uri=…".
 func parameter(s string) bool {
 	name, _, ok := strings.Cut(s, "=")
 	return ok && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// header keeps the name of a scheme where something else is written behind
-// it: its values are found by other expressions, or it is prose.
+// header keeps the name of a scheme that is followed by something else: other
+// expressions find its values, or it is prose.
 func header(_, s string) bool {
 	switch strings.ToLower(s) {
 	case "bearer", "basic", "digest", "negotiate", "ntlm", "token", "sharedkey", "aws4-hmac-sha256", "header", "headers", "code":
@@ -164,7 +165,8 @@ func header(_, s string) bool {
 
 func placeholderOf(_, s string) bool { return placeholder(s) }
 
-// userAndPassword reports whether s is what a Basic header has.
+// userAndPassword reports whether s is the value of a Basic header: base64 of
+// user and password.
 func userAndPassword(s string) bool {
 	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
 	if err != nil || !utf8.Valid(b) {
@@ -179,8 +181,8 @@ func userAndPassword(s string) bool {
 	return i >= 0 && i < len(b)-1
 }
 
-// mixed reports whether s has letters of both cases and digits, as what was
-// made at random has.
+// mixed reports whether s has letters of both cases and digits, as random
+// values have.
 func mixed(s string) bool {
 	return strings.ContainsAny(s, "0123456789") && strings.ToLower(s) != s && strings.ToUpper(s) != s
 }

@@ -7,9 +7,9 @@ const (
 	endMark   = "-----END "
 )
 
-// keys finds private keys: between their marks whatever it is, and where one
-// of the marks was cut off all that a key can be made of. Each byte is looked
-// at a few times, however many marks there are.
+// keys finds private keys: everything between their marks, and, if one of the
+// marks is missing, everything that may belong to a key. Each byte is looked at
+// a few times, however many marks there are.
 func keys(s string, found func(from, to int, bare string)) {
 	if !strings.Contains(s, "PRIVATE KEY") {
 		return
@@ -58,8 +58,8 @@ func keys(s string, found func(from, to int, bare string)) {
 	}
 }
 
-// keyLabel is the length of a mark at the beginning of s, and whether it is
-// that of a private key.
+// keyLabel returns the length of a mark at the beginning of s, and whether it
+// is that of a private key.
 func keyLabel(s string) (n int, private bool) {
 	for _, mark := range []string{beginMark, endMark} {
 		if rest, ok := strings.CutPrefix(s, mark); ok {
@@ -74,8 +74,8 @@ func keyByte(c byte) bool {
 	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("+/= \t\r\n\\", c) >= 0
 }
 
-// keyText is how far a key without an end can reach: base64 and the few
-// headers of old formats, in lines or with \n between them.
+// keyText returns how far a key without an end mark may reach: base64 and the
+// few headers of old formats, in lines or with \n between them.
 func keyText(s string) int {
 	i := 0
 	for i < len(s) {

@@ -12,15 +12,16 @@ type kind int
 const (
 	// pass is a password, which may be any word.
 	pass kind = 1 + iota
-	// short is a password, too, if the name stands for itself: "pass" is
-	// also a part of other words, and the result of a test.
+	// short is a password, too, but only as a whole name: "pass" is also a part
+	// of other words, and the result of a test.
 	short
 	// strong is a token or a key: any value but a name, a path, a number.
 	strong
-	// key is strong behind some words ("api_key"); behind others only what
-	// is plainly random counts ("primaryKey"), for keys have names, too.
+	// key is strong after some words ("api_key"); after others, only plainly
+	// random values count ("primaryKey"), because keys have names, too.
 	key
-	// auth is two words in base64, as in the configuration of a registry.
+	// auth is user and password in base64, as in the configuration of a
+	// container registry.
 	auth
 )
 
@@ -81,14 +82,14 @@ var keysOf = []string{
 	"auth", "admin", "workspace", "client", "app", "service", "session", "license", "instrumentation", "sas", "hmac", "webhook", "deploy", "registration", "join", "wireguard", "preshared", "decryption", "code",
 }
 
-// limits of what is looked at behind a name.
+// Limits of what is read after a name.
 const (
 	maxQuoted = 8 << 10 // of a value in quotes
 	maxNested = 64      // strings in a list of values
 )
 
-// names finds the values whose name says that they are secret. Names and
-// values are written in many ways:
+// names finds values whose name says that they are secret. Names and values are
+// written in many ways:
 //
 //	NAME=value   name: value   "name": "value"   "name":["value","value"]
 //	--name value   --name=value   "--name", "value"   name 'value'
@@ -112,7 +113,8 @@ func names(s string, found func(from, to int, bare string)) {
 		if w.kind == 0 {
 			continue
 		}
-		// What has to stand behind a name of two letters is no part of it.
+		// A separator that belongs to a word of two letters ("pw=") is not part
+		// of the name.
 		n := name{s: s, from: i, to: i + len(strings.TrimRight(w.text, `=:"' `)), kind: w.kind}
 		n.values(func(from, to int, bare string) {
 			if from >= done {
@@ -124,20 +126,20 @@ func names(s string, found func(from, to int, bare string)) {
 	}
 }
 
-// A name is what stands at s[from:to].
+// A name is the name at s[from:to].
 type name struct {
 	s        string
 	from, to int
 	kind     kind
-	quoted   string // the quote behind it
-	option   bool   // it is one of a command line
-	// sep is what stands between it and the value: '=', ':', ',', a blank;
-	// '>' of an element, '(' of a call, '|' before a block, 'i' for "is".
+	quoted   string // the quote after it
+	option   bool   // it is an option of a command line
+	// sep is what is between it and the value: '=', ':', ',', a blank; '>' of
+	// an element, '(' of a call, '|' before a block, 'i' for "is".
 	sep byte
 }
 
-// values finds what belongs to the name. bare is a quote that has to be put
-// around the mark, so that JSON stays JSON.
+// values finds the values of the name. bare is a quote that has to be put
+// around the mark, so that JSON stays valid.
 func (n *name) values(found func(from, to int, bare string)) {
 	if !n.whole() {
 		return
@@ -155,7 +157,7 @@ func upper(c byte) bool  { return 'A' <= c && c <= 'Z' }
 func blank(c byte) bool  { return c == ' ' || c == '\t' }
 func space(c byte) bool  { return blank(c) || c == '\n' || c == '\r' }
 
-// byte is the one at i, 0 outside.
+// byte returns the byte at i, 0 if i is outside.
 func (n *name) byte(i int) byte {
 	if i < 0 || i >= len(n.s) {
 		return 0
@@ -163,7 +165,7 @@ func (n *name) byte(i int) byte {
 	return n.s[i]
 }
 
-// skip is the first position from i on whose byte is none of a kind.
+// skip returns the first position from i on whose byte is not of a kind.
 func (n *name) skip(i int, kind func(byte) bool) int {
 	for kind(n.byte(i)) {
 		i++
@@ -171,10 +173,11 @@ func (n *name) skip(i int, kind func(byte) bool) int {
 	return i
 }
 
-// whole reports whether the word is the end of a name, and one that counts.
+// whole reports whether the word is the end of a name, and of one that counts
+// as secret.
 func (n *name) whole() bool {
 	s, prev := n.s, n.byte(n.from-1)
-	inside := letter(prev) && letter(s[n.from]) && (upper(prev) || !upper(s[n.from])) // not the beginning, nor that of dbPass
+	inside := letter(prev) && letter(s[n.from]) && (upper(prev) || !upper(s[n.from])) // not the beginning of a word, as in dbPass
 	switch n.kind {
 	case short, auth:
 		if inside && !(n.kind == short && n.upTo("-")) {
@@ -188,7 +191,7 @@ func (n *name) whole() bool {
 		}
 		word := strings.ToLower(before[i:])
 		if strings.Contains(lowerOf(s[n.start("_-."):n.from]), "pub") {
-			return false // everybody may know it
+			return false // a public key
 		}
 		for _, k := range keysOf {
 			if strings.HasSuffix(word, k) {
@@ -218,12 +221,12 @@ func (n *name) whole() bool {
 	case letter(c) || digit(c) || c == '_':
 		return false
 	case c == '-' && n.byte(n.to+1) != '>', c == '.' && letter(n.byte(n.to+1)):
-		return false // of a longer name
+		return false // part of a longer name
 	}
 	return true
 }
 
-// start is where the whole name begins.
+// start returns where the whole name begins.
 func (n *name) start(also string) int {
 	i := n.from
 	for i > 0 && n.from-i < 100 && (letter(n.s[i-1]) || digit(n.s[i-1]) || strings.IndexByte(also, n.s[i-1]) >= 0) {
@@ -238,7 +241,7 @@ func (n *name) upTo(mark string) bool {
 	return strings.HasPrefix(n.s[i:], mark)
 }
 
-// behind goes over what stands between a name and its value.
+// behind skips what is between a name and its value.
 func (n *name) behind() (at int, ok bool) {
 	s, i := n.s, n.to
 	n.option = n.upTo("-") && !letter(n.byte(n.start("_-.")-1)) && !digit(n.byte(n.start("_-.")-1))
@@ -305,7 +308,7 @@ func (n *name) behind() (at int, ok bool) {
 	return 0, false
 }
 
-// sentence finds a password in words: "the password is …", "the temporary
+// sentence finds a password in prose: "the password is …", "the temporary
 // password generated for joe: …".
 func (n *name) sentence(j int) (int, bool) {
 	line, _, _ := strings.Cut(n.s[j:min(len(n.s), j+100)], "\n")
@@ -329,8 +332,8 @@ func (n *name) sentence(j int) (int, bool) {
 	return j, true
 }
 
-// next goes on in the next line where the value cannot be in this one: a
-// block of YAML, a string of JSON, a line that goes on behind a backslash.
+// next continues in the next line if the value cannot be in this one: a block
+// of YAML, a string of JSON, a line that is continued with a backslash.
 func (n *name) next(j int) (int, bool) {
 	c := n.byte(j)
 	if n.sep == ':' && (c == '|' || c == '>') {
@@ -360,7 +363,7 @@ func (n *name) next(j int) (int, bool) {
 	return j, true
 }
 
-// element finds the end of a tag whose name it is.
+// element finds the end of the tag that the name is in.
 func (n *name) element(i int) (int, bool) {
 	b := n.start("_-.:")
 	open := false
@@ -423,7 +426,8 @@ func (n *name) apart(i int) (int, bool) {
 	return 0, false
 }
 
-// separator is what may stand between a name and a value.
+// separator returns the length and the kind of the separator between a name and
+// a value at the beginning of s.
 func separator(s string) (n int, sep byte) {
 	for _, e := range []struct {
 		text string
@@ -458,8 +462,8 @@ func separator(s string) (n int, sep byte) {
 	return 0, 0
 }
 
-// quotes are the signs that open a value, longer ones first; those of one
-// byte may have backslashes before them.
+// quotes are the signs that open a value, longer ones first; those of one byte
+// may have backslashes before them.
 var quotes = []string{"&amp;quot;", "&quot;", "&#34;", "&#39;", "&apos;", "%22", "%27", "“", "”", "„", "‘", "’", "«", "»"}
 
 func quoteAt(s string, i int) string {
@@ -486,9 +490,9 @@ func quoteAt(s string, i int) string {
 	return ""
 }
 
-// closing is where the value ends that q opened: at its like, and not at one
-// with more backslashes, which belongs to the value. Without an end it is the
-// line.
+// closing returns where the value ends that q opened: at the same quote, not at
+// one with more backslashes, which belongs to the value. Without one, it is the
+// end of the line.
 func closing(s string, from int, q string) int {
 	rest := s[from:min(len(s), from+maxQuoted)]
 	if i := strings.IndexAny(rest, "\r\n"); i >= 0 {
@@ -577,7 +581,7 @@ func (n *name) read(i int, found func(from, to int, bare string)) {
 	to := n.unquoted(i)
 	bare := ""
 	if n.sep == ':' && strings.HasSuffix(n.quoted, `"`) {
-		bare = n.quoted // a number: the mark is none
+		bare = n.quoted // the value may be a number: the mark needs quotes
 	}
 	n.take(i, to, false, bare, found)
 }
@@ -595,7 +599,7 @@ func sentence(s string) bool {
 	return false
 }
 
-// inString reports whether the name stands in a string, which q then ends.
+// inString reports whether the name is in a string, which q then ends.
 func (n *name) inString(q string) bool {
 	b := n.start("_-.")
 	if b > 0 && n.s[b-1] == q[0] {
@@ -634,8 +638,8 @@ func (n *name) list(i int, found func(from, to int, bare string)) {
 	}
 }
 
-// block reads the lines of a block of YAML: those that are as far to the
-// right as the first.
+// block reads the lines of a block of YAML: those that are indented like the
+// first.
 func (n *name) block(i int, found func(from, to int, bare string)) {
 	s := n.s
 	line := strings.LastIndexByte(s[:i], '\n') + 1
@@ -661,9 +665,9 @@ func (n *name) block(i int, found func(from, to int, bare string)) {
 	}
 }
 
-// unquoted is the end of a value without quotes. Passwords have any sign in
-// them; what ends one is white space, or a sign behind which something else
-// begins.
+// unquoted returns the end of a value without quotes. Passwords may have any
+// character; what ends one is white space, or a character after which something
+// else begins.
 func (n *name) unquoted(from int) int {
 	s := n.s
 	i := from
@@ -703,8 +707,8 @@ scan:
 	return i
 }
 
-// another reports whether s begins with something that is no part of the
-// value before: nothing, a blank, a name and its separator, an entity.
+// another reports whether s begins with something that is not part of the value
+// before: nothing, a blank, a name and its separator, an entity.
 func another(s string) bool {
 	if s == "" || space(s[0]) || s[0] == '"' || s[0] == '\'' {
 		return true
@@ -724,15 +728,14 @@ func another(s string) bool {
 	return false
 }
 
-// take gives a value away if it is a secret.
+// take calls found for a value if it is a secret.
 func (n *name) take(from, to int, quoted bool, bare string, found func(from, to int, bare string)) {
 	if from < to && n.secret(n.s[from:to], quoted, n.s[to:]) {
 		found(from, to, bare)
 	}
 }
 
-// secret reports whether v is one, judged by the name and by what it looks
-// like itself.
+// secret reports whether v is a secret, judged by its name and its form.
 func (n *name) secret(v string, quoted bool, rest string) bool {
 	if placeholder(v) {
 		return false
@@ -785,7 +788,8 @@ func (n *name) secret(v string, quoted bool, rest string) bool {
 	return false
 }
 
-// placeholder stands for a secret: it was taken out, or comes in later.
+// placeholder reports whether v only stands for a secret, which was removed or
+// is filled in later.
 func placeholder(v string) bool {
 	v = strings.TrimSpace(v)
 	switch {
@@ -810,8 +814,8 @@ func placeholder(v string) bool {
 	return false
 }
 
-// ordinaryWords are what is said of passwords and tokens, and what stands for
-// their type.
+// ordinaryWords are words that are said about passwords and tokens, and names
+// of their type.
 var ordinaryWords = sync.OnceValue(func() map[string]bool {
 	m := map[string]bool{}
 	for w := range strings.FieldsSeq(`
@@ -843,7 +847,7 @@ func switchWord(v string) bool {
 
 func lowerOf(s string) string { return strings.ToLower(s) }
 
-// place reports whether v says where the secret is.
+// place reports whether v is a place where the secret is, such as a path.
 func place(v string) bool {
 	for _, dir := range []string{"/etc/", "/run/", "/var/", "/usr/", "/home/", "/opt/", "/tmp/", "/root", "/mnt/", "/dev/", "/proc/", "/srv/", "/data/", "/bin/", "./", "../", "~/", "file:", `C:\`, "env:", "vault:"} {
 		if strings.HasPrefix(v, dir) {
@@ -853,8 +857,7 @@ func place(v string) bool {
 	return v == "/"
 }
 
-// call reports whether v is a piece of a program: get(…), os.environ[…],
-// args.password.
+// call reports whether v is code: get(…), os.environ[…], args.password.
 func call(v string) bool {
 	if v == "await" || v == "new" || v == "async" || v == "function" {
 		return true
@@ -875,7 +878,7 @@ func call(v string) bool {
 	return false
 }
 
-// followed reports whether more words come in this line.
+// followed reports whether more words follow in this line.
 func followed(rest string) bool {
 	line, _, _ := strings.Cut(rest, "\n")
 	line = strings.TrimLeft(line, ".,;:!?")
@@ -883,7 +886,7 @@ func followed(rest string) bool {
 	return trimmed != "" && trimmed[0] != line[0] && (letter(trimmed[0]) || digit(trimmed[0]))
 }
 
-// version reports whether v is one, or a time.
+// version reports whether v is a version or a time.
 func version(v string) bool {
 	return strings.Trim(v, "0123456789.:-+TZ~") == "" && strings.ContainsAny(v, ".:-")
 }

@@ -14,8 +14,8 @@ import (
 
 const redacted = "<redacted>"
 
-// Redact takes out of a text that somebody else wrote (handler output, error
-// bodies) what looks like a secret:
+// Redact masks what looks like a secret in a text from elsewhere (handler
+// output, error bodies):
 //
 //   - private keys (PEM, OpenSSH, PGP, PuTTY), whole or cut off
 //   - tokens and keys that are known by their form, see [expressions]
@@ -23,16 +23,15 @@ const redacted = "<redacted>"
 //   - values whose name says that they are secret, in the usual ways of
 //     writing a name and a value, see [names]
 //
-// It errs on the side of a secret where a name says so, and on the side of the
-// text where only its form does: a digest, a certificate or an id must stay
-// readable. Time is linear in the length of the text; nothing is kept but the
-// text itself and its copy. A text that was looked through once does not
-// change any more.
+// In doubt, a value is masked if its name says that it is secret, and is kept
+// if only its form does: a digest, a certificate or an id must stay readable.
+// Time is linear in the length of the text; memory is needed only for the text
+// and its copy. Redacting a text twice changes nothing.
 func Redact(s string) string {
 	var found spans
 	look(s, found.add)
-	// What stands in a document of JSON, or in one inside of one, looks as it
-	// was written only without the escapes.
+	// Text in JSON, or in JSON within JSON, has its original form only without
+	// the escapes.
 	text, at := s, []int32(nil)
 	for range maxLayers {
 		inner, from := unescape(text)
@@ -50,12 +49,12 @@ func Redact(s string) string {
 	return found.replace(s)
 }
 
-// maxLayers is how many documents inside of one another are looked at: the
-// status of a handler, in a record, in a line of a log.
+// maxLayers is how many nested documents are searched: the status of a handler,
+// in a record, in a line of a log.
 const maxLayers = 3
 
-// look tells of each secret in s. bare is a quote that has to stand around the
-// mark.
+// look calls found for each secret in s. bare is a quote that has to be put
+// around the mark.
 func look(s string, found func(from, to int, bare string)) {
 	keys(s, found)
 	m := matcher()
@@ -113,7 +112,7 @@ func (l spans) replace(s string) string {
 		for i++; i < len(l) && l[i].from <= p.to; i++ {
 			p.to, p.bare = max(p.to, l[i].to), cmp.Or(p.bare, l[i].bare)
 		}
-		// An escape stays whole.
+		// Do not split an escape.
 		if escaped(s, p.from) {
 			p.from++
 		}
@@ -133,7 +132,7 @@ func (l spans) replace(s string) string {
 	return b.String()
 }
 
-// escaped reports whether a backslash belongs to the byte at i.
+// escaped reports whether the byte at i is escaped by a backslash.
 func escaped(s string, i int) bool {
 	n := 0
 	for n < i && s[i-1-n] == '\\' {
@@ -142,8 +141,8 @@ func escaped(s string, i int) bool {
 	return n%2 == 1
 }
 
-// unescape takes one layer of escapes away, as JSON and most languages write
-// them, and says where each byte comes from; nil if there are none.
+// unescape removes one layer of escapes, as JSON and most languages write them,
+// and returns where each byte comes from; nil if there are none.
 func unescape(s string) (text string, from []int32) {
 	i := strings.IndexByte(s, '\\')
 	if i < 0 || len(s) > math.MaxInt32 {
@@ -183,16 +182,16 @@ func unescape(s string) (text string, from []int32) {
 	return string(b), append(at, int32(len(s))) //nolint:gosec // looked at above
 }
 
-// An expression finds one kind of secret, in a line if it is no block. It is
-// compiled when a line has one of its words for the first time: agentctl has
-// to start at once.
+// An expression finds one kind of secret, within a line unless block is set. It
+// is compiled when a line has one of its words for the first time, because
+// agentctl has to start fast.
 type expression struct {
-	words []string // in lower case, of three bytes at least; one of them is in every line that has the secret
-	and   string   // is there, too
-	block bool     // of several lines
+	words []string // in lower case, at least three bytes; one of them is in every line that has the secret
+	and   string   // is in every such line, too
+	block bool     // the secret may have several lines
 	find  func() *regexp.Regexp
-	// keep says that what was found is none. It is given the name or the
-	// beginning before it, too.
+	// keep reports that what was found is not a secret. before is the part of
+	// the match that precedes it.
 	keep func(before, secret string) bool
 }
 
@@ -212,15 +211,15 @@ func once(find string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(find) })
 }
 
-// nameBit stands for the names of values; the bits below it are those of the
+// nameBit is the bit of all names of values; the bits below it are those of the
 // expressions.
 const nameBit = 1 << 63
 
-// words finds any of many words in one look at the text, in whatever case:
-// most of what is written has none, and to look costs more than all the rest.
+// words finds any of many words in one pass over the text, ignoring case. Most
+// texts have none, and this pass takes more time than everything else.
 type words struct {
 	// head has, for three bytes, the number of the list of words that begin
-	// with them; 0: none does.
+	// with them; 0 if no word does.
 	head  [1 << 13]uint8
 	lists [][]word
 }
@@ -275,7 +274,7 @@ func (m *words) scan(s string) (found uint64) {
 	return found
 }
 
-// begins reports whether s begins with a word, in whatever case.
+// begins reports whether s begins with a word, ignoring case.
 func begins(s, word string) bool {
 	if len(s) < len(word) {
 		return false
@@ -288,7 +287,7 @@ func begins(s, word string) bool {
 	return true
 }
 
-// lower has each byte in lower case.
+// lower maps each byte to lower case.
 var lower = func() (t [256]byte) {
 	for i := range t {
 		t[i] = byte(i) //nolint:gosec // 0 to 255

@@ -28,7 +28,7 @@ func (s Secret) Set() bool { return s.p != nil }
 // Empty reports whether the secret is absent or has no characters.
 func (s Secret) Empty() bool { return s.p == nil || *s.p == "" }
 
-// Len is the length in bytes, which may be shown.
+// Len returns the length in bytes, which may be shown.
 func (s Secret) Len() int { return len(s.Reveal()) }
 
 // Reveal returns the text itself.
@@ -80,7 +80,7 @@ func (u URL) Empty() bool { return u.Reveal() == "" }
 // Equal compares the whole URLs.
 func (u URL) Equal(o URL) bool { return u.Reveal() == o.Reveal() }
 
-// String is the URL without user info, query and fragment.
+// String returns the URL without user info, query and fragment.
 func (u URL) String() string {
 	raw := u.Reveal()
 	if raw == "" {
@@ -102,5 +102,5 @@ func (u URL) String() string {
 // GoString is String, for %#v.
 func (u URL) GoString() string { return u.String() }
 
-// MarshalText is String: what is stored as text is the printable part.
+// MarshalText returns String: only the printable part is stored as text.
 func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }

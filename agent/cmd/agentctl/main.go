@@ -1,5 +1,5 @@
-// Command agentctl shows what the agent does, and why. It reads files only,
-// so it works while the agent is dead.
+// Command agentctl shows and controls the guest agent. Commands that show
+// something only read files, so they work while the agent is down.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Command azguest is the guest agent. What the agent does is in package agent,
-// what the one-shot commands do in agent/tool; here are only the command line,
+// what the one-shot commands do in agent/tool; here is only the command line,
 // and the one place that names the real machine.
 package main
 
@@ -111,7 +111,7 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// waagent is the command line of the classic agent.
+// waagent runs a command line of the classic agent.
 func waagent(args []string, stdout, stderr io.Writer) int {
 	w, err := tool.ParseWaagent(args)
 	if err != nil {
@@ -139,10 +139,10 @@ func waagent(args []string, stdout, stderr io.Writer) int {
 	return newTool(w.ConfigFile, stdout, stderr).Waagent(ctx, w)
 }
 
-// tool is what commands that are not the agent work with.
+// newTool returns the Tool for all commands that do not run the agent.
 func newTool(conf string, stdout, stderr io.Writer) *tool.Tool {
-	// Collecting logs must cost a machine in trouble next to nothing (at most
-	// 16 MB, the program's own pages included).
+	// Collecting logs must cost a machine with problems next to nothing (at
+	// most 16 MB, the program's own pages included).
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(25)
 	debug.SetMemoryLimit(8 << 20)
@@ -180,7 +180,7 @@ func flags(o *options, out io.Writer) *flag.FlagSet {
 	return f
 }
 
-// run is the agent: for the service (cmd "run"), or for the first boot only.
+// run runs the agent: for the service (cmd "run"), or for the first boot only.
 func run(cmd string, args []string, stderr io.Writer) int {
 	o, code, ok := parseRun(args, stderr)
 	if !ok {
@@ -198,7 +198,7 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	lockFD := 0
 	if cmd == "run" {
 		process.AdoptChildren()
-		process.SetTimerSlack(process.ExactTimers)              // the version before us may have rested
+		process.SetTimerSlack(process.ExactTimers)              // the previous version may have been idle
 		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
 		_ = os.Unsetenv(agent.LockVariable)
 		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], logger); h != nil {
@@ -231,7 +231,8 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	return 0
 }
 
-// live runs the agent to its end, and the version to which it hands over.
+// live runs the agent to its end, and starts the version to which it hands
+// over.
 func live(cmd string, a *agent.Agent) (err error) {
 	if cmd == "provision" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -246,8 +247,8 @@ func live(cmd string, a *agent.Agent) (err error) {
 	return err
 }
 
-// parseRun returns ok false with the exit status when the flags are wrong, or
-// were a question for help.
+// parseRun returns ok false and the exit status if the flags are wrong or ask
+// for help.
 func parseRun(args []string, stderr io.Writer) (o options, code int, ok bool) {
 	f := flags(&o, stderr)
 	switch err := f.Parse(args); {
@@ -262,15 +263,15 @@ func parseRun(args []string, stderr io.Writer) (o options, code int, ok bool) {
 	return o, 0, true
 }
 
-// prepareProcess sets what holds for the whole process.
+// prepareProcess sets limits and modes of the whole process.
 func prepareProcess() {
-	// The agent waits most of its life; a small heap that is collected often
-	// and given back costs it nothing. Above the limit it is collected as often as
-	// need be: the worst documents of the platform are read in some 20 MiB more.
+	// The agent waits most of the time; a small heap that is collected often
+	// costs it nothing. Above the limit, it is collected as often as needed:
+	// reading the largest documents of the platform takes some 20 MiB more.
 	debug.SetGCPercent(agent.BusyGC)
 	debug.SetMemoryLimit(32 << 20)
-	// What handlers and tools create must not depend on who started us; every
-	// file of ours has an explicit mode.
+	// What handlers and tools create must not depend on who started the agent,
+	// whose own files all have explicit modes.
 	syscall.Umask(0o022)
 }
 
@@ -291,8 +292,9 @@ func loadConfig(o options) (*config.Config, []config.Warning, error) {
 	return cfg, warnings, err
 }
 
-// hung ends a process that hangs: the runtime prints what every goroutine is at,
-// and the service manager starts us again. It is nil where nobody would.
+// hung returns a function that ends a process that hangs: the runtime prints
+// the stacks of all goroutines, and the service manager starts it again. It is
+// nil if there is no service manager.
 func hung() func() {
 	if !agent.Managed() {
 		return nil
