@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// ops is every request of the control socket.
+// ops returns every request of the control socket.
 func ops() []status.Request {
 	return []status.Request{
 		{Op: status.OpReport},
@@ -29,9 +29,9 @@ func ops() []status.Request {
 	}
 }
 
-// TestERR6RequestsWhileStarting: whatever is asked of an agent from its first
-// moment on, it starts as it would have, and one whose VM was ordered without an
-// agent does not begin to report. It is run with -race.
+// TestERR6RequestsWhileStarting: requests on the control socket do not change
+// how an agent starts, and one whose VM was ordered without an agent does not
+// begin to report. It is run with -race.
 func TestERR6RequestsWhileStarting(t *testing.T) {
 	t.Parallel()
 	for name, off := range map[string]bool{"on": false, "disable_agent": true} {
@@ -107,9 +107,10 @@ func TestERR6RequestsWhileStarting(t *testing.T) {
 	}
 }
 
-// TestERR8NobodyIsLeftBehind: when Run returns nothing of the agent works on: a
-// hand-over would replace the program under it. So the work on the accounts is a
-// part like the others, and whoever asks for it does not wait.
+// TestERR8NobodyIsLeftBehind: when Run returns, no goroutine of the agent is
+// still working, because a hand-over replaces the program. So the work on
+// accounts is a part like the others, and those who request it do not wait for
+// it.
 func TestERR8NobodyIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -125,7 +126,7 @@ func TestERR8NobodyIsLeftBehind(t *testing.T) {
 			part{name: "obeys", run: func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }},
 			part{name: "slow", run: func(ctx context.Context) error {
 				<-ctx.Done()
-				time.Sleep(time.Minute) // useradd
+				time.Sleep(time.Minute) // a slow useradd
 				ended = time.Now()
 				return nil
 			}},

@@ -91,8 +91,8 @@ func TestChangesAcrossARestart(t *testing.T) {
 	}
 }
 
-// TestHoldOutlivesTheAgent: what an operator was promised holds after a
-// restart, and no longer than that.
+// TestHoldOutlivesTheAgent: a hold lasts across a restart of the agent, and not
+// longer than requested.
 func TestHoldOutlivesTheAgent(t *testing.T) {
 	a := testAgent(t, nil)
 	if r := a.request(t.Context(), status.Request{Op: status.OpHold, ForS: 3600, Reason: "maintenance"}); !r.OK {

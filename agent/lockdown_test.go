@@ -20,12 +20,13 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// machine is what a classic agent left: its configuration and other files.
+// machine is what the classic agent has left on a machine: its configuration
+// and other files.
 type machine struct {
 	root  host.Root
 	conf  *config.Config
-	codes []string // of what doctor says about them
-	text  string   // and its words
+	codes []string // of doctor's findings
+	text  string   // text of doctor's findings
 }
 
 func leftBy(t *testing.T, conf string, others map[string]string) machine {
@@ -69,7 +70,7 @@ func leftBy(t *testing.T, conf string, others map[string]string) machine {
 	return m
 }
 
-// is says in a word what holds on the machine now.
+// is returns in a word what is in force on the machine now.
 func (m machine) is(what string) string {
 	c := m.conf
 	onOff := func(on bool) string { return map[bool]string{true: "on", false: "off"}[on] }
@@ -110,9 +111,9 @@ const (
 	signed    = `{"policyVersion": "0.1.0", "extensionPolicies": {"signatureRequired": true}}`
 )
 
-// TestLockDownsSurvive: what somebody has locked down on a machine with the
-// classic agent is as closed or closer with ours, or doctor says that it is
-// not. Each row is a configuration as it is found on machines.
+// TestLockDownsSurvive: restrictions that were configured for the classic agent
+// are in force with this agent, too, or stricter, or doctor reports that they
+// are not. Each row is a configuration as it is found on machines.
 func TestLockDownsSurvive(t *testing.T) {
 	t.Parallel()
 	const policyFile = "/etc/waagent_policy.json"
@@ -202,7 +203,7 @@ func TestLockDownsSurvive(t *testing.T) {
 }
 
 // TestSEC15StatusSaysWhichAndWhy: the snapshot names the mode of the policy,
-// what decided about it and the files, obeyed or not.
+// what decided it, and the files, enforced or not.
 func TestSEC15StatusSaysWhichAndWhy(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ conf, mode, why string }{

@@ -22,8 +22,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// testAgent is an agent on an empty machine that talks to the fabric in
-// memory. Nothing of it runs yet.
+// testAgent returns an agent on an empty machine that talks to the fabric in
+// memory. It is not running yet.
 func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *Agent {
 	t.Helper()
 	cfg := config.Default()
@@ -43,8 +43,7 @@ func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *
 	return a
 }
 
-// serveJobs runs the periodic part as serve does, without handlers and the jobs
-// named.
+// serveJobs runs the jobs as serve does, except those named, without handlers.
 func serveJobs(t *testing.T, a *Agent, without ...string) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -80,8 +79,9 @@ func count(f *fabric.Fabric, since time.Time, kinds ...fabric.Kind) int {
 	return n
 }
 
-// A meter counts what connections would cost on a wire: what is read and
-// written, and an IP and a TCP header with timestamps for every packet.
+// A meter counts the bytes that connections would take on a network: what is
+// read and written, and an IP and a TCP header with timestamps for every
+// packet.
 type meter struct{ bytes, connections atomic.Int64 }
 
 const (
@@ -114,7 +114,7 @@ func (c *metered) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.packets(n)
 	if n > 0 {
-		c.m.bytes.Add(headers) // nothing of ours follows that could carry the acknowledgement
+		c.m.bytes.Add(headers) // no data of ours follows that could carry the acknowledgement
 	}
 	return n, err
 }
@@ -125,7 +125,7 @@ func (c *metered) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestOneJobPanics: a defect in one piece of work ends that turn of that job.
+// TestOneJobPanics: a panic ends only that turn of that job.
 func TestOneJobPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -162,8 +162,8 @@ func TestOneJobPanics(t *testing.T) {
 	})
 }
 
-// TestJobsSayWhatIsTrue: a job works again when it does, and not when it has
-// nothing new to complain of.
+// TestJobsSayWhatIsTrue: a job is reported as working again only when it works,
+// not when it fails for a known reason.
 func TestJobsSayWhatIsTrue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -204,9 +204,10 @@ func TestIdleIsCheap(t *testing.T) {
 		o := a.Options
 		o.Platform = func(o *platform.Options) { o.Dial = m.dial(f.DialContext) }
 		a = New(o)
-		// The clock of the test runs away from the kernel's, and a jump is reported.
+		// The test's clock differs from the kernel's, and a jump would be
+		// reported.
 		stop := serveJobs(t, a, "clock")
-		time.Sleep(fastFor + time.Minute) // over the lively minutes after the start
+		time.Sleep(fastFor + time.Minute) // until polling is slow
 		since := time.Now()
 		time.Sleep(20 * time.Minute)
 		synctest.Wait()
@@ -223,7 +224,7 @@ func TestIdleIsCheap(t *testing.T) {
 		if n := count(f, since, fabric.Telemetry); n > 20 {
 			t.Errorf("%d telemetry posts in 20 idle minutes", n)
 		}
-		// As quiet as it gets, in bytes.
+		// Traffic of an idle agent, in bytes.
 		since = time.Now()
 		bytes, conns := m.bytes.Load(), m.connections.Load()
 		time.Sleep(time.Hour)
@@ -236,7 +237,7 @@ func TestIdleIsCheap(t *testing.T) {
 		if bytes > 1_000_000 {
 			t.Errorf("%d bytes in an idle hour, want a megabyte", bytes)
 		}
-		// Two requests that begin in the same moment need two connections.
+		// Two requests that begin at the same time need two connections.
 		if conns > 12 {
 			t.Errorf("%d new connections in an idle hour: they are to be kept", conns)
 		}
@@ -291,8 +292,8 @@ func TestAPlatformThatIsGoneIsNotHammeredAndHealsSoon(t *testing.T) {
 		heals(time.Minute)
 		time.Sleep(10 * time.Minute)
 
-		// For a long time, then: twenty attempts an hour, so a look every three
-		// minutes is all there can be.
+		// After a long time: twenty attempts an hour, so a request every three
+		// minutes is the most.
 		id = vm.Fail(fabric.GoalState, 503, 0)
 		time.Sleep(10 * time.Minute)
 		since := time.Now()

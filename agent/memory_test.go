@@ -52,8 +52,8 @@ func TestTrimDoesNoHarm(t *testing.T) {
 	}
 }
 
-// TestTrimIsNotRepeatedForNothing: what comes back by itself is what the
-// process needs, and only what it grows by after that is given back again.
+// TestTrimIsNotRepeatedForNothing: pages that come back at once are needed by
+// the process, and only what it grows by after that is released again.
 func TestTrimIsNotRepeatedForNothing(t *testing.T) {
 	a := &Agent{started: time.Now().Add(-time.Hour)}
 	ballast := make([]byte, 2*trimAbove)

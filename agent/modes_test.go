@@ -13,16 +13,16 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestModes: every combination of Provisioning.Mode and Extensions.Mode says
-// something definite to the platform, which otherwise waits.
+// TestModes: with every combination of Provisioning.Mode and Extensions.Mode,
+// the platform gets a definite answer; otherwise it would wait.
 //
 //	provisioning  health                extensions   about a handler of the goal state
 //	on            Ready when done       on           what became of it
 //	ready-only    Ready at once         off          NotReady 1009: processing is disabled
 //	off           not one word          report-only  what there is, of others NotReady 1009; nothing is fetched
 //
-// The status document is sent in all nine: without it the platform holds the
-// agent for dead.
+// The status document is sent in all nine: without it, the platform considers
+// the agent unresponsive.
 func TestModes(t *testing.T) {
 	t.Parallel()
 	for _, prov := range []string{config.ModeOn, config.ModeReadyOnly, config.ModeOff} {
@@ -37,7 +37,7 @@ func TestModes(t *testing.T) {
 
 func oneMode(t *testing.T, prov, ext string) {
 	f := fabric.New(t)
-	// It is fetched and found to be no package: nothing has to be run.
+	// It is fetched, and is not a valid package, so that no command is run.
 	if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte("no zip")); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func oneMode(t *testing.T, prov, ext string) {
 		c.Provisioning.Agent = config.AgentSelf
 	})
 	a.Kernel = host.Kernel{}
-	// Provisioned before, so that "on" is not about useradd.
+	// Already provisioned, so that "on" does not run useradd.
 	if err := a.Root.WriteFile("/var/lib/waagent/provisioned", []byte(vm.ID()+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func oneMode(t *testing.T, prov, ext string) {
 	}
 }
 
-// handlerIn says in a word what a status document says about the handler.
+// handlerIn returns in a word what a status document says about the handler.
 func handlerIn(doc string) string {
 	switch {
 	case !strings.Contains(doc, "Contoso.Echo"):

@@ -20,8 +20,8 @@ func problemOf(a *Agent, what string) status.Item {
 	return status.Item{}
 }
 
-// TestERR2PartsEndAlone: a part that fails, panics or just ends is shown with a
-// code and started again at a pace, and the others notice nothing.
+// TestERR2PartsEndAlone: a part that fails, panics or returns is shown with a
+// code and restarted with pauses, and the others are not affected.
 func TestERR2PartsEndAlone(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -79,9 +79,8 @@ func TestERR2PartsEndAlone(t *testing.T) {
 	}
 }
 
-// TestWatchdogSaysThatAPartHangs: a job that does not come round any more ends
-// the process, with the reason in status, log and events, and the next life
-// tells it.
+// TestWatchdogSaysThatAPartHangs: a job that hangs ends the process, with the
+// reason in status, log and events, and the next process reports it.
 func TestWatchdogSaysThatAPartHangs(t *testing.T) {
 	t.Parallel()
 	for _, managed := range []bool{true, false} {
@@ -97,8 +96,8 @@ func TestWatchdogSaysThatAPartHangs(t *testing.T) {
 				defer close(done)
 				a.runParts(ctx, part{name: "watchdog", run: a.watchdog}, part{name: "reporter", run: a.reporter})
 			}()
-			// A job that comes round for an hour, and then waits for something
-			// that its context does not end.
+			// A job that works for an hour, and then waits for something that
+			// its context does not end.
 			stuck := make(chan struct{})
 			end := a.pulse.begin(jobGoalState, time.Second)
 			start := time.Now()
@@ -133,7 +132,7 @@ func TestWatchdogSaysThatAPartHangs(t *testing.T) {
 			if n, err := a.spool.Take(10); err != nil || len(n) == 0 || !strings.Contains(n[0].Message, codeHung) {
 				t.Errorf("events: %+v, %v", n, err)
 			}
-			close(stuck) // it goes on after all
+			close(stuck) // it continues
 			time.Sleep(5 * time.Minute)
 			if p := problemOf(a, "watchdog"); p.Code != "" {
 				t.Errorf("still shown: %+v", p)

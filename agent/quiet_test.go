@@ -15,9 +15,9 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestADayIsQuiet: a day in which nothing happens is worth at most 24 lines in
-// the journal, a sixth of one at most four, with everything on that
-// an administrator can switch on.
+// TestADayIsQuiet: in a day in which nothing happens, the agent logs at most 24
+// lines, in four hours at most four, with everything on that an administrator
+// can switch on.
 func TestADayIsQuiet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -31,11 +31,11 @@ func TestADayIsQuiet(t *testing.T) {
 		var log lines
 		a.Log = zerolog.New(&log).Level(zerolog.InfoLevel)
 		a.startGate.open()
-		// The collector leaves its archive.
+		// An archive as the log collector leaves it.
 		a.Runner = &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
 		files(t, a.Root, map[string]string{"/var/lib/waagent/logcollector/logs.zip": "PK"})
 		stop := serveJobs(t, a)
-		time.Sleep(time.Hour) // what there is to say after a start
+		time.Sleep(time.Hour) // leave out what is logged after a start
 		began := log.count()
 		time.Sleep(4 * time.Hour)
 		synctest.Wait()
@@ -56,8 +56,8 @@ type lines struct {
 	b  bytes.Buffer
 }
 
-// Write leaves out what is only said because the clock of the test is not the
-// kernel's.
+// Write leaves out what is logged only because the test's clock differs from
+// the kernel's.
 func (l *lines) Write(p []byte) (int, error) {
 	if bytes.Contains(p, []byte("the clock was set")) {
 		return len(p), nil
@@ -73,7 +73,7 @@ func (l *lines) count() int {
 	return bytes.Count(l.b.Bytes(), []byte("\n"))
 }
 
-// since are the first lines after the first n.
+// since returns the lines after the first n.
 func (l *lines) since(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

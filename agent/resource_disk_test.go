@@ -16,7 +16,7 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// files makes a machine of files.
+// files writes the files of a machine.
 func files(t *testing.T, r host.Root, list map[string]string) {
 	t.Helper()
 	for name, text := range list {
@@ -29,7 +29,7 @@ func files(t *testing.T, r host.Root, list map[string]string) {
 	}
 }
 
-// withDisk is what the kernel shows of a resource disk of 4 MiB.
+// withDisk returns what the kernel shows of a resource disk of 4 MiB.
 func withDisk(content string) map[string]string {
 	return map[string]string{
 		"/sys/bus/vmbus/devices/a/device_id": "{f8b3781a-1e82-4818-a1c3-63d806ec15bb}\n", "/sys/bus/vmbus/devices/a/host0/target0:0:0/0:0:0:1/block/sdb/x": "",
@@ -84,7 +84,8 @@ func TestResourceDisk(t *testing.T) {
 	}
 }
 
-// Nobody waits for the disk, and it waits for whoever makes file systems.
+// Nothing waits for the disk, and it waits for those who may still make file
+// systems.
 func TestResourceDiskComesAfterTheOrder(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -113,7 +114,7 @@ func TestResourceDiskComesAfterTheOrder(t *testing.T) {
 			}
 		}
 		a.diskLatch.open()
-		a.diskLatch.open() // twice is once
+		a.diskLatch.open() // opening it twice has no effect
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestFact21ExpectedVersionIsTheRunningOne, and it is told only while the
-// platform governs the version.
+// TestFact21ExpectedVersionIsTheRunningOne: the expected version is the running
+// one, and is reported only while the platform chooses the version.
 func TestFact21ExpectedVersionIsTheRunningOne(t *testing.T) {
 	t.Parallel()
 	a := &Agent{}

@@ -24,5 +24,5 @@ func TestNotify(t *testing.T) {
 	if err := os.Unsetenv("NOTIFY_SOCKET"); err != nil {
 		t.Fatal(err)
 	}
-	notify("READY=1") // nobody listens: no effect
+	notify("READY=1") // no socket: no effect
 }

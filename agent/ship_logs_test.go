@@ -46,7 +46,7 @@ func TestLogsAreUploaded(t *testing.T) {
 	if _, err := a.platform.GoalState(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.shipLogs(t.Context()); err != nil { // the first minutes belong to others
+	if err := a.shipLogs(t.Context()); err != nil { // no upload in the first minutes
 		t.Fatal(err)
 	}
 	if n := count(f, time.Time{}, fabric.AgentLog); n != 0 {

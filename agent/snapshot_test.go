@@ -124,7 +124,7 @@ func TestRequester(t *testing.T) {
 	}
 	d := extensions.Detail{Name: "P.T", Version: "1", Seq: 0, Started: at.Add(time.Second)}
 	x.set(gs("one", 0, at))
-	x.set(gs("two", 0, at.Add(time.Hour))) // the same settings again: still ordered by the first
+	x.set(gs("two", 0, at.Add(time.Hour))) // the same settings again: still requested by the first
 	if got := x.by(d); got != "activity one" {
 		t.Error(got)
 	}

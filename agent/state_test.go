@@ -19,7 +19,8 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// spoils puts something in the place of a file or directory of the agent's.
+// spoils has the ways to replace a file or directory of the agent's state by
+// something unusable.
 var spoils = map[string]func(name string) error{
 	"directory": func(name string) error { return os.MkdirAll(name+"/sub", 0o700) },
 	"unreadable": func(name string) error {
@@ -47,7 +48,7 @@ var spoils = map[string]func(name string) error{
 			return err
 		}
 		defer unix.Close(fd)
-		// The path of a socket is short, that of a test is not.
+		// The path of a socket must be short, that of a test may be long.
 		dir, err := unix.Open(path.Dir(name), unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err != nil {
 			return err
@@ -58,8 +59,8 @@ var spoils = map[string]func(name string) error{
 	"link loop": func(name string) error { return os.Symlink(path.Base(name), name) },
 }
 
-// spoil puts it in all places, or in those of directories; it returns what
-// there is no place for.
+// spoil does that for all places, or for those of directories; it returns the
+// places for which it is not possible.
 func spoil(t *testing.T, a *Agent, dirs bool, how func(string) error) {
 	t.Helper()
 	for _, p := range a.places() {
@@ -76,7 +77,7 @@ func spoil(t *testing.T, a *Agent, dirs bool, how func(string) error) {
 			continue // the parent is spoilt
 		}
 		if strings.HasSuffix(name, "/disable_agent") {
-			continue // is what it says it is
+			continue // would be valid
 		}
 		if err := os.RemoveAll(name); err != nil {
 			t.Fatal(err)
@@ -87,9 +88,9 @@ func spoil(t *testing.T, a *Agent, dirs bool, how func(string) error) {
 	}
 }
 
-// TestERR2StateIsSetAside: whatever is in the place of a file or a directory of
-// the agent's own: afterwards it can be read, or there is none, and what was set
-// aside is named with a code.
+// TestERR2StateIsSetAside: whatever replaces a file or a directory of the
+// agent's state, afterwards it can be read or does not exist, and what was set
+// aside is shown with a code.
 func TestERR2StateIsSetAside(t *testing.T) {
 	t.Parallel()
 	for name, how := range spoils {
@@ -98,7 +99,7 @@ func TestERR2StateIsSetAside(t *testing.T) {
 				t.Parallel()
 				a := testAgent(t, nil)
 				spoil(t, a, dirs, how)
-				for range 3 { // as often as one likes
+				for range 3 { // more than once
 					a.checkState()
 				}
 				aside := false
@@ -131,9 +132,9 @@ func TestERR2StateIsSetAside(t *testing.T) {
 	}
 }
 
-// TestERR2AgentStartsWithBadState: with all of its state spoilt at once the
-// agent starts, reports Ready, takes the goal state on, and says what it has
-// set aside.
+// TestERR2AgentStartsWithBadState: with all of its state unusable at once, the
+// agent starts, reports Ready, applies the goal state and shows what it has set
+// aside.
 func TestERR2AgentStartsWithBadState(t *testing.T) {
 	t.Parallel()
 	for name, how := range spoils {
@@ -146,10 +147,10 @@ func TestERR2AgentStartsWithBadState(t *testing.T) {
 	}
 }
 
-// startSpoilt starts one.
+// startSpoilt starts an agent with unusable state.
 func startSpoilt(t *testing.T, name string, dirs bool, how func(string) error) {
 	f := fabric.New(t)
-	// It is fetched and found to be no package: nothing has to be run.
+	// It is fetched, and is not a valid package, so that no command is run.
 	if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte("no zip")); err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +197,7 @@ func startSpoilt(t *testing.T, name string, dirs bool, how func(string) error) {
 		t.Error(err)
 	}
 	if len(bad) == 0 {
-		return // nothing had to be
+		return // nothing had to be set aside
 	}
 	await(t, ctx, func() string {
 		s, err := status.Load(a.paths.Snapshot)

@@ -11,8 +11,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// TestSweep: what a kill leaves in the middle of a write goes at the next
-// start, wherever we write; what others name goes nowhere.
+// TestSweep: temporary files of interrupted writes are removed at the next
+// start in all directories to which the agent writes; other files stay.
 func TestSweep(t *testing.T) {
 	root := t.TempDir()
 	a := &Agent{Options: Options{Root: host.Root(root), Log: zerolog.Nop()}, cfg: config.Default()}

@@ -20,8 +20,8 @@ func TestLifeSign(t *testing.T) {
 	}
 }
 
-// TestWatchdog: the service manager hears of the agent often enough, also
-// while nothing happens.
+// TestWatchdog: the service manager is notified often enough, also while
+// nothing happens.
 func TestWatchdog(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})

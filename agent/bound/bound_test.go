@@ -13,8 +13,8 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// TestCounts: what is in a document is counted, where it can hide from a count
-// of signs too.
+// TestCounts: everything in a document is counted, also where simple counting
+// of characters would miss it.
 func TestCounts(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][2]int{ // nodes, depth
@@ -79,7 +79,7 @@ func TestQuotesAreShort(t *testing.T) {
 	}
 }
 
-// FuzzCounts: no decoder sees more in a document than was counted.
+// FuzzCounts: no decoder finds more in a document than was counted.
 func FuzzCounts(f *testing.F) {
 	for _, s := range []string{`{"a":[1,"x"],"b":null}`, `<a b="c"><!-- d --><e>f</e><![CDATA[g]]><?h i?></a>`, "\x30\x80\x24\x04\x04\x00\x04\x00\x00\x00", `<a b= "" c ='x=y'>`} {
 		f.Add([]byte(s))
@@ -104,7 +104,8 @@ func holds(t *testing.T, kind string, b []byte, n, deep int, hold func(Limits, [
 	}
 }
 
-// jsonNodes are the containers and what they hold.
+// jsonNodes returns the number of containers and what they contain, and the
+// depth.
 func jsonNodes(b []byte) (n, deep int) {
 	if !json.Valid(b) {
 		return 0, 0
@@ -170,7 +171,7 @@ func derNodes(b []byte, depth int) (n, deep int) {
 	return n, deep
 }
 
-// TestErrors: a caller can tell a limit from anything else.
+// TestErrors: a caller can distinguish a limit from other errors.
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	err := Limits{Bytes: 3}.JSON([]byte("[[[]]]"))

@@ -16,8 +16,8 @@ import (
 )
 
 // The classic options with the defaults of the classic agent's code
-// (provisioning/SPEC.md §15), but for two: the firewall and the extension policy
-// are off only where somebody says so. "" is None.
+// (provisioning/SPEC.md §15), except two: the firewall and the extension policy
+// are off only if configured so. "" is None.
 func classicKeys() map[string]string {
 	return map[string]string{
 		"Extensions.Enabled": "y", "Extensions.GoalStatePeriod": "6", "Extensions.InitialGoalStatePeriod": "6",
@@ -69,7 +69,8 @@ func TestClassicDefaults(t *testing.T) {
 	}
 }
 
-// Every field is filled by exactly one key, and every key says what it is.
+// TestTableCoversConfig: every field is set by exactly one key, and every key
+// has a description.
 func TestTableCoversConfig(t *testing.T) {
 	var c Config
 	seen := map[any]string{}
@@ -220,7 +221,7 @@ func TestDerived(t *testing.T) {
 	}
 }
 
-// TestProxyLogin: what is shown has no password, what is used has.
+// TestProxyLogin: the shown value has no password, the used one has.
 func TestProxyLogin(t *testing.T) {
 	t.Parallel()
 	for given, shown := range map[string]string{
@@ -329,7 +330,8 @@ func TestClassic(t *testing.T) {
 	}
 }
 
-// The files that distributions ship hold no surprise.
+// TestDistributionFiles: the files that distributions ship have only expected
+// warnings.
 func TestDistributionFiles(t *testing.T) {
 	dir := os.Getenv("AZGUEST_FIXTURES")
 	if dir == "" {
@@ -372,7 +374,7 @@ func FuzzParse(f *testing.F) {
 		if c.Extensions.Period <= 0 || c.Status.HeartbeatPeriod > time.Minute {
 			t.Errorf("period %v, heartbeat %v", c.Extensions.Period, c.Status.HeartbeatPeriod)
 		}
-		// What is shown reads back as itself.
+		// The output can be read back.
 		var b strings.Builder
 		for _, s := range c.Settings() {
 			b.WriteString(s.Key + "=" + s.Value + "\n")

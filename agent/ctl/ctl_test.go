@@ -153,7 +153,7 @@ func TestStatusScreen(t *testing.T) {
 	golden(t, "status-prometheus", b.String())
 }
 
-// run calls agentctl on a machine under root.
+// run runs agentctl on the machine below root.
 func run(t *testing.T, root string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -181,7 +181,8 @@ func put(t *testing.T, root, name, text string) {
 	}
 }
 
-// machine has a running agent with a snapshot.
+// machine makes a machine with a running agent and a snapshot, and returns its
+// root.
 func machine(t *testing.T, s status.Snapshot) string {
 	t.Helper()
 	root := t.TempDir()
@@ -306,8 +307,9 @@ half a li`)
 	}
 }
 
-// TestHostileText: whatever the platform or a publisher writes into a name or
-// a message, a terminal shows it and does not obey it; JSON says it as it is.
+// TestHostileText: whatever the platform or a publisher writes into a name or a
+// message, a terminal shows it and is not controlled by it; JSON has the exact
+// text.
 func TestHostileText(t *testing.T) {
 	const evil = "a\x1b]0;owned\x07\x1b[2J\u009b31m\u202eb\u2066\u200bc\r\x7f\u2028d\U000e0041"
 	var fill func(v reflect.Value)
@@ -397,8 +399,8 @@ func TestStatusJSON(t *testing.T) {
 	}
 }
 
-// Waiting ends with the write that brings the goal, also when the directory
-// does not exist at first.
+// TestWait: waiting ends with the write that reaches the goal, also if the
+// directory does not exist at first.
 func TestWait(t *testing.T) {
 	root := t.TempDir()
 	type result struct {
@@ -519,7 +521,8 @@ func TestLastLines(t *testing.T) {
 	}
 }
 
-// agentctl must start at once: these packages would make it large and slow.
+// TestLinksLittle: agentctl must start fast, and these packages would make it
+// large and slow.
 func TestLinksLittle(t *testing.T) {
 	bi := "net/http crypto/tls os/exec"
 	for _, dir := range []string{".", "../status", "../config", "../doctor", "../cmd/agentctl"} {
@@ -544,8 +547,8 @@ func TestLinksLittle(t *testing.T) {
 	}
 }
 
-// TestSEC11StatusForEverybody: without the words of handlers the screen still
-// says what is wrong and what to do, and where there is more.
+// TestSEC11StatusForEverybody: without the texts of handlers, the screen still
+// shows what is wrong, what to do, and where to find more.
 func TestSEC11StatusForEverybody(t *testing.T) {
 	s := sickSnapshot()
 	var b strings.Builder

@@ -8,8 +8,8 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// TestSEC12SEC15StatusShowsWhatIsOff: the screen names a firewall that is off
-// and a policy that is not obeyed, and what decided it.
+// TestSEC12SEC15StatusShowsWhatIsOff: the screen shows a firewall that is off
+// and a policy that is not enforced, and which setting decides it.
 func TestSEC12SEC15StatusShowsWhatIsOff(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

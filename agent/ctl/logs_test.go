@@ -13,7 +13,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// follower is a tailer over a directory of logs that others may write to.
+// follower returns a tailer for a directory of logs that others may write to.
 func follower(t *testing.T) (f *tailer, dir string, out *strings.Builder) {
 	t.Helper()
 	root := t.TempDir()
@@ -28,8 +28,8 @@ func follower(t *testing.T) (f *tailer, dir string, out *strings.Builder) {
 	return &tailer{app: &app{Env: Env{Root: root, Stdout: out, Stderr: io.Discard}}, at: map[string]int64{}}, dir, out
 }
 
-// TestSEC9LogWithoutEnd: whoever may write to a log can make it as long as he
-// likes without writing anything.
+// TestSEC9LogWithoutEnd: everyone who may write to a log can make it
+// arbitrarily long without writing data.
 func TestSEC9LogWithoutEnd(t *testing.T) {
 	f, dir, out := follower(t)
 	name := filepath.Join(dir, "a.log")
@@ -64,7 +64,7 @@ func TestSEC9LogWithoutEnd(t *testing.T) {
 	if got := out.String(); !strings.HasPrefix(got, "first\n") || !strings.HasSuffix(got, "\nlast\n") {
 		t.Errorf("printed %d bytes: %.20q … %q", len(got), got, got[max(0, len(got)-20):])
 	}
-	// From here on it goes on as usual.
+	// From here on, it works as usual.
 	out.Reset()
 	if err := os.WriteFile(name, []byte("new\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestSEC9LogWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestSEC9LogIsNoLog: what was put in the place of a log is not read, and not
+// TestSEC9LogIsNoLog: something else in the place of a log is not read, and not
 // waited for.
 func TestSEC9LogIsNoLog(t *testing.T) {
 	f, dir, out := follower(t)
@@ -105,8 +105,8 @@ func TestSEC9LogIsNoLog(t *testing.T) {
 	}
 }
 
-// TestSEC9LogsOfAnExtension: the list of its files, too, is made of whatever
-// stands there.
+// TestSEC9LogsOfAnExtension: the list of an extension's log files is safe,
+// whatever is in its directory.
 func TestSEC9LogsOfAnExtension(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "var/log/azure/Contoso.Echo")

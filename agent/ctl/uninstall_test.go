@@ -11,7 +11,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 )
 
-// removable is a machine with a package of ours, and with what is not ours.
+// removable makes a machine with the agent's package, and with files of others.
 func removable(t *testing.T, s status.Snapshot) string {
 	t.Helper()
 	root := machine(t, s)
@@ -70,8 +70,8 @@ func TestUninstallPlan(t *testing.T) {
 	golden(t, "uninstall-nothing", out)
 }
 
-// TestUninstallPlanKnowsThePackage: whatever is packed, or taken away by the
-// scripts, is in the table.
+// TestUninstallPlanKnowsThePackage: everything that is packed, or removed by
+// the scripts, is in the table.
 func TestUninstallPlanKnowsThePackage(t *testing.T) {
 	t.Parallel()
 	known := func(name string) bool {
@@ -97,7 +97,7 @@ func TestUninstallPlanKnowsThePackage(t *testing.T) {
 		}
 		for _, m := range found {
 			name := strings.ReplaceAll(m[1], "$alias", "waagent")
-			if name == "/run/systemd/system" { // whether systemd runs
+			if name == "/run/systemd/system" { // only the check whether systemd runs
 				continue
 			}
 			if !known(name) && !known(strings.ReplaceAll(name, "*", "x")) {

@@ -9,8 +9,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// TestSEC1CleaningFollowsNoLink: between the look and the cleaning somebody
-// who may write in the directory above puts a link in the place of one.
+// TestSEC1CleaningFollowsNoLink: between measuring and cleaning, a user who may
+// write to the directory above replaces a directory by a link.
 func TestSEC1CleaningFollowsNoLink(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

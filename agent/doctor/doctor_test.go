@@ -40,7 +40,7 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// Every code that stands anywhere in the project's sources is in the table.
+// TestCodesInSources: every code in the project's sources is in the table.
 func TestCodesInSources(t *testing.T) {
 	quoted := regexp.MustCompile(`"(AZ-[A-Z]+-[A-Z0-9-]+)"`)
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -68,7 +68,7 @@ const (
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// well is a machine without a fault.
+// well returns a machine without a problem.
 func well(t *testing.T) Env {
 	t.Helper()
 	root := t.TempDir()
@@ -114,7 +114,7 @@ func link(t *testing.T, e Env, name, target string) {
 	if err := os.MkdirAll(filepath.Dir(e.path(name)), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_ = os.Remove(e.path(name)) // may be there
+	_ = os.Remove(e.path(name)) // it may exist
 	if err := os.Symlink(target, e.path(name)); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func statfs(blocks, bfree, files, ffree uint64) func(string, *unix.Statfs_t) err
 	}
 }
 
-// One fault, one code; without a fault, none.
+// TestFaults: each fault has its code; without a fault there is none.
 func TestFaults(t *testing.T) {
 	tests := map[string]struct {
 		fault func(*testing.T, *Env)
@@ -196,7 +196,7 @@ func TestFaults(t *testing.T) {
 		}, []string{"AZ-AGENT-SNAPSHOT", "AZ-AGENT-SNAPSHOT"}},
 		"agent complains": {func(_ *testing.T, e *Env) { e.Snapshot.Platform.Code = "AZ-NET-WIRESERVER" }, []string{"AZ-NET-WIRESERVER"}},
 
-		// What only the running agent can see.
+		// What only the running agent can find.
 		"wireserver dropped by nobody's rule": {net(Network{Endpoints: ends("wireserver", "AZ-NET-WIRESERVER", status.Error)}), []string{"AZ-NET-WIRESERVER"}},
 		"wireserver blocked by an admin's rule": {net(Network{
 			Endpoints: ends("wireserver", "AZ-NET-WIRESERVER", status.Error),
@@ -304,7 +304,7 @@ func TestBlockingRules(t *testing.T) {
 	}
 }
 
-// On whatever machine this runs, doctor comes to an end and changes nothing.
+// TestRunHere: on any machine, doctor ends and changes nothing.
 func TestRunHere(t *testing.T) {
 	c, w, err := config.Load(config.DefaultPaths())
 	for _, f := range Run(t.Context(), Env{Now: time.Now(), Config: c, Warnings: w, ConfigErr: err, SnapErr: fs.ErrNotExist}) {

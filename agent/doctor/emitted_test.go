@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestCodesAreEmitted: the table and the rest of the program know the same
-// codes. A code that nobody emits promises what is not there; one that is not
-// in the table explains nothing.
+// TestCodesAreEmitted: the table and the rest of the program have the same
+// codes. A code that is never used documents something that does not exist; one
+// that is not in the table is not documented.
 func TestCodesAreEmitted(t *testing.T) {
 	emitted := map[string]string{}
 	code := regexp.MustCompile(`AZ-[A-Z]+-[A-Z0-9]+\b`)

@@ -8,7 +8,7 @@ import (
 )
 
 // TestSEC2EventsUnderAttack: the folder of events belongs to a service account
-// that exchanges it, and what is in it, for links. Nothing that they lead to is
+// that replaces it, and what is in it, by links. Nothing that they point to is
 // read or removed.
 func TestSEC2EventsUnderAttack(t *testing.T) {
 	t.Parallel()

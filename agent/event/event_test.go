@@ -148,7 +148,7 @@ func TestExtensionTelemetryPipeline(t *testing.T) {
 	if left, _ := os.ReadDir(events); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	// Off: emptied all the same.
+	// With telemetry off, it is emptied as well.
 	if err := os.WriteFile(filepath.Join(events, "1.json"), []byte(one("x")), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,8 @@ func TestExtensionTelemetryPipeline(t *testing.T) {
 	}
 }
 
-// TestHostileEvents: whatever a handler leaves takes little memory, and goes.
+// TestHostileEvents: whatever a handler leaves takes little memory and is
+// removed.
 func TestHostileEvents(t *testing.T) {
 	dir := t.TempDir()
 	events := filepath.Join(dir, "Contoso.Echo", "events")
@@ -213,9 +214,9 @@ func TestHostileEvents(t *testing.T) {
 	}
 }
 
-// TestExtensionTelemetryLimits: no handler has more than 360 events in a
-// round, the newest count, and what is too large is not read; the folder is
-// empty all the same.
+// TestExtensionTelemetryLimits: no handler has more than 360 events in a turn,
+// the newest are taken, and what is too large is not read; the folder is
+// emptied in any case.
 func TestExtensionTelemetryLimits(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -2,5 +2,6 @@
 
 package event
 
-// pools is how much more is allocated where the race detector has pools forget.
+// pools is the factor by which more is allocated with the race detector, with
+// which pools drop items.
 const pools = 2

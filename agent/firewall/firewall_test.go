@@ -52,8 +52,8 @@ func inNamespace(t *testing.T) bool {
 	return false
 }
 
-// patience is the time for what must come about, which a slow machine must not
-// exceed; what must not is given a moment.
+// patience is how long to wait for what must happen, which a slow machine must
+// not exceed; for what must not happen, it is short.
 func patience(wanted bool) time.Duration {
 	if wanted {
 		return 5 * time.Minute
@@ -61,7 +61,7 @@ func patience(wanted bool) time.Duration {
 	return time.Second
 }
 
-// reaches says whether a process of that uid gets a connection to the port.
+// reaches reports whether a process of that uid gets a connection to the port.
 func reaches(t *testing.T, uid uint32, port string, want bool) bool {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "timeout", fmt.Sprint(patience(want).Seconds()), "bash", "-c", "exec 3<>/dev/tcp/"+testAddr+"/"+port)
@@ -70,8 +70,8 @@ func reaches(t *testing.T, uid uint32, port string, want bool) bool {
 	return cmd.Run() == nil
 }
 
-// sends says whether a datagram of that uid leaves for the platform: the
-// kernel tells the sender when a rule drops it.
+// sends reports whether a datagram of that uid leaves for the platform: the
+// kernel tells the sender if a rule drops it.
 func sends(t *testing.T, uid uint32) bool {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "timeout", fmt.Sprint(patience(true).Seconds()), "bash", "-c", "echo x >/dev/udp/"+testAddr+"/8080")

@@ -23,8 +23,8 @@ import (
 )
 
 // poll connects to each of the addresses in turn, without pause, until its
-// input ends, and says how often that worked. A try stays open while 63 others
-// begin: a packet that was let through has the time to be answered.
+// input ends, and prints how often that worked. An attempt stays open while 63
+// others begin, so that a packet that was let through can be answered.
 func poll(addrs []string) {
 	stop := make(chan struct{})
 	go func() {
@@ -34,7 +34,7 @@ func poll(addrs []string) {
 	fmt.Println("polling")
 	var open [64]int
 	tries, made := 0, 0
-	// settle counts a try, and ends it.
+	// settle counts an attempt and ends it.
 	settle := func(fd int) {
 		if fd == 0 {
 			return
@@ -48,7 +48,7 @@ func poll(addrs []string) {
 		select {
 		case <-stop:
 			if tries < 2*len(open) {
-				break // who is told to end at once has tried something all the same
+				break // it makes at least one attempt even if told to end at once
 			}
 			for _, fd := range open {
 				settle(fd)
@@ -136,9 +136,10 @@ table inet filter {
 }
 .`
 
-// TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver: an ordinary user who
-// tries all ports without pause, while the agent starts 500 times, others flush
-// and load their rules, and the host is silent, never gets a connection.
+// TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver: an ordinary user who tries
+// all ports without pause, while the agent starts 500 times, other programs
+// flush and load their rules, and the host does not answer, never gets a
+// connection.
 func TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -171,12 +172,12 @@ func TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver(t *testing.T) {
 		w.sh(reloadScript)
 		apply(f)
 	}
-	// Another process may look, but not touch.
+	// Another process may read the table, but not change it.
 	if err := exec.CommandContext(t.Context(), "nft", "delete", "table", "ip", TableName).Run(); err == nil {
 		t.Error("somebody else could delete the table")
 	}
 	apply(New(addr, 80, host.Exec{}))
-	// A host that is silent is no reason to open.
+	// If the host does not answer, the rules stay.
 	f.reach = func(context.Context) error { return errors.New("silence") }
 	for range 10 {
 		if _, err := f.Root(t.Context()); err == nil || strings.Contains(err.Error(), "were removed") {
@@ -193,13 +194,13 @@ func TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver(t *testing.T) {
 	if err := f.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The poller notices when the rules are away.
+	// The poller gets connections when the rules are removed.
 	for made := 0; made == 0; {
 		made, _ = w.poll(1234, "168.63.129.16:80").end()
 	}
 }
 
-// kept says whether the table has an owner.
+// kept reports whether the table has an owner.
 func kept(t *testing.T) bool {
 	t.Helper()
 	c, err := nftables.New()
@@ -218,9 +219,9 @@ func kept(t *testing.T) bool {
 	return false
 }
 
-// TestSEC8UsersStayOutWhileTheTableIsGone: where nothing keeps others from
-// flushing the table, and nobody is there to put it back, users do not reach
-// the platform's two services all the same. Everything that is to pass does.
+// TestSEC8UsersStayOutWhileTheTableIsGone: if the table can be flushed and is
+// not restored, users still do not reach the platform's two services.
+// Everything that should pass does.
 func TestSEC8UsersStayOutWhileTheTableIsGone(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -265,7 +266,7 @@ func TestSEC8UsersStayOutWhileTheTableIsGone(t *testing.T) {
 	if made, tries := p.end(); made != 0 || tries == 0 {
 		t.Errorf("a user made %d connections in %d tries", made, tries)
 	}
-	// They are set once, and go with the rest.
+	// They are set once, and removed with the rest.
 	for range 3 {
 		if _, _, err := f.Apply(t.Context()); err != nil {
 			t.Fatal(err)
@@ -290,7 +291,8 @@ func TestSEC8UsersStayOutWhileTheTableIsGone(t *testing.T) {
 	}
 }
 
-// TestSEC8UsersStayOutOfALocalAddress, too, as in the previous test.
+// TestSEC8UsersStayOutOfALocalAddress: as the previous test, with a platform
+// address that is local.
 func TestSEC8UsersStayOutOfALocalAddress(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -333,8 +335,8 @@ func TestSEC8UsersStayOutOfALocalAddress(t *testing.T) {
 	}
 }
 
-// TestSEC8RulesThatLockOutTheAgentAreTakenBack, and no others: the rules
-// themselves tell whether they stop root.
+// TestSEC8RulesThatLockOutTheAgentAreTakenBack: rules that block root are
+// removed, and no others; a counter in the rules shows whether they block root.
 func TestSEC8RulesThatLockOutTheAgentAreTakenBack(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -368,7 +370,7 @@ func TestSEC8RulesThatLockOutTheAgentAreTakenBack(t *testing.T) {
 	if ok, err := present(plan(f.addr, 0)); !ok || err != nil {
 		t.Errorf("with a silent host the rules are gone: %v %v", ok, err)
 	}
-	f.root = 4242 // whoever it is, it is not us
+	f.root = 4242 // not the user of this process
 	apply()
 	if got := code(); got != "AZ-FW-REVERTED" {
 		t.Errorf("rules that stop root: %s", got)
@@ -378,7 +380,8 @@ func TestSEC8RulesThatLockOutTheAgentAreTakenBack(t *testing.T) {
 	}
 }
 
-// TestSEC8RulesThatDoNothingAreNotTaken for ours.
+// TestSEC8RulesThatDoNothingAreNotTakenForOurs: rules without effect are not
+// mistaken for the agent's.
 func TestSEC8RulesThatDoNothingAreNotTakenForOurs(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -406,7 +409,7 @@ func TestSEC8RulesThatDoNothingAreNotTakenForOurs(t *testing.T) {
 	}
 }
 
-// way connects in one of the ways there are, and returns an exit code.
+// way connects in one of several ways, and returns an exit code.
 func way(how, to string, _ bool) int {
 	addr := netip.MustParseAddrPort(to)
 	v4 := &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
@@ -435,7 +438,7 @@ func way(how, to string, _ bool) int {
 	}
 	tv := unix.Timeval{Sec: 30}
 	if os.Geteuid() != 0 {
-		tv = unix.Timeval{Usec: 700_000} // it is not to get through
+		tv = unix.Timeval{Usec: 700_000} // it should not get through
 	}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
 	if connect(fd) != nil {
@@ -444,8 +447,8 @@ func way(how, to string, _ bool) int {
 	return 0
 }
 
-// TestSEC14WhatIsNotRootsIsDropped: whatever kind of socket it is, whoever owns
-// it or nobody.
+// TestSEC14WhatIsNotRootsIsDropped: connections that are not root's are
+// dropped, whatever kind the socket is and whether or not it has an owner.
 func TestSEC14WhatIsNotRootsIsDropped(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -455,7 +458,7 @@ func TestSEC14WhatIsNotRootsIsDropped(t *testing.T) {
 	if b, _, err := f.Apply(t.Context()); err != nil || b != NFTables {
 		t.Skipf("no nftables in this kernel: %v %v", b, err)
 	}
-	// The table alone is looked at.
+	// Only the table is tested.
 	if err := setRoutes(netip.Addr{}); err != nil && !noRoutes(err) {
 		t.Log(err)
 	}
@@ -480,7 +483,7 @@ func TestSEC14WhatIsNotRootsIsDropped(t *testing.T) {
 		_ = x.cmd.Wait() // the code is the answer
 		switch code := x.cmd.ProcessState.ExitCode(); {
 		case code == 2 || x.how == "SMC" && x.uid == 0:
-			// Not in this kernel; nobody needs SMC here.
+			// Not supported by this kernel; SMC is optional.
 		case code > 1, (code == 0) != (x.uid == 0):
 			t.Errorf("%s: uid %d to %s: exit %d", x.how, x.uid, x.to, code)
 		}
@@ -503,7 +506,7 @@ func TestSEC14WhatIsNotRootsIsDropped(t *testing.T) {
 		t.Error("root of a user namespace reaches it")
 	}
 
-	// A packet that has no owner: the copy of a user's that the kernel sends.
+	// A packet without an owner: the kernel's copy of a user's.
 	w.sh(`nft -f - <<.
 table ip copies {
 	chain output { type filter hook output priority -10; ip daddr 168.63.129.16 tcp flags syn dup to 10.1.0.2; }
@@ -516,7 +519,7 @@ table ip copies {
 	}
 	w.sh("nft delete table ip copies")
 
-	// A first packet in pieces, none of which shows that it is one.
+	// A first packet in fragments, none of which shows that it is one.
 	if out, err := w.run(w.container, 0, "fragments 10.2.0.2 168.63.129.16:80").CombinedOutput(); err != nil {
 		t.Fatalf("send fragments: %v\n%s", err, out)
 	}
@@ -547,7 +550,7 @@ func droppedFragments(t *testing.T) uint64 {
 	return 0
 }
 
-// sendFragments sends the first packet of a connection in two pieces.
+// sendFragments sends the first packet of a connection in two fragments.
 func sendFragments(from, to string) int {
 	dst := netip.MustParseAddrPort(to)
 	tcp := make([]byte, 24)

@@ -37,7 +37,7 @@ ipin $PLATFORM "addr add 10.1.0.2/30 dev eth0"; ipin $PLATFORM "link set eth0 up
 ipin $CONTAINER "addr add 10.2.0.2/24 dev eth0"; ipin $CONTAINER "link set eth0 up"; ipin $CONTAINER "route add default via 10.2.0.1"
 `
 
-// neighbours are what other programs have set up, and how they load it anew.
+// neighbours are the rules of other programs, and how they load them again.
 var neighbours = []struct{ name, needs, setUp, reload string }{
 	{"none", "", "", ""},
 	{"nftables.service", "nft", `cat >/tmp/rules.$$ <<.
@@ -140,10 +140,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// world is what a case plays in.
+// world is the environment of a test case.
 type world struct {
 	t         *testing.T
-	platform  string // pid in its namespace
+	platform  string // pid of a process in its namespace
 	container string
 }
 
@@ -182,8 +182,8 @@ func (w world) sh(script string) string {
 	return string(out)
 }
 
-// run starts this program as somebody, in the namespace of a process ("":
-// here).
+// run returns a command that runs this program as uid, in the namespace of a
+// process ("": here).
 func (w world) run(ns string, uid uint32, what string) *exec.Cmd {
 	args := []string{"/proc/self/exe"}
 	if exe, err := os.Executable(); err == nil {
@@ -220,7 +220,7 @@ func (w world) serve(ns string, uid uint32, addrs string) {
 	}
 }
 
-// others is what all firewalls but ours hold, without counters.
+// others returns the rules of all other firewalls, without counters.
 func (w world) others() string {
 	out := w.sh("nft list ruleset; if type iptables-legacy-save >/dev/null 2>&1; then iptables-legacy-save; fi; ip6tables-legacy-save 2>/dev/null || :")
 	out = regexp.MustCompile(`(?ms)^table ip azguest \{.*?^\}\n`).ReplaceAllString(out, "")
@@ -228,12 +228,12 @@ func (w world) others() string {
 	return regexp.MustCompile(`\n+`).ReplaceAllString(out, "\n")
 }
 
-// connect is a role: to connect FROM an address, "-" for any, TO another.
+// connect returns the role to connect FROM an address, "-" for any, TO another.
 func connect(from, to string, want bool) string {
 	return "connect " + patience(want).String() + " " + from + " " + to
 }
 
-// check tries everybody.
+// check tries connections of all users and containers.
 func (w world) check(when string, protected bool) {
 	w.t.Helper()
 	cases := []struct {
@@ -268,9 +268,9 @@ func (w world) check(when string, protected bool) {
 	}
 }
 
-// TestBesideOthers: whatever other firewall is there, root reaches the
+// TestBesideOthers: whatever other firewall there is, root reaches the
 // platform, users and containers do not, the load balancer's probes are
-// answered, and nothing of the others is touched.
+// answered, and the rules of others are not changed.
 func TestBesideOthers(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -310,7 +310,7 @@ func TestBesideOthers(t *testing.T) {
 			if n.reload != "" {
 				w.reload(f, n.reload)
 				w.check("after a reload", true)
-				before = w.others() // in another spelling, perhaps
+				before = w.others() // perhaps in another notation
 			}
 			if err := f.Remove(t.Context()); err != nil {
 				t.Fatal(err)
@@ -323,7 +323,8 @@ func TestBesideOthers(t *testing.T) {
 	}
 }
 
-// reload loads the other's rules again while ours are watched.
+// reload loads the rules of the other firewall again while those of the agent
+// are watched.
 func (w world) reload(f *Firewall, script string) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -339,8 +340,8 @@ func (w world) reload(f *Firewall, script string) {
 			}
 		})
 	}()
-	// It watches once it tells of a change. Rules that are not there can't be
-	// taken away.
+	// It is watching once it reports a change. Rules that do not exist can't be
+	// removed.
 	limit := time.After(patience(true))
 	for ready := false; !ready; {
 		if _, _, err := f.Apply(ctx); err != nil {

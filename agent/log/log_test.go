@@ -31,7 +31,7 @@ func TestLogLineIsReadableAndHasNoSignature(t *testing.T) {
 		t.Errorf("signature in the log: %s", line)
 	}
 
-	// A quoted address is followed by an escaped quote.
+	// A quoted URL is followed by an escaped quote.
 	b.Reset()
 	log.Error().Err(errors.New("Get \"https://st.example/b?sv=1&sig=canary\": refused\nsecond")).Msg("fetch failed")
 	if got, want := b.String(), ` ERROR boot: fetch failed error="Get \"https://st.example/b?<redacted>\": refused\nsecond"`+"\n"; !strings.HasSuffix(got, want) {
@@ -81,8 +81,8 @@ func TestJournalFieldsStayFields(t *testing.T) {
 	}
 }
 
-// TestLogOfOthers: a log that somebody else has left open to writers, or a
-// link that somebody else has put in its place.
+// TestLogOfOthers: a log to which other users can write, or a link that another
+// user has put in its place, is not used.
 func TestLogOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to be somebody else")
@@ -126,8 +126,8 @@ func TestLogOfOthers(t *testing.T) {
 }
 
 // TestERR8LargeRecordArrives: a record that is larger than the journal's socket
-// takes arrives as a sealed file in memory; one that a journal which does not
-// read misses is counted in the next.
+// takes arrives as a sealed file in memory; one that is lost because the
+// journal does not read is counted in the next.
 func TestERR8LargeRecordArrives(t *testing.T) {
 	t.Parallel()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -190,7 +190,7 @@ func TestERR8LargeRecordArrives(t *testing.T) {
 	sent := 0
 	for {
 		if _, err := j.Write([]byte(`{"level":"info","message":"small"}`)); err != nil {
-			break // nobody reads
+			break // the journal does not read
 		}
 		sent++
 	}

@@ -15,11 +15,11 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// The secrets of the corpus are made here, so that none of them stands in the
-// repository: code hosts look for the same forms. In a sample {a40} is forty
-// letters and digits at random, {h32} hex, {b44} base64, {u36} upper case and
+// The secrets of the corpus are generated, so that none of them is in the
+// repository: code hosts search for the same forms. In a sample, {a40} is forty
+// random letters and digits, {h32} hex, {b44} base64, {u36} upper case and
 // digits, {d10} digits, {o20} letters of octal-free base32; {w}, {l} and {s}
-// are passwords of people: a word with a digit, letters alone, with signs.
+// are passwords of people: a word with a digit, letters only, with signs.
 const (
 	alnum  = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 	hexa   = "0123456789abcdef"
@@ -66,7 +66,7 @@ func fill(rng *rand.Rand, sample string) (text string, secrets []string) {
 	return text, secrets
 }
 
-// leaks reports whether six bytes in a row of a secret are left.
+// leaks reports whether six consecutive bytes of a secret are left.
 func leaks(text, s string) bool {
 	const n = 6
 	for i := 0; i+n <= len(s); i++ {
@@ -77,8 +77,7 @@ func leaks(text, s string) bool {
 	return len(s) < n && strings.Contains(text, s)
 }
 
-// secretSamples hold nothing but secrets in their slots; what stands around
-// them may stay.
+// secretSamples have secrets in all their slots; the text around them may stay.
 var secretSamples = []string{
 	// Headers.
 	`Authorization: Basic {B}`,
@@ -106,7 +105,7 @@ var secretSamples = []string{
 	`Cookie: SID={a24}; csrf={h16}`,
 	`{"Cookie":"auth={a32}"}`,
 
-	// Addresses.
+	// URLs.
 	`git clone https://joe:{w}@git.example/r.git`,
 	`https://{a40}@github.example/r.git`,
 	`postgres://app:{s}@db.example:5432/app`,
@@ -315,7 +314,7 @@ var secretSamples = []string{
 	`{"type":"service_account","private_key":"-----BEGIN PRIVATE KEY-----\n{b64}\n-----END PRIVATE KEY-----\n"}`,
 	"PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 2\n{b64}\n{b20}\nPrivate-MAC: 00",
 
-	// Short, in other languages, in words, on other ways of quoting.
+	// Short ones, in other languages, in prose, with other quotes.
 	`--password X{w}`,
 	`{"password":"ab\"{w}","x":1}`,
 	`"{\"password\":\"ab\\\"{w}\",\"x\":1}"`,
@@ -546,7 +545,7 @@ var innocentSamples = []string{
 	`sshd[812]: Server listening on 0.0.0.0 port 22.`,
 	`Created symlink /etc/systemd/system/multi-user.target.wants/systemd-ask-password.service`,
 
-	// More of the same, and pieces of programs.
+	// More of the same, and code.
 	`passwd is already the newest version (1:4.8.1-2ubuntu2.2).`,
 	`Package password-store is not available`,
 	`dpkg: warning: files list file for package 'passwd' missing`,
@@ -756,8 +755,8 @@ var innocentSamples = []string{
 	`Signed-By: /usr/share/keyrings/x.gpg`,
 }
 
-// TestSEC11CorpusInJSON: what a handler writes becomes a string of a status
-// document, of a record of the log, of a document in one of them.
+// TestSEC11CorpusInJSON: the output of a handler becomes a string of a status
+// document, of a record of the log, or of a document in one of them.
 func TestSEC11CorpusInJSON(t *testing.T) {
 	t.Parallel()
 	wrap := func(text string) string {
@@ -802,7 +801,7 @@ func TestSEC11Corpus(t *testing.T) {
 	}
 	var missed, masked []string
 	for _, sample := range secretSamples {
-		for range 5 { // what is random is so each time
+		for range 5 { // with other random secrets each time
 			text, secrets := fill(rng, sample)
 			if len(secrets) == 0 && !strings.Contains(sample, "12345678") {
 				t.Fatalf("no secret in %q", sample)
@@ -839,8 +838,8 @@ func TestSEC11Corpus(t *testing.T) {
 	}
 }
 
-// FuzzRedact: whatever a handler writes is looked through, and grows by no
-// more than the marks.
+// FuzzRedact: any output of a handler can be redacted, and grows only by the
+// marks.
 func FuzzRedact(f *testing.F) {
 	rng := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // the same each time
 	for _, s := range append(slices.Clone(secretSamples), innocentSamples...) {
@@ -854,8 +853,8 @@ func FuzzRedact(f *testing.F) {
 	}))
 }
 
-// BenchmarkRedactWorst: texts that are made to take long take a time that
-// grows with their length, not with its square.
+// BenchmarkRedactWorst: the time for texts that are made to take long grows
+// with their length, not with its square.
 func BenchmarkRedactWorst(b *testing.B) {
 	for name, line := range map[string]string{
 		"begin": "-----BEGIN PRIVATE KEY-----", "end": "abcdefgh-----END PRIVATE KEY-----", "quotes": `password="`, "sentence": `token:“ `, "open": "password:“$( ", "curl": "curl -u ",

@@ -69,7 +69,7 @@ func TestRedact(t *testing.T) {
 		`{"u":"https://a.example/b?se=1&sig=zz","k":1}`: `{"u":"https://a.example/b?<redacted>","k":1}`,
 		"sv=1&sig=0123456789abc rest":                   "sv=1&sig=<redacted> rest",
 
-		// As it looks after it went through JSON, XML or another address.
+		// As escaped by JSON, XML or another URL.
 		`{"u":"https:\/\/a.example\/b?x=1\u0026sig=abc%2B\u003d","k":1}`:       `{"u":"https:\/\/a.example\/b?<redacted>","k":1}`,
 		`"{\"u\":\"https://a.example/b?se=1\\u0026sig=zz\",\"k\":1}"`:          `"{\"u\":\"https://a.example/b?<redacted>\",\"k\":1}"`,
 		`"Get \"https://a.example/b?sig=abc\": refused\nsecond"`:               `"Get \"https://a.example/b?<redacted>\": refused\nsecond"`,
@@ -109,7 +109,7 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// BenchmarkRedact: logs of megabytes go through it.
+// BenchmarkRedact: logs of several megabytes are redacted.
 func BenchmarkRedact(b *testing.B) {
 	for name, line := range map[string]string{
 		"usual":   "2026-11-25T19:14:00.721351Z INFO ExtHandler [A.B-1.0] ProcessExtensionsGoalState completed [incarnation_2 143 ms]\n",

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestKeepAdopt: the lock is held without a gap when a program hands it to
-// its successor.
+// TestKeepAdopt: the lock is held without a gap when a program passes it to its
+// successor.
 func TestKeepAdopt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	l, err := Acquire(t.Context(), path)
@@ -23,7 +23,7 @@ func TestKeepAdopt(t *testing.T) {
 	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
 		t.Errorf("it would not survive an exec: %x %v", flags, err)
 	}
-	// Stands for the exec: the same open file under a number of its own.
+	// Instead of the exec: the same open file with another descriptor.
 	next, err := unix.Dup(fd)
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// fillStrings puts a text into every string of a snapshot.
+// fillStrings sets every string of a snapshot to a text.
 func fillStrings(v reflect.Value, path string, text func(path string) string) {
 	switch v.Kind() { //nolint:exhaustive // the others hold no string
 	case reflect.Struct:
@@ -37,7 +37,7 @@ func fillStrings(v reflect.Value, path string, text func(path string) string) {
 func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 	t.Parallel()
 	var s Snapshot
-	// No form that Redact knows: only leaving the text out helps.
+	// Redact does not know this form, so the text must be left out.
 	fillStrings(reflect.ValueOf(&s).Elem(), "", func(path string) string { return "the word is canary" + path })
 	want := s
 	path := filepath.Join(t.TempDir(), "status.json")
@@ -56,7 +56,8 @@ func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 			t.Errorf("everybody may read %s", field)
 		}
 	}
-	// What is free text by its name must say who may see it.
+	// Fields that are free text by their name must have a tag that says who may
+	// see them.
 	var open []string
 	var walk func(typ reflect.Type, path string)
 	walk = func(typ reflect.Type, path string) {
@@ -85,7 +86,7 @@ func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 	if len(open) != 0 {
 		t.Errorf("who may see %q?", open)
 	}
-	// Saving has changed nothing of what the agent goes on with.
+	// Saving must not change the snapshot that the agent continues to use.
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("Save changed its argument:\n%s", diff)
 	}
@@ -95,8 +96,8 @@ func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 	}
 }
 
-// TestSEC11BothViewsHaveBeenLookedThrough: whichever part of the agent has
-// written a text down.
+// TestSEC11BothViewsHaveBeenLookedThrough: secrets are masked in both views,
+// whichever part of the agent has stored the text.
 func TestSEC11BothViewsHaveBeenLookedThrough(t *testing.T) {
 	t.Parallel()
 	const word = "hunter2hunter2"

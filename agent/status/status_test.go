@@ -70,7 +70,7 @@ func TestSaveLoad(t *testing.T) {
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 2 {
 		t.Errorf("leftovers: %v", entries)
 	}
-	// Without the private file, the public one serves.
+	// Without the private file, the public one is read.
 	if err := os.Remove(rootPath(path)); err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,8 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// Somebody who may not open the lock looks at the process instead.
+// TestProbeProcess: a user who may not open the lock checks the process
+// instead.
 func TestProbeProcess(t *testing.T) {
 	lock := filepath.Join(t.TempDir(), "dir") // opens, but flock is refused below
 	if err := os.Symlink(lock, lock); err != nil {
@@ -301,7 +302,7 @@ func FuzzRedact(f *testing.F) {
 	}))
 }
 
-// TestSocketNonsense: whatever a client sends, it gets one line that says no,
+// TestSocketNonsense: whatever a client sends, it gets one line with an error,
 // and the next client is served.
 func TestSocketNonsense(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ctl.sock")
@@ -341,7 +342,8 @@ func TestSocketNonsense(t *testing.T) {
 			}()
 			line, err := bufio.NewReader(c).ReadBytes('\n')
 			var r Response
-			// Who sends more than is read may find the connection reset.
+			// A client that sends more than is read may find the connection
+			// reset.
 			if err == nil && (json.Unmarshal(line, &r) != nil || r.OK || r.Error == "") || err != nil && name != "huge" {
 				t.Errorf("answer %q %v", line, err)
 			}

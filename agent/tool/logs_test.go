@@ -175,12 +175,12 @@ func FuzzScrubber(f *testing.F) {
 		if len(in) > 1<<20 {
 			return
 		}
-		_ = scrubbed(t, in) // ends, and does not panic
+		_ = scrubbed(t, in) // it must end without a panic
 	})
 }
 
-// TestCollectingNeedsLittle: 60 MB of logs, the real program, at most 16 MB
-// of memory, of which a good part is the program itself.
+// TestCollectingNeedsLittle: collecting 60 MB of logs takes the real program at
+// most 16 MB of memory, including the program itself.
 func TestCollectingNeedsLittle(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the agent")

@@ -49,7 +49,7 @@ func TestParseWaagent(t *testing.T) {
 	}
 }
 
-// toolOn is a tool on a machine made of files.
+// toolOn returns a Tool on a machine made of files.
 func toolOn(t *testing.T, files map[string]string) (*Tool, *hosttest.Runner, *bytes.Buffer) {
 	t.Helper()
 	root := host.Root(t.TempDir())
@@ -71,7 +71,7 @@ func toolOn(t *testing.T, files map[string]string) (*Tool, *hosttest.Runner, *by
 
 func dirName(name string) string { return name[:strings.LastIndexByte(name, '/')+1] }
 
-// used is a machine that was provisioned.
+// used returns the files of a machine that was provisioned.
 func used() map[string]string {
 	return map[string]string{
 		"/etc/passwd": "root:x:0:0::/root:/bin/sh\n", "/etc/shadow": "root:*:1::::::\n", "/etc/hostname": "vm-01\n", "/usr/bin/waagent": "", "/etc/machine-id": "0123\n",
@@ -137,7 +137,7 @@ func TestGeneralizeSaysWhatIsLeft(t *testing.T) {
 func TestInterruptedQuestionChangesNothing(t *testing.T) {
 	t.Parallel()
 	tool, _, _ := toolOn(t, used())
-	r, w := io.Pipe() // nobody types
+	r, w := io.Pipe() // no input
 	defer func() { _ = w.Close() }()
 	tool.In = r
 	ctx, cancel := context.WithCancel(t.Context())
@@ -214,7 +214,7 @@ func TestServiceCommands(t *testing.T) {
 	}
 }
 
-// TestClassicScriptIsPythonToo: extensions without a copy of the old agent
+// TestClassicScriptIsPythonToo: extensions without a copy of the classic agent
 // load /usr/sbin/waagent as a Python module, to report events.
 func TestClassicScriptIsPythonToo(t *testing.T) {
 	t.Parallel()
@@ -223,7 +223,7 @@ func TestClassicScriptIsPythonToo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A shell leaves before it comes to what it could not read.
+	// A shell exits before it reaches what it could not parse.
 	sh := filepath.Join(t.TempDir(), "waagent")
 	if err := os.WriteFile(sh, bytes.Replace(text, []byte("exec /usr/bin/agentctl"), []byte("exec echo"), 1), 0o600); err != nil {
 		t.Fatal(err)

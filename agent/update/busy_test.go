@@ -12,7 +12,8 @@ import (
 	"github.com/azguest/azguest/agent/update/updatetest"
 )
 
-// A version is unpacked while handlers are started.
+// TestNBR7UnpackedVersionsStart: a version can be started although it was
+// unpacked while handlers were being started.
 func TestNBR7UnpackedVersionsStart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of processes")

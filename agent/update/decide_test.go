@@ -13,7 +13,7 @@ import (
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 
-// brief is a decision without what only passes through.
+// brief is a decision without the fields that are only copied.
 type brief struct {
 	Want, Requested string
 	RSM             bool

@@ -31,13 +31,13 @@ import (
 
 const lib = "/var/lib/waagent"
 
-// blobs is a storage account: what is at an address.
+// blobs is a storage account: content by address.
 type blobs struct {
 	root  host.Root
 	m     protocol.Manifest
 	at    map[string][]byte
 	asked []string
-	after func(dst string) // a download was finished
+	after func(dst string) // called after each download
 }
 
 type answer struct{ code string }
@@ -77,7 +77,7 @@ const (
 	beside  = "https://a.example/x/WALinuxAgent__2.0.0.1.zip.sig?sig=abc%3d"
 )
 
-// bench is a stager with one version published.
+// bench returns a stager with one published version.
 func bench(t *testing.T, ca *updatetest.Authority) (Stager, *blobs, *hosttest.Runner) {
 	t.Helper()
 	root := host.Root(t.TempDir())
@@ -92,18 +92,18 @@ func bench(t *testing.T, ca *updatetest.Authority) (Stager, *blobs, *hosttest.Ru
 	}, b, run
 }
 
-// program looks like one for this machine.
+// program returns a file that looks like a program for this machine.
 func program(t *testing.T) []byte {
 	t.Helper()
 	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "386": elf.EM_386, "riscv64": elf.EM_RISCV}[runtime.GOARCH]
-	b := make([]byte, 64) // an ELF header and nothing behind it
+	b := make([]byte, 64) // an ELF header and nothing else
 	copy(b, elf.ELFMAG)
 	b[elf.EI_CLASS], b[elf.EI_DATA], b[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)
 	b[16], b[18], b[20], b[52] = byte(elf.ET_EXEC), byte(machine), byte(elf.EV_CURRENT), 64
 	return append(b, "a program"...)
 }
 
-// lie is a package with an entry that says it unpacks to size.
+// lie returns a package with an entry that claims to unpack to size bytes.
 func lie(t *testing.T, size uint64, files ...updatetest.File) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -161,11 +161,11 @@ func TestStageGood(t *testing.T) {
 	if _, err := s.Stage(t.Context(), protocol.AgentFamily{}, "2.0.0.1", nil); err != nil || b.asked != nil {
 		t.Errorf("staged again: %v, asked for %v", err, b.asked)
 	}
-	// The order of the checks: whatever runs, runs last.
+	// The order of the checks: the program is run only after all others.
 	if n := len(run.Commands()); n != 3 {
 		t.Errorf("the program ran %d times, want once for each package", n)
 	}
-	// Pruning keeps what is ours and in use, and never touches others'.
+	// Pruning keeps versions in use, and never touches directories of others.
 	if err := errors.Join(s.Root.MkdirAll(lib+"/WALinuxAgent-1.9.9.9/bin", 0o755), s.Root.MkdirAll(lib+"/azguest/stage-X", 0o700), s.Root.MkdirAll(lib+"/P.T-1.0", 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -182,8 +182,8 @@ func TestStageGood(t *testing.T) {
 	}
 }
 
-// TestTamper is a matrix: whatever is not exactly what was
-// signed for us is refused before anything is unpacked or run.
+// TestTamper: everything that is not exactly what was signed for this agent is
+// refused before anything is unpacked or run.
 func TestTamper(t *testing.T) {
 	ca, other := updatetest.NewAuthority(), updatetest.NewAuthority()
 	prog := updatetest.File{Name: "bin/azguest", Data: program(t)}
@@ -260,14 +260,14 @@ func TestTamper(t *testing.T) {
 	}
 }
 
-// elfFor turns a program into one for another machine.
+// elfFor returns the program changed to one for another machine.
 func elfFor(b []byte) []byte {
 	c := bytes.Clone(b)
 	c[18], c[19] = 22, 0 // EM_S390
 	return c
 }
 
-// clean reports whatever a refused package left.
+// clean fails the test if a refused package has left anything.
 func clean(t *testing.T, s Stager) {
 	t.Helper()
 	top := s.Root.Path("/")
@@ -283,8 +283,8 @@ func clean(t *testing.T, s Stager) {
 	}
 }
 
-// TestReplaceBetweenVerifyAndExtract: the name is given to another file as
-// soon as the package is opened; the bytes that were verified are unpacked.
+// TestReplaceBetweenVerifyAndExtract: the name is given to another file as soon
+// as the package is opened; what is unpacked are the verified bytes.
 func TestReplaceBetweenVerifyAndExtract(t *testing.T) {
 	ca := updatetest.NewAuthority()
 	s, b, run := bench(t, ca)
@@ -341,7 +341,7 @@ func TestTrust(t *testing.T) {
 		if _, err := s.Stage(t.Context(), protocol.AgentFamily{}, "2.0.0.1", nil); err != nil {
 			t.Error(err)
 		}
-		// Strict again, what came without a signature counts no more.
+		// Strict again: what was staged without a signature is not used.
 		s.Trust.Unsigned = false
 		if _, err := s.Stage(t.Context(), protocol.AgentFamily{}, "2.0.0.1", nil); CodeOf(err) != codeUnsigned {
 			t.Errorf("used although nobody signed it: %v", err)

@@ -28,7 +28,7 @@ func TestBegin(t *testing.T) {
 		return out
 	}
 	type result struct {
-		Run    string // version, "" for the installed
+		Run    string // version to hand over to, "" for the installed one
 		Trial  bool
 		Active string
 		Bad    map[string]string // kind
@@ -150,7 +150,7 @@ func TestStore(t *testing.T) {
 	if !commits(me) || commits(me) {
 		t.Error("the version on trial commits once")
 	}
-	// A state that a bad disk changed costs the memory, not the agent.
+	// A damaged state is lost, but the agent works.
 	if err := s.Root.WriteFile(s.file(), []byte("{\"active\": 5"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// TestStartChecksProgram: what a power cut left of a version is not run.
+// TestStartChecksProgram: a version that a power cut has damaged is not run.
 func TestStartChecksProgram(t *testing.T) {
 	s := Store{Root: host.Root(t.TempDir()), Lib: "/lib"}
 	bin := s.Root.Path("/two")
