@@ -84,8 +84,8 @@ func TestResourceDisk(t *testing.T) {
 	}
 }
 
-// Nothing waits for the disk, and it waits for those who may still make file
-// systems.
+// TestResourceDiskComesAfterTheOrder: nothing waits for the disk, and it waits
+// for those who may still make file systems.
 func TestResourceDiskComesAfterTheOrder(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

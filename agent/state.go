@@ -166,7 +166,7 @@ func lacking(err error) bool {
 }
 
 // checkState sets aside state files that can't be used, because they could make
-// each start fail or hang. Their state is started anew.
+// each start fail or hang. The state in them is lost.
 func (a *Agent) checkState() {
 	for _, p := range a.places() {
 		names, err := a.Root.Glob(p.pattern)

@@ -148,7 +148,7 @@ func (a *Agent) hung(ctx context.Context, what string) {
 		if err != nil {
 			a.Log.Error().Err(err).Func(host.LogStack(err)).Msg("could not report hang of the agent")
 		}
-	case <-time.After(hungSay): // nobody waits longer for a log or a disk that hangs
+	case <-time.After(hungSay): // do not wait longer for a log or a disk that hangs
 	case <-ctx.Done():
 		return
 	}

@@ -15,9 +15,9 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-// The classic options with the defaults of the classic agent's code
-// (provisioning/SPEC.md §15), except two: the firewall and the extension policy
-// are off only if configured so. "" is None.
+// classicKeys returns the classic options with the defaults of the classic
+// agent's code (provisioning/SPEC.md §15), except two: the firewall and the
+// extension policy are off only if configured so. "" is None.
 func classicKeys() map[string]string {
 	return map[string]string{
 		"Extensions.Enabled": "y", "Extensions.GoalStatePeriod": "6", "Extensions.InitialGoalStatePeriod": "6",

@@ -102,7 +102,7 @@ func (a *app) orphans(s status.Snapshot) ([]orphan, error) {
 // extension.
 func (a *app) lostProcesses(lib string) []orphan {
 	var out []orphan
-	procs, _ := a.root().Glob("/proc/[0-9]*") // the pattern is ours
+	procs, _ := a.root().Glob("/proc/[0-9]*") // it fails only for a malformed pattern
 	for _, p := range procs {
 		if pid, err := strconv.Atoi(filepath.Base(p)); err != nil || !status.Believed(a.Root, pid) {
 			continue
@@ -128,7 +128,7 @@ func (a *app) deadUnits(lib string) []orphan {
 		if fi, err := a.root().Lstat(path.Dir(dir)); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
 			continue // another name of a directory in this list
 		}
-		files, _ := a.root().Glob(path.Join(dir, "*.service")) // the pattern is ours
+		files, _ := a.root().Glob(path.Join(dir, "*.service")) // it fails only for a malformed pattern
 		for _, name := range files {
 			if prog := a.goneProgram(name, lib); prog != "" {
 				out = append(out, orphan{"unit", name, prog + " does not exist"})

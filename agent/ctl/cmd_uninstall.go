@@ -146,7 +146,7 @@ func (a *app) exists(name string) bool {
 
 // glob lists existing files, as paths below the root.
 func (a *app) glob(pattern string) []string {
-	names, _ := a.root().Glob(pattern) // the patterns are ours
+	names, _ := a.root().Glob(pattern) // it fails only for a malformed pattern
 	return names
 }
 

@@ -18,6 +18,6 @@
 //	64  wrong usage (EX_USAGE, so that typing errors do not look like a failed agent)
 //
 // Other commands end with 0, with 1 when something is wrong with what they
-// looked at, with 4 when they could not look at it, and with 64. waagent-compat ends
-// with 2 on wrong usage.
+// looked at, with 4 when they could not look at it, and with 64. waagent-compat
+// ends with 2 on wrong usage.
 package ctl

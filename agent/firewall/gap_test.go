@@ -127,7 +127,7 @@ func flush(t *testing.T) {
 	}
 }
 
-// reload flushes everything and loads a rule set in one transaction, as
+// reloadScript flushes everything and loads a rule set in one transaction, as
 // firewalld and nftables.service do.
 const reloadScript = `nft -f - <<.
 flush ruleset

@@ -18,7 +18,8 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// The machine under test is a router between the platform and a container:
+// network sets up the machine under test as a router between the platform and a
+// container:
 //
 //	container 10.2.0.2 -- 10.2.0.1 machine 10.1.0.1 -- 10.1.0.2 platform 168.63.129.16
 //

@@ -177,7 +177,7 @@ func (n *name) skip(i int, kind func(byte) bool) int {
 // as secret.
 func (n *name) whole() bool {
 	s, prev := n.s, n.byte(n.from-1)
-	inside := letter(prev) && letter(s[n.from]) && (upper(prev) || !upper(s[n.from])) // not the beginning of a word, as in dbPass
+	inside := letter(prev) && letter(s[n.from]) && (upper(prev) || !upper(s[n.from])) // neither at the beginning of a name nor of a part of it, such as Pass in dbPass
 	switch n.kind {
 	case short, auth:
 		if inside && !(n.kind == short && n.upTo("-")) {

@@ -245,7 +245,7 @@ type Endpoint struct {
 	LastOK    time.Time `json:"last_ok,omitzero"`
 	LastError string    `json:"last_error,omitempty" see:"line"`
 	Why       string    `json:"why,omitempty"` // what it is needed for
-	// Hosts are the servers behind it that the goal state names, and what for.
+	// Hosts are the servers of this endpoint that the goal state names.
 	Hosts []Host `json:"hosts,omitempty"`
 }
 
