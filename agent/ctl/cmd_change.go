@@ -92,7 +92,7 @@ usual. To end the hold early, run: agentctl resume`,
 		},
 	}
 	c.Flags().DurationVar(&d, "for", time.Hour, "duration of the hold")
-	c.Flags().StringVar(&why, "reason", "", "reason, shown in the log and to the platform")
+	c.Flags().StringVar(&why, "reason", "", "reason, shown in the log, the status and the history")
 	return c
 }
 

@@ -122,10 +122,10 @@ func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "agentctl",
 		Short: "Show and control the guest agent",
-		Long: `agentctl shows and controls the guest agent of this machine. Commands that show
-something only read files: they work even when the agent is down, and then say
-how old the information is. Run as root to see the messages and the last output
-of extensions.
+		Long: `agentctl shows and controls the guest agent of this machine. Most commands
+that show something only read files: they work even when the agent is down, and
+then say how old the information is. Run as root to see the messages and the
+last output of extensions.
 
 Exit codes of status: 0 healthy, 1 degraded or starting, 2 failed, 3 not
 running, 4 unknown, 64 wrong usage.`,

@@ -142,9 +142,9 @@ func Codes() []Code {
 		{"AZ-FW-BLOCKED", "A firewall rule on this machine blocks root's connections to the platform.", "A rule of the administrator or of another agent, such as one that drops INVALID packets.", "iptables -t security -S; nft list ruleset"},
 
 		// The machine.
-		{"AZ-DISK-LOW", "The disk is almost full.", "The agent's file system has less than 5% or 64 MiB free.", "agentctl disk --free deletes expendable files of the agent; otherwise free disk space"},
+		{"AZ-DISK-LOW", "The disk is almost full.", "The agent's file system has less than 64 MiB free, or less than 5% and 2 GiB.", "agentctl disk --free deletes expendable files of the agent; otherwise free disk space"},
 		{"AZ-DISK-FULL", "The disk is full.", "Less than 4 MiB are free for the agent's files.", "agentctl disk --free, then free disk space; the agent keeps reporting status"},
-		{"AZ-DISK-INODES", "The file system has no inodes left.", "There are too many small files.", "df -i; delete files"},
+		{"AZ-DISK-INODES", "The file system has few or no inodes left.", "There are too many small files.", "df -i; delete files"},
 		{"AZ-DISK-READONLY", "The agent's directory is on a read-only file system.", "The kernel remounted it read-only after an error, or the image is immutable.", "dmesg; on immutable images set Lib.Dir to a writable directory"},
 		{"AZ-DISK-BUDGET", "The agent's files exceed their disk budget.", "Active extensions have large files.", "agentctl disk"},
 		{"AZ-DISK-PERM", "Users other than root can change the agent's directory.", "It is not owned by root, or it is writable by group or others.", "chown root:root DIR && chmod go-w DIR"},
