@@ -73,7 +73,7 @@ func (m *Manager) lookForDead() bool {
 		case !old.final && time.Since(old.since) >= m.cfg.Timeouts.Dead:
 			old.final, changed = true, true
 			old.message = m.deadMessage(q, e, st, r.missing)
-			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension status is transitioning, but none of its processes runs")
+			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension has no final status, and none of its processes runs")
 		}
 		p.dead[q.key()] = old
 	}

@@ -38,7 +38,7 @@ func (w *work) say(ext, format string, args ...any) {
 		err = errors.Join(appendLog(d, name, line), d.Close())
 	}
 	if err != nil {
-		w.m.log.Warn().Err(err).Msg("could not open command log")
+		w.m.log.Warn().Err(err).Msg("could not write to the command log")
 	}
 }
 
@@ -128,7 +128,7 @@ func (m *Manager) ownLogFolder(name string) (*host.Dir, error) {
 	instead := m.store.Dir + "/logs/" + name
 	if m.refused.first(name) {
 		m.log.Warn().Err(err).Str("code", codeLogFolder).Str("handler", name).Str("instead", instead).
-			Msg("log folder is writable by other users, the agent writes its lines elsewhere")
+			Msg("log folder is not safe: users other than root can change it, or it is not a folder; the agent writes its lines elsewhere")
 	}
 	if err := m.store.Root.MkdirAll(instead, 0o700); err != nil {
 		return nil, err
