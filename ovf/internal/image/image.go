@@ -29,7 +29,7 @@ const (
 // of its reader.
 var ErrBounds = errors.New("image exceeds a limit of the reader")
 
-// Hole, as the offset of an extent, means that the bytes read as zero.
+// Hole is the offset of an extent whose bytes read as zero.
 const Hole = -1
 
 // An Extent is a run of bytes of a file.
