@@ -42,6 +42,9 @@ func apt(name string) pkg {
 // soon after its deadline and reported with a code, and handlers that wait for
 // it continue.
 func TestSEC5SecondKeeper(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts dozens of engines")
+	}
 	t.Parallel()
 	const overdue = "the supervisor did not kill the command at its deadline: it "
 	for _, tc := range []struct{ name, what, says string }{
@@ -217,6 +220,9 @@ func (g *given) done(w *world, hs ...protocol.Handler) {
 // TestSEC5Cancel: a cancellation by the operator stops the processing of an
 // extension in any state, and affects no other extension.
 func TestSEC5Cancel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts dozens of engines")
+	}
 	t.Parallel()
 	quiet := func(name string) pkg { return pkg{name: name, version: "1.0", script: simple} }
 	endless := func(name string) pkg {

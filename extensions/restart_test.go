@@ -25,6 +25,9 @@ import (
 // TestRestartDuring: if the agent ends while a command runs, the command goes on,
 // runs once, and the next start takes its result (DESIGN.md, decision 8).
 func TestRestartDuring(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts dozens of engines")
+	}
 	t.Parallel()
 	for _, op := range []string{"install", "enable", "disable", "update", "uninstall"} {
 		t.Run(op, func(t *testing.T) {

@@ -44,6 +44,9 @@ const (
 // logged.
 func Run(t *testing.T, cases []Case) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a process for each document")
+	}
 	if name := os.Getenv(envCase); name != "" {
 		for _, c := range cases {
 			if c.Name == name {
