@@ -204,8 +204,15 @@ func home(t testing.TB) string {
 	return dir
 }
 
+// short are the tests of the whole engine that run with -short: there are some
+// hundred, and together they take minutes.
+var short = []string{"TestLifecycle", "TestFailures", "TestMultiConfig", "TestSequencing", "TestSameVersion", "TestUpdateKeepsState"}
+
 func newWorld(t testing.TB, ps ...pkg) *world {
 	t.Helper()
+	if name, _, _ := strings.Cut(t.Name(), "/"); testing.Short() && !slices.Contains(short, name) {
+		t.Skip("starts an engine with its supervisors; the fast run has " + strings.Join(short, ", "))
+	}
 	w := &world{t: t, root: host.Root(home(t)), repo: &repository{pkgs: map[string]map[string][]byte{}}, evs: &events{}}
 	w.cfg = Config{Agent: "1.0", StatusPoll: 200 * time.Millisecond, Timeouts: Timeouts{Dead: 200 * time.Millisecond}}
 	w.repo.publish(t, ps...)
