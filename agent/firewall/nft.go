@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,9 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plan returns the whole rule set. The table is deleted and made again in the
-// same transaction, so that the result does not depend on its previous content
-// and no packet passes in between.
+// plan returns the whole rule set. The table is deleted and made again in one
+// transaction, so that the result does not depend on its previous content.
 func plan(addr netip.Addr, root uint32) []chainPlan {
 	return []chainPlan{
 		{"output", unix.NF_INET_LOCAL_OUT, [][]expr.Any{
@@ -114,46 +114,43 @@ const (
 	tablePersist = 4
 )
 
-// replace replaces the table, with these flags.
+// replace replaces the table, with these flags. A packet passes the hooks of the
+// new and of the old table, and each decides by itself which rules are in force:
+// if the transaction ends in between, the new table has no rules yet for that
+// packet and the old one has none any more. So a stand-in with the same rules is
+// there meanwhile, which is not part of that transaction.
 func (s *socket) replace(chains []chainPlan, flags uint32) error {
+	stand := batch{}
+	stand.without(standIn)
+	err := stand.table(standIn, chains, 0)
 	b := batch{}
 	b.without(TableName)
 	b.without(classicTable)
-	b.add(unix.NFT_MSG_NEWTABLE, attribute(unix.NFTA_TABLE_NAME, cstring(TableName)), number(unix.NFTA_TABLE_FLAGS, flags))
-	for _, c := range chains {
-		b.add(unix.NFT_MSG_NEWCHAIN,
-			attribute(unix.NFTA_CHAIN_TABLE, cstring(TableName)),
-			attribute(unix.NFTA_CHAIN_NAME, cstring(c.name)),
-			attribute(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, number(unix.NFTA_HOOK_HOOKNUM, c.hook), number(unix.NFTA_HOOK_PRIORITY, 0)),
-			number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)),
-			attribute(unix.NFTA_CHAIN_TYPE, cstring("filter")))
-		for _, r := range c.rules {
-			var list []byte
-			for _, e := range r {
-				data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
-				if err != nil {
-					return fmt.Errorf("encode rule: %w", err)
-				}
-				list = append(list, attribute(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)...)
-			}
-			b.add(unix.NFT_MSG_NEWRULE,
-				attribute(unix.NFTA_RULE_TABLE, cstring(TableName)),
-				attribute(unix.NFTA_RULE_CHAIN, cstring(c.name)),
-				attribute(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, list))
-		}
+	if err := errors.Join(err, b.table(TableName, chains, flags)); err != nil {
+		return err
 	}
-	_, err := s.ask(b.end())
-	return err
+	if _, err := s.ask(stand.end()); err != nil {
+		return err
+	}
+	_, err = s.ask(b.end())
+	gone := batch{}
+	gone.without(standIn)
+	_, gerr := s.ask(gone.end())
+	return cmp.Or(err, gerr)
 }
 
 // remove removes the table.
 func (s *socket) remove() error {
 	b := batch{}
 	b.without(TableName)
+	b.without(standIn)
 	b.without(classicTable)
 	_, err := s.ask(b.end())
 	return err
 }
+
+// standIn is the table that is there while TableName is replaced.
+const standIn = TableName + "-new"
 
 // classicTable is the table of the classic agent, which this agent replaces:
 // nothing else would remove it, and it drops packets of root that connection
@@ -173,6 +170,34 @@ func (b *batch) add(kind uint16, attrs ...[]byte) {
 	}
 	nfgen := []byte{unix.NFPROTO_IPV4, 0, 0, 0}
 	b.messages = append(b.messages, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, append([][]byte{nfgen}, attrs...)...))
+}
+
+// table adds a table with its chains and rules.
+func (b *batch) table(name string, chains []chainPlan, flags uint32) error {
+	b.add(unix.NFT_MSG_NEWTABLE, attribute(unix.NFTA_TABLE_NAME, cstring(name)), number(unix.NFTA_TABLE_FLAGS, flags))
+	for _, c := range chains {
+		b.add(unix.NFT_MSG_NEWCHAIN,
+			attribute(unix.NFTA_CHAIN_TABLE, cstring(name)),
+			attribute(unix.NFTA_CHAIN_NAME, cstring(c.name)),
+			attribute(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, number(unix.NFTA_HOOK_HOOKNUM, c.hook), number(unix.NFTA_HOOK_PRIORITY, 0)),
+			number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)),
+			attribute(unix.NFTA_CHAIN_TYPE, cstring("filter")))
+		for _, r := range c.rules {
+			var list []byte
+			for _, e := range r {
+				data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
+				if err != nil {
+					return fmt.Errorf("encode rule: %w", err)
+				}
+				list = append(list, attribute(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)...)
+			}
+			b.add(unix.NFT_MSG_NEWRULE,
+				attribute(unix.NFTA_RULE_TABLE, cstring(name)),
+				attribute(unix.NFTA_RULE_CHAIN, cstring(c.name)),
+				attribute(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, list))
+		}
+	}
+	return nil
 }
 
 // without deletes a table. The table is created before, so that there is one to
