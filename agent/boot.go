@@ -141,7 +141,7 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 	pctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &pool{told: told}
-	p.limit = time.AfterFunc(bootLimit, func() { cancel(errors.New("provisioning took longer than the platform allows")) })
+	p.limit = time.AfterFunc(bootLimit, func() { cancel(provisioning.Overdue(bootLimit)) })
 	defer p.limit.Stop()
 	a.live.set(func(s *status.Snapshot) { s.Provisioning.State = status.ProvRunning })
 	if !told && !wasPooled(m) {

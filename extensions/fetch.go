@@ -85,8 +85,11 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 		}
 	}
 	w.m.store.DropPackage(r.Name, r.Version)
-	if w.dec == nil || w.dec.err != nil {
-		return r, errors.New("package not known")
+	switch {
+	case w.dec == nil:
+		return r, errors.New("no package was selected")
+	case w.dec.err != nil:
+		return r, fmt.Errorf("no package was selected: %w", w.dec.err)
 	}
 	if len(w.dec.pkg.URIs) == 0 {
 		return r, errors.New("no package uri found")

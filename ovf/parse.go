@@ -81,7 +81,7 @@ func (p *parser) linux(prov, s section) {
 	e := p.env
 	e.Version = p.soft(prov, "Version")
 	if e.Version != "" && !strings.HasPrefix(e.Version, "1.") {
-		p.problem("Version", "newer than 1.0, read as 1.0")
+		p.problem("Version", "not 1.0; the document is read as if it were")
 	}
 	e.ConfigurationSetType = p.soft(s, "ConfigurationSetType")
 	e.HostName = p.hard(s, "HostName")
@@ -373,7 +373,7 @@ func guard(doc []byte) ([]byte, error) {
 		return bad("document is empty")
 	}
 	if e, ok := errors.AsType[*bound.Error](limits.XML(doc)); ok { // the decoder reports other errors, with a line number
-		return bad("document has too many elements: " + e.Error())
+		return bad("document has " + e.Error())
 	}
 	d := xml.NewDecoder(bytes.NewReader(doc))
 	// The bytes are UTF-8, even if the declaration names another encoding.
@@ -388,7 +388,7 @@ func guard(doc []byte) ([]byte, error) {
 			return nil, syntaxError(err)
 		}
 		if n > maxTokens {
-			return bad("document has too many elements")
+			return bad(fmt.Sprintf("document has more than %d tokens", maxTokens))
 		}
 		switch t := t.(type) {
 		case xml.Directive:

@@ -3,9 +3,11 @@ package provisioning_test
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -225,14 +227,26 @@ func TestNothingOnDiskOrInCommandsShowsThePassword(t *testing.T) {
 
 func TestACancelledRunSaysSo(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, "debian")
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	j, err := m.prov().OpenJournal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.prov().Apply(ctx, plan(t, m, input(), options()), j, nil); err == nil {
-		t.Error("no error")
+	for name, tc := range map[string]struct {
+		cause error
+		code  string
+	}{
+		"stopped":          {errors.New("stopped"), provisioning.CodeInternal},
+		"the boot's limit": {provisioning.Overdue(18 * time.Minute), provisioning.CodeTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(tc.cause)
+			j, err := m.prov().OpenJournal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = m.prov().Apply(ctx, plan(t, m, input(), options()), j, nil)
+			if got := provisioning.CodeOf(err); err == nil || got != tc.code || !strings.Contains(err.Error(), tc.cause.Error()) {
+				t.Errorf("code %s, error %v", got, err)
+			}
+		})
 	}
 }

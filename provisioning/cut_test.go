@@ -192,23 +192,6 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 			}
 		}
 	})
-	t.Run("gshadow without the member", func(t *testing.T) {
-		t.Parallel()
-		m := fresh(t)
-		o := options()
-		o.Groups = []string{"adm"}
-		m.write("/etc/group", "root:x:0:\nadm:x:4:azureuser\n", 0o644)
-		m.write("/etc/gshadow", "root:*::\nadm:*::\n", 0o640)
-		m.run.Answers["usermod"] = hosttest.Answer{Do: func(host.Cmd) error { m.write("/etc/gshadow", "root:*::\nadm:*::azureuser\n", 0o640); return nil }}
-		for range 2 {
-			if err := step(t, m, o, provisioning.StepUser); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if n := strings.Count(strings.Join(m.run.Commands(), "\n"), "usermod -aG adm azureuser"); n != 1 {
-			t.Errorf("usermod was run %d times", n)
-		}
-	})
 	t.Run("the image's kind of host key is gone", func(t *testing.T) {
 		t.Parallel()
 		m := fresh(t)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Stable codes of failures and warnings. `agentctl explain` describes each.
@@ -29,7 +30,7 @@ const (
 	CodeProxy      = "AZ-PROV-PROXYAGENT" // the guest proxy agent that was ordered
 	CodeOwner      = "AZ-PROV-OWNER"      // another provisioner failed or did not finish
 	CodePPS        = "AZ-PROV-PPS"        // pre-provisioning
-	CodeTimeout    = "AZ-PROV-TIMEOUT"    // a step took too long
+	CodeTimeout    = "AZ-PROV-TIMEOUT"    // a step or the first boot took too long
 	CodeInternal   = "AZ-PROV-INTERNAL"   // none of the above
 )
 
@@ -89,6 +90,11 @@ func CodeOf(err error) string {
 		return c.Code()
 	}
 	return CodeInternal
+}
+
+// Overdue is why a first boot is ended that took longer than it may.
+func Overdue(limit time.Duration) error {
+	return fail(CodeTimeout, "operation timed out", fmt.Errorf("provisioning took longer than %s", limit))
 }
 
 // A Failed error is what Apply returns when steps failed. Code and reason of

@@ -146,8 +146,7 @@ type Options struct {
 	PasswordSaltLength  int
 	ClientAliveInterval string // seconds; empty: leave alone
 
-	Groups []string // extra groups for the user; none by default, because each may grant rights
-	Shell  string   // empty: bash if there is one
+	Shell string // empty: bash if there is one
 }
 
 // WithDefaults fills the paths that are empty.

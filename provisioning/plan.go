@@ -190,11 +190,6 @@ func planUser(in Input, f Facts, o Options) (CreateUser, error) {
 			}
 		}
 	}
-	for _, g := range o.Groups {
-		if slices.ContainsFunc(f.Groups, func(h host.Group) bool { return h.Name == g }) {
-			s.Groups = append(s.Groups, g)
-		}
-	}
 	switch {
 	case f.Useradd != "":
 		s.Tool = "useradd"

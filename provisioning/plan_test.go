@@ -203,7 +203,7 @@ func TestAUserIsNotPutIntoAGroupOfTheSystem(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := stepOf[provisioning.CreateUser](t, steps)
-		if got.NoOwnGroup != want.NoOwnGroup || got.Primary != want.Primary || len(got.Groups) > 0 {
+		if got.NoOwnGroup != want.NoOwnGroup || got.Primary != want.Primary {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}

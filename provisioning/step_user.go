@@ -3,7 +3,6 @@ package provisioning
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,13 +10,11 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// CreateUser makes the account. An existing account is kept, and only groups
-// are added. A ledger lists the accounts that the agent made, so that a home
+// CreateUser makes the account. An existing account is kept as it is. A ledger lists the accounts that the agent made, so that a home
 // that a power cut left incomplete can be distinguished from an existing
 // user's home.
 type CreateUser struct {
 	Name, Home, HomeDir, Shell string
-	Groups                     []string
 	Primary                    string // existing group to use
 	NoOwnGroup                 bool   // take the distribution's default group
 	Tool                       string // useradd, adduser (busybox), or none
@@ -68,7 +65,7 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 		// useradd reports that the account exists, but /etc/passwd does not
 		// have it (LDAP, userdb). Such an account is not changed, and no home
 		// is made.
-		return s.groups(ctx, m, bad)
+		return nil
 	}
 	if slices.Contains(ours.Users, s.Name) {
 		if err := mendHome(m.Root, acct, s.HomeDir, cut); err != nil {
@@ -82,7 +79,7 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 		}
 	}
 	m.restorecon(ctx, s.Restorecon, "-R", acct.Home)
-	return s.groups(ctx, m, bad)
+	return nil
 }
 
 // create runs the tool that makes the account, with the given uid if it is not
@@ -214,43 +211,4 @@ func (s CreateUser) missing(r host.Root, acct host.Account) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-func (s CreateUser) groups(ctx context.Context, m *Machine, bad func(error) error) error {
-	if len(s.Groups) == 0 {
-		return nil
-	}
-	have, err := m.Root.Groups()
-	if err != nil {
-		return bad(err)
-	}
-	for _, g := range s.Groups {
-		i := slices.IndexFunc(have, func(h host.Group) bool { return h.Name == g })
-		if i < 0 || slices.Contains(have[i].Members, s.Name) && inGshadow(m.Root, g, s.Name) {
-			continue
-		}
-		c := host.Cmd{Name: "usermod", Args: []string{"-aG", g, s.Name}, Timeout: toolTimeout}
-		if s.Tool == "adduser" {
-			c = host.Cmd{Name: "adduser", Args: []string{s.Name, g}, Timeout: toolTimeout}
-		}
-		if _, err := m.Run.Run(ctx, c); err != nil {
-			return bad(fmt.Errorf("add to group %s: %w", g, err))
-		}
-	}
-	return nil
-}
-
-// inGshadow reports whether /etc/gshadow, which usermod writes after
-// /etc/group, has the member too, or has no line for the group.
-func inGshadow(r host.Root, group, member string) bool {
-	b, err := r.ReadFile("/etc/gshadow")
-	if err != nil {
-		return true
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Split(strings.TrimSpace(line), ":"); f[0] == group && len(f) > 3 {
-			return slices.Contains(strings.Split(f[3], ","), member)
-		}
-	}
-	return true
 }

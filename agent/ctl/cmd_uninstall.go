@@ -48,13 +48,13 @@ everything.`,
 			if p.Package == "" {
 				a.text("the agent is not installed as a package; this is what removing the package would delete\n\n")
 			}
-			rows := [][]string{{"GOES", "WHAT", "WITH", "WHY"}}
+			rows := [][]string{{"REMOVED", "WHAT", "WITH", "WHY"}}
 			for _, r := range p.Goes {
 				rows = append(rows, []string{r.Kind, r.What, r.When, r.Why})
 			}
 			table(a.Stdout, rows)
 			a.text("\n")
-			rows = [][]string{{"STAYS", "WHAT", "WHY"}}
+			rows = [][]string{{"KEPT", "WHAT", "WHY"}}
 			for _, r := range p.Stays {
 				rows = append(rows, []string{r.Kind, r.What, r.Why})
 			}

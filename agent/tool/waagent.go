@@ -85,6 +85,9 @@ func (t *Tool) Waagent(ctx context.Context, w Waagent) int {
 		err = t.firewall(ctx, w.Address)
 	case "collect-logs":
 		err = t.collect(ctx, w)
+	case "provision":
+		fmt.Fprintln(t.Err, "azguest: -provision does not exist; use: azguest provision")
+		return exitUsage
 	default:
 		fmt.Fprintf(t.Err, "azguest: -%s is provided by: agentctl waagent-compat -%s\n", w.Command, w.Command)
 		return exitUsage

@@ -186,6 +186,7 @@ func TestServiceCommands(t *testing.T) {
 		"start without a service":       {Waagent{Command: "start", Verbose: true}, false, "start", "start detach run -verbose", 0},
 		"start with a file":             {Waagent{Command: "start", ConfigFile: "/c"}, true, "", "detach run -config /c", 0},
 		"something else":                {Waagent{Command: "version"}, true, "", "", exitUsage},
+		"provision":                     {Waagent{Command: "provision"}, true, "", "", exitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

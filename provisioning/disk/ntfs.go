@@ -3,6 +3,7 @@ package disk
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"unicode/utf16"
@@ -229,7 +230,7 @@ const FactoryLabel = "Temporary Storage"
 // is.
 func (v ntfs) fresh() string {
 	if !strings.EqualFold(v.Label, FactoryLabel) {
-		return "its label is not \"" + FactoryLabel + "\""
+		return fmt.Sprintf("its label is %q, not %q", v.Label, FactoryLabel)
 	}
 	for _, n := range v.Root {
 		switch strings.ToLower(n) {

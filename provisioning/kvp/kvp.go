@@ -274,10 +274,20 @@ func check(r Record) error {
 		return errors.New("not UTF-8")
 	case strings.Contains(r.Key, "\x00") || strings.Contains(r.Value, "\x00"):
 		return errors.New("contains NUL")
-	case units(r.Key) > MaxKey || len(r.Key) >= KeySize:
-		return fmt.Errorf("key has %d UTF-16 units, at most %d are allowed", units(r.Key), MaxKey)
-	case units(r.Value) > MaxValue || len(r.Value) >= ValueSize:
-		return fmt.Errorf("value has %d UTF-16 units, at most %d are allowed", units(r.Value), MaxValue)
+	}
+	if err := fits("key", r.Key, MaxKey, KeySize-1); err != nil {
+		return err
+	}
+	return fits("value", r.Value, MaxValue, ValueSize-1)
+}
+
+// fits checks one text of a record against both of its limits.
+func fits(what, s string, maxUnits, maxBytes int) error {
+	if n := units(s); n > maxUnits {
+		return fmt.Errorf("%s has %d UTF-16 units, at most %d are allowed", what, n, maxUnits)
+	}
+	if len(s) > maxBytes {
+		return fmt.Errorf("%s has %d bytes, at most %d are allowed", what, len(s), maxBytes)
 	}
 	return nil
 }
