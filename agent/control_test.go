@@ -107,11 +107,11 @@ func TestERR6RequestsWhileStarting(t *testing.T) {
 	}
 }
 
-// TestERR8NobodyIsLeftBehind: when Run returns, no goroutine of the agent is
-// still working, because a hand-over replaces the program. So the work on
+// TestERR8RunWaitsForItsGoroutines: when Run returns, no goroutine of the agent
+// is still working, because a hand-over replaces the program. So the work on
 // accounts is a part like the others, and those who request it do not wait for
 // it.
-func TestERR8NobodyIsLeftBehind(t *testing.T) {
+func TestERR8RunWaitsForItsGoroutines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := testAgent(t, nil)

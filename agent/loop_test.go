@@ -162,9 +162,9 @@ func TestOneJobPanics(t *testing.T) {
 	})
 }
 
-// TestJobsSayWhatIsTrue: a job is reported as working again only when it works,
-// not when it fails for a known reason.
-func TestJobsSayWhatIsTrue(t *testing.T) {
+// TestRecoveryIsLoggedOnlyWhenJobWorks: a job is reported as working again only
+// when it works, not when it fails for a known reason.
+func TestRecoveryIsLoggedOnlyWhenJobWorks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

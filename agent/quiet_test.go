@@ -15,10 +15,10 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
-// TestADayIsQuiet: in a day in which nothing happens, the agent logs at most 24
-// lines, in four hours at most four, with everything on that an administrator
-// can switch on.
-func TestADayIsQuiet(t *testing.T) {
+// TestIdleDayLogsLittle: in a day in which nothing happens, the agent logs at
+// most 24 lines, in four hours at most four, with everything on that an
+// administrator can switch on.
+func TestIdleDayLogsLittle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := fabric.New(t)

@@ -84,9 +84,9 @@ func TestResourceDisk(t *testing.T) {
 	}
 }
 
-// TestResourceDiskComesAfterTheOrder: nothing waits for the disk, and it waits
-// for those who may still make file systems.
-func TestResourceDiskComesAfterTheOrder(t *testing.T) {
+// TestResourceDiskWaitsForProvisioning: nothing waits for the disk, and it
+// waits for those who may still make file systems.
+func TestResourceDiskWaitsForProvisioning(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		owner    provisioning.Owner

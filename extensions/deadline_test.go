@@ -38,10 +38,10 @@ func apt(name string) pkg {
 	return pkg{name: name, version: "1.0", script: simple + "# apt-get install\n"}
 }
 
-// TestSEC5SecondKeeper: whatever a command does to its supervisor, it is killed
-// soon after its deadline and reported with a code, and handlers that wait for
-// it continue.
-func TestSEC5SecondKeeper(t *testing.T) {
+// TestSEC5DeadlineWithoutSupervisor: whatever a command does to its supervisor,
+// it is killed soon after its deadline and reported with a code, and handlers
+// that wait for it continue.
+func TestSEC5DeadlineWithoutSupervisor(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts dozens of engines")
 	}

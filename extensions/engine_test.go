@@ -241,9 +241,9 @@ func TestAbsent(t *testing.T) {
 	}
 }
 
-// TestNameless: if a handler in the goal state has no name, it is not known
-// which ones are absent, so none is removed.
-func TestNameless(t *testing.T) {
+// TestHandlerWithoutName: if a handler in the goal state has no name, it is not
+// known which ones are absent, so none is removed.
+func TestHandlerWithoutName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.Y", version: "1.0", script: simple}).start()
 	w.offer(ext("P.X", "1.0", 0))
@@ -260,9 +260,9 @@ func TestNameless(t *testing.T) {
 	w.await("P.X gone", func(Snapshot) bool { return !exists(w.base("P.X-1.0")) })
 }
 
-// TestOldAgent: the states of another agent are taken over, and it finds the
-// files that it expects.
-func TestOldAgent(t *testing.T) {
+// TestStatesOfClassicAgent: the states of another agent are taken over, and it
+// finds the files that it expects.
+func TestStatesOfClassicAgent(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		state string
@@ -317,9 +317,9 @@ func TestDownloadOnce(t *testing.T) {
 	}
 }
 
-// TestDeadWriter: a transitioning status becomes an error if no process is left
-// to change it, and only then (extensions/SPEC.md §7.6).
-func TestDeadWriter(t *testing.T) {
+// TestTransitioningWithoutProcess: a transitioning status becomes an error if
+// no process is left to change it, and only then (extensions/SPEC.md §7.6).
+func TestTransitioningWithoutProcess(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t,
 		pkg{name: "P.Dead", version: "1.0", script: "log\necho last words\n[ \"$op\" = enable ] && status transitioning Enable working\nexit 0\n"},
@@ -338,8 +338,9 @@ func TestDeadWriter(t *testing.T) {
 	}
 }
 
-// TestGarbage: invalid files of a handler affect only its own row.
-func TestGarbage(t *testing.T) {
+// TestInvalidFilesAffectOneHandler: invalid files of a handler affect only its
+// own row.
+func TestInvalidFilesAffectOneHandler(t *testing.T) {
 	t.Parallel()
 	for name, make := range map[string]func(path string) error{
 		"fifo":       func(p string) error { return unix.Mkfifo(p, 0o600) },
@@ -381,10 +382,10 @@ func TestGarbage(t *testing.T) {
 
 func make0(n int) []byte { return make([]byte, n) }
 
-// TestHalfWritten: many handlers write their status in place. Until the file can
-// be parsed, the previous status is reported. If it stays incomplete, it is an
-// error.
-func TestHalfWritten(t *testing.T) {
+// TestIncompleteStatusFile: many handlers write their status in place. Until
+// the file can be parsed, the previous status is reported. If it stays
+// incomplete, it is an error.
+func TestIncompleteStatusFile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
 	w.offer(ext("P.X", "1.0", 0))
@@ -482,9 +483,9 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
-// TestNumberGoesBack: if a sequence number is used again, the status file of its
-// earlier use is not reported for the running enable.
-func TestNumberGoesBack(t *testing.T) {
+// TestSequenceNumberReused: if a sequence number is used again, the status file
+// of its earlier use is not reported for the running enable.
+func TestSequenceNumberReused(t *testing.T) {
 	t.Parallel()
 	script := "log\n[ \"$op\" = enable ] && { while [ -e ../hold ]; do sleep 0.05; done; status success Enable \"$(wc -l <../calls.log)\"; }\nexit 0\n"
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script}).start()
@@ -509,10 +510,10 @@ func TestNumberGoesBack(t *testing.T) {
 	}
 }
 
-// TestHeartbeatOfTheForbidden is
+// TestHeartbeatOfDeniedExtension is
 // report_both_policy_failure_and_heartbeat_in_status: the heartbeat of a denied
 // extension is reported, but does not make the handler ready.
-func TestHeartbeatOfTheForbidden(t *testing.T) {
+func TestHeartbeatOfDeniedExtension(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", manifest: `"reportHeartbeat":true`, script: simple})
 	w.cfg.Policy.Mode = policy.Enforce
@@ -552,9 +553,9 @@ exit 0
 	}
 }
 
-// TestPackageManagerOfOthers: a handler waits while another program uses the
+// TestPackageManagerInUse: a handler waits while another program uses the
 // package manager. The wait is reported and limited.
-func TestPackageManagerOfOthers(t *testing.T) {
+func TestPackageManagerInUse(t *testing.T) {
 	t.Parallel()
 	apt := ": apt-get\n" + simple
 	for _, patient := range []bool{true, false} {
@@ -712,8 +713,9 @@ func TestHandlerStateMigration(t *testing.T) {
 	}
 }
 
-// TestOldAgentMulti: extensions that another agent has enabled can be deleted.
-func TestOldAgentMulti(t *testing.T) {
+// TestMultiConfigOfClassicAgent: extensions that another agent has enabled can
+// be deleted.
+func TestMultiConfigOfClassicAgent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.M", version: "1.0", script: simple, manifest: multiManifest}).start()
 	w.offer(multi("P.M", "1.0", "a:1", "b:1"))

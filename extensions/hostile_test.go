@@ -188,9 +188,9 @@ func TestBaseBecomesLink(t *testing.T) {
 	}
 }
 
-// TestGarbageInTheWay: processing continues even if a handler leaves unusable
-// files where the agent has to write or copy from.
-func TestGarbageInTheWay(t *testing.T) {
+// TestUnusableFilesDoNotBlock: processing continues even if a handler leaves
+// unusable files where the agent has to write or copy from.
+func TestUnusableFilesDoNotBlock(t *testing.T) {
 	t.Parallel()
 	for name, mk := range map[string]func(path string) error{
 		"fifo":      func(p string) error { return unix.Mkfifo(p, 0o600) },

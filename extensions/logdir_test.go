@@ -151,9 +151,9 @@ func TestSEC1AuditLog(t *testing.T) {
 	}
 }
 
-// TestSEC1StatusIsNobodysFile: if a service account replaces its status file
+// TestSEC1StatusReplacedByLink: if a service account replaces its status file
 // with a link to a file of others, the content is neither reported nor shown.
-func TestSEC1StatusIsNobodysFile(t *testing.T) {
+func TestSEC1StatusReplacedByLink(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give a folder away")

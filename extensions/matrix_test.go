@@ -82,7 +82,7 @@ var matrix = []matrixRow{
 	{"collect_ext_status · for_invalid_json · json_exceptions · parse_ext_status_exceptions", "extensions/handler.TestParseStatus " + accept + "include_part_of_status", ""},
 	{"even_when_config_dir_deleted", accept + "even_when_config_dir_deleted", ""},
 	{"very_large_status_message · very_large_…_multiple_substatus_nodes", "extensions/handler.TestLargeStatus", ""},
-	{"read_file_read_exceptions", "TestGarbage", ""},
+	{"read_file_read_exceptions", "TestInvalidFilesAffectOneHandler", ""},
 	{"transitioning_if_status_file_not_found", accept + "no_reporting_status", ""},
 	{"additional locations used · manifest fetch timeout respected", "protocol/transfer.TestEveryAddressAndChannelIsTried protocol/transfer.TestBudgetHoldsWithinADownload", ""},
 	// TestExtension
@@ -95,12 +95,12 @@ var matrix = []matrixRow{
 	{"fail_enable_if_extension_disallowed · fail_enable_for_invalid_policy · error_thrown_during_policy_engine_init", "TestPolicy", ""},
 	{"fail_uninstall_if_disallowed · enable/uninstall_should_succeed_if_extension_allowed", "TestPolicy", ""},
 	{"fail_enable_if_dependent_extension_disallowed", accept + "fail_enable_if_dependent_disallowed", ""},
-	{"report_both_policy_failure_and_heartbeat_in_status", "TestHeartbeatOfTheForbidden", ""},
+	{"report_both_policy_failure_and_heartbeat_in_status", "TestHeartbeatOfDeniedExtension", ""},
 	{"save_policy_file_to_history_directory", "", "the audit log has each refusal and why; the history is what the platform sent"},
 	{"TestSignatureValidationNotEnforced", "TestSignature TestSignatureMatrix", ""},
 	// extensions/SPEC.md §21.2
 	{"parse_ext_status_should_raise_on_non_array · parse_extension_status00 · 01 · missing/null substatus · empty status", "extensions/handler.TestParseStatus", ""},
-	{"extension_sequence_number", "TestHostileNames TestNumberGoesBack protocol/wire.TestOneBadHandlerHurtsNoOther", "the goal state's number only; a number that is none, or below 0, is a config error"},
+	{"extension_sequence_number", "TestHostileNames TestSequenceNumberReused protocol/wire.TestOneBadHandlerHurtsNoOther", "the goal state's number only; a number that is none, or below 0, is a config error"},
 	{"report_error_if_plugin_settings_version_mismatch", "protocol/wire.TestOneBadHandlerHurtsNoOther", ""},
 	{"command_extension_log_truncates_correctly · set_logger_should_not_reset_the_mode_of_the_log_directory", "TestCommandLog", ""},
 	{"report_the_message_in_the_hearbeat", "TestHeartbeat", ""},
@@ -109,7 +109,7 @@ var matrix = []matrixRow{
 	// extensions/SPEC.md §21.3
 	{"download_and_expand · use_existing_package · ignore_existing_invalid · maintain_handler_state", "TestExistingPackage TestDownloadOnce", ""},
 	{"alternate URIs on failure / exception / invalid package · exception when all fail", "protocol/transfer.TestEveryAddressAndChannelIsTried TestFailures/bad zip", ""},
-	{"rm_ext_handler_dir", "TestUninstallAlways TestRemovalAgainstResistance", ""},
+	{"rm_ext_handler_dir", "TestUninstallAlways TestRemovalWhileHandlerWrites", ""},
 	// extensions/SPEC.md §21.4
 	{"parse_multi_config_settings / with_disable_state", "protocol/wire.TestExtensionsConfig", ""},
 	{"execute_and_report_multi_config_extensions_properly", "TestMultiConfig", ""},
@@ -146,7 +146,7 @@ var matrix = []matrixRow{
 	{"1 real handlers", "test/handlers.TestPublishedHandlers", "look-alikes: the originals are not ours to ship"},
 	{"2 HandlerEnvironment byte test", "TestContractOnDisk test/handlers.TestPublishedHandlers", ""},
 	{"3 child holding stdout", "TestSuperviseJob test/extlab.TestConformance", ""},
-	{"4 status files", "TestGarbage extensions/handler.TestParseStatus extensions/handler.TestStatusMemory TestHalfWritten", ""},
+	{"4 status files", "TestInvalidFilesAffectOneHandler extensions/handler.TestParseStatus extensions/handler.TestStatusMemory TestIncompleteStatusFile", ""},
 	{"5 zip-slip, symlink and bomb packages", "TestUnpack", ""},
 	{"6 kill -9 at every step", "TestKillAgent TestRestartDuring", ""},
 	{"7 ENOSPC", "test/handlers.TestDiskFull", ""},

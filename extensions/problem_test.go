@@ -25,9 +25,9 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// TestERR3WhatNeverRanIsToldSo: the new version gets the exit code of the old
+// TestERR3ExitCodeIsOfThisUpdate: the new version gets the exit code of the old
 // version's command in this version change, never that of an earlier command.
-func TestERR3WhatNeverRanIsToldSo(t *testing.T) {
+func TestERR3ExitCodeIsOfThisUpdate(t *testing.T) {
 	t.Parallel()
 	t.Run("status can't be saved", func(t *testing.T) {
 		t.Parallel()
@@ -104,9 +104,9 @@ func result(class string, code int) job.Result {
 	return job.Result{Class: class, Code: code, Started: now, Finished: now}
 }
 
-// TestERR3RefusedIsShownAsSuch: if a command could not be started, that is shown
-// as the result of its operation, and not the result of an earlier one.
-func TestERR3RefusedIsShownAsSuch(t *testing.T) {
+// TestERR3FailureToStartIsReported: if a command could not be started, that is
+// shown as the result of its operation, and not the result of an earlier one.
+func TestERR3FailureToStartIsReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}).start()
 	w.offer(ext("P.X", "1.0", 0))
@@ -154,11 +154,11 @@ func phrases(t *testing.T) []string {
 		"The package of an extension is not valid.", "policy", "deleted", "uninstall")
 }
 
-// TestERR4WordsOfAHandlerAreNoDiagnosis puts all texts of the agent's errors into
+// TestERR4HandlerTextIsNoDiagnosis puts all texts of the agent's errors into
 // every place where a handler can write text. The cause must still be what
 // happened to the command, or that the handler reported an error, also after a
 // restart.
-func TestERR4WordsOfAHandlerAreNoDiagnosis(t *testing.T) {
+func TestERR4HandlerTextIsNoDiagnosis(t *testing.T) {
 	t.Parallel()
 	all := phrases(t)
 	if len(all) < 60 {

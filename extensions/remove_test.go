@@ -16,9 +16,9 @@ const busyBody = `log
 exit 0
 `
 
-// TestRemovalAgainstResistance: the directory of a removed handler is removed and
-// stays removed, although a process of the handler still writes to it.
-func TestRemovalAgainstResistance(t *testing.T) {
+// TestRemovalWhileHandlerWrites: the directory of a removed handler is removed
+// and stays removed, although a process of the handler still writes to it.
+func TestRemovalWhileHandlerWrites(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"uninstall", "not in the goal state", "killed meanwhile"} {
 		t.Run(how, func(t *testing.T) {

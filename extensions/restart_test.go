@@ -225,9 +225,10 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestLostNumber: a handler is not stuck for ever after a power cut has emptied
-// its mrseq file, in which it keeps the last sequence number it has seen.
-func TestLostNumber(t *testing.T) {
+// TestEmptySequenceNumberFile: a handler is not stuck for ever after a power
+// cut has emptied its mrseq file, in which it keeps the last sequence number it
+// has seen.
+func TestEmptySequenceNumberFile(t *testing.T) {
 	t.Parallel()
 	script := "f=$base/${ext:+$ext.}mrseq\nlog \"saw $(cat $f 2>/dev/null || echo none)\"\n[ $op = enable ] && { echo $seq >$f; status success; }\nexit 0\n"
 	for _, tc := range []struct{ name, ext, left, want string }{
@@ -291,8 +292,8 @@ func TestEnableEveryStart(t *testing.T) {
 	}
 }
 
-// TestTenAtOnce: ten new extensions do not wait for each other.
-func TestTenAtOnce(t *testing.T) {
+// TestTenExtensionsInParallel: ten new extensions do not wait for each other.
+func TestTenExtensionsInParallel(t *testing.T) {
 	t.Parallel()
 	var ps []pkg
 	w := newWorld(t)

@@ -143,8 +143,9 @@ func TestSignatureRequiredLater(t *testing.T) {
 	}
 }
 
-// TestNobodyTrusted: without trusted authorities, signatures cause no warnings.
-func TestNobodyTrusted(t *testing.T) {
+// TestNoTrustedAuthorities: without trusted authorities, signatures cause no
+// warnings.
+func TestNoTrustedAuthorities(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "Pub.Type", version: "1.0.0", script: simple})
 	w.cfg.Verify = func(context.Context, string, string) (string, error) {

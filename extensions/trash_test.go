@@ -11,10 +11,10 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 )
 
-// TestSEC5TrashHoldsNothingUp: a leftover process in the directory of a removed
-// handler creates files as fast as they are deleted. This delays neither the
-// start of the agent nor later work.
-func TestSEC5TrashHoldsNothingUp(t *testing.T) {
+// TestSEC5RemovalDelaysNothing: a leftover process in the directory of a
+// removed handler creates files as fast as they are deleted. This delays
+// neither the start of the agent nor later work.
+func TestSEC5RemovalDelaysNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple})
 	dir := w.root.Path("/var/lib/waagent/azguest/ext/tmp/left")
@@ -43,9 +43,9 @@ func TestSEC5TrashHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// TestSEC7PastFiles: a version change copies the newest status files, but not
-// any number of them.
-func TestSEC7PastFiles(t *testing.T) {
+// TestSEC7OldStatusFilesAreLimited: a version change copies the newest status
+// files, but not any number of them.
+func TestSEC7OldStatusFilesAreLimited(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
 	if names, err := handler.PastFiles(base, "status"); err != nil || len(names) > 0 {

@@ -207,9 +207,9 @@ exit 0
 	}
 }
 
-// TestUpdateTrap tests extensions/SPEC.md §10.7: disable and update write
-// "success" for a sequence number whose enable has not run.
-func TestUpdateTrap(t *testing.T) {
+// TestUpdateSuccessIsNotEnableSuccess tests extensions/SPEC.md §10.7: disable
+// and update write "success" for a sequence number whose enable has not run.
+func TestUpdateSuccessIsNotEnableSuccess(t *testing.T) {
 	t.Parallel()
 	script := `log "$([ -e status/$seq.status ] && cut -d'"' -f 14-22 status/$seq.status)"
 case $op in

@@ -20,7 +20,7 @@ func (s stuck) Open(context.Context) (*Medium, error) {
 	return nil, errors.New("at last")
 }
 
-func TestAStuckDeviceHoldsNobodyUp(t *testing.T) {
+func TestStuckDeviceTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("no patience left")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 40*time.Second, why)

@@ -8,9 +8,9 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-// TestSEC3ARemovalIsNotLedAstray exchanges names in the home and the spool
+// TestSEC3RemovalUnderAttack exchanges names in the home and the spool
 // directories of an account while it is being removed, as another user could.
-func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
+func TestSEC3RemovalUnderAttack(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		base  string
@@ -37,9 +37,9 @@ func TestSEC3ARemovalIsNotLedAstray(t *testing.T) {
 	}
 }
 
-// TestSEC3AHomeIsNotLedAstray does the same in a user's own home while keys
+// TestSEC3KeysUnderAttack does the same in a user's own home while keys
 // are written there.
-func TestSEC3AHomeIsNotLedAstray(t *testing.T) {
+func TestSEC3KeysUnderAttack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
 	m.write("/etc/passwd", m.read("/etc/passwd")+"azureuser:x:1234:1234::/home/azureuser:/bin/bash\n", 0o644)

@@ -209,7 +209,7 @@ func TestAUserIsNotPutIntoAGroupOfTheSystem(t *testing.T) {
 	}
 }
 
-func TestReadOnlyEtcIsSaidAtOnce(t *testing.T) {
+func TestReadOnlyEtcIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	f := facts()
 	f.EtcReadOnly = true

@@ -83,7 +83,7 @@ func TestPPSFlows(t *testing.T) {
 	}
 }
 
-func TestReadyIsOwedUntilItIsSent(t *testing.T) {
+func TestReadyIsPendingUntilSent(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "debian")
 	m.keys = sharedKeys()

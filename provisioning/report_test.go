@@ -61,7 +61,7 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-func TestALongRecordKeepsWhatMatters(t *testing.T) {
+func TestLongReportKeepsRequiredKeys(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 500, 900, 1000, 5000} {
 		e := &provisioning.Error{ID: "AZ-PROV-SSHD", Reason: "failed to update sshd config", Data: []provisioning.Pair{{"a", strings.Repeat("é'", n)}}, Err: errors.New(strings.Repeat("世|", n))}

@@ -103,10 +103,10 @@ ipcs -m | grep 4711; true`)
 	}
 }
 
-// TestSEC3TheCallerComesToItsEnd: an administrator who removes the account of
-// the current session, as somebody who makes an image does, must see the
-// command end. Other processes of the account are ended.
-func TestSEC3TheCallerComesToItsEnd(t *testing.T) {
+// TestSEC3RemovalFromOwnSessionCompletes: an administrator who removes the
+// account of the current session, as somebody who makes an image does, must see
+// the command end. Other processes of the account are ended.
+func TestSEC3RemovalFromOwnSessionCompletes(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
 	b.jit("ann")

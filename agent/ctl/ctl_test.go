@@ -521,9 +521,9 @@ func TestLastLines(t *testing.T) {
 	}
 }
 
-// TestLinksLittle: agentctl must start fast, and these packages would make it
-// large and slow.
-func TestLinksLittle(t *testing.T) {
+// TestAgentctlAvoidsLargePackages: agentctl must start fast, and these packages
+// would make it large and slow.
+func TestAgentctlAvoidsLargePackages(t *testing.T) {
 	bi := "net/http crypto/tls os/exec"
 	for _, dir := range []string{".", "../status", "../config", "../doctor", "../cmd/agentctl"} {
 		files, err := filepath.Glob(dir + "/*.go")

@@ -74,9 +74,9 @@ func TestSEC9LogWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestSEC9LogIsNoLog: something else in the place of a log is not read, and not
-// waited for.
-func TestSEC9LogIsNoLog(t *testing.T) {
+// TestSEC9LogIsNoRegularFile: something else in the place of a log is not read,
+// and not waited for.
+func TestSEC9LogIsNoRegularFile(t *testing.T) {
 	f, dir, out := follower(t)
 	name, other := filepath.Join(dir, "a.log"), filepath.Join(filepath.Dir(dir), "secret")
 	if err := os.WriteFile(other, []byte("secret of somebody else\n"), 0o600); err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/azguest/azguest/test/peak"
 )
 
-func TestSpoolGivesBackWhatItTook(t *testing.T) {
+func TestSpoolRoundTrip(t *testing.T) {
 	t.Parallel()
 	s := NewSpool(filepath.Join(t.TempDir(), "events"))
 	at := time.Date(2025, 1, 2, 3, 4, 5, 6000, time.UTC)

@@ -485,9 +485,9 @@ func way(how, to string, _ bool) int {
 	return 0
 }
 
-// TestSEC14WhatIsNotRootsIsDropped: connections that are not root's are
+// TestSEC14NonRootConnectionsAreDropped: connections that are not root's are
 // dropped, whatever kind the socket is and whether or not it has an owner.
-func TestSEC14WhatIsNotRootsIsDropped(t *testing.T) {
+func TestSEC14NonRootConnectionsAreDropped(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}

@@ -269,10 +269,10 @@ func (w world) check(when string, protected bool) {
 	}
 }
 
-// TestBesideOthers: whatever other firewall there is, root reaches the
+// TestWithOtherFirewalls: whatever other firewall there is, root reaches the
 // platform, users and containers do not, the load balancer's probes are
 // answered, and the rules of others are not changed.
-func TestBesideOthers(t *testing.T) {
+func TestWithOtherFirewalls(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}

@@ -81,9 +81,9 @@ func TestJournalFieldsStayFields(t *testing.T) {
 	}
 }
 
-// TestLogOfOthers: a log to which other users can write, or a link that another
-// user has put in its place, is not used.
-func TestLogOfOthers(t *testing.T) {
+// TestUntrustedLogFileIsNotUsed: a log to which other users can write, or a
+// link that another user has put in its place, is not used.
+func TestUntrustedLogFileIsNotUsed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to be somebody else")
 	}

@@ -34,7 +34,7 @@ func fillStrings(v reflect.Value, path string, text func(path string) string) {
 	}
 }
 
-func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
+func TestSEC11PublicStatusHasNoHandlerText(t *testing.T) {
 	t.Parallel()
 	var s Snapshot
 	// Redact does not know this form, so the text must be left out.
@@ -96,9 +96,9 @@ func TestSEC11WhatEverybodyMayReadHoldsNoWordsOfHandlers(t *testing.T) {
 	}
 }
 
-// TestSEC11BothViewsHaveBeenLookedThrough: secrets are masked in both views,
+// TestSEC11BothViewsAreRedacted: secrets are masked in both views,
 // whichever part of the agent has stored the text.
-func TestSEC11BothViewsHaveBeenLookedThrough(t *testing.T) {
+func TestSEC11BothViewsAreRedacted(t *testing.T) {
 	t.Parallel()
 	const word = "hunter2hunter2"
 	var s Snapshot
@@ -120,7 +120,7 @@ func TestSEC11BothViewsHaveBeenLookedThrough(t *testing.T) {
 	}
 }
 
-func TestSEC11StatesOfHandlersAreWords(t *testing.T) {
+func TestSEC11UnknownStatusIsNotShown(t *testing.T) {
 	t.Parallel()
 	s := Snapshot{Extensions: []Extension{
 		{Status: StatusSuccess, Ready: "Ready", Message: "x"}, {Status: "my password is x", Ready: "notready"}, {},

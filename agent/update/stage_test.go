@@ -388,7 +388,7 @@ func TestTrust(t *testing.T) {
 	})
 }
 
-func TestStageElse(t *testing.T) {
+func TestStageRefusals(t *testing.T) {
 	ca := updatetest.NewAuthority()
 	good := updatetest.Zip(updatetest.Manifest("2.0.0.1"), updatetest.File{Name: "bin/azguest", Data: program(t)})
 	t.Run("not in the manifest", func(t *testing.T) {

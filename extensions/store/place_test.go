@@ -201,10 +201,10 @@ func TestERR5NeverMissing(t *testing.T) {
 	}
 }
 
-// TestERR5StepsAside tests every state of the disk on a file system that can't
-// exchange two names: the old directory is renamed, the new one gets its name,
-// and the old one is deleted.
-func TestERR5StepsAside(t *testing.T) {
+// TestERR5ReplaceWithoutExchange tests every state of the disk on a file system
+// that can't exchange two names: the old directory is renamed, the new one gets
+// its name, and the old one is deleted.
+func TestERR5ReplaceWithoutExchange(t *testing.T) {
 	t.Parallel()
 	for name, there := range map[string][]string{
 		"before":           {"P.X-1.0"},
@@ -230,10 +230,10 @@ func TestERR5StepsAside(t *testing.T) {
 	}
 }
 
-// TestERR5TakenOver: everything that a handler may have in its directory is in
-// the new one, the old one has not changed, and no link or FIFO in it was
-// followed or opened.
-func TestERR5TakenOver(t *testing.T) {
+// TestERR5HandlerFilesAreCopied: everything that a handler may have in its
+// directory is in the new one, the old one has not changed, and no link or FIFO
+// in it was followed or opened.
+func TestERR5HandlerFilesAreCopied(t *testing.T) {
 	t.Parallel()
 	for _, copies := range []bool{false, true} {
 		t.Run(fmt.Sprintf("copies %v", copies), func(t *testing.T) {

@@ -226,8 +226,8 @@ func TestNetworkManagerIsNotStarted(t *testing.T) {
 	}
 }
 
-// TestBusThatSaysNothing: no bus, one that refuses, one that never answers.
-func TestBusThatSaysNothing(t *testing.T) {
+// TestUnavailableBus: no bus, one that refuses, one that never answers.
+func TestUnavailableBus(t *testing.T) {
 	t.Parallel()
 	root := host.Root(shortDir(t))
 	if got, err := networkManager(t.Context(), root); got != nil || err != nil {

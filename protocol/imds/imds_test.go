@@ -69,7 +69,7 @@ func TestAlive(t *testing.T) {
 	}
 }
 
-func TestSilenceIsBounded(t *testing.T) {
+func TestUnansweredRequestTimesOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := New(web.New(answers(func(r *http.Request) (*http.Response, error) {

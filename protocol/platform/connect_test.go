@@ -64,10 +64,10 @@ func TestConnectWakesWithTheLease(t *testing.T) {
 	}
 }
 
-// TestHintsAreNotWaitedForLong: where there may be a NetworkManager to ask, a
-// default address that does not answer is not tried for half a minute before
-// that.
-func TestHintsAreNotWaitedForLong(t *testing.T) {
+// TestDefaultAddressDoesNotDelayNetworkManager: where there may be a
+// NetworkManager to ask, a default address that does not answer is not tried
+// for half a minute before that.
+func TestDefaultAddressDoesNotDelayNetworkManager(t *testing.T) {
 	t.Parallel()
 	bubble(t, nil, func(t *testing.T, f *fakeHost, _ *Client) {
 		root := host.Root(t.TempDir())

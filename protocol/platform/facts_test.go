@@ -122,9 +122,9 @@ func TestFact01And05CipherDecidesTransportAndFailureIsNotFatal(t *testing.T) {
 	}
 }
 
-// TestFact03And04WhatIsInThePacket: no password is needed, and another party's
+// TestFact03And04ContentsOfThePFX: no password is needed, and another party's
 // certificate without a key does not make the rest unusable.
-func TestFact03And04WhatIsInThePacket(t *testing.T) {
+func TestFact03And04ContentsOfThePFX(t *testing.T) {
 	t.Parallel()
 	own, other := newTenant(t, "own"), stranger(t)
 	otherThumb := fmt.Sprintf("%X", sha1.Sum(other.cert.Raw)) //nolint:gosec // thumbprints are SHA-1
@@ -535,7 +535,7 @@ func TestLostVMSettingsComeBack(t *testing.T) {
 	}
 }
 
-func TestMarkerThatCannotBeReadMeansNow(t *testing.T) {
+func TestUnreadableFastTrackMarkerMeansNow(t *testing.T) {
 	t.Parallel()
 	bubble(t, nil, func(t *testing.T, f *fakeHost, _ *Client) {
 		root := host.Root(t.TempDir())

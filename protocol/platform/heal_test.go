@@ -9,10 +9,10 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// TestYoungFaultsHealWithinAMinute: one document of a new goal state can't be
+// TestShortFaultsHealWithinAMinute: one document of a new goal state can't be
 // fetched or read while everything else works, and later it can, without any
 // other sign of it (protocol/SPEC.md §2.5).
-func TestYoungFaultsHealWithinAMinute(t *testing.T) {
+func TestShortFaultsHealWithinAMinute(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(*fakeHost){
 		"extensions 500":     func(f *fakeHost) { f.fail["extensionsConfig"] = 500 },

@@ -179,9 +179,9 @@ func TestManifestVersions(t *testing.T) {
 	}
 }
 
-// TestHalfADocumentWantsNothingGone: handlers that a goal state does not name
-// are deleted, so a missing list is not the same as an empty one.
-func TestHalfADocumentWantsNothingGone(t *testing.T) {
+// TestIncompleteDocumentRemovesNothing: handlers that a goal state does not
+// name are deleted, so a missing list is not the same as an empty one.
+func TestIncompleteDocumentRemovesNothing(t *testing.T) {
 	t.Parallel()
 	broken := strings.NewReplacer("<Plugins>", "<Plugs>", "</Plugins>", "</Plugs>").Replace(extensionsConfig)
 	if x, err := ParseExtensions([]byte(broken)); err != nil || len(x.Handlers) != 1 || x.Handlers[0].Name != "" || x.Handlers[0].Invalid == "" || x.StatusBlob.URL.Empty() {

@@ -163,7 +163,7 @@ func TestDeprovisionAsksAndShows(t *testing.T) {
 	}
 }
 
-func TestWhatFailsIsSaidAndTheRestIsDone(t *testing.T) {
+func TestDeprovisionContinuesAfterFailure(t *testing.T) {
 	t.Parallel()
 	r := used(t)
 	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"userdel": {Code: 8, Stderr: "user is logged in"}}}

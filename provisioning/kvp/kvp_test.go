@@ -141,7 +141,7 @@ func TestStaleRecordsGoOncePerBoot(t *testing.T) {
 	}
 }
 
-func TestNoHyperVIsSaid(t *testing.T) {
+func TestWithoutHyperV(t *testing.T) {
 	t.Parallel()
 	r := host.Root(t.TempDir())
 	if err := kvp.Open(r).Set(t.Context(), kvp.Record{Key: "k"}); err == nil {

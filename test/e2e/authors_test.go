@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestLevers: the agentctl commands that administrators and authors of
-// extensions use, on a machine with an extension.
-func TestLevers(t *testing.T) {
+// TestAgentctlForAuthors: the agentctl commands that administrators and authors
+// of extensions use, on a machine with an extension.
+func TestAgentctlForAuthors(t *testing.T) {
 	o := blank()
 	o.Packages = samples(t)
 	c := newAgentCloud(t, o)

@@ -65,10 +65,10 @@ enable)
 esac
 `
 
-// TestVandal: while one handler writes garbage wherever it can, the agent keeps
-// reporting, another handler gets its new settings, agentctl answers, and the
-// agent's memory stays small.
-func TestVandal(t *testing.T) {
+// TestHandlerWritesGarbage: while one handler writes garbage wherever it can,
+// the agent keeps reporting, another handler gets its new settings, agentctl
+// answers, and the agent's memory stays small.
+func TestHandlerWritesGarbage(t *testing.T) {
 	t.Parallel()
 	o := blank()
 	o.telemetry = true

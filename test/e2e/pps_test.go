@@ -131,9 +131,9 @@ func TestPooledAndStartedAgain(t *testing.T) {
 	}
 }
 
-// TestPooledWithABadOrder: the provisioning document may be invalid; the
+// TestPooledWithInvalidDocument: the provisioning document may be invalid; the
 // failure is reported to the platform.
-func TestPooledWithABadOrder(t *testing.T) {
+func TestPooledWithInvalidDocument(t *testing.T) {
 	c := newAgentCloud(t, pooledVM("Running"))
 	c.StartAgent(t)
 	c.inPool(t)

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// TestWorstDay: whatever a handler does, the output says so, and does not
-// disturb the terminal.
-func TestWorstDay(t *testing.T) {
+// TestMisbehavingHandlers: whatever a handler does, the output says so, and
+// does not disturb the terminal.
+func TestMisbehavingHandlers(t *testing.T) {
 	a := agent(t)
 	const ok = `echo '[{"version":1.0,"timestampUTC":"2026-01-01T00:00:00Z","status":{"operation":"Enable","status":"success","code":0,"formattedMessage":{"lang":"en","message":"m"}}}]' >status/$ConfigSequenceNumber.status` + "\n"
 	for name, tc := range map[string]struct {

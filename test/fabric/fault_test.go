@@ -101,7 +101,7 @@ func TestFaultEffects(t *testing.T) {
 	}
 }
 
-func TestFaultAfterTheFact(t *testing.T) {
+func TestFaultAfterRequestIsApplied(t *testing.T) {
 	f, vm, c := testFabric(t)
 	if _, err := f.Fail(Fault{Kind: BlobPut, Apply: true, Status: 500, Times: 1}); err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestFaultSeed(t *testing.T) {
 	}
 }
 
-func TestPollingInABubble(t *testing.T) {
+func TestPollingInFakeTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New(t)
 		vm := f.CreateVM("vm-01")

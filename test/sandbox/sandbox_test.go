@@ -392,9 +392,9 @@ func BenchmarkNew(b *testing.B) {
 	}
 }
 
-// TestFirstThreadStaysHome: from whatever thread a process is started, this
-// program's first thread never stays in the sandbox's namespaces.
-func TestFirstThreadStaysHome(t *testing.T) {
+// TestFirstThreadKeepsItsNamespaces: from whatever thread a process is started,
+// this program's first thread never stays in the sandbox's namespaces.
+func TestFirstThreadKeepsItsNamespaces(t *testing.T) {
 	s := create(t, sandbox.Options{})
 	own, err := os.Readlink("/proc/self/ns/mnt") // of the first thread
 	if err != nil {

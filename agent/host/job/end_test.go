@@ -145,9 +145,9 @@ func TestSEC5EndJob(t *testing.T) {
 	}
 }
 
-// TestSEC5StateNamesStrangers: a command writes process ids of other programs
-// into the files of its job. They are neither waited for nor killed.
-func TestSEC5StateNamesStrangers(t *testing.T) {
+// TestSEC5StateNamesForeignProcesses: a command writes process ids of other
+// programs into the files of its job. They are neither waited for nor killed.
+func TestSEC5StateNamesForeignProcesses(t *testing.T) {
 	dir, st := runningJob(t, "sleep 600", time.Hour)
 	stranger := exec.Command("sleep", "600")
 	if err := stranger.Start(); err != nil {
@@ -201,9 +201,9 @@ func TestSEC5LockHeld(t *testing.T) {
 	}
 }
 
-// TestERR8LostJobClock: the wall clock was set after the supervisor wrote its
-// state. The orphaned command still gets exactly its time limit.
-func TestERR8LostJobClock(t *testing.T) {
+// TestERR8OrphanAfterClockChange: the wall clock was set after the supervisor
+// wrote its state. The orphaned command still gets exactly its time limit.
+func TestERR8OrphanAfterClockChange(t *testing.T) {
 	const tenYears = 10 * 365 * 24 * time.Hour
 	for _, jump := range []time.Duration{-tenYears, 0, tenYears} {
 		for _, over := range []bool{false, true} {
