@@ -77,7 +77,7 @@ func TestERR6RequestsWhileStarting(t *testing.T) {
 				end()
 				askers.Wait()
 				cancel()
-				<-done //nolint:errcheck // the context was ended here
+				<-done //nolint:errcheck // ended by the test; its error does not matter
 				a.platform.Close()
 			}()
 			if !off {
@@ -90,7 +90,7 @@ func TestERR6RequestsWhileStarting(t *testing.T) {
 				return
 			}
 			await(t, ctx, func() string {
-				if h := vm.Health(); h.State != "Ready" || a.loop.ready() != errSwitchedOff { //nolint:errorlint // it is the value
+				if h := vm.Health(); h.State != "Ready" || a.loop.ready() != errSwitchedOff { //nolint:errorlint // errSwitchedOff is stored unwrapped
 					return "not up: " + h.State
 				}
 				return ""

@@ -60,7 +60,7 @@ func oneMode(t *testing.T, prov, ext string) {
 	go func() { done <- a.Run(ctx) }()
 	defer func() {
 		cancel()
-		<-done //nolint:errcheck // the context was ended here
+		<-done //nolint:errcheck // ended by the test; its error does not matter
 		a.platform.Close()
 	}()
 

@@ -96,7 +96,7 @@ func (a *Agent) connect(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			// wait: it ends with the context
-			<-done //nolint:errcheck // the context has ended
+			<-done //nolint:errcheck // its error does not matter once the context has ended
 			return context.Cause(ctx)
 		case err := <-done:
 			if err == nil {

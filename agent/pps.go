@@ -49,7 +49,7 @@ func (a *Agent) askPPS(ctx context.Context) (answer <-chan provisioning.PPSType,
 	return c, func() {
 		cancel()
 		// wait: it ends with the context
-		<-ended //nolint:errcheck // it has none
+		<-ended //nolint:errcheck // the function returns nil
 	}
 }
 

@@ -112,7 +112,7 @@ func (a *Agent) search(ctx context.Context, known *knowledge) (*ovf.Document, er
 	defer func() {
 		end(nil)
 		// wait: it ends with sctx
-		<-spare //nolint:errcheck // it has none
+		<-spare //nolint:errcheck // the function returns nil
 	}()
 	return ovf.Load(sctx, ovf.DVD{Root: a.Root, Path: a.cfg.Provisioning.Media, Wait: mediaWait})
 }
@@ -148,7 +148,7 @@ func (a *Agent) learn(ctx context.Context) (k *knowledge, stop func()) {
 	return k, func() {
 		cancel()
 		// wait: it ends with the context
-		<-ended //nolint:errcheck // the context has ended
+		<-ended //nolint:errcheck // its error does not matter once the context has ended
 	}
 }
 

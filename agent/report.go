@@ -116,7 +116,7 @@ func newSending() *sending {
 func (s *sending) wait() {
 	if s.done != nil {
 		// wait: the context has ended, and with it the report
-		<-s.done //nolint:errcheck // the context has ended, so it has to
+		<-s.done //nolint:errcheck // its error does not matter once the context has ended
 	}
 }
 

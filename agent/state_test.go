@@ -170,7 +170,7 @@ func startSpoilt(t *testing.T, name string, dirs bool, how func(string) error) {
 	go func() { done <- a.Run(ctx) }()
 	defer func() {
 		cancel()
-		<-done //nolint:errcheck // the context was ended here
+		<-done //nolint:errcheck // ended by the test; its error does not matter
 		a.platform.Close()
 	}()
 	await(t, ctx, func() string {

@@ -188,7 +188,7 @@ func (e *events) Emit(ev event.Event) {
 // the test does not fail if one still writes while the directory is removed.
 func home(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "extensions") //nolint:usetesting // see above
+	dir, err := os.MkdirTemp("", "extensions") //nolint:usetesting // see the comment of home
 	if err != nil {
 		t.Fatal(err)
 	}

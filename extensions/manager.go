@@ -362,7 +362,7 @@ func (m *Manager) loop(ctx context.Context) error {
 			if !ok || !strings.HasSuffix(ev.Name, ".status") {
 				continue
 			}
-		case <-trouble: //nolint:errcheck // the poll looks all the same
+		case <-trouble: //nolint:errcheck // the poll finds changes without notifications
 		case <-poll.C:
 			m.schedule(ctx)
 			if m.still() {

@@ -432,7 +432,7 @@ func (w *work) dropStatus(base, ext string, seq int) error {
 	name := handler.FileName(ext, seq, ".status")
 	data, _, err := folder.ReadOwn(base+"/status/"+name, handler.MaxStatusFile)
 	if err != nil {
-		return nil //nolint:nilerr // none, or one that the handler has to deal with
+		return nil //nolint:nilerr // no status file, or an unusable one that is left to the handler
 	}
 	st, err := handler.ParseStatus(data)
 	if err == nil && strings.EqualFold(st.Operation, "enable") {

@@ -228,7 +228,7 @@ func Eject(root host.Root, s Source) error {
 		}
 		return fmt.Errorf("eject %s: %w", s.Device, err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() //nolint:errcheck // the file was only read
 	// Unlocking the door may be unsupported; the error does not matter.
 	_ = unix.IoctlSetInt(int(f.Fd()), cdromLockDoor, 0)
 	err = unix.IoctlSetInt(int(f.Fd()), cdromEject, 0)

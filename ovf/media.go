@@ -176,7 +176,7 @@ func readMember(f fs.FS, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close() //nolint:errcheck // the file was only read
 	b, err := io.ReadAll(io.LimitReader(file, maxDocument+1))
 	if err != nil {
 		return nil, err
@@ -222,7 +222,7 @@ type Dir string
 // Open implements Media.
 func (d Dir) Open(context.Context) (*Medium, error) {
 	// Symlinks must not lead out of the directory.
-	r, err := os.OpenRoot(string(d)) //nolint:forbidigo // the caller names it, from where they are
+	r, err := os.OpenRoot(string(d)) //nolint:forbidigo // the caller names the file, relative to their working directory
 	if err != nil {
 		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err, true}}}
 	}

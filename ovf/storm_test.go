@@ -39,7 +39,7 @@ func TestStorm(t *testing.T) {
 		name = strings.TrimSuffix(filepath.Base(name), ".gz")
 		whole := imageBytes(t, name)
 		for round := range rounds {
-			r := rand.New(rand.NewPCG(uint64(i), uint64(round))) //nolint:gosec // repeatable
+			r := rand.New(rand.NewPCG(uint64(i), uint64(round))) //nolint:gosec // repeatable test data from a seed
 			img := damaged(r, whole)
 			done := make(chan uint64, 1)
 			go func() {

@@ -46,7 +46,7 @@ func loggedReady(r host.Root, since time.Time) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() //nolint:errcheck // the file was only read
 	if end, err := f.Seek(0, io.SeekEnd); err != nil || end > tail {
 		_, _ = f.Seek(max(0, end-tail), io.SeekStart)
 	} else {

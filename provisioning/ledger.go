@@ -29,7 +29,7 @@ func readLedger(r host.Root, name string) (ledger, error) {
 		return l, fmt.Errorf("read %s: %w", name, err)
 	}
 	if err := json.Unmarshal(b, &l); err != nil {
-		return ledger{}, nil //nolint:nilerr // half a file of a power cut: as good as none
+		return ledger{}, nil //nolint:nilerr // a power cut has truncated the file: start with an empty one
 	}
 	return l, nil
 }

@@ -402,7 +402,7 @@ func Watch(ctx context.Context, r host.Root, names []string, check func() bool) 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-events:
-		case <-troubles: //nolint:errcheck // the ticker looks all the same
+		case <-troubles: //nolint:errcheck // the ticker finds changes without notifications
 		case <-tick.C:
 		}
 	}

@@ -136,7 +136,7 @@ func waitLinks(ctx context.Context, t PPSType, next func(context.Context) ([]hos
 			if ctx.Err() != nil {
 				return fmt.Errorf("wait for the network: %w", context.Cause(ctx))
 			}
-			return nil //nolint:nilerr // see above
+			return nil //nolint:nilerr // without events, the document is requested at once
 		}
 		if events == nil {
 			return nil // some were lost, possibly the awaited one

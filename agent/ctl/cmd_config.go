@@ -79,7 +79,7 @@ const maxChecked = 2 << 20
 
 // readNamed reads a file that the user has named, which may also be a pipe.
 func readNamed(name string) ([]byte, error) {
-	f, err := os.Open(name) //nolint:forbidigo // it is the caller's own choice, and not below the root
+	f, err := os.Open(name) //nolint:forbidigo // the caller names the path, which is not below the root
 	if err != nil {
 		return nil, err
 	}

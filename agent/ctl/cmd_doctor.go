@@ -45,7 +45,7 @@ Exit code 0: no problems; 1: warnings; 2: errors.`,
 			}
 			code := 0
 			for _, f := range found {
-				switch f.State { //nolint:exhaustive // the rest is no reason
+				switch f.State { //nolint:exhaustive // other states do not change the exit code
 				case status.Error:
 					code = ExitFailed
 				case status.Warn:
@@ -62,7 +62,7 @@ Exit code 0: no problems; 1: warnings; 2: errors.`,
 					continue // passed checks are shown if all have passed, or with --all
 				}
 				word, rank := strings.ToUpper(string(f.State)), 0
-				switch f.State { //nolint:exhaustive // error is 0
+				switch f.State { //nolint:exhaustive // errors keep rank 0
 				case status.OK:
 					word, rank = "ok", 3
 				case status.Warn, status.Unknown:

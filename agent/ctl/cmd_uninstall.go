@@ -230,7 +230,7 @@ func (a *app) leftRunning() []removal {
 	for _, top := range []string{"/sys/fs/cgroup/azure.slice", "/sys/fs/cgroup/systemd/azure.slice"} {
 		_ = a.root().Walk(top, maxWalk, func(rel string, in *host.Dir, fi fs.FileInfo, err error) error {
 			if err != nil || fi.Name() != "cgroup.procs" || strings.Contains("/"+rel, "/azguest.service/") {
-				return nil //nolint:nilerr // it may vanish meanwhile
+				return nil //nolint:nilerr // may have been removed meanwhile
 			}
 			b, _, _ := in.ReadBounded(fi.Name(), 1<<20)
 			procs += len(strings.Fields(string(b)))

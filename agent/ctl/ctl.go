@@ -251,7 +251,7 @@ func controls(r rune) bool {
 // the platform and from publishers; cleaning all of them at once means that no
 // output can miss it.
 func cleanAll(v reflect.Value) {
-	switch v.Kind() { //nolint:exhaustive // nothing else holds a string
+	switch v.Kind() { //nolint:exhaustive // other kinds hold no strings
 	case reflect.Pointer:
 		if !v.IsNil() {
 			cleanAll(v.Elem())

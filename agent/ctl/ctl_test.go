@@ -314,7 +314,7 @@ func TestHostileText(t *testing.T) {
 	const evil = "a\x1b]0;owned\x07\x1b[2J\u009b31m\u202eb\u2066\u200bc\r\x7f\u2028d\U000e0041"
 	var fill func(v reflect.Value)
 	fill = func(v reflect.Value) {
-		switch v.Kind() { //nolint:exhaustive // what a snapshot is made of
+		switch v.Kind() { //nolint:exhaustive // a snapshot has no other kinds
 		case reflect.Struct:
 			for i := range v.NumField() {
 				if v.Type().Field(i).IsExported() {

@@ -178,7 +178,7 @@ func TestFaults(t *testing.T) {
 		}, []string{"AZ-DISK-READONLY", "AZ-DISK-READONLY"}},
 		"lib writable": {
 			func(t *testing.T, e *Env) {
-				if err := os.Chmod(e.path("/var/lib/waagent"), 0o777); err != nil { //nolint:gosec // the fault
+				if err := os.Chmod(e.path("/var/lib/waagent"), 0o777); err != nil { //nolint:gosec // this mode is the fault under test
 					t.Fatal(err)
 				}
 			}, []string{"AZ-DISK-PERM"},

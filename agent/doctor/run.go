@@ -114,7 +114,7 @@ func merge(found, fresh []Finding) []Finding {
 }
 
 func rank(s status.State) int {
-	switch s { //nolint:exhaustive // the states of a part
+	switch s { //nolint:exhaustive // all other states rank last
 	case status.Error:
 		return 0
 	case status.Warn:

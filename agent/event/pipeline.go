@@ -81,7 +81,7 @@ func (c *Collected) handler(logs *host.Dir, name string, keep bool) error {
 	}
 	defer folder.Close()
 	if fi, err := folder.Lstat("events"); err != nil || !fi.IsDir() {
-		return nil //nolint:nilerr // not there, or not a folder
+		return nil //nolint:nilerr // there is no directory of events
 	}
 	events, err := folder.OpenDir("events")
 	if err != nil {

@@ -369,5 +369,5 @@ func (w world) reload(f *Firewall, script string) {
 		}
 	}
 	cancel()
-	<-done //nolint:errcheck // it ends as it is told to
+	<-done //nolint:errcheck // ended by the test; its error does not matter
 }

@@ -139,7 +139,7 @@ func (f *Firewall) connectAs(uid int, patience time.Duration) (bool, error) {
 	defer unix.Close(fd)
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(f.target.Port()), Addr: f.target.Addr().As4()})
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return false, nil //nolint:nilerr // refused on the spot: blocked
+		return false, nil //nolint:nilerr // refused at once: counts as blocked
 	}
 	until := time.Now().Add(patience)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}

@@ -432,7 +432,7 @@ func (d *Dir) place() (place, error) {
 	if err := unix.Fstat(d.fd(), &st); err != nil {
 		return place{}, d.fail("stat", "", err)
 	}
-	return place{dev: uint64(st.Dev)}, nil //nolint:unconvert // 32 bits wide on some platforms
+	return place{dev: uint64(st.Dev)}, nil //nolint:unconvert // the type depends on the architecture
 }
 
 // A removal is the state of one RemoveAll. Directories deeper than maxDepth

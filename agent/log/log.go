@@ -49,7 +49,7 @@ func (r redactor) Write(p []byte) (int, error) { return r.WriteLevel(zerolog.NoL
 
 func (r redactor) WriteLevel(l zerolog.Level, p []byte) (int, error) {
 	if _, err := r.w.WriteLevel(l, []byte(secret.Redact(string(p)))); err != nil {
-		return len(p), nil //nolint:nilerr // see above
+		return len(p), nil //nolint:nilerr // a log that can't be written must not stop the agent
 	}
 	return len(p), nil
 }

@@ -173,13 +173,13 @@ func unescape(s string) (text string, from []int32) {
 		}
 		changed = changed || n > 1
 		b = append(b, c)
-		at = append(at, int32(i)) //nolint:gosec // looked at above
+		at = append(at, int32(i)) //nolint:gosec // the length was checked above
 		i += n
 	}
 	if !changed {
 		return s, nil
 	}
-	return string(b), append(at, int32(len(s))) //nolint:gosec // looked at above
+	return string(b), append(at, int32(len(s))) //nolint:gosec // the length was checked above
 }
 
 // An expression finds one kind of secret, within a line unless block is set. It
@@ -246,7 +246,7 @@ var matcher = sync.OnceValue(func() *words {
 func (m *words) add(w word) {
 	h := &m.head[hash(w.text[0], w.text[1], w.text[2])]
 	if *h == 0 {
-		*h = uint8(len(m.lists)) //nolint:gosec // there are a hundred
+		*h = uint8(len(m.lists)) //nolint:gosec // there are about a hundred lists
 		m.lists = append(m.lists, nil)
 	}
 	m.lists[*h] = append(m.lists[*h], w)

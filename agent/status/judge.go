@@ -46,7 +46,7 @@ func (s Snapshot) Judge() Overall {
 
 func (s Snapshot) line(o Overall) string {
 	var parts []string
-	switch o.State { //nolint:exhaustive // the states of the parts do not occur here
+	switch o.State { //nolint:exhaustive // the default covers the others
 	case Starting:
 		parts = append(parts, "starting")
 		if w := s.Provisioning.Waiting; w != "" {

@@ -13,7 +13,7 @@ import (
 
 // fillStrings sets every string of a snapshot to a text.
 func fillStrings(v reflect.Value, path string, text func(path string) string) {
-	switch v.Kind() { //nolint:exhaustive // the others hold no string
+	switch v.Kind() { //nolint:exhaustive // other kinds hold no strings
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if f := v.Type().Field(i); f.IsExported() {

@@ -169,7 +169,7 @@ func (s *Snapshot) each(put func(see, text string) string) {
 // texts replaces each string below v that is in a field with the tag "see".
 // What v shares with another snapshot is copied before.
 func texts(v reflect.Value, see string, put func(see, text string) string) {
-	switch v.Kind() { //nolint:exhaustive // nothing else holds such a text
+	switch v.Kind() { //nolint:exhaustive // other kinds hold no such text
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if f := v.Type().Field(i); f.IsExported() {

@@ -37,7 +37,7 @@ func (t *Tool) Decrypt(args []string) int {
 	}
 	in := t.In
 	if name := f.Arg(0); name != "-" {
-		file, err := os.Open(name) //nolint:forbidigo // the caller names it, and it may be a pipe
+		file, err := os.Open(name) //nolint:forbidigo // the caller names the file, and it may be a pipe
 		if err != nil {
 			return t.end(err)
 		}

@@ -41,7 +41,7 @@ func (t *Tool) deprovision(ctx context.Context, m generalize.Mode, user bool) er
 // if it is yes. Ctrl-C ends the wait. The read itself can't be interrupted; its
 // goroutine ends with the process, which has nothing else to do then.
 type stopping struct {
-	ctx context.Context //nolint:containedctx // io.Reader has no other way
+	ctx context.Context //nolint:containedctx // Read of io.Reader has no parameter for a context
 	t   *Tool
 	in  io.Reader
 }

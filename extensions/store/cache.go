@@ -46,7 +46,7 @@ func StampOf(path string) (FileStamp, bool) {
 	if !ok {
 		return FileStamp{}, false
 	}
-	return FileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // Dev is not uint64 everywhere
+	return FileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // the type of Dev depends on the architecture
 }
 
 // Status returns the content of one status file (see handler.ReadStatus). While

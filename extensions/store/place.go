@@ -155,7 +155,7 @@ func moveTree(from, to string) error {
 func (s Store) CheckRoom(limit int64) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.Root.Path(s.Lib), &st); err != nil {
-		return nil //nolint:nilerr // writing will tell
+		return nil //nolint:nilerr // if there is no room, writing fails and says so
 	}
 	const least = 4 << 20 // the size of the package is not known yet
 	if free := int64(st.Bavail) * st.Bsize; free < min(least, limit) {

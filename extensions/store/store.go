@@ -152,7 +152,7 @@ func (s Store) Save(r Record) error {
 func (s Store) SaveFiles(r Record) error {
 	base := s.Base(r.Name, r.Version)
 	if s.CheckBase(r.Name, r.Version) != nil {
-		return nil //nolint:nilerr // the record is enough
+		return nil //nolint:nilerr // without a usable directory, the record alone is enough
 	}
 	if err := folder.MakeAll(base); err != nil {
 		return fmt.Errorf("write handler state: %w", err)

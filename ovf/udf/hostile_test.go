@@ -29,7 +29,7 @@ func walk(r io.ReaderAt, size int64) {
 			return fs.SkipAll
 		}
 		if err != nil {
-			return nil //nolint:nilerr // a fault is fine, it is only not to crash
+			return nil //nolint:nilerr // errors are allowed, crashes are not
 		}
 		if _, err := d.Info(); err == nil && !d.IsDir() {
 			_, _ = f.ReadFile(p)

@@ -33,7 +33,7 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 // shortDir is a temporary folder: the path of a socket has at most 107 bytes.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nm") //nolint:usetesting // t.TempDir has the name of the test in it
+	dir, err := os.MkdirTemp("", "nm") //nolint:usetesting // a socket path must be short, and t.TempDir contains the test's name
 	if err != nil {
 		t.Fatal(err)
 	}

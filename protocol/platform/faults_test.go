@@ -98,7 +98,7 @@ func TestHostileAnswers(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					p := newPatient(t, fast)
-					r := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // dice
+					r := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // repeatable test data from a seed
 					for _, how := range some(r, answers, n) {
 						x := answers[how]
 						x.Kind = kind

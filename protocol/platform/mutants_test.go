@@ -415,7 +415,7 @@ func TestMutants(t *testing.T) {
 	for _, s := range sightings(t) {
 		t.Run(string(s.kind)+" "+strings.ReplaceAll(s.name, "/", " "), func(t *testing.T) {
 			t.Parallel()
-			r := rand.New(rand.NewPCG(seed, uint64(len(s.doc)))) //nolint:gosec // dice
+			r := rand.New(rand.NewPCG(seed, uint64(len(s.doc)))) //nolint:gosec // repeatable test data from a seed
 			synctest.Test(t, func(t *testing.T) {
 				p := newPatient(t, s.kind == fabric.VMSettings)
 				if s.doc == "" {

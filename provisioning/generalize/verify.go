@@ -103,7 +103,7 @@ func (v *verifier) secrets() {
 	for _, top := range []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"} {
 		err := v.r.Walk(top, verifyFiles, func(rel string, in *host.Dir, fi fs.FileInfo, err error) error {
 			if err != nil || !fi.Mode().IsRegular() {
-				return nil //nolint:nilerr // what can't be entered is not a finding
+				return nil //nolint:nilerr // a directory that can't be read is not a finding
 			}
 			name, base := path.Join(top, rel), path.Base(rel)
 			keys := base == "authorized_keys" || base == "authorized_keys2"
@@ -119,7 +119,7 @@ func (v *verifier) secrets() {
 			b, _, err := in.ReadBounded(base, secretSize)
 			switch {
 			case err != nil:
-				return nil //nolint:nilerr // another by now, or gone
+				return nil //nolint:nilerr // replaced or removed meanwhile
 			case keys && len(bytes.TrimSpace(b)) > 0:
 				v.bad(name, "allows logins to every VM of this image")
 			case !keys && looksSecret(b):

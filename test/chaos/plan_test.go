@@ -44,7 +44,7 @@ type kind struct {
 type dice struct{ *rand.Rand }
 
 func newDice(seed uint64) *dice {
-	return &dice{rand.New(rand.NewPCG(seed, 0xc4a05))} //nolint:gosec // a drill, not a key
+	return &dice{rand.New(rand.NewPCG(seed, 0xc4a05))} //nolint:gosec // repeatable test data from a seed
 }
 
 func (d *dice) chance(percent int) bool { return d.IntN(100) < percent }

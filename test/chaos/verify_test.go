@@ -231,7 +231,7 @@ func (l *life) spilled() []string {
 	for _, dir := range []string{lib, "/var/log/azure", "/run/azguest", "/run/systemd"} {
 		_ = filepath.WalkDir(root+dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
-				return nil //nolint:nilerr // gone meanwhile
+				return nil //nolint:nilerr // removed meanwhile
 			}
 			if b, err := os.ReadFile(path); err == nil {
 				look(strings.TrimPrefix(path, root), string(b))

@@ -95,7 +95,7 @@ func (c *cloud) ssh(t testing.TB, user, command string) string {
 	}
 	cfg := &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // the sandbox's own
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // the server is in the sandbox of the test
 		Timeout:         patience,
 	}
 	var client *ssh.Client

@@ -3,7 +3,7 @@ package e2e
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // see transport
+	"crypto/sha1" //nolint:gosec // key identifiers are SHA-1
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -189,7 +189,7 @@ func transport(t *testing.T, recorded string) (certificate, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := sha1.Sum(x509.MarshalPKCS1PublicKey(&k.PublicKey)) //nolint:gosec // a name, as OpenSSL makes it
+	id := sha1.Sum(x509.MarshalPKCS1PublicKey(&k.PublicKey)) //nolint:gosec // the key identifier that OpenSSL computes
 	c.PublicKey, c.NotBefore, c.NotAfter, c.SubjectKeyId = &k.PublicKey, time.Now().Add(-time.Hour), time.Now().AddDate(2, 0, 0), id[:]
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
 	if err != nil {

@@ -167,7 +167,7 @@ func (l *linter) manifest() {
 	var list []map[string]json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
 		f := Finding{Level: Error, File: b.where, Message: "not an array of objects: " + jsonFault(data, err)}
-		if s, ok := err.(*json.SyntaxError); ok { //nolint:errorlint // as encoding/json returns it
+		if s, ok := err.(*json.SyntaxError); ok { //nolint:errorlint // encoding/json does not wrap it
 			f.Line = 1 + bytes.Count(data[:min(int(s.Offset), len(data))], []byte("\n"))
 		}
 		l.out = append(l.out, f)

@@ -38,7 +38,7 @@ func fabricFor(t *testing.T) *desk {
 		t.Skip("needs root, to be somebody else")
 	}
 	azguest := agent(t)
-	dir, err := os.MkdirTemp("", "extlab-desk-") //nolint:usetesting // others can't get into t.TempDir()
+	dir, err := os.MkdirTemp("", "extlab-desk-") //nolint:usetesting // other users can't enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,7 +205,7 @@ func (f *Fabric) validateDeployment(r *request, group, name string) (*answer, *a
 			list = append(list, object{"id": it.ID})
 		}
 	}
-	properties := doc["properties"].(object) //nolint:forcetypeassert // made there
+	properties := doc["properties"].(object) //nolint:forcetypeassert // resource makes it an object
 	properties["validatedResources"] = list
 	delete(properties, "outputResources")
 	return replyJSON(http.StatusOK, doc), nil

@@ -135,7 +135,7 @@ func TestTemplateFunctions(t *testing.T) {
 		`[reference(resourceId('Microsoft.Compute/virtualMachines', 'vm-01'), '2024-07-01', 'Full').location]`: `"westeurope"`,
 	} {
 		got, failure := evaluate(c, expression, sections)
-		gotJSON, _ := json.Marshal(got) //nolint:errchkjson // came from JSON
+		gotJSON, _ := json.Marshal(got) //nolint:errchkjson // got consists of JSON values
 		var a, b any
 		if json.Unmarshal(gotJSON, &a) != nil || json.Unmarshal([]byte(want), &b) != nil || failure != "" || fmt.Sprintf("%#v", a) != fmt.Sprintf("%#v", b) {
 			t.Errorf("%s: %s %s, want %s", expression, gotJSON, failure, want)

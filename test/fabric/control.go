@@ -77,7 +77,7 @@ func (v *VM) call(method, name string, body any) error {
 		}
 	}
 	path := v.resourceID() + "/extensions/" + url.PathEscape(name) + "?" + apiVersion
-	inner, err := http.NewRequest(method, "http://"+ManagementHost+path, nil) //nolint:noctx // never sent
+	inner, err := http.NewRequest(method, "http://"+ManagementHost+path, nil) //nolint:noctx // passed to control directly, not sent
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}

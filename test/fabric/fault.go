@@ -147,7 +147,7 @@ func (f *Fabric) Fail(fault Fault) (int, error) {
 	fault.ID = s.next
 	fault.since = time.Now()
 	fault.seen, fault.applied = 0, 0
-	fault.random = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // no keys
+	fault.random = rand.New(rand.NewPCG(fault.Seed, 0xfab)) //nolint:gosec // repeatable test data, not a key
 	s.list = append(s.list, &fault)
 	return fault.ID, nil
 }

@@ -112,7 +112,7 @@ func (c client) sub(name string, header map[string]string) (int, string) {
 			h += k + ": " + v + "\r\n"
 		}
 	}
-	resp, body := c.raw("168.63.129.16:80", "GET "+target+" HTTP/1.1\r\nHost: 168.63.129.16\r\nUser-Agent: t\r\nConnection: close\r\n"+h+"\r\n") //nolint:bodyclose // raw has read it all
+	resp, body := c.raw("168.63.129.16:80", "GET "+target+" HTTP/1.1\r\nHost: 168.63.129.16\r\nUser-Agent: t\r\nConnection: close\r\n"+h+"\r\n") //nolint:bodyclose // raw has read the whole body
 	return resp.StatusCode, string(body)
 }
 

@@ -3,7 +3,7 @@ package fabric
 import (
 	"archive/zip"
 	"bytes"
-	"crypto/sha1" //nolint:gosec // a name, not a secret
+	"crypto/sha1" //nolint:gosec // SHA-1 only makes a name here
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"

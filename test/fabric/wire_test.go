@@ -24,7 +24,7 @@ import (
 
 func TestVersionsNeedNoHeader(t *testing.T) {
 	_, _, c := testFabric(t)
-	resp, body := c.raw("168.63.129.16:80", "GET /?comp=versions HTTP/1.1\r\nHost: 168.63.129.16\r\nConnection: close\r\n\r\n") //nolint:bodyclose // raw has read it all
+	resp, body := c.raw("168.63.129.16:80", "GET /?comp=versions HTTP/1.1\r\nHost: 168.63.129.16\r\nConnection: close\r\n\r\n") //nolint:bodyclose // raw has read the whole body
 	if resp.StatusCode != 200 || strings.Count(string(body), "<Version>2012-11-30</Version>") != 2 {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}

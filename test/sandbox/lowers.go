@@ -41,7 +41,7 @@ func lowers(upper, base string) ([]string, error) {
 	split = func(dir string, depth int) error {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			return nil //nolint:nilerr // not ours to see: it stays empty
+			return nil //nolint:nilerr // this user may not read it: it stays empty
 		}
 		for _, e := range entries {
 			name := filepath.Join(dir, e.Name())
@@ -151,7 +151,7 @@ func own(upper string) error {
 		err := filepath.WalkDir(o.dir, func(name string, d fs.DirEntry, err error) error {
 			switch {
 			case err != nil:
-				return nil //nolint:nilerr // not ours to see: it stays as it is
+				return nil //nolint:nilerr // this user may not read it: it stays unchanged
 			case hidden(upper, name):
 				if d.IsDir() {
 					return fs.SkipDir
@@ -225,7 +225,7 @@ func (c *copier) file(name string, kind fs.FileMode) error {
 	}
 	fi, err := os.Lstat(name)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() > min(maxCopied, c.bytes) || c.files == 0 {
-		return nil //nolint:nilerr // it stays as it is
+		return nil //nolint:nilerr // the file stays unchanged
 	}
 	src, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -344,7 +344,7 @@ func replaceSecrets(upper string) error {
 		}
 	}
 	if _, err := os.Lstat("/etc/sudoers"); err != nil {
-		return nil //nolint:nilerr // no sudo here
+		return nil //nolint:nilerr // sudo is not installed
 	}
 	return os.WriteFile(filepath.Join(upper, "etc/sudoers"), []byte("root ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n"), 0o440)
 }

@@ -156,7 +156,7 @@ func runAgain(ctx context.Context, mapIDs func(pid int) error) error {
 		return err
 	}
 	defer readyEnd.Close()
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // it ends in its own order, by its lifeline
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // the supervisor ends by itself when its lifeline is closed
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), lifelineName+"=3")
 	cmd.ExtraFiles = []*os.File{life, ready}
@@ -257,7 +257,7 @@ func newIDMap(program string, pid, own int, r *idRange) error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command(path, strconv.Itoa(pid), "0", strconv.Itoa(own), "1", "1", r.start, r.count).CombinedOutput() //nolint:noctx // a moment
+	out, err := exec.Command(path, strconv.Itoa(pid), "0", strconv.Itoa(own), "1", "1", r.start, r.count).CombinedOutput() //nolint:noctx // takes only a moment
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
 	}

@@ -73,7 +73,7 @@ func supervise(ctl *os.File) error {
 		if err != nil {
 			// The program has ended or closed the sandbox; the end of this
 			// process ends every process of the namespace.
-			return nil //nolint:nilerr // that is how it is told
+			return nil //nolint:nilerr // end of input means: end the sandbox
 		}
 		var o order
 		if err := json.Unmarshal(line, &o); err != nil {

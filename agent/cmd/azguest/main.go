@@ -119,7 +119,7 @@ func waagent(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if w.ConfigFile != "" {
-		if _, err := os.Stat(w.ConfigFile); err != nil { //nolint:forbidigo // the caller names it, from where they are
+		if _, err := os.Stat(w.ConfigFile); err != nil { //nolint:forbidigo // the caller names the file, relative to their working directory
 			fmt.Fprintln(stderr, "azguest:", err)
 			return 1
 		}

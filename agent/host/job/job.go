@@ -61,7 +61,7 @@ func (l Launcher) Start(dir string, job Job) error {
 		return fmt.Errorf("start job: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(l.Exe, SuperviseArg, dir) //nolint:noctx // it outlives us on purpose
+	cmd := exec.Command(l.Exe, SuperviseArg, dir) //nolint:noctx // the supervisor outlives this program on purpose
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8", "GOMAXPROCS=2", "GOGC=50"}
 	cmd.Stdout, cmd.Stderr = log, log

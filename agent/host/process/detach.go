@@ -30,7 +30,7 @@ type Daemon struct {
 // Detach starts a process in a session of its own and does not wait for its
 // end. Its exit status is discarded.
 func Detach(ctx context.Context, d Daemon) error {
-	cmd := exec.Command(d.Path, d.Args...) //nolint:noctx // it outlives us on purpose
+	cmd := exec.Command(d.Path, d.Args...) //nolint:noctx // the process outlives this program on purpose
 	cmd.Dir, cmd.Env = "/", d.Env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if d.Log != "" {

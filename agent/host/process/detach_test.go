@@ -74,7 +74,7 @@ func TestDetachNotReady(t *testing.T) {
 // /proc calls it a zombie, and it still holds a lock.
 const halfDead = "AZGUEST_TEST_HALF_DEAD"
 
-func init() { //nolint:gochecknoinits // only here the first thread is ours
+func init() { //nolint:gochecknoinits // only init is sure to run on the first thread
 	name := os.Getenv(halfDead)
 	if name == "" {
 		return

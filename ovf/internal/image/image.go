@@ -95,7 +95,7 @@ func (f *FS) ReadFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // nothing is open below it
+	defer file.Close() //nolint:errcheck // files of an image hold no descriptor
 	st, err := file.Stat()
 	if err != nil {
 		return nil, err

@@ -356,7 +356,7 @@ func neterr(actx, ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	switch cause := context.Cause(actx).(type) { //nolint:errorlint // what attempt has ended itself with, never wrapped
+	switch cause := context.Cause(actx).(type) { //nolint:errorlint // attempt sets the cause itself and does not wrap it
 	case *timeoutError:
 		return cause
 	case *net.OpError:

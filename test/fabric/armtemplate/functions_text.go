@@ -117,7 +117,7 @@ func uniqueString(s string) string {
 func murmur(data []byte) uint64 {
 	const c1, c2 = 0x239b961b, 0xab0e9789
 	var h1, h2 uint32
-	n := uint32(len(data)) //nolint:gosec // templates are megabytes
+	n := uint32(len(data)) //nolint:gosec // templates have a few megabytes at most
 	mix1 := func(k uint32) { h1 ^= bits.RotateLeft32(k*c1, 15) * c2 }
 	mix2 := func(k uint32) { h2 ^= bits.RotateLeft32(k*c2, 17) * c1 }
 	for ; len(data) >= 8; data = data[8:] {
@@ -151,7 +151,7 @@ func murmur(data []byte) uint64 {
 // guidOf returns a UUID of version 5 in the platform's name space.
 func guidOf(name string) string {
 	space := []byte("\x11\xfb\x06\xfb\x71\x2d\x4d\xdd\x98\xc7\xe7\x1b\xbd\x58\x88\x30")
-	sum := sha1.Sum(append(space, name...)) //nolint:gosec // what version 5 is made of
+	sum := sha1.Sum(append(space, name...)) //nolint:gosec // UUIDs of version 5 use SHA-1
 	return guid([16]byte(sum[:]), 5)
 }
 

@@ -274,7 +274,7 @@ func (r *Resource) body(s *scope) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := v.(object) //nolint:forcetypeassert // an object's value is one
+	out := v.(object) //nolint:forcetypeassert // the value of an object is an object
 	if properties, ok := out["properties"].(object); ok && template != nil {
 		if r.inner() {
 			properties["template"] = template
