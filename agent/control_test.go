@@ -116,7 +116,7 @@ func TestERR8RunWaitsForItsGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAgent(t, nil)
 		if !slices.ContainsFunc(a.parts(), func(p part) bool { return p.name == "access" }) {
-			t.Fatal("the accounts are no part")
+			t.Fatal("no part named access")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var ended time.Time

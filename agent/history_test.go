@@ -114,11 +114,11 @@ func TestHoldOutlivesTheAgent(t *testing.T) {
 	}
 	for _, bad := range []float64{0, -1, 0.5, status.HoldMax.Seconds() + 1, 1e300} {
 		if r := a.request(t.Context(), status.Request{Op: status.OpHold, ForS: bad}); r.OK {
-			t.Errorf("held for %v s", bad)
+			t.Errorf("accepted a hold for %v s", bad)
 		}
 	}
 	c.hold.set(held{Until: time.Now().AddDate(3, 0, 0)}) // the clock was wrong
 	if _, on := c.hold.now(); on {
-		t.Error("holds for years")
+		t.Error("a stored hold for years is in force")
 	}
 }

@@ -149,10 +149,10 @@ func TestWatchdogSaysThatAPartHangs(t *testing.T) {
 			next.afterHang()
 			p := problemOf(next, "watchdog")
 			if told := p.Code == codeHung && strings.Contains(p.Message, jobGoalState); told != managed {
-				t.Errorf("managed %v: the next life shows %+v", managed, p)
+				t.Errorf("managed %v: after the restart: %+v", managed, p)
 			}
 			if next.Root.Exists(hungFile) {
-				t.Error("it would be told again")
+				t.Error("the record of the hang is left and would be reported again")
 			}
 		})
 	}

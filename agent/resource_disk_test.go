@@ -106,11 +106,11 @@ func TestResourceDiskWaitsForProvisioning(t *testing.T) {
 		select {
 		case <-a.diskLatch.opened:
 			if !tc.at {
-				t.Errorf("%s: at once", name)
+				t.Errorf("%s: the disk is prepared at once, want it to wait", name)
 			}
 		default:
 			if tc.at {
-				t.Errorf("%s: not at once", name)
+				t.Errorf("%s: the disk waits, want it prepared at once", name)
 			}
 		}
 		a.diskLatch.open()
@@ -168,7 +168,7 @@ func TestScsiTimeout(t *testing.T) {
 		}
 	}
 	if after, err := os.Stat(a.Root.Path("/sys/block/sdb/device/timeout")); err != nil || !after.ModTime().Equal(before.ModTime()) {
-		t.Error("what is right was written again")
+		t.Error("a correct timeout was written again")
 	}
 	for in, want := range map[string]string{"": "", "None": "", " 60 ": "60", "0": "!", "-1": "!", "x": "!", "100000": "!"} {
 		got, err := scsiSeconds(in)

@@ -21,7 +21,7 @@ func TestTrust(t *testing.T) {
 	}
 	sig := base64.StdEncoding.EncodeToString(ca.Sign([]byte("package"), nil))
 	if _, err := tr.verify(t.Context(), pkg, sig); !errors.Is(err, extensions.ErrNoTrust) {
-		t.Errorf("nobody is trusted: %v", err)
+		t.Errorf("without trusted authorities: %v", err)
 	}
 	write := func(name string, b []byte) {
 		if err := errors.Join(root.MkdirAll("/etc/azguest/trust.d", 0o755), root.MkdirAll("/var/lib/waagent", 0o700), root.WriteFile(name, b, 0o644)); err != nil {
@@ -39,6 +39,6 @@ func TestTrust(t *testing.T) {
 	}
 	write("/etc/azguest/trust.d/damaged.pem", []byte("-----BEGIN nothing"))
 	if _, err := tr.verify(t.Context(), pkg, sig); err == nil {
-		t.Error("a damaged file of authorities is passed over")
+		t.Error("verified although a file of authorities is damaged")
 	}
 }

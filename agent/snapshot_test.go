@@ -130,7 +130,7 @@ func TestRequester(t *testing.T) {
 	}
 	d.Started = at.Add(-time.Hour)
 	if got := x.by(d); got != "" {
-		t.Errorf("ordered by %s, but it ran before", got)
+		t.Errorf("attributed to %s, but it had started before", got)
 	}
 	x.set(gs("three", 1, at))
 	d.Seq, d.Started = 1, at.Add(time.Minute)

@@ -15,7 +15,7 @@ import (
 func TestSEC10AUserDoesNotKeepAHandlerAlive(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to be another user")
+		t.Skip("needs root to run processes as another user")
 	}
 	w := newWorld(t, pkg{name: "P.Dead", version: "1.0", script: "log\n[ \"$op\" = enable ] && status transitioning\nexit 0\n"})
 	base := w.root.Path("/var/lib/waagent/P.Dead-1.0")

@@ -84,7 +84,7 @@ func TestUnpack(t *testing.T) {
 			}
 			if tc.bad {
 				if !errors.Is(err, errBundle) {
-					t.Errorf("error %v is not the package's fault", err)
+					t.Errorf("error %v, want errBundle", err)
 				}
 				if left, _ := os.ReadDir(dir); len(left) != 1 {
 					t.Errorf("%v is left", left)

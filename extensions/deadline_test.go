@@ -177,7 +177,7 @@ func TestSEC5StoredTime(t *testing.T) {
 		}
 	}
 	if !times.overdue(store.Doing{Job: "x", Started: now, Deadline: now.Add(-time.Hour)}) {
-		t.Error("a deadline before the start is to come")
+		t.Error("a deadline before the start is not overdue")
 	}
 }
 

@@ -254,7 +254,7 @@ func TestHandlerWithoutName(t *testing.T) {
 	}
 	w.offer(lost, ext("P.Y", "1.0", 1))
 	if !exists(w.base("P.X-1.0/run.sh")) {
-		t.Error("deleted, though it may have been meant")
+		t.Error("a handler was deleted although the one without a name may have been it")
 	}
 	w.offer(ext("P.Y", "1.0", 1))
 	w.await("P.X gone", func(Snapshot) bool { return !exists(w.base("P.X-1.0")) })
@@ -440,7 +440,7 @@ func TestExecDir(t *testing.T) {
 	}
 	w.offer(gone(ext("P.X", "2.0", 1)))
 	if exists(w.base("P.X-2.0")) || exists(w.root.Path("/opt/azguest/ext/P.X-2.0")) || exists(w.root.Path("/opt/azguest/ext/P.X-1.0")) {
-		t.Error("something is left")
+		t.Error("a directory of the removed handler is left")
 	}
 }
 

@@ -32,7 +32,7 @@ func TestSEC7ForgedResult(t *testing.T) {
 		dir := forge(t, job.Result{Class: class, Code: 1, Signal: long, Error: long, Scope: long, ScopeErr: long, Started: time.Now(), CPU: -1, Throttled: -1})
 		res, ok := job.ResultOf(dir)
 		if !ok {
-			t.Errorf("%s is no result", class)
+			t.Errorf("ResultOf() accepts no result of class %s", class)
 			continue
 		}
 		b, err := json.Marshal(res)

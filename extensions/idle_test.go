@@ -30,5 +30,5 @@ func TestAnIdleEngineIsSilent(t *testing.T) {
 		}
 		n = quiet()
 	}
-	t.Errorf("the engine goes on speaking about nothing, %d times in ten looks", n)
+	t.Errorf("an idle engine reported a change %d times in ten polls", n)
 }

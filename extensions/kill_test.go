@@ -180,7 +180,7 @@ exit 0
 					break
 				}
 			}
-			t.Logf("%d points to die at", points)
+			t.Logf("%d points at which the agent was killed", points)
 		}
 		t.Run(tc.name, func(t *testing.T) { run(t, false) })
 		t.Run(tc.name+", power cut", func(t *testing.T) { run(t, true) })

@@ -31,7 +31,7 @@ func TestCommandLog(t *testing.T) {
 	w.offer(ext("P.X", "1.0", 0))
 	got := w.read(log)
 	if len(got) > maxCommandLog || !strings.HasPrefix(got, "line ") || !strings.Contains(got, last) || !strings.Contains(got, "Enable extension: [run.sh enable]") {
-		t.Errorf("a log of %d that begins with %.30q", len(got), got)
+		t.Errorf("the log has %d bytes and begins with %.30q", len(got), got)
 	}
 	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o750 {
 		t.Errorf("mode of the folder: %v %v", fi.Mode(), err)

@@ -106,7 +106,7 @@ func TestSEC1LogFolderOfOthers(t *testing.T) {
 				t.Errorf("said %d times: %s", n, log)
 			}
 			if !w.m.refused.has("P.X") {
-				t.Error("not noted")
+				t.Error("the refused log folder of P.X is not recorded")
 			}
 		})
 	}
@@ -196,7 +196,7 @@ func TestSEC1StatusReplacedByLink(t *testing.T) {
 				return nil
 			})
 			if strings.Contains(said, "hash-of-roots-password") {
-				t.Errorf("it is told to everybody: %s", said)
+				t.Errorf("the content of the other file was copied: %s", said)
 			}
 			if b, err := os.ReadFile(shadow); err != nil || string(b) != "root:hash-of-roots-password:1::::::\n" {
 				t.Errorf("it was changed: %q %v", b, err)

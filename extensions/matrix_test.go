@@ -184,7 +184,7 @@ func TestMatrix(t *testing.T) {
 	begin := regexp.MustCompile(`(?:^| )((?:[a-z0-9/]+\.)?Test[A-Za-z0-9_]*)`)
 	for _, r := range matrix {
 		if r.where == "" && r.otherwise == "" {
-			t.Errorf("%s: neither tested nor decided", r.name)
+			t.Errorf("%s: neither a test nor a reason", r.name)
 		}
 		at := begin.FindAllStringSubmatchIndex(r.where, -1)
 		for i, m := range at {

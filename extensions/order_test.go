@@ -107,7 +107,7 @@ func dependencyWaits(t *testing.T, says, last string) {
 			return
 		}
 		if most > patience/4 {
-			t.Fatalf("nobody was seen waiting (%v), or message %q", waited, message(s, 1))
+			t.Fatalf("the wait was not reported (%v), or message %q", waited, message(s, 1))
 		}
 	}
 }
@@ -162,7 +162,7 @@ func TestGates(t *testing.T) {
 		w.m.Offer(gs)
 		s = w.await("held", func(s Snapshot) bool { return s.Key == gs.Key() })
 		if got, want := show(s), "P.Bad 1.0 Installing 0 | 1 transitioning 0\nP.Dep 1.0 Installing 0 | 1 transitioning 0\n"; got != want {
-			t.Errorf("an old failure counts for what is on hold:\n%s", got)
+			t.Errorf("an earlier failure is reported for a goal state on hold:\n%s", got)
 		}
 	})
 	t.Run("Fact22 required features", func(t *testing.T) {
@@ -287,7 +287,7 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
 	if !exists(w.base("P.B-1.0/run.sh")) {
-		t.Error("what must not be uninstalled is gone")
+		t.Error("a handler that must not be uninstalled is gone")
 	}
 	if diff := cmp.Diff([]string{"1.0 install 0 P.A", "1.0 enable 0 P.A"}, w.calls()); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)

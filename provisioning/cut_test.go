@@ -143,7 +143,7 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 		}
 		m.write("/etc/hosts/x", "", 0o644) // makes writing /etc/hosts fail
 		if err := step(t, m, options(), provisioning.StepHostName); err == nil {
-			t.Fatal("not interrupted")
+			t.Fatal("writing the hosts file did not fail")
 		}
 		if err := m.root.RemoveAll("/etc/hosts"); err != nil {
 			t.Fatal(err)
@@ -179,7 +179,7 @@ func TestAnAttemptThatWasCutOff(t *testing.T) {
 				return m.root.Exists("/etc/ssh/sshd_config.d/00-azguest.conf") || strings.Contains(m.read("/etc/ssh/sshd_config"), "azguest")
 			}, "line 1: Bad configuration option")
 			if err := step(t, m, options(), provisioning.StepSSHD); err == nil {
-				t.Error("not refused")
+				t.Error("sshd did not refuse the configuration")
 			}
 			after := m.tree()
 			delete(after, "/etc/ssh/sshd_config.d")

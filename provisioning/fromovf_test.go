@@ -46,7 +46,7 @@ func TestWhatWasCutOffAfterReadyIsFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m.root.Exists("/etc/ssh/ssh_host_rsa_key") || len(later) != 2 {
-		t.Fatal("nothing is late")
+		t.Fatal("no host keys were left for later")
 	}
 	m.keys = nil
 	left := m.provWith(o).Unfinished()

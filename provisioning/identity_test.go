@@ -52,7 +52,7 @@ func TestIdentify(t *testing.T) {
 			t.Errorf("%s: %+v, %v", tc.name, got, err)
 		}
 		if err == nil && provisioning.NormalID(got.ID) != got.ID {
-			t.Errorf("%s: id %q is not normal", tc.name, got.ID)
+			t.Errorf("%s: id %q is not in its normal form", tc.name, got.ID)
 		}
 	}
 }

@@ -173,7 +173,7 @@ func TestJITUserWithAnotherComment(t *testing.T) {
 				t.Fatalf("when it is over: %v", steps)
 			}
 			if err := steps[0].Apply(t.Context(), sys); err == nil {
-				t.Error("userdel has failed, the step has not")
+				t.Error("no error although userdel failed")
 			}
 			m.write("/etc/passwd", line(uid, comment+"x"), 0o644)
 			m.run.Answers["userdel"] = gone

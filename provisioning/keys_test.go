@@ -359,7 +359,7 @@ func TestKeysOfCertificatesAndPairs(t *testing.T) {
 		}
 	}
 	if m.root.Exists("/etc/evil") {
-		t.Error("a key pair outside of any home")
+		t.Error("a key pair was written outside of any home directory")
 	}
 }
 

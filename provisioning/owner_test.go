@@ -93,11 +93,11 @@ func TestCloudInitStatus(t *testing.T) {
 	t.Parallel()
 	m := &machine{t: t, root: host.Root(t.TempDir())}
 	if _, ok := provisioning.CloudInit(m.root); ok {
-		t.Error("status of a machine without cloud-init")
+		t.Error("CloudInit() of a machine without cloud-init: found")
 	}
 	m.write("/run/cloud-init/status.json", statusJSON[:100], 0o644)
 	if _, ok := provisioning.CloudInit(m.root); ok {
-		t.Error("half a file was read")
+		t.Error("an incomplete file was accepted")
 	}
 	m.write("/run/cloud-init/status.json", statusJSON, 0o644)
 	got, ok := provisioning.CloudInit(m.root)
@@ -136,7 +136,7 @@ func TestWaitOwnerSeesTheResultAppear(t *testing.T) {
 			t.Errorf("%+v", out)
 		}
 	case <-time.After(5 * time.Minute):
-		t.Fatal("not seen")
+		t.Fatal("the result was not seen within five minutes")
 	}
 }
 

@@ -328,7 +328,7 @@ func TestVisudoRefusing(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if m.root.Exists("/etc/sudoers.d/waagent") {
-		t.Error("written all the same")
+		t.Error("the file was written although visudo refused it")
 	}
 }
 

@@ -94,7 +94,7 @@ func TestReadyIsPendingUntilSent(t *testing.T) {
 	}
 	other := provisioning.NewMachine(m.system(), o, provisioning.Identity{ID: "other"})
 	if !m.prov().ReadyPending() || other.ReadyPending() {
-		t.Error("Ready is not owed")
+		t.Error("Ready is not pending, or is pending for another VM")
 	}
 	if err := m.prov().ReadySent(); err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestReadyIsPendingUntilSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m.prov().ReadyPending() {
-		t.Error("owed again after it was sent")
+		t.Error("Ready is pending again after it was sent")
 	}
 }
 

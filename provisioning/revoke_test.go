@@ -207,7 +207,7 @@ func TestSEC3AStepThatFailsIsTriedAgain(t *testing.T) {
 		t.Errorf("while it is being removed: %v %v", steps, warnings)
 	}
 	if err := sys.MendJIT(t.Context()); err == nil {
-		t.Error("not said again")
+		t.Error("the failed removal was not reported again")
 	}
 	stuck = false
 	if err := sys.MendJIT(t.Context()); err != nil || len(m.prov().HalfRemoved()) != 0 {

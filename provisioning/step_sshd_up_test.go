@@ -39,7 +39,7 @@ func TestReadyMeansThatSSHDAnswers(t *testing.T) {
 
 	// Killed right before sshd would have been reloaded, and started again.
 	if out, code := b.provision("sshd-up:doing"); code >= 0 {
-		t.Fatalf("not killed:\n%s", out)
+		t.Fatalf("the run was not killed:\n%s", out)
 	}
 	out, _ := b.provision("")
 	if !strings.Contains(out, "sshd-up") || strings.Contains(out, "is not listening") {

@@ -81,10 +81,10 @@ func TestTableCoversConfig(t *testing.T) {
 		}
 		names[k.Name] = true
 		if k.Doc == "" {
-			t.Errorf("%s: no words", k.Name)
+			t.Errorf("%s: no documentation", k.Name)
 		}
 		if k.Alias != "" && k.at != nil || k.Kind == Enum && len(k.Choices) == 0 {
-			t.Errorf("%s: row makes no sense", k.Name)
+			t.Errorf("%s: an alias with a field of its own, or an enum without choices", k.Name)
 		}
 		if k.Default != "" && k.Kind != Ignored {
 			if got, err := k.check(k.Default); err != nil || got != k.Default {

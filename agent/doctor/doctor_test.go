@@ -36,7 +36,7 @@ func TestCodes(t *testing.T) {
 		}
 	}
 	if _, ok := Lookup(""); ok {
-		t.Error("Lookup of nothing finds something")
+		t.Error("Lookup of an empty code finds one")
 	}
 }
 

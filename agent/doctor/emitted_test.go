@@ -32,7 +32,7 @@ func TestCodesAreEmitted(t *testing.T) {
 	}
 	for _, c := range Codes() {
 		if emitted[c.Code] == "" {
-			t.Errorf("%s is explained, and nobody emits it", c.Code)
+			t.Errorf("%s is explained, but never emitted", c.Code)
 		}
 		delete(emitted, c.Code)
 	}

@@ -16,7 +16,7 @@ func TestSEC2EventsUnderAttack(t *testing.T) {
 	hosttest.Attack(t, filepath.Join(logs, "Contoso.App"), []string{"events/", "events/1700000000.json", "events/1700000001.json"}, func(round int) {
 		c, _ := CollectExtensions(logs, round%2 == 0)
 		for _, e := range c.Events {
-			t.Errorf("an event of somebody's: %+v", e)
+			t.Errorf("read an event from outside the folder: %+v", e)
 		}
 	})
 }

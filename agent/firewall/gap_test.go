@@ -174,7 +174,7 @@ func TestSEC8NobodyConnectsWhileTheRulesAreWatchedOver(t *testing.T) {
 	}
 	// Another process may read the table, but not change it.
 	if err := exec.CommandContext(t.Context(), "nft", "delete", "table", "ip", TableName).Run(); err == nil {
-		t.Error("somebody else could delete the table")
+		t.Error("another process could delete the table")
 	}
 	apply(New(addr, 80, host.Exec{}))
 	// If the host does not answer, the rules stay.

@@ -357,7 +357,7 @@ func (w world) reload(f *Firewall, script string) {
 		case <-time.After(50 * time.Millisecond):
 		case <-limit:
 			cancel()
-			w.t.Fatalf("nobody tells of changes: %v", <-done)
+			w.t.Fatalf("changes of the rules are not noticed: %v", <-done)
 		}
 	}
 	w.sh(script)

@@ -99,7 +99,7 @@ func TestDirFollowsNothing(t *testing.T) {
 		"write by path":            d.WriteFile("../outside/file", nil, 0o600, 0, 0),
 	} {
 		if err == nil {
-			t.Errorf("%s: done", what)
+			t.Errorf("%s: no error", what)
 		}
 	}
 	for _, n := range []string{"link", "dangling", "hard", "fifo", "socket"} {

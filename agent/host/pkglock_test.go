@@ -14,7 +14,7 @@ func TestPackageLock(t *testing.T) {
 	t.Parallel()
 	root := Root(t.TempDir())
 	if who, _ := PackageLock(root); who != "" {
-		t.Errorf("nobody is %q", who)
+		t.Errorf("PackageLock() without a lock file = %q", who)
 	}
 	for _, dir := range []string{"/var/lib/dpkg", "/run"} {
 		if err := os.MkdirAll(root.Path(dir), 0o755); err != nil {
@@ -33,11 +33,11 @@ func TestPackageLock(t *testing.T) {
 		}
 	}
 	if who, _ := PackageLock(root); who != "" {
-		t.Errorf("a file is no lock, but %q", who)
+		t.Errorf("PackageLock() of a file that is not locked = %q", who)
 	}
 	set(unix.F_RDLCK)
 	if who, _ := PackageLock(root); who != "" {
-		t.Errorf("somebody who reads holds it up: %q", who)
+		t.Errorf("PackageLock() of a read lock = %q", who)
 	}
 	set(unix.F_WRLCK)
 	if who, pid := PackageLock(root); who != "another program" || pid != 0 {

@@ -60,7 +60,7 @@ func TestRemoveAllTakesFewDescriptors(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("it is there: ", err)
+		t.Error("the directory is left: ", err)
 	}
 }
 
@@ -162,6 +162,6 @@ func TestSEC7WalkHoldsFewNames(t *testing.T) {
 		t.Errorf("a walk holds %d KiB", most>>10)
 	}
 	if err := Root("").Walk(dir, files/2, func(string, *Dir, fs.FileInfo, error) error { return nil }); !errors.Is(err, ErrTooMany) {
-		t.Error("the limit: ", err)
+		t.Error("Walk beyond its limit: ", err)
 	}
 }

@@ -39,7 +39,7 @@ func TestSEC5RunUnkillable(t *testing.T) {
 	hosttest.Freeze(t, "freezer", pid)
 	p, ok := process.Look("/", pid)
 	if !ok {
-		t.Fatal("the tool has gone")
+		t.Fatal("the frozen tool is not running")
 	}
 	enough := errors.New("enough")
 	cancel(enough)
@@ -49,7 +49,7 @@ func TestSEC5RunUnkillable(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	case <-time.After(time.Minute):
-		t.Error("it is waited for without end")
+		t.Error("Run did not return")
 	}
 	if err := cgroup.Thaw([]process.Info{p}); err != nil {
 		t.Fatal(err)

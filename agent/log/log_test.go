@@ -85,7 +85,7 @@ func TestJournalFieldsStayFields(t *testing.T) {
 // link that another user has put in its place, is not used.
 func TestUntrustedLogFileIsNotUsed(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to be somebody else")
+		t.Skip("needs root to create files of another user")
 	}
 	dir := t.TempDir()
 	file, victim := filepath.Join(dir, "waagent.log"), filepath.Join(dir, "victim")

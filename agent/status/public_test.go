@@ -84,7 +84,7 @@ func TestSEC11PublicStatusHasNoHandlerText(t *testing.T) {
 	}
 	walk(reflect.TypeFor[Snapshot](), "")
 	if len(open) != 0 {
-		t.Errorf("who may see %q?", open)
+		t.Errorf("fields %q may hold text of others and have no see tag", open)
 	}
 	// Saving must not change the snapshot that the agent continues to use.
 	if diff := cmp.Diff(want, s); diff != "" {

@@ -284,7 +284,7 @@ func TestSocket(t *testing.T) {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
 	if _, err := Call(t.Context(), path, Request{Op: OpRetry}); err == nil {
-		t.Error("Call to nobody: no error")
+		t.Error("Call without a server: no error")
 	}
 }
 

@@ -73,7 +73,7 @@ func TestCollectLogs(t *testing.T) {
 		}
 	}
 	if _, there := got["var/log/syslog"]; there {
-		t.Error("syslog is for -full")
+		t.Error("syslog was collected without -full")
 	}
 	results, err := tool.Root.ReadFile(dir + "/results.txt")
 	if err != nil || string(results) != got["results.txt"] {
@@ -105,10 +105,10 @@ func TestCollectionIsBounded(t *testing.T) {
 	}
 	got := unpack(t, tool.Root.Path(name))
 	if n := len(got["var/log/azure/A/1.log"]); n < 99_000 || n > 100_000 || !strings.HasPrefix(got["var/log/azure/A/1.log"], "0123456789\n") {
-		t.Errorf("the end of the first is %d bytes", n)
+		t.Errorf("the first log was cut to %d bytes, want nearly 100000 from its end", n)
 	}
 	if n := len(got["var/log/azure/A/2.log"]); n < 80_000 || n > 91_000 {
-		t.Errorf("of the second there are %d bytes, not what was left", n)
+		t.Errorf("the second log has %d bytes, want the rest of the budget", n)
 	}
 	if !strings.Contains(got["results.txt"], "(the last part of 440000 bytes)") || !strings.Contains(got["results.txt"], "3.log: too many files") {
 		t.Errorf("results.txt:\n%s", got["results.txt"])

@@ -136,7 +136,7 @@ func TestDecide(t *testing.T) {
 				t.Errorf("Decide (-want +got):\n%s", diff)
 			}
 			if d := Decide(f); d.Want != "" && d.Err != nil {
-				t.Error("wants and refuses at once")
+				t.Error("Decide returns both a version and an error")
 			}
 		})
 	}

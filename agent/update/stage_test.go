@@ -250,7 +250,7 @@ func TestTamper(t *testing.T) {
 				t.Fatalf("Stage: %v (%s), want %s with %q", err, CodeOf(err), tc.code, tc.loud)
 			}
 			if !Final(err) {
-				t.Error("would be tried again soon")
+				t.Error("the error is not final: the version would be tried again")
 			}
 			if len(run.Commands()) > 0 {
 				t.Errorf("something ran: %v", run.Commands())

@@ -148,7 +148,7 @@ func TestStore(t *testing.T) {
 		}
 	}
 	if !commits(me) || commits(me) {
-		t.Error("the version on trial commits once")
+		t.Error("the version on trial does not commit exactly once")
 	}
 	// A damaged state is lost, but the agent works.
 	if err := s.Root.WriteFile(s.file(), []byte("{\"active\": 5"), 0o600); err != nil {

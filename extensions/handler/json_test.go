@@ -23,7 +23,7 @@ func FuzzJSON(f *testing.F) {
 	f.Fuzz(peak.Target(func(t *testing.T, data []byte) {
 		if checkJSON(data) != nil {
 			if json.Valid(data) {
-				t.Fatal("refused what is JSON")
+				t.Fatal("refused valid JSON")
 			}
 			return
 		}
@@ -116,10 +116,10 @@ func TestLongTextsAreCutWhole(t *testing.T) {
 		}
 	}
 	if got, ok := Text([]byte(`"` + strings.Repeat("\xff", 2*maxText) + `"`)); !ok || len(got) < bigTotal {
-		t.Errorf("no UTF-8: %v, %d bytes", ok, len(got))
+		t.Errorf("text that is not UTF-8: %v, %d bytes", ok, len(got))
 	}
 	short := `"` + strings.Repeat("x", maxText-2) + `"`
 	if got, _ := Text([]byte(short)); len(got) != maxText-2 {
-		t.Errorf("a text that may be so long has %d bytes", len(got))
+		t.Errorf("a text of the maximum length was cut to %d bytes", len(got))
 	}
 }

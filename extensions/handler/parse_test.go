@@ -96,7 +96,7 @@ func TestLargeStatus(t *testing.T) {
 	}
 	for _, s := range st.Substatus {
 		if !utf8.ValidString(*s.Message) || !strings.HasSuffix(*s.Message, truncatedMark) {
-			t.Errorf("substatus %s is not cut well", s.Name)
+			t.Errorf("substatus %s: the message is not valid UTF-8, or has no mark that it was cut", s.Name)
 		}
 	}
 	writeFile(t, path, `[{"status":{"status":"success","formattedMessage":{"lang":"en","message":"`+strings.Repeat("x", 60000)+`"}}}]`)
@@ -262,7 +262,7 @@ func FuzzHeartbeat(f *testing.F) {
 	f.Add([]byte(`[{"heartbeat":{"status":"ready","formattedMessage":{"message":"x"}}}]`))
 	f.Fuzz(peak.Target(func(t *testing.T, b []byte) {
 		if h, err := ParseHeartbeat(b); err == nil && h.Status == "" {
-			t.Error("a beat without status")
+			t.Error("accepted a heartbeat without a status")
 		}
 	}))
 }

@@ -75,7 +75,7 @@ func TestRules(t *testing.T) {
 	}
 	for _, bad := range []string{`{"rules":[{"effect":"maybe"}]}`, `{"default":"x"}`, `{"rules":[{"effect":"allow","versions":["~1"]}]}`, `{"rules":[{"effect":"deny","type":"[a"}]}`, `{"x":1}`} {
 		if _, _, err := ParseRules([]byte(bad)); err == nil {
-			t.Errorf("%s is taken", bad)
+			t.Errorf("ParseRules(%s): no error", bad)
 		}
 	}
 }

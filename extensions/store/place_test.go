@@ -224,7 +224,7 @@ func TestERR5ReplaceWithoutExchange(t *testing.T) {
 				t.Error(err)
 			}
 			if isThere(s.Root.Path("/lib/.P.X-1.0.azg-old")) {
-				t.Error("the one that stood aside is left")
+				t.Error("the renamed old directory is left")
 			}
 		})
 	}
@@ -276,7 +276,7 @@ func TestERR5HandlerFilesAreCopied(t *testing.T) {
 			}
 			same()
 			if diff := cmp.Diff(before, tree(t, old)); diff != "" {
-				t.Errorf("the old one was changed (-want +got):\n%s", diff)
+				t.Errorf("the old directory was changed (-want +got):\n%s", diff)
 			}
 			got := tree(t, fresh)
 			for name, what := range before {

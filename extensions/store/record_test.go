@@ -41,7 +41,7 @@ func TestPlanConverges(t *testing.T) {
 		now := plan.Now{Key: "k", Boot: "b", Agent: "a"}
 		for step := 0; ; step++ {
 			if step > 40 {
-				t.Fatalf("seed %d: no end", seed)
+				t.Fatalf("seed %d: the plan does not come to an end", seed)
 			}
 			var facts []plan.Fact
 			for _, v := range slices.Sorted(maps.Keys(have)) {

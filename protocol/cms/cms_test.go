@@ -42,7 +42,7 @@ func TestPlatformPackageSignature(t *testing.T) {
 			t.Errorf("signer %s", s.Signer().Subject)
 		}
 		if err := s.Verify(strings.NewReader("not the package"), nil); err == nil {
-			t.Error("verified something else")
+			t.Error("verified another content")
 		}
 	}
 	if n == 0 {

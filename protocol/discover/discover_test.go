@@ -184,7 +184,7 @@ func TestSEC13DHCP(t *testing.T) {
 		}
 	}
 	if _, err := Discover(net.HardwareAddr{1, 2, 3}); err == nil {
-		t.Error("asked with half an address")
+		t.Error("Discover with a hardware address of three bytes: no error")
 	}
 }
 

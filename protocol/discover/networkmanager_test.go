@@ -219,7 +219,7 @@ func TestNetworkManagerIsNotStarted(t *testing.T) {
 	}
 	defer conn.Close()
 	if err := conn.Object(nmName, nmObject).CallWithContext(t.Context(), nmName+".GetDevices", 0).Err; err == nil {
-		t.Error("an answer from nobody")
+		t.Error("GetDevices was answered, but no NetworkManager runs")
 	}
 	if _, err := os.Stat(started); err != nil {
 		t.Errorf("the bus starts nothing, so the test shows nothing: %v", err)
@@ -247,7 +247,7 @@ func TestUnavailableBus(t *testing.T) {
 		t.Errorf("a bus that never answers: %v, %v", got, err)
 	}
 	if ctx.Err() == nil {
-		t.Error("given up before the time")
+		t.Error("returned before the time limit")
 	}
 	// Says hello, then nothing: the connection is there, the call hangs.
 	go func() {
@@ -279,7 +279,7 @@ func TestUnavailableBus(t *testing.T) {
 		t.Errorf("a bus that never says its name: %v, %v", got, err)
 	}
 	if ctx.Err() == nil {
-		t.Error("given up before the time")
+		t.Error("returned before the time limit")
 	}
 	_ = l.Close()
 	if err := os.WriteFile(root.Path(busSocket), nil, 0o600); err != nil {

@@ -168,7 +168,7 @@ func TestPlatformDocuments(t *testing.T) {
 		}
 	}
 	if vm, err := ParseVMSettings(fixture(t, "hostgaplugin/vm_settings-parse_error.json")); err == nil {
-		t.Logf("what WALinuxAgent refuses gives %d handlers", len(vm.Handlers))
+		t.Logf("a document that WALinuxAgent refuses has %d handlers", len(vm.Handlers))
 	}
 }
 

@@ -58,7 +58,7 @@ func TestConnectWakesWithTheLease(t *testing.T) {
 				t.Errorf("the network came after %v, the connection %v later", away, late)
 			}
 			if !ended {
-				t.Error("still listening")
+				t.Error("the listener has not ended")
 			}
 		})
 	}
@@ -112,7 +112,7 @@ func TestARouteThatFlapsMakesNoLoop(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		if err := c.Connect(ctx); err == nil {
-			t.Error("connected")
+			t.Error("Connect(): no error")
 		}
 		if n := len(f.requests("versions")); n > 360 {
 			t.Errorf("%d attempts in an hour", n)

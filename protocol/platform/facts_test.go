@@ -310,7 +310,7 @@ func TestFact07ContainerChangesWithoutIncarnation(t *testing.T) {
 			t.Errorf("status after a move: %v", err)
 		}
 		if n := len(f.requests("goalstate")); n != 0 {
-			t.Errorf("the names were not fresh: %d refreshes", n)
+			t.Errorf("the names were refreshed %d times, want never", n)
 		}
 	})
 }
@@ -469,7 +469,7 @@ func TestGoalStateFromTheFuture(t *testing.T) {
 		}
 	}
 	if got := dated(today, time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC)); got != today {
-		t.Error("a clock that is not set makes documents undated")
+		t.Error("a document is undated if the clock is not set")
 	}
 }
 
@@ -920,7 +920,7 @@ func TestIdleTraffic(t *testing.T) {
 		f.clear()
 		look(time.Minute)
 		if n := len(f.requests("comp=goalstate")); n != 10 {
-			t.Errorf("%d looks in the minute after a change", n)
+			t.Errorf("%d requests in the minute after a change, want 10", n)
 		}
 		// On this host it is fetched at every poll, until vmSettings change
 		// again.

@@ -376,7 +376,7 @@ func (p *patient) suffer(name string, faults []fabric.Fault, spoilsStatus bool) 
 		time.Sleep(6 * time.Second)
 	}
 	if late := time.Since(start); late > 4*time.Minute {
-		p.t.Errorf("%s: well after %v only", name, late)
+		p.t.Errorf("%s: recovered only after %v", name, late)
 	}
 }
 
@@ -446,7 +446,7 @@ func document(t *testing.T, p *patient, kind fabric.Kind) string {
 	t.Helper()
 	asked := p.f.Journal(fabric.Query{Kind: kind})
 	if len(asked) == 0 {
-		t.Fatalf("nobody asked for %s", kind)
+		t.Fatalf("there was no request for %s", kind)
 	}
 	host := fabric.Endpoint
 	if kind == fabric.VMSettings {

@@ -154,6 +154,6 @@ func TestAFullDiskEndsTheDownload(t *testing.T) {
 	defer f.Close()
 	s := &sink{f: f, sum: sha256.New(), limit: 100}
 	if _, err := s.Write([]byte("x")); !local(err) {
-		t.Errorf("Write() = %v, want a fault of our own", err)
+		t.Errorf("Write() = %v, want a local error", err)
 	}
 }

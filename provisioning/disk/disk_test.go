@@ -322,7 +322,7 @@ func TestADiskThatIsNotBlankAnyMore(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if b, _ := os.ReadFile(r.Path("/dev/sdb")); !bytes.Equal(b, extImage()) {
-		t.Error("written all the same")
+		t.Error("a disk that is no longer blank was written")
 	}
 }
 

@@ -172,7 +172,7 @@ func TestDeprovisionContinuesAfterFailure(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if r.Exists("/var/lib/waagent/provisioned") {
-		t.Error("the rest was not done")
+		t.Error("the other actions were not done")
 	}
 }
 
@@ -192,10 +192,10 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	if _, err := generalize.Verify(r, opts(), "nonsense"); err == nil {
-		t.Error("a profile that does not exist")
+		t.Error("Verify with an unknown profile: no error")
 	}
 	if _, err := generalize.Verify(host.Root(t.TempDir()), opts(), generalize.CIS); err == nil {
-		t.Error("an empty folder is an image")
+		t.Error("Verify of an empty directory: no error")
 	}
 }
 

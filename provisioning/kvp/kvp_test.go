@@ -151,7 +151,7 @@ func TestWithoutHyperV(t *testing.T) {
 		t.Errorf("%v %v", got, err)
 	}
 	if _, err := os.Stat(filepath.Join(string(r), "var")); err == nil {
-		t.Error("made directories")
+		t.Error("directories were created without Hyper-V")
 	}
 }
 

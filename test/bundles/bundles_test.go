@@ -59,7 +59,7 @@ func TestOddities(t *testing.T) {
 		t.Errorf("mode %v, want no execute bit", m)
 	}
 	if _, ok := files["bin/"]; ok {
-		t.Error("folder entry without being asked")
+		t.Error("unwanted entry for a directory")
 	}
 	b.Odd = Oddities{ExecBits: true, DirEntries: true, BOM: true, Nested: "a/b", StringVersion: true, Symlinks: map[string]string{"l": "/etc/passwd"}, Raw: map[string]string{"../evil": "x"}}
 	files = open(t, b)

@@ -80,7 +80,7 @@ func (l *life) mend(s *script, spoiled bool) {
 	if !l.wait(patience, func() bool { return len(l.pending(append(s.names(), l.names()...))) == 0 }) {
 		for _, n := range l.pending(append(s.names(), l.names()...)) {
 			state, _ := l.VM.ProvisioningState(n)
-			t.Errorf("%s is still %s, %v after everything was mended", n, state, patience)
+			t.Errorf("%s is still %s, %v after all faults were removed", n, state, patience)
 		}
 		t.Errorf("meanwhile: %s", strings.Join(l.verify(s), "\n"))
 		t.FailNow()
@@ -108,7 +108,7 @@ func (l *life) mend(s *script, spoiled bool) {
 	}
 	var wrong []string
 	if !l.wait(patience, func() bool { wrong = l.verify(s); return len(wrong) == 0 }) {
-		t.Fatalf("after everything was mended:\n%s", strings.Join(wrong, "\n"))
+		t.Fatalf("after all faults were removed:\n%s", strings.Join(wrong, "\n"))
 	}
 	for _, bad := range append(l.heard.takeBad(), l.spilled()...) {
 		t.Error(bad)

@@ -79,7 +79,7 @@ func TestJustInTimeUsers(t *testing.T) {
 	c.StartAgent(t)
 	await(t, "the end of jit3's time", func() bool { return c.Sh(t, "getent passwd jit3 || echo gone") == "gone" })
 	if early := time.Until(over); early > 0 {
-		t.Errorf("jit3 went %v too early", early)
+		t.Errorf("jit3 was removed %v too early", early)
 	}
 	if got := c.Sh(t, "getent passwd jit2 | cut -d: -f1"); got != "jit2" {
 		t.Errorf("an account whose time is not over went while the host was away: %q", got)

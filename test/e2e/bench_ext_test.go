@@ -62,7 +62,7 @@ func (c *cloud) seen(t testing.TB, from int) time.Time {
 			return e.Time
 		}
 	}
-	t.Fatal("nobody asked for the extensions")
+	t.Fatal("the agent did not fetch the ExtensionsConfig")
 	return time.Time{}
 }
 

@@ -178,7 +178,7 @@ func TestCanaries(t *testing.T) {
 	case <-t.Context().Done():
 	}
 	if !strings.Contains(c.Log.String(), "SIGQUIT: quit") {
-		t.Error("the agent did not say what it was at")
+		t.Error("the log has no goroutine dump after SIGQUIT")
 	}
 	if got := c.Sh(t, "find / -xdev -name 'core*' -newer /usr/sbin/azguest -type f -size +100k 2>/dev/null"); got != "" {
 		t.Errorf("dumps of memory: %s", got)

@@ -48,7 +48,7 @@ ss -Hlntu | sort >/tmp/listening`)
 	open := c.Sh(t, `find /var/lib/waagent /var/log/azure /run/azguest /var/log/waagent.log /etc/sudoers.d /etc/ssh /home/azureuser /root /etc/passwd /etc/shadow /etc/group /etc/gshadow /etc/hostname /etc/hosts \
 	-newer /tmp/old ! -type l ! -path '/var/lib/waagent/Azguest.E2E.Curious-1.0.0/*' \( -perm /022 -o ! -user root ! -path '/home/azureuser*' \) -printf '%m %u %p\n'`)
 	if open != "" {
-		t.Errorf("others may write:\n%s", open)
+		t.Errorf("files that others may write:\n%s", open)
 	}
 	readable := c.Sh(t, `find /var/lib/waagent /run/azguest /var/log/waagent.log /var/log/azure -newer /tmp/old -type f ! -path '/var/lib/waagent/Azguest.E2E.Curious-1.0.0/*' -perm /044 -printf '%p\n' | sort`)
 	for name := range strings.FieldsSeq(readable) {
@@ -75,7 +75,7 @@ ss -Hlntu | sort >/tmp/listening`)
 	done
 done | sort -u`)
 	if walk != "" {
-		t.Errorf("not root's alone:\n%s", walk)
+		t.Errorf("files that are not root's alone:\n%s", walk)
 	}
 	// Handlers get three descriptors, a normal umask, and none of the variables
 	// of the agent's parent.
@@ -97,7 +97,7 @@ done | sort -u`)
 		}
 	}
 	if got := c.Sh(t, "ss -Hlntu | sort | diff /tmp/listening - || :"); got != "" {
-		t.Errorf("somebody listens:\n%s", got)
+		t.Errorf("sockets that listen (difference):\n%s", got)
 	}
 	// Only root may use the control socket.
 	r, _ := c.Run(t.Context(), "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "agentctl", "retry", "curious")

@@ -33,10 +33,10 @@ func (c *cloud) says(t testing.TB, text string) {
 	await(t, fmt.Sprintf("%q in the status", text), func() bool { d, _ := c.VM.StatusDocument(); return strings.Contains(string(d), text) })
 }
 
-// TestLateCertificateAndBusyPackageManager: the agent waits for a certificate
+// TestLateCertificateAndPackageManager: the agent waits for a certificate
 // that is delivered after the settings that need it, and for a package manager
 // that is in use, and reports what it waits for.
-func TestLateCertificateAndBusyPackageManager(t *testing.T) {
+func TestLateCertificateAndPackageManager(t *testing.T) {
 	t.Parallel()
 	o := blank()
 	o.Packages["Late.Key/1.0.0"] = handler(t, `

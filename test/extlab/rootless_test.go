@@ -35,7 +35,7 @@ type desk struct {
 func fabricFor(t *testing.T) *desk {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to be somebody else")
+		t.Skip("needs root to run programs as another user")
 	}
 	azguest := agent(t)
 	dir, err := os.MkdirTemp("", "extlab-desk-") //nolint:usetesting // other users can't enter t.TempDir
@@ -229,11 +229,11 @@ func TestRootless(t *testing.T) {
 			}
 			for _, w := range tc.want {
 				if !strings.Contains(out, w) {
-					t.Errorf("%q is not there", w)
+					t.Errorf("%q is not in the output", w)
 				}
 			}
 			if strings.Contains(out, "CANARY") {
-				t.Error("a secret is there")
+				t.Error("a secret is in the output")
 			}
 			if t.Failed() {
 				t.Log(out)

@@ -72,7 +72,7 @@ func specified(t *testing.T, version string) *Bundle {
 // checks, unchanged.
 func TestSpecifiedHandler(t *testing.T) {
 	if !strings.Contains(block(t, "### 20.5"), "fabric ext conformance Contoso.Hello__1.0.0.zip --settings s.json --protected p.json") {
-		t.Error("extensions/SPEC.md §20.5 tries something else than this test")
+		t.Error("extensions/SPEC.md §20.5 runs other commands than this test")
 	}
 	for _, f := range Lint(specified(t, "1.0.0")) {
 		t.Errorf("lint: %s", f)

@@ -41,11 +41,11 @@ func TestMisbehavingHandlers(t *testing.T) {
 			}
 			for _, w := range tc.want {
 				if !strings.Contains(out.String(), w) {
-					t.Errorf("%q is not there", w)
+					t.Errorf("%q is not in the output", w)
 				}
 			}
 			if out.Len() > 100_000 || strings.ContainsAny(out.String(), "\x1b\x07\x00") {
-				t.Errorf("%d bytes, or some that do things to a terminal", out.Len())
+				t.Errorf("the output has %d bytes, or control characters", out.Len())
 			}
 			if t.Failed() {
 				t.Log(out.String()[:min(out.Len(), 4000)])

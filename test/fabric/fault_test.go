@@ -218,7 +218,7 @@ func TestAdminAndRemote(t *testing.T) {
 		t.Error("configuration did not change")
 	}
 	if _, _, err := r.Do(ctx, "PATCH", "/_fabric/vms/vm-01", []byte(`{"nonsense":1}`)); err == nil {
-		t.Error("nonsense was accepted")
+		t.Error("an invalid configuration was accepted")
 	}
 	data, _, err := r.Do(ctx, "GET", "/_fabric/journal?kind=status", nil)
 	var e Entry
@@ -239,7 +239,7 @@ func TestAdminAndRemote(t *testing.T) {
 		}
 	}
 	if _, err := ParseCondition("later"); err == nil {
-		t.Error("nonsense condition was accepted")
+		t.Error("an invalid condition was accepted")
 	}
 	if err := r.DeleteExtension(ctx, "none", true); err != nil {
 		t.Error(err)

@@ -63,7 +63,7 @@ func TestService(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("an idle minute is worth %d lines:\n%s", len(said), strings.Join(said, "\n"))
+	t.Errorf("%d lines in an idle minute:\n%s", len(said), strings.Join(said, "\n"))
 }
 
 // lines returns the agent's log of this boot.

@@ -132,7 +132,7 @@ func TestForget(t *testing.T) {
 		t.Errorf("outside of layers: %v", err)
 	}
 	if !hidden(upper, "/var/log/waagent.log") {
-		t.Error("the one in a layer is gone")
+		t.Error("the white-out in a layer was removed")
 	}
 }
 

@@ -116,7 +116,7 @@ func TestDied(t *testing.T) {
 	l := &Lab{Dir: t.TempDir()}
 	m := &Machine{lab: l}
 	if err := m.Died(); err == nil {
-		t.Error("a machine that is off lives")
+		t.Error("Died() of a machine that is off: no error")
 	}
 	var err error
 	if m.qemu, err = start(l.path("qemu.log"), "sleep", "60"); err != nil {
@@ -132,10 +132,10 @@ func TestDied(t *testing.T) {
 	}
 	m.printed = len(m.Console())
 	if err := m.Died(); err != nil {
-		t.Errorf("after the panic of an earlier life: %v", err)
+		t.Errorf("after a panic before the last start: %v", err)
 	}
 	m.Cut()
 	if err := m.Died(); err == nil {
-		t.Error("a machine that was cut lives")
+		t.Error("Died() after Cut: no error")
 	}
 }

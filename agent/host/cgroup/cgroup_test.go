@@ -24,6 +24,6 @@ func TestSEC5ScopeOfAState(t *testing.T) {
 			t.Error(pids)
 		}
 	case <-time.After(time.Minute):
-		t.Error("it waits for the other end of a FIFO")
+		t.Error("reading a FIFO did not end")
 	}
 }

@@ -49,7 +49,7 @@ func TestThrottled(t *testing.T) {
 		t.Errorf("after: %v", got)
 	}
 	if Throttled("/nonexistent") != 0 || Throttled("") != 0 {
-		t.Error("where there is no group")
+		t.Error("Throttled() of a missing group is not 0")
 	}
 }
 

@@ -136,10 +136,10 @@ func TestSEC5EndJob(t *testing.T) {
 				t.Errorf("alive: supervisor %+v, rest %+v", sup, rest)
 			}
 			if process.Alive(st.PID, st.Ticks) || process.Alive(st.Child, st.ChildTicks) {
-				t.Error("supervisor or command lives")
+				t.Error("the supervisor or the command is still running")
 			}
 			if p, ok := process.Look("/", stranger.Process.Pid); !ok || p.Ended {
-				t.Error("a stranger was killed")
+				t.Error("a process of another program was killed")
 			}
 		})
 	}
@@ -171,10 +171,10 @@ func TestSEC5StateNamesForeignProcesses(t *testing.T) {
 	defer cancel()
 	End(ctx, dir)
 	if p, ok := process.Look("/", stranger.Process.Pid); !ok || p.Ended {
-		t.Error("a stranger was killed")
+		t.Error("a process of another program was killed")
 	}
 	if got, _ := orphanOf(dir, State{Child: stranger.Process.Pid}); got != 0 {
-		t.Errorf("process %d is taken for the command", got)
+		t.Errorf("process %d is mistaken for the command", got)
 	}
 }
 

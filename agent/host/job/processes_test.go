@@ -15,7 +15,7 @@ import (
 func TestSEC10OnlyRootsProcessesCount(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to be another user")
+		t.Skip("needs root to run processes as another user")
 	}
 	dir := filepath.Join(t.TempDir(), "Contoso.App-1.0")
 	for d := dir; strings.HasPrefix(d, os.TempDir()+"/"); d = filepath.Dir(d) {

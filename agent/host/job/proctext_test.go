@@ -56,7 +56,7 @@ func endless(size string) int {
 // terabytes.
 func TestSEC7ProcessesWithoutEnd(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to be another user")
+		t.Skip("needs root to run processes as another user")
 	}
 	const size = 64 << 20
 	for who, uid := range map[string]uint32{"service account": 1234, "root": 0} {
@@ -77,7 +77,7 @@ func TestSEC7ProcessesWithoutEnd(t *testing.T) {
 			}
 			defer func() { _ = in.Close(); _ = c.Wait() }()
 			if line, _ := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-				t.Skip("the kernel lets nobody do so: ", line)
+				t.Skip("the kernel does not permit it: ", line)
 			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

@@ -58,7 +58,7 @@ func TestDetach(t *testing.T) {
 
 func TestDetachNotReady(t *testing.T) {
 	if err := Detach(t.Context(), Daemon{Path: "/bin/false", Ready: true}); err == nil {
-		t.Error("no word of a process that ended at once")
+		t.Error("no error for a process that ended at once")
 	}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("too slow"))
 	defer cancel()
@@ -130,7 +130,7 @@ func TestKillWaitsForEveryThread(t *testing.T) {
 		}
 	}
 	if !Alive(pid, StartTicks(pid)) {
-		t.Error("not alive, with a thread that runs")
+		t.Error("Alive() = false although a thread still runs")
 	}
 	if err := Kill(ctx, pid, StartTicks(pid)); err != nil {
 		t.Fatal(err)

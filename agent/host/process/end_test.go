@@ -62,7 +62,7 @@ func TestSEC3WhatBelongsToAUser(t *testing.T) {
 		t.Errorf("ended:\n%v, want\n%v", got, want)
 	}
 	if !table.shared(u) {
-		t.Error("the container's processes of the same number are not noticed")
+		t.Error("a container's processes with the same uid are not noticed")
 	}
 	if got := pids(table.victims(u, table.borrowed(u))); !slices.Contains(got, 112) || slices.Contains(got, 142) {
 		t.Errorf("in the second look: %v", got)

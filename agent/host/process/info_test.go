@@ -52,6 +52,6 @@ func TestSEC10WhoRunsAProcess(t *testing.T) {
 		})
 	}
 	if !Believed(t.TempDir(), 77) {
-		t.Error("a process that is gone")
+		t.Error("a process that has ended is not believed")
 	}
 }
