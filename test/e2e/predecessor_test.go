@@ -169,7 +169,9 @@ func (c *cloud) layOut(t *testing.T) (job, told string) {
 	c.Sh(t, "mkdir -p "+packages)
 	c.Write(t, packages+"/Azguest.E2E.Slow-1.0.0.zip", string(zip), 0o600)
 	c.Write(t, packages+"/Azguest.E2E.Slow-1.0.0.sha256", fmt.Sprintf("%x\n", sha256.Sum256(zip)), 0o600)
-	c.Sh(t, "useradd -m -u 1001 -s /bin/bash azureuser && useradd -m -u 1002 -s /bin/bash -c JIT_Account jit1 && echo 'azureuser:Chosen by hand 1' | chpasswd && hostname first-light && echo first-light >/etc/hostname")
+	// The owner of jit1 has changed its comment (chfn), so that only jit.json
+	// makes it a just-in-time user (DESIGN.md decision 74).
+	c.Sh(t, "useradd -m -u 1001 -s /bin/bash azureuser && useradd -m -u 1002 -s /bin/bash -c 'Jo Smith' jit1 && echo 'azureuser:Chosen by hand 1' | chpasswd && hostname first-light && echo first-light >/etc/hostname")
 	return job, told
 }
 
@@ -266,7 +268,8 @@ exec 3<>"$1/lock"; flock -n 3; exec /usr/sbin/azguest.old supervise "$1" >>"$1/s
 		t.Error("the goal states that the predecessor kept are gone")
 	}
 	// The platform no longer lists the predecessor's just-in-time user, which
-	// the agent must remove; its user id is not used again.
+	// the agent must remove although its comment was changed; its user id is not
+	// used again.
 	await(t, "the end of jit1", func() bool { return c.Sh(t, "id -u jit1 2>/dev/null || :") == "" })
 	c.VM.Configure(func(cfg *fabric.Config) { cfg.Users = []fabric.User{person("jit2")} })
 	await(t, "jit2", func() bool { return c.Sh(t, "id -u jit2 2>/dev/null || :") != "" })
