@@ -1,10 +1,8 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -27,40 +25,19 @@ var helloExtension = extension{name: "hello", publisher: "Azguest.Samples", kind
 // arm sends a request to the control plane, as any client does.
 func (c *cloud) arm(t testing.TB, method, path string, body, answer any) http.Header {
 	t.Helper()
-	var payload io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		payload = bytes.NewReader(b)
-	}
 	if !strings.Contains(path, "://") {
 		path = "http://" + fabric.ManagementHost + path + "?api-version=2024-07-01"
 	}
-	req, err := http.NewRequestWithContext(t.Context(), method, path, payload)
+	b, header, err := fabric.Remote{HTTP: c.Fabric.Client()}.Do(t.Context(), method, path, body)
 	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.Fabric.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode/100 != 2 {
-		t.Fatalf("%s %s: %s: %s", method, path, resp.Status, b)
+		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	if answer != nil {
 		if err := json.Unmarshal(b, answer); err != nil {
 			t.Fatalf("%s %s: %v: %s", method, path, err, b)
 		}
 	}
-	return resp.Header
+	return header
 }
 
 // put creates or updates an extension and returns the URL of the operation.

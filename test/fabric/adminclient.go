@@ -15,7 +15,7 @@ import (
 
 // A Remote is a client of a running fabric program, by its admin address.
 type Remote struct {
-	URL  string // base URL: http://host:port
+	URL  string // base URL: http://host:port; empty if Do is given whole URLs
 	VM   string // name; default the first
 	HTTP *http.Client
 }

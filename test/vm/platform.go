@@ -1,12 +1,9 @@
 package vm
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -30,9 +27,9 @@ const (
 // A Platform is the emulator running in a lab. The control plane is used over
 // HTTP, as customers do; the guest's requests are read from the journal.
 type Platform struct {
-	Fabric *fabric.Fabric
-	VM     *fabric.VM
-	client *http.Client
+	Fabric  *fabric.Fabric
+	VM      *fabric.VM
+	control fabric.Remote
 }
 
 // startPlatform creates one VM and listens on the platform's addresses in the
@@ -59,7 +56,7 @@ func (r *Run) startPlatform(vmID string) (*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Platform{Fabric: f, client: r.lab.client()}
+	p := &Platform{Fabric: f, control: fabric.Remote{URL: "http://" + armAddress, VM: vmName, HTTP: r.lab.client()}}
 	keys, err := r.publicKeys()
 	if err != nil {
 		return p, err
@@ -131,43 +128,6 @@ func (p *Platform) fetched() int {
 	return n
 }
 
-func (p *Platform) arm(ctx context.Context, method, path string, body, answer any) (http.Header, error) {
-	var payload io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return nil, err
-		}
-		payload = bytes.NewReader(b)
-	}
-	if !strings.Contains(path, "://") {
-		path = "http://" + armAddress + path + armVersion
-	}
-	req, err := http.NewRequestWithContext(ctx, method, path, payload)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := p.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, got)
-	}
-	if answer != nil {
-		if err := json.Unmarshal(got, answer); err != nil {
-			return nil, fmt.Errorf("%s %s: %w", method, path, err)
-		}
-	}
-	return resp.Header, nil
-}
-
 const vmPath = "/subscriptions/00000000-0000-4000-8000-00000000f00d/resourceGroups/rg" +
 	"/providers/Microsoft.Compute/virtualMachines/" + vmName
 
@@ -180,35 +140,15 @@ type Extension struct {
 // PutExtension creates an extension through the control plane and waits until
 // the operation ends.
 func (p *Platform) PutExtension(ctx context.Context, e Extension) error {
-	properties := map[string]any{
+	body, err := json.Marshal(map[string]any{"location": "westeurope", "properties": map[string]any{
 		"publisher": e.Publisher, "type": e.Type, "typeHandlerVersion": e.Version,
 		"autoUpgradeMinorVersion": true, "settings": e.Settings, "protectedSettings": e.Protected,
-	}
-	header, err := p.arm(ctx, http.MethodPut, vmPath+"/extensions/"+e.Name,
-		map[string]any{"location": "westeurope", "properties": properties}, nil)
+	}})
 	if err != nil {
 		return err
 	}
-	operation := header.Get("Azure-AsyncOperation")
-	if operation == "" {
-		return errors.New("the control plane returned no Azure-AsyncOperation header")
-	}
-	return until(ctx, "extension "+e.Name, func() (bool, error) {
-		var op struct {
-			Status string
-			Error  struct{ Code, Message string }
-		}
-		if _, err := p.arm(ctx, http.MethodGet, operation, nil, &op); err != nil {
-			return false, err
-		}
-		switch op.Status {
-		case "Succeeded":
-			return true, nil
-		case "Failed", "Canceled":
-			return false, fmt.Errorf("%s: %s: %s", op.Status, op.Error.Code, op.Error.Message)
-		}
-		return false, nil
-	})
+	_, err = p.control.PutExtension(ctx, e.Name, body, true)
+	return err
 }
 
 // InstanceView is the part of the instance view that tests use.
@@ -230,7 +170,10 @@ type ViewStatus struct{ Code, Level, DisplayStatus, Message string }
 // View returns the instance view.
 func (p *Platform) View(ctx context.Context) (InstanceView, error) {
 	var v InstanceView
-	_, err := p.arm(ctx, http.MethodGet, vmPath+"/instanceView", nil, &v)
+	b, _, err := p.control.Do(ctx, http.MethodGet, vmPath+"/instanceView"+armVersion, nil)
+	if err == nil {
+		err = json.Unmarshal(b, &v)
+	}
 	return v, err
 }
 
