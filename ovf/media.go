@@ -222,7 +222,7 @@ type Dir string
 // Open implements Media.
 func (d Dir) Open(context.Context) (*Medium, error) {
 	// Symlinks must not lead out of the directory.
-	r, err := os.OpenRoot(string(d)) //nolint:forbidigo // the caller names the file, relative to their working directory
+	r, err := os.OpenRoot(string(d)) //nolint:forbidigo // the caller names the directory, relative to their working directory
 	if err != nil {
 		return nil, &MediaError{Tried: []Attempt{{string(d), "open directory", err, true}}}
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// CreateUser makes the account. An existing account is kept as it is. A ledger lists the accounts that the agent made, so that a home
-// that a power cut left incomplete can be distinguished from an existing
-// user's home.
+// CreateUser makes the account. An existing account is kept as it is. A ledger
+// lists the accounts that the agent made, so that a home that a power cut left
+// incomplete can be distinguished from an existing user's home.
 type CreateUser struct {
 	Name, Home, HomeDir, Shell string
 	Primary                    string // existing group to use

@@ -294,6 +294,8 @@ func TestBlockingRules(t *testing.T) {
 		"another address":       {"-A OUTPUT -d 168.63.129.17/32 -j DROP\n", 0},
 		"users only":            {"-A OUTPUT -d 168.63.129.16/32 -p tcp -m owner ! --uid-owner 0 -j DROP\n", 0},
 		"ours":                  {"table ip azguest {\n chain output {\n ip daddr 168.63.129.16 ct state invalid drop\n}\n}\n", 0},
+		"ours, being replaced":  {"table ip azguest-new { # handle 7\n chain output {\n ip daddr 168.63.129.16 drop\n}\n}\n", 0},
+		"a name like ours":      {"table ip azguest-newer {\n ip daddr 168.63.129.16 drop\n", 1},
 		"theirs after ours":     {"table ip azguest {\n ip daddr 168.63.129.16 drop\n}\ntable ip x {\n ip daddr 168.63.129.16 drop\n", 1},
 		"containers only":       {"-A FORWARD -d 168.63.129.16/32 -j DROP\n", 0},
 		"answers of the server": {"-A INPUT -m conntrack --ctstate INVALID -j DROP\n", 1},

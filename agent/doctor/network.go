@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,7 +114,9 @@ func BlockingRules(listing string, addrs ...string) []string {
 		rule := strings.Join(strings.Fields(line), " ")
 		low := strings.ToLower(rule)
 		if strings.HasPrefix(low, "table ") {
-			ours = strings.HasPrefix(low, "table ip azguest ") || strings.HasPrefix(low, "table inet azguest ")
+			// azguest-new is there while azguest is replaced.
+			name, _, _ := strings.Cut(low[len("table "):], " {")
+			ours = slices.Contains([]string{"ip azguest", "inet azguest", "ip azguest-new"}, name)
 		}
 		// In a listing of nft, the hook of a chain says which packets it sees:
 		// incoming and forwarded packets are not those that root sends.

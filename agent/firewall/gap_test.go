@@ -230,12 +230,26 @@ func TestSEC8NobodyConnectsWhileTheTableIsReplaced(t *testing.T) {
 			t.Errorf("a user made %d connections in %d tries", made, tries)
 		}
 	}
-	if out := w.sh("nft list tables"); strings.Contains(out, standIn) {
-		t.Errorf("the stand-in is left:\n%s", out)
+	gone := func(after string) {
+		t.Helper()
+		if out := w.sh("nft list tables"); strings.Contains(out, standIn) {
+			t.Errorf("the stand-in is left after %s:\n%s", after, out)
+		}
 	}
+	gone("replacing")
+	// An agent that was killed meanwhile leaves it.
+	w.sh("nft add table ip " + standIn)
+	f.Close()
+	f = Keep(addr, 80, host.Exec{})
+	if _, _, err := f.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	gone("the next start")
+	w.sh("nft add table ip " + standIn)
 	if err := f.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	gone("Remove")
 }
 
 // kept reports whether the table has an owner.
