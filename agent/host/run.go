@@ -23,7 +23,7 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 type Cmd struct {
 	Name    string
 	Args    []string
-	Env     []string // added to a minimal PATH and LANG
+	Env     []string // added to BaseEnvironment
 	Dir     string
 	Stdin   []byte // never logged
 	Timeout time.Duration
@@ -89,7 +89,7 @@ func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	}
 	cmd := exec.CommandContext(ctx, path, c.Args...)
 	cmd.Dir = c.Dir
-	cmd.Env = append([]string{"PATH=" + DefaultPath, "LANG=C.UTF-8"}, c.Env...)
+	cmd.Env = append(Root("/").BaseEnvironment(), c.Env...)
 	cmd.Stdin = bytes.NewReader(c.Stdin)
 	var out, errw capped // bounded, and read while a process that is given up may still write
 	cmd.Stdout, cmd.Stderr = &out, &errw

@@ -153,7 +153,7 @@ func (t *Tool) start(ctx context.Context, w Waagent) error {
 	if w.Verbose {
 		args = append(args, "-verbose")
 	}
-	if err := t.Detach(ctx, process.Daemon{Path: self, Args: args, Env: []string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8"}}); err != nil {
+	if err := t.Detach(ctx, process.Daemon{Path: self, Args: args, Env: host.Root("/").BaseEnvironment()}); err != nil {
 		return errors.Join(serr, err)
 	}
 	return nil

@@ -63,7 +63,7 @@ func (l Launcher) Start(dir string, job Job) error {
 	defer log.Close()
 	cmd := exec.Command(l.Exe, SuperviseArg, dir) //nolint:noctx // the supervisor outlives this program on purpose
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8", "GOMAXPROCS=2", "GOGC=50"}
+	cmd.Env = append(host.Root("/").BaseEnvironment(), "GOMAXPROCS=2", "GOGC=50")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock} // becomes lockFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

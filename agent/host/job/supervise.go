@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -269,7 +270,7 @@ func run(dir string, job Job, st *State, res *Result) {
 	defer errw.Close()
 	cmd := exec.Command("/bin/sh", "-c", job.Shell) //nolint:noctx // ended with its whole group, below
 	cmd.Dir = job.Dir
-	cmd.Env = append([]string{"PATH=" + host.DefaultPath, "LANG=C.UTF-8", Marker + "=" + job.ID}, job.Env...)
+	cmd.Env = slices.Concat(host.Root("/").BaseEnvironment(), []string{Marker + "=" + job.ID}, job.Env)
 	cmd.Stdout, cmd.Stderr = out, errw
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	oomBefore, throttledBefore := cgroup.OOMKills(res.Scope), cgroup.Throttled(res.Scope)
