@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,12 @@ exit 0
 		"AZURE_GUEST_AGENT_WIRE_PROTOCOL_ADDRESS=168.63.129.16", "ConfigSequenceNumber=3", "LANG=C.UTF-8",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PWD=" + base,
 	}
+	for _, v := range host.Root("/").BaseEnvironment() {
+		if !slices.Contains(want, v) {
+			want = append(want, v)
+		}
+	}
+	slices.Sort(want)
 	var got []string
 	for line := range strings.Lines(w.read(base + "/env.enable")) {
 		line = strings.TrimSpace(line)
