@@ -312,7 +312,7 @@ func planSSHD(in Input, f Facts, o Options) (Step, bool) {
 		return nil, false
 	}
 	s := ConfigureSSHD{
-		SSHD: f.SSHD, Main: f.SSHDMain, Dir: o.SSHDir, DropIn: f.SSHDDropInWorks, User: in.UserName, Restorecon: f.Restorecon,
+		Main: f.SSHDMain, Dir: o.SSHDir, DropIn: f.SSHDDropInWorks, User: in.UserName, Restorecon: f.Restorecon,
 		Note: path.Join(o.Dir(), "sshd.json"),
 	}
 	var pw string

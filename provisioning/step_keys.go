@@ -290,7 +290,7 @@ func underResolved(r host.Root, home, dir string) bool {
 	return strings.HasPrefix(dir, d.Name())
 }
 
-func sortedKeys(m map[string][]authKey) []string {
+func sortedKeys[V any](m map[string]V) []string {
 	var out []string
 	for k := range m {
 		out = append(out, k)

@@ -20,7 +20,6 @@ import (
 // own files takes effect. sshd itself checks the result; if it rejects it,
 // everything is restored, because a broken sshd_config locks the user out.
 type ConfigureSSHD struct {
-	SSHD       string
 	Main, Dir  string
 	DropIn     bool
 	User       string
@@ -250,55 +249,18 @@ func swap(r host.Root, name string, next, without []byte, perm fs.FileMode) (und
 	}, true, nil
 }
 
-// ask lets sshd read its configuration as it would for the user, and compares
-// the effective values. sshd -T checks everything that sshd -t does and prints
-// the values, so one process is enough.
+// ask asks sshd for the values that apply to the user, and compares them.
 func (s ConfigureSSHD) ask(ctx context.Context, m *Machine, set []Setting) verdict {
-	main := path.Join(s.Dir, "sshd_config")
-	if !m.Root.Exists(main) {
-		main = s.Main
-	}
-	c := host.Cmd{Name: s.SSHD, Args: []string{"-T", "-f", m.Root.Path(main), "-C", "user=" + s.User + ",host=localhost,addr=127.0.0.1"}, Timeout: toolTimeout}
-	// Without a host key sshd does not check the rest; the keys that are
-	// configured may not exist yet.
-	if keys, err := m.Root.Glob(path.Join(s.Dir, "ssh_host_*_key")); err == nil && len(keys) > 0 {
-		c.Args = append(c.Args, "-h", m.Root.Path(keys[0]))
-	}
-	res, err := m.Run.Run(ctx, c)
-	if ex, ok := errors.AsType[*host.ExitError](err); ok {
-		// Early in the boot, the directory that the unit makes may be missing.
-		if _, dir, ok := strings.Cut(ex.Stderr, "Missing privilege separation directory:"); ok {
-			dir, _, _ = strings.Cut(strings.TrimSpace(dir), "\n")
-			if err := m.Root.MkdirAll(strings.TrimSpace(dir), 0o755); err == nil {
-				res, err = m.Run.Run(ctx, c)
-				if err == nil {
-					return judge(res.Stdout, set)
-				}
-			}
-		}
-	}
+	a, err := m.AskSSHD(ctx, Login{User: s.User})
 	switch {
 	case host.NotFound(err):
 		return verdict{unrun: true}
 	case err != nil:
 		return verdict{err: err}
 	}
-	return judge(res.Stdout, set)
-}
-
-func judge(out []byte, set []Setting) verdict {
-	have := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
-			if _, dup := have[k]; !dup {
-				have[strings.ToLower(k)] = v
-			}
-		}
-	}
 	for _, x := range set {
-		v, ok := have[strings.ToLower(x.Key)]
 		// A keyword that is not printed is another one's old name.
-		if ok && v != x.Value {
+		if v := a.Value(x.Key); v != "" && v != x.Value {
 			return verdict{wrong: x.Key}
 		}
 	}

@@ -96,7 +96,7 @@ func (m *Machine) YieldSSHD(ctx context.Context) ([]string, error) {
 			left = append(left, Setting{properName(k), values[k]})
 		}
 	}
-	s := ConfigureSSHD{SSHD: which(r, "sshd"), Main: f.SSHDMain, Dir: o.SSHDir, User: "root", DropIn: r.Exists(dropIn(o.SSHDir))}
+	s := ConfigureSSHD{Main: f.SSHDMain, Dir: o.SSHDir, User: "root", DropIn: r.Exists(dropIn(o.SSHDir))}
 	undo, _, err := s.ways(r)[0](left)
 	if err != nil {
 		return nil, fail(CodeSSHD, "failed to update sshd config", err)

@@ -29,7 +29,7 @@ var byText = map[string]string{
 	"agent/host.ExitError.Error":              "how the output of a tool is shown: its last line",
 	"ovf.syntaxError":                         "the kind of a syntax error is in encoding/xml's text alone, and only its own constants are looked for, because the rest may quote a password; it chooses words, no code",
 	"provisioning.ConfigureSSHD.Apply":        "sshd names the keyword that it refuses in its text alone; a wrong guess asks it once more without an old name, and its second answer counts",
-	"provisioning.ConfigureSSHD.ask":          "early in the boot the directory that sshd's unit makes is missing, and only its text says which; a wrong guess makes an empty directory of root's",
+	"provisioning.sshdQuestion.complete":      "which part of the question is missing, and which directory that sshd's unit makes early in the boot, is in sshd's text alone; a wrong guess asks again, or makes an empty directory of root's",
 	"provisioning.Machine.withUID":            "busybox's adduser has one exit code for everything; a wrong guess tries the next number, 50 at most",
 	"protocol/internal/web.StatusError.Error": "how a body is shown",
 }
