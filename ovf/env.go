@@ -47,7 +47,7 @@ type Environment struct {
 type PublicKey struct {
 	Fingerprint string
 	Path        string
-	Value       string // one line without line breaks, or PEM as it is
+	Value       string // as it is, line breaks included: several keys, or a form of several lines
 }
 
 // KeyPair names a private key that comes with the goal state.

@@ -100,7 +100,7 @@ func (p *parser) linux(prov, s section) {
 	ssh := s.under("SSH")
 	for _, k := range p.keys(ssh.under("PublicKeys").under("PublicKey"), "PublicKey") {
 		v, _ := p.raw(k, "Value")
-		key := PublicKey{p.soft(k, "Fingerprint"), p.soft(k, "Path"), oneLine(v)}
+		key := PublicKey{p.soft(k, "Fingerprint"), p.soft(k, "Path"), strings.TrimSpace(v)}
 		if key.Value == "" && key.Fingerprint == "" {
 			p.problem("PublicKey", "neither Value nor Fingerprint")
 			continue
@@ -190,15 +190,6 @@ func decodeBase64(s string) ([]byte, error) {
 		return nil, fmt.Errorf("not base64 at character %d of %d", int64(at)+1, len(s))
 	}
 	return b, err
-}
-
-// oneLine repairs keys that were pasted with line breaks in them
-// (provisioning/SPEC.md §5.7).
-func oneLine(s string) string {
-	if !strings.Contains(s, "-----BEGIN") {
-		s = strings.NewReplacer("\r", "", "\n", "").Replace(s)
-	}
-	return strings.TrimSpace(s)
 }
 
 func (p *parser) problem(element, text string) {

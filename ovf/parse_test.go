@@ -61,7 +61,7 @@ func full() *Environment {
 		DisableSSHPassword: new(false),
 		PublicKeys: []PublicKey{
 			{"AB12", "$HOME/anna/.ssh/authorized_keys", key1},
-			{"", "$HOME/anna/.ssh/other", key2},
+			{"", "$HOME/anna/.ssh/other", key2[:30] + "\n" + key2[30:]}, // as in the document: provisioning.ParseKeys joins it
 			{"CD34", "", ""},
 		},
 		KeyPairs:       []KeyPair{{"AB12", "$HOME/anna/.ssh/id_rsa"}},

@@ -137,7 +137,8 @@ type Result struct {
 const stepTimeout = 2 * time.Minute
 
 // Apply applies the steps in order. A step that fails does not stop the
-// others, except those that need it; all failures are returned as one *Failed.
+// others, except those that need it. What its failure means depends on its
+// role, see roleOf: a warning, or part of the *Failed that is returned.
 // Late steps, applied in a second call, have a longer time limit.
 func (m *Machine) Apply(ctx context.Context, steps []Step, j *Journal, observe Observer) (Result, error) {
 	start := time.Now()
@@ -160,55 +161,110 @@ func (m *Machine) Apply(ctx context.Context, steps []Step, j *Journal, observe O
 			m.sshdChanged = bootClock()
 		}
 	}
-	var res Result
-	var failed Failed
-	broken := map[string]bool{}
+	r := run{m: m, j: j, observe: observe, broken: map[string]bool{}}
 	for _, s := range steps {
+		if slices.Contains(needs(s.ID()), "*") {
+			r.settleDoors()
+		}
 		err := context.Cause(ctx)
 		if err == nil {
-			err = applyOne(ctx, m, s, j, broken, observe)
+			err = r.apply(ctx, s)
 		}
-		if w, ok := errors.AsType[*Warning](err); ok {
-			res.Warnings = append(res.Warnings, w)
-			continue
-		}
-		if err == nil {
-			continue
-		}
-		broken[s.ID()], broken["*"] = true, true
-		if errors.Is(err, errSkipped) {
-			continue
-		}
-		e, ok := errors.AsType[*Error](err)
-		if !ok {
-			e = &Error{ID: CodeInternal, Reason: "unhandled error", Err: fmt.Errorf("%s: %w", s, err)}
-			if errors.Is(err, context.DeadlineExceeded) {
-				e.ID, e.Reason = CodeTimeout, "operation timed out"
-			}
-		}
-		failed.Errors = append(failed.Errors, e)
-		if ctx.Err() != nil {
+		r.record(s, err)
+		if ctx.Err() != nil && err != nil {
 			break
 		}
 	}
-	if len(failed.Errors) == 0 {
+	r.settleDoors()
+	if len(r.failed.Errors) == 0 {
 		j.Finished = time.Now().UTC()
 	}
-	res.Took = time.Since(start)
 	err := j.save()
-	res.Entries = slices.Clone(j.Steps)
-	if len(failed.Errors) > 0 {
-		return res, &failed
+	res := Result{Warnings: r.warnings, Entries: slices.Clone(j.Steps), Took: time.Since(start)}
+	if len(r.failed.Errors) > 0 {
+		return res, &r.failed
 	}
 	return res, err
 }
 
+// A run is one call of Apply.
+type run struct {
+	m       *Machine
+	j       *Journal
+	observe Observer
+
+	warnings []*Warning
+	failed   Failed
+	broken   map[string]bool // steps that failed, by id; "*": some step
+	closed   []doorFailure
+	open     bool // a door step has succeeded
+}
+
+type doorFailure struct {
+	id  string
+	err *Error
+}
+
+// record enters the outcome of a step.
+func (r *run) record(s Step, err error) {
+	if w, ok := errors.AsType[*Warning](err); ok {
+		r.warnings = append(r.warnings, w)
+		err = nil
+	}
+	switch {
+	case err == nil:
+		r.open = r.open || roleOf(s) == door
+		return
+	case errors.Is(err, errSkipped):
+		r.broken[s.ID()] = true
+		return
+	}
+	r.broken[s.ID()] = true
+	e := asError(s, err)
+	if roleOf(s) == door {
+		r.closed = append(r.closed, doorFailure{s.ID(), e})
+		return
+	}
+	r.broken["*"] = true
+	r.failed.Errors = append(r.failed.Errors, e)
+}
+
+// asError gives an error without a code one.
+func asError(s Step, err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	e := &Error{ID: CodeInternal, Reason: "unhandled error", Err: fmt.Errorf("%s: %w", s, err)}
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.ID, e.Reason = CodeTimeout, "operation timed out"
+	}
+	return e
+}
+
+// settleDoors decides, when all doors have been tried, what the closed ones
+// mean.
+func (r *run) settleDoors() {
+	for _, d := range r.closed {
+		if !r.open {
+			r.broken["*"] = true
+			r.failed.Errors = append(r.failed.Errors, d.err)
+			continue
+		}
+		r.warnings = append(r.warnings, &Warning{ID: d.err.ID, Err: d.err})
+		r.j.entry(d.id).State = Warned
+	}
+	r.closed = nil
+}
+
 var errSkipped = errors.New("skipped")
 
-func applyOne(ctx context.Context, m *Machine, s Step, j *Journal, broken map[string]bool, observe Observer) error {
+// apply applies one step, unless it is done already or a step that it needs has
+// failed. The failure of a side step is returned as a *Warning.
+func (r *run) apply(ctx context.Context, s Step) error {
+	m, j, observe := r.m, r.j, r.observe
 	e := j.entry(s.ID())
 	for _, need := range needs(s.ID()) {
-		if broken[need] {
+		if r.broken[need] {
 			e.State, e.Since = Skipped, time.Now().UTC()
 			observe(Progress{Step: s, State: Skipped})
 			return errSkipped
@@ -230,6 +286,12 @@ func applyOne(ctx context.Context, m *Machine, s Step, j *Journal, broken map[st
 	sctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not finished after %v: %w", s, limit, context.DeadlineExceeded))
 	err := s.Apply(sctx, m)
 	cancel()
+	if err != nil && roleOf(s) == side && context.Cause(ctx) == nil {
+		if _, ok := errors.AsType[*Warning](err); !ok {
+			f := asError(s, err)
+			err = &Warning{ID: f.ID, Err: f}
+		}
+	}
 	observe(Progress{Step: s, State: Planned})
 	e.Took = time.Since(begin)
 	e.State = Done

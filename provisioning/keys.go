@@ -8,8 +8,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"html"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -52,7 +55,10 @@ func ParseKeys(value string) ([]string, error) {
 }
 
 func parseAuthKeys(value string) ([]authKey, error) {
-	value = strings.TrimPrefix(value, "\ufeff")
+	value = pasted(value)
+	if strings.HasPrefix(value, "PuTTY-User-Key-File") {
+		return nil, notAKey(value)
+	}
 	if strings.Contains(value, "-----BEGIN ") {
 		return pemKeys(value)
 	}
@@ -62,7 +68,7 @@ func parseAuthKeys(value string) ([]authKey, error) {
 	value = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(value)
 	var logical []string
 	for line := range strings.SplitSeq(value, "\n") {
-		line = strings.TrimSpace(line)
+		line = unquoted(strings.TrimSpace(line))
 		switch {
 		case line == "" || line[0] == '#':
 		case len(logical) == 0 || startsKey(line):
@@ -88,6 +94,46 @@ func parseAuthKeys(value string) ([]authKey, error) {
 		errs = append(errs, errors.New("no public key"))
 	}
 	return out, errors.Join(errs...)
+}
+
+// pasted removes what comes along when a key is copied from a web page, a chat
+// or a document: invisible characters, and character references that were
+// escaped twice.
+func pasted(value string) string {
+	value = strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Cf, r) { // byte order mark, zero-width space, soft hyphen, marks of direction
+			return -1
+		}
+		return r
+	}, value)
+	for next := html.UnescapeString(value); len(next) < len(value); next = html.UnescapeString(value) {
+		value = next
+	}
+	value = strings.TrimSpace(value)
+	if rest, ok := strings.CutPrefix(value, "<![CDATA["); ok {
+		value = strings.TrimSpace(strings.TrimSuffix(rest, "]]>"))
+	}
+	// One pair of quotation marks around several lines.
+	if first, n := utf8.DecodeRuneInString(value); quotes[first] != "" && strings.Count(value[n:], quotes[first]) == 1 && strings.HasSuffix(value, quotes[first]) {
+		value = unquoted(value)
+	}
+	return value
+}
+
+// quotes are the quotation marks around a pasted key, and what closes them.
+var quotes = map[rune]string{'"': `"`, '\'': "'", '`': "`", '“': "”", '”': "”", '„': "“", '‘': "’", '’': "’", '«': "»"}
+
+// unquoted removes what stands around a pasted line: the dash of a YAML list
+// and quotation marks. No key and no option begins with either.
+func unquoted(line string) string {
+	if rest, ok := strings.CutPrefix(line, "- "); ok {
+		line = strings.TrimSpace(rest)
+	}
+	first, n := utf8.DecodeRuneInString(line)
+	if closing, ok := quotes[first]; ok {
+		line = strings.TrimSpace(strings.TrimSuffix(line[n:], closing))
+	}
+	return line
 }
 
 // startsKey reports whether a line begins a key rather than continuing one.
@@ -133,14 +179,14 @@ func parseAuthKey(line string) (authKey, error) {
 	if first, _, _ := strings.Cut(rest, " "); !keyTypeName(strings.TrimRight(first, "\t")) {
 		opt := splitOptions(rest)
 		if opt == "" {
-			return k, fmt.Errorf("not an OpenSSH public key: %q", printable(firstWord(line)))
+			return k, notAKey(line)
 		}
 		k.Options = opt
 		rest = strings.TrimSpace(rest[len(opt):])
 	}
 	f := strings.Fields(rest)
 	if len(f) < 2 || !keyTypeName(f[0]) {
-		return k, fmt.Errorf("not an OpenSSH public key: %q", printable(firstWord(rest)))
+		return k, notAKey(rest)
 	}
 	k.Type = f[0]
 	body := f[1]
@@ -154,6 +200,9 @@ func parseAuthKey(line string) (authKey, error) {
 	name, err := blobType(blob)
 	if err != nil {
 		return k, fmt.Errorf("%s key: %w", k.Type, err)
+	}
+	if strings.Contains(name, "-cert-v0") {
+		return k, fmt.Errorf("%s: a certificate of a key, which sshd accepts from its authority only; the public key is needed", k.Type)
 	}
 	if name != k.Type {
 		return k, fmt.Errorf("%s key: body contains key type %q", k.Type, printable(name))
@@ -175,11 +224,20 @@ func knownType(t string) bool {
 	}, t)
 }
 
-func firstWord(s string) string {
-	if f := strings.Fields(s); len(f) > 0 {
-		return f[0]
+// notAKey says what a text is instead. It does not quote the text: people also
+// paste private keys and passwords.
+func notAKey(line string) error {
+	what := fmt.Sprintf("a text of %d characters", len(line))
+	f := strings.Fields(line)
+	switch {
+	case strings.Contains(line, "PRIVATE KEY") || strings.HasPrefix(line, "PuTTY-User-Key-File"):
+		what = "a private key; the public one is needed, and the private one must be replaced"
+	case len(f) == 1 && (strings.HasPrefix(line, "~") || strings.HasPrefix(line, "/") || strings.HasSuffix(line, ".pub")):
+		what = "the name of a file, not its content"
+	case len(f) == 1 && keyTypeName(line):
+		what = "a key type without a key"
 	}
-	return s
+	return fmt.Errorf("not an OpenSSH public key: %s", what)
 }
 
 // decodeBlob decodes base64 with or without padding.
@@ -295,32 +353,60 @@ func rfc4716Keys(value string) ([]authKey, error) {
 }
 
 // mergeKeys adds keys to the text of an authorized_keys file. Existing lines
-// stay. A key that is present with any options or comment is not added again.
+// stay. sshd takes the first line of a key, and its options with it. So a key
+// without options is put in front of a line that restricts it (command=, from=,
+// expiry-time=): the person was promised a log-in. A key with options that is
+// present in any form is not added.
 func mergeKeys(old []byte, add []authKey) ([]byte, bool) {
-	have := map[string]bool{}
+	type place struct {
+		at    int // offset of the first line with the key
+		plain bool
+	}
+	have := map[string]place{}
+	at := 0
 	for line := range bytes.Lines(old) {
 		text := strings.TrimSpace(string(line))
-		if text == "" || text[0] == '#' {
-			continue
+		if text != "" && text[0] != '#' {
+			k, err := parseAuthKey(text)
+			if _, dup := have[k.Blob]; err == nil && !dup {
+				have[k.Blob] = place{at, k.Options == ""}
+			}
 		}
-		if k, err := parseAuthKey(text); err == nil {
-			have[k.Blob] = true
-		}
+		at += len(line)
 	}
-	out := slices.Clone(old)
-	changed := false
+	var end []string
+	front := map[int][]string{} // by the offset of the line that they precede
 	for _, k := range add {
-		if have[k.Blob] {
+		p, present := have[k.Blob]
+		switch {
+		case present && (p.plain || k.Options != ""):
 			continue
+		case present:
+			front[p.at] = append(front[p.at], k.line())
+		default:
+			end = append(end, k.line())
 		}
-		have[k.Blob] = true
-		if n := len(out); n > 0 && out[n-1] != '\n' {
-			out = append(out, '\n')
-		}
-		out = append(append(out, k.line()...), '\n')
-		changed = true
+		have[k.Blob] = place{-1, true}
 	}
-	return out, changed
+	if len(end) == 0 && len(front) == 0 {
+		return old, false
+	}
+	var out bytes.Buffer
+	at = 0
+	for line := range bytes.Lines(old) {
+		for _, l := range front[at] {
+			out.WriteString(l + "\n")
+		}
+		out.Write(line)
+		at += len(line)
+	}
+	if n := out.Len(); n > 0 && out.Bytes()[n-1] != '\n' {
+		out.WriteByte('\n')
+	}
+	for _, l := range end {
+		out.WriteString(l + "\n")
+	}
+	return out.Bytes(), true
 }
 
 // certKey makes an authorized key from a PEM certificate.

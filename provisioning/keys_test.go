@@ -182,6 +182,8 @@ func TestKeysGoWhereSSHDLooks(t *testing.T) {
 	}
 }
 
+// TestKeysAreMergedAndNotAddedTwice: a key that the file restricts is put in
+// front of that line, because sshd takes the first line of a key.
 func TestKeysAreMergedAndNotAddedTwice(t *testing.T) {
 	t.Parallel()
 	p256, _ := ecdsaLine(t, elliptic.P256())
@@ -197,7 +199,7 @@ func TestKeysAreMergedAndNotAddedTwice(t *testing.T) {
 		if err := step.Apply(t.Context(), m.prov()); err != nil {
 			t.Fatal(err)
 		}
-		want := "# mine\ngarbage line\nrestrict " + strings.TrimSuffix(edKey, " user@host") + "\n" + p256 + "\n"
+		want := "# mine\ngarbage line\n" + edKey + "\nrestrict " + strings.TrimSuffix(edKey, " user@host") + "\n" + p256 + "\n"
 		if diff := cmp.Diff(want, m.read(file)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}

@@ -61,6 +61,38 @@ func needs(id string) []string {
 	return nil
 }
 
+// A role is what the failure of a step means (provisioning/SPEC.md §7.1).
+type role int
+
+const (
+	// required steps keep their failure: what is ordered and must be there, and
+	// what keeps others out.
+	required role = iota
+	// door steps give the person a way in. Their failures fail the machine only
+	// if no door is open.
+	door
+	// side steps neither let the person in nor keep anybody out. Their failure
+	// is a warning.
+	side
+)
+
+// roleOf is the one place that decides which failures fail the machine
+// (DESIGN.md, decision 104).
+func roleOf(s Step) role {
+	switch s.ID() {
+	case StepHostName, StepSudo, StepKeyPairs, StepCustomData, StepCopy, StepSSHDUp, StepLateKeys, StepRunData:
+		return side
+	case StepKeys:
+		return door
+	case StepPassword:
+		if p, ok := s.(SetPassword); ok && (p.Password.Empty() && !p.Keep || p.Spare) {
+			return side // without a password, it only makes sure that the account is not locked
+		}
+		return door
+	}
+	return required
+}
+
 // Plan decides which steps are to be applied. It is pure. An error means that
 // the input cannot be provisioned at all; it is an *Error with code and
 // reason.
@@ -94,7 +126,7 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	if len(in.Keys) > 0 {
 		add(AuthorizeKeys{
 			User: in.UserName, HomeDir: o.HomeDir, Lib: o.Lib, SSHDir: o.SSHDir, SSHDMain: f.SSHDMain,
-			Keys: in.Keys, Required: in.Password.Empty() && !in.PasswordRedacted, Restorecon: f.Restorecon,
+			Keys: in.Keys, Restorecon: f.Restorecon,
 		})
 	}
 	if len(in.KeyPairs) > 0 {
@@ -131,24 +163,16 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 	return steps, nil
 }
 
-// userName matches the names that shadow-utils and busybox accept, and also
-// capitals and dots, which several distributions allow and portals offer.
-var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
+// userName matches the names that useradd and busybox make, if need be with
+// --badname: also capitals and dots, which portals offer, and a leading digit.
+var userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
 
-// reserved reports whether a name belongs to the system, even if it does not
-// exist yet: a package installed later would take over the account. "ALL" is a
-// keyword of sudoers.
-func reserved(name string) bool {
-	switch name {
-	case "root", "toor", "ALL", "daemon", "bin", "sys", "sync", "adm", "lp", "mail", "news", "uucp", "operator",
-		"man", "proxy", "www-data", "backup", "list", "irc", "gnats", "nobody", "nogroup", "shutdown", "halt",
-		"messagebus", "dbus", "sshd", "polkitd", "tss", "chrony", "ntp", "syslog", "mysql", "postgres", "nginx", "apache":
-		return true
-	}
-	return strings.HasPrefix(name, "systemd-")
-}
+// digits matches names that every tool takes for a uid.
+var digits = regexp.MustCompile(`^[0-9]+$`)
 
-// CheckUserName returns why a name cannot be provisioned; nil if it can.
+// CheckUserName returns why no account can have a name; nil if one can. Names
+// that distributions give to system accounts are no reason: whether this
+// machine has such an account is what counts, see isSystem.
 func CheckUserName(name string) error {
 	switch {
 	case name == "":
@@ -156,8 +180,12 @@ func CheckUserName(name string) error {
 	case len(name) > 32:
 		return fmt.Errorf("%d characters, at most 32 are allowed", len(name))
 	case !userName.MatchString(strings.TrimSuffix(name, "$")):
-		return fmt.Errorf("must start with a letter or _ and consist of letters, digits and . _ -")
-	case reserved(name):
+		return fmt.Errorf("must start with a letter, a digit or _ and consist of letters, digits and . _ -")
+	case digits.MatchString(name):
+		return fmt.Errorf("consists of digits only, which is a uid to all tools")
+	case name == "root" || name == "nobody" || name == "ALL":
+		// The first two exist without a line in /etc/passwd (nss-systemd); the
+		// third is a keyword of sudoers.
 		return fmt.Errorf("reserved for the system")
 	}
 	return nil
@@ -233,7 +261,10 @@ func isSystem(a host.Account, f Facts, o Options) bool {
 }
 
 func planPassword(in Input, f Facts, o Options) Step {
-	s := SetPassword{User: in.UserName, Shadow: o.Shadow, Chpasswd: f.Chpasswd != ""}
+	s := SetPassword{
+		User: in.UserName, Shadow: o.Shadow, Chpasswd: f.Chpasswd != "",
+		Spare: in.DisablePasswordAuth != nil && *in.DisablePasswordAuth && len(in.Keys) > 0,
+	}
 	switch {
 	case !in.Password.Empty():
 		s.Password = in.Password

@@ -10,19 +10,21 @@ import (
 	"strings"
 )
 
-// CheckHostName returns why a host name cannot be set; nil if it can. Linux
-// accepts 64 bytes, DNS 63 for each label. Underscores violate RFC 1123, but
-// portals allow them, so they are accepted.
+// maxHostName is how many bytes the kernel takes (HOST_NAME_MAX).
+const maxHostName = 64
+
+// CheckHostName returns why a host name cannot be set; nil if it can. The rules
+// are those of the kernel and of the platform: 64 bytes, one more than DNS
+// allows for a label. Underscores violate RFC 1123, but portals allow them, so
+// they are accepted.
 func CheckHostName(name string) error {
-	if len(name) > 64 {
-		return fmt.Errorf("%d characters, at most 64 are allowed", len(name))
+	if len(name) > maxHostName {
+		return fmt.Errorf("%d characters, at most %d are allowed", len(name), maxHostName)
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
 		switch {
 		case label == "":
 			return errors.New("has an empty label")
-		case len(label) > 63:
-			return fmt.Errorf("a label has %d characters, at most 63 are allowed", len(label))
 		case strings.HasPrefix(label, "-"), strings.HasSuffix(label, "-"):
 			return errors.New("a label begins or ends with a hyphen")
 		}
@@ -62,32 +64,25 @@ func (s SetHostName) Apply(ctx context.Context, m *Machine) error {
 		return bad(err)
 	}
 	name := strings.TrimSuffix(s.Name, ".")
+	// One place that cannot be written is no reason to leave out the others.
+	var errs []error
 	// /etc/hosts is written before /etc/hostname. Afterwards the next boot no
-	// longer knows the old name, whose line is replaced here.
+	// longer knows the old name, whose line is replaced here; if that fails, a
+	// file keeps it.
 	if s.Hosts {
-		if err := s.hosts(m, name); err != nil {
-			return bad(err)
-		}
+		errs = append(errs, s.hosts(m, name))
 	}
 	if b, err := m.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
-		if err := m.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
-			return bad(err)
+		errs = append(errs, m.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644))
+	}
+	errs = append(errs, m.Root.MkdirAll(path.Dir(s.Record), 0o700), m.Root.WriteFile(s.Record, []byte(name), 0o644))
+	m.restorecon(ctx, s.Restorecon, "/etc/hostname", "/etc/hosts")
+	if m.Kernel.SetHostName != nil {
+		if now, err := m.Kernel.HostName(); err != nil || now != name {
+			errs = append(errs, m.Kernel.SetHostName(name))
 		}
 	}
-	if err := m.Root.MkdirAll(path.Dir(s.Record), 0o700); err != nil {
-		return bad(err)
-	}
-	if err := m.Root.WriteFile(s.Record, []byte(name), 0o644); err != nil {
-		return bad(err)
-	}
-	m.restorecon(ctx, s.Restorecon, "/etc/hostname", "/etc/hosts")
-	if m.Kernel.SetHostName == nil {
-		return nil
-	}
-	if now, err := m.Kernel.HostName(); err == nil && now == name {
-		return nil
-	}
-	if err := m.Kernel.SetHostName(name); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return bad(err)
 	}
 	return nil
@@ -97,13 +92,36 @@ const hostsMark = "# azguest"
 
 func (s SetHostName) hosts(m *Machine, name string) error {
 	old, err := m.Root.ReadFile("/etc/hosts")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read /etc/hosts: %w", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Without a file, glibc resolves localhost only if a module of
+		// nsswitch.conf does. A file without localhost would be worse than none.
+		old, err = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"), nil
 	}
-	if next := hostsWith(string(old), s.Old, name); next != string(old) {
-		return m.Root.WriteFile("/etc/hosts", []byte(next), 0o644)
+	if err != nil {
+		return errors.Join(fmt.Errorf("read /etc/hosts: %w", err), s.keepFormer(m, s.Old))
 	}
-	return nil
+	former := s.Old
+	if b, err := m.Root.ReadFile(s.formerName()); err == nil {
+		former = string(b)
+	}
+	if next := hostsWith(string(old), former, name); next != string(old) {
+		if err := m.Root.WriteFile("/etc/hosts", []byte(next), 0o644); err != nil {
+			return errors.Join(err, s.keepFormer(m, former))
+		}
+	}
+	return m.Root.Remove(s.formerName())
+}
+
+func (s SetHostName) formerName() string {
+	return path.Join(path.Dir(s.Record), "azguest/former_hostname")
+}
+
+// keepFormer records the name whose line in /etc/hosts is still to be replaced.
+func (s SetHostName) keepFormer(m *Machine, former string) error {
+	if former == "" {
+		return nil
+	}
+	return m.put(s.formerName(), []byte(former), 0o600)
 }
 
 // hostsWith adds a line for name to the text of /etc/hosts unless there is

@@ -25,7 +25,6 @@ type AuthorizeKeys struct {
 	SSHDir     string
 	SSHDMain   string // read for AuthorizedKeysFile; may be empty
 	Keys       []Key
-	Required   bool // there is no other way to log in: an unusable key is a failure
 	Restorecon string
 }
 
@@ -51,7 +50,7 @@ func (s AuthorizeKeys) Apply(ctx context.Context, m *Machine) error {
 	}
 	var problems []error
 	files := map[string][]authKey{}
-	usable := 0
+	var all []authKey
 	for i, k := range s.Keys {
 		keys, err := s.read(m, k)
 		if err != nil {
@@ -60,34 +59,57 @@ func (s AuthorizeKeys) Apply(ctx context.Context, m *Machine) error {
 		if len(keys) == 0 {
 			continue
 		}
-		usable++
+		all = append(all, keys...)
 		name := s.target(accounts, acct, k.Path)
 		files[name] = append(files[name], keys...)
 	}
-	// sshd may read other files than those in the document.
-	if main := s.lookedAt(m.Root, acct, files); main != "" {
-		for _, name := range sortedKeys(files) {
-			if owner(accounts, name, acct).Name == acct.Name {
-				files[main] = append(files[main], files[name]...)
-			}
-		}
+	looks, err := s.lookedAt(ctx, m, acct)
+	if err != nil {
+		problems = append(problems, err)
 	}
-	if s.noFile(m.Root) {
-		problems = append(problems, errors.New("sshd of this image reads no key files (AuthorizedKeysFile none)"))
-	}
+	s.whereSSHDLooks(accounts, acct, looks, files, all)
+	open := false // one of the user's own files has the keys
 	for _, name := range sortedKeys(files) {
-		if err := s.write(ctx, m, owner(accounts, name, acct), name, files[name]); err != nil {
+		a := owner(accounts, name, acct)
+		if err := s.write(ctx, m, a, name, files[name]); err != nil {
 			problems = append(problems, err)
-			usable = 0
+			continue
 		}
+		open = open || a.Name == acct.Name && (len(looks) == 0 || slices.Contains(looks, name))
 	}
 	if err := errors.Join(problems...); err != nil {
-		if s.Required && usable == 0 {
+		if !open {
 			return bad(err)
 		}
 		return &Warning{ID: CodeKeys, Err: err}
 	}
 	return nil
+}
+
+// whereSSHDLooks makes sure that the keys are in a file that sshd reads for the
+// user, also if the document names others: another account's, or one where
+// sshd of this image does not look.
+func (s AuthorizeKeys) whereSSHDLooks(accounts []host.Account, acct host.Account, looks []string, files map[string][]authKey, all []authKey) {
+	if len(all) == 0 {
+		return
+	}
+	if len(looks) == 0 {
+		looks = []string{path.Join(acct.Home, ".ssh/authorized_keys")}
+	}
+	names := sortedKeys(files)
+	if slices.ContainsFunc(names, func(n string) bool { return slices.Contains(looks, n) }) {
+		return
+	}
+	var theirs []authKey
+	for _, n := range names {
+		if owner(accounts, n, acct).Name == acct.Name {
+			theirs = append(theirs, files[n]...)
+		}
+	}
+	if len(theirs) == 0 {
+		theirs = all
+	}
+	files[looks[0]] = theirs
 }
 
 // read returns the keys of one element: by value, else from the certificate.
@@ -164,25 +186,58 @@ func owner(all []host.Account, name string, def host.Account) host.Account {
 	return best
 }
 
-// lookedAt returns the file that sshd reads for the user if it reads none of
-// the files; empty if it does.
-func (s AuthorizeKeys) lookedAt(r host.Root, a host.Account, files map[string][]authKey) string {
+// lookedAt returns the files that sshd reads for this user and for nobody else.
+// It is empty, with an error that says why, if there are none: the keys then go
+// to ~/.ssh all the same, and never into a file that opens other accounts, root
+// among them (DESIGN.md, decision 105). It is empty without an error if there
+// is no sshd to ask.
+func (s AuthorizeKeys) lookedAt(ctx context.Context, m *Machine, a host.Account) ([]string, error) {
 	if s.SSHDMain == "" {
-		return ""
+		return nil, nil
 	}
-	d, ok := effective(readSSHD(r, s.SSHDMain, s.SSHDir, nil), "authorizedkeysfile")
-	if !ok || len(d.Args) == 0 || strings.EqualFold(d.Args[0], "none") {
-		return ""
+	patterns := m.keyFilePatterns(ctx, s, a.Name)
+	if len(patterns) == 0 {
+		return nil, nil
+	}
+	if strings.EqualFold(patterns[0], "none") {
+		return nil, errors.New("sshd of this image reads no key files (AuthorizedKeysFile none)")
 	}
 	var names []string
-	for _, pattern := range d.Args {
-		n := keysFile(pattern, a)
-		if _, ok := files[n]; ok {
-			return ""
+	for _, p := range patterns {
+		if n := keysFile(p, a); ownPattern(p, a) && !slices.Contains(names, n) {
+			names = append(names, n)
 		}
-		names = append(names, n)
 	}
-	return names[0]
+	if len(names) == 0 {
+		return nil, fmt.Errorf("sshd of this image reads keys from %s, which is the same file for every account: keys are written to ~/.ssh/authorized_keys only (AuthorizedKeysFile must contain %%u, %%U or %%h)", strings.Join(patterns, " "))
+	}
+	return names, nil
+}
+
+// keyFilePatterns returns AuthorizedKeysFile as sshd applies it to the user,
+// Match blocks included; without an answer of sshd, as its files say for
+// everybody.
+func (m *Machine) keyFilePatterns(ctx context.Context, s AuthorizeKeys, user string) []string {
+	if answer, err := m.AskSSHD(ctx, Login{User: user}); err == nil && len(answer.Words("authorizedkeysfile")) > 0 {
+		return answer.Words("authorizedkeysfile")
+	}
+	if d, ok := effective(readSSHD(m.Root, s.SSHDMain, s.SSHDir, nil), "authorizedkeysfile"); ok {
+		return d.Args
+	}
+	return nil
+}
+
+// ownPattern reports whether a pattern of AuthorizedKeysFile means another file
+// for each account, or one below the account's home. sshd expands "~" when it
+// reads its configuration, as root, so such a pattern means root's file for
+// everybody.
+func ownPattern(pattern string, a host.Account) bool {
+	if strings.HasPrefix(pattern, "~") {
+		return false
+	}
+	p := strings.ReplaceAll(pattern, "%%", "")
+	return !path.IsAbs(pattern) || strings.Contains(p, "%u") || strings.Contains(p, "%U") || strings.Contains(p, "%h") ||
+		a.Home != "" && a.Home != "/" && strings.HasPrefix(path.Clean(pattern), a.Home+"/")
 }
 
 // keysFile expands a pattern of AuthorizedKeysFile for an account.
@@ -212,22 +267,11 @@ func (m *Machine) authorizedKeysFiles(a host.Account) []string {
 	}
 	var out []string
 	for _, p := range patterns {
-		own := !path.IsAbs(p) || strings.Contains(strings.ReplaceAll(p, "%%", ""), "%") // %h, %u, %U
-		if n := keysFile(p, a); own && !slices.Contains(out, n) {
+		if n := keysFile(p, a); ownPattern(p, a) && !slices.Contains(out, n) {
 			out = append(out, n)
 		}
 	}
 	return out
-}
-
-// noFile reports whether sshd reads no key files: keys of this image come from
-// a command or a certificate authority.
-func (s AuthorizeKeys) noFile(r host.Root) bool {
-	if s.SSHDMain == "" {
-		return false
-	}
-	d, ok := effective(readSSHD(r, s.SSHDMain, s.SSHDir, nil), "authorizedkeysfile")
-	return ok && len(d.Args) > 0 && strings.EqualFold(d.Args[0], "none")
 }
 
 const maxAuthorizedKeys = 1 << 20

@@ -20,6 +20,7 @@ type SetPassword struct {
 	User     string
 	Password host.Secret
 	Keep     bool   // redacted document: another program has set the password
+	Spare    bool   // sshd is to refuse passwords, and there are keys
 	Crypt    string // "5" or "6", the method id of crypt(5)
 	Salt     int    // characters
 	Chpasswd bool

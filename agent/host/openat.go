@@ -308,6 +308,12 @@ func (d *Dir) replace(to *Dir, name string, data []byte, perm fs.FileMode, uid, 
 	full := path.Join(to.name, name)
 	tmp := temporary(name)
 	fd, err := unix.Openat(d.fd(), tmp, newFlags(perm)|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EROFS) && to.mountPoint(name) && to.Trusted() == nil {
+		err = to.overwrite(name, data) // a writable file in a read-only directory
+		if err == nil {
+			return nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", full, err)
 	}
@@ -336,13 +342,58 @@ func (d *Dir) replace(to *Dir, name string, data []byte, perm fs.FileMode, uid, 
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := unix.Renameat(d.fd(), tmp, to.fd(), name); err != nil {
+	err = unix.Renameat(d.fd(), tmp, to.fd(), name)
+	if errors.Is(err, unix.EBUSY) && to.Trusted() == nil {
+		if err = to.overwrite(name, data); err == nil {
+			err = unix.Unlinkat(d.fd(), tmp, 0)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if sync {
 		to.Sync()
 	}
 	return nil
+}
+
+// mountPoint reports whether something is mounted on a file of the directory.
+func (d *Dir) mountPoint(name string) bool {
+	fd, err := unix.Openat(d.fd(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	c := &Dir{f: os.NewFile(uintptr(fd), name)}
+	defer func() { _ = c.Close() }()
+	here, err := d.place()
+	there, cerr := c.place()
+	return err == nil && cerr == nil && here != there
+}
+
+// overwrite writes into a file that cannot be replaced, because something is
+// mounted on it: containers and image builders mount single files such as
+// /etc/hosts. It keeps owner and mode, and readers may see a part of the new
+// content. It is cut to its new length last, so that it is never empty.
+func (d *Dir) overwrite(name string, data []byte) error {
+	fd, err := unix.Openat(d.fd(), name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), path.Join(d.name, name))
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = errNotRegular
+	}
+	if err == nil {
+		_, err = f.WriteAt(data, 0)
+	}
+	if err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // sweep removes temporary files that interrupted writes of this file left.

@@ -1,0 +1,361 @@
+package provisioning_test
+
+import (
+	"crypto/elliptic"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/ovf"
+	"github.com/azguest/azguest/provisioning"
+)
+
+// sshdSays makes sshd -T answer with these lines.
+func (m *machine) sshdSays(lines string) {
+	m.run.Answers["/usr/sbin/sshd"] = hosttest.Answer{Stdout: lines}
+}
+
+// TestIN2KeysGoWhereSSHDLooksForThisUser: the file is the one that sshd names
+// for this user, Match blocks included.
+func TestIN2KeysGoWhereSSHDLooksForThisUser(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, says, path, want string }{
+		{"Match Group", "authorizedkeysfile /etc/ssh/keys-%u\n", "", "/etc/ssh/keys-azureuser"},
+		{"Match User, literal below the home", "authorizedkeysfile /home/azureuser/keys\n", "", "/home/azureuser/keys"},
+		{"two files", "authorizedkeysfile .ssh/a .ssh/authorized_keys\n", "", "/home/azureuser/.ssh/authorized_keys"},
+		{"the document names another file", "authorizedkeysfile .ssh/a\n", "$HOME/azureuser/.ssh/authorized_keys", "/home/azureuser/.ssh/a"},
+		{"one of them is everybody's", "authorizedkeysfile /etc/ssh/all .ssh/a\n", "", "/home/azureuser/.ssh/a"},
+		{"another account's file in the document", "authorizedkeysfile .ssh/authorized_keys\n", "/root/.ssh/authorized_keys", "/home/azureuser/.ssh/authorized_keys"},
+		{"%U", "authorizedkeysfile /etc/ssh/keys/%U\n", "", fmt.Sprintf("/etc/ssh/keys/%d", max(1000, os.Getuid()))},
+		{"%% is no token", "authorizedkeysfile /etc/ssh/%%u .ssh/a\n", "", "/home/azureuser/.ssh/a"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m, step, _ := provisioned(t, "debian", provisioning.Key{Path: tc.path, Value: edKey})
+			if os.Getuid() != 0 && !strings.HasPrefix(tc.want, "/home") {
+				t.Skip("needs root")
+			}
+			m.sshdSays(tc.says)
+			if err := step.Apply(t.Context(), m.prov()); err != nil {
+				t.Fatal(err)
+			}
+			if got := m.read(tc.want); got != edKey+"\n" {
+				t.Errorf("%s has %q", tc.want, got)
+			}
+		})
+	}
+}
+
+// TestIN3NoKeyInAFileOfAll: a file that sshd reads for every account would let
+// the person in as root.
+func TestIN3NoKeyInAFileOfAll(t *testing.T) {
+	t.Parallel()
+	for name, pattern := range map[string]string{
+		"one file":             "/etc/ssh/authorized_keys",
+		"two files":            "/etc/ssh/authorized_keys /srv/keys",
+		"tilde":                "~/.ssh/authorized_keys",
+		"tilde as sshd has it": "/root/.ssh/authorized_keys",
+		"%% is no token":       "/etc/ssh/%%u",
+		"%k is not of a user":  "/etc/ssh/%k",
+	} {
+		for _, asked := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, sshd answers: %v", name, asked), func(t *testing.T) {
+				t.Parallel()
+				m, step, home := provisioned(t, "debian", provisioning.Key{Value: edKey})
+				m.write("/etc/ssh/sshd_config", "AuthorizedKeysFile "+pattern+"\n", 0o644)
+				if asked {
+					m.sshdSays("authorizedkeysfile " + pattern + "\n")
+				}
+				before := m.tree()
+				err := step.Apply(t.Context(), m.prov())
+				if w, ok := errors.AsType[*provisioning.Warning](err); !ok || w.ID != provisioning.CodeKeys || !strings.Contains(err.Error(), pattern) {
+					t.Errorf("error %v, want a warning that names %s", err, pattern)
+				}
+				if got := m.read(home + "/.ssh/authorized_keys"); got != edKey+"\n" {
+					t.Errorf("own file has %q", got)
+				}
+				for name := range m.tree() {
+					if _, old := before[name]; !old && !strings.HasPrefix(name, home+"/") {
+						t.Errorf("wrote %s", name)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestIN6KeysKeepTheirLines: a value reaches the reader of keys as it stands in
+// the document.
+func TestIN6KeysKeepTheirLines(t *testing.T) {
+	t.Parallel()
+	p256, _ := ecdsaLine(t, elliptic.P256())
+	bare := strings.TrimSuffix(edKey, " user@host")
+	body := strings.Fields(edKey)[1]
+	for _, tc := range []struct {
+		name, value string
+		want        []string
+	}{
+		{"two lines", edKey + "\n" + p256, []string{edKey, p256}},
+		{"two lines, CRLF", edKey + "\r\n" + p256 + "\r\n", []string{edKey, p256}},
+		{"SSH2", "---- BEGIN SSH2 PUBLIC KEY ----\nComment: x\n" + body[:30] + "\n" + body[30:] + "\n---- END SSH2 PUBLIC KEY ----", []string{bare}},
+		{"broken into lines", bare[:40] + "\n" + bare[40:], []string{bare}},
+		{"zero-width space in front", "\u200b" + edKey, []string{edKey}},
+		{"soft hyphen in the body", bare[:30] + "\u00ad" + bare[30:], []string{bare}},
+		{"mark of direction", "\u200e" + edKey + "\u202c", []string{edKey}},
+		{"quoted", `"` + edKey + `"`, []string{edKey}},
+		{"quoted by a word processor", "“" + edKey + "”", []string{edKey}},
+		{"each line quoted", `"` + bare + "\"\n\"" + p256 + `"`, []string{bare, p256}},
+		{"quotes around several lines", `"` + bare[:40] + "\n" + bare[40:] + `"`, []string{bare}},
+		{"YAML list", "- " + bare + "\n- " + p256, []string{bare, p256}},
+		{"escaped twice", strings.ReplaceAll(p256, "+", "&#43;"), []string{p256}},
+		{"CDATA as text", "<![CDATA[" + edKey + "]]>", []string{edKey}},
+		{"comment in another script", bare + " ключ # ü", []string{bare + " ключ # ü"}},
+	} {
+		var escaped strings.Builder
+		for _, c := range tc.value {
+			switch c {
+			case '<', '>', '&', '"', '\r':
+				fmt.Fprintf(&escaped, "&#%d;", c)
+			default:
+				escaped.WriteRune(c)
+			}
+		}
+		env, err := ovf.Parse([]byte(`<Environment><ProvisioningSection><LinuxProvisioningConfigurationSet><SSH><PublicKeys><PublicKey><Value>` +
+			escaped.String() + `</Value></PublicKey></PublicKeys></SSH></LinuxProvisioningConfigurationSet></ProvisioningSection></Environment>`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := provisioning.FromDocument(env, nil, vmID)
+		got, err := provisioning.ParseKeys(in.Keys[0].Value)
+		if diff := cmp.Diff(tc.want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", tc.name, err, diff)
+		}
+	}
+}
+
+// TestIN6NoKeyIsNotShown: what was pasted instead of a key is described, not
+// quoted.
+func TestIN6NoKeyIsNotShown(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		"b3BlbnNzaC1rZXktdjEAAAAABG5vbmU":                                 "a text of 31 characters",
+		"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl":                       "PEM",
+		"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nb3BlbnNza": "private key",
+		"~/.ssh/id_b3Bl.pub":                                              "name of a file",
+		"ssh-rsa":                                                         "type without a key",
+	} {
+		keys, err := provisioning.ParseKeys(value)
+		if err == nil || len(keys) > 0 || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "b3Bl") {
+			t.Errorf("%q: %v, %v, want %q", value, keys, err, want)
+		}
+	}
+	cert := "ssh-ed25519-cert-v01@openssh.com " + base64.StdEncoding.EncodeToString(append([]byte{0, 0, 0, 32}, "ssh-ed25519-cert-v01@openssh.com"...))
+	if keys, err := provisioning.ParseKeys(cert); err == nil || len(keys) > 0 || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("certificate: %v, %v", keys, err)
+	}
+}
+
+// TestIN7SideConditions: a machine fails only if the person cannot get in, or
+// others are not kept out; everything else is a warning.
+func TestIN7SideConditions(t *testing.T) {
+	t.Parallel()
+	yes := true
+	dir := func(name string) func(m *machine) { // a directory where a file has to be written
+		return func(m *machine) { m.write(name+"/x", "", 0o600) }
+	}
+	brokenKey := func(in *provisioning.Input) { in.Keys[0].Value = "ssh-rsa AAAA" }
+	noPassword := func(in *provisioning.Input) { in.Password = host.Secret{} }
+	for _, tc := range []struct {
+		name  string
+		in    func(in *provisioning.Input)
+		wreck func(m *machine)
+		fails string // code of the failure
+		warns []string
+	}{
+		{name: "host name of 64 characters", in: func(in *provisioning.Input) { in.HostName = strings.Repeat("a", 64) }},
+		{name: "host name of 65 characters", in: func(in *provisioning.Input) { in.HostName = strings.Repeat("a", 65) }, warns: []string{"AZ-PROV-HOSTNAME"}},
+		{name: "no host name file", wreck: dir("/etc/hostname"), warns: []string{"AZ-PROV-HOSTNAME"}},
+		{name: "sudoers", wreck: dir("/etc/sudoers.d/waagent"), warns: []string{"AZ-PROV-SUDO"}},
+		{name: "copy of the document", wreck: dir("/var/lib/waagent/ovf-env.xml"), warns: []string{"AZ-PROV-COPY"}},
+		{name: "custom data", wreck: dir("/var/lib/waagent/CustomData"), warns: []string{"AZ-PROV-CUSTOMDATA"}},
+		{name: "key pairs", in: func(in *provisioning.Input) {
+			in.KeyPairs = []provisioning.KeyPair{{Fingerprint: "AB", Path: "x"}}
+		}, warns: []string{"AZ-PROV-KEYPAIR"}},
+		{name: "a broken key and a password", in: brokenKey, warns: []string{"AZ-PROV-KEYS"}},
+		{name: "a broken key alone", in: func(in *provisioning.Input) { brokenKey(in); noPassword(in) }, fails: "AZ-PROV-KEYS"},
+		{name: "a broken password and a key", in: func(in *provisioning.Input) { in.Password = host.NewSecret("a\x00b") }, warns: []string{"AZ-PROV-PASSWORD"}},
+		{name: "a broken password alone", in: func(in *provisioning.Input) {
+			in.Password, in.Keys = host.NewSecret("a\x00b"), nil
+		}, fails: "AZ-PROV-PASSWORD"},
+		{name: "both broken", in: func(in *provisioning.Input) { brokenKey(in); in.Password = host.NewSecret("a\x00b") }, fails: "AZ-PROV-PASSWORD"},
+		{name: "a broken key, and a password that sshd is to refuse", in: func(in *provisioning.Input) {
+			brokenKey(in)
+			in.DisablePasswordAuth = &yes
+		}, fails: "AZ-PROV-KEYS"},
+		{name: "no account", wreck: func(m *machine) { delete(m.run.Answers, "useradd") }, fails: "AZ-PROV-USER"},
+		{name: "root keeps its password", wreck: dir("/etc/.pwd.lock"), in: func(in *provisioning.Input) { in.Password = host.Secret{} }, fails: "AZ-PROV-ROOT"},
+		{name: "no marker", wreck: dir("/var/lib/waagent/provisioned"), fails: "AZ-PROV-MARKER"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			m.keys = sharedKeys()
+			in := input()
+			if tc.in != nil {
+				tc.in(&in)
+			}
+			if tc.wreck != nil {
+				tc.wreck(m)
+			}
+			res, err := apply(t, m, plan(t, m, in, options()), options(), nil)
+			var warns []string
+			for _, w := range res.Warnings {
+				warns = append(warns, w.ID)
+			}
+			if tc.fails == "" {
+				if err != nil || !m.root.Exists("/var/lib/waagent/provisioned") {
+					t.Errorf("error %v", err)
+				}
+				if diff := cmp.Diff(tc.warns, warns); diff != "" {
+					t.Errorf("warnings (-want +got):\n%s", diff)
+				}
+			} else if provisioning.CodeOf(err) != tc.fails {
+				t.Errorf("error %v, want %s", err, tc.fails)
+			} else if fi, err := m.root.Stat("/var/lib/waagent/provisioned"); err == nil && fi.Mode().IsRegular() {
+				t.Error("a failed machine has a marker")
+			}
+			for _, e := range res.Entries {
+				if e.State == provisioning.Broken && tc.fails == "" || e.State == provisioning.Warned && e.Code == "" {
+					t.Errorf("journal: %+v", e)
+				}
+			}
+		})
+	}
+}
+
+// TestIN8HostsFile: each place of the host name is written if it can be.
+func TestIN8HostsFile(t *testing.T) {
+	t.Parallel()
+	set := func(t *testing.T, m *machine) error {
+		t.Helper()
+		return stepOf[provisioning.SetHostName](t, plan(t, m, input(), options())).Apply(t.Context(), m.prov())
+	}
+	t.Run("no hosts file", func(t *testing.T) {
+		t.Parallel()
+		m := newMachine(t, "debian")
+		if err := errors.Join(m.root.Remove("/etc/hosts"), set(t, m)); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.read("/etc/hosts"); !strings.Contains(got, "127.0.0.1\tlocalhost\n") || !strings.Contains(got, "::1\tlocalhost ") || !strings.Contains(got, "127.0.1.1\tvm-01 ") {
+			t.Errorf("hosts:\n%s", got)
+		}
+	})
+	for _, name := range []string{"/etc/hosts", "/etc/hostname"} {
+		t.Run(name+" cannot be written", func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			if err := m.root.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+			m.write(name+"/x", "", 0o644)
+			if err := set(t, m); provisioning.CodeOf(err) != provisioning.CodeHostName || !strings.Contains(err.Error(), name) {
+				t.Errorf("error %v, want one that names %s", err, name)
+			}
+			if m.name != "vm-01" || m.read("/var/lib/waagent/published_hostname") != "vm-01" {
+				t.Errorf("host name %q", m.name)
+			}
+			if name != "/etc/hostname" && m.read("/etc/hostname") != "vm-01\n" {
+				t.Error("/etc/hostname was left out")
+			}
+		})
+	}
+}
+
+// TestIN14UserNames: a name is refused only if it is a system account's, or no
+// account can have it.
+func TestIN14UserNames(t *testing.T) {
+	t.Parallel()
+	for name, ok := range map[string]bool{
+		"operator": true, "nginx": true, "postgres": true, "1user": true, "0day": true, "toor": true, "systemd-x": true, "mail": true, "mysql": true,
+		"root": false, "www-data": false, "svc": false, "ALL": false, "nobody": false, "123": false, "-x": false, "a:b": false, "": false,
+	} {
+		in := input()
+		in.UserName = name
+		if _, err := provisioning.Plan(in, facts(), options()); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	with := facts()
+	with.Accounts = append(with.Accounts, host.Account{Name: "operator", UID: 11, Home: "/root", Shell: "/sbin/nologin"})
+	in := input()
+	in.UserName = "operator"
+	if _, err := provisioning.Plan(in, with, options()); provisioning.CodeOf(err) != provisioning.CodeUserName {
+		t.Errorf("an existing system account: %v", err)
+	}
+}
+
+// TestH14PlainKeyComesFirst: sshd takes the first line of a key, with its
+// options.
+func TestH14PlainKeyComesFirst(t *testing.T) {
+	t.Parallel()
+	p256, _ := ecdsaLine(t, elliptic.P256())
+	bare := strings.TrimSuffix(edKey, " user@host")
+	for _, tc := range []struct {
+		name, old string
+		keys      []string
+		want      string
+	}{
+		{"command", "command=\"echo 'log in as ubuntu'\" " + bare + "\n", []string{edKey}, edKey + "\ncommand=\"echo 'log in as ubuntu'\" " + bare + "\n"},
+		{"from", "# x\nfrom=\"10.0.0.1\" " + bare, []string{edKey}, "# x\n" + edKey + "\nfrom=\"10.0.0.1\" " + bare + "\n"},
+		{"plain behind restricted", "restrict " + bare + "\n" + bare + "\n", []string{edKey}, edKey + "\nrestrict " + bare + "\n" + bare + "\n"},
+		{"plain in front", bare + "\nrestrict " + bare + "\n", []string{edKey}, bare + "\nrestrict " + bare + "\n"},
+		{"another key is restricted", "restrict " + p256 + "\n", []string{edKey}, "restrict " + p256 + "\n" + edKey + "\n"},
+		{"a restricted key in the document", bare + "\n", []string{"restrict " + bare}, bare + "\n"},
+		{"both in the document", "", []string{edKey, edKey}, edKey + "\n"},
+	} {
+		var keys []provisioning.Key
+		for _, k := range tc.keys {
+			keys = append(keys, provisioning.Key{Value: k})
+		}
+		m, step, home := provisioned(t, "debian", keys...)
+		file := home + "/.ssh/authorized_keys"
+		m.write(file, tc.old, 0o600)
+		for _, p := range []string{home + "/.ssh", file} {
+			if err := os.Chown(m.root.Path(p), max(1000, os.Getuid()), os.Getgid()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if err := step.Apply(t.Context(), m.prov()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, m.read(file)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+			}
+		}
+	}
+}
+
+// TestK13OneOfTwoFiles: a file that cannot be written does not matter if the
+// user's own file has the keys.
+func TestK13OneOfTwoFiles(t *testing.T) {
+	t.Parallel()
+	m, step, home := provisioned(t, "debian", provisioning.Key{Value: edKey}, provisioning.Key{Value: edKey, Path: "$HOME/azureuser/file/keys"})
+	m.write(home+"/file", "", 0o600)
+	m.sshdSays("authorizedkeysfile .ssh/authorized_keys\n")
+	err := step.Apply(t.Context(), m.prov())
+	if _, ok := errors.AsType[*provisioning.Warning](err); !ok {
+		t.Errorf("error %v, want a warning", err)
+	}
+	if got := m.read(home + "/.ssh/authorized_keys"); !slices.Contains(strings.Split(got, "\n"), edKey) {
+		t.Errorf("own file has %q", got)
+	}
+}
