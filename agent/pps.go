@@ -20,7 +20,7 @@ const (
 	ppsAsk     = 2 * time.Second  // for one answer of the metadata service
 	ppsPeek    = 30 * time.Second // between requests for the document while no link event comes
 	ppsGoodbye = time.Minute      // for the Ready of a VM whose interface may be removed meanwhile
-	ppsSettle  = 20               // requests, one a second, until the metadata shows the new owner's order
+	ppsSettle  = 20               // requests, one a second, until the metadata show the new owner's order, if they are needed
 )
 
 // pool is what a first boot knows about being pre-provisioned.
@@ -224,11 +224,11 @@ func (a *Agent) reprovisionedInput(ctx context.Context, raw []byte, id provision
 		return bad(noOrder(err))
 	}
 	doc := &ovf.Document{Environment: env, Raw: host.NewSecret(string(raw)), Source: ovf.Source{Device: "reprovisiondata", Method: "metadata service"}}
-	if err := a.checkReordered(ctx); err != nil {
-		return bad(err)
-	}
 	in := a.fromDocument(doc, id)
 	if !in.Complete() {
+		if err := a.awaitReordered(ctx); err != nil {
+			return bad(err)
+		}
 		md, merr := a.metadata(ctx)
 		if merr != nil {
 			a.Log.Warn().Err(merr).Msg("reprovisioning data incomplete, and instance metadata not available")
@@ -236,24 +236,23 @@ func (a *Agent) reprovisionedInput(ctx context.Context, raw []byte, id provision
 		in = in.Fill(md)
 	}
 	in.VMID = id.ID
-	if !in.Complete() {
-		return bad(noOrder(errors.New("no account with a password or key in the reprovisioning document and the instance metadata")))
+	if lacks := in.Lacks(); lacks != nil {
+		return bad(lacks)
 	}
 	return in, doc, nil
 }
 
-// checkReordered waits until the metadata no longer describes a pre-provisioned
-// VM. If the service does not answer, provisioning goes on: the document came
-// from the same service.
-func (a *Agent) checkReordered(ctx context.Context) error {
-	var bad error
+// awaitReordered waits until the metadata describes the VM's new owner, because
+// something of it is needed. The order itself is proof that the VM has one, so
+// metadata that stay as they were in the pool are used as they are.
+func (a *Agent) awaitReordered(ctx context.Context) error {
 	for range ppsSettle {
 		x, err := a.platform.Extended(ctx, ppsAsk)
 		if err != nil {
 			a.Log.Warn().Err(err).Msg("instance metadata after reprovisioning not available")
 			return nil
 		}
-		if bad = provisioning.CheckReordered(provisioning.ParsePPSType(x.PPSType)); bad == nil {
+		if provisioning.ParsePPSType(x.PPSType) == provisioning.PPSNone {
 			return nil
 		}
 		select {
@@ -262,5 +261,6 @@ func (a *Agent) checkReordered(ctx context.Context) error {
 			return fmt.Errorf("wait for instance metadata after reprovisioning: %w", context.Cause(ctx))
 		}
 	}
-	return bad
+	a.Log.Warn().Msg("instance metadata still describe a VM in the pool after it was ordered")
+	return nil
 }

@@ -53,7 +53,11 @@ func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity)
 	}
 	md, merr := known.await(ctx, metadataWait)
 	if merr != nil {
-		if err == nil { // incomplete, but all there is
+		if err == nil { // all there is
+			if lacks := in.Lacks(); lacks != nil {
+				return in, nil, lacks
+			}
+			a.Log.Warn().Err(merr).Msg("provisioning document incomplete, and instance metadata not available")
 			return in, doc, nil
 		}
 		return in, nil, noOrder(errors.Join(err, fmt.Errorf("instance metadata: %w", merr)))
@@ -63,8 +67,11 @@ func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity)
 	}
 	in = in.Fill(md)
 	in.VMID = id.ID
-	if !in.Complete() {
-		return in, nil, noOrder(errors.Join(err, errors.New("no account with a key in the instance metadata")))
+	if lacks := in.Lacks(); lacks != nil {
+		if err != nil {
+			return in, nil, noOrder(errors.Join(err, errors.New("no account with a key in the instance metadata")))
+		}
+		return in, nil, lacks
 	}
 	if md.HasCustomData && !in.CustomData.Present {
 		// Report what could not be provisioned (provisioning/SPEC.md §6.5).

@@ -11,6 +11,7 @@ import (
 const (
 	CodeMedia      = "AZ-PROV-MEDIA"      // no provisioning medium, or not readable
 	CodeInput      = "AZ-PROV-INPUT"      // the document lacks or contradicts something
+	CodeNoUser     = "AZ-PROV-NOUSER"     // no source names an account with a password or a key
 	CodeID         = "AZ-PROV-ID"         // the VM id cannot be read
 	CodeState      = "AZ-PROV-STATE"      // the agent's state directory cannot be written
 	CodeReadOnly   = "AZ-PROV-READONLY"   // /etc cannot be written

@@ -1,6 +1,8 @@
 package provisioning
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -103,10 +105,27 @@ func (in Input) Fill(md *Metadata) Input {
 }
 
 // Complete reports whether nothing would be gained by asking the metadata
-// service, so that the boot need not wait for it.
+// service, so that the boot need not wait for it. Whether passwords are allowed
+// must be known where there is one: a document may leave it out, and the
+// default would open a door that the order closes.
 func (in Input) Complete() bool {
-	return in.HostName != "" && in.UserName != "" &&
-		(!in.Password.Empty() || in.PasswordRedacted || len(in.Keys) > 0)
+	known := in.DisablePasswordAuth != nil || in.Password.Empty() && !in.PasswordRedacted
+	return in.HostName != "" && known && in.Lacks() == nil
+}
+
+// Lacks returns why the input cannot be provisioned: it has no account to which
+// a person could log in. The error has CodeNoUser.
+func (in Input) Lacks() error {
+	var err error
+	switch {
+	case in.UserName == "":
+		err = errors.New("missing configuration for 'UserName'")
+	case in.Password.Empty() && !in.PasswordRedacted && len(in.Keys) == 0:
+		err = fmt.Errorf("user %q has neither a password nor a key", printable(in.UserName))
+	default:
+		return nil
+	}
+	return fail(CodeNoUser, "unexpected metadata parsing ovf-env.xml", err)
 }
 
 // NeedsCertificates lists the fingerprints whose certificates must have been

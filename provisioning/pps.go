@@ -157,15 +157,6 @@ func waitLinks(ctx context.Context, t PPSType, next func(context.Context) ([]hos
 	}
 }
 
-// CheckReordered returns an error if the metadata, requested again after the
-// order, still has a PPS type: the VM would wait for ever.
-func CheckReordered(metadata PPSType) error {
-	if metadata == PPSNone || metadata == "" {
-		return nil
-	}
-	return fail(CodePPS, "invalid IMDS metadata for key=extended.compute.ppsType", nil, Pair{"value", string(metadata)})
-}
-
 // FinishPPS removes the marker of a pooled VM.
 func (m *Machine) FinishPPS() error {
 	if err := m.Root.Remove(m.ppsMarker()); err != nil {

@@ -78,9 +78,6 @@ func TestPPSFlows(t *testing.T) {
 			}
 		})
 	}
-	if provisioning.CheckReordered(provisioning.PPSNone) != nil || provisioning.CheckReordered(provisioning.PPSRunning) == nil {
-		t.Error("CheckReordered is wrong")
-	}
 }
 
 func TestReadyIsPendingUntilSent(t *testing.T) {

@@ -359,3 +359,51 @@ func TestK13OneOfTwoFiles(t *testing.T) {
 		t.Errorf("own file has %q", got)
 	}
 }
+
+// TestIN11WhatIsMissingIsAskedFor: the metadata service is asked also if only
+// the word about passwords is missing; a document without a password needs none.
+func TestIN11WhatIsMissingIsAskedFor(t *testing.T) {
+	t.Parallel()
+	yes := true
+	in := input()
+	in.DisablePasswordAuth = nil
+	if in.Complete() {
+		t.Error("complete without the word about passwords")
+	}
+	filled := in.Fill(&provisioning.Metadata{DisablePasswordAuth: &yes})
+	if !filled.Complete() || filled.DisablePasswordAuth != &yes {
+		t.Errorf("filled: %+v", filled)
+	}
+	set := stepOf[provisioning.ConfigureSSHD](t, plan(t, newMachine(t, "debian"), filled, options())).Settings
+	if len(set) == 0 || set[0] != (provisioning.Setting{Key: "PasswordAuthentication", Value: "no"}) {
+		t.Errorf("sshd is told %v", set)
+	}
+	if in.Lacks() != nil {
+		t.Error("without metadata the document is not usable")
+	}
+	in.Password = host.Secret{}
+	if !in.Complete() {
+		t.Error("a document with keys alone waits for the metadata")
+	}
+}
+
+// TestIN15NoUser: a document that names nobody has its own code.
+func TestIN15NoUser(t *testing.T) {
+	t.Parallel()
+	for name, in := range map[string]provisioning.Input{
+		"nothing":         {HostName: "vm"},
+		"a key, no user":  {Keys: input().Keys},
+		"a user, no door": {UserName: "azureuser"},
+	} {
+		if err := in.Lacks(); provisioning.CodeOf(err) != provisioning.CodeNoUser || in.Complete() {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, in := range map[string]provisioning.Input{
+		"password": {UserName: "u", Password: host.NewSecret("x")}, "redacted": {UserName: "u", PasswordRedacted: true}, "key": {UserName: "u", Keys: input().Keys},
+	} {
+		if err := in.Lacks(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -62,7 +62,7 @@ func apply(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	case Mount:
 		return mount(ctx, r, run, a)
 	case Readme:
-		return r.WriteFile(path.Join(a.Dir, "DATALOSS_WARNING_README.txt"), []byte(warning), 0o644)
+		return r.WriteFile(path.Join(a.Dir, readme), []byte(warning), 0o644)
 	case Swap:
 		return swap(ctx, r, run, a)
 	}
@@ -216,12 +216,8 @@ func mount(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if err := r.MkdirAll(a.Dir, 0o755); err != nil {
 		return err
 	}
-	entries, err := r.ReadDir(a.Dir)
-	if err != nil {
+	if err := hidesNothing(r, a.Dir); err != nil {
 		return err
-	}
-	if len(entries) > 0 {
-		return errors.New("the mount point is not empty")
 	}
 	opts := "nodev,nosuid"
 	if a.Options != "" {
@@ -231,8 +227,42 @@ func mount(ctx context.Context, r host.Root, run host.Runner, a Action) error {
 	if a.FS != "" {
 		c.Args = append([]string{"-t", a.FS}, c.Args...)
 	}
-	_, err = run.Run(ctx, c)
+	_, err := run.Run(ctx, c)
 	return err
+}
+
+// readme is the file in the mount point.
+const readme = "DATALOSS_WARNING_README.txt"
+
+// maxHidden is how many names below a mount point are looked at.
+const maxHidden = 1000
+
+// hidesNothing returns an error if a mount on the directory would hide data.
+// Empty directories, also nested ones, are none: services create them before
+// the disk is mounted, and so do images. Neither is our own warning.
+func hidesNothing(r host.Root, dir string) error {
+	b, err := r.ReadFile("/proc/self/mountinfo")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read mounts: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			return fmt.Errorf("the mount point is not empty: something is mounted on %s", f[4])
+		}
+	}
+	return r.Walk(dir, maxHidden, func(rel string, in *host.Dir, fi fs.FileInfo, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case fi.IsDir():
+			return nil
+		case rel == readme && fi.Mode().IsRegular():
+			if b, _, err := in.ReadBounded(readme, int64(len(warning))); err == nil && string(b) == warning {
+				return nil
+			}
+		}
+		return fmt.Errorf("the mount point is not empty: it contains %s", rel)
+	})
 }
 
 const swapName = "swapfile"

@@ -109,8 +109,8 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 	if !slices.Contains([]string{"ext2", "ext3", "ext4", "xfs", "btrfs"}, o.FileSystem) {
 		return nil, fmt.Sprintf("file system %q is not supported", o.FileSystem)
 	}
-	if !path.IsAbs(o.MountPoint) || slices.Contains([]string{"/", "/boot", "/usr", "/etc", "/var", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/tmp"}, path.Clean(o.MountPoint)) {
-		return nil, fmt.Sprintf("%q is not a valid mount point", o.MountPoint)
+	if why := badMountPoint(o.MountPoint); why != "" {
+		return nil, fmt.Sprintf("%q is not a valid mount point: %s", o.MountPoint, why)
 	}
 	if len(disks) == 0 {
 		return nil, "no resource disk found"
@@ -160,6 +160,23 @@ func Plan(disks []Disk, o Options) (actions []Action, reason string) {
 		return leave("it has an NTFS volume that is not factory-fresh: %s", *d.ntfs)
 	}
 	return leave("it contains %s", n.FS)
+}
+
+// badMountPoint returns why the disk is not mounted on a directory; empty if it
+// may be.
+func badMountPoint(dir string) string {
+	const instead = "; set ResourceDisk.MountPoint to a directory of its own, such as /mnt/resource"
+	switch clean := path.Clean(dir); {
+	case !path.IsAbs(dir):
+		return "it does not begin with /" + instead
+	case clean == "/tmp":
+		// What programs have in /tmp by now would disappear: sockets, and the
+		// private directories of services.
+		return "running programs have files in /tmp that a mount would hide" + instead + ", and mount that on /tmp with a unit that is started earlier (mount --bind)"
+	case slices.Contains([]string{"/", "/boot", "/usr", "/etc", "/var", "/home", "/root", "/dev", "/proc", "/sys", "/run"}, clean):
+		return "it is a directory of the system, and a mount would hide what is in it" + instead
+	}
+	return ""
 }
 
 // partition returns the name of a partition. If the disk's name ends in a

@@ -470,3 +470,47 @@ func TestPowerCutWithinMkfs(t *testing.T) {
 		t.Errorf("data that came later: %s", got)
 	}
 }
+
+// TestIN18MountPoint: only data keeps the disk from being mounted, and what is
+// wrong with a mount point is said.
+func TestIN18MountPoint(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		make    func(r host.Root) error
+		refused string
+	}{
+		"missing":                   {func(host.Root) error { return nil }, ""},
+		"empty directories":         {func(r host.Root) error { return r.MkdirAll("/mnt/resource/app/cache", 0o755) }, ""},
+		"the warning of an attempt": {func(r host.Root) error { return r.WriteFile("/mnt/resource/"+readme, []byte(warning), 0o644) }, ""},
+		"another file of that name": {func(r host.Root) error { return r.WriteFile("/mnt/resource/"+readme, []byte("x"), 0o644) }, readme},
+		"a file in a directory":     {func(r host.Root) error { return r.WriteFile("/mnt/resource/app/data", nil, 0o644) }, "app/data"},
+		"a link":                    {func(r host.Root) error { return r.Symlink("/x", "/mnt/resource/l") }, "contains l"},
+		"a mount below it": {func(r host.Root) error {
+			return r.WriteFile("/proc/self/mountinfo", []byte("30 1 8:1 / /mnt/resource/x rw - ext4 /dev/sda1 rw\n"), 0o644)
+		}, "mounted on /mnt/resource/x"},
+	} {
+		r := host.Root(t.TempDir())
+		err := r.MkdirAll("/mnt/resource/app", 0o755)
+		for _, d := range []string{"/proc/self", "/dev"} {
+			err = errors.Join(err, r.MkdirAll(d, 0o755))
+		}
+		if name == "missing" {
+			err = errors.Join(err, r.RemoveAll("/mnt"))
+		}
+		if err := errors.Join(err, r.WriteFile("/dev/sdb1", nil, 0o600), tc.make(r)); err != nil {
+			t.Fatal(err)
+		}
+		run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
+		err = Apply(t.Context(), r, run, []Action{{Kind: Mount, Dev: "/dev/sdb1", Dir: "/mnt/resource"}}, nil)
+		if tc.refused == "" && (err != nil || len(run.Commands()) != 1) || tc.refused != "" && (err == nil || !strings.Contains(err.Error(), tc.refused) || len(run.Commands()) != 0) {
+			t.Errorf("%s: %v, commands %q, want %q", name, err, run.Commands(), tc.refused)
+		}
+	}
+	for dir, want := range map[string]string{"/tmp": "running programs", "/tmp/": "running programs", "/usr": "directory of the system", "mnt": "begin with /"} {
+		o := opts()
+		o.MountPoint = dir
+		if _, reason := Plan([]Disk{{Name: "sdb"}}, o); !strings.Contains(reason, want) || !strings.Contains(reason, "ResourceDisk.MountPoint") {
+			t.Errorf("%s: %q", dir, reason)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -62,7 +63,7 @@ func Open(r host.Root) *Pool { return &Pool{root: r, name: GuestPool} }
 // Set writes values to the pool: the first record of a key is overwritten and
 // further ones are removed, or a record is appended. Text that is too long for
 // the channel is an error, because the host would receive another value; see
-// Fit.
+// Fit. If the pool is full, the oldest records make room, see room.
 func (p *Pool) Set(ctx context.Context, recs ...Record) error {
 	for _, rec := range recs {
 		if err := check(rec); err != nil {
@@ -73,11 +74,33 @@ func (p *Pool) Set(ctx context.Context, recs ...Record) error {
 		for _, rec := range recs {
 			have = upsert(have, rec)
 		}
+		have = room(have, recs)
 		if len(have) > MaxRecords {
 			return nil, fmt.Errorf("%d records, at most %d are allowed", len(have), MaxRecords)
 		}
 		return have, nil
 	})
+}
+
+// room drops records until the daemon reads all of the others: the oldest
+// events first (cloud-init and azure-init add one for each thing that they do,
+// with "|" in its key), then the oldest of any kind. Those in keep stay.
+func room(have, keep []Record) []Record {
+	excess := len(have) - MaxRecords
+	for _, droppable := range []func(Record) bool{
+		func(r Record) bool { return strings.Contains(r.Key, "|") },
+		func(Record) bool { return true },
+	} {
+		have = slices.DeleteFunc(have, func(r Record) bool {
+			kept := slices.ContainsFunc(keep, func(k Record) bool { return k.Key == r.Key })
+			if excess <= 0 || kept || !droppable(r) {
+				return false
+			}
+			excess--
+			return true
+		})
+	}
+	return have
 }
 
 func upsert(have []Record, rec Record) []Record {

@@ -2,6 +2,7 @@ package kvp_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -186,4 +187,44 @@ func FuzzFit(f *testing.F) {
 			t.Errorf("pieces make %q, want %q", got, want)
 		}
 	}))
+}
+
+// TestIN17FullPool: the report replaces the oldest events, then the oldest
+// records of any kind.
+func TestIN17FullPool(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		key  func(i int) string
+		gone string // the first key that is dropped
+	}{
+		"events":            {func(i int) string { return fmt.Sprintf("CLOUD_INIT|1|start|azure-ds/%d|x", i) }, "CLOUD_INIT|1|start|azure-ds/0|x"},
+		"others, one event": {func(i int) string { return map[bool]string{true: "CLOUD_INIT|x"}[i == 700] + fmt.Sprint(i) }, "CLOUD_INIT|x700"},
+		"others alone":      {func(i int) string { return fmt.Sprint("k", i) }, "k0"},
+	} {
+		r := newRoot(t)
+		var pool bytes.Buffer
+		for i := range kvp.MaxRecords {
+			b := make([]byte, kvp.RecordSize)
+			copy(b, tc.key(i))
+			pool.Write(b)
+		}
+		if err := os.WriteFile(r.Path(kvp.GuestPool), pool.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := kvp.Open(r)
+		for range 2 {
+			if err := p.Set(t.Context(), kvp.Record{Key: "PROVISIONING_REPORT", Value: "result=success"}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		got, err := p.Read(t.Context())
+		if err != nil || len(got) != kvp.MaxRecords || got[len(got)-1].Key != "PROVISIONING_REPORT" {
+			t.Errorf("%s: %d records, %v", name, len(got), err)
+		}
+		for _, rec := range got {
+			if rec.Key == tc.gone {
+				t.Errorf("%s: %q is still there", name, tc.gone)
+			}
+		}
+	}
 }

@@ -90,6 +90,19 @@ func TestPooledRunning(t *testing.T) {
 	c.neverUnready(t)
 }
 
+// TestIN19MetadataStayAsInThePool: the order is proof that the VM has an owner,
+// also if the metadata never say so.
+func TestIN19MetadataStayAsInThePool(t *testing.T) {
+	c := newAgentCloud(t, pooledVM("Running"))
+	c.StartAgent(t)
+	c.inPool(t)
+	if err := c.VM.Claim(fabric.Provisioning{HostName: "customer", User: "customer", Password: password, SSHKeys: []string{authorized(t, c.key.Public(), "customer")}, PPSType: "Running"}); err != nil {
+		t.Fatal(err)
+	}
+	c.Sh(t, "ip link set fabric0 down && ip link set fabric0 up")
+	c.claimed(t, 2)
+}
+
 // TestPooledSavable: a Savable VM gets other network interfaces, perhaps on
 // another host.
 func TestPooledSavable(t *testing.T) {
