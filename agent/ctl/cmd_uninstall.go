@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,8 +35,8 @@ func (a *app) uninstallCmd() *cobra.Command {
 		Long: `Show what removing the agent's package would delete from this machine and what
 it would keep. Nothing is changed; to remove the agent, run apt-get remove
 azguest, apt-get purge azguest or dnf remove azguest. If another guest agent is
-installed, purge keeps configuration, state and logs for it. Run as root to see
-everything.`,
+installed, purge keeps configuration, state and logs for it; it also keeps what
+existed before the package was installed. Run as root to see everything.`,
 		RunE: func(*cobra.Command, []string) error {
 			if !plan {
 				return usage("--plan is required; to remove the agent, use the package manager (apt-get remove azguest, dnf remove azguest)")
@@ -82,8 +83,8 @@ var goes = [...]struct{ kind, pattern, why string }{
 	{"link", "/etc/systemd/system/multi-user.target.wants/azguest-firewall.service", ""},
 	{"link", "/etc/systemd/system/walinuxagent.service", "alias of azguest.service"},
 	{"link", "/etc/systemd/system/waagent.service", "alias of azguest.service"},
-	{"udev rules", "/usr/lib/udev/rules.d/66-azure-storage.rules", "links in /dev/disk/azure disappear at the next boot"},
-	{"udev rules", "/usr/lib/udev/rules.d/99-azure-product-uuid.rules", ""},
+	{"udev rules", "/usr/lib/udev/rules.d/66-azguest-storage.rules", "links in /dev/disk/azure disappear at the next boot"},
+	{"udev rules", "/usr/lib/udev/rules.d/99-azguest-product-uuid.rules", ""},
 	{"directory", "/run/azguest", "runtime state"},
 	{"program", "/usr/sbin/azguest", ""},
 	{"program", "/usr/bin/agentctl", ""},
@@ -105,6 +106,18 @@ var purged = [...]struct{ kind, pattern, why string }{
 	{"state", "/var/lib/waagent", "settings, certificates and packages of extensions"},
 	{"logs", "/var/log/azure", "logs of extensions"},
 	{"logs", "/var/log/waagent.log*", ""},
+	{"state", packageNotes, "notes of the package's scripts"},
+}
+
+// packageNotes is where the scripts of the package have noted what existed
+// before it.
+const packageNotes = "/var/lib/azguest"
+
+// created reports whether the package has created what a pattern of purged
+// stands for.
+func (a *app) created(pattern string) bool {
+	b, _ := a.root().ReadBounded(packageNotes+"/created", 64<<10) // no notes: nothing is known to be ours
+	return pattern == packageNotes || slices.Contains(strings.Fields(string(b)), strings.TrimSuffix(pattern, "*"))
 }
 
 func (a *app) removalPlan() removalPlan {
@@ -126,6 +139,8 @@ func (a *app) removalPlan() removalPlan {
 	for _, g := range purged {
 		for _, name := range a.glob(g.pattern) {
 			switch {
+			case p.Package == "deb" && !a.created(g.pattern):
+				p.Stays = append(p.Stays, removal{g.kind, name, "", "existed before the package was installed"})
 			case p.Package == "deb":
 				p.Goes = append(p.Goes, removal{g.kind, name, "purge", g.why})
 			case p.Package == "rpm" && g.kind == "configuration":

@@ -19,6 +19,7 @@ import (
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
+	"github.com/azguest/azguest/agent/version"
 )
 
 // Exit codes, see the package comment.
@@ -33,7 +34,8 @@ const (
 
 // Env is the environment that agentctl runs in.
 type Env struct {
-	Version string
+	Version string // four numbers
+	Build   string // what it was built from
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Root    string // prefix of every path; "" is the running system
@@ -45,10 +47,10 @@ type Env struct {
 }
 
 // System returns the environment of this process. getenv is os.Getenv.
-func System(version string, getenv func(string) string) Env {
+func System(getenv func(string) string) Env {
 	fd := int(os.Stdout.Fd())
 	e := Env{
-		Version: version, Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now,
+		Version: version.Number(), Build: version.Details(), Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now,
 		TTY:     term.IsTerminal(fd),
 		NoColor: getenv("NO_COLOR") != "" || getenv("TERM") == "dumb",
 		Exec:    func(path string, argv []string) error { return unix.Exec(path, argv, os.Environ()) },

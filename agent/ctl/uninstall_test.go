@@ -20,7 +20,7 @@ func removable(t *testing.T, s status.Snapshot) string {
 		"/usr/lib/systemd/system/azure.slice", "/usr/lib/systemd/system/azure-vmextensions.slice",
 		"/run/systemd/transient/azure-vmextensions-Contoso.Echo.slice", "/run/systemd/system/azguest.service.d/50-CPUQuota.conf",
 		"/usr/lib/systemd/system/cloud-init-main.service.d/50-azguest.conf",
-		"/usr/lib/udev/rules.d/66-azure-storage.rules", "/usr/sbin/azguest", "/usr/bin/agentctl",
+		"/usr/lib/udev/rules.d/66-azguest-storage.rules", "/usr/sbin/azguest", "/usr/bin/agentctl",
 		"/etc/waagent.conf", "/var/lib/waagent/ovf-env.xml", "/var/log/waagent.log", "/var/log/waagent.log.1",
 		"/home/ada/.ssh/authorized_keys", "/etc/ssh/sshd_config.d/00-azguest.conf", "/etc/ssh/sshd_config.d/50-cloud.conf",
 	} {
@@ -50,6 +50,7 @@ func TestUninstallPlan(t *testing.T) {
 	t.Parallel()
 	root := removable(t, wellSnapshot())
 	put(t, root, "/var/lib/dpkg/info/azguest.list", "")
+	put(t, root, "/var/lib/azguest/created", "/etc/waagent.conf\n/var/log/azure\n/var/log/waagent.log\n")
 	for name, args := range map[string][]string{"uninstall-deb": {"uninstall", "--plan"}, "uninstall-json": {"uninstall", "--plan", "-o", "json"}} {
 		code, out, errs := run(t, root, args...)
 		if code != 0 || errs != "" {

@@ -30,9 +30,9 @@ var may = map[string][]string{
 		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/secret", "agent/status", "agent/update",
 		"ovf/...", "protocol/...", "provisioning", "provisioning/disk", "provisioning/kvp", "extensions/...",
 	},
-	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool"},
+	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool", "agent/version"},
 	"agent/cmd/agentctl": {"agent/ctl"},
-	"agent/ctl":          {"agent/config", "agent/doctor", "agent/host", "agent/secret", "agent/status"},
+	"agent/ctl":          {"agent/config", "agent/doctor", "agent/host", "agent/secret", "agent/status", "agent/version"},
 	"agent/doctor":       {"agent/config", "agent/host", "agent/secret", "agent/status"},
 
 	"agent/bound":             {},
@@ -52,6 +52,7 @@ var may = map[string][]string{
 	"agent/tool":              {"agent", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "provisioning", "provisioning/generalize"},
 	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/host/unzip", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
+	"agent/version":           {},
 
 	"ovf":                   {"agent/bound", "agent/host", "agent/secret", "ovf/iso9660", "ovf/udf", "ovf/internal/..."},
 	"ovf/iso9660":           {"ovf/internal/..."},

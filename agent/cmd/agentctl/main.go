@@ -11,12 +11,9 @@ import (
 	"github.com/azguest/azguest/agent/ctl"
 )
 
-// version is set by scripts/build.
-var version = "3.0.0.0"
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := ctl.Main(ctx, os.Args[1:], ctl.System(version, os.Getenv))
+	code := ctl.Main(ctx, os.Args[1:], ctl.System(os.Getenv))
 	stop()
 	os.Exit(code)
 }

@@ -23,10 +23,8 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 	"github.com/azguest/azguest/agent/log"
 	"github.com/azguest/azguest/agent/tool"
+	"github.com/azguest/azguest/agent/version"
 )
-
-// version is set when a release is built.
-var version = "3.0.0.0"
 
 const usage = `usage: azguest <command> [flags]
 
@@ -94,7 +92,7 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	case "version", "--version", "-version":
-		fmt.Fprintf(stdout, "azguest %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		fmt.Fprintln(stdout, version.Line("azguest"))
 		return 0
 	case job.SuperviseArg: // started by the agent itself, one for each handler command
 		return job.Supervise(context.Background(), rest)
@@ -156,7 +154,7 @@ func newTool(conf string, stdout, stderr io.Writer) *tool.Tool {
 		fmt.Fprintln(stderr, "azguest: configuration incomplete, using defaults:", err)
 	}
 	return &tool.Tool{
-		Version: version, Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
+		Version: version.Number(), Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
 		Service: agent.ControlService, Detach: process.Detach, In: os.Stdin, Out: stdout, Err: stderr,
 	}
 }
@@ -201,13 +199,13 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		process.SetTimerSlack(process.ExactTimers)              // the previous version may have been idle
 		lockFD, _ = strconv.Atoi(os.Getenv(agent.LockVariable)) // absent: 0
 		_ = os.Unsetenv(agent.LockVariable)
-		if h := agent.StartVersion(version, cfg, host.Root(o.root), os.Args[1:], logger); h != nil {
+		if h := agent.StartVersion(version.Number(), cfg, host.Root(o.root), os.Args[1:], logger); h != nil {
 			logger.Error().Err(h.Exec(os.Environ())).Str("code", "AZ-UPD-FAILED").Msg("start of the update failed, running the installed version")
 		}
 	}
 	a := agent.New(agent.Options{
 		Hung:       hung(),
-		Version:    version,
+		Version:    version.Number(),
 		Config:     cfg,
 		Warnings:   warnings,
 		Root:       host.Root(o.root),
