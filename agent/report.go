@@ -273,9 +273,13 @@ func (a *Agent) applied(ext extensions.Snapshot) {
 		switch {
 		case ext.Converged && g.Applied.IsZero():
 			g.Applied = time.Now().UTC()
-			g.LagS = g.Applied.Sub(g.Received).Seconds()
+			// Work that is done again later (hold, resume, retry) does not make
+			// this goal state late.
+			if g.LagS == 0 {
+				g.LagS = max(g.Applied.Sub(g.Received).Seconds(), 1e-6)
+			}
 		case !ext.Converged:
-			g.Applied, g.LagS = time.Time{}, 0
+			g.Applied = time.Time{}
 		}
 	})
 }
@@ -319,6 +323,32 @@ func (a *Agent) save() {
 	}
 }
 
+// A cpuWindow is the last measurement of the processor time, from which the
+// current use is counted.
+type cpuWindow struct {
+	at      time.Time
+	seconds float64
+}
+
+// minWindow is the shortest time over which the use of the processor is
+// averaged.
+const minWindow = time.Minute
+
+// percent returns the use of one core since the last measurement, which is at
+// least minWindow ago, or the beginning. seconds is the processor time used so
+// far.
+func (w *cpuWindow) percent(now time.Time, seconds float64) float64 {
+	past := now.Sub(w.at)
+	if past <= 0 {
+		return 0
+	}
+	used := 100 * (seconds - w.seconds) / past.Seconds()
+	if past >= minWindow {
+		*w = cpuWindow{now, seconds}
+	}
+	return used
+}
+
 // measure is the job that measures the resources that the agent uses.
 func (a *Agent) measure(context.Context) error {
 	a.forgetHang()
@@ -335,9 +365,7 @@ func (a *Agent) measure(context.Context) error {
 	u, derr := a.diskUsage()
 	a.live.update(func(s *status.Snapshot) {
 		g := &s.Agent
-		if up := time.Since(a.started).Seconds(); up > 0 {
-			g.CPUPercent = 100 * cpu / up
-		}
+		g.CPUPercent = a.used.percent(time.Now(), cpu)
 		g.CPUSeconds, g.RSS, g.FDs = cpu, rss, fds
 		s.Disk = u
 	})

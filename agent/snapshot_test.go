@@ -138,3 +138,48 @@ func TestRequester(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestTOOL5FiguresAreCurrent: the use of the processor is that of the last
+// minutes, and a goal state that has been applied in time does not become late
+// when work is done again.
+func TestTOOL5FiguresAreCurrent(t *testing.T) {
+	start := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	w := cpuWindow{at: start}
+	for i, c := range []struct {
+		after   time.Duration // since start
+		seconds float64       // processor time since start
+		want    float64
+	}{
+		{time.Second, 1, 100},       // a busy first second
+		{5 * time.Minute, 30, 10},   // since the start
+		{10 * time.Minute, 30, 0},   // idle since the last measurement
+		{15 * time.Minute, 60, 10},  // busy again
+		{15*time.Minute + 1, 60, 0}, // too soon after the last one
+		{20 * time.Minute, 60, 0},   // idle
+		{19 * time.Minute, 60, 0},   // the clock was set back
+	} {
+		if got := w.percent(start.Add(c.after), c.seconds); got < c.want-.09 || got > c.want+.09 {
+			t.Errorf("measurement %d: %.3f %%, want %.3f", i, got, c.want)
+		}
+	}
+
+	a := testAgent(t, nil)
+	gs := &protocol.GoalState{ID: "7"}
+	a.loop.gs = gs
+	received := time.Now().Add(-time.Hour)
+	a.live.set(func(s *status.Snapshot) { s.Platform.GoalState.Received = received })
+	a.applied(extensions.Snapshot{Key: gs.Key(), Converged: true})
+	first := a.live.copy().Platform.GoalState
+	if first.LagS < 3600 || first.Applied.IsZero() {
+		t.Fatalf("applied: %+v", first)
+	}
+	a.live.set(func(s *status.Snapshot) { s.Platform.GoalState.LagS = 2 }) // as if it had been applied at once
+	a.applied(extensions.Snapshot{Key: gs.Key()})                          // resume: an extension runs again
+	if g := a.live.copy().Platform.GoalState; !g.Applied.IsZero() || g.LagS != 2 {
+		t.Errorf("while work is done again: %+v", g)
+	}
+	a.applied(extensions.Snapshot{Key: gs.Key(), Converged: true})
+	if g := a.live.copy().Platform.GoalState; g.Applied.IsZero() || g.LagS != 2 {
+		t.Errorf("after work was done again: %+v", g)
+	}
+}

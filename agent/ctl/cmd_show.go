@@ -64,10 +64,19 @@ func (a *app) versionCmd() *cobra.Command {
 				a.json(map[string]string{"agentctl": a.Version, "agent": agent, "commit": s.Agent.Commit, "go": runtime.Version()})
 				return nil
 			}
-			a.text("agentctl %s (%s)\nazguest  %s\n", a.Version, runtime.Version(), agent)
+			a.text("%s\nazguest  %s\n", a.versionLine(), agent)
 			return nil
 		},
 	}
+}
+
+// versionLine is what --version prints.
+func (a *app) versionLine() string {
+	details := runtime.Version()
+	if a.Build != "" {
+		details = a.Build + ", " + details
+	}
+	return "agentctl " + a.Version + " (" + details + ")"
 }
 
 func (a *app) explainCmd() *cobra.Command {

@@ -166,6 +166,8 @@ running, 4 unknown, 64 wrong usage.`,
 			panic(err) // a name misspelt two lines above
 		}
 	}
+	root.Version = a.Version
+	root.SetVersionTemplate(a.versionLine() + "\n")
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(ExitUsage, err) })

@@ -86,7 +86,7 @@ func TestUninstallPlanKnowsThePackage(t *testing.T) {
 	}
 	for file, find := range map[string]string{
 		"nfpm.yaml": `dst: (/\S+),`,
-		"postrm":    `(/(?:run|etc|var)/[^\s\\";]+)`,
+		"postrm":    `(/(?:run|etc|var)/[^\s\\");]+)`,
 	} {
 		b, err := os.ReadFile("../../scripts/packaging/" + file)
 		if err != nil {

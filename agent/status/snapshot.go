@@ -200,7 +200,7 @@ type GoalState struct {
 	Activity string    `json:"activity,omitempty"` // id for support
 	Received time.Time `json:"received,omitzero"`
 	Applied  time.Time `json:"applied,omitzero"` // zero while work is left
-	LagS     float64   `json:"lag_s"`            // Applied - Received
+	LagS     float64   `json:"lag_s"`            // from Received until it was applied for the first time
 }
 
 // VMSettings is the state of the JSON goal state channel.

@@ -85,6 +85,7 @@ var may = map[string][]string{
 	"test/extlab":   {"test/fabric", "test/machine", "test/release", "test/sandbox"},
 	"test/fabric":   {"test/fabric/..."}, // if emulator and agent shared a struct, they would share its bugs
 	"test/machine":  {"test/fabric", "test/sandbox"},
+	"test/packages": {"test/sandbox"},
 	"test/peak":     {},
 	"test/release":  {},
 	"test/sandbox":  {},

@@ -85,7 +85,8 @@ func standIns() (string, error) {
 		"azguest":  "#!/bin/sh\n[ \"$1\" != help ] || echo 'usage: azguest <command>'\n",
 		"agentctl": "#!/bin/sh\necho \"$@\"\n",
 	} {
-		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755)); err != nil {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(file, []byte(text), 0o644), os.Chmod(file, 0o755)); err != nil {
 			return "", err
 		}
 	}
