@@ -621,7 +621,7 @@ func (d *Dir) Symlink(target, name string) error {
 // Chmod sets the permission bits of a regular file or a directory.
 func (d *Dir) Chmod(name string, perm fs.FileMode) error {
 	return d.change("chmod", name, func(fd int) error {
-		return unix.Fchmod(fd, uint32(perm.Perm())|uint32(perm&fs.ModeSticky)>>11)
+		return unix.Fchmod(fd, uint32(perm.Perm())|uint32(perm&fs.ModeSticky)>>11|uint32(perm&(fs.ModeSetuid|fs.ModeSetgid))>>12)
 	})
 }
 

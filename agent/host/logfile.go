@@ -25,8 +25,9 @@ type LogFile struct {
 	limit int64       // bytes; a larger file is rotated
 	keep  int         // how many older ones, compressed, as name.1.gz and so on
 
-	mu sync.Mutex // guards f
-	f  *os.File
+	mu   sync.Mutex // guards the rest
+	f    *os.File
+	full int64 // size up to which a failed rotation is not tried again
 }
 
 // NewLogFile makes a LogFile; the first Write opens the file.
@@ -55,9 +56,17 @@ func (l *LogFile) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if size > 0 && size+int64(len(p)) > l.limit {
-		if err := l.rotate(dir, base); err != nil {
-			return 0, err
+	if after := size + int64(len(p)); size > 0 && after > max(l.limit, l.full) {
+		l.full = 0
+		if l.rotate(dir, base) != nil {
+			// As with a file that may only be appended to (chattr +a). It goes on
+			// there, and is tried again when the file has grown noticeably.
+			l.full = after + l.limit/10
+		}
+		if l.f == nil {
+			if _, err := l.open(dir, base); err != nil {
+				return 0, err
+			}
 		}
 	}
 	return l.f.Write(p)
@@ -128,8 +137,12 @@ func replaceName(dir *Dir, name, to string) error {
 }
 
 // rotate compresses the file to name.1.gz, renumbers the older ones, and
-// begins a new file.
+// begins a new file. If the file can't be renamed, nothing is changed.
 func (l *LogFile) rotate(dir *Dir, base string) error {
+	full := base + ".0"
+	if err := replaceName(dir, base, full); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	older := func(i int) string { return fmt.Sprintf("%s.%d.gz", base, i) }
 	for i := l.keep - 1; i > 0; i-- {
 		if err := replaceName(dir, older(i), older(i+1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -139,9 +152,9 @@ func (l *LogFile) rotate(dir *Dir, base string) error {
 	if l.keep > 0 {
 		// If that fails, as on a full disk, the old records are lost: new ones
 		// matter more.
-		_ = l.pack(dir, base, older(1))
+		_ = l.pack(dir, full, older(1))
 	}
-	if err := errors.Join(l.close(), dir.Remove(base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := errors.Join(l.close(), dir.Remove(full)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	_, err := l.open(dir, base)

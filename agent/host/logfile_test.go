@@ -3,9 +3,11 @@ package host_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -144,4 +146,49 @@ func TestSEC1LogUnderAttack(t *testing.T) {
 	hosttest.Attack(t, base, []string{"agent.log", "agent.log.1.gz", "agent.log.2.gz", "agent.log.foreign"}, func(int) {
 		_, _ = io.WriteString(l, "* * * * * root id\n")
 	})
+}
+
+// TestNBR2AppendOnlyLog: a log that may only be appended to (chattr +a) can't be
+// rotated. It loses no record and no older log because of that, and is rotated
+// once that is possible.
+func TestNBR2AppendOnlyLog(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "agent.log")
+	l := host.NewLogFile(host.Root(dir), "/agent.log", 0o640, 1000, 3)
+	defer l.Close()
+	line := func(c string) {
+		t.Helper()
+		if _, err := io.WriteString(l, strings.Repeat(c, 39)+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(file+".1.gz", []byte("older"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	line("a")
+	attr := func(flag string) {
+		t.Helper()
+		if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "chattr", flag, file).CombinedOutput(); err != nil {
+			t.Skipf("chattr %s: %v %s", flag, err, out)
+		}
+	}
+	attr("+a")
+	defer func() { _ = exec.CommandContext(context.WithoutCancel(t.Context()), "chattr", "-a", file).Run() }()
+	for range 99 {
+		line("a")
+	}
+	if b, err := os.ReadFile(file); err != nil || bytes.Count(b, []byte("\n")) != 100 {
+		t.Errorf("%d records (%v), want 100", bytes.Count(b, []byte("\n")), err)
+	}
+	if b, err := os.ReadFile(file + ".1.gz"); err != nil || string(b) != "older" {
+		t.Errorf("the older log is %q (%v)", b, err)
+	}
+	attr("-a")
+	for range 5 {
+		line("b")
+	}
+	if b, err := os.ReadFile(file + ".2.gz"); err != nil || string(b) != "older" {
+		t.Errorf("the older log is %q (%v) after a rotation", b, err)
+	}
 }

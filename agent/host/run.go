@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/azguest/azguest/agent/host/process"
 )
 
 // DefaultPath is the PATH a command gets: handlers and account tools live in
@@ -23,7 +25,7 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 type Cmd struct {
 	Name    string
 	Args    []string
-	Env     []string // added to BaseEnvironment
+	Env     []string // added to Environ
 	Dir     string
 	Stdin   []byte // never logged
 	Timeout time.Duration
@@ -89,7 +91,7 @@ func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	}
 	cmd := exec.CommandContext(ctx, path, c.Args...)
 	cmd.Dir = c.Dir
-	cmd.Env = append(Root("/").BaseEnvironment(), c.Env...)
+	cmd.Env = Environ(os.Environ(), c.Env...)
 	cmd.Stdin = bytes.NewReader(c.Stdin)
 	var out, errw capped // bounded, and read while a process that is given up may still write
 	cmd.Stdout, cmd.Stderr = &out, &errw
@@ -98,7 +100,7 @@ func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	// A grandchild that keeps the pipe must not hold us up (handlers do that).
 	cmd.WaitDelay = pipeTime
 	res := Result{Code: -1}
-	if err = cmd.Start(); err == nil {
+	if err = process.Start(cmd); err == nil {
 		res.Code, err = end(ctx, cmd)
 	}
 	res.Stdout, res.Stderr = out.bytes(), errw.bytes()

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"os/signal"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +27,10 @@ func Guard(ctx context.Context, args []string, log io.Writer) int {
 	}
 	// Ignore signals that stop the agent's unit or come from a terminal: the
 	// guard must see the trial to its end.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
-	_ = unix.CloseRange(process.ReadyFD+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
+	process.Swallow(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
+	if err := process.Normalize(); err != nil {
+		fmt.Fprintln(log, "update guard:", err)
+	}
 	g := guard{Store: Store{Root: host.Root(args[0]), Lib: args[1]}, id: args[2], lock: args[3]}
 	if err := g.run(ctx); err != nil {
 		fmt.Fprintln(log, "update guard:", err)

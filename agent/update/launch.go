@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
@@ -231,7 +230,7 @@ func Exec(p Program, args, env []string) error {
 	if err := p.intact(); err != nil {
 		return err
 	}
-	if err := syscall.Exec(p.Path, append([]string{p.Path}, args...), env); err != nil {
+	if err := process.Exec(p.Path, append([]string{p.Path}, args...), env); err != nil {
 		return fmt.Errorf("start version %s: %w", p.Version, err)
 	}
 	return nil

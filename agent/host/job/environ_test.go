@@ -15,6 +15,7 @@ import (
 // TestIN13Handlers: a command of a handler has the same environment as every
 // other program that the agent starts.
 func TestIN13Handlers(t *testing.T) {
+	t.Setenv("PATH", host.DefaultPath) // further directories of it would be passed on
 	dir := filepath.Join(t.TempDir(), rand.Text())
 	spec := Job{ID: filepath.Base(dir), Shell: `set -u; printf '%s\n' "PATH=$PATH" "LANG=$LANG" "HOME=$HOME" "USER=$USER" "LOGNAME=$LOGNAME" "SHELL=$SHELL" "$MORE"`, Dir: "/", Env: []string{"MORE=more"}, Timeout: time.Minute}
 	if err := SelfLauncher().Start(dir, spec); err != nil {

@@ -20,9 +20,6 @@ import (
 	"github.com/azguest/azguest/agent/host/process"
 )
 
-// lockFD is the descriptor of the job's lock in the supervisor.
-const lockFD = 3
-
 // A Launcher starts supervisors. Exe is the agent's own binary.
 type Launcher struct{ Exe string }
 
@@ -63,11 +60,11 @@ func (l Launcher) Start(dir string, job Job) error {
 	defer log.Close()
 	cmd := exec.Command(l.Exe, SuperviseArg, dir) //nolint:noctx // the supervisor outlives this program on purpose
 	cmd.Dir = "/"
-	cmd.Env = append(host.Root("/").BaseEnvironment(), "GOMAXPROCS=2", "GOGC=50")
+	cmd.Env = host.Environ(os.Environ(), "GOMAXPROCS=2", "GOGC=50")
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{lock} // becomes lockFD
+	cmd.ExtraFiles = []*os.File{lock} // only to be held: process.Normalize marks it
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := process.Start(cmd); err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
 	// wait: a goroutine of its own; it ends with the process

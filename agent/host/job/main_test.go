@@ -14,5 +14,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == endlessArg {
 		os.Exit(endless(os.Args[2]))
 	}
+	if len(os.Args) > 2 && os.Args[1] == agentArg {
+		os.Exit(standIn(os.Args[2]))
+	}
 	os.Exit(m.Run())
 }

@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -64,7 +62,7 @@ type Job struct {
 	// arguments, quotes and double blanks (extensions/SPEC.md §3.4).
 	Shell   string        `json:"shell"`
 	Dir     string        `json:"dir"`
-	Env     []string      `json:"env"` // added to host.DefaultPath and LANG; nothing is inherited
+	Env     []string      `json:"env"` // added to host.Environ
 	Timeout time.Duration `json:"timeout"`
 	// Scope is the systemd scope and Slice its slice. Without systemd, or
 	// when systemd refuses, the job runs in a session of its own only.
@@ -141,7 +139,12 @@ func Supervise(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "usage: azguest supervise DIRECTORY")
 		return 2
 	}
-	process.SetTimerSlack(process.ExactTimers) // relaxed timers are for the agent, not for handlers
+	// The lock was inherited as descriptor 3. The command inherits neither it nor
+	// anything else that is the agent's.
+	if err := process.Normalize(); err != nil {
+		fmt.Fprintln(os.Stderr, "supervise:", err)
+	}
+	process.AsService()
 	if err := supervise(ctx, args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, "supervise:", err)
 		return 1
@@ -150,24 +153,15 @@ func Supervise(ctx context.Context, args []string) int {
 }
 
 func supervise(ctx context.Context, dir string) error {
-	// The lock was inherited as descriptor 3. The command must inherit neither
-	// it nor any other descriptor that the agent was started with.
-	syscall.CloseOnExec(lockFD)
-	_ = unix.CloseRange(lockFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	var job Job
 	if err := readJSON(dir, jobFile, &job); err != nil {
 		return fmt.Errorf("read job: %w", err)
 	}
 	// Stopping the agent's unit must not stop the handler. A signal to the
 	// whole scope reaches the command itself, and we report how it ended.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT)
+	process.Swallow(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
-
-	// The handler gets neither the agent's protection from the OOM killer nor
-	// its umask.
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
-	unix.Umask(0o022)
 
 	st := State{PID: os.Getpid(), Ticks: process.StartTicks(os.Getpid()), Boot: host.BootID(), Started: time.Now().UTC(), Began: host.Now()}
 	st.Deadline = st.Started.Add(job.Timeout)
@@ -270,11 +264,11 @@ func run(dir string, job Job, st *State, res *Result) {
 	defer errw.Close()
 	cmd := exec.Command("/bin/sh", "-c", job.Shell) //nolint:noctx // ended with its whole group, below
 	cmd.Dir = job.Dir
-	cmd.Env = slices.Concat(host.Root("/").BaseEnvironment(), []string{Marker + "=" + job.ID}, job.Env)
+	cmd.Env = host.Environ(os.Environ(), append([]string{Marker + "=" + job.ID}, job.Env...)...)
 	cmd.Stdout, cmd.Stderr = out, errw
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	oomBefore, throttledBefore := cgroup.OOMKills(res.Scope), cgroup.Throttled(res.Scope)
-	if err := cmd.Start(); err != nil {
+	if err := process.Start(cmd); err != nil {
 		res.Class, res.Error = NotStarted, strings.TrimPrefix(err.Error(), "fork/exec ")
 		return
 	}

@@ -50,7 +50,7 @@ func Detach(ctx context.Context, d Daemon) error {
 		defer r.Close()
 		cmd.ExtraFiles = []*os.File{w} // becomes ReadyFD
 	}
-	err := cmd.Start()
+	err := Start(cmd)
 	if w != nil {
 		_ = w.Close() // the child has its own
 	}
