@@ -25,7 +25,7 @@ import (
 )
 
 // Options has everything that an Agent needs. Every field is required except
-// Warnings, DieAfter, Processors, Hung and Platform.
+// Warnings, DieAfter, Processors, Hung, HangUp with Reload, and Platform.
 type Options struct {
 	Version  string
 	Config   *config.Config
@@ -52,6 +52,11 @@ type Options struct {
 	// nil if nothing would start the process again; then the agent only reports
 	// that it hangs.
 	Hung func()
+	// HangUp receives SIGHUP. Reload is then called: it reopens the log, reads
+	// the configuration again, applies appliedByReload, and returns what it has
+	// read.
+	HangUp <-chan os.Signal
+	Reload func() (*config.Config, []config.Warning, error)
 	// Platform changes how the platform is reached; only tests set it.
 	Platform func(*platform.Options)
 }
@@ -156,6 +161,7 @@ func (a *Agent) parts() []part {
 		{name: "reporter", run: a.reporter},
 		{name: "watchdog", run: a.watchdog},
 		{name: "control", run: a.control},
+		{name: "reload", run: a.hangUp},
 		{name: "events", run: a.spool.Run},
 		{name: "access", run: a.runJIT},
 		{name: "provisioning", run: a.provisionedLatch.openAfter(a.boot), once: true},
@@ -266,16 +272,21 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 }
 
 // tighten removes permissions beyond perm from a directory that already
-// existed.
+// existed. An administrator may let a group read, for example that of a
+// monitoring tool; files with secrets have modes of their own. Nothing else of
+// the directory changes, and nothing below it.
 func (a *Agent) tighten(name string, perm os.FileMode) error {
+	const groupReads = 0o050
 	fi, err := a.Root.Stat(name)
 	if err != nil {
 		return err
 	}
+	perm |= groupReads
 	if fi.Mode().Perm()&^perm == 0 {
 		return nil
 	}
-	return a.Root.Chmod(name, fi.Mode().Perm()&perm)
+	const special = os.ModeSetuid | os.ModeSetgid | os.ModeSticky
+	return a.Root.Chmod(name, fi.Mode()&(special|perm))
 }
 
 // sweep removes the temporary files of writes and downloads that a kill or a

@@ -5,12 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,9 +20,19 @@ import (
 
 // journal writes records with the journal's native protocol, so that fields are
 // preserved: PRIORITY, SYSLOG_IDENTIFIER, AZ_EXTENSION and so on.
+//
+// It connects when a record is written, and again when the journal has made its
+// socket anew: at boot and during a restart of the journal there may be none.
+// Records that the journal does not accept go to the other writer.
 type journal struct {
+	socket    string
+	otherwise io.Writer // nil for none
+
+	mu   sync.Mutex // guards the rest
 	conn *net.UnixConn
-	lost atomic.Int64 // records that the journal did not accept
+	lost int // records that nobody has accepted since the last one
+	// stuck is when a record was waited for in vain.
+	stuck time.Time
 }
 
 const journalSocket = "/run/systemd/journal/socket"
@@ -28,13 +40,58 @@ const journalSocket = "/run/systemd/journal/socket"
 // logPatience limits the wait for a journal that does not read.
 const logPatience = time.Second
 
-func dialJournal() *journal {
-	// wait: connecting a datagram socket does not block
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: journalSocket, Net: "unixgram"})
-	if err != nil {
-		return nil
+// stuckTime is how long records are not waited for after one was in vain.
+const stuckTime = 10 * time.Second
+
+// toJournal reports whether a file is connected to the journal, as the service
+// manager describes it in JOURNAL_STREAM (systemd.exec(5)): the device and the
+// inode of the stream. Without that comparison, a stderr that was redirected to
+// a file would stay empty.
+func toJournal(stream string, f *os.File) bool {
+	dev, ino, ok := strings.Cut(stream, ":")
+	if !ok {
+		return false
 	}
-	return &journal{conn: c}
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return false
+	}
+	return dev == strconv.FormatUint(st.Dev, 10) && ino == strconv.FormatUint(st.Ino, 10)
+}
+
+// connect returns the connection to the journal.
+func (j *journal) connect() (*net.UnixConn, error) {
+	if j.conn != nil {
+		return j.conn, nil
+	}
+	// wait: connecting a datagram socket does not block
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: j.socket, Net: "unixgram"})
+	if err != nil {
+		return nil, fmt.Errorf("connect to the journal: %w", err)
+	}
+	j.conn = c
+	return c, nil
+}
+
+// deliver sends a record, over a new connection if the old one leads nowhere.
+func (j *journal) deliver(record []byte) error {
+	for again := j.conn != nil; ; again = false {
+		c, err := j.connect()
+		if err == nil {
+			err = j.send(c, record)
+		}
+		// A journal that does not read has the right socket.
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if j.conn != nil {
+			_ = j.conn.Close()
+			j.conn = nil
+		}
+		if !again {
+			return err
+		}
+	}
 }
 
 var priorities = map[string]string{
@@ -70,24 +127,44 @@ func (j *journal) Write(p []byte) (int, error) {
 			fmt.Fprintf(&tail, " %s=%s", k, quoteIfNeeded(v))
 		}
 	}
-	lost := j.lost.Swap(0)
-	if lost > 0 {
-		fmt.Fprintf(&tail, " records_lost_before=%d", lost)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.lost > 0 {
+		fmt.Fprintf(&tail, " records_lost_before=%d", j.lost)
 	}
 	field(&b, "MESSAGE", str(rec["message"])+tail.String())
-	if err := j.send(b.Bytes()); err != nil {
-		j.lost.Add(lost + 1)
-		return 0, err
+	err = j.deliver(b.Bytes())
+	if err == nil {
+		j.lost = 0
+		return len(p), nil
 	}
-	return len(p), nil
+	if j.otherwise != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // else it leads to the same journal
+		if n, oerr := j.otherwise.Write(p); oerr == nil {
+			return n, nil
+		}
+	}
+	j.lost++
+	return 0, err
 }
 
 // send sends a record to the journal. A record that is too large for the socket
 // is sent as a sealed file in memory. go-systemd sends large records, too, but
 // without a deadline (DESIGN.md, decision 58).
-func (j *journal) send(record []byte) error {
-	_ = j.conn.SetWriteDeadline(time.Now().Add(logPatience)) // without a deadline, the write may block
-	_, err := j.conn.Write(record)
+func (j *journal) send(conn *net.UnixConn, record []byte) error {
+	// Without a deadline, the write may block; with one for each record, a
+	// journal that is stopped would slow down everything for as long.
+	wait := logPatience
+	if time.Since(j.stuck) < stuckTime {
+		wait = time.Millisecond
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(wait))
+	_, err := conn.Write(record)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if wait == logPatience {
+			j.stuck = time.Now()
+		}
+		return err
+	}
 	if !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) {
 		return err
 	}
@@ -101,7 +178,7 @@ func (j *journal) send(record []byte) error {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL)
 	}
 	if err == nil {
-		_, _, err = j.conn.WriteMsgUnix(nil, unix.UnixRights(int(f.Fd())), nil)
+		_, _, err = conn.WriteMsgUnix(nil, unix.UnixRights(int(f.Fd())), nil)
 	}
 	if err != nil {
 		return fmt.Errorf("log a large record: %w", err)

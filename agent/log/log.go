@@ -1,8 +1,10 @@
 package log
 
 import (
+	"errors"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -12,33 +14,61 @@ import (
 )
 
 // New returns the logger of the agent. It writes structured records to the
-// journal if there is one (else text to stderr), and text to the classic log
-// file, to which handlers append as well; an empty file name disables the log
-// file.
-func New(file string, verbose bool) (zerolog.Logger, io.Closer) {
+// journal if stderr is connected to it, else text to stderr, and text to the
+// classic log file, to which handlers append as well; an empty file name
+// disables the log file. Nothing that happens to one of them stops the agent or
+// keeps records from the others.
+func New(file string, verbose bool) (zerolog.Logger, *Output) {
 	zerolog.TimeFieldFormat = time.RFC3339Nano
+	out := &Output{}
+	stderr := &textWriter{w: newPatient(os.Stderr)}
 	var sinks []io.Writer
-	if j := dialJournal(); j != nil && os.Getenv("JOURNAL_STREAM") != "" { //nolint:forbidigo // where stderr goes is a fact of the process
-		sinks = append(sinks, j)
+	if toJournal(os.Getenv("JOURNAL_STREAM"), os.Stderr) { //nolint:forbidigo // where stderr goes is a fact of the process
+		sinks = append(sinks, &journal{socket: journalSocket, otherwise: stderr})
 	} else {
-		sinks = append(sinks, &textWriter{w: os.Stderr})
+		sinks = append(sinks, stderr)
 	}
-	var closer io.Closer = nopCloser{}
 	if file != "" {
-		l := host.NewLogFile("", file, 0o644, 10<<20, 3)
-		sinks = append(sinks, &textWriter{w: l})
-		closer = l
+		out.file = host.NewLogFile("", file, 0o644, 10<<20, 3)
+		sinks = append(sinks, &textWriter{w: out.file})
 	}
-	level := zerolog.InfoLevel
-	if verbose {
-		level = zerolog.DebugLevel
-	}
-	return zerolog.New(redactor{zerolog.MultiLevelWriter(sinks...)}).Level(level).With().Timestamp().Logger(), closer
+	out.SetVerbose(verbose)
+	return zerolog.New(redactor{w: leveled{zerolog.MultiLevelWriter(sinks...), &out.verbose}}).With().Timestamp().Logger(), out
 }
 
-type nopCloser struct{}
+// Output is where the records of a logger go.
+type Output struct {
+	file    *host.LogFile // nil without one
+	verbose atomic.Bool
+}
 
-func (nopCloser) Close() error { return nil }
+// SetVerbose changes whether records of the debug level are written.
+func (o *Output) SetVerbose(on bool) { o.verbose.Store(on) }
+
+// Reopen lets the next record open the log file anew. It does so by itself when
+// the name refers to another file; this is for whoever asks for it.
+func (o *Output) Reopen() error { return o.Close() }
+
+// Close closes the log file. A later record opens it again.
+func (o *Output) Close() error {
+	if o.file == nil {
+		return nil
+	}
+	return o.file.Close()
+}
+
+// leveled drops records of the debug level unless verbose is set.
+type leveled struct {
+	zerolog.LevelWriter
+	verbose *atomic.Bool
+}
+
+func (l leveled) WriteLevel(level zerolog.Level, p []byte) (int, error) {
+	if level < zerolog.InfoLevel && !l.verbose.Load() {
+		return len(p), nil
+	}
+	return l.LevelWriter.WriteLevel(level, p)
+}
 
 // redactor masks secrets in every record, because texts from elsewhere (error
 // bodies, output) may contain secrets. It reports success even if nothing could
@@ -53,3 +83,6 @@ func (r redactor) WriteLevel(l zerolog.Level, p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// errStuck is the error of a write to a reader that does not read.
+var errStuck = errors.New("the reader does not read")

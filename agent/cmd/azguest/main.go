@@ -184,14 +184,22 @@ func run(cmd string, args []string, stderr io.Writer) int {
 	if !ok {
 		return code
 	}
-	prepareProcess()
+	// First, because the default of SIGHUP is to end the agent. SIGPIPE would end
+	// it when nobody reads its stderr any more, the others at a resource limit.
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	process.Swallow(syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGXCPU)
+	notNormal := prepareProcess()
 	cfg, warnings, cfgErr := loadConfig(o)
 	logFile := cfg.Logs.File
 	if logFile != "" {
 		logFile = host.Root(o.root).Path(logFile)
 	}
-	logger, closer := log.New(logFile, o.verbose || cfg.Logs.Verbose)
-	defer func() { _ = closer.Close() }()
+	logger, output := log.New(logFile, o.verbose || cfg.Logs.Verbose)
+	defer func() { _ = output.Close() }()
+	if notNormal != nil {
+		logger.Warn().Err(notNormal).Msg("signals that the agent ignores or blocks are ignored or blocked by what it starts, too")
+	}
 
 	lockFD := 0
 	if cmd == "run" {
@@ -216,6 +224,15 @@ func run(cmd string, args []string, stderr io.Writer) int {
 		Log:        logger,
 		DieAfter:   os.Getenv("AZGUEST_TEST_DIE_AFTER"),
 		LockFD:     lockFD,
+		HangUp:     hangUp,
+		Reload: func() (*config.Config, []config.Warning, error) {
+			cfg, warnings, err := loadConfig(o)
+			err = errors.Join(err, output.Reopen())
+			if err == nil {
+				output.SetVerbose(o.verbose || cfg.Logs.Verbose)
+			}
+			return cfg, warnings, err
+		},
 
 		ConfigFile: o.config,
 	})
@@ -261,16 +278,16 @@ func parseRun(args []string, stderr io.Writer) (o options, code int, ok bool) {
 	return o, 0, true
 }
 
-// prepareProcess sets limits and modes of the whole process.
-func prepareProcess() {
+// prepareProcess sets limits of the whole process, and undoes what it has
+// inherited. After an error, what the agent starts inherits signals that are
+// ignored or blocked here.
+func prepareProcess() error {
 	// The agent waits most of the time; a small heap that is collected often
 	// costs it nothing. Above the limit, it is collected as often as needed:
 	// reading the largest documents of the platform takes some 20 MiB more.
 	debug.SetGCPercent(agent.BusyGC)
 	debug.SetMemoryLimit(32 << 20)
-	// What handlers and tools create must not depend on who started the agent,
-	// whose own files all have explicit modes.
-	syscall.Umask(0o022)
+	return process.Normalize()
 }
 
 // loadConfig reads the configuration; flags override it. A file that can't be
