@@ -87,6 +87,7 @@ func (a *Agent) boot(ctx context.Context) error {
 			a.mark(ctx, m)
 		}
 		a.ready(status.ProvDone)
+		a.incomplete(m, nil)
 		// An earlier process may have ended after Ready with steps left to do.
 		a.afterReady(ctx, m, nil, m.Unfinished())
 	}
@@ -222,9 +223,7 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	}
 	a.showSteps(steps)
 	res, err := m.Apply(ctx, now, journal, a.observe)
-	for _, w := range res.Warnings {
-		a.Log.Warn().Err(w).Str("code", w.Code()).Msg("provisioning step incomplete")
-	}
+	a.incomplete(m, res.Warnings)
 	return later, from, err
 }
 
@@ -256,8 +255,22 @@ func (a *Agent) afterReady(ctx context.Context, m *provisioning.Machine, from *o
 		a.Log.Error().Err(err).Msg("could not write provisioning journal")
 		return
 	}
-	if _, err := m.Apply(ctx, later, journal, a.observe); err != nil && ctx.Err() == nil {
+	res, err := m.Apply(ctx, later, journal, a.observe)
+	a.incomplete(m, res.Warnings)
+	if err != nil && ctx.Err() == nil {
 		a.Log.Error().Err(err).Msg("step after Ready failed")
+	}
+}
+
+// incomplete logs warnings of steps, and shows in the status every step of this
+// boot's provisioning that ended with one, before or after Ready, also after a
+// restart of the agent.
+func (a *Agent) incomplete(m *provisioning.Machine, warnings []*provisioning.Warning) {
+	for _, w := range warnings {
+		a.Log.Warn().Err(w).Str("code", w.Code()).Msg("provisioning step incomplete")
+	}
+	for _, e := range m.Incomplete() {
+		a.live.problem("provisioning step "+e.ID, e.Code, fixOf(e.Code), errors.New(e.Error))
 	}
 }
 

@@ -21,6 +21,16 @@ func Split(steps []Step) (now, later []Step) {
 	return now, later
 }
 
+// Incomplete returns the steps of this boot's provisioning that ended with a
+// warning.
+func (m *Machine) Incomplete() []Entry {
+	var j Journal
+	if !readJSON(m.Root, path.Join(m.Options.Dir(), "provision.json"), &j) || !SameVM(j.VMID, m.VM.ID) || j.Boot != m.Root.BootID() {
+		return nil
+	}
+	return slices.DeleteFunc(j.Steps, func(e Entry) bool { return e.State != Warned })
+}
+
 // Unfinished returns the late steps of a VM that this agent provisioned but
 // whose late steps did not end, because the agent ended after Ready. It is
 // cheap, and empty on every other boot.

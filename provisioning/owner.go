@@ -3,6 +3,7 @@ package provisioning
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/azguest/azguest/agent/host"
 )
@@ -101,18 +103,22 @@ func cloudInit(r host.Root) (string, bool) {
 			return "", false
 		}
 	}
-	if list, file := datasources(r); list != nil && !slices.ContainsFunc(list, func(s string) bool { return strings.EqualFold(s, "Azure") }) {
+	list, file, known := datasources(r)
+	if known && !slices.ContainsFunc(list, func(s string) bool { return strings.EqualFold(s, "Azure") }) {
 		return "", false // it runs, but its datasource_list does not contain this platform
-	} else if file != "" {
+	}
+	if file != "" {
 		because += ", " + file
 	}
 	return because, true
 }
 
 // datasources returns the list that cloud-init will use and the file that sets
-// it: what ds-identify found, else what the image configures; nil if no file
-// sets it.
-func datasources(r host.Root) ([]string, string) {
+// it: what ds-identify found, else what the image configures. known is false if
+// no file sets it, or if the first one that might is not understood; cloud-init
+// then counts as configured for this platform, because two programs must not
+// provision one machine.
+func datasources(r host.Root) (list []string, file string, known bool) {
 	files := []string{"/run/cloud-init/cloud.cfg"}
 	more, err := r.Glob("/etc/cloud/cloud.cfg.d/*.cfg")
 	if err == nil {
@@ -121,53 +127,64 @@ func datasources(r host.Root) ([]string, string) {
 		files = append(files, more...)
 	}
 	for _, f := range append(files, "/etc/cloud/cloud.cfg") {
-		b, err := r.ReadFile(f)
-		if err != nil {
+		b, err := r.ReadBounded(f, maxCloudConfig)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if list := yamlList(string(b), "datasource_list:"); list != nil {
-			return list, f
+		if err == nil {
+			var set bool
+			if list, set, err = datasourceList(b); err == nil && !set {
+				continue
+			}
 		}
+		return list, f, err == nil
 	}
-	return nil, ""
+	return nil, "", false
 }
 
-// yamlList reads a top-level list of plain words, in either style.
-func yamlList(text, key string) []string {
-	var out []string
-	in := false
-	for line := range strings.Lines(text) {
-		body, _, _ := strings.Cut(line, "#")
-		trimmed := strings.TrimSpace(body)
-		if in {
-			if item, ok := strings.CutPrefix(trimmed, "- "); ok {
-				out = append(out, strings.Trim(strings.TrimSpace(item), `"'`))
-				continue
-			}
-			if trimmed == "" {
-				continue
-			}
-			break
-		}
-		rest, ok := strings.CutPrefix(body, key)
-		if !ok {
-			// Not the key at top level: ds-identify indents the lines below
-			// "di_report:".
-			continue
-		}
-		rest = strings.TrimSpace(rest)
-		if rest == "" {
-			in = true
-			continue
-		}
-		for item := range strings.SplitSeq(strings.Trim(rest, "[]"), ",") {
-			if item = strings.Trim(strings.TrimSpace(item), `"'`); item != "" {
-				out = append(out, item)
-			}
-		}
-		return out
+// maxCloudConfig is the size limit of a configuration file of cloud-init.
+const maxCloudConfig = 1 << 20
+
+// datasourceList returns the value of the top-level key datasource_list of a
+// YAML document, and whether it has one. ds-identify indents its result below
+// "di_report:" where cloud-init must not use it.
+func datasourceList(doc []byte) (list []string, set bool, err error) {
+	var top yaml.Node
+	if err := yaml.Unmarshal(doc, &top); err != nil {
+		return nil, false, fmt.Errorf("read YAML: %w", err)
 	}
-	return out
+	if len(top.Content) == 0 {
+		return nil, false, nil // empty, or only comments
+	}
+	m := top.Content[0]
+	if m.Kind != yaml.MappingNode {
+		return nil, false, errors.New("read YAML: not a mapping")
+	}
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value != "datasource_list" {
+			continue
+		}
+		v := m.Content[i+1]
+		if v.Kind == yaml.AliasNode {
+			v = v.Alias
+		}
+		list, set = []string{}, true // of several, the last one counts
+		switch {
+		case v.Kind == yaml.ScalarNode && v.Tag == "!!null":
+			set = false
+		case v.Kind == yaml.ScalarNode:
+			for item := range strings.SplitSeq(v.Value, ",") {
+				list = append(list, strings.TrimSpace(item))
+			}
+		case v.Kind == yaml.SequenceNode:
+			if err := v.Decode(&list); err != nil {
+				return nil, true, fmt.Errorf("read datasource_list: %w", err)
+			}
+		default:
+			return nil, true, errors.New("read datasource_list: not a list")
+		}
+	}
+	return list, set, nil
 }
 
 // unitLink returns the link that makes systemd start a unit; empty if there is

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
-func TestFindOwner(t *testing.T) {
+// TestIN10FindOwner: cases of IN10 are those of datasource_list.
+func TestIN10FindOwner(t *testing.T) {
 	t.Parallel()
 	ci := map[string]string{"/usr/bin/cloud-init": "", "/run/systemd/system/.keep": "", "/run/cloud-init/enabled": ""}
 	with := func(base map[string]string, more ...string) map[string]string {
@@ -46,6 +48,20 @@ func TestFindOwner(t *testing.T) {
 		{"Azure found by ds-identify", "auto", with(ci, "/run/cloud-init/cloud.cfg", "di_report:\n  datasource_list: [ X ]\ndatasource_list: [ Azure, None ]\n"), nil, "cloud-init"},
 		{"another platform found", "auto", with(ci, "/run/cloud-init/cloud.cfg", "datasource_list: [ NoCloud, None ]\n"), nil, "azguest"},
 		{"image limits to Azure, block list", "auto", with(ci, "/etc/cloud/cloud.cfg.d/91.cfg", "# c\ndatasource_list:\n  - Azure # here\n  - None\nother: 1\n"), nil, "cloud-init"},
+		{"IN10: wrapped over two lines", "auto", with(ci, "/etc/cloud/cloud.cfg.d/91.cfg", "datasource_list: [ NoCloud,\n  Azure, None ]\n"), nil, "cloud-init"},
+		{"IN10: list with the dash in the first column", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list:\n- NoCloud\n- Azure\n"), nil, "cloud-init"},
+		{"IN10: quoted key", "auto", with(ci, "/etc/cloud/cloud.cfg", "\"datasource_list\": [\"NoCloud\",\n\"azure\"]\n"), nil, "cloud-init"},
+		{"IN10: flow mapping", "auto", with(ci, "/etc/cloud/cloud.cfg", "{datasource_list: [Azure], other: 1}\n"), nil, "cloud-init"},
+		{"IN10: anchor", "auto", with(ci, "/etc/cloud/cloud.cfg", "x: &a [Azure]\ndatasource_list: *a\n"), nil, "cloud-init"},
+		{"IN10: a string", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: NoCloud, Azure\n"), nil, "cloud-init"},
+		{"IN10: # within a word", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: [a#b, Azure]\n"), nil, "cloud-init"},
+		{"IN10: not YAML", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: [ NoCloud\n"), nil, "cloud-init"},
+		{"IN10: not a list", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: {NoCloud: 1}\n"), nil, "cloud-init"},
+		{"IN10: too large", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: [NoCloud]\n#"+strings.Repeat("x", 1<<20)), nil, "cloud-init"},
+		{"IN10: the list in the comment", "auto", with(ci, "/etc/cloud/cloud.cfg", "# datasource_list: [Azure]\ndatasource_list: [NoCloud]\n"), nil, "azguest"},
+		{"IN10: the last of two keys", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: [NoCloud]\ndatasource_list: [Azure]\n"), nil, "cloud-init"},
+		{"IN10: empty files do not count", "auto", with(ci, "/etc/cloud/cloud.cfg.d/99.cfg", "# nothing\n", "/etc/cloud/cloud.cfg", "datasource_list: [NoCloud]\n"), nil, "azguest"},
+		{"IN10: wrapped, another platform", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: [ NoCloud,\n  Ec2 ]\n"), nil, "azguest"},
 		{"image limits to another", "auto", with(ci, "/etc/cloud/cloud.cfg", "datasource_list: ['Ec2']\n"), nil, "azguest"},
 		{"later drop-in wins", "auto", with(ci, "/etc/cloud/cloud.cfg.d/10.cfg", "datasource_list: [Ec2]\n", "/etc/cloud/cloud.cfg.d/99.cfg", "datasource_list: [Azure]\n"), nil, "cloud-init"},
 		{"switched off by file", "auto", with(ci, "/etc/cloud/cloud-init.disabled", ""), nil, "azguest"},

@@ -374,6 +374,9 @@ func planCustomData(in Input, o Options) Step {
 	if (o.DecodeCustomData || o.ExecuteCustomData) && in.CustomData.Err == "" {
 		s.Data = in.CustomData.Data
 	}
+	// If it is to be run, the later step says so.
+	begin := in.CustomData.Data.Reveal()
+	s.Unread = !o.ExecuteCustomData && in.CustomData.Err == "" && forCloudInit([]byte(begin[:min(len(begin), 64)]))
 	return s
 }
 

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // SaveCustomData stores the custom data as bytes, 0600
@@ -18,6 +20,7 @@ type SaveCustomData struct {
 	Path    string
 	Data    host.Secret
 	Problem string
+	Unread  bool // a form that only cloud-init reads, which does not provision here
 }
 
 // ID implements Step.
@@ -34,6 +37,9 @@ func (s SaveCustomData) Apply(_ context.Context, m *Machine) error {
 	}
 	if s.Problem != "" {
 		return warn(CodeCustomData, "custom data cannot be decoded and is saved unchanged: %s", s.Problem)
+	}
+	if s.Unread {
+		return warn(CodeCustomData, "custom data is saved and not run: it is for cloud-init, and azguest provisions this machine")
 	}
 	return nil
 }
@@ -135,7 +141,7 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	}
 	c, ok := scriptCommand(data, m.Root.Path(s.File))
 	if !ok {
-		return warn(CodeCustomData, "custom data not run: neither a script with #! nor a program")
+		return warn(CodeCustomData, "custom data not run: %s", whatItIs(data))
 	}
 	if err := m.put(once, []byte(s.VMID), 0o600); err != nil {
 		return warn(CodeCustomData, "run custom data: %w", err)
@@ -152,6 +158,9 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	res, runErr := m.Run.Run(ctx, c)
 	log := fmt.Appendf(nil, "exit %d\n--- stdout\n%s\n--- stderr\n%s\n", res.Code, res.Stdout, res.Stderr)
 	err = m.put(path.Join(s.Dir, "custom-data.log"), log, 0o600)
+	if ex, ok := errors.AsType[*host.ExitError](runErr); ok {
+		return warn(CodeCustomData, "custom data ended with exit code %d, output in %s: %s", ex.Code, path.Join(s.Dir, "custom-data.log"), lastWords(res))
+	}
 	if runErr != nil {
 		return warn(CodeCustomData, "run custom data: %w", errors.Join(runErr, err))
 	}
@@ -159,6 +168,63 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 		return warn(CodeCustomData, "save output of custom data: %w", err)
 	}
 	return nil
+}
+
+// whatItIs describes custom data that is not run.
+func whatItIs(data []byte) string {
+	switch {
+	case len(data) == 0:
+		return "it is empty"
+	case bytes.HasPrefix(data, []byte("\xef\xbb\xbf")), bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return "it begins with a byte order mark; save the script as UTF-8 without one"
+	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
+		return "it is compressed with gzip, which only cloud-init reads"
+	case forCloudInit(data):
+		return "it is for cloud-init (" + printable(firstLine(data)) + "), and azguest provisions this machine"
+	case bytes.HasPrefix(data, []byte("#!")):
+		return "its first line does not name an interpreter by an absolute path"
+	}
+	return "neither a script with #! nor a program"
+}
+
+// forCloudInit reports whether data has one of the forms of cloud-init's user
+// data that no other program reads.
+func forCloudInit(data []byte) bool {
+	for _, p := range []string{"#cloud-config", "#cloud-boothook", "#include", "#upstart-job", "#part-handler", "## template:", "Content-Type:", "MIME-Version:"} {
+		if len(data) >= len(p) && strings.EqualFold(string(data[:len(p)]), p) {
+			return true
+		}
+	}
+	return false
+}
+
+func firstLine(data []byte) string {
+	line, _, _ := bytes.Cut(data[:min(len(data), 200)], []byte("\n"))
+	return strings.TrimSpace(string(line))
+}
+
+// lastWords returns the end of what a command has printed, for a log line,
+// with secrets masked: the end of standard error, else of standard output.
+func lastWords(res host.Result) string {
+	out := bytes.TrimSpace(res.Stderr)
+	if len(out) == 0 {
+		out = bytes.TrimSpace(res.Stdout)
+	}
+	// Masked before it is cut: a part of a secret has no form.
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, secret.Redact(strings.ToValidUTF8(string(out[max(0, len(out)-8<<10):]), "?")))
+	if text == "" {
+		return "no output"
+	}
+	const most = 400
+	if len(text) > most {
+		text = "…" + strings.ToValidUTF8(text[len(text)-most:], "")
+	}
+	return text
 }
 
 // scriptCommand returns the command that runs data, which is in file. A script

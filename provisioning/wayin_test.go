@@ -407,3 +407,52 @@ func TestIN15NoUser(t *testing.T) {
 		}
 	}
 }
+
+// TestIN12CustomData: custom data that was not run, or failed, is a warning
+// that says why, and stays visible after the step.
+func TestIN12CustomData(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, data string
+		answer     hosttest.Answer
+		want       []string // parts of the warning; nil: none
+	}{
+		{"fine", "#!/bin/sh\nexit 0\n", hosttest.Answer{}, nil},
+		{"exit 7", "#!/bin/sh\nexit 7\n", hosttest.Answer{Code: 7, Stderr: "first\npassword=hunter2hunter2 is wrong\nE: no package x\n"}, []string{"exit code 7", "no package x", "custom-data.log"}},
+		{"exit 7, only standard output", "#!/bin/sh\n", hosttest.Answer{Code: 7, Stdout: "sorry\n"}, []string{"exit code 7", "sorry"}},
+		{"silent", "#!/bin/sh\n", hosttest.Answer{Code: 1}, []string{"exit code 1", "no output"}},
+		{"no #!", "echo hi\n", hosttest.Answer{}, []string{"neither a script"}},
+		{"relative interpreter", "#!sh\n", hosttest.Answer{}, []string{"absolute path"}},
+		{"BOM", "\ufeff#!/bin/sh\n", hosttest.Answer{}, []string{"byte order mark"}},
+		{"gzip", "\x1f\x8b\x08\x00", hosttest.Answer{}, []string{"gzip"}},
+		{"cloud-config", "#cloud-config\npackages: []\n", hosttest.Answer{}, []string{"cloud-init", "azguest provisions"}},
+		{"MIME", "Content-Type: multipart/mixed\n", hosttest.Answer{}, []string{"cloud-init"}},
+	} {
+		for _, exec := range []bool{true, false} {
+			m := newMachine(t, "debian")
+			m.keys = sharedKeys()
+			m.run.Answers["/bin/sh"] = tc.answer
+			o := options()
+			o.ExecuteCustomData = exec
+			in := input()
+			in.CustomData = provisioning.DecodeCustomData(base64.StdEncoding.EncodeToString([]byte(tc.data)))
+			res, err := apply(t, m, plan(t, m, in, o), o, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := tc.want
+			if !exec && !slices.Contains(want, "cloud-init") {
+				want = nil
+			}
+			if (len(res.Warnings) > 0) != (want != nil) || len(m.provWith(o).Incomplete()) != len(res.Warnings) {
+				t.Errorf("%s, run: %v: warnings %v, shown %v", tc.name, exec, res.Warnings, m.provWith(o).Incomplete())
+				continue
+			}
+			for _, w := range want {
+				if text := res.Warnings[0].Error(); res.Warnings[0].ID != provisioning.CodeCustomData || exec && !strings.Contains(text, w) || strings.Contains(text, "hunter2") {
+					t.Errorf("%s: %s %s, want %q", tc.name, res.Warnings[0].ID, text, w)
+				}
+			}
+		}
+	}
+}

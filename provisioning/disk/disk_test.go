@@ -188,7 +188,7 @@ func TestPlan(t *testing.T) {
 		{"no resource disk", blank, map[string]string{"/sys/bus/vmbus/devices/a/device_id": "{other}\n"}, nil, "no resource disk found"},
 		{"off", blank, nil, func(o *Options) { o.Format = false }, "ResourceDisk.Format is off"},
 		{"hostile file system", blank, nil, func(o *Options) { o.FileSystem = "../x" }, "file system \"../x\" is not supported"},
-		{"hostile mount point", blank, nil, func(o *Options) { o.MountPoint = "/boot/" }, "\"/boot/\" is not a valid mount point"},
+		{"hostile mount point", blank, nil, func(o *Options) { o.MountPoint = "/boot/" }, "\"/boot/\" is not a valid mount point: it is a directory of the system, and a mount would hide what is in it; set ResourceDisk.MountPoint to a directory of its own, such as /mnt/resource"},
 		{"no swap", blank, nil, func(o *Options) { o.Swap = false }, "partition /dev/sdb; " + mk + "; " + mount + "; write data loss warning to /mnt/resource"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
