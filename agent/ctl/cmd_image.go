@@ -16,12 +16,14 @@ func (a *app) generalizeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "generalize", Short: "Prepare this machine for capturing an image (root)", Args: cobra.NoArgs,
 		Long: `Delete everything that is specific to this VM: the provisioned account, host
-keys, leases, state, logs, the machine ID and the state of cloud-init. After
-that, use the machine only to capture an image.
+keys, leases, state, logs, histories, identities of the machine, its disks and
+subscriptions, and the state of cloud-init. What an administrator has configured
+is kept and reported. After that, use the machine only to capture an image.
 
 Without --plan and --yes, it shows what would be deleted and asks for
-confirmation. It can be run again. Exit code 0: done; 1: something could not be
-deleted.`,
+confirmation. It can be run again. Running programs write some of it again until
+the machine is off; with systemd it is then deleted once more, at the end of the
+shutdown. Exit code 0: done; 1: something could not be deleted.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			switch {
 			case c.Flags().Changed("root"):
@@ -58,12 +60,25 @@ func (a *app) imageCmd() *cobra.Command {
 	image := &cobra.Command{Use: "image", Short: "Check an image", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	var profile string
 	verify := &cobra.Command{
-		Use: "verify ROOT", Short: "Check whether a root file system is ready to be published as an image", Args: cobra.ExactArgs(1),
+		Use: "verify ROOT", Short: "Check whether a root file system is ready to be published as an image", Args: cobra.MaximumNArgs(1),
 		Long: `Check the root file system of an image, mounted or unpacked at ROOT, for data
-of the machine it was made on (keys, accounts, passwords, state) and for the
-requirements of the profile. Nothing is changed.
-Exit code 0: no problems; 1: the image should not be published.`,
-		RunE: func(_ *cobra.Command, args []string) error {
+of the machine it was made on (identities, keys, accounts, passwords, state) and
+for the requirements of the profile. Nothing is changed, and no link leads out of
+ROOT. --root ROOT is the same as ROOT. With --output json, each finding has a
+stable code (provisioning/SPEC.md §14.5).
+Exit code 0: no problems; 1: the image should not be published; 2: ROOT cannot be
+read.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			root := c.Flags().Lookup("root")
+			switch {
+			case root.Changed && len(args) > 0:
+				return usage("give ROOT once")
+			case root.Changed:
+				args = []string{root.Value.String()}
+				a.Root = "/" // azguest is the one of this machine
+			case len(args) == 0:
+				return usage("image verify accepts 1 argument, the root file system of the image")
+			}
 			if !slices.Contains(profiles(), profile) {
 				return usage("--profile must be one of %s, not %q", strings.Join(profiles(), ", "), profile)
 			}

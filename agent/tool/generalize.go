@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 
 	"github.com/azguest/azguest/agent"
@@ -18,9 +19,13 @@ import (
 // generalizeOptions returns what the configuration says about generalizing a
 // machine.
 func generalizeOptions(cfg *config.Config, user bool) generalize.Options {
-	return generalize.Options{
+	o := generalize.Options{
 		Machine: agent.ProvisioningOptions(cfg), LogDir: cfg.Paths.ExtensionLogs, User: user, Service: agent.ServiceName + ".service",
 	}
+	if self, err := os.Executable(); err == nil {
+		o.Program = self
+	}
+	return o
 }
 
 // deprovision stops the agent and removes everything from the machine that
@@ -78,6 +83,7 @@ func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	keep := f.Bool("keep-user", false, "keep the provisioned account")
 	asJSON := f.Bool("json", false, "with -plan: as JSON")
 	shutdown := f.Bool("shutdown", false, "power off the machine when done")
+	again := f.Bool("at-shutdown", false, "remove what has been written again (called by a unit)")
 	if code, ok := parseFlags(f, args); !ok {
 		return code
 	}
@@ -85,7 +91,14 @@ func (t *Tool) Generalize(ctx context.Context, args []string) int {
 		fmt.Fprintln(t.Err, "usage: azguest generalize [--plan [--json]] [--yes [--shutdown]] [--keep-user]")
 		return exitFlags
 	}
-	err := t.deprovision(ctx, generalize.Mode{Plan: *plan, Force: *yes, JSON: *asJSON}, !*keep)
+	if *again {
+		err := t.needRoot()
+		if err == nil {
+			err = generalize.AtShutdown(ctx, t.system(), generalizeOptions(t.Config, false))
+		}
+		return t.end(err)
+	}
+	err := t.deprovision(ctx, generalize.Mode{Plan: *plan, Force: *yes, JSON: *asJSON, Grouped: true}, !*keep)
 	if err != nil || !*shutdown {
 		return t.end(err)
 	}
@@ -117,6 +130,7 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 	f.SetOutput(t.Err)
 	profile := f.String("profile", string(generalize.Marketplace), "marketplace, cis or immutable")
 	asJSON := f.Bool("json", false, "as JSON")
+	root := f.String("root", "", "the root file system of the image")
 	var names []string
 	for rest := args; ; {
 		if code, ok := parseFlags(f, rest); !ok {
@@ -126,6 +140,9 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 			break
 		}
 		names, rest = append(names, f.Arg(0)), f.Args()[1:]
+	}
+	if *root != "" {
+		names = append(names, *root)
 	}
 	if len(names) != 2 || names[0] != "verify" {
 		fmt.Fprintln(t.Err, "usage: azguest image verify [--profile marketplace|cis|immutable] [--json] ROOT")
@@ -140,33 +157,37 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 		fmt.Fprintln(t.Err, "azguest:", err)
 		return exitUsage
 	}
-	fatal := 0
+	fatal, err := t.verdict(dir, *profile, *asJSON, found)
+	if err != nil || fatal > 0 {
+		return exitFailed
+	}
+	return exitOK
+}
+
+// verdict prints the findings and returns how many of them are faults.
+func (t *Tool) verdict(dir, profile string, asJSON bool, found []generalize.Finding) (fatal int, err error) {
 	for _, x := range found {
 		if x.Fatal {
 			fatal++
 		}
 	}
-	if *asJSON {
-		if found == nil {
-			found = []generalize.Finding{}
-		}
-		enc := json.NewEncoder(t.Out)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		err = enc.Encode(struct {
-			Root     string               `json:"root"`
-			Profile  string               `json:"profile"`
-			Fit      bool                 `json:"fit"`
-			Findings []generalize.Finding `json:"findings"`
-		}{dir, *profile, fatal == 0, found})
-	} else {
+	if !asJSON {
 		for _, x := range found {
 			fmt.Fprintln(t.Out, x)
 		}
-		fmt.Fprintf(t.Out, "%s: %d problems, %d notes (profile %s)\n", dir, fatal, len(found)-fatal, *profile)
+		fmt.Fprintf(t.Out, "%s: %d problems, %d notes (profile %s)\n", dir, fatal, len(found)-fatal, profile)
+		return fatal, nil
 	}
-	if err != nil || fatal > 0 {
-		return exitFailed
+	if found == nil {
+		found = []generalize.Finding{}
 	}
-	return exitOK
+	enc := json.NewEncoder(t.Out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return fatal, enc.Encode(struct {
+		Root     string               `json:"root"`
+		Profile  string               `json:"profile"`
+		Fit      bool                 `json:"fit"`
+		Findings []generalize.Finding `json:"findings"`
+	}{dir, profile, fatal == 0, found})
 }

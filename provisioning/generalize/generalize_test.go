@@ -126,7 +126,7 @@ func TestDeprovision(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
-	if actions, _ := generalize.Plan(r, opts()); len(actions) != 0 {
+	if actions := generalize.Plan(r, opts()).Actions; len(actions) != 0 {
 		t.Errorf("a second run would do %v", actions)
 	}
 }
@@ -224,7 +224,7 @@ func inside(what string) error {
 	case "deprovision":
 		return generalize.Deprovision(ctx, sys, o, generalize.Mode{Force: true}, nil, os.Stdout)
 	}
-	actions, _ := generalize.Plan(r, o)
+	actions := generalize.Plan(r, o).Actions
 	fmt.Println(len(actions), "left", actions)
 	return nil
 }
@@ -287,7 +287,7 @@ func TestARunThatIsCutOffIsCompleted(t *testing.T) {
 		return string(b)
 	}
 	r := used(t)
-	actions, _ := generalize.Plan(r, opts())
+	actions := generalize.Plan(r, opts()).Actions
 	if err := generalize.Apply(t.Context(), system(r, tools(t, r)), opts(), actions, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -309,12 +309,12 @@ func TestARunThatIsCutOffIsCompleted(t *testing.T) {
 				cut()
 			}
 		})
-		actions, warnings := generalize.Plan(r, opts())
-		if err := generalize.Apply(t.Context(), system(r, tools(t, r)), opts(), actions, nil); err != nil {
+		second := generalize.Plan(r, opts())
+		if err := generalize.Apply(t.Context(), system(r, tools(t, r)), opts(), second.Actions, nil); err != nil {
 			t.Errorf("cut in action %d: %v", n, err)
 		}
 		if diff := cmp.Diff(want, left(r)); diff != "" {
-			t.Errorf("cut in action %d, second plan %v %v (-undisturbed +cut):\n%s", n, actions, warnings, diff)
+			t.Errorf("cut in action %d, second plan %v %v (-undisturbed +cut):\n%s", n, second.Actions, second.Warnings, diff)
 		}
 	}
 }

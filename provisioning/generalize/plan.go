@@ -3,20 +3,23 @@
 // deprovision (provisioning/SPEC.md §14). The package also checks whether an
 // image still contains such data.
 //
-// [Plan] only reads. It lists only what needs to be done, so the plan of a
-// clean machine is empty and a second run does nothing. [Apply] carries it
-// out, [Verify] checks an image. The package imports agent/host, ovf and
-// provisioning, which can remove what it has made.
+// What belongs to one machine is one table (identity.go, [Table]). [Plan] only
+// reads: it lists only what needs to be done, so the plan of a clean machine is
+// empty and a second run does nothing. [Apply] carries it out, [AtShutdown]
+// removes again what running programs have written since, [Verify] checks an
+// image. The package imports agent/host, ovf and provisioning, which can
+// remove what it has made.
 package generalize
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/provisioning"
 )
 
@@ -24,23 +27,32 @@ import (
 type Kind string
 
 const (
-	Remove   Kind = "remove"  // a file or a tree
-	Empty    Kind = "empty"   // a file becomes empty, with its mode
-	Write    Kind = "write"   // a file gets new content
-	Command  Kind = "command" // a program is run
-	LockRoot Kind = "lock"    // root's password is locked
-	SSHD     Kind = "sshd"    // the agent's settings are removed from sshd's configuration
-	DelUser  Kind = "userdel" // an account with its home
-	StopUnit Kind = "stop"    // a service
+	Remove   Kind = "remove"   // a file or a tree
+	Empty    Kind = "empty"    // a file becomes empty, with its mode
+	Write    Kind = "write"    // a file gets new content
+	Edit     Kind = "edit"     // lines of a file are removed
+	Command  Kind = "command"  // a program is run
+	LockRoot Kind = "lock"     // root's password is locked
+	SSHD     Kind = "sshd"     // the agent's settings are removed from sshd's configuration
+	DelUser  Kind = "userdel"  // an account with its home
+	StopUnit Kind = "stop"     // a service
+	Later    Kind = "shutdown" // what is written until the machine is off is removed again
 )
 
 // An Action is one thing to do. It is plain data, for --plan and as JSON.
 type Action struct {
 	Kind    Kind     `json:"kind"`
+	Entry   string   `json:"entry,omitempty"` // of the table
+	Group   Group    `json:"group,omitempty"`
 	Path    string   `json:"path,omitempty"`
 	Content string   `json:"content,omitempty"`
+	Lines   []string `json:"lines,omitempty"` // that Edit removes
 	Args    []string `json:"args,omitempty"`
 	Why     string   `json:"why"`
+
+	change  func(text string) string
+	tools   [][]string // for Command: those to try, Args first
+	returns bool
 }
 
 func (a Action) String() string {
@@ -57,11 +69,45 @@ func (a Action) String() string {
 		return "stop " + a.Path
 	case Write:
 		return "write " + a.Path + ": " + a.Why
+	case Edit:
+		s := "edit " + a.Path + ": " + a.Why
+		if len(a.Lines) > 0 {
+			s += fmt.Sprintf(" (%q)", a.Lines)
+		}
+		return s
 	case Empty:
 		return "empty " + a.Path + ": " + a.Why
+	case Later:
+		return "remove again at shutdown what running programs write until then"
 	case Remove:
 	}
 	return "remove " + a.Path + ": " + a.Why
+}
+
+// A Kept is something of this machine that is not removed: it was configured
+// on purpose, or needs the tool of its owner.
+type Kept struct {
+	Entry string `json:"entry"`
+	Group Group  `json:"group"`
+	Harm  Harm   `json:"harm"`
+	Path  string `json:"path"`
+	Why   string `json:"why"`
+	Fix   string `json:"fix,omitempty"`
+}
+
+func (k Kept) String() string {
+	s := k.Path + " is kept: " + k.Why
+	if k.Fix != "" {
+		s += " (to do: " + k.Fix + ")"
+	}
+	return s
+}
+
+// A Planned is the result of Plan.
+type Planned struct {
+	Actions  []Action `json:"actions"`
+	Kept     []Kept   `json:"kept,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // about what could not be found out
 }
 
 // Options selects what is removed.
@@ -70,6 +116,11 @@ type Options struct {
 	LogDir  string               // logs of extensions, /var/log/azure
 	User    bool                 // the provisioned account as well
 	Service string               // the agent's unit, to be stopped first; empty: leave it
+	// Program is the absolute name of this program, which removes at shutdown
+	// what has been written again. Empty: nothing is done at shutdown.
+	Program string
+
+	hostKeys []string // that the sshd of the machine has named
 }
 
 // machine returns the machine that is cleaned.
@@ -77,187 +128,116 @@ func (o Options) machine(sys *provisioning.System) *provisioning.Machine {
 	return provisioning.NewMachine(sys, o.Machine, provisioning.Identity{})
 }
 
-// Plan lists what has to be done, in order. Warnings are texts about what it
-// could not find out.
-func Plan(r host.Root, o Options) (actions []Action, warnings []string) {
-	m := o.machine(&provisioning.System{Root: r})
-	if o.LogDir == "" {
-		o.LogDir = "/var/log/azure"
+// Plan lists what has to be done, in order.
+func Plan(r host.Root, o Options) Planned {
+	s := newSurvey(r, o, true)
+	var p Planned
+	systemd := r.Exists("/run/systemd/system")
+	if o.Service != "" && systemd {
+		p.Actions = append(p.Actions, Action{Kind: StopUnit, Group: Identity, Path: o.Service, Why: "it would write the state again"})
 	}
-	p := &planner{r: r}
-	if o.Service != "" && r.Exists("/run/systemd/system") {
-		p.add(Action{Kind: StopUnit, Path: o.Service, Why: "it would write the state again"})
+	if o.User && len(s.doomed) == 0 {
+		p.Warnings = append(p.Warnings, "no provisioned account found: neither "+s.m.Options.Lib+"/ovf-env.xml nor the agent's records name an existing account")
 	}
-	// First, because later actions remove files with the account's name, which
-	// a second run after an interrupted one would need.
-	if o.User {
-		users := p.users(m)
-		if len(users) == 0 {
-			warnings = append(warnings, "no provisioned account found: neither "+m.Options.Lib+"/ovf-env.xml nor the agent's records name an existing account")
-		}
-		for _, u := range users {
-			p.add(Action{Kind: DelUser, Path: u, Why: "provisioned account"})
-		}
-		if len(users) > 0 && !r.Exists(m.Options.Dir()) {
-			// The deletion of an account keeps notes in this directory.
-			p.add(Action{Kind: Remove, Path: m.Options.Dir(), Why: "state of this VM"})
-		}
-		p.glob(Remove, "sudo rights of the provisioned account", "/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/azure-init-user")
-	}
-	p.glob(Remove, "host key, must be different in each VM", m.Options.SSHDir+"/ssh_host_*key*")
-	p.leases()
-	p.hostName()
-	if m.Options.DeleteRootPassword {
-		if f, ok, err := r.PasswordField(m.Options.Shadow, "root"); err == nil && ok && !strings.HasPrefix(f, "*") && !strings.HasPrefix(f, "!") {
-			p.add(Action{Kind: LockRoot, Path: m.Options.Shadow, Why: "not used for logins"})
-		}
-	}
-	for _, f := range m.SSHDTraces() {
-		p.add(Action{Kind: SSHD, Path: f, Why: "password authentication of this VM"})
-	}
-	p.glob(Remove, "state of this VM", m.Options.Lib+"/*", m.Options.Lib+"/.[!.]*", "/run/azguest/*")
-	p.glob(Remove, "log", o.LogDir+"/*", "/var/log/waagent.log*", "/var/log/journal/*")
-	p.glob(Remove, "history", "/root/.bash_history", "/home/*/.bash_history")
-	p.identity()
-	p.cloudInit()
-	p.glob(Remove, "marker of azure-init", "/var/lib/azure-init/*")
-	p.glob(Remove, "firewall unit of the classic agent", "/etc/systemd/system/waagent-network-setup.service", "/usr/lib/systemd/system/waagent-network-setup.service", "/lib/systemd/system/waagent-network-setup.service")
-	p.glob(Remove, "limits of extensions", "/etc/systemd/system/azure-vmextensions*.slice", "/etc/systemd/system/*.service.d/11-Slice.conf", "/lib/systemd/system/*.service.d/11-Slice.conf")
-	p.resolvConf()
-	return p.out, warnings
-}
-
-type planner struct {
-	r   host.Root
-	out []Action
-}
-
-func (p *planner) add(a Action) {
-	if !slices.ContainsFunc(p.out, func(b Action) bool { return a.Kind == b.Kind && a.Path == b.Path && slices.Equal(a.Args, b.Args) }) {
-		p.out = append(p.out, a)
-	}
-}
-
-func (p *planner) glob(kind Kind, why string, patterns ...string) {
-	for _, pat := range patterns {
-		names, err := p.r.Glob(pat)
-		if err != nil {
+	stops := len(p.Actions)
+	tool := ""
+	for _, t := range s.all() {
+		if t.keep {
+			p.Kept = append(p.Kept, Kept{Entry: t.Name, Group: t.Group, Harm: t.Harm, Path: t.path, Why: t.Why, Fix: t.Fix})
 			continue
 		}
-		for _, n := range names {
-			if kind == Empty {
-				if fi, err := p.r.Stat(n); err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
-					continue
-				}
-			}
-			p.add(Action{Kind: kind, Path: n, Why: why})
+		if have := s.installed(t.Tools); len(have) > 0 && tool != t.Name {
+			tool = t.Name
+			p.Actions = append(p.Actions, Action{Kind: Command, Entry: t.Name, Group: t.Group, Args: have[0], Why: t.Why, tools: have})
 		}
+		p.Actions = append(p.Actions, t.action())
 	}
+	switch {
+	case len(p.Actions) == stops || o.Program == "" || r.Exists(shutdownUnit):
+	case systemd:
+		p.Actions = append(p.Actions, Action{Kind: Later, Group: Identity, Path: shutdownUnit, Why: "programs that run write some of it again"})
+	default:
+		p.Warnings = append(p.Warnings, "without systemd nothing is removed at shutdown: check the disk with \"image verify\" when the machine is off")
+	}
+	return p
 }
 
-// users returns the accounts to delete: those that the document or the agent's
-// ledger names, if they exist, and those whose removal was interrupted; never
-// root.
-func (p *planner) users(m *provisioning.Machine) []string {
-	var names []string
-	if b, err := p.r.ReadFile(m.Options.Lib + "/ovf-env.xml"); err == nil {
-		if env, err := ovf.Parse(b); err == nil {
-			names = append(names, strings.TrimSpace(env.UserName))
-		}
+func (t trace) action() Action {
+	kind := t.kind
+	if kind == "" {
+		kind = map[Act]Kind{Drop: Remove, Blank: Empty, Amend: Edit}[t.Act]
 	}
-	names = append(names, m.OwnUsers()...)
-	var out []string
-	for _, a := range m.HalfRemoved() {
-		out = append(out, a.Name)
-	}
-	for _, n := range names {
-		if a, ok, err := p.r.Account(n); err == nil && ok && a.UID != 0 && !slices.Contains(out, n) {
-			out = append(out, n)
+	return Action{Kind: kind, Entry: t.Name, Group: t.Group, Path: t.path, Content: t.content, Lines: t.lines, Why: t.Why, change: t.change, returns: t.Returns}
+}
+
+// installed returns the commands whose program is installed.
+func (s *survey) installed(tools [][]string) [][]string {
+	return slices.DeleteFunc(slices.Clone(tools), func(args []string) bool {
+		return !slices.ContainsFunc([]string{"/usr/bin/", "/usr/sbin/", "/usr/local/bin/", "/bin/", "/sbin/"}, func(dir string) bool { return s.exists(dir + args[0]) })
+	})
+}
+
+// all returns the traces of all entries, in the order of the table. What an
+// earlier entry removes is not listed again.
+func (s *survey) all() []trace {
+	removed := map[string]bool{}
+	var out []trace
+	for _, e := range Table() {
+		for _, t := range s.traces(e) {
+			if removed[t.path] {
+				continue
+			}
+			out = append(out, t)
+			removed[t.path] = !t.keep && (t.kind == Remove || t.kind == "" && t.Act == Drop)
 		}
 	}
 	return out
 }
 
-func (p *planner) leases() {
-	p.glob(Remove, "DHCP lease",
-		"/var/lib/dhclient/*", "/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/db/dhclient.leases.*",
-		"/var/lib/NetworkManager/dhclient-*.lease", "/var/lib/NetworkManager/internal-*.lease", "/run/systemd/netif/leases/*", "/var/lib/wicked/*")
-	p.glob(Remove, "DHCP identity of this VM", "/var/lib/NetworkManager/secret_key", "/etc/dhcpcd.duid", "/var/lib/dhcpcd/duid")
-	p.glob(Remove, "network interface names of this VM", "/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules")
-}
-
-// localName is the host name of an image.
-const localName = "localhost.localdomain\n"
-
-func (p *planner) hostName() {
-	if b, err := p.r.ReadFile("/etc/hostname"); err == nil {
-		if t := strings.TrimSpace(string(b)); t != "" && t+"\n" != localName && t != "localhost" {
-			p.add(Action{Kind: Write, Path: "/etc/hostname", Content: localName, Why: "host name of this VM"})
-		}
-	}
-	b, err := p.r.ReadFile("/etc/hosts")
-	if err != nil || !bytes.Contains(b, []byte("# azguest")) {
-		return
-	}
-	var out strings.Builder
-	for line := range strings.Lines(string(b)) {
-		if !strings.HasSuffix(strings.TrimSpace(line), "# azguest") {
-			out.WriteString(line)
-		}
-	}
-	if out.String() != string(b) {
-		p.add(Action{Kind: Write, Path: "/etc/hosts", Content: out.String(), Why: "host name of this VM"})
-	}
-}
-
-// identity adds data that machines must not share (machine-id(5),
-// random-seed).
-func (p *planner) identity() {
-	p.glob(Empty, "must be different in each VM", "/etc/machine-id")
-	if fi, err := p.r.Lstat("/var/lib/dbus/machine-id"); err == nil && fi.Mode().IsRegular() {
-		p.add(Action{Kind: Remove, Path: "/var/lib/dbus/machine-id", Why: "must be different in each VM"})
-	}
-	p.glob(Remove, "must be different in each VM", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/var/lib/seedrng/*")
-	p.glob(Empty, "KVP data of this VM", "/var/lib/hyperv/.kvp_pool_*")
-}
-
-// cloudInit adds a call of "cloud-init clean", or the removal of cloud-init's
-// state if cloud-init is no longer installed.
-func (p *planner) cloudInit() {
-	has := p.r.Exists("/usr/bin/cloud-init") || p.r.Exists("/usr/local/bin/cloud-init")
-	used := false
-	for _, d := range []string{"/var/lib/cloud/instance", "/var/lib/cloud/instances", "/var/lib/cloud/data", "/var/lib/cloud/sem", "/var/log/cloud-init.log"} {
-		used = used || p.r.Exists(d)
-	}
-	if !used {
-		return
-	}
-	if has {
-		p.add(Action{Kind: Command, Args: []string{"cloud-init", "clean", "--logs"}, Why: "so that cloud-init runs again on a new VM"})
-		return
-	}
-	p.glob(Remove, "state of cloud-init", "/var/lib/cloud/instance", "/var/lib/cloud/instances", "/var/lib/cloud/data", "/var/lib/cloud/sem", "/var/log/cloud-init*.log")
-}
-
-// resolvConf empties /etc/resolv.conf if it is a regular file. A link belongs
-// to resolved, resolvconf or NetworkManager.
-func (p *planner) resolvConf() {
-	const name = "/etc/resolv.conf"
-	fi, err := p.r.Lstat(name)
-	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
-		return
-	}
-	p.add(Action{Kind: Empty, Path: name, Why: "name servers of this network"})
-}
-
 // JSON encodes the plan.
-func JSON(actions []Action, warnings []string) ([]byte, error) {
-	if actions == nil {
-		actions = []Action{}
+func (p Planned) JSON() ([]byte, error) {
+	if p.Actions == nil {
+		p.Actions = []Action{}
 	}
-	b, err := json.MarshalIndent(struct {
-		Actions  []Action `json:"actions"`
-		Warnings []string `json:"warnings,omitempty"`
-	}{actions, warnings}, "", "  ")
+	b, err := json.MarshalIndent(p, "", "  ")
 	return append(b, '\n'), err
+}
+
+// WriteTo prints the plan for people: the actions, then what is kept, by group.
+func (p Planned) WriteTo(w io.Writer) (int64, error) {
+	var out strings.Builder
+	for _, text := range p.Warnings {
+		fmt.Fprintln(&out, "WARNING! "+text)
+	}
+	byGroup(&out, p.Actions, func(a Action) Group { return a.Group }, "This will:")
+	byGroup(&out, p.Kept, func(k Kept) Group { return k.Group }, "This is kept, and gets into the image:")
+	if len(p.Actions) == 0 {
+		fmt.Fprintln(&out, "Nothing to do.")
+	}
+	n, err := io.WriteString(w, out.String())
+	return int64(n), err
+}
+
+func byGroup[T fmt.Stringer](out *strings.Builder, list []T, group func(T) Group, title string) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(out, title)
+	list = slices.Clone(list)
+	order := map[Group]int{}
+	for _, x := range list {
+		if _, ok := order[group(x)]; !ok {
+			order[group(x)] = len(order)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b T) int { return cmp.Compare(order[group(a)], order[group(b)]) })
+	last := Group("")
+	for _, x := range list {
+		if g := group(x); g != last {
+			fmt.Fprintf(out, "\n%s\n", g)
+			last = g
+		}
+		fmt.Fprintf(out, "  %s\n", x)
+	}
+	fmt.Fprintln(out)
 }

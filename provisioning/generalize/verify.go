@@ -28,15 +28,31 @@ func Profiles() []Profile { return []Profile{Marketplace, CIS, Immutable} }
 
 // A Finding is something about an image that its author should know.
 type Finding struct {
+	// Code is stable: the name of an entry of the table, or one of VerifyCodes.
+	Code  string `json:"code"`
 	Fatal bool   `json:"fatal"` // the image must not be published like this
 	Path  string `json:"path,omitempty"`
 	Text  string `json:"text"`
+	Group Group  `json:"group,omitempty"` // of the table
+	Harm  Harm   `json:"harm,omitempty"`  // of the table
+	Fix   string `json:"fix,omitempty"`
+}
+
+// VerifyCodes are the codes of findings that are not in the table.
+func VerifyCodes() []string {
+	return []string{
+		"private-key", "authorized-keys-unread", "not-checked", "empty-password", "shared-password", "uid-0", "mode", "empty-passwords-allowed",
+		"client-alive-interval", "swap", "no-agent", "missing-directory", "state-in-usr", "sshd-config-link",
+	}
 }
 
 func (f Finding) String() string {
 	s := f.Text
 	if f.Path != "" {
 		s = f.Path + ": " + s
+	}
+	if f.Fix != "" {
+		s += " (to do: " + f.Fix + ")"
 	}
 	if f.Fatal {
 		return "FAIL " + s
@@ -56,11 +72,11 @@ func Verify(r host.Root, o Options, profile Profile) ([]Finding, error) {
 		return nil, errors.New("not a root file system: /etc or /usr is missing")
 	}
 	v := &verifier{r: r, m: o.machine(&provisioning.System{Root: r})}
-	actions, _ := Plan(r, o)
-	for _, a := range actions {
-		v.bad(a.Path, "%s", a.Why)
+	s := newSurvey(r, o, false)
+	for _, t := range s.all() {
+		v.out = append(v.out, Finding{Code: t.Name, Fatal: t.Harm != Stale, Path: t.path, Text: t.Why, Group: t.Group, Harm: t.Harm, Fix: t.Fix})
 	}
-	v.secrets()
+	v.secrets(s.homes)
 	v.accounts()
 	switch profile {
 	case Marketplace:
@@ -79,12 +95,17 @@ type verifier struct {
 	out []Finding
 }
 
-func (v *verifier) bad(path, format string, args ...any) {
-	v.out = append(v.out, Finding{Fatal: true, Path: path, Text: fmt.Sprintf(format, args...)})
+func (v *verifier) bad(code, path, format string, args ...any) {
+	v.out = append(v.out, Finding{Code: code, Fatal: true, Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
-func (v *verifier) note(path, format string, args ...any) {
-	v.out = append(v.out, Finding{Path: path, Text: fmt.Sprintf(format, args...)})
+func (v *verifier) note(code, path, format string, args ...any) {
+	v.out = append(v.out, Finding{Code: code, Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+// has reports whether there is a fault about a file already.
+func (v *verifier) has(path string) bool {
+	return slices.ContainsFunc(v.out, func(f Finding) bool { return f.Fatal && f.Path == path })
 }
 
 // Limits of the search for secrets: files below one directory of the image,
@@ -98,18 +119,27 @@ const (
 // secrets searches for private keys and tokens in the usual directories. The
 // image may have been changed by others and may be in use: links are not
 // followed, nothing is waited for, and files larger than a key are not read.
-func (v *verifier) secrets() {
+func (v *verifier) secrets(homes []string) {
 	left := int64(verifyBytes)
-	for _, top := range []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"} {
+	tops := []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"}
+	for _, h := range homes {
+		if h != "/root" && path.Dir(h) != "/home" {
+			tops = append(tops, h)
+		}
+	}
+	for _, top := range tops {
 		err := v.r.Walk(top, verifyFiles, func(rel string, in *host.Dir, fi fs.FileInfo, err error) error {
 			if err != nil || !fi.Mode().IsRegular() {
 				return nil //nolint:nilerr // a directory that can't be read is not a finding
 			}
 			name, base := path.Join(top, rel), path.Base(rel)
+			if v.has(name) {
+				return nil
+			}
 			keys := base == "authorized_keys" || base == "authorized_keys2"
 			if fi.Size() > secretSize {
 				if keys {
-					v.bad(name, "too large to check (%d bytes); it may allow logins to every VM of this image", fi.Size())
+					v.bad("authorized-keys-unread", name, "too large to check (%d bytes); it may allow logins to every VM of this image", fi.Size())
 				}
 				return nil
 			}
@@ -121,20 +151,20 @@ func (v *verifier) secrets() {
 			case err != nil:
 				return nil //nolint:nilerr // replaced or removed meanwhile
 			case keys && len(bytes.TrimSpace(b)) > 0:
-				v.bad(name, "allows logins to every VM of this image")
+				v.bad("authorized-keys", name, "allows logins to every VM of this image")
 			case !keys && looksSecret(b):
-				v.bad(name, "contains a private key")
+				v.bad("private-key", name, "contains a private key")
 			}
 			return nil
 		})
 		switch {
 		case errors.Is(err, host.ErrTooMany):
-			v.note(top, "only the first %d files were checked", verifyFiles)
+			v.note("not-checked", top, "only the first %d files were checked", verifyFiles)
 		case errors.Is(err, errEnough):
-			v.note(top, "not checked completely: more than %d MiB of small files", verifyBytes>>20)
+			v.note("not-checked", top, "not checked completely: more than %d MiB of small files", verifyBytes>>20)
 			return
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			v.note(top, "not checked: %v", err)
+			v.note("not-checked", top, "not checked: %v", err)
 		}
 	}
 }
@@ -154,7 +184,7 @@ func looksSecret(b []byte) bool {
 func (v *verifier) accounts() {
 	all, err := v.r.Accounts()
 	if err != nil {
-		v.note("/etc/passwd", "%v", err)
+		v.note("not-checked", "/etc/passwd", "%v", err)
 		return
 	}
 	for _, a := range all {
@@ -162,12 +192,12 @@ func (v *verifier) accounts() {
 		switch {
 		case err != nil || !ok:
 		case f == "":
-			v.bad(v.m.Options.Shadow, "%s can log in without a password", a.Name)
+			v.bad("empty-password", v.m.Options.Shadow, "%s can log in without a password", a.Name)
 		case strings.HasPrefix(f, "$") && a.Name != "root":
-			v.bad(v.m.Options.Shadow, "%s has the same password in every VM", a.Name)
+			v.bad("shared-password", v.m.Options.Shadow, "%s has the same password in every VM", a.Name)
 		}
 		if a.UID == 0 && a.Name != "root" {
-			v.bad("/etc/passwd", "%s has uid 0", a.Name)
+			v.bad("uid-0", "/etc/passwd", "%s has uid 0", a.Name)
 		}
 	}
 }
@@ -176,32 +206,32 @@ func (v *verifier) accounts() {
 func (v *verifier) marketplace() {
 	if s, ok := v.m.SSHDValue("ClientAliveInterval"); ok {
 		if n, err := strconv.Atoi(s); err != nil || n < 30 || n > 235 {
-			v.bad("", "sshd: ClientAliveInterval is %s, certification requires 30 to 235", s)
+			v.bad("client-alive-interval", "", "sshd: ClientAliveInterval is %s, certification requires 30 to 235", s)
 		}
 	} else {
-		v.note("", "sshd: ClientAliveInterval is not set; the agent sets it during provisioning")
+		v.note("client-alive-interval", "", "sshd: ClientAliveInterval is not set; the agent sets it during provisioning")
 	}
 	if b, err := v.r.ReadFile("/etc/fstab"); err == nil {
 		for line := range strings.Lines(string(b)) {
 			if f := strings.Fields(line); len(f) > 2 && f[0][0] != '#' && f[2] == "swap" {
-				v.bad("/etc/fstab", "swap on the OS disk")
+				v.bad("swap", "/etc/fstab", "swap on the OS disk")
 			}
 		}
 	}
 	if slices.ContainsFunc([]string{"/usr/sbin/azguest", "/usr/bin/azguest", "/usr/sbin/waagent", "/usr/bin/waagent"}, v.r.Exists) {
 		return
 	}
-	v.bad("", "no guest agent installed")
+	v.bad("no-agent", "", "no guest agent installed")
 }
 
 func (v *verifier) cis() {
 	for name, most := range map[string]fs.FileMode{"/etc/shadow": 0o640, "/etc/gshadow": 0o640, "/etc/passwd": 0o644, "/etc/ssh/sshd_config": 0o644} {
 		if fi, err := v.r.Stat(name); err == nil && fi.Mode().Perm()&^most != 0 {
-			v.bad(name, "mode is %04o, at most %04o is allowed", fi.Mode().Perm(), most)
+			v.bad("mode", name, "mode is %04o, at most %04o is allowed", fi.Mode().Perm(), most)
 		}
 	}
 	if s, ok := v.m.SSHDValue("PermitEmptyPasswords"); ok && strings.EqualFold(s, "yes") {
-		v.bad("", "sshd: PermitEmptyPasswords is on")
+		v.bad("empty-passwords-allowed", "", "sshd: PermitEmptyPasswords is on")
 	}
 	slices.SortFunc(v.out, func(a, b Finding) int { return strings.Compare(a.Path+a.Text, b.Path+b.Text) })
 }
@@ -211,13 +241,13 @@ func (v *verifier) cis() {
 func (v *verifier) immutable() {
 	for _, dir := range []string{"/var/lib", "/var/log", "/run"} {
 		if !v.r.Exists(dir) {
-			v.note(dir, "does not exist; the unit must create it")
+			v.note("missing-directory", dir, "does not exist; the unit must create it")
 		}
 	}
 	if names, err := v.r.Glob("/usr/lib/waagent/*.state"); err == nil && len(names) > 0 {
-		v.bad(names[0], "state in /usr")
+		v.bad("state-in-usr", names[0], "state in /usr")
 	}
 	if fi, err := v.r.Lstat("/etc/ssh/sshd_config"); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
-		v.note("/etc/ssh/sshd_config", "symbolic link; provisioning replaces it with a file unless drop-ins are supported")
+		v.note("sshd-config-link", "/etc/ssh/sshd_config", "symbolic link; provisioning replaces it with a file unless drop-ins are supported")
 	}
 }
