@@ -21,17 +21,26 @@ import (
 // ErrDeclined means that the user did not confirm.
 var ErrDeclined = errors.New("not confirmed, nothing changed")
 
+// errNamesAccount is why the agent's records are kept: a second run would not
+// know the account any more.
+var errNamesAccount = errors.New("kept, because it names the account that could not be deleted")
+
 // Apply applies the planned actions. An action that fails does not stop the
 // others; all failures are returned joined. done, which may be nil, is called
 // after each action.
 func Apply(ctx context.Context, sys *provisioning.System, o Options, actions []Action, done func(Action, error)) error {
 	m := o.machine(sys)
 	var errs []error
+	left := false // an account that could not be deleted
 	for _, a := range actions {
 		if err := context.Cause(ctx); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		err := apply(ctx, m, o, a)
+		err := errNamesAccount
+		if !left || a.Kind != Remove || a.Path != m.Options.Dir() {
+			err = apply(ctx, m, o, a)
+		}
+		left = left || a.Kind == DelUser && err != nil
 		if err != nil {
 			err = fmt.Errorf("%s: %w", a, err)
 			errs = append(errs, err)

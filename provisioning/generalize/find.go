@@ -159,6 +159,16 @@ func oldBootEntries(s *survey) []item {
 	return out
 }
 
+// dbusMachineID finds D-Bus's machine ID if it is a file; a link is to that of
+// the machine.
+func dbusMachineID(s *survey) []item {
+	const name = "/var/lib/dbus/machine-id"
+	if fi, err := s.r.Lstat(name); err != nil || !fi.Mode().IsRegular() {
+		return nil
+	}
+	return []item{{path: name}}
+}
+
 func sshdTraces(s *survey) []item {
 	var out []item
 	for _, f := range s.m.SSHDTraces() {

@@ -185,7 +185,7 @@ func machineEntries() []Entry {
 			Why: "must be different in each VM", Source: "machine-id(5), virt-sysprep machine-id",
 		},
 		{
-			Name: "dbus-machine-id", Group: Identity, Act: Drop, Harm: Shared, match: notBlank, Paths: []string{"/var/lib/dbus/machine-id"},
+			Name: "dbus-machine-id", Group: Identity, Act: Drop, Harm: Shared, find: dbusMachineID, Where: "`/var/lib/dbus/machine-id` if it is a regular file",
 			Why: "must be different in each VM", Source: "systemd: Building Images Safely",
 		},
 		{
