@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/config"
@@ -11,6 +12,7 @@ import (
 	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/provisioning"
+	"github.com/azguest/azguest/provisioning/access"
 	"github.com/azguest/azguest/provisioning/kvp"
 )
 
@@ -149,8 +151,13 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 		a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
 	}
 
-	later, doc, err := a.applyPlan(pctx, m, p)
+	later, doc, in, err := a.applyPlan(pctx, m, p)
 	told = p.told
+	var login access.Report
+	if err == nil {
+		login = a.checkLogin(pctx, m, in)
+		err = a.noWayIn(m, login, later)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // stopped; the next start continues from here
@@ -169,7 +176,11 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 	}
 	a.Log.Info().Dur("took", time.Since(start)).Str("media", doc.source()).Msg("machine provisioned")
 	a.live.note("provisioning", "done")
-	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, m.VM.ID, p.kind, time.Now()))
+	var extra []provisioning.Pair
+	if codes := login.Codes(); len(codes) > 0 {
+		extra = append(extra, provisioning.Pair{Key: "login", Value: strings.Join(codes, ",")})
+	}
+	a.tellKVP(ctx, provisioning.Success("azguest/"+a.Version, m.VM.ID, p.kind, time.Now(), extra...))
 	if told {
 		a.live.set(func(s *status.Snapshot) { s.Platform.Health = string(protocol.Ready) })
 		a.readySent()
@@ -182,19 +193,19 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 }
 
 // applyPlan reads the provisioning document, makes the plan and applies it. It
-// returns the steps that are left for after Ready.
-func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool) (later []provisioning.Step, from *origin, err error) {
+// returns the steps that are left for after Ready, and what was ordered.
+func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool) (later []provisioning.Step, from *origin, in provisioning.Input, err error) {
 	if m.Options.RegenerateHostKeys {
 		// Made early: sshd starts at the same time and needs a host key.
 		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
 	facts, err := m.Gather(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, in, err
 	}
 	in, doc, err := a.finalInput(ctx, m, p)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, in, err
 	}
 	if p.kind != provisioning.PPSNone && m.HostKeys != nil {
 		// Copies of a saved VM must not share host keys.
@@ -214,17 +225,17 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	}
 	steps, err := provisioning.Plan(in, facts, m.Options)
 	if err != nil {
-		return nil, from, err
+		return nil, from, in, err
 	}
 	now, later := provisioning.Split(steps)
 	journal, err := m.OpenJournal()
 	if err != nil {
-		return nil, from, err
+		return nil, from, in, err
 	}
 	a.showSteps(steps)
 	res, err := m.Apply(ctx, now, journal, a.observe)
 	a.incomplete(m, res.Warnings)
-	return later, from, err
+	return later, from, in, err
 }
 
 // origin is where the provisioning data came from; nil means the instance

@@ -17,9 +17,16 @@ import (
 // checkTime is the time limit for all checks of one doctor request.
 const checkTime = 5 * time.Second
 
+// doctorLoginTime is the time limit for the check of the log-in, which runs
+// meanwhile. agentctl waits longer.
+const doctorLoginTime = 20 * time.Second
+
 // doctor probes the platform's services now and returns its findings. It
 // changes nothing, but a failed probe counts as a failure of that endpoint.
 func (a *Agent) doctor(ctx context.Context) status.Response {
+	login := make(chan []doctor.Finding, 1)
+	// wait: doctorLoginTime is its bound
+	go func() { login <- a.loginFindings(ctx) }()
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	n := doctor.Network{}
@@ -37,7 +44,8 @@ func (a *Agent) doctor(ctx context.Context) status.Response {
 		defer rcancel()
 		n.Rules = a.blockingRules(rctx)
 	}
-	data, err := json.Marshal(n.Findings())
+	// wait: doctorLoginTime is its bound
+	data, err := json.Marshal(append(n.Findings(), <-login...))
 	if err != nil {
 		return status.Response{Error: err.Error()}
 	}

@@ -61,9 +61,8 @@ func (m *Machine) ForgetSSHD() error {
 func (m *Machine) ForgetSudo(user string) error {
 	r, o := m.Root, m.Options
 	return errors.Join(
-		forgetLines(r, path.Join(o.SudoersDir, "waagent"), 0o440, func(f []string) bool {
-			return len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL")
-		}),
+		forgetLines(r, path.Join(o.SudoersDir, "waagent"), 0o440, func(f []string) bool { return sudoLine(f, user) }),
+		forgetLines(r, path.Join(o.SudoersDir, lastFile), 0o440, func(f []string) bool { return sudoLine(f, user) }),
 		forgetLines(r, path.Join(doasDir, doasFile), 0o600, func(f []string) bool { return doasRule(f, user) }))
 }
 

@@ -66,7 +66,7 @@ func JITSteps(want []JITUser, f Facts, o Options, now time.Time) (steps []Step, 
 			}
 			// The ledger is only for the account of the provisioning document.
 			acct.Ledger = ""
-			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o).(SetPassword)}
+			s := AddJIT{Account: acct, Expires: u.Expires.UTC(), Password: planPassword(in, f, o)}
 			if sudo, ok := planSudo(in, f, o); ok {
 				s.Sudo = sudo.(Sudo)
 			}

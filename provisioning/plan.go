@@ -119,7 +119,9 @@ func Plan(in Input, f Facts, o Options) ([]Step, error) {
 		add(SetHostName{Name: name, Old: f.HostName, Hosts: !f.ResolvesSelf, Record: path.Join(o.Lib, "published_hostname"), Restorecon: f.Restorecon})
 	}
 	add(acct)
-	add(planPassword(in, f, o))
+	pw := planPassword(in, f, o)
+	pw.Given = true
+	add(pw)
 	if s, ok := planSudo(in, f, o); ok {
 		add(s)
 	}
@@ -260,7 +262,7 @@ func isSystem(a host.Account, f Facts, o Options) bool {
 	return !forPeople
 }
 
-func planPassword(in Input, f Facts, o Options) Step {
+func planPassword(in Input, f Facts, o Options) SetPassword {
 	s := SetPassword{
 		User: in.UserName, Shadow: o.Shadow, Chpasswd: f.Chpasswd != "",
 		Spare: in.DisablePasswordAuth != nil && *in.DisablePasswordAuth && len(in.Keys) > 0,

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
@@ -14,8 +15,8 @@ import (
 
 // SetPassword sets the user's password, byte for byte as given. Without a
 // password it makes sure that the account is not locked: a password field that
-// is empty or "!" becomes "*", which matches no password and with which every
-// sshd accepts keys.
+// is empty or begins with "!" becomes "*", which matches no password and with
+// which every sshd accepts keys.
 type SetPassword struct {
 	User     string
 	Password host.Secret
@@ -25,6 +26,9 @@ type SetPassword struct {
 	Salt     int    // characters
 	Chpasswd bool
 	Shadow   string
+	// Given means that the document gives the account to the person: what
+	// else keeps them out of it is undone, see open.
+	Given bool
 }
 
 // ID implements Step.
@@ -45,6 +49,40 @@ func (s SetPassword) Apply(ctx context.Context, m *Machine) error {
 	bad := func(err error) error {
 		return fail(CodePassword, "failed to provision password", err, Pair{"user", s.User})
 	}
+	if err := s.set(ctx, m, bad); err != nil {
+		return err
+	}
+	if s.Given {
+		if err := s.open(ctx, m); err != nil {
+			return bad(err)
+		}
+	}
+	return nil
+}
+
+// open undoes what else closes an account that the document gives to a person:
+// an expiry, a change of the password that is due, failures that the image
+// brought along, and, where nobody has a password, its age.
+func (s SetPassword) open(ctx context.Context, m *Machine) error {
+	if _, local, err := m.Root.Account(s.User); err != nil || !local {
+		return err
+	}
+	if err := m.Root.OpenAccount(ctx, s.Shadow, s.User, s.Password.Empty() && !s.Keep); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/run/faillock", "/var/run/faillock", "/var/lib/faillock"} {
+		if m.Root.Exists(path.Join(dir, s.User)) {
+			_, err := m.Run.Run(ctx, host.Cmd{Name: "faillock", Args: []string{"--dir", m.Root.Path(dir), "--user", s.User, "--reset"}, Timeout: toolTimeout})
+			if err != nil {
+				m.Log.Debug().Err(err).Str("user", s.User).Msg("could not reset failures to log in")
+			}
+		}
+	}
+	return nil
+}
+
+// set sets the password, or leaves the account without one.
+func (s SetPassword) set(ctx context.Context, m *Machine, bad func(error) error) error {
 	if s.Keep {
 		return nil
 	}
@@ -53,7 +91,7 @@ func (s SetPassword) Apply(ctx context.Context, m *Machine) error {
 		return bad(err)
 	}
 	if s.Password.Empty() {
-		if found && strings.Trim(have, "!") != "" {
+		if found && have != "" && !strings.HasPrefix(have, "!") {
 			return nil // "*", or a password set in the image
 		}
 		return s.put(ctx, m, "*", bad)

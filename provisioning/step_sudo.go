@@ -74,7 +74,50 @@ func (s Sudo) Apply(ctx context.Context, m *Machine) error {
 		}
 	}
 	m.restorecon(ctx, s.Restorecon, s.Dir+"/waagent")
+	if err := s.last(ctx, m); err != nil {
+		return bad(err)
+	}
 	return nil
+}
+
+// lastFile is read after every other file of sudoers.d, and the last rule that
+// matches decides.
+const lastFile = "zzzz-azguest"
+
+// last asks sudo whether the rule has its effect. If not, because the image
+// asks for root's password (Defaults targetpw) or a later file for the
+// person's, the rule is repeated in a file that is read last. Where that does
+// not help either, it is removed again, and the check after provisioning says
+// why (package access).
+func (s Sudo) last(ctx context.Context, m *Machine) error {
+	p, _, err := m.Person(ctx, s.User)
+	if err != nil || which(m.Root, "sudo") == "" {
+		return nil //nolint:nilerr // there is nobody to ask as; the check says so
+	}
+	if a := m.askSudo(ctx, p, !s.NoPassword); a.OK || a.Silent {
+		return nil
+	}
+	name := path.Join(s.Dir, lastFile)
+	old, err := m.Root.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	rest := linesWithout(string(old), func(f []string) bool { return sudoLine(f, s.User) })
+	next := sudoersWith(rest+"Defaults:"+sudoersName(s.User)+" !targetpw, !rootpw, !runaspw, !requiretty\n", s.User, s.NoPassword)
+	if err := s.replace(ctx, m, name, string(old), next, 0o440); err != nil {
+		return err
+	}
+	m.restorecon(ctx, s.Restorecon, name)
+	if a := m.askSudo(ctx, p, !s.NoPassword); !a.OK && !a.Silent {
+		m.Log.Debug().Str("user", s.User).Str("answer", a.Why).Msg("sudo does not follow a rule in the last file either")
+		return forgetLines(m.Root, name, 0o440, func(f []string) bool { return sudoLine(f, s.User) })
+	}
+	return nil
+}
+
+// sudoLine reports whether a line of sudoers is the user's, as Sudo writes it.
+func sudoLine(f []string, user string) bool {
+	return len(f) > 1 && ((f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL") || f[0] == "Defaults:"+sudoersName(user))
 }
 
 // replace checks the text with visudo before it becomes the file: sudo

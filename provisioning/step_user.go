@@ -3,6 +3,7 @@ package provisioning
 import (
 	"context"
 	"errors"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,9 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 		// is made.
 		return nil
 	}
+	if err := s.mendShell(ctx, m, acct); err != nil {
+		return bad(err)
+	}
 	if slices.Contains(ours.Users, s.Name) {
 		if err := mendHome(m.Root, acct, s.HomeDir, cut); err != nil {
 			return bad(err)
@@ -80,6 +84,36 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 	}
 	m.restorecon(ctx, s.Restorecon, "-R", acct.Home)
 	return nil
+}
+
+// mendShell gives an account that the document gives to a person a shell, if
+// its own refuses log-ins (an account of the image that was closed, or a
+// default of useradd).
+func (s CreateUser) mendShell(ctx context.Context, m *Machine, acct host.Account) error {
+	if !refusesLogins(m.Root, acct.Shell) {
+		return nil
+	}
+	for _, sh := range append([]string{s.Shell, "/bin/bash", "/usr/bin/bash"}, append(shells(m.Root), "/bin/sh")...) {
+		if sh != "" && !refusesLogins(m.Root, sh) {
+			m.Log.Info().Str("user", s.Name).Str("was", acct.Shell).Str("shell", sh).Msg("account gets a shell for log-ins")
+			return m.Root.SetShell(ctx, s.Name, sh)
+		}
+	}
+	return nil
+}
+
+// refusesLogins reports whether a shell is none: it is not there, cannot be
+// run, or is one of the programs that end at once.
+func refusesLogins(r host.Root, shell string) bool {
+	if shell == "" {
+		return false // means /bin/sh
+	}
+	switch path.Base(shell) {
+	case "nologin", "false", "true", "sync", "halt", "shutdown", "poweroff", "git-shell", "scponly":
+		return true
+	}
+	fi, err := r.Stat(shell)
+	return err != nil || fi.IsDir() || fi.Mode()&0o111 == 0
 }
 
 // create runs the tool that makes the account, with the given uid if it is not

@@ -22,7 +22,8 @@ func (a *app) doctorCmd() *cobra.Command {
 		Use: "doctor [network]", Short: "Find problems on this machine", Args: cobra.MaximumNArgs(1),
 		ValidArgs: []string{"network"},
 		Long: `doctor checks files, mounts, processes, the configuration and the last status,
-and asks a running agent to test the connections to the platform (root only).
+and asks a running agent to test the connections to the platform, and whether
+the person for whom the machine was made can log in and become root (root only).
 It changes nothing, opens no network connections itself, and works even when the
 agent is down. With the argument network, it shows only the checks of the
 connections to the platform: for each endpoint whether it answers, how fast, and
@@ -83,12 +84,12 @@ Exit code 0: no problems; 1: warnings; 2: errors.`,
 	return c
 }
 
-// askAround asks the agent to check the network.
+// askAround asks the agent to check the network and the log-in.
 func (a *app) askAround(ctx context.Context, life status.Life) []doctor.Finding {
 	if !life.Running {
 		return nil // reported by another check
 	}
-	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	r, err := status.Call(ctx, a.paths().Socket, status.Request{Op: status.OpDoctor})
 	if err == nil && !r.OK {

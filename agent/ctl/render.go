@@ -431,11 +431,36 @@ func (v view) provisionRow() row {
 			r.more = append(r.more, line)
 		}
 	}
+	r.more = append(r.more, v.login(p.Login)...)
 	st := status.OK
 	if p.State == status.ProvFailed {
 		st = status.Error
 	}
 	return v.problem(r, p.Problem, st)
+}
+
+// login shows whether the person can get in; nothing if all is well.
+func (v view) login(l *status.Login) []string {
+	if l == nil || len(l.Findings) == 0 {
+		return nil
+	}
+	var ways []string
+	for _, w := range l.Ways {
+		word := "shut"
+		if w.Open {
+			word = "open"
+		}
+		ways = append(ways, w.Name+" "+word)
+	}
+	out := []string{clean("log-in of " + l.User + ": " + strings.Join(ways, ", "))}
+	for _, f := range l.Findings {
+		line := f.Code + " "
+		out = append(out, line+v.cut(clean(cmp.Or(f.Evidence, meaning(f.Code))), len(line)))
+		if f.Fix != "" {
+			out = append(out, "  fix: "+v.cut(clean(f.Fix), 7))
+		}
+	}
+	return out
 }
 
 func (v view) lastChange(w io.Writer) {

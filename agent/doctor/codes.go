@@ -72,6 +72,26 @@ func Codes() []Code {
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform allows.", "A step or the provisioning medium was slow.", "agentctl status shows how long each step took"},
 		{"AZ-VM-CLONED", "The machine was provisioned with another VM ID.", "The disk was copied from another machine without deprovisioning.", "run waagent -deprovision+user before capturing an image; a machine that has a provisioning medium is provisioned again at the next start of the agent"},
 
+		// Whether the person for whom the machine was made can get in.
+		{"AZ-LOGIN-NAME", "The name of the machine's user is no account, or means two.", "/etc/nsswitch.conf does not read /etc/passwd, or a directory service has the same name.", "getent passwd USER; put files first in the line passwd: of /etc/nsswitch.conf"},
+		{"AZ-LOGIN-ACCOUNT", "The account has expired or is closed.", "The image sets a date of expiry or closes accounts with old passwords.", "chage -E -1 -I -1 USER"},
+		{"AZ-LOGIN-CHANGE", "The password must be changed before a log-in, now or soon.", "The image sets an age of passwords, which also applies to users who log in with a key and have none.", "chage -d \"$(date +%F)\" USER, and for a user without a password: chage -M -1 USER"},
+		{"AZ-LOGIN-LOCKED", "The account is locked, or no password matches.", "It was locked in the image or after failures (faillock), or it has no password.", "passwd USER, usermod -p '*' USER or faillock --user USER --reset; agentctl status has the one that helps"},
+		{"AZ-LOGIN-SHELL", "The user's shell does not run a command.", "It is nologin or false, was removed, or ends with an error.", "usermod -s /bin/sh USER"},
+		{"AZ-LOGIN-DENIED", "The SSH server does not let this user in.", "AllowUsers, AllowGroups, DenyUsers, DenyGroups or PermitRootLogin of the image.", "agentctl status names the line; usermod -aG GROUP USER, or change it"},
+		{"AZ-LOGIN-METHOD", "The SSH server does not accept the way of logging in that the VM was made with.", "PubkeyAuthentication, PasswordAuthentication or AuthenticationMethods of the image, perhaps in a Match block.", "sshd -T -C user=USER,host=h,addr=203.0.113.1,laddr=10.0.0.4,lport=22 shows the values"},
+		{"AZ-LOGIN-KEYTYPE", "The SSH server does not accept this kind of key.", "PubkeyAcceptedAlgorithms, RequiredRSASize or a policy of cryptography (FIPS).", "create the VM with another key: ssh-keygen -t ecdsa"},
+		{"AZ-LOGIN-KEYFILE", "The SSH server does not find the key, or refuses its file.", "AuthorizedKeysFile names another file, the user cannot read it, or others can write to it or to the home (StrictModes).", "agentctl status names the file and what is wrong with it"},
+		{"AZ-LOGIN-REVOKED", "The list of revoked keys is missing, so every key is refused.", "RevokedKeys names a file that the image does not have.", "install -m 600 /dev/null FILE"},
+		{"AZ-LOGIN-SESSION", "A log-in gets no shell, or not as usual.", "ForceCommand, ChrootDirectory, PermitTTY, MaxSessions, or command= in front of the key.", "agentctl status names the setting"},
+		{"AZ-LOGIN-PAM", "A module of PAM refuses log-ins, or may.", "access.conf, a list of users, a second factor or a module that is missing.", "agentctl status names the line"},
+		{"AZ-LOGIN-NOLOGIN", "The machine refuses all users but root.", "/etc/nologin was left in the image, or the boot has not come to systemd-user-sessions.service.", "rm /etc/nologin; systemctl list-jobs"},
+		{"AZ-LOGIN-ROOT", "The user cannot become root.", "sudo is missing, is not setuid, does not read the rule, or another rule decides.", "as root: sudo -l -U USER; visudo -c"},
+		{"AZ-LOGIN-SERVER", "No SSH server listens.", "It is not installed, not enabled, masked or does not start.", "systemctl enable --now ssh.service or sshd.service; journalctl -u ssh -u sshd"},
+		{"AZ-LOGIN-SSHD", "The SSH server refuses its configuration.", "A line of sshd_config is not valid; the running server may still use an older one.", "sshd -t"},
+		{"AZ-LOGIN-REFUSED", "The SSH server refuses the user's key, for a reason that is not known.", "An option of the key, a list of revoked keys or a policy.", "set LogLevel DEBUG1 in sshd_config, reload sshd, try again; journalctl -u ssh -u sshd"},
+		{"AZ-LOGIN-NONE", "Nobody can log in with what the VM was made with.", "Every way is shut; the other findings say why.", "reset the access with VMAccess, or use run-command or the serial console"},
+
 		// The connection to the platform.
 		{"AZ-NET-NOROUTE", "There is no route to the platform address.", "No interface is up, or DHCP gave no default route.", "ip route get 168.63.129.16; networkctl status"},
 		{"AZ-NET-WIRESERVER", "The WireServer (168.63.129.16:80) does not answer.", "A firewall rule on this machine drops the traffic, a proxy intercepts it, or the host is busy.", "run nft list ruleset and iptables -t security -S as root; allow root to connect to 168.63.129.16 on ports 80 and 32526"},

@@ -74,8 +74,34 @@ func checks() []check {
 		{"names", checkDNS},
 		{"cgroups", checkCgroups},
 		{"identity", checkIdentity},
+		{LoginCheck, checkLogin},
 		{"snapshot", checkSnapshot},
 	}
+}
+
+// LoginCheck is the name of the check whether the person for whom the machine
+// was made can log in. The agent makes it, because it asks programs; without
+// it, what it found last is shown.
+const LoginCheck = "log-in"
+
+func checkLogin(e Env) []Finding {
+	l := e.Snapshot.Provisioning.Login
+	if l == nil {
+		return nil
+	}
+	var out []Finding
+	for _, f := range l.Findings {
+		found := warn(f.Code, "%s, when checked at %s", cmp.Or(f.Evidence, "found by the agent"), l.At.Format(time.DateTime))
+		if len(f.Shuts) > 0 {
+			found.State = status.Error
+		}
+		found.Fix = f.Fix
+		out = append(out, found)
+	}
+	if len(out) == 0 {
+		return one(ok("%s could log in, when checked at %s", l.User, l.At.Format(time.DateTime)))
+	}
+	return out
 }
 
 // Run runs all checks and returns their findings, worst first, else in the
@@ -103,11 +129,12 @@ func Run(ctx context.Context, e Env) []Finding {
 }
 
 // merge adds the findings of the agent. They replace those from its snapshot
-// about the same endpoint.
+// about the same endpoint, and about the log-in.
 func merge(found, fresh []Finding) []Finding {
 	now := map[string]bool{}
 	for _, f := range fresh {
 		now["endpoint "+f.Check] = true
+		now[f.Check] = now[f.Check] || f.Check == LoginCheck
 	}
 	found = slices.DeleteFunc(found, func(f Finding) bool { return now[f.Check] })
 	return append(found, fresh...)

@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +28,10 @@ type Kernel struct {
 	RemoveIPC func(uid int) error
 	// InSession reports whether this process works in a session of the user.
 	InSession func(uid int) bool
+	// DialSelf connects to a TCP port of this machine, given as host:port. In
+	// place of an unspecified host it takes an address by which others reach
+	// the machine, if there is one.
+	DialSelf func(ctx context.Context, addr string) (net.Conn, error)
 	// Links listens to link events from now on; see OpenLinks.
 	Links func() (next func(context.Context) ([]LinkEvent, error), end func(), err error)
 	// Routes listens to changes of addresses and routes from now on; see
@@ -48,6 +54,7 @@ func LinuxKernel() Kernel {
 		EndProcesses: process.EndUser,
 		RemoveIPC:    process.RemoveIPC,
 		InSession:    process.InSession,
+		DialSelf:     dialSelf,
 		Links: func() (func(context.Context) ([]LinkEvent, error), func(), error) {
 			l, err := OpenLinks()
 			if err != nil {
@@ -67,4 +74,38 @@ func LinuxKernel() Kernel {
 			return next, func() { _ = l.Close() }, nil
 		},
 	}
+}
+
+// dialSelf is Kernel.DialSelf.
+func dialSelf(ctx context.Context, addr string) (net.Conn, error) {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("connect to this machine: %w", err)
+	}
+	if ap.Addr().IsUnspecified() {
+		ap = netip.AddrPortFrom(ownAddress(ap.Addr().Is4()), ap.Port())
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", ap.String())
+	if err != nil {
+		return nil, fmt.Errorf("connect to this machine: %w", err)
+	}
+	return conn, nil
+}
+
+// ownAddress returns a private IPv4 address of the machine, else the loopback
+// address of the family.
+func ownAddress(v4 bool) netip.Addr {
+	if !v4 {
+		return netip.IPv6Loopback()
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err == nil {
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsPrivate() {
+				return p.Addr()
+			}
+		}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,28 @@ type Cmd struct {
 	Dir     string
 	Stdin   []byte // never logged
 	Timeout time.Duration
+	As      *Person // whose process it is; nil: the agent's own user
+}
+
+// A Person is a user as whom a command runs, with the rights that a log-in
+// would have.
+type Person struct {
+	Name     string
+	UID, GID int
+	Groups   []int // supplementary
+	Home     string
+}
+
+func (p *Person) credential() *syscall.Credential {
+	c := &syscall.Credential{Uid: uint32(p.UID), Gid: uint32(p.GID)}
+	for _, g := range p.Groups {
+		c.Groups = append(c.Groups, uint32(g))
+	}
+	return c
+}
+
+func (p *Person) env() []string {
+	return []string{"HOME=" + p.Home, "USER=" + p.Name, "LOGNAME=" + p.Name}
 }
 
 // String is the command line for a log; Stdin is not part of it.
@@ -92,10 +115,15 @@ func (Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	cmd := exec.CommandContext(ctx, path, c.Args...)
 	cmd.Dir = c.Dir
 	cmd.Env = Environ(os.Environ(), c.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c.As != nil {
+		cmd.Env = append(cmd.Env, c.As.env()...)
+		cmd.Dir = cmp.Or(c.Dir, "/")
+		cmd.SysProcAttr.Credential = c.As.credential()
+	}
 	cmd.Stdin = bytes.NewReader(c.Stdin)
 	var out, errw capped // bounded, and read while a process that is given up may still write
 	cmd.Stdout, cmd.Stderr = &out, &errw
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// A grandchild that keeps the pipe must not hold us up (handlers do that).
 	cmd.WaitDelay = pipeTime

@@ -253,6 +253,63 @@ func (r Root) LockAccount(ctx context.Context, shadow, name, shell string) error
 		}))
 }
 
+// OpenAccount undoes what the dates of an account (shadow(5)) keep a person
+// from: it does not expire, and its password need not be changed before the
+// first log-in. Without a password (ageless) there is nothing to change ever,
+// so it has no age. Other fields stay.
+func (r Root) OpenAccount(ctx context.Context, shadow, name string, ageless bool) error {
+	unlock, err := r.LockAccounts(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.editColons(shadow, func(f []string) []string {
+		if f[0] == name && len(f) > 7 {
+			openDates(f, ageless, time.Now())
+		}
+		return f
+	})
+}
+
+// openDates changes the fields of a line of shadow(5).
+func openDates(f []string, ageless bool, now time.Time) {
+	const changed, limit, inactive, until = 2, 4, 6, 7
+	today := now.Unix() / 86400
+	day := func(s string) int64 {
+		if n, err := strconv.ParseInt(s, 10, 32); err == nil {
+			return n
+		}
+		return -1
+	}
+	f[until] = ""
+	if most := day(f[limit]); ageless && most >= 0 && most < 10_000 {
+		f[limit], f[inactive] = "", ""
+	}
+	most := day(f[limit])
+	if last := day(f[changed]); last == 0 || last > 0 && most >= 0 && today-last > most {
+		// A clock that is not set yet must not make it the day 0, which is the
+		// order to change the password.
+		if f[changed] = ""; today > 365 {
+			f[changed] = strconv.FormatInt(today, 10)
+		}
+	}
+}
+
+// SetShell gives an account another log-in shell.
+func (r Root) SetShell(ctx context.Context, name, shell string) error {
+	unlock, err := r.LockAccounts(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.editColons("/etc/passwd", func(f []string) []string {
+		if f[0] == name && len(f) > 6 {
+			f[6] = shell
+		}
+		return f
+	})
+}
+
 // ForgetAccount removes the remaining entries of an account that is no longer
 // in /etc/passwd from the other files: the tool that removed it was
 // interrupted, or leaves some of them. The group of the account is removed if

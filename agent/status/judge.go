@@ -99,6 +99,11 @@ func (s Snapshot) Worries() []Worry {
 		add(c.Problem, "certificate "+c.Thumbprint, c.Message)
 	}
 	add(s.Provisioning.Problem, "provisioning", s.Provisioning.Error)
+	if l := s.Provisioning.Login; l != nil {
+		for _, f := range l.Findings {
+			add(f.Problem, "log-in of "+l.User, f.Evidence)
+		}
+	}
 	add(s.Policy.Problem, "policy", strings.Join(s.Policy.Denied, ", "))
 	add(s.Clock.Problem, "clock", "")
 	add(s.Telemetry.Problem, "telemetry", s.Telemetry.Error)

@@ -221,6 +221,29 @@ type Provisioning struct {
 	Waiting  string    `json:"waiting,omitempty" see:"line"`
 	Error    string    `json:"error,omitempty" see:"root"`
 	Steps    []Step    `json:"steps,omitempty"`
+	Login    *Login    `json:"login,omitempty"` // nil: not checked
+}
+
+// Login says whether the person for whom the machine was made can get in, as
+// checked after provisioning, and again by agentctl doctor.
+type Login struct {
+	At       time.Time      `json:"at,omitzero"`
+	User     string         `json:"user"`
+	Ways     []LoginWay     `json:"ways"`
+	Findings []LoginFinding `json:"findings,omitempty"`
+}
+
+// LoginWay is one way that the person was given: key, password, root.
+type LoginWay struct {
+	Name string `json:"name"`
+	Open bool   `json:"open"`
+}
+
+// LoginFinding is something that keeps the person out, or may.
+type LoginFinding struct {
+	Problem
+	Shuts    []string `json:"shuts,omitempty"`
+	Evidence string   `json:"evidence,omitempty" see:"root"` // answers of programs
 }
 
 // Step is one provisioning step. Name holds no secret.

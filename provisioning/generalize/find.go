@@ -37,7 +37,7 @@ func provisionedAccounts(s *survey) []item {
 		// The deletion of an account keeps notes in this directory.
 		out = append(out, item{path: dir, kind: Remove, why: "state of this VM"})
 	}
-	for _, p := range []string{"{sudoers}/90-cloud-init-users", "{sudoers}/azure-init-user"} {
+	for _, p := range []string{"{sudoers}/90-cloud-init-users", "{sudoers}/azure-init-user", "{sudoers}/zzzz-azguest"} {
 		for _, n := range s.expand(p) {
 			out = append(out, item{path: n, kind: Remove, why: "sudo rights of the provisioned account"})
 		}

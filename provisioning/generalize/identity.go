@@ -96,12 +96,12 @@ func concat(lists ...[]Entry) (out []Entry) {
 func accountEntries() []Entry {
 	return []Entry{
 		{
-			Name: "provisioned-account", Where: "the provisioned accounts with their homes; with them `{sudoers}/90-cloud-init-users` and `azure-init-user`", Group: Accounts, Act: Drop, Harm: Shared, find: provisionedAccounts,
+			Name: "provisioned-account", Where: "the provisioned accounts with their homes; with them `{sudoers}/90-cloud-init-users`, `azure-init-user` and `zzzz-azguest`", Group: Accounts, Act: Drop, Harm: Shared, find: provisionedAccounts,
 			Why: "provisioned account", Source: "WALinuxAgent deprovision+user",
 		},
 		{
 			Name: "sudo-rule", Group: Accounts, Act: Amend, Harm: Shared, edit: withoutGoneSudoers,
-			Paths: []string{"{sudoers}/90-cloud-init-users", "{sudoers}/azure-init-user", "{sudoers}/waagent"},
+			Paths: []string{"{sudoers}/90-cloud-init-users", "{sudoers}/azure-init-user", "{sudoers}/waagent", "{sudoers}/zzzz-azguest"},
 			Why:   "sudo rights of an account that does not exist", Source: "WALinuxAgent issue 631",
 		},
 		{

@@ -28,7 +28,7 @@ const module = "github.com/azguest/azguest/"
 var may = map[string][]string{
 	"agent": {
 		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/secret", "agent/status", "agent/update",
-		"ovf/...", "protocol/...", "provisioning", "provisioning/disk", "provisioning/kvp", "extensions/...",
+		"ovf/...", "protocol/...", "provisioning", "provisioning/access", "provisioning/disk", "provisioning/kvp", "extensions/...",
 	},
 	"agent/cmd/azguest":  {"agent", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool", "agent/version"},
 	"agent/cmd/agentctl": {"agent/ctl"},
