@@ -54,7 +54,7 @@ func (s SetPassword) Apply(ctx context.Context, m *Machine) error {
 	}
 	if s.Given {
 		if err := s.open(ctx, m); err != nil {
-			return bad(err)
+			return warn(CodePassword, "open the account: %w", err)
 		}
 	}
 	return nil
