@@ -180,9 +180,9 @@ func (f fetcher) Manifest(ctx context.Context, uris []secret.URL) (protocol.Mani
 	return *m, nil
 }
 
-func (f fetcher) Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
+func (f fetcher) Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, digest string) error) (string, error) {
 	// The engine uses absolute paths, the client uses paths below the root.
-	return f.Client.Package(ctx, v.URIs, m.From, strings.TrimPrefix(dst, f.root.Path("")), limit)
+	return f.Client.Package(ctx, v.URIs, m.From, strings.TrimPrefix(dst, f.root.Path("")), limit, check)
 }
 
 // newManager makes the extension engine.
@@ -199,6 +199,7 @@ func (a *Agent) newManager() *extensions.Manager {
 		Verify: trust{a.Root, e.TrustRoots, a.cfg.Paths.Lib}.verify,
 		Turn:   func() { a.pulse.beat("extensions") },
 		Gate:   a.whyWait, StatusPoll: e.StatusPoll, EnableEveryStart: e.EnableEveryStart,
+		Timeouts: extensions.Timeouts{Fetch: e.FetchTimeout},
 	})
 }
 

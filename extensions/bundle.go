@@ -16,6 +16,7 @@ import (
 	"github.com/azguest/azguest/extensions/fault"
 	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
+	"github.com/azguest/azguest/protocol"
 )
 
 // packageLimits are the limits of a package. Published ones have up to 100 MB
@@ -32,6 +33,11 @@ const (
 // errBundle means that a package is invalid. Another address may have a valid
 // copy.
 var errBundle = fault.Because(fault.CausePackage, errors.New("invalid package"))
+
+// errGarbled means that what was received is not a whole package: a page that a
+// proxy or a portal has sent instead, or half of a package. That says nothing
+// about the package.
+var errGarbled = protocol.Judge(protocol.Later, errBundle)
 
 // unpack unpacks a package of at most limit bytes (unpacked) into dst, which it
 // creates, and puts the manifest at the root. On failure dst is removed.
@@ -96,7 +102,11 @@ func openBundle(src string) (z *zip.Reader, closer io.Closer, size int64, err er
 		return nil, nil, 0, fmt.Errorf("open package: %w", errors.Join(err, f.Close()))
 	}
 	if z, err = packageLimits.Open(f, fi.Size()); err != nil {
-		return nil, nil, 0, errors.Join(fmt.Errorf("%w: %w", errBundle, err), f.Close())
+		what := errBundle
+		if errors.Is(err, zip.ErrFormat) || errors.Is(err, io.ErrUnexpectedEOF) {
+			what = errGarbled
+		}
+		return nil, nil, 0, errors.Join(fmt.Errorf("%w: %w", what, err), f.Close())
 	}
 	return z, f, fi.Size(), nil
 }

@@ -133,7 +133,9 @@ func TestFailures(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			tc.p.name, tc.p.version = "P.X", "1.0"
-			w := newWorld(t, tc.p).start()
+			w := newWorld(t, tc.p)
+			w.cfg.Timeouts.Fetch = time.Millisecond // what is no package is waited for
+			w.start()
 			s := w.processed(ext("P.X", "1.0", 0))
 			if got := show(s); got != tc.report {
 				t.Errorf("got %s want %s", got, tc.report)

@@ -48,21 +48,24 @@ func (w *work) fetch(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		w.emit(t.Version, plan.Fetch, false, err.Error(), 0)
-		r = r.Fail(plan.Fetch)
 		p.Text = err.Error()
 		if errors.Is(err, errDenied) {
 			p.Code = fault.CodeEnable
 		} else if p.Code == fault.CodeDownload {
 			p.Text = "Failed to download artifacts: [ExtensionDownloadError] " + p.Text
 		}
-		return w.failTarget(r, p)
+		if w.waitFor("its package", err, p) {
+			return nil
+		}
+		w.emit(t.Version, plan.Fetch, false, err.Error(), 0)
+		return w.failTarget(r.Fail(plan.Fetch), p)
 	}
+	w.arrived()
 	r, err = r.Done(plan.Fetch, "")
 	if err != nil {
 		return err
 	}
-	r.Change, r.FailKey = nil, ""
+	r.Change, r.FailKey, r.Awaited = nil, "", nil
 	w.say("", "Initialize extension directory")
 	w.emit(t.Version, plan.Fetch, true, "Download succeeded", 0)
 	return w.put(r)
@@ -95,42 +98,27 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 		return r, errors.New("no package uri found")
 	}
 	if err := w.m.store.CheckRoom(w.m.cfg.PackageLimit); err != nil {
-		return r, err
+		return r, protocol.Judge(protocol.Later, err)
 	}
-	// First all addresses together. If the result is not a valid package, try
-	// each one alone, because another one may have a valid copy.
-	tries := []protocol.PackageVersion{w.dec.pkg}
-	if len(w.dec.pkg.URIs) > 1 {
-		for _, u := range w.dec.pkg.URIs {
-			p := w.dec.pkg
-			p.URIs = []secret.URL{u}
-			tries = append(tries, p)
+	var got store.Record
+	_, err := w.m.fetch.Package(ctx, w.dec.manifest, w.dec.pkg, kept, w.m.cfg.PackageLimit, func(file, sum string) (err error) {
+		if got, err = w.accept(ctx, r, file, sum); err != nil {
+			// What was received whole is judged here, once for all addresses.
+			err = protocol.Judge(protocol.OutlookOf(err, protocol.Never), err)
 		}
-	}
-	var last error
-	for _, p := range tries {
-		sum, err := w.m.fetch.Package(ctx, w.dec.manifest, p, kept, w.m.cfg.PackageLimit)
-		if err != nil {
-			last = fmt.Errorf("download %s-%s: %w", r.Name, r.Version, err)
-			if len(p.URIs) == len(w.dec.pkg.URIs) {
-				break // Fetcher.Package has tried every address
-			}
-			continue
+		return err
+	})
+	if err == nil {
+		if err := folder.Root.WriteFile(store.SumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
+			return got, fmt.Errorf("save package: %w", err)
 		}
-		got, err := w.accept(ctx, r, kept, sum)
-		if err == nil {
-			if err := folder.Root.WriteFile(store.SumFile(kept), []byte(got.Digest+"\n"), 0o600); err != nil {
-				return got, fmt.Errorf("save package: %w", err)
-			}
-			return got, nil
-		}
-		last = err
-		if !errors.Is(err, errBundle) {
-			break
-		}
+		return got, nil
 	}
 	w.m.store.DropPackage(r.Name, r.Version)
-	return r, fmt.Errorf("Failed to download %s-%s from all URIs. Last error: %w", r.Name, r.Version, last) //nolint:staticcheck // tools look for this sentence
+	if protocol.OutlookOf(err, protocol.Never) == protocol.Absent {
+		w.dec = nil // the manifest may name other addresses by now
+	}
+	return r, fmt.Errorf("Failed to download %s-%s from all URIs. Last error: download %s-%s: %w", r.Name, r.Version, r.Name, r.Version, err) //nolint:staticcheck // tools look for this sentence
 }
 
 // accept verifies a package and unpacks it into the handler's directory. sum is
@@ -154,6 +142,11 @@ func (w *work) accept(ctx context.Context, r store.Record, file, sum string) (st
 	}
 	signer, err := w.verify(ctx, file)
 	if err != nil {
+		if _, c, _, zerr := openBundle(file); zerr == nil {
+			_ = c.Close()
+		} else if errors.Is(zerr, errGarbled) {
+			return r, zerr // then the signature says nothing
+		}
 		if ctx.Err() == nil {
 			w.m.auditLog(store.AuditEntry{What: "deny", Handler: r.Name, Version: r.Version, GoalState: w.key(), Digest: digest, Code: fault.CodeDownload, Text: secret.Redact(err.Error())})
 		}

@@ -102,8 +102,10 @@ type repository struct {
 	downloads int
 	fail      error
 	noManif   error
-	hang      string        // name of the handler whose download does not end
-	hangs     chan struct{} // closed when that download has begun
+	hang      string           // name of the handler whose download does not end
+	hangs     chan struct{}    // closed when that download has begun
+	moved     chan struct{}    // the machine has changed
+	late      map[string]error // by handler: what its manifest fails with
 }
 
 func (r *repository) publish(t testing.TB, ps ...pkg) {
@@ -128,6 +130,9 @@ func (r *repository) Manifest(_ context.Context, uris []secret.URL) (protocol.Ma
 		return protocol.Manifest{}, errors.New("no address")
 	}
 	name := strings.TrimPrefix(uris[0].Reveal(), "test://")
+	if err := r.late[name]; err != nil {
+		return protocol.Manifest{}, err
+	}
 	m := protocol.Manifest{From: uris[0]}
 	for v := range r.pkgs[name] {
 		m.Versions = append(m.Versions, protocol.PackageVersion{Version: v, URIs: []secret.URL{secret.NewURL("test://" + name + "/" + v)}})
@@ -136,17 +141,41 @@ func (r *repository) Manifest(_ context.Context, uris []secret.URL) (protocol.Ma
 	return m, nil
 }
 
-func (r *repository) Package(ctx context.Context, _ protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
+func (r *repository) Wait(ctx context.Context, d time.Duration) (bool, error) {
+	select {
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	case <-r.moved:
+		return true, nil
+	case <-time.After(d):
+		return false, nil
+	}
+}
+
+func (r *repository) Package(ctx context.Context, _ protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, sum string) error) (string, error) {
 	if r.hang != "" && strings.Contains(v.URIs[0].Reveal(), r.hang) {
 		close(r.hangs)
 		<-ctx.Done()
 		return "", context.Cause(ctx)
 	}
+	b, err := r.download(v, limit)
+	if err != nil {
+		return "", err
+	}
+	raw := sha256.Sum256(b)
+	sum := hex.EncodeToString(raw[:])
+	if err := os.WriteFile(dst, b, 0o600); err != nil {
+		return "", err
+	}
+	return sum, check(dst, sum)
+}
+
+func (r *repository) download(v protocol.PackageVersion, limit int64) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.downloads++
 	if r.fail != nil {
-		return "", r.fail
+		return nil, r.fail
 	}
 	if strings.Contains(v.URIs[0].Reveal(), "P.Panics") {
 		panic("nobody thought of this")
@@ -154,10 +183,9 @@ func (r *repository) Package(ctx context.Context, _ protocol.Manifest, v protoco
 	parts := strings.Split(strings.TrimPrefix(v.URIs[0].Reveal(), "test://"), "/")
 	b := r.pkgs[parts[0]][parts[1]]
 	if int64(len(b)) > limit {
-		return "", errors.New("too long")
+		return nil, errors.New("too long")
 	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:]), os.WriteFile(dst, b, 0o600)
+	return b, nil
 }
 
 // world is one machine with one manager on it, which can be restarted.
@@ -213,7 +241,7 @@ func newWorld(t testing.TB, ps ...pkg) *world {
 	if name, _, _ := strings.Cut(t.Name(), "/"); testing.Short() && !slices.Contains(short, name) {
 		t.Skip("starts an engine with its supervisors; the fast run has " + strings.Join(short, ", "))
 	}
-	w := &world{t: t, root: host.Root(home(t)), repo: &repository{pkgs: map[string]map[string][]byte{}}, evs: &events{}}
+	w := &world{t: t, root: host.Root(home(t)), repo: &repository{pkgs: map[string]map[string][]byte{}, moved: make(chan struct{})}, evs: &events{}}
 	w.cfg = Config{Agent: "1.0", StatusPoll: 200 * time.Millisecond, Timeouts: Timeouts{Dead: 200 * time.Millisecond}}
 	w.repo.publish(t, ps...)
 	t.Cleanup(func() {

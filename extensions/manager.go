@@ -23,14 +23,23 @@ import (
 	"github.com/azguest/azguest/protocol"
 )
 
-// A Fetcher downloads manifests and packages from the platform.
+// A Fetcher downloads manifests and packages from the platform. Its errors say
+// with their outlook (protocol.OutlookOf) whether it is of use to wait, and with
+// protocol.NextTry until when; a call that comes earlier makes no request.
 type Fetcher interface {
 	// Manifest returns the list of published versions, from the first address
-	// that answers.
+	// that has one.
 	Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error)
 	// Package downloads one package of at most limit bytes to dst and returns
-	// its SHA-256 in lower-case hex. It tries all addresses of v.
-	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (sha256 string, err error)
+	// its SHA-256 in lower-case hex. It tries all addresses of v. check is called
+	// with each file that was received and its SHA-256; with an error another
+	// address is asked, and the error's outlook says whether the fault can be
+	// that of the transport.
+	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, sha256 string) error) (sha256 string, err error)
+	// Wait waits for a time, or until something has changed on this machine that
+	// requests may have failed for: addresses, routes, name servers, the clock.
+	// Requests that wait for such a thing may be made at once then.
+	Wait(ctx context.Context, d time.Duration) (changed bool, err error)
 }
 
 // Modes of the engine, for Config.Mode.
@@ -53,10 +62,14 @@ type Timeouts struct {
 	// Packages bounds how long a handler waits while another program changes
 	// the installed packages, such as unattended upgrades after a boot.
 	Packages time.Duration
+	// Fetch is how long a package that can't be had is waited for before the
+	// extension is reported as failed, without being given up.
+	Fetch time.Duration
 	// Certificate bounds how long a handler waits for the certificate that its
-	// protected settings are encrypted for. It leaves time to fetch the
-	// certificates a second time.
+	// protected settings are encrypted for; 0 is Fetch.
 	Certificate time.Duration
+	// Profile bounds how long a goal state waits to know whether it is on hold.
+	Profile time.Duration
 	// Grace is how long after the deadline the supervisor may take to kill its
 	// command and to record the result before the agent kills both.
 	Grace time.Duration
@@ -79,7 +92,9 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.DisableToUninstall, 600*time.Second)
 	def(&t.Depend, 90*time.Minute)
 	def(&t.Packages, 10*time.Minute)
-	def(&t.Certificate, 8*time.Second)
+	def(&t.Fetch, 30*time.Minute)
+	def(&t.Certificate, t.Fetch)
+	def(&t.Profile, min(5*time.Minute, t.Fetch))
 	def(&t.Grace, 20*time.Second)
 	def(&t.Dead, 20*time.Second)
 	return t
@@ -165,6 +180,7 @@ type Manager struct {
 	fetch  Fetcher
 	events event.Sink
 	log    zerolog.Logger
+	notify func() (*fsnotify.Watcher, error)
 	boot   string
 	start  string // random name of this start of the agent
 
@@ -174,6 +190,7 @@ type Manager struct {
 	began   chan begun
 	done    chan outcome
 	cancels chan cancelRequest
+	moved   chan struct{} // something has changed that an await may have waited for
 	running sync.WaitGroup
 	audit   *store.AuditLog
 	refused refusals
@@ -187,7 +204,8 @@ type Manager struct {
 	busy     int
 	removed  map[string]time.Time // directories removed recently
 	stall    stall
-	shown    []row // rows of the last poll of an idle engine
+	deaf     context.CancelFunc // ends listen's goroutine; nil if there is none
+	shown    []row              // rows of the last poll of an idle engine
 	emptying atomic.Bool
 
 	mu     sync.Mutex // guards the fields below
@@ -201,6 +219,7 @@ type managed struct {
 	name    string
 	recs    map[string]store.Record
 	busy    *plan.Task
+	quiet   bool                    // busy with something that is reported as failed, and stays so until it succeeds
 	begun   map[string]store.Record // by version: records with the commands that busy has started
 	stop    context.CancelCauseFunc // cancels the running step
 	ended   chan string             // receives work.how once the step has ended and is recorded
@@ -214,6 +233,7 @@ func New(root host.Root, launch job.Launcher, fetch Fetcher, events event.Sink, 
 		cfg:      cfg,
 		store:    store.New(root, cfg.Lib, cfg.ExecDir, cfg.LogDir),
 		launch:   launch,
+		notify:   fsnotify.NewWatcher,
 		fetch:    fetch,
 		events:   events,
 		log:      log,
@@ -225,6 +245,7 @@ func New(root host.Root, launch job.Launcher, fetch Fetcher, events event.Sink, 
 		began:    make(chan begun),
 		done:     make(chan outcome),
 		cancels:  make(chan cancelRequest),
+		moved:    make(chan struct{}),
 		audit:    store.NewAuditLog(root.Path(cfg.LogDir + "/azguest-audit.log")),
 		handlers: map[string]*managed{},
 		watched:  map[string]bool{},
@@ -294,7 +315,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if m.watch, err = fsnotify.NewWatcher(); err != nil {
+	if m.watch, err = m.notify(); err != nil {
 		m.log.Warn().Err(err).Msg("inotify not available, polling status files")
 		m.watch = nil
 	} else {
@@ -311,6 +332,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.removed = m.store.Removed()
 	// An earlier Run may have left any state in memory.
 	m.handlers, m.busy, m.watched, m.pass = map[string]*managed{}, 0, map[string]bool{}, nil
+	m.deaf = nil
 	for _, r := range recs {
 		h := m.handler(r.Name)
 		h.recs[r.Version] = r
@@ -342,6 +364,7 @@ func (m *Manager) loop(ctx context.Context) error {
 			m.cfg.Turn()
 		}
 		wary = m.paceDead(dead, every, wary)
+		m.listen(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -356,6 +379,8 @@ func (m *Manager) loop(ctx context.Context) error {
 			m.finished(out)
 		case <-m.wake:
 			m.takeForced()
+		case <-m.moved:
+			m.tryAgain(true)
 		case c := <-m.cancels:
 			c.answer <- m.cancel(ctx, c) // wait: the channel has room for it
 		case ev, ok := <-seen:
@@ -476,6 +501,9 @@ type outcome struct {
 	dec  *decision
 	how  string
 	err  error
+
+	await *await
+	back  bool
 }
 
 // begin runs one step of a handler in its own goroutine.
@@ -483,13 +511,17 @@ func (m *Manager) begin(life context.Context, h *managed, w *work, do func(conte
 	t := w.task
 	ctx, stop := context.WithCancelCause(life)
 	h.busy, h.stop, h.ended = &t, stop, make(chan string, 1)
+	h.quiet = false
+	if a := m.awaitOf(h.name); a != nil {
+		h.quiet, w.since, w.asked = a.failed, a.since, a.asked
+	}
 	m.busy++
 	p := m.pass
 	m.running.Go(func() {
 		defer stop(nil)
 		err := host.Safely(func() error { return do(ctx) })
 		select {
-		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, how: w.how, err: err}:
+		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, how: w.how, err: err, await: w.wait, back: w.back}:
 		case <-life.Done(): // the next Run reads the result from disk
 		}
 	})
@@ -498,14 +530,14 @@ func (m *Manager) begin(life context.Context, h *managed, w *work, do func(conte
 // finished processes the outcome of a step.
 func (m *Manager) finished(o outcome) {
 	m.busy--
-	o.h.busy, o.h.begun = nil, nil
+	o.h.busy, o.h.begun, o.h.quiet = nil, nil, false
 	o.h.ended <- o.how // wait: the channel has room for it
 	close(o.h.ended)
 	m.store.FillReserve() // if it was used and there is space again
 	m.noteRemoved(o.h.recs, o.recs)
 	o.h.recs = o.recs
 	for v, r := range o.h.recs {
-		if r.State == plan.Absent && r.Report.Status == "" && r.Doing == nil {
+		if r.Blank() {
 			delete(o.h.recs, v)
 		}
 	}
@@ -524,6 +556,15 @@ func (m *Manager) finished(o outcome) {
 		m.stall = stall{}
 	}
 	o.h.settled = false
+	m.noteAwait(o)
+}
+
+// awaitOf returns the wait of a handler in this goal state, or nil.
+func (m *Manager) awaitOf(name string) *await {
+	if m.pass == nil {
+		return nil
+	}
+	return m.pass.awaits[strings.ToLower(name)]
 }
 
 // refreshFiles rewrites HandlerEnvironment.json of the installed versions: it

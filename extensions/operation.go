@@ -40,6 +40,13 @@ type work struct {
 	how  string // how stopping it went: killed and remaining processes
 	// goal is the key of the goal state that the followed command belongs to.
 	goal string
+
+	// since is when the wait for the package began, and asked what the last
+	// attempt said about the next request; zero if there is no wait. wait is
+	// the wait after this step, and back that a failure was taken back.
+	since, asked time.Time
+	wait         *await
+	back         bool
 }
 
 func newWork(m *Manager, h *managed, want *protocol.Handler, t plan.Task) *work {
@@ -163,7 +170,8 @@ func (w *work) copyState(from, to string) error {
 
 // failTarget records a failure of the whole handler in this goal state.
 func (w *work) failTarget(r store.Record, p fault.Problem) error {
-	r.FailKey, r.FailBoot, r.Change = w.key(), w.m.boot, nil
+	w.forgetAwaited(r.Version)
+	r.FailKey, r.FailBoot, r.Change, r.Awaited = w.key(), w.m.boot, nil, nil
 	p.Text = secret.Redact(p.Text)
 	r.Report = handler.ReportOf(p)
 	return w.put(r)

@@ -35,6 +35,7 @@ type pass struct {
 	dead     map[string]deadline       // by pair: status "transitioning", but no living process
 	stuck    map[string]fault.Problem  // by lower-case handler name: a result could not be stored
 	locked   map[string]time.Time      // by lower-case handler name: since when it waits for the package manager
+	awaits   map[string]*await         // by lower-case handler name: what it needs and can't be had yet
 	blind    map[string]pair           // by pair: run without the certificate for its protected settings
 	off      map[string]fault.Problem  // by lower-case handler name: cancelled by the operator
 	pairs    []pair
@@ -131,7 +132,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
 		skipped: map[string]fault.Problem{}, denied: map[string]handler.Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]fault.Problem{}, locked: map[string]time.Time{}, blind: map[string]pair{}, off: map[string]fault.Problem{}, pairs: pairsOf(gs), state: last,
+		dead: map[string]deadline{}, stuck: map[string]fault.Problem{}, locked: map[string]time.Time{}, awaits: map[string]*await{}, blind: map[string]pair{}, off: map[string]fault.Problem{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {
@@ -145,6 +146,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		}
 	}
 	m.pass = p
+	m.dropAwaits()
 	for _, h := range m.handlers {
 		h.settled = false
 	}
@@ -207,6 +209,7 @@ func (m *Manager) takeForced() {
 		delete(m.pass.skipped, key)
 		delete(m.pass.stuck, name)
 		delete(m.pass.off, name)
+		delete(m.pass.awaits, name)
 		if m.pass.versions[name].err != nil {
 			delete(m.pass.versions, name) // fetch the manifest again
 		}
@@ -223,7 +226,7 @@ func (m *Manager) rearm(name string) {
 	}
 	h.settled = false
 	for v, r := range h.recs {
-		r.FailKey = ""
+		r.FailKey, r.Awaited = "", nil
 		h.recs[v] = r
 	}
 }
@@ -231,16 +234,19 @@ func (m *Manager) rearm(name string) {
 // nextLook is after how long schedule has to run again without an event; 0
 // means that it need not.
 func (m *Manager) nextLook() time.Duration {
-	if m.pass == nil || m.pass.settled {
+	if m.pass == nil {
 		return 0
 	}
 	if m.pass.gate != "" {
 		return time.Second
 	}
-	if len(m.pass.waits) > 0 {
-		return min(2*time.Second, m.cfg.StatusPoll)
+	next := m.nextTry()
+	if len(m.pass.waits) > len(m.pass.awaits) && !m.pass.settled {
+		if look := min(2*time.Second, m.cfg.StatusPoll); next == 0 || look < next {
+			next = look
+		}
 	}
-	return 0
+	return next
 }
 
 // schedule starts all steps that can start now.
@@ -257,6 +263,7 @@ func (m *Manager) schedule(ctx context.Context) {
 	}
 	p.waits = map[string]string{}
 	m.lookForCertificates()
+	m.tryAgain(false)
 	m.ends = map[string]end{}
 	defer func() { m.ends = nil }()
 	open := false
@@ -265,19 +272,19 @@ func (m *Manager) schedule(ctx context.Context) {
 		h := m.handler(want.Name)
 		switch {
 		case h.busy != nil:
-			open = true
+			open = open || !h.quiet
 		case h.settled:
 		case m.busy >= m.cfg.Parallel:
 			open = true
 		case m.advance(ctx, h, want):
-			open = true
+			open = open || h.busy == nil || !h.quiet
 		default:
 			h.settled = true
 		}
 	}
 	for key, h := range m.handlers {
 		if h.busy != nil {
-			open = true
+			open = open || !h.quiet
 			continue
 		}
 		if !slices.ContainsFunc(p.gs.Handlers, func(w protocol.Handler) bool {
@@ -333,6 +340,9 @@ func (m *Manager) advance(ctx context.Context, h *managed, want *protocol.Handle
 		return false
 	}
 	forget()
+	if wait, done := m.holdsOff(name, mine); wait {
+		return !done
+	}
 	wish, ready := m.wish(h, want, mine)
 	if !ready {
 		// The version has to be chosen first, from the platform's manifest.
@@ -471,35 +481,51 @@ func settingsHash(version string, q pair) string {
 // decide fetches the manifest and chooses a version from it.
 func (m *Manager) decide(ctx context.Context, h *managed, want *protocol.Handler) {
 	w := newWork(m, h, want, plan.Task{Op: plan.Fetch, Version: want.Version, Why: "version"})
-	m.begin(ctx, h, w, func(ctx context.Context) error {
-		d := decision{}
-		manifest, err := m.fetch.Manifest(ctx, want.Manifests)
-		if err != nil {
-			switch cause := context.Cause(ctx); {
-			case errors.Is(cause, errCancelled):
-				err = cancelled("while the manifest was fetched").Err()
-			case cause != nil:
-				return cause
-			}
-			d.err = err
-			w.dec = &d
-			return w.noVersion(fault.CauseOf(err, fault.CauseDownload), fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
+	m.begin(ctx, h, w, w.decide)
+}
+
+func (w *work) decide(ctx context.Context) error {
+	want := w.want
+	manifest, err := w.m.fetch.Manifest(ctx, want.Manifests)
+	if err != nil {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errCancelled):
+			err = cancelled("while the manifest was fetched").Err()
+		case cause != nil:
+			return cause
 		}
-		pkg, ok := plan.ChooseVersion(want.Version, manifest)
-		if !ok {
-			d.err = fmt.Errorf("version %s is not in the manifest", want.Version)
-			w.dec = &d
-			return w.noVersion(fault.CauseDownload, fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
+		return w.noVersion(err, fault.CauseOf(err, fault.CauseDownload), fmt.Sprintf("[ExtensionError] Failed to get ext handler pkgs\nInner error: [ProtocolError] Failed to retrieve extension manifest. Error: %v", err))
+	}
+	pkg, ok := plan.ChooseVersion(want.Version, manifest)
+	if !ok {
+		outlook := protocol.Absent
+		if len(manifest.Versions) == 0 { // it is just being published
+			outlook = protocol.Later
 		}
-		d.version, d.manifest, d.pkg = pkg.Version, manifest, pkg
-		w.dec = &d
-		return nil
-	})
+		err := protocol.Judge(outlook, fmt.Errorf("version %s is not in the manifest", want.Version))
+		return w.noVersion(err, fault.CauseDownload, fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
+	}
+	w.dec = &decision{version: pkg.Version, manifest: manifest, pkg: pkg}
+	if r, ok := w.recs[pkg.Version]; ok && (r.State.Installed() || r.State == plan.Fetched) {
+		w.arrived() // its package is here already
+	} else if a := awaited(w.recs, w.key(), w.m.boot); a != nil {
+		// The same wait goes on, for the package.
+		w.wait = &await{since: w.since, text: awaitText(a), failed: a.Failed, asked: time.Now()}
+		if w.since.IsZero() {
+			w.wait.since = time.Now().Add(-a.Waited)
+		}
+	}
+	return nil
 }
 
 // noVersion records that no package was found for a handler.
-func (w *work) noVersion(cause, message string) error {
+func (w *work) noVersion(err error, cause, message string) error {
+	p := fault.Problem{Code: fault.CodeOther, Cause: cause, Text: message}
+	if w.waitFor("its version manifest", err, p) {
+		return nil
+	}
+	w.dec = &decision{err: err}
 	r := w.rec(w.want.Version)
 	w.emit(r.Version, plan.Fetch, false, message, 0)
-	return w.failTarget(r, fault.Problem{Code: fault.CodeOther, Cause: cause, Text: message})
+	return w.failTarget(r, p)
 }

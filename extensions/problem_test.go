@@ -226,7 +226,10 @@ func TestERR4FaultsCarryTheirCause(t *testing.T) {
 		"settings":    {func(*world) {}, []protocol.Handler{invalid}, fault.CauseSettings},
 		"download":    {func(w *world) { w.repo.fail = errors.New("AZ-NET-DNS: [InvalidPolicyError]") }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseDownload},
 		"no manifest": {func(w *world) { w.repo.noManif = errors.New("AZ-POL-DENIED") }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseDownload},
-		"package":     {func(w *world) { w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", zip: []byte("AZ-POL-SIGNATURE")}) }, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CausePackage},
+		"package": {func(w *world) {
+			w.cfg.Timeouts.Fetch = time.Millisecond
+			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", zip: []byte("AZ-POL-SIGNATURE")})
+		}, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CausePackage},
 		"manifest": {func(w *world) {
 			w.repo.publish(w.t, pkg{name: "P.X", version: "1.0", files: map[string]string{handler.ManifestName: "{"}})
 		}, []protocol.Handler{ext("P.X", "1.0", 0)}, fault.CauseManifest},

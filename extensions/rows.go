@@ -240,6 +240,10 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 	}
 	r.rec = h.recs[r.status.Version]
 	r.waits = p.waits[q.key()]
+	waited := awaited(h.recs, p.key, v.boot)
+	if waited != nil {
+		r.waits = awaitText(waited)
+	}
 	if !q.enable {
 		return v.goingRow(r, q, files)
 	}
@@ -268,6 +272,9 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 		r.set(rep)
 		r.fail(q, p.skipped[q.key()])
 	case failedHere:
+		v.failedRow(&r, q, files)
+	case waited != nil && waited.Failed:
+		r.rec.Report = handler.ReportOf(waited.Problem)
 		v.failedRow(&r, q, files)
 	case same || known && e.FailKey == p.key && plan.WhyEnable(wish, r.rec.State, e.ExtFact, known, now) == "":
 		v.settledRow(&r, q, e, files)

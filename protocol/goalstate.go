@@ -29,8 +29,10 @@ type Desired struct {
 	CreatedTicks  int64
 	ActivityID    string
 	CorrelationID string
-	// OnHold: do not process extensions (protocol/SPEC.md §6.5).
-	OnHold bool
+	// OnHold: do not process extensions (protocol/SPEC.md §6.5). HoldErr is set
+	// while that is not known, because the artifacts profile can't be had yet.
+	OnHold  bool
+	HoldErr error
 
 	RequiredFeatures []string
 	StatusBlob       StatusBlob

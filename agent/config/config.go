@@ -39,6 +39,7 @@ type Extensions struct {
 	SignatureValidation bool
 	TrustRoots          string        // directory of PEM files: root certificates of those who may sign packages
 	EnableEveryStart    bool          // enable everything at each start of the agent, like the classic agent
+	FetchTimeout        time.Duration // a package that is not available is reported as a failure after this
 	StatusPoll          time.Duration // polling of status files, in addition to inotify
 }
 

@@ -3,6 +3,8 @@ package update
 import (
 	"errors"
 	"fmt"
+
+	"github.com/azguest/azguest/protocol"
 )
 
 // Codes that `agentctl explain` knows.
@@ -31,6 +33,21 @@ func (e *Error) Code() string { return e.Kind }
 func Final(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && (e.Kind == codeUnsigned || e.Kind == codeForeign || e.Kind == codeRefused)
+}
+
+// Outlook implements protocol.OutlookOf: what is final was received whole.
+func (e *Error) Outlook() protocol.Outlook {
+	if Final(e) {
+		return protocol.Never
+	}
+	return protocol.Later
+}
+
+// garbled is the error of a download that is not a whole zip file: a page that
+// a proxy or a portal has sent instead, or half of the package. It says nothing
+// about the package.
+func garbled(err error) error {
+	return &Error{Kind: codeFailed, Err: fmt.Errorf("download is not a whole zip file: %w", err)}
 }
 
 // CodeOf returns the code of an error, AZ-UPD-FAILED if it is not an [*Error].

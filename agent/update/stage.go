@@ -1,6 +1,7 @@
 package update
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,8 +28,12 @@ import (
 type Fetcher interface {
 	// Manifest reads a version manifest from the first address that answers.
 	Manifest(ctx context.Context, uris []secret.URL) (protocol.Manifest, error)
-	// Package writes at most limit bytes to dst, a name below the root.
-	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (digest string, err error)
+	// Package writes at most limit bytes to dst, a name below the root. check
+	// is called with each file that was received (a name the kernel
+	// understands) and its SHA-256 in hex. If it returns an error, other
+	// addresses are asked, so it should be the caller's whole judgement; the
+	// error's outlook says whether the fault can be the transport's.
+	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, digest string) error) (digest string, err error)
 }
 
 // A Stager downloads versions and makes them ready to run.
@@ -91,12 +96,15 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 		return Program{}, err
 	}
 	zip := path.Join(s.dir(), dirPrefix+version+".zip")
-	digest, err := s.Fetch.Package(ctx, *m, v, zip, MaxPackage)
+	var p Program
+	_, err = s.Fetch.Package(ctx, *m, v, zip, MaxPackage, func(file, digest string) (err error) {
+		p, err = s.accept(ctx, version, file, digest, sig)
+		return err
+	})
 	if err != nil {
 		return Program{}, errors.Join(fmt.Errorf("get version %s: %w", version, err), s.Root.Remove(zip))
 	}
-	p, err := s.accept(ctx, version, zip, digest, sig)
-	return p, errors.Join(err, s.Root.Remove(zip))
+	return p, s.Root.Remove(zip)
 }
 
 // signature fetches the signature of a package. It returns nil if there is
@@ -118,9 +126,9 @@ func (s Stager) signature(ctx context.Context, m protocol.Manifest, v protocol.P
 		return nil, err
 	}
 	file := path.Join(s.dir(), dirPrefix+v.Version+".zip.sig")
-	_, err := s.Fetch.Package(ctx, m, beside, file, MaxSignature)
+	_, err := s.Fetch.Package(ctx, m, beside, file, MaxSignature, func(file, _ string) error { return plausible(file) })
 	if err != nil {
-		if ctx.Err() == nil && absent(err) {
+		if ctx.Err() == nil && protocol.OutlookOf(err, protocol.Never) == protocol.Absent {
 			return nil, nil
 		}
 		return nil, fmt.Errorf("get signature of version %s: %w", v.Version, err)
@@ -129,26 +137,25 @@ func (s Stager) signature(ctx context.Context, m protocol.Manifest, v protocol.P
 	return b, errors.Join(err, s.Root.Remove(file))
 }
 
-// absent reports whether every address answered, and none has the blob.
-func absent(err error) bool {
-	many, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return answered(err)
+// plausible reports whether a file can be a signature: a page that a portal or
+// a proxy has sent for it is none.
+func plausible(file string) error {
+	b, err := files.ReadBounded(file, MaxSignature)
+	if err != nil {
+		return fmt.Errorf("read signature: %w", err)
 	}
-	all := many.Unwrap()
-	return len(all) > 0 && !slices.ContainsFunc(all, func(e error) bool { return !answered(e) })
+	if page := bytes.TrimSpace(b); len(page) > 0 && page[0] == '<' {
+		return errors.New("not a signature")
+	}
+	return nil
 }
 
-func answered(err error) bool {
-	var c interface{ Code() string }
-	return errors.As(err, &c) && c.Code() == "host-status"
-}
-
-// accept verifies a downloaded package and unpacks it. The file is opened
+// accept verifies a downloaded package, a name the kernel understands, and
+// unpacks it. The file is opened
 // once: what is unpacked are the bytes that were verified, whatever happens
 // to the name meanwhile.
 func (s Stager) accept(ctx context.Context, version, zip, digest string, sig []byte) (Program, error) {
-	f, err := s.Root.Open(zip)
+	f, err := files.Open(zip)
 	if err != nil {
 		return Program{}, fmt.Errorf("open package: %w", err)
 	}
@@ -158,6 +165,9 @@ func (s Stager) accept(ctx context.Context, version, zip, digest string, sig []b
 		return Program{}, fmt.Errorf("open package: %w", err)
 	}
 	signer, err := s.Trust.Verify(f, sig)
+	if _, zerr := packageLimits.Open(f, fi.Size()); zerr != nil && (err != nil || signer == "") {
+		return Program{}, garbled(zerr) // then the signature, or that there is none, says nothing
+	}
 	if err != nil {
 		return Program{}, err
 	}

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ func (a answer) Code() string  { return a.code }
 
 func (b *blobs) Manifest(context.Context, []secret.URL) (protocol.Manifest, error) { return b.m, nil }
 
-func (b *blobs) Package(_ context.Context, _ protocol.Manifest, v protocol.PackageVersion, dst string, limit int64) (string, error) {
+func (b *blobs) Package(_ context.Context, _ protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, digest string) error) (string, error) {
 	var errs []error
 	for _, u := range v.URIs {
 		b.asked = append(b.asked, path.Base(strings.SplitN(u.Reveal(), "?", 2)[0]))
@@ -66,10 +67,13 @@ func (b *blobs) Package(_ context.Context, _ protocol.Manifest, v protocol.Packa
 			if b.after != nil {
 				b.after(b.root.Path(dst))
 			}
-			return "digest", nil
+			return "digest", check(b.root.Path(dst), "digest")
 		}
 	}
-	return "", errors.Join(errs...)
+	if slices.ContainsFunc(errs, func(e error) bool { return !errors.Is(e, answer{"host-status"}) }) {
+		return "", protocol.Judge(protocol.Later, errors.Join(errs...))
+	}
+	return "", protocol.Judge(protocol.Absent, errors.Join(errs...))
 }
 
 const (
@@ -210,9 +214,9 @@ func TestTamper(t *testing.T) {
 		"empty signature":      {func() ([]byte, []byte) { return good, []byte{} }, codeUnsigned, "no signature"},
 		"first bit":            {func() ([]byte, []byte) { return flip(good, 0), ca.Sign(good, nil) }, codeUnsigned, "changed"},
 		"middle bit":           {func() ([]byte, []byte) { return flip(good, len(good)/2), ca.Sign(good, nil) }, codeUnsigned, "changed"},
-		"last bit":             {func() ([]byte, []byte) { return flip(good, len(good)-1), ca.Sign(good, nil) }, codeUnsigned, "changed"},
+		"last bit":             {func() ([]byte, []byte) { return flip(good, len(good)-1), ca.Sign(good, nil) }, codeFailed, "not a whole zip"},
 		"appended":             {func() ([]byte, []byte) { return append(bytes.Clone(good), 0), ca.Sign(good, nil) }, codeUnsigned, "changed"},
-		"cut":                  {func() ([]byte, []byte) { return good[:len(good)-9], ca.Sign(good, nil) }, codeUnsigned, "changed"},
+		"cut":                  {func() ([]byte, []byte) { return good[:len(good)-9], ca.Sign(good, nil) }, codeFailed, "not a whole zip"},
 		"signature of another": {func() ([]byte, []byte) { return good, ca.Sign([]byte("x"), nil) }, codeUnsigned, "changed"},
 		"signature bit":        {func() ([]byte, []byte) { s := ca.Sign(good, nil); return good, flip(s, len(s)-1) }, codeUnsigned, ""},
 		"signature rubbish":    {func() ([]byte, []byte) { return good, []byte("hello") }, codeUnsigned, ""},
@@ -249,8 +253,8 @@ func TestTamper(t *testing.T) {
 			if err == nil || CodeOf(err) != tc.code || !strings.Contains(err.Error(), tc.loud) {
 				t.Fatalf("Stage: %v (%s), want %s with %q", err, CodeOf(err), tc.code, tc.loud)
 			}
-			if !Final(err) {
-				t.Error("the error is not final: the version would be tried again")
+			if Final(err) == (tc.code == codeFailed) {
+				t.Errorf("final: %v", Final(err)) // a final one is not tried again; what was cut on the way is
 			}
 			if len(run.Commands()) > 0 {
 				t.Errorf("something ran: %v", run.Commands())

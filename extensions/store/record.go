@@ -54,6 +54,9 @@ type Record struct {
 	// current.
 	FailKey  string `json:"failKey,omitempty"`
 	FailBoot string `json:"failBoot,omitempty"`
+	// Awaited is set while its package, or the manifest that names it, is waited
+	// for.
+	Awaited *Awaited `json:"awaited,omitempty"`
 	// Lost counts consecutive operations whose result is unknown.
 	Lost int `json:"lost,omitempty"`
 
@@ -108,6 +111,28 @@ type ExtRecord struct {
 	Last     *Ended    `json:"last,omitempty"`
 	// Cancelled is the job whose remaining processes an operator has killed.
 	Cancelled string `json:"cancelled,omitempty"`
+}
+
+// Awaited is something that a handler needs and that could not be had yet.
+type Awaited struct {
+	// Key is the goal state and Boot the boot in which it is waited for.
+	Key  string `json:"key"`
+	Boot string `json:"boot"`
+	// Since is when the wait began, by the wall clock, for people. Waited is how
+	// long it had lasted at the last attempt, by a clock that can't be set; it
+	// is what counts after a restart of the agent.
+	Since  time.Time     `json:"since"`
+	Waited time.Duration `json:"waited"` // ns
+	What   string        `json:"what"`   // "its package"
+	Why    string        `json:"why"`    // the last error
+	// Problem is how it is reported once Failed is set.
+	Problem fault.Problem `json:"problem"`
+	Failed  bool          `json:"failed,omitempty"`
+}
+
+// Blank reports whether the record says nothing.
+func (r Record) Blank() bool {
+	return r.State == plan.Absent && r.Doing == nil && r.Report.Status == "" && r.Awaited == nil
 }
 
 // Done returns r after op succeeded. The error wraps plan.ErrEdge if op is not

@@ -134,7 +134,7 @@ func EmptyDir(dir string) error {
 // nothing to report about it.
 func (s Store) Save(r Record) error {
 	name := s.Dir + "/records/" + r.Name + "-" + r.Version + ".json"
-	if r.State == plan.Absent && r.Doing == nil && r.Report.Status == "" {
+	if r.Blank() {
 		return s.Root.Remove(name)
 	}
 	b, err := json.MarshalIndent(r, "", " ")
@@ -220,7 +220,7 @@ func (s Store) Load() (recs []Record, bad []error, err error) {
 	for dir, r := range byDir {
 		if !seen[dir] && r.State != plan.Absent && (r.Doing == nil || r.Doing.Task.Op != plan.Uninstall) {
 			// Its directory is gone, so it has no commands to run.
-			r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot}
+			r = Record{Name: r.Name, Version: r.Version, State: plan.Absent, Report: r.Report, FailKey: r.FailKey, FailBoot: r.FailBoot, Awaited: r.Awaited}
 		}
 		recs = append(recs, r)
 	}

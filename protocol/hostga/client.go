@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -80,8 +79,8 @@ func (c *Client) headers() http.Header {
 // fresh calls f, and once more after a refresh if the ids it sent were stale.
 func (c *Client) fresh(ctx context.Context, f func() error) error {
 	err := f()
-	if !Stale(err) {
-		return err
+	if f, ok := errors.AsType[*protocol.Fault](err); !Stale(err) || ok && f.Waiting {
+		return err // nothing new was said
 	}
 	if rerr := c.host.Refresh(ctx); rerr != nil {
 		return fmt.Errorf("%w; refresh: %w", err, rerr)
@@ -150,12 +149,10 @@ type Artifact struct {
 	Verify bool
 	// Manifest is set for packages: where the manifest came from.
 	Manifest secret.URL
-	// Small is set for small content, for which a 400 is retried: the plugin
-	// sometimes answers so for a moment.
-	Small bool
 }
 
-// Fetch gets an artifact. Without a Sink in r the body is in the response.
+// Fetch gets an artifact. Without a Sink in r the body is in the response. A 400
+// is transient: the plugin sometimes answers so for a moment.
 func (c *Client) Fetch(ctx context.Context, a Artifact, r FetchLimits) (*web.Response, error) {
 	var resp *web.Response
 	err := c.fresh(ctx, func() error {
@@ -169,8 +166,8 @@ func (c *Client) Fetch(ctx context.Context, a Artifact, r FetchLimits) (*web.Res
 		}
 		var err error
 		resp, err = c.web.Do(ctx, web.Request{
-			Op: r.Op, URL: c.url("/extensionArtifact"), About: a.URL.Reveal(), Header: h, Retry400: a.Small,
-			Tries: r.Tries, Patience: r.Patience, Limit: r.Limit, Sink: r.Sink, Expect: r.Expect,
+			Op: r.Op, URL: c.url("/extensionArtifact"), About: a.URL.Reveal(), Header: h, Relay: true,
+			Tries: 1, Limit: r.Limit, Sink: r.Sink, Check: r.Check, Expect: r.Expect,
 		})
 		return err
 	})
@@ -179,12 +176,11 @@ func (c *Client) Fetch(ctx context.Context, a Artifact, r FetchLimits) (*web.Res
 
 // FetchLimits are passed on to the HTTP layer.
 type FetchLimits struct {
-	Op       string
-	Tries    int
-	Patience time.Duration
-	Limit    int64
-	Expect   []int
-	Sink     func(attempt int) (http.Header, func(status int, h http.Header) (io.Writer, error), error)
+	Op     string
+	Limit  int64
+	Expect []int
+	Sink   web.Sink
+	Check  func(*web.Response) error
 }
 
 // pageMax is the most bytes of one page write; sizes are multiples of

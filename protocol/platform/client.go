@@ -135,6 +135,7 @@ func New(o Options) *Client {
 	c.hostWeb = web.New(&observedTransport{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
 	c.hostWeb.Routes = o.Routes
 	c.storage = web.New(&observedTransport{rt: farRT, c: c, proxy: &c.o.Proxy}, o.UserAgent, nil)
+	c.storage.Routes = o.Routes
 	c.metadata = imds.New(c.hostWeb, 5*time.Second)
 	c.key = &transportKey{root: o.Root, dir: o.LibDir, vmid: o.VMID}
 	c.useEndpoint(cmp.Or(hostPart(o.Endpoint), discover.Default))

@@ -137,6 +137,9 @@ func (c *Client) do(ctx context.Context, what step, l *look) error {
 		s.changed = s.changed || s.adopted.id != l.before.id || s.adopted.CreatedTicks != l.before.CreatedTicks || !sameCerts(l.certs, s.docs.certs)
 	case adoptSettings:
 		s.adopt(fromSettings(l.vm, time.Now()))
+		if l.before == nil || s.adopted.id != l.before.id {
+			c.forgetDownloads()
+		}
 		s.changed = true
 	case searchCertificates:
 		if s.changed {

@@ -26,6 +26,8 @@ type documents struct {
 	goalState, extensions, hosting, sharedConfig, vmSettings []byte
 
 	ext      *wire.Extensions
+	onHold   bool  // by the artifacts profile of ext
+	holdErr  error // why it is not known
 	names    wire.Names
 	certs    []protocol.Certificate
 	certsErr error
@@ -43,6 +45,7 @@ const (
 	shared
 	certificates
 	access
+	profile    // not a document of the WireServer; fetched along with extensions
 	everything = extensions | hosting | shared | certificates | access
 )
 
@@ -64,6 +67,8 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 	var lost [4]doc // one for each goroutine that may fail
 	if what&extensions != 0 {
 		g.Go(func() error { return c.fetchExtensions(gctx, w, gs, &d) })
+	} else if what&profile != 0 {
+		g.Go(func() error { c.fetchProfile(gctx, &d, profileAgain); return nil })
 	}
 	if what&hosting != 0 && gs.HostingEnvironmentConfig != "" {
 		g.Go(func() error {
@@ -115,6 +120,10 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 	for _, l := range lost {
 		d.failed |= l
 	}
+	if what&(extensions|profile) != 0 {
+		d.failed &^= profile
+		d.failed |= c.noteLost(ctx, profile, d.holdErr)
+	}
 	return d, nil
 }
 
@@ -143,19 +152,42 @@ func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.G
 	if err != nil {
 		return err
 	}
-	if !x.ArtifactsProfile.Empty() {
-		p, _, err := c.transfers().Get(ctx, transfer.Want{
-			Op: "artifactsProfile", URIs: []secret.URL{x.ArtifactsProfile}, Limit: profileLimits.Bytes, Budget: 20 * time.Second,
-		})
-		if err == nil {
-			x.OnHold, err = onHold(p)
-		}
-		if err != nil { // on any error: not on hold (protocol/SPEC.md §6.5)
-			c.o.Log.Debug().Err(err).Msg("artifacts profile not available")
-		}
-	}
 	d.ext, d.extensions = x, c.forHistory(b)
+	c.fetchProfile(ctx, d, profileFirst)
 	return nil
+}
+
+// How long a goal state is held up by the artifacts profile: the first time, and
+// when it is asked for again.
+const (
+	profileFirst = 20 * time.Second
+	profileAgain = 5 * time.Second
+)
+
+// fetchProfile gets the artifacts profile, which says whether the goal state is
+// on hold. While it can't be had, that is not known. A profile that is not there,
+// or says something else, puts nothing on hold (protocol/SPEC.md §6.5).
+func (c *Client) fetchProfile(ctx context.Context, d *documents, budget time.Duration) {
+	d.onHold, d.holdErr = false, nil
+	if d.ext == nil || d.ext.ArtifactsProfile.Empty() {
+		return
+	}
+	hold := false
+	_, _, err := c.transfers().Get(ctx, transfer.Want{
+		Op: "artifactsProfile", URIs: []secret.URL{d.ext.ArtifactsProfile}, Limit: profileLimits.Bytes, Budget: budget,
+		Check: func(b transfer.Body) (err error) {
+			hold, err = onHold(b.Data)
+			return err
+		},
+	})
+	switch {
+	case err == nil:
+		d.onHold = hold
+	case protocol.OutlookOf(err, protocol.Later) == protocol.Later:
+		d.holdErr = fmt.Errorf("artifacts profile: %w", err)
+	default:
+		c.o.Log.Debug().Err(err).Msg("no artifacts profile, so the goal state is not on hold")
+	}
 }
 
 // profileLimits are those of the artifacts profile.
@@ -165,6 +197,9 @@ var profileLimits = bound.Limits{Bytes: 1 << 20, Nodes: 20_000, Depth: 64}
 func onHold(b []byte) (bool, error) {
 	var p struct{ OnHold json.RawMessage }
 	text := bytes.TrimRight(wire.TrimBOM(b), " \r\n\t\x00")
+	if len(text) == 0 {
+		return false, nil
+	}
 	if err := profileLimits.JSON(text); err != nil {
 		return false, fmt.Errorf("artifacts profile: %w", err)
 	}
@@ -177,7 +212,8 @@ func onHold(b []byte) (bool, error) {
 	case len(p.OnHold) == 0 || v == "false" || v == "null" || p.OnHold[0] == '"':
 		return false, nil
 	}
-	return false, errors.New("artifacts profile: onHold is neither true nor false")
+	// It is a profile, only not of a kind that we know.
+	return false, protocol.Judge(protocol.Never, errors.New("artifacts profile: onHold is neither true nor false"))
 }
 
 // fetchCertificates tries the better cipher first (protocol/SPEC.md §5.2).

@@ -112,7 +112,7 @@ func againstFabric(t *testing.T, name string, change func(*fabric.Config)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Package(ctx, man.Versions[0].URIs, man.From, "/p.zip", 1<<20); err != nil {
+	if _, err := c.Package(ctx, man.Versions[0].URIs, man.From, "/p.zip", 1<<20, nil); err != nil {
 		t.Error(err)
 	}
 	if got, err := root.ReadFile("/p.zip"); err != nil || !bytes.Equal(got, pkg.Bytes()) {

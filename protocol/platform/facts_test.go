@@ -1070,10 +1070,13 @@ func TestHistoryHoldsNoSecretsAndIsBounded(t *testing.T) {
 func TestRolesOfTheChannelsSwap(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(f *fakeHost) {
-		f.blobs["https://a.example/m"], f.blobs["http://a.example/m"] = []byte("<M/>"), []byte("<M/>")
+		f.blobs["https://a.example/m"], f.blobs["http://a.example/m"] = []byte("<PluginVersionManifest/>"), []byte("<PluginVersionManifest/>")
 	}, func(t *testing.T, f *fakeHost, c *Client) {
 		mustGS(t, c, "")
-		f.set(func() { f.fail["/extensionArtifact"] = 404; f.blobs["https://a.example/m"] = []byte("<M/>") })
+		f.set(func() {
+			f.fail["/extensionArtifact"] = 404
+			f.blobs["https://a.example/m"] = []byte("<PluginVersionManifest/>")
+		})
 		u := []secret.URL{secret.NewURL("http://a.example/m")}
 		if _, err := c.Manifest(t.Context(), u); err != nil {
 			t.Fatal(err)

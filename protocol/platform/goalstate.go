@@ -12,7 +12,7 @@ import (
 
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/hostga"
-	"github.com/azguest/azguest/protocol/internal/web"
+	"github.com/azguest/azguest/protocol/transfer"
 	"github.com/azguest/azguest/protocol/wire"
 )
 
@@ -27,7 +27,7 @@ type state struct {
 	vm            *hostga.VMSettings // the last one, for a 304
 	supported     bool               // vmSettings answered once
 	settingsProbe time.Time          // when to ask again after "unsupported"
-	settingsLost  web.Pace           // pace of these, if it was supported before
+	settingsLost  protocol.Pace      // pace of these, if it was supported before
 	// unannounced: vmSettings do not change along with the WireServer's goal
 	// states. maybeUnannounced: they did not, the last time.
 	unannounced, maybeUnannounced bool
@@ -36,7 +36,7 @@ type state struct {
 	// retryAt is when documents that could not be fetched, or certificates
 	// that are missing, are asked for again.
 	retryAt     time.Time
-	retryPace   web.Pace
+	retryPace   protocol.Pace
 	searchedFor string // id of the goal state whose certificates were searched for
 
 	// changed: there is something to give out even if the key is the same.
@@ -189,6 +189,7 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 		s.tried = at
 		c.hostWeb.Usable(subDocuments)
 		c.hostWeb.Reset(docNames...)
+		c.forgetDownloads()
 	}
 	if err := c.hostWeb.Paced(subDocuments); err != nil {
 		return err
@@ -203,11 +204,16 @@ func (c *Client) fetchAll(ctx context.Context, gs *wire.GoalState, raw []byte) e
 	c.hostWeb.Usable(subDocuments)
 	docs.goalState = raw
 	s.docs, s.inc, s.place, s.refetch = docs, gs.Incarnation, place(gs), false
-	c.transfers().Reset()
-	c.hostWeb.Reset("manifest", "package", "artifactsProfile")
 	c.schedule(docs.failed != 0, true)
 	c.writeDocuments(&docs)
 	return nil
+}
+
+// forgetDownloads lets downloads that failed be made at once: what is asked for
+// has changed.
+func (c *Client) forgetDownloads() {
+	c.transfers().Reset()
+	c.hostWeb.Reset(transfer.Ops...)
 }
 
 // fetchRest gets every document but ExtensionsConfig.
@@ -255,7 +261,7 @@ func (c *Client) vmSettings(ctx context.Context) (*hostga.VMSettings, answer) {
 	said := notAnswered
 	switch {
 	case err == nil:
-		s.vm, s.supported, s.settingsLost, said = got, true, web.Pace{}, isNew
+		s.vm, s.supported, s.settingsLost, said = got, true, protocol.Pace{}, isNew
 		s.docs.vmSettings = c.forHistory(raw)
 	case errors.Is(err, protocol.ErrNotModified):
 		said = unchanged
@@ -356,11 +362,11 @@ func (c *Client) searchCertificates(ctx context.Context, gs *wire.GoalState, raw
 func (c *Client) schedule(needed, anew bool) {
 	s := &c.state
 	if !needed {
-		s.retryAt, s.retryPace = time.Time{}, web.Pace{}
+		s.retryAt, s.retryPace = time.Time{}, protocol.Pace{}
 		return
 	}
 	if anew {
-		s.retryPace = web.Pace{}
+		s.retryPace = protocol.Pace{}
 	}
 	now := time.Now()
 	s.retryAt = now.Add(max(certificateRetry, s.retryPace.Failed(now)))
@@ -407,6 +413,9 @@ func (c *Client) merge(gs *wire.GoalState) *protocol.GoalState {
 		Certs: slices.Clone(s.docs.certs), CertsErr: s.docs.certsErr, Users: s.docs.users,
 		VMName: s.docs.names.VM, RoleName: s.docs.names.Role, TenantName: s.docs.names.Tenant,
 		SharedConfig: bytes.Clone(s.docs.sharedConfig), Received: time.Now().UTC(),
+	}
+	if !a.fromSettings {
+		out.OnHold, out.HoldErr = s.docs.onHold, s.docs.holdErr
 	}
 	if out.StatusBlob.URL.Empty() && s.docs.ext != nil {
 		// The address in the other document is better than no status at all.

@@ -61,14 +61,14 @@ func TestFirstMinutes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum, err := c.Package(ctx, m.Versions[0].URIs, m.From, "/p.zip", 1<<20)
+	sum, err := c.Package(ctx, m.Versions[0].URIs, m.From, "/p.zip", 1<<20, nil)
 	if err != nil || len(sum) != 64 {
 		t.Fatalf("Package() = %q, %v", sum, err)
 	}
 	if len(f.requests("a.example")) != 0 {
 		t.Errorf("host first, but storage was asked: %v", f.requests("a.example"))
 	}
-	if _, err := c.Package(ctx, m.Versions[0].URIs, m.From, "/small.zip", 1<<10); err == nil || root.Exists("/small.zip") {
+	if _, err := c.Package(ctx, m.Versions[0].URIs, m.From, "/small.zip", 1<<10, nil); err == nil || root.Exists("/small.zip") {
 		t.Errorf("a package beyond its limit: %v", err)
 	}
 	if left, _ := filepath.Glob(root.Path("/.*part*")); len(left) > 0 {

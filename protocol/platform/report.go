@@ -221,25 +221,34 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 	return nil
 }
 
-// Manifest gets a version manifest from the first address that works.
+// Manifest gets a version manifest from the first address that has one.
 func (c *Client) Manifest(ctx context.Context, uris []secret.URL) (*protocol.Manifest, error) {
-	b, from, err := c.transfers().Get(ctx, transfer.Want{Op: "manifest", URIs: uris, Verify: c.verify(), Limit: wire.MaxManifest})
+	var m *protocol.Manifest
+	_, _, err := c.transfers().Get(ctx, transfer.Want{
+		Op: "manifest", URIs: uris, Verify: c.verify(), Limit: wire.MaxManifest,
+		Check: func(b transfer.Body) (err error) {
+			if m, err = wire.ParseManifest(b.Data); err == nil {
+				m.From = b.From
+			}
+			return err
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
-	m, err := wire.ParseManifest(b)
-	if err != nil {
-		return nil, err
-	}
-	m.From = from
 	return m, nil
 }
 
 // Package gets a package to dst (a name below the root), at most limit bytes,
 // and returns its SHA-256 in hex. manifest is the address that the version
-// manifest came from, which is passed on to the host.
-func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret.URL, dst string, limit int64) (sha256 string, err error) {
-	return c.transfers().File(ctx, transfer.Want{Op: "package", URIs: uris, Verify: c.verify(), Manifest: manifest, Limit: limit}, c.o.Root.Path(dst))
+// manifest came from, which is passed on to the host. check is called with the
+// file and its digest before it is taken, see transfer.Want; it may be nil.
+func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret.URL, dst string, limit int64, check func(file, digest string) error) (sha256 string, err error) {
+	w := transfer.Want{Op: "package", URIs: uris, Verify: c.verify(), Manifest: manifest, Limit: limit}
+	if check != nil {
+		w.Check = func(b transfer.Body) error { return check(b.File, b.Digest) }
+	}
+	return c.transfers().File(ctx, w, c.o.Root.Path(dst))
 }
 
 // verify reports whether the host is to check addresses against the goal

@@ -1,8 +1,9 @@
 // Package transfer downloads blobs: manifests into memory, packages to disk,
 // directly from storage or through the host, whichever works
 // (protocol/SPEC.md §8.2). Begin with each, which tries every address over
-// every channel. It may use the HostGAPlugin's client (hostga) and the HTTP
-// layer (web), and makes no decisions about what it downloads.
+// every channel, once in a round. It may use the HostGAPlugin's client (hostga)
+// and the HTTP layer (web), and leaves it to the caller to say whether a body is
+// what was asked for.
 package transfer
 
 import (
@@ -25,6 +26,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/hostga"
 	"github.com/azguest/azguest/protocol/internal/web"
 )
@@ -111,6 +113,20 @@ type Want struct {
 	Manifest secret.URL
 	Limit    int64         // bytes; 0 is 8 MiB
 	Budget   time.Duration // 0 is DefaultBudget
+	// Check says whether a body is what was asked for; it may be nil. Otherwise
+	// the next channel or address is asked, and one that delivers something else
+	// does not become the first one. The error's outlook tells a page of a portal
+	// from a package that was received whole and is refused: without one, it is
+	// protocol.Later.
+	Check func(Body) error
+}
+
+// A Body is what an address delivered: a small blob in memory, or a file.
+type Body struct {
+	Data   []byte
+	File   string // a name the kernel understands
+	Digest string // SHA-256 of the file in hex
+	From   secret.URL
 }
 
 // Error says that no address delivered the blob. Code is that of the last
@@ -119,8 +135,47 @@ type Want struct {
 type Error struct {
 	Op   string
 	Last error
-	Errs []error
-	ways []error // the last fault of each channel
+	Errs []error // of the last round, one for each address and channel
+	// tries counts all rounds.
+	tries int
+	ways  []way
+}
+
+// way is the last fault of one channel.
+type way struct {
+	ch  channel
+	err error
+	// absent: every address that was asked over this channel has answered that
+	// the blob is not there.
+	absent bool
+}
+
+// Outlook implements protocol.OutlookOf. A body that was received whole and is
+// refused settles it. Storage itself knows best what it does not have, whatever
+// the relay makes of that. Otherwise there is hope as long as one way has any.
+func (e *Error) Outlook() protocol.Outlook {
+	later := false
+	for _, err := range e.Errs {
+		o := protocol.OutlookOf(err, protocol.Later)
+		if _, content := errors.AsType[*web.ContentError](err); content && o == protocol.Never {
+			return protocol.Never
+		}
+		later = later || o == protocol.Later
+	}
+	absent := len(e.ways) > 0
+	for _, w := range e.ways {
+		if w.ch == direct && w.absent {
+			return protocol.Absent
+		}
+		absent = absent && w.absent
+	}
+	switch {
+	case later:
+		return protocol.Later
+	case absent:
+		return protocol.Absent
+	}
+	return protocol.Never
 }
 
 func (e *Error) Error() string {
@@ -131,9 +186,9 @@ func (e *Error) Error() string {
 	// does not show that a proxy blocks the direct way.
 	last := make([]string, len(e.ways))
 	for i, w := range e.ways {
-		last[i] = w.Error()
+		last[i] = w.err.Error()
 	}
-	return fmt.Sprintf("get %s: all %d attempts failed: %s", e.Op, len(e.Errs), strings.Join(last, "; "))
+	return fmt.Sprintf("get %s: all %d attempts failed: %s", e.Op, e.tries, strings.Join(last, "; "))
 }
 
 func (e *Error) Unwrap() []error { return e.Errs }
@@ -149,7 +204,12 @@ func (e *Error) Code() string {
 // Get returns a small blob and the address that it came from.
 func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL, err error) {
 	from, err = c.each(ctx, w, func(ctx context.Context, ch channel, u secret.URL) error {
-		resp, err := c.fetch(ctx, ch, u, w, true, nil)
+		resp, err := c.fetch(ctx, ch, u, w, nil, func(r *web.Response) error {
+			if w.Check == nil {
+				return nil
+			}
+			return w.Check(Body{Data: r.Body, From: u})
+		})
 		if err != nil {
 			return err
 		}
@@ -160,7 +220,8 @@ func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL,
 }
 
 // File writes a blob to path (a name the kernel understands) with mode 0600
-// and returns its SHA-256 in hex. The file appears whole or not at all.
+// and returns its SHA-256 in hex. The file appears whole or not at all; until
+// w.Check has accepted it, it has another name.
 func (c *Client) File(ctx context.Context, w Want, path string) (digest string, err error) {
 	dir, err := host.Root("").OpenDir(filepath.Dir(path), nil)
 	if err != nil {
@@ -185,13 +246,26 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 	if w.Limit == 0 {
 		w.Limit = web.DefaultLimit
 	}
+	s := &sink{f: part, sum: sha256.New(), limit: w.Limit, total: -1}
+	refused := map[string]error{} // by digest
 	_, err = c.each(ctx, w, func(ctx context.Context, ch channel, u secret.URL) error {
-		s := &sink{f: part, sum: sha256.New(), limit: w.Limit}
-		_, err := c.fetch(ctx, ch, u, w, false, s.open)
-		if err == nil {
-			err = s.complete()
-		}
-		digest = hex.EncodeToString(s.sum.Sum(nil))
+		s.of(u)
+		_, err := c.fetch(ctx, ch, u, w, s, func(*web.Response) error {
+			if err := s.complete(); err != nil {
+				return err
+			}
+			s.etag = "" // whatever is wrong with these bytes, they can't be continued
+			digest = hex.EncodeToString(s.sum.Sum(nil))
+			if w.Check == nil {
+				return nil
+			}
+			if err := refused[digest]; err != nil {
+				return &settledError{err} // the same bytes, so the same answer
+			}
+			err := w.Check(Body{File: filepath.Join(filepath.Dir(path), tmp), Digest: digest, From: u})
+			refused[digest] = err
+			return err
+		})
 		return err
 	})
 	if err != nil {
@@ -204,46 +278,90 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 	return digest, nil
 }
 
-// each tries every address over every channel until one works or the time
-// budget is used up. The order of the addresses is random, to spread load.
+// settledError is the error of bytes that were refused before.
+type settledError struct{ err error }
+
+func (e *settledError) Error() string { return e.err.Error() }
+func (e *settledError) Unwrap() error { return e.err }
+
+// patience is how long a call goes on with further rounds, waiting included. A
+// short fault is over by then; for a longer one the caller waits, and calls
+// again when the error says so (protocol.NextTry).
+const patience = 15 * time.Second
+
+// each tries every address over every channel until one works: a round. Rounds
+// are repeated at the pace of the requests for the time of patience, as long as
+// there is hope and time left of the budget. The order of the addresses is
+// random, to spread load.
 func (c *Client) each(ctx context.Context, w Want, try func(context.Context, channel, secret.URL) error) (secret.URL, error) {
 	budget := w.Budget
 	if budget == 0 {
 		budget = DefaultBudget
 	}
+	end := time.Now().Add(patience)
 	ctx, cancel := context.WithTimeoutCause(ctx, budget, fmt.Errorf("timeout after %v: %w", budget, context.DeadlineExceeded))
 	defer cancel()
 	uris := slices.Clone(w.URIs)
 	rand.Shuffle(len(uris), func(i, j int) { uris[i], uris[j] = uris[j], uris[i] })
 	uris = uris[:min(len(uris), maxAddresses)]
 	out := &Error{Op: w.Op}
-	faults := map[channel]error{}
+	for {
+		from, final, err := c.round(ctx, uris, try, out)
+		if err == nil {
+			return from, nil
+		}
+		next := protocol.NextTry(out)
+		if final || ctx.Err() != nil || next.IsZero() || next.After(end) || out.Outlook() != protocol.Later {
+			return secret.URL{}, out
+		}
+		if _, err := c.storage.Wait(ctx, time.Until(next)); err != nil {
+			return secret.URL{}, out
+		}
+	}
+}
+
+// round tries every address over every channel once. final means that another
+// round is of no use.
+func (c *Client) round(ctx context.Context, uris []secret.URL, try func(context.Context, channel, secret.URL) error, out *Error) (from secret.URL, final bool, err error) {
+	faults := map[channel]*way{}
+	out.Errs = nil
 	defer func() {
+		out.ways = nil
 		for _, ch := range []channel{viaHost, direct} {
-			if err := faults[ch]; err != nil {
-				out.ways = append(out.ways, err)
+			if w := faults[ch]; w != nil {
+				out.ways = append(out.ways, *w)
 			}
 		}
 	}()
 	for _, u := range uris {
 		for _, ch := range c.channels() {
 			err := try(ctx, ch, u)
-			if ch == viaHost && c.observe != nil && ctx.Err() == nil {
+			waiting := false
+			if f, ok := errors.AsType[*protocol.Fault](err); ok {
+				waiting = f.Waiting
+			}
+			if ch == viaHost && c.observe != nil && ctx.Err() == nil && !waiting {
 				c.observe(err)
 			}
 			if err == nil {
 				c.worked(ch)
-				return u, nil
+				return u, false, nil
+			}
+			if !waiting {
+				out.tries++
 			}
 			out.Last = fmt.Errorf("%s (%s): %w", u, ch, err)
 			out.Errs = append(out.Errs, out.Last)
-			faults[ch] = out.Last
-			if ctx.Err() != nil || local(err) {
-				return secret.URL{}, out
+			was := faults[ch]
+			absent := protocol.OutlookOf(err, protocol.Later) == protocol.Absent
+			faults[ch] = &way{ch, out.Last, absent && (was == nil || was.absent)}
+			_, settled := errors.AsType[*settledError](err)
+			if ctx.Err() != nil || local(err) || settled && out.Outlook() == protocol.Never {
+				return secret.URL{}, true, out
 			}
 		}
 	}
-	return secret.URL{}, out
+	return secret.URL{}, len(uris) == 0, out
 }
 
 // local reports whether trying another address is useless, because our own
@@ -252,56 +370,96 @@ func local(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO)
 }
 
-type opener = func(attempt int) (http.Header, func(int, http.Header) (io.Writer, error), error)
+// directFirst is the first pause of the direct channel, twice that of the relay
+// (see protocol.Pace).
+const directFirst = 2 * protocol.PaceFirst
 
-func (c *Client) fetch(ctx context.Context, ch channel, u secret.URL, w Want, small bool, open opener) (*web.Response, error) {
-	const tries, patience = 3, 15 * time.Second
+// fetch makes a single attempt, unless the request has to wait.
+func (c *Client) fetch(ctx context.Context, ch channel, u secret.URL, w Want, s *sink, check func(*web.Response) error) (*web.Response, error) {
+	if _, err := web.Address(u.Reveal()); err != nil {
+		return nil, err // the relay would only say that it failed
+	}
 	var expect []int
-	if open != nil {
-		expect = []int{http.StatusPartialContent}
+	var to web.Sink
+	if s != nil {
+		to, expect = s, []int{http.StatusPartialContent}
 	}
 	if ch == viaHost {
-		return c.host.Fetch(ctx, hostga.Artifact{URL: u, Verify: w.Verify, Manifest: w.Manifest, Small: small},
-			hostga.FetchLimits{Op: w.Op, Tries: tries, Patience: patience, Limit: w.Limit, Sink: open, Expect: expect})
+		return c.host.Fetch(ctx, hostga.Artifact{URL: u, Verify: w.Verify, Manifest: w.Manifest},
+			hostga.FetchLimits{Op: w.Op, Limit: w.Limit, Sink: to, Expect: expect, Check: check})
 	}
 	return c.storage.Do(ctx, web.Request{
-		Op: w.Op, URL: u.Reveal(), PerURL: true, Tries: tries, Patience: patience, Limit: w.Limit, Sink: open, Expect: expect,
+		Op: w.Op, URL: u.Reveal(), PerURL: true, Tries: 1, First: directFirst, Limit: w.Limit, Sink: to, Expect: expect, Check: check,
 	})
 }
 
+// Ops are the names of what is downloaded, for web.Client.Reset.
+var Ops = []string{"manifest", "package", "artifactsProfile"}
+
 // Reset forgets which blobs failed, so that a new goal state tries at once.
-func (c *Client) Reset() {
-	ops := []string{"manifest", "package", "artifactsProfile"}
-	c.storage.Reset(ops...)
-}
+func (c *Client) Reset() { c.storage.Reset(Ops...) }
 
 // sink is a download in progress. When an attempt breaks off and the server
 // named the version of the blob and takes ranges, the next attempt goes on
-// where it ended; else it starts anew.
+// where it ended, over whichever channel; else it starts anew.
 type sink struct {
-	f     *os.File
-	sum   hash.Hash
-	limit int64
-	n     int64  // bytes in the file
-	etag  string // strong validator of the first answer, "" if none
-	total int64  // size the server announced, -1 if it did not
+	f        *os.File
+	sum      hash.Hash
+	limit    int64
+	from     string // address of the blob, without its signature
+	n        int64  // bytes in the file
+	etag     string // strong validator of the first answer, "" if none
+	total    int64  // size the server announced, -1 if it did not
+	restarts int
 }
 
-func (s *sink) open(int) (http.Header, func(int, http.Header) (io.Writer, error), error) {
+// maxRestarts is how often a download starts anew because the server's answer
+// does not continue what was received.
+const maxRestarts = 3
+
+// of tells which blob the next attempt asks for. Another address may have
+// another copy.
+func (s *sink) of(u secret.URL) {
+	name, _, _ := strings.Cut(u.Reveal(), "?")
+	if s.from != name {
+		s.from, s.etag = name, ""
+	}
+}
+
+// Header implements web.Sink.
+func (s *sink) Header() http.Header {
 	h := http.Header{}
-	if s.n > 0 && s.etag != "" {
+	if s.Resumable() > 0 {
 		h.Set("Range", fmt.Sprintf("bytes=%d-", s.n))
 		h.Set("If-Range", s.etag)
 	}
-	return h, s.start, nil
+	return h
 }
 
-// start prepares for the body of an answer.
-func (s *sink) start(status int, h http.Header) (io.Writer, error) {
+// Resumable implements web.Sink.
+func (s *sink) Resumable() int64 {
+	if s.etag == "" {
+		return 0
+	}
+	return s.n
+}
+
+// Restart implements web.Sink.
+func (s *sink) Restart() bool {
+	if s.Resumable() == 0 {
+		return false
+	}
+	s.etag = ""
+	s.restarts++
+	return s.restarts <= maxRestarts
+}
+
+// Open implements web.Sink.
+func (s *sink) Open(status int, h http.Header) (io.Writer, error) {
 	if status == http.StatusPartialContent {
 		from, total, ok := contentRange(h.Get("Content-Range"))
-		if !ok || from != s.n || h.Get("Etag") != s.etag {
-			return nil, errors.New("server resumed at a different position")
+		if !ok || s.etag == "" || from != s.n || h.Get("Etag") != s.etag || s.total >= 0 && total != s.total {
+			return nil, web.ErrRestart
 		}
 		s.total = total
 		return s, nil

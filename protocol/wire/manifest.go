@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"errors"
+
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 )
@@ -12,6 +14,10 @@ func ParseManifest(b []byte) (*protocol.Manifest, error) {
 	root, err := parse("manifest", b)
 	if err != nil {
 		return nil, err
+	}
+	if !root.is("PluginVersionManifest") && len(root.all("Plugin")) == 0 {
+		// A page, or an error document: well-formed, but not a manifest.
+		return nil, &protocol.DocumentError{Doc: "manifest", Err: errors.New("not a version manifest")}
 	}
 	m := &protocol.Manifest{}
 	at := map[string]int{}

@@ -204,7 +204,12 @@ func (f *Fabric) repositoryBlob(r *request, blobPath string) *answer {
 		for _, p := range h.versions {
 			if strings.EqualFold(file, h.name+"__"+p.version+".zip") {
 				a := reply(http.StatusOK, "application/zip", p.data).note("package", h.name+" "+p.version)
+				a.header.Set("Accept-Ranges", "bytes")
 				if a.file = p.file; a.file == "" {
+					// A package that is published once more under the same name has
+					// another ETag, if its content differs.
+					sum := sha1.Sum(p.data)
+					a.header.Set("ETag", `"0x`+strings.ToUpper(hex.EncodeToString(sum[:8]))+`"`)
 					return cutToRange(a, r)
 				}
 				return a

@@ -11,6 +11,7 @@ import (
 
 	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
 )
 
 // StatusError is an answer with a status that the caller did not expect.
@@ -18,6 +19,7 @@ type StatusError struct {
 	Status int
 	Body   string // at most 4 KiB
 	after  time.Duration
+	relay  bool // it is a relay's answer, see Request.Relay
 }
 
 func (e *StatusError) Error() string {
@@ -29,6 +31,24 @@ func (e *StatusError) Error() string {
 		return fmt.Sprintf("status %d", e.Status)
 	}
 	return fmt.Sprintf("status %d: %s", e.Status, msg)
+}
+
+// Outlook implements protocol.OutlookOf (protocol/SPEC.md §2.3). Few statuses
+// say something about what was asked for, and not about the server, a proxy or
+// the moment.
+func (e *StatusError) Outlook() protocol.Outlook {
+	switch e.Status {
+	case 404:
+		return protocol.Absent
+	case 400:
+		if e.relay || e.InvalidContainer() {
+			return protocol.Later
+		}
+		return protocol.Never
+	case 401, 405, 406, 411, 413, 414, 415, 451:
+		return protocol.Never
+	}
+	return protocol.Later
 }
 
 // Gone reports a 410: the container or configuration name is stale.
@@ -87,12 +107,40 @@ func (e *timeoutError) Error() string { return fmt.Sprintf("%v after %v", errSlo
 func (*timeoutError) Unwrap() error   { return errSlow }
 func (*timeoutError) Code() string    { return "host-timeout" }
 
+// Outlook implements protocol.OutlookOf.
+func (*timeoutError) Outlook() protocol.Outlook { return protocol.Later }
+
 // netError is a failure of the network.
 type netError struct{ err error }
 
 func (e *netError) Error() string { return e.err.Error() }
 func (e *netError) Unwrap() error { return e.err }
 func (*netError) Code() string    { return "host-unreachable" }
+
+// Outlook implements protocol.OutlookOf.
+func (*netError) Outlook() protocol.Outlook { return protocol.Later }
+
+// ContentError is an answer that is not what was asked for. Err says what is
+// wrong with it and whether there is hope; by itself the fault is that of the
+// transport.
+type ContentError struct{ Err error }
+
+func (e *ContentError) Error() string { return e.Err.Error() }
+func (e *ContentError) Unwrap() error { return e.Err }
+
+// Outlook implements protocol.OutlookOf.
+func (e *ContentError) Outlook() protocol.Outlook { return protocol.OutlookOf(e.Err, protocol.Later) }
+
+// Code returns the error code, which is stable.
+func (e *ContentError) Code() string {
+	if c, ok := errors.AsType[interface {
+		error
+		Code() string
+	}](e.Err); ok {
+		return c.Code()
+	}
+	return "host-document"
+}
 
 // SizeError is a body beyond its limit; the request is not repeated.
 type SizeError struct{ Limit int64 }
@@ -102,11 +150,17 @@ func (e *SizeError) Error() string { return fmt.Sprintf("more than %d bytes", e.
 // Code returns the error code, which is stable.
 func (*SizeError) Code() string { return "host-document" }
 
+// Outlook implements protocol.OutlookOf.
+func (*SizeError) Outlook() protocol.Outlook { return protocol.Never }
+
 // addressError is a text that is not an HTTP URL.
 type addressError struct{ url string }
 
 func (e *addressError) Error() string { return "not an HTTP URL: " + bound.Quote(e.url) }
 func (*addressError) Code() string    { return "host-document" }
+
+// Outlook implements protocol.OutlookOf.
+func (*addressError) Outlook() protocol.Outlook { return protocol.Never }
 
 // localError is a failure on this machine, not of the network: a full disk, a
 // closed file.
@@ -115,5 +169,8 @@ type localError struct{ err error }
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
 func (*localError) Code() string    { return "local-io" }
+
+// Outlook implements protocol.OutlookOf.
+func (*localError) Outlook() protocol.Outlook { return protocol.Later }
 
 var errProxy = errors.New("configured proxy is not a URL")

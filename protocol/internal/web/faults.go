@@ -27,7 +27,7 @@ type faults struct {
 // failure and deleted by the first success.
 type fault struct {
 	host   string // "" for a document
-	pace   Pace
+	pace   protocol.Pace
 	next   time.Time // no request before, unless a canary succeeds
 	err    error
 	conn   bool // the peer was not reached at all
@@ -66,22 +66,31 @@ func (fs *faults) get(key, host string) *fault {
 	return f
 }
 
+// A failure is an attempt that failed.
+type failure struct {
+	err   error
+	conn  bool          // the peer was not reached
+	soon  bool          // the first repetition may follow at once
+	after time.Duration // the server asks for this pause
+	first time.Duration // of the pace, 0 for the usual one
+}
+
 // failed records an attempt that failed and returns how long to wait for the
-// next one. With soon the first repetition may follow at once.
-func (fs *faults) failed(key, host string, now time.Time, err error, conn, soon bool, after time.Duration) time.Duration {
+// next one.
+func (fs *faults) failed(key, host string, now time.Time, e failure) time.Duration {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f := fs.get(key, host)
-	f.err, f.conn, f.canary = err, conn, now
+	f.err, f.conn, f.canary, f.pace.First = e.err, e.conn, now, e.first
 	// A machine that answers at all counts as down only if its canary fails: a
 	// canary that succeeds while this request fails says nothing about the
 	// request.
-	f.down = f.down || conn
+	f.down = f.down || e.conn
 	delay := f.pace.Failed(now)
-	if soon && f.pace.Total() == 1 {
+	if e.soon && f.pace.Total() == 1 {
 		delay = 0
 	}
-	delay = max(delay, min(after, maxAfter))
+	delay = max(delay, min(e.after, maxAfter))
 	f.next = now.Add(delay)
 	return delay
 }

@@ -101,6 +101,10 @@ func (c *Client) waitChange(ctx context.Context, changed <-chan struct{}) bool {
 	return true
 }
 
+// Moved tells that this machine has changed in a way that may help requests
+// that could not reach their peer, so they may be made again at once.
+func (c *Client) Moved() { c.faults.retryUnreached() }
+
 // Wait waits for d, or until the network changes; then requests that could not
 // reach their peer may be made again at once.
 func (c *Client) Wait(ctx context.Context, d time.Duration) (woken bool, err error) {

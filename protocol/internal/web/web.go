@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -72,12 +73,43 @@ type Request struct {
 	Timeout     time.Duration // one attempt; for a Sink: without progress
 	PerURL      bool          // pace by URL, not by machine
 	About       string        // pace by this too: what a relay is asked for
-	Retry400    bool          // protocol/SPEC.md §2.3: manifests through the host
-	// Sink takes the body of a 200 or 206, which is not kept in memory then. It
-	// is called before each attempt and returns headers to add and a function
-	// that returns the writer.
-	Sink func(attempt int) (http.Header, opener, error)
+	Relay       bool          // the answers are those of a relay: a 400 is transient (protocol/SPEC.md §2.3)
+	First       time.Duration // the pace's first pause, see protocol.Pace
+	// Sink takes the body of a 200 or 206, which is not kept in memory then.
+	Sink Sink
+	// Check says whether the body is what was asked for. If not, the attempt
+	// has failed, like one without an answer: a page of a proxy or a portal is
+	// not the document, whatever its status says.
+	Check func(*Response) error
 }
+
+// A Sink writes a body to where it belongs, over several attempts.
+type Sink interface {
+	// Header returns what to add to the next request: a range that goes on
+	// where the last one broke off.
+	Header() http.Header
+	// Open takes the status and header of an answer and returns the writer for
+	// its body. With ErrRestart the answer does not continue what was received.
+	Open(status int, h http.Header) (io.Writer, error)
+	// Restart forgets what was received, so that the next attempt asks for
+	// everything. It returns false if that is of no use.
+	Restart() bool
+	// Resumable is how many bytes were received that the next attempt can
+	// continue.
+	Resumable() int64
+}
+
+// ErrRestart is returned by a Sink whose answer continues something else.
+var ErrRestart = errors.New("the answer does not continue what was received")
+
+// leastProgress is how many bytes an attempt that breaks off must have received
+// to count as progress and not as a failure, and progressPause the pause
+// before the next one. A connection that some device cuts every few megabytes
+// delivers a large package nevertheless.
+const (
+	leastProgress = 64 << 10
+	progressPause = time.Second
+)
 
 // A Response is an answer that was read to its end.
 type Response struct {
@@ -138,9 +170,22 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 			continue
 		}
 		attempt++
-		resp, err := c.attempt(ctx, &r, attempt, changed)
+		before := resumable(r.Sink)
+		resp, err := c.attempt(ctx, &r, changed)
 		if errors.Is(err, errMoved) {
 			c.faults.retryUnreached()
+			continue
+		}
+		if err == nil && r.Check != nil {
+			if cerr := r.Check(resp); cerr != nil {
+				err = &ContentError{cerr}
+			}
+		}
+		if goesOn(r.Sink, before, err) && ctx.Err() == nil {
+			attempt--
+			if _, err := c.wait(ctx, progressPause, nil); err != nil {
+				return nil, fmt.Errorf("%s: %w", r.Op, err)
+			}
 			continue
 		}
 		if err == nil {
@@ -156,11 +201,33 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		if isStatus {
 			after = se.after
 		}
-		c.faults.failed(key, hostOf(hostport), time.Now(), err, connectFault(err), soon, after)
-		if !retryable(err, r.Retry400) || (r.Tries > 0 && attempt >= r.Tries) {
+		c.faults.failed(key, hostOf(hostport), time.Now(), failure{err: err, conn: connectFault(err), soon: soon, after: after, first: r.First})
+		if !retryable(err) || (r.Tries > 0 && attempt >= r.Tries) {
 			return nil, c.faults.describe(key, r.Op, err, time.Now(), false)
 		}
 	}
+}
+
+func resumable(s Sink) int64 {
+	if s == nil {
+		return 0
+	}
+	return s.Resumable()
+}
+
+// goesOn reports whether a download that ended with err goes on at once, which
+// counts as no failure: it has made progress since it had before bytes, or what
+// it has does not fit to what the server has now. The fault is ours then, as we
+// asked for a range.
+func goesOn(s Sink, before int64, err error) bool {
+	if s == nil || err == nil {
+		return false
+	}
+	se, isStatus := errors.AsType[*StatusError](err)
+	if errors.Is(err, ErrRestart) || isStatus && (se.Status == http.StatusRequestedRangeNotSatisfiable || se.Status == http.StatusPreconditionFailed) {
+		return s.Restart()
+	}
+	return retryable(err) && s.Resumable()-before >= leastProgress
 }
 
 // canaryWell sends the canary if it is due, and reports whether a real attempt
@@ -205,16 +272,16 @@ func unreached(why error) error { return &net.OpError{Op: "dial", Net: "tcp", Er
 // Once makes a single attempt, without pacing.
 func (c *Client) Once(ctx context.Context, r Request) (*Response, error) {
 	r.Method = cmp.Or(r.Method, http.MethodGet)
-	return c.attempt(ctx, &r, 1, nil)
+	return c.attempt(ctx, &r, nil)
 }
 
 // attempt makes a single attempt. While it has no connection, a change of the
 // network ends it with errMoved: the peer may now be reached in another way.
-func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan struct{}) (*Response, error) {
+func (c *Client) attempt(ctx context.Context, r *Request, changed <-chan struct{}) (*Response, error) {
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
 	actx, l := c.limit(ctx, timeout, changed)
 	defer l.end()
-	req, open, err := c.request(actx, r, n)
+	req, err := c.request(actx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -226,12 +293,16 @@ func (c *Client) attempt(ctx context.Context, r *Request, n int, changed <-chan 
 	defer func() { _ = resp.Body.Close() }()
 	if !ok(resp.StatusCode, r.Expect) {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-		return nil, &StatusError{Status: resp.StatusCode, Body: string(body), after: retryAfter(resp.Header)}
+		return nil, &StatusError{Status: resp.StatusCode, Body: string(body), after: retryAfter(resp.Header, time.Now()), relay: r.Relay}
 	}
 	limit := cmp.Or(r.Limit, DefaultLimit)
+	decode(resp)
 	out := &Response{Status: resp.StatusCode, Header: resp.Header}
-	if open != nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
-		w, err := open(resp.StatusCode, resp.Header)
+	if r.Sink != nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
+		w, err := r.Sink.Open(resp.StatusCode, resp.Header)
+		if _, large := errors.AsType[*SizeError](err); large || errors.Is(err, ErrRestart) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, &localError{err}
 		}
@@ -285,19 +356,24 @@ func (c *Client) limit(ctx context.Context, timeout time.Duration, changed <-cha
 	return actx, limits{connected: connected, progress: func() { answer.Reset(timeout) }, end: end}
 }
 
-// opener takes the status and header of an answer, and returns the writer for
-// its body.
-type opener = func(status int, h http.Header) (io.Writer, error)
-
-// request makes the HTTP request of attempt n. open is nil without a Sink.
-func (c *Client) request(ctx context.Context, r *Request, n int) (req *http.Request, open opener, err error) {
-	u, err := url.Parse(r.URL)
+// Address parses an address that requests can be made to.
+func Address(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, nil, &addressError{secret.NewURL(r.URL).String()}
+		return nil, &addressError{secret.NewURL(text).String()}
 	}
-	req, err = http.NewRequestWithContext(ctx, r.Method, "http://"+u.Host, bytes.NewReader(r.Body))
+	return u, nil
+}
+
+// request makes the HTTP request of an attempt.
+func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error) {
+	u, err := Address(r.URL)
 	if err != nil {
-		return nil, nil, &addressError{secret.NewURL(r.URL).String()}
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, "http://"+u.Host, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, &addressError{secret.NewURL(r.URL).String()}
 	}
 	req.URL = u // keeps the escapes as they were
 	if len(r.Body) == 0 && r.Method == http.MethodGet {
@@ -306,13 +382,9 @@ func (c *Client) request(ctx context.Context, r *Request, n int) (req *http.Requ
 	maps.Copy(req.Header, r.Header)
 	req.Header.Set("User-Agent", c.agent)
 	if r.Sink != nil {
-		var extra http.Header
-		if extra, open, err = r.Sink(n); err != nil {
-			return nil, nil, &localError{err}
-		}
-		maps.Copy(req.Header, extra)
+		maps.Copy(req.Header, r.Sink.Header())
 	}
-	return req, open, nil
+	return req, nil
 }
 
 // stream copies the body to its end and calls progress for each piece.
@@ -327,6 +399,9 @@ func stream(actx, ctx context.Context, w io.Writer, r io.Reader, limit int64, pr
 				return &SizeError{limit}
 			}
 			if _, werr := w.Write(buf[:k]); werr != nil {
+				if _, large := errors.AsType[*SizeError](werr); large {
+					return werr
+				}
 				return &localError{werr}
 			}
 		}
@@ -343,12 +418,22 @@ func ok(status int, expect []int) bool {
 	return status == 200 || status == 201 || status == 202 || slices.Contains(expect, status)
 }
 
-func retryAfter(h http.Header) time.Duration {
-	s, err := strconv.Atoi(strings.TrimSpace(h.Get("Retry-After")))
-	if err != nil || s < 0 {
-		return 0
+// retryAfter is the pause that a server asks for, at most an hour and 0 if it
+// asks for none: a number of seconds, or a date (RFC 9110, 10.2.3). A date is
+// compared with the one that the server gives for the answer, because the clock
+// of a machine that is just starting may be years off.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	wait := time.Duration(0)
+	if s, err := strconv.Atoi(text); err == nil {
+		wait = time.Duration(max(0, min(s, 3600))) * time.Second
+	} else if at, err := http.ParseTime(text); err == nil {
+		if date, err := http.ParseTime(h.Get("Date")); err == nil {
+			now = date
+		}
+		wait = at.Sub(now)
 	}
-	return time.Duration(min(s, 3600)) * time.Second
+	return max(0, min(wait, time.Hour))
 }
 
 // neterr prefers our own reason for ending a request to Go's error.
@@ -368,23 +453,28 @@ func neterr(actx, ctx context.Context, err error) error {
 	return &netError{err}
 }
 
-// connectFault reports whether the peer was never reached.
+// connectFault reports whether the peer was never reached: there was no
+// connection, or none that can be trusted, which a clock that is not set yet or
+// a missing authority causes. Both end with a change of this machine's own.
 func connectFault(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
 	if oe, ok := errors.AsType[*net.OpError](err); ok {
 		return oe.Op == "dial"
 	}
 	return false
 }
 
-// retryable reports whether a request may be repeated after err, by the
-// classes of protocol/SPEC.md §2.3.
-func retryable(err error, also400 bool) bool {
+// retryable reports whether a request may be repeated within a call after err,
+// by the classes of protocol/SPEC.md §2.3.
+func retryable(err error) bool {
 	if se, ok := errors.AsType[*StatusError](err); ok {
 		switch se.Status {
-		case 205, 206, 403, 429, 500, 501, 502, 503, 504, 507:
+		case 205, 206, 403, 408, 425, 429, 500, 501, 502, 503, 504, 507:
 			return true
 		case 400:
-			return also400 && !se.InvalidContainer()
+			return se.relay && !se.InvalidContainer()
 		}
 		return false
 	}

@@ -34,8 +34,8 @@ func TestStatusClasses(t *testing.T) {
 		tries int
 	}{
 		200: {true, 1}, 201: {true, 1}, 202: {true, 1},
-		204: {false, 1}, 301: {false, 1}, 302: {false, 1}, 400: {false, 1}, 401: {false, 1}, 404: {false, 1}, 408: {false, 1}, 409: {false, 1}, 410: {false, 1},
-		205: {false, 4}, 206: {false, 4}, 403: {false, 4}, 429: {false, 4}, 500: {false, 4}, 501: {false, 4}, 502: {false, 4}, 503: {false, 4}, 504: {false, 4}, 507: {false, 4},
+		204: {false, 1}, 301: {false, 1}, 302: {false, 1}, 400: {false, 1}, 401: {false, 1}, 404: {false, 1}, 409: {false, 1}, 410: {false, 1},
+		205: {false, 4}, 206: {false, 4}, 403: {false, 4}, 408: {false, 4}, 425: {false, 4}, 429: {false, 4}, 500: {false, 4}, 501: {false, 4}, 502: {false, 4}, 503: {false, 4}, 504: {false, 4}, 507: {false, 4},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
@@ -54,7 +54,7 @@ func TestA400OfTheRelayIsTransient(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
 			c := New(answers(func(*http.Request) (*http.Response, error) { n++; return status(400, body), nil }), "ua", nil)
-			_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: 3, Retry400: true})
+			_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: 3, Relay: true})
 			if err == nil || n != want {
 				t.Errorf("%q: %d tries, want %d", body, n, want)
 			}
@@ -98,7 +98,7 @@ func TestNoHotLoop(t *testing.T) {
 						n++
 					}
 				}
-				if n > hourly {
+				if n > protocol.PaceHourly {
 					t.Errorf("%s: %d attempts within an hour", name, n)
 					break
 				}
@@ -154,7 +154,7 @@ func TestOneDocumentHeals(t *testing.T) {
 	limit := func(age time.Duration) time.Duration {
 		switch {
 		case age > 70*time.Minute:
-			return steady + 10*time.Second
+			return protocol.PaceSteady + 10*time.Second
 		case age > 3*time.Minute:
 			return max(time.Minute, min(age/3, 9*time.Minute))
 		}

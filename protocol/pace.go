@@ -1,6 +1,7 @@
-package web
+package protocol
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -12,18 +13,23 @@ import (
 // are, then within a third of its age, at most nine minutes, and within
 // little more than three when it has lasted for more than an hour.
 const (
-	firstDelay = time.Second
-	multiplier = 3
-	maxDelay   = 43 * time.Second // with jitter and the loop's period a minute
-	hourly     = 20
-	ageShare   = 0.3
-	maxShare   = 450 * time.Second
-	steady     = time.Hour / (hourly - 1) // one attempt is left for when a canary works
+	PaceFirst  = time.Second
+	PaceGrowth = 3
+	PaceMost   = 43 * time.Second // with jitter and the loop's period a minute
+	PaceHourly = 20
+	PaceShare  = 0.3
+	PaceLate   = 450 * time.Second
+	PaceSteady = time.Hour / (PaceHourly - 1) // one attempt is left for when a canary works
 )
 
 // A Pace says when to repeat something that fails. The zero value has not
 // failed yet.
 type Pace struct {
+	// First replaces PaceFirst. Two ways to the same thing that fail together
+	// are not tried at the same moments then, so that the end of a fault that
+	// both have is noticed in half the time.
+	First time.Duration
+
 	early backoff.ExponentialBackOff
 	tries []time.Time // of the last hour, oldest first
 	total int
@@ -34,7 +40,7 @@ type Pace struct {
 func (p *Pace) Failed(now time.Time) time.Duration {
 	if p.total == 0 {
 		p.since = now
-		p.early = backoff.ExponentialBackOff{InitialInterval: firstDelay, RandomizationFactor: 0.25, Multiplier: multiplier, MaxInterval: maxDelay}
+		p.early = backoff.ExponentialBackOff{InitialInterval: cmp.Or(p.First, PaceFirst), RandomizationFactor: 0.25, Multiplier: PaceGrowth, MaxInterval: PaceMost}
 		p.early.Reset()
 	}
 	p.forget(now)
@@ -42,12 +48,12 @@ func (p *Pace) Failed(now time.Time) time.Duration {
 	p.total++
 	delay := p.early.NextBackOff()
 	if age := now.Sub(p.since); age < time.Hour {
-		delay = max(delay, min(time.Duration(ageShare*float64(age)), maxShare))
+		delay = max(delay, min(time.Duration(PaceShare*float64(age)), PaceLate))
 	} else {
-		delay = max(delay, steady)
+		delay = max(delay, PaceSteady)
 	}
-	if n := len(p.tries); n >= hourly {
-		delay = max(delay, p.tries[n-hourly].Add(time.Hour).Sub(now))
+	if n := len(p.tries); n >= PaceHourly {
+		delay = max(delay, p.tries[n-PaceHourly].Add(time.Hour).Sub(now))
 	}
 	return delay
 }
@@ -62,7 +68,7 @@ func (p *Pace) forget(now time.Time) {
 // Spent reports whether the attempts of one hour have been used up.
 func (p *Pace) Spent(now time.Time) bool {
 	p.forget(now)
-	return len(p.tries) >= hourly
+	return len(p.tries) >= PaceHourly
 }
 
 // Since is when the first attempt failed.
