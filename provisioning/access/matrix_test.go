@@ -180,7 +180,9 @@ func (img image) modes() []string {
 		return []string{"password", "both"}
 	case os.Getenv("AZGUEST_LONG") != "":
 		return []string{"key", "password", "both"}
-	case img.no != nil || strings.Contains(img.build, "sudo"):
+	case img.no != nil:
+		return []string{"key"}
+	case strings.Contains(img.build, "/etc/sudoers.d/"):
 		return []string{"key", "both"}
 	}
 	return []string{"both"}
