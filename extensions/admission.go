@@ -31,7 +31,7 @@ func (m *Manager) skip(q pair, why fault.Problem) {
 		r.Report = handler.ReportOf(why)
 	}
 	if q.ext != "" {
-		w.placeholder(r, q.ext, q.seq, "Enable", why.Code, why.Text, false)
+		w.placeholder(r, q.ext, q.seq, "Enable", why.Code, why.Text)
 	}
 	if err := w.put(r); err != nil {
 		m.log.Warn().Err(err).Str("extension", q.row).Msg("could not save record")
@@ -48,8 +48,8 @@ func (m *Manager) versionOf(want *protocol.Handler) string {
 }
 
 // placeholder writes an error status file on behalf of a handler. An existing
-// file is kept unless overwrite is set.
-func (m *Manager) placeholder(r store.Record, ext string, seq int, op string, code int, message string, overwrite bool) error {
+// file is the handler's word and stays.
+func (m *Manager) placeholder(r store.Record, ext string, seq int, op string, code int, message string) error {
 	base := m.store.Base(r.Name, r.Version)
 	if err := folder.Root.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("write status: %w", err)
@@ -58,7 +58,7 @@ func (m *Manager) placeholder(r store.Record, ext string, seq int, op string, co
 		return fmt.Errorf("write status: %w", err)
 	}
 	path := base + "/status/" + handler.FileName(ext, seq, ".status")
-	if _, err := folder.Root.Lstat(path); err == nil && !overwrite {
+	if _, err := folder.Root.Lstat(path); err == nil {
 		return nil
 	}
 	full := r.Name
@@ -128,7 +128,7 @@ func (m *Manager) refuse(h *managed, want *protocol.Handler, mine []pair) bool {
 	for _, q := range mine {
 		p.denied[q.key()] = r.Report
 		if q.enable && !q.bare {
-			w.placeholder(r, q.ext, q.seq, "Enable", code, why.Text, true)
+			w.placeholder(r, q.ext, q.seq, "Enable", code, why.Text)
 		}
 	}
 	if err := w.put(r); err != nil {

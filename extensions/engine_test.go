@@ -412,7 +412,7 @@ func TestIncompleteStatusFile(t *testing.T) {
 	}
 	// The first status of a new number, too, is no error while incomplete.
 	writeFile(t, w.base("P.X-1.0/status/1.status"), half)
-	if st, _, fresh := handler.ReadStatus(w.base("P.X-1.0/status/1.status"), "P.X", "1.0", 1); !fresh {
+	if st, _, partial := handler.ReadStatus(w.base("P.X-1.0/status/1.status"), "P.X", "1.0", 1); !partial {
 		t.Errorf("status %+v", st)
 	}
 }

@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,8 +10,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/cgroup"
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/extensions/fault"
 	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
@@ -30,9 +33,8 @@ func (m *Manager) wary() bool {
 	})
 }
 
-// lookForDead finds extensions whose status is transitioning although they have
-// no process left that could change it. It returns whether the status report
-// has changed.
+// lookForDead finds extensions that have no final status and no process left
+// that could write one. It returns whether the status report has changed.
 func (m *Manager) lookForDead() bool {
 	p := m.pass
 	if p == nil || p.refused || p.hold {
@@ -41,43 +43,88 @@ func (m *Manager) lookForDead() bool {
 	changed := false
 	v := m.live()
 	for _, q := range p.pairs {
-		h := v.handlers[strings.ToLower(q.handler.Name)]
-		if !q.enable || q.bare || h.busy != nil {
-			delete(p.dead, q.key())
-			continue
-		}
 		old := p.dead[q.key()]
 		delete(p.dead, q.key())
-		r := v.row(q, &m.files)
-		e, known := r.rec.Exts[q.ext]
-		st := r.status.Extension
-		if !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || st == nil || st.Status != handler.Transitioning && !r.missing ||
-			r.rec.State != plan.Enabled && e.FailKey == "" || time.Since(e.Last.Finished).Abs() < m.cfg.Timeouts.Dead {
-			changed = changed || old.final
-			continue
+		now := m.deadlineOf(v, q, old)
+		if !now.since.IsZero() {
+			p.dead[q.key()] = now
 		}
-		base := m.store.Base(r.rec.Name, r.rec.Version)
-		var mod time.Time
-		if fi, err := folder.Root.Lstat(base + "/status/" + handler.FileName(q.ext, q.seq, ".status")); err == nil {
-			mod = fi.ModTime()
+		changed = changed || now.final != old.final
+		if old.final && !now.final { // it has said something after all
+			m.unblock()
 		}
-		switch {
-		case m.alive(r, e, base):
-			changed = changed || old.final
-			continue
-		case old.since.IsZero() || !old.modTime.Equal(mod):
-			// The file has changed, so an unknown process may write it: wait again.
-			p.dead[q.key()] = deadline{since: time.Now(), modTime: mod}
-			changed = changed || old.final
-			continue
-		case !old.final && time.Since(old.since) >= m.cfg.Timeouts.Dead:
-			old.final, changed = true, true
-			old.message = m.deadMessage(q, e, st, r.missing)
-			m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension has no final status, and none of its processes runs")
-		}
-		p.dead[q.key()] = old
 	}
 	return changed
+}
+
+// deadlineOf returns the deadline of an extension, which was old at the last
+// look. It is zero if there is a final status, or something of the extension is
+// alive.
+func (m *Manager) deadlineOf(v view, q pair, old deadline) deadline {
+	if !q.enable || q.bare || v.handlers[strings.ToLower(q.handler.Name)].busy != nil {
+		return deadline{}
+	}
+	r := v.row(q, &m.files)
+	e, known := r.rec.Exts[q.ext]
+	st := r.status.Extension
+	stamp, _ := store.StampOf(v.statusFile(r.rec, q))
+	switch {
+	case !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || r.rec.State != plan.Enabled && e.FailKey == "",
+		st == nil || st.Status != handler.Transitioning && !r.missing,
+		m.alive(r, e, m.store.Base(r.rec.Name, r.rec.Version)):
+		return deadline{}
+	case old.since.IsZero():
+		old = deadline{since: time.Now(), stamp: stamp}
+		if r.missing && e.Last.Over.Boot == host.BootID() { // also of an earlier start of the agent
+			old.since = old.since.Add(e.Last.Over.Left(m.cfg.Timeouts.Late) - m.cfg.Timeouts.Late)
+		}
+	case old.stamp != stamp: // by a process that is not known
+		old = deadline{since: time.Now(), stamp: stamp, heard: true}
+	case !old.final && time.Since(old.since) >= m.grace(r, e, old):
+		old.final, old.message = true, m.deadMessage(q, e, st, r.missing)
+		m.log.Warn().Str("extension", q.row).Int("seq", q.seq).Msg("extension has no final status, and none of its processes runs")
+	}
+	return old
+}
+
+// grace is how long to wait for a final status when no process of an extension
+// is left. It is long if the agent can't know who writes the status: there is
+// no file after an enable that succeeded, the file was written by an unknown
+// process, or the handler has started something that does not look like it.
+func (m *Manager) grace(r row, e store.ExtRecord, d deadline) time.Duration {
+	t := m.cfg.Timeouts
+	if r.missing || d.heard || time.Since(d.since) >= 2*t.Dead && m.heirs(r.rec, e) {
+		return max(t.Late, 2*t.Dead)
+	}
+	return 2 * t.Dead
+}
+
+// heirs reports whether a process may be the work of the handler although it has
+// neither its marker nor its name, such as a container or a unit of a package
+// that it has installed: it was started while install, update or the first
+// enable ran, and its parent has ended or is the system itself.
+func (m *Manager) heirs(rec store.Record, e store.ExtRecord) bool {
+	ran := []*store.Ended{rec.Last}
+	if e.Attempts <= 1 {
+		ran = append(ran, e.Last)
+	}
+	return slices.ContainsFunc(ran, func(d *store.Ended) bool {
+		return d != nil && d.Began.Boot == host.BootID() && len(job.Heirs(d.Began, d.Over)) > 0
+	})
+}
+
+// unblock lets extensions run that were skipped because of others. It is called
+// when an error that the agent has reported for one of them turns out to be
+// wrong; those that are still blocked are skipped again.
+func (m *Manager) unblock() {
+	for key, why := range m.pass.skipped {
+		if why.Cause != fault.CauseBlocked {
+			continue
+		}
+		delete(m.pass.skipped, key)
+		name, _, _ := strings.Cut(key, "\x00")
+		m.handler(name).settled = false
+	}
 }
 
 // alive reports whether something could still change the extension's status:
@@ -105,12 +152,13 @@ func (m *Manager) alive(r row, e store.ExtRecord, base string) bool {
 	return len(hm.Services) > 0 || m.handedOver(r.rec.Name, base)
 }
 
-// handedOver reports whether a systemd unit or cron job mentions the handler or
-// its directory. Crontabs of other users than root do not count.
+// handedOver reports whether a systemd unit, a cron job or an at job mentions the
+// handler or its directory. Those of other users than root do not count. An at
+// job has the environment of the command that has submitted it.
 func (m *Manager) handedOver(name, base string) bool {
 	for _, dir := range []string{
 		"/etc/systemd/system", "/run/systemd/system", "/run/systemd/transient", "/usr/lib/systemd/system", "/lib/systemd/system",
-		"/etc/cron.d", "/etc/init.d",
+		"/etc/cron.d", "/etc/init.d", "/var/spool/at", "/var/spool/cron/atjobs",
 	} {
 		entries, err := m.store.Root.ReadDir(dir)
 		if err != nil {
@@ -147,5 +195,5 @@ func (m *Manager) deadMessage(q pair, e store.ExtRecord, st *protocol.ExtensionS
 		dir := m.store.JobDir(e.Last.Job)
 		out = "\n" + handler.OutputText(handler.Tail(dir+"/"+job.Stdout, 4096), handler.Tail(dir+"/"+job.Stderr, 4096))
 	}
-	return fmt.Sprintf("AZ-EXT-LIMBO: no process of extension %s is running and it did not report a final status; %s%s", q.row, last, out)
+	return fmt.Sprintf("AZ-EXT-LIMBO: no process of extension %s is running and it did not report a final status; %s (reason of the last run: %s)%s", q.row, last, cmp.Or(e.Last.Why, "none"), out)
 }

@@ -73,9 +73,11 @@ type Timeouts struct {
 	// Grace is how long after the deadline the supervisor may take to kill its
 	// command and to record the result before the agent kills both.
 	Grace time.Duration
-	// Dead is how long a handler may have no living process before its
-	// transitioning status is reported as an error (extensions/SPEC.md §7.6).
-	Dead time.Duration
+	// Dead is half of how long a handler may have no living process before its
+	// transitioning status is reported as an error. Late is the same where
+	// somebody unknown may still write the status: it is missing, or was written
+	// by a process that is not known (extensions/SPEC.md §7.6).
+	Dead, Late time.Duration
 }
 
 func (t Timeouts) filled() Timeouts {
@@ -97,6 +99,7 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.Profile, min(5*time.Minute, t.Fetch))
 	def(&t.Grace, 20*time.Second)
 	def(&t.Dead, 20*time.Second)
+	def(&t.Late, 30*time.Minute)
 	return t
 }
 

@@ -45,7 +45,7 @@ var matrix = []matrixRow{
 	{"report_status_permanent / report_status_resource_gone", "protocol/platform.TestFact17StatusGoesThroughTheHostThenDirectly", ""},
 	{"download_failure_permanent_ProtocolError · ext_handler_io_error", "TestVersionAndManifest test/handlers.TestDiskFull test/handlers.TestReadOnly", ""},
 	{"initialise_and_use_command_execution_log_for_extensions", "TestContractOnDisk", ""},
-	{"no_reporting_status", accept + "no_reporting_status", "for 60 s; then it is an error, if nothing of it runs"},
+	{"no_reporting_status", accept + "no_reporting_status", "for 30 min; then it is an error, if nothing of it runs"},
 	{"wait_for_handler_completion_no_status / success_status / error_status", "TestDependencyWaits TestSequencing TestDependencyFails", "the last word is what the handler said, not always warning"},
 	{"not_create_placeholder_for_single_config_extensions", accept + "not_create_placeholder_for_single", ""},
 	{"include_part_of_status_in_ext_handler_message", accept + "include_part_of_status", ""},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,7 +127,7 @@ func (w *work) copy() error {
 	}
 	ch := r.ChangeFrom(w.task.From)
 	ch.Copied = true
-	r.Change = &ch
+	r.Change, r.Copied = &ch, w.stamps(to)
 	return w.put(r)
 }
 
@@ -136,36 +135,85 @@ func (w *work) copyState(from, to string) error {
 	if err := folder.MakeAll(to); err != nil {
 		return err
 	}
-	paths := []string{"mrseq"}
-	past, err := handler.PastFiles(from, "status")
-	if err != nil {
+	var wanted []string
+	for _, e := range w.wish.Exts {
+		wanted = append(wanted, handler.FileName(e.Name, e.Seq, ".status"))
+	}
+	past, err := handler.PastFiles(from, "status", wanted)
+	switch {
+	case errors.Is(err, host.ErrUnsafe):
+		w.m.log.Warn().Err(err).Str("handler", w.name).Msg("status files of the old version not copied")
+	case err != nil:
 		return err
 	}
+	paths := []string{"mrseq"}
 	for _, name := range past {
 		paths = append(paths, "status/"+name)
 	}
 	var errs []error
 	for _, p := range paths {
-		read := folder.Read
-		if p != "mrseq" {
-			read = folder.ReadOwn
-		}
-		data, fi, err := read(from+"/"+p, handler.MaxStatusFile)
-		if err != nil {
-			// Not a regular file, or too big. The update must not fail because
-			// of leftovers of the old version.
-			if !errors.Is(err, fs.ErrNotExist) {
-				w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version not copied")
-			}
-			continue
-		}
-		if err := folder.Write(to, to+"/"+p, data, fi.Mode().Perm()); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, folder.Root.Chtimes(to+"/"+p, fi.ModTime()))
+		errs = append(errs, w.copyFile(from, to, p))
 	}
 	return errors.Join(errs...)
+}
+
+// copyFile copies one file of the old version with its mode and time. It is no
+// error if there is none, or if it is too big or no regular file: a version
+// change must not fail because of leftovers of the old version.
+func (w *work) copyFile(from, to, name string) error {
+	read := folder.Read
+	if name != "mrseq" {
+		read = folder.ReadOwn
+	}
+	data, fi, err := read(from+"/"+name, handler.MaxStatusFile)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			w.m.log.Warn().Err(err).Str("handler", w.name).Msg("file of the old version not copied")
+		}
+		return nil
+	}
+	if err := folder.Write(to, to+"/"+name, data, fi.Mode().Perm()); err != nil {
+		return err
+	}
+	return folder.Root.Chtimes(to+"/"+name, fi.ModTime())
+}
+
+// copyLate copies the current status files once more, just before the old
+// version is uninstalled: a script of the old version that was still running
+// at the copy may have ended meanwhile. A file that the new version has written
+// is its own word and stays. In a downgrade update runs in the old directory,
+// and what it writes there is not the word of the new version.
+func (w *work) copyLate() {
+	t := w.task
+	r := w.rec(t.To)
+	if plan.CompareVersions(t.To, t.Version) < 0 {
+		return
+	}
+	from, to := w.m.store.Base(w.name, t.Version), w.m.store.Base(w.name, t.To)
+	if err := errors.Join(w.m.store.CheckBase(w.name, t.Version), w.m.store.CheckBase(w.name, t.To)); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", w.name).Msg("status files of the old version not copied again")
+		return
+	}
+	now := w.stamps(to)
+	for _, e := range w.wish.Exts {
+		copied, ok := r.Copied[e.Name]
+		if !ok || copied != now[e.Name] {
+			continue
+		}
+		if err := w.copyFile(from, to, "status/"+handler.FileName(e.Name, e.Seq, ".status")); err != nil {
+			w.m.log.Warn().Err(err).Str("handler", w.name).Msg("status file of the old version not copied again")
+		}
+	}
+}
+
+// stamps returns the stamps of the status files that the goal state is about,
+// by extension, of the version in base. A missing file has the zero stamp.
+func (w *work) stamps(base string) map[string]store.FileStamp {
+	out := map[string]store.FileStamp{}
+	for _, e := range w.wish.Exts {
+		out[e.Name], _ = store.StampOf(base + "/status/" + handler.FileName(e.Name, e.Seq, ".status"))
+	}
+	return out
 }
 
 // failTarget records a failure of the whole handler in this goal state.
@@ -243,7 +291,10 @@ func (w *work) command(ctx context.Context) error {
 	r := w.rec(t.Version)
 	base := w.m.store.Base(w.name, t.Version)
 	ext, seq, settings := w.extension()
-	d := store.Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC(), Boot: w.m.boot}
+	d := store.Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC(), Boot: w.m.boot, Status: w.stamps(base)}
+	if t.Op == plan.Uninstall && t.To != "" {
+		w.copyLate()
+	}
 	if t.To != "" {
 		if hm, err := w.m.store.Manifest(w.name, t.To); err == nil {
 			d.Lenient = hm.ContinueOnFailure
@@ -272,11 +323,6 @@ func (w *work) command(ctx context.Context) error {
 	w.makeRoom()
 	if err := w.withRoom(func() error { return w.prepare(base, ext, seq, settings) }); err != nil {
 		return w.refuse(r, d, fault.Problem{Code: opCode(t.Op), Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: err.Error()})
-	}
-	if t.Op == plan.Disable && t.To != "" {
-		if err := w.withRoom(w.saveStatus); err != nil {
-			return w.refuse(r, d, fault.Problem{Code: fault.CodeUpdate, Cause: fault.CauseOf(err, fault.CauseNotStarted), Text: err.Error()})
-		}
 	}
 	ch := r.Change
 	if t.To != "" {
@@ -337,7 +383,45 @@ func (w *work) await(ctx context.Context, r store.Record) error {
 		return err
 	}
 	w.m.store.At("after the end")
+	if res.Class == job.OK {
+		w.letSpeak(ctx, r, d)
+	}
 	return w.finish(r, d, res)
+}
+
+// speakTime is how long an enable that has ended may take to write its first
+// status.
+const speakTime = 10 * time.Second
+
+// letSpeak waits until the processes that an enable has left write the status,
+// but only if it is from before the enable and says that the work is done.
+// disable and update of some published handlers write "success" for the new
+// sequence number; their enable starts a program in the background and exits,
+// and a moment later that program writes "transitioning". Other agents do not
+// look at the status between the two (extensions/SPEC.md §10.7).
+func (w *work) letSpeak(ctx context.Context, r store.Record, d store.Doing) {
+	t := d.Task
+	before := d.Status[t.Ext]
+	if t.Op != plan.Enable || before == (store.FileStamp{}) || r.Exts[t.Ext].Hash == d.Hash {
+		return
+	}
+	path := w.m.store.Base(w.name, t.Version) + "/status/" + handler.FileName(t.Ext, d.Seq, ".status")
+	if st, _, _ := handler.ReadStatus(path, w.name, t.Version, d.Seq); st.Status == handler.Transitioning {
+		return
+	}
+	late := time.After(speakTime)
+	for len(job.Processes(map[string]bool{d.Job: true}, "")) > 0 {
+		if now, _ := store.StampOf(path); now != before {
+			return
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-late:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // refuse fails an operation whose command could not be started. The record
@@ -345,7 +429,7 @@ func (w *work) await(ctx context.Context, r store.Record) error {
 func (w *work) refuse(r store.Record, d store.Doing, p fault.Problem) error {
 	now := time.Now().UTC()
 	res := job.Result{Class: job.NotStarted, Code: fault.CodeOther, Error: p.Text, Started: now, Finished: now}
-	r = r.Ended(&store.Ended{Op: d.Task.Op, Why: d.Task.Why, Started: d.Started, Finished: now, Result: res, Cause: p.Cause}, d.Task.Ext)
+	r = r.Ended(&store.Ended{Op: d.Task.Op, Why: d.Task.Why, Started: d.Started, Finished: now, Result: res, Cause: p.Cause, Began: host.Now(), Over: host.Now(), Status: d.Status}, d.Task.Ext)
 	return w.failed(r, d, p, handler.NotRun)
 }
 
@@ -406,9 +490,6 @@ func (w *work) prepare(base, ext string, seq int, s *protocol.Settings) error {
 		return err
 	}
 	w.say(ext, "Update settings file: %s", name)
-	if w.task.Op == plan.Enable {
-		return w.dropStatus(base, ext, seq)
-	}
 	return nil
 }
 
@@ -425,69 +506,6 @@ func (w *work) settingsToLeave(base, ext string, seq int, s *protocol.Settings) 
 		return nil
 	}
 	return folder.Write(base, name, handler.SettingsFile(s), 0o600)
-}
-
-// dropStatus removes a premature status file in a version change: disable and
-// update of some handlers write "success" into the status file of the new
-// sequence number before the script has run (extensions/SPEC.md §10.7). Such a
-// file is replaced by the one saved before the change. If there is none, it is
-// deleted, provided that the handler is going to write a new one.
-func (w *work) dropStatus(base, ext string, seq int) error {
-	r := w.rec(w.task.Version)
-	if r.Change == nil {
-		return nil
-	}
-	name := handler.FileName(ext, seq, ".status")
-	data, _, err := folder.ReadOwn(base+"/status/"+name, handler.MaxStatusFile)
-	if err != nil {
-		return nil //nolint:nilerr // no status file, or an unusable one that is left to the handler
-	}
-	st, err := handler.ParseStatus(data)
-	if err == nil && strings.EqualFold(st.Operation, "enable") {
-		return nil
-	}
-	saved, _, err := folder.Read(w.m.store.Sub("saved", w.name+"-"+w.task.Version, name), handler.MaxStatusFile)
-	if err == nil {
-		return folder.Write(base, base+"/status/"+name, saved, 0o600)
-	}
-	// A handler that has already seen this number does not run again and writes
-	// no status; then the premature one is better than none.
-	if b, _, err := folder.Read(base+"/mrseq", 64); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n >= seq {
-			return nil
-		}
-	}
-	err = folder.In(base, "status", func(d *host.Dir) error { return d.Remove(name) })
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("prepare %s: %w", w.name, err)
-	}
-	return nil
-}
-
-// saveStatus saves the status files of the old version before a version change.
-func (w *work) saveStatus() error {
-	dir := w.m.store.Sub("saved", w.name+"-"+w.task.To)
-	if err := folder.Root.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("save status: %w", err)
-	}
-	base := w.m.store.Base(w.name, w.task.Version)
-	past, err := handler.PastFiles(base, "status")
-	if err != nil {
-		return fmt.Errorf("save status: %w", err)
-	}
-	for _, name := range past {
-		data, fi, err := folder.ReadOwn(base+"/status/"+name, handler.MaxStatusFile)
-		if err != nil || !strings.HasSuffix(name, ".status") {
-			continue
-		}
-		if st, err := handler.ParseStatus(data); err != nil || !strings.EqualFold(st.Operation, "enable") {
-			continue
-		}
-		if err := folder.Write(dir, filepath.Join(dir, name), data, fi.Mode().Perm()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func opCode(op plan.Op) int {

@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/fault"
-	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/extensions/store"
@@ -48,7 +48,7 @@ func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 		p = handler.ProbeCommand(base, d.Command)
 	}
 	cause := handler.Classify(res, d.Deadline.Sub(d.Started), p, handler.Complaints(stdout, stderr))
-	ended := &store.Ended{Op: t.Op, Job: d.Job, Why: t.Why, Started: d.Started, Finished: res.Finished, Result: res, Cause: cause.Code}
+	ended := &store.Ended{Op: t.Op, Job: d.Job, Why: t.Why, Started: d.Started, Finished: res.Finished, Result: res, Cause: cause.Code, Began: d.Began, Over: host.Now(), Status: d.Status}
 	if ended.Finished.IsZero() {
 		ended.Finished = time.Now().UTC()
 	}
@@ -177,7 +177,7 @@ func (w *work) succeeded(r store.Record, d store.Doing, exit string) error {
 		r.FailKey = ""
 	case plan.Enable:
 		e := r.Exts[t.Ext]
-		e.Enabled, e.FailKey, e.Code, e.Err, e.Cause, e.Enabling = true, "", 0, "", "", d.Started
+		e.Enabled, e.FailKey, e.Code, e.Err, e.Cause = true, "", 0, "", ""
 		r = r.SetExt(t.Ext, e)
 		r.Report = handler.Report{Status: "Ready", Message: "Plugin enabled"}
 		r.FailKey = ""
@@ -220,10 +220,7 @@ func (w *work) succeeded(r store.Record, d store.Doing, exit string) error {
 		}
 	case t.Op == plan.Enable:
 		w.m.store.DropPackage(r.Name, r.Version)
-		if err := folder.Root.RemoveAll(w.m.store.Sub("saved", r.Name+"-"+r.Version)); err != nil {
-			w.m.log.Warn().Err(err).Msg("could not remove saved status files")
-		}
-		r.Change = nil
+		r.Change, r.Copied = nil, nil
 	}
 	if t.Op == plan.Disable && r.State != plan.Enabled {
 		r.Report = handler.Report{Status: "NotReady", Message: "Plugin disabled"}
@@ -316,7 +313,7 @@ func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit strin
 		r = r.SetExt(t.Ext, e).Fail(plan.Enable)
 		if t.Ext != "" {
 			// One extension of many: the handler's own status does not change.
-			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text), false)
+			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text))
 			return w.put(r)
 		}
 		r.Report = handler.ReportOf(p)
@@ -327,8 +324,8 @@ func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit strin
 }
 
 // placeholder writes an error status file on behalf of a handler.
-func (w *work) placeholder(r store.Record, ext string, seq int, op string, code int, message string, overwrite bool) {
-	if err := w.m.placeholder(r, ext, seq, op, code, message, overwrite); err != nil {
+func (w *work) placeholder(r store.Record, ext string, seq int, op string, code int, message string) {
+	if err := w.m.placeholder(r, ext, seq, op, code, message); err != nil {
 		w.m.log.Warn().Err(err).Str("handler", r.Name).Str("extension", ext).Msg("could not write error status")
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/extensions/policy"
+	"github.com/azguest/azguest/extensions/store"
 	"github.com/azguest/azguest/protocol"
 )
 
@@ -66,12 +67,13 @@ func pairKey(handler, ext string) string { return strings.ToLower(handler) + "\x
 
 func (p pair) key() string { return p.id }
 
-// deadline is about a transitioning extension that has had no living process
-// since a point in time.
+// deadline is about an extension without a final status that has had no living
+// process since a point in time.
 type deadline struct {
 	since   time.Time
+	stamp   store.FileStamp // of the status file
+	heard   bool            // the file was written although no process was known
 	final   bool
-	modTime time.Time
 	message string
 }
 

@@ -29,19 +29,15 @@ import (
 // version's command in this version change, never that of an earlier command.
 func TestERR3ExitCodeIsOfThisUpdate(t *testing.T) {
 	t.Parallel()
-	t.Run("status can't be saved", func(t *testing.T) {
+	t.Run("disable can't be started", func(t *testing.T) {
 		t.Parallel()
 		tell := strings.Replace(simple, "log", `log "${AZURE_GUEST_AGENT_DISABLE_CMD_EXIT_CODE-none} ${AZURE_GUEST_AGENT_UNINSTALL_CMD_EXIT_CODE-none}"`, 1)
 		w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", script: tell, manifest: `"continueOnUpdateFailure":true`}).start()
 		w.offer(ext("P.X", "1.0", 0))
 		w.clearCalls()
-		saved := w.root.Path("/var/lib/waagent/azguest/ext/saved")
-		if err := os.Remove(saved); err != nil {
-			t.Fatal(err)
-		}
-		writeFile(t, saved, "in the way")
+		writeFile(t, w.base("P.X-1.0/"+handler.ManifestName), "damaged")
 		s := w.processed(ext("P.X", "2.0", 1))
-		want := []string{"2.0 update 1 NOT_RUN none", "1.0 uninstall 1", "2.0 install 1 none 0", "2.0 enable 1 none 0"}
+		want := []string{"2.0 update 1 NOT_RUN none", "2.0 install 1 none NOT_RUN", "2.0 enable 1 none NOT_RUN"}
 		if diff := cmp.Diff(want, w.calls()); diff != "" {
 			t.Errorf("calls (-want +got):\n%s%s", diff, message(s, 0))
 		}

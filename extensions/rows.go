@@ -293,23 +293,24 @@ func (v view) describe(q pair, files *store.Cache) (r row) {
 	return r
 }
 
-// failedRow reports a handler that failed in this goal state.
+// failedRow reports a handler that failed in this goal state. Status files from
+// before the failed operation are not its result, and could show a success. If
+// the operation itself has written an error, that is more precise than its exit
+// code.
 func (v view) failedRow(r *row, q pair, files *store.Cache) {
 	r.end = endFailed
 	r.set(r.rec.Report)
-	switch {
-	case q.bare:
-	case q.ext != "":
-		r.fail(q, r.rec.Report.Problem())
-	case r.rec.OnDisk() != "NotInstalled":
+	installed := r.rec.OnDisk() != "NotInstalled"
+	if q.bare || q.ext == "" && !installed {
+		return
+	}
+	if installed {
 		v.extension(r, q, files)
-		// Status files written by update or disable, or by the previous
-		// version, are not the result of the enable, which has not run
-		// (extensions/SPEC.md §10.7). Reporting them could show a success.
-		if r.rec.FailedUpgrade || r.missing || !strings.EqualFold(r.status.Extension.Operation, "enable") {
-			r.fail(q, r.rec.Report.Problem())
+		if r.status.Extension.Status == handler.Error && v.spoke(r.rec, q, r.rec.Last) {
+			return
 		}
 	}
+	r.fail(q, r.rec.Report.Problem())
 }
 
 // heldRow reports a handler that waits for the end of a hold, or is only
@@ -357,7 +358,7 @@ func (v view) settledRow(r *row, q pair, e store.ExtRecord, files *store.Cache) 
 	r.set(r.rec.Report)
 	base := v.store.Base(r.rec.Name, r.rec.Version)
 	if files.Manifest(base + "/" + handler.ManifestName).Heartbeat {
-		r.set(handler.WithHeartbeat(r.rec.Report, base+"/"+handler.HeartbeatName, e.Enabling, time.Now()))
+		r.set(handler.WithHeartbeat(r.rec.Report, base+"/"+handler.HeartbeatName, e.Age(), files.Age))
 	}
 	if e.FailKey != "" {
 		r.end, r.cause = endFailed, e.Problem().Cause
@@ -365,9 +366,11 @@ func (v view) settledRow(r *row, q pair, e store.ExtRecord, files *store.Cache) 
 			return
 		}
 		v.extension(r, q, files)
-		// With an old status, or none, the platform would keep waiting for a
-		// result.
-		if r.missing || r.status.Extension.Status == handler.Transitioning && v.pass.dead[q.key()].final || v.outdated(r, q, e) {
+		// Without a status the platform would keep waiting for a result. A
+		// success from before the enable is that of an earlier run or of the
+		// previous version; the platform would take it for this one's.
+		st := r.status.Extension.Status
+		if r.missing || st == handler.Transitioning && v.pass.dead[q.key()].final || st == handler.Success && !v.spoke(r.rec, q, e.Last) {
 			r.fail(q, e.Problem())
 		}
 		return
@@ -392,15 +395,16 @@ func (v view) settledRow(r *row, q pair, e store.ExtRecord, files *store.Cache) 
 	}
 }
 
-// outdated reports whether the status is a success from before the failed
-// enable: from an earlier run or from the previous version. The platform would
-// take it for the result, because the sequence number is the same.
-func (v view) outdated(r *row, q pair, e store.ExtRecord) bool {
-	if r.status.Extension.Status != handler.Success || e.Last == nil || e.Last.Op != plan.Enable {
+// spoke reports whether the status file was written since a command began.
+// Stamps are compared and not times: the clock may have been set meanwhile, and
+// a copied file has the time of the original.
+func (v view) spoke(rec store.Record, q pair, e *store.Ended) bool {
+	if e == nil {
 		return false
 	}
-	fi, err := folder.Root.Lstat(v.statusFile(r.rec, q))
-	return err == nil && fi.ModTime().Before(e.Last.Started)
+	before, known := e.Status[q.ext]
+	now, there := store.StampOf(v.statusFile(rec, q))
+	return known && there && now != before
 }
 
 // progressRow reports an extension that is being processed. Its status file is

@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/extensions/handler"
 )
 
@@ -48,7 +50,7 @@ func TestSEC5RemovalDelaysNothing(t *testing.T) {
 func TestSEC7OldStatusFilesAreLimited(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	if names, err := handler.PastFiles(base, "status"); err != nil || len(names) > 0 {
+	if names, err := handler.PastFiles(base, "status", nil); err != nil || len(names) > 0 {
 		t.Errorf("no folder: %v %v", names, err)
 	}
 	if err := os.Mkdir(base+"/status", 0o755); err != nil {
@@ -63,7 +65,7 @@ func TestSEC7OldStatusFilesAreLimited(t *testing.T) {
 			}
 		}
 	}
-	names, err := handler.PastFiles(base, "status")
+	names, err := handler.PastFiles(base, "status", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,7 @@ func TestSEC7OldStatusFilesAreLimited(t *testing.T) {
 	if err := os.Symlink("/etc", base+"/elsewhere"); err != nil {
 		t.Fatal(err)
 	}
-	if names, err := handler.PastFiles(base, "elsewhere"); err != nil || len(names) > 0 {
+	if names, err := handler.PastFiles(base, "elsewhere", nil); !errors.Is(err, host.ErrUnsafe) || len(names) > 0 {
 		t.Errorf("a link: %v %v", names, err)
 	}
 }

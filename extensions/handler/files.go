@@ -229,21 +229,30 @@ const (
 	maxPastBytes = 32 << 20
 )
 
-// PastFiles returns the names of the newest files of a folder, within the limits
-// above. Having more is no error: a version change must not fail because of
-// leftovers of the old version.
-func PastFiles(base, name string) ([]string, error) {
-	var found []fs.FileInfo
+// PastFiles returns the names of files of a folder, within the limits above:
+// those of first that exist, then the newest. Having more is no error: a version
+// change must not fail because of leftovers of the old version. If the folder is
+// a link, the error is host.ErrUnsafe.
+func PastFiles(base, name string, first []string) ([]string, error) {
+	var wanted, found []fs.FileInfo
 	err := folder.In(base, name, func(d *host.Dir) error {
+		look := func(into *[]fs.FileInfo, n string) {
+			if fi, err := d.Lstat(n); err == nil && fi.Mode().IsRegular() && fi.Size() <= MaxStatusFile {
+				*into = append(*into, fi)
+			}
+		}
+		for _, n := range first {
+			look(&wanted, n)
+		}
 		names, _, err := d.Names(maxPastNames)
 		for _, n := range names {
-			if fi, err := d.Lstat(n); err == nil && fi.Mode().IsRegular() && fi.Size() <= MaxStatusFile {
-				found = append(found, fi)
+			if !slices.Contains(first, n) {
+				look(&found, n)
 			}
 		}
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrUnsafe) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	slices.SortFunc(found, func(a, b fs.FileInfo) int {
@@ -251,8 +260,8 @@ func PastFiles(base, name string) ([]string, error) {
 	})
 	var out []string
 	left := int64(maxPastBytes)
-	for _, fi := range found {
-		if left -= fi.Size(); left < 0 || len(out) == MaxPastFiles {
+	for i, fi := range append(wanted, found...) {
+		if left -= fi.Size(); i >= len(wanted) && (left < 0 || len(out) >= MaxPastFiles) {
 			break
 		}
 		out = append(out, fi.Name())

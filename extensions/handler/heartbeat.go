@@ -90,32 +90,37 @@ func ParseHeartbeat(data []byte) (Beat, error) {
 	return b, nil
 }
 
+// An Age says how long ago a file was written.
+type Age func(path string, fi fs.FileInfo) time.Duration
+
 // WithHeartbeat returns the report of a handler with its heartbeat taken into
 // account. Unlike WALinuxAgent it stores nothing, so the handler becomes ready
-// again when the heartbeat comes back. After being enabled, a handler has
-// heartbeatAge to write its first heartbeat.
-func WithHeartbeat(r Report, path string, enabled, now time.Time) Report {
+// again when the heartbeat comes back. After being enabled, which began enabled
+// ago, a handler has heartbeatAge to write its first heartbeat.
+func WithHeartbeat(r Report, path string, enabled time.Duration, age Age) Report {
 	if r.Status != "Ready" {
 		return r
 	}
 	data, fi, err := folder.Read(path, MaxHeartbeat)
 	if errors.Is(err, fs.ErrNotExist) {
-		if now.Sub(enabled) < heartbeatAge {
+		if enabled < heartbeatAge {
 			return r
 		}
 		return Report{Status: "NotReady", Code: fault.CodeOther, Message: "Failed to get heart beat file", Cause: fault.CauseUnresponsive}
 	}
 	var b Beat
+	var old time.Duration
 	if err == nil {
+		old = age(path, fi)
 		b, err = ParseHeartbeat(data)
-		if err != nil && now.Sub(fi.ModTime()).Abs() < 5*time.Second {
+		if err != nil && old < 5*time.Second {
 			return r // being written
 		}
 	}
 	if err != nil {
 		return Report{Status: "NotReady", Code: fault.CodeOther, Message: "Malformed heartbeat file: " + secret.Redact(err.Error()), Cause: fault.CauseStatus}
 	}
-	if now.Sub(fi.ModTime()) > heartbeatAge {
+	if old > heartbeatAge {
 		r.Status, r.Cause = "Unresponsive", fault.CauseUnresponsive
 		return r
 	}

@@ -26,9 +26,10 @@ const (
 	Error         = "error"
 )
 
-// halfWritten is how long after its last change a file that can't be parsed may
-// still be incomplete: shell and Python handlers write in place.
-const halfWritten = 3 * time.Second
+// HalfWritten is how long after its last change a file that can't be parsed may
+// still be incomplete: shell and Python handlers write in place, some in several
+// steps with seconds in between. WALinuxAgent waits for 8 seconds.
+const HalfWritten = 15 * time.Second
 
 // Limits of what is read and reported, in bytes or characters
 // (extensions/SPEC.md §7.4).
@@ -245,9 +246,9 @@ type FileStatus struct {
 }
 
 // ReadStatus returns the extension status to report for one status file, also
-// if the file is missing or invalid. fresh reports that an invalid file was
-// changed a moment ago, so that it may be incomplete.
-func ReadStatus(path, full, version string, seq int) (st FileStatus, fi fs.FileInfo, fresh bool) {
+// if the file is missing or invalid. partial reports that it is not JSON, so
+// that it may be incomplete if it was changed less than HalfWritten ago.
+func ReadStatus(path, full, version string, seq int) (st FileStatus, fi fs.FileInfo, partial bool) {
 	data, fi, err := folder.ReadOwn(path, MaxStatusFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -264,14 +265,13 @@ func ReadStatus(path, full, version string, seq int) (st FileStatus, fi fs.FileI
 		return st, fi, false
 	}
 	if errors.Is(err, errStatusJSON) {
-		fresh = time.Since(fi.ModTime()).Abs() < halfWritten
 		excerpt := secret.Redact(strings.ToValidUTF8(Clip(string(data[:min(len(data), 4*excerptOfWrong)]), excerptOfWrong), "\ufffd"))
 		return FileStatus{WrongStatus(fault.CodeStatus, fmt.Sprintf("The status reported by the extension %s-%s(Sequence number %d), was in an incorrect format and the agent could not parse it correctly. Failed due to %v: %s",
-			full, version, seq, err, excerpt)), fault.CauseStatus}, fi, fresh
+			full, version, seq, err, excerpt)), fault.CauseStatus}, fi, true
 	}
 	wrong := WrongStatus(fault.CodeStatus, fmt.Sprintf("Could not get a valid status from the extension %s-%s. Encountered the following error: %v", full, version, secret.Redact(err.Error())))
 	wrong.Operation, wrong.AppliedTime, wrong.Substatus = st.Operation, st.AppliedTime, nil
-	return FileStatus{wrong, fault.CauseStatus}, fi, fresh
+	return FileStatus{wrong, fault.CauseStatus}, fi, false
 }
 
 // MissingStatus is the status while a handler has not written a status file.

@@ -1,9 +1,12 @@
 package store
 
 import (
+	"io/fs"
 	"sync"
 	"syscall"
+	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
 )
@@ -11,9 +14,10 @@ import (
 // A Cache reads status files and manifests only when they have changed. The zero
 // value is ready to use.
 type Cache struct {
-	mu      sync.Mutex // guards the maps
+	mu      sync.Mutex // guards the fields
 	entries map[string]cachedStatus
 	forms   map[string]cachedManifest
+	ages    Ages
 }
 
 type cachedStatus struct {
@@ -27,13 +31,14 @@ type cachedManifest struct {
 	hm    handler.Manifest
 }
 
-// A FileStamp has the metadata that changes whenever a file does.
+// A FileStamp has the metadata that changes whenever a file does, whatever time
+// the file or the machine's clock has. The zero value stands for no file.
 type FileStamp struct {
-	dev, ino uint64
-	Size     int64
-	Mtime    syscall.Timespec
-	ctime    syscall.Timespec
-	mode     uint32
+	Inode uint64           `json:"inode"`
+	Size  int64            `json:"size"`
+	Mtime syscall.Timespec `json:"mtime"`
+	Ctime syscall.Timespec `json:"ctime"`
+	Mode  uint32           `json:"mode"`
 }
 
 // StampOf returns the stamp of a file, and false if there is none.
@@ -42,11 +47,15 @@ func StampOf(path string) (FileStamp, bool) {
 	if err != nil {
 		return FileStamp{}, false
 	}
+	return stampOf(fi)
+}
+
+func stampOf(fi fs.FileInfo) (FileStamp, bool) {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
 		return FileStamp{}, false
 	}
-	return FileStamp{dev: uint64(st.Dev), ino: st.Ino, Size: st.Size, Mtime: st.Mtim, ctime: st.Ctim, mode: st.Mode}, true //nolint:unconvert // the type of Dev depends on the architecture
+	return FileStamp{Inode: st.Ino, Size: st.Size, Mtime: st.Mtim, Ctime: st.Ctim, Mode: st.Mode}, true
 }
 
 // Status returns the content of one status file (see handler.ReadStatus). While
@@ -62,11 +71,11 @@ func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStat
 	if known && old.stamp == stamp {
 		return old.st, false
 	}
-	st, fi, fresh := handler.ReadStatus(path, full, version, seq)
+	st, fi, partial := handler.ReadStatus(path, full, version, seq)
 	if fi == nil && st.Status == handler.Transitioning {
 		return st, true // deleted meanwhile
 	}
-	if fresh {
+	if partial && c.Age(path, fi) < handler.HalfWritten {
 		if known && old.good {
 			return old.st, false
 		}
@@ -79,6 +88,18 @@ func (c *Cache) Status(path, full, version string, seq int) (st handler.FileStat
 	c.entries[path] = cachedStatus{stamp: stamp, st: st, good: true}
 	c.mu.Unlock()
 	return st, false
+}
+
+// Age returns how long ago a file was written; see Ages.
+func (c *Cache) Age(path string, fi fs.FileInfo) time.Duration {
+	stamp, ok := stampOf(fi)
+	if !ok {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := host.Now()
+	return c.ages.Of(path, stamp, now.At, time.Now())
 }
 
 // Manifest returns the manifest at path, empty if it is missing or invalid.

@@ -45,6 +45,9 @@ type Record struct {
 	// Change is set on the new version while it replaces another one. After
 	// an interruption, the version change continues from there.
 	Change *plan.Change `json:"change,omitempty"`
+	// Copied has the stamps of the status files that were copied from the
+	// version that Change replaces, by extension.
+	Copied map[string]FileStamp `json:"copied,omitempty"`
 	// Exts has one entry per extension; the key is "" for single-config.
 	Exts map[string]ExtRecord `json:"exts,omitempty"`
 	// Report is the handler's status in the report and config/HandlerStatus.
@@ -86,6 +89,8 @@ type Doing struct {
 	Began   host.Moment `json:"began,omitzero"`
 	Lenient bool        `json:"lenient,omitempty"` // continueOnUpdateFailure of the new version
 	Boot    string      `json:"boot,omitempty"`    // boot in which it runs
+	// Status has the stamps of the status files when it began, by extension.
+	Status map[string]FileStamp `json:"status,omitempty"`
 }
 
 // Ended is a finished operation.
@@ -97,18 +102,23 @@ type Ended struct {
 	Finished time.Time  `json:"finished,omitzero"`
 	Result   job.Result `json:"result"`
 	Cause    string     `json:"cause,omitempty"`
+	// Began and Over are Started and Finished on a clock that can't be set. Over
+	// is when the agent has noticed the end.
+	Began host.Moment `json:"began,omitzero"`
+	Over  host.Moment `json:"over,omitzero"`
+	// Status has the stamps of the status files when it began, by extension.
+	Status map[string]FileStamp `json:"status,omitempty"`
 }
 
 // ExtRecord is one extension of a handler version.
 type ExtRecord struct {
 	plan.ExtFact
-	Code     int       `json:"code,omitempty"` // Code, Err and Cause are the Problem if enable failed
-	Err      string    `json:"err,omitempty"`
-	Cause    string    `json:"cause,omitempty"`
-	Attempts int       `json:"attempts,omitempty"` // number of enables with this Hash
-	Enabling time.Time `json:"enabling,omitzero"`  // when the last successful enable began
-	Jobs     []string  `json:"jobs,omitempty"`     // jobs whose processes may still write the status
-	Last     *Ended    `json:"last,omitempty"`
+	Code     int      `json:"code,omitempty"` // Code, Err and Cause are the Problem if enable failed
+	Err      string   `json:"err,omitempty"`
+	Cause    string   `json:"cause,omitempty"`
+	Attempts int      `json:"attempts,omitempty"` // number of enables with this Hash
+	Jobs     []string `json:"jobs,omitempty"`     // jobs whose processes may still write the status
+	Last     *Ended   `json:"last,omitempty"`
 	// Cancelled is the job whose remaining processes an operator has killed.
 	Cancelled string `json:"cancelled,omitempty"`
 }
@@ -200,6 +210,15 @@ func (r Record) SetExt(name string, e ExtRecord) Record {
 	}
 	r.Exts[name] = e
 	return r
+}
+
+// Age returns how long ago the last operation began, at most a day.
+func (e ExtRecord) Age() time.Duration {
+	const most = 24 * time.Hour
+	if e.Last == nil {
+		return most
+	}
+	return most - e.Last.Began.Left(most)
 }
 
 // Problem returns why the last enable of an extension failed.

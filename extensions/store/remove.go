@@ -39,7 +39,6 @@ func (s Store) RemoveHandler(name, version string) error {
 	} {
 		errs = append(errs, folder.Root.RemoveAll(p))
 	}
-	errs = append(errs, folder.Root.RemoveAll(s.Sub("saved", name+"-"+version)))
 	return errors.Join(errs...)
 }
 

@@ -27,7 +27,6 @@ import (
 //	<lib>/azguest/ext/records/*.json    Record, one per handler version
 //	<lib>/azguest/ext/jobs/<id>/        running and last commands
 //	<lib>/azguest/ext/packages/         packages until they are installed
-//	<lib>/azguest/ext/saved/<Name-ver>/ status files from before a version change
 //	<lib>/azguest/ext/tmp/              packages being unpacked, trash
 //	<lib>/azguest/ext/gone/             names of handlers removed recently
 type Store struct {
@@ -104,7 +103,7 @@ func (s Store) Init() error {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
 	}
-	for _, d := range []string{"records", "jobs", "packages", "saved", "tmp", "gone"} {
+	for _, d := range []string{"records", "jobs", "packages", "tmp", "gone"} {
 		if err := writable(s.Root.MkdirAll(s.Dir+"/"+d, 0o700)); err != nil {
 			return fmt.Errorf("prepare extensions: %w", err)
 		}
@@ -339,8 +338,10 @@ func (s Store) adoptExts(r Record, base string) Record {
 }
 
 // migrate moves the state files that very old agents kept in handler_state/ to
-// the handlers' config folders (extensions/SPEC.md §4.6). Errors are ignored.
+// the handlers' config folders (extensions/SPEC.md §4.6), and removes the status
+// files that earlier versions of this agent saved. Errors are ignored.
 func (s Store) migrate() {
+	_ = folder.Root.RemoveAll(s.Sub("saved"))
 	old := s.Root.Path(s.Lib + "/handler_state")
 	entries, err := folder.Root.ReadDir(old)
 	if err != nil {

@@ -178,7 +178,7 @@ func (l *life) leftovers(s *script, dirs map[string]bool) []string {
 			return nil
 		})
 	}
-	for _, sub := range []string{"tmp", "packages", "saved", "records"} {
+	for _, sub := range []string{"tmp", "packages", "records"} {
 		entries, err := os.ReadDir(root + lib + "/azguest/ext/" + sub)
 		if err != nil {
 			complain("%v", err)

@@ -295,6 +295,28 @@ func Processes(ids map[string]bool, dir string) []int {
 	return pids
 }
 
+// Heirs lists the processes that may have been left by something that ran from
+// one moment to another, although nothing about them tells so: root's, started
+// in that time, neither by a user nor by a process that still runs, and without
+// the marker of any job. A suspend of the machine since then hides them.
+func Heirs(from, to host.Moment) []int {
+	first, last := process.TicksAt(from.At), process.TicksAt(to.At)
+	self, _ := process.Look("/", os.Getpid())
+	program, _ := os.Readlink("/proc/self/exe")
+	var pids []int
+	for pid, p := range process.Running() {
+		if p.Parent != 1 || p.Ticks < first || p.Ticks > last || !p.RunBy(os.Geteuid(), self) {
+			continue
+		}
+		env, err := process.Text(pid, "environ")
+		if exe, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe"); err != nil || exe == program || strings.Contains("\x00"+string(env), "\x00"+Marker+"=") {
+			continue // gone, a supervisor, or of another job
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
 func belongs(p, self process.Info, ids map[string]bool, dir string) bool {
 	proc := "/proc/" + strconv.Itoa(p.PID)
 	if len(ids) > 0 {

@@ -68,6 +68,20 @@ func StartTicks(pid int) uint64 {
 	return n
 }
 
+// TicksAt converts a time of CLOCK_MONOTONIC to the clock of Info.Ticks, which
+// runs while the machine is suspended, too: it is right if the machine was not
+// suspended since.
+func TicksAt(monotonic time.Duration) uint64 {
+	var boot, mono unix.Timespec
+	// They can't fail for these clocks.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
+	return uint64(max(0, int64(monotonic)+boot.Nano()-mono.Nano())) / tick
+}
+
+// tick is the length of a clock tick in what the kernel tells programs.
+const tick = uint64(time.Second) / 100
+
 // statFields are the fields of /proc/PID/stat, or of a thread's, from the
 // third on: the second is a name that may contain anything.
 func statFields(dir string) []string {
