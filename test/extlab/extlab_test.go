@@ -174,7 +174,7 @@ func TestConformance(t *testing.T) {
 			Bundle: sample(t, "Hello", "1.1.0"), Old: sample(t, "Hello", "1.0.0"), Settings: []byte(`{"greeting":"hi"}`), Protected: []byte(`{"secret":"CANARY-9f3e"}`),
 			Seq: -1, Timeout: patience, Lab: Options{Agent: a},
 		}, &out)
-		if err != nil || len(got) != 16 || strings.Contains(out.String(), Skip) {
+		if err != nil || len(got) != 18 || strings.Contains(out.String(), Skip) {
 			t.Errorf("%v\n%s", err, &out)
 		}
 	})
@@ -183,7 +183,7 @@ func TestConformance(t *testing.T) {
 		b.Files["run.sh"] = "#!/bin/sh\n[ $1 = enable ] || exit 0\npkill -9 -f '^/usr/sbin/azguest run'\nexit 0\n"
 		var out bytes.Buffer
 		got, err := Conformance(t.Context(), Plan{Bundle: opened(t, b), Seq: -1, Timeout: patience, Lab: Options{Agent: a}}, &out)
-		if err != nil || len(got) != 16 || strings.Count(out.String(), "the agent was killed 1 times during this check") < 3 || strings.Count(out.String(), string(errBare)) != 4 {
+		if err != nil || len(got) != 18 || strings.Count(out.String(), "the agent was killed 1 times during this check") < 3 || strings.Count(out.String(), string(errBare)) != 4 {
 			t.Errorf("%v\n%s", err, &out)
 		}
 	})
