@@ -13,3 +13,9 @@ func (m *HostKeyMaker) Give(t string, priv []byte) {
 	close(k.done)
 	m.made[t] = k
 }
+
+// NewHostKey makes a host key of a type.
+func NewHostKey(t string) (string, error) {
+	priv, _, err := generateHostKey(t)
+	return string(priv), err
+}

@@ -40,6 +40,7 @@ type Facts struct {
 	SSHDDropInWorks  bool              // keywords in the agent's drop-in would take effect
 	SSHDSet          map[string]string // keywords that others set at top level, lower case
 	SSHDHostKeyTypes []string          // types of the HostKey lines; empty: none given
+	SSHDHostKeyFiles []string          // host keys that sshd reads elsewhere than at <SSHDir>/ssh_host_<type>_key
 	HostKeyTypes     []string          // types of the private host keys on disk
 
 	HostName     string
@@ -163,12 +164,33 @@ func (m *Machine) gatherSSHD(f *Facts) {
 			f.SSHDSet[d.Key] = strings.Join(d.Args, " ")
 		}
 		if d.Key == "hostkey" && len(d.Args) > 0 {
-			if t := hostKeyType(d.Args[0]); t != "" && !slices.Contains(f.SSHDHostKeyTypes, t) {
-				f.SSHDHostKeyTypes = append(f.SSHDHostKeyTypes, t)
-			}
+			m.gatherHostKey(f, d.Args[0], led)
+		}
+	}
+	// The command line of sshd may name more.
+	for opts := m.sshdOptions(); len(opts) > 1; opts = opts[1:] {
+		if opts[0] == "-h" {
+			m.gatherHostKey(f, strings.TrimPrefix(opts[1], strings.TrimSuffix(string(r), "/")), led)
 		}
 	}
 	f.SSHDDropInWorks = dropInDecides(r, f.SSHDMain, o.SSHDir)
+}
+
+// gatherHostKey enters a file that sshd reads a host key from.
+func (m *Machine) gatherHostKey(f *Facts, name string, led hostKeyLedger) {
+	name = path.Clean(name)
+	t := hostKeyType(name)
+	if t == "" || name != hostKeyFile(m.Options.SSHDir, t) {
+		if t = typeOfHostKey(m.Root, name, led); t == "" {
+			return // no key of a type that is made, or only a public one, whose private half an agent has
+		}
+		if !slices.Contains(f.SSHDHostKeyFiles, name) {
+			f.SSHDHostKeyFiles = append(f.SSHDHostKeyFiles, name)
+		}
+	}
+	if !slices.Contains(f.SSHDHostKeyTypes, t) {
+		f.SSHDHostKeyTypes = append(f.SSHDHostKeyTypes, t)
+	}
 }
 
 // hostKeyType returns the type in the name ssh_host_<type>_key.

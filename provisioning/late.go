@@ -50,7 +50,7 @@ func (m *Machine) Unfinished() []Step {
 	if readJSON(r, name, &led) && SameVM(led.VMID, vmID) {
 		missing := func(t string) bool { return led.Keys[t] == "" }
 		if slices.ContainsFunc(led.Want, missing) || open(StepLateKeys) {
-			out = append(out, HostKeys{Dir: o.SSHDir, Types: led.Want, Late: true, Regenerate: o.RegenerateHostKeys, VMID: vmID, Ledger: name})
+			out = append(out, HostKeys{Dir: o.SSHDir, Types: led.Want, Late: true, Regenerate: o.RegenerateHostKeys, Elsewhere: sortedKeys(led.Elsewhere), VMID: vmID, Ledger: name})
 		}
 	}
 	file := path.Join(o.Lib, "CustomData")

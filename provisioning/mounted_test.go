@@ -4,7 +4,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rs/zerolog"
+
+	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
 )
 
 // TestIN8MountedFiles: a single file that is a mount point is written in place;
@@ -34,5 +38,58 @@ func TestIN8MountedFiles(t *testing.T) {
 	}
 	if left := sh(t, "ls -A /etc | grep azg- || true"); left != "" {
 		t.Errorf("left behind: %s", left)
+	}
+}
+
+// TestIN9Homes: homes of image-based systems, with the machine's own useradd.
+func TestIN9Homes(t *testing.T) {
+	if !insideBox(t) {
+		return
+	}
+	user := func(name string) error {
+		in := input()
+		in.UserName = name
+		in.Keys[0].Path = ""
+		o := options()
+		o.DeleteRootPassword = false
+		m := provisioning.NewMachine(&provisioning.System{
+			Root: "/", Run: host.Exec{}, Events: event.Discard{}, Log: zerolog.Nop(),
+		}, o, provisioning.Identity{ID: vmID})
+		f, err := m.Gather(t.Context())
+		if err != nil {
+			return err
+		}
+		steps, err := provisioning.Plan(in, f, o)
+		for _, s := range steps {
+			if err == nil && (s.ID() == provisioning.StepUser || s.ID() == provisioning.StepKeys) {
+				err = s.Apply(t.Context(), m)
+			}
+		}
+		return err
+	}
+	// A link whose target does not exist yet.
+	sh(t, "rm -rf /home; ln -s var/home /home; rm -rf /var/home")
+	if err := user("anna"); err != nil {
+		t.Errorf("dangling link: %v", err)
+	}
+	if got := sh(t, "stat -c '%U %a' /var/home/anna /var/home/anna/.ssh/authorized_keys | tr '\n' ' '"); !strings.HasPrefix(got, "anna ") || !strings.HasSuffix(got, "anna 600") {
+		t.Errorf("anna's home: %s", got)
+	}
+	// Homes that survived /etc.
+	sh(t, `mkdir /home/berta /home/clara /home/dora; echo x >/home/berta/mine
+		chown -R 1305:1305 /home/berta; chown 1306:1406 /home/clara; chown anna: /home/dora`)
+	for name, want := range map[string]string{"berta": "1305 1305 berta", "clara": "1306 1406 clara"} {
+		if err := user(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := sh(t, "echo $(id -u "+name+") $(id -g "+name+") $(stat -c %U /home/"+name+")"); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if got := sh(t, "stat -c %U /home/berta/mine"); got != "berta" {
+		t.Errorf("berta's file belongs to %s", got)
+	}
+	if err := user("dora"); err == nil || !strings.Contains(err.Error(), "belongs to uid") {
+		t.Errorf("a home of another account: %v", err)
 	}
 }

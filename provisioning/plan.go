@@ -314,6 +314,11 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 	for _, t := range f.HostKeyTypes {
 		want(t)
 	}
+	if len(f.SSHDHostKeyFiles) > 0 {
+		for _, t := range f.SSHDHostKeyTypes {
+			want(t)
+		}
+	}
 	if t := strings.ToLower(o.HostKeyType); t == "ecdsa" || t == "ed25519" {
 		want(t)
 	} else if len(types) == 0 || t == "auto" || t == "rsa" {
@@ -324,12 +329,12 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 	slices.Sort(types)
 	hk := HostKeys{
 		Dir: o.SSHDir, Types: types, Regenerate: o.RegenerateHostKeys, VMID: in.VMID, Ledger: path.Join(o.Dir(), "hostkeys.json"),
-		Restorecon: f.Restorecon,
+		Elsewhere: f.SSHDHostKeyFiles, Restorecon: f.Restorecon,
 	}
 	// RSA takes longer than all other keys. sshd starts with one key, so RSA
 	// may be made after Ready, unless sshd is configured to use nothing else.
 	fast := slices.ContainsFunc(types, func(t string) bool {
-		return t != "rsa" && (len(f.SSHDHostKeyTypes) == 0 || slices.Contains(f.SSHDHostKeyTypes, t))
+		return t != "rsa" && (len(f.SSHDHostKeyTypes) == 0 || slices.Contains(f.SSHDHostKeyTypes, t)) && hostKeyAllowed(f.SSHDSet["hostkeyalgorithms"], t)
 	})
 	if !fast || !slices.Contains(types, "rsa") {
 		return &hk, nil
@@ -338,6 +343,26 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 	l.Late = true
 	hk.MayWait = []string{"rsa"}
 	return &hk, &l
+}
+
+// hostKeyAllowed reports whether sshd offers keys of a type, by its
+// HostKeyAlgorithms (sshd_config(5)): a list of patterns, or one that is added
+// to (+, ^) or taken from (-) the defaults, which have every type.
+func hostKeyAllowed(list, t string) bool {
+	names := map[string][]string{
+		"ed25519": {"ssh-ed25519"}, "ecdsa": {"ecdsa-sha2-nistp256"}, "rsa": {"rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"},
+	}[t]
+	if list == "" || list[0] == '+' || list[0] == '^' {
+		return true
+	}
+	patterns, taken := strings.CutPrefix(list, "-")
+	matches := func(name string) bool {
+		return slices.ContainsFunc(strings.Split(patterns, ","), func(p string) bool {
+			ok, err := path.Match(strings.TrimSpace(p), name)
+			return ok && err == nil
+		})
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return matches(n) != taken })
 }
 
 func planSSHD(in Input, f Facts, o Options) (Step, bool) {

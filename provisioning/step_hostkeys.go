@@ -3,6 +3,7 @@ package provisioning
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"maps"
 	"path"
@@ -23,6 +24,7 @@ type HostKeys struct {
 	MayWait    []string // types left to the late step unless they are ready
 	Late       bool     // this is the late step: make what is missing
 	Regenerate bool     // keys of the image are replaced
+	Elsewhere  []string // other files from which sshd reads keys (HostKey); they get the keys of Dir
 	VMID       string
 	Ledger     string
 	Restorecon string
@@ -48,6 +50,42 @@ type hostKeyLedger struct {
 	VMID string            `json:"vmId"`
 	Want []string          `json:"want"` // all requested types
 	Keys map[string]string `json:"keys"` // type → SHA256 fingerprint
+	// Elsewhere has the types of the keys that sshd reads elsewhere, by file:
+	// while a key is being made, its file does not tell.
+	Elsewhere map[string]string `json:"elsewhere,omitempty"`
+}
+
+func hostKeyFile(dir, t string) string { return path.Join(dir, "ssh_host_"+t+"_key") }
+
+// typeOfHostKey returns the type of a host key in a file of any name, by its
+// content, or, if there is none, by what the ledger or its name says. It is
+// empty for a file that is no private key of a type that is made.
+func typeOfHostKey(r host.Root, name string, led hostKeyLedger) string {
+	if t := led.Elsewhere[name]; t != "" {
+		return t
+	}
+	b, err := r.ReadFile(name)
+	if err != nil {
+		for _, t := range HostKeyTypes(false) {
+			if strings.Contains(path.Base(name), t) {
+				return t
+			}
+		}
+		return HostKeyTypes(false)[0]
+	}
+	signer, err := ssh.ParsePrivateKey(b)
+	if err != nil {
+		return ""
+	}
+	switch t := signer.PublicKey().Type(); {
+	case t == ssh.KeyAlgoED25519:
+		return "ed25519"
+	case t == ssh.KeyAlgoRSA:
+		return "rsa"
+	case strings.HasPrefix(t, "ecdsa-sha2-"):
+		return "ecdsa"
+	}
+	return ""
 }
 
 // Apply implements Step.
@@ -57,6 +95,13 @@ func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
 	before := maps.Clone(led.Keys)
 	err := s.makeMissing(ctx, m, led, s.missing(m.Root, led))
 	changed := !maps.Equal(before, led.Keys)
+	for _, name := range s.Elsewhere {
+		if err == nil {
+			var put bool
+			put, err = s.putElsewhere(m, &led, name)
+			changed = changed || put
+		}
+	}
 	if err == nil && changed {
 		err = s.note(ctx, m, led)
 	}
@@ -117,7 +162,7 @@ func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger
 		if !ready {
 			continue
 		}
-		name := path.Join(s.Dir, "ssh_host_"+t+"_key")
+		name := hostKeyFile(s.Dir, t)
 		if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
 			return err
 		}
@@ -132,6 +177,36 @@ func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger
 		led.Keys[t] = s.onDisk(m.Root, t)
 	}
 	return nil
+}
+
+// putElsewhere gives a file that sshd reads the key of Dir with its type, and
+// reports whether it changed something. A key of the image that is to be
+// replaced is removed if the new one is not ready yet.
+func (s HostKeys) putElsewhere(m *Machine, led *hostKeyLedger, name string) (changed bool, err error) {
+	r := m.Root
+	t := typeOfHostKey(r, name, *led)
+	have, want := fingerprintOf(r, name), s.onDisk(r, t)
+	if t == "" || have != "" && (have == want || !s.Regenerate) {
+		return false, nil
+	}
+	if led.Elsewhere == nil {
+		led.Elsewhere = map[string]string{}
+	}
+	led.Elsewhere[name] = t
+	if want == "" || s.Regenerate && led.Keys[t] != want { // left to the late step
+		return true, errors.Join(r.Remove(name), r.Remove(name+".pub"))
+	}
+	from := hostKeyFile(s.Dir, t)
+	pub, err := r.ReadFile(from + ".pub")
+	if err != nil {
+		return false, err
+	}
+	priv, err := r.ReadFile(from)
+	if err != nil {
+		return false, err
+	}
+	gid, perm := keyGroup(r)
+	return true, errors.Join(r.MkdirAll(path.Dir(name), 0o755), r.WriteFileAs(name+".pub", pub, 0o644, 0, 0), r.WriteFileAs(name, priv, perm, 0, gid))
 }
 
 // generated waits for a key unless it may wait; ready reports whether the key
@@ -156,7 +231,7 @@ func (s HostKeys) note(ctx context.Context, m *Machine, led hostKeyLedger) error
 	if err := m.put(s.Ledger, append(b, '\n'), 0o600); err != nil {
 		return err
 	}
-	m.restorecon(ctx, s.Restorecon, "-R", s.Dir)
+	m.restorecon(ctx, s.Restorecon, append([]string{"-R", s.Dir}, s.Elsewhere...)...)
 	return nil
 }
 
@@ -186,10 +261,14 @@ func (s HostKeys) mine(r host.Root, t string) bool {
 	return fp != "" && fp == s.onDisk(r, t)
 }
 
-// onDisk returns the fingerprint of the private key on disk; empty if it is
+// onDisk and fingerprintOf return the fingerprint of the private key on disk; empty if it is
 // missing or damaged.
 func (s HostKeys) onDisk(r host.Root, t string) string {
-	b, err := r.ReadFile(path.Join(s.Dir, "ssh_host_"+t+"_key"))
+	return fingerprintOf(r, hostKeyFile(s.Dir, t))
+}
+
+func fingerprintOf(r host.Root, name string) string {
+	b, err := r.ReadFile(name)
 	if err != nil {
 		return ""
 	}

@@ -116,10 +116,57 @@ func refusesLogins(r host.Root, shell string) bool {
 	return err != nil || fi.IsDir() || fi.Mode()&0o111 == 0
 }
 
+// takeHome returns the uid of a home that is there although the account is not,
+// because it survived /etc (image-based systems, /home on a disk of its own);
+// 0 if there is none that may be taken. The new account gets that uid and, as
+// far as there is none yet, a group with the home's gid. A uid of another
+// account, or of one that was removed in this boot, is not taken: the home is
+// then somebody else's, see mendHome.
+func (s *CreateUser) takeHome(ctx context.Context, m *Machine) (int, error) {
+	d, err := m.Root.OpenDir(s.Home, nil)
+	if err != nil {
+		return 0, nil //nolint:nilerr // there is none; what cannot be opened is reported by mendHome
+	}
+	uid, gid, _, err := d.Owner()
+	err = errors.Join(err, d.Close())
+	accounts, aerr := m.Root.Accounts()
+	groups, gerr := m.Root.Groups()
+	if err := errors.Join(err, aerr, gerr); err != nil {
+		return 0, err
+	}
+	l := m.readUIDs()
+	taken := slices.ContainsFunc(accounts, func(a host.Account) bool { return a.UID == uid })
+	if taken || !uidRange(m.Root).Has(uid) || l.given(uid) {
+		return 0, nil
+	}
+	m.Log.Info().Str("home", s.Home).Int("uid", uid).Msg("home without an account is given to the new account")
+	if s.Primary != "" || s.NoOwnGroup || gid == uid {
+		return uid, nil
+	}
+	if i := slices.IndexFunc(groups, func(g host.Group) bool { return g.GID == gid }); i >= 0 {
+		if gid >= uidRange(m.Root).First {
+			s.Primary = groups[i].Name
+		}
+		return uid, nil
+	}
+	if gid >= uidRange(m.Root).First && s.Tool == "useradd" {
+		if _, err := m.Run.Run(ctx, host.Cmd{Name: "groupadd", Args: []string{"-g", strconv.Itoa(gid), s.Name}, Timeout: toolTimeout}); err == nil {
+			s.Primary = s.Name
+		}
+	}
+	return uid, nil
+}
+
 // create runs the tool that makes the account, with the given uid if it is not
 // 0. Otherwise the tool chooses a UID, unless that one was used by a removed
 // account, or files or processes with it remain.
-func (s CreateUser) create(ctx context.Context, m *Machine, uid int) error {
+func (s *CreateUser) create(ctx context.Context, m *Machine, uid int) error {
+	if uid == 0 {
+		var err error
+		if uid, err = s.takeHome(ctx, m); err != nil {
+			return err
+		}
+	}
 	if uid != 0 || m.numberTaken() {
 		return m.withUID(uid, func(uid int) error { return s.run(ctx, m, "-u", strconv.Itoa(uid)) })
 	}

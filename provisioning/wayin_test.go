@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
@@ -453,6 +454,132 @@ func TestIN12CustomData(t *testing.T) {
 					t.Errorf("%s: %s %s, want %q", tc.name, res.Warnings[0].ID, text, w)
 				}
 			}
+		}
+	}
+}
+
+// TestIN4HostKeysElsewhere: what HostKey names is replaced as well, so that no
+// clone keeps the image's identity.
+func TestIN4HostKeysElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, conf string
+		early      bool // also the RSA key is made before Ready
+		files      map[string]string
+	}{
+		{"RSA and ed25519", "HostKey /var/lib/sshkeys/ssh_host_ed25519_key\nHostKey /var/lib/sshkeys/ssh_host_rsa_key\n", false, map[string]string{"/var/lib/sshkeys/ssh_host_ed25519_key": "ssh-ed25519", "/var/lib/sshkeys/ssh_host_rsa_key": "ssh-rsa"}},
+		{"RSA alone", "HostKey /var/lib/sshkeys/mine\n", true, map[string]string{"/var/lib/sshkeys/mine": "ssh-rsa"}},
+		{"in a drop-in", "Include /etc/ssh/sshd_config.d/*.conf\n", false, map[string]string{"/etc/dropbear/k": "ssh-ed25519"}},
+		{"beside the usual ones", "HostKey /etc/ssh/ssh_host_ed25519_key\nHostKey /etc/ssh/other_key\n", false, map[string]string{"/etc/ssh/other_key": "ecdsa-sha2-nistp256"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			m.write("/etc/ssh/sshd_config", tc.conf, 0o644)
+			m.write("/etc/ssh/sshd_config.d/x.conf", "HostKey /etc/dropbear/k\n", 0o644)
+			image := map[string]string{}
+			for name, kind := range tc.files {
+				priv, pub := imageKey(t, kind)
+				m.write(name, priv, 0o600)
+				m.write(name+".pub", pub, 0o644)
+				image[name] = priv
+			}
+			check := func(when string) {
+				t.Helper()
+				for name, kind := range tc.files {
+					if !m.root.Exists(name) && when == "before Ready" && kind == "ssh-rsa" && !tc.early {
+						continue // removed, and made after Ready
+					}
+					signer, err := ssh.ParsePrivateKey([]byte(m.read(name)))
+					if err != nil || signer.PublicKey().Type() != kind || m.read(name) == image[name] {
+						t.Errorf("%s: %s: %v, the image's: %v", when, name, err, m.read(name) == image[name])
+						continue
+					}
+					if !strings.Contains(m.read(name+".pub"), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))) {
+						t.Errorf("%s: %s.pub does not match", when, name)
+					}
+				}
+			}
+			now, late := provisioning.Split(plan(t, m, input(), options()))
+			if _, err := apply(t, m, now, options(), nil); err != nil {
+				t.Fatal(err)
+			}
+			check("before Ready")
+			if _, err := apply(t, m, late, options(), nil); err != nil {
+				t.Fatal(err)
+			}
+			check("after Ready")
+			before := m.tree()
+			for range 2 {
+				if _, err := apply(t, m, plan(t, m, input(), options()), options(), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(before, m.tree()); diff != "" {
+				t.Errorf("a second run changed something:\n%s", diff)
+			}
+			kept := map[string]string{}
+			for name := range tc.files {
+				kept[name] = m.read(name)
+			}
+			m.write("/var/lib/waagent/azguest/hostkeys.json", "{}", 0o600)
+			o := options()
+			o.RegenerateHostKeys = false
+			if _, err := apply(t, m, plan(t, m, input(), o), o, nil); err != nil {
+				t.Fatal(err)
+			}
+			for name := range tc.files {
+				if m.read(name) != kept[name] {
+					t.Errorf("%s was replaced although the image's keys are to stay", name)
+				}
+			}
+		})
+	}
+}
+
+// imageKey makes a host key of an image.
+func imageKey(t *testing.T, kind string) (priv, pub string) {
+	t.Helper()
+	if kind == "ssh-rsa" {
+		priv = givenRSA()
+	} else {
+		name := map[string]string{"ssh-ed25519": "ed25519", "ecdsa-sha2-nistp256": "ecdsa"}[kind]
+		var err error
+		if priv, err = provisioning.NewHostKey(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signer, err := ssh.ParsePrivateKey([]byte(priv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return priv, string(ssh.MarshalAuthorizedKey(signer.PublicKey()))
+}
+
+// TestS31OnlyRSA: sshd that offers only RSA keys gets one before Ready.
+func TestS31OnlyRSA(t *testing.T) {
+	t.Parallel()
+	for list, early := range map[string]bool{
+		"":                                       false,
+		"rsa-sha2-512,rsa-sha2-256":              true,
+		"rsa-sha2-*":                             true,
+		"ssh-ed25519,rsa-sha2-512":               false,
+		"ecdsa-sha2-nistp256":                    false,
+		"ecdsa-sha2-nistp521,rsa-sha2-512":       true,
+		"-ssh-ed25519*,ecdsa-*":                  true,
+		"-ssh-rsa":                               false,
+		"+ssh-dss":                               false,
+		"^rsa-sha2-512":                          false,
+		"ssh-ed25519-cert-v01@openssh.com,rsa-*": true,
+	} {
+		f := facts()
+		f.SSHDSet = map[string]string{"hostkeyalgorithms": list}
+		steps, err := provisioning.Plan(input(), f, options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(stepOf[provisioning.HostKeys](t, steps).MayWait) == 0; got != early {
+			t.Errorf("%q: RSA before Ready: %v", list, got)
 		}
 	}
 }
