@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -166,13 +167,26 @@ func Deprovision(ctx context.Context, sys *provisioning.System, o Options, m Mod
 			return ErrDeclined
 		}
 	}
-	err := Apply(ctx, sys, o, p.Actions, func(_ Action, err error) {
+	failed := func(_ Action, err error) {
 		if err != nil {
 			fmt.Fprintln(out, "FAILED "+err.Error())
 		}
-	})
+	}
+	err := Apply(ctx, sys, o, p.Actions, failed)
+	if context.Cause(ctx) == nil {
+		// The plan was made while the agent was running, which has written until
+		// it was stopped, and tools have written, too.
+		err = errors.Join(err, Apply(ctx, sys, o, Plan(sys.Root, o).without(p), failed))
+	}
 	unix.Sync() // the disk may be copied next
 	return err
+}
+
+// without returns the actions of a plan that another one does not have.
+func (p Planned) without(before Planned) []Action {
+	return slices.DeleteFunc(p.Actions, func(a Action) bool {
+		return slices.ContainsFunc(before.Actions, func(b Action) bool { return a.Kind == b.Kind && a.Entry == b.Entry && a.Path == b.Path })
+	})
 }
 
 // show prints the plan, and the question if one is asked.

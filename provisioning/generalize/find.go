@@ -46,7 +46,7 @@ func provisionedAccounts(s *survey) []item {
 }
 
 // ourSudoFiles are the files that provisioning programs make for one account.
-var ourSudoFiles = []string{"90-cloud-init-users", "azure-init-user", "waagent"}
+var ourSudoFiles = []string{"90-cloud-init-users", "azure-init-user", "waagent", "zzzz-azguest"}
 
 // unknownSudoers finds rules for accounts that are gone, where sudo-rule does
 // not remove them.

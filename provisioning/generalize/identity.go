@@ -452,7 +452,7 @@ func networkEntries() []Entry {
 func keyEntries() []Entry {
 	return []Entry{
 		{
-			Name: "ssh-host-key", Where: "and what `HostKey` and `HostCertificate` name", Group: Keys, Act: Drop, Harm: Shared, Paths: []string{"{ssh}/ssh_host_*key*"}, find: hostKeysElsewhere,
+			Name: "ssh-host-key", Returns: true, Where: "and what `HostKey` and `HostCertificate` name", Group: Keys, Act: Drop, Harm: Shared, Paths: []string{"{ssh}/ssh_host_*key*"}, find: hostKeysElsewhere,
 			Why: "host key, must be different in each VM", Source: "sshd(8), WALinuxAgent Provisioning.RegenerateSshHostKeyPair",
 		},
 		{

@@ -389,3 +389,24 @@ func TestIdentitySubscriptionTools(t *testing.T) {
 		t.Error("left")
 	}
 }
+
+// TestIdentityM1TheAgentWritesUntilItIsStopped: what is written after the plan
+// was made is removed, too.
+func TestIdentityM1TheAgentWritesUntilItIsStopped(t *testing.T) {
+	t.Parallel()
+	r, o, run := clean(t), opts(), answering()
+	o.Service = "azguest.service"
+	write(t, r, "/run/systemd/system/x", "", 0o644)
+	write(t, r, "/var/lib/waagent/provisioned", "id", 0o600)
+	run.Answers["systemctl stop azguest.service"] = hosttest.Answer{Do: func(host.Cmd) error {
+		write(t, r, "/etc/ssh/ssh_host_rsa_key", "x", 0o600)
+		write(t, r, "/var/lib/waagent/Protocol", "x", 0o600)
+		return nil
+	}}
+	if err := generalize.Deprovision(t.Context(), system(r, run), o, generalize.Mode{Force: true}, nil, &strings.Builder{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := codes(t, r); len(got) > 0 {
+		t.Errorf("left: %v", got)
+	}
+}
