@@ -11,6 +11,7 @@ import (
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/protocol"
+	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/provisioning"
 )
 
@@ -18,6 +19,7 @@ import (
 // pool until it gets an owner. That wait itself has no limit.
 const (
 	ppsAsk     = 2 * time.Second  // for one answer of the metadata service
+	ppsAgain   = time.Second      // between two requests for the type
 	ppsPeek    = 30 * time.Second // between requests for the document while no link event comes
 	ppsGoodbye = time.Minute      // for the Ready of a VM whose interface may be removed meanwhile
 	ppsSettle  = 20               // requests, one a second, until the metadata show the new owner's order, if they are needed
@@ -30,21 +32,36 @@ type pool struct {
 	limit *time.Timer          // ends the first boot; stopped while the VM is in the pool
 }
 
+// ppsPatience is how long the type is waited for. A pooled VM that takes itself
+// for none would be provisioned with placeholders and reported as Ready; most
+// platforms have no such service.
+var ppsPatience = platform.MetadataPatience{Answered: 75 * time.Second, Silent: 4 * time.Second}
+
 // askPPS asks the metadata service for the pre-provisioning type, concurrently
 // with the search for the medium, until stop is called, which is required. No
-// answer counts as "none": most platforms have no such service.
+// answer counts as "none" once ppsPatience is over.
 func (a *Agent) askPPS(ctx context.Context) (answer <-chan provisioning.PPSType, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	c := make(chan provisioning.PPSType, 1)
 	ended := inBackground(func() error {
 		kind := provisioning.ParsePPSType("")
 		defer func() { c <- kind }()
-		x, err := a.platform.Extended(ctx, ppsAsk)
-		if err != nil {
-			a.Log.Debug().Err(err).Msg("could not read the pre-provisioning type from the instance metadata")
+		for began := time.Now(); ; {
+			x, err := a.platform.Extended(ctx, ppsAsk)
+			if err == nil {
+				kind = provisioning.ParsePPSType(x.PPSType)
+				return nil
+			}
+			if ppsPatience.Left(err, began) < ppsAgain {
+				a.Log.Debug().Err(err).Msg("could not read the pre-provisioning type from the instance metadata")
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(ppsAgain):
+			}
 		}
-		kind = provisioning.ParsePPSType(x.PPSType)
-		return nil
 	})
 	return c, func() {
 		cancel()

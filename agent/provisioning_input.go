@@ -9,11 +9,11 @@ import (
 
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/ovf"
+	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Limits of the search for provisioning data: within a minute, the machine is
-// provisioned or a failure is reported (provisioning/SPEC.md §4.8).
+// Limits of the search for provisioning data (provisioning/SPEC.md §4.8).
 const (
 	// mediaWait is for a drive or a medium that comes late.
 	mediaWait = 30 * time.Second
@@ -21,12 +21,14 @@ const (
 	// metadata.
 	mediaSpare = 5 * time.Second
 	// mediaHang is for a device that does not answer at all.
-	mediaHang = mediaWait + 10*time.Second
-	// metadataWait is for the metadata when there is no medium.
-	metadataWait = 10 * time.Second
-	metadataAsk  = time.Second     // between two requests
-	metadataTry  = 5 * time.Second // for one answer
+	mediaHang   = mediaWait + 10*time.Second
+	metadataAsk = time.Second     // between two requests
+	metadataTry = 5 * time.Second // for one answer
 )
+
+// metadataPatience is how long the metadata is waited for when it is needed, from
+// when that is known. The platform waits for a first boot for 20 minutes.
+var metadataPatience = platform.MetadataPatience{Answered: 5 * time.Minute, Silent: 10 * time.Second}
 
 // provisioningInput returns what to provision: the document on the medium,
 // completed from the instance metadata where it lacks something. Both are
@@ -51,7 +53,7 @@ func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity)
 		// better than a machine that is provisioned only in part.
 		return in, nil, noOrder(oe)
 	}
-	md, merr := known.await(ctx, metadataWait)
+	md, merr := known.awaitPatiently(ctx, metadataPatience)
 	if merr != nil {
 		if err == nil { // all there is
 			if lacks := in.Lacks(); lacks != nil {
@@ -172,6 +174,19 @@ func (k *knowledge) await(ctx context.Context, patience time.Duration) (*provisi
 		return nil, *err
 	}
 	return nil, context.Cause(ctx)
+}
+
+// awaitPatiently waits for the metadata as long as that is of use.
+func (k *knowledge) awaitPatiently(ctx context.Context, p platform.MetadataPatience) (*provisioning.Metadata, error) {
+	for began := time.Now(); ; {
+		md, err := k.await(ctx, metadataAsk)
+		if err == nil || ctx.Err() != nil {
+			return md, err
+		}
+		if p.Left(err, began) <= 0 {
+			return nil, err
+		}
+	}
 }
 
 // noOrder is the error of a machine without usable provisioning data. The

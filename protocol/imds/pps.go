@@ -35,6 +35,9 @@ func (c *Client) Extended(ctx context.Context, timeout time.Duration) (Extended,
 	if err != nil {
 		return Extended{}, err
 	}
+	if _, err := parseWhole(b); err != nil {
+		return Extended{}, err
+	}
 	return parseExtended(b)
 }
 
@@ -47,17 +50,28 @@ func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (i *Insta
 		if b, err = c.once(ctx, plainVersion, timeout); err != nil {
 			return nil, x, false, err
 		}
-		i, err = Parse(b)
+		i, err = parseWhole(b)
 		return i, x, false, err
 	}
 	if err != nil {
 		return nil, x, false, err
 	}
-	if i, err = Parse(b); err != nil {
+	if i, err = parseWhole(b); err != nil {
 		return nil, x, false, err
 	}
 	x, err = parseExtended(b)
 	return i, x, err == nil, err
+}
+
+// parseWhole is Parse for a first boot, which is done once: a document that does
+// not even say which machine it is about, as the service gives out while it is
+// starting, is no answer yet.
+func parseWhole(b []byte) (*Instance, error) {
+	i, err := Parse(b)
+	if err == nil && i.Compute.VMID == "" && i.Compute.Name == "" {
+		return nil, &protocol.DocumentError{Doc: "metadata", Err: errors.New("it has neither vmId nor name")}
+	}
+	return i, err
 }
 
 func (c *Client) once(ctx context.Context, version string, timeout time.Duration) ([]byte, error) {
