@@ -299,6 +299,7 @@ func TestPAT1SurvivesRestarts(t *testing.T) {
 		s := newSite(t, pkg{name: siteHandler, version: "1.0.0", script: simple})
 		s.fail([]fabric.Fault{{Kind: fabric.Artifact, Status: 503}, {Kind: fabric.BlobGet, Status: 503}}, "_manifest.xml")
 		s.start()
+		defer func() { s.stop() }()
 		began := time.Now()
 		for range 4 {
 			if _, ok := s.until(6*time.Minute, func() bool { word, _ := s.row(); return word == handler.Error }, nil); ok {
@@ -317,7 +318,6 @@ func TestPAT1SurvivesRestarts(t *testing.T) {
 		if after, ok := s.until(5*time.Minute, s.fetched, nil); !ok {
 			t.Errorf("not fetched %v after the end", after)
 		}
-		s.stop()
 	})
 }
 
@@ -447,5 +447,54 @@ func TestPAT1WaitsAreForgotten(t *testing.T) {
 		if r := h.recs["1.0"]; r.State != plan.Absent && r.State != "" {
 			t.Errorf("state %s", r.State)
 		}
+	}
+}
+
+// TestPAT1ReplacedMeanwhile: a package that is published once more while it is
+// downloaded is not put together from two halves: its ETag tells, from the
+// storage to the disk.
+func TestPAT1ReplacedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, replace := range map[string]bool{"the same": false, "another": true} {
+		synctest.Test(t, func(t *testing.T) {
+			noise := func(seed byte) string { // which zip can't make smaller
+				b := make([]byte, 300<<10)
+				x := uint32(seed) + 1
+				for i := range b {
+					x = x*1664525 + 1013904223
+					b[i] = byte(x >> 24)
+				}
+				return string(b)
+			}
+			p := pkg{name: siteHandler, version: "1.0.0", script: simple, files: map[string]string{"big": noise(1)}}
+			s := newSite(t, p)
+			cut := 100 << 10
+			s.fail([]fabric.Fault{{Kind: fabric.Artifact, Truncate: &cut, Times: 1}}, ".zip")
+			s.start()
+			defer s.stop()
+			time.Sleep(500 * time.Millisecond)
+			if replace {
+				p.files = map[string]string{"big": noise(2)}
+				if err := s.f.AddPackage(siteHandler, "1.0.0", p.build(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if after, ok := s.until(5*time.Second, s.fetched, nil); !ok {
+				t.Fatalf("%s: not fetched after %v", name, after)
+			}
+			b, err := s.root.ReadFile("/var/lib/waagent/" + siteHandler + "-1.0.0/big")
+			if err != nil || string(b) != p.files["big"] {
+				t.Errorf("%s: %d bytes, %v", name, len(b), err)
+			}
+			var codes []int
+			for _, e := range s.f.Journal(fabric.Query{Kind: fabric.Artifact}) {
+				if strings.Contains(e.Header["X-Ms-Artifact-Location"], ".zip") {
+					codes = append(codes, e.Code)
+				}
+			}
+			if want := map[bool]string{false: "[200 206]", true: "[200 200]"}[replace]; fmt.Sprint(codes) != want {
+				t.Errorf("%s: answers %v, want %s", name, codes, want)
+			}
+		})
 	}
 }
