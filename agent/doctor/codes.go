@@ -121,7 +121,7 @@ func Codes() []Code {
 		{"AZ-EXT-SIGNAL", "A command of the extension was killed by a signal.", "The machine ran out of memory (signal 9), or a user or program killed it.", "journalctl -k | grep -i oom"},
 		{"AZ-EXT-REPORTED", "The extension reported that it failed.", "The status in its status file is error; the message comes from the extension.", "agentctl ext show EXTENSION; agentctl logs EXTENSION"},
 		{"AZ-EXT-STATUS", "The extension's status file is not valid.", "It is not JSON, or required fields are missing (platform code 1012).", "check the file in the extension's status directory; contact the publisher"},
-		{"AZ-EXT-LIMBO", "The extension reports transitioning, but none of its processes runs.", "Its process exited without writing a final status.", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
+		{"AZ-EXT-LIMBO", "The extension reports no final status, and none of its processes runs.", "Its process exited without writing a final status, or wrote none within 30 minutes. The error goes away when it writes one.", "agentctl logs EXTENSION; agentctl retry EXTENSION"},
 		{"AZ-EXT-UNRESPONSIVE", "The extension's heartbeat is overdue.", "The handler's manifest declares a heartbeat, but it has not written one for ten minutes.", "agentctl logs EXTENSION"},
 		{"AZ-EXT-BLOCKED", "The extension waits for another extension that failed.", "It depends on that extension.", "agentctl status shows the failed extension; fix that one first"},
 		{"AZ-EXT-SETTINGS", "The settings that the platform sent for the extension cannot be used.", "They are missing, ambiguous or for another version; the message has the details.", "deploy the extension again through the control plane"},
