@@ -85,8 +85,12 @@ func speaker(steps []Step, written time.Time, operation string) string {
 	by := "the version before"
 	for _, s := range steps {
 		// File times are a little older than the clock.
-		if !s.Begin.IsZero() && !written.Before(s.Begin.Add(-20*time.Millisecond)) {
-			by = s.Op
+		if written.Before(s.Begin.Add(-20 * time.Millisecond)) {
+			break
+		}
+		by = s.Op
+		if !written.After(s.End) {
+			break
 		}
 	}
 	if by == "enable" {

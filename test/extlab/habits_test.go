@@ -64,6 +64,11 @@ func TestSpeaker(t *testing.T) {
 	t.Parallel()
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
 	steps := []Step{{Op: "disable", Begin: at(10)}, {Op: "update", Begin: at(20)}, {Op: "uninstall", Begin: at(30)}, {Op: "install", Begin: at(40)}, {Op: "enable", Begin: at(50)}}
+	// One command follows the other within the accuracy of file times.
+	near := []Step{{Op: "update", Begin: at(1), End: at(2)}, {Op: "uninstall", Begin: at(2).Add(time.Millisecond), End: at(3)}}
+	if got := speaker(near, at(2).Add(-time.Millisecond), "x"); !strings.Contains(got, "that of update ") {
+		t.Errorf("just before the next command: %q", got)
+	}
 	for when, want := range map[int]string{5: "the version before", 11: "disable", 25: "update", 45: "install", 51: "", 500: ""} {
 		got := speaker(steps, at(when), "x")
 		if want == "" && got != "" || want != "" && !strings.Contains(got, "that of "+want+" ") {
