@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/doctor"
 	"github.com/azguest/azguest/agent/status"
 )
@@ -31,8 +32,10 @@ by which route.
 Exit code 0: no problems; 1: warnings; 2: errors.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			network := len(args) == 1
-			if network && args[0] != "network" {
-				return usage("unknown check %q (available: network)", args[0])
+			if network {
+				if err := cli.OneOf("check", args[0], "network"); err != nil {
+					return exitWith(ExitUsage, err)
+				}
 			}
 			s, life, snapErr := a.load()
 			conf, warns, confErr := a.config()

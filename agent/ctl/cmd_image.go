@@ -1,10 +1,11 @@
 package ctl
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/azguest/azguest/agent/cli"
 )
 
 // Commands for images. azguest does the work, because it knows what it has
@@ -77,10 +78,10 @@ read.`,
 				args = []string{root.Value.String()}
 				a.Root = "/" // azguest is the one of this machine
 			case len(args) == 0:
-				return usage("image verify accepts 1 argument, the root file system of the image")
+				return usage("image verify: an argument is missing; usage: %s", c.UseLine())
 			}
-			if !slices.Contains(profiles(), profile) {
-				return usage("--profile must be one of %s, not %q", strings.Join(profiles(), ", "), profile)
+			if err := cli.OneOf("value of --profile", profile, profiles()...); err != nil {
+				return exitWith(ExitUsage, err)
 			}
 			argv := []string{"image", "verify", "-profile", profile}
 			if a.output == "json" {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/doctor"
 	"github.com/azguest/azguest/agent/status"
 )
@@ -94,7 +95,11 @@ func (a *app) explainCmd() *cobra.Command {
 			if len(args) == 1 {
 				c, ok := doctor.Lookup(args[0])
 				if !ok {
-					return usage("unknown code %s; run 'agentctl explain' to list all codes", args[0])
+					var known []string
+					for _, c := range codes {
+						known = append(known, c.Code)
+					}
+					return exitWith(ExitUsage, cli.OneOf("code", args[0], known...))
 				}
 				codes = []doctor.Code{c}
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -49,8 +50,10 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 			if prometheus {
 				a.output = "prometheus"
 			}
-			if wait != "" && wait != "ready" && wait != "converged" {
-				return usage("invalid --wait %q (must be ready or converged)", wait)
+			if wait != "" {
+				if err := cli.OneOf("value of --wait", wait, "ready", "converged"); err != nil {
+					return exitWith(ExitUsage, err)
+				}
 			}
 			if wait == "" {
 				return exit(a.showStatus())

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
@@ -30,6 +31,7 @@ const (
 	ExitDown     = 3
 	ExitUnknown  = 4
 	ExitUsage    = 64
+	ExitOutput   = 74
 )
 
 // Env is the environment that agentctl runs in.
@@ -52,7 +54,7 @@ func System(getenv func(string) string) Env {
 	e := Env{
 		Version: version.Number(), Build: version.Details(), Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now,
 		TTY:     term.IsTerminal(fd),
-		NoColor: getenv("NO_COLOR") != "" || getenv("TERM") == "dumb",
+		NoColor: getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" || getenv("TERM") == "",
 		Exec:    func(path string, argv []string) error { return unix.Exec(path, argv, os.Environ()) },
 	}
 	if e.TTY {
@@ -91,10 +93,20 @@ func usage(format string, a ...any) error {
 
 // Main runs one command and returns the exit code.
 func Main(ctx context.Context, args []string, env Env) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := cli.NewOutput(env.Stdout, cancel)
+	env.Stdout = out
 	a := &app{Env: env}
 	root := a.command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if werr := out.Err(); werr != nil {
+		if !errors.Is(werr, unix.EPIPE) {
+			fmt.Fprintf(env.Stderr, "agentctl: %v\n", werr)
+		}
+		return ExitOutput
+	}
 	if err == nil {
 		return 0
 	}
@@ -130,30 +142,10 @@ then say how old the information is. Run as root to see the messages and the
 last output of extensions.
 
 Exit codes of status: 0 healthy, 1 degraded or starting, 2 failed, 3 not
-running, 4 unknown, 64 wrong usage.`,
+running, 4 unknown, 64 wrong usage, 74 the output could not be written.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if a.format != "" {
-				a.output = a.format
-			}
-			if a.asJSON {
-				a.output = "json"
-			}
-			switch a.output {
-			case "text", "json", "prometheus":
-			default:
-				return usage("invalid --output %q (must be text or json)", a.output)
-			}
-			switch a.color {
-			case "auto", "always", "never":
-			default:
-				return usage("invalid --color %q (must be auto, always or never)", a.color)
-			}
-			return nil
-		},
+		PersistentPreRunE: a.checkOutput,
 	}
 	f := root.PersistentFlags()
 	f.StringVarP(&a.output, "output", "o", "text", "output format: text or json")
@@ -170,7 +162,6 @@ running, 4 unknown, 64 wrong usage.`,
 	root.SetVersionTemplate(a.versionLine() + "\n")
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(ExitUsage, err) })
 	root.AddCommand(
 		a.statusCmd(), a.versionCmd(), a.doctorCmd(), a.explainCmd(),
 		a.extCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(), a.policyCmd(),
@@ -179,6 +170,10 @@ running, 4 unknown, 64 wrong usage.`,
 		a.generalizeCmd(), a.imageCmd(), a.uninstallCmd(),
 		a.manCmd(), a.compatCmd(),
 	)
+	root.SetHelpCommand(helpCmd())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	strict(root)
 	return root
 }
 
@@ -188,8 +183,7 @@ func (a *app) root() host.Root { return host.Root(cmp.Or(a.Root, "/")) }
 
 func (a *app) paths() status.Paths { return status.DefaultPaths(a.Root) }
 
-// text writes to standard output. Write errors are ignored, because there is
-// nowhere to report them.
+// text writes to standard output. Main reports write errors.
 func (a *app) text(format string, args ...any) { fmt.Fprintf(a.Stdout, format, args...) }
 
 func (a *app) load() (status.Snapshot, status.Life, error) {

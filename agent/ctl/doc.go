@@ -16,8 +16,9 @@
 //	3   the agent is not running
 //	4   unknown
 //	64  wrong usage (EX_USAGE, so that typing errors do not look like a failed agent)
+//	74  the output could not be written (EX_IOERR), whatever the command has found
 //
 // Other commands end with 0, with 1 when something is wrong with what they
-// looked at, with 4 when they could not look at it, and with 64. waagent-compat
+// looked at, with 4 when they could not look at it, and with 64 and 74. waagent-compat
 // ends with 2 on wrong usage.
 package ctl

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/azguest/azguest/agent/status"
 )
@@ -100,14 +101,72 @@ func (v view) render(w io.Writer) {
 	v.lastChange(w)
 }
 
-// line writes one line, with a label or indented.
+// line writes one row, with a label or indented. On a terminal it is broken at
+// words.
 func (v view) line(w io.Writer, label, text string) {
 	text = strings.ReplaceAll(strings.TrimRight(text, " "), "\n", " ")
-	if label == "" {
-		fmt.Fprintf(w, "%*s%s\n", indent, "", text)
-		return
+	if len(label) >= indent {
+		label += " "
 	}
-	fmt.Fprintf(w, "%-*s%s\n", indent, label, text)
+	for i, l := range wrap(text, v.width-max(indent, len(label))) {
+		if i > 0 {
+			label = ""
+		}
+		fmt.Fprintf(w, "%-*s%s\n", indent, label, l)
+	}
+}
+
+// minRoom is the least number of columns that text is broken to; below it, the
+// terminal breaks it.
+const minRoom = 20
+
+// wrap breaks text at blanks into lines of at most room columns, which begin
+// with the same blanks; a longer word has a line of its own.
+func wrap(text string, room int) []string {
+	if room < minRoom {
+		return []string{text}
+	}
+	lead := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	text, room = text[len(lead):], room-len(lead)
+	var out []string
+	line, used := lead, 0
+	for text != "" {
+		blanks := len(text) - len(strings.TrimLeft(text, " "))
+		end := blanks + strings.IndexByte(text[blanks:]+" ", ' ')
+		word := text[:end]
+		text = text[end:]
+		n := columns(word)
+		if used > 0 && used+n > room {
+			out = append(out, line)
+			line, used = lead, 0
+			word = word[blanks:]
+			n -= blanks
+		}
+		line += word
+		used += n
+	}
+	return append(out, line)
+}
+
+// columns returns how many columns of a terminal a text takes. Sequences that
+// set colors take none, combining characters none, those of East Asian scripts
+// two.
+func columns(s string) int {
+	n, escape := 0, false
+	for _, r := range s {
+		switch {
+		case r == '\x1b':
+			escape = true
+		case escape:
+			escape = r != 'm'
+		case unicode.In(r, unicode.Mn, unicode.Me):
+		case unicode.In(r, unicode.Han, unicode.Hangul, unicode.Hiragana, unicode.Katakana) || r >= 0xff01 && r <= 0xff60:
+			n += 2
+		default:
+			n++
+		}
+	}
+	return n
 }
 
 func (v view) agentFacts() []string {
@@ -470,7 +529,7 @@ func (v view) lastChange(w io.Writer) {
 	}
 	t := h[len(h)-1]
 	text := fmt.Sprintf("%s ago: %s", span(v.now.Sub(t.At)), transition(t))
-	fmt.Fprintf(w, "last change %s\n", clean(text))
+	v.line(w, "last change", clean(text))
 }
 
 func transition(t status.Transition) string {

@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/azguest/azguest/agent"
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
@@ -47,11 +48,27 @@ const usage = `usage: azguest <command> [flags]
   decrypt     decrypt protected settings: [-cert THUMBPRINT] FILE
   waagent     run a command of the classic agent
 
+Exit status: 0 success, 1 failure, 2 wrong usage.
+
 Flags of run and provision:
 `
 
 func main() {
-	os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr))
+	out := cli.NewOutput(os.Stdout, nil)
+	code := realMain(os.Args[1:], out, os.Stderr)
+	if err := out.Err(); err != nil {
+		if !errors.Is(err, syscall.EPIPE) {
+			fmt.Fprintln(os.Stderr, "azguest:", err)
+		}
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// commands are the commands that people use.
+var commands = []string{
+	"run", "provision", "install", "uninstall", "start", "stop", "firewall", "cleanup", "version",
+	"generalize", "image", "policy", "decrypt", "waagent", "help",
 }
 
 func realMain(args []string, stdout, stderr io.Writer) int {
@@ -103,8 +120,7 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		flags(&options{}, stdout).PrintDefaults()
 		return 0
 	default:
-		fmt.Fprintf(stderr, "azguest: unknown command %q\n%s", cmd, usage)
-		flags(&options{}, stderr).PrintDefaults()
+		fmt.Fprintf(stderr, "azguest: %v\nSee 'azguest help'.\n", cli.OneOf("command", cmd, commands...))
 		return 2
 	}
 }
