@@ -142,7 +142,7 @@ func TestSyntax(t *testing.T) {
 		"None takes back":           {"Logs.Verbose=y\nLogs.Verbose=None", "Logs.Verbose", "n", 1},
 		"switch in capitals":        {"Logs.Verbose=Y", "Logs.Verbose", "y", 0},
 		"switch yes":                {"Logs.Verbose=yes", "Logs.Verbose", "n", 1},
-		"switch empty":              {"Logs.Console=", "Logs.Console", "y", 1},
+		"switch empty":              {"Logs.Collect=", "Logs.Collect", "y", 1},
 		"number":                    {"Extensions.GoalStatePeriod=+9", "Extensions.GoalStatePeriod", "9", 0},
 		"no number":                 {"Extensions.GoalStatePeriod=9s", "Extensions.GoalStatePeriod", "6", 1},
 		"number too large":          {"Extensions.GoalStatePeriod=99999999999999999999", "Extensions.GoalStatePeriod", "6", 1},

@@ -290,6 +290,10 @@ func collect(lines []line) (map[string]Value, []Warning) {
 		default:
 			direct[name] = true
 		}
+		if k.Inert {
+			_, instead, _ := strings.Cut(k.Doc, "no effect")
+			warn(l, true, "has no effect", strings.TrimLeft(instead, ":; "))
+		}
 		if old, ok := values[name]; ok && old.Origin.File == l.origin.File && old.Text != l.value {
 			warn(l, true, "set twice; line "+strconv.Itoa(old.Origin.Line)+" has no effect", "")
 		}

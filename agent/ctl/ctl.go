@@ -143,8 +143,8 @@ last output of extensions.
 
 Exit codes of status: 0 healthy, 1 degraded or starting, 2 failed, 3 not
 running, 4 unknown, 64 wrong usage, 74 the output could not be written.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
 		PersistentPreRunE: a.checkOutput,
 	}
 	f := root.PersistentFlags()
