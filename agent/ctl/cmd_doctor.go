@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ It changes nothing, opens no network connections itself, and works even when the
 agent is down. With the argument network, it shows only the checks of the
 connections to the platform: for each endpoint whether it answers, how fast, and
 by which route.
-Exit code 0: no problems; 1: warnings; 2: errors.`,
+Exit code 0: no problems, or only notes; 1: warnings; 2: errors.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			network := len(args) == 1
 			if network {
@@ -69,6 +70,8 @@ Exit code 0: no problems; 1: warnings; 2: errors.`,
 				switch f.State { //nolint:exhaustive // errors keep rank 0
 				case status.OK:
 					word, rank = "ok", 3
+				case doctor.Note:
+					word, rank = "note", 3
 				case status.Warn, status.Unknown:
 					rank = 1
 				}
@@ -103,7 +106,17 @@ func (a *app) askAround(ctx context.Context, life status.Life) []doctor.Finding 
 		err = json.Unmarshal(r.Data, &found)
 	}
 	if err != nil {
-		return []doctor.Finding{{Check: "network", State: status.Unknown, Evidence: "the agent could not run the check: " + err.Error()}}
+		return []doctor.Finding{notAsked(err)}
 	}
 	return found
+}
+
+// notAsked is the finding if the agent can't be asked to check the network.
+func notAsked(err error) doctor.Finding {
+	f := doctor.Finding{State: status.Unknown, Evidence: "the agent could not run the check: " + err.Error()}
+	if errors.Is(err, fs.ErrPermission) {
+		f = doctor.NeedsRoot()
+	}
+	f.Check = "network"
+	return f
 }

@@ -3,7 +3,10 @@ package ctl
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/doctor"
+	"github.com/azguest/azguest/agent/status"
 )
 
 // TestTOOL8WhatIsNotKnownIsRefused walks all commands: words, flags, arguments
@@ -166,5 +172,45 @@ func TestTOOL8LinesAreBrokenAtWords(t *testing.T) {
 		if got := wrap(c.text, c.room); !slices.Equal(got, c.want) {
 			t.Errorf("wrap(%q, %d): %q, want %q", c.text, c.room, got, c.want)
 		}
+	}
+}
+
+// TestTOOL9ANoteIsNoFailure: doctor ends with 0 if there is nothing to do, and
+// says so to a user who may not run a check.
+func TestTOOL9ANoteIsNoFailure(t *testing.T) {
+	t.Parallel()
+	root := machine(t, wellSnapshot()) // has no /sys/fs/cgroup
+	code, out, errs := run(t, root, "doctor", "-o", "json")
+	var got struct {
+		Findings []doctor.Finding
+		ExitCode int `json:"exit_code"`
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v: %q, %q", err, out, errs)
+	}
+	worst := 0
+	for _, f := range got.Findings {
+		switch {
+		case f.State == status.Error:
+			worst = ExitFailed
+		case f.State == status.Warn:
+			worst = max(worst, ExitDegraded)
+		}
+		if f.Code == "AZ-CG-MISSING" && f.State != doctor.Note {
+			t.Errorf("%s is %s", f.Code, f.State)
+		}
+	}
+	if code != worst || got.ExitCode != worst {
+		t.Errorf("exit code %d (in JSON: %d), want %d", code, got.ExitCode, worst)
+	}
+	if _, out, _ := run(t, root, "doctor"); !strings.Contains(out, "\nnote     cgroups        /sys/fs/cgroup is empty\n") && !strings.HasPrefix(out, "note     cgroups") {
+		t.Errorf("doctor prints\n%s", out)
+	}
+	refused := notAsked(fmt.Errorf("connect to the agent: %w", &os.SyscallError{Syscall: "connect", Err: unix.EACCES}))
+	if refused.State != doctor.Note || !refused.Network() || !strings.Contains(refused.Evidence, "run as root for this check") {
+		t.Errorf("as another user: %+v", refused)
+	}
+	if f := notAsked(errors.New("the agent is busy")); f.State != status.Unknown || !f.Network() {
+		t.Errorf("another fault: %+v", f)
 	}
 }

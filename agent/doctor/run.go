@@ -40,11 +40,15 @@ type Env struct {
 	Statfs func(path string, st *unix.Statfs_t) error
 }
 
+// Note is the state of a finding that is worth knowing, and for which nothing has
+// to be done: it is no failure.
+const Note status.State = "note"
+
 // A Finding is the result of one check. If its State is OK, Evidence says what
 // was checked.
 type Finding struct {
 	Check    string       `json:"check"`
-	State    status.State `json:"state"` // OK, Warn, Error, Unknown
+	State    status.State `json:"state"` // OK, Note, Warn, Error, Unknown
 	Code     string       `json:"code,omitempty"`
 	Evidence string       `json:"evidence"`
 	Fix      string       `json:"fix,omitempty"`
@@ -128,6 +132,9 @@ func Run(ctx context.Context, e Env) []Finding {
 	return out
 }
 
+// NeedsRoot is the finding of a check that this user may not run.
+func NeedsRoot() Finding { return note("", "not checked; run as root for this check") }
+
 // merge adds the findings of the agent. They replace those from its snapshot
 // about the same endpoint, and about the log-in.
 func merge(found, fresh []Finding) []Finding {
@@ -148,8 +155,10 @@ func rank(s status.State) int {
 		return 1
 	case status.Unknown:
 		return 2
+	case Note:
+		return 3
 	}
-	return 3
+	return 4
 }
 
 func ok(format string, a ...any) Finding {
@@ -158,6 +167,10 @@ func ok(format string, a ...any) Finding {
 
 func warn(code, format string, a ...any) Finding {
 	return Finding{State: status.Warn, Code: code, Evidence: fmt.Sprintf(format, a...)}
+}
+
+func note(code, format string, a ...any) Finding {
+	return Finding{State: Note, Code: code, Evidence: fmt.Sprintf(format, a...)}
 }
 
 func bad(code, format string, a ...any) Finding {
@@ -335,7 +348,9 @@ func checkSwitch(e Env) []Finding {
 
 func checkConfig(e Env) []Finding {
 	var out []Finding
-	if e.ConfigErr != nil {
+	if errors.Is(e.ConfigErr, fs.ErrPermission) {
+		out = append(out, NeedsRoot())
+	} else if e.ConfigErr != nil {
 		out = append(out, bad("AZ-CONF-READ", "%v", e.ConfigErr))
 	}
 	for _, w := range e.Warnings {
@@ -451,7 +466,7 @@ func checkCgroups(e Env) []Finding {
 	if entries, err := e.root().ReadDir("/sys/fs/cgroup"); err == nil && len(entries) > 0 {
 		return one(ok("version 1"))
 	}
-	return one(warn("AZ-CG-MISSING", "/sys/fs/cgroup is empty"))
+	return one(note("AZ-CG-MISSING", "/sys/fs/cgroup is empty"))
 }
 
 // checkSnapshot repeats the problems that the agent itself reports.
