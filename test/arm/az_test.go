@@ -69,12 +69,10 @@ func TestAzureCLI(t *testing.T) {
 	vm := []string{"--resource-group", group, "--vm-name", c.name}
 	on := func(args ...string) []string { return append(args, vm...) }
 
-	// By default Debian's package requests an API version of Compute that is
-	// newer than the library that it ships; with this profile it requests one
-	// that the library has.
-	az("", "cloud", "register", "--name", "fabric", "--endpoint-resource-manager", "https://"+armAddress, "--profile", "2020-09-01-hybrid")
-	az("", "cloud", "set", "--name", "fabric")
-	az(subscription, "login", "--service-principal", "--username", "me", "--password", "pw", "--tenant", "adfs")
+	// TOOL13: what "fabric env az" prints; the first line is in run's environment.
+	for _, line := range fabric.AzureCLI(armAddress, "/root/ca.pem")[1:] {
+		az("", strings.Fields(line)[1:]...)
+	}
 
 	az(`"name": "vm-sdk"`, "vm", "show", "--resource-group", group, "--name", c.name)
 	az(`"displayStatus": "Ready"`, "vm", "get-instance-view", "--resource-group", group, "--name", c.name)

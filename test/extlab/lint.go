@@ -258,7 +258,27 @@ func (l *linter) command(op string, hm map[string]json.RawMessage) {
 		return
 	}
 	l.program(f, field)
+	l.python(f)
 }
+
+// python checks that the interpreter of a command exists. Modules that are only
+// imported often name one, too, which nothing looks at.
+func (l *linter) python(f *zip.File) {
+	text, err := read(f, 1<<20)
+	if err != nil || slices.ContainsFunc(l.out, func(o Finding) bool { return o.File == f.Name && o.Message == noPython }) {
+		return
+	}
+	first, _, _ := bytes.Cut(text, []byte("\n"))
+	words := strings.Fields(strings.TrimPrefix(string(first), "#!"))
+	if !bytes.HasPrefix(first, []byte("#!")) || len(words) == 0 {
+		return
+	}
+	if path.Base(words[0]) == "python" || len(words) > 1 && path.Base(words[0]) == "env" && words[1] == "python" {
+		l.out = append(l.out, Finding{Level: Warning, File: f.Name, Line: 1, Message: noPython})
+	}
+}
+
+const noPython = "current distributions have no program named python"
 
 // program checks the program of a command.
 func (l *linter) program(f *zip.File, field string) {
@@ -310,11 +330,8 @@ func (l *linter) scripts() {
 			continue
 		}
 		words := strings.Fields(string(first[2:]))
-		switch {
-		case len(words) == 0 || !strings.HasPrefix(words[0], "/"):
+		if len(words) == 0 || !strings.HasPrefix(words[0], "/") {
 			l.out = append(l.out, Finding{Level: Error, File: e.f.Name, Line: 1, Message: "no absolute path to an interpreter after #!"})
-		case path.Base(words[0]) == "python" || len(words) > 1 && path.Base(words[0]) == "env" && words[1] == "python":
-			l.out = append(l.out, Finding{Level: Warning, File: e.f.Name, Line: 1, Message: "current distributions have no program named python"})
 		}
 	}
 }

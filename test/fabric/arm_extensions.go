@@ -183,8 +183,10 @@ func settingsObject(raw json.RawMessage, name string) (json.RawMessage, *apiErro
 		}
 		raw = json.RawMessage(text)
 	}
+	// There are handlers whose protected settings are a list.
 	var o map[string]json.RawMessage
-	if json.Unmarshal(raw, &o) != nil {
+	var list []json.RawMessage
+	if json.Unmarshal(raw, &o) != nil && (name != "protectedSettings" || json.Unmarshal(raw, &list) != nil) {
 		return nil, refuse(http.StatusBadRequest, "InvalidParameter", "The value of parameter %s is invalid.", name)
 	}
 	return raw, nil

@@ -3,6 +3,7 @@ package fabric
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -144,27 +145,44 @@ func ParseCondition(s string) (Condition, error) {
 	if i := strings.LastIndex(value, ":"); i >= 0 {
 		first, last = value[:i], value[i+1:]
 	}
+	known := func(c Condition, what, word string, words ...string) (Condition, error) {
+		i := slices.IndexFunc(words, func(w string) bool { return strings.EqualFold(w, word) })
+		if i >= 0 {
+			return c, nil
+		}
+		return Condition{}, fmt.Errorf("read condition %q: %w", s, OneOf(what, word, words...))
+	}
 	switch {
 	case name == "ready" && value == "":
 		return HealthIs("Ready"), nil
 	case name == "health" && value != "":
-		return HealthIs(value), nil
+		state, _, _ := strings.Cut(value, "/")
+		return known(HealthIs(value), "state", state, "Ready", "NotReady")
 	case name == "extension" && first != "":
-		return ExtensionIs(first, or(last, stateSucceeded)), nil
+		return known(ExtensionIs(first, or(last, stateSucceeded)), "state", or(last, stateSucceeded), "succeeded", "failed", "gone", "creating", "updating", "deleting")
 	case name == "handler" && first != "":
-		return HandlerIs(first, or(last, "Ready")), nil
+		return known(HandlerIs(first, or(last, "Ready")), "status", or(last, "Ready"), "Ready", "NotReady", "Installing", "Unresponsive", "gone")
 	case name == "says" && value != "":
 		return StatusSays(value), nil
 	case name == "status":
 		n, err := number(value)
 		return StatusReports(n), err
 	case name == "request" && first != "":
+		if err := KnownKind(first, append(Kinds(), Events()...)); err != nil {
+			return Condition{}, fmt.Errorf("read condition %q: %w", s, err)
+		}
 		n, err := number(last)
 		return Requested(Kind(first), n), err
-	case name == "converged":
+	case name == "converged" && value == "":
 		return Converged(), nil
 	}
-	return Condition{}, fmt.Errorf("unknown condition %q: want ready, health=…, extension=…, handler=…, says=…, status[=N], request=KIND[:N] or converged", s)
+	words := []string{"ready", "health=…", "extension=…", "handler=…", "says=…", "status[=N]", "request=KIND[:N]", "converged"}
+	names := []string{"ready", "health", "extension", "handler", "says", "status", "request", "converged"}
+	near := ""
+	if n := nearest(name, names); n != "" && n != name {
+		near = fmt.Sprintf("; did you mean %q?", n)
+	}
+	return Condition{}, fmt.Errorf("unknown condition %q%s (must be one of: %s)", s, near, strings.Join(words, ", "))
 }
 
 // recheck is the interval at which conditions are checked that change with time

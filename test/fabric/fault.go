@@ -127,8 +127,8 @@ func (f *Fabric) Fail(fault Fault) (int, error) {
 	if fault.Kind == "" {
 		return 0, errors.New("set fault: the kind is missing")
 	}
-	if _, err := path.Match(string(fault.Kind), ""); err != nil {
-		return 0, fmt.Errorf("set fault: kind %q: %w", fault.Kind, err)
+	if err := KnownKind(string(fault.Kind), Kinds()); err != nil {
+		return 0, fmt.Errorf("set fault: %w", err)
 	}
 	if fault.Probability < 0 || fault.Probability > 1 {
 		return 0, fmt.Errorf("set fault: probability %v is not between 0 and 1", fault.Probability)

@@ -170,6 +170,11 @@ func (q Query) match(e Entry) bool {
 
 func parseQuery(v url.Values) (Query, error) {
 	q := Query{Kind: Kind(v.Get("kind")), VM: v.Get("vm"), Contains: v.Get("contains")}
+	if q.Kind != "" {
+		if err := KnownKind(string(q.Kind), append(Kinds(), Events()...)); err != nil {
+			return Query{}, fmt.Errorf("read journal query: %w", err)
+		}
+	}
 	for name, field := range map[string]*int{"since": &q.Since, "limit": &q.Limit} {
 		if s := v.Get(name); s != "" {
 			n, err := strconv.Atoi(s)

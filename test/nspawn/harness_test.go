@@ -31,6 +31,7 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/sandbox"
 	"github.com/azguest/azguest/test/vm"
 )
 
@@ -70,7 +71,7 @@ func sweep() {
 	for _, d := range dirs {
 		pid, err := strconv.Atoi(strings.Split(strings.TrimPrefix(filepath.Base(d), scratchPrefix), "-")[0])
 		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			_ = os.RemoveAll(d) // a temporary directory at worst
+			_ = sandbox.RemoveTree(d) // a temporary directory at worst
 		}
 	}
 }

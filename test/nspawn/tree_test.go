@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/azguest/azguest/test/sandbox"
 	"github.com/azguest/azguest/test/vm"
 )
 
@@ -179,11 +180,11 @@ func baseTree(ctx context.Context, logf func(string, ...any)) (string, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	tmp, err := os.MkdirTemp(cache, ".base-*")
+	tmp, remove, err := sandbox.BuildDir(cache, "base")
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(tmp)
+	defer remove()
 	logf("building the base tree from Debian packages (once)")
 	args := []string{
 		"--variant=minbase", "--mode=root", "--format=directory", "--include=" + strings.Join(basePackages, ","),
@@ -193,7 +194,9 @@ func baseTree(ctx context.Context, logf func(string, ...any)) (string, error) {
 	if mirror := vm.Mirror(ctx); mirror != "" {
 		args = append(args, mirror)
 	}
-	if err := command(ctx, "mmdebstrap", args...); err != nil {
+	// What it mounts below the tree ends with its namespace, also if it is killed.
+	args = append([]string{"--mount", "--propagation", "private", "mmdebstrap"}, args...)
+	if err := command(ctx, "unshare", args...); err != nil {
 		return "", fmt.Errorf("build the base tree: %w", err)
 	}
 	if err := os.Rename(filepath.Join(tmp, "root"), dir); err != nil && !errors.Is(err, fs.ErrExist) {

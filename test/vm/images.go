@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/azguest/azguest/test/sandbox"
 )
 
 // basePackages is everything in the guest: the packages of a small Debian cloud
@@ -93,11 +95,11 @@ func (im *Images) base(ctx context.Context, more []string) (string, error) {
 	if err := os.MkdirAll(im.Dir, 0o755); err != nil {
 		return "", err
 	}
-	tmp, err := os.MkdirTemp(im.Dir, ".base-*")
+	tmp, remove, err := sandbox.BuildDir(im.Dir, "base")
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(tmp)
+	defer remove()
 	root := filepath.Join(tmp, "root")
 	args := []string{
 		"--variant=minbase", "--mode=root", "--format=directory",
@@ -112,7 +114,9 @@ func (im *Images) base(ctx context.Context, more []string) (string, error) {
 	if im.Mirror != "" {
 		args = append(args, im.Mirror)
 	}
-	if out, err := run(ctx, nil, "mmdebstrap", args...); err != nil {
+	// What it mounts below the tree ends with its namespace, also if it is killed.
+	args = append([]string{"--mount", "--propagation", "private", "mmdebstrap"}, args...)
+	if out, err := run(ctx, nil, "unshare", args...); err != nil {
 		return "", fmt.Errorf("build the base image: %w\n%s", err, tail(out, 30))
 	}
 	for pattern, name := range map[string]string{"vmlinuz-*": "kernel", "initrd.img-*": "initrd"} {

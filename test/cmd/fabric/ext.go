@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -59,7 +60,7 @@ func (f *labFlags) register(cmd *cobra.Command) *cobra.Command {
 	fl.StringVar(&f.name, "name", "", "name, Publisher.Type (default: from the file name or the package)")
 	fl.StringVar(&f.version, "version", "", "version (default: from the file name or the package)")
 	fl.StringVar(&f.settings, "settings", "", "file with the public settings, a JSON object; - is standard input")
-	fl.StringVar(&f.protected, "protected", "", "file with the protected settings; the platform encrypts them")
+	fl.StringVar(&f.protected, "protected", "", "file with the protected settings, a JSON object or array; the platform encrypts them")
 	fl.StringVar(&f.from, "update-from", "", "package of an older version, to be installed first")
 	fl.IntVar(&f.seq, "seq", -1, "sequence number of the settings; if not given, the next one")
 	fl.StringVar(&f.agent, "agent", "", "the agent's binary (default: azguest beside this program, in $AZGUEST_BIN, or /usr/sbin/azguest)")
@@ -84,7 +85,7 @@ func (f *labFlags) plan(file string, in io.Reader, errOut io.Writer) (extlab.Pla
 		return p, err
 	}
 	if f.from != "" {
-		if p.Old, err = extlab.Open(f.from); err != nil {
+		if p.Old, err = openPackage(f.from); err != nil {
 			return p, err
 		}
 		if f.name != "" {
@@ -95,7 +96,8 @@ func (f *labFlags) plan(file string, in io.Reader, errOut io.Writer) (extlab.Pla
 		if path == "" {
 			continue
 		}
-		if *dst, err = object(path, in); err != nil {
+		// There are handlers whose protected settings are a list.
+		if *dst, err = settings(path, in, dst == &p.Protected); err != nil {
 			return p, err
 		}
 	}
@@ -108,8 +110,18 @@ func (f *labFlags) plan(file string, in io.Reader, errOut io.Writer) (extlab.Pla
 	return p, nil
 }
 
-func (f *labFlags) open(file string) (*extlab.Bundle, error) {
+// openPackage opens a package. A file that can't be read is wrong usage; one that
+// is no package is an error of the package.
+func openPackage(file string) (*extlab.Bundle, error) {
 	b, err := extlab.Open(file)
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, usageError{err}
+	}
+	return b, err
+}
+
+func (f *labFlags) open(file string) (*extlab.Bundle, error) {
+	b, err := openPackage(file)
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +134,8 @@ func (f *labFlags) open(file string) (*extlab.Bundle, error) {
 	return b, nil
 }
 
-// object reads settings, which must be a JSON object.
-func object(path string, in io.Reader) (json.RawMessage, error) {
+// settings reads settings, which must be a JSON object, or may be an array.
+func settings(path string, in io.Reader, array bool) (json.RawMessage, error) {
 	var data []byte
 	var err error
 	if path == "-" {
@@ -137,6 +149,10 @@ func object(path string, in io.Reader) (json.RawMessage, error) {
 	data, err = plainJSON(data)
 	var o map[string]json.RawMessage
 	if err == nil {
+		var list []json.RawMessage
+		if err = json.Unmarshal(data, &list); array && err == nil && list != nil {
+			return data, nil
+		}
 		err = json.Unmarshal(data, &o)
 	}
 	switch syntax, ok := errors.AsType[*json.SyntaxError](err); {

@@ -34,7 +34,7 @@ func TestSettings(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got, err := object(file, strings.NewReader(""))
+		got, err := settings(file, strings.NewReader(""), false)
 		if string(got) != tc.want {
 			t.Errorf("%s: got %q, want %q", name, got, tc.want)
 		}

@@ -19,8 +19,12 @@ import (
 func main() {
 	sandbox.Main() // fabric ext runs this program again as its sandbox
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := root(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
+	out := &checked{Writer: os.Stdout}
+	err := root(os.Stdin, out, os.Stderr).ExecuteContext(ctx)
 	stop()
+	if err == nil {
+		err = out.err
+	}
 	if ended, ok := errors.AsType[sandbox.Ended](err); ok {
 		os.Exit(int(ended)) // the program that was run again has printed everything
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -172,7 +175,7 @@ func awaitCommand(r *remote) *cobra.Command {
 		Use:   "await CONDITION…",
 		Short: "wait until the guest reaches a state",
 		Long: `Wait until all conditions are met, one after the other. At the timeout, fail and
-print the current state.
+say in one sentence what the state is instead; "fabric vm" shows all of it.
 
   ready                                the last health report is Ready
   health=NotReady/ProvisioningFailed   the last health report has this state and sub-status
@@ -190,8 +193,9 @@ print the current state.
 					return usageError{err}
 				}
 				q := url.Values{"for": {condition}, "timeout": {max(0, time.Until(deadline)).String()}, "vm": {r.vm}}
-				if _, _, err := r.client().Do(cmd.Context(), http.MethodGet, "/_fabric/await?"+q.Encode(), nil); err != nil {
-					return err
+				data, _, err := r.client().Do(cmd.Context(), http.MethodGet, "/_fabric/await?"+q.Encode(), nil)
+				if err != nil {
+					return await(err, data, timeout)
 				}
 			}
 			return nil
@@ -201,17 +205,30 @@ print the current state.
 	return r.flags(cmd)
 }
 
+// await returns the error of a wait: of the answer at the timeout, the sentence
+// that says what the state is instead.
+func await(err error, answer []byte, timeout time.Duration) error {
+	e, ok := errors.AsType[*fabric.RemoteError](err)
+	var body struct{ Error string }
+	if !ok || e.Status != http.StatusRequestTimeout || json.Unmarshal(answer, &body) != nil || body.Error == "" {
+		return err
+	}
+	return fmt.Errorf("not met after %s: %s", timeout, body.Error)
+}
+
 func journalCommand(r *remote) *cobra.Command {
 	var (
 		kind, contains string
 		since, limit   int
 		problems       bool
+		follow         bool
 	)
 	cmd := &cobra.Command{
 		Use:   "journal",
 		Short: "print the received requests, as JSON lines",
 		Long: `Print the requests that the platform received, and its answers. The "problems" of
 an entry are deviations from the protocol that a stricter platform could refuse.
+With --follow, print one line of text for each event, and wait for more.
 
 Kinds: versions goalstate hostingenvironmentconfig sharedconfig extensionsconfig
 certificates remoteaccess health roleproperties telemetry healthservice
@@ -220,10 +237,18 @@ vmagentlog immediategoalstate blob.get blob.put imds arm. Two kinds are not
 requests: status (a complete status document) and change (of the goal state).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if kind != "" {
+				if err := fabric.KnownKind(kind, append(fabric.Kinds(), fabric.Events()...)); err != nil {
+					return usageError{err}
+				}
+			}
 			q := url.Values{"kind": {kind}, "contains": {contains}, "vm": {r.vm}}
 			q.Set("since", strconv.Itoa(since))
 			q.Set("limit", strconv.Itoa(limit))
 			q.Set("problems", strconv.FormatBool(problems))
+			if follow {
+				return r.follow(cmd.Context(), q, cmd.OutOrStdout())
+			}
 			data, _, err := r.client().Do(cmd.Context(), http.MethodGet, "/_fabric/journal?"+q.Encode(), nil)
 			if err != nil {
 				return err
@@ -238,7 +263,65 @@ requests: status (a complete status document) and change (of the goal state).`,
 	fl.IntVar(&since, "since", 0, "only entries after this number")
 	fl.IntVar(&limit, "limit", 0, "only the last N entries")
 	fl.BoolVar(&problems, "problems", false, "only entries with problems")
+	fl.BoolVarP(&follow, "follow", "f", false, "print one line for each event, also for those to come")
 	return r.flags(cmd)
+}
+
+// followEvery is the pause between two looks at the journal.
+const followEvery = 500 * time.Millisecond
+
+// follow prints one line for each entry until ctx ends or the fabric is gone.
+func (r *remote) follow(ctx context.Context, q url.Values, out io.Writer) error {
+	for {
+		data, _, err := r.client().Do(ctx, http.MethodGet, "/_fabric/journal?"+q.Encode(), nil)
+		if ctx.Err() != nil {
+			return nil // interrupted, which is how it ends
+		}
+		if err != nil {
+			return err
+		}
+		for d := json.NewDecoder(bytes.NewReader(data)); ; {
+			var e fabric.Entry
+			if err := d.Decode(&e); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return fmt.Errorf("read journal: %w", err)
+			}
+			if _, err := fmt.Fprintln(out, oneLine(e)); err != nil {
+				return err
+			}
+			q.Set("since", strconv.Itoa(e.Seq))
+			q.Del("limit") // of the entries that are there at first
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followEvery):
+		}
+	}
+}
+
+// oneLine describes an entry in one line.
+func oneLine(e fabric.Entry) string {
+	s := fmt.Sprintf("%s %-6d %-8s %-16s", e.Time.UTC().Format("15:04:05.000"), e.Seq, e.VM, e.Kind)
+	if e.Method != "" {
+		s += fmt.Sprintf(" %s %s -> %d", e.Method, strings.Map(printable, e.URL), e.Code)
+	}
+	if e.Fault != "" {
+		s += "  fault: " + strings.Map(printable, e.Fault)
+	}
+	if len(e.Problems) > 0 {
+		s += "  problems: " + strings.Map(printable, strings.Join(e.Problems, "; "))
+	}
+	return strings.TrimRight(s, " ")
+}
+
+// printable replaces what a guest could have sent to confuse a terminal.
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return '?'
 }
 
 func failCommand(r *remote) *cobra.Command {
@@ -262,6 +345,9 @@ for "fabric mend".
   fabric fail hostga.status --apply --status 500     # store the status, then answer 500`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := fabric.KnownKind(args[0], fabric.Kinds()); err != nil {
+				return usageError{err}
+			}
 			f.Kind, f.VM = fabric.Kind(args[0]), r.vm
 			f.Delay, f.For, f.ContentType, f.Set = fabric.Duration(delay), fabric.Duration(lasts), ctype, set
 			if cmd.Flags().Changed("body") {
@@ -314,6 +400,9 @@ func mendCommand(r *remote) *cobra.Command {
 	}
 }
 
+// vmActions are the actions of fabric vm.
+var vmActions = []string{"announce", "announce-fasttrack", "migrate", "hibernate", "rotate", "rescan", "status", "config"}
+
 func vmCommand(r *remote) *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
@@ -332,6 +421,11 @@ func vmCommand(r *remote) *cobra.Command {
                        '{"requiredFeatures":["X"],"statusBlob":"PageBlob"}'`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				if err := fabric.OneOf("action", args[0], vmActions...); err != nil {
+					return usageError{err}
+				}
+			}
 			c := r.client()
 			data, _, err := c.Do(cmd.Context(), http.MethodGet, "/_fabric/vms", nil)
 			if err != nil {
@@ -359,8 +453,6 @@ func vmCommand(r *remote) *cobra.Command {
 					method, path = http.MethodPost, "/_fabric/rescan"
 				case "config":
 					method, body = http.MethodPatch, []byte(config)
-				default:
-					return usageError{fmt.Errorf("unknown action %q", args[0])}
 				}
 			}
 			data, _, err = c.Do(cmd.Context(), method, path, body)

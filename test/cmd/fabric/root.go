@@ -32,15 +32,21 @@ guest agent and its extensions without a cloud.
   fabric journal --kind status --limit 1
   fabric fail goalstate --status 503 --times 2
 
-Commands other than serve, dvd, bundles and ext connect to a running "fabric serve"
-at the address in --admin or FABRIC_ADMIN.`,
+Commands other than serve, dvd, bundles, ext and env connect to a running "fabric serve"
+at the address in --admin or FABRIC_ADMIN.
+
+Exit status: 0 success, 1 failure, 2 wrong usage; fabric ext has one more.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	cmd.SetIn(in)
 	cmd.SetOut(out)
 	cmd.SetErr(errOut)
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.Version = number
+	if number == "" {
+		cmd.Version = "development build"
+	}
+	cmd.SetVersionTemplate(versionLine() + "\n")
 
 	r := &remote{}
 	cmd.PersistentFlags().StringVar(&r.admin, "admin", orEnv("FABRIC_ADMIN", defaultAdmin),
@@ -49,8 +55,12 @@ at the address in --admin or FABRIC_ADMIN.`,
 		serveCommand(&r.admin), dvdCommand(), bundlesCommand(),
 		putCommand(r), getCommand(r), deleteCommand(r),
 		awaitCommand(r), journalCommand(r), failCommand(r), mendCommand(r), vmCommand(r),
-		extCommand(),
+		extCommand(), envCommand(),
 	)
+	cmd.SetHelpCommand(helpCommand())
+	cmd.InitDefaultHelpCmd()
+	cmd.InitDefaultCompletionCmd()
+	strict(cmd)
 	return cmd
 }
 
