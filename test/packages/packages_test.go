@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/azguest/azguest/test/release"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(scratch)
+		defer release.Remove()
 		return m.Run()
 	}())
 }

@@ -262,3 +262,37 @@ func TestTOOL14FollowAndAwait(t *testing.T) {
 		t.Errorf("an entry in one line: %q", got)
 	}
 }
+
+// TestTOOL2ReadmeFabricCommands: the commands of README.md for extension authors
+// work as typed; those that run a package are parsed, test/extlab runs them.
+func TestTOOL2ReadmeFabricCommands(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bundles.Samples()[0]
+	b.Name, b.Version = "Contoso.Hello", "1.0.0"
+	dir := t.TempDir()
+	if _, err := b.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(readme)) {
+		command, ok := strings.CutPrefix(line, "    fabric ")
+		if !ok {
+			continue
+		}
+		n++
+		words := strings.Fields(strings.ReplaceAll(command, "./", dir+"/"))
+		if words[1] != "lint" {
+			words = append(words, "--help")
+		}
+		if out, err := run(t, words...); err != nil {
+			t.Errorf("fabric %s: %v %s", command, err, out)
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d commands of fabric", n)
+	}
+}
