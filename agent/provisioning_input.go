@@ -91,7 +91,7 @@ func (a *Agent) fromDocument(doc *ovf.Document, id provisioning.Identity) provis
 	}
 	in := provisioning.FromDocument(doc.Environment, redacted, id.ID)
 	if b := doc.CustomDataFile; b.Set() {
-		in = in.WithCustomDataFile([]byte(b.Reveal()))
+		in = in.WithCustomDataFile(b)
 	}
 	for _, p := range doc.Problems {
 		a.Log.Warn().Str("element", p.Element).Msg("provisioning document: " + p.Text)

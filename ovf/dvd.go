@@ -178,11 +178,11 @@ func (t *trial) userSpace(d *device) (_ *Medium, understood bool) {
 // accept looks for a provisioning document. A damaged one is accepted too;
 // Load reports what is wrong with it.
 func accept(f fs.FS) error {
-	b, err := readMember(f, documentName)
+	c, err := readDocument(f)
 	if err != nil {
 		return whyMissing(f, err)
 	}
-	if _, err := Parse(b); isForeign(err) {
+	if _, err := Parse(c.rest.Bytes()); isForeign(err) {
 		return err
 	}
 	return nil

@@ -217,7 +217,7 @@ func TestMounted(t *testing.T) {
 	if m == nil {
 		t.Fatalf("%v", tr.tried)
 	}
-	if b, err := readMember(m.FS, documentName); err != nil || len(b) == 0 {
+	if c, err := readDocument(m.FS); err != nil || c.rest.Len() == 0 {
 		t.Error(err)
 	}
 	if err := m.Close(); err != nil {
@@ -273,7 +273,7 @@ func TestSpecialFile(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, documentName), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readMember(os.DirFS(dir), documentName); err == nil || errors.Is(err, fs.ErrNotExist) {
+	if _, err := readDocument(os.DirFS(dir)); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
 }

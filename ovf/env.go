@@ -27,10 +27,13 @@ type Environment struct {
 	KeyPairs           []KeyPair
 
 	// CustomData is decoded; CustomDataText is the base64 of the document
-	// without blanks, set even if it could not be decoded. CustomDataRedacted
+	// without blanks, set even if it could not be decoded, but not for custom
+	// data of more than 256 KiB. CustomDataLost is why such custom data could not
+	// be decoded, and is not kept. CustomDataRedacted
 	// means that the custom data was removed from this copy of the document.
 	CustomData         host.Secret
 	CustomDataText     host.Secret
+	CustomDataLost     string
 	CustomDataRedacted bool
 	UserData           host.Secret // as it stands in the document
 

@@ -1,6 +1,7 @@
 package ovf
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ func (s Source) String() string {
 // Document is what was read from the medium. It is kept in memory only.
 type Document struct {
 	*Environment
-	Raw    host.Secret // the document, byte for byte
+	Raw    host.Secret // the document as it was parsed: without long custom data, see carve
 	Source Source
 
 	// CustomDataFile is CustomData.bin, the decoded custom data, if the
@@ -123,18 +124,30 @@ func load(ctx context.Context, media Media) (_ *Document, err error) {
 	}
 	// An error of Close does not matter: everything has been read.
 	defer func() { _ = m.Close() }()
-	raw, err := readMember(m.FS, documentName)
+	c, err := readDocument(m.FS)
 	if err != nil {
 		return nil, &MediaError{Tried: []Attempt{{m.Source.Device, "read " + documentName, whyMissing(m.FS, err), true}}}
 	}
+	raw := c.rest.Bytes()
 	env, err := Parse(raw)
 	if err != nil {
 		return nil, err
 	}
+	c.putBack(env)
 	d := &Document{Environment: env, Raw: host.NewSecret(string(raw)), Source: m.Source}
-	switch b, err := readMember(m.FS, customDataName); {
+	if env.CustomData.Set() {
+		return d, nil // the file has the same, decoded
+	}
+	var file strings.Builder
+	switch err := readMember(m.FS, customDataName, func(r io.Reader, size int64) error {
+		file.Grow(int(min(size, maxDocument)) + 1)
+		if n, err := io.Copy(&file, io.LimitReader(r, maxDocument+1)); err != nil || n > maxDocument {
+			return cmp.Or(err, errTooLarge)
+		}
+		return nil
+	}); {
 	case err == nil:
-		d.CustomDataFile = host.NewSecret(string(b))
+		d.CustomDataFile = host.NewSecret(file.String())
 	case !errors.Is(err, fs.ErrNotExist):
 		env.Problems = append(env.Problems, Problem{customDataName, "cannot be read: " + err.Error()})
 	}
@@ -158,33 +171,56 @@ var (
 	errSCVMM      = errors.New("medium of System Center VMM (" + scvmmName + ") is not supported")
 )
 
-// readMember reads a file of the root directory, of at most maxDocument bytes.
-func readMember(f fs.FS, name string) ([]byte, error) {
+// readDocument reads the provisioning document.
+func readDocument(f fs.FS) (c *carved, err error) {
+	err = readMember(f, documentName, func(r io.Reader, size int64) error {
+		c, err = carve(r, size)
+		return err
+	})
+	return c, err
+}
+
+// putBack enters custom data that was carved out of the document.
+func (c *carved) putBack(env *Environment) {
+	if c.marks == 0 || env.CustomDataText.Reveal() != mark(c.marks-1) {
+		return // there is none, or there are several
+	}
+	env.CustomData, env.CustomDataText = host.Secret{}, host.Secret{}
+	if c.data.err != nil {
+		env.CustomDataLost = c.data.err.Error()
+		env.Problems = append(env.Problems, Problem{"CustomData", env.CustomDataLost})
+		return
+	}
+	env.CustomData = host.NewSecret(c.data.out.String())
+}
+
+// readMember reads a file of the root directory with the function read, which
+// gets its size as far as it is known.
+func readMember(f fs.FS, name string, read func(r io.Reader, size int64) error) error {
 	name, err := findMember(f, name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Check before opening: opening a FIFO would wait for a writer.
 	st, err := fs.Stat(f, name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+		return &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+	}
+	if st.Size() > maxDocument {
+		return &fs.PathError{Op: "read", Path: name, Err: errTooLarge}
 	}
 	file, err := f.Open(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer file.Close() //nolint:errcheck // the file was only read
-	b, err := io.ReadAll(io.LimitReader(file, maxDocument+1))
-	if err != nil {
-		return nil, err
+	if err := read(file, st.Size()); err != nil {
+		return &fs.PathError{Op: "read", Path: name, Err: err}
 	}
-	if len(b) > maxDocument {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d bytes", maxDocument)}
-	}
-	return b, nil
+	return nil
 }
 
 // findMember finds a file of the root directory also under the names that ISO

@@ -16,19 +16,18 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// Bounds of a document. The largest real ones are some 90 KiB: 64 KiB of
-// custom data in base64.
+// Bounds of a document as it is parsed, see carve for long custom data.
 const (
-	maxDocument = 4 << 20
-	maxDepth    = 64
-	maxTokens   = 50_000
-	maxKeys     = 1000
+	maxParsed = 4 << 20
+	maxDepth  = 64
+	maxTokens = 50_000
+	maxKeys   = 1000
 )
 
 // limits are checked before the document is decoded. An element can have any
 // number of attributes, and the decoder allocates all of them before it
 // returns the element.
-var limits = bound.Limits{Bytes: maxDocument, Nodes: maxTokens}
+var limits = bound.Limits{Bytes: maxParsed, Nodes: maxTokens}
 
 // Values that stand for a removed secret: redacted is written by this agent
 // and by cloud-init, redactedLegacy by WALinuxAgent
@@ -345,8 +344,8 @@ func parseTree(doc []byte) (*etree.Document, error) {
 // returns the document without its byte order mark and padding.
 func guard(doc []byte) ([]byte, error) {
 	bad := func(text string) ([]byte, error) { return nil, &Error{Kind: KindMalformed, Text: text} }
-	if len(doc) > maxDocument {
-		return bad(fmt.Sprintf("document has %d bytes, at most %d are allowed", len(doc), maxDocument))
+	if len(doc) > maxParsed {
+		return bad(fmt.Sprintf("document has %d bytes besides long custom data, at most %d are allowed", len(doc), maxParsed))
 	}
 	doc = bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))
 	// A writer that writes whole blocks pads the document with NUL bytes. This

@@ -217,7 +217,7 @@ func TestRefused(t *testing.T) {
 		{"crossed", linux("<HostName>a</s3cret>"), KindMalformed, "mismatched end tag"},
 		{"deep", deep, KindMalformed, "nested too deeply"},
 		{"wide", "<a>" + strings.Repeat("<b/>", 60000) + "</a>", KindMalformed, "more than"},
-		{"large", strings.Repeat(" ", maxDocument+1), KindMalformed, "at most"},
+		{"large", strings.Repeat(" ", maxParsed+1), KindMalformed, "at most"},
 		{"other xml", "<html/>", KindForeign, "root element is not Environment"},
 		{"other ovf", "<Environment><PropertySection/></Environment>", KindForeign, "'ProvisioningSection'"},
 		{"no set", "<Environment><ProvisioningSection/></Environment>", KindForeign, "'LinuxProvisioningConfigurationSet'"},

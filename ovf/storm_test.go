@@ -3,6 +3,7 @@ package ovf
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
@@ -72,11 +73,16 @@ func readAll(img []byte) {
 	}
 	for _, f := range volumes {
 		for _, name := range []string{documentName, customDataName, "sub/file", "empty"} {
-			raw, err := readMember(f, name)
+			var c *carved
+			err := readMember(f, name, func(r io.Reader, size int64) (err error) {
+				c, err = carve(r, size)
+				return err
+			})
 			if err != nil {
 				_ = whyMissing(f, err)
 				continue
 			}
+			raw := c.rest.Bytes()
 			if env, err := Parse(raw); err == nil {
 				_, _ = Redacted(raw)
 				_ = env

@@ -27,7 +27,3 @@ func DecodeCustomData(text string) CustomData {
 	c.Data = host.NewSecret(string(b))
 	return c
 }
-
-func encodeSecret(b []byte) host.Secret {
-	return host.NewSecret(base64.StdEncoding.EncodeToString(b))
-}

@@ -32,6 +32,8 @@ func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 		in.KeyPairs = append(in.KeyPairs, KeyPair{Path: p.Path, Fingerprint: p.Fingerprint})
 	}
 	switch {
+	case env.CustomDataLost != "":
+		in.CustomData = CustomData{Present: true, Err: env.CustomDataLost}
 	case !env.CustomDataText.Empty() && !env.CustomData.Set():
 		in.CustomData = CustomData{Present: true, Text: env.CustomDataText, Err: "not base64"}
 		for _, p := range env.Problems {
@@ -39,7 +41,7 @@ func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 				in.CustomData.Err = p.Text
 			}
 		}
-	case !env.CustomDataText.Empty():
+	case env.CustomData.Set():
 		in.CustomData = CustomData{Present: true, Text: env.CustomDataText, Data: env.CustomData}
 	}
 	return in
@@ -47,9 +49,9 @@ func FromDocument(env *ovf.Environment, redacted []byte, vmID string) Input {
 
 // WithCustomDataFile takes custom data from the file CustomData.bin of the
 // medium, which holds it decoded, if the document has none or a broken one.
-func (in Input) WithCustomDataFile(b []byte) Input {
-	if len(b) > 0 && (!in.CustomData.Present || in.CustomData.Err != "") {
-		in.CustomData = CustomData{Present: true, Text: encodeSecret(b), Data: host.NewSecret(string(b))}
+func (in Input) WithCustomDataFile(data host.Secret) Input {
+	if !data.Empty() && (!in.CustomData.Present || in.CustomData.Err != "") {
+		in.CustomData = CustomData{Present: true, Data: data}
 	}
 	return in
 }

@@ -28,7 +28,7 @@ func TestFromDocument(t *testing.T) {
 	if diff := cmp.Diff(want, provisioning.FromDocument(env, []byte("x"), vmID)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	bin := provisioning.FromDocument(&ovf.Environment{}, nil, vmID).WithCustomDataFile([]byte("\x00\xff"))
+	bin := provisioning.FromDocument(&ovf.Environment{}, nil, vmID).WithCustomDataFile(host.NewSecret("\x00\xff"))
 	if got := bin.CustomData.Data.Reveal(); got != "\x00\xff" || !bin.CustomData.Present {
 		t.Errorf("custom data of the medium's file: %q", got)
 	}

@@ -31,9 +31,15 @@ func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 		return fmt.Errorf("open home: %w", err)
 	}
 	defer func() { _ = d.Close() }()
-	uid, _, _, err := d.Owner()
+	uid, gid, mode, err := d.Owner()
 	if err != nil {
 		return err
+	}
+	if uid == a.UID && mode&0o022 != 0 {
+		// Made with UMASK 002: sshd refuses keys below it (StrictModes).
+		if err := d.SetOwner(uid, gid, mode&^0o022); err != nil {
+			return err
+		}
 	}
 	if uid == a.UID && !cut {
 		return nil // useradd has changed the owner, which it does near the end
@@ -44,7 +50,7 @@ func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 	if err := copySkeleton(r, d, a); err != nil || uid == a.UID {
 		return err
 	}
-	return d.SetOwner(a.UID, a.GID, homeMode(r))
+	return d.SetOwner(a.UID, a.GID, homeMode(r)&^0o022)
 }
 
 // homeMode returns the mode that the machine's own tools give a home

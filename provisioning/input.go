@@ -45,7 +45,7 @@ type KeyPair struct{ Path, Fingerprint string }
 // CustomData is arbitrary data that the user gave the VM; it need not be text.
 type CustomData struct {
 	Present bool
-	Text    host.Secret // base64 as it stood in the document
+	Text    host.Secret // base64 as it stood in the document; empty if Data came in another way
 	Data    host.Secret // decoded
 	Err     string      // why it could not be decoded; the VM is provisioned anyway
 }

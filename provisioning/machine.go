@@ -3,6 +3,8 @@ package provisioning
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"io/fs"
 	"path"
 	"time"
@@ -53,6 +55,30 @@ func (m *Machine) put(name string, data []byte, perm fs.FileMode) error {
 		return err
 	}
 	return m.Root.WriteFile(name, data, perm)
+}
+
+// putFrom is put for content that is too large to be in memory twice.
+func (m *Machine) putFrom(name string, perm fs.FileMode, write func(io.Writer) error) error {
+	if err := m.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
+		return err
+	}
+	d, err := m.Root.OpenDir(path.Dir(name), nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	f, tmp, err := d.CreateTemp(path.Base(name))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(f), f.Chmod(perm), f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, d.Remove(tmp))
+	}
+	if err := d.Rename(tmp, d, path.Base(name)); err != nil {
+		return errors.Join(err, d.Remove(tmp))
+	}
+	d.Sync()
+	return nil
 }
 
 // readJSON reads a JSON file into v, and reports whether it exists and is

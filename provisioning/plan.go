@@ -289,7 +289,7 @@ func planSudo(in Input, f Facts, o Options) (Step, bool) {
 		Dir: o.SudoersDir, Check: f.Visudo, Lib: o.Dir(), Restorecon: f.Restorecon,
 	}
 	switch {
-	case f.Sudo != "" || f.SudoersDir:
+	case f.Sudo != "" || f.SudoersDir && f.Doas == "":
 		s.Include = !f.SudoersIncluded && f.Sudo != ""
 		return s, true
 	case f.Doas != "":
@@ -398,8 +398,12 @@ func planSSHD(in Input, f Facts, o Options) (Step, bool) {
 
 func planCustomData(in Input, o Options) Step {
 	s := SaveCustomData{Path: path.Join(o.Lib, "CustomData"), Problem: in.CustomData.Err, Data: in.CustomData.Text}
-	if (o.DecodeCustomData || o.ExecuteCustomData) && in.CustomData.Err == "" {
+	switch {
+	case in.CustomData.Err != "":
+	case o.DecodeCustomData || o.ExecuteCustomData:
 		s.Data = in.CustomData.Data
+	case s.Data.Empty():
+		s.Data, s.Encode = in.CustomData.Data, true
 	}
 	// If it is to be run, the later step says so.
 	begin := in.CustomData.Data.Reveal()

@@ -3,8 +3,10 @@ package provisioning
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ import (
 type SaveCustomData struct {
 	Path    string
 	Data    host.Secret
+	Encode  bool // write it as base64
 	Problem string
 	Unread  bool // a form that only cloud-init reads, which does not provision here
 }
@@ -32,7 +35,17 @@ func (s SaveCustomData) String() string {
 
 // Apply implements Step.
 func (s SaveCustomData) Apply(_ context.Context, m *Machine) error {
-	if err := m.put(s.Path, []byte(s.Data.Reveal()), 0o600); err != nil {
+	// In pieces: the data may have tens of megabytes.
+	err := m.putFrom(s.Path, 0o600, func(w io.Writer) error {
+		if s.Encode {
+			enc := base64.NewEncoder(base64.StdEncoding, w)
+			_, err := io.Copy(enc, strings.NewReader(s.Data.Reveal()))
+			return errors.Join(err, enc.Close())
+		}
+		_, err := io.Copy(w, strings.NewReader(s.Data.Reveal()))
+		return err
+	})
+	if err != nil {
 		return warn(CodeCustomData, "save custom data: %w", err)
 	}
 	if s.Problem != "" {
@@ -135,7 +148,7 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 		}
 		return nil
 	}
-	data, err := m.Root.ReadFile(s.File)
+	data, err := beginning(m.Root, s.File)
 	if err != nil {
 		return warn(CodeCustomData, "run custom data: %w", err)
 	}
@@ -147,7 +160,7 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 		return warn(CodeCustomData, "run custom data: %w", err)
 	}
 	if c.Name == m.Root.Path(s.File) {
-		if err := m.Root.WriteFile(s.File, data, 0o700); err != nil {
+		if err := m.Root.Chmod(s.File, 0o700); err != nil {
 			return warn(CodeCustomData, "run custom data: %w", err)
 		}
 	}
@@ -168,6 +181,16 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 		return warn(CodeCustomData, "save output of custom data: %w", err)
 	}
 	return nil
+}
+
+// beginning reads the part of a file that says what it is.
+func beginning(r host.Root, name string) ([]byte, error) {
+	f, err := r.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	return b, errors.Join(err, f.Close())
 }
 
 // whatItIs describes custom data that is not run.

@@ -583,3 +583,32 @@ func TestS31OnlyRSA(t *testing.T) {
 		}
 	}
 }
+
+// TestH1HomeOfUmask002: sshd refuses the keys of a home that a group may write.
+func TestH1HomeOfUmask002(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "debian")
+	m.write("/etc/login.defs", "UID_MIN 1000\nUMASK 002\n", 0o644)
+	step := stepOf[provisioning.CreateUser](t, plan(t, m, input(), options()))
+	add := m.run.Answers["useradd"].Do
+	m.run.Answers["useradd"] = hosttest.Answer{Do: func(c host.Cmd) error {
+		return errors.Join(add(c), os.Chmod(m.root.Path("/home/azureuser"), 0o775))
+	}}
+	if err := errors.Join(m.root.MkdirAll("/var/lib/waagent/azguest", 0o700), step.Apply(t.Context(), m.prov())); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(m.root.Path("/home/azureuser")); err != nil || fi.Mode().Perm() != 0o755 {
+		t.Errorf("home: %v %v", fi.Mode(), err)
+	}
+}
+
+// TestU8DoasWithoutSudo: a sudoers folder of another package is no sudo.
+func TestU8DoasWithoutSudo(t *testing.T) {
+	t.Parallel()
+	f := facts()
+	f.Sudo, f.Doas = "", "/usr/bin/doas"
+	steps, err := provisioning.Plan(input(), f, options())
+	if err != nil || !stepOf[provisioning.Sudo](t, steps).Doas {
+		t.Errorf("%v, %v", steps, err)
+	}
+}

@@ -30,6 +30,9 @@ type Case struct {
 	// Read reads the document. Its error is only logged: a document may be
 	// rejected.
 	Read func(doc []byte) error
+	// ReadFile is used in place of Read, if it is set, for readers that never
+	// have the document in memory as a whole.
+	ReadFile func(name string) error
 }
 
 // Environment variables with the task of a child process.
@@ -95,12 +98,18 @@ func Run(t *testing.T, cases []Case) {
 func child(t *testing.T, c Case) {
 	debug.SetMemoryLimit(32 << 20) // the agent's own limit; above it, garbage is collected more often
 	t.Helper()
-	doc, err := os.ReadFile(os.Getenv(envDoc))
-	if err != nil {
-		t.Fatal(err)
+	read := c.ReadFile
+	if read == nil {
+		read = func(name string) error {
+			doc, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.Read(doc)
+		}
 	}
 	says := "read"
-	if err := c.Read(doc); err != nil {
+	if err := read(os.Getenv(envDoc)); err != nil {
 		if says = err.Error(); len(says) > 160 {
 			says = says[:160] + "…"
 		}
