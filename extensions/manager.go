@@ -333,6 +333,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.emptyTrash(ctx)
 	m.store.FillReserve()
 	m.removed = m.store.Removed()
+	m.running.Go(func() { m.keepOutput(ctx) })
 	// An earlier Run may have left any state in memory.
 	m.handlers, m.busy, m.watched, m.pass = map[string]*managed{}, 0, map[string]bool{}, nil
 	m.deaf = nil
@@ -579,6 +580,31 @@ func (m *Manager) refreshFiles(h *managed) {
 		}
 		if err := m.environment(r.Name, r.Version); err != nil {
 			m.log.Warn().Err(err).Str("handler", r.Name).Msg("could not write handler environment")
+		}
+	}
+}
+
+// outputPeriod is how often the output of processes that commands have left is
+// looked at. That costs two system calls for each job.
+const outputPeriod = 2 * time.Second
+
+// keepOutput keeps what commands print within limits, and masks secrets in it,
+// until the context ends.
+func (m *Manager) keepOutput(ctx context.Context) {
+	tick := time.NewTicker(outputPeriod)
+	defer tick.Stop()
+	var keeper job.Keeper
+	failed := false
+	for {
+		err := host.Safely(func() error { return keeper.Tidy(m.store.Sub("jobs")) })
+		if err != nil && !failed {
+			m.log.Warn().Err(err).Func(host.LogStack(err)).Msg("could not bound or mask the output of commands")
+		}
+		failed = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }

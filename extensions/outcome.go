@@ -58,6 +58,9 @@ func (w *work) finish(r store.Record, d store.Doing, res job.Result) error {
 	}
 	if ran {
 		w.tellEnd(r, d, ended, cause, problem.Text, handler.OutputText(stdout, stderr))
+		if err := job.Reported(dir); err != nil {
+			w.m.log.Warn().Err(err).Str("handler", r.Name).Msg("could not mask the output of a command")
+		}
 	}
 	r = r.Ended(ended, t.Ext)
 	if t.Op == plan.Enable || t.Op == plan.Disable {

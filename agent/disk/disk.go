@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ type file struct {
 	size  int64
 	at    time.Time
 	share int
+	empty bool // it is emptied, not removed
 }
 
 // Dirs are the directories and files that are measured.
@@ -64,6 +66,9 @@ type rule struct {
 	globs   []string
 	expend  bool // old files may be removed
 	shallow bool // only matching files, not the contents of matching directories
+	// empty: files are emptied, not removed. A process that a command has left
+	// may have them open, and would go on filling the disk unseen.
+	empty bool
 }
 
 func rules(d Dirs) []rule {
@@ -80,6 +85,7 @@ func rules(d Dirs) []rule {
 		{share: "agent versions", globs: lib("WALinuxAgent-*")},
 		{share: "log collector", globs: lib("logcollector"), expend: true},
 		{share: "rotated logs", globs: []string{strings.TrimSuffix(d.AgentLog, ".log") + "-*.log*", d.AgentLog + ".*"}, expend: true},
+		{share: "command output", globs: lib("azguest/ext/jobs/*/stdout", "azguest/ext/jobs/*/stderr"), expend: true, empty: true},
 		{share: "agent log", globs: []string{d.AgentLog}},
 		{share: "command logs", globs: []string{filepath.Join(d.HandlerLogs, "*", "CommandExecution*.log*")}},
 		{share: "state", globs: lib("*.xml", "*.pem", "*.crt", "*.prv", "*.json", "azguest"), shallow: false},
@@ -119,6 +125,7 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 		errs = append(errs, err)
 	}
 	now := time.Now()
+	counted := map[string]bool{} // by a rule whose files are below those of another
 	for i, r := range rules(d) {
 		s := Share{Name: r.share, Path: r.globs[0]}
 		for _, pattern := range r.globs {
@@ -129,12 +136,18 @@ func Measure(root host.Root, d Dirs) (Usage, error) {
 			}
 			for _, name := range names {
 				count := func(path string, fi fs.FileInfo) {
+					if counted[path] {
+						return
+					}
+					if r.empty {
+						counted[path] = true
+					}
 					size := allocated(fi)
 					s.Used += size
 					s.Files++
 					if r.expend && now.Sub(fi.ModTime()) > young {
 						s.CanFree += size
-						u.expendables = append(u.expendables, file{path, size, fi.ModTime(), i})
+						u.expendables = append(u.expendables, file{path, size, fi.ModTime(), i, r.empty})
 					}
 				}
 				fi, err := root.Lstat(name)
@@ -199,9 +212,9 @@ const machine = host.Root("/")
 // Clean carries out a plan and removes directories it emptied. It returns
 // the bytes that were freed.
 func Clean(u Usage, plan []string) (int64, error) {
-	sizes := make(map[string]int64, len(u.expendables))
+	files := make(map[string]file, len(u.expendables))
 	for _, f := range u.expendables {
-		sizes[f.name] = f.size
+		files[f.name] = f
 	}
 	var freed int64
 	var errs []error
@@ -209,6 +222,14 @@ func Clean(u Usage, plan []string) (int64, error) {
 		// Handlers and their service accounts may write to these directories:
 		// links in the path are not followed.
 		gone := !machine.Exists(name)
+		if files[name].empty {
+			if err := empty(name); err != nil {
+				errs = append(errs, fmt.Errorf("empty %s: %w", name, err))
+			} else if !gone {
+				freed += files[name].size
+			}
+			continue
+		}
 		if err := machine.Remove(name); err != nil {
 			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
 			continue
@@ -216,10 +237,22 @@ func Clean(u Usage, plan []string) (int64, error) {
 		if gone {
 			continue
 		}
-		freed += sizes[name]
+		freed += files[name].size
 		// The parent is removed with its last file; a directory that is not
 		// empty stays.
 		_ = machine.Remove(filepath.Dir(name))
 	}
 	return freed, errors.Join(errs...)
+}
+
+// empty removes the content of a file.
+func empty(name string) error {
+	f, err := machine.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }

@@ -109,3 +109,55 @@ func TestPlanNeverTakesMoreThanNeeded(t *testing.T) {
 		}
 	}
 }
+
+// TestNBR4CommandOutputIsShownAndFreed: what commands have printed is a share of
+// its own, is not counted twice, and can be freed although a process that a
+// command has left still has the file open.
+func TestNBR4CommandOutputIsShownAndFreed(t *testing.T) {
+	t.Parallel()
+	root := host.Root(t.TempDir())
+	const jobs = "/var/lib/waagent/azguest/ext/jobs/"
+	put(t, root, jobs+"a/stdout", 1<<20, time.Hour)
+	put(t, root, jobs+"a/stderr", 64<<10, 2*time.Hour)
+	put(t, root, jobs+"b/stdout", 64<<10, time.Minute) // still young
+	put(t, root, jobs+"a/result.json", 4096, time.Hour)
+	w, err := os.OpenFile(root.Path(jobs+"a/stdout"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	share := func() (s disk.Share, all int64) {
+		t.Helper()
+		u, err := disk.Measure(root, dirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range u.Shares {
+			if s.Name == "command output" {
+				return s, u.Used
+			}
+		}
+		t.Fatal("no share of the output of commands")
+		return s, 0
+	}
+	const all = 1<<20 + 128<<10
+	if s, used := share(); s.Used != all || s.Files != 3 || s.CanFree != all-64<<10 || used != all+4096 {
+		t.Errorf("share %+v of %d", s, used)
+	}
+	u, err := disk.Measure(root, dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if freed, err := disk.Clean(u, disk.Plan(u, 0, 0)); err != nil || freed != all-64<<10 {
+		t.Errorf("freed %d, %v", freed, err)
+	}
+	if _, err := w.WriteString("later\n"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := root.ReadFile(jobs + "a/stdout"); err != nil || string(b) != "later\n" {
+		t.Errorf("the file has %q (%v)", b, err)
+	}
+	if s, _ := share(); s.Files != 3 || s.Used > 128<<10 {
+		t.Errorf("share %+v after cleaning", s)
+	}
+}

@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/extensions/fault"
 	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
@@ -359,8 +357,8 @@ func (s Store) migrate() {
 	_ = folder.Root.RemoveAll(old)
 }
 
-// TidyJobs deletes jobs that are older than age and not in keep. It cuts the
-// output files of the others, because background processes may write to them.
+// TidyJobs deletes jobs that are older than age and not in keep. The output of
+// the others is kept within limits by a job.Keeper.
 func (s Store) TidyJobs(keep map[string]bool, age time.Duration) {
 	entries, err := folder.Root.ReadDir(s.Sub("jobs"))
 	if err != nil {
@@ -376,29 +374,7 @@ func (s Store) TidyJobs(keep map[string]bool, age time.Duration) {
 			_ = folder.Root.RemoveAll(dir)
 			continue
 		}
-		for _, name := range []string{job.Stdout, job.Stderr} {
-			cutOutput(filepath.Join(dir, name))
-		}
 	}
-}
-
-// maxOutput is the size in bytes above which an output file of a command is cut.
-const maxOutput = 8 << 20
-
-// cutOutput cuts a file to its end while processes may write to it. They use
-// O_APPEND, so they continue at the new end.
-func cutOutput(path string) {
-	fi, err := folder.Root.Lstat(path)
-	if err != nil || !fi.Mode().IsRegular() || fi.Size() <= maxOutput {
-		return
-	}
-	keep := handler.Tail(path, 1<<20)
-	f, err := folder.Root.OpenFile(path, os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0)
-	if err != nil {
-		return
-	}
-	_, _ = f.WriteString("... [TRUNCATED]\n" + keep)
-	_ = f.Close()
 }
 
 // NewID returns a random name for a job or a temporary file. It must not contain

@@ -44,7 +44,7 @@ var may = map[string][]string{
 	"agent/host":              {"agent/bound", "agent/host/process", "agent/secret"},
 	"agent/host/cgroup":       {"agent/host", "agent/host/process"},
 	"agent/host/hosttest":     {"agent/host", "agent/host/cgroup"},
-	"agent/host/job":          {"agent/host", "agent/host/cgroup", "agent/host/process"},
+	"agent/host/job":          {"agent/host", "agent/host/cgroup", "agent/host/process", "agent/secret"},
 	"agent/host/process":      {}, // the processes of the machine; needs no files
 	"agent/log":               {"agent/host", "agent/secret"},
 	"agent/host/unzip":        {"agent/bound", "agent/host"},

@@ -45,7 +45,7 @@ func (l Launcher) Start(dir string, job Job) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("start job %s: already running: %w", job.ID, err)
 	}
-	for _, name := range []string{resultFile, stateFile, Stdout, Stderr} {
+	for _, name := range []string{resultFile, stateFile, reportedFile, Stdout, Stderr} {
 		if err := files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("start job: %w", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -277,6 +278,14 @@ func run(dir string, job Job, st *State, res *Result) {
 	// follow; the command runs already.
 	_ = writeJSON(dir, stateFile, st)
 
+	stop := make(chan struct{})
+	var bounding sync.WaitGroup
+	bounding.Go(func() { boundOutput(stop, out, errw) })
+	defer func() {
+		close(stop)
+		// wait: for the end of one look at two files; it must not be interrupted
+		bounding.Wait()
+	}()
 	done := make(chan error, 1)
 	// wait: a goroutine of its own; its end is awaited below
 	go func() { done <- cmd.Wait() }()
