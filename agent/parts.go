@@ -9,6 +9,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 )
 
@@ -38,7 +39,10 @@ var errEnded = errors.New("ended without a reason")
 func (a *Agent) runParts(ctx context.Context, parts ...part) {
 	var all sync.WaitGroup
 	for _, p := range parts {
-		all.Go(func() { a.runPart(ctx, p) })
+		all.Go(func() {
+			defer crash.Guard()
+			a.runPart(ctx, p)
+		})
 	}
 	// wait: each of them ends with the context
 	all.Wait() // each ends with the context
@@ -48,7 +52,10 @@ func (a *Agent) runParts(ctx context.Context, parts ...part) {
 // receives its result. A panic is returned as an error.
 func inBackground(f func() error) <-chan error {
 	end := make(chan error, 1)
-	go func() { end <- host.Safely(f) }()
+	go func() {
+		defer crash.Guard()
+		end <- host.Safely(f)
+	}()
 	return end
 }
 

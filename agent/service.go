@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/kardianos/service"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // ServiceName is the name of the unit. The packages add the classic names
@@ -40,6 +42,7 @@ func (p *program) Start(service.Service) error {
 	p.cancel = cancel
 	p.done = make(chan struct{})
 	go func() {
+		defer crash.Guard()
 		defer close(p.done)
 		p.err = p.run(ctx)
 	}()

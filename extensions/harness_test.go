@@ -30,10 +30,23 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == job.SuperviseArg {
 		os.Exit(job.Supervise(context.Background(), os.Args[2:]))
 	}
+	ownEnvironment()
 	if len(os.Args) > 1 && os.Args[1] == "test-agent" {
 		os.Exit(testAgent(os.Args[2:]))
 	}
 	os.Exit(m.Run())
+}
+
+// ownEnvironment removes what a developer's session has, and what handlers would
+// get as from an administrator.
+func ownEnvironment() {
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if name != "TMPDIR" && !strings.HasPrefix(name, "AZGUEST_") && !strings.HasPrefix(name, "GO") {
+			_ = os.Unsetenv(name) // fails for invalid names only
+		}
+	}
+	_ = os.Setenv("PATH", host.DefaultPath)
 }
 
 // A pkg is a package a test publishes. The script is the body of run.sh, which

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/extensions/store"
@@ -21,6 +22,7 @@ func (m *Manager) emptyTrash(ctx context.Context) {
 	// wait: not waited for; it ends with the context, after the removal in
 	// progress
 	go func() {
+		defer crash.Guard()
 		defer m.emptying.Store(false)
 		store.Delete(ctx, names)
 	}()

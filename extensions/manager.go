@@ -12,6 +12,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/rs/zerolog"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
@@ -333,7 +334,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.emptyTrash(ctx)
 	m.store.FillReserve()
 	m.removed = m.store.Removed()
-	m.running.Go(func() { m.keepOutput(ctx) })
+	m.running.Go(func() {
+		defer crash.Guard()
+		m.keepOutput(ctx)
+	})
 	// An earlier Run may have left any state in memory.
 	m.handlers, m.busy, m.watched, m.pass = map[string]*managed{}, 0, map[string]bool{}, nil
 	m.deaf = nil
@@ -522,6 +526,7 @@ func (m *Manager) begin(life context.Context, h *managed, w *work, do func(conte
 	m.busy++
 	p := m.pass
 	m.running.Go(func() {
+		defer crash.Guard()
 		defer stop(nil)
 		err := host.Safely(func() error { return do(ctx) })
 		select {

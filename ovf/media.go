@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 )
 
@@ -95,8 +96,10 @@ func Load(ctx context.Context, media Media) (*Document, error) {
 	}
 	c := make(chan result, 1)
 	go func() {
-		d, err := load(ctx, media)
-		c <- result{d, err}
+		var r result
+		defer func() { c <- r }()
+		defer crash.Catch(&r.err) // the same medium would be there after a restart
+		r.d, r.err = load(ctx, media)
 	}()
 	select {
 	case r := <-c:

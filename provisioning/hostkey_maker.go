@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // HostKeyTypes lists the types that are made, quick ones first. In FIPS mode
@@ -51,6 +53,7 @@ func MakeHostKeys(types []string) *HostKeyMaker {
 		k := &hostKey{done: make(chan struct{})}
 		k.start = sync.OnceFunc(func() {
 			go func() {
+				defer crash.Guard()
 				defer close(k.done)
 				if t == "rsa" {
 					// The thread is never unlocked, so it ends with the

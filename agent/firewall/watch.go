@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // Messages of the kernel about nftables (linux/netfilter/nfnetlink.h,
@@ -104,6 +106,7 @@ func (f *Firewall) Exposed(ctx context.Context, patience time.Duration) (bool, e
 	}
 	c := make(chan answer, 1)
 	go func() {
+		defer crash.Guard()
 		runtime.LockOSThread()
 		open, err := f.connectAs(nobody, patience)
 		if back, rerr := unix.SetfsuidRetUid(-1); rerr == nil && back == os.Geteuid() {

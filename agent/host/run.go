@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host/process"
 )
 
@@ -162,7 +163,10 @@ var errUnkillable = errors.New("process does not exit after SIGKILL")
 func end(ctx context.Context, cmd *exec.Cmd) (code int, err error) {
 	done := make(chan error, 1)
 	// wait: a goroutine of its own, which ends with the process
-	go func() { done <- cmd.Wait() }()
+	go func() {
+		defer crash.Guard()
+		done <- cmd.Wait()
+	}()
 	select {
 	case err = <-done:
 		return cmd.ProcessState.ExitCode(), err

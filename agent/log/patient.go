@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // patient writes to a file that may be a pipe or a terminal, and gives up after
@@ -44,6 +46,7 @@ func (p *patient) Write(b []byte) (int, error) {
 	var err error
 	// wait: a goroutine of its own, which ends with the write
 	go func() {
+		defer crash.Guard()
 		_, err = p.w.Write(record)
 		close(done)
 	}()

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // Protocol of the control socket: one line of JSON as the request, one line as
@@ -103,6 +105,7 @@ func Serve(ctx context.Context, path string, handle func(context.Context, Reques
 			return c.Close()
 		}
 		wg.Go(func() {
+			defer crash.Guard()
 			// wait: it gives back what was put there for this client
 			defer func() { <-slots }()
 			defer c.Close() // the answer is written; nothing to save

@@ -12,6 +12,7 @@ import (
 
 	"github.com/azguest/azguest/agent"
 	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/provisioning/generalize"
 )
@@ -58,6 +59,7 @@ func (s *stopping) Read(b []byte) (int, error) {
 	}
 	c := make(chan answer, 1)
 	go func() {
+		defer crash.Guard()
 		own := make([]byte, len(b)) // the read may outlive the call
 		n, err := s.in.Read(own)
 		c <- answer{own[:n], err}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 )
 
@@ -35,6 +36,7 @@ func DHCP(ctx context.Context, root host.Root) (netip.Addr, error) {
 	answers := make(chan answer, len(ifs))
 	for _, i := range ifs {
 		go func() {
+			defer crash.Guard()
 			a, err := ask(ctx, i)
 			answers <- answer{a, err}
 		}()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/azguest/azguest/agent/bound"
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/internal/cms"
@@ -66,12 +67,20 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 	g.SetLimit(4)
 	var lost [4]doc // one for each goroutine that may fail
 	if what&extensions != 0 {
-		g.Go(func() error { return c.fetchExtensions(gctx, w, gs, &d) })
+		g.Go(func() (err error) {
+			defer crash.Catch(&err)
+			return c.fetchExtensions(gctx, w, gs, &d)
+		})
 	} else if what&profile != 0 {
-		g.Go(func() error { c.fetchProfile(gctx, &d, profileAgain); return nil })
+		g.Go(func() (err error) {
+			defer crash.Catch(&err)
+			c.fetchProfile(gctx, &d, profileAgain)
+			return nil
+		})
 	}
 	if what&hosting != 0 && gs.HostingEnvironmentConfig != "" {
-		g.Go(func() error {
+		g.Go(func() (err error) {
+			defer crash.Catch(&err)
 			b, err := w.Document(gctx, "hostingEnvironmentConfig", gs.HostingEnvironmentConfig)
 			if err == nil {
 				var n wire.Names
@@ -84,7 +93,8 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 		})
 	}
 	if what&shared != 0 && gs.SharedConfig != "" {
-		g.Go(func() error {
+		g.Go(func() (err error) {
+			defer crash.Catch(&err)
 			b, err := w.Document(gctx, "sharedConfig", gs.SharedConfig)
 			if err == nil {
 				d.sharedConfig = b
@@ -94,7 +104,8 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 		})
 	}
 	if what&certificates != 0 {
-		g.Go(func() error {
+		g.Go(func() (err error) {
+			defer crash.Catch(&err)
 			certs, err := c.fetchCertificates(gctx, w, gs.Certificates)
 			if d.certsErr = err; err == nil {
 				d.certs = certs
@@ -104,8 +115,9 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 		})
 	}
 	if what&access != 0 {
-		g.Go(func() error {
-			err := c.fetchAccess(gctx, w, gs.RemoteAccess, &d)
+		g.Go(func() (err error) {
+			defer crash.Catch(&err)
+			err = c.fetchAccess(gctx, w, gs.RemoteAccess, &d)
 			lost[3] = c.noteLost(gctx, access, err)
 			return nil
 		})

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol/internal/cms"
 )
@@ -59,6 +60,7 @@ func (k *transportKey) start() {
 		k.done = make(chan struct{})
 		k.started.Store(true)
 		go func() {
+			defer crash.Guard()
 			defer close(k.done)
 			k.pair, k.err = k.load()
 			if k.err != nil {

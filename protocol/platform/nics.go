@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/protocol/discover"
 	"github.com/azguest/azguest/protocol/internal/web"
@@ -149,6 +150,7 @@ func (r *race) start(ctx context.Context, name string) {
 	}
 	r.running++
 	go func() {
+		defer crash.Guard()
 		conn, err := dial(ctx, r.network, r.addr)
 		select {
 		case r.results <- dialed{name, conn, err}:

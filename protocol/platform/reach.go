@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol/hostga"
 	"github.com/azguest/azguest/protocol/imds"
@@ -339,6 +340,7 @@ func (c *Client) Probe(ctx context.Context, names ...string) []EndpointFact {
 		}
 		r.Timeout = 4 * time.Second
 		wg.Go(func() {
+			defer crash.Guard()
 			// The result is in the facts; a 404 is an answer, too.
 			_, _ = c.hostWeb.Once(ctx, r)
 		})

@@ -38,6 +38,7 @@ var may = map[string][]string{
 	"agent/bound":             {},
 	"agent/cli":               {},
 	"agent/config":            {"agent/bound", "agent/host", "agent/secret"},
+	"agent/crash":             {},
 	"agent/disk":              {"agent/event", "agent/host"},
 	"agent/event":             {"agent/bound", "agent/host", "agent/secret"},
 	"agent/firewall":          {"agent/event", "agent/host"},
@@ -101,6 +102,9 @@ var may = map[string][]string{
 	"test/fabric/...": {},
 	"test/vm/...":     {"test/bundles", "test/fabric", "test/sandbox", "test/vm"},
 }
+
+// everywhere may be imported by all of the product: it catches panics.
+const everywhere = "agent/crash"
 
 // owner lists the packages that may import an external package, tests aside.
 // Test programs run processes; the release binaries don't contain them.
@@ -236,7 +240,7 @@ func TestImports(t *testing.T) {
 			continue
 		}
 		for _, imp := range imports(f) {
-			if own, ok := strings.CutPrefix(imp, module); ok && !matches(own, allowed) {
+			if own, ok := strings.CutPrefix(imp, module); ok && own != everywhere && !matches(own, allowed) {
 				t.Errorf("%s: %s may not import %s", f.name, f.pkg, own)
 			}
 		}
@@ -397,6 +401,47 @@ func TestNBR7ProgramsAreWrittenSafely(t *testing.T) {
 			}
 			if perm, err := strconv.ParseUint(lit.Value, 0, 32); err == nil && perm&0o111 != 0 {
 				t.Errorf("%s: os.WriteFile writes a program (%s)", f.name, lit.Value)
+			}
+			return true
+		})
+	}
+}
+
+// TestPanicsAreCaught: the Go runtime prints the value of a panic, which may have
+// a secret in it. So each goroutine of the product starts with a deferred
+// function of agent/crash, or does all of its work in host.Safely, and nothing
+// else recovers.
+func TestPanicsAreCaught(t *testing.T) {
+	guarded := func(body *ast.BlockStmt) (ok bool) {
+		ast.Inspect(body, func(n ast.Node) bool {
+			if s, is := n.(*ast.SelectorExpr); is {
+				x, _ := s.X.(*ast.Ident)
+				ok = ok || x != nil && (x.Name == "crash" || x.Name == "host" && s.Sel.Name == "Safely")
+			}
+			return !ok
+		})
+		return ok
+	}
+	for _, f := range sources(t, false) {
+		if !matches(f.pkg, []string{"agent/...", "extensions/...", "provisioning/...", "protocol/...", "ovf/..."}) || f.pkg == "agent/host/hosttest" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				if lit, ok := n.Call.Fun.(*ast.FuncLit); !ok || !guarded(lit.Body) {
+					t.Errorf("%s: a goroutine without crash.Guard, crash.Catch or host.Safely", f.name)
+				}
+			case *ast.CallExpr:
+				s, ok := n.Fun.(*ast.SelectorExpr)
+				if ok && s.Sel.Name == "Go" && len(n.Args) == 1 {
+					if lit, ok := n.Args[0].(*ast.FuncLit); !ok || !guarded(lit.Body) {
+						t.Errorf("%s: a goroutine without crash.Guard, crash.Catch or host.Safely", f.name)
+					}
+				}
+				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "recover" && f.pkg != everywhere {
+					t.Errorf("%s: recovers, which is for package crash", f.name)
+				}
 			}
 			return true
 		})

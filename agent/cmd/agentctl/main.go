@@ -8,10 +8,12 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/ctl"
 )
 
 func main() {
+	defer crash.Guard()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := ctl.Main(ctx, os.Args[1:], ctl.System(os.Getenv))
 	stop()

@@ -19,6 +19,7 @@ import (
 	"github.com/azguest/azguest/agent"
 	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/host/process"
@@ -54,6 +55,7 @@ Flags of run and provision:
 `
 
 func main() {
+	defer crash.Guard()
 	out := cli.NewOutput(os.Stdout, nil)
 	code := realMain(os.Args[1:], out, os.Stderr)
 	if err := out.Err(); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/process"
 )
@@ -68,7 +69,10 @@ func (l Launcher) Start(dir string, job Job) error {
 		return fmt.Errorf("start job: %w", err)
 	}
 	// wait: a goroutine of its own; it ends with the process
-	go func() { _ = cmd.Wait() }() // how it ended is in the result file
+	go func() {
+		defer crash.Guard()
+		_ = cmd.Wait()
+	}() // how it ended is in the result file
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/cgroup"
 	"github.com/azguest/azguest/agent/host/process"
@@ -280,7 +281,10 @@ func run(dir string, job Job, st *State, res *Result) {
 
 	stop := make(chan struct{})
 	var bounding sync.WaitGroup
-	bounding.Go(func() { boundOutput(stop, out, errw) })
+	bounding.Go(func() {
+		defer crash.Guard()
+		boundOutput(stop, out, errw)
+	})
 	defer func() {
 		close(stop)
 		// wait: for the end of one look at two files; it must not be interrupted
@@ -288,7 +292,10 @@ func run(dir string, job Job, st *State, res *Result) {
 	}()
 	done := make(chan error, 1)
 	// wait: a goroutine of its own; its end is awaited below
-	go func() { done <- cmd.Wait() }()
+	go func() {
+		defer crash.Guard()
+		done <- cmd.Wait()
+	}()
 	timer := time.NewTimer(job.Timeout)
 	defer timer.Stop()
 	timedOut := false

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // ReadyFD is the descriptor of a pipe in a process started by Detach, which
@@ -58,7 +60,10 @@ func Detach(ctx context.Context, d Daemon) error {
 		return fmt.Errorf("start %s: %w", d.Path, err)
 	}
 	// wait: a goroutine of its own; it ends with the process
-	go func() { _ = cmd.Wait() }()
+	go func() {
+		defer crash.Guard()
+		_ = cmd.Wait()
+	}()
 	if r == nil {
 		return nil
 	}
@@ -103,6 +108,7 @@ func AdoptChildren() {
 			continue
 		}
 		go func() {
+			defer crash.Guard()
 			for {
 				if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
 					return

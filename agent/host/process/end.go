@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // A Revoked user is one whose account is being removed; EndUser ends the
@@ -266,6 +268,7 @@ func killEvery(uid int) error {
 	const nobody = 1<<32 - 3 // no process has it
 	done := make(chan error, 1)
 	go func() {
+		defer crash.Guard()
 		runtime.LockOSThread()
 		r, e, s := unix.Getresuid()
 		if r != 0 || e != 0 || s != 0 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/azguest/azguest/agent/crash"
 )
 
 // wakeGap is the least time between two changes of the network that wake
@@ -56,6 +58,7 @@ func (c *Client) watch(ctx context.Context) (changed <-chan struct{}, end func()
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
+		defer crash.Guard()
 		defer close(done)
 		for next(ctx) == nil {
 			select {

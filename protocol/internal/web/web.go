@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/secret"
 )
 
@@ -339,6 +340,7 @@ func (c *Client) limit(ctx context.Context, timeout time.Duration, changed <-cha
 	var moved sync.WaitGroup
 	if changed != nil {
 		moved.Go(func() {
+			defer crash.Guard()
 			if c.waitChange(dialing, changed) && dialing.Err() == nil {
 				cancel(unreached(errMoved))
 			}
