@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/doctor"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
@@ -26,7 +27,10 @@ const doctorLoginTime = 20 * time.Second
 func (a *Agent) doctor(ctx context.Context) status.Response {
 	login := make(chan []doctor.Finding, 1)
 	// wait: doctorLoginTime is its bound
-	go func() { login <- a.loginFindings(ctx) }()
+	go func() {
+		defer crash.Guard()
+		login <- a.loginFindings(ctx)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	n := doctor.Network{}

@@ -162,9 +162,9 @@ var errUnkillable = errors.New("process does not exit after SIGKILL")
 // SIGKILL. It is reaped when it ends.
 func end(ctx context.Context, cmd *exec.Cmd) (code int, err error) {
 	done := make(chan error, 1)
-	// wait: a goroutine of its own, which ends with the process
 	go func() {
 		defer crash.Guard()
+		// wait: a goroutine of its own, which ends with the process
 		done <- cmd.Wait()
 	}()
 	select {

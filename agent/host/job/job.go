@@ -68,9 +68,9 @@ func (l Launcher) Start(dir string, job Job) error {
 	if err := process.Start(cmd); err != nil {
 		return fmt.Errorf("start job: %w", err)
 	}
-	// wait: a goroutine of its own; it ends with the process
 	go func() {
 		defer crash.Guard()
+		// wait: a goroutine of its own; it ends with the process
 		_ = cmd.Wait()
 	}() // how it ended is in the result file
 	return nil

@@ -291,9 +291,9 @@ func run(dir string, job Job, st *State, res *Result) {
 		bounding.Wait()
 	}()
 	done := make(chan error, 1)
-	// wait: a goroutine of its own; its end is awaited below
 	go func() {
 		defer crash.Guard()
+		// wait: a goroutine of its own; its end is awaited below
 		done <- cmd.Wait()
 	}()
 	timer := time.NewTimer(job.Timeout)

@@ -59,9 +59,9 @@ func Detach(ctx context.Context, d Daemon) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", d.Path, err)
 	}
-	// wait: a goroutine of its own; it ends with the process
 	go func() {
 		defer crash.Guard()
+		// wait: a goroutine of its own; it ends with the process
 		_ = cmd.Wait()
 	}()
 	if r == nil {
