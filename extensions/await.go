@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/fault"
 	"github.com/azguest/azguest/extensions/handler"
@@ -256,6 +257,7 @@ func (m *Manager) listen(ctx context.Context) {
 		ctx, stop := context.WithCancel(ctx)
 		m.deaf = stop
 		m.running.Go(func() {
+			defer crash.Guard()
 			for ctx.Err() == nil {
 				woken, err := m.fetch.Wait(ctx, time.Hour)
 				if err != nil || !woken {

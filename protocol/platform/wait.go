@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 )
 
@@ -28,6 +29,7 @@ func (c *Client) Wait(ctx context.Context, d time.Duration) (changed bool, err e
 	wctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
 	go func() {
+		defer crash.Guard()
 		defer close(ended)
 		if watch(wctx, c.o.Root) {
 			cancel(errChanged)
