@@ -16,7 +16,7 @@ import (
 // test/nspawn shows it with systemd.
 func TestNBR1UnitOwnsNoSharedFolder(t *testing.T) {
 	t.Parallel()
-	for _, line := range strings.Split(unit, "\n") {
+	for line := range strings.SplitSeq(unit, "\n") {
 		key, value, ok := strings.Cut(line, "=")
 		if !ok || strings.HasPrefix(line, "#") {
 			continue

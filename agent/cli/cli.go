@@ -8,6 +8,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -16,10 +17,8 @@ import (
 // that was probably meant, and all that are known if they are few; what is the
 // kind of word, such as "command".
 func OneOf(what, word string, known ...string) error {
-	for _, k := range known {
-		if k == word {
-			return nil
-		}
+	if slices.Contains(known, word) {
+		return nil
 	}
 	text := fmt.Sprintf("unknown %s %q", what, word)
 	if near := Nearest(word, known); near != "" {

@@ -34,7 +34,7 @@ func causes() map[string]func(secret string) {
 		"index":     func(s string) { _ = s[len(s)+len(os.Args)] },
 		"nil map": func(s string) {
 			var m map[string]string
-			m[s] = s
+			m[s] = s //nolint:staticcheck // the panic that is wanted
 		},
 		"nil pointer": func(s string) {
 			var h *holder
@@ -45,7 +45,7 @@ func causes() map[string]func(secret string) {
 		"twice":            func(s string) { defer func() { panic(s) }(); panic(errors.New(s)) },
 		"by value":         func(s string) { byValue([32]byte([]byte(s + s)[:32]), s) },
 		"of the program":   func(string) { panic("not reached") },
-		"syntax":           func(s string) { panic(json.Unmarshal([]byte("{"+s), &holder{})) },
+		"syntax":           func(s string) { panic(json.Unmarshal([]byte("{"+s), &map[string]string{})) },
 		"a slice of it":    func(s string) { panic(s[:8]) },
 		"nothing":          func(string) { panic(nil) },
 		"while a deferred": func(s string) { defer func() { _ = s }(); panic(s) },

@@ -77,7 +77,7 @@ func TestTOOL8WhatIsNotKnownIsRefused(t *testing.T) {
 		"explain AZ-PROV-" + "MEDAI": `did you mean "AZ-PROV-MEDIA"?`,
 		"status --wait=raedy":        `did you mean "ready"?`,
 		"status --timeout 5":         `--timeout takes a duration such as 30s or 5m, not "5"`,
-		"doctor netwrok":             `did you mean "network"?`,
+		"doctor nettwork":            `did you mean "network"?`,
 		"doctor --color=no":          `unknown value of --color "no"`,
 	} {
 		if code, out, errs := run(t, root, strings.Fields(args)...); code != ExitUsage || out != "" || !strings.Contains(errs, want) {
@@ -190,10 +190,10 @@ func TestTOOL9ANoteIsNoFailure(t *testing.T) {
 	}
 	worst := 0
 	for _, f := range got.Findings {
-		switch {
-		case f.State == status.Error:
+		switch f.State { //nolint:exhaustive // the other states change nothing
+		case status.Error:
 			worst = ExitFailed
-		case f.State == status.Warn:
+		case status.Warn:
 			worst = max(worst, ExitDegraded)
 		}
 		if f.Code == "AZ-CG-MISSING" && f.State != doctor.Note {

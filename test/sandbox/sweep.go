@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,9 +32,9 @@ func RemoveTree(dir string) error {
 	if err != nil {
 		return fmt.Errorf("remove tree: %w", err)
 	}
-	for i := len(mounts) - 1; i >= 0; i-- { // the last was mounted last
-		if err := unix.Unmount(mounts[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("remove tree: unmount %s: %w", mounts[i], err)
+	for _, m := range slices.Backward(mounts) { // the last was mounted last
+		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("remove tree: unmount %s: %w", m, err)
 		}
 	}
 	if mounts, err = mountsBelow(dir); err != nil || len(mounts) > 0 {

@@ -275,7 +275,7 @@ func (r *remote) follow(ctx context.Context, q url.Values, out io.Writer) error 
 	for {
 		data, _, err := r.client().Do(ctx, http.MethodGet, "/_fabric/journal?"+q.Encode(), nil)
 		if ctx.Err() != nil {
-			return nil // interrupted, which is how it ends
+			return nil //nolint:nilerr // interrupted, which is how it ends
 		}
 		if err != nil {
 			return err

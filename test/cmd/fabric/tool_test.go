@@ -44,7 +44,7 @@ func TestTOOL7MisspeltWordsAreRefused(t *testing.T) {
 		"fail hostga.[":                  "syntax error in pattern",
 		"journal --kind goalstat":        `did you mean "goalstate"?`,
 		"await request=goalstat:2":       `did you mean "goalstate"?`,
-		"await extension=Hello:suceeded": `unknown state "suceeded"; did you mean "succeeded"?`,
+		"await extension=Hello:succeede": `unknown state "succeede"; did you mean "succeeded"?`,
 		"await handler=A.B:Raedy":        `unknown status "Raedy"; did you mean "Ready"?`,
 		"await health=NotRedy/X":         `unknown state "NotRedy"; did you mean "NotReady"?`,
 		"await redy":                     `unknown condition "redy"; did you mean "ready"?`,
