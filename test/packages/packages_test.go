@@ -280,6 +280,7 @@ type sequence struct {
 	steps string // a script; the functions of its prelude are the steps
 	want  string // what state prints
 	says  string // the steps print this; empty for nothing about azguest
+	long  bool   // only with scripts/test --long: a second case of a rule that another sequence tests
 }
 
 // play runs the sequences, each in a copy of one machine.
@@ -288,6 +289,9 @@ func play(t *testing.T, prelude string, list []sequence, classic string) {
 	s := machine(t, packages(t), classic)
 	for _, q := range list {
 		t.Run(q.name, func(t *testing.T) {
+			if q.long && os.Getenv("AZGUEST_LONG") == "" {
+				t.Skip("only with scripts/test --long")
+			}
 			script := "exec 3>&1 4>&2 >/tmp/log 2>&1\ntrap 'cat /tmp/log >&4' EXIT\n" + prelude + "\nset -ex\n" + q.steps + "\nset +ex\nstate >&3\n"
 			r, err := s.Run(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inCopy, "copy", script)
 			if err != nil {

@@ -71,6 +71,8 @@ openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout sign.key -out sign
 			_, err = output(t.Context(), "../..", nil, words[0], "--help")
 			must(t, err)
 		case words[0] == "agentctl", words[0] == "install", words[0] == "echo":
+			// Nobody makes this machine ready.
+			command = strings.Replace(command, "--timeout 5m", "--timeout 10ms", 1)
 			r, err := s.RunCmd(t.Context(), sandbox.Cmd{Args: []string{"sh", "-c", command}, Dir: "/root"})
 			// The agent is not running, so many commands fail, but not for how they are written.
 			if r.Code == 64 || r.Code < 0 || r.Code > 4 || err != nil && words[0] != "agentctl" || strings.Contains(r.Stderr, "Usage") {
