@@ -273,15 +273,18 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 
 // tighten removes permissions beyond perm from a directory that already
 // existed. An administrator may let a group read, for example that of a
-// monitoring tool; files with secrets have modes of their own. Nothing else of
-// the directory changes, and nothing below it.
+// monitoring tool; files with secrets have modes of their own. If everybody has
+// access, nobody has chosen the mode, and it becomes perm. Nothing else of the
+// directory changes, and nothing below it.
 func (a *Agent) tighten(name string, perm os.FileMode) error {
-	const groupReads = 0o050
+	const groupReads, others = 0o050, 0o007
 	fi, err := a.Root.Stat(name)
 	if err != nil {
 		return err
 	}
-	perm |= groupReads
+	if fi.Mode().Perm()&others == 0 {
+		perm |= groupReads
+	}
 	if fi.Mode().Perm()&^perm == 0 {
 		return nil
 	}

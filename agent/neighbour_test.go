@@ -40,7 +40,7 @@ func TestNBR1FoldersKeepWhatTheyHave(t *testing.T) {
 		{"as made", 0o700, 0o700, 0o700},
 		{"a group reads", 0o700, 0o750, 0o750},
 		{"a group traverses", 0o700, 0o710, 0o710},
-		{"others read", 0o700, 0o755, 0o750},
+		{"others read", 0o700, 0o755, 0o700},
 		{"a group writes", 0o700, 0o770, 0o750},
 		{"logs of a group", 0o755, 0o750, 0o750},
 		{"logs of the owner", 0o755, 0o700, 0o700},
