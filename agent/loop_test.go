@@ -28,6 +28,7 @@ func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *
 	t.Helper()
 	cfg := config.Default()
 	cfg.Protocol.Endpoint = "168.63.129.16" // the fabric's, in memory; also keeps the firewall out
+	cfg.Extensions.FetchTimeout = time.Second // for tests of packages that are none
 	for _, c := range change {
 		c(cfg)
 	}

@@ -12,8 +12,7 @@ import (
 )
 
 // TestNBR1UnitOwnsNoSharedFolder: systemd changes mode and owner of what a unit
-// calls its own, and "systemctl clean" removes it. TestNBR1SharedFolders in
-// test/nspawn shows it with systemd.
+// calls its own, and "systemctl clean" removes it.
 func TestNBR1UnitOwnsNoSharedFolder(t *testing.T) {
 	t.Parallel()
 	for line := range strings.SplitSeq(unit, "\n") {

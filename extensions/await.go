@@ -82,7 +82,7 @@ func (w *work) waitFor(what string, why error, p fault.Problem) bool {
 	a.Failed = failed || o == protocol.Absent || a.Waited >= w.m.cfg.Timeouts.Fetch
 	asked := protocol.NextTry(why)
 	w.wait = &await{since: since, asked: asked, text: awaitText(&a), failed: a.Failed, room: protocol.Local(why) || p.Cause == fault.CauseDiskLow}
-	if !first && !asked.IsZero() && asked.Equal(w.asked) {
+	if !first && a.Failed == failed && !asked.IsZero() && asked.Equal(w.asked) {
 		return true // no request was made
 	}
 	if first || protocol.Loud(why) {
@@ -167,6 +167,9 @@ func (m *Manager) noteAwait(o outcome) {
 		a.next = now.Add(a.pace.Failed(now))
 	}
 	a.next = minTime(a.next.Add(10*time.Millisecond), now.Add(lookAgain)) // not a moment too early
+	if !a.failed { // it is reported in time, whatever the pace
+		a.next = minTime(a.next, a.since.Add(m.cfg.Timeouts.Fetch))
+	}
 	p.awaits[name] = a
 }
 

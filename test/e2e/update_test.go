@@ -21,7 +21,7 @@ func build(t testing.TB, pkg string, set ...string) []byte {
 	out := filepath.Join(t.TempDir(), "program")
 	flags := "-s -w"
 	for _, s := range set {
-		flags += " -X main." + s
+		flags += " -X " + s
 	}
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", flags, "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -38,11 +38,11 @@ func build(t testing.TB, pkg string, set ...string) []byte {
 const agentPackage = "github.com/azguest/azguest/agent/cmd/azguest"
 
 func newerAgent(t testing.TB, version string) []byte {
-	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, agentPackage, "version="+version)})
+	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, agentPackage, "github.com/azguest/azguest/agent/version.number="+version)})
 }
 
 func stray(t testing.TB, version, how string) []byte {
-	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, "./testdata/stray", "version="+version, "how="+how)})
+	return updatetest.Zip(updatetest.Manifest(version), updatetest.File{Name: "bin/azguest", Data: build(t, "./testdata/stray", "main.version="+version, "main.how="+how)})
 }
 
 // updateConf looks for updates at once; other settings of updates have their
