@@ -38,7 +38,7 @@ func TestERR6RequestsWhileStarting(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := fabric.New(t)
-			if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte("no zip")); err != nil {
+			if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte(emptyZip)); err != nil {
 				t.Fatal(err)
 			}
 			vm := f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))

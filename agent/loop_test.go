@@ -22,13 +22,16 @@ import (
 	"github.com/azguest/azguest/test/fabric"
 )
 
+// emptyZip is a package without a handler: it is refused at once, and no command
+// is run.
+const emptyZip = "PK\x05\x06\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
 // testAgent returns an agent on an empty machine that talks to the fabric in
 // memory. It is not running yet.
 func testAgent(t *testing.T, f *fabric.Fabric, change ...func(*config.Config)) *Agent {
 	t.Helper()
 	cfg := config.Default()
 	cfg.Protocol.Endpoint = "168.63.129.16" // the fabric's, in memory; also keeps the firewall out
-	cfg.Extensions.FetchTimeout = time.Second // for tests of packages that are none
 	for _, c := range change {
 		c(cfg)
 	}

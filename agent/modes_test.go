@@ -38,7 +38,7 @@ func TestModes(t *testing.T) {
 func oneMode(t *testing.T, prov, ext string) {
 	f := fabric.New(t)
 	// It is fetched, and is not a valid package, so that no command is run.
-	if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte("no zip")); err != nil {
+	if err := f.AddPackage("Contoso.Echo", "1.0.0", []byte(emptyZip)); err != nil {
 		t.Fatal(err)
 	}
 	vm := f.CreateVM("vm-01", fabric.Linux("azureuser", "ssh-ed25519 AAAA"))

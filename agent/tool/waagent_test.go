@@ -129,6 +129,10 @@ func TestGeneralizeSaysWhatIsLeft(t *testing.T) {
 	if code := tool.Generalize(t.Context(), []string{"-yes", "-shutdown"}); code != exitFailed || run.Ran("poweroff") || !strings.Contains(out.String(), "cloud-init") {
 		t.Errorf("exit %d, off %v\n%s", code, run.Ran("poweroff"), out)
 	}
+	// Its state is removed even if its own command fails.
+	if err := errors.Join(tool.Root.MkdirAll("/var/lib/cloud/instance", 0o755), tool.Root.WriteFile("/var/lib/cloud/instance/x", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
 	if code := tool.Waagent(t.Context(), Waagent{Command: "deprovision+user", Force: true}); code != exitFailed {
 		t.Errorf("deprovision with a failure exits with %d", code)
 	}
