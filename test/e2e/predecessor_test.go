@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/update/updatetest"
+	"github.com/azguest/azguest/agent/version"
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/machine"
 	"github.com/azguest/azguest/test/sandbox"
@@ -29,8 +30,9 @@ import (
 // when it was killed while a handler was running. It was the last version
 // before the packages of this repository were reorganized. A file's mode is
 // before its name; a directory's name ends in a slash. Private keys and handler
-// packages are left out; the test creates them. @BOOT@, @STARTED@, @DEADLINE@
-// and @UPTIME@ stand for the boot id and the times of the handler.
+// packages are left out; the test creates them. @VERSION@ stands for the version of
+// the agent, @BOOT@, @STARTED@, @DEADLINE@ and @UPTIME@ for the boot id and the
+// times of the handler.
 //
 // To record it again, with the binaries of that commit in DIR:
 //
@@ -95,7 +97,7 @@ func TestRecordPredecessor(t *testing.T) {
 		line = strings.TrimSpace(line)
 		fmt.Fprintf(&out, "-- %s --\n", line)
 		if _, name, _ := strings.Cut(line, " "); !strings.HasSuffix(name, "/") {
-			text := strings.ReplaceAll(c.Read(t, "/"+name), boot, "@BOOT@")
+			text := strings.NewReplacer(boot, "@BOOT@", `"3.0.0.0"`, `"@VERSION@"`).Replace(c.Read(t, "/"+name))
 			if strings.Contains(name, "records/Azguest.E2E.Slow") {
 				text = running.ReplaceAllString(text, "${1}@STARTED@${2}@DEADLINE@${3}@UPTIME@")
 			}
@@ -126,7 +128,8 @@ func (c *cloud) layOut(t *testing.T) (job, told string) {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 		t.Fatal(err)
 	}
-	fill := strings.NewReplacer("@BOOT@", c.Sh(t, "cat /proc/sys/kernel/random/boot_id"), "@UPTIME@", strconv.FormatInt(now.Nano(), 10),
+	// With another version, the contract wants each handler enabled once more.
+	fill := strings.NewReplacer("@VERSION@", version.Number(), "@BOOT@", c.Sh(t, "cat /proc/sys/kernel/random/boot_id"), "@UPTIME@", strconv.FormatInt(now.Nano(), 10),
 		"@STARTED@", time.Now().UTC().Format(time.RFC3339Nano), "@DEADLINE@", time.Now().Add(5*time.Minute).UTC().Format(time.RFC3339Nano))
 	ended := map[string]bool{}
 	for part := range strings.SplitSeq("\n"+string(recorded), "\n-- ") {
