@@ -167,7 +167,8 @@ func (m *Manager) noteAwait(o outcome) {
 		a.next = now.Add(a.pace.Failed(now))
 	}
 	a.next = minTime(a.next.Add(10*time.Millisecond), now.Add(lookAgain)) // not a moment too early
-	if !a.failed { // it is reported in time, whatever the pace
+	if !a.failed {
+		// It is reported in time, whatever the pace.
 		a.next = minTime(a.next, a.since.Add(m.cfg.Timeouts.Fetch))
 	}
 	p.awaits[name] = a
