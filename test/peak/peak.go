@@ -37,9 +37,9 @@ type Case struct {
 
 // Environment variables with the task of a child process.
 const (
-	envCase   = "PEAK_CASE"
-	envDoc    = "PEAK_DOC"
-	envReport = "PEAK_REPORT"
+	envCase   = "AZGUEST_PEAK_CASE"
+	envDoc    = "AZGUEST_PEAK_DOC"
+	envReport = "AZGUEST_PEAK_REPORT"
 )
 
 // Run runs each case in a process of its own, which is the test program running
