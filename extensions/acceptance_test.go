@@ -207,9 +207,7 @@ func acceptDisableFails(t *testing.T) {
 }
 
 func acceptBadZip(t *testing.T) {
-	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", zip: []byte("no zip")})
-	w.cfg.Timeouts.Fetch = time.Millisecond // what is no package is waited for
-	w.start()
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: simple}, pkg{name: "P.X", version: "2.0", zip: []byte("no zip")}).start()
 	w.offer(ext("P.X", "1.0", 0))
 	w.clearCalls()
 	same(t, "report", "P.X 2.0 NotReady 1001\n", show(w.processed(ext("P.X", "2.0", 1))))

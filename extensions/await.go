@@ -321,6 +321,10 @@ func (m *Manager) lacking(pairs []pair) string {
 	return ""
 }
 
+// foreignCertificates is how long a handler waits for its certificate if the
+// platform has delivered certificates that are encrypted for somebody else.
+const foreignCertificates = 8 * time.Second
+
 // waitsForCertificate returns the thumbprint of the certificate that a command
 // has to wait for, or "".
 func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t plan.Task) string {
@@ -332,7 +336,11 @@ func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t pl
 	if thumb == "" {
 		return ""
 	}
-	if time.Since(p.began) < m.cfg.Timeouts.Certificate {
+	limit := m.cfg.Timeouts.Certificate
+	if err := p.gs.CertsErr; err != nil && protocol.OutlookOf(err, protocol.Later) == protocol.Never {
+		limit = min(limit, foreignCertificates)
+	}
+	if time.Since(p.began) < limit {
 		return thumb
 	}
 	for _, q := range pairs {

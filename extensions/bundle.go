@@ -16,7 +16,6 @@ import (
 	"github.com/azguest/azguest/extensions/fault"
 	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
-	"github.com/azguest/azguest/protocol"
 )
 
 // packageLimits are the limits of a package. Published ones have up to 100 MB
@@ -34,10 +33,9 @@ const (
 // copy.
 var errBundle = fault.Because(fault.CausePackage, errors.New("invalid package"))
 
-// errGarbled means that what was received is not a whole package: a page that a
-// proxy or a portal has sent instead, or half of a package. That says nothing
-// about the package.
-var errGarbled = protocol.Judge(protocol.Later, errBundle)
+// errGarbled means that what was received is no zip file, or not a whole one.
+// Its outlook depends on what it is instead (transfer.Want.Check).
+var errGarbled = fmt.Errorf("%w", errBundle)
 
 // unpack unpacks a package of at most limit bytes (unpacked) into dst, which it
 // creates, and puts the manifest at the root. On failure dst is removed.

@@ -17,6 +17,7 @@ import (
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/policy"
+	"github.com/azguest/azguest/protocol"
 )
 
 // TestContractOnDisk checks the files that handlers find
@@ -134,7 +135,6 @@ func TestFailures(t *testing.T) {
 			t.Parallel()
 			tc.p.name, tc.p.version = "P.X", "1.0"
 			w := newWorld(t, tc.p)
-			w.cfg.Timeouts.Fetch = time.Millisecond // what is no package is waited for
 			w.start()
 			s := w.processed(ext("P.X", "1.0", 0))
 			if got := show(s); got != tc.report {
@@ -674,6 +674,21 @@ func TestCertificateComesLate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestForeignCertificates: certificates that are encrypted for another key are
+// not waited for as long as those that have not come yet.
+func TestForeignCertificates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.A", version: "1.0", script: simple})
+	w.cfg.Timeouts.Certificate = time.Hour
+	w.start()
+	a := ext("P.A", "1.0", 3)
+	a.Settings[0].Protected, a.Settings[0].Thumbprint = secret.New("MIIB"), "abcd"
+	gs := w.state(a)
+	gs.CertsErr = protocol.Judge(protocol.Never, errors.New("not for us"))
+	w.m.Offer(gs)
+	w.await("success", func(s Snapshot) bool { return strings.Contains(show(s), "3 success ") })
 }
 
 // TestExistingPackage is use_existing_package and ignore_existing_invalid: a

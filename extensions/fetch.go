@@ -102,7 +102,7 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 	}
 	var got store.Record
 	_, err := w.m.fetch.Package(ctx, w.dec.manifest, w.dec.pkg, kept, w.m.cfg.PackageLimit, func(file, sum string) (err error) {
-		if got, err = w.accept(ctx, r, file, sum); err != nil {
+		if got, err = w.accept(ctx, r, file, sum); err != nil && !errors.Is(err, errGarbled) {
 			// What was received whole is judged here, once for all addresses.
 			err = protocol.Judge(protocol.OutlookOf(err, protocol.Never), err)
 		}

@@ -97,6 +97,7 @@ func (w *work) tellEnd(r store.Record, d store.Doing, ended *store.Ended, cause 
 	w.m.auditLog(store.AuditEntry{
 		What: "end", Handler: r.Name, Version: r.Version, Extension: t.Ext, Op: t.Op, Seq: d.Seq, Why: t.Why,
 		GoalState: d.Key, Job: d.Job, Class: ended.Result.Class, Code: ended.Result.Code, Text: cause.Text,
+		Output: job.Printed(w.m.store.JobDir(d.Job)),
 	})
 	w.emit(r.Version, t.Op, ended.Result.Class == job.OK, text, ended.Finished.Sub(ended.Started))
 	log := w.m.log.With().Str("handler", r.Name).Str("version", r.Version).Str("extension", t.Ext).Int("seq", d.Seq).Str("why", t.Why).

@@ -38,6 +38,7 @@ type AuditEntry struct {
 	Job       string    `json:"job,omitempty"`
 	Class     string    `json:"class,omitempty"`
 	Code      int       `json:"code"`
+	Output    int64     `json:"output,omitempty"` // bytes that the command printed; of much output a part (job.MaxOutput)
 	Text      string    `json:"text,omitempty"`
 }
 

@@ -248,7 +248,14 @@ func (c *Client) fetchCertificates(ctx context.Context, w *wire.Client, uri stri
 		}
 		errs = append(errs, fmt.Errorf("certificates (%s): %w", cipher, err))
 	}
-	return nil, errors.Join(errs...)
+	// Only if no cipher has any hope, there is none.
+	outlook := protocol.Never
+	for _, err := range errs {
+		if protocol.OutlookOf(err, protocol.Later) != protocol.Never {
+			outlook = protocol.Later
+		}
+	}
+	return nil, protocol.Judge(outlook, errors.Join(errs...))
 }
 
 func openCertificates(ctx context.Context, w *wire.Client, uri, head, cipher string, key cms.Key) ([]protocol.Certificate, error) {
@@ -261,6 +268,9 @@ func openCertificates(ctx context.Context, w *wire.Client, uri, head, cipher str
 		return nil, err
 	}
 	plain, err := cms.Decrypt(der, key)
+	if errors.Is(err, cms.ErrNotForUs) {
+		err = protocol.Judge(protocol.Never, err)
+	}
 	if err != nil {
 		return nil, &protocol.DocumentError{Doc: "certificates", Err: err}
 	}

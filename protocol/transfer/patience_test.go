@@ -146,7 +146,7 @@ func TestPAT1Outlook(t *testing.T) {
 		"404 of everything":         {404, 404, nil, nil, protocol.Absent},
 		"404 of storage, relay 502": {502, 404, nil, nil, protocol.Absent},
 		"404 of the relay only":     {404, 503, nil, nil, protocol.Later},
-		"404 of the relay, no way":  {404, 0, nil, syscall.ENETUNREACH, protocol.Later},
+		"404 of the relay, no way":  {404, 0, nil, syscall.ENETUNREACH, protocol.Absent},
 		"400 of the relay":          {400, 0, nil, syscall.ECONNREFUSED, protocol.Later},
 		"400 of storage":            {400, 400, nil, nil, protocol.Later},
 		"401":                       {401, 401, nil, nil, protocol.Never},
@@ -187,6 +187,54 @@ func TestPAT1Outlook(t *testing.T) {
 	}
 	if _, _, err := c.Get(t.Context(), Want{Op: "manifest", URIs: []secret.URL{secret.NewURL("file:///etc/passwd")}}); protocol.OutlookOf(err, "none") != protocol.Never {
 		t.Errorf("not http: %v", err)
+	}
+}
+
+// TestPAT1StrangeBody: a body that is something else and may be another program's
+// answer, or a part, is waited for; the wrong file is reported at once.
+func TestPAT1StrangeBody(t *testing.T) {
+	t.Parallel()
+	length := func(s string) *http.Response { return reply(200, s, fmt.Sprintf("Content-Length: %d", len(s))) }
+	for name, tc := range map[string]struct {
+		host, direct func() *http.Response // nil: no answer
+		want         protocol.Outlook
+	}{
+		"text":                            {func() *http.Response { return length("no zip") }, func() *http.Response { return length("no zip") }, protocol.Absent},
+		"text, no way out":                {func() *http.Response { return length("no zip") }, nil, protocol.Absent},
+		"text, relay 503":                 {func() *http.Response { return reply(503, "") }, func() *http.Response { return length("no zip") }, protocol.Absent},
+		"text through the relay, 503":     {func() *http.Response { return length("no zip") }, func() *http.Response { return reply(503, "") }, protocol.Later},
+		"another archive":                 {func() *http.Response { return length("\x1f\x8b\x08\x00") }, nil, protocol.Absent},
+		"of unknown length":               {func() *http.Response { return reply(200, "no zip") }, nil, protocol.Later},
+		"empty":                           {func() *http.Response { return length("") }, nil, protocol.Later},
+		"a page":                          {func() *http.Response { return length("\ufeff\r\n<!DOCTYPE html>") }, nil, protocol.Later},
+		"a record":                        {func() *http.Response { return length(`{"error":"blocked"}`) }, nil, protocol.Later},
+		"half a zip file":                 {func() *http.Response { return length("PK\x03\x04 half") }, nil, protocol.Later},
+		"text through the relay, no size": {func() *http.Response { return length("no zip") }, func() *http.Response { return reply(200, "x") }, protocol.Later},
+	} {
+		for _, file := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				c := newClient(HostFirst, answers(func(r *http.Request) (*http.Response, error) {
+					answer := tc.direct
+					if host, _ := relayed(r); host {
+						answer = tc.host
+					}
+					if answer == nil {
+						return nil, syscall.ENETUNREACH
+					}
+					return answer(), nil
+				}))
+				w := Want{Op: "manifest", URIs: one, Check: func(Body) error { return errors.New("something else") }}
+				var err error
+				if file {
+					_, err = c.File(t.Context(), w, filepath.Join(t.TempDir(), "x"))
+				} else {
+					_, _, err = c.Get(t.Context(), w)
+				}
+				if got := protocol.OutlookOf(err, "none"); got != tc.want {
+					t.Errorf("%s (file %v): %s, want %s: %v", name, file, got, tc.want, err)
+				}
+			})
+		}
 	}
 }
 

@@ -7,6 +7,7 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -115,9 +116,8 @@ type Want struct {
 	Budget   time.Duration // 0 is DefaultBudget
 	// Check says whether a body is what was asked for; it may be nil. Otherwise
 	// the next channel or address is asked, and one that delivers something else
-	// does not become the first one. The error's outlook tells a page of a portal
-	// from a package that was received whole and is refused: without one, it is
-	// protocol.Later.
+	// does not become the first one. An error with protocol.Never refuses what
+	// was received whole; for one without an outlook, see strange.
 	Check func(Body) error
 }
 
@@ -146,13 +146,23 @@ type way struct {
 	ch  channel
 	err error
 	// absent: every address that was asked over this channel has answered that
-	// the blob is not there.
-	absent bool
+	// the blob is not there. silent: none has answered.
+	absent, silent bool
+}
+
+// with adds the fault of another address.
+func (w *way) with(ch channel, fault, err error) *way {
+	n := way{ch: ch, err: fault, absent: protocol.OutlookOf(err, protocol.Later) == protocol.Absent, silent: web.Silent(err)}
+	if w != nil {
+		n.absent, n.silent = n.absent && w.absent, n.silent && w.silent
+	}
+	return &n
 }
 
 // Outlook implements protocol.OutlookOf. A body that was received whole and is
 // refused settles it. Storage itself knows best what it does not have, whatever
-// the relay makes of that. Otherwise there is hope as long as one way has any.
+// the relay makes of that. Where storage can't be reached directly, the relay
+// speaks for it. Otherwise there is hope as long as one way has any.
 func (e *Error) Outlook() protocol.Outlook {
 	later := false
 	for _, err := range e.Errs {
@@ -162,18 +172,19 @@ func (e *Error) Outlook() protocol.Outlook {
 		}
 		later = later || o == protocol.Later
 	}
-	absent := len(e.ways) > 0
+	absent, contradicted := false, false
 	for _, w := range e.ways {
 		if w.ch == direct && w.absent {
 			return protocol.Absent
 		}
-		absent = absent && w.absent
+		absent = absent || w.absent
+		contradicted = contradicted || !w.absent && !w.silent
 	}
 	switch {
+	case absent && !contradicted:
+		return protocol.Absent
 	case later:
 		return protocol.Later
-	case absent:
-		return protocol.Absent
 	}
 	return protocol.Never
 }
@@ -208,7 +219,7 @@ func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL,
 			if w.Check == nil {
 				return nil
 			}
-			return w.Check(Body{Data: r.Body, From: u})
+			return strange(w.Check(Body{Data: r.Body, From: u}), r.Body, r.Header.Get("Content-Length") != "")
 		})
 		if err != nil {
 			return err
@@ -263,6 +274,11 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 				return &settledError{err} // the same bytes, so the same answer
 			}
 			err := w.Check(Body{File: filepath.Join(filepath.Dir(path), tmp), Digest: digest, From: u})
+			if err != nil {
+				start := make([]byte, 64)
+				n, _ := part.ReadAt(start, 0)
+				err = strange(err, start[:n], s.total >= 0)
+			}
 			refused[digest] = err
 			return err
 		})
@@ -276,6 +292,22 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 	}
 	done = true
 	return digest, nil
+}
+
+// strange adds an outlook to an error of Want.Check without one, from how the
+// body begins and whether the server announced its size, which it then has. A
+// page or a record that a proxy, a portal or a service has sent instead, half a
+// zip file and a body that may have been cut say nothing about the blob. Other
+// bytes are what there is: the wrong file, which may still be replaced.
+func strange(err error, start []byte, whole bool) error {
+	if err == nil || protocol.OutlookOf(err, "") != "" {
+		return err
+	}
+	start = bytes.TrimLeft(start, "\ufeff \t\r\n")
+	if !whole || len(start) == 0 || bytes.ContainsAny(start[:1], "<{[") || bytes.HasPrefix(start, []byte("PK")) {
+		return protocol.Judge(protocol.Later, err)
+	}
+	return protocol.Judge(protocol.Absent, err)
 }
 
 // settledError is the error of bytes that were refused before.
@@ -352,11 +384,9 @@ func (c *Client) round(ctx context.Context, uris []secret.URL, try func(context.
 			}
 			out.Last = fmt.Errorf("%s (%s): %w", u, ch, err)
 			out.Errs = append(out.Errs, out.Last)
-			was := faults[ch]
-			absent := protocol.OutlookOf(err, protocol.Later) == protocol.Absent
-			faults[ch] = &way{ch, out.Last, absent && (was == nil || was.absent)}
+			faults[ch] = faults[ch].with(ch, out.Last, err)
 			_, settled := errors.AsType[*settledError](err)
-			if ctx.Err() != nil || local(err) || settled && out.Outlook() == protocol.Never {
+			if ctx.Err() != nil || local(err) || settled && protocol.OutlookOf(err, protocol.Later) == protocol.Never {
 				return secret.URL{}, true, out
 			}
 		}

@@ -79,7 +79,7 @@ func (r *replay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 			return
 		}
 	case q.URL.Path == "/extensionArtifact":
-		at := q.Header.Get("x-ms-artifact-location")
+		at, _, _ := strings.Cut(q.Header.Get("x-ms-artifact-location"), "?")
 		switch {
 		case strings.Contains(strings.ToLower(at), "manifest"):
 			kind = "manifest"
@@ -250,7 +250,7 @@ func oldHost(t testing.TB, extensions string, multi bool) *replay {
 	return &replay{zip: anyHandler(t, multi), files: map[string]string{
 		"versions": "wire/version_info.xml", "goalstate": "wire/goal_state.xml", "hostingEnvironmentConfig": "wire/hosting_env.xml",
 		"sharedConfig": "wire/shared_config.xml", "certificates": "wire/certs.xml", "extensionsConfig": extensions, "manifest": "wire/manifest.xml",
-		"imds": "imds/valid.json", "profile": "hostgaplugin/in_vm_artifacts_profile.json",
+		"imds": "imds/valid.json",
 	}}
 }
 

@@ -110,19 +110,25 @@ const maxPrinted = 1 << 20
 // without bound.
 func (c *conformance) habits(ctx context.Context) error {
 	notes := signals(c.p.Bundle)
-	out, err := c.Sh(ctx, `for d in `+lib+`/azguest/ext/jobs/*/; do cat "$d"stdout* "$d"stderr* 2>/dev/null | wc -c; done | sort -n | tail -n 1
-for p in /proc/[0-9]*; do
+	steps, err := c.Steps()
+	if err != nil {
+		return err
+	}
+	var most int64
+	for _, s := range steps {
+		most = max(most, s.Printed)
+	}
+	if most >= maxPrinted {
+		notes = append(notes, fmt.Sprintf("a command printed %d MiB: the agent bounds the output and reports its last 4096 bytes, so write to a log of your own, and rotate it", most>>20))
+	}
+	out, err := c.Sh(ctx, `for p in /proc/[0-9]*; do
 grep -qs AZGUEST_OPERATION= $p/environ || continue
 sed -n 's/^SigIgn:[[:space:]]*//p;s/^SigCgt:[[:space:]]*//p' $p/status | tr '\n' ' '; tr '\0' ' ' <$p/cmdline | cut -c1-60; echo
 done 2>/dev/null; :`)
 	if err != nil {
 		return err
 	}
-	first, rest, _ := strings.Cut(out, "\n")
-	if n, err := strconv.Atoi(strings.TrimSpace(first)); err == nil && n >= maxPrinted {
-		notes = append(notes, fmt.Sprintf("a command printed %d MiB: the agent bounds the output and reports its last 4096 bytes, so write to a log of your own, and rotate it", n>>20))
-	}
-	notes = append(notes, ignored(rest)...)
+	notes = append(notes, ignored(out)...)
 	if notes == nil {
 		return errNote("none found")
 	}

@@ -197,6 +197,7 @@ type Step struct {
 	Code             int
 	Begin, End       time.Time
 	Stdout, Stderr   string
+	Printed          int64 // bytes
 	Cause            string
 }
 
@@ -217,6 +218,7 @@ func (l *Lab) Steps() ([]Step, error) {
 			Time                                              time.Time
 			What, Handler, Version, Op, Why, Job, Class, Text string
 			Code                                              int
+			Output                                            int64
 		}
 		if json.Unmarshal(line, &e) != nil || !strings.EqualFold(e.Handler, l.handler) || e.Job == "" {
 			continue
@@ -231,7 +233,7 @@ func (l *Lab) Steps() ([]Step, error) {
 				continue
 			}
 			s := &out[i]
-			s.End, s.Class, s.Code, s.Cause = e.Time, e.Class, e.Code, e.Text
+			s.End, s.Class, s.Code, s.Cause, s.Printed = e.Time, e.Class, e.Code, e.Text, e.Output
 			for name, dst := range map[string]*string{"stdout": &s.Stdout, "stderr": &s.Stderr} {
 				if b, err := l.ReadTail(lib+"/azguest/ext/jobs/"+e.Job+"/"+name, maxOutput); err == nil {
 					*dst = strings.ToValidUTF8(string(b), "")

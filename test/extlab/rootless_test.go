@@ -254,7 +254,7 @@ func TestRootless(t *testing.T) {
 		mine := *d
 		mine.t = t
 		out, code := mine.fabric("ext", "conformance", d.sample("Hello", "1.1.0"), "--update-from", hello, "--settings", settings, "--protected", protected)
-		if code != 0 || strings.Count(out, "pass") != 16 {
+		if code != 0 || strings.Count(out, "pass") != 18 {
 			t.Errorf("exit status %d\n%s", code, out)
 		}
 	})

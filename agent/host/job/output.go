@@ -277,6 +277,16 @@ func (k *Keeper) Tidy(jobs string) error {
 	return errors.Join(errs...)
 }
 
+// Printed returns the size of a command's output files in bytes. Of a command
+// that printed more than MaxOutput, that may be less than it printed.
+func Printed(dir string) int64 {
+	var n int64
+	for _, o := range outputs(dir) {
+		n += o.size
+	}
+	return n
+}
+
 // outputs returns the output files of a job.
 func outputs(dir string) []output {
 	var out []output

@@ -120,6 +120,15 @@ func (*netError) Code() string    { return "host-unreachable" }
 // Outlook implements protocol.OutlookOf.
 func (*netError) Outlook() protocol.Outlook { return protocol.Later }
 
+// Silent reports whether err means that nobody has answered.
+func Silent(err error) bool {
+	if _, ok := errors.AsType[*netError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*timeoutError](err)
+	return ok
+}
+
 // ContentError is an answer that is not what was asked for. Err says what is
 // wrong with it and whether there is hope; by itself the fault is that of the
 // transport.
