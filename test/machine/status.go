@@ -116,6 +116,7 @@ type Status struct {
 	Provisioning struct {
 		State, By, Waiting, Error, Media, Code string
 	}
+	Problems   []struct{ Code string }
 	Extensions []struct {
 		Name, Config, Version                 string
 		Actual, Phase, Status, Ready, Message string

@@ -478,10 +478,31 @@ const booted = `systemctl is-system-running 2>/dev/null | grep -q -e running -e 
 // settled waits until the boot has ended and the agent has finished its work.
 func (m *container) settled() {
 	m.t.Helper()
+	m.settledWith("")
+}
+
+// settledWith is settled for a machine that keeps a problem, given by its code.
+func (m *container) settledWith(problem string) {
+	m.t.Helper()
 	m.await("the end of the boot", func() bool {
 		m.alive()
-		return m.holds(booted+` && agentctl status >/dev/null; [ $? = 0 ]`) || m.status().Provisioning.State == "failed" && m.holds(booted)
+		if !m.holds(booted) {
+			return false
+		}
+		if problem != "" {
+			return m.problem() == problem
+		}
+		return m.holds(`agentctl status >/dev/null`) || m.status().Provisioning.State == "failed"
 	})
+}
+
+// problem returns the codes of the problems that agentctl status shows.
+func (m *container) problem() string {
+	var codes []string
+	for _, p := range m.status().Problems {
+		codes = append(codes, p.Code)
+	}
+	return strings.Join(codes, " ")
 }
 
 // status returns the output of agentctl status; empty while there is none.
