@@ -321,9 +321,10 @@ func (m *Manager) lacking(pairs []pair) string {
 	return ""
 }
 
-// foreignCertificates is how long a handler waits for its certificate if the
-// platform has delivered certificates that are encrypted for somebody else.
-const foreignCertificates = 8 * time.Second
+// lateCertificate is how long a handler waits for its certificate if the platform
+// has answered without it, or with certificates that are encrypted for somebody
+// else. The agent has then asked at least twice (protocol/SPEC.md §4.5).
+const lateCertificate = 8 * time.Second
 
 // waitsForCertificate returns the thumbprint of the certificate that a command
 // has to wait for, or "".
@@ -337,8 +338,8 @@ func (m *Manager) waitsForCertificate(want *protocol.Handler, pairs []pair, t pl
 		return ""
 	}
 	limit := m.cfg.Timeouts.Certificate
-	if err := p.gs.CertsErr; err != nil && protocol.OutlookOf(err, protocol.Later) == protocol.Never {
-		limit = min(limit, foreignCertificates)
+	if protocol.OutlookOf(p.gs.CertsErr, protocol.Absent) != protocol.Later {
+		limit = min(limit, lateCertificate)
 	}
 	if time.Since(p.began) < limit {
 		return thumb

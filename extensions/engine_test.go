@@ -654,6 +654,7 @@ func TestCertificateComesLate(t *testing.T) {
 				a := ext("P.A", "1.0", 3)
 				a.Settings[0].Protected, a.Settings[0].Thumbprint = secret.New("MIIB"), "abcd"
 				gs := w.state(a, ext("P.B", "1.0", 0))
+				gs.CertsErr = protocol.Judge(protocol.Later, errors.New("status 503"))
 				w.m.Offer(gs)
 				if patient {
 					w.await("the wait", func(s Snapshot) bool {
@@ -676,19 +677,27 @@ func TestCertificateComesLate(t *testing.T) {
 	}
 }
 
-// TestForeignCertificates: certificates that are encrypted for another key are
-// not waited for as long as those that have not come yet.
-func TestForeignCertificates(t *testing.T) {
+// TestAnsweredWithoutTheCertificate: a platform that has answered is not waited
+// for as long as one that does not.
+func TestAnsweredWithoutTheCertificate(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, pkg{name: "P.A", version: "1.0", script: simple})
-	w.cfg.Timeouts.Certificate = time.Hour
-	w.start()
-	a := ext("P.A", "1.0", 3)
-	a.Settings[0].Protected, a.Settings[0].Thumbprint = secret.New("MIIB"), "abcd"
-	gs := w.state(a)
-	gs.CertsErr = protocol.Judge(protocol.Never, errors.New("not for us"))
-	w.m.Offer(gs)
-	w.await("success", func(s Snapshot) bool { return strings.Contains(show(s), "3 success ") })
+	for name, err := range map[string]error{
+		"missing": protocol.Judge(protocol.Absent, errors.New("not in it")),
+		"foreign": protocol.Judge(protocol.Never, errors.New("not for us")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg{name: "P.A", version: "1.0", script: simple})
+			w.cfg.Timeouts.Certificate = time.Hour
+			w.start()
+			a := ext("P.A", "1.0", 3)
+			a.Settings[0].Protected, a.Settings[0].Thumbprint = secret.New("MIIB"), "abcd"
+			gs := w.state(a)
+			gs.CertsErr = err
+			w.m.Offer(gs)
+			w.await("success", func(s Snapshot) bool { return strings.Contains(show(s), "3 success ") })
+		})
+	}
 }
 
 // TestExistingPackage is use_existing_package and ignore_existing_invalid: a

@@ -444,6 +444,9 @@ func (e *MissingError) Error() string {
 // Code returns the error code, which is stable.
 func (*MissingError) Code() string { return "certificate-missing" }
 
+// Outlook implements protocol.OutlookOf.
+func (*MissingError) Outlook() protocol.Outlook { return protocol.Absent }
+
 // dated is the date of a document in ticks, or 0 (none) if it is impossible: a
 // document dated far in the future would be newer than all later ones. No
 // platform's clock is wrong by more than a year. While our own clock is not
