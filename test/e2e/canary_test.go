@@ -80,9 +80,9 @@ func TestCanaries(t *testing.T) {
 	o.Provisioning.UserData = []byte("canary03-userdata")
 	o.Packages = samples(t)
 	o.Packages["Azguest.E2E.Chatty/1.0.0"] = handler(t, chatty)
-	o.Packages["Azguest.E2E.Damaged/1.0.0"] = []byte("PK\x03\x04 no zip")
+	o.Packages["Azguest.E2E.Damaged/1.0.0"] = []byte("no zip")
 	c := newAgentCloud(t, o)
-	c.Sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Logs.Verbose=y\nTelemetry.Period=1\nHttpProxy.Host=http://joe:canary04-proxy@192.0.2.99\nHttpProxy.Port=3128\nDownload.Order=direct\nExtensions.FetchTimeout=1\n' >/etc/waagent.conf.d/canary.conf`)
+	c.Sh(t, `mkdir -p /etc/waagent.conf.d && printf 'Logs.Verbose=y\nTelemetry.Period=1\nHttpProxy.Host=http://joe:canary04-proxy@192.0.2.99\nHttpProxy.Port=3128\nDownload.Order=direct\n' >/etc/waagent.conf.d/canary.conf`)
 
 	secrets := map[string]string{
 		"password": o.Provisioning.Password, "custom data": "canary02-customdata", "user data": "canary03-userdata", "proxy": "canary04-proxy",
