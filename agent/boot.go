@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,13 +152,8 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 		a.health.Report(protocol.Health{State: protocol.NotReady, SubStatus: "Provisioning", Description: "Starting"})
 	}
 
-	later, doc, in, err := a.applyPlan(pctx, m, p)
+	later, doc, login, err := a.applyPlan(pctx, m, p)
 	told = p.told
-	var login access.Report
-	if err == nil {
-		login = a.checkLogin(pctx, m, in)
-		err = a.noWayIn(m, login, later)
-	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // stopped; the next start continues from here
@@ -193,19 +189,20 @@ func (a *Agent) provision(ctx context.Context, m *provisioning.Machine, told boo
 }
 
 // applyPlan reads the provisioning document, makes the plan and applies it. It
-// returns the steps that are left for after Ready, and what was ordered.
-func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool) (later []provisioning.Step, from *origin, in provisioning.Input, err error) {
+// returns the steps that are left for after Ready, and whether the person can
+// get in.
+func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool) (later []provisioning.Step, from *origin, login access.Report, err error) {
 	if m.Options.RegenerateHostKeys {
 		// Made early: sshd starts at the same time and needs a host key.
 		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))
 	}
 	facts, err := m.Gather(ctx)
 	if err != nil {
-		return nil, nil, in, err
+		return nil, nil, login, err
 	}
 	in, doc, err := a.finalInput(ctx, m, p)
 	if err != nil {
-		return nil, nil, in, err
+		return nil, nil, login, err
 	}
 	if p.kind != provisioning.PPSNone && m.HostKeys != nil {
 		// Copies of a saved VM must not share host keys.
@@ -225,17 +222,19 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	}
 	steps, err := provisioning.Plan(in, facts, m.Options)
 	if err != nil {
-		return nil, from, in, err
+		return nil, from, login, err
 	}
 	now, later := provisioning.Split(steps)
+	check := &loginStep{agent: a, in: in, later: later}
+	now = provisioning.BeforeMarker(now, check)
 	journal, err := m.OpenJournal()
 	if err != nil {
-		return nil, from, in, err
+		return nil, from, login, err
 	}
-	a.showSteps(steps)
+	a.showSteps(slices.Concat(now, later))
 	res, err := m.Apply(ctx, now, journal, a.observe)
 	a.incomplete(m, res.Warnings)
-	return later, from, in, err
+	return later, from, check.report, err
 }
 
 // origin is where the provisioning data came from; nil means the instance

@@ -19,6 +19,26 @@ import (
 // bounds of their own, and together they must not eat up the first boot.
 const loginTime = time.Minute
 
+// A loginStep is the last step before the marker: it examines whether the
+// person can get in, and fails if nobody can and nothing could change that.
+type loginStep struct {
+	agent  *Agent
+	in     provisioning.Input
+	later  []provisioning.Step
+	report access.Report
+}
+
+// ID implements provisioning.Step.
+func (*loginStep) ID() string { return provisioning.StepLogin }
+
+func (s *loginStep) String() string { return "check whether " + s.in.UserName + " can log in" }
+
+// Apply implements provisioning.Step.
+func (s *loginStep) Apply(ctx context.Context, m *provisioning.Machine) error {
+	s.report = s.agent.checkLogin(ctx, m, s.in)
+	return s.agent.noWayIn(m, s.report, s.later)
+}
+
 // checkLogin examines, after provisioning, whether the person can get in. What
 // it finds is logged and shown.
 func (a *Agent) checkLogin(ctx context.Context, m *provisioning.Machine, in provisioning.Input) access.Report {

@@ -179,7 +179,7 @@ func (m *Machine) Apply(ctx context.Context, steps []Step, j *Journal, observe O
 	if len(r.failed.Errors) == 0 {
 		j.Finished = time.Now().UTC()
 	}
-	err := j.save()
+	err := r.save()
 	res := Result{Warnings: r.warnings, Entries: slices.Clone(j.Steps), Took: time.Since(start)}
 	if len(r.failed.Errors) > 0 {
 		return res, &r.failed
@@ -198,6 +198,7 @@ type run struct {
 	broken   map[string]bool // steps that failed, by id; "*": some step
 	closed   []doorFailure
 	open     bool // a door step has succeeded
+	marked   bool // the marker is on disk
 }
 
 type doorFailure struct {
@@ -270,7 +271,7 @@ func (r *run) apply(ctx context.Context, s Step) error {
 			return errSkipped
 		}
 	}
-	if e.State == Done && j.Boot != "" {
+	if e.State == Done && j.Boot != "" && s.ID() != StepLogin { // judgements are about now
 		return nil
 	}
 	begin := time.Now()
@@ -305,10 +306,22 @@ func (r *run) apply(ctx context.Context, s Step) error {
 		Kind: event.Operation, Time: begin.UTC(), Op: "Provision", OK: e.State == Done || e.State == Warned,
 		Message: s.String() + errText(err), Duration: e.Took,
 	})
-	if serr := j.save(); serr != nil {
+	r.marked = r.marked || s.ID() == StepMarker && err == nil
+	if serr := r.save(); serr != nil {
 		return errors.Join(serr, err)
 	}
 	observe(Progress{Step: s, State: e.State, Err: err, Took: e.Took})
+	return err
+}
+
+// save writes the journal. Once the marker is written, a journal that cannot be
+// written does not make a failure of what the next start takes for done.
+func (r *run) save() error {
+	err := r.j.save()
+	if err != nil && r.marked {
+		r.m.Log.Warn().Err(err).Msg("journal not written, the machine is provisioned nevertheless")
+		return nil
+	}
 	return err
 }
 

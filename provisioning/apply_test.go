@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -246,6 +247,37 @@ func TestACancelledRunSaysSo(t *testing.T) {
 			_, err = m.prov().Apply(ctx, plan(t, m, input(), options()), j, nil)
 			if got := provisioning.CodeOf(err); err == nil || got != tc.code || !strings.Contains(err.Error(), tc.cause.Error()) {
 				t.Errorf("code %s, error %v", got, err)
+			}
+		})
+	}
+}
+
+// TestIN1NothingFailsAfterTheMarker: a journal that cannot be written any more
+// fails the machine before the marker, and never after it, because the next
+// start takes the marker's word.
+func TestIN1NothingFailsAfterTheMarker(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		step  string
+		fails bool
+	}{{provisioning.StepSSHDUp, true}, {provisioning.StepMarker, false}} {
+		t.Run(tc.step, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "debian")
+			m.keys = sharedKeys()
+			now, _ := provisioning.Split(plan(t, m, input(), options()))
+			_, err := apply(t, m, now, options(), func(p provisioning.Progress) {
+				if p.Step.ID() != tc.step || p.State != provisioning.Planned {
+					return
+				}
+				dir := m.root.Path("/var/lib/waagent/azguest")
+				if err := errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o600)); err != nil {
+					t.Error(err)
+				}
+			})
+			marked := m.root.Exists("/var/lib/waagent/provisioned")
+			if (err != nil) != tc.fails || marked == tc.fails {
+				t.Errorf("error %v, marker there: %v; want an error: %v", err, marked, tc.fails)
 			}
 		})
 	}

@@ -21,6 +21,18 @@ func Split(steps []Step) (now, later []Step) {
 	return now, later
 }
 
+// BeforeMarker adds a step to a plan that judges whether the machine counts as
+// provisioned. The marker is the last thing that is written, so that a failure
+// that is reported, or a power cut before it, is tried again by the next start
+// (DESIGN.md, decision 121).
+func BeforeMarker(steps []Step, judge Step) []Step {
+	i := slices.IndexFunc(steps, func(s Step) bool { return s.ID() == StepMarker })
+	if i < 0 {
+		i = len(steps)
+	}
+	return slices.Insert(slices.Clone(steps), i, judge)
+}
+
 // Incomplete returns the steps of this boot's provisioning that ended with a
 // warning.
 func (m *Machine) Incomplete() []Entry {

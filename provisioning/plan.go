@@ -41,6 +41,7 @@ const (
 	StepDisable    = "disable-agent"
 	StepProxy      = "proxy-agent"
 	StepSSHDUp     = "sshd-up"
+	StepLogin      = "login" // not of Plan, see BeforeMarker
 	StepMarker     = "marker"
 	// After Ready:
 	StepLateKeys = "late-host-keys"
@@ -48,14 +49,15 @@ const (
 )
 
 // needs returns the steps without which a step is pointless or dangerous
-// (provisioning/SPEC.md §7.1). The marker needs all steps, written "*".
+// (provisioning/SPEC.md §7.1). The marker and the last judgement need all steps,
+// written "*".
 func needs(id string) []string {
 	switch id {
 	case StepPassword, StepSudo, StepKeys, StepKeyPairs:
 		return []string{StepUser}
 	case StepRunData:
 		return []string{StepCustomData}
-	case StepMarker:
+	case StepMarker, StepLogin:
 		return []string{"*"}
 	}
 	return nil

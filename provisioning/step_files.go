@@ -116,6 +116,9 @@ func (s WriteMarker) Apply(_ context.Context, m *Machine) error {
 		}
 	}
 	if err := m.put(s.Path, []byte(s.VMID), 0o600); err != nil {
+		if s.Pending != "" {
+			err = errors.Join(err, m.Root.Remove(s.Pending))
+		}
 		return fail(CodeMarker, "failed to write the provisioned marker", err)
 	}
 	return nil
