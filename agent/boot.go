@@ -314,7 +314,7 @@ func (a *Agent) observe(p provisioning.Progress) {
 				if steps[i].Name == p.Step.ID() {
 					steps[i].State, steps[i].At, steps[i].TookS = name, time.Now().UTC(), p.Took.Seconds()
 					if p.Err != nil {
-						steps[i].Error, steps[i].Code = p.Err.Error(), provisioning.CodeOf(p.Err)
+						steps[i].Error, steps[i].Code = provisioning.ForRoot(p.Err), provisioning.CodeOf(p.Err)
 					}
 				}
 			}

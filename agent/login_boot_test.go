@@ -2,8 +2,7 @@ package agent
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -43,10 +42,7 @@ func TestIN1FailedIsNotDoneAtTheNextStart(t *testing.T) {
 		"/run/systemd/system/x":           "", // there, a machine without an SSH server lets nobody in
 		"/run/azguest/x":                  "", "/var/log/azure/x": "", "/var/lib/waagent/x": "",
 	})
-	if err := os.MkdirAll(filepath.Dir(root.Path("/bin/sh")), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(root.Path("/bin/sh"), nil, 0o755); err != nil {
+	if err := errors.Join(root.MkdirAll("/bin", 0o755), root.WriteFile("/bin/sh", nil, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 

@@ -33,6 +33,7 @@ type Entry struct {
 	State State         `json:"state"`
 	Code  string        `json:"code,omitempty"`
 	Error string        `json:"error,omitempty"`
+	Words string        `json:"words,omitempty"` // of a program, see Warning
 	Since time.Time     `json:"since,omitzero"`
 	Took  time.Duration `json:"took,omitempty"` // nanoseconds
 }
@@ -275,7 +276,7 @@ func (r *run) apply(ctx context.Context, s Step) error {
 		return nil
 	}
 	begin := time.Now()
-	e.State, e.Since, e.Code, e.Error = Doing, begin.UTC(), "", ""
+	e.State, e.Since, e.Code, e.Error, e.Words = Doing, begin.UTC(), "", "", ""
 	if err := j.save(); err != nil {
 		return err
 	}
@@ -298,8 +299,8 @@ func (r *run) apply(ctx context.Context, s Step) error {
 	e.State = Done
 	if err != nil {
 		e.State, e.Code, e.Error = Broken, CodeOf(err), err.Error()
-		if _, ok := errors.AsType[*Warning](err); ok {
-			e.State = Warned
+		if w, ok := errors.AsType[*Warning](err); ok {
+			e.State, e.Words = Warned, w.Words
 		}
 	}
 	m.Events.Emit(event.Event{

@@ -66,6 +66,18 @@ func (e *Error) Code() string { return e.ID }
 type Warning struct {
 	ID  string
 	Err error
+	// Words is what a script or program of the machine has printed. It is not
+	// part of the error, which is logged where everybody reads it: only root may
+	// see it (DESIGN.md, decision 67).
+	Words string
+}
+
+// ForRoot returns the text of an error with all that root may see.
+func ForRoot(err error) string {
+	if w, ok := errors.AsType[*Warning](err); ok && w.Words != "" {
+		return w.Error() + ": " + w.Words
+	}
+	return err.Error()
 }
 
 func (w *Warning) Error() string { return w.Err.Error() }

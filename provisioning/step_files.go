@@ -175,7 +175,10 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	log := fmt.Appendf(nil, "exit %d\n--- stdout\n%s\n--- stderr\n%s\n", res.Code, res.Stdout, res.Stderr)
 	err = m.put(path.Join(s.Dir, "custom-data.log"), log, 0o600)
 	if ex, ok := errors.AsType[*host.ExitError](runErr); ok {
-		return warn(CodeCustomData, "custom data ended with exit code %d, output in %s: %s", ex.Code, path.Join(s.Dir, "custom-data.log"), lastWords(res))
+		return &Warning{
+			ID: CodeCustomData, Words: lastWords(res),
+			Err: fmt.Errorf("custom data ended with exit code %d, output in %s", ex.Code, path.Join(s.Dir, "custom-data.log")), //nolint:err113 // a message
+		}
 	}
 	if runErr != nil {
 		return warn(CodeCustomData, "run custom data: %w", errors.Join(runErr, err))
@@ -229,7 +232,7 @@ func firstLine(data []byte) string {
 	return strings.TrimSpace(string(line))
 }
 
-// lastWords returns the end of what a command has printed, for a log line,
+// lastWords returns the end of what a command has printed, for root,
 // with secrets masked: the end of standard error, else of standard output.
 func lastWords(res host.Result) string {
 	out := bytes.TrimSpace(res.Stderr)

@@ -37,6 +37,7 @@ echo fds $(ls /proc/self/fd | tr '\n' ' ')
 echo nice $(cut -d' ' -f19 /proc/self/stat)
 echo fsize $(ulimit -f)
 echo files $(ulimit -Sn)
+echo core $(ulimit -Hc)
 echo home $HOME user $USER logname $LOGNAME shell $SHELL
 echo proxy $https_proxy tz $TZ
 echo "version '$VERSION' socket '$NOTIFY_SOCKET' goal '$ConfigSequenceNumber' gc '$GOGC' mark '$AZGUEST_TEST_X'"
@@ -99,7 +100,7 @@ func TestNBR3NothingIsInherited(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			// What else a unit may set.
-			const unit = `echo 100 >/proc/$$/oom_score_adj; umask 0077; ulimit -f 100000; exec 7</dev/null 9>/dev/null; exec nice -n 7 "$@"`
+			const unit = `echo 100 >/proc/$$/oom_score_adj; umask 0077; ulimit -f 100000; ulimit -c 0; exec 7</dev/null 9>/dev/null; exec nice -n 7 "$@"`
 			args := append([]string{"-c", unit, "sh", "env"}, with...)
 			cmd := exec.CommandContext(t.Context(), "sh", append(args, "/proc/self/exe", agentArg, dir)...)
 			exe, err := os.Executable()
@@ -124,6 +125,19 @@ func TestNBR3NothingIsInherited(t *testing.T) {
 	}
 }
 
+// limitOfFirst returns a hard limit of process 1 as a shell prints it.
+func limitOfFirst(t *testing.T, what int) string {
+	t.Helper()
+	var l unix.Rlimit
+	if err := unix.Prlimit(1, what, nil, &l); err != nil {
+		t.Fatal(err)
+	}
+	if l.Max == unix.RLIM_INFINITY {
+		return "unlimited"
+	}
+	return strconv.FormatUint(l.Max/512, 10)
+}
+
 func checkFacts(t *testing.T, from, got string) {
 	t.Helper()
 	want := []string{"SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000", "umask 0022", "oom 0", "eof"}
@@ -142,7 +156,7 @@ func checkFacts(t *testing.T, from, got string) {
 		goal = "7"
 		want = append(want, "nice 0")
 		if mayRaiseLimits() {
-			want = append(want, "fsize unlimited")
+			want = append(want, "fsize unlimited", "core "+limitOfFirst(t, unix.RLIMIT_CORE))
 		}
 	}
 	want = append(want, fmt.Sprintf("version '' socket '' goal '%s' gc '' mark ''", goal))

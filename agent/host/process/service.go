@@ -49,11 +49,13 @@ const ioprioWhoProcess = 1
 const serviceFiles = 1024
 
 // raiseLimits raises resource limits that are lower than those of process 1. The
-// ones that service managers raise for themselves are left as they are, apart
-// from open files.
+// ones that service managers raise for themselves alone (memory that is locked,
+// open files) are left as they are, apart from a limit of open files that is
+// lower than usual. That for core files is raised for services, too
+// (DefaultLimitCORE= of systemd-system.conf(5)).
 func raiseLimits() {
 	var files unix.Rlimit
-	for _, what := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_STACK, unix.RLIMIT_RSS, unix.RLIMIT_NPROC, unix.RLIMIT_AS, unix.RLIMIT_LOCKS, unix.RLIMIT_SIGPENDING, unix.RLIMIT_MSGQUEUE} {
+	for _, what := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_STACK, unix.RLIMIT_CORE, unix.RLIMIT_RSS, unix.RLIMIT_NPROC, unix.RLIMIT_AS, unix.RLIMIT_LOCKS, unix.RLIMIT_SIGPENDING, unix.RLIMIT_MSGQUEUE, unix.RLIMIT_RTTIME} {
 		var ours, first unix.Rlimit
 		if unix.Getrlimit(what, &ours) != nil || unix.Prlimit(1, what, nil, &first) != nil || ours.Cur >= first.Cur && ours.Max >= first.Max {
 			continue
