@@ -284,6 +284,9 @@ func (a *Agent) marker(name string, on bool) error {
 	return a.Root.Remove(file)
 }
 
+// stageTime is how long one attempt to stage a version may take.
+const stageTime = 30 * time.Minute
+
 // bringUp stages the version, and hands over as soon as the agent may be
 // replaced.
 func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, st update.State) error {
@@ -294,7 +297,11 @@ func (a *Agent) bringUp(ctx context.Context, f update.Facts, d update.Decision, 
 		trust.Now = f.Now
 		stager := update.Stager{Store: u.store, Fetch: fetcher{a.platform, a.Root}, Trust: trust, Run: a.Runner, Arch: runtime.GOARCH}
 		var err error
-		if to, err = stager.Stage(ctx, d.Family, d.Want, f.Manifest); err != nil {
+		// What was received by then is continued; another version may be wanted.
+		sctx, stop := context.WithTimeout(ctx, stageTime)
+		to, err = stager.Stage(sctx, d.Family, d.Want, f.Manifest)
+		stop()
+		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}

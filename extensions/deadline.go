@@ -18,6 +18,7 @@ import (
 var (
 	errOverdue   = errors.New("the command is overdue")
 	errCancelled = errors.New("cancelled by the operator")
+	errOutdated  = errors.New("no longer wanted by the goal state")
 )
 
 // endTime is how long to wait for a killed command to end. A process that is

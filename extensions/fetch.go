@@ -36,6 +36,9 @@ func (w *work) fetch(ctx context.Context) error {
 	r.Multi = w.wish.Multi
 	r, err := w.obtain(ctx, r)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
+		if errors.Is(cause, errOutdated) {
+			return nil
+		}
 		if !errors.Is(cause, errCancelled) {
 			return cause
 		}

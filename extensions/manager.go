@@ -35,7 +35,8 @@ type Fetcher interface {
 	// its SHA-256 in lower-case hex. It tries all addresses of v. check is called
 	// with each file that was received and its SHA-256; with an error another
 	// address is asked, and the error's outlook says whether the fault can be
-	// that of the transport.
+	// that of the transport. What was received of it when the download fails may
+	// be left beside dst, with host.PartSuffix, for the next call.
 	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, sha256 string) error) (sha256 string, err error)
 	// Wait waits for a time, or until something has changed on this machine that
 	// requests may have failed for: addresses, routes, name servers, the clock.
@@ -621,6 +622,7 @@ func (m *Manager) tidy() {
 		keepJobs(keep, h.recs)
 	}
 	m.store.TidyJobs(keep, time.Hour)
+	m.store.TidyPackages()
 }
 
 // keepJobs adds the jobs that records refer to.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -497,4 +498,82 @@ func TestPAT1ReplacedMeanwhile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestP12TheEngineContinues: a package that takes longer than any limit arrives
+// although the link breaks and the agent restarts, without being received twice;
+// a goal state that wants something else does not wait for it.
+func TestP12TheEngineContinues(t *testing.T) {
+	t.Parallel()
+	big := pkg{name: siteHandler, version: "1.0.0", script: simple, files: map[string]string{"bin/big": incompressible(3 << 20)}}
+	slow := []fabric.Fault{{Kind: fabric.Artifact, Rate: 5000}, {Kind: fabric.BlobGet, Rate: 5000}}
+	parts := func(s *site) []string {
+		names, _ := s.root.Glob("/var/lib/waagent/azguest/ext/packages/*" + host.PartSuffix)
+		return names
+	}
+	t.Run("arrives", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, big)
+			s.fail(slow, ".zip")
+			s.start()
+			defer func() { s.stop() }()
+			if _, ok := s.until(7*time.Minute, s.fetched, nil); ok {
+				t.Fatal("it is not slow")
+			}
+			s.stop()
+			if got := parts(s); len(got) != 1 {
+				t.Fatalf("kept: %q", got)
+			}
+			s.start()
+			after, ok := s.until(time.Hour, s.fetched, func() {
+				if word, text := s.row(); word != "" && word != handler.Transitioning {
+					t.Fatalf("%s: %s", word, text)
+				}
+			})
+			if whole := 3 << 20 / 5000 * time.Second; !ok || after > whole-6*time.Minute {
+				t.Errorf("arrived after %v (%v), the whole takes %v", after, ok, whole)
+			}
+			if got := parts(s); len(got) != 0 {
+				t.Errorf("left: %q", got)
+			}
+		})
+	})
+	t.Run("another version", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, big)
+			if err := s.f.AddPackage(siteHandler, "1.1.0", pkg{name: siteHandler, version: "1.1.0", script: simple}.build(t)); err != nil {
+				t.Fatal(err)
+			}
+			s.fail(slow, "1.0.0.zip")
+			s.start()
+			defer s.stop()
+			if _, ok := s.until(2*time.Minute, s.fetched, nil); ok {
+				t.Fatal("it is not slow")
+			}
+			if err := s.vm.Put(fabric.Extension{Handler: siteHandler, Version: "1.1.0", Settings: map[string]any{"a": "b"}}); err != nil {
+				t.Fatal(err)
+			}
+			gs, err := s.c.GoalState(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.m.Offer(gs)
+			if after, ok := s.until(time.Minute, s.fetched, nil); !ok {
+				_, text := s.row()
+				t.Errorf("not fetched after %v: %s", after, text)
+			}
+			if _, ok := s.until(25*time.Hour, func() bool { return len(parts(s)) == 0 }, nil); !ok {
+				t.Errorf("kept for ever: %q", parts(s))
+			}
+		})
+	})
+}
+
+// incompressible returns n bytes of text that a zip file can't make smaller.
+func incompressible(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
+	return string(b)
 }

@@ -147,6 +147,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 			}
 		}
 	}
+	m.endFetches(gs)
 	m.pass = p
 	m.dropAwaits()
 	for _, h := range m.handlers {
@@ -157,6 +158,28 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	}
 	m.log.Info().Str("goalState", gs.ID).Int("handlers", len(gs.Handlers)).Bool("onHold", p.hold).
 		Msg("ProcessExtensionsGoalState started [" + gs.ID + "]")
+}
+
+// endFetches ends the downloads that a new goal state does not want as they are:
+// they may take as long as they make progress, and what it wants instead need
+// not wait for that.
+func (m *Manager) endFetches(gs *protocol.GoalState) {
+	if m.pass == nil {
+		return
+	}
+	find := func(gs *protocol.GoalState, name string) (h protocol.Handler) {
+		for _, x := range gs.Handlers {
+			if strings.EqualFold(x.Name, name) {
+				h = protocol.Handler{Version: x.Version, Want: x.Want, Manifests: x.Manifests, MultiConfig: x.MultiConfig}
+			}
+		}
+		return h
+	}
+	for name, h := range m.handlers {
+		if h.busy != nil && h.busy.Op == plan.Fetch && !reflect.DeepEqual(find(m.pass.gs, name), find(gs, name)) {
+			h.stop(errOutdated)
+		}
+	}
 }
 
 // held reports whether a goal state is only to be reported, not processed.
@@ -491,6 +514,8 @@ func (w *work) decide(ctx context.Context) error {
 	manifest, err := w.m.fetch.Manifest(ctx, want.Manifests)
 	if err != nil {
 		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errOutdated):
+			return nil
 		case errors.Is(cause, errCancelled):
 			err = cancelled("while the manifest was fetched").Err()
 		case cause != nil:

@@ -278,6 +278,11 @@ const tempMark = ".azg-"
 // during WriteFile. The code that writes in a directory may remove them there.
 const TempPattern = ".*" + tempMark + "*"
 
+// PartSuffix is added to the name of a file for what a failed download has
+// received of it and the next one continues. Who no longer wants the file
+// removes it.
+const PartSuffix = ".part"
+
 func (r Root) write(name string, data []byte, perm fs.FileMode, uid, gid int, sync bool) error {
 	return r.in(name, true, func(d *Dir, base string) error {
 		if err := checked(base); err != nil {

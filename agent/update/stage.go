@@ -32,7 +32,9 @@ type Fetcher interface {
 	// is called with each file that was received (a name the kernel
 	// understands) and its SHA-256 in hex. If it returns an error, other
 	// addresses are asked, so it should be the caller's whole judgement; the
-	// error's outlook says whether the fault can be the transport's.
+	// error's outlook says whether the fault can be the transport's. What was
+	// received when it fails may be left for the next call, see
+	// host.PartSuffix.
 	Package(ctx context.Context, m protocol.Manifest, v protocol.PackageVersion, dst string, limit int64, check func(file, digest string) error) (digest string, err error)
 }
 
@@ -96,6 +98,9 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 		return Program{}, err
 	}
 	zip := path.Join(s.dir(), dirPrefix+version+".zip")
+	if err := s.dropParts(zip); err != nil {
+		return Program{}, err
+	}
 	var p Program
 	_, err = s.Fetch.Package(ctx, *m, v, zip, MaxPackage, func(file, digest string) (err error) {
 		p, err = s.accept(ctx, version, file, digest, sig)
@@ -105,6 +110,19 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 		return Program{}, errors.Join(fmt.Errorf("get version %s: %w", version, err), s.Root.Remove(zip))
 	}
 	return p, s.Root.Remove(zip)
+}
+
+// dropParts removes what was received of packages other than that of a file
+// name.
+func (s Store) dropParts(keep string) error {
+	parts, err := s.Root.Glob(path.Join(s.dir(), dirPrefix+"*"+host.PartSuffix))
+	errs := []error{err}
+	for _, p := range parts {
+		if p != keep+host.PartSuffix {
+			errs = append(errs, s.Root.Remove(p))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // signature fetches the signature of a package. It returns nil if there is

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -169,6 +170,23 @@ func (s Store) DropPackage(name, version string) {
 	zip := s.Sub("packages", name+"-"+version+".zip")
 	_ = folder.Root.Remove(zip)
 	_ = folder.Root.Remove(SumFile(zip))
+}
+
+// partAge is how long the beginning of a package is kept after the last attempt
+// to download the rest.
+const partAge = 24 * time.Hour
+
+// TidyPackages removes beginnings of packages that nobody continues.
+func (s Store) TidyPackages() {
+	entries, err := folder.Root.ReadDir(s.Sub("packages"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), host.PartSuffix) && time.Since(fi.ModTime()).Abs() > partAge {
+			_ = folder.Root.Remove(s.Sub("packages", e.Name()))
+		}
+	}
 }
 
 // Limits for carrying files from one directory to the next. They protect the

@@ -35,6 +35,7 @@ func (s Store) RemoveHandler(name, version string) error {
 	for _, p := range []string{
 		s.Root.Path(s.Lib + "/" + name + "__" + version + ".zip"),
 		s.Sub("packages", name+"-"+version+".zip"),
+		s.Sub("packages", name+"-"+version+".zip"+host.PartSuffix),
 		s.Sub("packages", name+"-"+version+".sha256"),
 	} {
 		errs = append(errs, folder.Root.RemoveAll(p))

@@ -8,16 +8,13 @@ package transfer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,7 +45,8 @@ const (
 // have a few; a list of thousands would cause as many requests and errors.
 const maxAddresses = 64
 
-// DefaultBudget bounds one Get or File over all addresses and channels.
+// DefaultBudget bounds one Get or File over all addresses and channels. For a
+// File it starts again with each leastProgress bytes.
 const DefaultBudget = 5 * time.Minute
 
 type channel string
@@ -214,7 +212,7 @@ func (e *Error) Code() string {
 
 // Get returns a small blob and the address that it came from.
 func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL, err error) {
-	from, err = c.each(ctx, w, func(ctx context.Context, ch channel, u secret.URL) error {
+	from, err = c.each(ctx, w, nil, func(ctx context.Context, ch channel, u secret.URL) error {
 		resp, err := c.fetch(ctx, ch, u, w, nil, func(r *web.Response) error {
 			if w.Check == nil {
 				return nil
@@ -232,34 +230,29 @@ func (c *Client) Get(ctx context.Context, w Want) (body []byte, from secret.URL,
 
 // File writes a blob to path (a name the kernel understands) with mode 0600
 // and returns its SHA-256 in hex. The file appears whole or not at all; until
-// w.Check has accepted it, it has another name.
+// w.Check has accepted it, it has another name. A download that makes progress
+// has no time limit. What a failed one has received is left beside the file
+// with the suffix host.PartSuffix if it can be continued, and the next call does so.
 func (c *Client) File(ctx context.Context, w Want, path string) (digest string, err error) {
 	dir, err := host.Root("").OpenDir(filepath.Dir(path), nil)
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
 	defer dir.Close()
-	// The name is like that of all temporary files: if the agent is killed
-	// meanwhile, the next start removes the file (host.TempPattern).
-	part, tmp, err := dir.CreateTemp(filepath.Base(path))
-	if err != nil {
-		return "", fmt.Errorf("get %s: %w", w.Op, err)
-	}
-	done := false
-	defer func() {
-		if cerr := part.Close(); err == nil && cerr != nil && !done {
-			err = cerr
-		}
-		if !done {
-			_ = dir.Remove(tmp)
-		}
-	}()
 	if w.Limit == 0 {
 		w.Limit = web.DefaultLimit
 	}
-	s := &sink{f: part, sum: sha256.New(), limit: w.Limit, total: -1}
+	s, tmp, err := openSink(dir, filepath.Base(path), w.Limit)
+	if err != nil {
+		return "", fmt.Errorf("get %s: %w", w.Op, err)
+	}
+	defer func() {
+		if cerr := s.close(dir, tmp, filepath.Base(path), err); err == nil {
+			err = cerr
+		}
+	}()
 	refused := map[string]error{} // by digest
-	_, err = c.each(ctx, w, func(ctx context.Context, ch channel, u secret.URL) error {
+	_, err = c.each(ctx, w, s, func(ctx context.Context, ch channel, u secret.URL) error {
 		s.of(u)
 		_, err := c.fetch(ctx, ch, u, w, s, func(*web.Response) error {
 			if err := s.complete(); err != nil {
@@ -276,7 +269,7 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 			err := w.Check(Body{File: filepath.Join(filepath.Dir(path), tmp), Digest: digest, From: u})
 			if err != nil {
 				start := make([]byte, 64)
-				n, _ := part.ReadAt(start, 0)
+				n, _ := s.f.ReadAt(start, 0)
 				err = strange(err, start[:n], s.total >= 0)
 			}
 			refused[digest] = err
@@ -287,10 +280,9 @@ func (c *Client) File(ctx context.Context, w Want, path string) (digest string, 
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(part.Sync(), dir.Rename(tmp, dir, filepath.Base(path))); err != nil {
+	if err := errors.Join(s.f.Sync(), dir.Rename(tmp, dir, filepath.Base(path))); err != nil {
 		return "", fmt.Errorf("get %s: %w", w.Op, err)
 	}
-	done = true
 	return digest, nil
 }
 
@@ -324,20 +316,26 @@ const patience = 15 * time.Second
 // each tries every address over every channel until one works: a round. Rounds
 // are repeated at the pace of the requests for the time of patience, as long as
 // there is hope and time left of the budget. The order of the addresses is
-// random, to spread load.
-func (c *Client) each(ctx context.Context, w Want, try func(context.Context, channel, secret.URL) error) (secret.URL, error) {
+// random, to spread load; one that s can continue is the first. s may be nil.
+func (c *Client) each(ctx context.Context, w Want, s *sink, try func(context.Context, channel, secret.URL) error) (secret.URL, error) {
 	budget := w.Budget
 	if budget == 0 {
 		budget = DefaultBudget
 	}
 	end := time.Now().Add(patience)
-	ctx, cancel := context.WithTimeoutCause(ctx, budget, fmt.Errorf("timeout after %v: %w", budget, context.DeadlineExceeded))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(budget, func() { cancel(fmt.Errorf("timeout after %v: %w", budget, context.DeadlineExceeded)) })
+	defer timer.Stop()
+	if s != nil {
+		s.progress = func() { timer.Reset(budget) }
+	}
 	uris := slices.Clone(w.URIs)
 	rand.Shuffle(len(uris), func(i, j int) { uris[i], uris[j] = uris[j], uris[i] })
 	uris = uris[:min(len(uris), maxAddresses)]
 	out := &Error{Op: w.Op}
 	for {
+		slices.SortStableFunc(uris, func(a, b secret.URL) int { return cmp.Compare(s.received(b), s.received(a)) })
 		from, final, err := c.round(ctx, uris, try, out)
 		if err == nil {
 			return from, nil
@@ -428,120 +426,3 @@ var Ops = []string{"manifest", "package", "artifactsProfile"}
 
 // Reset forgets which blobs failed, so that a new goal state tries at once.
 func (c *Client) Reset() { c.storage.Reset(Ops...) }
-
-// sink is a download in progress. When an attempt breaks off and the server
-// named the version of the blob and takes ranges, the next attempt goes on
-// where it ended, over whichever channel; else it starts anew.
-type sink struct {
-	f        *os.File
-	sum      hash.Hash
-	limit    int64
-	from     string // address of the blob, without its signature
-	n        int64  // bytes in the file
-	etag     string // strong validator of the first answer, "" if none
-	total    int64  // size the server announced, -1 if it did not
-	restarts int
-}
-
-// maxRestarts is how often a download starts anew because the server's answer
-// does not continue what was received.
-const maxRestarts = 3
-
-// of tells which blob the next attempt asks for. Another address may have
-// another copy.
-func (s *sink) of(u secret.URL) {
-	name, _, _ := strings.Cut(u.Reveal(), "?")
-	if s.from != name {
-		s.from, s.etag = name, ""
-	}
-}
-
-// Header implements web.Sink.
-func (s *sink) Header() http.Header {
-	h := http.Header{}
-	if s.Resumable() > 0 {
-		h.Set("Range", fmt.Sprintf("bytes=%d-", s.n))
-		h.Set("If-Range", s.etag)
-	}
-	return h
-}
-
-// Resumable implements web.Sink.
-func (s *sink) Resumable() int64 {
-	if s.etag == "" {
-		return 0
-	}
-	return s.n
-}
-
-// Restart implements web.Sink.
-func (s *sink) Restart() bool {
-	if s.Resumable() == 0 {
-		return false
-	}
-	s.etag = ""
-	s.restarts++
-	return s.restarts <= maxRestarts
-}
-
-// Open implements web.Sink.
-func (s *sink) Open(status int, h http.Header) (io.Writer, error) {
-	if status == http.StatusPartialContent {
-		from, total, ok := contentRange(h.Get("Content-Range"))
-		if !ok || s.etag == "" || from != s.n || h.Get("Etag") != s.etag || s.total >= 0 && total != s.total {
-			return nil, web.ErrRestart
-		}
-		s.total = total
-		return s, nil
-	}
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	if err := s.f.Truncate(0); err != nil {
-		return nil, err
-	}
-	s.sum.Reset()
-	s.n, s.etag, s.total = 0, "", -1
-	if e := h.Get("Etag"); e != "" && !strings.HasPrefix(e, "W/") && strings.EqualFold(h.Get("Accept-Ranges"), "bytes") {
-		s.etag = e
-	}
-	if n, err := parseSize(h.Get("Content-Length")); err == nil {
-		s.total = n
-		if n > s.limit {
-			return nil, &web.SizeError{Limit: s.limit}
-		}
-	}
-	return s, nil
-}
-
-func (s *sink) Write(p []byte) (int, error) {
-	if s.n+int64(len(p)) > s.limit {
-		return 0, &web.SizeError{Limit: s.limit}
-	}
-	n, err := s.f.Write(p)
-	s.sum.Write(p[:n])
-	s.n += int64(n)
-	return n, err
-}
-
-func (s *sink) complete() error {
-	if s.total >= 0 && s.n != s.total {
-		return fmt.Errorf("incomplete: %d of %d bytes", s.n, s.total)
-	}
-	return nil
-}
-
-func parseSize(s string) (int64, error) {
-	var n int64
-	_, err := fmt.Sscanf(s, "%d", &n)
-	return n, err
-}
-
-// contentRange reads "bytes 5-9/10".
-func contentRange(s string) (from, total int64, ok bool) {
-	var to int64
-	if _, err := fmt.Sscanf(s, "bytes %d-%d/%d", &from, &to, &total); err != nil {
-		return 0, 0, false
-	}
-	return from, total, true
-}

@@ -103,13 +103,16 @@ type Sink interface {
 // ErrRestart is returned by a Sink whose answer continues something else.
 var ErrRestart = errors.New("the answer does not continue what was received")
 
-// leastProgress is how many bytes an attempt that breaks off must have received
+// LeastProgress is how many bytes an attempt that breaks off must have received
 // to count as progress and not as a failure, and progressPause the pause
 // before the next one. A connection that some device cuts every few megabytes
-// delivers a large package nevertheless.
+// delivers a large package nevertheless. An attempt that receives less in
+// progressTime breaks off: another channel may be faster, and can go on where
+// this one has ended.
 const (
-	leastProgress = 64 << 10
+	LeastProgress = 64 << 10
 	progressPause = time.Second
+	progressTime  = time.Minute
 )
 
 // A Response is an answer that was read to its end.
@@ -228,7 +231,7 @@ func goesOn(s Sink, before int64, err error) bool {
 	if errors.Is(err, ErrRestart) || isStatus && (se.Status == http.StatusRequestedRangeNotSatisfiable || se.Status == http.StatusPreconditionFailed) {
 		return s.Restart()
 	}
-	return retryable(err) && s.Resumable()-before >= leastProgress
+	return retryable(err) && s.Resumable()-before >= LeastProgress
 }
 
 // canaryWell sends the canary if it is due, and reports whether a real attempt
@@ -389,16 +392,23 @@ func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error)
 	return req, nil
 }
 
+// errCrawls is the error of an attempt that receives too little.
+var errCrawls = fmt.Errorf("less than %d KiB in %v", LeastProgress>>10, progressTime)
+
 // stream copies the body to its end and calls progress for each piece.
 func stream(actx, ctx context.Context, w io.Writer, r io.Reader, limit int64, progress func()) error {
 	buf := make([]byte, 64<<10)
-	var n int64
+	var n, mark int64
+	since := time.Now()
 	for {
 		k, err := r.Read(buf)
 		if k > 0 {
 			progress()
 			if n += int64(k); n > limit {
 				return &SizeError{limit}
+			}
+			if n-mark >= LeastProgress {
+				mark, since = n, time.Now()
 			}
 			if _, werr := w.Write(buf[:k]); werr != nil {
 				if _, large := errors.AsType[*SizeError](werr); large {
@@ -412,6 +422,9 @@ func stream(actx, ctx context.Context, w io.Writer, r io.Reader, limit int64, pr
 		}
 		if err != nil {
 			return neterr(actx, ctx, err)
+		}
+		if time.Since(since) > progressTime {
+			return &netError{errCrawls}
 		}
 	}
 }
