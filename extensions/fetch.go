@@ -25,6 +25,13 @@ type decision struct {
 	manifest protocol.Manifest
 	pkg      protocol.PackageVersion
 	err      error
+	side     bool // the package is a file that an operator has put there
+}
+
+// sideFile is where an operator puts the package of a version, for machines
+// that can't reach it (extensions/SPEC.md §2.9).
+func (w *work) sideFile(version string) string {
+	return w.m.store.Root.Path(w.m.store.Lib + "/" + w.name + "__" + version + ".zip")
 }
 
 // fetch installs the package of a version in the handler's directory and
@@ -76,13 +83,18 @@ func (w *work) fetch(ctx context.Context) error {
 
 // obtain gets a package and unpacks it into the handler's directory.
 func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error) {
-	side := w.m.store.Root.Path(w.m.store.Lib + "/" + r.Name + "__" + r.Version + ".zip")
+	side := w.sideFile(r.Version)
 	if _, err := folder.Root.Lstat(side); err == nil {
-		if got, err := w.accept(ctx, r, side, ""); err == nil {
+		got, err := w.accept(ctx, r, side, "")
+		if err == nil {
 			return got, nil
 		}
 		// Like other agents, replace an invalid file.
 		_ = folder.Root.RemoveAll(side)
+		if w.dec != nil && w.dec.side {
+			w.dec = nil // the manifest says where another one is
+			return r, protocol.Judge(protocol.Later, fmt.Errorf("%s: %w", w.name+"__"+r.Version+".zip", err))
+		}
 	}
 	kept := w.m.store.Sub("packages", r.Name+"-"+r.Version+".zip")
 	if want, err := folder.Root.ReadBounded(store.SumFile(kept), 1024); err == nil {

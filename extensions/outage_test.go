@@ -577,3 +577,47 @@ func incompressible(n int) string {
 	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
 	return string(b)
 }
+
+// TestP40: a package that an operator has put in place needs nothing from the
+// network; one that can't be used is replaced by a download.
+func TestP40(t *testing.T) {
+	t.Parallel()
+	good := pkg{name: siteHandler, version: "1.0.0", script: simple}
+	for name, tc := range map[string]struct {
+		file     []byte
+		manifest bool // can be had
+	}{
+		"no network":    {good.build(t), false},
+		"not a zip":     {[]byte("half"), true},
+		"other handler": {pkg{name: "Other.One", version: "1.0.0", script: simple, manifest: `"nonsense"`}.build(t)[:100], true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, good)
+				if !tc.manifest {
+					for _, what := range []string{"_manifest.xml", ".zip"} {
+						s.fail([]fabric.Fault{{Kind: fabric.Artifact, Status: 503}, {Kind: fabric.BlobGet, Status: 503}}, what)
+					}
+				}
+				side := s.root.Path("/var/lib/waagent/" + siteHandler + "__1.0.0.zip")
+				if err := s.root.MkdirAll("/var/lib/waagent", 0o755); err != nil {
+					t.Fatal(err)
+				}
+				writeFile(t, side, string(tc.file))
+				s.start()
+				defer s.stop()
+				if after, ok := s.until(30*time.Second, s.fetched, nil); !ok {
+					_, text := s.row()
+					t.Errorf("not there after %v: %s", after, text)
+				}
+				if n := s.asked(); !tc.manifest && strings.Contains(fmt.Sprint(n), "manifest.xml") {
+					t.Errorf("asked for %v", n)
+				}
+				if exists(side) == tc.manifest {
+					t.Errorf("the file is there: %v", exists(side))
+				}
+			})
+		})
+	}
+}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/azguest/azguest/agent/bound"
 	"github.com/azguest/azguest/extensions/fault"
+	"github.com/azguest/azguest/extensions/folder"
 	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/plan"
 	"github.com/azguest/azguest/extensions/policy"
@@ -511,6 +512,10 @@ func (m *Manager) decide(ctx context.Context, h *managed, want *protocol.Handler
 
 func (w *work) decide(ctx context.Context) error {
 	want := w.want
+	if _, err := folder.Root.Lstat(w.sideFile(want.Version)); err == nil {
+		w.decided(decision{version: want.Version, side: true}) // no manifest is needed
+		return nil
+	}
 	manifest, err := w.m.fetch.Manifest(ctx, want.Manifests)
 	if err != nil {
 		switch cause := context.Cause(ctx); {
@@ -532,8 +537,14 @@ func (w *work) decide(ctx context.Context) error {
 		err := protocol.Judge(outlook, fmt.Errorf("version %s is not in the manifest", want.Version))
 		return w.noVersion(err, fault.CauseDownload, fmt.Sprintf("Unable to find version %s in manifest for extension %s", want.Version, want.Name))
 	}
-	w.dec = &decision{version: pkg.Version, manifest: manifest, pkg: pkg}
-	if r, ok := w.recs[pkg.Version]; ok && (r.State.Installed() || r.State == plan.Fetched) {
+	w.decided(decision{version: pkg.Version, manifest: manifest, pkg: pkg})
+	return nil
+}
+
+// decided ends the step with a decision.
+func (w *work) decided(d decision) {
+	w.dec = &d
+	if r, ok := w.recs[d.version]; ok && (r.State.Installed() || r.State == plan.Fetched) {
 		w.arrived() // its package is here already
 	} else if a := awaited(w.recs, w.key(), w.m.boot); a != nil {
 		// The same wait goes on, for the package.
@@ -542,7 +553,6 @@ func (w *work) decide(ctx context.Context) error {
 			w.wait.since = time.Now().Add(-a.Waited)
 		}
 	}
-	return nil
 }
 
 // noVersion records that no package was found for a handler.
