@@ -88,7 +88,7 @@ const scanLimit = 256 << 20
 // not wait for the lock of apt or rpm. Handlers that may need it therefore do
 // not run in parallel with each other.
 func usesPackageManager(dir string) bool {
-	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
+	words := [][]byte{[]byte("apt-get"), []byte("dpkg "), []byte("yum "), []byte("dnf "), []byte("dnf5 "), []byte("apk add"), []byte("zypper "), []byte("tdnf "), []byte("rpm -")}
 	left, found := int64(scanLimit), errors.New("found")
 	err := folder.Root.Walk(dir, store.MaxCarried, func(_ string, in *host.Dir, fi fs.FileInfo, err error) error {
 		if err != nil || !fi.Mode().IsRegular() {
