@@ -49,6 +49,23 @@ func (m *Machine) Person(ctx context.Context, name string) (host.Person, host.Ac
 	return p, a, nil
 }
 
+// accountOf returns the account of a name: that of /etc/passwd, else the one
+// that the C library knows from another source (LDAP, userdb, altfiles). Nothing
+// is made for the latter, so it is an error if its home is not there yet.
+func (m *Machine) accountOf(ctx context.Context, local []host.Account, name string) (host.Account, error) {
+	if a, ok := find(local, name); ok {
+		return a, nil
+	}
+	_, a, err := m.Person(ctx, name)
+	if err != nil {
+		return a, fmt.Errorf("no account %s: %w", name, err)
+	}
+	if a.Home == "" || !m.Root.Exists(a.Home) {
+		return a, fmt.Errorf("%s is an account of another source than /etc/passwd, and its home %q does not exist yet", name, a.Home)
+	}
+	return a, nil
+}
+
 // groupsOf returns the numbers of all groups of an account.
 func (m *Machine) groupsOf(ctx context.Context, a host.Account) []int {
 	out := []int{a.GID}
@@ -178,8 +195,12 @@ func (m *Machine) askDoas(ctx context.Context, p host.Person, password bool) Roo
 		return RootAnswer{By: "doas", OK: true}
 	}
 	if password {
-		files, _ := m.Root.Glob(path.Join(doasDir, "*.conf")) // the pattern is valid
-		for _, f := range append([]string{"/etc/doas.conf"}, files...) {
+		main, dir := doasReads(m.Root)
+		var files []string
+		if dir != "" {
+			files, _ = m.Root.Glob(path.Join(dir, "*.conf")) // the pattern is valid
+		}
+		for _, f := range append([]string{main}, files...) {
 			if ask("-C", f, "true") == nil {
 				return RootAnswer{By: "doas", OK: true}
 			}

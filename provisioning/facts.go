@@ -24,6 +24,7 @@ type Facts struct {
 	HalfMade   []string // those of them that are incomplete
 	Leaving    []string // accounts whose removal has begun and not ended
 	UIDMin     int
+	HomeBase   string   // parent of the homes that useradd makes, if not /home
 	Shells     []string // shells of /etc/shells that exist
 
 	// Names of the programs, empty if absent.
@@ -41,6 +42,8 @@ type Facts struct {
 	SSHDSet          map[string]string // keywords that others set at top level, lower case
 	SSHDHostKeyTypes []string          // types of the HostKey lines; empty: none given
 	SSHDHostKeyFiles []string          // host keys that sshd reads elsewhere than at <SSHDir>/ssh_host_<type>_key
+	SSHDAgentKeys    []string          // HostKey files that are public keys: an agent has the private ones (HostKeyAgent)
+	SSHDHostCerts    []string          // HostCertificate files
 	HostKeyTypes     []string          // types of the private host keys on disk
 
 	HostName     string
@@ -86,6 +89,7 @@ func (m *Machine) Gather(ctx context.Context) (Facts, error) {
 	}
 	f.Shells = shells(r)
 
+	f.HomeBase = useraddHome(r)
 	f.Useradd, f.Chpasswd = which(r, "useradd"), which(r, "chpasswd")
 	if p := which(r, "adduser"); p != "" {
 		// Debian's adduser is another program with other options.
@@ -163,8 +167,11 @@ func (m *Machine) gatherSSHD(f *Facts) {
 		if _, ok := f.SSHDSet[d.Key]; !ok && !d.Ours {
 			f.SSHDSet[d.Key] = strings.Join(d.Args, " ")
 		}
-		if d.Key == "hostkey" && len(d.Args) > 0 {
+		switch {
+		case d.Key == "hostkey" && len(d.Args) > 0:
 			m.gatherHostKey(f, d.Args[0], led)
+		case d.Key == "hostcertificate" && len(d.Args) > 0:
+			f.SSHDHostCerts = append(f.SSHDHostCerts, path.Clean(d.Args[0]))
 		}
 	}
 	// The command line of sshd may name more.
@@ -179,10 +186,14 @@ func (m *Machine) gatherSSHD(f *Facts) {
 // gatherHostKey enters a file that sshd reads a host key from.
 func (m *Machine) gatherHostKey(f *Facts, name string, led hostKeyLedger) {
 	name = path.Clean(name)
+	if isPublicKey(m.Root, name) {
+		f.SSHDAgentKeys = append(f.SSHDAgentKeys, name)
+		return
+	}
 	t := hostKeyType(name)
 	if t == "" || name != hostKeyFile(m.Options.SSHDir, t) {
 		if t = typeOfHostKey(m.Root, name, led); t == "" {
-			return // no key of a type that is made, or only a public one, whose private half an agent has
+			return // no key of a type that is made
 		}
 		if !slices.Contains(f.SSHDHostKeyFiles, name) {
 			f.SSHDHostKeyFiles = append(f.SSHDHostKeyFiles, name)
@@ -216,6 +227,27 @@ func which(r host.Root, name string) string {
 		}
 	}
 	return ""
+}
+
+// useraddHome returns the parent of the home directories in the defaults of
+// useradd (HOME=, useradd(8)); empty if there is none or it is the usual one.
+func useraddHome(r host.Root) string {
+	base := ""
+	for _, file := range []string{"/usr/etc/default/useradd", "/etc/default/useradd"} {
+		b, err := r.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "HOME="); ok {
+				base = strings.Trim(strings.TrimSpace(v), `"'`)
+			}
+		}
+	}
+	if !path.IsAbs(base) || path.Clean(base) == "/" || path.Clean(base) == "/home" {
+		return ""
+	}
+	return path.Clean(base)
 }
 
 // busybox reports whether a program is part of busybox.

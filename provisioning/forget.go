@@ -60,7 +60,9 @@ func (m *Machine) ForgetSSHD() error {
 // this user are changed.
 func (m *Machine) ForgetSudo(user string) error {
 	r, o := m.Root, m.Options
+	main, _ := doasReads(r)
 	return errors.Join(
+		forgetLines(r, main, 0o600, func(f []string) bool { return doasRule(f, user) }),
 		forgetLines(r, path.Join(o.SudoersDir, "waagent"), 0o440, func(f []string) bool { return sudoLine(f, user) }),
 		forgetLines(r, path.Join(o.SudoersDir, lastFile), 0o440, func(f []string) bool { return sudoLine(f, user) }),
 		forgetLines(r, path.Join(doasDir, doasFile), 0o600, func(f []string) bool { return doasRule(f, user) }))

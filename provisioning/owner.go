@@ -63,7 +63,7 @@ func (m *Machine) FindOwner(agent string) Finding {
 	if because, yes := azureInit(r, m.VM.ID); yes {
 		return Finding{OwnerAzureInit, because}
 	}
-	if because, yes := ignition(r); yes {
+	if because, yes := m.ignition(); yes {
 		return Finding{OwnerIgnition, because}
 	}
 	return Finding{OwnerSelf, "no other provisioning agent is active"}
@@ -232,8 +232,9 @@ func azureInit(r host.Root, vmID string) (string, bool) {
 // ignition reports whether Ignition with Afterburn provisions: Ignition
 // configures the machine in the initramfs, and Afterburn reports Ready.
 // Ignition alone (Flatcar) leaves accounts and Ready to the agent.
-func ignition(r host.Root) (string, bool) {
-	ran := r.Exists("/etc/.ignition-result.json") || slices.ContainsFunc(cmdline(r), func(s string) bool {
+func (m *Machine) ignition() (string, bool) {
+	r := m.Root
+	ran := m.ignitionResult() || slices.ContainsFunc(cmdline(r), func(s string) bool {
 		return s == "ignition.platform.id=azure" || s == "ignition.platform.id=azurestack"
 	})
 	if !ran {
@@ -241,6 +242,26 @@ func ignition(r host.Root) (string, bool) {
 	}
 	link := unitLink(r, "afterburn-checkin.service")
 	return link, link != ""
+}
+
+// ignitionResult reports whether the result that Ignition has left is about this
+// VM: it names the boot in which it ran, and in later boots the marker says that
+// this VM was provisioned. That of an image which was captured without
+// generalize is about another VM. One that names no boot counts: two programs
+// must not provision one machine.
+func (m *Machine) ignitionResult() bool {
+	const name = "/etc/.ignition-result.json"
+	if !m.Root.Exists(name) {
+		return false
+	}
+	var result struct {
+		Boot string `json:"provisioningBootID"`
+	}
+	if !readJSON(m.Root, name, &result) || result.Boot == "" || m.Root.BootID() == "" {
+		return true
+	}
+	standing, err := m.Stand()
+	return NormalID(result.Boot) == NormalID(m.Root.BootID()) || err != nil || standing == Provisioned || standing == Adopted
 }
 
 // An Outcome is the result of provisioning by another program.

@@ -76,6 +76,10 @@ func TestIN10FindOwner(t *testing.T) {
 		{"azure-init's marker", "auto", map[string]string{"/var/lib/azure-init/" + vmID + ".provisioned": ""}, nil, "azure-init"},
 		{"azure-init's marker of another VM", "auto", map[string]string{"/var/lib/azure-init/x.provisioned": ""}, nil, "azguest"},
 		{"ignition with afterburn", "auto", map[string]string{"/etc/.ignition-result.json": "{}"}, map[string]string{"/etc/systemd/system/multi-user.target.requires/afterburn-checkin.service": "/x"}, "ignition"},
+		{"ignition in this boot", "auto", map[string]string{"/etc/.ignition-result.json": ignitionRan, "/proc/sys/kernel/random/boot_id": "22e65c44-1111-4222-8333-444444444444\n"}, afterburn, "ignition"},
+		{"ignition in an earlier boot of this VM", "auto", map[string]string{"/etc/.ignition-result.json": ignitionRan, "/proc/sys/kernel/random/boot_id": "33333333-1111-4222-8333-444444444444\n", "/var/lib/waagent/provisioned": vmID}, afterburn, "ignition"},
+		{"ignition of the VM that was captured", "auto", map[string]string{"/etc/.ignition-result.json": ignitionRan, "/proc/sys/kernel/random/boot_id": "33333333-1111-4222-8333-444444444444\n"}, afterburn, "azguest"},
+		{"ignition of the VM that was captured, with its marker", "auto", map[string]string{"/etc/.ignition-result.json": ignitionRan, "/proc/sys/kernel/random/boot_id": "33333333-1111-4222-8333-444444444444\n", "/var/lib/waagent/provisioned": "99999999-1111-4222-8333-444444444444"}, afterburn, "azguest"},
 		{"ignition alone (Flatcar)", "auto", map[string]string{"/proc/cmdline": "ignition.platform.id=azure"}, nil, "azguest"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -166,3 +170,8 @@ func TestWaitOwnerIsBounded(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// What Ignition leaves, and the unit that reports Ready after it.
+const ignitionRan = `{"provisioningBootID":"22e65c44-1111-4222-8333-444444444444","provisioningDate":"2026-11-30T10:00:00Z","userConfigProvided":true}`
+
+var afterburn = map[string]string{"/etc/systemd/system/multi-user.target.requires/afterburn-checkin.service": "/x"}

@@ -209,8 +209,12 @@ func planUser(in Input, f Facts, o Options) (CreateUser, error) {
 			return bad(err)
 		}
 	}
+	homes := o.HomeDir
+	if homes == "/home" && f.Useradd != "" && f.HomeBase != "" {
+		homes = f.HomeBase // where useradd of this machine makes homes; their parent may be missing
+	}
 	s := CreateUser{
-		Name: name, Home: path.Join(o.HomeDir, name), HomeDir: o.HomeDir, Shell: o.Shell,
+		Name: name, Home: path.Join(homes, name), HomeDir: homes, Shell: o.Shell,
 		Ledger: path.Join(o.Dir(), "users.json"), VMID: in.VMID, Restorecon: f.Restorecon,
 	}
 	if s.Shell == "" {
@@ -328,10 +332,11 @@ func planHostKeys(in Input, f Facts, o Options) (now, late *HostKeys) {
 			want(t)
 		}
 	}
+	types = slices.DeleteFunc(types, func(t string) bool { return slices.Contains(f.SSHDAgentKeys, hostKeyFile(o.SSHDir, t)+".pub") })
 	slices.Sort(types)
 	hk := HostKeys{
 		Dir: o.SSHDir, Types: types, Regenerate: o.RegenerateHostKeys, VMID: in.VMID, Ledger: path.Join(o.Dir(), "hostkeys.json"),
-		Elsewhere: f.SSHDHostKeyFiles, Restorecon: f.Restorecon,
+		Elsewhere: f.SSHDHostKeyFiles, Agents: f.SSHDAgentKeys, Certificates: f.SSHDHostCerts, Restorecon: f.Restorecon,
 	}
 	// RSA takes longer than all other keys. sshd starts with one key, so RSA
 	// may be made after Ready, unless sshd is configured to use nothing else.

@@ -2,12 +2,14 @@ package provisioning
 
 import (
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -25,9 +27,15 @@ type HostKeys struct {
 	Late       bool     // this is the late step: make what is missing
 	Regenerate bool     // keys of the image are replaced
 	Elsewhere  []string // other files from which sshd reads keys (HostKey); they get the keys of Dir
-	VMID       string
-	Ledger     string
-	Restorecon string
+	// Agents are public keys whose private halves an agent has (HostKeyAgent).
+	// They are not touched: sshd could not use another key in their place.
+	Agents       []string
+	Certificates []string // HostCertificate files
+	VMID         string
+	Ledger       string
+	Restorecon   string
+
+	leastRSA int // bits; sshd refuses shorter keys, see refusedRSA
 }
 
 // ID implements Step.
@@ -92,6 +100,7 @@ func typeOfHostKey(r host.Root, name string, led hostKeyLedger) string {
 func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
 	led := s.ledger(m.Root)
 	led.Want = s.Types
+	s.leastRSA = s.refusedRSA(ctx, m)
 	before := maps.Clone(led.Keys)
 	err := s.makeMissing(ctx, m, led, s.missing(m.Root, led))
 	changed := !maps.Equal(before, led.Keys)
@@ -116,7 +125,103 @@ func (s HostKeys) Apply(ctx context.Context, m *Machine) error {
 	if changed && !s.Late {
 		m.sshdChanged = bootClock()
 	}
+	return s.certified(m.Root)
+}
+
+// refusedRSA returns below how many bits sshd refuses an RSA key
+// (RequiredRSASize, and 1024 in every sshd since OpenSSH 7.6). sshd is asked
+// only if there may be such a key of the image that is to be kept.
+func (s HostKeys) refusedRSA(ctx context.Context, m *Machine) int {
+	const always = 1024
+	if s.Regenerate || !slices.ContainsFunc(append([]string{hostKeyFile(s.Dir, "rsa")}, s.Elsewhere...), func(n string) bool {
+		bits := lengthOfRSA(m.Root, n)
+		return bits > 0 && bits < rsaBits
+	}) {
+		return always
+	}
+	v := ""
+	if a, err := m.AskSSHD(ctx, Login{User: "root"}); err == nil {
+		v = a.Value("requiredrsasize")
+	} else { // for example because it refuses its only key
+		v, _ = m.SSHDValue("requiredrsasize")
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		n = 0
+	}
+	return max(n, always)
+}
+
+// lengthOfRSA returns the length of an RSA key; 0 for all other files.
+func lengthOfRSA(r host.Root, name string) int {
+	b, err := r.ReadFile(name)
+	if err != nil {
+		return 0
+	}
+	k, err := ssh.ParseRawPrivateKey(b)
+	if key, ok := k.(*rsa.PrivateKey); ok && err == nil {
+		return key.N.BitLen()
+	}
+	return 0
+}
+
+// usable is fingerprintOf for a key that sshd accepts.
+func (s HostKeys) usable(r host.Root, name string) string {
+	if bits := lengthOfRSA(r, name); bits > 0 && bits < s.leastRSA {
+		return ""
+	}
+	return fingerprintOf(r, name)
+}
+
+// certified warns of certificates for keys that the machine does not have any
+// more: clients that trust their authority refuse the machine. Nobody here can
+// sign a new one.
+func (s HostKeys) certified(r host.Root) error {
+	if s.Late {
+		return nil
+	}
+	var have []string
+	for _, t := range s.Types {
+		have = append(have, s.onDisk(r, t))
+	}
+	for _, n := range s.Elsewhere {
+		have = append(have, fingerprintOf(r, n))
+	}
+	for _, n := range s.Agents {
+		if b, err := r.ReadFile(n); err == nil {
+			if k, _, _, _, err := ssh.ParseAuthorizedKey(b); err == nil {
+				have = append(have, ssh.FingerprintSHA256(k))
+			}
+		}
+	}
+	var stale []string
+	for _, n := range s.Certificates {
+		fp := ""
+		if b, err := r.ReadFile(n); err == nil {
+			if k, _, _, _, err := ssh.ParseAuthorizedKey(b); err == nil {
+				if c, ok := k.(*ssh.Certificate); ok {
+					fp = ssh.FingerprintSHA256(c.Key)
+				}
+			}
+		}
+		if fp == "" || !slices.Contains(have, fp) {
+			stale = append(stale, n)
+		}
+	}
+	if len(stale) > 0 {
+		return warn(CodeHostKeys, "HostCertificate %s is for a key that this machine does not have: clients that trust its authority refuse until a new one is signed", strings.Join(stale, ", "))
+	}
 	return nil
+}
+
+// isPublicKey reports whether a file has a public key and nothing else.
+func isPublicKey(r host.Root, name string) bool {
+	b, err := r.ReadFile(name)
+	if err != nil {
+		return false
+	}
+	_, _, _, rest, err := ssh.ParseAuthorizedKey(b)
+	return err == nil && len(rest) == 0 && !strings.Contains(string(b), "PRIVATE KEY")
 }
 
 // ledger returns the ledger of this VM; a damaged one is ignored.
@@ -133,7 +238,7 @@ func (s HostKeys) ledger(r host.Root) hostKeyLedger {
 func (s HostKeys) missing(r host.Root, led hostKeyLedger) []string {
 	var missing []string
 	for _, t := range s.Types {
-		fp := s.onDisk(r, t)
+		fp := s.usable(r, hostKeyFile(s.Dir, t))
 		// A key of the image stays unless keys are to be replaced; a key of
 		// the ledger always stays. The keys of the image that are replaced
 		// are removed before the late step, so a key found by it was made
@@ -185,7 +290,7 @@ func (s HostKeys) makeMissing(ctx context.Context, m *Machine, led hostKeyLedger
 func (s HostKeys) putElsewhere(m *Machine, led *hostKeyLedger, name string) (changed bool, err error) {
 	r := m.Root
 	t := typeOfHostKey(r, name, *led)
-	have, want := fingerprintOf(r, name), s.onDisk(r, t)
+	have, want := s.usable(r, name), s.onDisk(r, t)
 	if t == "" || have != "" && (have == want || !s.Regenerate) {
 		return false, nil
 	}
@@ -243,6 +348,9 @@ func (s HostKeys) dropOthers(r host.Root) error {
 		return err
 	}
 	for _, n := range names {
+		if slices.Contains(s.Agents, n) {
+			continue
+		}
 		t := hostKeyType(strings.TrimSuffix(n, ".pub"))
 		// The image's RSA key must not be used until the new one is made.
 		waits := slices.Contains(s.MayWait, t) && !s.mine(r, t)

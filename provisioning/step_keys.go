@@ -44,9 +44,9 @@ func (s AuthorizeKeys) Apply(ctx context.Context, m *Machine) error {
 	if err != nil {
 		return bad(err)
 	}
-	acct, ok := find(accounts, s.User)
-	if !ok {
-		return bad(fmt.Errorf("no local account %s", s.User))
+	acct, err := m.accountOf(ctx, accounts, s.User)
+	if err != nil {
+		return bad(err)
 	}
 	var problems []error
 	files := map[string][]authKey{}
@@ -364,9 +364,9 @@ func (s InstallKeyPairs) Apply(ctx context.Context, m *Machine) error {
 	if err != nil {
 		return fail(CodeKeyPair, "failed to provision ssh keys", err)
 	}
-	acct, ok := find(accounts, s.User)
-	if !ok {
-		return fail(CodeKeyPair, "failed to provision ssh keys", fmt.Errorf("no local account %s", s.User))
+	acct, err := m.accountOf(ctx, accounts, s.User)
+	if err != nil {
+		return fail(CodeKeyPair, "failed to provision ssh keys", err)
 	}
 	var problems []error
 	for i, p := range s.Pairs {

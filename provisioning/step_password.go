@@ -91,6 +91,9 @@ func (s SetPassword) set(ctx context.Context, m *Machine, bad func(error) error)
 		return bad(err)
 	}
 	if s.Password.Empty() {
+		if _, local, err := m.Root.Account(s.User); err == nil && !local && !found {
+			return nil // an account of another source, which has what it has there
+		}
 		if found && have != "" && !strings.HasPrefix(have, "!") {
 			return nil // "*", or a password set in the image
 		}
@@ -121,10 +124,10 @@ func (s SetPassword) put(ctx context.Context, m *Machine, field string, bad func
 		}
 	}
 	if _, local, err := m.Root.Account(s.User); err != nil || !local {
-		if toolErr == nil {
+		if s.Chpasswd && toolErr == nil && err == nil {
 			return nil // chpasswd has changed an account that comes from NSS
 		}
-		return bad(errors.Join(toolErr, err))
+		return bad(errors.Join(toolErr, err, fmt.Errorf("%s is no account of /etc/passwd", s.User))) //nolint:err113 // a message
 	}
 	if err := m.Root.EditPasswordField(ctx, s.Shadow, s.User, true, func(string, bool) string { return field }); err != nil {
 		return bad(errors.Join(toolErr, err))

@@ -1,6 +1,7 @@
 package provisioning
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -215,17 +216,51 @@ const (
 	doasFile = "azguest.conf"
 )
 
+// doasReads returns the files that doas of this machine reads: one, and in
+// versions with a patch of Alpine also those of a directory. Which, is compiled
+// in, and doas has no way to ask for it, so it is looked for in the program.
+func doasReads(r host.Root) (main, dir string) {
+	main = "/etc/doas.conf"
+	b, err := r.ReadFile(which(r, "doas"))
+	const other = "/usr/local/etc/doas.conf"
+	switch {
+	case err == nil && bytes.Contains(b, []byte(doasDir)):
+		return main, doasDir
+	case err == nil && bytes.Contains(b, []byte(other)):
+		return other, ""
+	case err == nil && bytes.Contains(b, []byte(main)):
+		return main, ""
+	case r.Exists(doasDir): // not known: the package that reads it, makes it
+		return main, doasDir
+	}
+	return main, ""
+}
+
+// doasFile returns the file for the rule. In a file that others write, too, it
+// comes last, and the last rule that matches decides (doas.conf(5)).
+func (s Sudo) doasFile(r host.Root) string {
+	main, dir := doasReads(r)
+	if dir == "" {
+		return main
+	}
+	return path.Join(dir, doasFile)
+}
+
 // doas writes the user's rule. Other rules in the file, such as that of the
 // provisioned account, stay.
 func (s Sudo) doas(m *Machine, bad func(error) error) error {
-	if err := m.Root.MkdirAll(s.Dir, 0o755); err != nil {
+	name := s.doasFile(m.Root)
+	if err := m.Root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return bad(err)
 	}
 	rule := "permit " + s.User + "\n"
 	if s.NoPassword {
 		rule = "permit nopass " + s.User + "\n"
 	}
-	name := path.Join(s.Dir, doasFile)
+	perm := fs.FileMode(0o600)
+	if fi, err := m.Root.Stat(name); err == nil {
+		perm = fi.Mode().Perm() &^ 0o022 // doas refuses a file that others may write
+	}
 	old, err := m.Root.ReadFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return bad(err)
@@ -234,7 +269,7 @@ func (s Sudo) doas(m *Machine, bad func(error) error) error {
 	if next != "" && !strings.HasSuffix(next, "\n") {
 		next += "\n"
 	}
-	if err := m.Root.WriteFile(name, []byte(next+rule), 0o600); err != nil {
+	if err := m.Root.WriteFile(name, []byte(next+rule), perm); err != nil {
 		return bad(err)
 	}
 	return nil

@@ -55,18 +55,23 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 		if err := writeLedger(m.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
-		if err := s.create(ctx, m, acct.UID); err != nil {
-			return bad(err)
-		}
+		made := s.create(ctx, m, acct.UID)
 		if acct, have, err = m.Root.Account(s.Name); err != nil {
-			return bad(err)
+			return bad(errors.Join(made, err))
+		}
+		if made = s.judge(m, made, acct, have); made != nil {
+			return bad(m.Root.Explain(made, accountFiles...))
 		}
 	}
 	if !have {
-		// useradd reports that the account exists, but /etc/passwd does not
-		// have it (LDAP, userdb). Such an account is not changed, and no home
-		// is made.
-		return nil
+		// The name is an account of another source (LDAP, userdb). It is not
+		// ours: it is not changed, and no home is made.
+		ours.Making = ""
+		ours.Users = slices.DeleteFunc(ours.Users, func(n string) bool { return n == s.Name })
+		if err := writeLedger(m.Root, s.Ledger, ours); err != nil {
+			return bad(err)
+		}
+		return warn(CodeUser, "%s is an account of another source than /etc/passwd, which keeps its password, shell and home", s.Name)
 	}
 	if err := s.mendShell(ctx, m, acct); err != nil {
 		return bad(err)
@@ -83,6 +88,26 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 		}
 	}
 	m.restorecon(ctx, s.Restorecon, "-R", acct.Home)
+	return nil
+}
+
+// accountFiles are what the tools that make accounts change.
+var accountFiles = []string{"/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/subuid", "/etc/subgid"}
+
+// judge decides whether an error of the tool is one of the provisioning.
+// useradd writes the account first; what it could not do afterwards (exit 12:
+// the home, 13: the mailbox, 14: SELinux' user, 16 and 18: subordinate ids) is
+// done by mendHome, or not needed for a log-in.
+func (s CreateUser) judge(m *Machine, made error, acct host.Account, have bool) error {
+	ex, exited := errors.AsType[*host.ExitError](made)
+	if made == nil || !exited || ex.Code < 0 || !have {
+		return made
+	}
+	missing, err := s.missing(m.Root, acct)
+	if err != nil || missing != "" && !strings.HasPrefix(missing, "/etc/sub") {
+		return errors.Join(made, err)
+	}
+	m.Log.Warn().Err(made).Str("user", s.Name).Msg("account made, although its tool reports an error")
 	return nil
 }
 
@@ -184,8 +209,21 @@ func (s CreateUser) run(ctx context.Context, m *Machine, uid ...string) error {
 	_, err = m.Run.Run(ctx, c)
 	if ex, ok := errors.AsType[*host.ExitError](err); ok && s.Tool == "useradd" {
 		switch ex.Code {
-		case 9: // exists, see Apply
-			return nil
+		case 9: // the name is somebody's
+			if _, _, known := m.Person(ctx, s.Name); known == nil {
+				return nil // of another source, see Apply
+			}
+			if s.Primary == "" && !s.NoOwnGroup { // a group's, of another source
+				s.NoOwnGroup = true
+				return s.run(ctx, m, uid...)
+			}
+		case 12: // no home: versions that have not made the account either
+			if _, have, aerr := m.Root.Account(s.Name); aerr == nil && !have {
+				if i := slices.Index(c.Args, "-m"); i >= 0 {
+					c.Args[i] = "-M" // mendHome makes it
+					_, err = m.Run.Run(ctx, c)
+				}
+			}
 		case 3: // "invalid user name": stricter than we are about capitals and dots
 			c.Args = append([]string{"--badname"}, c.Args...)
 			_, err = m.Run.Run(ctx, c)

@@ -50,7 +50,7 @@ func (d *Dir) fail(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &fs.PathError{Op: op, Path: path.Join(d.name, name), Err: err}
+	return &fs.PathError{Op: op, Path: path.Join(d.name, name), Err: d.explain(name, err)}
 }
 
 // Trusted returns nil if only root can have created what is in the directory.

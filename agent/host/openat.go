@@ -237,12 +237,12 @@ func (d *Dir) SetOwner(uid, gid int, perm fs.FileMode) error {
 	}
 	if u != uid || g != gid {
 		if err := unix.Fchown(d.fd(), uid, gid); err != nil {
-			return fmt.Errorf("chown %s: %w", d.name, err)
+			return fmt.Errorf("chown %s: %w", d.name, d.explain("", err))
 		}
 	}
 	if p != perm {
 		if err := unix.Fchmod(d.fd(), uint32(perm.Perm())); err != nil {
-			return fmt.Errorf("chmod %s: %w", d.name, err)
+			return fmt.Errorf("chmod %s: %w", d.name, d.explain("", err))
 		}
 	}
 	return nil
@@ -315,12 +315,12 @@ func (d *Dir) replace(to *Dir, name string, data []byte, perm fs.FileMode, uid, 
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", full, err)
+		return fmt.Errorf("write %s: %w", full, to.explain(name, err))
 	}
 	f := os.NewFile(uintptr(fd), full)
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("write %s: %w", full, errors.Join(err, unix.Unlinkat(d.fd(), tmp, 0)))
+			err = fmt.Errorf("write %s: %w", full, errors.Join(to.explain(name, err), unix.Unlinkat(d.fd(), tmp, 0)))
 		}
 	}()
 	if uid >= 0 && (uid != os.Geteuid() || gid != os.Getegid()) {

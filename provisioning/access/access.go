@@ -26,7 +26,7 @@ const (
 	CodeMethod  = "AZ-LOGIN-METHOD"  // sshd does not accept this way of logging in
 	CodeKeyType = "AZ-LOGIN-KEYTYPE" // sshd does not accept this kind of key
 	CodeKeyFile = "AZ-LOGIN-KEYFILE" // sshd does not find the key, or refuses its file
-	CodeRevoked = "AZ-LOGIN-REVOKED" // the list of revoked keys cannot be read
+	CodeRevoked = "AZ-LOGIN-REVOKED" // a key is revoked, or the list of revoked keys cannot be read
 	CodeSession = "AZ-LOGIN-SESSION" // a log-in gets no shell
 	CodePAM     = "AZ-LOGIN-PAM"     // a module of PAM refuses
 	CodeNologin = "AZ-LOGIN-NOLOGIN" // a nologin file
@@ -131,7 +131,9 @@ type check struct {
 	acct   host.Account
 	groups []string // names
 	keys   []key
-	listen string // where sshd listens, as host:port
+	listen string   // where sshd listens, as host:port
+	passes bool     // /run/nologin is there and goes by itself
+	jobs   []string // of systemd, that run meanwhile
 	report Report
 }
 
@@ -163,8 +165,11 @@ func (c *check) run(ctx context.Context, wait bool) {
 			c.keys = append(c.keys, k)
 		}
 	}
-	if wait {
+	switch {
+	case wait:
 		c.awaitBoot(ctx)
+	case c.m.Root.Exists(bootNologin):
+		c.booting(ctx)
 	}
 	c.sameAccount()
 	pam := c.sshd(ctx)

@@ -106,15 +106,20 @@ func (c *check) shell(ctx context.Context) {
 	}
 }
 
-// awaitBoot waits until the machine lets users in: systemd removes
-// /run/nologin with systemd-user-sessions.service, which may wait for a mount
-// from the network.
+// awaitBoot waits until the machine lets users in: systemd makes /run/nologin
+// early in the boot and removes it with systemd-user-sessions.service, which may
+// wait for a mount from the network. Nothing is waited for where nothing will
+// remove the file.
 func (c *check) awaitBoot(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, bootPatience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for c.m.Root.Exists("/run/nologin") {
+	if !c.m.Root.Exists(bootNologin) {
+		return
+	}
+	c.booting(ctx)
+	for c.passes && c.m.Root.Exists(bootNologin) {
 		select {
 		case <-ctx.Done():
 			return
@@ -123,19 +128,64 @@ func (c *check) awaitBoot(ctx context.Context) {
 	}
 }
 
-// nologin says if a file keeps users out; both are read by sshd without PAM
-// and by pam_nologin.
-func (c *check) nologin() (Finding, bool) {
-	if c.acct.UID == 0 {
-		return Finding{}, false
+const (
+	// imageNologin refuses users until somebody removes it. pam_nologin and,
+	// without PAM, sshd itself read it.
+	imageNologin = "/etc/nologin"
+	// bootNologin refuses users while the machine boots, and before it is shut
+	// down. Only pam_nologin reads it.
+	bootNologin = "/run/nologin"
+)
+
+// booting finds out whether bootNologin will go by itself: systemd is going to
+// start the unit that removes it.
+func (c *check) booting(ctx context.Context) {
+	const unit = "systemd-user-sessions.service"
+	out, err := c.run1(ctx, nil, "systemctl", "show", "-p", "ActiveState", "-p", "Job", unit)
+	if err != nil {
+		return
 	}
-	for name, fix := range map[string]string{
-		"/etc/nologin": "rm /etc/nologin",
-		"/run/nologin": "systemctl start systemd-user-sessions.service; systemctl list-jobs shows what it waits for",
-	} {
-		if c.m.Root.Exists(name) {
-			return Finding{Code: CodeNologin, Shuts: []Way{Key, Password}, Evidence: name + " exists, so all users but root are refused", Fix: fix}, true
+	for line := range strings.Lines(out) {
+		switch k, v, _ := strings.Cut(strings.TrimSpace(line), "="); {
+		case k == "ActiveState" && v == "activating", k == "Job" && v != "" && v != "0":
+			c.passes = true
 		}
 	}
-	return Finding{}, false
+	if !c.passes {
+		return
+	}
+	// What it waits for is what runs now.
+	if out, err = c.run1(ctx, nil, "systemctl", "list-jobs", "--no-legend", "--no-pager"); err != nil {
+		return
+	}
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) == 4 && f[3] == "running" && len(c.jobs) < 5 {
+			c.jobs = append(c.jobs, f[1])
+		}
+	}
+}
+
+// nologin says if a file keeps users out. One that goes away by itself, shuts
+// nothing. pam is whether pam_nologin asks.
+func (c *check) nologin(pam bool) (Finding, bool) {
+	f := Finding{Code: CodeNologin, Shuts: login}
+	switch {
+	case c.acct.UID == 0:
+		return Finding{}, false
+	case c.m.Root.Exists(imageNologin):
+		f.Evidence, f.Fix = imageNologin+" exists, so all users but root are refused", "rm "+imageNologin
+	case !pam || !c.m.Root.Exists(bootNologin):
+		return Finding{}, false
+	case c.passes:
+		f.Shuts = nil
+		f.Evidence = bootNologin + " exists: all users but root are refused until the machine has booted"
+		if len(c.jobs) > 0 {
+			f.Evidence += "; systemctl list-jobs: running are " + strings.Join(c.jobs, ", ")
+		}
+		f.Fix = "wait; systemctl list-jobs shows what the boot waits for"
+	default:
+		f.Evidence = bootNologin + " exists, and systemd-user-sessions.service, which removes it, is not going to be started: all users but root are refused until the next boot"
+		f.Fix = "systemctl restart systemd-user-sessions.service, or, if a shutdown is planned: shutdown -c"
+	}
+	return f, true
 }

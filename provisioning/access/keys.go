@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -109,7 +110,7 @@ func (j *judge) keyFile(ctx context.Context, name string) (problem, fix string) 
 // inFile looks for the person's keys in the text of a file. sshd takes the
 // first line with the key whose options fit.
 func (j *judge) inFile(name, text string) (problem, fix string) {
-	lines, restricted := 0, ""
+	lines, restricted, skipped := 0, "", ""
 	for line := range strings.Lines(text) {
 		k, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
 		if err != nil || slices.Contains(options, "cert-authority") {
@@ -120,6 +121,10 @@ func (j *judge) inFile(name, text string) (problem, fix string) {
 			j.keys = append(j.keys, key{k}) // on request, they are those that the person has now
 		}
 		if len(j.keys) > 0 && !slices.ContainsFunc(j.keys, func(o key) bool { return bytes.Equal(o.Marshal(), k.Marshal()) }) {
+			continue
+		}
+		if why := j.skipped(options); why != "" {
+			skipped = "the line of the key in " + name + " has " + why
 			continue
 		}
 		forced := slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(strings.ToLower(o), "command=") })
@@ -135,10 +140,34 @@ func (j *judge) inFile(name, text string) (problem, fix string) {
 	case restricted != "":
 		j.add(CodeSession, "remove the options in front of the key in "+name, []Way{Key}, "%s", restricted)
 		return "", ""
+	case skipped != "":
+		return skipped, "remove the options in front of the key in " + name
 	case lines == 0:
 		return name + " has no keys", "add the key to " + name
 	}
 	return "none of the keys of the document is in " + name, "add the key to " + name
+}
+
+// skipped says which option makes sshd skip a line: it has expired, or is for
+// other addresses (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+func (j *judge) skipped(options []string) string {
+	for _, o := range options {
+		k, v, _ := strings.Cut(o, "=")
+		v = strings.Trim(v, `"`)
+		switch strings.ToLower(k) {
+		case "from":
+			if !matchAddress(v, j.from) {
+				return "from=: not for log-ins from " + j.from
+			}
+		case "expiry-time":
+			for _, layout := range []string{"20060102", "200601021504", "20060102150405", "20060102Z", "200601021504Z", "20060102150405Z"} {
+				if at, err := time.ParseInLocation(layout, v, time.Local); err == nil && j.now.After(at) {
+					return "expiry-time=, which has passed"
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // wayTo names what closes the way to a file.

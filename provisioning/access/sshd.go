@@ -72,12 +72,10 @@ func (j *judge) run(ctx context.Context) {
 	j.session()
 	j.keyTypes()
 	j.keyFiles(ctx)
-	if file := j.a.Value("revokedkeys"); file != "" && file != "none" && !j.m.Root.Exists(file) {
-		j.add(CodeRevoked, "install -m 600 /dev/null "+file, []Way{Key}, "RevokedKeys names %s, which is missing: sshd refuses every key", file)
-	}
+	j.revoked(ctx)
 	if j.a.Value("usepam") != "no" {
 		j.pam()
-	} else if f, ok := j.nologin(); ok {
+	} else if f, ok := j.nologin(false); ok {
 		j.found = append(j.found, f)
 	}
 }

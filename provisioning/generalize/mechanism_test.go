@@ -410,3 +410,41 @@ func TestIdentityM1TheAgentWritesUntilItIsStopped(t *testing.T) {
 		t.Errorf("left: %v", got)
 	}
 }
+
+// TestIdentityKeysAreKeys: the lines around a key are no key, and a key is one
+// wherever it stands.
+func TestIdentityKeysAreKeys(t *testing.T) {
+	t.Parallel()
+	const body = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\nQyNTUxOQAAACA="
+	for _, tc := range []struct {
+		name, text string
+		key        bool
+	}{
+		{"key", "-----BEGIN OPENSSH PRIVATE KEY-----\n" + body + "\n-----END OPENSSH PRIVATE KEY-----\n", true},
+		{"after a certificate", "-----BEGIN CERTIFICATE-----\n" + body + "\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n" + body + "\n-----END PRIVATE KEY-----\n", true},
+		{"encrypted", "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,AA\n\n" + body + "\n-----END RSA PRIVATE KEY-----\n", true},
+		{"indented, in YAML", "key: |\n  -----BEGIN PRIVATE KEY-----\n  " + strings.ReplaceAll(body, "\n", "\n  ") + "\n  -----END PRIVATE KEY-----\n", true},
+		{"in JSON", `{"private_key": "-----BEGIN PRIVATE KEY-----\n` + strings.ReplaceAll(body, "\n", `\n`) + `\n-----END PRIVATE KEY-----\n"}`, true},
+		{"CRLF", "-----BEGIN PRIVATE KEY-----\r\n" + strings.ReplaceAll(body, "\n", "\r\n") + "\r\n-----END PRIVATE KEY-----\r\n", true},
+		{"the markers of a Python program", "BEGIN = b'-----BEGIN PRIVATE KEY-----'\nEND = b'-----END PRIVATE KEY-----'\n", false},
+		{"the code of a Python program", "def strip(pem):\n    pem = pem.replace(\"-----BEGIN PRIVATE KEY-----\", \"\")\n    return pem.replace(\"-----END PRIVATE KEY-----\", \"\")\n", false},
+		{"two strings of a program", `found = "-----BEGIN PRIVATE KEY-----" in text and "-----END PRIVATE KEY-----" in text` + "\n", false},
+		{"two strings with a word in between", `if "-----BEGIN PRIVATE KEY-----" or "-----END PRIVATE KEY-----":` + "\n", false},
+		{"in one line", "KEY=-----BEGIN PRIVATE KEY----- " + strings.ReplaceAll(body, "\n", " ") + " -----END PRIVATE KEY-----\n", true},
+		{"a guide", "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----\n", false},
+		{"a template", "-----BEGIN PRIVATE KEY-----\n{{ key }}\n-----END PRIVATE KEY-----\n", false},
+		{"a public key", "-----BEGIN PUBLIC KEY-----\n" + body + "\n-----END PUBLIC KEY-----\n", false},
+		{"nothing in between", "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", false},
+		{"a program", "\x00-----BEGIN PRIVATE KEY-----\n" + body + "\n-----END PRIVATE KEY-----\n", false},
+	} {
+		r := clean(t)
+		write(t, r, "/opt/app/file", tc.text, 0o600)
+		found, err := generalize.Verify(r, opts(), generalize.Immutable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.ContainsFunc(found, func(f generalize.Finding) bool { return f.Code == "private-key" && f.Path == "/opt/app/file" }); got != tc.key {
+			t.Errorf("%s: a private key: %v, want %v", tc.name, got, tc.key)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -171,15 +172,38 @@ func (v *verifier) secrets(homes []string) {
 
 var errEnough = errors.New("enough was read")
 
+// privateKey matches the lines around a private key (RFC 7468, and the older
+// forms of OpenSSL and OpenSSH).
+var privateKey = regexp.MustCompile(`(?s)-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----(.*?)-----END ([A-Z0-9 ]*PRIVATE KEY)-----`)
+
+// keyHeader matches a header of an encrypted key (RFC 1421).
+var keyHeader = regexp.MustCompile(`(?m)^[ \t]*[A-Za-z0-9-]+:[ \t].*$`)
+
+// looksSecret reports whether a text has a private key: base64 between the two
+// lines, also indented or as a string of a program or of JSON. A program or a
+// guide has these lines as well, with something else in between, and a binary
+// is not a key.
 func looksSecret(b []byte) bool {
-	i := bytes.Index(b, []byte("-----BEGIN "))
-	if i < 0 {
+	if bytes.Contains(b, []byte{0}) {
 		return false
 	}
-	line, _, _ := bytes.Cut(b[i:], []byte("\n"))
-	// A binary program that contains this text is not a key.
-	return bytes.Contains(line, []byte("PRIVATE KEY-----")) && !bytes.Contains(b, []byte{0}) && bytes.Contains(b, []byte("-----END "))
+	for _, m := range privateKey.FindAllSubmatch(b, -1) {
+		body := keyHeader.ReplaceAllString(string(m[2]), "")
+		body = strings.NewReplacer(`\r`, "", `\n`, "", `"`, "", "'", "", `\`, "", ",", "").Replace(body)
+		body = strings.TrimRight(strings.Join(strings.Fields(body), ""), "=")
+		// Not the word between two strings of a program.
+		lines := bytes.IndexAny(m[2], "\r\n") == 0 || bytes.HasPrefix(m[2], []byte(`\n`)) || len(body) >= shortestKey
+		if bytes.Equal(m[1], m[3]) && lines && body != "" && strings.Trim(body, base64Alphabet) == "" {
+			return true
+		}
+	}
+	return false
 }
+
+// shortestKey is fewer characters than any private key has in base64.
+const shortestKey = 40
+
+const base64Alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 func (v *verifier) accounts() {
 	all, err := v.r.Accounts()
