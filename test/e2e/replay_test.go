@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -359,11 +358,11 @@ func TestReplay(t *testing.T) {
 				rows, aggregate := r.rows()
 				return slices.Equal(rows, tc.rows) && aggregate == tc.aggregate
 			})
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if last := r.health[len(r.health)-1]; !regexp.MustCompile(`<State>Ready</State>`).MatchString(last) {
-				t.Errorf("last health report: %s", last)
-			}
+			await(t, "Ready", func() bool { // in no order with the rows
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				return len(r.health) > 0 && strings.Contains(r.health[len(r.health)-1], "<State>Ready</State>")
+			})
 		})
 	}
 }
