@@ -136,23 +136,31 @@ func replaceName(dir *Dir, name, to string) error {
 	return dir.Rename(name, dir, to)
 }
 
+// packed is the suffix of a compressed file.
+const packed = ".gz"
+
 // rotate compresses the file to name.1.gz, renumbers the older ones, and
-// begins a new file. If the file can't be renamed, nothing is changed.
+// begins a new file. If the file can't be renamed, nothing is changed. The names
+// are those of logrotate, which may rotate the same log.
 func (l *LogFile) rotate(dir *Dir, base string) error {
 	full := base + ".0"
 	if err := replaceName(dir, base, full); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	older := func(i int) string { return fmt.Sprintf("%s.%d.gz", base, i) }
+	older := func(i int, suffix string) string { return fmt.Sprintf("%s.%d%s", base, i, suffix) }
 	for i := l.keep - 1; i > 0; i-- {
-		if err := replaceName(dir, older(i), older(i+1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		// Uncompressed ones are logrotate's, which would find their compressed
+		// name taken.
+		for _, suffix := range []string{packed, ""} {
+			if err := replaceName(dir, older(i, suffix), older(i+1, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	}
 	if l.keep > 0 {
 		// If that fails, as on a full disk, the old records are lost: new ones
 		// matter more.
-		_ = l.pack(dir, full, older(1))
+		_ = l.pack(dir, full, older(1, packed))
 	}
 	if err := errors.Join(l.close(), dir.Remove(full)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

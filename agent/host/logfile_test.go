@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -190,5 +191,85 @@ func TestNBR2AppendOnlyLog(t *testing.T) {
 	}
 	if b, err := os.ReadFile(file + ".2.gz"); err != nil || string(b) != "older" {
 		t.Errorf("the older log is %q (%v) after a rotation", b, err)
+	}
+}
+
+// rotations are rules for a log of the agent: that of the classic package, which
+// stays on a machine when ours replaces it, and others that people write. The
+// second is what logrotate does by them, where it is not installed.
+var rotations = map[string][2]string{
+	"the classic package's":      {"compress\nmonthly\nrotate 20\nnotifempty\nmissingok\n", `gzip LOG.1`},
+	"with the last uncompressed": {"compress\ndelaycompress\nrotate 20\nmissingok\n", `if [ -e LOG.2 ]; then gzip LOG.2; fi`},
+	"uncompressed":               {"create 0640\nrotate 20\nmissingok\n", `:`},
+}
+
+// shift is how logrotate renames older files, and then the log.
+const shift = `i=20
+while [ $i -gt 0 ]; do
+	for f in LOG.$i LOG.$i.gz; do
+		if [ -e $f ]; then mv -T $f LOG.$((i + 1))${f#LOG.$i}; fi
+	done
+	i=$((i - 1))
+done
+mv LOG LOG.1
+`
+
+// TestNBR2RotationByBoth: logrotate and the agent rotate the same log in turn.
+// No record is lost or there twice, and neither gets in the other's way.
+func TestNBR2RotationByBoth(t *testing.T) {
+	t.Parallel()
+	program, err := exec.LookPath("logrotate")
+	if err != nil {
+		t.Log("no logrotate: a script does the same")
+	}
+	for name, rule := range rotations {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		conf, log := filepath.Join(dir, "conf"), filepath.Join(dir, "waagent.log")
+		if err := os.WriteFile(conf, []byte(log+" {\n"+rule[0]+"}\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		l := host.NewLogFile("", log, 0o644, 1000, 20)
+		written := 0
+		records := func(n int) {
+			for range n {
+				if _, err := fmt.Fprintf(l, "record %04d %s\n", written, strings.Repeat("x", 80)); err != nil {
+					t.Fatal(err)
+				}
+				written++
+			}
+		}
+		for round := range 4 {
+			for range 1 + round%2 {
+				records(3) // less than the limit
+				cmd := exec.CommandContext(t.Context(), program, "-f", "-s", filepath.Join(dir, "state"), conf)
+				if program == "" {
+					cmd = exec.CommandContext(t.Context(), "sh", "-euc", strings.ReplaceAll(shift+rule[1], "LOG", log))
+				}
+				if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+					t.Errorf("%s, round %d: %v %s", name, round, err, out)
+				}
+			}
+			records(25) // more than twice the limit
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), "sh", "-euc", `for f in "$1"*; do case $f in *.gz) gzip -dc "$f" ;; *) cat "$f" ;; esac; done | sort`, "sh", log).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		if len(lines) != written {
+			t.Errorf("%s: %d of %d records are there", name, len(lines), written)
+		}
+		for i, line := range lines {
+			if !strings.HasPrefix(line, fmt.Sprintf("record %04d ", i)) {
+				t.Errorf("%s: %q instead of record %d", name, line, i)
+				break
+			}
+		}
 	}
 }
