@@ -42,8 +42,8 @@ func (p *program) Start(service.Service) error {
 	p.cancel = cancel
 	p.done = make(chan struct{})
 	go func() {
-		defer crash.Guard()
 		defer close(p.done)
+		defer crash.Guard()
 		p.err = p.run(ctx)
 	}()
 	return nil

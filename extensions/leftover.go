@@ -22,8 +22,8 @@ func (m *Manager) emptyTrash(ctx context.Context) {
 	// wait: not waited for; it ends with the context, after the removal in
 	// progress
 	go func() {
-		defer crash.Guard()
 		defer m.emptying.Store(false)
+		defer crash.Guard()
 		store.Delete(ctx, names)
 	}()
 }

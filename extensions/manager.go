@@ -527,8 +527,8 @@ func (m *Manager) begin(life context.Context, h *managed, w *work, do func(conte
 	m.busy++
 	p := m.pass
 	m.running.Go(func() {
-		defer crash.Guard()
 		defer stop(nil)
+		defer crash.Guard()
 		err := host.Safely(func() error { return do(ctx) })
 		select {
 		case m.done <- outcome{h: h, task: t, recs: w.recs, pass: p, dec: w.dec, how: w.how, err: err, await: w.wait, back: w.back}:

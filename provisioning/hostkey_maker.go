@@ -53,8 +53,8 @@ func MakeHostKeys(types []string) *HostKeyMaker {
 		k := &hostKey{done: make(chan struct{})}
 		k.start = sync.OnceFunc(func() {
 			go func() {
-				defer crash.Guard()
 				defer close(k.done)
+				defer crash.Guard()
 				if t == "rsa" {
 					// The thread is never unlocked, so it ends with the
 					// goroutine. Until then it runs at low priority, to not

@@ -1,5 +1,6 @@
 // Package cli has what the command lines of agentctl and azguest have in common:
-// words of which there is a fixed list, and output that may not arrive.
+// words of which there is a fixed list, output that may not arrive, and the exit
+// statuses of both. It imports nothing of this module.
 //
 // Begin with OneOf. The emulator has a list of its own (fabric.OneOf), because it
 // shares no code with the agent.
@@ -11,6 +12,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+)
+
+// Exit statuses of agentctl and azguest, by the numbers of sysexits.h, so that a
+// typing error does not look like a failed agent. Commands of the classic agent
+// (azguest waagent, agentctl waagent-compat) have that agent's.
+const (
+	ExitUsage  = 64 // wrong usage (EX_USAGE)
+	ExitOutput = 74 // the output could not be written (EX_IOERR)
 )
 
 // OneOf returns nil if word is one of known. Otherwise the error names the word
@@ -30,6 +39,9 @@ func OneOf(what, word string, known ...string) error {
 	return &WordError{text}
 }
 
+// maxWord is more than any word that is known has, in bytes.
+const maxWord = 100
+
 // maxListed is the longest list that an error repeats.
 const maxListed = 12
 
@@ -40,8 +52,11 @@ func (e *WordError) Error() string { return e.text }
 
 // Nearest returns the known word that is most similar to word, or "" if none is
 // similar: at most one letter in four differs (one at least), or it begins with
-// word.
+// word. Of a word that is longer than any that is meant, nothing is similar.
 func Nearest(word string, known []string) string {
+	if len(word) > maxWord {
+		return ""
+	}
 	best, least := "", max(1, len(word)/4)+1
 	for _, k := range known {
 		d := distance(strings.ToLower(word), strings.ToLower(k))

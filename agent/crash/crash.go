@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Code is the error code of a panic.
@@ -37,6 +39,15 @@ func (e *Error) Error() string { return Code + ": " + e.text }
 // Code returns the error code, which is stable.
 func (e *Error) Code() string { return Code }
 
+// Private keeps the memory of this process, which has keys and passwords in it,
+// out of core files, whatever the core limit and GOTRACEBACK are, and from
+// debuggers of the same user. It is the first call of main. Programs that this
+// process starts are not affected: exec resets it, and the core limit stays as
+// it was, because what the agent starts would inherit a lower one.
+func Private() {
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // can't fail with this argument
+}
+
 // New describes a value that was recovered. It is called by the deferred
 // function itself.
 func New(value any) *Error {
@@ -45,7 +56,9 @@ func New(value any) *Error {
 
 // Guard is deferred by main and by goroutines. It ends the program after a
 // panic, with a description on stderr; the service manager starts the agent
-// again.
+// again. It is the last function that a goroutine defers, and so the first that
+// runs: another one could tell main that the goroutine has ended, and main would
+// end the program without a description, with the status of success.
 func Guard() {
 	if v := recover(); v != nil {
 		e := New(v)

@@ -30,8 +30,8 @@ const (
 	ExitFailed   = 2
 	ExitDown     = 3
 	ExitUnknown  = 4
-	ExitUsage    = 64
-	ExitOutput   = 74
+	ExitUsage    = cli.ExitUsage
+	ExitOutput   = cli.ExitOutput
 )
 
 // Env is the environment that agentctl runs in.

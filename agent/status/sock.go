@@ -105,10 +105,10 @@ func Serve(ctx context.Context, path string, handle func(context.Context, Reques
 			return c.Close()
 		}
 		wg.Go(func() {
-			defer crash.Guard()
 			// wait: it gives back what was put there for this client
 			defer func() { <-slots }()
 			defer c.Close() // the answer is written; nothing to save
+			defer crash.Guard()
 			serveOne(ctx, c, handle)
 		})
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/protocol/cms"
 )
@@ -33,7 +34,7 @@ func (t *Tool) Decrypt(args []string) int {
 	}
 	if f.NArg() != 1 {
 		fmt.Fprintln(t.Err, "usage: azguest decrypt [-cert THUMBPRINT] FILE")
-		return exitFlags
+		return cli.ExitUsage
 	}
 	in := t.In
 	if name := f.Arg(0); name != "-" {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/azguest/azguest/agent"
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
@@ -91,7 +92,7 @@ func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	}
 	if f.NArg() > 0 || (*plan && (*yes || *shutdown)) || (*asJSON && !*plan) {
 		fmt.Fprintln(t.Err, "usage: azguest generalize [--plan [--json]] [--yes [--shutdown]] [--keep-user]")
-		return exitFlags
+		return cli.ExitUsage
 	}
 	if *again {
 		err := t.needRoot()
@@ -148,7 +149,7 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 	}
 	if len(names) != 2 || names[0] != "verify" {
 		fmt.Fprintln(t.Err, "usage: azguest image verify [--profile marketplace|cis|immutable] [--json] ROOT")
-		return exitFlags
+		return cli.ExitUsage
 	}
 	dir, err := filepath.Abs(names[1])
 	if err != nil {
@@ -157,7 +158,7 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 	found, err := generalize.Verify(host.Root(dir), generalizeOptions(t.Config, true), generalize.Profile(*profile))
 	if err != nil {
 		fmt.Fprintln(t.Err, "azguest:", err)
-		return exitUsage
+		return exitUnread
 	}
 	fatal, err := t.verdict(dir, *profile, *asJSON, found)
 	if err != nil || fatal > 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/extensions/policy"
 )
 
@@ -14,7 +15,7 @@ import (
 func (t *Tool) Policy(args []string) int {
 	if len(args) == 0 || args[0] != "explain" {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
-		return exitFlags
+		return cli.ExitUsage
 	}
 	f := flag.NewFlagSet("azguest policy explain", flag.ContinueOnError)
 	f.SetOutput(t.Err)
@@ -26,7 +27,7 @@ func (t *Tool) Policy(args []string) int {
 	}
 	if f.NArg() != 1 {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
-		return exitFlags
+		return cli.ExitUsage
 	}
 	a := policy.Explain(t.Root, policy.Config{File: t.Config.Policy.File, Mode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
 	if *asJSON {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
@@ -22,10 +23,10 @@ import (
 // Exit codes of the commands. The classic agent exits with 0 even after a
 // failure (provisioning/SPEC.md §16.5); here scripts can see failures.
 const (
-	exitOK     = 0
-	exitFailed = 1  // failed, or the image must not be published
-	exitUsage  = 2  // unknown arguments; also commands of the classic agent that are provided by agentctl
-	exitFlags  = 64 // wrong flags, as in agentctl
+	exitOK      = 0
+	exitFailed  = 1 // failed, or the image must not be published
+	exitClassic = 2 // a command of the classic agent that is provided by another command
+	exitUnread  = 2 // the image to check can't be read
 )
 
 // A Tool runs one command of azguest and ends, whether or not the agent is
@@ -78,7 +79,7 @@ func parseFlags(f *flag.FlagSet, args []string) (code int, ok bool) {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK, false
 	case err != nil:
-		return exitFlags, false
+		return cli.ExitUsage, false
 	}
 	return 0, true
 }

@@ -87,10 +87,10 @@ func (t *Tool) Waagent(ctx context.Context, w Waagent) int {
 		err = t.collect(ctx, w)
 	case "provision":
 		fmt.Fprintln(t.Err, "azguest: -provision does not exist; use: azguest provision")
-		return exitUsage
+		return exitClassic
 	default:
 		fmt.Fprintf(t.Err, "azguest: -%s is provided by: agentctl waagent-compat -%s\n", w.Command, w.Command)
-		return exitUsage
+		return exitClassic
 	}
 	return t.end(err)
 }

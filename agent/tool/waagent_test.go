@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
@@ -96,9 +97,9 @@ func TestGeneralize(t *testing.T) {
 		"asked, and no":       {"", "no\n", exitFailed, false, false, "not confirmed"},
 		"nobody answers":      {"", "", exitFailed, false, false, "not confirmed"},
 		"shutdown":            {"--yes --shutdown", "", exitOK, true, true, ""},
-		"plan and shutdown":   {"--plan --shutdown", "", exitFlags, false, false, "usage: azguest generalize"},
-		"what is not a flag":  {"now", "", exitFlags, false, false, "usage: azguest generalize"},
-		"a flag that is none": {"--force", "", exitFlags, false, false, "not defined"},
+		"plan and shutdown":   {"--plan --shutdown", "", cli.ExitUsage, false, false, "usage: azguest generalize"},
+		"what is not a flag":  {"now", "", cli.ExitUsage, false, false, "usage: azguest generalize"},
+		"a flag that is none": {"--force", "", cli.ExitUsage, false, false, "not defined"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -166,7 +167,7 @@ func TestImageVerify(t *testing.T) {
 			t.Errorf("%s: exit %d\n%s", p, code, out)
 		}
 	}
-	for want, args := range map[int]string{exitFlags: "verify", exitUsage: "verify /nowhere"} {
+	for want, args := range map[int]string{cli.ExitUsage: "verify", exitUnread: "verify /nowhere"} {
 		if code := clean.Image(t.Context(), strings.Fields(args)); code != want {
 			t.Errorf("%q: exit %d", args, code)
 		}
@@ -189,8 +190,8 @@ func TestServiceCommands(t *testing.T) {
 		"start":                         {Waagent{Command: "start"}, true, "", "start", 0},
 		"start without a service":       {Waagent{Command: "start", Verbose: true}, false, "start", "start detach run -verbose", 0},
 		"start with a file":             {Waagent{Command: "start", ConfigFile: "/c"}, true, "", "detach run -config /c", 0},
-		"something else":                {Waagent{Command: "version"}, true, "", "", exitUsage},
-		"provision":                     {Waagent{Command: "provision"}, true, "", "", exitUsage},
+		"something else":                {Waagent{Command: "version"}, true, "", "", exitClassic},
+		"provision":                     {Waagent{Command: "provision"}, true, "", "", exitClassic},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

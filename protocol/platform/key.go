@@ -60,8 +60,8 @@ func (k *transportKey) start() {
 		k.done = make(chan struct{})
 		k.started.Store(true)
 		go func() {
-			defer crash.Guard()
 			defer close(k.done)
+			defer crash.Guard()
 			k.pair, k.err = k.load()
 			if k.err != nil {
 				k.pair, k.err = k.make()

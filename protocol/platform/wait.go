@@ -29,8 +29,8 @@ func (c *Client) Wait(ctx context.Context, d time.Duration) (changed bool, err e
 	wctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
 	go func() {
-		defer crash.Guard()
 		defer close(ended)
+		defer crash.Guard()
 		if watch(wctx, c.o.Root) {
 			cancel(errChanged)
 		}

@@ -37,7 +37,7 @@ var may = map[string][]string{
 
 	"agent/bound":             {},
 	"agent/cli":               {},
-	"agent/config":            {"agent/bound", "agent/host", "agent/secret"},
+	"agent/config":            {"agent/bound", "agent/cli", "agent/host", "agent/secret"},
 	"agent/crash":             {},
 	"agent/disk":              {"agent/event", "agent/host"},
 	"agent/event":             {"agent/bound", "agent/host", "agent/secret"},
@@ -51,7 +51,7 @@ var may = map[string][]string{
 	"agent/host/unzip":        {"agent/bound", "agent/host"},
 	"agent/secret":            {},
 	"agent/status":            {"agent/bound", "agent/host", "agent/host/process", "agent/secret"},
-	"agent/tool":              {"agent", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "provisioning", "provisioning/generalize"},
+	"agent/tool":              {"agent", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "provisioning", "provisioning/generalize"},
 	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/host/unzip", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 	"agent/version":           {},
@@ -408,10 +408,12 @@ func TestNBR7ProgramsAreWrittenSafely(t *testing.T) {
 }
 
 // TestPanicsAreCaught: the Go runtime prints the value of a panic, which may have
-// a secret in it. So each goroutine of these packages starts with a deferred
-// function of agent/crash, or does all of its work in host.Safely, and nothing
-// else recovers.
+// a secret in it. So each goroutine of the agent starts with a deferred function
+// of agent/crash, or does all of its work in host.Safely, and nothing else
+// recovers. What runs when a context or a time ends may also be one statement, or
+// a function that is named: they cancel, close and stop.
 func TestPanicsAreCaught(t *testing.T) {
+	helpers := []string{"agent/host/hosttest", "agent/update/updatetest"} // of tests
 	guarded := func(body *ast.BlockStmt) (ok bool) {
 		ast.Inspect(body, func(n ast.Node) bool {
 			if s, is := n.(*ast.SelectorExpr); is {
@@ -423,20 +425,32 @@ func TestPanicsAreCaught(t *testing.T) {
 		return ok
 	}
 	for _, f := range sources(t, false) {
-		if !matches(f.pkg, []string{"agent/host/...", "agent/log", "agent/status", "agent/firewall", "agent/tool", "ovf/..."}) || f.pkg == "agent/host/hosttest" {
+		if !matches(f.pkg, []string{"agent/...", "extensions/...", "ovf/...", "protocol/...", "provisioning/..."}) || slices.Contains(helpers, f.pkg) {
 			continue
 		}
+		unguarded := func(fun ast.Expr) bool {
+			lit, ok := fun.(*ast.FuncLit)
+			return !ok || !guarded(lit.Body)
+		}
+		const missing = "a goroutine without crash.Guard, crash.Catch or host.Safely"
+		// What is deferred after Guard runs before it, see there.
+		inspectGuards(f.ast, func(later ast.Stmt) {
+			t.Errorf("%s: a function that is deferred after crash.Guard (byte %d)", f.name, later.Pos()-f.ast.FileStart)
+		})
 		ast.Inspect(f.ast, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.GoStmt:
-				if lit, ok := n.Call.Fun.(*ast.FuncLit); !ok || !guarded(lit.Body) {
-					t.Errorf("%s: a goroutine without crash.Guard, crash.Catch or host.Safely", f.name)
+				if unguarded(n.Call.Fun) {
+					t.Errorf("%s: %s", f.name, missing)
 				}
 			case *ast.CallExpr:
 				s, ok := n.Fun.(*ast.SelectorExpr)
-				if ok && s.Sel.Name == "Go" && len(n.Args) == 1 {
-					if lit, ok := n.Args[0].(*ast.FuncLit); !ok || !guarded(lit.Body) {
-						t.Errorf("%s: a goroutine without crash.Guard, crash.Catch or host.Safely", f.name)
+				if ok && s.Sel.Name == "Go" && len(n.Args) == 1 && unguarded(n.Args[0]) {
+					t.Errorf("%s: %s", f.name, missing)
+				}
+				if ok && s.Sel.Name == "AfterFunc" && len(n.Args) == 2 {
+					if lit, is := n.Args[1].(*ast.FuncLit); is && len(lit.Body.List) > 1 && unguarded(lit) {
+						t.Errorf("%s: AfterFunc starts %s", f.name, missing)
 					}
 				}
 				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "recover" && f.pkg != everywhere {
@@ -445,5 +459,65 @@ func TestPanicsAreCaught(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// inspectGuards calls found for each function that is deferred after crash.Guard
+// in the same function.
+func inspectGuards(f *ast.File, found func(ast.Stmt)) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		body, ok := n.(*ast.BlockStmt)
+		if !ok {
+			return true
+		}
+		guarded := false
+		for _, s := range body.List {
+			d, ok := s.(*ast.DeferStmt)
+			if !ok {
+				continue
+			}
+			if guarded {
+				found(d)
+			}
+			if sel, ok := d.Call.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "Guard" {
+				guarded = true
+			}
+		}
+		return true
+	})
+}
+
+// TestProgramsArePrivate: the programs keep their memory out of core files, and
+// what they print of a panic has no data in it, from their first statements on.
+func TestProgramsArePrivate(t *testing.T) {
+	seen := 0
+	for _, f := range sources(t, false) {
+		if !matches(f.pkg, []string{"agent/cmd/..."}) {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || fn.Name.Name != "main" {
+				continue
+			}
+			seen++
+			var calls []string
+			for _, s := range fn.Body.List[:min(2, len(fn.Body.List))] {
+				ast.Inspect(s, func(n ast.Node) bool {
+					if sel, ok := n.(*ast.SelectorExpr); ok {
+						if x, ok := sel.X.(*ast.Ident); ok {
+							calls = append(calls, x.Name+"."+sel.Sel.Name)
+						}
+					}
+					return true
+				})
+			}
+			if !slices.Equal(calls, []string{"crash.Private", "crash.Guard"}) {
+				t.Errorf("%s: main begins with %v, not with crash.Private and crash.Guard", f.name, calls)
+			}
+		}
+	}
+	if seen != 2 {
+		t.Errorf("%d programs, want azguest and agentctl", seen)
 	}
 }

@@ -13,6 +13,7 @@ import (
 )
 
 func main() {
+	crash.Private()
 	defer crash.Guard()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := ctl.Main(ctx, os.Args[1:], ctl.System(os.Getenv))

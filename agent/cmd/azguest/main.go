@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -49,12 +50,15 @@ const usage = `usage: azguest <command> [flags]
   decrypt     decrypt protected settings: [-cert THUMBPRINT] FILE
   waagent     run a command of the classic agent
 
-Exit status: 0 success, 1 failure, 2 wrong usage.
+Exit status: 0 success, 1 failure, 64 wrong usage, 74 the output could not be
+written, as with agentctl. image verify ends with 2 if it can't read ROOT.
+waagent has the classic agent's: 2 for what it does not understand.
 
 Flags of run and provision:
 `
 
 func main() {
+	crash.Private()
 	defer crash.Guard()
 	out := cli.NewOutput(os.Stdout, nil)
 	code := realMain(os.Args[1:], out, os.Stderr)
@@ -62,7 +66,7 @@ func main() {
 		if !errors.Is(err, syscall.EPIPE) {
 			fmt.Fprintln(os.Stderr, "azguest:", err)
 		}
-		code = max(code, 1)
+		code = cli.ExitOutput
 	}
 	os.Exit(code)
 }
@@ -73,13 +77,21 @@ var commands = []string{
 	"generalize", "image", "policy", "decrypt", "waagent", "help",
 }
 
+// alone are those that have no flags and no arguments.
+var alone = []string{"install", "uninstall", "start", "stop", "restart", "firewall", "cleanup", "version", "--version", "-version"}
+
 func realMain(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)
 		flags(&options{}, stderr).PrintDefaults()
-		return 2
+		return cli.ExitUsage
 	}
-	switch cmd, rest := args[0], args[1:]; cmd {
+	cmd, rest := args[0], args[1:]
+	if len(rest) > 0 && slices.Contains(alone, cmd) {
+		fmt.Fprintf(stderr, "azguest: unexpected argument %q of %s\nSee 'azguest help'.\n", rest[0], cmd)
+		return cli.ExitUsage
+	}
+	switch cmd {
 	case "run", "provision":
 		return run(cmd, rest, stderr)
 	case "waagent":
@@ -123,7 +135,7 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		return 0
 	default:
 		fmt.Fprintf(stderr, "azguest: %v\nSee 'azguest help'.\n", cli.OneOf("command", cmd, commands...))
-		return 2
+		return cli.ExitUsage
 	}
 }
 
@@ -288,10 +300,10 @@ func parseRun(args []string, stderr io.Writer) (o options, code int, ok bool) {
 	case errors.Is(err, flag.ErrHelp):
 		return o, 0, false
 	case err != nil:
-		return o, 2, false
+		return o, cli.ExitUsage, false
 	case f.NArg() > 0:
 		fmt.Fprintf(stderr, "azguest: unexpected argument %q\n", f.Arg(0))
-		return o, 2, false
+		return o, cli.ExitUsage, false
 	}
 	return o, 0, true
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/agent/host/process"
@@ -48,6 +49,7 @@ read x || echo eof
 // standIn does what the agent does, in a process that was started in the way of
 // the test: it starts facts in each way in which the agent starts programs.
 func standIn(dir string) int {
+	crash.Private()
 	err := process.Normalize()
 	process.Swallow(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE) // as the guard of an update does
 	ctx, cancel := context.WithTimeout(context.Background(), lastResort)

@@ -250,6 +250,7 @@ func waitPID(ctx context.Context, pid int, retry, look time.Duration) error {
 	defer unix.Close(wake)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer crash.Guard()
 		_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 		close(stopped)
 	})

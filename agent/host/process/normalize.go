@@ -19,14 +19,12 @@ import (
 
 // Normalize undoes what this process has inherited from whoever has started
 // it, as far as the processes that it starts would inherit it in turn:
-// descriptors, ignored and blocked signals, the umask. It also keeps the
-// contents of memory, which include keys, out of core files of this process;
-// those of other programs are not affected. Call it before anything is started.
+// descriptors, ignored and blocked signals, the umask. Call it before anything
+// is started.
 //
 // If signals are blocked, which only a program without threads can change, it
 // executes this program once more, with the same arguments and environment.
 func Normalize() error {
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	unix.Umask(0o022)
 	ignored, blocked, err := inheritedSignals()
 	if err == nil && blocked != 0 {

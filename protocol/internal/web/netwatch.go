@@ -58,8 +58,8 @@ func (c *Client) watch(ctx context.Context) (changed <-chan struct{}, end func()
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
-		defer crash.Guard()
 		defer close(done)
+		defer crash.Guard()
 		for next(ctx) == nil {
 			select {
 			case ch <- struct{}{}:
