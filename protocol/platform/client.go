@@ -130,7 +130,7 @@ func New(o Options) *Client {
 		if o.Dial != nil {
 			far = o.Dial
 		}
-		farRT = web.Transport(o.dialer(far), &o.Proxy, o.RootCAs)
+		farRT = o.farTransport(o.dialer(far), &c.o.Proxy)
 	}
 	c.hostWeb = web.New(&observedTransport{rt: nearRT, c: c, near: true}, o.UserAgent, c.canary(dial))
 	c.hostWeb.Routes = o.Routes
