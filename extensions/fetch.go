@@ -130,7 +130,7 @@ func (w *work) obtain(ctx context.Context, r store.Record) (store.Record, error)
 		return got, nil
 	}
 	w.m.store.DropPackage(r.Name, r.Version)
-	if protocol.OutlookOf(err, protocol.Never) == protocol.Absent {
+	if protocol.OutlookOf(err, protocol.Never) == protocol.Absent || protocol.Expired(err) && !protocol.NextTry(err).Equal(w.asked) {
 		w.dec = nil // the manifest may name other addresses by now
 	}
 	return r, fmt.Errorf("Failed to download %s-%s from all URIs. Last error: download %s-%s: %w", r.Name, r.Version, r.Name, r.Version, err) //nolint:staticcheck // tools look for this sentence

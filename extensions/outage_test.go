@@ -37,6 +37,7 @@ type site struct {
 	evs  *events
 	stop func()
 	cfg  Config
+	key  string // of the last goal state
 }
 
 // siteHandler is the one handler of a site.

@@ -128,7 +128,9 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		if m.pass.key == gs.Key() && !m.pass.hold == !m.held(gs) {
 			// The same goal state, perhaps with other certificates: keep the
 			// results, but rebuild the pairs, which point into its handlers.
+			renewed := !reflect.DeepEqual(m.pass.gs.Handlers, gs.Handlers)
 			m.pass.gs, m.pass.pairs, m.pass.names = gs, pairsOf(gs), nil
+			m.tryAgain(renewed) // where an address had expired
 			return
 		}
 	}

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -65,6 +66,22 @@ func Local(err error) bool {
 		if errors.Is(err, no) {
 			return true
 		}
+	}
+	return false
+}
+
+// Expired reports whether one of the answers in err says that the address is no
+// longer authorised (or not yet, by the clock of who signed it). A newer goal
+// state, or a newer manifest, may have another.
+func Expired(err error) bool {
+	if x, ok := err.(interface{ Expired() bool }); ok { //nolint:errorlint // every error of the tree is visited
+		return x.Expired()
+	}
+	switch u := err.(type) { //nolint:errorlint // as above
+	case interface{ Unwrap() error }:
+		return Expired(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(u.Unwrap(), Expired)
 	}
 	return false
 }

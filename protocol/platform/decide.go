@@ -3,6 +3,7 @@ package platform
 import (
 	"context"
 	"encoding/json"
+	"reflect"
 	"time"
 
 	"github.com/azguest/azguest/protocol"
@@ -131,7 +132,12 @@ func (c *Client) do(ctx context.Context, what step, l *look) error {
 		c.fetchMissing(ctx, l.gs)
 	case adoptNewer:
 		s.adopt(c.newer(l.gs, l.vm))
-		s.changed = true
+		renewed := l.before != nil && !reflect.DeepEqual(s.adopted.Handlers, l.before.Handlers)
+		if renewed {
+			c.forgetDownloads()
+		}
+		s.changed = s.changed || !s.renewing || renewed || s.adopted.id != l.before.id
+		s.renewing = false
 	case adoptMoved:
 		s.adopt(c.newer(l.gs, l.vm))
 		s.changed = s.changed || s.adopted.id != l.before.id || s.adopted.CreatedTicks != l.before.CreatedTicks || !sameCerts(l.certs, s.docs.certs)

@@ -32,6 +32,11 @@ type state struct {
 	// states. maybeUnannounced: they did not, the last time.
 	unannounced, maybeUnannounced bool
 
+	// renewing: the refetch is for addresses that have expired. renewAt is when
+	// the next one may be.
+	renewing bool
+	renewAt  time.Time
+
 	adopted *adopted
 	// retryAt is when documents that could not be fetched, or certificates
 	// that are missing, are asked for again.
@@ -72,6 +77,7 @@ const (
 	settingsReprobe  = 6 * time.Hour    // when a host without vmSettings is asked again
 	certificateRetry = 6 * time.Second  // second search for missing certificates
 	statusBlobRetry  = 3 * time.Minute  // how often a goal state without status blob is fetched
+	addressRenewal   = 3 * time.Minute  // how often a goal state with expired addresses is fetched
 	tickEpoch        = 621355968000000000
 )
 

@@ -234,7 +234,7 @@ func (c *Client) Manifest(ctx context.Context, uris []secret.URL) (*protocol.Man
 		},
 	})
 	if err != nil {
-		return nil, err
+		return nil, c.expired(err)
 	}
 	return m, nil
 }
@@ -248,7 +248,27 @@ func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret
 	if check != nil {
 		w.Check = func(b transfer.Body) error { return check(b.File, b.Digest) }
 	}
-	return c.transfers().File(ctx, w, c.o.Root.Path(dst))
+	digest, err := c.transfers().File(ctx, w, c.o.Root.Path(dst))
+	return digest, c.expired(err)
+}
+
+// expired makes the next GoalState get everything again if storage no longer
+// accepts an address: the platform may have renewed it without a new goal state.
+func (c *Client) expired(err error) error {
+	if !protocol.Expired(err) {
+		return err
+	}
+	select {
+	case c.turn <- struct{}{}:
+		// wait: it gives back what this call has put there
+		defer func() { <-c.turn }()
+		if s := &c.state; s.adopted != nil && !time.Now().Before(s.renewAt) {
+			s.refetch, s.renewing = true, true
+			s.renewAt = time.Now().Add(addressRenewal)
+		}
+	default: // a GoalState call is running; the next failure tells
+	}
+	return fmt.Errorf("the signature in the address is not valid at this time, asking the platform for another one: %w", err)
 }
 
 // verify reports whether the host is to check addresses against the goal

@@ -83,6 +83,10 @@ func (e *StatusError) Named() string {
 	return ""
 }
 
+// Expired implements protocol.Expired: storage does not accept the signature in
+// the address.
+func (e *StatusError) Expired() bool { return e.Status == 403 && e.Named() == "AuthenticationFailed" }
+
 // Throttled reports an answer that asks the client to come back later.
 func (e *StatusError) Throttled() bool {
 	return e.Status == 403 || e.Status == 429 || e.Status == 503
