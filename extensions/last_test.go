@@ -386,3 +386,62 @@ func TestLastWordIsAlwaysCopied(t *testing.T) {
 		t.Errorf("%d files, %v", len(names), err)
 	}
 }
+
+// TestK16: the number of the last settings that a handler has applied survives
+// an install that fails after a version change, and the fresh install of the
+// next goal state: otherwise it applies the same settings twice.
+func TestK16(t *testing.T) {
+	t.Parallel()
+	script := `log "mrseq=$(cat mrseq 2>/dev/null)"
+[ "$op" = install ] && [ -e broken ] && [ ! -e once ] && { : > once; exit 7; }
+[ "$op" = enable ] && { echo "$seq" > mrseq; status success; }
+exit 0
+`
+	w := newWorld(t, pkg{name: "P.X", version: "1.0", script: script},
+		pkg{name: "P.X", version: "2.0", script: script, files: map[string]string{"broken": "", "status/old": "x"}}).start()
+	w.offer(ext("P.X", "1.0", 4))
+	if s := w.processed(ext("P.X", "2.0", 4)); !strings.Contains(show(s), "NotReady") {
+		t.Fatalf("install has not failed: %s", show(s))
+	}
+	w.clearCalls()
+	if got := show(w.processed(ext("P.X", "2.0", 4))); got != "P.X 2.0 Ready 0 | 4 success 0\n" {
+		t.Errorf("got %s", got)
+	}
+	if diff := cmp.Diff([]string{"2.0 install 4 mrseq=4", "2.0 enable 4 mrseq=4"}, w.calls()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// TestK26: what another agent has left in the middle of a version change is
+// taken over, with the number of the last settings.
+func TestK26(t *testing.T) {
+	t.Parallel()
+	script := `log "mrseq=$(cat mrseq 2>/dev/null)"
+[ "$op" = enable ] && status success
+exit 0
+`
+	for state, want := range map[string][]string{
+		"FailedUpgrade": {"2.0 install 4 mrseq=4", "2.0 enable 4 mrseq=4"},
+		"NotInstalled":  {"2.0 install 4 mrseq=4", "2.0 enable 4 mrseq=4"},
+		"Installed":     {"2.0 enable 4 mrseq=4"},
+	} {
+		w := newWorld(t, pkg{name: "P.X", version: "2.0", script: script}).start()
+		w.offer(ext("P.X", "2.0", 4))
+		w.stop()
+		base := w.base("P.X-2.0")
+		writeFile(t, base+"/mrseq", "4")
+		writeFile(t, base+"/config/HandlerState", state)
+		writeFile(t, base+"/config/HandlerStatus", `{"name":"P.X","version":"2.0","status":"NotReady","code":1008,"message":"failed"}`)
+		if err := os.RemoveAll(w.m.store.Sub("records")); err != nil { // the other agent has none
+			t.Fatal(err)
+		}
+		w.clearCalls()
+		w.start()
+		if got := show(w.processed(ext("P.X", "2.0", 4))); got != "P.X 2.0 Ready 0 | 4 success 0\n" {
+			t.Errorf("%s: got %s", state, got)
+		}
+		if diff := cmp.Diff(want, w.calls()); diff != "" {
+			t.Errorf("%s: calls (-want +got):\n%s", state, diff)
+		}
+	}
+}

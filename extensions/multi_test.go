@@ -135,3 +135,27 @@ func TestMultiConfigGoneWithoutExtensions(t *testing.T) {
 		t.Error("the directory is left over")
 	}
 }
+
+// TestOwnErrorIsNotTheHandlersWord: the error that the agent has written for a
+// failed enable goes with the next enable; a file of the handler's stays.
+func TestOwnErrorIsNotTheHandlersWord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg{name: "P.M", version: "1.0", manifest: multiManifest, script: `log
+[ "$op$ext" = enableown ] && [ ! -e own.once ] && { : > own.once; status error Enable "own words"; exit 5; }
+[ "$op$ext" = enablebad ] && [ ! -e bad.once ] && { : > bad.once; exit 5; }
+exit 0
+`}).start()
+	s := w.processed(multi("P.M", "1.0", "bad:1", "own:1"))
+	if got, want := show(s), "P.M 1.0 NotReady 0 | bad 1 error 1009\nP.M 1.0 NotReady 0 | own 1 error 0\n"; got != want {
+		t.Fatalf("got %s want %s", got, want)
+	}
+	w.m.Retry("P.M", "bad", "test")
+	w.m.Retry("P.M", "own", "test")
+	s = w.await("both ran again", func(s Snapshot) bool { return len(w.calls()) == 5 && strings.Contains(show(s), "bad 1 transitioning") })
+	if got, want := show(s), "P.M 1.0 Ready 0 | bad 1 transitioning 0\nP.M 1.0 Ready 0 | own 1 error 0\n"; got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	if exists(w.base("P.M-1.0/status/bad.1.status")) || !exists(w.base("P.M-1.0/status/own.1.status")) {
+		t.Error("the wrong file was removed")
+	}
+}

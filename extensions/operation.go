@@ -216,6 +216,20 @@ func (w *work) stamps(base string) map[string]store.FileStamp {
 	return out
 }
 
+// dropOwn removes a status file that the agent itself has written for a failed
+// enable, before the next one: it would be taken for the word of a handler that
+// writes nothing now.
+func (w *work) dropOwn(base, ext string, seq int) {
+	own := w.rec(w.task.Version).Exts[ext].Own
+	path := base + "/status/" + handler.FileName(ext, seq, ".status")
+	if now, there := store.StampOf(path); own == nil || !there || now != *own {
+		return
+	}
+	if err := folder.Root.Remove(path); err != nil {
+		w.m.log.Warn().Err(err).Str("handler", w.name).Str("extension", ext).Msg("could not remove own error status")
+	}
+}
+
 // failTarget records a failure of the whole handler in this goal state.
 func (w *work) failTarget(r store.Record, p fault.Problem) error {
 	w.forgetAwaited(r.Version)
@@ -291,6 +305,9 @@ func (w *work) command(ctx context.Context) error {
 	r := w.rec(t.Version)
 	base := w.m.store.Base(w.name, t.Version)
 	ext, seq, settings := w.extension()
+	if t.Op == plan.Enable {
+		w.dropOwn(base, ext, seq)
+	}
 	d := store.Doing{Task: t, Seq: seq, Hash: w.hash(ext), Key: w.key(), Started: time.Now().UTC(), Boot: w.m.boot, Status: w.stamps(base)}
 	if t.Op == plan.Uninstall && t.To != "" {
 		w.copyLate()

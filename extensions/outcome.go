@@ -317,7 +317,13 @@ func (w *work) failed(r store.Record, d store.Doing, p fault.Problem, exit strin
 		r = r.SetExt(t.Ext, e).Fail(plan.Enable)
 		if t.Ext != "" {
 			// One extension of many: the handler's own status does not change.
+			path := w.m.store.Base(r.Name, r.Version) + "/status/" + handler.FileName(t.Ext, d.Seq, ".status")
+			_, spoke := store.StampOf(path)
 			w.placeholder(r, t.Ext, d.Seq, "Enable", p.Code, fmt.Sprintf("Error processing MultiConfig extension %s.%s: %s", r.Name, t.Ext, p.Text))
+			if own, ok := store.StampOf(path); ok && !spoke {
+				e.Own = &own
+				r = r.SetExt(t.Ext, e)
+			}
 			return w.put(r)
 		}
 		r.Report = handler.ReportOf(p)

@@ -119,6 +119,9 @@ type ExtRecord struct {
 	Attempts int      `json:"attempts,omitempty"` // number of enables with this Hash
 	Jobs     []string `json:"jobs,omitempty"`     // jobs whose processes may still write the status
 	Last     *Ended   `json:"last,omitempty"`
+	// Own is the status file that the agent has written because an enable of a
+	// multi-config extension failed without writing one.
+	Own *FileStamp `json:"own,omitempty"`
 	// Cancelled is the job whose remaining processes an operator has killed.
 	Cancelled string `json:"cancelled,omitempty"`
 }
