@@ -159,6 +159,9 @@ func (m *Machine) gatherSSHD(f *Facts) {
 	}
 	conf := readSSHD(r, f.SSHDMain, o.SSHDir, nil)
 	f.SSHDSet = map[string]string{}
+	if d, ok := effective(conf, "hostkeyagent"); ok && len(d.Args) > 0 {
+		f.SSHDSet["hostkeyagent"] = d.Args[0]
+	}
 	for _, d := range conf {
 		if d.Match != "" {
 			continue
@@ -186,9 +189,15 @@ func (m *Machine) gatherSSHD(f *Facts) {
 // gatherHostKey enters a file that sshd reads a host key from.
 func (m *Machine) gatherHostKey(f *Facts, name string, led hostKeyLedger) {
 	name = path.Clean(name)
-	if isPublicKey(m.Root, name) {
-		f.SSHDAgentKeys = append(f.SSHDAgentKeys, name)
-		return
+	if agent := f.SSHDSet["hostkeyagent"]; agent != "" && agent != "none" {
+		pub := name
+		if !m.Root.Exists(name) {
+			pub += ".pub" // where sshd looks as well
+		}
+		if isPublicKey(m.Root, pub) {
+			f.SSHDAgentKeys = append(f.SSHDAgentKeys, pub)
+			return
+		}
 	}
 	t := hostKeyType(name)
 	if t == "" || name != hostKeyFile(m.Options.SSHDir, t) {

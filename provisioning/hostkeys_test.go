@@ -73,6 +73,7 @@ func TestS34CertificatesAndAgents(t *testing.T) {
 		{"the key stays", "HostCertificate /etc/pki/host-cert.pub\n", map[string]string{"/etc/ssh/ssh_host_ed25519_key": priv, "/etc/pki/host-cert.pub": cert}, false, false, []string{"/etc/ssh/ssh_host_ed25519_key"}},
 		{"an agent has the key", "HostKeyAgent /run/agent\nHostKey /etc/pki/tpm.pub\n", map[string]string{"/etc/pki/tpm.pub": pub}, true, false, []string{"/etc/pki/tpm.pub"}},
 		{"an agent has the usual key", "HostKeyAgent /run/agent\nHostKey /etc/ssh/ssh_host_ed25519_key.pub\n", map[string]string{"/etc/ssh/ssh_host_ed25519_key.pub": pub}, true, false, []string{"/etc/ssh/ssh_host_ed25519_key.pub"}},
+		{"an agent has the key, which is named as if it were there", "HostKey /etc/ssh/ssh_host_ed25519_key\nHostKeyAgent /run/agent\n", map[string]string{"/etc/ssh/ssh_host_ed25519_key.pub": pub}, true, false, []string{"/etc/ssh/ssh_host_ed25519_key.pub"}},
 		{"an agent has the key of the certificate", "HostKeyAgent /run/agent\nHostKey /etc/pki/tpm.pub\nHostCertificate /etc/pki/host-cert.pub\n", map[string]string{"/etc/pki/tpm.pub": pub, "/etc/pki/host-cert.pub": cert}, true, false, []string{"/etc/pki/tpm.pub"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
