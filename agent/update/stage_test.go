@@ -530,3 +530,34 @@ func FuzzSignature(f *testing.F) {
 		}
 	}))
 }
+
+// TestPAT1SignatureOutage: while the signature of a package can't be had, the
+// package is not taken for one without, also where that would do, and the
+// version is not refused. What was received of other versions is removed.
+func TestPAT1SignatureOutage(t *testing.T) {
+	t.Parallel()
+	ca := updatetest.NewAuthority()
+	s, b, _ := bench(t, ca)
+	s.Trust.Unsigned = true
+	zip := updatetest.Zip(updatetest.Manifest("2.0.0.1"), updatetest.File{Name: "bin/azguest", Data: program(t)})
+	b.at[address], b.at[beside] = zip, nil // no answer
+	for range 3 {
+		_, err := s.Stage(t.Context(), protocol.AgentFamily{}, "2.0.0.1", nil)
+		if err == nil || Final(err) || slices.Contains(b.asked, "WALinuxAgent__2.0.0.1.zip") {
+			t.Fatalf("%v, asked for %q", err, b.asked)
+		}
+	}
+	parts := []string{lib + "/azguest/WALinuxAgent-1.9.zip" + host.PartSuffix, lib + "/azguest/WALinuxAgent-2.0.0.1.zip" + host.PartSuffix}
+	for _, p := range parts {
+		if err := s.Root.WriteFile(p, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.at[beside] = ca.Sign(zip, nil)
+	if _, err := s.Stage(t.Context(), protocol.AgentFamily{}, "2.0.0.1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if s.Root.Exists(parts[0]) || !s.Root.Exists(parts[1]) {
+		t.Errorf("parts: of another version %v, of this one %v", s.Root.Exists(parts[0]), s.Root.Exists(parts[1]))
+	}
+}
