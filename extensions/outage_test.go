@@ -43,8 +43,8 @@ type site struct {
 // siteHandler is the one handler of a site.
 const siteHandler = "Contoso.Echo"
 
-func newSite(t *testing.T, p pkg) *site {
-	s := &site{t: t, f: fabric.New(t), evs: &events{}, root: host.Root(t.TempDir())}
+func newSite(t *testing.T, p pkg, set ...func(*fabric.Options)) *site {
+	s := &site{t: t, f: fabric.New(t, set...), evs: &events{}, root: host.Root(t.TempDir())}
 	if err := s.f.AddPackage(siteHandler, "1.0.0", p.build(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -619,6 +619,38 @@ func TestP40(t *testing.T) {
 					t.Errorf("the file is there: %v", exists(side))
 				}
 			})
+		})
+	}
+}
+
+// TestPAT1FastTrackReleasesThePace: requests that were far apart after a long
+// outage are made at once when a new goal state comes, whichever way it comes.
+func TestPAT1FastTrackReleasesThePace(t *testing.T) {
+	t.Parallel()
+	for _, fast := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, pkg{name: siteHandler, version: "1.0.0", script: simple}, func(o *fabric.Options) { o.FastTrack = fast })
+			s.fail(failures()["503"], ".zip")
+			s.start()
+			defer s.stop()
+			if _, ok := s.until(30*time.Minute, s.fetched, nil); ok {
+				t.Fatal("there was no outage")
+			}
+			s.f.RemoveFault(0)
+			if err := s.vm.Put(fabric.Extension{Handler: siteHandler, Version: "1.0.0", Settings: map[string]any{"a": "c"}}); err != nil {
+				t.Fatal(err)
+			}
+			gs, err := s.c.GoalState(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := gs.Source == protocol.FastTrack; got != fast {
+				t.Fatalf("FastTrack: %v", got)
+			}
+			s.m.Offer(gs)
+			if after, ok := s.until(5*time.Second, s.fetched, nil); !ok {
+				t.Errorf("FastTrack %v: not fetched after %v", fast, after)
+			}
 		})
 	}
 }

@@ -19,10 +19,16 @@ func TestB8FirstBootDuringAnOutage(t *testing.T) {
 	c.prepareSSHD(t)
 	const length = 40 * time.Second
 	for _, f := range []fabric.Fault{
-		{Kind: fabric.Versions, Status: 503}, {Kind: fabric.GoalState, Status: 503}, {Kind: fabric.ExtensionsConfig, Status: 503},
-		{Kind: fabric.Certificates, Status: 503}, {Kind: fabric.SharedConfig, Status: 503}, {Kind: fabric.Health, Status: 503},
+		{Kind: fabric.Versions, Status: 503},
+		{Kind: fabric.GoalState, Status: 503},
+		{Kind: fabric.ExtensionsConfig, Status: 503},
+		{Kind: fabric.Certificates, Status: 503},
+		{Kind: fabric.SharedConfig, Status: 503},
+		{Kind: fabric.Health, Status: 503},
 		{Kind: fabric.Metadata, Status: 410},
-		{Kind: "hostga.*", Reset: true}, {Kind: fabric.VMSettings, Reset: true}, {Kind: fabric.Artifact, Reset: true},
+		{Kind: "hostga.*", Reset: true},
+		{Kind: fabric.VMSettings, Reset: true},
+		{Kind: fabric.Artifact, Reset: true},
 		{Kind: "blob.*", Status: 503},
 	} {
 		f.For = fabric.Duration(length)
