@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/config"
+	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/protocol"
@@ -277,10 +278,18 @@ func (a *Agent) afterReady(ctx context.Context, m *provisioning.Machine, from *o
 // restart of the agent.
 func (a *Agent) incomplete(m *provisioning.Machine, warnings []*provisioning.Warning) {
 	for _, w := range warnings {
-		a.Log.Warn().Err(w).Str("code", w.Code()).Msg("provisioning step incomplete")
+		line := a.Log.Warn().Err(w).Str("code", w.Code())
+		if w.Words != "" {
+			line = line.Str(secret.Printed, w.Words)
+		}
+		line.Msg("provisioning step incomplete")
 	}
 	for _, e := range m.Incomplete() {
-		a.live.problem("provisioning step "+e.ID, e.Code, fixOf(e.Code), errors.New(e.Error))
+		text := e.Error
+		if e.Words != "" {
+			text += ": " + e.Words
+		}
+		a.live.problem("provisioning step "+e.ID, e.Code, fixOf(e.Code), errors.New(text))
 	}
 }
 

@@ -30,7 +30,7 @@ func New(file string, verbose bool) (zerolog.Logger, *Output) {
 	}
 	if file != "" {
 		out.file = host.NewLogFile("", file, 0o644, 10<<20, 3)
-		sinks = append(sinks, &textWriter{w: out.file})
+		sinks = append(sinks, &textWriter{w: out.file, public: true})
 	}
 	out.SetVerbose(verbose)
 	return zerolog.New(redactor{w: leveled{zerolog.MultiLevelWriter(sinks...), &out.verbose}}).With().Timestamp().Logger(), out

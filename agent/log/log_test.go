@@ -14,6 +14,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 func TestLogLineIsReadableAndHasNoSignature(t *testing.T) {
@@ -36,6 +38,18 @@ func TestLogLineIsReadableAndHasNoSignature(t *testing.T) {
 	log.Error().Err(errors.New("Get \"https://st.example/b?sv=1&sig=canary\": refused\nsecond")).Msg("fetch failed")
 	if got, want := b.String(), ` ERROR boot: fetch failed error="Get \"https://st.example/b?<redacted>\": refused\nsecond"`+"\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %s, want …%s", got, want)
+	}
+}
+
+// TestPrintedIsNotInTheFile: the log file, which everybody may read, has no words
+// of scripts.
+func TestPrintedIsNotInTheFile(t *testing.T) {
+	t.Parallel()
+	var root, public bytes.Buffer
+	log := zerolog.New(redactor{zerolog.MultiLevelWriter(&textWriter{w: &root}, &textWriter{w: &public, public: true})})
+	log.Warn().Str(secret.Printed, "some words").Str("code", "X").Msg("m")
+	if !strings.Contains(root.String(), "some words") || strings.Contains(public.String(), "words") || !strings.Contains(public.String(), "code=X") {
+		t.Errorf("%q, %q", root.String(), public.String())
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/azguest/azguest/agent/secret"
 )
 
 // NewText returns a logger that writes lines of text to w and nothing else.
@@ -19,8 +21,12 @@ func NewText(w io.Writer) zerolog.Logger {
 }
 
 // textWriter turns a record into one line: time, level, component, message,
-// then the fields in order of their names.
-type textWriter struct{ w io.Writer }
+// then the fields in order of their names. A public one is without
+// secret.Printed.
+type textWriter struct {
+	w      io.Writer
+	public bool
+}
 
 func (t *textWriter) Write(p []byte) (int, error) {
 	rec, err := decode(p)
@@ -41,6 +47,9 @@ func (t *textWriter) Write(p []byte) (int, error) {
 		switch k {
 		case "time", "level", "component", "message":
 		default:
+			if k == secret.Printed && t.public {
+				continue
+			}
 			fmt.Fprintf(&b, " %s=%s", k, quoteIfNeeded(str(rec[k])))
 		}
 	}

@@ -14,6 +14,11 @@ import (
 
 const redacted = "<redacted>"
 
+// Printed is the field of a log record with what a script or program has printed.
+// It goes to the journal, which belongs to root and its groups, and not to the
+// log file, which everybody may read (DESIGN.md, decision 67).
+const Printed = "printed"
+
 // Redact masks what looks like a secret in a text from elsewhere (handler
 // output, error bodies):
 //

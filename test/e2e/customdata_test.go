@@ -30,4 +30,7 @@ func TestIN12CustomDataThatFails(t *testing.T) {
 	if s := c.Sh(t, "cat /run/azguest/status.root.json"); !strings.Contains(s, "E: no package x") || strings.Contains(s, "hunter2") {
 		t.Errorf("what root reads: %s", s)
 	}
+	if s := c.Sh(t, "agentctl status || :"); !strings.Contains(s, "E: no package x") {
+		t.Errorf("agentctl status of root: %s", s)
+	}
 }
