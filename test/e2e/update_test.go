@@ -13,6 +13,7 @@ import (
 	"github.com/azguest/azguest/agent/update/updatetest"
 	"github.com/azguest/azguest/test/fabric"
 	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/sandbox"
 )
 
 // build builds a program with variables set by the linker.
@@ -109,7 +110,8 @@ func (c *cloud) publish(t testing.TB, ca *updatetest.Authority, version string, 
 }
 
 // TestUpdate: a good version takes over in the same process while the lock is
-// held, and still runs after a reboot.
+// held, and still runs after a reboot. SIGHUP at any moment of it is no reason to
+// end (NBR6).
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	ca := updatetest.NewAuthority()
@@ -117,10 +119,18 @@ func TestUpdate(t *testing.T) {
 	c.StartAgent(t)
 	c.WaitReady(t)
 	before := c.shown().Agent
-	c.publish(t, ca, "9.0.0.1", newerAgent(t, "9.0.0.1"))
+	newer := newerAgent(t, "9.0.0.1")
+	hangUp, err := c.Start(sandbox.Cmd{Args: []string{"sh", "-c", fmt.Sprintf("while kill -HUP %d; do sleep 0.02; done", before.PID)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.publish(t, ca, "9.0.0.1", newer)
 	await(t, "the new version's report", func() bool { v, _ := c.reported(t); return v == "9.0.0.1" })
 	await(t, "the commit", func() bool { return strings.Contains(c.shown().Agent.Update.LastResult, "updated from") })
 	after := c.shown().Agent
+	if err := hangUp.Kill(); err != nil {
+		t.Error(err)
+	}
 	if after.PID != before.PID || after.Version != "9.0.0.1" || after.Update.Code != "" {
 		t.Errorf("after the update: %+v, before: %+v", after, before)
 	}
