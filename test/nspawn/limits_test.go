@@ -7,10 +7,10 @@ import (
 	"github.com/azguest/azguest/test/bundles"
 )
 
-// TestLimits: the resource limits of a manifest are applied, and a command that
+// TestTOOL15LimitsAtAnySpeed: the resource limits of a manifest are applied, and a command that
 // was slowed down by them is reported once, as a note and not as a fault.
 // Enable is made slow; whether other commands are depends on the machine.
-func TestLimits(t *testing.T) {
+func TestTOOL15LimitsAtAnySpeed(t *testing.T) {
 	t.Parallel()
 	b := probePackage()
 	b.Flags = map[string]any{"resourceLimits": map[string]any{
