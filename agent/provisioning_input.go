@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/ovf"
 	"github.com/azguest/azguest/protocol/platform"
@@ -65,7 +66,7 @@ func (a *Agent) provisioningInput(ctx context.Context, id provisioning.Identity)
 		return in, nil, noOrder(errors.Join(err, fmt.Errorf("instance metadata: %w", merr)))
 	}
 	if err != nil {
-		a.Log.Warn().Err(err).Msg("no usable provisioning medium, provisioning from instance metadata only: no password, no custom data")
+		a.Log.Warn().Err(err).Func(host.LogStack(err)).Msg("no usable provisioning medium, provisioning from instance metadata only: no password, no custom data")
 	}
 	in = in.Fill(md)
 	in.VMID = id.ID
