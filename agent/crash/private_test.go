@@ -36,10 +36,10 @@ func TestPrivateIsForThisProcessOnly(t *testing.T) {
 	}
 	switch os.Getenv(variable) {
 	case "child":
-		os.Stdout.WriteString("child " + dumpable() + "\n")
+		_, _ = os.Stdout.WriteString("child " + dumpable() + "\n")
 	case "parent":
 		Private()
-		os.Stdout.WriteString("parent " + dumpable() + "\n" + again("child"))
+		_, _ = os.Stdout.WriteString("parent " + dumpable() + "\n" + again("child"))
 	default:
 		_, limits, _ := strings.Cut(dumpable(), " ")
 		if got, want := again("parent"), "parent 0 "+limits+"\nchild 1 "+limits+"\n"; got != want {
