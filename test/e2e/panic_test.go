@@ -297,6 +297,9 @@ func TestPanicsInEachComponent(t *testing.T) {
 	}
 	maps.Copy(places, c.sent())
 	for name := range strings.SplitSeq(c.Sh(t, `find / /run /tmp /dev/shm -xdev \( -path /proc -o -path /sys -o -path /var/plants \) -prune -o -type f -size -8192k -newer /usr/sbin/azguest -print 2>/dev/null`), "\n") {
+		if strings.HasSuffix(name, "/panic_test.go") {
+			continue // the sources, which the sandbox shows, may have been edited meanwhile
+		}
 		if b, err := c.ReadFile(name); err == nil {
 			places[name] = string(b)
 		}
