@@ -146,7 +146,7 @@ func TestPAT1Outlook(t *testing.T) {
 		"404 of everything":         {404, 404, nil, nil, protocol.Absent},
 		"404 of storage, relay 502": {502, 404, nil, nil, protocol.Absent},
 		"404 of the relay only":     {404, 503, nil, nil, protocol.Later},
-		"404 of the relay, no way":  {404, 0, nil, syscall.ENETUNREACH, protocol.Absent},
+		"404 of the relay, no way":  {404, 0, nil, syscall.ENETUNREACH, protocol.Later},
 		"400 of the relay":          {400, 0, nil, syscall.ECONNREFUSED, protocol.Later},
 		"400 of storage":            {400, 400, nil, nil, protocol.Later},
 		"401":                       {401, 401, nil, nil, protocol.Never},

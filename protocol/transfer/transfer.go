@@ -144,23 +144,27 @@ type way struct {
 	ch  channel
 	err error
 	// absent: every address that was asked over this channel has answered that
-	// the blob is not there. silent: none has answered.
-	absent, silent bool
+	// the blob is not there. strange: all that came is the wrong file (absent is
+	// set, too). silent: none has answered.
+	absent, strange, silent bool
 }
 
 // with adds the fault of another address.
 func (w *way) with(ch channel, fault, err error) *way {
+	_, content := errors.AsType[*web.ContentError](err)
 	n := way{ch: ch, err: fault, absent: protocol.OutlookOf(err, protocol.Later) == protocol.Absent, silent: web.Silent(err)}
+	n.strange = n.absent && content
 	if w != nil {
-		n.absent, n.silent = n.absent && w.absent, n.silent && w.silent
+		n.absent, n.strange, n.silent = n.absent && w.absent, n.strange && w.strange, n.silent && w.silent
 	}
 	return &n
 }
 
 // Outlook implements protocol.OutlookOf. A body that was received whole and is
 // refused settles it. Storage itself knows best what it does not have, whatever
-// the relay makes of that. Where storage can't be reached directly, the relay
-// speaks for it. Otherwise there is hope as long as one way has any.
+// the relay makes of that: a HostGAPlugin that restarts answers 404 for a moment.
+// But a file that came over the relay came from storage, even where storage can't
+// be reached directly. Otherwise there is hope as long as one way has any.
 func (e *Error) Outlook() protocol.Outlook {
 	later := false
 	for _, err := range e.Errs {
@@ -170,16 +174,17 @@ func (e *Error) Outlook() protocol.Outlook {
 		}
 		later = later || o == protocol.Later
 	}
-	absent, contradicted := false, false
+	absent, strange, quiet := len(e.ways) > 0, false, true
 	for _, w := range e.ways {
 		if w.ch == direct && w.absent {
 			return protocol.Absent
 		}
-		absent = absent || w.absent
-		contradicted = contradicted || !w.absent && !w.silent
+		absent = absent && w.absent
+		strange = strange || w.strange
+		quiet = quiet && (w.strange || w.silent)
 	}
 	switch {
-	case absent && !contradicted:
+	case absent || strange && quiet:
 		return protocol.Absent
 	case later:
 		return protocol.Later
