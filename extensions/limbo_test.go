@@ -13,9 +13,10 @@ import (
 // unknown starts a process in which nothing tells that it belongs to a handler.
 // It writes a status when the file "speak" exists.
 const unknown = `w="$base/../w$$"; f="$base/status/$seq.status"
-printf '%s\n' "while [ ! -e '$base/../speak' ] && [ -d '$base' ]; do sleep 0.05; done" \
+printf '%s\n' ": >'$w.runs'" "while [ ! -e '$base/../speak' ] && [ -d '$base' ]; do sleep 0.05; done" \
   "printf '[{\"status\":{\"operation\":\"x\",\"status\":\"success\",\"code\":0,\"formattedMessage\":{\"lang\":\"en\",\"message\":\"late\"}}}]' >'$f.x' && mv '$f.x' '$f'" >"$w"
 (cd / && setsid env -i PATH="$PATH" sh -s <"$w" >/dev/null 2>&1 &)
+while [ ! -e "$w.runs" ]; do sleep 0.05; done
 `
 
 // TestPAT2LateStatusFile: a status file that comes long after enable, from a
