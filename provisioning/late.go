@@ -24,7 +24,7 @@ func Split(steps []Step) (now, later []Step) {
 // BeforeMarker adds a step to a plan that judges whether the machine counts as
 // provisioned. The marker is the last thing that is written, so that a failure
 // that is reported, or a power cut before it, is tried again by the next start
-// (DESIGN.md, decision 121).
+// (DESIGN.md, decision 117).
 func BeforeMarker(steps []Step, judge Step) []Step {
 	i := slices.IndexFunc(steps, func(s Step) bool { return s.ID() == StepMarker })
 	if i < 0 {
