@@ -1,12 +1,83 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/machine"
+	"github.com/azguest/azguest/test/sandbox"
 )
+
+// TestPAT1TheNetworkComesLate: storage can't be reached at first, for want of a
+// route or of a name server, and the relay does not work. The extension waits,
+// says why, is never reported as failed, and succeeds in the same goal state.
+func TestPAT1TheNetworkComesLate(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, url, without, why string
+		comes                   func(*testing.T, *cloud)
+	}{
+		{
+			"route", "", "ip address del " + machine.Storage + "/32 dev lo", "no route to host",
+			func(t *testing.T, c *cloud) { c.beside(t, "ip address add "+machine.Storage+"/32 dev lo") },
+		},
+		{
+			"name server", "http://{account}.blob.test", "", "lookup ",
+			func(t *testing.T, c *cloud) {
+				d, err := c.Beside(sandbox.Cmd{Args: []string{
+					"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root", "--no-resolv", "--no-hosts",
+					"--listen-address=127.0.0.53", "--bind-interfaces", "--address=/blob.test/" + machine.Storage,
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = d.Kill() })
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			o := blank()
+			o.Fabric.BlobURL = tc.url
+			o.Packages["Late.Net/1.0.0"] = handler(t, "[ $op != enable ] || say success 0 here\n")
+			if _, err := exec.LookPath("dnsmasq"); err != nil && tc.url != "" {
+				t.Skip(err)
+			}
+			c := newAgentCloud(t, o)
+			if err := c.WriteFile("/etc/resolv.conf", []byte("nameserver 127.0.0.53\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if tc.without != "" {
+				c.beside(t, tc.without)
+			}
+			if _, err := c.Fabric.Fail(fabric.Fault{Kind: fabric.Artifact, Status: 503, Match: "Late.Net"}); err != nil {
+				t.Fatal(err)
+			}
+			c.StartAgent(t)
+			c.WaitReady(t)
+			c.succeeds(t, fabric.Extension{Handler: "Late.Net", Version: "1.0"}, func() {
+				c.says(t, "which is not available yet, trying again since ")
+				doc, _ := c.VM.StatusDocument()
+				if text, err := json.Marshal(tc.why); err != nil || !strings.Contains(string(doc), strings.Trim(string(text), `"`)) {
+					t.Errorf("%q is not in %s", tc.why, doc)
+				}
+				tc.comes(t, c)
+			})
+		})
+	}
+}
+
+// beside runs a command of the test's machine in the network of the sandbox.
+func (c *cloud) beside(t *testing.T, command string) {
+	t.Helper()
+	if r, err := c.RunBeside(t.Context(), sandbox.Cmd{Args: strings.Fields(command)}); err != nil {
+		t.Fatalf("%v %s", err, r.Stderr)
+	}
+}
 
 // TestB8FirstBootDuringAnOutage: from power-on, for 40 s, the WireServer answers
 // 503, the metadata service 410, and the HostGAPlugin resets connections. The

@@ -42,7 +42,7 @@ type Options struct {
 	NoIMDS       bool                 // no service at the address of IMDS
 
 	Sandbox sandbox.Options // DVD and Addresses are set by New
-	Fabric  fabric.Options  // BlobURL is set by New
+	Fabric  fabric.Options  // BlobURL: by default, at Storage
 }
 
 // A Machine is a virtual machine and its platform.
@@ -94,7 +94,7 @@ func New(ctx context.Context, o Options) (_ *Machine, err error) {
 
 // platform opens the fabric and creates the VM in it.
 func (m *Machine) platform(o Options) (err error) {
-	o.Fabric.BlobURL = "http://" + Storage
+	o.Fabric.BlobURL = or(o.Fabric.BlobURL, "http://"+Storage)
 	if m.Fabric, err = fabric.Open(o.Fabric); err != nil {
 		return err
 	}
