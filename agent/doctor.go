@@ -31,18 +31,18 @@ func (a *Agent) doctor(ctx context.Context) status.Response {
 		defer crash.Guard()
 		login <- a.loginFindings(ctx)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	probe, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	n := doctor.Network{}
 	failing := false
-	for _, f := range a.platform.Probe(ctx) {
+	for _, f := range a.platform.Probe(probe) {
 		f.Failures += flaky // on request, one failure is enough to be reported
 		e := endpoint(f)
 		failing = failing || e.State != status.OK
 		n.Endpoints = append(n.Endpoints, e)
 	}
 	n.Skew, _, n.SkewKnown = a.platform.Skew()
-	n.DNS = lookUp(ctx, storageHosts(a.loop.current()))
+	n.DNS = lookUp(probe, storageHosts(a.loop.current()))
 	if failing {
 		rctx, rcancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer rcancel()
