@@ -360,3 +360,35 @@ func TestSocketNonsense(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who may read both files never gets the public one, even while the agent
+// writes them.
+func TestLoadWhileSaving(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "status.json")
+	save := func(n int64) {
+		if err := Save(path, Snapshot{WrittenAt: time.Unix(n, 0)}); err != nil {
+			t.Error(err)
+		}
+	}
+	save(1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range int64(600) {
+			save(2 + n)
+		}
+	}()
+	var last time.Time
+	for saving := true; saving; {
+		select {
+		case <-done:
+			saving = false
+		default:
+		}
+		s, err := Load(path)
+		if err != nil || s.Redacted || s.WrittenAt.Before(last) {
+			t.Errorf("redacted %v, of %v after %v: %v", s.Redacted, s.WrittenAt, last, err)
+		}
+		last = s.WrittenAt
+	}
+}

@@ -58,8 +58,8 @@ func Save(path string, s Snapshot) error {
 	if s.Extensions == nil {
 		s.Extensions = []Extension{}
 	}
-	// The private file first: a reader who may read both never finds the public
-	// one newer for longer than this function runs.
+	// The private file first, because Load reads it last: who may read both then
+	// never finds the public one newer.
 	if err := writeJSON(rootPath(path), s, 0o600); err != nil {
 		return fmt.Errorf("save status: %w", err)
 	}
@@ -72,8 +72,9 @@ func Save(path string, s Snapshot) error {
 // Load reads the newest snapshot that the caller may see. The error wraps
 // fs.ErrNotExist when there is none.
 func Load(path string) (Snapshot, error) {
-	full, fullErr := readJSON(rootPath(path))
+	// In this order: see Save.
 	pub, pubErr := readJSON(path)
+	full, fullErr := readJSON(rootPath(path))
 	usable := func(err error) bool { return err == nil || errors.Is(err, ErrSchema) }
 	switch {
 	case usable(fullErr) && (!usable(pubErr) || !full.WrittenAt.Before(pub.WrittenAt)):
