@@ -8,12 +8,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/extensions/handler"
 	"github.com/azguest/azguest/extensions/policy"
@@ -606,6 +609,54 @@ func TestPackageManagerInUse(t *testing.T) {
 		lock(unix.F_WRLCK)
 		w.offer(gone(ext("P.A", "1.0", 0)), ext("P.B", "1.0", 0)) // a removal does not wait for other programs
 	}
+}
+
+// TestPackageManagerBetweenTwo: updates are several programs in a row, so a lock
+// that was held is waited for until it has been free for some seconds. Each wait
+// has its own limit, and where nothing was held nothing is waited for.
+func TestPackageManagerBetweenTwo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := host.Root(t.TempDir())
+		m := New(root, job.Launcher{}, &repository{}, &events{}, zerolog.Nop(), Config{})
+		m.pass = &pass{locked: map[string]lockWait{}}
+		h := m.handler("P.A")
+		writeFile(t, root.Path("/var/lib/dpkg/lock-frontend"), "")
+		f, err := os.OpenFile(root.Path("/var/lib/dpkg/lock-frontend"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		free, long := m.cfg.Timeouts.PackagesFree, m.cfg.Timeouts.Packages
+		for i, step := range []struct {
+			held  bool
+			after time.Duration
+			waits bool
+		}{
+			{false, 0, false},
+			{true, 0, true},
+			{false, time.Second, true},
+			{true, free - time.Second, true},
+			{false, free - 1, true},
+			{false, 1, false},
+			{false, long, false},
+			{true, 0, true}, // another wait
+			{true, long, true},
+			{true, 1, false}, // too long
+		} {
+			kind := int16(unix.F_UNLCK)
+			if step.held {
+				kind = unix.F_WRLCK
+			}
+			if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(step.after)
+			if who := m.packagesLocked(h); (who != "") != step.waits {
+				t.Errorf("step %d %+v: waits for %q", i, step, who)
+			}
+		}
+	})
 }
 
 // TestOfferedAgain: the same goal state comes again, now with a part that could

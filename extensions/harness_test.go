@@ -255,7 +255,7 @@ func newWorld(t testing.TB, ps ...pkg) *world {
 		t.Skip("starts an engine with its supervisors; the fast run has " + strings.Join(short, ", "))
 	}
 	w := &world{t: t, root: host.Root(home(t)), repo: &repository{pkgs: map[string]map[string][]byte{}, moved: make(chan struct{})}, evs: &events{}}
-	w.cfg = Config{Agent: "1.0", StatusPoll: 200 * time.Millisecond, Timeouts: Timeouts{Dead: 200 * time.Millisecond, Late: 600 * time.Millisecond}}
+	w.cfg = Config{Agent: "1.0", StatusPoll: 200 * time.Millisecond, Timeouts: Timeouts{Dead: 200 * time.Millisecond, Late: 600 * time.Millisecond, PackagesFree: 300 * time.Millisecond}}
 	w.repo.publish(t, ps...)
 	t.Cleanup(func() {
 		if w.stop != nil {

@@ -63,7 +63,8 @@ type Timeouts struct {
 	Depend time.Duration
 	// Packages bounds how long a handler waits while another program changes
 	// the installed packages, such as unattended upgrades after a boot.
-	Packages time.Duration
+	// PackagesFree is how long the lock has to be free then.
+	Packages, PackagesFree time.Duration
 	// Fetch is how long a package that can't be had is waited for before the
 	// extension is reported as failed, without being given up.
 	Fetch time.Duration
@@ -96,6 +97,7 @@ func (t Timeouts) filled() Timeouts {
 	def(&t.DisableToUninstall, 600*time.Second)
 	def(&t.Depend, 90*time.Minute)
 	def(&t.Packages, 10*time.Minute)
+	def(&t.PackagesFree, 5*time.Second)
 	def(&t.Fetch, 30*time.Minute)
 	def(&t.Certificate, t.Fetch)
 	def(&t.Profile, min(5*time.Minute, t.Fetch))

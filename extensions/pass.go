@@ -36,7 +36,7 @@ type pass struct {
 	waits    map[string]string         // by pair: what it waits for, as text
 	dead     map[string]deadline       // by pair: status "transitioning", but no living process
 	stuck    map[string]fault.Problem  // by lower-case handler name: a result could not be stored
-	locked   map[string]time.Time      // by lower-case handler name: since when it waits for the package manager
+	locked   map[string]lockWait       // by lower-case handler name: its wait for the package manager
 	awaits   map[string]*await         // by lower-case handler name: what it needs and can't be had yet
 	blind    map[string]pair           // by pair: run without the certificate for its protected settings
 	off      map[string]fault.Problem  // by lower-case handler name: cancelled by the operator
@@ -137,7 +137,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 	p := &pass{
 		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
 		skipped: map[string]fault.Problem{}, denied: map[string]handler.Report{}, waits: map[string]string{},
-		dead: map[string]deadline{}, stuck: map[string]fault.Problem{}, locked: map[string]time.Time{}, awaits: map[string]*await{}, blind: map[string]pair{}, off: map[string]fault.Problem{}, pairs: pairsOf(gs), state: last,
+		dead: map[string]deadline{}, stuck: map[string]fault.Problem{}, locked: map[string]lockWait{}, awaits: map[string]*await{}, blind: map[string]pair{}, off: map[string]fault.Problem{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
 	}
 	if !p.hold {

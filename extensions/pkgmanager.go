@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,40 +45,57 @@ func (m *Manager) packagerBusy(h *managed, t plan.Task) string {
 	return "" // removals do not wait for other programs
 }
 
+// A lockWait is what a handler has seen of the package manager's lock.
+type lockWait struct {
+	since, seen time.Time // when it was first and last held
+	who         string    // by whom
+}
+
 // packagesLocked returns the program that holds the lock of the package manager
 // if it is worth waiting for, or "". Most handlers fail at once if the lock is
-// held, for example by updates after a boot. The wait is limited to
-// Timeouts.Packages; a process that the handler itself left running is not
-// waited for.
+// held, for example by updates after a boot. Those are several programs in a
+// row, so a lock that was held has to be free for Timeouts.PackagesFree. The
+// wait is limited to Timeouts.Packages; a process that the handler itself left
+// running is not waited for.
 func (m *Manager) packagesLocked(h *managed) string {
-	key := strings.ToLower(h.name)
+	key, now := strings.ToLower(h.name), time.Now()
+	l, waiting := m.pass.locked[key]
 	who, pid := host.PackageLock(m.store.Root)
-	if who == "" {
+	switch {
+	case who == "" && now.Sub(l.seen) >= m.cfg.Timeouts.PackagesFree:
+		delete(m.pass.locked, key)
+		return ""
+	case who != "" && m.leftRunning(h, pid):
+		return ""
+	case who != "":
+		if !waiting {
+			l.since = now
+			m.log.Info().Str("handler", h.name).Str("holder", who).Msg("waiting for the package manager")
+		}
+		l.seen, l.who = now, who
+		m.pass.locked[key] = l
+	}
+	if now.Sub(l.since) > m.cfg.Timeouts.Packages {
 		return ""
 	}
-	since, waiting := m.pass.locked[key]
-	if !waiting {
-		since = time.Now()
-		m.pass.locked[key] = since
+	return l.who
+}
+
+// leftRunning reports whether a process belongs to commands of the handler that
+// have ended.
+func (m *Manager) leftRunning(h *managed, pid int) bool {
+	if pid == 0 {
+		return false
 	}
-	if time.Since(since) > m.cfg.Timeouts.Packages {
-		return ""
-	}
-	for _, r := range h.recs {
+	return slices.ContainsFunc(slices.Collect(maps.Values(h.recs)), func(r store.Record) bool {
 		ids := map[string]bool{}
 		for _, e := range r.Exts {
 			for _, j := range e.Jobs {
 				ids[j] = true
 			}
 		}
-		if pid != 0 && slices.Contains(job.Processes(ids, m.store.Base(r.Name, r.Version)), pid) {
-			return ""
-		}
-	}
-	if !waiting {
-		m.log.Info().Str("handler", h.name).Str("holder", who).Msg("waiting for the package manager")
-	}
-	return who
+		return slices.Contains(job.Processes(ids, m.store.Base(r.Name, r.Version)), pid)
+	})
 }
 
 // scanLimit is how many bytes of a package usesPackageManager reads.

@@ -22,11 +22,13 @@ type packageLock struct {
 
 // packageLocks are those of the package managers. Where they are is a fact of
 // each of them: dpkg and apt, rpm, dnf 5, tdnf, apk; yum, dnf 4, zypper (libzypp
-// and its helper).
+// and its helper). The script that updates Debian systems (apt.systemd.daily)
+// runs apt-get and unattended-upgrade in turn, and holds daily_lock meanwhile.
 var packageLocks = []packageLock{
 	{path: "/var/lib/dpkg/lock-frontend"},
 	{path: "/var/lib/dpkg/lock"},
 	{path: "/var/lib/apt/lists/lock"},
+	{path: "/var/lib/apt/daily_lock"},
 	{path: "/var/lib/rpm/.rpm.lock"},
 	{path: "/usr/lib/sysimage/rpm/.rpm.lock"},
 	{path: "/run/dnf/rpmtransaction.lock"},
