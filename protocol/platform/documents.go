@@ -97,6 +97,9 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 			defer crash.Catch(&err)
 			b, err := w.Document(gctx, "sharedConfig", gs.SharedConfig)
 			if err == nil {
+				err = wire.CheckSharedConfig(b)
+			}
+			if err == nil {
 				d.sharedConfig = b
 			}
 			lost[1] = c.noteLost(gctx, shared, err)

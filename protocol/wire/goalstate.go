@@ -75,3 +75,10 @@ func ParseHostingEnvironment(b []byte) (Names, error) {
 		Tenant: root.below("Deployment").attr("name"),
 	}, nil
 }
+
+// CheckSharedConfig returns an error if b is not the shared configuration, which
+// only programs of other vendors read.
+func CheckSharedConfig(b []byte) error {
+	_, err := parse("sharedConfig", b)
+	return err
+}

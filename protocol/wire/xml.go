@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -22,9 +23,21 @@ func TrimBOM(b []byte) []byte { return bytes.TrimPrefix(b, bom) }
 // that searching in a missing element finds nothing.
 type node struct{ e *etree.Element }
 
+// elements are what the documents consist of, by the name under which they are
+// requested. Everything in them is optional, so a page of a portal or an error
+// in XML would be taken for one that says "none": no extensions, no
+// certificates, no users.
+var elements = map[string]string{
+	"goalstate": "GoalState", "hostingEnvironmentConfig": "HostingEnvironmentConfig", "sharedConfig": "SharedConfig",
+	"extensionsConfig": "Extensions", "certificates": "CertificateFile", "remoteAccess": "RemoteAccess",
+}
+
 // parse reads a document and returns its root element.
 func parse(name string, b []byte) (node, error) {
 	n, err := parseXML(b, limits(name))
+	if want, known := elements[name]; err == nil && known && !n.find(want).ok() {
+		err = fmt.Errorf("another document (%s has no element %s)", bound.Quote(n.e.Tag), want)
+	}
 	if err != nil {
 		return node{}, &protocol.DocumentError{Doc: name, Err: err}
 	}
