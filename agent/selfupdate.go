@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ type updater struct {
 	manifestAt time.Time
 	manifestOf string // its first URI, to detect another family
 	noted      string // what was logged last
+	failing    failing
 	settled    bool
 
 	mu       sync.Mutex // guards what follows
@@ -118,6 +120,33 @@ func (a *Agent) tellLast(l update.Last) {
 	if err != nil {
 		a.Log.Warn().Err(err).Msg("could not save that the update result was reported; it is reported again")
 	}
+}
+
+// failing is a version that could not be staged yet. It is reported as failed to
+// the platform as a package of an extension is (DESIGN.md, decision 96): what is
+// absent at once, what can't be had now after a time. That lasts until the
+// version is there or another one is wanted.
+type failing struct {
+	version string
+	since   time.Time
+	err     error // reported
+}
+
+func (x *failing) note(version string, why error, limit time.Duration) {
+	if x.version != version {
+		*x = failing{version: version, since: time.Now()}
+	}
+	if x.err != nil || protocol.OutlookOf(why, protocol.Later) != protocol.Later || time.Since(x.since) >= limit {
+		x.err = why
+	}
+}
+
+// of returns the error to report while a version is wanted.
+func (x *failing) of(version string) error {
+	if x.version != version {
+		*x = failing{}
+	}
+	return x.err
 }
 
 func (a *Agent) emitUpdate(ok bool, text string) {
@@ -192,7 +221,7 @@ func (a *Agent) selfUpdate(ctx context.Context) error {
 	if err := a.keepDecision(f, d); err != nil {
 		return err
 	}
-	if d.Want == "" || !calm || now.Before(st.Tries[d.Want].Next) {
+	if d.Want == "" || !calm || !st.Tries[d.Want].Due(now) {
 		return nil
 	}
 	return a.bringUp(ctx, f, d, st)
@@ -252,8 +281,9 @@ func (a *Agent) keepDecision(f update.Facts, d update.Decision) error {
 	changed := u.rsm != (f.Mode == update.Channel && d.RSM)
 	u.rsm = f.Mode == update.Channel && d.RSM
 	if u.rsm || f.Mode == update.Pinned {
-		changed = changed || fmt.Sprint(u.err) != fmt.Sprint(d.Err)
-		u.err = d.Err
+		why := cmp.Or(d.Err, u.failing.of(d.Want))
+		changed = changed || fmt.Sprint(u.err) != fmt.Sprint(why)
+		u.err = why
 	} else {
 		u.err = nil
 	}
@@ -378,11 +408,12 @@ func (a *Agent) notStaged(f update.Facts, d update.Decision, why error) error {
 		st.Note(d.Want, why, shown, text, f.Now.UTC())
 		return true
 	}))
-	u.mu.Lock()
+	u.failing.note(d.Want, why, a.cfg.Extensions.FetchTimeout)
 	if asked {
-		u.err = why
+		u.mu.Lock()
+		u.err = u.failing.of(d.Want)
+		u.mu.Unlock()
 	}
-	u.mu.Unlock()
 	a.live.poke()
 	if st, err := u.store.Load(); err == nil {
 		a.tellLast(st.Last)

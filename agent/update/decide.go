@@ -209,11 +209,11 @@ func (f Facts) latest(d Decision) Decision {
 		d.Want, d.Plan = top, Plan{}
 		return d
 	}
-	if d.Plan.Version != top {
-		spread := f.Regular
-		if hotfix(top, f.Running) {
-			spread = f.Hotfix
-		}
+	spread := f.Regular
+	if hotfix(top, f.Running) {
+		spread = f.Hotfix
+	}
+	if d.Plan.Version != top || d.Plan.At.Sub(f.Now) > spread { // the clock was set back
 		d.Plan = Plan{Version: top, At: f.Now.Add(time.Duration(f.Dice * float64(spread))).UTC()}
 	}
 	if !f.Now.Before(d.Plan.At) {
@@ -239,7 +239,8 @@ func (f Facts) family() (protocol.AgentFamily, error) {
 func (b Bad) blocks(now time.Time, byOurselves bool) bool {
 	switch b.Kind {
 	case Refused:
-		return now.Before(b.At.Add(refusedFor))
+		age := now.Sub(b.At) // negative if the clock was set back
+		return age >= 0 && age < refusedFor
 	case Withdrawn:
 		return byOurselves
 	}

@@ -1,6 +1,7 @@
 package update
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,34 @@ func TestDecide(t *testing.T) {
 				t.Error("Decide returns both a version and an error")
 			}
 		})
+	}
+}
+
+// TestPAT1UpdatesSurviveASetClock: a clock that was years ahead when something
+// was stored, and then is set, does not keep the agent from being updated.
+func TestPAT1UpdatesSurviveASetClock(t *testing.T) {
+	t.Parallel()
+	ahead := noon.AddDate(9, 0, 0)
+	var st State
+	st.Note("2.1", errors.New("timeout"), codeFailed, "", ahead)
+	if !st.Tries["2.1"].Due(noon) || st.Tries["2.1"].Due(ahead) || !st.Tries["2.1"].Due(ahead.Add(time.Minute)) {
+		t.Errorf("transient failure: %+v", st.Tries)
+	}
+	st.Note("2.1", foreign("x"), codeForeign, "", ahead)
+	if b := st.Bad["2.1"]; b.blocks(noon, false) || !b.blocks(ahead, false) {
+		t.Errorf("refused: %+v", b)
+	}
+	f := Facts{
+		Rules: Rules{Mode: Channel, Family: "Prod", Hotfix: time.Hour, Regular: 24 * time.Hour}, Dice: 0.5, Running: "2.0", Installed: "2.0", Now: ahead,
+		Families: []protocol.AgentFamily{{Name: "Prod", ManifestURIs: []secret.URL{secret.NewURL("https://a.example/m.xml")}}},
+		Manifest: &protocol.Manifest{Versions: []protocol.PackageVersion{{Version: "2.1"}}},
+	}
+	f.Plan = Decide(f).Plan
+	if f.Now = noon; !Decide(f).Plan.At.Equal(noon.Add(12 * time.Hour)) {
+		t.Errorf("planned %v, then %v", f.Plan.At, Decide(f).Plan.At)
+	}
+	if f.Plan = Decide(f).Plan; Decide(f).Plan != f.Plan {
+		t.Error("planned anew each time")
 	}
 }
 

@@ -83,7 +83,11 @@ func (s Stager) Stage(ctx context.Context, fam protocol.AgentFamily, version str
 	}
 	i := slices.IndexFunc(m.Versions, func(v protocol.PackageVersion) bool { return Compare(v.Version, version) == 0 })
 	if i < 0 {
-		return Program{}, fmt.Errorf("manifest of family %s does not contain version %s", fam.Name, version)
+		outlook := protocol.Absent
+		if len(m.Versions) == 0 { // it is just being published
+			outlook = protocol.Later
+		}
+		return Program{}, protocol.Judge(outlook, fmt.Errorf("manifest of family %s does not contain version %s", fam.Name, version))
 	}
 	v := m.Versions[i]
 	sig, err := s.signature(ctx, *m, v)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/protocol"
 )
 
 // A Program is one version on the disk.
@@ -63,6 +64,12 @@ type Last struct {
 type Tries struct {
 	N    int       `json:"n"`
 	Next time.Time `json:"next"`
+}
+
+// Due reports whether it is time to try again. No pause is longer than
+// refusedFor: then the clock was set back meanwhile.
+func (t Tries) Due(now time.Time) bool {
+	return !now.Before(t.Next) || t.Next.Sub(now) > refusedFor
 }
 
 // State is what must survive restarts, crashes and reboots.
@@ -137,7 +144,8 @@ func (s *State) commit(now time.Time) {
 
 // Note records why a version could not be staged. If its package is at fault,
 // it is not tried again for a day; otherwise it is tried again with growing
-// pauses.
+// pauses, or as soon as the requests that failed are due, which have a pace of
+// their own.
 func (s *State) Note(version string, why error, code, text string, now time.Time) {
 	s.Last = Last{At: now, Code: code, Text: text}
 	if Final(why) {
@@ -147,7 +155,11 @@ func (s *State) Note(version string, why error, code, text string, now time.Time
 	}
 	n := s.Tries[version].N + 1
 	// Only one version is wanted at a time; the others are forgotten.
-	s.Tries = map[string]Tries{version: {N: n, Next: now.Add(min(firstRetry<<min(n-1, 10), refusedFor))}}
+	next := now.Add(min(firstRetry<<min(n-1, 10), refusedFor))
+	if at := protocol.NextTry(why); !at.IsZero() && at.Before(next) {
+		next = at
+	}
+	s.Tries = map[string]Tries{version: {N: n, Next: next}}
 }
 
 // firstRetry is the wait after the first transient failure.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -321,6 +322,59 @@ func TestUpdateByPlatform(t *testing.T) {
 	await(t, "a version that does not exist to be reported", func() bool {
 		v, u := c.reported(t)
 		return v == "9.1.0.0" && strings.Contains(u, `"Error"`) && strings.Contains(u, "9.3.0.0")
+	})
+}
+
+// TestUpdateThroughAnOutage: neither the manifest nor the package of the ordered
+// version can be had at first: 503, then resets, then half of the body. It is
+// not reported as failed, and the agent is updated soon after the end.
+func TestUpdateThroughAnOutage(t *testing.T) {
+	t.Parallel()
+	ca := updatetest.NewAuthority()
+	yes, no := true, false
+	c := updatable(t, ca, "", func(f *fabric.Config) {
+		f.AgentFamilies = []fabric.AgentFamily{{Name: "Prod", Version: "9.4.0.0", IsVersionFromRSM: &no, IsVMEnabledForRSMUpgrades: &yes}}
+	})
+	c.StartAgent(t)
+	c.WaitReady(t)
+	await(t, "the marker", func() bool {
+		_, err := c.ReadFile("/var/lib/waagent/waagent_rsm_update")
+		return err == nil
+	})
+	c.publish(t, ca, "9.4.0.0", newerAgent(t, "9.4.0.0"))
+	half := 1000
+	end := func() {}
+	for i, f := range []fabric.Fault{{Match: "_manifest.xml", Status: 503}, {Match: "9.4.0.0", Reset: true}, {Match: "9.4.0.0", Truncate: &half}} {
+		var ids []int
+		for _, f.Kind = range []fabric.Kind{fabric.Artifact, fabric.BlobGet} {
+			id, err := c.Fabric.Fail(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+		end()
+		end = func() {
+			for _, id := range ids {
+				c.Fabric.RemoveFault(id)
+			}
+		}
+		if i == 0 {
+			c.VM.Configure(func(f *fabric.Config) { f.AgentFamilies[0].IsVersionFromRSM = &yes })
+		}
+		await(t, "a failed request", func() bool {
+			return slices.ContainsFunc(c.Fabric.Journal(fabric.Query{}), func(e fabric.Entry) bool {
+				return strings.HasPrefix(e.Fault, fmt.Sprintf("#%d ", ids[0])) || strings.HasPrefix(e.Fault, fmt.Sprintf("#%d ", ids[1]))
+			})
+		})
+	}
+	end()
+	await(t, "the new version's report", func() bool {
+		v, u := c.reported(t)
+		if strings.Contains(u, `"Error"`) {
+			t.Fatalf("reported as failed: %s", u)
+		}
+		return v == "9.4.0.0"
 	})
 }
 
