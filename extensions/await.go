@@ -32,7 +32,11 @@ type await struct {
 	pace   protocol.Pace // of attempts that failed without a request
 	text   string        // what is waited for
 	failed bool          // it is reported as failed
-	room   bool          // for room on the disk
+	// local: this machine is at fault, and perhaps its disk. free is the most
+	// that was free after an attempt, and the last one was at tried.
+	local bool
+	free  store.FreeSpace
+	tried time.Time
 }
 
 // lookAgain is the longest pause between two attempts. One that comes too early
@@ -81,7 +85,7 @@ func (w *work) waitFor(what string, why error, p fault.Problem) bool {
 	a.Problem.Text = secret.Redact(p.Text)
 	a.Failed = failed || o == protocol.Absent || a.Waited >= w.m.cfg.Timeouts.Fetch
 	asked := protocol.NextTry(why)
-	w.wait = &await{since: since, asked: asked, text: awaitText(&a), failed: a.Failed, room: protocol.Local(why) || p.Cause == fault.CauseDiskLow}
+	w.wait = &await{since: since, asked: asked, text: awaitText(&a), failed: a.Failed, local: protocol.Local(why) || p.Cause == fault.CauseDiskLow, free: w.m.store.Space(), tried: now}
 	if !first && a.Failed == failed && !asked.IsZero() && asked.Equal(w.asked) {
 		return true // no request was made
 	}
@@ -161,12 +165,16 @@ func (m *Manager) noteAwait(o outcome) {
 	now := time.Now()
 	if old != nil {
 		a.pace = old.pace
+		a.free = a.free.Max(old.free)
 	}
 	a.next = a.asked
 	if a.next.IsZero() {
 		a.next = now.Add(a.pace.Failed(now))
 	}
-	a.next = minTime(a.next.Add(10*time.Millisecond), now.Add(lookAgain)) // not a moment too early
+	a.next = a.next.Add(10 * time.Millisecond) // not a moment too early
+	if !a.local {
+		a.next = minTime(a.next, now.Add(lookAgain))
+	}
 	if !a.failed {
 		// It is reported in time, whatever the pace.
 		a.next = minTime(a.next, a.since.Add(m.cfg.Timeouts.Fetch))
@@ -199,8 +207,8 @@ func (m *Manager) tryAgain(now bool) {
 		return
 	}
 	for name, a := range m.pass.awaits {
-		if now || a.room && m.store.CheckRoom(m.cfg.PackageLimit) == nil && !m.store.Space().Low() && time.Since(a.since) > roomPause {
-			a.next, a.room = time.Time{}, false
+		if now || m.roomFor(a) {
+			a.next = time.Time{}
 		}
 		if h := m.handlers[name]; h != nil && !time.Now().Before(a.next) {
 			h.settled = false
@@ -208,9 +216,16 @@ func (m *Manager) tryAgain(now bool) {
 	}
 }
 
-// roomPause is the least time before an attempt that has failed for want of room
-// is repeated because there is room again.
+// roomPause is how often the free space is looked at, and the least time between
+// two attempts because of it.
 const roomPause = 2 * time.Second
+
+// roomFor reports whether an attempt that has failed for want of room is worth
+// repeating: there is more than at any that has failed. Each may be a download,
+// and a disk on which others write is now and then a little emptier.
+func (m *Manager) roomFor(a *await) bool {
+	return a.local && time.Since(a.tried) >= roomPause && m.store.Space().More(a.free)
+}
 
 // holdsOff reports whether a handler has to wait for its next attempt, and whether
 // it is done with this goal state for the time being.
@@ -242,7 +257,7 @@ func (m *Manager) nextTry() time.Duration {
 			continue
 		}
 		left := max(time.Until(a.next), 10*time.Millisecond)
-		if a.room {
+		if a.local {
 			left = min(left, roomPause)
 		}
 		if next == 0 || left < next {

@@ -399,6 +399,55 @@ func TestPAT1TheEndIsHeardOf(t *testing.T) {
 	})
 }
 
+// TestPAT1ArtifactsProfile: while it can't be had whether a goal state is on hold,
+// nothing is begun and the row says so. It is asked for again: then it holds, or
+// goes on soon; and after some minutes it goes on without.
+func TestPAT1ArtifactsProfile(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		hold   bool
+		outage time.Duration
+	}{
+		"not on hold": {false, 40 * time.Second},
+		"on hold":     {true, 40 * time.Second},
+		"never":       {true, 2 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, pkg{name: siteHandler, version: "1.0.0", script: simple})
+				s.c = platform.New(platform.Options{Root: s.root, HTTP: s.vm.Client(), AgentVersion: "9.9.9.9", NoFastTrack: true, Log: zerolog.Nop()})
+				s.vm.Configure(func(c *fabric.Config) { c.OnHold = tc.hold })
+				s.fail([]fabric.Fault{{Kind: fabric.Artifact, Status: 503}, {Kind: fabric.BlobGet, Status: 503}}, ".vmSettings")
+				s.start()
+				defer s.stop()
+				look := func() { // as the agent polls
+					if gs, err := s.c.GoalState(t.Context(), s.key); err == nil {
+						s.key = gs.Key()
+						s.m.Offer(gs)
+					}
+				}
+				asks := false
+				if after, ok := s.until(tc.outage, s.fetched, func() {
+					_, text := s.row()
+					asks = asks || strings.Contains(text, "the platform's word on whether it may run: artifacts profile: ")
+					look()
+				}); ok != (name == "never") || ok && (after < 4*time.Minute || after > 6*time.Minute) {
+					t.Errorf("begun during the outage: %v, after %v", ok, after)
+				}
+				if !asks {
+					_, text := s.row()
+					t.Errorf("the row does not say what it waits for: %s", text)
+				}
+				s.f.RemoveFault(0)
+				if after, ok := s.until(time.Minute, s.fetched, look); ok != (name != "on hold") {
+					t.Errorf("begun after the outage: %v, after %v", ok, after)
+				}
+			})
+		})
+	}
+}
+
 // TestPAT1DependantsWait: what depends on an extension whose package is late
 // waits with it; if the failure was reported meanwhile, it runs when that is
 // taken back.

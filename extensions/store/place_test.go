@@ -23,6 +23,32 @@ var past = map[string]string{
 	"mrseq": "3", "config/3.settings": "{}", "config/HandlerState": "Enabled", "status/3.status": "[]", "download/3/script.sh": "sudo reboot", "heartbeat.log": "[]",
 }
 
+// TestPAT1MoreRoom: an attempt is repeated only if there is considerably more
+// than at any that has failed, so a disk that others fill and empty causes no
+// downloads without end.
+func TestPAT1MoreRoom(t *testing.T) {
+	t.Parallel()
+	s := func(mib, inodes int64) FreeSpace { return FreeSpace{mib << 20, inodes, true} }
+	for i, tc := range []struct {
+		now, before FreeSpace
+		want        bool
+	}{
+		{s(9, 100), s(9, 100), false},
+		{s(10, 100), s(9, 100), true},
+		{s(8, 163), s(9, 100), false},
+		{s(8, 164), s(9, 100), true},
+		{s(10, -1), s(9, -1), true},
+		{s(9, 100), s(5, 100).Max(s(9, 50)), false},
+		{s(10, 100), s(5, 100).Max(s(9, 50)), true},
+		{FreeSpace{}, s(1, 1), false},
+		{s(9, 100), FreeSpace{}, false},
+	} {
+		if got := tc.now.More(tc.before); got != tc.want {
+			t.Errorf("%d: %+v after %+v: %v", i, tc.now, tc.before, got)
+		}
+	}
+}
+
 // used creates the directory of a handler that has run (see past).
 func used(t *testing.T, dir string) {
 	t.Helper()

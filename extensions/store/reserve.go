@@ -26,6 +26,9 @@ const (
 	// started, because its supervisor and the handler write, too.
 	lowBytes = 256 << 10
 	lowFiles = reserveSlice
+	// This much more may be enough for what had too little.
+	moreBytes = 1 << 20
+	moreFiles = 64
 )
 
 // A FreeSpace is the free space of a file system. inodes is -1 if the file
@@ -51,6 +54,16 @@ func (s Store) Space() FreeSpace {
 // Low reports whether space should be freed before a command is started.
 func (sp FreeSpace) Low() bool {
 	return sp.ok && (sp.bytes < lowBytes || sp.inodes >= 0 && sp.inodes < lowFiles)
+}
+
+// More reports whether there is considerably more space than before.
+func (sp FreeSpace) More(before FreeSpace) bool {
+	return sp.ok && before.ok && (sp.bytes >= before.bytes+moreBytes || sp.inodes >= before.inodes+moreFiles)
+}
+
+// Max returns the larger one of each number.
+func (sp FreeSpace) Max(other FreeSpace) FreeSpace {
+	return FreeSpace{max(sp.bytes, other.bytes), max(sp.inodes, other.inodes), sp.ok || other.ok}
 }
 
 // FillReserve creates the missing files of the reserve, if there is plenty of

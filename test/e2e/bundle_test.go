@@ -16,7 +16,9 @@ import (
 //	$now           when the command began, in nanoseconds
 //	$work          a directory that exists from the first command on
 //	say STATUS CODE MESSAGE   writes the status file of this sequence number
-func handler(t testing.TB, script string) []byte {
+//
+// data are further files, which are not compressed.
+func handler(t testing.TB, script string, data ...[]byte) []byte {
 	t.Helper()
 	const manifest = `[{"version": 1.0, "handlerManifest": {
   "installCommand": "bin/handler install", "enableCommand": "bin/handler enable",
@@ -57,6 +59,15 @@ op=$1
 			t.Fatal(err)
 		}
 		if _, err := fmt.Fprint(out, f.text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, d := range data {
+		out, err := w.CreateHeader(&zip.FileHeader{Name: fmt.Sprint("data/", i), Method: zip.Store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Write(d); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -77,6 +78,26 @@ func (c *cloud) beside(t *testing.T, command string) {
 	if r, err := c.RunBeside(t.Context(), sandbox.Cmd{Args: strings.Fields(command)}); err != nil {
 		t.Fatalf("%v %s", err, r.Stderr)
 	}
+}
+
+// TestPAT1RoomOnTheDisk: there is too little room to unpack a package. That is
+// waited for, without downloading it again and again from every address, and the
+// extension goes on when somebody has made room.
+func TestPAT1RoomOnTheDisk(t *testing.T) {
+	t.Parallel()
+	const size = 6 << 20
+	o := blank()
+	o.Sandbox.Disk, o.Sandbox.DiskSize = machine.Lib, 40<<20
+	o.Packages["Late.Room/1.0.0"] = handler(t, "[ $op != enable ] || say success 0 here\n", make([]byte, size))
+	c := newAgentCloud(t, o)
+	c.StartAgent(t)
+	c.WaitReady(t)
+	left := fmt.Sprint((size + size/2) >> 10)
+	c.Sh(t, "cd "+machine.Lib+"; dd if=/dev/zero of=filler bs=1k count=$(($(df -k --output=avail . | tail -n 1) - "+left+"))")
+	c.succeeds(t, fabric.Extension{Handler: "Late.Room", Version: "1.0"}, func() {
+		c.says(t, "no space left on device")
+		c.Sh(t, "rm "+machine.Lib+"/filler")
+	})
 }
 
 // TestB8FirstBootDuringAnOutage: from power-on, for 40 s, the WireServer answers

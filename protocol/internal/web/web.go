@@ -22,6 +22,7 @@ import (
 
 	"github.com/azguest/azguest/agent/crash"
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/protocol"
 )
 
 // Limits that hold unless a Request says otherwise.
@@ -199,6 +200,10 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", r.Op, context.Cause(ctx))
 		}
+		if ours(err) {
+			c.faults.cleared(key, time.Now()) // the peer has answered
+			return nil, fmt.Errorf("%s: %w", r.Op, err)
+		}
 		se, isStatus := errors.AsType[*StatusError](err)
 		soon := isStatus && (se.Gone() || se.InvalidContainer())
 		var after time.Duration
@@ -210,6 +215,17 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 			return nil, c.faults.describe(key, r.Op, err, time.Now(), false)
 		}
 	}
+}
+
+// ours reports whether an answer could not be used because of this machine: its
+// disk is full, for example. That says nothing about the peer, so it does not
+// slow down the next request; the caller has to know when to try again.
+func ours(err error) bool {
+	if _, ok := errors.AsType[*localError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*ContentError](err)
+	return ok && protocol.Local(err)
 }
 
 func resumable(s Sink) int64 {

@@ -4,14 +4,18 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/protocol"
 )
@@ -259,6 +263,47 @@ func TestBodiesAreBounded(t *testing.T) {
 	_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Limit: 1000})
 	if se, ok := errors.AsType[*SizeError](err); !ok || se.Limit != 1000 {
 		t.Errorf("Do() = %v, want a SizeError", err)
+	}
+}
+
+// full is a sink on a disk that is full.
+type full struct{}
+
+func (full) Header() http.Header { return nil }
+func (full) Open(int, http.Header) (io.Writer, error) {
+	return nil, &os.PathError{Op: "write", Path: "x", Err: unix.ENOSPC}
+}
+func (full) Restart() bool    { return true }
+func (full) Resumable() int64 { return 0 }
+
+// TestPAT1OurDiskSlowsNobodyDown: an answer that could not be used because of
+// this machine is no fault of the request. It has no pace, so the next attempt
+// can be made when there is room; other strange answers have one.
+func TestPAT1OurDiskSlowsNobodyDown(t *testing.T) {
+	t.Parallel()
+	unpack := fmt.Errorf("unpack: %w", &os.PathError{Op: "write", Path: "x", Err: unix.ENOSPC})
+	for name, tc := range map[string]struct {
+		sink  Sink
+		check error
+		paced bool
+	}{
+		"writing":   {full{}, nil, false},
+		"unpacking": {nil, unpack, false},
+		"a page":    {nil, errors.New("no zip file"), true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			c := New(answers(func(*http.Request) (*http.Response, error) { n++; return status(200, "x"), nil }), "ua", nil)
+			for range 3 {
+				_, err := c.Do(t.Context(), Request{Op: "x", URL: addr, Tries: 1, Sink: tc.sink, Check: func(*Response) error { return tc.check }})
+				if protocol.OutlookOf(err, protocol.Never) != protocol.Later || protocol.NextTry(err).IsZero() == tc.paced {
+					t.Errorf("%s: %v, next try %v", name, err, protocol.NextTry(err))
+				}
+			}
+			if want := map[bool]int{true: 1, false: 3}[tc.paced]; n != want {
+				t.Errorf("%s: %d requests, want %d", name, n, want)
+			}
+		})
 	}
 }
 
