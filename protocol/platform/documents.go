@@ -35,6 +35,30 @@ type documents struct {
 	users    *protocol.RemoteAccess
 	access   []byte // as received; passwords are encrypted
 	failed   doc
+	// next is when the first of the requests that failed is due. ownPace means
+	// that something has failed that has no such time.
+	next    time.Time
+	ownPace bool
+}
+
+// loss is a document that could not be fetched, and why.
+type loss struct {
+	what doc
+	err  error
+}
+
+// lose notes what could not be fetched.
+func (d *documents) lose(l loss) {
+	if l.err == nil {
+		return
+	}
+	d.failed |= l.what
+	switch next := protocol.NextTry(l.err); {
+	case next.IsZero():
+		d.ownPace = true
+	case d.next.IsZero() || next.Before(d.next):
+		d.next = next
+	}
 }
 
 // doc is a set of documents.
@@ -61,11 +85,11 @@ var docNames = []string{
 // is named in failed and asked for again later (protocol/SPEC.md §4.4).
 func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, what doc) (documents, error) {
 	d := old
-	d.failed = old.failed &^ what
+	d.failed, d.next, d.ownPace = old.failed&^what, time.Time{}, false
 	w := c.wireClient()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
-	var lost [4]doc // one for each goroutine that may fail
+	var lost [4]loss // one for each goroutine that may fail
 	if what&extensions != 0 {
 		g.Go(func() (err error) {
 			defer crash.Catch(&err)
@@ -133,25 +157,21 @@ func (c *Client) fetch(ctx context.Context, gs *wire.GoalState, old documents, w
 		return old, context.Cause(ctx)
 	}
 	for _, l := range lost {
-		d.failed |= l
+		d.lose(l)
 	}
 	if what&(extensions|profile) != 0 {
 		d.failed &^= profile
-		d.failed |= c.noteLost(ctx, profile, d.holdErr)
+		d.lose(c.noteLost(ctx, profile, d.holdErr))
 	}
 	return d, nil
 }
 
-// noteLost returns the documents to ask for again, which are none without err,
-// and logs why.
-func (c *Client) noteLost(ctx context.Context, what doc, err error) doc {
-	if err == nil {
-		return 0
-	}
-	if ctx.Err() == nil && protocol.Loud(err) {
+// noteLost returns what has to be asked for again, and logs why.
+func (c *Client) noteLost(ctx context.Context, what doc, err error) loss {
+	if err != nil && ctx.Err() == nil && protocol.Loud(err) {
 		c.o.Log.Warn().Err(err).Msg("part of the goal state not available, will retry")
 	}
-	return what
+	return loss{what, err}
 }
 
 func (c *Client) fetchExtensions(ctx context.Context, w *wire.Client, gs *wire.GoalState, d *documents) error {

@@ -364,7 +364,9 @@ func (c *Client) searchCertificates(ctx context.Context, gs *wire.GoalState, raw
 	c.schedule(len(s.missing()) > 0, true)
 }
 
-// schedule plans when to ask again for what is missing.
+// schedule plans when to ask again for what is missing: when a request that has
+// failed is due, which has a pace of its own, and at the pace of failing requests
+// for what has none, such as a certificate that was not delivered.
 func (c *Client) schedule(needed, anew bool) {
 	s := &c.state
 	if !needed {
@@ -376,6 +378,10 @@ func (c *Client) schedule(needed, anew bool) {
 	}
 	now := time.Now()
 	s.retryAt = now.Add(max(certificateRetry, s.retryPace.Failed(now)))
+	own := s.docs.ownPace || len(s.missing()) > 0 && s.docs.failed&certificates == 0
+	if next := s.docs.next; next.After(now) && (!own || next.Before(s.retryAt)) {
+		s.retryAt = next.Add(10 * time.Millisecond) // not a moment too early
+	}
 }
 
 func (s *state) due() bool {
