@@ -414,7 +414,18 @@ func prepareUpper(upper, hostname string, more []string) ([]string, error) {
 	if err := lockPasswords(upper); err != nil {
 		return nil, err
 	}
-	return covers, os.WriteFile(filepath.Join(upper, "etc/hostname"), []byte(hostname+"\n"), 0o644)
+	for name, text := range map[string]string{
+		"hostname": hostname + "\n",
+		// The real machine's name servers can't be reached. Each program that
+		// asks for a name, as sudo does for the host's, would wait for them.
+		// Nothing listens at this address, so the answer comes at once.
+		"resolv.conf": "nameserver 127.0.0.53\n",
+	} {
+		if err := os.WriteFile(filepath.Join(upper, "etc", name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return covers, nil
 }
 
 // copyDir creates a directory of the machine in the upper layer, with its
