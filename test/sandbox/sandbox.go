@@ -110,7 +110,10 @@ type answer struct {
 }
 
 // Available returns the reason why a sandbox can't be created here, or nil.
-func Available() error {
+func Available() error { return available() }
+
+// One answer for all callers: each probe is a start of the program.
+var available = sync.OnceValue(func() error {
 	if runtime.GOOS != "linux" {
 		return errors.New("sandbox: only Linux is supported")
 	}
@@ -128,7 +131,7 @@ func Available() error {
 		return &Unavailable{CodeRoot, err, []string{"root has limited rights here, as in a container: docker run --privileged"}}
 	}
 	return nil
-}
+})
 
 const superFlags = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID
 

@@ -126,6 +126,9 @@ func TestMachineIsUntouched(t *testing.T) {
 	if got := sh(t, s, "hostname"); got != "other" {
 		t.Errorf("host name inside = %q", got)
 	}
+	if got := sh(t, s, "cat /etc/resolv.conf"); got != "nameserver 127.0.0.53" {
+		t.Errorf("its name servers are %q: programs would wait for those of the machine", got)
+	}
 	if got := sh(t, s, "ls -A /home /run/systemd 2>/dev/null | grep -v -e sandboxed -e : ; cut -d: -f2 /etc/shadow | grep -c '^[$]' "); got != "1" {
 		t.Errorf("state of the machine shows through: %s", got)
 	}
