@@ -1,11 +1,16 @@
 package access
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
 )
 
 // sameAccount says if the name means another account to the C library than to
@@ -58,6 +63,18 @@ func (a aging) hasHash() bool {
 	return a.field != "" && a.field[0] != '*' && a.field[0] != '!' && a.field != "x"
 }
 
+// unknownToPAM says if the C library finds no password entry of an account
+// that is in the files: pam_unix then refuses every log-in.
+func (c *check) unknownToPAM(ctx context.Context) bool {
+	_, err := c.run1(ctx, nil, "getent", "shadow", c.p.Name)
+	ex, ended := errors.AsType[*host.ExitError](err)
+	if !ended || ex.Code != 2 { // 2: not found
+		return false
+	}
+	_, found, err := c.m.Root.PasswordField(c.m.Options.Shadow, c.p.Name)
+	return err == nil && found
+}
+
 // account judges the dates of the account as pam_unix does
 // (check_shadow_expiry in its passverify.c), and its lock as sshd does without
 // PAM.
@@ -67,6 +84,12 @@ func (c *check) account(ctx context.Context, pam bool) {
 		return // accounts of a directory have no such line
 	}
 	both, name := []Way{Key, Password}, c.p.Name
+	if pam && c.unknownToPAM(ctx) {
+		c.add(Finding{
+			Code: CodeName, Shuts: []Way{Key, Password, Root}, Evidence: "getent shadow " + name + ": not found, although " + c.m.Options.Shadow + " has it",
+			Fix: "put files first in the line shadow: of /etc/nsswitch.conf",
+		})
+	}
 	if c.p.Password && !a.hasHash() {
 		c.add(Finding{Code: CodeLocked, Shuts: []Way{Password}, Evidence: "no password matches the field of " + name + " in the shadow file", Fix: "passwd " + name})
 	}
@@ -91,19 +114,40 @@ func (c *check) account(ctx context.Context, pam bool) {
 
 func day(n int) string { return time.Unix(int64(n)*86400, 0).UTC().Format(time.DateOnly) }
 
-// shell lets the shell run a command, as sshd does for a log-in with a
-// command.
+// shellSaid is what the shell is told to say.
+const shellSaid = "azguest-log-in"
+
+// shell lets the shell run a command, as sshd does for a log-in with a command:
+// bash then reads its start-up files, which may end it. One that ends only such
+// log-ins, as "case $- in *i*) ;; *) exit;; esac" does, shuts nobody out.
 func (c *check) shell(ctx context.Context) {
-	sh := c.acct.Shell
-	if sh == "" {
-		sh = "/bin/sh"
-	}
-	if _, err := c.run1(ctx, &c.person, sh, "-c", "exit 0"); err != nil {
-		c.add(Finding{
-			Code: CodeShell, Shuts: []Way{Key, Password}, Evidence: sh + " -c 'exit 0' as " + c.p.Name + ": " + err.Error(),
-			Fix: "usermod -s /bin/sh " + c.p.Name,
+	sh := cmp.Or(c.acct.Shell, "/bin/sh")
+	ask := func(args ...string) string {
+		res, err := c.m.Run.Run(ctx, host.Cmd{
+			Name: sh, Args: append(args, "echo "+shellSaid), As: &c.person, Timeout: askTimeout,
+			Env: []string{"LC_ALL=C", "SHLVL=0", "SSH_CLIENT=" + provisioning.FromInternet + " 22 22", "SSH_CONNECTION=" + provisioning.FromInternet + " 22 " + provisioning.FromNetwork + " 22"},
 		})
+		switch {
+		case strings.Contains(string(res.Stdout), shellSaid):
+			return ""
+		case err != nil:
+			return err.Error()
+		}
+		return "ends without a word"
 	}
+	why := ask("-c")
+	if why == "" {
+		return
+	}
+	f := Finding{
+		Code: CodeShell, Shuts: login, Evidence: sh + " -c 'echo …' as " + c.p.Name + ", as sshd runs it: " + why,
+		Fix: "usermod -s /bin/sh " + c.p.Name + "; or mend the start-up files of the shell (~/.bashrc, /etc/bash.bashrc)",
+	}
+	if ask("-i", "-c") == "" {
+		f.Shuts = nil
+		f.Evidence += "; a log-in without a command works"
+	}
+	c.add(f)
 }
 
 // awaitBoot waits until the machine lets users in: systemd makes /run/nologin

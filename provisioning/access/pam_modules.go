@@ -17,6 +17,7 @@ const (
 	nobody  = "user_unknown"
 	missing = "module_unknown"
 	skip    = "ignore"
+	unknown = "" // it decides by what this check does not read
 )
 
 // A module answers as a module of PAM would for the person.
@@ -40,14 +41,13 @@ func modules() map[string]module {
 		"rootok":  pamRootOK,
 		"nologin": pamNologin, "access": pamAccess, "listfile": pamListfile, "succeed_if": pamSucceedIf,
 		"shells": pamShells, "faillock": pamFaillock, "localuser": pamLocal, "usertype": pamUsertype,
-		"google_authenticator": pamTOTP,
-		"permit":               fine, "unix": fine, "unix2": fine, "unix_auth": fine, "unix_acct": fine, "unix_session": fine, "tcb": fine,
+		"google_authenticator": pamTOTP, "exec": pamExec, "time": pamTime, "limits": pamLimits, "securetty": pamSecureTTY,
+		"permit": fine, "unix": fine, "unix2": fine, "unix_auth": fine, "unix_acct": fine, "unix_session": fine, "tcb": fine,
 	}
-	// About sessions, records and the environment; or they decide by what is
-	// not known before a log-in.
-	for name := range strings.FieldsSeq(`cap debug echo env exec faildelay filter gnome_keyring group issue keyinit kwallet5 lastlog
-		lastlog2 limits loginuid mail mkhomedir oddjob_mkhomedir motd namespace pwhistory pwquality cracklib script securetty selinux
-		sepermit setquota stress systemd systemd_home tally2 time timestamp tty_audit umask userdb warn wtmpdb xauth ck_connector
+	// About sessions, records and the environment.
+	for name := range strings.FieldsSeq(`cap debug echo env faildelay filter gnome_keyring group issue keyinit kwallet5 lastlog
+		lastlog2 loginuid mail mkhomedir oddjob_mkhomedir motd namespace pwhistory pwquality cracklib selinux
+		sepermit setquota stress systemd systemd_home timestamp tty_audit umask userdb warn wtmpdb xauth ck_connector
 		apparmor ecryptfs fprintd elogind openrc rundir turnstile ssh_agent_auth`) {
 		m[name] = ignored
 	}
@@ -66,11 +66,15 @@ func (j *judge) module(w *walk, r rule) (string, refusal) {
 		}
 		return missing, refusal{CodePAM, "the module is not installed", "install the package of " + path.Base(r.module) + ", or take the line out"}
 	}
+	result, says := unknown, refusal{}
 	if f, ok := modules()[name]; ok {
-		return f(j, r)
+		result, says = f(j, r)
 	}
-	if r.mayRefuse() {
-		w.unknown = append(w.unknown, path.Base(r.module))
+	switch {
+	case result != unknown:
+		return result, says
+	case r.mayRefuse():
+		w.unknown = append(w.unknown, strings.TrimSpace(path.Base(r.module)+" "+says.why))
 		return yes, refusal{}
 	}
 	return skip, refusal{}
@@ -170,6 +174,112 @@ func pamTOTP(j *judge, r rule) (string, refusal) {
 		return skip, refusal{}
 	}
 	return "auth_err", refusal{CodePAM, "it wants a second factor, and " + file + " does not exist", "add nullok to its line until the person has enrolled"}
+}
+
+// pamExec knows only what pam_exec cannot run; what the program says, it says to
+// the person.
+func pamExec(j *judge, r rule) (string, refusal) {
+	for _, a := range r.args {
+		if !path.IsAbs(a) {
+			continue
+		}
+		if fi, err := j.m.Root.Stat(a); err != nil || fi.Mode()&0o111 == 0 {
+			return "system_err", refusal{CodePAM, a + " is not there, or no program", "take the line out"}
+		}
+		return unknown, refusal{why: a}
+	}
+	return unknown, refusal{}
+}
+
+// pamTime names the first line of time.conf(5) that is about the person.
+func pamTime(j *judge, _ rule) (string, refusal) {
+	b, err := j.m.Root.ReadFile("/etc/security/time.conf")
+	if err != nil {
+		return yes, refusal{}
+	}
+	for line := range strings.Lines(strings.ReplaceAll(string(b), "\\\n", " ")) {
+		line, _, _ = strings.Cut(line, "#")
+		f := strings.Split(strings.TrimSpace(line), ";")
+		if len(f) == 4 && timeList(f[0], "sshd") && timeList(f[2], j.p.Name) {
+			return unknown, refusal{why: "(/etc/security/time.conf has " + strconv.Quote(strings.TrimSpace(line)) + ")"}
+		}
+	}
+	return yes, refusal{}
+}
+
+// timeList matches a logic list: names or patterns with |, & and !. Netgroups
+// match.
+func timeList(list, name string) bool {
+	for alternative := range strings.SplitSeq(list, "|") {
+		all := true
+		for item := range strings.SplitSeq(alternative, "&") {
+			pattern, not := strings.CutPrefix(strings.TrimSpace(item), "!")
+			all = all && (strings.HasPrefix(pattern, "@") || wildcard(pattern, name) != not)
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+// pamLimits looks for limits that leave nothing to a log-in (limits.conf(5)):
+// that of a user is stronger than that of a group, and this than that of all.
+func pamLimits(j *judge, r rule) (string, refusal) {
+	files := []string{r.option("conf")}
+	if files[0] == "" {
+		files[0] = "/etc/security/limits.conf"
+		more, _ := j.m.Root.Glob("/etc/security/limits.d/*.conf") // the pattern is valid
+		files = append(files, more...)
+	}
+	strength, lines := map[string]int{}, map[string]string{}
+	for _, file := range files {
+		b, err := j.m.Root.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			line, _, _ = strings.Cut(line, "#")
+			f := strings.Fields(line)
+			if len(f) != 4 || !slices.Contains([]string{"maxlogins", "maxsyslogins", "nproc"}, f[2]) {
+				continue
+			}
+			if s := j.limitsDomain(f[0]); s > 0 && s >= strength[f[2]] {
+				strength[f[2]], lines[f[2]] = s, ""
+				if f[3] == "0" {
+					lines[f[2]] = file + " has " + strconv.Quote(strings.Join(f, " "))
+				}
+			}
+		}
+	}
+	for _, item := range []string{"maxlogins", "maxsyslogins", "nproc"} {
+		if why := lines[item]; why != "" && j.acct.UID != 0 {
+			return no, refusal{CodePAM, why, "take the line out"}
+		}
+	}
+	return skip, refusal{}
+}
+
+// limitsDomain returns how strongly a domain is about the person; 0: it is not.
+func (j *judge) limitsDomain(d string) int {
+	group, isGroup := strings.CutPrefix(d, "@")
+	switch {
+	case d == j.p.Name:
+		return 3
+	case isGroup && slices.Contains(j.groups, group):
+		return 2
+	case d == "*":
+		return 1
+	}
+	return 0
+}
+
+// pamSecureTTY refuses root where there is no terminal of the list.
+func pamSecureTTY(j *judge, _ rule) (string, refusal) {
+	if j.acct.UID == 0 && j.m.Root.Exists("/etc/securetty") {
+		return unknown, refusal{}
+	}
+	return yes, refusal{}
 }
 
 func pamListfile(j *judge, r rule) (string, refusal) {

@@ -23,11 +23,13 @@ func fake(t *testing.T, files map[string]string, answers map[string]hosttest.Ans
 	t.Helper()
 	r := host.Root(t.TempDir())
 	for name, text := range files {
-		if err := errors.Join(r.MkdirAll(path.Dir(name), 0o755), r.WriteFile(name, []byte(text), 0o644)); err != nil {
+		if err := errors.Join(r.MkdirAll(path.Dir(name), 0o755), r.WriteFile(name, []byte(text), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sys := &provisioning.System{Root: r, Run: &hosttest.Runner{Answers: answers}, Events: event.Discard{}, Log: zerolog.Nop()}
+	all := map[string]hosttest.Answer{"/bin/bash": {Stdout: shellSaid + "\n"}}
+	maps.Copy(all, answers)
+	sys := &provisioning.System{Root: r, Run: &hosttest.Runner{Answers: all}, Events: event.Discard{}, Log: zerolog.Nop()}
 	return provisioning.NewMachine(sys, provisioning.Options{}, provisioning.Identity{})
 }
 
@@ -59,6 +61,10 @@ func TestIN1PAM(t *testing.T) {
 		{"a group", debian, "required pam_access.so\n", map[string]string{"/etc/security/access.conf": "-:ALL EXCEPT (staff):ALL\n"}, ""},
 		{"two conditions", debian, "required pam_succeed_if.so uid >= 1000 user ingroup staff\n", nil, ""},
 		{"one does not hold", debian, "required pam_succeed_if.so quiet uid >= 2000\n", nil, CodePAM},
+		{"a program that is gone", debian, "required pam_exec.so quiet /gone\n", nil, CodePAM},
+		{"a program", debian, "required pam_exec.so quiet /bin/check\n", map[string]string{"/bin/check": ""}, ""},
+		{"limits", debian, "required pam_limits.so\naccount required pam_unix.so\n", map[string]string{"/etc/security/limits.conf": "* hard maxlogins 0\n"}, CodePAM},
+		{"limits of others", debian, "required pam_limits.so\naccount required pam_unix.so\n", map[string]string{"/etc/security/limits.conf": "v hard nproc 0\n@staff - maxlogins 4\n* hard maxlogins 0\n* soft core 0\n"}, ""},
 		{"a second factor", debian + "auth required pam_google_authenticator.so\n", "required pam_unix.so\n", nil, CodePAM},
 		{"a second factor for those who have it", debian + "auth required pam_google_authenticator.so nullok\n", "required pam_unix.so\n", nil, ""},
 	} {
@@ -80,6 +86,103 @@ func TestIN1PAM(t *testing.T) {
 				t.Errorf("findings %q, want %q: %+v", got, tc.codes, j.found)
 			}
 		})
+	}
+}
+
+// TestIN1UnknownIsNamed: a module that decides by what the check does not read
+// is named, with what it is about.
+func TestIN1UnknownIsNamed(t *testing.T) {
+	t.Parallel()
+	for module, want := range map[string]string{
+		"pam_exec.so /bin/check":        "pam_exec.so /bin/check",
+		"pam_time.so":                   "pam_time.so (/etc/security/time.conf has \"sshd;*;!root;!Al0000-2400\")",
+		"pam_tally2.so":                 "pam_tally2.so",
+		"pam_script.so":                 "pam_script.so",
+		"pam_unix.so":                   "",
+		"pam_lastlog.so":                "",
+		"pam_exec.so seteuid /usr/gone": "", // it refuses, and that is said
+	} {
+		m := fake(t, map[string]string{
+			"/etc/passwd": passwd, "/bin/check": "", "/etc/pam.d/sshd": "auth required pam_permit.so\naccount required pam_unix.so\naccount required " + module + "\n",
+			"/etc/security/time.conf": "# a comment\nlogin ; * ; * ; Al0000-2400\nsshd;*;root|v;Al0000-2400\nsshd;*;!root;!Al0000-2400\n",
+		}, nil)
+		c := &check{m: m, p: Person{Name: "u"}, acct: host.Account{Name: "u", UID: 1000}}
+		j := &judge{check: c, ctx: t.Context(), a: provisioning.SSHDAnswer{}, from: provisioning.FromInternet}
+		j.pam()
+		got := ""
+		for _, f := range j.found {
+			if _, names, ok := strings.Cut(f.Evidence, "does not know: "); ok && len(f.Shuts) == 0 {
+				got += names
+			}
+		}
+		if got != want {
+			t.Errorf("%s: named %q, want %q: %+v", module, got, want, j.found)
+		}
+	}
+}
+
+// TestIN1Wrappers: hosts.allow and hosts.deny as libwrap reads them, for a
+// person from 203.0.113.1.
+func TestIN1Wrappers(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		allow, deny string
+		shut, named bool
+	}{
+		{"", "", false, false},
+		{"", "# ALL: ALL\n", false, false},
+		{"", "ALL: ALL\n", true, true},
+		{"", "ALL:\\\n ALL\n", true, true},
+		{"", "sshd : ALL EXCEPT 10.0.0.0/8\n", true, true},
+		{"", "sshd : 0.0.0.0/0.0.0.0 EXCEPT 203.0.113. : spawn (echo %h)\n", false, false},
+		{"", "in.ftpd, telnetd: ALL\n", false, false},
+		{"ALL EXCEPT sshd: ALL\n", "ALL: ALL\n", true, true},
+		{"sshd: 203.0.113.0/24\n", "ALL: ALL\n", false, false},
+		{"sshd: 203.0.113.0/255.255.255.0\n", "ALL: ALL\n", false, false},
+		{"sshd@10.0.0.4: root@203.*\n", "ALL: ALL\n", false, false},
+		{"ALL: LOCAL, [fd00::]/8\n", "ALL: ALL\n", true, true},
+		{"sshd: ALL: deny\n", "", true, true},
+		{"sshd: ALL: DENY\n", "", true, true},
+		{"", "ALL: ALL: ALLOW\n", false, false},
+		{"sshd: .corp.example\n", "ALL: ALL\n", false, true}, // the person may have such a name
+		{"sshd: bastion /etc/hosts.more\n", "ALL: ALL\n", false, true},
+	} {
+		m := fake(t, map[string]string{"/etc/hosts.allow": tc.allow, "/etc/hosts.deny": tc.deny, "/usr/sbin/sshd": "\x00libwrap.so.0\x00"}, nil)
+		j := &judge{check: &check{m: m, p: Person{Name: "u"}}, from: provisioning.FromInternet}
+		j.wrappers()
+		if shut := slices.ContainsFunc(j.found, func(f Finding) bool { return len(f.Shuts) > 0 }); shut != tc.shut || (len(j.found) > 0) != tc.named {
+			t.Errorf("allow %q, deny %q: %+v", tc.allow, tc.deny, j.found)
+		}
+	}
+	m := fake(t, map[string]string{"/etc/hosts.deny": "ALL: ALL\n", "/usr/sbin/sshd": "libc.so.6"}, nil)
+	j := &judge{check: &check{m: m}, from: provisioning.FromInternet}
+	if j.wrappers(); len(j.found) > 0 {
+		t.Errorf("an sshd without wrappers: %+v", j.found)
+	}
+}
+
+// TestIN1ShellAsSSHDRunsIt: a start-up file that ends the shell shuts everybody
+// out, unless it ends only log-ins with a command.
+func TestIN1ShellAsSSHDRunsIt(t *testing.T) {
+	t.Parallel()
+	const command, terminal = "/bin/bash -c echo " + shellSaid, "/bin/bash -i -c echo " + shellSaid
+	ends := hosttest.Answer{}
+	for _, tc := range []struct {
+		answers     map[string]hosttest.Answer
+		found, shut bool
+	}{
+		{nil, false, false},
+		{map[string]hosttest.Answer{command: ends}, true, false},
+		{map[string]hosttest.Answer{command: ends, terminal: ends}, true, true},
+		{map[string]hosttest.Answer{command: {Code: 1}, terminal: {Code: 1}}, true, true},
+	} {
+		m := fake(t, map[string]string{"/etc/passwd": passwd}, tc.answers)
+		c := &check{m: m, p: Person{Name: "u"}, acct: host.Account{Name: "u", UID: 1000, Shell: "/bin/bash"}}
+		c.shell(t.Context())
+		got := c.report.Findings
+		if (len(got) > 0) != tc.found || tc.found && (len(got[0].Shuts) > 0) != tc.shut {
+			t.Errorf("%v: %+v", tc.answers, got)
+		}
 	}
 }
 

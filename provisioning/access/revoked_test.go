@@ -69,7 +69,7 @@ func TestS11RevokedKeys(t *testing.T) {
 				}
 			}
 			m := fake(t, files, map[string]hosttest.Answer{
-				"/usr/sbin/sshd": {Stdout: say}, "ssh-keygen": tc.keygen, "/bin/bash": {},
+				"/usr/sbin/sshd": {Stdout: say}, "ssh-keygen": tc.keygen,
 				"cat": {Stdout: files["/home/u/.ssh/authorized_keys"]},
 			})
 			for _, given := range [][]string{{key}, nil} { // after provisioning, and for doctor
@@ -124,7 +124,6 @@ func TestP2NologinOfTheBoot(t *testing.T) {
 			}
 			m := fake(t, files, map[string]hosttest.Answer{
 				"/usr/sbin/sshd": {Stdout: "port 22\npasswordauthentication yes\n" + use},
-				"/bin/bash":      {},
 				"systemctl list-jobs --no-legend --no-pager": {Stdout: " 71 systemd-user-sessions.service start waiting\n 90 mnt-share.mount start running\n"},
 				"systemctl":       {Stdout: tc.show},
 				"getent shadow u": {Stdout: "u:$6$x$y:20000:0:99999:7:::\n"},

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -69,10 +73,15 @@ func (c *check) ask(ctx context.Context) {
 		return
 	}
 	var refused []string
+	if len(c.keys) == 0 { // nothing to ask, but whether it talks
+		if _, err := c.askFor(ctx, nil); err != nil {
+			c.noAnswer(ctx, err)
+		}
+		return
+	}
 	for _, k := range c.keys[:min(len(c.keys), askedKeys)] {
-		accepted, err := c.askFor(ctx, k)
-		if _, ok := errors.AsType[*net.OpError](err); ok && !accepted {
-			c.server(ctx, "connect to the port of sshd: "+err.Error())
+		accepted, err := c.askFor(ctx, &k)
+		if err != nil && c.noAnswer(ctx, err) {
 			return
 		}
 		switch {
@@ -97,14 +106,67 @@ func (c *check) ask(ctx context.Context) {
 	}
 }
 
-// askFor asks for one key. An error means that sshd gave no answer.
-func (c *check) askFor(ctx context.Context, k key) (accepted bool, err error) {
+// errCloses means that sshd ends connections before it shows a host key.
+var errCloses = errors.New("sshd closes the connection before it shows a host key")
+
+// noAnswer says why sshd did not answer, if that shuts everybody out.
+func (c *check) noAnswer(ctx context.Context, err error) bool {
+	if errors.Is(err, errCloses) {
+		if c.report.Open(Key, provisioning.FromNetwork) || c.report.Open(Password, provisioning.FromNetwork) { // else the reason is known
+			c.add(Finding{
+				Code: CodeServer, Shuts: login, Evidence: "port of sshd, " + c.listen + ": " + err.Error(),
+				Fix: "journalctl -u ssh -u sshd has the reason: HostKey and HostKeyAlgorithms that do not fit, /etc/hosts.deny",
+			})
+		}
+		return true
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		c.server(ctx, "connect to the port of sshd: "+err.Error())
+		return true
+	}
+	return false
+}
+
+// A busyConn notices if sshd closes the connection because it has too many, or
+// has punished the address for earlier ones (MaxStartups, PerSourcePenalties).
+type busyConn struct {
+	net.Conn
+	busy atomic.Bool
+}
+
+func (c *busyConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if bytes.HasPrefix(p[:n], []byte("Exceeded MaxStartups")) || bytes.HasPrefix(p[:n], []byte("Not allowed at this time")) {
+		c.busy.Store(true)
+	}
+	return n, err
+}
+
+// askFor asks for one key, or, without one, only whether sshd talks. An error
+// means that sshd gave no answer. It may be about to restart, so it is asked up
+// to three times.
+func (c *check) askFor(ctx context.Context, k *key) (accepted bool, err error) {
+	for range 3 {
+		if accepted, err = c.askOnce(ctx, k); !errors.Is(err, errCloses) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	return accepted, err
+}
+
+func (c *check) askOnce(ctx context.Context, k *key) (accepted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := c.m.Kernel.DialSelf(ctx, c.listen)
+	tcp, err := c.m.Kernel.DialSelf(ctx, c.listen)
 	if err != nil {
 		return false, err
 	}
+	conn := &busyConn{Conn: tcp}
 	defer func() { _ = conn.Close() }()
 	if at, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(at); err != nil {
@@ -112,8 +174,12 @@ func (c *check) askFor(ctx context.Context, k key) (accepted bool, err error) {
 		}
 	}
 	agreed := false
+	var auth []ssh.AuthMethod
+	if k != nil {
+		auth = append(auth, ssh.PublicKeys(question{*k, &accepted}))
+	}
 	sc, _, _, err := ssh.NewClientConn(conn, c.listen, &ssh.ClientConfig{
-		User: c.p.Name, Auth: []ssh.AuthMethod{ssh.PublicKeys(question{k, &accepted})},
+		User: c.p.Name, Auth: auth,
 		HostKeyCallback: func(string, net.Addr, ssh.PublicKey) error {
 			agreed = true // it is this machine, and learns nothing but a public key
 			return nil
@@ -127,6 +193,8 @@ func (c *check) askFor(ctx context.Context, k key) (accepted bool, err error) {
 	switch {
 	case accepted:
 		return true, nil
+	case !agreed && !conn.busy.Load() && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
+		return false, fmt.Errorf("%w: %w", errCloses, err)
 	case !agreed, errors.Is(err, io.EOF), errors.As(err, &ne):
 		return false, fmt.Errorf("ask sshd: %w", err)
 	}

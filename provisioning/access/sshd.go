@@ -67,6 +67,7 @@ func (j *judge) add(code, fix string, shuts []Way, format string, args ...any) {
 var login = []Way{Key, Password}
 
 func (j *judge) run(ctx context.Context) {
+	j.wrappers()
 	j.lists()
 	j.methods()
 	j.session()
