@@ -134,6 +134,7 @@ func accountEntries() []Entry {
 				"~/.local/share/fish/fish_history", "~/.local/share/powershell/PSReadLine/*", "~/.python_history", "~/.local/state/python_history",
 				"~/.mysql_history", "~/.mariadb_history", "~/.psql_history", "~/.sqlite_history", "~/.rediscli_history", "~/.dbshell", "~/.mongosh/*history*",
 				"~/.node_repl_history", "~/.irb_history", "~/.lesshst", "~/.viminfo", "~/.local/state/nvim/shada/*", "~/.wget-hsts", "~/.local/share/nano/*_history",
+				"~/.local/state/bash_history", "~/.local/state/*/history", "~/.local/share/atuin/history.db*", "~/.local/share/mc/history",
 			},
 			Why: "history", Source: "virt-sysprep bash-history, zsh-history",
 		},
@@ -219,8 +220,8 @@ func machineEntries() []Entry {
 		},
 		{
 			Name: "hostname-setting", Group: Identity, Act: Amend, Harm: Shared,
-			Paths: []string{"/etc/sysconfig/network", "/etc/conf.d/hostname"}, edit: dropKeys("HOSTNAME", "hostname"),
-			Why: "host name of this VM", Source: "virt-sysprep net-hostname",
+			Paths: []string{"/etc/sysconfig/network", "/etc/conf.d/hostname", "/etc/machine-info"}, edit: dropKeys("HOSTNAME", "hostname", "PRETTY_HOSTNAME"),
+			Why: "host name of this VM", Source: "virt-sysprep net-hostname, machine-info(5)",
 		},
 		{
 			Name: "mail-name", Group: Identity, Act: Keep, Harm: Stale, match: hasOwnName,
@@ -255,6 +256,10 @@ func machineEntries() []Entry {
 				"/var/lib/systemd/coredump/*", "/var/lib/systemd/pstore/*", "/var/crash/*", "/var/spool/abrt/*", "/var/tmp/abrt/*", "/var/lib/apport/coredump/*", "/core", "/core.[0-9]*",
 			},
 			Why: "memory of programs of this VM", Source: "virt-sysprep abrt-data, crash-data",
+		},
+		{
+			Name: "swap-file", Group: Identity, Act: Keep, Harm: Secret, Paths: []string{"/swapfile*", "/swap.img", "/.swapfile", "/swap/swapfile*", "/var/swap", "/var/swapfile"},
+			Why: "memory of programs of this VM", Fix: "swapoff, remove it and its line in /etc/fstab; the agent makes one on the resource disk (ResourceDisk.EnableSwap)", Source: "swapon(8)",
 		},
 		{
 			Name: "agent-state", Group: Identity, Act: Drop, Harm: Secret, Paths: []string{"{lib}/*", "{lib}/.[!.]*", "/run/azguest/*"},
@@ -412,6 +417,7 @@ func networkEntries() []Entry {
 			Paths: []string{
 				"/etc/environment", "/etc/profile.d/*", "/etc/apt/apt.conf", "/etc/apt/apt.conf.d/*", "/etc/apt/sources.list", "/etc/apt/sources.list.d/*", "/etc/yum.conf", "/etc/yum.repos.d/*.repo",
 				"/etc/dnf/dnf.conf", "/etc/zypp/repos.d/*.repo", "/etc/wgetrc", "/etc/curlrc", "/etc/pip.conf", "/etc/apk/repositories", "/etc/systemd/system/*.service.d/*.conf", "/etc/waagent.conf", "/etc/waagent.conf.d/*.conf",
+				"~/.config/pip/pip.conf", "~/.pip/pip.conf", "~/.condarc", "~/.bundle/config", "~/.gitconfig", "~/.config/git/config", "/etc/gitconfig",
 			},
 			Why: "a password in an address", Fix: "remove it", Source: "environment(5), apt.conf(5)",
 		},
@@ -437,7 +443,7 @@ func networkEntries() []Entry {
 			Name: "vpn-key", Group: Network, Act: Keep, Harm: Secret,
 			Paths: []string{
 				"/etc/wireguard/*.conf", "/etc/wireguard/*.key", "/etc/openvpn/*.key", "/etc/openvpn/*/*.key", "/etc/ipsec.d/private/*", "/etc/swanctl/private/*", "/etc/swanctl/rsa/*", "/etc/swanctl/pkcs8/*",
-				"/etc/netbird/config.json", "/var/lib/netbird/*.json", "/etc/cloudflared/*.json", "~/.cloudflared/*.json", "~/.cloudflared/cert.pem", "/etc/nebula/*.key",
+				"/etc/netbird/config.json", "/var/lib/netbird/*.json", "/etc/cloudflared/*.json", "~/.cloudflared/*.json", "~/.cloudflared/cert.pem", "/etc/nebula/*.key", "/var/lib/cloudflare-warp/reg.json", "/etc/netclient/*",
 			},
 			Why: "key of this VM in a private network", Fix: "deliver it at first boot", Source: "wg(8), swanctl(8), openvpn(8)",
 		},

@@ -116,7 +116,7 @@ func agentEntries() []Entry {
 		},
 		{
 			Name: "other-cloud", Group: Agents, Act: Keep, Harm: Shared,
-			Paths: []string{"/var/lib/amazon/ssm/Vault/*", "/var/lib/amazon/ssm/registration", "/etc/boto.cfg", "/etc/default/instance_configs.cfg", "/var/lib/google/*"},
+			Paths: []string{"/var/lib/amazon/ssm/Vault/*", "/var/lib/amazon/ssm/registration", "/var/lib/amazon/ssm/i-*", "/var/lib/amazon/ssm/mi-*", "/etc/boto.cfg", "/etc/default/instance_configs.cfg", "/var/lib/google/*"},
 			Why:   "registration of this VM in another cloud", Fix: "remove its agent", Source: "amazon-ssm-agent, google-guest-agent",
 		},
 		{
@@ -124,8 +124,9 @@ func agentEntries() []Entry {
 			Paths: []string{
 				"/opt/CrowdStrike/falconstore", "/opt/sentinelone/configuration/*", "/var/opt/ds_agent/dsa_core/*.crt", "/opt/ds_agent/ds_agent.config", "/etc/qualys/hostid", "/etc/tenable_tag",
 				"/var/ossec/etc/client.keys", "/var/osquery/osquery.db", "/etc/osquery/*secret*", "/opt/rapid7/ir_agent/components/bootstrap/common/bootstrap.cfg", "/var/lib/teamviewer/*",
+				"/var/lib/teleport/host_uuid", "/var/lib/teleport/proc/sqlite.db", "/opt/Tanium/TaniumClient/client.db", "/var/opt/BESClient/besclient.config", "/opt/nessus_agent/var/nessus/agent.db",
 			},
-			Why: "registration of this VM", Fix: "its maker's command for images (falconctl -d -f --aid, nessuscli prepare-image, …)", Source: "manuals of CrowdStrike, Tenable, Qualys, Wazuh, Rapid7",
+			Why: "registration of this VM", Fix: "its maker's command for images (falconctl -d -f --aid, nessuscli prepare-image, …)", Source: "manuals of CrowdStrike, Tenable, Qualys, Wazuh, Rapid7, Teleport, Tanium, BigFix",
 		},
 		{
 			Name: "monitoring", Group: Agents, Act: Keep, Harm: Shared,
@@ -156,7 +157,7 @@ func credentialEntries() []Entry {
 		},
 		{
 			Name: "container-login", Group: Credentials, Act: Keep, Harm: Secret,
-			Paths: []string{"~/.kube/config", "~/.kube/cache/*", "~/.docker/config.json", "~/.dockercfg", "~/.config/containers/auth.json", "/run/containers/*/auth.json", "~/.config/helm/registry/config.json"},
+			Paths: []string{"~/.kube/config", "~/.kube/cache/*", "~/.docker/config.json", "~/.dockercfg", "~/.config/containers/auth.json", "/etc/containers/auth.json", "/var/lib/kubelet/config.json", "~/.config/argocd/config", "/run/containers/*/auth.json", "~/.config/helm/registry/config.json"},
 			Why:   "login of a user at a registry or cluster", Fix: "docker logout; remove it", Source: "docker-login(1), kubectl(1)",
 		},
 		{
@@ -164,12 +165,18 @@ func credentialEntries() []Entry {
 			Paths: []string{
 				"~/.netrc", "~/.git-credentials", "~/.config/git/credentials", "~/.config/gh/hosts.yml", "~/.config/glab-cli/config.yml", "~/.pypirc", "~/.cargo/credentials*", "~/.m2/settings.xml", "~/.m2/settings-security.xml",
 				"~/.gradle/gradle.properties", "~/.gem/credentials", "~/.composer/auth.json", "~/.config/composer/auth.json", "~/.nuget/NuGet/NuGet.Config", "~/.config/NuGet/NuGet.Config", "~/.config/hub",
+				"~/.cache/huggingface/token", "~/.huggingface/token", "~/.kaggle/kaggle.json", "~/.ansible/galaxy_token", "~/.jfrog/jfrog-cli.conf*", "~/.sbt/.credentials", "~/.ivy2/.credentials",
 			},
 			Why: "login of a user at a source or package server", Fix: "remove it", Source: "netrc(5), git-credential-store(1)",
 		},
 		{
 			Name: "npm-login", Group: Credentials, Act: Keep, Harm: Secret, match: lineMatches(`(?i)(_authToken|_auth|_password|npmAuthToken|npmAuthIdent)`), Paths: []string{"~/.npmrc", "~/.yarnrc", "~/.yarnrc.yml", "/etc/npmrc"},
 			Why: "login of a user at a package server", Fix: "npm logout", Source: "npmrc(5)",
+		},
+		{
+			Name: "mail-login", Group: Credentials, Act: Keep, Harm: Secret, match: hasLines,
+			Paths: []string{"/etc/postfix/sasl_passwd*", "/etc/postfix/sasl/sasl_passwd*", "/etc/exim4/passwd.client", "/etc/mail/authinfo*"},
+			Why:   "login of this VM at a mail server", Fix: "deliver it at first boot", Source: "postfix: SASL_README, exim4-config_files(5)",
 		},
 		{
 			Name: "service-login", Group: Credentials, Act: Keep, Harm: Secret,
@@ -194,7 +201,7 @@ func credentialEntries() []Entry {
 		},
 		{
 			Name: "service-key", Group: Credentials, Act: Keep, Harm: Secret,
-			Paths: []string{"/etc/corosync/authkey", "/etc/munge/munge.key", "/etc/pacemaker/authkey", "/var/lib/pcsd/pcsd.key", "/var/lib/pcsd/known-hosts", "/etc/ddclient.conf", "/etc/bind/rndc.key", "/etc/rndc.key", "/etc/pam_radius_auth.conf", "/etc/freeradius/*/clients.conf"},
+			Paths: []string{"/etc/corosync/authkey", "/etc/munge/munge.key", "/etc/pacemaker/authkey", "/var/lib/pcsd/pcsd.key", "/var/lib/pcsd/known-hosts", "/etc/ddclient.conf", "/etc/bind/rndc.key", "/etc/rndc.key", "/etc/pam_radius_auth.conf", "/etc/freeradius/*/clients.conf", "/etc/zabbix/*.psk", "/var/lib/icinga2/certs/*.key"},
 			Why:   "key of a service", Fix: "make it at first boot", Source: "rndc-confgen(8), corosync-keygen(8), munge(7)",
 		},
 	}
@@ -217,8 +224,8 @@ func serviceEntries() []Entry {
 		{
 			Name: "kubernetes", Group: Services, Act: Keep, Harm: Shared,
 			Paths: []string{
-				"/etc/kubernetes/pki/*", "/etc/kubernetes/*.conf", "/var/lib/kubelet/pki/*", "/var/lib/kubelet/cpu_manager_state", "/var/lib/etcd/member", "/etc/rancher/node/password",
-				"/var/lib/rancher/k3s/server", "/var/lib/rancher/k3s/agent/*.key", "/var/lib/rancher/rke2/server", "/var/snap/microk8s/current/certs/*", "/var/snap/microk8s/current/credentials/*",
+				"/etc/kubernetes/pki/*", "/etc/kubernetes/*.conf", "/etc/kubernetes/azure.json", "/var/lib/kubelet/pki/*", "/var/lib/kubelet/kubeconfig", "/var/lib/kubelet/bootstrap-kubeconfig", "/var/lib/kubelet/cpu_manager_state", "/var/lib/kubelet/memory_manager_state", "/var/lib/etcd/member", "/etc/rancher/node/password",
+				"/var/lib/rancher/k3s/server", "/var/lib/rancher/k3s/agent/*.key", "/var/lib/rancher/rke2/server", "/etc/rancher/agent/*", "/var/lib/rancher/agent/*", "/var/snap/microk8s/current/certs/*", "/var/snap/microk8s/current/credentials/*",
 			},
 			Why: "membership of this VM in a cluster", Fix: "kubeadm reset, k3s-killall.sh; join at first boot", Source: "kubeadm reset, rancher issue 8785",
 		},

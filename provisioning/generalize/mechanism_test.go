@@ -448,3 +448,23 @@ func TestIdentityKeysAreKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestIdentityKeysAnywhere: administrators put keys beside the configuration of
+// a service; what comes with a program stays unnamed.
+func TestIdentityKeysAnywhere(t *testing.T) {
+	t.Parallel()
+	r := clean(t)
+	for name, want := range map[string]bool{
+		"/etc/nginx/ssl/server.key": true, "/etc/app.d/deep/er/token.pem": true, "/etc/ssl/private/app.key": true, "/usr/local/etc/haproxy/all.pem": true, "/var/www/.secret": true, "/srv/x": true,
+		"/usr/local/go/src/crypto/tls/testdata/example-key.pem": false, "/usr/share/doc/x/key.pem": false,
+	} {
+		write(t, r, name, "-----BEGIN PRIVATE KEY-----\n"+strings.Repeat("MIIE", 20)+"\n-----END PRIVATE KEY-----\n", 0o600)
+		found, err := generalize.Verify(r, opts(), generalize.Immutable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.ContainsFunc(found, func(f generalize.Finding) bool { return f.Fatal && f.Path == name }); got != want {
+			t.Errorf("%s: named %v, want %v", name, got, want)
+		}
+	}
+}

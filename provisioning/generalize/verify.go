@@ -117,12 +117,13 @@ const (
 	secretSize  = 1 << 20 // a key is smaller
 )
 
-// secrets searches for private keys and tokens in the usual directories. The
+// secrets searches for private keys and tokens where administrators put
+// them. The
 // image may have been changed by others and may be in use: links are not
 // followed, nothing is waited for, and files larger than a key are not read.
 func (v *verifier) secrets(homes []string) {
 	left := int64(verifyBytes)
-	tops := []string{"/root", "/home", "/etc/ssl/private", "/etc/pki/tls/private", "/tmp", "/var/tmp", "/opt", "/srv", "/var/lib/cloud"}
+	tops := []string{"/root", "/home", "/etc", "/tmp", "/var/tmp", "/opt", "/srv", "/usr/local/etc", "/var/www", "/var/lib/cloud"}
 	for _, h := range homes {
 		if h != "/root" && path.Dir(h) != "/home" {
 			tops = append(tops, h)
