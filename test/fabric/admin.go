@@ -1,10 +1,15 @@
 package fabric
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,7 +53,10 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		f.RemoveFault(id)
+		if !f.RemoveFault(id) {
+			writeError(w, http.StatusNotFound, fmt.Errorf("fault %d does not exist", id))
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 	case "POST rescan":
 		if err := f.Rescan(); err != nil {
@@ -84,6 +92,9 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 
 func (f *Fabric) serveJournal(w http.ResponseWriter, r *http.Request, problems bool) {
 	q, err := parseQuery(r.URL.Query())
+	if err == nil {
+		err = errors.Join(f.knownVM(q.VM), knownParameters(r.URL.Query(), "kind", "vm", "since", "contains", "problems", "limit"))
+	}
 	if err != nil {
 		writeError(w, http.StatusBadRequest, err)
 		return
@@ -100,8 +111,12 @@ func (f *Fabric) serveJournal(w http.ResponseWriter, r *http.Request, problems b
 
 func (f *Fabric) serveNewFault(w http.ResponseWriter, r *http.Request) {
 	var fault Fault
-	if err := json.NewDecoder(r.Body).Decode(&fault); err != nil {
+	if err := decodeStrictly(r.Body, &fault); err != nil {
 		writeError(w, http.StatusBadRequest, fmt.Errorf("read fault: %w", err))
+		return
+	}
+	if err := f.knownVM(fault.VM); err != nil {
+		writeError(w, http.StatusBadRequest, fmt.Errorf("set fault: %w", err))
 		return
 	}
 	id, err := f.Fail(fault)
@@ -110,6 +125,54 @@ func (f *Fabric) serveNewFault(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusCreated, map[string]int{"id": id})
+}
+
+// decodeStrictly reads one JSON document whose fields are all known.
+func decodeStrictly(r io.Reader, into any) error {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if err == nil && d.More() {
+		err = errors.New("there is something after the document")
+	}
+	if err == nil {
+		return nil
+	}
+	// The decoder has no other way to tell which field it is.
+	_, quoted, ok := strings.Cut(err.Error(), "unknown field ")
+	name, uerr := strconv.Unquote(quoted)
+	if !ok || uerr != nil {
+		return err
+	}
+	var known []string
+	for field := range reflect.TypeOf(into).Elem().Fields() {
+		if tag, _, _ := strings.Cut(field.Tag.Get("json"), ","); field.IsExported() && tag != "-" {
+			known = append(known, or(tag, field.Name))
+		}
+	}
+	return OneOf("field", name, known...)
+}
+
+// knownVM returns an error if a virtual machine is named that does not exist.
+func (f *Fabric) knownVM(name string) error {
+	if name == "" || f.VM(name) != nil {
+		return nil
+	}
+	var names []string
+	for _, v := range f.VMs() {
+		names = append(names, v.name)
+	}
+	return OneOf("virtual machine", name, names...)
+}
+
+// knownParameters returns an error if a query has other parameters than these.
+func knownParameters(query url.Values, known ...string) error {
+	for name := range query {
+		if err := OneOf("parameter", name, known...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeError(w http.ResponseWriter, code int, err error) {
@@ -158,7 +221,7 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 	fail := func(code int, err error) { writeJSON(w, code, map[string]string{"error": err.Error()}) }
 	v := f.VM(parts[0])
 	if v == nil {
-		fail(http.StatusNotFound, fmt.Errorf("virtual machine %s does not exist", parts[0]))
+		fail(http.StatusNotFound, f.knownVM(parts[0]))
 		return
 	}
 	action := ""
@@ -187,14 +250,7 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 		_, _ = w.Write(data) // the reader may be gone
 		return
 	case "PATCH ":
-		v.Configure(func(c *Config) {
-			d := json.NewDecoder(r.Body)
-			d.DisallowUnknownFields()
-			changed := *c
-			if err = d.Decode(&changed); err == nil {
-				*c = changed
-			}
-		})
+		err = v.patchConfig(r.Body)
 	case "POST announce":
 		v.Announce(r.URL.Query().Get("fasttrack") == "true")
 	case "POST migrate":
@@ -205,7 +261,7 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 		err = v.RotateCertificate()
 	case "POST claim":
 		var p Provisioning
-		if err = json.NewDecoder(r.Body).Decode(&p); err == nil {
+		if err = decodeStrictly(r.Body, &p); err == nil {
 			err = v.Claim(p)
 		}
 	default:
@@ -219,11 +275,36 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 	writeJSON(w, http.StatusOK, v.summary())
 }
 
+// patchConfig changes the fields of the configuration that a document has, and
+// announces them. A document that is refused changes nothing.
+func (v *VM) patchConfig(r io.Reader) error {
+	body, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	var given Config
+	if err := decodeStrictly(bytes.NewReader(body), &given); err != nil {
+		return err
+	}
+	if err := OneOf("status blob", or(given.StatusBlob, "BlockBlob"), "BlockBlob", "PageBlob"); err != nil {
+		return err
+	}
+	v.Configure(func(c *Config) { err = json.Unmarshal(body, c) })
+	return err
+}
+
 func (f *Fabric) serveAwait(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	c, err := ParseCondition(q.Get("for"))
+	if err == nil {
+		err = knownParameters(q, "for", "vm", "timeout")
+	}
 	if err != nil {
-		writeJSON(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	if err := f.knownVM(q.Get("vm")); err != nil {
+		writeError(w, http.StatusNotFound, err)
 		return
 	}
 	v := f.VM(q.Get("vm"))
@@ -233,13 +314,13 @@ func (f *Fabric) serveAwait(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if v == nil {
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "virtual machine " + q.Get("vm") + " does not exist"})
+		writeError(w, http.StatusNotFound, errors.New("there is no virtual machine"))
 		return
 	}
 	timeout := 30 * time.Second
 	if s := q.Get("timeout"); s != "" {
-		if timeout, err = time.ParseDuration(s); err != nil {
-			writeJSON(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+		if timeout, err = time.ParseDuration(s); err != nil || timeout < 0 {
+			writeError(w, http.StatusBadRequest, fmt.Errorf("%q is not a time limit", s))
 			return
 		}
 	}

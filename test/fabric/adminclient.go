@@ -68,7 +68,16 @@ type RemoteError struct {
 }
 
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("the fabric answered %d: %s", e.Status, e.Body)
+	text := e.Body
+	var own struct{ Error string }
+	var arm struct{ Error *apiError }
+	switch {
+	case json.Unmarshal([]byte(text), &own) == nil && own.Error != "":
+		text = own.Error
+	case json.Unmarshal([]byte(text), &arm) == nil && arm.Error != nil:
+		text = arm.Error.Code + ": " + arm.Error.Message
+	}
+	return fmt.Sprintf("the fabric answered %d: %s", e.Status, text)
 }
 
 // vmPath finds the resource id of the VM.
@@ -90,7 +99,11 @@ func (c Remote) vmPath(ctx context.Context) (string, error) {
 			return v.ID, nil
 		}
 	}
-	return "", fmt.Errorf("virtual machine %q does not exist", c.VM)
+	var names []string
+	for _, v := range list {
+		names = append(names, v.Name)
+	}
+	return "", OneOf("virtual machine", c.VM, names...)
 }
 
 const apiVersion = "api-version=2024-07-01"

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -83,7 +84,9 @@ func (v *VM) put(r *request, old *extension, name string, run bool) (*answer, *a
 
 // accept checks a request and builds the extension from it.
 func (v *VM) accept(body resourceBody, old *extension, name string, run, patch bool) (*extension, *apiError) {
-	body.normalize()
+	if err := body.normalize(run); err != nil {
+		return nil, err
+	}
 	if patch {
 		body.complete(old, run)
 	}
@@ -128,26 +131,43 @@ func (v *VM) accept(body resourceBody, old *extension, name string, run, patch b
 	return e, nil
 }
 
-// normalize gives property names their usual case, since ARM ignores case, and
-// drops nulls and read-only properties.
-func (b *resourceBody) normalize() {
-	if b.Properties == nil {
-		b.Properties = map[string]json.RawMessage{}
-	}
-	known := []string{
+// Properties of an extension and of a managed run command, in their usual case.
+var (
+	extensionProperties = []string{
 		"publisher", "type", "typeHandlerVersion", "autoUpgradeMinorVersion", "enableAutomaticUpgrade", "forceUpdateTag",
 		"settings", "protectedSettings", "protectedSettingsFromKeyVault", "suppressFailures", "provisionAfterExtensions", "instanceView", "provisioningState",
 	}
-	for key, raw := range maps.Clone(b.Properties) {
+	runProperties = []string{
+		"source", "parameters", "protectedParameters", "asyncExecution", "runAsUser", "runAsPassword", "timeoutInSeconds", "outputBlobUri", "errorBlobUri",
+		"scriptUriManagedIdentity", "outputBlobManagedIdentity", "errorBlobManagedIdentity", "treatFailureAsDeploymentFailure", "instanceView", "provisioningState",
+	}
+)
+
+// normalize gives property names their usual case, since ARM ignores case, and
+// drops nulls and read-only properties. Properties that do not exist are refused,
+// as by ARM: what is meant as a secret would be returned under the wrong name.
+func (b *resourceBody) normalize(run bool) *apiError {
+	kind, known := "VirtualMachineExtension", extensionProperties
+	if run {
+		kind, known = "VirtualMachineRunCommand", runProperties
+	}
+	out := map[string]json.RawMessage{}
+	for _, key := range slices.Sorted(maps.Keys(b.Properties)) {
 		i := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, key) })
-		if i >= 0 && known[i] != key {
-			b.Properties[known[i]] = raw
-			delete(b.Properties, key)
+		switch {
+		case i < 0:
+			text := fmt.Sprintf("Could not find member '%[1]s' on object of type '%[2]s'. Path 'properties.%[1]s'.", key, kind)
+			if near := nearest(key, known); near != "" {
+				text += " Did you mean '" + near + "'?"
+			}
+			return refuse(http.StatusBadRequest, "InvalidRequestContent", "The request content was invalid and could not be deserialized: '%s'.", text)
+		case string(b.Properties[key]) == "null" || known[i] == "instanceView" || known[i] == "provisioningState":
+		default:
+			out[known[i]] = b.Properties[key]
 		}
 	}
-	maps.DeleteFunc(b.Properties, func(key string, raw json.RawMessage) bool {
-		return string(raw) == "null" || key == "instanceView" || key == "provisioningState"
-	})
+	b.Properties = out
+	return nil
 }
 
 // complete turns a PATCH into the whole resource: properties that it does not

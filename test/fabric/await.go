@@ -136,8 +136,8 @@ func ParseCondition(s string) (Condition, error) {
 			return 1, nil
 		}
 		n, err := strconv.Atoi(text)
-		if err != nil {
-			return 0, fmt.Errorf("read condition %q: %w", s, err)
+		if err != nil || n < 1 {
+			return 0, fmt.Errorf("read condition %q: %q is not a number from 1 on", s, text)
 		}
 		return n, nil
 	}

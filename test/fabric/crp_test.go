@@ -251,6 +251,41 @@ func TestControlPlaneRefuses(t *testing.T) {
 	}
 }
 
+// TestControlPlaneRefusesUnknownProperties: ARM refuses a property that does not
+// exist. What was meant as a secret would be returned by the next GET.
+func TestControlPlaneRefusesUnknownProperties(t *testing.T) {
+	_, _, c := testFabric(t)
+	for _, tc := range []struct{ path, property, want string }{
+		{"/extensions/x", "protectedSetting", "Could not find member 'protectedSetting' on object of type 'VirtualMachineExtension'. Path 'properties.protectedSetting'. Did you mean 'protectedSettings'?"},
+		{"/extensions/x", "protected_settings", "'protectedSettings'?"},
+		{"/extensions/x", "setings", "'settings'?"},
+		{"/extensions/x", "runAsPassword", "Could not find member"},
+		{"/runCommands/x", "runAsPasword", "object of type 'VirtualMachineRunCommand'. Path 'properties.runAsPasword'. Did you mean 'runAsPassword'?"},
+		{"/runCommands/x", "protectedSettings", "Could not find member"},
+	} {
+		body := extensionBody("Contoso.One", "1.0", nil)
+		if strings.HasPrefix(tc.path, "/run") {
+			body = map[string]any{"location": "x", "properties": map[string]any{"source": map[string]any{"script": "x"}}}
+		}
+		body["properties"].(map[string]any)[tc.property] = map[string]any{"k": "hunter2"}
+		code, _, doc := c.arm("PUT", tc.path, body)
+		e, _ := doc["error"].(map[string]any)
+		if code != 400 || e["code"] != "InvalidRequestContent" || !strings.Contains(fmt.Sprint(e["message"]), tc.want) || strings.Contains(fmt.Sprint(doc), "hunter2") {
+			t.Errorf("%s with %s: %d %v, want %q", tc.path, tc.property, code, doc, tc.want)
+		}
+		if code, _, doc := c.arm("GET", tc.path, nil); code != 404 {
+			t.Errorf("%s with %s: %d %v", tc.path, tc.property, code, doc)
+		}
+	}
+	// Names are known in any case, and so is which of them are secret.
+	code, _, doc := c.arm("PUT", "/runCommands/y", map[string]any{"location": "x", "properties": map[string]any{
+		"Source": map[string]any{"script": "x"}, "RUNASPASSWORD": "hunter2", "protectedparameters": []any{map[string]any{"name": "a", "value": "hunter2"}},
+	}})
+	if code != 201 || strings.Contains(fmt.Sprint(doc), "hunter2") {
+		t.Errorf("%d %v", code, doc)
+	}
+}
+
 func TestMultiConfig(t *testing.T) {
 	_, vm, c := testFabric(t)
 	for _, name := range []string{"first", "second"} {

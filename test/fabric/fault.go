@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -121,20 +122,53 @@ type faults struct {
 	next int
 }
 
+// headerName is a token of RFC 9110, section 5.6.2.
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+// Check returns an error for a fault that could never strike, or not as it says.
+func (f *Fault) Check() error {
+	if f.Kind == "" {
+		return errors.New("the kind is missing")
+	}
+	if err := KnownKind(string(f.Kind), Kinds()); err != nil {
+		return err
+	}
+	for _, n := range []struct {
+		name  string
+		value float64
+	}{
+		{"skip", float64(f.Skip)}, {"times", float64(f.Times)}, {"rate", float64(f.Rate)}, {"for", float64(f.For)}, {"delay", float64(f.Delay)},
+	} {
+		if n.value < 0 {
+			return fmt.Errorf("%s is negative", n.name)
+		}
+	}
+	name, _, _ := strings.Cut(f.Header, ":")
+	switch {
+	case f.Truncate != nil && *f.Truncate < 0:
+		return errors.New("truncate is negative")
+	case f.Probability < 0 || f.Probability > 1:
+		return fmt.Errorf("probability %v is not between 0 and 1", f.Probability)
+	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
+		return fmt.Errorf("status %d is not between 200 and 599", f.Status)
+	case f.Header != "" && !headerName.MatchString(strings.TrimSpace(name)):
+		return fmt.Errorf("%q is not the name of a header", name)
+	case f.Reset && (f.Status != 0 || f.Body != nil || f.ContentType != "" || len(f.Set) > 0 || f.Truncate != nil || f.Rate != 0 || f.Chunked):
+		return errors.New("a connection that is reset has no answer to change")
+	}
+	for name := range f.Set {
+		if !headerName.MatchString(name) {
+			return fmt.Errorf("%q is not the name of a header", name)
+		}
+	}
+	return nil
+}
+
 // Fail sets a fault and returns its id for RemoveFault. Faults are tried in the
 // order in which they were set; only the first that matches a request applies.
 func (f *Fabric) Fail(fault Fault) (int, error) {
-	if fault.Kind == "" {
-		return 0, errors.New("set fault: the kind is missing")
-	}
-	if err := KnownKind(string(fault.Kind), Kinds()); err != nil {
+	if err := fault.Check(); err != nil {
 		return 0, fmt.Errorf("set fault: %w", err)
-	}
-	if fault.Probability < 0 || fault.Probability > 1 {
-		return 0, fmt.Errorf("set fault: probability %v is not between 0 and 1", fault.Probability)
-	}
-	if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
-		return 0, fmt.Errorf("set fault: status %d is not between 200 and 599", fault.Status)
 	}
 	if fault.Status == 0 && fault.Body == nil && fault.ContentType == "" && len(fault.Set) == 0 &&
 		fault.Truncate == nil && fault.Rate == 0 && fault.Delay == 0 && !fault.Chunked {
@@ -152,11 +186,16 @@ func (f *Fabric) Fail(fault Fault) (int, error) {
 	return fault.ID, nil
 }
 
-// RemoveFault removes a fault, or all of them when id is 0.
-func (f *Fabric) RemoveFault(id int) {
+// RemoveFault removes a fault, or all of them when id is 0. It reports
+// whether the id is one that was given.
+func (f *Fabric) RemoveFault(id int) bool {
 	f.faults.mu.Lock()
 	defer f.faults.mu.Unlock()
+	if id < 0 || id > f.faults.next {
+		return false
+	}
 	f.faults.list = slices.DeleteFunc(f.faults.list, func(x *Fault) bool { return id == 0 || x.ID == id })
+	return true
 }
 
 // Faults lists the faults that have not expired.

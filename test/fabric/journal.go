@@ -178,8 +178,8 @@ func parseQuery(v url.Values) (Query, error) {
 	for name, field := range map[string]*int{"since": &q.Since, "limit": &q.Limit} {
 		if s := v.Get(name); s != "" {
 			n, err := strconv.Atoi(s)
-			if err != nil {
-				return Query{}, fmt.Errorf("read %s of journal query: %w", name, err)
+			if err != nil || n < 0 {
+				return Query{}, fmt.Errorf("read %s of journal query: %q is not a number from 0 on", name, s)
 			}
 			*field = n
 		}

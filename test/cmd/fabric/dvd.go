@@ -26,13 +26,11 @@ func (p *provisionFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&p.user, "user", "", "name of the administrator account")
 	fl.StringVar(&p.password, "password", "", "password of the administrator")
-	fl.StringVar(&p.hostName, "host-name", "", "host name (default: the name of the VM)")
 	fl.StringArrayVar(&p.keyFiles, "ssh-key-file", nil, "file with SSH public keys, one per line; repeatable")
 	fl.StringVar(&p.customData, "custom-data-file", "", "file with the custom data")
-	fl.StringVar(&p.userData, "user-data-file", "", "file with the user data (IMDS only)")
 	fl.BoolVar(&p.allowPasswords, "allow-passwords", false, "leave DisableSshPasswordAuthentication false, even without --password")
 	fl.BoolVar(&p.noAgent, "no-guest-agent", false, "set ProvisionGuestAgent to false")
-	fl.StringVar(&p.pps, "pps", "", "type of pre-provisioning: Running, Savable or PreprovisionedOSDisk")
+	oneOf(fl, &p.pps, "pps", "type of pre-provisioning: Running, Savable or PreprovisionedOSDisk", "None", "Running", "Savable", "PreprovisionedOSDisk")
 }
 
 func (p *provisionFlags) read() (fabric.Provisioning, error) {
@@ -68,7 +66,7 @@ func dvdCommand() *cobra.Command {
 		p         provisionFlags
 		m         fabric.Medium
 		out, raw  string
-		spell, fs string
+		spell, fs = string(fabric.SpellingDVD), string(fabric.UDF)
 		extra     []string
 	)
 	cmd := &cobra.Command{
@@ -84,9 +82,6 @@ platform's; Azure Stack and other clouds attach --fs iso or bridge.
 			var err error
 			if m.Provisioning, err = p.read(); err != nil {
 				return err
-			}
-			if m.HostName == "" {
-				m.HostName = "vm-01"
 			}
 			m.Spelling, m.FS = fabric.Spelling(spell), fabric.FileSystem(fs)
 			if raw != "" {
@@ -116,10 +111,12 @@ platform's; Azure Stack and other clouds attach --fs iso or bridge.
 	fl := cmd.Flags()
 	fl.StringVar(&out, "out", "", "image file to write")
 	p.register(cmd)
-	fl.StringVar(&fs, "fs", "udf", "file system: udf, iso or bridge")
-	fl.StringVar(&spell, "spelling", "dvd", "namespaces of ovf-env.xml: dvd, ns1 (as rewritten by cloud-init) or none")
+	fl.StringVar(&p.hostName, "host-name", "vm-01", "host name")
+	oneOf(fl, &fs, "fs", "file system: udf, iso or bridge", string(fabric.UDF), string(fabric.ISO9660), string(fabric.Bridge))
+	oneOf(fl, &spell, "spelling", "namespaces of ovf-env.xml: dvd, ns1 (as rewritten by cloud-init) or none",
+		string(fabric.SpellingDVD), string(fabric.SpellingNS1), string(fabric.SpellingNone))
 	fl.BoolVar(&m.Malformed, "malformed", false, "truncate ovf-env.xml in the middle")
-	fl.StringVar(&m.Label, "label", "", "volume label")
+	text(fl, &m.Label, "label", "volume label", matches(`^[ -~]{1,30}$`, "1 to 30 printable characters of ASCII"))
 	fl.StringVar(&raw, "ovf", "", "use this file as ovf-env.xml")
 	fl.StringArrayVar(&extra, "file", nil, "additional file for the medium; repeatable")
 	_ = cmd.MarkFlagRequired("out") // the flag exists

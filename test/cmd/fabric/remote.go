@@ -32,6 +32,11 @@ func putCommand(r *remote) *cobra.Command {
 from flags, or read as ARM JSON from --file ("-" is standard input).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range []string{"handler", "version", "settings", "protected-settings", "force-update-tag", "after", "auto-upgrade", "suppress-failures"} {
+				if x.file != "" && cmd.Flags().Changed(name) {
+					return usageError{fmt.Errorf("--%s has no effect with --file", name)}
+				}
+			}
 			body, err := x.body(cmd.InOrStdin())
 			if err != nil {
 				return err
@@ -170,7 +175,7 @@ func deleteCommand(r *remote) *cobra.Command {
 }
 
 func awaitCommand(r *remote) *cobra.Command {
-	var timeout time.Duration
+	timeout := time.Minute
 	cmd := &cobra.Command{
 		Use:   "await CONDITION…",
 		Short: "wait until the guest reaches a state",
@@ -201,7 +206,7 @@ say in one sentence what the state is instead; "fabric vm" shows all of it.
 			return nil
 		},
 	}
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "time limit for all conditions together")
+	span(cmd.Flags(), &timeout, time.Millisecond, "timeout", "time limit for all conditions together")
 	return r.flags(cmd)
 }
 
@@ -260,8 +265,8 @@ requests: status (a complete status document) and change (of the goal state).`,
 	fl := cmd.Flags()
 	fl.StringVar(&kind, "kind", "", `only entries of this kind; a prefix with *, such as "blob*", is allowed`)
 	fl.StringVar(&contains, "contains", "", "only entries with this text in the URL or the body")
-	fl.IntVar(&since, "since", 0, "only entries after this number")
-	fl.IntVar(&limit, "limit", 0, "only the last N entries")
+	count(fl, &since, "since", "only entries after this number")
+	count(fl, &limit, "limit", "only the last N entries")
 	fl.BoolVar(&problems, "problems", false, "only entries with problems")
 	fl.BoolVarP(&follow, "follow", "f", false, "print one line for each event, also for those to come")
 	return r.flags(cmd)
@@ -348,6 +353,9 @@ for "fabric mend".
 			if err := fabric.KnownKind(args[0], fabric.Kinds()); err != nil {
 				return usageError{err}
 			}
+			if cmd.Flags().Changed("seed") && f.Probability == 0 {
+				return usageError{errors.New("--seed has no effect without --probability")}
+			}
 			f.Kind, f.VM = fabric.Kind(args[0]), r.vm
 			f.Delay, f.For, f.ContentType, f.Set = fabric.Duration(delay), fabric.Duration(lasts), ctype, set
 			if cmd.Flags().Changed("body") {
@@ -355,6 +363,9 @@ for "fabric mend".
 			}
 			if cmd.Flags().Changed("truncate") {
 				f.Truncate = &truncate
+			}
+			if err := f.Check(); err != nil {
+				return usageError{err}
 			}
 			data, _, err := r.client().Do(cmd.Context(), http.MethodPost, "/_fabric/faults", f)
 			if err != nil {
@@ -370,15 +381,15 @@ for "fabric mend".
 	fl.StringToStringVar(&set, "header", nil, `set a response header, name=value; name= removes it`)
 	fl.StringVar(&f.Header, "when-header", "", `only requests with this header: "name" or "name: value"`)
 	fl.StringVar(&f.Match, "match", "", "only requests whose URL or artifact location contains this text")
-	fl.DurationVar(&delay, "delay", 0, "wait before answering")
-	fl.IntVar(&truncate, "truncate", 0, "cut the connection after N bytes of the body")
-	fl.IntVar(&f.Rate, "rate", 0, "send the body at N bytes per second")
+	span(fl, &delay, 0, "delay", "wait before answering")
+	count(fl, &truncate, "truncate", "cut the connection after N bytes of the body")
+	count(fl, &f.Rate, "rate", "send the body at N bytes per second")
 	fl.BoolVar(&f.Chunked, "chunked", false, "send the body in chunks, without its length")
 	fl.BoolVar(&f.Reset, "reset", false, "reset the connection without an answer")
 	fl.BoolVar(&f.Apply, "apply", false, "process the request before the fault takes effect")
-	fl.IntVar(&f.Skip, "skip", 0, "let N requests pass first")
-	fl.IntVar(&f.Times, "times", 0, "affect only N requests (default: all)")
-	fl.DurationVar(&lasts, "for", 0, "remove the fault after this time (default: never)")
+	count(fl, &f.Skip, "skip", "let N requests pass first")
+	count(fl, &f.Times, "times", "affect only N requests (default: all)")
+	span(fl, &lasts, 0, "for", "remove the fault after this time (default: never)")
 	fl.Float64Var(&f.Probability, "probability", 0, "affect requests with this probability (default: 1)")
 	fl.Uint64Var(&f.Seed, "seed", 0, "random seed for --probability")
 	return r.flags(cmd)
@@ -392,6 +403,9 @@ func mendCommand(r *remote) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := "/_fabric/faults"
 			if len(args) > 0 {
+				if _, err := strconv.Atoi(args[0]); err != nil {
+					return usageError{fmt.Errorf("%q is not the id of a fault", args[0])}
+				}
 				path += "/" + args[0]
 			}
 			_, _, err := r.client().Do(cmd.Context(), http.MethodDelete, path, nil)
@@ -425,6 +439,9 @@ func vmCommand(r *remote) *cobra.Command {
 				if err := fabric.OneOf("action", args[0], vmActions...); err != nil {
 					return usageError{err}
 				}
+			}
+			if given := len(args) > 0 && args[0] == "config"; given != cmd.Flags().Changed("set") {
+				return usageError{errors.New("the action config and --set belong together")}
 			}
 			c := r.client()
 			data, _, err := c.Do(cmd.Context(), http.MethodGet, "/_fabric/vms", nil)
@@ -462,6 +479,6 @@ func vmCommand(r *remote) *cobra.Command {
 			return show(cmd.OutOrStdout(), data)
 		},
 	}
-	cmd.Flags().StringVar(&config, "set", "{}", "configuration to change, as JSON, for the action config")
+	cmd.Flags().StringVar(&config, "set", "", "configuration to change, as JSON, for the action config")
 	return r.flags(cmd)
 }

@@ -28,7 +28,7 @@ type serveFlags struct {
 }
 
 func serveCommand(admin *string) *cobra.Command {
-	f := &serveFlags{}
+	f := &serveFlags{retryAfter: time.Second, budget: 90 * time.Minute, group: "rg"}
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "serve the platform until SIGTERM",
@@ -46,6 +46,9 @@ fabric's own interface under /_fabric (journal, faults, await, vms).
 Several --vm are distinguished by source address: --vm a=10.0.0.4 --vm b=10.0.0.5.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := knownVMs(f.vms); err != nil {
+				return err
+			}
 			f.admin = *admin
 			return serve(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -61,19 +64,23 @@ Several --vm are distinguished by source address: --vm a=10.0.0.4 --vm b=10.0.0.
 	fl.StringVar(&f.caOut, "ca-out", "", "write the CA certificate of the https listeners to this file")
 	fl.StringVar(&f.repo, "repo", "", "directory with handler packages, Name__Version.zip")
 	fl.StringArrayVar(&f.vms, "vm", []string{"vm-01"}, "virtual machine, NAME or NAME=ADDRESS; repeatable")
-	fl.StringVar(&f.vmID, "vm-id", "", "id of the first virtual machine, as in its SMBIOS")
+	text(fl, &f.vmID, "vm-id", "id of the first virtual machine, as in its SMBIOS",
+		matches(`^[[:xdigit:]]{8}(-[[:xdigit:]]{4}){3}-[[:xdigit:]]{12}$`, "a UUID"))
 	fl.StringVar(&f.journal, "journal", "", "append the journal to this file, as JSON lines")
 	fl.BoolVar(&f.fastTrack, "fasttrack", false, "publish changes of extensions through vmSettings")
 	fl.BoolVar(&f.pageBlob, "page-blob", false, "use a page blob for the status")
 	fl.BoolVar(&f.mixedCase, "mixed-case", false, "use mixed case in the keys of vmSettings")
-	fl.StringVar(&f.agentVersion, "agent-version", "", "agent version to announce in family Prod; packages are WALinuxAgent__VERSION.zip in --repo")
-	fl.DurationVar(&f.retryAfter, "retry-after", time.Second, "polling interval of operations, sent to clients as Retry-After")
-	fl.DurationVar(&f.budget, "extension-timeout", 90*time.Minute, "time after which an extension operation fails")
-	fl.DurationVar(&f.idleExit, "idle-exit", 0, "exit after this time without a request")
-	fl.StringVar(&f.subscription, "subscription", "", "subscription id")
-	fl.StringVar(&f.group, "resource-group", "rg", "resource group")
+	text(fl, &f.agentVersion, "agent-version", "agent version to announce in family Prod; packages are WALinuxAgent__VERSION.zip in --repo",
+		matches(`^\d+(\.\d+){1,3}$`, "two to four numbers separated by dots"))
+	span(fl, &f.retryAfter, 0, "retry-after", "polling interval of operations, sent to clients as Retry-After")
+	span(fl, &f.budget, time.Millisecond, "extension-timeout", "time after which an extension operation fails")
+	span(fl, &f.idleExit, time.Millisecond, "idle-exit", "exit after this time without a request")
+	text(fl, &f.subscription, "subscription", "subscription id", segment)
+	text(fl, &f.group, "resource-group", "resource group", segment)
 	fl.StringVar(&f.location, "location", "westeurope", "location")
 	f.provision.register(cmd)
+	fl.StringVar(&f.provision.hostName, "host-name", "", "host name (default: the name of the VM)")
+	fl.StringVar(&f.provision.userData, "user-data-file", "", "file with the user data (IMDS only)")
 	return cmd
 }
 

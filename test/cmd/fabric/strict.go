@@ -53,7 +53,10 @@ func strict(c *cobra.Command) {
 	} else if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			err := check(c, args)
-			if _, ours := errors.AsType[usageError](err); ours || err == nil {
+			if err == nil {
+				return missingFlag(c)
+			}
+			if _, ours := errors.AsType[usageError](err); ours {
 				return err
 			}
 			if check(c, append(slices.Clone(args), "x")) == nil {
@@ -66,6 +69,15 @@ func strict(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		strict(sub)
 	}
+}
+
+// missingFlag returns an error if a flag without which the command has no meaning
+// is not given.
+func missingFlag(c *cobra.Command) error {
+	if err := c.ValidateRequiredFlags(); err != nil {
+		return usageError{fmt.Errorf("%s: %w; usage: %s", c.Name(), err, c.UseLine())}
+	}
+	return nil
 }
 
 func flagError(c *cobra.Command, err error) error {

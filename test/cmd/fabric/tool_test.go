@@ -96,6 +96,106 @@ func TestTOOL7MisspeltWordsAreRefused(t *testing.T) {
 	}
 }
 
+// TestTOOL7ValuesAreJudged: a value that could have no effect, or another than was
+// meant, is wrong usage; so is a flag that another makes useless.
+func TestTOOL7ValuesAreJudged(t *testing.T) {
+	t.Parallel()
+	f, admin := serving(t)
+	before := len(f.Journal(fabric.Query{Kind: fabric.Change}))
+	iso := filepath.Join(t.TempDir(), "x.iso")
+	for args, want := range map[string]string{
+		"fail goalstate --times -3":                                "--times",
+		"fail goalstate --skip x":                                  "not a number",
+		"fail goalstate --rate -1":                                 "must not be negative",
+		"fail goalstate --truncate -5":                             "must not be negative",
+		"fail goalstate --delay -3s":                               "must not be shorter than 0s",
+		"fail goalstate --for 5":                                   "not a duration such as",
+		"fail goalstate --seed 3":                                  "no effect without --probability",
+		"fail goalstate --probability 2":                           "not between 0 and 1",
+		"fail goalstate --status 50":                               "not between 200 and 599",
+		"fail goalstate --status 500 --reset":                      "no answer to change",
+		"fail goalstate --header a@b=c":                            "not the name of a header",
+		"fail goalstate --when-header a@b":                         "not the name of a header",
+		"mend nope":                                                `"nope" is not the id of a fault`,
+		"journal --limit -1":                                       "must not be negative",
+		"journal --since -1":                                       "must not be negative",
+		"await status=x":                                           `"x" is not a number`,
+		"await request=goalstate:0":                                `"0" is not a number from 1 on`,
+		"await ready --timeout -1s":                                "must not be shorter",
+		"vm announce --set {}":                                     "belong together",
+		"vm config":                                                "belong together",
+		"put x --file y --handler A.B":                             "--handler has no effect with --file",
+		"dvd":                                                      `required flag(s) "out" not set`,
+		"bundles":                                                  `required flag(s) "out" not set`,
+		"dvd --out " + iso + " --fs ios":                           `did you mean "iso"?`,
+		"dvd --out " + iso + " --spelling ns2":                     `did you mean "ns1"?`,
+		"dvd --out " + iso + " --pps runing":                       `did you mean "Running"?`,
+		"dvd --out " + iso + " --user-data-file x":                 "unknown flag",
+		"dvd --out " + iso + " --label " + strings.Repeat("x", 31): "1 to 30 printable",
+		"serve --vm-id nope":                                       "must be a UUID",
+		"serve --pps runing":                                       `did you mean "Running"?`,
+		"serve --vm a=10.0.0.300":                                  "is not an address",
+		"serve --vm a=":                                            "is not an address",
+		"serve --vm a --vm A":                                      "two virtual machines",
+		"serve --vm =10.0.0.4":                                     "must be a name",
+		"serve --vm a/b":                                           "must be a name",
+		"serve --agent-version x":                                  "two to four numbers",
+		"serve --extension-timeout 0s":                             "must not be shorter",
+		"serve --retry-after -1s":                                  "must not be shorter",
+		"serve --idle-exit -1s":                                    "must not be shorter",
+		"serve --resource-group a/b":                               "must be a name",
+		"serve --subscription a/b":                                 "must be a name",
+	} {
+		_, err := run(t, append([]string{admin}, strings.Fields(args)...)...)
+		if _, usage := errors.AsType[usageError](err); !usage || !strings.Contains(err.Error(), want) {
+			t.Errorf("fabric %s: %v, want exit status 2 and %q", args, err, want)
+		}
+	}
+	// What only the fabric knows is refused by it.
+	for args, want := range map[string]string{
+		"fail goalstate --vm vm-1":                 `unknown virtual machine "vm-1"; did you mean "vm-01"?`,
+		"journal --vm vm-1":                        `did you mean "vm-01"?`,
+		"await ready --vm vm-1":                    `did you mean "vm-01"?`,
+		"vm --vm vm-1":                             `did you mean "vm-01"?`,
+		"get --vm vm-1":                            `did you mean "vm-01"?`,
+		"mend 9999":                                "fault 9999 does not exist",
+		`vm config --set {"statusBlob":"PagBlob"}`: `did you mean "PageBlob"?`,
+		`vm config --set {"statsBlob":"PageBlob"}`: `unknown field "statsBlob"; did you mean "statusBlob"?`,
+		`vm config --set {}{}`:                     "something after the document",
+		"get nope":                                 "404: ResourceNotFound: The Resource",
+	} {
+		if _, err := run(t, append([]string{admin}, strings.Fields(args)...)...); status(err) != 1 || !strings.Contains(err.Error(), want) {
+			t.Errorf("fabric %s: %v, want exit status 1 and %q", args, err, want)
+		}
+	}
+	r := fabric.Remote{URL: "http://" + strings.TrimPrefix(admin, "--admin=")}
+	for _, q := range []struct{ method, path, body, want string }{
+		{"POST", "/_fabric/faults", `{"kind":"goalstate","stauts":500}`, `unknown field "stauts"; did you mean "status"?`},
+		{"POST", "/_fabric/faults", `{"kind":"goalstate","times":-1}`, "times is negative"},
+		{"POST", "/_fabric/faults", `{"kind":"goalstate","vm":"vm-1"}`, `did you mean "vm-01"?`},
+		{"POST", "/_fabric/vms/vm-01/claim", `{"hostname2":"x"}`, `did you mean "hostName"?`},
+		{"GET", "/_fabric/journal?limt=1", "", `unknown parameter "limt"; did you mean "limit"?`},
+		{"GET", "/_fabric/journal?limit=-1", "", "not a number from 0 on"},
+		{"GET", "/_fabric/await?for=ready&timout=1s", "", `did you mean "timeout"?`},
+		{"GET", "/_fabric/await?for=ready&timeout=-1s", "", "not a time limit"},
+	} {
+		if _, _, err := r.Do(t.Context(), q.method, q.path, []byte(q.body)); err == nil || !strings.Contains(err.Error(), q.want) {
+			t.Errorf("%s %s %s: %v, want %q", q.method, q.path, q.body, err, q.want)
+		}
+	}
+	if got := len(f.Journal(fabric.Query{Kind: fabric.Change})); len(f.Faults()) != 0 || got != before {
+		t.Errorf("what was refused had an effect: %d changes, faults %v", got-before, f.Faults())
+	}
+	if _, err := os.Stat(iso); err == nil {
+		t.Error("a medium was written")
+	}
+	for args, want := range map[string]string{"serve": `(default 1h30m0s)`, "dvd": `(default "udf")`, "fail": "affect only N requests (default: all)\n"} {
+		if out, err := run(t, args, "--help"); err != nil || !strings.Contains(out, want) {
+			t.Errorf("fabric %s --help: %v, no %q in %s", args, err, want, out)
+		}
+	}
+}
+
 // TestTOOL8ExitStatus: every wrong use of every command is status 2, as the help
 // says.
 func TestTOOL8ExitStatus(t *testing.T) {
