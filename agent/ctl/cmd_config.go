@@ -3,12 +3,14 @@ package ctl
 import (
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
 )
 
@@ -42,7 +44,7 @@ Extensions, selects settings by name.`,
 				}
 			}
 			if len(args) == 1 && len(list) == 0 && !known(args[0]) {
-				return usage("no setting begins with %s; run 'agentctl config keys' to list all", args[0])
+				return noKey(args[0])
 			}
 			if a.output == "json" {
 				a.json(list)
@@ -71,6 +73,20 @@ func known(prefix string) bool {
 	return slices.ContainsFunc(config.Keys(), func(k config.Key) bool {
 		return strings.HasPrefix(strings.ToLower(k.Name), strings.ToLower(prefix))
 	})
+}
+
+// noKey is the error of a prefix with which no key begins. What is meant may be
+// the name of a group, of a key, or of a key without its group.
+func noKey(prefix string) error {
+	full := map[string]string{}
+	for _, k := range config.Keys() {
+		group, name, _ := strings.Cut(k.Name, ".")
+		full[group], full[name], full[k.Name] = group, k.Name, k.Name
+	}
+	if near := cli.Nearest(prefix, slices.Sorted(maps.Keys(full))); near != "" {
+		return usage("no setting begins with %s; did you mean %q?", prefix, full[near])
+	}
+	return usage("no setting begins with %s; run 'agentctl config keys' to list all", prefix)
 }
 
 // maxChecked limits the size of a checked file, in bytes; the configuration's
@@ -147,6 +163,9 @@ func (a *app) configKeysCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "keys [PREFIX]", Short: "List all keys with type, default and meaning", Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 1 && !known(args[0]) {
+				return noKey(args[0])
+			}
 			rows := [][]string{{"KEY", "TYPE", "DEFAULT", "MEANING"}}
 			var list []config.Key
 			for _, k := range config.Keys() {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/status"
 )
 
@@ -100,6 +101,13 @@ func findExt(s status.Snapshot, name string) ([]status.Extension, error) {
 		if found := match(by); len(found) > 0 {
 			return found, nil
 		}
+	}
+	var names []string
+	for _, e := range s.Extensions {
+		names = append(names, e.Name, e.Name[strings.LastIndexByte(e.Name, '.')+1:])
+	}
+	if near := cli.Nearest(name, names); near != "" {
+		return nil, exitWith(ExitDegraded, fmt.Errorf("unknown extension %s; did you mean %q?", name, near))
 	}
 	return nil, exitWith(ExitDegraded, fmt.Errorf("unknown extension %s; run 'agentctl ext list' to list all", name))
 }

@@ -58,6 +58,13 @@ func (a *app) historyCmd() *cobra.Command {
 				fmt.Fprintf(a.Stderr, "agentctl: run as root to see commands: %v\n", err)
 			}
 			changes := slices.DeleteFunc(slices.Clone(s.History), func(t status.Transition) bool { return !strings.Contains(strings.ToLower(t.What), name) })
+			if len(args) == 1 && len(runs)+len(changes) == 0 {
+				note := "" // an extension that was removed long ago has no history either
+				if _, err := findExt(s, args[0]); err != nil {
+					note = ": " + err.Error()
+				}
+				fmt.Fprintf(a.Stderr, "agentctl: no history of %s%s\n", clean(args[0]), clean(note))
+			}
 			runs, changes = runs[max(0, len(runs)-lines):], changes[max(0, len(changes)-lines):]
 			if a.output == "json" {
 				a.json(map[string]any{"runs": runs, "changes": changes})
@@ -67,7 +74,7 @@ func (a *app) historyCmd() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().IntVarP(&lines, "lines", "n", lines, "number of entries of each kind")
+	lineCount(c, &lines, "number of entries of each kind")
 	return c
 }
 

@@ -23,14 +23,11 @@ import (
 func (a *app) logsCmd() *cobra.Command {
 	var (
 		follow bool
-		lines  int
+		lines  = 50
 	)
 	c := &cobra.Command{
 		Use: "logs [EXTENSION]", Short: "Show the log of the agent or the logs of an extension", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeExt,
 		RunE: func(c *cobra.Command, args []string) error {
-			if lines < 0 {
-				return usage("--lines must not be negative")
-			}
 			files, dir, err := a.logFiles(args)
 			if err != nil {
 				return err
@@ -48,7 +45,7 @@ func (a *app) logsCmd() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing new lines")
-	c.Flags().IntVarP(&lines, "lines", "n", 50, "number of lines of each file")
+	lineCount(c, &lines, "number of lines of each file")
 	return c
 }
 

@@ -57,7 +57,12 @@ Exit codes: 0 healthy, 1 degraded or starting, 2 failed, 3 not running,
 					return exitWith(ExitUsage, err)
 				}
 			}
-			if wait == "" {
+			switch {
+			case timeout < 0:
+				return usage("--timeout must not be negative")
+			case wait == "" && c.Flags().Changed("timeout"):
+				return usage("--timeout has no effect without --wait")
+			case wait == "":
 				return exit(a.showStatus())
 			}
 			ctx := c.Context()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -118,10 +119,29 @@ func flagError(c *cobra.Command, err error) error {
 			name = "-" + missing.GetSpecifiedName()
 		}
 		err = cli.OneOf("flag", name, known...)
-	} else if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok && bad.GetFlag().Value.Type() == "duration" {
-		err = fmt.Errorf("--%s takes a duration such as 30s or 5m, not %q", bad.GetFlag().Name, bad.GetValue())
+	} else if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		if form, ok := map[string]string{"duration": "a duration such as 30s or 5m", "int": "a number from 0 on", "bool": "true or false"}[bad.GetFlag().Value.Type()]; ok {
+			err = fmt.Errorf("--%s takes %s, not %q", bad.GetFlag().Name, form, bad.GetValue())
+		}
 	}
 	return exitWith(ExitUsage, err)
+}
+
+// lineCount adds the flag --lines; what *to has is its default.
+func lineCount(c *cobra.Command, to *int, usage string) {
+	c.Flags().VarP((*lines)(to), "lines", "n", usage)
+}
+
+// lines is a number that is not negative.
+type lines int
+
+func (l *lines) String() string { return strconv.Itoa(int(*l)) }
+func (l *lines) Type() string   { return "int" }
+
+func (l *lines) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 31)
+	*l = lines(n) //nolint:gosec // 31 bits
+	return err
 }
 
 // helpCmd is cobra's help command, for commands that exist.

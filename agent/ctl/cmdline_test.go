@@ -68,17 +68,27 @@ func TestTOOL8WhatIsNotKnownIsRefused(t *testing.T) {
 		t.Errorf("only %d command lines tried", n)
 	}
 	for args, want := range map[string]string{
-		"stauts":                     `unknown command "stauts"; did you mean "status"?`,
-		"ext shwo":                   `unknown command "shwo"; did you mean "show"? (must be one of: `,
-		"ext show":                   "ext show: an argument is missing; usage: agentctl ext show NAME",
-		"help stauts":                `unknown command "stauts"; did you mean "status"?`,
-		"help ext shwo":              `unknown command "shwo"; did you mean "show"?`,
-		"completion bahs":            `unknown command "bahs"; did you mean "bash"?`,
-		"explain AZ-PROV-" + "MEDAI": `did you mean "AZ-PROV-MEDIA"?`,
-		"status --wait=raedy":        `did you mean "ready"?`,
-		"status --timeout 5":         `--timeout takes a duration such as 30s or 5m, not "5"`,
-		"doctor nettwork":            `did you mean "network"?`,
-		"doctor --color=no":          `unknown value of --color "no"`,
+		"stauts":                       `unknown command "stauts"; did you mean "status"?`,
+		"ext shwo":                     `unknown command "shwo"; did you mean "show"? (must be one of: `,
+		"ext show":                     "ext show: an argument is missing; usage: agentctl ext show NAME",
+		"help stauts":                  `unknown command "stauts"; did you mean "status"?`,
+		"help ext shwo":                `unknown command "shwo"; did you mean "show"?`,
+		"completion bahs":              `unknown command "bahs"; did you mean "bash"?`,
+		"explain AZ-PROV-" + "MEDAI":   `did you mean "AZ-PROV-MEDIA"?`,
+		"status --wait=raedy":          `did you mean "ready"?`,
+		"status --timeout 5":           `--timeout takes a duration such as 30s or 5m, not "5"`,
+		"status --wait --timeout -1s":  "--timeout must not be negative",
+		"status --timeout 5m":          "--timeout has no effect without --wait",
+		"logs -n x":                    `--lines takes a number from 0 on, not "x"`,
+		"status --json=maybe":          `--json takes true or false, not "maybe"`,
+		"ext history -n -1":            `--lines takes a number from 0 on, not "-1"`,
+		"logs -n -1":                   `not "-1"`,
+		"config keys Provisoning":      `no setting begins with Provisoning; did you mean "Provisioning"?`,
+		"config keys EnableFirewal":    `did you mean "OS.EnableFirewall"?`,
+		"config show OS.EnbleFirewall": `did you mean "OS.EnableFirewall"?`,
+		"config keys nonsense":         "run 'agentctl config keys'",
+		"doctor nettwork":              `did you mean "network"?`,
+		"doctor --color=no":            `unknown value of --color "no"`,
 	} {
 		if code, out, errs := run(t, root, strings.Fields(args)...); code != ExitUsage || out != "" || !strings.Contains(errs, want) {
 			t.Errorf("agentctl %s: %d, %q, %q; want %q", args, code, out, errs, want)

@@ -27,14 +27,16 @@ var thumbprint = regexp.MustCompile(`^[0-9A-Fa-f]{40,64}$`)
 // further check: whoever can read the private key may decrypt the settings.
 func (t *Tool) Decrypt(args []string) int {
 	f := flag.NewFlagSet("azguest decrypt", flag.ContinueOnError)
-	f.SetOutput(t.Err)
 	cert := f.String("cert", "", "thumbprint of the certificate; FILE then contains only the base64 text")
-	if code, ok := parseFlags(f, args); !ok {
+	if code, ok := cli.ParseFlags(f, args, t.Err); !ok {
 		return code
 	}
 	if f.NArg() != 1 {
 		fmt.Fprintln(t.Err, "usage: azguest decrypt [-cert THUMBPRINT] FILE")
 		return cli.ExitUsage
+	}
+	if *cert != "" && !thumbprint.MatchString(*cert) {
+		return t.usage(fmt.Errorf("%q is not a thumbprint", *cert))
 	}
 	in := t.In
 	if name := f.Arg(0); name != "-" {

@@ -80,14 +80,13 @@ func (s *stopping) Read(b []byte) (int, error) {
 // the machine that belongs to this VM, or shows what it would remove.
 func (t *Tool) Generalize(ctx context.Context, args []string) int {
 	f := flag.NewFlagSet("azguest generalize", flag.ContinueOnError)
-	f.SetOutput(t.Err)
 	plan := f.Bool("plan", false, "show what would be done without changing anything")
 	yes := f.Bool("yes", false, "do not ask for confirmation")
 	keep := f.Bool("keep-user", false, "keep the provisioned account")
 	asJSON := f.Bool("json", false, "with -plan: as JSON")
 	shutdown := f.Bool("shutdown", false, "power off the machine when done")
 	again := f.Bool("at-shutdown", false, "remove what has been written again (called by a unit)")
-	if code, ok := parseFlags(f, args); !ok {
+	if code, ok := cli.ParseFlags(f, args, t.Err); !ok {
 		return code
 	}
 	if f.NArg() > 0 || (*plan && (*yes || *shutdown)) || (*asJSON && !*plan) {
@@ -130,13 +129,12 @@ func (t *Tool) powerOff(ctx context.Context) error {
 // file system may be published as an image, and exits with 1 if not.
 func (t *Tool) Image(_ context.Context, args []string) int {
 	f := flag.NewFlagSet("azguest image verify", flag.ContinueOnError)
-	f.SetOutput(t.Err)
 	profile := f.String("profile", string(generalize.Marketplace), "marketplace, cis or immutable")
 	asJSON := f.Bool("json", false, "as JSON")
 	root := f.String("root", "", "the root file system of the image")
 	var names []string
 	for rest := args; ; {
-		if code, ok := parseFlags(f, rest); !ok {
+		if code, ok := cli.ParseFlags(f, rest, t.Err); !ok {
 			return code
 		}
 		if f.NArg() == 0 {
@@ -147,7 +145,17 @@ func (t *Tool) Image(_ context.Context, args []string) int {
 	if *root != "" {
 		names = append(names, *root)
 	}
-	if len(names) != 2 || names[0] != "verify" {
+	if err := command("image", names, "verify"); err != nil {
+		return t.usage(err)
+	}
+	var profiles []string
+	for _, p := range generalize.Profiles() {
+		profiles = append(profiles, string(p))
+	}
+	if err := cli.OneOf("value of --profile", *profile, profiles...); err != nil {
+		return t.usage(err)
+	}
+	if len(names) != 2 {
 		fmt.Fprintln(t.Err, "usage: azguest image verify [--profile marketplace|cis|immutable] [--json] ROOT")
 		return cli.ExitUsage
 	}

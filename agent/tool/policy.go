@@ -4,30 +4,34 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/extensions/policy"
 )
 
+var dotted = regexp.MustCompile(`^\d+(\.\d+){0,3}$`)
+
 // Policy is the command "azguest policy explain NAME": it shows whether the
 // policy of this machine allows an extension, and exits with 1 if not.
 func (t *Tool) Policy(args []string) int {
-	if len(args) == 0 || args[0] != "explain" {
-		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
-		return cli.ExitUsage
+	if err := command("policy", args, "explain"); err != nil {
+		return t.usage(err)
 	}
 	f := flag.NewFlagSet("azguest policy explain", flag.ContinueOnError)
-	f.SetOutput(t.Err)
 	version := f.String("version", "", "version of the extension")
 	signer := f.String("signer", "", "signer of the package")
 	asJSON := f.Bool("json", false, "as JSON")
-	if code, ok := parseFlags(f, args[1:]); !ok {
+	if code, ok := cli.ParseFlags(f, args[1:], t.Err); !ok {
 		return code
 	}
 	if f.NArg() != 1 {
 		fmt.Fprintln(t.Err, "usage: azguest policy explain [-version V] [-signer S] [-json] EXTENSION")
 		return cli.ExitUsage
+	}
+	if *version != "" && !dotted.MatchString(*version) {
+		return t.usage(fmt.Errorf("%q is not a version: numbers separated by dots", *version))
 	}
 	a := policy.Explain(t.Root, policy.Config{File: t.Config.Policy.File, Mode: t.Config.Policy.Mode}, f.Arg(0), *version, *signer)
 	if *asJSON {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -72,16 +71,19 @@ func (t *Tool) needRoot() error {
 	return nil
 }
 
-// parseFlags returns ok false and the exit status if the flags are wrong or ask
-// for help.
-func parseFlags(f *flag.FlagSet, args []string) (code int, ok bool) {
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK, false
-	case err != nil:
-		return cli.ExitUsage, false
+// usage prints what is wrong with the command line, and returns the exit status.
+func (t *Tool) usage(err error) int {
+	fmt.Fprintf(t.Err, "azguest: %v\nSee 'azguest help'.\n", err)
+	return cli.ExitUsage
+}
+
+// command returns an error unless the first of the words is the only command
+// below name.
+func command(name string, words []string, known string) error {
+	if len(words) == 0 {
+		return fmt.Errorf("%s: a command is missing (%s)", name, known)
 	}
-	return 0, true
+	return cli.OneOf("command", words[0], known)
 }
 
 func (t *Tool) json(v any) error {

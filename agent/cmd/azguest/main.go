@@ -130,11 +130,17 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 	case agent.UpdateGuardArg: // started by the agent itself when it hands over to another version
 		return agent.UpdateGuard(context.Background(), rest, stderr)
 	case "help", "-h", "--help", "-help":
+		for _, word := range rest {
+			if err := cli.OneOf("command", word, commands...); err != nil {
+				fmt.Fprintf(stderr, "azguest: %v\nSee 'azguest help'.\n", err)
+				return cli.ExitUsage
+			}
+		}
 		fmt.Fprint(stdout, usage)
 		flags(&options{}, stdout).PrintDefaults()
 		return 0
 	default:
-		fmt.Fprintf(stderr, "azguest: %v\nSee 'azguest help'.\n", cli.OneOf("command", cmd, commands...))
+		fmt.Fprintf(stderr, "azguest: %v\nSee 'azguest help'.\n", cli.OneOf("command", cmd, append(commands, "--version", "--help")...))
 		return cli.ExitUsage
 	}
 }
@@ -296,13 +302,11 @@ func live(cmd string, a *agent.Agent) (err error) {
 // for help.
 func parseRun(args []string, stderr io.Writer) (o options, code int, ok bool) {
 	f := flags(&o, stderr)
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return o, 0, false
-	case err != nil:
-		return o, cli.ExitUsage, false
-	case f.NArg() > 0:
-		fmt.Fprintf(stderr, "azguest: unexpected argument %q\n", f.Arg(0))
+	if code, ok = cli.ParseFlags(f, args, stderr); !ok {
+		return o, code, false
+	}
+	if f.NArg() > 0 {
+		fmt.Fprintf(stderr, "azguest: unexpected argument %q\nSee 'azguest help'.\n", f.Arg(0))
 		return o, cli.ExitUsage, false
 	}
 	return o, 0, true
