@@ -387,3 +387,61 @@ func FuzzParse(f *testing.F) {
 		}
 	}))
 }
+
+// TestTOOL10ValuesWithoutEffectSaySo: a text that has no effect, or another than
+// was meant, is reported by "agentctl config check" and at the start of the agent.
+func TestTOOL10ValuesWithoutEffectSaySo(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"AutoUpdate.Window=22-4":            "updated at any time",
+		"AutoUpdate.Window=22:00–04:30":     "updated at any time", // a dash of a word processor
+		"AutoUpdate.Window=22:00-25:00":     "updated at any time",
+		"AutoUpdate.Window=04:00-04:00":     "no length; the agent is not updated",
+		"AutoUpdate.Window=22:00-24:00":     "",
+		"AutoUpdate.Window=22:00 - 04:30":   "",
+		"AutoUpdate.Window=None":            "",
+		"AutoUpdate.Pin=latest":             "not a version",
+		"AutoUpdate.Pin=3.0.1":              "",
+		"OS.RootDeviceScsiTimeout=300s":     "timeouts are not set",
+		"OS.RootDeviceScsiTimeout=300":      "",
+		"OS.SshClientAliveInterval=3m":      "is not set",
+		"OS.SshClientAliveInterval=0":       "",
+		"Provisioning.PasswordCryptId=1":    "6 is used",
+		"ResourceDisk.Filesystem=ext5":      "is not formatted",
+		"ResourceDisk.Filesystem=xfs":       "",
+		"Protocol.EndpointDiscovery=dchp":   `"dchp" is not one of dhcp, static`,
+		"Protocol.EndpointDiscovery=static": "",
+	} {
+		_, warns := Parse("x.conf", []byte(line+"\n"))
+		var got []string
+		for _, w := range warns {
+			if !w.Note && w.Key != "" && w.Origin.Line == 1 {
+				got = append(got, w.Message)
+			}
+		}
+		if (want == "") != (len(got) == 0) || want != "" && !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestWhatIsNotAKeyIsNotShown: a line that is no setting may be a password, or the
+// rest of one, and warnings are in a log that everybody may read.
+func TestWhatIsNotAKeyIsNotShown(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"HttpProxy.Host=http://joe:pa#canary@proxy.example": "a value cannot contain it",
+		"http://joe:canary@proxy.example/?a=1":              "x.conf:1: unknown key",
+		"password: canary = x":                              "x.conf:1: unknown key",
+		"canaryAAAABBBBCCCC==":                              "x.conf:1: unknown key",
+		"canary":                                            "without '='",
+		"=canary":                                           "without a key",
+		"Http.Prox=canary":                                  "Http.Prox: unknown key",
+		"export Logs.Verbose=canary":                        "unknown key",
+	} {
+		_, warns := Parse("x.conf", []byte(line+"\n"))
+		if len(warns) != 1 || !strings.Contains(warns[0].String(), want) || strings.Contains(warns[0].String(), "canary") {
+			t.Errorf("%s: %v, want %q", line, warns, want)
+		}
+	}
+}

@@ -28,6 +28,10 @@ type Key struct {
 	Min     int64    // of an Int or Seconds; below it the default is used
 	Max     int64    // 0: no limit; above it Max is used
 
+	// judge says what is wrong with a String that is used all the same, and what
+	// happens then; "" if nothing is.
+	judge func(text string) string
+
 	at func(*Config) any // *bool, *int, *int64, *string, *time.Duration; nil: no field
 }
 
@@ -60,11 +64,11 @@ func Keys() []Key {
 		{Name: "Provisioning.DecodeCustomData", Kind: Switch, Default: "n", Doc: "decode custom data before storing it", at: func(c *Config) any { return &c.Provisioning.DecodeCustomData }},
 		{Name: "Provisioning.ExecuteCustomData", Kind: Switch, Default: "n", Doc: "run custom data once; implies Provisioning.DecodeCustomData", at: func(c *Config) any { return &c.Provisioning.ExecuteCustomData }},
 		{Name: "Provisioning.AllowResetSysUser", Kind: Switch, Default: "n", Doc: "allow setting the password of a system account", at: func(c *Config) any { return &c.Provisioning.AllowResetSysUser }},
-		{Name: "Provisioning.PasswordCryptId", Kind: String, Default: "6", Doc: "crypt method for password hashes; 6 is SHA-512", at: func(c *Config) any { return &c.Provisioning.PasswordCryptID }},
+		{Name: "Provisioning.PasswordCryptId", Kind: String, Default: "6", Doc: "crypt method for password hashes; 6 is SHA-512", judge: oneOf("6 is used", "5", "6"), at: func(c *Config) any { return &c.Provisioning.PasswordCryptID }},
 		{Name: "Provisioning.PasswordCryptSaltLength", Kind: Int, Default: "10", Min: 1, Max: 16, Doc: "length of the salt in characters", at: func(c *Config) any { return &c.Provisioning.PasswordSaltLength }},
 
 		{Name: "ResourceDisk.Format", Kind: Switch, Default: "n", Doc: "format and mount the temporary disk; n: do not mount it", at: func(c *Config) any { return &c.ResourceDisk.Format }},
-		{Name: "ResourceDisk.Filesystem", Kind: String, Default: "ext3", Doc: "file system of the temporary disk", at: func(c *Config) any { return &c.ResourceDisk.FileSystem }},
+		{Name: "ResourceDisk.Filesystem", Kind: String, Default: "ext3", Doc: "file system of the temporary disk", judge: oneOf("the temporary disk is not formatted", "ext2", "ext3", "ext4", "xfs", "btrfs"), at: func(c *Config) any { return &c.ResourceDisk.FileSystem }},
 		{Name: "ResourceDisk.MountPoint", Kind: Path, Default: "/mnt/resource", Doc: "mount point of the temporary disk", at: func(c *Config) any { return &c.ResourceDisk.MountPoint }},
 		{Name: "ResourceDisk.MountOptions", Kind: String, Doc: "comma-separated mount options", at: func(c *Config) any { return &c.ResourceDisk.MountOptions }},
 		{Name: "ResourceDisk.EnableSwap", Kind: Switch, Default: "n", Doc: "create a swap file on the temporary disk; needs ResourceDisk.Format=y", at: func(c *Config) any { return &c.ResourceDisk.EnableSwap }},
@@ -79,11 +83,11 @@ func Keys() []Key {
 
 		{Name: "OS.AllowHTTP", Kind: Switch, Default: "n", Inert: true, Doc: "accepted for compatibility, no effect: downloads use http only for URLs that the platform provides", at: func(c *Config) any { return &c.OS.AllowHTTP }},
 		{Name: "OS.EnableFIPS", Kind: Switch, Default: "n", Doc: "create only host keys of types that FIPS 140 allows", at: func(c *Config) any { return &c.OS.EnableFIPS }},
-		{Name: "OS.RootDeviceScsiTimeout", Kind: String, Doc: "SCSI timeout in seconds for every sd disk; None: keep the kernel's value", at: func(c *Config) any { return &c.OS.RootDeviceScsiTimeout }},
+		{Name: "OS.RootDeviceScsiTimeout", Kind: String, Doc: "SCSI timeout in seconds for every sd disk; None: keep the kernel's value", judge: number(1, 86400, "timeouts are not set"), at: func(c *Config) any { return &c.OS.RootDeviceScsiTimeout }},
 		{Name: "OS.RootDeviceScsiTimeoutPeriod", Kind: Seconds, Default: "30", Min: 1, Doc: "how often the SCSI timeout is set", at: func(c *Config) any { return &c.OS.ScsiTimeoutPeriod }},
 		{Name: "OS.OpensslPath", Kind: Path, Default: "/usr/bin/openssl", Inert: true, Doc: "accepted for compatibility, no effect: openssl is not used", at: func(c *Config) any { return &c.OS.OpensslPath }},
 		{Name: "OS.SshDir", Kind: Path, Default: "/etc/ssh", Doc: "directory of host keys and sshd_config", at: func(c *Config) any { return &c.OS.SSHDir }},
-		{Name: "OS.SshClientAliveInterval", Kind: String, Default: "180", Doc: "ClientAliveInterval for sshd in seconds; other forms are ignored", at: func(c *Config) any { return &c.OS.SSHClientAliveInterval }},
+		{Name: "OS.SshClientAliveInterval", Kind: String, Default: "180", Doc: "ClientAliveInterval for sshd in seconds; other forms are ignored", judge: number(0, 1<<31-1, "ClientAliveInterval is not set"), at: func(c *Config) any { return &c.OS.SSHClientAliveInterval }},
 		{Name: "OS.HomeDir", Kind: Path, Default: "/home", Doc: "base directory of home directories", at: func(c *Config) any { return &c.OS.HomeDir }},
 		{Name: "Home.Dir", Kind: Path, Alias: "OS.HomeDir", Doc: "OS.HomeDir in the sample configuration of the classic agent"},
 		{Name: "OS.PasswordPath", Kind: Path, Default: "/etc/shadow", Doc: "path of the shadow file", at: func(c *Config) any { return &c.OS.PasswordPath }},
@@ -105,7 +109,7 @@ func Keys() []Key {
 		{Name: "HttpProxy.Port", Kind: Int, Default: "0", Max: 65535, Doc: "port of the HTTP proxy", at: func(c *Config) any { return &c.Proxy.Port }},
 		{Name: "HttpUserAgent", Kind: String, Own: true, Doc: "User-Agent of the agent's requests", at: func(c *Config) any { return &c.Protocol.UserAgent }},
 
-		{Name: "Protocol.EndpointDiscovery", Kind: String, Default: "dhcp", Doc: "dhcp: also ask by DHCP (option 245) if neither the fixed address nor one from a lease answers; any other value: never", at: func(c *Config) any { return &c.Protocol.Discovery }},
+		{Name: "Protocol.EndpointDiscovery", Kind: String, Default: "dhcp", Doc: "dhcp: also ask by DHCP (option 245) if neither the fixed address nor one from a lease answers; any other value: never", judge: oneOf("the platform is not asked for by DHCP", "dhcp", "static"), at: func(c *Config) any { return &c.Protocol.Discovery }},
 		{Name: "Protocol.Endpoint", Kind: String, Own: true, Doc: "host[:port] of the WireServer, for tests", at: func(c *Config) any { return &c.Protocol.Endpoint }},
 		{Name: "Protocol.HostGAPlugin", Kind: String, Own: true, Doc: "host:port of the HostGAPlugin, for tests; default port 32526 of the WireServer", at: func(c *Config) any { return &c.Protocol.HostGA }},
 		{Name: "Protocol.IMDS", Kind: String, Own: true, Doc: "host[:port] of the metadata service, for tests", at: func(c *Config) any { return &c.Protocol.IMDS }},
@@ -115,13 +119,13 @@ func Keys() []Key {
 		{Name: "Download.Order", Kind: Enum, Default: OrderHost, Own: true, Choices: []string{OrderHost, OrderDirect}, Doc: "channel tried first for blobs: host (through the HostGAPlugin) or direct (from storage)", at: func(c *Config) any { return &c.Download.Order }},
 
 		{Name: "AutoUpdate.Mode", Kind: Enum, Own: true, Choices: []string{UpdateOff, UpdateDistro, UpdatePinned, UpdateChannel}, Doc: "off, distro, pinned (or pinned:VERSION), channel; default from the classic flags: n is off, y is channel, neither is distro", at: func(c *Config) any { return &c.Update.Mode }},
-		{Name: "AutoUpdate.Pin", Kind: String, Own: true, Doc: "version for AutoUpdate.Mode=pinned", at: func(c *Config) any { return &c.Update.Pin }},
+		{Name: "AutoUpdate.Pin", Kind: String, Own: true, Doc: "version for AutoUpdate.Mode=pinned", judge: judgeVersion, at: func(c *Config) any { return &c.Update.Pin }},
 		{Name: "AutoUpdate.Channel", Kind: String, Default: "stable", Own: true, Doc: "name of the channel for AutoUpdate.Mode=channel; only shown in status", at: func(c *Config) any { return &c.Update.Channel }},
 		{Name: "AutoUpdate.RequireSignature", Kind: Switch, Default: "y", Own: true, Doc: "accept only signed packages of the agent; n: for test fleets only", at: func(c *Config) any { return &c.Update.NeedSignature }},
 		{Name: "AutoUpdate.TrustRoots", Kind: Path, Default: "/etc/azguest/update-roots.pem", Own: true, Doc: "file of CA certificates (PEM) trusted to sign packages of the agent; without it, no signature is valid", at: func(c *Config) any { return &c.Update.TrustRoots }},
 		{Name: "AutoUpdate.HealthTimeout", Kind: Seconds, Default: "40", Min: 5, Max: 600, Own: true, Doc: "time within which the platform must accept a status report of a new version; otherwise it is rolled back", at: func(c *Config) any { return &c.Update.HealthTimeout }},
 		{Name: "AutoUpdate.QuietPeriod", Kind: Seconds, Default: "300", Own: true, Doc: "time without updates after the agent started and provisioning ended", at: func(c *Config) any { return &c.Update.Quiet }},
-		{Name: "AutoUpdate.Window", Kind: String, Own: true, Doc: "hours of the day in which the agent may be updated, such as 22:00-04:30 (local time); default any", at: func(c *Config) any { return &c.Update.Window }},
+		{Name: "AutoUpdate.Window", Kind: String, Own: true, Doc: "hours of the day in which the agent may be updated, such as 22:00-04:30 (local time); default any", judge: judgeWindow, at: func(c *Config) any { return &c.Update.Window }},
 		{Name: "AutoUpdate.Enabled", Kind: Switch, Default: "y", Doc: "classic flag, see AutoUpdate.Mode", at: func(c *Config) any { return &c.Update.Enabled }},
 		{Name: "AutoUpdate.UpdateToLatestVersion", Kind: Switch, Doc: "classic flag, see AutoUpdate.Mode; default AutoUpdate.Enabled", at: func(c *Config) any { return &c.Update.ToLatest }},
 		{Name: "AutoUpdate.GAFamily", Kind: String, Default: "Prod", Doc: "agent family", at: func(c *Config) any { return &c.Update.Family }},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -235,14 +236,17 @@ func parse(name string, data []byte) ([]line, []Warning) {
 			warns = append(warns, Warning{Origin: at, About: AboutUnknown, Message: "line without a key is ignored"})
 			continue
 		}
-		cut, rest, comment := strings.Cut(value, "#")
+		cut, _, comment := strings.Cut(value, "#")
 		if comment && cut != "" && !endsBlank(cut) && !strings.HasPrefix(key, "#") {
-			warns = append(warns, Warning{Origin: at, Key: key, Message: fmt.Sprintf("%q is treated as a comment: a value cannot contain '#'", "#"+strings.TrimSpace(rest))})
+			warns = append(warns, Warning{Origin: at, Key: key, Message: "the value ends before '#': a value cannot contain it"}) // what follows may be the rest of a password
 		}
 		lines = append(lines, line{key: key, value: trimValue(cut), origin: at})
 	}
 	return lines, warns
 }
+
+// keyForm is the form of a key that a warning may repeat.
+var keyForm = regexp.MustCompile(`^[A-Za-z]{1,32}(\.[A-Za-z]{1,48})+$`)
 
 func endsBlank(s string) bool { return strings.TrimRightFunc(s, unicode.IsSpace) != s }
 
@@ -270,7 +274,11 @@ func collect(lines []line) (map[string]Value, []Warning) {
 		case strings.HasPrefix(l.key, "#"):
 			continue // meant as a comment, and works as one
 		case !known:
-			warn(l, false, "unknown key, ignored", suggest(l.key))
+			near := suggest(l.key)
+			if near == "" && !keyForm.MatchString(l.key) {
+				l.key = "" // it may be anything, such as a password on a line of its own
+			}
+			warn(l, false, "unknown key, ignored", near)
 			warns[len(warns)-1].About = AboutUnknown
 			continue
 		case k.Kind == Ignored:
@@ -323,6 +331,11 @@ func (c *Config) apply(values map[string]Value) []Warning {
 					w.Suggestion = "using the default: " + cmp.Or(k.Default, "None")
 				}
 				warns = append(warns, w)
+			}
+			if err == nil && k.judge != nil && text != "" {
+				if fault := k.judge(text); fault != "" {
+					warns = append(warns, Warning{Origin: v.Origin, Key: k.Name, Message: fault})
+				}
 			}
 			if text != "" || err == nil {
 				set[k.Name] = true

@@ -301,20 +301,28 @@ func Wait(m Moment) (what WaitFor, text string) {
 	return WaitNothing, ""
 }
 
+// minuteOf reads a time of the day; its end is 24:00.
+func minuteOf(text string) (int, bool) {
+	text = strings.TrimSpace(text)
+	if text == "24:00" {
+		return 24 * 60, true
+	}
+	t, err := time.Parse("15:04", text)
+	return t.Hour()*60 + t.Minute(), err == nil
+}
+
 // inWindow reports whether now is in a daily window such as "22:00-04:30", in
-// the machine's time zone. An empty or invalid window is always open.
+// the machine's time zone. An empty or invalid window is always open; package
+// agent/config warns about an invalid one.
 func inWindow(window string, now time.Time) bool {
-	from, to, ok := strings.Cut(window, "-")
-	if !ok {
+	from, to, _ := strings.Cut(window, "-")
+	s, ok1 := minuteOf(from)
+	e, ok2 := minuteOf(to)
+	if !ok1 || !ok2 {
 		return true
 	}
-	a, err1 := time.Parse("15:04", strings.TrimSpace(from))
-	b, err2 := time.Parse("15:04", strings.TrimSpace(to))
-	if err1 != nil || err2 != nil {
-		return true
-	}
-	minute := func(t time.Time) int { return t.Hour()*60 + t.Minute() }
-	s, e, n := minute(a), minute(b), minute(now.Local())
+	at := now.Local()
+	n := at.Hour()*60 + at.Minute()
 	if s <= e {
 		return n >= s && n < e
 	}

@@ -191,7 +191,11 @@ func TestWait(t *testing.T) {
 		"before window":   {func(m *Moment) { m.Window = window(time.Hour, 2*time.Hour) }, "window"},
 		"after window":    {func(m *Moment) { m.Window = window(-2*time.Hour, -time.Hour) }, "window"},
 		"over midnight":   {func(m *Moment) { m.Window = window(2*time.Hour, time.Hour) }, ""},
-		"no window":       {func(m *Moment) { m.Window = "whenever-you like" }, ""},
+		"before a window until midnight": {func(m *Moment) {
+			m.Now = time.Date(local.Year(), local.Month(), local.Day(), 12, 0, 0, 0, time.Local)
+			m.Ready, m.Accepted, m.Window = m.Now.Add(-time.Hour), m.Now.Add(-time.Minute), "22:00-24:00"
+		}, "window"},
+		"no window": {func(m *Moment) { m.Window = "whenever-you like" }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := good
