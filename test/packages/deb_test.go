@@ -36,6 +36,15 @@ state() {
 }
 `
 
+// preset makes the machine disable what no preset names, as distributions do.
+const preset = "mkdir -p /etc/systemd/system-preset; echo 'disable *' >/etc/systemd/system-preset/99-default.preset; "
+
+// forbidden makes the machine one that forbids packages to touch services, and
+// prints a message of the package if one is restarted.
+const forbidden = `mkdir -p /run/systemd/system; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
+mv /usr/bin/systemctl /usr/bin/systemctl.real
+printf '#!/bin/sh\ncase "$*" in *restart*) echo; echo azguest: restarted ;; *daemon-reload*) ;; *) exec /usr/bin/systemctl.real "$@" ;; esac\n' >/usr/bin/systemctl; chmod 755 /usr/bin/systemctl; `
+
 // classicDeb is a package with the names, the configuration file and the scripts
 // of the distribution's.
 const classicDeb = `set -e; umask 022; cd "$1"
@@ -72,6 +81,9 @@ func TestTOOL3Deb(t *testing.T) {
 		{name: "mask and install", long: true, steps: "systemctl mask azguest; install; install $new", want: "agent masked\nconf ours\nnotes\ndiversion"},
 		{name: "purge", steps: "install; run; purge", want: "agent none\nconf none"},
 		{name: "remove and purge", long: true, steps: "install; edit; run; remove; purge", want: "agent none\nconf none"},
+		{name: "purge beside a mount", steps: "mkdir /srv/data; echo mine >/srv/data/file; install; run; mkdir '/var/lib/waagent/a b'; mount --bind /srv/data '/var/lib/waagent/a b'; purge; grep -q mine /srv/data/file", want: "agent none\nconf none\nstate", says: "azguest: /var/lib/waagent is kept: something is mounted at /var/lib/waagent/a b\n"},
+		{name: "preset", steps: preset + "install; systemctl preset azguest.service azguest-firewall.service; systemctl is-enabled azguest-firewall.service", want: "agent enabled\nconf ours\nnotes\ndiversion"},
+		{name: "upgrade without restart", steps: "install; " + forbidden + "install $new", want: "agent enabled\nconf ours\nnotes\ndiversion"},
 		{name: "purge beside files of the administrator", steps: "edit; run; install; purge", want: "agent none\nconf edited\nstate"},
 		{name: "purge beside another agent", steps: "install; run; remove; echo >/usr/bin/waagent; purge", want: "agent none\nconf ours\nstate"},
 		{name: "aborted removal", steps: "install; script prerm remove; script postinst abort-remove", want: "agent enabled\nconf ours\nnotes\ndiversion"},

@@ -68,6 +68,8 @@ func TestTOOL3RPM(t *testing.T) {
 		{name: "upgrade of a disabled service", long: true, steps: "install; systemctl disable azguest; install $new", want: "agent disabled\nconf ours"},
 		{name: "downgrade", long: true, steps: "install $new; edit; install", want: "agent enabled\nconf edited"},
 		{name: "reinstall", long: true, steps: "install; edit; install $old --replacepkgs", want: "agent enabled\nconf edited"},
+		{name: "preset", steps: preset + "install; systemctl preset azguest.service azguest-firewall.service; systemctl is-enabled azguest-firewall.service", want: "agent enabled\nconf ours"},
+		{name: "remove leaves no directory", steps: "ours() { find /etc /usr /var -xdev -type d '(' -name '*azguest*' -o -name cloud-init-main.service.d ')'; }; ours >/tmp/before; install; remove; ours | diff /tmp/before -", want: "agent none\nconf none"},
 		{name: "remove", long: true, steps: "install; remove", want: "agent none\nconf none"},
 		{name: "remove with an edited configuration", steps: "install; edit; remove", want: "agent none\nconf none\n/etc/waagent.conf.rpmsave"},
 		{name: "remove and install", steps: "install; remove; install", want: "agent enabled\nconf ours"},
