@@ -73,6 +73,7 @@ existed before the package was installed. Run as root to see everything.`,
 var goes = [...]struct{ kind, pattern, why string }{
 	{"unit", "/usr/lib/systemd/system/azguest.service", "stopped and disabled first"},
 	{"unit", "/usr/lib/systemd/system/azguest-*.service", ""},
+	{"preset", "/usr/lib/systemd/system-preset/90-azguest.preset", ""},
 	{"slice", "/usr/lib/systemd/system/azure.slice", ""},
 	{"slice", "/usr/lib/systemd/system/azure-vmextensions.slice", ""},
 	{"slice", "/run/systemd/transient/azure-vmextensions-*.slice", "created for an extension"},

@@ -85,7 +85,7 @@ func TestUninstallPlanKnowsThePackage(t *testing.T) {
 		return false
 	}
 	for file, find := range map[string]string{
-		"nfpm.yaml": `dst: (/\S+),`,
+		"nfpm.yaml": `src: \S+, dst: (/\S+),`, // directories go if they are empty
 		"postrm":    `(/(?:run|etc|var)/[^\s\\");]+)`,
 	} {
 		b, err := os.ReadFile("../../scripts/packaging/" + file)

@@ -20,6 +20,9 @@ const (
 	// key is strong after some words ("api_key"); after others, only plainly
 	// random values count ("primaryKey"), because keys have names, too.
 	key
+	// whole is strong, and an object or a list is a secret with all in it,
+	// whatever the names in it are.
+	whole
 	// auth is user and password in base64, as in the configuration of a
 	// container registry.
 	auth
@@ -70,8 +73,9 @@ var nameWords = []struct {
 	{"secret_key_base", strong},
 	{"token", strong},
 	{"credential", strong},
-	{"protectedsettings", strong},
-	{"protected_settings", strong},
+	{"protectedsettings", whole},
+	{"protected_settings", whole},
+	{"protected settings", whole},
 	{"key", key},
 	{"auth", auth},
 }
@@ -86,6 +90,7 @@ var keysOf = []string{
 const (
 	maxQuoted = 8 << 10 // of a value in quotes
 	maxNested = 64      // strings in a list of values
+	maxObject = 64 << 10
 )
 
 // names finds values whose name says that they are secret. Names and values are
@@ -95,7 +100,7 @@ const (
 //	--name value   --name=value   "--name", "value"   name 'value'
 //	<name>value</name>   <add key="name" value="value"/>
 //	{"name":"NAME","value":"value"}   "name":{"value":"value"}
-func names(s string, found func(from, to int, bare string)) {
+func names(s string, original bool, found func(from, to int, bare string)) {
 	m := matcher()
 	done := 0
 	for i := 0; i+3 <= len(s); i++ {
@@ -115,7 +120,7 @@ func names(s string, found func(from, to int, bare string)) {
 		}
 		// A separator that belongs to a word of two letters ("pw=") is not part
 		// of the name.
-		n := name{s: s, from: i, to: i + len(strings.TrimRight(w.text, `=:"' `)), kind: w.kind}
+		n := name{s: s, from: i, to: i + len(strings.TrimRight(w.text, `=:"' `)), kind: w.kind, original: original}
 		n.values(func(from, to int, bare string) {
 			if from >= done {
 				found(from, to, bare)
@@ -132,6 +137,7 @@ type name struct {
 	from, to int
 	kind     kind
 	quoted   string // the quote after it
+	original bool   // s has its escapes
 	option   bool   // it is an option of a command line
 	// sep is what is between it and the value: '=', ':', ',', a blank; '>' of
 	// an element, '(' of a call, '|' before a block, 'i' for "is".
@@ -560,6 +566,10 @@ func (n *name) read(i int, found func(from, to int, bare string)) {
 	}
 	switch n.byte(i) {
 	case '[', '{':
+		if n.kind == whole && n.original {
+			n.object(i, found)
+			return
+		}
 		n.list(i, found)
 		return
 	}
@@ -608,6 +618,47 @@ func (n *name) inString(q string) bool {
 	line := n.s[max(0, b-500):b]
 	line = line[strings.LastIndexByte(line, '\n')+1:]
 	return strings.HasSuffix(q, `"`) && strings.Count(line, q)%2 == 1
+}
+
+// object takes everything between the bracket at i and the one that closes it. It
+// ends before a quote with fewer backslashes than those in it, which closes the
+// string that the object is in, and at the limit.
+func (n *name) object(i int, found func(from, to int, bare string)) {
+	s, level := n.s[:min(len(n.s), i+maxObject)], n.quoted
+	to, depth := i, 0
+	for to < len(s) {
+		if q := quoteAt(s, to); q != "" {
+			if level == "" {
+				level = q
+			}
+			if strings.Count(q, `\`) < strings.Count(level, `\`) {
+				break
+			}
+			from := to + len(q)
+			to = closing(s, from, q)
+			if strings.HasPrefix(s[to:], q) {
+				to += len(q)
+			}
+			continue
+		}
+		switch s[to] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if to++; depth == 0 {
+			break
+		}
+	}
+	if strings.Trim(s[i:to], "{}[] \t\r\n") == "" {
+		return // empty
+	}
+	bare := ""
+	if strings.HasSuffix(n.quoted, `"`) {
+		bare = n.quoted
+	}
+	found(i, to, bare)
 }
 
 // list reads the strings of a list, and the value in {"value":"…"}.
@@ -766,7 +817,7 @@ func (n *name) secret(v string, quoted bool, rest string) bool {
 			return false
 		}
 		return true
-	case strong:
+	case strong, whole:
 		switch {
 		case place(v), strings.HasPrefix(v, "http://"), strings.HasPrefix(v, "https://"), strings.HasPrefix(v, "arn:"), strings.HasPrefix(v, "projects/"), strings.HasPrefix(v, "-----"):
 			return false

@@ -34,7 +34,7 @@ const Printed = "printed"
 // and its copy. Redacting a text twice changes nothing.
 func Redact(s string) string {
 	var found spans
-	look(s, found.add)
+	look(s, true, found.add)
 	// Text in JSON, or in JSON within JSON, has its original form only without
 	// the escapes.
 	text, at := s, []int32(nil)
@@ -49,7 +49,7 @@ func Redact(s string) string {
 			}
 		}
 		text, at = inner, from
-		look(text, func(from, to int, _ string) { found.add(int(at[from]), int(at[to]), "") })
+		look(text, false, func(from, to int, _ string) { found.add(int(at[from]), int(at[to]), "") })
 	}
 	return found.replace(s)
 }
@@ -59,8 +59,9 @@ func Redact(s string) string {
 const maxLayers = 3
 
 // look calls found for each secret in s. bare is a quote that has to be put
-// around the mark.
-func look(s string, found func(from, to int, bare string)) {
+// around the mark; original is false for a text without its escapes, where it
+// can't be told any more which string a quote closes.
+func look(s string, original bool, found func(from, to int, bare string)) {
 	keys(s, found)
 	m := matcher()
 	var all uint64
@@ -85,7 +86,7 @@ func look(s string, found func(from, to int, bare string)) {
 		}
 	}
 	if all&nameBit != 0 {
-		names(s, found)
+		names(s, original, found)
 	}
 }
 
