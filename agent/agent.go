@@ -82,7 +82,7 @@ type Agent struct {
 	provisionedLatch *latch      // open once provisioning has finished or failed
 	pulse            pulse
 	aside            atomic.Bool // unusable state files were set aside
-	used             cpuWindow   // only begin and the measure job use it
+	used             cpuWindow   // rep.saving guards it
 	hangTold         time.Time   // when a hang of the previous process was reported; only begin and the measure job use it
 	nextLogs         time.Time   // only the logs job uses it
 	logsShipped      bool        // only the logs job uses it
@@ -103,7 +103,7 @@ type Agent struct {
 // New makes an agent. It reads facts about the machine, such as its VM id and
 // host name; nothing is written or sent yet.
 func New(o Options) *Agent {
-	a := &Agent{Options: o, cfg: o.Config, live: newLiveStatus(), diskLatch: newLatch(), provisionedLatch: newLatch(), loop: newLoop(), jit: newJITUsers(), firewallJob: newFirewallJob(), started: time.Now().UTC(), used: cpuWindow{at: time.Now()}, paths: status.DefaultPaths(string(o.Root))}
+	a := &Agent{Options: o, cfg: o.Config, live: newLiveStatus(), diskLatch: newLatch(), provisionedLatch: newLatch(), loop: newLoop(), jit: newJITUsers(), firewallJob: newFirewallJob(), started: time.Now().UTC(), used: cpuSince(time.Now()), paths: status.DefaultPaths(string(o.Root))}
 	a.spool = event.NewSpool(o.Root.Path(a.cfg.Paths.Lib + "/events"))
 	a.events = event.Discard{}
 	if a.cfg.Telemetry.Enabled {

@@ -87,10 +87,12 @@ func (a *Agent) boot(ctx context.Context) error {
 		a.mark(ctx, m)
 		a.ready(status.ProvDone)
 	default:
+		since := a.provisionedSince(m)
 		if standing == provisioning.Adopted {
 			a.mark(ctx, m)
 		}
 		a.ready(status.ProvDone)
+		a.showSince(since)
 		a.incomplete(m, nil)
 		// An earlier process may have ended after Ready with steps left to do.
 		a.afterReady(ctx, m, nil, m.Unfinished())
@@ -129,6 +131,22 @@ func (a *Agent) finishBoot(state string, err error) {
 			p.Problem = status.Problem{Code: provisioning.CodeOf(err), Since: p.Finished, Fix: fixOf(provisioning.CodeOf(err))}
 		}
 	})
+}
+
+// provisionedSince returns when the machine was provisioned in an earlier life of
+// an agent, zero if that is not known.
+func (a *Agent) provisionedSince(m *provisioning.Machine) time.Time {
+	fi, err := a.Root.Stat(path.Join(m.Options.Lib, "provisioned"))
+	if err != nil {
+		return time.Time{} // not known
+	}
+	return fi.ModTime().UTC()
+}
+
+// showSince corrects what finishBoot has shown: this start of the agent has
+// provisioned nothing.
+func (a *Agent) showSince(since time.Time) {
+	a.live.set(func(s *status.Snapshot) { s.Provisioning.Started, s.Provisioning.Finished = time.Time{}, since })
 }
 
 func (a *Agent) mark(ctx context.Context, m *provisioning.Machine) {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,10 @@ func oneMode(t *testing.T, prov, ext string) {
 	if err := a.Root.WriteFile("/var/lib/waagent/provisioned", []byte(vm.ID()+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	since := time.Now().Add(-3 * time.Hour).UTC().Truncate(time.Second)
+	if err := os.Chtimes(a.Root.Path("/var/lib/waagent/provisioned"), since, since); err != nil {
+		t.Fatal(err)
+	}
 	files(t, a.Root, map[string]string{"/sys/class/dmi/id/product_uuid": vm.ID() + "\n"})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	done := make(chan error, 1)
@@ -96,6 +101,15 @@ func oneMode(t *testing.T, prov, ext string) {
 	}
 	if got := a.live.copy().Provisioning.State; got != wantState {
 		t.Errorf("provisioning shows %s, want %s", got, wantState)
+	}
+	if prov == config.ModeOn {
+		// Of this start, which has provisioned nothing, no time is shown (fault TOOL5).
+		await(t, ctx, func() string {
+			if p := a.live.copy().Provisioning; !p.Finished.Equal(since) || !p.Started.IsZero() {
+				return fmt.Sprintf("provisioned from %s to %s, want only %s", p.Started, p.Finished, since)
+			}
+			return ""
+		})
 	}
 	fetched := false
 	for _, e := range f.Journal(fabric.Query{}) {

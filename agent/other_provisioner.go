@@ -49,9 +49,12 @@ func (a *Agent) bootBeside(ctx context.Context, owner provisioning.Finding, m *p
 	}
 	if readyIsOurs(owner, m) {
 		a.ready(status.ProvDone)
-		return ctx.Err()
+	} else {
+		a.finishBoot(status.ProvDone, nil)
 	}
-	a.finishBoot(status.ProvDone, nil)
+	if standing == provisioning.Provisioned {
+		a.showSince(a.provisionedSince(m))
+	}
 	return ctx.Err()
 }
 

@@ -304,7 +304,14 @@ func (a *Agent) save() {
 	s := a.live.copy()
 	a.fill(&s)
 	a.remember(&s, a.rep.changes.look(s.Extensions, a.started, time.Now().UTC()))
-	s.Agent.Goroutines = runtime.NumGoroutine() // cheap, so it is measured each time
+	// Cheap, so they are measured each time: those of the first moments would be
+	// shown for minutes.
+	s.Agent.Goroutines = runtime.NumGoroutine()
+	var ru unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &ru) == nil {
+		s.Agent.CPUSeconds = time.Duration(ru.Utime.Nano() + ru.Stime.Nano()).Seconds()
+		s.Agent.CPUPercent = a.used.percent(time.Now(), s.Agent.CPUSeconds)
+	}
 	s.Overall = s.Judge()
 	s = s.Clean()
 	err := status.Save(a.paths.Snapshot, s)
@@ -323,41 +330,41 @@ func (a *Agent) save() {
 	}
 }
 
-// A cpuWindow is the last measurement of the processor time, from which the
-// current use is counted.
-type cpuWindow struct {
+// A cpuWindow is the last two measurements of the processor time, minWindow apart
+// at least: the use since the older one is that of the last minutes.
+type cpuWindow struct{ before, last cpuTime }
+
+type cpuTime struct {
 	at      time.Time
 	seconds float64
 }
 
 // minWindow is the shortest time over which the use of the processor is
-// averaged.
+// averaged, except after a start.
 const minWindow = time.Minute
 
-// percent returns the use of one core since the last measurement, which is at
-// least minWindow ago, or the beginning. seconds is the processor time used so
-// far.
+// cpuSince returns the window of a process that has just started.
+func cpuSince(start time.Time) cpuWindow {
+	return cpuWindow{cpuTime{at: start}, cpuTime{at: start}}
+}
+
+// percent returns the use of one core in the window. seconds is the processor time
+// used so far.
 func (w *cpuWindow) percent(now time.Time, seconds float64) float64 {
-	past := now.Sub(w.at)
+	if now.Sub(w.last.at) >= minWindow {
+		w.before, w.last = w.last, cpuTime{now, seconds}
+	}
+	past := now.Sub(w.before.at)
 	if past <= 0 {
 		return 0
 	}
-	used := 100 * (seconds - w.seconds) / past.Seconds()
-	if past >= minWindow {
-		*w = cpuWindow{now, seconds}
-	}
-	return used
+	return 100 * (seconds - w.before.seconds) / past.Seconds()
 }
 
 // measure is the job that measures the resources that the agent uses.
 func (a *Agent) measure(context.Context) error {
 	a.forgetHang()
 	a.showAside()
-	var ru unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
-		return fmt.Errorf("measure resources: %w", err)
-	}
-	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano()).Seconds()
 	rss, fds := ownMemory(), 0
 	if d, err := host.Root("").ReadDir("/proc/self/fd"); err == nil {
 		fds = len(d)
@@ -365,8 +372,7 @@ func (a *Agent) measure(context.Context) error {
 	u, derr := a.diskUsage()
 	a.live.update(func(s *status.Snapshot) {
 		g := &s.Agent
-		g.CPUPercent = a.used.percent(time.Now(), cpu)
-		g.CPUSeconds, g.RSS, g.FDs = cpu, rss, fds
+		g.RSS, g.FDs = rss, fds
 		s.Disk = u
 	})
 	return derr

@@ -144,19 +144,20 @@ func TestRequester(t *testing.T) {
 // when work is done again.
 func TestTOOL5FiguresAreCurrent(t *testing.T) {
 	start := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
-	w := cpuWindow{at: start}
+	w := cpuSince(start)
 	for i, c := range []struct {
 		after   time.Duration // since start
 		seconds float64       // processor time since start
 		want    float64
 	}{
-		{time.Second, 1, 100},       // a busy first second
-		{5 * time.Minute, 30, 10},   // since the start
-		{10 * time.Minute, 30, 0},   // idle since the last measurement
-		{15 * time.Minute, 60, 10},  // busy again
-		{15*time.Minute + 1, 60, 0}, // too soon after the last one
-		{20 * time.Minute, 60, 0},   // idle
-		{19 * time.Minute, 60, 0},   // the clock was set back
+		{time.Second, 1, 100},        // a busy first second
+		{50 * time.Second, 2, 4},     // which does not count for long
+		{5 * time.Minute, 30, 10},    // since the start
+		{10 * time.Minute, 30, 0},    // idle since the last measurement
+		{15 * time.Minute, 60, 10},   // busy again
+		{15*time.Minute + 1, 60, 10}, // soon after the last one
+		{20 * time.Minute, 60, 0},    // idle
+		{19 * time.Minute, 60, 0},    // the clock was set back
 	} {
 		if got := w.percent(start.Add(c.after), c.seconds); got < c.want-.09 || got > c.want+.09 {
 			t.Errorf("measurement %d: %.3f %%, want %.3f", i, got, c.want)

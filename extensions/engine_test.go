@@ -887,3 +887,21 @@ func TestERR8RetryBeforeTheFirstGoalState(t *testing.T) {
 	w.offer(ext("P.X", "1.0.0", 0))
 	w.await("the retry", func(Snapshot) bool { return countCalls(w.calls(), "enable") == 1 })
 }
+
+// TestTOOL5DurationOfARetry: the line that tools look for has the duration of the
+// work, not the age of a goal state that is worked on again.
+func TestTOOL5DurationOfARetry(t *testing.T) {
+	t.Parallel()
+	p := &pass{gs: &protocol.GoalState{ID: "7"}, began: time.Now().Add(-time.Hour), opened: time.Now().Add(-time.Hour)}
+	p.settle(true)
+	if p.settled || time.Since(p.opened) < time.Hour {
+		t.Errorf("the first time: %+v", p)
+	}
+	if took := p.settle(false); took < time.Hour || !p.settled {
+		t.Errorf("the first time took %s", took)
+	}
+	p.settle(true)
+	if took := p.settle(false); took > time.Minute || !p.settled {
+		t.Errorf("the retry took %s", took)
+	}
+}

@@ -29,6 +29,7 @@ type pass struct {
 	gs       *protocol.GoalState
 	key      string
 	began    time.Time
+	opened   time.Time                 // when it had something to do (again)
 	versions map[string]decision       // by lower-case handler name: the chosen package
 	forced   map[string]string         // by pair: why it is run again
 	skipped  map[string]fault.Problem  // by pair: why it is not tried in this goal state
@@ -135,7 +136,7 @@ func (m *Manager) newPass(gs *protocol.GoalState) {
 		}
 	}
 	p := &pass{
-		gs: gs, key: gs.Key(), began: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
+		gs: gs, key: gs.Key(), began: time.Now(), opened: time.Now(), versions: map[string]decision{}, forced: map[string]string{},
 		skipped: map[string]fault.Problem{}, denied: map[string]handler.Report{}, waits: map[string]string{},
 		dead: map[string]deadline{}, stuck: map[string]fault.Problem{}, locked: map[string]lockWait{}, awaits: map[string]*await{}, blind: map[string]pair{}, off: map[string]fault.Problem{}, pairs: pairsOf(gs), state: last,
 		hold: m.held(gs),
@@ -322,14 +323,23 @@ func (m *Manager) schedule(ctx context.Context) {
 			m.removeAbsent(ctx, h)
 		}
 	}
-	if !open && !p.settled {
-		p.settled = true
+	before := p.settled
+	if took := p.settle(open); p.settled && !before {
 		p.state = &protocol.GoalStateStatus{OK: true, SeqNo: p.gs.SeqNo, Message: "GoalState executed successfully", Done: time.Now().UTC()}
-		m.log.Info().Str("goalState", p.gs.ID).Dur("took", time.Since(p.began)).
-			Msg(fmt.Sprintf("ProcessExtensionsGoalState completed [%s %d ms]", p.gs.ID, time.Since(p.began).Milliseconds()))
-	} else if open {
-		p.settled = false
+		m.log.Info().Str("goalState", p.gs.ID).Dur("took", took).
+			Msg(fmt.Sprintf("ProcessExtensionsGoalState completed [%s %d ms]", p.gs.ID, took.Milliseconds()))
 	}
+}
+
+// settle notes whether there is something left to do, and returns for how long
+// there was. A goal state that was settled can have something to do again: a
+// retry, an extension whose package has come.
+func (p *pass) settle(open bool) (took time.Duration) {
+	if open && p.settled {
+		p.opened = time.Now()
+	}
+	p.settled = !open
+	return time.Since(p.opened)
 }
 
 // removeAbsent deletes a handler that is no longer in the goal state. It runs
