@@ -21,7 +21,7 @@ func ParseFlags(f *flag.FlagSet, args []string, errs io.Writer) (code int, ok bo
 		f.PrintDefaults()
 		return 0, false
 	case err != nil:
-		if name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); unknown {
+		if name := unknownFlag(f, args); name != "" {
 			var known []string
 			f.VisitAll(func(d *flag.Flag) { known = append(known, "--"+d.Name) })
 			err = OneOf("flag", "--"+name, known...)
@@ -30,4 +30,20 @@ func ParseFlags(f *flag.FlagSet, args []string, errs io.Writer) (code int, ok bo
 		return ExitUsage, false
 	}
 	return 0, true
+}
+
+// unknownFlag returns the first flag of the arguments that f does not have, "" if
+// there is none. It reads them as package flag does.
+func unknownFlag(f *flag.FlagSet, args []string) string {
+	for i := 0; i < len(args) && len(args[i]) > 1 && args[i][0] == '-' && args[i] != "--"; i++ {
+		name, _, given := strings.Cut(strings.TrimPrefix(args[i][1:], "-"), "=")
+		d := f.Lookup(name)
+		if d == nil {
+			return name
+		}
+		if b, ok := d.Value.(interface{ IsBoolFlag() bool }); !given && !(ok && b.IsBoolFlag()) {
+			i++ // its value
+		}
+	}
+	return ""
 }
