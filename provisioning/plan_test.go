@@ -277,6 +277,7 @@ func TestHostsFile(t *testing.T) {
 		{"there already", "10.0.0.4 vm\n", "vm", "10.0.0.4 vm\n"},
 		{"only in a comment", "# vm\n", "vm", "# vm\n127.0.1.1\tvm # azguest\n"},
 		{"the installer's line", "127.0.1.1 localhost.old localhost\n", "vm", "127.0.1.1\tvm # azguest\n"},
+		{"other names in that line", "127.0.1.1 localhost.old db LOCALHOST localhost cache\n", "vm", "127.0.1.1\tvm # azguest\n127.0.1.1\tdb cache\n"},
 		{"ours of another name", "127.0.1.1\told # azguest\n::1 x\n", "vm", "127.0.1.1\tvm # azguest\n::1 x\n"},
 	} {
 		m := newMachine(t, "debian")

@@ -126,7 +126,8 @@ func (s SetHostName) keepFormer(m *Machine, former string) error {
 
 // hostsWith adds a line for name to the text of /etc/hosts unless there is
 // one. It replaces an earlier line of the agent, and a line 127.0.1.1 with the
-// old host name, as Debian's installer writes it.
+// old host name, as Debian's installer writes it; other names in that line are
+// somebody's and stay.
 func hostsWith(text, old, name string) string {
 	ours := "127.0.1.1\t" + name
 	if short, _, ok := strings.Cut(name, "."); ok {
@@ -138,11 +139,14 @@ func hostsWith(text, old, name string) string {
 	for line := range strings.Lines(text) {
 		body, _, _ := strings.Cut(line, "#")
 		f := strings.Fields(body)
+		mine := strings.HasSuffix(strings.TrimSpace(line), hostsMark)
 		switch {
-		case strings.HasSuffix(strings.TrimSpace(line), hostsMark),
-			len(f) > 1 && f[0] == "127.0.1.1" && old != "" && old != name && slices.Contains(f[1:], old):
+		case mine, len(f) > 1 && f[0] == "127.0.1.1" && old != "" && old != name && slices.Contains(f[1:], old):
 			if !done {
 				out.WriteString(ours)
+			}
+			if rest := slices.DeleteFunc(f[min(1, len(f)):], isName(old, name)); !mine && len(rest) > 0 {
+				out.WriteString("127.0.1.1\t" + strings.Join(rest, " ") + "\n")
 			}
 			done = true
 			continue
@@ -158,4 +162,13 @@ func hostsWith(text, old, name string) string {
 		out.WriteString(ours)
 	}
 	return out.String()
+}
+
+// isName returns a function that reports whether a word is one of the names of
+// a machine: with its domain or without.
+func isName(names ...string) func(string) bool {
+	label := func(s string) string { first, _, _ := strings.Cut(s, "."); return strings.ToLower(first) }
+	return func(word string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return label(n) == label(word) })
+	}
 }
