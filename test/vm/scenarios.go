@@ -55,14 +55,6 @@ func Scenarios() []Scenario {
 			},
 		},
 		{
-			Name:   "iso9660",
-			About:  "provision from an ISO 9660 medium with Joliet, as attached by other clouds with this protocol",
-			Medium: asISO9660,
-			Play: func(ctx context.Context, r *Run) error {
-				return steps(ctx, r, powerOn, ready, login, system)
-			},
-		},
-		{
 			Name:   "metadata-only",
 			About:  "empty drive: provision from the instance metadata alone",
 			Medium: noDisc,
@@ -100,10 +92,11 @@ func Scenarios() []Scenario {
 			Play:  powerCuts,
 		},
 		{
-			Name:  "removal",
-			About: "purge the package: no file of it is left, and the machine still boots",
+			Name:   "removal",
+			About:  "provision from an ISO 9660 medium with Joliet, as attached by other clouds with this protocol; purge the package: no file of it is left, and the machine still boots",
+			Medium: asISO9660,
 			Play: func(ctx context.Context, r *Run) error {
-				return steps(ctx, r, powerOn, ready, login, control, purge, restart, gone)
+				return steps(ctx, r, powerOn, ready, login, system, control, purge, restart, gone)
 			},
 		},
 	}
