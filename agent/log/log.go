@@ -19,7 +19,6 @@ import (
 // disables the log file. Nothing that happens to one of them stops the agent or
 // keeps records from the others.
 func New(file string, verbose bool) (zerolog.Logger, *Output) {
-	zerolog.TimeFieldFormat = time.RFC3339Nano
 	out := &Output{}
 	stderr := &textWriter{w: newPatient(os.Stderr)}
 	var sinks []io.Writer
@@ -33,7 +32,13 @@ func New(file string, verbose bool) (zerolog.Logger, *Output) {
 		sinks = append(sinks, &textWriter{w: out.file, public: true})
 	}
 	out.SetVerbose(verbose)
-	return zerolog.New(redactor{w: leveled{zerolog.MultiLevelWriter(sinks...), &out.verbose}}).With().Timestamp().Logger(), out
+	return zerolog.New(redactor{w: leveled{zerolog.MultiLevelWriter(sinks...), &out.verbose}}).Hook(zerolog.HookFunc(stamp)), out
+}
+
+// stamp adds the time to a record. zerolog's own time stamp has one format for
+// the whole process, in a variable.
+func stamp(e *zerolog.Event, _ zerolog.Level, _ string) {
+	e.Str(zerolog.TimestampFieldName, time.Now().Format(time.RFC3339Nano))
 }
 
 // Output is where the records of a logger go.
