@@ -20,6 +20,7 @@ import (
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/protocol/platform"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/peak"
 )
 
 // emptyZip is a package without a handler: it is refused at once, and no command
@@ -272,6 +273,7 @@ func TestTelemetryOffMeansNone(t *testing.T) {
 }
 
 func TestAPlatformThatIsGoneIsNotHammeredAndHealsSoon(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := fabric.New(t)

@@ -13,12 +13,14 @@ import (
 	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/test/fabric"
+	"github.com/azguest/azguest/test/peak"
 )
 
 // TestIdleDayLogsLittle: in a day in which nothing happens, the agent logs at
 // most 24 lines, in four hours at most four, with everything on that an
 // administrator can switch on.
 func TestIdleDayLogsLittle(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := fabric.New(t)

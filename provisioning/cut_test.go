@@ -14,6 +14,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
+	"github.com/azguest/azguest/test/peak"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -46,6 +47,7 @@ func runJIT(names string) error {
 // TestPowerCutWithinJIT kills the tools that make and remove a short-lived
 // account, and the agent, in the middle. The next run must complete the work.
 func TestPowerCutWithinJIT(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	b := newBox(t, sandbox.Options{})
 	jit := func(names string) {

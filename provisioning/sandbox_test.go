@@ -24,6 +24,7 @@ import (
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
 	"github.com/azguest/azguest/provisioning"
+	"github.com/azguest/azguest/test/peak"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -353,6 +354,7 @@ func (b *box) dial() (net.Conn, error) {
 }
 
 func TestKillNineOnARealMachineConverges(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes half a minute")
@@ -401,6 +403,7 @@ func mkfifo(name string) error { return unix.Mkfifo(name, 0o600) }
 // power is cut after each of them, and the next boot must complete the
 // account.
 func TestPowerCutWithinUseradd(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("boots twenty machines")

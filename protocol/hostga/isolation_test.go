@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/azguest/azguest/test/peak"
 )
 
 // odd are values of each kind.
@@ -19,6 +21,7 @@ var odd = []string{`null`, `true`, `-1`, `1.5`, `1e400`, `9999999999999999999999
 // by a value of each other kind. The document is read all the same, and the
 // other handlers do not change.
 func TestFaultsStayInTheirHandler(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	docs := map[string][]byte{"example": []byte(example)}
 	if os.Getenv("AZGUEST_FIXTURES") != "" {

@@ -42,6 +42,16 @@ const (
 	envReport = "AZGUEST_PEAK_REPORT"
 )
 
+// WithoutRace skips a test that the race detector would distort, or slow down by
+// a minute and find nothing in. scripts/test runs it once more without the
+// detector: test/arch checks that it knows the name.
+func WithoutRace(t *testing.T) {
+	t.Helper()
+	if Race {
+		t.Skip("not with the race detector: scripts/test runs this without it as well")
+	}
+}
+
 // Run runs each case in a process of its own, which is the test program running
 // this test only, and fails those that use more than Process. The results are
 // logged.
@@ -58,9 +68,7 @@ func Run(t *testing.T, cases []Case) {
 		}
 		return
 	}
-	if Race {
-		t.Skip("the race detector takes many times the memory: scripts/test runs this without it as well")
-	}
+	WithoutRace(t)
 	dir := t.TempDir()
 	for _, c := range cases {
 		doc := c.Doc()
