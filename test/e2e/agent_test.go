@@ -44,6 +44,7 @@ func blank() setup {
 
 // TestFirstBoot: a blank machine is provisioned, and Ready is reported once.
 func TestFirstBoot(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, blank())
 	c.StartAgent(t)
 	c.WaitReady(t)
@@ -62,6 +63,7 @@ func TestFirstBoot(t *testing.T) {
 // TestExtension: an extension is installed and enabled, and its status is shown
 // by the control plane and by agentctl.
 func TestExtension(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Packages = samples(t)
 	c := newAgentCloud(t, o)
@@ -293,6 +295,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 }
 
 func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Packages["Azguest.E2E.Slow/1.0.0"] = handler(t, slow)
 	c := newAgentCloud(t, o)
@@ -351,6 +354,7 @@ func TestAgentctlWithoutAgent(t *testing.T) {
 }
 
 func TestTelemetryOff(t *testing.T) {
+	t.Parallel()
 	for _, on := range []bool{true, false} {
 		t.Run(fmt.Sprintf("on=%v", on), func(t *testing.T) {
 			o := blank()
@@ -384,6 +388,7 @@ func TestTelemetryOff(t *testing.T) {
 }
 
 func TestMalformedMedium(t *testing.T) {
+	t.Parallel()
 	// without writes the document again with a part replaced.
 	without := func(old, now string) func(testing.TB, *fabric.Medium) {
 		return func(t testing.TB, m *fabric.Medium) {
@@ -432,6 +437,7 @@ func TestMalformedMedium(t *testing.T) {
 // TestNoMedium: without a DVD, the metadata service suffices to provision a
 // machine with SSH keys.
 func TestNoMedium(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.NoMedium = true
 	o.Provisioning = fabric.Provisioning{}
@@ -450,6 +456,7 @@ func TestNoMedium(t *testing.T) {
 }
 
 func TestISO9660(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Sandbox.PlainDVD = true
 	o.Medium = func(m *fabric.Medium) { m.FS = fabric.ISO9660 }
@@ -462,6 +469,7 @@ func TestISO9660(t *testing.T) {
 }
 
 func TestExtensionFails(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Packages = samples(t)
 	o.Packages["Azguest.E2E.Crash/1.0.0"] = handler(t, crash)

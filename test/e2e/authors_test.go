@@ -8,6 +8,7 @@ import (
 // TestAgentctlForAuthors: the agentctl commands that administrators and authors
 // of extensions use, on a machine with an extension.
 func TestAgentctlForAuthors(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Packages = samples(t)
 	c := newAgentCloud(t, o)

@@ -10,6 +10,7 @@ import (
 // what it has printed is for root only (DESIGN.md, decision 67); and custom data has
 // the environment of a log-in (IN13).
 func TestIN12CustomDataThatFails(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Provisioning.CustomData = []byte("#!/bin/sh\nset -eu\necho \"$HOME $USER $LOGNAME\" >/var/tmp/env\necho 'password=hunter2hunter2' >&2\necho 'E: no package x' >&2\nexit 7\n")
 	c := newAgentCloud(t, o)

@@ -14,6 +14,7 @@ import (
 // ordinary user who keeps trying never gets a connection to the platform, and
 // root always does. AZGUEST_RESTARTS is the number of restarts.
 func TestFirewallHasNoGap(t *testing.T) {
+	t.Parallel()
 	restarts := 25
 	if n, err := strconv.Atoi(os.Getenv("AZGUEST_RESTARTS")); err == nil {
 		restarts = n

@@ -22,6 +22,7 @@ esac
 // that others may write or should not read, pass nothing on to handlers, and
 // listen on no address.
 func TestHygiene(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Packages["Azguest.E2E.Curious/1.0.0"] = handler(t, curious)
 	c := newAgentCloud(t, o)

@@ -9,6 +9,7 @@ import (
 // command line, as scripts do; it can then be used as an image, and a VM
 // created from it is provisioned like a new one.
 func TestGeneralize(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	c := newAgentCloud(t, o)
 	p := c.StartAgent(t)
@@ -54,6 +55,7 @@ func TestGeneralize(t *testing.T) {
 
 // TestClassicCommands tests the other commands of the classic command line.
 func TestClassicCommands(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, blank())
 	if got := c.Sh(t, "azguest waagent -daemon >/tmp/log 2>&1 & echo $!"); got == "" {
 		t.Fatal("not started")

@@ -43,6 +43,7 @@ func TestReadyWithTheLease(t *testing.T) {
 // TestTheOtherInterface: of two interfaces, the one with the lower route metric
 // does not lead to the platform. A second namespace is the host.
 func TestTheOtherInterface(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, blank())
 	far, err := sandbox.New(t.Context(), sandbox.Options{Addresses: []string{sandbox.WireServer, sandbox.IMDS, machine.Storage}})
 	if err != nil {

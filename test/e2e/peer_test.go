@@ -19,6 +19,7 @@ var peerPackages = []string{"waagent", "fuseiso", "openssh-server", "sudo", "ipt
 // must be able to provision from the emulator's medium and run the sample
 // extension.
 func TestPeer(t *testing.T) {
+	t.Parallel()
 	c := newPeerCloud(t, samples(t))
 	startPeer(t, c)
 	c.WaitReady(t)

@@ -81,6 +81,7 @@ func (c *cloud) neverUnready(t *testing.T) {
 }
 
 func TestPooledRunning(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, pooledVM("Running"))
 	c.StartAgent(t)
 	c.inPool(t)
@@ -93,6 +94,7 @@ func TestPooledRunning(t *testing.T) {
 // TestIN19MetadataStayAsInThePool: the order is proof that the VM has an owner,
 // also if the metadata never say so.
 func TestIN19MetadataStayAsInThePool(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, pooledVM("Running"))
 	c.StartAgent(t)
 	c.inPool(t)
@@ -106,6 +108,7 @@ func TestIN19MetadataStayAsInThePool(t *testing.T) {
 // TestPooledSavable: a Savable VM gets other network interfaces, perhaps on
 // another host.
 func TestPooledSavable(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, pooledVM("Savable"))
 	c.StartAgent(t)
 	c.inPool(t)
@@ -120,6 +123,7 @@ func TestPooledSavable(t *testing.T) {
 // is in the pool, the agent asks for the provisioning document again, and does
 // not report NotReady.
 func TestPooledAndStartedAgain(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"agent killed", "reboot"} {
 		t.Run(how, func(t *testing.T) {
 			c := newAgentCloud(t, pooledVM("Running"))
@@ -147,6 +151,7 @@ func TestPooledAndStartedAgain(t *testing.T) {
 // TestPooledWithInvalidDocument: the provisioning document may be invalid; the
 // failure is reported to the platform.
 func TestPooledWithInvalidDocument(t *testing.T) {
+	t.Parallel()
 	c := newAgentCloud(t, pooledVM("Running"))
 	c.StartAgent(t)
 	c.inPool(t)

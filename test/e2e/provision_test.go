@@ -12,6 +12,7 @@ import (
 // The agent's drop-in takes precedence over that file and must not undo the
 // change. The change must be in effect before success is reported.
 func TestVMAccessOpensPasswords(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Provisioning = fabric.Provisioning{}
 	const vmaccess = "Microsoft.OSTCExtensions.VMAccessForLinux"
@@ -47,6 +48,7 @@ fi
 // key by a certificate that is not in the goal state, but IMDS has the key
 // itself.
 func TestKeyOfAnUndeliveredCertificate(t *testing.T) {
+	t.Parallel()
 	o := blank()
 	o.Provisioning = fabric.Provisioning{}
 	o.Medium = func(m *fabric.Medium) {

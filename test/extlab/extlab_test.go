@@ -125,6 +125,7 @@ func TestLint(t *testing.T) {
 
 // TestRun: the output for the author, and the exit status.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	a := agent(t)
 	for _, tc := range []struct {
 		name, old, version string
@@ -138,6 +139,7 @@ func TestRun(t *testing.T) {
 		{name: "Crash", version: "1.0.0", fails: true, want: []string{"exit 52", "stderr | about to fail on purpose", "Failed"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			p := Plan{Bundle: sample(t, tc.name, tc.version), Seq: 5, Timeout: patience, Lab: Options{Agent: a}}
 			if tc.old != "" {
 				p.Old = sample(t, tc.name, tc.old)
@@ -167,8 +169,10 @@ func TestRun(t *testing.T) {
 // TestConformance: a good sample passes all checks, and the mistakes of a bad
 // handler are reported.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	a := agent(t)
 	t.Run("good", func(t *testing.T) {
+		t.Parallel()
 		var out bytes.Buffer
 		got, err := Conformance(t.Context(), Plan{
 			Bundle: sample(t, "Hello", "1.1.0"), Old: sample(t, "Hello", "1.0.0"), Settings: []byte(`{"greeting":"hi"}`), Protected: []byte(`{"secret":"CANARY-9f3e"}`),
@@ -179,6 +183,7 @@ func TestConformance(t *testing.T) {
 		}
 	})
 	t.Run("deadly", func(t *testing.T) {
+		t.Parallel()
 		b := good()
 		b.Files["run.sh"] = "#!/bin/sh\n[ $1 = enable ] || exit 0\npkill -9 -f '^/usr/sbin/azguest run'\nexit 0\n"
 		var out bytes.Buffer
@@ -188,6 +193,7 @@ func TestConformance(t *testing.T) {
 		}
 	})
 	t.Run("unreadable", func(t *testing.T) {
+		t.Parallel()
 		b := good()
 		b.Files["run.sh"] = "#!/bin/sh\nprintf 'a\\r\\n\\033[2Jb'\nexit 1\n"
 		var out bytes.Buffer
@@ -197,6 +203,7 @@ func TestConformance(t *testing.T) {
 		}
 	})
 	t.Run("careless", func(t *testing.T) {
+		t.Parallel()
 		b := good()
 		b.Files["run.sh"] = `#!/bin/sh
 cd "$(dirname "$0")" || exit 1

@@ -28,6 +28,7 @@ esac
 // TestConformanceLAST1LAST2NBR3NBR4: the checks say on which habits of an agent
 // a handler relies.
 func TestConformanceLAST1LAST2NBR3NBR4(t *testing.T) {
+	t.Parallel()
 	a := agent(t)
 	b := good()
 	b.Files["run.sh"] = reliant

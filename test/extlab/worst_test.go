@@ -32,6 +32,7 @@ func TestMisbehavingHandlers(t *testing.T) {
 		"wants what is a dir": {"cat /dev/sda\n", true, []string{"No such file", "exit 1", "Failed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := good()
 			b.Files = map[string]string{"run.sh": "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n[ $1 = enable ] || exit 0\n" + tc.enable}
 			var out bytes.Buffer

@@ -11,6 +11,7 @@ import (
 // TestAgentctlExt: what an operator on the machine can see and do about an
 // extension, with the real binaries.
 func TestAgentctlExt(t *testing.T) {
+	t.Parallel()
 	h := publisher + ".Runner"
 	m := newMachine(t)
 	if err := m.Fabric.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {

@@ -48,12 +48,14 @@ func runnerZip(t testing.TB) []byte {
 // that the disk is full, runs a command that frees space, and recovers by
 // itself.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	h := publisher + ".Runner"
 	for name, fill := range map[string]struct{ options, fill, code string }{
 		"no blocks": {"size=24m", "cat /dev/zero >" + lib + "/ballast/big 2>/dev/null; df -P " + lib + " | tail -n 1 >&2", "AZ-DISK-FULL"},
 		"no inodes": {"size=64m,nr_inodes=1500", "i=0; while : 2>/dev/null >" + lib + "/ballast/f$i; do i=$((i+1)); done", "AZ-DISK-INODES"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t)
 			if err := m.Fabric.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {
 				t.Fatal(err)
@@ -117,6 +119,7 @@ func TestDiskFull(t *testing.T) {
 // command can be run, which is reported; it is run once the file system is
 // writable again.
 func TestReadOnly(t *testing.T) {
+	t.Parallel()
 	h := publisher + ".Runner"
 	m := newMachine(t)
 	if err := m.Fabric.AddPackage(h, "1.0.0", runnerZip(t)); err != nil {

@@ -301,6 +301,7 @@ var chapters = []string{"install", "settings", "restart", "reboot", "upgrade", "
 
 // TestPublishedHandlers checks extensions/SPEC.md §18.1 point by point.
 func TestPublishedHandlers(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	want := func(t *testing.T, what, got, want string) {
 		t.Helper()
