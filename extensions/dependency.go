@@ -73,9 +73,12 @@ func (m *Manager) gate(q pair) (waits string, never fault.Problem) {
 		if o.handler == q.handler && !q.enable {
 			continue
 		}
-		done, failure := m.pairDone(o)
+		done, failure, unusable := m.pairDone(o)
 		switch {
 		case failure != "" && depends(o):
+			if unusable { // until it is replaced, see deadlineOf
+				m.pass.dead[o.key()] = deadline{since: time.Now(), unusable: true}
+			}
 			return "", fault.Problem{Code: fault.CodeOther, Cause: fault.CauseBlocked, Text: failure}
 		case !done && late && depends(o):
 			return "", fault.Problem{Code: fault.CodeOther, Cause: fault.CauseBlocked, Text: fmt.Sprintf("Dependent Extension %s did not reach a terminal state within the allowed timeout. Last status was %s", o.row, m.lastWord(o))}
@@ -161,24 +164,32 @@ func (m *Manager) pairOpen(o pair) bool {
 }
 
 // pairDone reports whether an extension has reached its end in this goal state,
-// and if it failed, the message for those that depend on it.
-func (m *Manager) pairDone(o pair) (done bool, failure string) {
-	var at end
-	if known, ok := m.ends[o.key()]; ok {
-		at = known
-	} else if at = m.rowOf(o).end; m.ends != nil {
-		m.ends[o.key()] = at
+// and if it failed, the message for those that depend on it, and whether that is
+// because its status file can't be used.
+func (m *Manager) pairDone(o pair) (done bool, failure string, unusable bool) {
+	at, ok := m.ends[o.key()]
+	if !ok {
+		r := m.rowOf(o)
+		if at = (knownEnd{r.end, r.cause == fault.CauseStatus}); m.ends != nil {
+			m.ends[o.key()] = at
+		}
 	}
-	switch at {
+	switch at.end {
 	case endFailed:
-		return true, "Skipping processing of extensions since execution of dependent extension " + o.row + " failed"
+		return true, "Skipping processing of extensions since execution of dependent extension " + o.row + " failed", at.unusable
 	case endError:
-		return true, "Dependent Extension " + o.row + " did not succeed. Status was error"
+		return true, "Dependent Extension " + o.row + " did not succeed. Status was error", at.unusable
 	case endGood:
-		return true, ""
+		return true, "", false
 	case endOpen:
 	}
-	return false, ""
+	return false, "", false
+}
+
+// A knownEnd is the end of a pair, and whether its status file can't be used.
+type knownEnd struct {
+	end      end
+	unusable bool
 }
 
 func (m *Manager) lastWord(o pair) string {

@@ -50,7 +50,8 @@ func (m *Manager) lookForDead() bool {
 			p.dead[q.key()] = now
 		}
 		changed = changed || now.final != old.final
-		if old.final && !now.final { // it has said something after all
+		if old.ours() && !now.ours() { // it has said something after all
+			changed = true
 			m.unblock()
 		}
 	}
@@ -69,8 +70,11 @@ func (m *Manager) deadlineOf(v view, q pair, old deadline) deadline {
 	st := r.status.Extension
 	stamp, _ := store.StampOf(v.statusFile(r.rec, q))
 	switch {
-	case !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || r.rec.State != plan.Enabled && e.FailKey == "",
-		st == nil || st.Status != handler.Transitioning && !r.missing,
+	case !known || e.Last == nil || e.Hash != settingsHash(r.status.Version, q) || r.rec.State != plan.Enabled && e.FailKey == "":
+		return deadline{}
+	case r.cause == fault.CauseStatus && len(m.pass.skipped) > 0:
+		return deadline{since: time.Now(), stamp: stamp, unusable: true}
+	case st == nil || st.Status != handler.Transitioning && !r.missing,
 		m.alive(r, e, m.store.Base(r.rec.Name, r.rec.Version)):
 		return deadline{}
 	case old.since.IsZero():

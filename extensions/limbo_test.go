@@ -141,3 +141,36 @@ func TestPAT2GraceIgnoresTheClock(t *testing.T) {
 		}
 	}
 }
+
+// TestPAT2UnusableStatusIsRepaired: a status file that stays incomplete is an
+// error of the agent's, not of the handler. When it is replaced, the error is
+// taken back, and what was skipped because of it runs. An error that a handler
+// has reported itself stays its word.
+func TestPAT2UnusableStatusIsRepaired(t *testing.T) {
+	t.Parallel()
+	good := `[{"version":1.0,"timestampUTC":"2024-01-01T00:00:00Z","status":{"operation":"Enable","status":"success","code":0}}]`
+	for name, first := range map[string]string{
+		"half":          good[:40],
+		"no array":      "{}",
+		"no status":     `[{"version":1.0,"status":{}}]`,
+		"its own":       strings.Replace(good, "success", "error", 1),
+		"its own words": strings.Replace(good, "success", "failed", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			script := "log\nif [ $op = enable ]; then f=$base/status/$seq.status; printf '%s' '" + first + "' >$f; touch -d '1 hour ago' $f; fi\n"
+			w := newWorld(t, pkg{name: "P.A", version: "1.0", script: script}, pkg{name: "P.B", version: "1.0", script: simple}).start()
+			w.m.Offer(w.state(level(ext("P.A", "1.0", 0), 0), level(ext("P.B", "1.0", 0), 1, "P.A")))
+			w.await("the error", func(s Snapshot) bool { return strings.Contains(show(s), "P.B 1.0 NotReady -1 | 0 error -1\n") })
+			writeFile(t, w.base("P.A-1.0/status/0.status"), good)
+			w.await("the success", func(s Snapshot) bool { return strings.HasPrefix(show(s), "P.A 1.0 Ready 0 | 0 success 0\n") })
+			if strings.HasPrefix(name, "its own") {
+				if n := countCalls(w.calls(), "enable"); n != 1 {
+					t.Errorf("%d enables, calls %q", n, w.calls())
+				}
+				return
+			}
+			w.await("what was skipped", func(s Snapshot) bool { return strings.Count(show(s), "success 0\n") == 2 })
+		})
+	}
+}

@@ -205,7 +205,7 @@ type Manager struct {
 	// Owned by the goroutine of Run.
 	handlers map[string]*managed // by lower-case name
 	pass     *pass
-	ends     map[string]end // cached results of pairs, during one run of schedule
+	ends     map[string]knownEnd // cached results of pairs, during one run of schedule
 	watch    *fsnotify.Watcher
 	watched  map[string]bool
 	busy     int

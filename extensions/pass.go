@@ -77,7 +77,14 @@ type deadline struct {
 	heard   bool            // the file was written although no process was known
 	final   bool
 	message string
+	// unusable means that the file can't be used, and that others may have been
+	// skipped because of that.
+	unusable bool
 }
+
+// ours reports whether the error that is reported is the agent's opinion and not
+// the handler's word.
+func (d deadline) ours() bool { return d.final || d.unusable }
 
 // checked returns a copy of a goal state in which handlers with duplicate
 // names, or names that are unsafe as file names, are marked as invalid. Exact
@@ -293,7 +300,7 @@ func (m *Manager) schedule(ctx context.Context) {
 	p.waits = map[string]string{}
 	m.lookForCertificates()
 	m.tryAgain(false)
-	m.ends = map[string]end{}
+	m.ends = map[string]knownEnd{}
 	defer func() { m.ends = nil }()
 	open := false
 	for i := range p.gs.Handlers {
