@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -47,6 +48,9 @@ func (c Remote) Do(ctx context.Context, method, path string, body any) ([]byte, 
 		client = &http.Client{Transport: &http.Transport{Proxy: nil}}
 	}
 	resp, err := client.Do(req)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil, fmt.Errorf("no fabric listens at %s: start one with fabric serve, or name its address with --admin: %w", c.URL, syscall.ECONNREFUSED)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("send request to the fabric: %w", err)
 	}

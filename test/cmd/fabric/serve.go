@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ type serveFlags struct {
 	blobURL, repo, journal               string
 	vms                                  []string
 	fastTrack, pageBlob, mixedCase, tls  bool
+	local                                bool
 	retryAfter, budget, idleExit         time.Duration
 	subscription, group, location        string
 	provision                            provisionFlags
@@ -36,8 +39,8 @@ func serveCommand(admin *string) *cobra.Command {
 standard output: {"event":"listening","wire":"168.63.129.16:80",…}.
 
 The default addresses are the platform's own; they must exist in the network
-namespace. For clients with a configurable address, use 127.0.0.1:0. "-" disables
-a service.
+namespace. For clients with a configurable address, use --local, or addresses such
+as 127.0.0.1:0. "-" disables a service.
 
 The admin address serves the control plane, compatible with ARM
 (PUT /subscriptions/…/virtualMachines/VM/extensions/NAME?api-version=…), and the
@@ -50,6 +53,11 @@ Several --vm are distinguished by source address: --vm a=10.0.0.4 --vm b=10.0.0.
 				return err
 			}
 			f.admin = *admin
+			for name, addr := range map[string]*string{"wire": &f.wire, "hostga": &f.hostga, "blob": &f.blob, "imds": &f.imds} {
+				if f.local && !cmd.Flags().Changed(name) {
+					*addr = "127.0.0.1:0"
+				}
+			}
 			return serve(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -58,6 +66,7 @@ Several --vm are distinguished by source address: --vm a=10.0.0.4 --vm b=10.0.0.
 	fl.StringVar(&f.hostga, "hostga", fabric.Endpoint+":32526", "address of the HostGAPlugin")
 	fl.StringVar(&f.blob, "blob", fabric.Endpoint+":10000", "address of blob storage")
 	fl.StringVar(&f.imds, "imds", fabric.IMDSAddress+":80", "address of the instance metadata service")
+	fl.BoolVar(&f.local, "local", false, "use free ports of 127.0.0.1 instead of the platform's addresses")
 	fl.StringVar(&f.arm, "arm", "", "additional address of the control plane, with TLS")
 	fl.StringVar(&f.blobURL, "blob-url", "", "URL of blob storage for guests; the account is appended, or replaces {account} (default http://<address of --blob>)")
 	fl.BoolVar(&f.tls, "blob-tls", false, "serve blob storage over https; see --ca-out")
@@ -196,6 +205,9 @@ func (s *serveFlags) listen(f *fabric.Fabric, blobAddr string, line map[string]a
 			continue
 		}
 		addr, err := f.Listen(l.service, l.addr, nil, l.https)
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return fmt.Errorf("%w; this namespace does not have the address: add it, or use --local", err)
+		}
 		if err != nil {
 			return err
 		}

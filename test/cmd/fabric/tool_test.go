@@ -132,6 +132,8 @@ func TestTOOL7ValuesAreJudged(t *testing.T) {
 		"dvd --out " + iso + " --pps runing":                       `did you mean "Running"?`,
 		"dvd --out " + iso + " --user-data-file x":                 "unknown flag",
 		"dvd --out " + iso + " --label " + strings.Repeat("x", 31): "1 to 30 printable",
+		"env az --arm localhost":                                   "an address with a port",
+		"env az --arm https://127.0.0.1:8443":                      "an address with a port",
 		"serve --vm-id nope":                                       "must be a UUID",
 		"serve --pps runing":                                       `did you mean "Running"?`,
 		"serve --vm a=10.0.0.300":                                  "is not an address",
@@ -294,6 +296,38 @@ func TestTOOL11ProtectedArray(t *testing.T) {
 		if n != want {
 			t.Errorf("commands run %s: %d warnings about python, want %d: %v", name, n, want, extlab.Lint(opened))
 		}
+	}
+}
+
+// TestTOOL2ServeAsTyped: the command of README.md and of the help with which a
+// fabric is started works on a machine without the platform's addresses; without
+// its flag, and without a fabric, the error says what to do.
+func TestTOOL2ServeAsTyped(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "(`fabric serve ")
+	typed, _, ok := strings.Cut(rest, "`)")
+	help, err := run(t, "env", "--help")
+	if !ok || err != nil || !strings.Contains(help, "fabric serve "+typed+"\n") {
+		t.Fatalf("README.md has %q, the help of env %v %s", typed, err, help)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	words := strings.Fields(strings.NewReplacer("127.0.0.1:8443", "127.0.0.1:0", "ca.pem", ca).Replace(typed))
+	out, err := run(t, append([]string{"--admin=127.0.0.1:0", "serve", "--idle-exit", "1ms"}, words...)...)
+	if err != nil || strings.Count(out, "127.0.0.1:") < 6 {
+		t.Errorf("fabric serve %s: %v %s", typed, err, out)
+	}
+	if _, err := os.Stat(ca); err != nil {
+		t.Error(err)
+	}
+	if _, err := run(t, "--admin=127.0.0.1:0", "serve", "--idle-exit", "1ms", "--wire", "192.0.2.1:80"); err == nil || !strings.Contains(err.Error(), "use --local") {
+		t.Errorf("an address that does not exist: %v", err)
+	}
+	if _, err := run(t, "--admin=127.0.0.1:1", "get"); err == nil || !strings.Contains(err.Error(), "no fabric listens at http://127.0.0.1:1: start one with fabric serve") {
+		t.Errorf("no fabric: %v", err)
 	}
 }
 
