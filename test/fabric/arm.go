@@ -3,8 +3,10 @@ package fabric
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -357,3 +359,36 @@ func decodeBody(r *request, into any) *apiError {
 	}
 	return nil
 }
+
+// misspelt refuses the members of an object at a path of a request (such as
+// "properties") that are probably meant to be others. Members that the fabric does
+// not use are accepted, like by ARM.
+func misspelt(r *request, kind string, path []string, known ...string) *apiError {
+	var o map[string]json.RawMessage
+	raw := json.RawMessage(r.body)
+	for _, step := range append([]string{""}, path...) {
+		for key, value := range o {
+			if strings.EqualFold(key, step) {
+				raw = value
+			}
+		}
+		o = nil
+		if json.Unmarshal(raw, &o) != nil {
+			return nil // what it has to be is said elsewhere
+		}
+		raw = nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(o)) {
+		near := nearest(key, known)
+		if near == "" || slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, key) }) {
+			continue
+		}
+		at := strings.Join(append(slices.Clone(path), key), ".")
+		return refuse(http.StatusBadRequest, "InvalidRequestContent",
+			"The request content was invalid and could not be deserialized: 'Could not find member '%s' on object of type '%s'. Path '%s'. Did you mean '%s'?'.", key, kind, at, near)
+	}
+	return nil
+}
+
+// resourceMembers are those of every resource.
+var resourceMembers = []string{"id", "name", "type", "location", "tags", "properties", "kind", "plan", "sku", "identity", "zones", "managedBy", "etag"}

@@ -123,6 +123,9 @@ func (f *Fabric) readDeployment(r *request, group, name string) (*deployment, *a
 	if err := decodeBody(r, &body); err != nil {
 		return nil, err
 	}
+	if err := misspelt(r, "DeploymentProperties", []string{"properties"}, "mode", "template", "templateLink", "parameters", "parametersLink", "debugSetting", "onErrorDeployment", "expressionEvaluationOptions"); err != nil {
+		return nil, err
+	}
 	p := body.Properties
 	bad := func(code, format string, args ...any) (*deployment, *apiError) {
 		return nil, refuse(http.StatusBadRequest, code, format, args...)

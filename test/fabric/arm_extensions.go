@@ -65,6 +65,9 @@ func (v *VM) put(r *request, old *extension, name string, run bool) (*answer, *a
 	if err := decodeBody(r, &body); err != nil {
 		return nil, err
 	}
+	if err := misspelt(r, "ResourceDefinition", nil, resourceMembers...); err != nil {
+		return nil, err
+	}
 	if err := v.allowed(); err != nil {
 		return nil, err
 	}

@@ -99,6 +99,19 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 	if err := decodeBody(r, &body); err != nil {
 		return nil, err
 	}
+	for _, o := range []struct {
+		kind  string
+		path  []string
+		known []string
+	}{
+		{"ResourceDefinition", nil, resourceMembers},
+		{"VirtualMachine", []string{"properties"}, []string{"extensionsTimeBudget", "osProfile", "hardwareProfile", "storageProfile", "networkProfile", "securityProfile", "diagnosticsProfile", "userData"}},
+		{"OSProfile", []string{"properties", "osProfile"}, []string{"allowExtensionOperations", "adminUsername", "adminPassword", "computerName", "customData", "linuxConfiguration", "windowsConfiguration", "secrets"}},
+	} {
+		if err := misspelt(r, o.kind, o.path, o.known...); err != nil {
+			return nil, err
+		}
+	}
 	if b := body.Properties.Budget; b != nil {
 		if d, ok := parsePeriod(*b); !ok || d < 15*time.Minute || d > 2*time.Hour {
 			return nil, refuse(http.StatusBadRequest, "InvalidParameter", "The value of parameter extensionsTimeBudget is invalid.")

@@ -277,6 +277,23 @@ func TestControlPlaneRefusesUnknownProperties(t *testing.T) {
 			t.Errorf("%s with %s: %d %v", tc.path, tc.property, code, doc)
 		}
 	}
+	base := "https://" + ManagementHost + c.vm.resourceID()
+	for _, tc := range []struct {
+		method, url, body, want string
+	}{
+		{"PUT", base + "/extensions/x", `{"tgas":{},"properties":{"publisher":"Contoso","type":"One","typeHandlerVersion":"1.0"}}`, "Path 'tgas'. Did you mean 'tags'?"},
+		{"PATCH", base, `{"properties":{"osProfil":{}}}`, "Path 'properties.osProfil'. Did you mean 'osProfile'?"},
+		{"PATCH", base, `{"Properties":{"OSProfile":{"allowExtensionOperation":false}}}`, "Path 'properties.osProfile.allowExtensionOperation'."},
+		{"PUT", base[:strings.Index(base, "/providers/")] + "/providers/Microsoft.Resources/deployments/d", `{"properties":{"mode":"Incremental","parmeters":{},"template":{}}}`, "Did you mean 'parameters'?"},
+	} {
+		_, _, doc := c.arm(tc.method, tc.url+"?api-version=2024-07-01", json.RawMessage(tc.body))
+		if e, _ := doc["error"].(map[string]any); e["code"] != "InvalidRequestContent" || !strings.Contains(fmt.Sprint(e["message"]), tc.want) {
+			t.Errorf("%s %s: %v, want %q", tc.method, tc.body, doc, tc.want)
+		}
+	}
+	if code, _, doc := c.arm("PATCH", base+"?api-version=2024-07-01", json.RawMessage(`{"properties":{"billingProfile":{"maxPrice":-1},"OSPROFILE":{"AllowExtensionOperations":true}}}`)); code != 200 {
+		t.Errorf("what the fabric does not use: %d %v", code, doc)
+	}
 	// Names are known in any case, and so is which of them are secret.
 	code, _, doc := c.arm("PUT", "/runCommands/y", map[string]any{"location": "x", "properties": map[string]any{
 		"Source": map[string]any{"script": "x"}, "RUNASPASSWORD": "hunter2", "protectedparameters": []any{map[string]any{"name": "a", "value": "hunter2"}},
