@@ -378,16 +378,25 @@ func misspelt(r *request, kind string, path []string, known ...string) *apiError
 		}
 		raw = nil
 	}
-	for _, key := range slices.Sorted(maps.Keys(o)) {
+	if text := misspeltMember(slices.Collect(maps.Keys(o)), kind, strings.Join(path, "."), known); text != "" {
+		return refuse(http.StatusBadRequest, "InvalidRequestContent", "The request content was invalid and could not be deserialized: '%s'.", text)
+	}
+	return nil
+}
+
+// misspeltMember says which of the members of the object at a path is not known
+// and is probably meant to be one that is; "" if none is.
+func misspeltMember(keys []string, kind, path string, known []string) string {
+	slices.Sort(keys)
+	for _, key := range keys {
 		near := nearest(key, known)
 		if near == "" || slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, key) }) {
 			continue
 		}
-		at := strings.Join(append(slices.Clone(path), key), ".")
-		return refuse(http.StatusBadRequest, "InvalidRequestContent",
-			"The request content was invalid and could not be deserialized: 'Could not find member '%s' on object of type '%s'. Path '%s'. Did you mean '%s'?'.", key, kind, at, near)
+		at := strings.TrimPrefix(path+"."+key, ".")
+		return fmt.Sprintf("Could not find member '%s' on object of type '%s'. Path '%s'. Did you mean '%s'?", key, kind, at, near)
 	}
-	return nil
+	return ""
 }
 
 // resourceMembers are those of every resource.

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -149,6 +150,13 @@ func (f *Fabric) readDeployment(r *request, group, name string) (*deployment, *a
 		return nil, invalid(err)
 	}
 	d.template = template
+	var parts object
+	if err := armtemplate.Decode(p.Template, &parts); err != nil {
+		return nil, invalid(err)
+	}
+	if text := misspeltInTemplate(parts, ""); text != "" {
+		return nil, invalid(errors.New(text))
+	}
 	for _, key := range sortedKeys(p.Parameters) {
 		o, _ := p.Parameters[key].(object)
 		v, ok := armtemplate.Property(o, "value")
