@@ -281,3 +281,38 @@ func TestU9WhereDoasReads(t *testing.T) {
 		}
 	}
 }
+
+// TestU9DoasIsAskedAsThePerson: the answers are those of OpenDoas 6.8.2 and of
+// the port for other systems.
+func TestU9DoasIsAskedAsThePerson(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		says    string
+		code    int
+		key, pw bool // whether a person with a key only, or with a password, becomes root
+	}{
+		{"", 0, true, true},
+		{"doas: Authentication required\n", 1, false, true},
+		{"doas: Authorization required\n", 1, false, true},
+		{"doas: Operation not permitted\n", 1, false, false},
+		{"doas: /etc/doas.conf is not owned by root\n", 1, false, false},
+		{"doas: syntax error at line 1\n", 1, false, false},
+		{"doas: not installed setuid\n", 1, false, false},
+	} {
+		m := newMachine(t, "debian")
+		for _, name := range []string{"/usr/bin/sudo", "/usr/sbin/sudo", "/bin/sudo"} {
+			_ = m.root.Remove(name) // it may not exist
+		}
+		m.write("/usr/bin/doas", "ELF /etc/doas.conf", 0o755)
+		m.run.Answers["doas -n true"] = hosttest.Answer{Code: tc.code, Stderr: tc.says}
+		for _, password := range []bool{false, true} {
+			want := tc.key
+			if password {
+				want = tc.pw
+			}
+			if a := m.prov().AskRoot(t.Context(), host.Person{Name: "ann"}, password); a.By != "doas" || a.OK != want {
+				t.Errorf("%q, password %v: %+v, want %v", tc.says, password, a, want)
+			}
+		}
+	}
+}

@@ -31,6 +31,7 @@ var byText = map[string]string{
 	"provisioning.ConfigureSSHD.Apply":        "sshd names the keyword that it refuses in its text alone; a wrong guess asks it once more without an old name, and its second answer counts",
 	"provisioning.sshdQuestion.complete":      "which part of the question is missing, and which directory that sshd's unit makes early in the boot, is in sshd's text alone; a wrong guess asks again, or makes an empty directory of root's",
 	"provisioning.Machine.withUID":            "busybox's adduser has one exit code for everything; a wrong guess tries the next number, 50 at most",
+	"provisioning.Machine.askDoas":            "doas has one exit code for everything, and a rule that wants a password is in its text alone, which nobody else writes; a wrong guess is a warning too many or too few",
 	"protocol/internal/web.StatusError.Error": "how a body is shown",
 }
 
