@@ -294,33 +294,55 @@ func TestPAT1ReportedAfterTheTime(t *testing.T) {
 }
 
 // TestPAT1SurvivesRestarts: a restart of the agent neither begins the time anew
-// nor ends it.
+// nor ends it, also if the clock was set by hours meanwhile.
 func TestPAT1SurvivesRestarts(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, pkg{name: siteHandler, version: "1.0.0", script: simple})
-		s.fail([]fabric.Fault{{Kind: fabric.Artifact, Status: 503}, {Kind: fabric.BlobGet, Status: 503}}, "_manifest.xml")
-		s.start()
-		defer func() { s.stop() }()
-		began := time.Now()
-		for range 4 {
-			if _, ok := s.until(6*time.Minute, func() bool { word, _ := s.row(); return word == handler.Error }, nil); ok {
-				t.Fatalf("failed after %v", time.Since(began))
-			}
-			s.stop()
-			s.start()
+	for _, set := range []time.Duration{0, 9 * time.Hour, -9 * time.Hour} {
+		t.Run(set.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { restarts(t, set) })
+		})
+	}
+}
+
+// clockSet changes what is on disk as if the clock had been set since.
+func (s *site) clockSet(by time.Duration) {
+	for _, r := range s.m.handlers[strings.ToLower(siteHandler)].recs {
+		if r.Awaited != nil {
+			a := *r.Awaited
+			a.Since = a.Since.Add(-by)
+			r.Awaited = &a
 		}
-		failed := func() bool { return s.m.Status().Converged }
-		if _, ok := s.until(time.Hour, failed, nil); !ok || time.Since(began) < 29*time.Minute || time.Since(began) > 50*time.Minute {
-			t.Errorf("with four restarts failed after %v", time.Since(began))
+		if err := s.m.store.Save(r); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func restarts(t *testing.T, set time.Duration) {
+	s := newSite(t, pkg{name: siteHandler, version: "1.0.0", script: simple})
+	s.fail([]fabric.Fault{{Kind: fabric.Artifact, Status: 503}, {Kind: fabric.BlobGet, Status: 503}}, "_manifest.xml")
+	s.start()
+	defer func() { s.stop() }()
+	began := time.Now()
+	for range 4 {
+		if _, ok := s.until(6*time.Minute, func() bool { word, _ := s.row(); return word == handler.Error }, nil); ok {
+			t.Fatalf("failed after %v", time.Since(began))
 		}
 		s.stop()
-		s.start() // also after it was reported
-		s.f.RemoveFault(0)
-		if after, ok := s.until(5*time.Minute, s.fetched, nil); !ok {
-			t.Errorf("not fetched %v after the end", after)
-		}
-	})
+		s.clockSet(set)
+		s.start()
+	}
+	failed := func() bool { return s.m.Status().Converged }
+	if _, ok := s.until(time.Hour, failed, nil); !ok || time.Since(began) < 29*time.Minute || time.Since(began) > 50*time.Minute {
+		t.Errorf("with four restarts failed after %v", time.Since(began))
+	}
+	s.stop()
+	s.start() // also after it was reported
+	s.f.RemoveFault(0)
+	if after, ok := s.until(5*time.Minute, s.fetched, nil); !ok {
+		t.Errorf("not fetched %v after the end", after)
+	}
 }
 
 // TestPAT1NeverFailsAtOnce: waiting did not spread to what no waiting changes;
