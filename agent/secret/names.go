@@ -205,7 +205,7 @@ func (n *name) whole() bool {
 				break
 			}
 		}
-	case pass, strong:
+	case pass, strong, whole:
 		if n.from >= 2 && begins(s[n.from-2:], "no") && !letter(n.byte(n.from-3)) {
 			return false // NOPASSWD
 		}

@@ -210,7 +210,7 @@ func TestTemplateErrors(t *testing.T) {
 		"no schema":               {object{"contentVersion": "1.0.0.0", "resources": []any{}}, nil, "InvalidTemplate", "'$schema'"},
 		"misspelt":                {template(object{"outputz": object{}}), nil, "InvalidTemplate", "'outputz'"},
 		"misspelt member":         {template(object{"resources": []any{extensionOf("one", "Contoso.One", object{"dependOn": []any{"x"}})}}), nil, "InvalidTemplate", "'dependOn' on object of type 'TemplateResource'. Path 'resources[0].dependOn'. Did you mean 'dependsOn'?"},
-		"misspelt member by name": {template(object{"languageVersion": "2.0", "resources": object{"e": extensionOf("one", "Contoso.One", object{"conditon": false})}}), nil, "InvalidTemplate", "Path 'resources.e.conditon'"},
+		"misspelt member by name": {template(object{"languageVersion": "2.0", "resources": object{"e": extensionOf("one", "Contoso.One", object{"condtion": false})}}), nil, "InvalidTemplate", "Path 'resources.e.condtion'"},
 		"misspelt parameter":      {parameters(object{"type": "string", "alowedValues": []any{"a"}}), given("b"), "InvalidTemplate", "Did you mean 'allowedValues'?"},
 		"misspelt output":         {template(object{"outputs": object{"o": object{"type": "string", "vlaue": "x"}}}), nil, "InvalidTemplate", "Path 'outputs.o.vlaue'"},
 		"misspelt in a nested template": {template(object{"resources": []any{object{

@@ -67,7 +67,7 @@ func TestTOOL8AzguestSuggests(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
 		"rnu":                                 `unknown command "rnu"; did you mean "run"?`,
-		"--versoin":                           `did you mean "--version"?`,
+		"--verzion":                           `did you mean "--version"?`,
 		"help generalise":                     `did you mean "generalize"?`,
 		"run --endpiont x":                    `unknown flag "--endpiont"; did you mean "--endpoint"?`,
 		"provision -verbos":                   `did you mean "--verbose"?`,
