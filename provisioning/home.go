@@ -31,15 +31,12 @@ func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 		return fmt.Errorf("open home: %w", err)
 	}
 	defer func() { _ = d.Close() }()
-	uid, gid, mode, err := d.Owner()
+	uid, _, _, err := d.Owner()
 	if err != nil {
 		return err
 	}
-	if uid == a.UID && mode&0o022 != 0 {
-		// Made with UMASK 002: sshd refuses keys below it (StrictModes).
-		if err := d.SetOwner(uid, gid, mode&^0o022); err != nil {
-			return err
-		}
+	if err := closeToOthers(d, a); err != nil { // made with UMASK 002
+		return err
 	}
 	if uid == a.UID && !cut {
 		return nil // useradd has changed the owner, which it does near the end
@@ -51,6 +48,16 @@ func mendHome(r host.Root, a host.Account, homes string, cut bool) error {
 		return err
 	}
 	return d.SetOwner(a.UID, a.GID, homeMode(r)&^0o022)
+}
+
+// closeToOthers takes away the right of others to write to a home of the
+// account: sshd refuses the keys below it (StrictModes).
+func closeToOthers(home *host.Dir, a host.Account) error {
+	uid, gid, mode, err := home.Owner()
+	if err != nil || uid != a.UID || mode&0o022 == 0 {
+		return err
+	}
+	return home.SetOwner(uid, gid, mode&^0o022)
 }
 
 // homeMode returns the mode that the machine's own tools give a home

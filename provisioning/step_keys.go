@@ -299,6 +299,11 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 			return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
 		}
 	}
+	if inHome {
+		if err := closeHome(m, a); err != nil {
+			return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
+		}
+	}
 	base := path.Base(name)
 	old, err := d.ReadFile(base, a.UID, maxAuthorizedKeys)
 	switch {
@@ -321,6 +326,19 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 	}
 	m.restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
 	return nil
+}
+
+// closeHome closes the home of an account of the image to others, unless sshd
+// does not mind.
+func closeHome(m *Machine, a host.Account) error {
+	if v, ok := m.SSHDValue("StrictModes"); ok && strings.EqualFold(v, "no") {
+		return nil
+	}
+	d, err := m.Root.OpenDir(a.Home, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(closeToOthers(d, a), d.Close())
 }
 
 // underResolved reports whether dir is below home after resolving links of

@@ -610,6 +610,31 @@ func TestH1HomeOfUmask002(t *testing.T) {
 	}
 }
 
+// TestH1OpenHomeOfTheImage: the same for an account that was there before, unless
+// sshd does not mind.
+func TestH1OpenHomeOfTheImage(t *testing.T) {
+	t.Parallel()
+	for conf, want := range map[string]os.FileMode{"Port 22\n": 0o755, "StrictModes no\n": 0o777} {
+		m := newMachine(t, "debian")
+		uid := os.Getuid()
+		m.write("/etc/ssh/sshd_config", conf, 0o644)
+		m.write("/etc/passwd", m.read("/etc/passwd")+fmt.Sprintf("azureuser:x:%d:%d::/home/azureuser:/bin/bash\n", uid, os.Getgid()), 0o644)
+		m.write("/home/azureuser/.profile", "", 0o644)
+		home := m.root.Path("/home/azureuser")
+		if err := os.Chmod(home, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		o := options()
+		o.AllowResetSysUser = true
+		if err := stepOf[provisioning.AuthorizeKeys](t, plan(t, m, input(), o)).Apply(t.Context(), m.prov()); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(home); err != nil || fi.Mode().Perm() != want {
+			t.Errorf("%q: home: %v %v, want %v", conf, fi.Mode(), err, want)
+		}
+	}
+}
+
 // TestU8DoasWithoutSudo: a sudoers folder of another package is no sudo.
 func TestU8DoasWithoutSudo(t *testing.T) {
 	t.Parallel()

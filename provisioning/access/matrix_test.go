@@ -120,6 +120,7 @@ func images() []image {
 		{name: "an expired account of the image", build: existing + "chage -E 1 azureuser", no: []string{access.CodeAccount}},
 		{name: "an account that must change its password", build: existing + "chage -d 0 azureuser", no: []string{access.CodeChange}},
 		{name: "an account of the image that is locked and has no shell", build: existing + "usermod -s /usr/sbin/nologin azureuser; echo azureuser:old | chpasswd; passwd -l azureuser", sshd: "UsePAM no\n", no: []string{access.CodeShell, access.CodeLocked}},
+		{name: "a home that others may write", build: existing + "chmod 777 /home/azureuser", no: []string{access.CodeKeyFile}},
 		{name: "expired later", late: "chage -E 1 azureuser", shut: closed(access.CodeAccount)},
 		{name: "no shell later", late: "usermod -s /usr/sbin/nologin azureuser", shut: closed(access.CodeShell)},
 		{name: "/etc/nologin", build: "echo maintenance >/etc/nologin", shut: closed(access.CodeNologin)},
