@@ -155,12 +155,13 @@ func TestTOOL7ValuesAreJudged(t *testing.T) {
 	}
 	// What only the fabric knows is refused by it.
 	for args, want := range map[string]string{
-		"fail goalstate --vm vm-1":                 `unknown virtual machine "vm-1"; did you mean "vm-01"?`,
-		"journal --vm vm-1":                        `did you mean "vm-01"?`,
-		"await ready --vm vm-1":                    `did you mean "vm-01"?`,
-		"vm --vm vm-1":                             `did you mean "vm-01"?`,
-		"get --vm vm-1":                            `did you mean "vm-01"?`,
-		"mend 9999":                                "fault 9999 does not exist",
+		"fail goalstate --vm vm-1": `unknown virtual machine "vm-1"; did you mean "vm-01"?`,
+		"journal --vm vm-1":        `did you mean "vm-01"?`,
+		"await ready --vm vm-1":    `did you mean "vm-01"?`,
+		"vm --vm vm-1":             `did you mean "vm-01"?`,
+		"get --vm vm-1":            `did you mean "vm-01"?`,
+		"mend 9999":                "fault 9999 does not exist",
+
 		`vm config --set {"statusBlob":"PagBlob"}`: `did you mean "PageBlob"?`,
 		`vm config --set {"statsBlob":"PageBlob"}`: `unknown field "statsBlob"; did you mean "statusBlob"?`,
 		`vm config --set {}{}`:                     "something after the document",
