@@ -117,9 +117,8 @@ const (
 	secretSize  = 1 << 20 // a key is smaller
 )
 
-// secrets searches for private keys and tokens where administrators put
-// them. The
-// image may have been changed by others and may be in use: links are not
+// secrets searches for private keys and tokens where administrators put them.
+// The image may have been changed by others and may be in use: links are not
 // followed, nothing is waited for, and files larger than a key are not read.
 func (v *verifier) secrets(homes []string) {
 	left := int64(verifyBytes)
