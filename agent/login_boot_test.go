@@ -87,7 +87,7 @@ func startOnce(t *testing.T, f *fabric.Fabric, root host.Root, vm *fabric.VM) (s
 	cfg := config.Default()
 	cfg.Protocol.Endpoint = "168.63.129.16" // the fabric's, in memory
 	cfg.Extensions.Mode, cfg.Provisioning.Agent, cfg.Provisioning.Media = config.ModeOff, config.AgentSelf, "/media"
-	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"/bin/sh": {}}}
+	run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"/bin/sh": {Stdout: "azguest-log-in\n"}}} // it runs what it is told
 	a := New(Options{
 		Version: "3.0.0.1", Config: cfg, Root: root, Runner: run, Log: zerolog.Nop(),
 		Platform: func(o *platform.Options) { o.Dial = f.DialContext },
