@@ -28,7 +28,7 @@ func TestAgentctlForAuthors(t *testing.T) {
 		{"agentctl ext decrypt " + settings, 0, `{"secret":"s3cret"}`},
 		{"agentctl ext decrypt - <" + settings, 0, `{"secret":"s3cret"}`},
 		{`f=` + settings + `; sed -n 's/.*"protectedSettings": "\([^"]*\)".*/\1/p' $f | agentctl ext decrypt --cert $(sed -n 's/.*Thumbprint": "\([^"]*\)".*/\1/p' $f) -`, 0, `{"secret":"s3cret"}`},
-		{"agentctl ext decrypt --cert ../../etc/shadow " + settings, 1, "not a thumbprint"},
+		{"agentctl ext decrypt --cert ../../etc/shadow " + settings, 64, "not a thumbprint"},
 		{"agentctl ext decrypt --cert " + strings.Repeat("0", 40) + " " + settings, 1, "no such file"},
 		{"agentctl ext decrypt /etc/hostname", 1, "not a settings file"},
 		{asUser + "agentctl ext decrypt " + settings, 1, "permission denied"},
