@@ -427,10 +427,14 @@ func (a *Agent) moment(now time.Time) update.Moment {
 	a.upd.mu.Lock()
 	accepted := a.upd.accepted
 	a.upd.mu.Unlock()
-	return update.Moment{
+	m := update.Moment{
 		Now: now, Ready: a.upd.ready, Quiet: a.cfg.Update.Quiet, Busy: busy,
-		Accepted: accepted, Heartbeat: a.cfg.Status.HeartbeatPeriod, Window: a.cfg.Update.Window,
+		Accepted: accepted, Heartbeat: a.cfg.Status.HeartbeatPeriod,
 	}
+	if !a.cfg.MayUpdate(now) {
+		m.Closed = a.cfg.Update.Window
+	}
+	return m
 }
 
 // busy returns the names of the handlers that run a command or are about to.

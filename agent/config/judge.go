@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // oneOf judges a text that has an effect only if it is one of these.
@@ -40,28 +39,11 @@ func judgeVersion(text string) string {
 }
 
 func judgeWindow(text string) string {
-	switch from, to, ok := window(text); {
+	switch w, ok := parseWindow(text); {
 	case !ok:
 		return fmt.Sprintf("%q is not a window such as 22:00-04:30; the agent is updated at any time", text)
-	case from == to:
+	case w.from == w.to:
 		return fmt.Sprintf("the window %q has no length; the agent is not updated", text)
 	}
 	return ""
-}
-
-// window reads AutoUpdate.Window as package agent/update does: the minutes of the
-// day at which it begins and ends. The end of a day is 24:00.
-func window(text string) (from, to int, ok bool) {
-	minute := func(s string) (int, bool) {
-		s = strings.TrimSpace(s)
-		if s == "24:00" {
-			return 24 * 60, true
-		}
-		t, err := time.Parse("15:04", s)
-		return t.Hour()*60 + t.Minute(), err == nil
-	}
-	first, last, _ := strings.Cut(text, "-")
-	from, ok1 := minute(first)
-	to, ok2 := minute(last)
-	return from, to, ok1 && ok2
 }

@@ -266,7 +266,8 @@ type Moment struct {
 	// Accepted is when the platform last accepted a status document.
 	Accepted  time.Time
 	Heartbeat time.Duration // how often one is sent
-	Window    string        // AutoUpdate.Window
+	// Closed is the window of maintenance, if Now is not in it.
+	Closed string
 }
 
 // WaitFor names what a hand-over waits for.
@@ -295,36 +296,8 @@ func Wait(m Moment) (what WaitFor, text string) {
 		return WaitExtension, "a running extension: " + strings.Join(m.Busy, ", ")
 	case m.Accepted.IsZero() || m.Now.Sub(m.Accepted) > 3*m.Heartbeat:
 		return WaitReport, "the platform to accept a status report"
-	case !inWindow(m.Window, m.Now):
-		return WaitWindow, "the maintenance window " + m.Window
+	case m.Closed != "":
+		return WaitWindow, "the maintenance window " + m.Closed
 	}
 	return WaitNothing, ""
-}
-
-// minuteOf reads a time of the day; its end is 24:00.
-func minuteOf(text string) (int, bool) {
-	text = strings.TrimSpace(text)
-	if text == "24:00" {
-		return 24 * 60, true
-	}
-	t, err := time.Parse("15:04", text)
-	return t.Hour()*60 + t.Minute(), err == nil
-}
-
-// inWindow reports whether now is in a daily window such as "22:00-04:30", in
-// the machine's time zone. An empty or invalid window is always open; package
-// agent/config warns about an invalid one.
-func inWindow(window string, now time.Time) bool {
-	from, to, _ := strings.Cut(window, "-")
-	s, ok1 := minuteOf(from)
-	e, ok2 := minuteOf(to)
-	if !ok1 || !ok2 {
-		return true
-	}
-	at := now.Local()
-	n := at.Hour()*60 + at.Minute()
-	if s <= e {
-		return n >= s && n < e
-	}
-	return n >= s || n < e
 }

@@ -173,10 +173,6 @@ func TestPAT1UpdatesSurviveASetClock(t *testing.T) {
 
 func TestWait(t *testing.T) {
 	good := Moment{Now: noon, Ready: noon.Add(-time.Hour), Quiet: 5 * time.Minute, Accepted: noon.Add(-time.Minute), Heartbeat: 30 * time.Second}
-	local := noon.Local()
-	window := func(from, to time.Duration) string {
-		return local.Add(from).Format("15:04") + "-" + local.Add(to).Format("15:04")
-	}
 	for name, tc := range map[string]struct {
 		change func(*Moment)
 		want   string
@@ -187,15 +183,7 @@ func TestWait(t *testing.T) {
 		"extension":       {func(m *Moment) { m.Busy = []string{"P.T"} }, "P.T"},
 		"never reported":  {func(m *Moment) { m.Accepted = time.Time{} }, "status report"},
 		"platform away":   {func(m *Moment) { m.Accepted = noon.Add(-2 * time.Minute) }, "status report"},
-		"in window":       {func(m *Moment) { m.Window = window(-time.Hour, time.Hour) }, ""},
-		"before window":   {func(m *Moment) { m.Window = window(time.Hour, 2*time.Hour) }, "window"},
-		"after window":    {func(m *Moment) { m.Window = window(-2*time.Hour, -time.Hour) }, "window"},
-		"over midnight":   {func(m *Moment) { m.Window = window(2*time.Hour, time.Hour) }, ""},
-		"before a window until midnight": {func(m *Moment) {
-			m.Now = time.Date(local.Year(), local.Month(), local.Day(), 12, 0, 0, 0, time.Local)
-			m.Ready, m.Accepted, m.Window = m.Now.Add(-time.Hour), m.Now.Add(-time.Minute), "22:00-24:00"
-		}, "window"},
-		"no window": {func(m *Moment) { m.Window = "whenever-you like" }, ""},
+		"window":          {func(m *Moment) { m.Closed = "22:00-04:30" }, "22:00-04:30"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := good
