@@ -26,6 +26,9 @@ const (
 	storageVersion = "2014-02-14" // and of storage, for the headers it replays
 )
 
+// OpStatus is the name of PutStatus's requests, for web.Client.Reset.
+const OpStatus = "hostStatus"
+
 // IDs are the values of the headers that name this VM. They can change without
 // a new incarnation, so they are read anew for each request.
 type IDs struct{ ContainerID, ConfigName string }
@@ -201,7 +204,7 @@ func (c *Client) PutStatus(ctx context.Context, blob protocol.StatusBlob, doc []
 	if blob.Page {
 		err = c.putPages(ctx, blob.URL, doc)
 	} else {
-		err = c.replay(ctx, blob.URL.Reveal(), doc, header("Content-Length", strconv.Itoa(len(doc))), header("x-ms-blob-type", "BlockBlob"))
+		err = c.replay(ctx, blob.URL.Reveal(), doc, false, header("Content-Length", strconv.Itoa(len(doc))), header("x-ms-blob-type", "BlockBlob"))
 	}
 	if gone(err) {
 		if rerr := c.host.Refresh(ctx); rerr != nil {
@@ -215,11 +218,11 @@ func (c *Client) PutStatus(ctx context.Context, blob protocol.StatusBlob, doc []
 func (c *Client) putPages(ctx context.Context, url secret.URL, doc []byte) error {
 	// Through the host the padding is spaces, which JSON allows.
 	padded := append(bytes.Clone(doc), bytes.Repeat([]byte{' '}, Padding(len(doc)))...)
-	err := c.replay(ctx, url.Reveal(), nil, header("Content-Length", "0"), header("x-ms-blob-content-length", strconv.Itoa(len(padded))),
+	err := c.replay(ctx, url.Reveal(), nil, true, header("Content-Length", "0"), header("x-ms-blob-content-length", strconv.Itoa(len(padded))),
 		header("x-ms-blob-type", "PageBlob"))
 	for start := 0; err == nil && start < len(padded); start += pageMax {
 		page := padded[start:min(start+pageMax, len(padded))]
-		err = c.replay(ctx, PageURL(url.Reveal()), page, header("Content-Length", strconv.Itoa(len(page))),
+		err = c.replay(ctx, PageURL(url.Reveal()), page, start+len(page) < len(padded), header("Content-Length", strconv.Itoa(len(page))),
 			header("x-ms-range", fmt.Sprintf("bytes=%d-%d", start, start+len(page)-1)), header("x-ms-page-write", "update"))
 	}
 	return err
@@ -244,8 +247,9 @@ type blobHeader struct {
 
 func header(name, value string) blobHeader { return blobHeader{name, value} }
 
-// replay asks the host to PUT content with these headers to uri.
-func (c *Client) replay(ctx context.Context, uri string, content []byte, hs ...blobHeader) error {
+// replay asks the host to PUT content with these headers to uri. more says that
+// other parts of the blob follow.
+func (c *Client) replay(ctx context.Context, uri string, content []byte, more bool, hs ...blobHeader) error {
 	body := struct {
 		Content *string      `json:"content,omitempty"`
 		Headers []blobHeader `json:"headers"`
@@ -264,8 +268,8 @@ func (c *Client) replay(ctx context.Context, uri string, content []byte, hs ...b
 	h := c.headers()
 	h.Set("Content-Type", "application/json")
 	_, err := c.web.Do(ctx, web.Request{
-		Op: "hostStatus", Method: http.MethodPut, URL: c.url("/status"), Header: h, Body: bytes.TrimSpace(buf.Bytes()),
-		Tries: 2, Patience: 5 * time.Second, Limit: maxAnswer,
+		Op: OpStatus, Method: http.MethodPut, URL: c.url("/status"), Header: h, Body: bytes.TrimSpace(buf.Bytes()),
+		Tries: 2, Patience: 5 * time.Second, Limit: maxAnswer, Part: more,
 	})
 	return err
 }

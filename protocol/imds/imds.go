@@ -64,7 +64,7 @@ func (c *Client) Instance(ctx context.Context) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Parse(b)
+	return parseWhole(b)
 }
 
 // Alive checks that the service works, by asking for the first interface and

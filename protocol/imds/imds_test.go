@@ -48,6 +48,21 @@ func TestInstanceFallsBackToOlderVersions(t *testing.T) {
 	}
 }
 
+// TestInstanceOfNoMachine: an answer is kept for the life of the agent, so it has
+// to be about a machine.
+func TestInstanceOfNoMachine(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]bool{
+		document: true, `{"compute":{"vmId":"v"}}`: true,
+		`{"error":"Service busy"}`: false, `{"error":{"code":"x"}}`: false, `{}`: false, `null`: false, `{"compute":null}`: false, ``: false,
+	} {
+		c := New(web.New(answers(func(*http.Request) (*http.Response, error) { return answer(200, body), nil }), "ua", nil), time.Second)
+		if _, err := c.Instance(t.Context()); (err == nil) != want {
+			t.Errorf("Instance() with %s = %v", body, err)
+		}
+	}
+}
+
 func TestAlive(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]bool{

@@ -63,9 +63,9 @@ func (c *Client) FirstBoot(ctx context.Context, timeout time.Duration) (i *Insta
 	return i, x, err == nil, err
 }
 
-// parseWhole is Parse for a first boot, which is done once: a document that does
-// not even say which machine it is about, as the service gives out while it is
-// starting, is no answer yet.
+// parseWhole is Parse for an answer that is not asked for again: a document that
+// does not even say which machine it is about, such as an error or what the
+// service gives out while it is starting, is no answer yet.
 func parseWhole(b []byte) (*Instance, error) {
 	i, err := Parse(b)
 	if err == nil && i.Compute.VMID == "" && i.Compute.Name == "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -228,9 +229,11 @@ func (c *Client) fetchProfile(ctx context.Context, d *documents, budget time.Dur
 // profileLimits are those of the artifacts profile.
 var profileLimits = bound.Limits{Bytes: 1 << 20, Nodes: 20_000, Depth: 64}
 
-// onHold reads the artifacts profile blob.
+// onHold reads the artifacts profile blob. Everything in it is optional, so that
+// it is known by what it does not have: a record without onHold that names an
+// error (the forms of web.StatusError.Named) is the answer of another service.
 func onHold(b []byte) (bool, error) {
-	var p struct{ OnHold json.RawMessage }
+	var p struct{ OnHold, Error, ErrorCode, Code json.RawMessage }
 	text := bytes.TrimRight(wire.TrimBOM(b), " \r\n\t\x00")
 	if len(text) == 0 {
 		return false, nil
@@ -242,6 +245,8 @@ func onHold(b []byte) (bool, error) {
 		return false, errors.New("artifacts profile: not JSON")
 	}
 	switch v := strings.ToLower(string(bytes.Trim(p.OnHold, `"`))); {
+	case len(p.OnHold) == 0 && slices.ContainsFunc([]json.RawMessage{p.Error, p.ErrorCode, p.Code}, func(m json.RawMessage) bool { return len(m) > 0 && string(m) != "null" }):
+		return false, errors.New("artifacts profile: it is the answer of another service")
 	case v == "true":
 		return true, nil
 	case len(p.OnHold) == 0 || v == "false" || v == "null" || p.OnHold[0] == '"':

@@ -789,6 +789,7 @@ func TestArtifactsProfile(t *testing.T) {
 	for text, want := range map[string]bool{
 		`{"onHold":true}`: true, `{"OnHold":"True"}`: true, "\xef\xbb\xbf{\"onHold\":true}\x00\x00\x00": true,
 		`{"onHold":false}`: false, `{"onHold":"false"}`: false, `{"onHold":1}`: false, `{}`: false, `null`: false, `{`: false, ``: false, "missing": false,
+		`{"profileId":"p","error":null}`: false, `{"onHold":true,"error":"x"}`: true, `{"error":{"code":"ServerBusy"}}`: false, `{"errorCode":"x","message":"y"}`: false,
 	} {
 		bubble(t, func(f *fakeHost) {
 			f.ext = strings.Replace(extNone, "</Extensions>", "<InVMArtifactsProfileBlob>"+url+"?sig=1</InVMArtifactsProfileBlob></Extensions>", 1)
@@ -796,8 +797,14 @@ func TestArtifactsProfile(t *testing.T) {
 				f.blobs[url] = []byte(text)
 			}
 		}, func(t *testing.T, _ *fakeHost, c *Client) {
-			if gs := mustGS(t, c, ""); gs.OnHold != want {
+			gs := mustGS(t, c, "")
+			if gs.OnHold != want {
 				t.Errorf("%q: on hold %v, want %v", text, gs.OnHold, want)
+			}
+			// What may be another service's answer is waited for, and so is a relay
+			// that can't get it.
+			if asked := text == "{" || text == "missing" || strings.HasPrefix(text, `{"error`); (gs.HoldErr != nil) != asked {
+				t.Errorf("%q: %v, want an error: %v", text, gs.HoldErr, asked)
 			}
 		})
 	}

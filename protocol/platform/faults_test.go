@@ -82,6 +82,8 @@ func TestHostileAnswers(t *testing.T) {
 		"done but vanished": {Reset: true, Apply: true},
 		"html":              {Body: text("<html><body>Service Unavailable</body></html>"), ContentType: "text/html"},
 		"empty":             {Body: text("")},
+		"error record":      {Body: text(`{"error":{"code":"ServerBusy","message":"x"}}`), ContentType: "application/json"},
+		"TLS":               {Body: text("\x15\x03\x03\x00\x02\x02\x28"), ContentType: "application/octet-stream"},
 	}
 	kinds := []fabric.Kind{
 		fabric.GoalState, fabric.ExtensionsConfig, fabric.HostingEnvironment, fabric.SharedConfig, fabric.Certificates, fabric.RemoteAccess,

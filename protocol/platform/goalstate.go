@@ -147,6 +147,11 @@ func (c *Client) publish(gs *protocol.GoalState) {
 	s := &c.state
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.current != nil && !c.current.StatusBlob.URL.Equal(gs.StatusBlob.URL) {
+		// What failed was another address.
+		c.hostWeb.Reset(hostga.OpStatus)
+		c.storage.Reset(opDirectStatus)
+	}
 	c.current = gs
 	c.hasSettings = s.supported && !c.o.NoFastTrack
 	if s.vm != nil {

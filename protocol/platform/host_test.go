@@ -55,13 +55,17 @@ type fakeHost struct {
 	fixed     bool   // addresses of documents without the incarnation
 	stored    int    // what storage says to a PUT; 0 is 201
 	kind      string // of the existing blobs; "" takes what is written
-	puts      []put
-	verified  []bool         // for each blob through the host: was a check asked for
-	fail      map[string]int // status by path or host, until removed
-	log       []string
-	health    []string
-	status    []byte
-	telemetry []string
+	refused   int    // what storage says to a PUT that it refuses
+	// refusedFor limits that to addresses with this text, refusePages to writes of pages.
+	refusedFor  string
+	refusePages bool
+	puts        []put
+	verified    []bool         // for each blob through the host: was a check asked for
+	fail        map[string]int // status by path or host, until removed
+	log         []string
+	health      []string
+	status      []byte
+	telemetry   []string
 }
 
 type tenant struct {
@@ -223,6 +227,13 @@ func (f *fakeHost) handle(w http.ResponseWriter, r *http.Request) {
 func (f *fakeHost) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	key := "https://" + r.Host + r.URL.Path
 	if r.Method == http.MethodPut {
+		if f.refuses(r.URL.RequestURI()) {
+			w.WriteHeader(f.refused)
+			if f.refused == http.StatusForbidden {
+				_, _ = w.Write([]byte("<Error><Code>AuthenticationFailed</Code></Error>"))
+			}
+			return
+		}
 		if k := r.Header.Get("x-ms-blob-type"); k != "" && f.kind != "" && k != f.kind {
 			w.WriteHeader(http.StatusConflict)
 			_, _ = w.Write([]byte("<Error><Code>InvalidBlobType</Code></Error>"))
@@ -239,6 +250,11 @@ func (f *fakeHost) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	}
 	w.Header().Set("Etag", `"e1"`)
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+}
+
+// refuses reports whether storage does not accept a write.
+func (f *fakeHost) refuses(uri string) bool {
+	return f.refused != 0 && strings.Contains(uri, f.refusedFor) && (!f.refusePages || strings.Contains(uri, "comp=page"))
 }
 
 // put plays storage. It reports violations of the protocol by the writer.
@@ -332,6 +348,10 @@ func (f *fakeHost) plugin(w http.ResponseWriter, r *http.Request, body []byte) {
 			f.t.Errorf("status length %s for %d bytes", n, len(b))
 		}
 		if k := head.Get("x-ms-blob-type"); k != "" && f.kind != "" && k != f.kind {
+			w.WriteHeader(502)
+			return
+		}
+		if f.refuses(in.RequestURI) {
 			w.WriteHeader(502)
 			return
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/azguest/azguest/protocol"
 	"github.com/azguest/azguest/protocol/hostga"
 	"github.com/azguest/azguest/protocol/internal/web"
 	"github.com/azguest/azguest/protocol/wire"
@@ -62,10 +63,17 @@ func (c *Client) observe(name string, err error) {
 }
 
 // notTheService reports whether an error is not the service's fault: our
-// request was wrong, what is behind the service failed (502), or a name was
-// stale. No error counts, too.
+// request was wrong, what is behind the service failed (502), a name was stale,
+// or it has answered and the answer is not what we wanted or could not be used
+// on this machine. No error counts, too.
 func notTheService(err error) bool {
-	if err == nil || errors.Is(err, hostga.ErrLater) {
+	if err == nil || errors.Is(err, hostga.ErrLater) || web.Ours(err) || protocol.Local(err) {
+		return true
+	}
+	if _, answered := errors.AsType[*web.ContentError](err); answered {
+		return true
+	}
+	if _, answered := errors.AsType[*web.SizeError](err); answered {
 		return true
 	}
 	se, ok := errors.AsType[*web.StatusError](err)

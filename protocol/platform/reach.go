@@ -265,7 +265,7 @@ func (c *Client) noteRelay(err error) {
 	switch se, ok := errors.AsType[*web.StatusError](err); {
 	case err == nil:
 		c.reach.worked(relayName, 0, host)
-	case errors.Is(err, hostga.ErrLater):
+	case errors.Is(err, hostga.ErrLater) || web.Ours(err):
 	case ok && se.Status < 500:
 		// Refused by storage: it was reached.
 	default:

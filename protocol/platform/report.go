@@ -101,7 +101,21 @@ func (c *Client) ReportStatus(ctx context.Context, s protocol.Status) (protocol.
 			c.o.Log.Warn().Bool("page", blob.Page).Msg("status blob type differs from the goal state")
 		}
 	}
+	if refused(err) {
+		c.renewAddresses()
+	}
 	return r, err
+}
+
+// refused reports whether a status was not accepted for a reason that another
+// address may not have. What storage answers to the host is not known: a 502
+// says that it has refused the status or can't be reached.
+func refused(err error) bool {
+	if both, ok := errors.AsType[*bothFailed](err); ok {
+		return refused(both.host) || refused(both.direct)
+	}
+	se, ok := errors.AsType[*web.StatusError](err)
+	return ok && (se.Status == http.StatusBadGateway || se.Status/100 == 4 && se.Status != http.StatusRequestTimeout && se.Status != http.StatusTooManyRequests)
 }
 
 // otherKind reports whether storage has a blob of the other type at the
@@ -186,9 +200,12 @@ func (c *Client) refetch() {
 	}
 }
 
+// opDirectStatus is the name of putDirect's requests.
+const opDirectStatus = "directStatus"
+
 // putDirect uploads to storage itself; only 201 counts.
 func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []byte) error {
-	put := func(url string, body []byte, kv ...string) error {
+	put := func(url string, body []byte, more bool, kv ...string) error {
 		h := http.Header{}
 		h.Set("X-Ms-Date", time.Now().UTC().Format("2006-01-02T15:04:05Z"))
 		h.Set("X-Ms-Version", "2014-02-14")
@@ -196,7 +213,8 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 			h.Set(kv[i], kv[i+1])
 		}
 		resp, err := c.storage.Do(ctx, web.Request{
-			Op: "directStatus", Method: http.MethodPut, URL: url, PerURL: true, Header: h, Body: body, Tries: 2, Patience: 5 * time.Second,
+			Op: opDirectStatus, Method: http.MethodPut, URL: url, PerURL: true, Header: h, Body: body, Tries: 2, Patience: 5 * time.Second,
+			Part: more,
 		})
 		if err == nil && resp.Status != http.StatusCreated {
 			err = &web.StatusError{Status: resp.Status, Body: "expected 201"}
@@ -205,16 +223,16 @@ func (c *Client) putDirect(ctx context.Context, blob protocol.StatusBlob, doc []
 	}
 	u := blob.URL.Reveal()
 	if !blob.Page {
-		return put(u, doc, "X-Ms-Blob-Type", "BlockBlob")
+		return put(u, doc, false, "X-Ms-Blob-Type", "BlockBlob")
 	}
 	padded := append(bytes.Clone(doc), make([]byte, hostga.Padding(len(doc)))...) // directly it is padded with zeros
-	if err := put(u, nil, "X-Ms-Blob-Type", "PageBlob", "X-Ms-Blob-Content-Length", strconv.Itoa(len(padded))); err != nil {
+	if err := put(u, nil, true, "X-Ms-Blob-Type", "PageBlob", "X-Ms-Blob-Content-Length", strconv.Itoa(len(padded))); err != nil {
 		return err
 	}
 	const pageMax = 4 << 20
 	for at := 0; at < len(padded); at += pageMax {
 		page := padded[at:min(at+pageMax, len(padded))]
-		if err := put(hostga.PageURL(u), page, "X-Ms-Page-Write", "update", "X-Ms-Range", fmt.Sprintf("bytes=%d-%d", at, at+len(page)-1)); err != nil {
+		if err := put(hostga.PageURL(u), page, at+len(page) < len(padded), "X-Ms-Page-Write", "update", "X-Ms-Range", fmt.Sprintf("bytes=%d-%d", at, at+len(page)-1)); err != nil {
 			return err
 		}
 	}
@@ -252,12 +270,19 @@ func (c *Client) Package(ctx context.Context, uris []secret.URL, manifest secret
 	return digest, c.expired(err)
 }
 
-// expired makes the next GoalState get everything again if storage no longer
-// accepts an address: the platform may have renewed it without a new goal state.
+// expired renews the addresses if storage no longer accepts the signature in
+// one.
 func (c *Client) expired(err error) error {
 	if !protocol.Expired(err) {
 		return err
 	}
+	c.renewAddresses()
+	return fmt.Errorf("the signature in the address is not valid at this time, asking the platform for another one: %w", err)
+}
+
+// renewAddresses makes the next GoalState get everything again, at most every 3
+// minutes: the platform may have renewed addresses without a new goal state.
+func (c *Client) renewAddresses() {
 	select {
 	case c.turn <- struct{}{}:
 		// wait: it gives back what this call has put there
@@ -268,7 +293,6 @@ func (c *Client) expired(err error) error {
 		}
 	default: // a GoalState call is running; the next failure tells
 	}
-	return fmt.Errorf("the signature in the address is not valid at this time, asking the platform for another one: %w", err)
 }
 
 // verify reports whether the host is to check addresses against the goal

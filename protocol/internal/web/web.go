@@ -77,6 +77,9 @@ type Request struct {
 	About       string        // pace by this too: what a relay is asked for
 	Relay       bool          // the answers are those of a relay: a 400 is transient (protocol/SPEC.md §2.3)
 	First       time.Duration // the pace's first pause, see protocol.Pace
+	// Part is set if requests with the same Op follow that belong to this one.
+	// Its success is none yet: what fails is the whole, and is paced as a whole.
+	Part bool
 	// Sink takes the body of a 200 or 206, which is not kept in memory then.
 	Sink Sink
 	// Check says whether the body is what was asked for. If not, the attempt
@@ -194,13 +197,15 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 			continue
 		}
 		if err == nil {
-			c.faults.cleared(key, time.Now())
+			if !r.Part {
+				c.faults.cleared(key, time.Now())
+			}
 			return resp, nil
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", r.Op, context.Cause(ctx))
 		}
-		if ours(err) {
+		if Ours(err) {
 			c.faults.cleared(key, time.Now()) // the peer has answered
 			return nil, fmt.Errorf("%s: %w", r.Op, err)
 		}
@@ -217,10 +222,10 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	}
 }
 
-// ours reports whether an answer could not be used because of this machine: its
+// Ours reports whether an answer could not be used because of this machine: its
 // disk is full, for example. That says nothing about the peer, so it does not
 // slow down the next request; the caller has to know when to try again.
-func ours(err error) bool {
+func Ours(err error) bool {
 	if _, ok := errors.AsType[*localError](err); ok {
 		return true
 	}
