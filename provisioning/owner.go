@@ -1,9 +1,11 @@
 package provisioning
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -147,44 +149,36 @@ const maxCloudConfig = 1 << 20
 
 // datasourceList returns the value of the top-level key datasource_list of a
 // YAML document, and whether it has one. ds-identify indents its result below
-// "di_report:" where cloud-init must not use it.
+// "di_report:" where cloud-init must not use it. What cloud-init would refuse
+// as a whole, such as a file of two documents, is an error.
 func datasourceList(doc []byte) (list []string, set bool, err error) {
-	var top yaml.Node
-	if err := yaml.Unmarshal(doc, &top); err != nil {
+	var top struct {
+		List any `yaml:"datasource_list"`
+	}
+	in := yaml.NewDecoder(bytes.NewReader(doc))
+	if err := in.Decode(&top); errors.Is(err, io.EOF) {
+		return nil, false, nil // empty, or only comments
+	} else if err != nil {
 		return nil, false, fmt.Errorf("read YAML: %w", err)
 	}
-	if len(top.Content) == 0 {
-		return nil, false, nil // empty, or only comments
+	if err := in.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, false, errors.Join(errors.New("read YAML: more than one document"), err)
 	}
-	m := top.Content[0]
-	if m.Kind != yaml.MappingNode {
-		return nil, false, errors.New("read YAML: not a mapping")
+	switch v := top.List.(type) {
+	case nil:
+		return nil, false, nil
+	case string:
+		for item := range strings.SplitSeq(v, ",") {
+			list = append(list, strings.TrimSpace(item))
+		}
+	case []any:
+		for _, item := range v {
+			list = append(list, fmt.Sprint(item))
+		}
+	default:
+		return nil, true, errors.New("read datasource_list: not a list")
 	}
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value != "datasource_list" {
-			continue
-		}
-		v := m.Content[i+1]
-		if v.Kind == yaml.AliasNode {
-			v = v.Alias
-		}
-		list, set = []string{}, true // of several, the last one counts
-		switch {
-		case v.Kind == yaml.ScalarNode && v.Tag == "!!null":
-			set = false
-		case v.Kind == yaml.ScalarNode:
-			for item := range strings.SplitSeq(v.Value, ",") {
-				list = append(list, strings.TrimSpace(item))
-			}
-		case v.Kind == yaml.SequenceNode:
-			if err := v.Decode(&list); err != nil {
-				return nil, true, fmt.Errorf("read datasource_list: %w", err)
-			}
-		default:
-			return nil, true, errors.New("read datasource_list: not a list")
-		}
-	}
-	return list, set, nil
+	return list, true, nil
 }
 
 // unitLink returns the link that makes systemd start a unit; empty if there is

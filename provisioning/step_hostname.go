@@ -18,10 +18,11 @@ const maxHostName = 64
 // allows for a label. Underscores violate RFC 1123, but portals allow them, so
 // they are accepted.
 func CheckHostName(name string) error {
+	name = strings.TrimSuffix(name, ".") // of a name with its root domain; it is not set
 	if len(name) > maxHostName {
 		return fmt.Errorf("%d characters, at most %d are allowed", len(name), maxHostName)
 	}
-	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+	for label := range strings.SplitSeq(name, ".") {
 		switch {
 		case label == "":
 			return errors.New("has an empty label")
