@@ -46,27 +46,7 @@ func TestIN9Homes(t *testing.T) {
 	if !insideBox(t) {
 		return
 	}
-	user := func(name string) error {
-		in := input()
-		in.UserName = name
-		in.Keys[0].Path = ""
-		o := options()
-		o.DeleteRootPassword = false
-		m := provisioning.NewMachine(&provisioning.System{
-			Root: "/", Run: host.Exec{}, Events: event.Discard{}, Log: zerolog.Nop(),
-		}, o, provisioning.Identity{ID: vmID})
-		f, err := m.Gather(t.Context())
-		if err != nil {
-			return err
-		}
-		steps, err := provisioning.Plan(in, f, o)
-		for _, s := range steps {
-			if err == nil && (s.ID() == provisioning.StepUser || s.ID() == provisioning.StepKeys) {
-				err = s.Apply(t.Context(), m)
-			}
-		}
-		return err
-	}
+	user := func(name string) error { return userWithKey(t, name) }
 	// A link whose target does not exist yet.
 	sh(t, "rm -rf /home; ln -s var/home /home; rm -rf /var/home")
 	if err := user("anna"); err != nil {
@@ -91,5 +71,63 @@ func TestIN9Homes(t *testing.T) {
 	}
 	if err := user("dora"); err == nil || !strings.Contains(err.Error(), "belongs to uid") {
 		t.Errorf("a home of another account: %v", err)
+	}
+}
+
+// userWithKey makes an account with a key on the machine on which this process
+// runs.
+func userWithKey(t *testing.T, name string) error {
+	t.Helper()
+	in := input()
+	in.UserName = name
+	in.Keys[0].Path = ""
+	o := options()
+	o.DeleteRootPassword = false
+	m := provisioning.NewMachine(&provisioning.System{
+		Root: "/", Run: host.Exec{}, Events: event.Discard{}, Log: zerolog.Nop(),
+	}, o, provisioning.Identity{ID: vmID})
+	f, err := m.Gather(t.Context())
+	if err != nil {
+		return err
+	}
+	steps, err := provisioning.Plan(in, f, o)
+	for _, s := range steps {
+		if err == nil && (s.ID() == provisioning.StepUser || s.ID() == provisioning.StepKeys) {
+			err = s.Apply(t.Context(), m)
+		}
+	}
+	return err
+}
+
+// TestIN9SkeletonOfKeys: whatever the skeleton of an image has in place of the
+// directory of the keys, the person gets in, and nothing is written through it.
+func TestIN9SkeletonOfKeys(t *testing.T) {
+	if !insideBox(t) {
+		return
+	}
+	sh(t, "mkdir -m 700 /srv/keys; echo keep >/srv/keys/authorized_keys")
+	for name, script := range map[string]string{
+		"file": "echo text >/etc/skel/.ssh", "link": "ln -s /srv/keys /etc/skel/.ssh", "dangling": "ln -s /nowhere /etc/skel/.ssh",
+		"taken": "echo text >/etc/skel/.ssh; mkdir /etc/skel/.ssh.aside1", "dir": "mkdir -p /etc/skel/.ssh; echo '# of the image' >/etc/skel/.ssh/authorized_keys",
+	} {
+		sh(t, "rm -rf /etc/skel/.ssh*; "+script)
+		if err := userWithKey(t, name); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := sh(t, "cd /home/"+name+"; stat -c '%F %U %a' .ssh .ssh/authorized_keys; grep -c ssh- .ssh/authorized_keys"); got != "directory "+name+" 700\nregular file "+name+" 600\n1" {
+			t.Errorf("%s: %s", name, got)
+		}
+		aside := map[string]string{"dir": "", "taken": ".ssh.aside1 .ssh.aside2"}
+		want, ok := aside[name]
+		if !ok {
+			want = ".ssh.aside1"
+		}
+		if got := sh(t, "cd /home/"+name+"; ls -dA .ssh.aside* 2>/dev/null | xargs"); got != want {
+			t.Errorf("%s: put aside: %q, want %q", name, got, want)
+		}
+	}
+	if got := sh(t, "cat /srv/keys/authorized_keys; ls -A /srv/keys"); got != "keep\nauthorized_keys" {
+		t.Errorf("what the link points to: %s", got)
 	}
 }

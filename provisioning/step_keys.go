@@ -71,6 +71,9 @@ func (s AuthorizeKeys) Apply(ctx context.Context, m *Machine) error {
 	open := false // one of the user's own files has the keys
 	for _, name := range sortedKeys(files) {
 		a := owner(accounts, name, acct)
+		if a.Name == acct.Name && (slices.Contains(looks, name) || len(looks) == 0 && name == path.Join(a.Home, ".ssh/authorized_keys")) {
+			putAside(m, a, name)
+		}
 		if err := s.write(ctx, m, a, name, files[name]); err != nil {
 			problems = append(problems, err)
 			continue
@@ -326,6 +329,35 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 	}
 	m.restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
 	return nil
+}
+
+// putAside renames what a home has where the directory of a file that sshd
+// reads belongs, if it is none: a file, or a link that is not followed. The
+// skeleton of an image may have made it, and it must not keep the person out.
+func putAside(m *Machine, a host.Account, name string) {
+	base, _, below := strings.Cut(strings.TrimPrefix(name, a.Home+"/"), "/")
+	if !below || !strings.HasPrefix(name, a.Home+"/") {
+		return
+	}
+	if d, err := m.Root.OpenDir(path.Join(a.Home, base), nil); err == nil {
+		_ = d.Close()
+		return
+	}
+	home, err := m.Root.OpenDir(a.Home, nil)
+	if err != nil {
+		return
+	}
+	defer func() { _ = home.Close() }()
+	if fi, err := home.Lstat(base); err != nil || fi.IsDir() {
+		return
+	}
+	for i := range 10 {
+		aside := fmt.Sprintf("%s.aside%d", base, i+1)
+		if err = home.RenameNew(base, home, aside); !errors.Is(err, fs.ErrExist) {
+			m.Log.Warn().Err(err).Str("name", path.Join(a.Home, base)).Str("aside", path.Join(a.Home, aside)).Msg("not a directory, put aside for the keys")
+			return
+		}
+	}
 }
 
 // closeHome closes the home of an account of the image to others, unless sshd
