@@ -96,6 +96,9 @@ type RootAnswer struct {
 	// Silent means that there was no answer in time, as from a sudo that
 	// waits for a name server.
 	Silent bool
+	// Service is the one of PAM with which sudo asks for the person's password;
+	// empty if it wants none.
+	Service string
 }
 
 // AskRoot asks sudo, or doas, whether a person can become root: as that
@@ -148,7 +151,18 @@ func (m *Machine) askSudo(ctx context.Context, p host.Person, password bool) Roo
 	if option := obstacle(out); option != "" {
 		return no("sudo -l -U "+p.Name, fmt.Errorf("the default %s applies", option))
 	}
-	return RootAnswer{By: "sudo", OK: true}
+	return RootAnswer{By: "sudo", OK: true, Service: pamService(out)}
+}
+
+// pamService returns the service of PAM that the output of sudo -l names.
+func pamService(list string) string {
+	service := "sudo"
+	for w := range strings.FieldsFuncSeq(list, func(r rune) bool { return strings.ContainsRune(" ,\n\t\r", r) }) {
+		if s, ok := strings.CutPrefix(w, "pam_service="); ok {
+			service = s
+		}
+	}
+	return service
 }
 
 // sudoList asks sudo, as root, what a user may do. Where sudo wants a terminal

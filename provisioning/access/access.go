@@ -176,13 +176,28 @@ func (c *check) run(ctx context.Context, wait bool) {
 	c.account(ctx, pam)
 	c.shell(ctx)
 	c.ask(ctx)
-	if a := c.m.AskRoot(ctx, c.person, c.p.Password); !a.OK {
+	c.root(ctx)
+}
+
+// root asks whether the person can become root. sudo looks at the person's
+// password last, so what PAM says to it is read.
+func (c *check) root(ctx context.Context) {
+	a := c.m.AskRoot(ctx, c.person, c.p.Password)
+	if !a.OK {
 		f := Finding{Code: CodeRoot, Shuts: []Way{Root}, Evidence: a.Why, Fix: c.rootFix(a)}
 		if a.Silent {
 			f.Shuts = nil
 		}
 		c.add(f)
 	}
+	if a.Service == "" {
+		return
+	}
+	j := &judge{check: c, ctx: ctx}
+	for _, says := range j.walk(a.Service, "auth") {
+		j.add(CodeRoot, says.fix, []Way{Root}, "%s", says.why)
+	}
+	c.report.Findings = append(c.report.Findings, j.found...)
 }
 
 func (c *check) add(f Finding) { c.report.Findings = append(c.report.Findings, f) }

@@ -143,6 +143,9 @@ func images() []image {
 		{name: "a later file wants a password", build: sudoFile("zz-hardening", "ALL ALL=(ALL) PASSWD: ALL\\nDefaults requiretty")},
 		{name: "sudo without setuid", build: "chmod 0755 /usr/bin/sudo", shut: rootOut},
 		{name: "sudo for a group only", build: "groupadd -f wheel; chgrp wheel /usr/bin/sudo; chmod 4750 /usr/bin/sudo", shut: rootOut},
+		{name: "a PAM stack of sudo that refuses", build: "sed -i '1i auth requisite pam_deny.so' /etc/pam.d/sudo", shut: rootOut},
+		{name: "sudo of a group in PAM", build: "sed -i '1i auth requisite pam_succeed_if.so quiet service = sudo user ingroup wheel' /etc/pam.d/sudo", shut: rootOut},
+		{name: "another service of PAM for sudo", build: sudoFile("10-pam", "Defaults pam_service=admin") + "; cp /etc/pam.d/sudo /etc/pam.d/admin; sed -i '1i auth requisite pam_deny.so' /etc/pam.d/sudo"},
 		{name: "no sudo", build: "rm -f /usr/bin/sudo /usr/bin/sudoedit /usr/sbin/visudo", shut: rootOut},
 	}
 }

@@ -179,19 +179,25 @@ func (j *judge) pam() {
 		kind  string
 		shuts []Way
 	}{{"account", login}, {"auth", []Way{Password}}, {"session", login}} {
-		w := &walk{j: j, kind: s.kind}
-		rules := j.stack(service, s.kind)
-		w.run(rules)
-		if len(w.refusals) == 0 && !w.decided && s.kind != "session" {
-			w.refusals = []refusal{{CodePAM, "no module of the " + s.kind + " stack of " + service + " says yes", "mend /etc/pam.d/" + service}}
-		}
-		for _, says := range w.refusals {
+		for _, says := range j.walk(service, s.kind) {
 			j.add(says.code, says.fix, s.shuts, "%s", says.why)
 		}
-		if len(w.unknown) > 0 && len(w.refusals) == 0 {
-			j.add(CodePAM, "log in once to see whether they let you in", nil, "the %s stack of %s has modules that may refuse and that this check does not know: %s", s.kind, service, strings.Join(w.unknown, " "))
-		}
 	}
+}
+
+// walk returns the refusals of a stack, and notes the modules in it of which
+// it is not known what they say.
+func (j *judge) walk(service, kind string) []refusal {
+	j.service = service
+	w := &walk{j: j, kind: kind}
+	w.run(j.stack(service, kind))
+	if len(w.refusals) == 0 && !w.decided && kind != "session" {
+		w.refusals = []refusal{{CodePAM, "no module of the " + kind + " stack of " + service + " says yes", "mend /etc/pam.d/" + service}}
+	}
+	if len(w.unknown) > 0 && len(w.refusals) == 0 {
+		j.add(CodePAM, "log in once to see whether they let you in", nil, "the %s stack of %s has modules that may refuse and that this check does not know: %s", kind, service, strings.Join(w.unknown, " "))
+	}
+	return w.refusals
 }
 
 // mayRefuse reports whether a failure of the module would refuse the log-in.

@@ -200,7 +200,7 @@ func pamTime(j *judge, _ rule) (string, refusal) {
 	for line := range strings.Lines(strings.ReplaceAll(string(b), "\\\n", " ")) {
 		line, _, _ = strings.Cut(line, "#")
 		f := strings.Split(strings.TrimSpace(line), ";")
-		if len(f) == 4 && timeList(f[0], "sshd") && timeList(f[2], j.p.Name) {
+		if len(f) == 4 && timeList(f[0], j.service) && timeList(f[2], j.p.Name) {
 			return unknown, refusal{why: "(/etc/security/time.conf has " + strconv.Quote(strings.TrimSpace(line)) + ")"}
 		}
 	}
@@ -325,7 +325,7 @@ func pamSucceedIf(j *judge, r rule) (string, refusal) {
 func (j *judge) holds(left, op, right string) bool {
 	text := map[string]string{
 		"user": j.p.Name, "uid": strconv.Itoa(j.acct.UID), "gid": strconv.Itoa(j.acct.GID),
-		"shell": j.acct.Shell, "home": j.acct.Home, "service": "sshd", "rhost": j.from,
+		"shell": j.acct.Shell, "home": j.acct.Home, "service": j.service, "rhost": j.from,
 	}
 	have, known := text[left]
 	if !known {

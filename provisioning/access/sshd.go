@@ -58,6 +58,8 @@ type judge struct {
 	a     provisioning.SSHDAnswer
 	from  string
 	found []Finding
+
+	service string // of PAM, whose stack is walked through
 }
 
 func (j *judge) add(code, fix string, shuts []Way, format string, args ...any) {
