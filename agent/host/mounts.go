@@ -32,14 +32,19 @@ func (r Root) Mounts(below string) ([]Mount, error) {
 		if !ok || len(f) < 5 || len(g) < 3 {
 			continue
 		}
-		// mountinfo writes blanks in octal.
-		point := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[4])
+		point := Unescape(f[4])
 		if point == below || strings.HasPrefix(point, below+"/") {
 			out = append(out, Mount{Point: point, Type: g[0], Options: strings.Split(g[2], ",")})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Mount) int { return cmp.Compare(len(b.Point), len(a.Point)) })
 	return out, nil
+}
+
+// Unescape returns a name as it is. The kernel's tables of mounts and of swap
+// write the characters that separate their fields in octal.
+func Unescape(name string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(name)
 }
 
 // Detach unmounts a file system lazily: files that are open in it stay usable,

@@ -287,7 +287,7 @@ func look(r host.Root, name string, o Options) (Disk, error) {
 	if b, err := r.ReadFile(sys + "/ro"); err == nil && strings.TrimSpace(string(b)) == "1" {
 		d.Busy = "it is read-only"
 	}
-	if err := d.uses(r, path.Clean(o.MountPoint)); err != nil {
+	if err := d.uses(r, real(r, o.MountPoint)); err != nil {
 		return d, err
 	}
 	f, err := r.OpenMedium("/dev/"+name, os.O_RDONLY)
@@ -345,6 +345,15 @@ func (d *Disk) read(f io.ReaderAt) error {
 	return nil
 }
 
+// real returns the name that the kernel's tables have for one that may lead
+// through links.
+func real(r host.Root, name string) string {
+	if full, err := r.Resolve(path.Clean(name)); err == nil {
+		return full
+	}
+	return path.Clean(name) // it does not exist yet
+}
+
 // uses finds out what the disk and its partitions are used for. It compares
 // device numbers, because names in mount tables can be anything.
 func (d *Disk) uses(r host.Root, want string) error {
@@ -373,10 +382,10 @@ func (d *Disk) uses(r host.Root, want string) error {
 		if len(f) < 5 || !numbers[f[2]] {
 			continue
 		}
-		if f[4] == want {
+		if at := host.Unescape(f[4]); at == want {
 			d.Mounted = want
 		} else if d.Mounted == "" {
-			d.Busy = "it is mounted on " + f[4]
+			d.Busy = "it is mounted on " + at
 		}
 	}
 	if b, err := r.ReadFile("/proc/swaps"); err == nil {

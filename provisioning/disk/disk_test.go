@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -512,5 +513,50 @@ func TestIN18MountPoint(t *testing.T) {
 		if _, reason := Plan([]Disk{{Name: "sdb"}}, o); !strings.Contains(reason, want) || !strings.Contains(reason, "ResourceDisk.MountPoint") {
 			t.Errorf("%s: %q", dir, reason)
 		}
+	}
+}
+
+// TestIN18NamesOfTheKernel: the tables of mounts and of swap have names without
+// links, and with blanks in octal. A disk that is mounted, and swap that is on,
+// are found by them when the agent starts again.
+func TestIN18NamesOfTheKernel(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ point, real, kernel string }{
+		"plain":                          {"/mnt/resource", "/mnt/resource", "/mnt/resource"},
+		"a link":                         {"/mnt/resource", "/srv/data", "/srv/data"},
+		"a slash":                        {"/mnt/resource/", "/srv/data", "/srv/data"},
+		"a blank":                        {"/mnt/my disk", "/mnt/my disk", `/mnt/my\040disk`},
+		"below a link, with a backslash": {`/mnt/resource/a\b`, `/srv/data/a\b`, `/srv/data/a\134b`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := machine(t, withMBR(0x83, extImage()), map[string]string{"/proc/self/mountinfo": "1 0 8:17 / " + tc.kernel + " rw - ext4 /dev/sdb1 rw\n"})
+			err := r.MkdirAll(tc.real, 0o755)
+			if strings.HasPrefix(tc.real, "/srv/data") {
+				err = errors.Join(err, r.MkdirAll("/mnt", 0o755), r.Symlink("/srv/data", "/mnt/resource"))
+			}
+			swaps := "Filename Type Size Used Priority\n" + strings.ReplaceAll(r.Path(tc.kernel)+"/swapfile", " ", `\040`) + " file 1020 0 -2\n"
+			if err := errors.Join(err, r.WriteFile("/proc/swaps", []byte(swaps), 0o600), makeSwap(r, tc.real+"/swapfile", mib)); err != nil {
+				t.Fatal(err)
+			}
+			o := opts()
+			o.MountPoint = tc.point
+			disks, err := Look(r, o)
+			if err != nil || len(disks) != 1 || disks[0].Mounted != tc.real {
+				t.Fatalf("%v %+v", err, disks)
+			}
+			actions, reason := Plan(disks, o)
+			run := &hosttest.Runner{Answers: map[string]hosttest.Answer{"*": {}}}
+			if err := Apply(t.Context(), r, run, actions, nil); err != nil || reason != "" || len(run.Commands()) != 0 {
+				t.Errorf("%v, %q, commands %q", err, reason, run.Commands())
+			}
+			// Before it was mounted: what is mounted below it is seen.
+			if err := errors.Join(r.Remove(tc.real+"/swapfile"), r.Remove(tc.real+"/"+readme), r.WriteFile("/proc/self/mountinfo", []byte("1 0 8:33 / "+tc.kernel+"/x rw - ext4 /dev/sdc1 rw\n"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if err := hidesNothing(r, path.Clean(tc.point)); err == nil || !strings.Contains(err.Error(), "mounted on "+tc.real+"/x") {
+				t.Errorf("a mount below: %v", err)
+			}
+		})
 	}
 }
