@@ -86,7 +86,7 @@ func cloudInit(r host.Root) (string, bool) {
 	if which(r, "cloud-init") == "" && !r.Exists("/usr/lib/cloud-init") && !r.Exists("/run/cloud-init/enabled") {
 		return "", false
 	}
-	if r.Exists("/etc/cloud/cloud-init.disabled") || r.Exists("/run/cloud-init/disabled") || slices.Contains(cmdline(r), "cloud-init=disabled") {
+	if cloudInitOff(r) {
 		return "", false
 	}
 	because := ""
@@ -113,6 +113,34 @@ func cloudInit(r host.Root) (string, bool) {
 		because += ", " + file
 	}
 	return because, true
+}
+
+// cloudInitOff reports whether a switch keeps cloud-init from running. The
+// generator follows the last word of the kernel command line, then
+// cloud-init.enabled, then cloud-init.disabled. Where that is enabled, another
+// switch is followed only by units that have it as a condition, as those of
+// newer versions do.
+func cloudInitOff(r host.Root) bool {
+	const file = "/etc/cloud/cloud-init.disabled"
+	const word = "cloud-init=disabled"
+	words := slices.DeleteFunc(cmdline(r), func(s string) bool { return s != word && s != "cloud-init=enabled" })
+	byFile, byWord := r.Exists(file), slices.Contains(words, word)
+	switch {
+	case r.Exists("/run/cloud-init/disabled"):
+		return true
+	case !byFile && !byWord:
+		return false
+	case !r.Exists("/run/cloud-init/enabled"):
+		return true
+	case len(words) > 0 && words[len(words)-1] == word || len(words) == 0 && !r.Exists("/etc/cloud/cloud-init.enabled"):
+		return true
+	}
+	for _, dir := range []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		if unit, err := r.ReadFile(path.Join(dir, "cloud-init-local.service")); err == nil {
+			return byFile && bytes.Contains(unit, []byte("\nConditionPathExists=!"+file)) || byWord && bytes.Contains(unit, []byte("\nConditionKernelCommandLine=!"+word))
+		}
+	}
+	return false
 }
 
 // datasources returns the list that cloud-init will use and the file that sets

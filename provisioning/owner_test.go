@@ -16,6 +16,12 @@ import (
 	"github.com/azguest/azguest/provisioning"
 )
 
+// The unit of newer versions of cloud-init.
+const (
+	localUnit  = "/usr/lib/systemd/system/cloud-init-local.service"
+	conditions = "[Unit]\nConditionPathExists=!/etc/cloud/cloud-init.disabled\nConditionKernelCommandLine=!cloud-init=disabled\n"
+)
+
 // TestIN10FindOwner: cases of IN10 are those of datasource_list.
 func TestIN10FindOwner(t *testing.T) {
 	t.Parallel()
@@ -71,6 +77,14 @@ func TestIN10FindOwner(t *testing.T) {
 		{"switched off by file", "auto", with(ci, "/etc/cloud/cloud-init.disabled", ""), nil, "azguest"},
 		{"switched off by generator", "auto", with(ci, "/run/cloud-init/enabled", "-", "/run/cloud-init/disabled", ""), nil, "azguest"},
 		{"switched off on the command line", "auto", with(ci, "/proc/cmdline", "root=/dev/sda cloud-init=disabled quiet"), nil, "azguest"},
+		{"switched on by the command line, which the generator asks first", "auto", with(ci, "/etc/cloud/cloud-init.disabled", "", "/proc/cmdline", "quiet cloud-init=enabled"), nil, "cloud-init"},
+		{"the same, and the unit follows the file", "auto", with(ci, "/etc/cloud/cloud-init.disabled", "", "/proc/cmdline", "quiet cloud-init=enabled", localUnit, conditions), nil, "azguest"},
+		{"the last word of the command line", "auto", with(ci, "/proc/cmdline", "cloud-init=disabled cloud-init=enabled"), nil, "cloud-init"},
+		{"the same, and the unit follows any word", "auto", with(ci, "/proc/cmdline", "cloud-init=disabled cloud-init=enabled", localUnit, conditions), nil, "azguest"},
+		{"the last word is off", "auto", with(ci, "/proc/cmdline", "cloud-init=enabled cloud-init=disabled"), nil, "azguest"},
+		{"switched on by file", "auto", with(ci, "/etc/cloud/cloud-init.disabled", "", "/etc/cloud/cloud-init.enabled", ""), nil, "cloud-init"},
+		{"the command line is stronger than the file", "auto", with(ci, "/etc/cloud/cloud-init.enabled", "", "/proc/cmdline", "cloud-init=disabled"), nil, "azguest"},
+		{"switched on, but no datasource", "auto", with(ci, "/run/cloud-init/enabled", "-", "/run/cloud-init/disabled", "", "/proc/cmdline", "cloud-init=enabled"), nil, "azguest"},
 		{"unit enabled, generator said nothing", "auto", with(ci, "/run/cloud-init/enabled", "-"), map[string]string{"/etc/systemd/system/cloud-init.target.wants/cloud-init-local.service": "/x"}, "cloud-init"},
 		{"installed but not enabled", "auto", with(ci, "/run/cloud-init/enabled", "-"), nil, "azguest"},
 		{"masked", "auto", with(ci, "/run/cloud-init/enabled", "-"), map[string]string{"/usr/lib/systemd/system/cloud-init.target.wants/cloud-init-local.service": "/x", "/etc/systemd/system/cloud-init-local.service": "/dev/null"}, "azguest"},

@@ -245,7 +245,7 @@ func hidesNothing(r host.Root, dir string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read mounts: %w", err)
 	}
-	dir = real(r, dir)
+	dir = kernelName(r, dir)
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(host.Unescape(f[4]), dir+"/") {
 			return fmt.Errorf("the mount point is not empty: something is mounted on %s", host.Unescape(f[4]))
@@ -322,7 +322,7 @@ func swapOn(r host.Root, name string) (bool, error) {
 		return false, fmt.Errorf("read swaps: %w", err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 0 && host.Unescape(f[0]) == r.Path(real(r, name)) {
+		if f := strings.Fields(line); len(f) > 0 && host.Unescape(f[0]) == r.Path(kernelName(r, name)) {
 			return true, nil
 		}
 	}

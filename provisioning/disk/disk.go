@@ -287,7 +287,7 @@ func look(r host.Root, name string, o Options) (Disk, error) {
 	if b, err := r.ReadFile(sys + "/ro"); err == nil && strings.TrimSpace(string(b)) == "1" {
 		d.Busy = "it is read-only"
 	}
-	if err := d.uses(r, real(r, o.MountPoint)); err != nil {
+	if err := d.uses(r, kernelName(r, o.MountPoint)); err != nil {
 		return d, err
 	}
 	f, err := r.OpenMedium("/dev/"+name, os.O_RDONLY)
@@ -345,9 +345,9 @@ func (d *Disk) read(f io.ReaderAt) error {
 	return nil
 }
 
-// real returns the name that the kernel's tables have for one that may lead
+// kernelName returns the name that the kernel's tables have for one that may lead
 // through links.
-func real(r host.Root, name string) string {
+func kernelName(r host.Root, name string) string {
 	if full, err := r.Resolve(path.Clean(name)); err == nil {
 		return full
 	}
