@@ -153,6 +153,33 @@ func againstFabric(t *testing.T, name string, change func(*fabric.Config)) {
 	}
 }
 
+// TestHealthTakenByAPage: a proxy that answers with a page and status 200 has not
+// delivered the report, which is repeated until the platform has it.
+func TestHealthTakenByAPage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := fabric.New(t)
+		vm := f.CreateVM("vm-01", fabric.Linux("azureuser", ""))
+		c := platform.New(platform.Options{Root: host.Root(t.TempDir()), Dial: f.DialContext, AgentVersion: "9.9.9.9", VMID: vm.ID(), Log: zerolog.Nop()})
+		page := "\ufeff\r\n <!doctype html><html>Sign in</html>"
+		for _, kind := range []fabric.Kind{fabric.Health, fabric.ProvisioningHealth} {
+			if _, err := f.Fail(fabric.Fault{Kind: kind, Status: 200, Body: &page, ContentType: "text/html", For: fabric.Duration(time.Minute)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start := time.Now()
+		for c.ReportHealth(t.Context(), protocol.Health{State: protocol.Ready}) != nil && time.Since(start) < 5*time.Minute {
+			time.Sleep(30 * time.Second) // as the agent
+		}
+		if got := vm.Health().State; got != "Ready" || time.Since(start) > 3*time.Minute {
+			t.Errorf("the platform has %q after %v", got, time.Since(start))
+		}
+		c.Close()
+		synctest.Wait()
+		_ = f.Close()
+	})
+}
+
 // TestHealthWithoutNames: a report needs the names of the goal state, unless
 // it goes to the service that knows the machine by its address.
 func TestHealthWithoutNames(t *testing.T) {

@@ -137,9 +137,22 @@ func (c *Client) Encrypted(ctx context.Context, name, uri, cert, cipher string) 
 
 // PostHealth sends a health report until it is accepted or the context ends.
 func (c *Client) PostHealth(ctx context.Context, g *GoalState, h protocol.Health) error {
-	_, err := c.do(ctx, web.Request{Op: "health", Method: http.MethodPost, URL: "/machine?comp=health", Body: Health(g, h), Tries: -1, Patience: web.Forever})
+	_, err := c.do(ctx, web.Request{Op: "health", Method: http.MethodPost, URL: "/machine?comp=health", Body: Health(g, h), Tries: -1, Patience: web.Forever, Check: noPage})
 	return err
 }
+
+// noPage refuses a page in answer to a health report: a proxy or a portal has
+// taken the report, and the platform has not. Nothing is known about what may
+// be in an answer of the platform, so everything else is accepted.
+func noPage(r *web.Response) error {
+	if isHTML(r.Body) {
+		return &protocol.DocumentError{Doc: "answer to a health report", Err: errors.New("it is a page")}
+	}
+	return nil
+}
+
+// isHTML reports whether a document is of that kind, by the rules of the WHATWG.
+func isHTML(b []byte) bool { return http.DetectContentType(TrimBOM(b)) == "text/html; charset=utf-8" }
 
 // PostProvisioningHealth sends a health report once, to the service that
 // identifies the machine by its network address: the report needs no names
@@ -150,7 +163,7 @@ func (c *Client) PostProvisioningHealth(ctx context.Context, h protocol.Health) 
 		return fmt.Errorf("build health report: %w", err)
 	}
 	_, err = c.do(ctx, web.Request{
-		Op: "provisioningHealth", Method: http.MethodPost, URL: "/provisioning/health", Body: body, Tries: 1,
+		Op: "provisioningHealth", Method: http.MethodPost, URL: "/provisioning/health", Body: body, Tries: 1, Check: noPage,
 		Header: http.Header{"Content-Type": {"application/json"}, "X-Ms-Guest-Agent-Name": {c.agent}},
 	})
 	return err
