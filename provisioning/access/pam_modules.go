@@ -226,12 +226,7 @@ func timeList(list, name string) bool {
 // pamLimits looks for limits that leave nothing to a log-in (limits.conf(5)):
 // that of a user is stronger than that of a group, and this than that of all.
 func pamLimits(j *judge, r rule) (string, refusal) {
-	files := []string{r.option("conf")}
-	if files[0] == "" {
-		files[0] = "/etc/security/limits.conf"
-		more, _ := j.m.Root.Glob("/etc/security/limits.d/*.conf") // the pattern is valid
-		files = append(files, more...)
-	}
+	files := j.securityFiles(r.option("conf"), "limits")
 	strength, lines := map[string]int{}, map[string]string{}
 	for _, file := range files {
 		b, err := j.m.Root.ReadFile(file)
@@ -258,6 +253,16 @@ func pamLimits(j *judge, r rule) (string, refusal) {
 		}
 	}
 	return skip, refusal{}
+}
+
+// securityFiles returns the files that a module of PAM reads: the one that its line
+// names, else NAME.conf in /etc/security and those in NAME.d.
+func (j *judge) securityFiles(named, name string) []string {
+	if named != "" {
+		return []string{named}
+	}
+	more, _ := j.m.Root.Glob("/etc/security/" + name + ".d/*.conf") // the pattern is valid
+	return append([]string{"/etc/security/" + name + ".conf"}, more...)
 }
 
 // limitsDomain returns how strongly a domain is about the person; 0: it is not.
@@ -372,12 +377,7 @@ func (j *judge) holds(left, op, right string) bool {
 
 // pamAccess judges access.conf(5): the first line that fits decides.
 func pamAccess(j *judge, r rule) (string, refusal) {
-	files := []string{r.option("accessfile")}
-	if files[0] == "" {
-		files[0] = "/etc/security/access.conf"
-		more, _ := j.m.Root.Glob("/etc/security/access.d/*.conf") // the pattern is valid
-		files = append(files, more...)
-	}
+	files := j.securityFiles(r.option("accessfile"), "access")
 	seps := ", \t"
 	if s := r.option("listsep"); s != "" {
 		seps = s
