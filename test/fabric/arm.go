@@ -385,12 +385,13 @@ func misspelt(r *request, kind string, path []string, known ...string) *apiError
 }
 
 // misspeltMember says which of the members of the object at a path is not known
-// and is probably meant to be one that is; "" if none is.
+// and is probably meant to be one that is; "" if none is. Names with a mark, such
+// as the @options of Bicep's decorators, are not meant to be names without.
 func misspeltMember(keys []string, kind, path string, known []string) string {
 	slices.Sort(keys)
 	for _, key := range keys {
 		near := nearest(key, known)
-		if near == "" || slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, key) }) {
+		if near == "" || strings.IndexAny(key, "@$") == 0 || slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, key) }) {
 			continue
 		}
 		at := strings.TrimPrefix(path+"."+key, ".")

@@ -511,3 +511,15 @@ func TestRelaxedJSON(t *testing.T) {
 		t.Errorf("journal: %s", journal)
 	}
 }
+
+// TestMisspeltMember: what is near to a known name is refused, unless it is one or
+// has a mark.
+func TestMisspeltMember(t *testing.T) {
+	for key, refused := range map[string]bool{
+		"dependsOn": false, "DEPENDSON": false, "dependOn": true, "depends": true, "options": false, "@options": false, "$options": false, "": false, "asserts": false,
+	} {
+		if got := misspeltMember([]string{key}, "TemplateResource", "resources[0]", templateResourceMembers); (got != "") != refused {
+			t.Errorf("%q: %q", key, got)
+		}
+	}
+}

@@ -69,12 +69,13 @@ func (a *answer) note(key string, value any) *answer {
 
 func (f *Fabric) handler(s Service) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		if s == ARM && strings.HasPrefix(r.URL.Path, "/_fabric") {
 			f.serveAdmin(w, r)
 			return
 		}
 		began := time.Now().UTC()
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			f.journal.add(Entry{
 				Began: began, Service: string(s), Kind: Unknown, Method: r.Method, URL: r.RequestURI,
