@@ -107,9 +107,9 @@ type RootAnswer struct {
 // rule is asked for, and whose password is wanted.
 func (m *Machine) AskRoot(ctx context.Context, p host.Person, password bool) RootAnswer {
 	switch {
-	case which(m.Root, "sudo") != "":
+	case Which(m.Root, "sudo") != "":
 		return m.askSudo(ctx, p, password)
-	case which(m.Root, "doas") != "":
+	case Which(m.Root, "doas") != "":
 		return m.askDoas(ctx, p, password)
 	}
 	return RootAnswer{Why: "neither sudo nor doas is installed"}

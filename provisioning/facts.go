@@ -90,22 +90,22 @@ func (m *Machine) Gather(ctx context.Context) (Facts, error) {
 	f.Shells = shells(r)
 
 	f.HomeBase = useraddHome(r)
-	f.Useradd, f.Chpasswd = which(r, "useradd"), which(r, "chpasswd")
-	if p := which(r, "adduser"); p != "" {
+	f.Useradd, f.Chpasswd = Which(r, "useradd"), Which(r, "chpasswd")
+	if p := Which(r, "adduser"); p != "" {
 		// Debian's adduser is another program with other options.
 		if busybox(r, "adduser") {
 			f.Adduser = p
 		}
 	}
-	f.Visudo, f.Sudo, f.Doas = which(r, "visudo"), which(r, "sudo"), which(r, "doas")
-	f.SSHD = which(r, "sshd")
+	f.Visudo, f.Sudo, f.Doas = Which(r, "visudo"), Which(r, "sudo"), Which(r, "doas")
+	f.SSHD = Which(r, "sshd")
 	f.SELinux = r.Exists("/sys/fs/selinux/enforce")
 	if f.SELinux {
-		f.Restorecon = which(r, "restorecon")
+		f.Restorecon = Which(r, "restorecon")
 	}
 	f.Systemd = r.Exists("/run/systemd/system")
 	if f.Systemd {
-		f.Systemctl = which(r, "systemctl")
+		f.Systemctl = Which(r, "systemctl")
 	}
 	if b, err := r.ReadFile("/proc/sys/crypto/fips_enabled"); err == nil {
 		f.FIPS = strings.TrimSpace(string(b)) == "1"
@@ -226,8 +226,8 @@ func hostKeyType(file string) string {
 	return t
 }
 
-// which finds a program where host.Exec will look for it.
-func which(r host.Root, name string) string {
+// Which finds a program where host.Exec will look for it.
+func Which(r host.Root, name string) string {
 	for dir := range strings.SplitSeq(host.DefaultPath, ":") {
 		p := dir + "/" + name
 		// Lstat: an absolute link leads out of a test root.
@@ -261,7 +261,7 @@ func useraddHome(r host.Root) string {
 
 // busybox reports whether a program is part of busybox.
 func busybox(r host.Root, name string) bool {
-	target, err := r.Readlink(which(r, name))
+	target, err := r.Readlink(Which(r, name))
 	return err == nil && strings.Contains(path.Base(target), "busybox")
 }
 

@@ -17,6 +17,8 @@ type ledger struct {
 	Users []string `json:"users"`
 	// Making is the account that a tool is making; empty when it is complete.
 	Making string `json:"making,omitempty"`
+	// Kept means that the home of that account was there before.
+	Kept bool `json:"kept,omitempty"`
 }
 
 func readLedger(r host.Root, name string) (ledger, error) {

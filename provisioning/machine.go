@@ -88,9 +88,9 @@ func readJSON(r host.Root, name string, v any) bool {
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
-// restorecon sets the SELinux labels of files according to the policy. Errors
-// are only logged.
-func (m *Machine) restorecon(ctx context.Context, tool string, args ...string) {
+// Restorecon sets the SELinux labels of files according to the policy, if the
+// tool of Facts is given. Errors are only logged.
+func (m *Machine) Restorecon(ctx context.Context, tool string, args ...string) {
 	if tool == "" {
 		return
 	}

@@ -83,7 +83,7 @@ func cmdline(r host.Root) []string {
 // at every boot, whether or not the unit is enabled
 // (provisioning/SPEC.md §3.3).
 func cloudInit(r host.Root) (string, bool) {
-	if which(r, "cloud-init") == "" && !r.Exists("/usr/lib/cloud-init") && !r.Exists("/run/cloud-init/enabled") {
+	if Which(r, "cloud-init") == "" && !r.Exists("/usr/lib/cloud-init") && !r.Exists("/run/cloud-init/enabled") {
 		return "", false
 	}
 	if cloudInitOff(r) {

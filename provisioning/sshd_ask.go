@@ -108,7 +108,7 @@ func (m *Machine) sshdQuestion(l Login) *sshdQuestion {
 	if strings.Contains(l.From, ":") {
 		local = "fd00::4"
 	}
-	q := &sshdQuestion{sshd: cmp.Or(which(r, "sshd"), "sshd"), args: m.sshdOptions()}
+	q := &sshdQuestion{sshd: cmp.Or(Which(r, "sshd"), "sshd"), args: m.sshdOptions()}
 	// Without UseDNS, the default, a client's name is its address.
 	q.login = map[string]string{"user": l.User, "host": l.From, "addr": l.From, "laddr": local, "lport": "22"}
 	if !slices.Contains(q.args, "-f") {

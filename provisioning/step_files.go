@@ -176,7 +176,7 @@ func (s RunCustomData) Apply(ctx context.Context, m *Machine) error {
 	err = m.put(path.Join(s.Dir, "custom-data.log"), log, 0o600)
 	if ex, ok := errors.AsType[*host.ExitError](runErr); ok {
 		return &Warning{
-			ID: CodeCustomData, Words: lastWords(res),
+			ID: CodeCustomData, Words: LastWords(res),
 			Err: fmt.Errorf("custom data ended with exit code %d, output in %s", ex.Code, path.Join(s.Dir, "custom-data.log")), //nolint:err113 // a message
 		}
 	}
@@ -232,9 +232,9 @@ func firstLine(data []byte) string {
 	return strings.TrimSpace(string(line))
 }
 
-// lastWords returns the end of what a command has printed, for root,
+// LastWords returns the end of what a command has printed, for root,
 // with secrets masked: the end of standard error, else of standard output.
-func lastWords(res host.Result) string {
+func LastWords(res host.Result) string {
 	out := bytes.TrimSpace(res.Stderr)
 	if len(out) == 0 {
 		out = bytes.TrimSpace(res.Stdout)

@@ -336,7 +336,7 @@ func (s HostKeys) note(ctx context.Context, m *Machine, led hostKeyLedger) error
 	if err := m.put(s.Ledger, append(b, '\n'), 0o600); err != nil {
 		return err
 	}
-	m.restorecon(ctx, s.Restorecon, append([]string{"-R", s.Dir}, s.Elsewhere...)...)
+	m.Restorecon(ctx, s.Restorecon, append([]string{"-R", s.Dir}, s.Elsewhere...)...)
 	return nil
 }
 

@@ -47,6 +47,9 @@ type SetHostName struct {
 	Hosts      bool
 	Record     string // published_hostname
 	Restorecon string
+	// Unknown means that the platform has not given the name: it is not
+	// recorded as published, so that it is sent to the DHCP server.
+	Unknown bool
 }
 
 // ID implements Step.
@@ -76,8 +79,10 @@ func (s SetHostName) Apply(ctx context.Context, m *Machine) error {
 	if b, err := m.Root.ReadFile("/etc/hostname"); err != nil || string(b) != name+"\n" {
 		errs = append(errs, m.Root.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644))
 	}
-	errs = append(errs, m.Root.MkdirAll(path.Dir(s.Record), 0o700), m.Root.WriteFile(s.Record, []byte(name), 0o644))
-	m.restorecon(ctx, s.Restorecon, "/etc/hostname", "/etc/hosts")
+	if !s.Unknown {
+		errs = append(errs, m.Root.MkdirAll(path.Dir(s.Record), 0o700), m.Root.WriteFile(s.Record, []byte(name), 0o644))
+	}
+	m.Restorecon(ctx, s.Restorecon, "/etc/hostname", "/etc/hosts")
 	if m.Kernel.SetHostName != nil {
 		if now, err := m.Kernel.HostName(); err != nil || now != name {
 			errs = append(errs, m.Kernel.SetHostName(name))

@@ -327,7 +327,7 @@ func (s AuthorizeKeys) write(ctx context.Context, m *Machine, a host.Account, na
 	if err := d.WriteFile(base, next, filePerm, uid, gid); err != nil {
 		return fmt.Errorf("authorized keys of %s: %w", a.Name, err)
 	}
-	m.restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
+	m.Restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
 	return nil
 }
 
@@ -461,7 +461,7 @@ func (s InstallKeyPairs) install(ctx context.Context, m *Machine, all []host.Acc
 	if err := d.WriteFile(path.Base(name)+".pub", pub, 0o644, a.UID, a.GID); err != nil {
 		return err
 	}
-	m.restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
+	m.Restorecon(ctx, s.Restorecon, "-R", path.Dir(name))
 	return nil
 }
 

@@ -135,6 +135,24 @@ func (s SetPassword) put(ctx context.Context, m *Machine, field string, bad func
 	return nil
 }
 
+// SetPasswordField sets an account's password field, as shadow(5) has it,
+// without judging it.
+func (m *Machine) SetPasswordField(ctx context.Context, user string, field host.Secret) error {
+	s := SetPassword{User: user, Shadow: m.Options.Shadow, Chpasswd: Which(m.Root, "chpasswd") != ""}
+	return s.put(ctx, m, field.Reveal(), func(err error) error { return fmt.Errorf("set the password of %s: %w", user, err) })
+}
+
+// HashPassword hashes a password as the machine's configuration says.
+func (m *Machine) HashPassword(password host.Secret) (host.Secret, error) {
+	s := planPassword(Input{Password: password}, Facts{}, m.Options)
+	hash, err := s.hash()
+	return host.NewSecret(hash), err
+}
+
+// PasswordMatches reports whether a password field is a hash of this password,
+// of a kind that HashPassword makes.
+func PasswordMatches(field string, password host.Secret) bool { return matches(field, password) }
+
 // saltAlphabet has 64 characters, so that random bytes map onto it evenly.
 const saltAlphabet = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

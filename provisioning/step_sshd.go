@@ -77,7 +77,7 @@ func (s ConfigureSSHD) Apply(ctx context.Context, m *Machine) error {
 		}
 		if v.err == nil && v.wrong == "" {
 			if changed {
-				m.restorecon(ctx, s.Restorecon, "-R", s.Dir)
+				m.Restorecon(ctx, s.Restorecon, "-R", s.Dir)
 				m.sshdChanged = bootClock()
 			}
 			if err := s.remember(m.Root); err != nil {

@@ -58,23 +58,11 @@ func (s Sudo) Apply(ctx context.Context, m *Machine) error {
 		return bad(err)
 	}
 	if s.Include {
-		const main = "/etc/sudoers"
-		old, err := m.Root.ReadFile(main)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.include(ctx, m); err != nil {
 			return bad(err)
 		}
-		if !sudoersIncluded(m.Root, s.Dir) {
-			text := string(old)
-			if text != "" && !strings.HasSuffix(text, "\n") {
-				text += "\n"
-			}
-			// Every version of sudo knows this old spelling.
-			if err := s.replace(ctx, m, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440); err != nil {
-				return bad(err)
-			}
-		}
 	}
-	m.restorecon(ctx, s.Restorecon, s.Dir+"/waagent")
+	m.Restorecon(ctx, s.Restorecon, s.Dir+"/waagent")
 	if err := s.last(ctx, m); err != nil {
 		return bad(err)
 	}
@@ -92,7 +80,7 @@ const lastFile = "zzzz-azguest"
 // why (package access).
 func (s Sudo) last(ctx context.Context, m *Machine) error {
 	p, _, err := m.Person(ctx, s.User)
-	if err != nil || which(m.Root, "sudo") == "" {
+	if err != nil || Which(m.Root, "sudo") == "" {
 		return nil //nolint:nilerr // there is nobody to ask as; the check says so
 	}
 	if a := m.askSudo(ctx, p, !s.NoPassword); a.OK || a.Silent {
@@ -104,11 +92,11 @@ func (s Sudo) last(ctx context.Context, m *Machine) error {
 		return err
 	}
 	rest := linesWithout(string(old), func(f []string) bool { return sudoLine(f, s.User) })
-	next := sudoersWith(rest+"Defaults:"+sudoersName(s.User)+" !targetpw, !rootpw, !runaspw, !requiretty\n", s.User, s.NoPassword)
+	next := sudoersWith(rest+"Defaults:"+SudoersName(s.User)+" !targetpw, !rootpw, !runaspw, !requiretty\n", s.User, s.NoPassword)
 	if err := s.replace(ctx, m, name, string(old), next, 0o440); err != nil {
 		return err
 	}
-	m.restorecon(ctx, s.Restorecon, name)
+	m.Restorecon(ctx, s.Restorecon, name)
 	if a := m.askSudo(ctx, p, !s.NoPassword); !a.OK && !a.Silent {
 		m.Log.Debug().Str("user", s.User).Str("answer", a.Why).Msg("sudo does not follow a rule in the last file either")
 		return forgetLines(m.Root, name, 0o440, func(f []string) bool { return sudoLine(f, s.User) })
@@ -118,7 +106,7 @@ func (s Sudo) last(ctx context.Context, m *Machine) error {
 
 // sudoLine reports whether a line of sudoers is the user's, as Sudo writes it.
 func sudoLine(f []string, user string) bool {
-	return len(f) > 1 && ((f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL") || f[0] == "Defaults:"+sudoersName(user))
+	return len(f) > 1 && ((f[0] == user || f[0] == SudoersName(user)) && strings.HasPrefix(f[1], "ALL") || f[0] == "Defaults:"+SudoersName(user))
 }
 
 // replace checks the text with visudo before it becomes the file: sudo
@@ -146,6 +134,42 @@ func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string, p
 	return m.Root.WriteFile(name, []byte(next), perm)
 }
 
+// WriteSudoers replaces a file of the sudoers directory, if visudo accepts the
+// text, and makes sure that an installed sudo reads the directory.
+func (m *Machine) WriteSudoers(ctx context.Context, name, text string) error {
+	s := Sudo{Dir: m.Options.SudoersDir, Check: Which(m.Root, "visudo"), Lib: m.Options.Dir()}
+	if err := m.Root.MkdirAll(s.Dir, 0o750); err != nil {
+		return err
+	}
+	name = path.Join(s.Dir, name)
+	old, err := m.Root.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := s.replace(ctx, m, name, string(old), text, 0o440); err != nil || Which(m.Root, "sudo") == "" {
+		return err
+	}
+	return s.include(ctx, m)
+}
+
+// include makes /etc/sudoers read the directory, if no file does.
+func (s Sudo) include(ctx context.Context, m *Machine) error {
+	const main = "/etc/sudoers"
+	old, err := m.Root.ReadFile(main)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if sudoersIncluded(m.Root, s.Dir) {
+		return nil
+	}
+	text := string(old)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	// Every version of sudo knows this old spelling.
+	return s.replace(ctx, m, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440)
+}
+
 // sudoersWith returns the text with exactly one rule for the user. A line is
 // the user's only if its first word is exactly that name.
 func sudoersWith(text, user string, noPassword bool) string {
@@ -153,12 +177,12 @@ func sudoersWith(text, user string, noPassword bool) string {
 	if noPassword {
 		spec = "NOPASSWD: ALL"
 	}
-	rule := sudoersName(user) + " ALL=(ALL) " + spec + "\n"
+	rule := SudoersName(user) + " ALL=(ALL) " + spec + "\n"
 	var out strings.Builder
 	done := false
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) > 1 && (f[0] == user || f[0] == sudoersName(user)) && strings.HasPrefix(f[1], "ALL") {
+		if len(f) > 1 && (f[0] == user || f[0] == SudoersName(user)) && strings.HasPrefix(f[1], "ALL") {
 			if !done {
 				out.WriteString(rule)
 			}
@@ -176,10 +200,10 @@ func sudoersWith(text, user string, noPassword bool) string {
 	return out.String()
 }
 
-// sudoersName writes a user name as sudoers(5) reads one. A name in capitals
+// SudoersName writes a user name as sudoers(5) reads one. A name in capitals
 // would be an alias, so it is quoted; the other special characters get a
 // backslash.
-func sudoersName(user string) string {
+func SudoersName(user string) string {
 	if user != "" && strings.Trim(user, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == "" && user[0] >= 'A' && user[0] <= 'Z' {
 		return `"` + user + `"`
 	}
@@ -221,7 +245,7 @@ const (
 // in, and doas has no way to ask for it, so it is looked for in the program.
 func doasReads(r host.Root) (main, dir string) {
 	main = "/etc/doas.conf"
-	b, err := r.ReadFile(which(r, "doas"))
+	b, err := r.ReadFile(Which(r, "doas"))
 	const other = "/usr/local/etc/doas.conf"
 	switch {
 	case err == nil && bytes.Contains(b, []byte(doasDir)):

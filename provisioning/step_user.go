@@ -22,6 +22,15 @@ type CreateUser struct {
 	Ledger                     string
 	VMID                       string
 	Restorecon                 string
+
+	// The rest is for accounts that are not the person's of the order.
+
+	About  []string // additional arguments of the tool
+	UID    int      // 0: the tool chooses one
+	NoHome bool
+	// AsGiven leaves a shell that refuses log-ins, and a home that was there
+	// before the account.
+	AsGiven bool
 }
 
 // ID implements Step.
@@ -52,6 +61,8 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 	if !have {
 		ours.Users = append(slices.DeleteFunc(ours.Users, func(n string) bool { return n == s.Name }), s.Name)
 		ours.VMID, ours.Making = s.VMID, s.Name
+		// A home that an interrupted attempt has begun is not a kept one.
+		ours.Kept = s.AsGiven && (m.Root.Exists(s.Home) && !cut || cut && ours.Kept)
 		if err := writeLedger(m.Root, s.Ledger, ours); err != nil {
 			return bad(err)
 		}
@@ -76,7 +87,8 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 	if err := s.mendShell(ctx, m, acct); err != nil {
 		return bad(err)
 	}
-	if slices.Contains(ours.Users, s.Name) {
+	owned := s.ownsHome(ours)
+	if owned {
 		if err := mendHome(m.Root, acct, s.HomeDir, cut); err != nil {
 			return bad(err)
 		}
@@ -87,8 +99,22 @@ func (s CreateUser) Apply(ctx context.Context, m *Machine) error {
 			return bad(err)
 		}
 	}
-	m.restorecon(ctx, s.Restorecon, "-R", acct.Home)
+	if !s.AsGiven || owned {
+		m.Restorecon(ctx, s.Restorecon, "-R", acct.Home)
+	}
 	return nil
+}
+
+// system reports whether the account is to be one of the system's, which have
+// numbers of another range and no subordinate ids.
+func (s CreateUser) system() bool { return slices.Contains(s.About, "-r") }
+
+// ownsHome reports whether the home is completed if something of it is missing.
+func (s CreateUser) ownsHome(ours ledger) bool {
+	if s.AsGiven {
+		return ours.Making == s.Name && !ours.Kept && !s.NoHome
+	}
+	return slices.Contains(ours.Users, s.Name)
 }
 
 // accountFiles are what the tools that make accounts change.
@@ -115,7 +141,7 @@ func (s CreateUser) judge(m *Machine, made error, acct host.Account, have bool) 
 // its own refuses log-ins (an account of the image that was closed, or a
 // default of useradd).
 func (s CreateUser) mendShell(ctx context.Context, m *Machine, acct host.Account) error {
-	if !refusesLogins(m.Root, acct.Shell) {
+	if s.AsGiven || !refusesLogins(m.Root, acct.Shell) {
 		return nil
 	}
 	for _, sh := range append([]string{s.Shell, "/bin/bash", "/usr/bin/bash"}, append(shells(m.Root), "/bin/sh")...) {
@@ -187,24 +213,29 @@ func (s *CreateUser) takeHome(ctx context.Context, m *Machine) (int, error) {
 // account, or files or processes with it remain.
 func (s *CreateUser) create(ctx context.Context, m *Machine, uid int) error {
 	if uid == 0 {
+		uid = s.UID
+	}
+	if uid == 0 && !s.NoHome {
 		var err error
 		if uid, err = s.takeHome(ctx, m); err != nil {
 			return err
 		}
 	}
-	if uid != 0 || m.numberTaken() {
+	if uid != 0 || !s.system() && m.numberTaken() {
 		return m.withUID(uid, func(uid int) error { return s.run(ctx, m, "-u", strconv.Itoa(uid)) })
 	}
 	return s.run(ctx, m)
 }
 
 func (s CreateUser) run(ctx context.Context, m *Machine, uid ...string) error {
-	c, err := s.tool(nil, uid)
+	c, err := s.tool(s.About, uid)
 	if err != nil {
 		return err
 	}
-	if err := m.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
-		return err
+	if !s.NoHome {
+		if err := m.Root.MkdirAll(s.HomeDir, 0o755); err != nil {
+			return err
+		}
 	}
 	_, err = m.Run.Run(ctx, c)
 	if ex, ok := errors.AsType[*host.ExitError](err); ok && s.Tool == "useradd" {
@@ -236,12 +267,13 @@ func (s CreateUser) run(ctx context.Context, m *Machine, uid ...string) error {
 // arguments, uid those that set the UID if the tool must not choose one.
 func (s CreateUser) tool(about, uid []string) (host.Cmd, error) {
 	var args []string
+	home := map[bool]string{false: "-m", true: "-M"} // whether useradd makes it
 	switch s.Tool {
 	case "useradd":
 		args = slices.Concat(
 			// "*" rather than the "!" that useradd would take: sshd without
 			// PAM treats "!" as a locked account and refuses keys.
-			[]string{"-m", "-p", "*"},
+			[]string{home[s.NoHome], "-p", "*"},
 			about,
 			option(s.HomeDir != "/home", "-d", s.Home),
 			option(s.Shell != "", "-s", s.Shell),
@@ -252,6 +284,7 @@ func (s CreateUser) tool(about, uid []string) (host.Cmd, error) {
 	case "adduser": // busybox
 		args = slices.Concat(
 			[]string{"-D", "-h", s.Home},
+			option(s.NoHome, "-H"),
 			about,
 			option(s.Shell != "", "-s", s.Shell),
 			option(s.Primary != "", "-G", s.Primary),
@@ -314,7 +347,7 @@ func (s CreateUser) missing(r host.Root, acct host.Account) (string, error) {
 	if groups[i].Name == s.Name {
 		files = append(files, "/etc/gshadow")
 	}
-	if defs := r.LoginDefs(); s.Tool == "useradd" {
+	if defs := r.LoginDefs(); s.Tool == "useradd" && !s.system() {
 		for _, kind := range []string{"uid", "gid"} {
 			if defs["SUB_"+strings.ToUpper(kind)+"_COUNT"] != "0" {
 				files = append(files, "/etc/sub"+kind)
