@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -29,6 +30,11 @@ import (
 //	GET    /_fabric/vms/VM            one of them
 //	PATCH  /_fabric/vms/VM            change its Config and announce it
 //	POST   /_fabric/vms/VM/announce|migrate|hibernate|rotate|claim
+//	GET    /_fabric/vms/VM/events     the scheduled events
+//	POST   /_fabric/vms/VM/events     schedule one (an EventRequest)
+//	DELETE /_fabric/vms/VM/events/ID  cancel one
+//	PUT    /_fabric/vms/VM/userdata|vendordata  the body is the data
+//	PATCH  /_fabric/vms/VM/tags       set tags; null removes one
 //	GET    /_fabric/vms/VM/status     the last status document
 //	GET    /_fabric/vms/VM/log        the last log archive
 //	POST   /_fabric/rescan            look for new packages
@@ -72,7 +78,7 @@ func (f *Fabric) serveAdmin(w http.ResponseWriter, r *http.Request) {
 		}
 		w.Header().Set("Content-Type", "application/x-pem-file")
 		_, _ = w.Write(ca) // the reader may be gone
-	case "GET vms", "PATCH vms", "POST vms":
+	case "GET vms", "PATCH vms", "POST vms", "PUT vms", "DELETE vms":
 		switch {
 		case len(parts) > 1:
 			f.serveVM(w, r, parts[1:])
@@ -213,7 +219,7 @@ func (v *VM) summary() object {
 		"name": v.name, "id": v.id, "containerId": v.container, "configName": v.configName, "instanceId": v.instanceID(),
 		"incarnation": v.incarnation, "etag": v.etag, "inSvdSeqNo": v.svdSeq, "address": v.address,
 		"health": v.health, "statusReports": v.statuses, "extensions": extensions, "config": cfg, "tenantThumbprint": thumbprint,
-		"resourceId": v.resourceID(),
+		"resourceId": v.resourceID(), "tags": maps.Clone(v.tags), "userDataBytes": len(v.setup.UserData), "vendorDataBytes": len(v.setup.VendorData),
 	}
 }
 
@@ -249,6 +255,13 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 		w.Header().Set("Content-Type", "application/zip")
 		_, _ = w.Write(data) // the reader may be gone
 		return
+	case "GET events", "POST events", "DELETE events":
+		v.serveEvents(w, r, parts[2:])
+		return
+	case "PUT userdata", "PUT vendordata":
+		err = v.putData(r.Body, action)
+	case "PATCH tags":
+		err = v.patchTags(r.Body)
 	case "PATCH ":
 		err = v.patchConfig(r.Body)
 	case "POST announce":
@@ -273,6 +286,92 @@ func (f *Fabric) serveVM(w http.ResponseWriter, r *http.Request, parts []string)
 		return
 	}
 	writeJSON(w, http.StatusOK, v.summary())
+}
+
+// An EventRequest is a ScheduledEvent as the admin API takes it.
+type EventRequest struct {
+	Type        string   `json:"type"`
+	Notice      Duration `json:"notice,omitempty"`
+	Duration    Duration `json:"duration,omitempty"`
+	Lasts       Duration `json:"lasts,omitempty"`
+	Source      string   `json:"source,omitempty"`
+	Description string   `json:"description,omitempty"`
+	Resources   []string `json:"resources,omitempty"`
+}
+
+func (v *VM) serveEvents(w http.ResponseWriter, r *http.Request, rest []string) {
+	switch {
+	case r.Method == http.MethodGet && len(rest) == 0:
+		writeJSON(w, http.StatusOK, v.ScheduledEvents())
+	case r.Method == http.MethodDelete && len(rest) == 1:
+		if err := v.CancelEvent(rest[0]); err != nil {
+			writeError(w, http.StatusConflict, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	case r.Method == http.MethodPost && len(rest) == 0:
+		var x EventRequest
+		err := decodeStrictly(r.Body, &x)
+		id := ""
+		if err == nil {
+			id, err = v.ScheduleEvent(ScheduledEvent{
+				Type: x.Type, Notice: time.Duration(x.Notice), Duration: time.Duration(x.Duration), Lasts: time.Duration(x.Lasts),
+				Source: x.Source, Description: x.Description, Resources: x.Resources,
+			})
+		}
+		if err != nil {
+			writeError(w, http.StatusBadRequest, err)
+			return
+		}
+		writeJSON(w, http.StatusCreated, map[string]string{"id": id})
+	default:
+		writeError(w, http.StatusNotFound, fmt.Errorf("unknown request %s %s", r.Method, r.URL.Path))
+	}
+}
+
+// putData replaces the user data or the vendor data.
+func (v *VM) putData(r io.Reader, which string) error {
+	data, err := io.ReadAll(io.LimitReader(r, maxUserData+1))
+	if err != nil {
+		return fmt.Errorf("read data: %w", err)
+	}
+	if len(data) > maxUserData {
+		return fmt.Errorf("%s has more than %d bytes", which, maxUserData)
+	}
+	if which == "vendordata" {
+		v.SetVendorData(data)
+	} else {
+		v.SetUserData(data)
+	}
+	return nil
+}
+
+// patchTags sets the tags that a document has, and removes those that are null.
+func (v *VM) patchTags(r io.Reader) error {
+	var given map[string]*string
+	if err := json.NewDecoder(r).Decode(&given); err != nil {
+		return fmt.Errorf("read tags: %w", err)
+	}
+	for name, value := range given {
+		if value == nil {
+			continue
+		}
+		if err := CheckTag(name, *value); err != nil {
+			return err
+		}
+	}
+	v.f.mu.Lock()
+	tags := maps.Clone(v.tags)
+	v.f.mu.Unlock()
+	for name, value := range given {
+		if value == nil {
+			delete(tags, name)
+		} else {
+			tags[name] = *value
+		}
+	}
+	v.SetTags(tags)
+	return nil
 }
 
 // patchConfig changes the fields of the configuration that a document has, and

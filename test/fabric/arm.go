@@ -224,8 +224,10 @@ func (f *Fabric) vmRoute(r *request, vm *VM, p armPath, query url.Values) (*answ
 		}
 	case rest == "instanceview" && r.Method == http.MethodGet:
 		return replyJSON(http.StatusOK, vm.instanceView()), nil
-	case r.Method == http.MethodPost && (rest == "reapply" || rest == "restart" || rest == "start" || rest == "deallocate" || rest == "poweroff"):
+	case r.Method == http.MethodPost && slices.Contains(powerActions, rest):
 		return vm.power(r, rest)
+	case rest == "simulateeviction" && r.Method == http.MethodPost:
+		return vm.simulateEviction()
 	case rest == "runcommand" && r.Method == http.MethodPost:
 		return vm.invokeRunCommand(r)
 	case (rest == "extensions" || rest == "runcommands") && r.Method == http.MethodGet:

@@ -1,7 +1,9 @@
 package fabric
 
 import (
+	"cmp"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -42,6 +44,11 @@ func (v *VM) resource(query url.Values) object {
 		},
 		"networkProfile": object{"networkInterfaces": []any{object{"id": v.nicID(), "properties": object{"primary": true}}}},
 		"timeCreated":    v.created.UTC().Format(armTime),
+	}
+	if v.terminateNotice > 0 {
+		properties["scheduledEventsProfile"] = object{"terminateNotificationProfile": object{
+			"enable": true, "notBeforeTimeout": fmt.Sprintf("PT%dM", int(v.terminateNotice.Minutes())),
+		}}
 	}
 	if v.budget != "" {
 		properties["extensionsTimeBudget"] = v.budget
@@ -94,6 +101,8 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 			OS     struct {
 				Allow *bool `json:"allowExtensionOperations"`
 			} `json:"osProfile"`
+			UserData *string        `json:"userData"`
+			Events   *eventsProfile `json:"scheduledEventsProfile"`
 		} `json:"properties"`
 	}
 	if err := decodeBody(r, &body); err != nil {
@@ -105,7 +114,7 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 		known []string
 	}{
 		{"ResourceDefinition", nil, resourceMembers},
-		{"VirtualMachine", []string{"properties"}, []string{"extensionsTimeBudget", "osProfile", "hardwareProfile", "storageProfile", "networkProfile", "securityProfile", "diagnosticsProfile", "userData"}},
+		{"VirtualMachine", []string{"properties"}, []string{"extensionsTimeBudget", "osProfile", "hardwareProfile", "storageProfile", "networkProfile", "securityProfile", "diagnosticsProfile", "userData", "scheduledEventsProfile"}},
 		{"OSProfile", []string{"properties", "osProfile"}, []string{"allowExtensionOperations", "adminUsername", "adminPassword", "computerName", "customData", "linuxConfiguration", "windowsConfiguration", "secrets"}},
 	} {
 		if err := misspelt(r, o.kind, o.path, o.known...); err != nil {
@@ -124,8 +133,8 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 		}
 		v.noExtensions = !*allow
 	}
-	if body.Tags != nil {
-		v.tags = body.Tags
+	if err := v.patchData(body.Properties.UserData, body.Properties.Events, body.Tags); err != nil {
+		return nil, err
 	}
 	o := v.f.newOperation(v, nil)
 	o.finish(nil)
@@ -134,13 +143,73 @@ func (v *VM) patch(r *request) (*answer, *apiError) {
 	return a, nil
 }
 
+// An eventsProfile says how long before its deletion a machine is told.
+type eventsProfile struct {
+	Terminate struct {
+		Enable    bool   `json:"enable"`
+		NotBefore string `json:"notBeforeTimeout"`
+	} `json:"terminateNotificationProfile"`
+}
+
+// patchData changes the user data, the notice of a deletion and the tags; what is
+// nil stays.
+func (v *VM) patchData(userData *string, profile *eventsProfile, tags map[string]string) *apiError {
+	invalid := func(parameter string) *apiError {
+		return refuse(http.StatusBadRequest, "InvalidParameter", "The value of parameter %s is invalid.", parameter)
+	}
+	data, err := base64.StdEncoding.DecodeString(*cmp.Or(userData, new(string)))
+	if err != nil || len(data) > maxUserData {
+		return invalid("userData")
+	}
+	var notice time.Duration
+	if profile != nil && profile.Terminate.Enable {
+		d, ok := parsePeriod(or(profile.Terminate.NotBefore, "PT5M"))
+		if !ok || d < 5*time.Minute || d > 15*time.Minute {
+			return invalid("terminateNotificationProfile.notBeforeTimeout")
+		}
+		notice = d
+	}
+	for name, value := range tags {
+		if err := CheckTag(name, value); err != nil {
+			return refuse(http.StatusBadRequest, "InvalidTagName", "%v.", err)
+		}
+	}
+	if userData != nil {
+		v.setup.UserData = data
+	}
+	if profile != nil {
+		v.terminateNotice = notice
+	}
+	if tags != nil {
+		v.tags = tags
+	}
+	return nil
+}
+
+// powerActions are the actions that power handles.
+var powerActions = []string{"reapply", "restart", "start", "deallocate", "poweroff", "redeploy", "performmaintenance"}
+
 // power handles the actions that concern the goal state. It starts and stops
-// nothing: the guest is not under the fabric's control.
+// nothing: the guest is not under the fabric's control. If the guest watches
+// scheduled events, those that interrupt it are announced first, and the
+// operation ends with the event.
 func (v *VM) power(r *request, action string) (*answer, *apiError) {
+	if kind := map[string]string{"restart": Reboot, "redeploy": Redeploy, "performmaintenance": Redeploy}[action]; kind != "" && v.events.watched() {
+		o := v.f.newOperation(v, nil)
+		if _, err := v.schedule(ScheduledEvent{Type: kind, Source: FromUser}, o); err != nil {
+			return nil, refuse(http.StatusInternalServerError, "InternalExecutionError", "%v", err)
+		}
+		a := reply(http.StatusAccepted, "", nil)
+		v.f.pollHeaders(r, a, o, true)
+		return a, nil
+	}
 	switch action {
 	case "reapply":
 		v.announce(v.cfg.FastTrack)
 	case "restart":
+		v.announce(false)
+	case "redeploy", "performmaintenance":
+		v.newContainer()
 		v.announce(false)
 	case "start":
 		v.cfg.Stopped = false
@@ -154,6 +223,15 @@ func (v *VM) power(r *request, action string) (*answer, *apiError) {
 	a := reply(http.StatusAccepted, "", nil)
 	v.f.pollHeaders(r, a, o, true)
 	return a, nil
+}
+
+// simulateEviction announces the eviction of a Spot VM. The platform refuses it
+// for other machines; here every one can be evicted.
+func (v *VM) simulateEviction() (*answer, *apiError) {
+	if _, err := v.schedule(ScheduledEvent{Type: Preempt}, nil); err != nil {
+		return nil, refuse(http.StatusInternalServerError, "InternalExecutionError", "%v", err)
+	}
+	return reply(http.StatusNoContent, "", nil), nil
 }
 
 // instanceView is the VM's instance view, with what the agent reported about

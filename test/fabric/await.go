@@ -119,6 +119,9 @@ func Converged() Condition {
 	}}
 }
 
+// eventStates are the states that EventIs waits for.
+var eventStates = []string{EventScheduled, "Acknowledged", EventStarted, EventCompleted, EventCancelled}
+
 // ParseCondition parses a condition as written on the command line:
 //
 //	ready                     health=Ready
@@ -129,6 +132,7 @@ func Converged() Condition {
 //	status[=N]                N status documents, default 1
 //	request=KIND[:N]          N requests of the kind, default 1
 //	converged                 the current goal state is processed
+//	event=TYPE|ID[:STATE]     acknowledged (default), scheduled, started, completed, cancelled
 func ParseCondition(s string) (Condition, error) {
 	name, value, _ := strings.Cut(s, "=")
 	number := func(text string) (int, error) {
@@ -175,9 +179,11 @@ func ParseCondition(s string) (Condition, error) {
 		return Requested(Kind(first), n), err
 	case name == "converged" && value == "":
 		return Converged(), nil
+	case name == "event" && first != "":
+		return known(EventIs(first, or(last, "Acknowledged")), "state", or(last, "Acknowledged"), eventStates...)
 	}
-	words := []string{"ready", "health=…", "extension=…", "handler=…", "says=…", "status[=N]", "request=KIND[:N]", "converged"}
-	names := []string{"ready", "health", "extension", "handler", "says", "status", "request", "converged"}
+	words := []string{"ready", "health=…", "extension=…", "handler=…", "says=…", "status[=N]", "request=KIND[:N]", "converged", "event=…"}
+	names := []string{"ready", "health", "extension", "handler", "says", "status", "request", "converged", "event"}
 	near := ""
 	if n := nearest(name, names); n != "" && n != name {
 		near = fmt.Sprintf("; did you mean %q?", n)

@@ -124,6 +124,7 @@ func canonical(raw json.RawMessage) []byte {
 // finishOperations ends the operations that the last status document, or a
 // timeout, has decided. The caller holds f.mu.
 func (v *VM) finishOperations() {
+	v.advanceEvents()
 	gone := false
 	for _, e := range v.extensions {
 		if !e.pending() {

@@ -56,7 +56,7 @@
 // then vm.go and goalstate.go.
 //
 //   - the host: wireserver.go, documents.go, hostga.go, vmsettings.go, imds.go,
-//     status.go
+//     events.go, status.go
 //   - storage and packages: storage.go, repository.go
 //   - the control plane: arm.go (routes), arm_extensions.go, arm_runcommand.go,
 //     arm_vm.go, arm_deployments.go, arm_deployment_resources.go, and crp.go,

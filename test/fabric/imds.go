@@ -24,6 +24,10 @@ func imdsError(code int, message string) *answer {
 	return replyJSON(code, map[string]any{"error": message})
 }
 
+const eventsPath = "metadata/scheduledevents"
+
+func imdsPath(r *request) string { return strings.ToLower(strings.Trim(r.URL.Path, "/")) }
+
 func (f *Fabric) imds(r *request) *answer {
 	if !strings.EqualFold(r.Header.Get("Metadata"), "true") {
 		return imdsError(http.StatusBadRequest, "Bad request. Required metadata header not specified")
@@ -31,10 +35,13 @@ func (f *Fabric) imds(r *request) *answer {
 	if r.Header.Get("X-Forwarded-For") != "" {
 		return imdsError(http.StatusBadRequest, "Bad request. Requests with X-Forwarded-For are not allowed")
 	}
+	path := imdsPath(r)
+	if path == eventsPath {
+		return f.scheduledEvents(r)
+	}
 	if r.Method != http.MethodGet {
 		return imdsError(http.StatusMethodNotAllowed, "Method not allowed")
 	}
-	path := strings.ToLower(strings.Trim(r.URL.Path, "/"))
 	if path == "metadata/versions" {
 		return replyJSON(http.StatusOK, map[string]any{"apiVersions": imdsVersions()})
 	}
@@ -142,6 +149,9 @@ func (v *VM) metadata(extended bool) map[string]any {
 		"securityProfile": object{"secureBootEnabled": "false", "virtualTpmEnabled": "false"},
 		"sku":             "linux", "subscriptionId": o.Subscription, "tags": v.tagText(), "tagsList": v.tagList(),
 		"userData": base64.StdEncoding.EncodeToString(p.UserData), "version": "1.0.0", "vmId": v.id, "vmScaleSetName": "", "vmSize": v.size, "zone": "",
+	}
+	if len(p.VendorData) > 0 {
+		compute["vendorData"] = base64.StdEncoding.EncodeToString(p.VendorData)
 	}
 	doc := object{
 		"compute": compute,

@@ -47,8 +47,9 @@ const (
 	BlobGet Kind = "blob.get"
 	BlobPut Kind = "blob.put"
 
-	Metadata Kind = "imds"
-	Control  Kind = "arm"
+	Metadata        Kind = "imds"
+	ScheduledEvents Kind = "scheduledevents" // GET and POST /metadata/scheduledevents
+	Control         Kind = "arm"
 
 	// Status is not an endpoint: it is a complete status document that arrived
 	// in the status blob, whether by direct upload or through the HostGAPlugin.
@@ -56,6 +57,9 @@ const (
 	// Change is not an endpoint either: the platform changed the VM's goal
 	// state.
 	Change Kind = "change"
+	// Maintenance is no endpoint: a scheduled event was scheduled, acknowledged,
+	// started, completed or cancelled.
+	Maintenance Kind = "event"
 
 	Unknown Kind = "unknown"
 )

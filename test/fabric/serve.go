@@ -86,6 +86,9 @@ func (f *Fabric) handler(s Service) http.Handler {
 		}
 		f.mu.Lock()
 		f.lastRequest = time.Now()
+		for _, v := range f.vms {
+			v.advanceEvents()
+		}
 		f.mu.Unlock()
 		f.answer(w, s, &request{Request: r, began: began, body: body, vm: f.vmOf(r)})
 	})
@@ -135,6 +138,9 @@ func (f *Fabric) dispatch(s Service, r *request) (handle func(*request) *answer,
 		return f.hostGA, hostChannelProblems(r)
 	case IMDS:
 		r.kind = Metadata
+		if imdsPath(r) == eventsPath {
+			r.kind = ScheduledEvents
+		}
 		return f.imds, nil
 	case Blob:
 		r.kind = BlobPut

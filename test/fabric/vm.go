@@ -33,6 +33,9 @@ type VM struct {
 	tags       map[string]string
 	budget     string // extensionsTimeBudget, ISO 8601
 
+	events          events
+	terminateNotice time.Duration // of terminateNotificationProfile
+
 	noExtensions bool // allowExtensionOperations=false, by a client
 
 	tenant *pki.Identity
@@ -68,7 +71,8 @@ type Provisioning struct {
 	Password   string   `json:"password,omitempty"`
 	SSHKeys    []string `json:"sshKeys,omitempty"`
 	CustomData []byte   `json:"customData,omitempty"`
-	UserData   []byte   `json:"userData,omitempty"` // IMDS only
+	UserData   []byte   `json:"userData,omitempty"`   // IMDS only
+	VendorData []byte   `json:"vendorData,omitempty"` // IMDS only; an extension of the protocol
 	// AllowPasswords leaves DisableSshPasswordAuthentication false; it is
 	// always false when there is a password.
 	AllowPasswords bool `json:"allowPasswords,omitempty"`

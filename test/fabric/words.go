@@ -15,7 +15,7 @@ func Kinds() []string {
 		Versions, GoalState, HostingEnvironment, SharedConfig, ExtensionsConfig, FullConfig, Certificates, RemoteAccess,
 		Health, RoleProperties, Telemetry, HealthService, ProvisioningHealth,
 		PluginVersions, PluginHealth, VMSettings, Artifact, PluginStatus, AgentLog, ImmediateGoalState,
-		BlobGet, BlobPut, Metadata, Control, Unknown,
+		BlobGet, BlobPut, Metadata, ScheduledEvents, Control, Unknown,
 	} {
 		out = append(out, string(k))
 	}
@@ -23,7 +23,7 @@ func Kinds() []string {
 }
 
 // Events returns the kinds of journal entries that are no requests.
-func Events() []string { return []string{string(Status), string(Change)} }
+func Events() []string { return []string{string(Status), string(Change), string(Maintenance)} }
 
 // KnownKind returns an error unless a kind, or a path.Match pattern, selects at
 // least one of known.

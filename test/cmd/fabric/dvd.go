@@ -18,7 +18,8 @@ import (
 type provisionFlags struct {
 	user, password, hostName, pps string
 	keyFiles                      []string
-	customData, userData          string
+	customData                    string
+	userData, vendorData          string
 	allowPasswords, noAgent       bool
 }
 
@@ -48,15 +49,18 @@ func (p *provisionFlags) read() (fabric.Provisioning, error) {
 			}
 		}
 	}
-	for name, field := range map[string]*[]byte{p.customData: &out.CustomData, p.userData: &out.UserData} {
-		if name == "" {
+	for _, d := range []struct {
+		what, name string
+		to         *[]byte
+	}{{"custom data", p.customData, &out.CustomData}, {"user data", p.userData, &out.UserData}, {"vendor data", p.vendorData, &out.VendorData}} {
+		if d.name == "" {
 			continue
 		}
-		data, err := os.ReadFile(name)
+		data, err := os.ReadFile(d.name)
 		if err != nil {
-			return out, fmt.Errorf("read custom data or user data: %w", err)
+			return out, fmt.Errorf("read %s: %w", d.what, err)
 		}
-		*field = data
+		*d.to = data
 	}
 	return out, nil
 }

@@ -77,6 +77,10 @@ func TestProgram(t *testing.T) {
 		t.Fatalf("%s %v", o, err)
 	}
 	admin := "--admin=" + ready.Admin
+	data := filepath.Join(dir, "data")
+	if err := os.WriteFile(data, []byte("#!/bin/sh\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		args []string
 		want string
@@ -92,6 +96,15 @@ func TestProgram(t *testing.T) {
 		{[]string{"vm", "announce", "--vm", "b"}, `"incarnation": 2`},
 		{[]string{"vm", "config", "--set", `{"statusBlob":"PageBlob"}`}, `"PageBlob"`},
 		{[]string{"vm", "rescan"}, ""},
+		{[]string{"vm", "tag", "env=prod", "old="}, `"env": "prod"`},
+		{[]string{"vm", "user-data", data}, `"userDataBytes": 10`},
+		{[]string{"vm", "vendor-data", data}, `"vendorDataBytes": 10`},
+		{[]string{"vm", "simulate-eviction", "--notice", "1h"}, "-"},
+		{[]string{"vm", "cancel-event", "preempt"}, ""},
+		{[]string{"vm", "freeze", "--notice", "0s", "--lasts", "1h", "--vm", "b"}, "-"},
+		{[]string{"await", "event=Freeze:started", "--vm", "b"}, ""},
+		{[]string{"vm", "events"}, `"state": "Cancelled"`},
+		{[]string{"journal", "--kind", "event", "--limit", "1"}, `"started"`},
 		{[]string{"delete", "Hello"}, ""},
 	} {
 		out, err := run(t, append([]string{admin}, tc.args...)...)
@@ -100,7 +113,13 @@ func TestProgram(t *testing.T) {
 		}
 	}
 	for _, bad := range [][]string{
-		{"put", "x", "--handler", "No.Such"}, {"await", "nonsense"}, {"await", "ready", "--timeout", "1ms"}, {"put", "x", "--handler", "A.B", "--settings", "{"}, {"get", "none"},
+		{"put", "x", "--handler", "No.Such"},
+		{"await", "nonsense"},
+		{"await", "ready", "--timeout", "1ms"},
+		{"put", "x", "--handler", "A.B", "--settings", "{"},
+		{"get", "none"},
+		{"vm", "cancel-event", "preempt"},
+		{"vm", "user-data", filepath.Join(dir, "none")},
 	} {
 		if out, err := run(t, append([]string{admin}, bad...)...); err == nil {
 			t.Errorf("%v succeeded: %s", bad, out)

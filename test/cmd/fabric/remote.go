@@ -189,7 +189,9 @@ say in one sentence what the state is instead; "fabric vm" shows all of it.
   says=TEXT                            the last status document contains this text
   status[=N]                           N status documents were received (default 1)
   request=KIND[:N]                     N requests of this kind were received (default 1)
-  converged                            the guest has processed the current goal state`,
+  converged                            the guest has processed the current goal state
+  event=TYPE[:STATE]                   a scheduled event is acknowledged, or in this state:
+                                       scheduled, started, completed or cancelled`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			deadline := time.Now().Add(timeout)
@@ -238,8 +240,9 @@ With --follow, print one line of text for each event, and wait for more.
 Kinds: versions goalstate hostingenvironmentconfig sharedconfig extensionsconfig
 certificates remoteaccess health roleproperties telemetry healthservice
 provisioninghealth hostga.versions hostga.health vmsettings artifact hostga.status
-vmagentlog immediategoalstate blob.get blob.put imds arm. Two kinds are not
-requests: status (a complete status document) and change (of the goal state).`,
+vmagentlog immediategoalstate blob.get blob.put imds scheduledevents arm. Three
+kinds are not requests: status (a complete status document), change (of the goal
+state) and event (of a scheduled event).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kind != "" {
@@ -412,73 +415,4 @@ func mendCommand(r *remote) *cobra.Command {
 			return err
 		},
 	}
-}
-
-// vmActions are the actions of fabric vm.
-var vmActions = []string{"announce", "announce-fasttrack", "migrate", "hibernate", "rotate", "rescan", "status", "config"}
-
-func vmCommand(r *remote) *cobra.Command {
-	var config string
-	cmd := &cobra.Command{
-		Use:   "vm [announce|announce-fasttrack|migrate|hibernate|rotate|rescan|status|config]",
-		Short: "show or change the virtual machine",
-		Long: `Without an argument, print the platform's data about the machine.
-
-  announce             publish a new incarnation, without other changes
-  announce-fasttrack   publish new vmSettings, without other changes
-  migrate              move to another host: new container id and config name
-  hibernate            resume with incarnation 1 and a new tenant certificate
-  rotate               create a new tenant certificate
-  rescan               search the repository for new packages
-  status               print the last status document
-  config --set JSON    change the configuration, for example
-                       '{"requiredFeatures":["X"],"statusBlob":"PageBlob"}'`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				if err := fabric.OneOf("action", args[0], vmActions...); err != nil {
-					return usageError{err}
-				}
-			}
-			if given := len(args) > 0 && args[0] == "config"; given != cmd.Flags().Changed("set") {
-				return usageError{errors.New("the action config and --set belong together")}
-			}
-			c := r.client()
-			data, _, err := c.Do(cmd.Context(), http.MethodGet, "/_fabric/vms", nil)
-			if err != nil {
-				return err
-			}
-			var list []struct{ Name string }
-			if err := json.Unmarshal(data, &list); err != nil {
-				return fmt.Errorf("read list of virtual machines: %w", err)
-			}
-			name := r.vm
-			if name == "" && len(list) > 0 {
-				name = list[0].Name
-			}
-			method, path := http.MethodGet, "/_fabric/vms/"+url.PathEscape(name)
-			var body any
-			if len(args) > 0 {
-				switch args[0] {
-				case "announce", "migrate", "hibernate", "rotate":
-					method, path = http.MethodPost, path+"/"+args[0]
-				case "announce-fasttrack":
-					method, path = http.MethodPost, path+"/announce?fasttrack=true"
-				case "status":
-					path += "/status"
-				case "rescan":
-					method, path = http.MethodPost, "/_fabric/rescan"
-				case "config":
-					method, body = http.MethodPatch, []byte(config)
-				}
-			}
-			data, _, err = c.Do(cmd.Context(), method, path, body)
-			if err != nil {
-				return err
-			}
-			return show(cmd.OutOrStdout(), data)
-		},
-	}
-	cmd.Flags().StringVar(&config, "set", "", "configuration to change, as JSON, for the action config")
-	return r.flags(cmd)
 }

@@ -90,6 +90,7 @@ Several --vm are distinguished by source address: --vm a=10.0.0.4 --vm b=10.0.0.
 	f.provision.register(cmd)
 	fl.StringVar(&f.provision.hostName, "host-name", "", "host name (default: the name of the VM)")
 	fl.StringVar(&f.provision.userData, "user-data-file", "", "file with the user data (IMDS only)")
+	fl.StringVar(&f.provision.vendorData, "vendor-data-file", "", "file with the vendor data (IMDS only; an extension of the protocol)")
 	return cmd
 }
 
