@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/azguest/azguest/agent/host"
 )
@@ -54,4 +55,11 @@ func (m *Machine) OwnUsers() []string {
 		return nil
 	}
 	return l.Users
+}
+
+// Made reports whether a ledger says that its steps made an account on this
+// VM. A ledger that cannot be read says nothing.
+func (m *Machine) Made(ledger, user string) bool {
+	l, err := readLedger(m.Root, ledger)
+	return err == nil && SameVM(l.VMID, m.VM.ID) && slices.Contains(l.Users, user)
 }

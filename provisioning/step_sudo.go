@@ -54,7 +54,7 @@ func (s Sudo) Apply(ctx context.Context, m *Machine) error {
 		return bad(err)
 	}
 	next := sudoersWith(string(old), s.User, s.NoPassword)
-	if err := s.replace(ctx, m, name, string(old), next, 0o440); err != nil {
+	if err := s.replace(ctx, m, name, string(old), next); err != nil {
 		return bad(err)
 	}
 	if s.Include {
@@ -93,7 +93,7 @@ func (s Sudo) last(ctx context.Context, m *Machine) error {
 	}
 	rest := linesWithout(string(old), func(f []string) bool { return sudoLine(f, s.User) })
 	next := sudoersWith(rest+"Defaults:"+SudoersName(s.User)+" !targetpw, !rootpw, !runaspw, !requiretty\n", s.User, s.NoPassword)
-	if err := s.replace(ctx, m, name, string(old), next, 0o440); err != nil {
+	if err := s.replace(ctx, m, name, string(old), next); err != nil {
 		return err
 	}
 	m.Restorecon(ctx, s.Restorecon, name)
@@ -109,9 +109,12 @@ func sudoLine(f []string, user string) bool {
 	return len(f) > 1 && ((f[0] == user || f[0] == SudoersName(user)) && strings.HasPrefix(f[1], "ALL") || f[0] == "Defaults:"+SudoersName(user))
 }
 
+// sudoersMode is the mode of all files of sudoers.
+const sudoersMode = 0o440
+
 // replace checks the text with visudo before it becomes the file: sudo
 // refuses to work at all with a file it cannot parse.
-func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string, perm fs.FileMode) error {
+func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string) error {
 	if old == next {
 		return nil
 	}
@@ -120,7 +123,7 @@ func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string, p
 			return err
 		}
 		tmp := path.Join(s.Lib, "sudoers.check")
-		if err := m.Root.WriteFile(tmp, []byte(next), perm); err != nil {
+		if err := m.Root.WriteFile(tmp, []byte(next), sudoersMode); err != nil {
 			return err
 		}
 		_, err := m.Run.Run(ctx, host.Cmd{Name: s.Check, Args: []string{"-cf", m.Root.Path(tmp)}, Timeout: toolTimeout})
@@ -131,7 +134,7 @@ func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string, p
 			return fmt.Errorf("visudo rejected %s: %w", name, err)
 		}
 	}
-	return m.Root.WriteFile(name, []byte(next), perm)
+	return m.Root.WriteFile(name, []byte(next), sudoersMode)
 }
 
 // WriteSudoers replaces a file of the sudoers directory, if visudo accepts the
@@ -146,7 +149,7 @@ func (m *Machine) WriteSudoers(ctx context.Context, name, text string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := s.replace(ctx, m, name, string(old), text, 0o440); err != nil || Which(m.Root, "sudo") == "" {
+	if err := s.replace(ctx, m, name, string(old), text); err != nil || Which(m.Root, "sudo") == "" {
 		return err
 	}
 	return s.include(ctx, m)
@@ -167,7 +170,7 @@ func (s Sudo) include(ctx context.Context, m *Machine) error {
 		text += "\n"
 	}
 	// Every version of sudo knows this old spelling.
-	return s.replace(ctx, m, main, string(old), text+"#includedir "+s.Dir+"\n", 0o440)
+	return s.replace(ctx, m, main, string(old), text+"#includedir "+s.Dir+"\n")
 }
 
 // sudoersWith returns the text with exactly one rule for the user. A line is

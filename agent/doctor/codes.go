@@ -70,6 +70,17 @@ func Codes() []Code {
 		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It cannot be decoded, or the script failed.", "check <Lib.Dir>/CustomData and: agentctl logs"},
 		{"AZ-PROV-DISK", "The temporary disk or its swap could not be prepared.", "It is missing, it contains data that the agent must not delete, or mkfs or mount failed; the kernel may not support ResourceDisk.Filesystem.", "agentctl status shows which; set ResourceDisk.Filesystem=ext4; a disk with data is not changed: mount it with /etc/fstab"},
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform allows.", "A step or the provisioning medium was slow.", "agentctl status shows how long each step took"},
+		// What user data and vendor data say (package userdata).
+		{"AZ-DATA-FILE", "A file of write_files could not be written.", "Its owner or group does not exist (yet), its directory cannot be written, or its path goes through a link that a user could have made.", "agentctl data status shows the file; for files of users that the same data makes, set defer: true"},
+		{"AZ-DATA-HOSTNAME", "The host name of the user data could not be set, or /etc/hosts not written.", "The name is not valid, or /etc/hostname or /etc/hosts is not writable.", "agentctl data status; correct hostname or fqdn"},
+		{"AZ-DATA-MOUNT", "A mount of the user data could not be added or mounted.", "The device does not exist, has no file system of this type, or is in /etc/fstab already.", "agentctl data status shows the entry; lsblk -f; findmnt --verify"},
+		{"AZ-DATA-GROUP", "A group could not be made, or a member not added.", "The name is not valid for groupadd, or the member does not exist: groups are made before users.", "name the group in groups of the user instead; agentctl data status"},
+		{"AZ-DATA-USER", "A user of the user data could not be made or changed as it says.", "The name or uid is taken, useradd failed, or the account exists already and keeps its settings.", "agentctl data status shows the user and the reason"},
+		{"AZ-DATA-SUDO", "The sudo rule of a user was not written.", "visudo rejected it, or the user does not exist.", "agentctl data status; correct sudo of the user (sudoers(5), without the name)"},
+		{"AZ-DATA-KEYS", "Keys of ssh_authorized_keys could not be installed.", "A key is not valid, or the user does not exist or has no home directory.", "agentctl data status shows the key by its number"},
+		{"AZ-DATA-TIMEZONE", "The time zone could not be set.", "It is not in /usr/share/zoneinfo (package tzdata), or /etc/localtime is not writable.", "timedatectl list-timezones; install tzdata"},
+		{"AZ-DATA-NTP", "The program that keeps the time could not be configured.", "It is not installed and could not be, or its configuration was not accepted.", "agentctl data status; systemctl status chrony systemd-timesyncd"},
+		{"AZ-DATA-PACKAGES", "Packages could not be installed, updated or upgraded.", "A package does not exist, no repository can be reached, or another program held the lock of the package manager.", "agentctl data status shows the output; the same command can be run by hand"},
 		{"AZ-VM-CLONED", "The machine was provisioned with another VM ID.", "The disk was copied from another machine without deprovisioning.", "run waagent -deprovision+user before capturing an image; a machine that has a provisioning medium is provisioned again at the next start of the agent"},
 
 		// Whether the person for whom the machine was made can get in.

@@ -1,21 +1,58 @@
 package userdata
 
 import (
-	"context"
+	"fmt"
+	"path"
 
 	"github.com/azguest/azguest/provisioning"
 )
 
-// Facts is what configSteps needs to know about the machine.
-type Facts struct {
-	provisioning.Facts
+// configSteps decides which steps carry a configuration out, in the order in
+// which cloud-init's modules run on Debian. It is pure.
+func configSteps(c Config, f Facts, o Options) []Planned {
+	var steps []Planned
+	once := func(s ...provisioning.Step) {
+		for _, s := range s {
+			steps = append(steps, Planned{Step: s})
+		}
+	}
+	once(fileSteps(c, f, o, false)...)
+	steps = append(steps, hostSteps(c, f, o)...)
+	once(userSteps(c, f, o)...)
+	once(fileSteps(c, f, o, true)...)
+	return unique(steps)
 }
 
-// gatherFacts reads the facts.
-func gatherFacts(ctx context.Context, m *provisioning.Machine) (Facts, error) {
-	f, err := m.Gather(ctx)
-	return Facts{Facts: f}, err
+// fileSteps returns the steps of the files that are deferred, or of those that
+// are not.
+func fileSteps(c Config, f Facts, o Options, deferred bool) []provisioning.Step {
+	var steps []provisioning.Step
+	for i, file := range c.Files {
+		if file.Defer == deferred {
+			steps = append(steps, WriteFile{File: file, Index: i + 1, Ledger: path.Join(o.Provisioning.Dir(), "data/appended.json"), Restorecon: f.Restorecon})
+		}
+	}
+	return steps
 }
 
-// configSteps decides which steps carry a configuration out. It is pure.
-func configSteps(Config, Facts, Options) []Planned { return nil }
+// numbered is a step that has the same subject as an earlier one, as with two
+// entries for one user.
+type numbered struct {
+	provisioning.Step
+	id string
+}
+
+// ID implements provisioning.Step.
+func (s numbered) ID() string { return s.id }
+
+// unique makes the ids of steps unique.
+func unique(steps []Planned) []Planned {
+	seen := map[string]int{}
+	for i, s := range steps {
+		id := s.Step.ID()
+		if seen[id]++; seen[id] > 1 {
+			steps[i].Step = numbered{s.Step, fmt.Sprintf("%s#%d", id, seen[id])}
+		}
+	}
+	return steps
+}
