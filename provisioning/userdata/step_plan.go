@@ -1,7 +1,6 @@
 package userdata
 
 import (
-	"fmt"
 	"path"
 
 	"github.com/azguest/azguest/provisioning"
@@ -20,7 +19,7 @@ func configSteps(c Config, f Facts, o Options) []Planned {
 	steps = append(steps, hostSteps(c, f, o)...)
 	once(userSteps(c, f, o)...)
 	once(fileSteps(c, f, o, true)...)
-	return unique(steps)
+	return steps
 }
 
 // fileSteps returns the steps of the files that are deferred, or of those that
@@ -30,28 +29,6 @@ func fileSteps(c Config, f Facts, o Options, deferred bool) []provisioning.Step 
 	for i, file := range c.Files {
 		if file.Defer == deferred {
 			steps = append(steps, WriteFile{File: file, Index: i + 1, Ledger: path.Join(o.Provisioning.Dir(), "data/appended.json"), Restorecon: f.Restorecon})
-		}
-	}
-	return steps
-}
-
-// numbered is a step that has the same subject as an earlier one, as with two
-// entries for one user.
-type numbered struct {
-	provisioning.Step
-	id string
-}
-
-// ID implements provisioning.Step.
-func (s numbered) ID() string { return s.id }
-
-// unique makes the ids of steps unique.
-func unique(steps []Planned) []Planned {
-	seen := map[string]int{}
-	for i, s := range steps {
-		id := s.Step.ID()
-		if seen[id]++; seen[id] > 1 {
-			steps[i].Step = numbered{s.Step, fmt.Sprintf("%s#%d", id, seen[id])}
 		}
 	}
 	return steps
