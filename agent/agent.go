@@ -17,6 +17,7 @@ import (
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/job"
+	"github.com/azguest/azguest/agent/metadata"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/extensions"
 	"github.com/azguest/azguest/protocol"
@@ -229,6 +230,11 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	}
 	a.sweep()
 	a.checkState()
+	if !a.cfg.Metadata.EnvFile {
+		if err := a.Root.Remove(metadata.UnitFile); err != nil {
+			a.Log.Warn().Err(err).Msg("could not remove old copy of the instance metadata")
+		}
+	}
 	restarts, ended := a.countLife()
 	a.live.set(func(s *status.Snapshot) {
 		ticks, terr := status.StartTicks("/proc", os.Getpid())

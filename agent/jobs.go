@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ func (a *Agent) jobs() []periodicJob {
 		{a.cfg.OS.RootDeviceScsiTimeout != "", periodicJob{"scsi-timeout", a.cfg.OS.ScsiTimeoutPeriod, a.scsiTimeout}},
 		{a.cfg.Provisioning.MonitorHostName, periodicJob{"host-name", a.cfg.Provisioning.MonitorHostNamePeriod, a.monitorHostName}},
 		{a.shipsLogs(), periodicJob{"logs", time.Minute, a.shipLogs}},
+		{a.copiesMetadata(), periodicJob{"metadata", cmp.Or(a.cfg.Metadata.Period, time.Minute), a.copyMetadata}},
 	} {
 		if j.on {
 			list = append(list, j.periodicJob)

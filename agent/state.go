@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/metadata"
 )
 
 // A place is a path at which this agent, or an earlier agent, keeps state.
@@ -96,6 +97,8 @@ func (a *Agent) places() []place {
 		{pattern: hungStacks, limit: large},
 		{pattern: "/run/azguest/status.json", limit: 2 * large, json: true},
 		{pattern: "/run/azguest/status.root.json", limit: 2 * large, json: true},
+		{pattern: metadata.CacheFile, limit: large, json: true},
+		{pattern: metadata.UnitFile, limit: large},
 		{pattern: "/run/azguest/ctl.sock", socket: true},
 	}
 }

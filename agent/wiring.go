@@ -48,8 +48,9 @@ func (a *Agent) newPlatform() *platform.Client {
 			OSVersion:    fmt.Sprintf("Linux:%s-%s:%s", info.Name, info.Version, v.Kernel),
 			Architecture: unameMachine(), RAM: memoryMB(a.Root), Processors: runtime.NumCPU(),
 		},
-		Routes: a.Kernel.Routes,
-		Log:    a.Log.With().Str("component", "platform").Logger(),
+		Routes:   a.Kernel.Routes,
+		Metadata: a.cacheMetadata,
+		Log:      a.Log.With().Str("component", "platform").Logger(),
 	}
 	if a.Platform != nil {
 		a.Platform(&o)

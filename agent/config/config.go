@@ -18,6 +18,7 @@ type Config struct {
 	Policy       Policy
 	Status       Status
 	Telemetry    Telemetry
+	Metadata     Metadata
 	Download     Download
 	Limits       Limits
 	Disk         Disk
@@ -208,6 +209,12 @@ type Status struct {
 type Telemetry struct {
 	Enabled bool // false: nothing is sent
 	Period  time.Duration
+}
+
+// Metadata configures the copies of the instance metadata for other programs.
+type Metadata struct {
+	Period  time.Duration // 0: not fetched only for the copies
+	EnvFile bool          // also as a file for EnvironmentFile= of systemd
 }
 
 // Download configures the order of the two channels: through the host, and

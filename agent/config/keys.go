@@ -136,6 +136,8 @@ func Keys() []Key {
 		{Name: "Status.HeartbeatPeriod", Kind: Seconds, Default: "60", Min: 1, Max: 60, Own: true, Doc: "how often status is reported when nothing changes", at: func(c *Config) any { return &c.Status.HeartbeatPeriod }},
 		{Name: "Telemetry.Enabled", Kind: Switch, Default: "y", Own: true, Doc: "send telemetry events about the agent; n: send none (status reports are not telemetry)", at: func(c *Config) any { return &c.Telemetry.Enabled }},
 		{Name: "Telemetry.Period", Kind: Seconds, Default: "60", Min: 1, Own: true, Doc: "how often events are sent", at: func(c *Config) any { return &c.Telemetry.Period }},
+		{Name: "Metadata.Period", Kind: Seconds, Default: "0", Own: true, Doc: "how often the instance metadata are fetched to refresh /run/azguest/metadata.json and metadata.env; 0: only at the start of the agent", at: func(c *Config) any { return &c.Metadata.Period }},
+		{Name: "Metadata.EnvFile", Kind: Switch, Default: "n", Own: true, Doc: "also write the instance metadata to /run/azguest/metadata.env, for EnvironmentFile= of systemd units", at: func(c *Config) any { return &c.Metadata.EnvFile }},
 		{Name: "Disk.BudgetMB", Kind: Int, Default: "256", Min: 16, Own: true, Doc: "MiB the agent may keep under Lib.Dir, active extensions not counted", at: func(c *Config) any { return &c.Disk.BudgetMB }},
 		{Name: "Disk.BudgetFiles", Kind: Int, Default: "2000", Min: 100, Own: true, Doc: "number of files the agent may keep under Lib.Dir, active extensions not counted", at: func(c *Config) any { return &c.Disk.Files }},
 

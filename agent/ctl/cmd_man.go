@@ -21,7 +21,8 @@ func (a *app) manCmd() *cobra.Command {
 			a.text(".SH OPTIONS OF EVERY COMMAND\n")
 			root.PersistentFlags().VisitAll(a.manFlag)
 			a.text(".SH FILES\n.TP\n/etc/waagent.conf, /etc/waagent.conf.d/*.conf\nconfiguration; see agentctl config keys\n" +
-				".TP\n/run/azguest/status.json\nstatus shown by agentctl status\n.SH SEE ALSO\n.BR azguest (8)\n")
+				".TP\n/run/azguest/status.json\nstatus shown by agentctl status\n" +
+				".TP\n/run/azguest/metadata.json, /run/azguest/metadata.env\ncopies of the instance metadata; see agentctl metadata\n.SH SEE ALSO\n.BR azguest (8)\n")
 			return nil
 		},
 	}

@@ -1,7 +1,8 @@
 // Package ctl is agentctl: one file per group of commands, and render.go for
 // the status screen.
 //
-// Begin with the list of commands in ctl.go.
+// Begin with the list of commands in ctl.go. The package is flat, because each
+// command is small and all of them share one command line.
 //
 // It reads files, above all the snapshot, and asks the agent itself only to
 // change or check something, over a socket that only root may use. It must
@@ -20,5 +21,5 @@
 //
 // Other commands end with 0, with 1 when something is wrong with what they
 // looked at, with 4 when they could not look at it, and with 64 and 74. waagent-compat
-// ends with 2 on wrong usage.
+// ends with 2 on wrong usage. metadata has exit codes of its own, see its help.
 package ctl

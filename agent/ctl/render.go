@@ -239,10 +239,28 @@ func (v view) rows() []row {
 	if s.Telemetry.Code != "" {
 		rows = append(rows, v.problem(row{label: "telemetry", text: s.Telemetry.Error}, s.Telemetry.Problem, ""))
 	}
+	if s.Metadata != nil {
+		rows = append(rows, row{label: "metadata", text: v.metadataText(*s.Metadata), rank: 2})
+	}
 	for _, p := range s.Problems {
 		rows = append(rows, v.problem(row{label: "problem", text: clean(strings.TrimSuffix(p.What+": "+p.Message, ": "))}, p.Problem, p.State))
 	}
 	return append(rows, v.extensionsRow())
+}
+
+// metadataText says which copies of the instance metadata are kept.
+func (v view) metadataText(m status.Metadata) string {
+	text := "not fetched yet"
+	if !m.Fetched.IsZero() {
+		text = "fetched " + span(v.now.Sub(m.Fetched)) + " ago"
+	}
+	if m.PeriodS > 0 {
+		text += ", every " + span(time.Duration(m.PeriodS)*time.Second)
+	}
+	if m.File != "" {
+		text += ", also in " + m.File
+	}
+	return text
 }
 
 // policyRow shows the policy, whether or not it is enforced.

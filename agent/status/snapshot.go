@@ -108,6 +108,7 @@ type Snapshot struct {
 	Hold         *Hold        `json:"hold,omitempty"`
 	Clock        Clock        `json:"clock"`
 	Telemetry    Telemetry    `json:"telemetry"`
+	Metadata     *Metadata    `json:"metadata,omitempty"` // nil unless copies are switched on
 	Problems     []Item       `json:"problems,omitempty"` // anything without a section of its own
 	History      []Transition `json:"history,omitempty"`  // newest last, at most HistoryMax
 	// AuditSeq is the number of the last line of the audit log, so that a
@@ -423,6 +424,14 @@ type Telemetry struct {
 	LastAt   time.Time `json:"last_at,omitzero"`
 	SpoolDir string    `json:"spool_dir,omitempty"`
 	Error    string    `json:"error,omitempty" see:"line"`
+}
+
+// Metadata is the state of the copies of the instance metadata that are kept for
+// other programs.
+type Metadata struct {
+	PeriodS int       `json:"period_s,omitempty"` // 0: fetched once
+	File    string    `json:"file,omitempty"`     // for EnvironmentFile=
+	Fetched time.Time `json:"fetched,omitzero"`
 }
 
 // Item is a problem without a section of its own.

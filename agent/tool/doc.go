@@ -6,6 +6,7 @@
 //	logs.go       collect logs for support; redact.go masks secrets in them
 //	generalize.go prepare a machine for an image, and check an image
 //	policy.go     show whether the policy allows an extension
+//	metadata.go   show the instance metadata
 //	decrypt.go    decrypt protected settings
 //	firewall.go   set the firewall rules once
 //	cleanup.go    remove what outlives the agent

@@ -29,7 +29,7 @@ const (
 )
 
 // A Tool runs one command of azguest and ends, whether or not the agent is
-// running. Every field is required.
+// running. Every field but Terminal is required.
 type Tool struct {
 	Version string
 	Config  *config.Config
@@ -42,6 +42,8 @@ type Tool struct {
 	In      io.Reader
 	Out     io.Writer
 	Err     io.Writer
+	// Terminal is set if Out is a terminal.
+	Terminal bool
 }
 
 // end prints err, if there is one, and returns the exit status.

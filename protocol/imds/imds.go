@@ -1,8 +1,9 @@
 // Package imds asks the instance metadata service (protocol/SPEC.md §13). It
 // is a secondary source: nothing that the agent guarantees depends on it.
 //
-// imds.go has the instance document as the running agent uses it, pps.go the
-// requests of a first boot and of pre-provisioned machines. Requests go
+// imds.go has the instance document as the running agent uses it, newest.go as
+// people and scripts get it, pps.go the requests of a first boot and of
+// pre-provisioned machines. Requests go
 // through protocol/internal/web; nothing else of protocol is needed.
 package imds
 
@@ -58,13 +59,14 @@ type Key struct{ Path, Data string }
 // versions are tried in turn as long as the service answers 400.
 var versions = [...]string{"2021-12-13", "2021-01-01", "2019-06-01", "2018-02-01"}
 
-// Instance fetches the whole instance document.
-func (c *Client) Instance(ctx context.Context) (*Instance, error) {
-	b, err := c.get(ctx, "instance")
-	if err != nil {
-		return nil, err
+// Instance fetches the whole instance document, and returns it as it was sent,
+// too.
+func (c *Client) Instance(ctx context.Context) (i *Instance, doc []byte, err error) {
+	if doc, err = c.get(ctx, "instance"); err != nil {
+		return nil, nil, err
 	}
-	return parseWhole(b)
+	i, err = parseWhole(doc)
+	return i, doc, err
 }
 
 // Alive checks that the service works, by asking for the first interface and
@@ -86,25 +88,38 @@ func (c *Client) Alive(ctx context.Context) error {
 }
 
 func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("metadata service: no answer in %v: %w", c.patience, context.DeadlineExceeded))
+	ctx, cancel := c.patient(ctx)
 	defer cancel()
-	var err error
 	for _, v := range versions {
-		var resp *web.Response
-		resp, err = c.web.Do(ctx, web.Request{
-			Op: "imds", URL: "http://" + Address + "/metadata/" + path + "?api-version=" + v, PerURL: true,
-			Header: http.Header{"Metadata": {"true"}}, Tries: -1, Patience: c.patience, Timeout: min(c.patience, 5*time.Second), Limit: limits.Bytes,
-			Expect: []int{http.StatusBadRequest},
-		})
-		if err != nil {
-			return nil, err
+		resp, err := c.ask(ctx, path, v, -1)
+		if err != nil || resp.Status != http.StatusBadRequest {
+			return body(resp, err)
 		}
-		if resp.Status != http.StatusBadRequest {
-			return resp.Body, nil
-		}
-		err = &protocol.DocumentError{Doc: "metadata", Err: errors.New("no supported API version")}
 	}
-	return nil, err
+	return nil, errVersions
+}
+
+// errVersions is the error of a service that knows none of the versions.
+var errVersions = &protocol.DocumentError{Doc: "metadata", Err: errors.New("no supported API version")}
+
+func (c *Client) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("metadata service: no answer in %v: %w", c.patience, context.DeadlineExceeded))
+}
+
+// ask asks for a part of the document in one version; 400 is an answer, too.
+func (c *Client) ask(ctx context.Context, path, version string, tries int) (*web.Response, error) {
+	return c.web.Do(ctx, web.Request{
+		Op: "imds", URL: "http://" + Address + "/metadata/" + path + "?api-version=" + version, PerURL: true,
+		Header: http.Header{"Metadata": {"true"}}, Tries: tries, Patience: c.patience, Timeout: min(c.patience, 5*time.Second), Limit: limits.Bytes,
+		Expect: []int{http.StatusBadRequest},
+	})
+}
+
+func body(resp *web.Response, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
 }
 
 // flag is a JSON boolean, or a string that contains one.

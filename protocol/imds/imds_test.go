@@ -38,12 +38,12 @@ func TestInstanceFallsBackToOlderVersions(t *testing.T) {
 		}
 		return answer(200, document), nil
 	}), "ua", nil), time.Second)
-	i, err := c.Instance(t.Context())
+	i, doc, err := c.Instance(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := i.Compute
-	if len(asked) != 3 || m.Name != "vm1" || m.Admin != "u" || !m.PasswordOff || len(m.Keys) != 1 || m.UserData.Reveal() != "hello" || i.Private != "10.0.0.4" || i.ImageOrigin() != 3 {
+	if len(asked) != 3 || string(doc) != document || m.Name != "vm1" || m.Admin != "u" || !m.PasswordOff || len(m.Keys) != 1 || m.UserData.Reveal() != "hello" || i.Private != "10.0.0.4" || i.ImageOrigin() != 3 {
 		t.Errorf("asked %q, got %+v", asked, i)
 	}
 }
@@ -57,7 +57,7 @@ func TestInstanceOfNoMachine(t *testing.T) {
 		`{"error":"Service busy"}`: false, `{"error":{"code":"x"}}`: false, `{}`: false, `null`: false, `{"compute":null}`: false, ``: false,
 	} {
 		c := New(web.New(answers(func(*http.Request) (*http.Response, error) { return answer(200, body), nil }), "ua", nil), time.Second)
-		if _, err := c.Instance(t.Context()); (err == nil) != want {
+		if _, _, err := c.Instance(t.Context()); (err == nil) != want {
 			t.Errorf("Instance() with %s = %v", body, err)
 		}
 	}
@@ -92,7 +92,7 @@ func TestUnansweredRequestTimesOut(t *testing.T) {
 			return nil, r.Context().Err()
 		}), "ua", nil), 5*time.Second)
 		start := time.Now()
-		if _, err := c.Instance(t.Context()); err == nil || time.Since(start) > 6*time.Second {
+		if _, _, err := c.Instance(t.Context()); err == nil || time.Since(start) > 6*time.Second {
 			t.Errorf("Instance() = %v after %v", err, time.Since(start))
 		}
 	})

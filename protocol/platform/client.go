@@ -64,8 +64,11 @@ type Options struct {
 	// Routes subscribes to changes of addresses and routes, so that waiting
 	// requests are repeated as soon as there is a network; may be nil.
 	Routes func() (next func(context.Context) error, end func(), err error)
-	Facts  Facts
-	Log    zerolog.Logger
+	// Metadata is given the instance document when it was fetched for the
+	// telemetry of this client, once in its life; may be nil.
+	Metadata func(doc []byte)
+	Facts    Facts
+	Log      zerolog.Logger
 }
 
 // Proxy names the proxies for blobs, see web.Proxy.

@@ -357,15 +357,26 @@ func (c *Client) Instance(ctx context.Context) (*imds.Instance, error) {
 	if !asked.IsZero() && time.Since(asked) < 10*time.Minute {
 		return nil, errors.New("metadata service does not answer")
 	}
-	i, err := c.metadata.Instance(ctx)
+	i, doc, err := c.metadata.Instance(ctx)
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if ctx.Err() == nil { // a cancelled call says nothing about the service
 		c.instanceAsked = time.Now()
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		c.instance = i
 	}
-	c.instance = i
-	return i, nil
+	c.mu.Unlock()
+	if err == nil && c.o.Metadata != nil {
+		c.o.Metadata(doc)
+	}
+	return i, err
+}
+
+// metadataTries is how often NewestMetadata asks.
+const metadataTries = 2
+
+// NewestMetadata fetches the instance document in the newest version that the
+// service has. It gives up soon.
+func (c *Client) NewestMetadata(ctx context.Context) ([]byte, error) {
+	return c.metadata.Newest(ctx, metadataTries)
 }

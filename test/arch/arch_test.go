@@ -27,12 +27,12 @@ const module = "github.com/azguest/azguest/"
 // A path that ends in "/..." stands for the package and everything below it.
 var may = map[string][]string{
 	"agent": {
-		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/secret", "agent/status", "agent/update",
+		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/metadata", "agent/secret", "agent/status", "agent/update",
 		"ovf/...", "protocol/...", "provisioning", "provisioning/access", "provisioning/disk", "provisioning/kvp", "extensions/...",
 	},
 	"agent/cmd/azguest":  {"agent", "agent/cli", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool", "agent/version"},
 	"agent/cmd/agentctl": {"agent/ctl"},
-	"agent/ctl":          {"agent/cli", "agent/config", "agent/doctor", "agent/host", "agent/secret", "agent/status", "agent/version"},
+	"agent/ctl":          {"agent/cli", "agent/config", "agent/doctor", "agent/host", "agent/metadata", "agent/secret", "agent/status", "agent/version"},
 	"agent/doctor":       {"agent/config", "agent/host", "agent/secret", "agent/status"},
 
 	"agent/bound":             {},
@@ -48,10 +48,11 @@ var may = map[string][]string{
 	"agent/host/job":          {"agent/host", "agent/host/cgroup", "agent/host/process", "agent/secret"},
 	"agent/host/process":      {}, // the processes of the machine; needs no files
 	"agent/log":               {"agent/host", "agent/secret"},
+	"agent/metadata":          {"agent/bound", "agent/cli", "agent/host", "agent/secret"},
 	"agent/host/unzip":        {"agent/bound", "agent/host"},
 	"agent/secret":            {},
 	"agent/status":            {"agent/bound", "agent/host", "agent/host/process", "agent/secret"},
-	"agent/tool":              {"agent", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "provisioning", "provisioning/generalize"},
+	"agent/tool":              {"agent", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/metadata", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "protocol/platform", "provisioning", "provisioning/generalize"},
 	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/host/unzip", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 	"agent/version":           {},

@@ -55,7 +55,7 @@ ss -Hlntu | sort >/tmp/listening`)
 	for name := range strings.FieldsSeq(readable) {
 		switch name {
 		case "/var/log/waagent.log": // existed before, with this mode
-		case "/run/azguest/status.json", "/run/azguest/lives", "/run/azguest/ready-accepted", "/var/lib/waagent/published_hostname":
+		case "/run/azguest/status.json", "/run/azguest/metadata.json", "/run/azguest/lives", "/run/azguest/ready-accepted", "/var/lib/waagent/published_hostname":
 		default:
 			if !strings.HasPrefix(name, "/var/log/azure/Azguest.E2E.Curious/") {
 				t.Errorf("others may read %s", name)

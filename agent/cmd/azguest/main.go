@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/term"
+
 	"github.com/azguest/azguest/agent"
 	"github.com/azguest/azguest/agent/cli"
 	"github.com/azguest/azguest/agent/config"
@@ -48,10 +50,14 @@ const usage = `usage: azguest <command> [flags]
   policy      show whether the policy allows an extension:
               explain [-version V] [-signer S] [-json] EXTENSION
   decrypt     decrypt protected settings: [-cert THUMBPRINT] FILE
+  metadata    show the instance metadata: [-json|-shell] [-cached]
+              [-wait-change [-was V] [-timeout D] [-every D]] [PATH]
   waagent     run a command of the classic agent
 
 Exit status: 0 success, 1 failure, 64 wrong usage, 74 the output could not be
 written, as with agentctl. image verify ends with 2 if it can't read ROOT.
+metadata ends with 1 if there is nothing at PATH, 3 if the service does not
+answer, 5 if it printed an older copy, 6 if nothing has changed in time.
 waagent has the classic agent's: 2 for what it does not understand.
 
 Flags of run and provision:
@@ -74,7 +80,7 @@ func main() {
 // commands are the commands that people use.
 var commands = []string{
 	"run", "provision", "install", "uninstall", "start", "stop", "firewall", "cleanup", "version",
-	"generalize", "image", "policy", "decrypt", "waagent", "help",
+	"generalize", "image", "policy", "decrypt", "metadata", "waagent", "help",
 }
 
 // alone are those that have no flags and no arguments.
@@ -108,6 +114,8 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		return newTool("", stdout, stderr).Policy(rest)
 	case "decrypt":
 		return newTool("", stdout, stderr).Decrypt(rest)
+	case "metadata":
+		return newTool("", stdout, stderr).Metadata(context.Background(), rest)
 	case "install", "uninstall", "start", "stop", "restart":
 		if err := agent.ControlService(cmd); err != nil {
 			fmt.Fprintln(stderr, "azguest:", err)
@@ -192,6 +200,7 @@ func newTool(conf string, stdout, stderr io.Writer) *tool.Tool {
 	return &tool.Tool{
 		Version: version.Number(), Config: cfg, Root: "/", Runner: host.Exec{}, Kernel: host.LinuxKernel(),
 		Service: agent.ControlService, Detach: process.Detach, In: os.Stdin, Out: stdout, Err: stderr,
+		Terminal: term.IsTerminal(int(os.Stdout.Fd())),
 	}
 }
 
