@@ -288,3 +288,15 @@ func traffic(t testing.TB, pid int) int {
 	t.Fatal("no lo in net/dev")
 	return 0
 }
+
+// BenchmarkMetadata measures the time that agentctl metadata takes for one value.
+func BenchmarkMetadata(b *testing.B) {
+	c := newAgentCloud(b, blank())
+	var took []float64
+	for b.Loop() {
+		start := time.Now()
+		c.Sh(b, "agentctl metadata compute/vmId")
+		took = append(took, time.Since(start).Seconds())
+	}
+	report(b, took)
+}
