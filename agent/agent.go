@@ -157,7 +157,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // parts returns everything in the agent that runs concurrently. Periodic work
 // is in jobs.
 func (a *Agent) parts() []part {
-	return []part{
+	list := []part{
 		{name: "health", run: a.health.Run},
 		{name: "reporter", run: a.reporter},
 		{name: "watchdog", run: a.watchdog},
@@ -170,6 +170,10 @@ func (a *Agent) parts() []part {
 		{name: "resource disk", run: a.resourceDisk, once: true},
 		{name: "firewall", run: a.watchFirewall, once: true},
 	}
+	if a.cfg.Hooks.Enabled {
+		list = append(list, part{name: "hooks", run: a.runHooks})
+	}
+	return list
 }
 
 // Provision does only the first boot: it returns when the platform has accepted
@@ -309,7 +313,7 @@ func (a *Agent) sweep() {
 		lib + "/azguest", lib + "/azguest/*",
 		// Not jobs: the supervisors of commands outlive the agent and write
 		// there.
-		lib + "/azguest/ext/packages", lib + "/azguest/ext/records",
+		lib + "/azguest/ext/packages", lib + "/azguest/ext/records", lib + "/azguest/hooks/runs",
 	} {
 		names, err := a.Root.Glob(dir + "/" + host.TempPattern)
 		if err != nil {

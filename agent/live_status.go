@@ -75,6 +75,13 @@ func (b *liveStatus) problem(what, code, fix string, err error) {
 	})
 }
 
+// shows reports whether a problem is shown.
+func (b *liveStatus) shows(what string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.snap.Problems, func(p status.Item) bool { return p.What == what })
+}
+
 // copy returns the snapshot as it is now. The slices in it are replaced by
 // the writers, never changed in place, so they can be shared.
 func (b *liveStatus) copy() status.Snapshot {

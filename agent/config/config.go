@@ -22,6 +22,7 @@ type Config struct {
 	Download     Download
 	Limits       Limits
 	Disk         Disk
+	Hooks        Hooks
 
 	values map[string]Value // by key, only those that a file has set
 }
@@ -248,3 +249,19 @@ type Disk struct {
 	BudgetMB int // MiB under Paths.Lib, active extensions not counted
 	Files    int
 }
+
+// Hooks configures the administrator's scripts for events.
+type Hooks struct {
+	Enabled         bool
+	Timeout         time.Duration // of one script
+	Acknowledge     string        // AckSuccess …
+	Period          time.Duration // between two requests for scheduled events
+	ShutdownTimeout time.Duration // of all shutdown scripts
+}
+
+// Values of Hooks.Acknowledge.
+const (
+	AckSuccess  = "success"
+	AckDeadline = "deadline"
+	AckNever    = "never"
+)

@@ -141,6 +141,12 @@ func Keys() []Key {
 		{Name: "Disk.BudgetMB", Kind: Int, Default: "256", Min: 16, Own: true, Doc: "MiB the agent may keep under Lib.Dir, active extensions not counted", at: func(c *Config) any { return &c.Disk.BudgetMB }},
 		{Name: "Disk.BudgetFiles", Kind: Int, Default: "2000", Min: 100, Own: true, Doc: "number of files the agent may keep under Lib.Dir, active extensions not counted", at: func(c *Config) any { return &c.Disk.Files }},
 
+		{Name: "Hooks.Enabled", Kind: Switch, Default: "n", Own: true, Doc: "run the scripts of /etc/azguest/hooks.d at the start, at shutdown and for scheduled events of the platform", at: func(c *Config) any { return &c.Hooks.Enabled }},
+		{Name: "Hooks.Timeout", Kind: Seconds, Default: "300", Min: 1, Max: 86400, Own: true, Doc: "time limit of one script; a script for a scheduled event also ends when the event starts", at: func(c *Config) any { return &c.Hooks.Timeout }},
+		{Name: "Hooks.Acknowledge", Kind: Enum, Default: AckSuccess, Choices: []string{AckSuccess, AckDeadline, AckNever}, Own: true, Doc: "when a scheduled event is acknowledged, so that it starts early: success (all of its scripts have succeeded), deadline (then, or a few seconds before it starts anyway), never", at: func(c *Config) any { return &c.Hooks.Acknowledge }},
+		{Name: "Hooks.Period", Kind: Seconds, Default: "1", Min: 1, Max: 3600, Own: true, Doc: "how often the platform is asked for scheduled events; some are announced only 30 seconds before", at: func(c *Config) any { return &c.Hooks.Period }},
+		{Name: "Hooks.ShutdownTimeout", Kind: Seconds, Default: "90", Min: 1, Max: 3600, Own: true, Doc: "time limit of all shutdown scripts together", at: func(c *Config) any { return &c.Hooks.ShutdownTimeout }},
+
 		{Name: "CGroups.Enabled", Kind: Switch, Default: "y", Hidden: true, Inert: true, Doc: "accepted for compatibility, no effect: control groups are used where they exist", at: func(c *Config) any { return &c.Limits.Enabled }},
 		{Name: "Debug.CgroupCheckPeriod", Kind: Seconds, Default: "300", Min: 1, Inert: true, Doc: "accepted for compatibility, no effect: the kernel enforces the limits", at: func(c *Config) any { return &c.Limits.CheckPeriod }},
 		{Name: "Debug.CgroupLogMetrics", Kind: Switch, Default: "n", Inert: true, Doc: "accepted for compatibility, no effect", at: func(c *Config) any { return &c.Limits.LogMetrics }},

@@ -151,6 +151,9 @@ func (a *app) removalPlan() removalPlan {
 			}
 		}
 	}
+	for _, name := range a.glob("/etc/azguest/hooks.d") {
+		p.Stays = append(p.Stays, removal{"scripts", name, "", "scripts of the administrator for events"})
+	}
 	p.Stays = append(p.Stays, a.orderedForTheMachine()...)
 	p.Stays = append(p.Stays, a.leftRunning()...)
 	return p

@@ -242,6 +242,9 @@ func (v view) rows() []row {
 	if s.Metadata != nil {
 		rows = append(rows, row{label: "metadata", text: v.metadataText(*s.Metadata), rank: 2})
 	}
+	if s.Hooks != nil {
+		rows = append(rows, v.hooksRow())
+	}
 	for _, p := range s.Problems {
 		rows = append(rows, v.problem(row{label: "problem", text: clean(strings.TrimSuffix(p.What+": "+p.Message, ": "))}, p.Problem, p.State))
 	}
@@ -282,6 +285,27 @@ func (v view) policyRow() row {
 		r.more = append(r.more, "audited, not enforced: "+clean(p.Source))
 	}
 	return v.problem(r, p.Problem, "")
+}
+
+// hooksRow shows the events that are not over, or the last one. What is wrong
+// with scripts has lines of its own.
+func (v view) hooksRow() row {
+	h := v.snap.Hooks
+	r := row{label: "hooks", rank: 2, text: "no events"}
+	var open []string
+	for _, run := range h.Runs {
+		if e := run.Event; e != nil && e.ID != "" && e.Gone.IsZero() {
+			open = append(open, fmt.Sprintf("%s %s (scripts: %s; acknowledged: %s)", run.Hook, eventLine(run), scriptsLine(run), ackLine(run)))
+		}
+	}
+	switch {
+	case len(open) > 0:
+		r.text = clean(strings.Join(open, ", "))
+	case len(h.Runs) > 0:
+		last := h.Runs[len(h.Runs)-1]
+		r.text = clean(fmt.Sprintf("last %s %s ago (scripts: %s)", last.Hook, span(v.now.Sub(last.Seen)), scriptsLine(last)))
+	}
+	return r
 }
 
 // problem sets the rank of a row from its state and code, and adds the lines

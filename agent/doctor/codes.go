@@ -194,6 +194,15 @@ func Codes() []Code {
 		{"AZ-LAB-USERNS", "The sandbox needs root or user namespaces, and this machine does not allow unprivileged user namespaces.", "A sysctl, AppArmor (Ubuntu 24.04) or the seccomp filter of a container forbids them; the message says which.", "follow the message, or run it with sudo"},
 		{"AZ-LAB-OVERLAY", "The kernel does not allow an overlay mount of the root file system in a user namespace.", "Linux is older than 5.11, AppArmor forbids it, or a container hides parts of /proc.", "follow the message, or run it with sudo"},
 
+		// Scripts for events.
+		{"AZ-HOOK-FILE", "A script in /etc/azguest/hooks.d was not run, because it is not safe to run it.", "The file or a directory above it can be changed by users other than root, the file is not a regular one, its name has unusual characters, or there are too many files.", "azguest hooks list shows the reason; chown root: FILE && chmod go-w FILE, or rename or remove it"},
+		{"AZ-HOOK-FAILED", "A script for an event failed, was ended at its time limit, or could not be started.", "The script exited with a status other than 0, took longer than Hooks.Timeout, or the event began before.", "agentctl events show RUN shows its output; azguest hooks run HOOK tries it"},
+		{"AZ-HOOK-LOST", "A script for an event was interrupted; its result is not known, and it is not repeated.", "The machine was restarted, or the script and its supervisor were killed while it ran.", "agentctl events show RUN shows its output so far; azguest hooks run HOOK runs it again"},
+		{"AZ-HOOK-UNIT", "Shutdown scripts will not be run.", "azguest-shutdown.service could not be started: the agent was not installed as a package, or the unit is masked.", "systemctl status azguest-shutdown; systemctl unmask azguest-shutdown"},
+		{"AZ-EVENT-SERVICE", "Scheduled events of the platform cannot be read.", "The metadata service does not answer, has no scheduled events, or its answer is not valid. Scripts for them are not run.", "agentctl doctor network; set Hooks.Enabled=n if the platform has no scheduled events"},
+		{"AZ-EVENT-DOCUMENT", "A part of the platform's scheduled events cannot be used; the other events count.", "An event has no valid id, type or status, or there are too many.", "agentctl status shows what is wrong"},
+		{"AZ-EVENT-ACK", "A scheduled event could not be acknowledged; it starts at its own time.", "The metadata service refused the request, or did not answer.", "agentctl events; agentctl events approve EVENT"},
+
 		// Updates, telemetry and control of the agent.
 		{"AZ-UPD-ROLLBACK", "An update of the agent was rolled back.", "The new version did not report status in time.", "no action needed; this version is not tried again"},
 		{"AZ-UPD-FAILED", "An update of the agent could not be prepared.", "The download or a check of the package failed.", "agentctl status"},

@@ -3,7 +3,7 @@
 //
 // imds.go has the instance document as the running agent uses it, newest.go as
 // people and scripts get it, pps.go the requests of a first boot and of
-// pre-provisioned machines. Requests go
+// pre-provisioned machines, events.go the scheduled events. Requests go
 // through protocol/internal/web; nothing else of protocol is needed.
 package imds
 
@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/azguest/azguest/agent/secret"
@@ -30,10 +31,13 @@ const Address = "169.254.169.254"
 type Client struct {
 	web      *web.Client
 	patience time.Duration
+
+	eventsVersion atomic.Int32 // index of eventVersions
+	eventsKnown   atomic.Bool  // there was an answer about scheduled events
 }
 
 // New makes a client. patience bounds one call, repetitions included.
-func New(w *web.Client, patience time.Duration) *Client { return &Client{w, patience} }
+func New(w *web.Client, patience time.Duration) *Client { return &Client{web: w, patience: patience} }
 
 // Instance is what the service says about this machine.
 type Instance struct {

@@ -8,3 +8,15 @@ var limits = bound.Limits{Bytes: 1 << 20, Nodes: 20_000, Depth: 64}
 
 // maxKeys bounds the public keys that are taken from it.
 const maxKeys = 1000
+
+// eventLimits are the limits of the scheduled events document, which has one
+// event as a rule, with the names of up to a few hundred machines.
+var eventLimits = bound.Limits{Bytes: 512 << 10, Nodes: 20_000, Depth: 16}
+
+const (
+	maxEvents    = 100
+	maxResources = 1000 // of one event
+	maxEventID   = 64
+	maxEventText = 500
+	maxDuration  = 7 * 24 * 3600 // seconds
+)

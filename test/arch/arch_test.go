@@ -27,7 +27,7 @@ const module = "github.com/azguest/azguest/"
 // A path that ends in "/..." stands for the package and everything below it.
 var may = map[string][]string{
 	"agent": {
-		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/metadata", "agent/secret", "agent/status", "agent/update",
+		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/hook", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/metadata", "agent/secret", "agent/status", "agent/update",
 		"ovf/...", "protocol/...", "provisioning", "provisioning/access", "provisioning/disk", "provisioning/kvp", "extensions/...",
 	},
 	"agent/cmd/azguest":  {"agent", "agent/cli", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool", "agent/version"},
@@ -42,6 +42,7 @@ var may = map[string][]string{
 	"agent/disk":              {"agent/event", "agent/host"},
 	"agent/event":             {"agent/bound", "agent/host", "agent/secret"},
 	"agent/firewall":          {"agent/event", "agent/host"},
+	"agent/hook":              {"agent/host", "agent/host/job", "agent/status"},
 	"agent/host":              {"agent/bound", "agent/host/process", "agent/secret"},
 	"agent/host/cgroup":       {"agent/host", "agent/host/process"},
 	"agent/host/hosttest":     {"agent/host", "agent/host/cgroup"},
@@ -52,7 +53,7 @@ var may = map[string][]string{
 	"agent/host/unzip":        {"agent/bound", "agent/host"},
 	"agent/secret":            {},
 	"agent/status":            {"agent/bound", "agent/host", "agent/host/process", "agent/secret"},
-	"agent/tool":              {"agent", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/host", "agent/host/process", "agent/log", "agent/metadata", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "protocol/platform", "provisioning", "provisioning/generalize"},
+	"agent/tool":              {"agent", "agent/bound", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/hook", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/metadata", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "protocol/platform", "provisioning", "provisioning/generalize"},
 	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/host/unzip", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 	"agent/version":           {},

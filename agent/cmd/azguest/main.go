@@ -52,6 +52,9 @@ const usage = `usage: azguest <command> [flags]
   decrypt     decrypt protected settings: [-cert THUMBPRINT] FILE
   metadata    show the instance metadata: [-json|-shell] [-cached]
               [-wait-change [-was V] [-timeout D] [-every D]] [PATH]
+  hooks       scripts of /etc/azguest/hooks.d: run [-json FILE] HOOK (try them
+              now), list [-json], approve EVENT (acknowledge a scheduled
+              event), shutdown (used by azguest-shutdown.service)
   waagent     run a command of the classic agent
 
 Exit status: 0 success, 1 failure, 64 wrong usage, 74 the output could not be
@@ -80,7 +83,7 @@ func main() {
 // commands are the commands that people use.
 var commands = []string{
 	"run", "provision", "install", "uninstall", "start", "stop", "firewall", "cleanup", "version",
-	"generalize", "image", "policy", "decrypt", "metadata", "waagent", "help",
+	"generalize", "image", "policy", "decrypt", "metadata", "hooks", "waagent", "help",
 }
 
 // alone are those that have no flags and no arguments.
@@ -112,6 +115,10 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		return t.Generalize(ctx, rest)
 	case "policy":
 		return newTool("", stdout, stderr).Policy(rest)
+	case "hooks":
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return newTool("", stdout, stderr).Hooks(ctx, rest)
 	case "decrypt":
 		return newTool("", stdout, stderr).Decrypt(rest)
 	case "metadata":

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,7 +58,7 @@ const (
 	SuperviseArg = "supervise"
 )
 
-// A Job is one command of a handler.
+// A Job is one command of a handler, or a script of the administrator.
 type Job struct {
 	ID string `json:"id"`
 	// Shell is given to /bin/sh -c as one string: manifests contain
@@ -70,6 +71,8 @@ type Job struct {
 	// when systemd refuses, the job runs in a session of its own only.
 	Scope string `json:"scope,omitempty"`
 	Slice string `json:"slice,omitempty"`
+	// What describes the scope; "" is a command of a VM extension.
+	What string `json:"what,omitempty"`
 	// CPUPercent of one core limits the slice; 0 sets no limit.
 	CPUPercent int `json:"cpuPercent,omitempty"`
 	// Units are the handler's own services, limited as far as they exist.
@@ -79,7 +82,7 @@ type Job struct {
 // join moves the calling process into the scope of the job.
 func (j Job) join(ctx context.Context) (string, error) {
 	return cgroup.Scope{
-		Name: j.Scope, Description: "VM extension command " + j.ID, Slice: j.Slice,
+		Name: j.Scope, Description: cmp.Or(j.What, "VM extension command") + " " + j.ID, Slice: j.Slice,
 		Limits: append([]cgroup.UnitLimit{{Name: j.Slice, CPUPercent: j.CPUPercent}}, j.Units...),
 	}.Join(ctx)
 }
