@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/azguest/azguest/provisioning"
 )
 
 // Functions of the table that judge or change the text of a configuration
@@ -132,13 +134,16 @@ func withoutCloudConfig(_ *survey, text string) string {
 	})
 }
 
+// withoutDataMounts removes the mounts of user data from fstab.
+func withoutDataMounts(_ *survey, text string) string { return provisioning.WithoutFstabBlock(text) }
+
 // systemMounts are the mount points of a system's own disk.
 var systemMounts = []string{"/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/var/log", "/var/log/audit", "/var/tmp", "/var/lib", "/var/cache", "/var/opt", "/home", "/tmp", "/opt", "/srv", "/root", "/usr/local", "none", "swap"}
 
 // needsDisk reports whether fstab has a disk, other than the system's, without
 // which the boot stops.
 func needsDisk(_ *survey, text string) bool {
-	text = withoutCloudConfig(nil, text)
+	text = withoutDataMounts(nil, withoutCloudConfig(nil, text))
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) < 3 || f[0][0] == '#' {

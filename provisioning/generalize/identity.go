@@ -562,6 +562,10 @@ func storageEntries() []Entry {
 			Why: "cloud-init's line for a disk of this VM", Source: "cloud-init mounts module, issues 2705 and 2892",
 		},
 		{
+			Name: "fstab-user-data", Group: Storage, Act: Amend, Harm: Breaks, edit: withoutDataMounts, Paths: []string{"/etc/fstab"},
+			Why: "mounts of this VM's user data", Source: "DESIGN.md, decision 142",
+		},
+		{
 			Name: "fstab-disk", Group: Storage, Act: Keep, Harm: Breaks, match: needsDisk, Paths: []string{"/etc/fstab"},
 			Why: "a disk that a clone does not have: it stops in emergency mode", Fix: "remove the line, or add nofail", Source: "fstab(5), systemd.mount(5)",
 		},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/hosttest"
+	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/generalize"
 )
 
@@ -133,6 +134,7 @@ func specimens() map[string]specimen {
 		"mail-certificate":  drop(texts{"/etc/pki/dovecot/private/dovecot.pem": "x"}, texts{"/usr/lib/systemd/system/dovecot-init.service": "x"}),
 		"omi":               drop(texts{"/etc/opt/omi/ssl/omikey.pem": "x"}, texts{"/opt/omi/bin/omiserver": "x", "/etc/opt/omi/conf": "x"}),
 		"sssd-password":     keep(texts{"/etc/sssd/sssd.conf": "ldap_default_authtok = x\n"}, texts{"/etc/sssd/conf.d/a.conf": "# ldap_default_authtok = x\n"}),
+		"fstab-user-data":   edit("/etc/fstab", "UUID=a / ext4 defaults 0 1\n"+provisioning.FstabBegin+"\n/dev/sdc1 /data auto defaults,nofail 0 2\n"+provisioning.FstabEnd+"\n", "UUID=a / ext4 defaults 0 1\n", nil),
 		"fstab-cloud-init":  edit("/etc/fstab", "UUID=a / ext4 defaults 0 1\n/dev/disk/cloud/azure_resource-part1\t/mnt\tauto\tdefaults,nofail,comment=cloudconfig\t0\t2\n", "UUID=a / ext4 defaults 0 1\n", nil),
 		"fstab-disk":        keep(texts{"/etc/fstab": "UUID=a / ext4 defaults 0 1\nUUID=b /data ext4 defaults 0 2\n"}, nil),
 		"crypttab":          keep(texts{"/etc/crypttab": "data UUID=x none luks\n"}, nil),

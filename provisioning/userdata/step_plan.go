@@ -17,7 +17,20 @@ func configSteps(c Config, f Facts, o Options) []Planned {
 	}
 	once(fileSteps(c, f, o, false)...)
 	steps = append(steps, hostSteps(c, f, o)...)
+	if len(c.Mounts) > 0 {
+		steps = append(steps, Planned{Step: AddMounts{Mounts: c.Mounts, Systemctl: f.Systemctl, Restorecon: f.Restorecon}, Limit: mountLimit})
+	}
 	once(userSteps(c, f, o)...)
+	if c.TimeZone != "" {
+		once(SetTimeZone{Zone: c.TimeZone, Name: f.Dpkg, Restorecon: f.Restorecon})
+	}
+	if c.NTP != nil && c.NTP.Enabled {
+		steps = append(steps, Planned{Step: ntpStep(*c.NTP, f), Limit: ntpLimit})
+	}
+	if c.PackageUpdate || c.PackageUpgrade || len(c.Packages) > 0 {
+		// Lists of packages in an image are old, so they are always fetched.
+		steps = append(steps, Planned{Step: Packages{Packager: f.Packager, Update: true, Upgrade: c.PackageUpgrade, Names: c.Packages}, Limit: packagesLimit})
+	}
 	once(fileSteps(c, f, o, true)...)
 	return steps
 }
