@@ -1,0 +1,288 @@
+package userdata
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Limits of one cloud-config, after its aliases have been followed.
+const (
+	maxNodes = 20000
+	maxDepth = 40
+)
+
+// A kind is what a value of YAML is.
+type kind string
+
+const (
+	aText   kind = "text"
+	aBool   kind = "a boolean"
+	aNumber kind = "a number"
+	aNull   kind = "empty"
+	aBinary kind = "binary"
+	aMap    kind = "a map"
+	aList   kind = "a list"
+)
+
+// A value is a value of a cloud-config, with its place. Values are not changed
+// once they are made: merging makes new maps and lists.
+type value struct {
+	kind kind
+	// text is a scalar as it stands in the document; of binary data, the data.
+	text string
+	// unlike is set if YAML 1.1 reads a plain scalar as something whose text is
+	// another one: 0644 is 420, 1e3 is 1000.0.
+	unlike bool
+	keys   []string // of a map, in order
+	fields map[string]*value
+	items  []*value
+	at     Place
+}
+
+func (v *value) isTrue() bool {
+	switch strings.ToLower(v.text) {
+	case "yes", "true", "on":
+		return true
+	}
+	return false
+}
+
+// field returns a value of a map, nil if it is absent.
+func (v *value) field(key string) *value {
+	if v == nil {
+		return nil
+	}
+	return v.fields[key]
+}
+
+// A reader makes values of YAML nodes.
+type reader struct {
+	at       Place
+	problems *problems
+	nodes    int
+	over     bool
+}
+
+// readYAML reads the text of a cloud-config. nil: it has nothing, or there are
+// problems.
+func readYAML(text []byte, at Place, ps *problems) *value {
+	switch {
+	case len(text) > maxConfig:
+		ps.add(CodeLimit, at, "", "more than %d KiB", maxConfig>>10)
+		return nil
+	case !utf8.Valid(text):
+		ps.add(CodeSyntax, at, "", "not UTF-8")
+		return nil
+	case bytes.IndexByte(text, 0) >= 0:
+		ps.add(CodeSyntax, at, "", "contains a NUL byte")
+		return nil
+	}
+	in := yaml.NewDecoder(bytes.NewReader(text))
+	var doc, second yaml.Node
+	if err := in.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil // empty, or only comments
+	} else if err != nil {
+		at.Line, err = lineOf(err)
+		ps.add(CodeSyntax, at, "", "not YAML: %v", err)
+		return nil
+	}
+	if err := in.Decode(&second); !errors.Is(err, io.EOF) {
+		at.Line = second.Line
+		ps.add(CodeSyntax, at, "", "more than one YAML document")
+		return nil
+	}
+	r := &reader{at: at, problems: ps}
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	v := r.value(doc.Content[0], 1)
+	switch {
+	case r.over:
+		ps.add(CodeLimit, at, "", "more than %d values, or %d levels, aliases included", maxNodes, maxDepth)
+		return nil
+	case v == nil || v.kind == aNull:
+		return nil
+	case v.kind != aMap:
+		ps.add(CodeSyntax, v.at, "", "not a map of keys and values, but %s", v.kind)
+		return nil
+	}
+	return v
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
+
+// lineOf separates the line from an error of the YAML library. The line is for
+// the reader alone.
+func lineOf(err error) (int, error) {
+	text := err.Error()
+	m := yamlLine.FindStringSubmatch(text)
+	if m == nil {
+		return 0, errors.New(word(strings.TrimPrefix(text, "yaml: ")))
+	}
+	n, _ := strconv.Atoi(m[1]) // digits; too many of them are no line
+	return n, errors.New(word(text[len(m[0]):]))
+}
+
+func (r *reader) place(n *yaml.Node) Place {
+	at := r.at
+	at.Line = n.Line
+	return at
+}
+
+func (r *reader) value(n *yaml.Node, depth int) *value {
+	r.nodes++
+	if r.over = r.over || r.nodes > maxNodes || depth > maxDepth; r.over {
+		return nil
+	}
+	switch n.Kind {
+	case yaml.AliasNode:
+		// The place stays that of the alias' target: there the value stands.
+		return r.value(n.Alias, depth+1)
+	case yaml.MappingNode:
+		return r.mapping(n, depth)
+	case yaml.SequenceNode:
+		r.tag(n, "!!seq")
+		v := &value{kind: aList, at: r.place(n), items: make([]*value, 0, len(n.Content))}
+		for _, c := range n.Content {
+			if item := r.value(c, depth+1); item != nil {
+				v.items = append(v.items, item)
+			}
+		}
+		return v
+	case yaml.ScalarNode:
+		return r.scalar(n)
+	case yaml.DocumentNode:
+	}
+	return nil
+}
+
+// tag checks that a node has no other tag than the one that is expected.
+func (r *reader) tag(n *yaml.Node, want string) {
+	if n.Style&yaml.TaggedStyle != 0 && n.ShortTag() != want {
+		r.problems.add(CodeValue, r.place(n), "", "the tag %s is not supported", quote(n.Tag))
+	}
+}
+
+const mergeKey = "<<"
+
+func (r *reader) mapping(n *yaml.Node, depth int) *value {
+	r.tag(n, "!!map")
+	v := &value{kind: aMap, at: r.place(n), fields: map[string]*value{}}
+	var below []*value // what merge keys bring in
+	for i := 0; i+1 < len(n.Content) && !r.over; i += 2 {
+		k := n.Content[i]
+		if k.Kind == yaml.AliasNode {
+			k = k.Alias
+		}
+		if k.Kind != yaml.ScalarNode {
+			r.problems.add(CodeSyntax, r.place(k), "", "a key must be a single word")
+			continue
+		}
+		item := r.value(n.Content[i+1], depth+1)
+		if item == nil {
+			continue
+		}
+		if k.Value == mergeKey && k.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) == 0 {
+			if item.kind == aList {
+				below = append(below, item.items...)
+			} else {
+				below = append(below, item)
+			}
+			continue
+		}
+		if v.fields[k.Value] != nil {
+			r.problems.add(CodeSyntax, r.place(k), word(k.Value), "the key is given twice, first in line %d", v.fields[k.Value].at.Line)
+			continue
+		}
+		v.keys = append(v.keys, k.Value)
+		v.fields[k.Value] = item
+	}
+	for _, b := range below {
+		if b.kind != aMap {
+			r.problems.add(CodeSyntax, v.at, mergeKey, "must be a map, or a list of maps")
+			continue
+		}
+		for _, k := range b.keys {
+			r.nodes++
+			if v.fields[k] == nil {
+				v.keys = append(v.keys, k)
+				v.fields[k] = b.fields[k]
+			}
+		}
+	}
+	return v
+}
+
+func (r *reader) scalar(n *yaml.Node) *value {
+	v := &value{kind: aText, text: n.Value, at: r.place(n)}
+	quoted := n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+	if n.Style&yaml.TaggedStyle != 0 {
+		switch t := n.ShortTag(); t {
+		case "!!str":
+			quoted = true
+		case "!!binary":
+			raw, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(n.Value), ""))
+			if err != nil {
+				r.problems.add(CodeValue, v.at, "", "!!binary is not followed by base64")
+			}
+			v.kind, v.text = aBinary, string(raw)
+			return v
+		case "!!int", "!!float", "!!bool", "!!null":
+			quoted = false
+		default:
+			r.problems.add(CodeValue, v.at, "", "the tag %s is not supported", quote(n.Tag))
+		}
+	}
+	if !quoted {
+		v.kind, v.unlike = plain(n.Value)
+	}
+	return v
+}
+
+// Plain scalars that YAML 1.1 does not take for text, as cloud-init reads them.
+var (
+	plainBool  = regexp.MustCompile(`^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$`)
+	plainInt   = regexp.MustCompile(`^[-+]?(?:0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|[1-9][0-9_]*(?::[0-5]?[0-9])+)$`)
+	plainFloat = regexp.MustCompile(`^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+][0-9]+)?|[-+]?\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$`)
+	plainSame  = regexp.MustCompile(`^(?:0|-?[1-9][0-9]{0,17})$`)
+	plainTime  = regexp.MustCompile(`^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}`)
+)
+
+// plain returns what a plain scalar is in YAML 1.1, and whether its text is not
+// that of the value.
+func plain(s string) (k kind, unlike bool) {
+	switch {
+	case s == "" || s == "~" || slices.Contains([]string{"null", "Null", "NULL"}, s):
+		return aNull, false
+	case plainBool.MatchString(s):
+		return aBool, true
+	case plainInt.MatchString(s), plainFloat.MatchString(s):
+		return aNumber, !plainSame.MatchString(s)
+	case plainTime.MatchString(s):
+		return aText, true
+	}
+	return aText, false
+}
+
+// number returns an integer as YAML 1.1 reads it.
+func (v *value) number() (int64, error) {
+	s := strings.ReplaceAll(v.text, "_", "")
+	if strings.Contains(s, ":") {
+		return 0, fmt.Errorf("%s is not a number", quote(v.text))
+	}
+	n, err := strconv.ParseInt(s, 0, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s is not a whole number", quote(v.text))
+	}
+	return n, nil
+}
