@@ -444,7 +444,7 @@ func (d *decoder) packages(v *value, key string) []PackageName {
 	var out []PackageName
 	d.each(v, key, func(item *value, key string) {
 		p := PackageName{At: item.at}
-		ok := true
+		var ok bool
 		switch {
 		case item.kind == aMap:
 			d.problems.add(CodeKey, item.at, key, "packages of a certain package manager are not supported; give names alone")
@@ -500,7 +500,7 @@ func packageName(s string) error {
 
 func absolute(s string) error {
 	if !path.IsAbs(s) || path.Clean(s) != s || s == "/" {
-		return errors.New("must be an absolute path without . and ..")
+		return errors.New("must be an absolute path without . and .. in it")
 	}
 	return nil
 }

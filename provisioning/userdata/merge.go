@@ -2,6 +2,7 @@ package userdata
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -127,56 +128,53 @@ func howOf(v *value, header string, ps *problems, at Place) how {
 	return h
 }
 
-// mergeValues merges a new value into an old one. Neither is changed. Either may
+// mergeValues merges a value into the one below it. Neither is changed. Either may
 // be nil. Above another layer, a rule decides about lists alone: the value of
 // the higher layer wins (DESIGN.md, decision 139).
-func mergeValues(old, new *value, h how) *value {
+func mergeValues(below, above *value, h how) *value {
 	switch {
-	case old == nil:
-		return new
-	case new == nil:
-		return old
+	case below == nil:
+		return above
+	case above == nil:
+		return below
 	}
-	if old.at.Layer != new.at.Layer {
+	if below.at.Layer != above.at.Layer {
 		h.keep, h.whole = false, false
 		if h.list == keepList {
 			h.list = replaceList
 		}
 	}
 	switch {
-	case old.kind == aMap && new.kind == aMap:
-		return mergeMaps(old, new, h)
-	case old.kind == aList && new.kind == aList:
-		out := &value{kind: aList, at: new.at}
+	case below.kind == aMap && above.kind == aMap:
+		return mergeMaps(below, above, h)
+	case below.kind == aList && above.kind == aList:
+		out := &value{kind: aList, at: above.at}
 		switch h.list {
 		case appendList:
-			out.items = slices.Concat(old.items, new.items)
+			out.items = slices.Concat(below.items, above.items)
 		case prependList:
-			out.items = slices.Concat(new.items, old.items)
+			out.items = slices.Concat(above.items, below.items)
 		case keepList:
-			return old
+			return below
 		case replaceList:
-			return pickValue(h.keep, old, new)
+			return pickValue(h.keep, below, above)
 		}
 		return out
 	}
-	return pickValue(h.keep, old, new)
+	return pickValue(h.keep, below, above)
 }
 
-func pickValue(old bool, a, b *value) *value {
-	if old {
+func pickValue(below bool, a, b *value) *value {
+	if below {
 		return a
 	}
 	return b
 }
 
-func mergeMaps(old, new *value, h how) *value {
-	out := &value{kind: aMap, at: new.at, keys: slices.Clone(old.keys), fields: map[string]*value{}}
-	for k, v := range old.fields {
-		out.fields[k] = v
-	}
-	for _, k := range new.keys {
-		v := new.fields[k]
+func mergeMaps(below, above *value, h how) *value {
+	out := &value{kind: aMap, at: above.at, keys: slices.Clone(below.keys), fields: maps.Clone(below.fields)}
+	for _, k := range above.keys {
+		v := above.fields[k]
 		was := out.fields[k]
 		if was == nil {
 			out.keys = append(out.keys, k)

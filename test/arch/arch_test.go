@@ -64,7 +64,7 @@ var may = map[string][]string{
 	"ovf/internal/...":      {},
 	"provisioning":          {"agent/bound", "agent/event", "agent/host", "agent/host/process", "agent/secret", "ovf"},
 	"provisioning/...":      {"agent/bound", "agent/event", "agent/host", "agent/secret", "ovf", "provisioning"},
-	"provisioning/userdata": {"agent/bound", "agent/event", "agent/host", "agent/host/job", "agent/secret", "provisioning"}, // scripts run under supervisors
+	"provisioning/userdata": {"agent/bound", "agent/cli", "agent/event", "agent/host", "agent/host/job", "agent/secret", "provisioning"}, // scripts run under supervisors
 	"extensions":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/unzip", "agent/secret", "protocol", "extensions/..."},
 	"extensions/fault":      {"agent/host"},
 	"extensions/folder":     {"agent/host"},
