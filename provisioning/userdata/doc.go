@@ -12,6 +12,12 @@
 // machine it changes, and base packages. It sends nothing and asks no service:
 // the caller brings the documents.
 //
-// Begin with config.go (what a configuration can say). step_*.go are the
-// steps that carry a configuration out.
+// Begin with config.go, then load.go and run.go. The package is flat because its
+// two halves meet in [Config] and in nothing else: one makes it, the other
+// carries it out, and neither is of use without the other. By files:
+//
+//   - documents: parse (parts of a document), yaml (values with their places),
+//     cloudconfig and decode (what each key may say), merge, load (all of it)
+//   - carrying it out: plan, run, journal
+//   - what a configuration becomes: step_*
 package userdata

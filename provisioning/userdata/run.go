@@ -330,7 +330,7 @@ func (r *Runner) prepare(s Store, i Item, e *Entry) (job.Job, string, error) {
 func (r *Runner) resume(ctx context.Context, s Store, e *Entry) (out outcome, known bool, err error) {
 	dir := s.Root.Path(e.Output)
 	if !s.Root.Exists(e.Output) {
-		return interrupted(), true, nil
+		return cutOff(), true, nil
 	}
 	_, ended := job.ResultOf(dir)
 	_, began := job.StateOf(dir)
@@ -348,7 +348,7 @@ func (r *Runner) resume(ctx context.Context, s Store, e *Entry) (out outcome, kn
 	return out, true, err
 }
 
-func interrupted() outcome {
+func cutOff() outcome {
 	return outcome{state: Interrupted, err: fault(CodeScript, errors.New("was interrupted, and is not run again"))}
 }
 
@@ -394,7 +394,7 @@ func scriptOutcome(res job.Result, limit time.Duration, output string) outcome {
 	case job.NotStarted:
 		text = "could not be started: " + res.Error
 	default:
-		return interrupted()
+		return cutOff()
 	}
 	out := outcome{state: Failed, err: fault(CodeScript, errors.New(text))}
 	if res.Class == job.Failed {
