@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/secret"
 	"github.com/azguest/azguest/provisioning"
 )
@@ -203,4 +204,5 @@ type Options struct {
 	// User is the account of the provisioning order; "" if it is not known.
 	User         string
 	Provisioning provisioning.Options // complete
+	Launcher     job.Launcher         // of programs that go on if the agent ends
 }

@@ -107,7 +107,7 @@ func (r *Runner) items(ctx context.Context, d Data, j *Journal) ([]Item, error) 
 	if own := r.Machine.OwnUsers(); user == "" && len(own) == 1 {
 		user = own[0]
 	}
-	items := plan(d, facts, Options{User: user, Provisioning: r.Machine.Options})
+	items := plan(d, facts, Options{User: user, Provisioning: r.Machine.Options, Launcher: r.Launcher})
 	var kept []Item
 	var entries []Entry
 	for _, i := range items {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/azguest/azguest/agent/event"
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/test/sandbox"
 )
@@ -22,6 +23,9 @@ const insideEnv = "USERDATA_TEST_INSIDE"
 const testVM = "d92bd1d2-6a47-4b49-9d5b-000000000001"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == job.SuperviseArg {
+		os.Exit(job.Supervise(context.Background(), os.Args[2:]))
+	}
 	sandbox.Main()
 	os.Exit(m.Run())
 }
@@ -84,7 +88,7 @@ func applyAll(ctx context.Context, t *testing.T, m *provisioning.Machine, c Conf
 		t.Fatal(err)
 	}
 	failures := map[string]error{}
-	for _, s := range configSteps(c, f, Options{User: user, Provisioning: m.Options}) {
+	for _, s := range configSteps(c, f, Options{User: user, Provisioning: m.Options, Launcher: job.SelfLauncher()}) {
 		if err := s.Step.Apply(ctx, m); err != nil {
 			failures[s.Step.ID()] = err
 		}

@@ -30,11 +30,3 @@ func failed(code, reason string, err error) error {
 func partly(code, format string, args ...any) error {
 	return &provisioning.Warning{ID: code, Err: fmt.Errorf(format, args...)}
 }
-
-// several renders a number of things.
-func several(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}

@@ -30,7 +30,7 @@ type AddMounts struct {
 func (AddMounts) ID() string { return "mounts" }
 
 func (s AddMounts) String() string {
-	return fmt.Sprintf("add %s to /etc/fstab", several(len(s.Mounts), "mount"))
+	return fmt.Sprintf("add %s to /etc/fstab", count(len(s.Mounts), "mount"))
 }
 
 // Apply implements provisioning.Step.

@@ -160,7 +160,7 @@ const ntpLimit = lockWait + installLimit + 2*time.Minute
 
 // ntpStep decides which client is used: the one that is asked for, else the one
 // that is there, else chrony.
-func ntpStep(n NTP, f Facts) SetNTP {
+func ntpStep(n NTP, f Facts, o Options) SetNTP {
 	s := SetNTP{Client: n.Client, Servers: n.Servers, Pools: n.Pools, Systemctl: f.Systemctl, Restorecon: f.Restorecon}
 	if s.Client != NTPChrony && s.Client != NTPTimesyncd {
 		s.Client = NTPChrony
@@ -170,7 +170,7 @@ func ntpStep(n NTP, f Facts) SetNTP {
 	}
 	missing := s.Client == NTPChrony && f.Clock.Chrony == "" || s.Client == NTPTimesyncd && f.Clock.Timesyncd == ""
 	if missing {
-		s.Install = Packages{Packager: f.Packager, Update: true, Names: []PackageName{{Name: string(s.Client)}}}
+		s.Install = Packages{Packager: f.Packager, Update: true, Names: []PackageName{{Name: string(s.Client)}}, Runs: runs(f, o, "ntp")}
 	}
 	return s
 }

@@ -50,6 +50,7 @@ type Packages struct {
 	Update   bool // fetch the lists of packages
 	Upgrade  bool
 	Names    []PackageName
+	Runs     Supervised
 }
 
 // ID implements provisioning.Step.
@@ -61,7 +62,7 @@ func (s Packages) String() string {
 		what = append(what, "upgrade all packages")
 	}
 	if len(s.Names) > 0 {
-		what = append(what, fmt.Sprintf("install %s", several(len(s.Names), "package")))
+		what = append(what, fmt.Sprintf("install %s", count(len(s.Names), "package")))
 	}
 	if len(what) == 0 {
 		return "fetch the lists of packages"
@@ -90,12 +91,12 @@ func (s Packages) run(ctx context.Context, m *provisioning.Machine) (last host.R
 			return last, fmt.Errorf("%q is no package", p.Name)
 		}
 	}
-	if err := freePackager(ctx, m.Root); err != nil {
+	if err := errors.Join(s.Runs.settle(ctx, m), freePackager(ctx, m.Root)); err != nil {
 		return last, err
 	}
 	var errs []error
-	for _, c := range s.commands(interrupted(m.Root)) {
-		res, err := m.Run.Run(ctx, c)
+	for i, c := range s.commands(dpkgInterrupted(m.Root)) {
+		res, err := s.Runs.run(ctx, m, fmt.Sprintf("%d-%s", i+1, c.Name), c)
 		if ctx.Err() != nil {
 			return res, errors.Join(append(errs, err)...)
 		}
@@ -204,9 +205,9 @@ func freePackager(ctx context.Context, r host.Root) error {
 	return nil
 }
 
-// interrupted reports whether dpkg was ended in the middle of its work: it
+// dpkgInterrupted reports whether dpkg was ended in the middle of its work: it
 // leaves notes of what it has done since its database was written.
-func interrupted(r host.Root) bool {
+func dpkgInterrupted(r host.Root) bool {
 	entries, err := r.ReadDir("/var/lib/dpkg/updates")
 	return err == nil && len(entries) > 0
 }

@@ -25,14 +25,19 @@ func configSteps(c Config, f Facts, o Options) []Planned {
 		once(SetTimeZone{Zone: c.TimeZone, Name: f.Dpkg, Restorecon: f.Restorecon})
 	}
 	if c.NTP != nil && c.NTP.Enabled {
-		steps = append(steps, Planned{Step: ntpStep(*c.NTP, f), Limit: ntpLimit})
+		steps = append(steps, Planned{Step: ntpStep(*c.NTP, f, o), Limit: ntpLimit})
 	}
 	if c.PackageUpdate || c.PackageUpgrade || len(c.Packages) > 0 {
 		// Lists of packages in an image are old, so they are always fetched.
-		steps = append(steps, Planned{Step: Packages{Packager: f.Packager, Update: true, Upgrade: c.PackageUpgrade, Names: c.Packages}, Limit: packagesLimit})
+		steps = append(steps, Planned{Step: Packages{Packager: f.Packager, Update: true, Upgrade: c.PackageUpgrade, Names: c.Packages, Runs: runs(f, o, "packages")}, Limit: packagesLimit})
 	}
 	once(fileSteps(c, f, o, true)...)
 	return steps
+}
+
+// runs returns how programs of a step are run that must not be ended.
+func runs(f Facts, o Options, name string) Supervised {
+	return Supervised{Launcher: o.Launcher, Dir: path.Join(o.Provisioning.Dir(), "data", name), Scoped: f.Systemd}
 }
 
 // fileSteps returns the steps of the files that are deferred, or of those that

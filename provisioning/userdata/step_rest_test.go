@@ -1,6 +1,7 @@
 package userdata
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -147,12 +148,8 @@ LABEL=none	/label	auto	noauto	0	2
 	}
 }
 
-// TestPackages installs real packages from a repository in a directory.
-func TestPackages(t *testing.T) {
-	if !insideBox(t, sandbox.Options{}) {
-		return
-	}
-	sh(t, `set -e
+// repository is a script that makes a repository of packages in a directory.
+const repository = `set -e
 rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*
 mkdir -p /repo; cd /repo
 make() {
@@ -161,8 +158,17 @@ make() {
 	dpkg-deb -Znone -b p $1_$2.deb >/dev/null; rm -r p
 }
 make azg-one 1.0; make azg-one 2.0; make azg-two 1.0
+mkdir -p p/DEBIAN; printf '#!/bin/sh\necho x >>/run/runs; echo x >/run/began; read x </run/go\n' >p/DEBIAN/preinst; chmod 755 p/DEBIAN/preinst
+make azg-slow 1.0
 for f in *.deb; do dpkg-deb -f $f; printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' $f $(stat -c %s $f) $(sha256sum <$f | cut -d' ' -f1); done >Packages
-echo 'deb [trusted=yes] file:/repo ./' >/etc/apt/sources.list`)
+echo 'deb [trusted=yes] file:/repo ./' >/etc/apt/sources.list`
+
+// TestPackages installs real packages from a repository in a directory.
+func TestPackages(t *testing.T) {
+	if !insideBox(t, sandbox.Options{}) {
+		return
+	}
+	sh(t, repository)
 	m := thisMachine(t)
 	installed := "dpkg-query -W -f '${Package} ${Version} ${Status}\n' 'azg-*' 2>/dev/null | grep 'ok installed' | cut -d' ' -f1,2 || true"
 	c := Config{Packages: []PackageName{{Name: "azg-one", Version: "1.0"}, {Name: "azg-two"}}}
@@ -186,6 +192,34 @@ echo 'deb [trusted=yes] file:/repo ./' >/etc/apt/sources.list`)
 	if codes(failures)["packages"] != "AZ-DATA-PACKAGES warning" {
 		t.Errorf("an option as a name: %v", failures)
 	}
+}
+
+// TestPackagesGoOn: when the agent is stopped in the middle, dpkg is not.
+func TestPackagesGoOn(t *testing.T) {
+	if !insideBox(t, sandbox.Options{}) {
+		return
+	}
+	sh(t, repository+"\nmkfifo /run/began /run/go")
+	m := thisMachine(t)
+	c := Config{Packages: []PackageName{{Name: "azg-slow"}}}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan map[string]error, 1)
+	go func() { ended <- applyAll(ctx, t, m, c, "") }()
+	if _, err := os.ReadFile("/run/began"); err != nil { // dpkg is in the middle of it
+		t.Fatal(err)
+	}
+	stop()
+	if failures := <-ended; !errors.Is(failures["packages"], context.Canceled) {
+		t.Errorf("stopped: %v", failures)
+	}
+	go func() { ended <- applyAll(t.Context(), t, m, c, "") }()
+	if err := os.WriteFile("/run/go", []byte("x\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if failures := <-ended; len(failures) > 0 {
+		t.Errorf("%v\n%s", failures, words(failures["packages"]))
+	}
+	expect(t, map[string]string{"dpkg-query -W -f '${Status}' azg-slow; grep -c x /run/runs": "install ok installed1"})
 }
 
 // words returns what a program has printed, which is for root only.

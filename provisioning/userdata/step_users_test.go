@@ -97,3 +97,26 @@ alice ALL=(ALL) ALL`,
 		t.Errorf("a second run changed something (-first +second):\n%s", diff)
 	}
 }
+
+// TestInterruptedUser: the power was cut after the first file that useradd
+// writes.
+func TestInterruptedUser(t *testing.T) {
+	if !insideBox(t, sandbox.Options{}) {
+		return
+	}
+	m := thisMachine(t)
+	c := Config{Users: []User{{Name: "alice", Groups: []string{"extra"}, LockPassword: true}, {Name: "kept", HomeDir: "/srv/kept"}}}
+	sh(t, `groupadd extra; mkdir -p /var/lib/waagent/azguest/data /srv/kept
+echo alice:x:1700:1700::/home/alice:/bin/sh >>/etc/passwd
+printf 4194000 >/etc/passwd.lock
+echo '{"vmId":"`+testVM+`","users":["alice"],"making":"alice"}' >/var/lib/waagent/azguest/data/users.json`)
+	if failures := applyAll(t.Context(), t, m, c, ""); len(failures) > 0 {
+		t.Error(failures)
+	}
+	expect(t, map[string]string{
+		"id alice | tr -d 0-9; id -u alice":                               "uid=(alice) gid=(alice) groups=(alice),(extra)\n1700",
+		"grep -c ^alice: /etc/passwd /etc/shadow /etc/group /etc/gshadow": "/etc/passwd:1\n/etc/shadow:1\n/etc/group:1\n/etc/gshadow:1",
+		"stat -c %U /home/alice /home/alice/.profile /srv/kept":           "alice\nalice\nroot",
+		"ls /etc/*.lock 2>/dev/null || true":                              "",
+	})
+}
