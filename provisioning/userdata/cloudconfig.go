@@ -312,7 +312,7 @@ func (d *decoder) users(v *value, key string) []User {
 			return
 		}
 		for _, name := range d.words(item, key, accountName) {
-			add(item, key, User{Name: name, LockPassword: true, At: item.at})
+			add(item, key, User{Name: name, At: item.at})
 		}
 	}
 	if v.kind == aText {
@@ -324,7 +324,7 @@ func (d *decoder) users(v *value, key string) []User {
 }
 
 func (d *decoder) user(v *value, key string) (User, bool) {
-	u := User{LockPassword: true, At: v.at}
+	u := User{At: v.at}
 	before := len(d.problems.list) + d.problems.more
 	d.fields(v, key, map[string]setter{
 		"name":                d.toLine(&u.Name, accountName),
@@ -337,7 +337,7 @@ func (d *decoder) user(v *value, key string) (User, bool) {
 		"system":              d.toTruth(&u.System),
 		"uid":                 d.toPointer(&u.UID, 1, 1<<32-2),
 		"sudo":                func(v *value, key string) { u.Sudo = d.sudo(v, key) },
-		"lock_passwd":         d.toTruth(&u.LockPassword),
+		"lock_passwd":         func(v *value, key string) { u.LockPassword = new(d.truth(v, key)) },
 		"plain_text_passwd":   d.toSecret(&u.PlainPasswd, anything),
 		"hashed_passwd":       d.toSecret(&u.HashedPasswd, cryptHash),
 		"passwd":              d.toSecret(&u.Passwd, cryptHash),

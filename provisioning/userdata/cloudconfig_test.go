@@ -81,18 +81,18 @@ func TestConfig(t *testing.T) {
 - name: joe
   sudo: false
 `, Config{Users: []User{
-			{Default: true, LockPassword: true, At: at(3)},
-			{Name: "eve", LockPassword: true, At: at(4)},
+			{Default: true, At: at(3)},
+			{Name: "eve", At: at(4)},
 			{
 				Name: "bob", Gecos: "Bob, Builder", PrimaryGroup: "staff", Groups: []string{"a", "b"}, Shell: "/bin/bash", HomeDir: "/srv/bob",
 				NoCreateHome: true, System: true, UID: number(1500), Sudo: []string{"ALL=(ALL) NOPASSWD:ALL"},
-				Passwd: secret.New("$6$x$y"), HashedPasswd: secret.New("$6$x$z"), PlainPasswd: secret.New("1234"),
+				LockPassword: new(false), Passwd: secret.New("$6$x$y"), HashedPasswd: secret.New("$6$x$z"), PlainPasswd: secret.New("1234"),
 				Keys: []string{sshKey}, ExpireDate: "2030-01-31", Inactive: number(5), At: at(5),
 			},
-			{Name: "joe", LockPassword: true, At: at(22)},
+			{Name: "joe", At: at(22)},
 		}}},
-		{"users, a text", "users: default, bob\n", Config{Users: []User{{Default: true, LockPassword: true, At: at(2)}, {Name: "bob", LockPassword: true, At: at(2)}}}},
-		{"the default user in full", "users:\n- default\n- name: default\n  shell: /bin/sh\n", Config{Users: []User{{Default: true, Shell: "/bin/sh", LockPassword: true, At: at(4)}}}},
+		{"users, a text", "users: default, bob\n", Config{Users: []User{{Default: true, At: at(2)}, {Name: "bob", At: at(2)}}}},
+		{"the default user in full", "users:\n- default\n- name: default\n  shell: /bin/sh\n", Config{Users: []User{{Default: true, Shell: "/bin/sh", At: at(4)}}}},
 		{"keys", "ssh_authorized_keys:\n- |\n  " + sshKey + "\n", Config{Keys: []string{sshKey}}},
 		{"ntp", "ntp: {enabled: true, servers: [a.example, '2001:db8::1'], pools: [b.example], ntp_client: chrony}\n", Config{NTP: &NTP{
 			Enabled: true, Servers: []string{"a.example", "2001:db8::1"}, Pools: []string{"b.example"}, Client: NTPChrony,
@@ -108,7 +108,7 @@ func TestConfig(t *testing.T) {
 		}}},
 		{"empty values", "hostname:\nusers: ~\nruncmd: null\n", Config{}},
 		{"anchors", "users:\n- &bob {name: bob, shell: /bin/sh}\n- {<<: *bob, name: eve}\n", Config{Users: []User{
-			{Name: "bob", Shell: "/bin/sh", LockPassword: true, At: at(3)}, {Name: "eve", Shell: "/bin/sh", LockPassword: true, At: at(4)},
+			{Name: "bob", Shell: "/bin/sh", At: at(3)}, {Name: "eve", Shell: "/bin/sh", At: at(4)},
 		}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -139,7 +139,7 @@ type User struct {
 
 	Sudo []string // rules of sudoers without the name of the account; nil for none
 
-	LockPassword bool          // true if not given
+	LockPassword *bool         // nil if not given: true, but for the account of the order
 	PlainPasswd  secret.Secret // plain_text_passwd: set for new and existing accounts
 	HashedPasswd secret.Secret // hashed_passwd: the same, as crypt(5) has it
 	Passwd       secret.Secret // passwd: a hash, only for an account that is made

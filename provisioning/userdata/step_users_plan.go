@@ -60,7 +60,11 @@ func (p *userPlan) user(u User, order bool) []provisioning.Step {
 	}
 	// The platform has given the order's account its password, or none: it is
 	// not locked by a default.
-	pw := SetPassword{User: u.Name, Plain: u.PlainPasswd, Hashed: u.HashedPasswd, New: u.Passwd, Lock: u.LockPassword && !order, Ledger: p.ledger()}
+	lock := !order
+	if u.LockPassword != nil {
+		lock = *u.LockPassword
+	}
+	pw := SetPassword{User: u.Name, Plain: u.PlainPasswd, Hashed: u.HashedPasswd, New: u.Passwd, Lock: lock, Ledger: p.ledger()}
 	if pw.Lock || !pw.Plain.Empty() || !pw.Hashed.Empty() || !pw.New.Empty() && !order {
 		steps = append(steps, pw)
 	}

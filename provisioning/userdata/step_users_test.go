@@ -25,19 +25,19 @@ func TestUsersAndGroups(t *testing.T) {
 	c := Config{
 		Groups: []Group{{Name: "admins", Members: []string{"azureuser", "nobody-yet"}}, {Name: "alice"}, {Name: "video"}},
 		Users: []User{
-			{Default: true, Groups: []string{"docker"}, Gecos: "The Owner", LockPassword: true, Keys: []string{otherKey + " order"}},
+			{Default: true, Groups: []string{"docker"}, Gecos: "The Owner", Keys: []string{otherKey + " order"}},
 			{
-				Name: "alice", Gecos: "Alice A.", Groups: []string{"admins", "made"}, Shell: "/bin/bash", LockPassword: true,
+				Name: "alice", Gecos: "Alice A.", Groups: []string{"admins", "made"}, Shell: "/bin/bash",
 				Sudo: []string{"ALL=(ALL) NOPASSWD:ALL", "ALL=(ALL) ALL"}, Keys: []string{testKey + " a@b"}, ExpireDate: "2099-01-02", Inactive: new(5),
 			},
-			{Name: "bob", PrimaryGroup: "staffers", UID: new(1777), HomeDir: "/opt/homes/bob", PlainPasswd: secret.New("pw: with 'quotes'")},
-			{Name: "svc", System: true, Shell: "/usr/sbin/nologin", LockPassword: true},
-			{Name: "deploy", HomeDir: "/srv/app", LockPassword: true},
-			{Name: "hashed", Passwd: secret.New("$6$abc$def"), LockPassword: true, NoCreateHome: true, Keys: []string{testKey}},
-			{Name: "image", Shell: "/bin/bash", Groups: []string{"admins"}, LockPassword: true, Keys: []string{testKey}},
-			{Name: "bad.rule", Sudo: []string{"this is no rule"}, LockPassword: true},
-			{Name: "root", HashedPasswd: secret.New("$6$root$hash"), Keys: []string{testKey}},
-			{Name: "bob2", UID: new(1777), Sudo: []string{"ALL=(ALL) ALL"}, LockPassword: true},
+			{Name: "bob", PrimaryGroup: "staffers", UID: new(1777), HomeDir: "/opt/homes/bob", PlainPasswd: secret.New("pw: with 'quotes'"), LockPassword: new(false)},
+			{Name: "svc", System: true, Shell: "/usr/sbin/nologin"},
+			{Name: "deploy", HomeDir: "/srv/app"},
+			{Name: "hashed", Passwd: secret.New("$6$abc$def"), NoCreateHome: true, Keys: []string{testKey}},
+			{Name: "image", Shell: "/bin/bash", Groups: []string{"admins"}, Keys: []string{testKey}},
+			{Name: "bad.rule", Sudo: []string{"this is no rule"}},
+			{Name: "root", LockPassword: new(false), HashedPasswd: secret.New("$6$root$hash"), Keys: []string{testKey}},
+			{Name: "bob2", UID: new(1777), Sudo: []string{"ALL=(ALL) ALL"}},
 		},
 		Keys: []string{testKey + " top"},
 	}
@@ -98,6 +98,35 @@ alice ALL=(ALL) ALL`,
 	}
 }
 
+// TestLockedOrder: the password of the account of the order is locked only if
+// that is asked for.
+func TestLockedOrder(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		u    User
+		lock bool
+		step bool
+	}{
+		{"by default", User{Default: true}, false, false},
+		{"by its name", User{Name: "azureuser"}, false, false},
+		{"asked for", User{Default: true, LockPassword: new(true)}, true, true},
+		{"not to be", User{Default: true, LockPassword: new(false)}, false, false},
+		{"somebody else", User{Name: "bob"}, true, true},
+		{"somebody else, not to be", User{Name: "bob", LockPassword: new(false)}, false, false},
+	} {
+		got, found := SetPassword{}, false
+		for _, s := range userSteps(Config{Users: []User{tc.u}}, Facts{}, Options{User: "azureuser"}) {
+			if p, ok := s.(SetPassword); ok {
+				got, found = p, true
+			}
+		}
+		if found != tc.step || got.Lock != tc.lock {
+			t.Errorf("%s: step %v, locks %v", tc.name, found, got.Lock)
+		}
+	}
+}
+
 // TestInterruptedUser: the power was cut after the first file that useradd
 // writes.
 func TestInterruptedUser(t *testing.T) {
@@ -105,7 +134,7 @@ func TestInterruptedUser(t *testing.T) {
 		return
 	}
 	m := thisMachine(t)
-	c := Config{Users: []User{{Name: "alice", Groups: []string{"extra"}, LockPassword: true}, {Name: "kept", HomeDir: "/srv/kept"}}}
+	c := Config{Users: []User{{Name: "alice", Groups: []string{"extra"}}, {Name: "kept", HomeDir: "/srv/kept"}}}
 	sh(t, `groupadd extra; mkdir -p /var/lib/waagent/azguest/data /srv/kept
 echo alice:x:1700:1700::/home/alice:/bin/sh >>/etc/passwd
 printf 4194000 >/etc/passwd.lock
