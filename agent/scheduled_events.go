@@ -26,7 +26,7 @@ type eventWatch struct {
 }
 
 // eventPatience is how long the service may fail before it is a problem.
-const eventPatience = time.Minute
+const eventPatience = 30 * time.Second
 
 func newEventWatch(a *Agent, x hook.Runner, runs []status.HookRun) *eventWatch {
 	w := &eventWatch{Agent: a, runner: x, cases: map[string]*eventCase{}}

@@ -15,12 +15,13 @@ import (
 
 // textOnly are the commands that print no JSON, by their names below agentctl.
 // Groups of commands print help only.
-var textOnly = []string{"logs", "ext logs", "man", "policy decrypt", "help", "waagent-compat"}
+var textOnly = []string{"logs", "ext logs", "man", "policy decrypt", "events approve", "help", "waagent-compat"}
 
 // formats returns the values of --output that a command has.
 func formats(c *cobra.Command) []string {
 	name := shortPath(c)
 	switch {
+	case name == "events", name == "policy": // they show something themselves
 	case c.HasSubCommands(), slices.Contains(textOnly, name), strings.HasPrefix(name, "completion"):
 		return []string{"text"}
 	case name == "status":
