@@ -141,12 +141,15 @@ func hostsWith(text, old, name string) string {
 	}
 	ours += " " + hostsMark + "\n"
 	var out strings.Builder
-	done := false
+	kept := ownHostsLine(text, name)
+	done := kept != ""
 	for line := range strings.Lines(text) {
 		body, _, _ := strings.Cut(line, "#")
 		f := strings.Fields(body)
 		mine := strings.HasSuffix(strings.TrimSpace(line), hostsMark)
 		switch {
+		case mine && line == kept:
+			kept = "" // once
 		case mine, len(f) > 1 && f[0] == "127.0.1.1" && old != "" && old != name && slices.Contains(f[1:], old):
 			if !done {
 				out.WriteString(ours)
@@ -168,6 +171,17 @@ func hostsWith(text, old, name string) string {
 		out.WriteString(ours)
 	}
 	return out.String()
+}
+
+// ownHostsLine returns the agent's line that has the name already, perhaps after
+// a full name that user data gave; empty if there is none.
+func ownHostsLine(text, name string) string {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(strings.TrimSuffix(strings.TrimSpace(line), hostsMark)); strings.HasSuffix(strings.TrimSpace(line), hostsMark) && len(f) > 1 && slices.Contains(f[1:], name) {
+			return line
+		}
+	}
+	return ""
 }
 
 // isName returns a function that reports whether a word is one of the names of

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/azguest/azguest/agent/secret"
+	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/test/sandbox"
 )
 
@@ -129,6 +130,20 @@ func TestHostNameAndHosts(t *testing.T) {
 			}
 		}
 	}
+	// The agent sees that the name was changed, and knows the short one only.
+	c := Config{FQDN: "web2.example.org", Hosts: HostsLocalhost}
+	if err := os.WriteFile("/etc/hosts", []byte("127.0.1.1\told other\n"+hosts), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if failures := applyAll(t.Context(), t, m, c, ""); len(failures) > 0 {
+		t.Error(failures)
+	}
+	before := sh(t, "cat /etc/hosts")
+	monitor := provisioning.SetHostName{Name: "web2", Old: "old", Hosts: true, Record: "/run/published"}
+	if err := monitor.Apply(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+	expect(t, map[string]string{"cat /etc/hosts": strings.Replace(before, "\told other", "\tother", 1)})
 	if failures := applyAll(t.Context(), t, m, Config{HostName: "-bad-"}, ""); codes(failures)["hostname"] != "AZ-DATA-HOSTNAME" {
 		t.Errorf("bad name: %v", failures)
 	}
