@@ -18,8 +18,10 @@ import (
 const mountLimit = 5 * time.Minute
 
 // AddMounts adds lines to /etc/fstab, in a block of their own, and mounts what
-// they say. As with cloud-init, a device that is missing and one that has a line
-// already are left out.
+// they say. As with cloud-init, a device that has a line already is left out, and
+// one that is missing gets its line: a disk may be attached later. Without
+// "nofail" its line is left out, because the next boot would wait for the disk and
+// end in the emergency shell.
 type AddMounts struct {
 	Mounts     []Mount
 	Systemctl  string // only if systemd runs
@@ -79,17 +81,26 @@ func (s AddMounts) choose(m *provisioning.Machine, others string) (ours []Mount,
 	for _, mt := range s.Mounts {
 		dev, ok := device(m.Root, mt)
 		switch {
-		case !ok:
+		case !ok && (dev == "" || !mayBeAbsent(mt)):
 			problems = append(problems, fmt.Errorf("no device %s for %s", mt.Device, mt.Point))
 			continue
 		case taken[dev] && strings.HasPrefix(dev, "/dev/"), taken[dev] && strings.Contains(dev, "="):
 			m.Log.Info().Str("device", dev).Msg("device is in /etc/fstab already")
 			continue
 		}
+		if !ok {
+			problems = append(problems, fmt.Errorf("no device %s for %s yet", mt.Device, mt.Point))
+		}
 		mt.Device = dev
 		ours = append(ours, mt)
 	}
 	return ours, problems
+}
+
+// mayBeAbsent reports whether the machine boots without the device of a mount.
+func mayBeAbsent(mt Mount) bool {
+	options := strings.Split(mt.Options, ",")
+	return slices.Contains(options, "nofail") || slices.Contains(options, "noauto")
 }
 
 // fstabWith adds our block.
@@ -143,13 +154,15 @@ func device(r host.Root, mt Mount) (string, bool) {
 	return dev, r.Exists(dev)
 }
 
-// activate mounts what a line says, unless it is mounted or is not to be.
+// activate mounts what a line says, unless it is mounted or is not to be. The
+// mount point is made in any case.
 func activate(ctx context.Context, m *provisioning.Machine, mt Mount) error {
-	if slices.Contains(strings.Split(mt.Options, ","), "noauto") {
-		return nil
-	}
+	later := slices.Contains(strings.Split(mt.Options, ","), "noauto") || strings.HasPrefix(mt.Device, "/dev/") && !m.Root.Exists(mt.Device)
 	point := host.Unescape(mt.Point)
 	if mt.Type == "swap" {
+		if later {
+			return nil
+		}
 		active, err := swapActive(m.Root, mt.Device)
 		if err != nil || active {
 			return err
@@ -157,7 +170,7 @@ func activate(ctx context.Context, m *provisioning.Machine, mt Mount) error {
 		_, err = m.Run.Run(ctx, host.Cmd{Name: "swapon", Args: []string{mt.Device}, Timeout: toolTimeout})
 		return err
 	}
-	if err := makeDirs(m.Root, point); err != nil {
+	if err := makeDirs(m.Root, point); err != nil || later {
 		return err
 	}
 	mounts, err := m.Root.Mounts(point)

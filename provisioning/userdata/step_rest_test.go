@@ -116,6 +116,7 @@ func TestMounts(t *testing.T) {
 		mount("/dev/sdr", "/again", "auto", "noauto"),
 		mount("ephemeral0", "/scratch", "auto", "noauto"),
 		mount("/dev/sdz9", "/nothing", "auto", "defaults,nofail"),
+		mount("/dev/sdz8", "/stops-the-boot", "auto", "defaults"),
 		mount("LABEL=none", "/label", "auto", "noauto"),
 	}}
 	ours := fstab + provisioning.FstabBegin + `
@@ -123,6 +124,7 @@ tmpfs	/data/a	tmpfs	size=1M,nofail	0	2
 /opt/from	/data/with\040blank	none	bind	0	2
 /dev/sdq1	/later	auto	noauto,nofail	0	2
 /dev/disk/cloud/azure_resource-part1	/scratch	auto	noauto	0	2
+/dev/sdz9	/nothing	auto	defaults,nofail	0	2
 LABEL=none	/label	auto	noauto	0	2
 ` + provisioning.FstabEnd + "\n"
 	for range 2 {
@@ -140,7 +142,7 @@ LABEL=none	/label	auto	noauto	0	2
 		expect(t, map[string]string{
 			"findmnt -n -o FSTYPE /data/a; cat '/data/with blank/file'": "tmpfs\nx",
 			"grep -c ' /data/' /proc/self/mountinfo":                    "2",
-			"ls -d /later /nothing 2>/dev/null || true":                 "",
+			"ls -d /later /nothing /stops-the-boot 2>/dev/null || true": "/later\n/nothing",
 		})
 	}
 	if got := provisioning.WithoutFstabBlock(ours); got != fstab {
