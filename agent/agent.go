@@ -87,6 +87,7 @@ type Agent struct {
 	hangTold         time.Time   // when a hang of the previous process was reported; only begin and the measure job use it
 	nextLogs         time.Time   // only the logs job uses it
 	logsShipped      bool        // only the logs job uses it
+	account          string      // of the provisioning order, once it is known; only boot uses it
 	badName          string      // the last invalid name that was logged; only the host name job uses it
 	memory           memory
 	sshdSeen         time.Time // only the reporter uses it

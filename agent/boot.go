@@ -75,17 +75,20 @@ func (a *Agent) boot(ctx context.Context) error {
 		a.mark(ctx, m)
 		a.ready(status.ProvDisabled)
 	case owner.Owner != provisioning.OwnerSelf:
+		a.leaveUserData()
 		return a.bootBeside(ctx, owner, m, standing)
-	case standing == provisioning.Fresh:
-		return a.provision(ctx, m, false)
-	case standing == provisioning.Moved && a.hasOrder(ctx):
-		return a.provision(ctx, m, false)
+	case standing == provisioning.Fresh, standing == provisioning.Moved && a.hasOrder(ctx):
+		if err := a.provision(ctx, m, false); err != nil {
+			return err
+		}
+		a.applyUserData(ctx, m)
 	case standing == provisioning.Moved:
 		// A copy of a provisioned machine, without a provisioning document of
 		// its own: it is kept as it is, with its new VM id
 		// (provisioning/SPEC.md §11.4).
 		a.mark(ctx, m)
 		a.ready(status.ProvDone)
+		a.applyUserData(ctx, m)
 	default:
 		since := a.provisionedSince(m)
 		if standing == provisioning.Adopted {
@@ -96,6 +99,7 @@ func (a *Agent) boot(ctx context.Context) error {
 		a.incomplete(m, nil)
 		// An earlier process may have ended after Ready with steps left to do.
 		a.afterReady(ctx, m, nil, m.Unfinished())
+		a.applyUserData(ctx, m)
 	}
 	return ctx.Err()
 }
@@ -223,6 +227,7 @@ func (a *Agent) applyPlan(ctx context.Context, m *provisioning.Machine, p *pool)
 	if err != nil {
 		return nil, nil, login, err
 	}
+	a.account = in.UserName
 	if p.kind != provisioning.PPSNone && m.HostKeys != nil {
 		// Copies of a saved VM must not share host keys.
 		m.HostKeys = provisioning.MakeHostKeys(provisioning.HostKeyTypes(a.cfg.OS.EnableFIPS))

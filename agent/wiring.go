@@ -210,7 +210,7 @@ func ProvisioningOptions(c *config.Config) provisioning.Options {
 	return provisioning.Options{
 		Lib: c.Paths.Lib, SSHDir: o.SSHDir, HomeDir: o.HomeDir, Shadow: o.PasswordPath, SudoersDir: o.SudoersDir,
 		DeleteRootPassword: p.DeleteRootPassword, RegenerateHostKeys: p.RegenerateHostKeys, HostKeyType: p.HostKeyType,
-		DecodeCustomData: p.DecodeCustomData, ExecuteCustomData: p.ExecuteCustomData, AllowResetSysUser: p.AllowResetSysUser,
+		DecodeCustomData: p.DecodeCustomData, ExecuteCustomData: p.ExecuteCustomData, AppliesUserData: c.UserData.Apply, AllowResetSysUser: p.AllowResetSysUser,
 		PasswordCryptID: p.PasswordCryptID, PasswordSaltLength: p.PasswordSaltLength, ClientAliveInterval: o.SSHClientAliveInterval,
 	}
 }

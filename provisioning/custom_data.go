@@ -2,10 +2,26 @@ package provisioning
 
 import (
 	"encoding/base64"
+	"errors"
+	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/azguest/azguest/agent/host"
 )
+
+// CustomDataToApply returns the custom data as they are stored, of at most limit
+// bytes; nothing if there are none, or if they have been run already.
+func (m *Machine) CustomDataToApply(limit int64) ([]byte, error) {
+	if b, err := m.Root.ReadFile(path.Join(m.Options.Dir(), startedName)); err == nil && SameVM(string(b), m.VM.ID) {
+		return nil, nil
+	}
+	b, err := m.Root.ReadBounded(path.Join(m.Options.Lib, "CustomData"), limit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
 
 // DecodeCustomData decodes base64 as documents contain it: broken into lines,
 // with or without padding. If it cannot be decoded, Err has the reason and

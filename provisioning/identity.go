@@ -236,6 +236,6 @@ var forgotten = []string{
 	"history", "events", "ovf-env.xml", "CustomData", "disable_agent",
 	"*/status/*.status", "*/config/*.settings", "*/config/HandlerStatus", "*/config/HandlerState", "*/mrseq",
 	"*" + host.AsideSuffix, "azguest/*" + host.AsideSuffix,
-	"azguest/provision.json", "azguest/hostkeys.json", "azguest/custom-data.*", "azguest/ready_pending", "azguest/hooks",
+	"azguest/provision.json", "azguest/hostkeys.json", "azguest/custom-data.*", "azguest/ready_pending", "azguest/hooks", "azguest/data.json", "azguest/data",
 	"provisioned",
 }

@@ -160,6 +160,7 @@ type Options struct {
 	HostKeyType         string // rsa, ecdsa, ed25519, auto
 	DecodeCustomData    bool
 	ExecuteCustomData   bool
+	AppliesUserData     bool // package userdata carries custom data out
 	AllowResetSysUser   bool
 	PasswordCryptID     string // 5 or 6
 	PasswordSaltLength  int

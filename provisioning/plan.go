@@ -414,7 +414,7 @@ func planCustomData(in Input, o Options) Step {
 	}
 	// If it is to be run, the later step says so.
 	begin := in.CustomData.Data.Reveal()
-	s.Unread = !o.ExecuteCustomData && in.CustomData.Err == "" && forCloudInit([]byte(begin[:min(len(begin), 64)]))
+	s.Unread = !o.ExecuteCustomData && !o.AppliesUserData && in.CustomData.Err == "" && forCloudInit([]byte(begin[:min(len(begin), 64)]))
 	return s
 }
 

@@ -52,7 +52,7 @@ func (s SaveCustomData) Apply(_ context.Context, m *Machine) error {
 		return warn(CodeCustomData, "custom data cannot be decoded and is saved unchanged: %s", s.Problem)
 	}
 	if s.Unread {
-		return warn(CodeCustomData, "custom data is saved and not run: it is for cloud-init, and azguest provisions this machine")
+		return warn(CodeCustomData, "custom data is saved and not run: it is for cloud-init, and azguest, which provisions this machine, carries it out with UserData.Apply=y only")
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ type Config struct {
 	Limits       Limits
 	Disk         Disk
 	Hooks        Hooks
+	UserData     UserData
 
 	values map[string]Value // by key, only those that a file has set
 }
@@ -257,6 +258,14 @@ type Hooks struct {
 	Acknowledge     string        // AckSuccess …
 	Period          time.Duration // between two requests for scheduled events
 	ShutdownTimeout time.Duration // of all shutdown scripts
+}
+
+// UserData configures what is done with user data and vendor data
+// (provisioning/SPEC.md §18).
+type UserData struct {
+	Apply         bool
+	VendorData    bool          // has an effect only with Apply
+	ScriptTimeout time.Duration // of one script
 }
 
 // Values of Hooks.Acknowledge.

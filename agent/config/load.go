@@ -387,7 +387,11 @@ func (c *Config) derive(set map[string]bool) []Warning {
 	if !set["Extensions.PolicyMode"] {
 		c.Policy.Mode = pick(c.Policy.Enabled, PolicyEnforce, PolicyOff)
 	}
-	if c.Provisioning.ExecuteCustomData {
+	if c.UserData.Apply && c.Provisioning.ExecuteCustomData {
+		note("Provisioning.ExecuteCustomData", "has no effect while UserData.Apply=y, which runs custom data", "")
+		c.Provisioning.ExecuteCustomData = false
+	}
+	if c.Provisioning.ExecuteCustomData || c.UserData.Apply {
 		c.Provisioning.DecodeCustomData = true
 	}
 	if c.Provisioning.Agent == "azguest" {

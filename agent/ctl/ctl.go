@@ -164,7 +164,7 @@ running, 4 unknown, 64 wrong usage, 74 the output could not be written.`,
 	root.SetErr(a.Stderr)
 	root.AddCommand(
 		a.statusCmd(), a.versionCmd(), a.doctorCmd(), a.explainCmd(),
-		a.extCmd(), a.eventsCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(), a.policyCmd(),
+		a.extCmd(), a.eventsCmd(), a.dataCmd(), a.logsCmd(), a.diffCmd(), a.inventoryCmd(), a.policyCmd(),
 		a.metadataCmd(), a.certsCmd(), a.diskCmd(), a.endpointsCmd(), a.telemetryCmd(), a.configCmd(),
 		a.retryCmd(), a.cancelCmd(), a.holdCmd(), a.resumeCmd(), a.reportCmd(),
 		a.generalizeCmd(), a.imageCmd(), a.uninstallCmd(),

@@ -242,6 +242,9 @@ func (v view) rows() []row {
 	if s.Metadata != nil {
 		rows = append(rows, row{label: "metadata", text: v.metadataText(*s.Metadata), rank: 2})
 	}
+	if s.UserData != nil {
+		rows = append(rows, v.userDataRow(*s.UserData))
+	}
 	if s.Hooks != nil {
 		rows = append(rows, v.hooksRow())
 	}
@@ -285,6 +288,36 @@ func (v view) policyRow() row {
 		r.more = append(r.more, "audited, not enforced: "+clean(p.Source))
 	}
 	return v.problem(r, p.Problem, "")
+}
+
+// userDataRow says what became of the user data. What is wrong with it has lines
+// of its own.
+func (v view) userDataRow(d status.UserData) row {
+	r := row{label: "user data", rank: 2}
+	items := fmt.Sprintf("%d of %d items", d.Done, d.Items)
+	if d.Bad > 0 {
+		items += fmt.Sprintf(", %d with problems", d.Bad)
+	}
+	switch d.State {
+	case status.DataWaiting:
+		r.text = "waiting for " + clean(d.Waiting)
+	case status.DataRunning:
+		r.text = items + " done"
+	case status.DataDone:
+		r.text = items + " carried out"
+		if !d.Finished.IsZero() {
+			r.text += ", " + span(v.now.Sub(d.Finished)) + " ago"
+		}
+	case status.DataNone:
+		r.text = "none"
+	case status.DataLeft:
+		r.text = "left to " + clean(cmp.Or(v.snap.Provisioning.By, "another program"))
+	case status.DataRefused:
+		r.text = "not carried out: it has faults (see: agentctl data status)"
+	default:
+		r.text = clean(d.State)
+	}
+	return r
 }
 
 // hooksRow shows the events that are not over, or the last one. What is wrong

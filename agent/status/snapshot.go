@@ -110,6 +110,7 @@ type Snapshot struct {
 	Telemetry    Telemetry    `json:"telemetry"`
 	Metadata     *Metadata    `json:"metadata,omitempty"` // nil unless copies are switched on
 	Hooks        *Hooks       `json:"hooks,omitempty"`
+	UserData     *UserData    `json:"user_data,omitempty"`
 	Problems     []Item       `json:"problems,omitempty"` // anything without a section of its own
 	History      []Transition `json:"history,omitempty"`  // newest last, at most HistoryMax
 	// AuditSeq is the number of the last line of the audit log, so that a

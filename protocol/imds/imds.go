@@ -55,6 +55,7 @@ type Compute struct {
 	PasswordOff         bool
 	Keys                []Key
 	UserData            secret.Secret // decoded; absent when there is none
+	VendorData          secret.Secret // the same; an extension of the protocol (protocol/SPEC.md §13.5)
 }
 
 // Key is a public key that the platform has for a user.
@@ -140,7 +141,7 @@ func (f *flag) UnmarshalJSON(b []byte) error {
 func Parse(b []byte) (*Instance, error) {
 	var doc struct {
 		Compute struct {
-			Name, Location, SubscriptionID, ResourceGroupName, VMID, Publisher, UserData string
+			Name, Location, SubscriptionID, ResourceGroupName, VMID, Publisher, UserData, VendorData string
 
 			OSProfile struct {
 				AdminUsername, ComputerName   string
@@ -178,6 +179,9 @@ func Parse(b []byte) (*Instance, error) {
 	}
 	if u, err := base64.StdEncoding.DecodeString(d.UserData); err == nil && len(u) > 0 {
 		out.Compute.UserData = secret.New(string(u))
+	}
+	if v, err := base64.StdEncoding.DecodeString(d.VendorData); err == nil && len(v) > 0 {
+		out.Compute.VendorData = secret.New(string(v))
 	}
 	if len(doc.Network.Interface) > 0 {
 		i := doc.Network.Interface[0]

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
@@ -133,8 +134,17 @@ func (s Store) save(j *Journal) error {
 
 func (s Store) write(name string, b []byte, perm fs.FileMode) error {
 	name = s.path(name)
-	if err := s.Root.MkdirAll(path.Dir(name), 0o700); err != nil {
-		return fault(CodeState, err)
+	// One by one: only the last directory gets the mode.
+	for dir := path.Dir(s.Dir); ; {
+		if err := s.Root.MkdirAll(dir, 0o700); err != nil {
+			return fault(CodeState, err)
+		}
+		rest := strings.TrimPrefix(path.Dir(name), dir)
+		if rest == "" {
+			break
+		}
+		next, _, _ := strings.Cut(rest[1:], "/")
+		dir = path.Join(dir, next)
 	}
 	if err := s.Root.WriteFile(name, b, perm); err != nil {
 		return fault(CodeState, err)

@@ -158,9 +158,9 @@ func TestFormLimits(t *testing.T) {
 	}
 	packedPart := "Content-Type: application/gzip\nContent-Transfer-Encoding: base64\n\n" + b64([]byte(half))
 	for _, tc := range []struct{ name, doc, want string }{
-		{"large", strings.Repeat("#", MaxDocument+1), "user data: more than 16 MiB"},
-		{"bomb", bomb, "user data: unpacks to more than 32 MiB"},
-		{"small bombs", message(packedPart, packedPart, packedPart), "user data, part 2: unpacks to more than 32 MiB"},
+		{"large", strings.Repeat("#", MaxDocument+1), "user data: more than 4 MiB"},
+		{"bomb", bomb, "user data: unpacks to more than 8 MiB"},
+		{"small bombs", message(packedPart, packedPart, packedPart), "user data, part 2: unpacks to more than 8 MiB"},
 		{"deep", deep, "user data: more than 6 levels of packing"},
 		{"nested", nested, "user data: more than 6 levels of parts"},
 		{"many", message(many...), "user data, part 201: more than 200 parts"},

@@ -21,8 +21,8 @@ import (
 // files of an image and compressed data may be larger.
 const (
 	// MaxDocument is the size of one document.
-	MaxDocument = 16 << 20
-	maxUnpacked = 32 << 20 // of all that a document unpacks to
+	MaxDocument = 4 << 20
+	maxUnpacked = 8 << 20 // of all that a document unpacks to
 	maxConfig   = 512 << 10
 	maxParts    = 200
 	maxLevels   = 6 // of MIME in gzip in base64 in …

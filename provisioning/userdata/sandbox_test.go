@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == job.SuperviseArg {
 		os.Exit(job.Supervise(context.Background(), os.Args[2:]))
 	}
+	if dir := os.Getenv(agentEnv); dir != "" {
+		os.Exit(standIn(dir))
+	}
 	sandbox.Main()
 	os.Exit(m.Run())
 }

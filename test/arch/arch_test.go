@@ -28,7 +28,7 @@ const module = "github.com/azguest/azguest/"
 var may = map[string][]string{
 	"agent": {
 		"agent/bound", "agent/config", "agent/disk", "agent/doctor", "agent/event", "agent/firewall", "agent/hook", "agent/host", "agent/host/cgroup", "agent/host/job", "agent/host/process", "agent/metadata", "agent/secret", "agent/status", "agent/update",
-		"ovf/...", "protocol/...", "provisioning", "provisioning/access", "provisioning/disk", "provisioning/kvp", "extensions/...",
+		"ovf/...", "protocol/...", "provisioning", "provisioning/access", "provisioning/disk", "provisioning/kvp", "provisioning/userdata", "extensions/...",
 	},
 	"agent/cmd/azguest":  {"agent", "agent/cli", "agent/config", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/tool", "agent/version"},
 	"agent/cmd/agentctl": {"agent/ctl"},
@@ -53,7 +53,7 @@ var may = map[string][]string{
 	"agent/host/unzip":        {"agent/bound", "agent/host"},
 	"agent/secret":            {},
 	"agent/status":            {"agent/bound", "agent/host", "agent/host/process", "agent/secret"},
-	"agent/tool":              {"agent", "agent/bound", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/hook", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/metadata", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "protocol/platform", "provisioning", "provisioning/generalize"},
+	"agent/tool":              {"agent", "agent/bound", "agent/cli", "agent/config", "agent/event", "agent/firewall", "agent/hook", "agent/host", "agent/host/job", "agent/host/process", "agent/log", "agent/metadata", "agent/secret", "agent/status", "extensions/policy", "protocol/cms", "protocol/discover", "protocol/platform", "provisioning", "provisioning/generalize", "provisioning/userdata"},
 	"agent/update":            {"agent/bound", "agent/event", "agent/host", "agent/host/cgroup", "agent/host/process", "agent/host/unzip", "agent/secret", "protocol", "protocol/cms"},
 	"agent/update/updatetest": {},
 	"agent/version":           {},

@@ -52,6 +52,8 @@ const usage = `usage: azguest <command> [flags]
   decrypt     decrypt protected settings: [-cert THUMBPRINT] FILE
   metadata    show the instance metadata: [-json|-shell] [-cached]
               [-wait-change [-was V] [-timeout D] [-every D]] [PATH]
+  data        user data and vendor data: show [-origin] [-json], status [-json],
+              check [-json] FILE
   hooks       scripts of /etc/azguest/hooks.d: run [-json FILE] HOOK (try them
               now), list [-json], approve EVENT (acknowledge a scheduled
               event), shutdown (used by azguest-shutdown.service)
@@ -83,7 +85,7 @@ func main() {
 // commands are the commands that people use.
 var commands = []string{
 	"run", "provision", "install", "uninstall", "start", "stop", "firewall", "cleanup", "version",
-	"generalize", "image", "policy", "decrypt", "metadata", "hooks", "waagent", "help",
+	"generalize", "image", "policy", "decrypt", "metadata", "data", "hooks", "waagent", "help",
 }
 
 // alone are those that have no flags and no arguments.
@@ -121,6 +123,8 @@ func realMain(args []string, stdout, stderr io.Writer) int {
 		return newTool("", stdout, stderr).Hooks(ctx, rest)
 	case "decrypt":
 		return newTool("", stdout, stderr).Decrypt(rest)
+	case "data":
+		return newTool("", stdout, stderr).Data(rest)
 	case "metadata":
 		return newTool("", stdout, stderr).Metadata(context.Background(), rest)
 	case "install", "uninstall", "start", "stop", "restart":
