@@ -5,13 +5,17 @@ import (
 	"maps"
 )
 
-//go:embed samples/*.sh
+//go:embed samples/*.sh samples/*.awk
 var scripts embed.FS //nolint:gochecknoglobals // the only form embedding has; never written
 
 // script reads a sample script. A missing one is a bug of this package that its
 // tests find.
 func script(name string) string {
-	data, err := scripts.ReadFile("samples/" + name + ".sh")
+	return embedded(name + ".sh")
+}
+
+func embedded(name string) string {
+	data, err := scripts.ReadFile("samples/" + name)
 	if err != nil {
 		panic("bundles: " + err.Error())
 	}
@@ -56,6 +60,10 @@ func sample(name, version, file string, flags map[string]any, odd Oddities) Bund
 //	Events      writes telemetry events
 //	NoSettings  has only an enable command, and no status
 //	Nested      manifest in a sub-folder, with a byte order mark
+//	Clamav      1.0.0, 1.1.0: installs Debian's clamav, scans, reports infected
+//	            files as substatuses and its health in the heartbeat; 1.1.0
+//	            moves them to a quarantine. See WithDebs
+//	Access      restores access, with the settings of VMAccess for Linux
 func Samples() []Bundle {
 	plain := Oddities{}
 	hello := func(version string, flags map[string]any, odd Oddities) Bundle {
@@ -91,7 +99,28 @@ func Samples() []Bundle {
 		sample("Events", "1.0.0", "events", nil, plain),
 		sample("Nested", "1.0.0", "hello", nil, Oddities{Nested: "meta", BOM: true}),
 		bare,
+		clamav("1.0.0"),
+		clamav("1.1.0"),
+		sample("Access", "1.0.0", "access", nil, plain).with("bin/member.awk", embedded("member.awk")),
 	}
+}
+
+// eicar is the only signature that Clamav has: that of the public test file for
+// virus scanners, as a line of a .hsb file (hash, size, name, least version).
+const eicar = "275a021bbfb6489e54d471899f7db9d1663fc695ec2fe2a2c4538aabf651fd0f:68:Azguest.Test.EICAR:73\n"
+
+func clamav(version string) Bundle {
+	return sample("Clamav", version, "clamav", map[string]any{"reportHeartbeat": true, "updateMode": "UpdateWithInstall"}, Oddities{}).with("signatures.hsb", eicar)
+}
+
+// WithDebs returns a package that has Debian packages, by file name, so that the
+// handler installs these, without a network.
+func (b Bundle) WithDebs(debs map[string]string) Bundle {
+	for name, data := range debs {
+		b = b.with("debs/"+name, data)
+	}
+	b.Odd.Stored = true // they are compressed
+	return b
 }
 
 func (b Bundle) with(name, content string) Bundle {

@@ -59,13 +59,15 @@ escape() {
 	printf '%s' "$1" | tr '\n\t\r' '   ' | sed 's/\\/\\\\/g; s/"/\\"/g'
 }
 
-# report STATE CODE MESSAGE [SUBSTATUS] writes the status file. The parent folder
+# report STATE CODE MESSAGE [SUBSTATUS] writes the status file; a handler with other
+# substatuses puts their JSON into the variable SUBSTATUS. The parent folder
 # is not created: a late report must not recreate the directory of a handler that
 # was removed meanwhile.
 report() {
 	now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 	sub=
 	[ -n "${4:-}" ] && sub=", \"substatus\": [{\"name\": \"Secrets\", \"status\": \"success\", \"code\": 0, \"formattedMessage\": {\"lang\": \"en-US\", \"message\": \"$(escape "$4")\"}}]"
+	[ -n "${SUBSTATUS:-}" ] && sub=", \"substatus\": [$SUBSTATUS]"
 	[ -d "$status" ] || mkdir "$status" || return 1
 	file="$status/$prefix$seq.status"
 	cat >"$file.tmp" <<END
