@@ -120,10 +120,51 @@ func layerFile(from *os.Root, name, upper, target string, fi fs.FileInfo) error 
 // the machine has are left out; if it has all of them, the result is "".
 // Downloads are kept in the user's cache folder.
 func DebianLayer(ctx context.Context, packages ...string) (string, error) {
-	packages, err := missing(ctx, packages)
+	want, err := missing(ctx, packages)
 	if err != nil {
 		return "", err
 	}
+	return cached("layers", want, func(tree string) error {
+		debs, err := os.MkdirTemp(filepath.Dir(tree), ".debs-*")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(debs)
+		if err := download(ctx, debs, want); err != nil {
+			return err
+		}
+		found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
+		if err != nil {
+			return err
+		}
+		slices.Sort(found)
+		for _, deb := range found {
+			if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree).CombinedOutput(); err != nil {
+				return fmt.Errorf("unpack %s: %w: %s", filepath.Base(deb), err, out)
+			}
+		}
+		return nil
+	})
+}
+
+// DebianPackages returns the files of Debian packages and of their dependencies,
+// without those that the machine has. Downloads are kept in the user's cache
+// folder.
+func DebianPackages(ctx context.Context, packages ...string) ([]string, error) {
+	want, err := missing(ctx, packages)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := cached("debs", want, func(dir string) error { return download(ctx, dir, want) })
+	if err != nil || dir == "" {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(dir, "*.deb"))
+}
+
+// cached returns the folder of this kind for a list of packages in the user's
+// cache, which fill fills if it is not there; "" for none.
+func cached(kind string, packages []string, fill func(dir string) error) (string, error) {
 	if len(packages) == 0 {
 		return "", nil
 	}
@@ -134,36 +175,24 @@ func DebianLayer(ctx context.Context, packages ...string) (string, error) {
 	// The list may be too long for a file name, so it is hashed.
 	sum := sha256.Sum256([]byte(strings.Join(packages, " ")))
 	key := packages[0] + "-" + hex.EncodeToString(sum[:6])
-	dir := filepath.Join(cache, "azguest", "layers", key)
+	dir := filepath.Join(cache, "azguest", kind, key)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", fmt.Errorf("layer %s: %w", key, err)
+		return "", fmt.Errorf("%s %s: %w", kind, key, err)
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".new-*")
 	if err != nil {
-		return "", fmt.Errorf("layer %s: %w", key, err)
+		return "", fmt.Errorf("%s %s: %w", kind, key, err)
 	}
 	defer os.RemoveAll(tmp)
-	debs, tree := filepath.Join(tmp, "debs"), filepath.Join(tmp, "tree")
-	for _, d := range []string{debs, tree} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return "", err
-		}
-	}
-	if err := download(ctx, debs, packages); err != nil {
-		return "", fmt.Errorf("layer %s: %w", key, err)
-	}
-	found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
-	if err != nil {
+	tree := filepath.Join(tmp, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
 		return "", err
 	}
-	slices.Sort(found)
-	for _, deb := range found {
-		if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("layer %s: unpack %s: %w: %s", key, filepath.Base(deb), err, out)
-		}
+	if err := fill(tree); err != nil {
+		return "", fmt.Errorf("%s %s: %w", kind, key, err)
 	}
 	if err := os.Rename(tree, dir); err != nil {
 		if _, serr := os.Stat(dir); serr == nil {

@@ -36,7 +36,8 @@ quarantine() (
 		echo "$2 $1" >>"$data/quarantine.list"
 )
 
-# scan scans once, and reports.
+# scan scans once, and reports what has changed.
+reported=
 scan() {
 	path=$(public path)
 	path=$(cd -P -- "${path:-/home}" && pwd -P) || { report error 2 "there is no directory ${path:-/home}"; return 1; }
@@ -46,6 +47,7 @@ scan() {
 	code=$?
 	if [ "$code" -gt 1 ]; then
 		report error "$code" "clamscan ended with $code: $out"
+		reported=
 		heartbeat notready "the last scan failed"
 		return 1
 	fi
@@ -56,7 +58,7 @@ scan() {
 		file=${line%: *}
 		if [ "$action" = quarantine ] && quarantine "$file" "$name"; then continue; fi
 		infected=$((infected + 1))
-		found "$file" error "$name found in $file"
+		found "$name" error "$name found in $file"
 	done <<END
 $out
 END
@@ -64,11 +66,13 @@ END
 	if [ -f "$data/quarantine.list" ]; then
 		while read -r name file; do
 			moved=$((moved + 1))
-			found "$file" success "$name was in $file, moved to quarantine"
+			found "$name" success "$name was in $file, moved to quarantine"
 		done <"$data/quarantine.list"
 	fi
-	text="$infected infected files in $path, $moved in quarantine ($version, $(clamscan --version | sed 's/[ /].*/ &/; s/ */ /' | cut -d/ -f1))"
-	report success 0 "$text"
+	text="infected files in $path: $infected, in quarantine: $moved ($(clamscan --version | cut -d/ -f1))"
+	if [ "$text$SUBSTATUS" != "$reported" ]; then
+		report success 0 "$text" && reported=$text$SUBSTATUS
+	fi
 	heartbeat ready "scanned at $(date -u +%H:%M:%S): $infected infected"
 	log "$text"
 }
@@ -87,10 +91,12 @@ case "$1" in
 install)
 	mkdir -p "$data" || exit 51
 	if ! command -v clamscan >/dev/null 2>&1; then
-		# Packages that came with the handler need no network.
-		set -- clamav
-		if [ -d debs ]; then set -- "$base"/debs/*.deb; fi
-		apt-get install -y -q --no-install-recommends "$@" </dev/null || exit 52
+		# Packages that came with the handler are complete, and need no network.
+		if [ -d debs ]; then
+			dpkg -i debs/*.deb </dev/null || exit 52
+		else
+			apt-get install -y -q --no-install-recommends clamav </dev/null || exit 52
+		fi
 		touch "$data/owned"
 	fi
 	clamscan --version

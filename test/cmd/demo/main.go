@@ -33,6 +33,7 @@ func run() int {
 	packages := flag.String("packages", "", "`directory` with extension packages to publish in addition to the samples")
 	keep := flag.Bool("keep", false, "open a shell in the machine at the end")
 	plain := flag.Bool("plain-dvd", false, "make the DVD a plain file instead of a loop device")
+	tour := flag.Bool("tour", false, "show metadata, scheduled events and extensions, one line per step")
 	verbose := flag.Bool("verbose", false, "print the agent's log")
 	flag.Parse()
 
@@ -43,14 +44,18 @@ func run() int {
 
 	d := &demo{out: os.Stdout, bin: *bin, packages: *packages, plain: *plain, verbose: *verbose}
 	start := time.Now()
-	err := d.run(ctx)
+	do := d.run
+	if *tour {
+		do, d.quiet = d.tour, true
+	}
+	err := do(ctx)
 	if err == nil && *keep {
 		err = d.shell()
 	}
 	err = errors.Join(err, d.close())
 	switch {
 	case err == nil:
-		fmt.Fprintf(d.out, "\ndemo: ok in %s: %s\n", seconds(time.Since(start)), d.summary())
+		fmt.Fprintf(d.out, "\ndemo: ok in %s%s\n", seconds(time.Since(start)), d.summary())
 		return 0
 	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled):
 		fmt.Fprintln(d.out, "\ndemo: failed: interrupted")
@@ -69,6 +74,10 @@ type demo struct {
 	packages string
 	plain    bool
 	verbose  bool
+	quiet    bool // say nothing; see tell
+
+	begun time.Time
+	told  string // what this step of the tour prints
 
 	dir      string // temporary: medium, packages, journal
 	who      identity
@@ -102,6 +111,9 @@ func (d *demo) step(what string, do func() error) error {
 
 // say prints indented lines.
 func (d *demo) say(format string, args ...any) {
+	if d.quiet {
+		return
+	}
 	text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
 	for line := range strings.SplitSeq(text, "\n") {
 		fmt.Fprintln(d.out, "   "+line)
@@ -113,7 +125,10 @@ func (d *demo) summary() string {
 	for _, t := range d.times {
 		parts = append(parts, t.what+" "+seconds(t.took))
 	}
-	return strings.Join(parts, ", ")
+	if len(parts) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(parts, ", ")
 }
 
 // explain prints the last log lines after a failure.

@@ -173,6 +173,7 @@ func (d *demo) provision(ctx context.Context) error {
 		return err
 	}
 	d.say("the platform received Ready")
+	d.tell("host name %s, account %s with a password and %d keys; the platform received Ready", d.who.hostname, d.who.user, len(d.who.keys))
 	return nil
 }
 
@@ -207,6 +208,7 @@ func (d *demo) account(ctx context.Context) error {
 			return fmt.Errorf("ssh with the %s key printed %q, want %q", k.name, got, want)
 		}
 	}
+	d.tell("with each of the keys; sudo asks for the password, and takes it")
 	return nil
 }
 
@@ -235,19 +237,11 @@ func (d *demo) extension(ctx context.Context) error {
 	if err := d.beside(ctx, &got, "curl", "-sS", "--fail-with-body", url); err != nil {
 		return err
 	}
-	var resource struct {
-		Properties struct {
-			ProvisioningState string
-			InstanceView      struct {
-				TypeHandlerVersion string
-				Statuses           []struct{ Code, DisplayStatus, Message string }
-			}
-		}
-	}
-	if err := json.Unmarshal(got.Bytes(), &resource); err != nil {
+	var r resource
+	if err := json.Unmarshal(got.Bytes(), &r); err != nil {
 		return fmt.Errorf("parse the answer of the control plane: %w: %.200s", err, got.String())
 	}
-	p := resource.Properties
+	p := r.Properties
 	d.say("%s %s: %s", "Azguest.Samples.Hello", p.InstanceView.TypeHandlerVersion, p.ProvisioningState)
 	for _, s := range p.InstanceView.Statuses {
 		d.say("  %s: %s", s.Code, s.Message)
