@@ -109,7 +109,9 @@ printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/polic
 	c.Sh(t, `printf '%s%s' 'X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-' 'STANDARD-ANTIVIRUS-TEST-FILE!$H+H*' >/home/azureuser/x.com`)
 	sub := func(want string) {
 		t.Helper()
-		c.WaitRow(t, name, want, func(r machine.Row) bool { return slices.Contains(r.Substatus, want) && strings.EqualFold(r.HandlerStatus, "ready") })
+		c.WaitRow(t, name, want, func(r machine.Row) bool {
+			return slices.Contains(r.Substatus, want) && strings.EqualFold(r.HandlerStatus, "ready")
+		})
 	}
 	sub("Azguest.Test.EICAR: error: Azguest.Test.EICAR found in /home/azureuser/x.com")
 	c.Put(t, fabric.Extension{Handler: name, Version: "1.1", Settings: map[string]any{"path": "/home", "period": 1, "action": "quarantine"}})

@@ -266,14 +266,10 @@ func (d *demo) tellFindings(ctx context.Context) error {
 		return err
 	}
 	v := r.Properties.InstanceView
-	text := v.Statuses[0].Message
-	for _, s := range v.Substatuses {
-		text += "; " + s.Code
-	}
 	if len(v.Substatuses) == 0 {
-		return errors.New("the scanner has no substatus: " + text)
+		return errors.New("the scanner has no substatus: " + v.Statuses[0].Message)
 	}
-	d.tell("%s", text)
+	d.tell("%s; substatus %s", v.Statuses[0].Message, v.Substatuses[0].Code)
 	return nil
 }
 
