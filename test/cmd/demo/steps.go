@@ -31,7 +31,7 @@ func (d *demo) run(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"provisioning medium", d.medium},
-		{"blank machine", d.boot},
+		{"blank machine", func(ctx context.Context) error { return d.boot(ctx) }},
 		{"start to Ready", d.provision},
 		{"account", d.account},
 		{"extension", d.extension},
@@ -102,7 +102,8 @@ func (d *demo) local(ctx context.Context, args ...string) error {
 }
 
 // boot creates the sandbox and starts the emulator in its network.
-func (d *demo) boot(ctx context.Context) error {
+// more are further flags of fabric serve.
+func (d *demo) boot(ctx context.Context, more ...string) error {
 	layer, err := sandbox.DebianLayer(ctx, sandbox.SSHServer()...)
 	if err != nil {
 		return err
@@ -123,6 +124,7 @@ func (d *demo) boot(ctx context.Context) error {
 	}
 	r, w := io.Pipe()
 	args := append([]string{d.program("fabric"), "serve", "--admin", admin, "--repo", d.file("repo"), "--journal", d.file("journal"), "--vm", vmName}, d.wishes()...)
+	args = append(args, more...)
 	d.fabric, err = d.machine.Beside(sandbox.Cmd{Args: args, Stdout: w, Stderr: &d.fabLog})
 	if err != nil {
 		return err

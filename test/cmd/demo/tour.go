@@ -19,6 +19,7 @@ import (
 // tourConfig switches on what the tour shows; all of it is off by default.
 const tourConfig = `Metadata.EnvFile=y
 Hooks.Enabled=y
+UserData.Apply=y
 Extensions.GoalStatePeriod=1
 `
 
@@ -32,6 +33,7 @@ func (d *demo) tour(ctx context.Context) error {
 		{"a blank machine", d.tourMachine},
 		{"provisioned", d.provision},
 		{"log in", d.account},
+		{"user data", d.tourUserData},
 		{"metadata", d.tourMetadata},
 		{"virus scanner", d.tourScanner},
 		{"a virus", d.tourVirus},
@@ -80,6 +82,22 @@ func (d *demo) vm(ctx context.Context, args ...string) error {
 	return d.beside(ctx, io.Discard, append(append([]string{d.program("fabric"), "vm"}, args...), "--admin", admin)...)
 }
 
+// The user data of the tour, and what the builder of the image has put beneath it.
+const (
+	tourImageConfig = `#cloud-config
+timezone: Etc/UTC
+write_files:
+- {path: /etc/motd, content: "a machine of the image's builder\n"}
+`
+	tourUserConfig = `#cloud-config
+timezone: Europe/Berlin
+users:
+- {name: ada, groups: [users], lock_passwd: true}
+runcmd:
+- [sh, -c, "id -un ada >/var/tmp/first-boot"]
+`
+)
+
 // tourMachine makes the medium and the machine, with what the tour needs.
 func (d *demo) tourMachine(ctx context.Context) error {
 	if err := d.medium(ctx); err != nil {
@@ -105,17 +123,21 @@ func (d *demo) tourMachine(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := d.boot(ctx); err != nil {
+	if err := os.WriteFile(d.file("user-data"), []byte(tourUserConfig), 0o600); err != nil {
+		return err
+	}
+	if err := d.boot(ctx, "--user-data-file", d.file("user-data")); err != nil {
 		return err
 	}
 	if err := d.vm(ctx, "tag", "stage=test"); err != nil {
 		return err
 	}
-	if _, err := d.machineHas(ctx, "mkdir -p /etc/waagent.conf.d /etc/dpkg/dpkg.cfg.d /etc/azguest/hooks.d/preempt"); err != nil {
+	if _, err := d.machineHas(ctx, "mkdir -p /etc/waagent.conf.d /etc/dpkg/dpkg.cfg.d /etc/azguest/hooks.d/preempt /usr/lib/azguest/vendor-data.d"); err != nil {
 		return err
 	}
 	for name, text := range map[string]string{
-		"/etc/waagent.conf.d/tour.conf": tourConfig,
+		"/etc/waagent.conf.d/tour.conf":                tourConfig,
+		"/usr/lib/azguest/vendor-data.d/10-image.yaml": tourImageConfig,
 		// The machine is thrown away, so its dpkg does not wait for the disk, and
 		// it has no service manager.
 		"/etc/dpkg/dpkg.cfg.d/tour": "force-unsafe-io\npath-exclude=/usr/share/man/*\npath-exclude=/usr/share/doc/*\n",
@@ -133,6 +155,30 @@ func (d *demo) tourMachine(ctx context.Context) error {
 		}
 	}
 	d.tell("no account, no agent; the platform beside it is emulated, and %d Debian packages of clamav wait in its storage", len(debs))
+	return nil
+}
+
+// tourUserData checks what the cloud-config has done.
+func (d *demo) tourUserData(ctx context.Context) error {
+	for {
+		r, err := d.machine.Run(ctx, "sh", "-c", "agentctl data status -o json")
+		if err == nil && strings.Contains(r.Stdout, `"state": "done"`) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the user data was not carried out: %s%s", r.Stdout, r.Stderr)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if _, err := d.machineHas(ctx, "cat /var/tmp/first-boot /etc/motd; readlink -f /etc/localtime", "ada\n", "image's builder", "Europe/Berlin"); err != nil {
+		return err
+	}
+	shown, err := d.machineHas(ctx, "agentctl data show --origin | grep -e timezone -e motd", "Europe/Berlin # user data", "10-image.yaml")
+	if err != nil {
+		return err
+	}
+	d.tell("account ada, a command and the time zone of the user, a file of the image's builder; %s", strings.TrimSpace(strings.Split(shown, "\n")[0]))
 	return nil
 }
 
