@@ -65,7 +65,28 @@ func (m *Machine) ForgetSudo(user string) error {
 		forgetLines(r, main, 0o600, func(f []string) bool { return doasRule(f, user) }),
 		forgetLines(r, path.Join(o.SudoersDir, "waagent"), 0o440, func(f []string) bool { return sudoLine(f, user) }),
 		forgetLines(r, path.Join(o.SudoersDir, lastFile), 0o440, func(f []string) bool { return sudoLine(f, user) }),
+		forgetDataRules(r, path.Join(o.SudoersDir, DataSudoers), user),
 		forgetLines(r, path.Join(doasDir, doasFile), 0o600, func(f []string) bool { return doasRule(f, user) }))
+}
+
+// forgetDataRules removes a user's block from the file with the rules of user
+// data, and the file if no rule is left.
+func forgetDataRules(r host.Root, name, user string) error {
+	b, err := r.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	out := SudoersWithout(string(b), user)
+	if strings.TrimSpace(linesWithout(out, func(f []string) bool { return len(f) > 0 && f[0][0] == '#' })) == "" {
+		return r.Remove(name)
+	}
+	if out == string(b) {
+		return nil
+	}
+	return r.WriteFile(name, []byte(out), sudoersMode)
 }
 
 func forgetLines(r host.Root, name string, perm fs.FileMode, gone func(fields []string) bool) error {

@@ -137,6 +137,27 @@ func (s Sudo) replace(ctx context.Context, m *Machine, name, old, next string) e
 	return m.Root.WriteFile(name, []byte(next), sudoersMode)
 }
 
+// DataSudoers is the file of sudoers.d with the rules of user data (package
+// userdata): a block for each user.
+const DataSudoers = "90-azguest-users"
+
+// DataSudoersTitle is the first line of a user's block.
+func DataSudoersTitle(user string) string { return "# User rules for " + user + "\n" }
+
+// SudoersWithout returns the text of DataSudoers without the block of a user.
+func SudoersWithout(text, user string) string {
+	title, name := DataSudoersTitle(user), SudoersName(user)+" "
+	var out strings.Builder
+	in := false
+	for line := range strings.Lines(text) {
+		in = line == title || in && strings.HasPrefix(line, name)
+		if !in {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
 // WriteSudoers replaces a file of the sudoers directory, if visudo accepts the
 // text, and makes sure that an installed sudo reads the directory.
 func (m *Machine) WriteSudoers(ctx context.Context, name, text string) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/ovf"
+	"github.com/azguest/azguest/provisioning"
 )
 
 // Functions of the table that look for things without a fixed path.
@@ -46,7 +47,7 @@ func provisionedAccounts(s *survey) []item {
 }
 
 // ourSudoFiles are the files that provisioning programs make for one account.
-var ourSudoFiles = []string{"90-cloud-init-users", "azure-init-user", "waagent", "zzzz-azguest"}
+var ourSudoFiles = []string{provisioning.DataSudoers, "90-cloud-init-users", "azure-init-user", "waagent", "zzzz-azguest"}
 
 // unknownSudoers finds rules for accounts that are gone, where sudo-rule does
 // not remove them.

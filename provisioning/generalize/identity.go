@@ -101,7 +101,7 @@ func accountEntries() []Entry {
 		},
 		{
 			Name: "sudo-rule", Group: Accounts, Act: Amend, Harm: Shared, edit: withoutGoneSudoers,
-			Paths: []string{"{sudoers}/90-cloud-init-users", "{sudoers}/azure-init-user", "{sudoers}/waagent", "{sudoers}/zzzz-azguest"},
+			Paths: []string{"{sudoers}/90-azguest-users", "{sudoers}/90-cloud-init-users", "{sudoers}/azure-init-user", "{sudoers}/waagent", "{sudoers}/zzzz-azguest"},
 			Why:   "sudo rights of an account that does not exist", Source: "WALinuxAgent issue 631",
 		},
 		{

@@ -331,9 +331,6 @@ func (s AddKeys) Apply(ctx context.Context, m *provisioning.Machine) error {
 	return nil
 }
 
-// sudoersFile is the file of sudoers.d with the rules of users.
-const sudoersFile = "90-azguest-users"
-
 // AddSudo writes the sudo rules of a user.
 type AddSudo struct {
 	User  string
@@ -354,11 +351,11 @@ func (s AddSudo) Apply(ctx context.Context, m *provisioning.Machine) error {
 	if _, _, err := m.Person(ctx, s.User); err != nil {
 		return bad(err)
 	}
-	old, err := readText(m.Root, path.Join(m.Options.SudoersDir, sudoersFile))
+	old, err := readText(m.Root, path.Join(m.Options.SudoersDir, provisioning.DataSudoers))
 	if err != nil {
 		return bad(err)
 	}
-	if err := m.WriteSudoers(ctx, sudoersFile, sudoersWith(old, s.User, s.Rules)); err != nil {
+	if err := m.WriteSudoers(ctx, provisioning.DataSudoers, sudoersWith(old, s.User, s.Rules)); err != nil {
 		return bad(fmt.Errorf("rules of %s: %w", s.User, err))
 	}
 	return nil
@@ -370,19 +367,10 @@ func sudoersWith(text, user string, rules []string) string {
 	if text == "" {
 		text = "# Written by azguest from the user data of this VM.\n"
 	}
-	title, name := "# User rules for "+user+"\n", provisioning.SudoersName(user)+" "
-	var out strings.Builder
-	in := false
-	for line := range strings.Lines(text) {
-		in = line == title || in && strings.HasPrefix(line, name)
-		if !in {
-			out.WriteString(line)
-		}
-	}
 	var next strings.Builder
-	next.WriteString(strings.TrimRight(out.String(), "\n") + "\n\n" + title)
+	next.WriteString(strings.TrimRight(provisioning.SudoersWithout(text, user), "\n") + "\n\n" + provisioning.DataSudoersTitle(user))
 	for _, r := range rules {
-		next.WriteString(name + r + "\n")
+		next.WriteString(provisioning.SudoersName(user) + " " + r + "\n")
 	}
 	return next.String()
 }

@@ -85,6 +85,12 @@ alice ALL=(ALL) ALL`,
 		"cat /home/azureuser/.ssh/authorized_keys":                                            otherKey + " order\n" + testKey + " top",
 		"visudo -c >/dev/null && echo fine":                                                   "fine",
 	})
+	defer func() {
+		if err := m.ForgetSudo("alice"); err != nil {
+			t.Error(err)
+		}
+		expect(t, map[string]string{"ls /etc/sudoers.d/90-azguest-users 2>/dev/null || true": ""})
+	}()
 	state := func() string {
 		return sh(t, "cat /etc/passwd /etc/shadow /etc/group /etc/gshadow /etc/subuid /etc/sudoers.d/*; find /home /opt/homes /srv /root/.ssh -printf '%M %u %g %p\\n' | sort; cat /home/*/.ssh/authorized_keys /root/.ssh/authorized_keys")
 	}
