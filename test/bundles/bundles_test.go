@@ -341,3 +341,41 @@ func TestOtherSamples(t *testing.T) {
 		}
 	})
 }
+
+// TestMember: the sample that restores access reads its settings as JSON.
+func TestMember(t *testing.T) {
+	const all = `{"a": {"username": "no"}, "username":"bob","ssh_key" : "ssh-ed25519 AA\u002bB\/x c","password":"p\"\\\u00e4\u20ac ä\n$(x)","reset_ssh":true,"n":-1.5e3,"expiration":null,"list":["username",{"x":1}],"":"empty"}`
+	for _, tc := range []struct {
+		doc, key, want string
+		refused        bool
+	}{
+		{all, "username", "bob", false},
+		{all, "ssh_key", "ssh-ed25519 AA+B/x c", false},
+		{all, "password", "p\"\\ä€ ä\n$(x)", false},
+		{all, "reset_ssh", "true", false},
+		{all, "n", "-1.5e3", false},
+		{all, "expiration", "", false},
+		{all, "absent", "", false},
+		{all, "x", "", false},
+		{all, "", "empty", false},
+		{all, "list", "", true},
+		{all, "a", "", true},
+		{`{"x":"username","y":"z"}`, "username", "", false},
+		{`["username","x"]`, "username", "", true},
+		{`{"username":"\ud83d\ude00"}`, "username", "", true},
+		{`{"username":"\u0000"}`, "username", "", true},
+		{`{"username":"\u00zz"}`, "username", "", true},
+		{`{"username":"x`, "username", "", true},
+		{`{"username":"x"`, "username", "", true},
+		{`{"username":"x"}}`, "username", "", true},
+		{``, "username", "", true},
+		{`username`, "username", "", true},
+	} {
+		cmd := exec.CommandContext(t.Context(), "awk", "-v", "key="+tc.key, embedded("member.awk"))
+		cmd.Env, cmd.Stdin = append(os.Environ(), "LC_ALL=C"), strings.NewReader(tc.doc)
+		out, err := cmd.Output()
+		if (err != nil) != tc.refused || string(out) != tc.want {
+			t.Errorf("member %q of %s: %q, %v; want %q", tc.key, tc.doc, out, err, tc.want)
+		}
+	}
+}
