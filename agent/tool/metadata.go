@@ -113,6 +113,7 @@ func (m *metadataCommand) once(ctx context.Context) int {
 	}
 	doc, err := m.fetch(ctx)
 	if err == nil {
+		m.refresh(doc)
 		return m.show(doc)
 	}
 	c, cerr := metadata.ReadCache(m.Root)
@@ -160,7 +161,7 @@ func (b becauseError) Unwrap() error { return b.error }
 
 func because(err error) error { return becauseError{err} }
 
-// fetch asks the service. If root runs the command, the copies are refreshed.
+// fetch asks the service.
 func (m *metadataCommand) fetch(ctx context.Context) (*metadata.Node, error) {
 	b, err := m.ask(ctx)
 	if err != nil {
@@ -170,16 +171,21 @@ func (m *metadataCommand) fetch(ctx context.Context) (*metadata.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the answer of the metadata service cannot be used: %w", err)
 	}
-	if os.Geteuid() == 0 {
-		err := metadata.WriteCache(m.Root, doc, time.Now())
-		if err == nil && m.Config.Metadata.EnvFile {
-			err = metadata.WriteUnit(m.Root, doc)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // without its directory, the agent has never run
-			fmt.Fprintln(m.Err, "azguest: the copy was not refreshed:", err)
-		}
-	}
 	return doc, nil
+}
+
+// refresh writes the copies, if root runs the command.
+func (m *metadataCommand) refresh(doc *metadata.Node) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	err := metadata.WriteCache(m.Root, doc, time.Now())
+	if err == nil && m.Config.Metadata.EnvFile {
+		err = metadata.WriteUnit(m.Root, doc)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // without its directory, the agent has never run
+		fmt.Fprintln(m.Err, "azguest: the copy was not refreshed:", err)
+	}
 }
 
 // show prints the part of a document that was asked for.
@@ -290,6 +296,7 @@ func (m *metadataCommand) waitChange(ctx context.Context) int {
 			var now state
 			if now, err = m.state(doc); err == nil {
 				if known != nil && now != *known {
+					m.refresh(doc)
 					return m.show(doc)
 				}
 				known = &now

@@ -69,13 +69,25 @@ func TestMetadata(t *testing.T) {
 	try(`agentctl metadata compute/tags/env; `+user+`agentctl metadata --cached compute/tags/env; . /run/azguest/metadata.env; echo "$AZ_COMPUTE_TAGS_ENV"`, 0, "test\ntest\ntest\n")
 
 	// The service fails: the copy answers, and says how old it is.
-	fail(t, c, fabric.Fault{Kind: fabric.Metadata, Reset: true})
+	down := fail(t, c, fabric.Fault{Kind: fabric.Metadata, Reset: true})
 	try(user+"agentctl metadata compute/tags/env", 5, "test\n", "printed from the copy, ")
 	try(user+"agentctl metadata userdata", 3, "which may be secret")
 	try(user+"agentctl metadata --wait-change compute/tags/env --timeout 1s", 6, "has not changed within 1s")
 	c.Sh(t, "rm /run/azguest/metadata.json")
 	try(user+"agentctl metadata compute/vmId", 3, "there is no copy")
+
+	// The agent says so, too, if copies are wanted of it, and recovers.
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	c.Sh(t, "echo Metadata.Period=1 >>/etc/waagent.conf.d/metadata.conf")
+	c.StartAgent(t)
+	c.screen(t, 1, "problem    instance metadata: ", "AZ-NET-IMDS", "metadata   not fetched yet, every 1s, also in /run/azguest/metadata.env")
+	c.Fabric.RemoveFault(down)
+	c.screen(t, 0, "metadata   fetched ")
+	c.VM.SetTags(map[string]string{"env": "newest"})
+	await(t, "the copy to be refreshed", func() bool {
+		r, _ := c.Run(t.Context(), "grep", "-x", `AZ_COMPUTE_TAGS_ENV="newest"`, "/run/azguest/metadata.env")
+		return r.Code == 0
+	})
 }

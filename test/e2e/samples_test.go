@@ -43,6 +43,7 @@ func TestSampleAccess(t *testing.T) {
 			t.Errorf("%s has changed the machine:\n%s\nbefore:\n%s", name, after, before)
 		}
 	}
+	pem := c.Sh(t, "ssh-keygen -q -t rsa -b 2048 -N '' -f /var/tmp/k; ssh-keygen -e -m PKCS8 -f /var/tmp/k.pub | tee /var/tmp/pem")
 	const secretText = `p"w\d$(id)'ä;`
 	for _, tc := range []struct {
 		protected map[string]any
@@ -51,6 +52,7 @@ func TestSampleAccess(t *testing.T) {
 		{map[string]any{"username": "azureuser", "ssh_key": key, "remove_prior_keys": true}, `test "$(cat /home/azureuser/.ssh/authorized_keys)" = '` + key + `'; test "$(stat -c %a:%U /home/azureuser/.ssh/authorized_keys)" = 600:azureuser`},
 		{map[string]any{"username": "rescue", "password": secretText, "expiration": "2099-12-31"}, `id rescue; chage -l rescue | grep 'Dec 31, 2099'; sshd -T | grep 'passwordauthentication yes'; test "$(grep -c '^rescue ALL=(ALL) ALL$' /etc/sudoers.d/waagent)" = 1
 printf '%s\n' 'p"w\d$(id)'"'"'ä;' | setpriv --reuid=rescue --regid=rescue --init-groups sudo -S -k -p '' id -u | grep -x 0`},
+		{map[string]any{"username": "azureuser", "ssh_key": pem}, `ssh-keygen -i -m PKCS8 -f /var/tmp/pem | grep -qFf - /home/azureuser/.ssh/authorized_keys; test "$(wc -l </home/azureuser/.ssh/authorized_keys)" = 2`},
 		{map[string]any{"remove_user": "rescue", "reset_ssh": true}, `! id rescue; test ! -e /home/rescue; ! grep -r rescue /etc/sudoers.d; sshd -t`},
 	} {
 		if got := ask(tc.protected); got != "Succeeded" {
