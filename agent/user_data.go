@@ -78,7 +78,7 @@ func (a *Agent) showUserData(d status.UserData) {
 // observeUserData shows progress.
 func (a *Agent) observeUserData(store userdata.Store, p provisioning.Progress) {
 	if p.State == provisioning.Doing || p.State == provisioning.Done || p.State == provisioning.Broken {
-		a.Log.Debug().Str("item", p.Step.String()).Str("state", string(p.State)).Dur("took", p.Took).Msg("user data")
+		a.Log.Debug().Str("item", p.Step.String()).Str("state", string(p.State)).Dur("took", p.Took).Msg("item of user data")
 		if j, err := store.Journal(); err == nil {
 			a.showUserData(dataStatus(j, status.DataRunning))
 		}
@@ -100,11 +100,12 @@ func dataStatus(j userdata.Journal, state string) status.UserData {
 
 // userDataDone shows and logs what became of the user data.
 func (a *Agent) userDataDone(j userdata.Journal) {
-	for i, p := range j.Problems {
-		a.Log.Warn().Str("code", p.ID).Str("at", p.At.String()).Str("key", p.Key).Msg("user data: " + p.Text)
+	faults, bad := j.News(a.Root.BootID())
+	for i, p := range faults {
+		a.Log.Warn().Str("code", p.ID).Str("at", p.At.String()).Str("key", p.Key).Str("fault", p.Text).Msg("fault in user data")
 		if i == 0 {
 			text := p.Error()
-			if n := len(j.Problems) - 1; n > 0 {
+			if n := len(faults) - 1; n > 0 {
 				text += fmt.Sprintf(" (and %d more: agentctl data status)", n)
 			}
 			a.live.problem(problemUserData, p.ID, fixOf(p.ID), errors.New(text))
@@ -113,8 +114,8 @@ func (a *Agent) userDataDone(j userdata.Journal) {
 	for _, p := range j.Foreign {
 		a.Log.Info().Str("document", p.String()).Msg("neither a script nor a cloud-config, left alone")
 	}
-	for _, e := range j.Bad() {
-		a.Log.Warn().Str("code", e.Code).Str("item", e.ID).Msg("user data: " + e.Error)
+	for _, e := range bad {
+		a.Log.Warn().Str("code", e.Code).Str("item", e.ID).Str("fault", e.Error).Msg("user data not carried out as it says")
 		a.live.problem(problemUserData+" item "+e.ID, e.Code, fixOf(e.Code), errors.New(e.Error))
 	}
 	state := status.DataDone
@@ -126,7 +127,7 @@ func (a *Agent) userDataDone(j userdata.Journal) {
 	}
 	d := dataStatus(j, state)
 	a.showUserData(d)
-	a.Log.Info().Str("state", state).Int("items", d.Items).Int("done", d.Done).Msg("user data")
+	a.Log.Info().Str("state", state).Int("items", d.Items).Int("done", d.Done).Msg("user data carried out")
 }
 
 // userDocuments returns the documents of this machine, lowest layer first, and

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
-	"github.com/azguest/azguest/provisioning"
 )
 
 // State is the state of an item, or of everything.
@@ -53,6 +52,7 @@ type Entry struct {
 	Code     string    `json:"code,omitempty"`
 	Error    string    `json:"error,omitempty"`
 	Exit     *int      `json:"exit,omitempty"`
+	Boot     string    `json:"boot,omitempty"` // in which it ended
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
 	Output   string    `json:"output,omitempty"` // directory of a script's output
@@ -62,8 +62,9 @@ type Entry struct {
 // documents themselves are beside it.
 type Journal struct {
 	VMID     string    `json:"vmId"`
-	Boot     string    `json:"boot,omitempty"` // the last one for which it is complete
-	User     string    `json:"user,omitempty"` // the account of the order
+	Boot     string    `json:"boot,omitempty"`    // the last one for which it is complete
+	Fetched  string    `json:"fetched,omitempty"` // the boot in which the documents were fetched
+	User     string    `json:"user,omitempty"`    // the account of the order
 	State    State     `json:"state"`
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"` // the first time
@@ -85,6 +86,16 @@ func (j *Journal) Bad() []Entry {
 	return slices.DeleteFunc(slices.Clone(j.Items), func(e Entry) bool {
 		return e.State != Failed && e.State != Interrupted && e.State != Warned
 	})
+}
+
+// News returns what is to be reported in a boot: the faults of documents that
+// were fetched in it, or that still keep everything from being carried out, and
+// the entries of it that did not end well.
+func (j *Journal) News(boot string) (faults []Problem, bad []Entry) {
+	if j.State == Refused || j.Fetched == boot {
+		faults = j.Problems
+	}
+	return faults, slices.DeleteFunc(j.Bad(), func(e Entry) bool { return e.Boot != boot })
 }
 
 // A Store is the state on disk.
@@ -212,7 +223,18 @@ func (s Store) begin(i Item) error {
 	return s.write(onceName, append(b, '\n'), 0o600)
 }
 
-// fault gives an error a code.
-func fault(code string, err error) error {
-	return &provisioning.Error{ID: code, Reason: "user data", Err: err}
+// A coded error has a code.
+type coded struct {
+	code string
+	err  error
 }
+
+func (e *coded) Error() string { return e.err.Error() }
+
+func (e *coded) Unwrap() error { return e.err }
+
+// Code is the stable code.
+func (e *coded) Code() string { return e.code }
+
+// fault gives an error a code.
+func fault(code string, err error) error { return &coded{code, err} }

@@ -91,7 +91,7 @@ func (r *Runner) documents(ctx context.Context, s Store, j *Journal) ([]Document
 	if err != nil {
 		return nil, err
 	}
-	*j = Journal{VMID: r.Machine.VM.ID, User: r.User, State: Pending, Started: time.Now().UTC(), Sources: sources, Problems: ps}
+	*j = Journal{VMID: r.Machine.VM.ID, User: r.User, Fetched: s.Root.BootID(), State: Pending, Started: time.Now().UTC(), Sources: sources, Problems: ps}
 	return docs, s.save(j)
 }
 
@@ -172,7 +172,7 @@ func (r *Runner) item(ctx context.Context, s Store, j *Journal, i Item, e *Entry
 		return err
 	}
 	r.observe(provisioning.Progress{Step: i, State: provisioning.Planned})
-	e.State, e.Exit, e.Finished = out.state, out.exit, time.Now().UTC()
+	e.State, e.Exit, e.Boot, e.Finished = out.state, out.exit, j.Boot, time.Now().UTC()
 	if out.err != nil {
 		e.Code, e.Error = codeOf(out.err), out.err.Error()
 	}

@@ -157,10 +157,10 @@ func TestFailures(t *testing.T) {
 		got = append(got, e.Code+" "+strings.ReplaceAll(e.Error, e.Output, "OUT"))
 	}
 	want := []string{
-		"AZ-DATA-SCRIPT user data: exit code 7, output in OUT",
-		"AZ-DATA-SCRIPT user data: exit code 127, output in OUT",
-		"AZ-DATA-SCRIPT user data: ended by SIGKILL, output in OUT",
-		"AZ-DATA-SCRIPT user data: not finished after 1s and ended, output in OUT",
+		"AZ-DATA-SCRIPT exit code 7, output in OUT",
+		"AZ-DATA-SCRIPT exit code 127, output in OUT",
+		"AZ-DATA-SCRIPT ended by SIGKILL, output in OUT",
+		"AZ-DATA-SCRIPT not finished after 1s and ended, output in OUT",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -1,0 +1,168 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"strings"
+	"testing"
+)
+
+// withUserData makes a machine that carries out its user data.
+func withUserData(t *testing.T, user, custom, vendor string) *cloud {
+	t.Helper()
+	o := blank()
+	o.Provisioning.UserData, o.Provisioning.CustomData, o.Provisioning.VendorData = []byte(user), []byte(custom), []byte(vendor)
+	c := newAgentCloud(t, o)
+	c.Sh(t, "mkdir -p /etc/waagent.conf.d /usr/lib/azguest/vendor-data.d; echo UserData.Apply=y >/etc/waagent.conf.d/data.conf")
+	return c
+}
+
+// dataDone waits until the user data has been carried out in this boot.
+func dataDone(t *testing.T, c *cloud, want string) {
+	t.Helper()
+	await(t, "the user data", func() bool { return strings.Contains(c.Sh(t, "agentctl status || :"), want) })
+}
+
+func gzipped(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestUserData: vendor data of the image and of the platform beneath custom data
+// and user data; the agent is killed while a script runs; the machine is booted
+// again; the commands show what became of it, without secrets.
+func TestUserData(t *testing.T) {
+	t.Parallel()
+	const user = `Content-Type: multipart/mixed; boundary="=="
+MIME-Version: 1.0
+
+--==
+Content-Type: text/cloud-config
+
+merge_how: list(append)
+users:
+- name: bob
+  plain_text_passwd: hunter2-S3cret
+  lock_passwd: false
+write_files:
+- {path: /etc/motd, content: "from the user\n", permissions: "0640"}
+runcmd:
+- [sh, -c, "echo runcmd >>/var/tmp/log"]
+ntp: {enabled: false}
+--==
+Content-Type: text/x-shellscript; name=a.sh
+
+#!/bin/sh
+echo "a $INSTANCE_ID $HOME" >>/var/tmp/log
+until [ -e /var/tmp/go ]; do sleep 0.01; done
+echo "a ended" >>/var/tmp/log
+--==
+Content-Type: text/x-shellscript-per-boot; name=boot.sh
+
+#!/bin/sh
+echo boot >>/var/tmp/log
+--==
+Content-Type: text/x-shellscript; name=z.sh
+
+#!/bin/sh
+echo "password=hunter2-S3cret"; exit 7
+--==--
+`
+	c := withUserData(t, user, gzipped(t, "#cloud-config\nwrite_files:\n- {path: /etc/issue.net, content: from custom data}\n"),
+		"#cloud-config\nwrite_files: [{path: /etc/motd, content: from the platform}, {path: /etc/vendor, content: vendor}]\nmerge_how: list(append)\n")
+	c.Sh(t, `cd /usr/lib/azguest/vendor-data.d; printf '#!/bin/sh\necho vendor >>/var/tmp/log\n' >10.sh; printf '#cloud-config\nfrobnicate: 1\n' >20.yaml; cp 10.sh 30.sh; chmod 666 30.sh`)
+	p := c.StartAgent(t)
+	c.WaitReady(t)
+	await(t, "the script", func() bool { return strings.Contains(c.Sh(t, "cat /var/tmp/log 2>/dev/null || :"), "a ") })
+	if err := c.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	id := c.Sh(t, "cat /var/lib/waagent/provisioned")
+	c.StartAgent(t)
+	c.Sh(t, "touch /var/tmp/go")
+	dataDone(t, c, " items, 1 with problems carried out")
+	const log = "vendor\nboot\na ID /root\na ended\nruncmd"
+	want := strings.ReplaceAll(log, "ID", id)
+	if got := c.Sh(t, "cat /var/tmp/log"); got != want {
+		t.Errorf("log %q, want %q", got, want)
+	}
+	// The lists of custom data took the place of the vendor's, the user's are
+	// appended to them.
+	if got := c.Sh(t, "cat /etc/motd /etc/issue.net; stat -c '%a' /etc/motd; id -un bob; ls /etc/vendor 2>&1 || :"); !strings.HasPrefix(got, "from the user\nfrom custom data640\nbob\nls: ") {
+		t.Errorf("machine: %s", got)
+	}
+	c.screen(t, 1, "user data  ", "AZ-DATA-SCRIPT", "exit code 7", "AZ-DATA-FETCH", "vendor-data.d, 30.sh: unsafe path: others than root can change it (and 1 more: agentctl data status)")
+	if got := c.Sh(t, "agentctl data show --origin"); !strings.Contains(got, "plain_text_passwd: '[hidden]' # user data, part 1, line 4") || !strings.Contains(got, "path: /etc/issue.net # custom data, line 3") ||
+		!strings.Contains(got, "# script boot.sh, at every boot, ") || !strings.Contains(got, "(user data, part 3 (boot.sh))") || strings.Contains(got, "from the platform") {
+		t.Errorf("data show:\n%s", got)
+	}
+	if got := c.Sh(t, "agentctl data status; agentctl data status -o json; agentctl data show -o json"); !strings.Contains(got, "failed       run the script z.sh") || !strings.Contains(got, "20.yaml, line 2: frobnicate: this key is not supported (AZ-DATA-KEY)") || !strings.Contains(got, `"exit": 7`) || !strings.Contains(got, "others than root can change it") || strings.Contains(got, "hunter2") {
+		t.Errorf("data status:\n%s", got)
+	}
+	if got := c.Sh(t, "grep -rl hunter2 /var/log /run/azguest || :; find /var/lib/waagent/azguest/data -perm /077"); got != "" {
+		t.Errorf("everybody can read a secret, or state: %s", got)
+	}
+	c.Sh(t, "! setpriv --reuid=65534 --regid=65534 --clear-groups agentctl data show")
+
+	c.RestartAgent(t)
+	dataDone(t, c, " carried out, ")
+	if got := c.Sh(t, "cat /var/tmp/log"); got != want {
+		t.Errorf("log after a restart of the agent %q", got)
+	}
+	c.Reboot(t)
+	c.StartAgent(t)
+	dataDone(t, c, " carried out, ")
+	if got := c.Sh(t, "cat /var/tmp/log"); got != want+"\nboot" {
+		t.Errorf("log after a boot %q", got)
+	}
+}
+
+// TestUserDataRefused: a fault in the user data stops everything, the machine is
+// provisioned and as it was, and what is wrong is shown with its place.
+func TestUserDataRefused(t *testing.T) {
+	t.Parallel()
+	c := withUserData(t, "#cloud-config\nruncmd: [touch /var/tmp/ran]\nusers: [{name: bob, snapuser: x}]\npower_state: {mode: reboot}\n", "#!/bin/sh\ntouch /var/tmp/ran\n", "#!/bin/sh\ntouch /var/tmp/ran\n")
+	before := c.Sh(t, "cp /etc/motd /var/tmp/motd 2>/dev/null; id bob 2>&1 || :")
+	c.StartAgent(t)
+	c.WaitReady(t)
+	dataDone(t, c, "not carried out: it has faults")
+	c.screen(t, 1, "AZ-DATA-KEY", "user data, line 3: users[0].snapuser: this key is not supported (and 1 more: agentctl data status)")
+	if got := c.Sh(t, "agentctl data status"); !strings.Contains(got, "user data, line 4: power_state: this key is not supported (AZ-DATA-KEY)") || !strings.Contains(got, "nothing of it was carried out") {
+		t.Errorf("data status: %s", got)
+	}
+	if got := c.Sh(t, "ls /var/tmp/ran 2>/dev/null; id bob 2>&1 || :"); got != before {
+		t.Errorf("the machine has changed: %s", got)
+	}
+}
+
+// TestUserDataLeft: where cloud-init provisions, the agent reads, applies and
+// reports nothing, and without UserData.Apply neither.
+func TestUserDataLeft(t *testing.T) {
+	t.Parallel()
+	c := withUserData(t, "#!/bin/sh\ntouch /var/tmp/ran\n", "", "")
+	c.Sh(t, "mkdir -p /run/cloud-init /usr/lib/cloud-init /var/lib/cloud/data; touch /run/cloud-init/enabled")
+	c.StartAgent(t)
+	dataDone(t, c, "left to cloud-init")
+	if r, _ := c.Run(t.Context(), "agentctl", "data", "show"); r.Code != 1 || !strings.Contains(r.Stderr, "provisioned by cloud-init") {
+		t.Errorf("data show: %d %s", r.Code, r.Stderr)
+	}
+	off := newAgentCloud(t, func() setup {
+		o := blank()
+		o.Provisioning.UserData = []byte("#!/bin/sh\ntouch /var/tmp/ran\n")
+		return o
+	}())
+	off.StartAgent(t)
+	off.WaitReady(t)
+	if got := off.Sh(t, "agentctl status; agentctl data status 2>&1 || :; ls /var/tmp/ran /var/lib/waagent/azguest/data* 2>/dev/null || :"); strings.Contains(got, "user data  ") || !strings.Contains(got, "UserData.Apply=y switches it on") || strings.Contains(got, "/var/") {
+		t.Errorf("switched off: %s", got)
+	}
+}
