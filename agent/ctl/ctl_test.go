@@ -206,6 +206,7 @@ func TestCommands(t *testing.T) {
 	put(t, sick, "/etc/waagent.conf", "Logs.Verbose=y # loud\nLog.Verbose=n\nResourceDisk.MountOptions=None\n")
 	put(t, sick, "/etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n")
 	put(t, sick, "/usr/bin/azguest", "")
+	put(t, sick, "/run/azguest/metadata.json", `{"schema_version":1,"fetched":"2026-11-22T11:00:00Z","document":{"compute":{"vmId":"v","vmSize":"s","name":"n"}}}`)
 	put(t, sick, "/var/log/waagent.log", "one\ntwo\nthree\n")
 	put(t, sick, "/var/log/azure/Contoso.Echo/handler.log", "echo\x1b[31m\n")
 	put(t, sick, "/var/log/azure/Contoso.Gone/handler.log", "")
@@ -256,6 +257,12 @@ half a li`)
 		{sick, "policy explain azuremonitorlinuxagent --signer Contoso -o json", 0, "policy-explain", ""},
 		{sick, "policy explain", ExitUsage, "", "an argument is missing; usage: agentctl policy explain EXTENSION"},
 		{sick, "ext decrypt 0.settings --cert ABCD", 0, "ext-decrypt", ""},
+		{sick, "metadata compute/vmId --json --cached", 0, "metadata", ""},
+		{sick, "metadata --wait-change compute/tags/a --was b --timeout 1m", 0, "metadata-wait", ""},
+		{sick, "metadata a b", ExitUsage, "", "unexpected argument"},
+		{sick, "metadata --timeout soon a", ExitUsage, "", "--timeout takes a duration"},
+		{sick, "__complete metadata compute/vm", 0, "metadata-complete", "NoFileComp"},
+		{empty, "__complete metadata u", 0, "metadata-complete-empty", "NoFileComp"},
 		{sick, "ext orphans", 1, "ext-orphans", ""},
 		{sick, "ext logs contoso.echo", 0, "logs-ext", ""},
 		{sick, "ext retry contoso.echo", ExitDown, "", "AZ-AGENT-DOWN"},

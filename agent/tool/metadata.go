@@ -82,21 +82,21 @@ func (t *Tool) Metadata(ctx context.Context, args []string) int {
 func (m *metadataCommand) check(f *flag.FlagSet) (err error) {
 	switch {
 	case m.json && m.shell:
-		return errors.New("-json cannot be used with -shell")
+		return errors.New("--json cannot be used with --shell")
 	case m.decode && (m.json || m.shell):
-		return errors.New("user data are printed as they are; -json and -shell need a path, such as " + userDataPath)
+		return errors.New("user data are printed as they are; --json and --shell need a path, such as " + userDataPath)
 	case m.decode && m.cached:
-		return errors.New("user data are never in the copy that -cached prints")
+		return errors.New("user data are never in the copy that --cached prints")
 	case m.wait && m.cached:
-		return errors.New("-wait-change cannot be used with -cached")
+		return errors.New("--wait-change cannot be used with --cached")
 	case m.timeout < 0:
-		return errors.New("-timeout must not be negative")
+		return errors.New("--timeout must not be negative")
 	case m.every < leastEvery:
-		return fmt.Errorf("-every must be at least %v", leastEvery)
+		return fmt.Errorf("--every must be at least %v", leastEvery)
 	}
 	f.Visit(func(f *flag.Flag) {
 		if !m.wait && (f.Name == "was" || f.Name == "timeout" || f.Name == "every") {
-			err = fmt.Errorf("-%s has no effect without -wait-change", f.Name)
+			err = fmt.Errorf("--%s has no effect without --wait-change", f.Name)
 		}
 	})
 	return err
