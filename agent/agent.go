@@ -311,7 +311,7 @@ func (a *Agent) sweep() {
 	for _, dir := range []string{
 		"/etc", "/run/azguest", o.SSHDir, o.SSHDir + "/sshd_config.d", o.SudoersDir, path.Dir(o.PasswordPath),
 		lib, lib + "/*/config", lib + "/*/status", lib + "/history/*",
-		lib + "/azguest", lib + "/azguest/*",
+		lib + "/azguest", lib + "/azguest/*", lib + "/azguest/data/documents",
 		// Not jobs: the supervisors of commands outlive the agent and write
 		// there.
 		lib + "/azguest/ext/packages", lib + "/azguest/ext/records", lib + "/azguest/hooks/runs",

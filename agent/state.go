@@ -68,6 +68,7 @@ func (a *Agent) places() []place {
 		{pattern: own + "/access.json", limit: large, json: true},
 		{pattern: own + "/data.json", limit: large, json: true},
 		{pattern: own + "/data-once.json", limit: large, json: true},
+		{pattern: own + "/data/began", limit: small},
 		{pattern: own + "/disk.json", limit: small, json: true},
 		{pattern: own + "/hold.json", limit: small, json: true},
 		{pattern: own + "/hostkeys.json", limit: small, json: true},

@@ -149,7 +149,8 @@ func (a *Agent) userDocuments(ctx context.Context, m *provisioning.Machine) ([]u
 		add(userdata.VendorPlatform, []byte(i.Compute.VendorData.Reveal()))
 	}
 	user := i.Compute.UserData.Reveal()
-	custom, err := m.CustomDataToApply(userdata.MaxDocument)
+	// One byte more than is allowed: then it is refused.
+	custom, err := m.CustomDataToApply(userdata.MaxDocument + 1)
 	if err != nil {
 		return nil, nil, fmt.Errorf("custom data: %w", err)
 	}

@@ -3,6 +3,7 @@ package provisioning
 import (
 	"encoding/base64"
 	"errors"
+	"io"
 	"io/fs"
 	"path"
 	"strings"
@@ -10,17 +11,21 @@ import (
 	"github.com/azguest/azguest/agent/host"
 )
 
-// CustomDataToApply returns the custom data as they are stored, of at most limit
-// bytes; nothing if there are none, or if they have been run already.
+// CustomDataToApply returns the first limit bytes of the custom data as they are
+// stored; nothing if there are none, or if they have been run already.
 func (m *Machine) CustomDataToApply(limit int64) ([]byte, error) {
 	if b, err := m.Root.ReadFile(path.Join(m.Options.Dir(), startedName)); err == nil && SameVM(string(b), m.VM.ID) {
 		return nil, nil
 	}
-	b, err := m.Root.ReadBounded(path.Join(m.Options.Lib, "CustomData"), limit)
+	f, err := m.Root.Open(path.Join(m.Options.Lib, "CustomData"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit))
+	return b, errors.Join(err, f.Close())
 }
 
 // DecodeCustomData decodes base64 as documents contain it: broken into lines,

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/azguest/azguest/agent/host"
+	"github.com/azguest/azguest/provisioning"
 )
 
 // State is the state of an item, or of everything.
@@ -108,6 +109,7 @@ type Store struct {
 const (
 	journalName = "data.json"
 	onceName    = "data-once.json" // stays on a copy of the disk
+	beganName   = "data/began"
 	docsName    = "data/documents"
 	runsName    = "data/runs"
 )
@@ -131,6 +133,13 @@ func (s Store) Journal() (Journal, error) {
 		return Journal{}, nil //nolint:nilerr // a power cut has truncated the file
 	}
 	return j, nil
+}
+
+// began reports whether something has been carried out for a VM. Then a journal
+// that is not there was lost.
+func (s Store) began(vmID string) bool {
+	b, err := s.Root.ReadBounded(s.path(beganName), 1024)
+	return err == nil && provisioning.SameVM(string(b), vmID)
 }
 
 // save writes the journal, synced: a script must not run twice after a power
@@ -184,7 +193,7 @@ func (s Store) keep(docs []Document) ([]Source, error) {
 func (s Store) Documents(j Journal) ([]Document, error) {
 	var out []Document
 	for _, src := range j.Sources {
-		b, err := s.Root.ReadBounded(s.path(src.File), MaxDocument)
+		b, err := s.Root.ReadBounded(s.path(src.File), MaxDocument+1)
 		if err != nil {
 			return nil, fault(CodeState, fmt.Errorf("read document: %w", err))
 		}

@@ -164,7 +164,7 @@ func TestFormLimits(t *testing.T) {
 		{"deep", deep, "user data: more than 6 levels of packing"},
 		{"nested", nested, "user data: more than 6 levels of parts"},
 		{"many", message(many...), "user data, part 201: more than 200 parts"},
-		{"long config", "#cloud-config\n#" + strings.Repeat("x", maxConfig), "user data: more than 512 KiB"},
+		{"long config", "#cloud-config\n#" + strings.Repeat("x", maxConfig), "user data: more than 256 KiB"},
 		{"aliases", "#cloud-config\na: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d]\n", "user data: more than 20000 values, or 40 levels, aliases included"},
 		{"deep YAML", "#cloud-config\nruncmd: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), "user data: more than 20000 values, or 40 levels, aliases included"},
 		{"a value that contains itself", "#cloud-config\nruncmd: &a [*a]\n", "user data: more than 20000 values, or 40 levels, aliases included"},

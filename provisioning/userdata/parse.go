@@ -23,7 +23,7 @@ const (
 	// MaxDocument is the size of one document.
 	MaxDocument = 4 << 20
 	maxUnpacked = 8 << 20 // of all that a document unpacks to
-	maxConfig   = 512 << 10
+	maxConfig   = 256 << 10
 	maxParts    = 200
 	maxLevels   = 6 // of MIME in gzip in base64 in …
 	maxHeader   = 64 << 10

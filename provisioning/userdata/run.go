@@ -45,6 +45,9 @@ func (r *Runner) Run(ctx context.Context) (Journal, error) {
 		return j, err
 	}
 	if !provisioning.SameVM(j.VMID, r.Machine.VM.ID) {
+		if s.began(r.Machine.VM.ID) {
+			return j, fault(CodeState, fmt.Errorf("the journal was lost, so it is not known what has run: nothing more is carried out; to begin anew, delete %s", s.path(path.Dir(beganName))))
+		}
 		j = Journal{VMID: r.Machine.VM.ID}
 	}
 	if j.State.over() && (j.State == Refused || boot != "" && j.Boot == boot) {
@@ -136,6 +139,9 @@ func (r *Runner) all(ctx context.Context, s Store, j *Journal, items []Item, boo
 		j.Boot = boot
 	}
 	if err := s.save(j); err != nil {
+		return err
+	}
+	if err := s.write(beganName, []byte(j.VMID), 0o600); err != nil {
 		return err
 	}
 	for _, i := range items {

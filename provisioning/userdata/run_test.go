@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -383,7 +382,13 @@ func TestDamagedState(t *testing.T) {
 	if _, err := runnerAt(b.dir, b.vm, nil).Run(t.Context()); provisioning.CodeOf(err) != CodeState {
 		t.Error(err)
 	}
-	if !slices.Contains([]string{"boot once perboot instance a run z"}, b.log()) {
+	for _, text := range []string{"", "{", "null", "[]"} {
+		b.write(dir+journalName, text)
+		if _, err := runnerAt(b.dir, b.vm, b.all()).Run(t.Context()); provisioning.CodeOf(err) != CodeState {
+			t.Errorf("journal %q: %v", text, err)
+		}
+	}
+	if b.log() != "boot once perboot instance a run z" {
 		t.Error(b.log())
 	}
 }

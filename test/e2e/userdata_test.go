@@ -139,6 +139,17 @@ func TestUserDataRefused(t *testing.T) {
 	if got := c.Sh(t, "agentctl data status"); !strings.Contains(got, "user data, line 4: power_state: this key is not supported (AZ-DATA-KEY)") || !strings.Contains(got, "nothing of it was carried out") {
 		t.Errorf("data status: %s", got)
 	}
+	for do, want := range map[string]string{
+		"agentctl data check /var/tmp/doc; echo $?":      "/var/tmp/doc, line 3: users[0].snapuser: this key is not supported (AZ-DATA-KEY)\n",
+		"head -n 2 /var/tmp/doc | agentctl data check -": "standard input: cloud-config (runcmd)",
+		"agentctl data check; echo $?":                   "64",
+		"agentctl data chek; echo $?":                    `did you mean "check"`,
+		"agentctl data check /no/such; echo $?":          "1",
+	} {
+		if got := c.Sh(t, "exec 2>&1; agentctl metadata userdata >/var/tmp/doc; chmod 644 /var/tmp/doc; setpriv --reuid=65534 --regid=65534 --clear-groups sh -c '"+do+"'"); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", do, got)
+		}
+	}
 	if got := c.Sh(t, "ls /var/tmp/ran 2>/dev/null; id bob 2>&1 || :"); got != before {
 		t.Errorf("the machine has changed: %s", got)
 	}
