@@ -90,6 +90,7 @@ var may = map[string][]string{
 	"test/extlab":   {"test/fabric", "test/machine", "test/release", "test/sandbox"},
 	"test/fabric":   {"test/fabric/..."}, // if emulator and agent shared a struct, they would share its bugs
 	"test/machine":  {"test/fabric", "test/sandbox"},
+	"test/oracle":   {"test/fabric", "test/machine", "test/machine/machinetest", "test/sandbox"},
 	"test/packages": {"test/sandbox"},
 	"test/peak":     {},
 	"test/release":  {},
