@@ -76,6 +76,7 @@ func (a *Agent) runHooks(ctx context.Context) error {
 	}()
 	work.Go(func() {
 		defer crash.Guard()
+		a.resumeHooks(ctx, x, runs)
 		a.startupHooks(ctx, x)
 	})
 	work.Go(func() {
@@ -101,19 +102,44 @@ func (a *Agent) startupHooks(ctx context.Context, x hook.Runner) {
 			a.hooksStopped(key, err)
 			return
 		}
-		a.showRun(r)
 	}
-	if !r.Ended.IsZero() {
+	a.finishRun(ctx, x, r)
+}
+
+// finishRun runs the scripts of a record that have not been run, if there is a
+// record and something is left.
+func (a *Agent) finishRun(ctx context.Context, x hook.Runner, r status.HookRun) {
+	if r.Key == "" || !r.Ended.IsZero() {
 		return
 	}
-	r, err := x.All(ctx, r, a.cfg.Hooks.Timeout, time.Time{}, a.showRun)
+	a.endRun(ctx, x, r, time.Time{})
+}
+
+func (a *Agent) endRun(ctx context.Context, x hook.Runner, r status.HookRun, until time.Time) {
+	a.showRun(r)
+	r, err := x.All(ctx, r, a.cfg.Hooks.Timeout, until, a.showRun)
 	if err != nil {
 		if ctx.Err() == nil {
-			a.hooksStopped(key, err)
+			a.hooksStopped(r.Key, err)
 		}
 		return
 	}
 	a.logRun(r)
+}
+
+// resumeHooks ends what an earlier process has begun, apart from scheduled events
+// and this boot's startup: the scripts after an event run now, those of an
+// earlier boot's start or shutdown are over.
+func (a *Agent) resumeHooks(ctx context.Context, x hook.Runner, runs []status.HookRun) {
+	for _, r := range runs {
+		switch {
+		case !r.Ended.IsZero() || strings.HasPrefix(r.Key, eventPrefix):
+		case strings.HasPrefix(r.Key, hook.Ended+"-"):
+			a.finishRun(ctx, x, r)
+		case r.Boot != a.Root.BootID():
+			a.endRun(ctx, x, r, time.Now())
+		}
+	}
 }
 
 // hooksStopped reports that a run cannot go on, because its record cannot be

@@ -31,7 +31,7 @@ const eventPatience = 30 * time.Second
 func newEventWatch(a *Agent, x hook.Runner, runs []status.HookRun) *eventWatch {
 	w := &eventWatch{Agent: a, runner: x, cases: map[string]*eventCase{}}
 	for _, r := range runs {
-		if r.Event != nil && r.Ended.IsZero() {
+		if strings.HasPrefix(r.Key, eventPrefix) && r.Event != nil && r.Ended.IsZero() {
 			w.cases[r.Key] = newEventCase(w, r)
 		}
 	}
@@ -156,7 +156,10 @@ func knownType(t string) bool {
 	return false
 }
 
-func eventKey(id string) string { return "event-" + strings.ToLower(id) }
+// eventPrefix begins the keys of scheduled events.
+const eventPrefix = "event-"
+
+func eventKey(id string) string { return eventPrefix + strings.ToLower(id) }
 
 // shown is an event as records have it.
 func shown(e imds.ScheduledEvent, name string) *status.HookEvent {
@@ -238,10 +241,17 @@ func (c *eventCase) handle(ctx context.Context) {
 				waiting = false
 			}
 		case hook.End:
+			// The record of what follows is first on disk, so that it is not
+			// forgotten.
+			var after status.HookRun
+			if after, err = c.after(); err != nil {
+				break
+			}
 			c.run.Ended = now.UTC()
 			if err = c.w.runner.Store.Save(c.run); err == nil {
 				c.w.showRun(c.run)
 				c.w.logRun(c.run)
+				c.w.finishRun(ctx, c.w.runner, after)
 				return
 			}
 		}
@@ -254,6 +264,22 @@ func (c *eventCase) handle(ctx context.Context) {
 			c.w.showRun(c.run)
 		}
 	}
+}
+
+// after makes the record of the scripts for the time after an event, if there are
+// any and the event was about this machine.
+func (c *eventCase) after() (status.HookRun, error) {
+	key := hook.Ended + "-" + strings.TrimPrefix(c.run.Key, eventPrefix)
+	if r, known := c.w.runner.Store.Load(key); known {
+		return r, nil
+	}
+	scripts, err := hook.Find(c.w.Root, hook.Ended)
+	if !c.run.Event.Here || err == nil && len(scripts) == 0 {
+		return status.HookRun{}, nil
+	}
+	r := c.w.runner.Store.New(key, hook.Ended, c.run.VM, c.w.Root.BootID(), scripts, err)
+	r.Event = c.run.Event
+	return r, c.w.runner.Store.Save(r)
 }
 
 // pause waits before something that failed is tried again.

@@ -18,7 +18,8 @@ import (
 // Dir has one directory for each hook.
 const Dir = "/etc/azguest/hooks.d"
 
-// The hooks. Those after Shutdown have the names of scheduled events.
+// The hooks. Those from Freeze to Terminate have the names of scheduled events;
+// Ended is for the time after each of them.
 const (
 	Startup   = "startup"
 	Shutdown  = "shutdown"
@@ -27,11 +28,12 @@ const (
 	Redeploy  = "redeploy"
 	Preempt   = "preempt"
 	Terminate = "terminate"
+	Ended     = "ended"
 )
 
 // Names returns all hooks.
 func Names() []string {
-	return []string{Startup, Shutdown, Freeze, Reboot, Redeploy, Preempt, Terminate}
+	return []string{Startup, Shutdown, Freeze, Reboot, Redeploy, Preempt, Terminate, Ended}
 }
 
 // Codes of what goes wrong.

@@ -224,6 +224,9 @@ func environment(r status.HookRun) []string {
 	if !e.NotBefore.IsZero() {
 		notBefore = e.NotBefore.Format(time.RFC3339)
 	}
+	if e.Outcome != "" {
+		env = append(env, "AZGUEST_EVENT_OUTCOME="+e.Outcome)
+	}
 	return append(env,
 		"AZGUEST_EVENT_ID="+e.ID, "AZGUEST_EVENT_TYPE="+e.Type, "AZGUEST_EVENT_STATUS="+e.Status, "AZGUEST_EVENT_NOT_BEFORE="+notBefore,
 		"AZGUEST_EVENT_SOURCE="+e.Source, "AZGUEST_EVENT_DESCRIPTION="+e.Description, "AZGUEST_EVENT_DURATION="+strconv.Itoa(e.DurationS))

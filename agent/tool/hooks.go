@@ -267,15 +267,26 @@ func (t *Tool) tryHooks(ctx context.Context, args []string) int {
 // maxEventFile is the largest event that is read from a file.
 const maxEventFile = 64 << 10
 
+const (
+	madeUpID   = "00000000-0000-0000-0000-000000000000"
+	madeUpText = "made up by azguest hooks run"
+)
+
 // madeUp returns the event for a trial.
 func (t *Tool) madeUp(name, file string) (*status.HookEvent, error) {
 	if file == "" {
 		if name == hook.Startup || name == hook.Shutdown {
 			return nil, nil //nolint:nilnil // these have no event
 		}
+		if name == hook.Ended {
+			return &status.HookEvent{
+				ID: madeUpID, Type: "Freeze", Status: "Started", Source: "User", DurationS: 5, Here: true,
+				Description: madeUpText, Gone: time.Now().UTC(), Outcome: status.OutcomeCompleted,
+			}, nil
+		}
 		return &status.HookEvent{
-			ID: "00000000-0000-0000-0000-000000000000", Type: strings.ToUpper(name[:1]) + name[1:], Status: "Scheduled", Source: "User", DurationS: -1,
-			NotBefore: time.Now().UTC().Add(15 * time.Minute).Truncate(time.Second), Description: "made up by azguest hooks run", Here: true,
+			ID: madeUpID, Type: strings.ToUpper(name[:1]) + name[1:], Status: "Scheduled", Source: "User", DurationS: -1,
+			NotBefore: time.Now().UTC().Add(15 * time.Minute).Truncate(time.Second), Description: madeUpText, Here: true,
 		}, nil
 	}
 	in := t.In

@@ -130,6 +130,7 @@ func TestHooks(t *testing.T) {
 		"reboot/10-a":        log,
 		"terminate/10-a":     log,
 		"preempt/10-a":       log,
+		"ended/10-a":         "echo \"ended $AZGUEST_EVENT_TYPE $AZGUEST_EVENT_OUTCOME\" >>/var/tmp/hooks/ended\n",
 	})
 	c.Sh(t, "mkfifo /var/tmp/hooks/go; chmod 777 /etc/azguest/hooks.d/terminate/10-a; touch '/etc/azguest/hooks.d/preempt/$(reboot)'")
 	c.StartAgent(t)
@@ -186,6 +187,10 @@ func TestHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.becomes(t, id, "10-a failed, 20-b ok, ack none, cancelled")
+	c.becomes(t, "ended-"+id, "10-a ok, cancelled")
+	if got := c.Sh(t, "cat /var/tmp/hooks/ended"); got != "ended Redeploy cancelled" {
+		t.Errorf("after the event: %q", got)
+	}
 
 	// Of another machine, of several, of one that can be changed by others, and
 	// with a name that nobody can mean.
