@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,14 +140,18 @@ func (a *Agent) userDocuments(ctx context.Context, m *provisioning.Machine) ([]u
 	}
 	var docs []userdata.Document
 	var ps []userdata.Problem
-	add := func(l userdata.Layer, data []byte) {
-		if len(data) > 0 {
-			docs = append(docs, userdata.Document{Layer: l, Data: data})
+	add := func(l userdata.Layer, field string, data []byte) {
+		d := userdata.Document{Layer: l, Data: data}
+		if slices.Contains(i.Compute.NotBase64, field) {
+			d.Fault = "not base64"
+		}
+		if len(data) > 0 || d.Fault != "" {
+			docs = append(docs, d)
 		}
 	}
 	if a.cfg.UserData.VendorData {
 		docs, ps = vendorFiles(a.Root)
-		add(userdata.VendorPlatform, []byte(i.Compute.VendorData.Reveal()))
+		add(userdata.VendorPlatform, "vendorData", []byte(i.Compute.VendorData.Reveal()))
 	}
 	user := i.Compute.UserData.Reveal()
 	// One byte more than is allowed: then it is refused.
@@ -155,9 +160,9 @@ func (a *Agent) userDocuments(ctx context.Context, m *provisioning.Machine) ([]u
 		return nil, nil, fmt.Errorf("custom data: %w", err)
 	}
 	if !sameData(custom, user) {
-		add(userdata.CustomData, custom)
+		add(userdata.CustomData, "", custom)
 	}
-	add(userdata.UserData, []byte(user))
+	add(userdata.UserData, "userData", []byte(user))
 	return docs, ps, nil
 }
 

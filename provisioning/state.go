@@ -48,9 +48,9 @@ func (m *Machine) AgentDisabled() (bool, error) {
 // a colon the point: "doing" is before the step, "planned" right after it and
 // before the journal is written, "done", the default, after that.
 func EndAt(at string, end func()) (Observer, error) {
-	name, state, ok := strings.Cut(at, ":")
-	if !ok {
-		state = string(Done)
+	name, state := at, string(Done)
+	if i := strings.LastIndexByte(at, ':'); i >= 0 { // an id may have one, too
+		name, state = at[:i], at[i+1:]
 	}
 	switch State(state) {
 	case Doing, Planned, Done:
@@ -61,7 +61,7 @@ func EndAt(at string, end func()) (Observer, error) {
 	}
 	number, err := strconv.Atoi(name)
 	if err != nil {
-		number = 0
+		number = -1
 	}
 	seen := 0
 	return func(p Progress) {

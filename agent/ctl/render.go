@@ -311,7 +311,11 @@ func (v view) userDataRow(d status.UserData) row {
 	case status.DataNone:
 		r.text = "none"
 	case status.DataLeft:
-		r.text = "left to " + clean(cmp.Or(v.snap.Provisioning.By, "another program"))
+		by := clean(cmp.Or(v.snap.Provisioning.By, "another program"))
+		if by == "azguest" {
+			by = "cloud-init, which has begun it" // only its failures are taken over
+		}
+		r.text = "left to " + by
 	case status.DataRefused:
 		r.text = "not carried out: it has faults (see: agentctl data status)"
 	default:

@@ -67,7 +67,7 @@ func Codes() []Code {
 		{"AZ-PROV-HOSTKEYS", "New SSH host keys could not be generated.", "OS.SshDir is not writable, or the type in Provisioning.SshHostKeyPairType is not supported.", "set Provisioning.SshHostKeyPairType=auto"},
 		{"AZ-PROV-HOSTNAME", "The host name could not be set.", "The name is not valid or /etc/hostname is not writable.", "agentctl logs"},
 		{"AZ-PROV-PROXYAGENT", "The guest proxy agent does not work.", "The VM is configured to use it, but azure-proxy-agent is not installed or does not start.", "systemctl status azure-proxy-agent; use an image that includes it"},
-		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It cannot be decoded, or the script failed.", "check <Lib.Dir>/CustomData and: agentctl logs"},
+		{"AZ-PROV-CUSTOMDATA", "Custom data could not be stored or run.", "It cannot be decoded, the script failed, or it is a cloud-config or a MIME message and UserData.Apply=n.", "check <Lib.Dir>/CustomData and: agentctl logs; agentctl data check <Lib.Dir>/CustomData says whether UserData.Apply=y could carry it out"},
 		{"AZ-PROV-DISK", "The temporary disk or its swap could not be prepared.", "It is missing, it contains data that the agent must not delete, or mkfs or mount failed; the kernel may not support ResourceDisk.Filesystem.", "agentctl status shows which; set ResourceDisk.Filesystem=ext4; a disk with data is not changed: mount it with /etc/fstab"},
 		{"AZ-PROV-TIMEOUT", "Provisioning took longer than the platform allows.", "A step or the provisioning medium was slow.", "agentctl status shows how long each step took"},
 		// What user data and vendor data say (package userdata).

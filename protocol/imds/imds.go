@@ -55,7 +55,9 @@ type Compute struct {
 	PasswordOff         bool
 	Keys                []Key
 	UserData            secret.Secret // decoded; absent when there is none
-	VendorData          secret.Secret // the same; an extension of the protocol (protocol/SPEC.md §13.5)
+	// NotBase64 are the fields of these two that could not be decoded.
+	NotBase64  []string
+	VendorData secret.Secret // the same; an extension of the protocol (protocol/SPEC.md §13.5)
 }
 
 // Key is a public key that the platform has for a user.
@@ -177,11 +179,17 @@ func Parse(b []byte) (*Instance, error) {
 			out.Compute.Keys = append(out.Compute.Keys, Key{k.Path, k.KeyData})
 		}
 	}
-	if u, err := base64.StdEncoding.DecodeString(d.UserData); err == nil && len(u) > 0 {
-		out.Compute.UserData = secret.New(string(u))
-	}
-	if v, err := base64.StdEncoding.DecodeString(d.VendorData); err == nil && len(v) > 0 {
-		out.Compute.VendorData = secret.New(string(v))
+	for _, f := range []struct {
+		name, text string
+		to         *secret.Secret
+	}{{"userData", d.UserData, &out.Compute.UserData}, {"vendorData", d.VendorData, &out.Compute.VendorData}} {
+		b, err := base64.StdEncoding.DecodeString(f.text)
+		switch {
+		case err != nil:
+			out.Compute.NotBase64 = append(out.Compute.NotBase64, f.name)
+		case len(b) > 0:
+			*f.to = secret.New(string(b))
+		}
 	}
 	if len(doc.Network.Interface) > 0 {
 		i := doc.Network.Interface[0]

@@ -29,7 +29,7 @@ type Data struct {
 func Load(docs []Document) Data {
 	var out Data
 	for _, doc := range docs {
-		if len(doc.Data) == 0 {
+		if len(doc.Data) == 0 && doc.Fault == "" {
 			continue
 		}
 		p, ps := judge(doc)

@@ -34,6 +34,7 @@ type Document struct {
 	Layer Layer
 	Name  string // of a file of vendor-data.d; else empty
 	Data  []byte
+	Fault string // why there are no data although the source has some; else empty
 }
 
 // A When says how often a script runs.
@@ -108,6 +109,10 @@ type parser struct {
 // parse takes a document apart. It reads no YAML.
 func parse(d Document) (parsed, []Problem) {
 	p := &parser{doc: d, names: map[string]bool{}}
+	if d.Fault != "" {
+		p.problems.add(CodeSyntax, p.place(""), "", "%s", d.Fault)
+		return parsed{}, p.problems.all()
+	}
 	if len(d.Data) > MaxDocument {
 		p.problems.add(CodeLimit, p.place(""), "", "more than %d MiB", MaxDocument>>20)
 		return parsed{}, p.problems.all()

@@ -177,3 +177,78 @@ func TestUserDataLeft(t *testing.T) {
 		t.Errorf("switched off: %s", got)
 	}
 }
+
+// TestUserDataKilled: the agent is killed after each item in turn, the end is the
+// same as without. Then the disk is in another VM: everything is carried out once
+// more, except for what runs once per disk.
+func TestUserDataKilled(t *testing.T) {
+	t.Parallel()
+	const user = `Content-Type: multipart/mixed; boundary="=="
+
+--==
+Content-Type: text/cloud-config
+
+bootcmd: ["echo bootcmd >>/var/tmp/log"]
+hostname: data-1
+manage_etc_hosts: localhost
+groups: [crew]
+users:
+- default
+- {name: bob, groups: [crew], sudo: "ALL=(ALL) NOPASSWD:ALL", plain_text_passwd: pw-of-Bob1, lock_passwd: false}
+write_files:
+- {path: /etc/motd, content: "once\n", append: true}
+- {path: /home/bob/note, content: hi, owner: "bob:bob", defer: true}
+timezone: Europe/Berlin
+runcmd: ["echo runcmd >>/var/tmp/log"]
+--==
+Content-Type: text/x-shellscript-per-once; name=once
+
+#!/bin/sh
+echo once >>/var/tmp/log
+--==--
+`
+	look := func(c *cloud) string {
+		return c.Sh(t, `cat /var/tmp/log /etc/motd; hostname; id bob; stat -c '%U:%G %a' /home/bob/note; grep -c '^bob:' /etc/passwd /etc/shadow; sudo -n -l -U bob | tail -n 1; readlink /etc/localtime`)
+	}
+	whole := withUserData(t, user, "", "")
+	whole.StartAgent(t)
+	whole.WaitReady(t)
+	dataDone(t, whole, " carried out, ")
+	want := look(whole)
+	if !strings.HasPrefix(want, "bootcmd\nonce\nruncmd\n") || !strings.Contains(want, "data-1\n") || !strings.Contains(want, "crew") {
+		t.Errorf("the machine: %s", want)
+	}
+	items := strings.Fields(whole.Sh(t, `agentctl data status -o json | sed -n 's/^ *"id": "\(.*\)",$/\1/p'`))
+	if len(items) < 9 {
+		t.Fatalf("items %q", items)
+	}
+
+	c := withUserData(t, user, "", "")
+	for i, item := range items {
+		at := []string{"doing", "planned", "done"}[i%3]
+		p := c.StartAgent(t, "AZGUEST_TEST_DIE_AFTER="+item+":"+at)
+		await(t, "the end of the agent at "+item+":"+at, func() bool {
+			select {
+			case <-p.Done():
+				return true
+			default:
+				return false
+			}
+		})
+	}
+	c.StartAgent(t)
+	dataDone(t, c, " carried out, ")
+	if got := look(c); got != want {
+		t.Errorf("killed: %s\nwhole: %s", got, want)
+	}
+
+	c.Sh(t, "echo 11111111-2222-4333-8444-555555555555 >/var/lib/waagent/provisioned; rm /var/tmp/log")
+	c.RestartAgent(t)
+	await(t, "the log of the copy", func() bool {
+		return strings.Contains(c.Sh(t, "cat /var/tmp/log 2>/dev/null; agentctl data status || :"), "bootcmd\nruncmd\n")
+	})
+	dataDone(t, c, " carried out, ")
+	if got := c.Sh(t, "cat /var/tmp/log; agentctl data status"); !strings.HasPrefix(got, "bootcmd\nruncmd\n") || !strings.Contains(got, "skipped      run the script once") {
+		t.Errorf("copy: %s", got)
+	}
+}
