@@ -83,7 +83,8 @@ func (d *decoder) text(v *value, key string) (string, bool) {
 	case v.kind == aText && !v.unlike, v.kind == aNumber && !v.unlike:
 		return v.text, true
 	case v.kind == aBool, v.unlike:
-		d.bad(v, key, "%s without quotes is %s in YAML 1.1; put it in quotes", quote(v.text), pick(v.kind == aText, "a time", string(v.kind)))
+		// Not repeated: it may be a part of a command, and that a secret.
+		d.bad(v, key, "without quotes it is %s in YAML 1.1; put it in quotes", pick(v.kind == aText, "a time", string(v.kind)))
 	default:
 		d.bad(v, key, "must be text, not %s", v.kind)
 	}
@@ -161,7 +162,7 @@ func (d *decoder) words(v *value, key string, judge func(string) error) []string
 
 func (d *decoder) truth(v *value, key string) bool {
 	if v.kind != aBool {
-		d.bad(v, key, "must be true or false, not %s", pick(v.kind == aText, quote(v.text), string(v.kind)))
+		d.bad(v, key, "must be true or false, not %s", v.kind)
 	}
 	return v.kind == aBool && v.isTrue()
 }

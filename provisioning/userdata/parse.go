@@ -258,8 +258,12 @@ func (p *parser) leaf(b []byte, kind string, h header, level int) {
 	case !p.several && !bytes.HasPrefix(bytes.TrimSpace(b), []byte("#")):
 		p.out.foreign = true
 	default:
-		line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
-		p.problems.add(CodeForm, p.place(h.name), "", "neither a script with #! nor a #cloud-config: it begins with %s", quote(strings.ToValidUTF8(string(bytes.TrimSpace(line[:min(len(line), 100)])), "?")))
+		text := "neither a script with #! nor a #cloud-config"
+		if line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n")); bytes.HasPrefix(line, []byte("#")) {
+			// Anything else may be a secret.
+			text += ": it begins with " + quote(strings.ToValidUTF8(string(bytes.TrimSpace(line[:min(len(line), 100)])), "?"))
+		}
+		p.problems.add(CodeForm, p.place(h.name), "", "%s", text)
 	}
 }
 

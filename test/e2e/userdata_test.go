@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"strings"
 	"testing"
+
+	"github.com/azguest/azguest/test/fabric"
 )
 
 // withUserData makes a machine that carries out its user data.
@@ -250,5 +252,24 @@ echo once >>/var/tmp/log
 	dataDone(t, c, " carried out, ")
 	if got := c.Sh(t, "cat /var/tmp/log; agentctl data status"); !strings.HasPrefix(got, "bootcmd\nruncmd\n") || !strings.Contains(got, "skipped      run the script once") {
 		t.Errorf("copy: %s", got)
+	}
+}
+
+// TestUserDataWaits: the metadata service is down at the first boot. Nothing is
+// carried out before it answers, the vendor's neither, and then everything.
+func TestUserDataWaits(t *testing.T) {
+	t.Parallel()
+	c := withUserData(t, "#!/bin/sh\necho user >>/var/tmp/log\n", "#!/bin/sh\necho custom >>/var/tmp/log\n", "#!/bin/sh\necho vendor >>/var/tmp/log\n")
+	down := fail(t, c, fabric.Fault{Kind: fabric.Metadata, Reset: true})
+	c.StartAgent(t)
+	c.WaitReady(t)
+	dataDone(t, c, "user data  waiting for the metadata service")
+	if got := c.Sh(t, "ls /var/tmp/log 2>/dev/null || :"); got != "" {
+		t.Error("something has run")
+	}
+	c.Fabric.RemoveFault(down)
+	dataDone(t, c, "user data  3 of 3 items carried out, ")
+	if got := c.Sh(t, "cat /var/tmp/log"); got != "vendor\ncustom\nuser" {
+		t.Errorf("log %q", got)
 	}
 }
