@@ -171,6 +171,9 @@ func (a *Agent) parts() []part {
 		{name: "resource disk", run: a.resourceDisk, once: true},
 		{name: "firewall", run: a.watchFirewall, once: true},
 	}
+	if a.cfg.UserData.Apply {
+		list = append(list, part{name: "user data", run: a.tidyUserData})
+	}
 	if a.cfg.Hooks.Enabled {
 		list = append(list, part{name: "hooks", run: a.runHooks})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/cgroup"
+	"github.com/azguest/azguest/agent/host/job"
 	"github.com/azguest/azguest/agent/status"
 	"github.com/azguest/azguest/protocol/imds"
 	"github.com/azguest/azguest/protocol/platform"
@@ -129,6 +130,23 @@ func (a *Agent) userDataDone(j userdata.Journal) {
 	d := dataStatus(j, state)
 	a.showUserData(d)
 	a.Log.Info().Str("state", state).Int("items", d.Items).Int("done", d.Done).Msg("user data carried out")
+}
+
+// tidyUserData keeps the output of scripts within limits, also of what they have
+// left running.
+func (a *Agent) tidyUserData(ctx context.Context) error {
+	var keeper job.Keeper
+	runs := a.Root.Path(userdata.Store{Root: a.Root, Dir: a.provisioningOptions().WithDefaults().Dir()}.Runs())
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Minute):
+		}
+		if err := keeper.Tidy(runs); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			a.Log.Debug().Err(err).Msg("could not shorten the output of scripts")
+		}
+	}
 }
 
 // userDocuments returns the documents of this machine, lowest layer first, and

@@ -114,6 +114,9 @@ const (
 	runsName    = "data/runs"
 )
 
+// Runs returns the directory with the output of scripts, a directory for each.
+func (s Store) Runs() string { return s.path(runsName) }
+
 // maxJournal is more than a plan with all its problems needs.
 const maxJournal = 8 << 20
 

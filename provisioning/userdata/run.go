@@ -383,6 +383,9 @@ func (r *Runner) await(ctx context.Context, dir string, e *Entry) (outcome, erro
 		defer stop()
 		job.End(ectx, dir)
 	}
+	if err := job.Reported(dir); err != nil {
+		r.Machine.Log.Debug().Err(err).Msg("could not mask secrets in the output of a script")
+	}
 	return scriptOutcome(res, r.Timeout, e.Output), nil
 }
 

@@ -113,6 +113,9 @@ echo "password=hunter2-S3cret"; exit 7
 	if got := c.Sh(t, "grep -rl hunter2 /var/log /run/azguest || :; find /var/lib/waagent/azguest/data -perm /077"); got != "" {
 		t.Errorf("everybody can read a secret, or state: %s", got)
 	}
+	if got := c.Sh(t, "cat /var/lib/waagent/azguest/data/runs/*z.sh*/stdout"); !strings.HasPrefix(got, "password=") || strings.Contains(got, "hunter2") {
+		t.Errorf("output: %s", got)
+	}
 	c.Sh(t, "! setpriv --reuid=65534 --regid=65534 --clear-groups agentctl data show")
 
 	c.RestartAgent(t)
