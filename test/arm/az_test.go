@@ -103,7 +103,20 @@ func TestAzureCLI(t *testing.T) {
 	az(`"name": "managed"`, on("vm", "run-command", "list")...)
 	az("", on("vm", "run-command", "delete", "--run-command-name", "managed", "--yes")...)
 
-	az("", "vm", "restart", "--resource-group", group, "--name", c.name)
+	this := func(command string, more ...string) []string {
+		return append([]string{"vm", command, "--resource-group", group, "--name", c.name}, more...)
+	}
+	az(`"team": "one"`, this("update", "--set", "tags.team=one")...)
+	if got := c.Sh(t, "agentctl metadata compute/tags"); got != "team:one" {
+		t.Errorf("tags: %s", got)
+	}
+	az("", this("redeploy")...)
+	az("", this("perform-maintenance")...)
+	az("", this("simulate-eviction")...)
+	if e := c.VM.ScheduledEvents(); len(e) != 1 || e[0].Type != fabric.Preempt {
+		t.Errorf("events: %+v", e)
+	}
+	az("", this("restart")...)
 	az("", "vm", "deallocate", "--resource-group", group, "--name", c.name)
 	refused("not running", on("vm", "extension", "set", "--publisher", "Azguest.Samples", "--name", "Hello", "--version", "1.0")...)
 	az("", "vm", "start", "--resource-group", group, "--name", c.name)

@@ -33,10 +33,14 @@ type journal struct {
 // azguest reports.
 func azguest(t *testing.T, layers []string, d document) (found facts, reports []string) {
 	t.Helper()
+	p := fabric.Provisioning{User: user, HostName: hostName, UserData: []byte(d.user), VendorData: []byte(d.vendor), SSHKeys: []string{orderKey}}
+	if d.custom {
+		p.CustomData, p.UserData = p.UserData, nil
+	}
 	m := machinetest.WithAgent(t, machine.Options{
 		Conf:         agentConfig,
 		Sandbox:      sandbox.Options{Layers: layers, Hostname: hostName, Hide: []string{"/etc/apt/sources.list.d"}, DMI: sandbox.AzureDMI(machine.VMUUID)},
-		Provisioning: fabric.Provisioning{User: user, HostName: hostName, UserData: []byte(d.user), VendorData: []byte(d.vendor), SSHKeys: []string{orderKey}},
+		Provisioning: p,
 	})
 	defer m.End(t)
 	m.Sh(t, prepare+d.prepare)

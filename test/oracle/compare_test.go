@@ -85,6 +85,11 @@ var differences = []difference{
 		why:       "without the device and without nofail the next boot ends in the emergency shell, so the line is left out and reported (DESIGN.md, decision 143)",
 	},
 	{
+		documents: []string{"vendor-appended-to"},
+		ours:      []string{"+file /srv/vendor -rw-r--r-- root:root", "+file /srv/vendor has b'vendor'"},
+		why:       "cloud-init merges parts of user data by merge_how, and always puts the result above vendor data; here the user can ask for the vendor's list as well (DESIGN.md, decision 139)",
+	},
+	{
 		documents: []string{"ntp-empty"},
 		theirs:    []string{"+chrony pool 0.debian.pool.ntp.org iburst", "+chrony pool 1.debian.pool.ntp.org iburst", "+chrony pool 3.debian.pool.ntp.org iburst"},
 		why:       "without servers and pools nothing of the client's configuration is replaced (DESIGN.md, decision 143)",

@@ -75,6 +75,7 @@ func scripts() []document {
 		{name: "script-that-fails", user: "#!/bin/sh\necho before >/srv/log\nexit 3\n"},
 		{name: "script-gzip", user: gzipped(say("gzip"))},
 		{name: "script-once", user: say("ran"), boots: 2},
+		{name: "script-in-custom-data", custom: true, user: say("custom")},
 		{name: "nothing-to-do", user: "#cloud-config\n{}\n"},
 	}
 }
@@ -131,6 +132,10 @@ func merges() []document {
 		{name: "merge-by-header", user: two(config("write_files:", write("a")), config("write_files:", write("b")), "Merge-Type: list(append)+dict(recurse_array)+str()")},
 		{name: "vendor-beneath", vendor: config("timezone: Europe/Paris", "write_files:", write("vendor")), user: config("write_files:", write("user"))},
 		{name: "vendor-alone", vendor: config("timezone: Europe/Paris", "write_files:", write("vendor")), user: config("{}")},
+		{name: "vendor-list-replaced", vendor: config("packages: [oracle-lib]", "runcmd:", "- echo vendor >>/srv/log"), user: config("packages: [oracle-tool]", "runcmd:", "- echo user >>/srv/log")},
+		{name: "vendor-map-merged", vendor: config("ntp:", "  servers: [v.example.org]", "  pools: [p.example.org]"), user: config("ntp:", "  servers: [u.example.org]")},
+		{name: "vendor-appended-to", vendor: config("write_files:", write("vendor")), user: config("merge_how: list(append)+dict(recurse_array)+str()", "write_files:", write("user"))},
+		{name: "vendor-parts", vendor: message("V", part{kind: "text/x-shellscript", name: "v.sh", body: say("vendor")}, part{kind: "text/cloud-config", body: config("write_files:", write("vendor"))}), user: say("user")},
 		{name: "vendor-script", vendor: say("vendor"), user: say("user")},
 	}
 }
@@ -177,6 +182,7 @@ func names() []document {
 		{name: "hostname-prefer-fqdn", user: config("hostname: web01", "fqdn: web02.example.org", "prefer_fqdn_over_hostname: true")},
 		{name: "hostname-with-dots", user: config("hostname: web01.example.org")},
 		{name: "hosts", user: config("hostname: web01", "fqdn: web01.example.org", "manage_etc_hosts: true")},
+		{name: "hosts-template", user: config("fqdn: web01.example.org", "manage_etc_hosts: template")},
 		{name: "hosts-without-names", user: config("manage_etc_hosts: true")},
 		{name: "hosts-localhost", prepare: "printf '127.0.0.1 localhost\\n127.0.1.1 old\\n10.0.0.9 other\\n' >/etc/hosts", user: config("fqdn: web01.example.org", "manage_etc_hosts: localhost")},
 		{name: "hosts-localhost-twice", boots: 2, user: config("hostname: web01", "manage_etc_hosts: localhost")},
@@ -188,6 +194,7 @@ func names() []document {
 // systems are the time zone, the time, packages and mounts.
 func systems() []document {
 	return []document{
+		{name: "custom-data", custom: true, user: config("timezone: Europe/Berlin", "runcmd:", "- echo custom >>/srv/log")},
 		{name: "timezone", user: config("timezone: Europe/Berlin")},
 		{name: "timezone-with-dirs", user: config("timezone: America/Argentina/Ushuaia")},
 		{name: "ntp-chrony", user: config("ntp:", "  ntp_client: chrony", "  servers: [a.example.org, 10.0.0.5]", "  pools: [p.example.org]")},
@@ -230,6 +237,9 @@ func accounts() []document {
 		{name: "user-expires", user: config("users:", "- {name: ann, expiredate: '2031-02-03', inactive: '5'}")},
 		{name: "user-exists", prepare: "useradd -m -s /bin/sh -c Old ann", user: config("users:", "- {name: ann, gecos: New, shell: /bin/bash, groups: [adm], sudo: 'ALL=(ALL) ALL', ssh_authorized_keys: ["+keyA+"]}")},
 		{name: "user-root", user: config("users:", "- default", "- {name: root, ssh_authorized_keys: ["+keyA+"]}")},
+		{name: "user-default-extended", user: config("users:", "- {name: default, groups: [audio], ssh_authorized_keys: ["+keyA+"]}")},
+		{name: "user-default-and-others-later", user: config("users:", "- {name: bob, groups: users}", "- default")},
+		{name: "user-inactive-number", user: config("users:", "- {name: ann, inactive: '0', expiredate: '2030-12-31'}")},
 		{name: "user-uid-text", user: config("users:", "- {name: ann, uid: '61002'}")},
 	}
 }

@@ -33,6 +33,7 @@ type document struct {
 	name    string
 	user    string // user data
 	vendor  string // vendor data
+	custom  bool   // azguest gets user as custom data, not as user data
 	prepare string // shell, before anything else
 	boots   int    // default 1
 }
