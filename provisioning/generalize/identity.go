@@ -262,7 +262,7 @@ func machineEntries() []Entry {
 			Why: "memory of programs of this VM", Fix: "swapoff, remove it and its line in /etc/fstab; the agent makes one on the resource disk (ResourceDisk.EnableSwap)", Source: "swapon(8)",
 		},
 		{
-			Name: "agent-state", Group: Identity, Act: Drop, Harm: Secret, Paths: []string{"{lib}/*", "{lib}/.[!.]*", "/run/azguest/*"},
+			Name: "agent-state", Group: Identity, Act: Drop, Harm: Secret, Returns: true, Paths: []string{"{lib}/*", "{lib}/.[!.]*", "/run/azguest/*"},
 			Why: "state of this VM", Source: "WALinuxAgent deprovision",
 		},
 		{
