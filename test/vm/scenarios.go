@@ -92,6 +92,12 @@ func Scenarios() []Scenario {
 			Play:  powerCuts,
 		},
 		{
+			Name:  "data-and-events",
+			About: "carry out user data above the image's vendor data, run startup and shutdown scripts and those for a preemption",
+			Image: eventful,
+			Play:  dataAndEvents,
+		},
+		{
 			Name:   "removal",
 			About:  "provision from an ISO 9660 medium with Joliet, as attached by other clouds with this protocol; purge the package: no file of it is left, and the machine still boots",
 			Medium: asISO9660,
