@@ -251,6 +251,8 @@ func (c *cloud) screens(t testing.TB) string {
 		{"config", "check"},
 		{"policy", "explain", "Azguest.E2E.Chatty"},
 		{"disk"},
+		{"events"},
+		{"events", "-o", "json"},
 		{"diff"},
 		{"diff", "-o", "json"},
 		{"inventory"},
