@@ -52,7 +52,7 @@ func (s SaveCustomData) Apply(_ context.Context, m *Machine) error {
 		return warn(CodeCustomData, "custom data cannot be decoded and is saved unchanged: %s", s.Problem)
 	}
 	if s.Unread {
-		return warn(CodeCustomData, "custom data is saved and not run: it is for cloud-init, and azguest, which provisions this machine, carries it out with UserData.Apply=y only")
+		return warn(CodeCustomData, "custom data is saved and not run: it is for cloud-init, and azguest provisions this machine; UserData.Apply=y carries it out")
 	}
 	return nil
 }
@@ -207,9 +207,9 @@ func whatItIs(data []byte) string {
 	case bytes.HasPrefix(data, []byte("\xef\xbb\xbf")), bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
 		return "it begins with a byte order mark; save the script as UTF-8 without one"
 	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
-		return "it is compressed with gzip, which only cloud-init reads"
+		return "it is compressed with gzip, which is read with UserData.Apply=y only"
 	case forCloudInit(data):
-		return "it is for cloud-init (" + printable(firstLine(data)) + "), and azguest provisions this machine"
+		return "it is for cloud-init (" + printable(firstLine(data)) + "), and azguest provisions this machine; UserData.Apply=y carries it out"
 	case bytes.HasPrefix(data, []byte("#!")):
 		return "its first line does not name an interpreter by an absolute path"
 	}
