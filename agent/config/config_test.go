@@ -208,6 +208,8 @@ func TestDerived(t *testing.T) {
 		{"Debug.EnableExtensionPolicy=y", policy, PolicyEnforce},
 		{"Debug.EnableExtensionPolicy=y\nExtensions.PolicyMode=audit", policy, PolicyAudit},
 		{"Provisioning.ExecuteCustomData=y", func(c *Config) any { return c.Provisioning.DecodeCustomData }, true},
+		{"UserData.Apply=y", func(c *Config) any { return c.Provisioning.DecodeCustomData }, true},
+		{"UserData.Apply=y\nProvisioning.ExecuteCustomData=y", func(c *Config) any { return c.Provisioning.ExecuteCustomData }, false},
 		{"Provisioning.Agent=azguest", func(c *Config) any { return c.Provisioning.Agent }, AgentSelf},
 		{"Extensions.GoalStatePeriod=9", func(c *Config) any { return c.Extensions.InitialPeriod }, 9 * time.Second},
 		{"Debug.AutoUpdateHotfixFrequency=60", func(c *Config) any { return c.Update.HotfixPeriod }, time.Minute},

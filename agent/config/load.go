@@ -391,6 +391,11 @@ func (c *Config) derive(set map[string]bool) []Warning {
 		note("Provisioning.ExecuteCustomData", "has no effect while UserData.Apply=y, which runs custom data", "")
 		c.Provisioning.ExecuteCustomData = false
 	}
+	for _, key := range []string{"UserData.VendorData", "UserData.ScriptTimeout"} {
+		if set[key] && !c.UserData.Apply {
+			note(key, "has no effect while UserData.Apply=n", "")
+		}
+	}
 	if c.Provisioning.ExecuteCustomData || c.UserData.Apply {
 		c.Provisioning.DecodeCustomData = true
 	}

@@ -116,6 +116,7 @@ func (b *box) all() []Document {
 // TestOnceAndAtEveryBoot: what runs again at a restart of the agent, in another
 // boot, and in a copy of the disk.
 func TestOnceAndAtEveryBoot(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	b := newBox(t)
 	const first = "boot once perboot instance a run z"
@@ -355,6 +356,7 @@ func TestPowerCut(t *testing.T) {
 
 // TestStateIsPrivate: nobody but root reads what belongs to the user data.
 func TestStateIsPrivate(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	b := newBox(t)
 	b.run(b.all())
@@ -373,6 +375,7 @@ func TestStateIsPrivate(t *testing.T) {
 // TestDamagedState: files that are damaged, or something else than they should
 // be.
 func TestDamagedState(t *testing.T) {
+	peak.WithoutRace(t)
 	t.Parallel()
 	b := newBox(t)
 	b.run(b.all())
