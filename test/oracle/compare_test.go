@@ -1,6 +1,8 @@
 package oracle
 
 import (
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +85,11 @@ var differences = []difference{
 		documents: []string{"mounts-that-stop-the-boot"},
 		theirs:    []string{"+fstab /dev/doesnotexist /srv/none ext4 defaults,comment=cloudconfig 0 2", "+file /srv/none drwxr-xr-x root:root"},
 		why:       "without the device and without nofail the next boot ends in the emergency shell, so the line is left out and reported (DESIGN.md, decision 143)",
+	},
+	{
+		documents: []string{"merge-maps"},
+		ours:      []string{"+chrony server a.example.org iburst", "+hosts 127.0.1.1 b", "-hosts 127.0.1.1 first-light"},
+		why:       "between parts cloud-init replaces whole maps, between vendor data and user data it merges them; here both are merged (DESIGN.md, decision 139)",
 	},
 	{
 		documents: []string{"vendor-appended-to"},
@@ -168,5 +175,34 @@ func TestDifferencesAreDecided(t *testing.T) {
 				t.Errorf("there is no document %s", name)
 			}
 		}
+	}
+}
+
+// TestKeysHaveDocuments: each key of the specification is in a document.
+func TestKeysHaveDocuments(t *testing.T) {
+	spec, err := os.ReadFile("../../provisioning/SPEC.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(spec), "### 18.3 cloud-config")
+	section, _, _ = strings.Cut(section, "### 18.4")
+	var all strings.Builder
+	for _, d := range documents() {
+		all.WriteString(d.user + d.vendor)
+	}
+	keys := 0
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(line, -1) {
+			keys++
+			if !regexp.MustCompile(`\b` + m[1] + `\b`).MatchString(all.String()) {
+				t.Errorf("no document has %s", m[1])
+			}
+		}
+	}
+	if keys < 40 {
+		t.Errorf("the specification has %d keys; is its table read?", keys)
 	}
 }
