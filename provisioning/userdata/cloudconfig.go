@@ -55,24 +55,38 @@ func decodeConfig(v *value, ps *problems) Config {
 func (d *decoder) toCommands(at *[]Command) setter {
 	return func(v *value, key string) {
 		d.each(v, key, func(item *value, key string) {
-			c := Command{At: item.at}
-			var ok bool
-			if item.kind != aList {
-				c.Shell, ok = d.text(item, key)
-			} else if c.Args = []string{}; len(item.items) == 0 {
-				d.bad(item, key, "an empty command")
-			} else {
-				ok = true
-				d.each(item, key, func(arg *value, key string) {
-					s, good := d.text(arg, key)
-					c.Args, ok = append(c.Args, s), ok && good
-				})
-			}
-			if ok {
+			if c, ok := d.command(item, key); ok {
 				*at = append(*at, c)
 			}
 		})
 	}
+}
+
+// command reads one command. An empty entry is none: a comment after the dash.
+func (d *decoder) command(v *value, key string) (Command, bool) {
+	c := Command{At: v.at}
+	switch v.kind {
+	case aNull:
+		return c, false
+	case aMap:
+		d.bad(v, key, "must be a command, not a map; put a command that contains a colon and a blank in quotes")
+		return c, false
+	case aText, aBool, aNumber, aBinary:
+		var ok bool
+		c.Shell, ok = d.text(v, key)
+		return c, ok
+	case aList:
+	}
+	if len(v.items) == 0 {
+		d.bad(v, key, "an empty command")
+		return c, false
+	}
+	good := true
+	d.each(v, key, func(arg *value, key string) {
+		s, ok := d.text(arg, key)
+		c.Args, good = append(c.Args, s), good && ok
+	})
+	return c, good
 }
 
 func (d *decoder) files(v *value, key string) []File {
@@ -206,8 +220,12 @@ func (d *decoder) hosts(v *value, key string) Hosts {
 func (d *decoder) mounts(v *value, key string) []Mount {
 	var out []Mount
 	d.each(v, key, func(item *value, key string) {
-		if item.kind != aList || len(item.items) < 2 || len(item.items) > 6 {
-			d.bad(item, key, "must be a list of 2 to 6 fields of fstab: device, mount point, type, options, dump, pass")
+		if item.kind != aList || len(item.items) < 1 || len(item.items) > 6 {
+			d.bad(item, key, "must be a list of up to 6 fields of fstab: device, mount point, type, options, dump, pass")
+			return
+		}
+		if len(item.items) == 1 || item.items[1].kind == aNull {
+			out = d.withoutMount(out, item.items[0], key+"[0]")
 			return
 		}
 		m := Mount{Type: "auto", Options: "defaults,nofail", Pass: 2, At: item.at}
@@ -222,7 +240,7 @@ func (d *decoder) mounts(v *value, key string) []Mount {
 			switch f := item.items[i]; {
 			case f.kind != aNull:
 				set(f, k)
-			case i < 2:
+			case i == 0:
 				d.bad(f, k, "is empty")
 			}
 		}
@@ -232,6 +250,17 @@ func (d *decoder) mounts(v *value, key string) []Mount {
 		out = append(out, m)
 	})
 	return out
+}
+
+// withoutMount takes back the entries of a device: one without a mount point
+// says that it is not mounted. The temporary disk is not mounted by mounts, but
+// by the agent.
+func (d *decoder) withoutMount(list []Mount, v *value, key string) []Mount {
+	dev, ok := d.fit(v, key, fstabField)
+	if ok && (dev == "ephemeral0" || dev == "ephemeral") {
+		d.bad(v, key, "the temporary disk is left alone with ResourceDisk.Format=n in waagent.conf, not with an entry without a mount point")
+	}
+	return slices.DeleteFunc(list, func(m Mount) bool { return m.Device == dev })
 }
 
 func (d *decoder) toWhole(at *int, least, most int64) setter {
@@ -556,8 +585,8 @@ func date(s string) error {
 }
 
 func sudoRule(s string) error {
-	if strings.TrimSpace(s) == "" || strings.HasSuffix(s, `\`) {
-		return errors.New("not a rule of sudoers")
+	if !strings.Contains(s, "=") || strings.HasSuffix(s, `\`) {
+		return errors.New("not a rule of sudoers such as ALL=(ALL) NOPASSWD:ALL")
 	}
 	return nil
 }

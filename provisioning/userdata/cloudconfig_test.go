@@ -106,6 +106,10 @@ func TestConfig(t *testing.T) {
 			{Device: "sdc", Point: "/data", Type: "auto", Options: "defaults,nofail", Pass: 2, At: at(3)},
 			{Device: "/dev/sdd", Point: "none", Type: "swap", Options: "sw", At: at(4)},
 		}}},
+		{"mounts, taken back", "mounts: [[sdc, /data], [sdd, /other], [sdc, null], [sde]]\n", Config{Mounts: []Mount{
+			{Device: "sdd", Point: "/other", Type: "auto", Options: "defaults,nofail", Pass: 2, At: at(2)},
+		}}},
+		{"commands, comments", "runcmd:\n- # first\n- a\n-\n", Config{RunCommands: []Command{{Shell: "a", At: at(4)}}}},
 		{"empty values", "hostname:\nusers: ~\nruncmd: null\n", Config{}},
 		{"anchors", "users:\n- &bob {name: bob, shell: /bin/sh}\n- {<<: *bob, name: eve}\n", Config{Users: []User{
 			{Name: "bob", Shell: "/bin/sh", At: at(3)}, {Name: "eve", Shell: "/bin/sh", At: at(4)},
@@ -123,13 +127,13 @@ func TestConfig(t *testing.T) {
 func TestValues(t *testing.T) {
 	for _, tc := range []struct{ doc, want string }{
 		{"runcmd: echo", "runcmd: must be a list, not text"},
-		{"runcmd: [{a: b}]", "runcmd[0]: must be text, not a map"},
+		{"runcmd: [{a: b}]", "runcmd[0]: must be a command, not a map; put a command that contains a colon and a blank in quotes"},
 		{"runcmd: [[]]", "runcmd[0]: an empty command"},
 		{"runcmd: [[echo, yes]]", `runcmd[0][1]: without quotes it is a boolean in YAML 1.1; put it in quotes`},
 		{"runcmd: [[chmod, 0644, /x]]", `runcmd[0][1]: without quotes it is a number in YAML 1.1; put it in quotes`},
 		{"runcmd: [[x, 1.10]]", `runcmd[0][1]: without quotes it is a number in YAML 1.1; put it in quotes`},
 		{"runcmd: [[x, 12:30:00]]", `runcmd[0][1]: without quotes it is a number in YAML 1.1; put it in quotes`},
-		{"runcmd: [~]", "runcmd[0]: must be text, not empty"},
+		{"runcmd: [[a, ~]]", "runcmd[0][1]: must be text, not empty"},
 		{"write_files: [{content: x}]", "write_files[0].path: is missing"},
 		{"write_files: [{path: etc/x}]", `write_files[0].path: "etc/x": must be an absolute path without . and .. in it`},
 		{"write_files: [{path: /etc/../x}]", `write_files[0].path: "/etc/../x": must be an absolute path without . and .. in it`},
@@ -159,6 +163,7 @@ func TestValues(t *testing.T) {
 		{"users: [{name: bob, plain_text_passwd: \"a\\nroot:x\"}]", "users[0].plain_text_passwd: must be on one line, and not empty"},
 		{"users: [{name: bob, plain_text_passwd: 0123}]", "users[0].plain_text_passwd: put it in quotes: YAML 1.1 does not take it for text"},
 		{"users: [{name: bob, sudo: true}]", `users[0].sudo: without quotes it is a boolean in YAML 1.1; put it in quotes`},
+		{"users: [{name: bob, sudo: 'False'}]", `users[0].sudo: "False": not a rule of sudoers such as ALL=(ALL) NOPASSWD:ALL`},
 		{"users: [{name: bob, sudo: \"ALL\\nroot\"}]", "users[0].sudo: contains a line break or another control character"},
 		{"users: [{name: bob, expiredate: tomorrow}]", `users[0].expiredate: "tomorrow": must be a date YYYY-MM-DD`},
 		{"users: [{name: bob, lock_passwd: true, lock-passwd: true}]", "users[0].lock-passwd: given twice, with - and with _"},
@@ -168,7 +173,9 @@ func TestValues(t *testing.T) {
 		{"ntp: {ntp_client: openntpd}", "ntp.ntp_client: must be auto, chrony or systemd-timesyncd"},
 		{"packages: [--force]", `packages[0]: "--force": not a name or version of a package`},
 		{"packages: [{apt: [x]}]", "packages[0]: packages of a certain package manager are not supported; give names alone"},
-		{"mounts: [[sdc]]", "mounts[0]: must be a list of 2 to 6 fields of fstab: device, mount point, type, options, dump, pass"},
+		{"mounts: [[]]", "mounts[0]: must be a list of up to 6 fields of fstab: device, mount point, type, options, dump, pass"},
+		{"mounts: [[~, /data]]", "mounts[0][0]: is empty"},
+		{"mounts: [[ephemeral0, null]]", "mounts[0][0]: the temporary disk is left alone with ResourceDisk.Format=n in waagent.conf, not with an entry without a mount point"},
 		{"mounts: [[sdc, data]]", `mounts[0][1]: "data": must be an absolute path, or none for swap`},
 		{"mounts: [[sdc, '/a b']]", `mounts[0][1]: "/a b": not a field of fstab: it contains a blank or #; write a blank as \040`},
 		{"merge_how: sum()", `merge_how: "sum": merging is by dict, list and str`},
@@ -194,6 +201,28 @@ func TestSecretsAreNotRepeated(t *testing.T) {
 					t.Errorf("%s: %v", key, p)
 				}
 			}
+		}
+	}
+}
+
+// TestSecretsWithoutQuotes: passwords that YAML takes for something else, and
+// secrets in commands, in contents and in documents that are no cloud-config.
+func TestSecretsWithoutQuotes(t *testing.T) {
+	const at = "user data, line 2: "
+	for _, tc := range []struct{ doc, want string }{
+		{"#cloud-config\nusers: [{name: a, plain_text_passwd: *hunter2 }]\n", at + "not YAML: an alias without its anchor; put text that begins with * in quotes"},
+		{"#cloud-config\nusers: [{name: a, plain_text_passwd: !hunter2 }]\n", at + "a tag (!) that is not supported; put text that begins with ! in quotes"},
+		{"#cloud-config\nusers: !hunter2 [a]\n", at + "a tag (!) that is not supported; put text that begins with ! in quotes"},
+		{"#cloud-config\nusers: [{name: a, plain_text_passwd: %hunter2}]\n", at + "not YAML: found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)"},
+		{"#cloud-config\nwrite_files: [{path: /pin, content: 0712}]\n", at + "write_files[0].content: without quotes it is a number in YAML 1.1; put it in quotes"},
+		{"#cloud-config\nruncmd: [[login, 0712]]\n", at + "runcmd[0][1]: without quotes it is a number in YAML 1.1; put it in quotes"},
+		{"#hunter2 is the token\n", "user data: neither a script with #! nor a #cloud-config"},
+		{"# hunter2\n", "user data: neither a script with #! nor a #cloud-config"},
+		{"# cloud-config\n", "user data: neither a script with #! nor a #cloud-config: it begins with \"# cloud-config\""},
+	} {
+		d := Load(user(tc.doc))
+		if len(d.Problems) != 1 || d.Problems[0].Error() != tc.want {
+			t.Errorf("%s\ngot  %v\nwant %s", tc.doc, d.Problems, tc.want)
 		}
 	}
 }

@@ -186,13 +186,14 @@ func TestSyntax(t *testing.T) {
 		{"list", "- a\n", "AZ-DATA-SYNTAX user data, line 2: not a map of keys and values, but a list\n"},
 		{"text", "hello\n", "AZ-DATA-SYNTAX user data, line 2: not a map of keys and values, but text\n"},
 		{"two documents", "hostname: a\n---\nhostname: b\n", "AZ-DATA-SYNTAX user data, line 3: more than one YAML document\n"},
-		{"tabs", "ntp:\n\tenabled: true\n", "AZ-DATA-SYNTAX user data, line 3: not YAML: found character that cannot start any token\n"},
+		{"tabs", "ntp:\n\tenabled: true\n", "AZ-DATA-SYNTAX user data, line 3: not YAML: found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)\n"},
+		{"tab first", "\tntp:\n", "AZ-DATA-SYNTAX user data, line 2: not YAML: found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)\n"},
 		{"broken", "hostname: [a\n", "AZ-DATA-SYNTAX user data, line 2: not YAML: did not find expected ',' or ']'\n"},
 		{"not UTF-8", "hostname: \xff\n", "AZ-DATA-SYNTAX user data: not UTF-8\n"},
 		{"NUL", "hostname: \x00\n", "AZ-DATA-SYNTAX user data: contains a NUL byte\n"},
 		{"key twice", "hostname: a\nhostname: b\n", "AZ-DATA-SYNTAX user data, line 3: hostname: the key is given twice, first in line 2\n"},
 		{"key is a list", "? [a]\n: b\n", "AZ-DATA-SYNTAX user data, line 2: a key must be a single word\n"},
-		{"tag", "hostname: !!python/object:os.system a\n", "AZ-DATA-VALUE user data, line 2: the tag \"!!python/object:os.system\" is not supported\n"},
+		{"tag", "hostname: !!python/object:os.system a\n", "AZ-DATA-VALUE user data, line 2: a tag (!) that is not supported; put text that begins with ! in quotes\n"},
 		{"unknown keys, all of them", "hostnam: a\npower_state:\n  mode: reboot\nusers:\n- name: bob\n  snapuser: x\n  ssh-authorized-keys: []\n", `AZ-DATA-KEY user data, line 2: hostnam: this key is not supported; did you mean "hostname"?
 AZ-DATA-KEY user data, line 4: power_state: this key is not supported
 AZ-DATA-KEY user data, line 7: users[0].snapuser: this key is not supported

@@ -13,6 +13,7 @@ import (
 	"mime/multipart"
 	"mime/quotedprintable"
 	"net/textproto"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -130,7 +131,7 @@ type header struct {
 
 // place returns the place of a part. name is that of its file.
 func (p *parser) place(name string) Place {
-	at := Place{Layer: p.doc.Layer, Part: p.doc.Name}
+	at := Place{Layer: p.doc.Layer, Part: word(p.doc.Name)}
 	if p.several && p.parts > 0 {
 		part := fmt.Sprintf("part %d", p.parts)
 		if name != "" {
@@ -258,14 +259,18 @@ func (p *parser) leaf(b []byte, kind string, h header, level int) {
 	case !p.several && !bytes.HasPrefix(bytes.TrimSpace(b), []byte("#")):
 		p.out.foreign = true
 	default:
+		line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
 		text := "neither a script with #! nor a #cloud-config"
-		if line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n")); bytes.HasPrefix(line, []byte("#")) {
-			// Anything else may be a secret.
-			text += ": it begins with " + quote(strings.ToValidUTF8(string(bytes.TrimSpace(line[:min(len(line), 100)])), "?"))
+		if line = bytes.TrimSpace(line); misspelt.Match(line) {
+			text += ": it begins with " + quote(string(line))
 		}
 		p.problems.add(CodeForm, p.place(h.name), "", "%s", text)
 	}
 }
+
+// misspelt is what a message repeats of an unknown beginning: what may be a form
+// that is written wrongly. Anything else may be a secret of an application.
+var misspelt = regexp.MustCompile(`^#+ ?[A-Za-z_-]{1,30}$`)
 
 // base64 takes apart a document that is base64 as a whole.
 func (p *parser) base64(b []byte, h header, level int) bool {

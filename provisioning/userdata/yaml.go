@@ -91,8 +91,9 @@ func readYAML(text []byte, at Place, ps *problems) *value {
 	if err := in.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil // empty, or only comments
 	} else if err != nil {
-		at.Line, err = lineOf(err)
-		ps.add(CodeSyntax, at, "", "not YAML: %v", err)
+		var why string
+		at.Line, why = lineOf(text, err)
+		ps.add(CodeSyntax, at, "", "not YAML: %s", why)
 		return nil
 	}
 	if err := in.Decode(&second); !errors.Is(err, io.EOF) {
@@ -118,22 +119,33 @@ func readYAML(text []byte, at Place, ps *problems) *value {
 	return v
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
+var (
+	yamlLine   = regexp.MustCompile(`^yaml: line (\d+): `)
+	yamlAnchor = regexp.MustCompile(`^yaml: unknown anchor '(.*)' referenced$`)
+)
 
-// lineOf separates the line from an error of the YAML library. The line is for
-// the reader alone.
-func lineOf(err error) (int, error) {
+// lineOf returns what an error of the YAML library says, for the reader
+// alone, and its line. An alias is not repeated: a password may begin with *.
+func lineOf(doc []byte, err error) (line int, why string) {
 	text := err.Error()
-	m := yamlLine.FindStringSubmatch(text)
-	if m == nil {
-		return 0, errors.New(word(strings.TrimPrefix(text, "yaml: ")))
+	if m := yamlAnchor.FindStringSubmatch(text); m != nil {
+		before, _, _ := bytes.Cut(doc, []byte("*"+m[1]))
+		return bytes.Count(before, []byte("\n")) + 1, "an alias without its anchor; put text that begins with * in quotes"
 	}
-	n, _ := strconv.Atoi(m[1]) // digits; too many of them are no line
-	text = text[len(m[0]):]
-	if strings.HasPrefix(text, "did not find expected") {
-		n++ // the library counts the lines of its parser's errors from 0
+	if m := yamlLine.FindStringSubmatch(text); m != nil {
+		line, _ = strconv.Atoi(m[1]) // digits; too many of them are no line
+		text = text[len(m[0]):]
+		if strings.HasPrefix(text, "did not find expected") {
+			line++ // the library counts the lines of its parser's errors from 0
+		}
+	} else if text = strings.TrimPrefix(text, "yaml: "); strings.HasPrefix(text, "found ") {
+		line = 1 // which the library does not name
 	}
-	return n, errors.New(word(text))
+	why = word(text)
+	if strings.HasPrefix(text, "found character that cannot start any token") {
+		why += " (a tab cannot indent; put text that begins with @, % or a backquote in quotes)"
+	}
+	return line, why
 }
 
 func (r *reader) place(n *yaml.Node) Place {
@@ -172,8 +184,14 @@ func (r *reader) value(n *yaml.Node, depth int) *value {
 // tag checks that a node has no other tag than the one that is expected.
 func (r *reader) tag(n *yaml.Node, want string) {
 	if n.Style&yaml.TaggedStyle != 0 && n.ShortTag() != want {
-		r.problems.add(CodeValue, r.place(n), "", "the tag %s is not supported", quote(n.Tag))
+		r.badTag(n)
 	}
+}
+
+// badTag does not repeat the tag: it may be a password that nobody has put in
+// quotes.
+func (r *reader) badTag(n *yaml.Node) {
+	r.problems.add(CodeValue, r.place(n), "", "a tag (!) that is not supported; put text that begins with ! in quotes")
 }
 
 const mergeKey = "<<"
@@ -243,7 +261,7 @@ func (r *reader) scalar(n *yaml.Node) *value {
 		case "!!int", "!!float", "!!bool", "!!null":
 			quoted = false
 		default:
-			r.problems.add(CodeValue, v.at, "", "the tag %s is not supported", quote(n.Tag))
+			r.badTag(n)
 		}
 	}
 	if !quoted {
