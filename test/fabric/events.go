@@ -262,7 +262,7 @@ func (v *VM) startEvent(e *scheduledEvent) {
 
 func (v *VM) noteEvent(e *scheduledEvent, what string, at time.Time) {
 	v.f.journal.add(Entry{VM: v.name, Kind: Maintenance, Detail: map[string]any{
-		what: e.ID, "type": e.Type, "at": at.UTC().Format(time.RFC3339Nano), "notBefore": e.NotBefore.UTC().Format(time.RFC3339Nano),
+		"change": what, "id": e.ID, "type": e.Type, "at": at.UTC().Format(time.RFC3339Nano), "notBefore": e.NotBefore.UTC().Format(time.RFC3339Nano),
 	}})
 }
 

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -187,11 +188,7 @@ func TestEventsAreAcknowledged(t *testing.T) {
 		}
 		var seen []string
 		for _, e := range vm.f.Journal(Query{Kind: Maintenance}) {
-			for _, what := range []string{"scheduled", "acknowledged", "started", "completed", "cancelled"} {
-				if id, ok := e.Detail[what]; ok {
-					seen = append(seen, what+" "+map[any]string{first: "1", second: "2"}[id])
-				}
-			}
+			seen = append(seen, fmt.Sprint(e.Detail["change"], " ", map[any]string{first: "1", second: "2"}[e.Detail["id"]]))
 		}
 		if got, want := strings.Join(seen, ", "), "scheduled 1, scheduled 2, acknowledged 1, started 1, completed 1, cancelled 2"; got != want {
 			t.Errorf("journal has %s, want %s", got, want)

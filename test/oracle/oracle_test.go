@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -143,7 +144,28 @@ func need(t *testing.T) []string {
 	if err != nil {
 		t.Skipf("cloud-init is not available: %v", err)
 	}
+	if v := release(l); v != oracleRelease {
+		t.Skipf("this is cloud-init %s, and the table of differences is that of %s, in Debian 12", v, oracleRelease)
+	}
 	return l
+}
+
+// oracleRelease is the release of cloud-init that the documents were compared
+// with.
+const oracleRelease = "22.4"
+
+// release returns the release of cloud-init on a machine with these layers.
+func release(layers []string) string {
+	for _, dir := range append(slices.Clone(layers), "/") {
+		b, err := os.ReadFile(filepath.Join(dir, "usr/lib/python3/dist-packages/cloudinit/version.py"))
+		if err != nil {
+			continue
+		}
+		if m := regexp.MustCompile(`__VERSION__ = "([0-9]+\.[0-9]+)`).FindSubmatch(b); m != nil {
+			return string(m[1])
+		}
+	}
+	return "unknown"
 }
 
 // repoPath is where the machines find the repository of apt.

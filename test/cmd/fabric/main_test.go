@@ -104,7 +104,7 @@ func TestProgram(t *testing.T) {
 		{[]string{"vm", "freeze", "--notice", "0s", "--lasts", "1h", "--vm", "b"}, "-"},
 		{[]string{"await", "event=Freeze:started", "--vm", "b"}, ""},
 		{[]string{"vm", "events"}, `"state": "Cancelled"`},
-		{[]string{"journal", "--kind", "event", "--limit", "1"}, `"started"`},
+		{[]string{"journal", "--kind", "event", "--limit", "1"}, `"change":"started"`},
 		{[]string{"delete", "Hello"}, ""},
 	} {
 		out, err := run(t, append([]string{admin}, tc.args...)...)

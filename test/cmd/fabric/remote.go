@@ -315,6 +315,9 @@ func oneLine(e fabric.Entry) string {
 	if e.Method != "" {
 		s += fmt.Sprintf(" %s %s -> %d", e.Method, strings.Map(printable, e.URL), e.Code)
 	}
+	if e.Kind == fabric.Maintenance {
+		s += fmt.Sprintf(" %v %v %v", e.Detail["type"], e.Detail["change"], e.Detail["id"])
+	}
 	if e.Fault != "" {
 		s += "  fault: " + strings.Map(printable, e.Fault)
 	}

@@ -401,6 +401,9 @@ func TestTOOL14FollowAndAwait(t *testing.T) {
 		}
 		seen[line] = true
 	}
+	if got := oneLine(fabric.Entry{Kind: fabric.Maintenance, Detail: map[string]any{"type": "Freeze", "change": "started", "id": "X"}}); !strings.HasSuffix(got, " Freeze started X") {
+		t.Errorf("%q", got)
+	}
 	if got := oneLine(fabric.Entry{Kind: "goalstate", Method: "GET", URL: "/a\x1b\n", Code: 503, Fault: "#1 503"}); strings.ContainsAny(got, "\x1b\n") || !strings.Contains(got, "GET /a?? -> 503  fault: #1 503") {
 		t.Errorf("an entry in one line: %q", got)
 	}
