@@ -98,10 +98,6 @@ func (a *Agent) startupHooks(ctx context.Context, x hook.Runner) {
 			return
 		}
 		r = x.Store.New(key, hook.Startup, a.vmID(), boot, scripts, err)
-		if err := x.Store.Save(r); err != nil {
-			a.hooksStopped(key, err)
-			return
-		}
 	}
 	a.finishRun(ctx, x, r)
 }
@@ -115,16 +111,30 @@ func (a *Agent) finishRun(ctx context.Context, x hook.Runner, r status.HookRun) 
 	a.endRun(ctx, x, r, time.Time{})
 }
 
+// endRun runs scripts until the time is up. Where the record cannot be written it
+// tries again: without one nothing is started.
 func (a *Agent) endRun(ctx context.Context, x hook.Runner, r status.HookRun, until time.Time) {
 	a.showRun(r)
-	r, err := x.All(ctx, r, a.cfg.Hooks.Timeout, until, a.showRun)
-	if err != nil {
-		if ctx.Err() == nil {
-			a.hooksStopped(r.Key, err)
+	for {
+		err := x.Store.Save(r)
+		if err == nil {
+			r, err = x.All(ctx, r, a.cfg.Hooks.Timeout, until, a.showRun)
 		}
-		return
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			a.live.problem("hook "+r.Key, "", "", nil)
+			a.logRun(r)
+			return
+		}
+		a.hooksStopped(r.Key, err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryRecord):
+		}
 	}
-	a.logRun(r)
 }
 
 // resumeHooks ends what an earlier process has begun, apart from scheduled events

@@ -147,6 +147,20 @@ func (w *eventWatch) tellService(err error) {
 	}
 }
 
+// leastAhead is the difference of two clocks below which they count as equal: the
+// platform's answers have whole seconds.
+const leastAhead = 3 * time.Second
+
+// ahead returns how far this machine's clock is ahead of the platform's: an event
+// must not look as if it had started because a clock is wrong.
+func (w *eventWatch) ahead() time.Duration {
+	skew, _, ok := w.platform.Skew()
+	if !ok || skew.Abs() < leastAhead {
+		return 0
+	}
+	return skew
+}
+
 // knownType reports whether there is a hook for a type of event.
 func knownType(t string) bool {
 	switch t {
@@ -215,10 +229,11 @@ func (c *eventCase) handle(ctx context.Context) {
 		c.learn(e)
 	}
 	for ctx.Err() == nil {
-		now := time.Now()
-		act := hook.Decide(c.run, now, hook.Policy{Acknowledge: c.w.cfg.Hooks.Acknowledge, Timeout: c.w.cfg.Hooks.Timeout})
+		// The times of an event are the platform's.
+		now, ahead := time.Now(), c.w.ahead()
+		act := hook.Decide(c.run, now.Add(-ahead), hook.Policy{Acknowledge: c.w.cfg.Hooks.Acknowledge, Timeout: c.w.cfg.Hooks.Timeout})
 		if act.Do == hook.Acknowledge && now.Before(c.try) {
-			act = hook.Action{Do: hook.Wait, At: c.try}
+			act = hook.Action{Do: hook.Wait, At: c.try.Add(-ahead)}
 		}
 		var err error
 		switch act.Do {
@@ -237,7 +252,11 @@ func (c *eventCase) handle(ctx context.Context) {
 				c.await(ctx, i, ended)
 			}
 			var end bool
-			if end, err = c.wait(ctx, act.At, ended); end {
+			at := act.At
+			if !at.IsZero() {
+				at = at.Add(ahead)
+			}
+			if end, err = c.wait(ctx, at, ended); end {
 				waiting = false
 			}
 		case hook.End:
@@ -374,7 +393,7 @@ func (c *eventCase) outcome() string {
 	switch {
 	case e.Status == imds.EventStarted:
 		return status.OutcomeCompleted
-	case c.run.Ack != nil && c.run.Ack.State == status.AckSent, e.NotBefore.IsZero(), time.Until(e.NotBefore) < c.w.cfg.Hooks.Period+time.Second:
+	case c.run.Ack != nil && c.run.Ack.State == status.AckSent, e.NotBefore.IsZero(), time.Until(e.NotBefore.Add(c.w.ahead())) < c.w.cfg.Hooks.Period+time.Second:
 		return status.OutcomeOver
 	}
 	return status.OutcomeCancelled
