@@ -8,8 +8,11 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/azguest/azguest/agent/host"
 	"github.com/azguest/azguest/agent/host/cgroup"
@@ -224,12 +227,20 @@ func vendorFiles(r host.Root) (docs []userdata.Document, ps []userdata.Problem) 
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err == nil {
+		err = trustedDir(r, vendorDir)
+	}
 	if err != nil {
 		bad("", err)
+		return nil, ps
 	}
 	for _, e := range entries {
 		name := e.Name()
 		if strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") || e.IsDir() {
+			continue
+		}
+		if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+			bad(strconv.QuoteToASCII(name), errors.New("the name has characters that cannot be shown"))
 			continue
 		}
 		if len(docs) == maxVendorFiles {
@@ -244,6 +255,20 @@ func vendorFiles(r host.Root) (docs []userdata.Document, ps []userdata.Problem) 
 		docs = append(docs, userdata.Document{Layer: userdata.VendorFiles, Name: name, Data: b})
 	}
 	return docs, ps
+}
+
+// trustedDir returns an error unless only root can change what is in a directory
+// and where the names above it lead.
+func trustedDir(r host.Root, dir string) error {
+	for ; ; dir = path.Dir(dir) {
+		d, err := r.OpenDir(dir, nil)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Trusted(), d.Close()); err != nil || dir == "/" {
+			return err
+		}
+	}
 }
 
 // readTrusted reads a file that only root can change.

@@ -447,3 +447,24 @@ func TestWhatIsNotAKeyIsNotShown(t *testing.T) {
 		}
 	}
 }
+
+// TestUserDataWithoutEffect: keys of user data that change nothing are noted.
+func TestUserDataWithoutEffect(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"UserData.Apply=y": "",
+		"UserData.Apply=y\nProvisioning.ExecuteCustomData=y": "Provisioning.ExecuteCustomData has no effect while UserData.Apply=y, which runs custom data",
+		"UserData.Apply=y\nProvisioning.Mode=ready-only":     "UserData.Apply has no effect while Provisioning.Mode=ready-only",
+		"UserData.Apply=y\nProvisioning.Mode=off":            "UserData.Apply has no effect while Provisioning.Mode=off",
+		"UserData.ScriptTimeout=9":                           "UserData.ScriptTimeout has no effect while UserData.Apply=n",
+	} {
+		_, warns := Parse("f", []byte(in+"\n"))
+		got := ""
+		for _, w := range warns {
+			got += w.Key + " " + w.Message
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

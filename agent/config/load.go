@@ -391,6 +391,9 @@ func (c *Config) derive(set map[string]bool) []Warning {
 		note("Provisioning.ExecuteCustomData", "has no effect while UserData.Apply=y, which runs custom data", "")
 		c.Provisioning.ExecuteCustomData = false
 	}
+	if c.UserData.Apply && c.Provisioning.Mode != ModeOn {
+		note("UserData.Apply", "has no effect while Provisioning.Mode="+c.Provisioning.Mode, "")
+	}
 	for _, key := range []string{"UserData.VendorData", "UserData.ScriptTimeout"} {
 		if set[key] && !c.UserData.Apply {
 			note(key, "has no effect while UserData.Apply=n", "")

@@ -82,6 +82,10 @@ type ExitError struct {
 
 func (e *ExitError) Error() string {
 	msg := strings.TrimSpace(e.Stderr)
+	// The last line of mount(8) is a hint, the one before it the reason.
+	if i := strings.LastIndexByte(msg, '\n'); i >= 0 && strings.HasPrefix(strings.TrimSpace(msg[i:]), "dmesg(1) may have more information") {
+		msg = strings.TrimSpace(msg[:i])
+	}
 	if i := strings.LastIndexByte(msg, '\n'); i >= 0 {
 		msg = msg[i+1:]
 	}

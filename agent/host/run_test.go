@@ -78,3 +78,19 @@ func TestSEC5RunGrandchild(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestExitError: what is shown of a tool's output is its last line, unless that
+// is a hint.
+func TestExitError(t *testing.T) {
+	t.Parallel()
+	for stderr, want := range map[string]string{
+		"":       "mount: exit 32",
+		"a\nb\n": "mount: exit 32: b",
+		"mount: /x: no such share.\n       dmesg(1) may have more information after failed mount system call.\n": "mount: exit 32: mount: /x: no such share.",
+		"dmesg(1) may have more information\n": "mount: exit 32: dmesg(1) may have more information",
+	} {
+		if got := (&host.ExitError{Cmd: "mount", Code: 32, Stderr: stderr}).Error(); got != want {
+			t.Errorf("%q: %q, want %q", stderr, got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/azguest/azguest/agent"
 	"github.com/azguest/azguest/agent/cli"
+	"github.com/azguest/azguest/agent/config"
 	"github.com/azguest/azguest/provisioning"
 	"github.com/azguest/azguest/provisioning/userdata"
 )
@@ -175,6 +176,8 @@ func (t *Tool) journal() (userdata.Store, userdata.Journal, error) {
 		return s, j, fmt.Errorf("this machine is provisioned by %s (%s), which also carries out its user data", owner.Owner, owner.Because)
 	case !t.Config.UserData.Apply:
 		return s, j, errors.New("user data is not carried out on this machine; UserData.Apply=y switches it on")
+	case t.Config.Provisioning.Mode != config.ModeOn, owner.Owner == provisioning.OwnerNobody:
+		return s, j, fmt.Errorf("user data is not carried out on this machine: azguest does not provision it (Provisioning.Mode=%s, Provisioning.Agent=%s)", t.Config.Provisioning.Mode, t.Config.Provisioning.Agent)
 	}
 	return s, j, errors.New("no user data has been carried out yet")
 }

@@ -181,6 +181,9 @@ func TestUserDataLeft(t *testing.T) {
 	if got := off.Sh(t, "agentctl status; agentctl data status 2>&1 || :; ls /var/tmp/ran /var/lib/waagent/azguest/data* 2>/dev/null || :"); strings.Contains(got, "user data  ") || !strings.Contains(got, "UserData.Apply=y switches it on") || strings.Contains(got, "/var/") {
 		t.Errorf("switched off: %s", got)
 	}
+	if got := off.Sh(t, "mkdir -p /etc/waagent.conf.d; printf 'UserData.Apply=y\nProvisioning.Mode=ready-only\n' >/etc/waagent.conf.d/data.conf; agentctl data status 2>&1 || :"); !strings.Contains(got, "azguest does not provision it (Provisioning.Mode=ready-only") {
+		t.Errorf("only Ready is reported: %s", got)
+	}
 }
 
 // TestUserDataKilled: the agent is killed after each item in turn, the end is the
