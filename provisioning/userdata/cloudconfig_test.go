@@ -158,7 +158,7 @@ func TestValues(t *testing.T) {
 		{"users: [{name: bob, shell: bash}]", `users[0].shell: "bash": must be an absolute path without . and .. in it`},
 		{"users: [{name: bob, uid: 0}]", "users[0].uid: must be between 1 and 4294967294"},
 		{"users: [{name: bob, gecos: 'a:b'}]", `users[0].gecos: "a:b": must not contain a colon`},
-		{"users: [{name: bob, lock_passwd: 'no'}]", `users[0].lock_passwd: must be true or false, not text`},
+		{"users: [{name: bob, lock_passwd: 'no'}]", `users[0].lock_passwd: must be true or false without quotes, not text`},
 		{"users: [{name: bob, passwd: 'a:b'}]", "users[0].passwd: not a password hash"},
 		{"users: [{name: bob, plain_text_passwd: \"a\\nroot:x\"}]", "users[0].plain_text_passwd: must be on one line, and not empty"},
 		{"users: [{name: bob, plain_text_passwd: 0123}]", "users[0].plain_text_passwd: put it in quotes: YAML 1.1 does not take it for text"},

@@ -162,7 +162,7 @@ func (d *decoder) words(v *value, key string, judge func(string) error) []string
 
 func (d *decoder) truth(v *value, key string) bool {
 	if v.kind != aBool {
-		d.bad(v, key, "must be true or false, not %s", v.kind)
+		d.bad(v, key, "must be true or false without quotes, not %s", v.kind)
 	}
 	return v.kind == aBool && v.isTrue()
 }

@@ -178,6 +178,22 @@ func TestFormLimits(t *testing.T) {
 	}
 }
 
+// TestMixedLineEnds: the line ends of boundaries are not those of the parts.
+func TestMixedLineEnds(t *testing.T) {
+	const want = "#!/bin/sh\necho a"
+	for _, doc := range []string{
+		"Content-Type: multipart/mixed; boundary=B\n\n--B\n\n#!/bin/sh\necho a\n--B\n\n#!/bin/sh\necho a\n--B--\n",
+		"Content-Type: multipart/mixed; boundary=B\r\n\r\n--B\r\n\r\n#!/bin/sh\necho a\n--B\r\n\r\n#!/bin/sh\necho a\r\n--B--\r\n",
+		"Content-Type: multipart/mixed; boundary=B\n\n--B\n\n#!/bin/sh\necho a\r\n--B\n\n#!/bin/sh\necho a\n--B--",
+		"Content-Type: multipart/mixed; boundary=B\nMIME-Version: 1.0\r\n\r\n--B\r\n\r\n#!/bin/sh\necho a\r\n--B \n\n#!/bin/sh\necho a\r\n--B--\r\n",
+	} {
+		d := Load(user(doc))
+		if len(d.Scripts) != 2 || string(d.Scripts[0].Data) != want || string(d.Scripts[1].Data) != want {
+			t.Errorf("%q: %q, %v", doc, d.Scripts, d.Problems)
+		}
+	}
+}
+
 // TestSyntax: what is no cloud-config, although it says so.
 func TestSyntax(t *testing.T) {
 	for _, tc := range []struct{ name, doc, want string }{

@@ -484,7 +484,13 @@ func (p *parser) multipart(body io.Reader, boundary string, level int) {
 		p.problems.add(CodeSyntax, p.place(""), "", "the MIME message names no boundary")
 		return
 	}
-	for r := multipart.NewReader(body, boundary); p.parts <= maxParts; {
+	// The document is in memory already.
+	b, err := io.ReadAll(body)
+	if err != nil {
+		p.problems.add(CodeSyntax, p.place(""), "", "the MIME message is damaged or cut off: %v", err)
+		return
+	}
+	for r := multipart.NewReader(bytes.NewReader(evenLines(b, boundary)), boundary); p.parts <= maxParts; {
 		part, err := r.NextRawPart()
 		if err == io.EOF { //nolint:errorlint // the last boundary; at the end of a message without one, the error wraps this
 			return
@@ -499,6 +505,25 @@ func (p *parser) multipart(body io.Reader, boundary string, level int) {
 			return
 		}
 	}
+}
+
+// evenLines gives all boundaries the line ends that the reader of the standard
+// library takes from the first one: with others it would read the next parts as
+// text of this one, and run them with its script.
+func evenLines(b []byte, boundary string) []byte {
+	out := make([]byte, 0, len(b)+256)
+	for line := range bytes.Lines(b) {
+		text := bytes.TrimRight(line, " \t\r\n")
+		if rest, ok := bytes.CutPrefix(text, []byte("--"+boundary)); !ok || len(rest) > 0 && string(rest) != "--" {
+			out = append(out, line...)
+			continue
+		}
+		if before, ok := bytes.CutSuffix(out, []byte("\n")); ok {
+			out = append(bytes.TrimSuffix(before, []byte("\r")), "\r\n"...)
+		}
+		out = append(append(out, text...), "\r\n"...)
+	}
+	return out
 }
 
 func mediaType(head textproto.MIMEHeader) (kind string, params map[string]string, err error) {
