@@ -98,6 +98,9 @@ func (a *Agent) startupHooks(ctx context.Context, x hook.Runner) {
 			return
 		}
 		r = x.Store.New(key, hook.Startup, a.vmID(), boot, scripts, err)
+		if !a.insist(ctx, key, func() error { return x.Store.Save(r) }) {
+			return
+		}
 	}
 	a.finishRun(ctx, x, r)
 }
@@ -111,27 +114,36 @@ func (a *Agent) finishRun(ctx context.Context, x hook.Runner, r status.HookRun) 
 	a.endRun(ctx, x, r, time.Time{})
 }
 
-// endRun runs scripts until the time is up. Where the record cannot be written it
-// tries again: without one nothing is started.
+// endRun runs scripts until the time is up.
 func (a *Agent) endRun(ctx context.Context, x hook.Runner, r status.HookRun, until time.Time) {
 	a.showRun(r)
+	if a.insist(ctx, r.Key, func() (err error) {
+		r, err = x.All(ctx, r, a.cfg.Hooks.Timeout, until, a.showRun)
+		return err
+	}) {
+		a.logRun(r)
+	}
+}
+
+// retryRecord is the pause before a record is written again.
+const retryRecord = 2 * time.Second
+
+// insist does something that needs the record of a run until it succeeds: a full
+// disk at boot must not be the end of the startup scripts. It returns false if
+// the context ends.
+func (a *Agent) insist(ctx context.Context, key string, do func() error) bool {
 	for {
-		err := x.Store.Save(r)
+		err := do()
+		if ctx.Err() != nil {
+			return false
+		}
+		a.hooksStopped(key, err)
 		if err == nil {
-			r, err = x.All(ctx, r, a.cfg.Hooks.Timeout, until, a.showRun)
+			return true
 		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil:
-			a.live.problem("hook "+r.Key, "", "", nil)
-			a.logRun(r)
-			return
-		}
-		a.hooksStopped(r.Key, err)
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(retryRecord):
 		}
 	}
@@ -153,12 +165,16 @@ func (a *Agent) resumeHooks(ctx context.Context, x hook.Runner, runs []status.Ho
 }
 
 // hooksStopped reports that a run cannot go on, because its record cannot be
-// written.
+// written; without an error, that it goes on.
 func (a *Agent) hooksStopped(key string, err error) {
-	if what := "hook " + key; !a.live.shows(what) {
-		a.Log.Error().Err(err).Str("code", codeState).Str("run", key).Msg("scripts of a hook cannot be run, it is tried again")
-		a.live.problem(what, codeState, fixOf(codeState), err)
+	what := "hook " + key
+	if shown := a.live.shows(what); shown == (err != nil) {
+		return
 	}
+	if err != nil {
+		a.Log.Error().Err(err).Str("code", codeState).Str("run", key).Msg("scripts of a hook cannot be run, it is tried again")
+	}
+	a.live.problem(what, codeState, fixOf(codeState), err)
 }
 
 // logRun writes how a run has ended.
@@ -210,6 +226,7 @@ func (a *Agent) startShutdownUnit(ctx context.Context) {
 func (a *Agent) tidyHooks(ctx context.Context, s hook.Store) {
 	var keeper job.Keeper
 	var seen time.Time
+	pruned := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -218,6 +235,12 @@ func (a *Agent) tidyHooks(ctx context.Context, s hook.Store) {
 		}
 		if err := keeper.Tidy(a.Root.Path(s.Jobs())); err != nil {
 			a.Log.Debug().Err(err).Msg("could not shorten the output of scripts")
+		}
+		if time.Since(pruned) >= time.Hour {
+			pruned = time.Now()
+			if err := s.Prune(pruned); err != nil {
+				a.Log.Debug().Err(err).Msg("could not remove old records of hooks")
+			}
 		}
 		if at := s.Changed(); !at.Equal(seen) {
 			seen = at

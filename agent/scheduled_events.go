@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/azguest/azguest/agent/crash"
@@ -73,8 +74,8 @@ func (w *eventWatch) look(ctx context.Context) {
 	for _, e := range doc.Events {
 		key := eventKey(e.ID)
 		there[key] = true
-		c, known := w.cases[key]
-		if !known {
+		c := w.cases[key]
+		if c == nil || c.over.Load() {
 			if c = w.open(key, e, name); c == nil {
 				continue
 			}
@@ -85,8 +86,11 @@ func (w *eventWatch) look(ctx context.Context) {
 	for key, c := range w.cases {
 		if !there[key] {
 			c.tell(ctx, nil)
-			// Its record is complete as soon as its scripts have ended.
-			delete(w.cases, key)
+			// Until its scripts have ended, the event may come back, as when one
+			// answer of the service was wrong.
+			if c.over.Load() {
+				delete(w.cases, key)
+			}
 		}
 	}
 }
@@ -94,7 +98,7 @@ func (w *eventWatch) look(ctx context.Context) {
 // open makes the case of an event that is new to this process. It returns nil if
 // there is nothing left to do about it, or if its record cannot be written.
 func (w *eventWatch) open(key string, e imds.ScheduledEvent, name string) *eventCase {
-	if r, ok := w.runner.Store.Load(key); ok {
+	if r, ok := w.runner.Store.Load(key); ok && r.Event != nil {
 		if !r.Ended.IsZero() {
 			// An event that was thought to be over is in the document again.
 			r.Ended, r.Event.Gone, r.Event.Outcome = time.Time{}, time.Time{}, ""
@@ -114,7 +118,7 @@ func (w *eventWatch) open(key string, e imds.ScheduledEvent, name string) *event
 		w.hooksStopped(key, err)
 		return nil
 	}
-	w.live.problem("hook "+key, "", "", nil)
+	w.hooksStopped(key, nil)
 	w.Log.Info().Str("event", e.ID).Str("type", e.Type).Str("status", e.Status).Time("not_before", e.NotBefore).Strs("resources", e.Resources).
 		Bool("this_machine", ev.Here).Int("scripts", len(scripts)).Msg("scheduled event")
 	w.showRun(r)
@@ -190,8 +194,12 @@ type eventCase struct {
 	// news has the event as it is in the document now, or nil once it is not in
 	// it any more. Its capacity is 1; what nobody has taken is replaced.
 	news chan *status.HookEvent
+	over atomic.Bool    // the goroutine does not write the record any more
 	run  status.HookRun // only its goroutine uses it
+	next status.HookRun // of the scripts that follow; the same
 	try  time.Time      // before this the acknowledgement is not repeated
+
+	unsaved bool // the record on disk is older than run
 }
 
 func newEventCase(w *eventWatch, r status.HookRun) *eventCase {
@@ -226,16 +234,24 @@ func (c *eventCase) handle(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	case e := <-c.news:
-		c.learn(e)
+		if c.learn(e) {
+			c.saved(ctx, c.w.runner.Store.Save(c.run))
+		}
 	}
 	for ctx.Err() == nil {
 		// The times of an event are the platform's.
 		now, ahead := time.Now(), c.w.ahead()
-		act := hook.Decide(c.run, now.Add(-ahead), hook.Policy{Acknowledge: c.w.cfg.Hooks.Acknowledge, Timeout: c.w.cfg.Hooks.Timeout})
+		judged := c.run
+		judged.Seen = judged.Seen.Add(-ahead)
+		act := hook.Decide(judged, now.Add(-ahead), hook.Policy{Acknowledge: c.w.cfg.Hooks.Acknowledge, Timeout: c.w.cfg.Hooks.Timeout})
 		if act.Do == hook.Acknowledge && now.Before(c.try) {
 			act = hook.Action{Do: hook.Wait, At: c.try.Add(-ahead)}
 		}
 		var err error
+		if c.unsaved && act.Do == hook.Wait {
+			c.saved(ctx, c.w.runner.Store.Save(c.run))
+			continue
+		}
 		switch act.Do {
 		case hook.Start:
 			c.run, err = c.w.runner.Start(c.run, act.Script, act.Timeout)
@@ -262,43 +278,64 @@ func (c *eventCase) handle(ctx context.Context) {
 		case hook.End:
 			// The record of what follows is first on disk, so that it is not
 			// forgotten.
-			var after status.HookRun
-			if after, err = c.after(); err != nil {
+			if err = c.after(); err != nil {
 				break
 			}
 			c.run.Ended = now.UTC()
 			if err = c.w.runner.Store.Save(c.run); err == nil {
-				c.w.showRun(c.run)
-				c.w.logRun(c.run)
-				c.w.finishRun(ctx, c.w.runner, after)
+				c.end(ctx)
 				return
 			}
 		}
-		if err != nil && ctx.Err() == nil {
-			c.w.hooksStopped(c.run.Key, err)
-			c.pause(ctx)
-			continue
-		}
-		if act.Do != hook.Wait {
-			c.w.showRun(c.run)
+		if act.Do != hook.Wait || err != nil {
+			c.saved(ctx, err)
 		}
 	}
 }
 
+// saved shows the record, or that it cannot be written; then it waits before that
+// is tried again.
+func (c *eventCase) saved(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	c.w.hooksStopped(c.run.Key, err)
+	if c.unsaved = err != nil; c.unsaved {
+		c.pause(ctx)
+		return
+	}
+	c.w.showRun(c.run)
+}
+
+// end runs the scripts that follow an event whose record is complete.
+func (c *eventCase) end(ctx context.Context) {
+	c.over.Store(true)
+	c.w.hooksStopped(c.run.Key, nil)
+	c.w.live.problem(c.ackProblem(), "", "", nil)
+	c.w.showRun(c.run)
+	c.w.logRun(c.run)
+	c.w.finishRun(ctx, c.w.runner, c.next)
+}
+
 // after makes the record of the scripts for the time after an event, if there are
-// any and the event was about this machine.
-func (c *eventCase) after() (status.HookRun, error) {
+// any and the event was about this machine. One that exists already belongs to
+// resumeHooks, or to the time when the event was over before.
+func (c *eventCase) after() error {
 	key := hook.Ended + "-" + strings.TrimPrefix(c.run.Key, eventPrefix)
-	if r, known := c.w.runner.Store.Load(key); known {
-		return r, nil
+	if _, known := c.w.runner.Store.Load(key); known {
+		return nil
 	}
 	scripts, err := hook.Find(c.w.Root, hook.Ended)
 	if !c.run.Event.Here || err == nil && len(scripts) == 0 {
-		return status.HookRun{}, nil
+		return nil
 	}
 	r := c.w.runner.Store.New(key, hook.Ended, c.run.VM, c.w.Root.BootID(), scripts, err)
 	r.Event = c.run.Event
-	return r, c.w.runner.Store.Save(r)
+	if err := c.w.runner.Store.Save(r); err != nil {
+		return err
+	}
+	c.next = r
+	return nil
 }
 
 // pause waits before something that failed is tried again.
@@ -309,10 +346,7 @@ func (c *eventCase) pause(ctx context.Context) {
 	}
 }
 
-const (
-	retryRecord = 2 * time.Second
-	retryAck    = 2 * time.Second
-)
+const retryAck = 2 * time.Second
 
 func (c *eventCase) running() int {
 	for i, s := range c.run.Scripts {
@@ -405,10 +439,14 @@ func (c *eventCase) settle(state, why string) error {
 	return c.w.runner.Store.Save(c.run)
 }
 
+// ackProblem is what a problem with the acknowledgement is called. It lasts as
+// long as the event.
+func (c *eventCase) ackProblem() string { return "acknowledgement of event " + c.run.Event.ID }
+
 // acknowledge tells the platform that the event may start. A request that got no
 // answer is repeated as long as that makes sense: twice does no harm.
 func (c *eventCase) acknowledge(ctx context.Context, why string) error {
-	const what = "acknowledgement of a scheduled event"
+	what := c.ackProblem()
 	err := c.w.platform.StartEvent(ctx, c.run.Event.ID)
 	switch {
 	case err == nil:

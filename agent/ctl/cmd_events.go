@@ -124,7 +124,7 @@ func findRun(runs []status.HookRun, name string) (status.HookRun, error) {
 		if r.Event != nil {
 			id = r.Event.ID
 		}
-		if strings.EqualFold(r.Key, name) || strings.EqualFold(id, name) {
+		if strings.EqualFold(r.Key, name) || id != "" && strings.EqualFold(id, name) {
 			return r, nil
 		}
 		if hasPrefixFold(r.Key, name) || hasPrefixFold(id, name) {

@@ -56,12 +56,13 @@ const leastTime = time.Second
 func Decide(r status.HookRun, now time.Time, p Policy) Action {
 	e := r.Event
 	open := e.Gone.IsZero() && e.Status == scheduled
-	late := !e.NotBefore.IsZero() && e.NotBefore.Sub(now) < leastTime
+	start := startTime(r)
+	late := !start.IsZero() && start.Sub(now) < leastTime
 	running := slices.ContainsFunc(r.Scripts, func(s status.HookScript) bool { return s.State == status.HookRunning })
 	pending := slices.IndexFunc(r.Scripts, func(s status.HookScript) bool { return s.State == status.HookPending })
 	var due time.Time // of the acknowledgement in any case
-	if p.Acknowledge == Deadline && open && e.Here && !e.NotBefore.IsZero() && hasScripts(r) {
-		due = e.NotBefore.Add(-lead)
+	if p.Acknowledge == Deadline && open && e.Here && !start.IsZero() && hasScripts(r) {
+		due = start.Add(-lead)
 	}
 	switch {
 	case r.Ack == nil && !due.IsZero() && !now.Before(due):
@@ -76,8 +77,8 @@ func Decide(r status.HookRun, now time.Time, p Policy) Action {
 		return Action{Do: Skip, Why: "the event had started"}
 	case pending >= 0:
 		t := p.Timeout
-		if !e.NotBefore.IsZero() {
-			t = min(t, e.NotBefore.Sub(now))
+		if !start.IsZero() {
+			t = min(t, start.Sub(now))
 		}
 		return Action{Do: Start, Script: pending, Timeout: t}
 	case r.Ack == nil:
@@ -86,6 +87,16 @@ func Decide(r status.HookRun, now time.Time, p Policy) Action {
 		return Action{Do: End}
 	}
 	return Action{Do: Wait}
+}
+
+// startTime returns when an event may start, zero if that is not known. A time
+// that had passed when the event was first seen says nothing: the event has not
+// started, so the platform is late, or the clock of this machine is wrong.
+func startTime(r status.HookRun) time.Time {
+	if t := r.Event.NotBefore; t.After(r.Seen) {
+		return t
+	}
+	return time.Time{}
 }
 
 // acknowledgement decides when all scripts have ended.

@@ -145,6 +145,7 @@ func TestDecide(t *testing.T) {
 	others := with(open, func(e *event) { e.Here = false })
 	several := with(open, func(e *event) { e.Resources = []string{"vm", "other"} })
 	timeless := with(open, func(e *event) { e.NotBefore = time.Time{} })
+	past := with(open, func(e *event) { e.NotBefore = in(-2 * time.Hour) }) // before it was seen
 	sent := &status.HookAck{State: status.AckSent}
 	for _, tc := range []struct {
 		name   string
@@ -158,6 +159,10 @@ func TestDecide(t *testing.T) {
 		{"second script, also after a failure", open, "failed pending", OnSuccess, nil, Action{Do: Start, Script: 1, Timeout: 5 * time.Minute}},
 		{"not longer than the event waits", soon, "pending", OnSuccess, nil, Action{Do: Start, Timeout: 30 * time.Second}},
 		{"no time given", timeless, "pending", OnSuccess, nil, Action{Do: Start, Timeout: 5 * time.Minute}},
+		{"its time had passed when it was seen", past, "pending", OnSuccess, nil, Action{Do: Start, Timeout: 5 * time.Minute}},
+		{"its time had passed, deadline", past, "pending", Deadline, nil, Action{Do: Start, Timeout: 5 * time.Minute}},
+		{"its time had passed, one failed, deadline", past, "failed", Deadline, nil, Action{Do: Settle, Why: "not all scripts have succeeded"}},
+		{"its time had passed, all succeeded", past, "ok", OnSuccess, nil, Action{Do: Acknowledge, Why: "all scripts have succeeded"}},
 		{"one at a time", open, "running pending", OnSuccess, nil, Action{Do: Wait}},
 		{"too late", late, "ok pending", OnSuccess, nil, Action{Do: Skip, Why: "the event had started"}},
 		{"started", started, "pending", OnSuccess, nil, Action{Do: Skip, Why: "the event had started"}},
@@ -185,7 +190,7 @@ func TestDecide(t *testing.T) {
 		{"over", gone, "ok", OnSuccess, sent, Action{Do: End}},
 		{"over, one still runs", gone, "running", OnSuccess, sent, Action{Do: Wait}},
 	} {
-		r := status.HookRun{Hook: Freeze, Event: &tc.event, Ack: tc.ack}
+		r := status.HookRun{Hook: Freeze, Seen: in(-time.Hour), Event: &tc.event, Ack: tc.ack}
 		for s := range strings.FieldsSeq(tc.states) {
 			sc := status.HookScript{Name: "x", State: s}
 			if s == failed || s == status.HookRefused {
@@ -325,6 +330,28 @@ func TestScriptsAreNotRepeated(t *testing.T) {
 	}
 }
 
+// TestAbort: a run that nobody goes on with ends, and so does its script.
+func TestAbort(t *testing.T) {
+	t.Parallel()
+	root, x := machine(t)
+	put(t, root, Dir+"/freeze/10", "#!/bin/sh\nexec sleep 1000\n", 0o755)
+	put(t, root, Dir+"/freeze/20", "#!/bin/sh\n", 0o755)
+	ctx, stop := context.WithCancel(t.Context())
+	r, err := x.All(ctx, begin(t, x, Freeze), time.Minute, time.Time{}, func(status.HookRun) { stop() })
+	if !errors.Is(err, context.Canceled) || r.Scripts[0].State != status.HookRunning {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if r, err = x.Abort(ctx, r); err != nil || r.Scripts[0].State != status.HookInterrupted || r.Scripts[1].State != status.HookSkipped {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if s := job.SupervisorState(root.Path(r.Scripts[0].Dir)); s != job.SupervisorState(root.Path("/nowhere")) {
+		t.Errorf("the supervisor is %s", s)
+	}
+	if saved, ok := x.Store.Load(r.Key); !ok || saved.Ended.IsZero() {
+		t.Errorf("record: %+v", saved)
+	}
+}
+
 // TestScriptIsJudgedAgain: a file that has become unsafe since it was found is
 // not run, and what is left is skipped when the time is up.
 func TestScriptIsJudgedAgain(t *testing.T) {
@@ -360,12 +387,18 @@ func TestRecordsAreKeptWithinLimits(t *testing.T) {
 		}
 	}
 	put(t, root, x.Store.Jobs()+"/stranger/stdout", "x", 0o600)
+	// This boot has had its startup scripts, long ago.
+	for _, boot := range []string{"boot-0", "boot-1"} {
+		if err := x.Store.Save(status.HookRun{Key: Startup + "-" + boot, Hook: Startup, Boot: boot, Seen: now.Add(-2 * keptFor), Ended: now}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := x.Store.Prune(now); err != nil {
 		t.Fatal(err)
 	}
 	runs, err := x.Store.List()
 	jobs, jerr := os.ReadDir(root.Path(x.Store.Jobs()))
-	if err != nil || jerr != nil || len(runs) != keptRuns+1 || runs[0].Key != "run-0" || len(jobs) != keptJobs {
+	if err != nil || jerr != nil || len(runs) != keptRuns+2 || runs[0].Key != "startup-boot-1" || runs[1].Key != "run-0" || len(jobs) != keptJobs {
 		t.Errorf("%d runs, %d jobs, %v, %v", len(runs), len(jobs), err, jerr)
 	}
 	// One that cannot be read is left out, and nothing else.

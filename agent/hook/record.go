@@ -75,14 +75,21 @@ const (
 	keptFor  = 90 * 24 * time.Hour
 )
 
-// Prune removes what is beyond the limits, and jobs that no record names.
+// Prune removes what is beyond the limits, and jobs that no record names. The
+// records that say that this boot has had its startup or shutdown scripts stay
+// whatever their age: without them the scripts would run again.
 func (s Store) Prune(now time.Time) error {
+	// Jobs first: the record of a job is on disk before its directory, so that
+	// of a script that another process starts meanwhile is not removed.
+	jobs, jerr := s.Root.ReadDir(s.Jobs())
 	runs, err := s.List()
-	errs := []error{err}
+	errs := []error{jerr, err}
+	boot := s.Root.BootID()
 	slices.Reverse(runs) // the newest first
 	keep := map[string]bool{}
 	for i, r := range runs {
-		if ended := !r.Ended.IsZero(); ended && (i >= keptRuns || now.Sub(r.Seen) > keptFor) {
+		once := r.Boot == boot && (r.Key == Startup+"-"+boot || r.Key == Shutdown+"-"+boot)
+		if ended := !r.Ended.IsZero(); ended && !once && (i >= keptRuns || now.Sub(r.Seen) > keptFor) {
 			errs = append(errs, s.Root.Remove(s.record(r.Key)))
 			continue
 		}
@@ -95,11 +102,7 @@ func (s Store) Prune(now time.Time) error {
 	if err != nil {
 		return errors.Join(errs...) // a record that cannot be read may name a job
 	}
-	list, err := s.Root.ReadDir(s.Jobs())
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	for _, e := range list {
+	for _, e := range jobs {
 		if !keep[e.Name()] {
 			errs = append(errs, s.Root.RemoveAll(path.Join(s.Jobs(), e.Name())))
 		}

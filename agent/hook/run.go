@@ -188,6 +188,26 @@ func (x Runner) All(ctx context.Context, r status.HookRun, timeout time.Duration
 	return r, nil
 }
 
+// Abort ends the script that runs, and the record, also if the context has ended.
+func (x Runner) Abort(ctx context.Context, r status.HookRun) (status.HookRun, error) {
+	r = Skipped(r, "interrupted")
+	for i := range r.Scripts {
+		sc := &r.Scripts[i]
+		if sc.State != status.HookRunning {
+			continue
+		}
+		end, stop := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+		ending := job.End(end, x.Store.job(sc.Job))
+		stop()
+		sc.State, sc.Exit, sc.Code, sc.Error, sc.Finished = status.HookInterrupted, -1, CodeFailed, "it was ended", time.Now().UTC()
+		if len(ending.Left) > 0 {
+			sc.Error = "its processes cannot be ended"
+		}
+	}
+	r.Ended = time.Now().UTC()
+	return r, x.Store.Save(r)
+}
+
 // Skipped returns the record with no script left to start.
 func Skipped(r status.HookRun, why string) status.HookRun {
 	r.Scripts = slices.Clone(r.Scripts)

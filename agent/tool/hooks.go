@@ -255,7 +255,13 @@ func (t *Tool) tryHooks(ctx context.Context, args []string) int {
 	if err := x.Store.Save(r); err != nil {
 		return t.end(err)
 	}
-	if r, err = x.All(ctx, r, t.Config.Hooks.Timeout, time.Time{}, t.sayScript(map[string]bool{})); err != nil {
+	say := t.sayScript(map[string]bool{})
+	if r, err = x.All(ctx, r, t.Config.Hooks.Timeout, time.Time{}, say); err != nil {
+		if ctx.Err() != nil { // nobody else goes on with it
+			r, err = x.Abort(ctx, r)
+			say(r)
+			err = errors.Join(err, errors.New("interrupted"))
+		}
 		return t.end(err)
 	}
 	if _, failed := r.Failed(); failed {

@@ -245,7 +245,7 @@ func (m *metadataCommand) variables(doc *metadata.Node, path []string) int {
 		fmt.Fprintln(m.Err, "azguest: left out:", why)
 	}
 	if len(vars) == 0 {
-		return exitNothing
+		return m.fail(exitNothing, fmt.Errorf("there is no value at %s that a variable can have", cmp.Or(m.path, "the document")))
 	}
 	return m.end(metadata.Shell(m.Out, vars))
 }

@@ -365,3 +365,45 @@ func TestHooksAreOff(t *testing.T) {
 		t.Errorf("%d requests for events", n)
 	}
 }
+
+// TestHooksAndWrongAnswers: an event that one answer of the service lacks goes on
+// as if nothing had been, and one whose time had passed before it was seen, as
+// with a wrong clock, is prepared for.
+func TestHooksAndWrongAnswers(t *testing.T) {
+	t.Parallel()
+	c := hooked(t, "Hooks.Acknowledge=deadline\\n", map[string]string{
+		"freeze/10-a": "echo ten >>/var/tmp/hooks/log; read x </var/tmp/hooks/go\n",
+		"freeze/20-b": "echo twenty >>/var/tmp/hooks/log\n",
+		"ended/10-a":  "echo ended >>/var/tmp/hooks/log\n",
+		"redeploy/10": "exit 0\n",
+	})
+	c.Sh(t, "mkfifo /var/tmp/hooks/go")
+	last := 0
+	answer := func(events string) {
+		t.Helper()
+		body := `{"DocumentIncarnation":1,"Events":[` + events + `]}`
+		next := fail(t, c, fabric.Fault{Kind: fabric.ScheduledEvents, Status: 200, Body: &body})
+		if last != 0 {
+			c.Fabric.RemoveFault(last)
+		}
+		last = next
+	}
+	const event = `{"EventId":%q,"EventType":%q,"EventStatus":"Scheduled","Resources":["vm-01"],"NotBefore":%q}`
+	freeze := fmt.Sprintf(event, "f1", "Freeze", time.Now().Add(time.Hour).UTC().Format(time.RFC1123))
+	answer(freeze)
+	c.StartAgent(t)
+	c.WaitReady(t)
+	c.becomes(t, "f1", "10-a running, 20-b pending")
+	answer("")
+	c.becomes(t, "f1", "10-a running, 20-b pending, cancelled")
+	answer(freeze)
+	c.becomes(t, "f1", "10-a running, 20-b pending")
+	c.Sh(t, "echo >/var/tmp/hooks/go")
+	c.becomes(t, "f1", "10-a ok, 20-b ok, ack sent")
+	answer(fmt.Sprintf(event, "p1", "Redeploy", time.Now().Add(-time.Hour).UTC().Format(time.RFC1123)))
+	c.becomes(t, "p1", "10 ok, ack sent")
+	c.becomes(t, "ended-f1", "10-a ok, over")
+	if got := c.Sh(t, "cat /var/tmp/hooks/log"); got != "ten\ntwenty\nended" {
+		t.Errorf("scripts: %q", got)
+	}
+}

@@ -215,8 +215,8 @@ func (v *VM) schedule(x ScheduledEvent, op *operation) (*scheduledEvent, error) 
 		e.Resources = []string{v.name}
 	}
 	v.events.list = append(v.events.list, e)
-	if n := len(v.events.list) - keptEvents; n > 0 && !v.events.list[0].visible() {
-		v.events.list = slices.Delete(v.events.list, 0, 1)
+	if i := slices.IndexFunc(v.events.list, func(e *scheduledEvent) bool { return !e.visible() }); i >= 0 && len(v.events.list) > keptEvents {
+		v.events.list = slices.Delete(v.events.list, i, i+1)
 	}
 	v.enter(e, EventScheduled, now)
 	if notice < 0 {

@@ -305,3 +305,25 @@ func TestDataOfAMachine(t *testing.T) {
 		t.Errorf("notice of a deletion: %v", e.NotBefore.Sub(e.Scheduled))
 	}
 }
+
+// TestEventsAreBounded: what has ended is forgotten after a while, also if an
+// older event has not ended.
+func TestEventsAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		vm := fabricInBubble(t)
+		first, err := vm.ScheduleEvent(ScheduledEvent{Type: Freeze, Notice: 1000 * time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 * keptEvents {
+			if _, err := vm.ScheduleEvent(ScheduledEvent{Type: Reboot, Notice: -1, Lasts: time.Nanosecond}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if list := vm.ScheduledEvents(); len(list) != keptEvents || list[0].ID != first {
+			t.Errorf("%d events, the first is %+v", len(list), list[0])
+		}
+	})
+}
