@@ -208,12 +208,13 @@ func parseEvent(raw []byte) (ScheduledEvent, error) {
 }
 
 // eventTime reads the time of an event: RFC 1123 as documented, or ISO 8601 as
-// the first versions had it. Without a zone it is UTC.
+// the first versions had it. Other ways to write UTC are the same; without a zone
+// it is UTC.
 func eventTime(text string) time.Time {
 	if t, err := http.ParseTime(text); err == nil {
 		return t.UTC()
 	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
+	for _, layout := range []string{"Mon, 2 Jan 2006 15:04:05 UTC", time.RFC1123Z, time.RFC3339, "2006-01-02T15:04:05"} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t.UTC()
 		}

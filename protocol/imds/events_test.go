@@ -132,3 +132,18 @@ func FuzzParseEvents(f *testing.F) {
 	f.Add([]byte(eventsDocument))
 	f.Fuzz(peak.Target(func(_ *testing.T, b []byte) { _, _ = ParseEvents(b) }))
 }
+
+func TestEventTime(t *testing.T) {
+	t.Parallel()
+	want := time.Date(2026, 12, 1, 2, 3, 4, 0, time.UTC)
+	for text, ok := range map[string]bool{
+		"Tue, 01 Dec 2026 02:03:04 GMT": true, "Tue, 01 Dec 2026 02:03:04 UTC": true, "Tue, 1 Dec 2026 02:03:04 UTC": true,
+		"Tue, 01 Dec 2026 03:03:04 +0100": true, "2026-12-01T02:03:04Z": true, "2026-12-01T03:03:04.000+01:00": true, "2026-12-01T02:03:04": true,
+		"": false, "Tue, 01 Dec 2026 02:03:04 PST": false, "Tue, 01 Dec 2026 02:03:04": false, "12/01/2026 02:03:04": false, "1796090584": false,
+		"0001-01-01T00:00:00Z": false,
+	} {
+		if got := eventTime(text); got.Equal(want) != ok || !ok && !got.IsZero() {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
