@@ -176,9 +176,14 @@ func TestHooks(t *testing.T) {
 	if got := c.Sh(t, "agentctl events show "+strings.ToLower(id[:13])); !strings.Contains(got, "acknowledged yes: all scripts have succeeded") || !strings.Contains(got, "  quiesced\n") {
 		t.Errorf("agentctl events show: %s", got)
 	}
-	if got := c.Sh(t, asNobody+"agentctl events show "+id); strings.Contains(got, "quiesced") || !strings.Contains(got, "10-a  ok after ") {
-		t.Errorf("agentctl events show of a user: %s", got)
-	}
+	// A user sees the status, which is written a little later.
+	await(t, "the status to show the end of the script", func() bool {
+		got := c.Sh(t, asNobody+"agentctl events show "+id)
+		if strings.Contains(got, "quiesced") {
+			t.Errorf("agentctl events show of a user: %s", got)
+		}
+		return strings.Contains(got, "10-a  ok after ")
+	})
 
 	// One script fails: the other runs, too, and the event is not acknowledged.
 	id = c.schedule(t, fabric.ScheduledEvent{Type: fabric.Redeploy})
