@@ -212,6 +212,8 @@ func systems() []document {
 		{name: "packages-update", user: config("package_update: true", "packages: [oracle-tool]")},
 		{name: "package-upgrade", prepare: "dpkg -i " + repoPath + "/oracle-tool_1.0_all.deb", user: config("package_update: true", "package_upgrade: true")},
 		{name: "mounts", user: config("mounts:", "- ['server:/export', /srv/nfs, nfs, 'ro,noauto', '0', '0']", "- ['server:/other', /srv/other]")},
+		{name: "mounts-taken-back", user: config("mounts:", "- ['server:/export', /srv/nfs, nfs, 'ro,noauto', '0', '0']", "- ['LABEL=a', /srv/a, ext4, 'noauto']", "- ['server:/export', null]")},
+		{name: "runcmd-comments", user: config("runcmd:", "- # first", "- echo a >/srv/log", "-")},
 		{name: "mounts-that-stop-the-boot", user: config("mounts:", "- [/dev/doesnotexist, /srv/none, ext4, defaults]")},
 		{name: "mounts-of-devices", user: config("mounts:", "- [/dev/doesnotexist, /srv/none, ext4, 'defaults,nofail', '0', '2']", "- ['LABEL=data', /srv/label, ext4, 'noauto']")},
 	}
