@@ -347,6 +347,7 @@ func (v *VM) putData(r io.Reader, which string) error {
 }
 
 // patchTags sets the tags that a document has, and removes those that are null.
+// Names that differ in nothing but case are the same tag, which keeps its name.
 func (v *VM) patchTags(r io.Reader) error {
 	var given map[string]*string
 	if err := json.NewDecoder(r).Decode(&given); err != nil {
@@ -363,7 +364,13 @@ func (v *VM) patchTags(r io.Reader) error {
 	v.f.mu.Lock()
 	tags := maps.Clone(v.tags)
 	v.f.mu.Unlock()
-	for name, value := range given {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		value := given[name]
+		for known := range tags {
+			if strings.EqualFold(known, name) {
+				name = known
+			}
+		}
 		if value == nil {
 			delete(tags, name)
 		} else {

@@ -327,3 +327,21 @@ func TestEventsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestPatchTags(t *testing.T) {
+	t.Parallel()
+	vm := New(t).CreateVM("vm-01", Linux("azureuser"))
+	for _, tc := range []struct{ patch, want string }{
+		{`{"Env":"prod","x":"1"}`, "map[Env:prod x:1]"},
+		{`{"ENV":"test"}`, "map[Env:test x:1]"},
+		{`{"X":null,"nothing":null}`, "map[Env:test]"},
+		{`{"a":"1","A":"2"}`, "map[A:1 Env:test]"},
+	} {
+		if err := vm.patchTags(strings.NewReader(tc.patch)); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(vm.tags); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.patch, got, tc.want)
+		}
+	}
+}
