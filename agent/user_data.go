@@ -228,7 +228,7 @@ func vendorFiles(r host.Root) (docs []userdata.Document, ps []userdata.Problem) 
 		return nil, nil
 	}
 	if err == nil {
-		err = trustedDir(r, vendorDir)
+		err = r.TrustedWay(vendorDir)
 	}
 	if err != nil {
 		bad("", err)
@@ -255,20 +255,6 @@ func vendorFiles(r host.Root) (docs []userdata.Document, ps []userdata.Problem) 
 		docs = append(docs, userdata.Document{Layer: userdata.VendorFiles, Name: name, Data: b})
 	}
 	return docs, ps
-}
-
-// trustedDir returns an error unless only root can change what is in a directory
-// and where the names above it lead.
-func trustedDir(r host.Root, dir string) error {
-	for ; ; dir = path.Dir(dir) {
-		d, err := r.OpenDir(dir, nil)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Trusted(), d.Close()); err != nil || dir == "/" {
-			return err
-		}
-	}
 }
 
 // readTrusted reads a file that only root can change.

@@ -146,18 +146,10 @@ func judge(root host.Root, name string) (string, error) {
 // trusted returns an error unless only root can change what is in a directory,
 // and where the names above it lead.
 func trusted(root host.Root, dir string) error {
-	for ; ; dir = path.Dir(dir) {
-		d, err := root.OpenDir(dir, nil)
-		if err != nil {
-			return refuse("%w", err)
-		}
-		if err := errors.Join(d.Trusted(), d.Close()); err != nil {
-			return refuse("%w", err)
-		}
-		if dir == "/" {
-			return nil
-		}
+	if err := root.TrustedWay(dir); err != nil {
+		return refuse("%w", err)
 	}
+	return nil
 }
 
 // leftOut reports whether a file is not meant to be run: hidden, a backup, or

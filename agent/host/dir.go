@@ -69,6 +69,21 @@ func (d *Dir) Trusted() error {
 	return nil
 }
 
+// TrustedWay returns nil if only root can change what is in a directory, and
+// where the names above it lead: then a file in it is root's word, if the file is
+// root's. Otherwise the error wraps ErrUnsafe and says why.
+func (r Root) TrustedWay(dir string) error {
+	for dir = path.Join("/", dir); ; dir = path.Dir(dir) {
+		d, err := r.OpenDir(dir, nil)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Trusted(), d.Close()); err != nil || dir == "/" {
+			return err
+		}
+	}
+}
+
 // Sync makes renames and removals in the directory durable. Some file systems
 // do not support it; callers could do nothing about an error, so none is
 // returned.
