@@ -101,7 +101,12 @@ func (c *Client) StartEvent(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("acknowledge event: %w", err)
 	}
-	if _, err := c.events(ctx, web.Request{Method: http.MethodPost, Body: body, Timeout: laterEvents, Limit: eventLimits.Bytes}); err != nil {
+	answer, err := c.events(ctx, web.Request{Method: http.MethodPost, Body: body, Timeout: laterEvents, Limit: eventLimits.Bytes})
+	if err == nil && web.IsPage(answer) {
+		// The platform has not heard of it. What it does answer is not documented.
+		err = &protocol.DocumentError{Doc: "answer to an acknowledgement", Err: errors.New("it is a page")}
+	}
+	if err != nil {
 		return fmt.Errorf("acknowledge event %s: %w", id, err)
 	}
 	return nil

@@ -101,6 +101,9 @@ func TestEventsAreAcknowledged(t *testing.T) {
 		if v > "2019-08-01" || strings.Contains(body, "unknown") {
 			return answer(400, "no"), nil
 		}
+		if strings.Contains(body, "page") {
+			return answer(200, "<html>Sign in</html>"), nil
+		}
 		return answer(200, eventsDocument), nil
 	}), "ua", nil), time.Second)
 	for range 2 {
@@ -114,6 +117,9 @@ func TestEventsAreAcknowledged(t *testing.T) {
 	if err := c.StartEvent(t.Context(), "unknown"); !RefusedAcknowledgement(err) {
 		t.Errorf("unknown: %v", err)
 	}
+	if err := c.StartEvent(t.Context(), "page"); err == nil || RefusedAcknowledgement(err) {
+		t.Errorf("a proxy has answered: %v", err)
+	}
 	if err := c.StartEvent(t.Context(), `"}]}`); err == nil {
 		t.Error("an id that is none was sent")
 	}
@@ -122,6 +128,7 @@ func TestEventsAreAcknowledged(t *testing.T) {
 		"GET " + path + "2020-07-01 true ", "GET " + path + "2019-08-01 true ", "GET " + path + "2019-08-01 true ",
 		"POST " + path + `2019-08-01 true {"StartRequests":[{"EventId":"C7061BAC-AFDC-4513-B24B-AA5F13A16123"}]}`,
 		"POST " + path + `2019-08-01 true {"StartRequests":[{"EventId":"unknown"}]}`,
+		"POST " + path + `2019-08-01 true {"StartRequests":[{"EventId":"page"}]}`,
 	}
 	if diff := cmp.Diff(want, seen); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

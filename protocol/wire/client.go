@@ -145,14 +145,11 @@ func (c *Client) PostHealth(ctx context.Context, g *GoalState, h protocol.Health
 // taken the report, and the platform has not. Nothing is known about what may
 // be in an answer of the platform, so everything else is accepted.
 func noPage(r *web.Response) error {
-	if isHTML(r.Body) {
+	if web.IsPage(r.Body) {
 		return &protocol.DocumentError{Doc: "answer to a health report", Err: errors.New("it is a page")}
 	}
 	return nil
 }
-
-// isHTML reports whether a document is of that kind, by the rules of the WHATWG.
-func isHTML(b []byte) bool { return http.DetectContentType(TrimBOM(b)) == "text/html; charset=utf-8" }
 
 // PostProvisioningHealth sends a health report once, to the service that
 // identifies the machine by its network address: the report needs no names
