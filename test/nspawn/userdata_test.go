@@ -33,7 +33,7 @@ func TestUserData(t *testing.T) {
 	for _, boot := range []string{"1", "2"} {
 		m.on()
 		m.await("the end of the user data", func() bool {
-			return m.holds(`grep -q "\"boot\": *\"$(cat /proc/sys/kernel/random/boot_id)\"" /var/lib/waagent/azguest/data.json && grep -q '^ *"state": *"done"' /var/lib/waagent/azguest/data.json && [ $(grep -c . /srv/scope) = ` + boot + ` ]`)
+			return m.holds(`grep -q "^ \"boot\": \"$(cat /proc/sys/kernel/random/boot_id)\"" /var/lib/waagent/azguest/data.json && grep -q '^ "state": "done"' /var/lib/waagent/azguest/data.json && [ $(grep -c . /srv/scope) = ` + boot + ` ]`)
 		})
 		m.settled()
 		for script, want := range map[string]string{
