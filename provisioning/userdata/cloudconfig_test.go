@@ -216,6 +216,7 @@ func TestSecretsWithoutQuotes(t *testing.T) {
 		{"#cloud-config\nusers: [{name: a, plain_text_passwd: %hunter2}]\n", at + "not YAML: found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)"},
 		{"#cloud-config\nwrite_files: [{path: /pin, content: 0712}]\n", at + "write_files[0].content: without quotes it is a number in YAML 1.1; put it in quotes"},
 		{"#cloud-config\nruncmd: [[login, 0712]]\n", at + "runcmd[0][1]: without quotes it is a number in YAML 1.1; put it in quotes"},
+		{"#cloud-config\nusers: [{name: a, plain_text_passwd: one,hunter2}]\n", at + "users[0].…: a key without a value, beside a password, is not supported; put text that contains a comma in quotes"},
 		{"#hunter2 is the token\n", "user data: neither a script with #! nor a #cloud-config"},
 		{"# hunter2\n", "user data: neither a script with #! nor a #cloud-config"},
 		{"# cloud-config\n", "user data: neither a script with #! nor a #cloud-config: it begins with \"# cloud-config\""},

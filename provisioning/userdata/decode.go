@@ -41,6 +41,9 @@ func (d *decoder) fields(v *value, path string, known map[string]setter) {
 		set, ok := known[name]
 		item := v.fields[k]
 		switch {
+		case !ok && item.kind == aNull && v.hasPassword():
+			// {passwd: one,two} has a key "two": the rest of the password.
+			d.problems.add(CodeKey, item.at, strings.TrimPrefix(path+".…", "."), "a key without a value, beside a password, is not supported; put text that contains a comma in quotes")
 		case !ok:
 			text := "this key is not supported"
 			if near := cli.Nearest(name, sortedNames(known)); near != "" {
@@ -54,6 +57,11 @@ func (d *decoder) fields(v *value, path string, known map[string]setter) {
 		}
 		seen[name] = true
 	}
+}
+
+// hasPassword reports whether one of the keys of a map is for a password.
+func (v *value) hasPassword() bool {
+	return slices.ContainsFunc(v.keys, func(k string) bool { return strings.Contains(k, "passwd") })
 }
 
 func sortedNames(known map[string]setter) []string {
