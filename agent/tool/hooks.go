@@ -51,7 +51,8 @@ func (t *Tool) hookRunner() hook.Runner {
 	return hook.Runner{Store: hook.Store{Root: t.Root, Lib: t.Config.Paths.Lib}, Launcher: job.SelfLauncher(), Log: t.log()}
 }
 
-// vmID returns the id of this virtual machine, if it is known.
+// bootAndVM returns the ids of this boot and of this virtual machine, "" if the
+// agent has not run in this boot.
 func (t *Tool) bootAndVM() (boot, vm string) {
 	s, err := status.Load(status.DefaultPaths(string(t.Root)).Snapshot)
 	if err == nil {
