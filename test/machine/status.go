@@ -116,6 +116,9 @@ type Status struct {
 	Provisioning struct {
 		State, By, Waiting, Error, Media, Code string
 	}
+	Firewall struct {
+		Verified time.Time `json:"verified_at"`
+	}
 	Problems   []struct{ Code string }
 	Extensions []struct {
 		Name, Config, Version                 string
