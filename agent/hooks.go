@@ -274,7 +274,8 @@ func (a *Agent) vmID() string {
 // showHooks shows all runs in the status.
 func (a *Agent) showHooks(runs []status.HookRun) {
 	a.live.set(func(s *status.Snapshot) { s.Hooks = &status.Hooks{Acknowledge: a.cfg.Hooks.Acknowledge} })
-	for _, r := range runs[max(0, len(runs)-shownRuns):] {
+	own := slices.DeleteFunc(slices.Clone(runs), status.HookRun.Foreign)
+	for _, r := range own[max(0, len(own)-shownRuns):] {
 		a.showRun(r)
 	}
 }
@@ -288,7 +289,9 @@ func (a *Agent) showRun(r status.HookRun) {
 		if i := slices.IndexFunc(h.Runs, func(o status.HookRun) bool { return o.Key == r.Key }); i >= 0 {
 			h.Runs[i] = r
 		} else if h.Runs = append(h.Runs, r); len(h.Runs) > shownRuns {
-			h.Runs = h.Runs[len(h.Runs)-shownRuns:]
+			// What is about other machines gives way first.
+			out := max(0, slices.IndexFunc(h.Runs, status.HookRun.Foreign))
+			h.Runs = slices.Delete(h.Runs, out, out+1)
 		}
 		s.Hooks = &h
 	})

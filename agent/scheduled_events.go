@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,13 +72,25 @@ func (w *eventWatch) look(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	w.live.problem("scheduled events of the platform", codeEventDocument, fixOf(codeEventDocument), doc.Refused)
 	there := map[string]bool{}
+	for _, id := range doc.Unusable {
+		there[eventKey(id)] = true
+	}
+	// Those of this machine come first: a scale set can have many.
+	slices.SortStableFunc(doc.Events, func(a, b imds.ScheduledEvent) int { return prefer(a.Concerns(name), b.Concerns(name)) })
+	left := 0
 	for _, e := range doc.Events {
 		key := eventKey(e.ID)
 		there[key] = true
 		c := w.cases[key]
 		if c == nil || c.over.Load() {
+			here := e.Concerns(name)
+			if c == nil && !w.room(here) {
+				if here {
+					left++
+				}
+				continue
+			}
 			if c = w.open(key, e, name); c == nil {
 				continue
 			}
@@ -83,6 +98,10 @@ func (w *eventWatch) look(ctx context.Context) {
 		}
 		c.tell(ctx, shown(e, name))
 	}
+	if left > 0 {
+		doc.Refused = errors.Join(doc.Refused, fmt.Errorf("%d more events of this machine wait until others are over", left))
+	}
+	w.live.problem("scheduled events of the platform", codeEventDocument, fixOf(codeEventDocument), doc.Refused)
 	for key, c := range w.cases {
 		if !there[key] {
 			c.tell(ctx, nil)
@@ -93,6 +112,38 @@ func (w *eventWatch) look(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// How many events are followed at a time, and how many of them may be about other
+// machines only: nothing is done about those, and each is a file and a goroutine.
+const (
+	maxCases   = 100
+	maxForeign = 20
+)
+
+// room reports whether one more event can be followed.
+func (w *eventWatch) room(here bool) bool {
+	if here {
+		return len(w.cases) < maxCases
+	}
+	foreign := 0
+	for _, c := range w.cases {
+		if !c.here {
+			foreign++
+		}
+	}
+	return foreign < maxForeign
+}
+
+// prefer compares two values so that true comes first.
+func prefer(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
 }
 
 // open makes the case of an event that is new to this process. It returns nil if
@@ -113,7 +164,7 @@ func (w *eventWatch) open(key string, e imds.ScheduledEvent, name string) *event
 		scripts, err = hook.Find(w.Root, hookName)
 	}
 	r := w.runner.Store.New(key, hookName, w.vmID(), w.Root.BootID(), scripts, err)
-	r.Event = ev
+	r.Event, r.ClockAheadS = ev, int(w.ahead()/time.Second)
 	if err := w.runner.Store.Save(r); err != nil {
 		w.hooksStopped(key, err)
 		return nil
@@ -191,6 +242,7 @@ func shown(e imds.ScheduledEvent, name string) *status.HookEvent {
 type eventCase struct {
 	w       *eventWatch
 	started bool
+	here    bool // it is about this machine, as far as known when the case was made
 	// news has the event as it is in the document now, or nil once it is not in
 	// it any more. Its capacity is 1; what nobody has taken is replaced.
 	news chan *status.HookEvent
@@ -203,7 +255,7 @@ type eventCase struct {
 }
 
 func newEventCase(w *eventWatch, r status.HookRun) *eventCase {
-	return &eventCase{w: w, news: make(chan *status.HookEvent, 1), run: r}
+	return &eventCase{w: w, news: make(chan *status.HookEvent, 1), run: r, here: r.Event.Here}
 }
 
 // tell passes on what the document says, and starts the goroutine with it: an
@@ -239,10 +291,11 @@ func (c *eventCase) handle(ctx context.Context) {
 		}
 	}
 	for ctx.Err() == nil {
-		// The times of an event are the platform's.
+		// The times of an event are the platform's. The clock may have been set
+		// since the event was seen.
 		now, ahead := time.Now(), c.w.ahead()
 		judged := c.run
-		judged.Seen = judged.Seen.Add(-ahead)
+		judged.Seen = judged.Seen.Add(-time.Duration(judged.ClockAheadS) * time.Second)
 		act := hook.Decide(judged, now.Add(-ahead), hook.Policy{Acknowledge: c.w.cfg.Hooks.Acknowledge, Timeout: c.w.cfg.Hooks.Timeout})
 		if act.Do == hook.Acknowledge && now.Before(c.try) {
 			act = hook.Action{Do: hook.Wait, At: c.try.Add(-ahead)}

@@ -70,9 +70,10 @@ func (s Store) Changed() time.Time {
 // Limits of what is kept: records that have ended, and jobs of the newest of
 // them. A record without its jobs still says what became of its scripts.
 const (
-	keptRuns = 40
-	keptJobs = 40
-	keptFor  = 90 * 24 * time.Hour
+	keptRuns    = 40
+	keptForeign = 20 // of events of other machines, which run nothing
+	keptJobs    = 40
+	keptFor     = 90 * 24 * time.Hour
 )
 
 // Prune removes what is beyond the limits, and jobs that no record names. The
@@ -87,9 +88,13 @@ func (s Store) Prune(now time.Time) error {
 	boot := s.Root.BootID()
 	slices.Reverse(runs) // the newest first
 	keep := map[string]bool{}
-	for i, r := range runs {
+	kept := map[bool]int{} // by whether it is another machine's event
+	limit := map[bool]int{false: keptRuns, true: keptForeign}
+	for _, r := range runs {
+		foreign := r.Foreign()
+		kept[foreign]++
 		once := r.Boot == boot && (r.Key == Startup+"-"+boot || r.Key == Shutdown+"-"+boot)
-		if ended := !r.Ended.IsZero(); ended && !once && (i >= keptRuns || now.Sub(r.Seen) > keptFor) {
+		if ended := !r.Ended.IsZero(); ended && !once && (kept[foreign] > limit[foreign] || now.Sub(r.Seen) > keptFor) {
 			errs = append(errs, s.Root.Remove(s.record(r.Key)))
 			continue
 		}

@@ -25,11 +25,15 @@ type Hooks struct {
 type HookRun struct {
 	// Key names the record: that of a scheduled event begins with "event-", the
 	// others have the name of their hook and the id of the boot, or a number.
-	Key     string       `json:"key"`
-	Hook    string       `json:"hook"` // startup, shutdown, freeze, …
-	VM      string       `json:"vm_id,omitempty"`
-	Boot    string       `json:"boot_id,omitempty"` // when the event was seen
-	Seen    time.Time    `json:"seen"`
+	Key  string    `json:"key"`
+	Hook string    `json:"hook"` // startup, shutdown, freeze, …
+	VM   string    `json:"vm_id,omitempty"`
+	Boot string    `json:"boot_id,omitempty"` // when the event was seen
+	Seen time.Time `json:"seen"`
+	// ClockAheadS is how many seconds the clock that Seen is from was ahead of the
+	// platform's then, 0 if that was not known.
+	ClockAheadS int `json:"clock_ahead_s,omitempty"`
+
 	Ended   time.Time    `json:"ended,omitzero"` // zero: something is left to do
 	Scripts []HookScript `json:"scripts,omitempty"`
 	Refused string       `json:"refused,omitempty" see:"line"` // why none of the directory's scripts can be run
@@ -100,6 +104,12 @@ const (
 	AckFailed = "failed"
 	AckNone   = "none"
 )
+
+// Foreign reports whether the run is that of an event that is about other
+// machines only.
+func (r HookRun) Foreign() bool {
+	return r.Event != nil && !r.Event.Here && strings.HasPrefix(r.Key, "event-")
+}
 
 // Failed reports whether a script of the run did not do its work, with the code
 // of the first one.

@@ -54,10 +54,12 @@ func (e *ScheduledEvent) Concerns(name string) bool {
 }
 
 // ScheduledEvents is the document. Refused says what is wrong with events that
-// were left out.
+// were left out; Unusable has the ids of those of them that have one: they are in
+// the document, so they are not over.
 type ScheduledEvents struct {
 	Incarnation int64
 	Events      []ScheduledEvent
+	Unusable    []string
 	Refused     error
 }
 
@@ -157,25 +159,34 @@ func ParseEvents(b []byte) (ScheduledEvents, error) {
 	}
 	out := ScheduledEvents{Incarnation: number(doc.DocumentIncarnation, 0)}
 	var bad []error
+	known := map[string]bool{} // ids
+	left := 0                  // of the events that are left out
 	for i, raw := range *doc.Events {
-		if len(out.Events) == maxEvents {
-			bad = append(bad, fmt.Errorf("only the first %d events are used", maxEvents))
-			break
-		}
 		e, err := parseEvent(raw)
-		if err == nil && slices.ContainsFunc(out.Events, func(o ScheduledEvent) bool { return strings.EqualFold(o.ID, e.ID) }) {
+		id := strings.ToLower(e.ID)
+		if err == nil && known[id] {
 			err = fmt.Errorf("two events have the id %s", e.ID)
 		}
-		if err != nil {
-			bad = append(bad, fmt.Errorf("event %d: %w", i, err))
+		if err == nil {
+			known[id] = true
+			out.Events = append(out.Events, e)
 			continue
 		}
-		out.Events = append(out.Events, e)
+		if e.ID != "" {
+			out.Unusable = append(out.Unusable, e.ID)
+		}
+		if left++; left <= maxBadEvents {
+			bad = append(bad, fmt.Errorf("event %d: %w", i, err))
+		}
+	}
+	if left > maxBadEvents {
+		bad = append(bad, fmt.Errorf("and %d more", left-maxBadEvents))
 	}
 	out.Refused = errors.Join(bad...)
 	return out, nil
 }
 
+// parseEvent reads one event. What it returns with an error has the id at most.
 func parseEvent(raw []byte) (ScheduledEvent, error) {
 	var d struct {
 		EventId, EventType, ResourceType, EventStatus, NotBefore, Description, EventSource string //nolint:revive,staticcheck // the names in the document
@@ -192,11 +203,11 @@ func parseEvent(raw []byte) (ScheduledEvent, error) {
 	case !eventID(d.EventId):
 		return ScheduledEvent{}, fmt.Errorf("EventId %s is not an id", bound.Quote(d.EventId))
 	case !word(d.EventType):
-		return ScheduledEvent{}, fmt.Errorf("EventType %s of %s is not a word", bound.Quote(d.EventType), d.EventId)
+		return ScheduledEvent{ID: d.EventId}, fmt.Errorf("EventType %s of %s is not a word", bound.Quote(d.EventType), d.EventId)
 	case d.EventStatus != EventScheduled && d.EventStatus != EventStarted:
-		return ScheduledEvent{}, fmt.Errorf("EventStatus %s of %s is not known", bound.Quote(d.EventStatus), d.EventId)
+		return ScheduledEvent{ID: d.EventId}, fmt.Errorf("EventStatus %s of %s is not known", bound.Quote(d.EventStatus), d.EventId)
 	case len(d.Resources) > maxResources:
-		return ScheduledEvent{}, fmt.Errorf("%s has more than %d resources", d.EventId, maxResources)
+		return ScheduledEvent{ID: d.EventId}, fmt.Errorf("%s has more than %d resources", d.EventId, maxResources)
 	}
 	e := ScheduledEvent{
 		ID: d.EventId, Type: d.EventType, Status: d.EventStatus,

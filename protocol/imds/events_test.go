@@ -52,7 +52,7 @@ func TestEventsOfAnyKind(t *testing.T) {
 		`{"Events":[{"EventId":7,"EventType":"Reboot","EventStatus":"Started"}]}`:                                            {refused: true},
 		`{"Events":[{"EventId":"` + strings.Repeat("a", 65) + `","EventType":"Reboot","EventStatus":"Started"}]}`:            {refused: true},
 		`{"Events":[{"EventId":"b","EventType":"Later","EventStatus":"Scheduled","Resources":"vm","DurationInSeconds":{}}]}`: {events: 1},
-		`{"Events":[` + strings.Repeat(`{},`, maxEvents+50) + good + `]}`:                                                    {events: 1, refused: true},
+		`{"Events":[` + strings.Repeat(`{},`, 150) + good + `]}`:                                                             {events: 1, refused: true},
 		`{"Events":{}}`: {fails: true}, `{"Events":null}`: {fails: true}, `{}`: {fails: true}, `[]`: {fails: true}, ``: {fails: true}, `<html>`: {fails: true},
 		`{"error":"busy"}`: {fails: true}, `{"Events":[` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `]}`: {fails: true},
 		`{"Events":["` + strings.Repeat("x", 1<<20) + `"]}`: {fails: true},
@@ -61,6 +61,10 @@ func TestEventsOfAnyKind(t *testing.T) {
 		if (err != nil) != want.fails || len(got.Events) != want.events || (got.Refused != nil) != want.refused {
 			t.Errorf("%.120s: %d events, refused %v, error %v", doc, len(got.Events), got.Refused, err)
 		}
+	}
+	many, err := ParseEvents([]byte(`{"Events":[` + strings.Repeat(`{"EventId":"b","EventType":"Reboot","EventStatus":"Done"},`, 1000) + good + `]}`))
+	if err != nil || len(many.Unusable) != 1000 || many.Unusable[0] != "b" || len(many.Refused.Error()) > 2000 {
+		t.Errorf("%d ids, %v, %v", len(many.Unusable), many.Refused, err)
 	}
 	got, err := ParseEvents([]byte(`{"Events":[{"EventId":"b","EventType":"Reboot","EventStatus":"Scheduled","NotBefore":"soon","Description":"a\u001b[2J\nb\u0000` + strings.Repeat("ü", 1000) + `","DurationInSeconds":99999999999}]}`))
 	if err != nil || len(got.Events) != 1 {
