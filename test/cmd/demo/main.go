@@ -25,8 +25,12 @@ func main() {
 	os.Exit(run())
 }
 
-// limit is the time limit of the whole demo, which takes a few seconds.
-const limit = 2 * time.Minute
+// limit is the time limit of the whole demo, and patience that of each wait. They
+// only end what hangs, so they are longer than any slow machine needs.
+const (
+	limit    = 10 * time.Minute
+	patience = "5m"
+)
 
 func run() int {
 	bin := flag.String("bin", ".build/amd64", "`directory` with azguest, agentctl and fabric")

@@ -171,7 +171,7 @@ func (d *demo) provision(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	if err := d.beside(ctx, nil, d.program("fabric"), "await", "ready", "--timeout", "30s", "--admin", admin); err != nil {
+	if err := d.beside(ctx, nil, d.program("fabric"), "await", "ready", "--timeout", patience, "--admin", admin); err != nil {
 		return err
 	}
 	d.say("the platform received Ready")
@@ -230,7 +230,7 @@ func (d *demo) extension(ctx context.Context) error {
 	if err := d.beside(ctx, io.Discard, "curl", "-sS", "--fail-with-body", "-X", "PUT", "-H", "Content-Type: application/json", "-d", string(body), url); err != nil {
 		return err
 	}
-	if err := d.beside(ctx, nil, d.program("fabric"), "await", "extension=hello", "--timeout", "30s", "--admin", admin); err != nil {
+	if err := d.beside(ctx, nil, d.program("fabric"), "await", "extension=hello", "--timeout", patience, "--admin", admin); err != nil {
 		return err
 	}
 	url = vmURL + "/extensions/hello" + strings.Replace(apiVersion, "?", "?$expand=instanceView&", 1)

@@ -74,7 +74,7 @@ func (d *demo) machineHas(ctx context.Context, script string, want ...string) (s
 
 // await waits until the platform has seen something.
 func (d *demo) await(ctx context.Context, conditions ...string) error {
-	return d.beside(ctx, io.Discard, append(append([]string{d.program("fabric"), "await"}, conditions...), "--timeout", "60s", "--admin", admin)...)
+	return d.beside(ctx, io.Discard, append(append([]string{d.program("fabric"), "await"}, conditions...), "--timeout", patience, "--admin", admin)...)
 }
 
 // vm is the command fabric vm.
@@ -162,7 +162,9 @@ func (d *demo) tourMachine(ctx context.Context) error {
 func (d *demo) tourUserData(ctx context.Context) error {
 	for {
 		r, err := d.machine.Run(ctx, "sh", "-c", "agentctl data status -o json")
-		if err == nil && strings.Contains(r.Stdout, `"state": "done"`) {
+		// Each item has a state, too.
+		var j struct{ State string }
+		if err == nil && json.Unmarshal([]byte(r.Stdout), &j) == nil && j.State == "done" {
 			break
 		}
 		select {
@@ -196,7 +198,7 @@ func (d *demo) tourMetadata(ctx context.Context) error {
 	}
 	changed := make(chan error, 1)
 	go func() {
-		_, err := d.machineHas(ctx, nobody+"agentctl metadata --wait-change compute/tags/stage --was test --every 1s --timeout 30s", "live")
+		_, err := d.machineHas(ctx, nobody+"agentctl metadata --wait-change compute/tags/stage --was test --every 1s --timeout "+patience, "live")
 		changed <- err
 	}()
 	if err := d.vm(ctx, "tag", "stage=live"); err != nil {
@@ -345,9 +347,10 @@ func (d *demo) tourRemoval(ctx context.Context) error {
 	return nil
 }
 
-// login logs in with the first key.
+// login logs in with the first key. sshd, which has been told to read its
+// configuration again, refuses connections for a moment.
 func (d *demo) login(ctx context.Context) error {
-	_, err := d.machineHas(ctx, "ssh -i /tmp/"+d.who.keys[0].name+" -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR -o ConnectTimeout=5 "+d.who.user+"@127.0.0.1 sudo -n id -un", "root")
+	_, err := d.machineHas(ctx, "ssh -i /tmp/"+d.who.keys[0].name+" -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR -o ConnectionAttempts=20 -o ConnectTimeout=5 "+d.who.user+"@127.0.0.1 sudo -n id -un", "root")
 	return err
 }
 
@@ -381,7 +384,7 @@ func (d *demo) tourAccess(ctx context.Context) error {
 
 // tourHealth ends the tour.
 func (d *demo) tourHealth(ctx context.Context) error {
-	text, err := d.machineHas(ctx, "agentctl status --wait=converged --timeout 30s", "HEALTHY")
+	text, err := d.machineHas(ctx, "agentctl status --wait=converged --timeout "+patience, "HEALTHY")
 	if err != nil {
 		return err
 	}
