@@ -37,12 +37,18 @@ type hookRun struct {
 	Hook    string
 	Ended   time.Time
 	Refused string
-	Scripts []struct{ Name, State, Error, Code string }
-	Event   *struct {
+	Scripts []struct {
+		Name, State, Error, Code string
+		Finished                 time.Time
+	}
+	Event *struct {
 		ID, Type, Status, Outcome string
 		Here                      bool
 	}
-	Ack *struct{ State, Why string }
+	Ack *struct {
+		State, Why string
+		At         time.Time
+	}
 }
 
 // is describes a run in one line.
@@ -75,6 +81,18 @@ func (c *cloud) hookRuns(t testing.TB, as string) []hookRun {
 	return out.Runs
 }
 
+// hookRun returns the run of an event, or the oldest whose key begins so.
+func (c *cloud) hookRun(t testing.TB, key, as string) (r hookRun, ok bool) {
+	t.Helper()
+	key = strings.ToLower(key)
+	for _, r := range c.hookRuns(t, as) {
+		if r.Key == key || r.Key == "event-"+key || strings.HasPrefix(r.Key, key+"-") {
+			return r, true
+		}
+	}
+	return hookRun{}, false
+}
+
 // becomes waits until a run is described by a text, for root, who reads the
 // records, and for others, who read the status.
 func (c *cloud) becomes(t testing.TB, key, want string) {
@@ -85,15 +103,12 @@ func (c *cloud) becomes(t testing.TB, key, want string) {
 			t.Logf("%s is: %s", key, got)
 		}
 	}()
-	key = strings.ToLower(key)
 	is := func(as string) bool {
-		for _, r := range c.hookRuns(t, as) {
-			if r.Key == key || r.Key == "event-"+key || strings.HasPrefix(r.Key, key+"-") {
-				got = r.is()
-				return got == want
-			}
+		r, ok := c.hookRun(t, key, as)
+		if ok {
+			got = r.is()
 		}
-		return false
+		return ok && got == want
 	}
 	await(t, key+" to be "+want, func() bool { return is("") && is(asNobody) })
 }
@@ -215,7 +230,7 @@ func TestHooks(t *testing.T) {
 		{fabric.ScheduledEvent{Type: fabric.Reboot, Resources: []string{"vm-02", "VM-01"}}, "10-a ok, ack none", "other machines that it is about may not be ready"},
 		{fabric.ScheduledEvent{Type: fabric.Terminate}, "10-a refused, ack none", "not all scripts have succeeded"},
 		{fabric.ScheduledEvent{Type: fabric.Preempt, Notice: time.Hour}, `"$(reboot)" refused, 10-a ok, ack none`, "not all scripts have succeeded"},
-		{fabric.ScheduledEvent{Type: fabric.Reboot, Notice: -1}, "ack none", "there is no script for it"},
+		{fabric.ScheduledEvent{Type: fabric.Reboot, Notice: -1, Lasts: time.Hour}, "ack none", "there is no script for it"},
 	} {
 		id := c.schedule(t, tc.event)
 		c.becomes(t, id, tc.want)
@@ -263,7 +278,7 @@ func TestHooksAreNotRepeated(t *testing.T) {
 	p := c.StartAgent(t)
 	c.WaitReady(t)
 	c.becomes(t, "startup", "10-a ok")
-	first := c.schedule(t, fabric.ScheduledEvent{Type: fabric.Redeploy, Notice: time.Hour})
+	first := c.schedule(t, fabric.ScheduledEvent{Type: fabric.Redeploy, Notice: time.Hour, Lasts: time.Hour})
 	c.becomes(t, first, "10-a running, 20-b pending")
 	began := func() bool { r, _ := c.Run(t.Context(), "grep", "10-a", "/var/tmp/hooks/log"); return r.Code == 0 }
 	await(t, "the script", began)
@@ -282,13 +297,22 @@ func TestHooksAreNotRepeated(t *testing.T) {
 	second := c.schedule(t, fabric.ScheduledEvent{Type: fabric.Redeploy, Notice: time.Hour})
 	c.becomes(t, second, "10-a running, 20-b pending")
 	await(t, "the script", began)
+	await(t, "the record that the first event has started", func() bool {
+		r, ok := c.hookRun(t, first, "")
+		return ok && r.Event.Status == fabric.EventStarted
+	})
 	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.VM.EndEvent(first); err != nil {
 		t.Fatal(err)
 	}
 	c.Reboot(t)
 	c.Sh(t, "touch /var/tmp/hooks/go")
 	c.StartAgent(t)
 	c.becomes(t, second, "10-a interrupted, 20-b ok, ack none")
+	// In no order with the scripts of events.
+	c.becomes(t, "startup-"+strings.TrimSpace(c.Sh(t, "cat /proc/sys/kernel/random/boot_id")), "10-a ok")
 	if got := c.Sh(t, "cut -d' ' -f2 /var/tmp/hooks/log | sort"); got != "10-a\n20-b\nstartup" {
 		t.Errorf("scripts after the restart: %q", got)
 	}
@@ -310,8 +334,10 @@ func TestHooksNearTheDeadline(t *testing.T) {
 	c.WaitReady(t)
 	await(t, "a request for events", func() bool { return len(c.Fabric.Journal(fabric.Query{Kind: fabric.ScheduledEvents})) > 0 })
 	id := c.schedule(t, fabric.ScheduledEvent{Type: fabric.Preempt, Notice: 20 * time.Second, Lasts: time.Hour})
-	c.becomes(t, id, "10-a running, ack sent")
 	c.becomes(t, id, "10-a timeout, ack sent")
+	if r, ok := c.hookRun(t, id, ""); !ok || !r.Ack.At.Before(r.Scripts[0].Finished) {
+		t.Errorf("acknowledged after the end of the script: %+v", r)
+	}
 	if e := c.event(t, id); e.Acknowledged.IsZero() || e.Acknowledged.After(e.NotBefore) || e.NotBefore.Sub(e.Acknowledged) > 6*time.Second {
 		t.Errorf("the platform has %+v", e)
 	}

@@ -162,6 +162,22 @@ func (v *VM) CancelEvent(id string) error {
 	return nil
 }
 
+// EndEvent completes an event that has started, before its time.
+func (v *VM) EndEvent(id string) error {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	v.advanceEvents()
+	e := v.eventNamed(id)
+	switch {
+	case e == nil:
+		return fmt.Errorf("end event: %s has no event %q", v.name, id)
+	case e.State != EventStarted:
+		return fmt.Errorf("end event %s: its state is %s", e.ID, e.State)
+	}
+	v.enter(e, EventCompleted, time.Now())
+	return nil
+}
+
 // ScheduledEvents returns the events of the VM, also those that have ended,
 // oldest first.
 func (v *VM) ScheduledEvents() []Event {
