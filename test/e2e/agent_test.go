@@ -310,8 +310,8 @@ func TestAgentRestartLeavesHandlerRunning(t *testing.T) {
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	c.StartAgent(t)
 	_, before := c.VM.StatusDocument()
+	c.StartAgent(t)
 	await(t, "the new agent's status", func() bool {
 		doc, n := c.VM.StatusDocument()
 		return n > before && strings.Contains(string(doc), "Azguest.E2E.Slow")

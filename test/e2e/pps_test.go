@@ -136,10 +136,12 @@ func TestPooledAndStartedAgain(t *testing.T) {
 			if how == "reboot" {
 				c.Reboot(t)
 			}
+			asked := func() int {
+				return len(c.Fabric.Journal(fabric.Query{Kind: fabric.Metadata, Contains: "reprovisiondata"}))
+			}
+			before := asked() // by the agent that was killed
 			c.StartAgent(t)
-			await(t, "the question for the order", func() bool {
-				return len(c.Fabric.Journal(fabric.Query{Kind: fabric.Metadata, Contains: "reprovisiondata"})) > 0
-			})
+			await(t, "the question for the order", func() bool { return asked() > before })
 			c.untouched(t)
 			c.claim(t)
 			c.claimed(t, 2)

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/azguest/azguest/test/fabric"
 )
@@ -23,6 +24,18 @@ func withUserData(t *testing.T, user, custom, vendor string) *cloud {
 func dataDone(t *testing.T, c *cloud, want string) {
 	t.Helper()
 	await(t, "the user data", func() bool { return strings.Contains(c.Sh(t, "agentctl status || :"), want) })
+}
+
+// restarted kills the agent and starts it again, and waits until the status is no
+// longer the one that the killed agent has left.
+func restarted(t *testing.T, c *cloud) {
+	t.Helper()
+	if err := c.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	c.StartAgent(t)
+	await(t, "a status of the new agent", func() bool { return c.shown().Written.After(began) })
 }
 
 func gzipped(t *testing.T, text string) string {
@@ -118,7 +131,7 @@ echo "password=hunter2-S3cret"; exit 7
 	}
 	c.Sh(t, "! setpriv --reuid=65534 --regid=65534 --clear-groups agentctl data show")
 
-	c.RestartAgent(t)
+	restarted(t, c)
 	dataDone(t, c, " carried out, ")
 	if got := c.Sh(t, "cat /var/tmp/log"); got != want {
 		t.Errorf("log after a restart of the agent %q", got)
@@ -251,7 +264,7 @@ echo once >>/var/tmp/log
 	}
 
 	c.Sh(t, "echo 11111111-2222-4333-8444-555555555555 >/var/lib/waagent/provisioned; rm /var/tmp/log")
-	c.RestartAgent(t)
+	restarted(t, c)
 	await(t, "the log of the copy", func() bool {
 		return strings.Contains(c.Sh(t, "cat /var/tmp/log 2>/dev/null; agentctl data status || :"), "bootcmd\nruncmd\n")
 	})
