@@ -18,6 +18,7 @@ func TestAStoppedAgentIsStartedAgain(t *testing.T) {
 	before := m.sh("systemctl show -P MainPID azguest")
 	m.sh("kill -STOP " + before)
 	m.await("another agent", func() bool { return m.holds("[ $(systemctl show -P NRestarts azguest) -ge 1 ]") })
+	m.current()
 	m.await("agentctl to call it ready", func() bool { return m.holds("agentctl status --wait ready --timeout 20s; [ $? -le 1 ]") })
 	m.settled()
 	for script, want := range map[string]string{

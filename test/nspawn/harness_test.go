@@ -512,6 +512,16 @@ func (m *container) status() machine.Status {
 	return s
 }
 
+// current waits until the status is that of the agent which is running.
+func (m *container) current() {
+	m.t.Helper()
+	m.await("the status of the agent", func() bool {
+		m.alive()
+		pid, _ := m.try("systemctl show -P MainPID azguest")
+		return pid != "" && pid != "0" && itoa(m.status().Agent.PID) == pid
+	})
+}
+
 // provisioned waits until provisioning has ended, and returns the status.
 func (m *container) provisioned() machine.Status {
 	m.t.Helper()

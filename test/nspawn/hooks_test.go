@@ -45,7 +45,9 @@ func TestHooksAtShutdown(t *testing.T) {
 	m.await("the shutdown unit", func() bool { m.alive(); return m.holds("systemctl is-active azguest-shutdown") })
 	m.await("the startup script", func() bool { return m.holds("agentctl events | grep -q '^startup-.*1 ok'") })
 	m.sh("systemctl restart azguest")
+	m.current()
 	m.await("the restarted agent", func() bool { return m.holds("agentctl status | grep -q '^hooks '") })
+	m.settled()
 	m.sh("systemctl restart azguest-shutdown")
 	for script, want := range map[string]string{
 		"cat /var/lib/starts": "start",
@@ -62,7 +64,7 @@ func TestHooksAtShutdown(t *testing.T) {
 	m.on()
 	m.await("the agent's status", func() bool {
 		m.alive()
-		return m.holds("[ $(agentctl events | grep -c '^startup-.*1 ok') = 2 ] && agentctl status | grep -q '^hooks '")
+		return m.holds("[ $(agentctl events | grep -c '^startup-.*1 ok') = 2 ] && agentctl status | grep -q '^hooks ' && agentctl status | grep -q AZ-HOOK-FAILED")
 	})
 	want := "shutdown\nactive\nactive\nactive\nactive\n10.0.0.4/24\n200\n\"type\":\"poweroff\"\nslow"
 	if got := m.sh("cat /var/lib/proof"); got != want {

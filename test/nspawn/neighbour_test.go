@@ -74,6 +74,7 @@ func TestNBRUnderSystemd(t *testing.T) {
 
 	up := func() {
 		t.Helper()
+		m.current()
 		m.await("the agent", func() bool {
 			m.alive()
 			return m.holds("agentctl status --wait ready --timeout 20s >/dev/null; [ $? -le 1 ]")

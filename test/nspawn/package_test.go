@@ -29,14 +29,22 @@ func TestUpgrade(t *testing.T) {
 	})
 	m.on()
 	m.probed("pid")
+	m.await("the handler in agentctl", func() bool { m.alive(); return m.holds(jobScript) })
 	job := m.sh(jobScript)
 	if !strings.Contains(job, "azure-vmextensions") {
 		t.Errorf("the handler runs in %s", job)
 	}
 	same := func(after string) {
 		t.Helper()
-		m.await("the agent after "+after, func() bool { m.alive(); return m.status().Agent.PID != 0 && m.holds(jobScript) })
-		if now := m.sh(jobScript); now != job {
+		m.current()
+		var now string
+		m.await("the handler in agentctl after "+after, func() (ok bool) {
+			m.alive()
+			out, err := m.try(jobScript)
+			now = out
+			return err == nil
+		})
+		if now != job {
 			t.Errorf("after %s the handler is\n%s\nit was\n%s", after, now, job)
 		}
 	}
