@@ -67,6 +67,6 @@ func TestAgentctlExt(t *testing.T) {
 	}
 	says("ext cancel runner", 1, "nothing is running")
 	m.Sh(t, "mkdir -p /etc/systemd/system "+lib+"/Gone.Handler-1.0/config; echo x >"+lib+"/Gone.Handler-1.0/HandlerManifest.json; echo 'ExecStart="+lib+"/Never.There-2.0/x' >/etc/systemd/system/never.service")
-	m.Sh(t, "mkdir "+lib+"/work; cd "+lib+"/work; setsid sleep 299 >/dev/null 2>&1 & sleep 0; rm -r "+lib+"/work")
+	m.Sh(t, "mkdir "+lib+"/work; cd "+lib+"/work; setsid sleep 299 >/dev/null 2>&1 & until pgrep -fx 'sleep 299' >/dev/null; do sleep 0.05; done; rm -r "+lib+"/work")
 	says("ext orphans", 1, "never.service", "Never.There-2.0/x does not exist", "Gone.Handler-1.0", "sleep 299")
 }
