@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -235,30 +236,38 @@ func TestScriptsRunInOrderWithTheEvent(t *testing.T) {
 	put(t, root, Dir+"/reboot/20-env", "#!/bin/sh\necho \"20 $1 $AZGUEST_HOOK $AZGUEST_EVENT_TYPE $AZGUEST_EVENT_NOT_BEFORE $AZGUEST_EVENT_DURATION\" >>"+log+"\n", 0o755)
 	put(t, root, Dir+"/reboot/10-stdin", "#!/bin/sh\ncat >"+root.Path("/stdin")+"\necho 10 >>"+log+"\necho out\necho err >&2\nexit 3\n", 0o755)
 	put(t, root, Dir+"/reboot/30-signal", "#!/bin/sh\nkill -TERM $$\n", 0o755)
-	put(t, root, Dir+"/reboot/40-slow", "#!/bin/sh\necho 40 >>"+log+"\nexec sleep 1000\n", 0o755)
-	put(t, root, Dir+"/reboot/50-nobody", "#!/nowhere\n", 0o755)
+	put(t, root, Dir+"/reboot/40-nobody", "#!/nowhere\n", 0o755)
+	put(t, root, Dir+"/reboot/50-slow", "#!/bin/sh\necho 50 >>"+log+"\nexec sleep 1000\n", 0o755)
 	r := begin(t, x, Reboot)
 	r.Event = &status.HookEvent{ID: "id-1", Type: "Reboot", Status: "Scheduled", NotBefore: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), DurationS: 9, Description: "$(touch /x) `id` \"'", Here: true}
-	done := make(chan status.HookRun, 1)
-	// The slow one has its own, short time limit.
-	go func() {
-		for i := range 3 {
-			var err error
-			if r, err = x.Start(r, i, time.Minute); err == nil {
-				r, err = x.Await(context.Background(), r, i)
-			}
-			if err != nil {
-				t.Error(err)
-			}
+	for i := range 4 {
+		var err error
+		if r, err = x.Start(r, i, time.Minute); err == nil {
+			r, err = x.Await(t.Context(), r, i)
 		}
-		r, err := x.All(context.Background(), r, time.Second, time.Time{}, ignore)
 		if err != nil {
 			t.Error(err)
 		}
-		done <- r
-	}()
-	r = <-done
-	want := []string{"10-stdin failed 3 exit status 3", "20-env ok 0 ", "30-signal failed -1 ended by SIGTERM", "40-slow timeout -1 ended after 1s.", "50-nobody failed 127 exit status 127"}
+	}
+	// The slow one has its own, short time limit. How long it must be, so that the
+	// script begins, depends on the speed of the machine.
+	limit := time.Second
+	for ; ; limit *= 3 {
+		slow := r
+		slow.Scripts = slices.Clone(r.Scripts)
+		slow, err := x.All(t.Context(), slow, limit, time.Time{}, ignore)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := os.ReadFile(log); strings.HasSuffix(string(b), "\n50\n") || limit > time.Minute {
+			r = slow
+			break
+		}
+	}
+	want := []string{
+		"10-stdin failed 3 exit status 3", "20-env ok 0 ", "30-signal failed -1 ended by SIGTERM", "40-nobody failed 127 exit status 127",
+		"50-slow timeout -1 ended after " + limit.String() + ".",
+	}
 	var got []string
 	for _, s := range r.Scripts {
 		got = append(got, fmt.Sprintf("%s %s %d %s", s.Name, s.State, s.Exit, s.Error))
@@ -267,7 +276,7 @@ func TestScriptsRunInOrderWithTheEvent(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	b, err := os.ReadFile(log)
-	if want := "10\n20 reboot reboot Reboot 2026-12-01T00:00:00Z 9\n40\n"; err != nil || string(b) != want {
+	if want := "10\n20 reboot reboot Reboot 2026-12-01T00:00:00Z 9\n50\n"; err != nil || string(b) != want {
 		t.Errorf("%q, %v; want %q", b, err, want)
 	}
 	var d Document
