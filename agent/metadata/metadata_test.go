@@ -180,7 +180,7 @@ func TestPublic(t *testing.T) {
 // lose.
 var hostileValues = []string{
 	"plain", "", " ", "two\nlines", "\n", "'", "''", `'\''`, `"`, `\`, `\\`, `\n`, `ends with \`, "$(touch pwned)", "`touch pwned`", "${HOME}", "$HOME", "$$", "$((1+1))",
-	"'; touch pwned; '", "\"; touch pwned; \"", "a\n touch pwned\n", "#x", "a # b", "~", "*", "!!", "!1", "a=b", "tab\there", "\r", "\x01\x02", "\x1b[2J", "\x7f", "ü€𝄞", "\u0085", "\u2028",
+	"'; touch pwned; '", "\"; touch pwned; \"", "a\n touch pwned\n", "#x", "a # b", "~", "*", "!!", "!1", "a=b", "tab\there", "\r", "\x01\x02", "\x1b[2J", "\x7f", "ü€𝄞", "\u0085", "\u2028", "\ufdd0", "x\uffff", "\U0001fffe", "\ufffd", "\ufeff", "\ue000",
 	"<(touch pwned)", "{a,b}", "&& touch pwned", "| touch pwned", "%s%n", "-n", "--", strings.Repeat("x'", 1000), "\\\n", "ends\n\n",
 }
 
@@ -201,8 +201,9 @@ func TestShellsReadBackWhatWasWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	forms := map[string][]byte{"shell": shell.Bytes(), "unit": Unit(vars)}
-	for _, sh := range []string{"sh", "dash", "bash"} {
-		program, err := exec.LookPath(sh)
+	for _, sh := range []string{"sh", "dash", "bash", "busybox sh", "zsh", "zsh -o rcquotes", "mksh", "ksh"} {
+		words := strings.Fields(sh)
+		program, err := exec.LookPath(words[0])
 		if err != nil {
 			continue
 		}
@@ -221,7 +222,7 @@ func TestShellsReadBackWhatWasWritten(t *testing.T) {
 					script += "printf '%s\\0' \"$" + v.Name + "\"\n"
 					want += v.Value + "\x00"
 				}
-				cmd := exec.CommandContext(t.Context(), program, "-uec", script)
+				cmd := exec.CommandContext(t.Context(), program, append(words[1:], "-uec", script)...)
 				cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=/nowhere"}
 				got, err := cmd.CombinedOutput()
 				if err != nil || string(got) != want {
@@ -247,6 +248,10 @@ func TestVariables(t *testing.T) {
 	}
 	if len(left) != 3 || left[0] != "AZ_A_B: several values would have this name" || left[1] != "AZ_NUL: the value has a NUL, which no variable can have" || !strings.HasSuffix(left[2], "L: the name is too long") {
 		t.Errorf("left out %q", left)
+	}
+	// Because of one such character, systemd refuses the file.
+	if text := string(Unit([]Variable{{"AZ_A", "\ufdd0"}, {"AZ_B", "x\uffff"}, {"AZ_C", "\U0010fffe"}, {"AZ_D", "\ufffd\ue000"}})); !strings.HasSuffix(text, ").\nAZ_D=\"\ufffd\ue000\"\n") {
+		t.Errorf("file for units %q", text)
 	}
 	// A unit whose environment is too long would not start.
 	big := []Variable{{"AZ_LONG", strings.Repeat("x", maxUnitValue+1)}, {"AZ_SHORT", "x"}}

@@ -101,7 +101,9 @@ func Shell(w io.Writer, vars []Variable) error {
 // Unit returns variables as a file for EnvironmentFile= of systemd, see
 // systemd.exec(5), which a shell can source, too. Left out are values with
 // control characters other than newline and tab, which not every version of
-// systemd takes, and those that are too long for the environment of a process.
+// systemd takes, those with what Unicode calls noncharacters, because of which
+// systemd refuses the whole file, and those that are too long for the environment
+// of a process.
 func Unit(vars []Variable) []byte {
 	var b strings.Builder
 	b.WriteString("# Instance metadata, written by azguest (Metadata.EnvFile).\n")
@@ -118,4 +120,6 @@ func Unit(vars []Variable) []byte {
 	return []byte(b.String())
 }
 
-func notForUnits(r rune) bool { return r != '\n' && r != '\t' && unicode.IsControl(r) }
+func notForUnits(r rune) bool {
+	return r != '\n' && r != '\t' && unicode.IsControl(r) || unicode.Is(unicode.Noncharacter_Code_Point, r)
+}

@@ -192,7 +192,7 @@ func (m *metadataCommand) refresh(doc *metadata.Node) {
 func (m *metadataCommand) show(doc *metadata.Node) int {
 	n, path, err := doc.Find(m.path)
 	if err != nil {
-		return m.fail(exitNothing, err)
+		return m.fail(exitNothing, elsewhere(m.path, err))
 	}
 	switch {
 	case m.decode:
@@ -207,6 +207,19 @@ func (m *metadataCommand) show(doc *metadata.Node) int {
 		err = n.Text(m.Out)
 	}
 	return m.end(err)
+}
+
+// elsewhere adds to the error of a path that is one of the service, but not of its
+// instance document, who answers it.
+func elsewhere(path string, err error) error {
+	first, _, _ := strings.Cut(strings.Trim(path, "/"), "/")
+	switch first = strings.ToLower(first); first {
+	case "scheduledevents":
+		return fmt.Errorf("%w; scheduled events are shown by: agentctl events", err)
+	case "attested", "identity", "loadbalancer", "versions":
+		return fmt.Errorf("%w, which are the document \"instance\"; ask the service itself: curl --noproxy '*' -H Metadata:true http://169.254.169.254/metadata/%s", err, first)
+	}
+	return err
 }
 
 // safe makes a value harmless for a terminal. Programs get it as it is.

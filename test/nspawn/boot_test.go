@@ -44,7 +44,7 @@ func TestService(t *testing.T) {
 	}
 	// systemd reads the metadata for units as they are.
 	const tag = "a\tb \"c\" 'd' \\e \\n $HOME ${HOME} $(id) `id` %n #;\nnext ü\\"
-	m.vm.SetTags(map[string]string{"x": tag, "y": "\x01", "z": "last"})
+	m.vm.SetTags(map[string]string{"x": tag, "y": "\x01", "n": "\ufdd0\uffff", "z": "last"})
 	m.sh("mkdir -p /etc/waagent.conf.d; echo Metadata.EnvFile=y >/etc/waagent.conf.d/m.conf; agentctl metadata compute/name")
 	if got := m.sh(`systemd-run -q --wait --pipe -p EnvironmentFile=/run/azguest/metadata.env sh -c 'printf "%s|%s|%s" "$AZ_COMPUTE_TAGS_X" "$AZ_COMPUTE_TAGS_Y" "$AZ_COMPUTE_TAGS_Z"'; rm /etc/waagent.conf.d/m.conf`); got != tag+"||last" {
 		t.Errorf("systemd has read %q, want %q", got, tag+"||last")
