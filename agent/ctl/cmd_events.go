@@ -74,7 +74,7 @@ the latest ones.`,
 		},
 	}
 	approve := &cobra.Command{
-		Use: "approve EVENT", Short: "Acknowledge a scheduled event, so that it starts now (root)", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeRuns,
+		Use: "approve EVENT", Short: "Acknowledge a scheduled event, so that it starts now (root)", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeWaiting,
 		Long: `approve tells the platform that the event need not wait any longer, whatever its
 scripts have done. That holds for all machines that the event is about. EVENT is
 its id, or the name of its run.`,
@@ -145,14 +145,31 @@ func hasPrefixFold(s, prefix string) bool {
 }
 
 func (a *app) completeRuns(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return a.keysOf(func(status.HookRun) bool { return true })
+}
+
+// completeWaiting completes events that can be acknowledged.
+func (a *app) completeWaiting(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return a.keysOf(func(r status.HookRun) bool {
+		return scheduled(r) && r.Event.Gone.IsZero() && r.Event.Status == "Scheduled" && (r.Ack == nil || r.Ack.State != status.AckSent)
+	})
+}
+
+func (a *app) keysOf(wanted func(status.HookRun) bool) ([]string, cobra.ShellCompDirective) {
 	var names []string
 	if runs, _, err := a.hookRuns(); err == nil {
 		for _, r := range runs {
-			names = append(names, r.Key)
+			if wanted(r) {
+				names = append(names, r.Key)
+			}
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
+
+// scheduled reports whether a run is that of an event which the platform has
+// announced, and not one that somebody tries scripts with.
+func scheduled(r status.HookRun) bool { return r.Event != nil && strings.HasPrefix(r.Key, "event-") }
 
 func (a *app) ago(t time.Time) string { return span(a.Now().Sub(t)) + " ago" }
 
@@ -185,6 +202,9 @@ func eventLine(r status.HookRun) string {
 	if e == nil || e.ID == "" {
 		return "-"
 	}
+	if strings.HasPrefix(r.Key, "run-") {
+		return "trial"
+	}
 	text := strings.ToLower(e.Status)
 	if !e.Gone.IsZero() {
 		text = e.Outcome
@@ -199,7 +219,7 @@ func eventLine(r status.HookRun) string {
 
 func ackLine(r status.HookRun) string {
 	switch {
-	case r.Event == nil || r.Event.ID == "":
+	case r.Event == nil || r.Event.ID == "", r.Ack == nil && !scheduled(r):
 		return "-"
 	case r.Ack == nil:
 		return "not yet"

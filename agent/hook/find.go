@@ -111,6 +111,26 @@ func Find(root host.Root, hook string) ([]Script, error) {
 	return out, nil
 }
 
+// Strangers returns the names in Dir that are the name of no hook: scripts there
+// would never run.
+func Strangers(root host.Root) ([]string, error) {
+	d, err := root.OpenDir(Dir, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, refuse("open directory of hooks: %w", err)
+	}
+	names, _, err := d.Names(maxScripts)
+	if err = errors.Join(err, d.Close()); err != nil {
+		return nil, refuse("list hooks: %w", err)
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(names, func(n string) bool {
+		return slices.Contains(Names(), n) || leftOut(n) || strings.HasPrefix(n, "README")
+	}), nil
+}
+
 // errOff marks a file that is not executable.
 var errOff = errors.New("not executable")
 
@@ -118,7 +138,7 @@ var errOff = errors.New("not executable")
 func judge(root host.Root, name string) (string, error) {
 	full, err := root.Resolve(name)
 	if err != nil {
-		return "", refuse("%w", err)
+		return "", refuse("resolve %s: %w", name, err)
 	}
 	d, err := root.OpenDir(path.Dir(full), nil)
 	if err != nil {
@@ -126,7 +146,7 @@ func judge(root host.Root, name string) (string, error) {
 	}
 	st, err := d.Stat(path.Base(full))
 	if err = errors.Join(err, d.Close()); err != nil {
-		return "", refuse("%w", err)
+		return "", refuse("%s: %w", full, err)
 	}
 	switch typ := st.Mode & unix.S_IFMT; {
 	case typ == unix.S_IFLNK:

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,11 +25,24 @@ import (
 
 const hooksUsage = "run, list, approve, shutdown"
 
+const hooksHelp = `azguest hooks works with the scripts of ` + hook.Dir + `/HOOK/, where HOOK is
+%s.
+
+  azguest hooks list [-json]            show all scripts, and what is refused; ends with 1 if anything is
+  azguest hooks run [-json FILE] HOOK   run the scripts of a hook now, with a made-up event or that of FILE
+  azguest hooks approve EVENT           acknowledge a scheduled event, so that it starts now
+  azguest hooks shutdown                used by azguest-shutdown.service
+`
+
 // Hooks is the command "azguest hooks": it runs, lists and checks the scripts of
 // /etc/azguest/hooks.d.
 func (t *Tool) Hooks(ctx context.Context, args []string) int {
 	if len(args) == 0 {
 		return t.usage(fmt.Errorf("hooks: a command is missing (%s)", hooksUsage))
+	}
+	if slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+		fmt.Fprintf(t.Out, hooksHelp, strings.Join(hook.Names(), ", "))
+		return exitOK
 	}
 	if err := cli.OneOf("command", args[0], strings.Split(hooksUsage, ", ")...); err != nil {
 		return t.usage(err)
@@ -177,6 +191,17 @@ func (t *Tool) listHooks(args []string) int {
 		Refused string `json:"refused,omitempty"`
 	}
 	list, bad := []script{}, false
+	strangers, err := hook.Strangers(t.Root)
+	if err != nil {
+		return t.end(err)
+	}
+	for _, h := range strangers {
+		why := "no hook has this name"
+		if near := cli.Nearest(h, hook.Names()); near != "" {
+			why += "; did you mean " + near + "?"
+		}
+		list, bad = append(list, script{Hook: safe(h), Refused: why}), true
+	}
 	for _, h := range hook.Names() {
 		scripts, err := hook.Find(t.Root, h)
 		if err != nil {
@@ -197,7 +222,7 @@ func (t *Tool) listHooks(args []string) int {
 	}
 	for _, s := range list {
 		if !*asJSON {
-			fmt.Fprintf(t.Out, "%-10s %s\n", s.Hook, cmp.Or(prefixed("refused: ", s.Refused), s.Path))
+			fmt.Fprintf(t.Out, "%-10s %-20s %s\n", s.Hook, cmp.Or(s.Name, "-"), cmp.Or(prefixed("refused: ", s.Refused), s.Path))
 		}
 	}
 	if !*asJSON && len(list) == 0 {
