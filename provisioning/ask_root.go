@@ -29,6 +29,9 @@ func (m *Machine) Person(ctx context.Context, name string) (host.Person, host.Ac
 		}
 		a = local
 	case err != nil:
+		if ex, ok := errors.AsType[*host.ExitError](err); ok && ex.Code == 2 { // getent(1): no such key
+			err = fmt.Errorf("no account %s: %w", name, err)
+		}
 		return host.Person{}, a, err
 	default:
 		line, _, _ := strings.Cut(string(res.Stdout), "\n")

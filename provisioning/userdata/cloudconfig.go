@@ -30,15 +30,15 @@ func decodeConfig(v *value, ps *problems) Config {
 		"bootcmd":                   d.toCommands(&c.BootCommands),
 		"runcmd":                    d.toCommands(&c.RunCommands),
 		"write_files":               func(v *value, key string) { c.Files = d.files(v, key) },
-		"hostname":                  d.toLine(&c.HostName, hostName),
-		"fqdn":                      d.toLine(&c.FQDN, hostName),
+		"hostname":                  d.toOptional(&c.HostName, hostName),
+		"fqdn":                      d.toOptional(&c.FQDN, hostName),
 		"prefer_fqdn_over_hostname": d.toTruth(&c.PreferFQDN),
 		"manage_etc_hosts":          func(v *value, key string) { c.Hosts = d.hosts(v, key) },
 		"mounts":                    func(v *value, key string) { c.Mounts = d.mounts(v, key) },
 		"groups":                    func(v *value, key string) { c.Groups = d.groups(v, key) },
 		"users":                     func(v *value, key string) { c.Users = d.users(v, key) },
 		"ssh_authorized_keys":       func(v *value, key string) { c.Keys = d.keys(v, key) },
-		"timezone":                  d.toLine(&c.TimeZone, timeZone),
+		"timezone":                  d.toOptional(&c.TimeZone, timeZone),
 		"ntp":                       func(v *value, key string) { c.NTP = d.ntp(v, key) },
 		"packages":                  func(v *value, key string) { c.Packages = d.packages(v, key) },
 		"package_update":            d.toTruth(&c.PackageUpdate),
@@ -96,7 +96,7 @@ func (d *decoder) files(v *value, key string) []File {
 		encoding := ""
 		var content *value
 		d.fields(item, key, map[string]setter{
-			"path":        d.toLine(&f.Path, absolute),
+			"path":        d.toPath(&f.Path, filePath),
 			"content":     func(v *value, _ string) { content = v },
 			"encoding":    d.toLine(&encoding, knownEncoding),
 			"owner":       func(v *value, key string) { f.Owner, f.Group = d.owner(v, key) },
@@ -104,7 +104,7 @@ func (d *decoder) files(v *value, key string) []File {
 			"append":      d.toTruth(&f.Append),
 			"defer":       d.toTruth(&f.Defer),
 		})
-		if f.Path == "" && item.kind == aMap && item.field("path") == nil {
+		if item.kind == aMap && missing(item, "path") {
 			d.bad(item, key+".path", "is missing")
 		}
 		if content != nil {
@@ -113,6 +113,12 @@ func (d *decoder) files(v *value, key string) []File {
 		out = append(out, f)
 	})
 	return out
+}
+
+// missing reports whether a key has no value, or an empty text.
+func missing(v *value, key string) bool {
+	f := v.field(key)
+	return f == nil || f.kind == aText && f.text == ""
 }
 
 // encodings are the ways to write the content of a file: unpack last, first
@@ -230,7 +236,7 @@ func (d *decoder) mounts(v *value, key string) []Mount {
 		}
 		m := Mount{Type: "auto", Options: "defaults,nofail", Pass: 2, At: item.at}
 		for i, set := range []setter{
-			d.toLine(&m.Device, fstabField), d.toLine(&m.Point, fstabField), d.toLine(&m.Type, fstabField), d.toLine(&m.Options, fstabField),
+			d.toLine(&m.Device, fstabField), d.toLine(&m.Point, fstabField), d.toLine(&m.Type, fstabField), d.toHidden(&m.Options, fstabField),
 			d.toWhole(&m.Dump, 0, 9), d.toWhole(&m.Pass, 0, 9),
 		} {
 			if i >= len(item.items) {
@@ -247,6 +253,7 @@ func (d *decoder) mounts(v *value, key string) []Mount {
 		if swap := m.Point == "none" && m.Type == "swap"; m.Point != "" && !swap && absolute(m.Point) != nil {
 			d.bad(item, key+"[1]", "%s: must be an absolute path, or none for swap", quote(m.Point))
 		}
+		m.Point = plainPath(m.Point)
 		out = append(out, m)
 	})
 	return out
@@ -257,7 +264,7 @@ func (d *decoder) mounts(v *value, key string) []Mount {
 // by the agent.
 func (d *decoder) withoutMount(list []Mount, v *value, key string) []Mount {
 	dev, ok := d.fit(v, key, fstabField)
-	if ok && (dev == "ephemeral0" || dev == "ephemeral") {
+	if ok && resourceName.MatchString(dev) {
 		d.bad(v, key, "the temporary disk is left alone with ResourceDisk.Format=n in waagent.conf, not with an entry without a mount point")
 	}
 	return slices.DeleteFunc(list, func(m Mount) bool { return m.Device == dev })
@@ -356,14 +363,17 @@ func (d *decoder) user(v *value, key string) (User, bool) {
 	u := User{At: v.at}
 	before := len(d.problems.list) + d.problems.more
 	d.fields(v, key, map[string]setter{
-		"name":                d.toLine(&u.Name, accountName),
-		"gecos":               d.toLine(&u.Gecos, noColon),
-		"primary_group":       d.toLine(&u.PrimaryGroup, groupName),
+		"name":                d.toOptional(&u.Name, accountName),
+		"gecos":               d.toOptional(&u.Gecos, noColon),
+		"primary_group":       d.toOptional(&u.PrimaryGroup, groupName),
 		"groups":              d.toWords(&u.Groups, groupName),
-		"shell":               d.toLine(&u.Shell, absolute),
-		"homedir":             d.toLine(&u.HomeDir, homeDir),
+		"shell":               d.toPath(&u.Shell, filePath),
+		"homedir":             d.toPath(&u.HomeDir, homeDir),
 		"no_create_home":      d.toTruth(&u.NoCreateHome),
 		"system":              d.toTruth(&u.System),
+		"no_user_group":       d.toTruth(&u.NoUserGroup),
+		"no_log_init":         d.toTruth(&u.NoLogInit),
+		"create_groups":       func(v *value, key string) { u.NoNewGroups = !d.truth(v, key) },
 		"uid":                 d.toPointer(&u.UID, 1, 1<<32-2),
 		"sudo":                func(v *value, key string) { u.Sudo = d.sudo(v, key) },
 		"lock_passwd":         func(v *value, key string) { u.LockPassword = new(d.truth(v, key)) },
@@ -371,10 +381,10 @@ func (d *decoder) user(v *value, key string) (User, bool) {
 		"hashed_passwd":       d.toSecret(&u.HashedPasswd, cryptHash),
 		"passwd":              d.toSecret(&u.Passwd, cryptHash),
 		"ssh_authorized_keys": func(v *value, key string) { u.Keys = d.keys(v, key) },
-		"expiredate":          d.toLine(&u.ExpireDate, date),
+		"expiredate":          d.toOptional(&u.ExpireDate, date),
 		"inactive":            d.toPointer(&u.Inactive, 0, 1<<20),
 	})
-	if u.Name == "" && v.field("name") == nil {
+	if missing(v, "name") {
 		d.bad(v, key+".name", "is missing")
 	}
 	return u, len(d.problems.list)+d.problems.more == before
@@ -412,6 +422,9 @@ func (d *decoder) toSecret(at *secret.Secret, judge func(string) error) setter {
 func (d *decoder) sudo(v *value, key string) []string {
 	switch {
 	case v.kind == aBool && !v.isTrue():
+		return nil
+	case v.kind == aBool:
+		d.bad(v, key, "must be rules of sudoers such as ALL=(ALL) NOPASSWD:ALL, or false")
 		return nil
 	case v.kind == aList:
 		var out []string
@@ -510,6 +523,11 @@ func hostName(s string) error {
 	if !hostPattern.MatchString(s) || len(s) > 253 {
 		return errors.New("not a host name")
 	}
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) > 63 {
+			return errors.New("not a host name: more than 63 characters without a dot")
+		}
+	}
 	return nil
 }
 
@@ -528,10 +546,18 @@ func packageName(s string) error {
 }
 
 func absolute(s string) error {
-	if !path.IsAbs(s) || path.Clean(s) != s || s == "/" {
+	if s = plainPath(s); !path.IsAbs(s) || path.Clean(s) != s || s == "/" {
 		return errors.New("must be an absolute path without . and .. in it")
 	}
 	return nil
+}
+
+// filePath judges the path of a file as it is written.
+func filePath(s string) error {
+	if strings.HasSuffix(s, "/") {
+		return errors.New("is the path of a directory")
+	}
+	return absolute(s)
 }
 
 func homeDir(s string) error {

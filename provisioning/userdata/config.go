@@ -135,6 +135,9 @@ type User struct {
 	HomeDir      string // absolute and clean; "" if not given
 	NoCreateHome bool
 	System       bool
+	NoUserGroup  bool // no_user_group: the group of new accounts of this machine
+	NoLogInit    bool // no_log_init
+	NoNewGroups  bool // create_groups: false
 	UID          *int // 0 < UID < 2^32-1
 
 	Sudo []string // rules of sudoers without the name of the account; nil for none

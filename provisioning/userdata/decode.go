@@ -43,20 +43,63 @@ func (d *decoder) fields(v *value, path string, known map[string]setter) {
 		switch {
 		case !ok && item.kind == aNull && v.hasPassword():
 			// {passwd: one,two} has a key "two": the rest of the password.
-			d.problems.add(CodeKey, item.at, strings.TrimPrefix(path+".…", "."), "a key without a value, beside a password, is not supported; put text that contains a comma in quotes")
+			d.problems.add(CodeKey, v.place(k), strings.TrimPrefix(path+".…", "."), "a key without a value, beside a password, is not supported; put text that contains a comma in quotes")
 		case !ok:
-			text := "this key is not supported"
-			if near := cli.Nearest(name, sortedNames(known)); near != "" {
-				text += fmt.Sprintf("; did you mean %q?", near)
-			}
-			d.problems.add(CodeKey, item.at, key, "%s", text)
+			d.problems.add(CodeKey, v.place(k), key, "this key is not supported%s", advice(name, path == "", known))
 		case seen[name]:
-			d.bad(item, key, "given twice, with - and with _")
+			d.problems.add(CodeValue, v.place(k), key, "given twice, with - and with _")
 		case item.kind != aNull:
 			set(item, key)
 		}
 		seen[name] = true
 	}
+}
+
+// instead is what to use instead of keys of cloud-init that are not supported:
+// those of the top, and those of users.
+var instead = map[bool]map[string]string{
+	true: {
+		"apt_update":                 "use package_update",
+		"apt_upgrade":                "use package_upgrade",
+		"apt_reboot_if_required":     "use runcmd",
+		"package_reboot_if_required": "use runcmd",
+		"chpasswd":                   "use hashed_passwd and lock_passwd: false in users",
+		"password":                   "use hashed_passwd and lock_passwd: false in users, in the entry named default for the account of the VM",
+		"ssh_pwauth":                 "the VM's own setting of password authentication decides; use write_files for another one in /etc/ssh/sshd_config.d",
+		"ssh_import_id":              "use ssh_authorized_keys; nothing is fetched from elsewhere",
+		"user":                       "use users, with an entry named default for the account of the VM",
+		"power_state":                "use runcmd",
+		"cloud_final_modules":        "for a script at every boot use a part of type text/x-shellscript-per-boot",
+		"preserve_hostname":          "without hostname and fqdn the name stays as it is",
+		"swap":                       "use ResourceDisk.EnableSwap in waagent.conf",
+		"fs_setup":                   "use bootcmd, or ResourceDisk.* in waagent.conf for the temporary disk",
+		"disk_setup":                 "use bootcmd, or ResourceDisk.* in waagent.conf for the temporary disk",
+		"mount_default_fields":       "give all fields in mounts",
+		"ssh":                        "",
+	},
+	false: {
+		"ssh_import_id":     "use ssh_authorized_keys; nothing is fetched from elsewhere",
+		"ssh_redirect_user": "the keys of the VM are those of its account",
+		"mode":              "use permissions",
+		"file":              "use path",
+		"group":             "use owner: USER:GROUP",
+		"password":          "use hashed_passwd, or plain_text_passwd",
+		"chpasswd":          "use hashed_passwd and lock_passwd: false in the entry of the user",
+		"comment":           "use gecos",
+		"gid":               "use primary_group",
+		"source":            "nothing is fetched from elsewhere; use content",
+	},
+}
+
+// advice says what to write instead of an unknown key; "" if nothing is known.
+func advice(name string, top bool, known map[string]setter) string {
+	if text, ok := instead[top][name]; ok {
+		return strings.TrimSuffix("; "+text, "; ")
+	}
+	if near := cli.Nearest(name, sortedNames(known)); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return ""
 }
 
 // hasPassword reports whether one of the keys of a map is for a password.
@@ -76,7 +119,11 @@ func sortedNames(known map[string]setter) []string {
 // each passes the items of a list to f.
 func (d *decoder) each(v *value, key string, f func(item *value, key string)) {
 	if v.kind != aList {
-		d.bad(v, key, "must be a list, not %s", v.kind)
+		text := ""
+		if v.kind == aText && strings.HasPrefix(v.text, "-") {
+			text = "; a blank is missing after -"
+		}
+		d.bad(v, key, "must be a list, not %s%s", v.kind, text)
 		return
 	}
 	for i, item := range v.items {
@@ -93,6 +140,8 @@ func (d *decoder) text(v *value, key string) (string, bool) {
 	case v.kind == aBool, v.unlike:
 		// Not repeated: it may be a part of a command, and that a secret.
 		d.bad(v, key, "without quotes it is %s in YAML 1.1; put it in quotes", pick(v.kind == aText, "a time", string(v.kind)))
+	case v.kind == aMap:
+		d.bad(v, key, "must be text, not a map; put text that contains a colon and a blank in quotes")
 	default:
 		d.bad(v, key, "must be text, not %s", v.kind)
 	}
@@ -199,8 +248,55 @@ func (d *decoder) toLine(at *string, judge func(string) error) setter {
 	return func(v *value, key string) { *at, _ = d.fit(v, key, judge) }
 }
 
+// toHidden is toLine for text that may contain a secret, such as the options of
+// a mount: no message repeats it.
+func (d *decoder) toHidden(at *string, judge func(string) error) setter {
+	return func(v *value, key string) {
+		s, ok := d.line(v, key)
+		if err := judge(s); ok && err != nil {
+			d.bad(v, key, "%v", err)
+			return
+		}
+		*at = s
+	}
+}
+
+// toOptional is toLine for a value that may be left out: an empty text, which a
+// template leaves of a variable without a value, is the same as no key.
+func (d *decoder) toOptional(at *string, judge func(string) error) setter {
+	return func(v *value, key string) {
+		if v.kind != aText || v.text != "" {
+			*at, _ = d.fit(v, key, judge)
+		}
+	}
+}
+
+// toPath is toOptional for paths, which may contain slashes that mean nothing.
+func (d *decoder) toPath(at *string, judge func(string) error) setter {
+	return func(v *value, key string) {
+		d.toOptional(at, judge)(v, key)
+		*at = plainPath(*at)
+	}
+}
+
+// plainPath returns a path without slashes that mean nothing. "." and ".." stay,
+// and are refused: what they mean depends on links.
+func plainPath(s string) string {
+	for strings.Contains(s, "//") {
+		s = strings.ReplaceAll(s, "//", "/")
+	}
+	if len(s) > 1 {
+		s = strings.TrimSuffix(s, "/")
+	}
+	return s
+}
+
 func (d *decoder) toWords(at *[]string, judge func(string) error) setter {
-	return func(v *value, key string) { *at = d.words(v, key, judge) }
+	return func(v *value, key string) {
+		if v.kind != aText || v.text != "" {
+			*at = d.words(v, key, judge)
+		}
+	}
 }
 
 func anything(string) error { return nil }

@@ -72,8 +72,8 @@ func TestForms(t *testing.T) {
 		{"blanks", " \n\t\n", ""},
 		{"script", script, "script part-001 \"#!/bin/sh\\necho hi\\n\"\n"},
 		{"script with CRLF", "#!/bin/sh\r\necho hi\r\n", "script part-001 \"#!/bin/sh\\necho hi\\n\"\n"},
-		{"script without interpreter", "#! sh\n", "AZ-DATA-FORM user data: a script must begin with #! and the absolute path of an interpreter\nrefused\n"},
-		{"blank line before the script", "\n" + script, "AZ-DATA-FORM user data: a script must begin with #! and the absolute path of an interpreter\nrefused\n"},
+		{"script without interpreter", "#! sh\n", "AZ-DATA-FORM user data: a script must begin with #! and the absolute path of an interpreter, without blanks or lines before it\nrefused\n"},
+		{"blank line before the script", "\n" + script, "AZ-DATA-FORM user data: a script must begin with #! and the absolute path of an interpreter, without blanks or lines before it\nrefused\n"},
 		{"program", "\x7fELF\x01", "script part-001 \"\\x7fELF\\x01\"\n"},
 		{"cloud-config", "#cloud-config\nhostname: a\n", "hostname a\n"},
 		{"trailing text", "#cloud-config for the web servers\r\nhostname: a\r\n", "hostname a\n"},
@@ -126,9 +126,9 @@ hostname a
 		{"unknown encoding", message("Content-Type: text/plain\nContent-Transfer-Encoding: x-uuencode\n\nx"), "AZ-DATA-SYNTAX user data, part 1: Content-Transfer-Encoding \"x-uuencode\" is not supported\nrefused\n"},
 		{"no base64", message("Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n!!!"), "AZ-DATA-SYNTAX user data, part 1: content cannot be decoded (base64): unexpected EOF\nrefused\n"},
 		{"lying charset", message("Content-Type: text/cloud-config; charset=utf-16\n\nhostname: \xe4\n"), "AZ-DATA-FORM user data, part 1: charset \"utf-16\" is not supported; use UTF-8\nrefused\n"},
-		{"lying boundary", "Content-Type: multipart/mixed; boundary=ZZ\n\n--XX\n\nx\n--XX--\n", "AZ-DATA-SYNTAX user data: the MIME message is damaged or cut off after part 0: multipart: NextPart: EOF\nrefused\n"},
+		{"lying boundary", "Content-Type: multipart/mixed; boundary=ZZ\n\n--XX\n\nx\n--XX--\n", "AZ-DATA-SYNTAX user data: the MIME message is damaged: it has no line \"--ZZ\", with which its header says that parts begin\nrefused\n"},
 		{"no boundary", "Content-Type: multipart/mixed\n\n--XX\n", "AZ-DATA-SYNTAX user data: the MIME message names no boundary\nrefused\n"},
-		{"cut off", strings.TrimSuffix(message("Content-Type: text/cloud-config\n\nhostname: a\n"), "--XX--\n"), "AZ-DATA-SYNTAX user data, part 1: content cannot be decoded (no encoding): unexpected EOF\nAZ-DATA-SYNTAX user data, part 1: the MIME message is damaged or cut off after part 1: multipart: NextPart: EOF\nrefused\n"},
+		{"cut off", strings.TrimSuffix(message("Content-Type: text/cloud-config\n\nhostname: a\n"), "--XX--\n"), "AZ-DATA-SYNTAX user data: the MIME message is damaged: its last line \"--XX--\" is missing: it is cut off\nrefused\n"},
 		{"bad type", "Content-Type: ;;\n\nx\n", "AZ-DATA-SYNTAX user data: Content-Type \";;\": mime: no media type\nrefused\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -204,14 +204,14 @@ func TestSyntax(t *testing.T) {
 		{"two documents", "hostname: a\n---\nhostname: b\n", "AZ-DATA-SYNTAX user data, line 3: more than one YAML document\n"},
 		{"tabs", "ntp:\n\tenabled: true\n", "AZ-DATA-SYNTAX user data, line 3: not YAML: found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)\n"},
 		{"tab first", "\tntp:\n", "AZ-DATA-SYNTAX user data, line 2: not YAML: found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)\n"},
-		{"broken", "hostname: [a\n", "AZ-DATA-SYNTAX user data, line 2: not YAML: did not find expected ',' or ']'\n"},
-		{"not UTF-8", "hostname: \xff\n", "AZ-DATA-SYNTAX user data: not UTF-8\n"},
+		{"broken", "hostname: [a\n", "AZ-DATA-SYNTAX user data, line 2: not YAML: a list in brackets that is not closed, or lacks a comma\n"},
+		{"not UTF-8", "hostname: \xff\n", "AZ-DATA-SYNTAX user data, line 2: not UTF-8\n"},
 		{"NUL", "hostname: \x00\n", "AZ-DATA-SYNTAX user data: contains a NUL byte\n"},
 		{"key twice", "hostname: a\nhostname: b\n", "AZ-DATA-SYNTAX user data, line 3: hostname: the key is given twice, first in line 2\n"},
 		{"key is a list", "? [a]\n: b\n", "AZ-DATA-SYNTAX user data, line 2: a key must be a single word\n"},
 		{"tag", "hostname: !!python/object:os.system a\n", "AZ-DATA-VALUE user data, line 2: a tag (!) that is not supported; put text that begins with ! in quotes\n"},
 		{"unknown keys, all of them", "hostnam: a\npower_state:\n  mode: reboot\nusers:\n- name: bob\n  snapuser: x\n  ssh-authorized-keys: []\n", `AZ-DATA-KEY user data, line 2: hostnam: this key is not supported; did you mean "hostname"?
-AZ-DATA-KEY user data, line 4: power_state: this key is not supported
+AZ-DATA-KEY user data, line 3: power_state: this key is not supported; use runcmd
 AZ-DATA-KEY user data, line 7: users[0].snapuser: this key is not supported
 `},
 	} {
@@ -224,6 +224,65 @@ AZ-DATA-KEY user data, line 7: users[0].snapuser: this key is not supported
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestPlaceOfFault: the line is that of the fault, not that on which the map or
+// list begins, and what is said helps to mend it.
+func TestPlaceOfFault(t *testing.T) {
+	const before = "#cloud-config\npackage_update: true\npackages:\n- a\n- b\n"
+	for _, tc := range []struct {
+		doc  string
+		line int
+		want string
+	}{
+		{"users:\n  - name: ann\n   shell: /bin/sh\n", 8, "an entry of the list (-) is expected here"},
+		{"write_files:\n- path: /a\n  content: |\n    a\n   b\n  owner: x\n", 10, "indented as the ones before it"},
+		{"runcmd:\n- ls\n hostname: a\n", 8, "a colon and a blank in text"},
+		{"runcmd:\n- \"echo a\" >/x\n", 7, "text after a closing quote"},
+		{"runcmd:\n- 'ls' && pwd\n", 7, "text after a closing quote"},
+		{"runcmd:\n- && ls\n", 7, "text that begins with & or *"},
+		{"runcmd:\n- > a b\n", 7, "put the whole value in quotes"},
+		{"runcmd:\n- [sh, -c, \"x]\n- ls\n", 7, "a quote is not closed"},
+		{"runcmd:\n- [ls\nhostname: a\n", 7, "a list in brackets that is not closed"},
+		{"ntp: {servers: [a], pools: [b]\n\ntimezone: UTC\n", 6, "a map in braces that is not closed"},
+		{"runcmd:\n- \"s/\\d//\"\n", 7, "use single quotes"},
+		{"runcmd:\n- a\n\t- b\n", 8, "a tab cannot indent"},
+		{"runcmd:\n- *a\n", 7, "put text that begins with * in quotes"},
+		{"hostname: a: b\n", 6, "put text that contains a colon and a blank in quotes"},
+		{"hostname\ntimezone: UTC\n", 6, "a key without a colon after it, or a line with a wrong indentation"},
+		{"runcmd: - ls\n", 6, "a list begins on a line of its own"},
+		{"write_files:\n- path: /a\n  content: \xe4\n", 8, "not UTF-8"},
+		{"hostname: a\x01\n", 6, "a control character"},
+		{"hostname: {{ v1.name }}\n", 6, "templates ({{ }}) are not supported"},
+		{"chpasswd:\n  list: |\n    a:b\n", 6, "use hashed_passwd"},
+		{"packages:\n- c\n", 6, "first in line 3"},
+		{"runcmd:\n  -ls\n", 7, "a blank is missing after -"},
+		{"ssh_authorized_keys:\n- ssh-rsa AAAA a: b\n", 7, "put text that contains a colon and a blank in quotes"},
+		{"users:\n- name: ann\n  ssh_import_id:\n  - gh:ann\n", 8, "use ssh_authorized_keys"},
+	} {
+		d := Load(user(before + tc.doc))
+		if len(d.Problems) == 0 || d.Problems[0].At.Line != tc.line || !strings.Contains(d.Problems[0].Text, tc.want) {
+			t.Errorf("%s: got %v\nwant line %d, %s", tc.doc, d.Problems, tc.line, tc.want)
+		}
+	}
+}
+
+// TestMisplacedBeginning: what was meant for this package is not taken for data
+// of an application.
+func TestMisplacedBeginning(t *testing.T) {
+	for doc, want := range map[string]string{
+		"---\n#cloud-config\nhostname: a\n":                       "user data: #cloud-config is in line 2; it must be the first line",
+		"# of the web servers\n\n#Cloud-Config \r\nhostname: a\n": "user data: #cloud-config is in line 3; it must be the first line",
+		"\n\n" + message("\n"+script):                             "user data: blanks or empty lines before the header of the MIME message; it must begin with the first line",
+	} {
+		if d := Load(user(doc)); len(d.Problems) != 1 || d.Problems[0].Error() != want || !d.Refused {
+			t.Errorf("%q: %v", doc, d.Problems)
+		}
+	}
+	// A manifest of an application that contains a document is not one.
+	if d := Load(user("files:\n- |\n  #cloud-config\n  hostname: a\n")); len(d.Foreign) != 1 {
+		t.Errorf("%v", d.Problems)
 	}
 }
 

@@ -227,9 +227,15 @@ func (p *parser) blob(b []byte, h header, level int) {
 		p.problems.add(CodeForm, at, "", "begins with a byte order mark; save it as UTF-8 without one")
 		return
 	}
-	if isMessage(b) && (level == 1 || !p.several) && byContent(h.kind) {
-		p.message(b, level)
-		return
+	if byContent(h.kind) && (level == 1 || !p.several) {
+		if isMessage(b) {
+			p.message(b, level)
+			return
+		}
+		if isMessage(bytes.TrimLeft(b, " \t\r\n")) {
+			p.problems.add(CodeForm, at, "", "blanks or empty lines before the header of the MIME message; it must begin with the first line")
+			return
+		}
 	}
 	kind := h.kind
 	if f := form(b); byContent(kind) {
@@ -256,6 +262,8 @@ func (p *parser) leaf(b []byte, kind string, h header, level int) {
 	case kind != "":
 		p.problems.add(CodeForm, p.place(h.name), "", "parts of type %s are not supported", quote(kind))
 	case level == 1 && p.base64(b, h, level):
+	case mark(b) > 1:
+		p.problems.add(CodeForm, p.place(h.name), "", "#cloud-config is in line %d; it must be the first line", mark(b))
 	case !p.several && !bytes.HasPrefix(bytes.TrimSpace(b), []byte("#")):
 		p.out.foreign = true
 	default:
@@ -266,6 +274,22 @@ func (p *parser) leaf(b []byte, kind string, h header, level int) {
 		}
 		p.problems.add(CodeForm, p.place(h.name), "", "%s", text)
 	}
+}
+
+// mark returns the number of the line, of the first ones, that is #cloud-config;
+// 0 if none is.
+func mark(b []byte) int {
+	const first = 50
+	n := 0
+	for line := range bytes.Lines(b) {
+		if n++; n > first {
+			return 0
+		}
+		if strings.EqualFold(string(bytes.TrimRight(line, " \t\r\n")), "#cloud-config") {
+			return n
+		}
+	}
+	return 0
 }
 
 // misspelt is what a message repeats of an unknown beginning: what may be a form
@@ -295,7 +319,7 @@ func (p *parser) script(b []byte, class Class, h header) {
 		b = unixLines(b)
 	}
 	if _, _, ok := interpreter(b); !ok && !bytes.HasPrefix(b, []byte("\x7fELF")) {
-		p.problems.add(CodeForm, at, "", "a script must begin with #! and the absolute path of an interpreter")
+		p.problems.add(CodeForm, at, "", "a script must begin with #! and the absolute path of an interpreter, without blanks or lines before it")
 		return
 	}
 	name := cmp.Or(cleanName(h.name), fmt.Sprintf("part-%03d", max(1, p.parts)))
@@ -490,7 +514,17 @@ func (p *parser) multipart(body io.Reader, boundary string, level int) {
 		p.problems.add(CodeSyntax, p.place(""), "", "the MIME message is damaged or cut off: %v", err)
 		return
 	}
-	for r := multipart.NewReader(bytes.NewReader(evenLines(b, boundary)), boundary); p.parts <= maxParts; {
+	even, begun, ended := evenLines(b, boundary)
+	if !begun || !ended {
+		text := "its last line %s is missing: it is cut off"
+		last := "--" + boundary + "--"
+		if !begun {
+			text, last = "it has no line %s, with which its header says that parts begin", "--"+boundary
+		}
+		p.problems.add(CodeSyntax, p.place(""), "", "the MIME message is damaged: "+text, quote(last))
+		return
+	}
+	for r := multipart.NewReader(bytes.NewReader(even), boundary); p.parts <= maxParts; {
 		part, err := r.NextRawPart()
 		if err == io.EOF { //nolint:errorlint // the last boundary; at the end of a message without one, the error wraps this
 			return
@@ -510,20 +544,24 @@ func (p *parser) multipart(body io.Reader, boundary string, level int) {
 // evenLines gives all boundaries the line ends that the reader of the standard
 // library takes from the first one: with others it would read the next parts as
 // text of this one, and run them with its script.
-func evenLines(b []byte, boundary string) []byte {
-	out := make([]byte, 0, len(b)+256)
+//
+// begun and ended say whether there is a boundary of a part, and the last one.
+func evenLines(b []byte, boundary string) (out []byte, begun, ended bool) {
+	out = make([]byte, 0, len(b)+256)
 	for line := range bytes.Lines(b) {
 		text := bytes.TrimRight(line, " \t\r\n")
-		if rest, ok := bytes.CutPrefix(text, []byte("--"+boundary)); !ok || len(rest) > 0 && string(rest) != "--" {
+		rest, ok := bytes.CutPrefix(text, []byte("--"+boundary))
+		if !ok || len(rest) > 0 && string(rest) != "--" {
 			out = append(out, line...)
 			continue
 		}
+		begun, ended = true, ended || len(rest) > 0
 		if before, ok := bytes.CutSuffix(out, []byte("\n")); ok {
 			out = append(bytes.TrimSuffix(before, []byte("\r")), "\r\n"...)
 		}
 		out = append(append(out, text...), "\r\n"...)
 	}
-	return out
+	return out, begun, ended
 }
 
 func mediaType(head textproto.MIMEHeader) (kind string, params map[string]string, err error) {

@@ -1,6 +1,7 @@
 package userdata
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,10 +124,17 @@ func fstabWith(text string, ours []Mount) string {
 // shortDevice matches names of disks that may be given without /dev.
 var shortDevice = regexp.MustCompile(`^(x?[shv]d[a-z][0-9]*|sr[0-9]+|nvme[0-9]+n[0-9]+(p[0-9]+)?)$`)
 
-// resourceLinks are the names of the first partition of the temporary disk: by
-// the rules for udev of this agent and of WALinuxAgent, and by those of
-// cloud-init.
-var resourceLinks = []string{"/dev/disk/azure/resource-part1", "/dev/disk/cloud/azure_resource-part1"}
+// resourceName matches the names that cloud-init has for the temporary disk and
+// its partitions, and otherName those of other disks of platforms.
+var (
+	resourceName = regexp.MustCompile(`^ephemeral0?(?:\.([1-9][0-9]?))?$`)
+	otherName    = regexp.MustCompile(`^(?:ephemeral[0-9]*(?:\..*)?|ebs[0-9]+|ami|root|swap)$`)
+)
+
+// resourceLinks are the names of the partitions of the temporary disk, without
+// their numbers: by the rules for udev of this agent and of WALinuxAgent, and by
+// those of cloud-init.
+var resourceLinks = []string{"/dev/disk/azure/resource-part", "/dev/disk/cloud/azure_resource-part"}
 
 // device returns the device of a mount as fstab names it, and whether it is
 // there. Of a disk that has partitions, it is the first one. What is no device
@@ -135,12 +143,16 @@ var resourceLinks = []string{"/dev/disk/azure/resource-part1", "/dev/disk/cloud/
 func device(r host.Root, mt Mount) (string, bool) {
 	dev := mt.Device
 	switch {
-	case dev == "ephemeral0" || dev == "ephemeral":
-		i := slices.IndexFunc(resourceLinks, r.Exists)
-		if i < 0 {
-			return "", false
+	case resourceName.MatchString(dev):
+		part := cmp.Or(resourceName.FindStringSubmatch(dev)[1], "1")
+		for _, link := range resourceLinks {
+			if r.Exists(link + part) {
+				return link + part, true
+			}
 		}
-		return resourceLinks[i], true
+		return "", false
+	case otherName.MatchString(dev): // a disk that only other platforms have
+		return "", false
 	case shortDevice.MatchString(dev):
 		dev = "/dev/" + dev
 	case !strings.HasPrefix(dev, "/dev/"):

@@ -120,7 +120,7 @@ func TestMounts(t *testing.T) {
 	if err := os.WriteFile("/etc/fstab", []byte(fstab), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, "touch /dev/sdq /dev/sdq1 /dev/sdr /dev/sdr1; mkdir -p /opt/from /dev/disk/cloud; echo x >/opt/from/file; ln -s ../../sdq1 /dev/disk/cloud/azure_resource-part1")
+	sh(t, "touch /dev/sdq /dev/sdq1 /dev/sdr /dev/sdr1; mkdir -p /opt/from /dev/disk/cloud; echo x >/opt/from/file; ln -s ../../sdq1 /dev/disk/cloud/azure_resource-part1; ln -s ../../sdq2 /dev/disk/cloud/azure_resource-part2; touch /dev/sdq2")
 	mount := func(dev, point, typ, options string) Mount {
 		return Mount{Device: dev, Point: point, Type: typ, Options: options, Pass: 2}
 	}
@@ -130,6 +130,9 @@ func TestMounts(t *testing.T) {
 		mount("sdq", "/later", "auto", "noauto,nofail"),
 		mount("/dev/sdr", "/again", "auto", "noauto"),
 		mount("ephemeral0", "/scratch", "auto", "noauto"),
+		mount("ephemeral0.2", "none", "swap", "sw,noauto"),
+		mount("ephemeral0.3", "/absent", "auto", "defaults,nofail"),
+		mount("ephemeral1", "/absent", "auto", "defaults,nofail"),
 		mount("/dev/sdz9", "/nothing", "auto", "defaults,nofail"),
 		mount("/dev/sdz8", "/stops-the-boot", "auto", "defaults"),
 		mount("LABEL=none", "/label", "auto", "noauto"),
@@ -139,6 +142,7 @@ tmpfs	/data/a	tmpfs	size=1M,nofail	0	2
 /opt/from	/data/with\040blank	none	bind	0	2
 /dev/sdq1	/later	auto	noauto,nofail	0	2
 /dev/disk/cloud/azure_resource-part1	/scratch	auto	noauto	0	2
+/dev/disk/cloud/azure_resource-part2	none	swap	sw,noauto	0	2
 /dev/sdz9	/nothing	auto	defaults,nofail	0	2
 LABEL=none	/label	auto	noauto	0	2
 ` + provisioning.FstabEnd + "\n"
@@ -155,9 +159,9 @@ LABEL=none	/label	auto	noauto	0	2
 			t.Errorf("fstab (-want +got):\n%s", diff)
 		}
 		expect(t, map[string]string{
-			"findmnt -n -o FSTYPE /data/a; cat '/data/with blank/file'": "tmpfs\nx",
-			"grep -c ' /data/' /proc/self/mountinfo":                    "2",
-			"ls -d /later /nothing /stops-the-boot 2>/dev/null || true": "/later\n/nothing",
+			"findmnt -n -o FSTYPE /data/a; cat '/data/with blank/file'":         "tmpfs\nx",
+			"grep -c ' /data/' /proc/self/mountinfo":                            "2",
+			"ls -d /later /nothing /absent /stops-the-boot 2>/dev/null || true": "/later\n/nothing",
 		})
 	}
 	if got := provisioning.WithoutFstabBlock(ours); got != fstab {

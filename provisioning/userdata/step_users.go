@@ -116,7 +116,10 @@ func groupID(ctx context.Context, m *provisioning.Machine, name string) (int, er
 type AddUser struct {
 	Account provisioning.CreateUser
 	Groups  []string // supplementary
-	Busybox bool
+	// NoNewGroups leaves it at the groups that exist; with another one the
+	// account is not made.
+	NoNewGroups bool
+	Busybox     bool
 	// Kept are keys of the entry that an existing account does not get.
 	Kept []string
 	// Without are keys that the tool of this machine has no option for.
@@ -146,6 +149,12 @@ func (s AddUser) Apply(ctx context.Context, m *provisioning.Machine) error {
 		groups = append(slices.Clone(groups), s.Account.Primary)
 	}
 	for _, g := range groups {
+		if s.NoNewGroups {
+			if _, err := groupID(ctx, m, g); err != nil {
+				return bad(fmt.Errorf("%w, and create_groups is false", err))
+			}
+			continue
+		}
 		if err := makeGroup(ctx, m, g, s.Busybox); err != nil {
 			return bad(err)
 		}

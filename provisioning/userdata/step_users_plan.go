@@ -101,11 +101,14 @@ func (p *userPlan) add(u User) AddUser {
 	if a.Primary == "" {
 		a.Primary, a.NoOwnGroup = p.ownGroup(u.Name)
 	}
-	s := AddUser{Groups: u.Groups, Busybox: p.busybox, Kept: kept(u)}
+	if u.NoUserGroup && u.PrimaryGroup == "" {
+		a.Primary, a.NoOwnGroup = "", true
+	}
+	s := AddUser{Groups: u.Groups, NoNewGroups: u.NoNewGroups, Busybox: p.busybox, Kept: kept(u)}
 	switch {
 	case p.f.Useradd != "":
 		a.Tool = "useradd"
-		a.About = slices.Concat(settings(u), option(u.System, "-r"), option(len(u.Groups) > 0, "-G", strings.Join(u.Groups, ",")))
+		a.About = slices.Concat(settings(u), option(u.System, "-r"), option(u.NoLogInit, "-l"), option(len(u.Groups) > 0, "-G", strings.Join(u.Groups, ",")))
 	case p.busybox:
 		a.Tool = "adduser"
 		a.About = slices.Concat(option(u.Gecos != "", "-g", u.Gecos), option(u.System, "-S"))

@@ -37,6 +37,8 @@ func TestUsersAndGroups(t *testing.T) {
 			{Name: "image", Shell: "/bin/bash", Groups: []string{"admins"}, Keys: []string{testKey}},
 			{Name: "bad.rule", Sudo: []string{"this is no rule"}},
 			{Name: "root", LockPassword: new(false), HashedPasswd: secret.New("$6$root$hash"), Keys: []string{testKey}},
+			{Name: "plain", NoUserGroup: true, NoLogInit: true, Groups: []string{"adm"}, NoNewGroups: true},
+			{Name: "nogroup", Groups: []string{"missing"}, NoNewGroups: true, LockPassword: new(false)},
 			{Name: "bob2", UID: new(1777), Sudo: []string{"ALL=(ALL) ALL"}},
 		},
 		Keys: []string{testKey + " top"},
@@ -45,7 +47,7 @@ func TestUsersAndGroups(t *testing.T) {
 	failures := applyAll(t.Context(), t, m, c, "azureuser")
 	wantFailures := map[string]string{
 		"group:admins": "AZ-DATA-GROUP warning", "user:image": "AZ-DATA-USER warning", "sudo:bad.rule": "AZ-DATA-SUDO", "keys:hashed": "AZ-DATA-KEYS",
-		"user:bob2": "AZ-DATA-USER", "password:bob2": "AZ-DATA-USER", "sudo:bob2": "AZ-DATA-SUDO",
+		"user:nogroup": "AZ-DATA-USER", "user:bob2": "AZ-DATA-USER", "password:bob2": "AZ-DATA-USER", "sudo:bob2": "AZ-DATA-SUDO",
 	}
 	if diff := cmp.Diff(wantFailures, codes(failures)); diff != "" {
 		t.Errorf("failures (-want +got):\n%s\n%v", diff, failures)
@@ -62,7 +64,9 @@ hashed::/home/hashed:/bin/sh
 image::/home/image:/bin/sh
 bad.rule::/home/bad.rule:/bin/sh`,
 		"id bob | sed 's/([^)]*)//g; s/ .*//'; id -gn bob; id -gn alice": "uid=1777\nstaffers\nalice",
-		"id -nG alice": "alice admins made",
+		"id -nG alice":                       "alice admins made",
+		"id -nG plain":                       "users adm",
+		"getent group missing plain || true": "",
 		"getent shadow azureuser alice hashed deploy image root | cut -d: -f1,2 | sed 's/\\$y\\$.*/HASH/'": `azureuser:$6$salt$hash
 alice:*
 hashed:!$6$abc$def

@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"math"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -46,6 +48,16 @@ type value struct {
 	fields map[string]*value
 	items  []*value
 	at     Place
+	keyAt  map[string]Place // of the keys of a map
+}
+
+// place returns the place of a key, which is not that of its value if this
+// begins on a line below.
+func (v *value) place(key string) Place {
+	if at, ok := v.keyAt[key]; ok {
+		return at
+	}
+	return v.fields[key].at
 }
 
 func (v *value) isTrue() bool {
@@ -80,6 +92,7 @@ func readYAML(text []byte, at Place, ps *problems) *value {
 		ps.add(CodeLimit, at, "", "more than %d KiB", maxConfig>>10)
 		return nil
 	case !utf8.Valid(text):
+		at.Line = badLine(text)
 		ps.add(CodeSyntax, at, "", "not UTF-8")
 		return nil
 	case bytes.IndexByte(text, 0) >= 0:
@@ -97,7 +110,7 @@ func readYAML(text []byte, at Place, ps *problems) *value {
 		return nil
 	}
 	if err := in.Decode(&second); !errors.Is(err, io.EOF) {
-		at.Line = second.Line
+		at.Line = second.Line // 0 if it cannot be read
 		ps.add(CodeSyntax, at, "", "more than one YAML document")
 		return nil
 	}
@@ -119,33 +132,70 @@ func readYAML(text []byte, at Place, ps *problems) *value {
 	return v
 }
 
-var (
-	yamlLine   = regexp.MustCompile(`^yaml: line (\d+): `)
-	yamlAnchor = regexp.MustCompile(`^yaml: unknown anchor '(.*)' referenced$`)
-)
-
-// lineOf returns what an error of the YAML library says, for the reader
-// alone, and its line. An alias is not repeated: a password may begin with *.
-func lineOf(doc []byte, err error) (line int, why string) {
-	text := err.Error()
-	if m := yamlAnchor.FindStringSubmatch(text); m != nil {
-		before, _, _ := bytes.Cut(doc, []byte("*"+m[1]))
-		return bytes.Count(before, []byte("\n")) + 1, "an alias without its anchor; put text that begins with * in quotes"
-	}
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		line, _ = strconv.Atoi(m[1]) // digits; too many of them are no line
-		text = text[len(m[0]):]
-		if strings.HasPrefix(text, "did not find expected") {
-			line++ // the library counts the lines of its parser's errors from 0
+// badLine returns the line of the first character that is not UTF-8.
+func badLine(text []byte) int {
+	for n := 0; n < len(text); {
+		r, size := utf8.DecodeRune(text[n:])
+		if r == utf8.RuneError && size == 1 {
+			return bytes.Count(text[:n], []byte("\n")) + 1
 		}
-	} else if text = strings.TrimPrefix(text, "yaml: "); strings.HasPrefix(text, "found ") {
-		line = 1 // which the library does not name
+		n += size
 	}
-	why = word(text)
-	if strings.HasPrefix(text, "found character that cannot start any token") {
-		why += " (a tab cannot indent; put text that begins with @, % or a backquote in quotes)"
+	return 0
+}
+
+// yamlFaults are the faults of YAML that people make, by what the library says
+// of them, and how they are mended. An alias is not repeated: a password may begin
+// with *.
+var yamlFaults = []struct{ said, why string }{
+	{"unknown anchor", "an alias without its anchor; put text that begins with * in quotes"},
+	{"mapping values are not allowed", "a colon and a blank in text, or a line with a wrong indentation; put text that contains a colon and a blank in quotes"},
+	{"did not find expected key", "a key is expected here; is the line indented as the ones before it, or is there text after a closing quote?"},
+	{"did not find expected '-'", "an entry of the list (-) is expected here; is the line indented as the ones before it, or is there text after a closing quote?"},
+	{"could not find expected ':'", "a key without a colon after it, or a line with a wrong indentation"},
+	{"block sequence entries are not allowed", "an entry of a list (-) is not allowed here; a list begins on a line of its own"},
+	{"did not find expected ',' or ']'", "a list in brackets that is not closed, or lacks a comma"},
+	{"did not find expected ',' or '}'", "a map in braces that is not closed, or lacks a comma"},
+	{"found character that cannot start any token", "found character that cannot start any token (a tab cannot indent; put text that begins with @, % or a backquote in quotes)"},
+	{"found a tab character", "a tab cannot indent"},
+	{"found unknown escape character", "an escape (\\) that is not known in double quotes; use single quotes, or \\\\"},
+	{"found unexpected end of stream", "a quote is not closed"},
+	{"did not find expected alphabetic or numeric character", "text that begins with & or *, or text after a closing quote; put the whole value in quotes"},
+	{"did not find expected whitespace or line break", "a tag (!) that cannot be read; put text that begins with ! in quotes"},
+	{"did not find expected comment or line break", "text after a closing quote, or after > or |; put the whole value in quotes"},
+	{"control characters are not allowed", "a control character"},
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (?:line \d+: )?`)
+
+// explain says what an error of the YAML library means for the document.
+func explain(err error) string {
+	text := yamlLine.ReplaceAllString(err.Error(), "")
+	for _, f := range yamlFaults {
+		if strings.HasPrefix(text, f.said) {
+			return f.why
+		}
 	}
-	return line, why
+	return word(text)
+}
+
+// lineOf returns what an error of the YAML library says, for the reader alone,
+// and its line. The library often names the line on which the map or list begins
+// that it was reading, and miscounts some: the line of the fault is the first one
+// with which the text, cut off after it, has the same error. It repeats no text
+// of the document.
+func lineOf(text []byte, err error) (line int, why string) {
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	end := make([]int, len(lines)+1) // of the first n lines
+	for i, l := range lines {
+		end[i+1] = end[i] + len(l)
+	}
+	line = sort.Search(len(lines), func(n int) bool {
+		var doc yaml.Node
+		e := yaml.NewDecoder(bytes.NewReader(text[:end[n]])).Decode(&doc)
+		return e != nil && e.Error() == err.Error()
+	})
+	return line, explain(err)
 }
 
 func (r *reader) place(n *yaml.Node) Place {
@@ -198,7 +248,7 @@ const mergeKey = "<<"
 
 func (r *reader) mapping(n *yaml.Node, depth int) *value {
 	r.tag(n, "!!map")
-	v := &value{kind: aMap, at: r.place(n), fields: map[string]*value{}}
+	v := &value{kind: aMap, at: r.place(n), fields: map[string]*value{}, keyAt: map[string]Place{}}
 	var below []*value // what merge keys bring in
 	for i := 0; i+1 < len(n.Content) && !r.over; i += 2 {
 		k := n.Content[i]
@@ -206,7 +256,11 @@ func (r *reader) mapping(n *yaml.Node, depth int) *value {
 			k = k.Alias
 		}
 		if k.Kind != yaml.ScalarNode {
-			r.problems.add(CodeSyntax, r.place(k), "", "a key must be a single word")
+			text := "a key must be a single word"
+			if k.Kind == yaml.MappingNode {
+				text += "; templates ({{ }}) are not supported" // which are maps in maps to YAML
+			}
+			r.problems.add(CodeSyntax, r.place(k), "", "%s", text)
 			continue
 		}
 		item := r.value(n.Content[i+1], depth+1)
@@ -222,11 +276,11 @@ func (r *reader) mapping(n *yaml.Node, depth int) *value {
 			continue
 		}
 		if v.fields[k.Value] != nil {
-			r.problems.add(CodeSyntax, r.place(k), word(k.Value), "the key is given twice, first in line %d", v.fields[k.Value].at.Line)
+			r.problems.add(CodeSyntax, r.place(k), word(k.Value), "the key is given twice, first in line %d", v.place(k.Value).Line)
 			continue
 		}
 		v.keys = append(v.keys, k.Value)
-		v.fields[k.Value] = item
+		v.fields[k.Value], v.keyAt[k.Value] = item, r.place(k)
 	}
 	for _, b := range below {
 		if b.kind != aMap {
@@ -237,7 +291,7 @@ func (r *reader) mapping(n *yaml.Node, depth int) *value {
 			r.nodes++
 			if v.fields[k] == nil {
 				v.keys = append(v.keys, k)
-				v.fields[k] = b.fields[k]
+				v.fields[k], v.keyAt[k] = b.fields[k], b.place(k)
 			}
 		}
 	}
@@ -288,9 +342,23 @@ func plain(s string) (k kind, unlike bool) {
 	case plainBool.MatchString(s):
 		return aBool, true
 	case plainInt.MatchString(s), plainFloat.MatchString(s):
-		return aNumber, !plainSame.MatchString(s)
+		return aNumber, !plainSame.MatchString(s) && !sameFloat(s)
 	case plainTime.MatchString(s):
 		return aText, true
 	}
 	return aText, false
+}
+
+// sameFloat reports whether a number with a point is written as cloud-init would
+// write it: 1.5 and 1.0 are, 1.10 is not.
+func sameFloat(s string) bool {
+	f, err := strconv.ParseFloat(s, 64)
+	if abs := math.Abs(f); err != nil || abs >= 1e15 || abs < 1e-3 && abs != 0 || !strings.Contains(s, ".") {
+		return false
+	}
+	text := strconv.FormatFloat(f, 'f', -1, 64)
+	if !strings.Contains(text, ".") {
+		text += ".0"
+	}
+	return text == s
 }

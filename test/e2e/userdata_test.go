@@ -154,7 +154,7 @@ func TestUserDataRefused(t *testing.T) {
 	c.WaitReady(t)
 	dataDone(t, c, "not carried out: it has faults")
 	c.screen(t, 1, "AZ-DATA-KEY", "user data, line 3: users[0].snapuser: this key is not supported (and 1 more: agentctl data status)")
-	if got := c.Sh(t, "agentctl data status"); !strings.Contains(got, "user data, line 4: power_state: this key is not supported (AZ-DATA-KEY)") || !strings.Contains(got, "nothing of it was carried out") {
+	if got := c.Sh(t, "agentctl data status"); !strings.Contains(got, "user data, line 4: power_state: this key is not supported; use runcmd (AZ-DATA-KEY)") || !strings.Contains(got, "nothing of it was carried out") {
 		t.Errorf("data status: %s", got)
 	}
 	for do, want := range map[string]string{

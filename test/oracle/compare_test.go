@@ -93,6 +93,18 @@ var differences = []difference{
 		why:       "without the device and without nofail the next boot ends in the emergency shell, so the line is left out and reported (DESIGN.md, decision 143)",
 	},
 	{
+		documents: []string{"field-slashes"},
+		theirs:    []string{"+fstab server:/x /srv/x/ nfs ro,noauto,comment=cloudconfig 0 2", "+home /srv/ann/ drwxr-xr-x ann:ann", "+home /srv/ann//.profile -rw-r--r-- ann:ann", "+user ann auto ann '' /srv/ann/ /bin/sh"},
+		ours:      []string{"+fstab server:/x /srv/x nfs ro,noauto 0 2", "+home /srv/ann drwxr-xr-x ann:ann", "+home /srv/ann/.profile -rw-r--r-- ann:ann", "+user ann auto ann '' /srv/ann /bin/sh"},
+		why:       "paths are written without slashes that mean nothing, so that they are found again (DESIGN.md, decision 142)",
+	},
+	{
+		documents: []string{"field-owner-by-number"},
+		theirs:    []string{"+file /srv/a -rw-r--r-- root:root"},
+		ours:      []string{"+file /srv/a -rw-r--r-- daemon:adm"},
+		why:       "owners may be numbers, as with chown(1); cloud-init fails, and leaves root's file (DESIGN.md, decision 142)",
+	},
+	{
 		documents: []string{"merge-maps"},
 		ours:      []string{"+chrony server a.example.org iburst", "+hosts 127.0.1.1 b", "-hosts 127.0.1.1 first-light"},
 		why:       "between parts cloud-init replaces whole maps, between vendor data and user data it merges them; here both are merged (DESIGN.md, decision 139)",

@@ -21,7 +21,7 @@ const (
 // documents are the forms of user data that azguest supports, each in the words
 // of cloud-init's documentation.
 func documents() []document {
-	return slices.Concat(scripts(), parts(), merges(), files(), commands(), names(), systems(), groups(), accounts(), passwords(), keys())
+	return slices.Concat(scripts(), parts(), merges(), files(), commands(), names(), systems(), groups(), accounts(), passwords(), keys(), inTheField())
 }
 
 // config makes a cloud-config of its lines.
@@ -268,5 +268,30 @@ func keys() []document {
 		{name: "keys-of-user-text", user: config("users:", "- name: ann", "  ssh_authorized_keys: "+keyA)},
 		{name: "keys-of-account", user: config("ssh_authorized_keys:", "- "+keyA)},
 		{name: "keys-of-existing", prepare: "useradd -m ann; mkdir -m 700 /home/ann/.ssh; echo '" + keyB + "' >/home/ann/.ssh/authorized_keys; chmod 600 /home/ann/.ssh/authorized_keys; chown -R ann: /home/ann/.ssh", user: config("users:", "- {name: ann, ssh_authorized_keys: ["+keyA+"]}")},
+	}
+}
+
+// inTheField are documents as other tools write them, and habits of people.
+func inTheField() []document {
+	return []document{
+		{name: "field-terraform", user: gzipped("Content-Type: multipart/mixed; boundary=\"MIMEBOUNDARY\"\nMIME-Version: 1.0\r\n\r\n" +
+			"--MIMEBOUNDARY\r\nContent-Transfer-Encoding: 7bit\r\nContent-Type: text/cloud-config\r\nMime-Version: 1.0\r\n\r\n" + config("write_files:", "- {path: /srv/a, content: x}") +
+			"\r\n--MIMEBOUNDARY\r\nContent-Disposition: attachment; filename=\"init.sh\"\r\nContent-Transfer-Encoding: 7bit\r\nContent-Type: text/x-shellscript\r\nMime-Version: 1.0\r\n\r\n" + say("terraform") +
+			"\r\n--MIMEBOUNDARY\r\nContent-Transfer-Encoding: 7bit\r\nContent-Type: text/cloud-config\r\nMime-Version: 1.0\r\nX-Merge-Type: list(append)+dict(recurse_array)+str()\r\n\r\n" + config("write_files:", "- {path: /srv/b, content: y}") +
+			"\r\n--MIMEBOUNDARY--\r\n")},
+		{name: "field-make-mime", user: "From nobody Tue Jan  3 10:00:00 2023\n" + message("===============2600==",
+			part{kind: "text/x-shellscript; charset=\"utf-8\"", name: "a.sh", header: []string{"Content-Transfer-Encoding: base64"}, body: base64Of(say("gr\u00fc\u00dfe"))},
+			part{kind: "text/cloud-config; charset=\"us-ascii\"", name: "b.yaml", header: []string{"Content-Transfer-Encoding: 7bit"}, body: config("runcmd: [echo run >>/srv/log]")},
+		)},
+		{name: "field-json", user: "#cloud-config\n{\"runcmd\": [\"echo a: b >>/srv/log\"], \"write_files\": [{\"path\": \"/srv/a\", \"content\": \"tab\\tx\", \"permissions\": \"0600\"}]}\n"},
+		{name: "field-anchors", user: config("users:", "- &base {name: ann, shell: /bin/bash, groups: &g [adm]}", "- {<<: *base, name: bob}", "- {name: cyd, groups: *g}")},
+		{name: "field-hyphens", user: config("users:", "- {name: ann, primary-group: staff, lock-passwd: false, passwd: '"+hash+"', no-create-home: true}")},
+		{name: "field-comments", user: "#cloud-config for web servers\n# vim: syntax=yaml\n---\nruncmd:   # all\n  - echo 'it''s # no comment' >>/srv/log # comment\n  - >\n    echo folded\n    line >>/srv/log\n...\n"},
+		{name: "field-empty-texts", user: config("fqdn: ''", "users:", "- {name: ann, gecos: '', groups: '', shell: ''}", "write_files:", "- {path: /srv/a, content: ''}")},
+		{name: "field-numbers", user: config("packages: [[oracle-tool, 1.0]]", "runcmd:", "- [sh, -c, 'echo $0 $1 >>/srv/log', 1.5, 22]")},
+		{name: "field-slashes", user: config("users:", "- {name: ann, homedir: /srv/ann/}", "write_files:", "- {path: /srv//dir//a, content: x}", "mounts:", "- ['server:/x', /srv/x/, nfs, 'ro,noauto']")},
+		{name: "field-user-options", user: config("users:", "- {name: ann, no_user_group: true, no_log_init: true}", "- {name: bob, groups: [adm], create_groups: false}", "- {name: cyd, primary_group: users, no_user_group: true}")},
+		{name: "field-octal-with-o", user: config("write_files:", "- {path: /srv/a, content: x, permissions: 0o750}", "- {path: /srv/b, content: x, permissions: '750'}")},
+		{name: "field-owner-by-number", user: config("write_files:", "- {path: /srv/a, content: x, owner: '1:4'}")},
 	}
 }
