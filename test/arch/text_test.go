@@ -28,7 +28,7 @@ var texts = []string{"Message", "Msg", "Stderr", "StdoutTail", "StderrTail", "Bo
 var byText = map[string]string{
 	"agent/host.ExitError.Error":              "how the output of a tool is shown: its last line",
 	"ovf.syntaxError":                         "the kind of a syntax error is in encoding/xml's text alone, and only its own constants are looked for, because the rest may quote a password; it chooses words, no code",
-	"provisioning/userdata.lineOf":            "the line of a fault in YAML is in the library's text alone; a wrong guess shows another line",
+	"provisioning/userdata.explain":           "the line of a fault in YAML is in the library's text alone; a wrong guess shows another line",
 	"provisioning.ConfigureSSHD.Apply":        "sshd names the keyword that it refuses in its text alone; a wrong guess asks it once more without an old name, and its second answer counts",
 	"provisioning.sshdQuestion.complete":      "which part of the question is missing, and which directory that sshd's unit makes early in the boot, is in sshd's text alone; a wrong guess asks again, or makes an empty directory of root's",
 	"provisioning.Machine.withUID":            "busybox's adduser has one exit code for everything; a wrong guess tries the next number, 50 at most",
