@@ -98,7 +98,6 @@ var (
 			check{"cat /etc/motd; grep -c 'from the image' /etc/issue.net", "user data\n0"},
 			check{"getent passwd deploy | cut -d: -f7", "/bin/sh"},
 			check{"sudo agentctl data show --origin | grep -c timezone", "1"},
-			check{"sudo agentctl events | grep -c '^startup-.* 1 ok'", "1"},
 		)
 	}}
 
@@ -122,15 +121,23 @@ var (
 		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("acknowledged %.1f s after it was announced", took.Seconds()), r.same(ctx,
+		// The agent records it when it has the answer.
+		return fmt.Sprintf("acknowledged %.1f s after it was announced", took.Seconds()), r.becomes(ctx,
 			check{"sudo agentctl events show " + id + " | grep -e '^10-drain' -e '^acknowledged' | cut -d: -f1 | cut -d' ' -f1-3", "acknowledged yes\n10-drain  ok"},
 			check{"sudo agentctl events | grep '^shutdown-' | grep -c ' 1 ok'", "1"},
-			check{"sudo agentctl events | grep -c '^startup-.* 1 ok'", "2"},
 		)
 	}}
 )
 
+// started waits until the agent knows the end of the startup scripts of some
+// boots: what a script tells, it tells before it has ended.
+func started(boots string) step {
+	return step{"startup", func(ctx context.Context, r *Run) (string, error) {
+		return "the scripts have succeeded", r.becomes(ctx, check{"sudo agentctl events | grep -c '^startup-.* 1 ok'", boots})
+	}}
+}
+
 func dataAndEvents(ctx context.Context, r *Run) error {
-	return steps(ctx, r, giveData, powerOn, ready, login, tells(first), merged,
-		restart, tells(first+last+second), preempt, tells(first+last+second+"preempt Preempt Scheduled\n"))
+	return steps(ctx, r, giveData, powerOn, ready, login, tells(first), merged, started("1"),
+		restart, tells(first+last+second), started("2"), preempt, tells(first+last+second+"preempt Preempt Scheduled\n"))
 }

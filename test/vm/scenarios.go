@@ -388,6 +388,16 @@ func (r *Run) same(ctx context.Context, checks ...check) error {
 	return err
 }
 
+// becomes waits until every command prints the expected output.
+func (r *Run) becomes(ctx context.Context, checks ...check) error {
+	var last error
+	err := until(ctx, "the expected output", func() (bool, error) {
+		last = r.same(ctx, checks...)
+		return last == nil, r.Machine.Died()
+	})
+	return errors.Join(err, last)
+}
+
 // facts returns the values that must survive a reboot, by name.
 func (r *Run) facts(ctx context.Context) (map[string]string, error) {
 	ask := []struct{ name, command string }{
