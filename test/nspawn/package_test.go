@@ -151,6 +151,10 @@ func TestRemoval(t *testing.T) {
 	}
 	m.must(json.Unmarshal([]byte(m.sh("agentctl uninstall --plan -o json")), &plan))
 	m.sh("dpkg --purge azguest; rm -r /var/lib/probe")
+	// systemd drops a slice when it hears of the end of its last unit.
+	m.await("the end of the slices", func() bool {
+		return m.holds("! find /sys/fs/cgroup -name '*azure*' | grep -q . && ! systemctl list-units --all --no-legend --plain 'azure*' | grep -q .")
+	})
 	after := m.sh(everything)
 	if len(plan.Goes) < 20 || len(plan.Stays) < 3 {
 		t.Errorf("the plan is not about this machine: %+v", plan)
