@@ -148,6 +148,9 @@ func (d *demo) explain(w io.Writer) {
 // shell opens a shell in the machine; the agent keeps running.
 func (d *demo) shell() error {
 	fmt.Fprintln(d.out, "\nStarting a shell in the machine; type exit to leave.")
+	if d.quiet { // the tour, which has switched hooks on
+		fmt.Fprintf(d.out, "Scripts for events are in /etc/azguest/hooks.d. To have an event announced:\n  curl -X POST '%s/simulateEviction%s'\nThen see: agentctl events\n", vmURL, apiVersion)
+	}
 	p, err := d.machine.Start(sandbox.Cmd{Args: []string{"bash", "-i"}, Dir: "/", Env: []string{"TERM=" + os.Getenv("TERM")}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return err
