@@ -87,17 +87,23 @@ func (a *Agent) runHooks(ctx context.Context) error {
 }
 
 // startupHooks runs the startup scripts, unless this boot has had them, and
-// continues what an earlier process has begun.
+// continues what an earlier process has begun. That there are none is recorded,
+// too: a script that is installed later must not run in the middle of a boot,
+// whenever the agent is restarted or updated.
 func (a *Agent) startupHooks(ctx context.Context, x hook.Runner) {
 	boot := a.Root.BootID()
 	key := hook.Startup + "-" + boot
 	r, known := x.Store.Load(key)
 	if !known {
 		scripts, err := hook.Find(a.Root, hook.Startup)
-		if err == nil && len(scripts) == 0 {
+		r = x.Store.New(key, hook.Startup, a.vmID(), boot, scripts, err)
+		if r.Empty() {
+			r.Ended = r.Seen
+			if err := x.Store.Save(r); err != nil {
+				a.Log.Debug().Err(err).Msg("could not record that there are no startup scripts")
+			}
 			return
 		}
-		r = x.Store.New(key, hook.Startup, a.vmID(), boot, scripts, err)
 		if !a.insist(ctx, key, func() error { return x.Store.Save(r) }) {
 			return
 		}
@@ -256,7 +262,7 @@ func (a *Agent) showOthers(s hook.Store) {
 		a.Log.Debug().Err(err).Msg("record of a hook not readable")
 	}
 	for _, r := range runs[max(0, len(runs)-shownRuns):] {
-		if r.Event == nil && r.Key != hook.Startup+"-"+a.Root.BootID() {
+		if r.Event == nil && !r.Empty() && r.Key != hook.Startup+"-"+a.Root.BootID() {
 			a.showRun(r)
 		}
 	}
@@ -274,7 +280,7 @@ func (a *Agent) vmID() string {
 // showHooks shows all runs in the status.
 func (a *Agent) showHooks(runs []status.HookRun) {
 	a.live.set(func(s *status.Snapshot) { s.Hooks = &status.Hooks{Acknowledge: a.cfg.Hooks.Acknowledge} })
-	own := slices.DeleteFunc(slices.Clone(runs), status.HookRun.Foreign)
+	own := slices.DeleteFunc(slices.Clone(runs), func(r status.HookRun) bool { return r.Foreign() || r.Empty() })
 	for _, r := range own[max(0, len(own)-shownRuns):] {
 		a.showRun(r)
 	}

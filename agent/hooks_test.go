@@ -90,6 +90,37 @@ func TestHooksGoOn(t *testing.T) {
 	}
 }
 
+// TestStartupScriptsOfTheNextBoot: a startup script that is installed while the
+// machine runs waits for the next boot, whether there were others or not.
+func TestStartupScriptsOfTheNextBoot(t *testing.T) {
+	t.Parallel()
+	a := testAgent(t, fabric.New(t))
+	a.showHooks(nil)
+	x := a.hookRunner()
+	if err := x.Store.Open(); err != nil {
+		t.Fatal(err)
+	}
+	a.startupHooks(t.Context(), x) // there are none
+	if err := a.Root.MkdirAll(hook.Dir+"/startup", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Root.WriteFile(hook.Dir+"/startup/10-a", []byte("#!/bin/sh\n"), 0o777); err != nil { // is refused
+		t.Fatal(err)
+	}
+	a.startupHooks(t.Context(), x)
+	runs, err := x.Store.List()
+	if err != nil || len(runs) != 1 || !runs[0].Empty() || runs[0].Ended.IsZero() || len(a.live.copy().Hooks.Runs) > 0 {
+		t.Errorf("%+v, %v; shown: %+v", runs, err, a.live.copy().Hooks)
+	}
+	if err := a.Root.Remove("/var/lib/waagent/azguest/hooks/runs/" + runs[0].Key + ".json"); err != nil { // as in the next boot
+		t.Fatal(err)
+	}
+	a.startupHooks(t.Context(), x)
+	if r, ok := x.Store.Load(runs[0].Key); !ok || len(r.Scripts) != 1 || r.Scripts[0].State != status.HookRefused {
+		t.Errorf("the next boot: %+v", r)
+	}
+}
+
 // TestAcknowledgementProblemEndsWithTheEvent: what went wrong with an event is no
 // problem any more when the event is over.
 func TestAcknowledgementProblemEndsWithTheEvent(t *testing.T) {

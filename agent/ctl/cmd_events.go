@@ -98,6 +98,7 @@ func (a *app) hookRuns() ([]status.HookRun, *status.Hooks, error) {
 	s, err := a.snapshot()
 	conf, _, _ := a.config() // settings that can't be read have their defaults
 	runs, rerr := status.LoadHookRuns(a.root(), conf.Paths.Lib)
+	runs = slices.DeleteFunc(runs, status.HookRun.Empty)
 	if rerr != nil && !errors.Is(rerr, fs.ErrPermission) {
 		fmt.Fprintf(a.Stderr, "agentctl: %s\n", clean(rerr.Error()))
 	}

@@ -105,6 +105,9 @@ const (
 	AckNone   = "none"
 )
 
+// Empty reports whether there was neither an event nor a script.
+func (r HookRun) Empty() bool { return r.Event == nil && len(r.Scripts) == 0 && r.Refused == "" }
+
 // Foreign reports whether the run is that of an event that is about other
 // machines only.
 func (r HookRun) Foreign() bool {
