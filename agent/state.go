@@ -59,6 +59,8 @@ func (a *Agent) places() []place {
 		{pattern: own + "/data", dir: 0o700},
 		{pattern: own + "/data/documents", dir: 0o700},
 		{pattern: own + "/data/runs", dir: 0o700},
+		{pattern: own + "/data/per", dir: 0o700},
+		{pattern: own + "/data-per-once", dir: 0o700},
 		{pattern: lib + "/events", dir: 0o700},
 		{pattern: lib + "/history", dir: 0o700},
 		{pattern: lib + "/logcollector", dir: 0o700},

@@ -113,7 +113,7 @@ func TestStandAndForget(t *testing.T) {
 	for _, n := range []string{
 		"provisioned", "GoalState.1.xml", "AB.prv", "AB.crt", "Certificates.p7m", "history/1/x", "Foo-1.0/status/0.status", "Foo-1.0/config/0.settings",
 		"Foo-1.0/mrseq", "Foo-1.0/bin/run", "Foo-1.0/HandlerManifest.json", "azguest/provision.json", "azguest/users.json", "waagent.log",
-		"azguest/data.json", "azguest/data-once.json", "azguest/data/began", "azguest/data/documents/000",
+		"azguest/data.json", "azguest/data-once.json", "azguest/data-per-once/mark", "azguest/data/began", "azguest/data/per/id/mark", "azguest/data/documents/000",
 	} {
 		m.write("/var/lib/waagent/"+n, "x", 0o600)
 	}
@@ -126,7 +126,7 @@ func TestStandAndForget(t *testing.T) {
 			left = append(left, strings.TrimPrefix(n, "/var/lib/waagent/"))
 		}
 	}
-	want := map[string]bool{"Foo-1.0/bin/run": true, "Foo-1.0/HandlerManifest.json": true, "azguest/users.json": true, "waagent.log": true, "azguest/data-once.json": true}
+	want := map[string]bool{"Foo-1.0/bin/run": true, "Foo-1.0/HandlerManifest.json": true, "azguest/users.json": true, "waagent.log": true, "azguest/data-once.json": true, "azguest/data-per-once/mark": true}
 	got := map[string]bool{}
 	for _, n := range left {
 		got[n] = true

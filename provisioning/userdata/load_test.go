@@ -371,3 +371,16 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// TestShownArguments: an argument that is a secret because of the one before it.
+func TestShownArguments(t *testing.T) {
+	d := Load(user("#cloud-config\nruncmd:\n- [login, --password, hunter2, --name, ann]\n- [sh, -c, 'export API_TOKEN=hunter2']\nmounts:\n- [//h/s, /s, cifs, 'username=ann,password=hunter2']\n"))
+	text, err := d.YAML(true)
+	if err != nil || d.Refused {
+		t.Fatal(err, d.Problems)
+	}
+	text += fmt.Sprint(d.Values())
+	if strings.Contains(text, "hunter2") || strings.Count(text, hidden) != 2 || !strings.Contains(text, "ann") {
+		t.Error(text)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,6 +117,9 @@ func count(n int, what string) string {
 func shellScript(commands []Command) []byte {
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\n")
+	if slices.ContainsFunc(commands, Command.per) {
+		b.WriteString(perFunction)
+	}
 	for _, c := range commands {
 		if c.Args == nil {
 			b.WriteString(c.Shell)
@@ -124,12 +128,60 @@ func shellScript(commands []Command) []byte {
 			if i > 0 {
 				b.WriteByte(' ')
 			}
+			if i == 0 && a == perName {
+				b.WriteString(a) // an alias, see perFunction
+				continue
+			}
 			b.WriteString(shellQuote(a))
 		}
 		b.WriteByte('\n')
 	}
 	return []byte(b.String())
 }
+
+// perName is the program of cloud-init that runs a command of bootcmd once: the
+// documentation of bootcmd uses it.
+const perName = "cloud-init-per"
+
+// per reports whether a command needs it.
+func (c Command) per() bool {
+	return len(c.Args) > 0 && c.Args[0] == perName || strings.Contains(c.Shell, perName)
+}
+
+// perFunction takes the place of cloud-init-per on machines without cloud-init:
+//
+//	cloud-init-per once|instance|always NAME COMMAND [ARGUMENT…]
+//
+// A name of a function cannot contain a hyphen, but one of an alias can. What has
+// run is marked, also if the command has failed: for the disk in data-per-once,
+// which stays on a copy of it, and for the VM in data/per.
+const perFunction = `if ! command -v cloud-init-per >/dev/null 2>&1; then
+azguest_per() {
+	case $1 in
+	once) azguest_mark=${0%/data/runs/*}/data-per-once ;;
+	instance) azguest_mark=${0%/runs/*}/per/$INSTANCE_ID ;;
+	always) azguest_mark= ;;
+	*) echo "cloud-init-per: $1: must be once, instance or always" >&2; return 1 ;;
+	esac
+	case $2 in
+	"" | .* | */*) echo "cloud-init-per: $2: not a name" >&2; return 1 ;;
+	esac
+	azguest_mark=${azguest_mark:+$azguest_mark/$2}
+	shift 2
+	if [ -z "$azguest_mark" ]; then
+		("$@")
+		return
+	fi
+	[ ! -e "$azguest_mark" ] || return 0
+	(umask 077 && mkdir -p "${azguest_mark%/*}") || return 1
+	("$@")
+	set -- $?
+	: >"$azguest_mark"
+	return "$1"
+}
+alias cloud-init-per=azguest_per
+fi
+`
 
 // shellQuote returns a text as a shell reads it as one word.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

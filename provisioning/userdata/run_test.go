@@ -413,3 +413,31 @@ func TestDamagedState(t *testing.T) {
 		t.Error(b.log())
 	}
 }
+
+// TestPer: what runs once, on a machine without the program of cloud-init.
+func TestPer(t *testing.T) {
+	if _, err := exec.LookPath(perName); err == nil {
+		t.Skip("this machine has " + perName)
+	}
+	t.Parallel()
+	b := newBox(t)
+	log := b.dir + "/log"
+	docs := user(fmt.Sprintf(`#cloud-config
+bootcmd:
+- [ cloud-init-per, once, mark, sh, -c, 'echo "o $1" >>%[1]s; exit 3', x, 'a b' ]
+- [ cloud-init-per, instance, mark, sh, -c, 'echo i >>%[1]s' ]
+- cloud-init-per always mark sh -c 'echo a >>%[1]s'
+- [ cloud-init-per, never, mark, sh, -c, 'echo n >>%[1]s' ]
+- [ cloud-init-per, once, ../x, sh, -c, 'echo n >>%[1]s' ]
+- test $? = 1 && echo end >>%[1]s
+`, log))
+	for i, want := range []string{"o a b i a end", "o a b i a end a end", "o a b i a end a end i a end"} {
+		b.boot(fmt.Sprint("boot", i))
+		if i == 2 {
+			b.vm = "d92bd1d2-6a47-4b49-9d5b-000000000002"
+		}
+		if j := b.run(docs); b.log() != want || len(j.Bad()) > 0 {
+			t.Errorf("boot %d: %q, want %q, %s", i, b.log(), want, states(j))
+		}
+	}
+}

@@ -48,6 +48,10 @@ func values(out []Value, v *value, path string) []Value {
 		}
 	case v.kind == aList:
 		for i, item := range v.items {
+			if isSecretArg(v.items, i) {
+				out = append(out, Value{fmt.Sprintf("%s[%d]", path, i), hidden, item.at})
+				continue
+			}
 			out = values(out, item, fmt.Sprintf("%s[%d]", path, i))
 		}
 	default:
@@ -72,6 +76,17 @@ func visible(v *value, path string) string {
 	return secret.Redact(v.text)
 }
 
+// isSecretArg reports whether an item of a list is a secret because of the one
+// before it: [login, --password, SECRET].
+func isSecretArg(items []*value, i int) bool {
+	if i == 0 || !strings.HasPrefix(items[i-1].text, "-") || items[i].kind == aMap || items[i].kind == aList {
+		return false
+	}
+	alone := items[i].text
+	line := items[i-1].text + " " + alone
+	return secret.Redact(alone) == alone && secret.Redact(line) != line // otherwise only a part of it
+}
+
 // shown makes a node of YAML of a value.
 func shown(v *value, path string, origin bool) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode}
@@ -87,6 +102,9 @@ func shown(v *value, path string, origin bool) *yaml.Node {
 			n.Style = yaml.FlowStyle
 		}
 		for i, item := range v.items {
+			if isSecretArg(v.items, i) {
+				item = &value{kind: aText, text: hidden, at: item.at}
+			}
 			n.Content = append(n.Content, shown(item, fmt.Sprintf("%s[%d]", path, i), origin))
 		}
 	case aText, aBinary:

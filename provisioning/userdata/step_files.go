@@ -72,6 +72,10 @@ func (s WriteFile) write(m *provisioning.Machine, uid, gid int) error {
 	if err := makeDirs(m.Root, path.Dir(s.Path)); err != nil {
 		return err
 	}
+	// A device or a pipe would become a file with the text that was meant for it.
+	if fi, err := m.Root.Stat(s.Path); err == nil && fi.Mode()&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		return fmt.Errorf("%s is a device, a pipe or a socket", s.Path)
+	}
 	data := []byte(s.Content.Reveal())
 	if s.Append {
 		old, err := m.Root.ReadFile(s.Path)

@@ -21,7 +21,8 @@ func TestFiles(t *testing.T) {
 printf 'first\n' >/etc/appended; chown azureuser:azureuser /etc/appended
 echo target >/etc/linked-to; ln -s linked-to /etc/link
 mkdir -p /srv/open; chmod 1777 /srv/open; ln -s /etc/victim /srv/open/dir; ln -s /etc/passwd /srv/open/file
-chown -h azureuser /srv/open/*; mkdir -m 777 /etc/victim`)
+chown -h azureuser /srv/open/*; mkdir -m 777 /etc/victim
+mkfifo /srv/pipe; ln -s pipe /srv/to-pipe; ln -s /etc/passwd /home/azureuser/x; chown -h azureuser /home/azureuser/x`)
 	file := func(path, content string, more ...func(*File)) File {
 		f := File{Path: path, Content: secret.New(content), Owner: "root", Mode: 0o644}
 		for _, m := range more {
@@ -53,10 +54,14 @@ chown -h azureuser /srv/open/*; mkdir -m 777 /etc/victim`)
 			file("/srv/open/file", "mine\n"),
 			file("/proc/sys/kernel/domainname", "example.org\n"),
 			file("/etc", "x"),
+			file("/dev/null", "x"),
+			file("/srv/pipe", "x"),
+			file("/srv/to-pipe", "x", appended),
+			file("/home/azureuser/x", "mine\n", appended),
 		},
 	}
 	m := thisMachine(t)
-	want := map[string]string{"file:9:/etc/early": "AZ-DATA-FILE", "file:12:/srv/open/dir/planted": "AZ-DATA-FILE", "file:15:/etc": "AZ-DATA-FILE"}
+	want := map[string]string{"file:9:/etc/early": "AZ-DATA-FILE", "file:12:/srv/open/dir/planted": "AZ-DATA-FILE", "file:15:/etc": "AZ-DATA-FILE", "file:16:/dev/null": "AZ-DATA-FILE", "file:17:/srv/pipe": "AZ-DATA-FILE", "file:18:/srv/to-pipe": "AZ-DATA-FILE", "file:19:/home/azureuser/x": "AZ-DATA-FILE"}
 	domain, err := os.ReadFile("/proc/sys/kernel/domainname")
 	if err != nil || os.WriteFile("/proc/sys/kernel/domainname", domain, 0o644) != nil {
 		want["file:14:/proc/sys/kernel/domainname"] = "AZ-DATA-FILE" // read-only here
@@ -76,6 +81,7 @@ chown -h azureuser /srv/open/*; mkdir -m 777 /etc/victim`)
 			"cat /etc/appended; stat -c '%a %U:%G' /etc/appended":                                  "first\nsecond\nthird\n644 root:azureuser",
 			"cat /etc/fresh; readlink /etc/link; cat /etc/linked-to":                               "only\nlinked-to\nthrough",
 			"stat -c '%U:%G' /home/azureuser/dir /home/azureuser/dir/own":                          "root:root\nazureuser:azureuser",
+			"test -c /dev/null && test -p /srv/pipe && echo kept":                                  "kept",
 			"ls /etc/victim/planted 2>/dev/null || true":                                           "",
 			"stat -c '%U:%G' /home/alice/late; stat -c '%a %u:%g' /etc/numeric":                    "alice:alice\n4755 1234:4321",
 			"cat /srv/open/file; stat -c '%F %U' /srv/open/file; grep -c mine /etc/passwd || true": "mine\nregular file root\n0",

@@ -291,6 +291,7 @@ func inTheField() []document {
 		{name: "field-numbers", user: config("packages: [[oracle-tool, 1.0]]", "runcmd:", "- [sh, -c, 'echo $0 $1 >>/srv/log', 1.5, 22]")},
 		{name: "field-slashes", user: config("users:", "- {name: ann, homedir: /srv/ann/}", "write_files:", "- {path: /srv//dir//a, content: x}", "mounts:", "- ['server:/x', /srv/x/, nfs, 'ro,noauto']")},
 		{name: "field-user-options", user: config("users:", "- {name: ann, no_user_group: true, no_log_init: true}", "- {name: bob, groups: [adm], create_groups: false}", "- {name: cyd, primary_group: users, no_user_group: true}")},
+		{name: "field-links", prepare: "echo old >/srv/a; ln -s a /srv/link; mkdir /srv/d; ln -s d /srv/dirlink; ln -s new /srv/dangling", user: config("write_files:", "- {path: /srv/link, content: x}", "- {path: /srv/dirlink/b, content: x}", "- {path: /srv/dangling, content: x}")},
 		{name: "field-octal-with-o", user: config("write_files:", "- {path: /srv/a, content: x, permissions: 0o750}", "- {path: /srv/b, content: x, permissions: '750'}")},
 		{name: "field-owner-by-number", user: config("write_files:", "- {path: /srv/a, content: x, owner: '1:4'}")},
 	}
