@@ -1,8 +1,10 @@
 package ctl
 
 import (
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -76,6 +78,12 @@ written.`,
 // userDataWord stands for the decoded user data instead of a path.
 const userDataWord = "userdata"
 
+// notShown reports whether a word has characters that can't be printed. A shell
+// quotes what it completes, but takes a newline or a tab for the end of the word.
+func notShown(word string) bool {
+	return strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 // completeMetadata completes a path from the last copy of the document.
 func (a *app) completeMetadata(_ *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
 	const plain = cobra.ShellCompDirectiveNoFileComp
@@ -84,7 +92,7 @@ func (a *app) completeMetadata(_ *cobra.Command, args []string, begin string) ([
 	}
 	var out []string
 	if c, err := metadata.ReadCache(a.root()); err == nil { // otherwise there is nothing to complete
-		out = c.Document.Complete(begin)
+		out = slices.DeleteFunc(c.Document.Complete(begin), notShown)
 	}
 	if begin == "" || strings.HasPrefix(userDataWord, begin) {
 		out = append(out, userDataWord)
