@@ -320,7 +320,11 @@ func (m *metadataCommand) waitChange(ctx context.Context) int {
 		}
 		select {
 		case <-ctx.Done():
-			return m.fail(exitUnchanged, fmt.Errorf("%s has not changed within %v%w", cmp.Or(m.path, "the document"), m.timeout, because(trouble)))
+			what := "has not changed"
+			if known == nil {
+				what = "could not be read"
+			}
+			return m.fail(exitUnchanged, fmt.Errorf("%s %s within %v%w", cmp.Or(m.path, "the document"), what, m.timeout, because(trouble)))
 		case <-tick.C:
 		}
 	}

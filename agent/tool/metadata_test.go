@@ -80,7 +80,8 @@ func TestMetadataCommand(t *testing.T) {
 		{"-cached compute", 3, "", "no copy"},
 		{"-wait-change -was v-0 compute/vmId", 0, "v-1\n", ""},
 		{"-wait-change -was hello userdata", 0, "hello\x00\x01", ""},
-		{"-wait-change -timeout 10ms compute/vmId", 6, "", "compute/vmId has not changed within 10ms"},
+		{"-wait-change -timeout 10ms compute/vmId", 6, "", "within 10ms"}, // read or not
+		{"-wait-change -was v-1 -timeout 10ms compute/vmId", 6, "", "compute/vmId has not changed within 10ms"},
 	} {
 		tool, out, errs := metadataTool(t, answer(instance))
 		code := tool.Metadata(t.Context(), strings.Fields(tc.args))
@@ -110,6 +111,9 @@ func TestMetadataServiceDown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tool, out, errs := metadataTool(t, serve)
+			if code := tool.Metadata(t.Context(), []string{"-wait-change", "-timeout", "10ms", "compute/vmId"}); code != exitUnchanged || !strings.Contains(errs.String(), "compute/vmId could not be read within 10ms") {
+				t.Errorf("waiting: exit %d, %q", code, errs)
+			}
 			if code := tool.Metadata(t.Context(), []string{"compute/vmId"}); code != exitNoService || out.Len() > 0 || !strings.Contains(errs.String(), "there is no copy") {
 				t.Errorf("without a copy: exit %d, %q, %q", code, out, errs)
 			}
