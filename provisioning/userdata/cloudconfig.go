@@ -515,7 +515,7 @@ var (
 	hostPattern    = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.:-]{0,251}[A-Za-z0-9_])?\.?$`)
 	zonePattern    = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
 	packagePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:_~@/=*^-]*$`)
-	hashPattern    = regexp.MustCompile(`^[!-9;-~]+$`)
+	hashPattern    = regexp.MustCompile(`^[!*]*(?:\$[!-9;-~]+|[./0-9A-Za-z]{13}|_[./0-9A-Za-z]{19})?$`)
 	datePattern    = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}$`)
 )
 
@@ -595,10 +595,11 @@ func accountName(s string) error {
 	return provisioning.CheckUserName(s)
 }
 
-// cryptHash accepts what crypt(5) describes, and the marks of a locked account.
+// cryptHash accepts what crypt(5) describes, and the marks of a locked account. A
+// password that is given for a hash would be in shadow(5), and open nothing.
 func cryptHash(s string) error {
 	if !hashPattern.MatchString(s) {
-		return errors.New("not a password hash")
+		return errors.New("not a password hash such as $6$…; a password itself is given with plain_text_passwd")
 	}
 	return nil
 }

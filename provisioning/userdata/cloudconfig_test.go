@@ -159,7 +159,8 @@ func TestValues(t *testing.T) {
 		{"users: [{name: bob, uid: 0}]", "users[0].uid: must be between 1 and 4294967294"},
 		{"users: [{name: bob, gecos: 'a:b'}]", `users[0].gecos: "a:b": must not contain a colon`},
 		{"users: [{name: bob, lock_passwd: 'no'}]", `users[0].lock_passwd: must be true or false without quotes, not text`},
-		{"users: [{name: bob, passwd: 'a:b'}]", "users[0].passwd: not a password hash"},
+		{"users: [{name: bob, passwd: 'a:b'}]", "users[0].passwd: not a password hash such as $6$…; a password itself is given with plain_text_passwd"},
+		{"users: [{name: bob, hashed_passwd: hunter2}]", "users[0].hashed_passwd: not a password hash such as $6$…; a password itself is given with plain_text_passwd"},
 		{"users: [{name: bob, plain_text_passwd: \"a\\nroot:x\"}]", "users[0].plain_text_passwd: must be on one line, and not empty"},
 		{"users: [{name: bob, plain_text_passwd: 0123}]", "users[0].plain_text_passwd: put it in quotes: YAML 1.1 does not take it for text"},
 		{"users: [{name: bob, sudo: true}]", `users[0].sudo: must be rules of sudoers such as ALL=(ALL) NOPASSWD:ALL, or false`},
@@ -233,5 +234,17 @@ func TestManyProblems(t *testing.T) {
 	d := Load(user("#cloud-config\npackages: [" + strings.Repeat("-x,", 5000) + "]\n"))
 	if n := len(d.Problems); n != maxProblems+1 || d.Problems[n-1].Text != "4900 more problems" {
 		t.Errorf("%d problems, the last: %v", n, d.Problems[n-1])
+	}
+}
+
+// TestHashes: what is a hash, or locks an account.
+func TestHashes(t *testing.T) {
+	for s, want := range map[string]bool{
+		"*": true, "!": true, "!!": true, "$6$salt$hash": true, "!$6$salt$hash": true, "$y$j9T$a/b$c.": true, "$2b$12$abcdefghijklmnopqrstuv": true, "ab0123456789.": true,
+		"hunter2": false, "correct horse": false, "a:b": false, "$6$a:b": false, "$": false,
+	} {
+		if err := cryptHash(s); (err == nil) != want {
+			t.Errorf("%s: %v", s, err)
+		}
 	}
 }
