@@ -99,9 +99,9 @@ var differences = []difference{
 		why:       "paths are written without slashes that mean nothing, so that they are found again (DESIGN.md, decision 142)",
 	},
 	{
-		documents: []string{"field-owner-by-number"},
-		theirs:    []string{"+file /srv/a -rw-r--r-- root:root"},
-		ours:      []string{"+file /srv/a -rw-r--r-- daemon:adm"},
+		documents: []string{"field-files"},
+		theirs:    []string{"+file /srv/owner -rw-r--r-- root:root"},
+		ours:      []string{"+file /srv/owner -rw-r--r-- daemon:adm"},
 		why:       "owners may be numbers, as with chown(1); cloud-init fails, and leaves root's file (DESIGN.md, decision 142)",
 	},
 	{
