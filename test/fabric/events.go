@@ -147,13 +147,9 @@ func (v *VM) ScheduleEvent(x ScheduledEvent) (id string, err error) {
 func (v *VM) CancelEvent(id string) error {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
-	v.advanceEvents()
-	e := v.eventNamed(id)
-	switch {
-	case e == nil:
-		return fmt.Errorf("cancel event: %s has no event %q", v.name, id)
-	case e.State != EventScheduled:
-		return fmt.Errorf("cancel event %s: its state is %s", e.ID, e.State)
+	e, err := v.eventIn(EventScheduled, id)
+	if err != nil {
+		return fmt.Errorf("cancel event: %w", err)
 	}
 	v.enter(e, EventCancelled, time.Now())
 	if e.op != nil {
@@ -166,16 +162,25 @@ func (v *VM) CancelEvent(id string) error {
 func (v *VM) EndEvent(id string) error {
 	v.f.mu.Lock()
 	defer v.f.mu.Unlock()
+	e, err := v.eventIn(EventStarted, id)
+	if err != nil {
+		return fmt.Errorf("end event: %w", err)
+	}
+	v.enter(e, EventCompleted, time.Now())
+	return nil
+}
+
+// eventIn returns an event that is in this state.
+func (v *VM) eventIn(state, id string) (*scheduledEvent, error) {
 	v.advanceEvents()
 	e := v.eventNamed(id)
 	switch {
 	case e == nil:
-		return fmt.Errorf("end event: %s has no event %q", v.name, id)
-	case e.State != EventStarted:
-		return fmt.Errorf("end event %s: its state is %s", e.ID, e.State)
+		return nil, fmt.Errorf("%s has no event %q", v.name, id)
+	case e.State != state:
+		return nil, fmt.Errorf("event %s is %s, not %s", e.ID, e.State, state)
 	}
-	v.enter(e, EventCompleted, time.Now())
-	return nil
+	return e, nil
 }
 
 // ScheduledEvents returns the events of the VM, also those that have ended,
