@@ -161,7 +161,7 @@ func (a *Agent) insist(ctx context.Context, key string, do func() error) bool {
 func (a *Agent) resumeHooks(ctx context.Context, x hook.Runner, runs []status.HookRun) {
 	for _, r := range runs {
 		switch {
-		case !r.Ended.IsZero() || strings.HasPrefix(r.Key, eventPrefix):
+		case !r.Ended.IsZero() || strings.HasPrefix(r.Key, status.EventKey):
 		case strings.HasPrefix(r.Key, hook.Ended+"-"):
 			a.finishRun(ctx, x, r)
 		case r.Boot != a.Root.BootID():

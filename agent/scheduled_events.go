@@ -35,7 +35,7 @@ const eventPatience = 30 * time.Second
 func newEventWatch(a *Agent, x hook.Runner, runs []status.HookRun) *eventWatch {
 	w := &eventWatch{Agent: a, runner: x, cases: map[string]*eventCase{}}
 	for _, r := range runs {
-		if strings.HasPrefix(r.Key, eventPrefix) && r.Event != nil && r.Ended.IsZero() {
+		if r.Announced() && r.Ended.IsZero() {
 			w.cases[r.Key] = newEventCase(w, r)
 		}
 	}
@@ -225,10 +225,7 @@ func knownType(t string) bool {
 	return false
 }
 
-// eventPrefix begins the keys of scheduled events.
-const eventPrefix = "event-"
-
-func eventKey(id string) string { return eventPrefix + strings.ToLower(id) }
+func eventKey(id string) string { return status.EventKey + strings.ToLower(id) }
 
 // shown is an event as records have it.
 func shown(e imds.ScheduledEvent, name string) *status.HookEvent {
@@ -374,7 +371,7 @@ func (c *eventCase) end(ctx context.Context) {
 // any and the event was about this machine. One that exists already belongs to
 // resumeHooks, or to the time when the event was over before.
 func (c *eventCase) after() error {
-	key := hook.Ended + "-" + strings.TrimPrefix(c.run.Key, eventPrefix)
+	key := hook.Ended + "-" + strings.TrimPrefix(c.run.Key, status.EventKey)
 	if _, known := c.w.runner.Store.Load(key); known {
 		return nil
 	}

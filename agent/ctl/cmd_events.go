@@ -152,7 +152,7 @@ func (a *app) completeRuns(*cobra.Command, []string, string) ([]string, cobra.Sh
 // completeWaiting completes events that can be acknowledged.
 func (a *app) completeWaiting(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return a.keysOf(func(r status.HookRun) bool {
-		return scheduled(r) && r.Event.Gone.IsZero() && r.Event.Status == "Scheduled" && (r.Ack == nil || r.Ack.State != status.AckSent)
+		return r.Announced() && r.Event.Gone.IsZero() && r.Event.Status == "Scheduled" && (r.Ack == nil || r.Ack.State != status.AckSent)
 	})
 }
 
@@ -167,10 +167,6 @@ func (a *app) keysOf(wanted func(status.HookRun) bool) ([]string, cobra.ShellCom
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
-
-// scheduled reports whether a run is that of an event which the platform has
-// announced, and not one that somebody tries scripts with.
-func scheduled(r status.HookRun) bool { return r.Event != nil && strings.HasPrefix(r.Key, "event-") }
 
 func (a *app) ago(t time.Time) string { return span(a.Now().Sub(t)) + " ago" }
 
@@ -203,7 +199,7 @@ func eventLine(r status.HookRun) string {
 	if e == nil || e.ID == "" {
 		return "-"
 	}
-	if strings.HasPrefix(r.Key, "run-") {
+	if r.Trial() {
 		return "trial"
 	}
 	text := strings.ToLower(e.Status)
@@ -220,7 +216,7 @@ func eventLine(r status.HookRun) string {
 
 func ackLine(r status.HookRun) string {
 	switch {
-	case r.Event == nil || r.Event.ID == "", r.Ack == nil && !scheduled(r):
+	case r.Event == nil || r.Event.ID == "", r.Ack == nil && !r.Announced():
 		return "-"
 	case r.Ack == nil:
 		return "not yet"

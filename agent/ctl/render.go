@@ -331,7 +331,7 @@ func (v view) hooksRow() row {
 	r := row{label: "hooks", rank: 2, text: "no events"}
 	var open []string
 	for _, run := range h.Runs {
-		if e := run.Event; scheduled(run) && e.ID != "" && e.Gone.IsZero() {
+		if e := run.Event; run.Announced() && e.ID != "" && e.Gone.IsZero() {
 			open = append(open, fmt.Sprintf("%s %s (scripts: %s; acknowledged: %s)", run.Hook, eventLine(run), scriptsLine(run), ackLine(run)))
 		}
 	}

@@ -23,8 +23,9 @@ type Hooks struct {
 // A HookRun is one event with the scripts that ran for it. It is also the record
 // that the agent keeps on disk, in a file that only root can read.
 type HookRun struct {
-	// Key names the record: that of a scheduled event begins with "event-", the
-	// others have the name of their hook and the id of the boot, or a number.
+	// Key names the record: that of a scheduled event begins with EventKey, that of
+	// a trial with TrialKey. The others have the name of their hook and the id of
+	// the boot, or of the event that is over.
 	Key  string    `json:"key"`
 	Hook string    `json:"hook"` // startup, shutdown, freeze, …
 	VM   string    `json:"vm_id,omitempty"`
@@ -40,6 +41,12 @@ type HookRun struct {
 	Event   *HookEvent   `json:"event,omitempty"`
 	Ack     *HookAck     `json:"ack,omitempty"`
 }
+
+// Beginnings of the Key of a HookRun.
+const (
+	EventKey = "event-" // and the id of the event in lower case
+	TrialKey = "run-"   // and the name of the hook and a number
+)
 
 // States of a HookScript.
 const (
@@ -111,8 +118,15 @@ func (r HookRun) Empty() bool { return r.Event == nil && len(r.Scripts) == 0 && 
 // Foreign reports whether the run is that of an event that is about other
 // machines only.
 func (r HookRun) Foreign() bool {
-	return r.Event != nil && !r.Event.Here && strings.HasPrefix(r.Key, "event-")
+	return r.Announced() && !r.Event.Here
 }
+
+// Announced reports whether the run is that of an event which the platform has
+// announced.
+func (r HookRun) Announced() bool { return r.Event != nil && strings.HasPrefix(r.Key, EventKey) }
+
+// Trial reports whether somebody tried the scripts (azguest hooks run).
+func (r HookRun) Trial() bool { return strings.HasPrefix(r.Key, TrialKey) }
 
 // Failed reports whether a script of the run did not do its work, with the code
 // of the first one.

@@ -276,7 +276,7 @@ func (t *Tool) tryHooks(ctx context.Context, args []string) int {
 		return t.end(err)
 	}
 	boot, vm := t.bootAndVM()
-	r := x.Store.New(fmt.Sprintf("run-%s-%d", name, time.Now().UnixNano()), name, vm, boot, scripts, nil)
+	r := x.Store.New(fmt.Sprintf(status.TrialKey+"%s-%d", name, time.Now().UnixNano()), name, vm, boot, scripts, nil)
 	r.Event = e
 	if err := x.Store.Save(r); err != nil {
 		return t.end(err)
@@ -355,8 +355,8 @@ func (t *Tool) approve(ctx context.Context, args []string) int {
 	if err := t.needRoot(); err != nil {
 		return t.end(err)
 	}
-	id := strings.TrimPrefix(args[0], "event-")
-	if r, ok := t.hookRunner().Store.Load("event-" + strings.ToLower(id)); ok && r.Event != nil {
+	id := strings.TrimPrefix(args[0], status.EventKey)
+	if r, ok := t.hookRunner().Store.Load(status.EventKey + strings.ToLower(id)); ok && r.Event != nil {
 		id = r.Event.ID
 	}
 	c := platform.New(platform.Options{Root: t.Root, LibDir: t.Config.Paths.Lib, IMDS: t.Config.Protocol.IMDS, AgentVersion: t.Version, Log: t.log()})

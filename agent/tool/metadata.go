@@ -217,7 +217,7 @@ func elsewhere(path string, err error) error {
 	case "scheduledevents":
 		return fmt.Errorf("%w; scheduled events are shown by: agentctl events", err)
 	case "attested", "identity", "loadbalancer", "versions":
-		return fmt.Errorf("%w, which are the document \"instance\"; ask the service itself: curl --noproxy '*' -H Metadata:true http://169.254.169.254/metadata/%s", err, first)
+		return fmt.Errorf("%w: it is a document of its own; ask the service itself: curl --noproxy '*' -H Metadata:true http://169.254.169.254/metadata/%s", err, first)
 	}
 	return err
 }

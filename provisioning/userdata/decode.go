@@ -45,7 +45,7 @@ func (d *decoder) fields(v *value, path string, known map[string]setter) {
 			// {passwd: one,two} has a key "two": the rest of the password.
 			d.problems.add(CodeKey, v.place(k), strings.TrimPrefix(path+".…", "."), "a key without a value, beside a password, is not supported; put text that contains a comma in quotes")
 		case !ok:
-			d.problems.add(CodeKey, v.place(k), key, "this key is not supported%s", advice(name, path == "", known))
+			d.problems.add(CodeKey, v.place(k), key, "this key is not supported%s", advice(name, path, known))
 		case seen[name]:
 			d.problems.add(CodeValue, v.place(k), key, "given twice, with - and with _")
 		case item.kind != aNull:
@@ -55,10 +55,10 @@ func (d *decoder) fields(v *value, path string, known map[string]setter) {
 	}
 }
 
-// instead is what to use instead of keys of cloud-init that are not supported:
-// those of the top, and those of users.
-var instead = map[bool]map[string]string{
-	true: {
+// instead is what to use instead of keys of cloud-init that are not supported, by
+// the key of the top in which they are, "" for the top itself.
+var instead = map[string]map[string]string{
+	"": {
 		"apt_update":                 "use package_update",
 		"apt_upgrade":                "use package_upgrade",
 		"apt_reboot_if_required":     "use runcmd",
@@ -75,24 +75,29 @@ var instead = map[bool]map[string]string{
 		"fs_setup":                   "use bootcmd, or ResourceDisk.* in waagent.conf for the temporary disk",
 		"disk_setup":                 "use bootcmd, or ResourceDisk.* in waagent.conf for the temporary disk",
 		"mount_default_fields":       "give all fields in mounts",
-		"ssh":                        "",
+		"ssh":                        "", // no key that looks like it does the same
 	},
-	false: {
+	"users": {
 		"ssh_import_id":     "use ssh_authorized_keys; nothing is fetched from elsewhere",
 		"ssh_redirect_user": "the keys of the VM are those of its account",
-		"mode":              "use permissions",
-		"file":              "use path",
-		"group":             "use owner: USER:GROUP",
+		"group":             "use groups, or primary_group",
 		"password":          "use hashed_passwd, or plain_text_passwd",
 		"chpasswd":          "use hashed_passwd and lock_passwd: false in the entry of the user",
 		"comment":           "use gecos",
 		"gid":               "use primary_group",
-		"source":            "nothing is fetched from elsewhere; use content",
+	},
+	"write_files": {
+		"mode":   "use permissions",
+		"file":   "use path",
+		"group":  "use owner: USER:GROUP",
+		"source": "nothing is fetched from elsewhere; use content",
 	},
 }
 
-// advice says what to write instead of an unknown key; "" if nothing is known.
-func advice(name string, top bool, known map[string]setter) string {
+// advice says what to write instead of an unknown key in a map; "" if nothing is
+// known.
+func advice(name, path string, known map[string]setter) string {
+	top, _, _ := strings.Cut(path, "[")
 	if text, ok := instead[top][name]; ok {
 		return strings.TrimSuffix("; "+text, "; ")
 	}

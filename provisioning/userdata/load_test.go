@@ -260,6 +260,8 @@ func TestPlaceOfFault(t *testing.T) {
 		{"runcmd:\n  -ls\n", 7, "a blank is missing after -"},
 		{"ssh_authorized_keys:\n- ssh-rsa AAAA a: b\n", 7, "put text that contains a colon and a blank in quotes"},
 		{"users:\n- name: ann\n  ssh_import_id:\n  - gh:ann\n", 8, "use ssh_authorized_keys"},
+		{"users:\n- name: ann\n  group: adm\n", 8, "use groups, or primary_group"},
+		{"write_files:\n- path: /a\n  group: adm\n", 8, "use owner: USER:GROUP"},
 	} {
 		d := Load(user(before + tc.doc))
 		if len(d.Problems) == 0 || d.Problems[0].At.Line != tc.line || !strings.Contains(d.Problems[0].Text, tc.want) {
